@@ -1,0 +1,18 @@
+"""Move an AI agent's memory from Mem0 to Spectron (SurrealDB Agent Memory)."""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["SpectronClient", "__version__"]
+
+if TYPE_CHECKING:
+    from spectron_migrate.spectron.session import SpectronClient
+
+
+def __getattr__(name: str) -> Any:
+    """Load what an application imports on first use: the command line must not pay for it."""
+    if name == "SpectronClient":
+        from spectron_migrate.spectron.session import SpectronClient
+
+        return SpectronClient
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
