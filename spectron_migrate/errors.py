@@ -4,6 +4,7 @@
     |- InputError            2   usage, settings, mapping, dump: refused before anything is written
     |  `- WrongLedger        2   the ledger belongs to another context, source or endpoint
     |- KeyRefused            6   key or permission
+    |  `- ScopeRefused       6   the key is good, but not for this scope
     |- Unreachable           7   no answer after retries, or lanes held by doubt
     |- LedgerLocked          9   another live process writes this ledger
     |- NotLegal             10   the step is not legal, or not exact, now
@@ -89,6 +90,12 @@ class KeyRefused(MigrateError):
 
     exit_code = ExitCode.KEY
     kind = "key"
+
+
+class ScopeRefused(KeyRefused):
+    """The key is good, but its grants do not reach this scope: other scopes go on."""
+
+    kind = "scope"
 
 
 class Unreachable(MigrateError):

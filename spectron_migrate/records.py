@@ -66,7 +66,12 @@ class Memory:
     @property
     def entity_ids(self) -> dict[str, str]:
         """The ids that say whose memory it is; absent ones are left out."""
-        pairs = {"user_id": self.user_id, "agent_id": self.agent_id, "app_id": self.app_id, "run_id": self.run_id}
+        pairs = {
+            "user_id": self.user_id,
+            "agent_id": self.agent_id,
+            "app_id": self.app_id,
+            "run_id": self.run_id,
+        }
         return {name: value for name, value in pairs.items() if value is not None}
 
     def to_json(self) -> dict[str, Json]:

@@ -1,0 +1,363 @@
+"""The published operations that a migration uses, typed; both generations of answers are read."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from spectron_migrate.errors import ExitCode, KeyRefused, MigrateError, ScopeRefused, Unreachable
+from spectron_migrate.records import Json, Selector, canonical_json
+from spectron_migrate.spectron.wire import Answer, InDoubt, NotBegun, Wire
+
+Sleep = Callable[[float], Awaitable[None]]
+MAX_K = 50
+PAGE = 500
+READ_TRIES = 6
+
+
+class UnknownSession(MigrateError):
+    """The server does not list a session that it made."""
+
+    exit_code = ExitCode.UNREACHABLE
+    kind = "unknown_session"
+
+
+@dataclass(frozen=True, slots=True)
+class Me:
+    """Who the key is, and what it may do where."""
+
+    principal: str
+    grants: Mapping[str, tuple[str, ...]]
+    """Effective grants: verb -> path patterns (`a/b` that node, `a/b/*` its subtree, `*` all)."""
+    server_now: str | None
+
+    def may(self, verb: str, path: str) -> bool:
+        """Whether the verb is granted at the path."""
+        return any(pattern_covers(pattern, path) for pattern in self.grants.get(verb, ()))
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeNode:
+    """A registered scope; `path` without outer slashes."""
+
+    path: str
+    tombstoned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSession:
+    """A session as the server made it; `selector` is its echo, None where it gave none."""
+
+    id: str
+    selector: Selector | None
+    server_now: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One stored turn of a session."""
+
+    id: str
+    content: str
+    seq: int
+    role: str
+    created_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One result of a recall."""
+
+    id: str
+    text: str
+    source: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """A named thing that facts are about."""
+
+    id: str
+    type: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """The answer to a query."""
+
+    hits: tuple[Hit, ...]
+    tier: str
+
+
+def pattern_covers(pattern: str, path: str) -> bool:
+    """Whether a grant pattern reaches a path; a subtree pattern is read as including its root."""
+    bare = pattern.strip("/")
+    if bare in ("*", ""):
+        return pattern.endswith("*") or path.strip("/") == ""
+    if bare.endswith("/*"):
+        root = bare[:-2]
+        return path.strip("/") == root or path.strip("/").startswith(root + "/")
+    return path.strip("/") == bare
+
+
+class SpectronApi:
+    """One context of one Spectron, with one key."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        context: str,
+        *,
+        api_key: str,
+        timeout_s: float = 120.0,
+        max_connections: int = 64,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        """`endpoint` without `/api/v1`; the key is kept inside the connection pool alone."""
+        self.endpoint = endpoint
+        self.context = context
+        self.wire = Wire(
+            f"{endpoint.rstrip('/')}/api/v1",
+            api_key=api_key,
+            timeout_s=timeout_s,
+            max_connections=max_connections,
+        )
+        self._prefix = f"/{quote(context, safe='')}"
+        self._sleep = sleep
+
+    async def __aenter__(self) -> SpectronApi:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections; nothing is sent (closing a session on the wire would delete its turns)."""
+        await self.wire.close()
+
+    # -- writes: one exchange each, never repeated here; who calls knows what a repetition means --
+
+    async def post_fact(self, content: bytes, *, key: str) -> Answer:
+        """POST /facts with bytes that are already fixed, under our own idempotency key."""
+        return await self._post("/facts", content, {"Idempotency-Key": key})
+
+    async def register_scope(self, path: str) -> Answer:
+        """POST /scopes; not idempotent by contract, so the answer is the caller's to judge."""
+        return await self._post("/scopes", _body({"path": path}))
+
+    async def create_session(self, selector: Selector, metadata: Mapping[str, Json] | None = None) -> OpenedSession:
+        """POST /sessions with explicit scopes; raises NotBegun, InDoubt, KeyRefused or MigrateError."""
+        answer = await self._post(
+            "/sessions",
+            _body({"scopes": [list(clause) for clause in selector], "metadata": dict(metadata or {})}),
+        )
+        if answer.status in (429, 503):
+            raise NotBegun(f"{answer.status} {answer.message}", retry_after_s=answer.retry_after_s)
+        if answer.status == 201 and isinstance(answer.body, dict) and isinstance(answer.body.get("id"), str):
+            return OpenedSession(answer.body["id"], _selector(answer.body.get("scopes")), answer.date)
+        if answer.status < 300 or answer.status >= 500:
+            raise InDoubt(f"{answer.status} {answer.message}", ended=True)
+        raise self._failure(answer, f"a session for {canonical_json(selector)}")
+
+    async def forget(self, query: str, *, dry_run: bool) -> int:
+        """POST /forget: by meaning, over all that the key reaches; how many rows it is about."""
+        answer = await self._post("/forget", _body({"query": query, "dryRun": dry_run}))
+        return int(self._ok(answer, "forget").get("deleted", 0))
+
+    # -- reads: repeated until they are answered, within READ_TRIES --
+
+    async def health(self) -> bool:
+        """Whether the server answers at all."""
+        return (await self._read("GET", "/health", absolute=True)).status == 200
+
+    async def me(self) -> Me:
+        """GET /me; raises KeyRefused for a key (or a context) that the server does not know."""
+        answer = await self._read("GET", "/me")
+        body = self._ok(answer, "who the key is (/me)")
+        grants = body.get("effectiveGrants") or {}
+        principal = body.get("delegatedPrincipalId") or body.get("principalId") or ""
+        return Me(str(principal), {verb: tuple(patterns or ()) for verb, patterns in grants.items()}, answer.date)
+
+    async def scopes(self) -> list[ScopeNode]:
+        """All registered scopes that the key may see, tombstoned ones included."""
+        rows = [row async for row in self._pages("/scopes", "scopes")]
+        return [ScopeNode(str(row["path"]).strip("/"), bool(row.get("tombstonedAt"))) for row in rows]
+
+    async def turns(self, session_id: str) -> list[Turn]:
+        """All turns of a session, oldest first; raises UnknownSession, KeyRefused or Unreachable."""
+        path = f"/sessions/{quote(session_id, safe='')}/turns"
+        return [
+            Turn(
+                str(row["id"]),
+                str(row.get("content", "")),
+                int(row.get("seq", 0)),
+                str(row.get("role", "")),
+                str(row.get("createdAt", "")),
+            )
+            async for row in self._pages(path, "turns")
+        ]
+
+    async def query(
+        self,
+        query: str,
+        *,
+        lens: Selector,
+        k: int,
+        mode: str = "hybrid",
+        include: Sequence[str] = ("facts", "passages"),
+        include_duplicates: bool = False,
+        source: str = "spectron-migrate",
+    ) -> Recall:
+        """POST /query; the lens is always set, because an empty one reads all that the key reaches."""
+        body = {
+            "query": query,
+            "k": k,
+            "mode": mode,
+            "lens": [list(clause) for clause in _not_empty(lens)],
+            "include": list(include),
+            "includeDuplicates": include_duplicates,
+            "source": source,
+        }
+        answer = self._ok(await self._read("POST", "/query", content=_body(body)), "a recall")
+        hits = tuple(
+            Hit(
+                str(hit.get("id", "")),
+                str(hit.get("text", "")),
+                str(hit.get("source", "")),
+                float(hit.get("score") or 0.0),
+            )
+            for hit in answer.get("hits") or []
+        )
+        return Recall(hits, str(answer.get("tier", "")))
+
+    async def render_context(self, query: str, *, lens: Selector, k: int) -> str:
+        """POST /context: what the server would put into a prompt."""
+        body = {"query": query, "k": k, "lens": [list(clause) for clause in _not_empty(lens)]}
+        return str(self._ok(await self._read("POST", "/context", content=_body(body)), "a context").get("context", ""))
+
+    async def profile(self) -> dict[str, Json]:
+        """GET /profile: over all that the key reaches; it takes no scope."""
+        return self._ok(await self._read("GET", "/profile"), "the profile")
+
+    async def entities(self) -> AsyncIterator[Entity]:
+        """Every entity that the key may see, page by page."""
+        async for row in self._pages("/entities", "entities"):
+            yield Entity(str(row.get("id", "")), str(row.get("entityType", "")), str(row.get("name", "")))
+
+    async def entity_keys(self, entity_type: str, name: str) -> list[str]:
+        """The keys of an entity's current attributes; empty where the server knows no such entity."""
+        path = f"/entities/{quote(entity_type, safe='')}/{quote(name, safe='')}"
+        answer = await self._read("GET", path)
+        if answer.status == 404:
+            return []
+        rows = self._ok(answer, f"the entity {entity_type}/{name}").get("attributes") or []
+        return list(dict.fromkeys(str(row["key"]) for row in rows if isinstance(row, dict) and row.get("key")))
+
+    async def entity_history(self, entity_type: str, name: str, key: str) -> list[dict[str, Json]]:
+        """The supersession chain of one attribute; empty where the server knows none."""
+        path = f"/entities/{quote(entity_type, safe='')}/{quote(name, safe='')}/history/{quote(key, safe='')}"
+        answer = await self._read("GET", path)
+        if answer.status == 404:
+            return []
+        return list(self._ok(answer, f"the history of {key}").get("history") or [])
+
+    # -- how --
+
+    async def _post(self, path: str, content: bytes, headers: Mapping[str, str] | None = None) -> Answer:
+        return await self.wire.call("POST", self._prefix + path, content=content, headers=headers)
+
+    async def _read(
+        self,
+        method: str,
+        path: str,
+        *,
+        content: bytes | None = None,
+        params: Mapping[str, str] | None = None,
+        absolute: bool = False,
+    ) -> Answer:
+        """A call that changes nothing: repeated on no answer, 429 and 5xx, then Unreachable."""
+        said = ""
+        for attempt in range(READ_TRIES):
+            wait = min(8.0, 0.25 * 2**attempt) * random.uniform(0.5, 1.0)
+            try:
+                answer = await self.wire.call(
+                    method, path if absolute else self._prefix + path, content=content, params=params
+                )
+            except (NotBegun, InDoubt) as problem:
+                said = problem.reason
+            else:
+                if answer.status != 429 and answer.status < 500:
+                    return answer
+                if answer.status == 501:
+                    return answer
+                said, wait = f"{answer.status} {answer.message}", max(wait, answer.retry_after_s or 0.0)
+            if attempt < READ_TRIES - 1:
+                await self._sleep(wait)
+        raise Unreachable(
+            f"Spectron at {self.endpoint} gave no usable answer to {method} {path} in {READ_TRIES} tries: {said}",
+            hint="is the endpoint right and the server up? running again goes on where this stopped",
+        )
+
+    async def _pages(self, path: str, name: str) -> AsyncIterator[dict[str, Json]]:
+        """Rows of a listing: a bare list, `{name: […]}` by offset, or an envelope with a cursor."""
+        params = {"limit": str(PAGE)}
+        offset = 0
+        while True:
+            answer = await self._read("GET", path, params=params)
+            body: Any = answer.body if answer.status == 200 else self._ok(answer, f"the list of {name}")
+            rows = body if isinstance(body, list) else body.get(name) or []
+            for row in rows:
+                yield row
+            page = body.get("page") if isinstance(body, dict) else None
+            if isinstance(page, dict):
+                if not page.get("nextCursor"):
+                    return  # a short page means nothing; only a missing cursor ends the listing
+                params = {"limit": str(PAGE), "cursor": str(page["nextCursor"])}
+            elif isinstance(body, list) or not rows:
+                return
+            else:
+                offset += len(rows)
+                params = {"limit": str(PAGE), "offset": str(offset)}
+
+    def _ok(self, answer: Answer, what: str) -> dict[str, Json]:
+        if answer.status == 200 and isinstance(answer.body, dict):
+            return answer.body
+        raise self._failure(answer, what)
+
+    def _failure(self, answer: Answer, what: str) -> MigrateError:
+        said = f"{answer.status} {answer.message}"
+        if answer.status == 401:
+            return KeyRefused(
+                f"Spectron at {self.endpoint} refused the key for context {self.context}: {said}",
+                hint="check SPECTRON_API_KEY and SPECTRON_CONTEXT: an unknown context is answered like a wrong key",
+            )
+        if answer.status == 403:
+            return ScopeRefused(f"the key may not do this in context {self.context}: {what}: {said}")
+        if answer.status == 404 and what == "the list of turns":
+            return UnknownSession(f"Spectron at {self.endpoint} does not list the session: {said}")
+        return Unreachable(f"Spectron at {self.endpoint} could not answer {what}: {said}")
+
+
+def _body(value: Mapping[str, Json]) -> bytes:
+    return canonical_json(value).encode()
+
+
+def _not_empty(lens: Selector) -> Selector:
+    if not lens or not all(lens):
+        raise ValueError("an empty lens would read everything the key reaches")
+    return lens
+
+
+def _selector(value: Json) -> Selector | None:
+    if not isinstance(value, list):
+        return None
+    clauses = [[clause] if isinstance(clause, str) else clause for clause in value]
+    if not all(isinstance(clause, list) and all(isinstance(path, str) for path in clause) for clause in clauses):
+        return None
+    return tuple(tuple(path.strip("/") for path in clause) for clause in clauses)
