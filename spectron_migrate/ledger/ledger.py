@@ -1,0 +1,217 @@
+"""Opening the ledger: the right one, by one process alone, in a private directory."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from spectron_migrate.errors import InputError, LedgerLocked, WrongLedger
+from spectron_migrate.ledger.schema import DDL, VERSION
+from spectron_migrate.records import digest
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationRow:
+    """Whose ledger this is."""
+
+    id: str
+    endpoint: str | None
+    context: str
+    principal: str | None
+    source: str
+    mapping_digest: str
+    scopes_listed_at: str | None
+
+
+def migration_id(context: str, source: str) -> str:
+    """The same for the same context and source, so that a lost ledger meets its old keys instead of doubling."""
+    return digest("migration", context, source)[:16]
+
+
+class Ledger:
+    """One ledger file. Methods of other modules here take it as their first argument."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, lock: IO[str] | None) -> None:
+        """Use `open_for_writing` or `open_for_reading`."""
+        self.path = path
+        self.db = connection
+        self._lock = lock
+
+    @classmethod
+    def open_for_writing(cls, state: Path, *, create: bool = True) -> Ledger:
+        """Open `state/ledger.db` as its only writer; raises LedgerLocked naming the other process."""
+        make_private_directory(state)
+        path = state / "ledger.db"
+        if not create and not path.exists():
+            raise InputError(f"there is no ledger at {path}", hint="replay makes it; is --state right?")
+        lock = _lock(state / "ledger.lock")
+        try:
+            fresh = not path.exists()
+            if fresh:
+                path.touch(mode=0o600)
+            connection = _connect(path, read_only=False)
+            _prepare(connection, path)
+        except BaseException:
+            lock.close()
+            raise
+        return cls(path, connection, lock)
+
+    @classmethod
+    def open_for_reading(cls, state: Path) -> Ledger:
+        """Open an existing ledger beside whoever writes it; raises InputError where there is none."""
+        path = state / "ledger.db"
+        if not path.exists():
+            raise InputError(f"there is no ledger at {path}", hint="replay makes it; is --state right?")
+        connection = _connect(path, read_only=True)
+        _check_version(connection, path)
+        return cls(path, connection, None)
+
+    @classmethod
+    def in_memory_copy(cls, state: Path) -> Ledger:
+        """A private copy that may be planned into and thrown away; empty where there is no ledger yet."""
+        connection = sqlite3.connect(":memory:", isolation_level=None)
+        connection.row_factory = sqlite3.Row
+        path = state / "ledger.db"
+        if path.exists():
+            original = _connect(path, read_only=True)
+            _check_version(original, path)
+            original.backup(connection)
+            original.close()
+        else:
+            connection.executescript(DDL)
+        return cls(path, connection, None)
+
+    def close(self) -> None:
+        """Close the file and let others in. A ledger that nobody claimed is none: it goes again."""
+        unclaimed = self._lock is not None and self.migration() is None
+        self.db.close()
+        if unclaimed:
+            _discard(self.path)
+        if self._lock is not None:
+            self._lock.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """All or nothing. `durable`: on the disk when this returns, not only safe from our own death."""
+        self.db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        self.db.execute("BEGIN IMMEDIATE")
+        try:
+            yield self.db
+        except BaseException:
+            self.db.execute("ROLLBACK")
+            raise
+        self.db.execute("COMMIT")
+
+    def migration(self) -> MigrationRow | None:
+        """Whose ledger this is; None while nothing was planned."""
+        row = self.db.execute(
+            "SELECT id, endpoint, context, principal, source, mapping_digest, scopes_listed_at FROM migration"
+        ).fetchone()
+        return MigrationRow(*row) if row else None
+
+    def claim(self, *, context: str, source: str, mapping_digest: str, tool_version: str, now: str) -> MigrationRow:
+        """Make this the ledger of a migration, or check that it is; raises WrongLedger. Call inside a transaction."""
+        known = self.migration()
+        if known is None:
+            self.db.execute(
+                "INSERT INTO migration"
+                "(id, context, source, mapping_digest, shard, shards, tool_version, created_at)"
+                " VALUES (?, ?, ?, ?, 0, 1, ?, ?)",
+                (migration_id(context, source), context, source, mapping_digest, tool_version, now),
+            )
+            known = self.migration()
+            assert known is not None  # noqa: S101 - just inserted
+            return known
+        for name, theirs, ours in (("context", known.context, context), ("source", known.source, source)):
+            if theirs != ours:
+                raise WrongLedger(
+                    f"the ledger at {self.path} belongs to {name} {theirs}, not {ours}",
+                    hint="give each migration its own --state directory",
+                )
+        return known
+
+
+def make_private_directory(folder: Path) -> None:
+    """A directory for its owner alone, which git leaves out; one that is there already stays as it is."""
+    if folder.is_dir():
+        return
+    folder.mkdir(mode=0o700, parents=True)
+    (folder / ".gitignore").write_text("*\n")
+
+
+def _discard(path: Path) -> None:
+    """Leave nothing behind of a run that was refused before it planned anything."""
+    for left in (path, path.with_name("ledger.db-wal"), path.with_name("ledger.db-shm"), path.with_name("ledger.lock")):
+        left.unlink(missing_ok=True)
+    if {left.name for left in path.parent.iterdir()} <= {".gitignore"}:
+        (path.parent / ".gitignore").unlink(missing_ok=True)
+        path.parent.rmdir()
+
+
+def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    # Written from one thread at a time (`writer`), never from two at once.
+    connection = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rw'}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=30.0,
+    )
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    if connection.execute("PRAGMA user_version").fetchone()[0] == 0 and not _tables(connection):
+        connection.executescript(f"BEGIN IMMEDIATE;{DDL}PRAGMA user_version = {VERSION};COMMIT;")
+    _check_version(connection, path)
+
+
+def _check_version(connection: sqlite3.Connection, path: Path) -> None:
+    try:
+        found = connection.execute("PRAGMA user_version").fetchone()[0]
+    except sqlite3.DatabaseError as error:
+        raise InputError(f"{path} is no ledger: {error}", hint="is --state right?") from error
+    if found != VERSION:
+        raise InputError(
+            f"the ledger at {path} has format {found}, this version reads format {VERSION}",
+            hint="go on with the version of spectron-migrate that began it",
+        )
+
+
+def _tables(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+
+
+def _lock(path: Path) -> IO[str]:
+    """Held by the process, released by its death whatever kind; the file names the holder."""
+    path.touch(mode=0o600)
+    handle = path.open("a+")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.seek(0)
+        holder = handle.read().strip() or "unknown"
+        handle.close()
+        raise LedgerLocked(
+            f"the ledger in {path.parent} is being written by process {holder}",
+            hint="wait for it, or stop it; it is safe to stop at any moment",
+        ) from None
+    handle.truncate(0)
+    handle.write(f"{os.getpid()}\n")
+    handle.flush()
+    return handle

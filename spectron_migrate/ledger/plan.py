@@ -1,0 +1,250 @@
+"""Merging memories into the ledger: which version of which memory is to be written, where, and in which order.
+
+Only the ledger numbers versions: version n of a memory is its n-th different text, counted against the
+last one known here. A metadata edit is no new version.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from sqlite3 import Row
+
+from spectron_migrate.ledger.ledger import Ledger
+from spectron_migrate.ledger.schema import SENT
+from spectron_migrate.records import (
+    Json,
+    Memory,
+    Placement,
+    Skipped,
+    canonical_json,
+    digest,
+    has_time,
+    order_key,
+)
+
+REPLACED = "replaced"
+"""Skipped because the ledger has a newer text of the same memory."""
+DELETED = "deleted in Mem0"
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeChange:
+    """A memory that was sent to one scope and that a changed mapping would put into another."""
+
+    mem0_id: str
+    sent_to: str
+    now: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScanRow:
+    """The reading of Mem0 that the memories come from."""
+
+    id: str
+    kind: str
+    began: str | None
+    ended: str | None
+    complete: bool | None
+    manifest_digest: str
+
+
+def begin_plan(ledger: Ledger, scan: ScanRow, fingerprint: str, now: str) -> int:
+    """Open a plan; every fact it touches belongs to it from then on. Call inside a transaction."""
+    db = ledger.db
+    db.execute(
+        "INSERT OR REPLACE INTO scan(id, kind, began, ended, complete, manifest_digest) VALUES (?, ?, ?, ?, ?, ?)",
+        (scan.id, scan.kind, scan.began, scan.ended, scan.complete, scan.manifest_digest),
+    )
+    cursor = db.execute("INSERT INTO plan(fingerprint, scan, at) VALUES (?, ?, ?)", (fingerprint, scan.id, now))
+    assert cursor.lastrowid is not None  # noqa: S101 - an INSERT always has one
+    return cursor.lastrowid
+
+
+def last_plan(ledger: Ledger) -> tuple[int, str] | None:
+    """Id and fingerprint of the newest finished plan."""
+    row = ledger.db.execute("SELECT id, fingerprint FROM plan WHERE complete = 1 ORDER BY id DESC LIMIT 1").fetchone()
+    return (row["id"], row["fingerprint"]) if row else None
+
+
+def finish_plan(ledger: Ledger, plan: int, *, mapping_digest: str) -> None:
+    """The merge is whole: a run may go on from it."""
+    ledger.db.execute("UPDATE plan SET complete = 1 WHERE id = ?", (plan,))
+    ledger.db.execute("UPDATE migration SET mapping_digest = ?", (mapping_digest,))
+
+
+class Merge:
+    """Merges one memory after the other into a plan. Call inside a transaction; nothing is sent here."""
+
+    def __init__(self, ledger: Ledger, plan: int, scan: ScanRow, *, migration: str, now: str) -> None:
+        """`now` stands in for the start of the scan where a raw file has none."""
+        self._db = ledger.db
+        self._plan = plan
+        self._scan = scan
+        self._migration = migration
+        self._now = now
+        self.scope_changes: list[ScopeChange] = []
+
+    def add(self, memory: Memory, placed: Placement | Skipped) -> None:
+        """Plan the memory, or skip it by name; a text that is known already stays as it is."""
+        text_digest = digest(memory.memory)
+        last = self._last(memory.id)
+        self._remember(memory)
+        if last is None:
+            self._insert(memory, text_digest, placed, version=1)
+        elif last["text_digest"] == text_digest:
+            self._again(last, memory, placed)
+        elif self._newer(memory, last):
+            self._insert(memory, text_digest, placed, version=last["version"] + 1)
+            self._db.execute(
+                "UPDATE fact SET state = 'skipped', reason = ? WHERE id = ? AND state = 'planned'",
+                (f"{REPLACED} by version {last['version'] + 1}", last["id"]),
+            )
+        else:
+            self._db.execute("UPDATE plan SET replaced = replaced + 1 WHERE id = ?", (self._plan,))
+
+    def tombstone(self, mem0_id: str, at: str) -> None:
+        """Mem0 no longer has the memory: what was not sent of it never will be."""
+        self._db.execute(
+            "UPDATE memory SET tombstoned_at = coalesce(tombstoned_at, ?) WHERE mem0_id = ?", (at, mem0_id)
+        )
+        self._db.execute(
+            "UPDATE fact SET state = 'skipped', reason = ?, plan = ? WHERE mem0_id = ? AND state = 'planned'",
+            (DELETED, self._plan, mem0_id),
+        )
+
+    def _again(self, last: Row, memory: Memory, placed: Placement | Skipped) -> None:
+        if last["state"] not in SENT and last["state"] != "refused":
+            self._replan(last, memory, placed)
+            return
+        if isinstance(placed, Placement) and last["state"] in SENT:
+            now = canonical_json(placed.selector)
+            if now != last["selector"]:
+                self.scope_changes.append(ScopeChange(memory.id, last["selector"], now))
+        self._db.execute("UPDATE fact SET plan = ? WHERE id = ?", (self._plan, last["id"]))
+
+    def _replan(self, last: Row, memory: Memory, placed: Placement | Skipped) -> None:
+        """Nothing of it left yet: the mapping of now holds, whatever an earlier one said."""
+        row = self._row(memory, last["text_digest"], placed, last["version"])
+        names = ("lane", "order_key", "selector", "run", "infer", "body", "key", "state", "reason", "text_at")
+        self._db.execute(
+            f"UPDATE fact SET plan = ?, late = 0, {', '.join(f'{name} = ?' for name in names)} WHERE id = ?",
+            (self._plan, *(row[name] for name in names), last["id"]),
+        )
+
+    def _newer(self, memory: Memory, last: Row) -> bool:
+        """Whether this text came after the one the ledger has.
+
+        By its own time; or because the scan that read it began after the other was recorded. A raw file
+        tells no scan time, so an old copy of it can never win by being read late.
+        """
+        if memory.text_at is not None and memory.text_at > (last["text_at"] or ""):
+            return True
+        return self._scan.began is not None and self._scan.began > last["recorded_at"]
+
+    def _last(self, mem0_id: str) -> Row | None:
+        row: Row | None = self._db.execute(
+            "SELECT id, version, text_digest, text_at, recorded_at, state, selector FROM fact"
+            " WHERE mem0_id = ? ORDER BY version DESC LIMIT 1",
+            (mem0_id,),
+        ).fetchone()
+        return row
+
+    def _remember(self, memory: Memory) -> None:
+        record = canonical_json(memory.to_json())
+        # Seen again: a tombstone falls.
+        self._db.execute(
+            "INSERT INTO memory(mem0_id, record, digest, scan) VALUES (?, ?, ?, ?) ON CONFLICT(mem0_id) DO UPDATE"
+            " SET record = excluded.record, digest = excluded.digest, scan = excluded.scan, tombstoned_at = NULL",
+            (memory.id, record, digest(record), self._scan.id),
+        )
+
+    def _insert(self, memory: Memory, text_digest: str, placed: Placement | Skipped, *, version: int) -> None:
+        row = self._row(memory, text_digest, placed, version)
+        self._db.execute(
+            f"INSERT INTO fact({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", tuple(row.values())
+        )
+
+    def _row(self, memory: Memory, text_digest: str, placed: Placement | Skipped, version: int) -> dict[str, Json]:
+        row: dict[str, Json] = {
+            "mem0_id": memory.id,
+            "version": version,
+            "text_digest": text_digest,
+            "text_at": memory.text_at,
+            "scan": self._scan.id,
+            "recorded_at": self._now,
+            "plan": self._plan,
+            "order_key": order_key(memory, self._scan.began or self._now),
+        }
+        if isinstance(placed, Skipped):
+            nowhere = {"lane": "", "selector": "[]", "run": None, "infer": "none", "body": "", "key": ""}
+            return {**row, **nowhere, "state": "skipped", "reason": placed.reason}
+        body = fact_body(memory, placed)
+        return {
+            **row,
+            "lane": placed.lane,
+            "selector": canonical_json(placed.selector),
+            "run": placed.run,
+            "infer": body["infer"],
+            "body": canonical_json(body),
+            "key": digest(self._migration, memory.id, str(version), text_digest, placed.lane),
+            "state": "planned",
+            "reason": None,
+        }
+
+
+def fact_body(memory: Memory, placed: Placement) -> dict[str, Json]:
+    """What POST /facts is told, but for the session.
+
+    A memory without a time goes in with `infer: none`, because it may not supersede anything.
+    """
+    body: dict[str, Json] = {
+        "text": memory.memory,
+        "infer": placed.infer if has_time(memory) else "none",
+        "scopes": [list(clause) for clause in placed.selector],
+        "role": "assistant" if memory.role == "assistant" else "user",
+        "memory_category": placed.category,
+    }
+    if memory.text_at is not None and has_time(memory):
+        body["observed_at"] = memory.text_at
+    if placed.labels:
+        body["labels"] = list(placed.labels)
+    return body
+
+
+def mark_late(ledger: Ledger, plan: int) -> int:
+    """Turn `full` facts that come too late for their lane into `none`: their text arrives, nothing is superseded.
+
+    Too late is what lies below the lane's high-water, the greatest order key sent with `full`. Returns how
+    many of the plan are late now.
+    """
+    db = ledger.db
+    below = db.execute(
+        "SELECT id, body FROM fact WHERE plan = ? AND state = 'planned' AND infer = 'full' AND order_key <"
+        " (SELECT max(sent.order_key) FROM fact AS sent"
+        "  WHERE sent.lane = fact.lane AND sent.infer = 'full' AND sent.sent_after IS NOT NULL)",
+        (plan,),
+    ).fetchall()
+    for row in below:
+        db.execute(
+            "UPDATE fact SET infer = 'none', late = 1, body = ? WHERE id = ?",
+            (_with_infer_none(row["body"]), row["id"]),
+        )
+    counted = db.execute("SELECT count(*) FROM fact WHERE plan = ? AND late = 1 AND state = 'planned'", (plan,))
+    return int(counted.fetchone()[0])
+
+
+def _with_infer_none(body: str) -> str:
+    changed: Mapping[str, Json] = {**json.loads(body), "infer": "none"}
+    return canonical_json(changed)
+
+
+def retry_refused(ledger: Ledger, plan: int) -> int:
+    """Plan refused facts of the plan once more, under the same key, in a new session."""
+    changed = ledger.db.execute(
+        "UPDATE fact SET state = 'planned', reason = NULL, session = NULL, position = NULL, attempts = 0"
+        " WHERE plan = ? AND state = 'refused'",
+        (plan,),
+    )
+    return changed.rowcount

@@ -1,0 +1,176 @@
+"""Reading the ledger for verification: streams, so that memory stays flat however many memories there are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from spectron_migrate.ledger.ledger import Ledger
+from spectron_migrate.ledger.schema import STORED
+from spectron_migrate.records import Infer, Json
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptRow:
+    """A stored version of a memory, with everything that tells it apart on the server."""
+
+    mem0_id: str
+    version: int
+    newest: bool
+    """Whether the ledger knows no later text of this memory, in whatever state."""
+    text: str
+    text_at: str | None
+    order_key: str
+    selector: str
+    """Canonical JSON, as the ledger keeps it."""
+    run: str | None
+    infer: Infer
+    state: str
+    session_id: str
+    turn_id: str | None
+    chunk_id: str | None
+    ids: tuple[str, ...]
+    """Entity and attribute ids of its extraction."""
+    late: bool
+    echoed: bool
+    tombstoned: bool
+    owners: dict[str, str]
+    """The ids that say whose memory it is, of the newest record."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastVersion:
+    """The newest text of a memory that the ledger knows, and what became of it."""
+
+    version: int
+    text_digest: str
+    text_at: str | None
+    recorded_at: str
+    state: str
+    reason: str | None
+    selector: str
+    tombstoned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOfOurs:
+    """A session that the server made for us, and turns in it that are known to have no receipt."""
+
+    server_id: str
+    selector: str
+    infer: Infer
+    residue: frozenset[str]
+    undecided: tuple[tuple[str, str], ...]
+    """Mem0 id and text of facts that were sent to it and are not decided."""
+
+
+_RECEIPTS = (
+    "SELECT fact.mem0_id, fact.version, fact.body, fact.text_at, fact.order_key, fact.selector, fact.run, fact.infer,"
+    " fact.state, session.server_id, fact.turn_id, fact.chunk_id, fact.ids, fact.late, session.echo IS NOT NULL AS echoed,"
+    " memory.tombstoned_at IS NOT NULL AS tombstoned, memory.record,"
+    " NOT EXISTS (SELECT 1 FROM fact AS later WHERE later.mem0_id = fact.mem0_id AND later.version > fact.version)"
+    " AS newest"
+    " FROM fact JOIN session ON session.id = fact.session JOIN memory ON memory.mem0_id = fact.mem0_id"
+    f" WHERE fact.state IN ({', '.join('?' * len(STORED))})"
+)
+
+
+def receipts(ledger: Ledger) -> Iterator[ReceiptRow]:
+    """Every stored version, session by session, in the order they were sent."""
+    rows = ledger.db.execute(f"{_RECEIPTS} ORDER BY fact.session, fact.position", STORED)
+    for row in rows:
+        record = json.loads(row["record"])
+        yield ReceiptRow(
+            mem0_id=row["mem0_id"],
+            version=row["version"],
+            newest=bool(row["newest"]),
+            text=str(json.loads(row["body"])["text"]),
+            text_at=row["text_at"],
+            order_key=row["order_key"],
+            selector=row["selector"],
+            run=row["run"],
+            infer=row["infer"],
+            state=row["state"],
+            session_id=row["server_id"],
+            turn_id=row["turn_id"],
+            chunk_id=row["chunk_id"],
+            ids=tuple(json.loads(row["ids"])) if row["ids"] else (),
+            late=bool(row["late"]),
+            echoed=bool(row["echoed"]),
+            tombstoned=bool(row["tombstoned"]),
+            owners={name: record[name] for name in ("user_id", "agent_id", "app_id", "run_id") if record.get(name)},
+        )
+
+
+def last_version(ledger: Ledger, mem0_id: str) -> LastVersion | None:
+    """The newest text of one memory; None where the ledger never heard of it."""
+    row = ledger.db.execute(
+        "SELECT version, text_digest, text_at, recorded_at, state, reason, selector, tombstoned_at FROM fact"
+        " JOIN memory ON memory.mem0_id = fact.mem0_id WHERE fact.mem0_id = ? ORDER BY version DESC LIMIT 1",
+        (mem0_id,),
+    ).fetchone()
+    if row is None:
+        return None
+    return LastVersion(*(row[name] for name in _LAST), tombstoned=row["tombstoned_at"] is not None)
+
+
+_LAST = ("version", "text_digest", "text_at", "recorded_at", "state", "reason", "selector")
+
+
+def claimed_turns(ledger: Ledger, server_id: str) -> set[str]:
+    """Turn ids of a session that have a receipt at this moment."""
+    rows = ledger.db.execute(
+        "SELECT turn_id FROM fact JOIN session ON session.id = fact.session"
+        " WHERE server_id = ? AND turn_id IS NOT NULL",
+        (server_id,),
+    )
+    return {row["turn_id"] for row in rows}
+
+
+def sessions_of_ours(ledger: Ledger) -> Iterator[SessionOfOurs]:
+    """Every session that the server made for us, empty ones included."""
+    rows = ledger.db.execute(
+        "SELECT id, server_id, selector, infer FROM session WHERE server_id IS NOT NULL ORDER BY id"
+    )
+    for row in rows:
+        left = ledger.db.execute("SELECT residue FROM fact WHERE session = ? AND residue IS NOT NULL", (row["id"],))
+        undecided = ledger.db.execute(
+            "SELECT mem0_id, body FROM fact WHERE session = ? AND state IN ('intended', 'undecidable')"
+            " ORDER BY position",
+            (row["id"],),
+        )
+        yield SessionOfOurs(
+            server_id=row["server_id"],
+            selector=row["selector"],
+            infer=row["infer"],
+            residue=frozenset(turn for fact in left for turn in json.loads(fact["residue"])),
+            undecided=tuple((fact["mem0_id"], str(json.loads(fact["body"])["text"])) for fact in undecided),
+        )
+
+
+def was_planned(ledger: Ledger, dump_digest: str) -> bool:
+    """Whether a finished plan was made of exactly this dump."""
+    row = ledger.db.execute("SELECT 1 FROM plan WHERE scan = ? AND complete = 1 LIMIT 1", (dump_digest,)).fetchone()
+    return row is not None
+
+
+def fingerprint(ledger: Ledger) -> list[Json]:
+    """What changes whenever the ledger says something else about what is stored."""
+    row = ledger.db.execute("SELECT count(*), max(id), count(turn_id), max(recorded_at), max(plan) FROM fact").fetchone()
+    states = ledger.db.execute("SELECT state, count(*) FROM fact GROUP BY state ORDER BY state").fetchall()
+    gone = ledger.db.execute("SELECT count(*) FROM memory WHERE tombstoned_at IS NOT NULL").fetchone()
+    migration = ledger.migration()
+    return [migration.id if migration else None, *row, [list(state) for state in states], gone[0]]
+
+
+def all_selectors(ledger: Ledger) -> list[str]:
+    """The different selectors, as canonical JSON, to which anything was stored."""
+    rows = ledger.db.execute(
+        f"SELECT DISTINCT selector FROM fact WHERE state IN ({_marks(STORED)}) ORDER BY selector", STORED
+    )
+    return [row["selector"] for row in rows]
+
+
+def _marks(values: Sequence[str]) -> str:
+    return ", ".join("?" * len(values))

@@ -1,0 +1,242 @@
+"""Reading the ledger: counts for summaries, receipts for verification. Nothing here changes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from sqlite3 import Row
+
+from spectron_migrate.ledger.ledger import Ledger
+from spectron_migrate.ledger.schema import STORED
+from spectron_migrate.records import Infer, Json, Memory, Selector
+
+LISTED = 100
+"""Items of a list that are carried in a summary; the count and the file have the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFact:
+    """A memory that Spectron confirmed, as verification needs it."""
+
+    mem0_id: str
+    version: int
+    text: str
+    text_at: str | None
+    order_key: str
+    selector: Selector
+    run: str | None
+    infer: Infer
+    state: str
+    session_id: str
+    """The server's id of the session."""
+    turn_id: str | None
+    seq: int | None
+    chunk_id: str | None
+    ids: tuple[str, ...]
+    late: bool
+    altered: bool
+    echoed: bool
+    """Whether the server repeated the session's scopes when it made it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A fact in a list for people: which memory, and why."""
+
+    mem0_id: str
+    version: int
+    state: str
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTurns:
+    """What the ledger knows of one session's turns."""
+
+    server_id: str
+    selector: Selector
+    infer: Infer
+    residue: frozenset[str]
+
+
+def count_by_state(ledger: Ledger, plan: int) -> dict[str, int]:
+    """Facts of a plan by state."""
+    rows = ledger.db.execute("SELECT state, count(*) AS n FROM fact WHERE plan = ? GROUP BY state", (plan,))
+    return {row["state"]: row["n"] for row in rows}
+
+
+def count_all(ledger: Ledger) -> dict[str, int]:
+    """All facts by state."""
+    return {row[0]: row[1] for row in ledger.db.execute("SELECT state, count(*) FROM fact GROUP BY state")}
+
+
+def count_replaced(ledger: Ledger, plan: int) -> int:
+    """Rows of the plan's dump that are older than what the ledger has."""
+    row = ledger.db.execute("SELECT replaced FROM plan WHERE id = ?", (plan,)).fetchone()
+    return int(row["replaced"])
+
+
+def count_late(ledger: Ledger, plan: int) -> int:
+    """Late facts of the plan that are stored."""
+    row = ledger.db.execute(
+        f"SELECT count(*) FROM fact WHERE plan = ? AND late = 1 AND state IN ({_marks(STORED)})",
+        (plan, *STORED),
+    ).fetchone()
+    return int(row[0])
+
+
+def skipped_by_reason(ledger: Ledger, plan: int) -> dict[str, int]:
+    """How many of the plan are skipped, by reason, most first."""
+    rows = ledger.db.execute(
+        "SELECT reason, count(*) AS n FROM fact WHERE plan = ? AND state = 'skipped' GROUP BY reason ORDER BY n DESC",
+        (plan,),
+    )
+    return {row["reason"] or "": row["n"] for row in rows}
+
+
+def scopes_and_lanes(ledger: Ledger, plan: int) -> tuple[int, int]:
+    """Different selectors and lanes of what the plan writes or wrote."""
+    row = ledger.db.execute(
+        "SELECT count(DISTINCT selector), count(DISTINCT lane) FROM fact WHERE plan = ? AND state != 'skipped'",
+        (plan,),
+    ).fetchone()
+    return int(row[0]), int(row[1])
+
+
+def named(ledger: Ledger, plan: int, states: Sequence[str], limit: int | None = None) -> Iterator[Named]:
+    """Facts of the plan in these states, by id."""
+    rows = ledger.db.execute(
+        f"SELECT mem0_id, version, state, reason FROM fact WHERE plan = ? AND state IN ({_marks(states)})"
+        " ORDER BY mem0_id, version LIMIT ?",
+        (plan, *states, -1 if limit is None else limit),
+    )
+    return (Named(row["mem0_id"], row["version"], row["state"], row["reason"]) for row in rows)
+
+
+def named_all(ledger: Ledger, states: Sequence[str], limit: int) -> Iterator[Named]:
+    """Facts of all plans in these states, by id."""
+    rows = ledger.db.execute(
+        f"SELECT mem0_id, version, state, reason FROM fact WHERE state IN ({_marks(states)})"
+        " ORDER BY mem0_id, version LIMIT ?",
+        (*states, limit),
+    )
+    return (Named(row["mem0_id"], row["version"], row["state"], row["reason"]) for row in rows)
+
+
+def target_paths(ledger: Ledger, plan: int) -> list[str]:
+    """Every path that a fact of the plan is, or will be, written to."""
+    rows = ledger.db.execute(
+        "SELECT DISTINCT selector FROM fact WHERE plan = ? AND state IN ('planned', 'intended')", (plan,)
+    )
+    return sorted({path for row in rows for clause in json.loads(row["selector"]) for path in clause})
+
+
+def foreign_paths(ledger: Ledger, paths: Sequence[str]) -> list[str]:
+    """Those of the paths that were registered before this migration intended any."""
+    return [
+        path
+        for path in paths
+        if ledger.db.execute(
+            "SELECT 1 FROM scope WHERE path = ? AND listed_before = 1 AND registered = 0", (path,)
+        ).fetchone()
+    ]
+
+
+def in_doubt(ledger: Ledger) -> bool:
+    """Whether anything is intended and undecided."""
+    return ledger.db.execute("SELECT 1 FROM fact WHERE state = 'intended' LIMIT 1").fetchone() is not None
+
+
+def session_with_receipts(ledger: Ledger) -> tuple[str, set[str]] | None:
+    """The newest session that has claimed turns, and these."""
+    row = ledger.db.execute(
+        "SELECT session.id, server_id FROM session WHERE server_id IS NOT NULL AND EXISTS"
+        " (SELECT 1 FROM fact WHERE fact.session = session.id AND turn_id IS NOT NULL) ORDER BY session.id DESC LIMIT 1"
+    ).fetchone()
+    if row is None:
+        return None
+    turns = ledger.db.execute("SELECT turn_id FROM fact WHERE session = ? AND turn_id IS NOT NULL", (row["id"],))
+    return row["server_id"], {turn["turn_id"] for turn in turns}
+
+
+def sessions(ledger: Ledger) -> Iterator[SessionTurns]:
+    """Sessions that the server made for us."""
+    rows = ledger.db.execute(
+        "SELECT id, server_id, selector, infer FROM session WHERE server_id IS NOT NULL ORDER BY id"
+    )
+    for row in rows:
+        left = ledger.db.execute("SELECT residue FROM fact WHERE session = ? AND residue IS NOT NULL", (row["id"],))
+        residue = frozenset(turn for fact in left for turn in json.loads(fact["residue"]))
+        yield SessionTurns(row["server_id"], _selector(row["selector"]), row["infer"], residue)
+
+
+def stored_in(ledger: Ledger, server_id: str) -> list[StoredFact]:
+    """Confirmed facts of one session, in the order they were sent."""
+    return _stored(ledger, "session.server_id = ? ORDER BY fact.position", (server_id,))
+
+
+def stored_of(ledger: Ledger, mem0_id: str) -> list[StoredFact]:
+    """Confirmed versions of one memory, oldest first."""
+    return _stored(ledger, "fact.mem0_id = ? ORDER BY fact.version", (mem0_id,))
+
+
+def all_stored(ledger: Ledger) -> Iterator[StoredFact]:
+    """Every confirmed fact, session by session."""
+    for session in sessions(ledger):
+        yield from stored_in(ledger, session.server_id)
+
+
+def current_versions(ledger: Ledger) -> Iterator[tuple[str, int, str, str | None, bool]]:
+    """Of every memory the newest version: id, version, state, reason, tombstoned."""
+    rows = ledger.db.execute(
+        "SELECT fact.mem0_id, max(version) AS version, state, reason, tombstoned_at FROM fact"
+        " JOIN memory ON memory.mem0_id = fact.mem0_id GROUP BY fact.mem0_id"
+    )
+    for row in rows:
+        yield row["mem0_id"], row["version"], row["state"], row["reason"], row["tombstoned_at"] is not None
+
+
+def memory_of(ledger: Ledger, mem0_id: str) -> Memory | None:
+    """The memory as the newest scan gave it."""
+    row = ledger.db.execute("SELECT record FROM memory WHERE mem0_id = ?", (mem0_id,)).fetchone()
+    return Memory.from_json(json.loads(row["record"])) if row else None
+
+
+def _stored(ledger: Ledger, condition: str, values: tuple[Json, ...]) -> list[StoredFact]:
+    rows = ledger.db.execute(
+        "SELECT fact.*, session.server_id, session.echo FROM fact JOIN session ON session.id = fact.session"
+        f" WHERE fact.state IN ({_marks(STORED)}) AND {condition}",
+        (*STORED, *values),
+    )
+    return [_stored_fact(row) for row in rows]
+
+
+def _stored_fact(row: Row) -> StoredFact:
+    return StoredFact(
+        mem0_id=row["mem0_id"],
+        version=row["version"],
+        text=str(json.loads(row["body"])["text"]),
+        text_at=row["text_at"],
+        order_key=row["order_key"],
+        selector=_selector(row["selector"]),
+        run=row["run"],
+        infer=row["infer"],
+        state=row["state"],
+        session_id=row["server_id"],
+        turn_id=row["turn_id"],
+        seq=row["seq"],
+        chunk_id=row["chunk_id"],
+        ids=tuple(json.loads(row["ids"])) if row["ids"] else (),
+        late=bool(row["late"]),
+        altered=bool(row["altered"]),
+        echoed=row["echo"] is not None,
+    )
+
+
+def _selector(text: str) -> Selector:
+    return tuple(tuple(clause) for clause in json.loads(text))
+
+
+def _marks(values: Sequence[str]) -> str:
+    return ", ".join("?" * len(values))

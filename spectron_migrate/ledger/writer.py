@@ -1,0 +1,82 @@
+"""Commits in groups: many lanes write at once, the disk is asked once for all of them.
+
+All access to the ledger while facts are being sent goes through here, in one thread, so that a read
+always sees what was written before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from spectron_migrate.ledger.ledger import Ledger
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+_Waiting = tuple[Callable[[Ledger], Any], "asyncio.Future[Any]", bool]
+
+
+def _call(change: Callable[..., T], args: tuple[Any, ...], named: dict[str, Any], ledger: Ledger) -> T:
+    return change(ledger, *args, **named)
+
+
+class GroupCommit:
+    """Runs changes in the order they were given, as many as are waiting in one transaction."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        """The ledger must not be used by others until `close`."""
+        self._ledger = ledger
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._waiting: list[_Waiting] = []
+        self._running: asyncio.Task[None] | None = None
+
+    async def durable(self, change: Callable[Concatenate[Ledger, P], T], *args: P.args, **named: P.kwargs) -> T:
+        """Run `change(ledger, …)`; when this returns it is on the disk."""
+        result: T = await self._add(partial(_call, change, args, named), durable=True)
+        return result
+
+    async def grouped(self, change: Callable[Concatenate[Ledger, P], T], *args: P.args, **named: P.kwargs) -> T:
+        """Run a change or a read; it survives our own death at once, a power cut after the next durable one."""
+        result: T = await self._add(partial(_call, change, args, named), durable=False)
+        return result
+
+    async def close(self) -> None:
+        """Finish what is waiting."""
+        while self._running is not None:
+            await asyncio.wait({self._running})
+        self._thread.shutdown()
+
+    def _add(self, change: Callable[[Ledger], Any], *, durable: bool) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._waiting.append((change, future, durable))
+        if self._running is None:
+            self._running = loop.create_task(self._drain())
+        return future
+
+    async def _drain(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while self._waiting:
+                group, self._waiting = self._waiting, []
+                try:
+                    results = await loop.run_in_executor(self._thread, self._commit, group)
+                except Exception as error:
+                    for _, future, _ in group:
+                        if not future.done():
+                            future.set_exception(error)
+                    continue
+                for (_, future, _), result in zip(group, results, strict=True):
+                    if not future.done():
+                        future.set_result(result)
+        finally:
+            self._running = None
+
+    def _commit(self, group: list[_Waiting]) -> list[Any]:
+        with self._ledger.transaction(durable=any(durable for _, _, durable in group)):
+            return [change(self._ledger) for change, _, _ in group]
