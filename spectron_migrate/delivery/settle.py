@@ -1,0 +1,224 @@
+"""Deciding what is in doubt, from evidence alone.
+
+A session is a serial log: at most one send of it is undecided at a time, so the turns that nobody claims
+are a prefix of the facts that were intended, in their order. Count and position decide, identical texts
+need no telling apart; the text must agree all the same. What evidence does not decide is never guessed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from enum import Enum
+
+from spectron_migrate.delivery.run import Run
+from spectron_migrate.errors import KeyRefused, ScopeRefused, Unreachable
+from spectron_migrate.ledger import Ledger, sending
+from spectron_migrate.ledger.sending import IntendedFact
+from spectron_migrate.records import parse_time, same_text
+from spectron_migrate.spectron.answers import (
+    Doubt,
+    KeyStopped,
+    OtherBody,
+    Receipt,
+    Refused,
+    Running,
+    ScopeStopped,
+    Verdict,
+    WrongSession,
+)
+from spectron_migrate.spectron.api import Turn, UnknownSession
+from spectron_migrate.spectron.wire import InDoubt, NotBegun
+
+KEY_HOLDS = timedelta(hours=20)
+"""The server keeps an idempotency key for 24 hours; ours is trusted less long, against wrong clocks."""
+RUNNING_PATIENCE_S = 900.0
+TRIES = 6
+
+
+class Outcome(Enum):
+    """What became of a fact that was sent."""
+
+    DECIDED = "decided"
+    HELD = "held"
+    """Still in doubt: nothing newer of its lane may pass it, running again goes on."""
+    UNDECIDABLE = "undecidable"
+    NEVER_SENT = "never sent"
+
+
+async def settle(run: Run, facts: Sequence[IntendedFact]) -> Outcome:
+    """Decide the intended facts of one session, given in order of position."""
+    seen = await _evidence(run, facts)
+    if isinstance(seen, Outcome):
+        return seen
+    for place, fact in enumerate(facts):
+        candidate = seen[place] if place < len(seen) else None
+        later = {turn.id for turn in seen[place + 1 :]}
+        altered = candidate is not None and not same_text(candidate.content, text_of(fact))
+        outcome = await _decide(run, fact, candidate, later=later, altered=altered)
+        if outcome is not Outcome.DECIDED:
+            return outcome
+        run.reporter.advance(1, run.limiter.why)
+    return Outcome.DECIDED
+
+
+def text_of(fact: IntendedFact) -> str:
+    """The text in the bytes of the intent."""
+    return str(json.loads(fact.content)["text"])
+
+
+async def unclaimed(run: Run, session: sending.SessionRow, facts: Sequence[IntendedFact]) -> list[Turn] | Outcome:
+    """Turns of the session that no receipt claims, oldest first; HELD or UNDECIDABLE where that is no evidence.
+
+    A listing counts as evidence only if it shows every turn that is claimed already.
+    """
+    assert session.server_id is not None  # noqa: S101 - a fact is intended only in a session that was made
+    try:
+        listed = await run.api.turns(session.server_id)
+    except ScopeRefused as error:
+        run.stopped_scopes[session.selector] = error.message
+        return Outcome.HELD
+    except KeyRefused as error:
+        run.halt("key", error.message)
+        return Outcome.HELD
+    except UnknownSession as error:
+        return await _give_up(run, facts, error.message)
+    except Unreachable as error:
+        run.halt("unreachable", error.message)
+        return Outcome.HELD
+    claimed, residue = await run.writer.grouped(
+        lambda ledger: (sending.claimed_turns(ledger, session.id), sending.residue_turns(ledger, session.id))
+    )
+    missing = claimed - {turn.id for turn in listed}
+    if missing:
+        return await _give_up(run, facts, f"the listing of the session lacks {len(missing)} turns that were confirmed")
+    known = claimed | residue
+    return sorted((turn for turn in listed if turn.id not in known), key=lambda turn: turn.seq)
+
+
+async def _evidence(run: Run, facts: Sequence[IntendedFact]) -> list[Turn] | Outcome:
+    session = facts[0].session
+    seen = await unclaimed(run, session, facts)
+    if isinstance(seen, Outcome):
+        return seen
+    if len(seen) > len(facts):
+        await run.writer.durable(sending.close_session, session.id)
+        return await _give_up(run, facts, f"{len(seen) - len(facts)} turns in our session are not ours")
+    for turn, fact in zip(seen, facts, strict=False):
+        alone = len(seen) == 1 and len(facts) == 1
+        if not same_text(turn.content, text_of(fact)) and not alone:
+            return await _give_up(run, facts, "the turns of the session carry other texts than were sent")
+    return seen
+
+
+async def _give_up(run: Run, facts: Sequence[IntendedFact], reason: str) -> Outcome:
+    def mark(ledger: Ledger) -> None:
+        for fact in facts:
+            sending.undecidable(ledger, fact.id, reason)
+
+    await run.writer.durable(mark)
+    return Outcome.UNDECIDABLE
+
+
+async def _decide(run: Run, fact: IntendedFact, candidate: Turn | None, *, later: set[str], altered: bool) -> Outcome:
+    """Send the same bytes again while the key holds; else the listing decides."""
+    began = run.clock()
+    tries = 0
+    while True:
+        if candidate is not None:
+            turn = candidate
+            await run.writer.durable(sending.note_candidate, fact.id, turn.id)
+            if not _key_holds(run, fact):
+                return await _by_turns(run, fact, turn, altered=altered)
+        elif not _key_holds(run, fact):
+            now = run.server_now()
+            await run.writer.durable(sending.note_attempt, fact.id, sent_after=now)
+        run.counters.retries += 1
+        verdict = await _try(run, fact)
+        match verdict:
+            case Receipt():
+                return await _by_answer(run, fact, verdict, candidate, later=later)
+            case NotBegun():
+                return Outcome.HELD
+            case KeyStopped() | ScopeStopped():
+                return Outcome.HELD
+            case WrongSession(session_id):
+                return await _give_up(run, [fact], f"Spectron wrote to session {session_id} instead of ours")
+            case Running(reason):
+                if run.clock() - began > RUNNING_PATIENCE_S:
+                    return Outcome.HELD
+            case OtherBody(reason) | Refused(_, reason):
+                if candidate is not None:
+                    return await _by_turns(run, fact, candidate, altered=altered)
+                await run.writer.durable(sending.refuse, fact.id, reason)
+                return Outcome.DECIDED
+            case Doubt(reason, ended):
+                tries += 1
+                if candidate is not None and ended:
+                    return await _by_turns(run, fact, candidate, altered=altered)
+                if tries >= TRIES:
+                    return await _poison(run, fact, reason, ended=ended)
+        if run.should_stop():
+            return Outcome.HELD
+        await run.sleep(min(10.0, 0.3 * 2**tries))
+        if candidate is None:
+            seen = await unclaimed(run, fact.session, [fact])
+            if isinstance(seen, Outcome):
+                return seen
+            fresh = [turn for turn in seen if turn.id not in later]
+            candidate = fresh[0] if fresh else None
+            altered = candidate is not None and not same_text(candidate.content, text_of(fact))
+
+
+async def _try(run: Run, fact: IntendedFact) -> Verdict | NotBegun:
+    try:
+        return await run.send(fact)
+    except NotBegun as problem:
+        return problem
+    except InDoubt as problem:
+        return Doubt(problem.reason, problem.ended)
+
+
+async def _by_answer(run: Run, fact: IntendedFact, got: Receipt, candidate: Turn | None, *, later: set[str]) -> Outcome:
+    """The turn that the answer names is the receipt; any other that nobody claims is residue."""
+    seen = await unclaimed(run, fact.session, [fact])
+    if isinstance(seen, Outcome):
+        return seen
+    fresh = [turn for turn in seen if turn.id not in later]
+    turn_id = got.turn_id or (candidate.id if candidate else None) or (fresh[0].id if len(fresh) == 1 else None)
+    if turn_id is None:
+        return await _give_up(run, [fact], "the answer names no turn and the listing does not single one out")
+    left = [turn.id for turn in fresh if turn.id != turn_id]
+    seq = next((turn.seq for turn in fresh if turn.id == turn_id), None)
+    named = Receipt(turn_id, got.chunk_id, got.ids, got.extracted)
+
+    def keep(ledger: Ledger) -> None:
+        if left:
+            sending.note_residue(ledger, fact.id, left)
+        sending.receipt(ledger, fact.id, named, decided_by="answer", seq=seq)
+
+    await run.writer.durable(keep)
+    run.counters.written += 1
+    return Outcome.DECIDED
+
+
+async def _by_turns(run: Run, fact: IntendedFact, turn: Turn, *, altered: bool) -> Outcome:
+    await run.writer.durable(
+        sending.stored_by_turns, fact.id, turn.id, turn.seq, full=fact.infer == "full", altered=altered
+    )
+    run.counters.written += 1
+    return Outcome.DECIDED
+
+
+async def _poison(run: Run, fact: IntendedFact, reason: str, *, ended: bool) -> Outcome:
+    """Tries are spent. A fact is given up alone only if the server ended the work and takes others."""
+    if not ended or run.counters.written == 0:
+        return Outcome.HELD
+    await run.writer.durable(sending.refuse, fact.id, reason)
+    return Outcome.DECIDED
+
+
+def _key_holds(run: Run, fact: IntendedFact) -> bool:
+    """The server keeps keys by principal: after a change of it the listing of turns decides."""
+    return run.same_principal and parse_time(run.server_now()) - parse_time(fact.sent_after) < KEY_HOLDS

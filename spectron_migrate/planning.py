@@ -1,0 +1,153 @@
+"""From a dump to a plan in the ledger: every memory is planned, skipped by name, or refused before anything is sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from spectron_migrate import __version__
+from spectron_migrate.dump import Dump
+from spectron_migrate.errors import InputError
+from spectron_migrate.ledger import Ledger, plan, views
+from spectron_migrate.mapping import ScopeMapping, Unmapped
+from spectron_migrate.records import Filters, Memory, Placement, Reporter, Skipped, digest, order_key
+
+NAMED = 10
+"""How many of many a message names."""
+GUESSED_SHARE = 0.05
+"""A share of guessed times above this is worth a warning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A finished plan."""
+
+    id: int
+    merged: bool
+    """False where the same dump, mapping and filters were planned before: the ledger is read, not the dump."""
+
+
+@dataclass
+class _Noticed:
+    """What planning noticed on the way, for warnings."""
+
+    taken: int = 0
+    guessed: int = 0
+    timeless: int = 0
+    future: int = 0
+    expiring: int = 0
+
+
+def make_plan(
+    ledger: Ledger, dump: Dump, mapping: ScopeMapping, filters: Filters, *, context: str, now: str, reporter: Reporter
+) -> Planned:
+    """Merge the memories that pass the filters into the ledger, in one transaction.
+
+    Raises WrongLedger for a ledger of another context or source, InputError for memories that the mapping
+    refuses and for a changed mapping that would move what was sent already. Nothing is kept then.
+    """
+    fingerprint = digest(dump.digest, mapping.digest, *_spell(filters))
+    scan = plan.ScanRow(
+        id=dump.digest,
+        kind=dump.source.kind,
+        began=dump.began,
+        ended=None if dump.raw else dump.manifest.ended,
+        complete=dump.complete,
+        manifest_digest=dump.digest,
+    )
+    with ledger.transaction():
+        migration = ledger.claim(
+            context=context,
+            source=dump.source.identity,
+            mapping_digest=mapping.digest,
+            tool_version=__version__,
+            now=now,
+        )
+        last = plan.last_plan(ledger)
+        if last is not None and last[1] == fingerprint:
+            return Planned(last[0], merged=False)
+        reporter.stage("plan", dump.count)
+        number = plan.begin_plan(ledger, scan, fingerprint, now)
+        merge = plan.Merge(ledger, number, scan, migration=migration.id, now=now)
+        noticed = _merge_all(merge, dump, mapping, filters, now=now, reporter=reporter)
+        if not filters:
+            for mem0_id, stone in dump.tombstones.items():
+                merge.tombstone(mem0_id, stone.first_missed)
+        _refuse_moves(merge.scope_changes)
+        plan.finish_plan(ledger, number, mapping_digest=mapping.digest)
+    _warn(noticed, views.count_replaced(ledger, number), reporter)
+    return Planned(number, merged=True)
+
+
+def _merge_all(
+    merge: plan.Merge, dump: Dump, mapping: ScopeMapping, filters: Filters, *, now: str, reporter: Reporter
+) -> _Noticed:
+    noticed = _Noticed()
+    refused: list[Unmapped] = []
+    for memory in dump.memories():
+        reporter.advance(1)
+        if not filters.admits(memory):
+            continue
+        placed = _place(memory, mapping)
+        if isinstance(placed, Unmapped):
+            refused.append(placed)
+            continue
+        if not refused:
+            merge.add(memory, placed)
+        if isinstance(placed, Placement):
+            _notice(noticed, memory, now)
+    if refused:
+        named = [f"memory {one.id} has no place in the mapping: {one.why}" for one in refused[:NAMED]]
+        more = [f"and {len(refused) - NAMED} more"] if len(refused) > NAMED else []
+        raise InputError.of_all(
+            named + more, hint="give them a rule, or let them go by name with `unmapped: skip` in the mapping"
+        )
+    return noticed
+
+
+def _place(memory: Memory, mapping: ScopeMapping) -> Placement | Skipped | Unmapped:
+    placed = mapping.place(memory)
+    if isinstance(placed, Placement) and not memory.memory.strip():
+        return Skipped(memory.id, "empty text")
+    return placed
+
+
+def _notice(noticed: _Noticed, memory: Memory, now: str) -> None:
+    noticed.taken += 1
+    noticed.guessed += memory.text_at_source == "updated_at"
+    noticed.timeless += order_key(memory, now).startswith("0")
+    noticed.future += memory.text_at is not None and memory.text_at > now
+    noticed.expiring += memory.expiration_date is not None
+
+
+def _refuse_moves(changes: list[plan.ScopeChange]) -> None:
+    """A memory in two scopes is worse than an old mapping."""
+    if not changes:
+        return
+    named = [f"memory {one.mem0_id} was sent to {one.sent_to}, now {one.now}" for one in changes[:NAMED]]
+    raise InputError(
+        f"the changed mapping moves {len(changes)} memories that were sent already: {'; '.join(named)}",
+        hint="go on with the mapping that sent them, or begin anew in a fresh context with its own --state",
+    )
+
+
+def _warn(noticed: _Noticed, replaced: int, reporter: Reporter) -> None:
+    if noticed.taken and noticed.guessed / noticed.taken > GUESSED_SHARE:
+        reporter.warn(
+            f"{noticed.guessed} of {noticed.taken} memories have a guessed time (`updated_at`, which a metadata edit"
+            " moves too): their order may not be the order of the texts"
+        )
+    if noticed.timeless:
+        reporter.warn(f"{noticed.timeless} memories have no time: they go in first, and supersede nothing")
+    if noticed.future:
+        reporter.warn(f"{noticed.future} memories have a time in the future")
+    if noticed.expiring:
+        reporter.warn(f"{noticed.expiring} memories would expire in Mem0 and will not in Spectron")
+    if replaced:
+        reporter.warn(f"{replaced} memories are older here than in the ledger and were left out")
+
+
+def _spell(filters: Filters) -> list[str]:
+    return [
+        "\n".join(f"{kind}={value}" for value in sorted(values))
+        for kind, values in (("user", filters.users), ("agent", filters.agents), ("run", filters.runs))
+    ]

@@ -1,0 +1,302 @@
+"""Replay: write what is not yet in Spectron, oldest first, exactly once; resumes by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+
+from spectron_migrate.delivery.engine import deliver
+from spectron_migrate.delivery.limiter import Limiter
+from spectron_migrate.delivery.preflight import check
+from spectron_migrate.delivery.run import Counters, Run, Stop
+from spectron_migrate.dump import Dump
+from spectron_migrate.errors import ExitCode, InputError
+from spectron_migrate.ledger import Ledger, plan, views
+from spectron_migrate.ledger.ledger import make_private_directory
+from spectron_migrate.ledger.writer import GroupCommit
+from spectron_migrate.mapping import ScopeMapping
+from spectron_migrate.planning import make_plan
+from spectron_migrate.records import Filters, Json, Reporter, canonical_json, format_time
+from spectron_migrate.spectron.api import Sleep, SpectronApi
+
+_STOP_CODES = {"limit": ExitCode.LIMIT, "key": ExitCode.KEY, "unreachable": ExitCode.UNREACHABLE}
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayOptions:
+    """What differs from run to run; none of it changes what is written."""
+
+    filters: Filters = field(default_factory=Filters)
+    limit: int | None = None
+    retry_failed: bool = False
+    into_existing: bool = False
+    max_in_flight: int = 64
+    max_rps: float | None = None
+    max_seconds: float | None = None
+    max_refused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySummary:
+    """What became of the memories this run was about.
+
+    `planned = written + already + refused + skipped + in_doubt + undecidable + remaining`.
+    """
+
+    migration: str
+    planned: int
+    written: int
+    stored_not_extracted: int
+    """Part of `written`: the text is there, no fact was made of it."""
+    late: int
+    """Part of `written`: came after newer facts of its lane, so it superseded nothing."""
+    already: int
+    refused: int
+    skipped: int
+    in_doubt: int
+    undecidable: int
+    remaining: int
+    scopes: int
+    lanes: int
+    sessions: int
+    requests: int
+    retries: int
+    review: str | None
+    skipped_by_reason: dict[str, int]
+    reasons: list[dict[str, Json]]
+    """The first refused and undecidable memories, with the server's own words."""
+    stopped: str | None
+    dry_run: bool
+    exit_code: ExitCode
+
+    def to_json(self) -> dict[str, Json]:
+        """The fields of the command's JSON."""
+        left_out = ("exit_code", "migration")
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in left_out}
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What a plan has in Spectron at one moment: the difference of two is what a run did."""
+
+    stored: int
+    not_extracted: int
+    late: int
+
+    @classmethod
+    def of(cls, ledger: Ledger, number: int) -> _Standing:
+        counts = views.count_by_state(ledger, number)
+        not_extracted = counts.get("stored_not_extracted", 0)
+        return cls(counts.get("written", 0) + not_extracted, not_extracted, views.count_late(ledger, number))
+
+
+class Replay:
+    """One run; `interrupt` may be called from a signal handler."""
+
+    def __init__(
+        self,
+        state: Path,
+        dump: Dump,
+        mapping: ScopeMapping,
+        options: ReplayOptions,
+        *,
+        reporter: Reporter,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        """Nothing happens yet. Raises InputError for a mapping that asks for what replay cannot do."""
+        if mapping.write == "batch":
+            raise InputError(
+                "the mapping says `write: batch`, which this version does not send",
+                hint="`write: facts` sends one memory a request and keeps its time and category",
+            )
+        self._state = state
+        self._dump = dump
+        self._mapping = mapping
+        self._options = options
+        self._reporter = reporter
+        self._clock = clock
+        self._now = now
+        self._sleep = sleep
+        self._run: Run | None = None
+        self._interrupted: ExitCode | None = None
+
+    def interrupt(self, code: ExitCode) -> None:
+        """Finish what is in flight, begin nothing more."""
+        self._interrupted = code
+        if self._run is not None:
+            self._run.halt("signal", "interrupted")
+
+    def dry_run(self, *, context: str) -> ReplaySummary:
+        """Plan on a copy of the ledger: needs no server and leaves no trace."""
+        with Ledger.in_memory_copy(self._state) as ledger:
+            planned = make_plan(
+                ledger,
+                self._dump,
+                self._mapping,
+                self._options.filters,
+                context=context,
+                now=self._stamp(),
+                reporter=self._reporter,
+            )
+            with ledger.transaction():
+                if self._options.retry_failed:
+                    plan.retry_refused(ledger, planned.id)
+                plan.mark_late(ledger, planned.id)
+            return self._summary(ledger, planned.id, before=_Standing.of(ledger, planned.id), dry_run=True)
+
+    async def run(self, api: SpectronApi) -> ReplaySummary:
+        """Plan, check the ground, send. Raises MigrateError only before anything is sent."""
+        with Ledger.open_for_writing(self._state) as ledger:
+            planned = make_plan(
+                ledger,
+                self._dump,
+                self._mapping,
+                self._options.filters,
+                context=api.context,
+                now=self._stamp(),
+                reporter=self._reporter,
+            )
+            ground = await check(
+                ledger, api, plan=planned.id, into_existing=self._options.into_existing, now=self._stamp()
+            )
+            with ledger.transaction():
+                if self._options.retry_failed:
+                    plan.retry_refused(ledger, planned.id)
+                late = plan.mark_late(ledger, planned.id)
+            if late:
+                self._reporter.warn(
+                    f"{late} memories come late: newer facts of their scopes are there already, so they go in without"
+                    " superseding anything"
+                )
+            before = _Standing.of(ledger, planned.id)
+            run = self._begin(ledger, api, planned.id, same_principal=ground.same_principal)
+            if self._interrupted is None:
+                await self._deliver(run)
+            review = self._write_review(ledger, planned.id)
+            return self._summary(ledger, planned.id, before=before, run=run, review=review)
+
+    def _begin(self, ledger: Ledger, api: SpectronApi, number: int, *, same_principal: bool) -> Run:
+        options = self._options
+        self._run = Run(
+            ledger=ledger,
+            writer=GroupCommit(ledger),
+            api=api,
+            limiter=Limiter(
+                max_in_flight=options.max_in_flight, max_rps=options.max_rps, clock=self._clock, sleep=self._sleep
+            ),
+            reporter=self._reporter,
+            same_principal=same_principal,
+            session_size=self._mapping.session_size,
+            plan=number,
+            clock=self._clock,
+            now=self._stamp,
+            sleep=self._sleep,
+            allowance=options.limit,
+            deadline=None if options.max_seconds is None else self._clock() + options.max_seconds,
+        )
+        return self._run
+
+    async def _deliver(self, run: Run) -> None:
+        counts = views.count_by_state(run.ledger, run.plan)
+        self._reporter.stage("replay", counts.get("planned", 0) + counts.get("intended", 0))
+        try:
+            await deliver(run, lanes_at_once=self._options.max_in_flight)
+        finally:
+            await run.writer.close()
+
+    def _write_review(self, ledger: Ledger, number: int) -> Path | None:
+        """Every refused or undecidable memory, with the server's words and the memory itself, for a person."""
+        folder = self._state / "review"
+        path = folder / "refused.jsonl"
+        rows = list(views.named(ledger, number, ("refused", "undecidable")))
+        if not rows:
+            with suppress(FileNotFoundError):
+                path.unlink()
+            return None
+        make_private_directory(folder)
+        pending = folder / ".refused.jsonl.new"
+        pending.touch(mode=0o600)
+        with pending.open("w", encoding="utf-8") as lines:
+            for row in rows:
+                memory = views.memory_of(ledger, row.mem0_id)
+                record = memory.to_json() if memory else None
+                told = {"id": row.mem0_id, "version": row.version, "state": row.state, "reason": row.reason}
+                lines.write(canonical_json({**told, "memory": record}) + "\n")
+        pending.replace(path)
+        return path
+
+    def _summary(
+        self,
+        ledger: Ledger,
+        number: int,
+        *,
+        before: _Standing,
+        run: Run | None = None,
+        review: Path | None = None,
+        dry_run: bool = False,
+    ) -> ReplaySummary:
+        counts = views.count_by_state(ledger, number)
+        after = _Standing.of(ledger, number)
+        replaced = views.count_replaced(ledger, number)
+        skipped = views.skipped_by_reason(ledger, number)
+        if replaced:
+            skipped[plan.REPLACED] = skipped.get(plan.REPLACED, 0) + replaced
+        scopes, lanes = views.scopes_and_lanes(ledger, number)
+        migration = ledger.migration()
+        counters = run.counters if run else Counters()
+        return ReplaySummary(
+            migration=migration.id if migration else "",
+            planned=sum(counts.values()) + replaced,
+            written=after.stored - before.stored,
+            stored_not_extracted=after.not_extracted - before.not_extracted,
+            late=after.late - before.late,
+            already=before.stored,
+            refused=counts.get("refused", 0),
+            skipped=sum(skipped.values()),
+            in_doubt=counts.get("intended", 0),
+            undecidable=counts.get("undecidable", 0),
+            remaining=counts.get("planned", 0),
+            scopes=scopes,
+            lanes=lanes,
+            sessions=counters.sessions,
+            requests=run.api.wire.requests if run else 0,
+            retries=counters.retries,
+            review=str(review) if review else None,
+            skipped_by_reason=skipped,
+            reasons=[
+                {"id": row.mem0_id, "state": row.state, "reason": row.reason}
+                for row in views.named(ledger, number, ("refused", "undecidable"), limit=views.LISTED)
+            ],
+            stopped=run.stop.reason if run and run.stop else _first(run.stopped_scopes.values()) if run else None,
+            dry_run=dry_run,
+            exit_code=ExitCode.DONE if dry_run else self._exit_code(counts, run),
+        )
+
+    def _exit_code(self, counts: dict[str, int], run: Run | None) -> ExitCode:
+        """The most urgent of what happened."""
+        if self._interrupted is not None:
+            return self._interrupted
+        stop: Stop | None = run.stop if run else None
+        if stop is not None and stop.kind == "key":
+            return ExitCode.KEY
+        if run is not None and run.stopped_scopes:
+            return ExitCode.KEY
+        if counts.get("undecidable", 0) or counts.get("refused", 0) > self._options.max_refused:
+            return ExitCode.REFUSED
+        if stop is not None:
+            return _STOP_CODES[stop.kind] if counts.get("planned", 0) + counts.get("intended", 0) else ExitCode.DONE
+        return ExitCode.UNREACHABLE if counts.get("intended", 0) + counts.get("planned", 0) else ExitCode.DONE
+
+    def _stamp(self) -> str:
+        return format_time(self._now())
+
+
+def _first(values: Iterable[str]) -> str | None:
+    return next(iter(values), None)
