@@ -1,0 +1,61 @@
+"""The commands under one roof. What goes wrong before a command runs is told here, in the same two forms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from spectron_migrate import __version__
+from spectron_migrate.cli import export, local, replay, status
+from spectron_migrate.cli.conduct import fail
+from spectron_migrate.errors import ExitCode, InputError
+
+app = typer.Typer(
+    name="spectron-migrate",
+    help="Move an AI agent's memory from Mem0 to Spectron (SurrealDB Agent Memory): nothing lost, nothing twice,"
+    " nothing in the wrong scope, nothing older over newer.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("export")(export.command)
+app.command("replay")(replay.command)
+app.command("local")(local.command)
+app.command("status")(status.command)
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
+) -> None:
+    """Check, do, check again: `export`, `replay --dry-run`, `replay`, `dual-verify`."""
+    if version:
+        typer.echo(f"spectron-migrate {__version__}")
+        raise typer.Exit
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; returns its exit code. A wrong option is told like any other bad input."""
+    try:
+        result: Any = app(args=list(arguments), prog_name="spectron-migrate", standalone_mode=False)
+    except Exception as error:
+        # Typer carries its own copy of Click from one version on, so its errors are known by shape alone.
+        said, code = getattr(error, "format_message", None), getattr(error, "exit_code", None)
+        if said is None or code is None:
+            if type(error).__name__ == "Abort":
+                return int(ExitCode.SIGINT)
+            raise
+        message = str(said()).rstrip(".")
+        if not message:
+            return int(code)
+        command = next((word for word in arguments if not word.startswith("-")), "")
+        hint = f"spectron-migrate {command} --help" if command in _commands() else "spectron-migrate --help"
+        return fail(command, InputError(message, hint=hint), as_json="--json" in arguments)
+    return int(result or 0)
+
+
+def _commands() -> list[str]:
+    return [str(each.name) for each in app.registered_commands]

@@ -1,0 +1,137 @@
+"""`spectron-migrate export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spectron_migrate.cli import options
+from spectron_migrate.cli.conduct import Outcome, Stage, conduct
+from spectron_migrate.errors import ExitCode, InputError
+from spectron_migrate.records import Filters
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from spectron_migrate.config import Mem0Settings, Settings
+    from spectron_migrate.export import ExportSummary
+
+
+def command(
+    source: Annotated[
+        str | None, typer.Option("--source", help="oss, platform, server or file, where it isn't plain.")
+    ] = None,
+    mem0_config: Annotated[
+        str | None,
+        typer.Option(
+            "--mem0-config", help="Mem0's own config (JSON or YAML); `default` = what Memory() opens; - = stdin."
+        ),
+    ] = None,
+    from_: Annotated[
+        list[str] | None, typer.Option("--from", help="Raw Mem0 files or patterns; may be repeated.", metavar="FILE")
+    ] = None,
+    user: options.UserOption = None,
+    agent: options.AgentOption = None,
+    run: options.RunOption = None,
+    since: Annotated[str | None, typer.Option("--since", help="Only what changed since this time (RFC 3339).")] = None,
+    history: Annotated[bool, typer.Option("--history", help="Keep Mem0's history in the dump.")] = False,
+    dump: Annotated[Path | None, typer.Option("--dump", help="Directory of the dump (dump).")] = None,
+    config: options.ConfigOption = None,
+    state: options.StateOption = None,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
+) -> int:
+    """Read Mem0 completely, prove it, and write the dump or bring it up to date.
+
+    Nothing of Mem0 is changed, locked or opened for writing.
+
+    Example: spectron-migrate export --mem0-config mem0.yaml
+    """
+
+    def work(stage: Stage) -> Outcome:
+        if mem0_config is not None and from_:
+            raise InputError("--mem0-config and --from name two sources", hint="export them one after the other")
+        settings = stage.settings(
+            {"mem0.source": source, "mem0.oss.config": mem0_config, "mem0.files": from_ or None, "dump": dump}
+        )
+        return perform(stage, settings, options.filters(user, agent, run), since=since, keep_history=history)
+
+    return conduct("export", options.common(config, state, as_json, quiet, verbose), work)
+
+
+def perform(
+    stage: Stage, settings: Settings, filters: Filters, *, since: str | None = None, keep_history: bool = False
+) -> Outcome:
+    """Run the step; raises InputError where it isn't plain which Mem0 is meant."""
+    from datetime import UTC, datetime
+
+    from spectron_migrate.export import run_export
+    from spectron_migrate.mem0.open import open_reader
+
+    if settings.mem0 is None:
+        raise InputError(
+            "which Mem0 is to be read is not said",
+            hint="--mem0-config FILE, --from FILE, or the section `mem0` of spectron-migrate.yaml",
+        )
+    with open_reader(mem0_section(settings.mem0), now=datetime.now(UTC)) as reader:
+        stage.line(f"reading {reader.info.kind} {reader.info.place} into {settings.dump}")
+        summary = run_export(
+            reader,
+            settings.dump,
+            filters=filters,
+            since=since,
+            keep_history=keep_history,
+            reporter=stage.reporter,
+            clock=lambda: datetime.now(UTC),
+        )
+    return Outcome(
+        summary.exit_code,
+        summary.to_json(),
+        lambda console: draw(console, summary),
+        next="spectron-migrate replay --dry-run" if summary.exit_code == ExitCode.DONE else None,
+    )
+
+
+def mem0_section(mem0: Mem0Settings) -> dict[str, Any]:
+    """The settings as the readers take them."""
+    match mem0.kind:
+        case "oss":
+            return {"oss": {"config": mem0.config}}
+        case "files":
+            return {"files": list(mem0.files)}
+        case kind:
+            return {kind: {"base_url": mem0.require_base_url(), "api_key": mem0.require_key()}}
+
+
+def draw(console: Console, summary: ExportSummary) -> None:
+    """The summary for people."""
+    from spectron_migrate.cli.draw import facts, listing, number
+
+    proof = "complete: every row of the store is accounted for" if summary.complete else "NOT complete"
+    console.print(
+        facts(
+            f"Export: {proof}",
+            [
+                ("source", summary.source),
+                ("rows the store counts", number(summary.native_count)),
+                ("memories in the dump", number(summary.memories)),
+                ("users, agents, runs", f"{number(summary.users)}, {number(summary.agents)}, {number(summary.runs)}"),
+                (
+                    "new, changed, deleted",
+                    f"{number(summary.new)}, {number(summary.changed)}, {number(summary.deleted)}",
+                ),
+                ("dump", summary.dump),
+            ],
+        )
+    )
+    if summary.skipped:
+        console.print(
+            listing(
+                f"Skipped rows: {number(summary.skipped_count)}",
+                ["id", "reason"],
+                [(row.id, row.reason) for row in summary.skipped[:10]],
+            )
+        )

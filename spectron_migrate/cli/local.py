@@ -1,0 +1,108 @@
+"""`spectron-migrate local`."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spectron_migrate.cli import options
+from spectron_migrate.cli.conduct import Outcome, Stage, conduct
+from spectron_migrate.errors import ExitCode, InputError
+
+DEFAULT_KEY = "sk-local"
+KEY_LENGTH_OFF_LOOPBACK = 16
+APIS = ("0.0.0", "0.2.1")
+
+
+def command(
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free port.")] = 9090,
+    data: Annotated[Path | None, typer.Option("--data", help="Directory to keep the data in; else in memory.")] = None,
+    context: Annotated[str, typer.Option("--context", help="Name of the context it serves.")] = "local",
+    no_extraction: Annotated[
+        bool, typer.Option("--no-extraction", help="Store text only, as a Context does by default.")
+    ] = False,
+    api: Annotated[str, typer.Option("--api", help="Generation of the published API: 0.0.0 or 0.2.1.")] = "0.0.0",
+    config: options.ConfigOption = None,
+    state: options.StateOption = None,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
+) -> int:
+    """Serve a local Spectron that keeps the published contract.
+
+    The key is SPECTRON_API_KEY, or sk-local. It extracts by a small set of rules, where the hosted service
+    uses a language model, and it ranks differently.
+
+    Example: spectron-migrate local --data spectron-data
+    """
+
+    def work(stage: Stage) -> Outcome:
+        key = stage.environment.get("SPECTRON_API_KEY") or DEFAULT_KEY
+        _check(host, key, api)
+        serve = _server()
+
+        def ready(base_url: str) -> None:
+            told = f"SPECTRON_ENDPOINT={base_url} SPECTRON_CONTEXT={context}"
+            key_told = " SPECTRON_API_KEY=sk-local" if key == DEFAULT_KEY else ""
+            # Scripts wait for this line on stderr; stdout stays data.
+            sys.stderr.write(f"local Spectron at {base_url}, context {context}\n  {told}{key_told}\n")
+            sys.stderr.flush()
+
+        try:
+            serve(
+                host=host,
+                port=port,
+                data=data,
+                context=context,
+                api_key=key,
+                extraction=not no_extraction,
+                api=api,
+                ready=ready,
+            )
+        except OSError as error:
+            raise InputError(
+                f"the local Spectron cannot listen on {host}:{port}: {error.strerror or error}",
+                hint="--port 0 takes any free port",
+            ) from error
+        return Outcome(ExitCode.DONE, {}, lambda console: None)
+
+    return conduct("local", options.common(config, state, as_json, quiet, verbose), work)
+
+
+def _check(host: str, key: str, api: str) -> None:
+    problems = []
+    if api not in APIS:
+        problems.append(f"--api is {api}, it must be one of {', '.join(APIS)}")
+    if not _loopback(host) and len(key) < KEY_LENGTH_OFF_LOOPBACK:
+        problems.append(f"off loopback the key must have {KEY_LENGTH_OFF_LOOPBACK} or more characters")
+    if problems:
+        raise InputError.of_all(problems, hint="the key comes from SPECTRON_API_KEY")
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _server() -> Callable[..., None]:
+    """The server's entry; it comes with an extra that a migration alone does not need."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        from spectron_migrate.local.server import serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "spectron_migrate":
+            raise
+        raise InputError(
+            f"the local Spectron needs the extra `local` ({error.name} is not installed)",
+            hint="pip install 'spectron-migrate[local]'",
+        ) from error
+    return serve

@@ -1,0 +1,70 @@
+"""One tqdm bar on a terminal, plain lines elsewhere; both on stderr, so that stdout stays data."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+LINE_EVERY = 5000
+
+
+class TerminalReporter:
+    """The command line's `Reporter`."""
+
+    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+        """`quiet` shows errors and warnings alone."""
+        self.warnings: list[str] = []
+        self._quiet = quiet
+        self._verbose = verbose
+        self._terminal = sys.stderr.isatty()
+        self._bar: tqdm[Any] | None = None
+        self._name = ""
+        self._total: int | None = None
+        self._done = 0
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """A new bar, or the first line."""
+        self.close()
+        self._name, self._total, self._done = name, total, 0
+        if self._terminal and not self._quiet and total != 0:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, desc=name, unit="", file=sys.stderr, leave=False, dynamic_ncols=True)
+
+    def advance(self, done: int = 1, note: str = "") -> None:
+        """Move the bar; without a terminal, a line now and then."""
+        self._done += done
+        if self._bar is not None:
+            self._bar.update(done)
+            if note != (self._bar.postfix or ""):
+                self._bar.set_postfix_str(note, refresh=False)
+        elif not self._quiet and not self._terminal and self._done % LINE_EVERY < done:
+            total = f" of {self._total}" if self._total else ""
+            self._write(f"{self._name}: {self._done}{total}{f' ({note})' if note else ''}")
+
+    def warn(self, message: str) -> None:
+        """Keep it for the summary and show it."""
+        self.warnings.append(message)
+        self._write(f"warning: {message}")
+
+    def info(self, message: str) -> None:
+        """Show it, unless quiet."""
+        if not self._quiet:
+            self._write(message)
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _write(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.clear()
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+        if self._bar is not None:
+            self._bar.refresh()

@@ -1,0 +1,183 @@
+"""`spectron-migrate replay`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spectron_migrate.cli import options
+from spectron_migrate.cli.conduct import Outcome, Stage, conduct
+from spectron_migrate.errors import ExitCode, InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from spectron_migrate.config import Settings
+    from spectron_migrate.dump import Dump
+    from spectron_migrate.replay import Replay, ReplayOptions, ReplaySummary
+    from spectron_migrate.spectron.api import SpectronApi
+
+
+def command(
+    dump: options.DumpOption = None,
+    mapping: options.MappingOption = None,
+    user: options.UserOption = None,
+    agent: options.AgentOption = None,
+    run: options.RunOption = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Send at most so many memories.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only plan: needs no server, writes nothing.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try refused memories once more.")] = False,
+    into_existing: Annotated[
+        bool, typer.Option("--into-existing", help="Write also to scopes that were there before.")
+    ] = False,
+    max_in_flight: Annotated[
+        int | None, typer.Option("--max-in-flight", min=1, max=1024, help="Requests at once, at most (64).")
+    ] = None,
+    max_rps: Annotated[float | None, typer.Option("--max-rps", min=0.01, help="Requests a second, at most.")] = None,
+    max_seconds: Annotated[float | None, typer.Option("--max-seconds", min=0.0, help="Stop after so long.")] = None,
+    config: options.ConfigOption = None,
+    state: options.StateOption = None,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
+) -> int:
+    """Write what is not yet in Spectron, oldest first, exactly once; resumes by itself.
+
+    It may be stopped, or killed, at any moment; running it again goes on.
+
+    Example: spectron-migrate replay --dry-run; spectron-migrate replay; spectron-migrate replay --user alice
+    """
+
+    def work(stage: Stage) -> Outcome:
+        from spectron_migrate.replay import ReplayOptions
+
+        settings = stage.settings({"mapping": mapping})
+        chosen = ReplayOptions(
+            filters=options.filters(user, agent, run),
+            limit=limit,
+            retry_failed=retry_failed,
+            into_existing=into_existing,
+            max_in_flight=max_in_flight or settings.replay.max_in_flight,
+            max_rps=max_rps or settings.replay.max_rps,
+            max_seconds=max_seconds if max_seconds is not None else settings.replay.max_seconds,
+            max_refused=settings.replay.max_refused,
+        )
+        return perform(stage, settings, dump or [settings.dump], chosen, dry_run=dry_run)
+
+    return conduct("replay", options.common(config, state, as_json, quiet, verbose), work)
+
+
+def perform(stage: Stage, settings: Settings, dumps: list[Path], chosen: ReplayOptions, *, dry_run: bool) -> Outcome:
+    """Run the step."""
+    from spectron_migrate.mapping import load_mapping
+    from spectron_migrate.replay import Replay
+
+    mapping = load_mapping(settings.mapping)
+    with open_dumps(dumps) as dump:
+        if dump.complete is False:
+            stage.reporter.warn(f"the dump {dump.path} is not complete: what is missing in it will not be written")
+        if dump.count == 0:
+            raise InputError(f"there is no memory in {', '.join(map(str, dumps))}")
+        replay = Replay(settings.state, dump, mapping, chosen, reporter=stage.reporter)
+        if dry_run:
+            summary = replay.dry_run(context=settings.spectron.context or "")
+        else:
+            settings.spectron.require()
+            stage.line(f"writing to {settings.spectron.endpoint}, context {settings.spectron.context}")
+            summary = asyncio.run(_run(replay, settings, chosen))
+    return Outcome(
+        summary.exit_code,
+        summary.to_json(),
+        lambda console: draw(console, summary),
+        migration=summary.migration or None,
+        next=_next(summary),
+    )
+
+
+def open_dumps(paths: list[Path]) -> Dump:
+    """A dump directory or raw files; raises InputError naming what isn't there."""
+    from spectron_migrate.dump import open_any
+
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        raise InputError.of_all(
+            [f"there is no dump at {path}" for path in missing],
+            hint="spectron-migrate export makes one; --dump takes any raw Mem0 file too",
+        )
+    return open_any(paths)
+
+
+def open_api(settings: Settings, *, max_connections: int) -> SpectronApi:
+    """The wire, as the settings say; raises InputError or KeyRefused for what is missing."""
+    from spectron_migrate.spectron.api import SpectronApi
+
+    access = settings.spectron.require()
+    return SpectronApi(
+        access.endpoint,
+        access.context,
+        api_key=access.api_key.reveal(),
+        timeout_s=access.timeout_s,
+        max_connections=max_connections,
+    )
+
+
+async def _run(replay: Replay, settings: Settings, chosen: ReplayOptions) -> ReplaySummary:
+    loop = asyncio.get_running_loop()
+    for sent, code in ((signal.SIGINT, ExitCode.SIGINT), (signal.SIGTERM, ExitCode.SIGTERM)):
+        loop.add_signal_handler(sent, replay.interrupt, code)
+    async with open_api(settings, max_connections=chosen.max_in_flight) as api:
+        return await replay.run(api)
+
+
+def _next(summary: ReplaySummary) -> str | None:
+    if summary.dry_run:
+        return "spectron-migrate replay"
+    if summary.exit_code == ExitCode.DONE:
+        return "spectron-migrate dual-verify"
+    if summary.exit_code in (ExitCode.SIGINT, ExitCode.SIGTERM, ExitCode.UNREACHABLE, ExitCode.LIMIT):
+        return "spectron-migrate replay"
+    return "spectron-migrate status"
+
+
+def draw(console: Console, summary: ReplaySummary) -> None:
+    """The summary for people."""
+    from spectron_migrate.cli.draw import facts, listing, number
+
+    if summary.dry_run:
+        title = f"Plan: {number(summary.remaining)} memories would be written"
+    elif summary.exit_code == ExitCode.DONE:
+        title = f"Replay: {number(summary.written)} written, {number(summary.already)} there already, nothing left"
+    else:
+        title = f"Replay stopped: {summary.stopped or 'see below'}"
+    rows: list[tuple[str, object]] = [
+        ("memories this is about", number(summary.planned)),
+        ("written now", number(summary.written)),
+        ("there already", number(summary.already)),
+        ("remaining", number(summary.remaining)),
+        ("skipped", _reasons(summary.skipped, summary.skipped_by_reason)),
+        ("refused", number(summary.refused)),
+        ("in doubt", number(summary.in_doubt)),
+        ("undecidable", number(summary.undecidable)),
+        ("scopes, lanes", f"{number(summary.scopes)}, {number(summary.lanes)}"),
+    ]
+    if not summary.dry_run:
+        rows += [
+            ("sessions, requests, retries", f"{summary.sessions:,}, {summary.requests:,}, {summary.retries:,}"),
+            ("stored, not extracted", number(summary.stored_not_extracted)),
+            ("late (superseded nothing)", number(summary.late)),
+        ]
+    console.print(facts(title, [row for row in rows if row[1] != "0" or row[0] in ("written now", "remaining")]))
+    if summary.reasons:
+        shown = [(row["id"], row["state"], row["reason"]) for row in summary.reasons[:10]]
+        console.print(listing("For a person to look at", ["memory", "state", "reason"], shown))
+        console.print(f"all of them, with the memories: {summary.review}")
+
+
+def _reasons(count: int, by_reason: dict[str, int]) -> str:
+    if not by_reason:
+        return str(count)
+    return f"{count:,} ({', '.join(f'{reason} {n:,}' for reason, n in by_reason.items())})"

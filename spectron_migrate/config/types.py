@@ -1,0 +1,167 @@
+"""The settings as everything else sees them: frozen, with keys that show themselves to nobody."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from spectron_migrate.errors import InputError, KeyRefused
+
+DEFAULT_FILE = Path("spectron-migrate.yaml")
+
+SourceKind = Literal["oss", "platform", "server", "files"]
+SOURCES: tuple[SourceKind, ...] = ("oss", "platform", "server", "files")
+
+
+class Secret:
+    """A key that shows itself to nobody but who asks with `reveal`."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        """Keep it."""
+        self._value = value
+
+    def reveal(self) -> str:
+        """The key itself: for the header of a request, and nothing else."""
+        return self._value
+
+    def __repr__(self) -> str:
+        """Three stars, so that no log, report or traceback can carry it."""
+        return "***"
+
+    def __eq__(self, other: object) -> bool:
+        """Compare without telling by the time it takes."""
+        mine = self._value.encode()
+        return isinstance(other, Secret) and hmac.compare_digest(mine, other._value.encode())
+
+    def __hash__(self) -> int:
+        """Equal keys hash alike."""
+        return hash(("Secret", self._value))
+
+
+@dataclass(frozen=True, slots=True)
+class SpectronAccess:
+    """Where Spectron is, and the key to it: nothing missing."""
+
+    endpoint: str
+    context: str
+    api_key: Secret
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SpectronSettings:
+    """Where Spectron is; what is not known yet is None."""
+
+    endpoint: str | None = None
+    """Scheme, host and perhaps a prefix; without `/api/v1` and without a slash at the end."""
+    context: str | None = None
+    api_key: Secret | None = None
+    timeout_s: float = 120.0
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Why something is missing, where it was meant to be there."""
+
+    def require(self) -> SpectronAccess:
+        """All of it; raises InputError without an endpoint or context, KeyRefused without a key."""
+        missing = [name for name in ("endpoint", "context") if getattr(self, name) is None]
+        if self.endpoint is None or self.context is None:
+            problems = [self.reasons.get(name, f"no Spectron {name} is set") for name in missing]
+            names = " and ".join(f"SPECTRON_{name.upper()}" for name in missing)
+            raise InputError.of_all(problems, hint=f"set {names}, or write it into {DEFAULT_FILE}")
+        if self.api_key is None:
+            raise KeyRefused(self.reasons.get("api_key", "no Spectron key is set"), hint="set SPECTRON_API_KEY")
+        return SpectronAccess(self.endpoint, self.context, self.api_key, self.timeout_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Mem0Settings:
+    """Which Mem0 is read."""
+
+    kind: SourceKind
+    config: str | None = None
+    """oss: a path, `-` for standard input, or `default` for what `Memory()` opens."""
+    base_url: str | None = None
+    api_key: Secret | None = None
+    files: tuple[str, ...] = ()
+    """files: paths or patterns."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Why something is missing, where it was meant to be there."""
+
+    def require_base_url(self) -> str:
+        """The address of the platform or server; raises InputError without one."""
+        if self.base_url is None:
+            text = self.reasons.get("base_url", "no address of the Mem0 server is set")
+            raise InputError(text, hint="set MEM0_BASE_URL")
+        return self.base_url
+
+    def require_key(self) -> Secret:
+        """The key of the platform or server; raises KeyRefused without one."""
+        if self.api_key is None:
+            raise KeyRefused(self.reasons.get("api_key", "no Mem0 key is set"), hint="set MEM0_API_KEY")
+        return self.api_key
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySettings:
+    """How fast a replay may go, and when it stops; None sets no limit."""
+
+    max_in_flight: int = 64
+    max_rps: float | None = None
+    max_tokens: int | None = None
+    max_seconds: float | None = None
+    max_refused: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VerifySettings:
+    """What dual-verify asks, and what it tolerates."""
+
+    queries: Path | None = None
+    top_k: int = 5
+    margin: float = 0.02
+    """How much lower Spectron's success may be, as a share."""
+    min_overlap: float | None = None
+    reports: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GuardSettings:
+    """When a process goes back to Mem0 by itself."""
+
+    error_rate: float = 0.02
+    p95_s: float = 0.8
+    window_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class CutoverSettings:
+    """How the application is moved."""
+
+    catch_up: Literal["follow", "outbox"] = "follow"
+    settle_s: float = 60.0
+    max_lag_s: float = 60.0
+    max_age_s: float = 86400.0
+    shadow: float = 0.0
+    """Share of searches that also ask Spectron in the background."""
+    capture: Literal["memories", "messages"] = "memories"
+    guard: GuardSettings = field(default_factory=GuardSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that a run needs to know beside its mapping and its own options."""
+
+    mem0: Mem0Settings | None
+    spectron: SpectronSettings
+    mapping: Path | None
+    dump: Path
+    state: Path
+    replay: ReplaySettings
+    verify: VerifySettings
+    cutover: CutoverSettings
+    file: Path | None
+    """The settings file that was read, if any."""
