@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.rehearse import FOREIGN_PREFIXES
+from spectron_migrate.spectron.wire import Answer, Wire
+from tests.support import contract
 
 
 @pytest.fixture(autouse=True)
@@ -15,3 +21,37 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(FOREIGN_PREFIXES) and name != "SPECTRON_OPENAPI":
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def spectron(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """One local Spectron for all tests of a worker; each test uses users of its own."""
+    with running_server(tmp_path_factory.mktemp("spectron"), context="tests") as server:
+        yield server
+
+
+@pytest.fixture
+def user() -> str:
+    """A user that no other test has."""
+    return f"u{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(autouse=True)
+def requests_keep_the_contract(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever a test sends through our wire is as published."""
+    wrong: list[str] = []
+    call = Wire.call
+
+    async def checked(self: Wire, method: str, path: str, **named: Any) -> Answer:
+        wrong.extend(contract.problems(method, f"/api/v1{path}", named.get("content")))
+        return await call(self, method, path, **named)
+
+    monkeypatch.setattr(Wire, "call", checked)
+    yield
+    assert [] == wrong
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say so where requests could not be checked."""
+    if contract.document() is None:
+        terminalreporter.write_line(contract.NOT_FOUND)

@@ -13,18 +13,37 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
+from tests.support import contract
+
 Fault = Literal[
-    "none", "cut_before", "cut_after", "half_answer", "garbage", "500_before", "500_after", "429", "503", "429_bare"
+    "none",
+    "cut_before",
+    "cut_after",
+    "half_answer",
+    "garbage",
+    "500_before",
+    "500_after",
+    "429",
+    "503",
+    "429_bare",
+    "400",
 ]
 Choose = Callable[["Seen"], Fault]
 
-_CANNED = {
-    "500_before": b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 27\r\n\r\n" b'{"message":"unknown error"}',
-    "500_after": b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 27\r\n\r\n" b'{"message":"unknown error"}',
-    "429": b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 0\r\nContent-Length: 18\r\n\r\n" b'{"message":"slow"}',
-    "429_bare": b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 18\r\n\r\n" b'{"message":"slow"}',
-    "503": b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 0\r\nContent-Length: 18\r\n\r\n" b'{"message":"busy"}',
+_PHRASES = {
+    "500_before": ("500 Internal Server Error", "", "unknown error"),
+    "500_after": ("500 Internal Server Error", "", "unknown error"),
+    "400": ("400 Bad Request", "", "not this one"),
+    "429": ("429 Too Many Requests", "Retry-After: 0\r\n", "slow"),
+    "429_bare": ("429 Too Many Requests", "", "slow"),
+    "503": ("503 Service Unavailable", "Retry-After: 0\r\n", "busy"),
 }
+
+
+def _canned(fault: Fault) -> bytes:
+    status, header, message = _PHRASES[fault]
+    body = f'{{"message":"{message}"}}'
+    return f"HTTP/1.1 {status}\r\n{header}Content-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
 @dataclass(frozen=True)
@@ -47,6 +66,8 @@ class Proxy:
     base_url: str = ""
     seen: list[Seen] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    """Requests that are not as published, from processes of their own too."""
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -59,6 +80,7 @@ class Proxy:
                 }
                 request = Seen(len(self.seen), method, path, headers, body)
                 self.seen.append(request)
+                self.wrong += contract.problems(method, path, body or None)
                 fault = self.choose(request)
                 self.faults.append(fault)
                 if not await self._answer(fault, head, body, writer):
@@ -72,8 +94,8 @@ class Proxy:
         """Play the fault; False where the connection is to be cut."""
         if fault == "cut_before":
             return False
-        if fault in ("500_before", "429", "429_bare", "503"):
-            writer.write(_CANNED[fault])
+        if fault in _PHRASES and fault != "500_after":
+            writer.write(_canned(fault))
         else:
             answer = await self._forward(head, body)
             if fault == "cut_after":
@@ -82,7 +104,7 @@ class Proxy:
                 writer.write(answer[: len(answer) - 10])
                 await writer.drain()
                 return False
-            told = {"garbage": b"\x00\x01 nonsense\r\n\r\n", "500_after": _CANNED["500_after"]}
+            told = {"garbage": b"\x00\x01 nonsense\r\n\r\n", "500_after": _canned("500_after")}
             writer.write(told.get(fault, answer))
         await writer.drain()
         return fault != "garbage"
@@ -125,6 +147,7 @@ def misbehaving(upstream: str, choose: Choose = lambda seen: "none") -> Iterator
     try:
         yield proxy
     finally:
+
         async def stop() -> None:
             server.close()
             for task in asyncio.all_tasks():
@@ -134,3 +157,4 @@ def misbehaving(upstream: str, choose: Choose = lambda seen: "none") -> Iterator
         asyncio.run_coroutine_threadsafe(stop(), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
+    assert [] == proxy.wrong
