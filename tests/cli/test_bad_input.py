@@ -1,0 +1,225 @@
+"""A user's mistake: one sentence saying what and where, a hint, the exit code of the table, nothing written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spectron_migrate.cli.app import run
+from spectron_migrate.local.testing import RunningServer
+from tests.support.spectron import memory, turns_of, write_raw
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def led_to(spectron: RunningServer, monkeypatch: pytest.MonkeyPatch) -> RunningServer:
+    monkeypatch.setenv("SPECTRON_ENDPOINT", spectron.base_url)
+    monkeypatch.setenv("SPECTRON_CONTEXT", spectron.context)
+    monkeypatch.setenv("SPECTRON_API_KEY", spectron.api_key)
+    return spectron
+
+
+def one_memory(user: str = "alice") -> str:
+    return str(write_raw(Path("get_all.json"), [memory(1, user)]))
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> str:
+    """What went to stderr; stdout stays empty and nobody sees a traceback."""
+    out, err = capsys.readouterr()
+    assert "" == out
+    assert "Traceback" not in err
+    assert err.startswith("error: ") or "\nerror: " in err
+    return err
+
+
+MAPPING_MISTAKES = {
+    "unreadable YAML": ("version: 1\nrules: [}\n", "mapping.yaml:2"),
+    "an unknown key": ("version: 1\nrulez: []\n", "mapping.yaml:2"),
+    "a field that no memory has": (
+        "version: 1\nrules:\n  - when: {user_id: '*'}\n    scope: {user: '{usr_id}'}\n",
+        "mapping.yaml:4",
+    ),
+    "a field that the rule does not ask for": (
+        "version: 1\nrules:\n  - when: {user_id: '*'}\n    scope: {agent: '{agent_id}'}\n",
+        "mapping.yaml:4",
+    ),
+    "an empty scope": ("version: 1\nrules:\n  - when: {user_id: '*'}\n    scope: {}\n", "mapping.yaml:4"),
+    "a segment that is none": (
+        "version: 1\nrules:\n  - when: {user_id: '*'}\n    scope: {org: 'ACME Inc', user: '{user_id}'}\n",
+        "mapping.yaml:4",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MAPPING_MISTAKES)
+def test_a_mistake_in_the_mapping_is_named_with_its_line(
+    mistake: str, led_to: RunningServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, where = MAPPING_MISTAKES[mistake]
+    Path("mapping.yaml").write_text(text)
+    assert 2 == run(["replay", "--dump", one_memory(), "--mapping", "mapping.yaml"])
+    assert where in told(capsys)
+    assert not Path(".spectron-migrate").exists()
+
+
+DUMP_MISTAKES = {
+    "cut off": b'{"results": [{"id": "1", "memory": "tea", "user_id": "alice"}, {"id": "2", "mem',
+    "no Mem0 dump": b'{"hello": "world"}',
+    "no JSON": b"hello world",
+    "empty": b"",
+    "binary": b"\x00\x01\x02\xff\xfe",
+    "a list of numbers": b"[1, 2, 3]",
+}
+
+
+@pytest.mark.parametrize("mistake", DUMP_MISTAKES)
+def test_a_file_that_is_no_dump_is_named(
+    mistake: str, led_to: RunningServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("broken.json").write_bytes(DUMP_MISTAKES[mistake])
+    assert 2 == run(["replay", "--dump", "broken.json"])
+    assert "broken.json" in told(capsys) or mistake == "a list of numbers"
+    assert not Path(".spectron-migrate").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
+def test_a_dump_that_was_cut_off_or_altered_is_refused(
+    damage: str, led_to: RunningServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert 0 == run(["export", "--from", one_memory(), "-q"])
+    capsys.readouterr()
+    memories = Path("dump/memories.jsonl")
+    if damage == "gone":
+        memories.unlink()
+    else:
+        data = memories.read_bytes()
+        memories.write_bytes(data[:-20] if damage == "cut" else data.replace(b"alice", b"mallo"))
+    assert 2 == run(["replay"])
+    assert "memories.jsonl" in told(capsys)
+    assert not Path(".spectron-migrate").exists()
+
+
+def test_a_wrong_key_is_exit_code_6(
+    led_to: RunningServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], user: str
+) -> None:
+    monkeypatch.setenv("SPECTRON_API_KEY", "sk-wrong-key-123")
+    assert 6 == run(["replay", "--dump", one_memory(user)])
+    message = told(capsys)
+    assert "401" in message
+    assert "sk-wrong-key-123" not in message
+    assert [] == turns_of(led_to, user)
+
+
+def test_no_key_is_exit_code_6_and_no_endpoint_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dump = one_memory()
+    assert 2 == run(["replay", "--dump", dump])
+    assert "SPECTRON_ENDPOINT" in told(capsys)
+    monkeypatch.setenv("SPECTRON_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("SPECTRON_CONTEXT", "c")
+    assert 6 == run(["replay", "--dump", dump])
+    assert "SPECTRON_API_KEY" in told(capsys)
+    assert not Path(".spectron-migrate").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["replay", "--dump", "nowhere"], "nowhere"),
+        (["replay", "--usr", "alice"], "--usr"),
+        (["replay", "--max-in-flight", "0"], "--max-in-flight"),
+        (["replya"], "replya"),
+        (["export"], "which Mem0"),
+        (["export", "--mem0-config", "nowhere.yaml"], "nowhere.yaml"),
+        (["export", "--from", "nowhere*.json"], "nowhere"),
+        (["replay", "--user", "@nobody.txt"], "nobody.txt"),
+        (["status"], "ledger"),
+        (["local", "--api", "7"], "--api"),
+        (["local", "--host", "0.0.0.0"], "16"),
+        (["replay", "--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_a_wrong_word_is_exit_code_2_and_named(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert 2 == run(arguments)
+    assert said in told(capsys)
+
+
+@pytest.mark.parametrize("arguments", [["replay", "--dump", "nowhere"], ["replay", "--usr", "x"], ["status"]])
+def test_with_json_a_failure_too_is_exactly_one_object(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert 2 == run([*arguments, "--json"])
+    out = capsys.readouterr().out
+    answer = json.loads(out)
+    assert 1 == out.count("\n")
+    assert (1, arguments[0], 2) == (answer["schema"], answer["command"], answer["exit_code"])
+    assert {"kind", "message", "hint"} == set(answer["error"])
+
+
+def test_settings_with_an_unknown_key_name_the_nearest_known_one(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("spectron-migrate.yaml").write_text("version: 1\nspectron: {endpiont: https://x.example}\n")
+    assert 2 == run(["replay", "--dump", one_memory()])
+    message = told(capsys)
+    assert "spectron-migrate.yaml:2" in message
+    assert "endpoint" in message
+
+
+def test_a_key_written_into_the_settings_is_refused_and_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("spectron-migrate.yaml").write_text("version: 1\nspectron: {api_key: sk-literal-secret}\n")
+    assert 2 == run(["replay", "--dump", one_memory()])
+    assert "sk-literal-secret" not in told(capsys)
+
+
+def test_a_bug_of_ours_is_exit_code_1_with_the_traceback_in_the_log_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SPECTRON_API_KEY", "sk-secret-in-a-bug")
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("broken while holding sk-secret-in-a-bug")
+
+    monkeypatch.setattr("spectron_migrate.cli.replay.perform", broken)
+    assert 1 == run(["replay", "--dump", one_memory()])
+    message = told(capsys)
+    assert "log.jsonl" in message
+    record = json.loads(Path(".spectron-migrate/log.jsonl").read_text().splitlines()[-1])
+    assert "RuntimeError" in record["traceback"]
+    assert "sk-secret-in-a-bug" not in record["traceback"]
+    assert 0o600 == Path(".spectron-migrate/log.jsonl").stat().st_mode & 0o777
+
+
+def test_a_command_without_its_extra_says_how_to_get_it(capsys: pytest.CaptureFixture[str]) -> None:
+    script = (
+        "import sys; sys.modules['starlette'] = None; sys.modules['uvicorn'] = None;"
+        "from spectron_migrate.cli.app import run; sys.exit(run(['local', '--port', '0']))"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (2, "") == (ended.returncode, ended.stdout)
+    assert "spectron-migrate[local]" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_memory_text_is_never_markup_and_never_an_escape(
+    led_to: RunningServer, capsys: pytest.CaptureFixture[str], user: str
+) -> None:
+    hostile = f"[bold red]{user}[/] \x1b[2J\x1b]0;title\x07 <script>"
+    rows = [memory(1, user, hostile), {"id": "\x1b[31mred[/red]", "memory": "", "user_id": user}]
+    write_raw(Path("hostile.json"), rows)
+    assert 0 == run(["replay", "--dump", "hostile.json", "-v"])
+    assert 0 == run(["export", "--from", "hostile.json"])
+    out, err = capsys.readouterr()
+    assert "\x1b[2J" not in out + err
+    assert "\x1b]0" not in out + err
+    assert "\x1b[31mred" not in out + err
+    assert hostile == turns_of(led_to, user)[0].content
