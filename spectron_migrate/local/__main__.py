@@ -1,0 +1,48 @@
+"""`python -m spectron_migrate.local`: prints the base URL when it answers. The key is `SPECTRON_API_KEY`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from spectron_migrate.local.engine import Reading
+from spectron_migrate.local.server import StoreRefused, serve
+
+
+def main() -> int:
+    """Serve; 2 with one sentence where that cannot begin."""
+    parser = argparse.ArgumentParser(prog="python -m spectron_migrate.local", description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=9090)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--context", default="local")
+    parser.add_argument("--no-extraction", action="store_true")
+    parser.add_argument("--api", default="0.0.0")
+    parser.add_argument("--more", action="store_true", help="more options of create_app: a line of JSON on stdin")
+    options = parser.parse_args()
+    more = json.loads(sys.stdin.readline()) if options.more else {}
+    if "reading" in more:
+        more["reading"] = Reading(**more["reading"])
+    try:
+        serve(
+            host=options.host,
+            port=options.port,
+            data=options.data,
+            context=options.context,
+            api_key=os.environ.get("SPECTRON_API_KEY") or "sk-local",
+            extraction=not options.no_extraction,
+            api=options.api,
+            ready=lambda url: print(url, flush=True),  # noqa: T201 - this is its one output
+            **more,
+        )
+    except (OSError, ValueError, TypeError, StoreRefused) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

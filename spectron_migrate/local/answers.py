@@ -1,0 +1,261 @@
+"""Rows as the published document spells them; responses are camelCase."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from spectron_migrate.local.auth import Caller
+from spectron_migrate.local.recall import Hit, Recalled
+from spectron_migrate.local.reconcile import Outcome
+from spectron_migrate.local.storage import (
+    Attribute,
+    Entity,
+    Key,
+    Note,
+    Principal,
+    Relation,
+    Resource,
+    ScopeNode,
+    Turn,
+)
+from spectron_migrate.local.upkeep import Report
+
+Answer = dict[str, Any]
+
+
+def scope_node(node: ScopeNode) -> Answer:
+    """`ScopeNodeJson`."""
+    return {"path": node.path, "createdAt": node.created_at, "tombstonedAt": node.tombstoned_at}
+
+
+def turn(row: Turn) -> Answer:
+    """`TurnResponseJson`."""
+    return {
+        "id": row.id,
+        "session": row.session,
+        "role": row.role,
+        "content": row.content,
+        "seq": row.seq,
+        "createdAt": row.created_at,
+    }
+
+
+def hit(found: Hit, resource: Resource | None, *, later: bool) -> Answer:
+    """`MemoryHitJson`; the later generation dates it and says what row it stands for."""
+    answer = {"id": found.id, "text": found.text, "source": found.source, "score": found.score}
+    if later:
+        answer["occurredAt"] = found.known_at
+        if resource is not None:
+            answer["resource"] = _resource(resource)
+    return answer
+
+
+def _resource(row: Resource) -> Answer:
+    """`ResourceRef`."""
+    if row.key is not None:
+        return {"kind": "attribute", "entityType": row.entity_type, "name": row.entity_name, "key": row.key}
+    return {"kind": "session", "sessionId": row.session, "turnId": row.turn}
+
+
+def trace(id_: str, found: Recalled, took: int) -> Answer:
+    """`QueryTraceJson`."""
+    return {
+        "traceId": id_,
+        "resolutionTier": found.tier,
+        "tierReason": found.reason,
+        "latencyMs": took,
+        "retrievedCount": len(found.hits),
+        "topScores": [one.score for one in found.hits[:5]],
+    }
+
+
+def entity(row: Entity) -> Answer:
+    """`EntityDetailJson`."""
+    return {
+        "id": row.id,
+        "name": row.name,
+        "entityType": row.type,
+        "memoryCategory": row.category,
+        "importance": row.importance,
+        "createdAt": row.created_at,
+        "updatedAt": row.updated_at,
+    }
+
+
+def attribute(row: Attribute) -> Answer:
+    """`AttributeDetailJson`."""
+    return {
+        "id": row.id,
+        "entity": row.entity,
+        "key": row.key,
+        "value": row.value,
+        "memoryCategory": row.category,
+        "importance": row.importance,
+        "createdAt": row.created_at,
+        "validUntil": row.valid_until,
+        "supersedes": row.supersedes,
+        "supersededBy": row.superseded_by,
+        "source": source(row),
+    }
+
+
+def relation(row: Relation, named: Mapping[str, Entity]) -> Answer:
+    """`RelationDetailJson`; subject and object as `entity:<type>/<name>`."""
+    return {
+        "id": row.id,
+        "subject": _ref(named[row.subject]),
+        "object": _ref(named[row.object]),
+        "label": row.label,
+        "memoryCategory": row.category,
+        "createdAt": row.created_at,
+        "validUntil": row.valid_until,
+        "source": source(row),
+    }
+
+
+def _ref(row: Entity) -> str:
+    return f"entity:{row.type}/{row.name}"
+
+
+def source(row: Attribute | Relation) -> Answer:
+    """`SourceRefJson`."""
+    if row.turn is None:
+        return {"kind": row.origin}
+    return {"kind": row.origin, "ref": f"turn:{row.turn}", "sessionId": row.session}
+
+
+def instruction(row: Note) -> Answer:
+    """`InstructionSummaryJson`."""
+    return {"id": row.id, "label": row.subject, "description": row.text}
+
+
+def uncertainty(row: Note) -> Answer:
+    """`UncertaintySummaryJson`."""
+    return {"about": row.subject, "reason": row.text}
+
+
+def extraction(outcome: Outcome, *, later: bool) -> Answer:
+    """`ExtractionResultJson`; the rules know no dated events, which the later generation lists as actions."""
+    return ({"actions": []} if later else {}) | {
+        "turnId": outcome.turn,
+        "entities": [
+            {
+                "id": row.id,
+                "name": row.name,
+                "entityType": row.type,
+                "memoryCategory": row.category,
+                "isNew": is_new,
+            }
+            for row, is_new in outcome.entities.values()
+        ],
+        "attributes": [
+            {
+                "id": row.id,
+                "entityId": row.entity,
+                "key": row.key,
+                "value": row.value,
+                "memoryCategory": row.category,
+            }
+            for row in outcome.attributes
+        ],
+        "relations": [
+            {"subject": subject, "label": label, "object": object_, "memoryCategory": category}
+            for subject, label, object_, category in outcome.relations
+        ],
+        "instructions": [instruction(row) for row in outcome.instructions],
+        "uncertainties": [uncertainty(row) for row in outcome.uncertainties],
+        "corrections": [
+            {"entityId": row.entity, "key": row.key, "oldValue": row.old, "newValue": row.new}
+            for row in outcome.corrections
+        ],
+    }
+
+
+def principal(row: Principal) -> Answer:
+    """`PrincipalJson`."""
+    return {"id": row.id, "kind": row.kind, "displayName": row.display_name, "grants": row.grants}
+
+
+def key_detail(row: Key, last_used: str | None) -> Answer:
+    """`KeyDetailJson`."""
+    return {
+        "id": row.id,
+        "name": row.name,
+        "createdAt": row.created_at,
+        "grants": row.grants,
+        "lastUsedAt": last_used,
+        "validUntil": row.valid_until,
+    }
+
+
+def whoami(caller: Caller) -> Answer:
+    """`WhoamiJson`."""
+    return {
+        "principalId": caller.principal.id,
+        "kind": caller.principal.kind,
+        "displayName": caller.principal.display_name,
+        "grants": caller.principal.grants,
+        "tokenGrants": caller.key.grants,
+        "effectiveGrants": caller.effective,
+        "delegatedPrincipalId": caller.on_behalf_of.id if caller.on_behalf_of else None,
+    }
+
+
+def profile(
+    facts: Sequence[Attribute], entities: Mapping[str, Entity], instructions: Sequence[Note], *, later: bool
+) -> Answer:
+    """`ProfileResponseJson`: identity is static, what is chosen a preference, the rest dynamic."""
+    piles: dict[str, list[Answer]] = {"static": [], "dynamic": [], "preferences": []}
+    if later:
+        piles["selfFacts"] = []
+    for fact in facts:
+        entry = {"key": fact.key, "value": fact.value}
+        about = entities[fact.entity]
+        if later:
+            entry |= {"entity": about.name, "entityType": about.type}
+        if later and (about.type, about.name) == ("person", "user"):
+            piles["selfFacts"].append(entry)
+        chosen = "preference" in fact.key or fact.key.startswith(("favourite", "likes", "dislikes"))
+        piles["preferences" if chosen else "static" if fact.category == "identity" else "dynamic"].append(entry)
+    return {**piles, "instructions": [instruction(row) for row in instructions]}
+
+
+def categorised(row: Entity | Attribute | Relation, shaped: Answer) -> tuple[str, Answer]:
+    """A row under its category."""
+    return row.category, shaped
+
+
+def state(tables: Mapping[str, Sequence[Any]], limit: int | None) -> Answer:
+    """`StateResponseJson`: everything live, by category; cut at the limit where there is one."""
+    cut = {name: rows[:limit] for name, rows in tables.items()}
+    answer: Answer = {
+        category: {
+            table: [shaped for of, shaped in cut[table] if of == category]
+            for table in ("entities", "attributes", "relations")
+        }
+        for category in ("identity", "knowledge", "context")
+    }
+    answer |= {"instructions": cut["instructions"], "unknowns": cut["unknowns"]}
+    if limit is not None:
+        short = {name: len(rows) > limit for name, rows in tables.items()}
+        answer["truncated"] = {**short, "actions": False}
+    return answer
+
+
+def fsck(report: Report) -> Answer:
+    """`FsckReportJson`."""
+    answer: Answer = {
+        "duplicates": [
+            {"entityA": first, "entityB": second, "similarity": similarity}
+            for first, second, similarity in report.duplicates
+        ],
+        "contradictions": [
+            {"entity": about, "key": key, "values": values} for about, key, values in report.contradictions
+        ],
+        "injection": [{"rowId": row.id, "kind": row.kind, "snippet": row.snippet} for row in report.injection],
+        "unscopedContent": [
+            {"table": table, "count": count, "sampleIds": sample} for table, count, sample in report.unscoped
+        ],
+    }
+    return {**answer, "total": sum(len(findings) for findings in answer.values())}

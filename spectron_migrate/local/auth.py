@@ -1,0 +1,154 @@
+"""Who asks, and what they may do: keys, principals, grants, delegation."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from spectron_migrate.local.failures import forbidden, unauthorised
+from spectron_migrate.local.scopes import EVERYTHING, ROOT, Selector, canonical_pattern, intersection, readable, within
+from spectron_migrate.local.storage import Grants, Key, Principal, Store
+
+VERBS = (
+    "memory:read",
+    "memory:write",
+    "memory:forget",
+    "scope:read",
+    "scope:create",
+    "scope:delete",
+    "grant:manage",
+)
+ALL_GRANTS: Grants = dict.fromkeys(VERBS, (EVERYTHING,))
+OPERATOR = "operator"
+"""The principal of the key that the server was started with; it may do everything."""
+SYSTEM = "system"
+"""Exists in every context and cannot be changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An authenticated request: its grants are what is left after the key's narrowing and the delegation."""
+
+    principal: Principal
+    key: Key
+    on_behalf_of: Principal | None
+    effective: Grants
+
+    @property
+    def identity(self) -> str:
+        """Whose idempotency keys these are."""
+        return f"{self.principal.id}\0{self.on_behalf_of.id}" if self.on_behalf_of else self.principal.id
+
+    def patterns(self, verb: str) -> tuple[str, ...]:
+        """Where the caller may do something."""
+        return tuple(self.effective.get(verb, ()))
+
+    def may(self, verb: str, selector: Selector) -> bool:
+        """May the caller do it to rows of a selector? Reading needs one whole clause, all else every node."""
+        held = self.patterns(verb)
+        return readable(held, selector) if verb == "memory:read" else within(held, selector)
+
+    def require(self, verb: str, selector: Selector) -> None:
+        """Raise ApiError 403 where the caller may not."""
+        if not self.may(verb, selector):
+            raise forbidden(f"{verb} is not granted there")
+
+    def default_region(self) -> Selector:
+        """Where a write goes that names no scope: every node that the write grants start from."""
+        nodes = (pattern.removesuffix("*") or ROOT for pattern in self.patterns("memory:write"))
+        region = tuple(sorted({("/",) if node == ROOT else (node,) for node in nodes}))
+        if not region:
+            raise forbidden("memory:write is not granted anywhere")
+        return region
+
+
+def digest_of(secret: str) -> str:
+    """All that is kept of a key. It is random and long, so that a plain hash cannot be searched."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def narrow(grants: Grants, by: Grants | None) -> Grants:
+    """The grants that both allow; None narrows nothing."""
+    if by is None:
+        return grants
+    left = {verb: intersection(patterns, by.get(verb, ())) for verb, patterns in grants.items()}
+    return {verb: patterns for verb, patterns in left.items() if patterns}
+
+
+class Keyring:
+    """The keys of a context in memory, read again when they change."""
+
+    def __init__(self, store: Store) -> None:
+        """Read the store."""
+        self._store = store
+        self._used: dict[str, str] = {}
+        self.reload()
+
+    def reload(self) -> None:
+        """Call after a key or a principal changed."""
+        self._keys = {key.digest: key for key in self._store.api_keys()}
+        self._principals = self._store.principals()
+
+    def last_used(self, key: str) -> str | None:
+        """When a key last proved itself since the start; writing each time to disk is not worth it."""
+        return self._used.get(key)
+
+    def caller(self, headers: Mapping[str, str], now: str) -> Caller:
+        """Authenticate a request.
+
+        Raises:
+            ApiError: 401 for a missing, wrong or expired key; 403 where it may not act for that principal.
+        """
+        scheme, _, secret = headers.get("authorization", "").partition(" ")
+        key = self._keys.get(digest_of(secret.strip())) if scheme.casefold() == "bearer" else None
+        if key is None or (key.valid_until is not None and key.valid_until <= now):
+            raise unauthorised()
+        self._used[key.id] = now
+        principal = self._principals[key.principal]
+        effective = narrow(principal.grants, key.grants)
+        target = headers.get("x-spectron-on-behalf-of")
+        if target is None:
+            return Caller(principal, key, None, effective)
+        delegated = self._principals.get(target.strip())
+        if delegated is None or delegated.id == SYSTEM:
+            raise forbidden("no such principal to act on behalf of")
+        return Caller(principal, key, delegated, narrow(effective, delegated.grants))
+
+
+def bootstrap(store: Store, api_key: str, principals: Mapping[str, Mapping[str, object]], now: str) -> None:
+    """Make the operator and the principals that the server was started with, each with its key.
+
+    A key is whatever the server was started with last: the one of an earlier start stops to validate.
+
+    Args:
+        store: of the context.
+        api_key: the operator's key.
+        principals: id -> `{"key": …, "grants": {verb: [pattern]}, "kind": …}`.
+        now: the time of the start.
+    """
+    with store.transaction():
+        wanted: dict[str, tuple[str, Principal]] = {
+            OPERATOR: (api_key, Principal(OPERATOR, "service", "Operator", ALL_GRANTS))
+        }
+        for id_, one in principals.items():
+            grants = one.get("grants", {})
+            assert isinstance(grants, Mapping)  # noqa: S101 - options of our own process
+            held = {verb: [canonical_pattern(pattern) for pattern in patterns] for verb, patterns in grants.items()}
+            wanted[id_] = (str(one["key"]), Principal(id_, str(one.get("kind", "agent")), id_, held))
+        if SYSTEM not in store.principals():
+            store.put_principal(Principal(SYSTEM, "service", "System", ALL_GRANTS))
+        for id_, (secret, principal) in wanted.items():
+            known = store.principals().get(id_)
+            store.put_principal(replace(known, grants=principal.grants) if known else principal)
+            digest = digest_of(secret)
+            for key in store.api_keys():
+                if key.id == f"{id_}-start" or key.digest == digest:
+                    store.drop_key(key.id)
+            store.put_key(Key(f"{id_}-start", id_, id_, digest, now))
+
+
+def mint_secret(key_id: str) -> str:
+    """A key in the published form, `sp-{id}-{secret}`."""
+    return f"sp-{key_id}-{secrets.token_urlsafe(32)}"

@@ -1,0 +1,324 @@
+"""Request bodies, read and checked: from raw bytes to frozen values, or a 400 that names the field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast, get_args
+
+from spectron_migrate.local.failures import ApiError, bad_request
+from spectron_migrate.local.scopes import BadScope, Selector, parse_selector
+from spectron_migrate.local.storage import Category, Kind
+from spectron_migrate.local.times import read_time
+
+ROLES = ("user", "assistant", "system", "tool")
+INFER_MODES = ("full", "triples", "preview", "none")
+EXTRACT_MODES = ("whole_conversation", "per_message")
+QUERY_MODES = ("hybrid", "vector", "bm25", "graph")
+MAX_HITS = 50
+MAX_LABELS = 64
+"""A write may carry so many; more answer 409."""
+MAX_ADDRESSEES = 8
+_FAMILIES: dict[str, Kind] = {"facts": "attribute", "passages": "memory_chunk"}
+
+
+class Body:
+    """A JSON object whose fields are taken out one by one; unknown fields are ignored."""
+
+    def __init__(self, fields: Any) -> None:
+        """Raises ApiError 400 where it is no object."""
+        if not isinstance(fields, dict):
+            raise bad_request("the body must be a JSON object")
+        self._fields: Mapping[str, Any] = fields
+
+    @classmethod
+    def read(cls, raw: bytes, *, optional: bool = False) -> Body:
+        """Parse a request body; an empty one is an empty object where the body is optional."""
+        if optional and not raw.strip():
+            return cls({})
+        try:
+            fields = json.loads(raw, parse_constant=_no_constant)
+            if b"\\u" in raw:  # an escape may hide half a character, which no text can hold
+                json.dumps(fields, ensure_ascii=False).encode()
+        except (ValueError, RecursionError) as error:
+            raise bad_request("the body is not valid JSON") from error
+        return cls(fields)
+
+    def text(self, name: str) -> str | None:
+        """A string, or None where it is absent or null."""
+        value = self._fields.get(name)
+        if value is not None and not isinstance(value, str):
+            raise bad_request(f"{name} must be a string")
+        return value
+
+    def required(self, name: str) -> str:
+        """A string that is there and says something."""
+        value = self.text(name)
+        if value is None or not value.strip():
+            raise bad_request(f"{name} is required")
+        return value
+
+    def choice(self, name: str, allowed: tuple[str, ...], default: str) -> str:
+        """One of a closed set."""
+        value = self.text(name)
+        if value is None:
+            return default
+        if value not in allowed:
+            raise bad_request(f"{name} must be one of {', '.join(allowed)}")
+        return value
+
+    def flag(self, name: str) -> bool:
+        """True or false; absent is false."""
+        value = self._fields.get(name)
+        if value is not None and not isinstance(value, bool):
+            raise bad_request(f"{name} must be true or false")
+        return bool(value)
+
+    def count(self, name: str, default: int, most: int) -> int:
+        """A whole number from 0 to `most`."""
+        value = self._fields.get(name)
+        if value is None:
+            return default
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+            raise bad_request(f"{name} must be a whole number from 0 to {most}")
+        return value
+
+    def number(self, name: str, default: float) -> float:
+        """Any number."""
+        value = self._fields.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise bad_request(f"{name} must be a number")
+        return float(value)
+
+    def time(self, name: str) -> str | None:
+        """An RFC 3339 time in the store's spelling."""
+        value = self.text(name)
+        if value is None:
+            return None
+        try:
+            return read_time(value)
+        except ValueError as error:
+            raise bad_request(f"{name} must be an RFC 3339 time") from error
+
+    def strings(self, name: str) -> tuple[str, ...]:
+        """A list of strings; absent is empty."""
+        value = self._fields.get(name)
+        if value is None:
+            return ()
+        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+            raise bad_request(f"{name} must be a list of strings")
+        return tuple(value)
+
+    def selector(self, name: str, *, patterns: bool = False) -> Selector:
+        """Scope sets; absent is empty."""
+        try:
+            return parse_selector(self._fields.get(name), patterns=patterns)
+        except BadScope as error:
+            raise bad_request(str(error)) from error
+
+    def objects(self, name: str) -> list[Body]:
+        """A list of objects; absent is empty."""
+        value = self._fields.get(name)
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            raise bad_request(f"{name} must be a list")
+        return [Body(one) for one in value]
+
+    def object(self, name: str) -> Body | None:
+        """An object, or None where it is absent or null."""
+        value = self._fields.get(name)
+        return None if value is None else Body(value)
+
+    def names(self) -> list[str]:
+        """The fields that are there."""
+        return list(self._fields)
+
+    def any(self, name: str) -> Any:
+        """Whatever is there."""
+        return self._fields.get(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message to remember."""
+
+    role: str
+    content: str
+    said_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Triple:
+    """A fact given by the caller: an attribute (value), or a relation (target)."""
+
+    type: str
+    name: str
+    key: str
+    value: str | None
+    target: tuple[str, str] | None
+    category: Category | None
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """What `/facts` and `/facts/batch` ask for, in one shape."""
+
+    messages: tuple[Message, ...]
+    infer: str
+    session: str | None
+    scopes: Selector
+    labels: tuple[str, ...]
+    category: Category | None = None
+    observed_at: str | None = None
+    triples: tuple[Triple, ...] = ()
+    whole_conversation: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What `/query` and `/context` ask."""
+
+    query: str
+    k: int
+    mode: str
+    lens: Selector
+    labels: tuple[str, ...]
+    kinds: frozenset[Kind]
+    duplicates: bool
+    as_of: str | None
+    at_instant: str | None
+    valid_from: str | None
+    valid_until: str | None
+    located: bool
+
+
+def read_fact(body: Body) -> Write:
+    """The body of `/facts`. Raises ApiError 400."""
+    infer = body.choice("infer", INFER_MODES, "full")
+    triples = tuple(_triple(one) for one in body.objects("triples"))
+    role = body.choice("role", ROLES, "user")
+    if infer == "triples":
+        if not triples:
+            raise bad_request("triples is required when infer is triples")
+        messages: tuple[Message, ...] = ()
+    else:
+        messages = (Message(role, body.required("text")),)
+    if infer in ("full", "preview"):
+        _addressees(body)
+    return Write(
+        messages=messages,
+        infer=infer,
+        session=body.text("session_id"),
+        scopes=body.selector("scopes") or body.selector("scope"),
+        labels=_labels(body),
+        category=_category(body),
+        observed_at=body.time("observed_at"),
+        triples=triples if infer == "triples" else (),
+    )
+
+
+def read_batch(body: Body) -> Write:
+    """The body of `/facts/batch`. Raises ApiError 400."""
+    infer = body.choice("infer", INFER_MODES, "full")
+    if infer not in ("full", "none"):
+        raise bad_request("infer must be full or none in a batch")
+    messages = tuple(_message(number, one) for number, one in enumerate(body.objects("messages")))
+    if not messages:
+        raise bad_request("messages is empty")
+    return Write(
+        messages=messages,
+        infer=infer,
+        session=body.text("session_id"),
+        scopes=body.selector("scopes") or body.selector("scope"),
+        labels=_labels(body),
+        whole_conversation=body.choice("extract", EXTRACT_MODES, EXTRACT_MODES[0]) == "whole_conversation",
+    )
+
+
+def read_question(body: Body) -> Question:
+    """The body of `/query`, and that of `/context`, which has fewer fields. Raises ApiError 400."""
+    k = body.count("k", 10, 2**31 - 1)
+    if k > MAX_HITS:
+        raise bad_request(f"k must be at most {MAX_HITS}")
+    families = body.strings("include") or tuple(_FAMILIES)
+    for family in families:
+        if family not in _FAMILIES:
+            raise bad_request(f"include must be of {', '.join(_FAMILIES)}")
+    body.choice("scopeView", ("strict", "merged", "crossTeam"), "strict")
+    return Question(
+        query=body.required("query"),
+        k=k,
+        mode=body.choice("mode", QUERY_MODES, "hybrid"),
+        lens=body.selector("lens", patterns=True),
+        labels=body.strings("labels"),
+        kinds=frozenset(_FAMILIES[family] for family in families),
+        duplicates=body.flag("includeDuplicates"),
+        as_of=body.time("asOf"),
+        at_instant=body.time("atInstant"),
+        valid_from=body.time("validFrom"),
+        valid_until=body.time("validUntil"),
+        located=body.object("location") is not None,
+    )
+
+
+def _message(number: int, body: Body) -> Message:
+    content = body.text("content")
+    if content is None or not content.strip():
+        raise bad_request(f"messages[{number}].content is required")
+    role = body.text("role")
+    if role not in ROLES:
+        raise bad_request(f"messages[{number}].role must be one of {', '.join(ROLES)}")
+    return Message(role, content, body.time("ts"))
+
+
+def _triple(body: Body) -> Triple:
+    entity, target, value = body.object("entity"), body.object("target"), body.text("value")
+    if entity is None:
+        raise bad_request("a triple needs an entity")
+    if value is None and target is None:
+        raise bad_request("a triple needs a value or a target")
+    return Triple(
+        type=entity.required("type"),
+        name=entity.required("name"),
+        key=body.required("key"),
+        value=value,
+        target=None if target is None else (target.required("type"), target.required("name")),
+        category=_category(body),
+    )
+
+
+def _category(body: Body) -> Category | None:
+    value = body.text("memory_category")
+    if value is not None and value not in get_args(Category):
+        raise bad_request(f"memory_category must be one of {', '.join(get_args(Category))}")
+    return cast("Category | None", value)
+
+
+def _addressees(body: Body) -> None:
+    """Checked and then left alone: the rules do not read the second person."""
+    names = body.strings("addressees")
+    if len(names) > MAX_ADDRESSEES or any(not 0 < len(name) <= 128 or len(name.split()) > 8 for name in names):
+        raise bad_request(f"addressees must be at most {MAX_ADDRESSEES} names of at most 128 characters and 8 words")
+
+
+def _labels(body: Body) -> tuple[str, ...]:
+    labels = body.strings("labels")
+    for label in labels:
+        key, equals, _ = label.partition("=")
+        if not equals or not key.strip():
+            raise bad_request("a label has the form key=value")
+        if key.startswith("_"):
+            raise bad_request("label keys that start with _ are reserved")
+    if len(set(labels)) > MAX_LABELS:
+        raise ApiError(409, f"a write carries at most {MAX_LABELS} labels")
+    return tuple(dict.fromkeys(labels))
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")

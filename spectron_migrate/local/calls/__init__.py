@@ -1,0 +1,20 @@
+"""The calls of the published document that are served, one handler each; every module here registers its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from spectron_migrate.local.web import Handler
+
+SERVED: dict[tuple[str, str], Handler] = {}
+"""Method and path below `/api/v1/{context_id}` -> handler."""
+
+
+def serves(method: str, path: str) -> Callable[[Handler], Handler]:
+    """Register a handler."""
+
+    def register(handler: Handler) -> Handler:
+        SERVED[method, path] = handler
+        return handler
+
+    return register

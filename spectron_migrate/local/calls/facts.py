@@ -1,0 +1,96 @@
+"""Writing memories, and erasing them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.responses import Response
+
+from spectron_migrate.local import answers, upkeep
+from spectron_migrate.local.bodies import Body, Write, read_batch, read_fact
+from spectron_migrate.local.calls import serves
+from spectron_migrate.local.idempotency import digest
+from spectron_migrate.local.remember import Remembered, remember
+from spectron_migrate.local.web import Call, encoded, reply
+
+Read = Callable[[Body], Write]
+Shape = Callable[[Call, Write, Remembered], answers.Answer]
+
+
+@serves("POST", "/facts")
+async def facts(call: Call) -> Response:
+    """One fact."""
+    return await _write(call, read_fact, _fact_answer)
+
+
+@serves("POST", "/facts/batch")
+async def facts_batch(call: Call) -> Response:
+    """A conversation."""
+    return await _write(call, read_batch, _batch_answer)
+
+
+async def _write(call: Call, read: Read, shape: Shape) -> Response:
+    write = read(call.body())
+    key = call.headers.get("idempotency-key", "")
+    digested = digest(call.path, call.raw)
+    failing = call.engine.faults.before(call.caller.identity, key, digested)
+    body = await remember(
+        call.engine,
+        call.caller,
+        write,
+        "" if failing else key,  # a write that is to fail stores no answer
+        digested,
+        lambda made: encoded(shape(call, write, made)),
+    )
+    call.engine.faults.after(failing, call.caller.identity, key, digested)
+    return Response(body, media_type="application/json")
+
+
+def _fact_answer(call: Call, write: Write, made: Remembered) -> answers.Answer:
+    answer: answers.Answer = {"mode": write.infer, "sessionId": made.session}
+    if write.infer == "preview":
+        answer["preview"] = True
+    elif made.turns:
+        answer |= {"turnId": made.turns[0], "chunkId": made.passages[0]}
+        if not call.engine.reading.names_turn:
+            del answer["turnId"]
+    if made.outcomes:
+        answer["extraction"] = answers.extraction(made.outcomes[0], later=call.later)
+    return answer
+
+
+def _batch_answer(call: Call, write: Write, made: Remembered) -> answers.Answer:
+    return {
+        "sessionId": made.session,
+        "turnIds": made.turns,
+        "extractions": [answers.extraction(outcome, later=call.later) for outcome in made.outcomes],
+    }
+
+
+@serves("POST", "/forget")
+async def forget(call: Call) -> Response:
+    """Forget by similarity; there is no narrower aim."""
+    body = call.body()
+    query = body.required("query")
+    dry_run, purge = body.flag("dryRun"), body.flag("purge")
+    return reply({"deleted": upkeep.forget(call.engine, call.caller, query, dry_run=dry_run, purge=purge)})
+
+
+@serves("POST", "/lifecycle/expire")
+async def expire(call: Call) -> Response:
+    """The sweep that also runs each hour."""
+    return reply({"affected": upkeep.expire(call.engine)})
+
+
+@serves("POST", "/fsck")
+async def fsck(call: Call) -> Response:
+    """Look for what is wrong; nothing is changed."""
+    body = call.body(optional=True)
+    report = upkeep.fsck(
+        call.engine,
+        call.engine.region(call.caller),
+        check=body.text("check"),
+        threshold=body.number("duplicateThreshold", 0.95),
+        most=body.count("maxResults", 100, 2**31 - 1),
+    )
+    return reply(answers.fsck(report))

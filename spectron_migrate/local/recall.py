@@ -1,0 +1,174 @@
+"""Queries: which passages and facts answer a question, within what the caller may see."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from spectron_migrate.local.auth import Caller
+from spectron_migrate.local.bodies import Question
+from spectron_migrate.local.engine import Engine
+from spectron_migrate.local.failures import ApiError
+from spectron_migrate.local.storage import Entity, Found, Region, Want
+
+if TYPE_CHECKING:
+    from spectron_migrate.local.storage import Vector
+
+POOL = 256
+"""How many candidates each signal gives, whatever `k` is."""
+RANK_CONSTANT = 60
+WORDS_WEIGHT = 0.5
+"""What a rank by words counts beside a rank by meaning."""
+LEAST_WORD_SCORE = 1e-3
+"""BM25 gives a word in half of all texts next to nothing; such a hit says nothing about the question."""
+MAX_WORDS = 64
+
+STOP_WORDS = frozenset(
+    """
+    a about above after again all also am an and any are as at be because been before being below between both
+    but by can could did do does doing down during each few for from further had has have having he her here
+    hers herself him himself his how i if in into is it its itself just know me more most my myself no nor not
+    now of off on once only or other our ours ourselves out over own s same she should so some such t tell than
+    that the their theirs them themselves then there these they this those through to too under until up user
+    very was we were what when where which while who whom why will with would you your yours yourself yourselves
+    """.split()  # noqa: SIM905 - a column of words reads worse
+)
+_WORD = re.compile(r"[^\W_]+")
+
+Source = Literal["memory_chunk", "attribute", "entity"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One result; greater scores are better, and mean nothing across queries."""
+
+    id: str
+    text: str
+    source: Source
+    score: float
+    known_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """What a question found."""
+
+    hits: tuple[Hit, ...]
+    seeds: tuple[str, ...]
+    """Names of known entities that the question mentions."""
+    tier: Literal["cache", "hybrid"] = "hybrid"
+    reason: str = "searched by meaning and by words"
+
+
+def recall_cached(engine: Engine, caller: Caller, question: Question) -> Recalled:
+    """Answer a caller's question, from an earlier one where that asked nearly the same in the same place."""
+    region = engine.region(caller, question.lens)
+    place = () if engine.reading.shared_cache else (caller.patterns("memory:read"), question.lens)
+    if question.mode != "hybrid" or not question.query.strip():
+        return recall(engine, question, region)
+    asked = (place, replace(question, query="", lens=()))
+    vector = engine.embedder.embed([question.query])[0]
+    earlier = engine.cache.get(asked, vector, engine.store.revision())
+    if earlier is not None:
+        return replace(earlier, tier="cache", reason="answered from an earlier question")
+    found = recall(engine, question, region, vector)
+    engine.cache.put(asked, vector, engine.store.revision(), found)
+    return found
+
+
+def recall(engine: Engine, question: Question, region: Region, vector: Vector | None = None) -> Recalled:
+    """Answer a question from the rows of a region.
+
+    Args:
+        engine: the context.
+        question: what is asked.
+        region: where it may look.
+        vector: of the question, where that is known already.
+
+    Raises:
+        ApiError: 501 for what the local Spectron does not keep: system time, valid time, places.
+    """
+    if question.at_instant or question.valid_from or question.valid_until or question.located:
+        raise ApiError(501, "atInstant, validFrom, validUntil and location are not served by the local Spectron")
+    want = Want(region, question.kinds, question.duplicates, question.as_of, question.labels)
+    seeds = _seeds(engine, question.query, region)
+    if question.mode == "graph":
+        hits = _neighbourhood(engine, seeds, want, question.k)
+    else:
+        hits = _hits(engine, _ranked(engine, question, want, vector)[: question.k])
+    return Recalled(tuple(hits), tuple(seed.name for seed in seeds))
+
+
+def content_words(text: str) -> list[str]:
+    """The words that a search is about; all of them where the text has nothing but stop words."""
+    words = list(dict.fromkeys(_WORD.findall(text.casefold())))
+    telling = [word for word in words if word not in STOP_WORDS]
+    return (telling or words)[:MAX_WORDS]
+
+
+def _ranked(engine: Engine, question: Question, want: Want, vector: Vector | None) -> list[Found]:
+    by_meaning: list[Found] = []
+    by_words: list[Found] = []
+    if question.mode != "bm25":
+        vector = engine.embedder.embed([question.query])[0] if vector is None else vector
+        by_meaning = engine.store.nearest(vector, want, POOL)
+    if question.mode != "vector":
+        found = engine.store.matching(content_words(question.query), want, POOL)
+        by_words = [hit for hit in found if hit.score >= LEAST_WORD_SCORE or question.mode == "bm25"]
+    if question.mode == "hybrid":
+        return _fused(by_meaning, by_words)
+    return by_meaning or by_words
+
+
+def _fused(by_meaning: list[Found], by_words: list[Found]) -> list[Found]:
+    """Reciprocal ranks: scores of the two signals cannot be compared, their orders can."""
+    scores: dict[int, float] = {}
+    for found, weight in ((by_meaning, 1.0), (by_words, WORDS_WEIGHT)):
+        for rank, hit in enumerate(found, 1):
+            scores[hit.number] = scores.get(hit.number, 0.0) + weight / (RANK_CONSTANT + rank)
+    ranked = [Found(number, score) for number, score in scores.items()]
+    return sorted(ranked, key=lambda hit: (-hit.score, hit.number))
+
+
+def _hits(engine: Engine, found: list[Found]) -> list[Hit]:
+    items = engine.store.items(hit.number for hit in found)
+    return [
+        Hit(item.id, item.text, item.kind, hit.score, item.known_at) for hit in found for item in [items[hit.number]]
+    ]
+
+
+def _seeds(engine: Engine, query: str, region: Region) -> list[Entity]:
+    """Entities whose whole name occurs in the question."""
+    words = _WORD.findall(query)[:MAX_WORDS]
+    names = {" ".join(words[at : at + length]) for at in range(len(words)) for length in range(1, 4)}
+    return engine.store.entities_named(sorted(names), region) if names else []
+
+
+def _neighbourhood(engine: Engine, seeds: list[Entity], want: Want, k: int) -> list[Hit]:
+    """The entities that the question names, their facts, then the facts of their neighbours."""
+    hits: dict[str, Hit] = {}
+    scores = {seed.id: 1.0 for seed in seeds}
+    for seed in seeds:
+        hits[seed.id] = Hit(seed.id, f"{seed.type} {seed.name}", "entity", 1.0, seed.created_at)
+        for edge in engine.store.relations(want.region, entity=seed.id):
+            scores.setdefault(edge.object if edge.subject == seed.id else edge.subject, 0.5)
+    for entity, score in scores.items():
+        facts = [fact.id for fact in engine.store.attributes(want.region, entity=entity, history=bool(want.as_of))]
+        numbers = engine.store.item_numbers(facts)
+        seen = engine.store.visible(numbers.values(), replace(want, kinds=frozenset({"attribute"})))
+        for item in engine.store.items(seen).values():
+            hits.setdefault(item.id, Hit(item.id, item.text, "attribute", score * 0.9, item.known_at))
+    return sorted(hits.values(), key=lambda hit: -hit.score)[:k]
+
+
+def as_prompt(hits: tuple[Hit, ...]) -> str:
+    """Hits as text for a language model's prompt; empty where there is none."""
+    facts = [f"- {hit.text}" for hit in hits if hit.source != "memory_chunk"]
+    passages = [f"- {hit.text}" for hit in hits if hit.source == "memory_chunk"]
+    parts = []
+    if facts:
+        parts.append("\n".join(["Known facts:", *facts]))
+    if passages:
+        parts.append("\n".join(["From earlier conversations:", *passages]))
+    return "\n\n".join(parts)

@@ -1,0 +1,225 @@
+"""The write pipeline: place, extract, then one transaction for session, turns, passages, facts and answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from spectron_migrate.local.auth import Caller
+from spectron_migrate.local.bodies import Write
+from spectron_migrate.local.engine import Engine
+from spectron_migrate.local.extract import Extraction, Fact, Names
+from spectron_migrate.local.failures import forbidden
+from spectron_migrate.local.ids import new_id
+from spectron_migrate.local.reconcile import Outcome, Source, reconcile
+from spectron_migrate.local.scopes import Selector
+from spectron_migrate.local.storage import Item, Session, Turn
+
+if TYPE_CHECKING:
+    from spectron_migrate.local.storage import Vector
+
+PASSAGE_LENGTH = 2000
+"""Longer texts are split into passages of at most so many characters, at the end of a sentence if there is one."""
+
+_BREAK = re.compile(r"(?<=[.!?])\s+|\n+")
+
+
+@dataclass(slots=True)
+class Remembered:
+    """What a write made; the answer is drawn from it."""
+
+    session: str
+    turns: list[str] = field(default_factory=list)
+    passages: list[str] = field(default_factory=list)
+    """The first passage of each turn."""
+    outcomes: list[Outcome] = field(default_factory=list)
+
+
+class _Undo(Exception):
+    """Ends the transaction of a preview."""
+
+
+async def remember(
+    engine: Engine, caller: Caller, write: Write, key: str, digest: str, answer: Callable[[Remembered], bytes]
+) -> bytes:
+    """Do a write once and give its answer.
+
+    Args:
+        engine: the context.
+        caller: who writes.
+        write: what.
+        key: the idempotency key; empty for none.
+        digest: of the request, to compare with that of an earlier one under the same key.
+        answer: makes the body of the response.
+
+    Raises:
+        ApiError: 400 unregistered scope, 403 outside the caller's grants or an unknown session, 409 key.
+    """
+    if not key:
+        return _commit(engine, caller, write, await _extract(engine, caller, write), answer)
+    known = engine.idempotency.stored(caller.identity, key, digest, engine.clock())
+    if known is not None:
+        return known
+    with engine.idempotency.reserved(caller.identity, key, digest):
+        extractions = await _extract(engine, caller, write)
+
+        def keep(made: Remembered) -> bytes:
+            body = answer(made)
+            engine.idempotency.keep(caller.identity, key, digest, body, engine.clock())
+            return body
+
+        return _commit(engine, caller, write, extractions, keep)
+
+
+def open_session(engine: Engine, caller: Caller, scopes: Selector, metadata: object = None) -> tuple[Session, Selector]:
+    """Make a session where the caller may write; without scopes, in the caller's whole write region."""
+    selector = scopes or caller.default_region()
+    caller.require("memory:write", selector)
+    if scopes:
+        engine.registered(scopes)
+    number = engine.store.selector_number(selector, unscoped=not scopes)
+    session = Session(new_id("sess"), number, engine.now(), metadata)
+    engine.store.put_session(session)
+    return session, selector
+
+
+def split(text: str) -> list[str]:
+    """A text as passages that together are the text, but for the white space between them."""
+    passages = []
+    rest = text
+    while len(rest) > PASSAGE_LENGTH:
+        ends = [match.start() for match in _BREAK.finditer(rest, 1, PASSAGE_LENGTH)]
+        space = rest.rfind(" ", 1, PASSAGE_LENGTH)
+        at = ends[-1] if ends else space if space > 0 else PASSAGE_LENGTH
+        passages.append(rest[:at])
+        rest = rest[at:].lstrip()
+    return [passage for passage in [*passages, rest] if passage.strip()]
+
+
+async def _extract(engine: Engine, caller: Caller, write: Write) -> list[Extraction]:
+    """One extraction a message, or one in total; none where nothing is to be drawn from the text."""
+    session = _session(engine, caller, write)
+    if not session:
+        caller.require("memory:write", write.scopes or caller.default_region())
+        engine.registered(write.scopes)
+    if write.infer not in ("full", "preview") or not engine.settings.extraction:
+        return [Extraction() for _ in range(_passes(write))]
+    conversation = [(message.role, message.content) for message in write.messages]
+    number = session.selector if session else None
+
+    def known() -> Names:
+        region = frozenset() if number is None else frozenset({number})
+        return [(entity.type, entity.name) for entity in engine.store.entities(region)]
+
+    parts = [conversation] if write.whole_conversation else [[message] for message in conversation]
+    return [await engine.extractor.extract(part, known) for part in parts]
+
+
+def _passes(write: Write) -> int:
+    return 1 if write.whole_conversation else len(write.messages)
+
+
+def _session(engine: Engine, caller: Caller, write: Write) -> Session | None:
+    """The pinned session; an unknown one and one out of reach answer the same."""
+    if write.session is None:
+        return None
+    session = engine.store.session(write.session)
+    if session is None or not caller.may("memory:write", engine.store.selectors()[session.selector]):
+        raise forbidden("the session does not exist or is out of reach")
+    return session
+
+
+def _commit(
+    engine: Engine,
+    caller: Caller,
+    write: Write,
+    extractions: Sequence[Extraction],
+    answer: Callable[[Remembered], bytes],
+) -> bytes:
+    vectors = engine.embedder.embed([part for message in write.messages for part in split(message.content)])
+    body = b""
+    try:
+        with engine.store.transaction():
+            session = _session(engine, caller, write) or open_session(engine, caller, write.scopes)[0]
+            made = Remembered(session.id)
+            _Writing(engine, write, session, made, iter(vectors)).run(extractions)
+            if write.infer == "preview":
+                made.session = write.session or ""
+            body = answer(made)
+            if write.infer == "preview":
+                raise _Undo
+    except _Undo:
+        pass
+    return body
+
+
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    engine: Engine
+    write: Write
+    session: Session
+    made: Remembered
+    vectors: Iterator[Vector]
+
+    def run(self, extractions: Sequence[Extraction]) -> None:
+        now = self.engine.now()
+        for message in self.write.messages:
+            turn = Turn(new_id("turn"), self.session.id, 0, message.role, message.content, now, message.said_at)
+            self.engine.store.add_turn(turn)
+            self.made.turns.append(turn.id)
+            self.made.passages.append(self.passages(turn))
+        if self.write.infer == "triples":
+            self.triples(now)
+        elif self.write.infer != "none":
+            turns = self.made.turns[-1:] if self.write.whole_conversation else self.made.turns
+            for turn_id, extraction in zip(turns, extractions, strict=True):
+                self.facts(extraction, turn_id, now)
+
+    def passages(self, turn: Turn) -> str:
+        ids = []
+        for text in split(turn.content):
+            item = Item(
+                new_id("chunk"),
+                "memory_chunk",
+                self.session.selector,
+                text,
+                turn.created_at,
+                labels=self.write.labels,
+                session=self.session.id,
+                turn=turn.id,
+            )
+            self.engine.store.add_item(item, next(self.vectors))
+            ids.append(item.id)
+        return ids[0]
+
+    def facts(self, extraction: Extraction, turn: str, now: str) -> None:
+        source = Source(
+            self.session.selector,
+            now,
+            self.write.observed_at or now,
+            turn=turn,
+            session=self.session.id,
+            category=self.write.category,
+            labels=self.write.labels,
+        )
+        outcome = Outcome(turn)
+        reconcile(self.engine.store, self.engine.embedder, extraction, source, outcome)
+        self.made.outcomes.append(outcome)
+
+    def triples(self, now: str) -> None:
+        outcome = Outcome("")
+        for triple in self.write.triples:
+            source = Source(
+                self.session.selector,
+                now,
+                self.write.observed_at or now,
+                origin="upsert",
+                session=self.session.id,
+                category=triple.category or self.write.category,
+                labels=self.write.labels,
+            )
+            fact = Fact((triple.type, triple.name), triple.key, triple.value or "", 1.0, target=triple.target)
+            reconcile(self.engine.store, self.engine.embedder, Extraction((fact,)), source, outcome)
+        self.made.outcomes.append(outcome)

@@ -1,0 +1,608 @@
+"""The store in one SQLite file (or in memory): tables, FTS5 for BM25, and the vectors beside them.
+
+What an acknowledged write survives: the process being killed at any moment (`kill -9`), because each
+transaction is in the write-ahead log before it is answered. The log is not synced for each transaction, so
+that a power cut or a crash of the machine may lose the last ones; the file itself stays consistent.
+
+For reading along (an oracle in a test, a curious person), these views are kept stable:
+
+    turns       id, session, seq, role, content, created_at, said_at, scopes, metadata
+    sessions    id, scopes, metadata, created_at, turns
+    facts       id, entity, key, value, scopes, category, confidence, origin, turn, session,
+                created_at, valid_until, supersedes, superseded_by
+    passages    id, turn, session, text, scopes, known_at, until, duplicate_of
+    idempotency principal, key, digest, body, created_at   (a table)
+
+`scopes` is the selector as JSON with canonical paths (`[["user/alice/"]]`). Open the file read-only
+(`file:…?mode=ro`); the server may run meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from spectron_migrate.local.schema import prepare
+from spectron_migrate.local.scopes import Selector
+from spectron_migrate.local.storage import (
+    Attribute,
+    Entity,
+    Erased,
+    Found,
+    Item,
+    Key,
+    Note,
+    Principal,
+    Region,
+    Relation,
+    Replay,
+    Resource,
+    ScopeNode,
+    Session,
+    Turn,
+    Want,
+)
+from spectron_migrate.local.vectors import Index, fingerprint
+
+if TYPE_CHECKING:
+    from spectron_migrate.local.storage import Vector
+
+import numpy as np
+
+_ATTRIBUTE = (
+    "id, entity, selector, key, value, category, confidence, origin, turn, session, created_at,"
+    " valid_until, supersedes, superseded_by, importance"
+)
+_RELATION = "id, subject, label, object, selector, category, origin, turn, session, created_at, valid_until"
+_ENTITY = "id, type, name, category, created_at, updated_at, importance"
+_ITEM = "id, kind, selector, text, known_at, until, duplicate_of, labels, session, turn"
+_SMALL_REGION = 200
+"""Up to so many selectors a BM25 search names them in its own query, so that it reads only their rows."""
+
+
+class SqliteStore:
+    """Implements `storage.Store`; see there for what each call means."""
+
+    def __init__(self, path: Path | None, context: str, dimensions: int) -> None:
+        """Open or create the store of a context.
+
+        Args:
+            path: the database file; None keeps everything in memory.
+            context: the context id; a file of another context is refused.
+            dimensions: length of the vectors.
+
+        Raises:
+            StoreRefused: the file is of another context or format, or another process has it open.
+        """
+        self._db, self._lock = prepare(path, context, dimensions)
+        self._dimensions = dimensions
+        self._selectors = {
+            number: _selector(clauses) for number, clauses in self._db.execute("SELECT number, clauses FROM selector")
+        }
+        self._loaded: Index | None = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            self._forget_memory()
+            raise
+
+    def close(self) -> None:
+        self._db.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    def revision(self) -> int:
+        return self._db.total_changes
+
+    # Scopes
+
+    def scopes(self) -> dict[str, ScopeNode]:
+        rows = self._db.execute(
+            "SELECT path, created_at, tombstoned_at, display_name, description FROM scope ORDER BY path"
+        )
+        return {row[0]: ScopeNode(*row) for row in rows}
+
+    def scope(self, path: str) -> ScopeNode | None:
+        row = self._db.execute(
+            "SELECT path, created_at, tombstoned_at, display_name, description FROM scope WHERE path = ?", (path,)
+        ).fetchone()
+        return ScopeNode(*row) if row else None
+
+    def put_scope(self, node: ScopeNode) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO scope VALUES (?, ?, ?, ?, ?)",
+            (node.path, node.created_at, node.tombstoned_at, node.display_name, node.description),
+        )
+
+    def selector_number(self, selector: Selector, *, unscoped: bool = False) -> int:
+        clauses = json.dumps(selector)
+        known = self._db.execute(
+            "SELECT number FROM selector WHERE clauses = ? AND unscoped = ?", (clauses, unscoped)
+        ).fetchone()
+        if known:
+            return int(known[0])
+        cursor = self._db.execute("INSERT INTO selector(clauses, unscoped) VALUES (?, ?)", (clauses, unscoped))
+        number = cursor.lastrowid
+        assert number is not None  # noqa: S101 - an INSERT always has one
+        self._selectors[number] = selector
+        return number
+
+    def selectors(self) -> Mapping[int, Selector]:
+        return self._selectors
+
+    # Principals and keys
+
+    def principals(self) -> dict[str, Principal]:
+        rows = self._db.execute("SELECT id, kind, display_name, grants FROM principal ORDER BY id")
+        return {row[0]: Principal(row[0], row[1], row[2], json.loads(row[3])) for row in rows}
+
+    def put_principal(self, principal: Principal) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO principal VALUES (?, ?, ?, ?)",
+            (principal.id, principal.kind, principal.display_name, json.dumps(principal.grants)),
+        )
+
+    def api_keys(self) -> list[Key]:
+        rows = self._db.execute(
+            "SELECT id, name, principal, digest, created_at, grants, valid_until FROM key ORDER BY created_at, id"
+        )
+        return [replace(Key(*row), grants=None if row[5] is None else json.loads(row[5])) for row in rows]
+
+    def put_key(self, key: Key) -> None:
+        grants = None if key.grants is None else json.dumps(key.grants)
+        self._db.execute(
+            "INSERT OR REPLACE INTO key VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                key.id,
+                key.name,
+                key.principal,
+                key.digest,
+                key.created_at,
+                grants,
+                key.valid_until,
+            ),
+        )
+
+    def drop_key(self, id: str) -> None:
+        self._db.execute("DELETE FROM key WHERE id = ?", (id,))
+
+    # Sessions and turns
+
+    def put_session(self, session: Session) -> None:
+        self._db.execute(
+            "INSERT INTO session VALUES (?, ?, ?, ?)",
+            (session.id, session.selector, session.created_at, json.dumps(session.metadata)),
+        )
+
+    def session(self, id: str) -> Session | None:
+        row = self._db.execute("SELECT id, selector, created_at, metadata FROM session WHERE id = ?", (id,)).fetchone()
+        return Session(row[0], row[1], row[2], json.loads(row[3])) if row else None
+
+    def drop_session(self, id: str) -> None:
+        self._drop_items("session = ? AND kind = 'memory_chunk'", (id,))
+        self._db.execute("DELETE FROM turn WHERE session = ?", (id,))
+        self._db.execute("DELETE FROM session WHERE id = ?", (id,))
+
+    def add_turn(self, turn: Turn) -> Turn:
+        (seq,) = self._db.execute(
+            "INSERT INTO turn(id, session, seq, role, content, created_at, said_at)"
+            " VALUES (?1, ?2, (SELECT coalesce(max(seq), 0) + 1 FROM turn WHERE session = ?2), ?3, ?4, ?5, ?6)"
+            " RETURNING seq",
+            (turn.id, turn.session, turn.role, turn.content, turn.created_at, turn.said_at),
+        ).fetchone()
+        return Turn(turn.id, turn.session, seq, turn.role, turn.content, turn.created_at, turn.said_at)
+
+    def turns(self, session: str, *, offset: int = 0, limit: int = 100) -> list[Turn]:
+        rows = self._db.execute(
+            "SELECT id, session, seq, role, content, created_at, said_at FROM turn WHERE session = ?"
+            " ORDER BY seq LIMIT ? OFFSET ?",
+            (session, limit, offset),
+        )
+        return [Turn(*row) for row in rows]
+
+    def count_turns(self, session: str) -> int:
+        return int(self._db.execute("SELECT count(*) FROM turn WHERE session = ?", (session,)).fetchone()[0])
+
+    # Items and search
+
+    def add_item(self, item: Item, vector: Vector) -> Item:
+        index = self._index()
+        passage = item.kind == "memory_chunk"
+        print_ = fingerprint(item.text) if passage else 0
+        twin = index.twin(item.selector, print_) if passage else None
+        duplicate_of = self._id_of(twin) if twin is not None else None
+        packed = vector.astype(np.float16)
+        number = self._db.execute(
+            f"INSERT INTO item({_ITEM}, print, vector) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                item.id,
+                item.kind,
+                item.selector,
+                item.text,
+                item.known_at,
+                item.until,
+                duplicate_of,
+                json.dumps(item.labels) if item.labels else None,
+                item.session,
+                item.turn,
+                print_ - (1 << 63),
+                packed.tobytes(),
+            ),
+        ).lastrowid
+        assert number is not None  # noqa: S101 - an INSERT always has one
+        index.add(
+            number,
+            packed.astype(np.float32),
+            selector=item.selector,
+            kind=item.kind,
+            live=item.until is None,
+            shown=duplicate_of is None,
+            print_=print_,
+        )
+        return replace(item, duplicate_of=duplicate_of)
+
+    def nearest(self, vector: Vector, want: Want, limit: int) -> list[Found]:
+        return self._index().nearest(vector, self._mask(want), limit)
+
+    def matching(self, words: Sequence[str], want: Want, limit: int) -> list[Found]:
+        if not words:
+            return []
+        index, keep = self._index(), self._mask(want)
+        query = "text : (" + " OR ".join('"' + word.replace('"', "") + '"' for word in words) + ")"
+        if want.region is not None and len(want.region) <= _SMALL_REGION:
+            numbers = " OR ".join(f'"{number}"' for number in sorted(want.region))
+            query = f"({query}) AND (selector : ({numbers}))" if numbers else ""
+        if not query:
+            return []
+        fetch = limit * 4
+        while True:
+            rows = self._db.execute(
+                "SELECT rowid, -rank FROM item_text WHERE item_text MATCH ? AND rank MATCH 'bm25(1.0, 0.0)'"
+                " ORDER BY rank LIMIT ?",
+                (query, fetch),
+            ).fetchall()
+            kept = keep[index.positions(row[0] for row in rows)].tolist()
+            found = [Found(row[0], row[1]) for row, ok in zip(rows, kept, strict=True) if ok]
+            if len(found) >= limit or len(rows) < fetch:
+                return found[:limit]
+            fetch *= 16  # most of what matched lies outside the region
+
+    def visible(self, numbers: Iterable[int], want: Want) -> list[int]:
+        asked = list(numbers)
+        keep = self._mask(want)[self._index().positions(asked)]
+        return [number for number, ok in zip(asked, keep, strict=True) if ok]
+
+    def items(self, numbers: Iterable[int]) -> dict[int, Item]:
+        rows = self._db.execute(
+            f"SELECT number, {_ITEM} FROM item WHERE number IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(numbers)),),
+        )
+        return {row[0]: _item(row[1:]) for row in rows}
+
+    def item_numbers(self, ids: Sequence[str]) -> dict[str, int]:
+        rows = self._db.execute(
+            "SELECT id, number FROM item WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(ids),)
+        )
+        return dict(rows.fetchall())
+
+    def close_items(self, ids: Sequence[str], at: str) -> int:
+        live = self._numbers("until IS NULL AND id IN (SELECT value FROM json_each(?))", (json.dumps(ids),))
+        marks = json.dumps(live)
+        self._db.execute("UPDATE item SET until = ? WHERE number IN (SELECT value FROM json_each(?))", (at, marks))
+        self._db.execute(
+            "UPDATE attribute SET valid_until = ? WHERE valid_until IS NULL AND id IN"
+            " (SELECT id FROM item WHERE number IN (SELECT value FROM json_each(?)))",
+            (at, marks),
+        )
+        self._index().mark(live, live=False)
+        self._promote_twins("until IS NOT NULL AND number IN (SELECT value FROM json_each(?))", (marks,))
+        return len(live)
+
+    # Facts
+
+    def entity(self, type: str, name: str) -> Entity | None:
+        row = self._db.execute(
+            f"SELECT {_ENTITY} FROM entity WHERE type = ? AND normal_name = ?", (type, _normal(name))
+        ).fetchone()
+        return Entity(*row) if row else None
+
+    def put_entity(self, entity: Entity) -> None:
+        self._db.execute(
+            f"INSERT INTO entity({_ENTITY}, normal_name) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT(id) DO UPDATE SET category = excluded.category, updated_at = excluded.updated_at,"
+            " importance = excluded.importance",
+            (
+                entity.id,
+                entity.type,
+                entity.name,
+                entity.category,
+                entity.created_at,
+                entity.updated_at,
+                entity.importance,
+                _normal(entity.name),
+            ),
+        )
+
+    def involve(self, entity: str, selector: int) -> bool:
+        cursor = self._db.execute(
+            "INSERT INTO entity_scope(entity, selector) VALUES (?, ?)"
+            " ON CONFLICT(entity, selector) DO UPDATE SET until = NULL WHERE until IS NOT NULL",
+            (entity, selector),
+        )
+        return cursor.rowcount > 0
+
+    def entities(self, region: Region, type: str | None = None) -> list[Entity]:
+        where, values = _in_region(region)
+        if type is not None:
+            where, values = f"{where} AND type = ?", (*values, type)
+        rows = self._db.execute(
+            f"SELECT DISTINCT {_ENTITY} FROM entity JOIN entity_scope ON entity = id"
+            f" WHERE until IS NULL AND {where} ORDER BY type, normal_name",
+            values,
+        )
+        return [Entity(*row) for row in rows]
+
+    def entities_named(self, names: Sequence[str], region: Region) -> list[Entity]:
+        where, values = _in_region(region)
+        rows = self._db.execute(
+            f"SELECT DISTINCT {_ENTITY} FROM entity JOIN entity_scope ON entity = id"
+            f" WHERE normal_name IN (SELECT value FROM json_each(?)) AND until IS NULL AND {where}"
+            " ORDER BY type, normal_name",
+            (json.dumps([_normal(name) for name in names]), *values),
+        )
+        return [Entity(*row) for row in rows]
+
+    def entities_by_id(self, ids: Iterable[str]) -> dict[str, Entity]:
+        rows = self._db.execute(
+            f"SELECT {_ENTITY} FROM entity WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(list(ids)),)
+        )
+        return {row[0]: Entity(*row) for row in rows}
+
+    def resources(self, ids: Sequence[str]) -> dict[str, Resource]:
+        rows = self._db.execute(
+            "SELECT item.id, entity.type, entity.name, key, item.session, item.turn FROM item"
+            " LEFT JOIN attribute ON attribute.id = item.id LEFT JOIN entity ON entity.id = attribute.entity"
+            " WHERE item.id IN (SELECT value FROM json_each(?))",
+            (json.dumps(ids),),
+        )
+        return {row[0]: Resource(*row[1:]) for row in rows}
+
+    def drop_entity(self, entity: str, region: Region, at: str) -> int:
+        facts = [fact.id for fact in self.attributes(region, entity=entity)]
+        edges = [edge.id for edge in self.relations(region, entity=entity)]
+        self.close_items(facts, at)
+        for edge in edges:
+            self.close_relation(edge, at)
+        where, values = _in_region(region)
+        self._db.execute(f"UPDATE entity_scope SET until = ? WHERE entity = ? AND {where}", (at, entity, *values))
+        return len(facts) + len(edges)
+
+    def add_attribute(self, attribute: Attribute) -> None:
+        marks = ", ".join("?" * 15)
+        self._db.execute(f"INSERT INTO attribute({_ATTRIBUTE}) VALUES ({marks})", tuple(_fields(attribute).values()))
+
+    def close_attribute(self, id: str, at: str, superseded_by: str | None = None) -> None:
+        self.close_items([id], at)
+        self._db.execute("UPDATE attribute SET superseded_by = ? WHERE id = ?", (superseded_by, id))
+
+    def attributes(
+        self, region: Region, *, entity: str | None = None, key: str | None = None, history: bool = False
+    ) -> list[Attribute]:
+        where, values = _in_region(region)
+        for column, wanted in (("entity", entity), ("key", key)):
+            if wanted is not None:
+                where, values = f"{where} AND {column} = ?", (*values, wanted)
+        if not history:
+            where += " AND valid_until IS NULL"
+        rows = self._db.execute(f"SELECT {_ATTRIBUTE} FROM attribute WHERE {where} ORDER BY rowid", values)
+        return [Attribute(*row) for row in rows]
+
+    def add_relation(self, relation: Relation) -> None:
+        marks = ", ".join("?" * 11)
+        self._db.execute(f"INSERT INTO relation({_RELATION}) VALUES ({marks})", tuple(_fields(relation).values()))
+
+    def close_relation(self, id: str, at: str) -> None:
+        self._db.execute("UPDATE relation SET valid_until = ? WHERE id = ? AND valid_until IS NULL", (at, id))
+
+    def relations(self, region: Region, *, entity: str | None = None) -> list[Relation]:
+        where, values = _in_region(region)
+        if entity is not None:
+            where, values = f"{where} AND (subject = ? OR object = ?)", (*values, entity, entity)
+        rows = self._db.execute(
+            f"SELECT {_RELATION} FROM relation WHERE valid_until IS NULL AND {where} ORDER BY rowid", values
+        )
+        return [Relation(*row) for row in rows]
+
+    def add_note(self, note: Note) -> None:
+        self._db.execute("INSERT INTO note VALUES (?, ?, ?, ?, ?, ?)", tuple(_fields(note).values()))
+
+    def notes(self, region: Region, kind: Literal["instruction", "uncertainty"]) -> list[Note]:
+        where, values = _in_region(region)
+        rows = self._db.execute(
+            f"SELECT id, kind, selector, subject, text, created_at FROM note WHERE kind = ? AND {where} ORDER BY rowid",
+            (kind, *values),
+        )
+        return [Note(*row) for row in rows]
+
+    # Upkeep
+
+    def expire(self, before: str, at: str) -> int:
+        facts = self._db.execute(
+            "SELECT id FROM attribute WHERE category = 'context' AND valid_until IS NULL AND created_at < ?",
+            (before,),
+        ).fetchall()
+        self.close_items([row[0] for row in facts], at)
+        edges = self._db.execute(
+            "UPDATE relation SET valid_until = ? WHERE category = 'context' AND valid_until IS NULL AND created_at < ?",
+            (at, before),
+        )
+        return len(facts) + edges.rowcount
+
+    def purge(self, ids: Sequence[str]) -> int:
+        rows = self._db.execute(
+            "SELECT id FROM attribute AS old WHERE valid_until IS NOT NULL AND EXISTS (SELECT 1 FROM attribute AS new"
+            " WHERE new.id IN (SELECT value FROM json_each(?)) AND new.entity = old.entity AND new.key = old.key"
+            " AND new.selector = old.selector)",
+            (json.dumps(ids),),
+        ).fetchall()
+        gone = json.dumps([row[0] for row in rows])
+        self._drop_items("id IN (SELECT value FROM json_each(?))", (gone,))
+        self._db.execute("DELETE FROM attribute WHERE id IN (SELECT value FROM json_each(?))", (gone,))
+        return len(rows)
+
+    def erase(self, selectors: Sequence[int]) -> Erased:
+        region = json.dumps(selectors)
+        inside = "selector IN (SELECT value FROM json_each(?))"
+        rows = {"item": self._drop_items(inside, (region,))}
+        rows["turn"] = self._db.execute(
+            f"DELETE FROM turn WHERE session IN (SELECT id FROM session WHERE {inside})", (region,)
+        ).rowcount
+        for table in ("session", "attribute", "relation", "note", "entity_scope"):
+            rows[table] = self._db.execute(f"DELETE FROM {table} WHERE {inside}", (region,)).rowcount
+        rows["entity"] = self._db.execute(
+            "DELETE FROM entity WHERE id NOT IN (SELECT entity FROM entity_scope)"
+        ).rowcount
+        return Erased(rows)
+
+    def passages(self, region: Region) -> Iterator[Item]:
+        where, values = _in_region(region)
+        rows = self._db.execute(
+            f"SELECT {_ITEM} FROM item WHERE kind = 'memory_chunk' AND until IS NULL AND {where} ORDER BY number",
+            values,
+        )
+        for row in rows:
+            yield _item(row)
+
+    def unscoped(self, region: Region, sample: int) -> dict[str, tuple[int, list[str]]]:
+        where, values = _in_region(region)
+        where += " AND selector IN (SELECT number FROM selector WHERE unscoped)"
+        found = {}
+        for table, narrowed in (
+            ("session", "session WHERE"),
+            ("memory_chunk", "item WHERE kind = 'memory_chunk' AND"),
+            ("attribute", "attribute WHERE"),
+        ):
+            rows = self._db.execute(f"SELECT id FROM {narrowed} {where} ORDER BY rowid", values).fetchall()
+            if rows:
+                found[table] = (len(rows), [row[0] for row in rows[:sample]])
+        return found
+
+    # Idempotency
+
+    def replay(self, principal: str, key: str) -> Replay | None:
+        row = self._db.execute(
+            "SELECT digest, body, created_at FROM idempotency WHERE principal = ? AND key = ?", (principal, key)
+        ).fetchone()
+        return Replay(*row) if row else None
+
+    def put_replay(self, principal: str, key: str, replay: Replay) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?, ?, ?)",
+            (principal, key, replay.digest, replay.body, replay.created_at),
+        )
+
+    def drop_replays(self, before: str) -> None:
+        self._db.execute("DELETE FROM idempotency WHERE created_at < ?", (before,))
+
+    # The arrays in memory
+
+    def _index(self) -> Index:
+        if self._loaded is None:
+            (count,) = self._db.execute("SELECT count(*) FROM item").fetchone()
+            self._loaded = Index(self._dimensions, capacity=max(1024, count + count // 4))
+            rows = self._db.execute(
+                "SELECT number, selector, kind, until IS NULL, duplicate_of IS NULL, print, vector FROM item"
+                " ORDER BY number"
+            )
+            for number, selector, kind, live, shown, print_, packed in rows:
+                vector = np.frombuffer(packed, np.float16).astype(np.float32)
+                self._loaded.add(
+                    number,
+                    vector,
+                    selector=selector,
+                    kind=kind,
+                    live=bool(live),
+                    shown=bool(shown),
+                    print_=print_ + (1 << 63),
+                )
+        return self._loaded
+
+    def _forget_memory(self) -> None:
+        """After a rollback what is in memory may be ahead of the file: read it again when it is needed."""
+        self._loaded = None
+        rows = self._db.execute("SELECT number, clauses FROM selector")
+        self._selectors.clear()
+        self._selectors.update({number: _selector(clauses) for number, clauses in rows})
+
+    def _mask(self, want: Want) -> np.typing.NDArray[np.bool_]:
+        index = self._index()
+        if want.as_of is None:
+            keep = index.mask(want.region, want.kinds, duplicates=want.duplicates)
+        else:
+            then = "known_at <= ?1 AND (until IS NULL OR until > ?1)"
+            if not want.duplicates:
+                then += " AND duplicate_of IS NULL"
+            keep = index.scope_mask(want.region, want.kinds) & index.among(self._numbers(then, (want.as_of,)))
+        for label in want.labels:
+            carries = "EXISTS (SELECT 1 FROM json_each(labels) WHERE value = ?)"
+            keep = keep & index.among(self._numbers(carries, (label,)))
+        return keep
+
+    def _numbers(self, where: str, values: tuple[Any, ...]) -> list[int]:
+        return [row[0] for row in self._db.execute(f"SELECT number FROM item WHERE {where}", values)]
+
+    def _id_of(self, number: int) -> str:
+        return str(self._db.execute("SELECT id FROM item WHERE number = ?", (number,)).fetchone()[0])
+
+    def _drop_items(self, where: str, values: tuple[Any, ...]) -> int:
+        numbers = self._numbers(where, values)
+        gone = json.dumps(numbers)
+        self._promote_twins("number IN (SELECT value FROM json_each(?))", (gone,))
+        self._db.execute("DELETE FROM item WHERE number IN (SELECT value FROM json_each(?))", (gone,))
+        self._index().mark(numbers, live=False, shown=False)
+        return len(numbers)
+
+    def _promote_twins(self, leaving: str, values: tuple[Any, ...]) -> None:
+        """Where an older passage goes, its oldest near-duplicate takes its place, so that the text stays findable."""
+        orphans = self._db.execute(
+            "SELECT min(number), duplicate_of FROM item WHERE until IS NULL AND duplicate_of IN"
+            f" (SELECT id FROM item WHERE {leaving}) AND NOT ({leaving}) GROUP BY duplicate_of",
+            (*values, *values),
+        ).fetchall()
+        for number, gone in orphans:
+            self._db.execute("UPDATE item SET duplicate_of = NULL WHERE number = ?", (number,))
+            self._db.execute("UPDATE item SET duplicate_of = ? WHERE duplicate_of = ?", (self._id_of(number), gone))
+            self._index().mark([number], shown=True)
+
+
+def _normal(name: str) -> str:
+    return " ".join(name.casefold().split())
+
+
+def _selector(clauses: str) -> Selector:
+    return tuple(tuple(clause) for clause in json.loads(clauses))
+
+
+def _in_region(region: Region) -> tuple[str, tuple[Any, ...]]:
+    if region is None:
+        return "TRUE", ()
+    return "selector IN (SELECT value FROM json_each(?))", (json.dumps(sorted(region)),)
+
+
+def _item(row: Sequence[Any]) -> Item:
+    return replace(Item(*row), labels=tuple(json.loads(row[7])) if row[7] else ())
+
+
+def _fields(row: Attribute | Relation | Note) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in row.__slots__}

@@ -1,0 +1,165 @@
+"""A local Spectron in a process of its own, for tests of anything that speaks to Spectron.
+
+    import pytest
+    from spectron_migrate.local.testing import running_server
+
+    @pytest.fixture(scope="session")
+    def spectron():
+        with running_server() as server:
+            yield server
+
+    def test_it_answers(spectron):
+        client = MyClient(spectron.base_url, context=spectron.context, api_key=spectron.api_key)
+
+Each server takes a free port, so that tests may run side by side.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+START_SECONDS = 60.0
+"""How long a start may take before it counts as failed; a loaded machine is slow."""
+
+
+class ServerFailed(Exception):
+    """The server did not come up; the message has what it said."""
+
+
+class RunningServer:
+    """A server process that can be killed and started again on the same port and data."""
+
+    def __init__(
+        self,
+        data: Path | None = None,
+        *,
+        context: str = "local",
+        api_key: str = "sk-local",
+        extraction: bool = True,
+        api: str = "0.0.0",
+        port: int = 0,
+        **more: Any,
+    ) -> None:
+        """Take the options of `server.create_app` (`reading` as a dict); `start` begins."""
+        self.data = data
+        self.context = context
+        self.api_key = api_key
+        self.base_url = ""
+        self.process: subprocess.Popen[str]
+        self._port = port
+        self._more = json.dumps(more)
+        self._options = ["--context", context, "--api", api, *([] if extraction else ["--no-extraction"])]
+        if data is not None:
+            self._options += ["--data", str(data)]
+
+    @property
+    def database(self) -> Path:
+        """The store's file, to be opened read-only; only with `data`."""
+        if self.data is None:
+            raise ValueError("a server without data keeps everything in memory")
+        return self.data / f"{self.context}.sqlite"
+
+    def start(self) -> None:
+        """Start and wait until health answers. Raises ServerFailed."""
+        with tempfile.TemporaryFile("w+") as said:
+            # The module is run from wherever this package is, not from the caller's directory.
+            self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                [
+                    *(sys.executable, "-m", "spectron_migrate.local", "--port", str(self._port)),
+                    *(*self._options, "--more"),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                text=True,
+                env={**os.environ, "SPECTRON_API_KEY": self.api_key},
+            )
+            assert self.process.stdin is not None  # noqa: S101 - it is a pipe
+            assert self.process.stdout is not None  # noqa: S101 - it is a pipe
+            self.process.stdin.write(self._more + "\n")
+            self.process.stdin.close()
+            ready, _, _ = select.select([self.process.stdout], [], [], START_SECONDS)
+            self.base_url = self.process.stdout.readline().strip() if ready else ""
+            if not self.base_url:
+                self.stop()
+                said.seek(0)
+                raise ServerFailed(said.read().strip() or f"no answer in {START_SECONDS:.0f} s")
+        self._port = urlsplit(self.base_url).port or 0
+        self._await_health()
+
+    def kill(self) -> None:
+        """End it as `kill -9` does."""
+        self.process.send_signal(signal.SIGKILL)
+        self._reap()
+
+    def restart(self) -> None:
+        """Start again on the same port and data, killing it first where it still runs."""
+        if self.process.poll() is None:
+            self.kill()
+        self.start()
+
+    def stop(self) -> None:
+        """End it in order."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        self._reap()
+
+    def _reap(self) -> None:
+        try:
+            self.process.wait(timeout=START_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+    def _await_health(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        address = urlsplit(self.base_url)
+        while True:
+            connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=5)
+            try:
+                connection.request("GET", "/api/v1/health")
+                if connection.getresponse().status == 200:
+                    return
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+            finally:
+                connection.close()
+
+
+@contextmanager
+def running_server(data: Path | None = None, **options: Any) -> Iterator[RunningServer]:
+    """A server that ends with the block.
+
+    Args:
+        data: directory that keeps the memories over restarts; None keeps them in memory.
+        options: those of `RunningServer`.
+
+    Yields:
+        The server: `.base_url`, `.api_key`, `.context`, `.process`, `.data`, `.database`, `.kill()`,
+        `.restart()`.
+
+    Raises:
+        ServerFailed: it did not come up.
+    """
+    server = RunningServer(data, **options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()

@@ -1,0 +1,165 @@
+"""Forgetting, expiring, and looking for what is wrong."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+
+from spectron_migrate.local.auth import Caller
+from spectron_migrate.local.engine import Engine
+from spectron_migrate.local.failures import bad_request
+from spectron_migrate.local.scopes import contains, covers
+from spectron_migrate.local.storage import Region, Want
+from spectron_migrate.local.times import stamp
+
+CONTEXT_LIFETIME = timedelta(days=7)
+"""Facts of category `context` live so long from the time they were known, backdated ones too."""
+FORGET_SIMILARITY = 0.7
+"""From this cosine on a memory is what `/forget` is asked to forget."""
+FORGET_MOST = 1000
+
+INJECTIONS: dict[str, re.Pattern[str]] = {
+    kind: re.compile(pattern, re.I)
+    for kind, pattern in {
+        "instruction_override": (
+            r"(?:ignore|disregard|forget) (?:all |any |the |your )*(?:previous|prior|above|earlier) "
+            r"(?:instructions|rules|messages)"
+        ),
+        "role_override": r"you are (?:now|no longer) (?:an?|the|in)\b",
+        "tool_override": r"(?:call|use|run|invoke) the \w+ tool (?:with|to)\b",
+        "system_prompt_leak": r"(?:reveal|print|show|repeat) (?:your|the) (?:system )?prompt",
+        "prompt_template_injection": r"<\|(?:im_start|system|endoftext)\|>|\[/?INST\]",
+        "base64_instruction": r"(?:decode|execute)[^\n]{0,40}[A-Za-z0-9+/]{40,}={0,2}",
+    }.items()
+}
+CHECKS = ("duplicates", "contradictions", "injection", "unscoped_content")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A passage that reads like an attack on the agent that will be given it."""
+
+    id: str
+    kind: str
+    snippet: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a check found."""
+
+    duplicates: tuple[tuple[str, str, float], ...] = ()
+    """Two entities of one scope, and how alike their names are."""
+    contradictions: tuple[tuple[str, str, list[str]], ...] = ()
+    """Entity, key, and values that are live at once in one scope."""
+    injection: tuple[Finding, ...] = ()
+    unscoped: tuple[tuple[str, int, list[str]], ...] = ()
+    """Table, rows written without a scope, and a few of their ids."""
+
+
+def fsck(engine: Engine, region: Region, *, check: str | None, threshold: float, most: int) -> Report:
+    """Look for what is wrong in a region, without changing anything.
+
+    Args:
+        engine: the context.
+        region: where to look.
+        check: one of `CHECKS`; None runs all.
+        threshold: from which likeness on two entities are reported.
+        most: findings of a kind at most.
+
+    Raises:
+        ApiError: 400 for a check that does not exist.
+    """
+    if check is not None and check not in CHECKS:
+        raise bad_request(f"check must be one of {', '.join(CHECKS)}")
+    wanted = CHECKS if check is None else (check,)
+    return Report(
+        duplicates=tuple(_duplicates(engine, region, threshold)[:most]) if "duplicates" in wanted else (),
+        contradictions=tuple(_contradictions(engine, region)[:most]) if "contradictions" in wanted else (),
+        injection=tuple(_injections(engine, region)[:most]) if "injection" in wanted else (),
+        unscoped=tuple(_unscoped(engine, region, most)) if "unscoped_content" in wanted else (),
+    )
+
+
+def _duplicates(engine: Engine, region: Region, threshold: float) -> list[tuple[str, str, float]]:
+    rows = engine.store.entities(region)
+    vectors = engine.embedder.embed([row.name for row in rows]) if rows else []
+    pairs = []
+    for at, first in enumerate(rows):
+        for other in range(at + 1, len(rows)):
+            similarity = float(vectors[at] @ vectors[other])
+            if first.type == rows[other].type and similarity >= threshold:
+                pairs.append((f"{first.type}/{first.name}", f"{first.type}/{rows[other].name}", similarity))
+    return pairs
+
+
+def _contradictions(engine: Engine, region: Region) -> list[tuple[str, str, list[str]]]:
+    live: dict[tuple[str, str, int], list[str]] = {}
+    for fact in engine.store.attributes(region):
+        live.setdefault((fact.entity, fact.key, fact.selector), []).append(fact.value)
+    clashes = {place: values for place, values in live.items() if len(set(values)) > 1}
+    named = engine.store.entities_by_id({entity for entity, _, _ in clashes})
+    return [(f"{named[id_].type}/{named[id_].name}", key, values) for (id_, key, _), values in clashes.items()]
+
+
+def _injections(engine: Engine, region: Region) -> list[Finding]:
+    findings = []
+    for item in engine.store.passages(region):
+        for kind, pattern in INJECTIONS.items():
+            match = pattern.search(item.text)
+            if match:
+                findings.append(Finding(item.id, kind, match[0][:120]))
+    return findings
+
+
+def _unscoped(engine: Engine, region: Region, sample: int) -> list[tuple[str, int, list[str]]]:
+    found = engine.store.unscoped(region, min(sample, 10))
+    return [(table, count, ids) for table, (count, ids) in found.items()]
+
+
+def forget(engine: Engine, caller: Caller, query: str, *, dry_run: bool, purge: bool) -> int:
+    """Soft-delete what is close to a query, anywhere the caller may forget; how many memories that is.
+
+    There is no narrower aim: a key that reaches several users forgets for all of them.
+    """
+    want = Want(engine.region(caller, verb="memory:forget"), duplicates=True)
+    found = engine.store.nearest(engine.embedder.embed([query])[0], want, FORGET_MOST)
+    close = [hit.number for hit in found if hit.score >= FORGET_SIMILARITY]
+    ids = [item.id for item in engine.store.items(close).values()]
+    if dry_run:
+        return len(ids)
+    with engine.store.transaction():
+        engine.store.close_items(ids, engine.now())
+        if purge:
+            engine.store.purge(ids)
+    return len(ids)
+
+
+def forget_scope(engine: Engine, path: str) -> int:
+    """Erase for good everything tagged under a node or below it, also what another clause owns; how many rows."""
+    subtree = path if path == "/" else path + "*"
+    inside = [
+        number
+        for number, selector in engine.store.selectors().items()
+        if path == "/" or any(covers(subtree, node) for clause in selector for node in clause)
+    ]
+    with engine.store.transaction():
+        return engine.store.erase(inside).total
+
+
+def expire(engine: Engine) -> int:
+    """Close what is past its lifetime; how many facts."""
+    now = engine.clock()
+    with engine.store.transaction():
+        return engine.store.expire(stamp(now - CONTEXT_LIFETIME), stamp(now))
+
+
+def subtree_of(path: str) -> str:
+    """The pattern of a node and all below it."""
+    return "/*" if path == "/" else path + "*"
+
+
+def holds_subtree(patterns: tuple[str, ...], path: str) -> bool:
+    """Does one of the patterns take in a node and all below it?"""
+    return any(contains(pattern, subtree_of(path)) for pattern in patterns)

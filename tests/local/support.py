@@ -1,0 +1,237 @@
+"""A local Spectron in this process, whose every exchange is held against the published document."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any
+from urllib.parse import quote, unquote, urlencode
+
+import jsonschema_rs
+
+from spectron_migrate.local.embed import WordLlamaEmbedder
+from spectron_migrate.local.server import create_app
+from tests.support import contract
+
+NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
+
+# The document speaks of these in its texts and declares no status for them; each is what the texts, or the
+# official clients, expect.
+UNDECLARED = {
+    ("post", "/facts"): {403},  # outside the grants, or an unknown session
+    ("post", "/facts/batch"): {403},
+    ("post", "/sessions"): {400, 403},  # an unregistered scope; outside the grants
+    ("post", "/scopes"): {403, 409},  # without scope:create; already there, in one reading
+    ("delete", "/scopes"): {403},  # without scope:delete
+    ("post", "/sessions/{session_id}/context"): {404},
+    ("post", "/query"): {501},  # system time, valid time, places
+    ("delete", "/keys/{key_name}"): {405},
+}
+ANYWHERE = {405, 413, 501}
+
+
+@cache
+def embedder() -> WordLlamaEmbedder:
+    """The weights are read once."""
+    return WordLlamaEmbedder()
+
+
+@dataclass
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    now: datetime = NOON
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, **delta: float) -> None:
+        """Let time pass."""
+        self.now += timedelta(**delta)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    raw: bytes
+
+    @property
+    def body(self) -> Any:
+        """The JSON of it."""
+        return json.loads(self.raw)
+
+
+@dataclass
+class Spectron:
+    """The application, called without a socket."""
+
+    app: Any
+    clock: Clock
+    loop: asyncio.AbstractEventLoop
+    context: str = "local"
+    key: str = "sk-local"
+    api: str = "0.0.0"
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def call(
+        self, method: str, path: str, body: Any = None, /, *, headers: Mapping[str, str] | None = None, **query: Any
+    ) -> Answer:
+        """One exchange on the context."""
+        return self.loop.run_until_complete(self.exchange(method, path, body, headers=headers, **query))
+
+    async def exchange(
+        self, method: str, path: str, body: Any = None, /, *, headers: Mapping[str, str] | None = None, **query: Any
+    ) -> Answer:
+        """The same, for several at once."""
+        raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+        sent = {"authorization": f"Bearer {self.key}", **self.headers, **(headers or {})}
+        answer = await asgi(self.app, method, f"/api/v1/{self.context}{path}", raw, sent, query)
+        if self.api == "0.0.0":
+            check(method, path, raw, answer)
+        return answer
+
+    def ok(self, method: str, path: str, body: Any = None, /, **named: Any) -> Any:
+        """The JSON of an exchange that must go well."""
+        answer = self.call(method, path, body, **named)
+        assert answer.status in (200, 201, 204), (answer.status, answer.raw)
+        return answer.body if answer.raw else None
+
+    def register(self, *paths: str) -> None:
+        """Register scopes."""
+        for path in paths:
+            self.ok("POST", "/scopes", {"path": path})
+
+    def remember(self, text: str, scope: str | None = None, **fields: Any) -> Any:
+        """Write a fact; with extraction unless told otherwise."""
+        return self.ok("POST", "/facts", {"text": text, **({"scopes": [[scope]]} if scope else {}), **fields})
+
+    def recall(self, query: str, *, headers: Mapping[str, str] | None = None, **fields: Any) -> list[Any]:
+        """The hits of a query."""
+        hits: list[Any] = self.ok("POST", "/query", {"query": query, **fields}, headers=headers)["hits"]
+        return hits
+
+    def passages(self, query: str, **fields: Any) -> list[str]:
+        """The texts of the passages that a query finds."""
+        return [hit["text"] for hit in self.recall(query, include=["passages"], **fields)]
+
+    def history(self, key: str, entity: str = "person/user") -> list[tuple[str, bool]]:
+        """Values under a key, oldest first, and whether each is live."""
+        rows = self.ok("GET", f"/entities/{quote(entity)}/history/{quote(key, safe='')}")["history"]
+        return [(row["value"], row["validUntil"] is None) for row in rows]
+
+
+@contextmanager
+def spectron(clock: Clock | None = None, **options: Any) -> Iterator[Spectron]:
+    """A server in this process while the block lasts."""
+    clock = clock or Clock()
+    loop = asyncio.new_event_loop()
+    app = create_app(clock=clock, embedder=options.pop("embedder", embedder()), **options)
+    told: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+
+    async def send(message: Mapping[str, Any]) -> None:
+        assert "failed" not in message["type"], message
+
+    async def run_for(message: str) -> None:
+        await told.put({"type": message})
+        await asyncio.sleep(0.0)
+
+    living = loop.create_task(app({"type": "lifespan", "state": {}}, told.get, send))
+    loop.run_until_complete(run_for("lifespan.startup"))
+    try:
+        named = {name: options[name] for name in ("context", "api") if name in options}
+        yield Spectron(app, clock, loop, key=options.get("api_key", "sk-local"), **named)
+    finally:
+        loop.run_until_complete(run_for("lifespan.shutdown"))
+        loop.run_until_complete(living)
+        loop.close()
+
+
+async def asgi(
+    app: Any, method: str, path: str, raw: bytes, headers: Mapping[str, str], query: Mapping[str, Any]
+) -> Answer:
+    """One request as a server hands it over."""
+    messages: list[Any] = []
+    given = iter([{"type": "http.request", "body": raw, "more_body": False}])
+
+    async def receive() -> Mapping[str, Any]:
+        return next(given, {"type": "http.disconnect"})
+
+    async def send(message: Any) -> None:
+        messages.append(message)
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": method,
+        "path": unquote(path),
+        "raw_path": path.encode(),
+        "query_string": urlencode(query).encode(),
+        "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()],
+        "root_path": "",
+        "scheme": "http",
+        "server": ("127.0.0.1", 80),
+    }
+    await app(scope, receive, send)
+    answered = {name.decode(): value.decode() for name, value in messages[0]["headers"]}
+    return Answer(messages[0]["status"], answered, b"".join(one.get("body", b"") for one in messages[1:]))
+
+
+def check(method: str, path: str, raw: bytes, answer: Answer) -> None:
+    """An answer has a published status and body; a request that went well was a published one."""
+    assert answer.headers.get("x-trace-id")
+    document = contract.document()
+    if document is None:
+        return
+    found = _operation(method.lower(), path)
+    if found is None:
+        assert answer.status in (404, 405), (method, path, answer.status)
+        assert list(answer.body) == ["message"]
+        return
+    template, operation = found
+    published = operation["responses"].get(str(answer.status))
+    if published is None:
+        allowed = UNDECLARED.get((method.lower(), template), set()) | ANYWHERE
+        assert answer.status in allowed, (method, path, answer.status, answer.raw)
+        schema: dict[str, Any] = {"$ref": "#/components/schemas/ApiErrorResponse"}
+    else:
+        schema = published.get("content", {}).get("application/json", {}).get("schema", {})
+    if not schema:
+        assert b"" == answer.raw
+        return
+    assert "application/json" == answer.headers["content-type"]
+    problems = [error.message for error in _validator(json.dumps(schema)).iter_errors(answer.body)]
+    assert [] == problems, (method, path, answer.raw)
+    if answer.status < 300 and raw and not path.startswith("/keys"):  # whose body is a nameless schema
+        assert [] == contract.problems(method, f"/api/v1/local{path}", raw)
+
+
+def _operation(method: str, path: str) -> tuple[str, dict[str, Any]] | None:
+    for template, expression, methods in _templates():
+        if expression.fullmatch(path) and method in methods:
+            return template, methods[method]
+    return None
+
+
+@cache
+def _templates() -> list[tuple[str, re.Pattern[str], dict[str, Any]]]:
+    found = []
+    for full, methods in (contract.document() or {})["paths"].items():
+        template = full.removeprefix("/api/v1/{context_id}")
+        expression = re.compile(re.sub(r"\\\{[^}]*\\\}", "[^/]+", re.escape(template)))
+        found.append((template, expression, methods))
+    return sorted(found, key=lambda row: row[0].count("{"))
+
+
+@cache
+def _validator(schema: str) -> Any:
+    document = contract.document() or {}
+    return jsonschema_rs.validator_for({**json.loads(schema), "components": document["components"]})

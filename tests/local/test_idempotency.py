@@ -1,0 +1,188 @@
+"""The same key never writes twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from spectron_migrate.local.extract import Extraction, Names
+from tests.local.support import Spectron, spectron
+
+KEY = {"idempotency-key": "k-1"}
+
+
+class Slow:
+    """An extractor that waits to be let go, as a language model does, and may then fail."""
+
+    def __init__(self) -> None:
+        self.began = asyncio.Event()
+        self.let_go = asyncio.Event()
+        self.failure: Exception | None = None
+
+    async def extract(self, messages: Sequence[tuple[str, str]], known: Callable[[], Names]) -> Extraction:
+        """Nothing, when it is let go."""
+        self.began.set()
+        await self.let_go.wait()
+        if self.failure is not None:
+            raise self.failure
+        return Extraction()
+
+
+def turns(local: Spectron, session: str) -> list[str]:
+    return [turn["content"] for turn in local.ok("GET", f"/sessions/{session}/turns")["turns"]]
+
+
+@pytest.mark.parametrize("path", ["/facts", "/facts/batch"])
+def test_the_same_key_and_bytes_give_the_stored_answer(local: Spectron, path: str) -> None:
+    """Byte for byte, and nothing is written again."""
+    session = local.ok("POST", "/sessions", {})["id"]
+    body = {"session_id": session} | (
+        {"text": "tea"} if path == "/facts" else {"messages": [{"role": "user", "content": "tea"}]}
+    )
+
+    first = local.call("POST", path, body, headers=KEY)
+    again = local.call("POST", path, body, headers=KEY)
+
+    assert first.raw == again.raw
+    assert ["tea"] == turns(local, session)
+
+
+def test_the_same_key_with_other_bytes_is_409(local: Spectron) -> None:
+    """Also on the other of the two calls."""
+    session = local.ok("POST", "/sessions", {})["id"]
+    local.ok("POST", "/facts", {"text": "tea", "session_id": session}, headers=KEY)
+
+    other = local.call("POST", "/facts", {"text": "coffee", "session_id": session}, headers=KEY)
+    batch = local.call("POST", "/facts/batch", {"messages": [{"role": "user", "content": "tea"}]}, headers=KEY)
+
+    assert [409, 409] == [other.status, batch.status]
+    assert "different body" in other.body["message"]
+    assert ["tea"] == turns(local, session)
+
+
+def test_without_a_key_the_same_bytes_write_twice(local: Spectron) -> None:
+    """There is no other protection."""
+    session = local.ok("POST", "/sessions", {})["id"]
+    for _ in range(2):
+        local.remember("tea", session_id=session)
+
+    assert ["tea", "tea"] == turns(local, session)
+
+
+def test_a_key_protects_for_24_hours(local: Spectron) -> None:
+    """After that it is as good as new."""
+    session = local.ok("POST", "/sessions", {})["id"]
+    body = {"text": "tea", "session_id": session}
+    local.ok("POST", "/facts", body, headers=KEY)
+
+    local.clock.advance(hours=23, minutes=59)
+    local.ok("POST", "/facts", body, headers=KEY)
+    assert ["tea"] == turns(local, session)
+    local.clock.advance(minutes=2)
+    local.ok("POST", "/facts", body, headers=KEY)
+    assert ["tea", "tea"] == turns(local, session)
+
+
+def test_a_key_belongs_to_its_principal() -> None:
+    """Another one's equal key is another key."""
+    grants = {"memory:write": ["/*"], "memory:read": ["/*"]}
+    with spectron(principals={"bot": {"key": "sk-bot", "grants": grants}}) as local:
+        session = local.ok("POST", "/sessions", {})["id"]
+        body = {"text": "tea", "session_id": session}
+        local.ok("POST", "/facts", body, headers=KEY)
+        local.ok("POST", "/facts", body, headers=KEY | {"authorization": "Bearer sk-bot"})
+
+        assert ["tea", "tea"] == turns(local, session)
+
+
+def test_a_refused_write_releases_its_key(local: Spectron) -> None:
+    """So that a mended request may use it."""
+    body = {"text": "tea", "scopes": [["user/alice"]]}
+    refused = local.call("POST", "/facts", body, headers=KEY)
+    local.register("user/alice")
+
+    assert 400 == refused.status
+    assert 200 == local.call("POST", "/facts", body, headers=KEY).status
+
+
+def test_a_key_in_flight_is_409_until_its_write_ends() -> None:
+    """The second may then have the answer of the first."""
+    extractor = Slow()
+    with spectron(extractor=extractor) as local:
+        session = local.ok("POST", "/sessions", {})["id"]
+        body = {"text": "tea", "session_id": session}
+
+        async def overlap() -> list[int]:
+            first = asyncio.create_task(local.exchange("POST", "/facts", body, headers=KEY))
+            await extractor.began.wait()
+            second = await local.exchange("POST", "/facts", body, headers=KEY)
+            extractor.let_go.set()
+            third = await first
+            return [second.status, third.status]
+
+        assert [409, 200] == local.loop.run_until_complete(overlap())
+        assert 200 == local.call("POST", "/facts", body, headers=KEY).status
+        assert ["tea"] == turns(local, session)
+
+
+def test_a_write_that_breaks_releases_its_key_and_stores_nothing() -> None:
+    """500, then the same bytes go through."""
+    extractor = Slow()
+    extractor.let_go.set()
+    extractor.failure = RuntimeError("broken")
+    with spectron(extractor=extractor) as local:
+        session = local.ok("POST", "/sessions", {})["id"]
+        body = {"text": "tea", "session_id": session}
+        # The document declares no 500 here, and no server can promise there is none.
+        broken = local.loop.run_until_complete(_unchecked(local, body))
+        extractor.failure = None
+
+        assert (500, b'{"message":"unknown error"}') == broken
+        assert [] == turns(local, session)
+        local.ok("POST", "/facts", body, headers=KEY)
+        assert ["tea"] == turns(local, session)
+
+
+async def _unchecked(local: Spectron, body: object) -> tuple[int, bytes]:
+    api, local.api = local.api, "unchecked"
+    try:
+        answer = await local.exchange("POST", "/facts", body, headers=KEY)
+        return answer.status, answer.raw
+    finally:
+        local.api = api
+
+
+def test_keys_sessions_and_turns_outlive_a_restart(tmp_path: Path) -> None:
+    """All is in the data directory."""
+    with spectron(data=tmp_path) as local:
+        local.register("user/alice")
+        session = local.ok("POST", "/sessions", {"scopes": [["user/alice"]]})["id"]
+        body = {"text": "Lives in Berlin", "session_id": session}
+        first = local.call("POST", "/facts", body, headers=KEY)
+    with spectron(data=tmp_path) as local:
+        again = local.call("POST", "/facts", body, headers=KEY)
+
+        assert first.raw == again.raw
+        assert ["Lives in Berlin"] == turns(local, session)
+        assert ["Lives in Berlin"] == local.passages("Berlin", lens=[["user/alice"]])
+        assert [("Berlin", True)] == local.history("lives_in")
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "stored", "after"),
+    [("s", 500, 1, 200), ("k", 500, 1, 409), ("n", 500, 0, 409), ("e", 500, 0, 200), ("b", 503, 0, 200)],
+)
+def test_planned_faults_do_what_they_say(fault: str, status: int, stored: int, after: int) -> None:
+    """They are what a client's own tests rest on."""
+    with spectron(faults=f".{fault}") as local:
+        local.api = "unchecked"
+        session = local.ok("POST", "/sessions", {})["id"]
+        local.remember("first", session_id=session)
+        body = {"text": "tea", "session_id": session}
+
+        assert status == local.call("POST", "/facts", body, headers=KEY).status
+        assert stored == len(turns(local, session)) - 1
+        assert after == local.call("POST", "/facts", body, headers=KEY).status

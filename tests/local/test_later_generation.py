@@ -1,0 +1,153 @@
+"""What a client reads differently under `--api 0.2.1`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.local.support import Spectron, spectron
+from tests.local.test_idempotency import Slow
+
+ALICE = "user/alice"
+
+
+@pytest.fixture
+def later() -> Iterator[Spectron]:
+    """A server of the later generation."""
+    with spectron(api="0.2.1") as server:
+        server.register(ALICE)
+        yield server
+
+
+def walk(server: Spectron, path: str, name: str, **query: Any) -> tuple[list[Any], int]:
+    """All rows of a list, and how many pages that took."""
+    rows, pages = [], 0
+    while True:
+        answer = server.ok("GET", path, **query)
+        rows += answer[name]
+        pages += 1
+        if not answer["page"]["hasMore"]:
+            assert "nextCursor" not in answer["page"]
+            return rows, pages
+        query["cursor"] = answer["page"]["nextCursor"]
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("/scopes", "scopes"), ("/keys", "keys"), ("/principals", "principals"), ("/entities", "entities")],
+)
+def test_lists_come_in_envelopes(later: Spectron, path: str, name: str) -> None:
+    """Walked by cursor to the same rows."""
+    later.remember("Lives in Berlin", ALICE)
+    later.ok("POST", "/keys", {"name": "second"})
+
+    whole, _ = walk(later, path, name)
+    paged, pages = walk(later, path, name, limit=1)
+
+    assert whole == paged
+    assert len(whole) == pages >= 2
+
+
+def test_turns_are_walked_by_cursor_and_counted_when_asked(later: Spectron) -> None:
+    """New ones come at the end."""
+    messages = [{"role": "user", "content": f"message {number}"} for number in range(5)]
+    session = later.ok("POST", "/facts/batch", {"messages": messages, "infer": "none"})["sessionId"]
+    path = f"/sessions/{session}/turns"
+
+    turns, pages = walk(later, path, "turns", limit=2)
+
+    assert [message["content"] for message in messages] == [turn["content"] for turn in turns]
+    assert 3 == pages
+    assert 5 == later.ok("GET", path, limit=1, count="true")["page"]["totalSize"]
+    assert "totalSize" not in later.ok("GET", path)["page"]
+
+
+@pytest.mark.parametrize("cursor", ["x", "YWZ0ZXI6", "b3RoZXI6MQ==", "é"])
+def test_a_made_up_cursor_is_400(later: Spectron, cursor: str) -> None:
+    """It never shows other rows."""
+    assert 400 == later.call("GET", "/scopes", cursor=cursor).status
+
+
+def test_a_page_of_scopes_is_cut_before_it_is_filtered() -> None:
+    """So that a short page does not mean the end."""
+    grants = {"memory:read": ["user/z/*"]}
+    with spectron(api="0.2.1", principals={"z": {"key": "sk-z", "grants": grants}}) as later:
+        later.register(*(f"user/{letter}" for letter in "abcz"))
+        headers = {"authorization": "Bearer sk-z"}
+
+        first = later.ok("GET", "/scopes", limit=2, headers=headers)
+        rows, _ = walk(later, "/scopes", "scopes", limit=2, headers=headers)
+
+    assert ([], True) == (first["scopes"], first["page"]["hasMore"])
+    assert ["user/z/"] == [row["path"] for row in rows]
+
+
+def test_hits_are_dated_and_point_at_their_row(later: Spectron) -> None:
+    """The fact, or the session and turn."""
+    made = later.remember("Lives in Berlin", ALICE, observed_at="2024-01-01T00:00:00Z")
+
+    answer = later.ok("POST", "/query", {"query": "Berlin"})
+
+    hits = {hit["source"]: hit for hit in answer["hits"]}
+    assert [] == answer["contextHits"]
+    assert "2024-01-01T00:00:00.000000Z" == hits["attribute"]["occurredAt"]
+    assert {"kind": "attribute", "entityType": "person", "name": "user", "key": "lives_in"} == hits["attribute"][
+        "resource"
+    ]
+    assert {"kind": "session", "sessionId": made["sessionId"], "turnId": made["turnId"]} == hits["memory_chunk"][
+        "resource"
+    ]
+
+
+def test_extraction_profile_and_state_have_their_new_fields(later: Spectron) -> None:
+    """A client that reads the old ones finds them all."""
+    made = later.remember("Lives in Berlin and likes tea", ALICE)
+
+    profile, state = later.ok("GET", "/profile"), later.ok("GET", "/state", limit=1)
+
+    assert [] == made["extraction"]["actions"]
+    assert {"key": "lives_in", "value": "Berlin", "entity": "user", "entityType": "person"} in profile["selfFacts"]
+    assert {"entities": True, "attributes": True, "relations": False} == {
+        name: state["truncated"][name] for name in ("entities", "attributes", "relations")
+    }
+
+
+def test_errors_are_problem_details_beside_the_message(later: Spectron) -> None:
+    """Both published forms in one body."""
+    answer = later.call("POST", "/facts", {})
+
+    assert "application/problem+json" == answer.headers["content-type"]
+    assert {"message", "type", "title", "status", "detail", "instance"} == set(answer.body)
+    assert (400, "Bad Request") == (answer.body["status"], answer.body["title"])
+    assert answer.body["message"] == answer.body["detail"]
+    assert 403 == later.call("DELETE", "/scopes", path="/").status
+
+
+def test_too_many_requests_in_flight_are_503_with_a_time_to_wait() -> None:
+    """Not begun: sent again, they go through."""
+    extractor = Slow()
+    with spectron(api="0.2.1", extractor=extractor, max_in_flight=1) as later:
+
+        async def overlap() -> tuple[Any, Any]:
+            first = asyncio.create_task(later.exchange("POST", "/facts", {"text": "one"}))
+            await extractor.began.wait()
+            second = await later.exchange("POST", "/facts", {"text": "two"})
+            extractor.let_go.set()
+            return await first, second
+
+        first, second = later.loop.run_until_complete(overlap())
+
+        assert (200, 503) == (first.status, second.status)
+        assert "1" == second.headers["retry-after"]
+        assert ["one"] == later.passages("one two")
+
+
+def test_addressees_are_checked_where_they_are_read(later: Spectron) -> None:
+    """At most eight names; without extraction nobody looks."""
+    nine = [f"Name{number}" for number in range(9)]
+
+    assert 400 == later.call("POST", "/facts", {"text": "x", "addressees": nine}).status
+    assert 200 == later.call("POST", "/facts", {"text": "x", "addressees": nine, "infer": "none"}).status

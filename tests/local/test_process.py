@@ -1,0 +1,162 @@
+"""The server as a process: start, kill -9, restart, and what it refuses to open."""
+
+from __future__ import annotations
+
+import http.client
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from spectron_migrate.local.schema import FORMAT
+from spectron_migrate.local.server import store_path
+from spectron_migrate.local.testing import RunningServer, ServerFailed, running_server
+
+
+def client(server: RunningServer, **options: Any) -> httpx.Client:
+    return httpx.Client(
+        base_url=f"{server.base_url}/api/v1/{server.context}",
+        headers={"authorization": f"Bearer {server.api_key}"},
+        **options,
+    )
+
+
+def test_it_keeps_everything_through_a_kill(tmp_path: Path) -> None:
+    """On the same port; the answer of a key is the same bytes."""
+    with running_server(tmp_path, context="acme", api_key="sk-other") as server:
+        with client(server) as http:
+            session = http.post("/sessions").json()["id"]
+            body = {"text": "Lives in Berlin", "session_id": session}
+            first = http.post("/facts", json=body, headers={"idempotency-key": "k"})
+        url = server.base_url
+        server.kill()
+        with pytest.raises(httpx.ConnectError), client(server) as http:
+            http.get("/me")
+        server.restart()
+        with client(server) as http:
+            again = http.post("/facts", json=body, headers={"idempotency-key": "k"})
+            turns = http.get(f"/sessions/{session}/turns").json()["turns"]
+
+        assert url == server.base_url
+        assert first.content == again.content
+        assert ["Lives in Berlin"] == [turn["content"] for turn in turns]
+        assert "date" in again.headers
+        assert again.headers["x-trace-id"] != first.headers["x-trace-id"]
+
+
+def test_an_oracle_reads_along_while_it_runs(tmp_path: Path) -> None:
+    """The views are what other tests rest on."""
+    with running_server(tmp_path) as server:
+        with client(server) as http:
+            http.post("/scopes", json={"path": "user/alice"})
+            made = http.post("/facts", json={"text": "Lives in Berlin", "scopes": [["user/alice"]]}).json()
+            http.post("/facts", json={"text": "tea", "infer": "none"}, headers={"idempotency-key": "k"})
+        with sqlite3.connect(f"file:{server.database}?mode=ro", uri=True) as db:
+
+            def rows(query: str) -> list[Any]:
+                return db.execute(query).fetchall()
+
+            assert (made["turnId"], made["sessionId"], 1, "Lives in Berlin", '[["user/alice/"]]') in rows(
+                "SELECT id, session, seq, content, scopes FROM turns"
+            )
+            assert {("Lives in Berlin",), ("tea",)} == set(rows("SELECT text FROM passages"))
+            assert [("person/user", "lives_in", "Berlin")] == rows("SELECT entity, key, value FROM facts")
+            assert [(1,), (1,)] == rows("SELECT turns FROM sessions")
+            assert [("k",)] == rows("SELECT key FROM idempotency")
+        db.close()
+
+
+def test_two_servers_do_not_share_data(tmp_path: Path) -> None:
+    """The second says so in one sentence; the first goes on."""
+    with running_server(tmp_path) as server:
+        with pytest.raises(ServerFailed, match="in use by another"), running_server(tmp_path):
+            pass
+        with client(server) as http:
+            assert 200 == http.get("/me").status_code
+
+
+def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    """And so is everything else that cannot be."""
+    with running_server() as server:
+        port = int(server.base_url.rsplit(":", 1)[1])
+        with pytest.raises(ServerFailed, match="in use"), running_server(port=port):
+            pass
+    with pytest.raises(ServerFailed, match="not a context id"), running_server(context="a b"):
+        pass
+    with pytest.raises(ServerFailed, match="API version"), running_server(api="9"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ("PRAGMA user_version = 99", "newer version"),
+        ("UPDATE meta SET value = 'elsewhere' WHERE name = 'context'", "holds context elsewhere"),
+        ("UPDATE meta SET value = '3' WHERE name = 'dimensions'", "holds dimensions 3"),
+        ("PRAGMA user_version = 0", "not a store"),
+    ],
+)
+def test_data_that_is_not_its_own_is_refused(tmp_path: Path, spoil: str, message: str) -> None:
+    """Never opened halfway, never changed."""
+    with running_server(tmp_path):
+        pass
+    db = sqlite3.connect(store_path(tmp_path, "local"))
+    db.execute(spoil)
+    db.commit()
+    db.close()
+
+    with pytest.raises(ServerFailed, match=message), running_server(tmp_path):
+        pass
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    """And left as it is."""
+    store_path(tmp_path, "local").write_text("no database at all, but long enough to look at\n" * 50)
+
+    with pytest.raises(ServerFailed, match="not a store"), running_server(tmp_path):
+        pass
+    assert store_path(tmp_path, "local").read_text().startswith("no database")
+
+
+def test_a_store_says_its_format(tmp_path: Path) -> None:
+    """So that a later version knows how to bring it up."""
+    with running_server(tmp_path):
+        pass
+    db = sqlite3.connect(store_path(tmp_path, "local"))
+    assert (FORMAT,) == db.execute("PRAGMA user_version").fetchone()
+    db.close()
+
+
+def test_answers_do_not_wait_for_the_networks_sake() -> None:
+    """Twenty small answers on one connection come at once; with Nagle's delay they would take 40 ms each."""
+    with running_server() as server, client(server) as http:
+        http.get("/me")
+        took = sum(http.get("/me").elapsed.total_seconds() for _ in range(20))
+
+    assert took < 20 * 0.03
+
+
+def test_a_torn_request_leaves_the_server_standing() -> None:
+    """A client that goes away in the middle of its body."""
+    with running_server() as server:
+        host, port = server.base_url.removeprefix("http://").split(":")
+        torn = http.client.HTTPConnection(host, int(port))
+        torn.putrequest("POST", f"/api/v1/{server.context}/facts")
+        torn.putheader("Authorization", f"Bearer {server.api_key}")
+        torn.putheader("Content-Length", "1000")
+        torn.endheaders(b'{"text": "half')
+        torn.close()
+
+        with client(server) as again:
+            assert [] == again.post("/query", json={"query": "half"}).json()["hits"]
+
+
+def test_the_package_loads_nothing_heavy() -> None:
+    """Importing the fixture must not cost a test suite the server's imports."""
+    code = "import sys, spectron_migrate.local.testing; print([m for m in ('numpy', 'starlette') if m in sys.modules])"
+
+    assert "[]" == subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
