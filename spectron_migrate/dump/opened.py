@@ -1,0 +1,215 @@
+"""A dump opened for reading: a directory that was checked, or raw Mem0 files behind the same interface."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any, Self
+
+from spectron_migrate.dump.manifest import (
+    AGAIN,
+    DELETED,
+    HISTORY,
+    MANIFEST,
+    MEMORIES,
+    RELATIONS,
+    SKIPPED,
+    Manifest,
+    Tombstone,
+    pending_name,
+    read_manifest,
+)
+from spectron_migrate.errors import InputError
+from spectron_migrate.records import Json, Memory, Skipped, SourceInfo, digest
+
+
+class Dump:
+    """A dump that was checked when it was opened; memories are streamed, never held."""
+
+    def __init__(self, path: Path, manifest: Manifest, files: Mapping[str, Path], raw: _Raw | None = None) -> None:
+        """Use `open_dump` or `open_any`."""
+        self.path = path
+        self.manifest = manifest
+        self._files = files
+        self._stamps = {name: _stamp(file) for name, file in files.items()}
+        self._raw = raw
+
+    @property
+    def raw(self) -> bool:
+        """True for raw Mem0 files: nothing is known about when and how completely Mem0 was read."""
+        return self._raw is not None
+
+    @property
+    def source(self) -> SourceInfo:
+        """Which Mem0 it came from."""
+        return self.manifest.source
+
+    @property
+    def began(self) -> str | None:
+        """When the oldest scan began that speaks for a memory in here; None where no scan time is known."""
+        return None if self.source.kind == "files" else self.manifest.began
+
+    @property
+    def complete(self) -> bool | None:
+        """Whether the reading is proven complete; None for raw files, which prove nothing."""
+        return None if self.raw else self.manifest.complete
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of Mem0 was read at least once, without a filter."""
+        return self.manifest.whole and not self.raw
+
+    @property
+    def digest(self) -> str:
+        """Of the manifest, or of the raw files: equal digests mean equal memories."""
+        return self._raw.digest if self._raw is not None else self.manifest.digest
+
+    @property
+    def tombstones(self) -> Mapping[str, Tombstone]:
+        """Memories that Mem0 no longer has, by id; `memories` does not give them."""
+        return self.manifest.tombstones
+
+    @property
+    def count(self) -> int:
+        """How many memories `memories` gives."""
+        return self.manifest.memories
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Rows of the last scan that are no memory, or an older copy of one, each with its reason."""
+        return tuple(Skipped(id=row["id"], reason=row["reason"]) for row in self._lines(SKIPPED))
+
+    def memories(self) -> Iterator[Memory]:
+        """Every memory that Mem0 held, in no promised order, expired and archived ones with their state."""
+        return (Memory.from_json(row) for row in self._lines(MEMORIES))
+
+    def deleted(self) -> Iterator[Memory]:
+        """The last known record of each memory that has a tombstone."""
+        return (Memory.from_json(row) for row in self._lines(DELETED))
+
+    def history(self) -> Iterator[dict[str, Json]]:
+        """Mem0's history, where the export kept it."""
+        return self._lines(HISTORY)
+
+    def relations(self) -> Iterator[Json]:
+        """Graph relations that lay beside the memories."""
+        return self._lines(RELATIONS)
+
+    def close(self) -> None:
+        """Remove what reading raw files needed; harmless otherwise."""
+        if self._raw is not None:
+            self._raw.folder.cleanup()
+
+    def __enter__(self) -> Self:
+        """The dump itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def raw_lines(self, name: str) -> Iterator[tuple[bytes, dict[str, Json]]]:
+        """Lines of a file of the dump as they stand, each with what it says.
+
+        Raises InputError where the file is no longer the one that was checked.
+        """
+        file = self._files.get(name)
+        if file is None:
+            return
+        if _stamp(file) != self._stamps[name]:
+            raise InputError(f"{file} changed after it was opened", hint="run it again when no export is running")
+        with file.open("rb") as lines:
+            for line in lines:
+                yield line, json.loads(line)
+
+    def _lines(self, name: str) -> Iterator[dict[str, Json]]:
+        return (row for _, row in self.raw_lines(name))
+
+
+@dataclass(frozen=True)
+class _Raw:
+    """Raw files behind a `Dump`: what they add up to, and the folder their merged rows lie in."""
+
+    digest: str
+    folder: TemporaryDirectory[str]
+
+
+def open_dump(path: Path) -> Dump:
+    """Open a dump directory; raises InputError where there is none, or it was cut off or altered."""
+    manifest = read_manifest(path)
+    if manifest is None:
+        raise InputError(f"there is no dump in {path}", hint="`spectron-migrate export` writes one")
+    return Dump(path, manifest, {name: _checked(path, name, manifest) for name in manifest.files})
+
+
+def open_any(paths: Sequence[Path], *, now: datetime | None = None) -> Dump:
+    """A dump directory, or raw Mem0 files of any shape, behind one interface.
+
+    `now` decides which memories of raw files have expired. Raises InputError where a file is no dump of Mem0.
+    """
+    directories = [path for path in paths if path.is_dir() or path.name == MANIFEST]
+    if len(paths) == 1 and directories:
+        return open_dump(paths[0].parent if paths[0].name == MANIFEST else paths[0])
+    if directories:
+        raise InputError(
+            f"{directories[0]} is a directory beside other inputs", hint="name one dump directory, or raw files only"
+        )
+    return _open_raw(paths, now or datetime.now(UTC))
+
+
+def _checked(path: Path, name: str, manifest: Manifest) -> Path:
+    """The file as the manifest describes it, under its own name or still under the pending one."""
+    told = manifest.files[name]
+    if "/" in name or name.startswith("."):
+        raise InputError(f"the manifest in {path} names the file {name}, which no dump has", hint=AGAIN)
+    found = None
+    for candidate in (path / name, path / pending_name(name, manifest.scan_id)):
+        if candidate.is_file():
+            found = found or candidate
+            if candidate.stat().st_size == told.size and _sha256(candidate) == told.sha256:
+                return candidate
+    if found is None:
+        raise InputError(f"{path / name} is missing from the dump", hint=AGAIN)
+    what = "is cut off" if found.stat().st_size < told.size else "was altered"
+    raise InputError(f"{found} {what}: it is not the file its manifest describes", hint=AGAIN)
+
+
+def _open_raw(paths: Sequence[Path], now: datetime) -> Dump:
+    from spectron_migrate.dump.writer import DumpWriter
+    from spectron_migrate.mem0.files import FilesReader
+
+    folder = TemporaryDirectory(prefix="spectron-migrate-raw-")
+    try:
+        with FilesReader(paths, now=now) as reader, DumpWriter(Path(folder.name) / "dump", reader.info, now) as writer:
+            for row in reader.rows():
+                writer.give(row)
+            for relation in reader.relations():
+                writer.keep(RELATIONS, relation)
+            writer.commit(complete=True, native_count=None, ended=now)
+        inner = open_dump(Path(folder.name) / "dump")
+        sums = sorted(_sha256(path) for path in paths)
+        return Dump(inner.path, inner.manifest, inner._files, _Raw(digest("raw", *sums), folder))
+    except BaseException:
+        folder.cleanup()
+        raise
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _stamp(path: Path) -> Any:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,0 +1,224 @@
+"""The first step: all of Mem0 into the dump, with the counts that prove it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from spectron_migrate.dump.manifest import HISTORY, RELATIONS, SKIPPED
+from spectron_migrate.dump.writer import Changes, DumpWriter
+from spectron_migrate.errors import ExitCode, InputError
+from spectron_migrate.mem0.history import History
+from spectron_migrate.mem0.qdrant_folder import UNREADABLE
+from spectron_migrate.mem0.reader import Reader
+from spectron_migrate.records import Filters, Json, Memory, Reporter, Skipped
+
+_PASSES = 3
+_LISTED = 100
+_TICK = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSummary:
+    """What an export read and what it did to the dump."""
+
+    source: str
+    complete: bool
+    memories: int
+    """In the dump now; the deleted ones are not among them."""
+    native_count: int | None
+    users: int
+    agents: int
+    runs: int
+    skipped: tuple[Skipped, ...]
+    """At most 100; the dump's `skipped.jsonl` names all."""
+    skipped_count: int
+    skipped_reasons: Mapping[str, int]
+    filtered: int
+    new: int
+    changed_text: int
+    changed_otherwise: int
+    deleted: int
+    returned: tuple[str, ...]
+    dump: str
+
+    @property
+    def changed(self) -> int:
+        """Memories whose text, metadata, times or state differ from the last export."""
+        return self.changed_text + self.changed_otherwise
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """0, or 11 where the counts do not add up."""
+        return ExitCode.DONE if self.complete else ExitCode.INCOMPLETE
+
+    def to_json(self) -> dict[str, Json]:
+        """As `export --json` prints it, the common envelope apart."""
+        return {
+            "source": self.source,
+            "complete": self.complete,
+            "memories": self.memories,
+            "native_count": self.native_count,
+            "users": self.users,
+            "agents": self.agents,
+            "runs": self.runs,
+            "skipped": [{"id": row.id, "reason": row.reason} for row in self.skipped],
+            "skipped_count": self.skipped_count,
+            "skipped_reasons": dict(self.skipped_reasons),
+            "skipped_path": f"{self.dump}/{SKIPPED}" if self.skipped_count else None,
+            "filtered": self.filtered,
+            "new": self.new,
+            "changed": self.changed,
+            "changed_text": self.changed_text,
+            "deleted": self.deleted,
+            "returned": list(self.returned[:_LISTED]),
+            "returned_count": len(self.returned),
+            "dump": self.dump,
+        }
+
+
+def run_export(
+    reader: Reader,
+    dump_dir: Path,
+    *,
+    filters: Filters,
+    since: str | None,
+    keep_history: bool,
+    reporter: Reporter,
+    clock: Callable[[], datetime],
+    fence: str | None = None,
+) -> ExportSummary:
+    """Read everything the filters admit and bring the dump in `dump_dir` up to date.
+
+    `since` is a time in our spelling that only shortens the reading; `clock` gives the time with its zone.
+    Raises InputError where the directory holds another source's dump, Incomplete where the store reads as
+    empty while it is not; a reading that does not add up is kept, and the summary says so.
+    """
+    began = clock()
+    reader.narrow(filters, since)
+    try:
+        with DumpWriter(dump_dir, reader.info, began, filters=filters, since=since, rereads=reader.rereads) as writer:
+            native_count, complete = _read_all(reader, writer, reporter)
+            _keep_the_rest(reader, writer, filters, keep_history)
+            skipped = _first(writer)
+            changes = writer.commit(complete=complete, native_count=native_count, ended=clock(), fence=fence)
+    except OSError as error:
+        raise InputError(
+            f"the dump in {dump_dir} cannot be written: {error.strerror or error}", hint="what was there is unharmed"
+        ) from error
+    for note in reader.notes:
+        reporter.warn(note)
+    if not complete:
+        reporter.warn(_why_incomplete(reader, native_count, writer))
+    return _summary(reader, writer, changes, complete, native_count, skipped, dump_dir)
+
+
+def _read_all(reader: Reader, writer: DumpWriter, reporter: Reporter) -> tuple[int | None, bool]:
+    """Read until the rows add up to what the store says it holds, at most three times over."""
+    before = reader.native_count()
+    for number in range(_PASSES):
+        if number:
+            reporter.info("the store changed while it was read; reading it again")
+            writer.begin_pass()
+        reporter.stage("reading Mem0", total=before)
+        _pass(reader, writer, reporter)
+        after = reader.native_count()
+        if _adds_up(reader, writer, before, after):
+            return after, not any(reason.startswith(UNREADABLE) for reason in writer.skipped)
+        if reader.missing() is not None or after is None:
+            return after, False
+        before = after
+    return before, False
+
+
+def _pass(reader: Reader, writer: DumpWriter, reporter: Reporter) -> None:
+    history, done = reader.history, 0
+    for row in reader.rows():
+        if history is not None and isinstance(row, Memory):
+            writer.give(_with_history(row, history))
+        else:
+            writer.give(row)
+        done += 1
+        if done == _TICK:
+            reporter.advance(done)
+            done = 0
+    reporter.advance(done)
+
+
+def _adds_up(reader: Reader, writer: DumpWriter, before: int | None, after: int | None) -> bool:
+    missing = reader.missing()
+    if missing is not None:
+        return missing == 0
+    return after is not None and before == after == writer.distinct()
+
+
+def _with_history(memory: Memory, history: History) -> Memory:
+    """History knows when the text came to be; the times of the row only allow a guess."""
+    found = history.text_at(memory.id, memory.memory)
+    if found is None:
+        return memory
+    return replace(memory, text_at=found[0], text_at_source="history", history_row=found[1])
+
+
+def _keep_the_rest(reader: Reader, writer: DumpWriter, filters: Filters, keep_history: bool) -> None:
+    for relation in reader.relations():
+        writer.keep(RELATIONS, relation)
+    if reader.history is None or not keep_history:
+        return
+    if filters and writer.carried is not None:  # what an earlier export kept of other owners stays
+        for event in writer.carried.history():
+            if not writer.wrote(str(event["memory_id"])):
+                writer.keep(HISTORY, event)
+    for event in reader.history.rows():
+        if not filters or writer.wrote(str(event["memory_id"])):
+            writer.keep(HISTORY, event)
+
+
+def _first(writer: DumpWriter) -> tuple[Skipped, ...]:
+    rows = writer.skipped_rows()
+    return tuple(row for _, row in zip(range(_LISTED), rows, strict=False))
+
+
+def _why_incomplete(reader: Reader, native_count: int | None, writer: DumpWriter) -> str:
+    missing = reader.missing()
+    unreadable = writer.skipped[UNREADABLE]
+    if missing:
+        return f"not complete: {missing:,} memories that the source announces were not given"
+    if unreadable:
+        return f"not complete: {unreadable:,} rows could not be read"
+    if native_count is None:
+        return "not complete: the source does not say how much it holds"
+    return f"not complete: the source says it holds {native_count:,} rows, but gave other than that"
+
+
+def _summary(
+    reader: Reader,
+    writer: DumpWriter,
+    changes: Changes,
+    complete: bool,
+    native_count: int | None,
+    skipped: tuple[Skipped, ...],
+    dump_dir: Path,
+) -> ExportSummary:
+    manifest = changes.manifest
+    return ExportSummary(
+        source=reader.info.identity,
+        complete=complete,
+        memories=manifest.memories,
+        native_count=native_count,
+        users=len(manifest.users),
+        agents=manifest.agents,
+        runs=manifest.runs,
+        skipped=skipped,
+        skipped_count=sum(manifest.skipped.values()),
+        skipped_reasons=manifest.skipped,
+        filtered=manifest.filtered,
+        new=changes.new,
+        changed_text=changes.changed_text,
+        changed_otherwise=changes.changed_otherwise,
+        deleted=changes.deleted,
+        returned=manifest.returned,
+        dump=str(dump_dir),
+    )

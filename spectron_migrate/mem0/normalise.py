@@ -1,0 +1,314 @@
+"""One native row of any Mem0, in any spelling, told as a `Memory`: pure, and it never raises.
+
+Two shapes exist. A *payload* is what a vector store holds: Mem0's fields and the user's metadata side by
+side, the text under `data`. An *item* is what an API answers: Mem0's fields, and the metadata apart.
+Ids stay the exact strings they are; whatever had to be read with an assumption keeps its original under
+`extra["as_given"]`, and fields unknown to us are kept in `extra`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, cast
+from uuid import UUID
+
+from spectron_migrate.mem0.times import expiry, utc_time
+from spectron_migrate.records import Json, Memory, Skipped, State, TextAtSource, canonical_json
+
+NO_TEXT = "no text field"
+NO_ID = "no id"
+ENTITY_ROW = "a row of Mem0's entity store, not a memory"
+NOT_AN_OBJECT = "not an object"
+
+_CAMEL = {
+    "user_id": "userId",
+    "agent_id": "agentId",
+    "run_id": "runId",
+    "app_id": "appId",
+    "actor_id": "actorId",
+    "session_id": "sessionId",
+    "created_at": "createdAt",
+    "updated_at": "updatedAt",
+    "expiration_date": "expirationDate",
+    "text_lemmatized": "textLemmatized",
+    "attributed_to": "attributedTo",
+    "replaced_by": "replacedBy",
+    "lifecycle_state": "lifecycleState",
+}
+_PAYLOAD_CAMEL = {
+    name: _CAMEL[name]
+    for name in ("user_id", "agent_id", "run_id", "actor_id", "created_at", "updated_at", "expiration_date")
+    + ("text_lemmatized", "attributed_to")
+}
+"""Only Mem0's own fields of a payload: what else is spelled so there is the user's metadata."""
+
+_TEXT_NAMES = ("memory", "data", "text", "content")
+_PAYLOAD_TEXT_NAMES = ("data", "memory", "text", "content")
+_STATES: dict[str, State] = {
+    "active": "active",
+    "paused": "archived",  # OpenMemory keeps a paused memory but does not show it
+    "archived": "archived",
+    "deleted": "deleted",
+    "expired": "expired",
+    "replaced": "replaced",
+    "superseded": "replaced",
+}
+_OF_AN_ANSWER = ("score", "score_details", "score_breakdown", "rerank_score", "rerankScore", "vector")
+"""Fields that belong to one answer of Mem0's, not to the memory: they would make it look changed."""
+
+
+def normalise(row: Any, *, now: datetime) -> Memory | Skipped:
+    """Any raw row: an API item, a stored point, a flat payload, or a line of our own dump."""
+    if not isinstance(row, Mapping):
+        return Skipped(id="", reason=NOT_AN_OBJECT)
+    if "text_at_source" in row and "extra" in row:
+        own = _own_line(row)
+        if own is not None:
+            return own
+    inner = row.get("source_payload")
+    if not isinstance(inner, Mapping) and not _has_text(row):
+        inner = row.get("payload")
+    if isinstance(inner, Mapping):
+        return from_payload(row.get("id"), inner, now=now)
+    if "memory" not in row and isinstance(row.get("data"), str):
+        return from_payload(row.get("id"), {name: row[name] for name in row if name != "id"}, now=now)
+    return from_item(row, now=now)
+
+
+def from_payload(row_id: Any, payload: Mapping[str, Json], *, now: datetime) -> Memory | Skipped:
+    """A row as the vector store holds it; what is not Mem0's own field is the user's metadata."""
+    rest = _in_one_spelling(dict(payload), _PAYLOAD_CAMEL)
+    raw: dict[str, Json] = {}
+    memory_id = row_id if row_id.__class__ is str and row_id else _odd_identifier(row_id, "id", raw)
+    if memory_id is None:
+        return Skipped(id="", reason=NO_ID)
+    if "entity_type" in rest and ("linked_memory_ids" in rest or "linkedMemoryIds" in rest):
+        return Skipped(id=memory_id, reason=ENTITY_ROW)
+    text = _take_text(rest, _PAYLOAD_TEXT_NAMES, raw)
+    if text is None:
+        return Skipped(id=memory_id, reason=NO_TEXT)
+    extra = {name: rest.pop(name) for name in ("text_lemmatized", "attributed_to") if rest.get(name) is not None}
+    return _build(memory_id, text, rest, raw, extra, now=now, metadata=None)
+
+
+def from_item(item: Mapping[str, Json], *, now: datetime) -> Memory | Skipped:
+    """A row as an API of Mem0 answers it: metadata apart, unknown fields kept in `extra`."""
+    rest = _in_one_spelling({name: value for name, value in item.items() if name not in _OF_AN_ANSWER}, _CAMEL)
+    raw: dict[str, Json] = {}
+    memory_id = _identifier(rest, "id", raw)
+    if memory_id is None:
+        return Skipped(id="", reason=NO_ID)
+    text = _take_text(rest, _TEXT_NAMES, raw)
+    if text is None:
+        return Skipped(id=memory_id, reason=NO_TEXT)
+    given = rest.pop("metadata", None)
+    metadata = dict(given) if isinstance(given, Mapping) else {}
+    if given is not None and not isinstance(given, Mapping):
+        raw["metadata"] = given
+    extra: dict[str, Json] = {}
+    if "text_lemmatized" in metadata:  # the self-hosted server's list of everybody mixes these in
+        extra["text_lemmatized"] = metadata.pop("text_lemmatized")
+        if "role" in metadata and "role" not in rest:
+            rest["role"] = metadata.pop("role")
+    if rest.get("run_id") is None and rest.get("session_id") is not None:
+        rest["run_id"] = rest.pop("session_id")
+    return _build(memory_id, text, rest, raw, extra, now=now, metadata=metadata)
+
+
+def _build(
+    memory_id: str,
+    text: str,
+    rest: dict[str, Json],
+    raw: dict[str, Json],
+    extra: dict[str, Json],
+    *,
+    now: datetime,
+    metadata: dict[str, Json] | None,
+) -> Memory:
+    """Take Mem0's fields out of `rest`; what is left is metadata of a payload, or unknown to an item."""
+    given = rest.get("created_at")
+    created_at = _take_time(rest, "created_at", raw)
+    if rest.get("updated_at") == given and not raw:
+        rest.pop("updated_at", None)  # never changed: the most common case, and no second time to read
+        updated_at = created_at
+    else:
+        updated_at = _take_time(rest, "updated_at", raw)
+    expiration, expired = _take_expiry(rest, raw, now) if "expiration_date" in rest else (None, False)
+    user_id, agent_id = _identifier(rest, "user_id", raw), _identifier(rest, "agent_id", raw)
+    run_id, actor_id = _identifier(rest, "run_id", raw), _identifier(rest, "actor_id", raw)
+    role, hash_ = _identifier(rest, "role", raw), _identifier(rest, "hash", raw)
+    state: State = "expired" if expired else "active"
+    app_id: str | None = None
+    categories: tuple[str, ...] = ()
+    if metadata is None:
+        metadata = rest
+    else:
+        app_id = _take_app(rest, raw)
+        categories = _take_categories(rest, raw)
+        state = _state(rest) or state
+        extra.update({name: value for name, value in rest.items() if value is not None})
+    if raw:
+        if "as_given" in extra:
+            raw["as_given"] = extra["as_given"]
+        extra["as_given"] = raw
+    text_at, source = _text_at(created_at, updated_at)
+    return Memory(
+        id=memory_id,
+        memory=text,
+        user_id=user_id,
+        agent_id=agent_id,
+        run_id=run_id,
+        app_id=app_id,
+        actor_id=actor_id,
+        role=role,
+        metadata=metadata,
+        categories=categories,
+        created_at=created_at,
+        updated_at=updated_at,
+        expiration_date=expiration,
+        hash=hash_,
+        text_at=text_at,
+        text_at_source=source,
+        state=state,
+        extra=extra,
+    )
+
+
+def _text_at(created_at: str | None, updated_at: str | None) -> tuple[str | None, TextAtSource]:
+    """Without a history the later of the two times is the best guess of when the text came to be."""
+    if updated_at is not None and (created_at is None or updated_at > created_at):
+        return updated_at, "updated_at"
+    return created_at, "none" if created_at is None else "created_at"
+
+
+def _own_line(row: Mapping[str, Json]) -> Memory | None:
+    try:
+        memory = Memory.from_json(row)
+    except (TypeError, ValueError):
+        return None
+    return memory if isinstance(memory.id, str) and isinstance(memory.memory, str) else None
+
+
+def _has_text(row: Mapping[str, Json]) -> bool:
+    return any(isinstance(row.get(name), str) for name in _TEXT_NAMES)
+
+
+def _in_one_spelling(rest: dict[str, Json], camel_names: Mapping[str, str]) -> dict[str, Json]:
+    """TypeScript's names become Python's, but only where Python's is empty: else they are somebody's metadata."""
+    for name, camel in camel_names.items():
+        if camel in rest and rest.get(name) is None:
+            rest[name] = rest.pop(camel)
+    return rest
+
+
+def _take_text(rest: dict[str, Json], names: tuple[str, ...], raw: dict[str, Json]) -> str | None:
+    """The first of the names that holds text. A value that is no text is told as JSON, but only under Mem0's
+    own name for it: under the others it is somebody's metadata.
+    """
+    first = rest.get(names[0])
+    if isinstance(first, str):
+        return cast(str, rest.pop(names[0]))
+    if names[0] in rest:
+        if first is None and names[0] == "data":
+            return None
+        if first is not None:
+            raw[names[0]] = rest.pop(names[0])
+            return _plain_text(first)
+    for name in names[1:]:
+        value = rest.get(name)
+        if isinstance(value, str):
+            return cast(str, rest.pop(name))
+        if name == "data" and isinstance(value, Mapping) and isinstance(value.get("memory"), str):
+            return cast(str, rest.pop(name)["memory"])
+    return None
+
+
+def _plain_text(value: Any) -> str:
+    try:
+        return canonical_json(value)
+    except (TypeError, ValueError, RecursionError):
+        return str(value)
+
+
+def _identifier(rest: dict[str, Json], name: str, raw: dict[str, Json]) -> str | None:
+    """Ids stay exact: nothing is trimmed or folded; a number becomes its decimal digits."""
+    value = rest.pop(name, None)
+    if value is None or (value.__class__ is str and value):
+        return value
+    return _odd_identifier(value, name, raw)
+
+
+def _odd_identifier(value: Any, name: str, raw: dict[str, Json]) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, str) and value:
+        return str(value)
+    raw[name] = value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return _digits(value)
+    return format(Decimal(repr(value)), "f") if isinstance(value, float) else None
+
+
+def _digits(value: int) -> str:
+    try:
+        return str(value)
+    except ValueError:  # longer than Python agrees to write in decimal
+        return hex(value)
+
+
+def _take_time(rest: dict[str, Json], name: str, raw: dict[str, Json]) -> str | None:
+    value = rest.pop(name, None)
+    moment, exact = utc_time(value)
+    if not exact:
+        raw[name] = value
+    return moment
+
+
+def _take_expiry(rest: dict[str, Json], raw: dict[str, Json], now: datetime) -> tuple[str | None, bool]:
+    value = rest.pop("expiration_date")
+    if value is None:
+        return None, False
+    text, exact, passed = expiry(value, now)
+    if not exact:
+        raw["expiration_date"] = value
+    return text, passed
+
+
+def _take_app(rest: dict[str, Json], raw: dict[str, Json]) -> str | None:
+    """Platform items carry `app_id`; OpenMemory's backup names the app instead."""
+    if _is_openmemory(rest) and isinstance(rest.get("app"), str):
+        if rest.get("app_id") is not None:
+            raw["app_id"] = rest.pop("app_id")
+        return cast(str, rest.pop("app")) or None
+    return _identifier(rest, "app_id", raw)
+
+
+def _is_openmemory(rest: Mapping[str, Json]) -> bool:
+    return isinstance(rest.get("state"), str)
+
+
+def _take_categories(rest: dict[str, Json], raw: dict[str, Json]) -> tuple[str, ...]:
+    value = rest.pop("categories", None)
+    if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
+        return tuple(value)
+    if value is not None:
+        raw["categories"] = value
+    return ()
+
+
+def _state(rest: Mapping[str, Json]) -> State | None:
+    """What Mem0 says of the row, strongest first; None where it says nothing that hides it."""
+    named = (rest.get("state"), rest.get("lifecycle_state"))
+    said = {_STATES.get(name.lower()) for name in named if isinstance(name, str)}
+    if rest.get("deleted_at") or rest.get("is_deleted") is True or rest.get("event") == "DELETE":
+        said.add("deleted")
+    if rest.get("replaced_by"):
+        said.add("replaced")
+    order: tuple[State, ...] = ("deleted", "archived", "replaced", "expired")
+    return next((state for state in order if state in said), None)

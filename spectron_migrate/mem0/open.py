@@ -1,0 +1,82 @@
+"""The one place that chooses a reader from the settings."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from spectron_migrate.errors import InputError
+from spectron_migrate.mem0.history import history_path, open_history
+from spectron_migrate.mem0.oss_config import mem0_source_info, read_mem0_config, vector_store
+from spectron_migrate.mem0.reader import Reader
+from spectron_migrate.records import SourceInfo
+
+__all__ = ["expand", "mem0_source_info", "open_oss", "open_reader", "read_mem0_config", "source_info"]
+
+_KINDS = ("oss", "platform", "server", "files")
+
+
+def open_reader(mem0: Mapping[str, Any], *, now: datetime) -> Reader:
+    """The reader for a `mem0` section of the settings; `now` decides what has expired.
+
+    Raises InputError where the section is none, or where what it names is not there.
+    """
+    kind = _kind_of(mem0)
+    section = mem0[kind]
+    if kind == "oss":
+        return open_oss(_config_of(section), now=now)
+    if kind == "files":
+        from spectron_migrate.mem0.files import FilesReader
+
+        return FilesReader(expand(section), now=now)
+    raise InputError(f"reading the {kind} of Mem0 is not built in yet")
+
+
+def source_info(mem0: Mapping[str, Any]) -> SourceInfo:
+    """Which Mem0 a section names, computed from the settings alone."""
+    kind = _kind_of(mem0)
+    if kind == "oss":
+        return mem0_source_info(_config_of(mem0[kind]))
+    return SourceInfo(kind="files", place="files", provider="files")
+
+
+def open_oss(config: Mapping[str, Any], *, now: datetime) -> Reader:
+    """The reader for a configuration of Mem0 OSS; its history comes along where the file is there."""
+    store = vector_store(config)
+    info = mem0_source_info(config)
+    if store.provider == "qdrant" and store.path is not None:
+        from spectron_migrate.mem0.qdrant_folder import QdrantFolder
+
+        return QdrantFolder(store.path, store.collection, info, now=now, history=open_history(history_path(config)))
+    raise InputError(f"reading a store of {store.provider} is not built in yet")
+
+
+def expand(patterns: list[str] | tuple[str, ...]) -> list[Path]:
+    """Files named by name or pattern, each once; raises InputError for those that name nothing."""
+    found: dict[Path, None] = {}
+    nothing: list[str] = []
+    for pattern in patterns:
+        matches = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
+        if not matches:
+            nothing.append(f"there is no file {pattern}")
+        found.update(dict.fromkeys(Path(match) for match in matches))
+    if nothing:
+        raise InputError.of_all(nothing)
+    return list(found)
+
+
+def _kind_of(mem0: Mapping[str, Any]) -> str:
+    kinds = [name for name in _KINDS if mem0.get(name) is not None]
+    if len(kinds) != 1:
+        named = ", ".join(kinds) or "none"
+        raise InputError(f"the section mem0 must name one of {', '.join(_KINDS)}, but names {named}")
+    return kinds[0]
+
+
+def _config_of(section: Any) -> Mapping[str, Any]:
+    """`{"config": "mem0.yaml"}` names a file; `{"config": {...}}` is the configuration itself."""
+    config = section.get("config", "default") if isinstance(section, Mapping) else section
+    return config if isinstance(config, Mapping) else read_mem0_config(str(config))

@@ -1,0 +1,94 @@
+"""The one interface behind which every kind of Mem0 is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Protocol, Self
+
+from spectron_migrate.mem0.history import History
+from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo
+
+
+class Reader(Protocol):
+    """Gives all of one Mem0, and says how much there is; it never writes, locks or constructs there.
+
+    `rows` may be called again for another pass. A reader is a context manager; `close` is harmless twice.
+    """
+
+    info: SourceInfo
+    history: History | None
+    """Mem0's own record of changes, where it can be reached."""
+    rereads: bool
+    """An id that comes twice is one row read twice (a store), not two copies of it (files)."""
+    notes: list[str]
+    """What the user should know of the last reading."""
+
+    def narrow(self, filters: Filters, since: str | None) -> None:
+        """Read less, where the store can choose; whoever reads filters again in any case.
+
+        `since` is a time in our spelling: rows changed before it need not be given.
+        """
+
+    def native_count(self) -> int | None:
+        """How many rows the store itself says `rows` has to give; None where it cannot say."""
+
+    def rows(self) -> Iterator[Memory | Skipped]:
+        """Every native row as a memory, or as skipped with a reason; a row that moved meanwhile may come twice."""
+
+    def missing(self) -> int | None:
+        """After `rows` ended: rows the store held at its end that were not given.
+
+        None where only a comparison of counts can tell.
+        """
+
+    def relations(self) -> Iterator[Json]:
+        """Graph relations that lie beside the memories, as they were found."""
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+
+    def __enter__(self) -> Self:
+        """The reader itself."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+
+
+class ReaderBase:
+    """What most readers share: nothing to narrow, counts to compare, no relations."""
+
+    history: History | None = None
+    rereads = True
+
+    def __init__(self) -> None:
+        """Start without notes."""
+        self.notes: list[str] = []
+
+    def narrow(self, filters: Filters, since: str | None) -> None:
+        """Read everything all the same."""
+
+    def missing(self) -> int | None:
+        """Only the counts can tell."""
+        return None
+
+    def relations(self) -> Iterator[Json]:
+        """No relations."""
+        return iter(())
+
+    def close(self) -> None:
+        """Close the history, if there is one."""
+        if self.history is not None:
+            self.history.close()
+
+    def __enter__(self) -> Self:
+        """The reader itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()

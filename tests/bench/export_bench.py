@@ -1,0 +1,148 @@
+"""How fast an export is against a bare read of the same store in the same run, and how much memory it takes.
+
+Usage: python -m tests.bench.export_bench [--rows 10000 100000 1000000] [--dims 256] [--kind qdrant|file]
+
+The bare read does what nobody can do without: it fetches every row and decodes it (the pickle, or the JSON),
+and throws it away. Each measurement is a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+WORDS = "tea coffee Berlin Oslo cello pottery peanuts Postgres hiking vegetarian sister garden train Kyoto".split()
+
+
+def payload(number: int, users: int) -> dict[str, Any]:
+    chosen = random.Random(number)
+    text = f"user {number % users} " + " ".join(chosen.choice(WORDS) for _ in range(12)) + f" ({number})"
+    moment = f"2025-{1 + number % 12:02}-{1 + number % 28:02}T10:{number % 60:02}:00.{number % 1000000:06}+00:00"
+    return {
+        "data": text,
+        "hash": f"{number:032x}",
+        "created_at": moment,
+        "updated_at": moment,
+        "user_id": f"user-{number % users}",
+        "agent_id": f"agent-{number % 7}",
+        "role": "user",
+        "text_lemmatized": text,
+        "topic": "drink",
+        "tags": ["import", "drink"],
+        "seq": number,
+    }
+
+
+def build(folder: Path, kind: str, rows: int, dims: int, users: int) -> dict[str, Any]:
+    """A store of so many rows, and the section of settings that names it."""
+    ids = (f"{number * 2654435761 % 2**32:08x}-0000-4000-8000-{number:012x}" for number in range(rows))
+    if kind == "file":
+        with (folder / "all.json").open("w") as file:
+            file.write('{"results": [')
+            for number, memory_id in enumerate(ids):
+                file.write(("," if number else "") + json.dumps({"id": memory_id, "payload": payload(number, users)}))
+            file.write("]}")
+        return {"files": [str(folder / "all.json")]}
+    from tests.mem0.stores import key_of, point, write_store
+
+    vector = [random.Random(1).gauss(0, 0.05) for _ in range(dims)]
+    points = ((key_of(one), point(one, vector=vector, **payload(at, users))) for at, one in enumerate(ids))
+    write_store(folder, points)
+    store = {"provider": "qdrant", "config": {"path": str(folder / "store"), "collection_name": "mem0"}}
+    return {"oss": {"config": {"vector_store": store, "history_db_path": str(folder / "history.db")}}}
+
+
+def bare(section: dict[str, Any], folder: Path) -> int:
+    """Fetch and decode every row, and nothing else."""
+    if "files" in section:
+        from spectron_migrate.mem0.json_stream import events
+
+        with Path(section["files"][0]).open("rb") as stream:
+            return sum(1 for event in events(stream, "file") if event.kind == "row")
+    import sqlite3
+
+    from spectron_migrate.mem0.qdrant_pickle import read_point
+
+    db = sqlite3.connect(folder / "store/collection/mem0/storage.sqlite")
+    return sum(1 for row in db.execute("SELECT point FROM points") if read_point(row[0]))
+
+
+def whole(section: dict[str, Any], folder: Path) -> int:
+    """The export as the command runs it."""
+    from spectron_migrate.export import run_export
+    from spectron_migrate.mem0.open import open_reader
+    from spectron_migrate.records import Filters, NullReporter
+
+    with open_reader(section, now=datetime.now(UTC)) as reader:
+        summary = run_export(
+            reader,
+            folder / "dump",
+            filters=Filters(),
+            since=None,
+            keep_history=False,
+            reporter=NullReporter(),
+            clock=lambda: datetime.now(UTC),
+        )
+    assert summary.complete
+    return summary.memories
+
+
+def measured(what: str, section: dict[str, Any], folder: Path) -> tuple[float, float]:
+    """Seconds and peak MB of one process."""
+    command = [sys.executable, "-m", "tests.bench.export_bench", "--measure", what, json.dumps(section), str(folder)]
+    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return told["seconds"], told["megabytes"]
+
+
+def peak_megabytes() -> float:
+    """Of this process alone: what getrusage tells may be what its parent had when it forked."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def lines(arguments: argparse.Namespace) -> Iterator[str]:
+    yield f"{'rows':>9} {'bare rows/s':>12} {'export rows/s':>14} {'ratio':>6} {'again rows/s':>13} {'peak MB':>8} {'again':>7}"
+    for rows in arguments.rows:
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            section = build(folder, arguments.kind, rows, arguments.dims, arguments.users)
+            measured("bare", section, folder)  # the first read warms the disk's cache for both
+            bare_seconds, _ = measured("bare", section, folder)
+            seconds, megabytes = measured("whole", section, folder)
+            again, again_megabytes = measured("whole", section, folder)
+            yield (
+                f"{rows:>9,} {rows / bare_seconds:>12,.0f} {rows / seconds:>14,.0f} {bare_seconds / seconds:>6.2f} "
+                f"{rows / again:>13,.0f} {megabytes:>8.1f} {again_megabytes:>7.1f}"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--dims", type=int, default=256)
+    parser.add_argument("--users", type=int, default=1000)
+    parser.add_argument("--kind", choices=["qdrant", "file"], default="qdrant")
+    parser.add_argument("--measure", nargs=3, metavar=("WHAT", "SECTION", "FOLDER"))
+    arguments = parser.parse_args()
+    if arguments.measure:
+        what, section, folder = arguments.measure
+        began = time.perf_counter()
+        {"bare": bare, "whole": whole}[what](json.loads(section), Path(folder))
+        seconds = time.perf_counter() - began
+        print(json.dumps({"seconds": seconds, "megabytes": peak_megabytes()}))
+        return
+    for line in lines(arguments):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Rows come out of JSON of any size and shape one at a time, and damage is told with its line."""
+
+from __future__ import annotations
+
+import io
+import json
+import tracemalloc
+from typing import Any, BinaryIO
+from unittest import mock
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spectron_migrate.errors import InputError
+from spectron_migrate.mem0 import json_stream
+from spectron_migrate.mem0.json_stream import events
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+ROWS = st.lists(st.dictionaries(st.sampled_from(["id", "memory", "x", "é"]), VALUES, max_size=3), max_size=6)
+SHAPES = {
+    "list": lambda rows, **how: json.dumps(rows, **how),
+    "results": lambda rows, **how: json.dumps({"count": 3, "results": rows, "relations": [{"r": 1}]}, **how),
+    "memories": lambda rows, **how: json.dumps({"user": {"id": "u"}, "memories": rows, "after": [1]}, **how),
+    "records": lambda rows, **how: json.dumps({"kind": "k", "records": rows}, **how),
+    "lines": lambda rows, **how: "\n".join(json.dumps(row, **how) for row in rows),
+    "pages": lambda rows, **how: "\n".join(json.dumps({"results": [row]}, **how) for row in rows),
+    "mixture": lambda rows, **how: "\n".join(
+        json.dumps([row] if at % 2 else row, **how) for at, row in enumerate(rows)
+    ),
+}
+
+
+def rows_of(text: str | bytes, name: str = "file.json") -> list[Any]:
+    data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    return [event.value for event in events(io.BytesIO(data), name) if event.kind == "row"]
+
+
+@given(ROWS, st.sampled_from(sorted(SHAPES)), st.integers(1, 40), st.sampled_from([None, 1]), st.booleans())
+def test_every_shape_gives_the_rows_whatever_the_size_of_a_read(
+    rows: list[Any], shape: str, chunk: int, indent: int | None, ascii_only: bool
+) -> None:
+    text = SHAPES[shape](rows, indent=indent, ensure_ascii=ascii_only) or "[]"
+
+    with mock.patch.object(json_stream, "_CHUNK", chunk):
+        assert rows == rows_of(text)
+
+
+@given(ROWS.filter(bool), st.sampled_from(sorted(SHAPES)), st.integers(1, 40), st.data())
+def test_a_file_that_was_cut_anywhere_never_passes_for_a_whole_one(
+    rows: list[Any], shape: str, chunk: int, data: st.DataObject
+) -> None:
+    text = SHAPES[shape](rows)
+    cut = data.draw(st.integers(0, len(text) - 1))
+
+    with mock.patch.object(json_stream, "_CHUNK", chunk):
+        try:
+            told = rows_of(text[:cut])
+        except InputError:
+            return
+    assert shape in ("lines", "pages", "mixture")  # there every line is whole by itself
+    assert told == rows[: len(told)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"id": 1},\n {"id": 2', "file.json, line 2 is cut off"),
+        ('[{"id": 1},\n {"id": "abc', "file.json, line 2 is cut off"),
+        ('[{"id": 1},\n {"id" 2}]', "file.json, line 2 is no JSON: Expecting ':' delimiter"),
+        ("[\n1 2]", "file.json, line 2 is no JSON: ']' expected, '2' found"),
+        ("\n\nhello", "file.json, line 3 is no JSON: Expecting value"),
+        ("3", "file.json, line 1 is JSON, but no dump of Mem0"),
+        ("null", "file.json, line 1 is JSON, but no dump of Mem0"),
+        ('"text"', "file.json, line 1 is JSON, but no dump of Mem0"),
+        ("[]\n,", "file.json, line 2 is no JSON: Expecting value"),
+        ("id,memory\n1,tea", "file.json, line 1 is no JSON: Expecting value"),
+        ("[" * 100_000, "file.json, line 1 holds a value that cannot be read"),
+        ("[1" + "0" * 5000 + "]", "file.json, line 1 holds a value that cannot be read"),
+    ],
+)
+@pytest.mark.parametrize("chunk", [3, 1 << 18])
+def test_damage_is_told_with_its_line(text: str, message: str, chunk: int) -> None:
+    with mock.patch.object(json_stream, "_CHUNK", chunk), pytest.raises(InputError) as error:
+        rows_of(text)
+
+    assert error.value.message.startswith(message)
+
+
+def test_bytes_that_are_no_text_are_told() -> None:
+    with pytest.raises(InputError) as error:
+        rows_of(b'[{"id": "\xff\xfe\xfd"}]')
+
+    assert "is no text" in error.value.message
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_marks_at_the_beginning_are_understood(encoding: str) -> None:
+    assert [{"id": "Zoë"}] == rows_of('[{"id": "Zoë"}]'.encode(encoding))
+
+
+def test_raw_control_characters_and_half_surrogates_are_data() -> None:
+    assert [{"a": "\x00\n\t\x1b"}, {"a": "\ud800"}] == rows_of('[{"a": "\x00\n\t\x1b"}, {"a": "\\ud800"}]')
+
+
+def test_what_stands_beside_the_rows_comes_with_them() -> None:
+    text = json.dumps({"user": {"id": "u"}, "memories": [{"id": "m"}], "count": 1})
+
+    for chunk in (2, 1 << 18):
+        with mock.patch.object(json_stream, "_CHUNK", chunk):
+            row, envelope = list(events(io.BytesIO(text.encode()), "f"))
+        assert row.head is not None
+        assert {"id": "u"} == row.head["user"]
+        assert ("envelope", {"user": {"id": "u"}, "count": 1}) == (envelope.kind, envelope.value)
+
+
+def big_file(rows: int, shape: str) -> BinaryIO:
+    lines = [json.dumps({"id": str(at), "memory": "x" * 300}) for at in range(rows)]
+    text = {
+        "list": lambda: f"[{','.join(lines)}]",
+        "envelope": lambda: f'{{"count": 1, "results": [{",".join(lines)}]}}',
+        "lines": lambda: "\n".join(lines),
+    }[shape]()
+    return io.BytesIO(text.encode())
+
+
+@pytest.mark.parametrize("shape", ["list", "envelope", "lines"])
+def test_memory_does_not_grow_with_the_file(shape: str) -> None:
+    def peak(rows: int) -> int:
+        stream = big_file(rows, shape)
+        tracemalloc.start()
+        assert rows == sum(1 for event in events(stream, "f") if event.kind == "row")
+        told = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return told
+
+    assert peak(40_000) < 1.2 * peak(4_000)

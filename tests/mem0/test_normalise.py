@@ -1,0 +1,327 @@
+"""Any row of any Mem0 becomes a memory, or is skipped with a reason; nothing raises and nothing is invented."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spectron_migrate.mem0.normalise import ENTITY_ROW, NO_ID, NO_TEXT, NOT_AN_OBJECT, normalise
+from spectron_migrate.records import Memory, Skipped
+from tests.mem0.conftest import DATA, NOW, VERSIONS, sample_rows
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+NAMES = st.sampled_from(
+    [
+        *("id", "memory", "data", "text", "content", "metadata", "hash", "role", "state", "categories", "extra"),
+        *("user_id", "userId", "agent_id", "run_id", "session_id", "app_id", "payload", "source_payload", "score"),
+        *("created_at", "createdAt", "updated_at", "expiration_date", "lifecycle_state", "replaced_by"),
+        *("entity_type", "linked_memory_ids", "text_at_source", "as_given"),
+    ]
+)
+ROWS = st.dictionaries(NAMES | st.text(max_size=5), JSON, max_size=10)
+
+
+def memory(row: Any) -> Memory:
+    told = normalise(row, now=NOW)
+    assert isinstance(told, Memory), told
+    return told
+
+
+def point(**payload: Any) -> dict[str, Any]:
+    return {"id": "m1", "payload": {"data": "likes tea", **payload}}
+
+
+def item(**values: Any) -> dict[str, Any]:
+    return {"id": "m1", "memory": "likes tea", **values}
+
+
+@given(JSON | ROWS)
+def test_nothing_raises_and_what_comes_out_is_well_formed(row: Any) -> None:
+    told = normalise(row, now=NOW)
+
+    if isinstance(told, Skipped):
+        assert told.reason
+        return
+    assert told.id
+    assert isinstance(told.memory, str)
+    assert {str, type(None)} >= {type(value) for value in (told.user_id, told.agent_id, told.run_id, told.role)}
+    assert told.text_at in (told.created_at, told.updated_at)
+
+
+@given(st.dictionaries(st.text(max_size=6), JSON, max_size=6), st.text())
+def test_every_value_of_a_payload_is_in_the_memory(metadata: dict[str, Any], text: str) -> None:
+    told = normalise({"id": "m1", "payload": {**metadata, "data": text}}, now=NOW)
+
+    if isinstance(told, Skipped):
+        assert ENTITY_ROW == told.reason
+        return
+    assert text == told.memory
+    known = {field.name for field in fields(Memory)} | {"data", "attributed_to", "text_lemmatized"}
+    known |= {name.split("_")[0] + "".join(word.title() for word in name.split("_")[1:]) for name in known}
+    left = {name: value for name, value in metadata.items() if name not in known}
+    assert {**left, **told.metadata} == dict(told.metadata)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_payloads_of_every_version_are_told_in_full(version: str) -> None:
+    for memory_id, payload in sample_rows(version).items():
+        told = memory({"id": memory_id, "payload": payload})
+
+        again: dict[str, Any] = {
+            **told.metadata,
+            **{name: value for name, value in told.extra.items() if name != "as_given"},
+            "data": told.memory,
+            "hash": told.hash,
+            "user_id": told.user_id,
+            "agent_id": told.agent_id,
+            "run_id": told.run_id,
+            "actor_id": told.actor_id,
+            "role": told.role,
+            "expiration_date": told.expiration_date,
+        }
+        times = {"created_at", "updated_at"}
+        assert {name: value for name, value in payload.items() if name not in times} == {
+            name: again[name] for name in payload if name not in times
+        }
+        assert {name for name in again if again[name] is not None} <= set(payload)
+        assert told.created_at is not None
+
+
+def test_an_answer_of_get_all_and_its_payload_tell_the_same_memory() -> None:
+    payloads = sample_rows("2.2.1")
+    answers = json.loads((DATA / "2.2.1-qdrant" / "get_all_alice_show_expired.json").read_text("utf-8"))["results"]
+    assert answers
+    for answer in answers:
+        of_answer = memory(answer)
+        of_payload = memory({"id": answer["id"], "payload": payloads[answer["id"]]})
+        told = of_payload.to_json() | {"extra": {}}
+        assert told == of_answer.to_json() | {"extra": {}}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (None, NOT_AN_OBJECT),
+        ([], NOT_AN_OBJECT),
+        ({}, NO_ID),
+        ({"memory": "no id"}, NO_ID),
+        ({"id": "", "memory": "empty id"}, NO_ID),
+        ({"id": "m1"}, NO_TEXT),
+        ({"id": "m1", "memory": None}, NO_TEXT),
+        (point(data=None), NO_TEXT),
+        (point(data=None, content="somebody's metadata"), NO_TEXT),
+        (point(entity_type="person", linked_memory_ids=["m2"]), ENTITY_ROW),
+        (point(entity_type="person", linkedMemoryIds=["m2"]), ENTITY_ROW),
+    ],
+)
+def test_what_is_no_memory_is_skipped_and_says_why(row: Any, reason: str) -> None:
+    told = normalise(row, now=NOW)
+
+    assert isinstance(told, Skipped)
+    assert reason == told.reason
+
+
+def test_metadata_may_be_named_like_the_entity_store() -> None:
+    assert {"entity_type": "person"} == memory(point(entity_type="person")).metadata
+
+
+@pytest.mark.parametrize("text", ["", " ", "\x00\x1b[31m", "\ud800 half", "x" * 1_000_000, "line\nline\u2028"])
+def test_a_text_is_kept_to_the_letter(text: str) -> None:
+    assert text == memory(point(data=text)).memory
+    assert text == memory(item(memory=text)).memory
+
+
+@pytest.mark.parametrize("name", ["user_id", "agent_id", "run_id"])
+@pytest.mark.parametrize("given", [" alice ", "anna maria", "auth0|42", "Zoë", "*", "0042"])
+def test_ids_stay_the_exact_strings_they_are(name: str, given: str) -> None:
+    assert given == getattr(memory(point(**{name: given})), name)
+    assert given == getattr(memory(item(**{name: given})), name)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [(42, "42"), (-1, "-1"), (4.5, "4.5"), (1e22, "1" + "0" * 22), (True, "true")]
+)
+def test_a_number_as_id_becomes_its_digits_and_the_original_is_kept(given: Any, told: str) -> None:
+    row = memory(point(user_id=given))
+
+    assert told == row.user_id
+    assert {"user_id": given} == row.extra["as_given"]
+
+
+@pytest.mark.parametrize("given", [["a"], {"in": ["a"]}, ""])
+def test_what_is_no_id_is_none_and_kept(given: Any) -> None:
+    row = memory(point(user_id=given))
+
+    assert row.user_id is None
+    assert {"user_id": given} == row.extra["as_given"]
+
+
+def test_metadata_named_like_fields_of_an_answer_stays_metadata() -> None:
+    named = {
+        "id": 7,
+        "memory": "m",
+        "text": "t",
+        "content": "c",
+        "metadata": {"a": 1},
+        "state": "deleted",
+        "app_id": "a",
+    }
+
+    told = memory(point(**named))
+
+    assert ("m1", "likes tea", "active", None) == (told.id, told.memory, told.state, told.app_id)
+    assert named == told.metadata
+
+
+def test_typescript_spelling_is_read_as_the_same_fields() -> None:
+    camel = memory(
+        {
+            "id": "m1",
+            "payload": {
+                "data": "likes tea",
+                "userId": "alice",
+                "agentId": "bot",
+                "runId": "r1",
+                "createdAt": "2025-01-02T03:04:05.678Z",
+                "updatedAt": "2025-01-03T03:04:05.678Z",
+                "textLemmatized": "like tea",
+                "attributedTo": "user",
+            },
+        }
+    )
+
+    assert ("alice", "bot", "r1") == (camel.user_id, camel.agent_id, camel.run_id)
+    assert ("2025-01-02T03:04:05.678000Z", "2025-01-03T03:04:05.678000Z") == (camel.created_at, camel.updated_at)
+    assert {"text_lemmatized": "like tea", "attributed_to": "user"} == camel.extra
+    assert {} == camel.metadata
+
+
+def test_both_spellings_at_once_leave_the_second_as_metadata() -> None:
+    told = memory(point(created_at="2025-01-02T00:00:00+00:00", createdAt="mine"))
+
+    assert "2025-01-02T00:00:00.000000Z" == told.created_at
+    assert {"createdAt": "mine"} == told.metadata
+
+
+def test_metadata_in_typescripts_spelling_keeps_its_names() -> None:
+    metadata = {"appId": "a", "sessionId": "s", "replacedBy": "m2", "lifecycleState": "archived"}
+
+    told = memory(point(**metadata))
+
+    assert (metadata, "active", None) == (told.metadata, told.state, told.run_id)
+
+
+def test_a_platform_item_is_told_in_full() -> None:
+    told = memory(
+        {
+            "id": "m1",
+            "memory": "likes tea",
+            "user_id": "alice",
+            "agent_id": None,
+            "app_id": "shop",
+            "session_id": "s1",
+            "metadata": {"k": 1},
+            "categories": ["food", "drinks"],
+            "structured_attributes": {"day": 3},
+            "replaced_by": None,
+            "synthesized": False,
+            "expiration_date": "2099-01-01",
+            "created_at": "2025-01-02T03:04:05.678901-08:00",
+            "updated_at": "2025-02-02T03:04:05-08:00",
+        }
+    )
+
+    assert ("shop", "s1", ("food", "drinks")) == (told.app_id, told.run_id, told.categories)
+    assert ("2025-01-02T11:04:05.678901Z", "2025-02-02T11:04:05.000000Z") == (told.created_at, told.updated_at)
+    assert ("2099-01-01", "active", "updated_at") == (told.expiration_date, told.state, told.text_at_source)
+    assert {"structured_attributes": {"day": 3}, "synthesized": False} == told.extra
+
+
+@pytest.mark.parametrize(
+    ("values", "state"),
+    [
+        ({}, "active"),
+        ({"state": "active"}, "active"),
+        ({"state": "paused"}, "archived"),
+        ({"state": "archived"}, "archived"),
+        ({"state": "deleted"}, "deleted"),
+        ({"lifecycle_state": "archived"}, "archived"),
+        ({"lifecycleState": "expired"}, "expired"),
+        ({"replaced_by": "m2"}, "replaced"),
+        ({"deleted_at": "2025-01-01T00:00:00Z"}, "deleted"),
+        ({"expiration_date": "2020-01-01"}, "expired"),
+        ({"expiration_date": "2026-11-23"}, "active"),
+        ({"expiration_date": "2026-11-22"}, "expired"),
+        ({"expiration_date": "2026-11-22T23:59:59Z"}, "expired"),
+        ({"expiration_date": "2026-11-23T00:00:01Z"}, "active"),
+        ({"expiration_date": "next summer"}, "active"),
+        ({"state": "something new"}, "active"),
+    ],
+)
+def test_the_state_is_what_mem0_would_say_now(values: dict[str, Any], state: str) -> None:
+    assert state == memory(item(**values)).state
+
+
+@pytest.mark.parametrize(
+    ("given", "told", "kept"),
+    [
+        ("2025-01-02T03:04:05.678901+00:00", "2025-01-02T03:04:05.678901Z", False),
+        ("2025-01-02T03:04:05.678901-08:00", "2025-01-02T11:04:05.678901Z", False),
+        ("2025-01-02T03:04:05Z", "2025-01-02T03:04:05.000000Z", False),
+        ("2025-01-02 03:04:05+05:30", "2025-01-01T21:34:05.000000Z", False),
+        ("2025-01-02T03:04:05", "2025-01-02T03:04:05.000000Z", True),
+        ("2025-01-02", "2025-01-02T00:00:00.000000Z", True),
+        ("2025-01-02T03:04:05.123456789Z", "2025-01-02T03:04:05.123456Z", True),
+        (1735787045, "2025-01-02T03:04:05.000000Z", True),
+        (1735787045.5, "2025-01-02T03:04:05.500000Z", True),
+        (1735787045678, "2025-01-02T03:04:05.678000Z", True),
+        (1735787045678901, "2025-01-02T03:04:05.678901Z", True),
+        ("1735787045", "2025-01-02T03:04:05.000000Z", True),
+        (0, "1970-01-01T00:00:00.000000Z", True),
+        ("yesterday", None, True),
+        ("", None, True),
+        (True, None, True),
+        ([2025], None, True),
+        pytest.param(10**400, None, True, id="huge"),
+        ("0001-01-01T00:00:00+05:00", None, True),
+        (None, None, False),
+    ],
+)
+def test_a_time_is_told_in_utc_and_an_assumption_keeps_the_original(given: Any, told: str | None, kept: bool) -> None:
+    row = memory(point(created_at=given))
+
+    assert told == row.created_at
+    assert kept == ("as_given" in row.extra)
+    if kept:
+        assert given == row.extra["as_given"]["created_at"]
+
+
+def test_the_servers_list_of_everybody_gives_back_role_and_metadata_apart() -> None:
+    rows = json.loads((DATA / "server-2.2.1" / "get_memories_all_admin.json").read_text("utf-8"))["results"]
+    scoped = json.loads((DATA / "server-2.2.1" / "get_memories_alice.json").read_text("utf-8"))["results"]
+    everybody = {row["id"]: memory(row) for row in rows}
+
+    for row in scoped:
+        told, same = memory(row), everybody[row["id"]]
+        assert told.to_json() | {"extra": {}} == same.to_json() | {"extra": {}}
+
+
+def test_our_own_line_is_read_back_as_it_is() -> None:
+    told = memory(point(user_id=42, topic="tea"))
+
+    assert told == normalise(json.loads(json.dumps(told.to_json())), now=NOW)
+
+
+def test_unknown_fields_of_an_item_are_kept_but_not_those_of_one_answer() -> None:
+    told = memory(item(score=0.5, score_details={"a": 1}, owner="o", as_given="theirs", user_id=1))
+
+    assert {"owner": "o", "as_given": {"user_id": 1, "as_given": "theirs"}} == told.extra

@@ -1,0 +1,320 @@
+"""An embedded Qdrant folder is read whole, unharmed, and without running what lies in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectron_migrate.errors import Incomplete, InputError
+from spectron_migrate.mem0.open import open_oss
+from spectron_migrate.mem0.qdrant_folder import OUTDATED, QdrantFolder
+from spectron_migrate.records import Memory, Skipped
+from tests.mem0.app import config
+from tests.mem0.conftest import DATA, NOW, VERSIONS, App, sample_config, sample_rows
+from tests.mem0.stores import key_of, point, uuid, write_store
+
+
+def open_folder(settings: dict[str, Any]) -> QdrantFolder:
+    reader = open_oss(settings, now=NOW)
+    assert isinstance(reader, QdrantFolder)
+    return reader
+
+
+def read(settings: dict[str, Any]) -> list[Memory | Skipped]:
+    with open_folder(settings) as reader:
+        told = list(reader.rows())
+        assert 0 == reader.missing()
+        return told
+
+
+def settings_of(folder: Path, collection: str = "mem0") -> dict[str, Any]:
+    settings = config(folder)
+    settings["vector_store"]["config"]["collection_name"] = collection
+    return settings
+
+
+def fingerprints(folder: Path) -> dict[str, tuple[str, int]]:
+    return {
+        str(path.relative_to(folder)): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_row_of_every_version_is_told_unaltered(version: str) -> None:
+    told = {row.id: row for row in read(sample_config(version)) if isinstance(row, Memory)}
+
+    truth = sample_rows(version)
+    assert set(truth) == set(told)
+    assert {memory_id: payload["data"] for memory_id, payload in truth.items()} == {
+        memory_id: row.memory for memory_id, row in told.items()
+    }
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_no_byte_of_the_folder_changes(version: str) -> None:
+    before = fingerprints(DATA / f"{version}-qdrant")
+
+    read(sample_config(version))
+
+    assert before == fingerprints(DATA / f"{version}-qdrant")
+
+
+def test_a_folder_that_may_only_be_read_is_enough(tmp_path: Path) -> None:
+    folder = write_store(tmp_path, [(key_of(uuid(1)), point(uuid(1), data="tea"))])
+    for path in [*folder.rglob("*"), folder]:
+        path.chmod(0o500 if path.is_dir() else 0o400)
+    try:
+        assert 1 == len(read(settings_of(folder)))
+    finally:
+        for path in [folder, *folder.rglob("*")]:
+            path.chmod(0o700)
+
+
+def test_an_application_that_holds_the_store_keeps_its_lock_and_its_bytes(mem0_app: Callable[..., App]) -> None:
+    app = mem0_app()
+    for number in range(5):
+        app("add", f"note {number}", {"user_id": "alice"})
+    folder = Path(app.config["vector_store"]["config"]["path"])
+    before = fingerprints(folder)
+
+    told = read(app.config)
+
+    assert before == fingerprints(folder)
+    assert {f"note {number}" for number in range(5)} == {row.memory for row in told if isinstance(row, Memory)}
+    [added] = app("add", "still writing", {"user_id": "alice"})
+    assert "still writing" == app("get", added)["memory"]
+
+
+def test_rows_written_while_reading_are_read_in_the_end(mem0_app: Callable[..., App]) -> None:
+    app = mem0_app()
+    for number in range(30):
+        app("add", f"note {number}", {"user_id": "alice"})
+    app.begin("churn", 0, 200)
+
+    told: dict[str, str] = {}
+    with open_folder(app.config) as reader:
+        for _ in range(5):
+            for row in reader.rows():
+                assert isinstance(row, Memory)
+                told[row.id] = row.memory
+            assert 0 == reader.missing()
+    churned = app.answer()
+    for row in read(app.config):
+        assert isinstance(row, Memory)
+        told[row.id] = row.memory
+
+    held = {row["id"]: row["payload"]["data"] for row in app("all")}
+    assert set(churned) <= set(told)
+    assert held == told
+
+
+def test_a_row_moved_by_a_writer_between_two_pages_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spectron_migrate.mem0.qdrant_folder._PAGE", 3)
+    rows = [(key_of(uuid(number)), point(uuid(number), data=f"old {number}")) for number in range(10)]
+    folder = write_store(tmp_path, rows)
+    writer = sqlite3.connect(folder / "store/collection/mem0/storage.sqlite", isolation_level=None)
+    told: dict[str, str] = {}
+    given = 0
+    with open_folder(settings_of(folder)) as reader:
+        for row in reader.rows():
+            assert isinstance(row, Memory)
+            told[row.id] = row.memory
+            given += 1
+            if given == 4:  # a row already read is rewritten, one not yet read is rewritten, one comes, one goes
+                for number in (0, 9, 11):
+                    values = (key_of(uuid(number)), point(uuid(number), data=f"new {number}"))
+                    writer.execute("INSERT OR REPLACE INTO points VALUES (?, ?)", values)
+                writer.execute("DELETE FROM points WHERE id = ?", (key_of(uuid(8)),))
+            if given == 12:  # the last rowids are given anew: their keys differ, not their numbers
+                writer.execute("DELETE FROM points WHERE id = ?", (key_of(uuid(11)),))
+                values = (key_of(uuid(12)), point(uuid(12), data="reused"))
+                writer.execute("INSERT INTO points VALUES (?, ?)", values)
+        assert 0 == reader.missing()
+    writer.close()
+
+    expected = {uuid(number): f"old {number}" for number in range(1, 8)}
+    expected |= {uuid(0): "new 0", uuid(9): "new 9", uuid(12): "reused"}
+    assert expected == {memory_id: told[memory_id] for memory_id in expected}
+
+
+def test_only_the_latest_copy_of_a_point_counts(tmp_path: Path) -> None:
+    lettered = "abcdef00-0000-4000-8000-000000000001"
+    folder = write_store(
+        tmp_path,
+        [
+            (key_of(lettered.upper()), point(lettered.upper(), data="first spelling")),
+            (key_of(lettered), point(lettered, data="second spelling")),
+            (key_of(uuid(2)), point(uuid(2), data="protocol 4")),
+            (key_of(uuid(2), protocol=5), point(uuid(2), data="protocol 5")),
+            (key_of(3), point(3, data="a number")),
+        ],
+    )
+
+    told = read(settings_of(folder))
+
+    assert {lettered: "second spelling", uuid(2): "protocol 5", "3": "a number"} == {
+        row.id: row.memory for row in told if isinstance(row, Memory)
+    }
+    assert [Skipped(lettered.upper(), OUTDATED), Skipped(uuid(2), OUTDATED)] == [
+        row for row in told if isinstance(row, Skipped)
+    ]
+
+
+def test_the_clients_own_folder_with_sparse_vectors_is_read(tmp_path: Path) -> None:
+    from qdrant_client import QdrantClient, models
+
+    client = QdrantClient(path=str(tmp_path / "store"))
+    client.create_collection(
+        "mem0",
+        vectors_config=models.VectorParams(size=2, distance=models.Distance.COSINE),
+        sparse_vectors_config={"bm25": models.SparseVectorParams()},
+    )
+    sparse = models.SparseVector(indices=[1], values=[0.5])
+    client.upsert(
+        "mem0", [models.PointStruct(id=uuid(1), vector={"": [0.1, 0.2], "bm25": sparse}, payload={"data": "tea"})]
+    )
+    client.close()
+
+    assert ["tea"] == [row.memory for row in read(settings_of(tmp_path)) if isinstance(row, Memory)]
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch /tmp/this-must-not-exist",)
+
+
+@pytest.mark.parametrize("where", ["payload", "point"])
+def test_a_foreign_class_is_refused_by_name_and_never_run(tmp_path: Path, where: str) -> None:
+    bad = pickle.dumps(Evil()) if where == "point" else point(uuid(2), data="tea", evil=Evil())
+    folder = write_store(tmp_path, [(key_of(uuid(1)), point(uuid(1), data="tea")), (key_of(uuid(2)), bad)])
+
+    with pytest.raises(InputError) as error:
+        read(settings_of(folder))
+
+    assert f"a stored point names the class {os.name}.system, which no memory is made of" == error.value.message
+    assert not Path("/tmp/this-must-not-exist").exists()
+
+
+def test_a_torn_row_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    whole = point(uuid(2), data="tea")
+    folder = write_store(tmp_path, [(key_of(uuid(1)), point(uuid(1), data="tea")), (key_of(uuid(2)), whole[:-20])])
+
+    [first, torn] = read(settings_of(folder))
+
+    assert isinstance(first, Memory)
+    assert isinstance(torn, Skipped)
+    assert uuid(2) == torn.id
+    assert torn.reason.startswith("unreadable row: ")
+
+
+def test_a_collection_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
+    folder = write_store(tmp_path, [], collection="memories")
+    write_store(tmp_path, [], collection="others")
+
+    with pytest.raises(InputError) as error:
+        read(settings_of(folder, "memorise"))
+
+    assert f"there is no collection memorise in {folder}/store" == error.value.message
+    assert "collections there: memories, others" == error.value.hint
+
+
+def test_a_folder_that_is_not_there_is_told_and_not_made(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        read(settings_of(tmp_path / "nowhere"))
+
+    assert f"there is no Qdrant folder at {tmp_path}/nowhere/store" == error.value.message
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_an_alias_leads_to_its_collection(tmp_path: Path) -> None:
+    folder = write_store(tmp_path, [(key_of(uuid(1)), point(uuid(1), data="tea"))], collection="memories_v2")
+    (folder / "store" / "meta.json").write_text('{"collections": {}, "aliases": {"mem0": "memories_v2"}}')
+
+    assert 1 == len(read(settings_of(folder)))
+
+
+def test_an_empty_collection_is_complete_but_an_emptied_one_is_an_error(tmp_path: Path) -> None:
+    assert [] == read(settings_of(write_store(tmp_path / "new", [])))
+
+    rows = [(key_of(uuid(number)), point(uuid(number), data="tea")) for number in range(100)]
+    folder = write_store(tmp_path / "erased", rows)
+    with sqlite3.connect(folder / "store/collection/mem0/storage.sqlite") as db:
+        db.execute("DELETE FROM points")
+    db.close()
+    with pytest.raises(Incomplete) as error:
+        read(settings_of(folder))
+
+    assert error.value.message.startswith(f"collection mem0 in {folder}/store reads as empty, but its file holds ")
+
+
+def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
+    folder = write_store(tmp_path, [])
+    (folder / "store/collection/mem0/storage.sqlite").write_bytes(b"not a database" * 100)
+
+    with pytest.raises(InputError) as error:
+        read(settings_of(folder))
+
+    assert "storage.sqlite is not a readable SQLite database: file is not a database" in error.value.message
+
+
+CRASH = """
+import os, sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("PRAGMA cache_size = 1")
+db.execute("BEGIN IMMEDIATE")
+for number in range(200):
+    db.execute("INSERT INTO points VALUES (?, ?)", (f"torn {number}", b"x" * 4000))
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_killed_application_left_half_written_is_rolled_back_in_a_copy(tmp_path: Path) -> None:
+    rows = [(key_of(uuid(number)), point(uuid(number), data=f"note {number}")) for number in range(50)]
+    folder = write_store(tmp_path, rows)
+    file = folder / "store/collection/mem0/storage.sqlite"
+    subprocess.run([sys.executable, "-c", CRASH, str(file)], check=False)
+    assert file.with_name("storage.sqlite-journal").exists()
+    before = fingerprints(folder)
+
+    told = read(settings_of(folder))
+
+    assert {f"note {number}" for number in range(50)} == {row.memory for row in told if isinstance(row, Memory)}
+    assert before == fingerprints(folder)
+
+
+def test_expiry_is_judged_by_the_clock_that_was_given() -> None:
+    states = {}
+    for now in (datetime(2019, 1, 1, tzinfo=UTC), NOW):
+        with open_oss(sample_config("2.2.1"), now=now) as reader:
+            states[now] = sorted(row.state for row in reader.rows() if isinstance(row, Memory))
+
+    assert {"active"} == set(states[datetime(2019, 1, 1, tzinfo=UTC)])
+    assert {"active", "expired"} == set(states[NOW])
+
+
+def test_reading_imports_no_qdrant_client_and_no_mem0() -> None:
+    script = (
+        "import sys, json; from datetime import UTC, datetime; from spectron_migrate.mem0.open import open_oss;"
+        "reader = open_oss(json.loads(sys.argv[1]), now=datetime.now(UTC)); rows = list(reader.rows());"
+        "print(len(rows), sorted({'mem0', 'qdrant_client', 'numpy', 'httpx'} & set(sys.modules)))"
+    )
+    settings = json.dumps(sample_config("1.0.11"))
+    began = time.perf_counter()
+    told = subprocess.run([sys.executable, "-c", script, settings], check=True, capture_output=True, text=True).stdout
+
+    assert f"{len(sample_rows('1.0.11'))} []\n" == told
+    assert time.perf_counter() - began < 10
