@@ -67,8 +67,8 @@ class SessionOfOurs:
 
 _RECEIPTS = (
     "SELECT fact.mem0_id, fact.version, fact.body, fact.text_at, fact.order_key, fact.selector, fact.run, fact.infer,"
-    " fact.state, session.server_id, fact.turn_id, fact.chunk_id, fact.ids, fact.late, session.echo IS NOT NULL AS echoed,"
-    " memory.tombstoned_at IS NOT NULL AS tombstoned, memory.record,"
+    " fact.state, session.server_id, fact.turn_id, fact.chunk_id, fact.ids, fact.late,"
+    " session.echo IS NOT NULL AS echoed, memory.tombstoned_at IS NOT NULL AS tombstoned, memory.record,"
     " NOT EXISTS (SELECT 1 FROM fact AS later WHERE later.mem0_id = fact.mem0_id AND later.version > fact.version)"
     " AS newest"
     " FROM fact JOIN session ON session.id = fact.session JOIN memory ON memory.mem0_id = fact.mem0_id"
@@ -128,6 +128,15 @@ def claimed_turns(ledger: Ledger, server_id: str) -> set[str]:
     return {row["turn_id"] for row in rows}
 
 
+def newest_session(ledger: Ledger) -> str | None:
+    """The server's id of the newest session with a receipt."""
+    row = ledger.db.execute(
+        "SELECT server_id FROM session WHERE server_id IS NOT NULL AND EXISTS"
+        " (SELECT 1 FROM fact WHERE fact.session = session.id AND turn_id IS NOT NULL) ORDER BY id DESC LIMIT 1"
+    ).fetchone()
+    return str(row["server_id"]) if row else None
+
+
 def sessions_of_ours(ledger: Ledger) -> Iterator[SessionOfOurs]:
     """Every session that the server made for us, empty ones included."""
     rows = ledger.db.execute(
@@ -157,7 +166,9 @@ def was_planned(ledger: Ledger, dump_digest: str) -> bool:
 
 def fingerprint(ledger: Ledger) -> list[Json]:
     """What changes whenever the ledger says something else about what is stored."""
-    row = ledger.db.execute("SELECT count(*), max(id), count(turn_id), max(recorded_at), max(plan) FROM fact").fetchone()
+    row = ledger.db.execute(
+        "SELECT count(*), max(id), count(turn_id), max(recorded_at), max(plan) FROM fact"
+    ).fetchone()
     states = ledger.db.execute("SELECT state, count(*) FROM fact GROUP BY state ORDER BY state").fetchall()
     gone = ledger.db.execute("SELECT count(*) FROM memory WHERE tombstoned_at IS NOT NULL").fetchone()
     migration = ledger.migration()

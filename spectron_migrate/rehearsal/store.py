@@ -1,0 +1,237 @@
+"""Makes a real Mem0 store from the data set: Mem0 writes every memory, update and deletion itself.
+
+Only the times are ours. A store that has grown over two years cannot be made in some seconds, so right after
+Mem0 has written a row its times are set back, in the store and in the history that this very run has made.
+Texts, ids, hashes, vectors and the order of events are Mem0's own.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sqlite3
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from spectron_migrate.errors import InputError
+from spectron_migrate.mem0.search import OWN_KEY, close_memory, idle_llm, mem0_at_home, offline_embedder
+from spectron_migrate.records import Json
+from spectron_migrate.rehearsal.embed import DIMENSIONS
+
+Kind = Literal["add", "update", "tag", "delete"]
+
+CONFIG, KEYS, QUERIES = "mem0.json", "keys.json", "queries.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happens to a memory: it is added, updated, tagged (metadata only) or deleted."""
+
+    kind: Kind
+    key: str
+    """Names the memory inside the data set; Mem0 chooses the real id."""
+    at: datetime
+    user: str | None = None
+    agent: str | None = None
+    run: str | None = None
+    text: str = ""
+    metadata: dict[str, Json] = field(default_factory=dict)
+    role: str = "user"
+    actor: str | None = None
+    expires: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Something a user could ask, and the keys of the memories that answer it: one of them is enough."""
+
+    text: str
+    user: str
+    agent: str | None
+    expect: tuple[str, ...]
+
+
+def load_events() -> list[Event]:
+    """The data set, oldest first."""
+    return sorted((_event(row) for row in _lines("data.jsonl")), key=lambda event: event.at)
+
+
+def load_questions() -> list[Question]:
+    """The questions of the data set."""
+    return [
+        Question(row["ask"], row["user"], row.get("agent"), tuple(row["expect"])) for row in _lines("questions.jsonl")
+    ]
+
+
+def make_store(folder: Path) -> Path:
+    """Make the store in `folder` and return the path of its Mem0 config; nothing outside is written.
+
+    Beside the config (`mem0.json`, absolute paths) lie the embedded Qdrant (`qdrant/`), Mem0's history
+    (`history.db`) and home (`mem0/`), `keys.json` (key of the data set -> id that Mem0 gave) and
+    `queries.jsonl` (the questions with the ids they expect). Works with every mem0ai from 0.1.60 on; one that
+    knows no expiry dates gets none. Raises InputError where a store is there already, or the offline
+    embeddings are not installed.
+    """
+    folder = folder.resolve()
+    if (folder / "qdrant").exists():
+        raise InputError(f"there is a store in {folder} already", hint="name an empty folder")
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with mem0_at_home(folder / "mem0"):
+        config = _config(folder)
+        memory = _open(config)
+        try:
+            writer = _Writer(memory)
+            for event in load_events():
+                writer.apply(event)
+        finally:
+            close_memory(memory)
+    _date_history(Path(config["history_db_path"]), writer.written)
+    _write_json(folder / KEYS, writer.ids)
+    _write_queries(folder / QUERIES, writer.ids)
+    _write_json(folder / CONFIG, config)
+    return folder / CONFIG
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    memory_id: str
+    created: datetime
+    at: datetime
+
+
+class _Writer:
+    """Applies events through Mem0's own methods, whichever generation they are of."""
+
+    def __init__(self, memory: Any) -> None:
+        self.ids: dict[str, str] = {}
+        self.written: list[_Written] = []
+        self._memory = memory
+        self._store = memory.vector_store
+        self._created: dict[str, datetime] = {}
+        self._add_takes = inspect.signature(memory.add).parameters
+        self._update_takes = inspect.signature(memory.update).parameters
+
+    def apply(self, event: Event) -> None:
+        """Let Mem0 do it, then set the times of what it wrote."""
+        if event.kind == "add":
+            self.ids[event.key] = self._add(event)
+            self._created[event.key] = event.at
+        memory_id = self.ids[event.key]
+        if event.kind == "delete":
+            self._memory.delete(memory_id)
+        else:
+            if event.kind != "add":
+                self._update(memory_id, event)
+            self._date_row(memory_id, self._created[event.key], event.at)
+        self.written.append(_Written(memory_id, self._created[event.key], event.at))
+
+    def _add(self, event: Event) -> str:
+        ids = {"user_id": event.user, "agent_id": event.agent, "run_id": event.run}
+        owners = {name: value for name, value in ids.items() if value is not None}
+        if "infer" not in self._add_takes:
+            # So old a Mem0 always asks a language model what to keep; this is what it calls with the answer
+            return str(self._memory._create_memory(event.text, {}, {**event.metadata, **owners}))
+        message = {"role": event.role, "content": event.text} | ({"name": event.actor} if event.actor else {})
+        expiry = {"expiration_date": event.expires} if event.expires and "expiration_date" in self._add_takes else {}
+        answer = self._memory.add([message], metadata=dict(event.metadata), infer=False, **owners, **expiry)
+        rows = answer["results"] if isinstance(answer, dict) else answer
+        return str(rows[0]["id"])
+
+    def _update(self, memory_id: str, event: Event) -> None:
+        change: dict[str, Json] = {"metadata": event.metadata} if "metadata" in self._update_takes else {}
+        if not event.metadata:
+            change = {}
+        if "text" not in self._update_takes:
+            change["data"] = event.text or self._memory.get(memory_id)["memory"]
+        elif event.text:
+            change["text"] = event.text
+        self._memory.update(memory_id, **change)
+
+    def _date_row(self, memory_id: str, created: datetime, updated: datetime) -> None:
+        collection, client = self._store.collection_name, self._store.client
+        payload = client.retrieve(collection, ids=[memory_id], with_payload=True)[0].payload
+        times = {"created_at": created, "updated_at": updated}
+        dated = {name: _as_spelled(payload[name], time) for name, time in times.items() if payload.get(name)}
+        client.set_payload(collection, payload=dated, points=[memory_id])
+
+
+def _config(folder: Path) -> dict[str, Json]:
+    from mem0.utils.factory import EmbedderFactory
+
+    # The provider's name must be one that this Mem0 knows; the class behind it is ours
+    provider = "lmstudio" if "lmstudio" in EmbedderFactory.provider_to_class else "huggingface"
+    return {
+        OWN_KEY: {"embedder": "wordllama"},
+        "vector_store": {
+            "provider": "qdrant",
+            "config": {
+                "collection_name": "mem0",
+                "path": str(folder / "qdrant"),
+                "on_disk": True,
+                "embedding_model_dims": DIMENSIONS,
+            },
+        },
+        "embedder": {"provider": provider, "config": {"model": "wordllama", "embedding_dims": DIMENSIONS}},
+        "llm": idle_llm(),
+        "history_db_path": str(folder / "history.db"),
+        "version": "v1.1",
+    }
+
+
+def _open(config: dict[str, Json]) -> Any:
+    from mem0 import Memory
+
+    with offline_embedder(config):
+        return Memory.from_config({key: value for key, value in config.items() if key != OWN_KEY})
+
+
+def _date_history(path: Path, written: list[_Written]) -> None:
+    """Mem0 appends one row an event, so the rows are ours in their order; a time it left out stays out."""
+    database = sqlite3.connect(path)
+    try:
+        rows = database.execute("SELECT rowid, memory_id, created_at, updated_at FROM history ORDER BY rowid")
+        for (rowid, memory_id, created_at, updated_at), event in zip(rows.fetchall(), written, strict=True):
+            if memory_id != event.memory_id:
+                raise RuntimeError(f"row {rowid} of Mem0's history is of another memory than expected")
+            dated = (
+                created_at and _as_spelled(created_at, event.created),
+                updated_at and _as_spelled(updated_at, event.at),
+                rowid,
+            )
+            database.execute("UPDATE history SET created_at = ?, updated_at = ? WHERE rowid = ?", dated)
+        database.commit()
+    finally:
+        database.close()
+
+
+def _as_spelled(by_mem0: str, moment: datetime) -> str:
+    """A time in the zone in which this Mem0 has just written one: UTC, or US/Pacific before 1.0."""
+    return moment.astimezone(datetime.fromisoformat(by_mem0).tzinfo).isoformat()
+
+
+def _write_queries(path: Path, ids: dict[str, str]) -> None:
+    rows = [
+        {"query": question.text, "user_id": question.user}
+        | ({"agent_id": question.agent} if question.agent else {})
+        | {"expect": [ids[key] for key in question.expect]}
+        for question in load_questions()
+    ]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def _write_json(path: Path, value: Json) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _lines(name: str) -> list[dict[str, Json]]:
+    text = resources.files("spectron_migrate.rehearsal").joinpath(name).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
+
+
+def _event(row: dict[str, Json]) -> Event:
+    fields = dict(row)
+    kind = next(iter(fields))
+    return Event(kind=cast(Kind, kind), key=fields.pop(kind), at=datetime.fromisoformat(fields.pop("at")), **fields)

@@ -1,0 +1,260 @@
+"""What should be in Spectron: for each memory the newer of dump and ledger, and what the ledger says became of it.
+
+Every memory is exactly one of: stored, missing, pending (Mem0 changed since the replay), skipped, gone
+(deleted in Mem0). Only `stored` and `missing` say something about the migration; `pending` says replay again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from spectron_migrate.dump import Dump
+from spectron_migrate.errors import WrongLedger
+from spectron_migrate.ledger import Ledger, verify_views, views
+from spectron_migrate.ledger.verify_views import LastVersion
+from spectron_migrate.mapping import Lens, NotServable, ScopeMapping, Unmapped, covers
+from spectron_migrate.records import Filters, Memory, Placement, Reporter, Skipped, canonical_json, digest
+from spectron_migrate.verify.model import Finding, VerifyOptions
+from spectron_migrate.verify.tables import selector_of
+from spectron_migrate.verify.workspace import Workspace
+
+STORED = ("written", "stored_not_extracted")
+_BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one memory."""
+
+    kind: str
+    """stored, missing, pending, skipped or gone."""
+    reason: str = ""
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What one memory is judged by, beside itself."""
+
+    mapping: ScopeMapping
+    planned: bool
+    """Whether a plan was made of exactly this dump: then nothing in it is merely new."""
+    began: str | None
+    """When the scan began that the dump comes from; None where nobody knows."""
+    accepted: frozenset[str]
+
+
+def stage(work: Workspace, ledgers: Sequence[Ledger], *, seed: int, reporter: Reporter) -> None:
+    """Copy sessions and receipts of all ledgers into the workspace."""
+    reporter.stage("read the ledger")
+    for source, ledger in enumerate(ledgers):
+        with work.change():
+            for session in verify_views.sessions_of_ours(ledger):
+                work.add_session(session, source)
+            for row in verify_views.receipts(ledger):
+                work.add_receipt(row, seed=seed)
+                reporter.advance(1)
+
+
+def expect_all(
+    work: Workspace,
+    ledgers: Sequence[Ledger],
+    dump: Dump | None,
+    mapping: ScopeMapping,
+    options: VerifyOptions,
+    *,
+    reporter: Reporter,
+) -> None:
+    """Note for every memory of dump and ledgers what should have become of it.
+
+    Raises WrongLedger where the dump is of another source than the ledger.
+    """
+    if dump is not None:
+        _same_source(ledgers, dump)
+        _from_dump(work, ledgers, dump, mapping, options, reporter)
+    _from_ledgers(work, ledgers, options.filters, options.accepted)
+
+
+def outcome_of(memory: Memory, last: LastVersion | None, ground: Ground) -> Outcome:
+    """One memory of the dump beside the ledger's newest version of it."""
+    placed = place(memory, ground.mapping)
+    stored = last is not None and last.state in STORED
+    if isinstance(placed, Skipped):
+        return Outcome("skipped", placed.reason, _stale(memory.id, placed.reason) if stored else ())
+    if isinstance(placed, Unmapped):
+        return Outcome("missing", f"the mapping has no place for it: {placed.why}")
+    if last is None:
+        if ground.planned:
+            return Outcome("missing", "never planned: the replay left it out")
+        return Outcome("pending", "new since the replay")
+    if last.text_digest != digest(memory.memory) and _newer(memory, last, ground.began):
+        return Outcome(
+            "pending", "its text changed since the replay", _stale(memory.id, "an older text") if stored else ()
+        )
+    if last.state == "skipped" and not ground.planned:
+        return Outcome("pending", f"the replay skipped it: {last.reason}")
+    return from_ledger(memory.id, last, ground.accepted, _wrong_place(memory, last, placed, ground.mapping))
+
+
+def from_ledger(
+    mem0_id: str, last: LastVersion, accepted: frozenset[str], findings: tuple[Finding, ...] = ()
+) -> Outcome:
+    """What the ledger says of a memory that should be in Spectron."""
+    if last.state in STORED:
+        return Outcome("stored", "", findings)
+    if last.state == "refused" and mem0_id in accepted:
+        return Outcome("skipped", "refused, and accepted by name")
+    return Outcome("missing", _UNSENT.get(last.state, last.state) + _status(last.reason))
+
+
+_UNSENT = {
+    "planned": "planned, not sent yet",
+    "intended": "in doubt: sent, not decided",
+    "refused": "refused",
+    "undecidable": "undecidable",
+    "skipped": "skipped in the ledger",
+}
+
+
+def _status(said: str | None) -> str:
+    """The status of an answer, without its words, which may repeat the memory's text; the review file has them."""
+    first = (said or "").split(" ", 1)[0]
+    return f" ({first})" if first.isdigit() and len(first) == 3 else ""
+
+
+def place(memory: Memory, mapping: ScopeMapping) -> Placement | Skipped | Unmapped:
+    """Where the mapping puts a memory; a text of nothing but spaces is nothing to remember."""
+    placed = mapping.place(memory)
+    if isinstance(placed, Placement) and not memory.memory.strip():
+        return Skipped(memory.id, "empty text")
+    return placed
+
+
+def lens_of(owners: dict[str, str], mapping: ScopeMapping) -> Lens | None:
+    """The lens with which an application would look for a memory of these owners; None where none is servable."""
+    for names in (("user_id",), ("user_id", "agent_id"), ("agent_id",), ("app_id",), ("run_id",)):
+        if names[0] in owners and all(name in owners for name in names):
+            try:
+                return mapping.lens(**{name: owners[name] for name in names})
+            except NotServable:
+                continue
+    return None
+
+
+def _from_dump(
+    work: Workspace,
+    ledgers: Sequence[Ledger],
+    dump: Dump,
+    mapping: ScopeMapping,
+    options: VerifyOptions,
+    reporter: Reporter,
+) -> None:
+    planned = any(verify_views.was_planned(ledger, dump.digest) for ledger in ledgers)
+    ground = Ground(mapping, planned, dump.began, options.accepted)
+    reporter.stage("compare dump and ledger", dump.count)
+    keep = _Batches(work)
+    for memory in dump.memories():
+        reporter.advance(1)
+        if options.filters.admits(memory):
+            keep(memory.id, outcome_of(memory, _last(ledgers, memory.id), ground))
+    for mem0_id in dump.tombstones:
+        last = _last(ledgers, mem0_id)
+        if last is not None and _admitted(ledgers, mem0_id, options.filters):
+            keep(mem0_id, _gone(mem0_id, last))
+    keep.flush()
+
+
+def _from_ledgers(work: Workspace, ledgers: Sequence[Ledger], filters: Filters, accepted: frozenset[str]) -> None:
+    """Memories that the dump does not tell about: captured since, or of another export."""
+    keep = _Batches(work)
+    for ledger in ledgers:
+        for mem0_id, _, _, _, tombstoned in views.current_versions(ledger):
+            if work.expected(mem0_id) is not None or not _admitted(ledgers, mem0_id, filters):
+                continue
+            last = verify_views.last_version(ledger, mem0_id)
+            if last is not None:
+                keep(mem0_id, _gone(mem0_id, last) if tombstoned else _from_ledger_alone(mem0_id, last, accepted))
+    keep.flush()
+
+
+def _from_ledger_alone(mem0_id: str, last: LastVersion, accepted: frozenset[str]) -> Outcome:
+    if last.state == "skipped":
+        return Outcome("skipped", last.reason or "")
+    return from_ledger(mem0_id, last, accepted)
+
+
+def _gone(mem0_id: str, last: LastVersion) -> Outcome:
+    findings = _stale(mem0_id, "deleted in Mem0") if last.state in STORED else ()
+    return Outcome("gone", "deleted in Mem0", findings)
+
+
+def _stale(mem0_id: str, reason: str) -> tuple[Finding, ...]:
+    return (Finding("stale", mem0_id, reason),)
+
+
+def _newer(memory: Memory, last: LastVersion, began: str | None) -> bool:
+    """Whether the dump's text came after the ledger's: the same rule by which replay numbers versions."""
+    if memory.text_at is not None and memory.text_at > (last.text_at or ""):
+        return True
+    return began is not None and began > last.recorded_at
+
+
+def _wrong_place(memory: Memory, last: LastVersion, placed: Placement, mapping: ScopeMapping) -> tuple[Finding, ...]:
+    if last.state not in STORED:
+        return ()
+    where = last.selector
+    if canonical_json(placed.selector) != where:
+        reason = f"written to {where}, the mapping places it in {canonical_json(placed.selector)}"
+        return (Finding("misplaced", memory.id, reason, where),)
+    lens = lens_of(memory.entity_ids, mapping)
+    if lens is not None and not covers(lens.selector, selector_of(where)):
+        return (Finding("misplaced", memory.id, "the lens of its own owner does not cover its scope", where),)
+    return ()
+
+
+def _last(ledgers: Sequence[Ledger], mem0_id: str) -> LastVersion | None:
+    """A memory belongs to one shard, unless its lane changed before anything of it was sent."""
+    known = [last for ledger in ledgers if (last := verify_views.last_version(ledger, mem0_id)) is not None]
+    return next((last for last in known if last.state in STORED), known[0] if known else None)
+
+
+def _admitted(ledgers: Sequence[Ledger], mem0_id: str, filters: Filters) -> bool:
+    if not filters:
+        return True
+    records = (views.memory_of(ledger, mem0_id) for ledger in ledgers)
+    return any(memory is not None and filters.admits(memory) for memory in records)
+
+
+def _same_source(ledgers: Sequence[Ledger], dump: Dump) -> None:
+    for ledger in ledgers:
+        migration = ledger.migration()
+        if migration is not None and migration.source != dump.source.identity:
+            raise WrongLedger(
+                f"the ledger at {ledger.path} belongs to source {migration.source},"
+                f" the dump in {dump.path} is of {dump.source.identity}",
+                hint="name the dump that was replayed with --dump, or its ledger with --state",
+            )
+
+
+class _Batches:
+    """Notes outcomes, many in one transaction."""
+
+    def __init__(self, work: Workspace) -> None:
+        self._work = work
+        self._waiting: list[Callable[[], None]] = []
+
+    def __call__(self, mem0_id: str, outcome: Outcome) -> None:
+        def write() -> None:
+            self._work.expect(mem0_id, outcome.kind, outcome.reason)
+            self._work.note("present", outcome.findings)
+
+        self._waiting.append(write)
+        if len(self._waiting) >= _BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        with self._work.change():
+            for write in self._waiting:
+                write()
+        self._waiting.clear()

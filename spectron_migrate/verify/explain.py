@@ -1,0 +1,175 @@
+"""Why does an answer of Mem0's not stand among Spectron's: looked up, never guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from spectron_migrate.judge import plain
+from spectron_migrate.mapping import covers
+from spectron_migrate.records import Json, Selector
+from spectron_migrate.spectron.api import MAX_K, SpectronApi
+from spectron_migrate.verify.model import Query, StoredMemory
+from spectron_migrate.verify.recallable import SOURCE, found_in, is_among, wordings
+from spectron_migrate.verify.supersession import Histories, Superseded
+from spectron_migrate.verify.words import Rarity
+from spectron_migrate.verify.workspace import Workspace
+
+Why = Literal[
+    "superseded",
+    "superseded_wrongly",
+    "folded",
+    "extracted",
+    "not_extracted",
+    "outside_lens",
+    "ranked_lower",
+    "pending",
+    "skipped",
+    "deleted",
+    "lost",
+    "unexplained",
+]
+
+AGAINST: tuple[Why, ...] = ("lost", "unexplained", "superseded_wrongly")
+"""Only these speak against going over."""
+OPEN: tuple[Why, ...] = ("pending",)
+"""These say that Mem0 moved on since: nothing is proven until replay did too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A memory that Mem0 answered with, or that was to be found, and Spectron did not put among the first."""
+
+    mem0_id: str
+    why: Why
+    detail: str = ""
+    """Never the text of a memory."""
+    rank: int | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Json]:
+        """With its texts: reports that must not have them take them out."""
+        return {
+            "id": self.mem0_id,
+            "why": self.why,
+            "detail": self.detail,
+            "rank": self.rank,
+            "texts": dict(self.texts),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """Where Spectron's whole answer, beyond the first k, has which memory."""
+
+    ranks: Mapping[str, int]
+    """From 1."""
+    shared: Mapping[str, int]
+    """Attribute id -> rank, of rows that several memories made."""
+
+
+class Explainer:
+    """Looks for the reason of one difference after the other."""
+
+    def __init__(self, work: Workspace, api: SpectronApi, histories: Histories) -> None:
+        """Asks the server only what it needs."""
+        self._work = work
+        self._api = api
+        self._histories = histories
+
+    async def why(self, query: Query, lens: Selector, mem0_id: str, ranked: Ranked) -> Difference:
+        """The reason why this memory is not among Spectron's first."""
+        fact = self._work.newest(mem0_id)
+        known = self._known(mem0_id, fact)
+        if known is not None:
+            return known
+        assert fact is not None  # noqa: S101 - `_known` answers for memories that are not stored
+        if query.run_id is not None and len(query.ids) > 1 and fact.run != query.run_id:
+            return Difference(mem0_id, "outside_lens", f"it was written without run {query.run_id}")
+        if not covers(lens, fact.selector):
+            return Difference(mem0_id, "outside_lens", "the filter's lens does not cover its scope")
+        rank = ranked.ranks.get(mem0_id)
+        gone = await self._histories.superseding(fact)
+        if gone is not None:
+            return _superseded(fact, gone, rank)
+        if rank is not None:
+            return Difference(mem0_id, "ranked_lower", f"at rank {rank}", rank)
+        through = [rank for row, rank in ranked.shared.items() if row in fact.ids]
+        if through:
+            return Difference(mem0_id, "extracted", f"its fact stands at rank {min(through)}", min(through))
+        return await self._ask(query, lens, fact)
+
+    async def is_superseded(self, mem0_id: str) -> bool:
+        """Whether a newer memory's fact took the place of this one's, as it should."""
+        fact = self._work.newest(mem0_id)
+        gone = await self._histories.superseding(fact) if fact is not None else None
+        return fact is not None and gone is not None and gone.rightly(fact)
+
+    def _known(self, mem0_id: str, fact: StoredMemory | None) -> Difference | None:
+        expected = self._work.expected(mem0_id)
+        if expected is None:
+            return Difference(mem0_id, "pending", "neither dump nor ledger knows it: written to Mem0 since the export?")
+        kind, reason = expected
+        if kind == "pending":
+            return Difference(mem0_id, "pending", reason)
+        if kind == "skipped":
+            return Difference(mem0_id, "skipped", reason)
+        if kind == "gone":
+            return Difference(mem0_id, "deleted", reason)
+        if kind == "missing" or fact is None:
+            return Difference(mem0_id, "lost", reason)
+        return None
+
+    async def _ask(self, query: Query, lens: Selector, fact: StoredMemory) -> Difference:
+        shown = await self._api.query(query.text, lens=lens, k=MAX_K, include_duplicates=True, source=SOURCE)
+        if is_among(self._work, fact, shown.hits):
+            twin = self._near_duplicate(fact)
+            detail = f"its passage is hidden behind that of memory {twin.mem0_id}" if twin else "as a near-duplicate"
+            return Difference(fact.mem0_id, "folded", detail, texts={"folded": fact.text})
+        rarity = Rarity(self._work.texts_of(fact.scope))
+        for wording in wordings(fact, rarity.rarest(fact.text)):
+            if (await found_in(self._work, self._api, fact, fact.selector, wording))[0]:
+                if fact.state == "stored_not_extracted":
+                    return Difference(fact.mem0_id, "not_extracted", "only its text is there, no fact was made of it")
+                return Difference(fact.mem0_id, "ranked_lower", f"below rank {MAX_K}")
+        return Difference(fact.mem0_id, "lost", "its own words do not find it", texts={"written": fact.text})
+
+    def _near_duplicate(self, fact: StoredMemory) -> StoredMemory | None:
+        near = near_twins(self._work, fact)
+        return near[0] if near else None
+
+
+def _superseded(fact: StoredMemory, gone: Superseded, rank: int | None) -> Difference:
+    why: Why = "superseded" if gone.rightly(fact) else "superseded_wrongly"
+    at = f", its text at rank {rank}" if rank is not None else ""
+    return Difference(
+        fact.mem0_id,
+        why,
+        f"by memory {gone.by.mem0_id} of {gone.by.text_at}, itself of {fact.text_at}{at}",
+        rank,
+        {"was": fact.text, "is": gone.by.text, "was_at": fact.text_at or "", "is_at": gone.by.text_at or ""},
+    )
+
+
+NEAR_PERCENT = 90.0
+"""Texts of at least this rapidfuzz ratio (0-100), with equal numbers, may be folded into one another."""
+_SCANNED = 5000
+
+
+def near_twins(work: Workspace, fact: StoredMemory) -> Sequence[StoredMemory]:
+    """Other standing memories of the scope that say the same, to the letter or nearly."""
+    from rapidfuzz import fuzz
+
+    text, digits = plain(fact.text), _digits(fact.text)
+    return [
+        other
+        for other in work.facts_of(fact.scope, standing=True, limit=_SCANNED)
+        if other.mem0_id != fact.mem0_id
+        and _digits(other.text) == digits
+        and fuzz.ratio(text, plain(other.text), score_cutoff=NEAR_PERCENT)
+    ]
+
+
+def _digits(text: str) -> str:
+    return "".join(letter for letter in text if letter.isdigit())

@@ -1,0 +1,58 @@
+"""Before anything is called missing: the right ledger, the right server, and a key that may read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from spectron_migrate.errors import InputError, KeyRefused, WrongLedger
+from spectron_migrate.ledger import Ledger, verify_views
+from spectron_migrate.spectron.api import SpectronApi, UnknownSession
+from spectron_migrate.verify.tables import selector_of
+
+
+def right_ledgers(ledgers: Sequence[Ledger], api: SpectronApi) -> None:
+    """Raises InputError for a ledger without a migration, WrongLedger for one of another context."""
+    for ledger in ledgers:
+        migration = ledger.migration()
+        if migration is None:
+            raise InputError(f"the ledger at {ledger.path} has no migration yet", hint="replay first, then verify")
+        if migration.context != api.context:
+            raise WrongLedger(
+                f"the ledger at {ledger.path} belongs to context {migration.context}, not {api.context}",
+                hint="is SPECTRON_CONTEXT right? each migration has its own --state directory",
+            )
+
+
+async def right_server(ledgers: Sequence[Ledger], api: SpectronApi) -> None:
+    """Refuse, rather than call everything missing, where the key cannot read or the server is another one."""
+    me = await api.me()
+    for ledger in ledgers:
+        paths = {path for text in verify_views.all_selectors(ledger) for path in _paths(text)}
+        lacking = sorted(path for path in paths if not me.may("memory:read", path))
+        if lacking:
+            raise KeyRefused(
+                f"the key of {me.principal} lacks memory:read for {len(lacking)} scopes, such as {lacking[0]}",
+                hint="what cannot be read cannot be verified",
+            )
+        await _same_server(ledger, api)
+
+
+async def _same_server(ledger: Ledger, api: SpectronApi) -> None:
+    migration = ledger.migration()
+    newest = verify_views.newest_session(ledger)
+    if migration is None or migration.endpoint in (None, api.endpoint) or newest is None:
+        return
+    try:
+        listed = {turn.id for turn in await api.turns(newest)}
+    except UnknownSession:
+        listed = set()
+    if not listed & verify_views.claimed_turns(ledger, newest):
+        raise WrongLedger(
+            f"the ledger at {ledger.path} wrote to {migration.endpoint},"
+            f" and {api.endpoint} has none of the turns of its newest session",
+            hint="is the endpoint right?",
+        )
+
+
+def _paths(selector: str) -> list[str]:
+    return [path for clause in selector_of(selector) for path in clause]

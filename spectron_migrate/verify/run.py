@@ -1,0 +1,196 @@
+"""dual-verify: did everything arrive, is nothing leaking, is recall as good, and if not, why."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+
+from spectron_migrate import __version__
+from spectron_migrate.dump import Dump
+from spectron_migrate.ledger import Ledger, verify_views
+from spectron_migrate.ledger.ledger import make_private_directory
+from spectron_migrate.mapping import ScopeMapping
+from spectron_migrate.records import Json, Reporter, canonical_json, digest, format_time
+from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.verify.expect import expect_all, stage
+from spectron_migrate.verify.explain import Explainer
+from spectron_migrate.verify.ground import right_ledgers, right_server
+from spectron_migrate.verify.integrity import check_sessions
+from spectron_migrate.verify.isolation import check_isolation
+from spectron_migrate.verify.metrics import Metrics, gather
+from spectron_migrate.verify.model import Query, VerifyOptions
+from spectron_migrate.verify.queries import make_queries
+from spectron_migrate.verify.recall import Mem0Side, RecallTest
+from spectron_migrate.verify.recallable import check_places
+from spectron_migrate.verify.report import check_paths, write_reports
+from spectron_migrate.verify.summary import VerifySummary, integrity_counts, summarise
+from spectron_migrate.verify.supersession import Histories, check_supersession
+from spectron_migrate.verify.workspace import Workspace
+
+__all__ = ["VerifySummary", "run_verify"]
+
+RESUMED_WITHIN = timedelta(hours=12)
+"""An unfinished run older than this says too little about now to be gone on with."""
+RECALL_IN_FLIGHT = 4
+"""Recall is timed, so it is not asked with all that may be in flight."""
+
+
+async def run_verify(
+    *,
+    ledger: Ledger | Sequence[Ledger],
+    api: SpectronApi,
+    dump: Dump | None,
+    mapping: ScopeMapping,
+    mem0_search: Mem0Side | None,
+    options: VerifyOptions,
+    reporter: Reporter,
+    state: Path | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    rng: Random | None = None,
+) -> VerifySummary:
+    """Verify what the ledger (or the ledgers of all shards) wrote; a run that was stopped goes on.
+
+    `dump` as it was replayed, or a newer one; without it the ledger alone says what should be there. `state` is
+    where the unfinished run lies (default: beside the ledger). `clock` in seconds, monotonic.
+
+    Raises InputError where there is nothing to verify, WrongLedger for a ledger of another context, source or
+    server, KeyRefused for a key that may not read what was written, Unreachable where a system does not answer.
+    """
+    ledgers = [ledger] if isinstance(ledger, Ledger) else list(ledger)
+    check_paths(options.reports)
+    right_ledgers(ledgers, api)
+    await right_server(ledgers, api)
+    folder = state or ledgers[0].path.parent
+    make_private_directory(folder)
+    work = Workspace.open(
+        folder / "verify.db",
+        about=_about(ledgers, api, dump, mapping, mem0_search, options),
+        not_before=format_time(now() - RESUMED_WITHIN),
+        now=format_time(now()),
+    )
+    finished = False
+    try:
+        run = _Run(work, ledgers, api, mapping, options, reporter, clock, rng or Random(options.seed))
+        await run.prepare(dump)
+        measured = {
+            "integrity": await run.integrity(),
+            "isolation": await run.isolation(),
+            "recall": await run.recall(mem0_search),
+        }
+        summary = summarise(work, ledgers, api, dump, options, measured, run.metrics, format_time(now()))
+        files = write_reports(summary.report, options.reports, texts=options.report_texts)
+        finished = True
+    finally:
+        work.close(finished=finished)
+    return replace(summary, reports=files)
+
+
+@dataclass
+class _Run:
+    """The layers, one after the other."""
+
+    work: Workspace
+    ledgers: Sequence[Ledger]
+    api: SpectronApi
+    mapping: ScopeMapping
+    options: VerifyOptions
+    reporter: Reporter
+    clock: Callable[[], float]
+    rng: Random
+    metrics: Metrics | None = None
+
+    def __post_init__(self) -> None:
+        self.histories = Histories(self.work, self.api)
+
+    async def prepare(self, dump: Dump | None) -> None:
+        if self.work.resumed:
+            self.reporter.info(f"going on with the verification that began at {self.work.began}")
+            return
+        stage(self.work, self.ledgers, seed=self.options.seed, reporter=self.reporter)
+        expect_all(self.work, self.ledgers, dump, self.mapping, self.options, reporter=self.reporter)
+        self.work.staged()
+
+    async def integrity(self) -> dict[str, Json]:
+        work, options = self.work, self.options
+        await check_sessions(work, self.ledgers, self.api, in_flight=options.in_flight, reporter=self.reporter)
+        await check_places(
+            work, self.api, sample=options.placement_sample, in_flight=options.in_flight, reporter=self.reporter
+        )
+        await check_supersession(
+            work, self.histories, sample=options.corrections, in_flight=options.in_flight, reporter=self.reporter
+        )
+        return integrity_counts(work)
+
+    async def isolation(self) -> dict[str, Json]:
+        pairs = await check_isolation(
+            self.work,
+            self.api,
+            self.mapping,
+            pairs=self.options.pairs,
+            rng=Random(self.options.seed),
+            in_flight=self.options.in_flight,
+            reporter=self.reporter,
+        )
+        count = self.work.count_findings
+        return {"pairs": pairs, "leaks": count("leak"), "suspects": count("suspect"), "scopes": len(self.work.scopes())}
+
+    async def recall(self, mem0: Mem0Side | None) -> dict[str, Json] | None:
+        queries = self._queries()
+        if not queries:
+            return None
+        test = RecallTest(
+            self.work,
+            self.api,
+            self.mapping,
+            mem0,
+            Explainer(self.work, self.api, self.histories),
+            top_k=self.options.top_k,
+            noise_queries=self.options.noise_queries if mem0 else 0,
+            clock=self.clock,
+            rng=self.rng,
+            reporter=self.reporter,
+        )
+        await test.run(queries, in_flight=min(self.options.in_flight, RECALL_IN_FLIGHT))
+        self.metrics = gather(self.work.answers())
+        targets = {query.target for query in queries if query.target is not None}
+        everything = len(targets) == len(queries) == sum(count for _, count in self.work.owner_counts())
+        return {
+            "mem0": mem0.describe() if mem0 else None,
+            "made_of": "a file" if self.options.queries is not None else "the memories",
+            "everything": everything,
+            "metrics": self.metrics.to_json(margin=self.options.margin, everything=everything),
+            "explained": dict(self.metrics.explained),
+        }
+
+    def _queries(self) -> tuple[Query, ...]:
+        if self.options.queries is not None:
+            return self.options.queries
+        return make_queries(self.work, self.options.sample, Random(self.options.seed))
+
+
+def _about(
+    ledgers: Sequence[Ledger],
+    api: SpectronApi,
+    dump: Dump | None,
+    mapping: ScopeMapping,
+    mem0: Mem0Side | None,
+    options: VerifyOptions,
+) -> str:
+    """What a run depends on: another of these begins anew."""
+    queries = [[query.text, query.ids, query.expect] for query in options.queries or ()]
+    return digest(
+        __version__,
+        canonical_json([verify_views.fingerprint(ledger) for ledger in ledgers]),
+        api.endpoint,
+        api.context,
+        dump.digest if dump else "",
+        mapping.digest,
+        mem0.describe() if mem0 else "",
+        canonical_json([options.to_json(), options.noise_queries, queries]),
+        canonical_json([sorted(options.filters.agents), sorted(options.filters.runs)]),
+    )

@@ -1,0 +1,133 @@
+"""What a verification says in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from spectron_migrate import __version__
+from spectron_migrate.dump import Dump
+from spectron_migrate.errors import ExitCode
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.records import Json
+from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.verify.metrics import Metrics
+from spectron_migrate.verify.model import VerifyOptions
+from spectron_migrate.verify.verdict import EXIT_CODES, Gate, Verdict, gates_of, verdict_of
+from spectron_migrate.verify.workspace import Workspace
+
+LISTED = 100
+"""Ids of a list that the command's JSON carries; the report has all."""
+_INTEGRITY = ("missing", "altered", "doubled", "misplaced")
+
+
+@dataclass(frozen=True)
+class VerifySummary:
+    """The outcome, and `report`: everything that it was computed from."""
+
+    verdict: Verdict
+    gates: tuple[Gate, ...]
+    report: Mapping[str, Json]
+    """The JSON report: `measured` and `options` decide the verdict, the rest says why."""
+    reports: tuple[str, ...] = ()
+    """Files that were written."""
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """0, 4 or 5."""
+        return EXIT_CODES[self.verdict]
+
+    def to_json(self) -> dict[str, Json]:
+        """The fields of the command's JSON."""
+        measured = self.report["measured"]
+        integrity = dict(measured["integrity"])
+        for name in _INTEGRITY:
+            ids = self.report["ids"][name]
+            integrity[name], integrity[f"{name}_count"] = ids[:LISTED], len(ids)
+        recall = measured["recall"]
+        leaks = [finding for finding in self.report["findings"] if finding["kind"] == "leak"]
+        return {
+            "verdict": self.verdict,
+            "gates": [gate.to_json() for gate in self.gates],
+            "integrity": integrity,
+            "leaks": [{key: leak[key] for key in ("id", "reason", "where")} for leak in leaks[:LISTED]],
+            "leaks_count": len(leaks),
+            "queries": recall["metrics"]["queries"] if recall else 0,
+            "metrics": recall["metrics"] if recall else None,
+            "explained": {"lost": 0, **(recall["explained"] if recall else {})},
+            "mem0": recall["mem0"] if recall else None,
+            "reports": list(self.reports),
+        }
+
+
+def integrity_counts(work: Workspace) -> dict[str, Json]:
+    """Each expected memory is exactly one of present, missing, altered and pending."""
+    counts = {kind: sum(reasons.values()) for kind, reasons in work.counts().items()}
+    altered = set(work.found_ids("altered"))
+    missing = set(work.found_ids("missing"))
+    gone = len(missing) + counts.get("missing", 0)
+    return {
+        "expected": counts.get("stored", 0) + counts.get("missing", 0) + counts.get("pending", 0),
+        "present": counts.get("stored", 0) - len((missing | altered) - work.kind_ids("pending", missing | altered)),
+        "missing": gone,
+        "altered": len(altered),
+        "masked": sum("masked" in finding.reason for finding in work.findings("altered")),
+        "doubled": len(work.found_ids("doubled")),
+        "foreign": work.count_findings("foreign"),
+        "misplaced": len(work.found_ids("misplaced")),
+        "untestable": len(work.found_ids("untestable")),
+        "order": len(work.found_ids("order")),
+        "superseded_wrongly": len(work.found_ids("superseded_wrongly")),
+        "residue": work.count_findings("residue"),
+        "stale": len(work.found_ids("stale")),
+        "pending": counts.get("pending", 0),
+        "skipped": counts.get("skipped", 0),
+        "skipped_by_reason": work.counts().get("skipped", {}),
+        "deleted": counts.get("gone", 0),
+    }
+
+
+def summarise(
+    work: Workspace,
+    ledgers: Sequence[Ledger],
+    api: SpectronApi,
+    dump: Dump | None,
+    options: VerifyOptions,
+    measured: dict[str, Json],
+    metrics: Metrics | None,
+    now: str,
+) -> VerifySummary:
+    """Gates, verdict and report from what was measured."""
+    told = options.to_json()
+    gates = gates_of(measured, told)
+    migration = ledgers[0].migration()
+    lost = [
+        {"kind": "missing", "id": mem0_id, "reason": reason, "where": "ledger"}
+        for mem0_id, reason in work.ids_of("missing")
+    ]
+    pending = [
+        {"kind": "pending", "id": mem0_id, "reason": reason, "where": ""} for mem0_id, reason in work.ids_of("pending")
+    ]
+    findings = [*lost, *pending, *(finding.to_json(texts=True) for finding in work.findings())]
+    ids = {name: sorted({one["id"] for one in findings if one["kind"] == name}) for name in _INTEGRITY}
+    report = {
+        "schema": 1,
+        "command": "dual-verify",
+        "version": __version__,
+        "migration": migration.id if migration else None,
+        "endpoint": api.endpoint,
+        "context": api.context,
+        "dump": dump.digest if dump else None,
+        "began": work.began,
+        "ended": now,
+        "holds_texts": True,
+        "verdict": verdict_of(gates),
+        "gates": [gate.to_json() for gate in gates],
+        "options": told,
+        "measured": measured,
+        "ids": ids,
+        "findings": findings,
+        "by_owner": metrics.by_owner() if metrics else [],
+        "answers": list(work.answers()),
+    }
+    return VerifySummary(verdict_of(gates), tuple(gates), report)

@@ -1,0 +1,253 @@
+"""Both systems are asked the same; what differs is explained, and only loss speaks against going over."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectron_migrate.errors import ExitCode, Unreachable
+from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.mem0.search import SearchHit
+from spectron_migrate.verify.model import Query, VerifyOptions
+from spectron_migrate.verify.words import words_of
+from tests.support.spectron import memory, replay, write_raw
+from tests.verify.between import between
+from tests.verify.support import behind_its_back, verify
+
+PLAIN = "version: 1\ninfer: none\nrules:\n  - {when: {user_id: '*'}, scope: {user: '{user_id}'}}\n"
+
+
+class WordSearch:
+    """A search over rows of Mem0 that ranks by common words: what stands in for Mem0's own."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]], *, broken: frozenset[str] = frozenset()) -> None:
+        self.rows = rows
+        self.broken = broken
+        self.asked: list[str] = []
+
+    def search(
+        self, query: str, *, user_id: str | None, agent_id: str | None, run_id: str | None, top_k: int
+    ) -> list[SearchHit]:
+        self.asked.append(query)
+        if query in self.broken:
+            raise Unreachable("Mem0 could not answer a query: TimeoutError")
+        wanted = set(words_of(query))
+        mine = [row for row in self.rows if row["user_id"] == user_id]
+        ranked = sorted(mine, key=lambda row: -len(wanted & set(words_of(row["memory"]))))
+        return [SearchHit(row["id"], row["memory"], None) for row in ranked[:top_k]]
+
+    def describe(self) -> str:
+        return "words 1.0"
+
+
+def by_name(summary: Any, name: str) -> Any:
+    return next(gate for gate in summary.gates if gate.name == name)
+
+
+def answer_to(summary: Any, query: str) -> Any:
+    return next(answer for answer in summary.report["answers"] if answer["query"] == query)
+
+
+def test_equal_systems_are_a_go_when_every_memory_was_asked_for(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    texts = ["Keeps bees on the roof", "Collects Bolivian stamps", "Sings alto in a choir", "Bakes rye bread"]
+    rows = [memory(number, user, text) for number, text in enumerate(texts)]
+    dump = write_raw(tmp_path / "all.json", rows)
+    replay(spectron, tmp_path / "state", [dump])
+    summary = verify(spectron, tmp_path / "state", [dump], VerifyOptions(), mem0=WordSearch(rows))
+    recall = summary.report["measured"]["recall"]
+    assert ("GO", True, "words 1.0") == (summary.verdict, recall["everything"], recall["mem0"])
+    assert {"mem0": 1.0, "spectron": 1.0} == recall["metrics"]["success"]
+    assert {"overlap": 1.0, "rbo": pytest.approx(1.0)} == recall["metrics"]["noise_floor"]
+    told = summary.to_json()
+    assert (4, 0) == (told["queries"], told["explained"]["lost"])
+
+
+def test_without_a_mem0_recall_says_that_it_was_not_measured(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(0, user, "Keeps bees on the roof")])
+    replay(spectron, tmp_path / "state", [dump])
+    summary = verify(spectron, tmp_path / "state", [dump])
+    gate = by_name(summary, "recall")
+    assert (None, False, "GO") == (gate.passed, gate.measured, summary.verdict)
+    assert gate.hint.startswith("not measured: ")
+    strict = verify(spectron, tmp_path / "state", [dump], VerifyOptions(require_recall=True))
+    assert ExitCode.INCONCLUSIVE == strict.exit_code
+
+
+def test_a_superseded_fact_is_explained_with_both_texts_and_dates_and_does_not_count(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    rows = [
+        memory(0, user, "Prefers vegetarian food"),
+        memory(1, user, "Now eats fish"),
+        memory(2, user, "Keeps bees on the roof"),
+    ]
+    dump = write_raw(tmp_path / "all.json", rows)
+    replay(spectron, tmp_path / "state", [dump])
+    asked = Query("fish", user_id=user)
+    options = VerifyOptions(queries=(asked,), top_k=2)
+
+    class OldFirst(WordSearch):
+        def search(self, query: str, **named: Any) -> list[SearchHit]:
+            return [SearchHit(rows[0]["id"], "Prefers vegetarian food", None), *super().search(query, **named)][:2]
+
+    summary = verify(spectron, tmp_path / "state", [dump], options, mem0=OldFirst(rows))
+    (one,) = [one for one in answer_to(summary, "fish")["differences"] if one["id"] == rows[0]["id"]]
+    assert "superseded" == one["why"]
+    assert {
+        "was": "Prefers vegetarian food",
+        "is": "Now eats fish",
+        "was_at": "2025-01-01T00:00:00.000000Z",
+        "is_at": "2025-01-01T01:00:00.000000Z",
+    } == one["texts"]
+    assert by_name(summary, "lost").passed is True
+
+
+def test_a_lost_memory_counts_and_is_named(tmp_path: Path) -> None:
+    with running_server(tmp_path / "spectron", context="lossy") as server:
+        rows = [memory(0, "anna", "Keeps bees on the roof"), memory(1, "anna", "Collects Bolivian stamps")]
+        dump = write_raw(tmp_path / "all.json", rows)
+        replay(server, tmp_path / "state", [dump])
+        with behind_its_back(server) as db:
+            db.execute("DELETE FROM item WHERE text LIKE '%bees%'")
+        options = VerifyOptions(queries=(Query("who keeps bees?", user_id="anna", expect=("anna-0000",)),))
+        summary = verify(server, tmp_path / "state", [dump], options, mem0=WordSearch(rows))
+    assert ["lost"] == [one["why"] for one in answer_to(summary, "who keeps bees?")["differences"]]
+    assert by_name(summary, "lost").passed is False
+    assert ExitCode.NO_GO == summary.exit_code
+
+
+def test_rows_of_deleted_and_replaced_memories_are_dropped_before_ranks_are_counted(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    first = [memory(0, user, "Keeps bees on the roof"), memory(1, user, "Collects Bolivian stamps")]
+    replay(spectron, tmp_path / "state", [write_raw(tmp_path / "old.json", first)])
+    later = [
+        memory(0, user, "Keeps bees on the roof no more", updated_at="2025-03-01T00:00:00+00:00"),
+        memory(1, user, "Collects Bolivian stamps"),
+    ]
+    dump = write_raw(tmp_path / "new.json", later)
+    replay(spectron, tmp_path / "state", [dump])
+    options = VerifyOptions(queries=(Query("bees roof", user_id=user, expect=(first[0]["id"],)),))
+    summary = verify(spectron, tmp_path / "state", [dump], options, mem0=WordSearch(later))
+    answer = answer_to(summary, "bees roof")
+    assert "stale" in {hit["dropped"] for hit in answer["spectron"]["hits"]}
+    assert first[0]["id"] == answer["spectron"]["ranking"][0]
+    assert 1 <= summary.report["measured"]["recall"]["metrics"]["dropped"]["stale"]
+
+
+def test_a_question_of_one_run_keeps_the_rows_of_that_run(spectron: RunningServer, user: str, tmp_path: Path) -> None:
+    rows = [
+        memory(0, user, "Keeps bees on the roof", run_id="spring"),
+        memory(1, user, "Keeps geese in the yard", run_id="autumn"),
+    ]
+    dump = write_raw(tmp_path / "all.json", rows)
+    replay(spectron, tmp_path / "state", [dump])
+    options = VerifyOptions(queries=(Query("keeps", user_id=user, run_id="autumn", expect=(rows[1]["id"],)),))
+    summary = verify(spectron, tmp_path / "state", [dump], options)
+    answer = answer_to(summary, "keeps")
+    assert [rows[1]["id"]] == [name for name in answer["spectron"]["ranking"] if not name.startswith("#")]
+    assert "run" in {hit["dropped"] for hit in answer["spectron"]["hits"]}
+
+
+def test_a_query_that_a_system_does_not_answer_is_no_empty_answer(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    rows = [memory(0, user, "Keeps bees on the roof"), memory(1, user, "Collects Bolivian stamps")]
+    dump = write_raw(tmp_path / "all.json", rows)
+    replay(spectron, tmp_path / "state", [dump])
+    queries = tuple(Query(text, user_id=user, expect=(rows[0]["id"],)) for text in ("bees", "roof"))
+    mem0 = WordSearch(rows, broken=frozenset({"roof"}))
+    summary = verify(spectron, tmp_path / "state", [dump], VerifyOptions(queries=queries), mem0=mem0)
+    metrics = summary.report["measured"]["recall"]["metrics"]
+    assert ({"mem0": 1}, 1) == (metrics["failed"], metrics["compared"])
+    assert (None, 1) == (by_name(summary, "answered").passed, by_name(summary, "answered").value)
+    assert ExitCode.INCONCLUSIVE == summary.exit_code
+
+
+def test_a_memory_that_mem0_got_since_the_export_keeps_the_verdict_open(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    rows = [memory(0, user, "Keeps bees on the roof"), memory(1, user, "Collects Bolivian stamps")]
+    dump = write_raw(tmp_path / "all.json", rows[:1])
+    replay(spectron, tmp_path / "state", [dump])
+    options = VerifyOptions(queries=(Query("stamps", user_id=user, expect=(rows[0]["id"],)),))
+    summary = verify(spectron, tmp_path / "state", [dump], options, mem0=WordSearch(rows))
+    assert {"pending": 1} == summary.report["measured"]["recall"]["explained"]
+    assert None is by_name(summary, "moved on").passed
+    assert "GO" != summary.verdict
+
+
+@pytest.fixture(scope="module")
+def crowd(spectron: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """200 users with four memories each."""
+    folder = tmp_path_factory.mktemp("crowd")
+    nouns = ["bees", "stamps", "choirs", "bread", "rivers", "lamps", "violins", "maps"]
+    rows = [
+        memory(number, f"crowd{user:03d}", f"Told about {nouns[(user + number) % 8]} {noun} and number{user}{number}")
+        for user in range(200)
+        for number, noun in enumerate(("in spring", "at night", "for work", "with friends"))
+    ]
+    (folder / "mapping.yaml").write_text(PLAIN)
+    dump = write_raw(folder / "all.json", rows)
+    summary = replay(spectron, folder / "state", [dump], mapping=folder / "mapping.yaml")
+    assert ExitCode.DONE == summary.exit_code
+    return folder, rows
+
+
+def shuffled(path: str, asked: Any, answer: Any) -> Any:
+    if path.endswith("/query") and asked["mode"] == "hybrid":
+        random.Random(asked["query"]).shuffle(answer["hits"])
+    return answer
+
+
+def test_a_shuffled_ranking_is_a_no_go_with_200_users(
+    spectron: RunningServer, crowd: tuple[Path, list[dict[str, Any]]]
+) -> None:
+    folder, rows = crowd
+    options = VerifyOptions(sample=200, top_k=1, placement_sample=10)
+    named: dict[str, Any] = {"mem0": WordSearch(rows), "mapping": folder / "mapping.yaml"}
+    good = verify(spectron, folder / "state", [folder / "all.json"], options, **named)
+    assert 200 == good.report["measured"]["recall"]["metrics"]["users"]
+    assert ("users", True) == (
+        good.report["measured"]["recall"]["metrics"]["difference"]["units"],
+        by_name(good, "recall").passed,
+    )
+    assert "GO" == good.verdict
+    with between(spectron.base_url, shuffled) as endpoint:
+        bad = verify(spectron, folder / "state", [folder / "all.json"], options, endpoint=endpoint, **named)
+    assert False is by_name(bad, "recall").passed
+    assert ExitCode.NO_GO == bad.exit_code
+    assert True is by_name(bad, "lost").passed
+
+
+def test_four_users_are_too_few_and_the_number_needed_is_said(
+    spectron: RunningServer, crowd: tuple[Path, list[dict[str, Any]]]
+) -> None:
+    folder, rows = crowd
+    from spectron_migrate.records import Filters
+
+    options = VerifyOptions(
+        sample=8, top_k=1, placement_sample=10, filters=Filters(users=frozenset(f"crowd{n:03d}" for n in range(4)))
+    )
+    summary = verify(
+        spectron,
+        folder / "state",
+        [folder / "all.json"],
+        options,
+        mem0=WordSearch(rows),
+        mapping=folder / "mapping.yaml",
+    )
+    difference = summary.report["measured"]["recall"]["metrics"]["difference"]
+    assert ("queries", 8) == (difference["units"], difference["n"])
+    assert difference["needed"] > 8
+    assert f"about {difference['needed']} queries are needed, there are 8" in by_name(summary, "recall").hint
+    assert ExitCode.INCONCLUSIVE == summary.exit_code
+    assert 16 == summary.report["measured"]["integrity"]["expected"]

@@ -1,0 +1,119 @@
+"""A verification that was stopped goes on where it was, and never with old answers about a new state."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from spectron_migrate.errors import Unreachable
+from spectron_migrate.local.testing import RunningServer
+from spectron_migrate.records import NullReporter
+from spectron_migrate.verify.model import VerifyOptions
+from tests.support.proxy import misbehaving
+from tests.support.spectron import memory, replay, write_raw
+from tests.verify.support import verify
+
+
+class Told(NullReporter):
+    """Keeps what a person would read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def info(self, message: str) -> None:
+        self.lines.append(message)
+
+
+@pytest.fixture
+def stopped(spectron: RunningServer, user: str, tmp_path: Path) -> Path:
+    """A dump of 40 memories, and a verification of it that lost its server in the middle."""
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(40)])
+    replay(spectron, tmp_path / "state", [dump])
+    with misbehaving(spectron.base_url) as proxy:
+        proxy.choose = lambda seen: "none" if seen.number < 30 else "500_before"
+        with pytest.raises(Unreachable):
+            verify(spectron, tmp_path / "state", [dump], VerifyOptions(in_flight=1), endpoint=proxy.base_url)
+    return dump
+
+
+def asked_in_full(spectron: RunningServer, state: Path, dump: Path, **more: object) -> tuple[int, list[str], str]:
+    told = Told()
+    with misbehaving(spectron.base_url) as proxy:
+        summary = verify(
+            spectron,
+            state,
+            [dump],
+            VerifyOptions(in_flight=1),
+            endpoint=proxy.base_url,
+            reporter=told,
+            **more,  # type: ignore[arg-type]
+        )
+        return len(proxy.seen), told.lines, summary.verdict
+
+
+def test_what_was_checked_is_not_asked_again(spectron: RunningServer, stopped: Path, tmp_path: Path) -> None:
+    # The endpoint is part of what a run is about, so the same server is reached under its own name.
+    first = Told()
+    state = tmp_path / "state"
+    with misbehaving(spectron.base_url) as proxy:
+        proxy.choose = lambda seen: "none" if seen.number < 30 else "500_before"
+        with pytest.raises(Unreachable):
+            verify(spectron, state, [stopped], VerifyOptions(in_flight=1), endpoint=proxy.base_url, reporter=first)
+        before = len(proxy.seen)
+        proxy.choose = lambda seen: "none"
+        second = Told()
+        summary = verify(
+            spectron, state, [stopped], VerifyOptions(in_flight=1), endpoint=proxy.base_url, reporter=second
+        )
+        resumed = len(proxy.seen) - before
+    whole, _, verdict = asked_in_full(spectron, state, stopped)
+    assert "GO" == summary.verdict == verdict
+    assert [] == first.lines
+    assert second.lines[0].startswith("going on with the verification")
+    assert resumed <= whole - 20
+
+
+def test_a_finished_run_leaves_nothing_behind_and_the_next_asks_everything(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(5)])
+    replay(spectron, tmp_path / "state", [dump])
+    first = asked_in_full(spectron, tmp_path / "state", dump)
+    second = asked_in_full(spectron, tmp_path / "state", dump)
+    assert (first[0], []) == (second[0], second[1])
+    assert [] == list((tmp_path / "state").glob("verify.db*"))
+
+
+def test_an_unfinished_run_is_not_gone_on_with_once_the_ledger_says_more(
+    spectron: RunningServer, stopped: Path, tmp_path: Path, user: str
+) -> None:
+    assert (tmp_path / "state" / "verify.db").exists()
+    assert 0o600 == (tmp_path / "state" / "verify.db").stat().st_mode & 0o777
+    more = write_raw(tmp_path / "more.json", [memory(number, user) for number in range(41)])
+    replay(spectron, tmp_path / "state", [more])
+    _, lines, verdict = asked_in_full(spectron, tmp_path / "state", more)
+    assert ([], "GO") == (lines, verdict)
+
+
+def test_an_unfinished_run_of_long_ago_begins_anew(spectron: RunningServer, user: str, tmp_path: Path) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(40)])
+    replay(spectron, tmp_path / "state", [dump])
+    with misbehaving(spectron.base_url) as proxy:
+        proxy.choose = lambda seen: "none" if seen.number < 30 else "500_before"
+        with pytest.raises(Unreachable):
+            verify(spectron, tmp_path / "state", [dump], VerifyOptions(in_flight=1), endpoint=proxy.base_url)
+        proxy.choose = lambda seen: "none"
+        told = Told()
+        verify(
+            spectron,
+            tmp_path / "state",
+            [dump],
+            VerifyOptions(in_flight=1),
+            endpoint=proxy.base_url,
+            reporter=told,
+            now=lambda: datetime.now(UTC) + timedelta(days=1),
+        )
+    assert [] == told.lines
