@@ -68,6 +68,9 @@ class ReplaySummary:
     retries: int
     review: str | None
     skipped_by_reason: dict[str, int]
+    will_not_expire: list[str]
+    """The first memories that would expire in Mem0 and do not in Spectron."""
+    will_not_expire_count: int
     reasons: list[dict[str, Json]]
     """The first refused and undecidable memories, with the server's own words."""
     stopped: str | None
@@ -249,6 +252,7 @@ class Replay:
         if replaced:
             skipped[plan.REPLACED] = skipped.get(plan.REPLACED, 0) + replaced
         scopes, lanes = views.scopes_and_lanes(ledger, number)
+        lasting = views.will_not_expire(ledger, number)
         migration = ledger.migration()
         counters = run.counters if run else Counters()
         return ReplaySummary(
@@ -270,6 +274,8 @@ class Replay:
             retries=counters.retries,
             review=str(review) if review else None,
             skipped_by_reason=skipped,
+            will_not_expire=lasting[: views.LISTED],
+            will_not_expire_count=len(lasting),
             reasons=[
                 {"id": row.mem0_id, "state": row.state, "reason": row.reason}
                 for row in views.named(ledger, number, ("refused", "undecidable"), limit=views.LISTED)

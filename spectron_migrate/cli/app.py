@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from spectron_migrate import __version__
-from spectron_migrate.cli import export, local, replay, status
+from spectron_migrate.cli import dual_verify, export, local, rehearse, replay, status
 from spectron_migrate.cli.conduct import fail
 from spectron_migrate.errors import ExitCode, InputError
 
@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 app.command("export")(export.command)
 app.command("replay")(replay.command)
+app.command("dual-verify")(dual_verify.command)
+app.command("rehearse")(rehearse.command)
 app.command("local")(local.command)
 app.command("status")(status.command)
 

@@ -56,6 +56,10 @@ def command(
         from spectron_migrate.replay import ReplayOptions
 
         settings = stage.settings({"mapping": mapping})
+        if settings.replay.max_tokens is not None:
+            raise InputError(
+                "`replay.max_tokens` is set, which this version cannot keep", hint="set max_seconds instead"
+            )
         chosen = ReplayOptions(
             filters=options.filters(user, agent, run),
             limit=limit,

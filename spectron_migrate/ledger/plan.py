@@ -155,9 +155,10 @@ class Merge:
         record = canonical_json(memory.to_json())
         # Seen again: a tombstone falls.
         self._db.execute(
-            "INSERT INTO memory(mem0_id, record, digest, scan) VALUES (?, ?, ?, ?) ON CONFLICT(mem0_id) DO UPDATE"
-            " SET record = excluded.record, digest = excluded.digest, scan = excluded.scan, tombstoned_at = NULL",
-            (memory.id, record, digest(record), self._scan.id),
+            "INSERT INTO memory(mem0_id, record, digest, scan, expires) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT(mem0_id) DO UPDATE SET record = excluded.record, digest = excluded.digest,"
+            " scan = excluded.scan, expires = excluded.expires, tombstoned_at = NULL",
+            (memory.id, record, digest(record), self._scan.id, memory.expiration_date),
         )
 
     def _insert(self, memory: Memory, text_digest: str, placed: Placement | Skipped, *, version: int) -> None:

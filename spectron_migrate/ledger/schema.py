@@ -48,8 +48,10 @@ CREATE TABLE plan(                  -- one merge of a dump under a mapping and f
 CREATE TABLE memory(
   mem0_id TEXT PRIMARY KEY, record TEXT NOT NULL, digest TEXT NOT NULL,
   scan TEXT NOT NULL REFERENCES scan(id),
+  expires TEXT,                     -- as Mem0 gave it: Spectron has no expiry, so it is listed
   tombstoned_at TEXT
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX memory_expires ON memory(mem0_id) WHERE expires IS NOT NULL;
 
 CREATE TABLE scope(
   path TEXT PRIMARY KEY,

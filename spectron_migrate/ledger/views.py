@@ -95,6 +95,17 @@ def skipped_by_reason(ledger: Ledger, plan: int) -> dict[str, int]:
     return {row["reason"] or "": row["n"] for row in rows}
 
 
+def will_not_expire(ledger: Ledger, plan: int) -> list[str]:
+    """Ids of the plan's memories that would expire in Mem0 and are, or will be, in Spectron for good."""
+    rows = ledger.db.execute(
+        "SELECT DISTINCT memory.mem0_id FROM memory JOIN fact ON fact.mem0_id = memory.mem0_id"
+        " WHERE memory.expires IS NOT NULL AND fact.plan = ?"
+        " AND fact.state IN ('planned', 'intended', 'written', 'stored_not_extracted') ORDER BY memory.mem0_id",
+        (plan,),
+    )
+    return [row[0] for row in rows]
+
+
 def scopes_and_lanes(ledger: Ledger, plan: int) -> tuple[int, int]:
     """Different selectors and lanes of what the plan writes or wrote."""
     row = ledger.db.execute(

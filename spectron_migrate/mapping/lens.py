@@ -55,8 +55,7 @@ def covers(lens: Selector, target: Selector) -> bool:
     """
     paths = [path.strip("/") for clause in target for path in clause]
     return any(
-        bool(clause) and all(any(_matches(pattern, path) for path in paths) for pattern in clause)
-        for clause in lens
+        bool(clause) and all(any(_matches(pattern, path) for path in paths) for pattern in clause) for clause in lens
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from spectron_migrate.mapping.segments import scalar_text, segment
@@ -144,7 +145,7 @@ class Path:
         return "/".join(f"{word}/{part}" for word, part in self.levels)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rule:
     """One rule of a mapping: what it takes, and where and how that is written."""
 
@@ -171,20 +172,24 @@ class Rule:
         """The condition on one field, if there is any."""
         return dict(self.when).get(field)
 
-    @property
+    @cached_property
     def fixed(self) -> dict[str, str]:
         """The fields whose value the rule itself fixes."""
         return {field: asked.spec for field, asked in self.when if isinstance(asked, Exact) and asked.number is None}
 
-    @property
+    @cached_property
     def paths(self) -> tuple[Path, ...]:
         """All paths of all clauses."""
         return tuple(path for clause in self.clauses for path in clause)
 
+    @cached_property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of a memory that the templates read."""
+        return tuple(dict.fromkeys(part.field for path in self.paths for _, part in path.levels if part.field))
+
     def fill(self, memory: Memory) -> Selector | str:
         """The clauses of a memory that the rule takes, path by path as written, or why there are none."""
-        fields = {part.field for path in self.paths for _, part in path.levels if part.field}
-        values = {field: value_of(memory, field) for field in fields}
+        values = {field: value_of(memory, field) for field in self.fields}
         clauses: list[tuple[str, ...]] = []
         for clause in self.clauses:
             filled = []

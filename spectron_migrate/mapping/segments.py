@@ -13,6 +13,7 @@ HASHED = "x---h"
 
 _LEGAL = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _KEPT = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789._")
+_SPELLED = tuple(chr(byte) if byte in _KEPT else f"-{byte:02x}" for byte in range(256))
 
 
 def is_plain(text: str) -> bool:
@@ -32,7 +33,7 @@ def segment(value: str) -> str:
         return value
     data = value.encode("utf-8", "surrogatepass")
     if len(data) <= LONGEST:
-        escaped = ESCAPED + "".join(chr(byte) if byte in _KEPT else f"-{byte:02x}" for byte in data)
+        escaped = ESCAPED + "".join(_SPELLED[byte] for byte in data)
         if len(escaped) <= LONGEST:
             return escaped
     return HASHED + hashlib.sha256(data).hexdigest()[:32]

@@ -21,13 +21,16 @@ def collisions(rules: Sequence[Rule]) -> Iterator[str]:
     for rule, path in written:
         for field in IDS:
             if path.names(field) and path.depth_of(field) is None:
-                yield f"{rule.label}: {path} uses a part of {field}, so two of them could share a scope"
+                yield f"{rule.label}: {path} has only a part, so it can become one scope for two different {field}"
+    told: set[frozenset[str]] = set()
     for (rule, path), (other, beside) in product(written, written):
+        pair = frozenset((f"{rule.label} {path}", f"{other.label} {beside}"))
         for field in IDS:
             depth = path.depth_of(field)
-            if depth is not None and _can_reach(rule, path, other, beside, depth, field):
+            if depth is not None and pair not in told and _can_reach(rule, path, other, beside, depth, field):
+                told.add(pair)
                 both = rule.label if rule is other else f"{rule.label} and {other.label}"
-                yield f"{both}: two different memories' ids could share a scope, as {path} and as {beside}"
+                yield f"{both}: {path} and {beside} can become one scope for two different {field}"
 
 
 def _can_reach(rule: Rule, path: Path, other: Rule, beside: Path, depth: int, field: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from operator import ge, gt, le, lt
@@ -93,10 +93,13 @@ class Compare:
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """`{org}:{user}`: takes an id apart at fixed text, so that it can be put together again."""
+    """`{org}:{user}`: takes an id apart at fixed text, so that it can be put together again.
 
-    spec: str
-    names: tuple[str, ...]
+    Two that take it apart at the same text are equal, whatever they call the parts.
+    """
+
+    spec: str = field(compare=False)
+    names: tuple[str, ...] = field(compare=False)
     between: tuple[str, ...]
     """The fixed text before, between and after the captured parts: one more than names."""
 
