@@ -126,6 +126,8 @@ def recall(found: Mapping[str, Json]) -> Group:
         noise = metrics["noise_floor"]["overlap"]
         beside = f" (Mem0 with itself {share(noise)})" if noise is not None else ""
         rows.append(("overlap, RBO", f"{share(metrics['overlap'])}{beside}, {share(metrics['rbo'])}"))
+    if metrics["not_servable"]:
+        rows.append(("not asked", f"{number(metrics['not_servable'])}: the mapping has no lens for their filter"))
     if found["explained"]:
         rows.append(("why it differs", ", ".join(f"{why} {n}" for why, n in sorted(found["explained"].items()))))
     return facts("Recall", rows)

@@ -144,7 +144,7 @@ class _Rehearsal:
             body,
             lambda console: self._closing(console, code, steps),
             migration=steps["replay"].migration,
-            next=None if self.kept else "spectron-migrate rehearse --keep DIR, or the same with --mem0-config FILE",
+            next="spectron-migrate rehearse --mem0-config mem0.yaml",
         )
 
     def _closing(self, console: Console, code: ExitCode, steps: dict[str, Outcome]) -> None:
