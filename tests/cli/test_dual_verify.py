@@ -77,7 +77,7 @@ def test_reports_for_ci_hold_counts_and_no_text(tmp_path: Path, capsys: pytest.C
     assert run(["dual-verify", "--sample", "20", *arguments]) in (0, 5)
     shown = capsys.readouterr().out
     assert "Verdict: " in shown
-    answers = json.loads(Path(names[3]).read_text())["answers"]
+    answers = [one for one in json.loads(Path(names[3]).read_text())["answers"] if "mem0" in one]
     texts = {hit["text"] for one in answers for hit in one["mem0"]["hits"]} | {one["query"] for one in answers}
     assert len(texts) > 20
     for name in names[:2]:
