@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from spectron_migrate.dump.manifest import HISTORY, RELATIONS, SKIPPED
 from spectron_migrate.dump.writer import Changes, DumpWriter
 from spectron_migrate.errors import ExitCode, InputError
-from spectron_migrate.mem0.history import History
 from spectron_migrate.mem0.qdrant_folder import UNREADABLE
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.records import Filters, Json, Memory, Reporter, Skipped
@@ -136,10 +135,9 @@ def _read_all(reader: Reader, writer: DumpWriter, reporter: Reporter) -> tuple[i
 def _pass(reader: Reader, writer: DumpWriter, reporter: Reporter) -> None:
     history, done = reader.history, 0
     for row in reader.rows():
-        if history is not None and isinstance(row, Memory):
-            writer.give(_with_history(row, history))
-        else:
-            writer.give(row)
+        # History knows when a text came to be; the times of the row only allow a guess
+        known = history.text_at(row.id, row.memory) if history is not None and isinstance(row, Memory) else None
+        writer.give(row, text_came=known)
         done += 1
         if done == _TICK:
             reporter.advance(done)
@@ -152,14 +150,6 @@ def _adds_up(reader: Reader, writer: DumpWriter, before: int | None, after: int 
     if missing is not None:
         return missing == 0
     return after is not None and before == after == writer.distinct()
-
-
-def _with_history(memory: Memory, history: History) -> Memory:
-    """History knows when the text came to be; the times of the row only allow a guess."""
-    found = history.text_at(memory.id, memory.memory)
-    if found is None:
-        return memory
-    return replace(memory, text_at=found[0], text_at_source="history", history_row=found[1])
 
 
 def _keep_the_rest(reader: Reader, writer: DumpWriter, filters: Filters, keep_history: bool) -> None:

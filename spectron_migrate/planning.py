@@ -69,11 +69,14 @@ def make_plan(
         number = plan.begin_plan(ledger, scan, fingerprint, now)
         merge = plan.Merge(ledger, number, scan, migration=migration.id, now=now)
         noticed = _merge_all(merge, dump, mapping, filters, now=now, reporter=reporter)
-        if not filters:
-            for mem0_id, stone in dump.tombstones.items():
+        for mem0_id, stone in dump.tombstones.items():
+            known = views.memory_of(ledger, mem0_id)
+            if known is not None and filters.admits(known):
                 merge.tombstone(mem0_id, stone.first_missed)
         _refuse_moves(merge.scope_changes)
         plan.finish_plan(ledger, number, mapping_digest=mapping.digest)
+    if filters:
+        _warn_left_behind(ledger, number, dump, mapping, filters, now=now, reporter=reporter)
     _warn(noticed, views.count_replaced(ledger, number), reporter)
     return Planned(number, merged=True)
 
@@ -128,6 +131,25 @@ def _refuse_moves(changes: list[plan.ScopeChange]) -> None:
         f"the changed mapping moves {len(changes)} memories that were sent already: {'; '.join(named)}",
         hint="go on with the mapping that sent them, or begin anew in a fresh context with its own --state",
     )
+
+
+def _warn_left_behind(
+    ledger: Ledger, number: int, dump: Dump, mapping: ScopeMapping, filters: Filters, *, now: str, reporter: Reporter
+) -> None:
+    """Filters choose memories, never the order: what they leave behind in a lane will come late."""
+    left = 0
+    for memory in dump.memories():
+        if filters.admits(memory):
+            continue
+        placed = _place(memory, mapping)
+        if isinstance(placed, Placement) and placed.infer == "full":
+            key = order_key(memory, dump.began or now)
+            left += views.would_come_late(ledger, number, placed.lane, key, memory.id)
+    if left:
+        reporter.warn(
+            f"the filters leave {left} older memories behind in the same scopes' order: written later, they come late"
+            " and supersede nothing"
+        )
 
 
 def _warn(noticed: _Noticed, replaced: int, reporter: Reporter) -> None:

@@ -160,6 +160,8 @@ class _Reader:
             self.problems.add(where, "anchors and aliases (`&`, `*`) are not used here", hint="write it out")
             return Node(None, where, key_where)
         self.seen.add(id(node))
+        if str(node.tag) not in _KNOWN_TAGS:
+            self.problems.add(where, f"tags such as `{shown(node.tag)}` are not used here")
         if isinstance(node, yaml.MappingNode):
             return Node(self.mapping(node, depth), where, key_where or where)
         if isinstance(node, yaml.SequenceNode):
@@ -189,7 +191,7 @@ class _Reader:
     def scalar(self, node: yaml.Node, where: str, key_where: str) -> Node:
         text = str(node.value)
         plain = getattr(node, "style", None) is None
-        if str(node.tag) not in _KNOWN_TAGS or (not plain and str(node.tag) != _STR):
+        if not plain and str(node.tag) != _STR:
             self.problems.add(where, f"tags such as `{shown(node.tag)}` are not used here")
         if _MACHINE.search(text):
             self.problems.add(where, "text with an invisible character")
@@ -201,7 +203,8 @@ class _Reader:
 
 _STR = "tag:yaml.org,2002:str"
 _KNOWN_TAGS = frozenset(
-    f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp", "value", "merge")
+    f"tag:yaml.org,2002:{name}"
+    for name in ("str", "int", "float", "bool", "null", "timestamp", "value", "merge", "map", "seq")
 )
 
 

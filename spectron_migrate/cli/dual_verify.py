@@ -173,9 +173,9 @@ def _mem0_side(stage: Stage, settings: Settings, asked: Asked, open_things: Exit
     from spectron_migrate.mem0.search import open_search
 
     if asked.mem0_results is not None:
-        from spectron_migrate.verify.saved import open_saved
+        from spectron_migrate.verify.mem0_results import load_results
 
-        return open_saved(asked.mem0_results)
+        return load_results(asked.mem0_results)
     named = asked.mem0_config
     if named is None and settings.mem0 is not None and settings.mem0.kind == "oss":
         named = settings.mem0.config

@@ -6,7 +6,7 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from spectron_migrate.errors import InputError, KeyRefused
 
@@ -37,6 +37,14 @@ class Secret:
         """Compare without telling by the time it takes."""
         mine = self._value.encode()
         return isinstance(other, Secret) and hmac.compare_digest(mine, other._value.encode())
+
+    def __reduce__(self) -> NoReturn:
+        """No file and no other process gets it."""
+        raise TypeError("a key is not pickled")
+
+    def __deepcopy__(self, memo: object) -> Secret:
+        """It never changes, so it is its own copy."""
+        return self
 
     def __hash__(self) -> int:
         """Equal keys hash alike."""

@@ -56,11 +56,12 @@ class LaneStream:
     async def _settle_doubts(self) -> bool:
         run = self._run
         doubts = await run.writer.grouped(sending.intended_facts, lane=self._lane)
-        sessions: dict[int, list[IntendedFact]] = {}
+        together: dict[int, list[IntendedFact]] = {}
         for fact in doubts:
             if fact.infer == self._infer:
-                sessions.setdefault(fact.session.id, []).append(fact)
-        for facts in sessions.values():
+                # `full` facts were sent one after the other over all sessions of the lane.
+                together.setdefault(0 if self._infer == "full" else fact.session.id, []).append(fact)
+        for facts in together.values():
             if run.should_stop():
                 return False
             outcome = await settle(run, facts)

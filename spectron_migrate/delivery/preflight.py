@@ -81,7 +81,7 @@ async def _own_scopes(ledger: Ledger, api: SpectronApi, paths: Sequence[str], *,
     if foreign and not into_existing:
         raise NotLegal(
             f"{len(foreign)} scopes were there before this migration began: {_named(foreign)}",
-            hint="a lost ledger would write everything twice; --into-existing insists, where they are meant to be shared",
+            hint="a lost ledger would write everything twice; --into-existing insists that they are to be shared",
         )
 
 

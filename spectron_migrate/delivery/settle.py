@@ -35,6 +35,8 @@ KEY_HOLDS = timedelta(hours=20)
 """The server keeps an idempotency key for 24 hours; ours is trusted less long, against wrong clocks."""
 RUNNING_PATIENCE_S = 900.0
 TRIES = 6
+LISTINGS = 15
+LISTING_EVERY_S = 8.0
 
 
 class Outcome(Enum):
@@ -48,18 +50,50 @@ class Outcome(Enum):
 
 
 async def settle(run: Run, facts: Sequence[IntendedFact]) -> Outcome:
-    """Decide the intended facts of one session, given in order of position."""
-    seen = await _evidence(run, facts)
-    if isinstance(seen, Outcome):
-        return seen
-    for place, fact in enumerate(facts):
-        candidate = seen[place] if place < len(seen) else None
-        later = {turn.id for turn in seen[place + 1 :]}
+    """Decide intended facts, given in the order of sending: the `full` ones of a lane, or those of one session.
+
+    They were sent one after the other, so those that the server has are a prefix of them. The first that it
+    does not have may be under way and goes again; what follows never left and waits for its turn.
+    """
+    turns = await _evidence(run, facts)
+    if isinstance(turns, Outcome):
+        return turns
+    landed = len(turns)
+    if any(fact.id not in turns for fact in facts[:landed]):
+        return await _give_up(run, facts, "the turns of the lane's sessions contradict the order of sending")
+    never_sent = [fact.id for fact in facts[landed + 1 :]]
+    if never_sent:
+        await run.writer.durable(sending.back_to_planned, never_sent)
+    for fact in facts[: landed + 1]:
+        candidate = turns.pop(fact.id, None)
+        later = {turn.id for turn in turns.values()}
         altered = candidate is not None and not same_text(candidate.content, text_of(fact))
-        outcome = await _decide(run, fact, candidate, later=later, altered=altered)
+        if candidate is None and await run.writer.grouped(sending.is_overtaken, fact.id):
+            outcome = await _let_go(run, fact)
+        else:
+            outcome = await _decide(run, fact, candidate, later=later, altered=altered)
         if outcome is not Outcome.DECIDED:
             return outcome
         run.reporter.advance(1, run.limiter.why)
+    return Outcome.DECIDED
+
+
+async def _let_go(run: Run, fact: IntendedFact) -> Outcome:
+    """A fact that Mem0 has replaced or deleted meanwhile, and that the server does not have.
+
+    Sending it again would decide, and would write what should not be there. So the server gets the time that
+    a request of ours may take; if the turn never shows, it never left.
+    """
+    for _ in range(LISTINGS):
+        await run.sleep(LISTING_EVERY_S)
+        seen = await unclaimed(run, fact.session, [fact])
+        if isinstance(seen, Outcome):
+            return seen
+        if seen:
+            return await _by_turns(run, fact, seen[0], altered=not same_text(seen[0].content, text_of(fact)))
+        if run.should_stop():
+            return Outcome.HELD
+    await run.writer.durable(sending.back_to_planned, [fact.id])
     return Outcome.DECIDED
 
 
@@ -97,7 +131,21 @@ async def unclaimed(run: Run, session: sending.SessionRow, facts: Sequence[Inten
     return sorted((turn for turn in listed if turn.id not in known), key=lambda turn: turn.seq)
 
 
-async def _evidence(run: Run, facts: Sequence[IntendedFact]) -> list[Turn] | Outcome:
+async def _evidence(run: Run, facts: Sequence[IntendedFact]) -> dict[int, Turn] | Outcome:
+    """The turns that the server has for the facts, by fact; HELD or UNDECIDABLE where they are no evidence."""
+    sessions: dict[int, list[IntendedFact]] = {}
+    for fact in facts:
+        sessions.setdefault(fact.session.id, []).append(fact)
+    turns: dict[int, Turn] = {}
+    for members in sessions.values():
+        seen = await _evidence_of_session(run, members)
+        if isinstance(seen, Outcome):
+            return seen
+        turns.update({fact.id: turn for fact, turn in zip(members, seen, strict=False)})
+    return turns
+
+
+async def _evidence_of_session(run: Run, facts: Sequence[IntendedFact]) -> list[Turn] | Outcome:
     session = facts[0].session
     seen = await unclaimed(run, session, facts)
     if isinstance(seen, Outcome):

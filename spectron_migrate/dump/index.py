@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from spectron_migrate.records import Memory
 
 NOT_WRITTEN = -1
 _SCHEMA = """
-PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF; PRAGMA cache_size = -8000;
+PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -4000;
 CREATE TABLE seen (
     id BLOB PRIMARY KEY, pass INTEGER, place INTEGER, at TEXT, record BLOB, text BLOB
 ) WITHOUT ROWID;
@@ -24,9 +25,8 @@ CREATE TABLE owner (kind TEXT, id BLOB, memories INTEGER, PRIMARY KEY (kind, id)
 _OWNERS = ("user", "agent", "run")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One row of a scan: its id, and what tells it from another copy."""
+class Entry(NamedTuple):
+    """One row of a scan: its id, and what tells it from another copy. (A tuple: there is one a row.)"""
 
     id: bytes
     at: str
@@ -84,20 +84,23 @@ class SeenIndex:
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.executescript(_SCHEMA)
 
-    def insert(self, entries: Sequence[Entry], places: Sequence[int], number: int) -> bool:
-        """All of them at once; False, and nothing is inserted, where one of the ids is there already."""
-        rows = [
-            (entry.id, number, place, entry.at, entry.record, entry.text)
-            for entry, place in zip(entries, places, strict=True)
-        ]
+    def insert(self, entries: Sequence[Entry], places: Sequence[int], number: int) -> list[tuple[Entry, int]]:
+        """Insert those whose id is new; the others come back, each with the place of its line."""
+        before = self._db.total_changes
         self._db.execute("BEGIN")
-        try:
-            self._db.executemany("INSERT INTO seen VALUES (?, ?, ?, ?, ?, ?)", rows)
-        except sqlite3.IntegrityError:
-            self._db.execute("ROLLBACK")
-            return False
+        self._db.executemany(
+            "INSERT OR IGNORE INTO seen VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (entry.id, number, place, entry.at, entry.record, entry.text)
+                for entry, place in zip(entries, places, strict=True)
+            ],
+        )
         self._db.execute("COMMIT")
-        return True
+        if self._db.total_changes - before == len(entries):
+            return []
+        return [
+            (entry, place) for entry, place in zip(entries, places, strict=True) if not self._is(entry, place, number)
+        ]
 
     def replace(self, entry: Entry, place: int, number: int) -> None:
         """The entry counts from now on instead of what was there."""
@@ -112,6 +115,10 @@ class SeenIndex:
         """What is known of an id."""
         row = self._db.execute("SELECT pass, place, at, record, text FROM seen WHERE id = ?", (memory_id,)).fetchone()
         return None if row is None else Found(*row)
+
+    def _is(self, entry: Entry, place: int, number: int) -> bool:
+        found = self.find(entry.id)
+        return found is not None and (found.place, found.passed) == (place, number)
 
     def seen(self, number: int) -> int:
         """How many ids a pass has given."""
@@ -146,14 +153,17 @@ class SeenIndex:
 
     def count_owners(self, owners: Sequence[tuple[str | None, str | None, str | None]], sign: int = 1) -> None:
         """Add to (or take from) the memories of these users, agents and runs."""
-        counts = Counter(
-            (kind, one) for ids in owners for kind, one in zip(_OWNERS, ids, strict=True) if one is not None
-        )
+        counts = [
+            (kind, key(one), sign * count)
+            for kind, ids in zip(_OWNERS, zip(*owners, strict=True), strict=True)
+            for one, count in Counter(ids).items()
+            if one is not None
+        ]
         self._db.execute("BEGIN")
         self._db.executemany(
             "INSERT INTO owner VALUES (?, ?, ?) "
             "ON CONFLICT (kind, id) DO UPDATE SET memories = memories + excluded.memories",
-            [(kind, key(one), sign * count) for (kind, one), count in counts.items()],
+            counts,
         )
         self._db.execute("COMMIT")
 

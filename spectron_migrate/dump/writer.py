@@ -95,8 +95,11 @@ class DumpWriter:
         if self._pass == 1:
             self._open_file(MEMORIES)
 
-    def give(self, row: Memory | Skipped) -> bool:
-        """Take one row of the scan; False where the filters left it out."""
+    def give(self, row: Memory | Skipped, *, text_came: tuple[str, int] | None = None) -> bool:
+        """Take one row of the scan; False where the filters left it out.
+
+        `text_came` is what Mem0's history says of the text: when it came to be, and the row that tells.
+        """
         if isinstance(row, Skipped):
             self._skip(row)
             if row.id:
@@ -105,7 +108,11 @@ class DumpWriter:
                 self._without_id += 1
             return True
         if self._admits(row):
-            self._add(Entry.of(row, encoded(row.to_json())))
+            told = row.to_json()
+            if text_came is not None:
+                told["text_at"], told["history_row"] = text_came
+                told["text_at_source"] = "history"
+            self._add(Entry.of(row, encoded(told)))
             return True
         self.filtered += 1
         self._add(Entry.unwritten(row.id))
@@ -190,7 +197,7 @@ class DumpWriter:
             self._flush()
 
     def _flush(self) -> None:
-        """Nearly always a batch holds only new ids; where it does not, each entry is judged by itself."""
+        """Write a batch, and judge those whose id came before: nearly always there is none."""
         batch, self._batch = self._batch, []
         if not batch:
             return
@@ -199,29 +206,28 @@ class DumpWriter:
         for entry in batch:
             places.append(place if entry.line else NOT_WRITTEN)
             place += len(entry.line)
-        if self._seen.insert(batch, places, self._pass):
-            memories.write_all([entry.line for entry in batch if entry.line])
-            self._seen.count_owners([entry.owners for entry in batch])
-            return
-        for entry in batch:
-            self._judge(entry, self._seen.find(entry.id))
+        memories.write_all([entry.line for entry in batch if entry.line])
+        self._seen.count_owners([entry.owners for entry in batch])
+        for entry, place in self._seen.insert(batch, places, self._pass):
+            self._judge(entry, place)
 
-    def _judge(self, entry: Entry, found: Found | None) -> None:
-        if found is None:
-            self._write(entry)
+    def _judge(self, entry: Entry, place: int) -> None:
+        """Of two lines of one id one has to go: it stays in the file until the end, marked as dead."""
+        found = self._seen.find(entry.id)
+        if found is None or not found.written:
+            self._seen.replace(entry, place, self._pass)
         elif not entry.line:
             self._seen.touch(entry.id, self._pass)  # what an earlier reading wrote stays; it is named as skipped
-        elif not found.written:
-            self._write(entry)
         elif found.record == entry.record:
             self._seen.touch(entry.id, self._pass)
+            self._seen.bury(place)
             if found.passed == self._pass and not self._rereads:
                 self._skip(Skipped(_text(entry.id), IDENTICAL))
         else:
             overtakes = found.passed < self._pass or self._is_newer(entry, found)
+            self._seen.bury(found.place if overtakes else place)
             if overtakes:
-                self._seen.bury(found.place)
-                self._write(entry)
+                self._seen.replace(entry, place, self._pass)
             if not self._rereads:
                 self._skip(Skipped(_text(entry.id), OTHER if entry.at == found.at else OLDER))
 
@@ -230,13 +236,6 @@ class DumpWriter:
         if entry.at != found.at or self._rereads:
             return entry.at >= found.at
         return entry.line > self._files[MEMORIES].line_at(found.place)
-
-    def _write(self, entry: Entry) -> None:
-        memories = self._files[MEMORIES]
-        self._seen.replace(entry, memories.size if entry.line else NOT_WRITTEN, self._pass)
-        if entry.line:
-            memories.write_all([entry.line])
-            self._seen.count_owners([entry.owners])
 
     def _skip(self, row: Skipped) -> None:
         self.skipped[row.reason.split(":", 1)[0]] += 1

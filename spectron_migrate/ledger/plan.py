@@ -90,7 +90,12 @@ class Merge:
         """Plan the memory, or skip it by name; a text that is known already stays as it is."""
         text_digest = digest(memory.memory)
         last = self._last(memory.id)
+        if self._is_gone(memory.id):
+            self._skip_gone(memory.id)  # an older reading cannot bring back what a newer one missed
+            return
         self._remember(memory)
+        if isinstance(placed, Placement):
+            self._notice_move(memory.id, placed)
         if last is None:
             self._insert(memory, text_digest, placed, version=1)
         elif last["text_digest"] == text_digest:
@@ -105,28 +110,59 @@ class Merge:
             self._db.execute("UPDATE plan SET replaced = replaced + 1 WHERE id = ?", (self._plan,))
 
     def tombstone(self, mem0_id: str, at: str) -> None:
-        """Mem0 no longer has the memory: what was not sent of it never will be."""
+        """Mem0 no longer has the memory since `at`: what was not sent of it never will be.
+
+        A reading that began later and saw the memory knows better.
+        """
+        changed = self._db.execute(
+            "UPDATE memory SET tombstoned_at = coalesce(tombstoned_at, ?1) WHERE mem0_id = ?2"
+            " AND coalesce((SELECT began FROM scan WHERE scan.id = memory.scan), '') < ?1",
+            (at, mem0_id),
+        )
+        if changed.rowcount:
+            self._skip_gone(mem0_id)
+
+    def _is_gone(self, mem0_id: str) -> bool:
+        """Whether a tombstone stands that is newer than this scan."""
+        row = self._db.execute("SELECT tombstoned_at FROM memory WHERE mem0_id = ?", (mem0_id,)).fetchone()
+        if row is None or row["tombstoned_at"] is None:
+            return False
+        return (self._scan.began or "") <= str(row["tombstoned_at"])
+
+    def _skip_gone(self, mem0_id: str) -> None:
         self._db.execute(
-            "UPDATE memory SET tombstoned_at = coalesce(tombstoned_at, ?) WHERE mem0_id = ?", (at, mem0_id)
+            "UPDATE fact SET state = 'skipped', reason = ? WHERE mem0_id = ? AND state = 'planned'",
+            (DELETED, mem0_id),
         )
         self._db.execute(
-            "UPDATE fact SET state = 'skipped', reason = ?, plan = ? WHERE mem0_id = ? AND state = 'planned'",
-            (DELETED, self._plan, mem0_id),
+            "UPDATE fact SET plan = ?1 WHERE mem0_id = ?2 AND version ="
+            " (SELECT max(version) FROM fact WHERE mem0_id = ?2)",
+            (self._plan, mem0_id),
         )
+
+    def _notice_move(self, mem0_id: str, placed: Placement) -> None:
+        """No version of a memory may go elsewhere than one that may be in Spectron already."""
+        now = canonical_json(placed.selector)
+        moved = self._db.execute(
+            "SELECT selector FROM fact WHERE mem0_id = ? AND selector != ?"
+            f" AND state IN ({', '.join('?' * len(SENT))})",
+            (mem0_id, now, *SENT),
+        ).fetchone()
+        if moved is not None:
+            self.scope_changes.append(ScopeChange(mem0_id, moved["selector"], now))
 
     def _again(self, last: Row, memory: Memory, placed: Placement | Skipped) -> None:
-        if last["state"] not in SENT and last["state"] != "refused":
+        if last["state"] in SENT:
+            self._db.execute("UPDATE fact SET plan = ? WHERE id = ?", (self._plan, last["id"]))
+        else:
             self._replan(last, memory, placed)
-            return
-        if isinstance(placed, Placement) and last["state"] in SENT:
-            now = canonical_json(placed.selector)
-            if now != last["selector"]:
-                self.scope_changes.append(ScopeChange(memory.id, last["selector"], now))
-        self._db.execute("UPDATE fact SET plan = ? WHERE id = ?", (self._plan, last["id"]))
 
     def _replan(self, last: Row, memory: Memory, placed: Placement | Skipped) -> None:
-        """Nothing of it left yet: the mapping of now holds, whatever an earlier one said."""
+        """Nothing of it is in Spectron: the mapping of now holds, whatever an earlier one said."""
         row = self._row(memory, last["text_digest"], placed, last["version"])
+        if last["state"] == "refused" and isinstance(placed, Placement):
+            # Refused by the server it stays, until somebody asks for another try.
+            row.update(state="refused", reason=last["reason"])
         names = ("lane", "order_key", "selector", "run", "infer", "body", "key", "state", "reason", "text_at")
         self._db.execute(
             f"UPDATE fact SET plan = ?, late = 0, {', '.join(f'{name} = ?' for name in names)} WHERE id = ?",
@@ -145,7 +181,7 @@ class Merge:
 
     def _last(self, mem0_id: str) -> Row | None:
         row: Row | None = self._db.execute(
-            "SELECT id, version, text_digest, text_at, recorded_at, state, selector FROM fact"
+            "SELECT id, version, text_digest, text_at, recorded_at, state, reason FROM fact"
             " WHERE mem0_id = ? ORDER BY version DESC LIMIT 1",
             (mem0_id,),
         ).fetchone()
@@ -153,11 +189,13 @@ class Merge:
 
     def _remember(self, memory: Memory) -> None:
         record = canonical_json(memory.to_json())
-        # Seen again: a tombstone falls.
+        # Seen again: a tombstone falls. An older reading tells nothing new.
         self._db.execute(
             "INSERT INTO memory(mem0_id, record, digest, scan, expires) VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT(mem0_id) DO UPDATE SET record = excluded.record, digest = excluded.digest,"
-            " scan = excluded.scan, expires = excluded.expires, tombstoned_at = NULL",
+            " scan = excluded.scan, expires = excluded.expires, tombstoned_at = NULL"
+            " WHERE coalesce((SELECT began FROM scan WHERE id = excluded.scan), '')"
+            " >= coalesce((SELECT began FROM scan WHERE id = memory.scan), '')",
             (memory.id, record, digest(record), self._scan.id, memory.expiration_date),
         )
 

@@ -56,6 +56,7 @@ class IntendedFact:
     sent_after: str
     attempts: int
     candidate: str | None
+    order_key: str
 
 
 # -- lanes ------------------------------------------------------------------------------------------------
@@ -176,8 +177,10 @@ def intend(ledger: Ledger, facts: Sequence[tuple[PlannedFact, SessionRow]], sent
     intended = []
     used: dict[int, int] = {}
     for fact, session in facts:
-        row = ledger.db.execute("SELECT body, key, state FROM fact WHERE id = ?", (fact.id,)).fetchone()
-        if row["state"] != "planned":
+        row = ledger.db.execute(
+            "SELECT id, mem0_id, version, body, key, state FROM fact WHERE id = ?", (fact.id,)
+        ).fetchone()
+        if row["state"] != "planned" or _skip_overtaken(ledger, row):
             continue
         position = used.get(session.id, session.used)
         used[session.id] = position + 1
@@ -198,16 +201,17 @@ def intend(ledger: Ledger, facts: Sequence[tuple[PlannedFact, SessionRow]], sent
                 sent_after,
                 0,
                 None,
+                fact.order_key,
             )
         )
     return intended
 
 
 def intended_facts(ledger: Ledger, *, lane: str | None = None, session: int | None = None) -> list[IntendedFact]:
-    """What is intended and undecided, by session and position."""
+    """What is intended and undecided, in the order of sending."""
     where, value = ("fact.lane = ?", lane) if session is None else ("fact.session = ?", session)
     rows = ledger.db.execute(
-        f"SELECT fact.* FROM fact WHERE state = 'intended' AND {where} ORDER BY session, position", (value,)
+        f"SELECT fact.* FROM fact WHERE state = 'intended' AND {where} ORDER BY order_key", (value,)
     ).fetchall()
     sessions: dict[int, SessionRow] = {}
     for row in rows:
@@ -226,15 +230,21 @@ def intended_facts(ledger: Ledger, *, lane: str | None = None, session: int | No
             row["sent_after"],
             row["attempts"],
             row["candidate"],
+            row["order_key"],
         )
         for row in rows
     ]
 
 
 def back_to_planned(ledger: Ledger, facts: Sequence[int]) -> None:
-    """Facts that certainly never left: they get a new session and position, under the same key."""
+    """Facts that certainly never left: they get a new session and position, under the same key.
+
+    One that a newer version or a tombstone overtook meanwhile is skipped instead.
+    """
     for fact in facts:
-        row = ledger.db.execute("SELECT body FROM fact WHERE id = ? AND state = 'intended'", (fact,)).fetchone()
+        row = ledger.db.execute(
+            "SELECT id, mem0_id, version, body FROM fact WHERE id = ? AND state = 'intended'", (fact,)
+        ).fetchone()
         if row is None:
             continue
         body = json.loads(row["body"])
@@ -244,6 +254,29 @@ def back_to_planned(ledger: Ledger, facts: Sequence[int]) -> None:
             " WHERE id = ?",
             (canonical_json(body), fact),
         )
+        _skip_overtaken(ledger, row)
+
+
+def overtaken(ledger: Ledger, mem0_id: str, version: int) -> str | None:
+    """Why a fact should no longer be sent: a newer version, or a tombstone; None where it should."""
+    newest = ledger.db.execute("SELECT max(version) FROM fact WHERE mem0_id = ?", (mem0_id,)).fetchone()[0]
+    if newest > version:
+        return f"replaced by version {newest}"
+    row = ledger.db.execute("SELECT tombstoned_at FROM memory WHERE mem0_id = ?", (mem0_id,)).fetchone()
+    return "deleted in Mem0" if row is not None and row["tombstoned_at"] is not None else None
+
+
+def is_overtaken(ledger: Ledger, fact: int) -> bool:
+    """Whether a newer version or a tombstone has overtaken an intended fact."""
+    row = ledger.db.execute("SELECT mem0_id, version FROM fact WHERE id = ?", (fact,)).fetchone()
+    return overtaken(ledger, row["mem0_id"], row["version"]) is not None
+
+
+def _skip_overtaken(ledger: Ledger, row: Row) -> bool:
+    reason = overtaken(ledger, row["mem0_id"], row["version"])
+    if reason is not None:
+        ledger.db.execute("UPDATE fact SET state = 'skipped', reason = ? WHERE id = ?", (reason, row["id"]))
+    return reason is not None
 
 
 def receipt(ledger: Ledger, fact: int, got: Receipt, *, decided_by: str, seq: int | None = None) -> None:

@@ -154,6 +154,16 @@ def foreign_paths(ledger: Ledger, paths: Sequence[str]) -> list[str]:
     ]
 
 
+def would_come_late(ledger: Ledger, plan: int, lane: str, key: str, mem0_id: str) -> bool:
+    """Whether the plan sends something of the lane that is newer than a memory which was never sent."""
+    row = ledger.db.execute(
+        "SELECT EXISTS(SELECT 1 FROM fact WHERE state = 'planned' AND lane = ?1 AND infer = 'full' AND plan = ?2"
+        " AND order_key > ?3) AND NOT EXISTS(SELECT 1 FROM fact WHERE mem0_id = ?4 AND sent_after IS NOT NULL)",
+        (lane, plan, key, mem0_id),
+    ).fetchone()
+    return bool(row[0])
+
+
 def in_doubt(ledger: Ledger) -> bool:
     """Whether anything is intended and undecided."""
     return ledger.db.execute("SELECT 1 FROM fact WHERE state = 'intended' LIMIT 1").fetchone() is not None

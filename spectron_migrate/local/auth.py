@@ -23,6 +23,8 @@ VERBS = (
 ALL_GRANTS: Grants = dict.fromkeys(VERBS, (EVERYTHING,))
 OPERATOR = "operator"
 """The principal of the key that the server was started with; it may do everything."""
+FROM_START = "-start"
+"""Ends the id of a key that the server was started with."""
 SYSTEM = "system"
 """Exists in every context and cannot be changed."""
 
@@ -144,9 +146,9 @@ def bootstrap(store: Store, api_key: str, principals: Mapping[str, Mapping[str, 
             store.put_principal(replace(known, grants=principal.grants) if known else principal)
             digest = digest_of(secret)
             for key in store.api_keys():
-                if key.id == f"{id_}-start" or key.digest == digest:
+                if key.id == id_ + FROM_START or key.digest == digest:
                     store.drop_key(key.id)
-            store.put_key(Key(f"{id_}-start", id_, id_, digest, now))
+            store.put_key(Key(id_ + FROM_START, id_, id_, digest, now))
 
 
 def mint_secret(key_id: str) -> str:

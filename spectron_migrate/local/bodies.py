@@ -20,6 +20,23 @@ MAX_HITS = 50
 MAX_LABELS = 64
 """A write may carry so many; more answer 409."""
 MAX_ADDRESSEES = 8
+NEVER_NULL = frozenset(
+    (
+        "addressees",
+        "dryRun",
+        "extract",
+        "infer",
+        "k",
+        "labels",
+        "lens",
+        "messages",
+        "purge",
+        "query",
+        "scopes",
+        "triples",
+    )
+)
+"""Fields that may be absent and never null; the document lets every other optional one be null."""
 _FAMILIES: dict[str, Kind] = {"facts": "attribute", "passages": "memory_chunk"}
 
 
@@ -47,7 +64,7 @@ class Body:
 
     def text(self, name: str) -> str | None:
         """A string, or None where it is absent or null."""
-        value = self._fields.get(name)
+        value = self._get(name)
         if value is not None and not isinstance(value, str):
             raise bad_request(f"{name} must be a string")
         return value
@@ -70,14 +87,14 @@ class Body:
 
     def flag(self, name: str) -> bool:
         """True or false; absent is false."""
-        value = self._fields.get(name)
+        value = self._get(name)
         if value is not None and not isinstance(value, bool):
             raise bad_request(f"{name} must be true or false")
         return bool(value)
 
     def count(self, name: str, default: int, most: int) -> int:
         """A whole number from 0 to `most`."""
-        value = self._fields.get(name)
+        value = self._get(name)
         if value is None:
             return default
         if isinstance(value, float) and value.is_integer():
@@ -88,7 +105,7 @@ class Body:
 
     def number(self, name: str, default: float) -> float:
         """Any number."""
-        value = self._fields.get(name)
+        value = self._get(name)
         if value is None:
             return default
         if not isinstance(value, int | float) or isinstance(value, bool):
@@ -107,7 +124,7 @@ class Body:
 
     def strings(self, name: str) -> tuple[str, ...]:
         """A list of strings; absent is empty."""
-        value = self._fields.get(name)
+        value = self._get(name)
         if value is None:
             return ()
         if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
@@ -117,13 +134,13 @@ class Body:
     def selector(self, name: str, *, patterns: bool = False) -> Selector:
         """Scope sets; absent is empty."""
         try:
-            return parse_selector(self._fields.get(name), patterns=patterns)
+            return parse_selector(self._get(name), patterns=patterns)
         except BadScope as error:
             raise bad_request(str(error)) from error
 
     def objects(self, name: str) -> list[Body]:
         """A list of objects; absent is empty."""
-        value = self._fields.get(name)
+        value = self._get(name)
         if value is None:
             return []
         if not isinstance(value, list):
@@ -132,7 +149,7 @@ class Body:
 
     def object(self, name: str) -> Body | None:
         """An object, or None where it is absent or null."""
-        value = self._fields.get(name)
+        value = self._get(name)
         return None if value is None else Body(value)
 
     def names(self) -> list[str]:
@@ -141,7 +158,14 @@ class Body:
 
     def any(self, name: str) -> Any:
         """Whatever is there."""
-        return self._fields.get(name)
+        return self._get(name)
+
+    def _get(self, name: str) -> Any:
+        """None where it is absent, or null where the document allows null."""
+        value = self._fields.get(name)
+        if value is None and name in self._fields and name in NEVER_NULL:
+            raise bad_request(f"{name} must not be null")
+        return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from spectron_migrate.local.auth import Caller, Keyring
 from spectron_migrate.local.cache import AnswerCache
+from spectron_migrate.local.commits import Commits
 from spectron_migrate.local.embed import Embedder
 from spectron_migrate.local.extract import Extractor
 from spectron_migrate.local.failures import ApiError
@@ -97,6 +98,7 @@ class Engine:
     idempotency: Idempotency = field(init=False)
     regions: Regions = field(init=False)
     faults: Faults = field(init=False)
+    commits: Commits = field(init=False)
     cache: AnswerCache = field(init=False)
 
     def __post_init__(self) -> None:
@@ -104,6 +106,7 @@ class Engine:
         self.idempotency = Idempotency(self.store)
         self.regions = Regions(self.store, subtree_has_root=self.reading.subtree_has_root)
         self.faults = Faults(self.plan, self.idempotency)
+        self.commits = Commits(self.store)
         self.cache = AnswerCache()
 
     def now(self) -> str:

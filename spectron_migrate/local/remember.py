@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 PASSAGE_LENGTH = 2000
 """Longer texts are split into passages of at most so many characters, at the end of a sentence if there is one."""
+
+FEW = 8
+"""Up to so many passages are embedded at once: a thread would cost more."""
 
 _BREAK = re.compile(r"(?<=[.!?])\s+|\n+")
 
@@ -58,19 +62,20 @@ async def remember(
         ApiError: 400 unregistered scope, 403 outside the caller's grants or an unknown session, 409 key.
     """
     if not key:
-        return _commit(engine, caller, write, await _extract(engine, caller, write), answer)
+        extractions, vectors = await _extract(engine, caller, write), await _embed(engine, write)
+        return await engine.commits.run(lambda: _commit(engine, caller, write, extractions, vectors, answer))
     known = engine.idempotency.stored(caller.identity, key, digest, engine.clock())
     if known is not None:
         return known
     with engine.idempotency.reserved(caller.identity, key, digest):
-        extractions = await _extract(engine, caller, write)
+        extractions, vectors = await _extract(engine, caller, write), await _embed(engine, write)
 
         def keep(made: Remembered) -> bytes:
             body = answer(made)
             engine.idempotency.keep(caller.identity, key, digest, body, engine.clock())
             return body
 
-        return _commit(engine, caller, write, extractions, keep)
+        return await engine.commits.run(lambda: _commit(engine, caller, write, extractions, vectors, keep))
 
 
 def open_session(engine: Engine, caller: Caller, scopes: Selector, metadata: object = None) -> tuple[Session, Selector]:
@@ -117,6 +122,14 @@ async def _extract(engine: Engine, caller: Caller, write: Write) -> list[Extract
     return [await engine.extractor.extract(part, known) for part in parts]
 
 
+async def _embed(engine: Engine, write: Write) -> list[Vector]:
+    """A vector for each passage to come; many are made beside the loop, while it stores what others sent."""
+    texts = [part for message in write.messages for part in split(message.content)]
+    if len(texts) <= FEW:
+        return engine.embedder.embed(texts)
+    return await asyncio.to_thread(engine.embedder.embed, texts)
+
+
 def _passes(write: Write) -> int:
     return 1 if write.whole_conversation else len(write.messages)
 
@@ -136,9 +149,10 @@ def _commit(
     caller: Caller,
     write: Write,
     extractions: Sequence[Extraction],
+    vectors: Sequence[Vector],
     answer: Callable[[Remembered], bytes],
 ) -> bytes:
-    vectors = engine.embedder.embed([part for message in write.messages for part in split(message.content)])
+    """Inside a transaction; a preview is one that is undone."""
     body = b""
     try:
         with engine.store.transaction():

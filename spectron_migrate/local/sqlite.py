@@ -87,13 +87,14 @@ class SqliteStore:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
+        inner = self._db.in_transaction
+        self._db.execute("SAVEPOINT part" if inner else "BEGIN IMMEDIATE")
         try:
             yield
-            self._db.execute("COMMIT")
+            self._db.execute("RELEASE part" if inner else "COMMIT")
         except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # SQLite itself may have rolled back
+                self._db.execute("ROLLBACK TO part" if inner else "ROLLBACK")
             self._forget_memory()
             raise
 

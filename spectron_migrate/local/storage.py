@@ -233,7 +233,10 @@ class Store(Protocol):
     """
 
     def transaction(self) -> AbstractContextManager[None]:
-        """Commit at the end, undo everything on an exception. Not nested; nothing may be awaited inside."""
+        """Commit at the end, undo everything on an exception; nothing may be awaited inside.
+
+        Inside another one it is a part of that: undone alone, and durable when the outer one is.
+        """
 
     def close(self) -> None:
         """Let go of the files."""

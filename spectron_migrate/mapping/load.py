@@ -284,7 +284,7 @@ class _Loader:
                 self.problems.add(f"{shown(file)}:1", f"no column `{shown(name)}`")
             return {} if missing else self.table_rows(rows, file, key, value)
         except csv.Error as error:
-            self.problems.add(f"{shown(file)}:{rows.line_num}", f"not CSV: {error}")
+            self.problems.add(f"{shown(file)}:{rows.reader.line_num}", f"not CSV: {error}")
             return {}
 
     def table_rows(self, rows: csv.DictReader[str], file: str, key: str, value: str) -> dict[str, str]:

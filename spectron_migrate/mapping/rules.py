@@ -70,7 +70,7 @@ class Captured:
         return f"{{{self.capture.names[self.index]}}}"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Lookup:
     """A table that fills a field: one column names a field of the memory, the other gives the value."""
 
@@ -78,6 +78,11 @@ class Lookup:
     key: str
     value: str
     table: Mapping[str, str]
+
+    @cached_property
+    def segments(self) -> frozenset[str]:
+        """Every segment that the table can give."""
+        return frozenset(map(segment, self.table.values()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,16 @@ def collisions(rules: Sequence[Rule]) -> Iterator[str]:
             if path.names(field) and path.depth_of(field) is None:
                 yield f"{rule.label}: {path} has only a part, so it can become one scope for two different {field}"
     told: set[frozenset[str]] = set()
-    for (rule, path), (other, beside) in product(written, written):
-        pair = frozenset((f"{rule.label} {path}", f"{other.label} {beside}"))
-        for field in IDS:
-            depth = path.depth_of(field)
-            if depth is not None and pair not in told and _can_reach(rule, path, other, beside, depth, field):
+    named = [
+        (rule, path, field, depth)
+        for rule, path in written
+        for field in IDS
+        if (depth := path.depth_of(field)) is not None
+    ]
+    for (rule, path, field, depth), (other, beside) in product(named, written):
+        if _can_reach(rule, path, other, beside, depth, field):
+            pair = frozenset((f"{rule.label} {path}", f"{other.label} {beside}"))
+            if pair not in told:
                 told.add(pair)
                 both = rule.label if rule is other else f"{rule.label} and {other.label}"
                 yield f"{both}: {path} and {beside} can become one scope for two different {field}"
@@ -36,12 +41,12 @@ def collisions(rules: Sequence[Rule]) -> Iterator[str]:
 def _can_reach(rule: Rule, path: Path, other: Rule, beside: Path, depth: int, field: str) -> bool:
     if len(beside.levels) < depth:
         return False
-    pairs = list(zip(path.levels[:depth], beside.levels[:depth], strict=True))
-    if not all(
-        word == its_word and _may_be_equal(rule, part, other, its_part) for (word, part), (its_word, its_part) in pairs
-    ):
-        return False
-    return any(part != its for (_, part), (_, its) in pairs if _names(part, field))
+    named_otherwise = False
+    for (word, part), (its_word, its_part) in zip(path.levels[:depth], beside.levels, strict=False):
+        if word != its_word or not _may_be_equal(rule, part, other, its_part):
+            return False
+        named_otherwise = named_otherwise or (_names(part, field) and part != its_part)
+    return named_otherwise
 
 
 def _names(part: Part, field: str) -> bool:
@@ -62,7 +67,7 @@ def may_be_text(rule: Rule, part: Part, text: str) -> bool:
     if isinstance(part, Plain):
         return part.text == text
     if isinstance(part, LookedUp):
-        return any(segment(value) == text for value in part.lookup.table.values())
+        return text in part.lookup.segments
     asked = rule.asks(part.field)
     if isinstance(part, Captured) or asked is None or isinstance(asked, Flag):
         return True

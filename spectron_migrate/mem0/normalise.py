@@ -38,9 +38,9 @@ _CAMEL = {
     "lifecycle_state": "lifecycleState",
 }
 _PAYLOAD_CAMEL = {
-    name: _CAMEL[name]
-    for name in ("user_id", "agent_id", "run_id", "actor_id", "created_at", "updated_at", "expiration_date")
-    + ("text_lemmatized", "attributed_to")
+    name: camel
+    for name, camel in _CAMEL.items()
+    if name not in ("app_id", "session_id", "replaced_by", "lifecycle_state")
 }
 """Only Mem0's own fields of a payload: what else is spelled so there is the user's metadata."""
 

@@ -50,6 +50,7 @@ PROVIDERS = (
 _EMBEDDED = ("qdrant", "faiss", "chroma")
 """Stores that Mem0 keeps under `/tmp/<provider>` where no path is given."""
 
+_QDRANT_PORT = 6333
 _CREDENTIALS = ("password", "api_key", "token", "secret", "access_key")
 
 
@@ -76,13 +77,21 @@ class VectorStore:
         """Where a store that is served listens, without a credential; None for an embedded one."""
         url, host, port = (self.settings.get(name) for name in ("url", "host", "port"))
         if isinstance(url, str) and url:
-            return without_credentials(url)
-        if self.provider in _EMBEDDED and not (host and port):
+            return without_credentials(self._with_defaults(url))
+        if not host or (self.provider in _EMBEDDED and not port):
             return None
-        if not host:
-            return None
-        scheme = "https" if self.settings.get("https") else "http"
-        return f"{scheme}://{host}:{port}" if port else f"{scheme}://{host}"
+        return without_credentials(self._with_defaults(f"{host}:{port}" if port else str(host)))
+
+    def _with_defaults(self, url: str) -> str:
+        """Scheme and port as the store's own client fills them in: Qdrant's takes https where there is a key."""
+        if "://" not in url:
+            https = self.settings.get("https")
+            secure = bool(self.settings.get("api_key")) if https is None else bool(https)
+            url = f"{'https' if secure else 'http'}://{url}"
+        if self.provider == "qdrant" and urlsplit(url).port is None:
+            parts = urlsplit(url)
+            url = urlunsplit((parts.scheme, f"{parts.netloc}:{_QDRANT_PORT}", parts.path, "", ""))
+        return url
 
 
 def read_mem0_config(path_or_default: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from spectron_migrate.records import Memory, Skipped, SourceInfo
 
 OUTDATED = "outdated copy of the same point, which the store itself no longer reads"
 UNREADABLE = "unreadable row"
-_PAGE = 500
+_PAGE = 250
 _ROUNDS = 50
 _EMPTY_FILE_PAGES = 3
 """What SQLite needs for a table and its index without a row."""

@@ -111,7 +111,8 @@ def _without_vector(blob: bytes) -> bytes:
         if blob[after : after + 1] != b"e":
             return blob
         end = after + 1
-    return blob[:_FRAME_AT] + blob[_FRAME_AT + _FRAME_SIZE : head.end()] + blob[end:]
+    rest = blob[_FRAME_AT + _FRAME_SIZE : head.end()] + blob[end:]
+    return b"".join((blob[: _FRAME_AT + 1], len(rest).to_bytes(8, "little"), rest))
 
 
 def _load(blob: bytes) -> Any:

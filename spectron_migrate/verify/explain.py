@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -124,8 +124,8 @@ class Explainer:
     async def _ask(self, query: Query, lens: Selector, fact: StoredMemory) -> Difference:
         shown = await self._api.query(query.text, lens=lens, k=MAX_K, include_duplicates=True, source=SOURCE)
         if is_among(self._work, fact, shown.hits):
-            twin = self._near_duplicate(fact)
-            detail = f"its passage is hidden behind that of memory {twin.mem0_id}" if twin else "as a near-duplicate"
+            twins = near_twins(self._work, fact)
+            detail = f"its passage is hidden behind that of memory {twins[0]}" if twins else "as a near-duplicate"
             return Difference(fact.mem0_id, "folded", detail, texts={"folded": fact.text})
         rarity = Rarity(self._work.texts_of(fact.scope))
         for wording in wordings(fact, rarity.rarest(fact.text)):
@@ -134,10 +134,6 @@ class Explainer:
                     return Difference(fact.mem0_id, "not_extracted", "only its text is there, no fact was made of it")
                 return Difference(fact.mem0_id, "ranked_lower", f"below rank {MAX_K}")
         return Difference(fact.mem0_id, "lost", "its own words do not find it", texts={"written": fact.text})
-
-    def _near_duplicate(self, fact: StoredMemory) -> StoredMemory | None:
-        near = near_twins(self._work, fact)
-        return near[0] if near else None
 
 
 def _superseded(fact: StoredMemory, gone: Superseded, rank: int | None) -> Difference:
@@ -157,17 +153,17 @@ NEAR_PERCENT = 90.0
 _SCANNED = 5000
 
 
-def near_twins(work: Workspace, fact: StoredMemory) -> Sequence[StoredMemory]:
-    """Other standing memories of the scope that say the same, to the letter or nearly."""
+def near_twins(work: Workspace, fact: StoredMemory) -> list[str]:
+    """Other standing memories of the scope, by Mem0 id, that say the same, to the letter or nearly."""
     from rapidfuzz import fuzz
 
     text, digits = plain(fact.text), _digits(fact.text)
     return [
-        other
-        for other in work.facts_of(fact.scope, standing=True, limit=_SCANNED)
-        if other.mem0_id != fact.mem0_id
-        and _digits(other.text) == digits
-        and fuzz.ratio(text, plain(other.text), score_cutoff=NEAR_PERCENT)
+        mem0_id
+        for mem0_id, other in work.standing_texts(fact.scope, _SCANNED)
+        if mem0_id != fact.mem0_id
+        and _digits(other) == digits
+        and fuzz.ratio(text, plain(other), score_cutoff=NEAR_PERCENT)
     ]
 
 

@@ -34,6 +34,12 @@ _WHOLE_LENS = 5000
 """Up to so many memories a lens, hits are compared with all of them; above, only with those that ids or texts name."""
 
 
+_KEPT = 20_000
+"""Memories that are kept ready for the next question."""
+
+_Known = tuple[Candidates, dict[str, StoredMemory]]
+
+
 class Mem0Side(Protocol):
     """Who answers for Mem0: its own search on a copy, or a saved run."""
 
@@ -100,8 +106,9 @@ class RecallTest:
         self._clock = clock
         self._rng = rng
         self._reporter = reporter
+        self._twice: frozenset[int] = frozenset()
         self._failures = 0
-        self._candidates: tuple[Selector, Candidates, dict[str, StoredMemory]] | None = None
+        self._candidates: dict[Selector, _Known] = {}
 
     async def run(self, queries: Sequence[Query], *, in_flight: int) -> None:
         """Ask all of them, in an order and with a first system that chance decides."""
@@ -109,15 +116,15 @@ class RecallTest:
         order = list(range(len(queries)))
         self._rng.shuffle(order)
         jobs = [(number, queries[number], self._rng.random() < 0.5) for number in order]
+        self._twice = frozenset(self._rng.sample(order, min(self._noise_queries, len(order))))
         # Mem0 is one object for one thread; its own concurrency is not ours to try.
         with ThreadPoolExecutor(1, thread_name_prefix="mem0") as thread:
 
             async def ask(job: tuple[int, Query, bool]) -> None:
                 number, query, mem0_first = job
-                if not self._work.is_done("recall", str(number)):
+                if not self._work.is_answered(number):
                     told = await self._compare(number, query, mem0_first, thread)
                     self._work.answered(number, told)
-                    self._work.keep("recall", str(number), ())
                 self._reporter.advance(1)
 
             await each(jobs, ask, in_flight=in_flight)
@@ -147,7 +154,7 @@ class RecallTest:
         expect = self._expected(query)
         told["expect"] = sorted(expect)
         told["measures"] = self._measure(expect, left, right)
-        if left is not None and left.error is None and number < self._noise_queries:
+        if left is not None and left.error is None and number in self._twice:
             again, _ = await self._ask_mem0(query, thread)
             told["noise"] = _agreement(left, again, self._top_k)
         if right.error is None:
@@ -212,27 +219,21 @@ class RecallTest:
                 rows.append(Row(hit.id, hit.text, hit.source, None, note, ""))
         return rows
 
-    def _known_in(self, lens: Selector, recall: Recall) -> tuple[Candidates, dict[str, StoredMemory]]:
+    def _known_in(self, lens: Selector, recall: Recall) -> _Known:
         """Everything that the lens covers, or, where that is much, what the rows' ids and texts name of it."""
-        if self._candidates is not None and self._candidates[0] == lens:
-            return self._candidates[1], self._candidates[2]
-        facts: dict[str, StoredMemory] = {}
-        whole = True
+        kept = self._candidates.get(lens)
+        if kept is not None:
+            return kept
+        facts: list[StoredMemory] = []
         for scope, _ in self._work.scopes_covered(lens):
-            for fact in self._work.facts_of(scope, limit=_WHOLE_LENS + 1 - len(facts)):
-                facts[str(fact.no)] = fact
+            facts += self._work.facts_of(scope, limit=_WHOLE_LENS + 1 - len(facts))
             if len(facts) > _WHOLE_LENS:
-                whole = False
-                break
-        if not whole:
-            named = [fact for hit in recall.hits for fact in self._named(hit.id, hit.text)]
-            facts = {str(fact.no): fact for fact in named if covers(lens, fact.selector)}
-        known = Candidates(
-            Known(number, fact.text, fact.turn_id, fact.chunk_id, frozenset(fact.ids)) for number, fact in facts.items()
-        )
-        if whole:
-            self._candidates = (lens, known, facts)
-        return known, facts
+                named = [fact for hit in recall.hits for fact in self._named(hit.id, hit.text)]
+                return _known([fact for fact in named if covers(lens, fact.selector)])
+        while self._candidates and sum(len(one[1]) for one in self._candidates.values()) > _KEPT:
+            self._candidates.pop(next(iter(self._candidates)))
+        self._candidates[lens] = _known(facts)
+        return self._candidates[lens]
 
     def _named(self, row_id: str, text: str) -> Iterable[StoredMemory]:
         return [*self._work.owners_of(row_id), *self._work.with_text(text)]
@@ -245,7 +246,7 @@ class RecallTest:
             return frozenset(query.expect)
         fact = self._work.newest(query.target)
         twins = near_twins(self._work, fact) if fact is not None else ()
-        return frozenset({query.target, *(twin.mem0_id for twin in twins)})
+        return frozenset({query.target, *twins})
 
     def _measure(self, expect: frozenset[str], left: Side | None, right: Side) -> dict[str, Json]:
         sides = {"mem0": left, "spectron": right}
@@ -307,6 +308,15 @@ class RecallTest:
                 }
             )
         return {"hits": kept, "ranking": list(side.ranking[: self._top_k]), "ms": side.ms, "error": side.error}
+
+
+def _known(facts: Iterable[StoredMemory]) -> _Known:
+    """By number, not by Mem0 id: an old text of a memory is told from its new one."""
+    by_number = {str(fact.no): fact for fact in facts}
+    rows = (
+        Known(number, fact.text, fact.turn_id, fact.chunk_id, frozenset(fact.ids)) for number, fact in by_number.items()
+    )
+    return Candidates(rows), by_number
 
 
 def _dropped(fact: StoredMemory, lens: Lens) -> str:

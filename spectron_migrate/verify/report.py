@@ -100,7 +100,8 @@ def _recall_lines(recall: Mapping[str, Json]) -> list[str]:
     metrics = recall["metrics"]
     lines = [
         f"- Mem0: {_code(recall['mem0'] or 'not asked')}",
-        f"- queries: {metrics['queries']}, made of {recall['made_of']}; compared: {metrics['compared']}",
+        f"- queries: {metrics['queries']}, made of {recall['made_of']}; compared: {metrics['compared']},"
+        f" without a lens: {metrics['not_servable']}",
     ]
     lines += [
         f"- {name}: Mem0 {share(metrics[name]['mem0'])}, Spectron {share(metrics[name]['spectron'])}"

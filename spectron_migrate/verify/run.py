@@ -35,6 +35,8 @@ __all__ = ["VerifySummary", "run_verify"]
 
 RESUMED_WITHIN = timedelta(hours=12)
 """An unfinished run older than this says too little about now to be gone on with."""
+LAST_REPORT = "dual-verify.json"
+"""The newest report, kept in the state directory: the whole lists, and what a cutover goes by."""
 RECALL_IN_FLIGHT = 4
 """Recall is timed, so it is not asked with all that may be in flight."""
 
@@ -83,11 +85,12 @@ async def run_verify(
             "recall": await run.recall(mem0_search),
         }
         summary = summarise(work, ledgers, api, dump, options, measured, run.metrics, format_time(now()))
+        write_reports(summary.report, [folder / LAST_REPORT], texts=True)
         files = write_reports(summary.report, options.reports, texts=options.report_texts)
         finished = True
     finally:
         work.close(finished=finished)
-    return replace(summary, reports=files)
+    return replace(summary, reports=files, whole=str(folder / LAST_REPORT))
 
 
 @dataclass
@@ -159,6 +162,11 @@ class _Run:
         self.metrics = gather(self.work.answers())
         targets = {query.target for query in queries if query.target is not None}
         everything = len(targets) == len(queries) == sum(count for _, count in self.work.owner_counts())
+        if self.metrics.not_servable:
+            self.reporter.warn(
+                f"{self.metrics.not_servable} queries were not asked: the mapping has no lens for their filter"
+            )
+        everything = everything and not self.metrics.failed
         return {
             "mem0": mem0.describe() if mem0 else None,
             "made_of": "a file" if self.options.queries is not None else "the memories",

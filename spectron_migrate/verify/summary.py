@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from spectron_migrate import __version__
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import ExitCode
-from spectron_migrate.ledger import Ledger
-from spectron_migrate.records import Json
+from spectron_migrate.ledger import Ledger, verify_views
+from spectron_migrate.records import Json, canonical_json, digest
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.verify.metrics import Metrics
 from spectron_migrate.verify.model import VerifyOptions
@@ -31,6 +31,8 @@ class VerifySummary:
     """The JSON report: `measured` and `options` decide the verdict, the rest says why."""
     reports: tuple[str, ...] = ()
     """Files that were written."""
+    whole: str = ""
+    """The report in the state directory, where lists are whole."""
 
     @property
     def exit_code(self) -> ExitCode:
@@ -57,6 +59,7 @@ class VerifySummary:
             "explained": {"lost": 0, **(recall["explained"] if recall else {})},
             "mem0": recall["mem0"] if recall else None,
             "reports": list(self.reports),
+            "whole": self.whole,
         }
 
 
@@ -118,6 +121,7 @@ def summarise(
         "endpoint": api.endpoint,
         "context": api.context,
         "dump": dump.digest if dump else None,
+        "ledger": digest(canonical_json([verify_views.fingerprint(ledger) for ledger in ledgers])),
         "began": work.began,
         "ended": now,
         "holds_texts": True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+from functools import lru_cache
 from pathlib import Path
 
 from spectron_migrate.judge import plain
@@ -56,6 +57,7 @@ def text_mark(text: str) -> str:
     return text_key(text)[:6].hex()
 
 
+@lru_cache(maxsize=4096)
 def selector_of(text: str) -> Selector:
     """A selector from its canonical JSON."""
     return tuple(tuple(clause) for clause in json.loads(text))
@@ -90,7 +92,7 @@ def fact_of(row: sqlite3.Row) -> StoredMemory:
         session_id=row["session"],
         turn_id=row["turn_id"],
         chunk_id=row["chunk_id"],
-        ids=tuple(json.loads(row["ids"])),
+        ids=tuple(json.loads(row["ids"])) if row["ids"] != "[]" else (),
         late=bool(row["late"]),
         echoed=bool(row["echoed"]),
         tombstoned=bool(row["tombstoned"]),

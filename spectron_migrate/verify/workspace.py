@@ -176,6 +176,10 @@ class Workspace:
             is not None
         )
 
+    def is_answered(self, number: int) -> bool:
+        """Whether both systems were asked a query."""
+        return self.db.execute("SELECT 1 FROM answer WHERE no = ?", (number,)).fetchone() is not None
+
     def expected(self, mem0_id: str) -> tuple[str, str] | None:
         """Kind and reason; None for a memory that neither dump nor ledger knows."""
         row = self.db.execute("SELECT kind, reason FROM expected WHERE mem0_id = ?", (mem0_id,)).fetchone()
@@ -258,6 +262,14 @@ class Workspace:
         )
         while page := rows.fetchmany(PAGE):
             yield from map(fact_of, page)
+
+    def standing_texts(self, scope: int, limit: int) -> Iterator[tuple[str, str]]:
+        """Mem0 id and text of memories that should be in a scope."""
+        rows = self.db.execute(
+            f"SELECT mem0_id, text FROM fact WHERE scope = ? AND newest = 1 AND tombstoned = 0 AND {_STANDS} LIMIT ?",
+            (scope, limit),
+        )
+        return ((row["mem0_id"], row["text"]) for row in rows)
 
     def texts_of(self, scope: int) -> Iterator[str]:
         """The texts of a scope's facts."""

@@ -66,7 +66,8 @@ def test_everything_is_there_and_a_saved_run_of_mem0_gives_the_same_numbers(
     assert 0o600 == report.stat().st_mode & 0o777
     assert run(["dual-verify", "--queries", "mem0/queries.jsonl", "--mem0-results", str(report), "--json"]) in (0, 5)
     saved = answer(capsys)
-    assert saved["mem0"].startswith("saved: mem0ai ")
+    assert saved["mem0"].startswith("mem0ai ")
+    assert saved["mem0"].endswith("saved in verify.json")
     for measure in ("success", "mrr", "overlap"):
         assert first["metrics"][measure] == saved["metrics"][measure]
 

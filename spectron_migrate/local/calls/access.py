@@ -10,7 +10,7 @@ from datetime import timedelta
 from starlette.responses import Response
 
 from spectron_migrate.local import answers
-from spectron_migrate.local.auth import SYSTEM, VERBS, digest_of, mint_secret
+from spectron_migrate.local.auth import FROM_START, SYSTEM, VERBS, digest_of, mint_secret
 from spectron_migrate.local.bodies import Body
 from spectron_migrate.local.calls import serves
 from spectron_migrate.local.calls.scopes import path_of
@@ -170,6 +170,8 @@ def _own_keys(call: Call) -> list[Key]:
 def _own_key(call: Call) -> Key:
     for key in _own_keys(call):
         if key.name == call.params["key_name"]:
+            if key.id.endswith(FROM_START):
+                raise forbidden("the server was started with this key: it changes with the next start")
             return key
     raise not_found("key not found")
 

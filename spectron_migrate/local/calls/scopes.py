@@ -76,9 +76,13 @@ async def forget_scope(call: Call) -> Response:
 @serves("POST", "/sessions")
 async def create_session(call: Call) -> Response:
     """Open a session; both official clients send no body where they have nothing to say."""
-    body = call.body(optional=True)
+    try:
+        body = call.body(optional=True)
+        scopes, metadata = body.selector("scopes"), body.any("metadata")
+    except ApiError as error:
+        raise ApiError(422, error.message) from error  # the document declares no 400 here
     with call.engine.store.transaction():
-        session, selector = open_session(call.engine, call.caller, body.selector("scopes"), body.any("metadata"))
+        session, selector = open_session(call.engine, call.caller, scopes, metadata)
     return reply({"id": session.id, "scopes": selector, "createdAt": session.created_at}, 201)
 
 

@@ -1,0 +1,55 @@
+"""Writes that arrive together are committed together: a commit costs as much as the write itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from spectron_migrate.local.storage import Store
+
+Result = TypeVar("Result")
+
+
+class Commits:
+    """Collects writes until the event loop has looked at all waiting requests, then does them in one transaction.
+
+    Each write is whole or not at all for itself: one that raises is undone alone. None is answered before all
+    are committed.
+    """
+
+    def __init__(self, store: Store) -> None:
+        """Start with nothing to do."""
+        self._store = store
+        self._waiting: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
+
+    async def run(self, work: Callable[[], Result]) -> Result:
+        """Do a write; what it returns, or raises, once that is durable or undone."""
+        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._waiting.append((work, done))
+        return await done
+
+    def _flush(self) -> None:
+        group, self._waiting = self._waiting, []
+        outcomes: list[tuple[Any, BaseException | None]] = []
+        try:
+            with self._store.transaction():
+                outcomes.extend(self._attempt(work) for work, _ in group)
+        except Exception as error:  # the commit itself: nobody's write is there
+            outcomes = [(None, error) for _ in group]
+        for (_, done), (result, error) in zip(group, outcomes, strict=True):
+            if done.cancelled():
+                continue
+            if error is None:
+                done.set_result(result)
+            else:
+                done.set_exception(error)
+
+    def _attempt(self, work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+        try:
+            with self._store.transaction():
+                return work(), None
+        except Exception as error:
+            return None, error
