@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from spectron_migrate import __version__
@@ -38,12 +39,21 @@ class _Noticed:
 
 
 def make_plan(
-    ledger: Ledger, dump: Dump, mapping: ScopeMapping, filters: Filters, *, context: str, now: str, reporter: Reporter
+    ledger: Ledger,
+    dump: Dump,
+    mapping: ScopeMapping,
+    filters: Filters,
+    *,
+    context: str,
+    now: str,
+    reporter: Reporter,
+    go_on: Callable[[], None] = lambda: None,
 ) -> Planned:
     """Merge the memories that pass the filters into the ledger, in one transaction.
 
     Raises WrongLedger for a ledger of another context or source, InputError for memories that the mapping
-    refuses and for a changed mapping that would move what was sent already. Nothing is kept then.
+    refuses and for a changed mapping that would move what was sent already. Nothing is kept then. `go_on` is
+    called for each memory and may raise.
     """
     fingerprint = digest(dump.digest, mapping.digest, *_spell(filters))
     scan = plan.ScanRow(
@@ -67,8 +77,9 @@ def make_plan(
             return Planned(last[0], merged=False)
         reporter.stage("plan", dump.count)
         number = plan.begin_plan(ledger, scan, fingerprint, now)
-        merge = plan.Merge(ledger, number, scan, migration=migration.id, now=now)
-        noticed = _merge_all(merge, dump, mapping, filters, now=now, reporter=reporter)
+        same_mapping = migration.mapping_digest == mapping.digest
+        merge = plan.Merge(ledger, number, scan, migration=migration.id, same_mapping=same_mapping, now=now)
+        noticed = _merge_all(merge, dump, mapping, filters, now=now, reporter=reporter, go_on=go_on)
         for mem0_id, stone in dump.tombstones.items():
             known = views.memory_of(ledger, mem0_id)
             if known is not None and filters.admits(known):
@@ -77,17 +88,27 @@ def make_plan(
         plan.finish_plan(ledger, number, mapping_digest=mapping.digest)
     if filters:
         _warn_left_behind(ledger, number, dump, mapping, filters, now=now, reporter=reporter)
+    if merge.moved:
+        reporter.warn(f"{merge.moved} memories belong to another scope in Mem0 now: they stay where they were sent")
     _warn(noticed, views.count_replaced(ledger, number), reporter)
     return Planned(number, merged=True)
 
 
 def _merge_all(
-    merge: plan.Merge, dump: Dump, mapping: ScopeMapping, filters: Filters, *, now: str, reporter: Reporter
+    merge: plan.Merge,
+    dump: Dump,
+    mapping: ScopeMapping,
+    filters: Filters,
+    *,
+    now: str,
+    reporter: Reporter,
+    go_on: Callable[[], None],
 ) -> _Noticed:
     noticed = _Noticed()
     refused: list[Unmapped] = []
     for memory in dump.memories():
         reporter.advance(1)
+        go_on()
         if not filters.admits(memory):
             continue
         placed = _place(memory, mapping)
@@ -95,7 +116,7 @@ def _merge_all(
             refused.append(placed)
             continue
         if not refused:
-            merge.add(memory, placed)
+            merge.add(memory, placed, seen_again=dump.manifest.returned_at.get(memory.id))
         if isinstance(placed, Placement):
             _notice(noticed, memory, now)
     if refused:
@@ -108,10 +129,20 @@ def _merge_all(
 
 
 def _place(memory: Memory, mapping: ScopeMapping) -> Placement | Skipped | Unmapped:
+    if not _is_unicode(memory):
+        return Skipped(memory.id, "holds half a letter (a lone surrogate), which no server takes")
     placed = mapping.place(memory)
     if isinstance(placed, Placement) and not memory.memory.strip():
         return Skipped(memory.id, "empty text")
     return placed
+
+
+def _is_unicode(memory: Memory) -> bool:
+    try:
+        "".join((memory.memory, *memory.entity_ids.values())).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _notice(noticed: _Noticed, memory: Memory, now: str) -> None:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from spectron_migrate.delivery.engine import deliver
 from spectron_migrate.delivery.limiter import Limiter
 from spectron_migrate.delivery.preflight import check
-from spectron_migrate.delivery.run import Counters, Run, Stop
+from spectron_migrate.delivery.run import Brake, Counters, Run, Stop
 from spectron_migrate.dump import Dump
-from spectron_migrate.errors import ExitCode, InputError
+from spectron_migrate.errors import ExitCode, InputError, Interrupted
 from spectron_migrate.ledger import Ledger, plan, views
 from spectron_migrate.ledger.ledger import make_private_directory
 from spectron_migrate.ledger.writer import GroupCommit
@@ -34,6 +35,8 @@ class ReplayOptions:
     filters: Filters = field(default_factory=Filters)
     limit: int | None = None
     retry_failed: bool = False
+    resolve: Mapping[str, Literal["present", "absent"]] = field(default_factory=dict)
+    """What a person found out about undecidable memories, by Mem0 id."""
     into_existing: bool = False
     max_in_flight: int = 64
     max_rps: float | None = None
@@ -155,9 +158,14 @@ class Replay:
             return self._summary(ledger, planned.id, before=_Standing.of(ledger, planned.id), dry_run=True)
 
     async def run(self, api: SpectronApi) -> ReplaySummary:
-        """Plan, check the ground, send. Raises MigrateError only before anything is sent."""
+        """Plan, check the ground, send.
+
+        Raises MigrateError before anything is sent, and NotLegal where the server opens sessions in other scopes.
+        """
         with Ledger.open_for_writing(self._state) as ledger:
-            planned = make_plan(
+            # In a thread, so that a signal is heard while a large dump is merged.
+            planned = await asyncio.to_thread(
+                make_plan,
                 ledger,
                 self._dump,
                 self._mapping,
@@ -165,10 +173,10 @@ class Replay:
                 context=api.context,
                 now=self._stamp(),
                 reporter=self._reporter,
+                go_on=self._go_on,
             )
-            ground = await check(
-                ledger, api, plan=planned.id, into_existing=self._options.into_existing, now=self._stamp()
-            )
+            self._resolve(ledger)
+            me = await check(ledger, api, plan=planned.id, into_existing=self._options.into_existing, now=self._stamp())
             with ledger.transaction():
                 if self._options.retry_failed:
                     plan.retry_refused(ledger, planned.id)
@@ -179,28 +187,29 @@ class Replay:
                     " superseding anything"
                 )
             before = _Standing.of(ledger, planned.id)
-            run = self._begin(ledger, api, planned.id, same_principal=ground.same_principal)
+            run = self._begin(ledger, api, planned.id, principal=me.principal)
             if self._interrupted is None:
                 await self._deliver(run)
             review = self._write_review(ledger, planned.id)
             return self._summary(ledger, planned.id, before=before, run=run, review=review)
 
-    def _begin(self, ledger: Ledger, api: SpectronApi, number: int, *, same_principal: bool) -> Run:
+    def _begin(self, ledger: Ledger, api: SpectronApi, number: int, *, principal: str) -> Run:
         options = self._options
+        brake = Brake(self._sleep)
         self._run = Run(
             ledger=ledger,
             writer=GroupCommit(ledger),
             api=api,
             limiter=Limiter(
-                max_in_flight=options.max_in_flight, max_rps=options.max_rps, clock=self._clock, sleep=self._sleep
+                max_in_flight=options.max_in_flight, max_rps=options.max_rps, clock=self._clock, sleep=brake.sleep
             ),
             reporter=self._reporter,
-            same_principal=same_principal,
+            principal=principal,
+            brake=brake,
             session_size=self._mapping.session_size,
             plan=number,
             clock=self._clock,
             now=self._stamp,
-            sleep=self._sleep,
             allowance=options.limit,
             deadline=None if options.max_seconds is None else self._clock() + options.max_seconds,
         )
@@ -213,6 +222,10 @@ class Replay:
             await deliver(run, lanes_at_once=self._options.max_in_flight)
         finally:
             await run.writer.close()
+        if run.failure is not None:
+            raise run.failure
+        if run.allowance == 0:
+            run.halt("limit", "the number of memories that was set is reached")
 
     def _write_review(self, ledger: Ledger, number: int) -> Path | None:
         """Every refused or undecidable memory, with the server's words and the memory itself, for a person."""
@@ -292,13 +305,31 @@ class Replay:
         stop: Stop | None = run.stop if run else None
         if stop is not None and stop.kind == "key":
             return ExitCode.KEY
-        if run is not None and run.stopped_scopes:
-            return ExitCode.KEY
-        if counts.get("undecidable", 0) or counts.get("refused", 0) > self._options.max_refused:
+        if counts.get("undecidable", 0):
             return ExitCode.REFUSED
-        if stop is not None:
-            return _STOP_CODES[stop.kind] if counts.get("planned", 0) + counts.get("intended", 0) else ExitCode.DONE
-        return ExitCode.UNREACHABLE if counts.get("intended", 0) + counts.get("planned", 0) else ExitCode.DONE
+        if counts.get("planned", 0) + counts.get("intended", 0):
+            if run is not None and run.stopped_scopes:
+                return ExitCode.KEY
+            return _STOP_CODES[stop.kind] if stop is not None else ExitCode.UNREACHABLE
+        return ExitCode.REFUSED if counts.get("refused", 0) > self._options.max_refused else ExitCode.DONE
+
+    def _resolve(self, ledger: Ledger) -> None:
+        """What a person found out about undecidable memories; raises InputError for ids that are none."""
+        wrong = []
+        with ledger.transaction():
+            for mem0_id, answer in self._options.resolve.items():
+                if not plan.resolve(ledger, mem0_id, present=answer == "present", now=self._stamp()):
+                    wrong.append(f"memory {mem0_id} is not undecidable")
+            if wrong:
+                raise InputError.of_all(wrong, hint="spectron-migrate status names those that are")
+
+    def _go_on(self) -> None:
+        if self._interrupted is not None:
+            raise Interrupted(
+                "interrupted while planning, nothing was written",
+                hint="run it again",
+                sigterm=self._interrupted == ExitCode.SIGTERM,
+            )
 
     def _stamp(self) -> str:
         return format_time(self._now())

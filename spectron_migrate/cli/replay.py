@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -31,6 +31,14 @@ def command(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Send at most so many memories.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only plan: needs no server, writes nothing.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try refused memories once more.")] = False,
+    resolve: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--resolve",
+            help="What you found out about an undecidable memory; may be repeated.",
+            metavar="ID=present|absent",
+        ),
+    ] = None,
     into_existing: Annotated[
         bool, typer.Option("--into-existing", help="Write also to scopes that were there before.")
     ] = False,
@@ -64,6 +72,7 @@ def command(
             filters=options.filters(user, agent, run),
             limit=limit,
             retry_failed=retry_failed,
+            resolve=_resolutions(resolve or []),
             into_existing=into_existing,
             max_in_flight=max_in_flight or settings.replay.max_in_flight,
             max_rps=max_rps or settings.replay.max_rps,
@@ -100,6 +109,16 @@ def perform(stage: Stage, settings: Settings, dumps: list[Path], chosen: ReplayO
         migration=summary.migration or None,
         next=_next(summary),
     )
+
+
+def _resolutions(words: list[str]) -> dict[str, Literal["present", "absent"]]:
+    found: dict[str, Literal["present", "absent"]] = {}
+    for word in words:
+        mem0_id, _, answer = word.rpartition("=")
+        if not mem0_id or answer not in ("present", "absent"):
+            raise InputError(f"--resolve is {word}, it must be ID=present or ID=absent")
+        found[mem0_id] = "present" if answer == "present" else "absent"
+    return found
 
 
 def open_dumps(paths: list[Path]) -> Dump:

@@ -45,12 +45,13 @@ class LaneStream:
             return
         run = self._run
         while not run.should_stop():
-            limit = AHEAD if run.allowance is None else min(AHEAD, run.allowance)
-            if limit <= 0:
-                run.halt("limit", "the number of memories that was set is reached")
+            facts = await run.writer.grouped(sending.next_planned, run.plan, self._lane, self._infer, AHEAD)
+            if not facts:
                 return
-            facts = await run.writer.grouped(sending.next_planned, run.plan, self._lane, self._infer, limit)
-            if not facts or not await self._send_some(facts):
+            allowed = run.take(len(facts))
+            if not allowed:
+                return  # what other lanes have reserved, they send
+            if not await self._send_some(facts[:allowed]):
                 return
 
     async def _settle_doubts(self) -> bool:
@@ -82,11 +83,10 @@ class LaneStream:
             pairs.append((fact, session))
             self._sessions[fact.selector, fact.run] = replace(session, used=session.used + 1)
         if not pairs:
+            run.give_back(len(facts))
             return False
-        sent_after = run.server_now()
-        intended = await run.writer.durable(sending.intend, pairs, sent_after)
-        if run.allowance is not None:
-            run.allowance -= len(intended)
+        intended = await run.writer.durable(sending.intend, pairs, run.server_now(), run.principal)
+        run.give_back(len(facts) - len(intended))
         for place, sent in enumerate(intended):
             outcome = Outcome.NEVER_SENT if run.should_stop() else await self._send(sent)
             if outcome is Outcome.DECIDED:
@@ -138,8 +138,7 @@ class LaneStream:
         """Intents that certainly never left wait for the next run."""
         ids = [fact.id for fact in facts]
         await self._run.writer.durable(sending.back_to_planned, ids)
-        if self._run.allowance is not None:
-            self._run.allowance += len(ids)
+        self._run.give_back(len(ids))
         self._sessions.clear()
 
     # -- sessions -----------------------------------------------------------------------------------------
@@ -166,6 +165,8 @@ class LaneStream:
             run.stopped_scopes[fact.selector] = error.message
         except KeyRefused as error:
             run.halt("key", error.message)
+        except NotLegal as error:
+            run.fail(error)
         except (NotBegun, InDoubt) as problem:
             run.halt("unreachable", problem.reason)
         except Unreachable as error:
@@ -200,7 +201,7 @@ class LaneStream:
                     return False
                 if run.should_stop() or run.clock() - began > PATIENCE_S:
                     raise
-            await run.sleep(max(pause, retry_after_s or 0.0))
+            await run.pause(max(pause, retry_after_s or 0.0))
             pause = min(5.0, pause * 2)
 
     async def _make_session(self, fact: PlannedFact) -> SessionRow:
@@ -223,7 +224,7 @@ class LaneStream:
                 if lost >= SESSION_TRIES or run.should_stop() or run.clock() - began > PATIENCE_S:
                     raise
                 retry_after_s = problem.retry_after_s if isinstance(problem, NotBegun) else None
-                await run.sleep(max(pause, retry_after_s or 0.0))
+                await run.pause(max(pause, retry_after_s or 0.0))
                 pause = min(5.0, pause * 2)
                 continue
             except MigrateError:

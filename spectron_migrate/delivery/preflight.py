@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from spectron_migrate.errors import KeyRefused, NotLegal, WrongLedger
 from spectron_migrate.ledger import Ledger, sending, views
@@ -13,15 +12,7 @@ NAMED = 10
 """How many of many a message names."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """What the server says of itself before anything is written to it."""
-
-    me: Me
-    same_principal: bool
-
-
-async def check(ledger: Ledger, api: SpectronApi, *, plan: int, into_existing: bool, now: str) -> Ground:
+async def check(ledger: Ledger, api: SpectronApi, *, plan: int, into_existing: bool, now: str) -> Me:
     """The right server, a key that may do it, and scopes that are ours.
 
     Raises KeyRefused, NotLegal for scopes that others made, WrongLedger for a server that is not the one
@@ -32,31 +23,26 @@ async def check(ledger: Ledger, api: SpectronApi, *, plan: int, into_existing: b
     paths = views.target_paths(ledger, plan)
     _granted(me, paths)
     await _own_scopes(ledger, api, paths, into_existing=into_existing, now=now)
-    migration = ledger.migration()
-    assert migration is not None  # noqa: S101 - claimed before planning
-    same = migration.principal in (None, me.principal)
     with ledger.transaction() as db:
-        db.execute("UPDATE migration SET endpoint = ?", (api.endpoint,))
-        if same or not views.in_doubt(ledger):
-            db.execute("UPDATE migration SET principal = ?", (me.principal,))
-    return Ground(me, same)
+        db.execute("UPDATE migration SET endpoint = ?, principal = ?", (api.endpoint, me.principal))
+    return me
 
 
 async def _same_server(ledger: Ledger, api: SpectronApi) -> None:
     """A server where our confirmed turns are not listed is another one: going on would write everything twice."""
-    known = views.session_with_receipts(ledger)
+    known = views.session_to_show(ledger)
     if known is None:
         return
     server_id, claimed = known
     try:
-        listed = {turn.id for turn in await api.turns(server_id)}
-    except UnknownSession:
-        listed = set()
-    if claimed <= listed:
+        lacking = claimed - {turn.id for turn in await api.turns(server_id)}
+        said = f"{len(lacking)} of {len(claimed)} turns of session {server_id} are not listed"
+    except UnknownSession as error:
+        lacking, said = {server_id}, error.message
+    if not lacking:
         return
     raise WrongLedger(
-        f"Spectron at {api.endpoint}, context {api.context}, does not have what the ledger {ledger.path} wrote:"
-        f" {len(claimed - listed)} of {len(claimed)} turns of session {server_id} are not listed",
+        f"Spectron at {api.endpoint}, context {api.context}, does not have what the ledger {ledger.path} wrote: {said}",
         hint="is the endpoint right? a fresh server needs a --state directory of its own",
     )
 

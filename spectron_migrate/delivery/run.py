@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from spectron_migrate.delivery.limiter import Limiter
+from spectron_migrate.errors import MigrateError
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.sending import IntendedFact
 from spectron_migrate.ledger.writer import GroupCommit
@@ -16,7 +17,7 @@ from spectron_migrate.spectron.answers import KeyStopped, ScopeStopped, Verdict,
 from spectron_migrate.spectron.api import Sleep, SpectronApi
 from spectron_migrate.spectron.wire import NotBegun
 
-StopKind = Literal["signal", "limit", "key", "unreachable"]
+StopKind = Literal["signal", "limit", "key", "unreachable", "failure"]
 
 PATIENCE_S = 60.0
 """How long a server that takes no connection is waited for before the run gives up."""
@@ -30,6 +31,38 @@ class Stop:
 
     kind: StopKind
     reason: str
+
+
+class Stopping(NotBegun):
+    """The run stops; what waits has not begun."""
+
+
+class Brake:
+    """Stops a run: what is in flight finishes, whoever waits is woken, nothing more begins."""
+
+    def __init__(self, sleep: Sleep) -> None:
+        """`sleep` as the run was given it."""
+        self.stop: Stop | None = None
+        self._sleep = sleep
+        self._pulled = asyncio.Event()
+
+    def pull(self, kind: StopKind, reason: str) -> None:
+        """The first reason stands."""
+        if self.stop is None:
+            self.stop = Stop(kind, reason)
+            self._pulled.set()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep; raises Stopping as soon as the run stops."""
+        if self.stop is None:
+            waits = {asyncio.ensure_future(self._sleep(seconds)), asyncio.ensure_future(self._pulled.wait())}
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+        if self.stop is not None:
+            raise Stopping(self.stop.reason)
 
 
 @dataclass
@@ -52,32 +85,63 @@ class Run:
     api: SpectronApi
     limiter: Limiter
     reporter: Reporter
-    same_principal: bool
-    """Whether the key belongs to whoever sent what is in doubt."""
+    principal: str
+    """Whose key this run uses: the server keeps idempotency keys by principal."""
+    brake: Brake
     session_size: int
     plan: int
     clock: Callable[[], float]
     """Seconds, monotonic."""
     now: Callable[[], str]
     """Wall clock, in our spelling."""
-    sleep: Sleep = asyncio.sleep
     allowance: int | None = None
     """How many facts may still be sent, where a limit was set."""
     deadline: float | None = None
-    stop: Stop | None = None
+    failure: MigrateError | None = None
+    """What the run has to end with, once all that is in flight is finished."""
     stopped_scopes: dict[Selector, str] = field(default_factory=dict)
     counters: Counters = field(default_factory=Counters)
 
     def halt(self, kind: StopKind, reason: str) -> None:
         """Let what is in flight finish, begin nothing more. The first reason stands."""
-        if self.stop is None:
-            self.stop = Stop(kind, reason)
+        self.brake.pull(kind, reason)
+
+    def fail(self, error: MigrateError) -> None:
+        """Stop, and end with this error."""
+        self.failure = self.failure or error
+        self.halt("failure", error.message)
+
+    @property
+    def stop(self) -> Stop | None:
+        """Why the run stops; None while it goes on."""
+        return self.brake.stop
+
+    async def pause(self, seconds: float) -> bool:
+        """Wait; False as soon as the run stops."""
+        try:
+            await self.brake.sleep(seconds)
+        except Stopping:
+            return False
+        return not self.should_stop()
 
     def should_stop(self) -> bool:
         """Whether nothing more may begin."""
         if self.deadline is not None and self.clock() >= self.deadline:
             self.halt("limit", "the time that was set is over")
-        return self.stop is not None
+        return self.brake.stop is not None
+
+    def take(self, wanted: int) -> int:
+        """Reserve how many facts may be sent, at once, so that lanes cannot take the same ones."""
+        if self.allowance is None:
+            return wanted
+        taken = min(wanted, self.allowance)
+        self.allowance -= taken
+        return taken
+
+    def give_back(self, unused: int) -> None:
+        """What was reserved and not sent."""
+        if self.allowance is not None:
+            self.allowance += unused
 
     def server_now(self) -> str:
         """The server's clock by its newest `Date`: a lower bound."""
@@ -93,6 +157,8 @@ class Run:
         while True:
             try:
                 async with self.limiter.slot():
+                    if self.should_stop():
+                        raise Stopping("the run stops")
                     answer = await self.api.post_fact(fact.content, key=fact.key)
             except NotBegun as problem:
                 reason, retry_after_s, patience = problem.reason, problem.retry_after_s, PATIENCE_S
@@ -108,9 +174,8 @@ class Run:
             self.counters.retries += 1
             if self.clock() - began > patience:
                 self.halt("unreachable", reason)
-            if self.should_stop():
-                raise NotBegun(reason)
-            await self.sleep(max(pause, retry_after_s or 0.0))
+            if not await self.pause(max(pause, retry_after_s or 0.0)):
+                raise Stopping(reason)
             pause = min(5.0, pause * 2)
 
     def _note(self, verdict: Verdict, fact: IntendedFact) -> None:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from datetime import timedelta
 from enum import Enum
+from math import ceil
 
 from spectron_migrate.delivery.run import Run
 from spectron_migrate.errors import KeyRefused, ScopeRefused, Unreachable
@@ -84,15 +85,14 @@ async def _let_go(run: Run, fact: IntendedFact) -> Outcome:
     Sending it again would decide, and would write what should not be there. So the server gets the time that
     a request of ours may take; if the turn never shows, it never left.
     """
-    for _ in range(LISTINGS):
-        await run.sleep(LISTING_EVERY_S)
+    for _ in range(max(LISTINGS, ceil(run.api.timeout_s / LISTING_EVERY_S) + 1)):
+        if not await run.pause(LISTING_EVERY_S):
+            return Outcome.HELD
         seen = await unclaimed(run, fact.session, [fact])
         if isinstance(seen, Outcome):
             return seen
         if seen:
             return await _by_turns(run, fact, seen[0], altered=not same_text(seen[0].content, text_of(fact)))
-        if run.should_stop():
-            return Outcome.HELD
     await run.writer.durable(sending.back_to_planned, [fact.id])
     return Outcome.DECIDED
 
@@ -172,7 +172,7 @@ async def _give_up(run: Run, facts: Sequence[IntendedFact], reason: str) -> Outc
 async def _decide(run: Run, fact: IntendedFact, candidate: Turn | None, *, later: set[str], altered: bool) -> Outcome:
     """Send the same bytes again while the key holds; else the listing decides."""
     began = run.clock()
-    tries = 0
+    tries = waits = 0
     while True:
         if candidate is not None:
             turn = candidate
@@ -181,7 +181,7 @@ async def _decide(run: Run, fact: IntendedFact, candidate: Turn | None, *, later
                 return await _by_turns(run, fact, turn, altered=altered)
         elif not _key_holds(run, fact):
             now = run.server_now()
-            await run.writer.durable(sending.note_attempt, fact.id, sent_after=now)
+            await run.writer.durable(sending.note_attempt, fact.id, sent_after=now, sent_by=run.principal)
         run.counters.retries += 1
         verdict = await _try(run, fact)
         match verdict:
@@ -194,22 +194,22 @@ async def _decide(run: Run, fact: IntendedFact, candidate: Turn | None, *, later
             case WrongSession(session_id):
                 return await _give_up(run, [fact], f"Spectron wrote to session {session_id} instead of ours")
             case Running(reason):
+                waits += 1
                 if run.clock() - began > RUNNING_PATIENCE_S:
-                    return Outcome.HELD
+                    return await _by_last_look(run, fact, candidate, later=later)
             case OtherBody(reason) | Refused(_, reason):
                 if candidate is not None:
-                    return await _by_turns(run, fact, candidate, altered=altered)
+                    return await _by_last_look(run, fact, candidate, later=later)
                 await run.writer.durable(sending.refuse, fact.id, reason)
                 return Outcome.DECIDED
             case Doubt(reason, ended):
                 tries += 1
                 if candidate is not None and ended:
-                    return await _by_turns(run, fact, candidate, altered=altered)
+                    return await _by_last_look(run, fact, candidate, later=later)
                 if tries >= TRIES:
-                    return await _poison(run, fact, reason, ended=ended)
-        if run.should_stop():
+                    return await _poison(run, fact, reason, ended=ended, later=later)
+        if not await run.pause(min(10.0, 0.3 * 2 ** min(tries + waits, 8))):
             return Outcome.HELD
-        await run.sleep(min(10.0, 0.3 * 2**tries))
         if candidate is None:
             seen = await unclaimed(run, fact.session, [fact])
             if isinstance(seen, Outcome):
@@ -259,8 +259,29 @@ async def _by_turns(run: Run, fact: IntendedFact, turn: Turn, *, altered: bool) 
     return Outcome.DECIDED
 
 
-async def _poison(run: Run, fact: IntendedFact, reason: str, *, ended: bool) -> Outcome:
+async def _by_last_look(run: Run, fact: IntendedFact, candidate: Turn | None, *, later: set[str]) -> Outcome:
+    """No answer will come: the turn that stands decides, and what the tries left beside it is residue.
+
+    HELD where there is no turn.
+    """
+    seen = await unclaimed(run, fact.session, [fact])
+    if isinstance(seen, Outcome):
+        return seen
+    fresh = [turn for turn in seen if turn.id not in later]
+    chosen = candidate or (fresh[0] if fresh else None)
+    if chosen is None:
+        return Outcome.HELD
+    left = [turn.id for turn in fresh if turn.id != chosen.id]
+    if left:
+        await run.writer.durable(sending.note_residue, fact.id, left)
+    return await _by_turns(run, fact, chosen, altered=not same_text(chosen.content, text_of(fact)))
+
+
+async def _poison(run: Run, fact: IntendedFact, reason: str, *, ended: bool, later: set[str]) -> Outcome:
     """Tries are spent. A fact is given up alone only if the server ended the work and takes others."""
+    outcome = await _by_last_look(run, fact, None, later=later)
+    if outcome is not Outcome.HELD or run.stop is not None:
+        return outcome
     if not ended or run.counters.written == 0:
         return Outcome.HELD
     await run.writer.durable(sending.refuse, fact.id, reason)
@@ -269,4 +290,4 @@ async def _poison(run: Run, fact: IntendedFact, reason: str, *, ended: bool) -> 
 
 def _key_holds(run: Run, fact: IntendedFact) -> bool:
     """The server keeps keys by principal: after a change of it the listing of turns decides."""
-    return run.same_principal and parse_time(run.server_now()) - parse_time(fact.sent_after) < KEY_HOLDS
+    return fact.sent_by == run.principal and parse_time(run.server_now()) - parse_time(fact.sent_after) < KEY_HOLDS

@@ -71,6 +71,8 @@ class Manifest:
     fence: str | None = None
     """Of a running cutover: the scan has to begin after it."""
     returned: tuple[str, ...] = ()
+    returned_at: Mapping[str, str] = field(default_factory=dict)
+    """When the scan began that saw a memory again which once had a tombstone, of all scans; id to time."""
     """Ids the last scan found again that had a tombstone."""
     tombstones: Mapping[str, Tombstone] = field(default_factory=dict)
     files: Mapping[str, FileSum] = field(default_factory=dict)
@@ -111,6 +113,7 @@ class Manifest:
             "filtered": self.filtered,
             "fence": self.fence,
             "returned": list(self.returned),
+            "returned_at": dict(self.returned_at),
             "tombstones": {
                 memory_id: {"first_missed": stone.first_missed, "scan": stone.scan}
                 for memory_id, stone in self.tombstones.items()
@@ -145,6 +148,7 @@ class Manifest:
             filtered=value["filtered"],
             fence=value["fence"],
             returned=tuple(value["returned"]),
+            returned_at=value["returned_at"],
             tombstones={
                 key: Tombstone(stone["first_missed"], stone["scan"]) for key, stone in value["tombstones"].items()
             },

@@ -162,6 +162,12 @@ class DumpWriter:
         self._publish(manifest)
         return Changes(manifest, new, merge.changed_text, merge.changed_otherwise, merge.deleted)
 
+    def _returned_at(self, merge: _Merge) -> dict[str, str]:
+        """Kept over scans: whoever reads the dump only now has to know that the tombstone it saw has fallen."""
+        earlier = self._old.manifest.returned_at if self._old is not None else {}
+        kept = {memory_id: at for memory_id, at in earlier.items() if memory_id not in merge.tombstones}
+        return {**kept, **dict.fromkeys(merge.returned, self._began)}
+
     def abort(self) -> None:
         """Remove everything this scan put beside the dump; harmless after a commit."""
         for file in self._files.values():
@@ -247,10 +253,9 @@ class DumpWriter:
         """The dump as it is, after finishing what a crash interrupted."""
         old = open_dump(self.path) if (self.path / MANIFEST).exists() else None
         if old is not None:
-            if old.source.identity != self._source.identity:
+            if not _same_source(old.source, self._source):
                 raise InputError(
-                    f"{self.path} holds a dump of another source ({old.source.identity}), not of "
-                    f"{self._source.identity}",
+                    f"{self.path} holds a dump of another source ({_named(old.source)}), not of {_named(self._source)}",
                     hint="name another directory: `--dump DIR`",
                 )
             roll_forward(self.path, old.manifest)
@@ -337,6 +342,7 @@ class DumpWriter:
             filters=_told(self._filters, self._since),
             fence=fence,
             returned=tuple(merge.returned),
+            returned_at=self._returned_at(merge),
             tombstones=merge.tombstones,
             files=files,
         )
@@ -396,6 +402,15 @@ def _told(filters: Filters, since: str | None) -> dict[str, Json]:
         if ids
     }
     return told | ({"since": since} if since is not None else {})
+
+
+def _same_source(old: SourceInfo, new: SourceInfo) -> bool:
+    """One address of the Platform serves many projects: which one it was is told beside the identity."""
+    return old.identity == new.identity and (not new.provider or old.provider in ("", new.provider))
+
+
+def _named(source: SourceInfo) -> str:
+    return f"{source.identity} {source.provider}" if source.kind == "platform" else source.identity
 
 
 def _text(memory_id: bytes) -> str:

@@ -211,6 +211,10 @@ def _lock(path: Path) -> IO[str]:
             f"the ledger in {path.parent} is being written by process {holder}",
             hint="wait for it, or stop it; it is safe to stop at any moment",
         ) from None
+    if not path.exists() or os.fstat(handle.fileno()).st_ino != path.stat().st_ino:
+        # Whoever held it took the file away with an empty ledger: what is locked here locks nothing.
+        handle.close()
+        return _lock(path)
     handle.truncate(0)
     handle.write(f"{os.getpid()}\n")
     handle.flush()

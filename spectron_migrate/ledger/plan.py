@@ -27,6 +27,7 @@ from spectron_migrate.records import (
 REPLACED = "replaced"
 """Skipped because the ledger has a newer text of the same memory."""
 DELETED = "deleted in Mem0"
+MOVED = "moved to another scope in Mem0 after it was sent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +78,15 @@ def finish_plan(ledger: Ledger, plan: int, *, mapping_digest: str) -> None:
 class Merge:
     """Merges one memory after the other into a plan. Call inside a transaction; nothing is sent here."""
 
-    def __init__(self, ledger: Ledger, plan: int, scan: ScanRow, *, migration: str, now: str) -> None:
-        """`now` stands in for the start of the scan where a raw file has none."""
+    def __init__(
+        self, ledger: Ledger, plan: int, scan: ScanRow, *, migration: str, same_mapping: bool, now: str
+    ) -> None:
+        """`now` stands in for the start of the scan where a raw file has none.
+
+        `same_mapping`: a memory whose scope differs from where it was sent was moved in Mem0, not by the mapping.
+        """
+        self._same_mapping = same_mapping
+        self.moved = 0
         self._db = ledger.db
         self._plan = plan
         self._scan = scan
@@ -86,21 +94,27 @@ class Merge:
         self._now = now
         self.scope_changes: list[ScopeChange] = []
 
-    def add(self, memory: Memory, placed: Placement | Skipped) -> None:
-        """Plan the memory, or skip it by name; a text that is known already stays as it is."""
+    def add(self, memory: Memory, placed: Placement | Skipped, *, seen_again: str | None = None) -> None:
+        """Plan the memory, or skip it by name; a text that is known already stays as it is.
+
+        `seen_again`: when a scan began that found it after it had been missed.
+        """
         text_digest = digest(memory.memory)
         last = self._last(memory.id)
-        if self._is_gone(memory.id):
+        if self._is_gone(memory.id, seen_again):
             self._skip_gone(memory.id)  # an older reading cannot bring back what a newer one missed
             return
         self._remember(memory)
-        if isinstance(placed, Placement):
-            self._notice_move(memory.id, placed)
+        if isinstance(placed, Placement) and self._moves(memory.id, placed):
+            placed = Skipped(memory.id, MOVED)
+        if last is not None and last["version"] > 1:
+            self._adopt_doubts(memory.id)
         if last is None:
             self._insert(memory, text_digest, placed, version=1)
         elif last["text_digest"] == text_digest:
             self._again(last, memory, placed)
         elif self._newer(memory, last):
+            self._adopt_doubts(memory.id)
             self._insert(memory, text_digest, placed, version=last["version"] + 1)
             self._db.execute(
                 "UPDATE fact SET state = 'skipped', reason = ? WHERE id = ? AND state = 'planned'",
@@ -122,12 +136,12 @@ class Merge:
         if changed.rowcount:
             self._skip_gone(mem0_id)
 
-    def _is_gone(self, mem0_id: str) -> bool:
-        """Whether a tombstone stands that is newer than this scan."""
+    def _is_gone(self, mem0_id: str, seen_again: str | None) -> bool:
+        """Whether a tombstone stands that is newer than what this dump knows of the memory."""
         row = self._db.execute("SELECT tombstoned_at FROM memory WHERE mem0_id = ?", (mem0_id,)).fetchone()
         if row is None or row["tombstoned_at"] is None:
             return False
-        return (self._scan.began or "") <= str(row["tombstoned_at"])
+        return max(self._scan.began or "", seen_again or "") <= str(row["tombstoned_at"])
 
     def _skip_gone(self, mem0_id: str) -> None:
         self._db.execute(
@@ -140,16 +154,26 @@ class Merge:
             (self._plan, mem0_id),
         )
 
-    def _notice_move(self, mem0_id: str, placed: Placement) -> None:
-        """No version of a memory may go elsewhere than one that may be in Spectron already."""
+    def _moves(self, mem0_id: str, placed: Placement) -> bool:
+        """Whether this would put a version elsewhere than one that may be in Spectron already: none may be."""
         now = canonical_json(placed.selector)
         moved = self._db.execute(
             "SELECT selector FROM fact WHERE mem0_id = ? AND selector != ?"
             f" AND state IN ({', '.join('?' * len(SENT))})",
             (mem0_id, now, *SENT),
         ).fetchone()
-        if moved is not None:
+        if moved is None:
+            return False
+        self.moved += 1
+        if not self._same_mapping:
             self.scope_changes.append(ScopeChange(mem0_id, moved["selector"], now))
+        return True
+
+    def _adopt_doubts(self, mem0_id: str) -> None:
+        """What is undecided about an earlier text is this plan's to decide."""
+        self._db.execute(
+            "UPDATE fact SET plan = ? WHERE mem0_id = ? AND state IN ('intended', 'undecidable')", (self._plan, mem0_id)
+        )
 
     def _again(self, last: Row, memory: Memory, placed: Placement | Skipped) -> None:
         if last["state"] in SENT:
@@ -161,8 +185,8 @@ class Merge:
         """Nothing of it is in Spectron: the mapping of now holds, whatever an earlier one said."""
         row = self._row(memory, last["text_digest"], placed, last["version"])
         if last["state"] == "refused" and isinstance(placed, Placement):
-            # Refused by the server it stays, until somebody asks for another try.
-            row.update(state="refused", reason=last["reason"])
+            # Refused by the server it stays, until somebody asks for another try; and it keeps its key.
+            row.update(state="refused", reason=last["reason"], key=last["key"])
         names = ("lane", "order_key", "selector", "run", "infer", "body", "key", "state", "reason", "text_at")
         self._db.execute(
             f"UPDATE fact SET plan = ?, late = 0, {', '.join(f'{name} = ?' for name in names)} WHERE id = ?",
@@ -181,14 +205,15 @@ class Merge:
 
     def _last(self, mem0_id: str) -> Row | None:
         row: Row | None = self._db.execute(
-            "SELECT id, version, text_digest, text_at, recorded_at, state, reason FROM fact"
+            "SELECT id, version, text_digest, text_at, recorded_at, state, reason, key FROM fact"
             " WHERE mem0_id = ? ORDER BY version DESC LIMIT 1",
             (mem0_id,),
         ).fetchone()
         return row
 
     def _remember(self, memory: Memory) -> None:
-        record = canonical_json(memory.to_json())
+        # Escaped, because a lone surrogate in some field is no reason to lose the row.
+        record = json.dumps(memory.to_json(), sort_keys=True, separators=(",", ":"))
         # Seen again: a tombstone falls. An older reading tells nothing new.
         self._db.execute(
             "INSERT INTO memory(mem0_id, record, digest, scan, expires) VALUES (?, ?, ?, ?, ?)"
@@ -277,6 +302,32 @@ def mark_late(ledger: Ledger, plan: int) -> int:
 def _with_infer_none(body: str) -> str:
     changed: Mapping[str, Json] = {**json.loads(body), "infer": "none"}
     return canonical_json(changed)
+
+
+def resolve(ledger: Ledger, mem0_id: str, *, present: bool, now: str) -> bool:
+    """A person decides an undecidable fact; False where the memory has none. Absent ones are planned again."""
+    db = ledger.db
+    rows = db.execute("SELECT id, body FROM fact WHERE mem0_id = ? AND state = 'undecidable'", (mem0_id,)).fetchall()
+    for row in rows:
+        if present:
+            db.execute(
+                "UPDATE fact SET state = 'written', decided_by = 'person', reason = NULL, turn_id = candidate"
+                " WHERE id = ?",
+                (row["id"],),
+            )
+        else:
+            body = json.loads(row["body"])
+            body.pop("session_id", None)
+            db.execute(
+                "UPDATE fact SET state = 'planned', reason = NULL, session = NULL, position = NULL, sent_after = NULL,"
+                " body = ? WHERE id = ?",
+                (canonical_json(body), row["id"]),
+            )
+        db.execute(
+            "INSERT INTO step(kind, subject, detail, who, at) VALUES ('resolve', ?, ?, 'replay --resolve', ?)",
+            (mem0_id, "present" if present else "absent", now),
+        )
+    return bool(rows)
 
 
 def retry_refused(ledger: Ledger, plan: int) -> int:

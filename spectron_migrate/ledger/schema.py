@@ -87,6 +87,7 @@ CREATE TABLE fact(
   late INTEGER NOT NULL DEFAULT 0,
   session INTEGER REFERENCES session(id), position INTEGER,
   sent_after TEXT,                  -- the server's clock at the intent, a lower bound
+  sent_by TEXT,                     -- the principal: the server keeps keys by it
   attempts INTEGER NOT NULL DEFAULT 0,
   turn_id TEXT, seq INTEGER, chunk_id TEXT, ids TEXT,
   decided_by TEXT,                  -- answer | turns | person

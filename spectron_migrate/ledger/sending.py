@@ -57,6 +57,7 @@ class IntendedFact:
     attempts: int
     candidate: str | None
     order_key: str
+    sent_by: str
 
 
 # -- lanes ------------------------------------------------------------------------------------------------
@@ -169,7 +170,9 @@ def orphan_openings(ledger: Ledger) -> int:
 # -- facts ------------------------------------------------------------------------------------------------
 
 
-def intend(ledger: Ledger, facts: Sequence[tuple[PlannedFact, SessionRow]], sent_after: str) -> list[IntendedFact]:
+def intend(
+    ledger: Ledger, facts: Sequence[tuple[PlannedFact, SessionRow]], sent_after: str, sent_by: str
+) -> list[IntendedFact]:
     """Fix bytes, key, session and position of facts that are about to be sent, in their order.
 
     A fact that a newer version or a tombstone overtook since it was planned is no longer planned, and left out.
@@ -186,8 +189,9 @@ def intend(ledger: Ledger, facts: Sequence[tuple[PlannedFact, SessionRow]], sent
         used[session.id] = position + 1
         content = canonical_json({**json.loads(row["body"]), "session_id": session.server_id})
         ledger.db.execute(
-            "UPDATE fact SET state = 'intended', session = ?, position = ?, body = ?, sent_after = ? WHERE id = ?",
-            (session.id, position, content, sent_after, fact.id),
+            "UPDATE fact SET state = 'intended', session = ?, position = ?, body = ?, sent_after = ?, sent_by = ?"
+            " WHERE id = ?",
+            (session.id, position, content, sent_after, sent_by, fact.id),
         )
         intended.append(
             IntendedFact(
@@ -202,6 +206,7 @@ def intend(ledger: Ledger, facts: Sequence[tuple[PlannedFact, SessionRow]], sent
                 0,
                 None,
                 fact.order_key,
+                sent_by,
             )
         )
     return intended
@@ -231,6 +236,7 @@ def intended_facts(ledger: Ledger, *, lane: str | None = None, session: int | No
             row["attempts"],
             row["candidate"],
             row["order_key"],
+            row["sent_by"],
         )
         for row in rows
     ]
@@ -327,11 +333,11 @@ def undecidable(ledger: Ledger, fact: int, reason: str) -> None:
     ledger.db.execute("UPDATE fact SET state = 'undecidable', reason = ? WHERE id = ?", (reason, fact))
 
 
-def note_attempt(ledger: Ledger, fact: int, *, sent_after: str | None = None) -> None:
-    """One more send of the same bytes; `sent_after` where the key's day begins anew."""
+def note_attempt(ledger: Ledger, fact: int, *, sent_after: str, sent_by: str) -> None:
+    """The same bytes go again, and the key's day begins anew."""
     ledger.db.execute(
-        "UPDATE fact SET attempts = attempts + 1, sent_after = coalesce(?, sent_after) WHERE id = ?",
-        (sent_after, fact),
+        "UPDATE fact SET attempts = attempts + 1, sent_after = ?, sent_by = ? WHERE id = ?",
+        (sent_after, sent_by, fact),
     )
 
 

@@ -50,7 +50,10 @@ class LastVersion:
     state: str
     reason: str | None
     selector: str
-    tombstoned: bool
+    tombstoned_at: str | None
+    """Since when Mem0 no longer has it."""
+    somewhere: bool
+    """Whether any version of it is stored, this one or an older one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +109,18 @@ def receipts(ledger: Ledger) -> Iterator[ReceiptRow]:
 def last_version(ledger: Ledger, mem0_id: str) -> LastVersion | None:
     """The newest text of one memory; None where the ledger never heard of it."""
     row = ledger.db.execute(
-        "SELECT version, text_digest, text_at, recorded_at, state, reason, selector, tombstoned_at FROM fact"
-        " JOIN memory ON memory.mem0_id = fact.mem0_id WHERE fact.mem0_id = ? ORDER BY version DESC LIMIT 1",
-        (mem0_id,),
+        "SELECT version, text_digest, text_at, recorded_at, state, reason, selector, tombstoned_at,"
+        " EXISTS (SELECT 1 FROM fact AS stored WHERE stored.mem0_id = fact.mem0_id"
+        f"  AND stored.state IN ({_marks(STORED)})) AS somewhere"
+        " FROM fact JOIN memory ON memory.mem0_id = fact.mem0_id WHERE fact.mem0_id = ? ORDER BY version DESC LIMIT 1",
+        (*STORED, mem0_id),
     ).fetchone()
     if row is None:
         return None
-    return LastVersion(*(row[name] for name in _LAST), tombstoned=row["tombstoned_at"] is not None)
+    return LastVersion(*(row[name] for name in _LAST), somewhere=bool(row["somewhere"]))
 
 
-_LAST = ("version", "text_digest", "text_at", "recorded_at", "state", "reason", "selector")
+_LAST = ("version", "text_digest", "text_at", "recorded_at", "state", "reason", "selector", "tombstoned_at")
 
 
 def claimed_turns(ledger: Ledger, server_id: str) -> set[str]:

@@ -164,16 +164,11 @@ def would_come_late(ledger: Ledger, plan: int, lane: str, key: str, mem0_id: str
     return bool(row[0])
 
 
-def in_doubt(ledger: Ledger) -> bool:
-    """Whether anything is intended and undecided."""
-    return ledger.db.execute("SELECT 1 FROM fact WHERE state = 'intended' LIMIT 1").fetchone() is not None
-
-
-def session_with_receipts(ledger: Ledger) -> tuple[str, set[str]] | None:
-    """The newest session that has claimed turns, and these."""
+def session_to_show(ledger: Ledger) -> tuple[str, set[str]] | None:
+    """A session that the right server has: the newest with claimed turns and these, else the newest at all."""
     row = ledger.db.execute(
-        "SELECT session.id, server_id FROM session WHERE server_id IS NOT NULL AND EXISTS"
-        " (SELECT 1 FROM fact WHERE fact.session = session.id AND turn_id IS NOT NULL) ORDER BY session.id DESC LIMIT 1"
+        "SELECT session.id, server_id FROM session WHERE server_id IS NOT NULL ORDER BY EXISTS"
+        " (SELECT 1 FROM fact WHERE fact.session = session.id AND turn_id IS NOT NULL) DESC, session.id DESC LIMIT 1"
     ).fetchone()
     if row is None:
         return None

@@ -17,6 +17,9 @@ Sleep = Callable[[float], Awaitable[None]]
 MAX_K = 50
 PAGE = 500
 READ_TRIES = 6
+MAX_READ_WAIT_S = 60.0
+"""A server that asks a reader to come back much later is, for now, not reachable."""
+_KEYS = {"turns": "id", "scopes": "path", "entities": "id"}
 
 
 class UnknownSession(MigrateError):
@@ -122,6 +125,7 @@ class SpectronApi:
         """`endpoint` without `/api/v1`; the key is kept inside the connection pool alone."""
         self.endpoint = endpoint
         self.context = context
+        self.timeout_s = timeout_s
         self.wire = Wire(
             f"{endpoint.rstrip('/')}/api/v1",
             api_key=api_key,
@@ -296,7 +300,10 @@ class SpectronApi:
                     return answer
                 if answer.status == 501:
                     return answer
-                said, wait = f"{answer.status} {answer.message}", max(wait, answer.retry_after_s or 0.0)
+                said, wait = (
+                    f"{answer.status} {answer.message}",
+                    max(wait, min(answer.retry_after_s or 0.0, MAX_READ_WAIT_S)),
+                )
             if attempt < READ_TRIES - 1:
                 await self._sleep(wait)
         raise Unreachable(
@@ -311,7 +318,9 @@ class SpectronApi:
         while True:
             answer = await self._read("GET", path, params=params)
             body: Any = answer.body if answer.status == 200 else self._ok(answer, f"the list of {name}")
-            rows = body if isinstance(body, list) else body.get(name) or []
+            rows = body if isinstance(body, list) else body.get(name) if isinstance(body, dict) else None
+            if not isinstance(rows, list) or not all(isinstance(row, dict) and _KEYS[name] in row for row in rows):
+                raise Unreachable(f"Spectron at {self.endpoint} answered the list of {name} with something else")
             for row in rows:
                 yield row
             page = body.get("page") if isinstance(body, dict) else None

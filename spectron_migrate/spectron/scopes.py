@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from spectron_migrate.errors import KeyRefused, MigrateError, ScopeRefused, Unreachable
+from spectron_migrate.errors import KeyRefused, ScopeRefused
 from spectron_migrate.records import Selector
 from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.spectron.wire import Answer, InDoubt, NotBegun
+from spectron_migrate.spectron.wire import InDoubt, NotBegun
 
 
 def paths_of(selector: Selector) -> list[str]:
@@ -40,7 +40,10 @@ async def register(api: SpectronApi, path: str) -> bool:
         raise ScopeRefused(f"the key may not register scope {path}: {answer.status} {answer.message}", hint=_GRANT)
     if path in await live_paths(api):
         return False
-    raise _unregistered(path, answer)
+    raise ScopeRefused(
+        f"Spectron did not register scope {path}: {answer.status} {answer.message}",
+        hint="a tombstoned node, a depth limit or a node budget can be the reason",
+    )
 
 
 async def ensure(api: SpectronApi, paths: Iterable[str]) -> None:
@@ -57,10 +60,3 @@ async def live_paths(api: SpectronApi) -> set[str]:
 
 
 _GRANT = "grant the key scope:create there, or have somebody register the scope"
-
-
-def _unregistered(path: str, answer: Answer) -> MigrateError:
-    return Unreachable(
-        f"Spectron did not register scope {path}: {answer.status} {answer.message}",
-        hint="a tombstoned node, a depth limit or a node budget can be the reason",
-    )

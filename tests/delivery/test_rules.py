@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -263,3 +264,40 @@ def test_a_dry_run_needs_no_server_and_leaves_no_trace(tmp_path: Path, user: str
         summary = step.dry_run(context="anything")
     assert (9, 9, 1, 1) == (summary.planned, summary.remaining, summary.scopes, summary.lanes)
     assert before == sorted(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(("answer", "texts"), [("present", 2), ("absent", 3)])
+def test_a_person_decides_what_evidence_does_not(
+    spectron: RunningServer, user: str, tmp_path: Path, answer: Literal["present", "absent"], texts: int
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(3)])
+
+    def cut_second(seen: Seen) -> Fault:
+        return "cut_before" if b"number 1" in seen.body else "none"
+
+    with misbehaving(spectron.base_url, cut_second) as proxy:
+        first = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
+    assert (ExitCode.UNREACHABLE, 1, 1, 1) == (first.exit_code, first.written, first.in_doubt, first.remaining)
+    with Ledger.open_for_writing(tmp_path / "state") as ledger, ledger.transaction() as db:
+        db.execute("UPDATE fact SET state = 'undecidable', reason = 'for this test' WHERE state = 'intended'")
+    held = replay(spectron, tmp_path / "state", [dump])
+    assert (ExitCode.REFUSED, 1, 1) == (held.exit_code, held.undecidable, held.remaining)
+    resolved = ReplayOptions(resolve={f"{user}-0001": answer})
+    assert ExitCode.DONE == replay(spectron, tmp_path / "state", [dump], options=resolved).exit_code
+    assert texts == len(turns_of(spectron, user))
+    with pytest.raises(InputError, match="is not undecidable"):
+        replay(spectron, tmp_path / "state", [dump], options=resolved)
+
+
+def test_a_memory_that_moves_in_mem0_stays_where_it_was_sent_and_is_named(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    here = memory(1, user, "likes tea")
+    there = memory(1, user, "likes coffee", updated_at="2025-03-01T00:00:00+00:00", agent_id="cook")
+    replay(spectron, tmp_path / "state", [write_raw(tmp_path / "a.json", [here])])
+    reporter = NullReporter()
+    after = write_raw(tmp_path / "b.json", [there])
+    summary = replay(spectron, tmp_path / "state", [after], reporter=reporter)
+    assert {"moved to another scope in Mem0 after it was sent": 1} == summary.skipped_by_reason
+    assert ["likes tea"] == [turn.content for turn in turns_of(spectron, user)]
+    assert any("another scope" in warning for warning in reporter.warnings)

@@ -1,0 +1,78 @@
+"""One writer, whole commits: what the ledger promises when things go wrong around it."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectron_migrate.errors import LedgerLocked
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.writer import GroupCommit
+
+
+def test_a_lock_file_that_was_taken_away_while_waiting_for_it_locks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = tmp_path / "state"
+    leaving = Ledger.open_for_writing(state)  # claims nothing, so it clears up after itself
+    (state / "log.jsonl").touch()
+    flock = fcntl.flock
+
+    def late(handle: Any, flags: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        leaving.close()
+        flock(handle, flags)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with Ledger.open_for_writing(state), pytest.raises(LedgerLocked), Ledger.open_for_writing(state):
+        pass
+
+
+def test_a_change_that_fails_keeps_nothing_of_its_group_and_the_writer_goes_on(tmp_path: Path) -> None:
+    def note(ledger: Ledger, question: str) -> str:
+        ledger.db.execute("INSERT INTO probe VALUES ('e', 'c', ?, 'yes', 'now')", (question,))
+        return question
+
+    def fail(_: Ledger) -> None:
+        raise ValueError("no")
+
+    async def run(ledger: Ledger) -> list[Any]:
+        writer = GroupCommit(ledger)
+        first = await asyncio.gather(
+            writer.durable(note, "a"), writer.durable(fail), writer.grouped(note, "b"), return_exceptions=True
+        )
+        second = await asyncio.wait_for(writer.durable(note, "c"), timeout=5)
+        await asyncio.wait_for(writer.close(), timeout=5)
+        return [*(type(each).__name__ for each in first), second]
+
+    with Ledger.open_for_writing(tmp_path / "state") as ledger:
+        told = asyncio.run(run(ledger))
+        kept = [row["question"] for row in ledger.db.execute("SELECT question FROM probe")]
+    assert ["c"] == kept
+    assert ["ValueError", "ValueError", "ValueError", "c"] == told
+
+
+def test_a_task_that_is_cancelled_while_its_change_is_committed_leaves_the_others_whole(tmp_path: Path) -> None:
+    def note(ledger: Ledger, question: str) -> str:
+        ledger.db.execute("INSERT INTO probe VALUES ('e', 'c', ?, 'yes', 'now')", (question,))
+        return question
+
+    async def run(ledger: Ledger) -> str:
+        writer = GroupCommit(ledger)
+        cancelled = asyncio.create_task(writer.durable(note, "a"))
+        other = asyncio.create_task(writer.durable(note, "b"))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        told = await asyncio.wait_for(other, timeout=5)
+        await asyncio.wait_for(writer.close(), timeout=5)
+        return told
+
+    with Ledger.open_for_writing(tmp_path / "state") as ledger:
+        assert "b" == asyncio.run(run(ledger))
+        kept = [row["question"] for row in ledger.db.execute("SELECT question FROM probe ORDER BY question")]
+    assert ["a", "b"] == kept
