@@ -117,7 +117,8 @@ def last_version(ledger: Ledger, mem0_id: str) -> LastVersion | None:
     ).fetchone()
     if row is None:
         return None
-    return LastVersion(*(row[name] for name in _LAST), somewhere=bool(row["somewhere"]))
+    values = {name: row[name] for name in _LAST}
+    return LastVersion(**values, somewhere=bool(row["somewhere"]))
 
 
 _LAST = ("version", "text_digest", "text_at", "recorded_at", "state", "reason", "selector", "tombstoned_at")
