@@ -74,12 +74,15 @@ def expect_all(
         _same_source(ledgers, dump)
         _from_dump(work, ledgers, dump, mapping, options, reporter)
     _from_ledgers(work, ledgers, options.filters, options.accepted)
+    work.settle_stale()
 
 
 def outcome_of(memory: Memory, last: LastVersion | None, ground: Ground) -> Outcome:
     """One memory of the dump beside the ledger's newest version of it."""
+    if last is not None and last.tombstoned_at is not None and (ground.began or "") <= last.tombstoned_at:
+        return _gone(memory.id, last)  # an older reading cannot bring back what a newer one missed
     placed = place(memory, ground.mapping)
-    stored = last is not None and last.state in STORED
+    stored = last is not None and last.somewhere
     if isinstance(placed, Skipped):
         return Outcome("skipped", placed.reason, _stale(memory.id, placed.reason) if stored else ())
     if isinstance(placed, Unmapped):
@@ -185,7 +188,7 @@ def _from_ledger_alone(mem0_id: str, last: LastVersion, accepted: frozenset[str]
 
 
 def _gone(mem0_id: str, last: LastVersion) -> Outcome:
-    findings = _stale(mem0_id, "deleted in Mem0") if last.state in STORED else ()
+    findings = _stale(mem0_id, "deleted in Mem0") if last.somewhere else ()
     return Outcome("gone", "deleted in Mem0", findings)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -129,7 +130,7 @@ class Explainer:
             return Difference(fact.mem0_id, "folded", detail, texts={"folded": fact.text})
         rarity = Rarity(self._work.texts_of(fact.scope))
         for wording in wordings(fact, rarity.rarest(fact.text)):
-            if (await found_in(self._work, self._api, fact, fact.selector, wording))[0]:
+            if (await found_in(self._work, self._api, fact, fact.selector, wording))[0] == "present":
                 if fact.state == "stored_not_extracted":
                     return Difference(fact.mem0_id, "not_extracted", "only its text is there, no fact was made of it")
                 return Difference(fact.mem0_id, "ranked_lower", f"below rank {MAX_K}")
@@ -168,4 +169,7 @@ def near_twins(work: Workspace, fact: StoredMemory) -> list[str]:
 
 
 def _digits(text: str) -> str:
-    return "".join(letter for letter in text if letter.isdigit())
+    return _NO_DIGIT.sub("", text)
+
+
+_NO_DIGIT = re.compile(r"\D+")

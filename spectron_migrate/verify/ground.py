@@ -6,8 +6,26 @@ from collections.abc import Sequence
 
 from spectron_migrate.errors import InputError, KeyRefused, WrongLedger
 from spectron_migrate.ledger import Ledger, verify_views
-from spectron_migrate.spectron.api import SpectronApi, UnknownSession
+from spectron_migrate.spectron.api import MAX_K, SpectronApi, UnknownSession
+from spectron_migrate.verify.model import VerifyOptions
 from spectron_migrate.verify.tables import selector_of
+
+
+def right_options(options: VerifyOptions) -> None:
+    """Raises InputError for all that is wrong with them at once."""
+    problems = []
+    if not 1 <= options.top_k <= MAX_K:
+        problems.append(f"top_k is {options.top_k}: Spectron answers with 1 to {MAX_K} hits")
+    if options.queries is None and options.sample < 1:
+        problems.append(f"a sample of {options.sample} queries asks nothing")
+    if options.queries is not None and not options.queries:
+        problems.append("there is no query to ask")
+    if not 0 <= options.margin < 1:
+        problems.append(f"margin is {options.margin}: it is a share, such as 0.02")
+    if options.in_flight < 1:
+        problems.append(f"in_flight is {options.in_flight}: at least one request has to be")
+    if problems:
+        raise InputError.of_all(problems)
 
 
 def right_ledgers(ledgers: Sequence[Ledger], api: SpectronApi) -> None:

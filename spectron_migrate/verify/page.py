@@ -80,7 +80,7 @@ def _gates(gates: Sequence[Mapping[str, Json]]) -> str:
 
 
 def _memories(measured: Mapping[str, Json]) -> str:
-    counts = {name: value for name, value in measured["integrity"].items() if isinstance(value, int)}
+    counts = {name: value for name, value in measured["integrity"].items() if type(value) is int}
     counts |= {f"skipped: {why}": n for why, n in measured["integrity"]["skipped_by_reason"].items()}
     counts |= {f"isolation: {name}": n for name, n in measured["isolation"].items()}
     return _table(("", "memories"), [f"<tr><td>{_text(name)}</td><td>{n:,}</td></tr>" for name, n in counts.items()])

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from spectron_migrate.judge import plain
 from spectron_migrate.mapping import covers
@@ -26,6 +27,10 @@ _PIECE = 40
 """A passage at least so long that stands in a memory is a piece of it."""
 _LONG_QUESTION = 48
 """Words of the second wording."""
+
+
+Presence = Literal["present", "cached", "absent"]
+"""`cached`: in an answer out of a cache, which proves no presence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +68,8 @@ async def check_places(
 
 async def found_in(
     work: Workspace, api: SpectronApi, fact: StoredMemory, lens: Selector, wording: Wording
-) -> tuple[bool, Sequence[Hit]]:
-    """Whether the memory is among the answers; an answer out of a cache proves no presence."""
+) -> tuple[Presence, Sequence[Hit]]:
+    """Whether the memory is among the answers, and these."""
     recall = await api.query(
         wording.query,
         lens=lens,
@@ -74,7 +79,9 @@ async def found_in(
         include_duplicates=True,
         source=SOURCE,
     )
-    return recall.tier != "cache" and is_among(work, fact, recall.hits), recall.hits
+    if not is_among(work, fact, recall.hits):
+        return "absent", recall.hits
+    return "cached" if recall.tier == "cache" else "present", recall.hits
 
 
 def is_among(work: Workspace, fact: StoredMemory, hits: Sequence[Hit]) -> bool:
@@ -117,16 +124,20 @@ def _lot(work: Workspace, sample: int) -> set[int]:
 async def _findings(work: Workspace, api: SpectronApi, probe: Probe, wide: Selector) -> list[Finding]:
     fact = probe.fact
     where = f"scope {_named(fact.selector)}"
+    cached = False
     for wording in wordings(fact, probe.words):
         found, hits = await found_in(work, api, fact, fact.selector, wording)
-        if found:
+        if found == "present":
             return _copies(work, fact, hits, where)
-    if not probe.words:
-        return [Finding("untestable", fact.mem0_id, "it has no word to ask for", where, {"written": fact.text})]
+        cached = cached or found == "cached"
     texts = {"written": fact.text, "asked": " ".join(probe.words)}
+    if cached:
+        reason = "only a cache answers with it, which proves nothing"
+        return [Finding("untestable", fact.mem0_id, reason, where, texts)]
+    if not probe.words:
+        return [Finding("untestable", fact.mem0_id, "it has no word to ask for", where, texts)]
     for wording in wordings(fact, probe.words):
-        found, _ = await found_in(work, api, fact, wide, wording)
-        if found:
+        if (await found_in(work, api, fact, wide, wording))[0] == "present":
             return [Finding("misplaced", fact.mem0_id, "it is found in another scope, not in its own", where, texts)]
     return [Finding("misplaced", fact.mem0_id, "its own words do not find it in its scope", where, texts)]
 

@@ -52,7 +52,15 @@ def share(value: float | None) -> str:
 
 
 def _json(report: Mapping[str, Json], texts: bool) -> str:
-    return json.dumps(report, ensure_ascii=True, indent=1) + "\n"
+    """A top-level entry a line, and a row of a long list a line: to be read by people, and written fast."""
+    parts = []
+    for name, value in report.items():
+        if isinstance(value, list) and value:
+            rows = ",\n  ".join(json.dumps(row) for row in value)
+            parts.append(f"{json.dumps(name)}: [\n  {rows}\n ]")
+        else:
+            parts.append(f"{json.dumps(name)}: {json.dumps(value)}")
+    return "{\n " + ",\n ".join(parts) + "\n}\n"
 
 
 def _html(report: Mapping[str, Json], texts: bool) -> str:
@@ -76,7 +84,7 @@ def _markdown(report: Mapping[str, Json], texts: bool) -> str:
         lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
     lines += ["", "## Memories", ""]
     integrity = report["measured"]["integrity"]
-    lines += [f"- {_cell(name)}: {value}" for name, value in integrity.items() if isinstance(value, int)]
+    lines += [f"- {_cell(name)}: {value}" for name, value in integrity.items() if type(value) is int]
     lines += [f"- skipped, {_code(why)}: {n}" for why, n in integrity["skipped_by_reason"].items()]
     recall = report["measured"]["recall"]
     if recall is not None:

@@ -18,7 +18,7 @@ from spectron_migrate.records import Json, Reporter, canonical_json, digest, for
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.verify.expect import expect_all, stage
 from spectron_migrate.verify.explain import Explainer
-from spectron_migrate.verify.ground import right_ledgers, right_server
+from spectron_migrate.verify.ground import right_ledgers, right_options, right_server
 from spectron_migrate.verify.integrity import check_sessions
 from spectron_migrate.verify.isolation import check_isolation
 from spectron_migrate.verify.metrics import Metrics, gather
@@ -64,6 +64,7 @@ async def run_verify(
     server, KeyRefused for a key that may not read what was written, Unreachable where a system does not answer.
     """
     ledgers = [ledger] if isinstance(ledger, Ledger) else list(ledger)
+    right_options(options)
     check_paths(options.reports)
     right_ledgers(ledgers, api)
     await right_server(ledgers, api)
@@ -127,7 +128,9 @@ class _Run:
         await check_supersession(
             work, self.histories, sample=options.corrections, in_flight=options.in_flight, reporter=self.reporter
         )
-        return integrity_counts(work)
+        if self.histories.unavailable:
+            self.reporter.warn(f"what superseded what is not known: {self.histories.unavailable}")
+        return {**integrity_counts(work), "supersession_told": self.histories.unavailable is None}
 
     async def isolation(self) -> dict[str, Json]:
         pairs = await check_isolation(

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from spectron_migrate.errors import MigrateError
 from spectron_migrate.records import Json, Reporter
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.verify.model import Finding, StoredMemory
@@ -56,6 +57,8 @@ class Histories:
         self._work = work
         self._api = api
         self._listing = asyncio.Lock()
+        self.unavailable: str | None = None
+        """Why the server does not tell its entities, where it does not."""
         self._chains: dict[str, asyncio.Task[list[Value]]] = {}
 
     async def of(self, entity: str) -> list[Value]:
@@ -83,7 +86,7 @@ class Histories:
     async def _ask(self, entity: str) -> list[Value]:
         async with self._listing:
             await self._name_all()
-        named = self._work.entity(entity)
+        named = self._work.entity(entity) if self.unavailable is None else None
         if named is None:
             return []
         keys = await self._api.entity_keys(*named)
@@ -94,11 +97,16 @@ class Histories:
 
     async def _name_all(self) -> None:
         """Receipts name entities by id, the server's chains are asked for by type and name."""
-        if self._work.is_done("supersession", "entities"):
+        if self.unavailable or self._work.is_done("supersession", "entities"):
             return
-        async for one in self._api.entities():
-            self._work.name_entity(one.id, one.type, one.name)
-        self._work.keep("supersession", "entities", ())
+        try:
+            async for one in self._api.entities():
+                self._work.name_entity(one.id, one.type, one.name)
+        except MigrateError as error:
+            await self._api.me()  # a server that is gone altogether says so here
+            self.unavailable = error.message
+        else:
+            self._work.keep("supersession", "entities", ())
 
 
 async def check_supersession(
@@ -111,7 +119,9 @@ async def check_supersession(
         for entity in fact.ids:
             if not work.is_done("supersession", entity):
                 values = await histories.of(entity)
-                if not work.is_done("supersession", entity):  # another memory that names it was quicker
+                if histories.unavailable is None and not work.is_done(
+                    "supersession", entity
+                ):  # another memory that names it was quicker
                     work.keep("supersession", entity, wrong_order(values, work.owners_of))
         reporter.advance(1)
 

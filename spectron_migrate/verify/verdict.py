@@ -23,6 +23,10 @@ EXIT_CODES: dict[Verdict, ExitCode] = {
 }
 
 
+UNTESTABLE = 0.05
+"""A share of memories that words cannot ask for (a lone emoji, a cache's answer) and that is borne."""
+
+
 @dataclass(frozen=True, slots=True)
 class Gate:
     """One thing that must hold."""
@@ -65,7 +69,7 @@ def _integrity(found: Mapping[str, Json], options: Mapping[str, Json]) -> list[G
         _none("foreign", found["foreign"], "turns that no receipt claims stand in our sessions: who else uses them?"),
         _none("misplaced", found["misplaced"], "the report says where each was written and whether it is found at all"),
         _none("order", found["order"], "older texts of these memories may stand over newer ones"),
-        _none("supersession", found["superseded_wrongly"], "an older fact stands over a newer one: see the report"),
+        _supersession(found),
     ]
     residue = found["residue"]
     told.append(
@@ -80,9 +84,21 @@ def _integrity(found: Mapping[str, Json], options: Mapping[str, Json]) -> list[G
     pending = found["pending"]
     hint = "Mem0 changed since the replay: export and replay again" if pending else ""
     told.append(Gate("pending", pending, 0, None if pending else True, hint))
+    some = max(1, int(found["expected"] * UNTESTABLE))
+    if found["untestable"] > some:
+        told.append(Gate("placed", found["untestable"], some, None, "too many could not be asked for: see the report"))
     if not found["expected"]:
         told.append(Gate("expected", 0, 1, None, "there is no memory to verify: is it the right dump, the right user?"))
     return told
+
+
+def _supersession(found: Mapping[str, Json]) -> Gate:
+    if found["superseded_wrongly"] or found["supersession_told"]:
+        return _none(
+            "supersession", found["superseded_wrongly"], "an older fact stands over a newer one: see the report"
+        )
+    hint = "not measured: the server does not tell its entities to this key"
+    return Gate("supersession", None, 0, None, hint, measured=False, decides=False)
 
 
 def _none(name: str, value: int, hint: str) -> Gate:

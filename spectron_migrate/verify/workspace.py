@@ -155,6 +155,19 @@ class Workspace:
             ],
         )
 
+    def settle_stale(self) -> None:
+        """What is known only now that every memory is judged: which texts should not be shown any more."""
+        gone = "EXISTS (SELECT 1 FROM expected WHERE expected.mem0_id = fact.mem0_id AND expected.kind = 'gone')"
+        self.db.execute(f"UPDATE fact SET tombstoned = {gone} WHERE tombstoned != {gone}")
+        # Older texts of memories that have a newer one: nothing on the server takes them away.
+        self.db.execute(
+            "INSERT INTO finding(layer, kind, mem0_id, reason, place, texts)"
+            " SELECT DISTINCT 'present', 'stale', fact.mem0_id, 'an older text of it is there too', '', '{}' FROM fact"
+            " JOIN expected ON expected.mem0_id = fact.mem0_id AND expected.kind IN ('stored', 'missing')"
+            " WHERE newest = 0 AND NOT EXISTS"
+            "  (SELECT 1 FROM finding WHERE finding.kind = 'stale' AND finding.mem0_id = fact.mem0_id)"
+        )
+
     def leave(self, turn_id: str, scope: int, text: str) -> None:
         """A turn that is known to be left behind by the server: its text may be found once more than written."""
         self.db.execute("INSERT OR IGNORE INTO leftover VALUES (?, ?, ?)", (turn_id, scope, text_key(text)))

@@ -1,4 +1,4 @@
-"""What should be in Spectron: every memory of dump and ledger is exactly one of stored, missing, pending, skipped, gone."""
+"""What should be in Spectron: every memory is exactly one of stored, missing, pending, skipped, gone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from spectron_migrate.dump import open_any
 from spectron_migrate.errors import ExitCode, InputError, KeyRefused, WrongLedger
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.verify_views import LastVersion
@@ -28,7 +27,7 @@ from tests.verify.support import kinds, verify
 AT = "2025-01-01T00:00:00.000000Z"
 LATER = "2025-06-01T00:00:00.000000Z"
 HELD = Memory(id="m", memory="Likes tea", user_id="anna", text_at=AT, created_at=AT)
-WRITTEN = LastVersion(1, digest("Likes tea"), AT, AT, "written", None, '[["user/anna"]]', tombstoned=False)
+WRITTEN = LastVersion(1, digest("Likes tea"), AT, AT, "written", None, '[["user/anna"]]', None, somewhere=True)
 
 
 def ground(*, planned: bool = True, began: str | None = None, accepted: frozenset[str] = frozenset()) -> Ground:
@@ -40,6 +39,15 @@ def ground(*, planned: bool = True, began: str | None = None, accepted: frozense
     [
         pytest.param(HELD, WRITTEN, ground(), ("stored", ()), id="stored"),
         pytest.param(HELD, None, ground(), ("missing", ()), id="never planned"),
+        pytest.param(HELD, replace(WRITTEN, tombstoned_at=LATER), ground(began=AT), ("gone", ("stale",)), id="deleted"),
+        pytest.param(HELD, replace(WRITTEN, tombstoned_at=AT), ground(began=LATER), ("stored", ()), id="seen again"),
+        pytest.param(
+            replace(HELD, state="expired"),
+            replace(WRITTEN, state="planned"),
+            ground(),
+            ("skipped", ("stale",)),
+            id="expired, with an older text there",
+        ),
         pytest.param(HELD, None, ground(planned=False), ("pending", ()), id="new since the replay"),
         pytest.param(
             replace(HELD, memory="Likes coffee", text_at=LATER), WRITTEN, ground(), ("pending", ("stale",)), id="edited"
@@ -73,7 +81,11 @@ def ground(*, planned: bool = True, began: str | None = None, accepted: frozense
             id="refused and accepted",
         ),
         pytest.param(
-            HELD, replace(WRITTEN, selector='[["user/bo"]]'), ground(), ("stored", ("misplaced",)), id="mapped elsewhere"
+            HELD,
+            replace(WRITTEN, selector='[["user/bo"]]'),
+            ground(),
+            ("stored", ("misplaced",)),
+            id="mapped elsewhere",
         ),
     ],
 )
@@ -136,9 +148,7 @@ def test_filters_choose_whose_memories_it_is_about(spectron: RunningServer, user
 def test_nothing_to_verify_is_no_go_ahead(spectron: RunningServer, user: str, tmp_path: Path) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(0, user)])
     replay(spectron, tmp_path / "state", [dump])
-    summary = verify(
-        spectron, tmp_path / "state", [dump], VerifyOptions(filters=Filters(users=frozenset({"nobody"})))
-    )
+    summary = verify(spectron, tmp_path / "state", [dump], VerifyOptions(filters=Filters(users=frozenset({"nobody"}))))
     assert ("INCONCLUSIVE", 0) == (summary.verdict, summary.report["measured"]["integrity"]["expected"])
 
 
@@ -237,3 +247,41 @@ def test_a_server_that_fails_now_and_then_is_asked_again_and_nobody_is_blamed(
         proxy.choose = lambda seen: "500_before" if seen.number % 3 == 0 else "none"
         summary = verify(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
     assert ("GO", set()) == (summary.verdict, kinds(summary))
+
+
+def test_options_that_ask_nothing_or_too_much_are_refused_at_once(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(0, user)])
+    replay(spectron, tmp_path / "state", [dump])
+    with pytest.raises(InputError) as refused:
+        verify(spectron, tmp_path / "state", [dump], VerifyOptions(top_k=51, sample=0, margin=2.0))
+    assert all(said in refused.value.message for said in ("3 problems", "top_k is 51", "asks nothing", "margin is 2.0"))
+
+
+def test_a_deletion_that_only_the_dump_knows_of_is_stale_in_spectron(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    from spectron_migrate.dump.writer import DumpWriter
+    from spectron_migrate.records import SourceInfo
+
+    def export(rows: int, at: datetime) -> Path:
+        held = [
+            Memory(id=f"{user}{n}", memory=f"Told about topic{n} on day{n}", user_id=user, created_at=AT, text_at=AT)
+            for n in range(rows)
+        ]
+        with DumpWriter(tmp_path / "dump", SourceInfo("server", user), at) as writer:
+            for one in held:
+                writer.give(one)
+            writer.commit(complete=True, native_count=rows, ended=at)
+        return tmp_path / "dump"
+
+    replay(spectron, tmp_path / "state", [export(3, datetime(2025, 2, 1, tzinfo=UTC))])
+    dump = export(2, datetime(2025, 3, 1, tzinfo=UTC))
+    summary = verify(spectron, tmp_path / "state", [dump])
+    integrity = summary.report["measured"]["integrity"]
+    assert (2, 2, 1, 1) == (integrity["expected"], integrity["present"], integrity["deleted"], integrity["stale"])
+    assert {("stale", f"{user}2")} == kinds(summary)
+    shown = [hit for answer in summary.report["answers"] for hit in answer["spectron"]["hits"]]
+    assert {"stale"} == {hit["dropped"] for hit in shown if hit["memory"] == f"{user}2"}
+    assert "GO" == summary.verdict

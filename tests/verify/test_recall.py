@@ -141,6 +141,7 @@ def test_rows_of_deleted_and_replaced_memories_are_dropped_before_ranks_are_coun
     assert "stale" in {hit["dropped"] for hit in answer["spectron"]["hits"]}
     assert first[0]["id"] == answer["spectron"]["ranking"][0]
     assert 1 <= summary.report["measured"]["recall"]["metrics"]["dropped"]["stale"]
+    assert 1 == summary.report["measured"]["integrity"]["stale"]
 
 
 def test_a_question_of_one_run_keeps_the_rows_of_that_run(spectron: RunningServer, user: str, tmp_path: Path) -> None:

@@ -6,13 +6,17 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from spectron_migrate.errors import ExitCode, WrongLedger
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.verify.model import VerifyOptions
+from tests.support.proxy import misbehaving
 from tests.support.spectron import memory, replay, write_raw
+from tests.verify.between import between
 from tests.verify.support import behind_its_back, failed, kinds, verify
 
 TEXTS = [
@@ -177,3 +181,42 @@ def test_a_server_that_lost_everything_is_another_server_and_no_verdict(filled: 
         pytest.raises(WrongLedger, match="has none of the turns"),
     ):
         verify(other, filled.state, [filled.dump])
+
+
+def test_a_server_that_does_not_tell_its_entities_leaves_that_layer_unmeasured_and_says_so(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    rows = [memory(number, user, text) for number, text in enumerate(TEXTS)]
+    dump = write_raw(tmp_path / "all.json", rows)
+    replay(spectron, tmp_path / "state", [dump])
+    with misbehaving(spectron.base_url) as proxy:
+        proxy.choose = lambda seen: "400" if "/entities" in seen.path else "none"
+        summary = verify(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
+    gate = next(gate for gate in summary.gates if gate.name == "supersession")
+    assert (None, False, False) == (gate.passed, gate.measured, gate.decides)
+    assert "GO" == summary.verdict
+
+
+def test_the_newer_generation_of_the_service_is_verified_as_well(tmp_path: Path) -> None:
+    with running_server(tmp_path / "spectron", context="newer", api="0.2.1") as server:
+        rows = [memory(number, user, text) for user in ("anna", "bo") for number, text in enumerate(TEXTS)]
+        dump = write_raw(tmp_path / "all.json", rows)
+        replay(server, tmp_path / "state", [dump])
+        summary = verify(server, tmp_path / "state", [dump])
+    gate = next(gate for gate in summary.gates if gate.name == "supersession")
+    assert ("GO", True, set()) == (summary.verdict, gate.passed, kinds(summary))
+
+
+def test_what_only_a_cache_answers_with_is_neither_placed_nor_misplaced(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user, text) for number, text in enumerate(TEXTS)])
+    replay(spectron, tmp_path / "state", [dump])
+
+    def cached(path: str, asked: Any, answer: Any) -> Any:
+        about_cello = path.endswith("/query") and "cello" in asked["query"].casefold()
+        return {**answer, "tier": "cache"} if about_cello else answer
+
+    with between(spectron.base_url, cached) as endpoint:
+        summary = verify(spectron, tmp_path / "state", [dump], VerifyOptions(sample=1), endpoint=endpoint)
+    assert {("untestable", f"{user}-0005")} == kinds(summary)

@@ -1,0 +1,145 @@
+"""Questions from files, refused with file and line where they are none; and questions made of the memories."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spectron_migrate.errors import InputError
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.local.testing import RunningServer
+from spectron_migrate.mapping import load_mapping
+from spectron_migrate.records import NullReporter
+from spectron_migrate.verify.expect import expect_all, stage
+from spectron_migrate.verify.model import Query, VerifyOptions
+from spectron_migrate.verify.queries import load_queries, make_queries
+from spectron_migrate.verify.words import Rarity, question_of, words_of
+from spectron_migrate.verify.workspace import Workspace
+from tests.support.spectron import memory, replay, write_raw
+
+TWO = (Query("where does she live?", user_id="anna"), Query("tea?", user_id="7", agent_id="chef", expect=("m1", "m2")))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "q.jsonl",
+            '{"query": "where does she live?", "user_id": "anna"}\n\n'
+            '{"query": "tea?", "user_id": 7, "agent_id": "chef", "expect": ["m1", "m2"]}\n',
+        ),
+        ("q.csv", "query,user_id,agent_id,expect\nwhere does she live?,anna,,\ntea?,7,chef,m1 m2\n"),
+        (
+            "q.yaml",
+            "- {query: 'where does she live?', user_id: anna}\n"
+            "- query: tea?\n  user_id: 7\n  agent_id: chef\n  expect: [m1, m2]\n",
+        ),
+        (
+            "q.yml",
+            "queries:\n- {query: 'where does she live?', user_id: anna}\n"
+            "- {query: 'tea?', user_id: 7, agent_id: chef, expect: m1 m2}\n",
+        ),
+    ],
+)
+def test_every_kind_of_file_says_the_same(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    assert TWO == load_queries(path)
+
+
+def test_lines_of_text_are_the_named_users(tmp_path: Path) -> None:
+    path = tmp_path / "q.txt"
+    path.write_text("\ufeffwhere does she live?\n\n  tea?  \n", encoding="utf-8")
+    expected = (Query("where does she live?", user_id="anna"), Query("tea?", user_id="anna"))
+    assert expected == load_queries(path, user_id="anna")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("q.txt", "tea?\n", "q.txt:1: whose memories is it about?"),
+        ("q.jsonl", '{"query": "tea?", "user_id": "a"}\n{"query": \n', "q.jsonl:2: no JSON"),
+        ("q.jsonl", '["tea?"]\n', "q.jsonl:1: no object"),
+        ("q.jsonl", '{"query": "tea?", "user": "a"}\n', "q.jsonl:1: unknown field user"),
+        ("q.jsonl", '{"query": " ", "user_id": "a"}\n', "q.jsonl:1: a query needs its text"),
+        ("q.jsonl", '{"query": "tea?", "user_id": ["a"]}\n', "q.jsonl:1: user_id is no text"),
+        ("q.jsonl", '{"query": "tea?", "user_id": "a", "expect": [1]}\n', "q.jsonl:1: expect is no list"),
+        ("q.csv", "text,user_id\ntea?,anna\n", "q.csv:1: no column named query"),
+        ("q.csv", "query,user_id\ntea?,anna,more\n", "q.csv:2: more values than columns"),
+        ("q.yaml", "query: tea?\n", "q.yaml:1: no list of queries"),
+        ("q.yaml", "- tea?\n- [1]\n", "q.yaml:2: neither a text nor a mapping"),
+        ("q.jsonl", "\n", "has no query"),
+        ("q.xlsx", "", "is no queries file by its name"),
+    ],
+)
+def test_a_bad_file_is_refused_by_file_and_line(tmp_path: Path, name: str, text: str, said: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(InputError) as refused:
+        load_queries(path)
+    assert said in refused.value.message
+
+
+def test_all_bad_lines_are_named_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text('{"query": "a"}\n{"query": "b", "user_id": "u"}\n{"user_id": "u"}\n')
+    with pytest.raises(InputError) as refused:
+        load_queries(path)
+    assert all(said in refused.value.message for said in ("2 problems", "q.jsonl:1", "q.jsonl:3"))
+
+
+def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        load_queries(tmp_path / "none.jsonl")
+    (tmp_path / "q.txt").write_bytes(b"tea?\n\xff\xfe\n")
+    with pytest.raises(InputError, match=r"q\.txt:2: not UTF-8"):
+        load_queries(tmp_path / "q.txt", user_id="anna")
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=60), min_size=1, max_size=8), st.integers(0, 99))
+def test_a_made_question_is_never_the_text_again_and_asks_only_with_its_words(texts: list[str], seed: int) -> None:
+    rarity = Rarity(texts)
+    for text in texts:
+        question = question_of(text, rarity, random.Random(seed))
+        if question is None:
+            assert [] == words_of(text)
+            continue
+        assert question.casefold().split() != text.casefold().split()
+        said = [word for word in words_of(question) if word not in ("what", "about", "and", "anything")]
+        assert all(any(word in known for known in words_of(text)) for word in said)
+
+
+def test_the_rarest_words_come_first() -> None:
+    rarity = Rarity(["anna likes green tea", "anna likes black coffee", "anna likes cake"])
+    assert ["green", "tea", "likes"] == rarity.rarest("Anna likes green tea", 3)
+
+
+@pytest.fixture
+def work(spectron: RunningServer, user: str, tmp_path: Path) -> Workspace:
+    """Three users with 1, 3 and 20 memories."""
+    rows = [
+        memory(number, f"{user}{name}", f"Told about topic{name}{number} on day{number}")
+        for name, count in (("a", 1), ("b", 3), ("c", 20))
+        for number in range(count)
+    ]
+    dump = write_raw(tmp_path / "all.json", rows)
+    replay(spectron, tmp_path / "state", [dump])
+    work = Workspace.open(tmp_path / "verify.db", about="x", not_before="", now="2025")
+    with Ledger.open_for_reading(tmp_path / "state") as ledger:
+        stage(work, [ledger], seed=0, reporter=NullReporter())
+        expect_all(work, [ledger], None, load_mapping(None), VerifyOptions(), reporter=NullReporter())
+    return work
+
+
+@pytest.mark.parametrize(("n", "shares"), [(2, 2), (9, 9), (24, 24), (500, 24)])
+def test_queries_are_spread_over_users_and_drawn_once_each(work: Workspace, n: int, shares: int) -> None:
+    queries = make_queries(work, n, random.Random(5))
+    assert shares == len(queries) == len({query.target for query in queries})
+    counts = sorted([query.owner for query in queries].count(owner) for owner in {query.owner for query in queries})
+    assert {2: [1, 1], 9: [1, 3, 5], 24: [1, 3, 20], 500: [1, 3, 20]}[n] == counts
+    assert queries == make_queries(work, n, random.Random(5))
+    work.close(finished=True)

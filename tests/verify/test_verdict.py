@@ -1,0 +1,248 @@
+"""The verdict is computed from the report alone, errs on the safe side, and says how much more it would need."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.verify.metrics import Metrics, gather, ndcg_at_k, percentile
+from spectron_migrate.verify.model import VerifyOptions
+from spectron_migrate.verify.verdict import EXIT_CODES, Gate, gates_of, verdict_of
+from tests.support.spectron import memory, replay, write_raw
+from tests.verify.support import behind_its_back, verify
+from tests.verify.test_recall import WordSearch
+
+OPTIONS = VerifyOptions().to_json()
+CLEAN = {
+    "expected": 10,
+    "present": 10,
+    "missing": 0,
+    "altered": 0,
+    "masked": 0,
+    "doubled": 0,
+    "foreign": 0,
+    "misplaced": 0,
+    "untestable": 0,
+    "order": 0,
+    "superseded_wrongly": 0,
+    "residue": 0,
+    "pending": 0,
+    "supersession_told": True,
+}
+
+
+def measured(metrics: Metrics | None = None, *, everything: bool = False, **integrity: int) -> dict[str, Any]:
+    recall = None
+    if metrics is not None:
+        told = metrics.to_json(margin=0.02, everything=everything)
+        recall = {"mem0": "mem0ai", "metrics": told, "explained": dict(metrics.explained)}
+    return {
+        "integrity": {**CLEAN, **integrity},
+        "isolation": {"pairs": 3, "leaks": 0, "suspects": 0},
+        "recall": recall,
+    }
+
+
+def answer(owner: str, mem0: float, spectron: float) -> dict[str, Any]:
+    side = {"hits": [], "error": None, "ms": 1.0, "ranking": []}
+    return {
+        "owner": owner,
+        "mem0": side,
+        "spectron": side,
+        "excused": None,
+        "differences": [],
+        "measures": {
+            "mem0": {"success": mem0, "reciprocal_rank": mem0, "ndcg": mem0},
+            "spectron": {"success": spectron, "reciprocal_rank": spectron, "ndcg": spectron},
+            "overlap": 1.0,
+            "rbo": 1.0,
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("integrity", "expected"),
+    [
+        ({}, "GO"),
+        ({"missing": 1}, "NO_GO"),
+        ({"altered": 1}, "NO_GO"),
+        ({"doubled": 1}, "NO_GO"),
+        ({"foreign": 1}, "NO_GO"),
+        ({"misplaced": 1}, "NO_GO"),
+        ({"order": 1}, "NO_GO"),
+        ({"superseded_wrongly": 1}, "NO_GO"),
+        ({"residue": 1}, "NO_GO"),
+        ({"pending": 1}, "INCONCLUSIVE"),
+        ({"pending": 1, "missing": 1}, "NO_GO"),
+        ({"untestable": 1}, "GO"),
+        ({"untestable": 2}, "INCONCLUSIVE"),
+        ({"expected": 0, "present": 0}, "INCONCLUSIVE"),
+    ],
+)
+def test_one_thing_wrong_is_enough(integrity: dict[str, int], expected: str) -> None:
+    assert expected == verdict_of(gates_of(measured(**integrity), OPTIONS))
+
+
+def test_one_leak_is_no_go() -> None:
+    found = measured()
+    found["isolation"]["leaks"] = 1
+    assert "NO_GO" == verdict_of(gates_of(found, OPTIONS))
+
+
+def test_what_only_is_shown_does_not_decide() -> None:
+    gates = [Gate("a", 0, 0, True), Gate("b", 1, 0, False, decides=False), Gate("c", None, 0, None, decides=False)]
+    assert "GO" == verdict_of(gates)
+    assert {"GO": 0, "NO_GO": 4, "INCONCLUSIVE": 5} == EXIT_CODES
+
+
+def test_the_least_overlap_counts_where_it_was_set() -> None:
+    metrics = gather(answer(f"u{number}", 1.0, 1.0) for number in range(400))
+    found = measured(metrics)
+    found["recall"]["metrics"]["overlap"] = 0.4
+    gates = gates_of(found, {**OPTIONS, "min_overlap": 0.5})
+    assert ["overlap"] == [gate.name for gate in gates if gate.passed is False]
+
+
+def recompute(report: dict[str, Any]) -> str:
+    """The verdict by hand, from nothing but the JSON report; no line of ours is used."""
+    found, options = report["measured"]["integrity"], report["options"]
+    wrong = ("missing", "altered", "doubled", "foreign", "misplaced", "order", "superseded_wrongly")
+    no_go = any(found[name] for name in wrong) or report["measured"]["isolation"]["leaks"] > 0
+    no_go = no_go or (found["residue"] > 0 and not options["accept_residue"])
+    undecided = found["pending"] > 0 or found["expected"] == 0
+    undecided = undecided or found["untestable"] > max(1, found["expected"] // 20)
+    recall = report["measured"]["recall"]
+    if recall is not None and recall["mem0"] is not None:
+        pairs = [
+            row["measures"]["spectron"]["success"] - row["measures"]["mem0"]["success"]
+            for row in report["answers"]
+            if row.get("excused") is None and {"mem0", "spectron"} <= set(row.get("measures", {}))
+        ]
+        whys = [one["why"] for row in report["answers"] for one in row.get("differences", [])]
+        no_go = no_go or any(why in ("lost", "unexplained", "superseded_wrongly") for why in whys)
+        undecided = undecided or "pending" in whys
+        if pairs and recall["everything"]:
+            no_go = no_go or sum(pairs) / len(pairs) < -options["margin"]
+        elif pairs:
+            interval = recall["metrics"]["difference"]
+            assert abs(sum(pairs) / len(pairs) - interval["mean"]) < 1e-9 or interval["units"] == "users"
+            no_go = no_go or interval["high"] < -options["margin"]
+            undecided = undecided or interval["low"] <= -options["margin"]
+    return "NO_GO" if no_go else "INCONCLUSIVE" if undecided else "GO"
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_the_verdict_recomputed_from_the_json_report_is_the_one_printed(tmp_path: Path, *, spoilt: bool) -> None:
+    texts = ["Keeps bees on the roof", "Collects Bolivian stamps", "Sings alto in a choir", "Bakes rye bread"]
+    rows = [memory(number, name, text) for name in ("anna", "bo") for number, text in enumerate(texts)]
+    with running_server(tmp_path / "spectron", context="again") as server:
+        dump = write_raw(tmp_path / "all.json", rows)
+        replay(server, tmp_path / "state", [dump])
+        if spoilt:
+            with behind_its_back(server) as db:
+                db.execute("UPDATE turn SET content = 'Keeps wasps' WHERE content LIKE '%bees%'")
+        for sample in (3, 200):
+            path = tmp_path / f"{sample}.json"
+            options = VerifyOptions(sample=sample, reports=(path,))
+            summary = verify(server, tmp_path / "state", [dump], options, mem0=WordSearch(rows))
+            report = json.loads(path.read_text())
+            assert summary.verdict == report["verdict"] == recompute(report) == verdict_of(report["gates"])
+            assert [gate.to_json() for gate in gates_of(report["measured"], report["options"])] == report["gates"]
+
+
+def chance_of_go(users: int, queries: int, loss: float, runs: int, seed: int) -> float:
+    """How often the recall gate opens when Spectron really finds a share of `loss` less than Mem0."""
+    rng = random.Random(seed)
+    opened = 0
+    for _ in range(runs):
+        metrics = Metrics()
+        for number in range(users):
+            for _ in range(queries):
+                agree = rng.random() < 0.95
+                mem0, spectron = (1.0, 1.0) if agree else (float(rng.random() < 0.5), float(rng.random() < 0.5))
+                if mem0 == spectron == 1.0 and rng.random() < loss / (0.95 + 0.05 / 4):
+                    spectron = 0.0
+                metrics.add(answer(f"u{number}", mem0, spectron))
+        gate = next(gate for gate in gates_of(measured(metrics), OPTIONS) if gate.name == "recall")
+        opened += gate.passed is True
+    return opened / runs
+
+
+@pytest.mark.parametrize(("users", "queries"), [(5, 40), (50, 4), (200, 1), (200, 5)])
+def test_a_loss_at_the_margin_is_let_through_in_at_most_one_of_twenty(users: int, queries: int) -> None:
+    assert chance_of_go(users, queries, 0.02, runs=120, seed=users + queries) <= 0.05 + 0.035  # and chance's own share
+
+
+def test_equal_systems_get_their_go_more_often_the_more_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = [(50, 2), (200, 2), (500, 4)]
+    chances = [chance_of_go(users, queries, 0.0, runs=25, seed=3) for users, queries in sizes]
+    with capsys.disabled():
+        told = ", ".join(
+            f"{users} users x {queries}: {chance:.0%}" for (users, queries), chance in zip(sizes, chances, strict=True)
+        )
+        print(f"\nchance of GO for equal systems: {told}")
+    assert chances == sorted(chances)
+    assert chances[-1] >= 0.9
+
+
+def test_statistics_of_ten_thousand_queries_take_less_than_a_second() -> None:
+    rng = random.Random(1)
+    answers = [
+        answer(f"u{number % 1000}", float(rng.random() < 0.9), float(rng.random() < 0.9)) for number in range(10_000)
+    ]
+    began = time.perf_counter()
+    metrics = gather(answers)
+    gates_of(measured(metrics), OPTIONS)
+    metrics.by_owner()
+    assert time.perf_counter() - began < 1.0
+
+
+def test_excused_queries_and_unanswered_ones_are_not_compared() -> None:
+    failed = answer("a", 1.0, 0.0)
+    failed["mem0"] = {**failed["mem0"], "error": "no answer"}
+    del failed["measures"]["mem0"]
+    told = gather([answer("a", 1.0, 1.0), {**answer("a", 1.0, 0.0), "excused": "superseded"}, failed]).to_json(
+        margin=0.02, everything=False
+    )
+    assert (3, 1, {"superseded": 1}, {"mem0": 1}) == (
+        told["queries"],
+        told["compared"],
+        told["excused"],
+        told["failed"],
+    )
+
+
+def test_ndcg_worked_out_by_hand() -> None:
+    # 1/log2(2) + 1/log2(4) over 1/log2(2) + 1/log2(3)
+    assert pytest.approx(1.5 / (1 + 0.6309297535714574)) == ndcg_at_k(["a", "x", "b"], {"a", "b"}, 5)
+    assert (1.0, 0.0, 0.0) == (
+        ndcg_at_k(["a"], {"a"}, 5),
+        ndcg_at_k(["x"], {"a"}, 5),
+        ndcg_at_k([], set(), 5),
+    )
+
+
+def test_percentiles_lie_between_the_nearest_ranks() -> None:
+    assert (None, 5.0, 2.5, 4.0) == (
+        percentile([], 0.5),
+        percentile([5.0], 0.95),
+        percentile([4.0, 1.0, 3.0, 2.0], 0.5),
+        percentile([1.0, 2.0, 3.0, 4.0], 1.0),
+    )
+
+
+def test_user_filters_do_not_make_a_sample_of_everything_out_of_a_part(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    rows = [memory(number, user, f"Told about topic{number} on day{number}") for number in range(6)]
+    dump = write_raw(tmp_path / "all.json", rows)
+    replay(spectron, tmp_path / "state", [dump])
+    part = verify(spectron, tmp_path / "state", [dump], VerifyOptions(sample=5), mem0=WordSearch(rows))
+    whole = verify(spectron, tmp_path / "state", [dump], VerifyOptions(sample=6), mem0=WordSearch(rows))
+    assert [False, True] == [each.report["measured"]["recall"]["everything"] for each in (part, whole)]
