@@ -166,12 +166,112 @@ def test_a_shared_node_built_from_other_fields_makes_the_filter_not_servable() -
         mapping.lens(user_id="alice")
 
 
+def test_a_clause_that_is_shared_only_in_part_on_purpose_makes_the_filter_not_servable() -> None:
+    """Reading the constant node alone would involve every team's memories."""
+    mapping = of(
+        """
+  - {when: {metadata.team: "*"}, scope: {all_of: [{org: acme}, {team: "{metadata.team}"}]}}
+  - {when: {user_id: "*"}, scope: {user: "{user_id}"}}
+"""
+    )
+
+    with pytest.raises(NotServable, match="rule 1"):
+        mapping.lens(user_id="alice")
+
+
+def test_a_clause_that_is_shared_as_a_whole_is_read_as_a_whole() -> None:
+    """What is in one of its nodes alone stays unseen."""
+    mapping = of(
+        """
+  - {when: {metadata.kind: kb}, scope: {all_of: [{org: acme}, {clearance: kb}]}}
+  - {when: {user_id: "*"}, scope: {user: "{user_id}"}}
+"""
+    )
+
+    lens = mapping.lens(user_id="alice")
+
+    assert lens.selector == (("user/alice",), ("user/alice/*",), ("org/acme", "clearance/kb"))
+    assert lens.own == lens.selector[:2]
+
+
 def test_a_field_above_the_user_that_the_filter_does_not_say_makes_it_not_servable() -> None:
     """A pattern can end in `/*`, not have it in the middle."""
     mapping = of('  - {when: {user_id: "*", metadata.org: "*"}, scope: {org: "{metadata.org}", user: "{user_id}"}}\n')
 
     with pytest.raises(NotServable, match="rule 1"):
         mapping.lens(user_id="alice")
+
+
+def test_a_node_that_says_less_than_the_filter_is_read_exactly_unless_more_lies_below_it() -> None:
+    """Topics of the user lie below; nothing is said of the agent, so both have to be read."""
+    mapping = of(
+        """
+  - {when: {user_id: "*", metadata.topic: "*"}, scope: {user: "{user_id}", topic: "{metadata.topic}"}}
+  - {when: {user_id: "*"}, scope: {user: "{user_id}"}}
+"""
+    )
+    exactly = of('  - {when: {user_id: "*"}, scope: {user: "{user_id}"}}\n')
+    user_and_agent = {"user_id": "alice", "agent_id": "bot"}
+
+    found = (mapping.lens(**user_and_agent).selector, exactly.lens(**user_and_agent).selector)
+
+    assert found == ((("user/alice",), ("user/alice/*",)), (("user/alice",),))
+
+
+@pytest.mark.parametrize("asked", ['agent_id: "*"', "agent_id: kb", 'metadata.source: "*"', "expired: true"])
+def test_a_rule_hides_a_later_one_only_from_what_it_surely_takes(asked: str) -> None:
+    """Some of alice's memories pass the first rule by, so the second counts."""
+    mapping = of(
+        f"""
+  - {{when: {{{asked}}}, scope: {{org: acme}}}}
+  - {{when: {{user_id: "*", agent_id: "*"}}, scope: {{user: "{{user_id}}", agent: "{{agent_id}}"}}}}
+  - {{when: {{user_id: "*"}}, scope: {{user: "{{user_id}}"}}}}
+"""
+    )
+
+    expected = (("user/alice",), ("user/alice/*",), ("org/acme",))
+    assert expected == mapping.lens(user_id="alice").selector
+
+
+def test_a_rule_that_asks_for_less_is_not_hidden_by_one_that_asks_for_more() -> None:
+    """Alice speaks with other agents than that one too."""
+    mapping = of(
+        """
+  - {when: {agent_id: "kb*"}, scope: {org: acme}}
+  - {when: {user_id: "*", agent_id: "*"}, scope: {user: "{user_id}"}}
+  - {when: {user_id: "*", agent_id: kb-bot}, scope: {bots: "{agent_id}"}}
+"""
+    )
+
+    assert mapping.lens(user_id="alice").selector == (("user/alice",), ("user/alice/*",), ("org/acme",))
+    assert mapping.lens(user_id="alice", agent_id="kb-bot").selector == (("org/acme",),)
+
+
+def test_what_a_rule_fixes_itself_needs_not_be_in_the_filter() -> None:
+    """The rule's author chose that one agent's node, so it is shared on purpose."""
+    mapping = of(
+        """
+  - {when: {agent_id: kb-bot}, scope: {agent: "{agent_id}"}}
+  - {when: {user_id: "*"}, scope: {user: "{user_id}"}}
+"""
+    )
+
+    assert mapping.lens(user_id="alice").shared == ("agent/kb-bot",)
+    assert mapping.lens(user_id="alice", agent_id="other").shared == ()
+
+
+def test_a_skipping_rule_needs_nothing_read_and_hides_what_it_takes() -> None:
+    """What is not written cannot be missed."""
+    mapping = of(
+        """
+  - {when: {agent_id: "*"}, skip: true}
+  - {when: {user_id: "*"}, scope: {user: "{user_id}"}}
+"""
+    )
+
+    assert mapping.lens(user_id="alice").selector == (("user/alice",), ("user/alice/*",))
+    with pytest.raises(NotServable, match="no rule places"):
+        mapping.lens(user_id="alice", agent_id="bot")
 
 
 def test_captured_parts_and_tables_are_resolved_from_the_filter(tmp_path: Path) -> None:

@@ -33,6 +33,14 @@ REFUSED = {
   - {when: {user_id: "{a}:{b}", metadata.x: "*"}, scope: {org: "{a}", user: "{b}"}}
   - {when: {user_id: "{a}:{b}"}, scope: {org: "{b}", user: "{a}"}}
 """,
+    "a part of a capture above the whole id": """
+  - {when: {user_id: "{org}:{user}", metadata.x: "*"}, scope: {org: "{org}", user: "{user}"}}
+  - {when: {user_id: "{org}:{user}"}, scope: {org: "{org}", user: "{user_id}"}}
+""",
+    "a capture below a node of the same capture": """
+  - {when: {user_id: "{org}:{user}", metadata.x: "*"}, scope: {org: "{org}", user: "{user}"}}
+  - {when: {user_id: "{org}:{user}"}, scope: {org: acme, user: "{user}", tenant: "{org}"}}
+""",
     "a part of a capture alone": """
   - {when: {user_id: "{org}:{user}"}, scope: {user: "{user}"}}
 """,
