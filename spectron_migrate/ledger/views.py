@@ -5,39 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from sqlite3 import Row
 
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.schema import STORED
-from spectron_migrate.records import Infer, Json, Memory, Selector
+from spectron_migrate.records import Memory
 
 LISTED = 100
 """Items of a list that are carried in a summary; the count and the file have the rest."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFact:
-    """A memory that Spectron confirmed, as verification needs it."""
-
-    mem0_id: str
-    version: int
-    text: str
-    text_at: str | None
-    order_key: str
-    selector: Selector
-    run: str | None
-    infer: Infer
-    state: str
-    session_id: str
-    """The server's id of the session."""
-    turn_id: str | None
-    seq: int | None
-    chunk_id: str | None
-    ids: tuple[str, ...]
-    late: bool
-    altered: bool
-    echoed: bool
-    """Whether the server repeated the session's scopes when it made it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +22,6 @@ class Named:
     version: int
     state: str
     reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class SessionTurns:
-    """What the ledger knows of one session's turns."""
-
-    server_id: str
-    selector: Selector
-    infer: Infer
-    residue: frozenset[str]
 
 
 def count_by_state(ledger: Ledger, plan: int) -> dict[str, int]:
@@ -176,82 +140,16 @@ def session_to_show(ledger: Ledger) -> tuple[str, set[str]] | None:
     return row["server_id"], {turn["turn_id"] for turn in turns}
 
 
-def sessions(ledger: Ledger) -> Iterator[SessionTurns]:
-    """Sessions that the server made for us."""
-    rows = ledger.db.execute(
-        "SELECT id, server_id, selector, infer FROM session WHERE server_id IS NOT NULL ORDER BY id"
-    )
-    for row in rows:
-        left = ledger.db.execute("SELECT residue FROM fact WHERE session = ? AND residue IS NOT NULL", (row["id"],))
-        residue = frozenset(turn for fact in left for turn in json.loads(fact["residue"]))
-        yield SessionTurns(row["server_id"], _selector(row["selector"]), row["infer"], residue)
-
-
-def stored_in(ledger: Ledger, server_id: str) -> list[StoredFact]:
-    """Confirmed facts of one session, in the order they were sent."""
-    return _stored(ledger, "session.server_id = ? ORDER BY fact.position", (server_id,))
-
-
-def stored_of(ledger: Ledger, mem0_id: str) -> list[StoredFact]:
-    """Confirmed versions of one memory, oldest first."""
-    return _stored(ledger, "fact.mem0_id = ? ORDER BY fact.version", (mem0_id,))
-
-
-def all_stored(ledger: Ledger) -> Iterator[StoredFact]:
-    """Every confirmed fact, session by session."""
-    for session in sessions(ledger):
-        yield from stored_in(ledger, session.server_id)
-
-
-def current_versions(ledger: Ledger) -> Iterator[tuple[str, int, str, str | None, bool]]:
-    """Of every memory the newest version: id, version, state, reason, tombstoned."""
-    rows = ledger.db.execute(
-        "SELECT fact.mem0_id, max(version) AS version, state, reason, tombstoned_at FROM fact"
-        " JOIN memory ON memory.mem0_id = fact.mem0_id GROUP BY fact.mem0_id"
-    )
-    for row in rows:
-        yield row["mem0_id"], row["version"], row["state"], row["reason"], row["tombstoned_at"] is not None
+def memories(ledger: Ledger) -> Iterator[tuple[str, bool]]:
+    """Every memory that was ever planned, by id, and whether its tombstone stands."""
+    rows = ledger.db.execute("SELECT mem0_id, tombstoned_at IS NOT NULL AS gone FROM memory ORDER BY mem0_id")
+    return ((row["mem0_id"], bool(row["gone"])) for row in rows)
 
 
 def memory_of(ledger: Ledger, mem0_id: str) -> Memory | None:
     """The memory as the newest scan gave it."""
     row = ledger.db.execute("SELECT record FROM memory WHERE mem0_id = ?", (mem0_id,)).fetchone()
     return Memory.from_json(json.loads(row["record"])) if row else None
-
-
-def _stored(ledger: Ledger, condition: str, values: tuple[Json, ...]) -> list[StoredFact]:
-    rows = ledger.db.execute(
-        "SELECT fact.*, session.server_id, session.echo FROM fact JOIN session ON session.id = fact.session"
-        f" WHERE fact.state IN ({_marks(STORED)}) AND {condition}",
-        (*STORED, *values),
-    )
-    return [_stored_fact(row) for row in rows]
-
-
-def _stored_fact(row: Row) -> StoredFact:
-    return StoredFact(
-        mem0_id=row["mem0_id"],
-        version=row["version"],
-        text=str(json.loads(row["body"])["text"]),
-        text_at=row["text_at"],
-        order_key=row["order_key"],
-        selector=_selector(row["selector"]),
-        run=row["run"],
-        infer=row["infer"],
-        state=row["state"],
-        session_id=row["server_id"],
-        turn_id=row["turn_id"],
-        seq=row["seq"],
-        chunk_id=row["chunk_id"],
-        ids=tuple(json.loads(row["ids"])) if row["ids"] else (),
-        late=bool(row["late"]),
-        altered=bool(row["altered"]),
-        echoed=row["echo"] is not None,
-    )
-
-
-def _selector(text: str) -> Selector:
-    return tuple(tuple(clause) for clause in json.loads(text))
 
 
 def _marks(values: Sequence[str]) -> str:

@@ -172,7 +172,7 @@ def _from_ledgers(work: Workspace, ledgers: Sequence[Ledger], filters: Filters, 
     """Memories that the dump does not tell about: captured since, or of another export."""
     keep = _Batches(work)
     for ledger in ledgers:
-        for mem0_id, _, _, _, tombstoned in views.current_versions(ledger):
+        for mem0_id, tombstoned in views.memories(ledger):
             if work.expected(mem0_id) is not None or not _admitted(ledgers, mem0_id, filters):
                 continue
             last = verify_views.last_version(ledger, mem0_id)

@@ -322,7 +322,8 @@ def _known(facts: Iterable[StoredMemory]) -> _Known:
 def _dropped(fact: StoredMemory, lens: Lens) -> str:
     if fact.stale:
         return "stale"
-    return "run" if lens.run_filter is not None and fact.run != lens.run_filter else ""
+    # The memory's own run, not its session's: sessions need not be made by run.
+    return "run" if lens.run_filter is not None and fact.owners.get("run_id") != lens.run_filter else ""
 
 
 def _ranking(rows: Sequence[Row]) -> list[str]:
