@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+import logging
+from collections.abc import Mapping
+from typing import TypeVar
+from urllib.parse import unquote
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route, Router
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from spectron_migrate.local import upkeep
+from spectron_migrate.local.auth import Caller
 from spectron_migrate.local.calls import SERVED, access, facts, memory, scopes
 from spectron_migrate.local.engine import Engine
-from spectron_migrate.local.failures import ApiError
-from spectron_migrate.local.web import Call, Guard, Handler, endpoint
-
-__all__ = ["build"]
+from spectron_migrate.local.failures import ApiError, not_found, unauthorised
+from spectron_migrate.local.ids import new_id
+from spectron_migrate.local.web import CONTEXT_ID, Call, Handler, body_of, failure
 
 _REGISTERED = (access, facts, memory, scopes)
 """Importing them is what registers their calls."""
 
-PREFIX = "/api/v1/{context_id}"
-BUSY = ("/facts", "/facts/batch", "/query")
+PREFIX = ("", "api", "v1")
+HEALTH = (*PREFIX, "health")
 SWEEP_SECONDS = 3600
+
+Methods = dict[str, Handler]
+Answer = TypeVar("Answer")
+
+log = logging.getLogger("spectron_migrate.local")
 
 NOT_SERVED = """
 GET /audit
@@ -65,50 +71,115 @@ GET /relations
 def build(engine: Engine) -> ASGIApp:
     """The application; it closes the store when it ends."""
     absent = NOT_SERVED + (NOT_SERVED_LATER if engine.settings.api != "0.0.0" else "")
-    table = [(method, path, handler) for (method, path), handler in SERVED.items()]
+    table = dict(SERVED)
     for line in absent.split("\n"):
         method, _, path = line.partition(" ")
         if path:
-            table.append((method, path, _not_served))
-    routes = [Route("/api/v1/health", _health, methods=["GET"])]
-    routes += [_route(engine, path, methods) for path, methods in _by_path(table)]
+            table[method, path] = _not_served
+    return Application(engine, Routes(table))
 
-    @asynccontextmanager
-    async def lifespan(app: ASGIApp) -> AsyncIterator[None]:
-        sweeping = asyncio.create_task(_sweep(engine))
+
+class Routes:
+    """Which handlers a path has; a fixed path wins over one with variable segments."""
+
+    def __init__(self, table: Mapping[tuple[str, str], Handler]) -> None:
+        """Sort a table of (method, path)."""
+        self._fixed: dict[tuple[str, ...], Methods] = {}
+        self._open: dict[tuple[str, ...], Methods] = {}
+        for (method, path), handler in table.items():
+            segments = tuple(path.removeprefix("/").split("/"))
+            paths = self._open if "{" in path else self._fixed
+            paths.setdefault(segments, {})[method] = handler
+
+    def find(self, segments: tuple[str, ...]) -> tuple[Methods, dict[str, str]]:
+        """The methods of a path and its variable segments. Raises ApiError 404."""
+        methods = self._fixed.get(segments)
+        if methods is not None:
+            return methods, {}
+        for template, methods in self._open.items():
+            if len(template) == len(segments) and all(
+                given if part.startswith("{") else part == given for part, given in zip(template, segments, strict=True)
+            ):
+                named = zip(template, segments, strict=True)
+                return methods, {part[1:-1]: given for part, given in named if part.startswith("{")}
+        raise not_found("no such route")
+
+
+class Application:
+    """One context over HTTP: every request gets a trace id, every failure its published form."""
+
+    def __init__(self, engine: Engine, routes: Routes) -> None:
+        """Put them together; nothing runs yet."""
+        self._engine = engine
+        self._routes = routes
+        self._in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or begin and end the server's life."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        trace = scope["trace"] = new_id("req")
+        self._in_flight += 1
         try:
-            yield
+            response = await self._answer(Request(scope, receive))
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            if not isinstance(error, ApiError):
+                log.error("request %s failed", trace, exc_info=error)
+                error = ApiError(500, "unknown error")
+            response = failure(error, self._engine.settings.api, scope["path"])
         finally:
-            sweeping.cancel()
-            engine.store.close()
+            self._in_flight -= 1
+        response.headers["x-trace-id"] = trace
+        await response(scope, receive, send)
 
-    return Guard(Router(routes=routes, lifespan=lifespan), engine)
+    async def _answer(self, request: Request) -> Response:
+        settings = self._engine.settings
+        if self._in_flight > settings.max_in_flight and settings.api != "0.0.0":
+            raise ApiError(503, "too many requests in flight", retry_after=1)
+        # Segments are unescaped one by one: an escaped slash belongs to a name and parts nothing.
+        segments = tuple(unquote(part) for part in request.scope["raw_path"].decode("latin-1").split("/"))
+        if segments == HEALTH:
+            return await _by_method({"GET": _health}, request.method)(request)
+        if segments[:3] != PREFIX or len(segments) < 5:
+            raise not_found("no such route")
+        methods, params = self._routes.find(segments[4:])
+        handler = _by_method(methods, request.method)
+        caller = self._caller(segments[3], request)
+        return await handler(Call(self._engine, caller, request, params, await body_of(request)))
+
+    def _caller(self, context: str, request: Request) -> Caller:
+        if not CONTEXT_ID.fullmatch(context):
+            raise ApiError(422, "invalid context id")
+        if context != self._engine.settings.context:
+            raise unauthorised()
+        return self._engine.keyring.caller(request.headers, self._engine.now())
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        sweeping = asyncio.create_task(_sweep(self._engine))
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        sweeping.cancel()
+        self._engine.store.close()
+        await send({"type": "lifespan.shutdown.complete"})
 
 
-def _route(engine: Engine, path: str, methods: dict[str, Handler]) -> Route:
-    """One path with all its methods, so that another method answers 405 and not 404."""
-    answering: dict[str, Callable[[Request], Awaitable[Response]]] = {
-        method: endpoint(engine, handler) for method, handler in methods.items()
-    }
-
-    async def dispatch(request: Request) -> Response:
-        return await answering["GET" if request.method == "HEAD" else request.method](request)
-
-    return Route(PREFIX + path, dispatch, methods=list(methods))
-
-
-def _by_path(table: Iterable[tuple[str, str, Handler]]) -> list[tuple[str, dict[str, Handler]]]:
-    """Paths with their methods: the busiest first, then fixed segments before variable ones, so that those win."""
-    paths: dict[str, dict[str, Handler]] = {}
-    for method, path, handler in table:
-        paths.setdefault(path, {})[method] = handler
-    return sorted(paths.items(), key=lambda entry: (entry[0] not in BUSY, entry[0].replace("{", "~")))
+def _by_method(methods: Mapping[str, Answer], method: str) -> Answer:
+    """The handler of a method; HEAD is GET, whose body the server leaves away. Raises ApiError 405."""
+    handler = methods.get("GET" if method == "HEAD" else method)
+    if handler is None:
+        raise ApiError(405, "this path has no such method", allow=tuple(methods))
+    return handler
 
 
 async def _sweep(engine: Engine) -> None:
-    """Expire what is due: at the start, and then each hour."""
+    """Let go of what is due: at the start, and then each hour."""
     while True:
         upkeep.expire(engine)
+        engine.idempotency.sweep(engine.clock())
         await asyncio.sleep(SWEEP_SECONDS)
 
 

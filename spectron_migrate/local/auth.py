@@ -92,6 +92,7 @@ class Keyring:
         """Call after a key or a principal changed."""
         self._keys = {key.digest: key for key in self._store.api_keys()}
         self._principals = self._store.principals()
+        self._callers: dict[tuple[str, str], Caller] = {}
 
     def last_used(self, key: str) -> str | None:
         """When a key last proved itself since the start; writing each time to disk is not worth it."""
@@ -108,12 +109,18 @@ class Keyring:
         if key is None or (key.valid_until is not None and key.valid_until <= now):
             raise unauthorised()
         self._used[key.id] = now
+        target = headers.get("x-spectron-on-behalf-of", "")
+        known = self._callers.get((key.id, target))
+        if known is None:
+            known = self._callers[key.id, target] = self._delegated(key, target.strip())
+        return known
+
+    def _delegated(self, key: Key, target: str) -> Caller:
         principal = self._principals[key.principal]
         effective = narrow(principal.grants, key.grants)
-        target = headers.get("x-spectron-on-behalf-of")
-        if target is None:
+        if not target:
             return Caller(principal, key, None, effective)
-        delegated = self._principals.get(target.strip())
+        delegated = self._principals.get(target)
         if delegated is None or delegated.id == SYSTEM:
             raise forbidden("no such principal to act on behalf of")
         return Caller(principal, key, delegated, narrow(effective, delegated.grants))

@@ -40,6 +40,13 @@ NEVER_NULL = frozenset(
 _FAMILIES: dict[str, Kind] = {"facts": "attribute", "passages": "memory_chunk"}
 
 
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+
+
 class Body:
     """A JSON object whose fields are taken out one by one; unknown fields are ignored."""
 
@@ -55,7 +62,7 @@ class Body:
         if optional and not raw.strip():
             return cls({})
         try:
-            fields = json.loads(raw, parse_constant=_no_constant)
+            fields = _DECODER.decode(raw.decode())
             if b"\\u" in raw:  # an escape may hide half a character, which no text can hold
                 json.dumps(fields, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:
@@ -342,7 +349,3 @@ def _labels(body: Body) -> tuple[str, ...]:
     if len(set(labels)) > MAX_LABELS:
         raise ApiError(409, f"a write carries at most {MAX_LABELS} labels")
     return tuple(dict.fromkeys(labels))
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")

@@ -1,4 +1,8 @@
-"""Answers to earlier questions: tier `cache`."""
+"""Answers to earlier questions: tier `cache`.
+
+The hosted service takes two questions for one when their embeddings are close (cosine above 0.95). The
+embeddings here only know words, so that it is the words that must be the same, in whatever order and case.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from spectron_migrate.local.recall import Recalled
-    from spectron_migrate.local.storage import Vector
 
-SIMILARITY = 0.99
-"""Cosine from which on two questions are the same one. The hosted service takes 0.95 with a language model's
-embeddings; those here only know words, and at 0.95 they take questions about different things for one."""
 MOST = 5000
 
 
@@ -21,22 +21,15 @@ class AnswerCache:
     def __init__(self) -> None:
         """Start empty."""
         self._revision = -1
-        self._size = 0
-        self._answers: dict[Hashable, list[tuple[Vector, Recalled]]] = {}
+        self._answers: dict[Hashable, Recalled] = {}
 
-    def get(self, place: Hashable, vector: Vector, revision: int) -> Recalled | None:
-        """The answer to a question asked in the same place in nearly the same words."""
-        if revision != self._revision or not vector.any():
-            return None
-        for known, answer in self._answers.get(place, ()):
-            if float(known @ vector) >= SIMILARITY:
-                return answer
-        return None
+    def get(self, asked: Hashable, revision: int) -> Recalled | None:
+        """The answer to the same question, if nothing has changed since."""
+        return self._answers.get(asked) if revision == self._revision else None
 
-    def put(self, place: Hashable, vector: Vector, revision: int, answer: Recalled) -> None:
+    def put(self, asked: Hashable, revision: int, answer: Recalled) -> None:
         """Remember an answer."""
-        if revision != self._revision or self._size >= MOST:
-            self._revision, self._size = revision, 0
+        if revision != self._revision or len(self._answers) >= MOST:
+            self._revision = revision
             self._answers.clear()
-        self._answers.setdefault(place, []).append((vector, answer))
-        self._size += 1
+        self._answers[asked] = answer

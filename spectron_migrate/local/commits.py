@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from spectron_migrate.local.storage import Store
 
 Result = TypeVar("Result")
+Work = Callable[[], Any]
+Outcome = tuple[Any, Exception | None]
 
 
 class Commits:
@@ -21,7 +23,7 @@ class Commits:
     def __init__(self, store: Store) -> None:
         """Start with nothing to do."""
         self._store = store
-        self._waiting: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
+        self._waiting: list[tuple[Work, asyncio.Future[Any]]] = []
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """Do a write; what it returns, or raises, once that is durable or undone."""
@@ -33,12 +35,11 @@ class Commits:
 
     def _flush(self) -> None:
         group, self._waiting = self._waiting, []
-        outcomes: list[tuple[Any, BaseException | None]] = []
+        works = [work for work, _ in group]
         try:
-            with self._store.transaction():
-                outcomes.extend(self._attempt(work) for work, _ in group)
-        except Exception as error:  # the commit itself: nobody's write is there
-            outcomes = [(None, error) for _ in group]
+            outcomes = [self._attempt(works[0])] if len(works) == 1 else self._together(works)
+        except Exception as failed:  # the commit itself: nobody's write is there
+            outcomes = [(None, failed)] * len(group)
         for (_, done), (result, error) in zip(group, outcomes, strict=True):
             if done.cancelled():
                 continue
@@ -47,7 +48,11 @@ class Commits:
             else:
                 done.set_exception(error)
 
-    def _attempt(self, work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    def _together(self, works: list[Work]) -> list[Outcome]:
+        with self._store.transaction():
+            return [self._attempt(work) for work in works]
+
+    def _attempt(self, work: Work) -> Outcome:
         try:
             with self._store.transaction():
                 return work(), None

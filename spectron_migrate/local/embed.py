@@ -30,7 +30,7 @@ class WordLlamaEmbedder:
         self._weights: Any = None
         self._tokenizer: Any = None
         self._failure: BaseException | None = None
-        self._loader = threading.Thread(target=self._load, daemon=True)
+        self._loader = threading.Thread(target=self._load)
         self._loader.start()
 
     def embed(self, texts: Sequence[str]) -> list[Vector]:
@@ -38,6 +38,8 @@ class WordLlamaEmbedder:
         self._loader.join()
         if self._failure is not None:
             raise self._failure
+        if len(texts) == 1:  # twice as fast as a batch of one
+            return [self._mean(self._tokenizer.encode(texts[0], add_special_tokens=False).ids)]
         return [self._mean(encoding.ids) for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
 
     def _mean(self, tokens: list[int]) -> Vector:
@@ -45,7 +47,7 @@ class WordLlamaEmbedder:
         import numpy as np
 
         mean: Vector = self._weights[tokens].sum(axis=0) if tokens else np.zeros(self.dimensions, np.float32)
-        length = float(np.sqrt(mean @ mean))
+        length = float(mean @ mean) ** 0.5
         return mean / np.float32(length) if length else mean
 
     def _load(self) -> None:

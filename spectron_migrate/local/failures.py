@@ -12,14 +12,18 @@ class ApiError(Exception):
         status: the HTTP status.
         message: one sentence for the client's developer; never memory text, never a key.
         retry_after: seconds for a `Retry-After` header, where waiting helps.
+        allow: methods for an `Allow` header, where another one was used.
     """
 
-    def __init__(self, status: int, message: str, *, retry_after: int | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, *, retry_after: int | None = None, allow: tuple[str, ...] = ()
+    ) -> None:
         """Keep the parts apart: the form of the body depends on the API generation."""
         super().__init__(message)
         self.status = status
         self.message = message
         self.retry_after = retry_after
+        self.allow = allow
 
     @property
     def title(self) -> str:

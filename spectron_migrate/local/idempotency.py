@@ -60,8 +60,12 @@ class Idempotency:
 
     def keep(self, owner: str, key: str, digest: str, body: bytes, now: datetime) -> None:
         """Store an answer; call inside the transaction of the write."""
-        self._store.drop_replays(stamp(now - LIFETIME))
         self._store.put_replay(owner, key, Replay(digest, body, stamp(now)))
+
+    def sweep(self, now: datetime) -> None:
+        """Let go of the answers that protect no longer."""
+        with self._store.transaction():
+            self._store.drop_replays(stamp(now - LIFETIME))
 
 
 def digest(path: str, body: bytes) -> str:

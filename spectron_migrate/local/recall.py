@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import heapq
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from spectron_migrate.local.auth import Caller
-from spectron_migrate.local.bodies import Question
+from spectron_migrate.local.bodies import MAX_HITS, Question
 from spectron_migrate.local.engine import Engine
 from spectron_migrate.local.failures import ApiError
 from spectron_migrate.local.storage import Entity, Found, Region, Want
-
-if TYPE_CHECKING:
-    from spectron_migrate.local.storage import Vector
 
 POOL = 256
 """How many candidates each signal gives, whatever `k` is."""
@@ -62,29 +60,20 @@ class Recalled:
 
 
 def recall_cached(engine: Engine, caller: Caller, question: Question) -> Recalled:
-    """Answer a caller's question, from an earlier one where that asked nearly the same in the same place."""
-    region = engine.region(caller, question.lens)
+    """Answer a caller's question, from an earlier one where that asked with the same words in the same place."""
     place = () if engine.reading.shared_cache else (caller.patterns("memory:read"), question.lens)
-    if question.mode != "hybrid" or not question.query.strip():
-        return recall(engine, question, region)
-    asked = (place, replace(question, query="", lens=()))
-    vector = engine.embedder.embed([question.query])[0]
-    earlier = engine.cache.get(asked, vector, engine.store.revision())
+    words = tuple(sorted(_WORD.findall(question.query.casefold())))
+    asked = (place, words, replace(question, query="", lens=()))
+    earlier = engine.cache.get(asked, engine.store.revision()) if words and question.mode == "hybrid" else None
     if earlier is not None:
         return replace(earlier, tier="cache", reason="answered from an earlier question")
-    found = recall(engine, question, region, vector)
-    engine.cache.put(asked, vector, engine.store.revision(), found)
+    found = recall(engine, question, engine.region(caller, question.lens))
+    engine.cache.put(asked, engine.store.revision(), found)
     return found
 
 
-def recall(engine: Engine, question: Question, region: Region, vector: Vector | None = None) -> Recalled:
+def recall(engine: Engine, question: Question, region: Region) -> Recalled:
     """Answer a question from the rows of a region.
-
-    Args:
-        engine: the context.
-        question: what is asked.
-        region: where it may look.
-        vector: of the question, where that is known already.
 
     Raises:
         ApiError: 501 for what the local Spectron does not keep: system time, valid time, places.
@@ -96,7 +85,7 @@ def recall(engine: Engine, question: Question, region: Region, vector: Vector | 
     if question.mode == "graph":
         hits = _neighbourhood(engine, seeds, want, question.k)
     else:
-        hits = _hits(engine, _ranked(engine, question, want, vector)[: question.k])
+        hits = _hits(engine, _ranked(engine, question, want)[: question.k])
     return Recalled(tuple(hits), tuple(seed.name for seed in seeds))
 
 
@@ -107,12 +96,11 @@ def content_words(text: str) -> list[str]:
     return (telling or words)[:MAX_WORDS]
 
 
-def _ranked(engine: Engine, question: Question, want: Want, vector: Vector | None) -> list[Found]:
+def _ranked(engine: Engine, question: Question, want: Want) -> list[Found]:
     by_meaning: list[Found] = []
     by_words: list[Found] = []
     if question.mode != "bm25":
-        vector = engine.embedder.embed([question.query])[0] if vector is None else vector
-        by_meaning = engine.store.nearest(vector, want, POOL)
+        by_meaning = engine.store.nearest(engine.embedder.embed([question.query])[0], want, POOL)
     if question.mode != "vector":
         found = engine.store.matching(content_words(question.query), want, POOL)
         by_words = [hit for hit in found if hit.score >= LEAST_WORD_SCORE or question.mode == "bm25"]
@@ -123,12 +111,11 @@ def _ranked(engine: Engine, question: Question, want: Want, vector: Vector | Non
 
 def _fused(by_meaning: list[Found], by_words: list[Found]) -> list[Found]:
     """Reciprocal ranks: scores of the two signals cannot be compared, their orders can."""
-    scores: dict[int, float] = {}
-    for found, weight in ((by_meaning, 1.0), (by_words, WORDS_WEIGHT)):
-        for rank, hit in enumerate(found, 1):
-            scores[hit.number] = scores.get(hit.number, 0.0) + weight / (RANK_CONSTANT + rank)
-    ranked = [Found(number, score) for number, score in scores.items()]
-    return sorted(ranked, key=lambda hit: (-hit.score, hit.number))
+    scores = {hit.number: 1 / (RANK_CONSTANT + rank) for rank, hit in enumerate(by_meaning, 1)}
+    for rank, hit in enumerate(by_words, 1):
+        scores[hit.number] = scores.get(hit.number, 0.0) + WORDS_WEIGHT / (RANK_CONSTANT + rank)
+    ranked = heapq.nsmallest(MAX_HITS, scores.items(), key=lambda entry: (-entry[1], entry[0]))
+    return [Found(number, score) for number, score in ranked]
 
 
 def _hits(engine: Engine, found: list[Found]) -> list[Hit]:

@@ -42,7 +42,11 @@ class Remembered:
 
 
 class _Undo(Exception):
-    """Ends the transaction of a preview."""
+    """Ends the transaction of a preview, and carries its answer out."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__()
+        self.answer = answer
 
 
 async def remember(
@@ -63,7 +67,7 @@ async def remember(
     """
     if not key:
         extractions, vectors = await _extract(engine, caller, write), await _embed(engine, write)
-        return await engine.commits.run(lambda: _commit(engine, caller, write, extractions, vectors, answer))
+        return await _done(engine, lambda: _commit(engine, caller, write, extractions, vectors, answer))
     known = engine.idempotency.stored(caller.identity, key, digest, engine.clock())
     if known is not None:
         return known
@@ -75,7 +79,7 @@ async def remember(
             engine.idempotency.keep(caller.identity, key, digest, body, engine.clock())
             return body
 
-        return await engine.commits.run(lambda: _commit(engine, caller, write, extractions, vectors, keep))
+        return await _done(engine, lambda: _commit(engine, caller, write, extractions, vectors, keep))
 
 
 def open_session(engine: Engine, caller: Caller, scopes: Selector, metadata: object = None) -> tuple[Session, Selector]:
@@ -92,6 +96,8 @@ def open_session(engine: Engine, caller: Caller, scopes: Selector, metadata: obj
 
 def split(text: str) -> list[str]:
     """A text as passages that together are the text, but for the white space between them."""
+    if len(text) <= PASSAGE_LENGTH:
+        return [text]
     passages = []
     rest = text
     while len(rest) > PASSAGE_LENGTH:
@@ -144,6 +150,13 @@ def _session(engine: Engine, caller: Caller, write: Write) -> Session | None:
     return session
 
 
+async def _done(engine: Engine, work: Callable[[], bytes]) -> bytes:
+    try:
+        return await engine.commits.run(work)
+    except _Undo as undone:
+        return undone.answer
+
+
 def _commit(
     engine: Engine,
     caller: Caller,
@@ -152,21 +165,14 @@ def _commit(
     vectors: Sequence[Vector],
     answer: Callable[[Remembered], bytes],
 ) -> bytes:
-    """Inside a transaction; a preview is one that is undone."""
-    body = b""
-    try:
-        with engine.store.transaction():
-            session = _session(engine, caller, write) or open_session(engine, caller, write.scopes)[0]
-            made = Remembered(session.id)
-            _Writing(engine, write, session, made, iter(vectors)).run(extractions)
-            if write.infer == "preview":
-                made.session = write.session or ""
-            body = answer(made)
-            if write.infer == "preview":
-                raise _Undo
-    except _Undo:
-        pass
-    return body
+    """Everything that a write changes, inside a transaction. A preview ends in `_Undo`."""
+    session = _session(engine, caller, write) or open_session(engine, caller, write.scopes)[0]
+    made = Remembered(session.id)
+    _Writing(engine, write, session, made, iter(vectors)).run(extractions)
+    if write.infer == "preview":
+        made.session = write.session or ""
+        raise _Undo(answer(made))
+    return answer(made)
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,8 +76,7 @@ CREATE TABLE note (
 CREATE TABLE idempotency (
     principal TEXT NOT NULL, key TEXT NOT NULL, digest TEXT NOT NULL, body BLOB NOT NULL, created_at TEXT NOT NULL,
     PRIMARY KEY (principal, key)
-) WITHOUT ROWID;
-CREATE INDEX idempotency_age ON idempotency(created_at);
+);
 
 CREATE VIEW turns AS
     SELECT turn.id, session, seq, role, content, turn.created_at, said_at, clauses AS scopes, metadata
@@ -126,6 +125,8 @@ def prepare(path: Path | None, context: str, dimensions: int) -> tuple[sqlite3.C
 
 
 def _connect(path: Path | None) -> sqlite3.Connection:
+    if path is not None:
+        path.touch(mode=0o600)  # memories are nobody else's business; SQLite gives its other files the same mode
     connection = sqlite3.connect(
         path or ":memory:", isolation_level=None, check_same_thread=False, cached_statements=256
     )
@@ -138,13 +139,17 @@ def _connect(path: Path | None) -> sqlite3.Connection:
 
 def _hold(path: Path) -> sqlite3.Connection:
     """An exclusive lock that ends with the process, however it ends, on every system that SQLite knows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = sqlite3.connect(path.with_suffix(".lock"), isolation_level=None, timeout=0, check_same_thread=False)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    beside = path.with_suffix(".lock")
+    beside.touch(mode=0o600)
+    lock = sqlite3.connect(beside, isolation_level=None, timeout=0, check_same_thread=False)
     try:
         lock.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as error:
+    except sqlite3.DatabaseError as error:
         lock.close()
-        raise StoreRefused(f"{path} is in use by another local Spectron") from error
+        if error.sqlite_errorname == "SQLITE_BUSY":
+            raise StoreRefused(f"{path} is in use by another local Spectron") from error
+        raise StoreRefused(f"{beside} cannot be locked: {error}") from error
     return lock
 
 

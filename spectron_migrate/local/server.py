@@ -24,6 +24,10 @@ from spectron_migrate.local.web import CONTEXT_ID
 __all__ = ["StoreRefused", "create_app", "serve", "store_path"]
 
 
+KEEP_ALIVE_SECONDS = 75
+"""A client that reuses an idle connection just as the server closes it sees a failure that is none."""
+
+
 def store_path(data: Path, context: str) -> Path:
     """The database of a context inside a data directory; `sqlite` says how to read along."""
     return data / f"{context}.sqlite"
@@ -117,6 +121,8 @@ def serve(
     """
     import uvicorn
 
+    from spectron_migrate.local.onewrite import OneWriteProtocol
+
     class Server(uvicorn.Server):  # type: ignore[misc] # it comes without types
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
@@ -126,7 +132,16 @@ def serve(
     listener = _listen(host, port)
     try:
         app = create_app(data=data, context=context, api_key=api_key, extraction=extraction, api=api, **more)
-        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+        config = uvicorn.Config(
+            app,
+            http=OneWriteProtocol,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ws="none",
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        )
         Server(config).run(sockets=[listener])
     finally:
         listener.close()

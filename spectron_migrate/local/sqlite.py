@@ -60,6 +60,8 @@ _ATTRIBUTE = (
 _RELATION = "id, subject, label, object, selector, category, origin, turn, session, created_at, valid_until"
 _ENTITY = "id, type, name, category, created_at, updated_at, importance"
 _ITEM = "id, kind, selector, text, known_at, until, duplicate_of, labels, session, turn"
+_SESSIONS = 10_000
+"""Sessions kept in memory: a write asks for its own twice, and they never change."""
 _SMALL_REGION = 200
 """Up to so many selectors a BM25 search names them in its own query, so that it reads only their rows."""
 
@@ -83,6 +85,7 @@ class SqliteStore:
         self._selectors = {
             number: _selector(clauses) for number, clauses in self._db.execute("SELECT number, clauses FROM selector")
         }
+        self._sessions: dict[str, Session] = {}
         self._loaded: Index | None = None
 
     @contextmanager
@@ -95,6 +98,8 @@ class SqliteStore:
         except BaseException:
             if self._db.in_transaction:  # SQLite itself may have rolled back
                 self._db.execute("ROLLBACK TO part" if inner else "ROLLBACK")
+                if inner:
+                    self._db.execute("RELEASE part")
             self._forget_memory()
             raise
 
@@ -187,10 +192,18 @@ class SqliteStore:
         )
 
     def session(self, id: str) -> Session | None:
-        row = self._db.execute("SELECT id, selector, created_at, metadata FROM session WHERE id = ?", (id,)).fetchone()
-        return Session(row[0], row[1], row[2], json.loads(row[3])) if row else None
+        known = self._sessions.get(id)
+        if known is None:
+            row = self._db.execute("SELECT id, selector, created_at FROM session WHERE id = ?", (id,)).fetchone()
+            if row is None:
+                return None
+            if len(self._sessions) >= _SESSIONS:
+                self._sessions.clear()
+            known = self._sessions[id] = Session(*row)
+        return known
 
     def drop_session(self, id: str) -> None:
+        self._sessions.pop(id, None)
         self._drop_items("session = ? AND kind = 'memory_chunk'", (id,))
         self._db.execute("DELETE FROM turn WHERE session = ?", (id,))
         self._db.execute("DELETE FROM session WHERE id = ?", (id,))
@@ -251,7 +264,7 @@ class SqliteStore:
             shown=duplicate_of is None,
             print_=print_,
         )
-        return replace(item, duplicate_of=duplicate_of)
+        return item if duplicate_of is None else replace(item, duplicate_of=duplicate_of)
 
     def nearest(self, vector: Vector, want: Want, limit: int) -> list[Found]:
         return self._index().nearest(vector, self._mask(want), limit)
@@ -370,6 +383,14 @@ class SqliteStore:
         )
         return {row[0]: Entity(*row) for row in rows}
 
+    def entity_selectors(self, ids: Sequence[str]) -> dict[str, frozenset[int]]:
+        rows = self._db.execute(
+            "SELECT entity, json_group_array(selector) FROM entity_scope"
+            " WHERE until IS NULL AND entity IN (SELECT value FROM json_each(?)) GROUP BY entity",
+            (json.dumps(ids),),
+        )
+        return {entity: frozenset(json.loads(selectors)) for entity, selectors in rows}
+
     def resources(self, ids: Sequence[str]) -> dict[str, Resource]:
         rows = self._db.execute(
             "SELECT item.id, entity.type, entity.name, key, item.session, item.turn FROM item"
@@ -463,6 +484,7 @@ class SqliteStore:
         return len(rows)
 
     def erase(self, selectors: Sequence[int]) -> Erased:
+        self._sessions.clear()
         region = json.dumps(selectors)
         inside = "selector IN (SELECT value FROM json_each(?))"
         rows = {"item": self._drop_items(inside, (region,))}
@@ -542,6 +564,7 @@ class SqliteStore:
     def _forget_memory(self) -> None:
         """After a rollback what is in memory may be ahead of the file: read it again when it is needed."""
         self._loaded = None
+        self._sessions.clear()
         rows = self._db.execute("SELECT number, clauses FROM selector")
         self._selectors.clear()
         self._selectors.update({number: _selector(clauses) for number, clauses in rows})

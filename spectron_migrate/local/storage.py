@@ -281,7 +281,7 @@ class Store(Protocol):
         """Add a session."""
 
     def session(self, id: str) -> Session | None:
-        """The session, if there is one."""
+        """The session, if there is one; without its metadata, which no call gives back."""
 
     def drop_session(self, id: str) -> None:
         """Remove a session, its turns and its passages. Facts drawn from them stay."""
@@ -335,6 +335,9 @@ class Store(Protocol):
 
     def entities_by_id(self, ids: Iterable[str]) -> dict[str, Entity]:
         """The entities behind ids."""
+
+    def entity_selectors(self, ids: Sequence[str]) -> dict[str, frozenset[int]]:
+        """Where entities occur."""
 
     def resources(self, ids: Sequence[str]) -> dict[str, Resource]:
         """What the items behind ids stand for."""

@@ -83,14 +83,22 @@ def fsck(engine: Engine, region: Region, *, check: str | None, threshold: float,
 
 
 def _duplicates(engine: Engine, region: Region, threshold: float) -> list[tuple[str, str, float]]:
+    """Pairs of one type that occur in one scope and whose names mean nearly the same."""
+    import numpy as np
+
     rows = engine.store.entities(region)
-    vectors = engine.embedder.embed([row.name for row in rows]) if rows else []
+    if not rows:
+        return []
+    vectors = np.array(engine.embedder.embed([row.name for row in rows]))
+    scopes = engine.store.entity_selectors([row.id for row in rows])
     pairs = []
     for at, first in enumerate(rows):
-        for other in range(at + 1, len(rows)):
-            similarity = float(vectors[at] @ vectors[other])
-            if first.type == rows[other].type and similarity >= threshold:
-                pairs.append((f"{first.type}/{first.name}", f"{first.type}/{rows[other].name}", similarity))
+        likeness = vectors[at + 1 :] @ vectors[at]
+        for other in np.flatnonzero(likeness >= threshold) + at + 1:
+            second = rows[other]
+            if first.type == second.type and scopes[first.id] & scopes[second.id]:
+                names = (f"{first.type}/{first.name}", f"{second.type}/{second.name}")
+                pairs.append((*names, float(likeness[other - at - 1])))
     return pairs
 
 

@@ -1,26 +1,21 @@
-"""One request: whose it is, what is in it, and every way it can end, in the published form."""
+"""What a handler is given, and how it answers: pages, errors, JSON, in the published forms."""
 
 from __future__ import annotations
 
 import base64
 import json
-import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
 
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from spectron_migrate.local.auth import Caller
 from spectron_migrate.local.bodies import Body
 from spectron_migrate.local.engine import Api, Engine
-from spectron_migrate.local.failures import ApiError, unauthorised
-from spectron_migrate.local.ids import new_id
+from spectron_migrate.local.failures import ApiError
 
 MAX_BODY = 32 << 20
 """Bytes; more answers 413."""
@@ -28,10 +23,7 @@ MAX_PAGE = 500
 EVERY_ROW = 1 << 61
 CONTEXT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
-_SLASH = "\0"
-"""Stands for an escaped slash while a path is taken apart: it belongs to a name and parts nothing."""
-
-log = logging.getLogger("spectron_migrate.local")
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +32,30 @@ class Call:
 
     engine: Engine
     caller: Caller
+    request: Request
     params: Mapping[str, str]
-    query: Mapping[str, str]
-    headers: Mapping[str, str]
-    path: str
+    """The variable segments of the path."""
     raw: bytes
-    trace: str
+
+    @property
+    def query(self) -> Mapping[str, str]:
+        """The query string."""
+        return self.request.query_params
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """By name, whatever the case."""
+        return self.request.headers
+
+    @property
+    def path(self) -> str:
+        """As it was asked for."""
+        return str(self.request.scope["path"])
+
+    @property
+    def trace(self) -> str:
+        """The trace id of the answer."""
+        return str(self.request.scope["trace"])
 
     def body(self, *, optional: bool = False) -> Body:
         """The JSON object that was sent. Raises ApiError 400."""
@@ -127,7 +137,7 @@ def reply(value: Any, status: int = 200) -> Response:
 
 def encoded(value: Any) -> bytes:
     """JSON as it goes over the wire."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def no_content() -> Response:
@@ -153,92 +163,13 @@ def failure(error: ApiError, api: Api, path: str) -> Response:
     response = Response(encoded(body), error.status, media_type=media_type)
     if error.retry_after is not None:
         response.headers["retry-after"] = str(error.retry_after)
+    if error.allow:
+        response.headers["allow"] = ", ".join(error.allow)
     return response
 
 
-def endpoint(engine: Engine, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """A handler behind authentication."""
-
-    async def answer(request: Request) -> Response:
-        caller = _caller(engine, request)
-        raw = await _body(request)
-        call = Call(
-            engine,
-            caller,
-            {name: value.replace(_SLASH, "/") for name, value in request.path_params.items()},
-            request.query_params,
-            request.headers,
-            request.url.path,
-            raw,
-            request.scope["trace"],
-        )
-        return await handler(call)
-
-    return answer
-
-
-class Guard:
-    """Outermost: gives each request its trace id, and each failure its form."""
-
-    def __init__(self, app: ASGIApp, engine: Engine) -> None:
-        """Wrap the router."""
-        self._app = app
-        self._api = engine.settings.api
-        self._most = engine.settings.max_in_flight
-        self._in_flight = 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        if b"%2f" in scope["raw_path"].lower():
-            scope = {**scope, "path": unquote(re.sub("%2f", _SLASH, scope["raw_path"].decode("ascii"), flags=re.I))}
-        scope["app"] = self  # the router then raises where nothing fits, and the error gets our form
-        trace = scope["trace"] = new_id("req")
-        began = False
-
-        async def traced(message: Message) -> None:
-            nonlocal began
-            if message["type"] == "http.response.start":
-                began = True
-                message["headers"] = [*message["headers"], (b"x-trace-id", trace.encode())]
-            await send(message)
-
-        self._in_flight += 1
-        try:
-            if self._in_flight > self._most and self._api != "0.0.0":
-                raise ApiError(503, "too many requests in flight", retry_after=1)
-            await self._app(scope, receive, traced)
-        except ClientDisconnect:
-            return
-        except Exception as error:
-            if began:
-                raise
-            await failure(_as_api_error(error, trace), self._api, scope["path"])(scope, receive, traced)
-        finally:
-            self._in_flight -= 1
-
-
-def _as_api_error(error: Exception, trace: str) -> ApiError:
-    if isinstance(error, ApiError):
-        return error
-    if isinstance(error, HTTPException):
-        return ApiError(error.status_code, "no such route" if error.status_code == 404 else error.detail)
-    log.error("request %s failed", trace, exc_info=error)
-    return ApiError(500, "unknown error")
-
-
-def _caller(engine: Engine, request: Request) -> Caller:
-    context = request.path_params["context_id"]
-    if not CONTEXT_ID.fullmatch(context):
-        raise ApiError(422, "invalid context id")
-    if context != engine.settings.context:
-        raise unauthorised()
-    return engine.keyring.caller(request.headers, engine.now())
-
-
-async def _body(request: Request) -> bytes:
+async def body_of(request: Request) -> bytes:
+    """The whole body, or ApiError 413 before the end of one that is too large."""
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)

@@ -175,6 +175,7 @@ def test_a_key_expires_rotates_and_is_deleted() -> None:
         local.ok("DELETE", "/keys/short")
         assert 401 == local.call("GET", "/me", headers=as_(rotated["key"])).status
         assert 404 == local.call("DELETE", "/keys/short").status
+        assert 403 == local.call("DELETE", "/keys/operator").status
         assert 403 == local.call("POST", "/keys", {}, headers={"x-spectron-on-behalf-of": "nobody"}).status
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from spectron_migrate.local.extract import Extraction, Names
-from tests.local.support import Spectron, spectron
+from tests.local.support import Spectron, embedder, spectron
 
 KEY = {"idempotency-key": "k-1"}
 
@@ -186,3 +187,36 @@ def test_planned_faults_do_what_they_say(fault: str, status: int, stored: int, a
         assert status == local.call("POST", "/facts", body, headers=KEY).status
         assert stored == len(turns(local, session)) - 1
         assert after == local.call("POST", "/facts", body, headers=KEY).status
+
+
+class Fragile:
+    """Embeds as ever, but breaks on one text, in the middle of the transaction that stores its fact."""
+
+    def __init__(self) -> None:
+        self.dimensions = embedder().dimensions
+
+    def embed(self, texts: Sequence[str]) -> list[Any]:
+        """Break on a rendered fact about glass."""
+        if any(text.startswith("user") and "glass" in text for text in texts):
+            raise RuntimeError("broken")
+        return embedder().embed(texts)
+
+
+def test_writes_that_are_committed_together_fail_alone() -> None:
+    """And what is in memory is again what is in the tables."""
+    with spectron(embedder=Fragile()) as local:
+        local.api = "unchecked"
+        session = local.ok("POST", "/sessions", {})["id"]
+        things = ["tea", "chess", "glass", "rain"]
+
+        async def together() -> list[int]:
+            writes = [
+                local.exchange("POST", "/facts", {"text": f"Likes {thing}", "session_id": session}) for thing in things
+            ]
+            return [answer.status for answer in await asyncio.gather(*writes)]
+
+        assert [200, 200, 500, 200] == local.loop.run_until_complete(together())
+        assert ["Likes tea", "Likes chess", "Likes rain"] == turns(local, session)
+        assert {"Likes tea", "Likes chess", "Likes rain"} == set(local.passages("likes"))
+        assert 404 != local.call("GET", "/entities/person/user").status
+        assert [1, 2, 3] == [turn["seq"] for turn in local.ok("GET", f"/sessions/{session}/turns")["turns"]]

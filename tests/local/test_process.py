@@ -122,6 +122,16 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     assert store_path(tmp_path, "local").read_text().startswith("no database")
 
 
+def test_memories_are_for_their_owner_alone(tmp_path: Path) -> None:
+    """Directory and files, also those that SQLite makes beside them."""
+    data = tmp_path / "new"
+    with running_server(data) as server, client(server) as http:
+        http.post("/sessions")
+        modes = {path.name: path.stat().st_mode & 0o777 for path in [data, *data.iterdir()]}
+
+    assert {"new": 0o700} == {name: mode for name, mode in modes.items() if mode != 0o600}
+
+
 def test_a_store_says_its_format(tmp_path: Path) -> None:
     """So that a later version knows how to bring it up."""
     with running_server(tmp_path):

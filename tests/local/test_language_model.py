@@ -1,0 +1,123 @@
+"""Extraction by a model behind an OpenAI-compatible endpoint: a real one on loopback, with answers of ours."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from spectron_migrate.local.language_model import LanguageModelExtractor, from_environment
+from spectron_migrate.local.rules import RuleExtractor
+from tests.local.support import spectron
+
+
+class Model(ThreadingHTTPServer):
+    """Answers each request with the same words, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Endpoint)
+        self.said: object = {"facts": []}
+        self.status = 200
+        self.asked: list[Any] = []
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """The one call that is used."""
+
+    server: Model
+
+    def do_POST(self) -> None:
+        """Answer."""
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.server.asked.append((self.path, self.headers.get("authorization"), body))
+        content = self.server.said if isinstance(self.server.said, str) else json.dumps(self.server.said)
+        answer = json.dumps({"choices": [{"message": {"content": content}}]}).encode()
+        self.send_response(self.server.status)
+        self.send_header("retry-after", "7")
+        self.send_header("content-length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def model() -> Iterator[Model]:
+    """A running endpoint."""
+    server = Model()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_its_facts_are_reconciled_like_any_other(model: Model) -> None:
+    """It is shown the conversation and the known names, with the key."""
+    fact = {"type": "person", "name": "user", "key": "Lives In", "value": "Berlin", "confidence": 0.8}
+    with spectron(extractor=LanguageModelExtractor(model.url, "small", "sk-model")) as local:
+        model.said = {"facts": [fact], "instructions": ["Answer in German"]}
+        session = local.remember("ich wohne in Berlin")["sessionId"]
+        model.said = {"facts": [{**fact, "value": "Lisbon", "category": "nonsense"}]}
+        made = local.remember("und jetzt in Lissabon", session_id=session)
+
+        assert [("Berlin", False), ("Lisbon", True)] == local.history("lives_in")
+        assert "knowledge" == made["extraction"]["attributes"][0]["memoryCategory"]
+        assert 1 == len(local.ok("GET", "/profile")["instructions"])
+    path, key, body = model.asked[-1]
+    asked = json.loads(body["messages"][1]["content"])
+    assert ("/v1/chat/completions", "Bearer sk-model", "small") == (path, key, body["model"])
+    assert ["person/user"] == asked["known_entities"]
+    assert [{"role": "user", "text": "und jetzt in Lissabon"}] == asked["conversation"]
+
+
+@pytest.mark.parametrize(
+    "said", ["no json", [], {"facts": [5, {}, {"name": "x"}]}, {"facts": 5}, {"instructions": [5]}, "null"]
+)
+def test_nonsense_is_no_fact_and_no_failure(model: Model, said: object) -> None:
+    """The text is stored all the same."""
+    model.said = said
+    with spectron(extractor=LanguageModelExtractor(model.url, "small")) as local:
+        made = local.remember("Lives in Berlin")
+
+        assert [] == made["extraction"]["attributes"]
+        assert ["Lives in Berlin"] == local.passages("Berlin")
+
+
+def test_a_model_that_is_not_there_is_no_failure(model: Model) -> None:
+    """Nor one that fails; one that is busy is the client's to wait for."""
+    with spectron(extractor=LanguageModelExtractor("http://127.0.0.1:9/v1", "small")) as local:
+        assert [] == local.remember("x")["extraction"]["attributes"]
+    with spectron(extractor=LanguageModelExtractor(model.url, "small")) as local:
+        local.api = "unchecked"
+        model.status = 500
+        assert [] == local.remember("x")["extraction"]["attributes"]
+        model.status = 429
+        busy = local.call("POST", "/facts", {"text": "y"})
+        assert (429, "7") == (busy.status, busy.headers["retry-after"])
+        assert ["x"] == local.passages("x y")
+
+
+def test_the_environment_names_it_or_the_rules_are_used() -> None:
+    """Never by half, never in the clear, and never with the key in its repr."""
+    names = ("SPECTRON_LOCAL_MODEL_ENDPOINT", "SPECTRON_LOCAL_MODEL", "SPECTRON_LOCAL_MODEL_API_KEY")
+    full = dict(zip(names, ("https://models.example/v1", "small", "sk-secret"), strict=True))
+
+    assert isinstance(from_environment({}), RuleExtractor)
+    assert isinstance(from_environment(full), LanguageModelExtractor)
+    assert "sk-secret" not in repr(from_environment(full))
+    with pytest.raises(ValueError, match="needs SPECTRON_LOCAL_MODEL"):
+        from_environment({names[0]: full[names[0]]})
+    with pytest.raises(ValueError, match="must be https"):
+        from_environment({**full, names[0]: "http://models.example/v1"})
