@@ -9,7 +9,7 @@ from pathlib import Path
 
 from spectron_migrate.dump.manifest import HISTORY, RELATIONS, SKIPPED
 from spectron_migrate.dump.writer import Changes, DumpWriter
-from spectron_migrate.errors import ExitCode, InputError
+from spectron_migrate.errors import ExitCode, Incomplete, InputError, Unreachable
 from spectron_migrate.mem0.qdrant_folder import UNREADABLE
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.records import Filters, Json, Memory, Reporter, Skipped
@@ -95,8 +95,10 @@ def run_export(
     Raises InputError where the directory holds another source's dump, Incomplete where the store reads as
     empty while it is not; a reading that does not add up is kept, and the summary says so.
     """
-    began = clock()
+    reader.reporter = reporter
     reader.narrow(filters, since)
+    began = clock()
+    began = min(began, reader.resume_in(dump_dir) or began)
     try:
         with DumpWriter(dump_dir, reader.info, began, filters=filters, since=since, rereads=reader.rereads) as writer:
             native_count, complete = _read_all(reader, writer, reporter)
@@ -107,6 +109,7 @@ def run_export(
         raise InputError(
             f"the dump in {dump_dir} cannot be written: {error.strerror or error}", hint="what was there is unharmed"
         ) from error
+    reader.finished()
     for note in reader.notes:
         reporter.warn(note)
     if not complete:
@@ -122,7 +125,13 @@ def _read_all(reader: Reader, writer: DumpWriter, reporter: Reporter) -> tuple[i
             reporter.info("the store changed while it was read; reading it again")
             writer.begin_pass()
         reporter.stage("reading Mem0", total=before)
-        _pass(reader, writer, reporter)
+        try:
+            _pass(reader, writer, reporter)
+        except (Unreachable, Incomplete) as error:
+            if not writer.distinct():
+                raise
+            reporter.warn(error.message)
+            return None, False
         after = reader.native_count()
         if _adds_up(reader, writer, before, after):
             return after, not any(reason.startswith(UNREADABLE) for reason in writer.skipped)

@@ -56,6 +56,7 @@ class Http:
         self.base_url = checked_url(base_url, with_key=bool(headers))
         self.requests = 0
         self._sleep = sleep
+        self._seconds = 0.0
         self._lock = threading.Lock()
         self._client = httpx.Client(headers=dict(headers), timeout=_TIMEOUT, follow_redirects=False)
 
@@ -96,6 +97,10 @@ class Http:
             hint="run it again; what was read is kept",
         )
 
+    def seconds_a_request(self) -> float:
+        """The mean so far."""
+        return self._seconds / self.requests if self.requests else 0.0
+
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
@@ -105,12 +110,16 @@ class Http:
         return f"Http({self.base_url!r})"
 
     def _send(self, method: str, path: str, params: Mapping[str, Any], body: Json) -> httpx.Response:
-        with self._lock:
-            self.requests += 1
         told = {name: value for name, value in params.items() if value is not None}
-        if body is None:
-            return self._client.request(method, self.base_url + path, params=told)
-        return self._client.request(method, self.base_url + path, params=told, json=body)
+        began = time.perf_counter()
+        try:
+            if body is None:
+                return self._client.request(method, self.base_url + path, params=told)
+            return self._client.request(method, self.base_url + path, params=told, json=body)
+        finally:
+            with self._lock:
+                self.requests += 1
+                self._seconds += time.perf_counter() - began
 
     def _refuse_for_good(self, response: httpx.Response, method: str, path: str) -> None:
         status = response.status_code
@@ -179,7 +188,11 @@ def _detail(response: httpx.Response) -> str:
     """What the server says is wrong, cut short: it may repeat what it was sent."""
     try:
         told = response.json()
-        text = str(told.get("detail") or told.get("message") or told.get("error") or told) if isinstance(told, dict) else str(told)
+        text = (
+            str(told.get("detail") or told.get("message") or told.get("error") or told)
+            if isinstance(told, dict)
+            else str(told)
+        )
     except ValueError:
         text = response.text
     return text.strip()[:200] or "no reason given"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from spectron_migrate.errors import InputError
 from spectron_migrate.mem0.history import history_path, open_history
-from spectron_migrate.mem0.oss_config import mem0_source_info, read_mem0_config, vector_store
+from spectron_migrate.mem0.oss_config import VectorStore, mem0_source_info, read_mem0_config, vector_store
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.records import SourceInfo
 
@@ -19,7 +20,7 @@ __all__ = ["expand", "mem0_source_info", "open_oss", "open_reader", "read_mem0_c
 _KINDS = ("oss", "platform", "server", "files")
 
 
-def open_reader(mem0: Mapping[str, Any], *, now: datetime) -> Reader:
+def open_reader(mem0: Mapping[str, Any], *, now: datetime, sleep: Callable[[float], None] = time.sleep) -> Reader:
     """The reader for a `mem0` section of the settings; `now` decides what has expired.
 
     Raises InputError where the section is none, or where what it names is not there.
@@ -27,12 +28,18 @@ def open_reader(mem0: Mapping[str, Any], *, now: datetime) -> Reader:
     kind = _kind_of(mem0)
     section = mem0[kind]
     if kind == "oss":
-        return open_oss(_config_of(section), now=now)
+        return open_oss(_config_of(section), now=now, sleep=sleep)
     if kind == "files":
         from spectron_migrate.mem0.files import FilesReader
 
         return FilesReader(expand(section), now=now)
-    raise InputError(f"reading the {kind} of Mem0 is not built in yet")
+    if kind == "platform":
+        from spectron_migrate.mem0.platform import PlatformReader
+
+        return PlatformReader(section, now=now, sleep=sleep)
+    from spectron_migrate.mem0.server import ServerReader
+
+    return ServerReader(section, now=now, sleep=sleep)
 
 
 def source_info(mem0: Mapping[str, Any]) -> SourceInfo:
@@ -40,18 +47,57 @@ def source_info(mem0: Mapping[str, Any]) -> SourceInfo:
     kind = _kind_of(mem0)
     if kind == "oss":
         return mem0_source_info(_config_of(mem0[kind]))
+    if kind == "platform":
+        from spectron_migrate.mem0.platform import platform_info
+
+        return platform_info(mem0[kind])
+    if kind == "server":
+        from spectron_migrate.mem0.server import server_info
+
+        return server_info(mem0[kind])
     return SourceInfo(kind="files", place="files", provider="files")
 
 
-def open_oss(config: Mapping[str, Any], *, now: datetime) -> Reader:
-    """The reader for a configuration of Mem0 OSS; its history comes along where the file is there."""
-    store = vector_store(config)
-    info = mem0_source_info(config)
-    if store.provider == "qdrant" and store.path is not None:
-        from spectron_migrate.mem0.qdrant_folder import QdrantFolder
+def open_oss(config: Mapping[str, Any], *, now: datetime, sleep: Callable[[float], None] = time.sleep) -> Reader:
+    """The reader for a configuration of Mem0 OSS; its history comes along where the file is there.
 
-        return QdrantFolder(store.path, store.collection, info, now=now, history=open_history(history_path(config)))
-    raise InputError(f"reading a store of {store.provider} is not built in yet")
+    Raises InputError for a store that cannot be read completely without changing it, with the reason.
+    """
+    store = vector_store(config)
+    reader = _reader_of(store, mem0_source_info(config), now, sleep)
+    try:
+        reader.history = open_history(history_path(config))
+    except BaseException:
+        reader.close()
+        raise
+    return reader
+
+
+def _reader_of(store: VectorStore, info: SourceInfo, now: datetime, sleep: Callable[[float], None]) -> Reader:
+    match store.provider, store.path:
+        case "qdrant", Path() as folder:
+            from spectron_migrate.mem0.qdrant_folder import QdrantFolder
+
+            return QdrantFolder(folder, store.collection, info, now=now)
+        case "qdrant", None:
+            from spectron_migrate.mem0.qdrant_server import QdrantServer
+
+            return QdrantServer(store, info, now=now, sleep=sleep)
+        case (("pgvector" | "supabase"), _):
+            from spectron_migrate.mem0.pgvector import PgVectorReader
+
+            return PgVectorReader(store, info, now=now)
+        case "faiss", Path() as folder:
+            from spectron_migrate.mem0.faiss_folder import FaissFolder
+
+            return FaissFolder(folder, store.collection, info, now=now, sleep=sleep)
+        case "chroma", Path() as folder:
+            from spectron_migrate.mem0.chroma_folder import ChromaFolder
+
+            return ChromaFolder(folder, store.collection, info, now=now)
+    from spectron_migrate.mem0.refused import refused
+
+    raise refused(store)
 
 
 def expand(patterns: list[str] | tuple[str, ...]) -> list[Path]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from spectron_migrate.errors import InputError
 from spectron_migrate.records import SourceInfo
@@ -146,7 +146,7 @@ def vector_store(config: Mapping[str, Any], *, name: str = "the Mem0 configurati
 def mem0_source_info(config: Mapping[str, Any]) -> SourceInfo:
     """Which Mem0 this configuration opens, without opening it and without a credential."""
     store = vector_store(config)
-    if store.provider == "pgvector":
+    if store.provider in ("pgvector", "supabase"):
         where = _postgres_place(store.settings)
     else:
         where = store.url or (str(store.path) if store.path is not None else _other_place(store.settings))
@@ -197,14 +197,22 @@ def _from_environment(value: Any, field_name: str, name: str) -> Any:
 
 
 def _postgres_place(settings: Mapping[str, Any]) -> str:
+    """Host, port and database, from an address, from libpq's keywords, or from Mem0's own settings."""
     whole = settings.get("connection_string")
     if isinstance(whole, str) and "://" in whole:
-        return without_credentials(whole)
-    if isinstance(whole, str):  # keywords and values, as libpq takes them
-        pairs = dict(part.split("=", 1) for part in whole.split() if "=" in part)
-        settings = {"host": pairs.get("host"), "port": pairs.get("port"), "dbname": pairs.get("dbname")}
-    host, port = settings.get("host") or "localhost", settings.get("port") or 5432
-    return f"postgresql://{host}:{port}/{settings.get('dbname') or 'postgres'}"
+        parts = urlsplit(whole)
+        told: Mapping[str, Any] = {
+            "host": parts.hostname,
+            "port": parts.port,
+            "dbname": parts.path.strip("/"),
+            **dict(parse_qsl(parts.query)),
+        }
+    elif isinstance(whole, str):
+        told = dict(part.split("=", 1) for part in whole.split() if "=" in part)
+    else:
+        told = settings
+    host, port = told.get("host") or "localhost", told.get("port") or 5432
+    return f"postgresql://{host}:{port}/{told.get('dbname') or 'postgres'}"
 
 
 def _other_place(settings: Mapping[str, Any]) -> str:

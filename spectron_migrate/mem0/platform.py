@@ -1,65 +1,250 @@
 """Mem0's Platform, over its HTTP interface: everything once, proven against what it counts itself.
 
-First one listing of whatever has a user, agent, app or run. Page numbers over a moving set skip rows, so the
-set is frozen (created before the scan began), cut into windows of time small enough to page through, and each
-window has to give as many rows as it announces. What changed since the scan began is listed at the end. Where
-that falls short of the Platform's statistics, the kinds of owners that fall short are asked one by one.
+First one listing of whatever has a user, agent, app or run; what changed since the scan began is listed at the
+end. Only where that falls short of the Platform's own statistics are owners asked one by one, and only of the
+kinds that fall short: each such question costs a request and quota, so it is said before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from spectron_migrate.errors import Incomplete, KeyRefused
-from spectron_migrate.mem0.http import Http, Rejected
+from spectron_migrate.errors import KeyRefused
+from spectron_migrate.mem0.http import Http, Rejected, checked_url
 from spectron_migrate.mem0.normalise import normalise
+from spectron_migrate.mem0.platform_listing import EVERYBODY, NO_SUCH_FILTER, Filter, Lister
 from spectron_migrate.mem0.platform_spool import Spool
 from spectron_migrate.mem0.reader import ReaderBase
+from spectron_migrate.mem0.served_history import EventFeed, text_came
 from spectron_migrate.mem0.tally import Tally
 from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo, format_time
 
-_PAGE = 200
-_WINDOW = 10_000
-"""Rows of a window: fifty pages, so that a page number stays small and a window is soon read again."""
-
-_NARROWEST = timedelta(milliseconds=1)
-_OLDEST = datetime(2000, 1, 1, tzinfo=UTC)
-_TRIES = 3
-_PARALLEL = 4
-_KINDS = ("user", "agent", "app", "run")
+BASE_URL = "https://api.mem0.ai"
 _FIELDS = {"user": "user_id", "agent": "agent_id", "app": "app_id", "run": "run_id"}
-_OWNERS = {"user": "user_id", "agent": "agent_id", "app": "app_id", "run": "session_id"}
+_TOTALS = {"user": "total_users", "agent": "total_agents", "app": "total_apps", "run": "total_runs"}
+_EDITED = 2_000
+"""How many edited memories have their history asked for; each is a request of its own."""
 
-Filter = dict[str, Any]
+
+def platform_info(section: Mapping[str, Any], project: str = "") -> SourceInfo:
+    """The account is the key's, which no setting tells; `account` names it where one address serves several."""
+    base_url = checked_url(str(section.get("base_url") or BASE_URL), with_key=True)
+    account = section.get("account")
+    return SourceInfo(kind="platform", place=f"{base_url}#{account}" if account else base_url, provider=project)
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Rows created after one moment and up to another; None is open."""
+class PlatformReader(ReaderBase):
+    """One project of the Platform."""
 
-    after: datetime | None
-    until: datetime
+    def __init__(self, section: Mapping[str, Any], *, now: datetime, sleep: Callable[[float], None]) -> None:
+        """Greet the Platform; raises KeyRefused without a good key, Unreachable where it does not answer."""
+        super().__init__()
+        key = section.get("api_key")
+        if not key:
+            raise KeyRefused("there is no key for Mem0's Platform", hint="set MEM0_API_KEY")
+        self._now = now
+        self._http = Http(str(section.get("base_url") or BASE_URL), {"Authorization": f"Token {key}"}, sleep=sleep)
+        self._tally = Tally()
+        self._filters = Filters()
+        self._since: str | None = None
+        self._spool: Spool | None = None
+        self._missing: int | None = None
+        self._edited = _EDITED
+        self._wanted: int | None = None
+        self._resumed = False
+        self.history = EventFeed(self._http)
+        try:
+            answer = self._http.ask("GET", "/v1/ping/")
+        except BaseException:
+            self.close()
+            raise
+        project = answer.value.get("project_id") if isinstance(answer.value, dict) else None
+        self.info = platform_info(section, str(project or ""))
+        self._began = answer.date or datetime.now(UTC)
 
-    def filter(self) -> list[Filter]:
-        """As the Platform's filters say it."""
-        bounds: dict[str, str] = {"lte": format_time(self.until)}
-        if self.after is not None:
-            bounds["gt"] = format_time(self.after)
-        return [{"created_at": bounds}]
+    def narrow(self, filters: Filters, since: str | None) -> None:
+        """Ask for these users (or agents, or runs) alone, and only for what changed since then."""
+        self._filters, self._since = filters, since
 
-    def halves(self) -> tuple[Window, Window] | None:
-        """Two windows for one; an open one first gives up what is younger than a doubling span."""
-        if self.after is None:
-            span = datetime.now(UTC) - self.until
-            middle = self.until - max(timedelta(days=90), span)
-            return None if middle < _OLDEST else (Window(None, middle), Window(middle, self.until))
-        if self.until - self.after <= _NARROWEST:
+    def resume_in(self, folder: Path) -> datetime | None:
+        """Keep fetched pages in the folder; when the scan began that is gone on with, if there is one."""
+        told = {
+            "place": self.info.place,
+            "project": self.info.provider,
+            "owners": self._bases(),
+            "since": self._since,
+        }
+        self._spool = Spool(folder, told)
+        began = self._spool.began(self._now)
+        self._resumed = began is not None
+        self._began = began or self._began
+        return began
+
+    def finished(self) -> None:
+        """What was fetched is in the dump: a scan that ran to its end is not gone on with."""
+        if self._spool is not None and self._missing is not None:
+            self._spool.remove()
+
+    def native_count(self) -> int | None:
+        """What the Platform's statistics say; None where the scan is narrower, or there are none."""
+        if self._filters or self._since is not None:
             return None
-        middle = self.after + (self.until - self.after) / 2
-        return Window(self.after, middle), Window(middle, self.until)
+        try:
+            total = self._http.get("/v1/stats/").get("total_memories")
+        except (Rejected, AttributeError):
+            return None
+        return total if isinstance(total, int) else None
+
+    def rows(self) -> Iterator[Memory | Skipped]:
+        """Every memory; what changed during the scan comes again at its end."""
+        self._missing = None
+        self._tally.clear()
+        if self._spool is not None:
+            self._spool.open(self._began, resumed=self._resumed)
+            self._resumed = False
+        lister = Lister(self._http, self._spool)
+        until = format_time(self._began)
+        for base in self._bases():
+            if self._since is not None:
+                yield from self._told(_changed(lister, base, self._since, until))
+            else:
+                yield from self._told(lister.frozen(base, self._began))
+            # What comes after the beginning belongs to the next scan: it is taken where it can be had
+            yield from self._told(_changed(Lister(self._http, None), base, until, None))
+        if self._since is None and not self._filters:
+            yield from self._told(self._of_owners_that_fall_short(lister))
+            if self._behind_statistics():  # some may have been deleted meanwhile
+                self._wanted = self.native_count()
+        self._missing = max(lister.short, self._behind_statistics())
+
+    def missing(self) -> int | None:
+        """Rows that listings announced and did not give, or that the statistics know beyond those given."""
+        return self._missing
+
+    def close(self) -> None:
+        """Close the connections."""
+        super().close()
+        self._http.close()
+        self._tally.close()
+        if self._spool is not None:
+            self._spool.close()
+
+    def _bases(self) -> list[Filter]:
+        """The listings that together hold what was asked for.
+
+        The Platform's guides disagree whether `{"user_id": x}` shows rows that have a run or an agent too, so
+        those are asked for as well.
+        """
+        for kind, ids in (("user", self._filters.users), ("agent", self._filters.agents), ("run", self._filters.runs)):
+            if ids:
+                return [listing for one in sorted(ids) for listing in _of_owner(kind, one)]
+        return [EVERYBODY]
+
+    def _told(self, pages: Iterator[list[Json]]) -> Iterator[Memory | Skipped]:
+        for rows in pages:
+            for row in rows:
+                told = normalise(row, now=self._now)
+                if isinstance(told, Memory):
+                    if self._tally.is_new(told.id):
+                        for kind, field in _FIELDS.items():
+                            owner = getattr(told, field)
+                            if owner is not None:
+                                self._tally.belongs(kind, owner)
+                    told = self._with_history(told)
+                yield told
+
+    def _with_history(self, memory: Memory) -> Memory:
+        """An edit may have been one of metadata alone: only history tells when the text came to be."""
+        if memory.text_at_source != "updated_at" or self._edited == 0:
+            return memory
+        self._edited -= 1
+        if self._edited == 0:
+            self.notes.append(
+                f"more than {_EDITED:,} memories were edited: for the others the time of the last edit is taken "
+                "as the time of their text"
+            )
+        try:
+            events = self._http.get(f"/v1/memories/{quote(memory.id, safe='')}/history/")
+        except Rejected:
+            return memory
+        came = text_came(events, memory.memory)
+        return memory if came is None else replace(memory, text_at=came, text_at_source="history")
+
+    def _of_owners_that_fall_short(self, lister: Lister) -> Iterator[list[Json]]:
+        """Ask the owners of the kinds of which fewer were seen than there are, until the statistics are met."""
+        self._wanted = self.native_count()
+        if self._wanted is not None and not self._behind_statistics():
+            return
+        try:
+            first = self._entities(1)
+        except Rejected:
+            return
+        totals = {kind: total for kind, name in _TOTALS.items() if isinstance(total := first.get(name), int)}
+        short = {kind for kind, total in totals.items() if self._tally.owners(kind) < total}
+        if not short and self._wanted is None:
+            return
+        short = short or set(_FIELDS)
+        self._announce(short, sum(totals.get(kind, 0) for kind in short))
+        for kind, owner in self._owners(first):
+            if kind in short:
+                for listing in _of_owner(kind, owner):
+                    yield from lister.whole(listing)
+                if self._wanted is not None and not self._behind_statistics():
+                    return
+
+    def _announce(self, short: set[str], owners: int) -> None:
+        requests = owners * len(_FIELDS)
+        minutes = requests * self._http.seconds_a_request() / 60
+        known = "" if self._wanted is None else f"the Platform counts {self._wanted:,} memories, "
+        self.reporter.info(
+            f"{known}its listing gave {self._tally.count():,}: asking {owners:,} owners ({', '.join(sorted(short))}) "
+            f"one by one, up to {requests:,} requests that count against the plan's quota, about {minutes:.0f} min"
+        )
+
+    def _behind_statistics(self) -> int:
+        """How many memories fewer were given than the statistics counted."""
+        return max(0, (self._wanted or 0) - self._tally.count())
+
+    def _owners(self, page: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
+        number = 1
+        while True:
+            for one in page.get("results") or []:
+                if one.get("type") in _FIELDS and one.get("name"):  # filters take the name; `id` is another thing
+                    yield one["type"], str(one["name"])
+            if not page.get("next"):
+                return
+            number += 1
+            page = self._entities(number)
+
+    def _entities(self, number: int) -> dict[str, Json]:
+        told = self._http.get("/v1/entities/", page=number, page_size=100)
+        return told if isinstance(told, dict) else {"results": told, "next": None}
+
+
+def _changed(lister: Lister, base: Filter, since: str, until: str | None) -> Iterator[list[Json]]:
+    """What was edited or made in a span, by the best filter this Platform has; everything where it has none."""
+    span = {"gte": since} if until is None else {"gte": since, "lt": until}
+    edited, made = {"updated_at": span}, {"created_at": span}
+    for times in ({"OR": [edited, made]}, edited):
+        what = {"AND": [base, times]}
+        try:
+            lister.count(what)
+        except Rejected as error:
+            if error.status not in NO_SUCH_FILTER:
+                raise
+        else:
+            yield from lister.whole(what)
+            return
+    yield from lister.whole(base)
+
+
+def _of_owner(kind: str, owner: str) -> list[Filter]:
+    """All rows of one owner: alone, and with every other kind of owner beside."""
+    own = {_FIELDS[kind]: owner}
+    beside = [{"AND": [own, {field: "*"}]} for other, field in _FIELDS.items() if other != kind]
+    return [own, *beside]

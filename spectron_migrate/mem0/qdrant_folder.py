@@ -19,7 +19,6 @@ from typing import Any
 from uuid import UUID
 
 from spectron_migrate.errors import Incomplete, InputError
-from spectron_migrate.mem0.history import History
 from spectron_migrate.mem0.normalise import from_payload
 from spectron_migrate.mem0.qdrant_pickle import Unreadable, read_key, read_point
 from spectron_migrate.mem0.reader import ReaderBase
@@ -53,13 +52,10 @@ class _Page:
 class QdrantFolder(ReaderBase):
     """One collection of an embedded Qdrant."""
 
-    def __init__(
-        self, folder: Path, collection: str, info: SourceInfo, *, now: datetime, history: History | None = None
-    ) -> None:
+    def __init__(self, folder: Path, collection: str, info: SourceInfo, *, now: datetime) -> None:
         """Open the collection; raises InputError where folder or collection is not there."""
         super().__init__()
         self.info = info
-        self.history = history
         self._now = now
         self._missing: int | None = None
         self._odd_keys: dict[Any, int] | None = None

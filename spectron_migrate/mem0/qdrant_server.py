@@ -12,7 +12,6 @@ from typing import Any
 from urllib.parse import quote
 
 from spectron_migrate.errors import Incomplete, InputError
-from spectron_migrate.mem0.history import History
 from spectron_migrate.mem0.http import Http, Rejected
 from spectron_migrate.mem0.normalise import from_payload
 from spectron_migrate.mem0.oss_config import VectorStore
@@ -27,19 +26,10 @@ _ROUNDS = 20
 class QdrantServer(ReaderBase):
     """One collection of a served Qdrant."""
 
-    def __init__(
-        self,
-        store: VectorStore,
-        info: SourceInfo,
-        *,
-        now: datetime,
-        sleep: Callable[[float], None],
-        history: History | None = None,
-    ) -> None:
+    def __init__(self, store: VectorStore, info: SourceInfo, *, now: datetime, sleep: Callable[[float], None]) -> None:
         """Look the collection up; raises InputError naming those that are there where it is not."""
         super().__init__()
         self.info = info
-        self.history = history
         self._now = now
         self._missing: int | None = None
         key = store.settings.get("api_key")

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from spectron_migrate.mem0.history import History
-from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo
+from spectron_migrate.records import Filters, Json, Memory, NullReporter, Reporter, Skipped, SourceInfo
+
+
+class HistorySource(Protocol):
+    """Mem0's own record of changes."""
+
+    def text_at(self, memory_id: str, text: str) -> tuple[str, int] | None:
+        """When the memory last changed to this text, and the number of the event; None where unknown."""
+
+    def rows(self) -> Iterator[dict[str, Json]]:
+        """Every event, each with its `memory_id`."""
+
+    def close(self) -> None:
+        """Let go of it."""
 
 
 class Reader(Protocol):
@@ -17,18 +31,26 @@ class Reader(Protocol):
     """
 
     info: SourceInfo
-    history: History | None
+    history: HistorySource | None
     """Mem0's own record of changes, where it can be reached."""
     rereads: bool
     """An id that comes twice is one row read twice (a store), not two copies of it (files)."""
     notes: list[str]
     """What the user should know of the last reading."""
+    reporter: Reporter
+    """Told what a person should know before it takes long or costs."""
 
     def narrow(self, filters: Filters, since: str | None) -> None:
         """Read less, where the store can choose; whoever reads filters again in any case.
 
         `since` is a time in our spelling: rows changed before it need not be given.
         """
+
+    def resume_in(self, folder: Path) -> datetime | None:
+        """Keep in the folder what a cut would cost; when the scan began that is gone on with, if there is one."""
+
+    def finished(self) -> None:
+        """The scan is in the dump: nothing has to be kept to go on with."""
 
     def native_count(self) -> int | None:
         """How many rows the store itself says `rows` has to give; None where it cannot say."""
@@ -60,15 +82,23 @@ class Reader(Protocol):
 class ReaderBase:
     """What most readers share: nothing to narrow, counts to compare, no relations."""
 
-    history: History | None = None
+    history: HistorySource | None = None
     rereads = True
 
     def __init__(self) -> None:
         """Start without notes."""
         self.notes: list[str] = []
+        self.reporter: Reporter = NullReporter()
 
     def narrow(self, filters: Filters, since: str | None) -> None:
         """Read everything all the same."""
+
+    def resume_in(self, folder: Path) -> datetime | None:
+        """Reading it again costs nothing."""
+        return None
+
+    def finished(self) -> None:
+        """Nothing was kept."""
 
     def missing(self) -> int | None:
         """Only the counts can tell."""

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,13 +15,17 @@ from urllib.parse import quote
 from spectron_migrate.errors import Incomplete, InputError
 
 _BUSY_SECONDS = 30.0
+_TRIES = 20
+_WAL_VERSION = b"\x02"
+_VERSION_AT = 18
 
 
 class ReadOnlyDb:
     """A database opened with `mode=ro`: SQLite's own locks keep a page whole, and none outlives a query.
 
-    `immutable` is never set, because an application may be writing. Where a crash left a journal that only a
-    writer may roll back, file and journal are copied away and the copy is mended instead.
+    `immutable` is never set, because an application may be writing. Two kinds of file cannot be read so
+    without leaving a trace, and are copied away first: one in WAL mode, whose reader writes beside it, and one
+    where a crash left a journal that only a writer may roll back.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,10 +34,13 @@ class ReadOnlyDb:
         self._copy: tempfile.TemporaryDirectory[str] | None = None
         if not path.is_file():
             raise InputError(f"there is no database at {path}")
+        if _is_wal(path):
+            self._db = self._open_copy()
+            return
         try:
             self._db = self._open(path, "ro")
         except sqlite3.OperationalError as error:
-            if not self._left_by_a_crash():
+            if not path.with_name(path.name + "-journal").exists():
                 raise self._explained(error) from error
             self._db = self._open_copy()
         except sqlite3.DatabaseError as error:
@@ -55,6 +63,15 @@ class ReadOnlyDb:
             yield from self._db.execute(sql, values)
         except sqlite3.DatabaseError as error:
             raise self._explained(error) from error
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Queries inside see one state of the file; writers wait meanwhile, so be quick."""
+        self.all("BEGIN")
+        try:
+            yield
+        finally:
+            self.all("ROLLBACK")
 
     def close(self) -> None:
         """Close the database and remove the copy, if one was needed."""
@@ -83,21 +100,25 @@ class ReadOnlyDb:
             raise
         return db
 
-    def _left_by_a_crash(self) -> bool:
-        return any(self.path.with_name(self.path.name + tail).exists() for tail in ("-journal", "-wal"))
-
     def _open_copy(self) -> sqlite3.Connection:
+        """Copied while nothing moved, or not at all."""
         self._copy = tempfile.TemporaryDirectory(prefix="spectron-migrate-")
-        folder = Path(self._copy.name)
-        for tail in ("", "-journal", "-wal"):
-            beside = self.path.with_name(self.path.name + tail)
-            if beside.exists():
-                shutil.copyfile(beside, folder / beside.name)
+        copy = Path(self._copy.name) / self.path.name
+        parts = [self.path.with_name(self.path.name + tail) for tail in ("", "-journal", "-wal")]
         try:
-            return self._open(folder / self.path.name, "rw")
+            for _ in range(_TRIES):
+                before = [_stamp(part) for part in parts]
+                for part in parts:
+                    copy.with_name(part.name).unlink(missing_ok=True)
+                    with suppress(FileNotFoundError):
+                        shutil.copyfile(part, copy.with_name(part.name))
+                if before == [_stamp(part) for part in parts]:
+                    return self._open(copy, "rw")
         except sqlite3.DatabaseError as error:
             self._copy.cleanup()
             raise self._explained(error) from error
+        self._copy.cleanup()
+        raise Incomplete(f"{self.path} changes too fast to be copied", hint="run it again in a quieter moment")
 
     def _explained(self, error: sqlite3.DatabaseError) -> InputError | Incomplete:
         if isinstance(error, sqlite3.OperationalError) and "lock" in str(error):
@@ -108,3 +129,17 @@ class ReadOnlyDb:
         if isinstance(error, sqlite3.OperationalError):
             return Incomplete(f"{self.path} could not be read: {error}")
         return InputError(f"{self.path} is not a readable SQLite database: {error}")
+
+
+def _is_wal(path: Path) -> bool:
+    """The header says which journal the last writer used."""
+    with path.open("rb") as file:
+        return file.read(_VERSION_AT + 1)[_VERSION_AT:] == _WAL_VERSION
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_size, status.st_mtime_ns

@@ -38,10 +38,11 @@ def __getattr__(name: str) -> Any:
 
 def config(folder: Path, provider: str = "qdrant", **store: Any) -> dict[str, Any]:
     """A configuration whose store and history lie in `folder`."""
+    settings = {"collection_name": "mem0", "path": str(folder / "store"), "embedding_model_dims": DIMS, **store}
     return {
         "vector_store": {
             "provider": provider,
-            "config": {"collection_name": "mem0", "path": str(folder / "store"), "embedding_model_dims": DIMS, **store},
+            "config": {name: value for name, value in settings.items() if value is not None},
         },
         "embedder": {"provider": "lmstudio", "config": {"embedding_dims": DIMS}},
         "llm": {"provider": "openai", "config": {"api_key": "unused", "model": "unused"}},
@@ -59,7 +60,7 @@ def main() -> None:
     for line in sys.stdin:
         call, *arguments = json.loads(line)
         print(json.dumps(answer(memory, call, arguments), default=str), flush=True)
-    memory.vector_store.client.close()
+    getattr(memory.vector_store, "client", sys.stdin).close()
 
 
 def answer(memory: Any, call: str, arguments: list[Any]) -> Any:

@@ -1,0 +1,379 @@
+"""What every reader promises, asked of each of them over the same memories."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import sqlite3
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectron_migrate.dump import open_dump
+from spectron_migrate.export import run_export
+from spectron_migrate.mem0.normalise import normalise
+from spectron_migrate.mem0.open import open_reader, source_info
+from spectron_migrate.mem0.reader import Reader
+from spectron_migrate.records import Filters, Memory, NullReporter, Skipped
+from tests.mem0.conftest import DATA, NOW
+from tests.mem0.standins import KEY, Platform, Qdrant, Row, Server, serving
+from tests.mem0.stores import key_of, point, uuid, write_store
+
+TIME = "2025-01-02T03:04:05.678901+00:00"
+PROMOTED = ("user_id", "agent_id", "run_id", "actor_id", "role", "attributed_to", "expiration_date")
+CORE = {"data", "hash", "created_at", "updated_at", "id", "text_lemmatized", *PROMOTED}
+
+
+def payloads() -> dict[str, Row]:
+    """Rows such as real stores have: plain ones and odd ones, all with an owner that an API would list."""
+    plain = {"created_at": TIME, "updated_at": TIME, "hash": "h", "role": "user"}
+    rows: list[Row] = [
+        {**plain, "data": "likes tea", "user_id": "alice", "topic": "drinks", "nested": {"a": [1, None, True]}},
+        {**plain, "data": "both", "user_id": "alice", "agent_id": "bot", "run_id": "run-1", "actor_id": "phone"},
+        {**plain, "data": "agent only", "agent_id": "bot"},
+        {**plain, "data": "run only", "run_id": "run-2"},
+        {**plain, "data": "an id with a space", "user_id": "anna maria"},
+        {**plain, "data": "Zoë 日本語 🙂\n\t", "user_id": "Zoë"},
+        {**plain, "data": "", "user_id": "alice"},
+        {**plain, "data": "x" * 20_000, "user_id": "alice"},
+        {**plain, "data": "twice", "user_id": "alice"},
+        {**plain, "data": "twice", "user_id": "alice"},
+        {**plain, "data": "expired", "user_id": "alice", "expiration_date": "2020-01-01"},
+        {**plain, "data": "will expire", "user_id": "alice", "expiration_date": "2099-01-01"},
+        {"data": "no time", "user_id": "alice"},
+        {"data": "old zone", "user_id": "alice", "created_at": "2025-01-01T16:00:00.000001-08:00", "updated_at": None},
+        {"data": "no zone", "user_id": "alice", "created_at": "2025-01-02T03:04:05"},
+    ]
+    rows += [{**plain, "data": f"note {number}", "user_id": f"user-{number % 9}"} for number in range(40)]
+    return {uuid(number): row for number, row in enumerate(rows)}
+
+
+def item(memory_id: str, payload: Row) -> Row:
+    """The payload as an API of Mem0 answers it."""
+    metadata = {name: value for name, value in payload.items() if name not in CORE}
+    return {
+        "id": memory_id,
+        "memory": payload["data"],
+        "hash": payload.get("hash"),
+        "metadata": metadata or None,
+        "created_at": payload.get("created_at"),
+        "updated_at": payload.get("updated_at"),
+        **{name: payload[name] for name in PROMOTED if name in payload},
+    }
+
+
+@dataclass
+class Case:
+    """A source, what a reader has to give for it, and whether it changed."""
+
+    section: dict[str, Any]
+    expected: dict[str, Memory]
+    fingerprint: Callable[[], Any]
+    hosts: tuple[str, ...] = ()
+
+
+def expected_of(rows: list[Any]) -> dict[str, Memory]:
+    told = [normalise(row, now=NOW) for row in rows]
+    return {row.id: row for row in told if isinstance(row, Memory)}
+
+
+def of_payloads() -> dict[str, Memory]:
+    return expected_of([{"id": one, "payload": payload} for one, payload in payloads().items()])
+
+
+def of_items() -> dict[str, Memory]:
+    return expected_of([item(one, payload) for one, payload in payloads().items()])
+
+
+def bytes_below(folder: Path) -> Callable[[], Any]:
+    return lambda: {
+        str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def oss(provider: str, folder: Path, **more: Any) -> dict[str, Any]:
+    store = {"provider": provider, "config": {"collection_name": "mem0", **more}}
+    return {"oss": {"config": {"vector_store": store, "history_db_path": str(folder / "history.db")}}}
+
+
+@contextmanager
+def qdrant_folder(folder: Path) -> Iterator[Case]:
+    write_store(folder, [(key_of(one), point(one, **payload)) for one, payload in payloads().items()])
+    yield Case(oss("qdrant", folder, path=str(folder / "store")), of_payloads(), bytes_below(folder))
+
+
+@contextmanager
+def qdrant_server(folder: Path) -> Iterator[Case]:
+    stand_in = Qdrant(payloads())
+    with serving(stand_in) as url:
+        yield Case(oss("qdrant", folder, url=url, api_key=KEY), of_payloads(), questions_only(stand_in), (url,))
+
+
+@contextmanager
+def faiss_folder(folder: Path, kind: str) -> Iterator[Case]:
+    rows = payloads()
+    (folder / "store").mkdir()
+    (folder / "store" / "mem0.faiss").write_bytes(struct.pack("<4siq", b"IxFI", 16, len(rows)))
+    ids = dict(enumerate(rows))
+    if kind == "json":
+        (folder / "store" / "mem0.json").write_text(json.dumps({"docstore": rows, "index_to_id": ids}))
+    else:
+        (folder / "store" / "mem0.pkl").write_bytes(pickle.dumps((rows, ids)))
+    yield Case(oss("faiss", folder, path=str(folder / "store")), of_payloads(), bytes_below(folder))
+
+
+@contextmanager
+def chroma_folder(folder: Path) -> Iterator[Case]:
+    shutil.copytree(DATA / "2.2.1-chroma" / "store", folder / "store")
+    rows = [
+        {"id": one, "payload": {name: value for name, value in payload.items() if is_flat(value)}}
+        for one, payload in payloads().items()
+    ]
+    with sqlite3.connect(folder / "store" / "chroma.sqlite3") as db:
+        [segment] = db.execute(
+            "SELECT s.id FROM segments s JOIN collections c ON c.id = s.collection "
+            "WHERE c.name = 'mem0' AND s.scope = 'METADATA'"
+        ).fetchone()
+        db.executescript("DELETE FROM embeddings; DELETE FROM embedding_metadata; DELETE FROM embedding_metadata_array")
+        for number, row in enumerate(rows, start=1):
+            db.execute("INSERT INTO embeddings VALUES (?, ?, ?, 1, '2025-01-01')", (number, segment, row["id"]))
+            for name, value in row["payload"].items():
+                db.execute("INSERT INTO embedding_metadata VALUES (?, ?, ?, NULL, NULL, NULL)", (number, name, value))
+    db.close()
+    yield Case(oss("chroma", folder, path=str(folder / "store")), expected_of(rows), bytes_below(folder / "store"))
+
+
+def is_flat(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+@contextmanager
+def pgvector(folder: Path, address: str) -> Iterator[Case]:
+    import psycopg
+
+    def held() -> Any:
+        return db.execute("SELECT id::text, payload FROM conformance ORDER BY id").fetchall()
+
+    with psycopg.connect(address, autocommit=True) as db:
+        db.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        db.execute("CREATE TABLE conformance (id UUID PRIMARY KEY, vector vector(2), payload JSONB)")
+        with db.cursor() as cursor:
+            rows = [(one, json.dumps(payload)) for one, payload in payloads().items()]
+            cursor.executemany("INSERT INTO conformance VALUES (%s, '[1,2]', %s)", rows)
+        section = oss("pgvector", folder, connection_string=address)
+        section["oss"]["config"]["vector_store"]["config"]["collection_name"] = "conformance"
+        yield Case(section, of_payloads(), held)
+        db.execute("DROP TABLE conformance")
+
+
+@contextmanager
+def platform(folder: Path) -> Iterator[Case]:
+    rows = []
+    for one, payload in payloads().items():
+        told = item(one, payload)
+        told["session_id"] = told.pop("run_id", None)
+        rows.append(told)
+    stand_in = Platform(rows)
+    with serving(stand_in) as url:
+        section = {"platform": {"base_url": url, "api_key": KEY}}
+        yield Case(section, expected_of(rows), questions_only(stand_in), (url,))
+
+
+@contextmanager
+def server(folder: Path, admin: bool) -> Iterator[Case]:
+    stand_in = Server([item(one, payload) for one, payload in payloads().items()], admin=admin)
+    with serving(stand_in) as url:
+        section = {"server": {"base_url": url, "api_key": KEY}}
+        yield Case(section, of_items(), questions_only(stand_in), (url,))
+
+
+@contextmanager
+def files(folder: Path) -> Iterator[Case]:
+    rows = [item(one, payload) for one, payload in payloads().items()]
+    (folder / "a.json").write_text(json.dumps({"results": rows[:30]}))
+    (folder / "b.jsonl").write_text("\n".join(json.dumps(row) for row in rows[30:]))
+    yield Case({"files": [f"{folder}/*.json*"]}, of_items(), bytes_below(folder))
+
+
+def questions_only(stand_in: Any) -> Callable[[], Any]:
+    """Served sources cannot be looked at from outside: no request may be one that changes something."""
+    allowed = ("/v3/memories/", "/points/scroll", "/points/count", "/points", "/search")
+
+    def changed() -> list[str]:
+        return [
+            f"{method} {path}"
+            for method, path, _ in stand_in.asked
+            if method != "GET" and not path.split("?")[0].endswith(allowed)
+        ]
+
+    return changed
+
+
+KINDS = [
+    "qdrant folder",
+    "qdrant server",
+    "faiss json",
+    "faiss pkl",
+    "chroma",
+    "pgvector",
+    "platform",
+    "server",
+    "server as admin",
+    "files",
+]
+
+
+@pytest.fixture(params=KINDS)
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    made = {
+        "qdrant folder": lambda: qdrant_folder(folder),
+        "qdrant server": lambda: qdrant_server(folder),
+        "faiss json": lambda: faiss_folder(folder, "json"),
+        "faiss pkl": lambda: faiss_folder(folder, "pkl"),
+        "chroma": lambda: chroma_folder(folder),
+        "pgvector": lambda: pgvector(folder, request.getfixturevalue("postgres")),
+        "platform": lambda: platform(folder),
+        "server": lambda: server(folder, admin=False),
+        "server as admin": lambda: server(folder, admin=True),
+        "files": lambda: files(folder),
+    }
+    with ExitStack() as stack:
+        yield stack.enter_context(made[request.param]())
+
+
+def opened(case: Case) -> Reader:
+    return open_reader(case.section, now=NOW, sleep=lambda seconds: None)
+
+
+def given(reader: Reader) -> dict[str, Memory]:
+    rows = list(reader.rows())
+    assert [] == [row for row in rows if isinstance(row, Skipped)]
+    return {row.id: row for row in rows if isinstance(row, Memory)}
+
+
+def export(case: Case, path: Path, filters: Filters | None = None) -> Any:
+    with opened(case) as reader:
+        return run_export(
+            reader,
+            path,
+            filters=filters or Filters(),
+            since=None,
+            keep_history=False,
+            reporter=NullReporter(),
+            clock=lambda: datetime.now(UTC),
+        )
+
+
+def test_every_row_is_given_as_it_is(case: Case) -> None:
+    with opened(case) as reader:
+        assert case.expected == given(reader)
+
+
+def test_a_second_pass_gives_the_same(case: Case) -> None:
+    with opened(case) as reader:
+        assert given(reader) == given(reader)
+
+
+def test_nothing_at_the_source_changes(case: Case) -> None:
+    before = case.fingerprint()
+
+    with opened(case) as reader:
+        given(reader)
+        reader.native_count()
+
+    assert before == case.fingerprint()
+
+
+def test_the_counts_say_that_nothing_is_missing(case: Case) -> None:
+    with opened(case) as reader:
+        told = given(reader)
+        assert reader.native_count() in (None, len(told))
+        assert reader.missing() in (None, 0)
+
+
+def test_the_source_is_known_without_opening_it(case: Case) -> None:
+    with opened(case) as reader:
+        assert reader.info.identity == source_info(case.section).identity
+        assert KEY not in reader.info.place
+
+
+def test_closing_twice_does_no_harm(case: Case) -> None:
+    reader = opened(case)
+    reader.close()
+    reader.close()
+
+
+def test_an_export_is_complete_and_nothing_is_altered(case: Case, tmp_path: Path) -> None:
+    summary = export(case, tmp_path / "dump")
+
+    assert (True, len(case.expected)) == (summary.complete, summary.memories)
+    assert case.expected == {row.id: row for row in open_dump(tmp_path / "dump").memories()}
+    again = export(case, tmp_path / "dump")
+    assert (True, 0, 0, 0) == (again.complete, again.new, again.changed, again.deleted)
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        Filters(users=frozenset({"alice"})),
+        Filters(users=frozenset({"anna maria", "Zoë"})),
+        Filters(agents=frozenset({"bot"})),
+        Filters(users=frozenset({"alice"}), runs=frozenset({"run-1"})),
+    ],
+    ids=["user", "users", "agent", "user and run"],
+)
+def test_a_narrower_export_has_all_it_was_asked_for(case: Case, tmp_path: Path, filters: Filters) -> None:
+    summary = export(case, tmp_path / "dump", filters)
+
+    wanted = {one for one, row in case.expected.items() if filters.admits(row)}
+    assert (True, wanted) == (summary.complete, {row.id for row in open_dump(tmp_path / "dump").memories()})
+
+
+HOOKED = """
+import json, sys
+from datetime import UTC, datetime
+def hook(event, arguments):
+    if event == "socket.connect":
+        print("CONNECT", arguments[1])
+    elif event == "socket.getaddrinfo":
+        print("CONNECT", arguments[0])
+sys.addaudithook(hook)
+from spectron_migrate.mem0.open import open_reader
+with open_reader(json.loads(sys.argv[1]), now=datetime.now(UTC)) as reader:
+    print("ROWS", len({row.id for row in reader.rows()}))
+print("LOADED", sorted({"mem0", "qdrant_client", "chromadb", "faiss", "posthog"} & set(sys.modules)))
+"""
+
+
+def test_no_connection_is_opened_but_the_one_asked_for_and_no_home_is_touched(case: Case, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {**os.environ, "HOME": str(home), "XDG_RUNTIME_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", HOOKED, json.dumps(case.section)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+        cwd=tmp_path,
+    )
+
+    lines = done.stdout.splitlines()
+    assert f"ROWS {len(case.expected)}" in lines
+    assert "LOADED []" == lines[-1]
+    connections = {line for line in lines if line.startswith("CONNECT")}
+    assert bool(case.hosts) == bool(connections)
+    assert all("127.0.0.1" in line for line in connections)
+    assert [] == list(home.iterdir())

@@ -1,0 +1,140 @@
+"""A configuration of Mem0's is read as Mem0 reads it; what no export can use is refused at once."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectron_migrate.errors import InputError
+from spectron_migrate.mem0.open import expand, open_oss, open_reader, source_info
+from spectron_migrate.mem0.oss_config import PROVIDERS, mem0_source_info, read_mem0_config, vector_store
+from spectron_migrate.mem0.refused import REASONS
+from tests.mem0.conftest import NOW
+
+READ = {"qdrant", "pgvector", "supabase", "faiss", "chroma"}
+
+
+def test_json_and_yaml_are_read_alike(tmp_path: Path) -> None:
+    config = {"vector_store": {"provider": "qdrant", "config": {"path": "/data/q", "collection_name": "m"}}}
+    (tmp_path / "a.json").write_text(json.dumps(config))
+    (tmp_path / "a.yaml").write_text(
+        "vector_store:\n  provider: qdrant\n  config:\n    path: /data/q\n    collection_name: m\n"
+    )
+
+    assert config == read_mem0_config(str(tmp_path / "a.json")) == read_mem0_config(str(tmp_path / "a.yaml"))
+
+
+def test_standard_input_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"version": "v1.1"}'))
+
+    assert {"version": "v1.1"} == read_mem0_config("-")
+
+
+def test_the_default_is_what_mem0_opens_by_itself() -> None:
+    store = vector_store(read_mem0_config("default"))
+
+    assert ("qdrant", "mem0", Path("/tmp/qdrant")) == (store.provider, store.collection, store.path)
+    assert "qdrant:/tmp/qdrant:mem0" == mem0_source_info({}).place
+
+
+def test_the_defaults_are_those_of_the_installed_mem0(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MEM0_DIR", str(tmp_path / ".mem0"))
+    monkeypatch.setenv("MEM0_TELEMETRY", "False")
+    from mem0.vector_stores.configs import VectorStoreConfig
+
+    for provider in ("qdrant", "faiss"):
+        theirs = VectorStoreConfig(provider=provider, config={}).config
+        ours = vector_store({"vector_store": {"provider": provider}})
+        assert (theirs.collection_name, theirs.path) == (ours.collection, str(ours.path))
+    assert set(VectorStoreConfig()._provider_configs) == set(PROVIDERS)
+
+
+def test_a_relative_path_is_taken_from_where_the_process_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    store = vector_store({"vector_store": {"config": {"path": "data/q"}}})
+
+    assert tmp_path / "data" / "q" == store.path
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("vector_store:\n  provider: [", "line 2 is neither JSON nor YAML"),
+        ("- a\n- b", "holds no Mem0 configuration, but a list"),
+        ("just text", "holds no Mem0 configuration, but text"),
+        ("", "holds no Mem0 configuration, but nothing"),
+        ("vector_store: qdrant", "is text, not a section"),
+        ("vector_store: {provider: quadrant}", "is 'quadrant', which Mem0 does not have"),
+        ("vector_store: {config: 3}", "is a number, not a section"),
+        ("vector_store: {config: {collection_name: [1]}}", "is a list, not a name"),
+        ("vector_store: {config: {path: '${NOT_SET_ANYWHERE}'}}", "NOT_SET_ANYWHERE, which is not set"),
+    ],
+)
+def test_what_is_no_configuration_is_refused_by_file(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mem0.yaml"
+    path.write_text(text)
+
+    with pytest.raises(InputError) as error:
+        read_mem0_config(str(path))
+
+    assert str(path) in error.value.message
+    assert message in error.value.message
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no Mem0 configuration at"):
+        read_mem0_config(str(tmp_path / "none.yaml"))
+
+
+def test_the_environment_fills_in_what_should_not_be_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PG_PASSWORD_FOR_TEST", "s3cret")
+    config = {"vector_store": {"provider": "pgvector", "config": {"password": "${PG_PASSWORD_FOR_TEST}", "host": "db"}}}
+
+    store = vector_store(config)
+
+    assert "s3cret" == store.settings["password"]
+    assert "s3cret" not in repr(store) + mem0_source_info(config).place
+
+
+@pytest.mark.parametrize("provider", sorted(set(PROVIDERS) - READ))
+def test_a_store_that_cannot_be_read_harmlessly_is_refused_with_its_reason(provider: str) -> None:
+    config = {"vector_store": {"provider": provider, "config": {"url": "https://x.example", "api_key": "s3cret"}}}
+
+    with pytest.raises(InputError) as error:
+        open_oss(config, now=NOW)
+
+    assert f"a store of {provider} cannot be exported directly: {REASONS[provider]}" == error.value.message
+    assert "--from FILE" in (error.value.hint or "")
+    assert "s3cret" not in mem0_source_info(config).place
+
+
+def test_a_served_chroma_is_refused() -> None:
+    config = {"vector_store": {"provider": "chroma", "config": {"host": "localhost", "port": 8000}}}
+
+    with pytest.raises(InputError, match="this one is served"):
+        open_oss(config, now=NOW)
+
+
+@pytest.mark.parametrize("section", [{}, {"oss": {}, "files": []}, {"nothing": 1}])
+def test_exactly_one_source_has_to_be_named(section: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="must name one of"):
+        open_reader(section, now=NOW)
+
+
+def test_patterns_name_each_file_once_and_those_that_name_nothing_are_told(tmp_path: Path) -> None:
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).write_text("[]")
+
+    assert [tmp_path / "a.json", tmp_path / "b.json"] == expand([f"{tmp_path}/*.json", f"{tmp_path}/a.json"])
+    with pytest.raises(InputError, match="2 problems"):
+        expand([f"{tmp_path}/*.csv", f"{tmp_path}/c.json"])
+
+
+def test_files_have_one_identity() -> None:
+    assert "files" == source_info({"files": ["a.json"]}).identity
