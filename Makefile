@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench chaos clean
 
 demo: $(VENV)/.ready
 	$(BIN)/spectron-migrate rehearse
@@ -15,6 +15,15 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Longer than a test may take; each has a short version among the tests.
+bench: $(VENV)/.ready
+	$(BIN)/python tests/bench/local_bench.py
+	$(BIN)/python tests/bench/export_bench.py
+	$(BIN)/python tests/bench/verify_bench.py
+
+chaos: $(VENV)/.ready
+	$(BIN)/python tests/local/chaos_kill.py --rounds 50
 
 # Debian's Python may lack ensurepip; a virtualenv fetched by pip needs neither it nor root.
 $(VENV)/.ready: pyproject.toml
