@@ -55,7 +55,7 @@ class Memory:
     expiration_date: str | None = None
     hash: str | None = None
     text_at: str | None = None
-    """When the current text came to be (PROTOCOL 2)."""
+    """When the current text came to be."""
     text_at_source: TextAtSource = "none"
     state: State = "active"
     history_row: int | None = None
@@ -134,7 +134,7 @@ class Placement:
 
     selector: Selector
     lane: str
-    """Inside a lane the order of `full` facts is kept; lanes run in parallel (PROTOCOL 3)."""
+    """Inside a lane the order of `full` facts is kept; lanes run in parallel."""
     run: str | None
     """Memories of one run share sessions; None shares them with all that have no run."""
     infer: Infer
@@ -235,7 +235,7 @@ def same_text(left: str, right: str) -> bool:
 
 
 def order_key(memory: Memory, scanned_at: str) -> str:
-    """The place of a memory in its lane, as text that sorts (PROTOCOL 2).
+    """The place of a memory in its lane, as text that sorts.
 
     A time in the future is capped at the start of the scan that read the row, so that one wrong clock
     cannot hold the high-water of a lane above everything that is still to come.
