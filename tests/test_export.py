@@ -275,7 +275,7 @@ def test_a_dump_that_cannot_be_written_is_told_without_a_traceback(tmp_path: Pat
 
 
 SLOW = """
-import json, sys, time
+import json, signal, sys, time
 from datetime import UTC, datetime
 from pathlib import Path
 from spectron_migrate.export import run_export
@@ -287,6 +287,7 @@ class Reporter(NullReporter):
         print("reading", flush=True)
         sys.stdin.readline()
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
 reader = open_oss(json.loads(sys.argv[1]), now=datetime.now(UTC))
 run_export(reader, Path(sys.argv[2]), filters=Filters(), since=None, keep_history=False, reporter=Reporter(),
            clock=lambda: datetime.now(UTC))
