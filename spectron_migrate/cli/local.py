@@ -45,8 +45,8 @@ def command(
 
     def work(stage: Stage) -> Outcome:
         key = stage.environment.get("SPECTRON_API_KEY") or DEFAULT_KEY
-        _check(host, key, api)
-        serve = _server()
+        _check(host, key, api, context)
+        serve, StoreRefused = _server()  # noqa: N806 - a class
 
         def ready(base_url: str) -> None:
             told = f"SPECTRON_ENDPOINT={base_url} SPECTRON_CONTEXT={context}"
@@ -66,6 +66,11 @@ def command(
                 api=api,
                 ready=ready,
             )
+        except StoreRefused as error:
+            raise InputError(
+                f"the local Spectron cannot serve {data}: {error}",
+                hint="name another --data, or end whoever has it open",
+            ) from error
         except OSError as error:
             raise InputError(
                 f"the local Spectron cannot listen on {host}:{port}: {error.strerror or error}",
@@ -76,14 +81,20 @@ def command(
     return conduct("local", options.common(config, state, as_json, quiet, verbose), work)
 
 
-def _check(host: str, key: str, api: str) -> None:
+def _check(host: str, key: str, api: str, context: str) -> None:
+    from spectron_migrate.config.values import parse_context
+
     problems = []
+    try:
+        parse_context(context)
+    except ValueError as error:
+        problems.append(f"--context {error}")
     if api not in APIS:
         problems.append(f"--api is {api}, it must be one of {', '.join(APIS)}")
     if not _loopback(host) and len(key) < KEY_LENGTH_OFF_LOOPBACK:
-        problems.append(f"off loopback the key must have {KEY_LENGTH_OFF_LOOPBACK} or more characters")
+        problems.append(f"off loopback SPECTRON_API_KEY must have {KEY_LENGTH_OFF_LOOPBACK} or more characters")
     if problems:
-        raise InputError.of_all(problems, hint="the key comes from SPECTRON_API_KEY")
+        raise InputError.of_all(problems)
 
 
 def _loopback(host: str) -> bool:
@@ -93,11 +104,14 @@ def _loopback(host: str) -> bool:
         return False
 
 
-def _server() -> Callable[..., None]:
-    """The server's entry; it comes with an extra that a migration alone does not need."""
+def _server() -> tuple[Callable[..., None], type[Exception]]:
+    """The server's entry, and what it raises for data that is not its own.
+
+    It comes with an extra that a migration alone does not need.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        from spectron_migrate.local.server import serve
+        from spectron_migrate.local.server import StoreRefused, serve
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "spectron_migrate":
             raise
@@ -105,4 +119,4 @@ def _server() -> Callable[..., None]:
             f"the local Spectron needs the extra `local` ({error.name} is not installed)",
             hint="pip install 'spectron-migrate[local]'",
         ) from error
-    return serve
+    return serve, StoreRefused

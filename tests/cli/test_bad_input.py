@@ -145,6 +145,7 @@ def test_no_key_is_exit_code_6_and_no_endpoint_2(
         (["status"], "ledger"),
         (["local", "--api", "7"], "--api"),
         (["local", "--host", "0.0.0.0"], "16"),
+        (["local", "--context", "no/context"], "--context"),
         (["replay", "--config", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )

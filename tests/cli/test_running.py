@@ -120,6 +120,20 @@ def test_the_local_spectron_is_led_to_by_the_variables_it_prints(tmp_path: Path)
     assert (0, 1) == (done.returncode, json.loads(done.stdout)["written"])
 
 
+def test_data_that_another_process_or_context_has_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with local_spectron(data, os.environ) as server:
+        words = command("local", "--port", "0", "--data", str(data), "--context", server.context)
+        taken = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    (data / "broken.sqlite").write_bytes(b"no database at all, but long enough to look like one" * 50)
+    words = command("local", "--port", "0", "--data", str(data), "--context", "broken")
+    broken = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    for ended in (taken, broken):
+        assert (2, "") == (ended.returncode, ended.stdout), ended.stderr
+        assert ended.stderr.startswith("error: the local Spectron cannot serve")
+        assert "Traceback" not in ended.stderr
+
+
 def test_whoever_stops_reading_our_output_causes_no_traceback(tmp_path: Path) -> None:
     piped = subprocess.run(
         ["/bin/sh", "-c", f"{sys.executable} -m spectron_migrate --help | head -c 1 > /dev/null"],
