@@ -19,6 +19,7 @@ from spectron_migrate.errors import (
 )
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.mapping import segment
 from spectron_migrate.records import Filters, NullReporter
 from spectron_migrate.replay import ReplayOptions
 from tests.support.proxy import Fault, Seen, misbehaving
@@ -250,6 +251,17 @@ def test_a_mapping_that_moves_what_was_sent_is_refused_with_the_memories_named(
     mapping.write_text("version: 1\nrules:\n  - when: {user_id: '*'}\n    scope: {org: acme, user: '{user_id}'}\n")
     with pytest.raises(InputError, match=f"memory {user}-0001 was sent to"):
         replay(spectron, tmp_path / "state", [dump], mapping=mapping)
+
+
+def test_ids_that_look_like_paths_and_patterns_stay_in_scopes_of_their_own(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    ids = [f"{user}{tail}" for tail in ("/../bob", "/*", "*", "..", "/", " ", "%2e", "É", "\x00", "x" * 80)]
+    rows = [{**memory(1, one, f"secret of {number}"), "id": f"{user}-{number}"} for number, one in enumerate(ids)]
+    summary = replay(spectron, tmp_path / "state", [write_raw(tmp_path / "all.json", rows)])
+    assert (ExitCode.DONE, len(ids), len(ids)) == (summary.exit_code, summary.written, summary.scopes)
+    for number, one in enumerate(ids):
+        assert [f"secret of {number}"] == [turn.content for turn in turns_of(spectron, segment(one))]
 
 
 def test_a_dry_run_needs_no_server_and_leaves_no_trace(tmp_path: Path, user: str) -> None:
