@@ -10,7 +10,7 @@ from spectron_migrate.dump import Dump
 from spectron_migrate.errors import InputError
 from spectron_migrate.ledger import Ledger, plan, views
 from spectron_migrate.mapping import ScopeMapping, Unmapped
-from spectron_migrate.records import Filters, Memory, Placement, Reporter, Skipped, digest, order_key
+from spectron_migrate.records import Filters, Memory, Placement, Reporter, Skipped, digest, has_time, order_key
 
 NAMED = 10
 """How many of many a message names."""
@@ -148,7 +148,7 @@ def _is_unicode(memory: Memory) -> bool:
 def _notice(noticed: _Noticed, memory: Memory, now: str) -> None:
     noticed.taken += 1
     noticed.guessed += memory.text_at_source == "updated_at"
-    noticed.timeless += order_key(memory, now).startswith("0")
+    noticed.timeless += not has_time(memory)
     noticed.future += memory.text_at is not None and memory.text_at > now
     noticed.expiring += memory.expiration_date is not None
 

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 Json = Any
@@ -215,6 +216,12 @@ def parse_time(text: str) -> datetime:
 def canonical_json(value: Json) -> str:
     """The same value always gives the same text: keys sorted, no spaces, letters unescaped."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+@lru_cache(maxsize=4096)
+def selector_of(text: str) -> Selector:
+    """A selector from its canonical JSON, as ledgers and workspaces keep it."""
+    return tuple(tuple(clause) for clause in json.loads(text))
 
 
 def digest(*parts: str) -> str:

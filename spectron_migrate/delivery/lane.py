@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from spectron_migrate.delivery.run import PATIENCE_S, Run
+from spectron_migrate.delivery.run import Patience, Run
 from spectron_migrate.delivery.settle import Outcome, settle
 from spectron_migrate.errors import KeyRefused, MigrateError, NotLegal, ScopeRefused, Unreachable
 from spectron_migrate.ledger import sending
@@ -186,7 +186,7 @@ class LaneStream:
 
     async def _patiently_register(self, path: str) -> bool:
         run = self._run
-        began, pause = run.clock(), 0.2
+        patience = Patience(run)
         while True:
             retry_after_s = None
             try:
@@ -194,20 +194,19 @@ class LaneStream:
                     return await scopes.register(run.api, path)
             except NotBegun as problem:
                 retry_after_s = problem.retry_after_s
-                if run.should_stop() or run.clock() - began > PATIENCE_S:
+                if patience.is_over():
                     raise
             except InDoubt:
                 if path in await scopes.live_paths(run.api):
                     return False
-                if run.should_stop() or run.clock() - began > PATIENCE_S:
+                if patience.is_over():
                     raise
-            await run.pause(max(pause, retry_after_s or 0.0))
-            pause = min(5.0, pause * 2)
+            await patience.wait(retry_after_s)
 
     async def _make_session(self, fact: PlannedFact) -> SessionRow:
         """A new session, its id durable before any fact names it; one whose answer is lost stays an orphan."""
         run = self._run
-        began, pause, lost = run.clock(), 0.2, 0
+        patience, lost = Patience(run), 0
         while True:
             now = run.now()
             row = await run.writer.durable(sending.begin_session, fact.selector, fact.run, self._infer, now)
@@ -218,14 +217,10 @@ class LaneStream:
                     )
             except (NotBegun, InDoubt) as problem:
                 await run.writer.durable(sending.orphan_session, row)
-                if isinstance(problem, InDoubt):
-                    lost += 1
-                    run.counters.orphan_sessions += 1
-                if lost >= SESSION_TRIES or run.should_stop() or run.clock() - began > PATIENCE_S:
+                lost += isinstance(problem, InDoubt)
+                if lost >= SESSION_TRIES or patience.is_over():
                     raise
-                retry_after_s = problem.retry_after_s if isinstance(problem, NotBegun) else None
-                await run.pause(max(pause, retry_after_s or 0.0))
-                pause = min(5.0, pause * 2)
+                await patience.wait(problem.retry_after_s if isinstance(problem, NotBegun) else None)
                 continue
             except MigrateError:
                 await run.writer.durable(sending.orphan_session, row)

@@ -69,11 +69,9 @@ class Brake:
 class Counters:
     """What this run did."""
 
-    requests: int = 0
     retries: int = 0
     sessions: int = 0
     written: int = 0
-    orphan_sessions: int = 0
 
 
 @dataclass
@@ -152,8 +150,7 @@ class Run:
 
         Raises NotBegun when patience ends, InDoubt where there is no answer.
         """
-        began = self.clock()
-        pause = 0.2
+        patience = Patience(self)
         while True:
             try:
                 async with self.limiter.slot():
@@ -161,7 +158,7 @@ class Run:
                         raise Stopping("the run stops")
                     answer = await self.api.post_fact(fact.content, key=fact.key)
             except NotBegun as problem:
-                reason, retry_after_s, patience = problem.reason, problem.retry_after_s, PATIENCE_S
+                reason, retry_after_s, limit_s = problem.reason, problem.retry_after_s, PATIENCE_S
             else:
                 session_id = fact.session.server_id
                 assert session_id is not None  # noqa: S101 - a fact is intended only in a session that was made
@@ -169,14 +166,13 @@ class Run:
                 if not isinstance(verdict, Wait):
                     self._note(verdict, fact)
                     return verdict
-                reason, retry_after_s, patience = verdict.reason, verdict.retry_after_s, BUSY_PATIENCE_S
+                reason, retry_after_s, limit_s = verdict.reason, verdict.retry_after_s, BUSY_PATIENCE_S
                 self.limiter.slow_down(reason, retry_after_s)
             self.counters.retries += 1
-            if self.clock() - began > patience:
+            if patience.is_over(limit_s):
                 self.halt("unreachable", reason)
-            if not await self.pause(max(pause, retry_after_s or 0.0)):
+            if not await patience.wait(retry_after_s):
                 raise Stopping(reason)
-            pause = min(5.0, pause * 2)
 
     def _note(self, verdict: Verdict, fact: IntendedFact) -> None:
         if isinstance(verdict, KeyStopped):
@@ -185,3 +181,22 @@ class Run:
             self.stopped_scopes[fact.session.selector] = verdict.reason
         else:
             self.limiter.went_well()
+
+
+class Patience:
+    """Waiting for a server that has not begun: longer each time, at least as long as it asks, and not for ever."""
+
+    def __init__(self, run: Run) -> None:
+        """It begins now."""
+        self._run = run
+        self._began = run.clock()
+        self._pause_s = 0.2
+
+    def is_over(self, limit_s: float = PATIENCE_S) -> bool:
+        """Whether the run stops, or `limit_s` seconds have gone by."""
+        return self._run.should_stop() or self._run.clock() - self._began > limit_s
+
+    async def wait(self, retry_after_s: float | None = None) -> bool:
+        """Wait once; False as soon as the run stops."""
+        pause_s, self._pause_s = self._pause_s, min(5.0, self._pause_s * 2)
+        return await self._run.pause(max(pause_s, retry_after_s or 0.0))

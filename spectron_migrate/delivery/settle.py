@@ -68,11 +68,10 @@ async def settle(run: Run, facts: Sequence[IntendedFact]) -> Outcome:
     for fact in facts[: landed + 1]:
         candidate = turns.pop(fact.id, None)
         later = {turn.id for turn in turns.values()}
-        altered = candidate is not None and not same_text(candidate.content, text_of(fact))
         if candidate is None and await run.writer.grouped(sending.is_overtaken, fact.id):
             outcome = await _let_go(run, fact)
         else:
-            outcome = await _decide(run, fact, candidate, later=later, altered=altered)
+            outcome = await _decide(run, fact, candidate, later=later)
         if outcome is not Outcome.DECIDED:
             return outcome
         run.reporter.advance(1, run.limiter.why)
@@ -92,7 +91,7 @@ async def _let_go(run: Run, fact: IntendedFact) -> Outcome:
         if isinstance(seen, Outcome):
             return seen
         if seen:
-            return await _by_turns(run, fact, seen[0], altered=not same_text(seen[0].content, text_of(fact)))
+            return await _by_turns(run, fact, seen[0])
     await run.writer.durable(sending.back_to_planned, [fact.id])
     return Outcome.DECIDED
 
@@ -169,7 +168,7 @@ async def _give_up(run: Run, facts: Sequence[IntendedFact], reason: str) -> Outc
     return Outcome.UNDECIDABLE
 
 
-async def _decide(run: Run, fact: IntendedFact, candidate: Turn | None, *, later: set[str], altered: bool) -> Outcome:
+async def _decide(run: Run, fact: IntendedFact, candidate: Turn | None, *, later: set[str]) -> Outcome:
     """Send the same bytes again while the key holds; else the listing decides."""
     began = run.clock()
     tries = waits = 0
@@ -178,7 +177,7 @@ async def _decide(run: Run, fact: IntendedFact, candidate: Turn | None, *, later
             turn = candidate
             await run.writer.durable(sending.note_candidate, fact.id, turn.id)
             if not _key_holds(run, fact):
-                return await _by_turns(run, fact, turn, altered=altered)
+                return await _by_turns(run, fact, turn)
         elif not _key_holds(run, fact):
             now = run.server_now()
             await run.writer.durable(sending.note_attempt, fact.id, sent_after=now, sent_by=run.principal)
@@ -216,7 +215,6 @@ async def _decide(run: Run, fact: IntendedFact, candidate: Turn | None, *, later
                 return seen
             fresh = [turn for turn in seen if turn.id not in later]
             candidate = fresh[0] if fresh else None
-            altered = candidate is not None and not same_text(candidate.content, text_of(fact))
 
 
 async def _try(run: Run, fact: IntendedFact) -> Verdict | NotBegun:
@@ -251,7 +249,8 @@ async def _by_answer(run: Run, fact: IntendedFact, got: Receipt, candidate: Turn
     return Outcome.DECIDED
 
 
-async def _by_turns(run: Run, fact: IntendedFact, turn: Turn, *, altered: bool) -> Outcome:
+async def _by_turns(run: Run, fact: IntendedFact, turn: Turn) -> Outcome:
+    altered = not same_text(turn.content, text_of(fact))
     await run.writer.durable(
         sending.stored_by_turns, fact.id, turn.id, turn.seq, full=fact.infer == "full", altered=altered
     )
@@ -274,7 +273,7 @@ async def _by_last_look(run: Run, fact: IntendedFact, candidate: Turn | None, *,
     left = [turn.id for turn in fresh if turn.id != chosen.id]
     if left:
         await run.writer.durable(sending.note_residue, fact.id, left)
-    return await _by_turns(run, fact, chosen, altered=not same_text(chosen.content, text_of(fact)))
+    return await _by_turns(run, fact, chosen)
 
 
 async def _poison(run: Run, fact: IntendedFact, reason: str, *, ended: bool, later: set[str]) -> Outcome:

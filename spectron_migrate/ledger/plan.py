@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlite3 import Row
 
 from spectron_migrate.ledger.ledger import Ledger
-from spectron_migrate.ledger.schema import SENT
+from spectron_migrate.ledger.schema import SENT, marks
 from spectron_migrate.records import (
     Json,
     Memory,
@@ -158,8 +158,7 @@ class Merge:
         """Whether this would put a version elsewhere than one that may be in Spectron already: none may be."""
         now = canonical_json(placed.selector)
         moved = self._db.execute(
-            "SELECT selector FROM fact WHERE mem0_id = ? AND selector != ?"
-            f" AND state IN ({', '.join('?' * len(SENT))})",
+            f"SELECT selector FROM fact WHERE mem0_id = ? AND selector != ? AND state IN ({marks(SENT)})",
             (mem0_id, now, *SENT),
         ).fetchone()
         if moved is None:

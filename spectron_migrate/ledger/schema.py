@@ -9,6 +9,7 @@ running process is in doubt. Times are the fixed-width spelling of `records.form
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 VERSION = 1
@@ -18,6 +19,12 @@ FactState = Literal["planned", "intended", "written", "stored_not_extracted", "r
 STORED: tuple[FactState, ...] = ("written", "stored_not_extracted")
 SENT: tuple[FactState, ...] = ("intended", "written", "stored_not_extracted", "undecidable")
 """States in which bytes may be on the server: such a fact never changes its scope."""
+
+
+def marks(values: Sequence[object]) -> str:
+    """As many placeholders as there are values."""
+    return ", ".join("?" * len(values))
+
 
 DDL = """
 CREATE TABLE migration(

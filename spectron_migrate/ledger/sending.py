@@ -13,7 +13,7 @@ from sqlite3 import Row
 
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.schema import FactState
-from spectron_migrate.records import Infer, Selector, canonical_json
+from spectron_migrate.records import Infer, Selector, canonical_json, selector_of
 from spectron_migrate.spectron.answers import Receipt
 
 
@@ -99,7 +99,7 @@ def next_planned(ledger: Ledger, plan: int, lane: str, infer: Infer, limit: int)
         (lane, plan, infer, limit),
     )
     return [
-        PlannedFact(row["id"], row["mem0_id"], _selector(row["selector"]), row["run"], row["infer"], row["order_key"])
+        PlannedFact(row["id"], row["mem0_id"], selector_of(row["selector"]), row["run"], row["infer"], row["order_key"])
         for row in rows
     ]
 
@@ -401,8 +401,4 @@ def _session(ledger: Ledger, row: Row) -> SessionRow:
     used = ledger.db.execute(
         "SELECT coalesce(max(position) + 1, 0) AS used FROM fact WHERE session = ?", (row["id"],)
     ).fetchone()["used"]
-    return SessionRow(row["id"], _selector(row["selector"]), row["run"], row["infer"], row["server_id"], used)
-
-
-def _selector(text: str) -> Selector:
-    return tuple(tuple(clause) for clause in json.loads(text))
+    return SessionRow(row["id"], selector_of(row["selector"]), row["run"], row["infer"], row["server_id"], used)

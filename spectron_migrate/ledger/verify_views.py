@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from spectron_migrate.ledger.ledger import Ledger
-from spectron_migrate.ledger.schema import STORED
+from spectron_migrate.ledger.schema import STORED, marks
 from spectron_migrate.records import Infer, Json
 
 
@@ -111,7 +111,7 @@ def last_version(ledger: Ledger, mem0_id: str) -> LastVersion | None:
     row = ledger.db.execute(
         "SELECT version, text_digest, text_at, recorded_at, state, reason, selector, tombstoned_at,"
         " EXISTS (SELECT 1 FROM fact AS stored WHERE stored.mem0_id = fact.mem0_id"
-        f"  AND stored.state IN ({_marks(STORED)})) AS somewhere"
+        f"  AND stored.state IN ({marks(STORED)})) AS somewhere"
         " FROM fact JOIN memory ON memory.mem0_id = fact.mem0_id WHERE fact.mem0_id = ? ORDER BY version DESC LIMIT 1",
         (*STORED, mem0_id),
     ).fetchone()
@@ -184,10 +184,6 @@ def fingerprint(ledger: Ledger) -> list[Json]:
 def all_selectors(ledger: Ledger) -> list[str]:
     """The different selectors, as canonical JSON, to which anything was stored."""
     rows = ledger.db.execute(
-        f"SELECT DISTINCT selector FROM fact WHERE state IN ({_marks(STORED)}) ORDER BY selector", STORED
+        f"SELECT DISTINCT selector FROM fact WHERE state IN ({marks(STORED)}) ORDER BY selector", STORED
     )
     return [row["selector"] for row in rows]
-
-
-def _marks(values: Sequence[str]) -> str:
-    return ", ".join("?" * len(values))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from spectron_migrate.ledger.ledger import Ledger
-from spectron_migrate.ledger.schema import STORED
+from spectron_migrate.ledger.schema import STORED, marks
 from spectron_migrate.records import Memory
 
 LISTED = 100
@@ -44,7 +44,7 @@ def count_replaced(ledger: Ledger, plan: int) -> int:
 def count_late(ledger: Ledger, plan: int) -> int:
     """Late facts of the plan that are stored."""
     row = ledger.db.execute(
-        f"SELECT count(*) FROM fact WHERE plan = ? AND late = 1 AND state IN ({_marks(STORED)})",
+        f"SELECT count(*) FROM fact WHERE plan = ? AND late = 1 AND state IN ({marks(STORED)})",
         (plan, *STORED),
     ).fetchone()
     return int(row[0])
@@ -82,7 +82,7 @@ def scopes_and_lanes(ledger: Ledger, plan: int) -> tuple[int, int]:
 def named(ledger: Ledger, plan: int, states: Sequence[str], limit: int | None = None) -> Iterator[Named]:
     """Facts of the plan in these states, by id."""
     rows = ledger.db.execute(
-        f"SELECT mem0_id, version, state, reason FROM fact WHERE plan = ? AND state IN ({_marks(states)})"
+        f"SELECT mem0_id, version, state, reason FROM fact WHERE plan = ? AND state IN ({marks(states)})"
         " ORDER BY mem0_id, version LIMIT ?",
         (plan, *states, -1 if limit is None else limit),
     )
@@ -92,7 +92,7 @@ def named(ledger: Ledger, plan: int, states: Sequence[str], limit: int | None = 
 def named_all(ledger: Ledger, states: Sequence[str], limit: int) -> Iterator[Named]:
     """Facts of all plans in these states, by id."""
     rows = ledger.db.execute(
-        f"SELECT mem0_id, version, state, reason FROM fact WHERE state IN ({_marks(states)})"
+        f"SELECT mem0_id, version, state, reason FROM fact WHERE state IN ({marks(states)})"
         " ORDER BY mem0_id, version LIMIT ?",
         (*states, limit),
     )
@@ -150,7 +150,3 @@ def memory_of(ledger: Ledger, mem0_id: str) -> Memory | None:
     """The memory as the newest scan gave it."""
     row = ledger.db.execute("SELECT record FROM memory WHERE mem0_id = ?", (mem0_id,)).fetchone()
     return Memory.from_json(json.loads(row["record"])) if row else None
-
-
-def _marks(values: Sequence[str]) -> str:
-    return ", ".join("?" * len(values))

@@ -7,7 +7,6 @@ connector, which knows that no connection for the request ever stood.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Mapping
@@ -142,8 +141,6 @@ class Wire:
             response = await self._client.request(
                 method, self.base_url + path, content=content, headers=sent, params=params or None
             )
-        except asyncio.CancelledError:
-            raise
         except Exception as error:
             # Deliberately every class: garbage status lines escape the transport's own map.
             if isinstance(error.__cause__, _NotConnected):

@@ -14,9 +14,8 @@ from spectron_migrate.errors import WrongLedger
 from spectron_migrate.ledger import Ledger, verify_views, views
 from spectron_migrate.ledger.verify_views import LastVersion
 from spectron_migrate.mapping import Lens, NotServable, ScopeMapping, Unmapped, covers
-from spectron_migrate.records import Filters, Memory, Placement, Reporter, Skipped, canonical_json, digest
+from spectron_migrate.records import Filters, Memory, Placement, Reporter, Skipped, canonical_json, digest, selector_of
 from spectron_migrate.verify.model import Finding, VerifyOptions
-from spectron_migrate.verify.tables import selector_of
 from spectron_migrate.verify.workspace import Workspace
 
 STORED = ("written", "stored_not_extracted")

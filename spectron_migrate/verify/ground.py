@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from spectron_migrate.errors import InputError, KeyRefused, WrongLedger
 from spectron_migrate.ledger import Ledger, verify_views
+from spectron_migrate.records import selector_of
 from spectron_migrate.spectron.api import MAX_K, SpectronApi, UnknownSession
 from spectron_migrate.verify.model import VerifyOptions
-from spectron_migrate.verify.tables import selector_of
 
 
 def right_options(options: VerifyOptions) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from functools import lru_cache
 from pathlib import Path
 
 from spectron_migrate.judge import plain
-from spectron_migrate.records import Selector
+from spectron_migrate.records import selector_of
 from spectron_migrate.verify.model import StoredMemory
 
 DDL = """
@@ -55,12 +54,6 @@ def text_key(text: str) -> bytes:
 def text_mark(text: str) -> str:
     """A short `text_key` for reports: enough to tell the rows of one answer apart."""
     return text_key(text)[:6].hex()
-
-
-@lru_cache(maxsize=4096)
-def selector_of(text: str) -> Selector:
-    """A selector from its canonical JSON."""
-    return tuple(tuple(clause) for clause in json.loads(text))
 
 
 def path_range(pattern: str) -> tuple[str, str]:

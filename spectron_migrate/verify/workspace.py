@@ -18,9 +18,9 @@ from typing import IO, Any, Self
 from spectron_migrate.errors import LedgerLocked
 from spectron_migrate.ledger.verify_views import ReceiptRow, SessionOfOurs
 from spectron_migrate.mapping import covers
-from spectron_migrate.records import Json, Selector, canonical_json, digest
+from spectron_migrate.records import Json, Selector, canonical_json, digest, selector_of
 from spectron_migrate.verify.model import Finding, Kind, Layer, StoredMemory
-from spectron_migrate.verify.tables import DDL, connect, fact_of, path_range, remove, selector_of, text_key
+from spectron_migrate.verify.tables import DDL, connect, fact_of, path_range, remove, text_key
 
 PAGE = 500
 """Rows that are read at once."""
