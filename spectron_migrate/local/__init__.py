@@ -6,7 +6,7 @@ WordLlama embeddings, extraction a small rule set; the hosted service uses a lan
 differently, so nothing here predicts its ranking.
 
     server      `serve` and `create_app`; `testing` starts it as a process of its own
-    app, web    routes; one request from key to answer, and every way it can end
+    app, web    one request from key to answer, and every way it can end; `onewrite` sends it in one piece
     calls/      one handler for each call that is served
     bodies      request bodies -> frozen values
     answers     rows -> the published JSON
@@ -18,7 +18,7 @@ differently, so nothing here predicts its ranking.
     reconcile   what a new fact does to what is already known
     recall      queries; `cache` remembers answers
     upkeep      forget, expire, fsck
-    storage     the `Store` interface and its rows; `sqlite`, `schema` and `vectors` implement it
+    storage     the `Store` interface and its rows; `sqlite`, `items`, `vectors` and `schema` implement it
     faults      what goes wrong with a write, on purpose
 
 Everything runs in one thread, the event loop's: there are no locks, and a transaction never waits. Nothing

@@ -10,7 +10,7 @@ from typing import Literal
 from spectron_migrate.local.auth import Caller
 from spectron_migrate.local.bodies import MAX_HITS, Question
 from spectron_migrate.local.engine import Engine
-from spectron_migrate.local.failures import ApiError
+from spectron_migrate.local.failures import bad_request
 from spectron_migrate.local.storage import Entity, Found, Region, Want
 
 POOL = 256
@@ -76,10 +76,11 @@ def recall(engine: Engine, question: Question, region: Region) -> Recalled:
     """Answer a question from the rows of a region.
 
     Raises:
-        ApiError: 501 for what the local Spectron does not keep: system time, valid time, places.
+        ApiError: 400 for what the local Spectron does not keep: system time, valid time, places. To ignore a
+            filter would be to answer another question; the document declares no 501 here.
     """
     if question.at_instant or question.valid_from or question.valid_until or question.located:
-        raise ApiError(501, "atInstant, validFrom, validUntil and location are not served by the local Spectron")
+        raise bad_request("atInstant, validFrom, validUntil and location are not served by the local Spectron")
     want = Want(region, question.kinds, question.duplicates, question.as_of, question.labels)
     seeds = _seeds(engine, question.query, region)
     if question.mode == "graph":

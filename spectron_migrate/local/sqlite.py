@@ -24,16 +24,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from spectron_migrate.local.items import ItemTable, in_region
 from spectron_migrate.local.schema import prepare
 from spectron_migrate.local.scopes import Selector
 from spectron_migrate.local.storage import (
     Attribute,
     Entity,
     Erased,
-    Found,
-    Item,
     Key,
     Note,
     Principal,
@@ -44,14 +43,7 @@ from spectron_migrate.local.storage import (
     ScopeNode,
     Session,
     Turn,
-    Want,
 )
-from spectron_migrate.local.vectors import Index, fingerprint
-
-if TYPE_CHECKING:
-    from spectron_migrate.local.storage import Vector
-
-import numpy as np
 
 _ATTRIBUTE = (
     "id, entity, selector, key, value, category, confidence, origin, turn, session, created_at,"
@@ -59,14 +51,11 @@ _ATTRIBUTE = (
 )
 _RELATION = "id, subject, label, object, selector, category, origin, turn, session, created_at, valid_until"
 _ENTITY = "id, type, name, category, created_at, updated_at, importance"
-_ITEM = "id, kind, selector, text, known_at, until, duplicate_of, labels, session, turn"
 _SESSIONS = 10_000
 """Sessions kept in memory: a write asks for its own twice, and they never change."""
-_SMALL_REGION = 200
-"""Up to so many selectors a BM25 search names them in its own query, so that it reads only their rows."""
 
 
-class SqliteStore:
+class SqliteStore(ItemTable):
     """Implements `storage.Store`; see there for what each call means."""
 
     def __init__(self, path: Path | None, context: str, dimensions: int) -> None:
@@ -80,13 +69,12 @@ class SqliteStore:
         Raises:
             StoreRefused: the file is of another context or format, or another process has it open.
         """
-        self._db, self._lock = prepare(path, context, dimensions)
-        self._dimensions = dimensions
+        db, self._lock = prepare(path, context, dimensions)
+        super().__init__(db, dimensions)
         self._selectors = {
             number: _selector(clauses) for number, clauses in self._db.execute("SELECT number, clauses FROM selector")
         }
         self._sessions: dict[str, Session] = {}
-        self._loaded: Index | None = None
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -102,6 +90,13 @@ class SqliteStore:
                     self._db.execute("RELEASE part")
             self._forget_memory()
             raise
+
+    def _forget_memory(self) -> None:
+        super()._forget_memory()
+        self._sessions.clear()
+        rows = self._db.execute("SELECT number, clauses FROM selector")
+        self._selectors.clear()
+        self._selectors.update({number: _selector(clauses) for number, clauses in rows})
 
     def close(self) -> None:
         self._db.close()
@@ -228,101 +223,6 @@ class SqliteStore:
     def count_turns(self, session: str) -> int:
         return int(self._db.execute("SELECT count(*) FROM turn WHERE session = ?", (session,)).fetchone()[0])
 
-    # Items and search
-
-    def add_item(self, item: Item, vector: Vector) -> Item:
-        index = self._index()
-        passage = item.kind == "memory_chunk"
-        print_ = fingerprint(item.text) if passage else 0
-        twin = index.twin(item.selector, print_) if passage else None
-        duplicate_of = self._id_of(twin) if twin is not None else None
-        packed = vector.astype(np.float16)
-        number = self._db.execute(
-            f"INSERT INTO item({_ITEM}, print, vector) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                item.id,
-                item.kind,
-                item.selector,
-                item.text,
-                item.known_at,
-                item.until,
-                duplicate_of,
-                json.dumps(item.labels) if item.labels else None,
-                item.session,
-                item.turn,
-                print_ - (1 << 63),
-                packed.tobytes(),
-            ),
-        ).lastrowid
-        assert number is not None  # noqa: S101 - an INSERT always has one
-        index.add(
-            number,
-            packed.astype(np.float32),
-            selector=item.selector,
-            kind=item.kind,
-            live=item.until is None,
-            shown=duplicate_of is None,
-            print_=print_,
-        )
-        return item if duplicate_of is None else replace(item, duplicate_of=duplicate_of)
-
-    def nearest(self, vector: Vector, want: Want, limit: int) -> list[Found]:
-        return self._index().nearest(vector, self._mask(want), limit)
-
-    def matching(self, words: Sequence[str], want: Want, limit: int) -> list[Found]:
-        if not words:
-            return []
-        index, keep = self._index(), self._mask(want)
-        query = "text : (" + " OR ".join('"' + word.replace('"', "") + '"' for word in words) + ")"
-        if want.region is not None and len(want.region) <= _SMALL_REGION:
-            numbers = " OR ".join(f'"{number}"' for number in sorted(want.region))
-            query = f"({query}) AND (selector : ({numbers}))" if numbers else ""
-        if not query:
-            return []
-        fetch = limit * 4
-        while True:
-            rows = self._db.execute(
-                "SELECT rowid, -rank FROM item_text WHERE item_text MATCH ? AND rank MATCH 'bm25(1.0, 0.0)'"
-                " ORDER BY rank LIMIT ?",
-                (query, fetch),
-            ).fetchall()
-            kept = keep[index.positions(row[0] for row in rows)].tolist()
-            found = [Found(row[0], row[1]) for row, ok in zip(rows, kept, strict=True) if ok]
-            if len(found) >= limit or len(rows) < fetch:
-                return found[:limit]
-            fetch *= 16  # most of what matched lies outside the region
-
-    def visible(self, numbers: Iterable[int], want: Want) -> list[int]:
-        asked = list(numbers)
-        keep = self._mask(want)[self._index().positions(asked)]
-        return [number for number, ok in zip(asked, keep, strict=True) if ok]
-
-    def items(self, numbers: Iterable[int]) -> dict[int, Item]:
-        rows = self._db.execute(
-            f"SELECT number, {_ITEM} FROM item WHERE number IN (SELECT value FROM json_each(?))",
-            (json.dumps(list(numbers)),),
-        )
-        return {row[0]: _item(row[1:]) for row in rows}
-
-    def item_numbers(self, ids: Sequence[str]) -> dict[str, int]:
-        rows = self._db.execute(
-            "SELECT id, number FROM item WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(ids),)
-        )
-        return dict(rows.fetchall())
-
-    def close_items(self, ids: Sequence[str], at: str) -> int:
-        live = self._numbers("until IS NULL AND id IN (SELECT value FROM json_each(?))", (json.dumps(ids),))
-        marks = json.dumps(live)
-        self._db.execute("UPDATE item SET until = ? WHERE number IN (SELECT value FROM json_each(?))", (at, marks))
-        self._db.execute(
-            "UPDATE attribute SET valid_until = ? WHERE valid_until IS NULL AND id IN"
-            " (SELECT id FROM item WHERE number IN (SELECT value FROM json_each(?)))",
-            (at, marks),
-        )
-        self._index().mark(live, live=False)
-        self._promote_twins("until IS NOT NULL AND number IN (SELECT value FROM json_each(?))", (marks,))
-        return len(live)
-
     # Facts
 
     def entity(self, type: str, name: str) -> Entity | None:
@@ -357,7 +257,7 @@ class SqliteStore:
         return cursor.rowcount > 0
 
     def entities(self, region: Region, type: str | None = None) -> list[Entity]:
-        where, values = _in_region(region)
+        where, values = in_region(region)
         if type is not None:
             where, values = f"{where} AND type = ?", (*values, type)
         rows = self._db.execute(
@@ -368,7 +268,7 @@ class SqliteStore:
         return [Entity(*row) for row in rows]
 
     def entities_named(self, names: Sequence[str], region: Region) -> list[Entity]:
-        where, values = _in_region(region)
+        where, values = in_region(region)
         rows = self._db.execute(
             f"SELECT DISTINCT {_ENTITY} FROM entity JOIN entity_scope ON entity = id"
             f" WHERE normal_name IN (SELECT value FROM json_each(?)) AND until IS NULL AND {where}"
@@ -406,7 +306,7 @@ class SqliteStore:
         self.close_items(facts, at)
         for edge in edges:
             self.close_relation(edge, at)
-        where, values = _in_region(region)
+        where, values = in_region(region)
         self._db.execute(f"UPDATE entity_scope SET until = ? WHERE entity = ? AND {where}", (at, entity, *values))
         return len(facts) + len(edges)
 
@@ -421,7 +321,7 @@ class SqliteStore:
     def attributes(
         self, region: Region, *, entity: str | None = None, key: str | None = None, history: bool = False
     ) -> list[Attribute]:
-        where, values = _in_region(region)
+        where, values = in_region(region)
         for column, wanted in (("entity", entity), ("key", key)):
             if wanted is not None:
                 where, values = f"{where} AND {column} = ?", (*values, wanted)
@@ -438,7 +338,7 @@ class SqliteStore:
         self._db.execute("UPDATE relation SET valid_until = ? WHERE id = ? AND valid_until IS NULL", (at, id))
 
     def relations(self, region: Region, *, entity: str | None = None) -> list[Relation]:
-        where, values = _in_region(region)
+        where, values = in_region(region)
         if entity is not None:
             where, values = f"{where} AND (subject = ? OR object = ?)", (*values, entity, entity)
         rows = self._db.execute(
@@ -450,7 +350,7 @@ class SqliteStore:
         self._db.execute("INSERT INTO note VALUES (?, ?, ?, ?, ?, ?)", tuple(_fields(note).values()))
 
     def notes(self, region: Region, kind: Literal["instruction", "uncertainty"]) -> list[Note]:
-        where, values = _in_region(region)
+        where, values = in_region(region)
         rows = self._db.execute(
             f"SELECT id, kind, selector, subject, text, created_at FROM note WHERE kind = ? AND {where} ORDER BY rowid",
             (kind, *values),
@@ -498,17 +398,8 @@ class SqliteStore:
         ).rowcount
         return Erased(rows)
 
-    def passages(self, region: Region) -> Iterator[Item]:
-        where, values = _in_region(region)
-        rows = self._db.execute(
-            f"SELECT {_ITEM} FROM item WHERE kind = 'memory_chunk' AND until IS NULL AND {where} ORDER BY number",
-            values,
-        )
-        for row in rows:
-            yield _item(row)
-
     def unscoped(self, region: Region, sample: int) -> dict[str, tuple[int, list[str]]]:
-        where, values = _in_region(region)
+        where, values = in_region(region)
         where += " AND selector IN (SELECT number FROM selector WHERE unscoped)"
         found = {}
         for table, narrowed in (
@@ -538,77 +429,6 @@ class SqliteStore:
     def drop_replays(self, before: str) -> None:
         self._db.execute("DELETE FROM idempotency WHERE created_at < ?", (before,))
 
-    # The arrays in memory
-
-    def _index(self) -> Index:
-        if self._loaded is None:
-            (count,) = self._db.execute("SELECT count(*) FROM item").fetchone()
-            self._loaded = Index(self._dimensions, capacity=max(1024, count + count // 4))
-            rows = self._db.execute(
-                "SELECT number, selector, kind, until IS NULL, duplicate_of IS NULL, print, vector FROM item"
-                " ORDER BY number"
-            )
-            for number, selector, kind, live, shown, print_, packed in rows:
-                vector = np.frombuffer(packed, np.float16).astype(np.float32)
-                self._loaded.add(
-                    number,
-                    vector,
-                    selector=selector,
-                    kind=kind,
-                    live=bool(live),
-                    shown=bool(shown),
-                    print_=print_ + (1 << 63),
-                )
-        return self._loaded
-
-    def _forget_memory(self) -> None:
-        """After a rollback what is in memory may be ahead of the file: read it again when it is needed."""
-        self._loaded = None
-        self._sessions.clear()
-        rows = self._db.execute("SELECT number, clauses FROM selector")
-        self._selectors.clear()
-        self._selectors.update({number: _selector(clauses) for number, clauses in rows})
-
-    def _mask(self, want: Want) -> np.typing.NDArray[np.bool_]:
-        index = self._index()
-        if want.as_of is None:
-            keep = index.mask(want.region, want.kinds, duplicates=want.duplicates)
-        else:
-            then = "known_at <= ?1 AND (until IS NULL OR until > ?1)"
-            if not want.duplicates:
-                then += " AND duplicate_of IS NULL"
-            keep = index.scope_mask(want.region, want.kinds) & index.among(self._numbers(then, (want.as_of,)))
-        for label in want.labels:
-            carries = "EXISTS (SELECT 1 FROM json_each(labels) WHERE value = ?)"
-            keep = keep & index.among(self._numbers(carries, (label,)))
-        return keep
-
-    def _numbers(self, where: str, values: tuple[Any, ...]) -> list[int]:
-        return [row[0] for row in self._db.execute(f"SELECT number FROM item WHERE {where}", values)]
-
-    def _id_of(self, number: int) -> str:
-        return str(self._db.execute("SELECT id FROM item WHERE number = ?", (number,)).fetchone()[0])
-
-    def _drop_items(self, where: str, values: tuple[Any, ...]) -> int:
-        numbers = self._numbers(where, values)
-        gone = json.dumps(numbers)
-        self._promote_twins("number IN (SELECT value FROM json_each(?))", (gone,))
-        self._db.execute("DELETE FROM item WHERE number IN (SELECT value FROM json_each(?))", (gone,))
-        self._index().mark(numbers, live=False, shown=False)
-        return len(numbers)
-
-    def _promote_twins(self, leaving: str, values: tuple[Any, ...]) -> None:
-        """Where an older passage goes, its oldest near-duplicate takes its place, so that the text stays findable."""
-        orphans = self._db.execute(
-            "SELECT min(number), duplicate_of FROM item WHERE until IS NULL AND duplicate_of IN"
-            f" (SELECT id FROM item WHERE {leaving}) AND NOT ({leaving}) GROUP BY duplicate_of",
-            (*values, *values),
-        ).fetchall()
-        for number, gone in orphans:
-            self._db.execute("UPDATE item SET duplicate_of = NULL WHERE number = ?", (number,))
-            self._db.execute("UPDATE item SET duplicate_of = ? WHERE duplicate_of = ?", (self._id_of(number), gone))
-            self._index().mark([number], shown=True)
-
 
 def _normal(name: str) -> str:
     return " ".join(name.casefold().split())
@@ -616,16 +436,6 @@ def _normal(name: str) -> str:
 
 def _selector(clauses: str) -> Selector:
     return tuple(tuple(clause) for clause in json.loads(clauses))
-
-
-def _in_region(region: Region) -> tuple[str, tuple[Any, ...]]:
-    if region is None:
-        return "TRUE", ()
-    return "selector IN (SELECT value FROM json_each(?))", (json.dumps(sorted(region)),)
-
-
-def _item(row: Sequence[Any]) -> Item:
-    return replace(Item(*row), labels=tuple(json.loads(row[7])) if row[7] else ())
 
 
 def _fields(row: Attribute | Relation | Note) -> dict[str, Any]:

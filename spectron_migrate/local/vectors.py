@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import pairwise
 from typing import Any
@@ -38,6 +38,11 @@ def _bands(print_: int) -> Iterator[int]:
         yield place << 16 | print_ >> 16 * place & 0xFFFF
 
 
+def _note(bands: dict[tuple[int, int], list[int]], at: int, selector: int, print_: int) -> None:
+    for band in _bands(print_):
+        bands.setdefault((selector, band), []).append(at)
+
+
 class Index:
     """Arrays in step with the item table; rows are appended in the order of their numbers."""
 
@@ -51,10 +56,26 @@ class Index:
             "kind": np.zeros(capacity, np.int8),
             "live": np.zeros(capacity, np.bool_),
             "shown": np.zeros(capacity, np.bool_),
+            "print": np.zeros(capacity, np.uint64),
         }
-        self._prints: list[int] = []
-        self._bands: dict[tuple[int, int], list[int]] = {}
-        """Scope and band of a print -> positions of the passages that have it."""
+        self._bands: dict[tuple[int, int], list[int]] | None = None
+        """Scope and band of a print -> positions of the passages that have it; made for the first write."""
+
+    def load(self, rows: Sequence[tuple[Any, ...]], vectors: NDArray[np.float32]) -> None:
+        """Take many rows at once, in the order of their numbers, into an index that is empty.
+
+        Args:
+            rows: number, selector, kind, live, shown, print of each.
+            vectors: one a row.
+        """
+        if not rows:
+            return
+        numbers, selectors, kinds, live, shown, prints = zip(*rows, strict=True)
+        codes = [KINDS.index(kind) for kind in kinds]
+        columns = (vectors, numbers, selectors, codes, live, shown, np.array(prints, np.uint64))
+        for name, values in zip(self._columns, columns, strict=True):
+            self._columns[name][: len(rows)] = values
+        self.size = len(rows)
 
     def add(
         self,
@@ -77,13 +98,12 @@ class Index:
             "kind": KINDS.index(kind),
             "live": live,
             "shown": shown,
+            "print": print_,
         }
         for name, value in values.items():
             self._columns[name][self.size] = value
-        self._prints.append(print_)
-        if kind == "memory_chunk":
-            for band in _bands(print_):
-                self._bands.setdefault((selector, band), []).append(self.size)
+        if self._bands is not None and kind == "memory_chunk":
+            _note(self._bands, self.size, selector, print_)
         self.size += 1
 
     def mark(self, numbers: Iterable[int], *, live: bool | None = None, shown: bool | None = None) -> None:
@@ -96,12 +116,14 @@ class Index:
 
     def twin(self, selector: int, print_: int) -> int | None:
         """The oldest live passage in the same scope that is nearly the same text and no duplicate itself."""
-        live, shown = self._columns["live"], self._columns["shown"]
+        if self._bands is None:
+            self._bands = self._all_bands()
+        live, shown, prints = (self._columns[name] for name in ("live", "shown", "print"))
         close = [
             at
             for band in _bands(print_)
             for at in self._bands.get((selector, band), ())
-            if (self._prints[at] ^ print_).bit_count() <= NEAR and live[at] and shown[at]
+            if (int(prints[at]) ^ print_).bit_count() <= NEAR and live[at] and shown[at]
         ]
         return int(self._columns["number"][min(close)]) if close else None
 
@@ -150,6 +172,13 @@ class Index:
         """Where in a mask some rows are."""
         found: NDArray[np.int64] = np.searchsorted(self._column("number"), np.fromiter(numbers, np.int64))
         return found
+
+    def _all_bands(self) -> dict[tuple[int, int], list[int]]:
+        bands: dict[tuple[int, int], list[int]] = {}
+        selectors, prints = self._column("selector").tolist(), self._column("print").tolist()
+        for at in np.flatnonzero(self._column("kind") == KINDS.index("memory_chunk")).tolist():
+            _note(bands, at, selectors[at], prints[at])
+        return bands
 
     def _column(self, name: str) -> NDArray[Any]:
         return self._columns[name][: self.size]

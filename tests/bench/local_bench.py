@@ -2,8 +2,9 @@
 
     python tests/bench/local_bench.py [--memories 20000]
 
-Bare: calls of the store in this process, vectors given. Served: HTTP over loopback from another process, with
-authentication, idempotency keys, embedding and a session. Both fill a context with the same memories first.
+Bare: texts and questions embedded, stored and searched by calls in this process. Served: the same over HTTP on
+loopback, from another process, with authentication, idempotency keys and sessions, which is what the difference
+costs. Both fill a context with the same memories first.
 Exit code 1 where a served figure falls short of its share of the bare one.
 """
 
@@ -66,12 +67,13 @@ class Bare:
 
     def insert(self, rows: Sequence[str], size: int) -> float:
         """Rows a second, `size` in a transaction."""
-        vectors = self.embedder.embed(rows)
         began = time.perf_counter()
         for start in range(0, len(rows), size):
             session = self.sessions[start // size % USERS]
+            part = rows[start : start + size]
+            vectors = self.embedder.embed(part)
             with self.store.transaction():
-                for text, vector in zip(rows[start : start + size], vectors[start : start + size], strict=True):
+                for text, vector in zip(part, vectors, strict=True):
                     turn = Turn(new_id("turn"), session.id, 0, "user", text, NOW)
                     self.store.add_turn(turn)
                     item = Item(

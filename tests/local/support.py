@@ -29,9 +29,6 @@ UNDECLARED = {
     ("post", "/sessions"): {400, 403},  # an unregistered scope; outside the grants
     ("post", "/scopes"): {403, 409},  # without scope:create; already there, in one reading
     ("delete", "/scopes"): {403},  # without scope:delete
-    ("post", "/sessions/{session_id}/context"): {404},
-    ("post", "/query"): {501},  # system time, valid time, places
-    ("delete", "/keys/{key_name}"): {405},
 }
 ANYWHERE = {405, 413, 501}
 
@@ -211,7 +208,8 @@ def check(method: str, path: str, raw: bytes, answer: Answer) -> None:
     problems = [error.message for error in _validator(json.dumps(schema)).iter_errors(answer.body)]
     assert [] == problems, (method, path, answer.raw)
     # The body of POST /keys has a schema without a name, which the check of requests does not look into.
-    if answer.status < 300 and raw and not path.startswith("/keys") and not _bare_clauses(raw):
+    # A body of blanks is none, as `Body.read` takes it.
+    if answer.status < 300 and raw.strip() and not path.startswith("/keys") and not _bare_clauses(raw):
         assert [] == contract.problems(method, f"/api/v1/local{path}", raw)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -170,3 +171,17 @@ def test_the_package_loads_nothing_heavy() -> None:
     code = "import sys, spectron_migrate.local.testing; print([m for m in ('numpy', 'starlette') if m in sys.modules])"
 
     assert "[]" == subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
+
+
+@pytest.mark.parametrize("path", [b"/\xff\xfe", b"/api/v1/\xff/me", b"/api/v1/local/entities/%ff/%00", b"/api/v1//me"])
+def test_a_path_that_is_no_text_is_no_failure(path: bytes) -> None:
+    """Whatever bytes come: a published status, never a 500."""
+    with running_server() as server:
+        host, port = server.base_url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as raw:
+            raw.sendall(
+                b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer sk-local\r\n\r\n"
+            )
+            status = raw.makefile("rb").readline().split()[1]
+
+    assert status in (b"400", b"404", b"422")

@@ -114,10 +114,10 @@ def test_deleting_a_session_removes_its_turns_and_passages(local: Spectron) -> N
 
 
 def test_an_unknown_session_is_403_to_write_and_404_to_read(local: Spectron) -> None:
-    """A write does not say whether it exists."""
+    """A write does not say whether it exists; for its context the document declares 400 alone."""
     assert 403 == local.call("POST", "/facts", {"text": "x", "session_id": "sess_none"}).status
     assert 404 == local.call("GET", "/sessions/sess_none/turns").status
-    assert 404 == local.call("POST", "/sessions/sess_none/context", {"query": "x"}).status
+    assert 400 == local.call("POST", "/sessions/sess_none/context", {"query": "x"}).status
 
 
 def test_none_stores_the_text_alone(local: Spectron) -> None:

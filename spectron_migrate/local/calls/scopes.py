@@ -112,7 +112,10 @@ async def list_turns(call: Call) -> Response:
 async def session_context(call: Call) -> Response:
     """What the session's scope knows about a question, as text for a prompt."""
     body = call.body()
-    session = session_of(call, "memory:read")
+    try:
+        session = session_of(call, "memory:read")
+    except ApiError as error:
+        raise bad_request(error.message) from error  # the document declares no 404 here
     hits = recall(call.engine, read_question(body), frozenset({session.selector})).hits
     return reply({"context": as_prompt(hits)})
 
