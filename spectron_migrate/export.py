@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -101,23 +102,39 @@ def run_export(
     began = min(began, reader.resume_in(dump_dir) or began)
     try:
         with DumpWriter(dump_dir, reader.info, began, filters=filters, since=since, rereads=reader.rereads) as writer:
-            native_count, complete = _read_all(reader, writer, reporter)
-            _keep_the_rest(reader, writer, filters, keep_history)
+            reading = _read_all(reader, writer, reporter)
+            if reading.complete:
+                _refuse_a_vanished_source(writer, dump_dir)
+            if not reading.cut:
+                _keep_the_rest(reader, writer, filters, keep_history)
             skipped = _first(writer)
-            changes = writer.commit(complete=complete, native_count=native_count, ended=clock(), fence=fence)
-    except OSError as error:
+            changes = writer.commit(
+                complete=reading.complete, native_count=reading.native_count, ended=clock(), fence=fence
+            )
+    except (OSError, sqlite3.OperationalError) as error:
         raise InputError(
-            f"the dump in {dump_dir} cannot be written: {error.strerror or error}", hint="what was there is unharmed"
+            f"the dump in {dump_dir} cannot be written: {getattr(error, 'strerror', None) or error}",
+            hint="what was there is unharmed; is there room on the disk?",
         ) from error
     reader.finished()
     for note in reader.notes:
         reporter.warn(note)
-    if not complete:
-        reporter.warn(_why_incomplete(reader, native_count, writer))
-    return _summary(reader, writer, changes, complete, native_count, skipped, dump_dir)
+    if not reading.complete:
+        reporter.warn(_why_incomplete(reader, reading, writer))
+    return _summary(reader, changes, reading, skipped, dump_dir)
 
 
-def _read_all(reader: Reader, writer: DumpWriter, reporter: Reporter) -> tuple[int | None, bool]:
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """How reading the source ended."""
+
+    native_count: int | None
+    complete: bool
+    cut: bool = False
+    """The source stopped answering on the way."""
+
+
+def _read_all(reader: Reader, writer: DumpWriter, reporter: Reporter) -> _Reading:
     """Read until the rows add up to what the store says it holds, at most three times over."""
     before = reader.native_count()
     for number in range(_PASSES):
@@ -131,14 +148,14 @@ def _read_all(reader: Reader, writer: DumpWriter, reporter: Reporter) -> tuple[i
             if not writer.distinct():
                 raise
             reporter.warn(error.message)
-            return None, False
+            return _Reading(None, complete=False, cut=True)
         after = reader.native_count()
         if _adds_up(reader, writer, before, after):
-            return after, not any(reason.startswith(UNREADABLE) for reason in writer.skipped)
+            return _Reading(after, complete=UNREADABLE not in writer.skipped)
         if reader.missing() is not None or after is None:
-            return after, False
+            return _Reading(after, complete=False)
         before = after
-    return before, False
+    return _Reading(before, complete=False)
 
 
 def _pass(reader: Reader, writer: DumpWriter, reporter: Reporter) -> None:
@@ -161,10 +178,23 @@ def _adds_up(reader: Reader, writer: DumpWriter, before: int | None, after: int 
     return after is not None and before == after == writer.distinct()
 
 
+def _refuse_a_vanished_source(writer: DumpWriter, dump_dir: Path) -> None:
+    """Everything gone at once is a wrong address or an erased store far more often than the truth."""
+    old = writer.carried
+    if old is not None and old.count and not writer.distinct():
+        raise Incomplete(
+            f"the source reads as empty, but the dump in {dump_dir} holds {old.count:,} memories of it",
+            hint="if they were all deleted on purpose, export into a new directory",
+        )
+
+
 def _keep_the_rest(reader: Reader, writer: DumpWriter, filters: Filters, keep_history: bool) -> None:
     for relation in reader.relations():
         writer.keep(RELATIONS, relation)
-    if reader.history is None or not keep_history:
+    if not keep_history:
+        return
+    if reader.history is None:
+        reader.notes.append("there is no history to keep: Mem0's history file is not where its configuration says")
         return
     if filters and writer.carried is not None:  # what an earlier export kept of other owners stays
         for event in writer.carried.history():
@@ -180,33 +210,29 @@ def _first(writer: DumpWriter) -> tuple[Skipped, ...]:
     return tuple(row for _, row in zip(range(_LISTED), rows, strict=False))
 
 
-def _why_incomplete(reader: Reader, native_count: int | None, writer: DumpWriter) -> str:
+def _why_incomplete(reader: Reader, reading: _Reading, writer: DumpWriter) -> str:
     missing = reader.missing()
     unreadable = writer.skipped[UNREADABLE]
+    if reading.cut:
+        return "not complete: the reading was cut off; run it again"
     if missing:
         return f"not complete: {missing:,} memories that the source announces were not given"
     if unreadable:
         return f"not complete: {unreadable:,} rows could not be read"
-    if native_count is None:
+    if reading.native_count is None:
         return "not complete: the source does not say how much it holds"
-    return f"not complete: the source says it holds {native_count:,} rows, but gave other than that"
+    return f"not complete: the source says it holds {reading.native_count:,} rows, but gave other than that"
 
 
 def _summary(
-    reader: Reader,
-    writer: DumpWriter,
-    changes: Changes,
-    complete: bool,
-    native_count: int | None,
-    skipped: tuple[Skipped, ...],
-    dump_dir: Path,
+    reader: Reader, changes: Changes, reading: _Reading, skipped: tuple[Skipped, ...], dump_dir: Path
 ) -> ExportSummary:
     manifest = changes.manifest
     return ExportSummary(
         source=reader.info.identity,
-        complete=complete,
+        complete=reading.complete,
         memories=manifest.memories,
-        native_count=native_count,
+        native_count=reading.native_count,
         users=len(manifest.users),
         agents=manifest.agents,
         runs=manifest.runs,

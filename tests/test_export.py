@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from spectron_migrate.dump import open_dump
-from spectron_migrate.errors import ExitCode, InputError
+from spectron_migrate.errors import ExitCode, Incomplete, InputError, Unreachable
 from spectron_migrate.export import ExportSummary, run_export
 from spectron_migrate.mem0.files import FilesReader
 from spectron_migrate.mem0.open import open_oss
@@ -272,6 +272,62 @@ def test_a_dump_that_cannot_be_written_is_told_without_a_traceback(tmp_path: Pat
         export(Moving([[]], [0, 0]), tmp_path / "file")
     with pytest.raises(InputError, match=r"cannot be written|is not a directory"):
         export(Moving([[]], [0, 0]), tmp_path / "file" / "dump")
+
+
+def test_a_source_that_reads_as_empty_all_at_once_is_an_error_and_buries_nothing(tmp_path: Path) -> None:
+    export(Moving([[memory("m1"), memory("m2")]], [2, 2]), tmp_path / "dump")
+
+    with pytest.raises(Incomplete, match=r"reads as empty, but the dump in .* holds 2 memories"):
+        export(Moving([[]], [0, 0]), tmp_path / "dump")
+
+    assert 2 == open_dump(tmp_path / "dump").count
+
+
+class Cut(Moving):
+    """A store that stops answering after its rows."""
+
+    def rows(self) -> Iterator[Memory | Skipped]:
+        yield from super().rows()
+        raise Unreachable("nothing answers any more")
+
+    def relations(self) -> Iterator[Any]:
+        raise Unreachable("nothing answers any more")
+
+
+def test_what_was_read_before_a_cut_is_kept(tmp_path: Path) -> None:
+    export(Moving([[memory("m1"), memory("m2")]], [2, 2]), tmp_path / "dump")
+    reporter = NullReporter()
+
+    summary = export(Cut([[memory("m1", "edited")]], [2]), tmp_path / "dump", reporter=reporter)
+
+    assert (ExitCode.INCOMPLETE, 2, 1, 0) == (summary.exit_code, summary.memories, summary.changed, summary.deleted)
+    assert ["nothing answers any more", "not complete: the reading was cut off; run it again"] == reporter.warnings
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from tests.test_export import Moving, export
+from tests.test_dump import memory
+from spectron_migrate.errors import InputError
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+try:
+    export(Moving([[memory(f"m{n}", "x" * 300) for n in range(3000)]], [3000, 3000]), Path(sys.argv[1]))
+except InputError as error:
+    print(error.message)
+"""
+
+
+def test_a_full_disk_is_told_and_leaves_the_old_dump(tmp_path: Path) -> None:
+    export(Moving([[memory("m1")]], [1, 1]), tmp_path / "dump")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "dump").iterdir()}
+
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path / "dump")], capture_output=True, text=True, check=True
+    )
+
+    assert f"the dump in {tmp_path}/dump cannot be written: File too large\n" == done.stdout
+    assert before == {file.name: file.read_bytes() for file in (tmp_path / "dump").iterdir()}
 
 
 SLOW = """

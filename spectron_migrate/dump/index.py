@@ -1,4 +1,8 @@
-"""Which ids a scan has seen, and where their lines lie: a small SQLite file, so that memory stays flat."""
+"""Which ids a scan has seen, and where their lines lie: a small SQLite file, so that memory stays flat.
+
+Rows are appended as they come and sorted by id once, when somebody asks: keeping a million random ids in
+order all along costs more than everything else an export does.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +18,25 @@ from spectron_migrate.records import Memory
 
 NOT_WRITTEN = -1
 _SCHEMA = """
-PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -4000;
-CREATE TABLE seen (
-    id BLOB PRIMARY KEY, pass INTEGER, place INTEGER, at TEXT, record BLOB, text BLOB
-) WITHOUT ROWID;
+PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -1000;
+CREATE TABLE seen (number INTEGER PRIMARY KEY, id BLOB, pass INTEGER, place INTEGER, record BLOB, text BLOB);
 CREATE TABLE dead (place INTEGER PRIMARY KEY);
 CREATE TABLE wanted (id BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE owner (kind TEXT, id BLOB, memories INTEGER, PRIMARY KEY (kind, id)) WITHOUT ROWID;
 """
+_SELECT = "SELECT number, id, pass, place, record, text FROM seen"
 _OWNERS = ("user", "agent", "run")
+_OWNERS_HELD = 10_000
+"""Owners whose counts are held in memory before they are written."""
+
+_AT_ONCE = 250
+"""Rows of one INSERT: fewer statements, and no more values than any SQLite takes."""
 
 
 class Entry(NamedTuple):
     """One row of a scan: its id, and what tells it from another copy. (A tuple: there is one a row.)"""
 
-    id: bytes
-    at: str
-    """When the row last changed, as Mem0 says; empty where it does not."""
+    id: str
     line: bytes
     """As it goes into the dump; empty for a row that was filtered out or skipped."""
     text: bytes
@@ -39,32 +45,23 @@ class Entry(NamedTuple):
     @classmethod
     def of(cls, memory: Memory, line: bytes) -> Entry:
         """A memory and its line."""
-        return cls(
-            id=key(memory.id),
-            at=memory.updated_at or memory.created_at or "",
-            line=line,
-            text=text_digest(memory.memory),
-            owners=(memory.user_id, memory.agent_id, memory.run_id),
-        )
+        return cls(memory.id, line, text_digest(memory.memory), (memory.user_id, memory.agent_id, memory.run_id))
 
     @classmethod
     def unwritten(cls, memory_id: str) -> Entry:
         """A row that the store holds but that does not go into the dump."""
-        return cls(id=key(memory_id), at="", line=b"", text=b"", owners=(None, None, None))
-
-    @property
-    def record(self) -> bytes:
-        """Equal for rows that are equal in everything."""
-        return record_digest(self.line)
+        return cls(memory_id, b"", b"", (None, None, None))
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What the index knows of an id."""
+    """What the index knows of one row."""
 
+    number: int
+    """Rows are numbered as they come."""
+    id: str
     passed: int
     place: int
-    at: str
     record: bytes
     text: bytes
 
@@ -75,7 +72,7 @@ class Found:
 
 
 class SeenIndex:
-    """The index of one scan; `number` counts passes over the store."""
+    """The index of one scan."""
 
     def __init__(self, path: Path) -> None:
         """Make it at `path`, which must not exist."""
@@ -83,42 +80,49 @@ class SeenIndex:
         self._path = path
         self._db = sqlite3.connect(path, isolation_level=None)
         self._db.executescript(_SCHEMA)
+        self._is_sorted = False
+        self._counted: Counter[tuple[str, str]] = Counter()
 
-    def insert(self, entries: Sequence[Entry], places: Sequence[int], number: int) -> list[tuple[Entry, int]]:
-        """Insert those whose id is new; the others come back, each with the place of its line."""
-        before = self._db.total_changes
+    def append(self, entries: Sequence[Entry], places: Sequence[int], number: int) -> None:
+        """Rows of pass `number`, with the places of their lines."""
+        if self._is_sorted:
+            self._db.execute("DROP INDEX by_id")
+            self._is_sorted = False
         self._db.execute("BEGIN")
-        self._db.executemany(
-            "INSERT OR IGNORE INTO seen VALUES (?, ?, ?, ?, ?, ?)",
-            [
-                (entry.id, number, place, entry.at, entry.record, entry.text)
-                for entry, place in zip(entries, places, strict=True)
-            ],
-        )
+        for begin in range(0, len(entries), _AT_ONCE):
+            part = entries[begin : begin + _AT_ONCE]
+            values: list[object] = []
+            for entry, place in zip(part, places[begin : begin + _AT_ONCE], strict=True):
+                values += (key(entry.id), number, place, record_digest(entry.line), entry.text)
+            rows = ", ".join(["(?, ?, ?, ?, ?)"] * len(part))
+            self._db.execute(f"INSERT INTO seen (id, pass, place, record, text) VALUES {rows}", values)
         self._db.execute("COMMIT")
-        if self._db.total_changes - before == len(entries):
-            return []
-        return [
-            (entry, place) for entry, place in zip(entries, places, strict=True) if not self._is(entry, place, number)
-        ]
 
-    def replace(self, entry: Entry, place: int, number: int) -> None:
-        """The entry counts from now on instead of what was there."""
-        values = (entry.id, number, place, entry.at, entry.record, entry.text)
-        self._db.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?, ?, ?)", values)
+    def sort(self) -> None:
+        """From here on an id is found fast, until more rows are appended."""
+        if not self._is_sorted:
+            self._db.execute("CREATE INDEX by_id ON seen (id)")
+            self._is_sorted = True
 
-    def touch(self, memory_id: bytes, number: int) -> None:
-        """The same row came again in a later pass."""
-        self._db.execute("UPDATE seen SET pass = ? WHERE id = ?", (number, memory_id))
+    def repeated(self) -> Iterator[list[Found]]:
+        """For each id that came more than once, its rows in the order they came."""
+        self.sort()
+        self._db.execute("CREATE TEMP TABLE again AS SELECT id FROM seen GROUP BY id HAVING count(*) > 1")
+        for (memory_id,) in self._db.execute("SELECT id FROM again"):
+            rows = self._db.execute(f"{_SELECT} WHERE id = ? ORDER BY number", (memory_id,)).fetchall()
+            yield [_found(row) for row in rows]
+        self._db.execute("DROP TABLE again")
 
-    def find(self, memory_id: bytes) -> Found | None:
-        """What is known of an id."""
-        row = self._db.execute("SELECT pass, place, at, record, text FROM seen WHERE id = ?", (memory_id,)).fetchone()
-        return None if row is None else Found(*row)
+    def keep_only(self, kept: Found, dropped: Sequence[Found]) -> None:
+        """Of the rows of one id this one counts, in the pass it was seen last; the others' lines are dead."""
+        self._db.execute("UPDATE seen SET pass = ? WHERE number = ?", (kept.passed, kept.number))
+        self._db.executemany("DELETE FROM seen WHERE number = ?", [(row.number,) for row in dropped])
+        self._bury([row.place for row in dropped if row.written])
 
-    def _is(self, entry: Entry, place: int, number: int) -> bool:
-        found = self.find(entry.id)
-        return found is not None and (found.place, found.passed) == (place, number)
+    def find(self, memory_id: str) -> Found | None:
+        """What is known of an id; call `sort` first."""
+        row = self._db.execute(f"{_SELECT} WHERE id = ?", (key(memory_id),)).fetchone()
+        return None if row is None else _found(row)
 
     def seen(self, number: int) -> int:
         """How many ids a pass has given."""
@@ -133,9 +137,8 @@ class SeenIndex:
         self._db.execute("INSERT OR IGNORE INTO dead SELECT place FROM seen WHERE pass < ? AND place >= 0", (number,))
         self._db.execute("DELETE FROM seen WHERE pass < ?", (number,))
 
-    def bury(self, place: int) -> None:
-        """The line at this place no longer counts."""
-        self._db.execute("INSERT OR IGNORE INTO dead VALUES (?)", (place,))
+    def _bury(self, places: Sequence[int]) -> None:
+        self._db.executemany("INSERT OR IGNORE INTO dead VALUES (?)", [(place,) for place in places])
 
     def dead(self) -> Iterator[int]:
         """Places of lines that do not count, in order."""
@@ -153,27 +156,32 @@ class SeenIndex:
 
     def count_owners(self, owners: Sequence[tuple[str | None, str | None, str | None]], sign: int = 1) -> None:
         """Add to (or take from) the memories of these users, agents and runs."""
-        counts = [
-            (kind, key(one), sign * count)
-            for kind, ids in zip(_OWNERS, zip(*owners, strict=True), strict=True)
-            for one, count in Counter(ids).items()
-            if one is not None
-        ]
+        for kind, ids in zip(_OWNERS, zip(*owners, strict=True), strict=True):
+            for one, count in Counter(ids).items():
+                if one is not None:
+                    self._counted[kind, one] += sign * count
+        if len(self._counted) > _OWNERS_HELD:
+            self._write_owners()
+
+    def _write_owners(self) -> None:
         self._db.execute("BEGIN")
         self._db.executemany(
             "INSERT INTO owner VALUES (?, ?, ?) "
             "ON CONFLICT (kind, id) DO UPDATE SET memories = memories + excluded.memories",
-            counts,
+            [(kind, key(one), count) for (kind, one), count in self._counted.items()],
         )
         self._db.execute("COMMIT")
+        self._counted.clear()
 
     def owners(self, kind: str) -> int:
         """How many users, agents or runs have a memory."""
+        self._write_owners()
         sql = "SELECT count(*) FROM owner WHERE kind = ? AND memories > 0"
         return int(self._db.execute(sql, (kind,)).fetchone()[0])
 
     def users(self) -> dict[str, int]:
         """Memories of each user."""
+        self._write_owners()
         sql = "SELECT id, memories FROM owner WHERE kind = 'user' AND memories > 0 ORDER BY id"
         return {row[0].decode("utf-8", "surrogatepass"): row[1] for row in self._db.execute(sql)}
 
@@ -181,6 +189,11 @@ class SeenIndex:
         """Close and remove it."""
         self._db.close()
         self._path.unlink(missing_ok=True)
+
+
+def _found(row: tuple[int, bytes, int, int, bytes, bytes]) -> Found:
+    number, memory_id, passed, place, record, text = row
+    return Found(number, memory_id.decode("utf-8", "surrogatepass"), passed, place, record, text)
 
 
 def key(memory_id: str) -> bytes:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +18,18 @@ from typing import Self
 
 from spectron_migrate import __version__
 from spectron_migrate.dump.files import LineFile, encoded, locked_folder, roll_forward, sync_folder, write_durably
-from spectron_migrate.dump.index import NOT_WRITTEN, Entry, Found, SeenIndex, key, record_digest, text_digest
-from spectron_migrate.dump.manifest import DELETED, MANIFEST, MEMORIES, SKIPPED, Manifest, Tombstone, pending_name
+from spectron_migrate.dump.index import NOT_WRITTEN, Entry, Found, SeenIndex
+from spectron_migrate.dump.manifest import (
+    DELETED,
+    MANIFEST,
+    MEMORIES,
+    SKIPPED,
+    Manifest,
+    Tombstone,
+    pending_name,
+    read_manifest,
+)
+from spectron_migrate.dump.merge import Merge, changed_at, limits_of, named_source, owners_of, same_source
 from spectron_migrate.dump.opened import Dump, open_dump
 from spectron_migrate.errors import InputError
 from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo, digest, format_time
@@ -73,6 +83,7 @@ class DumpWriter:
         self._files: dict[str, LineFile] = {}
         self._batch: list[Entry] = []
         self._pass = 0
+        self._settled = True
         self._index: SeenIndex | None = None
         self._lock = locked_folder(path)
         try:
@@ -86,7 +97,7 @@ class DumpWriter:
 
     def begin_pass(self) -> None:
         """The whole store is read (again): what an earlier pass skipped or left out no longer counts."""
-        self._flush()
+        self._settle()
         self._pass += 1
         self.skipped.clear()
         self.filtered = 0
@@ -130,17 +141,18 @@ class DumpWriter:
 
     def wrote(self, memory_id: str) -> bool:
         """Whether the scan has given this memory."""
-        self._flush()
-        found = self._seen.find(key(memory_id))
+        self._settle()
+        found = self._seen.find(memory_id)
         return found is not None and found.written
 
     def distinct(self) -> int:
         """Different rows this pass has given so far, skipped and filtered ones included."""
-        self._flush()
+        self._settle()
         return self._seen.seen(self._pass) + self._without_id
 
     def skipped_rows(self) -> Iterator[Skipped]:
         """The rows that were skipped, in their order."""
+        self._settle()
         for line in self._files[SKIPPED].lines():
             row = json.loads(line)
             yield Skipped(id=row["id"], reason=row["reason"])
@@ -150,11 +162,11 @@ class DumpWriter:
 
         Memories that were not seen get a tombstone only where `complete` holds, for owners the scan was about.
         """
-        self._flush()
+        self._settle()
         if complete:
             self._seen.forget_before(self._pass)
         self._drop_dead_lines()
-        merge = _Merge()
+        merge = Merge()
         if self._old is not None:
             self._merge_old(self._old, merge, buries=complete and self._since is None and self._source.kind != "files")
         manifest = self._manifest(merge, complete, native_count, format_time(ended), fence)
@@ -162,7 +174,7 @@ class DumpWriter:
         self._publish(manifest)
         return Changes(manifest, new, merge.changed_text, merge.changed_otherwise, merge.deleted)
 
-    def _returned_at(self, merge: _Merge) -> dict[str, str]:
+    def _returned_at(self, merge: Merge) -> dict[str, str]:
         """Kept over scans: whoever reads the dump only now has to know that the tombstone it saw has fallen."""
         earlier = self._old.manifest.returned_at if self._old is not None else {}
         kept = {memory_id: at for memory_id, at in earlier.items() if memory_id not in merge.tombstones}
@@ -203,7 +215,6 @@ class DumpWriter:
             self._flush()
 
     def _flush(self) -> None:
-        """Write a batch, and judge those whose id came before: nearly always there is none."""
         batch, self._batch = self._batch, []
         if not batch:
             return
@@ -213,35 +224,48 @@ class DumpWriter:
             places.append(place if entry.line else NOT_WRITTEN)
             place += len(entry.line)
         memories.write_all([entry.line for entry in batch if entry.line])
+        self._seen.append(batch, places, self._pass)
         self._seen.count_owners([entry.owners for entry in batch])
-        for entry, place in self._seen.insert(batch, places, self._pass):
-            self._judge(entry, place)
+        self._settled = False
 
-    def _judge(self, entry: Entry, place: int) -> None:
-        """Of two lines of one id one has to go: it stays in the file until the end, marked as dead."""
-        found = self._seen.find(entry.id)
-        if found is None or not found.written:
-            self._seen.replace(entry, place, self._pass)
-        elif not entry.line:
-            self._seen.touch(entry.id, self._pass)  # what an earlier reading wrote stays; it is named as skipped
-        elif found.record == entry.record:
-            self._seen.touch(entry.id, self._pass)
-            self._seen.bury(place)
-            if found.passed == self._pass and not self._rereads:
-                self._skip(Skipped(_text(entry.id), IDENTICAL))
-        else:
-            overtakes = found.passed < self._pass or self._is_newer(entry, found)
-            self._seen.bury(found.place if overtakes else place)
-            if overtakes:
-                self._seen.replace(entry, place, self._pass)
-            if not self._rereads:
-                self._skip(Skipped(_text(entry.id), OTHER if entry.at == found.at else OLDER))
+    def _settle(self) -> None:
+        """Of several rows of one id, all but one go: their lines are dead, and are left out in the end."""
+        self._flush()
+        if self._settled:
+            return
+        for rows in self._seen.repeated():
+            kept, *rest = rows
+            dropped = []
+            for row in rest:
+                loser = self._loser(kept, row)
+                dropped.append(loser)
+                last = max(kept.passed, row.passed)
+                kept = replace(row if loser is kept else kept, passed=last)
+            self._seen.keep_only(kept, dropped)
+        self._seen.sort()
+        self._settled = True
 
-    def _is_newer(self, entry: Entry, found: Found) -> bool:
-        """Of two copies in files that claim the same time the choice must not hang on the order of the files."""
-        if entry.at != found.at or self._rereads:
-            return entry.at >= found.at
-        return entry.line > self._files[MEMORIES].line_at(found.place)
+    def _loser(self, kept: Found, row: Found) -> Found:
+        """Which of two rows of one id goes; copies in files are named, a row read twice is not."""
+        if not row.written:
+            return row if kept.written else kept  # what an earlier reading wrote stays; it is named as skipped
+        if not kept.written:
+            return kept
+        memories = self._files[MEMORIES]
+        ours, theirs = memories.line_at(kept.place), memories.line_at(row.place)
+        named = kept.passed == row.passed and not self._rereads
+        if ours == theirs:
+            if named:
+                self._skip(Skipped(row.id, IDENTICAL))
+            return row
+        at, its = changed_at(ours), changed_at(theirs)
+        if named:
+            self._skip(Skipped(row.id, OTHER if at == its else OLDER))
+        if kept.passed < row.passed:
+            return kept
+        if at == its and not self._rereads:  # then the choice must not hang on the order of the files
+            return kept if theirs > ours else row
+        return kept if its >= at else row
 
     def _skip(self, row: Skipped) -> None:
         self.skipped[row.reason.split(":", 1)[0]] += 1
@@ -251,14 +275,16 @@ class DumpWriter:
 
     def _previous(self) -> Dump | None:
         """The dump as it is, after finishing what a crash interrupted."""
-        old = open_dump(self.path) if (self.path / MANIFEST).exists() else None
-        if old is not None:
-            if not _same_source(old.source, self._source):
+        manifest = read_manifest(self.path)
+        old = None
+        if manifest is not None:
+            if not same_source(manifest.source, self._source):
+                theirs, ours = named_source(manifest.source), named_source(self._source)
                 raise InputError(
-                    f"{self.path} holds a dump of another source ({_named(old.source)}), not of {_named(self._source)}",
+                    f"{self.path} holds a dump of another source ({theirs}), not of {ours}",
                     hint="name another directory: `--dump DIR`",
                 )
-            roll_forward(self.path, old.manifest)
+            roll_forward(self.path, manifest)
             old = open_dump(self.path)
         for leftover in [*self.path.glob(".*.jsonl.*"), *self.path.glob(".seen.*"), *self.path.glob(".manifest.*")]:
             leftover.unlink()
@@ -281,7 +307,7 @@ class DumpWriter:
         at = 0
         for line in overtaken.lines():
             if at == place:
-                self._seen.count_owners([_owners(json.loads(line))], sign=-1)
+                self._seen.count_owners([owners_of(json.loads(line))], sign=-1)
                 place = next(dead, None)
             else:
                 kept.write(line)
@@ -290,9 +316,9 @@ class DumpWriter:
         kept.rename(overtaken.path)
         self._files[MEMORIES] = kept
 
-    def _merge_old(self, old: Dump, merge: _Merge, *, buries: bool) -> None:
+    def _merge_old(self, old: Dump, merge: Merge, *, buries: bool) -> None:
         for line, row in old.raw_lines(MEMORIES):
-            found = self._seen.find(key(row["id"]))
+            found = self._seen.find(row["id"])
             if found is not None and found.written:
                 merge.compare(found, line, row["memory"])
             elif found is None and buries and self._filters.admits(Memory.from_json(row)):
@@ -302,9 +328,9 @@ class DumpWriter:
             else:
                 merge.carried += 1
                 self._files[MEMORIES].write(line)
-                self._seen.count_owners([_owners(row)])
+                self._seen.count_owners([owners_of(row)])
         for line, row in old.raw_lines(DELETED):
-            found = self._seen.find(key(row["id"]))
+            found = self._seen.find(row["id"])
             if found is not None and found.written:
                 merge.returned.append(row["id"])
             else:
@@ -314,7 +340,7 @@ class DumpWriter:
     # --- the new dump
 
     def _manifest(
-        self, merge: _Merge, complete: bool, native_count: int | None, ended: str, fence: str | None
+        self, merge: Merge, complete: bool, native_count: int | None, ended: str, fence: str | None
     ) -> Manifest:
         old = self._old.manifest if self._old is not None else None
         whole = complete and not self._filters and self._since is None
@@ -339,7 +365,7 @@ class DumpWriter:
             runs=self._seen.owners("run"),
             skipped=dict(sorted(self.skipped.items())),
             filtered=self.filtered,
-            filters=_told(self._filters, self._since),
+            filters=limits_of(self._filters, self._since),
             fence=fence,
             returned=tuple(merge.returned),
             returned_at=self._returned_at(merge),
@@ -367,51 +393,3 @@ class DumpWriter:
             old.discard()
         self._files[name] = LineFile(self.path / pending_name(name, self._scan_id))
         return self._files[name]
-
-
-@dataclass(slots=True)
-class _Merge:
-    """What walking the old dump found."""
-
-    matched: int = 0
-    carried: int = 0
-    changed_text: int = 0
-    changed_otherwise: int = 0
-    deleted: int = 0
-    returned: list[str] = field(default_factory=list)
-    tombstones: dict[str, Tombstone] = field(default_factory=dict)
-
-    def compare(self, found: Found, line: bytes, text: str) -> None:
-        """Count a memory that is in both."""
-        self.matched += 1
-        if found.text != text_digest(text):
-            self.changed_text += 1
-        elif found.record != record_digest(line):
-            self.changed_otherwise += 1
-
-
-def _owners(row: Mapping[str, Json]) -> tuple[str | None, str | None, str | None]:
-    return row["user_id"], row["agent_id"], row["run_id"]
-
-
-def _told(filters: Filters, since: str | None) -> dict[str, Json]:
-    """What a scan was limited to, for the manifest."""
-    told: dict[str, Json] = {
-        name: sorted(ids)
-        for name, ids in (("users", filters.users), ("agents", filters.agents), ("runs", filters.runs))
-        if ids
-    }
-    return told | ({"since": since} if since is not None else {})
-
-
-def _same_source(old: SourceInfo, new: SourceInfo) -> bool:
-    """One address of the Platform serves many projects: which one it was is told beside the identity."""
-    return old.identity == new.identity and (not new.provider or old.provider in ("", new.provider))
-
-
-def _named(source: SourceInfo) -> str:
-    return f"{source.identity} {source.provider}" if source.kind == "platform" else source.identity
-
-
-def _text(memory_id: bytes) -> str:
-    return memory_id.decode("utf-8", "surrogatepass")

@@ -13,6 +13,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,16 @@ class History:
         None where history does not know the memory, or last heard of another text.
         """
         found = self._index.execute(
-            "SELECT at, row FROM change WHERE memory_id = ? AND digest = ?", (_key(memory_id), _digest(text))
+            "SELECT at, row, digest FROM change WHERE memory_id = ? ORDER BY row DESC LIMIT 1", (_key(memory_id),)
         ).fetchone()
-        return None if found is None or found[0] is None else (found[0], found[1])
+        if found is None or found[0] is None or found[2] != _digest(text):
+            return None
+        return found[0], found[1]
 
     def deleted(self) -> Iterator[DeletedMemory]:
         """Memories whose last event is a deletion."""
-        for row in self._index.execute("SELECT row FROM change WHERE digest IS NULL ORDER BY row").fetchall():
+        last = "SELECT max(row) AS row, digest FROM change GROUP BY memory_id"
+        for row in self._index.execute(f"SELECT row FROM ({last}) WHERE digest IS NULL ORDER BY row").fetchall():
             event = next(self._rows("rowid = ?", (row[0],)), None)
             if event is not None and event["memory_id"] is not None:
                 at, _ = utc_time(event["updated_at"])
@@ -110,25 +114,21 @@ class History:
             yield {"row": row[0], **named}
 
     def _indexed(self, path: Path) -> sqlite3.Connection:
-        """The last change of text of each memory; rows are read in the order they were written.
+        """All changes of text, found by memory; rows stand in the order they were written.
 
         Times cannot order them: Mem0 before 1.0 leaves them empty on a deletion.
         """
-        index = sqlite3.connect(path, check_same_thread=False)
+        index = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         index.executescript(
-            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -8000;"
-            "CREATE TABLE change (memory_id BLOB PRIMARY KEY, row INTEGER, at TEXT, digest BLOB) WITHOUT ROWID;"
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -1000;"
+            "CREATE TABLE change (row INTEGER PRIMARY KEY, memory_id BLOB, at TEXT, digest BLOB); BEGIN"
         )
-        changes: list[tuple[bytes, int, str | None, bytes | None]] = []
-        for event in self.rows():
-            change = _change_of_text(event)
-            if change is not None:
-                changes.append(change)
-            if len(changes) >= _PAGE:
-                index.executemany("INSERT OR REPLACE INTO change VALUES (?, ?, ?, ?)", changes)
-                changes.clear()
-        index.executemany("INSERT OR REPLACE INTO change VALUES (?, ?, ?, ?)", changes)
-        index.commit()
+        events = self.rows()
+        while page := list(islice(events, _PAGE)):
+            changes = [change for event in page if (change := _change_of_text(event)) is not None]
+            index.executemany("INSERT INTO change (memory_id, row, at, digest) VALUES (?, ?, ?, ?)", changes)
+        index.execute("COMMIT")
+        index.execute("CREATE INDEX by_memory ON change (memory_id, row)")
         return index
 
 

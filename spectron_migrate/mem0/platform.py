@@ -57,7 +57,7 @@ class PlatformReader(ReaderBase):
         self._edited = _EDITED
         self._wanted: int | None = None
         self._resumed = False
-        self.history = EventFeed(self._http)
+        self.history = EventFeed(self._http, self.notes)
         try:
             answer = self._http.ask("GET", "/v1/ping/")
         except BaseException:

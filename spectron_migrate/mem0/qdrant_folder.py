@@ -36,6 +36,10 @@ _UUID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _Span = tuple[int, int | None]
 """Rowids after the first, up to the second or to the end."""
 
+_KEY_LENGTH = 68
+_KEY_START = "gASVKAAAAAAAAACMJ"
+"""In base64, what all pickled keys of UUIDs have in common."""
+
 _CANONICAL = re.compile(rb"\x80([\x04\x05])\x95\x28\0{7}\x8c\x24([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\x94\.")
 """The pickled key of a UUID as every client has written it, under protocol 4 or 5."""
 
@@ -58,7 +62,7 @@ class QdrantFolder(ReaderBase):
         self.info = info
         self._now = now
         self._missing: int | None = None
-        self._odd_keys: dict[Any, int] | None = None
+        self._copies: dict[Any, int] | None = None
         self._file = _storage_file(folder, collection)
         self._db = ReadOnlyDb(self._file)
         try:
@@ -75,7 +79,7 @@ class QdrantFolder(ReaderBase):
         """Every row; one that was rewritten while the store was read comes again with its newer content."""
         self._missing = None
         version = self._db.one("PRAGMA data_version")
-        newest_copy = self._newest_copies()
+        self._copies = self._newest_copies() if self._has_odd_keys() else None
         pages: list[_Page] = []
         spans: list[_Span] = [(0, None)]
         for _ in range(_ROUNDS):
@@ -83,7 +87,7 @@ class QdrantFolder(ReaderBase):
                 for page, rows in self._pages(after, until):
                     pages.append(page)
                     for rowid, key, blob in rows:
-                        yield self._row(rowid, key, blob, newest_copy)
+                        yield self._row(rowid, key, blob)
             if version == self._db.one("PRAGMA data_version"):
                 spans = []  # nobody wrote meanwhile
             else:
@@ -142,14 +146,22 @@ class QdrantFolder(ReaderBase):
             spans.append((loose - 1, None))
         return kept, spans
 
-    def _row(self, rowid: int, key: str, blob: bytes, newest_copy: dict[Any, int]) -> Memory | Skipped:
+    def _row(self, rowid: int, key: str, blob: bytes) -> Memory | Skipped:
         try:
             point_id, payload = read_point(blob)
         except Unreadable as error:
             return Skipped(id=_id_of_key(key), reason=f"{UNREADABLE}: {error}")
-        if newest_copy and newest_copy.get(_spelled_once(point_id), rowid) > rowid:
+        spelled_once = _spelled_once(point_id)
+        if self._copies is None and spelled_once != point_id:
+            self._copies = self._newest_copies()
+        if self._copies and self._copies.get(spelled_once, rowid) > rowid:
             return Skipped(id=str(point_id), reason=OUTDATED)
-        return from_payload(_spelled_once(point_id), payload, now=self._now)
+        return from_payload(spelled_once, payload, now=self._now)
+
+    def _has_odd_keys(self) -> bool:
+        """Whether a key is anything but a UUID in the usual pickle; its letters are looked at row by row."""
+        sql = "SELECT EXISTS (SELECT 1 FROM points WHERE length(id) <> ? OR substr(id, 1, ?) <> ?)"
+        return bool(self._db.one(sql, (_KEY_LENGTH, len(_KEY_START), _KEY_START)))
 
     def _newest_copies(self) -> dict[Any, int]:
         """For each point that lies in several rows, the row that counts: the latest written.

@@ -17,7 +17,7 @@ from spectron_migrate.errors import Incomplete, KeyRefused
 from spectron_migrate.mem0.http import Http, Rejected, checked_url
 from spectron_migrate.mem0.normalise import normalise
 from spectron_migrate.mem0.reader import ReaderBase
-from spectron_migrate.mem0.served_history import text_came
+from spectron_migrate.mem0.served_history import HistoryOfEach, text_came
 from spectron_migrate.mem0.tally import Tally
 from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo
 
@@ -50,6 +50,7 @@ class ServerReader(ReaderBase):
         self._now = now
         self._http = Http(str(section["base_url"]), {"X-API-Key": str(key)}, sleep=sleep)
         self._tally = Tally()
+        self.history = HistoryOfEach(self._http, self._tally.ids)
         self._filters = Filters()
         self._missing: int | None = None
         self._shows_expired = True

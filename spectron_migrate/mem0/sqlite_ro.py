@@ -93,7 +93,7 @@ class ReadOnlyDb:
         uri = f"file:{quote(str(path.resolve()))}?mode={mode}"
         db = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, check_same_thread=False)
         try:
-            db.execute("PRAGMA cache_size = -4000")
+            db.execute("PRAGMA cache_size = -2000")
             db.execute("SELECT count(*) FROM sqlite_master").fetchone()
         except BaseException:
             db.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 
@@ -16,7 +16,7 @@ class Tally:
         self._folder = tempfile.TemporaryDirectory(prefix="spectron-migrate-tally-")
         self._db = sqlite3.connect(Path(self._folder.name) / "tally.db", isolation_level=None, check_same_thread=False)
         self._db.executescript(
-            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -4000;"
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -1000;"
             "CREATE TABLE seen (id BLOB PRIMARY KEY) WITHOUT ROWID;"
             "CREATE TABLE owner (kind TEXT, id BLOB, rows INTEGER, PRIMARY KEY (kind, id)) WITHOUT ROWID;"
         )
@@ -41,6 +41,11 @@ class Tally:
     def count(self) -> int:
         """How many ids were given."""
         return int(self._db.execute("SELECT count(*) FROM seen").fetchone()[0])
+
+    def ids(self) -> Iterator[str]:
+        """All of them."""
+        for (memory_id,) in self._db.execute("SELECT id FROM seen"):
+            yield memory_id.decode("utf-8", "surrogatepass")
 
     def belongs(self, kind: str, owner: str) -> None:
         """One more row of this user, agent, app or run."""

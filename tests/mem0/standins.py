@@ -132,6 +132,7 @@ class Platform(StandIn):
         """Rows that the listing of everybody does not show."""
         self.histories: dict[str, list[Row]] = {}
         self.events: list[Row] = []
+        self.has_events = True
         self.most_rows_of_a_page_number = 0
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
@@ -143,7 +144,7 @@ class Platform(StandIn):
                 return (200, {"total_memories": total}) if self.has_stats else (404, {"detail": "Not found"})
             case "GET", "/v1/entities/":
                 return self._entities(int(query.get("page", 1)))
-            case "GET", "/v1/memories/events/":
+            case "GET", "/v1/memories/events/" if self.has_events:
                 return 200, page_of(self.events, int(query["page"]), int(query["limit"]))
             case "POST", "/v3/memories/":
                 return self._list(int(query.get("page", 1)), int(query.get("page_size", 100)), body)

@@ -342,6 +342,17 @@ def test_history_tells_when_an_edited_text_came_to_be(tmp_path: Path, platform: 
     assert ["gone"] == [event["memory_id"] for event in dump.history()]
 
 
+def test_a_platform_without_a_list_of_changes_is_exported_all_the_same(tmp_path: Path, platform: Any) -> None:
+    stand_in, section = platform([row(1)])
+    stand_in.has_events = False
+    reporter = NullReporter()
+
+    summary = export(section, tmp_path / "dump", keep_history=True, reporter=reporter)
+
+    assert (True, 1) == (summary.complete, summary.memories)
+    assert ["the history was not kept whole"] == [warning.split(":")[0] for warning in reporter.warnings]
+
+
 @pytest.mark.parametrize("key", ["wrong", None])
 def test_a_wrong_or_missing_key_is_told_and_never_shown(platform: Any, key: str | None) -> None:
     _, section = platform([])

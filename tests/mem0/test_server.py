@@ -165,13 +165,15 @@ def test_history_tells_when_an_edited_text_came_to_be(tmp_path: Path, server: St
     rows = [row(1), row(2, updated_at="2025-06-01T00:00:00+00:00")]
     stand_in, section = server(rows)
     change = {"created_at": rows[1]["created_at"], "updated_at": "2025-03-01T00:00:00+00:00"}
+    of = {"memory_id": rows[1]["id"]}
     stand_in.histories[rows[1]["id"]] = [
-        {"event": "ADD", "old_memory": None, "new_memory": "first", "created_at": rows[1]["created_at"]},
-        {"event": "UPDATE", "old_memory": "first", "new_memory": "note 2", **change},
+        {**of, "event": "ADD", "old_memory": None, "new_memory": "first", "created_at": rows[1]["created_at"]},
+        {**of, "event": "UPDATE", "old_memory": "first", "new_memory": "note 2", **change},
     ]
 
-    export(section, tmp_path / "dump")
+    export(section, tmp_path / "dump", keep_history=True)
 
+    assert ["ADD", "UPDATE"] == [event["event"] for event in open_dump(tmp_path / "dump").history()]
     came = {memory.id[-1]: memory.text_at for memory in open_dump(tmp_path / "dump").memories()}
     assert "2025-03-01T00:00:00.000000Z" == came["2"]
 
