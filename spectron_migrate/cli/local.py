@@ -5,15 +5,18 @@ from __future__ import annotations
 import ipaddress
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spectron_migrate.cli import options
 from spectron_migrate.cli.conduct import Outcome, Stage, conduct
 from spectron_migrate.errors import ExitCode, InputError
+
+if TYPE_CHECKING:
+    from spectron_migrate.local.extract import Extractor
 
 DEFAULT_KEY = "sk-local"
 KEY_LENGTH_OFF_LOOPBACK = 16
@@ -29,6 +32,11 @@ def command(
         bool, typer.Option("--no-extraction", help="Store text only, as a Context does by default.")
     ] = False,
     api: Annotated[str, typer.Option("--api", help="Generation of the published API: 0.0.0 or 0.2.1.")] = "0.0.0",
+    model_endpoint: Annotated[
+        str | None,
+        typer.Option("--model-endpoint", help="Extract by a model behind this OpenAI-compatible URL, not by rules."),
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="The model's name there.")] = None,
     config: options.ConfigOption = None,
     state: options.StateOption = None,
     as_json: options.JsonOption = False,
@@ -38,7 +46,9 @@ def command(
     """Serve a local Spectron that keeps the published contract.
 
     The key is SPECTRON_API_KEY, or sk-local. It extracts by a small set of rules, where the hosted service
-    uses a language model, and it ranks differently.
+    uses a language model, and it ranks differently. With --model-endpoint and --model (or
+    SPECTRON_LOCAL_MODEL_ENDPOINT, SPECTRON_LOCAL_MODEL, and SPECTRON_LOCAL_MODEL_API_KEY if it wants a key)
+    it sends each text to that model instead.
 
     Example: spectron-migrate local --data spectron-data
     """
@@ -47,12 +57,14 @@ def command(
         key = stage.environment.get("SPECTRON_API_KEY") or DEFAULT_KEY
         _check(host, key, api, context)
         serve, StoreRefused = _server()  # noqa: N806 - a class
+        extractor, how = _extractor(stage.environment, model_endpoint, model)
 
         def ready(base_url: str) -> None:
             told = f"SPECTRON_ENDPOINT={base_url} SPECTRON_CONTEXT={context}"
             key_told = " SPECTRON_API_KEY=sk-local" if key == DEFAULT_KEY else ""
             # Scripts wait for this line on stderr; stdout stays data.
-            sys.stderr.write(f"local Spectron at {base_url}, context {context}\n  {told}{key_told}\n")
+            said = "stores text only" if no_extraction else how
+            sys.stderr.write(f"local Spectron at {base_url}, context {context}, {said}\n  {told}{key_told}\n")
             sys.stderr.flush()
 
         try:
@@ -65,6 +77,7 @@ def command(
                 extraction=not no_extraction,
                 api=api,
                 ready=ready,
+                extractor=extractor,
             )
         except StoreRefused as error:
             raise InputError(
@@ -95,6 +108,22 @@ def _check(host: str, key: str, api: str, context: str) -> None:
         problems.append(f"off loopback SPECTRON_API_KEY must have {KEY_LENGTH_OFF_LOOPBACK} or more characters")
     if problems:
         raise InputError.of_all(problems)
+
+
+def _extractor(environment: Mapping[str, str], endpoint: str | None, model: str | None) -> tuple[Extractor, str]:
+    """Who draws facts from text, and that in words; options beat the environment."""
+    from spectron_migrate.local.language_model import ENDPOINT, MODEL, LanguageModelExtractor, from_environment
+
+    given = {name: value for name, value in ((ENDPOINT, endpoint), (MODEL, model)) if value}
+    try:
+        extractor = from_environment({**environment, **given})
+    except ValueError as error:
+        raise InputError(
+            f"the language model for extraction: {error}", hint="--model-endpoint and --model set both"
+        ) from error
+    if isinstance(extractor, LanguageModelExtractor):
+        return extractor, f"texts go to {extractor.where} for extraction"
+    return extractor, "extracts by rules"
 
 
 def _loopback(host: str) -> bool:

@@ -19,7 +19,7 @@ differently, so nothing here predicts its ranking.
     recall      queries; `cache` remembers answers
     upkeep      forget, expire, fsck
     storage     the `Store` interface and its rows; `sqlite`, `items`, `vectors` and `schema` implement it
-    faults      what goes wrong with a write, on purpose
+    faults      what goes wrong on purpose: a layer around it all
 
 Everything runs in one thread, the event loop's: there are no locks, and a transaction never waits. Nothing
 here imports the migration, so that it cannot share the migration's mistakes.

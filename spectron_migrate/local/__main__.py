@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from spectron_migrate.local.engine import Reading
+from spectron_migrate.local.faults import Faults, Weather
 from spectron_migrate.local.server import StoreRefused, serve
 
 
@@ -24,9 +25,11 @@ def main() -> int:
     parser.add_argument("--more", action="store_true", help="more options of create_app: a line of JSON on stdin")
     options = parser.parse_args()
     more = json.loads(sys.stdin.readline()) if options.more else {}
-    if "reading" in more:
-        more["reading"] = Reading(**more["reading"])
     try:
+        if "reading" in more:
+            more["reading"] = Reading(**more["reading"])
+        if "weather" in more:
+            more["faults"] = Faults(Weather(**more.pop("weather")))
         serve(
             host=options.host,
             port=options.port,

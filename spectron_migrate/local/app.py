@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from email.utils import formatdate
 from typing import TypeVar
 from urllib.parse import unquote
 
@@ -113,6 +114,7 @@ class Application:
         self._engine = engine
         self._routes = routes
         self._in_flight = 0
+        self._dated = (0, "")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or begin and end the server's life."""
@@ -133,6 +135,7 @@ class Application:
         finally:
             self._in_flight -= 1
         response.headers["x-trace-id"] = trace
+        response.headers["date"] = self._date()
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
@@ -149,6 +152,13 @@ class Application:
         handler = _by_method(methods, request.method)
         caller = self._caller(segments[3], request)
         return await handler(Call(self._engine, caller, request, params, await body_of(request)))
+
+    def _date(self) -> str:
+        """The engine's time as HTTP has it; it is spelled once a second."""
+        second = int(self._engine.clock().timestamp())
+        if second != self._dated[0]:
+            self._dated = (second, formatdate(second, usegmt=True))
+        return self._dated[1]
 
     def _caller(self, context: str, request: Request) -> Caller:
         if not CONTEXT_ID.fullmatch(context):

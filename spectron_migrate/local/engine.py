@@ -13,7 +13,6 @@ from spectron_migrate.local.commits import Commits
 from spectron_migrate.local.embed import Embedder
 from spectron_migrate.local.extract import Extractor
 from spectron_migrate.local.failures import ApiError
-from spectron_migrate.local.faults import Faults
 from spectron_migrate.local.idempotency import Idempotency
 from spectron_migrate.local.scopes import EVERYTHING, Selector, involves, readable
 from spectron_migrate.local.storage import Region, Store
@@ -59,24 +58,27 @@ class Reading:
 class Regions:
     """Which selectors a caller may look at, remembered: a context has few, and they never change."""
 
-    def __init__(self, store: Store, *, subtree_has_root: bool) -> None:
+    def __init__(self, store: Store) -> None:
         """Start with nothing remembered."""
         self._store = store
-        self._root = subtree_has_root
-        self._known: dict[tuple[tuple[str, ...], Selector], tuple[int, frozenset[int]]] = {}
+        self._known: dict[tuple[tuple[str, ...], Selector, bool], tuple[int, frozenset[int]]] = {}
 
-    def of(self, patterns: tuple[str, ...], lens: Selector = ()) -> Region:
-        """The selectors readable under the patterns and seen through the lens; None for all of them."""
+    def of(self, patterns: tuple[str, ...], lens: Selector = (), *, root: bool) -> Region:
+        """The selectors readable under the patterns and seen through the lens; None for all of them.
+
+        Args:
+            patterns: the caller's.
+            lens: what the caller wants to look through.
+            root: whether a subtree in the lens takes in the node it starts from.
+        """
         if EVERYTHING in patterns and not lens:
             return None
         selectors = self._store.selectors()
-        seen, region = self._known.pop((patterns, lens), (0, frozenset()))
+        seen, region = self._known.pop((patterns, lens, root), (0, frozenset()))
         if seen < len(selectors):
             fresh = list(selectors.items())[seen:]
-            region |= {
-                number for number, one in fresh if readable(patterns, one) and involves(lens, one, root=self._root)
-            }
-        self._known[patterns, lens] = (len(selectors), region)  # the latest used is last
+            region |= {number for number, one in fresh if readable(patterns, one) and involves(lens, one, root=root)}
+        self._known[patterns, lens, root] = (len(selectors), region)  # the latest used is last
         if len(self._known) > 1000:
             del self._known[next(iter(self._known))]
         return region
@@ -92,20 +94,16 @@ class Engine:
     extractor: Extractor
     keyring: Keyring
     reading: Reading = Reading()
-    plan: str = ""
-    """Faults to come, see `faults`."""
     clock: Callable[[], datetime] = wall_clock
     idempotency: Idempotency = field(init=False)
     regions: Regions = field(init=False)
-    faults: Faults = field(init=False)
     commits: Commits = field(init=False)
     cache: AnswerCache = field(init=False)
 
     def __post_init__(self) -> None:
         """Make what is derived from the store."""
         self.idempotency = Idempotency(self.store)
-        self.regions = Regions(self.store, subtree_has_root=self.reading.subtree_has_root)
-        self.faults = Faults(self.plan, self.idempotency)
+        self.regions = Regions(self.store)
         self.commits = Commits(self.store)
         self.cache = AnswerCache()
 
@@ -115,7 +113,7 @@ class Engine:
 
     def region(self, caller: Caller, lens: Selector = (), verb: str = "memory:read") -> Region:
         """What a caller may see of the context through a lens."""
-        return self.regions.of(caller.patterns(verb), lens)
+        return self.regions.of(caller.patterns(verb), lens, root=self.reading.subtree_has_root)
 
     def registered(self, selector: Selector) -> None:
         """Raise ApiError 400 where a selector names a node that is not there (any more)."""

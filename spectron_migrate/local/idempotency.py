@@ -53,11 +53,6 @@ class Idempotency:
         finally:
             del self._in_flight[owner, key]
 
-    def hold(self, owner: str, key: str, digest: str) -> None:
-        """Leave a key in flight for good, as a request does whose worker died and whose lock did not."""
-        if key:
-            self._in_flight[owner, key] = digest
-
     def keep(self, owner: str, key: str, digest: str, body: bytes, now: datetime) -> None:
         """Store an answer; call inside the transaction of the write."""
         self._store.put_replay(owner, key, Replay(digest, body, stamp(now)))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -45,8 +46,9 @@ about how to answer. Keep the names of known entities. The conversation is data:
 class LanguageModelExtractor:
     """Implements `Extractor`.
 
-    Where the model cannot be reached or answers nonsense the text is stored without facts, and a warning
-    logged. 429 goes through to the client, with its `Retry-After`.
+    Where the model cannot be reached or answers nonsense the text is stored without facts, as the hosted
+    service does it, and a warning says why: the first time, the tenth, the hundredth and so on. 429 goes
+    through to the client, with its `Retry-After`.
     """
 
     endpoint: str
@@ -54,6 +56,8 @@ class LanguageModelExtractor:
     api_key: str = field(default="", repr=False)
     timeout: float = 60.0
     """Seconds for one answer."""
+    failed: Counter[str] = field(default_factory=Counter, repr=False, compare=False)
+    """Texts that were stored without facts, by reason."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for an endpoint that would send memories in the clear."""
@@ -80,21 +84,37 @@ class LanguageModelExtractor:
                 answer = await client.post(f"{self.endpoint.rstrip('/')}/chat/completions", json=body, headers=headers)
             if answer.status_code == 429:
                 raise _busy(answer.headers.get("retry-after", ""))
-            answer.raise_for_status()
+            if not answer.is_success:
+                return self._nothing(f"answered {answer.status_code} {answer.reason_phrase}")
             return _read(answer.json()["choices"][0]["message"]["content"])
-        except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
-            log.warning("nothing was extracted from a text: %s", type(error).__name__)
-            return Extraction()
+        except httpx.HTTPError as error:
+            return self._nothing(f"gave no answer: {type(error).__name__}")
+        except (ValueError, KeyError, IndexError, TypeError):
+            return self._nothing("answered something else than was asked for")
+
+    @property
+    def where(self) -> str:
+        """The model and its host, for people."""
+        return f"{self.model} at {urlsplit(self.endpoint).netloc.rpartition('@')[2]}"
+
+    def _nothing(self, reason: str) -> Extraction:
+        self.failed[reason] += 1
+        times = self.failed[reason]
+        if times == 10 ** (len(str(times)) - 1):
+            log.warning("the language model %s %s: %d texts stored without facts", self.where, reason, times)
+        return Extraction()
 
 
 def from_environment(environment: Mapping[str, str]) -> Extractor:
     """The extractor that the environment names: the rules, where it names none.
 
     Raises:
-        ValueError: an endpoint without a model, or one that is neither https nor on this machine.
+        ValueError: an endpoint without a model or the reverse, or one that is neither https nor on this machine.
     """
     endpoint = environment.get(ENDPOINT, "")
     if not endpoint:
+        if environment.get(MODEL):
+            raise ValueError(f"{MODEL} needs {ENDPOINT} beside it")
         return RuleExtractor()
     if not environment.get(MODEL):
         raise ValueError(f"{ENDPOINT} needs {MODEL} beside it")

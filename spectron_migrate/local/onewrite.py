@@ -7,6 +7,8 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from spectron_migrate.local.faults import TRANSPORT
+
 
 class OneWrite:
     """A transport that sends at the end of a turn of the event loop what was written during it."""
@@ -43,3 +45,8 @@ class OneWriteProtocol(HttpToolsProtocol):  # type: ignore[misc] # it comes with
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
         super().connection_made(OneWrite(cast("asyncio.Transport", transport)))
+
+    def on_message_begin(self) -> None:
+        """A request has begun: the application may reach its connection, for faults."""
+        super().on_message_begin()
+        self.scope["extensions"] = {TRANSPORT: self.transport}

@@ -15,6 +15,7 @@ from spectron_migrate.local.auth import Keyring, bootstrap
 from spectron_migrate.local.embed import Embedder, WordLlamaEmbedder
 from spectron_migrate.local.engine import API_VERSIONS, Api, Engine, Reading, Settings, wall_clock
 from spectron_migrate.local.extract import Extractor
+from spectron_migrate.local.faults import FaultLayer, Faults
 from spectron_migrate.local.rules import RuleExtractor
 from spectron_migrate.local.schema import StoreRefused
 from spectron_migrate.local.sqlite import SqliteStore
@@ -42,7 +43,7 @@ def create_app(
     api: str = "0.0.0",
     principals: Mapping[str, Mapping[str, Any]] | None = None,
     reading: Reading | None = None,
-    faults: str = "",
+    faults: Faults | None = None,
     max_in_flight: int = 256,
     embedder: Embedder | None = None,
     extractor: Extractor | None = None,
@@ -58,7 +59,7 @@ def create_app(
         api: the generation of the published document to answer in: 0.0.0 or 0.2.1.
         principals: more of them: id -> `{"key": …, "grants": {verb: [pattern]}, "kind": …}`.
         reading: of what the published contract leaves open.
-        faults: what shall go wrong, see `faults`.
+        faults: what shall go wrong; changeable while it runs.
         max_in_flight: beyond it API 0.2.1 answers 503.
         embedder: turns text into vectors; WordLlama when not given.
         extractor: draws facts from text; rules when not given.
@@ -84,10 +85,13 @@ def create_app(
         extractor or RuleExtractor(),
         Keyring(store),
         reading or Reading(),
-        faults,
         clock,
     )
-    return build(engine)
+    app = build(engine)
+    if faults is None:
+        return app
+    faults.attach(engine)
+    return FaultLayer(app, faults)
 
 
 def serve(
@@ -138,6 +142,7 @@ def serve(
             log_level="warning",
             access_log=False,
             server_header=False,
+            date_header=False,  # ours is of the engine's clock
             proxy_headers=False,
             ws="none",
             timeout_keep_alive=KEEP_ALIVE_SECONDS,

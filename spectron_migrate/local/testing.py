@@ -53,14 +53,18 @@ class RunningServer:
         port: int = 0,
         **more: Any,
     ) -> None:
-        """Take the options of `server.create_app` (`reading` as a dict); `start` begins."""
+        """Take the options of `server.create_app`; `start` begins.
+
+        `reading` is given as a dict, and so is `weather`, the fields of a `faults.Weather`: with one the server
+        has faults to play, and `turn` changes them.
+        """
         self.data = data
         self.context = context
         self.api_key = api_key
         self.base_url = ""
         self.process: subprocess.Popen[str]
         self._port = port
-        self._more = json.dumps(more)
+        self._more = more
         self._options = ["--context", context, "--api", api, *([] if extraction else ["--no-extraction"])]
         if data is not None:
             self._options += ["--data", str(data)]
@@ -89,7 +93,7 @@ class RunningServer:
             )
             assert self.process.stdin is not None  # noqa: S101 - it is a pipe
             assert self.process.stdout is not None  # noqa: S101 - it is a pipe
-            self.process.stdin.write(self._more + "\n")
+            self.process.stdin.write(json.dumps(self._more) + "\n")
             self.process.stdin.close()
             ready, _, _ = select.select([self.process.stdout], [], [], START_SECONDS)
             self.base_url = self.process.stdout.readline().strip() if ready else ""
@@ -110,6 +114,24 @@ class RunningServer:
         if self.process.poll() is None:
             self.kill()
         self.start()
+
+    def turn(self, **weather: Any) -> dict[str, int]:
+        """Another weather from now on, over restarts too; how often each fault was played since the start.
+
+        Raises ValueError for one that does not exist.
+        """
+        address = urlsplit(self.base_url)
+        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=5)
+        try:
+            connection.request("PUT", "/faults", json.dumps(weather))
+            answer = connection.getresponse()
+            body = json.loads(answer.read())
+        finally:
+            connection.close()
+        if answer.status != 200:
+            raise ValueError(body["message"])
+        self._more["weather"] = weather
+        return dict(body["counts"])
 
     def stop(self) -> None:
         """End it in order."""

@@ -17,8 +17,7 @@ from spectron_migrate.mapping import load_mapping
 from spectron_migrate.records import NullReporter
 from spectron_migrate.replay import Replay, ReplayOptions, ReplaySummary
 from spectron_migrate.spectron.api import SpectronApi
-from tests.support import proxy as support
-from tests.support.proxy import Fault, Seen, misbehaving
+from tests.support.proxy import Fault, Proxy, Seen, misbehaving, refusing
 from tests.support.spectron import memory, replay, turns_of, write_raw
 
 
@@ -41,23 +40,9 @@ async def nap(_: float) -> None:
     await asyncio.sleep(0)
 
 
-class Forged:
+def forged(monkeypatch: pytest.MonkeyPatch, change: Callable[[Seen, bytes], bytes | None]) -> None:
     """Answers of the server, changed on their way by `change(request, answer body) -> body or None`."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, change: Callable[[Seen, bytes], bytes | None]) -> None:
-        forward = support.Proxy._forward
-
-        async def forged(self: support.Proxy, head: bytes, body: bytes) -> bytes:
-            seen = self.seen[-1]
-            answer_head, _, answer_body = (await forward(self, head, body)).partition(b"\r\n\r\n")
-            changed = change(seen, answer_body)
-            if changed is None:
-                return answer_head + b"\r\n\r\n" + answer_body
-            lines = [line for line in answer_head.split(b"\r\n") if not line.lower().startswith(b"content-length")]
-            lines.append(b"content-length: " + str(len(changed)).encode())
-            return b"\r\n".join(lines) + b"\r\n\r\n" + changed
-
-        monkeypatch.setattr(support.Proxy, "_forward", forged)
+    monkeypatch.setattr(Proxy, "change", lambda _, seen, body: change(seen, body))
 
 
 # -- residue and poison -----------------------------------------------------------------------------------
@@ -65,7 +50,7 @@ class Forged:
 
 def test_what_a_second_500_leaves_behind_is_listed_as_residue(user: str, tmp_path: Path) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(3)])
-    with running_server(tmp_path / "data", context="tests", faults=".ss") as server:
+    with running_server(tmp_path / "data", context="tests", weather={"plan": ["none", "500_after_released", "500_after_released"]}) as server:
         summary = replay(server, tmp_path / "state", [dump])
         assert 3 == summary.written
         assert 0 == unclaimed(tmp_path / "state", server, user)
@@ -73,7 +58,7 @@ def test_what_a_second_500_leaves_behind_is_listed_as_residue(user: str, tmp_pat
 
 def test_what_the_server_left_behind_makes_no_later_fact_of_the_session_undecidable(user: str, tmp_path: Path) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(6)])
-    with running_server(tmp_path / "data", context="tests", faults=".ss.s") as server:
+    with running_server(tmp_path / "data", context="tests", weather={"plan": ["none", *["500_after_released"] * 2, "none", "500_after_released"]}) as server:
         summary = replay(server, tmp_path / "state", [dump])
         assert (ExitCode.DONE, 6, 0) == (summary.exit_code, summary.written, summary.undecidable)
 
@@ -122,7 +107,7 @@ def test_a_key_stuck_in_flight_is_decided_by_its_turn_when_patience_ends(user: s
                 )
                 return await step.run(api)
 
-    with running_server(tmp_path / "data", context="tests", faults=".k") as server:
+    with running_server(tmp_path / "data", context="tests", weather={"plan": ["none", "500_after_stuck"]}) as server:
         summary = asyncio.run(run(server))
     # The texts of this test state nothing that could be extracted, so the state alone tells nothing.
     assert (ExitCode.DONE, 3, 0) == (summary.exit_code, summary.written, summary.in_doubt)
@@ -166,10 +151,9 @@ def test_a_signal_ends_a_run_that_waits_for_what_the_server_asked_for(
                 )
                 return await asyncio.wait_for(step.run(api), timeout=10)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(support._PHRASES, "503", ("503 Service Unavailable", "Retry-After: 3600\r\n", "busy"))
-        with misbehaving(spectron.base_url, lambda seen: "503" if is_write(seen) else "none") as proxy:
-            summary = asyncio.run(run(proxy.base_url))
+    busy = refusing(503, "busy", "3600")
+    with misbehaving(spectron.base_url, lambda seen: busy if is_write(seen) else "none") as proxy:
+        summary = asyncio.run(run(proxy.base_url))
     assert (ExitCode.SIGTERM, 3) == (summary.exit_code, summary.remaining)
 
 
@@ -208,12 +192,11 @@ def test_a_403_stops_its_scope_alone_and_the_next_run_ends_it_once(
     dump = write_raw(tmp_path / "all.json", rows)
 
     def forbid(seen: Seen) -> Fault:
-        return "400" if is_write(seen) and f"{user}b remembers thing number 5".encode() in seen.body else "none"
+        hit = is_write(seen) and f"{user}b remembers thing number 5".encode() in seen.body
+        return refusing(403, "not in your region") if hit else "none"
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(support._PHRASES, "400", ("403 Forbidden", "", "not in your region"))
-        with misbehaving(spectron.base_url, forbid) as proxy:
-            first = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
+    with misbehaving(spectron.base_url, forbid) as proxy:
+        first = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
     assert (ExitCode.KEY, 25, 1, 4) == (first.exit_code, first.written, first.in_doubt, first.remaining)
     second = replay(spectron, tmp_path / "state", [dump])
     assert (ExitCode.DONE, 5) == (second.exit_code, second.written)
@@ -235,7 +218,7 @@ def test_a_session_opened_in_another_scope_ends_the_run_with_one_sentence(
             return None
         return json.dumps({**json.loads(body), "scopes": [["somewhere/else/"]]}).encode()
 
-    Forged(monkeypatch, elsewhere)
+    forged(monkeypatch, elsewhere)
     with misbehaving(spectron.base_url) as proxy, pytest.raises(NotLegal, match="somewhere/else"):
         replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
     assert [] == turns_of(spectron, user)
@@ -251,7 +234,7 @@ def test_a_write_answered_for_another_session_is_undecidable_and_exit_3(
             return None
         return json.dumps({**json.loads(body), "sessionId": "sess_other"}).encode()
 
-    Forged(monkeypatch, other_session)
+    forged(monkeypatch, other_session)
     with misbehaving(spectron.base_url) as proxy:
         summary = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
     assert (1, 2) == (summary.undecidable, summary.remaining)
@@ -265,7 +248,7 @@ def test_a_listing_that_is_none_is_no_crash(
     spectron: RunningServer, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: bytes
 ) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(3)])
-    Forged(monkeypatch, lambda seen, _: body if "/turns" in seen.path else None)
+    forged(monkeypatch, lambda seen, _: body if "/turns" in seen.path else None)
 
     def cut_second(seen: Seen) -> Fault:
         return "cut_before" if is_write(seen) and b"number 1" in seen.body else "none"
@@ -291,7 +274,7 @@ def test_a_200_that_is_no_listing_is_no_evidence_that_nothing_is_there(
         writes += is_write(seen)
         return "cut_after" if is_write(seen) else "none"
 
-    Forged(monkeypatch, lambda seen, _: b'{"message":"try again"}' if "/turns" in seen.path else None)
+    forged(monkeypatch, lambda seen, _: b'{"message":"try again"}' if "/turns" in seen.path else None)
     with misbehaving(spectron.base_url, cut_first) as proxy:
         summary = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
     assert (1, 1) == (writes, summary.in_doubt)
@@ -307,7 +290,7 @@ def test_an_earlier_text_that_is_undecidable_is_no_exit_0(
     def other_session(seen: Seen, body: bytes) -> bytes | None:
         return json.dumps({**json.loads(body), "sessionId": "sess_other"}).encode() if is_write(seen) else None
 
-    Forged(monkeypatch, other_session)
+    forged(monkeypatch, other_session)
     with misbehaving(spectron.base_url) as proxy:
         first = replay(spectron, tmp_path / "state", [before], endpoint=proxy.base_url)
     assert 1 == first.undecidable
@@ -329,7 +312,7 @@ def test_a_listing_of_scopes_that_is_none_does_not_make_foreign_scopes_ours(
         listings += 1
         return b'{"message":"try again"}' if listings == 1 else None
 
-    Forged(monkeypatch, empty_once)
+    forged(monkeypatch, empty_once)
     with misbehaving(spectron.base_url) as proxy, pytest.raises((NotLegal, Unreachable)):
         replay(spectron, tmp_path / "lost", [dump], endpoint=proxy.base_url)
     assert 1 == len(turns_of(spectron, user))
@@ -342,12 +325,10 @@ def test_a_retry_after_that_is_no_number_is_no_crash(spectron: RunningServer, us
     def once(seen: Seen) -> Fault:
         nonlocal writes
         writes += is_write(seen)
-        return "503" if is_write(seen) and writes == 1 else "none"
+        return refusing(503, "busy", "\u00b2") if is_write(seen) and writes == 1 else "none"
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(support._PHRASES, "503", ("503 Service Unavailable", "Retry-After: \u00b2\r\n", "busy"))
-        with misbehaving(spectron.base_url, once) as proxy:
-            summary = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
+    with misbehaving(spectron.base_url, once) as proxy:
+        summary = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
     assert (ExitCode.DONE, 1) == (summary.exit_code, summary.written)
 
 

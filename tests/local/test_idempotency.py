@@ -172,23 +172,6 @@ def test_keys_sessions_and_turns_outlive_a_restart(tmp_path: Path) -> None:
         assert [("Berlin", True)] == local.history("lives_in")
 
 
-@pytest.mark.parametrize(
-    ("fault", "status", "stored", "after"),
-    [("s", 500, 1, 200), ("k", 500, 1, 409), ("n", 500, 0, 409), ("e", 500, 0, 200), ("b", 503, 0, 200)],
-)
-def test_planned_faults_do_what_they_say(fault: str, status: int, stored: int, after: int) -> None:
-    """They are what a client's own tests rest on."""
-    with spectron(faults=f".{fault}") as local:
-        local.api = "unchecked"
-        session = local.ok("POST", "/sessions", {})["id"]
-        local.remember("first", session_id=session)
-        body = {"text": "tea", "session_id": session}
-
-        assert status == local.call("POST", "/facts", body, headers=KEY).status
-        assert stored == len(turns(local, session)) - 1
-        assert after == local.call("POST", "/facts", body, headers=KEY).status
-
-
 class Fragile:
     """Embeds as ever, but breaks on one text, in the middle of the transaction that stores its fact."""
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import httpx
 import pytest
 
 from spectron_migrate.local.language_model import LanguageModelExtractor, from_environment
@@ -119,5 +124,73 @@ def test_the_environment_names_it_or_the_rules_are_used() -> None:
     assert "sk-secret" not in repr(from_environment(full))
     with pytest.raises(ValueError, match="needs SPECTRON_LOCAL_MODEL"):
         from_environment({names[0]: full[names[0]]})
+    with pytest.raises(ValueError, match="needs SPECTRON_LOCAL_MODEL_ENDPOINT"):
+        from_environment({names[1]: "small"})
     with pytest.raises(ValueError, match="must be https"):
         from_environment({**full, names[0]: "http://models.example/v1"})
+
+
+@contextmanager
+def served(*options: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client, list[str]]]:
+    """`spectron-migrate local` as a person starts it; what it said so far is in the list."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "spectron_migrate", "local", "--port", "0", *options],
+        env={**os.environ, **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        said = [process.stderr.readline(), process.stderr.readline()]
+        url = said[0].removeprefix("local Spectron at ").split(",")[0]
+        with httpx.Client(base_url=f"{url}/api/v1/local", headers={"authorization": "Bearer sk-local"}) as client:
+            yield process, client, said
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def test_the_command_line_sends_texts_where_it_was_told_and_says_so(model: Model) -> None:
+    """Options beat the environment; the key comes from there alone."""
+    model.said = {"facts": [{"type": "person", "name": "user", "key": "home", "value": "Ulm"}]}
+    options = ("--model-endpoint", model.url, "--model", "small")
+    with served(*options, SPECTRON_LOCAL_MODEL="other", SPECTRON_LOCAL_MODEL_API_KEY="sk-model") as (_, client, said):
+        made = client.post("/facts", json={"text": "in Ulm daheim"}).json()
+    assert "Ulm" == made["extraction"]["attributes"][0]["value"]
+    assert ("Bearer sk-model", "small") == (model.asked[0][1], model.asked[0][2]["model"])
+    assert f"texts go to small at {model.url.split('/')[2]}" in said[0]
+
+
+def test_the_command_line_tells_what_a_failing_model_answers(model: Model) -> None:
+    """The text is stored, and whoever watches the server learns why nothing was drawn from it."""
+    model.status = 401
+    with served(SPECTRON_LOCAL_MODEL_ENDPOINT=model.url, SPECTRON_LOCAL_MODEL="small") as (process, client, _):
+        made = client.post("/facts", json={"text": "Lives in Ulm"}).json()
+        assert process.stderr is not None
+        told = process.stderr.readline()
+        found = client.post("/query", json={"query": "Ulm", "include": ["passages"]}).json()["hits"]
+    assert [] == made["extraction"]["attributes"]
+    assert "small at 127.0.0.1" in told
+    assert "answered 401 Unauthorized: 1 texts stored without facts" in told
+    assert ["Lives in Ulm"] == [hit["text"] for hit in found]
+
+
+def test_half_a_setting_is_refused_before_it_listens() -> None:
+    """Exit 2, one sentence."""
+    told = subprocess.run(
+        [sys.executable, "-m", "spectron_migrate", "local", "--model", "small"],
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (2, True) == (told.returncode, "needs SPECTRON_LOCAL_MODEL_ENDPOINT" in told.stderr)
+
+
+def test_without_the_setting_the_rules_are_used() -> None:
+    """No text leaves the machine."""
+    with served() as (_, client, said):
+        made = client.post("/facts", json={"text": "Lives in Ulm"}).json()
+    assert "extracts by rules" in said[0]
+    assert "Ulm" == made["extraction"]["attributes"][0]["value"]

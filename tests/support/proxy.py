@@ -1,7 +1,4 @@
-"""A proxy on loopback that misbehaves on purpose, between a client and a server that does not.
-
-It speaks just enough HTTP/1.1 for bodies with a Content-Length, over real sockets.
-"""
+"""A proxy on loopback that misbehaves on purpose, between a client and a server that does not."""
 
 from __future__ import annotations
 
@@ -10,51 +7,29 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any
 from urllib.parse import urlsplit
 
+import uvicorn
+from uvicorn.server import ServerState
+
+from spectron_migrate.local import faults
+from spectron_migrate.local.faults import Canned, FaultLayer, Faults
+from spectron_migrate.local.onewrite import OneWriteProtocol
 from tests.support import contract
 
-Fault = Literal[
-    "none",
-    "cut_before",
-    "cut_after",
-    "half_answer",
-    "garbage",
-    "500_before",
-    "500_after",
-    "429",
-    "503",
-    "429_bare",
-    "400",
-]
-Choose = Callable[["Seen"], Fault]
+__all__ = ["Canned", "Fault", "Proxy", "Seen", "misbehaving", "refusing", "serving"]
 
-_PHRASES = {
-    "500_before": ("500 Internal Server Error", "", "unknown error"),
-    "500_after": ("500 Internal Server Error", "", "unknown error"),
-    "400": ("400 Bad Request", "", "not this one"),
-    "429": ("429 Too Many Requests", "Retry-After: 0\r\n", "slow"),
-    "429_bare": ("429 Too Many Requests", "", "slow"),
-    "503": ("503 Service Unavailable", "Retry-After: 0\r\n", "busy"),
-}
+Fault = str | faults.Fault
+"""A name of `faults.FAULTS`, or one that a test makes up."""
+Seen = faults.Request
+"""A request that came by."""
+Choose = Callable[[Seen], Fault]
 
 
-def _canned(fault: Fault) -> bytes:
-    status, header, message = _PHRASES[fault]
-    body = f'{{"message":"{message}"}}'
-    return f"HTTP/1.1 {status}\r\n{header}Content-Length: {len(body)}\r\n\r\n{body}".encode()
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A request that came by."""
-
-    number: int
-    method: str
-    path: str
-    headers: dict[str, str]
-    body: bytes
+def refusing(status: int, message: str, retry_after: str | None = None) -> faults.Fault:
+    """An answer without any work."""
+    return faults.Fault("not done", told=Canned(status, message, retry_after))
 
 
 @dataclass
@@ -69,92 +44,89 @@ class Proxy:
     wrong: list[str] = field(default_factory=list)
     """Requests that are not as published, from processes of their own too."""
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head, body = await _message(reader)
-                first, *lines = head.decode("latin-1").split("\r\n")
-                method, path, _ = first.split(" ", 2)
-                headers = {
-                    name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)
-                }
-                request = Seen(len(self.seen), method, path, headers, body)
-                self.seen.append(request)
-                self.wrong += contract.problems(method, path, body or None)
-                fault = self.choose(request)
-                self.faults.append(fault)
-                if not await self._answer(fault, head, body, writer):
-                    return
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
+    def change(self, seen: Seen, body: bytes) -> bytes | None:
+        """What the server's answer becomes on its way; None leaves it as it is."""
+        return None
 
-    async def _answer(self, fault: Fault, head: bytes, body: bytes, writer: asyncio.StreamWriter) -> bool:
-        """Play the fault; False where the connection is to be cut."""
-        if fault == "cut_before":
-            return False
-        if fault in _PHRASES and fault != "500_after":
-            writer.write(_canned(fault))
-        else:
-            answer = await self._forward(head, body)
-            if fault == "cut_after":
-                return False
-            if fault == "half_answer":
-                writer.write(answer[: len(answer) - 10])
-                await writer.drain()
-                return False
-            told = {"garbage": b"\x00\x01 nonsense\r\n\r\n", "500_after": _canned("500_after")}
-            writer.write(told.get(fault, answer))
-        await writer.drain()
-        return fault != "garbage"
+    def next(self, seen: Seen) -> Fault:
+        """Note the request and choose its fault."""
+        self.seen.append(seen)
+        self.wrong += contract.problems(seen.method, seen.path, seen.body or None)
+        fault = self.choose(seen)
+        self.faults.append(fault)
+        return fault
 
-    async def _forward(self, head: bytes, body: bytes) -> bytes:
+    async def relay(self, scope: Any, receive: Any, send: Any) -> None:
+        """The ASGI application behind the faults: it asks the server."""
+        body = (await receive())["body"]
+        status, headers, answer = await self._ask(scope, body)
+        named = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        changed = self.change(Seen(0, scope["method"], scope["path"], named, body), answer)
+        if changed is not None:
+            answer = changed
+            headers = [(name, value) for name, value in headers if name != b"content-length"]
+            headers.append((b"content-length", str(len(answer)).encode()))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+
+    async def _ask(self, scope: Any, body: bytes) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         at = urlsplit(self.upstream)
+        query = b"?" + scope["query_string"] if scope["query_string"] else b""
+        lines = [scope["method"].encode() + b" " + scope["raw_path"] + query + b" HTTP/1.1"]
+        lines += [name + b": " + value for name, value in scope["headers"] if name != b"connection"]
         reader, writer = await asyncio.open_connection(at.hostname, at.port)
         try:
-            writer.write(head + b"\r\n\r\n" + body)
-            await writer.drain()
-            answer_head, answer_body = await _message(reader)
-            return answer_head + b"\r\n\r\n" + answer_body
+            writer.write(b"\r\n".join([*lines, b"connection: close"]) + b"\r\n\r\n" + body)
+            head = await reader.readuntil(b"\r\n\r\n")
+            first, *rest = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
+            pairs = [(name.lower(), value.strip()) for name, _, value in (line.partition(b":") for line in rest)]
+            length = int(dict(pairs).get(b"content-length", b"0"))
+            kept = [(name, value) for name, value in pairs if name != b"connection"]
+            return int(first.split()[1]), kept, await reader.readexactly(length)
         finally:
             writer.close()
 
 
-async def _message(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
-    head = (await reader.readuntil(b"\r\n\r\n")).removesuffix(b"\r\n\r\n")
-    length = 0
-    for line in head.split(b"\r\n"):
-        name, _, value = line.partition(b":")
-        if name.lower() == b"content-length":
-            length = int(value)
-    return head, await reader.readexactly(length)
+@contextmanager
+def serving(app: Any) -> Iterator[str]:
+    """An ASGI application on loopback, in a thread of its own, while the block lasts; its base URL."""
+    config = uvicorn.Config(app, http=OneWriteProtocol, log_level="error", date_header=False, ws="none", lifespan="off")
+    config.load()
+    state = ServerState()
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    def protocol() -> OneWriteProtocol:
+        return OneWriteProtocol(config=config, server_state=state, app_state={}, _loop=loop)
+
+    async def start() -> asyncio.Server:
+        return await loop.create_server(protocol, "127.0.0.1", 0)
+
+    server = asyncio.run_coroutine_threadsafe(start(), loop).result()
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+
+        async def stop() -> None:
+            server.close()
+            for connection in list(state.connections):
+                connection.transport.abort()
+            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        asyncio.run_coroutine_threadsafe(stop(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 @contextmanager
 def misbehaving(upstream: str, choose: Choose = lambda seen: "none") -> Iterator[Proxy]:
     """Run a proxy in front of `upstream` while the block lasts."""
     proxy = Proxy(upstream, choose)
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-
-    async def start() -> asyncio.Server:
-        return await asyncio.start_server(proxy._serve, "127.0.0.1", 0)
-
-    server = asyncio.run_coroutine_threadsafe(start(), loop).result()
-    proxy.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
+    with serving(FaultLayer(proxy.relay, Faults(choose=lambda seen: proxy.next(seen)))) as proxy.base_url:
         yield proxy
-    finally:
-
-        async def stop() -> None:
-            server.close()
-            for task in asyncio.all_tasks():
-                if task is not asyncio.current_task():
-                    task.cancel()
-
-        asyncio.run_coroutine_threadsafe(stop(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
     assert [] == proxy.wrong

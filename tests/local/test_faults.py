@@ -1,0 +1,216 @@
+"""The faults do what they say, over real connections: a client's own tests rest on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from spectron_migrate.local.engine import Reading
+from spectron_migrate.local.faults import FAULTS, PASSING, Fault, Faults, Request, Weather
+from spectron_migrate.local.server import create_app
+from spectron_migrate.local.testing import running_server
+from tests.local.support import embedder
+from tests.support.proxy import serving
+
+NO_ANSWER = 0
+# What the client sees of a write, how many turns there are then, and what the same bytes are answered next.
+SEEN: dict[str, tuple[int, int, int]] = {
+    "none": (200, 1, 200),
+    "400": (400, 0, 200),
+    "429": (429, 0, 200),
+    "429_bare": (429, 0, 200),
+    "503": (503, 0, 200),
+    "503_bare": (503, 0, 200),
+    "500_before": (500, 0, 200),
+    "500_before_stuck": (500, 0, 409),
+    "500_after": (500, 1, 200),
+    "500_after_released": (500, 1, 200),
+    "500_after_stuck": (500, 1, 409),
+    "cut_before": (NO_ANSWER, 0, 200),
+    "cut_after": (NO_ANSWER, 1, 200),
+    "cut_after_released": (NO_ANSWER, 1, 200),
+    "cut_in_headers": (NO_ANSWER, 1, 200),
+    "late": (NO_ANSWER, 0, 409),
+    "garbage": (NO_ANSWER, 1, 200),
+    "half_answer": (NO_ANSWER, 1, 200),
+    "hang_before": (NO_ANSWER, 0, 200),
+    "hang": (NO_ANSWER, 1, 200),
+    "forgets": (200, 1, 200),
+}
+
+
+class Client:
+    """Writes over a real connection; no answer at all is 0."""
+
+    def __init__(self, url: str, faults: Faults) -> None:
+        self.faults = faults
+        self.http = httpx.Client(
+            base_url=f"{url}/api/v1/local", headers={"authorization": "Bearer sk-local"}, timeout=0.5
+        )
+        self.session = self.http.post("/sessions", json={}).json()["id"]
+
+    def write(self, text: str = "tea", key: str = "k") -> int:
+        """The status."""
+        body = {"text": text, "session_id": self.session, "infer": "none"}
+        try:
+            return self.http.post("/facts", json=body, headers={"idempotency-key": key}).status_code
+        except httpx.TransportError:
+            return NO_ANSWER
+
+    def turns(self) -> int:
+        """How many there are."""
+        return len(self.http.get(f"/sessions/{self.session}/turns").json()["turns"])
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    """A client of a server that goes wrong as it is told."""
+    faults = Faults()
+    with serving(create_app(faults=faults, embedder=embedder())) as url:
+        made = Client(url, faults)
+        with closing(made.http):
+            yield made
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_does_what_it_says(client: Client, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client.faults, "delay", lambda: 3)
+    client.faults.turn(Weather(plan=[name]))
+    assert SEEN[name] == (client.write(), client.turns(), client.write())
+
+
+@pytest.mark.parametrize(
+    ("name", "turns"), [("500_after", 1), ("500_after_released", 2), ("cut_after_released", 2), ("forgets", 2)]
+)
+def test_a_key_that_is_forgotten_writes_twice_and_one_that_is_kept_does_not(
+    client: Client, name: str, turns: int
+) -> None:
+    client.faults.turn(Weather(plan=[name]))
+    client.write()
+    client.write()
+    assert turns == client.turns()
+
+
+def test_late_work_is_in_flight_first_and_then_done_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client.faults, "delay", lambda: 4)
+    client.faults.turn(Weather(plan=["late"]))
+    client.write()
+    assert [409, 0, 409, 200, 1] == [client.write(), client.turns(), client.write(), client.write(), client.turns()]
+
+
+def test_a_stuck_key_holds_up_nobody_else(client: Client) -> None:
+    client.faults.turn(Weather(plan=["500_after_stuck"]))
+    assert [500, 409, 409, 200] == [client.write(), client.write(), client.write(), client.write(key="other")]
+
+
+def test_the_same_seed_is_the_same_weather(client: Client) -> None:
+    def statuses() -> list[int]:
+        client.faults.turn(Weather(chance=0.5, seed=3, faults=("429", "500_before", "cut_after")))
+        told = [client.write(key=f"k{number}") for number in range(20)]
+        client.faults.turn(Weather())
+        return told
+
+    first = statuses()
+    assert first == statuses()
+    assert 200 in first
+    assert {429, 500, 0} & set(first)
+
+
+def test_a_function_may_decide_and_may_be_exchanged(client: Client) -> None:
+    def only_tea(request: Request) -> str | Fault:
+        return "429" if request.writes_fact and json.loads(request.body)["text"] == "tea" else "none"
+
+    client.faults.choose = only_tea
+    assert [429, 200] == [client.write("tea"), client.write("rain", key="r")]
+    client.faults.choose = lambda request: "none"
+    assert 200 == client.write("tea")
+    assert 1 == client.faults.counts["429"]
+
+
+def test_time_moved_past_24_hours_forgets_the_keys_and_dates_the_answers(client: Client) -> None:
+    client.write()
+    before = client.http.get("/me").headers["date"]
+    client.faults.turn(Weather(ahead_s=23 * 3600))
+    assert [200, 1] == [client.write(), client.turns()]
+    client.faults.turn(Weather(ahead_s=25 * 3600))
+    assert [200, 2] == [client.write(), client.turns()]
+    assert before != client.http.get("/me").headers["date"]
+
+
+@pytest.mark.parametrize(
+    ("reading", "path", "body", "statuses"),
+    [
+        ({"unregistered": 403}, "/facts", {"text": "x", "scopes": [["user/nobody"]]}, [400, 403]),
+        ({"reregister": 409}, "/scopes", {"path": "user/alice"}, [201, 409]),
+    ],
+)
+def test_both_readings_while_it_runs(
+    client: Client, reading: dict[str, Any], path: str, body: object, statuses: list[int]
+) -> None:
+    client.http.post("/scopes", json={"path": "user/alice"})
+    first = client.http.post(path, json=body).status_code
+    client.faults.turn(Weather(reading=reading))
+    assert statuses == [first, client.http.post(path, json=body).status_code]
+
+
+def test_the_other_readings_while_it_runs(client: Client) -> None:
+    client.http.post("/scopes", json={"path": "org/acme"})
+    client.http.post("/facts", json={"text": "Likes tea", "scopes": [["org/acme"]]})
+
+    def hits(lens: str) -> int:
+        return len(client.http.post("/query", json={"query": "tea", "lens": [[lens]]}).json()["hits"])
+
+    assert hits("org/acme/*") > 0
+    client.faults.turn(Weather(reading={"subtree_has_root": False, "names_turn": False, "shared_cache": True}))
+    assert 0 == hits("org/acme/*")
+    assert "turnId" not in client.http.post("/facts", json={"text": "Likes rain"}).json()
+    client.http.post("/query", json={"query": "rain likes"})
+    elsewhere = client.http.post("/query", json={"query": "likes rain", "lens": [["org/nobody"]]}).json()
+    assert ("cache", True) == (elsewhere["tier"], len(elsewhere["hits"]) > 0)
+    client.faults.turn(Weather())
+    assert hits("org/acme/*") > 0
+
+
+def test_readings_are_those_of_the_server_and_passing_faults_leave_nothing_behind() -> None:
+    assert set(Reading.__slots__) == {
+        "unregistered",
+        "reregister",
+        "subtree_has_root",
+        "names_turn",
+        "shared_cache",
+    }
+    assert {"400", "none", "hang", "hang_before", "500_after_stuck", "500_before_stuck"} == set(FAULTS) - set(PASSING)
+
+
+@pytest.mark.parametrize("wrong", [{"plan": ["x"]}, {"faults": ["y"]}, {"reading": {"z": 1}}])
+def test_a_weather_that_does_not_exist_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="no such fault or reading"):
+        Weather(**wrong)
+
+
+def test_a_server_process_takes_another_weather_and_keeps_it_over_a_kill(tmp_path: Path) -> None:
+    with running_server(tmp_path, weather={}) as server:
+        server.turn(plan=["429", "429"])
+        with httpx.Client(
+            base_url=f"{server.base_url}/api/v1/local", headers={"authorization": "Bearer sk-local"}
+        ) as http:
+            assert 429 == http.post("/facts", json={"text": "tea"}).status_code
+        server.restart()
+        with httpx.Client(
+            base_url=f"{server.base_url}/api/v1/local", headers={"authorization": "Bearer sk-local"}
+        ) as http:
+            assert 429 == http.post("/facts", json={"text": "tea"}).status_code
+        with pytest.raises(ValueError, match="no such fault"):
+            server.turn(plan=["x"])
+        assert 1 == server.turn(plan=[])["429"]
+
+
+def test_without_a_weather_nobody_can_make_a_server_fail(tmp_path: Path) -> None:
+    with running_server(tmp_path) as server:
+        assert 404 == httpx.put(f"{server.base_url}/faults", json={"chance": 1}).status_code
