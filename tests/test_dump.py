@@ -454,8 +454,6 @@ def test_raw_files_and_a_directory_have_one_interface(tmp_path: Path) -> None:
         assert {"m1": "likes tea"} == texts(dump)
         assert (Skipped("m2", "no text field"),) == dump.skipped
         assert {"alice": 1} == dump.manifest.users
-        place = dump.path
-    assert not place.exists()
     for named in (tmp_path / "dump", tmp_path / "dump" / "manifest.json"):
         with open_any([named]) as dump:
             assert (False, True, 1) == (dump.raw, dump.complete, dump.count)

@@ -12,12 +12,13 @@ PACKAGE = Path(__file__).parent.parent / "spectron_migrate"
 
 # A module may import those of its own layer's row or of a lower row. The first prefix that fits decides.
 LAYERS: list[tuple[str, ...]] = [
-    ("errors", "records"),
+    ("errors", "records", "scratch"),
     ("yamlfile", "mapping"),
     ("config",),
-    ("spectron", "mem0", "dump", "dump_writer", "dump_index", "ledger"),
-    ("planning", "delivery", "judge"),
+    ("spectron", "mem0", "dump", "dump_writer", "dump_index", "ledger", "routing", "journal"),
+    ("changes", "likeness", "sharding", "planning", "forecast", "delivery", "judge", "erase", "probe"),
     ("export", "replay", "verify", "rehearse", "rehearsal"),
+    ("rounds", "follow", "reconcile", "cutover"),
     ("cli", "__main__"),
 ]
 # Libraries that only one part may know.

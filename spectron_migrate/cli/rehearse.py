@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from spectron_migrate.cli import dual_verify, export, options, replay
 from spectron_migrate.cli.conduct import Common, Outcome, Stage, conduct
 from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.records import Filters, Json
+from spectron_migrate.scratch import Scratch
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,8 +63,8 @@ def command(
 @contextmanager
 def _folder(keep: Path | None) -> Iterator[Path]:
     if keep is None:
-        with tempfile.TemporaryDirectory(prefix="spectron-migrate-rehearsal-") as folder:
-            yield Path(folder)
+        with Scratch() as folder:
+            yield folder
         return
     if keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
         raise InputError(f"{keep} is not an empty directory", hint="name a new one: nothing is overwritten")

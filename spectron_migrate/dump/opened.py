@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from spectron_migrate.dump.manifest import (
     AGAIN,
@@ -27,6 +28,7 @@ from spectron_migrate.dump.manifest import (
 )
 from spectron_migrate.errors import InputError
 from spectron_migrate.records import Json, Memory, Skipped, SourceInfo, digest
+from spectron_migrate.scratch import Scratch
 
 
 class Dump:
@@ -102,9 +104,10 @@ class Dump:
         return self._lines(RELATIONS)
 
     def close(self) -> None:
-        """Remove what reading raw files needed; harmless otherwise."""
+        """Let go of what reading raw files needed; harmless otherwise."""
         if self._raw is not None:
-            self._raw.folder.cleanup()
+            for file in self._raw.files.values():
+                file.close()
 
     def __enter__(self) -> Self:
         """The dump itself."""
@@ -121,14 +124,19 @@ class Dump:
 
         Raises InputError where the file is no longer the one that was checked.
         """
+        for line in self._opened(name):
+            yield line, json.loads(line)
+
+    def _opened(self, name: str) -> Iterator[bytes]:
+        if self._raw is not None and name in self._raw.files:
+            yield from io.BufferedReader(_FromItsBeginning(self._raw.files[name]))
         file = self._files.get(name)
         if file is None:
             return
         if _stamp(file) != self._stamps[name]:
             raise InputError(f"{file} changed after it was opened", hint="run it again when no export is running")
         with file.open("rb") as lines:
-            for line in lines:
-                yield line, json.loads(line)
+            yield from lines
 
     def _lines(self, name: str) -> Iterator[dict[str, Json]]:
         return (row for _, row in self.raw_lines(name))
@@ -136,10 +144,27 @@ class Dump:
 
 @dataclass(frozen=True)
 class _Raw:
-    """Raw files behind a `Dump`: what they add up to, and the folder their merged rows lie in."""
+    """Raw files behind a `Dump`: what they add up to, and their merged rows in files that have no name any more."""
 
     digest: str
-    folder: TemporaryDirectory[str]
+    files: Mapping[str, BinaryIO]
+
+
+class _FromItsBeginning(io.RawIOBase):
+    """One reading of an open file, whoever else reads it meanwhile."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._descriptor = file.fileno()
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = os.pread(self._descriptor, len(buffer), self._at)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 def open_dump(path: Path) -> Dump:
@@ -186,20 +211,18 @@ def _open_raw(paths: Sequence[Path], now: datetime) -> Dump:
     from spectron_migrate.dump.writer import DumpWriter
     from spectron_migrate.mem0.files import FilesReader
 
-    folder = TemporaryDirectory(prefix="spectron-migrate-raw-")
-    try:
-        with FilesReader(paths, now=now) as reader, DumpWriter(Path(folder.name) / "dump", reader.info, now) as writer:
+    with Scratch() as scratch:
+        folder = scratch / "dump"
+        with FilesReader(paths, now=now) as reader, DumpWriter(folder, reader.info, now) as writer:
             for row in reader.rows():
                 writer.give(row)
             for relation in reader.relations():
                 writer.keep(RELATIONS, relation)
             writer.commit(complete=True, native_count=None, ended=now)
-        inner = open_dump(Path(folder.name) / "dump")
-        sums = sorted(_sha256(path) for path in paths)
-        return Dump(inner.path, inner.manifest, inner._files, _Raw(digest("raw", *sums), folder))
-    except BaseException:
-        folder.cleanup()
-        raise
+        made = open_dump(folder)
+        files = {name: file.open("rb") for name, file in made._files.items()}
+    sums = sorted(_sha256(path) for path in paths)
+    return Dump(paths[0], made.manifest, {}, _Raw(digest("raw", *sums), files))
 
 
 def _sha256(path: Path) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -49,16 +48,15 @@ class DeletedMemory:
 
 
 class History:
-    """One history file, indexed once by memory in a temporary file, so that memory stays flat."""
+    """One history file, indexed once by memory in a file without a name, so that memory stays flat."""
 
     def __init__(self, path: Path) -> None:
         """Read `path`, which exists; raises InputError where it is no history of Mem0's."""
         self.path = path
-        self._folder = tempfile.TemporaryDirectory(prefix="spectron-migrate-history-")
         self._db = ReadOnlyDb(path)
         try:
             self._columns = self._known_columns()
-            self._index = self._indexed(Path(self._folder.name) / "index.db")
+            self._index = self._indexed()
         except BaseException:
             self.close()
             raise
@@ -95,11 +93,10 @@ class History:
             last = page[-1]["row"]
 
     def close(self) -> None:
-        """Close the file and remove the index."""
+        """Close both."""
         self._db.close()
         if hasattr(self, "_index"):
             self._index.close()
-        self._folder.cleanup()
 
     def _known_columns(self) -> tuple[str, ...]:
         present = {row[1] for row in self._db.all("PRAGMA table_info(history)")}
@@ -113,12 +110,12 @@ class History:
             named = dict.fromkeys(_COLUMNS) | dict(zip(self._columns, row[1:], strict=True))
             yield {"row": row[0], **named}
 
-    def _indexed(self, path: Path) -> sqlite3.Connection:
+    def _indexed(self) -> sqlite3.Connection:
         """All changes of text, found by memory; rows stand in the order they were written.
 
         Times cannot order them: Mem0 before 1.0 leaves them empty on a deletion.
         """
-        index = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        index = sqlite3.connect("", check_same_thread=False, isolation_level=None)
         index.executescript(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -1000;"
             "CREATE TABLE change (row INTEGER PRIMARY KEY, memory_id BLOB, at TEXT, digest BLOB); BEGIN"

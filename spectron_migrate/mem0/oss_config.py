@@ -79,8 +79,16 @@ class VectorStore:
         if isinstance(url, str) and url:
             return without_credentials(self._with_defaults(url))
         if not host or (self.provider in _EMBEDDED and not port):
-            return None
+            return self._served_without_an_address()
         return without_credentials(self._with_defaults(f"{host}:{port}" if port else str(host)))
+
+    def _served_without_an_address(self) -> str | None:
+        """A key alone makes Mem0 leave the folder and ask a server: the cloud's, or Qdrant's on this machine."""
+        if self.provider == "chroma" and self.settings.get("api_key") and self.settings.get("tenant"):
+            return "https://api.trychroma.com"
+        if self.provider == "qdrant" and (self.settings.get("api_key") or self.settings.get("https") is not None):
+            return self._with_defaults("localhost")
+        return None
 
     def _with_defaults(self, url: str) -> str:
         """Scheme and port as the store's own client fills them in: Qdrant's takes https where there is a key."""

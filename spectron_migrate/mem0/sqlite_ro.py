@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from spectron_migrate.errors import Incomplete, InputError
+from spectron_migrate.scratch import Scratch
 
 _BUSY_SECONDS = 30.0
 _TRIES = 20
@@ -25,13 +25,12 @@ class ReadOnlyDb:
 
     `immutable` is never set, because an application may be writing. Two kinds of file cannot be read so
     without leaving a trace, and are copied away first: one in WAL mode, whose reader writes beside it, and one
-    where a crash left a journal that only a writer may roll back.
+    where a crash left a journal that only a writer may roll back. The copy has a name only while it is made.
     """
 
     def __init__(self, path: Path) -> None:
         """Open `path`; raises InputError where it is no database, Incomplete where it cannot be read now."""
         self.path = path
-        self._copy: tempfile.TemporaryDirectory[str] | None = None
         if not path.is_file():
             raise InputError(f"there is no database at {path}")
         if _is_wal(path):
@@ -74,10 +73,8 @@ class ReadOnlyDb:
             self.all("ROLLBACK")
 
     def close(self) -> None:
-        """Close the database and remove the copy, if one was needed."""
+        """Close the database; a copy of it, if one was needed, ends with that."""
         self._db.close()
-        if self._copy is not None:
-            self._copy.cleanup()
 
     def __enter__(self) -> Self:
         """The database itself."""
@@ -102,23 +99,26 @@ class ReadOnlyDb:
 
     def _open_copy(self) -> sqlite3.Connection:
         """Copied while nothing moved, or not at all."""
-        self._copy = tempfile.TemporaryDirectory(prefix="spectron-migrate-")
-        copy = Path(self._copy.name) / self.path.name
         parts = [self.path.with_name(self.path.name + tail) for tail in ("", "-journal", "-wal")]
-        try:
+        with Scratch() as folder:
             for _ in range(_TRIES):
                 before = [_stamp(part) for part in parts]
                 for part in parts:
-                    copy.with_name(part.name).unlink(missing_ok=True)
+                    (folder / part.name).unlink(missing_ok=True)
                     with suppress(FileNotFoundError):
-                        shutil.copyfile(part, copy.with_name(part.name))
+                        shutil.copyfile(part, folder / part.name)
                 if before == [_stamp(part) for part in parts]:
-                    return self._open(copy, "rw")
-        except sqlite3.DatabaseError as error:
-            self._copy.cleanup()
-            raise self._explained(error) from error
-        self._copy.cleanup()
+                    return self._made_whole(folder / self.path.name)
         raise Incomplete(f"{self.path} changes too fast to be copied", hint="run it again in a quieter moment")
+
+    def _made_whole(self, copy: Path) -> sqlite3.Connection:
+        """One file, which goes on without its name: what a journal or a log beside it says is in it."""
+        try:
+            db = self._open(copy, "rw")
+            db.execute("PRAGMA journal_mode = DELETE").fetchall()
+        except sqlite3.DatabaseError as error:
+            raise self._explained(error) from error
+        return db
 
     def _explained(self, error: sqlite3.DatabaseError) -> InputError | Incomplete:
         if isinstance(error, sqlite3.OperationalError) and "lock" in str(error):

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 
 class Tally:
     """Ids, and how many of each kind of owner they belong to."""
 
     def __init__(self) -> None:
-        """Make it in a temporary folder."""
-        self._folder = tempfile.TemporaryDirectory(prefix="spectron-migrate-tally-")
-        self._db = sqlite3.connect(Path(self._folder.name) / "tally.db", isolation_level=None, check_same_thread=False)
+        """Make it in a file without a name, which ends with the process."""
+        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._db.executescript(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -1000;"
             "CREATE TABLE seen (id BLOB PRIMARY KEY) WITHOUT ROWID;"
@@ -69,7 +66,6 @@ class Tally:
     def close(self) -> None:
         """Remove it."""
         self._db.close()
-        self._folder.cleanup()
 
 
 def _key(text: str) -> bytes:

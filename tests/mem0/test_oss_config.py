@@ -114,8 +114,36 @@ def test_a_store_that_cannot_be_read_harmlessly_is_refused_with_its_reason(provi
     assert "s3cret" not in mem0_source_info(config).place
 
 
-def test_a_served_chroma_is_refused() -> None:
-    config = {"vector_store": {"provider": "chroma", "config": {"host": "localhost", "port": 8000}}}
+def test_every_store_that_mem0_has_is_read_or_refused_with_a_reason(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MEM0_DIR", str(tmp_path))
+    monkeypatch.setenv("MEM0_TELEMETRY", "False")
+    from mem0.utils.factory import VectorStoreFactory
+
+    assert sorted(VectorStoreFactory.provider_to_class) == sorted(PROVIDERS)
+    assert set(PROVIDERS) == READ | set(REASONS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "place"),
+    [
+        ({"api_key": "s3cret", "path": "/data"}, "https://localhost:6333"),
+        ({"https": False, "path": "/data"}, "http://localhost:6333"),
+        ({"url": "http://db", "path": "/data"}, "http://db:6333"),
+        ({"host": "db", "path": "/data"}, "/data"),
+        ({"path": "/data"}, "/data"),
+    ],
+)
+def test_a_path_counts_only_where_mem0_would_open_it(settings: dict[str, Any], place: str) -> None:
+    config = {"vector_store": {"provider": "qdrant", "config": settings}}
+
+    assert f"oss:qdrant:{place}:mem0" == mem0_source_info(config).identity
+
+
+@pytest.mark.parametrize("settings", [{"host": "localhost", "port": 8000}, {"api_key": "s3cret", "tenant": "t"}])
+def test_a_served_chroma_is_refused(settings: dict[str, Any]) -> None:
+    config = {"vector_store": {"provider": "chroma", "config": settings}}
 
     with pytest.raises(InputError, match="this one is served"):
         open_oss(config, now=NOW)

@@ -1,0 +1,1 @@
+"""Against every line of Mem0 that people run."""
