@@ -50,7 +50,9 @@ def forged(monkeypatch: pytest.MonkeyPatch, change: Callable[[Seen, bytes], byte
 
 def test_what_a_second_500_leaves_behind_is_listed_as_residue(user: str, tmp_path: Path) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(3)])
-    with running_server(tmp_path / "data", context="tests", weather={"plan": ["none", "500_after_released", "500_after_released"]}) as server:
+    with running_server(
+        tmp_path / "data", context="tests", weather={"plan": ["none", "500_after_released", "500_after_released"]}
+    ) as server:
         summary = replay(server, tmp_path / "state", [dump])
         assert 3 == summary.written
         assert 0 == unclaimed(tmp_path / "state", server, user)
@@ -58,7 +60,11 @@ def test_what_a_second_500_leaves_behind_is_listed_as_residue(user: str, tmp_pat
 
 def test_what_the_server_left_behind_makes_no_later_fact_of_the_session_undecidable(user: str, tmp_path: Path) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(6)])
-    with running_server(tmp_path / "data", context="tests", weather={"plan": ["none", *["500_after_released"] * 2, "none", "500_after_released"]}) as server:
+    with running_server(
+        tmp_path / "data",
+        context="tests",
+        weather={"plan": ["none", *["500_after_released"] * 2, "none", "500_after_released"]},
+    ) as server:
         summary = replay(server, tmp_path / "state", [dump])
         assert (ExitCode.DONE, 6, 0) == (summary.exit_code, summary.written, summary.undecidable)
 
