@@ -98,6 +98,7 @@ def memories(summary: VerifySummary) -> Group:
         "residue": "residue",
         "pending": "pending",
         "stale": "stale",
+        "expiring": "about to expire",
         "untestable": "not testable by words",
         "skipped": "skipped",
         "deleted": "deleted in Mem0",
@@ -127,7 +128,7 @@ def recall(found: Mapping[str, Json]) -> Group:
         beside = f" (Mem0 with itself {share(noise)})" if noise is not None else ""
         rows.append(("overlap, RBO", f"{share(metrics['overlap'])}{beside}, {share(metrics['rbo'])}"))
     if metrics["not_servable"]:
-        rows.append(("not asked", f"{number(metrics['not_servable'])}: the mapping has no lens for their filter"))
+        rows += [("not asked", f"{number(n)}: {why}") for why, n in metrics["not_servable_why"].items()]
     if found["explained"]:
         rows.append(("why it differs", ", ".join(f"{why} {n}" for why, n in sorted(found["explained"].items()))))
     return facts("Recall", rows)

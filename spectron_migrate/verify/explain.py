@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Literal
 
-from spectron_migrate.judge import plain
 from spectron_migrate.mapping import covers
 from spectron_migrate.records import Json, Selector
-from spectron_migrate.spectron.api import MAX_K, SpectronApi
+from spectron_migrate.spectron.api import MAX_K, Recall, SpectronApi
+from spectron_migrate.verify.expiry import Expiry, expiry_of, expiry_of_facts
 from spectron_migrate.verify.model import Query, StoredMemory
 from spectron_migrate.verify.recallable import SOURCE, found_in, is_among, wordings
 from spectron_migrate.verify.supersession import Histories, Superseded
+from spectron_migrate.verify.twins import Twins
 from spectron_migrate.verify.words import Rarity
 from spectron_migrate.verify.workspace import Workspace
 
@@ -23,6 +24,7 @@ Why = Literal[
     "folded",
     "extracted",
     "not_extracted",
+    "expiring",
     "outside_lens",
     "ranked_lower",
     "pending",
@@ -73,11 +75,15 @@ class Ranked:
 class Explainer:
     """Looks for the reason of one difference after the other."""
 
-    def __init__(self, work: Workspace, api: SpectronApi, histories: Histories) -> None:
-        """Asks the server only what it needs."""
+    def __init__(self, work: Workspace, api: SpectronApi, histories: Histories, twins: Twins, *, now: datetime) -> None:
+        """Asks the server only what it needs; what expires does so beside `now`."""
         self._work = work
         self._api = api
         self._histories = histories
+        self._twins = twins
+        self._now = now
+        self._shown: tuple[Query, Recall] | None = None
+        self._rarity: tuple[int, Rarity] | None = None
 
     async def why(self, query: Query, lens: Selector, mem0_id: str, ranked: Ranked) -> Difference:
         """The reason why this memory is not among Spectron's first."""
@@ -94,12 +100,7 @@ class Explainer:
         gone = await self._histories.superseding(fact)
         if gone is not None:
             return _superseded(fact, gone, rank)
-        if rank is not None:
-            return Difference(mem0_id, "ranked_lower", f"at rank {rank}", rank)
-        through = [rank for row, rank in ranked.shared.items() if row in fact.ids]
-        if through:
-            return Difference(mem0_id, "extracted", f"its fact stands at rank {min(through)}", min(through))
-        return await self._ask(query, lens, fact)
+        return await self._expiring(fact, _ranked_lower(fact, ranked) or await self._ask(query, lens, fact))
 
     async def is_superseded(self, mem0_id: str) -> bool:
         """Whether a newer memory's fact took the place of this one's, as it should."""
@@ -123,18 +124,53 @@ class Explainer:
         return None
 
     async def _ask(self, query: Query, lens: Selector, fact: StoredMemory) -> Difference:
-        shown = await self._api.query(query.text, lens=lens, k=MAX_K, include_duplicates=True, source=SOURCE)
-        if is_among(self._work, fact, shown.hits):
-            twins = near_twins(self._work, fact)
+        shown = await self._with_duplicates(query, lens)
+        if shown.tier != "cache" and is_among(self._work, fact, shown.hits):
+            twins = self._twins.of(fact)
             detail = f"its passage is hidden behind that of memory {twins[0]}" if twins else "as a near-duplicate"
             return Difference(fact.mem0_id, "folded", detail, texts={"folded": fact.text})
-        rarity = Rarity(self._work.texts_of(fact.scope))
-        for wording in wordings(fact, rarity.rarest(fact.text)):
+        for wording in wordings(fact, self._rarity_in(fact.scope).rarest(fact.text)):
             if (await found_in(self._work, self._api, fact, fact.selector, wording))[0] == "present":
                 if fact.state == "stored_not_extracted":
                     return Difference(fact.mem0_id, "not_extracted", "only its text is there, no fact was made of it")
                 return Difference(fact.mem0_id, "ranked_lower", f"below rank {MAX_K}")
         return Difference(fact.mem0_id, "lost", "its own words do not find it", texts={"written": fact.text})
+
+    async def _with_duplicates(self, query: Query, lens: Selector) -> Recall:
+        """The answer with what was folded away; several differences of a query are looked for in the same one."""
+        if self._shown is None or self._shown[0] is not query:
+            found = await self._api.query(query.text, lens=lens, k=MAX_K, include_duplicates=True, source=SOURCE)
+            self._shown = (query, found)
+        return self._shown[1]
+
+    def _rarity_in(self, scope: int) -> Rarity:
+        if self._rarity is None or self._rarity[0] != scope:
+            self._rarity = (scope, Rarity(self._work.texts_of(scope)))
+        return self._rarity[1]
+
+    async def _expiring(self, fact: StoredMemory, found: Difference) -> Difference:
+        """That a memory or its facts do not stay says more than its rank; of a lost text, only that it is over."""
+        expiry = expiry_of(fact, self._now)
+        if found.why == "lost":
+            return replace(found, why="expiring", detail=str(expiry)) if expiry is not None and expiry.over else found
+        if found.why not in ("ranked_lower", "extracted", "not_extracted"):
+            return found
+        if expiry is None:
+            values, gone = await self._histories.made_of(fact)
+            expiry = expiry_of_facts(fact, values, self._now)
+            if expiry is None and gone:
+                expiry = Expiry("its fact", None, over=True, seen=False)
+        return found if expiry is None else replace(found, why="expiring", detail=f"{expiry}; {found.detail}")
+
+
+def _ranked_lower(fact: StoredMemory, ranked: Ranked) -> Difference | None:
+    rank = ranked.ranks.get(fact.mem0_id)
+    if rank is not None:
+        return Difference(fact.mem0_id, "ranked_lower", f"at rank {rank}", rank)
+    through = min((rank for row, rank in ranked.shared.items() if row in fact.ids), default=None)
+    if through is not None:
+        return Difference(fact.mem0_id, "extracted", f"its fact stands at rank {through}", through)
+    return None
 
 
 def _superseded(fact: StoredMemory, gone: Superseded, rank: int | None) -> Difference:
@@ -147,29 +183,3 @@ def _superseded(fact: StoredMemory, gone: Superseded, rank: int | None) -> Diffe
         rank,
         {"was": fact.text, "is": gone.by.text, "was_at": fact.text_at or "", "is_at": gone.by.text_at or ""},
     )
-
-
-NEAR_PERCENT = 90.0
-"""Texts of at least this rapidfuzz ratio (0-100), with equal numbers, may be folded into one another."""
-_SCANNED = 5000
-
-
-def near_twins(work: Workspace, fact: StoredMemory) -> list[str]:
-    """Other standing memories of the scope, by Mem0 id, that say the same, to the letter or nearly."""
-    from rapidfuzz import fuzz
-
-    text, digits = plain(fact.text), _digits(fact.text)
-    return [
-        mem0_id
-        for mem0_id, other in work.standing_texts(fact.scope, _SCANNED)
-        if mem0_id != fact.mem0_id
-        and _digits(other) == digits
-        and fuzz.ratio(text, plain(other), score_cutoff=NEAR_PERCENT)
-    ]
-
-
-def _digits(text: str) -> str:
-    return _NO_DIGIT.sub("", text)
-
-
-_NO_DIGIT = re.compile(r"\D+")

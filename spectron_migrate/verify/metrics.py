@@ -38,7 +38,8 @@ class Metrics:
 
     queries: int = 0
     failed: Counter[str] = field(default_factory=Counter)
-    not_servable: int = 0
+    not_servable: Counter[str] = field(default_factory=Counter)
+    """Queries that were not asked, by what the mapping says."""
     excused: Counter[str] = field(default_factory=Counter)
     explained: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
@@ -53,7 +54,7 @@ class Metrics:
         """One answered query, as the report has it."""
         self.queries += 1
         if "not_servable" in told:
-            self.not_servable += 1
+            self.not_servable[told["not_servable"]] += 1
             return
         for side in _SIDES:
             answer = told.get(side)
@@ -101,7 +102,8 @@ class Metrics:
             "compared": sum(map(len, self._differences.values())),
             "users": len(self._differences),
             "failed": dict(self.failed),
-            "not_servable": self.not_servable,
+            "not_servable": sum(self.not_servable.values()),
+            "not_servable_why": dict(self.not_servable),
             "excused": dict(self.excused),
             "success": {side: _mean(self._own[side]["success"]) for side in _SIDES},
             "difference": _interval(interval, margin),

@@ -88,6 +88,8 @@ class StoredMemory:
     scope: int
     run: str | None
     infer: Infer
+    category: str | None
+    """As it was sent."""
     state: str
     session_id: str
     turn_id: str | None

@@ -19,13 +19,14 @@ from spectron_migrate.mapping import Lens, NotServable, ScopeMapping, covers
 from spectron_migrate.mem0.search import SearchHit
 from spectron_migrate.records import Json, Reporter, Selector
 from spectron_migrate.spectron.api import MAX_K, Recall, SpectronApi
-from spectron_migrate.verify.explain import Difference, Explainer, Ranked, near_twins
+from spectron_migrate.verify.explain import Difference, Explainer, Ranked
 from spectron_migrate.verify.measures import overlap_at_k, rbo_ext, reciprocal_rank, success_at_k
 from spectron_migrate.verify.metrics import ndcg_at_k
 from spectron_migrate.verify.model import Query, StoredMemory
 from spectron_migrate.verify.pool import each
 from spectron_migrate.verify.recallable import SOURCE
 from spectron_migrate.verify.tables import text_mark
+from spectron_migrate.verify.twins import Twins
 from spectron_migrate.verify.workspace import Workspace
 
 FAILURES = 5
@@ -73,7 +74,7 @@ class Side:
     ranking: tuple[str, ...]
     """Memory ids by rank; a row that is no (new) memory holds its rank as `#` and its number."""
     said: tuple[str, ...]
-    """For each rank what tells the memory's text from others, empty where the row is no memory."""
+    """For each of the first k ranks what tells the memory's text from others, empty where the row is no memory."""
     ms: float
     error: str | None = None
 
@@ -88,6 +89,7 @@ class RecallTest:
         mapping: ScopeMapping,
         mem0: Mem0Side | None,
         explainer: Explainer,
+        twins: Twins,
         *,
         top_k: int,
         noise_queries: int,
@@ -101,6 +103,7 @@ class RecallTest:
         self._mapping = mapping
         self._mem0 = mem0
         self._explainer = explainer
+        self._twins = twins
         self._top_k = top_k
         self._noise_queries = noise_queries
         self._clock = clock
@@ -108,7 +111,10 @@ class RecallTest:
         self._reporter = reporter
         self._twice: frozenset[int] = frozenset()
         self._failures = 0
+        self.unknown: set[str] = set()
+        """Ids that queries expect and nobody knows."""
         self._candidates: dict[Selector, _Known] = {}
+        self._wide: set[Selector] = set()
 
     async def run(self, queries: Sequence[Query], *, in_flight: int) -> None:
         """Ask all of them, in an order and with a first system that chance decides."""
@@ -141,7 +147,7 @@ class RecallTest:
         try:
             lens = self._mapping.lens(**query.ids)
         except NotServable as error:
-            return {**told, "not_servable": error.message}
+            return {**told, "not_servable": f"{error.message} ({error.hint})" if error.hint else error.message}
         hits: list[SearchHit] = []
         left: Side | None = None
         if mem0_first:
@@ -203,7 +209,7 @@ class RecallTest:
         ranking = _ranking(shown)
         ranks = {name: place for place, name in enumerate(ranking, 1) if not name.startswith("#")}
         shared = {row.id: place for place, row in enumerate(shown, 1) if row.fact is None}
-        said = tuple(text_mark(row.fact.text) if row.fact is not None else "" for row in shown)
+        said = tuple(text_mark(row.fact.text) if row.fact is not None else "" for row in shown[: self._top_k])
         return Side(tuple(ranking), said, ms), rows, Ranked(ranks, shared)
 
     def _judge(self, recall: Recall, lens: Lens) -> list[Row]:
@@ -224,28 +230,35 @@ class RecallTest:
         kept = self._candidates.get(lens)
         if kept is not None:
             return kept
+        if lens in self._wide:
+            return self._known_of(lens, recall)
         facts: list[StoredMemory] = []
         for scope, _ in self._work.scopes_covered(lens):
             facts += self._work.facts_of(scope, limit=_WHOLE_LENS + 1 - len(facts))
             if len(facts) > _WHOLE_LENS:
-                named = [fact for hit in recall.hits for fact in self._named(hit.id, hit.text)]
-                return _known([fact for fact in named if covers(lens, fact.selector)])
+                self._wide.add(lens)
+                return self._known_of(lens, recall)
         while self._candidates and sum(len(one[1]) for one in self._candidates.values()) > _KEPT:
             self._candidates.pop(next(iter(self._candidates)))
         self._candidates[lens] = _known(facts)
         return self._candidates[lens]
 
-    def _named(self, row_id: str, text: str) -> Iterable[StoredMemory]:
-        return [*self._work.owners_of(row_id), *self._work.with_text(text)]
+    def _known_of(self, lens: Selector, recall: Recall) -> _Known:
+        work = self._work
+        named = [fact for hit in recall.hits for fact in (*work.owners_of(hit.id), *work.with_text(hit.text))]
+        return _known([fact for fact in named if covers(lens, fact.selector)])
 
     # -- comparing ----------------------------------------------------------------------------------------
 
     def _expected(self, query: Query) -> frozenset[str]:
         """What answers the query: what the file says, or the memory it was made of and those that say the same."""
         if query.expect or query.target is None:
-            return frozenset(query.expect)
+            known = frozenset(mem0_id for mem0_id in query.expect if self._work.expected(mem0_id) is not None)
+            if query.expect and not known:  # neither system could find it: a tie that says nothing
+                self.unknown |= set(query.expect)
+            return known
         fact = self._work.newest(query.target)
-        twins = near_twins(self._work, fact) if fact is not None else ()
+        twins = self._twins.of(fact) if fact is not None else ()
         return frozenset({query.target, *twins})
 
     def _measure(self, expect: frozenset[str], left: Side | None, right: Side) -> dict[str, Json]:

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from spectron_migrate.judge import plain
 from spectron_migrate.mapping import covers
 from spectron_migrate.records import Reporter, Selector
 from spectron_migrate.spectron.api import MAX_K, Hit, SpectronApi
+from spectron_migrate.verify.expiry import expiry_of
 from spectron_migrate.verify.model import Finding, StoredMemory
 from spectron_migrate.verify.pool import each
 from spectron_migrate.verify.words import Rarity, words_of
@@ -50,9 +52,12 @@ class Wording:
 
 
 async def check_places(
-    work: Workspace, api: SpectronApi, *, sample: int | None, in_flight: int, reporter: Reporter
+    work: Workspace, api: SpectronApi, *, sample: int | None, in_flight: int, now: datetime, reporter: Reporter
 ) -> None:
-    """Ask for every standing memory, or for a sample by lot and all whose session's scopes were not echoed."""
+    """Ask for every standing memory, or for a sample by lot and all whose session's scopes were not echoed.
+
+    What expired before `now` cannot be asked for.
+    """
     total = work.count("fact") if sample is None else sample
     reporter.stage("recallable", total)
     wide = _everywhere(work)
@@ -60,7 +65,7 @@ async def check_places(
     async def check(probe: Probe) -> None:
         gone = work.has_finding("missing", probe.fact.mem0_id)  # said already, and more exactly
         if not gone and not work.is_done("recallable", str(probe.fact.no)):
-            work.keep("recallable", str(probe.fact.no), await _findings(work, api, probe, wide))
+            work.keep("recallable", str(probe.fact.no), await _findings(work, api, probe, wide, now))
         reporter.advance(1)
 
     await each(_probes(work, sample), check, in_flight=in_flight)
@@ -101,9 +106,9 @@ def is_among(work: Workspace, fact: StoredMemory, hits: Sequence[Hit]) -> bool:
 
 
 def wordings(fact: StoredMemory, words: Sequence[str]) -> list[Wording]:
-    """From the narrowest to the widest."""
-    many = " ".join(words_of(fact.text)[:_LONG_QUESTION])
-    told = [Wording(" ".join(words), "bm25"), Wording(many, "bm25"), Wording(fact.text[:2000], "hybrid")]
+    """From the narrowest to the widest; the last one is for what only a cache answered so far."""
+    many, whole = " ".join(words_of(fact.text)[:_LONG_QUESTION]), fact.text[:2000]
+    told = [Wording(" ".join(words), "bm25"), Wording(many, "bm25"), Wording(whole, "hybrid"), Wording(whole, "vector")]
     return [wording for wording in told if wording.query.strip()]
 
 
@@ -121,7 +126,7 @@ def _lot(work: Workspace, sample: int) -> set[int]:
     return {fact.no for fact in work.drawn("1", sample)}
 
 
-async def _findings(work: Workspace, api: SpectronApi, probe: Probe, wide: Selector) -> list[Finding]:
+async def _findings(work: Workspace, api: SpectronApi, probe: Probe, wide: Selector, now: datetime) -> list[Finding]:
     fact = probe.fact
     where = f"scope {_named(fact.selector)}"
     cached = False
@@ -139,6 +144,9 @@ async def _findings(work: Workspace, api: SpectronApi, probe: Probe, wide: Selec
     for wording in wordings(fact, probe.words):
         if (await found_in(work, api, fact, wide, wording))[0] == "present":
             return [Finding("misplaced", fact.mem0_id, "it is found in another scope, not in its own", where, texts)]
+    expiry = expiry_of(fact, now)
+    if expiry is not None and expiry.over:
+        return [Finding("untestable", fact.mem0_id, str(expiry), where, texts)]
     return [Finding("misplaced", fact.mem0_id, "its own words do not find it in its scope", where, texts)]
 
 

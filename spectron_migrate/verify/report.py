@@ -111,6 +111,7 @@ def _recall_lines(recall: Mapping[str, Json]) -> list[str]:
         f"- queries: {metrics['queries']}, made of {recall['made_of']}; compared: {metrics['compared']},"
         f" without a lens: {metrics['not_servable']}",
     ]
+    lines += [f"- not asked: {n}, {_cell(why)}" for why, n in metrics["not_servable_why"].items()]
     lines += [
         f"- {name}: Mem0 {share(metrics[name]['mem0'])}, Spectron {share(metrics[name]['spectron'])}"
         for name in ("success", "mrr", "ndcg")

@@ -27,8 +27,9 @@ from spectron_migrate.verify.queries import make_queries
 from spectron_migrate.verify.recall import Mem0Side, RecallTest
 from spectron_migrate.verify.recallable import check_places
 from spectron_migrate.verify.report import check_paths, write_reports
-from spectron_migrate.verify.summary import VerifySummary, integrity_counts, summarise
+from spectron_migrate.verify.summary import VerifySummary, integrity_counts, read_of, summarise
 from spectron_migrate.verify.supersession import Histories, check_supersession
+from spectron_migrate.verify.twins import Twins
 from spectron_migrate.verify.workspace import Workspace
 
 __all__ = ["VerifySummary", "run_verify"]
@@ -78,14 +79,15 @@ async def run_verify(
     )
     finished = False
     try:
-        run = _Run(work, ledgers, api, mapping, options, reporter, clock, rng or Random(options.seed))
+        run = _Run(work, ledgers, api, mapping, options, reporter, clock, now(), rng or Random(options.seed))
         await run.prepare(dump)
         measured = {
+            "dump": read_of(dump),
             "integrity": await run.integrity(),
             "isolation": await run.isolation(),
             "recall": await run.recall(mem0_search),
         }
-        summary = summarise(work, ledgers, api, dump, options, measured, run.metrics, format_time(now()))
+        summary = summarise(work, ledgers, api, dump, mapping, options, measured, run.metrics, format_time(now()))
         write_reports(summary.report, [folder / LAST_REPORT], texts=True)
         files = write_reports(summary.report, options.reports, texts=options.report_texts)
         finished = True
@@ -105,6 +107,7 @@ class _Run:
     options: VerifyOptions
     reporter: Reporter
     clock: Callable[[], float]
+    now: datetime
     rng: Random
     metrics: Metrics | None = None
 
@@ -123,7 +126,12 @@ class _Run:
         work, options = self.work, self.options
         await check_sessions(work, self.ledgers, self.api, in_flight=options.in_flight, reporter=self.reporter)
         await check_places(
-            work, self.api, sample=options.placement_sample, in_flight=options.in_flight, reporter=self.reporter
+            work,
+            self.api,
+            sample=options.placement_sample,
+            in_flight=options.in_flight,
+            now=self.now,
+            reporter=self.reporter,
         )
         await check_supersession(
             work, self.histories, sample=options.corrections, in_flight=options.in_flight, reporter=self.reporter
@@ -149,12 +157,14 @@ class _Run:
         queries = self._queries()
         if not queries:
             return None
+        twins = Twins(self.work)
         test = RecallTest(
             self.work,
             self.api,
             self.mapping,
             mem0,
-            Explainer(self.work, self.api, self.histories),
+            Explainer(self.work, self.api, self.histories, twins, now=self.now),
+            twins,
             top_k=self.options.top_k,
             noise_queries=self.options.noise_queries if mem0 else 0,
             clock=self.clock,
@@ -162,13 +172,16 @@ class _Run:
             reporter=self.reporter,
         )
         await test.run(queries, in_flight=min(self.options.in_flight, RECALL_IN_FLIGHT))
+        if test.unknown:
+            self.reporter.warn(
+                f"{len(test.unknown)} queries expect memories that neither dump nor ledger knows,"
+                f" such as {min(test.unknown)}: they are asked, and measure nothing"
+            )
         self.metrics = gather(self.work.answers())
         targets = {query.target for query in queries if query.target is not None}
         everything = len(targets) == len(queries) == sum(count for _, count in self.work.owner_counts())
-        if self.metrics.not_servable:
-            self.reporter.warn(
-                f"{self.metrics.not_servable} queries were not asked: the mapping has no lens for their filter"
-            )
+        for why, n in self.metrics.not_servable.items():
+            self.reporter.warn(f"{n} queries were not asked: {why}")
         everything = everything and not self.metrics.failed
         return {
             "mem0": mem0.describe() if mem0 else None,

@@ -9,8 +9,10 @@ from spectron_migrate import __version__
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.ledger import Ledger, verify_views
+from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.records import Json, canonical_json, digest
 from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.verify.expiry import SHORT_LIVED
 from spectron_migrate.verify.metrics import Metrics
 from spectron_migrate.verify.model import VerifyOptions
 from spectron_migrate.verify.verdict import EXIT_CODES, Gate, Verdict, gates_of, verdict_of
@@ -63,6 +65,13 @@ class VerifySummary:
         }
 
 
+def read_of(dump: Dump | None) -> Json:
+    """How Mem0 was read: a proof of what arrived is one of what was read, and of no more."""
+    if dump is None:
+        return None
+    return {"complete": dump.complete, "whole": dump.whole, "raw": dump.raw}
+
+
 def integrity_counts(work: Workspace) -> dict[str, Json]:
     """Each expected memory is exactly one of present, missing, altered and pending."""
     counts = {kind: sum(reasons.values()) for kind, reasons in work.counts().items()}
@@ -83,6 +92,7 @@ def integrity_counts(work: Workspace) -> dict[str, Json]:
         "superseded_wrongly": len(work.found_ids("superseded_wrongly")),
         "residue": work.count_findings("residue"),
         "stale": len(work.found_ids("stale")),
+        "expiring": work.count_category(SHORT_LIVED),
         "pending": counts.get("pending", 0),
         "skipped": counts.get("skipped", 0),
         "skipped_by_reason": work.counts().get("skipped", {}),
@@ -95,6 +105,7 @@ def summarise(
     ledgers: Sequence[Ledger],
     api: SpectronApi,
     dump: Dump | None,
+    mapping: ScopeMapping,
     options: VerifyOptions,
     measured: dict[str, Json],
     metrics: Metrics | None,
@@ -121,6 +132,7 @@ def summarise(
         "endpoint": api.endpoint,
         "context": api.context,
         "dump": dump.digest if dump else None,
+        "mapping": mapping.digest,
         "ledger": digest(canonical_json([verify_views.fingerprint(ledger) for ledger in ledgers])),
         "began": work.began,
         "ended": now,

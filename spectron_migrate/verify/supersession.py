@@ -33,6 +33,9 @@ class Value:
     value: str
     superseded_by: str | None
     live: bool
+    category: str = ""
+    known_at: str = ""
+    """Its `createdAt`, which is the time it was known, backdated ones included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ class Histories:
         self.unavailable: str | None = None
         """Why the server does not tell its entities, where it does not."""
         self._chains: dict[str, asyncio.Task[list[Value]]] = {}
+        self._cut: set[str] = set()
 
     async def of(self, entity: str) -> list[Value]:
         """Every value, of every key, that the entity has or had; empty for an id that is no entity's."""
@@ -68,6 +72,17 @@ class Histories:
                 self._chains.pop(next(iter(self._chains)))
             self._chains[entity] = asyncio.create_task(self._ask(entity))
         return await self._chains[entity]
+
+    async def made_of(self, fact: StoredMemory) -> tuple[list[Value], bool]:
+        """The values of the entities that the memory names, and whether any value made of it is surely gone.
+
+        The server lists the keys that have a current value, so one that expired without a successor is not told.
+        """
+        values = [value for entity in fact.ids for value in await self.of(entity)]
+        told = {value.id for value in values}
+        entities = {one for one in fact.ids if self._work.entity(one) is not None}
+        gone = set(fact.ids) - entities - told
+        return values, bool(gone and entities) and self.unavailable is None and not entities & self._cut
 
     async def superseding(self, fact: StoredMemory) -> Superseded | None:
         """The memory of the same scope whose fact took the place of this one's; None where all of its stand."""
@@ -90,6 +105,8 @@ class Histories:
         if named is None:
             return []
         keys = await self._api.entity_keys(*named)
+        if len(keys) > KEYS:
+            self._cut.add(entity)
         values: list[Value] = []
         for key in keys[:KEYS]:
             values += [_value(row, key) for row in await self._api.entity_history(*named, key)]
@@ -168,6 +185,8 @@ def _value(row: dict[str, Json], key: str) -> Value:
         str(row.get("value", "")),
         str(row["supersededBy"]) if row.get("supersededBy") else None,
         row.get("validUntil") is None,
+        str(row.get("memoryCategory") or ""),
+        str(row.get("createdAt") or ""),
     )
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 
 from spectron_migrate.judge import plain
 from spectron_migrate.records import selector_of
@@ -22,7 +25,7 @@ CREATE TABLE session(
 CREATE TABLE fact(
   no INTEGER PRIMARY KEY, mem0_id TEXT NOT NULL, version INTEGER NOT NULL, newest INTEGER NOT NULL,
   text TEXT NOT NULL, text_at TEXT, order_key TEXT NOT NULL, scope INTEGER NOT NULL, run TEXT, infer TEXT NOT NULL,
-  state TEXT NOT NULL, session TEXT NOT NULL, turn_id TEXT, chunk_id TEXT, ids TEXT NOT NULL,
+  category TEXT, state TEXT NOT NULL, session TEXT NOT NULL, turn_id TEXT, chunk_id TEXT, ids TEXT NOT NULL,
   late INTEGER NOT NULL, echoed INTEGER NOT NULL, tombstoned INTEGER NOT NULL, owners TEXT NOT NULL,
   owner TEXT NOT NULL, plain BLOB NOT NULL, lot BLOB NOT NULL
 );
@@ -77,10 +80,11 @@ def fact_of(row: sqlite3.Row) -> StoredMemory:
         text=row["text"],
         text_at=row["text_at"],
         order_key=row["order_key"],
-        selector=selector_of(row["selector"]),
+        selector=_selector(row["selector"]),
         scope=row["scope"],
         run=row["run"],
         infer=row["infer"],
+        category=row["category"],
         state=row["state"],
         session_id=row["session"],
         turn_id=row["turn_id"],
@@ -89,8 +93,17 @@ def fact_of(row: sqlite3.Row) -> StoredMemory:
         late=bool(row["late"]),
         echoed=bool(row["echoed"]),
         tombstoned=bool(row["tombstoned"]),
-        owners=json.loads(row["owners"]),
+        owners=_owners(row["owners"]),
     )
+
+
+# Neighbouring rows have the same scope and owner: parsing them once each is most of what reading a row costs.
+_selector = lru_cache(1024)(selector_of)
+
+
+@lru_cache(1024)
+def _owners(text: str) -> Mapping[str, str]:
+    return MappingProxyType(json.loads(text))
 
 
 def connect(path: Path) -> sqlite3.Connection:

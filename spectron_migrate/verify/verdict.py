@@ -23,6 +23,8 @@ EXIT_CODES: dict[Verdict, ExitCode] = {
 }
 
 
+LEAST_SUCCESS = 0.1
+"""Where Mem0 itself finds less than this share of the asked memories, being as good as it proves nothing."""
 UNTESTABLE = 0.05
 """A share of memories that words cannot ask for (a lone emoji, a cache's answer) and that is borne."""
 
@@ -58,7 +60,26 @@ def verdict_of(gates: Iterable[Gate | Mapping[str, Any]]) -> Verdict:
 
 def gates_of(measured: Mapping[str, Json], options: Mapping[str, Json]) -> list[Gate]:
     """All gates, the gravest first."""
-    return [*_integrity(measured["integrity"], options), _isolation(measured["isolation"]), *_recall(measured, options)]
+    return [
+        _source(measured["dump"]),
+        *_integrity(measured["integrity"], options),
+        _isolation(measured["isolation"]),
+        *_recall(measured, options),
+    ]
+
+
+def _source(read: Mapping[str, Json] | None) -> Gate:
+    """Whether what was read is all of Mem0: nothing behind it can prove what it missed."""
+    if read is None:
+        hint = "not measured: no dump was named, so only what was replayed is known"
+    elif read["raw"]:
+        hint = "not measured: raw files do not say whether they are all of Mem0; an export proves it"
+    elif read["complete"]:
+        return Gate("source", True, True, True, "" if read["whole"] else "of the part of Mem0 that was exported")
+    else:
+        hint = "Mem0 was not read in full, and what was missed is proven nowhere: export again"
+        return Gate("source", False, True, None, hint)
+    return Gate("source", None, True, None, hint, measured=False, decides=False)
 
 
 def _integrity(found: Mapping[str, Json], options: Mapping[str, Json]) -> list[Gate]:
@@ -84,6 +105,9 @@ def _integrity(found: Mapping[str, Json], options: Mapping[str, Json]) -> list[G
     pending = found["pending"]
     hint = "Mem0 changed since the replay: export and replay again" if pending else ""
     told.append(Gate("pending", pending, 0, None if pending else True, hint))
+    if found["expiring"]:
+        hint = "the mapping writes them as `context`, which Spectron keeps for 7 days; `knowledge` stays"
+        told.append(Gate("expiring", found["expiring"], None, None, hint, decides=False))
     some = max(1, int(found["expected"] * UNTESTABLE))
     if found["untestable"] > some:
         told.append(Gate("placed", found["untestable"], some, None, "too many could not be asked for: see the report"))
@@ -135,7 +159,7 @@ def _recall(measured: Mapping[str, Json], options: Mapping[str, Json]) -> list[G
         )
         return [_unmeasured("recall", options, hint)]
     metrics = found["metrics"]
-    told = [_non_inferior(metrics, options)]
+    told = [_non_inferior(metrics, options), *_asked(found)]
     if options["min_overlap"] is not None:
         overlap = metrics["overlap"]
         passed = None if overlap is None else overlap >= options["min_overlap"]
@@ -151,6 +175,17 @@ def _recall(measured: Mapping[str, Json], options: Mapping[str, Json]) -> list[G
     return told
 
 
+def _asked(found: Mapping[str, Json]) -> list[Gate]:
+    """Queries that no lens answers: after the cutover the application would be refused them as well."""
+    metrics = found["metrics"]
+    if not metrics["not_servable"]:
+        return []
+    why = max(metrics["not_servable_why"].items(), key=lambda one: (one[1], one[0]))[0]
+    # Made queries are guesses at what an application asks; those of a file are what it asks.
+    decides = found["made_of"] == "a file" or metrics["not_servable"] == metrics["queries"]
+    return [Gate("asked", metrics["not_servable"], 0, None, f"not asked: {why}", decides=decides)]
+
+
 def _non_inferior(metrics: Mapping[str, Json], options: Mapping[str, Json]) -> Gate:
     """Spectron finds the known item as often, but for the margin: the whole interval has to lie above it."""
     limit = -float(options["margin"])
@@ -158,6 +193,9 @@ def _non_inferior(metrics: Mapping[str, Json], options: Mapping[str, Json]) -> G
     if interval is None:
         return _unmeasured("recall", options, "no query says what answers it: give `expect`, or leave --queries out")
     value = interval["mean"]
+    if metrics["success"]["mem0"] < LEAST_SUCCESS:
+        hint = f"Mem0 itself finds {metrics['success']['mem0']:.0%} of them: is it the right store and embedder?"
+        return Gate("recall", value, limit, None, hint)
     if interval["low"] > limit or (interval["units"] == "all" and interval["low"] >= limit):
         return Gate("recall", value, limit, True)
     if interval["high"] < limit:

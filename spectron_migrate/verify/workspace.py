@@ -106,7 +106,7 @@ class Workspace:
     def add_receipt(self, row: ReceiptRow, *, seed: int) -> None:
         """A stored version of a memory."""
         cursor = self.db.execute(
-            f"INSERT INTO fact VALUES ({', '.join('?' * 22)})",
+            f"INSERT INTO fact VALUES ({', '.join('?' * 23)})",
             (
                 None,
                 row.mem0_id,
@@ -118,6 +118,7 @@ class Workspace:
                 self._scope(row.selector),
                 row.run,
                 row.infer,
+                row.category,
                 row.state,
                 row.session_id,
                 row.turn_id,
@@ -318,6 +319,13 @@ class Workspace:
             " GROUP BY owner ORDER BY owner"
         )
         return [(row["owner"], row["n"]) for row in rows]
+
+    def count_category(self, category: str) -> int:
+        """How many memories stand that were written with a category."""
+        row = self.db.execute(
+            f"SELECT count(*) FROM fact WHERE category = ? AND newest = 1 AND tombstoned = 0 AND {_STANDS}", (category,)
+        ).fetchone()
+        return int(row[0])
 
     def drawn_of(self, owner: str, limit: int) -> list[StoredMemory]:
         """The first of an owner's standing memories by lot."""

@@ -32,6 +32,7 @@ CLEAN = {
     "order": 0,
     "superseded_wrongly": 0,
     "residue": 0,
+    "expiring": 0,
     "pending": 0,
     "supersession_told": True,
 }
@@ -41,8 +42,9 @@ def measured(metrics: Metrics | None = None, *, everything: bool = False, **inte
     recall = None
     if metrics is not None:
         told = metrics.to_json(margin=0.02, everything=everything)
-        recall = {"mem0": "mem0ai", "metrics": told, "explained": dict(metrics.explained)}
+        recall = {"mem0": "mem0ai", "made_of": "the memories", "metrics": told, "explained": dict(metrics.explained)}
     return {
+        "dump": {"complete": True, "whole": True, "raw": False},
         "integrity": {**CLEAN, **integrity},
         "isolation": {"pairs": 3, "leaks": 0, "suspects": 0},
         "recall": recall,
@@ -89,6 +91,45 @@ def test_one_thing_wrong_is_enough(integrity: dict[str, int], expected: str) -> 
     assert expected == verdict_of(gates_of(measured(**integrity), OPTIONS))
 
 
+@pytest.mark.parametrize(
+    ("read", "passed", "verdict"),
+    [
+        ({"complete": True, "whole": True, "raw": False}, True, "GO"),
+        ({"complete": True, "whole": False, "raw": False}, True, "GO"),
+        ({"complete": False, "whole": False, "raw": False}, None, "INCONCLUSIVE"),
+        ({"complete": None, "whole": False, "raw": True}, None, "GO"),
+        (None, None, "GO"),
+    ],
+)
+def test_what_was_not_read_in_full_is_no_go_ahead(read: Any, passed: bool | None, verdict: str) -> None:
+    found = {**measured(), "dump": read}
+    gate = gates_of(found, OPTIONS)[0]
+    assert ("source", passed, verdict) == (gate.name, gate.passed, verdict_of(gates_of(found, OPTIONS)))
+
+
+def test_a_mem0_that_finds_nothing_itself_proves_nothing() -> None:
+    metrics = gather(answer(f"u{number}", float(number % 20 == 0), 1.0) for number in range(400))
+    gate = next(gate for gate in gates_of(measured(metrics), OPTIONS) if gate.name == "recall")
+    assert (None, "Mem0 itself finds 5% of them: is it the right store and embedder?") == (gate.passed, gate.hint)
+    assert "INCONCLUSIVE" == verdict_of(gates_of(measured(metrics), OPTIONS))
+
+
+@pytest.mark.parametrize(
+    ("refused", "made_of", "verdict"),
+    [(8, "the memories", "GO"), (8, "a file", "INCONCLUSIVE"), (400, "the memories", "INCONCLUSIVE")],
+)
+def test_queries_that_no_lens_answers_are_said_and_those_of_an_application_decide(
+    refused: int, made_of: str, verdict: str
+) -> None:
+    why = "a filter by agent_id cannot be served: rule 1 puts such memories under a user (change that rule)"
+    told = [{**answer(f"u{n}", 1.0, 1.0), **({"not_servable": why} if n < refused else {})} for n in range(400)]
+    found = measured(gather(told))
+    found["recall"]["made_of"] = made_of
+    gate = next(gate for gate in gates_of(found, OPTIONS) if gate.name == "asked")
+    assert (refused, f"not asked: {why}") == (gate.value, gate.hint)
+    assert verdict == verdict_of(gates_of(found, OPTIONS))
+
+
 def test_one_leak_is_no_go() -> None:
     found = measured()
     found["isolation"]["leaks"] = 1
@@ -115,7 +156,9 @@ def recompute(report: dict[str, Any]) -> str:
     wrong = ("missing", "altered", "doubled", "foreign", "misplaced", "order", "superseded_wrongly")
     no_go = any(found[name] for name in wrong) or report["measured"]["isolation"]["leaks"] > 0
     no_go = no_go or (found["residue"] > 0 and not options["accept_residue"])
+    read = report["measured"]["dump"]
     undecided = found["pending"] > 0 or found["expected"] == 0
+    undecided = undecided or (read is not None and not read["raw"] and not read["complete"])
     undecided = undecided or found["untestable"] > max(1, found["expected"] // 20)
     recall = report["measured"]["recall"]
     if recall is not None and recall["mem0"] is not None:
@@ -127,7 +170,17 @@ def recompute(report: dict[str, Any]) -> str:
         whys = [one["why"] for row in report["answers"] for one in row.get("differences", [])]
         no_go = no_go or any(why in ("lost", "unexplained", "superseded_wrongly") for why in whys)
         undecided = undecided or "pending" in whys
-        if pairs and recall["everything"]:
+        not_asked = [row for row in report["answers"] if "not_servable" in row]
+        undecided = undecided or (bool(not_asked) and recall["made_of"] == "a file")
+        undecided = undecided or (bool(not_asked) and len(not_asked) == len(report["answers"]))
+        found_by_mem0 = [
+            row["measures"]["mem0"]["success"]
+            for row in report["answers"]
+            if row.get("excused") is None and {"mem0", "spectron"} <= set(row.get("measures", {}))
+        ]
+        if pairs and sum(found_by_mem0) < 0.1 * len(pairs):
+            undecided = True
+        elif pairs and recall["everything"]:
             no_go = no_go or sum(pairs) / len(pairs) < -options["margin"]
         elif pairs:
             interval = recall["metrics"]["difference"]

@@ -1,0 +1,71 @@
+"""Will it expire: what Spectron keeps in its category `context` lives for seven days from the time it is known (pure).
+
+The category of a memory is the one that it was written with; a fact made of it has one of its own, which the server
+tells beside its value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from spectron_migrate.records import format_time
+from spectron_migrate.verify.model import StoredMemory
+from spectron_migrate.verify.supersession import Value
+
+SHORT_LIVED = "context"
+LIFETIME = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """When something is taken out of recall."""
+
+    what: str
+    """`it`, or `its fact`."""
+    at: str | None
+    """None where it counts from a time that only the server knows."""
+    over: bool
+    seen: bool = True
+    """False where only its absence tells: it may have been forgotten as well."""
+
+    def __str__(self) -> str:
+        if not self.seen:
+            return f"{self.what} is not there any more: expired, or forgotten"
+        when = f" at {self.at}" if self.at else ""
+        kept = f"Spectron keeps {SHORT_LIVED} for {LIFETIME.days} days"
+        return f"{self.what} {'expired' if self.over else 'is about to expire'}{when}: {kept}"
+
+
+def expiry_of(fact: StoredMemory, now: datetime) -> Expiry | None:
+    """When the memory itself expires; None for one that was written to stay."""
+    if fact.category != SHORT_LIVED:
+        return None
+    return _expiry("it", fact.text_at, now)
+
+
+def expiry_of_facts(fact: StoredMemory, values: Iterable[Value], now: datetime) -> Expiry | None:
+    """When the first of the facts made of a memory expires, by what the server says of them."""
+    mine = set(fact.ids)
+    ends = [
+        _expiry("its fact", value.known_at, now)
+        for value in values
+        if value.id in mine and value.category == SHORT_LIVED and value.superseded_by is None
+    ]
+    return min(ends, key=lambda end: end.at or "~", default=None)
+
+
+def _expiry(what: str, known_at: str | None, now: datetime) -> Expiry:
+    began = _time(known_at)
+    if began is None:
+        return Expiry(what, None, False)
+    return Expiry(what, format_time(began + LIFETIME), began + LIFETIME <= now)
+
+
+def _time(text: str | None) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

@@ -1,0 +1,139 @@
+"""What Spectron keeps for seven days only is said to be about to expire, and a loss is never excused by it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.mem0.search import SearchHit
+from spectron_migrate.verify.expiry import expiry_of_facts
+from spectron_migrate.verify.model import Query, VerifyOptions
+from spectron_migrate.verify.supersession import Value
+from tests.support.spectron import memory, replay, write_raw
+from tests.verify.support import behind_its_back, verify
+from tests.verify.test_recall import WordSearch, answer_to, by_name
+
+BEES = "Prefers vegetarian food"
+TEXTS = [BEES, *(f"Keeps geese number {number} in yard {number}" for number in range(5))]
+SHORT = "version: 1\ncategory: context\nrules:\n  - {when: {user_id: '*'}, scope: {user: '{user_id}'}}\n"
+
+
+class BeesFirst(WordSearch):
+    """A Mem0 that answers with the first memory whatever is asked."""
+
+    def search(self, query: str, **named: Any) -> list[SearchHit]:
+        return [SearchHit(self.rows[0]["id"], self.rows[0]["memory"], None), *super().search(query, **named)][:2]
+
+
+def asked_about_geese(
+    server: RunningServer,
+    tmp_path: Path,
+    *,
+    mapping: Path | None = None,
+    now: str = "2025-01-03",
+    days: int | None = None,
+) -> Any:
+    """Ask for something else than the first memory; `days`: how long ago all of it was, by the server's clock."""
+    at = (datetime.now(UTC) - timedelta(days=days)).isoformat() if days is not None else None
+    rows = [memory(number, "anna", text, at=at) for number, text in enumerate(TEXTS)]
+    dump = write_raw(tmp_path / "all.json", rows)
+    if not (tmp_path / "state").exists():
+        replay(server, tmp_path / "state", [dump], mapping=mapping)
+    options = VerifyOptions(queries=(Query("geese yard number", user_id="anna"),), top_k=2)
+    moment = datetime.fromisoformat(now).replace(tzinfo=UTC)
+    return verify(
+        server,
+        tmp_path / "state",
+        [dump],
+        options,
+        mem0=BeesFirst(rows),
+        mapping=mapping,
+        now=lambda: moment,
+    )
+
+
+def why(summary: Any) -> Any:
+    return next(one for one in answer_to(summary, "geese yard number")["differences"] if one["id"] == "anna-0000")
+
+
+def test_a_memory_that_the_mapping_writes_as_context_is_about_to_expire(tmp_path: Path) -> None:
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text(SHORT)
+    with running_server(tmp_path / "spectron", context="short") as server:
+        summary = asked_about_geese(server, tmp_path, mapping=mapping)
+    told = why(summary)
+    assert "expiring" == told["why"]
+    assert told["detail"].startswith(
+        "it is about to expire at 2025-01-08T00:00:00.000000Z: Spectron keeps context for 7"
+    )
+    assert (6, None, False) == (
+        by_name(summary, "expiring").value,
+        by_name(summary, "expiring").passed,
+        by_name(summary, "expiring").decides,
+    )
+    assert True is by_name(summary, "lost").passed
+
+
+@pytest.mark.parametrize(
+    ("days", "said"), [(1, "its fact is about to expire at "), (60, "its fact is not there any more: expired, or")]
+)
+def test_a_fact_that_spectron_itself_put_into_context_expires(tmp_path: Path, days: int, said: str) -> None:
+    with running_server(tmp_path / "spectron", context="bucketed") as server:
+        asked_about_geese(server, tmp_path, days=days)
+        with behind_its_back(server) as db:
+            db.execute("UPDATE attribute SET category = 'context'")
+        summary = asked_about_geese(server, tmp_path, now=datetime.now(UTC).isoformat()[:19], days=days)
+    told = why(summary)
+    assert "expiring" == told["why"]
+    assert told["detail"].startswith(said)
+    assert "expiring" not in [gate.name for gate in summary.gates]
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"), [("2025-01-03", ("lost", "misplaced")), ("2025-02-01", ("expiring", "untestable"))]
+)
+def test_a_text_that_is_gone_is_lost_until_its_seven_days_are_over(
+    tmp_path: Path, now: str, expected: tuple[str, str]
+) -> None:
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text(SHORT + "infer: none\n")
+    with running_server(tmp_path / "spectron", context="gone") as server:
+        asked_about_geese(server, tmp_path, mapping=mapping)
+        with behind_its_back(server) as db:
+            db.execute("DELETE FROM item WHERE text LIKE '%vegetarian%'")
+        summary = asked_about_geese(server, tmp_path, mapping=mapping, now=now)
+    found = [one["kind"] for one in summary.report["findings"] if one["id"] == "anna-0000"]
+    assert expected == (why(summary)["why"], found[0])
+    assert ("lost" != expected[0]) == by_name(summary, "lost").passed
+
+
+def test_a_memory_that_stays_is_only_ranked_lower(tmp_path: Path) -> None:
+    with running_server(tmp_path / "spectron", context="long") as server:
+        assert "expiring" != why(asked_about_geese(server, tmp_path))["why"]
+
+
+def test_the_first_of_its_facts_to_expire_is_named_and_a_time_that_is_none_is_not() -> None:
+    def value(number: int, known_at: str, category: str = "context", by: str | None = None) -> Value:
+        return Value(f"a{number}", "likes", "tea", by, by is None, category, known_at)
+
+    class Fact:
+        ids = ("a1", "a2", "a3", "a4", "a5")
+
+    now = datetime(2025, 1, 20, tzinfo=UTC)
+    facts: Any = Fact()
+    values = [
+        value(1, "2025-01-15T00:00:00Z"),
+        value(2, "2025-01-10T00:00:00Z"),
+        value(3, "2024-01-01T00:00:00Z", "knowledge"),
+        value(4, "2024-01-01T00:00:00Z", by="a1"),
+        value(5, "long ago"),
+        value(6, "2024-01-01T00:00:00Z"),
+    ]
+    found = expiry_of_facts(facts, values, now)
+    assert found is not None
+    assert ("2025-01-17T00:00:00.000000Z", True) == (found.at, found.over)
+    assert None is expiry_of_facts(facts, values[2:4], now)
