@@ -108,8 +108,14 @@ def run_export(
             if not reading.cut:
                 _keep_the_rest(reader, writer, filters, keep_history)
             skipped = _first(writer)
+            old = writer.carried
+            reporter.stage("bringing the dump up to date", total=old.count if old is not None else None)
             changes = writer.commit(
-                complete=reading.complete, native_count=reading.native_count, ended=clock(), fence=fence
+                complete=reading.complete,
+                native_count=reading.native_count,
+                ended=clock(),
+                fence=fence,
+                advance=reporter.advance,
             )
     except (OSError, sqlite3.OperationalError) as error:
         raise InputError(
@@ -141,7 +147,10 @@ def _read_all(reader: Reader, writer: DumpWriter, reporter: Reporter) -> _Readin
         if number:
             reporter.info("the store changed while it was read; reading it again")
             writer.begin_pass()
-        reporter.stage("reading Mem0", total=before)
+        if reader.position is None:
+            reporter.stage("reading Mem0", total=reader.extent() if before is None else before)
+        else:
+            reporter.stage("reading the files, in bytes", total=reader.extent())
         try:
             _pass(reader, writer, reporter)
         except (Unreachable, Incomplete) as error:
@@ -159,16 +168,17 @@ def _read_all(reader: Reader, writer: DumpWriter, reporter: Reporter) -> _Readin
 
 
 def _pass(reader: Reader, writer: DumpWriter, reporter: Reporter) -> None:
-    history, done = reader.history, 0
-    for row in reader.rows():
+    history, done, number = reader.history, 0, 0
+    for number, row in enumerate(reader.rows(), start=1):
         # History knows when a text came to be; the times of the row only allow a guess
         known = history.text_at(row.id, row.memory) if history is not None and isinstance(row, Memory) else None
         writer.give(row, text_came=known)
-        done += 1
-        if done == _TICK:
-            reporter.advance(done)
-            done = 0
-    reporter.advance(done)
+        if number % _TICK == 0:
+            place = number if reader.position is None else reader.position
+            reporter.advance(place - done)
+            done = place
+    place = number if reader.position is None else reader.position
+    reporter.advance(place - done)
 
 
 def _adds_up(reader: Reader, writer: DumpWriter, before: int | None, after: int | None) -> bool:

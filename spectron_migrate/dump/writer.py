@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ from spectron_migrate.dump.manifest import (
     pending_name,
     read_manifest,
 )
-from spectron_migrate.dump.merge import Merge, changed_at, limits_of, named_source, owners_of, same_source
+from spectron_migrate.dump.merge import Merge, changed_at, limits_of, named_source, owners_of, portions, same_source
 from spectron_migrate.dump.opened import Dump, open_dump
 from spectron_migrate.errors import InputError
 from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo, digest, format_time
@@ -38,6 +38,8 @@ IDENTICAL = "identical copy of the same id"
 OLDER = "older copy of the same id"
 OTHER = "another copy of the same id with the same time"
 _BATCH = 1000
+_HELD = 1 << 22
+"""Bytes of lines that are held before they are written: texts may be huge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ class DumpWriter:
         self._rereads = rereads
         self._files: dict[str, LineFile] = {}
         self._batch: list[Entry] = []
+        self._held = 0
+        self._advance: Callable[[int], None] = lambda done: None
         self._pass = 0
         self._settled = True
         self._index: SeenIndex | None = None
@@ -157,9 +161,18 @@ class DumpWriter:
             row = json.loads(line)
             yield Skipped(id=row["id"], reason=row["reason"])
 
-    def commit(self, *, complete: bool, native_count: int | None, ended: datetime, fence: str | None = None) -> Changes:
+    def commit(
+        self,
+        *,
+        complete: bool,
+        native_count: int | None,
+        ended: datetime,
+        fence: str | None = None,
+        advance: Callable[[int], None] | None = None,
+    ) -> Changes:
         """Make the scan the dump: all of it, or after a crash nothing of it.
 
+        `advance` is told of so many more memories of the old dump that were merged.
         Memories that were not seen get a tombstone only where `complete` holds, for owners the scan was about.
         """
         self._settle()
@@ -168,6 +181,7 @@ class DumpWriter:
         self._drop_dead_lines()
         merge = Merge()
         if self._old is not None:
+            self._advance = advance or self._advance
             self._merge_old(self._old, merge, buries=complete and self._since is None and self._source.kind != "files")
         manifest = self._manifest(merge, complete, native_count, format_time(ended), fence)
         new = self._seen.written() - merge.matched - len(merge.returned)
@@ -211,11 +225,12 @@ class DumpWriter:
 
     def _add(self, entry: Entry) -> None:
         self._batch.append(entry)
-        if len(self._batch) >= _BATCH:
+        self._held += len(entry.line)
+        if len(self._batch) >= _BATCH or self._held >= _HELD:
             self._flush()
 
     def _flush(self) -> None:
-        batch, self._batch = self._batch, []
+        batch, self._batch, self._held = self._batch, [], 0
         if not batch:
             return
         memories = self._files[MEMORIES]
@@ -317,8 +332,7 @@ class DumpWriter:
         self._files[MEMORIES] = kept
 
     def _merge_old(self, old: Dump, merge: Merge, *, buries: bool) -> None:
-        for line, row in old.raw_lines(MEMORIES):
-            found = self._seen.find(row["id"])
+        for line, row, found in self._beside_the_scan(old.raw_lines(MEMORIES)):
             if found is not None and found.written:
                 merge.compare(found, line, row["memory"])
             elif found is None and buries and self._filters.admits(Memory.from_json(row)):
@@ -329,13 +343,22 @@ class DumpWriter:
                 merge.carried += 1
                 self._files[MEMORIES].write(line)
                 self._seen.count_owners([owners_of(row)])
-        for line, row in old.raw_lines(DELETED):
-            found = self._seen.find(row["id"])
+        for line, row, found in self._beside_the_scan(old.raw_lines(DELETED)):
             if found is not None and found.written:
                 merge.returned.append(row["id"])
             else:
                 merge.tombstones[row["id"]] = old.tombstones[row["id"]]
                 (self._files.get(DELETED) or self._open_file(DELETED)).write(line)
+
+    def _beside_the_scan(
+        self, lines: Iterator[tuple[bytes, dict[str, Json]]]
+    ) -> Iterator[tuple[bytes, dict[str, Json], Found | None]]:
+        """Lines of the old dump, each with what the scan knows of its memory."""
+        for batch in portions(lines, most=500, held=_HELD):
+            known = self._seen.find_all([row["id"] for _, row in batch])
+            for line, row in batch:
+                yield line, row, known.get(row["id"])
+            self._advance(len(batch))
 
     # --- the new dump
 

@@ -10,7 +10,7 @@ import io
 import json
 import pickle
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from spectron_migrate.errors import Incomplete, InputError
 from spectron_migrate.mem0.normalise import from_payload
 from spectron_migrate.mem0.qdrant_pickle import ForeignClass
-from spectron_migrate.mem0.reader import ReaderBase
+from spectron_migrate.mem0.reader import ReaderBase, Sleep
 from spectron_migrate.records import Memory, Skipped, SourceInfo
 
 _TRIES = 5
@@ -32,9 +32,7 @@ Docstore = Mapping[str, Any]
 class FaissFolder(ReaderBase):
     """One collection of a FAISS folder."""
 
-    def __init__(
-        self, folder: Path, collection: str, info: SourceInfo, *, now: datetime, sleep: Callable[[float], None]
-    ) -> None:
+    def __init__(self, folder: Path, collection: str, info: SourceInfo, *, now: datetime, sleep: Sleep) -> None:
         """Look the collection up; raises InputError naming those that are there where it is not."""
         super().__init__()
         self.info = info

@@ -44,6 +44,8 @@ class FilesReader(ReaderBase):
         self._now = now
         self._short: int | None = None
         self._with_relations: set[Path] = set()
+        self._behind = 0
+        self._file: BinaryIO | None = None
         problems = [_problem(path) for path in self._paths]
         if not self._paths:
             raise InputError("no file of memories was named")
@@ -54,6 +56,15 @@ class FilesReader(ReaderBase):
         """Files do not say how much there should be."""
         return None
 
+    def extent(self) -> int:
+        """Bytes of all files."""
+        return sum(path.stat().st_size for path in self._paths)
+
+    @property
+    def position(self) -> int:
+        """Bytes that were read."""
+        return self._behind + (self._file.tell() if self._file is not None and not self._file.closed else 0)
+
     def missing(self) -> int | None:
         """How many memories the pages of a listing announced beyond those that are there."""
         return self._short
@@ -63,21 +74,25 @@ class FilesReader(ReaderBase):
         self._short = None
         self.notes.clear()
         announced: Counter[int] = Counter()
+        self._behind = 0
         for path in self._paths:
-            yield from self._file(path, announced)
+            with path.open("rb") as self._file:
+                yield from self._rows_of(path, self._file, announced)
+            self._behind += path.stat().st_size
         self._short = sum(max(0, count - rows) for count, rows in announced.items())
 
     def relations(self) -> Iterator[Json]:
         """Graph relations that lay beside the rows; the files are read again only where there were any."""
         for path in sorted(self._with_relations):
-            for event in _events(path):
-                if event.kind == "relation":
-                    yield event.value
+            with path.open("rb") as file:
+                for event in _events(path, file):
+                    if event.kind == "relation":
+                        yield event.value
 
-    def _file(self, path: Path, announced: Counter[int]) -> Iterator[Memory | Skipped]:
+    def _rows_of(self, path: Path, file: BinaryIO, announced: Counter[int]) -> Iterator[Memory | Skipped]:
         kept = total = in_envelope = 0
         first: tuple[int, str] | None = None
-        for event in _events(path):
+        for event in _events(path, file):
             if event.kind == "relation":
                 self._with_relations.add(path)
             elif event.kind == "envelope":
@@ -126,10 +141,10 @@ def _no_memory(reason: str) -> str:
     }.get(reason, reason)
 
 
-def _events(path: Path) -> Iterator[Event]:
+def _events(path: Path, file: BinaryIO) -> Iterator[Event]:
     """The events of one file; a damaged archive is told with the file's name."""
     try:
-        with _opened(path) as streams:
+        with _opened(path, file) as streams:
             for name, open_stream in streams:
                 with open_stream() as stream:
                     yield from events(stream, name)
@@ -142,17 +157,17 @@ def _events(path: Path) -> Iterator[Event]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[list[tuple[str, Callable[[], BinaryIO]]]]:
+def _opened(path: Path, file: BinaryIO) -> Iterator[list[tuple[str, Callable[[], BinaryIO]]]]:
     """The streams of JSON in a file, each with the name that errors give it."""
-    with path.open("rb") as file:
-        magic = file.read(4)
+    magic = file.read(4)
+    file.seek(0)
     if magic.startswith(b"\x1f\x8b"):
-        yield [(str(path), lambda: cast(BinaryIO, gzip.GzipFile(path, "rb")))]
+        yield [(str(path), lambda: cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb")))]
     elif magic == b"PK\x03\x04":
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             yield [(f"{path}:{name}", _member(archive, name)) for name in _members(archive, path)]
     else:
-        yield [(str(path), lambda: path.open("rb"))]
+        yield [(str(path), lambda: file)]
 
 
 def _members(archive: zipfile.ZipFile, path: Path) -> list[str]:

@@ -50,12 +50,16 @@ class Http:
     """JSON over HTTP against one host; safe to share between threads."""
 
     def __init__(
-        self, base_url: str, headers: Mapping[str, str], *, sleep: Callable[[float], None] = time.sleep
+        self, base_url: str, headers: Mapping[str, str], *, sleep: Callable[[float], object] | None = None
     ) -> None:
-        """`headers` carry the key, if there is one; raises InputError for an address that would bare it."""
+        """`headers` carry the key, if there is one; raises InputError for an address that would bare it.
+
+        `sleep` is how to wait; without it, until the time is over or `close` is called.
+        """
         self.base_url = checked_url(base_url, with_key=bool(headers))
         self.requests = 0
-        self._sleep = sleep
+        self._closed = threading.Event()
+        self._sleep = sleep or self._closed.wait
         self._seconds = 0.0
         self._lock = threading.Lock()
         self._client = httpx.Client(headers=dict(headers), timeout=_TIMEOUT, follow_redirects=False)
@@ -91,6 +95,9 @@ class Http:
             if tries >= _TRIES or waited + asked_for > _PATIENCE:
                 break
             self._sleep(asked_for)
+            if self._closed.is_set():
+                failure = "asking was given up"
+                break
             waited += asked_for
         raise Unreachable(
             f"{self.base_url} gave no usable answer to {method} {path}: {failure}",
@@ -102,7 +109,8 @@ class Http:
         return self._seconds / self.requests if self.requests else 0.0
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; whoever waits for an answer in another thread gives up."""
+        self._closed.set()
         self._client.close()
 
     def __repr__(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from spectron_migrate.errors import InputError
 from spectron_migrate.mem0.history import history_path, open_history
 from spectron_migrate.mem0.oss_config import VectorStore, mem0_source_info, read_mem0_config, vector_store
-from spectron_migrate.mem0.reader import Reader
+from spectron_migrate.mem0.reader import Reader, Sleep
 from spectron_migrate.records import SourceInfo
 
 __all__ = ["expand", "mem0_source_info", "open_oss", "open_reader", "read_mem0_config", "source_info"]
@@ -20,8 +20,10 @@ __all__ = ["expand", "mem0_source_info", "open_oss", "open_reader", "read_mem0_c
 _KINDS = ("oss", "platform", "server", "files")
 
 
-def open_reader(mem0: Mapping[str, Any], *, now: datetime, sleep: Callable[[float], None] = time.sleep) -> Reader:
+def open_reader(mem0: Mapping[str, Any], *, now: datetime, sleep: Sleep | None = None) -> Reader:
     """The reader for a `mem0` section of the settings; `now` decides what has expired.
+
+    `sleep` is how to wait for a server; without it, until the reader is closed at the latest.
 
     Raises InputError where the section is none, or where what it names is not there.
     """
@@ -58,7 +60,7 @@ def source_info(mem0: Mapping[str, Any]) -> SourceInfo:
     return SourceInfo(kind="files", place="files", provider="files")
 
 
-def open_oss(config: Mapping[str, Any], *, now: datetime, sleep: Callable[[float], None] = time.sleep) -> Reader:
+def open_oss(config: Mapping[str, Any], *, now: datetime, sleep: Sleep | None = None) -> Reader:
     """The reader for a configuration of Mem0 OSS; its history comes along where the file is there.
 
     Raises InputError for a store that cannot be read completely without changing it, with the reason.
@@ -73,7 +75,7 @@ def open_oss(config: Mapping[str, Any], *, now: datetime, sleep: Callable[[float
     return reader
 
 
-def _reader_of(store: VectorStore, info: SourceInfo, now: datetime, sleep: Callable[[float], None]) -> Reader:
+def _reader_of(store: VectorStore, info: SourceInfo, now: datetime, sleep: Sleep | None) -> Reader:
     match store.provider, store.path:
         case "qdrant", Path() as folder:
             from spectron_migrate.mem0.qdrant_folder import QdrantFolder
@@ -90,7 +92,7 @@ def _reader_of(store: VectorStore, info: SourceInfo, now: datetime, sleep: Calla
         case "faiss", Path() as folder:
             from spectron_migrate.mem0.faiss_folder import FaissFolder
 
-            return FaissFolder(folder, store.collection, info, now=now, sleep=sleep)
+            return FaissFolder(folder, store.collection, info, now=now, sleep=sleep or time.sleep)
         case "chroma", Path() as folder:
             from spectron_migrate.mem0.chroma_folder import ChromaFolder
 

@@ -1,15 +1,17 @@
 """Mem0's Platform, over its HTTP interface: everything once, proven against what it counts itself.
 
 First one listing of whatever has a user, agent, app or run; what changed since the scan began is listed at the
-end. Only where that falls short of the Platform's own statistics are owners asked one by one, and only of the
-kinds that fall short: each such question costs a request and quota, so it is said before.
+end. Only where that falls short of the Platform's own statistics are the owners themselves asked, a hundred at
+a time, and only of the kinds that fall short. Requests cost time and quota, so how many is said before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import chain, groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,18 +19,21 @@ from urllib.parse import quote
 from spectron_migrate.errors import KeyRefused
 from spectron_migrate.mem0.http import Http, Rejected, checked_url
 from spectron_migrate.mem0.normalise import normalise
-from spectron_migrate.mem0.platform_listing import EVERYBODY, NO_SUCH_FILTER, Filter, Lister
+from spectron_migrate.mem0.platform_listing import EVERYBODY, NO_SUCH_FILTER, Filter, Lister, requests_for
 from spectron_migrate.mem0.platform_spool import Spool
-from spectron_migrate.mem0.reader import ReaderBase
+from spectron_migrate.mem0.reader import ReaderBase, Sleep
 from spectron_migrate.mem0.served_history import EventFeed, text_came
-from spectron_migrate.mem0.tally import Tally
-from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo, format_time
+from spectron_migrate.mem0.tally import OWNER_FIELDS, Tally
+from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo
 
 BASE_URL = "https://api.mem0.ai"
-_FIELDS = {"user": "user_id", "agent": "agent_id", "app": "app_id", "run": "run_id"}
 _TOTALS = {"user": "total_users", "agent": "total_agents", "app": "total_apps", "run": "total_runs"}
 _EDITED = 2_000
 """How many edited memories have their history asked for; each is a request of its own."""
+
+_OWNERS_AT_ONCE = 100
+_TRIED_FIRST = 3
+"""Owners whose own counts say whether the Platform understands a question about several at once."""
 
 
 def platform_info(section: Mapping[str, Any], project: str = "") -> SourceInfo:
@@ -41,7 +46,7 @@ def platform_info(section: Mapping[str, Any], project: str = "") -> SourceInfo:
 class PlatformReader(ReaderBase):
     """One project of the Platform."""
 
-    def __init__(self, section: Mapping[str, Any], *, now: datetime, sleep: Callable[[float], None]) -> None:
+    def __init__(self, section: Mapping[str, Any], *, now: datetime, sleep: Sleep | None) -> None:
         """Greet the Platform; raises KeyRefused without a good key, Unreachable where it does not answer."""
         super().__init__()
         key = section.get("api_key")
@@ -56,6 +61,7 @@ class PlatformReader(ReaderBase):
         self._missing: int | None = None
         self._edited = _EDITED
         self._wanted: int | None = None
+        self._proven = True
         self._resumed = False
         self.history = EventFeed(self._http, self.notes)
         try:
@@ -108,19 +114,21 @@ class PlatformReader(ReaderBase):
             self._spool.open(self._began, resumed=self._resumed)
             self._resumed = False
         lister = Lister(self._http, self._spool)
-        until = format_time(self._began)
+        is_whole = self._since is None and not self._filters
+        if is_whole:
+            self._announce_scan()
         for base in self._bases():
             if self._since is not None:
-                yield from self._told(_changed(lister, base, self._since, until))
+                yield from self._told(lister.changed(base, self._since, self._began))
             else:
                 yield from self._told(lister.frozen(base, self._began))
             # What comes after the beginning belongs to the next scan: it is taken where it can be had
-            yield from self._told(_changed(Lister(self._http, None), base, until, None))
-        if self._since is None and not self._filters:
+            yield from self._told(Lister(self._http, None).fresh(base, self._began))
+        if is_whole:
             yield from self._told(self._of_owners_that_fall_short(lister))
             if self._behind_statistics():  # some may have been deleted meanwhile
                 self._wanted = self.native_count()
-        self._missing = max(lister.short, self._behind_statistics())
+        self._missing = max(lister.short, self._behind_statistics(), int(is_whole and not self._proven))
 
     def missing(self) -> int | None:
         """Rows that listings announced and did not give, or that the statistics know beyond those given."""
@@ -142,21 +150,15 @@ class PlatformReader(ReaderBase):
         """
         for kind, ids in (("user", self._filters.users), ("agent", self._filters.agents), ("run", self._filters.runs)):
             if ids:
-                return [listing for one in sorted(ids) for listing in _of_owner(kind, one)]
+                return [listing for one in sorted(ids) for listing in _of_owners(kind, [one])]
         return [EVERYBODY]
 
     def _told(self, pages: Iterator[list[Json]]) -> Iterator[Memory | Skipped]:
         for rows in pages:
-            for row in rows:
-                told = normalise(row, now=self._now)
-                if isinstance(told, Memory):
-                    if self._tally.is_new(told.id):
-                        for kind, field in _FIELDS.items():
-                            owner = getattr(told, field)
-                            if owner is not None:
-                                self._tally.belongs(kind, owner)
-                    told = self._with_history(told)
-                yield told
+            told = [normalise(row, now=self._now) for row in rows]
+            self._tally.give(row for row in told if isinstance(row, Memory))
+            for row in told:
+                yield self._with_history(row) if isinstance(row, Memory) else row
 
     def _with_history(self, memory: Memory) -> Memory:
         """An edit may have been one of metadata alone: only history tells when the text came to be."""
@@ -177,34 +179,54 @@ class PlatformReader(ReaderBase):
 
     def _of_owners_that_fall_short(self, lister: Lister) -> Iterator[list[Json]]:
         """Ask the owners of the kinds of which fewer were seen than there are, until the statistics are met."""
-        self._wanted = self.native_count()
-        if self._wanted is not None and not self._behind_statistics():
+        self._wanted, self._proven = self.native_count(), True
+        if self._is_caught_up():
             return
         try:
             first = self._entities(1)
         except Rejected:
+            self._proven = self._wanted is not None
+            if not self._proven:
+                self.notes.append("this Platform gives neither statistics nor owners, so nothing proves the listing")
             return
         totals = {kind: total for kind, name in _TOTALS.items() if isinstance(total := first.get(name), int)}
         short = {kind for kind, total in totals.items() if self._tally.owners(kind) < total}
         if not short and self._wanted is None:
             return
-        short = short or set(_FIELDS)
-        self._announce(short, sum(totals.get(kind, 0) for kind in short))
-        for kind, owner in self._owners(first):
-            if kind in short:
-                for listing in _of_owner(kind, owner):
-                    yield from lister.whole(listing)
-                if self._wanted is not None and not self._behind_statistics():
-                    return
+        short = short or set(OWNER_FIELDS)
+        owners = (one for one in self._owners(first) if one[0] in short)
+        tried = list(islice(owners, _TRIED_FIRST))
+        at_once = _OWNERS_AT_ONCE if _are_understood_together(lister, tried) else 1
+        self._announce_owners(short, sum(totals.get(kind, 0) for kind in short), at_once)
+        for kind, names in _batches(chain(tried, owners), at_once):
+            for listing in _of_owners(kind, names):
+                yield from lister.frozen(listing, self._began)
+            if self._is_caught_up():
+                return
 
-    def _announce(self, short: set[str], owners: int) -> None:
-        requests = owners * len(_FIELDS)
-        minutes = requests * self._http.seconds_a_request() / 60
+    def _announce_scan(self) -> None:
+        total = self.native_count()
+        if total is not None and total > len(self._spool or ()):
+            self._announce(f"the Platform counts {total:,} memories", requests_for(total - len(self._spool or ())))
+
+    def _announce_owners(self, short: set[str], owners: int, at_once: int) -> None:
         known = "" if self._wanted is None else f"the Platform counts {self._wanted:,} memories, "
-        self.reporter.info(
-            f"{known}its listing gave {self._tally.count():,}: asking {owners:,} owners ({', '.join(sorted(short))}) "
-            f"one by one, up to {requests:,} requests that count against the plan's quota, about {minutes:.0f} min"
+        each = "one by one" if at_once == 1 else f"{at_once} at a time"
+        self._announce(
+            f"{known}its listing gave {self._tally.count():,}: asking {owners:,} owners "
+            f"({', '.join(sorted(short))}) {each}",
+            -(-owners // at_once) * len(OWNER_FIELDS),
         )
+
+    def _announce(self, what: str, requests: int) -> None:
+        minutes = requests * self._http.seconds_a_request() / 60
+        self.reporter.info(
+            f"{what}: about {requests:,} requests or more, which count against the plan's quota, "
+            f"{f'{minutes:,.0f} min' if minutes >= 1 else 'less than a minute'}"
+        )
+
+    def _is_caught_up(self) -> bool:
+        return self._wanted is not None and not self._behind_statistics()
 
     def _behind_statistics(self) -> int:
         """How many memories fewer were given than the statistics counted."""
@@ -214,7 +236,7 @@ class PlatformReader(ReaderBase):
         number = 1
         while True:
             for one in page.get("results") or []:
-                if one.get("type") in _FIELDS and one.get("name"):  # filters take the name; `id` is another thing
+                if one.get("type") in OWNER_FIELDS and one.get("name"):  # filters take the name; `id` is another thing
                     yield one["type"], str(one["name"])
             if not page.get("next"):
                 return
@@ -226,25 +248,31 @@ class PlatformReader(ReaderBase):
         return told if isinstance(told, dict) else {"results": told, "next": None}
 
 
-def _changed(lister: Lister, base: Filter, since: str, until: str | None) -> Iterator[list[Json]]:
-    """What was edited or made in a span, by the best filter this Platform has; everything where it has none."""
-    span = {"gte": since} if until is None else {"gte": since, "lt": until}
-    edited, made = {"updated_at": span}, {"created_at": span}
-    for times in ({"OR": [edited, made]}, edited):
-        what = {"AND": [base, times]}
-        try:
-            lister.count(what)
-        except Rejected as error:
-            if error.status not in NO_SUCH_FILTER:
-                raise
-        else:
-            yield from lister.whole(what)
-            return
-    yield from lister.whole(base)
-
-
-def _of_owner(kind: str, owner: str) -> list[Filter]:
-    """All rows of one owner: alone, and with every other kind of owner beside."""
-    own = {_FIELDS[kind]: owner}
-    beside = [{"AND": [own, {field: "*"}]} for other, field in _FIELDS.items() if other != kind]
+def _of_owners(kind: str, names: Sequence[str]) -> list[Filter]:
+    """All rows of these owners: alone, and with every other kind of owner beside."""
+    own = {OWNER_FIELDS[kind]: names[0] if len(names) == 1 else {"in": list(names)}}
+    beside = [{"AND": [own, {field: "*"}]} for other, field in OWNER_FIELDS.items() if other != kind]
     return [own, *beside]
+
+
+def _are_understood_together(lister: Lister, owners: Sequence[tuple[str, str]]) -> bool:
+    """Whether a question about several owners counts what questions about each of them count."""
+    kinds = {kind for kind, _ in owners}
+    names = [name for _, name in owners]
+    if len(kinds) != 1 or len(names) < _TRIED_FIRST:
+        return False
+    [kind] = kinds
+    try:
+        together = lister.count(_of_owners(kind, names)[0])
+    except Rejected as error:
+        if error.status not in NO_SUCH_FILTER:
+            raise
+        return False
+    return together == sum(lister.count(_of_owners(kind, [name])[0]) for name in names)
+
+
+def _batches(owners: Iterable[tuple[str, str]], size: int) -> Iterator[tuple[str, list[str]]]:
+    """Owners of one kind that follow each other, so many at a time."""
+    for kind, group in groupby(owners, key=itemgetter(0)):
+        while names := [name for _, name in islice(group, size)]:
+            yield kind, names

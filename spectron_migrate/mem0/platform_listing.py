@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from spectron_migrate.errors import Incomplete
 from spectron_migrate.mem0.http import Http, Rejected
 from spectron_migrate.mem0.platform_spool import Spool
+from spectron_migrate.mem0.tally import Ids
 from spectron_migrate.records import Json, format_time
 
 PAGE = 200
@@ -86,50 +88,89 @@ class Lister:
                 raise
             yield from self.whole(what)  # this Platform has no filter by time
             return
-        given = 0
+        read: list[tuple[Window, int]] = []
         while windows:
             window, count = windows.pop()
             halves = self._halves(what, window, count)
             if halves:
                 windows.extend(reversed(halves))
-            elif count:
-                given += yield from self.whole(_within(what, window))
+            else:
+                read.append((window, (yield from self.whole(_within(what, window))) if count else 0))
+        yield from self._what_came_late(what, until, read)
+
+    def _what_came_late(
+        self, what: Filter, until: datetime, read: Sequence[tuple[Window, int]]
+    ) -> Iterator[list[Json]]:
+        """Rows with an older time that were made meanwhile, and rows that have no time at all."""
         since = {"AND": [what, {"created_at": {"gte": format_time(until)}}]}
-        if self.count(what) - self.count(since) > given:
+        held = self.count(what) - self.count(since)
+        given = sum(rows for _, rows in read)
+        if held <= given:
+            return
+        for window, rows in read if len(read) > 1 else ():
+            if self.count(_within(what, window)) > rows:
+                given += (yield from self.whole(_within(what, window), again=True)) - rows
+        if held > given:
             yield from self.whole(what)
 
-    def whole(self, what: Filter) -> Generator[list[Json], None, int]:
+    def changed(self, what: Filter, since: str, until: datetime) -> Iterator[list[Json]]:
+        """What was edited or made in a span; everything where this Platform has no filter that says so."""
+        for times in _edited_or_made({"gte": since, "lt": format_time(until)}):
+            if self._is_understood({"AND": [what, times]}):
+                yield from self.whole({"AND": [what, times]})
+                return
+        yield from self.frozen(what, until)
+
+    def fresh(self, what: Filter, since: datetime) -> Iterator[list[Json]]:
+        """What was edited or made since a moment, by the best filter this Platform has for it, if it has any."""
+        span = {"gte": format_time(since)}
+        for times in (*_edited_or_made(span), {"created_at": span}):
+            if self._is_understood({"AND": [what, times]}):
+                yield from self.whole({"AND": [what, times]})
+                return
+
+    def _is_understood(self, what: Filter) -> bool:
+        try:
+            self.count(what)
+        except Rejected as error:
+            if error.status not in NO_SUCH_FILTER:
+                raise
+            return False
+        return True
+
+    def whole(self, what: Filter, *, again: bool = False) -> Generator[list[Json], None, int]:
         """All pages of one listing, again until nothing moved meanwhile; how many different rows there were.
 
         What it announces and does not give in the end is added to `short`: at least one where it never stood
-        still, because a row that goes lets another slip past between two pages.
+        still, because a row that goes lets another slip past between two pages. `again` asks the Platform even
+        where an earlier try of this scan has the pages.
         """
         name = json.dumps(what, sort_keys=True)
-        ids: set[str] = set()
-        spooled = self._spool.pages(name) if self._spool is not None else None
-        if spooled is not None:
-            for rows in spooled:
-                ids.update(_ids(rows))
-                yield rows
-            return len(ids)
-        for _ in range(_TRIES):
-            counts: set[int] = set()
-            now: set[str] = set()
-            for page in self._pages(what):
-                counts.add(page.count)
-                now.update(_ids(page.rows))
-                if self._spool is not None:
-                    self._spool.put(name, page.rows)
-                yield page.rows
-            ids |= now
-            if counts == {len(now)}:  # else something went meanwhile, and what stood behind it moved up a place
-                break
-        else:
-            self.short += max(1, max(counts) - len(ids))
-            return len(ids)
-        if self._spool is not None:
-            self._spool.done(name)
-        return len(ids)
+        spooled = self._spool.pages(name) if self._spool is not None and not again else None
+        with closing(Ids()) as ids, closing(Ids()) as now:
+            if spooled is not None:
+                for rows in spooled:
+                    ids.add(list(_ids(rows)))
+                    yield rows
+                return ids.count()
+            for _ in range(_TRIES):
+                counts: set[int] = set()
+                now.close()
+                for page in self._pages(what):
+                    counts.add(page.count)
+                    now.add(list(_ids(page.rows)))
+                    ids.add(list(_ids(page.rows)))
+                    if self._spool is not None:
+                        self._spool.put(name, page.rows)
+                    yield page.rows
+                if counts == {now.count()}:  # else something went, and what stood behind it moved up a place
+                    break
+            else:
+                self.short += max(1, max(counts) - ids.count())
+                return ids.count()
+            if self._spool is not None:
+                self._spool.done(name)
+            return ids.count()
 
     def _halves(self, what: Filter, window: Window, count: int) -> list[tuple[Window, int]]:
         """Two smaller windows with their counts; none where it is small, or narrow, or time tells nothing here."""
@@ -154,7 +195,8 @@ class Lister:
         yield first
         number, last = 1, first.last
         expected = -(-first.count // PAGE)
-        with ThreadPoolExecutor(_PARALLEL) as pool:
+        pool = ThreadPoolExecutor(_PARALLEL)
+        try:
             while not last:
                 ahead = range(number + 1, max(number + 1, min(number + _PARALLEL, expected)) + 1)
                 for page in pool.map(lambda each: self._page(what, each), ahead):
@@ -163,6 +205,8 @@ class Lister:
                     yield page
                     if last:
                         break
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # a request may wait for minutes: an interrupt may not
 
     def _page(self, what: Filter, number: int, *, size: int | None = None) -> Page:
         body = {"filters": what, "show_expired": True}
@@ -179,6 +223,20 @@ class Lister:
         rows = told["results"]
         count = told.get("count")
         return Page(count if isinstance(count, int) else len(rows), rows, last=not told.get("next"))
+
+
+def requests_for(rows: int) -> int:
+    """How many requests a listing of so many rows takes: its pages, and two counts for each of its windows.
+
+    Halving leaves windows between half full and full; a window's last page is half full.
+    """
+    windows = -(-rows * 4 // (_WINDOW * 3)) if rows > _WINDOW else 1
+    return -(-rows // PAGE) + windows // 2 + 2 * windows + 6
+
+
+def _edited_or_made(span: Filter) -> tuple[Filter, Filter]:
+    edited, made = {"updated_at": span}, {"created_at": span}
+    return {"OR": [edited, made]}, edited
 
 
 def _within(what: Filter, window: Window) -> Filter:

@@ -51,6 +51,10 @@ class Spool:
             self._file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "r+b")
             self._write({"scan": self._scan, "began": format_time(began)})
 
+    def __len__(self) -> int:
+        """How many rows the windows that are here were counted to have."""
+        return sum(self._counts.get(window, 0) for window in self._done)
+
     def pages(self, window: str) -> Iterator[list[Json]] | None:
         """The pages of a window that was fetched whole; None where it has to be fetched."""
         if window not in self._done:

@@ -6,7 +6,7 @@ all along is skipped; what came in behind the cursor is found by a second listin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
@@ -15,7 +15,7 @@ from spectron_migrate.errors import Incomplete, InputError
 from spectron_migrate.mem0.http import Http, Rejected
 from spectron_migrate.mem0.normalise import from_payload
 from spectron_migrate.mem0.oss_config import VectorStore
-from spectron_migrate.mem0.reader import ReaderBase
+from spectron_migrate.mem0.reader import ReaderBase, Sleep
 from spectron_migrate.mem0.tally import Tally
 from spectron_migrate.records import Memory, Skipped, SourceInfo
 
@@ -26,7 +26,7 @@ _ROUNDS = 20
 class QdrantServer(ReaderBase):
     """One collection of a served Qdrant."""
 
-    def __init__(self, store: VectorStore, info: SourceInfo, *, now: datetime, sleep: Callable[[float], None]) -> None:
+    def __init__(self, store: VectorStore, info: SourceInfo, *, now: datetime, sleep: Sleep | None) -> None:
         """Look the collection up; raises InputError naming those that are there where it is not."""
         super().__init__()
         self.info = info

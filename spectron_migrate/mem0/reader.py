@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 from spectron_migrate.records import Filters, Json, Memory, NullReporter, Reporter, Skipped, SourceInfo
+
+Sleep = Callable[[float], object]
 
 
 class HistorySource(Protocol):
@@ -55,6 +57,13 @@ class Reader(Protocol):
     def native_count(self) -> int | None:
         """How many rows the store itself says `rows` has to give; None where it cannot say."""
 
+    def extent(self) -> int | None:
+        """How much `position` will have moved in the end, about; None where nothing tells. For a bar alone."""
+
+    @property
+    def position(self) -> int | None:
+        """How far `rows` has come, where that is not counted in rows."""
+
     def rows(self) -> Iterator[Memory | Skipped]:
         """Every native row as a memory, or as skipped with a reason; a row that moved meanwhile may come twice."""
 
@@ -99,6 +108,15 @@ class ReaderBase:
 
     def finished(self) -> None:
         """Nothing was kept."""
+
+    def extent(self) -> int | None:
+        """The count of the store, where it has one."""
+        return None
+
+    @property
+    def position(self) -> int | None:
+        """In rows."""
+        return None
 
     def missing(self) -> int | None:
         """Only the counts can tell."""

@@ -7,7 +7,8 @@ each owner proves it; where it cannot be proven, the database behind the server 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -16,7 +17,7 @@ from urllib.parse import quote
 from spectron_migrate.errors import Incomplete, KeyRefused
 from spectron_migrate.mem0.http import Http, Rejected, checked_url
 from spectron_migrate.mem0.normalise import normalise
-from spectron_migrate.mem0.reader import ReaderBase
+from spectron_migrate.mem0.reader import ReaderBase, Sleep
 from spectron_migrate.mem0.served_history import HistoryOfEach, text_came
 from spectron_migrate.mem0.tally import Tally
 from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo
@@ -40,7 +41,7 @@ def server_info(section: Mapping[str, Any]) -> SourceInfo:
 class ServerReader(ReaderBase):
     """One self-hosted server, as one key sees it."""
 
-    def __init__(self, section: Mapping[str, Any], *, now: datetime, sleep: Callable[[float], None]) -> None:
+    def __init__(self, section: Mapping[str, Any], *, now: datetime, sleep: Sleep | None) -> None:
         """Ask for the owners; raises KeyRefused without a good key, Unreachable where nothing answers."""
         super().__init__()
         key = section.get("api_key")
@@ -67,6 +68,13 @@ class ServerReader(ReaderBase):
     def native_count(self) -> int | None:
         """The server counts by owner alone; a row may have several, so they do not add up to a total."""
         return None
+
+    def extent(self) -> int | None:
+        """About: a row may count for a user, an agent and a run."""
+        by_kind = Counter(dict.fromkeys(_FIELDS, 0))
+        for (kind, _), rows in self._totals.items():
+            by_kind[kind] += rows
+        return max(by_kind.values())
 
     def rows(self) -> Iterator[Memory | Skipped]:
         """The list of everybody where it is whole, else owner by owner."""
@@ -182,17 +190,14 @@ class ServerReader(ReaderBase):
         return rows
 
     def _told(self, rows: list[Json]) -> Iterator[Memory | Skipped]:
-        for row in rows:
-            told = normalise(row, now=self._now)
-            if isinstance(told, Memory):
-                if not self._tally.is_new(told.id):
-                    continue
-                for kind, field in _FIELDS.items():
-                    owner = getattr(told, field)
-                    if owner is not None:
-                        self._tally.belongs(kind, owner)
-                told = self._with_history(told)
-            yield told
+        told = [normalise(row, now=self._now) for row in rows]
+        fresh = self._tally.give(row for row in told if isinstance(row, Memory))
+        for row in told:
+            if not isinstance(row, Memory):
+                yield row
+            elif row.id in fresh:
+                fresh.remove(row.id)
+                yield self._with_history(row)
 
     def _with_history(self, memory: Memory) -> Memory:
         """An edit may have been one of metadata alone: only history tells when the text came to be."""

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+
+from spectron_migrate.records import Memory
+
+OWNER_FIELDS = {"user": "user_id", "agent": "agent_id", "app": "app_id", "run": "run_id"}
+_ASKED_AT_ONCE = 500
+_HELD = 10_000
 
 
 class Tally:
@@ -24,16 +31,33 @@ class Tally:
         self._db.executemany("INSERT OR IGNORE INTO seen VALUES (?)", [(_key(one),) for one in memory_ids])
         self._db.execute("COMMIT")
 
-    def is_new(self, memory_id: str) -> bool:
-        """Remember the id; True where it was not known."""
-        before = self._db.total_changes
-        self._db.execute("INSERT OR IGNORE INTO seen VALUES (?)", (_key(memory_id),))
-        return self._db.total_changes > before
+    def give(self, memories: Iterable[Memory]) -> set[str]:
+        """Remember these, and whose they are; which of them were not known: a memory counts once."""
+        fresh = {memory.id: memory for memory in memories}
+        fresh = {memory_id: fresh[memory_id] for memory_id in self.unseen(fresh)}
+        self.add(list(fresh))
+        owners = Counter(
+            (kind, _key(owner))
+            for memory in fresh.values()
+            for kind, field in OWNER_FIELDS.items()
+            if (owner := getattr(memory, field)) is not None
+        )
+        sql = "INSERT INTO owner VALUES (?, ?, ?) ON CONFLICT (kind, id) DO UPDATE SET rows = rows + excluded.rows"
+        self._db.execute("BEGIN")
+        self._db.executemany(sql, [(*owner, rows) for owner, rows in owners.items()])
+        self._db.execute("COMMIT")
+        return set(fresh)
 
     def unseen(self, memory_ids: Iterable[str]) -> list[str]:
         """Those that were never given."""
-        sql = "SELECT 1 FROM seen WHERE id = ?"
-        return [one for one in memory_ids if self._db.execute(sql, (_key(one),)).fetchone() is None]
+        wanted = {_key(one): one for one in memory_ids}
+        keys = list(wanted)
+        for begin in range(0, len(keys), _ASKED_AT_ONCE):
+            part = keys[begin : begin + _ASKED_AT_ONCE]
+            marks = ", ".join("?" * len(part))
+            for (known,) in self._db.execute(f"SELECT id FROM seen WHERE id IN ({marks})", part).fetchall():
+                del wanted[known]
+        return list(wanted.values())
 
     def count(self) -> int:
         """How many ids were given."""
@@ -43,11 +67,6 @@ class Tally:
         """All of them."""
         for (memory_id,) in self._db.execute("SELECT id FROM seen"):
             yield memory_id.decode("utf-8", "surrogatepass")
-
-    def belongs(self, kind: str, owner: str) -> None:
-        """One more row of this user, agent, app or run."""
-        sql = "INSERT INTO owner VALUES (?, ?, 1) ON CONFLICT (kind, id) DO UPDATE SET rows = rows + 1"
-        self._db.execute(sql, (kind, _key(owner)))
 
     def owners(self, kind: str) -> int:
         """How many users, agents, apps or runs had a row."""
@@ -66,6 +85,37 @@ class Tally:
     def close(self) -> None:
         """Remove it."""
         self._db.close()
+
+
+class Ids:
+    """How many different ids there were: in memory while they are few."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._held: set[str] = set()
+        self._rest: Tally | None = None
+
+    def add(self, ids: Sequence[str]) -> None:
+        """Remember these."""
+        if self._rest is not None:
+            self._rest.add(ids)
+            return
+        self._held.update(ids)
+        if len(self._held) > _HELD:
+            self._rest = Tally()
+            self._rest.add(list(self._held))
+            self._held = set()
+
+    def count(self) -> int:
+        """How many different ones."""
+        return len(self._held) if self._rest is None else self._rest.count()
+
+    def close(self) -> None:
+        """Forget them; others may be added then."""
+        self._held.clear()
+        if self._rest is not None:
+            self._rest.close()
+            self._rest = None
 
 
 def _key(text: str) -> bytes:

@@ -1,10 +1,13 @@
 """How fast an export is against a bare read of the same store in the same run, and how much memory it takes.
 
-Usage: python -m tests.bench.export_bench [--rows 10000 100000 1000000] [--dims 256] [--kind qdrant|file|pgvector]
+Usage: python -m tests.bench.export_bench [--rows 10000 100000 1000000] [--kind qdrant|file|pgvector|platform]
+       [--dims 1536] [--client]
 
 The bare read fetches every row and decodes it as whoever wrote it does (Qdrant's client unpickles the whole
-point, a file is parsed as JSON), and throws it away: nothing is normalised, compared, hashed or written. Each
-measurement is a process of its own, so that its peak memory is its own.
+point, a file is parsed as JSON, a listing is paged through), and throws it away: nothing is normalised, compared,
+hashed or written. `--client` adds a scroll through Qdrant's own client, which is what Mem0 reads with; it holds
+the whole store in memory. Each measurement is a process of its own, so that its peak memory is its own. "Again"
+is the export of the same store into the same dump.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +24,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from tests.bench.platform_stand_in import bare_listing, serve
 
 WORDS = ["tea", "coffee", "Berlin", "Oslo", "cello", "pottery", "peanuts", "Postgres", "hiking", "sister", "garden"]
 
@@ -53,6 +59,8 @@ def build(folder: Path, kind: str, rows: int, dims: int, users: int) -> dict[str
                 file.write(("," if number else "") + json.dumps({"id": memory_id, "payload": payload(number, users)}))
             file.write("]}")
         return {"files": [str(folder / "all.json")]}
+    if kind == "platform":
+        return {"platform": {"base_url": serve(rows, users), "api_key": "bench"}}
     if kind == "pgvector":
         return build_table(folder, ((one, payload(at, users)) for at, one in enumerate(ids)))
     from tests.mem0.stores import key_of, point, write_store
@@ -60,6 +68,9 @@ def build(folder: Path, kind: str, rows: int, dims: int, users: int) -> dict[str
     vector = [random.Random(1).gauss(0, 0.05) for _ in range(dims)]
     points = ((key_of(one), point(one, vector=vector, **payload(at, users))) for at, one in enumerate(ids))
     write_store(folder, points)
+    vectors = {"size": dims, "distance": "Cosine"}
+    meta = {"collections": {"mem0": {"vectors": vectors}}, "aliases": {}}
+    (folder / "store" / "meta.json").write_text(json.dumps(meta))
     store = {"provider": "qdrant", "config": {"path": str(folder / "store"), "collection_name": "mem0"}}
     return {"oss": {"config": {"vector_store": store, "history_db_path": str(folder / "history.db")}}}
 
@@ -90,6 +101,8 @@ def bare_table(address: str) -> int:
 
 def bare(section: dict[str, Any], folder: Path) -> int:
     """Fetch and decode every row, and nothing else."""
+    if "platform" in section:
+        return bare_listing(section["platform"]["base_url"])
     if "files" in section:
         from spectron_migrate.mem0.json_stream import events
 
@@ -103,6 +116,21 @@ def bare(section: dict[str, Any], folder: Path) -> int:
 
     db = sqlite3.connect(folder / "store/collection/mem0/storage.sqlite")
     return sum(1 for row in db.execute("SELECT point FROM points") if pickle.loads(row[0]))
+
+
+def client(section: dict[str, Any], folder: Path) -> int:
+    """Every row through Qdrant's own client, page by page, on a copy: opening it may write."""
+    from qdrant_client import QdrantClient
+
+    shutil.copytree(folder / "store", folder / "copy")
+    opened = QdrantClient(path=str(folder / "copy"))
+    rows, offset = 0, None
+    while True:
+        points, offset = opened.scroll("mem0", limit=1000, offset=offset, with_payload=True)
+        rows += len(points)
+        if offset is None:
+            opened.close()
+            return rows
 
 
 def whole(section: dict[str, Any], folder: Path) -> int:
@@ -139,7 +167,8 @@ def peak_megabytes() -> float:
 
 
 def lines(arguments: argparse.Namespace) -> Iterator[str]:
-    yield "     rows  bare rows/s  export rows/s  ratio  again rows/s  peak MB   again"
+    by_client = "  client rows/s" if arguments.client else ""
+    yield f"     rows  bare rows/s  export rows/s  ratio  again rows/s  peak MB   again{by_client}"
     for rows in arguments.rows:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
@@ -148,10 +177,11 @@ def lines(arguments: argparse.Namespace) -> Iterator[str]:
             bare_seconds, _ = measured("bare", section, folder)
             seconds, megabytes = measured("whole", section, folder)
             again, again_megabytes = measured("whole", section, folder)
-            yield (
+            line = (
                 f"{rows:>9,} {rows / bare_seconds:>12,.0f} {rows / seconds:>14,.0f} {bare_seconds / seconds:>6.2f} "
                 f"{rows / again:>13,.0f} {megabytes:>8.1f} {again_megabytes:>7.1f}"
             )
+            yield line + (f"{rows / measured('client', section, folder)[0]:>15,.0f}" if arguments.client else "")
 
 
 def main() -> None:
@@ -159,12 +189,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--dims", type=int, default=1536)
     parser.add_argument("--users", type=int, default=1000)
-    parser.add_argument("--kind", choices=["qdrant", "file", "pgvector"], default="qdrant")
+    parser.add_argument("--kind", choices=["qdrant", "file", "pgvector", "platform"], default="qdrant")
+    parser.add_argument("--client", action="store_true")
     parser.add_argument("--measure", nargs=3, metavar=("WHAT", "SECTION", "FOLDER"))
     arguments = parser.parse_args()
     if arguments.measure:
         what, section, folder = arguments.measure
-        if what == "bare":
+        if what != "whole":
+            import httpx  # noqa: F401
             import psycopg  # noqa: F401
             import qdrant_client  # noqa: F401  (imports are no part of reading, for either)
         else:
@@ -172,9 +204,10 @@ def main() -> None:
             import spectron_migrate.mem0.files
             import spectron_migrate.mem0.open
             import spectron_migrate.mem0.pgvector
+            import spectron_migrate.mem0.platform
             import spectron_migrate.mem0.qdrant_folder  # noqa: F401
         began = time.perf_counter()
-        {"bare": bare, "whole": whole}[what](json.loads(section), Path(folder))
+        {"bare": bare, "whole": whole, "client": client}[what](json.loads(section), Path(folder))
         seconds = time.perf_counter() - began
         print(json.dumps({"seconds": seconds, "megabytes": peak_megabytes()}))
         return

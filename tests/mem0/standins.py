@@ -125,7 +125,8 @@ class Platform(StandIn):
         super().__init__()
         self.memories = {row["id"]: row for row in rows}
         self.project = "project-1"
-        self.has_stats = True
+        self.has_stats = self.has_entities = True
+        self.understands_in = "yes"
         self.stats_more = 0
         self.filters_by_time = True
         self.hidden: Callable[[Row], bool] = lambda row: False
@@ -142,7 +143,7 @@ class Platform(StandIn):
             case "GET", "/v1/stats/":
                 total = len(self.memories) + self.stats_more
                 return (200, {"total_memories": total}) if self.has_stats else (404, {"detail": "Not found"})
-            case "GET", "/v1/entities/":
+            case "GET", "/v1/entities/" if self.has_entities:
                 return self._entities(int(query.get("page", 1)))
             case "GET", "/v1/memories/events/" if self.has_events:
                 return 200, page_of(self.events, int(query["page"]), int(query["limit"]))
@@ -158,6 +159,9 @@ class Platform(StandIn):
             return 400, {"detail": "filters must not be empty and page_size at most 200"}
         if not self.filters_by_time and "created_at" in json.dumps(filters):
             return 400, {"detail": "created_at is no filter"}
+        if '"in":' in json.dumps(filters) and self.understands_in != "yes":
+            nothing = (200, page_of([], 1, size))
+            return (400, {"detail": "in is no operator"}) if self.understands_in == "no" else nothing
         everybody = '"OR": [{"user_id": "*"}' in json.dumps(filters)
         found = [
             row
@@ -213,7 +217,7 @@ def matches(row: Row, what: Any) -> bool:
             if not any(matches(row, each) for each in wanted):
                 return False
         elif isinstance(wanted, dict):
-            value = row.get(name)
+            value = row.get("session_id" if name == "run_id" else name)
             if value is None or not all(_compares(value, how, bound) for how, bound in wanted.items()):
                 return False
         else:
@@ -223,7 +227,9 @@ def matches(row: Row, what: Any) -> bool:
     return True
 
 
-def _compares(value: str, how: str, bound: str) -> bool:
+def _compares(value: str, how: str, bound: Any) -> bool:
+    if how == "in":
+        return value in bound
     return {"gte": value >= bound, "gt": value > bound, "lte": value <= bound, "lt": value < bound}[how]
 
 

@@ -13,6 +13,7 @@ import pytest
 from spectron_migrate.dump import open_dump
 from spectron_migrate.errors import ExitCode, InputError, KeyRefused, Unreachable
 from spectron_migrate.export import ExportSummary, run_export
+from spectron_migrate.mem0 import platform as platform_reader
 from spectron_migrate.mem0 import platform_listing
 from spectron_migrate.mem0.open import open_reader, source_info
 from spectron_migrate.records import Filters, NullReporter, format_time
@@ -158,9 +159,70 @@ def test_hidden_rows_are_found_by_asking_the_owners_that_fall_short(tmp_path: Pa
     summary = export(section, tmp_path / "dump", reporter=reporter)
 
     assert (True, texts(rows)) == (summary.complete, told(tmp_path / "dump"))
-    [announced] = [line for line in reporter.told if "one by one" in line]
-    assert "the Platform counts 90 memories, its listing gave 60: asking 3 owners (run)" in announced
-    assert "12 requests that count against the plan's quota" in announced
+    [announced] = [line for line in reporter.told if "asking" in line]
+    assert "the Platform counts 90 memories, its listing gave 60: asking 3 owners (run) 100 at a time: " in announced
+    assert "about 4 requests or more, which count against the plan's quota" in announced
+
+
+@pytest.mark.parametrize("is_understood", ["yes", "no", "wrongly"])
+def test_hidden_rows_of_many_owners_are_asked_for_together_where_that_is_understood(
+    tmp_path: Path, platform: Any, monkeypatch: pytest.MonkeyPatch, is_understood: str
+) -> None:
+    monkeypatch.setattr(platform_reader, "_OWNERS_AT_ONCE", 10)
+    rows = [row(number, user_id=None, session_id=f"run-{number % 60}") for number in range(180)]
+    stand_in, section = platform(rows)
+    stand_in.understands_in = is_understood
+    stand_in.hidden = lambda one: one["session_id"] is not None
+
+    summary = export(section, tmp_path / "dump")
+
+    assert (True, texts(rows)) == (summary.complete, told(tmp_path / "dump"))
+    by_owner = [body for _, path, body in stand_in.asked if "memories" in path and "run-" in str(body)]
+    assert (len(by_owner) < 120) == (is_understood == "yes")
+
+
+def test_as_many_requests_are_made_as_were_said_before(tmp_path: Path, platform: Any) -> None:
+    """In pages of 10 and windows of 40; in the Platform's own 3 million memories of 200,000 users take 20,006."""
+    stand_in, section = platform([row(number, user_id=f"user-{number % 400}") for number in range(3000)])
+    reporter = Reporter()
+
+    export(section, tmp_path / "dump", reporter=reporter)
+
+    said = platform_listing.requests_for(3000)
+    assert 0.8 * said < len(stand_in.asked) < 1.2 * said
+    assert any(f"3,000 memories: about {said:,} requests or more" in line for line in reporter.told)
+
+
+def test_requests_grow_with_the_memories_and_not_with_their_owners(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform_listing, "_WINDOW", 2000)
+    monkeypatch.setattr(platform_listing, "PAGE", 200)
+
+    assert 20_006 == platform_listing.requests_for(3_000_000)
+
+
+def test_rows_made_meanwhile_with_an_older_time_cost_their_window_alone(tmp_path: Path, platform: Any) -> None:
+    rows = [row(number) for number in range(600)]
+    stand_in, section = platform(rows)
+    export(section, tmp_path / "still")
+    asked = len(stand_in.asked)
+    late = row(3, id="late")
+    stand_in.before_answer = lambda number: stand_in.memories.update(late=late) if number == asked + 100 else None
+
+    export(section, tmp_path / "dump")
+
+    assert texts([*rows, late]) == told(tmp_path / "dump")
+    assert len(stand_in.asked) - asked < 1.6 * asked
+
+
+def test_a_platform_that_proves_nothing_is_never_complete(tmp_path: Path, platform: Any) -> None:
+    stand_in, section = platform([row(number) for number in range(20)])
+    stand_in.has_stats = stand_in.has_entities = False
+    reporter = NullReporter()
+
+    summary = export(section, tmp_path / "dump", reporter=reporter)
+
+    assert (ExitCode.INCOMPLETE, 20) == (summary.exit_code, summary.memories)
+    assert any("nothing proves the listing" in warning for warning in reporter.warnings)
 
 
 def test_hidden_rows_of_owners_that_were_seen_are_found_too(tmp_path: Path, platform: Any) -> None:
@@ -271,7 +333,7 @@ def test_a_scan_that_was_cut_goes_on_where_it_was(tmp_path: Path, platform: Any)
 
 def test_another_scans_pages_are_not_taken(tmp_path: Path, platform: Any) -> None:
     stand_in, section = platform([row(number) for number in range(200)])
-    stand_in.trouble.down_after = 30
+    stand_in.trouble.down_after = 40
     export(section, tmp_path / "dump")
     stand_in.trouble.down_after = None
     stand_in.memories = {one["id"]: one for one in [row(number, memory="other") for number in range(5)]}
