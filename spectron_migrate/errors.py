@@ -8,6 +8,7 @@
     |- Unreachable           7   no answer after retries, or lanes held by doubt
     |- LedgerLocked          9   another live process writes this ledger
     |- NotLegal             10   the step is not legal, or not exact, now
+    |  `- NotInSpectron     10   Mem0 could answer this call, Spectron cannot
     |- Incomplete           11   the source could not be read or counted in full
     |- NotConfirmed         12   a question was not answered with yes
     `- Interrupted    130, 143   stopped by a signal; running again goes on
@@ -117,6 +118,12 @@ class NotLegal(MigrateError):
 
     exit_code = ExitCode.NOT_LEGAL
     kind = "not_legal"
+
+
+class NotInSpectron(NotLegal):
+    """Mem0 could answer this call and Spectron cannot; the hint says what to use instead."""
+
+    kind = "not_in_spectron"
 
 
 class Incomplete(MigrateError):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from spectron_migrate import __version__
+from spectron_migrate.changes import Changes
 from spectron_migrate.dump import Dump
-from spectron_migrate.errors import InputError
-from spectron_migrate.ledger import Ledger, plan, views
+from spectron_migrate.errors import InputError, NotLegal
+from spectron_migrate.ledger import Ledger, erasing, plan, views
 from spectron_migrate.mapping import ScopeMapping, Unmapped
 from spectron_migrate.records import Filters, Memory, Placement, Reporter, Skipped, digest, has_time, order_key
+from spectron_migrate.sharding import Sharding
 
 NAMED = 10
 """How many of many a message names."""
@@ -48,14 +51,19 @@ def make_plan(
     now: str,
     reporter: Reporter,
     go_on: Callable[[], None] = lambda: None,
+    sharding: Sharding | None = None,
+    changes: Changes | None = None,
 ) -> Planned:
     """Merge the memories that pass the filters into the ledger, in one transaction.
+
+    With `changes` only what changed and has settled is merged, into the plan that is there.
 
     Raises WrongLedger for a ledger of another context or source, InputError for memories that the mapping
     refuses and for a changed mapping that would move what was sent already. Nothing is kept then. `go_on` is
     called for each memory and may raise.
     """
     fingerprint = digest(dump.digest, mapping.digest, *_spell(filters))
+    _warn_unknown(filters, dump, reporter)
     scan = plan.ScanRow(
         id=dump.digest,
         kind=dump.source.kind,
@@ -64,6 +72,12 @@ def make_plan(
         complete=dump.complete,
         manifest_digest=dump.digest,
     )
+    halted = erasing.unfinished(ledger)
+    if halted:
+        raise NotLegal(
+            f"an erase of scope {', '.join(halted)} was begun and not finished",
+            hint="end it: spectron-migrate erase with the same scope; until then nothing is written",
+        )
     with ledger.transaction():
         migration = ledger.claim(
             context=context,
@@ -71,21 +85,29 @@ def make_plan(
             mapping_digest=mapping.digest,
             tool_version=__version__,
             now=now,
+            shard=(sharding.shard.number, sharding.shard.of) if sharding else (0, 1),
         )
         last = plan.last_plan(ledger)
         if last is not None and last[1] == fingerprint:
             return Planned(last[0], merged=False)
         reporter.stage("plan", dump.count)
-        number = plan.begin_plan(ledger, scan, fingerprint, now)
+        onto = changes.onto(ledger, scan, mapping_digest=mapping.digest) if changes is not None else None
+        number = plan.begin_plan(ledger, scan, fingerprint, now) if onto is None else onto
         same_mapping = migration.mapping_digest == mapping.digest
         merge = plan.Merge(ledger, number, scan, migration=migration.id, same_mapping=same_mapping, now=now)
-        noticed = _merge_all(merge, dump, mapping, filters, now=now, reporter=reporter, go_on=go_on)
+        mine = _whose(ledger, sharding)
+        noticed = _Noticed()
+        if changes is None or not changes.unchanged:
+            chosen = partial(_is_chosen, ledger, filters, changes)
+            noticed = _merge_all(merge, dump, mapping, chosen, mine, now=now, reporter=reporter, go_on=go_on)
         for mem0_id, stone in dump.tombstones.items():
             known = views.memory_of(ledger, mem0_id)
             if known is not None and filters.admits(known):
                 merge.tombstone(mem0_id, stone.first_missed)
         _refuse_moves(merge.scope_changes)
         plan.finish_plan(ledger, number, mapping_digest=mapping.digest)
+        if changes is not None:
+            changes.finish(ledger, number, scan, mapping_digest=mapping.digest)
     if filters:
         _warn_left_behind(ledger, number, dump, mapping, filters, now=now, reporter=reporter)
     if merge.moved:
@@ -98,7 +120,8 @@ def _merge_all(
     merge: plan.Merge,
     dump: Dump,
     mapping: ScopeMapping,
-    filters: Filters,
+    chosen: Callable[[Memory], bool],
+    mine: _Mine,
     *,
     now: str,
     reporter: Reporter,
@@ -109,15 +132,18 @@ def _merge_all(
     for memory in dump.memories():
         reporter.advance(1)
         go_on()
-        if not filters.admits(memory):
+        if not chosen(memory):
             continue
         placed = _place(memory, mapping)
         if isinstance(placed, Unmapped):
             refused.append(placed)
             continue
+        own = mine(memory, placed)
+        if own is None:
+            continue
         if not refused:
-            merge.add(memory, placed, seen_again=dump.manifest.returned_at.get(memory.id))
-        if isinstance(placed, Placement):
+            merge.add(memory, own, seen_again=dump.manifest.returned_at.get(memory.id))
+        if isinstance(own, Placement):
             _notice(noticed, memory, now)
     if refused:
         named = [f"memory {one.id} has no place in the mapping: {one.why}" for one in refused[:NAMED]]
@@ -126,6 +152,20 @@ def _merge_all(
             named + more, hint="give them a rule, or let them go by name with `unmapped: skip` in the mapping"
         )
     return noticed
+
+
+_Mine = Callable[[Memory, "Placement | Skipped"], "Placement | Skipped | None"]
+
+
+def _whose(ledger: Ledger, sharding: Sharding | None) -> _Mine:
+    """Without shards everything is ours."""
+    if sharding is None:
+        return lambda _, placed: placed
+    return partial(sharding.own, ledger)
+
+
+def _is_chosen(ledger: Ledger, filters: Filters, changes: Changes | None, memory: Memory) -> bool:
+    return filters.admits(memory) and (changes is None or changes.wants(ledger, memory))
 
 
 def _place(memory: Memory, mapping: ScopeMapping) -> Placement | Skipped | Unmapped:
@@ -162,6 +202,14 @@ def _refuse_moves(changes: list[plan.ScopeChange]) -> None:
         f"the changed mapping moves {len(changes)} memories that were sent already: {'; '.join(named)}",
         hint="go on with the mapping that sent them, or begin anew in a fresh context with its own --state",
     )
+
+
+def _warn_unknown(filters: Filters, dump: Dump, reporter: Reporter) -> None:
+    """A name that nobody bears is more often a slip than a wish."""
+    unknown = sorted(filters.users - dump.manifest.users.keys())
+    if unknown:
+        more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
+        reporter.warn(f"the dump has no memory of user {', '.join(unknown[:NAMED])}{more}")
 
 
 def _warn_left_behind(

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from spectron_migrate.changes import Changes
 from spectron_migrate.delivery.engine import deliver
 from spectron_migrate.delivery.limiter import Limiter
 from spectron_migrate.delivery.preflight import check
+from spectron_migrate.delivery.review import write_review
 from spectron_migrate.delivery.run import Brake, Counters, Run, Stop
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import ExitCode, InputError, Interrupted
-from spectron_migrate.ledger import Ledger, plan, views
-from spectron_migrate.ledger.ledger import make_private_directory
+from spectron_migrate.forecast import Forecast, Pace, make_forecast
+from spectron_migrate.ledger import Ledger, batches, plan, runs, sessions, views
+from spectron_migrate.ledger.shards import Shard
 from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.planning import make_plan
-from spectron_migrate.records import Filters, Json, Reporter, canonical_json, format_time
-from spectron_migrate.spectron.api import Sleep, SpectronApi
+from spectron_migrate.records import Filters, Json, Reporter, format_time
+from spectron_migrate.sharding import Sharding, refuse_plain
+from spectron_migrate.spectron.api import Me, Sleep, SpectronApi
 
 _STOP_CODES = {"limit": ExitCode.LIMIT, "key": ExitCode.KEY, "unreachable": ExitCode.UNREACHABLE}
 
@@ -38,10 +43,17 @@ class ReplayOptions:
     resolve: Mapping[str, Literal["present", "absent"]] = field(default_factory=dict)
     """What a person found out about undecidable memories, by Mem0 id."""
     into_existing: bool = False
+    supersede: bool = True
+    """False: others write to Spectron already, so all that is sent now comes late and supersedes nothing."""
     max_in_flight: int = 64
     max_rps: float | None = None
     max_seconds: float | None = None
+    max_tokens: int | None = None
     max_refused: int = 0
+    shard: Shard | None = None
+    """The part of the lanes that this process takes; the others run beside it."""
+    accept_expiry: bool = False
+    """`write: batch` with extraction loses known times and categories; somebody said that this is accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +81,12 @@ class ReplaySummary:
     sessions: int
     requests: int
     retries: int
+    tokens: int
+    """What the writes cost, as the server says it, else estimated at the upper end; 0 where no limit is set."""
+    orphans: int
+    """Sessions, of all runs, that the server may have made without our learning of it: empty, and left alone."""
+    slowed_down: str | None
+    """What slowed the run down; None where nothing did."""
     review: str | None
     skipped_by_reason: dict[str, int]
     will_not_expire: list[str]
@@ -79,11 +97,14 @@ class ReplaySummary:
     stopped: str | None
     dry_run: bool
     exit_code: ExitCode
+    forecast: Forecast | None = None
+    """Of a dry run: what a replay would come to."""
 
     def to_json(self) -> dict[str, Json]:
         """The fields of the command's JSON."""
-        left_out = ("exit_code", "migration")
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in left_out}
+        left_out = ("exit_code", "migration", "forecast")
+        told = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in left_out}
+        return told if self.forecast is None else {**told, "forecast": self.forecast.to_json()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,36 +133,43 @@ class Replay:
         options: ReplayOptions,
         *,
         reporter: Reporter,
+        changes: Changes | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        """Nothing happens yet. Raises InputError for a mapping that asks for what replay cannot do."""
-        if mapping.write == "batch":
-            raise InputError(
-                "the mapping says `write: batch`, which this version does not send",
-                hint="`write: facts` sends one memory a request and keeps its time and category",
-            )
-        self._state = state
+        """Nothing happens yet; `changes` limits the run to what has changed."""
+        self._root = state
+        self._state = options.shard.folder(state) if options.shard else state
         self._dump = dump
         self._mapping = mapping
         self._options = options
         self._reporter = reporter
+        self._changes = changes
         self._clock = clock
         self._now = now
         self._sleep = sleep
         self._run: Run | None = None
         self._interrupted: ExitCode | None = None
+        self._reading: asyncio.Task[Me] | None = None
 
     def interrupt(self, code: ExitCode) -> None:
         """Finish what is in flight, begin nothing more."""
         self._interrupted = code
         if self._run is not None:
             self._run.halt("signal", "interrupted")
+        if self._reading is not None:
+            self._reading.cancel()
 
     def dry_run(self, *, context: str) -> ReplaySummary:
-        """Plan on a copy of the ledger: needs no server and leaves no trace."""
-        with Ledger.in_memory_copy(self._state) as ledger:
+        """Plan on a copy of the ledger and forecast the replay: needs no server and leaves no trace.
+
+        Without a context (`""`) the ledger's own is meant.
+        """
+        with ExitStack() as open_things:
+            ledger = open_things.enter_context(Ledger.scratch_copy(self._state))
+            known = ledger.migration()
+            context = context or (known.context if known else "")
             planned = make_plan(
                 ledger,
                 self._dump,
@@ -150,19 +178,37 @@ class Replay:
                 context=context,
                 now=self._stamp(),
                 reporter=self._reporter,
+                go_on=self._go_on,
+                sharding=self._join(context, open_things, dry_run=True),
             )
             with ledger.transaction():
                 if self._options.retry_failed:
                     plan.retry_refused(ledger, planned.id)
                 plan.mark_late(ledger, planned.id)
-            return self._summary(ledger, planned.id, before=_Standing.of(ledger, planned.id), dry_run=True)
+                self._refuse_expiry(ledger, planned.id)
+            summary = self._summary(ledger, planned.id, before=_Standing.of(ledger, planned.id), dry_run=True)
+            pace = Pace.of(self._root, context, self._options.max_in_flight, self._options.max_rps)
+            forecast = make_forecast(ledger, planned.id, self._dump, self._mapping, pace, reporter=self._reporter)
+            return replace(summary, forecast=forecast)
+
+    def _join(self, context: str, open_things: ExitStack, *, dry_run: bool) -> Sharding | None:
+        """Take part in the plan of all shards, where this is one."""
+        if self._options.shard is None:
+            refuse_plain(self._dump, context=context)
+            return None
+        sharding = Sharding(self._options.shard, self._root, self._dump, self._mapping, context=context)
+        open_things.callback(sharding.close)
+        sharding.join(dry_run=dry_run)
+        return sharding
 
     async def run(self, api: SpectronApi) -> ReplaySummary:
         """Plan, check the ground, send.
 
         Raises MigrateError before anything is sent, and NotLegal where the server opens sessions in other scopes.
         """
-        with Ledger.open_for_writing(self._state) as ledger:
+        with ExitStack() as open_things:
+            sharding = self._join(api.context, open_things, dry_run=False)
+            ledger = open_things.enter_context(Ledger.open_for_writing(self._state))
             # In a thread, so that a signal is heard while a large dump is merged.
             planned = await asyncio.to_thread(
                 make_plan,
@@ -174,13 +220,25 @@ class Replay:
                 now=self._stamp(),
                 reporter=self._reporter,
                 go_on=self._go_on,
+                sharding=sharding,
+                changes=self._changes,
             )
             self._resolve(ledger)
-            me = await check(ledger, api, plan=planned.id, into_existing=self._options.into_existing, now=self._stamp())
+            me = await self._unless_interrupted(
+                check(
+                    ledger,
+                    api,
+                    plan=planned.id,
+                    into_existing=self._options.into_existing,
+                    now=self._stamp(),
+                    first_listing=sharding.first_listing if sharding else None,
+                )
+            )
             with ledger.transaction():
                 if self._options.retry_failed:
                     plan.retry_refused(ledger, planned.id)
-                late = plan.mark_late(ledger, planned.id)
+                late = plan.mark_late(ledger, planned.id, everything=not self._options.supersede)
+                self._refuse_expiry(ledger, planned.id)
             if late:
                 self._reporter.warn(
                     f"{late} memories come late: newer facts of their scopes are there already, so they go in without"
@@ -189,9 +247,33 @@ class Replay:
             before = _Standing.of(ledger, planned.id)
             run = self._begin(ledger, api, planned.id, principal=me.principal)
             if self._interrupted is None:
-                await self._deliver(run)
-            review = self._write_review(ledger, planned.id)
+                told = partial(_told, run)
+                with runs.noted(ledger, plan=planned.id, stored=before.stored, now=self._stamp, told=told):
+                    await self._deliver(run)
+            review = write_review(ledger, planned.id, self._state / "review")
             return self._summary(ledger, planned.id, before=before, run=run, review=review)
+
+    def _refuse_expiry(self, ledger: Ledger, number: int) -> None:
+        """A batch carries no category and no known time: what is extracted from it may be gone in a week."""
+        full = batches.count_full(ledger, number)
+        if full and self._mapping.write == "batch" and not self._options.accept_expiry:
+            raise InputError(
+                f"the mapping says `write: batch`, and {full} memories are to be extracted (`infer: full`):"
+                " their facts would lose time and category, and may expire after 7 days",
+                hint="use `write: facts`, or `infer: none` for them, or accept it with --accept-expiry",
+            )
+
+    async def _unless_interrupted(self, reading: Coroutine[Any, Any, Me]) -> Me:
+        """Reading changes nothing, so a signal need not wait for what it waits for."""
+        self._go_on()
+        self._reading = asyncio.ensure_future(reading)
+        try:
+            return await self._reading
+        except asyncio.CancelledError:
+            self._go_on()
+            raise
+        finally:
+            self._reading = None
 
     def _begin(self, ledger: Ledger, api: SpectronApi, number: int, *, principal: str) -> Run:
         options = self._options
@@ -212,6 +294,8 @@ class Replay:
             now=self._stamp,
             allowance=options.limit,
             deadline=None if options.max_seconds is None else self._clock() + options.max_seconds,
+            max_tokens=options.max_tokens,
+            batches=self._mapping.write == "batch",
         )
         return self._run
 
@@ -226,27 +310,6 @@ class Replay:
             raise run.failure
         if run.allowance == 0:
             run.halt("limit", "the number of memories that was set is reached")
-
-    def _write_review(self, ledger: Ledger, number: int) -> Path | None:
-        """Every refused or undecidable memory, with the server's words and the memory itself, for a person."""
-        folder = self._state / "review"
-        path = folder / "refused.jsonl"
-        rows = list(views.named(ledger, number, ("refused", "undecidable")))
-        if not rows:
-            with suppress(FileNotFoundError):
-                path.unlink()
-            return None
-        make_private_directory(folder)
-        pending = folder / ".refused.jsonl.new"
-        pending.touch(mode=0o600)
-        with pending.open("w", encoding="utf-8") as lines:
-            for row in rows:
-                memory = views.memory_of(ledger, row.mem0_id)
-                record = memory.to_json() if memory else None
-                told = {"id": row.mem0_id, "version": row.version, "state": row.state, "reason": row.reason}
-                lines.write(canonical_json({**told, "memory": record}) + "\n")
-        pending.replace(path)
-        return path
 
     def _summary(
         self,
@@ -285,6 +348,9 @@ class Replay:
             sessions=counters.sessions,
             requests=run.api.wire.requests if run else 0,
             retries=counters.retries,
+            tokens=counters.tokens,
+            orphans=sessions.count_orphans(ledger),
+            slowed_down=run.limiter.story if run else None,
             review=str(review) if review else None,
             skipped_by_reason=skipped,
             will_not_expire=lasting[: views.LISTED],
@@ -326,13 +392,24 @@ class Replay:
     def _go_on(self) -> None:
         if self._interrupted is not None:
             raise Interrupted(
-                "interrupted while planning, nothing was written",
+                "interrupted before anything was sent",
                 hint="run it again",
                 sigterm=self._interrupted == ExitCode.SIGTERM,
             )
 
     def _stamp(self) -> str:
         return format_time(self._now())
+
+
+def _told(run: Run, noted: runs.LastRun) -> runs.LastRun:
+    """What a run did, for `status`."""
+    return replace(
+        noted,
+        written=run.counters.written,
+        requests=run.api.wire.requests,
+        retries=run.counters.retries,
+        stopped=run.stop.reason if run.stop else _first(run.stopped_scopes.values()),
+    )
 
 
 def _first(values: Iterable[str]) -> str | None:

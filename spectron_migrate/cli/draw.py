@@ -14,6 +14,9 @@ def plain(value: object, *, style: str = "", width: int | None = None) -> Text:
     """Foreign text, made visible: no markup, no control characters, on one line, cut at `width`."""
     from rich.text import Text
 
+    if isinstance(value, Text):
+        return value
+
     shown = "".join(
         letter if letter.isprintable() else ("⏎" if letter == "\n" else f"\\x{ord(letter):02x}")
         for letter in str(value)

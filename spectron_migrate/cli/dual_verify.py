@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from spectron_migrate.cli import options, replay
 from spectron_migrate.cli.conduct import Outcome, Stage, conduct
 from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.records import Filters
+from spectron_migrate.scratch import Scratch
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -101,16 +101,16 @@ def command(
 def perform(stage: Stage, settings: Settings, asked: Asked) -> Outcome:
     """Run the step."""
     from spectron_migrate.cli.draw_verify import draw
-    from spectron_migrate.ledger import Ledger
+    from spectron_migrate.ledger.shards import open_all
     from spectron_migrate.verify.report import check_paths, write_reports
 
     check_paths(asked.reports)
     chosen = _options(settings, asked)
     with ExitStack() as open_things:
-        ledger = open_things.enter_context(Ledger.open_for_reading(settings.state))
+        ledgers = [open_things.enter_context(ledger) for ledger in open_all(settings.state)]
         mem0 = _mem0_side(stage, settings, asked, open_things)
         stage.line(f"verifying {settings.spectron.endpoint}, context {settings.spectron.context}")
-        summary = asyncio.run(_run(stage, settings, asked, chosen, ledger, mem0))
+        summary = asyncio.run(_run(stage, settings, asked, chosen, ledgers, mem0))
     reports = write_reports(summary.report, asked.reports, texts=asked.report_texts)
     migration = summary.report["migration"]
     return Outcome(
@@ -128,7 +128,7 @@ def _print_all(console: Console, parts: Iterable[RenderableType]) -> None:
 
 
 async def _run(
-    stage: Stage, settings: Settings, asked: Asked, chosen: VerifyOptions, ledger: Ledger, mem0: Mem0Side | None
+    stage: Stage, settings: Settings, asked: Asked, chosen: VerifyOptions, ledgers: list[Ledger], mem0: Mem0Side | None
 ) -> VerifySummary:
     from spectron_migrate.mapping import load_mapping
     from spectron_migrate.verify.run import run_verify
@@ -137,7 +137,7 @@ async def _run(
         dump = open_things.enter_context(replay.open_dumps(asked.dumps)) if asked.dumps else None
         async with replay.open_api(settings, max_connections=chosen.in_flight) as api:
             return await run_verify(
-                ledger=ledger,
+                ledger=ledgers,
                 api=api,
                 dump=dump,
                 mapping=load_mapping(settings.mapping),
@@ -181,9 +181,9 @@ def _mem0_side(stage: Stage, settings: Settings, asked: Asked, open_things: Exit
         named = settings.mem0.config
     if named is None:
         return None
-    scratch = open_things.enter_context(tempfile.TemporaryDirectory(prefix="spectron-migrate-search-"))
+    scratch = open_things.enter_context(Scratch())
     try:
-        return open_things.enter_context(open_search(read_mem0_config(named), scratch=Path(scratch)))
+        return open_things.enter_context(open_search(read_mem0_config(named), scratch=scratch))
     except InputError as error:
         if asked.mem0_config is not None:
             raise

@@ -54,7 +54,7 @@ def _ids(values: list[str], problems: list[str]) -> list[str]:
             found.append(value)
             continue
         try:
-            lines = Path(value[1:]).read_text(encoding="utf-8").splitlines()
+            lines = Path(value[1:]).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             problems.append(f"the list of ids {value[1:]} cannot be read: {getattr(error, 'strerror', None) or error}")
             continue

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from spectron_migrate.config import Settings
     from spectron_migrate.replay import ReplayOptions
 
-RECALL_GATES = frozenset({"recall", "overlap", "lost", "moved on", "answered"})
+RECALL_GATES = frozenset({"recall", "overlap", "asked", "lost", "moved on", "answered"})
 """Shown, but they do not decide a rehearsal: the local Spectron ranks differently from the hosted one."""
 
 

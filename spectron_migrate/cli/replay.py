@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from spectron_migrate.config import Settings
     from spectron_migrate.dump import Dump
+    from spectron_migrate.ledger.shards import Shard
     from spectron_migrate.replay import Replay, ReplayOptions, ReplaySummary
     from spectron_migrate.spectron.api import SpectronApi
 
@@ -47,6 +48,17 @@ def command(
     ] = None,
     max_rps: Annotated[float | None, typer.Option("--max-rps", min=0.01, help="Requests a second, at most.")] = None,
     max_seconds: Annotated[float | None, typer.Option("--max-seconds", min=0.0, help="Stop after so long.")] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", help="Only lanes of part i, from 0, of N; the others run beside it.", metavar="i/N"),
+    ] = None,
+    accept_expiry: Annotated[
+        bool,
+        typer.Option("--accept-expiry", help="With `write: batch` and extraction: facts may expire, times are lost."),
+    ] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on for as long as Mem0 changes, round by round, until stopped.")
+    ] = False,
     config: options.ConfigOption = None,
     state: options.StateOption = None,
     as_json: options.JsonOption = False,
@@ -61,13 +73,10 @@ def command(
     """
 
     def work(stage: Stage) -> Outcome:
+        from spectron_migrate.ledger.shards import Shard
         from spectron_migrate.replay import ReplayOptions
 
         settings = stage.settings({"mapping": mapping})
-        if settings.replay.max_tokens is not None:
-            raise InputError(
-                "`replay.max_tokens` is set, which this version cannot keep", hint="set max_seconds instead"
-            )
         chosen = ReplayOptions(
             filters=options.filters(user, agent, run),
             limit=limit,
@@ -77,11 +86,31 @@ def command(
             max_in_flight=max_in_flight or settings.replay.max_in_flight,
             max_rps=max_rps or settings.replay.max_rps,
             max_seconds=max_seconds if max_seconds is not None else settings.replay.max_seconds,
+            max_tokens=settings.replay.max_tokens,
             max_refused=settings.replay.max_refused,
+            shard=Shard.parse(shard) if shard is not None else None,
+            accept_expiry=accept_expiry,
         )
+        if follow:
+            return _follow(stage, settings, dump, chosen, dry_run=dry_run)
+        if not dry_run:
+            _say_if_never_probed(stage, settings)
         return perform(stage, settings, dump or [settings.dump], chosen, dry_run=dry_run)
 
     return conduct("replay", options.common(config, state, as_json, quiet, verbose), work)
+
+
+def _follow(
+    stage: Stage, settings: Settings, dump: list[Path] | None, chosen: ReplayOptions, *, dry_run: bool
+) -> Outcome:
+    from spectron_migrate.cli import follow
+
+    if dump or dry_run or chosen.shard:
+        raise InputError(
+            "--follow reads Mem0 itself and serves every shard: it takes no --dump, no --dry-run and no --shard",
+            hint="the settings say which Mem0, and which directory its dump lies in",
+        )
+    return follow.perform(stage, settings, chosen)
 
 
 def perform(stage: Stage, settings: Settings, dumps: list[Path], chosen: ReplayOptions, *, dry_run: bool) -> Outcome:
@@ -107,8 +136,20 @@ def perform(stage: Stage, settings: Settings, dumps: list[Path], chosen: ReplayO
         summary.to_json(),
         lambda console: draw(console, summary),
         migration=summary.migration or None,
-        next=_next(summary),
+        next=_next(summary, chosen.shard),
     )
+
+
+def _say_if_never_probed(stage: Stage, settings: Settings) -> None:
+    """What is unpublished differs from server to server: better tried with five memories than with a million."""
+    from spectron_migrate.ledger import Ledger, views
+
+    context = settings.spectron.context
+    if context is not None and (settings.state / "ledger.db").exists():
+        with Ledger.open_for_reading(settings.state) as ledger:
+            if views.probe_answers(ledger, context, settings.spectron.endpoint):
+                return
+    stage.reporter.warn("this Context was never probed: spectron-migrate doctor --probe tries it with a few memories")
 
 
 def _resolutions(words: list[str]) -> dict[str, Literal["present", "absent"]]:
@@ -156,51 +197,20 @@ async def _run(replay: Replay, settings: Settings, chosen: ReplayOptions) -> Rep
         return await replay.run(api)
 
 
-def _next(summary: ReplaySummary) -> str | None:
+def _next(summary: ReplaySummary, shard: Shard | None) -> str | None:
+    again = "spectron-migrate replay" + (f" --shard {shard}" if shard else "")
     if summary.dry_run:
-        return "spectron-migrate replay"
+        return again
     if summary.exit_code == ExitCode.DONE:
-        return "spectron-migrate dual-verify"
+        return "spectron-migrate status" if shard else "spectron-migrate dual-verify"
     if summary.exit_code in (ExitCode.SIGINT, ExitCode.SIGTERM, ExitCode.UNREACHABLE, ExitCode.LIMIT):
-        return "spectron-migrate replay"
+        return again
     return "spectron-migrate status"
 
 
 def draw(console: Console, summary: ReplaySummary) -> None:
     """The summary for people."""
-    from spectron_migrate.cli.draw import facts, listing, number
+    from spectron_migrate.cli import draw_replay
 
-    if summary.dry_run:
-        title = f"Plan: {number(summary.remaining)} memories would be written"
-    elif summary.exit_code == ExitCode.DONE:
-        title = f"Replay: {number(summary.written)} written, {number(summary.already)} there already, nothing left"
-    else:
-        title = f"Replay stopped: {summary.stopped or 'see below'}"
-    rows: list[tuple[str, object]] = [
-        ("memories this is about", number(summary.planned)),
-        ("written now", number(summary.written)),
-        ("there already", number(summary.already)),
-        ("remaining", number(summary.remaining)),
-        ("skipped", _reasons(summary.skipped, summary.skipped_by_reason)),
-        ("refused", number(summary.refused)),
-        ("in doubt", number(summary.in_doubt)),
-        ("undecidable", number(summary.undecidable)),
-        ("scopes, lanes", f"{number(summary.scopes)}, {number(summary.lanes)}"),
-    ]
-    if not summary.dry_run:
-        rows += [
-            ("sessions, requests, retries", f"{summary.sessions:,}, {summary.requests:,}, {summary.retries:,}"),
-            ("stored, not extracted", number(summary.stored_not_extracted)),
-            ("late (superseded nothing)", number(summary.late)),
-        ]
-    console.print(facts(title, [row for row in rows if row[1] != "0" or row[0] in ("written now", "remaining")]))
-    if summary.reasons:
-        shown = [(row["id"], row["state"], row["reason"]) for row in summary.reasons[:10]]
-        console.print(listing("For a person to look at", ["memory", "state", "reason"], shown))
-        console.print(f"all of them, with the memories: {summary.review}")
-
-
-def _reasons(count: int, by_reason: dict[str, int]) -> str:
-    if not by_reason:
-        return str(count)
-    return f"{count:,} ({', '.join(f'{reason} {n:,}' for reason, n in by_reason.items())})"
+    for part in draw_replay.draw(summary):
+        console.print(part)

@@ -4,30 +4,44 @@ from __future__ import annotations
 
 import asyncio
 
-from spectron_migrate.delivery.lane import LaneStream
+from spectron_migrate.delivery.lane import deliver_lane
 from spectron_migrate.delivery.run import Run
-from spectron_migrate.ledger import sending
+from spectron_migrate.ledger import sending, sessions
 
-PAGE = 256
+PAGE = 64
 """Lanes that are looked up at once."""
+LARGE = 256
+"""Facts from which on a lane begins before all others: it takes longest, one fact after the other."""
+LANES_A_PLACE = 2
+"""Lanes at work for each place in flight: while one waits for the ledger, another has a request ready."""
 
 
 async def deliver(run: Run, *, lanes_at_once: int) -> None:
-    """Send everything the run's plan still has; `run.stop` and the ledger tell afterwards what was left."""
-    await run.writer.durable(sending.orphan_openings)
+    """Send everything the run's plan still has; `run.stop` and the ledger tell afterwards what was left.
+
+    `lanes_at_once`: as many as may be in flight.
+    """
+    workers = LANES_A_PLACE * lanes_at_once
+    run.spare_streams = workers
+    await run.writer.durable(sessions.orphan_openings)
     queue: asyncio.Queue[str | None] = asyncio.Queue(maxsize=PAGE)
     async with asyncio.TaskGroup() as group:
-        group.create_task(_find_lanes(run, queue, lanes_at_once))
-        for _ in range(lanes_at_once):
+        group.create_task(_find_lanes(run, queue, workers))
+        for _ in range(workers):
             group.create_task(_work(run, queue))
 
 
 async def _find_lanes(run: Run, queue: asyncio.Queue[str | None], workers: int) -> None:
+    large = await run.writer.grouped(sending.large_lanes, run.plan, least=LARGE, most=workers)
+    for lane in large:
+        await queue.put(lane)
+    begun = set(large)
     after: str | None = None
     while not run.should_stop():
         found = await run.writer.grouped(sending.lanes_to_do, run.plan, after=after, limit=PAGE)
         for lane in found:
-            await queue.put(lane)
+            if lane not in begun:
+                await queue.put(lane)
         if len(found) < PAGE:
             break
         after = found[-1]
@@ -37,8 +51,5 @@ async def _find_lanes(run: Run, queue: asyncio.Queue[str | None], workers: int) 
 
 async def _work(run: Run, queue: asyncio.Queue[str | None]) -> None:
     while (lane := await queue.get()) is not None:
-        if run.should_stop():
-            continue  # the finder must not be left waiting on a full queue
-        async with asyncio.TaskGroup() as streams:
-            streams.create_task(LaneStream(run, lane, "full").deliver())
-            streams.create_task(LaneStream(run, lane, "none").deliver())
+        if not run.should_stop():  # the finder must not be left waiting on a full queue
+            await deliver_lane(run, lane)

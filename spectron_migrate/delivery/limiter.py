@@ -1,20 +1,56 @@
 """How many requests are in flight: found by itself, up to a limit, and paced where a rate is set.
 
-Slow start, then additive increase and multiplicative decrease on 429 and 503, as TCP does it: the
-server's own signals set the pace, so nobody has to guess it.
+Slow start, then small steps up as long as all goes well; down as soon as the server says so, in words or
+in time. In words: each 429 or 503 takes one place away, because so many were too many. In time: the mean
+latency of a round (as many answers as there are places) is held against the best one; where it is much
+longer, requests queue at the server, and by Little's law places x best / now is what it really works on.
+A smaller limit must pay in latency. Where it does not, the server has become slower by itself, and the
+limit goes back up: otherwise noise and long texts would strangle the run.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections import Counter, deque
+from collections.abc import Callable
+from types import TracebackType
 
 from spectron_migrate.spectron.api import Sleep
 
 START = 4
-BACK_OFF = 0.7
+FIRST_ROUNDS = 16
+LEAST_ROUND = 48
+"""Answers that a mean latency is taken from, at least: in slow start, and later."""
+LEARNS = 0.3
+"""How far one round that was better than the best moves the best: a lucky round is not the rule."""
+DOUBTFUL = 16
+"""Rounds between `ROOM` and `QUEUEING` after which it is tried whether anything waits at all."""
+ROOM = 1.25
+"""While answers take no longer than this times the best, there may be room for more at once."""
+QUEUEING = 1.6
+"""From this times the best on, more wait at the server than is good for anybody."""
+LONGEST_WAIT = 32
+"""Rounds to stay at a limit, at most, before one place more is tried again."""
+RECENT_S = 30.0
+"""How far back a reason for slowing down is told."""
+
+
+class Slot:
+    """One place in flight, from the first byte to the answer. `async with limiter.slot() as slot`."""
+
+    def __init__(self, limiter: Limiter) -> None:
+        """Nothing is taken before it is entered."""
+        self._limiter = limiter
+        self.began = 0.0
+
+    async def __aenter__(self) -> Slot:
+        await self._limiter._enter(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._limiter._leave()
 
 
 class Limiter:
@@ -26,51 +62,177 @@ class Limiter:
         """`clock` in seconds, monotonic."""
         self.limit = float(min(START, max_in_flight))
         self.in_flight = 0
-        self.slowed = 0
-        self.why = ""
-        self._max = max_in_flight
-        self._gap_s = 1.0 / max_rps if max_rps else 0.0
-        self._next_at = 0.0
-        self._paused_until = 0.0
-        self._slow_start = True
-        self._slowed_at = float("-inf")
+        """Requests that have begun and are not answered."""
+        self.told: Counter[str] = Counter()
+        """How often the server asked for less, by status."""
+        self.queued = 0
+        """How often answers took so long that less was sent at once."""
+        self._max = float(max_in_flight)
+        self._taken = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._clock = clock
         self._sleep = sleep
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._gap_s = 1.0 / max_rps if max_rps else 0.0
+        self._next_at = 0.0
+        self._paused_until = float("-inf")
+        self._in_a_row = 0
+        self._recent: deque[tuple[float, str]] = deque()
+        self._slow_start = True
+        self._step, self._stepped, self._calm, self._wait, self._held = 1.0, False, 0, 1, 0
+        self._best_s = self._now_s = float("inf")
+        self._before: tuple[float, float] | None = None
+        self._answers, self._took_s, self._round = 0, 0.0, float(FIRST_ROUNDS)
+        self._scarce = self._asked_for_less = False
+        self._round_began = clock()
 
-    @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        """Wait for a slot and for the pace, then hold the slot."""
-        while self.in_flight >= int(self.limit):
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            await turn
-        self.in_flight += 1
-        try:
-            await self._pace()
-            yield
-        finally:
-            self.in_flight -= 1
-            self._wake()
+    def slot(self) -> Slot:
+        """A place, to be entered: waits for its turn and for the pace."""
+        return Slot(self)
 
-    def went_well(self) -> None:
-        """An answer came; there may be room for more."""
-        step = 1.0 if self._slow_start else 1.0 / self.limit
-        self.limit = min(float(self._max), self.limit + step)
-        if self._clock() >= self._paused_until:
-            self.why = ""
+    @property
+    def why(self) -> str:
+        """What slows the run down now, for a progress line; empty where nothing does."""
+        now = self._clock()
+        while self._recent and self._recent[0][0] < now - RECENT_S:
+            self._recent.popleft()
+        place = f"{int(self.limit)} in flight"
+        if now < self._paused_until:
+            return f"paused for {self._paused_until - now:.0f} s, as the server asked ({self._recent[-1][1]})"
+        if self._recent:
+            said = ", ".join(f"{count} answers {status}" for status, count in _counted(self._recent))
+            return f"slowed down: {said} in {RECENT_S:.0f} s, {place}"
+        if self._now_s > ROOM * self._best_s and self.limit < self._max:
+            return f"slowed down: answers take {self._now_s / self._best_s:.1f} x as long as at best, {place}"
+        return ""
+
+    @property
+    def story(self) -> str | None:
+        """What slowed the whole run down, for its summary; None where nothing did."""
+        said = [f"{count} answers {status}" for status, count in sorted(self.told.items())]
+        if self.queued:
+            said.append(f"{self.queued} times answers that took much longer than at best")
+        return f"slowed down by {' and '.join(said)}; {int(self.limit)} in flight at the end" if said else None
+
+    # -- what the server does -----------------------------------------------------------------------------
+
+    def went_well(self, slot: Slot) -> None:
+        """A write was answered, whatever the answer says of it. Call it inside the slot."""
+        self._in_a_row = 0
+        if slot.began < self._round_began:
+            return  # it belongs to another limit
+        self._answers += 1
+        self._took_s += self._clock() - slot.began
+        self._scarce = self._scarce or bool(self._waiting)
+        if self._slow_start and self._waiting:
+            self._set(self.limit + 1.0)
+        if self._answers >= self._round:
+            self._end_round()
+
+    def slow_down(self, status: str, retry_after_s: float | None) -> None:
+        """The server asked for less. Call it inside the slot: as many places go as were too many."""
+        now = self._clock()
+        self.told[status] += 1
+        self._recent.append((now, status))
+        self._in_a_row += 1
+        if not self._asked_for_less:
+            self._wait = min(LONGEST_WAIT, 2 * self._wait)
+        self._asked_for_less = True
+        self._slow_start, self._stepped, self._step, self._calm = False, False, 1.0, 0
+        self._set(min(self.limit, self.in_flight - 1.0))
+        if self._in_a_row > max(self.limit, 2.0) and retry_after_s:
+            # Nobody gets through any more: what it said to one it says to all.
+            self._paused_until = max(self._paused_until, now + retry_after_s)
+            self._set(float(START))
+
+    # -- rounds -------------------------------------------------------------------------------------------
+
+    def _begin_round(self) -> None:
+        self._round_began = self._clock()
+        self._round = max(self.limit, FIRST_ROUNDS) if self._slow_start else max(2 * self.limit, LEAST_ROUND)
+        self._answers = 0
+        self._took_s = 0.0
+        self._scarce = self._asked_for_less = False
+
+    def _end_round(self) -> None:
+        mean_s = self._now_s = max(1e-6, self._took_s / self._answers)
+        self._judge(mean_s, calm=not self._asked_for_less, scarce=self._scarce)
+        self._begin_round()
+
+    def _judge(self, mean_s: float, *, calm: bool, scarce: bool) -> None:
+        if self._before is not None:
+            limit, then_s = self._before
+            self._before = None
+            if mean_s > then_s * (1 + self.limit / limit) / 2:
+                self._best_s = mean_s  # less in flight did not help: this is its pace now
+                self._set(limit)
+                return
+        lower_s = self._best_s - mean_s
+        self._best_s = mean_s if self._best_s == float("inf") else self._best_s - max(0.0, lower_s * LEARNS)
+        slower = mean_s / self._best_s
+        if self._slow_start:
+            # It grew all the while, so this round tells only that it grew too far; the next one tells how far.
+            self._slow_start = slower < ROOM
+        elif slower < ROOM:
+            self._held = 0
+            if calm and scarce:
+                self._grow()
+        else:
+            self._held += 1
+            if slower > QUEUEING or self._held >= DOUBTFUL:
+                self._shrink(slower, mean_s)
+
+    def _shrink(self, slower: float, mean_s: float) -> None:
+        """To what the server really works on, if the best latency is what it takes; the next round tells."""
+        if self.limit <= 1:
+            return
+        self.queued += slower > QUEUEING
+        self._before = (self.limit, mean_s)
+        self._held, self._stepped, self._step = 0, False, 1.0
+        self._set(self.limit * max(0.5, 1 / slower))
+
+    def _grow(self) -> None:
+        """One place more, then two, then four, while it goes well; after each refusal it waits twice as long."""
+        if self._stepped:
+            self._wait, self._step = 1, self._step * 2
+        self._stepped = False
+        self._calm += 1
+        if self._calm >= self._wait:
+            self._calm, self._stepped = 0, True
+            self._set(self.limit + self._step)
+
+    def _set(self, limit: float) -> None:
+        self.limit = max(1.0, min(self._max, limit))
         self._wake()
 
-    def slow_down(self, reason: str, retry_after_s: float | None) -> None:
-        """The server asked for less: once a burst, not once an answer of it."""
-        self.slowed += 1
-        self.why = reason
-        now = self._clock()
-        self._slow_start = False
-        if now >= self._paused_until and now - self._slowed_at > 0.1:
-            self.limit = max(1.0, self.limit * BACK_OFF)
-            self._slowed_at = now
-        self._paused_until = max(self._paused_until, now + (retry_after_s or 0.0))
+    # -- places -------------------------------------------------------------------------------------------
+
+    async def _enter(self, slot: Slot) -> None:
+        if self._waiting or self._taken >= int(self.limit):
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn  # whoever wakes it has taken the place for it
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._free()
+                raise
+        else:
+            self._taken += 1
+        try:
+            await self._pace()
+        except BaseException:
+            self._free()
+            raise
+        self.in_flight += 1
+        slot.began = self._clock()
+
+    def _leave(self) -> None:
+        self.in_flight -= 1
+        self._free()
+
+    def _free(self) -> None:
+        self._taken -= 1
+        self._wake()
 
     async def _pace(self) -> None:
         while True:
@@ -82,9 +244,14 @@ class Limiter:
             await self._sleep(ready - now)
 
     def _wake(self) -> None:
-        free = int(self.limit) - self.in_flight
+        free = int(self.limit) - self._taken
         while free > 0 and self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)
+                self._taken += 1
                 free -= 1
+
+
+def _counted(recent: deque[tuple[float, str]]) -> list[tuple[str, int]]:
+    return sorted(Counter(status for _, status in recent).items())

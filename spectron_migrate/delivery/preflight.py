@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from typing import Protocol
 
 from spectron_migrate.errors import KeyRefused, NotLegal, WrongLedger
-from spectron_migrate.ledger import Ledger, sending, views
+from spectron_migrate.ledger import Ledger, sessions, views
 from spectron_migrate.spectron.api import Me, SpectronApi, UnknownSession
 
 NAMED = 10
 """How many of many a message names."""
 
 
-async def check(ledger: Ledger, api: SpectronApi, *, plan: int, into_existing: bool, now: str) -> Me:
+class FirstListing(Protocol):
+    """Gives the scopes that were there before this migration registered any."""
+
+    def __call__(self, api: SpectronApi, *, now: str) -> Awaitable[Sequence[str]]: ...
+
+
+async def check(
+    ledger: Ledger,
+    api: SpectronApi,
+    *,
+    plan: int,
+    into_existing: bool,
+    now: str,
+    first_listing: FirstListing | None = None,
+) -> Me:
     """The right server, a key that may do it, and scopes that are ours.
+
+    `first_listing` gives the scopes that were there before any shard began; without shards they are listed here.
 
     Raises KeyRefused, NotLegal for scopes that others made, WrongLedger for a server that is not the one
     this ledger wrote to. Listings are kept in the ledger before the first scope is registered.
@@ -22,7 +39,7 @@ async def check(ledger: Ledger, api: SpectronApi, *, plan: int, into_existing: b
     await _same_server(ledger, api)
     paths = views.target_paths(ledger, plan)
     _granted(me, paths)
-    await _own_scopes(ledger, api, paths, into_existing=into_existing, now=now)
+    await _own_scopes(ledger, api, paths, into_existing=into_existing, now=now, listing=first_listing or _listed)
     with ledger.transaction() as db:
         db.execute("UPDATE migration SET endpoint = ?, principal = ?", (api.endpoint, me.principal))
     return me
@@ -57,12 +74,18 @@ def _granted(me: Me, paths: Sequence[str]) -> None:
             )
 
 
-async def _own_scopes(ledger: Ledger, api: SpectronApi, paths: Sequence[str], *, into_existing: bool, now: str) -> None:
+async def _listed(api: SpectronApi, *, now: str) -> list[str]:
+    return [node.path for node in await api.scopes()]
+
+
+async def _own_scopes(
+    ledger: Ledger, api: SpectronApi, paths: Sequence[str], *, into_existing: bool, now: str, listing: FirstListing
+) -> None:
     migration = ledger.migration()
     if migration is not None and migration.scopes_listed_at is None:
-        listed = [node.path for node in await api.scopes()]
+        listed = await listing(api, now=now)
         with ledger.transaction():
-            sending.keep_scope_listing(ledger, listed, now)
+            sessions.keep_scope_listing(ledger, listed, now)
     foreign = views.foreign_paths(ledger, paths)
     if foreign and not into_existing:
         raise NotLegal(

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 from spectron_migrate.delivery.limiter import Limiter
 from spectron_migrate.errors import MigrateError
+from spectron_migrate.ledger.batches import IntendedBatch
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.sending import IntendedFact
+from spectron_migrate.ledger.sessions import SessionRow
 from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.records import Reporter, Selector
-from spectron_migrate.spectron.answers import KeyStopped, ScopeStopped, Verdict, Wait, classify
+from spectron_migrate.spectron.answers import (
+    BatchVerdict,
+    KeyStopped,
+    ScopeStopped,
+    Verdict,
+    Wait,
+    classify,
+    classify_batch,
+)
 from spectron_migrate.spectron.api import Sleep, SpectronApi
-from spectron_migrate.spectron.wire import NotBegun
+from spectron_migrate.spectron.wire import Answer, InDoubt, NotBegun
+
+T = TypeVar("T")
+V = TypeVar("V", Verdict, BatchVerdict)
 
 StopKind = Literal["signal", "limit", "key", "unreachable", "failure"]
 
@@ -72,6 +85,8 @@ class Counters:
     retries: int = 0
     sessions: int = 0
     written: int = 0
+    tokens: int = 0
+    """What the writes cost: as the server says it, else as it was estimated."""
 
 
 @dataclass
@@ -95,10 +110,19 @@ class Run:
     allowance: int | None = None
     """How many facts may still be sent, where a limit was set."""
     deadline: float | None = None
+    max_tokens: int | None = None
+    batches: bool = False
+    """Whether memories are sent many a request."""
     failure: MigrateError | None = None
     """What the run has to end with, once all that is in flight is finished."""
     stopped_scopes: dict[Selector, str] = field(default_factory=dict)
     counters: Counters = field(default_factory=Counters)
+    taken_sessions: set[int] = field(default_factory=set)
+    """Sessions that a stream of this run writes to."""
+    registering: dict[str, asyncio.Event] = field(default_factory=dict)
+    """Paths that some lane is registering just now; whoever else needs them waits."""
+    spare_streams: int = 0
+    """How many more streams lanes may open beside their first."""
 
     def halt(self, kind: StopKind, reason: str) -> None:
         """Let what is in flight finish, begin nothing more. The first reason stands."""
@@ -145,42 +169,91 @@ class Run:
         """The server's clock by its newest `Date`: a lower bound."""
         return self.api.wire.server_now or self.now()
 
+    def afford(self, tokens: int) -> bool:
+        """Count what a write is going to cost; False, and the run stops, where that was not to be spent."""
+        if self.max_tokens is not None and self.counters.tokens + tokens > self.max_tokens:
+            self.halt("limit", "the number of tokens that was set is reached")
+            return False
+        self.counters.tokens += tokens
+        return True
+
     async def send(self, fact: IntendedFact) -> Verdict:
         """One exchange with the bytes of the intent, after waiting while the server says it has not begun.
 
         Raises NotBegun when patience ends, InDoubt where there is no answer.
         """
+        session = _server_id(fact.session)
+        return await self._exchange(
+            fact.session.selector,
+            lambda: self.api.post_fact(fact.content, key=fact.key),
+            lambda answer: classify(answer, session_id=session, infer=fact.infer),
+        )
+
+    async def send_batch(self, batch: IntendedBatch) -> BatchVerdict:
+        """The same for all the facts of a batch."""
+        session, infer, messages = _server_id(batch.session), batch.session.infer, len(batch.facts)
+        return await self._exchange(
+            batch.session.selector,
+            lambda: self.api.post_batch(batch.content, key=batch.key),
+            lambda answer: classify_batch(answer, session_id=session, infer=infer, messages=messages),
+        )
+
+    async def _exchange(
+        self, selector: Selector, post: Callable[[], Awaitable[Answer]], read: Callable[[Answer], V]
+    ) -> V:
         patience = Patience(self)
         while True:
             try:
-                async with self.limiter.slot():
-                    if self.should_stop():
-                        raise Stopping("the run stops")
-                    answer = await self.api.post_fact(fact.content, key=fact.key)
+                verdict = await self._once(post, read)
             except NotBegun as problem:
                 reason, retry_after_s, limit_s = problem.reason, problem.retry_after_s, PATIENCE_S
             else:
-                session_id = fact.session.server_id
-                assert session_id is not None  # noqa: S101 - a fact is intended only in a session that was made
-                verdict = classify(answer, session_id=session_id, infer=fact.infer)
                 if not isinstance(verdict, Wait):
-                    self._note(verdict, fact)
+                    self._note(verdict, selector)
                     return verdict
                 reason, retry_after_s, limit_s = verdict.reason, verdict.retry_after_s, BUSY_PATIENCE_S
-                self.limiter.slow_down(reason, retry_after_s)
             self.counters.retries += 1
             if patience.is_over(limit_s):
                 self.halt("unreachable", reason)
             if not await patience.wait(retry_after_s):
                 raise Stopping(reason)
 
-    def _note(self, verdict: Verdict, fact: IntendedFact) -> None:
+    async def _once(self, post: Callable[[], Awaitable[Answer]], read: Callable[[Answer], V]) -> V:
+        """One request in its slot; the limiter learns from it before anybody else takes the place."""
+        async with self.limiter.slot() as slot:
+            if self.should_stop():
+                raise Stopping("the run stops")
+            try:
+                answer = await post()
+            except InDoubt:
+                self.limiter.slow_down("without an answer", None)
+                raise
+            if answer.too_much:
+                self.limiter.slow_down(str(answer.status), answer.retry_after_s)
+            else:
+                self.limiter.went_well(slot)
+            return read(answer)
+
+    async def prepare(self, call: Callable[[], Awaitable[T]]) -> T:
+        """A request that prepares writes, in a slot; raises what it raises."""
+        async with self.limiter.slot():
+            try:
+                return await call()
+            except NotBegun as problem:
+                if problem.status is not None:
+                    self.limiter.slow_down(str(problem.status), problem.retry_after_s)
+                raise
+
+    def _note(self, verdict: Verdict | BatchVerdict, selector: Selector) -> None:
         if isinstance(verdict, KeyStopped):
             self.halt("key", verdict.reason)
         elif isinstance(verdict, ScopeStopped):
-            self.stopped_scopes[fact.session.selector] = verdict.reason
-        else:
-            self.limiter.went_well()
+            self.stopped_scopes[selector] = verdict.reason
+
+
+def _server_id(session: SessionRow) -> str:
+    assert session.server_id is not None  # noqa: S101 - a fact is intended only in a session that was made
+    return session.server_id
 
 
 class Patience:

@@ -15,8 +15,9 @@ from math import ceil
 
 from spectron_migrate.delivery.run import Run
 from spectron_migrate.errors import KeyRefused, ScopeRefused, Unreachable
-from spectron_migrate.ledger import Ledger, sending
+from spectron_migrate.ledger import Ledger, sending, sessions
 from spectron_migrate.ledger.sending import IntendedFact
+from spectron_migrate.ledger.sessions import SessionRow
 from spectron_migrate.records import parse_time, same_text
 from spectron_migrate.spectron.answers import (
     Doubt,
@@ -36,6 +37,7 @@ KEY_HOLDS = timedelta(hours=20)
 """The server keeps an idempotency key for 24 hours; ours is trusted less long, against wrong clocks."""
 RUNNING_PATIENCE_S = 900.0
 TRIES = 6
+OTHER_TEXTS = "the turns of the session carry other texts than were sent"
 LISTINGS = 15
 LISTING_EVERY_S = 8.0
 
@@ -61,7 +63,7 @@ async def settle(run: Run, facts: Sequence[IntendedFact]) -> Outcome:
         return turns
     landed = len(turns)
     if any(fact.id not in turns for fact in facts[:landed]):
-        return await _give_up(run, facts, "the turns of the lane's sessions contradict the order of sending")
+        return await give_up(run, facts, "the turns of the lane's sessions contradict the order of sending")
     never_sent = [fact.id for fact in facts[landed + 1 :]]
     if never_sent:
         await run.writer.durable(sending.back_to_planned, never_sent)
@@ -71,7 +73,8 @@ async def settle(run: Run, facts: Sequence[IntendedFact]) -> Outcome:
         if candidate is None and await run.writer.grouped(sending.is_overtaken, fact.id):
             outcome = await _let_go(run, fact)
         else:
-            outcome = await _decide(run, fact, candidate, later=later)
+            sure = candidate is None or len(facts) == 1 or _agrees(candidate, fact)
+            outcome = await _decide(run, fact, candidate, later=later, sure=sure)
         if outcome is not Outcome.DECIDED:
             return outcome
         run.reporter.advance(1, run.limiter.why)
@@ -101,7 +104,7 @@ def text_of(fact: IntendedFact) -> str:
     return str(json.loads(fact.content)["text"])
 
 
-async def unclaimed(run: Run, session: sending.SessionRow, facts: Sequence[IntendedFact]) -> list[Turn] | Outcome:
+async def unclaimed(run: Run, session: SessionRow, facts: Sequence[IntendedFact]) -> list[Turn] | Outcome:
     """Turns of the session that no receipt claims, oldest first; HELD or UNDECIDABLE where that is no evidence.
 
     A listing counts as evidence only if it shows every turn that is claimed already.
@@ -116,7 +119,7 @@ async def unclaimed(run: Run, session: sending.SessionRow, facts: Sequence[Inten
         run.halt("key", error.message)
         return Outcome.HELD
     except UnknownSession as error:
-        return await _give_up(run, facts, error.message)
+        return await give_up(run, facts, error.message)
     except Unreachable as error:
         run.halt("unreachable", error.message)
         return Outcome.HELD
@@ -125,7 +128,7 @@ async def unclaimed(run: Run, session: sending.SessionRow, facts: Sequence[Inten
     )
     missing = claimed - {turn.id for turn in listed}
     if missing:
-        return await _give_up(run, facts, f"the listing of the session lacks {len(missing)} turns that were confirmed")
+        return await give_up(run, facts, f"the listing of the session lacks {len(missing)} turns that were confirmed")
     known = claimed | residue
     return sorted((turn for turn in listed if turn.id not in known), key=lambda turn: turn.seq)
 
@@ -150,16 +153,19 @@ async def _evidence_of_session(run: Run, facts: Sequence[IntendedFact]) -> list[
     if isinstance(seen, Outcome):
         return seen
     if len(seen) > len(facts):
-        await run.writer.durable(sending.close_session, session.id)
-        return await _give_up(run, facts, f"{len(seen) - len(facts)} turns in our session are not ours")
+        await run.writer.durable(sessions.close_session, session.id)
+        return await give_up(run, facts, f"{len(seen) - len(facts)} turns in our session are not ours")
+    alone = len(seen) == 1 and len(facts) == 1
     for turn, fact in zip(seen, facts, strict=False):
-        alone = len(seen) == 1 and len(facts) == 1
-        if not same_text(turn.content, text_of(fact)) and not alone:
-            return await _give_up(run, facts, "the turns of the session carry other texts than were sent")
+        # While its key holds, the server itself says which turn is this fact's: `_by_answer` holds it to that.
+        if not (alone or same_text(turn.content, text_of(fact)) or _key_holds(run, fact)):
+            return await give_up(run, facts, OTHER_TEXTS)
     return seen
 
 
-async def _give_up(run: Run, facts: Sequence[IntendedFact], reason: str) -> Outcome:
+async def give_up(run: Run, facts: Sequence[IntendedFact], reason: str) -> Outcome:
+    """No evidence decides about them: a person will."""
+
     def mark(ledger: Ledger) -> None:
         for fact in facts:
             sending.undecidable(ledger, fact.id, reason)
@@ -168,8 +174,12 @@ async def _give_up(run: Run, facts: Sequence[IntendedFact], reason: str) -> Outc
     return Outcome.UNDECIDABLE
 
 
-async def _decide(run: Run, fact: IntendedFact, candidate: Turn | None, *, later: set[str]) -> Outcome:
-    """Send the same bytes again while the key holds; else the listing decides."""
+async def _decide(run: Run, fact: IntendedFact, candidate: Turn | None, *, later: set[str], sure: bool) -> Outcome:
+    """Send the same bytes again while the key holds; else the listing decides.
+
+    `sure`: position and text single the candidate out. Where only the position does, as after a server that alters
+    texts, the answer under the fact's own key has to name it.
+    """
     began = run.clock()
     tries = waits = 0
     while True:
@@ -177,7 +187,7 @@ async def _decide(run: Run, fact: IntendedFact, candidate: Turn | None, *, later
             turn = candidate
             await run.writer.durable(sending.note_candidate, fact.id, turn.id)
             if not _key_holds(run, fact):
-                return await _by_turns(run, fact, turn)
+                return await (_by_turns(run, fact, turn) if sure else give_up(run, [fact], OTHER_TEXTS))
         elif not _key_holds(run, fact):
             now = run.server_now()
             await run.writer.durable(sending.note_attempt, fact.id, sent_after=now, sent_by=run.principal)
@@ -185,26 +195,28 @@ async def _decide(run: Run, fact: IntendedFact, candidate: Turn | None, *, later
         verdict = await _try(run, fact)
         match verdict:
             case Receipt():
-                return await _by_answer(run, fact, verdict, candidate, later=later)
+                return await _by_answer(run, fact, verdict, candidate, later=later, sure=sure)
             case NotBegun():
                 return Outcome.HELD
             case KeyStopped() | ScopeStopped():
                 return Outcome.HELD
             case WrongSession(session_id):
-                return await _give_up(run, [fact], f"Spectron wrote to session {session_id} instead of ours")
+                return await give_up(run, [fact], f"Spectron wrote to session {session_id} instead of ours")
             case Running(reason):
                 waits += 1
                 if run.clock() - began > RUNNING_PATIENCE_S:
-                    return await _by_last_look(run, fact, candidate, later=later)
+                    return await _by_last_look(run, fact, candidate, later=later, sure=sure)
             case OtherBody(reason) | Refused(_, reason):
                 if candidate is not None:
-                    return await _by_last_look(run, fact, candidate, later=later)
+                    return await _by_last_look(run, fact, candidate, later=later, sure=sure)
                 await run.writer.durable(sending.refuse, fact.id, reason)
                 return Outcome.DECIDED
             case Doubt(reason, ended):
                 tries += 1
                 if candidate is not None and ended:
-                    return await _by_last_look(run, fact, candidate, later=later)
+                    return await _by_last_look(run, fact, candidate, later=later, sure=sure)
+                if tries >= TRIES and not sure:
+                    return await give_up(run, [fact], OTHER_TEXTS)
                 if tries >= TRIES:
                     return await _poison(run, fact, reason, ended=ended, later=later)
         if not await run.pause(min(10.0, 0.3 * 2 ** min(tries + waits, 8))):
@@ -226,23 +238,28 @@ async def _try(run: Run, fact: IntendedFact) -> Verdict | NotBegun:
         return Doubt(problem.reason, problem.ended)
 
 
-async def _by_answer(run: Run, fact: IntendedFact, got: Receipt, candidate: Turn | None, *, later: set[str]) -> Outcome:
+async def _by_answer(
+    run: Run, fact: IntendedFact, got: Receipt, candidate: Turn | None, *, later: set[str], sure: bool
+) -> Outcome:
     """The turn that the answer names is the receipt; any other that nobody claims is residue."""
     seen = await unclaimed(run, fact.session, [fact])
     if isinstance(seen, Outcome):
         return seen
     fresh = [turn for turn in seen if turn.id not in later]
+    if candidate is not None and not sure and got.turn_id != candidate.id:
+        return await give_up(run, [fact], OTHER_TEXTS)
     turn_id = got.turn_id or (candidate.id if candidate else None) or (fresh[0].id if len(fresh) == 1 else None)
     if turn_id is None:
-        return await _give_up(run, [fact], "the answer names no turn and the listing does not single one out")
+        return await give_up(run, [fact], "the answer names no turn and the listing does not single one out")
     left = [turn.id for turn in fresh if turn.id != turn_id]
     seq = next((turn.seq for turn in fresh if turn.id == turn_id), None)
     named = Receipt(turn_id, got.chunk_id, got.ids, got.extracted)
+    altered = any(turn.id == turn_id and not _agrees(turn, fact) for turn in fresh)
 
     def keep(ledger: Ledger) -> None:
         if left:
             sending.note_residue(ledger, fact.id, left)
-        sending.receipt(ledger, fact.id, named, decided_by="answer", seq=seq)
+        sending.receipt(ledger, fact.id, named, decided_by="answer", seq=seq, altered=altered)
 
     await run.writer.durable(keep)
     run.counters.written += 1
@@ -250,7 +267,7 @@ async def _by_answer(run: Run, fact: IntendedFact, got: Receipt, candidate: Turn
 
 
 async def _by_turns(run: Run, fact: IntendedFact, turn: Turn) -> Outcome:
-    altered = not same_text(turn.content, text_of(fact))
+    altered = not _agrees(turn, fact)
     await run.writer.durable(
         sending.stored_by_turns, fact.id, turn.id, turn.seq, full=fact.infer == "full", altered=altered
     )
@@ -258,11 +275,15 @@ async def _by_turns(run: Run, fact: IntendedFact, turn: Turn) -> Outcome:
     return Outcome.DECIDED
 
 
-async def _by_last_look(run: Run, fact: IntendedFact, candidate: Turn | None, *, later: set[str]) -> Outcome:
+async def _by_last_look(
+    run: Run, fact: IntendedFact, candidate: Turn | None, *, later: set[str], sure: bool
+) -> Outcome:
     """No answer will come: the turn that stands decides, and what the tries left beside it is residue.
 
     HELD where there is no turn.
     """
+    if not sure:
+        return await give_up(run, [fact], OTHER_TEXTS)
     seen = await unclaimed(run, fact.session, [fact])
     if isinstance(seen, Outcome):
         return seen
@@ -278,13 +299,17 @@ async def _by_last_look(run: Run, fact: IntendedFact, candidate: Turn | None, *,
 
 async def _poison(run: Run, fact: IntendedFact, reason: str, *, ended: bool, later: set[str]) -> Outcome:
     """Tries are spent. A fact is given up alone only if the server ended the work and takes others."""
-    outcome = await _by_last_look(run, fact, None, later=later)
+    outcome = await _by_last_look(run, fact, None, later=later, sure=True)
     if outcome is not Outcome.HELD or run.stop is not None:
         return outcome
     if not ended or run.counters.written == 0:
         return Outcome.HELD
     await run.writer.durable(sending.refuse, fact.id, reason)
     return Outcome.DECIDED
+
+
+def _agrees(turn: Turn, fact: IntendedFact) -> bool:
+    return same_text(turn.content, text_of(fact))
 
 
 def _key_holds(run: Run, fact: IntendedFact) -> bool:

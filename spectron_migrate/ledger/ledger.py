@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from spectron_migrate.errors import InputError, LedgerLocked, WrongLedger
-from spectron_migrate.ledger.schema import DDL, VERSION
+from spectron_migrate.ledger.schema import DDL, MIGRATIONS, VERSION
 from spectron_migrate.records import digest
 
 
@@ -37,11 +37,14 @@ def migration_id(context: str, source: str) -> str:
 class Ledger:
     """One ledger file. Methods of other modules here take it as their first argument."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, lock: IO[str] | None) -> None:
-        """Use `open_for_writing` or `open_for_reading`."""
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, lock: IO[str] | None, *, scratch: bool = False
+    ) -> None:
+        """Use `open_for_writing`, `open_for_reading` or `scratch_copy`."""
         self.path = path
         self.db = connection
         self._lock = lock
+        self._scratch = scratch
 
     @classmethod
     def open_for_writing(cls, state: Path, *, create: bool = True) -> Ledger:
@@ -73,28 +76,53 @@ class Ledger:
         return cls(path, connection, None)
 
     @classmethod
-    def in_memory_copy(cls, state: Path) -> Ledger:
-        """A private copy that may be planned into and thrown away; empty where there is no ledger yet."""
-        connection = sqlite3.connect(":memory:", isolation_level=None)
-        connection.row_factory = sqlite3.Row
+    @contextmanager
+    def scratch_copy(cls, state: Path) -> Iterator[Ledger]:
+        """A private copy that may be planned into and is thrown away; empty where there is no ledger yet.
+
+        On the disk, so that memory stays flat however many memories there are; its file loses its name at once,
+        so that nothing is left of it even where the process is killed.
+        """
         path = state / "ledger.db"
-        if path.exists():
-            original = _connect(path, read_only=True)
-            _check_version(original, path)
-            original.backup(connection)
-            original.close()
-        else:
-            connection.executescript(DDL)
-        return cls(path, connection, None)
+        fresh = not state.is_dir()
+        make_private_directory(state)
+        for left in state.glob(".scratch-*"):
+            left.unlink(missing_ok=True)  # of a process that was killed before its file had lost its name
+        file = state / f".scratch-{os.getpid()}"
+        file.touch(mode=0o600)
+        connection = sqlite3.connect(file, isolation_level=None)
+        connection.row_factory = sqlite3.Row
+        try:
+            if path.exists():
+                original = _connect(path, read_only=True)
+                _check_version(original, path)
+                original.backup(connection)
+                original.close()
+                _bring_up_to_date(connection)
+            for name, value in _SCRATCH.items():
+                connection.execute(f"PRAGMA {name} = {value}")
+            if not path.exists():
+                connection.executescript(DDL)
+            connection.execute("BEGIN IMMEDIATE")  # for good: nothing of this is ever committed
+            file.unlink()
+            if fresh:
+                _remove_empty(state)
+            yield cls(path, connection, None, scratch=True)
+        finally:
+            file.unlink(missing_ok=True)
+            connection.close()
 
     def close(self) -> None:
         """Close the file and let others in. A ledger that nobody claimed is none: it goes again."""
-        unclaimed = self._lock is not None and self.migration() is None
+        unclaimed = self._lock is not None and self.migration() is None and not self._probed()
         self.db.close()
         if unclaimed:
             _discard(self.path)
         if self._lock is not None:
             self._lock.close()
+
+    def _probed(self) -> bool:
+        return self.db.execute("SELECT 1 FROM probe").fetchone() is not None
 
     def __enter__(self) -> Ledger:
         return self
@@ -105,6 +133,9 @@ class Ledger:
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """All or nothing. `durable`: on the disk when this returns, not only safe from our own death."""
+        if self._scratch:
+            yield self.db  # thrown away as a whole
+            return
         self.db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         self.db.execute("BEGIN IMMEDIATE")
         try:
@@ -121,15 +152,24 @@ class Ledger:
         ).fetchone()
         return MigrationRow(*row) if row else None
 
-    def claim(self, *, context: str, source: str, mapping_digest: str, tool_version: str, now: str) -> MigrationRow:
+    def claim(
+        self,
+        *,
+        context: str,
+        source: str,
+        mapping_digest: str,
+        tool_version: str,
+        now: str,
+        shard: tuple[int, int] = (0, 1),
+    ) -> MigrationRow:
         """Make this the ledger of a migration, or check that it is; raises WrongLedger. Call inside a transaction."""
         known = self.migration()
         if known is None:
             self.db.execute(
                 "INSERT INTO migration"
                 "(id, context, source, mapping_digest, shard, shards, tool_version, created_at)"
-                " VALUES (?, ?, ?, ?, 0, 1, ?, ?)",
-                (migration_id(context, source), context, source, mapping_digest, tool_version, now),
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (migration_id(context, source), context, source, mapping_digest, *shard, tool_version, now),
             )
             known = self.migration()
             assert known is not None  # noqa: S101 - just inserted
@@ -141,6 +181,10 @@ class Ledger:
                     hint="give each migration its own --state directory",
                 )
         return known
+
+
+_SCRATCH = {"locking_mode": "EXCLUSIVE", "journal_mode": "OFF", "synchronous": "OFF", "cache_size": "-32768"}
+"""What nobody else sees and nobody keeps needs no journal; 32 MB of it stay in memory."""
 
 
 def make_private_directory(folder: Path) -> None:
@@ -155,9 +199,13 @@ def _discard(path: Path) -> None:
     """Leave nothing behind of a run that was refused before it planned anything."""
     for left in (path, path.with_name("ledger.db-wal"), path.with_name("ledger.db-shm"), path.with_name("ledger.lock")):
         left.unlink(missing_ok=True)
-    if {left.name for left in path.parent.iterdir()} <= {".gitignore"}:
-        (path.parent / ".gitignore").unlink(missing_ok=True)
-        path.parent.rmdir()
+    _remove_empty(path.parent)
+
+
+def _remove_empty(folder: Path) -> None:
+    if {left.name for left in folder.iterdir()} <= {".gitignore"}:
+        (folder / ".gitignore").unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
@@ -179,6 +227,14 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     if connection.execute("PRAGMA user_version").fetchone()[0] == 0 and not _tables(connection):
         connection.executescript(f"BEGIN IMMEDIATE;{DDL}PRAGMA user_version = {VERSION};COMMIT;")
     _check_version(connection, path)
+    _bring_up_to_date(connection)
+
+
+def _bring_up_to_date(connection: sqlite3.Connection) -> None:
+    """One version after the other, each whole or not at all."""
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    for version in range(found, VERSION):
+        connection.executescript(f"BEGIN IMMEDIATE;{MIGRATIONS[version]}PRAGMA user_version = {version + 1};COMMIT;")
 
 
 def _check_version(connection: sqlite3.Connection, path: Path) -> None:
@@ -186,10 +242,10 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> None:
         found = connection.execute("PRAGMA user_version").fetchone()[0]
     except sqlite3.DatabaseError as error:
         raise InputError(f"{path} is no ledger: {error}", hint="is --state right?") from error
-    if found != VERSION:
+    if not 1 <= found <= VERSION:
         raise InputError(
-            f"the ledger at {path} has format {found}, this version reads format {VERSION}",
-            hint="go on with the version of spectron-migrate that began it",
+            f"the ledger at {path} has format {found}, this version reads formats 1 to {VERSION}",
+            hint="go on with the version of spectron-migrate that wrote it last",
         )
 
 

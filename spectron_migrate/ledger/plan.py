@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from sqlite3 import Row
 
+from spectron_migrate.ledger.erasing import erased_times
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.schema import SENT, marks
 from spectron_migrate.records import (
@@ -53,14 +54,18 @@ class ScanRow:
 
 def begin_plan(ledger: Ledger, scan: ScanRow, fingerprint: str, now: str) -> int:
     """Open a plan; every fact it touches belongs to it from then on. Call inside a transaction."""
-    db = ledger.db
-    db.execute(
+    keep_scan(ledger, scan)
+    cursor = ledger.db.execute("INSERT INTO plan(fingerprint, scan, at) VALUES (?, ?, ?)", (fingerprint, scan.id, now))
+    assert cursor.lastrowid is not None  # noqa: S101 - an INSERT always has one
+    return cursor.lastrowid
+
+
+def keep_scan(ledger: Ledger, scan: ScanRow) -> None:
+    """Remember a reading of Mem0."""
+    ledger.db.execute(
         "INSERT OR REPLACE INTO scan(id, kind, began, ended, complete, manifest_digest) VALUES (?, ?, ?, ?, ?, ?)",
         (scan.id, scan.kind, scan.began, scan.ended, scan.complete, scan.manifest_digest),
     )
-    cursor = db.execute("INSERT INTO plan(fingerprint, scan, at) VALUES (?, ?, ?)", (fingerprint, scan.id, now))
-    assert cursor.lastrowid is not None  # noqa: S101 - an INSERT always has one
-    return cursor.lastrowid
 
 
 def last_plan(ledger: Ledger) -> tuple[int, str] | None:
@@ -93,6 +98,11 @@ class Merge:
         self._migration = migration
         self._now = now
         self.scope_changes: list[ScopeChange] = []
+        # The server may hold the keys of what was erased for a day: they would answer instead of writing.
+        erased = erased_times(ledger)
+        self._erased = (f"erased {erased}",) if erased else ()
+        # A dump names each memory once, so in an empty ledger there is nothing to look up.
+        self._empty = ledger.db.execute("SELECT 1 FROM memory").fetchone() is None
 
     def add(self, memory: Memory, placed: Placement | Skipped, *, seen_again: str | None = None) -> None:
         """Plan the memory, or skip it by name; a text that is known already stays as it is.
@@ -100,6 +110,10 @@ class Merge:
         `seen_again`: when a scan began that found it after it had been missed.
         """
         text_digest = digest(memory.memory)
+        if self._empty:
+            self._remember(memory)
+            self._insert(memory, text_digest, placed, version=1)
+            return
         last = self._last(memory.id)
         if self._is_gone(memory.id, seen_again):
             self._skip_gone(memory.id)  # an older reading cannot bring back what a newer one missed
@@ -211,8 +225,7 @@ class Merge:
         return row
 
     def _remember(self, memory: Memory) -> None:
-        # Escaped, because a lone surrogate in some field is no reason to lose the row.
-        record = json.dumps(memory.to_json(), sort_keys=True, separators=(",", ":"))
+        record = spelled(memory)
         # Seen again: a tombstone falls. An older reading tells nothing new.
         self._db.execute(
             "INSERT INTO memory(mem0_id, record, digest, scan, expires) VALUES (?, ?, ?, ?, ?)"
@@ -251,10 +264,15 @@ class Merge:
             "run": placed.run,
             "infer": body["infer"],
             "body": canonical_json(body),
-            "key": digest(self._migration, memory.id, str(version), text_digest, placed.lane),
+            "key": digest(self._migration, memory.id, str(version), text_digest, placed.lane, *self._erased),
             "state": "planned",
             "reason": None,
         }
+
+
+def spelled(memory: Memory) -> str:
+    """A record as the ledger keeps it; escaped, because a lone surrogate in some field is no reason to lose the row."""
+    return json.dumps(memory.to_json(), sort_keys=True, separators=(",", ":"))
 
 
 def fact_body(memory: Memory, placed: Placement) -> dict[str, Json]:
@@ -276,18 +294,20 @@ def fact_body(memory: Memory, placed: Placement) -> dict[str, Json]:
     return body
 
 
-def mark_late(ledger: Ledger, plan: int) -> int:
+def mark_late(ledger: Ledger, plan: int, *, everything: bool = False) -> int:
     """Turn `full` facts that come too late for their lane into `none`: their text arrives, nothing is superseded.
+
+    `everything`: what is still planned comes too late as a whole, because others write to Spectron by now.
 
     Too late is what lies below the lane's high-water, the greatest order key sent with `full`. Returns how
     many of the plan are late now.
     """
     db = ledger.db
     below = db.execute(
-        "SELECT id, body FROM fact WHERE plan = ? AND state = 'planned' AND infer = 'full' AND order_key <"
+        "SELECT id, body FROM fact WHERE plan = ? AND state = 'planned' AND infer = 'full' AND (? OR order_key <"
         " (SELECT max(sent.order_key) FROM fact AS sent"
-        "  WHERE sent.lane = fact.lane AND sent.infer = 'full' AND sent.sent_after IS NOT NULL)",
-        (plan,),
+        "  WHERE sent.lane = fact.lane AND sent.infer = 'full' AND sent.sent_after IS NOT NULL))",
+        (plan, everything),
     ).fetchall()
     for row in below:
         db.execute(

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-VERSION = 1
-"""Kept in `PRAGMA user_version`; another one is refused, never guessed at."""
+VERSION = 2
+"""Kept in `PRAGMA user_version`. An older one is brought up to date, a newer one refused, never guessed at."""
 
 FactState = Literal["planned", "intended", "written", "stored_not_extracted", "refused", "skipped", "undecidable"]
 STORED: tuple[FactState, ...] = ("written", "stored_not_extracted")
@@ -78,6 +78,13 @@ CREATE TABLE session(
 ) STRICT;
 CREATE INDEX session_open ON session(selector, infer, run) WHERE state = 'open';
 
+CREATE TABLE batch(                 -- facts that were sent in one request, under one key
+  id INTEGER PRIMARY KEY,
+  session INTEGER NOT NULL REFERENCES session(id),
+  body TEXT NOT NULL, key TEXT NOT NULL,
+  sent_after TEXT NOT NULL, sent_by TEXT NOT NULL
+) STRICT;
+
 CREATE TABLE fact(
   id INTEGER PRIMARY KEY,
   mem0_id TEXT NOT NULL, version INTEGER NOT NULL,
@@ -101,6 +108,7 @@ CREATE TABLE fact(
   altered INTEGER NOT NULL DEFAULT 0,
   candidate TEXT,                   -- a turn seen in the listing before the answer came
   residue TEXT,                     -- turns the server left behind for this fact, a JSON list
+  batch INTEGER REFERENCES batch(id),  -- then bytes and key are those of the batch
   UNIQUE (mem0_id, version), UNIQUE (session, position), UNIQUE (session, turn_id)
 ) STRICT;
 CREATE INDEX fact_planned ON fact(lane, infer, plan, order_key) WHERE state = 'planned';
@@ -108,6 +116,8 @@ CREATE INDEX fact_intended ON fact(lane, session, position) WHERE state = 'inten
 CREATE INDEX fact_undecidable ON fact(lane) WHERE state = 'undecidable';
 CREATE INDEX fact_high_water ON fact(lane, order_key) WHERE infer = 'full' AND sent_after IS NOT NULL;
 CREATE INDEX fact_plan ON fact(plan, state);
+CREATE INDEX fact_skipped ON fact(reason) WHERE state = 'skipped';
+CREATE INDEX fact_late ON fact(state) WHERE late = 1;
 
 CREATE TABLE probe(
   endpoint TEXT NOT NULL, context TEXT NOT NULL, question TEXT NOT NULL, answer TEXT NOT NULL, at TEXT NOT NULL,
@@ -119,3 +129,18 @@ CREATE TABLE step(                  -- what a person or a command did: erase, re
   who TEXT NOT NULL, at TEXT NOT NULL
 ) STRICT;
 """
+
+MIGRATIONS = {
+    1: """
+CREATE TABLE batch(
+  id INTEGER PRIMARY KEY,
+  session INTEGER NOT NULL REFERENCES session(id),
+  body TEXT NOT NULL, key TEXT NOT NULL,
+  sent_after TEXT NOT NULL, sent_by TEXT NOT NULL
+) STRICT;
+ALTER TABLE fact ADD COLUMN batch INTEGER REFERENCES batch(id);
+CREATE INDEX fact_skipped ON fact(reason) WHERE state = 'skipped';
+CREATE INDEX fact_late ON fact(state) WHERE late = 1;
+""",
+}
+"""From each older version to the next. They only add, so that a reader of today reads yesterday's ledger too."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from sqlite3 import Row
 
 from spectron_migrate.ledger.ledger import Ledger
-from spectron_migrate.ledger.schema import FactState
+from spectron_migrate.ledger.schema import FactState, marks
+from spectron_migrate.ledger.sessions import SessionRow, known_session
 from spectron_migrate.records import Infer, Selector, canonical_json, selector_of
 from spectron_migrate.spectron.answers import Receipt
 
@@ -27,19 +28,6 @@ class PlannedFact:
     run: str | None
     infer: Infer
     order_key: str
-
-
-@dataclass(frozen=True, slots=True)
-class SessionRow:
-    """A session of ours; `server_id` is None until the server made it."""
-
-    id: int
-    selector: Selector
-    run: str | None
-    infer: Infer
-    server_id: str | None
-    used: int
-    """Positions given out so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +79,40 @@ def _has_work(ledger: Ledger, plan: int, lane: str) -> bool:
     return bool(row[0])
 
 
-def next_planned(ledger: Ledger, plan: int, lane: str, infer: Infer, limit: int) -> list[PlannedFact]:
-    """The next facts of a lane, oldest first."""
+def next_planned(
+    ledger: Ledger, plan: int, lane: str, infer: Infer, limit: int, *, after: str = ""
+) -> list[PlannedFact]:
+    """The next facts of a lane behind the order key `after`, oldest first."""
     rows = ledger.db.execute(
-        "SELECT id, mem0_id, selector, run, infer, order_key FROM fact"
-        " WHERE state = 'planned' AND lane = ? AND plan = ? AND infer = ? ORDER BY order_key LIMIT ?",
-        (lane, plan, infer, limit),
+        "SELECT id, mem0_id, selector, run, infer, order_key, length(body) AS size FROM fact"
+        " WHERE state = 'planned' AND lane = ? AND plan = ? AND infer = ? AND order_key > ?"
+        " ORDER BY order_key LIMIT ?",
+        (lane, plan, infer, after, limit),
     )
     return [
         PlannedFact(row["id"], row["mem0_id"], selector_of(row["selector"]), row["run"], row["infer"], row["order_key"])
         for row in rows
     ]
+
+
+def count_planned(ledger: Ledger, plan: int, lane: str, infer: Infer, most: int) -> int:
+    """How many facts of a lane are planned, up to `most`."""
+    row = ledger.db.execute(
+        "SELECT count(*) FROM (SELECT 1 FROM fact WHERE state = 'planned' AND lane = ? AND plan = ? AND infer = ?"
+        " LIMIT ?)",
+        (lane, plan, infer, most),
+    ).fetchone()
+    return int(row[0])
+
+
+def large_lanes(ledger: Ledger, plan: int, *, least: int, most: int) -> list[str]:
+    """The largest lanes of at least so many planned facts, largest first: they take longest, so they begin first."""
+    rows = ledger.db.execute(
+        "SELECT lane FROM fact WHERE state = 'planned' AND plan = ? GROUP BY lane HAVING count(*) >= ?"
+        " ORDER BY count(*) DESC LIMIT ?",
+        (plan, least, most),
+    )
+    return [row["lane"] for row in rows]
 
 
 def held_full(ledger: Ledger, lane: str) -> bool:
@@ -114,59 +125,6 @@ def held_full(ledger: Ledger, lane: str) -> bool:
     return bool(row[0])
 
 
-# -- sessions ---------------------------------------------------------------------------------------------
-
-
-def open_session(ledger: Ledger, selector: Selector, run: str | None, infer: Infer, size: int) -> SessionRow | None:
-    """The open session for these facts that still has room; full ones are closed on the way."""
-    rows = ledger.db.execute(
-        "SELECT * FROM session WHERE selector = ? AND run IS ? AND infer = ? AND state = 'open' ORDER BY part",
-        (canonical_json(selector), run, infer),
-    ).fetchall()
-    for row in rows:
-        session = _session(ledger, row)
-        if session.used < size:
-            return session
-        close_session(ledger, session.id)
-    return None
-
-
-def begin_session(ledger: Ledger, selector: Selector, run: str | None, infer: Infer, now: str) -> int:
-    """Note that a session is about to be made. One whose answer is never known stays an empty orphan."""
-    text = canonical_json(selector)
-    cursor = ledger.db.execute(
-        "INSERT INTO session(selector, run, infer, part, state, created_at) VALUES (?1, ?2, ?3,"
-        " (SELECT count(*) FROM session WHERE selector = ?1 AND run IS ?2 AND infer = ?3), 'opening', ?4)",
-        (text, run, infer, now),
-    )
-    assert cursor.lastrowid is not None  # noqa: S101 - an INSERT always has one
-    return cursor.lastrowid
-
-
-def session_made(ledger: Ledger, session: int, server_id: str, echo: Selector | None) -> SessionRow:
-    """Keep the id that the server gave, before any fact names it."""
-    ledger.db.execute(
-        "UPDATE session SET state = 'open', server_id = ?, echo = ? WHERE id = ?",
-        (server_id, canonical_json(echo) if echo is not None else None, session),
-    )
-    return _session(ledger, ledger.db.execute("SELECT * FROM session WHERE id = ?", (session,)).fetchone())
-
-
-def orphan_session(ledger: Ledger, session: int) -> None:
-    """Its answer never came: if the server made it, it stays empty; it is counted, never deleted."""
-    ledger.db.execute("UPDATE session SET state = 'orphan' WHERE id = ?", (session,))
-
-
-def close_session(ledger: Ledger, session: int) -> None:
-    """Nothing is written to it any more; on the wire that takes no call."""
-    ledger.db.execute("UPDATE session SET state = 'closed' WHERE id = ?", (session,))
-
-
-def orphan_openings(ledger: Ledger) -> int:
-    """Sessions that a process of ours was opening when it died."""
-    return ledger.db.execute("UPDATE session SET state = 'orphan' WHERE state = 'opening'").rowcount
-
-
 # -- facts ------------------------------------------------------------------------------------------------
 
 
@@ -177,22 +135,16 @@ def intend(
 
     A fact that a newer version or a tombstone overtook since it was planned is no longer planned, and left out.
     """
+    rows = still_planned(ledger, [fact.id for fact, _ in facts])
     intended = []
     used: dict[int, int] = {}
     for fact, session in facts:
-        row = ledger.db.execute(
-            "SELECT id, mem0_id, version, body, key, state FROM fact WHERE id = ?", (fact.id,)
-        ).fetchone()
-        if row["state"] != "planned" or _skip_overtaken(ledger, row):
+        row = rows.get(fact.id)
+        if row is None:
             continue
         position = used.get(session.id, session.used)
         used[session.id] = position + 1
         content = canonical_json({**json.loads(row["body"]), "session_id": session.server_id})
-        ledger.db.execute(
-            "UPDATE fact SET state = 'intended', session = ?, position = ?, body = ?, sent_after = ?, sent_by = ?"
-            " WHERE id = ?",
-            (session.id, position, content, sent_after, sent_by, fact.id),
-        )
         intended.append(
             IntendedFact(
                 fact.id,
@@ -209,37 +161,58 @@ def intend(
                 sent_by,
             )
         )
+    ledger.db.executemany(
+        "UPDATE fact SET state = 'intended', session = ?, position = ?, batch = NULL, body = ?, sent_after = ?,"
+        " sent_by = ? WHERE id = ?",
+        [(one.session.id, one.position, one.content.decode(), sent_after, sent_by, one.id) for one in intended],
+    )
     return intended
 
 
+def still_planned(ledger: Ledger, facts: Sequence[int]) -> dict[int, Row]:
+    """Those of the facts that are still to be sent, with body and key; overtaken ones are skipped by name."""
+    rows = ledger.db.execute(
+        "SELECT fact.id, fact.mem0_id, version, body, key, tombstoned_at,"
+        " (SELECT max(version) FROM fact AS newer WHERE newer.mem0_id = fact.mem0_id) AS newest"
+        " FROM fact LEFT JOIN memory ON memory.mem0_id = fact.mem0_id"
+        f" WHERE fact.id IN ({marks(facts)}) AND state = 'planned'",
+        tuple(facts),
+    ).fetchall()
+    wanted = {}
+    for row in rows:
+        if row["newest"] > row["version"] or row["tombstoned_at"] is not None:
+            _skip_overtaken(ledger, row)
+        else:
+            wanted[row["id"]] = row
+    return wanted
+
+
 def intended_facts(ledger: Ledger, *, lane: str | None = None, session: int | None = None) -> list[IntendedFact]:
-    """What is intended and undecided, in the order of sending."""
+    """What is intended alone, not in a batch, and undecided, in the order of sending."""
     where, value = ("fact.lane = ?", lane) if session is None else ("fact.session = ?", session)
     rows = ledger.db.execute(
-        f"SELECT fact.* FROM fact WHERE state = 'intended' AND {where} ORDER BY order_key", (value,)
+        f"SELECT fact.* FROM fact WHERE state = 'intended' AND batch IS NULL AND {where} ORDER BY order_key", (value,)
     ).fetchall()
-    sessions: dict[int, SessionRow] = {}
-    for row in rows:
-        if row["session"] not in sessions:
-            found = ledger.db.execute("SELECT * FROM session WHERE id = ?", (row["session"],)).fetchone()
-            sessions[row["session"]] = _session(ledger, found)
-    return [
-        IntendedFact(
-            row["id"],
-            row["mem0_id"],
-            sessions[row["session"]],
-            row["position"],
-            row["body"].encode(),
-            row["key"],
-            row["infer"],
-            row["sent_after"],
-            row["attempts"],
-            row["candidate"],
-            row["order_key"],
-            row["sent_by"],
-        )
-        for row in rows
-    ]
+    sessions = {number: known_session(ledger, number) for number in {row["session"] for row in rows}}
+    return [intended_of(row, sessions[row["session"]]) for row in rows]
+
+
+def intended_of(row: Row, session: SessionRow) -> IntendedFact:
+    """A row of the table as what it means."""
+    return IntendedFact(
+        row["id"],
+        row["mem0_id"],
+        session,
+        row["position"],
+        row["body"].encode(),
+        row["key"],
+        row["infer"],
+        row["sent_after"],
+        row["attempts"],
+        row["candidate"],
+        row["order_key"],
+        row["sent_by"],
+    )
 
 
 def back_to_planned(ledger: Ledger, facts: Sequence[int]) -> None:
@@ -254,10 +227,10 @@ def back_to_planned(ledger: Ledger, facts: Sequence[int]) -> None:
         if row is None:
             continue
         body = json.loads(row["body"])
-        body.pop("session_id")
+        body.pop("session_id", None)
         ledger.db.execute(
-            "UPDATE fact SET state = 'planned', session = NULL, position = NULL, sent_after = NULL, body = ?"
-            " WHERE id = ?",
+            "UPDATE fact SET state = 'planned', session = NULL, position = NULL, batch = NULL, sent_after = NULL,"
+            " body = ? WHERE id = ?",
             (canonical_json(body), fact),
         )
         _skip_overtaken(ledger, row)
@@ -285,12 +258,14 @@ def _skip_overtaken(ledger: Ledger, row: Row) -> bool:
     return reason is not None
 
 
-def receipt(ledger: Ledger, fact: int, got: Receipt, *, decided_by: str, seq: int | None = None) -> None:
+def receipt(
+    ledger: Ledger, fact: int, got: Receipt, *, decided_by: str, seq: int | None = None, altered: bool = False
+) -> None:
     """Decided: stored."""
     state: FactState = "written" if got.extracted else "stored_not_extracted"
     ledger.db.execute(
         "UPDATE fact SET state = ?, reason = ?, turn_id = ?, chunk_id = ?, ids = ?, decided_by = ?, candidate = NULL,"
-        " seq = coalesce(?, seq) WHERE id = ?",
+        " seq = coalesce(?, seq), altered = ? WHERE id = ?",
         (
             state,
             None if got.extracted else "nothing was extracted",
@@ -299,6 +274,7 @@ def receipt(ledger: Ledger, fact: int, got: Receipt, *, decided_by: str, seq: in
             canonical_json(got.ids),
             decided_by,
             seq,
+            altered,
             fact,
         ),
     )
@@ -363,42 +339,3 @@ def residue_turns(ledger: Ledger, session: int) -> set[str]:
     """Turn ids of the session that are known as left behind by the server."""
     rows = ledger.db.execute("SELECT residue FROM fact WHERE session = ? AND residue IS NOT NULL", (session,))
     return {turn for row in rows for turn in json.loads(row["residue"])}
-
-
-# -- scopes -----------------------------------------------------------------------------------------------
-
-
-def keep_scope_listing(ledger: Ledger, paths: Sequence[str], now: str) -> None:
-    """The scopes that are there before we register anything; kept once, for good."""
-    ledger.db.executemany("INSERT OR IGNORE INTO scope(path, listed_before) VALUES (?, 1)", [(path,) for path in paths])
-    ledger.db.execute("UPDATE migration SET scopes_listed_at = ? WHERE scopes_listed_at IS NULL", (now,))
-
-
-def intend_scopes(ledger: Ledger, paths: Sequence[str], now: str) -> None:
-    """Note, before the first POST /scopes, every path that it may create."""
-    ledger.db.executemany(
-        "INSERT INTO scope(path, listed_before, intended_at) VALUES (?1, 0, ?2) ON CONFLICT(path) DO UPDATE"
-        " SET intended_at = coalesce(intended_at, ?2)",
-        [(path, now) for path in paths],
-    )
-
-
-def scope_registered(ledger: Ledger, path: str, *, created_by_us: bool) -> None:
-    """The node is there; ours where our own 201 made it."""
-    ledger.db.execute(
-        "UPDATE scope SET registered = 1, created_by_us = max(created_by_us, ?) WHERE path = ?",
-        (created_by_us, path),
-    )
-
-
-def is_registered(ledger: Ledger, path: str) -> bool:
-    """Whether this ledger saw the node registered."""
-    row = ledger.db.execute("SELECT registered FROM scope WHERE path = ?", (path,)).fetchone()
-    return row is not None and bool(row["registered"])
-
-
-def _session(ledger: Ledger, row: Row) -> SessionRow:
-    used = ledger.db.execute(
-        "SELECT coalesce(max(position) + 1, 0) AS used FROM fact WHERE session = ?", (row["id"],)
-    ).fetchone()["used"]
-    return SessionRow(row["id"], selector_of(row["selector"]), row["run"], row["infer"], row["server_id"], used)

@@ -26,6 +26,8 @@ class ReceiptRow:
     """Canonical JSON, as the ledger keeps it."""
     run: str | None
     infer: Infer
+    category: str | None
+    """As it was sent; None leaves it to the server."""
     state: str
     session_id: str
     turn_id: str | None
@@ -83,17 +85,18 @@ def receipts(ledger: Ledger) -> Iterator[ReceiptRow]:
     """Every stored version, session by session, in the order they were sent."""
     rows = ledger.db.execute(f"{_RECEIPTS} ORDER BY fact.session, fact.position", STORED)
     for row in rows:
-        record = json.loads(row["record"])
+        record, body = json.loads(row["record"]), json.loads(row["body"])
         yield ReceiptRow(
             mem0_id=row["mem0_id"],
             version=row["version"],
             newest=bool(row["newest"]),
-            text=str(json.loads(row["body"])["text"]),
+            text=str(body["text"]),
             text_at=row["text_at"],
             order_key=row["order_key"],
             selector=row["selector"],
             run=row["run"],
             infer=row["infer"],
+            category=body.get("memory_category"),
             state=row["state"],
             session_id=row["server_id"],
             turn_id=row["turn_id"],

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from spectron_migrate.ledger.ledger import Ledger
-from spectron_migrate.ledger.schema import STORED, marks
+from spectron_migrate.ledger.schema import SENT, STORED, marks
 from spectron_migrate.records import Memory
 
 LISTED = 100
@@ -126,6 +127,55 @@ def would_come_late(ledger: Ledger, plan: int, lane: str, key: str, mem0_id: str
         (lane, plan, key, mem0_id),
     ).fetchone()
     return bool(row[0])
+
+
+def is_known(ledger: Ledger, mem0_id: str) -> bool:
+    """Whether the ledger ever planned or skipped the memory."""
+    return ledger.db.execute("SELECT 1 FROM fact WHERE mem0_id = ?", (mem0_id,)).fetchone() is not None
+
+
+def was_sent(ledger: Ledger, mem0_id: str) -> bool:
+    """Whether any version of the memory is, or may be, in Spectron."""
+    row = ledger.db.execute(f"SELECT 1 FROM fact WHERE mem0_id = ? AND state IN ({marks(SENT)})", (mem0_id, *SENT))
+    return row.fetchone() is not None
+
+
+def planned_other_dump(ledger: Ledger, dump_digest: str) -> bool:
+    """Whether anything was planned of another dump than this."""
+    return ledger.db.execute("SELECT 1 FROM plan WHERE scan != ?", (dump_digest,)).fetchone() is not None
+
+
+FULL_WRITE = "seconds a write with extraction takes"
+NONE_WRITE = "seconds a write without extraction takes"
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswer:
+    """What a probe found out about a Spectron."""
+
+    question: str
+    answer: str
+    at: str
+
+
+def probe_answers(ledger: Ledger, context: str, endpoint: str | None = None) -> list[ProbeAnswer]:
+    """What was found out about a context, at this endpoint or at any, newest first."""
+    rows = ledger.db.execute(
+        "SELECT question, answer, at FROM probe WHERE context = ?1 AND (?2 IS NULL OR endpoint = ?2)"
+        " ORDER BY at DESC, question",
+        (context, endpoint),
+    )
+    return [ProbeAnswer(row["question"], row["answer"], row["at"]) for row in rows]
+
+
+def measured_seconds(ledger: Ledger, context: str) -> dict[str, float]:
+    """How long writes took when the context was last probed, by question."""
+    found: dict[str, float] = {}
+    for row in probe_answers(ledger, context):
+        if row.question in (FULL_WRITE, NONE_WRITE) and row.question not in found:
+            with suppress(ValueError):
+                found[row.question] = float(row.answer.split()[0])
+    return found
 
 
 def session_to_show(ledger: Ledger) -> tuple[str, set[str]] | None:

@@ -18,7 +18,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-_Waiting = tuple[Callable[[Ledger], Any], "asyncio.Future[Any]", bool]
+_Waiting = tuple[Callable[[Ledger], Any], "asyncio.Future[Any] | None", bool]
 
 
 def _call(change: Callable[..., T], args: tuple[Any, ...], named: dict[str, Any], ledger: Ledger) -> T:
@@ -34,6 +34,7 @@ class GroupCommit:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._waiting: list[_Waiting] = []
         self._running: asyncio.Task[None] | None = None
+        self._lost: Exception | None = None
 
     async def durable(self, change: Callable[Concatenate[Ledger, P], T], *args: P.args, **named: P.kwargs) -> T:
         """Run `change(ledger, …)`; when this returns it is on the disk."""
@@ -45,19 +46,34 @@ class GroupCommit:
         result: T = await self._add(partial(_call, change, args, named), durable=False)
         return result
 
+    def post(self, change: Callable[Concatenate[Ledger, P], object], *args: P.args, **named: P.kwargs) -> None:
+        """Run a change like `grouped`, without waiting for it: later reads and commits come after it.
+
+        Where it fails, whoever writes or reads next is told.
+        """
+        self._begin(partial(_call, change, args, named), None, durable=False)
+
     async def close(self) -> None:
-        """Finish what is waiting."""
+        """Finish what is waiting; raises what a posted change failed with."""
         while self._running is not None:
             await asyncio.wait({self._running})
         self._thread.shutdown()
+        self._raise_lost()
 
     def _add(self, change: Callable[[Ledger], Any], *, durable: bool) -> asyncio.Future[Any]:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
+        self._raise_lost()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._begin(change, future, durable=durable)
+        return future
+
+    def _begin(self, change: Callable[[Ledger], Any], future: asyncio.Future[Any] | None, *, durable: bool) -> None:
         self._waiting.append((change, future, durable))
         if self._running is None:
-            self._running = loop.create_task(self._drain())
-        return future
+            self._running = asyncio.get_running_loop().create_task(self._drain())
+
+    def _raise_lost(self) -> None:
+        if self._lost is not None:
+            raise self._lost
 
     async def _drain(self) -> None:
         loop = asyncio.get_running_loop()
@@ -68,11 +84,13 @@ class GroupCommit:
                     results = await loop.run_in_executor(self._thread, self._commit, group)
                 except Exception as error:
                     for _, future, _ in group:
-                        if not future.done():
+                        if future is None:
+                            self._lost = error
+                        elif not future.done():
                             future.set_exception(error)
                     continue
                 for (_, future, _), result in zip(group, results, strict=True):
-                    if not future.done():
+                    if future is not None and not future.done():
                         future.set_result(result)
         finally:
             self._running = None

@@ -26,6 +26,8 @@ from spectron_migrate.local.idempotency import IN_FLIGHT
 CONTROL = "/faults"
 TRANSPORT = "spectron.transport"
 """The ASGI extension through which a fault reaches the connection itself."""
+REQUEST = "spectron.request"
+"""The extension in which the application behind the layer finds the request as it came, with its key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,9 @@ Told = Literal["answer", "cut", "cut in headers", "garbage", "half", "nothing"] 
 class Fault:
     """What happens to one request."""
 
-    work: Literal["done", "not done", "done later"] = "done"
-    """`done later`: after some more requests; until then the key is in flight."""
+    work: Literal["done", "not done", "done later", "done in part"] = "done"
+    """`done later`: after some more requests; until then the key is in flight. `done in part`: of a batch, the
+    first half; of anything else, nothing."""
     key: Literal["kept", "forgotten", "stuck"] = "kept"
     """Stuck: 409 in flight until the layer is gone, as after a worker whose lock outlives it."""
     told: Told = "answer"
@@ -69,6 +72,7 @@ FAULTS: dict[str, Fault] = {
     "cut_after": Fault(told="cut"),
     "cut_after_released": Fault(key="forgotten", told="cut"),
     "cut_in_headers": Fault(told="cut in headers"),
+    "cut_in_batch": Fault("done in part", "forgotten", "cut"),
     "late": Fault("done later", told="cut"),
     "garbage": Fault(told="garbage"),
     "half_answer": Fault(told="half"),
@@ -213,6 +217,8 @@ class FaultLayer:
             self._stuck.add(key)
         if fault.work == "done later":
             self._later.append((exchange.request.number + self._faults.delay(), exchange))
+        elif fault.work == "done in part" and exchange.halve():
+            await exchange.work(self._app, with_key=False)
         elif fault.work == "done":
             await exchange.work(self._app, with_key=fault.key == "kept")
         await exchange.tell(fault.told)
@@ -257,6 +263,17 @@ class _Exchange:
         self.request = Request(number, self._scope["method"], self._scope["path"], headers, body)
         return True
 
+    def halve(self) -> bool:
+        """Leave away the second half of a batch; False where it is none of two or more messages."""
+        if not self.request.path.endswith("/facts/batch"):
+            return False
+        body = json.loads(self.request.body)
+        body["messages"] = body["messages"][: len(body["messages"]) // 2]
+        self.request = replace(self.request, body=json.dumps(body).encode())
+        length = (b"content-length", str(len(self.request.body)).encode())
+        self._scope["headers"] = [pair for pair in self._scope["headers"] if pair[0] != b"content-length"] + [length]
+        return bool(body["messages"])
+
     async def work(self, app: ASGIApp, *, with_key: bool) -> None:
         """Let the application do its work, and keep the answer."""
         given = iter([{"type": "http.request", "body": self.request.body, "more_body": False}])
@@ -268,8 +285,9 @@ class _Exchange:
             self._answer.append(message)
 
         kept = [pair for pair in self._scope["headers"] if with_key or pair[0] != b"idempotency-key"]
+        extensions = {**self._scope.get("extensions", {}), REQUEST: self.request}
         try:
-            await app({**self._scope, "headers": kept}, receive, keep)
+            await app({**self._scope, "headers": kept, "extensions": extensions}, receive, keep)
         except (ConnectionError, EOFError):
             self._answer = []  # a relay whose server is gone
 

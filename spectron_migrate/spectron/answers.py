@@ -22,6 +22,15 @@ class Receipt:
     """Entity and attribute ids of the extraction."""
     extracted: bool
     """False where `full` was asked for and nothing came out: stored, not extracted."""
+    tokens: int | None = None
+    """What it cost, where the answer says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReceipt:
+    """A batch that is decided: one receipt a message, in their order."""
+
+    receipts: tuple[Receipt, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +92,36 @@ class Doubt:
     ended: bool = False
 
 
-Verdict = Receipt | WrongSession | Wait | Running | OtherBody | Refused | KeyStopped | ScopeStopped | Doubt
+NotStored = WrongSession | Wait | Running | OtherBody | Refused | KeyStopped | ScopeStopped | Doubt
+Verdict = Receipt | NotStored
+BatchVerdict = BatchReceipt | NotStored
 
 
 def classify(answer: Answer, *, session_id: str, infer: Infer) -> Verdict:
     """What a whole answer to POST /facts says about the memory."""
     if answer.status == 200:
         return _stored(answer.body, session_id=session_id, infer=infer)
+    return _not_stored(answer)
+
+
+def classify_batch(answer: Answer, *, session_id: str, infer: Infer, messages: int) -> BatchVerdict:
+    """What a whole answer to POST /facts/batch says about its messages; extractions are joined by their turn."""
+    if answer.status != 200:
+        return _not_stored(answer)
+    body = answer.body
+    if not isinstance(body, dict) or not isinstance(body.get("sessionId"), str):
+        return Doubt("200 with a body that is no answer to a batch")
+    if body["sessionId"] != session_id:
+        return WrongSession(body["sessionId"])
+    turns = body.get("turnIds")
+    if not isinstance(turns, list) or len({turn for turn in turns if _text(turn)}) != messages:
+        return Doubt(f"200 without a turn for each of {messages} messages")
+    rows = [row for row in body.get("extractions") or [] if isinstance(row, dict)]
+    extractions = {row.get("turnId"): row for row in rows}
+    return BatchReceipt(tuple(_receipt(turn, None, extractions.get(turn, {}), infer) for turn in turns))
+
+
+def _not_stored(answer: Answer) -> NotStored:
     said = f"{answer.status} {answer.message}"
     if answer.status in (429, 503) and answer.retry_after_s is not None:
         return Wait(said, answer.retry_after_s)
@@ -111,12 +143,22 @@ def _stored(body: Json, *, session_id: str, infer: Infer) -> Verdict:
         return WrongSession(body["sessionId"])
     found = body.get("extraction")
     extraction: dict[str, Json] = found if isinstance(found, dict) else {}
-    return Receipt(
-        turn_id=_text(body.get("turnId")) or _text(extraction.get("turnId")),
-        chunk_id=_text(body.get("chunkId")),
-        ids=tuple(_ids(extraction)),
-        extracted=infer == "none" or any(extraction.get(kind) for kind in _EXTRACTED),
-    )
+    turn = _text(body.get("turnId")) or _text(extraction.get("turnId"))
+    return _receipt(turn, _text(body.get("chunkId")), extraction, infer, tokens=_tokens(body))
+
+
+def _receipt(
+    turn: str | None, chunk: str | None, extraction: dict[str, Json], infer: Infer, *, tokens: int | None = None
+) -> Receipt:
+    extracted = infer == "none" or any(extraction.get(kind) for kind in _EXTRACTED)
+    return Receipt(turn, chunk, tuple(_ids(extraction)), extracted, tokens)
+
+
+def _tokens(body: dict[str, Json]) -> int | None:
+    """No published answer tells what a write cost; one that does, in the usual form, is believed."""
+    usage = body.get("usage")
+    total = usage.get("totalTokens") if isinstance(usage, dict) else None
+    return total if isinstance(total, int) and total >= 0 else None
 
 
 def _ids(extraction: dict[str, Json]) -> list[str]:

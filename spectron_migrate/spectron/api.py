@@ -121,8 +121,12 @@ class SpectronApi:
         timeout_s: float = 120.0,
         max_connections: int = 64,
         sleep: Sleep = asyncio.sleep,
+        read_tries: int = READ_TRIES,
     ) -> None:
-        """`endpoint` without `/api/v1`; the key is kept inside the connection pool alone."""
+        """`endpoint` without `/api/v1`; the key is kept inside the connection pool alone.
+
+        `read_tries`: how often a call that changes nothing is sent until it is answered.
+        """
         self.endpoint = endpoint
         self.context = context
         self.timeout_s = timeout_s
@@ -134,6 +138,7 @@ class SpectronApi:
         )
         self._prefix = f"/{quote(context, safe='')}"
         self._sleep = sleep
+        self._read_tries = read_tries
 
     async def __aenter__(self) -> SpectronApi:
         return self
@@ -151,6 +156,10 @@ class SpectronApi:
         """POST /facts with bytes that are already fixed, under our own idempotency key."""
         return await self._post("/facts", content, {"Idempotency-Key": key})
 
+    async def post_batch(self, content: bytes, *, key: str) -> Answer:
+        """POST /facts/batch with bytes that are already fixed, under our own idempotency key."""
+        return await self._post("/facts/batch", content, {"Idempotency-Key": key})
+
     async def register_scope(self, path: str) -> Answer:
         """POST /scopes; not idempotent by contract, so the answer is the caller's to judge."""
         return await self._post("/scopes", _body({"path": path}))
@@ -161,18 +170,33 @@ class SpectronApi:
             "/sessions",
             _body({"scopes": [list(clause) for clause in selector], "metadata": dict(metadata or {})}),
         )
-        if answer.status in (429, 503):
-            raise NotBegun(f"{answer.status} {answer.message}", retry_after_s=answer.retry_after_s)
+        if answer.too_much:
+            raise answer.as_not_begun()
         if answer.status == 201 and isinstance(answer.body, dict) and isinstance(answer.body.get("id"), str):
             return OpenedSession(answer.body["id"], _selector(answer.body.get("scopes")), answer.date)
         if answer.status < 300 or answer.status >= 500:
             raise InDoubt(f"{answer.status} {answer.message}", ended=True)
         raise self._failure(answer, f"a session for {canonical_json(selector)}")
 
+    async def exchange(
+        self, method: str, path: str, body: Mapping[str, Json], headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """One exchange, unjudged, for who asks what a server does; raises NotBegun or InDoubt."""
+        return await self.wire.call(method, self._prefix + path, content=_body(body), headers=headers)
+
     async def forget(self, query: str, *, dry_run: bool) -> int:
         """POST /forget: by meaning, over all that the key reaches; how many rows it is about."""
         answer = await self._post("/forget", _body({"query": query, "dryRun": dry_run}))
         return int(self._ok(answer, "forget").get("deleted", 0))
+
+    async def forget_scope(self, path: str) -> int:
+        """POST /scopes/forget: erase a node and all below it, for good; how many rows. Repeating it does no harm."""
+        answer = await self._read("POST", "/scopes/forget", content=_body({"path": f"{path}/"}))
+        return int(self._ok(answer, f"the erasing of scope {path}").get("forgotten", 0))
+
+    async def tombstone_scope(self, path: str) -> bool:
+        """DELETE /scopes: close an empty node to writes; False where the server will not."""
+        return (await self._read("DELETE", "/scopes", params={"path": path})).status == 204
 
     # -- reads: repeated until they are answered, within READ_TRIES --
 
@@ -216,9 +240,13 @@ class SpectronApi:
         mode: str = "hybrid",
         include: Sequence[str] = ("facts", "passages"),
         include_duplicates: bool = False,
+        as_of: str | None = None,
         source: str = "spectron-migrate",
     ) -> Recall:
-        """POST /query; the lens is always set, because an empty one reads all that the key reaches."""
+        """POST /query; the lens is always set, because an empty one reads all that the key reaches.
+
+        `as_of`: what was known at that time.
+        """
         body = {
             "query": query,
             "k": k,
@@ -227,6 +255,7 @@ class SpectronApi:
             "include": list(include),
             "includeDuplicates": include_duplicates,
             "source": source,
+            **({"asOf": as_of} if as_of is not None else {}),
         }
         answer = self._ok(await self._read("POST", "/query", content=_body(body)), "a recall")
         hits = tuple(
@@ -287,7 +316,7 @@ class SpectronApi:
     ) -> Answer:
         """A call that changes nothing: repeated on no answer, 429 and 5xx, then Unreachable."""
         said = ""
-        for attempt in range(READ_TRIES):
+        for attempt in range(self._read_tries):
             wait = min(8.0, 0.25 * 2**attempt) * random.uniform(0.5, 1.0)
             try:
                 answer = await self.wire.call(
@@ -304,10 +333,10 @@ class SpectronApi:
                     f"{answer.status} {answer.message}",
                     max(wait, min(answer.retry_after_s or 0.0, MAX_READ_WAIT_S)),
                 )
-            if attempt < READ_TRIES - 1:
+            if attempt < self._read_tries - 1:
                 await self._sleep(wait)
         raise Unreachable(
-            f"Spectron at {self.endpoint} gave no usable answer to {method} {path} in {READ_TRIES} tries: {said}",
+            f"Spectron at {self.endpoint} gave no usable answer to {method} {path} in {self._read_tries} tries: {said}",
             hint="is the endpoint right and the server up? running again goes on where this stopped",
         )
 

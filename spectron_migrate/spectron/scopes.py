@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from spectron_migrate.errors import KeyRefused, ScopeRefused
 from spectron_migrate.records import Selector
 from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.spectron.wire import InDoubt, NotBegun
+from spectron_migrate.spectron.wire import InDoubt
 
 
 def paths_of(selector: Selector) -> list[str]:
@@ -30,8 +30,8 @@ async def register(api: SpectronApi, path: str) -> bool:
     answer = await api.register_scope(path)
     if answer.status == 201:
         return True
-    if answer.status in (429, 503):
-        raise NotBegun(f"{answer.status} {answer.message}", retry_after_s=answer.retry_after_s)
+    if answer.too_much:
+        raise answer.as_not_begun()
     if answer.status >= 500:
         raise InDoubt(f"{answer.status} {answer.message}", ended=True)
     if answer.status == 401:

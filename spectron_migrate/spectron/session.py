@@ -105,7 +105,7 @@ class Session:
             body["observed_at"] = observed_at
         if labels:
             body["labels"] = [f"{name}={value}" for name, value in sorted(labels.items())]
-        return await self._write(canonical_json(body).encode(), infer)
+        return await self.write(canonical_json(body).encode(), infer)
 
     async def add_turn(self, *, role: str, content: str) -> Remembered:
         """Add a turn of a conversation; on the wire that is a write to this session."""
@@ -143,7 +143,8 @@ class Session:
                 hint=f"use a key whose {verb} is granted for {self.path} and {self.path}/* alone",
             )
 
-    async def _write(self, content: bytes, infer: Infer) -> Remembered:
+    async def write(self, content: bytes, infer: Infer) -> Remembered:
+        """Send the bytes of a POST /facts that names this session, as `remember` does; raises what it raises."""
         key = uuid.uuid4().hex
         said = ""
         for attempt in range(WRITE_TRIES):

@@ -12,12 +12,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
-import httpx
-from httpx_aiohttp import AiohttpTransport, HttpxAiohttpClient
+from yarl import URL
 
+from spectron_migrate import __version__
+from spectron_migrate.errors import InputError
 from spectron_migrate.records import Json, format_time
 
 if TYPE_CHECKING:
@@ -32,11 +36,12 @@ MAX_MESSAGE = 300
 class NotBegun(Exception):
     """The server did not begin the work: waiting and sending the same bytes is safe."""
 
-    def __init__(self, reason: str, *, retry_after_s: float | None = None) -> None:
-        """`retry_after_s`: seconds the server asked for, if it did."""
+    def __init__(self, reason: str, *, retry_after_s: float | None = None, status: int | None = None) -> None:
+        """`status`: of the answer that said so, if there was one; `retry_after_s`: what it asked for, if it did."""
         super().__init__(reason)
         self.reason = reason
         self.retry_after_s = retry_after_s
+        self.status = status
 
 
 class InDoubt(Exception):
@@ -67,6 +72,15 @@ class Answer:
     retry_after_s: float | None = None
 
     @property
+    def too_much(self) -> bool:
+        """Whether the server asks for less."""
+        return self.status in (429, 503)
+
+    def as_not_begun(self) -> NotBegun:
+        """What an answer means that says so to a request which is not under an idempotency key."""
+        return NotBegun(f"{self.status} {self.message}", retry_after_s=self.retry_after_s, status=self.status)
+
+    @property
     def message(self) -> str:
         """The server's own words, in either published error form, on one line."""
         if isinstance(self.body, dict):
@@ -86,42 +100,31 @@ class _Connector(aiohttp.TCPConnector):
             raise _NotConnected(str(error) or type(error).__name__) from error
 
 
-class _Client(HttpxAiohttpClient):
-    """httpx's API over aiohttp (httpx alone loses most of its rate above 32 in flight), with our connector."""
-
-    def _init_transport(self, *args: Any, **options: Any) -> httpx.AsyncBaseTransport:
-        return _with_our_connector(super()._init_transport(*args, **options))
-
-    def _init_proxy_transport(self, *args: Any, **options: Any) -> httpx.AsyncBaseTransport:
-        return _with_our_connector(super()._init_proxy_transport(*args, **options))
-
-
-def _with_our_connector(transport: httpx.AsyncBaseTransport) -> httpx.AsyncBaseTransport:
-    assert isinstance(transport, AiohttpTransport)  # noqa: S101 - what _Client's base makes
-
-    def session() -> aiohttp.ClientSession:
-        connector = _Connector(limit=transport.limits.max_connections or 0, ssl=transport.ssl_context)
-        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
-
-    transport.client = session
-    return transport
-
-
 class Wire:
-    """A pool of connections to one host, bound to one key. Redirects are never followed: a key stays with its host."""
+    """A pool of connections to one host, bound to one key. Redirects are never followed: a key stays with its host.
+
+    aiohttp itself and no other interface over it: those take two to three times the processor time a request,
+    and at a thousand requests a second that is what a replay runs out of first.
+    """
 
     def __init__(self, base_url: str, *, api_key: str, timeout_s: float = 120.0, max_connections: int = 64) -> None:
-        """`base_url` ends before the path of an operation; no connection is opened yet."""
+        """`base_url` ends before the path of an operation; no connection is opened yet.
+
+        Raises InputError for a proxy in the environment that no HTTP can go through.
+        """
         self.base_url = base_url.rstrip("/")
         self.requests = 0
         self.server_now: str | None = None
         """The newest `Date` seen: a lower bound for the server's clock from then on."""
-        self._client = _Client(
-            headers={"Authorization": f"Bearer {api_key}", "Accept": "application/json"},
-            timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, 15.0), pool=None),
-            limits=httpx.Limits(max_connections=max_connections, max_keepalive_connections=max_connections),
-            follow_redirects=False,
-        )
+        self._headers = {
+            "Authorization": f"Bearer {api_key}",
+            "Accept": "application/json",
+            "User-Agent": f"spectron-migrate/{__version__}",
+        }
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(timeout_s, 15.0))
+        self._max_connections = max_connections
+        self._proxy = _proxy_for(self.base_url)
+        self._session: aiohttp.ClientSession | None = None
 
     async def call(
         self,
@@ -137,40 +140,70 @@ class Wire:
         if content is not None:
             sent["Content-Type"] = "application/json"
         self.requests += 1
+        url = URL(f"{self.base_url}{path}{'?' + urlencode(params) if params else ''}", encoded=True)
         try:
-            response = await self._client.request(
-                method, self.base_url + path, content=content, headers=sent, params=params or None
-            )
+            async with self._open().request(
+                method, url, data=content, headers=sent, allow_redirects=False, proxy=self._proxy
+            ) as response:
+                answer = _answer(response, await response.read())
+        except _NotConnected as error:
+            raise NotBegun(f"no connection to {self.base_url}: {_one_line(str(error))}") from error
         except Exception as error:
-            # Deliberately every class: garbage status lines escape the transport's own map.
-            if isinstance(error.__cause__, _NotConnected):
-                raise NotBegun(f"no connection to {self.base_url}: {_one_line(str(error.__cause__))}") from error
+            # Deliberately every class: what a garbage answer raises is nobody's promise.
             raise InDoubt(f"{type(error).__name__}: {_one_line(str(error))}") from error
-        answer = _answer(response)
         if answer.date is not None and answer.date > (self.server_now or ""):
             self.server_now = answer.date
         return answer
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        """The pool; made at the first call, because it belongs to the loop that runs then."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=_Connector(limit=self._max_connections),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers=self._headers,
+                timeout=self._timeout,
+            )
+        return self._session
 
 
-def _answer(response: httpx.Response) -> Answer:
+def _proxy_for(base_url: str) -> str | None:
+    """The proxy that the environment names for this host, if any; netrc and cookies are nobody's business here."""
+    parts = urlsplit(base_url)
+    proxies = getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(parts.netloc):
+        return None
+    if urlsplit(proxy).scheme not in ("http", "https"):
+        raise InputError(
+            f"the environment names a {urlsplit(proxy).scheme} proxy for {parts.hostname}, which cannot be used",
+            hint="name an http proxy in HTTPS_PROXY, or the host in NO_PROXY",
+        )
+    return proxy
+
+
+def _answer(response: aiohttp.ClientResponse, raw: bytes) -> Answer:
     try:
-        body = json.loads(response.content) if response.content else None
+        body = json.loads(raw) if raw else None
     except ValueError:
         body = None
     return Answer(
-        status=response.status_code,
+        status=response.status,
         body=body,
-        raw=response.content,
+        raw=raw,
         date=_http_date(response.headers.get("date")),
         trace_id=response.headers.get("x-trace-id"),
         retry_after_s=_retry_after(response.headers.get("retry-after"), response.headers.get("date")),
     )
 
 
+@lru_cache(maxsize=16)
 def _http_date(text: str | None) -> str | None:
     if not text:
         return None

@@ -1,102 +1,207 @@
-"""The limiter finds its own pace from what the server says."""
+"""The limiter finds its own pace from what the server says, in words and in time."""
 
 from __future__ import annotations
 
 import asyncio
 
-from spectron_migrate.delivery.limiter import Limiter
+import pytest
+
+from spectron_migrate.delivery.limiter import START, Limiter
+from tests.delivery.simulated import Server, limiter, load, lognormal, now, play
+
+SECONDS = 60
 
 
-class Clock:
-    """Time that moves only when somebody sleeps."""
+def run(server: Server, *, max_in_flight: int = 64, lanes: int = 200, seconds: float = SECONDS) -> Limiter:
+    """A minute of load on a server."""
 
-    def __init__(self) -> None:
-        self.now = 0.0
+    async def main() -> Limiter:
+        found = limiter(max_in_flight)
+        await load(server, found, lanes=lanes, seconds=seconds)
+        return found
 
-    def __call__(self) -> float:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        self.now += seconds
+    return play(main())
 
 
-def limiter(clock: Clock, *, max_in_flight: int = 64, max_rps: float | None = None) -> Limiter:
-    return Limiter(max_in_flight=max_in_flight, max_rps=max_rps, clock=clock, sleep=clock.sleep)
+@pytest.mark.parametrize("slots", [3, 16, 50])
+@pytest.mark.parametrize("rejects", [True, False])
+def test_it_finds_what_a_server_can_do_and_uses_it(slots: int, rejects: bool) -> None:
+    server = Server(slots, rejects=rejects)
+    run(server)
+    assert server.share_between(3, SECONDS) >= 0.95
+    assert server.rejected / server.answered < 0.05
+
+
+@pytest.mark.parametrize("slots", [16, 30])
+@pytest.mark.parametrize("rejects", [True, False])
+def test_it_follows_a_server_whose_capacity_halves_and_comes_back(slots: int, rejects: bool) -> None:
+    server = Server(slots, rejects=rejects)
+
+    async def main() -> None:
+        found = limiter(64)
+        running = asyncio.create_task(load(server, found, lanes=200, seconds=90))
+        await asyncio.sleep(30)
+        server.slots //= 2
+        await asyncio.sleep(30)
+        server.slots *= 2
+        await running
+
+    play(main())
+    whole, half = slots / 0.1, slots // 2 / 0.1
+    assert sum(server.each_second[second] for second in range(35, 60)) >= 0.9 * 25 * half
+    assert sum(server.each_second[second] for second in range(70, 90)) >= 0.9 * 20 * whole
+    assert server.rejected / server.answered < 0.05
+
+
+def test_requests_do_not_pile_up_at_a_server_that_lets_them_wait() -> None:
+    server = Server(16)
+    found = run(server, max_in_flight=512, lanes=600)
+    assert found.limit <= 32
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("sigma", [0.3, 1.0])
+def test_latencies_that_differ_from_text_to_text_do_not_strangle_it(seed: int, sigma: float) -> None:
+    server = Server(10_000, noise=lognormal(seed, sigma))
+    run(server)
+    assert sum(server.each_second[second] for second in range(5, SECONDS)) >= 0.9 * (SECONDS - 5) * 64 / 0.1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_with_noise_it_still_finds_the_capacity(seed: int) -> None:
+    server = Server(16, noise=lognormal(seed, 0.7))
+    run(server, max_in_flight=256, lanes=400)
+    assert server.share_between(5, SECONDS) >= 0.9
+    assert server.most_waiting < 128
+
+
+def test_a_server_that_becomes_slower_by_itself_is_not_sent_less_and_less() -> None:
+    server = Server(10_000)
+
+    async def main() -> Limiter:
+        found = limiter(64)
+        running = asyncio.create_task(load(server, found, lanes=200, seconds=60))
+        await asyncio.sleep(20)
+        server.latency_s *= 4
+        await running
+        return found
+
+    found = play(main())
+    assert 64 == found.limit
 
 
 def test_it_starts_small_and_grows_to_its_limit_while_all_goes_well() -> None:
-    found = limiter(Clock(), max_in_flight=16)
-    seen = [found.limit]
-    for _ in range(100):
-        found.went_well()
-        seen.append(found.limit)
-    assert (4.0, 16.0) == (seen[0], seen[-1])
+    server = Server(10_000)
+
+    async def main() -> tuple[float, float, float]:
+        found = limiter(64)
+        first = found.limit
+        await load(server, found, lanes=200, seconds=1.0)
+        return first, found.limit, server.each_second[0]
+
+    first, last, _ = play(main())
+    assert (float(START), 64.0) == (first, last)
 
 
-def test_it_backs_off_once_a_burst_and_says_why() -> None:
-    clock = Clock()
-    found = limiter(clock)
-    for _ in range(60):
-        found.went_well()
-    for _ in range(20):
-        found.slow_down("503 busy", 1.0)
-    assert (64 * 0.7, "503 busy", 20) == (found.limit, found.why, found.slowed)
+def test_it_says_why_it_is_slow_and_falls_silent_when_it_no_longer_is() -> None:
+    server = Server(8, rejects=True)
+
+    async def main() -> list[str]:
+        found = limiter(64)
+        said = [found.why]
+        running = asyncio.create_task(load(server, found, lanes=100, seconds=20))
+        await asyncio.sleep(10)
+        said.append(found.why)
+        server.slots = 1000
+        await running
+        await asyncio.sleep(31)
+        said.append(found.why)
+        said.append(found.story or "")
+        return said
+
+    before, during, after, story = play(main())
+    assert ("", "") == (before, after)
+    assert during.startswith("slowed down: ")
+    assert "answers 429 in 30 s, 8 in flight" in during
+    assert story.startswith(f"slowed down by {server.rejected} answers 429; ")
 
 
-def test_it_waits_as_long_as_the_server_asked() -> None:
-    clock = Clock()
-    found = limiter(clock)
+def test_it_says_that_answers_take_long() -> None:
+    server = Server(10)
 
-    async def use() -> float:
-        found.slow_down("429", 7.5)
-        async with found.slot():
-            return clock.now
+    async def main() -> str:
+        found = limiter(64)
+        await load(server, found, lanes=100, seconds=10)
+        return found.why
 
-    assert 7.5 == asyncio.run(use())
+    assert "x as long as at best" in play(main())
+
+
+def test_a_server_that_lets_nobody_in_is_left_alone_as_long_as_it_asks() -> None:
+    async def main() -> tuple[int, float]:
+        found, tries = limiter(16), 0
+
+        async def lane() -> float:
+            nonlocal tries
+            while True:
+                async with found.slot() as slot:
+                    tries += 1
+                    await asyncio.sleep(0.01)
+                    if now() >= 100:
+                        found.went_well(slot)
+                        return now()
+                    found.slow_down("503", 30.0)
+                await asyncio.sleep(0.2)
+
+        return tries, min(await asyncio.gather(*(lane() for _ in range(40))))
+
+    tries, first = play(main())
+    assert tries < 100
+    assert 100 <= first < 130
 
 
 def test_a_set_rate_is_kept() -> None:
-    clock = Clock()
-    found = limiter(clock, max_rps=10.0)
-
-    async def use() -> float:
+    async def main() -> float:
+        found = limiter(64, max_rps=10.0)
         for _ in range(21):
             async with found.slot():
                 pass
-        return clock.now
+        return now()
 
-    assert 2.0 == round(asyncio.run(use()), 6)
+    assert 2.0 == round(play(main()), 6)
 
 
 def test_never_more_than_the_limit_are_in_flight() -> None:
-    clock = Clock()
-    found = limiter(clock, max_in_flight=3)
-    highest = 0
+    async def main() -> tuple[int, int]:
+        found, highest = limiter(3), 0
 
-    async def one() -> None:
-        nonlocal highest
-        async with found.slot():
-            highest = max(highest, found.in_flight)
-            await asyncio.sleep(0)
-        found.went_well()
+        async def one() -> None:
+            nonlocal highest
+            async with found.slot() as slot:
+                highest = max(highest, found.in_flight)
+                await asyncio.sleep(0.1)
+                found.went_well(slot)
 
-    async def many() -> None:
         await asyncio.gather(*(one() for _ in range(50)))
+        return highest, found.in_flight
 
-    asyncio.run(many())
-    assert (3, 0) == (highest, found.in_flight)
+    assert (3, 0) == play(main())
 
 
 def test_a_waiter_that_is_cancelled_takes_no_slot_with_it() -> None:
-    found = limiter(Clock(), max_in_flight=1)
-
-    async def play() -> int:
+    async def main() -> int:
+        found = limiter(1)
         async with found.slot():
             waiting = asyncio.create_task(found.slot().__aenter__())
             await asyncio.sleep(0)
             waiting.cancel()
             await asyncio.sleep(0)
         async with found.slot():
+            given = asyncio.create_task(found.slot().__aenter__())
+            await asyncio.sleep(0)
+        given.cancel()  # after it was given the place, before it could take it
+        await asyncio.sleep(0)
+        async with found.slot():
             return found.in_flight
 
-    assert 1 == asyncio.run(asyncio.wait_for(play(), 5))
+    assert 1 == play(asyncio.wait_for(main(), 5))

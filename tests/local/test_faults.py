@@ -36,6 +36,7 @@ SEEN: dict[str, tuple[int, int, int]] = {
     "cut_after": (NO_ANSWER, 1, 200),
     "cut_after_released": (NO_ANSWER, 1, 200),
     "cut_in_headers": (NO_ANSWER, 1, 200),
+    "cut_in_batch": (NO_ANSWER, 0, 200),
     "late": (NO_ANSWER, 0, 409),
     "garbage": (NO_ANSWER, 1, 200),
     "half_answer": (NO_ANSWER, 1, 200),
@@ -95,6 +96,17 @@ def test_a_key_that_is_forgotten_writes_twice_and_one_that_is_kept_does_not(
     client.write()
     client.write()
     assert turns == client.turns()
+
+
+def test_a_batch_that_is_cut_is_stored_by_half_and_goes_in_whole_when_it_comes_again(client: Client) -> None:
+    client.faults.turn(Weather(plan=["cut_in_batch"]))
+    messages = [{"role": "user", "content": text} for text in "abcd"]
+    body = {"messages": messages, "session_id": client.session, "infer": "none"}
+    with pytest.raises(httpx.TransportError):
+        client.http.post("/facts/batch", json=body, headers={"idempotency-key": "b"})
+    assert 2 == client.turns()
+    assert 200 == client.http.post("/facts/batch", json=body, headers={"idempotency-key": "b"}).status_code
+    assert 6 == client.turns()
 
 
 def test_late_work_is_in_flight_first_and_then_done_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,8 +60,7 @@ class Proxy:
         """The ASGI application behind the faults: it asks the server."""
         body = (await receive())["body"]
         status, headers, answer = await self._ask(scope, body)
-        named = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        changed = self.change(Seen(0, scope["method"], scope["path"], named, body), answer)
+        changed = self.change(scope["extensions"][faults.REQUEST], answer)
         if changed is not None:
             answer = changed
             headers = [(name, value) for name, value in headers if name != b"content-length"]

@@ -1,0 +1,132 @@
+"""Scopes and sessions as lanes need them: registered, made and durable before a fact names them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from spectron_migrate.delivery.run import Patience, Run
+from spectron_migrate.errors import KeyRefused, MigrateError, NotLegal, ScopeRefused, Unreachable
+from spectron_migrate.ledger import sessions
+from spectron_migrate.ledger.sending import PlannedFact
+from spectron_migrate.ledger.sessions import SessionRow
+from spectron_migrate.records import Selector, canonical_json
+from spectron_migrate.spectron import scopes
+from spectron_migrate.spectron.wire import InDoubt, NotBegun
+
+SESSION_TRIES = 3
+
+
+async def open_session(run: Run, fact: PlannedFact) -> SessionRow | None:
+    """An open session with room for the fact, kept for whoever asked; None where there can be none now.
+
+    Then either the run stops, or the scope is among `run.stopped_scopes`.
+    """
+    found = await run.writer.grouped(
+        sessions.open_session, fact.selector, fact.run, fact.infer, run.session_size, taken=run.taken_sessions
+    )
+    if found is None:
+        found = await _make(run, fact)
+    elif found.id in run.taken_sessions:
+        return await open_session(run, fact)  # another stream was told of it at the same moment
+    if found is not None:
+        run.taken_sessions.add(found.id)
+    return found
+
+
+async def _make(run: Run, fact: PlannedFact) -> SessionRow | None:
+    try:
+        for path in scopes.paths_of(fact.selector):
+            await _register(run, path)
+        return await _make_session(run, fact)
+    except ScopeRefused as error:
+        run.stopped_scopes[fact.selector] = error.message
+    except KeyRefused as error:
+        run.halt("key", error.message)
+    except NotLegal as error:
+        run.fail(error)
+    except (NotBegun, InDoubt) as problem:
+        run.halt("unreachable", problem.reason)
+    except Unreachable as error:
+        run.halt("unreachable", error.message)
+    return None
+
+
+async def _register(run: Run, path: str) -> None:
+    """A path is registered before its first use, by one lane; what may be created is noted before it is asked for."""
+    while path in run.registering:
+        await run.registering[path].wait()
+    done = run.registering[path] = asyncio.Event()
+    try:
+        if await run.writer.grouped(sessions.is_registered, path):
+            return
+        await run.writer.durable(sessions.intend_scopes, [*scopes.ancestors(path), path], run.now())
+        created = await _patiently_register(run, path)
+        # On the disk with the next durable commit, which comes before the scope's first session.
+        run.writer.post(sessions.scope_registered, path, created_by_us=created)
+    finally:
+        del run.registering[path]
+        done.set()
+
+
+async def _patiently_register(run: Run, path: str) -> bool:
+    patience = Patience(run)
+    while True:
+        retry_after_s = None
+        try:
+            return await run.prepare(lambda: scopes.register(run.api, path))
+        except NotBegun as problem:
+            retry_after_s = problem.retry_after_s
+            if patience.is_over():
+                raise
+        except InDoubt:
+            if path in await scopes.live_paths(run.api):
+                return False
+            if patience.is_over():
+                raise
+        await patience.wait(retry_after_s)
+
+
+async def _make_session(run: Run, fact: PlannedFact) -> SessionRow:
+    """A new session, its id durable before any fact names it; one whose answer is lost stays an orphan."""
+    patience, lost = Patience(run), 0
+    metadata = {"source": "mem0", **({"mem0_run": fact.run} if fact.run else {})}
+    while True:
+        row = await run.writer.durable(sessions.begin_session, fact.selector, fact.run, fact.infer, run.now())
+        try:
+            opened = await run.prepare(lambda: run.api.create_session(fact.selector, metadata))
+        except NotBegun as problem:
+            await run.writer.grouped(sessions.session_not_made, row)
+            if patience.is_over():
+                raise
+            await patience.wait(problem.retry_after_s)
+            continue
+        except InDoubt:
+            await run.writer.durable(sessions.orphan_session, row)
+            lost += 1
+            if lost >= SESSION_TRIES or patience.is_over():
+                raise
+            await patience.wait()
+            continue
+        except MigrateError:
+            await run.writer.grouped(sessions.session_not_made, row)
+            raise
+        run.counters.sessions += 1
+        await _check_echo(run, opened.selector, fact.selector, row)
+        # On the disk with the next durable commit, which is that of the first fact which names it.
+        run.writer.post(sessions.session_made, row, opened.id, opened.selector)
+        return SessionRow(row, fact.selector, fact.run, fact.infer, opened.id, 0)
+
+
+async def _check_echo(run: Run, echo: Selector | None, asked: Selector, row: int) -> None:
+    """A session in another scope than asked for would put memories where they do not belong."""
+    if echo is None or _as_sets(echo) == _as_sets(asked):
+        return
+    await run.writer.durable(sessions.orphan_session, row)
+    raise NotLegal(
+        f"Spectron opened a session in {canonical_json(echo)} where {canonical_json(asked)} was asked for",
+        hint="nothing was written to it; the key's grants are not what the mapping assumes",
+    )
+
+
+def _as_sets(selector: Selector) -> set[frozenset[str]]:
+    return {frozenset(path.strip("/") for path in clause) for clause in selector}

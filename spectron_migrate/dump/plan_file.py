@@ -1,0 +1,75 @@
+"""`plan.json` in a dump: what the shards that replay it together have agreed on."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from spectron_migrate.dump.files import sync_folder, write_durably
+from spectron_migrate.errors import InputError
+
+PLAN = "plan.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPlan:
+    """One number of shards, one way to share out lanes, one plan, one first listing of scopes."""
+
+    migration: str
+    shards: int
+    hash: str
+    """How a lane finds its shard, in words that every shard compares."""
+    mapping: str
+    plan: str
+    """Digest of dump and mapping."""
+    listed_at: str
+    scopes: tuple[str, ...]
+    """The scopes that were there before any shard registered one: those are somebody else's."""
+
+
+def read_plan(dump: Path) -> SharedPlan | None:
+    """What the dump's shards agreed on; None before the first. Raises InputError for a file that is no plan."""
+    path = dump / PLAN
+    try:
+        value = json.loads(path.read_bytes())
+        if value.pop("format") != FORMAT:
+            raise ValueError(FORMAT)
+        return SharedPlan(**{**value, "scopes": tuple(value["scopes"])})
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} is no plan of this version", hint="it is written by replay --shard, never by hand"
+        ) from error
+
+
+def create_plan(dump: Path, plan: SharedPlan) -> SharedPlan:
+    """Write the plan unless another shard was faster; returns the one that stands."""
+    pending = _written(dump, plan)
+    try:
+        os.link(pending, dump / PLAN)
+    except FileExistsError:
+        standing = read_plan(dump)
+        assert standing is not None  # noqa: S101 - it is never removed
+        return standing
+    finally:
+        pending.unlink()
+    sync_folder(dump)
+    return plan
+
+
+def replace_plan(dump: Path, plan: SharedPlan) -> None:
+    """Write the plan of a newer export; the caller keeps every other shard from running."""
+    _written(dump, plan).replace(dump / PLAN)
+    sync_folder(dump)
+
+
+def _written(dump: Path, plan: SharedPlan) -> Path:
+    pending = dump / f".{PLAN}.{os.getpid()}"
+    write_durably(pending, json.dumps({"format": FORMAT, **asdict(plan)}, indent=1).encode())
+    return pending

@@ -1,0 +1,151 @@
+"""Facts that go in one request: their bytes and their key are the batch's, and its decision is theirs.
+
+Like single intents they are durable before the first byte leaves. A fact keeps its own key, under which it
+would go alone; the key of a batch follows from those of its facts, so another set of facts is another key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from spectron_migrate.ledger.ledger import Ledger
+from spectron_migrate.ledger.sending import IntendedFact, PlannedFact, intended_of, receipt, still_planned
+from spectron_migrate.ledger.sessions import SessionRow, known_session
+from spectron_migrate.records import Json, canonical_json, digest
+from spectron_migrate.spectron.answers import BatchReceipt
+
+MOST_LETTERS = 100_000
+"""Of all the bodies of a batch together; nothing is published, and one long text may always go alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntendedBatch:
+    """Facts whose common bytes are fixed and may have left."""
+
+    id: int
+    session: SessionRow
+    facts: tuple[IntendedFact, ...]
+    """In the order of the messages."""
+    content: bytes
+    key: str
+    sent_after: str
+    sent_by: str
+
+    @property
+    def texts(self) -> list[str]:
+        """The messages' texts, in order."""
+        return [str(message["content"]) for message in json.loads(self.content)["messages"]]
+
+
+def intend_batch(
+    ledger: Ledger, facts: Sequence[PlannedFact], session: SessionRow, sent_after: str, sent_by: str
+) -> IntendedBatch | None:
+    """Fix bytes, key, session and positions of the first of the facts that can go together.
+
+    Overtaken ones are skipped by name, those that would not fit stay planned. None where nothing is left to send.
+    """
+    rows = still_planned(ledger, [fact.id for fact in facts])
+    chosen: list[int] = []
+    bodies: list[dict[str, Json]] = []
+    letters = 0
+    for fact in facts:
+        if fact.id not in rows:
+            continue
+        body = json.loads(rows[fact.id]["body"])
+        letters += len(rows[fact.id]["body"])
+        if bodies and (letters > MOST_LETTERS or body.get("labels") != bodies[0].get("labels")):
+            break
+        chosen.append(fact.id)
+        bodies.append(body)
+    if not chosen:
+        return None
+    content = canonical_json(_body(bodies, session))
+    key = digest("batch", *(rows[fact]["key"] for fact in chosen))
+    cursor = ledger.db.execute(
+        "INSERT INTO batch(session, body, key, sent_after, sent_by) VALUES (?, ?, ?, ?, ?)",
+        (session.id, content, key, sent_after, sent_by),
+    )
+    number = cursor.lastrowid
+    assert number is not None  # noqa: S101 - an INSERT always has one
+    ledger.db.executemany(
+        "UPDATE fact SET state = 'intended', session = ?, position = ?, batch = ?, sent_after = ?, sent_by = ?"
+        " WHERE id = ?",
+        [(session.id, session.used + at, number, sent_after, sent_by, fact) for at, fact in enumerate(chosen)],
+    )
+    return _batch(ledger, number)
+
+
+def intended_batches(ledger: Ledger, lane: str) -> list[IntendedBatch]:
+    """Batches of a lane that are undecided, in the order of sending."""
+    rows = ledger.db.execute(
+        "SELECT batch FROM fact WHERE state = 'intended' AND lane = ? AND batch IS NOT NULL"
+        " GROUP BY batch ORDER BY min(order_key)",
+        (lane,),
+    ).fetchall()
+    return [_batch(ledger, row["batch"]) for row in rows]
+
+
+def count_full(ledger: Ledger, plan: int) -> int:
+    """How many facts of the plan are still to be sent with extraction."""
+    row = ledger.db.execute(
+        "SELECT count(*) FROM fact WHERE plan = ? AND state = 'planned' AND infer = 'full'", (plan,)
+    ).fetchone()
+    return int(row[0])
+
+
+def receipt_batch(ledger: Ledger, batch: IntendedBatch, got: BatchReceipt) -> None:
+    """Decided: every message of it is stored."""
+    for fact, one in zip(batch.facts, got.receipts, strict=True):
+        receipt(ledger, fact.id, one, decided_by="answer")
+
+
+def renew_batch(ledger: Ledger, batch: IntendedBatch, sent_after: str, sent_by: str) -> None:
+    """The same bytes go again, and the key's day begins anew."""
+    ledger.db.execute(
+        "UPDATE batch SET sent_after = ?, sent_by = ? WHERE id = ?",
+        (sent_after, sent_by, batch.id),
+    )
+    ledger.db.execute(
+        "UPDATE fact SET attempts = attempts + 1, sent_after = ?, sent_by = ? WHERE batch = ? AND state = 'intended'",
+        (sent_after, sent_by, batch.id),
+    )
+
+
+def _batch(ledger: Ledger, number: int) -> IntendedBatch:
+    row = ledger.db.execute("SELECT * FROM batch WHERE id = ?", (number,)).fetchone()
+    session = known_session(ledger, row["session"])
+    facts = ledger.db.execute(
+        "SELECT * FROM fact WHERE batch = ? AND state = 'intended' ORDER BY position", (number,)
+    ).fetchall()
+    return IntendedBatch(
+        row["id"],
+        session,
+        tuple(intended_of(fact, session) for fact in facts),
+        row["body"].encode(),
+        row["key"],
+        row["sent_after"],
+        row["sent_by"],
+    )
+
+
+def _body(bodies: Sequence[dict[str, Json]], session: SessionRow) -> dict[str, Json]:
+    """What POST /facts/batch is told: it knows no category, and its `ts` is only when a message was spoken."""
+    first = bodies[0]
+    messages = []
+    for body in bodies:
+        message = {"role": body["role"], "content": body["text"]}
+        if "observed_at" in body:
+            message["ts"] = body["observed_at"]
+        messages.append(message)
+    together: dict[str, Json] = {
+        "extract": "per_message",
+        "infer": first["infer"],
+        "messages": messages,
+        "scopes": first["scopes"],
+        "session_id": session.server_id,
+    }
+    if first.get("labels"):
+        together["labels"] = first["labels"]
+    return together

@@ -1,0 +1,161 @@
+"""Reading the ledgers of a migration for its cutover: who is behind, what is left, what is in Spectron for good."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from spectron_migrate.ledger.ledger import Ledger
+from spectron_migrate.ledger.schema import STORED, marks
+
+UNDECIDED = ("planned", "intended", "undecidable")
+"""States in which the text is not in Spectron yet, or nobody can say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What is not decided yet."""
+
+    remaining: int
+    in_doubt: int
+    undecidable: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.remaining + self.in_doubt + self.undecidable
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The newest text of a memory that a ledger knows."""
+
+    text_digest: str
+    state: str
+    tombstoned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LeftBehind:
+    """A text that Mem0 no longer has and Spectron still does."""
+
+    mem0_id: str
+    version: int
+    selector: str
+    """Canonical JSON, as the ledger keeps it."""
+    deleted_at: str | None
+    """Since when Mem0 has no such memory; None where it has another text of it now."""
+    turn_id: str | None
+
+
+def left(ledgers: Sequence[Ledger]) -> Left:
+    """Counts of what is not decided, over all ledgers."""
+    counts = [
+        sum(
+            ledger.db.execute("SELECT count(*) FROM fact WHERE state = ?", (state,)).fetchone()[0] for ledger in ledgers
+        )
+        for state in UNDECIDED
+    ]
+    return Left(*counts)
+
+
+def owners_behind(ledgers: Sequence[Ledger], most: int) -> set[str] | None:
+    """Every id of the owners of what is not decided; None where they are more than `most`."""
+    owners: set[str] = set()
+    for ledger in ledgers:
+        rows = ledger.db.execute(
+            f"SELECT record FROM fact JOIN memory USING (mem0_id) WHERE fact.state IN ({marks(UNDECIDED)}) LIMIT ?",
+            (*UNDECIDED, most * 4),
+        ).fetchall()
+        for row in rows:
+            record = json.loads(row["record"])
+            owners.update(record[name] for name in ("user_id", "agent_id", "run_id", "app_id") if record.get(name))
+        if len(rows) == most * 4 or len(owners) > most:
+            return None
+    return owners
+
+
+def standing(ledger: Ledger, mem0_id: str) -> Standing | None:
+    """What a ledger knows of a memory; None where it never heard of it."""
+    row = ledger.db.execute(
+        "SELECT text_digest, state, tombstoned_at IS NOT NULL AS gone FROM fact JOIN memory USING (mem0_id)"
+        " WHERE mem0_id = ? ORDER BY version DESC LIMIT 1",
+        (mem0_id,),
+    ).fetchone()
+    return Standing(row["text_digest"], row["state"], bool(row["gone"])) if row else None
+
+
+def living(ledgers: Sequence[Ledger]) -> int:
+    """How many memories the ledgers hold for existing in Mem0."""
+    return sum(
+        ledger.db.execute("SELECT count(*) FROM memory WHERE tombstoned_at IS NULL").fetchone()[0] for ledger in ledgers
+    )
+
+
+def refused(ledgers: Sequence[Ledger]) -> dict[str, str]:
+    """Memories whose newest text the server refused, and its words."""
+    found: dict[str, str] = {}
+    for ledger in ledgers:
+        rows = ledger.db.execute(
+            "SELECT mem0_id, reason FROM fact WHERE state = 'refused' AND NOT EXISTS (SELECT 1 FROM fact AS later"
+            "  WHERE later.mem0_id = fact.mem0_id AND later.version > fact.version)"
+            " AND mem0_id IN (SELECT mem0_id FROM memory WHERE tombstoned_at IS NULL) ORDER BY mem0_id"
+        )
+        found |= {row["mem0_id"]: row["reason"] or "" for row in rows}
+    return found
+
+
+def will_not_expire(ledgers: Sequence[Ledger]) -> dict[str, str]:
+    """Memories in Spectron that expire in Mem0, and when."""
+    found: dict[str, str] = {}
+    for ledger in ledgers:
+        rows = ledger.db.execute(
+            "SELECT mem0_id, expires FROM memory WHERE expires IS NOT NULL AND tombstoned_at IS NULL"
+            f" AND EXISTS (SELECT 1 FROM fact WHERE fact.mem0_id = memory.mem0_id AND state IN ({marks(STORED)}))"
+            " ORDER BY mem0_id",
+            STORED,
+        )
+        found |= {row["mem0_id"]: row["expires"] for row in rows}
+    return found
+
+
+def left_behind(ledger: Ledger) -> Iterator[LeftBehind]:
+    """Texts in Spectron of memories that Mem0 has deleted, or has another text of."""
+    rows = ledger.db.execute(
+        "SELECT fact.mem0_id, version, selector, tombstoned_at, turn_id FROM fact JOIN memory USING (mem0_id)"
+        f" WHERE fact.state IN ({marks(STORED)}) AND (tombstoned_at IS NOT NULL OR EXISTS (SELECT 1 FROM fact AS later"
+        "  WHERE later.mem0_id = fact.mem0_id AND later.version > fact.version)) ORDER BY fact.mem0_id, version",
+        STORED,
+    )
+    for row in rows:
+        yield LeftBehind(row["mem0_id"], row["version"], row["selector"], row["tombstoned_at"], row["turn_id"])
+
+
+def living_selectors(ledger: Ledger) -> set[str]:
+    """Selectors to which something was stored that Mem0 still has."""
+    rows = ledger.db.execute(
+        "SELECT DISTINCT selector FROM fact JOIN memory USING (mem0_id)"
+        f" WHERE fact.state IN ({marks(STORED)}) AND tombstoned_at IS NULL AND NOT EXISTS (SELECT 1 FROM fact AS later"
+        "  WHERE later.mem0_id = fact.mem0_id AND later.version > fact.version)",
+        STORED,
+    )
+    return {row["selector"] for row in rows}
+
+
+def selectors(ledgers: Sequence[Ledger]) -> list[str]:
+    """Every selector to which something is, or may be, in Spectron."""
+    found: set[str] = set()
+    for ledger in ledgers:
+        rows = ledger.db.execute("SELECT DISTINCT selector FROM fact WHERE state NOT IN ('skipped', 'refused')")
+        found.update(row["selector"] for row in rows)
+    return sorted(found)
+
+
+def scan_began(ledgers: Sequence[Ledger], scan: str) -> str | None:
+    """When a reading of Mem0 began that was planned here; None where it was not."""
+    for ledger in ledgers:
+        row = ledger.db.execute("SELECT began FROM scan WHERE id = ?", (scan,)).fetchone()
+        if row is not None:
+            return str(row["began"]) if row["began"] is not None else None
+    return None

@@ -1,0 +1,66 @@
+"""The last run of a replay, kept for `status`: when it began, what it wrote, how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+
+from spectron_migrate.ledger.ledger import Ledger
+from spectron_migrate.records import canonical_json
+
+
+@dataclass(frozen=True, slots=True)
+class LastRun:
+    """One run; `ended` is None while it is at work, and for good where it was killed."""
+
+    began: str
+    process: int
+    plan: int
+    stored_before: int
+    """Memories of its plan that were in Spectron when it began."""
+    ended: str | None = None
+    written: int = 0
+    requests: int = 0
+    retries: int = 0
+    stopped: str | None = None
+    """Why it ended before its work did."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether a process of its number still runs."""
+        try:
+            os.kill(self.process, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
+
+@contextmanager
+def noted(
+    ledger: Ledger, *, plan: int, stored: int, now: Callable[[], str], told: Callable[[LastRun], LastRun]
+) -> Iterator[None]:
+    """Note the run that the block is; `told` fills in at its end what became of it."""
+    run = LastRun(now(), os.getpid(), plan, stored)
+    with ledger.transaction():
+        ledger.db.execute("DELETE FROM step WHERE kind = 'run'")
+        ledger.db.execute(
+            "INSERT INTO step(kind, subject, detail, who, at) VALUES ('run', 'last', ?, 'replay', ?)",
+            (canonical_json(asdict(run)), run.began),
+        )
+    try:
+        yield
+    finally:
+        ended = replace(told(run), ended=now())
+        with ledger.transaction():
+            ledger.db.execute("UPDATE step SET detail = ? WHERE kind = 'run'", (canonical_json(asdict(ended)),))
+
+
+def last_run(ledger: Ledger) -> LastRun | None:
+    """The newest run; None where there was none yet."""
+    row = ledger.db.execute("SELECT detail FROM step WHERE kind = 'run'").fetchone()
+    return LastRun(**json.loads(row["detail"])) if row else None

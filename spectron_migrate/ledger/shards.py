@@ -1,0 +1,147 @@
+"""Shards: which lanes are whose, where their ledgers lie, and how they keep to one plan while they run."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from spectron_migrate.errors import Incomplete, InputError, LedgerLocked
+from spectron_migrate.ledger.ledger import Ledger, make_private_directory
+
+HASH = "sha256(lane), first 8 bytes, big-endian, modulo shards"
+"""How a lane finds its shard; kept in the plan that the shards share, so that all of them agree."""
+LOCK = "shards.lock"
+MOST = 1024
+_FOLDER = re.compile(r"shard-([0-9]+)-of-([0-9]+)")
+_TRIES = 50
+_PAUSE_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One of several processes that replay one dump together: it takes whole lanes."""
+
+    number: int
+    """From 0."""
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """`i/N`; raises InputError for anything else."""
+        match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text)
+        shard = cls(int(match[1]), int(match[2])) if match else None
+        if shard is None or not 1 <= shard.of <= MOST or shard.number >= shard.of:
+            raise InputError(
+                f"--shard is {text}, it must be i/N with i from 0 to N-1 and N up to {MOST}",
+                hint="for two processes: --shard 0/2 and --shard 1/2",
+            )
+        return shard
+
+    def __str__(self) -> str:
+        """As it is written on the command line."""
+        return f"{self.number}/{self.of}"
+
+    def folder(self, state: Path) -> Path:
+        """Where this shard keeps its ledger and its review files."""
+        return state / f"shard-{self.number}-of-{self.of}"
+
+    def takes(self, lane: str) -> bool:
+        """Whether the lane is this shard's."""
+        hashed = hashlib.sha256(lane.encode("utf-8", "surrogatepass")).digest()[:8]
+        return int.from_bytes(hashed, "big") % self.of == self.number
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The ledgers of a state directory."""
+
+    folders: tuple[Path, ...]
+    """One for a plain migration, else one for each shard that has begun."""
+    missing: tuple[str, ...] = ()
+    """Shards that have not begun, or whose ledger is gone."""
+
+    sharded: bool = False
+
+    def complete(self) -> Found:
+        """Itself; raises Incomplete where a shard is missing."""
+        if self.missing:
+            raise Incomplete(
+                f"{len(self.missing)} shards have no ledger here: {', '.join(self.missing)}",
+                hint="every shard has to run at least once: spectron-migrate replay --shard " + self.missing[0],
+            )
+        return self
+
+
+def find(state: Path) -> Found:
+    """The ledgers in `state`; raises InputError where there is none, or shards of two different counts."""
+    shards = sorted(
+        (int(match[2]), int(match[1]))
+        for path in state.glob("shard-*-of-*/ledger.db")
+        if (match := _FOLDER.fullmatch(path.parent.name))
+    )
+    if not shards:
+        if not (state / "ledger.db").exists():
+            raise InputError(f"there is no ledger in {state}", hint="replay makes it; is --state right?")
+        return Found((state,))
+    counts = sorted({of for of, _ in shards})
+    if len(counts) > 1:
+        raise InputError(
+            f"{state} holds shards of {' and of '.join(map(str, counts))}: a migration has one number of them",
+            hint="give each migration its own --state directory",
+        )
+    present = {number for _, number in shards}
+    missing = tuple(str(Shard(number, counts[0])) for number in range(counts[0]) if number not in present)
+    return Found(tuple(Shard(number, counts[0]).folder(state) for number in sorted(present)), missing, True)
+
+
+def open_all(state: Path) -> list[Ledger]:
+    """All ledgers of a migration, for reading; raises Incomplete where a shard is missing."""
+    ledgers: list[Ledger] = []
+    try:
+        ledgers.extend(Ledger.open_for_reading(folder) for folder in find(state).complete().folders)
+    except BaseException:
+        for ledger in ledgers:
+            ledger.close()
+        raise
+    return ledgers
+
+
+def hold(
+    state: Path, agreed: Callable[[], bool], agree: Callable[[], None], *, sleep: Callable[[float], None] = time.sleep
+) -> IO[str]:
+    """Keep the plan that the shards share as it is while one of them runs; the handle's end lets go.
+
+    `agreed` says whether that plan is ours already, `agree` makes it so: it is called only while no shard runs.
+    Raises LedgerLocked where others run with another plan.
+    """
+    make_private_directory(state)
+    (state / LOCK).touch(mode=0o600)
+    handle = (state / LOCK).open("a+")
+    try:
+        for _ in range(_TRIES):
+            with suppress(BlockingIOError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not agreed():
+                    agree()
+                fcntl.flock(handle, fcntl.LOCK_SH)
+                return handle
+            with suppress(BlockingIOError):
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                if agreed():
+                    return handle
+                fcntl.flock(handle, fcntl.LOCK_UN)
+            sleep(_PAUSE_S)
+        raise LedgerLocked(
+            f"other shards in {state} are still at work with an earlier export of the dump",
+            hint="wait until they have ended, or stop them; it is safe to stop at any moment",
+        )
+    except BaseException:
+        handle.close()
+        raise

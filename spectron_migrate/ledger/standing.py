@@ -1,0 +1,109 @@
+"""Where a migration stands, over all its ledgers: counts from indexes alone, so that a million memories cost little."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from spectron_migrate.ledger.ledger import Ledger, MigrationRow
+from spectron_migrate.ledger.runs import LastRun, last_run
+from spectron_migrate.ledger.views import LISTED, Named, ProbeAnswer, probe_answers
+
+LANES = 5
+"""Lanes that are told: those with most to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class LaneLeft:
+    """A lane and how many of its memories wait."""
+
+    lane: str
+    remaining: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Everything that `status` says."""
+
+    migration: MigrationRow | None
+    states: dict[str, int]
+    skipped: dict[str, int]
+    """By reason, most first."""
+    late: int
+    lanes_left: int
+    lanes: list[LaneLeft]
+    sessions: dict[str, int]
+    """By state; an orphan is one whose answer never came: if the server made it, it is empty."""
+    scopes: int
+    named: list[Named]
+    """The first refused and undecidable memories, and why."""
+    runs: list[LastRun]
+    """The last run of each ledger."""
+    probe: list[ProbeAnswer]
+
+    @property
+    def remaining(self) -> int:
+        """Memories that are planned and not yet sent."""
+        return self.states.get("planned", 0)
+
+    @property
+    def written(self) -> int:
+        """Memories that are in Spectron."""
+        return self.states.get("written", 0) + self.states.get("stored_not_extracted", 0)
+
+
+def standing_of(ledgers: Sequence[Ledger], root: Ledger | None = None) -> Standing:
+    """Read all ledgers of one migration; `root` is where probes are kept, if that is another one."""
+    migration = next((found for ledger in ledgers if (found := ledger.migration()) is not None), None)
+    lanes = [_lanes(ledger) for ledger in ledgers]
+    skipped = _summed(ledgers, "SELECT reason, count(*) FROM fact WHERE state = 'skipped' GROUP BY reason")
+    probed = [ledger for ledger in ({*ledgers, root} if root is not None else ledgers) if ledger is not None]
+    return Standing(
+        migration=migration,
+        states=_summed(ledgers, "SELECT state, count(*) FROM fact GROUP BY plan, state"),
+        skipped=dict(Counter(skipped).most_common()),
+        late=sum(int(ledger.db.execute(_LATE).fetchone()[0]) for ledger in ledgers),
+        lanes_left=sum(count for count, _ in lanes),
+        lanes=sorted((lane for _, found in lanes for lane in found), key=lambda lane: -lane.remaining)[:LANES],
+        sessions=_summed(ledgers, "SELECT state, count(*) FROM session GROUP BY state"),
+        scopes=len({row[0] for ledger in ledgers for row in ledger.db.execute(_SCOPES)}),
+        named=[row for ledger in ledgers for row in _named(ledger)][:LISTED],
+        runs=[run for ledger in ledgers if (run := last_run(ledger)) is not None],
+        probe=[] if migration is None else [row for each in probed for row in probe_answers(each, migration.context)],
+    )
+
+
+_LATE = "SELECT count(*) FROM fact WHERE late = 1"
+_SCOPES = "SELECT path FROM scope WHERE registered = 1"
+
+
+def _summed(ledgers: Sequence[Ledger], query: str) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for ledger in ledgers:
+        for name, count in ledger.db.execute(query):
+            total[name or ""] += count
+    return dict(total)
+
+
+def _lanes(ledger: Ledger) -> tuple[int, list[LaneLeft]]:
+    rows = ledger.db.execute(
+        "SELECT lane, n, count(*) OVER () AS lanes FROM"
+        " (SELECT lane, count(*) AS n FROM fact WHERE state = 'planned' GROUP BY lane) ORDER BY n DESC, lane LIMIT ?",
+        (LANES,),
+    ).fetchall()
+    return (rows[0]["lanes"] if rows else 0), [LaneLeft(row["lane"], row["n"]) for row in rows]
+
+
+def _named(ledger: Ledger) -> list[Named]:
+    """By plan, because that is what the index begins with; the undecidable first, as they hold their lanes."""
+    found: list[Named] = []
+    plans = [row["id"] for row in ledger.db.execute("SELECT id FROM plan ORDER BY id DESC")]
+    for state in ("undecidable", "refused"):
+        for plan in plans:
+            rows = ledger.db.execute(
+                "SELECT mem0_id, version, state, reason FROM fact WHERE plan = ? AND state = ? LIMIT ?",
+                (plan, state, LISTED - len(found)),
+            )
+            found += [Named(row["mem0_id"], row["version"], row["state"], row["reason"]) for row in rows]
+    return found

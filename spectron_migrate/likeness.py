@@ -1,0 +1,108 @@
+"""Which memories of one scope are likely about the same thing with another value: a stated measure of the texts.
+
+Two texts, in small letters, without a leading "the user", their words in alphabetical order, are alike by
+rapidfuzz's ratio: twice the letters they share in order, over all letters of both, in percent. From `ALIKE`
+on, two different texts are called likely to contradict each other ("Prefers vegetarian food", "Prefers vegan
+food"). It sees words, not meaning: "Lives in Oslo" and "Moved to Rome" escape it, "likes tea" beside "likes
+tea with milk" does not. What supersedes what, the server decides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from dataclasses import dataclass, field
+
+from spectron_migrate.records import selector_of
+
+ALIKE = 60
+"""Percent. On the rehearsal's memories it finds 6 corrections and 1 pair that is none."""
+NEWEST = 100
+"""Memories of a scope that are compared with each other: the newest ones."""
+MOST_PAIRS = 10_000_000
+"""Pairs that are compared in all, so that a plan of a million memories stays a matter of seconds."""
+EXAMPLES = 100
+_WORD = re.compile(r"\w+")
+_NOBODY = {"the", "user", "users", "s"}
+
+
+@dataclass(frozen=True, slots=True)
+class LikelyPair:
+    """An older memory and a newer one that may supersede it."""
+
+    older: str
+    newer: str
+    older_text: str
+    newer_text: str
+    scope: str
+    """The selector, as canonical JSON."""
+    percent: int
+
+    @property
+    def scope_path(self) -> str:
+        """For people: the path alone where there is just one."""
+        selector = selector_of(self.scope)
+        return selector[0][0] if len(selector) == 1 and len(selector[0]) == 1 else self.scope
+
+
+@dataclass
+class Likeness:
+    """Compares the memories of one scope after the other; give each scope's oldest first."""
+
+    contradicting: int = 0
+    """Memories that are likely to contradict an older one of their scope."""
+    repeated: int = 0
+    """Memories whose words an older one of their scope has already."""
+    compared: int = 0
+    """Memories that were compared with others."""
+    scopes: int = 0
+    """Scopes in which any of that was found."""
+    pairs: list[LikelyPair] = field(default_factory=list)
+    """The first of them, each newer memory with the nearest older one."""
+    _scope: str = ""
+    _window: deque[tuple[str, str, str]] = field(default_factory=lambda: deque(maxlen=NEWEST))
+    _budget: int = MOST_PAIRS
+
+    def add(self, scope: str, mem0_id: str, text: str) -> None:
+        """The next memory; those of one scope come together, oldest first."""
+        if scope != self._scope:
+            self.finish()
+            self._scope = scope
+        self._window.append((mem0_id, text, words(text)))
+
+    def finish(self) -> None:
+        """Compare what the last scope holds."""
+        window = list(self._window)
+        self._window.clear()
+        pairs = len(window) * (len(window) - 1) // 2
+        if not pairs or pairs > self._budget:
+            return
+        self._budget -= pairs
+        self.compared += len(window)
+        before = self.contradicting + self.repeated
+        self._compare(window)
+        self.scopes += self.contradicting + self.repeated > before
+
+    def _compare(self, window: list[tuple[str, str, str]]) -> None:
+        import numpy as np
+        from rapidfuzz import fuzz, process
+
+        texts = [sorted_words for _, _, sorted_words in window]
+        alike = np.triu(process.cdist(texts, texts, scorer=fuzz.ratio, score_cutoff=ALIKE, dtype=np.uint8), k=1)
+        for newer in np.flatnonzero(alike.any(axis=0)):
+            older = int(alike[:, newer].argmax())
+            if texts[older] == texts[newer]:
+                self.repeated += 1
+                continue
+            self.contradicting += 1
+            if len(self.pairs) < EXAMPLES:
+                (old_id, old_text, _), (new_id, new_text, _) = window[older], window[int(newer)]
+                percent = int(alike[older, newer])
+                self.pairs.append(LikelyPair(old_id, new_id, old_text, new_text, self._scope, percent))
+
+
+def words(text: str) -> str:
+    """The words of a text as they are compared."""
+    found = _WORD.findall(text[:2000].casefold())
+    start = next((place for place, word in enumerate(found) if word not in _NOBODY), 0)
+    return " ".join(sorted(found[start:]))

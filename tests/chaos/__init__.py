@@ -1,0 +1,1 @@
+"""A real replay against a real server, killed again and again."""

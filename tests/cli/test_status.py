@@ -1,0 +1,146 @@
+"""Where am I, what next: one screen, also across shards, and after every way a run can end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectron_migrate.cli.app import run
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.runs import last_run
+from spectron_migrate.local.testing import RunningServer
+from tests.support.proxy import Fault, Seen, misbehaving
+from tests.support.spectron import memory, write_raw
+
+STATE = Path(".spectron-migrate")
+
+
+@pytest.fixture
+def led_to(spectron: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunningServer:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    for name, value in (("ENDPOINT", spectron.base_url), ("CONTEXT", spectron.context), ("API_KEY", spectron.api_key)):
+        monkeypatch.setenv(f"SPECTRON_{name}", value)
+    return spectron
+
+
+def status(capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, Any]:
+    capsys.readouterr()
+    assert code == run(["status", "--json"])
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return answer
+
+
+def dump_of(rows: list[dict[str, Any]]) -> str:
+    return str(write_raw(Path("all.json"), rows))
+
+
+def test_without_a_ledger_it_says_what_makes_one(led_to: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert 2 == run(["status"])
+    assert "hint: replay makes it" in capsys.readouterr().err
+
+
+def test_what_remains_is_told_by_lane_and_the_last_run_by_its_rate(
+    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [memory(number, f"{user}a") for number in range(8)] + [memory(number, f"{user}b") for number in range(2)]
+    rows.append(memory(9, f"{user}c", expiration_date="2020-01-01"))
+    assert 8 == run(["replay", "--dump", dump_of(rows), "--limit", "4", "-q"])
+    answer = status(capsys)
+    assert (6, 1) == (answer["states"]["planned"], answer["states"]["skipped"])
+    assert {"expired": 1} == answer["skipped_by_reason"]
+    assert 6 == sum(lane["remaining"] for lane in answer["largest_lanes"])
+    assert answer["lanes_left"] == len(answer["largest_lanes"])
+    (last,) = answer["runs"]
+    assert (4, False) == (last["written"], last["at_work"])
+    assert "limit" in last["stopped"] or "number" in last["stopped"]
+    assert last["a_second"] > 0
+    assert "spectron-migrate replay" == answer["next"]
+    assert 0 == run(["replay", "--dump", "all.json", "-q"])
+    answer = status(capsys)
+    assert ([], "spectron-migrate dual-verify") == (answer["largest_lanes"], answer["next"])
+    assert 1 == len(answer["runs"])
+
+
+def test_what_is_refused_is_told_with_the_servers_words_and_what_to_run(
+    led_to: RunningServer, user: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(seen: Seen) -> Fault:
+        return "400" if b"number 1" in seen.body else "none"
+
+    with misbehaving(led_to.base_url, refuse) as proxy:
+        monkeypatch.setenv("SPECTRON_ENDPOINT", proxy.base_url)
+        assert 3 == run(["replay", "--dump", dump_of([memory(number, user) for number in range(3)]), "-q"])
+    answer = status(capsys)
+    assert [{"id": f"{user}-0001", "state": "refused", "reason": "400 not this one"}] == answer["reasons"]
+    assert answer["next"].endswith("spectron-migrate replay --retry-failed")
+    assert 0 == run(["status"])
+    screen = capsys.readouterr().out
+    assert "400 not this one" in screen
+    assert 100 >= max(map(len, screen.splitlines()))
+
+
+def test_what_is_undecidable_comes_first_because_it_holds_its_lane(
+    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert 0 == run(["replay", "--dump", dump_of([memory(number, user) for number in range(3)]), "-q"])
+    with Ledger.open_for_writing(STATE) as ledger, ledger.transaction():
+        ledger.db.execute("UPDATE fact SET state = 'refused', reason = '400 no' WHERE position = 0")
+        ledger.db.execute("UPDATE fact SET state = 'undecidable', reason = 'nobody knows' WHERE position = 1")
+    answer = status(capsys)
+    assert ["undecidable", "refused"] == [row["state"] for row in answer["reasons"]]
+    assert f"--resolve {user}-0001=present" in answer["next"]
+    assert 2 == answer["reasons_count"]
+
+
+def test_shards_are_read_together_and_a_missing_one_is_exit_code_11(
+    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [memory(number, f"{user}{letter}") for letter in "abcdef" for number in range(2)]
+    assert 0 == run(["export", "--from", dump_of(rows), "-q"])
+    assert 0 == run(["replay", "--shard", "0/2", "-q"])
+    answer = status(capsys, 11)
+    assert ({"found": 1, "missing": ["1/2"]}, "spectron-migrate replay --shard 1/2") == (
+        answer["shards"],
+        answer["next"],
+    )
+    assert 0 == run(["replay", "--shard", "1/2", "-q"])
+    answer = status(capsys)
+    assert (12, 2, 6) == (sum(answer["states"].values()), len(answer["runs"]), answer["scopes"])
+
+
+def test_a_killed_run_is_told_and_so_is_one_at_work(
+    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert 0 == run(["replay", "--dump", dump_of([memory(1, user)]), "-q"])
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    with Ledger.open_for_writing(STATE) as ledger:
+        run_ = last_run(ledger)
+        assert run_ is not None
+        for process in (gone.pid, run_.process):
+            told = json.dumps({"began": run_.began, "process": process, "plan": 1, "stored_before": 0})
+            with ledger.transaction():
+                ledger.db.execute("UPDATE step SET detail = ? WHERE kind = 'run'", (told,))
+            capsys.readouterr()
+            assert 0 == run(["status"])
+            screen = capsys.readouterr().out
+            assert ("was killed: running again is safe" if process == gone.pid else "at work since") in screen
+
+
+def test_texts_of_others_reach_a_terminal_as_text(
+    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert 0 == run(["replay", "--dump", dump_of([memory(1, user)]), "-q"])
+    with Ledger.open_for_writing(STATE) as ledger, ledger.transaction():
+        ledger.db.execute("UPDATE fact SET state = 'refused', reason = ?", ("400 \x1b[31m[bold]red[/bold]",))
+    capsys.readouterr()
+    assert 0 == run(["status"])
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "[bold]red" in out

@@ -1,0 +1,221 @@
+"""`write: batch`: many memories a request, and still each of them once, in order, and decided by evidence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from spectron_migrate.errors import ExitCode, InputError
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.local.testing import RunningServer
+from spectron_migrate.replay import ReplayOptions
+from tests.delivery.playing import mapping_file, replay_in_no_time
+from tests.support.proxy import Fault, Seen, misbehaving, refusing
+from tests.support.spectron import memory, turns_of, write_raw
+
+NONE = "infer: none\nwrite: batch\n"
+
+
+def is_batch(seen: Seen) -> bool:
+    """Whether a request writes a batch."""
+    return seen.path.endswith("/facts/batch")
+
+
+def texts(server: RunningServer, user: str) -> list[str]:
+    """What the server holds of a user, in the order of the sessions and turns."""
+    return [turn.content for turn in turns_of(server, user)]
+
+
+def expected(user: str, count: int) -> list[str]:
+    """What it should hold."""
+    return [f"{user} remembers thing number {number}" for number in range(count)]
+
+
+def test_memories_go_many_a_request_and_arrive_once_in_order(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(70)])
+    mapping = mapping_file(tmp_path, NONE)
+    with misbehaving(spectron.base_url) as proxy:
+        summary = replay_in_no_time(spectron, tmp_path / "state", dump, endpoint=proxy.base_url, mapping=mapping)
+        batches = [json.loads(seen.body) for seen in proxy.seen if is_batch(seen)]
+    assert (ExitCode.DONE, 70) == (summary.exit_code, summary.written)
+    assert [32, 32, 6] == [len(batch["messages"]) for batch in batches]
+    assert {("per_message", "none")} == {(batch["extract"], batch["infer"]) for batch in batches}
+    assert "2025-01-01T00:00:00.000000Z" == batches[0]["messages"][0]["ts"]
+    assert expected(user, 70) == texts(spectron, user)
+    again = replay_in_no_time(spectron, tmp_path / "state", dump, mapping=mapping)
+    assert (0, 70) == (again.written, again.already)
+
+
+def test_every_turn_of_a_batch_is_the_receipt_of_its_memory(spectron: RunningServer, user: str, tmp_path: Path) -> None:
+    rows = [memory(number, user, "the same words") for number in range(5)] + [memory(9, user, "other words")]
+    dump = write_raw(tmp_path / "all.json", rows)
+    replay_in_no_time(spectron, tmp_path / "state", dump, mapping=mapping_file(tmp_path, NONE))
+    with Ledger.open_for_reading(tmp_path / "state") as ledger:
+        rows_kept = ledger.db.execute("SELECT state, turn_id, position, batch FROM fact ORDER BY position").fetchall()
+    assert {"written"} == {row["state"] for row in rows_kept}
+    assert 6 == len({row["turn_id"] for row in rows_kept})
+    assert list(range(6)) == [row["position"] for row in rows_kept]
+    assert 1 == len({row["batch"] for row in rows_kept})
+
+
+def test_extraction_in_batches_is_refused_in_a_sentence_and_done_where_it_is_accepted(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user, f"likes thing {number}") for number in range(9)])
+    mapping = mapping_file(tmp_path, "write: batch\n")
+    with pytest.raises(InputError, match="may expire after 7 days"):
+        replay_in_no_time(spectron, tmp_path / "state", dump, mapping=mapping)
+    assert [] == texts(spectron, user)
+    accepted = ReplayOptions(accept_expiry=True)
+    with misbehaving(spectron.base_url) as proxy:
+        summary = replay_in_no_time(
+            spectron, tmp_path / "state", dump, endpoint=proxy.base_url, mapping=mapping, options=accepted
+        )
+        assert [9] == [len(json.loads(seen.body)["messages"]) for seen in proxy.seen if is_batch(seen)]
+    assert (ExitCode.DONE, 9) == (summary.exit_code, summary.written)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["cut_before", "cut_after", "half_answer", "garbage", "500_before", "500_after", "429", "429_bare", "503", "late"],
+)
+def test_every_fault_of_a_batch_ends_in_each_memory_once(
+    spectron: RunningServer, user: str, tmp_path: Path, fault: str
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(40)])
+    played = 0
+
+    def first_batch(seen: Seen) -> Fault:
+        nonlocal played
+        played += is_batch(seen)
+        return fault if is_batch(seen) and played == 1 else "none"
+
+    with misbehaving(spectron.base_url, first_batch) as proxy:
+        summary = replay_in_no_time(
+            spectron,
+            tmp_path / "state",
+            dump,
+            endpoint=proxy.base_url,
+            mapping=mapping_file(tmp_path, NONE),
+        )
+    assert (ExitCode.DONE, 40, 0) == (summary.exit_code, summary.written, summary.undecidable)
+    assert sorted(expected(user, 40)) == sorted(texts(spectron, user))
+
+
+def test_after_a_cut_with_nothing_there_the_same_bytes_go_again(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(10)])
+    cuts = 0
+
+    def cut_first(seen: Seen) -> Fault:
+        nonlocal cuts
+        cuts += is_batch(seen)
+        return "cut_before" if is_batch(seen) and cuts == 1 else "none"
+
+    with misbehaving(spectron.base_url, cut_first) as proxy:
+        replay_in_no_time(
+            spectron, tmp_path / "state", dump, endpoint=proxy.base_url, mapping=mapping_file(tmp_path, NONE)
+        )
+        sent = [(seen.headers["idempotency-key"], seen.body) for seen in proxy.seen if is_batch(seen)]
+    assert (2, 1) == (len(sent), len(set(sent)))
+
+
+def test_a_part_is_believed_after_a_quarter_of_an_hour_and_the_rest_goes_under_a_new_key(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(10)])
+    cuts, moments = 0, [0.0]
+
+    def part_of_first(seen: Seen) -> Fault:
+        nonlocal cuts
+        cuts += is_batch(seen)
+        return "cut_in_batch" if is_batch(seen) and cuts == 1 else "none"
+
+    with misbehaving(spectron.base_url, part_of_first) as proxy:
+        summary = replay_in_no_time(
+            spectron,
+            tmp_path / "state",
+            dump,
+            endpoint=proxy.base_url,
+            mapping=mapping_file(tmp_path, NONE),
+            waited=moments.append,
+        )
+        sent = [seen for seen in proxy.seen if is_batch(seen)]
+    assert (ExitCode.DONE, 10) == (summary.exit_code, summary.written)
+    assert expected(user, 10) == texts(spectron, user)
+    assert moments[-1] >= 900
+    assert [10, 5] == [len(json.loads(seen.body)["messages"]) for seen in sent]
+    assert 2 == len({seen.headers["idempotency-key"] for seen in sent})
+
+
+def test_turns_that_are_not_the_batchs_make_all_of_it_undecidable(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(4)])
+
+    def cut(seen: Seen) -> Fault:
+        return "cut_after" if is_batch(seen) else "none"
+
+    with misbehaving(spectron.base_url, cut) as proxy:
+        proxy.change = lambda seen, body: (  # type: ignore[method-assign]
+            body.replace(b"thing number 0", b"thing number 7") if "/turns" in seen.path else None
+        )
+        summary = replay_in_no_time(
+            spectron, tmp_path / "state", dump, endpoint=proxy.base_url, mapping=mapping_file(tmp_path, NONE)
+        )
+    assert (ExitCode.REFUSED, 4) == (summary.exit_code, summary.undecidable)
+
+
+def test_one_memory_that_the_server_will_not_have_does_not_keep_the_others_of_its_batch_out(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(20)])
+
+    def refuse(seen: Seen) -> Fault:
+        bad = is_batch(seen) and f'"{user} remembers thing number 13"'.encode() in seen.body
+        return refusing(422, "not this one") if bad else "none"
+
+    with misbehaving(spectron.base_url, refuse) as proxy:
+        summary = replay_in_no_time(
+            spectron, tmp_path / "state", dump, endpoint=proxy.base_url, mapping=mapping_file(tmp_path, NONE)
+        )
+    assert (19, 1, ExitCode.REFUSED) == (summary.written, summary.refused, summary.exit_code)
+    assert [f"{user}-0013"] == [row["id"] for row in summary.reasons]
+    assert sorted(set(expected(user, 20)) - {f"{user} remembers thing number 13"}) == sorted(texts(spectron, user))
+
+
+def test_a_batch_that_a_dead_process_sent_is_settled_before_anything_else(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(50)])
+    silent = False
+
+    def fall_silent(seen: Seen) -> Fault:
+        nonlocal silent
+        silent = silent or is_batch(seen)
+        return "cut_after" if silent else "none"
+
+    mapping = mapping_file(tmp_path, NONE)
+    with misbehaving(spectron.base_url, fall_silent) as proxy:
+        first = replay_in_no_time(spectron, tmp_path / "state", dump, endpoint=proxy.base_url, mapping=mapping)
+    assert (0, 32) == (first.written, first.in_doubt)
+    second = replay_in_no_time(spectron, tmp_path / "state", dump, mapping=mapping)
+    assert (ExitCode.DONE, 50) == (second.exit_code, second.written)
+    assert expected(user, 50) == sorted(texts(spectron, user), key=lambda text: int(text.split()[-1]))
+
+
+def test_a_limit_counts_memories_in_batches_too(spectron: RunningServer, user: str, tmp_path: Path) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(50)])
+    summary = replay_in_no_time(
+        spectron,
+        tmp_path / "state",
+        dump,
+        mapping=mapping_file(tmp_path, NONE),
+        options=ReplayOptions(limit=40),
+    )
+    assert (ExitCode.LIMIT, 40, 10) == (summary.exit_code, summary.written, summary.remaining)

@@ -1,0 +1,297 @@
+"""The invariants of a migration, judged on the server's own tables, the ledger, and the wire as it happens.
+
+I1   every version of every memory is one claimed turn, or skipped, refused or undecidable by name
+I2   no turn is claimed twice; an unclaimed turn in a session of ours is listed residue
+I3   no byte leaves before its intent and its session are on disk
+I4   in a session the server's `seq` rises with the position
+I5   in a lane `full` turns arrive in the order of their keys
+I6   in a session, and in a lane with `full`, nothing is sent while another send is undecided
+I7   a turn lies where the mapping puts its memory, and where the lens of its owner looks
+I8   no session is deleted or made by a write, no scope is empty
+I9   with writers stopped, the memories of Mem0 are those claimed, but for the named
+I10  a key is sent again with the same bytes
+I11  nothing is sent for the first time while its tombstone stands
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.schema import STORED
+from spectron_migrate.local.faults import REQUEST
+from spectron_migrate.mapping import ScopeMapping, covers
+from spectron_migrate.records import Memory, Placement, same_text, selector_of
+from tests.support.proxy import Fault, Seen
+
+MOVED = "moved to another scope"
+NOT_BEGUN = ("429", "503")
+"""Answers by which the server says that it did not begin: the bytes do not count as sent."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A turn as it lies in the server's table; `arrived` counts over the whole server."""
+
+    id: str
+    session: str
+    seq: int
+    text: str
+    paths: frozenset[str]
+    arrived: int
+
+
+def server_turns(database: Path) -> list[Turn]:
+    """Every turn that the server has."""
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as db:
+        rows = db.execute(
+            "SELECT id, session, seq, content, scopes, (SELECT min(number) FROM item WHERE item.turn = turns.id)"
+            " FROM turns"
+        ).fetchall()
+    return [
+        Turn(row[0], row[1], row[2], row[3], frozenset(p.strip("/") for c in json.loads(row[4]) for p in c), row[5])
+        for row in rows
+    ]
+
+
+def server_sessions(database: Path) -> dict[str, int]:
+    """Every session that the server has, and how many turns are in it."""
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as db:
+        return dict(db.execute("SELECT id, turns FROM sessions").fetchall())
+
+
+def ledger_facts(state: Path) -> list[dict[str, Any]]:
+    """Every fact of the ledger, with its session and whether its memory's tombstone stands."""
+    with Ledger.open_for_reading(state) as ledger:
+        rows = ledger.db.execute(
+            "SELECT fact.*, session.server_id, memory.tombstoned_at FROM fact"
+            " LEFT JOIN session ON session.id = fact.session LEFT JOIN memory ON memory.mem0_id = fact.mem0_id"
+        ).fetchall()
+    return [dict(row) for row in rows]
+
+
+def judge(
+    database: Path, state: Path, memories: Iterable[Memory], mapping: ScopeMapping, *, finished: bool = True
+) -> list[str]:
+    """What is wrong; empty where all holds.
+
+    `memories` is what Mem0 has now; only where `finished` must all of it be decided.
+    """
+    turns, facts = {turn.id: turn for turn in server_turns(database)}, ledger_facts(state)
+    wrong = [*_claims(facts, turns), *_strangers(facts, turns, finished=finished)]
+    wrong += [*_session_order(facts, turns), *_lane_order(facts, turns), *_orphans(facts, server_sessions(database))]
+    if finished:
+        wrong += _all_named(facts, memories, mapping)
+    return wrong
+
+
+def _claims(facts: list[dict[str, Any]], turns: Mapping[str, Turn]) -> Iterable[str]:
+    """I1, I2, I7 of what is stored."""
+    claimed: dict[str, str] = {}
+    for fact in facts:
+        name = f"{fact['mem0_id']} version {fact['version']}"
+        if fact["state"] in ("skipped", "refused", "undecidable") and not fact["reason"]:
+            yield f"I1: {name} is {fact['state']} without a reason"
+        if fact["state"] not in STORED or fact["decided_by"] == "person":
+            continue
+        turn = turns.get(fact["turn_id"])
+        if turn is None:
+            yield f"I1: {name} is {fact['state']}, and its turn {fact['turn_id']} is not on the server"
+            continue
+        if turn.id in claimed:
+            yield f"I2: turn {turn.id} is claimed by {claimed[turn.id]} and by {name}"
+        claimed[turn.id] = name
+        if turn.session != fact["server_id"] or not same_text(turn.text, json.loads(fact["body"])["text"]):
+            yield f"I1: {name} claims a turn of another session or text: {turn}"
+        if turn.paths != {path for clause in selector_of(fact["selector"]) for path in clause}:
+            yield f"I7: {name} belongs to {fact['selector']} and lies in {sorted(turn.paths)}"
+
+
+def _strangers(facts: list[dict[str, Any]], turns: Mapping[str, Turn], *, finished: bool) -> Iterable[str]:
+    """I2: what nobody claims. Before the end one send a lane and stream may be undecided."""
+    known = {fact["turn_id"] for fact in facts} | {fact["candidate"] for fact in facts}
+    known |= {turn for fact in facts if fact["residue"] for turn in json.loads(fact["residue"])}
+    unsure = {fact["server_id"] for fact in facts if fact["state"] in ("intended", "undecidable")}
+    for turn in turns.values():
+        if turn.id not in known and (finished or turn.session not in unsure):
+            yield f"I2: nobody claims {turn}"
+
+
+def _orphans(facts: list[dict[str, Any]], sessions: Mapping[str, int]) -> Iterable[str]:
+    """I8: a session that the ledger does not know may only be one whose answer was lost."""
+    ours = {fact["server_id"] for fact in facts}
+    return (f"I8: session {id_} has {count} turns and is not ours" for id_, count in sessions.items()
+            if count and id_ not in ours)  # fmt: skip
+
+
+def _stored(facts: list[dict[str, Any]], turns: Mapping[str, Turn]) -> list[dict[str, Any]]:
+    return [{**fact, "turn": turns[fact["turn_id"]]} for fact in facts if fact["turn_id"] in turns]
+
+
+def _session_order(facts: list[dict[str, Any]], turns: Mapping[str, Turn]) -> Iterable[str]:
+    """I4."""
+    rows = sorted(_stored(facts, turns), key=lambda fact: (fact["session"], fact["position"]))
+    for one, two in pairwise(rows):
+        if one["session"] == two["session"] and one["turn"].seq >= two["turn"].seq:
+            yield f"I4: {two['mem0_id']} was sent after {one['mem0_id']} and stored before it"
+
+
+def _lane_order(facts: list[dict[str, Any]], turns: Mapping[str, Turn]) -> Iterable[str]:
+    """I5."""
+    full = [fact for fact in _stored(facts, turns) if fact["infer"] == "full"]
+    for one, two in pairwise(sorted(full, key=lambda fact: (fact["lane"], fact["turn"].arrived))):
+        if one["lane"] == two["lane"] and one["order_key"] > two["order_key"]:
+            yield f"I5: in {one['lane']} {two['mem0_id']} came after {one['mem0_id']}, which is newer"
+
+
+def _all_named(facts: list[dict[str, Any]], memories: Iterable[Memory], mapping: ScopeMapping) -> Iterable[str]:
+    """I1, I7, I9 of what Mem0 has now."""
+    newest = {fact["mem0_id"]: fact for fact in sorted(facts, key=lambda fact: int(fact["version"]))}
+    for fact in facts:
+        if fact["state"] in ("planned", "intended"):
+            yield f"I1: {fact['mem0_id']} version {fact['version']} is still {fact['state']}"
+    now = set()
+    for memory in memories:
+        now.add(memory.id)
+        found = newest.get(memory.id)
+        if found is None:
+            yield f"I1: the ledger never heard of {memory.id}"
+            continue
+        placed = mapping.place(memory)
+        if MOVED in (found["reason"] or "") or not isinstance(placed, Placement):
+            continue
+        if found["body"] and json.loads(found["body"])["text"] != memory.memory:
+            yield f"I1: the newest version of {memory.id} is not its text"
+        if found["tombstoned_at"]:
+            yield f"I9: {memory.id} is in Mem0 and its tombstone stands"
+        if found["state"] not in (*STORED, "refused", "undecidable"):
+            yield f"I9: {memory.id} is {found['state']} ({found['reason']})"
+        if selector_of(found["selector"]) != placed.selector:
+            yield f"I7: {memory.id} is in {found['selector']}, the mapping puts it into {placed.selector}"
+        elif memory.user_id and not covers(mapping.lens(user_id=memory.user_id).selector, placed.selector):
+            yield f"I7: the lens of {memory.user_id} does not see {memory.id}"
+    for id_, fact in newest.items():
+        if id_ not in now and fact["state"] in STORED and not fact["tombstoned_at"]:
+            yield f"I9: {id_} is claimed, not in Mem0, and has no tombstone"
+
+
+@dataclass
+class Watch:
+    """Looks at each request before its fault is played; give it as a proxy's `choose`, and `around` its server."""
+
+    state: Path
+    choose: Callable[[Seen], Fault] = lambda seen: "none"
+    wrong: list[str] = field(default_factory=list)
+    blind: bool = False
+    """Whether the client counts as dead: what it still sends never arrives."""
+    sent: dict[str, bytes] = field(default_factory=dict)
+    """The bytes that each key was last sent with."""
+    refused: set[str] = field(default_factory=set)
+    """Keys that may go again with other bytes: the server would not have the first."""
+    _left: set[str] = field(default_factory=set)
+    """Keys that were sent, but for those that a run began with as refused."""
+    _answered: set[str] = field(default_factory=set)
+    """Keys that had a whole 200: if the ledger lost that, the listing or the same bytes say it again."""
+    _told: dict[str, str] = field(default_factory=dict)
+    log: deque[str] = field(default_factory=lambda: deque(maxlen=60))
+    """The last requests, for a person who wonders."""
+
+    def begin_run(self) -> None:
+        """Another process."""
+        self.blind = False
+        if (self.state / "ledger.db").exists():
+            self.refused |= {fact["key"] for fact in ledger_facts(self.state) if fact["state"] == "refused"}
+        self._left -= self.refused
+        self.log.append("-- run")
+
+    def told(self, wrong: list[str]) -> str:
+        """Violations with the requests before them."""
+        return "\n".join([*wrong, "-- the last requests", *self.log])
+
+    def __call__(self, seen: Seen) -> Fault:
+        if self.blind:
+            return "cut_before"
+        try:
+            return self._look(seen)
+        except Exception as error:
+            self.wrong.append(f"the oracle itself broke: {error!r}")
+            raise
+
+    def _look(self, seen: Seen) -> Fault:
+        if seen.method == "DELETE":
+            self.wrong.append(f"I8: {seen.method} {seen.path}")
+        fault = self.choose(seen)
+        if seen.writes_fact:
+            self._write(seen, begun=fault not in NOT_BEGUN)
+        key = seen.headers.get("idempotency-key", "")
+        self.log.append(f"{seen.method} {seen.path[-30:]} {key[:6]} {seen.body[-150:]!r}: {fault}")
+        if key:
+            self._told[key] = fault if isinstance(fault, str) else ""
+        return fault
+
+    def around(self, app: Any) -> Any:
+        """The server's application, with a look at its answers."""
+
+        async def looking(scope: Any, receive: Any, send: Any) -> None:
+            key = scope["extensions"][REQUEST].headers.get("idempotency-key", "")
+
+            async def look(message: Any) -> None:
+                if message.get("status") == 200 and self._told.get(key) in ("none", "forgets"):
+                    self._answered.add(key)
+                await send(message)
+
+            await app(scope, receive, look)
+
+        return looking
+
+    def _write(self, seen: Seen, *, begun: bool) -> None:
+        body, key = json.loads(seen.body), seen.headers["idempotency-key"]
+        if not body.get("session_id") or not body.get("scopes") or not all(body["scopes"]):
+            self.wrong.append(f"I8: a write without its session or scope: {body}")
+        if self.sent.get(key, seen.body) != seen.body and key not in self.refused:
+            self.wrong.append(f"I10: {self.sent[key]!r} goes again as {seen.body!r}")
+        rows = self._undecided(key)
+        mine = [row for row in rows if row["sent_key"] == key]
+        if not mine or any(
+            row["sent_body"].encode() != seen.body or row["server_id"] != body["session_id"] for row in mine
+        ):
+            self.wrong.append(f"I3: not on disk as it is sent: {seen.body!r}")
+            return
+        for row in mine:
+            if row["tombstoned_at"] and key not in self.sent:
+                self.wrong.append(f"I11: {row['mem0_id']} is sent although Mem0 has deleted it")
+        if key not in self._answered:
+            self._alone(mine[0], rows)
+        if begun:
+            self.sent[key] = seen.body
+            self._left.add(key)
+
+    def _undecided(self, key: str) -> list[dict[str, Any]]:
+        """What the ledger holds at this moment under the key, and all that is intended."""
+        with Ledger.open_for_reading(self.state) as ledger:
+            rows = ledger.db.execute(
+                "SELECT fact.*, coalesce(batch.key, fact.key) AS sent_key,"
+                " coalesce(batch.body, fact.body) AS sent_body, session.server_id, memory.tombstoned_at"
+                " FROM fact JOIN session ON session.id = fact.session"
+                " JOIN memory ON memory.mem0_id = fact.mem0_id LEFT JOIN batch ON batch.id = fact.batch"
+                " WHERE fact.state = 'intended' OR sent_key = ?",
+                (key,),
+            ).fetchall()
+        return [dict(row) for row in rows]
+
+    def _alone(self, mine: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        """I6."""
+        for other in rows:
+            same_lane = other["lane"] == mine["lane"] and other["infer"] == mine["infer"] == "full"
+            if other["sent_key"] == mine["sent_key"] or not (same_lane or other["session"] == mine["session"]):
+                continue
+            if other["state"] == "intended" and other["sent_key"] in self._left - self._answered:
+                self.wrong.append(f"I6: {mine['mem0_id']} is sent while {other['mem0_id']} is undecided")
