@@ -1,0 +1,313 @@
+"""`processes/`: what each application process that uses the adapter says about itself, for gates and for `status`.
+
+A process writes one small file, `<pid>.json`, in the background: which step of the cutover it has seen, what it called
+that Spectron cannot answer, where its reads came from, what its guard and its shadow reads found. It holds a lock
+beside the file while it lives, so that a file left by a dead process is told from one of a live process even where
+the system gave its number to another. What dead processes counted is folded into `past.json`. Standard library
+alone, because applications import this; no text and no id of a memory or a user is ever in here.
+
+    {"schema": 1, "host": "web-1", "pid": 41, "began": "…Z", "heartbeat": "…Z", "epoch": 7, "running_epoch": null,
+     "routing_problem": null, "calls": {"get_all(user_id)": {"2026-11-22": 12}}, "reads": {"mem0": 90, "spectron": 10},
+     "guard": {"open": false, "since": null, "reason": "", "trips": 0}, "shadow": {"asked": 5, "overlap": 3.4}}
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import IO, Any
+
+FOLDER = "processes"
+PAST = "past.json"
+SCHEMA = 1
+GATE_DAYS = 7
+"""How far back the calls count that Spectron cannot answer."""
+_KEPT_DAYS = GATE_DAYS + 1
+_MOST_BYTES = 1_000_000
+_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Whether a process has gone back to Mem0 by itself."""
+
+    open: bool = False
+    """True: its reads come from Mem0 until Spectron has shown that it is well again."""
+    since: str | None = None
+    reason: str = ""
+    trips: int = 0
+    """How often it went back since the process began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one process says."""
+
+    host: str
+    pid: int
+    began: str
+    heartbeat: str
+    epoch: int = 0
+    """The step of the cutover that it has seen."""
+    running_epoch: int | None = None
+    """The step that its oldest running write began in; None where none runs."""
+    routing_problem: str | None = None
+    calls: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Call that Spectron cannot answer -> day -> how often."""
+    reads: Mapping[str, int] = field(default_factory=dict)
+    """Where searches were answered, and why not by Spectron."""
+    guard: Guard = field(default_factory=Guard)
+    shadow: Mapping[str, float] = field(default_factory=dict)
+    alive: bool = False
+
+    @property
+    def settled_epoch(self) -> int:
+        """No write of this process is of an earlier step than this one."""
+        return self.epoch if self.running_epoch is None else min(self.epoch, self.running_epoch)
+
+    def to_json(self) -> dict[str, Any]:
+        """As the file holds it."""
+        told = {name: getattr(self, name) for name in self.__slots__ if name != "alive"}
+        guard = {name: getattr(self.guard, name) for name in Guard.__slots__}
+        return {
+            "schema": SCHEMA,
+            **told,
+            "calls": {name: dict(days) for name, days in self.calls.items()},
+            "guard": guard,
+        }
+
+    @classmethod
+    def from_json(cls, value: Any, *, alive: bool) -> Report:
+        """The inverse of `to_json`; raises ValueError for anything else."""
+        try:
+            if value["schema"] != SCHEMA:
+                raise ValueError(f"schema {value['schema']}")
+            return cls(
+                host=str(value["host"]),
+                pid=int(value["pid"]),
+                began=str(value["began"]),
+                heartbeat=str(value["heartbeat"]),
+                epoch=int(value["epoch"]),
+                running_epoch=None if value["running_epoch"] is None else int(value["running_epoch"]),
+                routing_problem=value["routing_problem"],
+                calls={str(name): _counts(days) for name, days in value["calls"].items()},
+                reads=_counts(value["reads"]),
+                guard=Guard(**value["guard"]),
+                shadow={str(name): float(number) for name, number in value["shadow"].items()},
+                alive=alive,
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"no report of a process: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """All processes of a state directory, live and past, added up."""
+
+    reports: tuple[Report, ...] = ()
+    """Of live processes."""
+    calls: Mapping[str, int] = field(default_factory=dict)
+    """What Spectron cannot answer, of the last days."""
+    reads: Mapping[str, int] = field(default_factory=dict)
+    shadow: Mapping[str, float] = field(default_factory=dict)
+    measured: bool = False
+    """Whether any process ever used the adapter here: without one, nothing was measured."""
+    broken: tuple[str, ...] = ()
+    """Files of live processes that cannot be read."""
+
+    def not_on(self, epoch: int) -> tuple[Report, ...]:
+        """Live processes that have not seen this step, or still run a write of an earlier one."""
+        return tuple(report for report in self.reports if report.settled_epoch < epoch)
+
+    def other_hosts(self, host: str) -> tuple[str, ...]:
+        """Hosts other than this one on which live processes use this state directory."""
+        return tuple(sorted({report.host for report in self.reports} - {host}))
+
+
+def look(state: Path, *, now: datetime | None = None) -> Overview:
+    """What the processes of a state directory say; nothing is changed. An empty one where none ever used it."""
+    folder = state / FOLDER
+    live: list[Report] = []
+    all_of_them: list[Report] = []
+    broken: list[str] = []
+    for path in sorted(folder.glob("*.json")):
+        alive = path.name != PAST and _is_locked(path.with_suffix(".lock"))
+        report = _read(path, alive=alive)
+        if report is None:
+            broken += [path.name] if alive else []
+            continue
+        all_of_them.append(report)
+        live += [report] if alive else []
+    since = _days_back(now or datetime.now(UTC), GATE_DAYS)
+    return Overview(
+        reports=tuple(live),
+        calls={name: sum(days.values()) for name, days in _calls(all_of_them, since).items()},
+        reads=_add(report.reads for report in all_of_them),
+        shadow=_add(report.shadow for report in all_of_them),
+        measured=bool(all_of_them or broken),
+        broken=tuple(broken),
+    )
+
+
+class OwnFile:
+    """The file of this process; `write` as often as there is news, `close` at the end."""
+
+    def __init__(self, state: Path) -> None:
+        """Take a name in `state/processes` for as long as this lives; raises OSError where that cannot be written."""
+        folder = state / FOLDER
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self.host, self.pid = socket.gethostname(), os.getpid()
+        fold(state)
+        self._path, self._lock = _take_name(folder, self.pid)
+        if self._path.exists():  # of a dead process with our number, which somebody else is folding right now
+            self._path.replace(folder / f"left-{self.pid}-{time.time_ns()}.json")
+
+    def write(self, report: Report) -> None:
+        """Put it in place as a whole; raises OSError where that fails."""
+        draft = self._path.with_name(f".{self._path.name}")
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(report.to_json(), file, separators=(",", ":"))
+        draft.replace(self._path)
+
+    def close(self) -> None:
+        """The process no longer uses the adapter: what it counted stays."""
+        self._lock.close()
+
+
+def fold(state: Path, *, now: datetime | None = None) -> None:
+    """Add what dead processes counted to `past.json` and remove their files, so that they stay few."""
+    folder = state / FOLDER
+    with _alone(folder) as mine:
+        if not mine:
+            return
+        with ExitStack() as held:
+            dead = list(_dead(folder, held))
+            if not dead:
+                return
+            counted = [_read(path, alive=False) for path in (folder / PAST, *dead)]
+            total = _sum([report for report in counted if report is not None], now or datetime.now(UTC))
+            draft = folder / f".{PAST}"
+            draft.write_text(json.dumps(total.to_json()), encoding="utf-8")
+            draft.replace(folder / PAST)
+            for path in dead:
+                path.unlink(missing_ok=True)
+                path.with_suffix(".lock").unlink(missing_ok=True)
+
+
+def _dead(folder: Path, held: ExitStack) -> Iterator[Path]:
+    """Files that nobody holds; they are held from now on, so that no new process takes such a name meanwhile."""
+    for path in sorted(folder.glob("*.json")):
+        if path.name == PAST:
+            continue
+        lock = _try_lock(path.with_suffix(".lock"))
+        if lock is not None:
+            held.callback(lock.close)
+            yield path
+
+
+def stamp(moment: datetime) -> str:
+    """A time as the files spell it."""
+    return moment.astimezone(UTC).strftime(_TIME)
+
+
+def _sum(reports: Iterable[Report], moment: datetime) -> Report:
+    each = list(reports)
+    return Report(
+        host="",
+        pid=0,
+        began=min(report.began for report in each) if each else stamp(moment),
+        heartbeat=max(report.heartbeat for report in each) if each else stamp(moment),
+        calls=_calls(each, _days_back(moment, _KEPT_DAYS)),
+        reads=_add(report.reads for report in each),
+        shadow=_add(report.shadow for report in each),
+    )
+
+
+def _add(counts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return dict(total)
+
+
+def _calls(reports: Iterable[Report], since: str) -> dict[str, dict[str, int]]:
+    """Call -> day -> how often, of all processes together, from this day on."""
+    total: dict[str, Counter[str]] = {}
+    for report in reports:
+        for name, days in report.calls.items():
+            recent = {day: count for day, count in days.items() if day >= since}
+            if recent:
+                total.setdefault(name, Counter()).update(recent)
+    return {name: dict(days) for name, days in sorted(total.items())}
+
+
+def _days_back(now: datetime, days: int) -> str:
+    return (now.astimezone(UTC) - timedelta(days=days)).date().isoformat()
+
+
+def _read(path: Path, *, alive: bool) -> Report | None:
+    try:
+        with path.open("rb") as file:
+            return Report.from_json(json.loads(file.read(_MOST_BYTES)), alive=alive)
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _counts(value: Any) -> dict[str, int]:
+    return {str(name): int(number) for name, number in value.items()}
+
+
+def _take_name(folder: Path, pid: int) -> tuple[Path, IO[str]]:
+    """`<pid>.json`; where containers share a directory, and so a number, the next free name."""
+    for suffix in ["", *(f"-{number}" for number in range(1, 1000))]:
+        path = folder / f"{pid}{suffix}.json"
+        lock = _try_lock(path.with_suffix(".lock"))
+        if lock is not None:
+            return path, lock
+    raise OSError("no free name")
+
+
+def _try_lock(path: Path) -> IO[str] | None:
+    handle = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+")
+    with suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(FileNotFoundError):
+            if os.fstat(handle.fileno()).st_ino == path.stat().st_ino:
+                return handle
+    handle.close()
+    return None
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """One at a time folds; whoever comes second leaves it to the first."""
+    lock = _try_lock(folder / "fold.lock") if folder.is_dir() else None
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None:
+            lock.close()

@@ -1,0 +1,273 @@
+"""The whole cutover while four processes write to Mem0, with everything that can be killed being killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectron_migrate.journal import read_journal
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.mapping import load_mapping
+from spectron_migrate.mem0.open import open_oss
+from spectron_migrate.records import Memory
+from spectron_migrate.rehearse import clean_environment
+from tests.support import oracle
+from tests.support.proxy import Fault, Proxy, Seen, misbehaving
+
+pytestmark = pytest.mark.timeout(600)
+ROOT = Path(__file__).parent.parent.parent
+PATIENCE_S = 120
+
+
+@dataclass
+class Lines:
+    """What a process says on stderr, read along so that it never blocks."""
+
+    process: subprocess.Popen[str]
+    said: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._news = threading.Condition()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._news:
+                self.said.append(line)
+                self._news.notify_all()
+        with self._news:
+            self._news.notify_all()
+
+    def wait_for(self, words: str, *, after: int = 0) -> int:
+        """The number of the first line with these words; fails where the process ends without it."""
+        with self._news:
+            assert self._news.wait_for(
+                lambda: any(words in line for line in self.said[after:]) or not self._thread.is_alive(), PATIENCE_S
+            ), self.said
+            found = [number for number, line in enumerate(self.said) if number >= after and words in line]
+        assert found, self.said
+        return found[0]
+
+
+@dataclass
+class Site:
+    """A Mem0 in Postgres, a Spectron behind a proxy, the settings between them, and the processes."""
+
+    folder: Path
+    config: dict[str, Any]
+    server: RunningServer
+    proxy: Proxy
+    writes: int = 0
+    kill_at: int = 0
+    victim: subprocess.Popen[str] | None = None
+
+    def choose(self, seen: Seen) -> Fault:
+        """Kills the victim in the middle of a request; the answer of which is lost on the way, too."""
+        self.writes += seen.path.endswith("/facts")
+        if self.victim is not None and self.writes >= self.kill_at:
+            self.victim.kill()
+            self.victim = None
+            return "cut_after"
+        return "none"
+
+    def command(self, *words: str) -> subprocess.Popen[str]:
+        environment = {
+            **clean_environment(os.environ),
+            "SPECTRON_ENDPOINT": self.proxy.base_url,
+            "SPECTRON_CONTEXT": self.server.context,
+            "SPECTRON_API_KEY": self.server.api_key,
+        }
+        return subprocess.Popen(
+            [sys.executable, "-m", "spectron_migrate", *words],
+            cwd=self.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def told(self, *words: str) -> dict[str, Any]:
+        """Run a command to its end; what its JSON says."""
+        out, said = self.command(*words, "--json").communicate(timeout=PATIENCE_S)
+        assert out, said
+        body: dict[str, Any] = json.loads(out)
+        return body
+
+    def follow(self) -> Lines:
+        return Lines(self.command("replay", "--follow"))
+
+    def killed(self, process: subprocess.Popen[str], *, after_writes: int = 0) -> None:
+        """Kill -9 in the middle of a request, once it has written so much more."""
+        self.kill_at, self.victim = self.writes + after_writes, process
+        process.wait(PATIENCE_S)
+
+    def memories(self) -> list[Memory]:
+        """What Mem0 holds now."""
+        with open_oss(self.config, now=datetime.now(UTC)) as reader:
+            return [row for row in reader.rows() if isinstance(row, Memory)]
+
+    @property
+    def state(self) -> Path:
+        return self.folder / ".spectron-migrate"
+
+
+@pytest.fixture
+def site(postgres: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
+    """A new table of Mem0's, and a Spectron of its own."""
+    import psycopg
+
+    table = f"live_{os.getpid()}"
+    with psycopg.connect(postgres, autocommit=True) as db:
+        db.execute("CREATE EXTENSION IF NOT EXISTS vector")
+    config = {
+        "vector_store": {
+            "provider": "pgvector",
+            "config": {"connection_string": postgres, "collection_name": table, "embedding_model_dims": 256},
+        },
+        "embedder": {"provider": "lmstudio", "config": {"embedding_dims": 256}},
+        "llm": {"provider": "openai", "config": {"api_key": "unused", "model": "unused"}},
+        "history_db_path": str(tmp_path / "nowhere.db"),
+    }
+    (tmp_path / "mem0.json").write_text(json.dumps(config))
+    (tmp_path / "spectron-migrate.yaml").write_text(
+        "version: 1\nmem0: {oss: {config: mem0.json}}\ncutover: {settle: 2s, max_lag: 120s}\n"
+    )
+    with (
+        running_server(tmp_path / "spectron", context="live") as server,
+        misbehaving(server.base_url) as proxy,
+    ):
+        made = Site(tmp_path, config, server, proxy)
+        proxy.choose = made.choose
+        yield made
+    with psycopg.connect(postgres, autocommit=True) as db:
+        db.execute(f'DROP TABLE IF EXISTS "{table}"')
+
+
+@contextmanager
+def writers(site: Site, count: int) -> Iterator[Callable[[], list[dict[str, int]]]]:
+    """Applications at work; the block is given a way to stop them and to hear what they did."""
+    running: list[subprocess.Popen[str]] = []
+    for number in range(count):
+        config = {**site.config, "history_db_path": str(site.folder / f"history-{number}.db")}
+        path = site.folder / f"mem0-{number}.json"
+        path.write_text(json.dumps(config))
+        home = site.folder / f"home-{number}"
+        home.mkdir()
+        running.append(
+            subprocess.Popen(
+                [sys.executable, "-W", "ignore", "-m", "tests.cutover.writer", str(path), f"app{number}", str(number)],
+                cwd=ROOT,
+                env={
+                    **clean_environment(os.environ),
+                    "HOME": str(home),
+                    "MEM0_DIR": str(home),
+                    "MEM0_TELEMETRY": "False",
+                },
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+        )
+        if number == 0:  # Mem0 makes its table without a thought for others that do so at the same moment
+            assert running[0].stdout is not None
+            assert "writing" == json.loads(running[0].stdout.readline())
+
+    def stop() -> list[dict[str, int]]:
+        told = [json.loads(each.communicate(timeout=60)[0].splitlines()[-1]) for each in running]
+        running.clear()
+        return told
+
+    try:
+        yield stop
+    finally:
+        for each in running:
+            each.kill()
+            each.communicate()
+
+
+def until(happened: Callable[[], bool]) -> None:
+    """Wait for what another process does."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not happened():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.02)
+
+
+def insist(work: Callable[[], dict[str, Any]], codes: tuple[int, ...] = (0,)) -> dict[str, Any]:
+    """Run a command until it goes through: beside living writers it may be held back for a moment."""
+    for _ in range(6):
+        told = work()
+        if told["exit_code"] in codes:
+            return told
+    raise AssertionError(told)
+
+
+def test_four_writers_and_every_kind_of_kill_end_with_all_of_mem0_in_spectron_once_and_in_order(
+    site: Site,
+) -> None:
+    with ExitStack() as at_the_end, writers(site, 4) as stop:
+        assert "started" == site.told("cutover", "start")["phase"]
+        follow = site.follow()
+        at_the_end.callback(lambda: follow.process.kill())
+        site.killed(follow.process, after_writes=9)
+
+        follow = site.follow()
+        follow.wait_for("round 1:")
+        site.server.kill()
+        known = follow.wait_for("not this time")
+        site.server.restart()
+        follow.wait_for(" round ", after=known)
+        site.killed(follow.process, after_writes=5)
+        follow = site.follow()
+        follow.wait_for("round 2:")
+
+        insist(lambda: site.told("dual-verify", "--sample", "10"), (0, 5))
+        if not site.told("cutover", "check")["ready"]:
+            insist(lambda: site.told("cutover", "accept", "verdict", "--reason", "writers are at work"), (0, 2))
+        assert 50 == insist(lambda: site.told("cutover", "shift", "50"))["percent"]
+        assert "started" == site.told("cutover", "revert")["phase"]
+        shifting = site.command("cutover", "shift", "100")
+        site.killed(shifting)
+        assert "started" == read_journal(site.state).state.phase
+        assert 100 == insist(lambda: site.told("cutover", "shift", "100"))["percent"]
+        site.server.kill()
+        site.server.restart()
+        did = stop()
+
+        migration = site.told("status")["migration"]
+        closing = site.command("cutover", "complete", "--migration", migration, "--yes")
+        until(lambda: read_journal(site.state).state.phase == "closing")
+        site.killed(closing)
+        assert "closing" == read_journal(site.state).state.phase
+        done = insist(lambda: site.told("cutover", "complete", "--migration", migration, "--yes"))
+        assert ("complete", True) == (done["phase"], done["sealed"])
+        follow.process.wait(PATIENCE_S)
+        assert 0 == follow.process.returncode, follow.said
+
+    memories = site.memories()
+    wrong = oracle.judge(site.server.database, site.state, memories, load_mapping(None))
+    assert [] == wrong
+    totals = {kind: sum(each.get(kind, 0) for each in did) for kind in ("added", "changed", "deleted")}
+    assert len(memories) == totals["added"] - totals["deleted"]
+    assert min(totals.values()) > 0
+    with Ledger.open_for_reading(site.state) as ledger:
+        stored = ledger.db.execute("SELECT count(*) FROM fact WHERE turn_id IS NOT NULL").fetchone()[0]
+        late = ledger.db.execute("SELECT count(*) FROM fact WHERE late = 1").fetchone()[0]
+    print(f"writers {totals}; {len(memories)} memories in Mem0, {stored} texts in Spectron, {late} late")

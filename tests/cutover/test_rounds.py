@@ -1,0 +1,236 @@
+"""A round of catching up: what changed in Mem0 arrives once, in order, and whoever is behind is known."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from spectron_migrate.errors import ExitCode, Incomplete
+from spectron_migrate.export import run_export
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.mem0.reader import Reader
+from spectron_migrate.records import Filters, NullReporter
+from tests.cutover.support import NOON, Scene
+from tests.mem0.stores import uuid
+from tests.support.spectron import replay
+
+
+def test_what_is_new_changed_or_deleted_arrives_and_nothing_else_is_sent(scene: Scene) -> None:
+    for number in range(5):
+        scene.put(number, f"thing {number}", ago=1000 - number)
+    rounds = scene.rounds()
+    first = scene.round(rounds, compare=True)
+    assert (5, 5, 0, 0) == (first.memories, first.written, first.waiting, first.left.total)
+    scene.time.pass_(300)
+    scene.put(5, "thing 5", ago=200)
+    scene.put(0, "thing 0, changed", ago=1300, edited=scene.time.moment - timedelta(seconds=100))
+    scene.store.drop(3)
+    second = scene.round(rounds, compare=True)
+    assert (1, 1, 1, 2) == (second.new, second.changed, second.deleted, second.written)
+    assert [f"thing {number}" for number in range(6)] + ["thing 0, changed"] == scene.texts
+    assert second.compared is not None
+    assert (5, 0) == (second.compared.memories, second.compared.total)
+    third = scene.round(rounds, compare=True)
+    assert (True, 0, frozenset()) == (third.quiet, third.written, third.behind)
+
+
+def test_a_round_of_another_process_sends_no_more_than_one_that_goes_on(scene: Scene) -> None:
+    scene.put(1, "one")
+    scene.round()
+    scene.put(2, "two")
+    assert (1, 0) == (scene.round().written, scene.round().written)
+    assert ["one", "two"] == scene.texts
+
+
+def test_a_young_text_waits_and_its_user_is_behind_until_an_older_one_can_no_longer_come(scene: Scene) -> None:
+    scene.put(1, "long ago")
+    scene.put(2, "just now", ago=10)
+    first = scene.round(compare=True)
+    assert (1, 1, {scene.user}) == (first.written, first.waiting, first.behind)
+    assert first.compared is not None
+    assert (1, 0) == (first.compared.waiting, first.compared.total)
+    scene.time.pass_(20)
+    scene.put(3, "a little before, and late to appear", ago=40)  # its writer began earlier and finished later
+    assert 2 == scene.round().waiting
+    scene.time.pass_(60)
+    last = scene.round(compare=True)
+    assert (2, 0, 0, frozenset()) == (last.written, last.late, last.waiting, last.behind)
+    assert ["long ago", "a little before, and late to appear", "just now"] == scene.texts
+
+
+def test_what_comes_later_than_the_settle_time_supersedes_nothing(scene: Scene) -> None:
+    scene.put(1, "now", ago=100)
+    scene.round()
+    scene.put(2, "long before", ago=5000)
+    done = scene.round()
+    assert (1, 1) == (done.written, done.late)
+    assert ["now", "long before"] == scene.texts
+    with Ledger.open_for_reading(scene.state) as ledger:
+        row = ledger.db.execute("SELECT infer FROM fact WHERE mem0_id = ?", (uuid(2),)).fetchone()
+    assert "none" == row["infer"]
+
+
+def test_a_clock_that_is_ahead_holds_nothing_up_for_good(scene: Scene) -> None:
+    scene.put(1, "from the future", ago=-(10**6))
+    rounds = scene.rounds()
+    assert (0, 1) == ((first := scene.round(rounds)).written, first.waiting)
+    scene.time.pass_(30)
+    assert 1 == scene.round(rounds).waiting
+    scene.time.pass_(40)
+    assert (1, 0) == ((last := scene.round(rounds)).written, last.waiting)
+
+
+def test_a_newer_text_within_the_settle_time_takes_the_place_of_the_older(scene: Scene) -> None:
+    scene.put(1, "first words", ago=10)
+    scene.round()
+    scene.time.pass_(20)
+    scene.put(1, "second words", ago=30, edited=scene.time.moment)
+    scene.time.pass_(70)
+    assert 1 == scene.round().written
+    assert ["second words"] == scene.texts
+
+
+def test_what_is_deleted_within_the_settle_time_never_arrives(scene: Scene) -> None:
+    scene.put(1, "kept")
+    scene.put(2, "regretted", ago=5)
+    scene.round()
+    scene.store.drop(2)
+    scene.time.pass_(100)
+    done = scene.round(compare=True)
+    assert (1, 0, 0) == (done.deleted, done.written, done.waiting)
+    assert done.compared is not None
+    assert 0 == done.compared.total
+    assert ["kept"] == scene.texts
+
+
+def test_a_metadata_edit_is_no_new_text_and_leaves_nobody_behind(scene: Scene) -> None:
+    scene.put(1, "same words")
+    scene.round()
+    scene.put(1, "same words", ago=3600, edited=scene.time.moment, topic="tea")
+    done = scene.round()
+    assert (1, 0, 0, frozenset()) == (done.touched, done.written, done.waiting, done.behind)
+    with Ledger.open_for_reading(scene.state) as ledger:
+        assert "tea" in ledger.db.execute("SELECT record FROM memory").fetchone()["record"]
+
+
+def test_a_memory_that_returns_is_known_again(scene: Scene) -> None:
+    scene.put(1, "here")
+    scene.put(2, "there")
+    scene.round()
+    scene.store.drop(2)
+    scene.round()
+    scene.put(2, "there")
+    done = scene.round(compare=True)
+    assert (1, 0) == (done.returned, done.written)
+    assert done.compared is not None
+    assert 0 == done.compared.total
+    assert ["here", "there"] == sorted(scene.texts)
+
+
+def test_an_export_in_between_hides_no_change(scene: Scene) -> None:
+    scene.put(1, "one")
+    rounds = scene.rounds()
+    scene.round(rounds)
+    scene.put(2, "two")
+    with scene.store.open(scene.time.now()) as reader:
+        run_export(
+            reader,
+            scene.ground.dump,
+            filters=Filters(),
+            since=None,
+            keep_history=False,
+            reporter=NullReporter(),
+            clock=scene.time.now,
+        )
+    done = scene.round(rounds)
+    assert (0, 1) == (done.new, done.written)
+
+
+def test_a_replay_in_between_does_not_take_what_waits_for_done(scene: Scene) -> None:
+    scene.put(1, "one")
+    scene.put(2, "two", ago=5)
+    scene.round()
+    done = replay(scene.server, scene.state, [scene.ground.dump])
+    assert (ExitCode.DONE, 1) == (done.exit_code, done.written)
+    assert 0 == scene.round(compare=True).written
+    assert ["one", "two"] == scene.texts
+
+
+def test_a_replay_of_one_user_in_between_leaves_the_rest_to_the_next_round(scene: Scene) -> None:
+    for number, user in ((1, scene.user), (2, f"{scene.user}b")):
+        scene.store.put(number, f"of {user}", user, NOON - timedelta(hours=1))
+    with scene.store.open(scene.time.now()) as reader:
+        run_export(
+            reader,
+            scene.ground.dump,
+            filters=Filters(),
+            since=None,
+            keep_history=False,
+            reporter=NullReporter(),
+            clock=scene.time.now,
+        )
+    from spectron_migrate.replay import ReplayOptions
+
+    options = ReplayOptions(filters=Filters(users=frozenset({scene.user})))
+    assert 1 == replay(scene.server, scene.state, [scene.ground.dump], options=options).written
+    done = scene.round(compare=True)
+    assert (1, 0) == (done.written, done.left.total)
+    assert done.compared is not None
+    assert 0 == done.compared.total
+
+
+class Losing:
+    """A reader that announces one row more than it gives."""
+
+    def __init__(self, inner: Reader) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+    def native_count(self) -> int:
+        return (self._inner.native_count() or 0) + 1
+
+    def missing(self) -> None:
+        return None
+
+    def __enter__(self) -> Losing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._inner.close()
+
+
+def test_a_reading_that_does_not_add_up_is_not_planned(scene: Scene) -> None:
+    scene.put(1, "one")
+    scene.round()
+    scene.store.drop(1)
+    scene.put(2, "two")
+    scene.open_reader = lambda now: Losing(scene.store.open(now))  # type: ignore[assignment, return-value]
+    with pytest.raises(Incomplete):
+        scene.round()
+    assert ["one"] == scene.texts
+    scene.open_reader = None
+    done = scene.round(compare=True)
+    assert (1, 1) == (done.written, done.deleted)
+    assert done.compared is not None
+    assert 0 == done.compared.total
+
+
+def test_the_comparison_finds_what_the_ledger_does_not_know(scene: Scene, tmp_path: Path) -> None:
+    scene.put(1, "one")
+    scene.put(2, "two")
+    scene.put(3, "three")
+    rounds = scene.rounds()
+    scene.round(rounds)
+    with Ledger.open_for_writing(scene.state) as ledger, ledger.transaction() as db:
+        db.execute("UPDATE fact SET text_digest = 'other' WHERE mem0_id = ?", (uuid(1),))
+        db.execute("UPDATE fact SET state = 'undecidable' WHERE mem0_id = ?", (uuid(2),))
+        db.execute("UPDATE memory SET mem0_id = 'unheard of' WHERE mem0_id = ?", (uuid(3),))
+        db.execute("UPDATE fact SET mem0_id = 'unheard of' WHERE mem0_id = ?", (uuid(3),))
+    done = scene.round(rounds, compare=True)
+    assert done.compared is not None
+    assert (2, 1, 1) == (done.compared.missing, done.compared.undecided, done.compared.extra)
+    assert {uuid(1), uuid(2), uuid(3)} == set(done.compared.named)

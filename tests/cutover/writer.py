@@ -1,0 +1,55 @@
+"""An application that goes on writing to Mem0 and knows nothing of a migration: adds, changes and deletes memories.
+
+Usage: python -m tests.cutover.writer CONFIG.json NAME SEED; it writes until its standard input is closed, then says
+in a line of JSON what it did. Its embeddings are WordLlama's.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import select
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+PAUSE_S = 0.5
+TOPICS = ("green tea", "the night train to Berlin", "an old tandem", "two grey cats", "the choir on Thursdays")
+
+
+def main() -> None:
+    from mem0 import Memory
+    from mem0.utils.factory import EmbedderFactory
+
+    EmbedderFactory.provider_to_class["lmstudio"] = "spectron_migrate.rehearsal.embed.WordLlamaEmbedding"
+    path, name, seed = sys.argv[1:]
+    memory, dice = Memory.from_config(json.loads(Path(path).read_text())), random.Random(int(seed))
+    mine: list[str] = []
+    done: Counter[str] = Counter()
+    while True:
+        done[act(memory, dice, mine, name, sum(done.values()))] += 1
+        if done.total() == 1:
+            print(json.dumps("writing"), flush=True)
+        if select.select([sys.stdin], [], [], PAUSE_S)[0]:
+            break
+    print(json.dumps(done), flush=True)
+
+
+def act(memory: Any, dice: random.Random, mine: list[str], name: str, number: int) -> str:
+    """One call of an application's; returns which."""
+    text = f"{name} speaks of {dice.choice(TOPICS)} for the {number}. time"
+    chance = dice.random()
+    if len(mine) < 3 or chance < 0.6:
+        user = dice.choice((name, "everybody"))
+        mine += [row["id"] for row in memory.add(text, user_id=user, infer=False)["results"]]
+        return "added"
+    if chance < 0.85:
+        memory.update(dice.choice(mine), text)
+        return "changed"
+    memory.delete(mine.pop(dice.randrange(len(mine))))
+    return "deleted"
+
+
+if __name__ == "__main__":
+    main()
