@@ -1,0 +1,142 @@
+"""`AsyncMemoryAdapter`: the adapter of the published guide, for synchronous and asynchronous Mem0 clients."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from spectron_migrate.adapter.core import Core, Plan
+from spectron_migrate.adapter.shape import Found
+from spectron_migrate.adapter.surface import COUNTED, WRITES, details_of, owners_of_call
+from spectron_migrate.adapter.truth import Truth, not_in_spectron
+
+
+class AsyncMemoryAdapter:
+    """The guide's thin adapter, with nothing lost when one side is down.
+
+        adapter = AsyncMemoryAdapter(Memory(), SpectronClient(base_url=…, api_key=…))
+        await adapter.add("I prefer vegetarian food.", user_id="alice")
+        await adapter.search("What does Alice eat?", user_id="alice")
+
+    Memories are written to Mem0, and come along to Spectron as the migration is set up; searches are answered as the
+    routing says. A synchronous client is called in a thread, so that the event loop is never held.
+    """
+
+    def __init__(
+        self,
+        mem0_client: Any,
+        spectron_client: Any | None = None,
+        *,
+        config: str | Path | None = None,
+        state: str | Path | None = None,
+        mapping: str | Path | None = None,
+        routing: str | Path | None = None,
+    ) -> None:
+        """As `MemoryAdapter`; `mem0_client` may also be an `AsyncMemory` or `AsyncMemoryClient`."""
+        self.mem0 = mem0_client
+        self.spectron = spectron_client
+        self._core = Core(mem0_client, spectron_client, config=config, state=state, mapping=mapping, routing=routing)
+        self._truth = Truth(self._core)
+
+    async def add(self, content: Any, user_id: str | None = None, **kwargs: Any) -> Any:
+        """Remember something; further keywords are those of Mem0's `add`."""
+        core = self._core
+        given = {**kwargs, **({"user_id": user_id} if user_id is not None else {})}
+        if core.is_complete():
+            return await asyncio.wrap_future(self._truth.add(content, given))
+        with core.writing(lambda: core.owners(given)) as answered:
+            answer = await self._call("add", content, **given)
+            answered(answer)
+        return answer
+
+    async def search(self, query: str, user_id: str | None = None, use_spectron: bool = False, **kwargs: Any) -> Any:
+        """Search in Mem0's shape, answered by Mem0 or by Spectron, as the routing says.
+
+        `use_spectron`: ask Spectron for this search whatever the percentage, while some reads go there and this user's
+        memories are all there; the answer then has `formatted` too, whoever gave it.
+        """
+        core = self._core
+        given = {**kwargs, **({"user_id": user_id} if user_id is not None else {})}
+        fitted = core.calls.fit("search", (query,), given)
+        plan = core.plan((query,), fitted, wanted=use_spectron)
+        found = await (self._from_truth(plan) if plan.complete else self._from_spectron(plan))
+        if found is not None:
+            return found if use_spectron else core.calls.shaped(found)
+        answer = await self._call("search", query, **fitted)
+        core.answered(plan, answer)
+        return _as_found(answer) if use_spectron else answer
+
+    async def close(self) -> None:
+        """Tell the last news and let go of our threads, files and connections; the clients are the caller's."""
+        await asyncio.to_thread(self._core.close)
+        self._truth.close()
+
+    async def __aenter__(self) -> AsyncMemoryAdapter:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        """Mem0's other calls, to be awaited; other attributes are the wrapped client's."""
+        if name.startswith("__") or name in ("mem0", "_core"):
+            raise AttributeError(name)
+        found = getattr(self.mem0, name)
+        return self._counting(name) if name in COUNTED else found
+
+    def __repr__(self) -> str:
+        return f"AsyncMemoryAdapter({type(self.mem0).__name__}, phase={self._core.routing.current().phase!r})"
+
+    def _counting(self, name: str) -> Callable[..., Any]:
+        core = self._core
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            kwargs = core.calls.fit(name, args, kwargs)
+            core.heart.begin()
+            if core.is_complete():
+                return await asyncio.to_thread(self._truth.answer, name, args, kwargs)
+            core.tally.call(name, details_of(name, kwargs))
+            if name not in WRITES:
+                return await self._call(name, *args, **kwargs)
+            with core.writing(lambda: owners_of_call(core, name, args, kwargs)) as answered:
+                answer = await self._call(name, *args, **kwargs)
+                answered(answer)
+            return answer
+
+        return call
+
+    async def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        method = getattr(self.mem0, name)
+        if inspect.iscoroutinefunction(method):
+            return await method(*args, **kwargs)
+        answer = await asyncio.to_thread(method, *args, **kwargs)
+        return await answer if inspect.isawaitable(answer) else answer
+
+    async def _from_spectron(self, plan: Plan) -> Found | None:
+        core = self._core
+        future = core.ask(plan) if plan.to_spectron else None
+        if future is None:
+            return None
+        began = core.now()
+        try:
+            answer = await asyncio.wait_for(asyncio.wrap_future(future), core.patience_s + 0.5)
+            found = await asyncio.to_thread(core.found, plan, answer)
+        except Exception as error:
+            core.failed(error, core.now() - began)
+            return None
+        core.succeeded(core.now() - began)
+        return found
+
+    async def _from_truth(self, plan: Plan) -> Found:
+        future = self._core.ask(plan) if plan.to_spectron else None
+        if future is None:
+            raise not_in_spectron("search", plan.why_not)
+        answer = await asyncio.wrap_future(future)
+        return await asyncio.to_thread(self._core.found, plan, answer, self._truth.since.made_of)
+
+
+def _as_found(answer: Any) -> Found:
+    return Found(answer) if isinstance(answer, dict) else Found(results=answer)

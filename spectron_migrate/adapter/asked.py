@@ -1,0 +1,205 @@
+"""What a search of Mem0's asks for, in whichever generation's form, and whether Spectron could answer it (pure).
+
+The wrapped client's own signature says how to read a call: ids as keywords or in `filters`, `limit` or `top_k`,
+positional or not, options as keywords or as an object. Only plain equality of ids can become a lens. Whatever else
+narrows a search is named in `beyond`, so that it is answered by Mem0 and counted.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+ENTITIES = ("user_id", "agent_id", "run_id", "app_id")
+PLATFORM_TOP_K = 10
+USUAL_THRESHOLD = 0.1
+"""What Mem0 asks for by itself; scores of the two systems do not compare, so a higher one is Mem0's to judge."""
+_LENGTHS = ("top_k", "limit")
+_WITHOUT_EFFECT = frozenset({"rerank", "version", "output_format", "api_version", "async_mode", "enable_graph"})
+"""What asks for a ranking or a form of Mem0's own: Spectron ranks by itself, the form is kept anyway."""
+_MOST_NAME = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One search."""
+
+    query: str
+    ids: Mapping[str, str]
+    top_k: int
+    beyond: tuple[str, ...] = ()
+    """What it asks for that Spectron cannot answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A signature, read once: binding with `inspect` takes longer than all the rest of an adapter's call."""
+
+    names: frozenset[str]
+    by_position: tuple[str, ...]
+    defaults: Mapping[str, Any]
+    required: frozenset[str]
+    takes_any: bool
+    """Further keywords."""
+
+    @classmethod
+    def of(cls, signature: inspect.Signature) -> _Form:
+        kinds = inspect.Parameter
+        each = [one for one in signature.parameters.values() if one.kind is not kinds.VAR_KEYWORD]
+        return cls(
+            names=frozenset(one.name for one in each),
+            by_position=tuple(one.name for one in each if one.kind is kinds.POSITIONAL_OR_KEYWORD),
+            defaults={one.name: one.default for one in each if one.default is not kinds.empty},
+            required=frozenset(one.name for one in each if one.default is kinds.empty),
+            takes_any=len(each) < len(signature.parameters),
+        )
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The arguments by name, defaults and the fields of an `options` object included; None where it is no call."""
+        placed = dict(zip(self.by_position, args, strict=False))
+        if len(placed) < len(args) or placed.keys() & kwargs.keys():
+            return None
+        given = {**self.defaults, **placed, **kwargs}
+        if self.required - given.keys() or not (self.takes_any or given.keys() <= self.names):
+            return None
+        options = _options(given.pop("options", None))
+        return {**given, **options} if options else given
+
+
+class Calls:
+    """How the wrapped client is called."""
+
+    def __init__(self, client: Any) -> None:
+        """Read the signatures once."""
+        self._forms = {name: _form(getattr(client, name, None)) for name in ("search", "get_all", "add")}
+        search = self._forms["search"]
+        names = search.names if search is not None else frozenset()
+        self.ids_are_keywords = "user_id" in names
+        """The generation that wants ids as keywords, and knows `limit`."""
+        self.ids_are_filters = not self.ids_are_keywords and bool(names & {"top_k", "options"})
+        """The generation that wants ids in `filters`, and knows `top_k`."""
+        self._answers_with_list = "version" in names and "options" not in names
+        """The hosted client answered so before it had generations."""
+
+    def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Asked | None:
+        """What a search asks for, its keywords fitted; None where only Mem0 itself can say what is wrong with it."""
+        given = self._given("search", args, kwargs)
+        if given is None or not isinstance(given.get("query"), str):
+            return None
+        ids, beyond = _plain_ids({name: given.pop(name) for name in ENTITIES if given.get(name) is not None})
+        filters = given.pop("filters", None)
+        if isinstance(filters, Mapping):
+            more, narrower = _plain_ids(filters)
+            beyond += narrower + [
+                f"filter {name} twice" for name, value in more.items() if ids.get(name, value) != value
+            ]
+            ids = {**more, **ids}
+        elif filters:
+            beyond.append("filters")
+        if self.ids_are_filters:
+            ids = {name: value.strip() for name, value in ids.items()}
+        length = next((given[name] for name in _LENGTHS if given.get(name) is not None), PLATFORM_TOP_K)
+        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+            return None
+        beyond += [name for name, value in given.items() if self._narrows(name, value)]
+        beyond += [] if ids else ["no id"]
+        return Asked(given["query"], ids, length, tuple(_named(each) for each in beyond))
+
+    def named(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call by name; the keywords alone where the client would refuse it."""
+        given = self._given(method, args, kwargs)
+        return dict(kwargs) if given is None else given
+
+    def learn(self, answer: Any) -> None:
+        """Mem0 answered a search: the application is used to this form."""
+        self._answers_with_list = isinstance(answer, list)
+
+    def shaped(self, found: Any) -> Any:
+        """An answer in the form that the application is used to."""
+        return found["results"] if self._answers_with_list else found
+
+    def fit(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The keywords as this client's generation takes them, where they are of the other one."""
+        if self._forms.get(method) is None or args[1:]:
+            return kwargs
+        if self.ids_are_filters and any(name in kwargs for name in ENTITIES):
+            return _to_filters(kwargs)
+        if self.ids_are_keywords and isinstance(kwargs.get("filters"), Mapping):
+            return _to_keywords(kwargs)
+        return kwargs
+
+    def _given(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
+        form = self._forms[method]
+        return {"query": args[0] if args else None, **kwargs} if form is None else form.bind(args, kwargs)
+
+    def _narrows(self, name: str, value: Any) -> bool:
+        if name == "query" or name in _LENGTHS or name in _WITHOUT_EFFECT or value is None or value is False:
+            return False
+        form = self._forms["search"]
+        if name == "threshold" and isinstance(value, int | float) and value <= USUAL_THRESHOLD:
+            return False
+        return form is None or name not in form.defaults or form.defaults[name] != value
+
+
+def owners_of(kwargs: Mapping[str, Any]) -> dict[str, str]:
+    """The ids that a call names, at the top or in its filters; of several for one kind, one."""
+    plain = {name: kwargs[name] for name in ENTITIES if isinstance(kwargs.get(name), str | int)}
+    filters = kwargs.get("filters")
+    ids, _ = _plain_ids(filters) if isinstance(filters, Mapping) else ({}, [])
+    return {**ids, **{name: str(value) for name, value in plain.items()}}
+
+
+def _plain_ids(filters: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """The ids that a filter asks for by plain equality, and what else it asks for."""
+    ids: dict[str, str] = {}
+    beyond: list[str] = []
+    for name, value in filters.items():
+        if name in ENTITIES and isinstance(value, str | int) and not isinstance(value, bool) and value != "*":
+            ids[name] = str(value)
+        elif name == "AND" and isinstance(value, list) and all(isinstance(each, Mapping) for each in value):
+            for each in value:
+                more, narrower = _plain_ids(each)
+                beyond += narrower + [f"filter {one} twice" for one in more if more[one] != ids.get(one, more[one])]
+                ids.update(more)
+        else:
+            beyond.append(f"filter {name}")
+    return ids, beyond
+
+
+def _options(value: Any) -> dict[str, Any]:
+    dump = getattr(value, "model_dump", None)
+    if dump is not None:
+        return dict(dump(exclude_unset=True))
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _to_filters(kwargs: dict[str, Any]) -> dict[str, Any]:
+    ids = {name: kwargs[name] for name in ENTITIES if kwargs.get(name) is not None}
+    fitted = {name: value for name, value in kwargs.items() if name not in ENTITIES and name != "limit"}
+    if "limit" in kwargs:
+        fitted.setdefault("top_k", kwargs["limit"])
+    return {**fitted, "filters": {**(kwargs.get("filters") or {}), **ids}}
+
+
+def _to_keywords(kwargs: dict[str, Any]) -> dict[str, Any]:
+    ids = {name: kwargs["filters"][name] for name in ENTITIES[:3] if name in kwargs["filters"]}
+    filters = {name: value for name, value in kwargs["filters"].items() if name not in ids}
+    fitted = {name: value for name, value in kwargs.items() if name not in ("filters", "top_k")}
+    if "top_k" in kwargs:
+        fitted.setdefault("limit", kwargs["top_k"])
+    return {**fitted, **ids, **({"filters": filters} if filters else {})}
+
+
+def _form(method: Any) -> _Form | None:
+    try:
+        signature = inspect.signature(method) if method is not None else None
+    except (TypeError, ValueError):
+        return None
+    return None if signature is None else _Form.of(signature)
+
+
+def _named(name: str) -> str:
+    """For counts: names are an application's code, but some could be made of its data."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)[:_MOST_NAME]

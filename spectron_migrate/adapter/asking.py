@@ -1,0 +1,123 @@
+"""Asking Spectron from an application's threads: one loop in a thread of its own, few calls at once, one try each.
+
+An application's search must not wait for retries, nor for a server that hangs: a call that is not answered in its
+time counts as failed, and where too many are under way already, the next one fails at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from spectron_migrate.adapter.shape import Row
+from spectron_migrate.config.types import SpectronAccess
+from spectron_migrate.errors import Unreachable
+from spectron_migrate.records import Selector
+
+if TYPE_CHECKING:
+    from spectron_migrate.spectron.api import SpectronApi
+
+MOST = 64
+"""Calls under way at once; more would only wait for each other."""
+
+T = TypeVar("T")
+
+
+class Busy(Unreachable):
+    """Too many calls wait for Spectron already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What Spectron answered, and how long that took."""
+
+    rows: tuple[Row, ...]
+    seconds: float
+
+
+class Asking:
+    """Safe to use from several threads; the thread and its connections are made by the first call."""
+
+    def __init__(self, access: Callable[[], SpectronAccess]) -> None:
+        """`access` is asked at the first call; it may raise what is missing, as a MigrateError."""
+        self._access = access
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._api: SpectronApi | None = None
+        self._under_way = 0
+
+    @property
+    def under_way(self) -> int:
+        """Calls that are not answered yet."""
+        return self._under_way
+
+    def query(self, text: str, lens: Selector, *, k: int, timeout_s: float) -> Future[Answer]:
+        """Ask once; the future raises MigrateError or TimeoutError. Raises Busy, or what is missing to ask at all."""
+
+        async def ask(api: SpectronApi) -> Answer:
+            began = time.monotonic()
+            recall = await asyncio.wait_for(api.query(text, lens=lens, k=k), timeout_s)
+            rows = tuple(Row(hit.id, hit.text, hit.source, hit.score) for hit in recall.hits)
+            return Answer(rows, time.monotonic() - began)
+
+        return self.run(ask)
+
+    def run(self, call: Callable[[SpectronApi], Coroutine[Any, Any, T]]) -> Future[T]:
+        """Run a call on the loop; its outcome is the future's."""
+        with self._lock:
+            if self._under_way >= MOST:
+                raise Busy(f"{MOST} calls wait for Spectron already")
+            loop, api = self._started()
+            self._under_way += 1
+
+        async def count() -> T:
+            try:
+                return await call(api)
+            finally:
+                with self._lock:
+                    self._under_way -= 1
+
+        return asyncio.run_coroutine_threadsafe(count(), loop)
+
+    def forget_after_fork(self) -> None:
+        """In a child process: thread and connections are the parent's, so new ones are made when needed."""
+        self._lock, self._loop, self._api, self._under_way = threading.Lock(), None, None, 0
+
+    def close(self) -> None:
+        """Close the connections and end the thread; what is under way fails."""
+        with self._lock:
+            loop, api, self._loop, self._api = self._loop, self._api, None, None
+        if loop is None or api is None:
+            return
+        asyncio.run_coroutine_threadsafe(api.close(), loop).result(5)
+        loop.call_soon_threadsafe(loop.stop)
+
+    def _started(self) -> tuple[asyncio.AbstractEventLoop, SpectronApi]:
+        if self._loop is None or self._api is None:
+            from spectron_migrate.spectron.api import SpectronApi
+
+            access = self._access()
+            self._api = SpectronApi(
+                access.endpoint,
+                access.context,
+                api_key=access.api_key.reveal(),
+                timeout_s=access.timeout_s,
+                max_connections=MOST,
+                read_tries=1,
+            )
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=_run, args=(self._loop,), name="spectron-asking", daemon=True).start()
+        return self._loop, self._api
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()

@@ -1,0 +1,373 @@
+"""What both adapters share: where a search goes, what Spectron's answer becomes, and what is noted about writes.
+
+Whatever goes wrong on Spectron's side before `complete` ends in Mem0's answer and a count, never in an error of the
+application: until then Mem0 is the truth, and all that Spectron adds is optional.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from spectron_migrate.adapter.asked import ENTITIES, Asked, Calls, owners_of
+from spectron_migrate.adapter.asking import Answer, Asking
+from spectron_migrate.adapter.catalogue import Catalogue, NoCatalogue
+from spectron_migrate.adapter.guard import Guard
+from spectron_migrate.adapter.heart import Heart
+from spectron_migrate.adapter.shadow import Shadow
+from spectron_migrate.adapter.shape import Found, Shown, shown
+from spectron_migrate.adapter.tally import Tally
+from spectron_migrate.adapter.written import Written
+from spectron_migrate.config import load_settings
+from spectron_migrate.config.types import Secret, Settings, SpectronAccess
+from spectron_migrate.errors import InputError
+from spectron_migrate.mapping import Lens, NotServable, load_mapping
+from spectron_migrate.records import Memory, parse_time
+from spectron_migrate.routing import Routing, RoutingReader, name_of, subject_of
+
+MAX_K = 50
+"""What Spectron is asked for, as verification asks: some hits are no memories, or old ones."""
+PATIENCE = 2.5
+"""How long a search waits for Spectron, as a multiple of the p95 budget; then Mem0 answers it."""
+PENDING_S = 60.0
+"""A write that Mem0 only accepted may become visible this much later."""
+READY_EVERY_S = 1.0
+
+_log = logging.getLogger("spectron_migrate.adapter")
+
+
+Added = Callable[[Sequence[str]], Mapping[str, Memory]]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done with one search."""
+
+    asked: Asked | None
+    lens: Lens | None
+    to_spectron: bool
+    complete: bool
+    """Spectron is the truth: there is no other answer."""
+    why_not: str = ""
+    """Why Spectron cannot answer it at all."""
+
+
+class Core:
+    """One per adapter; safe to use from several threads, and in processes that fork."""
+
+    def __init__(
+        self,
+        client: Any,
+        spectron_client: Any | None,
+        *,
+        config: str | Path | None,
+        state: str | Path | None,
+        mapping: str | Path | None,
+        routing: str | Path | None,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        """Read settings and mapping; no file is written and nothing is asked. Raises InputError for bad ones."""
+        overrides = {"state": _text(state), "mapping": _text(mapping)}
+        self.settings = load_settings(Path(config) if config else None, env=os.environ, overrides=overrides)
+        self.mapping = load_mapping(self.settings.mapping)
+        self.calls = Calls(client)
+        self.tally = Tally()
+        self.guard = Guard(self.settings.cutover.guard, clock=clock)
+        self.written = Written(None)
+        try:
+            self.routing = RoutingReader(str(routing) if routing else self.settings.state)
+        except ValueError as error:
+            raise InputError(str(error)) from None
+        if "://" in str(routing or ""):
+            self.routing.fetch()  # the first write has to know already where it belongs
+        self.routing.current()
+        several = any(len(rule.paths) > 1 for rule in self.mapping.rules)
+        self.catalogue = Catalogue(self.settings.state, several_paths=several, clock=clock)
+        self.access = _access(self.settings, spectron_client)
+        self.asking = Asking(self.access)
+        self.heart = Heart(self.settings.state, self.routing, self.tally, self.guard, self.written)
+        self.lens = lru_cache(maxsize=4096)(self._lens)
+        self._clock = clock
+        self._ready: tuple[float, str | None] = (float("-inf"), "not looked at yet")
+        self.shadow = Shadow(self, self.settings.cutover.shadow, rng or random.Random())
+        self._said: set[str] = set()
+        self._as_of: tuple[str | None, float] = (None, float("-inf"))
+        _CORES.add(self)
+
+    # -- searches -----------------------------------------------------------------------------------------
+
+    def plan(self, args: Sequence[Any], kwargs: Mapping[str, Any], *, wanted: bool = False) -> Plan:
+        """Decide about one search; `wanted`: the application itself asks for Spectron."""
+        self.heart.begin()
+        routing = self.routing.current()
+        asked = self.calls.read(args, kwargs)
+        if asked is None:
+            return Plan(None, None, False, routing.phase == "complete", "the call is not one of Mem0's")
+        lens, why_not = self._servable(asked)
+        if routing.phase == "complete":
+            return Plan(asked, lens, lens is not None, True, why_not)
+        if why_not:
+            self.tally.call("search", asked.beyond or ("scope",))
+        where = self._where(routing, asked, wanted)
+        if where == "spectron":
+            where = "beyond" if lens is None else self._held_back() or "spectron"
+        if where != "spectron":
+            self.tally.read(where)
+        return Plan(asked, lens, where == "spectron", False, why_not)
+
+    def ask(self, plan: Plan) -> Future[Answer] | None:
+        """Ask Spectron; None where it could not even be asked. Raises MigrateError after `complete`."""
+        try:
+            return self.query(plan)
+        except Exception as error:
+            if plan.complete:
+                raise
+            self.failed(error, 0.0)
+            return None
+
+    def query(self, plan: Plan) -> Future[Answer]:
+        """Ask Spectron; raises what keeps it from being asked."""
+        assert plan.asked is not None and plan.lens is not None  # noqa: S101, PT018 - planned so
+        return self.asking.query(plan.asked.query, plan.lens.selector, k=MAX_K, timeout_s=self.patience_s)
+
+    @property
+    def patience_s(self) -> float:
+        """How long a search waits for Spectron."""
+        return PATIENCE * self.settings.cutover.guard.p95_s
+
+    def found(self, plan: Plan, answer: Answer, added: Added | None = None) -> Found:
+        """Spectron's answer in Mem0's shape; `added` knows what was written after `complete`.
+
+        Raises NoCatalogue before that: without it nothing old or deleted could be hidden.
+        """
+        told = self.shown(plan, answer, added)
+        self.tally.read("spectron")
+        self.tally.reads(told.left_out)
+        return Found(results=list(told.rows))
+
+    def shown(self, plan: Plan, answer: Answer, added: Added | None = None) -> Shown:
+        """As `found`, for comparing: nothing is counted."""
+        assert plan.asked is not None and plan.lens is not None  # noqa: S101, PT018 - planned so
+        return shown(
+            answer.rows,
+            plan.lens,
+            None if plan.complete and self._no_catalogue() else self.catalogue,
+            top_k=plan.asked.top_k,
+            today=datetime.now(UTC).date().isoformat(),
+            added=added,
+            owners=plan.asked.ids if plan.complete else None,
+        )
+
+    def answered(self, plan: Plan, answer: Any) -> None:
+        """Mem0 answered a search: perhaps ask Spectron the same in the background."""
+        self.calls.learn(answer)
+        self.shadow.after(plan, answer)
+
+    def succeeded(self, seconds: float) -> None:
+        """A search was answered by Spectron."""
+        self.guard.note(seconds, failed=False)
+
+    def failed(self, error: BaseException, seconds: float) -> None:
+        """A search could not be answered by Spectron: counted, told once, and Mem0 answers."""
+        if isinstance(error, NoCatalogue):
+            self.tally.read("no catalogue")
+        else:
+            self.tally.read("failed")
+            self.guard.note(seconds, failed=True)
+        said = f"{type(error).__name__}: {getattr(error, 'message', None) or error}"[:300]
+        if type(error).__name__ not in self._said:
+            self._said.add(type(error).__name__)
+            _log.warning("a search was answered by Mem0 instead of Spectron: %s", said)
+
+    def is_fair(self, asked: Asked) -> bool:
+        """Whether Spectron should know all that Mem0 knows about what is asked."""
+        return self._is_caught_up(self.routing.current(), asked) and not self._not_ready()
+
+    # -- writes -------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def writing(self, ids: Callable[[], Sequence[str]]) -> Iterator[Callable[[Any], None]]:
+        """Around a write to Mem0: reads of what it is about come from Mem0 until it is known to be in Spectron.
+
+        `ids` names who can find it, and is asked only where that matters. Call what is given with Mem0's answer.
+        """
+        self.heart.begin()
+        routing = self.routing.current()
+        if routing.phase == "mem0":
+            yield lambda answer: None
+            return
+        about = ids()
+        later = 0.0
+
+        def answered(answer: Any) -> None:
+            nonlocal later
+            later = PENDING_S if _is_pending(answer) else 0.0
+
+        self.written.note(about, time.time())
+        self.tally.began(routing.epoch)
+        try:
+            yield answered
+        finally:
+            self.written.note(about, time.time() + later)
+            self.tally.ended(routing.epoch)
+
+    def owners(self, kwargs: Mapping[str, Any]) -> list[str]:
+        """Who can find what a call with these arguments writes."""
+        return list(owners_of(kwargs).values())
+
+    def owners_of_memory(self, mem0_id: Any) -> list[str]:
+        """Who can find a memory; nobody by name where it is not known here, and then it could be anybody."""
+        try:
+            known = self.catalogue.memory(str(mem0_id))
+        except NoCatalogue:
+            return []
+        return list(known[0].entity_ids.values()) if known is not None else []
+
+    # -- how ----------------------------------------------------------------------------------------------
+
+    def is_complete(self) -> bool:
+        """Whether Spectron is the truth."""
+        return self.routing.current().phase == "complete"
+
+    def now(self) -> float:
+        """Seconds, monotonic."""
+        return self._clock()
+
+    def close(self) -> None:
+        """Tell the last news and let go of threads, files and connections; the wrapped client is the caller's."""
+        self.heart.close()
+        self.routing.close()
+        self.asking.close()
+        self.catalogue.close()
+
+    def after_fork(self) -> None:
+        """In a child process: what belongs to the parent is left alone, and made anew."""
+        self.asking.forget_after_fork()
+        self.catalogue.forget_after_fork()
+        for part in (self.tally, self.guard, self.written, self.heart):
+            part.forget_after_fork()
+        self.shadow.under_way = 0
+
+    def _lens(self, ids: tuple[tuple[str, str], ...]) -> Lens | str:
+        try:
+            return self.mapping.lens(**dict(ids))
+        except NotServable as error:
+            return error.message
+
+    def _servable(self, asked: Asked) -> tuple[Lens | None, str]:
+        if asked.beyond:
+            return None, f"Spectron cannot answer: {', '.join(asked.beyond)}"
+        lens = self.lens(tuple(sorted(asked.ids.items())))
+        return (None, lens) if isinstance(lens, str) else (lens, "")
+
+    def _where(self, routing: Routing, asked: Asked, wanted: bool) -> str:
+        if not asked.ids or routing.phase == "mem0":
+            return "mem0"
+        ids = {name: asked.ids.get(name) for name in ENTITIES}
+        where = routing.route(
+            user_id=ids["user_id"], agent_id=ids["agent_id"], run_id=ids["run_id"], app_id=ids["app_id"]
+        )
+        if where == "mem0" and not (wanted and self._may_want(routing, asked)):
+            return "mem0"
+        return "spectron" if self._is_caught_up(routing, asked) else "behind"
+
+    def _may_want(self, routing: Routing, asked: Asked) -> bool:
+        """An application may ask for Spectron by itself while some reads go there; what is pinned to Mem0 stays."""
+        subject = subject_of(**asked.ids)
+        pinned = subject is not None and name_of(routing.migration, subject) in routing.to_mem0
+        return routing.phase in ("shift", "closing") and not pinned
+
+    def _is_caught_up(self, routing: Routing, asked: Asked) -> bool:
+        """Whether all that these ids can find is in Spectron, what this host has just written included."""
+        subject = subject_of(**asked.ids)
+        if subject is None or not routing.is_caught_up(name_of(routing.migration, subject), time.time()):
+            return False
+        return not self.written.since(subject, self._moment(routing.as_of))
+
+    def _moment(self, as_of: str | None) -> float:
+        known, moment = self._as_of
+        if as_of != known:
+            try:
+                moment = parse_time(as_of).timestamp() if as_of else float("-inf")
+            except ValueError:
+                moment = float("-inf")
+            self._as_of = (as_of, moment)
+        return moment
+
+    def _held_back(self) -> str:
+        """Why a search that could go to Spectron does not, now; empty where nothing holds it back."""
+        if self.guard.state != "closed":
+            return "guarded"
+        return "no catalogue" if self._not_ready() else ""
+
+    def _not_ready(self) -> bool:
+        """Whether what lies here is not what the memories in Spectron were written by: then nothing is read there."""
+        looked, problem = self._ready
+        if self._clock() - looked >= READY_EVERY_S:
+            found = self._problem()
+            if found is not None and found != problem:
+                _log.warning("searches are answered by Mem0: %s", found)
+            problem = found
+            self._ready = (self._clock(), problem)
+        return problem is not None
+
+    def _no_catalogue(self) -> bool:
+        try:
+            self.catalogue.migration()
+        except NoCatalogue:
+            return True
+        return False
+
+    def _problem(self) -> str | None:
+        try:
+            migration = self.catalogue.migration()
+            context = self.access().context
+        except Exception as error:
+            return str(error)
+        if migration.mapping_digest != self.mapping.digest:
+            return "the mapping is not the one that wrote the memories: give the application the same mapping.yaml"
+        if migration.context != context:
+            return f"the memories are in context {migration.context}, and the settings name {context}"
+        return None
+
+
+_CORES: weakref.WeakSet[Core] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for core in list(_CORES):
+        core.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _access(settings: Settings, client: Any | None) -> Callable[[], SpectronAccess]:
+    """How Spectron is reached: as the client that was given, else by the settings."""
+    if client is None:
+        return settings.spectron.require
+    access = SpectronAccess(client.base_url, client.context, Secret(client._api_key), client._timeout_s)
+    return lambda: access
+
+
+def _is_pending(answer: Any) -> bool:
+    """Whether Mem0 only took note: the hosted one extracts memories later."""
+    rows = answer.get("results", answer) if isinstance(answer, Mapping) else answer
+    each = [rows] if isinstance(rows, Mapping) else list(rows or ()) if isinstance(rows, Sequence) else []
+    return any(isinstance(row, Mapping) and (row.get("status") == "PENDING" or "event_id" in row) for row in each)
+
+
+def _text(value: str | Path | None) -> str | None:
+    return None if value is None else str(value)

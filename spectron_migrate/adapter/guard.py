@@ -1,0 +1,137 @@
+"""The guard: a process whose reads from Spectron fail, or take too long, goes back to Mem0 by itself.
+
+It goes back as soon as the window holds too many failures, or too slow a p95. Then no user's read waits for Spectron
+any more: after a pause some searches are asked there once more in the background, and only a row of good answers
+brings the reads back; a bad one begins the pause anew, twice as long. So it never swings to and fro with the traffic.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from spectron_migrate.config.types import GuardSettings
+from spectron_migrate.processes import stamp
+
+LEAST_FAILURES = 3
+"""Fewer than this in a window are chance."""
+LEAST_ANSWERS = 20
+"""With fewer answers than this in a window there is no p95 to speak of."""
+PROBES = 5
+"""Good answers in a row that end it."""
+WELL_WITHIN = 0.8
+"""The share of the p95 budget that a probe may take: coming back needs more than just not being bad."""
+LONGEST_PAUSE = 10
+"""In windows."""
+
+_log = logging.getLogger("spectron_migrate.adapter")
+
+State = Literal["closed", "open", "probing"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    at: float
+    seconds: float
+    failed: bool
+
+
+class Guard:
+    """`closed`: reads may go to Spectron. `open`: none may. `probing`: none may, but the background asks."""
+
+    def __init__(
+        self,
+        budget: GuardSettings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """`clock` in seconds, monotonic; `now` with its zone."""
+        self.since: str | None = None
+        """When it last went back to Mem0, RFC 3339; None while it has not, or has come back."""
+        self._now = now
+        self.reason = ""
+        self.trips = 0
+        self._budget = budget
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._events: deque[_Event] = deque()
+        self._is_open = False
+        self._until = 0.0
+        self._pause = 1
+        self._good = 0
+        self._probe_runs = False
+
+    @property
+    def state(self) -> State:
+        """What holds now."""
+        if not self._is_open:
+            return "closed"
+        return "probing" if self._clock() >= self._until else "open"
+
+    def note(self, seconds: float, *, failed: bool) -> None:
+        """A read was answered by Spectron, or was not."""
+        with self._lock:
+            self._events.append(_Event(self._clock(), seconds, failed))
+            if not self._is_open:
+                self._judge()
+
+    def may_probe(self) -> bool:
+        """Whether this search may ask Spectron in the background; one at a time."""
+        if self.state != "probing":
+            return False
+        with self._lock:
+            if self._probe_runs:
+                return False
+            self._probe_runs = True
+            return True
+
+    def probed(self, seconds: float, *, failed: bool) -> None:
+        """What the background found."""
+        with self._lock:
+            self._probe_runs = False
+            if failed or seconds > self._budget.p95_s * WELL_WITHIN:
+                self._pause = min(LONGEST_PAUSE, self._pause * 2)
+                self._rest()
+                return
+            self._good += 1
+            if self._good >= PROBES:
+                self._is_open, self._pause, self.since, self.reason = False, 1, None, ""
+                self._events.clear()
+
+    def forget_after_fork(self) -> None:
+        """In a child process: a lock that another thread of the parent held would stay closed."""
+        self._lock = threading.Lock()
+
+    def _judge(self) -> None:
+        budget, oldest = self._budget, self._clock() - self._budget.window_s
+        while self._events and self._events[0].at < oldest:
+            self._events.popleft()
+        failures = sum(event.failed for event in self._events)
+        share = failures / len(self._events)
+        if failures >= LEAST_FAILURES and share > budget.error_rate:
+            self._trip(f"{share:.1%} of {len(self._events)} reads failed")
+        elif len(self._events) >= LEAST_ANSWERS:
+            times = sorted(event.seconds for event in self._events)
+            p95 = times[math.ceil(0.95 * len(times)) - 1]
+            if p95 > budget.p95_s:
+                self._trip(f"p95 is {p95 * 1000:.0f} ms over {len(times)} reads")
+
+    def _trip(self, reason: str) -> None:
+        self._is_open = True
+        self.reason = reason
+        self.trips += 1
+        self.since = stamp(self._now())
+        _log.warning("reads go back to Mem0: %s", reason)
+        self._rest()
+
+    def _rest(self) -> None:
+        self._good = 0
+        self._until = self._clock() + self._budget.window_s * self._pause

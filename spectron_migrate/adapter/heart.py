@@ -1,0 +1,118 @@
+"""What the adapter does in the background: look at the routing, and tell the others how this process is doing."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+from spectron_migrate.adapter.guard import Guard
+from spectron_migrate.adapter.tally import Tally
+from spectron_migrate.adapter.written import Written
+from spectron_migrate.processes import FOLDER, OwnFile, Report, stamp
+from spectron_migrate.processes import Guard as GuardReport
+from spectron_migrate.routing import RoutingReader
+
+EVERY_S = 0.5
+STILL_THERE_S = 5.0
+"""Without news, the file is written this often."""
+
+_log = logging.getLogger("spectron_migrate.adapter")
+
+
+class Heart:
+    """One thread; it begins with the first call, and again in a child process. No caller sees what fails here."""
+
+    def __init__(self, state: Path, routing: RoutingReader, tally: Tally, guard: Guard, written: Written) -> None:
+        """`state`: the state directory; while it does not exist, nothing is written."""
+        self._state = state
+        self._routing = routing
+        self._tally = tally
+        self._guard = guard
+        self._written = written
+        self._lock = threading.Lock()
+        self._own: OwnFile | None = None
+        self._pid = 0
+        self._began = stamp(datetime.now(UTC))
+        self._wake = threading.Event()
+        self._closed = False
+        self._told: tuple[object, ...] = ()
+        self._told_at = datetime.min.replace(tzinfo=UTC)
+        self._problem = ""
+
+    def begin(self) -> None:
+        """Make sure that the thread of this process runs."""
+        if self._pid == os.getpid() or self._closed:
+            return
+        with self._lock:
+            if self._pid == os.getpid():
+                return
+            self._pid, self._own, self._told = os.getpid(), None, ()
+            self._began = stamp(datetime.now(UTC))
+            threading.Thread(target=self._run, name="spectron-adapter", daemon=True).start()
+            atexit.register(self.close)
+
+    def beat(self) -> None:
+        """Tell the news, if there is any."""
+        with self._lock:
+            try:
+                self._beat()
+            except OSError as error:
+                self._complain(f"{self._state / FOLDER} cannot be written: {error.strerror or error}")
+
+    def forget_after_fork(self) -> None:
+        """In a child process: the file is the parent's, and so is its lock."""
+        self._lock = threading.Lock()
+        if self._own is not None:
+            self._own.close()
+        self._own = None
+
+    def close(self) -> None:
+        """Tell the last news and end."""
+        self._closed = True
+        self._wake.set()
+        if self._pid == os.getpid():
+            self.beat()
+            if self._own is not None:
+                self._own.close()
+        atexit.unregister(self.close)
+
+    def _run(self) -> None:
+        while not self._closed:
+            self._routing.current()
+            self.beat()
+            self._wake.wait(EVERY_S)
+
+    def _beat(self) -> None:
+        if self._own is None:
+            if not self._state.is_dir():
+                return
+            self._own = OwnFile(self._state)
+            self._written.share(self._state / FOLDER)
+        routing = self._routing.current()
+        news = (self._tally.changes, routing.epoch, self._routing.problem, self._guard.state, self._guard.trips)
+        now = datetime.now(UTC)
+        if news == self._told and (now - self._told_at).total_seconds() < STILL_THERE_S:
+            return
+        guard = GuardReport(self._guard.state != "closed", self._guard.since, self._guard.reason, self._guard.trips)
+        self._own.write(
+            Report(
+                host=self._own.host,
+                pid=self._own.pid,
+                began=self._began,
+                heartbeat=stamp(now),
+                epoch=routing.epoch,
+                routing_problem=self._routing.problem,
+                guard=guard,
+                **self._tally.told(),
+            )
+        )
+        self._told, self._told_at = news, now
+
+    def _complain(self, problem: str) -> None:
+        if problem != self._problem:
+            _log.warning("%s", problem)
+            self._problem = problem

@@ -1,0 +1,148 @@
+"""Spectron's hits as Mem0's callers know them (pure but for the catalogue that is given).
+
+A hit becomes the memory it was made of: its id, its literal text, its metadata and times, each memory once, in the
+order of the hits. Old texts, deleted and expired memories are hidden. A hit that is no single memory of Mem0's is
+left out; after `complete`, a passage that nobody knows is a memory written since, and is given under its own id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from spectron_migrate.adapter.catalogue import Catalogue, Stored
+from spectron_migrate.judge import PASSAGE_LETTERS, Candidates, Hit, Ignored, Known, Matched, judge
+from spectron_migrate.mapping import Lens
+from spectron_migrate.records import Memory
+
+_PASSAGES = frozenset({"memory_chunk", "turn"})
+
+
+class Found(dict[str, Any]):
+    """An answer in Mem0's shape, `{"results": […]}`, that can also be printed as the guide prints Spectron's."""
+
+    @property
+    def formatted(self) -> str:
+        """The texts for a prompt, one a line."""
+        return "\n".join(f"- {' '.join(str(row['memory']).split())}" for row in self.get("results", ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What an application is shown, and what was left out."""
+
+    rows: tuple[dict[str, Any], ...]
+    left_out: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One hit of Spectron's."""
+
+    id: str
+    text: str
+    source: str
+    score: float
+
+
+def shown(
+    hits: Sequence[Row],
+    lens: Lens,
+    catalogue: Catalogue | None,
+    *,
+    top_k: int,
+    today: str,
+    added: Callable[[Sequence[str]], Mapping[str, Memory]] | None = None,
+    owners: Mapping[str, str] | None = None,
+) -> Shown:
+    """The memories of an answer, best first, at most `top_k`.
+
+    `today`: YYYY-MM-DD. Once Spectron is the truth, `added` names memories that were written since by the ids of their
+    rows, and `owners`, what was asked for, says whose the passages are that nobody knows. Raises NoCatalogue.
+    """
+    made_of = catalogue.made_of(lens.selector, [hit.id for hit in hits]) if catalogue is not None else {}
+    unnamed = [hit for hit in hits if hit.id not in made_of]
+    known = {each.no: each for found in made_of.values() for each in found}
+    if catalogue is not None and any(_may_be_passage(hit) for hit in unnamed):
+        known.update({each.no: each for each in catalogue.all_in(lens.selector)})
+    live = {f"{no[0]}.{no[1]}": each for no, each in known.items() if each.live}
+    candidates = Candidates(
+        Known(name, each.text, each.turn_id, each.chunk_id, each.ids) for name, each in live.items()
+    )
+    newer = added([hit.id for hit in unnamed]) if added is not None and unnamed else {}
+    rows: dict[str, dict[str, Any]] = {}
+    left_out: Counter[str] = Counter()
+    for hit in hits:
+        if len(rows) >= top_k:
+            break
+        found = made_of.get(hit.id)
+        if found and not any(each.live for each in found):
+            left_out["stale"] += 1
+            continue
+        verdict = judge(Hit(hit.id, hit.text, hit.source), candidates)
+        memory = newer.get(hit.id) or (_next_of(verdict, live, rows) if isinstance(verdict, Matched) else None)
+        if memory is not None:
+            hidden = _hidden(memory, lens, today)
+            if hidden:
+                left_out[hidden] += 1
+            else:
+                rows.setdefault(memory.id, as_mem0(memory, score=hit.score))
+        elif owners is not None and hit.source in _PASSAGES:
+            rows[hit.id] = as_new(hit, owners)
+        else:
+            left_out["no memory" if isinstance(verdict, Ignored) else "unknown"] += 1
+    return Shown(tuple(rows.values()), left_out)
+
+
+def as_mem0(memory: Memory, *, score: float | None = None) -> dict[str, Any]:
+    """A memory as `search` and `get` of Mem0 give it."""
+    row: dict[str, Any] = {"id": memory.id, "memory": memory.memory, "hash": memory.hash}
+    row["metadata"] = dict(memory.metadata) or None
+    if score is not None:
+        row["score"] = score
+    row["created_at"], row["updated_at"] = as_mem0_time(memory.created_at), as_mem0_time(memory.updated_at)
+    optional = {
+        **memory.entity_ids,
+        "actor_id": memory.actor_id,
+        "role": memory.role,
+        "expiration_date": memory.expiration_date,
+        "categories": list(memory.categories) or None,
+    }
+    return {**row, **{name: value for name, value in optional.items() if value is not None}}
+
+
+def as_new(hit: Row, owners: Mapping[str, str]) -> dict[str, Any]:
+    """A memory that was written after the migration ended: Spectron's own id is all it has."""
+    text_hash = hashlib.md5(hit.text.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
+    row = {"id": hit.id, "memory": hit.text, "hash": text_hash, "metadata": None, "score": hit.score}
+    return {**row, "created_at": None, "updated_at": None, **owners}
+
+
+def as_mem0_time(text: str | None) -> str | None:
+    """Mem0 spells the zone out."""
+    return f"{text[:-1]}+00:00" if text is not None and text.endswith("Z") else text
+
+
+def is_expired(memory: Memory, today: str) -> bool:
+    """Mem0 hides a memory from the day after its expiry on."""
+    return memory.expiration_date is not None and memory.expiration_date[:10] < today
+
+
+def _may_be_passage(hit: Row) -> bool:
+    """Whether it could be a piece of a longer memory, which no receipt names."""
+    return hit.source in _PASSAGES and len(hit.text) >= PASSAGE_LETTERS
+
+
+def _next_of(verdict: Matched, by_name: Mapping[str, Stored], rows: Mapping[str, Any]) -> Memory:
+    """Where several memories have one text, each further hit of it is the next of them."""
+    choices = [by_name[name].memory for name in (verdict.mem0_id, *sorted(verdict.also))]
+    return next((memory for memory in choices if memory.id not in rows), choices[0])
+
+
+def _hidden(memory: Memory, lens: Lens, today: str) -> str:
+    if lens.run_filter is not None and memory.run_id != lens.run_filter:
+        return "run_filtered"
+    return "expired" if is_expired(memory, today) else ""

@@ -1,0 +1,93 @@
+"""What was written after the migration ended, as Mem0's callers expect to find it again.
+
+Spectron keeps text, scope and labels; the id that a caller was given, the metadata and who wrote it when are kept
+here, in `since.db` of the state directory, by all processes of the host. Where there is no such directory nothing is
+kept: the memory itself is in Spectron all the same, and is found by its text.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from spectron_migrate.ledger.schema import marks
+from spectron_migrate.records import Memory, canonical_json
+
+FILE = "since.db"
+_DDL = """
+CREATE TABLE IF NOT EXISTS memory(
+  id TEXT PRIMARY KEY, user_id TEXT, agent_id TEXT, run_id TEXT, app_id TEXT, record TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS memory_user ON memory(user_id) WHERE user_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS memory_agent ON memory(agent_id) WHERE agent_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS memory_run ON memory(run_id) WHERE run_id IS NOT NULL;
+CREATE TABLE IF NOT EXISTS made(row TEXT, memory TEXT, PRIMARY KEY (row, memory)) STRICT, WITHOUT ROWID;
+"""
+
+
+class Since:
+    """Safe to use from several threads."""
+
+    def __init__(self, state: Path) -> None:
+        """`state`: the state directory."""
+        self._path = state / FILE
+        self._lock = threading.Lock()
+        self._db: sqlite3.Connection | None = None
+
+    def add(self, memory: Memory, rows: Iterable[str | None]) -> None:
+        """Keep a memory that Spectron has stored, and the ids of what Spectron made of it."""
+        with self._lock:
+            db = self._open(create=True)
+            if db is None:
+                return
+            ids = (memory.user_id, memory.agent_id, memory.run_id, memory.app_id)
+            with db:
+                db.execute(
+                    "INSERT OR REPLACE INTO memory VALUES (?, ?, ?, ?, ?, ?)",
+                    (memory.id, *ids, canonical_json(memory.to_json())),
+                )
+                made = [(row, memory.id) for row in rows if row is not None]
+                db.executemany("INSERT OR IGNORE INTO made VALUES (?, ?)", made)
+
+    def made_of(self, rows: Sequence[str]) -> dict[str, Memory]:
+        """For Spectron's ids the memory that each was made of, where it was only one."""
+        found = self._rows(
+            "SELECT made.row, min(memory.record) FROM made JOIN memory ON memory.id = made.memory"
+            f" WHERE made.row IN ({marks(rows)}) GROUP BY made.row HAVING count(*) = 1",
+            tuple(rows),
+        )
+        return {row: Memory.from_json(json.loads(record)) for row, record in found}
+
+    def memory(self, memory_id: str) -> Memory | None:
+        """One memory by the id that `add` gave."""
+        found = self._rows("SELECT id, record FROM memory WHERE id = ?", (memory_id,))
+        return Memory.from_json(json.loads(found[0][1])) if found else None
+
+    def all_of(self, ids: Mapping[str, str]) -> list[Memory]:
+        """The memories that have all of these ids."""
+        where = " AND ".join(f"{name} = ?" for name in ids)
+        found = self._rows(f"SELECT id, record FROM memory WHERE {where or 'FALSE'}", tuple(ids.values()))
+        return [Memory.from_json(json.loads(record)) for _, record in found]
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            if self._db is not None:
+                self._db.close()
+            self._db = None
+
+    def _rows(self, query: str, values: Sequence[str]) -> list[tuple[str, str]]:
+        with self._lock:
+            db = self._open(create=False)
+            return db.execute(query, values).fetchall() if db is not None else []
+
+    def _open(self, *, create: bool) -> sqlite3.Connection | None:
+        if self._db is None and (self._path.exists() or (create and self._path.parent.is_dir())):
+            self._path.touch(mode=0o600)
+            self._db = sqlite3.connect(self._path, check_same_thread=False, timeout=30.0)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.executescript(_DDL)
+        return self._db

@@ -1,0 +1,148 @@
+"""`MemoryAdapter`: what an application imports in place of its Mem0 client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from spectron_migrate.adapter.core import Core, Plan
+from spectron_migrate.adapter.shape import Found
+from spectron_migrate.adapter.surface import COUNTED, WRITES, details_of, owners_of_call
+from spectron_migrate.adapter.truth import Truth, not_in_spectron
+
+
+class MemoryAdapter:
+    """Mem0's own interface, for `Memory` and `MemoryClient` of every generation.
+
+        memory = MemoryAdapter(Memory.from_config(config))
+        memory.add("I prefer vegetarian food.", user_id="alice")
+        memory.search("What does Alice eat?", user_id="alice")["results"]
+
+    Until the cutover is complete every call is Mem0's own, only searches may be answered by Spectron, as the routing
+    says, in Mem0's shape. After it Spectron answers; what it cannot do raises NotInSpectron. All attributes of the
+    wrapped client can be reached.
+    """
+
+    def __init__(
+        self,
+        mem0_client: Any,
+        spectron_client: Any | None = None,
+        *,
+        config: str | Path | None = None,
+        state: str | Path | None = None,
+        mapping: str | Path | None = None,
+        routing: str | Path | None = None,
+    ) -> None:
+        """Wrap a client; nothing is asked and nothing written yet.
+
+        Args:
+            mem0_client: the application's `Memory` or `MemoryClient`.
+            spectron_client: a `SpectronClient`; without one the settings say where Spectron is.
+            config: the settings file; by default `spectron-migrate.yaml` if it is there, and the environment.
+            state: the migration's state directory, instead of the settings'.
+            mapping: the mapping file, instead of the settings'.
+            routing: file or https address of `routing.json`; by default it lies in the state directory.
+
+        Raises:
+            InputError: settings or mapping are bad.
+        """
+        self._mem0 = mem0_client
+        self._core = Core(mem0_client, spectron_client, config=config, state=state, mapping=mapping, routing=routing)
+        self._truth = Truth(self._core)
+        self._made: dict[str, Callable[..., Any]] = {}
+
+    def search(self, *args: Any, **kwargs: Any) -> Any:
+        """Mem0's `search`, of either generation: answered by Mem0 or by Spectron, as the routing says."""
+        core = self._core
+        kwargs = core.calls.fit("search", args, kwargs)
+        plan = core.plan(args, kwargs)
+        if plan.complete:
+            return self._from_truth(plan)
+        if plan.to_spectron:
+            found = self._from_spectron(plan)
+            if found is not None:
+                return core.calls.shaped(found)
+        answer = self._mem0.search(*args, **kwargs)
+        core.answered(plan, answer)
+        return answer
+
+    def add(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
+        """Mem0's `add`; once the cutover is complete it writes to Spectron, each message once."""
+        core = self._core
+        if core.is_complete():
+            return self._truth.add(messages, core.calls.named("add", (messages, *args), kwargs)).result()
+        with core.writing(lambda: core.owners(core.calls.named("add", (messages, *args), kwargs))) as answered:
+            answer = self._mem0.add(messages, *args, **kwargs)
+            answered(answer)
+        return answer
+
+    def close(self) -> None:
+        """Tell the last news and let go of our threads, files and connections, and close the client if it can be."""
+        self._core.close()
+        self._truth.close()
+        close = getattr(self._mem0, "close", None)
+        if callable(close):
+            close()
+
+    def __enter__(self) -> MemoryAdapter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the wrapped client's; what Spectron cannot answer is counted for the gate."""
+        if name.startswith("__") or name == "_mem0":
+            raise AttributeError(name)
+        made = self._made.get(name)
+        if made is None:
+            if name not in COUNTED:
+                return getattr(self._mem0, name)
+            made = self._made[name] = self._counting(name, getattr(self._mem0, name))
+        return made
+
+    def __repr__(self) -> str:
+        return f"MemoryAdapter({type(self._mem0).__name__}, phase={self._core.routing.current().phase!r})"
+
+    def _counting(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        core = self._core
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            kwargs = core.calls.fit(name, args, kwargs)
+            core.heart.begin()
+            if core.is_complete():
+                return self._truth.answer(name, args, kwargs)
+            core.tally.call(name, details_of(name, kwargs))
+            if name not in WRITES:
+                return method(*args, **kwargs)
+            with core.writing(lambda: owners_of_call(core, name, args, kwargs)) as answered:
+                answer = method(*args, **kwargs)
+                answered(answer)
+            return answer
+
+        return call
+
+    def _from_spectron(self, plan: Plan) -> Found | None:
+        """Spectron's answer; None where Mem0 has to answer, which is counted."""
+        core = self._core
+        future = core.ask(plan)
+        if future is None:
+            return None
+        began = core.now()
+        try:
+            answer = future.result(core.patience_s + 0.5)
+            found = core.found(plan, answer)
+        except Exception as error:
+            future.cancel()
+            core.failed(error, core.now() - began)
+            return None
+        core.succeeded(core.now() - began)
+        return found
+
+    def _from_truth(self, plan: Plan) -> Any:
+        if not plan.to_spectron:
+            raise not_in_spectron("search", plan.why_not)
+        future = self._core.ask(plan)
+        assert future is not None  # noqa: S101 - it raises instead
+        return self._core.calls.shaped(self._core.found(plan, future.result(), self._truth.since.made_of))

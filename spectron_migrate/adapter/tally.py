@@ -1,0 +1,82 @@
+"""What a process counts about itself: calls that Spectron cannot answer, where reads came from, shadow comparisons."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+MOST_NAMES = 200
+"""Different calls that are told apart: names are an application's code, but some could be made of its data."""
+OTHERS = "other calls"
+
+
+class Tally:
+    """Safe to use from several threads; a count costs a microsecond or two."""
+
+    def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        """`now` with its zone."""
+        self.changes = 0
+        self._now = now
+        self._lock = threading.Lock()
+        self._calls: dict[str, Counter[str]] = {}
+        self._reads: Counter[str] = Counter()
+        self._shadow: Counter[str] = Counter()
+        self._running: Counter[int] = Counter()
+
+    def call(self, method: str, details: tuple[str, ...] = ()) -> None:
+        """The application called what Spectron cannot answer."""
+        name = f"{method}({', '.join(sorted(set(details)))})" if details else method
+        day = self._now().date().isoformat()
+        with self._lock:
+            if name not in self._calls and len(self._calls) >= MOST_NAMES:
+                name = OTHERS
+            self._calls.setdefault(name, Counter())[day] += 1
+            self.changes += 1
+
+    def read(self, where: str) -> None:
+        """Where a search was answered, or why not by Spectron."""
+        with self._lock:
+            self._reads[where] += 1
+            self.changes += 1
+
+    def reads(self, counts: Mapping[str, int]) -> None:
+        """What was left out of an answer, and why."""
+        with self._lock:
+            self._reads.update(counts)
+
+    def shadow(self, **sums: Any) -> None:
+        """Add to the sums of the shadow reads."""
+        with self._lock:
+            self._shadow.update(sums)
+            self.changes += 1
+
+    def began(self, epoch: int) -> None:
+        """A write began while this step of the cutover was in force."""
+        with self._lock:
+            self._running[epoch] += 1
+            self.changes += 1
+
+    def ended(self, epoch: int) -> None:
+        """It ended."""
+        with self._lock:
+            self._running[epoch] -= 1
+            if self._running[epoch] <= 0:
+                del self._running[epoch]
+            self.changes += 1
+
+    def forget_after_fork(self) -> None:
+        """In a child process: a lock that another thread of the parent held would stay closed."""
+        self._lock = threading.Lock()
+
+    def told(self) -> dict[str, Any]:
+        """The fields of a process's report."""
+        with self._lock:
+            return {
+                "calls": {name: dict(days) for name, days in self._calls.items()},
+                "reads": dict(self._reads),
+                "shadow": {name: round(float(value), 4) for name, value in self._shadow.items()},
+                "running_epoch": min(self._running, default=None),
+            }

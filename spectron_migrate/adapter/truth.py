@@ -1,0 +1,265 @@
+"""After `complete`: Spectron is the truth, and Mem0's calls are answered by it as far as it can.
+
+`add` writes to Spectron, `search` asks it. What Mem0 knew of its memories is answered from the catalogue; what Spectron
+has no way to do raises `NotInSpectron` and says what to use instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import uuid
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from spectron_migrate.adapter.asked import owners_of
+from spectron_migrate.adapter.catalogue import NoCatalogue
+from spectron_migrate.adapter.core import Core
+from spectron_migrate.adapter.shape import as_mem0, as_mem0_time, is_expired
+from spectron_migrate.adapter.since import Since
+from spectron_migrate.errors import InputError, NotInSpectron, Unreachable
+from spectron_migrate.ledger.plan import fact_body
+from spectron_migrate.mapping import NotServable
+from spectron_migrate.records import Memory, Placement, canonical_json, format_time
+
+if TYPE_CHECKING:
+    from spectron_migrate.spectron.api import SpectronApi
+    from spectron_migrate.spectron.session import Session
+
+OPEN_TRIES = 5
+INSTEAD = {
+    "update": "add what is true now: Spectron supersedes the older fact by itself",
+    "delete": "a SpectronClient session's `forget`, which forgets by meaning, or POST /scopes/forget for a whole scope",
+    "delete_all": "POST /scopes/forget, which erases a scope with everything in it",
+    "reset": "POST /scopes/forget, scope by scope",
+    "get_all": "`search`, or the profile of a SpectronClient session",
+    "get": "`search`",
+    "history": "the history of an entity: GET /entities/{type}/{name}/history/{key}",
+    "search": "`search` with plain ids, or a SpectronClient session's `recall`",
+    "users": "GET /scopes, which lists them",
+}
+
+
+@dataclass
+class _Open:
+    """A session of one scope and run that this process writes to."""
+
+    session: Session
+    used: int = 0
+
+
+def not_in_spectron(method: str, why: str = "") -> NotInSpectron:
+    """The error for a call that only Mem0 could answer."""
+    return NotInSpectron(
+        f"Spectron cannot answer Mem0's {method}{f': {why}' if why else ''}",
+        hint=f"use {INSTEAD.get(method, 'Spectron by its own client (SpectronClient)')}",
+    )
+
+
+class Truth:
+    """One per adapter; its calls return futures, or answer at once."""
+
+    def __init__(self, core: Core) -> None:
+        """Nothing is opened yet."""
+        self._core = core
+        self._since = Since(core.settings.state)
+        self._open: dict[tuple[Any, ...], _Open] = {}
+        self._locks: dict[tuple[int, str], asyncio.Lock] = {}
+        self._registered: set[str] = set()
+
+    @property
+    def since(self) -> Since:
+        """What was written since."""
+        return self._since
+
+    # -- writing ------------------------------------------------------------------------------------------
+
+    def add(self, messages: Any, kwargs: Mapping[str, Any]) -> Future[dict[str, Any]]:
+        """Write each message once; the future has Mem0's answer.
+
+        Each message of a conversation is one memory, `system` ones aside: Spectron makes facts of them itself.
+        Raises InputError for what is no message, or has no place in the mapping.
+        """
+        owners = owners_of(kwargs)
+        pairs = [self._place(role, name, text, owners, kwargs) for role, name, text in _texts(messages)]
+
+        async def write(api: SpectronApi) -> dict[str, Any]:
+            return {"results": [await self._write(api, memory, placed) for memory, placed in pairs]}
+
+        return self._core.asking.run(write)
+
+    def _place(
+        self, role: str, name: str | None, text: str, owners: Mapping[str, str], kwargs: Mapping[str, Any]
+    ) -> tuple[Memory, Placement]:
+        now = format_time(datetime.now(UTC))
+        expires = kwargs.get("expiration_date")
+        memory = Memory(
+            id=str(uuid.uuid4()),
+            memory=text,
+            user_id=owners.get("user_id"),
+            agent_id=owners.get("agent_id"),
+            run_id=owners.get("run_id"),
+            app_id=owners.get("app_id"),
+            actor_id=name,
+            role=role,
+            metadata=dict(kwargs.get("metadata") or {}),
+            created_at=now,
+            updated_at=now,
+            text_at=now,
+            expiration_date=str(expires) if expires is not None else None,
+        )
+        placed = self._core.mapping.place(memory)
+        if not isinstance(placed, Placement):
+            why = getattr(placed, "why", None) or getattr(placed, "reason", "")
+            raise InputError(f"a memory has no place in the mapping: {why}", hint="give it a user_id, or a rule")
+        return memory, replace(placed, infer="none") if kwargs.get("infer") is False else placed
+
+    async def _write(self, api: SpectronApi, memory: Memory, placed: Placement) -> dict[str, Any]:
+        # A lane's facts go one after the other; a child process has sessions of its own.
+        async with self._locks.setdefault((os.getpid(), placed.lane), asyncio.Lock()):
+            opened = await self._session(api, placed)
+            body = {**fact_body(memory, placed), "session_id": opened.session.id}
+            opened.used += 1
+            stored = await opened.session.write(canonical_json(body).encode(), placed.infer)
+        given = replace(memory, id=stored.chunk_id or stored.turn_id or memory.id)
+        self._since.add(given, (stored.turn_id, stored.chunk_id, *stored.ids))
+        row = {"id": given.id, "memory": given.memory, "event": "ADD", "role": given.role, "actor_id": given.actor_id}
+        return {name: value for name, value in row.items() if value is not None}
+
+    async def _session(self, api: SpectronApi, placed: Placement) -> _Open:
+        from spectron_migrate.spectron.session import Session
+
+        key = (os.getpid(), placed.selector, placed.run)
+        known = self._open.get(key)
+        if known is None or known.used >= self._core.mapping.session_size:
+            label = canonical_json(placed.selector)
+            known = _Open(Session(api, await self._opened(api, placed), label))
+            self._open[key] = known
+        return known
+
+    async def _opened(self, api: SpectronApi, placed: Placement) -> str:
+        from spectron_migrate.spectron.scopes import ensure, paths_of
+        from spectron_migrate.spectron.wire import InDoubt, NotBegun
+
+        said = ""
+        for attempt in range(OPEN_TRIES):
+            try:
+                unknown = [path for path in paths_of(placed.selector) if path not in self._registered]
+                if unknown:
+                    await ensure(api, unknown)
+                    self._registered.update(unknown)
+                metadata = {"source": "mem0", **({"mem0_run": placed.run} if placed.run else {})}
+                return (await api.create_session(placed.selector, metadata)).id
+            except (NotBegun, InDoubt) as problem:
+                said = problem.reason
+            except Unreachable as problem:
+                said = problem.message
+            if attempt < OPEN_TRIES - 1:
+                await asyncio.sleep(0.25 * 2**attempt * random.uniform(0.5, 1.0))
+        raise Unreachable(f"Spectron opened no session for {canonical_json(placed.selector)}: {said}")
+
+    def answer(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Any other call of Mem0's: from the catalogue, or NotInSpectron."""
+        if method == "get_all":
+            return self.get_all(kwargs)
+        memory_id = str(args[0] if args else kwargs.get("memory_id"))
+        if method == "get":
+            return self.get(memory_id)
+        if method == "history":
+            return self.history(memory_id)
+        raise not_in_spectron(method)
+
+    # -- what Mem0 knew -----------------------------------------------------------------------------------
+
+    def get(self, memory_id: str) -> dict[str, Any] | None:
+        """A memory by the id that Mem0, or `add`, gave; None for one that Mem0 had deleted.
+
+        Raises NotInSpectron for an id that is not known here.
+        """
+        added = self._since.memory(memory_id)
+        if added is not None:
+            return as_mem0(added)
+        try:
+            known = self._core.catalogue.memory(memory_id)
+        except NoCatalogue as error:
+            raise not_in_spectron("get", str(error)) from None
+        if known is None:
+            raise not_in_spectron("get", f"memory {memory_id} is not in the migration's catalogue")
+        memory, stands = known
+        return as_mem0(memory) if stands and not is_expired(memory, _today()) else None
+
+    def history(self, memory_id: str) -> list[dict[str, Any]]:
+        """The texts of a memory, oldest first, as Mem0's `history` tells them; raises NotInSpectron as `get`."""
+        added = self._since.memory(memory_id)
+        if added is not None:
+            return [_event(memory_id, None, added.memory, "ADD", added.created_at)]
+        try:
+            known = self._core.catalogue.memory(memory_id)
+            versions = self._core.catalogue.versions(memory_id)
+        except NoCatalogue as error:
+            raise not_in_spectron("history", str(error)) from None
+        if known is None:
+            raise not_in_spectron("history", f"memory {memory_id} is not in the migration's catalogue")
+        events, before = [], None
+        for version in versions:
+            event = "ADD" if before is None else "UPDATE"
+            events.append(_event(memory_id, before, version.text, event, version.text_at))
+            before = version.text
+        if not known[1]:
+            events.append(_event(memory_id, before, None, "DELETE", None))
+        return events
+
+    def get_all(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The memories of an id: those of the migration, and those that adapters of this host have added since.
+
+        Raises NotInSpectron for more than plain ids, and where the catalogue is not here.
+        """
+        asked = self._core.calls.read(("",), {**kwargs})
+        if asked is None or asked.beyond:
+            raise not_in_spectron("get_all", ", ".join(asked.beyond) if asked else "the call is not one of Mem0's")
+        try:
+            lens = self._core.mapping.lens(**dict(asked.ids))
+            migrated = list(self._core.catalogue.memories_in(lens.selector))
+        except (NoCatalogue, NotServable) as error:
+            raise not_in_spectron("get_all", str(error)) from None
+        each = {memory.id: memory for memory in (*migrated, *self._since.all_of(asked.ids))}
+        matching = [memory for memory in each.values() if _matches(memory, asked.ids)]
+        rows = [as_mem0(memory) for memory in matching if not is_expired(memory, _today())]
+        return {"results": rows[: asked.top_k]}
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._since.close()
+
+
+def _texts(messages: Any) -> list[tuple[str, str | None, str]]:
+    """Role, name and text of what `add` was given."""
+    each = [messages] if isinstance(messages, str | Mapping) else messages
+    if not isinstance(each, Sequence):
+        raise InputError(f"messages are a text, a message or a list of them, not {type(messages).__name__}")
+    found: list[tuple[str, str | None, str]] = []
+    for message in each:
+        given: Mapping[str, Any] = {"content": message} if isinstance(message, str) else message
+        role, content = str(given.get("role") or "user"), given.get("content")
+        if not isinstance(content, str):
+            raise InputError("a message has no text", hint="images and other parts are not written to Spectron")
+        if role != "system" and content.strip():
+            found.append((role, given.get("name"), content))
+    return found
+
+
+def _event(memory_id: str, old: str | None, new: str | None, event: str, at: str | None) -> dict[str, Any]:
+    row = {"memory_id": memory_id, "old_memory": old, "new_memory": new, "event": event}
+    return {**row, "created_at": as_mem0_time(at), "updated_at": None, "is_deleted": int(event == "DELETE")}
+
+
+def _matches(memory: Memory, ids: Mapping[str, str]) -> bool:
+    return all(memory.entity_ids.get(name) == value for name, value in ids.items())
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()

@@ -1,0 +1,31 @@
+"""A real Mem0 with real embeddings, a real local Spectron, and the migration between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from spectron_migrate.local.testing import RunningServer, running_server
+from tests.adapter.support import Stage
+from tests.mem0.conftest import postgres
+
+__all__ = ["postgres"]
+
+
+@pytest.fixture
+def stage(spectron: RunningServer, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    """An application with an empty Mem0, on the server that all tests share."""
+    with Stage.open(tmp_path, spectron, user, monkeypatch) as stage:
+        yield stage
+
+
+@pytest.fixture
+def own_stage(user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    """The same with a server of its own, to be killed."""
+    with (
+        running_server(tmp_path / "spectron", context="tests") as server,
+        Stage.open(tmp_path, server, user, monkeypatch) as stage,
+    ):
+        yield stage

@@ -1,0 +1,203 @@
+"""An application with a real Mem0, and whoever migrates it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from spectron_migrate import AsyncMemoryAdapter, MemoryAdapter
+from spectron_migrate.journal import CaughtUp, Step, publish, read_journal, record
+from spectron_migrate.ledger import migration_id
+from spectron_migrate.local.testing import RunningServer
+from spectron_migrate.mapping import load_mapping
+from spectron_migrate.mem0.open import open_oss, source_info
+from spectron_migrate.mem0.search import close_memory, idle_llm, mem0_at_home
+from spectron_migrate.processes import Overview, look
+from spectron_migrate.reconcile import reconcile
+from spectron_migrate.records import NullReporter, format_time
+from spectron_migrate.rounds import Ground, Round, Rounds
+from spectron_migrate.spectron.api import SpectronApi
+
+EMBEDDER = "spectron_migrate.rehearsal.embed.WordLlamaEmbedding"
+
+
+def stamp() -> str:
+    return format_time(datetime.now(UTC))
+
+
+@dataclass
+class Stage:
+    """Everything that a test of the adapter plays with."""
+
+    folder: Path
+    server: RunningServer
+    user: str
+    config: dict[str, Any]
+    mem0: Any
+    """A real `mem0.Memory` on an embedded Qdrant."""
+    opened: list[MemoryAdapter] = field(default_factory=list)
+
+    @classmethod
+    @contextmanager
+    def open(cls, folder: Path, server: RunningServer, user: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+        with mem0_at_home(folder / "home"):
+            from mem0 import Memory
+            from mem0.utils.factory import EmbedderFactory
+
+            monkeypatch.setitem(EmbedderFactory.provider_to_class, "lmstudio", EMBEDDER)
+            config = oss_config(folder)
+            memory = Memory.from_config(config)
+        (folder / "mem0.json").write_text(json.dumps(config))
+        for name, value in environment(server).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.chdir(folder)
+        stage = cls(folder, server, user, config, memory)
+        stage.write_settings()
+        try:
+            yield stage
+        finally:
+            for adapter in stage.opened:
+                adapter._core.close()
+                adapter._truth.close()
+            close_memory(memory)
+
+    @property
+    def state(self) -> Path:
+        return self.folder / ".spectron-migrate"
+
+    def write_settings(self, **cutover: Any) -> None:
+        """`spectron-migrate.yaml` of the application."""
+        settings = {"version": 1, "mem0": {"oss": {"config": "mem0.json"}}, "cutover": {"settle": "0s", **cutover}}
+        (self.folder / "spectron-migrate.yaml").write_text(json.dumps(settings))
+
+    def adapter(self, client: Any = None, **named: Any) -> MemoryAdapter:
+        self.opened.append(MemoryAdapter(client or self.mem0, **named))
+        return self.opened[-1]
+
+    def async_adapter(self, client: Any = None, *more: Any, **named: Any) -> AsyncMemoryAdapter:
+        adapter = AsyncMemoryAdapter(client or self.mem0, *more, **named)
+        self.opened.append(adapter)  # type: ignore[arg-type] - closed the same way
+        return adapter
+
+    def say(self, text: str, client: Any = None, **named: Any) -> str:
+        """Something that the application's user says, past the adapter; its id in Mem0."""
+        answer = (client or self.mem0).add(text, infer=False, **{"user_id": self.user, **named})
+        return str(answer["results"][0]["id"])
+
+    # -- who migrates -------------------------------------------------------------------------------------
+
+    @property
+    def migration(self) -> str:
+        return migration_id(self.server.context, source_info({"oss": {"config": self.config}}).identity)
+
+    def notice(self) -> None:
+        """As when half a second goes by: adapters look at the routing again."""
+        for adapter in self.opened:
+            adapter._core.routing._look()
+            adapter._core._ready = (float("-inf"), None)
+
+    def start(self, catch_up: Literal["follow", "outbox"] = "follow") -> None:
+        self.state.mkdir(mode=0o700, exist_ok=True)
+        record(self.state, Step("start", stamp(), "a test", migration=self.migration, catch_up=catch_up))
+        self.notice()
+
+    def shift(self, percent: float) -> None:
+        record(self.state, Step("shift", stamp(), "a test", percent=percent))
+        self.notice()
+
+    def step(self, name: Any) -> None:
+        record(self.state, Step(name, stamp(), "a test"))
+        self.notice()
+
+    def catch_up(self) -> Round:
+        """One round: what Mem0 holds now comes to Spectron, and the routing says so."""
+
+        async def run() -> Round:
+            async with SpectronApi(self.server.base_url, self.server.context, api_key=self.server.api_key) as api:
+                return await self.rounds().round(api)
+
+        done = asyncio.run(run())
+        until = done.began_at.timestamp() + 600
+        if read_journal(self.state).state.under_way:
+            publish(self.state, CaughtUp(done.as_of, until, done.behind), now=stamp())
+            self.notice()
+        return done
+
+    def reconcile(self) -> bool:
+        async def run() -> bool:
+            async with SpectronApi(self.server.base_url, self.server.context, api_key=self.server.api_key) as api:
+                return (await reconcile(self.rounds(), api, quiet=True, reporter=NullReporter())).agree
+
+        return asyncio.run(run())
+
+    def rounds(self) -> Rounds:
+        ground = Ground(
+            state=self.state,
+            dump=self.folder / "dump",
+            mapping=load_mapping(None),
+            open_reader=lambda now: open_oss(self.config, now=now),
+            settle_s=0.0,
+            max_lag_s=600.0,
+        )
+        return Rounds(ground, reporter=NullReporter())
+
+    def to_spectron(self) -> None:
+        """Everything that Mem0 holds is in Spectron, and everybody reads there."""
+        self.start()
+        self.catch_up()
+        self.shift(100)
+
+    def overview(self, adapter: Any) -> Overview:
+        """What the processes say, once this one has told its news."""
+        adapter._core.heart.begin()
+        adapter._core.heart.beat()
+        return look(self.state)
+
+
+def environment(server: RunningServer) -> dict[str, str]:
+    return {
+        "SPECTRON_ENDPOINT": server.base_url,
+        "SPECTRON_CONTEXT": server.context,
+        "SPECTRON_API_KEY": server.api_key,
+        "MEM0_TELEMETRY": "False",
+        "PYTHONWARNINGS": "ignore",
+        "PATH": os.environ.get("PATH", ""),
+    }
+
+
+def oss_config(folder: Path, **store: Any) -> dict[str, Any]:
+    """A Mem0 of the installed version, with real embeddings that need no key and no network."""
+    vector_store = {
+        "provider": "qdrant",
+        "config": {
+            "collection_name": "mem0",
+            "path": str(folder / "qdrant"),
+            "on_disk": True,
+            "embedding_model_dims": 256,
+        },
+    }
+    return {
+        "vector_store": store or vector_store,
+        "embedder": {"provider": "lmstudio", "config": {"model": "wordllama", "embedding_dims": 256}},
+        "llm": idle_llm(),
+        "history_db_path": str(folder / "history.db"),
+    }
+
+
+def texts(answer: Any) -> list[str]:
+    rows = answer["results"] if isinstance(answer, dict) else answer
+    return [row["memory"] for row in rows]
+
+
+def ids(answer: Any) -> list[str]:
+    rows = answer["results"] if isinstance(answer, dict) else answer
+    return [row["id"] for row in rows]

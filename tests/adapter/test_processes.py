@@ -1,0 +1,93 @@
+"""What processes say about themselves, live and dead."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from spectron_migrate.processes import FOLDER, PAST, Guard, OwnFile, Report, fold, look
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+STAMP = "2026-11-22T12:00:00.000000Z"
+
+
+def report(pid: int = 1, **more: object) -> Report:
+    return Report(host="web-1", pid=pid, began=STAMP, heartbeat=STAMP, **more)  # type: ignore[arg-type]
+
+
+def test_without_any_adapter_nothing_is_measured(tmp_path: Path) -> None:
+    assert not look(tmp_path, now=NOW).measured
+
+
+def test_a_live_process_is_read_back_as_it_told(tmp_path: Path) -> None:
+    own = OwnFile(tmp_path)
+    told = report(
+        own.pid,
+        epoch=3,
+        running_epoch=2,
+        calls={"get_all(user_id)": {"2026-11-22": 4}},
+        guard=Guard(True, STAMP, "p95", 2),
+    )
+    own.write(told)
+    seen = look(tmp_path, now=NOW)
+    assert told == Report.from_json(seen.reports[0].to_json(), alive=False)
+    assert seen.reports[0].alive
+    assert {"get_all(user_id)": 4} == seen.calls
+    assert (1, 0) == (len(seen.not_on(3)), len(seen.not_on(2)))
+    own.close()
+    assert () == look(tmp_path, now=NOW).reports
+
+
+def test_only_the_last_days_count(tmp_path: Path) -> None:
+    own = OwnFile(tmp_path)
+    own.write(report(calls={"delete": {"2026-11-14": 9, "2026-11-15": 2, "2026-11-22": 1}}))
+    assert {"delete": 3} == look(tmp_path, now=NOW).calls
+
+
+def test_what_dead_processes_counted_stays_and_their_files_go(tmp_path: Path) -> None:
+    for count in (2, 3):
+        own = OwnFile(tmp_path)
+        own.write(report(calls={"delete": {"2026-11-22": count}}, reads={"mem0": count}, shadow={"overlap": 0.5}))
+        own.close()
+    fold(tmp_path, now=NOW)
+    assert {PAST, "fold.lock"} == {path.name for path in (tmp_path / FOLDER).iterdir()}
+    seen = look(tmp_path, now=NOW)
+    assert ({"delete": 5}, {"mem0": 5}, {"overlap": 1.0}) == (seen.calls, seen.reads, seen.shadow)
+    assert seen.measured
+
+
+def test_a_process_that_was_killed_is_dead_at_once(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom spectron_migrate.processes import OwnFile, Report\n"
+        "own = OwnFile(Path(sys.argv[1]))\nown.write(Report('web-1', own.pid, 'a', 'b'))\nprint('ready', flush=True)\n"
+        "sys.stdin.read()"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdin is not None
+    assert child.stdout is not None
+    assert b"ready\n" == child.stdout.readline()
+    assert [child.pid] == [each.pid for each in look(tmp_path).reports]
+    child.kill()
+    child.wait()
+    assert () == look(tmp_path).reports
+    child.stdin.close()
+    child.stdout.close()
+
+
+def test_two_processes_with_one_number_keep_apart(tmp_path: Path) -> None:
+    """As containers that share a directory have it."""
+    first, second = OwnFile(tmp_path), OwnFile(tmp_path)
+    first.write(report(reads={"mem0": 1}))
+    second.write(report(reads={"mem0": 2}))
+    assert {"mem0": 3} == look(tmp_path).reads
+    first.close()
+    second.close()
+
+
+def test_a_broken_file_of_a_live_process_is_told(tmp_path: Path) -> None:
+    own = OwnFile(tmp_path)
+    (tmp_path / FOLDER / f"{own.pid}.json").write_text("{")
+    assert (f"{own.pid}.json",) == look(tmp_path).broken
+    own.close()

@@ -1,0 +1,248 @@
+"""Where a search is answered, and in which form, with a real Mem0 and a real local Spectron."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from spectron_migrate.errors import InputError
+from spectron_migrate.journal import Step, record
+from spectron_migrate.routing import FILE
+from tests.adapter.support import Stage, ids, stamp, texts
+
+TEA = "Prefers green tea over coffee in the morning"
+TRIP = "Is planning a trip to Lisbon in the spring"
+
+
+def reads(stage: Stage, adapter: Any) -> dict[str, int]:
+    return dict(stage.overview(adapter).reads)
+
+
+def test_without_a_cutover_everything_is_mem0s_own(stage: Stage) -> None:
+    adapter = stage.adapter()
+    adapter.add(TEA, user_id=stage.user, infer=False)
+    mine = {"filters": {"user_id": stage.user}}
+    assert stage.mem0.search("tea", **mine) == adapter.search("tea", **mine)
+    assert stage.mem0.get_all(**mine) == adapter.get_all(**mine)
+    assert not stage.state.exists()
+
+
+def test_a_search_is_answered_by_spectron_in_mem0s_form(stage: Stage) -> None:
+    tea = stage.say(TEA, metadata={"kind": "taste"}, agent_id="cook", run_id="r1")
+    stage.say(TRIP)
+    adapter = stage.adapter()
+    stage.to_spectron()
+    asked: dict[str, Any] = {"filters": {"user_id": stage.user}, "top_k": 1}
+    by_mem0, by_spectron = stage.mem0.search("green tea", **asked), adapter.search("green tea", **asked)
+    assert {"results"} == set(by_spectron)
+    told, meant = by_spectron["results"][0], by_mem0["results"][0]
+    assert tea == told["id"]
+    assert isinstance(told.pop("score"), float)
+    meant.pop("score")
+    assert meant == told
+    assert 1 == reads(stage, adapter)["spectron"]
+
+
+def test_both_generations_of_a_call_are_answered(stage: Stage) -> None:
+    tea = stage.say(TEA)
+    adapter = stage.adapter()
+    newer = {"filters": {"user_id": stage.user}, "top_k": 1}
+    older = {"user_id": stage.user, "limit": 1}
+    assert [tea] == ids(adapter.search("green tea", **newer)) == ids(adapter.search("green tea", **older))
+    stage.to_spectron()
+    assert [tea] == ids(adapter.search("green tea", **newer)) == ids(adapter.search(query="green tea", **older))
+    assert [tea] == ids(adapter.get_all(user_id=stage.user))
+
+
+def test_an_agents_search_sees_the_agents_memories_alone(stage: Stage) -> None:
+    stage.say(TEA)
+    cooks = stage.say("Cooks with green tea leaves", agent_id="cook")
+    adapter = stage.adapter()
+    stage.to_spectron()
+    found = adapter.search("green tea", filters={"user_id": stage.user, "agent_id": "cook"})
+    assert [cooks] == ids(found)
+    assert 2 == len(ids(adapter.search("green tea", filters={"user_id": stage.user})))
+
+
+def test_a_run_keeps_its_own_memories(stage: Stage) -> None:
+    stage.say(TEA, run_id="monday")
+    tuesday = stage.say("Drank black tea", run_id="tuesday")
+    adapter = stage.adapter()
+    stage.to_spectron()
+    assert [tuesday] == ids(adapter.search("tea", filters={"user_id": stage.user, "run_id": "tuesday"}))
+    assert 1 <= reads(stage, adapter)["run_filtered"]
+
+
+def test_replaced_and_deleted_memories_are_hidden(stage: Stage) -> None:
+    moved = stage.say("Lives in Berlin, near the river")
+    gone = stage.say("Lives with two cats near the river")
+    stage.start()
+    stage.catch_up()
+    stage.mem0.update(moved, text="Lives in Lisbon, near the river")
+    stage.mem0.delete(gone)
+    stage.catch_up()
+    stage.shift(100)
+    adapter = stage.adapter()
+    found = adapter.search("lives near the river", filters={"user_id": stage.user})
+    assert ["Lives in Lisbon, near the river"] == texts(found)
+    assert [moved] == ids(found)
+    assert reads(stage, adapter)["stale"] >= 2
+
+
+def test_an_expired_memory_is_hidden(stage: Stage) -> None:
+    lasting = stage.say("Parks the car in the north garage")
+    stage.say("Parks the car in the south garage", expiration_date="2999-01-01")
+    adapter = stage.adapter()
+    stage.to_spectron()
+    assert 2 == len(ids(adapter.search("parks the car", filters={"user_id": stage.user})))
+    from spectron_migrate.adapter import core
+
+    class Later(core.datetime):
+        @classmethod
+        def now(cls, zone: Any = None) -> Any:
+            return core.datetime(2999, 1, 2, tzinfo=zone)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(core, "datetime", Later)
+        assert [lasting] == ids(adapter.search("parks the car", filters={"user_id": stage.user}))
+
+
+def test_a_long_memory_comes_once_and_whole(stage: Stage) -> None:
+    long = " ".join(
+        f"Chapter {number} of the novel is about a lighthouse keeper and storm {number}." for number in range(80)
+    )
+    told = stage.say(long)
+    stage.say(TEA)
+    adapter = stage.adapter()
+    stage.to_spectron()
+    found = adapter.search("lighthouse keeper storm 70", filters={"user_id": stage.user})
+    assert told == ids(found)[0]
+    assert long == texts(found)[0]
+    assert 1 == ids(found).count(told)
+
+
+@pytest.mark.parametrize("narrower", [{"threshold": 0.9}, {"filters": {"kind": "taste"}}, {"explain": True}])
+def test_what_spectron_cannot_answer_is_mem0s_and_counted(stage: Stage, narrower: dict[str, Any]) -> None:
+    stage.say(TEA, metadata={"kind": "taste"})
+    adapter = stage.adapter()
+    stage.to_spectron()
+    filters = {"user_id": stage.user, **narrower.pop("filters", {})}
+    assert stage.mem0.search("tea", filters=filters, **narrower) == adapter.search("tea", filters=filters, **narrower)
+    seen = stage.overview(adapter)
+    assert {"beyond": 1} == seen.reads
+    assert [1] == list(seen.calls.values())
+    assert next(iter(seen.calls)).startswith("search(")
+
+
+def test_a_user_finds_what_they_just_said(stage: Stage) -> None:
+    """Also from another process, and although the routing says that everything is in Spectron."""
+    stage.say(TEA)
+    stage.to_spectron()
+    adapter, elsewhere = stage.adapter(), stage.adapter()
+    adapter._core.heart.begin()
+    elsewhere._core.heart.begin()
+    for one in (adapter, elsewhere):
+        one._core.heart.beat()
+        assert 1 == len(ids(one.search("green tea", filters={"user_id": stage.user})))
+    said = ids(adapter.add("Now drinks oolong tea", user_id=stage.user, infer=False))[0]
+    for one in (adapter, elsewhere):
+        assert said in ids(one.search("oolong tea", filters={"user_id": stage.user}))
+        assert 1 == one._core.tally.told()["reads"]["behind"]
+    stage.catch_up()
+    assert said in ids(adapter.search("oolong tea", filters={"user_id": stage.user}))
+    assert 2 == adapter._core.tally.told()["reads"]["spectron"]
+
+
+@pytest.mark.parametrize("change", ["update", "delete"])
+def test_a_user_does_not_find_what_they_just_changed(stage: Stage, change: str) -> None:
+    tea = stage.say(TEA)
+    stage.to_spectron()
+    adapter = stage.adapter()
+    getattr(adapter, change)(tea, **({"text": "Drinks water"} if change == "update" else {}))
+    assert TEA not in texts(adapter.search("green tea", filters={"user_id": stage.user}))
+
+
+def test_spectron_being_down_costs_no_answer(own_stage: Stage) -> None:
+    stage = own_stage
+    tea = stage.say(TEA)
+    stage.to_spectron()
+    adapter = stage.adapter()
+    mine = {"filters": {"user_id": stage.user}}
+    assert [tea] == ids(adapter.search("green tea", **mine))
+    stage.server.kill()
+    for _ in range(5):
+        assert [tea] == ids(adapter.search("green tea", **mine))
+    seen = stage.overview(adapter)
+    assert (1, 3, 2) == tuple(seen.reads[name] for name in ("spectron", "failed", "guarded"))
+    assert seen.reports[0].guard.open
+    assert "reads failed" in seen.reports[0].guard.reason
+
+
+def test_without_a_key_mem0_answers(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    tea = stage.say(TEA)
+    stage.to_spectron()
+    monkeypatch.delenv("SPECTRON_API_KEY")
+    adapter = stage.adapter()
+    assert [tea] == ids(adapter.search("green tea", filters={"user_id": stage.user}))
+    assert {"no catalogue": 1} == reads(stage, adapter)
+
+
+def test_another_mapping_than_the_one_that_wrote_is_not_read_with(stage: Stage) -> None:
+    tea = stage.say(TEA)
+    stage.to_spectron()
+    other = stage.folder / "other.yaml"
+    other.write_text('version: 1\nrules: [{when: {user_id: "*"}, scope: {person: "{user_id}"}}]\n')
+    adapter = stage.adapter(mapping=other)
+    assert [tea] == ids(adapter.search("green tea", filters={"user_id": stage.user}))
+    assert {"no catalogue": 1} == reads(stage, adapter)
+
+
+def test_bad_settings_are_refused_when_the_application_starts(stage: Stage) -> None:
+    (stage.folder / "spectron-migrate.yaml").write_text("version: 1\ncutovr: {}\n")
+    with pytest.raises(InputError, match="cutovr"):
+        stage.adapter()
+
+
+def test_revert_is_in_force_within_a_second(stage: Stage) -> None:
+    stage.say(TEA)
+    stage.to_spectron()
+    adapter = stage.adapter()
+    mine = {"filters": {"user_id": stage.user}}
+    adapter.search("green tea", **mine)
+    record(stage.state, Step("revert", stamp(), "a test"))
+    deadline = time.monotonic() + 1.0
+    while time.monotonic() < deadline:
+        adapter.search("green tea", **mine)
+    before = reads(stage, adapter)["spectron"]
+    adapter.search("green tea", **mine)
+    assert before == reads(stage, adapter)["spectron"]
+
+
+def test_a_broken_routing_leaves_the_last_good_one_and_is_told(stage: Stage) -> None:
+    stage.say(TEA)
+    stage.to_spectron()
+    adapter = stage.adapter()
+    mine = {"filters": {"user_id": stage.user}}
+    adapter.search("green tea", **mine)
+    (stage.state / FILE).write_text("{")
+    stage.notice()
+    adapter.search("green tea", **mine)
+    seen = stage.overview(adapter)
+    assert 2 == seen.reads["spectron"]
+    assert "routing.json" in (seen.reports[0].routing_problem or "")
+
+
+def test_other_calls_are_counted_by_method_and_filter(stage: Stage) -> None:
+    tea = stage.say(TEA)
+    adapter = stage.adapter()
+    stage.start()
+    adapter.get(tea)
+    adapter.history(tea)
+    adapter.get_all(filters={"user_id": stage.user})
+    adapter.delete(memory_id=tea)
+    adapter.delete_all(user_id=stage.user)
+    counted = {"delete": 1, "delete_all(user_id)": 1, "get": 1, "get_all(user_id)": 1, "history": 1}
+    assert counted == stage.overview(adapter).calls
+    assert stage.mem0.config is adapter.config

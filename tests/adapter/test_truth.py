@@ -1,0 +1,129 @@
+"""After `complete`: Spectron is the truth."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from spectron_migrate import NotInSpectron
+from spectron_migrate.errors import InputError, Unreachable
+from tests.adapter.support import Stage, ids, texts
+from tests.support.spectron import turns_of
+
+TEA = "Prefers green tea over coffee in the morning"
+
+
+class Untouchable:
+    """A Mem0 that nobody may call any more."""
+
+    def search(self, query: str, *, top_k: int = 20, filters: Any = None, **kwargs: Any) -> Any:
+        raise AssertionError("Mem0 was asked")
+
+    add = get = get_all = update = delete = delete_all = history = reset = search
+
+
+@pytest.fixture
+def done(stage: Stage) -> Stage:
+    """A completed migration of two memories."""
+    stage.say(TEA, metadata={"kind": "taste"})
+    stage.say("Lives in Lisbon near the river", run_id="r1")
+    stage.to_spectron()
+    stage.step("closing")
+    stage.step("complete")
+    return stage
+
+
+def mine(stage: Stage) -> dict[str, Any]:
+    return {"filters": {"user_id": stage.user}}
+
+
+def test_mem0_is_asked_nothing_any_more(done: Stage) -> None:
+    adapter = done.adapter(Untouchable())
+    assert TEA == texts(adapter.search("green tea", **mine(done)))[0]
+    told = adapter.add("Now drinks oolong tea", user_id=done.user, infer=False)
+    assert "Now drinks oolong tea" in texts(adapter.search("oolong tea", **mine(done)))
+    assert [("Now drinks oolong tea", "ADD")] == [(row["memory"], row["event"]) for row in told["results"]]
+    assert "Now drinks oolong tea" in [turn.content for turn in turns_of(done.server, done.user)]
+
+
+def test_a_conversation_is_written_once_message_by_message(done: Stage) -> None:
+    adapter = done.adapter(Untouchable())
+    adapter.add(
+        [
+            {"role": "system", "content": "Be kind"},
+            {"role": "user", "content": "I moved to Porto"},
+            {"role": "assistant", "content": "Porto it is"},
+        ],
+        user_id=done.user,
+        run_id="r2",
+    )
+    assert ["I moved to Porto", "Porto it is"] == [turn.content for turn in turns_of(done.server, done.user)][-2:]
+
+
+def test_what_is_added_keeps_its_id_and_metadata(done: Stage) -> None:
+    adapter = done.adapter(Untouchable())
+    added = adapter.add("Plays the cello", user_id=done.user, metadata={"kind": "music"}, infer=False)["results"][0]
+    another = done.adapter(Untouchable())
+    found = next(row for row in another.search("cello", **mine(done))["results"] if row["id"] == added["id"])
+    assert ("Plays the cello", {"kind": "music"}) == (found["memory"], found["metadata"])
+    assert {"kind": "music"} == another.get(added["id"])["metadata"]
+    assert ["ADD"] == [event["event"] for event in another.history(added["id"])]
+    assert {TEA, "Lives in Lisbon near the river", "Plays the cello"} == set(texts(another.get_all(**mine(done))))
+
+
+def test_what_mem0_knew_is_answered_from_the_catalogue(done: Stage) -> None:
+    adapter = done.adapter(Untouchable())
+    tea = ids(adapter.search("green tea", **mine(done)))[0]
+    expected = done.mem0.get(tea)
+    expected.pop("score", None)
+    assert expected == adapter.get(tea)
+    assert [("ADD", None, TEA)] == [
+        (each["event"], each["old_memory"], each["new_memory"]) for each in adapter.history(tea)
+    ]
+    assert ["Lives in Lisbon near the river"] == texts(adapter.get_all(user_id=done.user, run_id="r1"))
+
+
+@pytest.mark.parametrize(
+    ("method", "args", "kwargs"),
+    [
+        ("delete", ("an-id",), {}),
+        ("update", ("an-id", "text"), {}),
+        ("delete_all", (), {"user_id": "alice"}),
+        ("reset", (), {}),
+        ("get", ("no-such-id",), {}),
+        ("history", ("no-such-id",), {}),
+        ("search", ("tea",), {"filters": {"user_id": "alice", "kind": "taste"}}),
+        ("search", ("tea",), {"filters": {"user_id": "alice"}, "threshold": 0.8}),
+        ("get_all", (), {"filters": {"user_id": "alice", "kind": "taste"}}),
+    ],
+)
+def test_what_spectron_cannot_do_says_what_to_use(done: Stage, method: str, args: Any, kwargs: Any) -> None:
+    adapter = done.adapter(Untouchable())
+    with pytest.raises(NotInSpectron) as raised:
+        getattr(adapter, method)(*args, **kwargs)
+    assert (raised.value.hint or "").startswith("use ")
+
+
+def test_a_memory_without_a_place_is_refused(done: Stage) -> None:
+    with pytest.raises(InputError, match="no place in the mapping"):
+        done.adapter(Untouchable()).add("Whose is this?")
+
+
+def test_spectron_being_down_is_an_error_now(done: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPECTRON_ENDPOINT", "http://127.0.0.1:9")
+    adapter = done.adapter(Untouchable())
+    with pytest.raises(Unreachable):
+        adapter.search("green tea", **mine(done))
+
+
+def test_the_guides_adapter_goes_on_too(done: Stage) -> None:
+    async def run() -> None:
+        adapter = done.async_adapter(Untouchable())
+        await adapter.add("Now drinks oolong tea", done.user, infer=False)
+        assert "Now drinks oolong tea" in texts(await adapter.search("oolong tea", done.user))
+        with pytest.raises(NotInSpectron):
+            await adapter.delete("an-id")
+
+    asyncio.run(run())
