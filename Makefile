@@ -24,6 +24,7 @@ bench: $(VENV)/.ready
 
 chaos: $(VENV)/.ready
 	$(BIN)/python tests/local/chaos_kill.py --rounds 50
+	$(BIN)/python tests/chaos/replay_chaos.py --kills 200
 
 # Debian's Python may lack ensurepip; a virtualenv fetched by pip needs neither it nor root.
 $(VENV)/.ready: pyproject.toml

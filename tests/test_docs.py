@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def commands() -> list[str]:
-    return [str(command.name) for command in app.registered_commands]
+    return [str(each.name) for each in (*app.registered_commands, *app.registered_groups)]
 
 
 def test_the_table_of_exit_codes_is_the_one_in_the_code() -> None:

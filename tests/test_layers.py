@@ -15,10 +15,11 @@ LAYERS: list[tuple[str, ...]] = [
     ("errors", "records", "scratch"),
     ("yamlfile", "mapping"),
     ("config",),
-    ("spectron", "mem0", "dump", "dump_writer", "dump_index", "ledger", "routing", "journal"),
+    ("spectron", "mem0", "dump", "dump_writer", "dump_index", "ledger", "routing", "journal", "statedir", "processes"),
     ("changes", "likeness", "sharding", "planning", "forecast", "delivery", "judge", "erase", "probe"),
-    ("export", "replay", "verify", "rehearse", "rehearsal"),
-    ("rounds", "follow", "reconcile", "cutover"),
+    ("init_texts",),
+    ("init", "doctor", "export", "replay", "verify", "rehearse", "rehearsal"),
+    ("rounds", "follow", "reconcile", "cutover", "adapter"),
     ("cli", "__main__"),
 ]
 # Libraries that only one part may know.

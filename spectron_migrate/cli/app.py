@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from spectron_migrate import __version__
-from spectron_migrate.cli import dual_verify, export, local, rehearse, replay, status
+from spectron_migrate.cli import cutover, doctor, dual_verify, erase, export, init, local, rehearse, replay, status
 from spectron_migrate.cli.conduct import fail
 from spectron_migrate.errors import ExitCode, InputError
 
@@ -21,12 +21,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("init")(init.command)
 app.command("export")(export.command)
 app.command("replay")(replay.command)
 app.command("dual-verify")(dual_verify.command)
+app.add_typer(cutover.app, name="cutover")
 app.command("rehearse")(rehearse.command)
 app.command("local")(local.command)
 app.command("status")(status.command)
+app.command("doctor")(doctor.command)
+app.command("erase")(erase.command)
 
 
 @app.callback()
@@ -60,4 +64,4 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _commands() -> list[str]:
-    return [str(each.name) for each in app.registered_commands]
+    return [str(each.name) for each in app.registered_commands] + [str(each.name) for each in app.registered_groups]

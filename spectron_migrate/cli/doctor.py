@@ -1,0 +1,123 @@
+"""`spectron-migrate doctor`."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from spectron_migrate.cli import options
+from spectron_migrate.cli.conduct import Outcome, Stage, conduct
+from spectron_migrate.errors import ExitCode
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from spectron_migrate.config import Settings
+    from spectron_migrate.doctor import Diagnosis
+    from spectron_migrate.probe import Found
+    from spectron_migrate.records import Json
+
+
+def command(
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Write a few memories under a scope of its own, see what the server does, erase."),
+    ] = False,
+    config: options.ConfigOption = None,
+    state: options.StateOption = None,
+    as_json: options.JsonOption = False,
+    quiet: options.QuietOption = False,
+    verbose: options.VerboseOption = False,
+) -> int:
+    """Check that everything is in place, and say how to mend what is not.
+
+    Example: spectron-migrate doctor; spectron-migrate doctor --probe
+    """
+
+    def work(stage: Stage) -> Outcome:
+        settings = stage.settings()
+        diagnosis = _diagnose(stage, settings)
+        found = _probe(stage, settings) if probe else None
+        return _outcome(diagnosis, found)
+
+    return conduct("doctor", options.common(config, state, as_json, quiet, verbose), work)
+
+
+def _diagnose(stage: Stage, settings: Settings) -> Diagnosis:
+    """Every check; nothing is written."""
+    from datetime import UTC, datetime
+
+    from spectron_migrate.cli.export import mem0_section
+    from spectron_migrate.cli.replay import open_api
+    from spectron_migrate.doctor import run_doctor
+
+    return asyncio.run(
+        run_doctor(
+            mem0=None if settings.mem0 is None else partial(mem0_section, settings.mem0),
+            mapping=settings.mapping,
+            dump=settings.dump,
+            state=settings.state,
+            api=lambda: open_api(settings, max_connections=1),
+            now=datetime.now(UTC),
+            reporter=stage.reporter,
+        )
+    )
+
+
+def _probe(stage: Stage, settings: Settings) -> list[Found]:
+    from spectron_migrate.cli.replay import open_api
+    from spectron_migrate.ledger import Ledger
+    from spectron_migrate.probe import Probe
+
+    async def run() -> list[Found]:
+        with Ledger.open_for_writing(settings.state) as ledger:
+            async with open_api(settings, max_connections=4) as api:
+                made = Probe(api, ledger, stage.reporter)
+                stage.line(f"writing to {api.endpoint}, context {api.context}, under {made.under} (erased at the end)")
+                return await made.run()
+
+    return asyncio.run(run())
+
+
+def _outcome(diagnosis: Diagnosis, found: list[Found] | None) -> Outcome:
+    broken = [one for one in found or [] if one.fits is False and one.needed]
+    code = diagnosis.exit_code or (ExitCode.NO_GO if broken else ExitCode.DONE)
+    body: dict[str, Json] = {
+        **diagnosis.to_json(),
+        "probe": None if found is None else [one.to_json() for one in found],
+        "broken": [one.question for one in broken],
+    }
+    return Outcome(
+        code,
+        body,
+        lambda console: draw(console, diagnosis, found),
+        next="spectron-migrate replay --dry-run" if code == ExitCode.DONE else None,
+    )
+
+
+def draw(console: Console, diagnosis: Diagnosis, found: list[Found] | None) -> None:
+    """The checks, and what the probe found beside what is assumed."""
+    from spectron_migrate.cli.draw import listing, plain
+
+    for check in diagnosis.checks:
+        mark, style = _STATUS[check.status]
+        console.print(plain(f"{mark:4} {check.name}: {check.said}", style=style), soft_wrap=True)
+        if check.hint and check.status != "ok":
+            console.print(plain(f"     hint: {check.hint}"), soft_wrap=True)
+    if found is None:
+        return
+    rows = [(_MARKS[one.fits], one.question, one.answer, one.assumed) for one in found]
+    console.print(listing("What this Spectron does, and what is assumed", ["", "question", "answer", "assumed"], rows))
+    for one in found:
+        if one.meaning:
+            style = "bold red" if one.needed else ""
+            console.print(plain(f"{one.question}: {one.meaning}", style=style), soft_wrap=True)
+    if any(one.needed and one.fits is False for one in found):
+        console.print("The promise rests on what is marked: look at it before a replay.", style="bold red")
+
+
+_STATUS = {"ok": ("ok", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "bold red"), "unknown": ("?", "dim")}
+_MARKS = {True: "ok", None: "", False: "NO"}

@@ -1,0 +1,181 @@
+"""The first step of all: both settings files, written from what is found, and never over what is there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from spectron_migrate.config import load_settings
+from spectron_migrate.errors import InputError, MigrateError
+from spectron_migrate.init_texts import Owners, mapping_text, settings_text
+from spectron_migrate.mapping import load_mapping
+from spectron_migrate.mem0.open import open_reader
+from spectron_migrate.mem0.oss_config import DEFAULT, read_mem0_config
+from spectron_migrate.records import Json, Memory, Reporter
+
+LOOKED_AT = 20_000
+"""So many rows are looked at; more would make a first step long and change nothing."""
+CONFIG_NAMES = ("mem0.yaml", "mem0.yml", "mem0.json", "config.yaml", "config.yml", "config.json")
+RAW_NAMES = ("get_all*.json", "mem0*.jsonl", "memories*.json")
+MAPPING = "mapping.yaml"
+_FAMILIES = (
+    ("SPECTRON_ENDPOINT", "SPECTRON_CONTEXT", "SPECTRON_API_KEY"),
+    ("AGENT_MEMORY_ENDPOINT", "AGENT_MEMORY_CONTEXT", "AGENT_MEMORY_API_KEY"),
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What there is to write about."""
+
+    mem0: Mapping[str, Any] | None
+    """A `mem0` section for the settings; None where no Mem0 was found."""
+    why: str
+    """How it was found, in words."""
+    variables: tuple[str, str, str]
+    """Environment variables of endpoint, context and key."""
+    owners: Owners | None = None
+    unread: str = ""
+    """Why the memories were not looked at."""
+
+
+@dataclass(frozen=True)
+class InitSummary:
+    """The files that were written, and what they were written from."""
+
+    files: tuple[Path, Path]
+    found: Found
+
+    def to_json(self) -> dict[str, Json]:
+        """The fields of the command's JSON; counts, never an id."""
+        owners = self.found.owners
+        return {
+            "files": [str(file) for file in self.files],
+            "mem0": next(iter(self.found.mem0)) if self.found.mem0 else None,
+            "found": self.found.why,
+            "memories": owners.rows if owners else None,
+            "owners": {" and ".join(ids) or "nobody": n for ids, n in owners.together.items()} if owners else {},
+            "unread": self.found.unread or None,
+        }
+
+
+def run_init(
+    *,
+    settings_file: Path,
+    mem0_config: str | None,
+    env: Mapping[str, str],
+    now: datetime,
+    reporter: Reporter,
+) -> InitSummary:
+    """Look at what there is beside `settings_file`, and write it and its mapping; both load, or nothing is kept.
+
+    Raises InputError where either file is there already, or `mem0_config` is no configuration of Mem0's.
+    """
+    mapping_file = settings_file.with_name(MAPPING)
+    there = [f"{file} is there already" for file in (settings_file, mapping_file) if file.exists()]
+    if there:
+        raise InputError.of_all(there, hint="nothing is overwritten: move it away, or name another with --config")
+    found = look(settings_file.parent, mem0_config=mem0_config, env=env)
+    found = with_owners(found, settings_file.parent, now=now, reporter=reporter)
+    texts = {
+        settings_file: settings_text(found.mem0, found.why, found.variables),
+        mapping_file: mapping_text(found.owners),
+    }
+    written: list[Path] = []
+    try:
+        for file, text in texts.items():
+            _create(file, text)
+            written.append(file)
+        load_mapping(mapping_file)
+        load_settings(settings_file, env={}, overrides={})
+    except BaseException:
+        for file in written:
+            file.unlink()
+        raise
+    return InitSummary((settings_file, mapping_file), found)
+
+
+def look(folder: Path, *, mem0_config: str | None, env: Mapping[str, str]) -> Found:
+    """Which Mem0 and which Spectron the settings are about, from options, environment and files beside them."""
+    mem0, why = _mem0(folder, mem0_config, env)
+    variables = next((family for family in _FAMILIES if any(env.get(name) for name in family)), _FAMILIES[0])
+    return Found(mem0, why, variables)
+
+
+def with_owners(found: Found, folder: Path, *, now: datetime, reporter: Reporter) -> Found:
+    """The same with whose memories there are, where they can be read at no cost; what cannot be read is said."""
+    if found.mem0 is None:
+        return found
+    if not {"oss", "files"} & set(found.mem0):
+        return replace(found, unread="a service is not asked here: `spectron-migrate export` reads it")
+    owners = Owners()
+    reporter.stage("look at the memories")
+    try:
+        with open_reader(_from(folder, found.mem0), now=now) as reader:
+            rows = iter(reader.rows())
+            for row in islice(rows, LOOKED_AT):
+                reporter.advance(1)
+                if isinstance(row, Memory):
+                    owners.add(row)
+            owners.all = next(rows, None) is None
+    except MigrateError as error:
+        reporter.warn(f"the memories were not looked at: {error.message}")
+        return replace(found, unread=error.message)
+    return replace(found, owners=owners)
+
+
+def _from(folder: Path, mem0: Mapping[str, Any]) -> dict[str, Any]:
+    """The section with its paths as seen from here: those in the file are relative to it."""
+    if "files" in mem0:
+        return {"files": [str(folder / pattern) for pattern in mem0["files"]]}
+    config = mem0["oss"]["config"]
+    return {"oss": {"config": config if config == DEFAULT else str(folder / config)}}
+
+
+def _mem0(folder: Path, named: str | None, env: Mapping[str, str]) -> tuple[dict[str, Any] | None, str]:
+    if named == "-":
+        raise InputError("a configuration on standard input cannot be named in a file", hint="save it, and name that")
+    if named is not None:
+        read_mem0_config(named)
+        config = named if named == DEFAULT else _relative(Path(named), folder)
+        return {"oss": {"config": config}}, "named by --mem0-config"
+    for name in CONFIG_NAMES:
+        if _is_config(folder / name):
+            return {"oss": {"config": name}}, f"{name} is a configuration of Mem0's"
+    if env.get("MEM0_BASE_URL"):
+        keyed = {"api_key": "${MEM0_API_KEY}"} if env.get("MEM0_API_KEY") else {}
+        return {"server": {"base_url": "${MEM0_BASE_URL}", **keyed}}, "MEM0_BASE_URL is set"
+    if env.get("MEM0_API_KEY"):
+        return {"platform": {"api_key": "${MEM0_API_KEY}"}}, "MEM0_API_KEY is set"
+    for pattern in RAW_NAMES:
+        if any(folder.glob(pattern)):
+            return {"files": [pattern]}, f"there are files {pattern}"
+    return None, "no Mem0 was found here"
+
+
+def _relative(path: Path, folder: Path) -> str:
+    whole, home = path.resolve(), folder.resolve()
+    return str(whole.relative_to(home)) if whole.is_relative_to(home) else str(whole)
+
+
+def _is_config(path: Path) -> bool:
+    """Whether it says where vectors are; a `config.yaml` can be anybody's."""
+    try:
+        return path.is_file() and "vector_store" in read_mem0_config(str(path))
+    except InputError:
+        return False
+
+
+def _create(file: Path, text: str) -> None:
+    """Exclusively: whoever made the file meanwhile keeps it."""
+    try:
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    except OSError as error:
+        raise InputError(f"{file} cannot be written: {error.strerror}") from error
+    with os.fdopen(handle, "w", encoding="utf-8") as written:
+        written.write(text)

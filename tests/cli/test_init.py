@@ -1,0 +1,46 @@
+"""`init` as a command: what it writes is what the next commands go by."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from spectron_migrate.cli.app import run
+from spectron_migrate.errors import ExitCode
+from tests.support.spectron import memory, write_raw
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_export_and_replay_go_by_what_init_wrote(capsys: pytest.CaptureFixture[str]) -> None:
+    write_raw(Path("get_all.json"), [memory(number, "anna") for number in range(3)])
+    assert ExitCode.DONE == run(["init", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert ("files", 3, "spectron-migrate doctor") == (told["mem0"], told["memories"], told["next"])
+    assert ["spectron-migrate.yaml", "mapping.yaml"] == told["files"]
+    assert ExitCode.DONE == run(["export", "--json"])
+    assert ExitCode.DONE == run(["replay", "--dry-run", "--json"])
+    planned = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert 3 == planned["planned"]
+
+
+def test_a_second_init_overwrites_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ExitCode.DONE == run(["init", "-q"])
+    before = Path("mapping.yaml").read_bytes()
+    assert ExitCode.INPUT == run(["init"])
+    assert "is there already" in capsys.readouterr().err
+    assert before == Path("mapping.yaml").read_bytes()
+
+
+def test_people_see_what_was_found(capsys: pytest.CaptureFixture[str]) -> None:
+    write_raw(Path("get_all.json"), [memory(1, "anna\x1b[31m")])
+    assert ExitCode.DONE == run(["init", "--config", "other.yaml"])
+    out = capsys.readouterr().out
+    assert "there are files get_all*.json" in out
+    assert "other.yaml" in out
+    assert "\x1b[31m" not in out

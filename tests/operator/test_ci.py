@@ -1,0 +1,124 @@
+"""The CI files are tried by running the very commands in them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from spectron_migrate.local.testing import RunningServer
+
+ROOT = Path(__file__).parents[2]
+CI = ROOT / "configs" / "ci"
+STORE = ROOT / "tests" / "data" / "mem0" / "2.2.1-qdrant"
+BIN = Path(sys.executable).parent
+
+
+def github(job: str) -> list[str]:
+    """The commands of a job, those that install left out: what is tested is installed already."""
+    steps = yaml.safe_load((CI / "github-actions.yml").read_text())["jobs"][job]["steps"]
+    return [step["run"] for step in steps if "run" in step and not step["run"].startswith("pip install")]
+
+
+def gitlab(job: str) -> list[str]:
+    return list(yaml.safe_load((CI / "gitlab-ci.yml").read_text())[job]["script"])
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, spectron: RunningServer) -> dict[str, Any]:
+    """A repository as the files suppose it, and the environment of a runner."""
+    folder = tmp_path / "repo"
+    folder.mkdir()
+    shutil.copytree(STORE / "store", folder / "store")
+    store = {"path": "store", "collection_name": "mem0", "on_disk": True}
+    config = {"vector_store": {"provider": "qdrant", "config": store}, "history_db_path": str(STORE / "history.db")}
+    (folder / "mem0.json").write_text(json.dumps(config))
+    (folder / "spectron-migrate.yaml").write_text("version: 1\nmem0: {oss: {config: mem0.json}}\n")
+    shutil.copy(CI / "mapping.ci.yaml", folder)
+    names = ("PATH", "HOME", "LANG", "TMPDIR", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+    environment = {name: os.environ[name] for name in names if name in os.environ} | {
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "CI": "true",
+        "SPECTRON_ENDPOINT": spectron.base_url,
+        "SPECTRON_CONTEXT": spectron.context,
+        "SPECTRON_API_KEY": spectron.api_key,
+        "GITHUB_RUN_ID": "4711",
+        "GITHUB_RUN_ATTEMPT": "1",
+        "GITHUB_STEP_SUMMARY": str(folder / "summary.md"),
+        "CI_PIPELINE_ID": "815",
+        "CI_JOB_ID": "2",
+        "STATE_DIR": str(tmp_path / "kept"),
+    }
+    (tmp_path / "kept").mkdir()
+    return {"cwd": folder, "env": environment}
+
+
+def play(commands: list[str], checkout: dict[str, Any]) -> list[int]:
+    """Run them as a runner does, and stop at the first that fails."""
+    codes = []
+    for command in commands:
+        ended = subprocess.run(["bash", "-eo", "pipefail", "-c", command], capture_output=True, text=True, **checkout)
+        codes.append(ended.returncode)
+        assert "Traceback" not in ended.stderr, ended.stderr
+        if ended.returncode:
+            break
+    return codes
+
+
+def published(checkout: dict[str, Any]) -> str:
+    return "".join((checkout["cwd"] / "reports" / name).read_text() for name in ("verify.xml", "verify.md"))
+
+
+@pytest.mark.parametrize(("commands", "prefix"), [(github("rehearse"), "4711-1"), (gitlab("rehearse"), "815-2")])
+def test_a_rehearsal_writes_under_a_prefix_of_its_own_and_publishes_no_text(
+    checkout: dict[str, Any], spectron: RunningServer, commands: list[str], prefix: str
+) -> None:
+    assert [0] * len(commands) == play(commands, checkout)
+    texts = [json.loads(line)["memory"] for line in (checkout["cwd"] / "dump" / "memories.jsonl").open()]
+    assert texts
+    told = published(checkout)
+    assert "dual-verify: GO" in told
+    assert [] == [text for text in texts if text in told]
+    with sqlite3.connect(checkout["cwd"] / ".spectron-migrate" / "ledger.db") as db:
+        scopes = {path for (path,) in db.execute("SELECT path FROM scope WHERE intended_at IS NOT NULL")}
+    assert scopes
+    assert [] == [path for path in scopes if not f"{path}/".startswith(f"ci/{prefix}/") and path != "ci"]
+    if "GITHUB" in " ".join(commands):
+        assert "dual-verify: GO" in (checkout["cwd"] / "summary.md").read_text()
+
+
+@pytest.mark.parametrize("commands", [github("gate"), gitlab("gate")])
+def test_a_gate_goes_on_with_the_state_it_kept_and_fails_where_no_cutover_has_begun(
+    checkout: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, commands: list[str]
+) -> None:
+    from spectron_migrate.local.testing import running_server
+
+    with running_server(tmp_path_factory.mktemp("gate"), context="gate") as server:
+        checkout["env"] |= {"SPECTRON_ENDPOINT": server.base_url, "SPECTRON_CONTEXT": "gate"}
+        checkout["env"]["SPECTRON_API_KEY"] = server.api_key
+        check = next(place for place, command in enumerate(commands) if "cutover check" in command)
+        for _ in range(2):
+            assert [*[0] * check, 4] == play(commands[: check + 1], checkout)
+
+
+def test_only_reports_without_texts_are_published() -> None:
+    workflow = yaml.safe_load((CI / "github-actions.yml").read_text())
+    for job in workflow["jobs"].values():
+        uploads = [step["with"]["path"].split() for step in job["steps"] if "upload-artifact" in step.get("uses", "")]
+        assert [["reports/verify.xml", "reports/verify.md"]] == uploads
+    kept = yaml.safe_load((CI / "gitlab-ci.yml").read_text())[".migration"]["artifacts"]
+    assert ({"junit": "reports/verify.xml"}, ["reports/verify.md"]) == (kept["reports"], kept["paths"])
+    assert "--report-texts" not in "".join((CI / name).read_text() for name in ("github-actions.yml", "gitlab-ci.yml"))
+
+
+def test_a_ledger_has_one_writer_in_ci_too() -> None:
+    assert yaml.safe_load((CI / "github-actions.yml").read_text())["concurrency"]
+    assert yaml.safe_load((CI / "gitlab-ci.yml").read_text())[".migration"]["resource_group"]

@@ -1,0 +1,106 @@
+"""The manifests are as Kubernetes publishes them, exit codes are those of the program, the image has what it needs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from spectron_migrate.config import load_settings
+from spectron_migrate.errors import ExitCode
+from spectron_migrate.mapping.load import parse_mapping
+
+kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+
+ROOT = Path(__file__).parents[2]
+K8S = ROOT / "configs" / "k8s"
+DOCUMENTS = [
+    (file.name, document) for file in sorted(K8S.glob("*.yaml")) for document in yaml.safe_load_all(file.read_text())
+]
+JOBS = {document["metadata"]["name"]: document["spec"] for _, document in DOCUMENTS if document["kind"] == "Job"}
+
+
+@pytest.mark.parametrize("version", ["1.31", "1.34", kubernetes_validate.latest_version()])
+@pytest.mark.parametrize(("name", "document"), [(f"{name} {each['kind']}", each) for name, each in DOCUMENTS])
+def test_every_document_is_as_published(name: str, document: dict[str, Any], version: str) -> None:
+    kubernetes_validate.validate(document, version, strict=True)
+
+
+def rules_of(job: dict[str, Any]) -> dict[str, set[int]]:
+    return {
+        rule["action"]: set(rule["onExitCodes"]["values"])
+        for rule in job["podFailurePolicy"]["rules"]
+        if "onExitCodes" in rule
+    }
+
+
+RETRIED = {ExitCode.UNREACHABLE, ExitCode.LOCKED, ExitCode.SIGINT, ExitCode.SIGTERM}
+OF_OTHER_COMMANDS = {ExitCode.NO_GO, ExitCode.INCONCLUSIVE, ExitCode.NOT_CONFIRMED}
+"""A verdict and a question do not come from export or replay."""
+
+
+def test_what_running_again_mends_is_retried_and_all_else_is_not() -> None:
+    plain = rules_of(JOBS["memory-migration"])["FailJob"]
+    assert {code for code in ExitCode if code} - RETRIED - OF_OTHER_COMMANDS <= plain
+    assert not plain & RETRIED
+
+
+def test_a_shard_that_fails_alone_does_not_stop_the_others() -> None:
+    indexed = rules_of(JOBS["memory-migration-shards"])
+    assert {"FailJob": {2, 6, 10}, "FailIndex": {1, 3, 8, 11}} == indexed
+    args = JOBS["memory-migration-shards"]["template"]["spec"]["containers"][0]["args"]
+    assert (
+        f"$(JOB_COMPLETION_INDEX)/{JOBS['memory-migration-shards']['completions']}" == args[args.index("--shard") + 1]
+    )
+
+
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+def test_a_disruption_is_no_failure_and_a_write_in_flight_has_time_to_end(job: dict[str, Any]) -> None:
+    disruption = job["podFailurePolicy"]["rules"][0]
+    assert ("Ignore", "DisruptionTarget") == (disruption["action"], disruption["onPodConditions"][0]["type"])
+    timeout = load_settings(None, env={}, overrides={}).spectron.timeout_s
+    assert job["template"]["spec"]["terminationGracePeriodSeconds"] > timeout
+    assert "Failed" == job["podReplacementPolicy"]
+
+
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+def test_no_container_may_more_than_it_must(job: dict[str, Any]) -> None:
+    pod = job["template"]["spec"]
+    assert (True, False) == (pod["securityContext"]["runAsNonRoot"], pod["automountServiceAccountToken"])
+    for container in [*pod.get("initContainers", ()), *pod["containers"]]:
+        rights = container["securityContext"]
+        assert (True, False) == (rights["readOnlyRootFilesystem"], rights["allowPrivilegeEscalation"])
+        assert ["ALL"] == rights["capabilities"]["drop"]
+        assert ["/data"] == [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")]
+
+
+def test_the_settings_in_the_manifest_load(tmp_path: Path) -> None:
+    (data,) = [document["data"] for _, document in DOCUMENTS if document["kind"] == "ConfigMap"]
+    for name, text in data.items():
+        (tmp_path / name).write_text(text)
+    keys = {"SPECTRON_API_KEY": "sk", "MEM0_API_KEY": "m0"}
+    settings = load_settings(tmp_path / "spectron-migrate.yaml", env=keys, overrides={})
+    assert (Path("/data/dump"), Path("/data/state")) == (settings.dump, settings.state)
+    parse_mapping(data["mapping.yaml"], tmp_path)
+
+
+def test_the_image_runs_without_rights_and_takes_nothing_private_along() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
+    assert ["/data"] == re.findall(r"^VOLUME (.+)$", text, re.MULTILINE)
+    copied = " ".join(re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE)).split()
+    kept = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in kept
+    assert {f"!{name}" for name in copied} == {line for line in kept if line.startswith("!")}
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_the_version_of_the_image_is_that_of_the_program() -> None:
+    from spectron_migrate import __version__
+
+    tags = re.findall(r"spectron-migrate:([0-9][\w.]*)", "".join(file.read_text() for file in K8S.glob("*.yaml")))
+    tags += re.findall(r"spectron-migrate:([0-9][\w.]*)", (ROOT / "Dockerfile").read_text())
+    assert {__version__} == set(tags)
