@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench chaos clean
+.PHONY: demo test lint bench chaos dist-test compat clean
 
 demo: $(VENV)/.ready
 	$(BIN)/spectron-migrate rehearse
@@ -21,10 +21,20 @@ bench: $(VENV)/.ready
 	$(BIN)/python tests/bench/local_bench.py
 	$(BIN)/python tests/bench/export_bench.py
 	$(BIN)/python tests/bench/verify_bench.py
+	$(BIN)/python tests/bench/startup_bench.py
 
 chaos: $(VENV)/.ready
 	$(BIN)/python tests/local/chaos_kill.py --rounds 50
 	$(BIN)/python tests/chaos/replay_chaos.py --kills 200
+
+# Wheel and sdist in empty environments, with every Python of this machine.
+dist-test: $(VENV)/.ready
+	$(BIN)/python -m tests.dist.check
+
+# Stores of other versions of Mem0, and the lowest version of each dependency.
+compat: $(VENV)/.ready
+	$(BIN)/python -m tests.compat.check
+	$(BIN)/python -m tests.dist.bounds
 
 # Debian's Python may lack ensurepip; a virtualenv fetched by pip needs neither it nor root.
 $(VENV)/.ready: pyproject.toml

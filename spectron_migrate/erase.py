@@ -21,6 +21,7 @@ from spectron_migrate.ledger import Ledger, erasing
 from spectron_migrate.ledger.erasing import unfinished
 from spectron_migrate.records import Json, Reporter
 from spectron_migrate.spectron.api import Me, SpectronApi, UnknownSession, pattern_covers
+from spectron_migrate.statedir import FOLLOW_LOCK, is_held
 
 __all__ = ["CANNOT_SEE", "Erasable", "Eraser", "unfinished"]
 
@@ -137,10 +138,14 @@ class Eraser:
 
     def _not_cut_over(self) -> None:
         """Once an application was led to Spectron, what is there may be more than what we wrote."""
-        if (self._state / "routing.json").exists() or read_journal(self._state).steps:
+        if (self._state / "routing.json").exists() or read_journal(self._state).state.ever_began:
             raise NotLegal(
                 "a cutover of this migration has begun: what is in Spectron may not be ours alone",
                 hint="erase is for rehearsed and abandoned replays; cutover revert leads reads back to Mem0",
+            )
+        if is_held(self._state / FOLLOW_LOCK):
+            raise NotLegal(
+                "replay --follow is at work: it would write again what is erased", hint="stop it, then erase"
             )
 
     def _problems_of_nodes(self, path: str, listed: Sequence[str]) -> list[str]:

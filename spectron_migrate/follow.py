@@ -30,6 +30,8 @@ COMPARE_EVERY_S = 600.0
 """How often all of Mem0 is compared with the ledger, memory by memory, whatever the rounds say."""
 TROUBLE_S = (1.0, 60.0)
 """The first and the longest pause after a round that could not be finished."""
+HELD_S = 10.0
+"""The longest where some lanes alone are held: the others are waiting for their next round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ class Follow:
         self._code: ExitCode | None = None
         self._problem: str | None = None
         self._trouble_s = TROUBLE_S[0]
+        self._told_slow = False
         self._agreement = Agreement()
         self._compare_at = float("-inf")
 
@@ -157,18 +160,28 @@ class Follow:
         if compare and self._agreement.add(done):
             keep(self._ground.state, self._agreement.result(self._stamp()))
             self._compare_at = began + COMPARE_EVERY_S
-        if done.problem is not None:
-            return self._trouble(done.problem)
-        self._problem = None
         self._reporter.info(told(self._totals.rounds, done))
+        if done.problem is not None:
+            return self._trouble(done.problem, longest_s=HELD_S)
+        self._problem = None
         self._keep()
-        return max(self._every_s, 2 * (self._clock() - began))
+        return self._rest(self._clock() - began)
 
-    def _trouble(self, problem: str) -> float:
-        first, longest = TROUBLE_S
-        self._trouble_s = first if self._problem is None else min(longest, self._trouble_s * 2)
+    def _rest(self, took_s: float) -> float:
+        """The pause after a round: never so long that what readers know runs out before the next one ends."""
+        room = self._ground.max_lag_s - 2.5 * took_s
+        if room < 0 and not self._told_slow:
+            self._told_slow = True
+            self._reporter.warn(
+                f"a round takes {took_s:.0f} s, so that users are read from Mem0 part of the time: cutover.max_lag"
+                f" ({self._ground.max_lag_s:g} s) should be above {3 * took_s:.0f} s"
+            )
+        return max(self._every_s, min(2 * took_s, room))
+
+    def _trouble(self, problem: str, *, longest_s: float = TROUBLE_S[1]) -> float:
+        self._trouble_s = TROUBLE_S[0] if self._problem is None else min(longest_s, self._trouble_s * 2)
         self._problem = problem
-        self._reporter.info(f"{self._stamp()[11:19]} not this time: {problem}; again in {self._trouble_s:.0f} s")
+        self._reporter.info(f"{self._stamp()[11:19]} not all of it: {problem}; again in {self._trouble_s:.0f} s")
         self._keep()
         return self._trouble_s
 

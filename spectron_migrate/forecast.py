@@ -12,18 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from sqlite3 import Row
 
+from spectron_migrate.delivery.lane import MESSAGES
+from spectron_migrate.delivery.tokens import tokens_of
 from spectron_migrate.dump import Dump
 from spectron_migrate.ledger import Ledger, views
 from spectron_migrate.likeness import ALIKE, NEWEST, LikelyPair, Likeness
 from spectron_migrate.mapping import Rule, ScopeMapping
 from spectron_migrate.records import Json, Memory, Reporter
 
-STAGE_1_TOKENS = (200, 800)
-STAGE_2_TOKENS = (500, 2000)
-EMBEDDING_TOKENS = 100
-"""Tokens a memory, as Spectron's self-hosting guide gave them: extraction in two stages, of which the second runs
-only for some turns, and one embedding."""
-LETTERS_A_TOKEN = 4
 FULL_S = 2.0
 NONE_S = 0.2
 """Seconds a write, where no probe has measured them: none are published."""
@@ -93,7 +89,7 @@ class Forecast:
     full: int
     sessions: int
     requests: int
-    """At least: one a memory, one a session, one a scope."""
+    """At least: one a memory (or batch), one a session, one a scope."""
     late: int
     rules: list[RuleShare]
     lanes: list[LaneShare]
@@ -189,7 +185,7 @@ def make_forecast(
     bulk = _one(ledger, "SELECT count(*) FROM forecast_minute WHERE n >= ?", BULK)
     if seen.guessed_scopes or bulk:
         reporter.warn(
-            f"guessed times (`updated_at`): {seen.guessed_scopes} scopes have more than {GUESSED_SHARE:.0%} of them, and"
+            f"guessed times (`updated_at`): {seen.guessed_scopes} scopes have over {GUESSED_SHARE:.0%} of them, and"
             f" {bulk} minutes have {BULK} or more, as a bulk edit leaves them: their order may not be that of the texts"
         )
     updated, longest = _update_chains(ledger, dump)
@@ -198,7 +194,7 @@ def make_forecast(
         memories=full + none,
         full=full,
         sessions=seen.sessions,
-        requests=full + none + seen.sessions + seen.scopes,
+        requests=seen.requests + seen.sessions + seen.scopes,
         late=_one(ledger, "SELECT count(*) FROM fact WHERE plan = ? AND state = 'planned' AND late = 1", number),
         rules=[share for share in seen.rules if share.memories],
         lanes=lanes,
@@ -225,6 +221,8 @@ class _Seen:
     rules: list[RuleShare] = field(init=False)
     likeness: Likeness = field(default_factory=Likeness)
     sessions: int = 0
+    requests: int = 0
+    """That carry memories."""
     scopes: int = 0
     guessed: int = 0
     guessed_scopes: int = 0
@@ -260,7 +258,11 @@ class _Seen:
         here = self._groups.total()
         size = self.mapping.session_size
         self.scopes += 1
-        self.sessions += sum(-(-count // size) for count in self._groups.values())
+        together = MESSAGES if self.mapping.write == "batch" else 1
+        for count in self._groups.values():
+            full, rest = divmod(count, size)
+            self.sessions += full + bool(rest)
+            self.requests += full * -(-size // together) + -(-rest // together)
         self.guessed += self._guessed_here
         self.guessed_scopes += self._guessed_here > GUESSED_SHARE * here
         self._groups.clear()
@@ -276,17 +278,6 @@ class _Seen:
         share.memories += 1
         share.tokens_low += low
         share.tokens_high += high
-
-
-def tokens_of(text: str, infer: str) -> tuple[int, int]:
-    """Tokens that one memory costs, from and to; the text itself counts where it is longer than usual."""
-    own = len(text) // LETTERS_A_TOKEN
-    embedding = max(EMBEDDING_TOKENS, own)
-    if infer == "none":
-        return embedding, embedding
-    low = max(STAGE_1_TOKENS[0], own)
-    high = max(STAGE_1_TOKENS[1], own) + max(STAGE_2_TOKENS[1], own)
-    return embedding + low, embedding + high
 
 
 def _planned(ledger: Ledger, number: int) -> Iterator[tuple[Row, str]]:

@@ -100,7 +100,8 @@ def make_plan(
         if changes is None or not changes.unchanged:
             chosen = partial(_is_chosen, ledger, filters, changes)
             noticed = _merge_all(merge, dump, mapping, chosen, mine, now=now, reporter=reporter, go_on=go_on)
-        for mem0_id, stone in dump.tombstones.items():
+        stones = {} if changes is not None and changes.unchanged else dump.tombstones
+        for mem0_id, stone in stones.items():
             known = views.memory_of(ledger, mem0_id)
             if known is not None and filters.admits(known):
                 merge.tombstone(mem0_id, stone.first_missed)

@@ -92,6 +92,7 @@ class Probe:
             self._same_key,
             self._turns,
             self._lenses,
+            self._batch,
             self._extraction,
         ]
         self.reporter.stage("probe", len(questions) + 1)
@@ -252,6 +253,28 @@ class Probe:
                 needed=True,
                 meaning="one user would see another's memories",
             )
+
+    async def _batch(self) -> None:
+        """Only `write: batch` rests on this."""
+        session, _ = await self._open(((self._at("a"),),))
+        body: dict[str, Json] = {
+            "extract": "per_message",
+            "infer": "none",
+            "messages": [{"role": "user", "content": text} for text in TEXTS],
+            "scopes": [[self._at("a")]],
+            "session_id": session,
+        }
+        answer = await self._patiently(self.api.post_batch, canonical_json(body).encode(), key=self._key("batch"))
+        turns = await self.api.turns(session)
+        told = answer.body.get("turnIds") if isinstance(answer.body, dict) else None
+        fits = told == [turn.id for turn in turns] and [turn.content for turn in turns] == list(TEXTS)
+        self._note(
+            "the messages of a batch",
+            f"{_told(answer)}, {'told and listed in order' if fits else f'{len(turns)} turns'}",
+            "told and listed in order",
+            fits,
+            meaning="`write: batch` could not decide what is in doubt: leave it at `write: facts`",
+        )
 
     async def _extraction(self) -> None:
         content = _fact(FACT, self._session, self.under, "full", observed_at=OBSERVED)

@@ -128,6 +128,35 @@ class Overview:
         """Live processes that have not seen this step, or still run a write of an earlier one."""
         return tuple(report for report in self.reports if report.settled_epoch < epoch)
 
+    def told(self) -> dict[str, Any] | None:
+        """For `status`: what the application's processes are doing; None where none ever used the adapter."""
+        if not self.measured:
+            return None
+        guarded = [report for report in self.reports if report.guard.open]
+        problems = sorted({report.routing_problem for report in self.reports if report.routing_problem})
+        return {
+            "processes": len(self.reports),
+            "guarded": [
+                {"host": each.host, "pid": each.pid, "since": each.guard.since, "reason": each.guard.reason}
+                for each in guarded
+            ],
+            "reads": dict(self.reads),
+            "calls": dict(self.calls),
+            "shadow": self._shadow(),
+            "problems": [*problems, *(f"{name} cannot be read" for name in self.broken)],
+        }
+
+    def _shadow(self) -> dict[str, Any] | None:
+        asked, answered, compared = (self.shadow.get(name, 0) for name in ("asked", "answered", "compared"))
+        if not asked:
+            return None
+        return {
+            "asked": int(asked),
+            "failed": int(self.shadow.get("failed", 0)),
+            "mean_ms": round(self.shadow.get("ms", 0) / answered, 1) if answered else None,
+            "mean_overlap": round(self.shadow.get("overlap", 0) / compared, 3) if compared else None,
+        }
+
     def other_hosts(self, host: str) -> tuple[str, ...]:
         """Hosts other than this one on which live processes use this state directory."""
         return tuple(sorted({report.host for report in self.reports} - {host}))

@@ -215,7 +215,10 @@ def parse_time(text: str) -> datetime:
 
 def canonical_json(value: Json) -> str:
     """The same value always gives the same text: keys sorted, no spaces, letters unescaped."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return _CANONICAL.encode(value)
+
+
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 @lru_cache(maxsize=4096)

@@ -21,8 +21,10 @@ from spectron_migrate.delivery.run import Brake, Counters, Run, Stop
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import ExitCode, InputError, Interrupted
 from spectron_migrate.forecast import Forecast, Pace, make_forecast
+from spectron_migrate.journal import read_journal
 from spectron_migrate.ledger import Ledger, batches, plan, runs, sessions, views
 from spectron_migrate.ledger.shards import Shard
+from spectron_migrate.ledger.stored import Standing
 from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.planning import make_plan
@@ -107,21 +109,6 @@ class ReplaySummary:
         return told if self.forecast is None else {**told, "forecast": self.forecast.to_json()}
 
 
-@dataclass(frozen=True, slots=True)
-class _Standing:
-    """What a plan has in Spectron at one moment: the difference of two is what a run did."""
-
-    stored: int
-    not_extracted: int
-    late: int
-
-    @classmethod
-    def of(cls, ledger: Ledger, number: int) -> _Standing:
-        counts = views.count_by_state(ledger, number)
-        not_extracted = counts.get("stored_not_extracted", 0)
-        return cls(counts.get("written", 0) + not_extracted, not_extracted, views.count_late(ledger, number))
-
-
 class Replay:
     """One run; `interrupt` may be called from a signal handler."""
 
@@ -186,7 +173,7 @@ class Replay:
                     plan.retry_refused(ledger, planned.id)
                 plan.mark_late(ledger, planned.id)
                 self._refuse_expiry(ledger, planned.id)
-            summary = self._summary(ledger, planned.id, before=_Standing.of(ledger, planned.id), dry_run=True)
+            summary = self._summary(ledger, planned.id, before=Standing.of(ledger, planned.id), dry_run=True)
             pace = Pace.of(self._root, context, self._options.max_in_flight, self._options.max_rps)
             forecast = make_forecast(ledger, planned.id, self._dump, self._mapping, pace, reporter=self._reporter)
             return replace(summary, forecast=forecast)
@@ -237,19 +224,19 @@ class Replay:
             with ledger.transaction():
                 if self._options.retry_failed:
                     plan.retry_refused(ledger, planned.id)
-                late = plan.mark_late(ledger, planned.id, everything=not self._options.supersede)
+                late = plan.mark_late(ledger, planned.id, everything=self._others_write())
                 self._refuse_expiry(ledger, planned.id)
             if late:
                 self._reporter.warn(
                     f"{late} memories come late: newer facts of their scopes are there already, so they go in without"
                     " superseding anything"
                 )
-            before = _Standing.of(ledger, planned.id)
+            before = Standing.of(ledger, planned.id)
             run = self._begin(ledger, api, planned.id, principal=me.principal)
             if self._interrupted is None:
                 told = partial(_told, run)
                 with runs.noted(ledger, plan=planned.id, stored=before.stored, now=self._stamp, told=told):
-                    await self._deliver(run)
+                    await self._deliver(run, waiting=before.waiting)
             review = write_review(ledger, planned.id, self._state / "review")
             return self._summary(ledger, planned.id, before=before, run=run, review=review)
 
@@ -299,9 +286,8 @@ class Replay:
         )
         return self._run
 
-    async def _deliver(self, run: Run) -> None:
-        counts = views.count_by_state(run.ledger, run.plan)
-        self._reporter.stage("replay", counts.get("planned", 0) + counts.get("intended", 0))
+    async def _deliver(self, run: Run, *, waiting: int) -> None:
+        self._reporter.stage("replay", waiting)
         try:
             await deliver(run, lanes_at_once=self._options.max_in_flight)
         finally:
@@ -316,13 +302,13 @@ class Replay:
         ledger: Ledger,
         number: int,
         *,
-        before: _Standing,
+        before: Standing,
         run: Run | None = None,
         review: Path | None = None,
         dry_run: bool = False,
     ) -> ReplaySummary:
-        counts = views.count_by_state(ledger, number)
-        after = _Standing.of(ledger, number)
+        after = Standing.of(ledger, number)
+        counts = after.by_state
         replaced = views.count_replaced(ledger, number)
         skipped = views.skipped_by_reason(ledger, number)
         if replaced:
@@ -364,7 +350,7 @@ class Replay:
             exit_code=ExitCode.DONE if dry_run else self._exit_code(counts, run),
         )
 
-    def _exit_code(self, counts: dict[str, int], run: Run | None) -> ExitCode:
+    def _exit_code(self, counts: Mapping[str, int], run: Run | None) -> ExitCode:
         """The most urgent of what happened."""
         if self._interrupted is not None:
             return self._interrupted
@@ -388,6 +374,9 @@ class Replay:
                     wrong.append(f"memory {mem0_id} is not undecidable")
             if wrong:
                 raise InputError.of_all(wrong, hint="spectron-migrate status names those that are")
+
+    def _others_write(self) -> bool:  # after `complete` what applications write is newer than anything of Mem0's
+        return not self._options.supersede or read_journal(self._root).state.phase == "complete"
 
     def _go_on(self) -> None:
         if self._interrupted is not None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from spectron_migrate.changes import Changes, Settling
 from spectron_migrate.dump import Dump, open_dump, read_manifest
-from spectron_migrate.errors import ExitCode, Incomplete, Interrupted, KeyRefused, LedgerLocked
+from spectron_migrate.errors import ExitCode, Incomplete, Interrupted, LedgerLocked
 from spectron_migrate.export import ExportSummary, run_export
 from spectron_migrate.journal import read_journal
 from spectron_migrate.ledger import Ledger, cutover_views
@@ -217,8 +217,6 @@ class Rounds:
             if self._reporter.stopped is not None:
                 self._replay.interrupt(self._reporter.stopped)
             summary = await self._replay.run(api)
-            if summary.exit_code == ExitCode.KEY:
-                raise KeyRefused(summary.stopped or "the key was refused", hint="spectron-migrate doctor")
             all_changes.append(changes)
             done.append(summary)
         return all_changes, done
@@ -369,8 +367,8 @@ def _is_same(summary: ExportSummary) -> bool:
 
 
 def _problem(done: Sequence[ReplaySummary]) -> str | None:
-    """What a delivery that did not finish says; refused and undecidable memories are states, no trouble."""
+    """What a delivery that did not finish says; what is undecidable holds its own lane, and is no trouble."""
     for each in done:
-        if each.remaining + each.in_doubt and each.exit_code in (ExitCode.UNREACHABLE, ExitCode.REFUSED):
+        if each.remaining + each.in_doubt and each.exit_code in (ExitCode.UNREACHABLE, ExitCode.KEY):
             return each.stopped or f"{each.remaining + each.in_doubt:,} memories could not be delivered"
     return None

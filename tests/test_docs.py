@@ -12,6 +12,7 @@ from spectron_migrate.errors import ExitCode, MigrateError
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TITLES = re.findall(r"^#+ (.+)$", README, re.MULTILINE)
 
 
 def commands() -> list[str]:
@@ -44,8 +45,9 @@ def test_every_command_has_help_with_an_example(command: str, capsys: pytest.Cap
 
 
 def test_every_link_in_the_readme_leads_somewhere() -> None:
+    headings = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in TITLES}
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
-        assert (ROOT / target).exists(), target
+        assert target[1:] in headings if target.startswith("#") else (ROOT / target).exists(), target
 
 
 @pytest.mark.parametrize("argument", ["--version", "--help"])

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -339,6 +340,96 @@ def test_killed_at_any_step_the_dump_is_the_old_one_or_the_new_one(tmp_path: Pat
     assert "whole\n" == done.stdout
 
 
+FULL_AT = """
+import resource, sqlite3, sys
+from datetime import timedelta
+from pathlib import Path
+from tests.test_dump import SOURCE, START, memory
+from spectron_migrate.dump.writer import DumpWriter
+
+path = Path(sys.argv[1])
+for limit in (0, 50, 300, 600, 900, 2_000, 5_000, 10_000, 20_000, 40_000, 80_000):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        with DumpWriter(path, SOURCE, START + timedelta(days=1)) as writer:
+            for number in range(60):
+                writer.give(memory(f"m{number}", "new " + "x" * 500))
+            writer.commit(complete=True, native_count=60, ended=START + timedelta(days=1))
+        print(limit, "whole")
+    except (OSError, sqlite3.OperationalError) as error:
+        print(limit, type(error).__name__)
+    sys.stdout.flush()
+    if "old" not in (path / "memories.jsonl").read_text():
+        break
+"""
+
+
+def test_a_disk_that_is_full_at_any_point_leaves_the_old_dump_or_the_new_one(tmp_path: Path) -> None:
+    """As a limit on the size of a file, which strikes in another file at each of its sizes."""
+    path = tmp_path / "dump"
+    scan(path, [memory("m1", "old"), memory("m2", "old")])
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    process = subprocess.Popen([sys.executable, "-c", FULL_AT, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+
+    ends = [line.split()[1] for line in process.stdout]
+
+    assert 0 == process.wait()
+    assert "whole" == ends.pop()
+    assert {"OSError", "OperationalError"} == set(ends)
+    assert 60 == open_dump(path).count
+    assert set(before) == {file.name for file in path.iterdir()} - {"deleted.jsonl"}
+
+
+INTERRUPTED_AT = """
+import os, random, signal, sys, time
+from pathlib import Path
+from spectron_migrate.dump import open_dump
+from tests.test_dump import memory, scan, texts
+
+class Stop(BaseException):
+    pass
+
+def stop(number, frame):
+    raise Stop
+
+def rows(day):
+    return [memory(f"m{one}", str(day)) for one in range((40, 55)[day % 2])]
+
+path, chosen = Path(sys.argv[1]), random.Random(5)
+scan(path, rows(0))
+began = time.perf_counter()
+scan(path, rows(1), day=1)
+longest, held = 1.2 * (time.perf_counter() - began), 1
+signal.signal(signal.SIGALRM, stop)
+for day in range(2, 80):
+    child = os.fork()
+    if not child:
+        signal.setitimer(signal.ITIMER_REAL, chosen.uniform(0.0001, longest))
+        try:
+            scan(path, rows(day), day=day)
+        finally:
+            os._exit(0)
+    chosen.random()
+    os.waitpid(child, 0)
+    found = texts(open_dump(path))
+    now = int(found["m0"])
+    assert now in (held, day) and found == {row.id: row.memory for row in rows(now)}, (day, held, found)
+    print("new" if now == day else "old")
+    held = now
+"""
+
+
+def test_interrupted_at_any_moment_the_dump_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
+    """A signal's exception may come between any two instructions."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_AT, str(tmp_path / "dump")], capture_output=True, text=True
+    )
+
+    assert 0 == done.returncode, done.stderr
+    assert {"old", "new"} == set(done.stdout.split())
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -393,14 +484,45 @@ def test_a_missing_file_and_a_missing_dump_are_told(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "nowhere") is None
 
 
-def test_a_dump_that_changes_under_a_reader_is_told(tmp_path: Path) -> None:
+def test_a_reader_keeps_the_dump_that_it_opened_while_an_export_puts_another_in_its_place(tmp_path: Path) -> None:
     path = tmp_path / "dump"
     scan(path, [memory("m1")])
     dump = open_dump(path)
     scan(path, [memory("m2")], day=1)
 
+    assert ["m1"] == [row.id for row in dump.memories()] == [row.id for row in dump.memories()]
+    assert ["m2"] == [row.id for row in open_dump(path).memories()]
+
+
+def test_a_dump_that_somebody_changes_under_a_reader_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "dump"
+    scan(path, [memory("m1")])
+    dump = open_dump(path)
+    with (path / MEMORIES).open("ab") as file:
+        file.write(b"{}\n")
+
     with pytest.raises(InputError, match="changed after it was opened"):
         list(dump.memories())
+
+
+def test_opening_beside_an_export_gives_one_dump_or_the_other(tmp_path: Path) -> None:
+    path = tmp_path / "dump"
+    scan(path, [memory("m0")])
+    ended = threading.Event()
+
+    def export() -> None:
+        for day in range(1, 25):
+            scan(path, [memory(f"m{day}")], day=day)
+        ended.set()
+
+    writing = threading.Thread(target=export)
+    writing.start()
+    seen = []
+    while not ended.is_set():
+        with open_dump(path) as dump:
+            seen += [row.id for row in dump.memories()]
+    writing.join()
+    assert sorted(seen, key=lambda each: int(each[1:])) == seen
 
 
 def test_the_digest_moves_with_every_change_and_only_then(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from spectron_migrate.cli.app import run
 from spectron_migrate.ledger import Ledger, erasing
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.rehearse import clean_environment
+from spectron_migrate.statedir import FOLLOW_LOCK
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import memory, turns_of, write_raw
 
@@ -103,6 +105,21 @@ def test_an_erased_scope_is_empty_its_neighbour_whole_and_the_next_replay_writes
     assert run(["dual-verify", "--dump", "all.json", "--json"]) in (0, 5)
     integrity = told(capsys)["integrity"]
     assert (10, 10) == (integrity["expected"], integrity["present"])
+
+
+def test_what_was_written_in_batches_is_erased_and_written_again(
+    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rule = "  - when: {user_id: '*'}\n    scope: {user: '{user_id}'}\n    infer: none\n"
+    Path("mapping.yaml").write_text(f"version: 1\nwrite: batch\nrules:\n{rule}")
+    rows = [memory(number, user) for number in range(5)]
+    replayed(rows, "--mapping", "mapping.yaml")
+    assert 0 == erase(f"user/{user}")
+    assert [] == turns_of(led_to, user)
+    replayed(rows, "--mapping", "mapping.yaml")
+    assert [f"{user} remembers thing number {number}" for number in range(5)] == [
+        turn.content for turn in turns_of(led_to, user)
+    ]
 
 
 def test_a_subtree_goes_with_its_node_and_only_the_newest_text_is_planned_again(
@@ -223,6 +240,16 @@ def test_nothing_is_erased_once_a_cutover_has_begun(
     (STATE / "routing.json").write_text("{}")
     capsys.readouterr()
     assert "cutover" in refused(erase(f"user/{user}"), capsys)
+
+
+def test_nothing_is_erased_while_somebody_follows_mem0(
+    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replayed([memory(1, user)])
+    capsys.readouterr()
+    with (STATE / FOLLOW_LOCK).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert "--follow is at work" in refused(erase(f"user/{user}"), capsys)
 
 
 def test_another_migration_is_refused(led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]) -> None:

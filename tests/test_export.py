@@ -7,12 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from spectron_migrate.dump import open_dump
 from spectron_migrate.errors import ExitCode, Incomplete, InputError, Unreachable
@@ -20,7 +23,7 @@ from spectron_migrate.export import ExportSummary, run_export
 from spectron_migrate.mem0.files import FilesReader
 from spectron_migrate.mem0.open import open_oss
 from spectron_migrate.mem0.reader import ReaderBase
-from spectron_migrate.records import Filters, Memory, NullReporter, Skipped, SourceInfo
+from spectron_migrate.records import Filters, Memory, NullReporter, Skipped, SourceInfo, canonical_json
 from tests.mem0.conftest import NOW, VERSIONS, App, mem0_app, sample_config, sample_rows
 from tests.test_dump import memory
 
@@ -256,6 +259,53 @@ def test_raw_files_become_a_dump_that_claims_no_scan_of_mem0(tmp_path: Path) -> 
     dump = open_dump(tmp_path / "dump")
     assert (True, None, "files") == (summary.complete, summary.native_count, summary.source)
     assert (None, [{"source": "a"}]) == (dump.began, list(dump.relations()))
+
+
+IDS = st.sampled_from(["a", "b", "c", 1, "1", "", None, "with space", "\x1b[2J", 2.5, True])
+TEXTS = st.sampled_from(["likes tea", "", " ", "\x00\x07", "x" * 70_000, None, 5, {"nested": 1}, "same", "same"])
+TIMES = st.sampled_from(
+    [None, "2025-01-02T03:04:05-08:00", "2025-01-02T03:04:05", 1735787045, 1735787045000, "soon", ""]
+)
+ODD_ROWS = st.one_of(
+    st.fixed_dictionaries(
+        {"id": IDS, "memory": TEXTS},
+        optional={
+            "user_id": IDS,
+            "created_at": TIMES,
+            "updated_at": TIMES,
+            "metadata": st.sampled_from([None, {}, {"id": 1, "memory": "m", "user_id": "other"}, "text", [1]]),
+            "expiration_date": st.sampled_from(["2020-01-01", "2099-01-01", "never", 5]),
+        },
+    ),
+    st.fixed_dictionaries({"id": IDS, "payload": st.fixed_dictionaries({"data": TEXTS}, optional={"userId": IDS})}),
+    st.just({"id": "e", "payload": {"data": "Berlin", "entity_type": "city", "linked_memory_ids": ["a"]}}),
+    st.sampled_from([5, "text", None, [], {}]),
+)
+
+
+@given(rows=st.lists(ODD_ROWS, max_size=12), again=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_every_row_is_a_memory_or_is_named_with_a_reason(rows: list[Any], again: bool) -> None:
+    """Nothing is dropped in silence, nothing doubled, nothing invented."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        (folder / "odd.json").write_text(json.dumps([{"id": "plain", "memory": "a plain one"}, *rows]))
+
+        summary = export(FilesReader([folder / "odd.json"], now=NOW), folder / "dump")
+        if again:
+            summary = export(FilesReader([folder / "odd.json"], now=NOW), folder / "dump")
+            assert (0, 0, 0) == (summary.new, summary.changed, summary.deleted)
+
+        with open_dump(folder / "dump") as dump:
+            told = list(dump.memories())
+            named = dump.skipped
+        assert len(told) == summary.memories == len({row.id for row in told})
+        assert 1 + len(rows) == len(told) + len(named) == len(told) + summary.skipped_count
+        assert all(row.reason for row in named)
+        given_texts = [row.get("memory", row.get("payload", {}).get("data")) for row in rows if isinstance(row, dict)]
+        for row in told:
+            origin = [*given_texts, "a plain one"]
+            assert any(row.memory == text or row.memory == canonical_json(text) for text in origin)
 
 
 def test_pages_that_announce_more_are_incomplete(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_spectron_out_of_reach_is_waited_out_and_told(user: str, tmp_path: Path)
 
         done = scene.follow(max_seconds=400, sleep=restarts)
         assert (ExitCode.DONE, 1) == (done.exit_code, done.written)
-        assert any("not this time" in line for line in scene.said.lines)
+        assert any("not all of it" in line for line in scene.said.lines)
         assert ["one", "two"] == scene.texts
 
 
@@ -288,3 +288,24 @@ def test_kill_9_at_any_moment_and_another_start_end_the_same(
 
 def _at(number: int) -> datetime:
     return datetime.fromisoformat(f"2026-05-01T{number // 60:02d}:{number % 60:02d}:00Z")
+
+
+def test_a_pause_ends_before_what_readers_know_runs_out(scene: Scene) -> None:
+    scene.put(1, "one")
+    pauses: list[float] = []
+
+    def slowly(now: datetime) -> Reader:
+        scene.time.pass_(20)  # so long takes the reading of a large store
+        return scene.store.open(now)
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        await scene.time.sleep(seconds)
+
+    scene.open_reader = slowly
+    scene.follow(max_seconds=100, sleep=sleep)
+    assert pauses[0] + 2 * 20 < scene.ground.max_lag_s
+    assert [] == scene.said.warnings
+    scene.open_reader = lambda now: (scene.time.pass_(30), scene.store.open(now))[1]
+    scene.follow(max_seconds=100)
+    assert "cutover.max_lag (60 s) should be above 90 s" in scene.said.warnings[0]

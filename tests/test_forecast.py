@@ -83,6 +83,14 @@ def test_sessions_and_requests_are_those_that_the_replay_then_makes(
     assert forecast["requests"] <= made["requests"] <= forecast["requests"] + 5
 
 
+def test_a_batch_is_one_request(capsys: pytest.CaptureFixture[str]) -> None:
+    rule = "  - when: {user_id: '*'}\n    scope: {user: '{user_id}'}\n    infer: none\n"
+    Path("mapping.yaml").write_text(f"version: 1\nwrite: batch\nsession: {{by: run_id, size: 50}}\nrules:\n{rule}")
+    rows = [memory(number, "alice") for number in range(120)]
+    forecast = planned(rows, capsys, "--mapping", "mapping.yaml")["forecast"]
+    assert (3, 2 + 2 + 1 + 3 + 1) == (forecast["sessions"], forecast["requests"])
+
+
 def test_the_largest_lane_bounds_the_time_and_many_lanes_are_bound_by_what_may_be_in_flight(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

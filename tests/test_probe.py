@@ -232,3 +232,15 @@ def test_a_plan_takes_the_time_that_was_measured(
     assumed = json.loads(capsys.readouterr().out)["forecast"]["time"]["assumed"]
     assert assumed["measured"]
     assert 0 < assumed["seconds_with_extraction"] < 2
+
+
+def test_after_a_probe_alone_status_says_that_nothing_was_planned_yet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with led_to(monkeypatch):
+        assert 0 == probe(capsys)[0]
+    assert 0 == run(["status", "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert ({}, "spectron-migrate replay") == (answer["states"], answer["next"])
+    assert 0 == run(["status"])
+    assert "nothing yet" in capsys.readouterr().out

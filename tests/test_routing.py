@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jsonschema_rs
 import pytest
@@ -39,17 +41,20 @@ HALF = Routing(
 )
 
 
-# What the README shows: a reader of its own, of nothing but the file.
-def reads_from_spectron(routing: dict[str, Any], user_id: str, now: float) -> bool:
-    name = hashlib.sha256(f"{routing['migration']}:{user_id}".encode()).hexdigest()[:16]
-    behind, until = routing["behind"], routing["fresh_until"]
-    if behind is None or name in behind or (until is not None and now > until):
-        return False
-    if name in routing["pinned"]["spectron"] or name in routing["pinned"]["mem0"]:
-        return name in routing["pinned"]["spectron"]
-    return int(name, 16) % 10000 < routing["percent"] * 100
+README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 
 
+def readers_own_lines() -> Callable[[dict[str, Any], str, float], bool]:
+    """The README's ten lines, as an application would have them."""
+    block = next(
+        each for each in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "reads_from_spectron" in each
+    )
+    lines: dict[str, Any] = {}
+    exec(block, lines)
+    return cast("Callable[[dict[str, Any], str, float], bool]", lines["reads_from_spectron"])
+
+
+reads_from_spectron = readers_own_lines()
 ids = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
@@ -86,6 +91,18 @@ def test_the_file_is_as_published_and_ten_lines_decide_as_we_do(told: tuple[Rout
     assert routing == Routing.from_json(written)
     for user in users:
         assert reads_from_spectron(written, user, NOW) == (routing.route(user_id=user, now=NOW) == "spectron")
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js to run the README's TypeScript")
+def test_the_typescript_of_the_readme_decides_alike(tmp_path: Path) -> None:
+    lines = next(iter(re.findall(r"```typescript\n(.*?)```", README, re.DOTALL)))
+    told = replace(HALF, percent=37.5, behind=frozenset({name_of(HALF.migration, "ü3")})).to_json()
+    users = [f"ü{number}" for number in range(300)]
+    script = tmp_path / "reads.mjs"
+    asks = f"{json.dumps(users)}.map((user) => readsFromSpectron({json.dumps(told)}, user, {NOW}))"
+    script.write_text(f"{re.sub(r': (any|string|number|boolean)', '', lines)}\nconsole.log(JSON.stringify({asks}))")
+    done = subprocess.run(["node", script], capture_output=True, text=True, timeout=60, check=True)
+    assert [reads_from_spectron(told, user, NOW) for user in users] == json.loads(done.stdout)
 
 
 def test_a_bucket_is_the_published_one_and_a_rising_share_only_adds_users() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from spectron_migrate import sharding
 from spectron_migrate.cli.app import run
 from spectron_migrate.dump.plan_file import read_plan
 from spectron_migrate.errors import Incomplete, InputError, LedgerLocked
+from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.shards import Shard, find, hold, open_all
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.rehearse import clean_environment
+from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import memory, turns_of, write_raw
 
 
@@ -40,6 +43,36 @@ def rows_of(user: str, users: int = 6, each: int = 8) -> list[dict[str, object]]
     return [memory(number, f"{user}{letter}") for letter in "abcdefgh"[:users] for number in range(each)]
 
 
+def balanced(user: str) -> list[str]:
+    """Three users of each of two shards."""
+    named = [f"{user}{number}" for number in range(100)]
+    return [one for part in range(2) for one in [one for one in named if Shard(part, 2).takes(f"user/{one}")][:3]]
+
+
+def eight_each(users: list[str]) -> list[dict[str, object]]:
+    return [memory(number, one) for one in users for number in range(8)]
+
+
+def all_once_in_order(server: RunningServer, users: list[str]) -> bool:
+    return all(
+        [f"{one} remembers thing number {number}" for number in range(8)]
+        == [turn.content for turn in turns_of(server, one)]
+        for one in users
+    )
+
+
+def shard(number: int, endpoint: str) -> subprocess.Popen[str]:
+    """One of two shards, in a process of its own."""
+    led = {name: value for name, value in os.environ.items() if name.startswith("SPECTRON_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "spectron_migrate", "replay", "--shard", f"{number}/2", "--json"],
+        env={**clean_environment(os.environ), **led, "SPECTRON_ENDPOINT": endpoint},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def error(capsys: pytest.CaptureFixture[str]) -> str:
     return str(json.loads(capsys.readouterr().out)["error"]["message"])
 
@@ -56,27 +89,36 @@ def test_a_shard_that_is_none_is_refused_with_an_example(text: str) -> None:
 
 
 def test_two_processes_at_once_write_everything_once_and_in_order(led_to: RunningServer, user: str) -> None:
-    make_dump(rows_of(user))
-    led = {name: value for name, value in os.environ.items() if name.startswith("SPECTRON_")}
-    environment = {**clean_environment(os.environ), **led}
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-m", "spectron_migrate", "replay", "--shard", f"{number}/2", "--json"],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(2)
-    ]
+    users = balanced(user)
+    make_dump(eight_each(users))
+    both = [shard(number, led_to.base_url) for number in range(2)]
     said = [process.communicate(timeout=90) for process in both]
     assert [0, 0] == [process.returncode for process in both], said
-    told = [json.loads(out) for out, _ in said]
-    assert 48 == sum(each["written"] for each in told)
-    assert all(0 < each["written"] < 48 for each in told)
-    for letter in "abcdef":
-        expected = [f"{user}{letter} remembers thing number {number}" for number in range(8)]
-        assert expected == [turn.content for turn in turns_of(led_to, f"{user}{letter}")]
+    assert [24, 24] == [json.loads(out)["written"] for out, _ in said]
+    assert all_once_in_order(led_to, users)
+
+
+def test_a_shard_that_is_killed_goes_on_while_the_other_runs(led_to: RunningServer, user: str) -> None:
+    users = balanced(user)
+    make_dump(eight_each(users))
+    running: list[subprocess.Popen[str]] = []
+    facts: list[int] = []
+
+    def kill(seen: Seen) -> Fault:
+        facts.extend([seen.number] if seen.path.endswith("/facts") else [])
+        if len(facts) == 10:
+            running[0].kill()
+            running[0].wait()
+        return "none"
+
+    with misbehaving(led_to.base_url, kill) as proxy:
+        running.append(shard(0, proxy.base_url))
+        other = shard(1, led_to.base_url)
+        said = other.communicate(timeout=60)
+        assert (-9, 0) == (running[0].wait(60), other.returncode), said[0][-900:]
+        again = shard(0, led_to.base_url)
+        assert 0 == again.wait(60)
+    assert all_once_in_order(led_to, users)
 
 
 def test_a_shard_that_runs_again_writes_nothing_and_verification_reads_all(
@@ -223,3 +265,26 @@ def test_a_shard_that_planned_an_older_export_than_the_one_that_stands_writes_no
     assert 9 == run(["replay", "--shard", "0/2", "--json"])
     assert "another shard has begun" in error(capsys)
     assert all([] == turns_of(led_to, f"{user}{letter}") for letter in "abcdef")
+
+
+def test_a_ledger_appears_whole_to_whoever_reads_meanwhile(tmp_path: Path) -> None:
+    met: list[str] = []
+    folders = [tmp_path / str(number) for number in range(15)]
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            for folder in folders:
+                try:
+                    Ledger.open_for_reading(folder).close()
+                except InputError as error:
+                    met.extend([] if "there is no ledger" in error.message else [error.message])
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for folder in folders:
+        with Ledger.open_for_writing(folder) as ledger, ledger.transaction():
+            ledger.claim(context="c", source="s", mapping_digest="", tool_version="", now="")
+    over.set()
+    reader.join()
+    assert [] == met

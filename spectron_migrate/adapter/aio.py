@@ -10,7 +10,7 @@ from typing import Any
 
 from spectron_migrate.adapter.core import Core, Plan
 from spectron_migrate.adapter.shape import Found
-from spectron_migrate.adapter.surface import COUNTED, WRITES, details_of, owners_of_call
+from spectron_migrate.adapter.surface import COUNTED, WRITES, details_of
 from spectron_migrate.adapter.truth import Truth, not_in_spectron
 
 
@@ -47,7 +47,7 @@ class AsyncMemoryAdapter:
         given = {**kwargs, **({"user_id": user_id} if user_id is not None else {})}
         if core.is_complete():
             return await asyncio.wrap_future(self._truth.add(content, given))
-        with core.writing(lambda: core.owners(given)) as answered:
+        with core.writing("add", (content,), given) as answered:
             answer = await self._call("add", content, **given)
             answered(answer)
         return answer
@@ -101,7 +101,7 @@ class AsyncMemoryAdapter:
             core.tally.call(name, details_of(name, kwargs))
             if name not in WRITES:
                 return await self._call(name, *args, **kwargs)
-            with core.writing(lambda: owners_of_call(core, name, args, kwargs)) as answered:
+            with core.writing(name, args, kwargs) as answered:
                 answer = await self._call(name, *args, **kwargs)
                 answered(answer)
             return answer

@@ -19,6 +19,8 @@ USUAL_THRESHOLD = 0.1
 _LENGTHS = ("top_k", "limit")
 _WITHOUT_EFFECT = frozenset({"rerank", "version", "output_format", "api_version", "async_mode", "enable_graph"})
 """What asks for a ranking or a form of Mem0's own: Spectron ranks by itself, the form is kept anyway."""
+_READ = ("search", "get_all", "add", "update", "delete")
+"""Calls whose signatures tell how to read them."""
 _MOST_NAME = 48
 
 
@@ -73,7 +75,7 @@ class Calls:
 
     def __init__(self, client: Any) -> None:
         """Read the signatures once."""
-        self._forms = {name: _form(getattr(client, name, None)) for name in ("search", "get_all", "add")}
+        self._forms = {name: _form(getattr(client, name, None)) for name in _READ}
         search = self._forms["search"]
         names = search.names if search is not None else frozenset()
         self.ids_are_keywords = "user_id" in names
@@ -109,7 +111,8 @@ class Calls:
 
     def named(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a call by name; the keywords alone where the client would refuse it."""
-        given = self._given(method, args, kwargs)
+        form = self._forms.get(method)
+        given = form.bind(args, kwargs) if form is not None else None
         return dict(kwargs) if given is None else given
 
     def learn(self, answer: Any) -> None:
@@ -131,7 +134,7 @@ class Calls:
         return kwargs
 
     def _given(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
-        form = self._forms[method]
+        form = self._forms.get(method)
         return {"query": args[0] if args else None, **kwargs} if form is None else form.bind(args, kwargs)
 
     def _narrows(self, name: str, value: Any) -> bool:

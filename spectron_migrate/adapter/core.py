@@ -22,11 +22,13 @@ from typing import Any
 
 from spectron_migrate.adapter.asked import ENTITIES, Asked, Calls, owners_of
 from spectron_migrate.adapter.asking import Answer, Asking
+from spectron_migrate.adapter.captures import Captures
 from spectron_migrate.adapter.catalogue import Catalogue, NoCatalogue
 from spectron_migrate.adapter.guard import Guard
 from spectron_migrate.adapter.heart import Heart
 from spectron_migrate.adapter.shadow import Shadow
 from spectron_migrate.adapter.shape import Found, Shown, shown
+from spectron_migrate.adapter.surface import BY_MEMORY_ID
 from spectron_migrate.adapter.tally import Tally
 from spectron_migrate.adapter.written import Written
 from spectron_migrate.config import load_settings
@@ -103,6 +105,11 @@ class Core:
         self._ready: tuple[float, str | None] = (float("-inf"), "not looked at yet")
         self.shadow = Shadow(self, self.settings.cutover.shadow, rng or random.Random())
         self._said: set[str] = set()
+        self._captures: Captures | None = None
+        if self.routing.current().phase not in ("mem0", "complete") and (
+            capturing := self._outbox(self.routing.current())
+        ):
+            capturing.refuse_other_host()
         self._as_of: tuple[str | None, float] = (None, float("-inf"))
         _CORES.add(self)
 
@@ -198,42 +205,55 @@ class Core:
     # -- writes -------------------------------------------------------------------------------------------
 
     @contextmanager
-    def writing(self, ids: Callable[[], Sequence[str]]) -> Iterator[Callable[[Any], None]]:
+    def writing(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Callable[[Any], None]]:
         """Around a write to Mem0: reads of what it is about come from Mem0 until it is known to be in Spectron.
 
-        `ids` names who can find it, and is asked only where that matters. Call what is given with Mem0's answer.
+        Call what is given with Mem0's answer.
         """
         self.heart.begin()
         routing = self.routing.current()
         if routing.phase == "mem0":
             yield lambda answer: None
             return
-        about = ids()
+        given = self.calls.named(method, args, kwargs)
+        about = self._owners(method, given)
+        outbox = self._outbox(routing)
+        call = outbox.begin(method, given, about) if outbox is not None else None
         later = 0.0
 
         def answered(answer: Any) -> None:
             nonlocal later
             later = PENDING_S if _is_pending(answer) else 0.0
+            if call is not None:
+                call.returned(answer)
 
         self.written.note(about, time.time())
         self.tally.began(routing.epoch)
         try:
             yield answered
         finally:
+            if call is not None:
+                call.end()
             self.written.note(about, time.time() + later)
             self.tally.ended(routing.epoch)
 
-    def owners(self, kwargs: Mapping[str, Any]) -> list[str]:
-        """Who can find what a call with these arguments writes."""
-        return list(owners_of(kwargs).values())
-
-    def owners_of_memory(self, mem0_id: Any) -> list[str]:
-        """Who can find a memory; nobody by name where it is not known here, and then it could be anybody."""
+    def _owners(self, method: str, given: Mapping[str, Any]) -> list[str]:
+        """Who can find what a write changes; nobody by name where that cannot be told, and then it could be anybody."""
+        if method not in BY_MEMORY_ID:
+            return list(owners_of(given).values())
         try:
-            known = self.catalogue.memory(str(mem0_id))
+            known = self.catalogue.memory(str(given.get("memory_id")))
         except NoCatalogue:
             return []
         return list(known[0].entity_ids.values()) if known is not None else []
+
+    def _outbox(self, routing: Routing) -> Captures | None:
+        """Where writes are captured, while the cutover says so."""
+        if routing.catch_up != "outbox" or routing.phase == "complete":
+            return None
+        if self._captures is None:
+            self._captures = Captures(self.settings, self.mapping, self.access, self.heart)
+        return self._captures
 
     # -- how ----------------------------------------------------------------------------------------------
 
@@ -247,6 +267,8 @@ class Core:
 
     def close(self) -> None:
         """Tell the last news and let go of threads, files and connections; the wrapped client is the caller's."""
+        if self._captures is not None:
+            self._captures.close()
         self.heart.close()
         self.routing.close()
         self.asking.close()
@@ -259,6 +281,7 @@ class Core:
         for part in (self.tally, self.guard, self.written, self.heart):
             part.forget_after_fork()
         self.shadow.under_way = 0
+        self._captures = None
 
     def _lens(self, ids: tuple[tuple[str, str], ...]) -> Lens | str:
         try:

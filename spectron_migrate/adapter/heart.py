@@ -43,6 +43,11 @@ class Heart:
         self._told_at = datetime.min.replace(tzinfo=UTC)
         self._problem = ""
 
+    @property
+    def process(self) -> str:
+        """What tells this process from all others of this host."""
+        return f"{os.getpid()} {self._began}"
+
     def begin(self) -> None:
         """Make sure that the thread of this process runs."""
         if self._pid == os.getpid() or self._closed:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from spectron_migrate.adapter.asked import owners_of
-
-if TYPE_CHECKING:
-    from spectron_migrate.adapter.core import Core
 
 WRITES = frozenset({"update", "delete", "delete_all", "reset", "batch_update", "batch_delete", "delete_users"})
 """What changes memories: reads of whoever it is about come from Mem0 until it has come along."""
@@ -38,10 +35,3 @@ COUNTED = frozenset(
 def details_of(name: str, kwargs: Mapping[str, Any]) -> tuple[str, ...]:
     """By what a listing or a deletion is narrowed, without the values."""
     return tuple(sorted(owners_of(kwargs))) if name in ("get_all", "delete_all") else ()
-
-
-def owners_of_call(core: Core, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
-    """Who can find what a write changes; nobody by name where that cannot be told, and then it could be anybody."""
-    if name in BY_MEMORY_ID:
-        return core.owners_of_memory(args[0] if args else kwargs.get("memory_id"))
-    return core.owners(kwargs)

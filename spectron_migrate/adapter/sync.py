@@ -8,7 +8,7 @@ from typing import Any
 
 from spectron_migrate.adapter.core import Core, Plan
 from spectron_migrate.adapter.shape import Found
-from spectron_migrate.adapter.surface import COUNTED, WRITES, details_of, owners_of_call
+from spectron_migrate.adapter.surface import COUNTED, WRITES, details_of
 from spectron_migrate.adapter.truth import Truth, not_in_spectron
 
 
@@ -72,7 +72,7 @@ class MemoryAdapter:
         core = self._core
         if core.is_complete():
             return self._truth.add(messages, core.calls.named("add", (messages, *args), kwargs)).result()
-        with core.writing(lambda: core.owners(core.calls.named("add", (messages, *args), kwargs))) as answered:
+        with core.writing("add", (messages, *args), kwargs) as answered:
             answer = self._mem0.add(messages, *args, **kwargs)
             answered(answer)
         return answer
@@ -116,7 +116,7 @@ class MemoryAdapter:
             core.tally.call(name, details_of(name, kwargs))
             if name not in WRITES:
                 return method(*args, **kwargs)
-            with core.writing(lambda: owners_of_call(core, name, args, kwargs)) as answered:
+            with core.writing(name, args, kwargs) as answered:
                 answer = method(*args, **kwargs)
                 answered(answer)
             return answer

@@ -54,6 +54,9 @@ def run(arguments: Sequence[str]) -> int:
             if type(error).__name__ == "Abort":
                 return int(ExitCode.SIGINT)
             raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(said(), err=True)
+            return int(code)
         message = str(said()).rstrip(".")
         if not message:
             return int(code)

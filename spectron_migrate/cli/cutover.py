@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
-from spectron_migrate.cli import options, replay
+from spectron_migrate.cli import completion, options, replay
 from spectron_migrate.cli.conduct import Common, Outcome, Stage, conduct
 from spectron_migrate.cli.follow import ground_of
 
@@ -162,7 +162,10 @@ def revert(
 
 @app.command("complete")
 def complete(
-    migration: Annotated[str | None, typer.Option("--migration", help="The migration's id, to be sure.")] = None,
+    migration: Annotated[
+        str | None,
+        typer.Option("--migration", help="The migration's id, to be sure.", autocompletion=completion.migrations),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="From here no way leads back, and that is meant.")] = False,
     reason: ReasonOption = "",
     config: options.ConfigOption = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -41,7 +42,7 @@ def command(
         settings = stage.settings()
         diagnosis = _diagnose(stage, settings)
         found = _probe(stage, settings) if probe else None
-        return _outcome(diagnosis, found)
+        return _outcome(diagnosis, found, dump=settings.dump)
 
     return conduct("doctor", options.common(config, state, as_json, quiet, verbose), work)
 
@@ -82,7 +83,7 @@ def _probe(stage: Stage, settings: Settings) -> list[Found]:
     return asyncio.run(run())
 
 
-def _outcome(diagnosis: Diagnosis, found: list[Found] | None) -> Outcome:
+def _outcome(diagnosis: Diagnosis, found: list[Found] | None, *, dump: Path) -> Outcome:
     broken = [one for one in found or [] if one.fits is False and one.needed]
     code = diagnosis.exit_code or (ExitCode.NO_GO if broken else ExitCode.DONE)
     body: dict[str, Json] = {
@@ -94,8 +95,12 @@ def _outcome(diagnosis: Diagnosis, found: list[Found] | None) -> Outcome:
         code,
         body,
         lambda console: draw(console, diagnosis, found),
-        next="spectron-migrate replay --dry-run" if code == ExitCode.DONE else None,
+        next=_next(dump) if code == ExitCode.DONE else None,
     )
+
+
+def _next(dump: Path) -> str:
+    return "spectron-migrate replay --dry-run" if dump.exists() else "spectron-migrate export"
 
 
 def draw(console: Console, diagnosis: Diagnosis, found: list[Found] | None) -> None:

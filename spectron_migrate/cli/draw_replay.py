@@ -60,6 +60,9 @@ def _draw_run(summary: ReplaySummary) -> RenderableType:
         ("will not expire", number(summary.will_not_expire_count)),
         ("scopes, lanes", f"{number(summary.scopes)}, {number(summary.lanes)}"),
         ("sessions, requests, retries", f"{summary.sessions:,}, {summary.requests:,}, {summary.retries:,}"),
+        ("sessions lost on the way", f"{number(summary.orphans)}, empty if they exist" if summary.orphans else ""),
+        ("tokens, at most", number(summary.tokens)),
+        ("slowed down by", summary.slowed_down or ""),
     ]
     return facts(title, _said(rows, always=("written now", "remaining")))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spectron_migrate.cli import options
+from spectron_migrate.cli import completion, options
 from spectron_migrate.cli.conduct import Outcome, Stage, conduct
 from spectron_migrate.errors import ExitCode, NotConfirmed
 
@@ -23,8 +23,18 @@ if TYPE_CHECKING:
 
 
 def command(
-    migration: Annotated[str, typer.Option("--migration", help="The migration's id, as status shows it.")],
-    scope: Annotated[list[str], typer.Option("--scope", help="Scope to erase with all below it; may be repeated.")],
+    migration: Annotated[
+        str,
+        typer.Option(
+            "--migration", help="The migration's id, as status shows it.", autocompletion=completion.migrations
+        ),
+    ],
+    scope: Annotated[
+        list[str],
+        typer.Option(
+            "--scope", help="Scope to erase with all below it; may be repeated.", autocompletion=completion.scopes
+        ),
+    ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only look: nothing is erased.")] = False,
     yes: Annotated[
         list[str] | None, typer.Option("--yes", help="Confirm: repeat each scope; may be repeated.", metavar="PATH")

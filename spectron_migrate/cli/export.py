@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +13,7 @@ import typer
 
 from spectron_migrate.cli import options
 from spectron_migrate.cli.conduct import Outcome, Stage, conduct
-from spectron_migrate.errors import ExitCode, InputError
+from spectron_migrate.errors import ExitCode, InputError, Interrupted
 from spectron_migrate.records import Filters
 
 if TYPE_CHECKING:
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
 
     from spectron_migrate.config import Mem0Settings, Settings
     from spectron_migrate.export import ExportSummary
+
+_SHOWN = 10
 
 
 def command(
@@ -76,8 +82,10 @@ def perform(
             "which Mem0 is to be read is not said",
             hint="--mem0-config FILE, --from FILE, or the section `mem0` of spectron-migrate.yaml",
         )
-    with open_reader(mem0_section(settings.mem0), now=datetime.now(UTC)) as reader:
-        stage.line(f"reading {reader.info.kind} {reader.info.place} into {settings.dump}")
+    section = mem0_section(settings.mem0)
+    with _ended_by_a_signal(settings.dump), open_reader(section, now=datetime.now(UTC)) as reader:
+        what = "files" if reader.info.kind == "files" else f"{reader.info.kind} {reader.info.place}"
+        stage.line(f"reading {what} into {settings.dump}")
         summary = run_export(
             reader,
             settings.dump,
@@ -91,8 +99,35 @@ def perform(
         summary.exit_code,
         summary.to_json(),
         lambda console: draw(console, summary),
-        next="spectron-migrate replay --dry-run" if summary.exit_code == ExitCode.DONE else None,
+        next=_next(stage, settings, summary),
     )
+
+
+def _next(stage: Stage, settings: Settings, summary: ExportSummary) -> str | None:
+    if summary.exit_code != ExitCode.DONE:
+        return None
+    by_itself = stage.settings().dump == settings.dump
+    named = "" if by_itself else f"--dump {shlex.quote(str(settings.dump))} "
+    return f"spectron-migrate replay {named}--dry-run"
+
+
+@contextmanager
+def _ended_by_a_signal(dump: Path) -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM end the export in order: what it put beside the dump goes away."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Interrupted(
+            f"interrupted; the dump in {dump} is whole, as it was before or up to date",
+            hint="run it again",
+            sigterm=number == signal.SIGTERM,
+        )
+
+    before = {sent: signal.signal(sent, stop) for sent in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for sent, handler in before.items():
+            signal.signal(sent, handler)
 
 
 def mem0_section(mem0: Mem0Settings) -> dict[str, Any]:
@@ -103,35 +138,47 @@ def mem0_section(mem0: Mem0Settings) -> dict[str, Any]:
         case "files":
             return {"files": list(mem0.files)}
         case kind:
-            return {kind: {"base_url": mem0.require_base_url(), "api_key": mem0.require_key()}}
+            return {kind: {"base_url": mem0.require_base_url(), "api_key": mem0.require_key().reveal()}}
 
 
 def draw(console: Console, summary: ExportSummary) -> None:
     """The summary for people."""
     from spectron_migrate.cli.draw import facts, listing, number
 
-    proof = "complete: every row of the store is accounted for" if summary.complete else "NOT complete"
-    console.print(
-        facts(
-            f"Export: {proof}",
-            [
-                ("source", summary.source),
-                ("rows the store counts", number(summary.native_count)),
-                ("memories in the dump", number(summary.memories)),
-                ("users, agents, runs", f"{number(summary.users)}, {number(summary.agents)}, {number(summary.runs)}"),
-                (
-                    "new, changed, deleted",
-                    f"{number(summary.new)}, {number(summary.changed)}, {number(summary.deleted)}",
-                ),
-                ("dump", summary.dump),
-            ],
-        )
-    )
+    rows = [
+        ("source", summary.source),
+        ("rows the source counts", number(summary.native_count)),
+        ("memories in the dump", number(summary.memories)),
+        ("users, agents, runs", f"{number(summary.users)}, {number(summary.agents)}, {number(summary.runs)}"),
+        ("new", number(summary.new)),
+        ("changed", _changed(summary)),
+        ("deleted", number(summary.deleted)),
+    ]
+    if summary.returned:
+        rows.append(("returned", f"{number(len(summary.returned))} that were deleted before"))
+    if summary.filtered:
+        rows.append(("left out by filters", number(summary.filtered)))
+    console.print(facts(f"Export: {_proof(summary)}", [*rows, ("dump", summary.dump)]))
     if summary.skipped:
+        whole = f", all in {summary.dump}/skipped.jsonl" if summary.skipped_count > _SHOWN else ""
         console.print(
             listing(
-                f"Skipped rows: {number(summary.skipped_count)}",
+                f"Skipped rows: {number(summary.skipped_count)}{whole}",
                 ["id", "reason"],
-                [(row.id, row.reason) for row in summary.skipped[:10]],
+                [(row.id, row.reason) for row in summary.skipped[:_SHOWN]],
             )
         )
+
+
+def _changed(summary: ExportSummary) -> str:
+    if not summary.changed:
+        return "0"
+    return f"{summary.changed:,} (text {summary.changed_text:,}, metadata or state alone {summary.changed_otherwise:,})"
+
+
+def _proof(summary: ExportSummary) -> str:
+    if not summary.complete:
+        return "NOT complete"
+    if summary.source == "files":
+        return "every row of the files is accounted for"
+    return "complete: every row of the source is accounted for"

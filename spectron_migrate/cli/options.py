@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from spectron_migrate.cli import completion
 from spectron_migrate.cli.conduct import Common
 from spectron_migrate.errors import InputError
 from spectron_migrate.records import Filters
@@ -21,12 +22,19 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Errors and warnings only.")]
 VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="More about what goes wrong.")]
 UserOption = Annotated[
-    list[str] | None, typer.Option("--user", help="Only these users; @FILE has one id a line.", metavar="ID|@FILE")
+    list[str] | None,
+    typer.Option(
+        "--user", help="Only these users; @FILE has one id a line.", metavar="ID|@FILE", autocompletion=completion.users
+    ),
 ]
 AgentOption = Annotated[
-    list[str] | None, typer.Option("--agent", help="Only these agents; @FILE too.", metavar="ID|@FILE")
+    list[str] | None,
+    typer.Option("--agent", help="Only these agents; @FILE too.", metavar="ID|@FILE", autocompletion=completion.agents),
 ]
-RunOption = Annotated[list[str] | None, typer.Option("--run", help="Only these runs; @FILE too.", metavar="ID|@FILE")]
+RunOption = Annotated[
+    list[str] | None,
+    typer.Option("--run", help="Only these runs; @FILE too.", metavar="ID|@FILE", autocompletion=completion.runs),
+]
 MappingOption = Annotated[Path | None, typer.Option("--mapping", help="Mapping file: memory to scope.")]
 DumpOption = Annotated[
     list[Path] | None, typer.Option("--dump", help="Dump directory, or any raw Mem0 file; may be repeated.")

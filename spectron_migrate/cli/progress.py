@@ -41,7 +41,7 @@ class TerminalReporter:
             self._bar.update(done)
             if note != (self._bar.postfix or ""):
                 self._bar.set_postfix_str(note, refresh=False)
-        elif not self._quiet and not self._terminal and self._done % LINE_EVERY < done:
+        elif not self._quiet and not self._terminal and self._done % max(LINE_EVERY, (self._total or 0) // 20) < done:
             total = f" of {self._total}" if self._total else ""
             self._write(f"{self._name}: {self._done}{total}{f' ({note})' if note else ''}")
 

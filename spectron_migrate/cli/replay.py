@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from spectron_migrate.cli import options
+from spectron_migrate.cli import completion, options
 from spectron_migrate.cli.conduct import Outcome, Stage, conduct
 from spectron_migrate.errors import ExitCode, InputError
 
@@ -38,6 +38,7 @@ def command(
             "--resolve",
             help="What you found out about an undecidable memory; may be repeated.",
             metavar="ID=present|absent",
+            autocompletion=completion.undecidable,
         ),
     ] = None,
     into_existing: Annotated[
@@ -130,6 +131,7 @@ def perform(stage: Stage, settings: Settings, dumps: list[Path], chosen: ReplayO
         else:
             settings.spectron.require()
             stage.line(f"writing to {settings.spectron.endpoint}, context {settings.spectron.context}")
+            _say_what_does_not_come_along(stage, settings, dump)
             summary = asyncio.run(_run(replay, settings, chosen))
     return Outcome(
         summary.exit_code,
@@ -138,6 +140,16 @@ def perform(stage: Stage, settings: Settings, dumps: list[Path], chosen: ReplayO
         migration=summary.migration or None,
         next=_next(summary, chosen.shard),
     )
+
+
+def _say_what_does_not_come_along(stage: Stage, settings: Settings, dump: Dump) -> None:
+    from spectron_migrate.journal import read_journal
+
+    if dump.source.kind != "files" and not read_journal(settings.state).state.under_way:
+        stage.line(
+            f"what was written to Mem0 after {dump.manifest.scan_began[:19]}Z is not in this dump and does not come"
+            " along; for an application at work: cutover start, then replay --follow"
+        )
 
 
 def _say_if_never_probed(stage: Stage, settings: Settings) -> None:

@@ -39,6 +39,7 @@ def command(
         from spectron_migrate.ledger.standing import standing_of
 
         folder = stage.settings().state
+        under_way = _cutover(folder)
         found = shards.find(folder)
         ledgers = [Ledger.open_for_reading(each) for each in found.folders]
         root = Ledger.open_for_reading(folder) if folder not in found.folders and _has_ledger(folder) else None
@@ -54,10 +55,10 @@ def command(
             stage.reporter.warn("this Context was never probed: spectron-migrate doctor --probe")
         return Outcome(
             ExitCode.INCOMPLETE if found.missing else ExitCode.DONE,
-            _body(folder, found, standing),
-            lambda console: draw(console, folder, found, standing),
+            {**_body(folder, found, standing), "cutover": under_way},
+            lambda console: draw(console, folder, found, standing, under_way),
             migration=standing.migration.id if standing.migration else None,
-            next=_next(found, standing, half_erased),
+            next=_next(found, standing, half_erased, under_way),
         )
 
     return conduct("status", options.common(config, state, as_json, quiet, verbose), work)
@@ -103,7 +104,18 @@ def _rate(run: LastRun) -> float | None:
     return round(run.written / seconds, 1) if seconds > 0 else None
 
 
-def _next(found: Found, standing: Standing, half_erased: list[str]) -> str:
+def _cutover(folder: Path) -> dict[str, Json] | None:
+    """Where a cutover stands; None where none ever began."""
+    from datetime import UTC, datetime
+
+    from spectron_migrate.cutover.overview import overview
+
+    return overview(folder, now=datetime.now(UTC))
+
+
+def _next(
+    found: Found, standing: Standing, half_erased: list[str], under_way: dict[str, Json] | None = None
+) -> str | None:
     states, migration = standing.states, standing.migration
     if half_erased and migration is not None:
         return f"spectron-migrate erase --migration {migration.id} --scope {half_erased[0]}"
@@ -112,6 +124,8 @@ def _next(found: Found, standing: Standing, half_erased: list[str]) -> str:
     if states.get("undecidable", 0):
         first = next((row.mem0_id for row in standing.named if row.state == "undecidable"), "ID")
         return f"look it up, then spectron-migrate replay --resolve {first}=present (or =absent)"
+    if under_way is not None and (under_way["next"] or under_way["phase"] == "complete"):
+        return str(under_way["next"]) if under_way["next"] else None
     if states.get("planned", 0) or states.get("intended", 0) or migration is None:
         return "spectron-migrate replay" + _shard(found)
     if states.get("refused", 0):
@@ -129,9 +143,15 @@ def _shard(found: Found) -> str:
     return f" --shard i/{len(found.folders)}, for each i" if found.sharded else ""
 
 
-def draw(console: Console, folder: Path, found: Found, standing: Standing) -> None:
+def draw(
+    console: Console, folder: Path, found: Found, standing: Standing, under_way: dict[str, Json] | None = None
+) -> None:
     """One screen."""
+    from spectron_migrate.cli import draw_cutover
+
     for part in _parts(folder, found, standing):
+        console.print(part)
+    for part in draw_cutover.overview(under_way) if under_way is not None else ():
         console.print(part)
 
 

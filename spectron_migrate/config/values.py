@@ -32,6 +32,12 @@ _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?(ms|s|m|h|d)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
+def context_in(env: Mapping[str, str]) -> str | None:
+    """The Spectron context that the environment names, by whichever family of names; None where it names none."""
+    names = [name for family in FAMILIES.values() for name in family["context"]]
+    return next((env[name] for name in names if env.get(name)), None)
+
+
 def parse_endpoint(text: str) -> str:
     """An endpoint in one spelling: no slash at the end, no `/api/v1`, host in lower case.
 

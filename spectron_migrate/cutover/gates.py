@@ -184,7 +184,7 @@ def _verdict(evidence: Evidence) -> Gate:
     if report.mapping != ledger.mapping or evidence.mapping != ledger.mapping:
         return replace(gate, hint=f"the mapping is not the one that was verified: replay, then {again}")
     if report.scan_began is None or (state.fence is not None and report.scan_began <= state.fence):
-        return replace(gate, hint=f"the newest report judges by a dump from before the cutover began: {again}")
+        return replace(gate, hint=f"the newest report judges by a dump not replayed since the cutover began: {again}")
     if report.began < report.scan_began or _age(evidence.now, report.ended) > evidence.max_age_s:
         return replace(gate, hint=f"the newest report is older than cutover.max_age: {again}")
     if report.verdict == "GO":

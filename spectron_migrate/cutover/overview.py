@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
+from spectron_migrate import processes
 from spectron_migrate.journal import CutoverState, Step, read_journal
 from spectron_migrate.records import Json
 from spectron_migrate.routing import FILE as ROUTING_FILE
@@ -46,6 +47,7 @@ def overview(folder: Path, *, now: datetime) -> dict[str, Json] | None:
         "behind": behind,
         "routing": broken or _agrees(state, routing.epoch if routing is not None else None),
         "journal_altered_at_line": state.altered,
+        "application": processes.look(folder, now=now).told(),
         "steps": [_told(step) for step in journal.steps[-LAST:]],
         "steps_count": len(journal.steps),
         "next": next_step(state, following=following),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spectron_migrate.errors import InputError
+from spectron_migrate.errors import Incomplete, InputError
 from spectron_migrate.ledger import Ledger, cutover_views
 from spectron_migrate.ledger.cutover_views import LeftBehind
 from spectron_migrate.records import Json, selector_of
@@ -18,6 +18,7 @@ from spectron_migrate.rounds import opened
 from spectron_migrate.statedir import write_json
 
 FILE = "privacy.json"
+REPLACED = "replaced by a newer text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Privacy:
     """How much of it there is; the file names all of it, by id and scope, without a text."""
 
     deleted: int
-    """Memories that Mem0 has deleted and Spectron still holds."""
+    """Texts of memories that Mem0 has deleted, or shows to nobody any more, and that Spectron still holds."""
     replaced: int
     """Older texts of memories that Mem0 has changed since."""
     exact: int
@@ -38,18 +39,18 @@ class Privacy:
 
 
 def write_report(folder: Path, *, now: str) -> Privacy | None:
-    """Write `privacy.json` into the state directory; None before anything was replayed."""
+    """Write `privacy.json` into the state directory; None before anything was replayed, or while a shard is missing."""
     try:
         with opened(folder) as ledgers:
             return _write(folder, ledgers, now)
-    except InputError:
+    except (InputError, Incomplete):
         return None
 
 
 def _write(folder: Path, ledgers: Sequence[Ledger], now: str) -> Privacy:
     living = [path for ledger in ledgers for text in cutover_views.living_selectors(ledger) for path in _paths(text)]
     rows = [_row(left, living) for ledger in ledgers for left in cutover_views.left_behind(ledger)]
-    deleted = [row for row in rows if row["deleted_at"] is not None]
+    deleted = [row for row in rows if row["why"] != REPLACED]
     told = {
         "schema": 1,
         "at": now,
@@ -66,13 +67,14 @@ def _write(folder: Path, ledgers: Sequence[Ledger], now: str) -> Privacy:
 
 def _row(left: LeftBehind, living: Sequence[str]) -> dict[str, Json]:
     paths = _paths(left.selector)
+    why = "deleted in Mem0" if left.deleted_at is not None else f"{left.now} in Mem0"
     alone = not any(other == path or other.startswith(path + "/") for path in paths for other in living)
     return {
         "id": left.mem0_id,
         "version": left.version,
         "scopes": paths,
         "deleted_at": left.deleted_at,
-        "why": "deleted in Mem0" if left.deleted_at is not None else "replaced by a newer text",
+        "why": REPLACED if left.deleted_at is None and left.now == "active" else why,
         "turn": left.turn_id,
         "exact": alone,
     }

@@ -29,7 +29,7 @@ ROOM = 1.25
 """While answers take no longer than this times the best, there may be room for more at once."""
 QUEUEING = 1.6
 """From this times the best on, more wait at the server than is good for anybody."""
-LONGEST_WAIT = 32
+LONGEST_WAIT = 8
 """Rounds to stay at a limit, at most, before one place more is tried again."""
 RECENT_S = 30.0
 """How far back a reason for slowing down is told."""

@@ -94,7 +94,7 @@ async def _let_go(run: Run, fact: IntendedFact) -> Outcome:
         if isinstance(seen, Outcome):
             return seen
         if seen:
-            return await _by_turns(run, fact, seen[0])
+            return await _by_last_look(run, fact, seen[0], later=set(), sure=True)
     await run.writer.durable(sending.back_to_planned, [fact.id])
     return Outcome.DECIDED
 
@@ -152,6 +152,7 @@ async def _evidence_of_session(run: Run, facts: Sequence[IntendedFact]) -> list[
     seen = await unclaimed(run, session, facts)
     if isinstance(seen, Outcome):
         return seen
+    seen = _without_resends(seen, facts)
     if len(seen) > len(facts):
         await run.writer.durable(sessions.close_session, session.id)
         return await give_up(run, facts, f"{len(seen) - len(facts)} turns in our session are not ours")
@@ -160,6 +161,17 @@ async def _evidence_of_session(run: Run, facts: Sequence[IntendedFact]) -> list[
         # While its key holds, the server itself says which turn is this fact's: `_by_answer` holds it to that.
         if not (alone or same_text(turn.content, text_of(fact)) or _key_holds(run, fact)):
             return await give_up(run, facts, OTHER_TEXTS)
+    return seen
+
+
+def _without_resends(seen: list[Turn], facts: Sequence[IntendedFact]) -> list[Turn]:
+    """The turns up to a candidate that was noted: after it only the same bytes were sent again.
+
+    What stands behind it is what those tries left; it becomes residue once the answer singles out the receipt.
+    """
+    for at, fact in enumerate(facts[: len(seen)]):
+        if fact.candidate == seen[at].id and all(same_text(turn.content, text_of(fact)) for turn in seen[at + 1 :]):
+            return seen[: at + 1]
     return seen
 
 
@@ -187,7 +199,7 @@ async def _decide(run: Run, fact: IntendedFact, candidate: Turn | None, *, later
             turn = candidate
             await run.writer.durable(sending.note_candidate, fact.id, turn.id)
             if not _key_holds(run, fact):
-                return await (_by_turns(run, fact, turn) if sure else give_up(run, [fact], OTHER_TEXTS))
+                return await _by_last_look(run, fact, turn, later=later, sure=sure)
         elif not _key_holds(run, fact):
             now = run.server_now()
             await run.writer.durable(sending.note_attempt, fact.id, sent_after=now, sent_by=run.principal)

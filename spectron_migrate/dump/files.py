@@ -9,6 +9,7 @@ import math
 import os
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,9 @@ class LineFile:
         self._file.close()
 
     def discard(self) -> None:
-        self._file.close()
         self.path.unlink(missing_ok=True)
+        with suppress(OSError):  # a full disk: what cannot be written is not wanted any more
+            self._file.close()
 
 
 def encoded(value: Json) -> bytes:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from spectron_migrate.records import Memory
+from spectron_migrate.records import Json, Memory
 
 NOT_WRITTEN = -1
 _SCHEMA = """
@@ -29,6 +29,10 @@ _OWNERS = ("user", "agent", "run")
 _OWNERS_HELD = 10_000
 """Owners whose counts are held in memory before they are written."""
 
+HELD = 1 << 22
+"""Bytes of lines that are held at once: texts may be huge."""
+
+_LOOKED_UP = 500
 _AT_ONCE = 250
 """Rows of one INSERT: fewer statements, and no more values than any SQLite takes."""
 
@@ -129,6 +133,28 @@ class SeenIndex:
         rows = self._db.execute(f"{_SELECT} WHERE id IN ({marks})", [key(one) for one in memory_ids])
         return {found.id: found for found in map(_found, rows)}
 
+    def beside(
+        self, lines: Iterable[tuple[bytes, Json]], advance: Callable[[int], None] | None = None
+    ) -> Iterator[tuple[bytes, Json, Found | None]]:
+        """Lines of another file, each with what is known of its memory; `advance` hears how many were looked at."""
+        place = 0
+        for portion in _portions(lines):
+            ids = [row["id"] for _, row in portion]
+            known = self._from_number(place, 2 * len(ids))
+            known |= self.find_all([one for one in ids if one not in known])
+            place = max((known[one].number + 1 for one in ids if one in known), default=place)
+            for line, row in portion:
+                yield line, row, known.get(row["id"])
+            if advance is not None:
+                advance(len(portion))
+
+    def _from_number(self, first: int, count: int) -> dict[str, Found]:
+        """Rows that came one after another. Stores list in the same order each time, so they are the ones sought:
+        to look each up by its id costs more than all the rest where there are a million.
+        """
+        rows = self._db.execute(f"{_SELECT} WHERE number >= ? ORDER BY number LIMIT ?", (first, count))
+        return {found.id: found for found in map(_found, rows)}
+
     def seen(self, number: int) -> int:
         """How many ids a pass has given."""
         return int(self._db.execute("SELECT count(*) FROM seen WHERE pass = ?", (number,)).fetchone()[0])
@@ -194,6 +220,20 @@ class SeenIndex:
         """Close and remove it."""
         self._db.close()
         self._path.unlink(missing_ok=True)
+
+
+def _portions(lines: Iterable[tuple[bytes, Json]]) -> Iterator[list[tuple[bytes, Json]]]:
+    """Lines with what they say, so many at a time, fewer where they are long."""
+    portion: list[tuple[bytes, Json]] = []
+    size = 0
+    for line in lines:
+        portion.append(line)
+        size += len(line[0])
+        if len(portion) == _LOOKED_UP or size >= HELD:
+            yield portion
+            portion, size = [], 0
+    if portion:
+        yield portion
 
 
 def _found(row: tuple[int, bytes, int, int, bytes, bytes]) -> Found:

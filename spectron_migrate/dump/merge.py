@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from spectron_migrate.dump.index import Found, record_digest, text_digest
@@ -30,20 +30,6 @@ class Merge:
             self.changed_text += 1
         elif found.record != record_digest(line):
             self.changed_otherwise += 1
-
-
-def portions(lines: Iterable[tuple[bytes, Json]], *, most: int, held: int) -> Iterator[list[tuple[bytes, Json]]]:
-    """Lines with what they say, so many at a time, fewer where they are long."""
-    portion: list[tuple[bytes, Json]] = []
-    size = 0
-    for line in lines:
-        portion.append(line)
-        size += len(line[0])
-        if len(portion) == most or size >= held:
-            yield portion
-            portion, size = [], 0
-    if portion:
-        yield portion
 
 
 def owners_of(row: Mapping[str, Json]) -> tuple[str | None, str | None, str | None]:

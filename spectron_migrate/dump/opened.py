@@ -7,7 +7,6 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -32,20 +31,25 @@ from spectron_migrate.scratch import Scratch
 
 
 class Dump:
-    """A dump that was checked when it was opened; memories are streamed, never held."""
+    """A dump that was checked when it was opened; memories are streamed, never held.
 
-    def __init__(self, path: Path, manifest: Manifest, files: Mapping[str, Path], raw: _Raw | None = None) -> None:
+    It stays the one that was opened, also where an export puts another in its place meanwhile.
+    """
+
+    def __init__(
+        self, path: Path, manifest: Manifest, files: Mapping[str, BinaryIO], raw_digest: str | None = None
+    ) -> None:
         """Use `open_dump` or `open_any`."""
         self.path = path
         self.manifest = manifest
         self._files = files
         self._stamps = {name: _stamp(file) for name, file in files.items()}
-        self._raw = raw
+        self._raw_digest = raw_digest
 
     @property
     def raw(self) -> bool:
         """True for raw Mem0 files: nothing is known about when and how completely Mem0 was read."""
-        return self._raw is not None
+        return self._raw_digest is not None
 
     @property
     def source(self) -> SourceInfo:
@@ -70,7 +74,7 @@ class Dump:
     @property
     def digest(self) -> str:
         """Of the manifest, or of the raw files: equal digests mean equal memories."""
-        return self._raw.digest if self._raw is not None else self.manifest.digest
+        return self._raw_digest if self._raw_digest is not None else self.manifest.digest
 
     @property
     def tombstones(self) -> Mapping[str, Tombstone]:
@@ -104,10 +108,9 @@ class Dump:
         return self._lines(RELATIONS)
 
     def close(self) -> None:
-        """Let go of what reading raw files needed; harmless otherwise."""
-        if self._raw is not None:
-            for file in self._raw.files.values():
-                file.close()
+        """Let go of its files."""
+        for file in self._files.values():
+            file.close()
 
     def __enter__(self) -> Self:
         """The dump itself."""
@@ -122,32 +125,21 @@ class Dump:
     def raw_lines(self, name: str) -> Iterator[tuple[bytes, dict[str, Json]]]:
         """Lines of a file of the dump as they stand, each with what it says.
 
-        Raises InputError where the file is no longer the one that was checked.
+        Raises InputError where somebody changed the file after it was checked.
         """
         for line in self._opened(name):
             yield line, json.loads(line)
 
     def _opened(self, name: str) -> Iterator[bytes]:
-        if self._raw is not None and name in self._raw.files:
-            yield from io.BufferedReader(_FromItsBeginning(self._raw.files[name]))
         file = self._files.get(name)
         if file is None:
             return
         if _stamp(file) != self._stamps[name]:
-            raise InputError(f"{file} changed after it was opened", hint="run it again when no export is running")
-        with file.open("rb") as lines:
-            yield from lines
+            raise InputError(f"{self.path / name} changed after it was opened", hint=AGAIN)
+        yield from io.BufferedReader(_FromItsBeginning(file))
 
     def _lines(self, name: str) -> Iterator[dict[str, Json]]:
         return (row for _, row in self.raw_lines(name))
-
-
-@dataclass(frozen=True)
-class _Raw:
-    """Raw files behind a `Dump`: what they add up to, and their merged rows in files that have no name any more."""
-
-    digest: str
-    files: Mapping[str, BinaryIO]
 
 
 class _FromItsBeginning(io.RawIOBase):
@@ -169,10 +161,22 @@ class _FromItsBeginning(io.RawIOBase):
 
 def open_dump(path: Path) -> Dump:
     """Open a dump directory; raises InputError where there is none, or it was cut off or altered."""
-    manifest = read_manifest(path)
-    if manifest is None:
-        raise InputError(f"there is no dump in {path}", hint="`spectron-migrate export` writes one")
-    return Dump(path, manifest, {name: _checked(path, name, manifest) for name in manifest.files})
+    looked_at = None
+    while True:
+        manifest = read_manifest(path)
+        if manifest is None:
+            raise InputError(f"there is no dump in {path}", hint="`spectron-migrate export` writes one")
+        files: dict[str, BinaryIO] = {}
+        try:
+            for name in manifest.files:
+                files[name] = _checked(path, name, manifest)
+            return Dump(path, manifest, files)
+        except InputError:
+            for file in files.values():
+                file.close()
+            if looked_at == manifest.digest:
+                raise
+            looked_at = manifest.digest  # an export may be putting it in place just now: look once more
 
 
 def open_any(paths: Sequence[Path], *, now: datetime | None = None) -> Dump:
@@ -190,21 +194,26 @@ def open_any(paths: Sequence[Path], *, now: datetime | None = None) -> Dump:
     return _open_raw(paths, now or datetime.now(UTC))
 
 
-def _checked(path: Path, name: str, manifest: Manifest) -> Path:
+def _checked(path: Path, name: str, manifest: Manifest) -> BinaryIO:
     """The file as the manifest describes it, under its own name or still under the pending one."""
     told = manifest.files[name]
     if "/" in name or name.startswith("."):
         raise InputError(f"the manifest in {path} names the file {name}, which no dump has", hint=AGAIN)
     found = None
     for candidate in (path / name, path / pending_name(name, manifest.scan_id)):
-        if candidate.is_file():
-            found = found or candidate
-            if candidate.stat().st_size == told.size and _sha256(candidate) == told.sha256:
-                return candidate
+        try:
+            file = candidate.open("rb")
+        except OSError:
+            continue
+        size = os.fstat(file.fileno()).st_size
+        if size == told.size and hashlib.file_digest(file, "sha256").hexdigest() == told.sha256:
+            return file
+        file.close()
+        found = found or (candidate, size)
     if found is None:
         raise InputError(f"{path / name} is missing from the dump", hint=AGAIN)
-    what = "is cut off" if found.stat().st_size < told.size else "was altered"
-    raise InputError(f"{found} {what}: it is not the file its manifest describes", hint=AGAIN)
+    what = "is cut off" if found[1] < told.size else "was altered"
+    raise InputError(f"{found[0]} {what}: it is not the file its manifest describes", hint=AGAIN)
 
 
 def _open_raw(paths: Sequence[Path], now: datetime) -> Dump:
@@ -219,10 +228,9 @@ def _open_raw(paths: Sequence[Path], now: datetime) -> Dump:
             for relation in reader.relations():
                 writer.keep(RELATIONS, relation)
             writer.commit(complete=True, native_count=None, ended=now)
-        made = open_dump(folder)
-        files = {name: file.open("rb") for name, file in made._files.items()}
+        made = open_dump(folder)  # from here on its files have no name any more
     sums = sorted(_sha256(path) for path in paths)
-    return Dump(paths[0], made.manifest, {}, _Raw(digest("raw", *sums), files))
+    return Dump(paths[0], made.manifest, made._files, digest("raw", *sums))
 
 
 def _sha256(path: Path) -> str:
@@ -230,9 +238,6 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _stamp(path: Path) -> Any:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
+def _stamp(file: BinaryIO) -> Any:
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns

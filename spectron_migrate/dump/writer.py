@@ -18,7 +18,7 @@ from typing import Self
 
 from spectron_migrate import __version__
 from spectron_migrate.dump.files import LineFile, encoded, locked_folder, roll_forward, sync_folder, write_durably
-from spectron_migrate.dump.index import NOT_WRITTEN, Entry, Found, SeenIndex
+from spectron_migrate.dump.index import HELD, NOT_WRITTEN, Entry, Found, SeenIndex
 from spectron_migrate.dump.manifest import (
     DELETED,
     MANIFEST,
@@ -29,7 +29,7 @@ from spectron_migrate.dump.manifest import (
     pending_name,
     read_manifest,
 )
-from spectron_migrate.dump.merge import Merge, changed_at, limits_of, named_source, owners_of, portions, same_source
+from spectron_migrate.dump.merge import Merge, changed_at, limits_of, named_source, owners_of, same_source
 from spectron_migrate.dump.opened import Dump, open_dump
 from spectron_migrate.errors import InputError
 from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo, digest, format_time
@@ -38,8 +38,6 @@ IDENTICAL = "identical copy of the same id"
 OLDER = "older copy of the same id"
 OTHER = "another copy of the same id with the same time"
 _BATCH = 1000
-_HELD = 1 << 22
-"""Bytes of lines that are held before they are written: texts may be huge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +83,6 @@ class DumpWriter:
         self._files: dict[str, LineFile] = {}
         self._batch: list[Entry] = []
         self._held = 0
-        self._advance: Callable[[int], None] = lambda done: None
         self._pass = 0
         self._settled = True
         self._index: SeenIndex | None = None
@@ -181,8 +178,8 @@ class DumpWriter:
         self._drop_dead_lines()
         merge = Merge()
         if self._old is not None:
-            self._advance = advance or self._advance
-            self._merge_old(self._old, merge, buries=complete and self._since is None and self._source.kind != "files")
+            buries = complete and self._since is None and self._source.kind != "files"
+            self._merge_old(self._old, merge, advance, buries=buries)
         manifest = self._manifest(merge, complete, native_count, format_time(ended), fence)
         new = self._seen.written() - merge.matched - len(merge.returned)
         self._publish(manifest)
@@ -226,7 +223,7 @@ class DumpWriter:
     def _add(self, entry: Entry) -> None:
         self._batch.append(entry)
         self._held += len(entry.line)
-        if len(self._batch) >= _BATCH or self._held >= _HELD:
+        if len(self._batch) >= _BATCH or self._held >= HELD:
             self._flush()
 
     def _flush(self) -> None:
@@ -331,8 +328,8 @@ class DumpWriter:
         kept.rename(overtaken.path)
         self._files[MEMORIES] = kept
 
-    def _merge_old(self, old: Dump, merge: Merge, *, buries: bool) -> None:
-        for line, row, found in self._beside_the_scan(old.raw_lines(MEMORIES)):
+    def _merge_old(self, old: Dump, merge: Merge, advance: Callable[[int], None] | None, *, buries: bool) -> None:
+        for line, row, found in self._seen.beside(old.raw_lines(MEMORIES), advance):
             if found is not None and found.written:
                 merge.compare(found, line, row["memory"])
             elif found is None and buries and self._filters.admits(Memory.from_json(row)):
@@ -343,22 +340,12 @@ class DumpWriter:
                 merge.carried += 1
                 self._files[MEMORIES].write(line)
                 self._seen.count_owners([owners_of(row)])
-        for line, row, found in self._beside_the_scan(old.raw_lines(DELETED)):
+        for line, row, found in self._seen.beside(old.raw_lines(DELETED)):
             if found is not None and found.written:
                 merge.returned.append(row["id"])
             else:
                 merge.tombstones[row["id"]] = old.tombstones[row["id"]]
                 (self._files.get(DELETED) or self._open_file(DELETED)).write(line)
-
-    def _beside_the_scan(
-        self, lines: Iterator[tuple[bytes, dict[str, Json]]]
-    ) -> Iterator[tuple[bytes, dict[str, Json], Found | None]]:
-        """Lines of the old dump, each with what the scan knows of its memory."""
-        for batch in portions(lines, most=500, held=_HELD):
-            known = self._seen.find_all([row["id"] for _, row in batch])
-            for line, row in batch:
-                yield line, row, known.get(row["id"])
-            self._advance(len(batch))
 
     # --- the new dump
 

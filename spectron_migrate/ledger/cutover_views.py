@@ -45,7 +45,9 @@ class LeftBehind:
     selector: str
     """Canonical JSON, as the ledger keeps it."""
     deleted_at: str | None
-    """Since when Mem0 has no such memory; None where it has another text of it now."""
+    """Since when Mem0 has no such memory; None where it still has a row of it."""
+    now: str
+    """What Mem0 says of its row: `active`, or that it is deleted, expired, archived or replaced."""
     turn_id: str | None
 
 
@@ -121,23 +123,28 @@ def will_not_expire(ledgers: Sequence[Ledger]) -> dict[str, str]:
 
 
 def left_behind(ledger: Ledger) -> Iterator[LeftBehind]:
-    """Texts in Spectron of memories that Mem0 has deleted, or has another text of."""
+    """Texts in Spectron of memories that Mem0 has deleted, no longer shows, or has another text of."""
     rows = ledger.db.execute(
-        "SELECT fact.mem0_id, version, selector, tombstoned_at, turn_id FROM fact JOIN memory USING (mem0_id)"
-        f" WHERE fact.state IN ({marks(STORED)}) AND (tombstoned_at IS NOT NULL OR EXISTS (SELECT 1 FROM fact AS later"
-        "  WHERE later.mem0_id = fact.mem0_id AND later.version > fact.version)) ORDER BY fact.mem0_id, version",
+        "SELECT fact.mem0_id, version, selector, tombstoned_at, turn_id,"
+        " coalesce(json_extract(record, '$.state'), 'active') AS now FROM fact JOIN memory USING (mem0_id)"
+        f" WHERE fact.state IN ({marks(STORED)}) AND (tombstoned_at IS NOT NULL OR now != 'active' OR EXISTS"
+        "  (SELECT 1 FROM fact AS later WHERE later.mem0_id = fact.mem0_id AND later.version > fact.version))"
+        " ORDER BY fact.mem0_id, version",
         STORED,
     )
     for row in rows:
-        yield LeftBehind(row["mem0_id"], row["version"], row["selector"], row["tombstoned_at"], row["turn_id"])
+        yield LeftBehind(
+            row["mem0_id"], row["version"], row["selector"], row["tombstoned_at"], row["now"], row["turn_id"]
+        )
 
 
 def living_selectors(ledger: Ledger) -> set[str]:
     """Selectors to which something was stored that Mem0 still has."""
     rows = ledger.db.execute(
         "SELECT DISTINCT selector FROM fact JOIN memory USING (mem0_id)"
-        f" WHERE fact.state IN ({marks(STORED)}) AND tombstoned_at IS NULL AND NOT EXISTS (SELECT 1 FROM fact AS later"
-        "  WHERE later.mem0_id = fact.mem0_id AND later.version > fact.version)",
+        f" WHERE fact.state IN ({marks(STORED)}) AND tombstoned_at IS NULL"
+        "  AND coalesce(json_extract(record, '$.state'), 'active') = 'active' AND NOT EXISTS"
+        "  (SELECT 1 FROM fact AS later WHERE later.mem0_id = fact.mem0_id AND later.version > fact.version)",
         STORED,
     )
     return {row["selector"] for row in rows}

@@ -55,9 +55,8 @@ class Ledger:
             raise InputError(f"there is no ledger at {path}", hint="replay makes it; is --state right?")
         lock = _lock(state / "ledger.lock")
         try:
-            fresh = not path.exists()
-            if fresh:
-                path.touch(mode=0o600)
+            if not path.exists():
+                _make(path)
             connection = _connect(path, read_only=False)
             _prepare(connection, path)
         except BaseException:
@@ -69,9 +68,12 @@ class Ledger:
     def open_for_reading(cls, state: Path) -> Ledger:
         """Open an existing ledger beside whoever writes it; raises InputError where there is none."""
         path = state / "ledger.db"
-        if not path.exists():
-            raise InputError(f"there is no ledger at {path}", hint="replay makes it; is --state right?")
-        connection = _connect(path, read_only=True)
+        try:
+            connection = _connect(path, read_only=True)
+        except sqlite3.OperationalError as error:
+            if path.exists():
+                raise
+            raise InputError(f"there is no ledger at {path}", hint="replay makes it; is --state right?") from error
         _check_version(connection, path)
         return cls(path, connection, None)
 
@@ -220,6 +222,18 @@ def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     connection.row_factory = sqlite3.Row
     connection.execute("PRAGMA foreign_keys = ON")
     return connection
+
+
+def _make(path: Path) -> None:
+    """A new ledger appears whole under its name: whoever reads meets it ready or not at all."""
+    pending = path.with_name(".ledger.db.new")
+    for left in (pending, *path.parent.glob(".ledger.db.new-*")):
+        left.unlink(missing_ok=True)
+    pending.touch(mode=0o600)
+    connection = _connect(pending, read_only=False)
+    _prepare(connection, pending)
+    connection.close()
+    pending.replace(path)
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:

@@ -76,7 +76,12 @@ def last_plan(ledger: Ledger) -> tuple[int, str] | None:
 
 def finish_plan(ledger: Ledger, plan: int, *, mapping_digest: str) -> None:
     """The merge is whole: a run may go on from it."""
-    ledger.db.execute("UPDATE plan SET complete = 1 WHERE id = ?", (plan,))
+    ledger.db.execute(
+        "UPDATE plan SET complete = 1, (scopes, lanes) ="
+        " (SELECT count(DISTINCT selector), count(DISTINCT lane) FROM fact WHERE plan = ?1 AND state != 'skipped')"
+        " WHERE id = ?1",
+        (plan,),
+    )
     ledger.db.execute("UPDATE migration SET mapping_digest = ?", (mapping_digest,))
 
 
@@ -272,7 +277,10 @@ class Merge:
 
 def spelled(memory: Memory) -> str:
     """A record as the ledger keeps it; escaped, because a lone surrogate in some field is no reason to lose the row."""
-    return json.dumps(memory.to_json(), sort_keys=True, separators=(",", ":"))
+    return _ESCAPED.encode(memory.to_json())
+
+
+_ESCAPED = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 def fact_body(memory: Memory, placed: Placement) -> dict[str, Json]:

@@ -48,6 +48,7 @@ CREATE TABLE plan(                  -- one merge of a dump under a mapping and f
   fingerprint TEXT NOT NULL,        -- digest(manifest, mapping, filters): the same again needs no new merge
   scan TEXT NOT NULL REFERENCES scan(id),
   replaced INTEGER NOT NULL DEFAULT 0,  -- rows of the dump that are older than what the ledger has
+  scopes INTEGER, lanes INTEGER,    -- of what it writes, counted once
   complete INTEGER NOT NULL DEFAULT 0,
   at TEXT NOT NULL
 ) STRICT;
@@ -139,6 +140,10 @@ CREATE TABLE batch(
   sent_after TEXT NOT NULL, sent_by TEXT NOT NULL
 ) STRICT;
 ALTER TABLE fact ADD COLUMN batch INTEGER REFERENCES batch(id);
+ALTER TABLE plan ADD COLUMN scopes INTEGER;
+ALTER TABLE plan ADD COLUMN lanes INTEGER;
+UPDATE plan SET (scopes, lanes) =
+  (SELECT count(DISTINCT selector), count(DISTINCT lane) FROM fact WHERE fact.plan = plan.id AND state != 'skipped');
 CREATE INDEX fact_skipped ON fact(reason) WHERE state = 'skipped';
 CREATE INDEX fact_late ON fact(state) WHERE late = 1;
 """,

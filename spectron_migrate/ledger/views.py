@@ -45,7 +45,7 @@ def count_replaced(ledger: Ledger, plan: int) -> int:
 def count_late(ledger: Ledger, plan: int) -> int:
     """Late facts of the plan that are stored."""
     row = ledger.db.execute(
-        f"SELECT count(*) FROM fact WHERE plan = ? AND late = 1 AND state IN ({marks(STORED)})",
+        f"SELECT count(*) FROM fact WHERE +plan = ? AND late = 1 AND state IN ({marks(STORED)})",
         (plan, *STORED),
     ).fetchone()
     return int(row[0])
@@ -63,8 +63,8 @@ def skipped_by_reason(ledger: Ledger, plan: int) -> dict[str, int]:
 def will_not_expire(ledger: Ledger, plan: int) -> list[str]:
     """Ids of the plan's memories that would expire in Mem0 and are, or will be, in Spectron for good."""
     rows = ledger.db.execute(
-        "SELECT DISTINCT memory.mem0_id FROM memory JOIN fact ON fact.mem0_id = memory.mem0_id"
-        " WHERE memory.expires IS NOT NULL AND fact.plan = ?"
+        "SELECT DISTINCT memory.mem0_id FROM memory CROSS JOIN fact ON fact.mem0_id = memory.mem0_id"
+        " WHERE memory.expires IS NOT NULL AND +fact.plan = ?"
         " AND fact.state IN ('planned', 'intended', 'written', 'stored_not_extracted') ORDER BY memory.mem0_id",
         (plan,),
     )
@@ -72,12 +72,9 @@ def will_not_expire(ledger: Ledger, plan: int) -> list[str]:
 
 
 def scopes_and_lanes(ledger: Ledger, plan: int) -> tuple[int, int]:
-    """Different selectors and lanes of what the plan writes or wrote."""
-    row = ledger.db.execute(
-        "SELECT count(DISTINCT selector), count(DISTINCT lane) FROM fact WHERE plan = ? AND state != 'skipped'",
-        (plan,),
-    ).fetchone()
-    return int(row[0]), int(row[1])
+    """Different selectors and lanes of what the plan writes or wrote, as they were counted when it was made."""
+    row = ledger.db.execute("SELECT scopes, lanes FROM plan WHERE id = ?", (plan,)).fetchone()
+    return int(row["scopes"] or 0), int(row["lanes"] or 0)
 
 
 def named(ledger: Ledger, plan: int, states: Sequence[str], limit: int | None = None) -> Iterator[Named]:
@@ -86,16 +83,6 @@ def named(ledger: Ledger, plan: int, states: Sequence[str], limit: int | None = 
         f"SELECT mem0_id, version, state, reason FROM fact WHERE plan = ? AND state IN ({marks(states)})"
         " ORDER BY mem0_id, version LIMIT ?",
         (plan, *states, -1 if limit is None else limit),
-    )
-    return (Named(row["mem0_id"], row["version"], row["state"], row["reason"]) for row in rows)
-
-
-def named_all(ledger: Ledger, states: Sequence[str], limit: int) -> Iterator[Named]:
-    """Facts of all plans in these states, by id."""
-    rows = ledger.db.execute(
-        f"SELECT mem0_id, version, state, reason FROM fact WHERE state IN ({marks(states)})"
-        " ORDER BY mem0_id, version LIMIT ?",
-        (*states, limit),
     )
     return (Named(row["mem0_id"], row["version"], row["state"], row["reason"]) for row in rows)
 

@@ -114,7 +114,7 @@ class Application:
         self._engine = engine
         self._routes = routes
         self._in_flight = 0
-        self._dated = (0, "")
+        self._dated = (0, b"")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or begin and end the server's life."""
@@ -134,8 +134,7 @@ class Application:
             response = failure(error, self._engine.settings.api, scope["path"])
         finally:
             self._in_flight -= 1
-        response.headers["x-trace-id"] = trace
-        response.headers["date"] = self._date()
+        response.raw_headers += ((b"x-trace-id", trace.encode()), (b"date", self._date()))
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
@@ -153,11 +152,11 @@ class Application:
         caller = self._caller(segments[3], request)
         return await handler(Call(self._engine, caller, request, params, await body_of(request)))
 
-    def _date(self) -> str:
+    def _date(self) -> bytes:
         """The engine's time as HTTP has it; it is spelled once a second."""
         second = int(self._engine.clock().timestamp())
         if second != self._dated[0]:
-            self._dated = (second, formatdate(second, usegmt=True))
+            self._dated = (second, formatdate(second, usegmt=True).encode())
         return self._dated[1]
 
     def _caller(self, context: str, request: Request) -> Caller:

@@ -16,8 +16,8 @@ Outcome = tuple[Any, Exception | None]
 class Commits:
     """Collects writes until the event loop has looked at all waiting requests, then does them in one transaction.
 
-    Each write is whole or not at all for itself: one that raises is undone alone. None is answered before all
-    are committed.
+    Each write is whole or not at all for itself: where one raises all are undone, and each is done again in a
+    transaction of its own. None is answered before all are committed.
     """
 
     def __init__(self, store: Store) -> None:
@@ -36,10 +36,7 @@ class Commits:
     def _flush(self) -> None:
         group, self._waiting = self._waiting, []
         works = [work for work, _ in group]
-        try:
-            outcomes = [self._attempt(works[0])] if len(works) == 1 else self._together(works)
-        except Exception as failed:  # the commit itself: nobody's write is there
-            outcomes = [(None, failed)] * len(group)
+        outcomes = [self._attempt(works[0])] if len(works) == 1 else self._together(works)
         for (_, done), (result, error) in zip(group, outcomes, strict=True):
             if done.cancelled():
                 continue
@@ -49,7 +46,10 @@ class Commits:
                 done.set_exception(error)
 
     def _together(self, works: list[Work]) -> list[Outcome]:
-        with self._store.transaction():
+        try:
+            with self._store.transaction():
+                return [(work(), None) for work in works]
+        except Exception:
             return [self._attempt(work) for work in works]
 
     def _attempt(self, work: Work) -> Outcome:

@@ -18,10 +18,13 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Literal
 
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from spectron_migrate.local.engine import Engine, Reading
+from spectron_migrate.local.engine import Api, Engine, Reading
+from spectron_migrate.local.failures import ApiError
 from spectron_migrate.local.idempotency import IN_FLIGHT
+from spectron_migrate.local.web import failure, reply
 
 CONTROL = "/faults"
 TRANSPORT = "spectron.transport"
@@ -163,6 +166,11 @@ class Faults:
         self._engine, self._reading = engine, engine.reading
         self.turn(self.weather)
 
+    @property
+    def api(self) -> Api:
+        """The generation whose form errors have."""
+        return self._engine.settings.api if self._engine is not None else "0.0.0"
+
     def next(self, request: Request) -> Fault:
         """What a request gets."""
         chosen = self.choose(request)
@@ -203,7 +211,7 @@ class FaultLayer:
             return
         self._numbers += 1
         if scope["path"] == CONTROL:
-            await exchange.say(*self._control(exchange.request))
+            await exchange.say(self._control(exchange.request))
             return
         await self._play(exchange, self._faults.next(exchange.request))
 
@@ -211,7 +219,7 @@ class FaultLayer:
         key = exchange.request.key
         await self._catch_up(exchange.request.number)
         if key is not None and (key in self._stuck or any(key == late.request.key for _, late in self._later)):
-            await exchange.tell(Canned(409, IN_FLIGHT))
+            await exchange.tell(Canned(409, IN_FLIGHT), self._faults.api)
             return
         if fault.key == "stuck" and key is not None:
             self._stuck.add(key)
@@ -221,7 +229,7 @@ class FaultLayer:
             await exchange.work(self._app, with_key=False)
         elif fault.work == "done":
             await exchange.work(self._app, with_key=fault.key == "kept")
-        await exchange.tell(fault.told)
+        await exchange.tell(fault.told, self._faults.api)
 
     async def _catch_up(self, number: int) -> None:
         """Do what was put off long enough."""
@@ -230,13 +238,13 @@ class FaultLayer:
         for late in due:
             await late.work(self._app, with_key=True)
 
-    def _control(self, request: Request) -> tuple[int, dict[str, Any]]:
+    def _control(self, request: Request) -> Response:
         if request.method == "PUT":
             try:
                 self._faults.turn(Weather(**json.loads(request.body)))
             except (ValueError, TypeError) as error:
-                return 400, {"message": str(error)}
-        return 200, {"weather": asdict(self._faults.weather), "counts": dict(self._faults.counts)}
+                return reply({"message": str(error)}, 400)
+        return reply({"weather": asdict(self._faults.weather), "counts": dict(self._faults.counts)})
 
 
 class _Exchange:
@@ -291,19 +299,17 @@ class _Exchange:
         except (ConnectionError, EOFError):
             self._answer = []  # a relay whose server is gone
 
-    async def say(self, status: int, body: Mapping[str, Any], retry_after: str | None = None) -> None:
+    async def say(self, response: Response) -> None:
         """An answer of our own."""
-        raw = json.dumps(body).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(raw)).encode())]
-        if retry_after is not None:
-            headers.append((b"retry-after", retry_after.encode("utf-8")))
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": raw})
+        await response(self._scope, self._receive, self._send)
 
-    async def tell(self, told: Told) -> None:
+    async def tell(self, told: Told, api: Api) -> None:
         """Show the client its side of the fault."""
         if isinstance(told, Canned):
-            await self.say(told.status, {"message": told.message}, told.retry_after)
+            response = failure(ApiError(told.status, told.message), api, self.request.path)
+            if told.retry_after is not None:
+                response.headers["retry-after"] = told.retry_after
+            await self.say(response)
         elif told == "answer" and self._answer:
             for message in self._answer:
                 await self._send(message)

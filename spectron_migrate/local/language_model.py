@@ -142,7 +142,8 @@ def _fact(row: Any) -> Fact | None:
     if not name or not slug(key) or not value:
         return None
     confidence = row.get("confidence")
-    category: Category = row["category"] if row.get("category") in get_args(Category) else "knowledge"
+    # As the hosted service takes it: what the model puts into no known category passes within days.
+    category: Category = row["category"] if row.get("category") in get_args(Category) else "context"
     return Fact(
         (type_of(str(row.get("type") or "other")), name),
         slug(key),

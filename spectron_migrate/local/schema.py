@@ -139,9 +139,12 @@ def _connect(path: Path | None) -> sqlite3.Connection:
 
 def _hold(path: Path) -> sqlite3.Connection:
     """An exclusive lock that ends with the process, however it ends, on every system that SQLite knows."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     beside = path.with_suffix(".lock")
-    beside.touch(mode=0o600)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        beside.touch(mode=0o600)
+    except OSError as error:
+        raise StoreRefused(f"{path.parent} cannot be written: {error.strerror or error}") from error
     lock = sqlite3.connect(beside, isolation_level=None, timeout=0, check_same_thread=False)
     try:
         lock.execute("BEGIN EXCLUSIVE")

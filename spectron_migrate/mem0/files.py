@@ -76,7 +76,7 @@ class FilesReader(ReaderBase):
         announced: Counter[int] = Counter()
         self._behind = 0
         for path in self._paths:
-            with path.open("rb") as self._file:
+            with _readable(path) as self._file:
                 yield from self._rows_of(path, self._file, announced)
             self._behind += path.stat().st_size
         self._short = sum(max(0, count - rows) for count, rows in announced.items())
@@ -84,7 +84,7 @@ class FilesReader(ReaderBase):
     def relations(self) -> Iterator[Json]:
         """Graph relations that lay beside the rows; the files are read again only where there were any."""
         for path in sorted(self._with_relations):
-            with path.open("rb") as file:
+            with _readable(path) as file:
                 for event in _events(path, file):
                     if event.kind == "relation":
                         yield event.value
@@ -139,6 +139,13 @@ def _no_memory(reason: str) -> str:
         "no id": "a row without an id",
         "no text field": "a row without a text",
     }.get(reason, reason)
+
+
+def _readable(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _events(path: Path, file: BinaryIO) -> Iterator[Event]:

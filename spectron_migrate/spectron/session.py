@@ -13,13 +13,15 @@ would delete its turns.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import uuid
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from spectron_migrate.config import parse_endpoint
+from spectron_migrate.config.values import context_in
 from spectron_migrate.errors import InputError, KeyRefused, MigrateError, NotLegal, Unreachable
 from spectron_migrate.mapping import segment
 from spectron_migrate.records import Category, Infer, Json, Selector, canonical_json
@@ -179,6 +181,10 @@ def _within(pattern: str, path: str) -> bool:
     return root not in ("", "*") and pattern_covers(f"{path}/*", root)
 
 
+def _missing_context() -> NoReturn:
+    raise InputError("no Spectron context is known", hint="give context=, or set SPECTRON_CONTEXT")
+
+
 class _Opening:
     """`sessions.create(…)`: awaited, or entered with `async with`."""
 
@@ -227,16 +233,20 @@ class SpectronClient:
         *,
         base_url: str,
         api_key: str,
-        context: str,
+        context: str | None = None,
         timeout: float = 120.0,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        """`base_url`: https, or http on loopback; `timeout` in seconds. Raises InputError for a bad endpoint."""
+        """`base_url`: https, or http on loopback; `timeout` in seconds.
+
+        `context` may come from the environment, because the published guide names none: every path on the wire does.
+        Raises InputError for a bad endpoint, and where no context is known.
+        """
         try:
             self.base_url = parse_endpoint(base_url)
         except ValueError as error:
             raise InputError(f"base_url {error}") from None
-        self.context = context
+        self.context = context or context_in(os.environ) or _missing_context()
         self.sessions = Sessions(self)
         self._timeout_s = timeout
         self._sleep = sleep

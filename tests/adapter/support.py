@@ -24,7 +24,7 @@ from spectron_migrate.mem0.search import close_memory, idle_llm, mem0_at_home
 from spectron_migrate.processes import Overview, look
 from spectron_migrate.reconcile import reconcile
 from spectron_migrate.records import NullReporter, format_time
-from spectron_migrate.rounds import Ground, Round, Rounds
+from spectron_migrate.rounds import Ground, Round, Rounds, turn
 from spectron_migrate.spectron.api import SpectronApi
 
 EMBEDDER = "spectron_migrate.rehearsal.embed.WordLlamaEmbedding"
@@ -122,7 +122,7 @@ class Stage:
         """One round: what Mem0 holds now comes to Spectron, and the routing says so."""
 
         async def run() -> Round:
-            async with SpectronApi(self.server.base_url, self.server.context, api_key=self.server.api_key) as api:
+            async with self.api() as api, turn(self.state, patience_s=60.0):
                 return await self.rounds().round(api)
 
         done = asyncio.run(run())
@@ -134,10 +134,13 @@ class Stage:
 
     def reconcile(self) -> bool:
         async def run() -> bool:
-            async with SpectronApi(self.server.base_url, self.server.context, api_key=self.server.api_key) as api:
+            async with self.api() as api, turn(self.state, patience_s=60.0):
                 return (await reconcile(self.rounds(), api, quiet=True, reporter=NullReporter())).agree
 
         return asyncio.run(run())
+
+    def api(self) -> SpectronApi:
+        return SpectronApi(self.server.base_url, self.server.context, api_key=self.server.api_key)
 
     def rounds(self) -> Rounds:
         ground = Ground(

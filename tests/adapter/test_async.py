@@ -23,7 +23,7 @@ def test_the_guides_example_runs_unchanged_but_for_the_import(stage: Stage) -> N
         await adapter.close()
         return results
 
-    client = SpectronClient(base_url=stage.server.base_url, api_key=stage.server.api_key, context="tests")
+    client = SpectronClient(base_url=stage.server.base_url, api_key=stage.server.api_key)
     before = asyncio.run(example(stage.mem0, client))
     stage.to_spectron()
     after = asyncio.run(example(stage.mem0, client))

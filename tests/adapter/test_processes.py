@@ -91,3 +91,15 @@ def test_a_broken_file_of_a_live_process_is_told(tmp_path: Path) -> None:
     (tmp_path / FOLDER / f"{own.pid}.json").write_text("{")
     assert (f"{own.pid}.json",) == look(tmp_path).broken
     own.close()
+
+
+def test_what_they_say_is_told_together(tmp_path: Path) -> None:
+    own = OwnFile(tmp_path)
+    sums = {"asked": 4, "failed": 1, "answered": 3, "ms": 30.0, "compared": 2, "overlap": 1.5}
+    own.write(report(own.pid, guard=Guard(True, STAMP, "p95 is 900 ms", 1), shadow=sums, routing_problem="not there"))
+    told = look(tmp_path, now=NOW).told()
+    own.close()
+    assert told is not None
+    assert (1, ["not there"]) == (told["processes"], told["problems"])
+    assert [{"host": "web-1", "pid": own.pid, "since": STAMP, "reason": "p95 is 900 ms"}] == told["guarded"]
+    assert {"asked": 4, "failed": 1, "mean_ms": 10.0, "mean_overlap": 0.75} == told["shadow"]

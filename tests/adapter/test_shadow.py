@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 
+from typer.testing import CliRunner
+
 from spectron_migrate.adapter.guard import PROBES
+from spectron_migrate.cli.app import app
 from tests.adapter.support import Stage, ids
 
 TEA = "Prefers green tea over coffee in the morning"
@@ -73,6 +76,9 @@ def test_the_guard_comes_back_by_itself(own_stage: Stage) -> None:
     for _ in range(3):
         adapter.search("green tea", **mine)
     assert "open" == adapter._core.guard.state
+    stage.overview(adapter)
+    shown = CliRunner().invoke(app, ["status"])
+    assert "back on Mem0" in shown.stdout
     stage.server.start()
     deadline = time.monotonic() + 60
     while adapter._core.guard.state != "closed":

@@ -57,6 +57,7 @@ class Capacity:
             "sessions": self.sessions,
             "scopes": self.scopes,
             "seconds": self.last - self.first,
+            "now": time.monotonic() - begin,
             "most_at_work": self.most_at_work,
             "most_waiting": self.most_waiting,
             "each_second": [self.each_second.get(second, 0) for second in range(begin, int(self.last) + 1)],

@@ -231,7 +231,7 @@ def test_four_writers_and_every_kind_of_kill_end_with_all_of_mem0_in_spectron_on
         follow = site.follow()
         follow.wait_for("round 1:")
         site.server.kill()
-        known = follow.wait_for("not this time")
+        known = follow.wait_for("not all of it")
         site.server.restart()
         follow.wait_for(" round ", after=known)
         site.killed(follow.process, after_writes=5)

@@ -18,16 +18,22 @@ import pytest
 
 from spectron_migrate.cutover import at_once
 from spectron_migrate.cutover.at_once import LEGAL, Stand
+from spectron_migrate.cutover.privacy import write_report
 from spectron_migrate.cutover.steps import Cutover
 from spectron_migrate.errors import ExitCode, InputError, LedgerLocked, NotConfirmed, NotLegal
+from spectron_migrate.export import run_export
 from spectron_migrate.journal import Step, read_journal, record
 from spectron_migrate.ledger import migration_id
+from spectron_migrate.ledger.shards import Shard
 from spectron_migrate.mem0.open import mem0_source_info
-from spectron_migrate.records import format_time
+from spectron_migrate.reconcile import last as last_reconciled
+from spectron_migrate.records import Filters, NullReporter, format_time
+from spectron_migrate.replay import ReplayOptions
 from spectron_migrate.rounds import turn
 from spectron_migrate.routing import FILE as ROUTING
 from spectron_migrate.routing import PHASES, Phase, RoutingReader, read_routing
 from tests.cutover.support import Scene
+from tests.support.spectron import replay
 from tests.verify.support import verify
 
 
@@ -277,6 +283,7 @@ def test_complete_waits_for_what_is_young_then_carries_over_what_came_while_appl
         rows = ledger.db.execute("SELECT infer FROM fact ORDER BY id DESC LIMIT 2").fetchall()
     assert ["none", "full"] == [row["infer"] for row in rows]
     assert "it is complete since" in player.complete().note
+    assert (ExitCode.DONE, ()) == ((checked := player.check()).exit_code, checked.gates)
 
 
 def test_complete_leaves_mem0_only_when_it_stands_still_and_can_be_gone_on_with(player: Player) -> None:
@@ -381,3 +388,59 @@ def test_the_privacy_report_names_what_is_left_behind_and_what_can_be_erased_exa
     assert ("deleted in Mem0", True) == (rows[lone]["why"], rows[lone]["exact"])
     assert ("replaced by a newer text", False) == (rows[changed]["why"], rows[changed]["exact"])
     assert "gone with" not in path.read_text()
+
+
+def test_what_mem0_no_longer_shows_is_in_the_privacy_report_too(scene: Scene) -> None:
+    mem0_id = scene.put(1, "for a while only", expiration_date="2026-05-05")
+    scene.round()
+    scene.time.pass_(3 * 86400)
+    scene.round()
+    told = write_report(scene.state, now=format_time(scene.time.now()))
+    assert told is not None
+    assert (1, 0, 1) == (told.deleted, told.replaced, told.exact)
+    [row] = json.loads(Path(told.path).read_text())["memories"]
+    assert (mem0_id, "expired in Mem0") == (row["id"], row["why"])
+
+
+def test_after_complete_a_replay_supersedes_nothing(player: Player) -> None:
+    scene = player.scene
+    player.made_ready()
+    player.shift(100)
+    player.complete()
+    scene.put(90, "written to Mem0 all the same", ago=0)
+    done = replay(scene.server, scene.state, [export(scene)])
+    assert (1, 1) == (done.written, done.late)
+
+
+def export(scene: Scene) -> Path:
+    with scene.store.open(scene.time.now()) as reader:
+        run_export(
+            reader,
+            scene.ground.dump,
+            filters=Filters(),
+            since=None,
+            keep_history=False,
+            reporter=NullReporter(),
+            clock=scene.time.now,
+        )
+    return scene.ground.dump
+
+
+def test_a_migration_in_shards_is_followed_and_cut_over_as_well(player: Player) -> None:
+    scene = player.scene
+    dump = export(scene)
+    for number in range(2):
+        options = ReplayOptions(shard=Shard(number, 2))
+        assert ExitCode.DONE == replay(scene.server, scene.state, [dump], options=options).exit_code
+    player.start()
+    scene.put(90, "after the shards", ago=600)
+    scene.store.drop(1)
+    done = scene.follow(max_seconds=12)
+    assert (ExitCode.DONE, 1, 1) == (done.exit_code, done.written, done.deleted)
+    found = last_reconciled(scene.state)
+    assert found is not None
+    assert (True, 6) == (found.agree, found.memories)
+    assert {"verdict", "leaks"} == {each.name for each in player.check().gates if not each.passed}
+    ledger = Shard(1, 2).folder(scene.state) / "ledger.db"
+    ledger.rename(ledger.with_name("away"))
+    assert "incomplete" == gate(player.check(), "base").outcome

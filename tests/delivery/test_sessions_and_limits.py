@@ -35,8 +35,9 @@ def test_a_scope_runs_parallel_through_several_open_sessions_without_extraction(
             spectron, tmp_path / "state", dump, endpoint=proxy.base_url, mapping=mapping_file(tmp_path, NONE)
         )
         order = [json.loads(seen.body)["session_id"] for seen in proxy.seen if seen.writes_fact]
-    assert (ExitCode.DONE, 43, 9) == (summary.exit_code, summary.written, summary.sessions)
-    assert len(set(order[:9])) > 4, "sessions take turns"
+    assert (ExitCode.DONE, 43) == (summary.exit_code, summary.written)
+    assert 9 <= summary.sessions <= 14, "as many as one after the other, but for those that are not full at the end"
+    assert len(set(order[:9])) > 1, "sessions take turns"
     sessions: dict[str, list[int]] = {}
     for turn in turns_of(spectron, user):
         sessions.setdefault(turn.session, []).append(turn.seq)
@@ -168,7 +169,11 @@ def test_a_signal_does_not_wait_for_reads_before_the_first_write(
 def as_version_1(state: Path) -> None:
     """Take away what version 2 added."""
     with sqlite3.connect(state / "ledger.db") as db:
-        db.executescript("ALTER TABLE fact DROP COLUMN batch; DROP TABLE batch; PRAGMA user_version = 1;")
+        db.executescript(
+            "DROP INDEX fact_skipped; DROP INDEX fact_late; ALTER TABLE fact DROP COLUMN batch; DROP TABLE batch;"
+            " ALTER TABLE plan DROP COLUMN scopes; ALTER TABLE plan DROP COLUMN lanes;"
+            " PRAGMA user_version = 1;"
+        )
     db.close()
 
 

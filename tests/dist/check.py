@@ -132,9 +132,8 @@ def main() -> None:
             began = time.perf_counter()
             version = run([python, "--version"], cwd=folder).strip()
             try_out(python, wheel, folder / str(number), quick=asked.quick)
-            print(
-                f"{version}: installed and {'run' if asked.quick else 'rehearsed'} in {time.perf_counter() - began:.0f} s"
-            )
+            done = "run" if asked.quick else "rehearsed"
+            print(f"{version}: installed and {done} in {time.perf_counter() - began:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

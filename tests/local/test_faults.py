@@ -223,6 +223,22 @@ def test_a_server_process_takes_another_weather_and_keeps_it_over_a_kill(tmp_pat
         assert 1 == server.turn(plan=[])["429"]
 
 
+@pytest.mark.parametrize("api", ["0.0.0", "0.2.1"])
+def test_a_canned_answer_has_the_error_form_of_its_generation(api: str) -> None:
+    faults = Faults(Weather(plan=["503"]))
+    with (
+        serving(create_app(faults=faults, embedder=embedder(), api=api)) as url,
+        httpx.Client(base_url=f"{url}/api/v1/local", headers={"authorization": "Bearer sk-local"}) as http,
+    ):
+        told = http.post("/facts", json={"text": "tea"})
+    assert (503, "0", "too many requests in flight") == (
+        told.status_code,
+        told.headers["retry-after"],
+        told.json()["message"],
+    )
+    assert (api == "0.2.1") == ("detail" in told.json())
+
+
 def test_without_a_weather_nobody_can_make_a_server_fail(tmp_path: Path) -> None:
     with running_server(tmp_path) as server:
         assert 404 == httpx.put(f"{server.base_url}/faults", json={"chance": 1}).status_code

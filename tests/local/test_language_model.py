@@ -78,7 +78,7 @@ def test_its_facts_are_reconciled_like_any_other(model: Model) -> None:
         made = local.remember("und jetzt in Lissabon", session_id=session)
 
         assert [("Berlin", False), ("Lisbon", True)] == local.history("lives_in")
-        assert "knowledge" == made["extraction"]["attributes"][0]["memoryCategory"]
+        assert "context" == made["extraction"]["attributes"][0]["memoryCategory"]
         assert 1 == len(local.ok("GET", "/profile")["instructions"])
     path, key, body = model.asked[-1]
     asked = json.loads(body["messages"][1]["content"])

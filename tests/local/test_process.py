@@ -123,6 +123,14 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     assert store_path(tmp_path, "local").read_text().startswith("no database")
 
 
+@pytest.mark.parametrize("place", ["file", "/proc/nope"])
+def test_a_data_directory_that_cannot_be_one_is_named(tmp_path: Path, place: str) -> None:
+    """And is not taken for a taken port."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ServerFailed, match="cannot be written"), running_server(tmp_path / place):
+        pass
+
+
 def test_memories_are_for_their_owner_alone(tmp_path: Path) -> None:
     """Directory and files, also those that SQLite makes beside them."""
     data = tmp_path / "new"
@@ -185,3 +193,24 @@ def test_a_path_that_is_no_text_is_no_failure(path: bytes) -> None:
             status = raw.makefile("rb").readline().split()[1]
 
     assert status in (b"400", b"404", b"422")
+
+
+def test_the_fixture_of_the_readme_runs(tmp_path: Path) -> None:
+    """As somebody copies it, in a project of their own."""
+    blocks = (Path(__file__).parents[2] / "README.md").read_text().split("```python\n")[1:]
+    fixture = next(block.split("```")[0] for block in blocks if "running_server" in block)
+    (tmp_path / "test_theirs.py").write_text(
+        fixture + "\n\ndef test_it_answers(spectron):\n"
+        "    import httpx\n"
+        "    url = f'{spectron.base_url}/api/v1/{spectron.context}/me'\n"
+        "    assert 200 == httpx.get(url, headers={'authorization': f'Bearer {spectron.api_key}'}).status_code\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_theirs.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert 0 == told.returncode, told.stdout

@@ -173,9 +173,35 @@ def test_errors_are_the_clients_own(make: Any, kind: type[Any], server: RunningS
         client("recall", "x", k=51)
     assert 400 == refused.value.status_code
     assert refused.value.trace_id
-    with pytest.raises(MemoryAPIError) as unserved:
-        client("lifecycle.decay")
-    assert 501 == unserved.value.status_code
+
+
+NOT_SERVED: dict[str, tuple[Any, ...]] = {
+    "audit": (),
+    "chat": ("hello",),
+    "consolidate": (),
+    "documents.chunks": ("d",),
+    "documents.delete": ("d",),
+    "documents.get": ("d",),
+    "documents.list": (),
+    "documents.query": ("tea",),
+    "documents.recompute_links": (),
+    "elaborate": (),
+    "inspect": ("turn:x",),
+    "lifecycle.decay": (),
+    "reflect": ("tea",),
+    "traces.get": ("t",),
+    "traces.list": (),
+    "traces.stats": (),
+}
+
+
+@KINDS
+@pytest.mark.parametrize("name", NOT_SERVED)
+def test_what_is_not_served_says_so(make: Any, kind: type[Any], name: str) -> None:
+    """501 in the published form, whatever the call."""
+    with pytest.raises(MemoryAPIError, match="does not serve this call") as told:
+        make(kind)(name, *NOT_SERVED[name])
+    assert 501 == told.value.status_code
 
 
 @KINDS

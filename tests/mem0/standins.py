@@ -43,6 +43,8 @@ class StandIn:
     def __init__(self) -> None:
         self.trouble = Trouble()
         self.asked: list[tuple[str, str, Any]] = []
+        self.keeps_waiting = ""
+        """Requests with this in their address are asked to come back in ten minutes."""
         self.before_answer: Callable[[int], None] = lambda number: None
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
@@ -71,6 +73,9 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         stand_in.asked.append((self.command, self.path, body))
+        if stand_in.keeps_waiting and stand_in.keeps_waiting in self.path:
+            self._send(429, {"detail": "later"}, {"Retry-After": "600"})
+            return
         way = stand_in.trouble.next()
         if way == "hang up":
             self.close_connection = True

@@ -86,7 +86,7 @@ def judge(
     `memories` is what Mem0 has now; only where `finished` must all of it be decided.
     """
     turns, facts = {turn.id: turn for turn in server_turns(database)}, ledger_facts(state)
-    wrong = [*_claims(facts, turns), *_strangers(facts, turns, finished=finished)]
+    wrong = [*_claims(facts, turns), *strangers(facts, turns, finished=finished)]
     wrong += [*_session_order(facts, turns), *_lane_order(facts, turns), *_orphans(facts, server_sessions(database))]
     if finished:
         wrong += _all_named(facts, memories, mapping)
@@ -115,7 +115,7 @@ def _claims(facts: list[dict[str, Any]], turns: Mapping[str, Turn]) -> Iterable[
             yield f"I7: {name} belongs to {fact['selector']} and lies in {sorted(turn.paths)}"
 
 
-def _strangers(facts: list[dict[str, Any]], turns: Mapping[str, Turn], *, finished: bool) -> Iterable[str]:
+def strangers(facts: list[dict[str, Any]], turns: Mapping[str, Turn], *, finished: bool) -> Iterable[str]:
     """I2: what nobody claims. Before the end one send a lane and stream may be undecided."""
     known = {fact["turn_id"] for fact in facts} | {fact["candidate"] for fact in facts}
     known |= {turn for fact in facts if fact["residue"] for turn in json.loads(fact["residue"])}
@@ -228,11 +228,14 @@ class Watch:
     def _look(self, seen: Seen) -> Fault:
         if seen.method == "DELETE":
             self.wrong.append(f"I8: {seen.method} {seen.path}")
-        fault = self.choose(seen)
         if seen.writes_fact:
-            self._write(seen, begun=fault not in NOT_BEGUN)
+            self._write(seen)  # before the choice, which may be to kill whoever writes the ledger
+        fault = self.choose(seen)
         key = seen.headers.get("idempotency-key", "")
         self.log.append(f"{seen.method} {seen.path[-30:]} {key[:6]} {seen.body[-150:]!r}: {fault}")
+        if key and fault not in NOT_BEGUN:
+            self.sent[key] = seen.body
+            self._left.add(key)
         if key:
             self._told[key] = fault if isinstance(fault, str) else ""
         return fault
@@ -252,7 +255,7 @@ class Watch:
 
         return looking
 
-    def _write(self, seen: Seen, *, begun: bool) -> None:
+    def _write(self, seen: Seen) -> None:
         body, key = json.loads(seen.body), seen.headers["idempotency-key"]
         if not body.get("session_id") or not body.get("scopes") or not all(body["scopes"]):
             self.wrong.append(f"I8: a write without its session or scope: {body}")
@@ -270,9 +273,6 @@ class Watch:
                 self.wrong.append(f"I11: {row['mem0_id']} is sent although Mem0 has deleted it")
         if key not in self._answered:
             self._alone(mine[0], rows)
-        if begun:
-            self.sent[key] = seen.body
-            self._left.add(key)
 
     def _undecided(self, key: str) -> list[dict[str, Any]]:
         """What the ledger holds at this moment under the key, and all that is intended."""

@@ -1,0 +1,211 @@
+"""Draining the outbox: what the adapters captured is planned in the migration's ledger and delivered as replay does.
+
+One drainer exists at a time, in whichever process: it holds the outbox's lock, and the turn that rounds of reading
+Mem0 take, so that the ledger has one writer. Killed at any moment, the next one goes on: a row leaves the outbox only
+when the ledger has it, and what the ledger has already it finds again by memory and text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from spectron_migrate import processes
+from spectron_migrate.delivery.engine import deliver
+from spectron_migrate.delivery.limiter import Limiter
+from spectron_migrate.delivery.preflight import check
+from spectron_migrate.delivery.run import Brake, Run
+from spectron_migrate.journal import CaughtUp, publish, read_journal
+from spectron_migrate.ledger import Ledger, cutover_views, plan, views
+from spectron_migrate.ledger.writer import GroupCommit
+from spectron_migrate.mapping import ScopeMapping, Unmapped
+from spectron_migrate.outbox import Outbox, Row
+from spectron_migrate.records import Memory, NullReporter, Skipped, format_time
+from spectron_migrate.rounds import turn
+from spectron_migrate.routing import MOST_BEHIND
+from spectron_migrate.spectron.api import Sleep, SpectronApi
+
+MOST_ROWS = 500
+"""Rows that are planned in one transaction."""
+LANES = 8
+LIVE = "live"
+"""The kind of a scan that is none: what adapters captured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What one draining did."""
+
+    taken: int
+    """Rows that the ledger has now."""
+    written: int
+    left: int
+    """Facts of the migration that are not decided."""
+    behind: frozenset[str] | None
+    """Ids whose changes are not all in Spectron; None for everybody."""
+
+
+class Drainer:
+    """Drains one state directory's outbox; hold the outbox's lock meanwhile."""
+
+    def __init__(
+        self,
+        state: Path,
+        mapping: ScopeMapping,
+        outbox: Outbox,
+        *,
+        max_lag_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        """`clock` in seconds, monotonic; `now` with its zone."""
+        self._state = state
+        self._mapping = mapping
+        self._outbox = outbox
+        self._max_lag_s = max_lag_s
+        self._clock = clock
+        self._now = now
+        self._sleep = sleep
+
+    async def drain(self, api: SpectronApi) -> Drained | None:
+        """Deliver what waits, and say who is caught up; None while the base of the cutover is not planned.
+
+        Raises LedgerLocked while somebody else writes the ledger, and what delivery raises.
+        """
+        async with turn(self._state, sleep=self._sleep, patience_s=0.0):
+            state = read_journal(self._state).state
+            if not state.under_way or state.catch_up != "outbox" or state.fence is None:
+                return None
+            with Ledger.open_for_writing(self._state, create=False) as ledger:
+                base = _base(ledger, state.fence)
+                if base is None:
+                    return None
+                number, scanned = base
+                self._outbox.settle(scanned)
+                self._bury()
+                began = self._now()
+                rows = self._outbox.rows(MOST_ROWS)
+                unknown = self._plan(ledger, number, rows) if rows else frozenset()
+                self._outbox.delivered(rows)
+                written = await self._deliver(ledger, api, number)
+                return self._conclude(ledger, rows, written, began, unknown, more=len(rows) == MOST_ROWS)
+
+    def _bury(self) -> None:
+        """What processes left open that are dead by now is unknown."""
+        alive = {f"{report.pid} {report.began}" for report in processes.look(self._state).reports}
+        self._outbox.leave_unknown(
+            [call.id for call in self._outbox.calls() if not call.unknown and call.process not in alive]
+        )
+
+    def _plan(self, ledger: Ledger, number: int, rows: Sequence[Row]) -> frozenset[str]:
+        """Merge the rows in their order; ids of owners of rows that say too little, for reconciling to find."""
+        migration = ledger.migration()
+        assert migration is not None  # noqa: S101 - there is a plan
+        scan = plan.ScanRow(f"{LIVE} {rows[0].seq}", LIVE, rows[0].completed, rows[-1].completed, None, "")
+        unknown: set[str] = set()
+        with ledger.transaction():
+            plan.keep_scan(ledger, scan)
+            now = format_time(self._now())
+            same = migration.mapping_digest == self._mapping.digest
+            merge = plan.Merge(ledger, number, scan, migration=migration.id, same_mapping=same, now=now)
+            for row in rows:
+                unknown |= self._merge(ledger, merge, row)
+            plan.mark_late(ledger, number)
+        return frozenset(unknown)
+
+    def _merge(self, ledger: Ledger, merge: plan.Merge, row: Row) -> set[str]:
+        if row.event == "DELETE":
+            merge.tombstone(row.mem0_id, row.completed)
+            return set()
+        known = views.memory_of(ledger, row.mem0_id)
+        if known is not None and _was_read_since(ledger, row):
+            return set()  # a reading of Mem0 that began later gave what the ledger has
+        memory = _memory(row, known)
+        if memory is None:
+            return set()
+        placed = self._mapping.place(memory)
+        if isinstance(placed, Unmapped):
+            return set(memory.entity_ids.values())
+        if not isinstance(placed, Skipped) and not memory.memory.strip():
+            placed = Skipped(memory.id, "empty text")
+        merge.add(memory, placed)
+        return set()
+
+    async def _deliver(self, ledger: Ledger, api: SpectronApi, number: int) -> int:
+        if not cutover_views.left([ledger]).total:
+            return 0
+        me = await check(ledger, api, plan=number, into_existing=False, now=format_time(self._now()))
+        brake = Brake(self._sleep)
+        run = Run(
+            ledger=ledger,
+            writer=GroupCommit(ledger),
+            api=api,
+            limiter=Limiter(max_in_flight=LANES, clock=self._clock, sleep=brake.sleep),
+            reporter=NullReporter(),
+            principal=me.principal,
+            brake=brake,
+            session_size=self._mapping.session_size,
+            plan=number,
+            clock=self._clock,
+            now=lambda: format_time(self._now()),
+        )
+        try:
+            await deliver(run, lanes_at_once=LANES)
+        finally:
+            await run.writer.close()
+        if run.failure is not None:
+            raise run.failure
+        return run.counters.written
+
+    def _conclude(
+        self, ledger: Ledger, rows: Sequence[Row], written: int, began: datetime, unknown: frozenset[str], *, more: bool
+    ) -> Drained:
+        owners = None if more else cutover_views.owners_behind([ledger], MOST_BEHIND)
+        behind = None if owners is None else frozenset(owners | unknown | self._unknown())
+        until = began.timestamp() + self._max_lag_s
+        publish(self._state, CaughtUp(format_time(began), until, behind), now=format_time(self._now()))
+        return Drained(len(rows), written, cutover_views.left([ledger]).total, behind)
+
+    def _unknown(self) -> set[str]:
+        return {owner for call in self._outbox.calls() if call.unknown for owner in call.owners}
+
+
+def _base(ledger: Ledger, fence: str) -> tuple[int, str] | None:
+    """The newest plan, and when the reading behind it began, once one was made of a reading after the fence."""
+    row = ledger.db.execute(
+        "SELECT (SELECT max(id) FROM plan WHERE complete = 1) AS number, max(scan.began) AS began FROM scan"
+        " WHERE complete = 1 AND kind != ? AND began > ?",
+        (LIVE, fence),
+    ).fetchone()
+    return None if row["number"] is None or row["began"] is None else (int(row["number"]), str(row["began"]))
+
+
+def _was_read_since(ledger: Ledger, row: Row) -> bool:
+    """Whether the last text of the memory came from a reading of Mem0 that began after the row was complete."""
+    found = ledger.db.execute(
+        "SELECT scan.began FROM fact JOIN scan ON scan.id = fact.scan WHERE fact.mem0_id = ? AND scan.kind != ?"
+        " AND fact.version = (SELECT max(version) FROM fact AS other WHERE other.mem0_id = fact.mem0_id)",
+        (row.mem0_id, LIVE),
+    ).fetchone()
+    return found is not None and found["began"] is not None and row.completed < found["began"]
+
+
+def _memory(row: Row, known: Memory | None) -> Memory | None:
+    """The memory as the call left it; None for a change of one that nobody has heard of."""
+    told = {**known.to_json(), **row.record} if known is not None else row.record
+    if row.text is None or (row.event == "UPDATE" and known is None):
+        return None
+    created = known.created_at if known is not None else row.completed
+    times = {
+        "created_at": created,
+        "updated_at": row.completed,
+        "text_at": row.completed,
+        "text_at_source": "updated_at",
+    }
+    kept = {name: value for name, value in told.items() if name in Memory.__slots__}
+    return Memory.from_json({**kept, "id": row.mem0_id, "memory": row.text, "hash": None, **times})

@@ -1,0 +1,231 @@
+"""Four application processes go through all phases on a real Mem0, while servers and processes are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectron_migrate.errors import LedgerLocked, Unreachable
+from spectron_migrate.local.testing import running_server
+from spectron_migrate.mapping import load_mapping
+from spectron_migrate.mem0.open import open_oss
+from spectron_migrate.records import Memory
+from spectron_migrate.rehearse import clean_environment
+from tests.adapter.support import Stage, environment, oss_config
+from tests.support import oracle
+
+pytestmark = pytest.mark.timeout(600)
+ROOT = Path(__file__).parent.parent.parent
+PATIENCE_S = 120.0
+
+
+class Process:
+    """One application process, and its log."""
+
+    def __init__(self, stage: Stage, name: str) -> None:
+        config = {**stage.config, "history_db_path": str(stage.folder / f"history-{name}.db")}
+        path = stage.folder / f"mem0-{name}.json"
+        path.write_text(json.dumps(config))
+        self.name = name
+        self.log = stage.folder / f"{name}.log"
+        home = stage.folder / f"home-{name}"
+        home.mkdir()
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "tests.adapter.application", str(path), name, str(self.log)],
+            cwd=stage.folder,
+            env={
+                **clean_environment(os.environ),
+                **environment(stage.server),
+                "HOME": str(home),
+                "MEM0_DIR": str(home / ".mem0"),
+                "PYTHONPATH": str(ROOT),
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=(stage.folder / f"{name}.err").open("w"),
+            text=True,
+        )
+
+    def ready(self) -> Process:
+        assert self.process.stdout is not None
+        assert "at work\n" == self.process.stdout.readline()
+        return self
+
+    def tell(self, word: str) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{word}\n")
+        self.process.stdin.flush()
+        assert "heard\n" == self.process.stdout.readline()
+
+    def end(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(PATIENCE_S)
+
+    def calls(self) -> list[dict[str, Any]]:
+        lines = self.log.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+class Fleet:
+    """The application's processes; whoever is killed is replaced."""
+
+    def __init__(self, stage: Stage, count: int) -> None:
+        self.stage = stage
+        self.all = [Process(stage, f"p{number}") for number in range(count)]
+        self.live = [process.ready() for process in self.all]
+
+    def kill_one(self) -> None:
+        victim = self.live.pop(0)
+        victim.process.kill()
+        victim.process.wait(PATIENCE_S)
+        self.all.append(Process(self.stage, f"p{len(self.all)}"))
+        self.live.append(self.all[-1].ready())
+
+    def calls(self, what: str | None = None) -> list[dict[str, Any]]:
+        each = [call for process in self.all for call in process.calls()]
+        return [call for call in each if what in (None, call["what"])]
+
+    def wait_for(self, holds: Callable[[dict[str, Any]], bool], many: int = 1) -> None:
+        """Until each live process has made `many` calls of a kind from now on."""
+        known = {process.name: len(process.calls()) for process in self.live}
+        deadline = time.monotonic() + PATIENCE_S
+        while any(sum(map(holds, process.calls()[known[process.name] :])) < many for process in self.live):
+            assert time.monotonic() < deadline, [process.calls()[-3:] for process in self.live]
+            assert all(process.process.poll() is None for process in self.live)
+            time.sleep(0.1)  # other processes are at work
+
+    def tell(self, word: str) -> None:
+        for process in self.live:
+            process.tell(word)
+
+    def end(self) -> None:
+        for process in self.live:
+            process.end()
+        for process in self.all:
+            process.process.kill()
+            process.process.wait()
+
+
+@contextmanager
+def following(stage: Stage) -> Iterator[None]:
+    """Rounds of catching up, one after the other, while the block lasts; whatever is down is waited out."""
+    ends = threading.Event()
+    failed: list[BaseException] = []
+
+    def follow() -> None:
+        while not ends.is_set():
+            try:
+                stage.catch_up()
+            except (Unreachable, LedgerLocked):
+                pass
+            except BaseException as error:
+                failed.append(error)
+                return
+            ends.wait(0.3)
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    try:
+        yield
+    finally:
+        ends.set()
+        thread.join()
+    assert [] == failed
+
+
+@pytest.fixture
+def pg_stage(postgres: str, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    """A table of Mem0's in Postgres, which several processes can use, and a Spectron of its own."""
+    import psycopg
+
+    table = f"adapter_{os.getpid()}"
+    settings = {"connection_string": postgres, "collection_name": table, "embedding_model_dims": 256}
+    config = oss_config(tmp_path, provider="pgvector", config=settings)
+    with psycopg.connect(postgres, autocommit=True) as db:
+        db.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        with running_server(tmp_path / "spectron", context="tests") as server:
+            (tmp_path / "mem0.json").write_text(json.dumps(config))
+            for name, value in environment(server).items():
+                monkeypatch.setenv(name, value)
+            stage = Stage(tmp_path, server, user, config, None)
+            stage.write_settings(guard={"window": "2s", "p95": "4s"}, shadow=0.2)
+            yield stage
+        db.execute(f'DROP TABLE IF EXISTS "{table}"')
+
+
+def from_spectron(call: dict[str, Any]) -> bool:
+    return bool(call.get("spectron"))
+
+
+def test_four_processes_through_all_phases(pg_stage: Stage) -> None:
+    stage = pg_stage
+    fleet = Fleet(stage, 4)
+    try:
+        fleet.wait_for(lambda call: True, many=5)
+        stage.start()
+        with following(stage):
+            fleet.wait_for(lambda call: True, many=10)
+            stage.shift(50)
+            wait_until(lambda: any(from_spectron(call) for call in fleet.calls("search")))
+            stage.server.kill()
+            fleet.wait_for(lambda call: call["what"] == "search", many=5)
+            fleet.kill_one()
+            stage.server.start()
+            stage.shift(100)
+            fleet.wait_for(from_spectron)
+            stage.step("revert")
+            reverted = time.time()
+            fleet.wait_for(lambda call: call["at"] > reverted + 2, many=3)
+            again = time.time()
+            stage.shift(100)
+            fleet.wait_for(from_spectron)
+            stage.step("closing")
+            fleet.tell("read")
+        assert stage.reconcile()
+        judged(stage)
+        stage.step("complete")
+        completed = time.time()
+        fleet.wait_for(lambda call: call["at"] > completed + 2)
+        fleet.tell("write")
+        fleet.wait_for(lambda call: call["what"] == "add", many=3)
+    finally:
+        fleet.end()
+    assert [] == [call for call in fleet.calls() if call["error"] and not call["refused"]]
+    assert [] == [call for call in fleet.calls("search") if call.get("found") is False]
+    assert [] == [call for call in fleet.calls("search") if reverted + 1 < call["at"] < again and call["spectron"]]
+    added_once(stage, [call for call in fleet.calls("add") if call["at"] > completed + 1])
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def judged(stage: Stage) -> None:
+    """Everything that Mem0 holds is in Spectron exactly once, in order, by the server's own tables."""
+    with open_oss(stage.config, now=datetime.now(UTC)) as reader:
+        memories = [row for row in reader.rows() if isinstance(row, Memory)]
+    assert memories
+    assert [] == oracle.judge(stage.server.database, stage.state, memories, load_mapping(None))
+
+
+def added_once(stage: Stage, calls: list[dict[str, Any]]) -> None:
+    """What was added once Spectron was the truth is there exactly once."""
+    stored = [turn.text for turn in oracle.server_turns(stage.server.database)]
+    assert calls
+    assert {call["text"]: 1 for call in calls} == {call["text"]: stored.count(call["text"]) for call in calls}

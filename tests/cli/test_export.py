@@ -1,0 +1,160 @@
+"""`export` as a command: what people and scripts see, and how it ends where it is ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectron_migrate.rehearse import clean_environment
+from tests.mem0.conftest import sample_config
+from tests.mem0.standins import KEY, Platform, Server, serving
+
+COMMAND = [sys.executable, "-m", "spectron_migrate", "export"]
+
+
+def run(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = clean_environment(os.environ)
+    return subprocess.run([*COMMAND, *words], capture_output=True, text=True, cwd=tmp_path, env=environment)
+
+
+def rows(count: int, **more: Any) -> list[dict[str, Any]]:
+    return [{"id": f"m{number}", "memory": f"note {number}", "user_id": "ada", **more} for number in range(count)]
+
+
+def write(path: Path, value: Any) -> Path:
+    path.write_text(json.dumps(value))
+    return path
+
+
+def test_the_summary_says_what_changed_and_names_what_was_skipped(tmp_path: Path) -> None:
+    file = write(tmp_path / "all.json", [*rows(3), {"id": "\x1b[31mred"}, {"memory": "without an id"}])
+    run(tmp_path, "--from", str(file))
+    write(file, [*rows(2, metadata={"edited": True}), {**rows(3)[2], "memory": "another"}, *rows(4)[3:]])
+
+    done = run(tmp_path, "--from", str(file))
+
+    words = " ".join(done.stdout.split())
+    assert 0 == done.returncode
+    assert "Export: every row of the files is accounted for" in words
+    assert "memories in the dump 4" in words
+    assert "new 1 changed 3 (text 1, metadata or state alone 2) deleted 0" in words
+    assert "next: spectron-migrate replay --dry-run" in words
+    write(file, [*rows(1), *({"id": f"\x1b[31m{number}"} for number in range(12))])
+    words = " ".join(run(tmp_path, "--from", str(file), "--dump", "other dump").stdout.split())
+    assert "Skipped rows: 12, all in other dump/skipped.jsonl" in words
+    assert "\x1b" not in words
+    assert "next: spectron-migrate replay --dump 'other dump' --dry-run" in words
+
+
+def test_json_is_one_object_with_the_promised_fields(tmp_path: Path) -> None:
+    config = write(tmp_path / "mem0.json", sample_config("2.2.1"))
+
+    done = run(tmp_path, "--mem0-config", str(config), "--json")
+
+    told = json.loads(done.stdout)
+    envelope = {"schema", "command", "version", "migration", "exit_code", "warnings", "next", "seconds"}
+    fields = {"source", "complete", "memories", "native_count", "users", "agents", "runs", "skipped"}
+    assert envelope | fields | {"new", "changed", "deleted", "dump"} <= set(told)
+    assert (1, "export", 0, True, 76, 76) == tuple(
+        told[name] for name in ("schema", "command", "exit_code", "complete", "memories", "native_count")
+    )
+
+
+@pytest.mark.parametrize("kind", ["platform", "server"])
+def test_a_served_mem0_is_asked_with_the_key_of_the_environment_which_is_never_shown(tmp_path: Path, kind: str) -> None:
+    held = rows(5, created_at="2025-01-01T00:00:00Z", updated_at="2025-01-01T00:00:00Z")
+    stand_in = Platform(held) if kind == "platform" else Server(held, admin=False)
+    with serving(stand_in) as url:
+        environment = {**clean_environment(os.environ), "MEM0_API_KEY": KEY, "MEM0_BASE_URL": url}
+        command = [*COMMAND, "--source", kind, "--json", "-v"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+
+    told = json.loads(done.stdout)
+    assert (0, True, 5) == (done.returncode, told["complete"], told["memories"])
+    written = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+    assert KEY not in done.stdout + done.stderr + written
+
+
+def test_json_is_one_object_also_where_it_fails(tmp_path: Path) -> None:
+    done = run(tmp_path, "--from", "missing.json", "--json")
+
+    told = json.loads(done.stdout)
+    assert (2, 2, "input", "there is no file missing.json") == (
+        done.returncode,
+        told["exit_code"],
+        told["error"]["kind"],
+        told["error"]["message"],
+    )
+    assert not (tmp_path / "dump").exists()
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_at_once_even_while_a_server_asks_for_patience(
+    tmp_path: Path, sent: signal.Signals, code: int
+) -> None:
+    platform = Platform(rows(600, created_at="2025-01-01T00:00:00Z", updated_at="2025-01-01T00:00:00Z"))
+    with serving(platform) as url:
+        environment = {**clean_environment(os.environ), "MEM0_API_KEY": KEY, "MEM0_BASE_URL": url}
+        first = subprocess.run([*COMMAND, "--source", "platform"], cwd=tmp_path, env=environment, capture_output=True)
+        assert 0 == first.returncode
+        before = {path.name: path.read_bytes() for path in (tmp_path / "dump").iterdir()}
+        platform.keeps_waiting = "page=2&"
+        asked = len(platform.asked)
+        process = subprocess.Popen(
+            [*COMMAND, "--source", "platform", "--json"],
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        until = time.monotonic() + 30
+        while not any("page=2&" in path for _, path, _ in platform.asked[asked:]) and time.monotonic() < until:
+            time.sleep(0.01)
+        process.send_signal(sent)
+        out, _ = process.communicate(timeout=20)
+
+    told = json.loads(out)
+    assert (code, code, "interrupted") == (process.returncode, told["exit_code"], told["error"]["kind"])
+    after = {path.name: path.read_bytes() for path in (tmp_path / "dump").iterdir()}
+    assert after.pop(".scan")  # what was fetched, for the next try
+    assert before == after
+
+
+def test_progress_has_a_total_and_an_estimate_of_the_time_left(tmp_path: Path) -> None:
+    file = write(tmp_path / "all.json", rows(5_000))
+    done = run(tmp_path, "--from", str(file))
+    lines = [line for line in done.stderr.splitlines() if line.startswith("reading the files, in bytes: ")]
+    assert lines
+    assert all(line.endswith(f" of {file.stat().st_size}") for line in lines)
+
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 120))
+    process = subprocess.Popen(
+        [*COMMAND, "--from", str(file), "--dump", "second"],
+        cwd=tmp_path,
+        env=clean_environment(os.environ),
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while part := os.read(ours, 4096):
+            shown += part
+    except OSError:  # the other end was closed
+        pass
+    assert 0 == process.wait(30)
+    os.close(ours)
+    assert b"reading the files, in bytes: " in shown
+    assert b"%|" in shown

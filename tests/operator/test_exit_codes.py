@@ -1,0 +1,221 @@
+"""Every exit code of the table is produced by a command, and what it says with `--json` is as documented."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+
+from spectron_migrate.cli.app import run
+from spectron_migrate.errors import ExitCode
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.local.testing import RunningServer
+from tests.support.proxy import Fault, Seen, misbehaving
+from tests.support.spectron import memory, write_raw
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "exit-codes.md").read_text(encoding="utf-8")
+SCHEMA = jsonschema_rs.validator_for(json.loads((ROOT / "docs" / "output.schema.json").read_text()))
+
+
+@dataclass
+class Place:
+    """A directory with two memories of a user, and a Spectron that the environment leads to."""
+
+    server: RunningServer
+    user: str
+    patch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str]
+
+    def run(self, *words: str) -> int:
+        """One command with `--json`; its object is valid and says its exit code."""
+        self.capsys.readouterr()
+        code = run([*words, "--json"])
+        told = json.loads(self.capsys.readouterr().out)
+        SCHEMA.validate(told)
+        assert code == told["exit_code"]
+        assert (code in (0, 3, 4, 5, 8)) == ("error" not in told)
+        return code
+
+    def rows(self, n: int) -> list[dict[str, Any]]:
+        return [memory(number, self.user) for number in range(n)]
+
+
+@pytest.fixture
+def place(
+    spectron: RunningServer,
+    user: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Place:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPECTRON_ENDPOINT", spectron.base_url)
+    monkeypatch.setenv("SPECTRON_CONTEXT", spectron.context)
+    monkeypatch.setenv("SPECTRON_API_KEY", spectron.api_key)
+    made = Place(spectron, user, monkeypatch, capsys)
+    write_raw(tmp_path / "get_all.json", made.rows(2))
+    return made
+
+
+def done(place: Place) -> int:
+    return place.run("replay", "--dump", "get_all.json")
+
+
+def bug(place: Place) -> int:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    place.patch.setattr("spectron_migrate.export.run_export", broken)
+    code = place.run("export", "--from", "get_all.json")
+    assert "ZeroDivisionError" in (Path(".spectron-migrate") / "log.jsonl").read_text()
+    return code
+
+
+def bad_input(place: Place) -> int:
+    return place.run("replay", "--dump", "nowhere.json")
+
+
+def refused(place: Place) -> int:
+    def choose(seen: Seen) -> Fault:
+        return "400" if b"number 1" in seen.body else "none"
+
+    with misbehaving(place.server.base_url, choose) as proxy:
+        place.patch.setenv("SPECTRON_ENDPOINT", proxy.base_url)
+        return place.run("replay", "--dump", "get_all.json")
+
+
+def no_go(place: Place) -> int:
+    assert 0 == place.run("export", "--from", "get_all.json")
+    assert 8 == place.run("replay", "--limit", "1")
+    return place.run("dual-verify")
+
+
+def inconclusive(place: Place) -> int:
+    assert 0 == place.run("export", "--from", "get_all.json")
+    assert 0 == place.run("replay")
+    write_raw(Path("get_all.json"), place.rows(3))
+    assert 0 == place.run("export", "--from", "get_all.json")
+    return place.run("dual-verify")
+
+
+def key(place: Place) -> int:
+    place.patch.setenv("SPECTRON_API_KEY", "sk-another")
+    return place.run("replay", "--dump", "get_all.json")
+
+
+def unreachable(place: Place) -> int:
+    place.patch.setattr("spectron_migrate.spectron.api.READ_TRIES", 1)
+    place.patch.setenv("SPECTRON_ENDPOINT", "http://127.0.0.1:9")
+    return place.run("replay", "--dump", "get_all.json")
+
+
+def limit(place: Place) -> int:
+    return place.run("replay", "--dump", "get_all.json", "--limit", "1")
+
+
+def locked(place: Place) -> int:
+    assert 0 == place.run("replay", "--dump", "get_all.json")
+    with Ledger.open_for_writing(Path(".spectron-migrate")):
+        ended = subprocess.run(
+            [sys.executable, "-m", "spectron_migrate", "replay", "--dump", "get_all.json", "--json"],
+            capture_output=True,
+            text=True,
+        )
+    SCHEMA.validate(json.loads(ended.stdout))
+    return ended.returncode
+
+
+def not_legal(place: Place) -> int:
+    assert 0 == place.run("replay", "--dump", "get_all.json")
+    shutil.rmtree(".spectron-migrate")
+    return place.run("replay", "--dump", "get_all.json")
+
+
+def incomplete(place: Place) -> int:
+    assert 0 == place.run("export", "--from", "get_all.json")
+    assert 0 == place.run("replay", "--shard", "0/2")
+    return place.run("dual-verify")
+
+
+def not_confirmed(place: Place) -> int:
+    assert 0 == place.run("export", "--from", "get_all.json")
+    assert 0 == place.run("replay")
+    with Ledger.open_for_reading(Path(".spectron-migrate")) as ledger:
+        migration = ledger.migration()
+    assert migration is not None
+    return place.run("erase", "--migration", migration.id, "--scope", f"user/{place.user}")
+
+
+def signalled(sent: signal.Signals) -> Callable[[Place], int]:
+    def play(place: Place) -> int:
+        write_raw(Path("get_all.json"), place.rows(50))
+        running: list[subprocess.Popen[str]] = []
+
+        def signal_at(seen: Seen) -> Fault:
+            if seen.path.endswith("/facts") and seen.number == 15:
+                running[0].send_signal(sent)
+            return "none"
+
+        with misbehaving(place.server.base_url, signal_at) as proxy:
+            place.patch.setenv("SPECTRON_ENDPOINT", proxy.base_url)
+            words = ["replay", "--dump", "get_all.json", "--json"]
+            process = subprocess.Popen(
+                [sys.executable, "-m", "spectron_migrate", *words],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+            running.append(process)
+            out, _ = process.communicate(timeout=60)
+        SCHEMA.validate(json.loads(out))
+        return process.returncode
+
+    return play
+
+
+PRODUCED: dict[ExitCode, Callable[[Place], int]] = {
+    ExitCode.DONE: done,
+    ExitCode.BUG: bug,
+    ExitCode.INPUT: bad_input,
+    ExitCode.REFUSED: refused,
+    ExitCode.NO_GO: no_go,
+    ExitCode.INCONCLUSIVE: inconclusive,
+    ExitCode.KEY: key,
+    ExitCode.UNREACHABLE: unreachable,
+    ExitCode.LIMIT: limit,
+    ExitCode.LOCKED: locked,
+    ExitCode.NOT_LEGAL: not_legal,
+    ExitCode.INCOMPLETE: incomplete,
+    ExitCode.NOT_CONFIRMED: not_confirmed,
+    ExitCode.SIGINT: signalled(signal.SIGINT),
+    ExitCode.SIGTERM: signalled(signal.SIGTERM),
+}
+
+
+@pytest.mark.parametrize("code", PRODUCED, ids=lambda code: code.name.lower())
+def test_every_exit_code_is_produced(place: Place, code: ExitCode) -> None:
+    assert code == PRODUCED[code](place)
+
+
+def test_none_is_left_out_here_or_on_the_page() -> None:
+    assert set(ExitCode) == set(PRODUCED)
+    told = {
+        int(number): meaning
+        for numbers, meaning in re.findall(r"^\| ([\d, ]+) \| ([^|]+) \|", PAGE, re.MULTILINE)
+        for number in numbers.split(", ")
+    }
+    assert {int(code) for code in ExitCode} == set(told)
+    for code in ExitCode:
+        if code not in (ExitCode.SIGINT, ExitCode.SIGTERM):
+            assert code.meaning.split(" (")[0].replace("`", "") == told[code].strip().replace("`", "")

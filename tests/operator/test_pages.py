@@ -1,0 +1,106 @@
+"""The documentation says what the program does: commands, options, links, help."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from spectron_migrate.cli.app import app, run
+from tests.operator import help_page
+
+ROOT = Path(__file__).parents[2]
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+
+
+def shown() -> list[tuple[str, list[str]]]:
+    """Every command line of ours that a page shows at a prompt, or in a table as code."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        lines = re.findall(r"^\$ (spectron-migrate .+?)(?:\s+#.*)?$", text, re.MULTILINE)
+        lines += re.findall(r"`(spectron-migrate [a-z][^`]*)`", text)
+        found += [(page.name, shlex.split(line.replace("…", "X"))[1:]) for line in lines]
+    return found
+
+
+def options_of(words: list[str]) -> set[str] | None:
+    """The options that a command of this name has, from its own help."""
+    names = [word for word in words if not word.startswith("-")]
+    known = help_page.commands()
+    for length in (2, 1):
+        if names[:length] in known:
+            text = "\n".join(_help(names[:length]))
+            return set(re.findall(r"(?<![\w-])(--?[a-z][a-z0-9-]*)", text))
+    return None
+
+
+_SAID: dict[tuple[str, ...], list[str]] = {}
+
+
+def _help(names: list[str]) -> list[str]:
+    if tuple(names) not in _SAID:
+        _SAID[tuple(names)] = help_page.help_of(names).splitlines()
+    return _SAID[tuple(names)]
+
+
+def test_every_command_line_on_a_page_is_one_that_the_program_has() -> None:
+    wrong = []
+    for page, words in shown():
+        known = options_of(words)
+        if known is None:
+            wrong.append(f"{page}: {' '.join(words)}: no such command")
+            continue
+        given = {word.split("=")[0] for word in words if word.startswith("-") and word != "-"}
+        wrong += [f"{page}: {' '.join(words)}: no option {option}" for option in sorted(given - known)]
+    assert [] == wrong
+
+
+def test_the_page_of_help_is_what_the_program_says() -> None:
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    made_with = re.search(r"with Typer ([\w.]+)", page)
+    assert made_with
+    for words in help_page.commands():
+        assert f"\n## {' '.join(['spectron-migrate', *words])}\n" in page
+    if made_with[1] == version("typer"):  # another one lays it out otherwise
+        assert help_page.page() == page, "python -m tests.operator.help_page > docs/cli.md"
+
+
+def test_every_link_leads_somewhere() -> None:
+    broken = [
+        f"{page.name}: {target}"
+        for page in PAGES
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
+        if not (page.parent / target).exists()
+    ]
+    assert [] == broken
+
+
+def test_every_command_is_in_the_runbook_or_on_a_page() -> None:
+    text = " ".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert [] == [name for command in app.registered_commands if (name := str(command.name)) not in text]
+
+
+def test_every_mapping_of_the_cookbook_is_on_its_page() -> None:
+    page = (ROOT / "docs" / "cookbook.md").read_text(encoding="utf-8")
+    assert [] == [file.name for file in sorted((ROOT / "configs" / "mappings").iterdir()) if file.name not in page]
+
+
+def test_no_page_names_a_key_or_a_place_on_a_machine() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert [] == re.findall(r"(?:sk-(?!local)[\w-]{6,}|/(?:home|root|Users)/\w+)", text), page.name
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_can_be_installed(
+    shell: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    with pytest.raises(SystemExit) as ended:
+        run(["--show-completion", shell])
+    assert not ended.value.code
+    assert "spectron-migrate" in capsys.readouterr().out

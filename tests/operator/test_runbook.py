@@ -1,0 +1,125 @@
+"""The runbook is followed to its end, command by command, with a real Mem0 store and a local Spectron."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+
+from spectron_migrate.local.testing import running_server
+from spectron_migrate.rehearse import make_store, scratch_environment
+
+ROOT = Path(__file__).parents[2]
+RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+SCHEMA = jsonschema_rs.validator_for(json.loads((ROOT / "docs" / "output.schema.json").read_text()))
+
+
+def commands() -> list[list[str]]:
+    """What the runbook shows at a prompt, in its order."""
+    return [shlex.split(line)[1:] for line in re.findall(r"^\$ (spectron-migrate .+)$", RUNBOOK, re.MULTILINE)]
+
+
+@dataclass
+class Operator:
+    """Somebody who types what the runbook says."""
+
+    folder: Path
+    environment: dict[str, str]
+    migration: str = ""
+    follower: subprocess.Popen[bytes] | None = None
+    said: list[tuple[str, int, dict[str, Any]]] = field(default_factory=list)
+
+    def types(self, words: list[str]) -> tuple[int, dict[str, Any]]:
+        """One command with `--json`; its object is what the documentation says."""
+        asked = [sys.executable, "-m", "spectron_migrate", *words, "--json"]
+        ended = subprocess.run(asked, cwd=self.folder, env=self.environment, capture_output=True, text=True)
+        assert "Traceback" not in ended.stderr, ended.stderr
+        told = json.loads(ended.stdout)
+        SCHEMA.validate(told)
+        assert ended.returncode == told["exit_code"]
+        self.migration = told["migration"] or self.migration
+        self.said.append((" ".join(words), ended.returncode, told))
+        return ended.returncode, told
+
+    def follows(self) -> None:
+        """Leaves `replay --follow` running, as the runbook says."""
+        self.follower = subprocess.Popen(
+            [sys.executable, "-m", "spectron_migrate", "replay", "--follow", "-q"],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def until_ready(self, words: list[str], *, seconds: float = 90.0) -> dict[str, Any]:
+        """Asks again until it ends with 0: following and comparing take a while."""
+        deadline = time.monotonic() + seconds
+        while True:
+            code, told = self.types(words)
+            if code == 0 or time.monotonic() > deadline:
+                open_gates = [gate for gate in told.get("gates", ()) if gate["passed"] is not True]
+                assert 0 == code, (told.get("error"), open_gates)
+                return told
+            time.sleep(1.0)
+
+
+@pytest.fixture
+def operator(tmp_path: Path) -> Iterator[Operator]:
+    folder = tmp_path / "work"
+    made = make_store(folder / "mem0", dict(os.environ))
+    shutil.copy(made, folder / "mem0.yaml")  # JSON is YAML too
+    with running_server(tmp_path / "spectron", context="runbook") as server:
+        environment = {
+            **scratch_environment(),
+            "SPECTRON_ENDPOINT": server.base_url,
+            "SPECTRON_CONTEXT": server.context,
+            "SPECTRON_API_KEY": server.api_key,
+        }
+        someone = Operator(folder, environment)
+        yield someone
+        if someone.follower is not None:
+            someone.follower.terminate()
+            someone.follower.wait(timeout=30)
+
+
+@pytest.mark.timeout(600)
+def test_the_runbook_leads_to_complete(operator: Operator) -> None:
+    settings = operator.folder / "spectron-migrate.yaml"
+    for words in commands():
+        match words:
+            case ["rehearse", *_]:
+                assert 0 == operator.types([*words, "--keep", "kept"] if "--keep" not in words else words)[0]
+            case ["replay", "--follow"]:
+                # The only thing that is changed: rounds come faster than they would for a service.
+                settings.write_text(settings.read_text() + "cutover: {settle: 1s, max_lag: 120s}\n")
+                operator.follows()
+            case ["cutover", "check"]:
+                code, told = operator.types(words)
+                waiting = {gate["name"] for gate in told["gates"] if gate["passed"] is not True}
+                if "will_not_expire" in waiting:
+                    assert 0 == operator.types(["cutover", "accept", "will_not_expire", "--reason", "they may stay"])[0]
+                operator.until_ready(words)
+            case ["cutover", "shift", *_]:
+                operator.until_ready(words)
+            case ["cutover", "complete", "--migration", _, *rest]:
+                operator.until_ready(["cutover", "shift", "100"])
+                told = operator.until_ready(["cutover", "complete", "--migration", operator.migration, *rest])
+                assert "complete" in told["phase"]
+            case _:
+                code, told = operator.types(words)
+                assert 0 == code, (words, told)
+    written = [told["written"] for line, _, told in operator.said if line == "replay"]
+    assert 0 == written[-1]
+    assert "complete" in operator.types(["status"])[1]["cutover"]["phase"]
