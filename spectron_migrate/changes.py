@@ -72,6 +72,11 @@ class Changes:
             self.unchanged, self._all = False, True
             return None
         plan.keep_scan(ledger, scan)
+        # What another plan left behind, of an older copy of the dump perhaps, is delivered with this one.
+        ledger.db.execute(
+            "UPDATE fact SET plan = ?1 WHERE state IN ('planned', 'intended', 'undecidable') AND plan != ?1",
+            (row["id"],),
+        )
         return int(row["id"])
 
     def wants(self, ledger: Ledger, memory: Memory) -> bool:

@@ -23,17 +23,15 @@ from spectron_migrate.journal import CaughtUp, publish, read_journal
 from spectron_migrate.ledger import Ledger, cutover_views, plan, views
 from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.mapping import ScopeMapping, Unmapped
-from spectron_migrate.outbox import Outbox, Row
+from spectron_migrate.outbox import Batch, Outbox, Row
 from spectron_migrate.records import Memory, NullReporter, Skipped, format_time
 from spectron_migrate.rounds import turn
 from spectron_migrate.routing import MOST_BEHIND
 from spectron_migrate.spectron.api import Sleep, SpectronApi
 
-MOST_ROWS = 500
-"""Rows that are planned in one transaction."""
+MOST_CALLS = 500
+"""Calls whose results are planned in one transaction."""
 LANES = 8
-LIVE = "live"
-"""The kind of a scan that is none: what adapters captured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +87,12 @@ class Drainer:
                 self._outbox.settle(scanned)
                 self._bury()
                 began = self._now()
-                rows = self._outbox.rows(MOST_ROWS)
-                unknown = self._plan(ledger, number, rows) if rows else frozenset()
-                self._outbox.delivered(rows)
+                batch = self._outbox.batch(MOST_CALLS)
+                fresh = [row for row in batch.rows if row.completed > state.fence]  # older ones the base has read
+                unknown = self._plan(ledger, number, fresh) if fresh else frozenset()
+                self._outbox.delivered(batch)
                 written = await self._deliver(ledger, api, number)
-                return self._conclude(ledger, rows, written, began, unknown, more=len(rows) == MOST_ROWS)
+                return self._conclude(ledger, batch, written, began, unknown)
 
     def _bury(self) -> None:
         """What processes left open that are dead by now is unknown."""
@@ -106,7 +105,9 @@ class Drainer:
         """Merge the rows in their order; ids of owners of rows that say too little, for reconciling to find."""
         migration = ledger.migration()
         assert migration is not None  # noqa: S101 - there is a plan
-        scan = plan.ScanRow(f"{LIVE} {rows[0].seq}", LIVE, rows[0].completed, rows[-1].completed, None, "")
+        scan = plan.ScanRow(
+            f"{plan.LIVE} {rows[0].completed}", plan.LIVE, rows[0].completed, rows[-1].completed, None, ""
+        )
         unknown: set[str] = set()
         with ledger.transaction():
             plan.keep_scan(ledger, scan)
@@ -163,13 +164,17 @@ class Drainer:
         return run.counters.written
 
     def _conclude(
-        self, ledger: Ledger, rows: Sequence[Row], written: int, began: datetime, unknown: frozenset[str], *, more: bool
+        self, ledger: Ledger, batch: Batch, written: int, began: datetime, unknown: frozenset[str]
     ) -> Drained:
-        owners = None if more else cutover_views.owners_behind([ledger], MOST_BEHIND)
+        owners = (
+            None
+            if batch.calls == MOST_CALLS
+            else cutover_views.owners_behind([ledger], MOST_BEHIND, read_journal(self._state).state.accepted_ids)
+        )
         behind = None if owners is None else frozenset(owners | unknown | self._unknown())
         until = began.timestamp() + self._max_lag_s
         publish(self._state, CaughtUp(format_time(began), until, behind), now=format_time(self._now()))
-        return Drained(len(rows), written, cutover_views.left([ledger]).total, behind)
+        return Drained(len(batch.rows), written, cutover_views.left([ledger]).total, behind)
 
     def _unknown(self) -> set[str]:
         return {owner for call in self._outbox.calls() if call.unknown for owner in call.owners}
@@ -180,7 +185,7 @@ def _base(ledger: Ledger, fence: str) -> tuple[int, str] | None:
     row = ledger.db.execute(
         "SELECT (SELECT max(id) FROM plan WHERE complete = 1) AS number, max(scan.began) AS began FROM scan"
         " WHERE complete = 1 AND kind != ? AND began > ?",
-        (LIVE, fence),
+        (plan.LIVE, fence),
     ).fetchone()
     return None if row["number"] is None or row["began"] is None else (int(row["number"]), str(row["began"]))
 
@@ -190,7 +195,7 @@ def _was_read_since(ledger: Ledger, row: Row) -> bool:
     found = ledger.db.execute(
         "SELECT scan.began FROM fact JOIN scan ON scan.id = fact.scan WHERE fact.mem0_id = ? AND scan.kind != ?"
         " AND fact.version = (SELECT max(version) FROM fact AS other WHERE other.mem0_id = fact.mem0_id)",
-        (row.mem0_id, LIVE),
+        (row.mem0_id, plan.LIVE),
     ).fetchone()
     return found is not None and found["began"] is not None and row.completed < found["began"]
 

@@ -97,30 +97,32 @@ class Eraser:
         wanted = _outermost(path.strip("/") for path in paths)
         me = await self._api.me()
         _granted(me, wanted)
-        listed = [node.path for node in await self._api.scopes() if not node.tombstoned]
+        listed = await self._listed()
+        problems = [one for path in wanted for one in self._problems(path, wanted, listed)]
+        if problems:
+            raise _not_exact(problems)
         found: list[Erasable] = []
-        problems: list[str] = []
         for path in wanted:
-            problems += self._problems_of_nodes(path, listed)
-            problems += self._problems_of_facts(path, wanted)
-        if not problems:
-            for path in wanted:
-                looked = await self._look(path)
-                problems += looked.problems
-                found.append(self._erasable(path, listed, looked.turns))
+            looked = await self._look(path)
+            problems += looked.problems
+            found.append(self._erasable(path, listed, looked.turns))
         if problems:
             raise _not_exact(problems)
         return found
 
-    async def carry_out(self, chosen: Iterable[Erasable]) -> int:
+    async def carry_out(self, chosen: Sequence[Erasable]) -> int:
         """Erase what was examined; returns how many rows the server says it erased.
 
-        Killed at any moment, it is ended by being run again.
+        Each scope is examined again right before, because somebody may have thought it over for an hour. Killed
+        at any moment, it is ended by being run again. Raises NotLegal as `examine` does.
         """
+        wanted = [scope.path for scope in chosen]
         forgotten = 0
         self._reporter.stage("erase")
         for scope in chosen:
-            changed = (await self._look(scope.path)).problems  # somebody may have thought it over for an hour
+            self._not_cut_over()
+            changed = self._problems(scope.path, wanted, await self._listed())
+            changed += (await self._look(scope.path)).problems
             if changed:
                 raise _not_exact(changed)
             for ledger in self._ledgers:
@@ -147,6 +149,13 @@ class Eraser:
             raise NotLegal(
                 "replay --follow is at work: it would write again what is erased", hint="stop it, then erase"
             )
+
+    async def _listed(self) -> list[str]:
+        """Every node, tombstoned ones too: a tombstone leaves what was written there."""
+        return [node.path for node in await self._api.scopes()]
+
+    def _problems(self, path: str, wanted: Sequence[str], listed: Sequence[str]) -> list[str]:
+        return self._problems_of_nodes(path, listed) + self._problems_of_facts(path, wanted)
 
     def _problems_of_nodes(self, path: str, listed: Sequence[str]) -> list[str]:
         problems = []

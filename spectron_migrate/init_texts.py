@@ -23,8 +23,8 @@ _NO_MEM0 = """\
 """
 _SETTINGS = """\
 # Where things are and how fast. What changes *what is written* is in mapping.yaml.
-# Options beat the environment, the environment beats this file; paths are relative to it. Every key that is left
-# out has the value shown behind it; no key and no password belongs in here.
+# Options beat the environment, the environment beats this file; paths are relative to it. Numbers and times
+# are those that are used without this file. No key and no password belongs in here.
 version: 1
 %(mem0)sspectron:
   endpoint: "${%(endpoint)s}"         # https, unless it is this machine
@@ -98,7 +98,7 @@ def settings_text(mem0: Mapping[str, Any] | None, why: str, variables: tuple[str
     """`spectron-migrate.yaml` for a Mem0 that was found (or not), and the names of Spectron's variables."""
     endpoint, context, key = variables
     section = f"mem0: {_yaml(mem0)}  # {why}\n" if mem0 is not None else _NO_MEM0
-    return _SETTINGS % {"mem0": section, "endpoint": endpoint, "context": context, "key": key}
+    return _aligned(_SETTINGS % {"mem0": section, "endpoint": endpoint, "context": context, "key": key})
 
 
 def mapping_text(owners: Owners | None) -> str:
@@ -106,9 +106,18 @@ def mapping_text(owners: Owners | None) -> str:
     lines = [_MAPPING_HEAD, *_seen(owners), _ORG, "version: 1\nrules:\n"]
     for ids, when, scope in _RULES:
         n = owners.of_rule(ids) if owners else None
-        told = "" if n is None else f"    # {n} memories" if n else "    # none was seen"
+        told = "" if n is None else f"    # seen: {n}"
         lines.append(f"  - when: {when}{told}\n    scope: {scope}\n")
     return "".join([*lines, _MAPPING_TAIL])
+
+
+def _aligned(text: str) -> str:
+    """Comments behind values in one column, as far as the values let them be."""
+    lines = []
+    for line in text.splitlines():
+        value, mark, comment = line.partition("  # ")
+        lines.append(f"{value.rstrip():<36}{mark}{comment}" if mark and value.strip() else line)
+    return "\n".join(lines) + "\n"
 
 
 def _seen(owners: Owners | None) -> list[str]:

@@ -54,6 +54,8 @@ class Step:
     catch_up: CatchUp = "follow"
     gates: tuple[Mapping[str, Json], ...] = ()
     """How the gates stood at this moment."""
+    epoch: int | None = None
+    """Where it goes on from, of a way back that was taken although lines of the journal are missing."""
 
     def to_json(self) -> dict[str, Json]:
         """As a line of the journal holds it; what says nothing is left out."""
@@ -96,13 +98,18 @@ class CutoverState:
     """The first line that does not fit the one before it: somebody changed the journal."""
 
     @property
+    def accepted_ids(self) -> frozenset[str]:
+        """Memories that somebody accepted by name, at whatever gate."""
+        return frozenset(each for step in self.accepted for each in step.ids)
+
+    @property
     def under_way(self) -> bool:
         """Whether a cutover has begun and neither ended nor been given up."""
         return self.phase in ("started", "shift", "closing")
 
     def after(self, step: Step) -> CutoverState:
         """The state once the step is taken."""
-        moved = replace(self, epoch=self.epoch + 1, since=step.at)
+        moved = replace(self, epoch=max(self.epoch + 1, step.epoch or 0), since=step.at)
         match step.step:
             case "start":
                 fresh = CutoverState(epoch=moved.epoch, since=step.at, altered=self.altered)
@@ -174,7 +181,8 @@ def read_journal(folder: Path) -> Journal:
 def record(folder: Path, step: Step, *, expect: CutoverState | None = None) -> CutoverState:
     """Append a step, durably, then bring `routing.json` up to it; returns the state after it.
 
-    `expect`: the state that the step was decided in; raises InputError where somebody was faster.
+    `expect`: the state that the step was decided in; raises InputError where somebody was faster, and for any
+    step but a way back where `routing.json` shows that lines of the journal are missing.
     """
     make_private_directory(folder)
     with _locked(folder):
@@ -183,6 +191,11 @@ def record(folder: Path, step: Step, *, expect: CutoverState | None = None) -> C
         state = _fold(lines, path).state
         if expect is not None and expect.epoch != state.epoch:
             raise InputError("another step was taken at the same moment", hint="look at `spectron-migrate status`")
+        ahead = _routing_ahead(folder, state)
+        if ahead is not None:
+            if step.step not in ("revert", "abort"):
+                raise _cut(path)
+            step = replace(step, epoch=ahead + 1)
         prev = _digest(lines[-1]) if lines else ""
         told = {"n": state.epoch + 1, **step.to_json(), "prev": prev}
         line = json.dumps(told, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
@@ -200,13 +213,33 @@ def record(folder: Path, step: Step, *, expect: CutoverState | None = None) -> C
 def publish(folder: Path, caught_up: CaughtUp | None = None, *, now: str) -> Routing | None:
     """Bring `routing.json` up to the journal and to what following knows; None where no cutover ever began.
 
-    Without `caught_up`, what the file says about it stays.
+    Without `caught_up`, what the file says about it stays. Raises InputError where lines of the journal are missing.
     """
-    if not (folder / FILE).exists():
+    if not (folder / FILE).exists() and not (folder / ROUTING_FILE).exists():
         return None
     with _locked(folder):
         state = _fold(_lines(folder / FILE), folder / FILE).state
+        if _routing_ahead(folder, state) is not None:
+            raise _cut(folder / FILE)
+        if not state.epoch:
+            return None
         return _publish(folder, state, caught_up, now=now)
+
+
+def _routing_ahead(folder: Path, state: CutoverState) -> int | None:
+    """The epoch that applications saw, where it lies beyond the journal: it is written after the journal's line."""
+    try:
+        routing = read_routing(folder / ROUTING_FILE)
+    except ValueError:
+        return None
+    return routing.epoch if routing is not None and routing.epoch > state.epoch else None
+
+
+def _cut(path: Path) -> InputError:
+    return InputError(
+        f"{path} is older than {ROUTING_FILE} beside it: its last lines are missing",
+        hint="put the file back as it was; `cutover revert` leads reads back to Mem0 meanwhile",
+    )
 
 
 def whoami() -> str:

@@ -88,6 +88,9 @@ def make_plan(
             shard=(sharding.shard.number, sharding.shard.of) if sharding else (0, 1),
         )
         last = plan.last_plan(ledger)
+        if last is not None:
+            same = migration.mapping_digest == mapping.digest
+            _bury(plan.Merge(ledger, last[0], scan, migration=migration.id, same_mapping=same, now=now), ledger, dump)
         if last is not None and last[1] == fingerprint:
             return Planned(last[0], merged=False)
         reporter.stage("plan", dump.count)
@@ -153,6 +156,20 @@ def _merge_all(
             named + more, hint="give them a rule, or let them go by name with `unmapped: skip` in the mapping"
         )
     return noticed
+
+
+def _bury(merge: plan.Merge, ledger: Ledger, dump: Dump) -> None:
+    """What adapters captured and a complete reading does not show was deleted by a call that nobody captured.
+
+    Absence alone tells it: no dump ever held such a memory, so none can miss it.
+    """
+    if dump.raw or not dump.complete or not dump.whole or dump.began is None:
+        return
+    gone = plan.captured_before(ledger, dump.began)
+    if gone:
+        gone.difference_update(memory.id for memory in dump.memories())
+    for mem0_id in sorted(gone):
+        merge.tombstone(mem0_id, dump.began)
 
 
 _Mine = Callable[[Memory, "Placement | Skipped"], "Placement | Skipped | None"]

@@ -33,6 +33,9 @@ Selector = tuple[Clause, ...]
 
 EPOCH = "1970-01-01T00:00:00.000000Z"
 
+ENTITY_IDS = ("user_id", "agent_id", "app_id", "run_id")
+"""The ids that say whose a memory is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
@@ -67,12 +70,7 @@ class Memory:
     @property
     def entity_ids(self) -> dict[str, str]:
         """The ids that say whose memory it is; absent ones are left out."""
-        pairs = {
-            "user_id": self.user_id,
-            "agent_id": self.agent_id,
-            "app_id": self.app_id,
-            "run_id": self.run_id,
-        }
+        pairs = {name: getattr(self, name) for name in ENTITY_IDS}
         return {name: value for name, value in pairs.items() if value is not None}
 
     def to_json(self) -> dict[str, Json]:

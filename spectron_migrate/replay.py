@@ -181,7 +181,7 @@ class Replay:
     def _join(self, context: str, open_things: ExitStack, *, dry_run: bool) -> Sharding | None:
         """Take part in the plan of all shards, where this is one."""
         if self._options.shard is None:
-            refuse_plain(self._dump, context=context)
+            refuse_plain(self._dump, self._root, context=context)
             return None
         sharding = Sharding(self._options.shard, self._root, self._dump, self._mapping, context=context)
         open_things.callback(sharding.close)
@@ -218,7 +218,7 @@ class Replay:
                     plan=planned.id,
                     into_existing=self._options.into_existing,
                     now=self._stamp(),
-                    first_listing=sharding.first_listing if sharding else None,
+                    first_listing=partial(sharding.first_listing, ledger=ledger) if sharding else None,
                 )
             )
             with ledger.transaction():

@@ -23,6 +23,7 @@ from spectron_migrate.journal import read_journal
 from spectron_migrate.ledger import Ledger, cutover_views
 from spectron_migrate.ledger.cutover_views import Left
 from spectron_migrate.ledger.ledger import make_private_directory
+from spectron_migrate.ledger.schema import STORED
 from spectron_migrate.ledger.shards import Shard, find, open_all
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.mem0.reader import Reader
@@ -157,6 +158,7 @@ class Rounds:
         Raises Incomplete where Mem0 could not be read in full, Unreachable, KeyRefused, LedgerLocked, InputError,
         and Interrupted after `interrupt`.
         """
+        started = self._now()
         before = read_manifest(self.ground.dump)
         known = before is not None and before.digest == self._planned
         summary = await asyncio.to_thread(self._scan)
@@ -166,14 +168,16 @@ class Rounds:
                 hint="nothing was planned from it",
             )
         with open_dump(self.ground.dump) as dump:
-            settling = Settling(dump.manifest.scan_began, self.ground.settle_s, self._first_seen)
+            # A scan under a clock that was ahead keeps later ones ahead of it; what is promised follows the clock.
+            began = min(dump.manifest.scan_began, format_time(started))
+            settling = Settling(began, self.ground.settle_s, self._first_seen)
             changes, done = await self._deliver(
                 api, dump, settling, unchanged=known and _is_same(summary), late=not supersede
             )
             self._first_seen = settling.first_seen
             waiting = max(each.waiting for each in changes)
             self._planned = None if waiting else dump.digest
-            return await asyncio.to_thread(self._conclude, dump, summary, changes, done, compare)
+            return await asyncio.to_thread(self._conclude, dump, began, summary, changes, done, compare)
 
     def _scan(self) -> ExportSummary:
         state = read_journal(self.ground.state).state
@@ -224,6 +228,7 @@ class Rounds:
     def _conclude(
         self,
         dump: Dump,
+        began: str,
         summary: ExportSummary,
         changes: Sequence[Changes],
         done: Sequence[ReplaySummary],
@@ -231,13 +236,14 @@ class Rounds:
     ) -> Round:
         with opened(self.ground.state) as ledgers:
             left = cutover_views.left(ledgers)
-            behind = cutover_views.owners_behind(ledgers, MOST_BEHIND)
+            accepted = read_journal(self.ground.state).state.accepted_ids
+            behind = cutover_views.owners_behind(ledgers, MOST_BEHIND, accepted)
             for each in changes:
                 behind = None if behind is None or each.waiting_owners is None else behind | each.waiting_owners
-            settling = Settling(dump.manifest.scan_began, self.ground.settle_s, self._first_seen)
+            settling = Settling(began, self.ground.settle_s, self._first_seen)
             return Round(
                 migration=done[0].migration,
-                began_at=datetime.fromisoformat(dump.manifest.scan_began),
+                began_at=datetime.fromisoformat(began),
                 memories=summary.memories,
                 new=summary.new,
                 changed=summary.changed_text,
@@ -261,8 +267,10 @@ def compare_all(ledgers: Sequence[Ledger], dump: Dump, settling: Settling) -> Di
     named: list[str] = []
     for memory in dump.memories():
         count += 1
-        known = next((row for ledger in ledgers if (row := cutover_views.standing(ledger, memory.id))), None)
-        found += known is not None and not known.tombstoned
+        # A memory that changed shards is known in both: what was sent counts.
+        rows = [row for ledger in ledgers if (row := cutover_views.standing(ledger, memory.id))]
+        known = min(rows, key=lambda row: row.state not in STORED, default=None)
+        found += sum(not row.tombstoned for row in rows)
         if known is None or known.tombstoned or known.text_digest != digest(memory.memory):
             if not settling.is_settled(memory):
                 waiting += 1
@@ -293,6 +301,15 @@ def opened(state: Path) -> Iterator[list[Ledger]]:
         for ledger in ledgers:
             open_things.enter_context(ledger)
         yield ledgers
+
+
+@contextmanager
+def held(state: Path) -> Iterator[None]:
+    """Keep every replay from writing meanwhile; raises LedgerLocked naming who is at work."""
+    with ExitStack() as open_things:
+        for folder in find(state).complete().folders:
+            open_things.enter_context(Ledger.open_for_writing(folder))
+        yield
 
 
 @asynccontextmanager

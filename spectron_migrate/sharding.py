@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spectron_migrate.dump import Dump
-from spectron_migrate.dump.plan_file import SharedPlan, create_plan, read_plan, replace_plan
+from spectron_migrate.dump.plan_file import SharedPlan, begin_shard, create_plan, read_plan, replace_plan
 from spectron_migrate.errors import InputError, LedgerLocked
 from spectron_migrate.ledger import Ledger, migration_id, plan, views
-from spectron_migrate.ledger.shards import HASH, Shard, hold
+from spectron_migrate.ledger.shards import HASH, LOCK, Shard, counts_in, hold
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.records import Memory, Placement, Skipped, digest
 
 if TYPE_CHECKING:
     from spectron_migrate.spectron.api import SpectronApi
-
-ELSEWHERE = "in the lanes of another shard now"
 
 
 class Sharding:
@@ -52,7 +50,7 @@ class Sharding:
         if not dry_run:
             self._open.enter_context(hold(self._state, self._agreed, self._advance, sleep=sleep))
         self._siblings = [
-            ledger for ledger in self._open_siblings() if views.planned_other_dump(ledger, self._dump.digest)
+            ledger for ledger in self._open_siblings() if views.knows_other_dump(ledger, self._dump.digest)
         ]
 
     def _check(self) -> None:
@@ -64,6 +62,12 @@ class Sharding:
                         f"the migration in {self._state} was begun without shards",
                         hint="go on without --shard, or begin anew in a fresh context with its own --state",
                     )
+        others = {of for of in counts_in(self._state) if of != self.shard.of}
+        if others:
+            raise InputError(
+                f"--shard is {self.shard}, but the migration in {self._state} was begun in {min(others)} shards",
+                hint=f"go on with --shard i/{min(others)}",
+            )
         standing = read_plan(self._dump.path)
         if standing is not None:
             self._fit(standing)
@@ -82,13 +86,16 @@ class Sharding:
         if isinstance(placed, Skipped):
             return placed if known or self.shard.takes(memory.id) else None
         if not self.shard.takes(placed.lane):
-            return Skipped(memory.id, ELSEWHERE) if known else None
-        if not known and any(views.was_sent(sibling, memory.id) for sibling in self._siblings):
+            return Skipped(memory.id, plan.ELSEWHERE) if known else None
+        if any(views.was_sent(sibling, memory.id) for sibling in self._siblings):
             return Skipped(memory.id, plan.MOVED)
         return placed
 
-    async def first_listing(self, api: SpectronApi, *, now: str) -> Sequence[str]:
-        """The scopes that were there before any shard registered one; the first to ask keeps them for all."""
+    async def first_listing(self, api: SpectronApi, *, now: str, ledger: Ledger | None = None) -> Sequence[str]:
+        """The scopes that were there before any shard registered one; the first to ask keeps them for all.
+
+        A shard whose ledger was lost is told those that are there now: what it has written is foreign to it.
+        """
         standing = read_plan(self._dump.path)
         if standing is None:
             listed = tuple(sorted(node.path for node in await api.scopes()))
@@ -102,13 +109,18 @@ class Sharding:
                     f"another shard has begun meanwhile, with another export of {self._dump.path}",
                     hint="run this one again: nothing was written",
                 )
+        if ledger is not None and not begin_shard(self._dump.path, str(self.shard), views.made_at(ledger)):
+            return [node.path for node in await api.scopes()]
         return standing.scopes
 
     def _agreed(self) -> bool:
+        """By the state directory, which all shards share whichever copy of a dump they read, and by the dump."""
         standing = read_plan(self._dump.path)
-        return standing is None or standing.plan == self._plan
+        ours = (self._state / LOCK).read_text() == self._plan
+        return ours and (standing is None or standing.plan == self._plan)
 
     def _advance(self) -> None:
+        (self._state / LOCK).write_text(self._plan)
         standing = read_plan(self._dump.path)
         if standing is not None:
             replace_plan(self._dump.path, replace(standing, plan=self._plan))
@@ -141,8 +153,14 @@ class Sharding:
         ]
 
 
-def refuse_plain(dump: Dump, *, context: str) -> None:
-    """Raises InputError where shards are replaying this dump: a plain replay beside them would write it twice."""
+def refuse_plain(dump: Dump, state: Path, *, context: str) -> None:
+    """Raises InputError where shards are replaying this migration: a plain replay beside them would write twice."""
+    counts = counts_in(state)
+    if counts:
+        raise InputError(
+            f"the migration in {state} was begun in {counts[0]} shards",
+            hint=f"go on with --shard 0/{counts[0]} and so on",
+        )
     standing = None if dump.raw else read_plan(dump.path)
     if standing is not None and standing.migration == migration_id(context, dump.source.identity):
         raise InputError(

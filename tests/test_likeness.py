@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectron_migrate.likeness import NEWEST, Likeness, words
@@ -91,6 +91,7 @@ def test_on_the_rehearsals_memories_most_of_what_it_finds_is_a_correction() -> N
     assert ("Buys", "Buys") in found
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_has_words_in_one_order(text: str) -> None:
     assert words(text) == " ".join(sorted(words(text).split(" ")))

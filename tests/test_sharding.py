@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectron_migrate import sharding
@@ -77,6 +77,7 @@ def error(capsys: pytest.CaptureFixture[str]) -> str:
     return str(json.loads(capsys.readouterr().out)["error"]["message"])
 
 
+@settings(deadline=None)
 @given(st.text(), st.integers(1, 50))
 def test_every_lane_belongs_to_exactly_one_shard(lane: str, of: int) -> None:
     assert 1 == sum(Shard(number, of).takes(lane) for number in range(of))

@@ -41,7 +41,8 @@ class Captures:
             self._complain(error)
         else:
             lag = settings.cutover.max_lag_s
-            self._worker = Worker(settings.state, self._outbox, mapping, access, max_lag_s=lag)
+            own = Outbox(settings.state, host=socket.gethostname())  # so that no write waits for its transactions
+            self._worker = Worker(settings.state, own, mapping, access, max_lag_s=lag)
 
     def refuse_other_host(self) -> None:
         """Raises NotLegal where the outbox is another host's: only what this process writes would be missing there."""

@@ -58,6 +58,8 @@ class Stored:
     live: bool
     """The newest text of a memory that Mem0 still has."""
     memory: Memory
+    selector: Selector
+    """Where it lies."""
     turn_id: str | None
     chunk_id: str | None
     ids: frozenset[str]
@@ -258,7 +260,7 @@ class Catalogue:
 
     def _rows_of(self, ledger: int, facts: Sequence[int]) -> Iterator[tuple[FactNo, Stored]]:
         rows = self._ledgers[ledger].db.execute(
-            "SELECT fact.id, fact.version, fact.body, fact.turn_id, fact.chunk_id, fact.ids, memory.record,"
+            "SELECT fact.id, version, body, selector, turn_id, chunk_id, ids, memory.record,"
             " memory.tombstoned_at IS NULL AND NOT EXISTS (SELECT 1 FROM fact AS later"
             "  WHERE later.mem0_id = fact.mem0_id AND later.version > fact.version) AS live"
             f" FROM fact JOIN memory ON memory.mem0_id = fact.mem0_id WHERE fact.id IN ({marks(facts)})"
@@ -267,7 +269,17 @@ class Catalogue:
         )
         for row in rows:
             no = (ledger, row["id"])
-            ids = frozenset(json.loads(row["ids"])) if row["ids"] else frozenset()
-            text = str(json.loads(row["body"])["text"])
-            memory = Memory.from_json(json.loads(row["record"]))
-            yield no, Stored(no, row["version"], text, bool(row["live"]), memory, row["turn_id"], row["chunk_id"], ids)
+            yield (
+                no,
+                Stored(
+                    no=no,
+                    version=row["version"],
+                    text=str(json.loads(row["body"])["text"]),
+                    live=bool(row["live"]),
+                    memory=Memory.from_json(json.loads(row["record"])),
+                    selector=selector_of(row["selector"]),
+                    turn_id=row["turn_id"],
+                    chunk_id=row["chunk_id"],
+                    ids=frozenset(json.loads(row["ids"])) if row["ids"] else frozenset(),
+                ),
+            )

@@ -83,6 +83,11 @@ class Core:
         """Read settings and mapping; no file is written and nothing is asked. Raises InputError for bad ones."""
         overrides = {"state": _text(state), "mapping": _text(mapping)}
         self.settings = load_settings(Path(config) if config else None, env=os.environ, overrides=overrides)
+        if self.settings.cutover.capture == "messages":
+            raise InputError(
+                "`cutover.capture` is messages, which this version does not write",
+                hint="with `memories` what Mem0 made of them is captured, and can be verified memory by memory",
+            )
         self.mapping = load_mapping(self.settings.mapping)
         self.calls = Calls(client)
         self.tally = Tally()
@@ -171,6 +176,7 @@ class Core:
             answer.rows,
             plan.lens,
             None if plan.complete and self._no_catalogue() else self.catalogue,
+            ids=plan.asked.ids,
             top_k=plan.asked.top_k,
             today=datetime.now(UTC).date().isoformat(),
             added=added,
@@ -281,6 +287,7 @@ class Core:
         for part in (self.tally, self.guard, self.written, self.heart):
             part.forget_after_fork()
         self.shadow.under_way = 0
+        _PARENTS.append(self._captures)
         self._captures = None
 
     def _lens(self, ids: tuple[tuple[str, str], ...]) -> Lens | str:
@@ -367,6 +374,8 @@ class Core:
 
 
 _CORES: weakref.WeakSet[Core] = weakref.WeakSet()
+_PARENTS: list[Captures | None] = []
+"""What a child process must neither use nor close."""
 
 
 def _after_fork() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from spectron_migrate.adapter.catalogue import Catalogue, Stored
 from spectron_migrate.judge import PASSAGE_LETTERS, Candidates, Hit, Ignored, Known, Matched, judge
-from spectron_migrate.mapping import Lens
+from spectron_migrate.mapping import Lens, covers
 from spectron_migrate.records import Memory
 
 _PASSAGES = frozenset({"memory_chunk", "turn"})
@@ -53,6 +53,7 @@ def shown(
     lens: Lens,
     catalogue: Catalogue | None,
     *,
+    ids: Mapping[str, str],
     top_k: int,
     today: str,
     added: Callable[[Sequence[str]], Mapping[str, Memory]] | None = None,
@@ -60,8 +61,9 @@ def shown(
 ) -> Shown:
     """The memories of an answer, best first, at most `top_k`.
 
-    `today`: YYYY-MM-DD. Once Spectron is the truth, `added` names memories that were written since by the ids of their
-    rows, and `owners`, what was asked for, says whose the passages are that nobody knows. Raises NoCatalogue.
+    `ids`: what was asked for; `today`: YYYY-MM-DD. Once Spectron is the truth, `added` names memories that were
+    written since by the ids of their rows, and `owners`, what was asked for, says whose the passages are that nobody
+    knows. Raises NoCatalogue.
     """
     made_of = catalogue.made_of(lens.selector, [hit.id for hit in hits]) if catalogue is not None else {}
     unnamed = [hit for hit in hits if hit.id not in made_of]
@@ -83,9 +85,11 @@ def shown(
             left_out["stale"] += 1
             continue
         verdict = judge(Hit(hit.id, hit.text, hit.source), candidates)
-        memory = newer.get(hit.id) or (_next_of(verdict, live, rows) if isinstance(verdict, Matched) else None)
+        stored = _next_of(verdict, live, rows) if isinstance(verdict, Matched) else None
+        memory = newer.get(hit.id) or (stored.memory if stored is not None else None)
         if memory is not None:
-            hidden = _hidden(memory, lens, today)
+            elsewhere = stored is not None and _is_elsewhere(stored, lens, ids)
+            hidden = "other owner" if elsewhere else _hidden(memory, lens, today)
             if hidden:
                 left_out[hidden] += 1
             else:
@@ -136,10 +140,20 @@ def _may_be_passage(hit: Row) -> bool:
     return hit.source in _PASSAGES and len(hit.text) >= PASSAGE_LETTERS
 
 
-def _next_of(verdict: Matched, by_name: Mapping[str, Stored], rows: Mapping[str, Any]) -> Memory:
+def _next_of(verdict: Matched, live: Mapping[str, Stored], rows: Mapping[str, Any]) -> Stored:
     """Where several memories have one text, each further hit of it is the next of them."""
-    choices = [by_name[name].memory for name in (verdict.mem0_id, *sorted(verdict.also))]
-    return next((memory for memory in choices if memory.id not in rows), choices[0])
+    choices = [live[name] for name in (verdict.mem0_id, *sorted(verdict.also))]
+    return next((each for each in choices if each.memory.id not in rows), choices[0])
+
+
+def _is_elsewhere(stored: Stored, lens: Lens, ids: Mapping[str, str]) -> bool:
+    """Whether Mem0 would not show it for these ids: by now it is somebody else's, or the lens is wider than the filter.
+
+    What lies in a node that is shared on purpose is everybody's, whoever wrote it.
+    """
+    known = stored.memory.entity_ids
+    differs = any(known.get(name) != value for name, value in ids.items() if name != "run_id" or len(ids) == 1)
+    return differs and covers(lens.own, stored.selector)
 
 
 def _hidden(memory: Memory, lens: Lens, today: str) -> str:

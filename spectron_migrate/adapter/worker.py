@@ -43,7 +43,7 @@ class Worker:
         *,
         max_lag_s: float,
     ) -> None:
-        """Begin; the thread is a daemon: dying in the middle of a delivery is what the ledger is made for."""
+        """Begin, with an `outbox` of its own. The thread is a daemon: delivery may be cut at any moment."""
         self._state = state
         self._outbox = outbox
         self._mapping = mapping
@@ -90,9 +90,10 @@ class Worker:
             await api.close()
 
     async def _drain(self, drainer: Drainer, api: SpectronApi) -> float:
-        if not self._outbox.rows(1) and time.monotonic() < self._look_at:
+        if not self._outbox.waits() and time.monotonic() < self._look_at:
             return EVERY_S
         self._look_at = time.monotonic() + QUIET_S
+        self._outbox.check_in()
         try:
             await drainer.drain(api)
         except LedgerLocked:

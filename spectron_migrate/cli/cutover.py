@@ -6,6 +6,8 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
@@ -51,9 +53,8 @@ def start(
         from spectron_migrate.cutover import at_once
 
         settings = player.settings
-        return at_once.start(
-            settings.state, _migration(settings), settings.cutover.catch_up, why=reason, **player.signed
-        )
+        catch_up = settings.cutover.catch_up
+        return at_once.start(player.folder, _migration(settings), catch_up, why=reason, **player.signed)
 
     return _play(options.common(config, state, as_json, quiet, verbose), step)
 
@@ -102,7 +103,7 @@ def shift(
         users = sorted(options.filters(user, None, None).users)
         signed = player.signed
         wanted = at_once.shift_step(percent, users, now=signed["now"], who=signed["who"], why=reason)
-        back = at_once.shift_back(player.settings.state, wanted, reporter=player.stage.reporter)
+        back = at_once.shift_back(player.folder, wanted, reporter=player.stage.reporter)
         if back is not None:
             return back
         return asyncio.run(player.cutover.shift(player.open_api, percent, users, why=reason))
@@ -147,7 +148,7 @@ def revert(
     quiet: options.QuietOption = False,
     verbose: options.VerboseOption = False,
 ) -> int:
-    """Read everything from Mem0 again, at once; catching up goes on.
+    """Read everything from Mem0 again, at once; catching up goes on. With --state it needs no settings at all.
 
     Example: spectron-migrate cutover revert --reason "support reports wrong answers"
     """
@@ -155,7 +156,7 @@ def revert(
     def step(player: _Player) -> Stand:
         from spectron_migrate.cutover import at_once
 
-        return at_once.revert(player.settings.state, why=reason, **player.signed)
+        return at_once.revert(player.folder, why=reason, **player.signed)
 
     return _play(options.common(config, state, as_json, quiet, verbose), step)
 
@@ -208,7 +209,7 @@ def abort(
         from spectron_migrate.cutover import at_once
 
         sure = yes or (player.may_ask and player.ask("End the cutover? The next one begins anew. (yes/no) ") == "yes")
-        return at_once.abort(player.settings.state, yes=sure, why=reason, **player.signed)
+        return at_once.abort(player.folder, yes=sure, why=reason, **player.signed)
 
     return _play(options.common(config, state, as_json, quiet, verbose), step)
 
@@ -224,7 +225,16 @@ class _Player:
     """One step at work: its settings, and the cutover that it belongs to."""
 
     stage: Stage
-    settings: Settings
+
+    @cached_property
+    def settings(self) -> Settings:
+        """What the settings file, the environment and the options say."""
+        return self.stage.settings()
+
+    @cached_property
+    def folder(self) -> Path:
+        """The state directory. With `--state` no settings are read for it: a broken file holds no revert up."""
+        return self.stage.common.state or self.settings.state
 
     @property
     def signed(self) -> _Signed:
@@ -287,14 +297,14 @@ def _play(common: Common, step: Callable[[_Player], Stand]) -> int:
         from spectron_migrate.cutover.overview import next_step
         from spectron_migrate.statedir import FOLLOW_LOCK, is_held
 
-        settings = stage.settings()
-        stand = step(_Player(stage, settings))
+        player = _Player(stage)
+        stand = step(player)
         return Outcome(
             stand.exit_code,
             stand.to_json(),
             lambda console: draw(console, stand),
             migration=stand.state.migration or None,
-            next=next_step(stand.state, following=is_held(settings.state / FOLLOW_LOCK), ready=stand.ready),
+            next=next_step(stand.state, following=is_held(player.folder / FOLLOW_LOCK), ready=stand.ready),
         )
 
     return conduct("cutover", common, work)

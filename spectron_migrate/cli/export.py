@@ -63,7 +63,7 @@ def command(
         settings = stage.settings(
             {"mem0.source": source, "mem0.oss.config": mem0_config, "mem0.files": from_ or None, "dump": dump}
         )
-        return perform(stage, settings, options.filters(user, agent, run), since=since, keep_history=history)
+        return perform(stage, settings, options.filters(user, agent, run), since=_moment(since), keep_history=history)
 
     return conduct("export", options.common(config, state, as_json, quiet, verbose), work)
 
@@ -101,6 +101,21 @@ def perform(
         lambda console: draw(console, summary),
         next=_next(stage, settings, summary),
     )
+
+
+def _moment(since: str | None) -> str | None:
+    """In our spelling; raises InputError for what is no time, because nothing would be newer than it."""
+    from spectron_migrate.mem0.times import utc_time
+
+    if since is None:
+        return None
+    moment, _ = utc_time(since)
+    if moment is None:
+        raise InputError(
+            f"--since is {since!r}, which is no time",
+            hint="2026-01-31, or 2026-01-31T12:00:00+02:00",
+        )
+    return moment
 
 
 def _next(stage: Stage, settings: Settings, summary: ExportSummary) -> str | None:

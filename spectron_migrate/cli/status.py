@@ -40,6 +40,8 @@ def command(
 
         folder = stage.settings().state
         under_way = _cutover(folder)
+        if under_way is not None and not _has_any_ledger(folder):
+            return _only_begun(folder, under_way)
         found = shards.find(folder)
         ledgers = [Ledger.open_for_reading(each) for each in found.folders]
         root = Ledger.open_for_reading(folder) if folder not in found.folders and _has_ledger(folder) else None
@@ -87,6 +89,7 @@ def _body(folder: Path, found: Found, standing: Standing) -> dict[str, Json]:
         "reasons_count": standing.states.get("refused", 0) + standing.states.get("undecidable", 0),
         "runs": [{**asdict(run), "at_work": _at_work(run), "a_second": _rate(run)} for run in standing.runs],
         "probe": [asdict(row) for row in standing.probe],
+        "erased": dict(list(standing.erased.items())[-100:]),
     }
 
 
@@ -102,6 +105,22 @@ def _rate(run: LastRun) -> float | None:
         return None
     seconds = (parse_time(run.ended) - parse_time(run.began)).total_seconds()
     return round(run.written / seconds, 1) if seconds > 0 else None
+
+
+def _has_any_ledger(folder: Path) -> bool:
+    return _has_ledger(folder) or any(folder.glob("shard-*-of-*/ledger.db"))
+
+
+def _only_begun(folder: Path, under_way: dict[str, Json]) -> Outcome:
+    """A cutover that began before anything was replayed."""
+    from spectron_migrate.cli import draw_cutover
+
+    def draw_it(console: Console) -> None:
+        for part in draw_cutover.overview(under_way):
+            console.print(part)
+
+    body: dict[str, Json] = {"ledger": str(folder), "states": {}, "cutover": under_way}
+    return Outcome(ExitCode.DONE, body, draw_it, migration=under_way["migration"], next=under_way["next"])
 
 
 def _cutover(folder: Path) -> dict[str, Json] | None:
@@ -175,12 +194,15 @@ def _parts(folder: Path, found: Found, standing: Standing) -> Iterator[Renderabl
         rows.append(("late: supersede nothing", number(standing.late)))
     rows.append(("scopes, sessions", f"{number(standing.scopes)}, {_sessions(standing.sessions)}"))
     rows += [("last run", line) for line in map(_run, standing.runs[:8])]
+    if standing.erased:
+        rows.append(("erased, planned anew", ", ".join(list(standing.erased)[-5:])))
     rows.append(("probed", _probe(standing)))
     share = f", {100 * standing.written // total} % written" if total else ""
     yield facts(f"Migration {migration.id if migration else '(none yet)'}: {number(total)} memories{share}", rows)
     if standing.lanes:
         shown = [(lane.lane, number(lane.remaining)) for lane in standing.lanes]
-        yield listing(f"{number(standing.lanes_left)} lanes remain, the largest", ["lane", "remaining"], shown)
+        title = "One lane remains" if standing.lanes_left == 1 else f"{number(standing.lanes_left)} lanes remain"
+        yield listing(f"{title}, those with most to do", ["lane", "remaining"], shown)
     if standing.named:
         held = [(row.mem0_id, row.state, row.reason) for row in standing.named[:8]]
         yield listing("For a person to look at", ["memory", "state", "reason"], held)

@@ -12,11 +12,14 @@ no ledger is looked at here. `complete` is the one way out of which no way leads
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import socket
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from spectron_migrate import processes
 from spectron_migrate.errors import ExitCode, InputError, NotConfirmed, NotLegal
 from spectron_migrate.journal import CutoverState, Step, publish, read_journal, record
 from spectron_migrate.records import Json, Reporter
@@ -37,6 +40,10 @@ LEGAL: dict[Phase, tuple[Command, ...]] = {
     "complete": ("complete",),
 }
 """What may be done in which phase; a step that changes nothing is among them, so that a script may repeat it."""
+
+PROCESSES_PATIENCE_S = 30.0
+PROCESSES_EVERY_S = 0.2
+"""For how long a start by outbox waits for the application's processes, and how often it looks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +84,29 @@ class Stand:
 
 
 def start(
-    folder: Path, migration: str, catch_up: CatchUp, *, now: str, who: str, why: str = "", reporter: Reporter
+    folder: Path,
+    migration: str,
+    catch_up: CatchUp,
+    *,
+    now: str,
+    who: str,
+    why: str = "",
+    reporter: Reporter,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Stand:
-    """Begin: from now on what Mem0 is told comes along. Raises NotLegal, InputError for `outbox`."""
+    """Begin: from now on what Mem0 is told comes along.
+
+    With `outbox` it waits until every process that uses the adapter captures its writes. Raises NotLegal, and
+    InputError for `outbox` where processes of other hosts use the state directory.
+    """
     if catch_up == "outbox":
-        raise InputError(
-            "`cutover.catch_up` is outbox, which needs the adapter in every application and is not part of this"
-            " version",
-            hint="with `follow`, applications go on writing to Mem0 as they do now",
-        )
+        _refuse_other_hosts(folder)
     state = legal(folder, "start", now=now, reporter=reporter)
     if state.phase == "started":
         return Stand(state, note=f"it began already, at {state.fence}; nothing was changed")
     state = record(folder, Step("start", now, who, why, migration=migration, catch_up=catch_up), expect=state)
+    if catch_up == "outbox":
+        _wait_for_processes(folder, state.epoch, reporter, sleep)
     return Stand(state, note=f"the cutover began; everything is read from Mem0 as before; fence {state.fence}")
 
 
@@ -163,3 +180,24 @@ _IN: dict[Phase, str] = {
     "closing": "while it is closing",
     "complete": "any more: it is complete, Spectron is the truth",
 }
+
+
+def _refuse_other_hosts(folder: Path) -> None:
+    others = processes.look(folder).other_hosts(socket.gethostname())
+    if others:
+        raise InputError(
+            f"`cutover.catch_up` is outbox, and processes on {', '.join(others)} use {folder} too",
+            hint="an outbox is one host's; with `follow` any number of hosts may write",
+        )
+
+
+def _wait_for_processes(folder: Path, epoch: int, reporter: Reporter, sleep: Callable[[float], None]) -> None:
+    """Until no live process runs a write that it does not capture; what is missed all the same, reconciling finds."""
+    waited = 0.0
+    while late := processes.look(folder).not_on(epoch):
+        if waited >= PROCESSES_PATIENCE_S:
+            named = ", ".join(str(each.pid) for each in late[:10])
+            reporter.warn(f"{len(late)} processes do not capture their writes yet: {named}; reconciling finds them")
+            return
+        sleep(PROCESSES_EVERY_S)
+        waited += PROCESSES_EVERY_S

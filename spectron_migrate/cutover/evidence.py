@@ -38,6 +38,8 @@ class Report:
     leaks: int
     scan_began: str | None
     """When Mem0 was read for the dump that it judged by; None where that dump was never planned here."""
+    whole: bool = True
+    """Whether it is about everybody, not about some users alone."""
 
     @property
     def digest(self) -> str:
@@ -54,6 +56,7 @@ class LedgerFacts:
     left: Left
     refused: Mapping[str, str]
     will_not_expire: Mapping[str, str]
+    moved: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +146,7 @@ def _facts(ledgers: Sequence[Ledger]) -> LedgerFacts | None:
         left=cutover_views.left(ledgers),
         refused=cutover_views.refused(ledgers),
         will_not_expire=cutover_views.will_not_expire(ledgers),
+        moved=cutover_views.moved(ledgers),
     )
 
 
@@ -158,6 +162,7 @@ def _report(path: Path, ledgers: Sequence[Ledger]) -> Report | None:
             ended=str(told["ended"]),
             leaks=int(told["measured"]["isolation"]["leaks"]),
             scan_began=cutover_views.scan_began(ledgers, str(told["dump"])),
+            whole=not told["options"]["users"],
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

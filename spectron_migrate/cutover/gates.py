@@ -6,8 +6,8 @@ stands in the journal. Leaks, a verdict of NO_GO and memories on their way are n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
@@ -15,7 +15,7 @@ from spectron_migrate.cutover.evidence import Evidence
 from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.journal import CutoverState, Step
 from spectron_migrate.processes import GATE_DAYS
-from spectron_migrate.records import Json
+from spectron_migrate.records import Json, digest
 
 LISTED = 100
 Outcome = Literal["passed", "failed", "inconclusive", "incomplete"]
@@ -32,10 +32,15 @@ class Gate:
     hint: str = ""
     """What to do about it; empty where it passed."""
     accepted_by: str | None = None
-    ids: tuple[str, ...] = ()
-    """Memories that it is about, of which each can be accepted by name."""
+    shown: Mapping[str, str] = field(default_factory=dict)
+    """Memories that it is about and what it says of each: for that, each can be accepted by name."""
     about: str = ""
     """What exactly can be accepted, where it is not memories."""
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The memories that it is about."""
+        return tuple(self.shown)
 
     @property
     def passed(self) -> bool:
@@ -95,11 +100,12 @@ def acceptance(gates: Sequence[Gate], name: str, ids: Sequence[str]) -> tuple[tu
         raise InputError.of_all([f"the gate {name} is not about memory {each}" for each in strangers])
     if not gate.ids and not gate.about:
         raise InputError(f"at the gate {name} there is nothing to accept", hint="cutover check shows how it stands")
-    return tuple(ids or gate.ids), gate.about
+    named = tuple(ids or gate.ids)
+    return named, " ".join(digest(gate.shown[each])[:16] for each in named) or gate.about
 
 
-ACCEPTABLE = ("refused", "verdict", "will_not_expire", "calls")
-BY_ID = ("refused", "will_not_expire")
+ACCEPTABLE = ("refused", "moved", "verdict", "will_not_expire", "calls")
+BY_ID = ("refused", "moved", "will_not_expire")
 
 
 def _base(evidence: Evidence) -> Gate:
@@ -136,11 +142,22 @@ def _delivered(evidence: Evidence) -> Gate:
 
 def _refused(evidence: Evidence) -> Gate:
     """What the server refused is accepted by name."""
-    ids = tuple(evidence.ledger.refused) if evidence.ledger else ()
+    shown = evidence.ledger.refused if evidence.ledger else {}
     return _by_id(
-        Gate("refused", len(ids), 0, "passed", ids=ids),
+        Gate("refused", len(shown), 0, "passed", shown=shown),
         evidence.state,
         "review/refused.jsonl says why; mend and replay --retry-failed, or cutover accept refused=ID… --reason …",
+    )
+
+
+def _moved(evidence: Evidence) -> Gate:
+    """No memory is in Spectron under another owner than it has in Mem0."""
+    shown = evidence.ledger.moved if evidence.ledger else {}
+    return _by_id(
+        Gate("moved", len(shown), 0, "passed", shown=shown),
+        evidence.state,
+        "their ids were edited in Mem0 after they were sent, and Spectron moves no memory: both owners are read from"
+        " Mem0; undo the edit, or cutover accept moved=ID… --reason …",
     )
 
 
@@ -183,6 +200,8 @@ def _verdict(evidence: Evidence) -> Gate:
         return replace(gate, hint=f"the newest report is about another migration: {again}")
     if report.mapping != ledger.mapping or evidence.mapping != ledger.mapping:
         return replace(gate, hint=f"the mapping is not the one that was verified: replay, then {again}")
+    if not report.whole:
+        return replace(gate, hint=f"the newest report judges some users only: {again}, without --user")
     if report.scan_began is None or (state.fence is not None and report.scan_began <= state.fence):
         return replace(gate, hint=f"the newest report judges by a dump not replayed since the cutover began: {again}")
     if report.began < report.scan_began or _age(evidence.now, report.ended) > evidence.max_age_s:
@@ -204,15 +223,17 @@ def _leaks(evidence: Evidence) -> Gate:
     report = evidence.report
     if report is None:
         return Gate("leaks", None, 0, "failed", "isolation was not tried yet: spectron-migrate dual-verify")
+    if not report.whole:
+        return Gate("leaks", None, 0, "failed", "isolation was tried for some users only: spectron-migrate dual-verify")
     hint = "" if not report.leaks else "somebody can read another's memories; this is never accepted"
     return Gate("leaks", report.leaks, 0, "passed" if not report.leaks else "failed", hint)
 
 
 def _will_not_expire(evidence: Evidence) -> Gate:
     """Memories that would vanish from Mem0 by themselves will not from Spectron."""
-    ids = tuple(evidence.ledger.will_not_expire) if evidence.ledger else ()
+    shown = evidence.ledger.will_not_expire if evidence.ledger else {}
     return _by_id(
-        Gate("will_not_expire", len(ids), 0, "passed", ids=ids),
+        Gate("will_not_expire", len(shown), 0, "passed", shown=shown),
         evidence.state,
         "they expire in Mem0 and stay in Spectron: cutover accept will_not_expire --reason …",
     )
@@ -249,6 +270,7 @@ _GATES: tuple[Callable[[Evidence], Gate], ...] = (
     _base,
     _delivered,
     _refused,
+    _moved,
     _reconciled,
     _lag,
     _verdict,
@@ -260,11 +282,12 @@ _GATES: tuple[Callable[[Evidence], Gate], ...] = (
 
 
 def _by_id(gate: Gate, state: CutoverState, hint: str) -> Gate:
-    """Passes where every memory that the gate is about was accepted by name."""
-    if not gate.ids:
+    """Passes where every memory that the gate is about was accepted by name, for what the gate says of it now."""
+    if not gate.shown:
         return gate
     steps = [step for step in state.accepted if step.gate == gate.name]
-    open_ids = set(gate.ids).difference(*(step.ids for step in steps))
+    accepted = {pair for step in steps for pair in zip(step.ids, step.about.split(), strict=False)}
+    open_ids = {each for each, said in gate.shown.items() if (each, digest(said)[:16]) not in accepted}
     if open_ids:
         return replace(gate, outcome="failed", hint=f"{len(open_ids):,} of them are not accepted: {hint}")
     return replace(gate, accepted_by=_names(steps))

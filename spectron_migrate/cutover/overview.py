@@ -34,6 +34,7 @@ def overview(folder: Path, *, now: datetime) -> dict[str, Json] | None:
     behind = None if routing is None or routing.behind is None else len(routing.behind)
     lag = None if as_of is None or state.phase == "complete" else (now - datetime.fromisoformat(as_of)).total_seconds()
     return {
+        "migration": state.migration or None,
         "phase": state.phase,
         "percent": state.percent,
         "pinned_count": {"spectron": len(state.to_spectron), "mem0": len(state.to_mem0)},

@@ -19,7 +19,7 @@ from spectron_migrate.errors import ExitCode, NotConfirmed, NotLegal
 from spectron_migrate.journal import CutoverState, Step, publish, read_journal, record, whoami
 from spectron_migrate.reconcile import Reconciled, reconcile
 from spectron_migrate.records import Json, Reporter, format_time
-from spectron_migrate.rounds import Ground, Rounds, turn
+from spectron_migrate.rounds import Ground, Rounds, held, turn
 from spectron_migrate.spectron.api import SpectronApi
 
 TURN_PATIENCE_S = 120.0
@@ -126,11 +126,13 @@ class Cutover:
                 if state.phase != "closing":
                     state = self._record(state, Step("closing", self._stamp(), self._who, why))
                 reconciled = await self._reconcile(wire, quiet=True)
-                gates = self._with_quiet(await self._gates(wire), reconciled)
-                if exit_code_of(gates) != ExitCode.DONE:
-                    note = "Mem0 is still the truth: the gates do not let it pass"
-                    return Stand(state, gates, reconciled, exit_code=exit_code_of(gates), note=note)
-                state = self._record(state, Step("complete", self._stamp(), self._who, why, gates=_kept(gates)))
+                # A replay that begins now would still supersede when Spectron is the truth.
+                with held(self._folder):
+                    gates = self._with_quiet(await self._gates(wire), reconciled)
+                    if exit_code_of(gates) != ExitCode.DONE:
+                        note = "Mem0 is still the truth: the gates do not let it pass"
+                        return Stand(state, gates, reconciled, exit_code=exit_code_of(gates), note=note)
+                    state = self._record(state, Step("complete", self._stamp(), self._who, why, gates=_kept(gates)))
             return await self._seal(wire, state, gates)
 
     async def _seal(self, wire: SpectronApi, state: CutoverState, gates: tuple[Gate, ...]) -> Stand:

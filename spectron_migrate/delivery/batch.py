@@ -10,7 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spectron_migrate.delivery.run import Run
-from spectron_migrate.delivery.settle import KEY_HOLDS, RUNNING_PATIENCE_S, TRIES, Outcome, give_up, unclaimed
+from spectron_migrate.delivery.settle import (
+    KEY_HOLDS,
+    LISTING_EVERY_S,
+    RUNNING_PATIENCE_S,
+    TRIES,
+    Outcome,
+    give_up,
+    listings,
+    unclaimed,
+)
 from spectron_migrate.delivery.tokens import tokens_of
 from spectron_migrate.ledger import Ledger, batches, sending
 from spectron_migrate.ledger.batches import IntendedBatch
@@ -78,21 +87,17 @@ class _Doubtful:
             ended = await self._by_verdict(verdict)
             if ended is not None:
                 return ended, []
-            turns = await self._turns()
-            if isinstance(turns, Outcome):
-                return turns, []
-            if turns and len(turns) < len(self._texts):
-                turns = await self._lasting_part(turns)
-                if isinstance(turns, Outcome):
-                    return turns, []
-            if turns:
-                return await self._stored(turns)
+            decided = await self._by_turns()
+            if decided is not None:
+                return decided
             if isinstance(verdict, Refused | OtherBody) or self._poisonous(verdict):
                 return await self._not_taken(verdict)
             if self._gives_up():
                 return Outcome.HELD, []
             if verdict is not None and not await self._run.pause(min(10.0, 0.3 * 2 ** min(self._tries, 8))):
                 return Outcome.HELD, []
+            if await self._is_overtaken():
+                return await self._let_go()
             verdict = await self._again()
 
     async def _by_verdict(self, verdict: _Said) -> Outcome | None:
@@ -113,6 +118,37 @@ class _Doubtful:
             case Doubt():
                 self._tries += 1
         return None
+
+    async def _by_turns(self) -> tuple[Outcome, Parts] | None:
+        """What the server has decides; None where it has nothing of the batch."""
+        turns = await self._turns()
+        if turns and not isinstance(turns, Outcome) and len(turns) < len(self._texts):
+            turns = await self._lasting_part(turns)
+        if isinstance(turns, Outcome):
+            return turns, []
+        return await self._stored(turns) if turns else None
+
+    async def _is_overtaken(self) -> bool:
+        """Whether Mem0 has replaced or deleted something of it meanwhile: the same bytes would bring that back."""
+        facts = self._batch.facts
+        return await self._run.writer.grouped(
+            lambda ledger: any(sending.is_overtaken(ledger, fact.id) for fact in facts)
+        )
+
+    async def _let_go(self) -> tuple[Outcome, Parts]:
+        """Give the server the time that a request of ours may take; what then never showed never left.
+
+        What is still wanted of it goes again as another set, under another key.
+        """
+        for _ in range(listings(self._run)):
+            if not await self._run.pause(LISTING_EVERY_S):
+                return Outcome.HELD, []
+            decided = await self._by_turns()
+            if decided is not None:
+                return decided
+        facts = self._batch.facts
+        await self._run.writer.durable(sending.back_to_planned, [fact.id for fact in facts])
+        return Outcome.DECIDED, [_planned(facts)]
 
     async def _turns(self) -> list[Turn] | Outcome:
         """The turns that the server has of the batch: they must be its first messages, in order."""

@@ -95,7 +95,7 @@ async def _deliver_full(run: Run, lane: str) -> None:
 
 
 async def _deliver_none(run: Run, lane: str) -> None:
-    """Doubt about a `none` fact holds its session alone; the others are sent beside it, in sessions of their own."""
+    """Settle doubts session by session, side by side, then send; a doubt that stays holds its session alone."""
     together: dict[int, list[IntendedFact]] = {}
     for fact in await run.writer.grouped(sending.intended_facts, lane=lane):
         if fact.infer == "none":

@@ -23,13 +23,15 @@ LEAST_ROUND = 48
 """Answers that a mean latency is taken from, at least: in slow start, and later."""
 LEARNS = 0.3
 """How far one round that was better than the best moves the best: a lucky round is not the rule."""
-DOUBTFUL = 16
+DOUBTFUL = 8
 """Rounds between `ROOM` and `QUEUEING` after which it is tried whether anything waits at all."""
 ROOM = 1.25
 """While answers take no longer than this times the best, there may be room for more at once."""
 QUEUEING = 1.6
 """From this times the best on, more wait at the server than is good for anybody."""
-LONGEST_WAIT = 8
+LONGER = 1.1
+"""From this times the best on, a limit that time has set is told."""
+LONGEST_WAIT = 4
 """Rounds to stay at a limit, at most, before one place more is tried again."""
 RECENT_S = 30.0
 """How far back a reason for slowing down is told."""
@@ -97,11 +99,11 @@ class Limiter:
             self._recent.popleft()
         place = f"{int(self.limit)} in flight"
         if now < self._paused_until:
-            return f"paused for {self._paused_until - now:.0f} s, as the server asked ({self._recent[-1][1]})"
+            return f"paused for {self._paused_until - now:.0f} s, as the server asked"
         if self._recent:
             said = ", ".join(f"{count} answers {status}" for status, count in _counted(self._recent))
             return f"slowed down: {said} in {RECENT_S:.0f} s, {place}"
-        if self._now_s > ROOM * self._best_s and self.limit < self._max:
+        if self.queued and self._now_s > LONGER * self._best_s and self.limit < self._max:
             return f"slowed down: answers take {self._now_s / self._best_s:.1f} x as long as at best, {place}"
         return ""
 
@@ -191,9 +193,9 @@ class Limiter:
         self._set(self.limit * max(0.5, 1 / slower))
 
     def _grow(self) -> None:
-        """One place more, then two, then four, while it goes well; after each refusal it waits twice as long."""
+        """One place more, then two, then more while it goes well; after each refusal it waits twice as long."""
         if self._stepped:
-            self._wait, self._step = 1, self._step * 2
+            self._wait, self._step = 1, min(self._step * 2, max(1.0, self.limit / 8))
         self._stepped = False
         self._calm += 1
         if self._calm >= self._wait:

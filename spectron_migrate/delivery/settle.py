@@ -73,8 +73,7 @@ async def settle(run: Run, facts: Sequence[IntendedFact]) -> Outcome:
         if candidate is None and await run.writer.grouped(sending.is_overtaken, fact.id):
             outcome = await _let_go(run, fact)
         else:
-            sure = candidate is None or len(facts) == 1 or _agrees(candidate, fact)
-            outcome = await _decide(run, fact, candidate, later=later, sure=sure)
+            outcome = await _decide(run, fact, candidate, later=later)
         if outcome is not Outcome.DECIDED:
             return outcome
         run.reporter.advance(1, run.limiter.why)
@@ -87,16 +86,21 @@ async def _let_go(run: Run, fact: IntendedFact) -> Outcome:
     Sending it again would decide, and would write what should not be there. So the server gets the time that
     a request of ours may take; if the turn never shows, it never left.
     """
-    for _ in range(max(LISTINGS, ceil(run.api.timeout_s / LISTING_EVERY_S) + 1)):
+    for _ in range(listings(run)):
         if not await run.pause(LISTING_EVERY_S):
             return Outcome.HELD
         seen = await unclaimed(run, fact.session, [fact])
         if isinstance(seen, Outcome):
             return seen
         if seen:
-            return await _by_last_look(run, fact, seen[0], later=set(), sure=True)
+            return await _by_last_look(run, fact, seen[0], later=set())
     await run.writer.durable(sending.back_to_planned, [fact.id])
     return Outcome.DECIDED
+
+
+def listings(run: Run) -> int:
+    """How many looks, `LISTING_EVERY_S` apart, outlast a request of ours that may still be on its way."""
+    return max(LISTINGS, ceil(run.api.timeout_s / LISTING_EVERY_S) + 1)
 
 
 def text_of(fact: IntendedFact) -> str:
@@ -156,10 +160,9 @@ async def _evidence_of_session(run: Run, facts: Sequence[IntendedFact]) -> list[
     if len(seen) > len(facts):
         await run.writer.durable(sessions.close_session, session.id)
         return await give_up(run, facts, f"{len(seen) - len(facts)} turns in our session are not ours")
-    alone = len(seen) == 1 and len(facts) == 1
     for turn, fact in zip(seen, facts, strict=False):
         # While its key holds, the server itself says which turn is this fact's: `_by_answer` holds it to that.
-        if not (alone or same_text(turn.content, text_of(fact)) or _key_holds(run, fact)):
+        if not (_is_sure(turn, fact) or _key_holds(run, fact)):
             return await give_up(run, facts, OTHER_TEXTS)
     return seen
 
@@ -176,21 +179,23 @@ def _without_resends(seen: list[Turn], facts: Sequence[IntendedFact]) -> list[Tu
 
 
 async def give_up(run: Run, facts: Sequence[IntendedFact], reason: str) -> Outcome:
-    """No evidence decides about them: a person will."""
+    """No evidence decides about them: a person will. Their sessions are no evidence for what would come after."""
 
     def mark(ledger: Ledger) -> None:
         for fact in facts:
             sending.undecidable(ledger, fact.id, reason)
+        for session in {fact.session.id for fact in facts}:
+            sessions.close_session(ledger, session)
 
     await run.writer.durable(mark)
     return Outcome.UNDECIDABLE
 
 
-async def _decide(run: Run, fact: IntendedFact, candidate: Turn | None, *, later: set[str], sure: bool) -> Outcome:
+async def _decide(run: Run, fact: IntendedFact, candidate: Turn | None, *, later: set[str]) -> Outcome:
     """Send the same bytes again while the key holds; else the listing decides.
 
-    `sure`: position and text single the candidate out. Where only the position does, as after a server that alters
-    texts, the answer under the fact's own key has to name it.
+    Where only the position singles the candidate out, as after a server that alters texts, the answer under the
+    fact's own key has to name it.
     """
     began = run.clock()
     tries = waits = 0
@@ -199,7 +204,7 @@ async def _decide(run: Run, fact: IntendedFact, candidate: Turn | None, *, later
             turn = candidate
             await run.writer.durable(sending.note_candidate, fact.id, turn.id)
             if not _key_holds(run, fact):
-                return await _by_last_look(run, fact, turn, later=later, sure=sure)
+                return await _by_last_look(run, fact, turn, later=later)
         elif not _key_holds(run, fact):
             now = run.server_now()
             await run.writer.durable(sending.note_attempt, fact.id, sent_after=now, sent_by=run.principal)
@@ -207,7 +212,7 @@ async def _decide(run: Run, fact: IntendedFact, candidate: Turn | None, *, later
         verdict = await _try(run, fact)
         match verdict:
             case Receipt():
-                return await _by_answer(run, fact, verdict, candidate, later=later, sure=sure)
+                return await _by_answer(run, fact, verdict, candidate, later=later)
             case NotBegun():
                 return Outcome.HELD
             case KeyStopped() | ScopeStopped():
@@ -217,17 +222,17 @@ async def _decide(run: Run, fact: IntendedFact, candidate: Turn | None, *, later
             case Running(reason):
                 waits += 1
                 if run.clock() - began > RUNNING_PATIENCE_S:
-                    return await _by_last_look(run, fact, candidate, later=later, sure=sure)
+                    return await _by_last_look(run, fact, candidate, later=later)
             case OtherBody(reason) | Refused(_, reason):
                 if candidate is not None:
-                    return await _by_last_look(run, fact, candidate, later=later, sure=sure)
+                    return await _by_last_look(run, fact, candidate, later=later)
                 await run.writer.durable(sending.refuse, fact.id, reason)
                 return Outcome.DECIDED
             case Doubt(reason, ended):
                 tries += 1
                 if candidate is not None and ended:
-                    return await _by_last_look(run, fact, candidate, later=later, sure=sure)
-                if tries >= TRIES and not sure:
+                    return await _by_last_look(run, fact, candidate, later=later)
+                if tries >= TRIES and candidate is not None and not _is_sure(candidate, fact):
                     return await give_up(run, [fact], OTHER_TEXTS)
                 if tries >= TRIES:
                     return await _poison(run, fact, reason, ended=ended, later=later)
@@ -250,15 +255,13 @@ async def _try(run: Run, fact: IntendedFact) -> Verdict | NotBegun:
         return Doubt(problem.reason, problem.ended)
 
 
-async def _by_answer(
-    run: Run, fact: IntendedFact, got: Receipt, candidate: Turn | None, *, later: set[str], sure: bool
-) -> Outcome:
+async def _by_answer(run: Run, fact: IntendedFact, got: Receipt, candidate: Turn | None, *, later: set[str]) -> Outcome:
     """The turn that the answer names is the receipt; any other that nobody claims is residue."""
     seen = await unclaimed(run, fact.session, [fact])
     if isinstance(seen, Outcome):
         return seen
     fresh = [turn for turn in seen if turn.id not in later]
-    if candidate is not None and not sure and got.turn_id != candidate.id:
+    if candidate is not None and not _is_sure(candidate, fact) and got.turn_id != candidate.id:
         return await give_up(run, [fact], OTHER_TEXTS)
     turn_id = got.turn_id or (candidate.id if candidate else None) or (fresh[0].id if len(fresh) == 1 else None)
     if turn_id is None:
@@ -287,15 +290,11 @@ async def _by_turns(run: Run, fact: IntendedFact, turn: Turn) -> Outcome:
     return Outcome.DECIDED
 
 
-async def _by_last_look(
-    run: Run, fact: IntendedFact, candidate: Turn | None, *, later: set[str], sure: bool
-) -> Outcome:
+async def _by_last_look(run: Run, fact: IntendedFact, candidate: Turn | None, *, later: set[str]) -> Outcome:
     """No answer will come: the turn that stands decides, and what the tries left beside it is residue.
 
     HELD where there is no turn.
     """
-    if not sure:
-        return await give_up(run, [fact], OTHER_TEXTS)
     seen = await unclaimed(run, fact.session, [fact])
     if isinstance(seen, Outcome):
         return seen
@@ -303,6 +302,8 @@ async def _by_last_look(
     chosen = candidate or (fresh[0] if fresh else None)
     if chosen is None:
         return Outcome.HELD
+    if not _is_sure(chosen, fact):
+        return await give_up(run, [fact], OTHER_TEXTS)
     left = [turn.id for turn in fresh if turn.id != chosen.id]
     if left:
         await run.writer.durable(sending.note_residue, fact.id, left)
@@ -311,7 +312,7 @@ async def _by_last_look(
 
 async def _poison(run: Run, fact: IntendedFact, reason: str, *, ended: bool, later: set[str]) -> Outcome:
     """Tries are spent. A fact is given up alone only if the server ended the work and takes others."""
-    outcome = await _by_last_look(run, fact, None, later=later, sure=True)
+    outcome = await _by_last_look(run, fact, None, later=later)
     if outcome is not Outcome.HELD or run.stop is not None:
         return outcome
     if not ended or run.counters.written == 0:
@@ -322,6 +323,11 @@ async def _poison(run: Run, fact: IntendedFact, reason: str, *, ended: bool, lat
 
 def _agrees(turn: Turn, fact: IntendedFact) -> bool:
     return same_text(turn.content, text_of(fact))
+
+
+def _is_sure(turn: Turn, fact: IntendedFact) -> bool:
+    """Whether an unclaimed turn can be this fact's alone: by its text, or because nothing else was ever sent there."""
+    return _agrees(turn, fact) or fact.position == 0
 
 
 def _key_holds(run: Run, fact: IntendedFact) -> bool:

@@ -69,6 +69,21 @@ def replace_plan(dump: Path, plan: SharedPlan) -> None:
     sync_folder(dump)
 
 
+def begin_shard(dump: Path, shard: str, made_at: str) -> bool:
+    """Note which ledger a shard began with; False where it began with another one, which is lost then."""
+    name = f"plan.shard-{shard.replace('/', '-of-')}"
+    pending = dump / f".{name}.{os.getpid()}"
+    write_durably(pending, made_at.encode())
+    try:
+        os.link(pending, dump / name)
+        sync_folder(dump)
+    except FileExistsError:
+        return (dump / name).read_text() == made_at
+    finally:
+        pending.unlink()
+    return True
+
+
 def _written(dump: Path, plan: SharedPlan) -> Path:
     pending = dump / f".{PLAN}.{os.getpid()}"
     write_durably(pending, json.dumps({"format": FORMAT, **asdict(plan)}, indent=1).encode())

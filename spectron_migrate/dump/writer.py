@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,7 +32,7 @@ from spectron_migrate.dump.manifest import (
 from spectron_migrate.dump.merge import Merge, changed_at, limits_of, named_source, owners_of, same_source
 from spectron_migrate.dump.opened import Dump, open_dump
 from spectron_migrate.errors import InputError
-from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo, digest, format_time
+from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo, digest, format_time, parse_time
 
 IDENTICAL = "identical copy of the same id"
 OLDER = "older copy of the same id"
@@ -75,8 +75,6 @@ class DumpWriter:
         self.skipped: Counter[str] = Counter()
         self.filtered = 0
         self._source = source
-        self._began = format_time(began)
-        self._scan_id = digest(source.identity, self._began)[:16]
         self._filters = filters or Filters()
         self._since = since
         self._rereads = rereads
@@ -89,6 +87,8 @@ class DumpWriter:
         self._lock = locked_folder(path)
         try:
             self._old = self._previous()
+            self._began = _after(self._old.manifest.scan_began if self._old is not None else None, format_time(began))
+            self._scan_id = digest(source.identity, self._began)[:16]
             self._seen = self._index = SeenIndex(path / f".seen.{self._scan_id}")
             self._want_what_the_scan_is_about()
             self.begin_pass()
@@ -403,3 +403,10 @@ class DumpWriter:
             old.discard()
         self._files[name] = LineFile(self.path / pending_name(name, self._scan_id))
         return self._files[name]
+
+
+def _after(last: str | None, began: str) -> str:
+    """When a scan began, and never before the last one did: a clock that is put back must not turn their order."""
+    if last is None or began > last:
+        return began
+    return format_time(parse_time(last) + timedelta(microseconds=1))

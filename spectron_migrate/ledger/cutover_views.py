@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.schema import STORED, marks
+from spectron_migrate.records import ENTITY_IDS
 
 UNDECIDED = ("planned", "intended", "undecidable")
 """States in which the text is not in Spectron yet, or nobody can say."""
@@ -62,18 +63,28 @@ def left(ledgers: Sequence[Ledger]) -> Left:
     return Left(*counts)
 
 
-def owners_behind(ledgers: Sequence[Ledger], most: int) -> set[str] | None:
-    """Every id of the owners of what is not decided; None where they are more than `most`."""
+def owners_behind(ledgers: Sequence[Ledger], most: int, accepted: Collection[str] = ()) -> set[str] | None:
+    """Every id of those whom Spectron would not show what Mem0 does; None where they are more than `most`.
+
+    That is whose memory is not decided, was refused, or belongs to somebody else by now (then both); but for
+    memories that somebody `accepted`.
+    """
     owners: set[str] = set()
     for ledger in ledgers:
         rows = ledger.db.execute(
-            f"SELECT record FROM fact JOIN memory USING (mem0_id) WHERE fact.state IN ({marks(UNDECIDED)}) LIMIT ?",
+            f"SELECT record, moved_from FROM fact JOIN memory USING (mem0_id) WHERE state IN ({marks(UNDECIDED)})"
+            " LIMIT ?",
             (*UNDECIDED, most * 4),
         ).fetchall()
+        short = [each for each in (*refused([ledger]), *moved([ledger])) if each not in accepted]
+        if len(rows) + len(short) >= most * 4:
+            return None
+        for mem0_id in short:
+            rows += ledger.db.execute("SELECT record, moved_from FROM memory WHERE mem0_id = ?", (mem0_id,)).fetchall()
         for row in rows:
-            record = json.loads(row["record"])
-            owners.update(record[name] for name in ("user_id", "agent_id", "run_id", "app_id") if record.get(name))
-        if len(rows) == most * 4 or len(owners) > most:
+            for ids in (json.loads(row["record"]), json.loads(row["moved_from"] or "{}")):
+                owners.update(ids[name] for name in ENTITY_IDS if ids.get(name))
+        if len(owners) > most:
             return None
     return owners
 
@@ -96,15 +107,28 @@ def living(ledgers: Sequence[Ledger]) -> int:
 
 
 def refused(ledgers: Sequence[Ledger]) -> dict[str, str]:
-    """Memories whose newest text the server refused, and its words."""
+    """Memories whose newest text the server refused; which text, and its words."""
     found: dict[str, str] = {}
     for ledger in ledgers:
         rows = ledger.db.execute(
-            "SELECT mem0_id, reason FROM fact WHERE state = 'refused' AND NOT EXISTS (SELECT 1 FROM fact AS later"
+            "SELECT mem0_id, version, reason FROM fact WHERE state = 'refused'"
+            " AND NOT EXISTS (SELECT 1 FROM fact AS later"
             "  WHERE later.mem0_id = fact.mem0_id AND later.version > fact.version)"
             " AND mem0_id IN (SELECT mem0_id FROM memory WHERE tombstoned_at IS NULL) ORDER BY mem0_id"
         )
-        found |= {row["mem0_id"]: row["reason"] or "" for row in rows}
+        found |= {row["mem0_id"]: f"version {row['version']}: {row['reason'] or ''}" for row in rows}
+    return found
+
+
+def moved(ledgers: Sequence[Ledger]) -> dict[str, str]:
+    """Memories that are in Spectron under other owners than Mem0 has them under by now, and those owners."""
+    found: dict[str, str] = {}
+    for ledger in ledgers:
+        rows = ledger.db.execute(
+            "SELECT mem0_id, moved_from FROM memory WHERE moved_from IS NOT NULL AND tombstoned_at IS NULL"
+            " ORDER BY mem0_id"
+        )
+        found |= {row["mem0_id"]: row["moved_from"] for row in rows}
     return found
 
 

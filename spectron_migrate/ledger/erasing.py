@@ -17,6 +17,9 @@ from spectron_migrate.records import Selector, canonical_json, selector_of
 
 KIND = "erase"
 BEGUN, DONE = "begun", "done"
+SPLIT, PART = 1000, 100
+"""Letters from which on a text may be stored in several passages, and what such a part has at least, unless it is
+the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +84,26 @@ def count_in(ledger: Ledger, path: str) -> int:
 
 
 def wrote(ledger: Ledger, path: str, chunk_id: str, text: str) -> bool:
-    """Whether a passage is ours: by its id, or because a memory of ours in the scope holds its text."""
+    """Whether a passage is ours: by its id; by its text alone only where we were not told the id.
+
+    A long text is stored in several passages of which only the first is told, so the others are known as its parts.
+    """
     needle = canonical_json(text.strip())[1:-1]
-    return any(
-        ledger.db.execute(
-            "SELECT 1 FROM fact WHERE session = ? AND (chunk_id = ? OR instr(body, ?) > 0) LIMIT 1",
+    for row in _sessions(ledger, path):
+        facts = ledger.db.execute(
+            "SELECT chunk_id, residue, body FROM fact WHERE session = ? AND (chunk_id = ? OR instr(body, ?) > 0)",
             (row["id"], chunk_id, needle),
-        ).fetchone()
-        is not None
-        for row in _sessions(ledger, path)
-    )
+        )
+        for fact in facts:
+            if fact["chunk_id"] == chunk_id:
+                return True
+            whole = str(json.loads(fact["body"])["text"]).strip()
+            if whole == text.strip():
+                if fact["chunk_id"] is None or fact["residue"] is not None:
+                    return True
+            elif len(whole) >= SPLIT and (len(needle) >= PART or whole.endswith(text.strip())):
+                return True
+    return False
 
 
 def begin(ledger: Ledger, path: str, *, now: str) -> None:
@@ -138,6 +151,12 @@ def _plan_again(ledger: Ledger, fact: Row) -> None:
         " decided_by = NULL, altered = 0, candidate = NULL, residue = NULL WHERE id = ?",
         ("planned" if reason is None else "skipped", reason, canonical_json(body), fact["id"]),
     )
+
+
+def erased(ledger: Ledger) -> dict[str, str]:
+    """Scopes that were erased, and when last."""
+    rows = ledger.db.execute("SELECT subject, detail, at FROM step WHERE kind = ? ORDER BY id", (KIND,))
+    return {row["subject"]: row["at"] for row in rows if json.loads(row["detail"])["phase"] == DONE}
 
 
 def erased_times(ledger: Ledger) -> int:

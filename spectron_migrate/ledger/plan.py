@@ -15,6 +15,7 @@ from spectron_migrate.ledger.erasing import erased_times
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.schema import SENT, marks
 from spectron_migrate.records import (
+    ENTITY_IDS,
     Json,
     Memory,
     Placement,
@@ -29,6 +30,9 @@ REPLACED = "replaced"
 """Skipped because the ledger has a newer text of the same memory."""
 DELETED = "deleted in Mem0"
 MOVED = "moved to another scope in Mem0 after it was sent"
+ELSEWHERE = "in the lanes of another shard now"
+LIVE = "live"
+"""The kind of a scan that is none: what the application's adapters saw Mem0 store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,18 @@ def keep_scan(ledger: Ledger, scan: ScanRow) -> None:
         "INSERT OR REPLACE INTO scan(id, kind, began, ended, complete, manifest_digest) VALUES (?, ?, ?, ?, ?, ?)",
         (scan.id, scan.kind, scan.began, scan.ended, scan.complete, scan.manifest_digest),
     )
+
+
+def captured_before(ledger: Ledger, moment: str) -> set[str]:
+    """Memories that adapters captured before this moment and that no reading of Mem0 has shown yet."""
+    if ledger.db.execute("SELECT 1 FROM scan WHERE kind = ? LIMIT 1", (LIVE,)).fetchone() is None:
+        return set()
+    rows = ledger.db.execute(
+        "SELECT mem0_id FROM memory JOIN scan ON scan.id = memory.scan"
+        " WHERE scan.kind = ? AND scan.ended < ? AND memory.tombstoned_at IS NULL",
+        (LIVE, moment),
+    )
+    return {row["mem0_id"] for row in rows}
 
 
 def last_plan(ledger: Ledger) -> tuple[int, str] | None:
@@ -123,9 +139,12 @@ class Merge:
         if self._is_gone(memory.id, seen_again):
             self._skip_gone(memory.id)  # an older reading cannot bring back what a newer one missed
             return
-        self._remember(memory)
-        if isinstance(placed, Placement) and self._moves(memory.id, placed):
+        moved = self._has_moved(memory.id, placed)
+        self._remember(memory, moved_from=self._owners_when_sent(memory.id) if moved else None)
+        if moved and isinstance(placed, Placement):
             placed = Skipped(memory.id, MOVED)
+        elif isinstance(placed, Placement) and last is not None and not self._same_mapping:
+            self._relane(memory.id, placed.lane)
         if last is not None and last["version"] > 1:
             self._adopt_doubts(memory.id)
         if last is None:
@@ -173,6 +192,23 @@ class Merge:
             (self._plan, mem0_id),
         )
 
+    def _has_moved(self, mem0_id: str, placed: Placement | Skipped) -> bool:
+        """Whether it is in Spectron where Mem0 no longer has it."""
+        if isinstance(placed, Placement):
+            return self._moves(mem0_id, placed)
+        if placed.reason not in (MOVED, ELSEWHERE):
+            return False
+        sent = self._db.execute(f"SELECT 1 FROM fact WHERE mem0_id = ? AND state IN ({marks(SENT)})", (mem0_id, *SENT))
+        return sent.fetchone() is not None
+
+    def _owners_when_sent(self, mem0_id: str) -> str | None:
+        """The ids under which it is in Spectron; they see there what is another's by now."""
+        row = self._db.execute("SELECT record, moved_from FROM memory WHERE mem0_id = ?", (mem0_id,)).fetchone()
+        if row is None or row["moved_from"] is not None:
+            return row["moved_from"] if row is not None else None
+        record = json.loads(row["record"])
+        return canonical_json({name: record[name] for name in ENTITY_IDS if record.get(name)})
+
     def _moves(self, mem0_id: str, placed: Placement) -> bool:
         """Whether this would put a version elsewhere than one that may be in Spectron already: none may be."""
         now = canonical_json(placed.selector)
@@ -186,6 +222,12 @@ class Merge:
         if not self._same_mapping:
             self.scope_changes.append(ScopeChange(mem0_id, moved["selector"], now))
         return True
+
+    def _relane(self, mem0_id: str, lane: str) -> None:
+        """A changed mapping may give the same scope another lane: what was sent bounds the order of that one now."""
+        self._db.execute(
+            f"UPDATE fact SET lane = ? WHERE mem0_id = ? AND state IN ({marks(SENT)})", (lane, mem0_id, *SENT)
+        )
 
     def _adopt_doubts(self, mem0_id: str) -> None:
         """What is undecided about an earlier text is this plan's to decide."""
@@ -229,16 +271,16 @@ class Merge:
         ).fetchone()
         return row
 
-    def _remember(self, memory: Memory) -> None:
+    def _remember(self, memory: Memory, *, moved_from: str | None = None) -> None:
         record = spelled(memory)
         # Seen again: a tombstone falls. An older reading tells nothing new.
         self._db.execute(
-            "INSERT INTO memory(mem0_id, record, digest, scan, expires) VALUES (?, ?, ?, ?, ?)"
+            "INSERT INTO memory(mem0_id, record, digest, scan, expires, moved_from) VALUES (?, ?, ?, ?, ?, ?)"
             " ON CONFLICT(mem0_id) DO UPDATE SET record = excluded.record, digest = excluded.digest,"
-            " scan = excluded.scan, expires = excluded.expires, tombstoned_at = NULL"
+            " scan = excluded.scan, expires = excluded.expires, moved_from = excluded.moved_from, tombstoned_at = NULL"
             " WHERE coalesce((SELECT began FROM scan WHERE id = excluded.scan), '')"
             " >= coalesce((SELECT began FROM scan WHERE id = memory.scan), '')",
-            (memory.id, record, digest(record), self._scan.id, memory.expiration_date),
+            (memory.id, record, digest(record), self._scan.id, memory.expiration_date, moved_from),
         )
 
     def _insert(self, memory: Memory, text_digest: str, placed: Placement | Skipped, *, version: int) -> None:
@@ -332,10 +374,16 @@ def _with_infer_none(body: str) -> str:
 
 
 def resolve(ledger: Ledger, mem0_id: str, *, present: bool, now: str) -> bool:
-    """A person decides an undecidable fact; False where the memory has none. Absent ones are planned again."""
+    """A person decides an undecidable fact; False where the memory has none. Absent ones are planned again.
+
+    Its session is closed: a turn that no receipt claims stands there now, and would be taken for the next memory's.
+    """
     db = ledger.db
-    rows = db.execute("SELECT id, body FROM fact WHERE mem0_id = ? AND state = 'undecidable'", (mem0_id,)).fetchall()
+    rows = db.execute(
+        "SELECT id, body, session FROM fact WHERE mem0_id = ? AND state = 'undecidable'", (mem0_id,)
+    ).fetchall()
     for row in rows:
+        db.execute("UPDATE session SET state = 'closed' WHERE id = ? AND state = 'open'", (row["session"],))
         if present:
             db.execute(
                 "UPDATE fact SET state = 'written', decided_by = 'person', reason = NULL, turn_id = candidate"

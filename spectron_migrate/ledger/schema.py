@@ -57,9 +57,11 @@ CREATE TABLE memory(
   mem0_id TEXT PRIMARY KEY, record TEXT NOT NULL, digest TEXT NOT NULL,
   scan TEXT NOT NULL REFERENCES scan(id),
   expires TEXT,                     -- as Mem0 gave it: Spectron has no expiry, so it is listed
+  moved_from TEXT,                  -- whose it was when it was sent, where Mem0 has it elsewhere by now
   tombstoned_at TEXT
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX memory_expires ON memory(mem0_id) WHERE expires IS NOT NULL;
+CREATE INDEX memory_moved ON memory(mem0_id) WHERE moved_from IS NOT NULL;
 
 CREATE TABLE scope(
   path TEXT PRIMARY KEY,
@@ -142,6 +144,8 @@ CREATE TABLE batch(
 ALTER TABLE fact ADD COLUMN batch INTEGER REFERENCES batch(id);
 ALTER TABLE plan ADD COLUMN scopes INTEGER;
 ALTER TABLE plan ADD COLUMN lanes INTEGER;
+ALTER TABLE memory ADD COLUMN moved_from TEXT;
+CREATE INDEX memory_moved ON memory(mem0_id) WHERE moved_from IS NOT NULL;
 UPDATE plan SET (scopes, lanes) =
   (SELECT count(DISTINCT selector), count(DISTINCT lane) FROM fact WHERE fact.plan = plan.id AND state != 'skipped');
 CREATE INDEX fact_skipped ON fact(reason) WHERE state = 'skipped';

@@ -79,18 +79,27 @@ class Found:
         return self
 
 
-def find(state: Path) -> Found:
-    """The ledgers in `state`; raises InputError where there is none, or shards of two different counts."""
-    shards = sorted(
+def counts_in(state: Path) -> list[int]:
+    """In how many shards the migration in `state` was begun: one number, none for a plain one."""
+    return sorted({of for of, _ in _shards_in(state)})
+
+
+def _shards_in(state: Path) -> list[tuple[int, int]]:
+    return sorted(
         (int(match[2]), int(match[1]))
         for path in state.glob("shard-*-of-*/ledger.db")
         if (match := _FOLDER.fullmatch(path.parent.name))
     )
+
+
+def find(state: Path) -> Found:
+    """The ledgers in `state`; raises InputError where there is none, or shards of two different counts."""
+    shards = _shards_in(state)
     if not shards:
         if not (state / "ledger.db").exists():
             raise InputError(f"there is no ledger in {state}", hint="replay makes it; is --state right?")
         return Found((state,))
-    counts = sorted({of for of, _ in shards})
+    counts = counts_in(state)
     if len(counts) > 1:
         raise InputError(
             f"{state} holds shards of {' and of '.join(map(str, counts))}: a migration has one number of them",

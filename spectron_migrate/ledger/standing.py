@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from spectron_migrate.ledger.erasing import erased
 from spectron_migrate.ledger.ledger import Ledger, MigrationRow
 from spectron_migrate.ledger.runs import LastRun, last_run
 from spectron_migrate.ledger.views import LISTED, Named, ProbeAnswer, probe_answers
@@ -41,6 +42,8 @@ class Standing:
     runs: list[LastRun]
     """The last run of each ledger."""
     probe: list[ProbeAnswer]
+    erased: dict[str, str]
+    """Scopes that were erased, and when: their memories are planned anew."""
 
     @property
     def remaining(self) -> int:
@@ -71,6 +74,7 @@ def standing_of(ledgers: Sequence[Ledger], root: Ledger | None = None) -> Standi
         named=[row for ledger in ledgers for row in _named(ledger)][:LISTED],
         runs=[run for ledger in ledgers if (run := last_run(ledger)) is not None],
         probe=[] if migration is None else [row for each in probed for row in probe_answers(each, migration.context)],
+        erased={path: at for ledger in ledgers for path, at in erased(ledger).items()},
     )
 
 

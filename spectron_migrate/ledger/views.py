@@ -127,9 +127,15 @@ def was_sent(ledger: Ledger, mem0_id: str) -> bool:
     return row.fetchone() is not None
 
 
-def planned_other_dump(ledger: Ledger, dump_digest: str) -> bool:
-    """Whether anything was planned of another dump than this."""
-    return ledger.db.execute("SELECT 1 FROM plan WHERE scan != ?", (dump_digest,)).fetchone() is not None
+def made_at(ledger: Ledger) -> str:
+    """When the ledger was made: two of the same migration differ in it."""
+    row = ledger.db.execute("SELECT created_at FROM migration").fetchone()
+    return str(row["created_at"]) if row else ""
+
+
+def knows_other_dump(ledger: Ledger, dump_digest: str) -> bool:
+    """Whether another dump than this was ever merged into the ledger."""
+    return ledger.db.execute("SELECT 1 FROM scan WHERE id != ?", (dump_digest,)).fetchone() is not None
 
 
 FULL_WRITE = "seconds a write with extraction takes"

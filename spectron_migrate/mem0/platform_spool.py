@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -25,9 +26,9 @@ class Spool:
         """`scan` says what is read (address, account, filters): a spool of something else is not used."""
         self._path = folder / NAME
         self._scan = dict(scan)
-        self._pages: dict[str, list[int]] = {}
-        self._done: set[str] = set()
-        self._counts: dict[str, int] = {}
+        self._pages: dict[bytes, list[int]] = {}
+        self._done: set[bytes] = set()
+        self._counts: dict[bytes, int] = {}
         self._file: Any = None
 
     def began(self, now: datetime) -> datetime | None:
@@ -40,6 +41,7 @@ class Spool:
 
     def open(self, began: datetime, *, resumed: bool) -> None:
         """Go on behind the last whole line, or begin anew."""
+        self._pages, self._done, self._counts = {}, set(), {}
         if resumed:
             end = self._index()
             self._file = self._path.open("r+b")
@@ -57,17 +59,16 @@ class Spool:
 
     def pages(self, window: str) -> Iterator[list[Json]] | None:
         """The pages of a window that was fetched whole; None where it has to be fetched."""
-        if window not in self._done:
+        if _key(window) not in self._done:
             return None
-        return (self._line_at(place)["rows"] for place in self._pages[window])
+        return (self._line_at(place)["rows"] for place in self._pages[_key(window)])
 
     def count(self, window: str) -> int | None:
         """How many rows the window was counted to have; None where it was not counted yet."""
-        return self._counts.get(window)
+        return self._counts.get(_key(window))
 
     def put_count(self, window: str, count: int) -> None:
         """The window was counted."""
-        self._counts[window] = count
         self._write({"window": window, "count": count})
 
     def put(self, window: str, rows: list[Json]) -> None:
@@ -99,11 +100,11 @@ class Spool:
         for place, line in self._lines():
             end = place
             if "rows" in line:
-                self._pages.setdefault(line["window"], []).append(line["at"])
+                self._pages.setdefault(_key(line["window"]), []).append(line["at"])
             elif "count" in line:
-                self._counts[line["window"]] = line["count"]
+                self._counts[_key(line["window"])] = line["count"]
             elif "done" in line:
-                self._done.add(line["done"])
+                self._done.add(_key(line["done"]))
         self._pages = {window: self._pages.get(window, []) for window in self._done}
         return end
 
@@ -132,3 +133,8 @@ class Spool:
             file.seek(place)
             value: dict[str, Json] = json.loads(file.readline())
             return value
+
+
+def _key(window: str) -> bytes:
+    """There are thousands of windows, and their names are long."""
+    return hashlib.blake2b(window.encode(), digest_size=16).digest()

@@ -208,9 +208,8 @@ class SpectronApi:
         """GET /me; raises KeyRefused for a key (or a context) that the server does not know."""
         answer = await self._read("GET", "/me")
         body = self._ok(answer, "who the key is (/me)")
-        grants = body.get("effectiveGrants") or {}
         principal = body.get("delegatedPrincipalId") or body.get("principalId") or ""
-        return Me(str(principal), {verb: tuple(patterns or ()) for verb, patterns in grants.items()}, answer.date)
+        return Me(str(principal), _grants(body.get("effectiveGrants")), answer.date)
 
     async def scopes(self) -> list[ScopeNode]:
         """All registered scopes that the key may see, tombstoned ones included."""
@@ -390,6 +389,16 @@ def _not_empty(lens: Selector) -> Selector:
     if not lens or not all(lens):
         raise ValueError("an empty lens would read everything the key reaches")
     return lens
+
+
+def _grants(value: Json) -> dict[str, tuple[str, ...]]:
+    """Verb -> path patterns; what is none grants nothing."""
+    rows = value.items() if isinstance(value, dict) else ()
+    return {
+        str(verb): tuple(each for each in patterns if isinstance(each, str))
+        for verb, patterns in rows
+        if isinstance(patterns, list)
+    }
 
 
 def _selector(value: Json) -> Selector | None:

@@ -38,6 +38,8 @@ RESUMED_WITHIN = timedelta(hours=12)
 """An unfinished run older than this says too little about now to be gone on with."""
 LAST_REPORT = "dual-verify.json"
 """The newest report, kept in the state directory: the whole lists, and what a cutover goes by."""
+SOME_REPORT = "dual-verify-some.json"
+"""The newest report about some users only."""
 RECALL_IN_FLIGHT = 4
 """Recall is timed, so it is not asked with all that may be in flight."""
 
@@ -88,12 +90,14 @@ async def run_verify(
             "recall": await run.recall(mem0_search),
         }
         summary = summarise(work, ledgers, api, dump, mapping, options, measured, run.metrics, format_time(now()))
-        write_reports(summary.report, [folder / LAST_REPORT], texts=True)
+        # What judges some users only must not stand where a cutover looks for the verdict about everybody.
+        kept = folder / (SOME_REPORT if options.filters else LAST_REPORT)
+        write_reports(summary.report, [kept], texts=True)
         files = write_reports(summary.report, options.reports, texts=options.report_texts)
         finished = True
     finally:
         work.close(finished=finished)
-    return replace(summary, reports=files, whole=str(folder / LAST_REPORT))
+    return replace(summary, reports=files, whole=str(kept))
 
 
 @dataclass

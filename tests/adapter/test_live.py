@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -20,6 +20,7 @@ from spectron_migrate.errors import LedgerLocked, Unreachable
 from spectron_migrate.local.testing import running_server
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.open import open_oss
+from spectron_migrate.processes import look
 from spectron_migrate.records import Memory
 from spectron_migrate.rehearse import clean_environment
 from tests.adapter.support import Stage, environment, oss_config
@@ -146,6 +147,14 @@ def following(stage: Stage) -> Iterator[None]:
     assert [] == failed
 
 
+@contextmanager
+def draining(stage: Stage) -> Iterator[None]:
+    """Only the base is read from Mem0: what is written from now on, the application's processes bring themselves."""
+    wait_until(lambda: not look(stage.state).not_on(1))
+    stage.catch_up()
+    yield
+
+
 @pytest.fixture
 def pg_stage(postgres: str, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     """A table of Mem0's in Postgres, which several processes can use, and a Spectron of its own."""
@@ -170,13 +179,14 @@ def from_spectron(call: dict[str, Any]) -> bool:
     return bool(call.get("spectron"))
 
 
-def test_four_processes_through_all_phases(pg_stage: Stage) -> None:
+@pytest.mark.parametrize("catch_up", ["follow", "outbox"])
+def test_four_processes_through_all_phases(pg_stage: Stage, catch_up: Literal["follow", "outbox"]) -> None:
     stage = pg_stage
     fleet = Fleet(stage, 4)
     try:
         fleet.wait_for(lambda call: True, many=5)
-        stage.start()
-        with following(stage):
+        stage.start(catch_up)
+        with following(stage) if catch_up == "follow" else draining(stage):
             fleet.wait_for(lambda call: True, many=10)
             stage.shift(50)
             wait_until(lambda: any(from_spectron(call) for call in fleet.calls("search")))

@@ -91,6 +91,21 @@ def test_replaced_and_deleted_memories_are_hidden(stage: Stage) -> None:
     assert reads(stage, adapter)["stale"] >= 2
 
 
+def test_a_memory_that_is_somebody_elses_by_now_is_hidden(stage: Stage) -> None:
+    """It lies where it was sent; Mem0 would no longer show it here."""
+    moved = stage.say("Drinks green tea with milk")
+    kept = stage.say(TEA)
+    stage.start()
+    stage.catch_up()
+    store = stage.mem0.vector_store
+    store.client.set_payload(store.collection_name, payload={"user_id": f"{stage.user}-2"}, points=[moved])
+    stage.catch_up()
+    stage.shift(100)
+    adapter = stage.adapter()
+    found = adapter.search("green tea", filters={"user_id": stage.user})
+    assert [kept] == ids(found) == ids(stage.mem0.search("green tea", filters={"user_id": stage.user}))
+
+
 def test_an_expired_memory_is_hidden(stage: Stage) -> None:
     lasting = stage.say("Parks the car in the north garage")
     stage.say("Parks the car in the south garage", expiration_date="2999-01-01")
@@ -202,6 +217,12 @@ def test_another_mapping_than_the_one_that_wrote_is_not_read_with(stage: Stage) 
 def test_bad_settings_are_refused_when_the_application_starts(stage: Stage) -> None:
     (stage.folder / "spectron-migrate.yaml").write_text("version: 1\ncutovr: {}\n")
     with pytest.raises(InputError, match="cutovr"):
+        stage.adapter()
+
+
+def test_capturing_messages_is_refused_and_not_done_otherwise(stage: Stage) -> None:
+    stage.write_settings(catch_up="outbox", capture="messages")
+    with pytest.raises(InputError, match="messages"):
         stage.adapter()
 
 

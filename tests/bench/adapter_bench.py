@@ -6,7 +6,8 @@ Bare calls and calls through the adapter alternate, so that both see the same ma
 of neighbours: median and p99, in milliseconds. Mem0's own work is left out (its store answers at once), because it
 would only hide what is measured. Searches are read from Mem0 while all of them are also asked of Spectron in the
 background (`shadow: 1`), which is the most that a phase before `shift` can cost; with Spectron hanging or down that
-must cost the same. Writes are made while a cutover is under way. `network` counts connections that the thread of the
+must cost the same. Writes are made while a cutover is under way, by following and by outbox, where each is appended
+to a file twice. `network` counts connections that the thread of the
 application opened itself: none may.
 """
 
@@ -61,14 +62,16 @@ def main() -> int:
     told: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="adapter-bench-") as place:
         for state in given.spectron:
-            with migrated(Path(place) / state) as (server, folder):
-                told += measure(server, folder, state, given.calls)
+            for catch_up in ("follow", "outbox"):
+                with migrated(Path(place) / f"{state}-{catch_up}", catch_up) as (server, folder):
+                    told += [{**row, "catch_up": catch_up} for row in measure(server, folder, state, given.calls)]
     if given.json:
         print(json.dumps(told, indent=1))
     else:
         for row in told:
             print(
-                f"{row['call']:8} spectron {row['spectron']:8} median {row['median']:.3f} ms  p99 {row['p99']:.3f} ms"
+                f"{row['call']:7} {row['catch_up']:7} spectron {row['spectron']:8} median {row['median']:.3f} ms"
+                f"  p99 {row['p99']:.3f} ms"
                 f"  bare median {row['bare']:.4f} ms  network {row['network']}  shadow {row['shadow']}"
             )
     within = all(row[name] < limit for row in told for name, limit in LIMITS_MS.items())
@@ -76,7 +79,7 @@ def main() -> int:
 
 
 @contextmanager
-def migrated(folder: Path) -> Iterator[tuple[RunningServer, Path]]:
+def migrated(folder: Path, catch_up: Any) -> Iterator[tuple[RunningServer, Path]]:
     """A server with memories, and the state directory of a cutover that has begun and is caught up."""
     folder.mkdir()
     rows = [memory(number, f"user{user}") for user in range(USERS) for number in range(MEMORIES)]
@@ -86,7 +89,7 @@ def migrated(folder: Path) -> Iterator[tuple[RunningServer, Path]]:
         settings = {"version": 1, "cutover": {"shadow": 1}}
         (folder / "spectron-migrate.yaml").write_text(json.dumps(settings))
         began = "2026-01-01T00:00:00.000000Z"
-        record(state, Step("start", began, "bench", migration=migration_id("bench", "files")))
+        record(state, Step("start", began, "bench", migration=migration_id("bench", "files"), catch_up=catch_up))
         publish(state, CaughtUp(began, time.time() + 3600, frozenset()), now=began)
         yield server, folder
 

@@ -59,6 +59,8 @@ class Corner:
     reading: dict[str, Any] = field(default_factory=dict)
     server: dict[str, Any] = field(default_factory=dict)
     mapping: str = ""
+    requests: int = 70
+    """About how many requests a run makes, so that somebody dies within it."""
 
 
 CORNERS = (
@@ -70,7 +72,7 @@ CORNERS = (
     Corner("API 0.2.1", server={"api": "0.2.1"}),
     Corner("extraction off", server={"extraction": False}),
     Corner("short sessions", mapping="session: {by: run_id, size: 5}"),
-    Corner("text only, many a request", mapping="infer: none\nwrite: batch"),
+    Corner("text only, many a request", mapping="infer: none\nwrite: batch", requests=14),
 )
 
 
@@ -85,7 +87,8 @@ class World:
         self.mapping.write_text(RULE.format(more=corner.mapping))
         self.watch = Watch(folder / "state", self.choose)
         self.proxy = Proxy(server.base_url, self.watch)
-        self.layer = FaultLayer(self.watch.around(self.proxy.relay), Faults(choose=self.proxy.next))
+        self.faults = Faults(choose=self.proxy.next)
+        self.layer = FaultLayer(self.watch.around(self.proxy.relay), self.faults)
         self.chance = 0.0
         self.kill_at = 0
         self.victim = ""
@@ -187,12 +190,12 @@ def one_world(folder: Path, corner: Corner, *, kills: int, dice: random.Random) 
         world = World(folder, server, corner, dice)
         with serving(world.layer) as url:
             world.grow(60)
-            for _ in range(kills * 3):
+            for _ in range(kills * 5):
                 if world.kills >= kills:
                     break
                 victim = dice.choices(["replay", "server", "both"], [6, 2, 1])[0]
                 chance = dice.choice([0.0, 0.03, 0.08])
-                code = world.replay(url, chance=chance, kill_at=dice.randint(1, 70), victim=victim)
+                code = world.replay(url, chance=chance, kill_at=dice.randint(1, corner.requests), victim=victim)
                 told[f"run ended with {code}"] += 1
                 world.judge(finished=False)
                 if dice.random() < 0.2:
@@ -204,7 +207,7 @@ def one_world(folder: Path, corner: Corner, *, kills: int, dice: random.Random) 
                 if world.replay(url, chance=0.0) == 0:
                     break
             world.judge(finished=True)
-        told.update({f"fault {name}": count for name, count in world.layer._faults.counts.items()})
+        told.update({f"fault {name}": count for name, count in world.faults.counts.items()})
         told.update(kills=world.kills, memories=len(world.mem0), requests=len(world.proxy.seen))
     return told
 

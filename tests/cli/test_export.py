@@ -85,6 +85,28 @@ def test_a_served_mem0_is_asked_with_the_key_of_the_environment_which_is_never_s
     assert KEY not in done.stdout + done.stderr + written
 
 
+@pytest.mark.parametrize(
+    ("since", "memories"),
+    [("2025-01-01", 3), ("2025-01-02T00:30:00+02:00", 2), ("2025-01-02", 1), ("2025-01-02T00:00:00.5Z", 0)],
+)
+def test_since_is_a_time_in_any_spelling(tmp_path: Path, since: str, memories: int) -> None:
+    times = ("2025-01-01T00:00:00Z", "2025-01-01T23:00:00Z", "2025-01-02T00:00:00Z")
+    file = write(tmp_path / "all.json", [{**rows(3)[at], "created_at": time} for at, time in enumerate(times)])
+
+    done = run(tmp_path, "--from", str(file), "--since", since, "--json")
+
+    assert memories == json.loads(done.stdout)["memories"]
+
+
+def test_since_that_is_no_time_is_refused_instead_of_reading_nothing(tmp_path: Path) -> None:
+    file = write(tmp_path / "all.json", rows(3))
+
+    done = run(tmp_path, "--from", str(file), "--since", "yesterday")
+
+    assert (2, "error: --since is 'yesterday', which is no time") == (done.returncode, done.stderr.splitlines()[0])
+    assert not (tmp_path / "dump").exists()
+
+
 def test_json_is_one_object_also_where_it_fails(tmp_path: Path) -> None:
     done = run(tmp_path, "--from", "missing.json", "--json")
 

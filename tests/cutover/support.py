@@ -11,12 +11,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from spectron_migrate.export import run_export
 from spectron_migrate.follow import Follow, FollowSummary
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.open import open_oss
 from spectron_migrate.mem0.reader import Reader
-from spectron_migrate.records import NullReporter
+from spectron_migrate.records import Filters, NullReporter
 from spectron_migrate.rounds import Ground, Round, Rounds
 from spectron_migrate.spectron.api import SpectronApi
 from tests.mem0.stores import key_of, point, uuid, write_store
@@ -110,6 +111,7 @@ class Scene:
     said: Said = field(default_factory=Said)
     settle_s: float = 60.0
     open_reader: Callable[[datetime], Reader] | None = None
+    endpoint: str | None = None
 
     @property
     def state(self) -> Path:
@@ -137,8 +139,26 @@ class Scene:
 
     def api(self) -> SpectronApi:
         return SpectronApi(
-            self.server.base_url, self.server.context, api_key=self.server.api_key, timeout_s=20, sleep=self.time.sleep
+            self.endpoint or self.server.base_url,
+            self.server.context,
+            api_key=self.server.api_key,
+            timeout_s=20,
+            sleep=self.time.sleep,
         )
+
+    def export(self) -> Path:
+        """Bring the dump up to date, as the command does."""
+        with self.store.open(self.time.now()) as reader:
+            run_export(
+                reader,
+                self.ground.dump,
+                filters=Filters(),
+                since=None,
+                keep_history=False,
+                reporter=NullReporter(),
+                clock=self.time.now,
+            )
+        return self.ground.dump
 
     def rounds(self) -> Rounds:
         named: dict[str, Any] = {"clock": self.time.clock, "now": self.time.now, "sleep": self.time.sleep}

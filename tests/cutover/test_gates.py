@@ -69,7 +69,7 @@ def with_ledger(**more: Any) -> Evidence:
 
 def test_with_everything_in_order_every_gate_passes() -> None:
     gates = gates_of(GOOD)
-    assert ["passed"] * 10 == [each.outcome for each in gates]
+    assert {"passed"} == {each.outcome for each in gates}
     assert ExitCode.DONE == exit_code_of(gates)
     assert all(each.hint == "" for each in gates)
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from spectron_migrate.errors import ExitCode, Incomplete
-from spectron_migrate.export import run_export
+from spectron_migrate.errors import ExitCode, Incomplete, KeyRefused
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.mem0.reader import Reader
-from spectron_migrate.records import Filters, NullReporter
+from spectron_migrate.records import Filters
+from spectron_migrate.replay import ReplayOptions
 from tests.cutover.support import NOON, Scene
 from tests.mem0.stores import uuid
+from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.spectron import replay
 
 
@@ -134,16 +135,7 @@ def test_an_export_in_between_hides_no_change(scene: Scene) -> None:
     rounds = scene.rounds()
     scene.round(rounds)
     scene.put(2, "two")
-    with scene.store.open(scene.time.now()) as reader:
-        run_export(
-            reader,
-            scene.ground.dump,
-            filters=Filters(),
-            since=None,
-            keep_history=False,
-            reporter=NullReporter(),
-            clock=scene.time.now,
-        )
+    scene.export()
     done = scene.round(rounds)
     assert (0, 1) == (done.new, done.written)
 
@@ -161,18 +153,7 @@ def test_a_replay_in_between_does_not_take_what_waits_for_done(scene: Scene) -> 
 def test_a_replay_of_one_user_in_between_leaves_the_rest_to_the_next_round(scene: Scene) -> None:
     for number, user in ((1, scene.user), (2, f"{scene.user}b")):
         scene.store.put(number, f"of {user}", user, NOON - timedelta(hours=1))
-    with scene.store.open(scene.time.now()) as reader:
-        run_export(
-            reader,
-            scene.ground.dump,
-            filters=Filters(),
-            since=None,
-            keep_history=False,
-            reporter=NullReporter(),
-            clock=scene.time.now,
-        )
-    from spectron_migrate.replay import ReplayOptions
-
+    scene.export()
     options = ReplayOptions(filters=Filters(users=frozenset({scene.user})))
     assert 1 == replay(scene.server, scene.state, [scene.ground.dump], options=options).written
     done = scene.round(compare=True)
@@ -234,3 +215,31 @@ def test_the_comparison_finds_what_the_ledger_does_not_know(scene: Scene, tmp_pa
     assert done.compared is not None
     assert (2, 1, 1) == (done.compared.missing, done.compared.undecided, done.compared.extra)
     assert {uuid(1), uuid(2), uuid(3)} == set(done.compared.named)
+
+
+def test_a_scope_that_is_refused_or_a_memory_nobody_can_decide_holds_its_own_user_alone(scene: Scene) -> None:
+    def choose(seen: Seen) -> Fault:
+        forbidden = seen.path.endswith("/facts") and f"user/{scene.user}b".encode() in seen.body
+        return refusing(403, "not there") if forbidden else "none"
+
+    with misbehaving(scene.server.base_url, choose) as proxy:
+        scene.endpoint = proxy.base_url
+        scene.put(1, "one")
+        scene.store.put(2, "two", f"{scene.user}b", NOON - timedelta(hours=1))
+        first = scene.round()
+        assert (1, {f"{scene.user}b"}) == (first.written, first.behind)
+        assert "not there" in (first.problem or "")
+        scene.put(3, "three")
+        assert 1 == scene.round().written
+        proxy.choose = lambda seen: "none"
+        last = scene.round(compare=True)
+        assert (1, frozenset(), None) == (last.written, last.behind, last.problem)
+    assert ["one", "three"] == scene.texts
+
+
+def test_a_key_that_is_refused_ends_it(scene: Scene) -> None:
+    scene.put(1, "one")
+    with misbehaving(scene.server.base_url, lambda seen: refusing(401, "unknown key")) as proxy:
+        scene.endpoint = proxy.base_url
+        with pytest.raises(KeyRefused):
+            scene.follow(max_seconds=60)

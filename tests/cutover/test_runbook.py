@@ -131,6 +131,11 @@ def test_from_export_to_complete(desk: Desk) -> None:
 
 def test_a_cutover_that_is_given_up_leaves_everything_on_mem0(desk: Desk) -> None:
     desk.types("cutover start")
+    assert "Cutover: started" in desk.types("status")
+    assert ("started", "spectron-migrate replay --follow") == (
+        (told := desk.json("status"))["cutover"]["phase"],
+        told["next"],
+    )
     following = desk.begin("replay --follow")
     assert following.stderr is not None
     while " round 1:" not in following.stderr.readline():

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import json
 import os
+import socket
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from spectron_migrate import processes
 from spectron_migrate.cutover import at_once
 from spectron_migrate.cutover.at_once import LEGAL, Stand
 from spectron_migrate.cutover.privacy import write_report
 from spectron_migrate.cutover.steps import Cutover
 from spectron_migrate.errors import ExitCode, InputError, LedgerLocked, NotConfirmed, NotLegal
-from spectron_migrate.export import run_export
 from spectron_migrate.journal import Step, read_journal, record
-from spectron_migrate.ledger import migration_id
+from spectron_migrate.ledger import Ledger, migration_id
 from spectron_migrate.ledger.shards import Shard
 from spectron_migrate.mem0.open import mem0_source_info
 from spectron_migrate.reconcile import last as last_reconciled
-from spectron_migrate.records import Filters, NullReporter, format_time
+from spectron_migrate.records import format_time
 from spectron_migrate.replay import ReplayOptions
 from spectron_migrate.rounds import turn
 from spectron_migrate.routing import FILE as ROUTING
@@ -177,9 +181,32 @@ def test_complete_and_abort_ask(player: Player) -> None:
     assert "shift" == read_journal(player.scene.state).state.phase
 
 
-def test_outbox_is_refused_in_a_sentence(player: Player) -> None:
-    with pytest.raises(InputError, match="outbox"):
-        at_once.start(player.scene.state, player.migration, "outbox", **player.signed)
+def test_outbox_is_refused_where_two_hosts_write(player: Player) -> None:
+    state = player.scene.state
+    state.mkdir(exist_ok=True)
+    own = processes.OwnFile(state)
+    own.write(processes.Report(host="another-host", pid=own.pid, began="", heartbeat=""))
+    with pytest.raises(InputError, match="another-host"):
+        at_once.start(state, player.migration, "outbox", **player.signed)
+    own.close()
+
+
+def test_a_start_by_outbox_waits_until_every_process_captures(player: Player) -> None:
+    state, waits = player.scene.state, 0
+    state.mkdir(exist_ok=True)
+    own = processes.OwnFile(state)
+    told = processes.Report(host=socket.gethostname(), pid=own.pid, began="", heartbeat="")
+    own.write(told)
+
+    def sleep(seconds: float) -> None:
+        nonlocal waits
+        waits += 1
+        if waits == 3:
+            own.write(replace(told, epoch=1))
+
+    stand = at_once.start(state, player.migration, "outbox", **player.signed, sleep=sleep)
+    assert (3, "outbox") == (waits, stand.state.catch_up)
+    own.close()
 
 
 def test_a_step_that_changes_nothing_may_be_repeated(player: Player) -> None:
@@ -208,7 +235,10 @@ def test_reads_move_only_while_every_gate_passes_and_back_without_any(player: Pl
     moved = player.shift(50)
     assert (ExitCode.DONE, "shift", 50, True) == (moved.exit_code, moved.state.phase, moved.state.percent, moved.ready)
     steps = read_journal(player.scene.state).steps
-    assert ("shift", 10) == (steps[-1].step, len(steps[-1].gates))
+    assert ("shift", [each.name for each in moved.gates]) == (
+        steps[-1].step,
+        [each["name"] for each in steps[-1].gates],
+    )
     player.scene.open_reader = None
     player.scene.server.kill()
     try:
@@ -277,8 +307,6 @@ def test_complete_waits_for_what_is_young_then_carries_over_what_came_while_appl
     assert (ExitCode.DONE, "complete", True) == (stand.exit_code, stand.state.phase, stand.state.sealed)
     assert ["young", "a straggler, after the flip"] == player.scene.texts[-2:]
     assert ["closing", "complete", "sealed"] == [each.step for each in read_journal(player.scene.state).steps[-3:]]
-    from spectron_migrate.ledger import Ledger
-
     with Ledger.open_for_reading(player.scene.state) as ledger:
         rows = ledger.db.execute("SELECT infer FROM fact ORDER BY id DESC LIMIT 2").fetchall()
     assert ["none", "full"] == [row["infer"] for row in rows]
@@ -408,27 +436,13 @@ def test_after_complete_a_replay_supersedes_nothing(player: Player) -> None:
     player.shift(100)
     player.complete()
     scene.put(90, "written to Mem0 all the same", ago=0)
-    done = replay(scene.server, scene.state, [export(scene)])
+    done = replay(scene.server, scene.state, [scene.export()])
     assert (1, 1) == (done.written, done.late)
-
-
-def export(scene: Scene) -> Path:
-    with scene.store.open(scene.time.now()) as reader:
-        run_export(
-            reader,
-            scene.ground.dump,
-            filters=Filters(),
-            since=None,
-            keep_history=False,
-            reporter=NullReporter(),
-            clock=scene.time.now,
-        )
-    return scene.ground.dump
 
 
 def test_a_migration_in_shards_is_followed_and_cut_over_as_well(player: Player) -> None:
     scene = player.scene
-    dump = export(scene)
+    dump = scene.export()
     for number in range(2):
         options = ReplayOptions(shard=Shard(number, 2))
         assert ExitCode.DONE == replay(scene.server, scene.state, [dump], options=options).exit_code
@@ -444,3 +458,17 @@ def test_a_migration_in_shards_is_followed_and_cut_over_as_well(player: Player) 
     ledger = Shard(1, 2).folder(scene.state) / "ledger.db"
     ledger.rename(ledger.with_name("away"))
     assert "incomplete" == gate(player.check(), "base").outcome
+
+
+def test_a_revert_by_the_command_line_needs_nothing_but_the_state_directory(player: Player) -> None:
+    put_into(player, "shift")
+    folder = player.scene.folder
+    (folder / "spectron-migrate.yaml").write_text("this: is [no settings file")
+    words = [sys.executable, "-m", "spectron_migrate", "cutover", "revert", "--json", "--reason", "panic"]
+    broken = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+    assert ExitCode.INPUT == broken.returncode
+    done = subprocess.run([*words, "--state", "state"], cwd=folder, capture_output=True, text=True, check=False)
+    assert (0, "started") == (done.returncode, json.loads(done.stdout)["phase"])
+    last = read_journal(player.scene.state).steps[-1]
+    assert ("revert", "panic") == (last.step, last.why)
+    assert getpass.getuser() in last.who

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sqlite3
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from spectron_migrate.delivery.tokens import tokens_of
 from spectron_migrate.dump import open_any
 from spectron_migrate.errors import ExitCode, InputError, Interrupted
 from spectron_migrate.ledger import Ledger
-from spectron_migrate.ledger.schema import VERSION
+from spectron_migrate.ledger.schema import MIGRATIONS, VERSION
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.records import NullReporter
@@ -167,13 +168,12 @@ def test_a_signal_does_not_wait_for_reads_before_the_first_write(
 
 
 def as_version_1(state: Path) -> None:
-    """Take away what version 2 added."""
+    """Take away what version 2 added: indexes first, tables last."""
+    added = re.findall(r"CREATE (INDEX|TABLE) (\w+)|ALTER TABLE (\w+) ADD COLUMN (\w+)", MIGRATIONS[1])
     with sqlite3.connect(state / "ledger.db") as db:
-        db.executescript(
-            "DROP INDEX fact_skipped; DROP INDEX fact_late; ALTER TABLE fact DROP COLUMN batch; DROP TABLE batch;"
-            " ALTER TABLE plan DROP COLUMN scopes; ALTER TABLE plan DROP COLUMN lanes;"
-            " PRAGMA user_version = 1;"
-        )
+        for kind, name, table, column in sorted(added, key=lambda one: ("INDEX", "", "TABLE").index(one[0])):
+            db.execute(f"DROP {kind} {name}" if kind else f"ALTER TABLE {table} DROP COLUMN {column}")
+        db.execute("PRAGMA user_version = 1")
     db.close()
 
 

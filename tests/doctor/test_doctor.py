@@ -313,3 +313,22 @@ def test_the_command_tells_people_and_scripts_the_same(
     assert "spectron" in [check["name"] for check in told["checks"] if check["status"] == "fail"]
     assert not (tmp_path / ".spectron-migrate").exists()
     assert not (tmp_path / "dump").exists()
+
+
+def test_ids_that_would_command_a_terminal_are_shown_as_text(
+    spectron: RunningServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPECTRON_ENDPOINT", spectron.base_url)
+    monkeypatch.setenv("SPECTRON_CONTEXT", spectron.context)
+    monkeypatch.setenv("SPECTRON_API_KEY", spectron.api_key)
+    export(
+        tmp_path, [{"id": "\x1b[31m[bold]x[/bold]\x07", "memory": "Likes tea", "created_at": "2025-01-01T00:00:00Z"}]
+    )
+    assert ExitCode.INPUT == run(["doctor"])
+    out = capsys.readouterr().out
+    assert "[bold]x[/bold]" in out
+    assert not {"\x1b", "\x07"} & set(out)

@@ -1,0 +1,251 @@
+"""The outbox: what Mem0 stored comes to Spectron exactly once and in order, whoever dies on the way."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectron_migrate.adapter.capture import results_of
+from spectron_migrate.errors import NotLegal
+from spectron_migrate.mapping import load_mapping
+from spectron_migrate.mem0.open import open_oss
+from spectron_migrate.outbox import OtherHost, Outbox, Result
+from spectron_migrate.records import Memory
+from tests.adapter.support import Stage, ids, texts
+from tests.support import oracle
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)  # the drainer is another thread, or process
+
+
+def begun(stage: Stage) -> Stage:
+    """A cutover by outbox whose base is in Spectron."""
+    stage.write_settings(catch_up="outbox")
+    stage.say("Was here before the cutover began")
+    stage.start("outbox")
+    stage.catch_up()
+    return stage
+
+
+def judged(stage: Stage) -> None:
+    with open_oss(stage.config, now=datetime.now(UTC)) as reader:
+        memories = [row for row in reader.rows() if isinstance(row, Memory)]
+    wrong = oracle.judge(stage.server.database, stage.state, memories, load_mapping(None))
+    mine = [each for each in wrong if not each.startswith(("I8: session", "I2: nobody claims"))]
+    assert [] == mine
+
+
+def turns(stage: Stage) -> list[str]:
+    """What the server has of the user, in the order of arrival."""
+    found = oracle.server_turns(stage.server.database)
+    mine = [turn for turn in found if any(path.startswith(f"user/{stage.user}") for path in turn.paths)]
+    return [turn.text for turn in sorted(mine, key=lambda turn: turn.arrived)]
+
+
+def test_results_wait_in_the_order_of_completion(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path, host="web-1")
+    first, second = outbox.begin("1 a", ["alice"], NOW), outbox.begin("1 a", ["alice"], NOW)
+    outbox.complete(second, [Result("ADD", "m2", "two"), Result("ADD", "m3", "three")], NOW)
+    outbox.complete(first, [Result("ADD", "m1", "one")], datetime(2026, 11, 22, 11, tzinfo=UTC))  # the clock went back
+    batch = outbox.batch(10)
+    rows = batch.rows
+    assert ["m2", "m3", "m1"] == [row.mem0_id for row in rows]
+    assert sorted({row.completed for row in rows}) == [row.completed for row in rows]
+    later = outbox.begin("1 a", ["alice"], NOW)
+    outbox.complete(later, [Result("ADD", "m4", "four")], NOW)
+    outbox.delivered(batch)  # what came meanwhile stays
+    assert ["m4"] == [row.mem0_id for row in outbox.batch(10).rows]
+    assert rows[-1].completed < outbox.batch(10).rows[0].completed
+
+
+def test_another_host_is_refused(tmp_path: Path) -> None:
+    Outbox(tmp_path, host="web-1").close()
+    with pytest.raises(OtherHost, match="belongs to host web-1, this is web-2"):
+        Outbox(tmp_path, host="web-2")
+
+
+def test_a_second_host_is_told_to_follow(stage: Stage) -> None:
+    begun(stage)
+    Outbox(stage.state, host="another-host").close()
+    with pytest.raises(NotLegal) as raised:
+        stage.adapter()
+    assert "follow" in (raised.value.hint or "")
+    assert socket.gethostname() in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "answer", "expected"),
+    [
+        ("add", {"user_id": "u"}, {"results": []}, []),
+        ("add", {"user_id": "u"}, {"results": [{"id": "m", "memory": "x", "event": "NONE"}]}, []),
+        ("add", {"user_id": "u"}, {"results": [{"event_id": "e", "status": "PENDING"}]}, None),
+        ("add", {"user_id": "u"}, {"message": "ok"}, None),
+        ("add", {}, [{"id": "m", "event": "DELETE", "memory": "x"}], [Result("DELETE", "m")]),
+        ("add", {}, [{"id": "m", "event": "UPDATE", "memory": "x"}], [Result("UPDATE", "m", "x")]),
+        ("update", {"memory_id": "m", "data": "x"}, {}, [Result("UPDATE", "m", "x")]),
+        ("update", {"memory_id": "m", "metadata": {}}, {}, []),
+        ("delete", {"memory_id": "m"}, {}, [Result("DELETE", "m")]),
+        ("delete_all", {"user_id": "u"}, {}, None),
+    ],
+)
+def test_an_answer_says_what_was_stored_or_nothing(method: str, given: Any, answer: Any, expected: Any) -> None:
+    assert expected == results_of(method, given, answer)
+
+
+def test_what_is_added_changed_and_deleted_comes_along_by_itself(stage: Stage) -> None:
+    begun(stage)
+    stage.shift(100)
+    adapter = stage.adapter()
+    first = ids(adapter.add("Prefers green tea", user_id=stage.user, metadata={"kind": "taste"}, infer=False))[0]
+    second = ids(adapter.add("Has two grey cats", user_id=stage.user, infer=False))[0]
+    adapter.update(first, text="Prefers oolong tea")
+    adapter.delete(second)
+    wait_until(lambda: "Prefers oolong tea" in turns(stage))
+    mine = {"filters": {"user_id": stage.user}}
+
+    def from_spectron() -> bool:
+        before = adapter._core.tally.told()["reads"].get("spectron", 0)
+        found = adapter.search("what tea, which pets", **mine)
+        assert "Prefers green tea" not in texts(found)
+        assert "Has two grey cats" not in texts(found)
+        assert first in ids(found)
+        return bool(adapter._core.tally.told()["reads"].get("spectron", 0) > before)
+
+    wait_until(from_spectron)
+    assert {"kind": "taste"} == adapter.search("oolong tea", **mine)["results"][0]["metadata"]
+    assert stage.reconcile()
+    judged(stage)
+
+
+def test_calls_that_followed_each_other_arrive_in_order(stage: Stage) -> None:
+    begun(stage)
+    adapter = stage.adapter()
+    said = [f"Number {number} of what was said" for number in range(12)]
+    for text in said:
+        adapter.add(text, user_id=stage.user, infer=False)
+    wait_until(lambda: len(turns(stage)) == 13)
+    assert said == turns(stage)[1:]
+    assert stage.reconcile()
+    assert 13 == len(turns(stage))
+    judged(stage)
+
+
+def test_nothing_is_sent_before_the_base_is_planned(stage: Stage) -> None:
+    stage.write_settings(catch_up="outbox")
+    old = [stage.say(f"Said before, {number}") for number in range(3)]
+    stage.start("outbox")
+    adapter = stage.adapter()
+    adapter.add("Said meanwhile", user_id=stage.user, infer=False)
+    outbox = Outbox(stage.state, host=socket.gethostname())
+    time.sleep(0.5)  # the drainer looks, and leaves it
+    assert [] == turns(stage)
+    assert ["Said meanwhile"] == [row.text for row in outbox.batch(9).rows]
+    stage.catch_up()
+    wait_until(lambda: not outbox.waits())
+    assert len(old) + 1 == len(turns(stage))
+    assert "Said meanwhile" == turns(stage)[-1]
+    judged(stage)
+
+
+def test_a_call_that_raised_is_unknown_until_mem0_is_read(stage: Stage) -> None:
+    begun(stage)
+
+    class Cut:
+        """Mem0 stores it, and the answer is lost."""
+
+        def add(self, messages: Any, *, user_id: str | None = None, infer: bool = True) -> Any:
+            stage.mem0.add(messages, user_id=user_id, infer=infer)
+            raise ConnectionError("cut")
+
+        def search(self, query: str, *, top_k: int = 20, filters: Any = None) -> Any:
+            return stage.mem0.search(query, top_k=top_k, filters=filters)
+
+    stage.shift(100)
+    adapter = stage.adapter(Cut())
+    with pytest.raises(ConnectionError):
+        adapter.add("Was stored all the same", user_id=stage.user, infer=False)
+    outbox = Outbox(stage.state, host=socket.gethostname())
+    assert [(True, (stage.user,))] == [(call.unknown, call.owners) for call in outbox.calls()]
+    time.sleep(1.5)  # the drainer says again who is caught up: not this user
+    assert "Was stored all the same" in texts(adapter.search("stored", filters={"user_id": stage.user}))
+    assert stage.reconcile()
+    wait_until(lambda: not outbox.calls())
+    assert 1 == turns(stage).count("Was stored all the same")
+    judged(stage)
+
+
+def test_a_memory_that_was_captured_and_deleted_unseen_is_not_held_for_living(stage: Stage) -> None:
+    """No dump ever had it: only its absence from a whole reading tells."""
+    begun(stage)
+    adapter = stage.adapter()
+    made = ids(adapter.add("Said and taken back", user_id=stage.user, infer=False))[0]
+    wait_until(lambda: "Said and taken back" in turns(stage))
+    stage.mem0.delete(made)  # past the adapter, or by a process that was killed before it could say so
+    assert stage.reconcile()
+    stage.shift(100)
+    assert "Said and taken back" not in texts(adapter.search("taken back", filters={"user_id": stage.user}))
+    judged(stage)
+
+
+def test_spectron_being_down_delays_and_loses_nothing(own_stage: Stage) -> None:
+    stage = begun(own_stage)
+    adapter = stage.adapter()
+    stage.server.kill()
+    for number in range(5):
+        adapter.add(f"Said while it was down, {number}", user_id=stage.user, infer=False)
+    time.sleep(1.0)  # the drainer meets it
+    stage.server.start()
+    wait_until(lambda: len(turns(stage)) == 6)
+    assert stage.reconcile()
+    assert 6 == len(turns(stage))
+    judged(stage)
+
+
+def test_whoever_dies_another_process_goes_on(own_stage: Stage) -> None:
+    """A process is killed with writes of its own on the way; the next one delivers them, each once."""
+    stage = begun(own_stage)
+    code = (
+        "import sys\nfrom spectron_migrate import MemoryAdapter\n"
+        "class Mem0:\n"
+        "    n = 0\n"
+        "    def add(self, messages, *, user_id=None, infer=True):\n"
+        "        line = sys.stdin.readline().split(' ', 1)\n"
+        "        return {'results': [{'id': line[0], 'memory': messages, 'event': 'ADD'}]}\n"
+        "adapter = MemoryAdapter(Mem0())\n"
+        "for number in range(100):\n"
+        "    adapter.add(f'Told by the victim, {number}', user_id=sys.argv[1], infer=False)\n"
+        "    print('added', flush=True)\n"
+    )
+    victim = subprocess.Popen(
+        [sys.executable, "-c", code, stage.user], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert victim.stdin is not None
+    assert victim.stdout is not None
+    for number in range(10):
+        made = stage.say(f"Told by the victim, {number}")
+        victim.stdin.write(f"{made} x\n")
+        victim.stdin.flush()
+        assert "added\n" == victim.stdout.readline()
+    victim.kill()
+    victim.wait()
+    stage.adapter().add("Told by the next one", user_id=stage.user, infer=False)
+    wait_until(lambda: len(turns(stage)) >= 12)
+    assert stage.reconcile()
+    assert 12 == len(turns(stage)) == len(set(turns(stage)))
+    judged(stage)
+    victim.stdin.close()
+    victim.stdout.close()
