@@ -22,6 +22,10 @@ bench: $(VENV)/.ready
 	$(BIN)/python tests/bench/export_bench.py
 	$(BIN)/python tests/bench/verify_bench.py
 	$(BIN)/python tests/bench/startup_bench.py
+	$(BIN)/python -m tests.bench.replay_bench speed capacity lanes memory
+	$(BIN)/python -m tests.bench.loops_bench
+	$(BIN)/python -m tests.bench.plan_bench
+	$(BIN)/python -m tests.bench.adapter_bench
 
 chaos: $(VENV)/.ready
 	$(BIN)/python tests/local/chaos_kill.py --rounds 50

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,49 +13,12 @@ from spectron_migrate.errors import InputError
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.records import Filters, Memory, NullReporter, SourceInfo, format_time
 from spectron_migrate.replay import ReplayOptions
-from tests.support.proxy import Fault, Seen, misbehaving
+from tests.delivery.playing import killed
+from tests.support.proxy import misbehaving
 from tests.support.spectron import memory, replay, turns_of, write_raw
 
 SOURCE = SourceInfo(kind="oss", place="qdrant:/review:mem0", provider="qdrant", version="2.2.1")
 NOW = datetime.now(UTC).replace(microsecond=0)
-
-
-def is_write(seen: Seen) -> bool:
-    """Whether a request writes a fact."""
-    return seen.method == "POST" and seen.path.endswith("/facts")
-
-
-def killed_at(server: RunningServer, folder: Path, dump: Path, when: Callable[[Seen], bool]) -> None:
-    """A replay in a process of its own, killed when a write comes by; the write never reaches the server."""
-    running: list[subprocess.Popen[bytes]] = []
-
-    def kill(seen: Seen) -> Fault:
-        if is_write(seen) and when(seen):
-            running[0].send_signal(signal.SIGKILL)
-            return "cut_before"
-        return "none"
-
-    with misbehaving(server.base_url, kill) as proxy:
-        environment = {
-            **os.environ,
-            "SPECTRON_CONTEXT": server.context,
-            "SPECTRON_API_KEY": server.api_key,
-            "SPECTRON_ENDPOINT": proxy.base_url,
-        }
-        command = [
-            sys.executable,
-            "-m",
-            "spectron_migrate",
-            "replay",
-            "--dump",
-            str(dump),
-            "--state",
-            "state",
-            "--json",
-        ]
-        running.append(subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE))
-        running[0].communicate(timeout=60)
-        assert -signal.SIGKILL == running[0].returncode
 
 
 def scanned(path: Path, rows: list[Memory], began: datetime) -> Path:
@@ -85,10 +43,10 @@ def test_after_kill_9_the_runs_of_a_user_are_settled_in_the_order_of_the_lane(
 ) -> None:
     rows = [memory(number, user, f"text {number}", run_id=f"run{number % 2}") for number in range(8)]
     dump = write_raw(tmp_path / "all.json", rows)
-    killed_at(spectron, tmp_path, dump, lambda seen: b'"text 1"' in seen.body)
+    killed(spectron, tmp_path, dump, "cut_before", lambda seen: b'"text 1"' in seen.body)
     with misbehaving(spectron.base_url) as proxy:
         summary = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
-        bodies = [json.loads(seen.body) for seen in proxy.seen if is_write(seen)]
+        bodies = [json.loads(seen.body) for seen in proxy.seen if seen.writes_fact]
     assert 8 == summary.written + summary.already
     sent_full = [body["text"] for body in bodies if body["infer"] == "full"]
     assert sorted(sent_full) == sent_full
@@ -123,7 +81,7 @@ def test_a_memory_deleted_in_mem0_is_not_sent_because_a_killed_run_meant_to(
 ) -> None:
     rows = [row(user, number, f"text {number}") for number in range(4)]
     dump = scanned(tmp_path / "dump", rows, NOW - timedelta(days=2))
-    killed_at(spectron, tmp_path, dump, lambda seen: b'"text 1"' in seen.body)
+    killed(spectron, tmp_path, dump, "cut_before", lambda seen: b'"text 1"' in seen.body)
     scanned(dump, rows[:3], NOW - timedelta(days=1))
     replay(spectron, tmp_path / "state", [dump])
     assert ["text 0", "text 1", "text 2"] == [turn.content for turn in turns_of(spectron, user)]
@@ -163,7 +121,7 @@ def test_a_refused_memory_is_retried_where_the_mapping_of_now_puts_it(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(1, user)])
-    with misbehaving(spectron.base_url, lambda seen: "400" if is_write(seen) else "none") as proxy:
+    with misbehaving(spectron.base_url, lambda seen: "400" if seen.writes_fact else "none") as proxy:
         replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
     with misbehaving(spectron.base_url) as proxy:
         summary = replay(
@@ -174,7 +132,7 @@ def test_a_refused_memory_is_retried_where_the_mapping_of_now_puts_it(
             mapping=moved(tmp_path),
             options=ReplayOptions(retry_failed=True),
         )
-        scopes = [json.loads(seen.body)["scopes"] for seen in proxy.seen if is_write(seen)]
+        scopes = [json.loads(seen.body)["scopes"] for seen in proxy.seen if seen.writes_fact]
     assert 1 == summary.written
     assert [[[f"org/acme/user/{user}"]]] == scopes
 
