@@ -157,9 +157,12 @@ class Follow:
             return 0.0
         self._totals.add(done)
         publish(self._ground.state, self._caught_up(done), now=self._stamp())
-        if compare and self._agreement.add(done):
-            keep(self._ground.state, self._agreement.result(self._stamp()))
-            self._compare_at = began + COMPARE_EVERY_S
+        if compare:
+            agree = self._agreement.add(done)
+            if agree or (done.compared is not None and done.compared.total):
+                keep(self._ground.state, self._agreement.result(self._stamp()))
+            if agree:
+                self._compare_at = began + COMPARE_EVERY_S
         self._reporter.info(told(self._totals.rounds, done))
         if done.problem is not None:
             return self._trouble(done.problem, longest_s=HELD_S)
