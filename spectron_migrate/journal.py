@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from spectron_migrate.disk import sync_folder
 from spectron_migrate.errors import InputError
 from spectron_migrate.ledger.ledger import make_private_directory
 from spectron_migrate.records import Json
@@ -334,11 +335,7 @@ def _append(path: Path, line: bytes, *, keep: int) -> None:
     finally:
         os.close(handle)
     if fresh:
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
 
 
 @contextmanager

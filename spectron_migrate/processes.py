@@ -26,6 +26,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
+from spectron_migrate.disk import is_held
+
 FOLDER = "processes"
 PAST = "past.json"
 SCHEMA = 1
@@ -169,7 +171,7 @@ def look(state: Path, *, now: datetime | None = None) -> Overview:
     all_of_them: list[Report] = []
     broken: list[str] = []
     for path in sorted(folder.glob("*.json")):
-        alive = path.name != PAST and _is_locked(path.with_suffix(".lock"))
+        alive = path.name != PAST and is_held(path.with_suffix(".lock"))
         report = _read(path, alive=alive)
         if report is None:
             broken += [path.name] if alive else []
@@ -315,20 +317,6 @@ def _try_lock(path: Path) -> IO[str] | None:
                 return handle
     handle.close()
     return None
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(handle)
-    return False
 
 
 @contextmanager

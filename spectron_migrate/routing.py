@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from spectron_migrate.disk import sync_folder
+
 FILE = "routing.json"
 SCHEMA = 1
 BUCKETS = 10_000
@@ -183,11 +185,7 @@ def write_routing(path: Path, routing: Routing) -> None:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 @dataclass

@@ -33,21 +33,6 @@ def alone(path: Path, what: str) -> Iterator[None]:
         yield
 
 
-def is_held(path: Path) -> bool:
-    """Whether a living process holds this lock."""
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
-
-
 def write_json(path: Path, value: Mapping[str, Json]) -> None:
     """Replace a small file of the state directory as a whole; for its owner alone."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from spectron_migrate.disk import is_held
 from spectron_migrate.errors import ExitCode, LedgerLocked, Unreachable
 from spectron_migrate.journal import Step, record
 from spectron_migrate.ledger import Ledger
@@ -26,7 +27,7 @@ from spectron_migrate.records import format_time
 from spectron_migrate.rehearse import clean_environment
 from spectron_migrate.routing import FILE as ROUTING
 from spectron_migrate.routing import name_of, read_routing
-from spectron_migrate.statedir import FOLLOW_FILE, FOLLOW_LOCK, is_held, read_json
+from spectron_migrate.statedir import FOLLOW_FILE, FOLLOW_LOCK, read_json
 from tests.cutover.support import Scene, Store
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import turns_of

@@ -12,15 +12,13 @@ PACKAGE = Path(__file__).parent.parent / "spectron_migrate"
 
 # A module may import those of its own layer's row or of a lower row. The first prefix that fits decides.
 LAYERS: list[tuple[str, ...]] = [
-    ("errors", "records", "scratch"),
+    ("errors", "records", "scratch", "disk"),
     ("yamlfile", "mapping"),
     ("config",),
     (
         "spectron",
         "mem0",
         "dump",
-        "dump_writer",
-        "dump_index",
         "ledger",
         "routing",
         "journal",

@@ -295,7 +295,8 @@ class _Player:
 def _play(common: Common, step: Callable[[_Player], Stand]) -> int:
     def work(stage: Stage) -> Outcome:
         from spectron_migrate.cutover.overview import next_step
-        from spectron_migrate.statedir import FOLLOW_LOCK, is_held
+        from spectron_migrate.disk import is_held
+        from spectron_migrate.statedir import FOLLOW_LOCK
 
         player = _Player(stage)
         stand = step(player)

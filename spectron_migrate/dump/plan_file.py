@@ -7,7 +7,8 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from spectron_migrate.dump.files import sync_folder, write_durably
+from spectron_migrate.disk import sync_folder
+from spectron_migrate.dump.files import write_durably
 from spectron_migrate.errors import InputError
 
 PLAN = "plan.json"

@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import Self
 
 from spectron_migrate import __version__
-from spectron_migrate.dump.files import LineFile, encoded, locked_folder, roll_forward, sync_folder, write_durably
+from spectron_migrate.disk import sync_folder
+from spectron_migrate.dump.files import LineFile, encoded, locked_folder, roll_forward, write_durably
 from spectron_migrate.dump.index import HELD, NOT_WRITTEN, Entry, Found, SeenIndex
 from spectron_migrate.dump.manifest import (
     DELETED,
