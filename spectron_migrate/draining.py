@@ -25,8 +25,7 @@ from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.mapping import ScopeMapping, Unmapped
 from spectron_migrate.outbox import Batch, Outbox, Row
 from spectron_migrate.records import Memory, NullReporter, Skipped, format_time
-from spectron_migrate.rounds import turn
-from spectron_migrate.routing import MOST_BEHIND
+from spectron_migrate.rounds import owners_behind, turn
 from spectron_migrate.spectron.api import Sleep, SpectronApi
 
 MOST_CALLS = 500
@@ -134,7 +133,7 @@ class Drainer:
             return set(memory.entity_ids.values())
         if not isinstance(placed, Skipped) and not memory.memory.strip():
             placed = Skipped(memory.id, "empty text")
-        merge.add(memory, placed)
+        merge.add(memory, placed, seen_again=row.completed)  # a row of the same batch may have deleted it before
         return set()
 
     async def _deliver(self, ledger: Ledger, api: SpectronApi, number: int) -> int:
@@ -169,7 +168,7 @@ class Drainer:
         owners = (
             None
             if batch.calls == MOST_CALLS
-            else cutover_views.owners_behind([ledger], MOST_BEHIND, read_journal(self._state).state.accepted_ids)
+            else owners_behind([ledger], read_journal(self._state).state, cutover_views.refused([ledger]))
         )
         behind = None if owners is None else frozenset(owners | unknown | self._unknown())
         until = began.timestamp() + self._max_lag_s

@@ -22,7 +22,7 @@ from typing import Literal, get_args
 from spectron_migrate.disk import sync_folder
 from spectron_migrate.errors import InputError
 from spectron_migrate.ledger.ledger import make_private_directory
-from spectron_migrate.records import Json
+from spectron_migrate.records import Json, digest
 from spectron_migrate.routing import FILE as ROUTING_FILE
 from spectron_migrate.routing import MOST_BEHIND, CatchUp, Phase, Routing, name_of, read_routing, write_routing
 
@@ -98,10 +98,11 @@ class CutoverState:
     altered: int | None = None
     """The first line that does not fit the one before it: somebody changed the journal."""
 
-    @property
-    def accepted_ids(self) -> frozenset[str]:
-        """Memories that somebody accepted by name, at whatever gate."""
-        return frozenset(each for step in self.accepted for each in step.ids)
+    def open_at(self, gate: str, shown: Mapping[str, str]) -> list[str]:
+        """The memories of those that a gate shows, which nobody has accepted there for what it says of them now."""
+        steps = [step for step in self.accepted if step.gate == gate]
+        accepted = {pair for step in steps for pair in zip(step.ids, step.about.split(), strict=False)}
+        return [each for each, said in shown.items() if (each, mark_of(said)) not in accepted]
 
     @property
     def under_way(self) -> bool:
@@ -150,6 +151,11 @@ class CutoverState:
                     ever_began=True,
                     altered=self.altered,
                 )
+
+
+def mark_of(said: str) -> str:
+    """What an acceptance keeps of the words it was given for."""
+    return digest(said)[:16]
 
 
 @dataclass(frozen=True, slots=True)

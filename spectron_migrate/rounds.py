@@ -9,7 +9,7 @@ import asyncio
 import fcntl
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from spectron_migrate.changes import Changes, Settling
 from spectron_migrate.dump import Dump, open_dump, read_manifest
 from spectron_migrate.errors import ExitCode, Incomplete, Interrupted, LedgerLocked
 from spectron_migrate.export import ExportSummary, run_export
-from spectron_migrate.journal import read_journal
+from spectron_migrate.journal import CutoverState, read_journal
 from spectron_migrate.ledger import Ledger, cutover_views
 from spectron_migrate.ledger.cutover_views import Left
 from spectron_migrate.ledger.ledger import make_private_directory
@@ -236,8 +236,8 @@ class Rounds:
     ) -> Round:
         with opened(self.ground.state) as ledgers:
             left = cutover_views.left(ledgers)
-            accepted = read_journal(self.ground.state).state.accepted_ids
-            behind = cutover_views.owners_behind(ledgers, MOST_BEHIND, accepted)
+            refused = cutover_views.refused(ledgers)
+            behind = owners_behind(ledgers, read_journal(self.ground.state).state, refused)
             for each in changes:
                 behind = None if behind is None or each.waiting_owners is None else behind | each.waiting_owners
             settling = Settling(began, self.ground.settle_s, self._first_seen)
@@ -252,13 +252,22 @@ class Rounds:
                 returned=len(summary.returned),
                 written=sum(each.written for each in done),
                 late=sum(each.late for each in done),
-                refused=len(cutover_views.refused(ledgers)),
+                refused=len(refused),
                 waiting=max(each.waiting for each in changes),
                 left=left,
                 behind=None if behind is None else frozenset(behind),
                 problem=_problem(done),
                 compared=compare_all(ledgers, dump, settling) if compare else None,
             )
+
+
+def owners_behind(ledgers: Sequence[Ledger], state: CutoverState, refused: Mapping[str, str]) -> set[str] | None:
+    """Every id of those who may not be read from Spectron now; None for too many to name.
+
+    A `refused` memory and one that changed hands hold their owners until somebody accepts them at their gate.
+    """
+    short = state.open_at("refused", refused) + state.open_at("moved", cutover_views.moved(ledgers))
+    return cutover_views.owners_behind(ledgers, MOST_BEHIND, short)
 
 
 def compare_all(ledgers: Sequence[Ledger], dump: Dump, settling: Settling) -> Differences:

@@ -13,9 +13,9 @@ from typing import Literal
 
 from spectron_migrate.cutover.evidence import Evidence
 from spectron_migrate.errors import ExitCode, InputError
-from spectron_migrate.journal import CutoverState, Step
+from spectron_migrate.journal import CutoverState, Step, mark_of
 from spectron_migrate.processes import GATE_DAYS
-from spectron_migrate.records import Json, digest
+from spectron_migrate.records import Json
 
 LISTED = 100
 Outcome = Literal["passed", "failed", "inconclusive", "incomplete"]
@@ -101,7 +101,7 @@ def acceptance(gates: Sequence[Gate], name: str, ids: Sequence[str]) -> tuple[tu
     if not gate.ids and not gate.about:
         raise InputError(f"at the gate {name} there is nothing to accept", hint="cutover check shows how it stands")
     named = tuple(ids or gate.ids)
-    return named, " ".join(digest(gate.shown[each])[:16] for each in named) or gate.about
+    return named, " ".join(mark_of(gate.shown[each]) for each in named) or gate.about
 
 
 ACCEPTABLE = ("refused", "moved", "verdict", "will_not_expire", "calls")
@@ -285,12 +285,10 @@ def _by_id(gate: Gate, state: CutoverState, hint: str) -> Gate:
     """Passes where every memory that the gate is about was accepted by name, for what the gate says of it now."""
     if not gate.shown:
         return gate
-    steps = [step for step in state.accepted if step.gate == gate.name]
-    accepted = {pair for step in steps for pair in zip(step.ids, step.about.split(), strict=False)}
-    open_ids = {each for each, said in gate.shown.items() if (each, digest(said)[:16]) not in accepted}
+    open_ids = state.open_at(gate.name, gate.shown)
     if open_ids:
         return replace(gate, outcome="failed", hint=f"{len(open_ids):,} of them are not accepted: {hint}")
-    return replace(gate, accepted_by=_names(steps))
+    return replace(gate, accepted_by=_names([step for step in state.accepted if step.gate == gate.name]))
 
 
 def _as_accepted(gate: Gate, state: CutoverState, otherwise: Gate) -> Gate:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from spectron_migrate.ledger.ledger import Ledger
@@ -63,11 +63,11 @@ def left(ledgers: Sequence[Ledger]) -> Left:
     return Left(*counts)
 
 
-def owners_behind(ledgers: Sequence[Ledger], most: int, accepted: Collection[str] = ()) -> set[str] | None:
+def owners_behind(ledgers: Sequence[Ledger], most: int, short: Sequence[str]) -> set[str] | None:
     """Every id of those whom Spectron would not show what Mem0 does; None where they are more than `most`.
 
-    That is whose memory is not decided, was refused, or belongs to somebody else by now (then both); but for
-    memories that somebody `accepted`.
+    That is whose memory is not decided, or is among the `short`: decided, and yet not there for whom Mem0 has it.
+    Of a memory that belongs to somebody else by now it is both.
     """
     owners: set[str] = set()
     for ledger in ledgers:
@@ -76,7 +76,6 @@ def owners_behind(ledgers: Sequence[Ledger], most: int, accepted: Collection[str
             " LIMIT ?",
             (*UNDECIDED, most * 4),
         ).fetchall()
-        short = [each for each in (*refused([ledger]), *moved([ledger])) if each not in accepted]
         if len(rows) + len(short) >= most * 4:
             return None
         for mem0_id in short:
@@ -114,7 +113,8 @@ def refused(ledgers: Sequence[Ledger]) -> dict[str, str]:
             "SELECT mem0_id, version, reason FROM fact WHERE state = 'refused'"
             " AND NOT EXISTS (SELECT 1 FROM fact AS later"
             "  WHERE later.mem0_id = fact.mem0_id AND later.version > fact.version)"
-            " AND mem0_id IN (SELECT mem0_id FROM memory WHERE tombstoned_at IS NULL) ORDER BY mem0_id"
+            " AND EXISTS (SELECT 1 FROM memory WHERE memory.mem0_id = fact.mem0_id AND tombstoned_at IS NULL)"
+            " ORDER BY mem0_id"
         )
         found |= {row["mem0_id"]: f"version {row['version']}: {row['reason'] or ''}" for row in rows}
     return found

@@ -121,6 +121,7 @@ CREATE INDEX fact_high_water ON fact(lane, order_key) WHERE infer = 'full' AND s
 CREATE INDEX fact_plan ON fact(plan, state);
 CREATE INDEX fact_skipped ON fact(reason) WHERE state = 'skipped';
 CREATE INDEX fact_late ON fact(state) WHERE late = 1;
+CREATE INDEX fact_refused ON fact(mem0_id) WHERE state = 'refused';
 
 CREATE TABLE probe(
   endpoint TEXT NOT NULL, context TEXT NOT NULL, question TEXT NOT NULL, answer TEXT NOT NULL, at TEXT NOT NULL,
@@ -150,6 +151,7 @@ UPDATE plan SET (scopes, lanes) =
   (SELECT count(DISTINCT selector), count(DISTINCT lane) FROM fact WHERE fact.plan = plan.id AND state != 'skipped');
 CREATE INDEX fact_skipped ON fact(reason) WHERE state = 'skipped';
 CREATE INDEX fact_late ON fact(state) WHERE late = 1;
+CREATE INDEX fact_refused ON fact(mem0_id) WHERE state = 'refused';
 """,
 }
 """From each older version to the next. They only add, so that a reader of today reads yesterday's ledger too."""

@@ -201,6 +201,20 @@ def test_a_memory_that_was_captured_and_deleted_unseen_is_not_held_for_living(st
     judged(stage)
 
 
+def test_a_memory_that_is_deleted_and_added_again_under_its_id_comes_along(stage: Stage) -> None:
+    """One batch has both: what the first row buried the second one brings back."""
+    begun(stage)
+    adapter = stage.adapter()
+    made = ids(adapter.add("Said first", user_id=stage.user, infer=False))[0]
+    wait_until(lambda: "Said first" in turns(stage))
+    outbox = Outbox(stage.state, host=socket.gethostname())
+    call = outbox.begin("1 a", [stage.user], datetime.now(UTC))
+    again = Result("ADD", made, "Said again", {"user_id": stage.user})
+    outbox.complete(call, [Result("DELETE", made), again], datetime.now(UTC))
+    wait_until(lambda: not outbox.waits())
+    wait_until(lambda: "Said again" in turns(stage))
+
+
 def test_spectron_being_down_delays_and_loses_nothing(own_stage: Stage) -> None:
     stage = begun(own_stage)
     adapter = stage.adapter()

@@ -20,14 +20,15 @@ from spectron_migrate.cutover.steps import Cutover
 from spectron_migrate.dump import open_dump
 from spectron_migrate.erase import Eraser
 from spectron_migrate.errors import ExitCode, InputError, LedgerLocked, NotLegal
-from spectron_migrate.journal import CaughtUp, Step, publish, read_journal, record
-from spectron_migrate.ledger import Ledger
+from spectron_migrate.journal import CaughtUp, Step, mark_of, publish, read_journal, record
+from spectron_migrate.ledger import Ledger, cutover_views
 from spectron_migrate.ledger.shards import Shard
 from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.records import Filters, NullReporter
 from spectron_migrate.replay import ReplayOptions
+from spectron_migrate.rounds import opened
 from spectron_migrate.sharding import Sharding
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.verify.model import VerifyOptions
@@ -174,6 +175,38 @@ def test_whose_newest_memory_was_refused_is_not_read_from_spectron_as_if_it_were
         done = scene.round(compare=True)
     assert 1 == done.refused
     assert done.behind is None or scene.user in done.behind
+
+
+def test_only_an_acceptance_of_that_very_refusal_lets_its_owner_be_read_from_spectron(scene: Scene) -> None:
+    record(scene.state, Step("start", NOW, "anna", migration="m"))
+    scene.put(1, "a thing that arrives")
+    scene.round()
+    scene.put(2, "a thing that is refused", ago=600)
+
+    def refuse(seen: Seen) -> Fault:
+        return refusing(422, "not this one") if seen.writes_fact else "none"
+
+    def is_behind() -> bool:
+        done = scene.round(compare=True)
+        assert 1 == done.refused
+        return done.behind is None or scene.user in done.behind
+
+    def accept(gate_name: str) -> None:
+        with opened(scene.state) as ledgers:
+            shown = cutover_views.refused(ledgers)
+        about = " ".join(mark_of(said) for said in shown.values())
+        record(scene.state, Step("accept", NOW, "anna", "seen", gate=gate_name, ids=tuple(shown), about=about))
+
+    with misbehaving(scene.server.base_url, refuse) as proxy:
+        scene.endpoint = proxy.base_url
+        assert is_behind()
+        accept("will_not_expire")
+        assert is_behind()
+        accept("refused")
+        assert not is_behind()
+        scene.time.pass_(600)
+        scene.put(2, "another text that is refused", ago=300)
+        assert is_behind()
 
 
 def test_a_plain_replay_of_another_dump_beside_shards_is_refused(scene: Scene, tmp_path: Path) -> None:
