@@ -17,12 +17,12 @@ from pathlib import Path
 
 from spectron_migrate.disk import is_held
 from spectron_migrate.errors import InputError, KeyRefused, MigrateError, NotLegal, Unreachable, WrongLedger
-from spectron_migrate.journal import read_journal
 from spectron_migrate.ledger import Ledger, erasing
 from spectron_migrate.ledger.erasing import unfinished
 from spectron_migrate.records import Json, Reporter
 from spectron_migrate.spectron.api import Me, SpectronApi, UnknownSession, pattern_covers
-from spectron_migrate.statedir import FOLLOW_LOCK
+from spectron_migrate.state.directory import FOLLOW_LOCK
+from spectron_migrate.state.journal import read_journal
 
 __all__ = ["CANNOT_SEE", "Erasable", "Eraser", "unfinished"]
 

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from spectron_migrate.changes import Changes
 from spectron_migrate.delivery.engine import deliver
 from spectron_migrate.delivery.limiter import Limiter
 from spectron_migrate.delivery.preflight import check
@@ -20,17 +19,18 @@ from spectron_migrate.delivery.review import write_review
 from spectron_migrate.delivery.run import Brake, Counters, Run, Stop
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import ExitCode, InputError, Interrupted
-from spectron_migrate.forecast import Forecast, Pace, make_forecast
-from spectron_migrate.journal import read_journal
 from spectron_migrate.ledger import Ledger, batches, plan, runs, sessions, views
 from spectron_migrate.ledger.shards import Shard
 from spectron_migrate.ledger.stored import Standing
 from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.mapping import ScopeMapping
-from spectron_migrate.planning import make_plan
+from spectron_migrate.plan.changes import Changes
+from spectron_migrate.plan.forecast import Forecast, Pace, make_forecast
+from spectron_migrate.plan.planning import make_plan
+from spectron_migrate.plan.sharding import Sharding, refuse_plain
 from spectron_migrate.records import Filters, Json, Reporter, format_time
-from spectron_migrate.sharding import Sharding, refuse_plain
 from spectron_migrate.spectron.api import Me, Sleep, SpectronApi
+from spectron_migrate.state.journal import read_journal
 
 _STOP_CODES = {"limit": ExitCode.LIMIT, "key": ExitCode.KEY, "unreachable": ExitCode.UNREACHABLE}
 

@@ -18,8 +18,8 @@ import pytest
 from spectron_migrate.cli.app import run
 from spectron_migrate.ledger import Ledger, erasing
 from spectron_migrate.local.testing import RunningServer, running_server
-from spectron_migrate.rehearse import clean_environment
-from spectron_migrate.statedir import FOLLOW_LOCK
+from spectron_migrate.rehearsal.ground import clean_environment
+from spectron_migrate.state.directory import FOLLOW_LOCK
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import memory, turns_of, write_raw
 

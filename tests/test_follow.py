@@ -16,18 +16,18 @@ from typing import Any
 
 import pytest
 
+from spectron_migrate.catch_up.reconcile import last as last_reconciled
 from spectron_migrate.disk import is_held
 from spectron_migrate.errors import ExitCode, LedgerLocked, Unreachable
-from spectron_migrate.journal import Step, record
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.mem0.reader import Reader
-from spectron_migrate.reconcile import last as last_reconciled
 from spectron_migrate.records import format_time
-from spectron_migrate.rehearse import clean_environment
-from spectron_migrate.routing import FILE as ROUTING
-from spectron_migrate.routing import name_of, read_routing
-from spectron_migrate.statedir import FOLLOW_FILE, FOLLOW_LOCK, read_json
+from spectron_migrate.rehearsal.ground import clean_environment
+from spectron_migrate.state.directory import FOLLOW_FILE, FOLLOW_LOCK, read_json
+from spectron_migrate.state.journal import Step, record
+from spectron_migrate.state.routing import FILE as ROUTING
+from spectron_migrate.state.routing import name_of, read_routing
 from tests.cutover.support import Scene, Store
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import turns_of

@@ -11,9 +11,9 @@ import pytest
 
 from spectron_migrate.cli.app import run
 from spectron_migrate.cli.draw_replay import spoken
-from spectron_migrate.forecast import tokens_of
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
+from spectron_migrate.plan.forecast import tokens_of
 from tests.support.spectron import memory, write_raw
 
 STATE = Path(".spectron-migrate")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from spectron_migrate.config import load_settings
 from spectron_migrate.errors import InputError
 from spectron_migrate.init import InitSummary, run_init
-from spectron_migrate.init_texts import Owners, mapping_text, settings_text
+from spectron_migrate.init.texts import Owners, mapping_text, settings_text
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mapping.load import DEFAULT_MAPPING, parse_mapping
 from spectron_migrate.records import Memory, NullReporter

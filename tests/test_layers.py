@@ -15,21 +15,10 @@ LAYERS: list[tuple[str, ...]] = [
     ("errors", "records", "scratch", "disk"),
     ("yamlfile", "mapping"),
     ("config",),
-    (
-        "spectron",
-        "mem0",
-        "dump",
-        "ledger",
-        "routing",
-        "journal",
-        "statedir",
-        "processes",
-        "outbox",
-    ),
-    ("changes", "likeness", "sharding", "planning", "forecast", "delivery", "judge", "erase", "probe"),
-    ("init_texts",),
-    ("init", "doctor", "export", "replay", "verify", "rehearse", "rehearsal"),
-    ("rounds", "follow", "reconcile", "cutover", "draining", "adapter"),
+    ("spectron", "mem0", "dump", "ledger", "state"),
+    ("plan", "delivery", "judge", "erase", "probe"),
+    ("init", "doctor", "export", "replay", "verify", "rehearsal"),
+    ("catch_up", "cutover", "adapter"),
     ("cli", "__main__"),
 ]
 # Libraries that only one part may know.
@@ -44,7 +33,7 @@ OWNERS = {
     "wordllama": ("local", "rehearsal"),
     "qdrant_client": (),
 }
-STEPS = ("export", "replay", "verify", "rehearse")
+STEPS = ("export", "replay", "verify", "rehearsal")
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spectron_migrate.likeness import NEWEST, Likeness, words
+from spectron_migrate.plan.likeness import NEWEST, Likeness, words
 from spectron_migrate.rehearsal.store import load_events
 
 

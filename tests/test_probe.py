@@ -18,7 +18,7 @@ import pytest
 from spectron_migrate.cli.app import run
 from spectron_migrate.ledger import Ledger, views
 from spectron_migrate.local.testing import RunningServer, running_server
-from spectron_migrate.rehearse import clean_environment
+from spectron_migrate.rehearsal.ground import clean_environment
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import memory, write_raw
 

@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectron_migrate.routing import (
+from spectron_migrate.state.routing import (
     BUCKETS,
     FILE,
     Routing,
@@ -309,6 +309,6 @@ def test_an_address_must_be_https_or_on_this_machine(address: str) -> None:
 
 def test_importing_it_costs_an_application_next_to_nothing() -> None:
     heavy = ["typer", "rich", "tqdm", "httpx", "aiohttp", "mem0", "yaml", "sqlite3", "asyncio", "urllib.request"]
-    code = f"import sys, spectron_migrate.routing; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, spectron_migrate.state.routing; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "[]" == done.stdout.strip()

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spectron_migrate import sharding
 from spectron_migrate.cli.app import run
 from spectron_migrate.dump.plan_file import read_plan
 from spectron_migrate.errors import Incomplete, InputError, LedgerLocked
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.shards import Shard, find, hold, open_all
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.rehearse import clean_environment
+from spectron_migrate.plan import sharding
+from spectron_migrate.rehearsal.ground import clean_environment
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import memory, turns_of, write_raw
 

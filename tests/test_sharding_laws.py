@@ -14,9 +14,9 @@ from spectron_migrate.dump.writer import DumpWriter
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.shards import Shard
 from spectron_migrate.mapping import load_mapping
-from spectron_migrate.planning import make_plan
+from spectron_migrate.plan.planning import make_plan
+from spectron_migrate.plan.sharding import Sharding
 from spectron_migrate.records import Filters, Memory, NullReporter, SourceInfo, format_time
-from spectron_migrate.sharding import Sharding
 
 SHARDS = 3
 SENT = "state IN ('intended', 'written', 'stored_not_extracted', 'undecidable')"

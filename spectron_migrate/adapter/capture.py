@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spectron_migrate.adapter.asked import owners_of
-from spectron_migrate.outbox import Result
+from spectron_migrate.state.outbox import Result
 
 KEPT = ("actor_id", "role", "expiration_date")
 

@@ -15,7 +15,7 @@ from spectron_migrate.adapter.worker import Worker
 from spectron_migrate.config.types import Settings, SpectronAccess
 from spectron_migrate.errors import NotLegal
 from spectron_migrate.mapping import ScopeMapping
-from spectron_migrate.outbox import OtherHost, Outbox
+from spectron_migrate.state.outbox import OtherHost, Outbox
 
 _log = logging.getLogger("spectron_migrate.adapter")
 

@@ -36,7 +36,7 @@ from spectron_migrate.config.types import Secret, Settings, SpectronAccess
 from spectron_migrate.errors import InputError
 from spectron_migrate.mapping import Lens, NotServable, load_mapping
 from spectron_migrate.records import Memory, parse_time
-from spectron_migrate.routing import Routing, RoutingReader, name_of, subject_of
+from spectron_migrate.state.routing import Routing, RoutingReader, name_of, subject_of
 
 MAX_K = 50
 """What Spectron is asked for, as verification asks: some hits are no memories, or old ones."""

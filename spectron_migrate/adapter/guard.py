@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from spectron_migrate.config.types import GuardSettings
-from spectron_migrate.processes import stamp
+from spectron_migrate.state.processes import stamp
 
 LEAST_FAILURES = 3
 """Fewer than this in a window are chance."""

@@ -12,9 +12,9 @@ from pathlib import Path
 from spectron_migrate.adapter.guard import Guard
 from spectron_migrate.adapter.tally import Tally
 from spectron_migrate.adapter.written import Written
-from spectron_migrate.processes import FOLDER, OwnFile, Report, stamp
-from spectron_migrate.processes import Guard as GuardReport
-from spectron_migrate.routing import RoutingReader
+from spectron_migrate.state.processes import FOLDER, OwnFile, Report, stamp
+from spectron_migrate.state.processes import Guard as GuardReport
+from spectron_migrate.state.routing import RoutingReader
 
 EVERY_S = 0.5
 STILL_THERE_S = 5.0

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from spectron_migrate.config.types import SpectronAccess
 from spectron_migrate.errors import LedgerLocked
-from spectron_migrate.outbox import LOCK, Outbox
+from spectron_migrate.state.outbox import LOCK, Outbox
 
 if TYPE_CHECKING:
-    from spectron_migrate.draining import Drainer
+    from spectron_migrate.catch_up.draining import Drainer
     from spectron_migrate.mapping import ScopeMapping
     from spectron_migrate.spectron.api import SpectronApi
 
@@ -70,7 +70,7 @@ class Worker:
             os.close(handle)
 
     async def _drain_for_ever(self) -> None:
-        from spectron_migrate.draining import Drainer
+        from spectron_migrate.catch_up.draining import Drainer
         from spectron_migrate.spectron.api import SpectronApi
 
         drainer = Drainer(self._state, self._mapping, self._outbox, max_lag_s=self._max_lag_s)

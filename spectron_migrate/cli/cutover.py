@@ -241,8 +241,8 @@ class _Player:
         """What every step is signed with."""
         from datetime import UTC, datetime
 
-        from spectron_migrate.journal import whoami
         from spectron_migrate.records import format_time
+        from spectron_migrate.state.journal import whoami
 
         return {"now": format_time(datetime.now(UTC)), "who": whoami(), "reporter": self.stage.reporter}
 
@@ -296,7 +296,7 @@ def _play(common: Common, step: Callable[[_Player], Stand]) -> int:
     def work(stage: Stage) -> Outcome:
         from spectron_migrate.cutover.overview import next_step
         from spectron_migrate.disk import is_held
-        from spectron_migrate.statedir import FOLLOW_LOCK
+        from spectron_migrate.state.directory import FOLLOW_LOCK
 
         player = _Player(stage)
         stand = step(player)

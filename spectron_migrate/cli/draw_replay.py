@@ -11,7 +11,7 @@ from spectron_migrate.errors import ExitCode
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from spectron_migrate.forecast import Forecast
+    from spectron_migrate.plan.forecast import Forecast
     from spectron_migrate.replay import ReplaySummary
 
 SHOWN = 5

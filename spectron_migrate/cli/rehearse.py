@@ -81,7 +81,7 @@ class _Rehearsal:
 
     def play(self, mem0_config: str | None, dumps: list[Path], mapping: Path | None) -> Outcome:
         """Make a store where none is given, then run the very steps that the commands run."""
-        from spectron_migrate.rehearse import local_spectron, make_store
+        from spectron_migrate.rehearsal.ground import local_spectron, make_store
 
         steps: dict[str, Outcome] = {}
         queries = None

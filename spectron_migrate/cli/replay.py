@@ -143,7 +143,7 @@ def perform(stage: Stage, settings: Settings, dumps: list[Path], chosen: ReplayO
 
 
 def _say_what_does_not_come_along(stage: Stage, settings: Settings, dump: Dump) -> None:
-    from spectron_migrate.journal import read_journal
+    from spectron_migrate.state.journal import read_journal
 
     if dump.source.kind != "files" and not read_journal(settings.state).state.under_way:
         stage.line(

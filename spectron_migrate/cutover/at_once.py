@@ -19,16 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from spectron_migrate import processes
 from spectron_migrate.errors import ExitCode, InputError, NotConfirmed, NotLegal
-from spectron_migrate.journal import CutoverState, Step, publish, read_journal, record
 from spectron_migrate.records import Json, Reporter
-from spectron_migrate.routing import CatchUp, Phase
+from spectron_migrate.state import processes
+from spectron_migrate.state.journal import CutoverState, Step, publish, read_journal, record
+from spectron_migrate.state.routing import CatchUp, Phase
 
 if TYPE_CHECKING:
+    from spectron_migrate.catch_up.reconcile import Reconciled
     from spectron_migrate.cutover.gates import Gate
     from spectron_migrate.cutover.privacy import Privacy
-    from spectron_migrate.reconcile import Reconciled
 
 Command = Literal["start", "shift", "accept", "revert", "complete", "abort"]
 

@@ -8,19 +8,19 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from spectron_migrate import processes
+from spectron_migrate.catch_up.reconcile import Reconciled
+from spectron_migrate.catch_up.reconcile import last as last_reconciled
+from spectron_migrate.catch_up.rounds import opened
 from spectron_migrate.dump import Manifest, read_manifest
 from spectron_migrate.errors import Incomplete, InputError, KeyRefused, MigrateError
-from spectron_migrate.journal import CutoverState, read_journal
 from spectron_migrate.ledger import Ledger, cutover_views
 from spectron_migrate.ledger.cutover_views import Left
-from spectron_migrate.reconcile import Reconciled
-from spectron_migrate.reconcile import last as last_reconciled
 from spectron_migrate.records import digest, selector_of
-from spectron_migrate.rounds import opened
-from spectron_migrate.routing import FILE as ROUTING_FILE
-from spectron_migrate.routing import read_routing
 from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.state import processes
+from spectron_migrate.state.journal import CutoverState, read_journal
+from spectron_migrate.state.routing import FILE as ROUTING_FILE
+from spectron_migrate.state.routing import read_routing
 
 REPORT = "dual-verify.json"
 MOST_REPORT_BYTES = 2_000_000_000

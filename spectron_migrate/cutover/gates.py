@@ -13,9 +13,9 @@ from typing import Literal
 
 from spectron_migrate.cutover.evidence import Evidence
 from spectron_migrate.errors import ExitCode, InputError
-from spectron_migrate.journal import CutoverState, Step, mark_of
-from spectron_migrate.processes import GATE_DAYS
 from spectron_migrate.records import Json
+from spectron_migrate.state.journal import CutoverState, Step, mark_of
+from spectron_migrate.state.processes import GATE_DAYS
 
 LISTED = 100
 Outcome = Literal["passed", "failed", "inconclusive", "incomplete"]

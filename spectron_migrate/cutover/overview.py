@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from spectron_migrate import processes
 from spectron_migrate.disk import is_held
-from spectron_migrate.journal import CutoverState, Step, read_journal
 from spectron_migrate.records import Json
-from spectron_migrate.routing import FILE as ROUTING_FILE
-from spectron_migrate.routing import read_routing
-from spectron_migrate.statedir import FOLLOW_FILE, FOLLOW_LOCK, read_json
+from spectron_migrate.state import processes
+from spectron_migrate.state.directory import FOLLOW_FILE, FOLLOW_LOCK, read_json
+from spectron_migrate.state.journal import CutoverState, Step, read_journal
+from spectron_migrate.state.routing import FILE as ROUTING_FILE
+from spectron_migrate.state.routing import read_routing
 
 LAST = 10
 """Steps of the journal that are shown."""

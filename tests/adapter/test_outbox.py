@@ -17,8 +17,8 @@ from spectron_migrate.adapter.capture import results_of
 from spectron_migrate.errors import NotLegal
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.open import open_oss
-from spectron_migrate.outbox import OtherHost, Outbox, Result
 from spectron_migrate.records import Memory
+from spectron_migrate.state.outbox import OtherHost, Outbox, Result
 from tests.adapter.support import Stage, ids, texts
 from tests.support import oracle
 

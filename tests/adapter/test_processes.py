@@ -7,7 +7,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from spectron_migrate.processes import FOLDER, PAST, Guard, OwnFile, Report, fold, look
+from spectron_migrate.state.processes import FOLDER, PAST, Guard, OwnFile, Report, fold, look
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 STAMP = "2026-11-22T12:00:00.000000Z"
@@ -60,7 +60,7 @@ def test_what_dead_processes_counted_stays_and_their_files_go(tmp_path: Path) ->
 
 def test_a_process_that_was_killed_is_dead_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom spectron_migrate.processes import OwnFile, Report\n"
+        "import sys, time\nfrom pathlib import Path\nfrom spectron_migrate.state.processes import OwnFile, Report\n"
         "own = OwnFile(Path(sys.argv[1]))\nown.write(Report('web-1', own.pid, 'a', 'b'))\nprint('ready', flush=True)\n"
         "sys.stdin.read()"
     )

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from spectron_migrate.errors import InputError
-from spectron_migrate.journal import Step, record
-from spectron_migrate.routing import FILE
+from spectron_migrate.state.journal import Step, record
+from spectron_migrate.state.routing import FILE
 from tests.adapter.support import Stage, ids, stamp, texts
 
 TEA = "Prefers green tea over coffee in the morning"

@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any
 
 from spectron_migrate import MemoryAdapter
-from spectron_migrate.journal import CaughtUp, Step, publish, record
 from spectron_migrate.ledger import migration_id
 from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.state.journal import CaughtUp, Step, publish, record
 from tests.support.spectron import memory, replay, write_raw
 
 LIMITS_MS = {"median": 0.2, "p99": 5.0}

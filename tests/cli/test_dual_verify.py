@@ -14,7 +14,7 @@ import pytest
 
 from spectron_migrate.cli.app import run
 from spectron_migrate.local.testing import RunningServer, running_server
-from spectron_migrate.rehearse import CONTEXT, clean_environment
+from spectron_migrate.rehearsal.ground import CONTEXT, clean_environment
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from spectron_migrate.errors import InputError
-from spectron_migrate.journal import FILE, CaughtUp, CutoverState, Step, publish, read_journal, record
-from spectron_migrate.routing import FILE as ROUTING
-from spectron_migrate.routing import MOST_BEHIND, name_of, read_routing
+from spectron_migrate.state.journal import FILE, CaughtUp, CutoverState, Step, publish, read_journal, record
+from spectron_migrate.state.routing import FILE as ROUTING
+from spectron_migrate.state.routing import MOST_BEHIND, name_of, read_routing
 
 AT = "2026-11-22T10:00:00.000000Z"
 
@@ -136,7 +136,7 @@ def test_nothing_is_published_where_no_cutover_ever_began(tmp_path: Path) -> Non
 KILLED = """
 import sys
 from pathlib import Path
-from spectron_migrate.journal import Step, record
+from spectron_migrate.state.journal import Step, record
 folder = Path(sys.argv[1])
 record(folder, Step("start", "2026-11-22T10:00:00.000000Z", "a", migration="m" * 16))
 print("begun", flush=True)

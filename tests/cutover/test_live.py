@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.journal import read_journal
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.open import open_oss
 from spectron_migrate.records import Memory
-from spectron_migrate.rehearse import clean_environment
+from spectron_migrate.rehearsal.ground import clean_environment
+from spectron_migrate.state.journal import read_journal
 from tests.support import oracle
 from tests.support.proxy import Fault, Proxy, Seen, misbehaving
 

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.rehearsal.ground import clean_environment
 from spectron_migrate.rehearsal.store import make_store
-from spectron_migrate.rehearse import clean_environment
-from spectron_migrate.routing import RoutingReader
+from spectron_migrate.state.routing import RoutingReader
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -20,22 +20,22 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate import processes
+from spectron_migrate.catch_up.reconcile import last as last_reconciled
+from spectron_migrate.catch_up.rounds import turn
 from spectron_migrate.cutover import at_once
 from spectron_migrate.cutover.at_once import LEGAL, Stand
 from spectron_migrate.cutover.privacy import write_report
 from spectron_migrate.cutover.steps import Cutover
 from spectron_migrate.errors import ExitCode, InputError, LedgerLocked, NotConfirmed, NotLegal
-from spectron_migrate.journal import Step, read_journal, record
 from spectron_migrate.ledger import Ledger, migration_id
 from spectron_migrate.ledger.shards import Shard
 from spectron_migrate.mem0.open import mem0_source_info
-from spectron_migrate.reconcile import last as last_reconciled
 from spectron_migrate.records import format_time
 from spectron_migrate.replay import ReplayOptions
-from spectron_migrate.rounds import turn
-from spectron_migrate.routing import FILE as ROUTING
-from spectron_migrate.routing import PHASES, Phase, RoutingReader, read_routing
+from spectron_migrate.state import processes
+from spectron_migrate.state.journal import Step, read_journal, record
+from spectron_migrate.state.routing import FILE as ROUTING
+from spectron_migrate.state.routing import PHASES, Phase, RoutingReader, read_routing
 from tests.cutover.support import Scene
 from tests.support.spectron import replay
 from tests.verify.support import verify

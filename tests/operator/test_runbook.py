@@ -19,7 +19,7 @@ import jsonschema_rs
 import pytest
 
 from spectron_migrate.local.testing import running_server
-from spectron_migrate.rehearse import make_store, scratch_environment
+from spectron_migrate.rehearsal.ground import make_store, scratch_environment
 
 ROOT = Path(__file__).parents[2]
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")

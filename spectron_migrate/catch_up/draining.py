@@ -14,19 +14,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from spectron_migrate import processes
+from spectron_migrate.catch_up.rounds import owners_behind, turn
 from spectron_migrate.delivery.engine import deliver
 from spectron_migrate.delivery.limiter import Limiter
 from spectron_migrate.delivery.preflight import check
 from spectron_migrate.delivery.run import Brake, Run
-from spectron_migrate.journal import CaughtUp, publish, read_journal
 from spectron_migrate.ledger import Ledger, cutover_views, plan, views
 from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.mapping import ScopeMapping, Unmapped
-from spectron_migrate.outbox import Batch, Outbox, Row
 from spectron_migrate.records import Memory, NullReporter, Skipped, format_time
-from spectron_migrate.rounds import owners_behind, turn
 from spectron_migrate.spectron.api import Sleep, SpectronApi
+from spectron_migrate.state import processes
+from spectron_migrate.state.journal import CaughtUp, publish, read_journal
+from spectron_migrate.state.outbox import Batch, Outbox, Row
 
 MOST_CALLS = 500
 """Calls whose results are planned in one transaction."""

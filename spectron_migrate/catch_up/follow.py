@@ -15,14 +15,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
+from spectron_migrate.catch_up.reconcile import Agreement, keep
+from spectron_migrate.catch_up.rounds import Ground, Round, Rounds, turn
 from spectron_migrate.errors import ExitCode, Incomplete, Interrupted, LedgerLocked, Unreachable
-from spectron_migrate.journal import CaughtUp, publish, read_journal
 from spectron_migrate.ledger.ledger import make_private_directory
-from spectron_migrate.reconcile import Agreement, keep
 from spectron_migrate.records import Json, Reporter, format_time
-from spectron_migrate.rounds import Ground, Round, Rounds, turn
 from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.statedir import FOLLOW_FILE, FOLLOW_LOCK, alone, write_json
+from spectron_migrate.state.directory import FOLLOW_FILE, FOLLOW_LOCK, alone, write_json
+from spectron_migrate.state.journal import CaughtUp, publish, read_journal
 
 EVERY_S = 5.0
 """Between two rounds; never less than twice what the round took, so that Mem0 is read a third of the time at most."""

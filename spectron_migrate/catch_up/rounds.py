@@ -15,11 +15,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from spectron_migrate.changes import Changes, Settling
 from spectron_migrate.dump import Dump, open_dump, read_manifest
 from spectron_migrate.errors import ExitCode, Incomplete, Interrupted, LedgerLocked
 from spectron_migrate.export import ExportSummary, run_export
-from spectron_migrate.journal import CutoverState, read_journal
 from spectron_migrate.ledger import Ledger, cutover_views
 from spectron_migrate.ledger.cutover_views import Left
 from spectron_migrate.ledger.ledger import make_private_directory
@@ -27,11 +25,13 @@ from spectron_migrate.ledger.schema import STORED
 from spectron_migrate.ledger.shards import Shard, find, open_all
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.mem0.reader import Reader
+from spectron_migrate.plan.changes import Changes, Settling
 from spectron_migrate.records import Filters, Json, Reporter, digest, format_time
 from spectron_migrate.replay import Replay, ReplayOptions, ReplaySummary
-from spectron_migrate.routing import MOST_BEHIND
 from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.statedir import open_private
+from spectron_migrate.state.directory import open_private
+from spectron_migrate.state.journal import CutoverState, read_journal
+from spectron_migrate.state.routing import MOST_BEHIND
 
 TURN = "round.lock"
 NAMED = 100

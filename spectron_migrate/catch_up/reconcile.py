@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from spectron_migrate.journal import CaughtUp, publish
+from spectron_migrate.catch_up.rounds import Differences, Round, Rounds
 from spectron_migrate.records import Json, Reporter, format_time
-from spectron_migrate.rounds import Differences, Round, Rounds
 from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.statedir import read_json, write_json
+from spectron_migrate.state.directory import read_json, write_json
+from spectron_migrate.state.journal import CaughtUp, publish
 
 STATE_FILE = "reconciled.json"
 IN_A_ROW = 2

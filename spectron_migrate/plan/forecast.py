@@ -16,8 +16,8 @@ from spectron_migrate.delivery.lane import MESSAGES
 from spectron_migrate.delivery.tokens import tokens_of
 from spectron_migrate.dump import Dump
 from spectron_migrate.ledger import Ledger, views
-from spectron_migrate.likeness import ALIKE, NEWEST, LikelyPair, Likeness
 from spectron_migrate.mapping import Rule, ScopeMapping
+from spectron_migrate.plan.likeness import ALIKE, NEWEST, LikelyPair, Likeness
 from spectron_migrate.records import Json, Memory, Reporter
 
 FULL_S = 2.0

@@ -23,8 +23,8 @@ from spectron_migrate.disk import sync_folder
 from spectron_migrate.errors import InputError
 from spectron_migrate.ledger.ledger import make_private_directory
 from spectron_migrate.records import Json, digest
-from spectron_migrate.routing import FILE as ROUTING_FILE
-from spectron_migrate.routing import MOST_BEHIND, CatchUp, Phase, Routing, name_of, read_routing, write_routing
+from spectron_migrate.state.routing import FILE as ROUTING_FILE
+from spectron_migrate.state.routing import MOST_BEHIND, CatchUp, Phase, Routing, name_of, read_routing, write_routing
 
 FILE = "cutover.jsonl"
 

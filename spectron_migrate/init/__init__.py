@@ -12,7 +12,7 @@ from typing import Any
 
 from spectron_migrate.config import load_settings
 from spectron_migrate.errors import InputError, MigrateError
-from spectron_migrate.init_texts import Owners, mapping_text, settings_text
+from spectron_migrate.init.texts import Owners, mapping_text, settings_text
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.open import open_reader
 from spectron_migrate.mem0.oss_config import DEFAULT, read_mem0_config

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from spectron_migrate import __version__
-from spectron_migrate.changes import Changes
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import InputError, NotLegal
 from spectron_migrate.ledger import Ledger, erasing, plan, views
 from spectron_migrate.mapping import ScopeMapping, Unmapped
+from spectron_migrate.plan.changes import Changes
+from spectron_migrate.plan.sharding import Sharding
 from spectron_migrate.records import Filters, Memory, Placement, Reporter, Skipped, digest, has_time, order_key
-from spectron_migrate.sharding import Sharding
 
 NAMED = 10
 """How many of many a message names."""

@@ -1,0 +1,1 @@
+"""What several processes share in the state directory, one owner a file. Light: applications import it."""
