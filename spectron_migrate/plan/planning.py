@@ -62,22 +62,10 @@ def make_plan(
     refuses and for a changed mapping that would move what was sent already. Nothing is kept then. `go_on` is
     called for each memory and may raise.
     """
-    fingerprint = digest(dump.digest, mapping.digest, *_spell(filters))
     _warn_unknown(filters, dump, reporter)
-    scan = plan.ScanRow(
-        id=dump.digest,
-        kind=dump.source.kind,
-        began=dump.began,
-        ended=None if dump.raw else dump.manifest.ended,
-        complete=dump.complete,
-        manifest_digest=dump.digest,
-    )
-    halted = erasing.unfinished(ledger)
-    if halted:
-        raise NotLegal(
-            f"an erase of scope {', '.join(halted)} was begun and not finished",
-            hint="end it: spectron-migrate erase with the same scope; until then nothing is written",
-        )
+    _refuse_half_erased(ledger)
+    fingerprint = digest(dump.digest, mapping.digest, *_spell(filters))
+    scan = _scan(dump)
     with ledger.transaction():
         migration = ledger.claim(
             context=context,
@@ -87,27 +75,23 @@ def make_plan(
             now=now,
             shard=(sharding.shard.number, sharding.shard.of) if sharding else (0, 1),
         )
+        same_mapping = migration.mapping_digest == mapping.digest
+        merge_into = partial(plan.Merge, ledger, scan=scan, migration=migration.id, same_mapping=same_mapping, now=now)
         last = plan.last_plan(ledger)
         if last is not None:
-            same = migration.mapping_digest == mapping.digest
-            _bury(plan.Merge(ledger, last[0], scan, migration=migration.id, same_mapping=same, now=now), ledger, dump)
-        if last is not None and last[1] == fingerprint:
-            return Planned(last[0], merged=False)
+            _bury(merge_into(last[0]), ledger, dump)
+            if last[1] == fingerprint:
+                return Planned(last[0], merged=False)
         reporter.stage("plan", dump.count)
         onto = changes.onto(ledger, scan, mapping_digest=mapping.digest) if changes is not None else None
         number = plan.begin_plan(ledger, scan, fingerprint, now) if onto is None else onto
-        same_mapping = migration.mapping_digest == mapping.digest
-        merge = plan.Merge(ledger, number, scan, migration=migration.id, same_mapping=same_mapping, now=now)
-        mine = _whose(ledger, sharding)
+        merge = merge_into(number)
         noticed = _Noticed()
         if changes is None or not changes.unchanged:
             chosen = partial(_is_chosen, ledger, filters, changes)
+            mine = _whose(ledger, sharding)
             noticed = _merge_all(merge, dump, mapping, chosen, mine, now=now, reporter=reporter, go_on=go_on)
-        stones = {} if changes is not None and changes.unchanged else dump.tombstones
-        for mem0_id, stone in stones.items():
-            known = views.memory_of(ledger, mem0_id)
-            if known is not None and filters.admits(known):
-                merge.tombstone(mem0_id, stone.first_missed)
+            _merge_tombstones(merge, ledger, dump, filters)
         _refuse_moves(merge.scope_changes)
         plan.finish_plan(ledger, number, mapping_digest=mapping.digest)
         if changes is not None:
@@ -118,6 +102,33 @@ def make_plan(
         reporter.warn(f"{merge.moved} memories belong to another scope in Mem0 now: they stay where they were sent")
     _warn(noticed, views.count_replaced(ledger, number), reporter)
     return Planned(number, merged=True)
+
+
+def _scan(dump: Dump) -> plan.ScanRow:
+    return plan.ScanRow(
+        id=dump.digest,
+        kind=dump.source.kind,
+        began=dump.began,
+        ended=None if dump.raw else dump.manifest.ended,
+        complete=dump.complete,
+        manifest_digest=dump.digest,
+    )
+
+
+def _refuse_half_erased(ledger: Ledger) -> None:
+    halted = erasing.unfinished(ledger)
+    if halted:
+        raise NotLegal(
+            f"an erase of scope {', '.join(halted)} was begun and not finished",
+            hint="end it: spectron-migrate erase with the same scope; until then nothing is written",
+        )
+
+
+def _merge_tombstones(merge: plan.Merge, ledger: Ledger, dump: Dump, filters: Filters) -> None:
+    for mem0_id, stone in dump.tombstones.items():
+        known = views.memory_of(ledger, mem0_id)
+        if known is not None and filters.admits(known):
+            merge.tombstone(mem0_id, stone.first_missed)
 
 
 def _merge_all(
