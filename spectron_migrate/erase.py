@@ -19,7 +19,7 @@ from spectron_migrate.disk import is_held
 from spectron_migrate.errors import InputError, KeyRefused, MigrateError, NotLegal, Unreachable, WrongLedger
 from spectron_migrate.ledger import Ledger, erasing
 from spectron_migrate.ledger.erasing import unfinished
-from spectron_migrate.records import Json, Reporter
+from spectron_migrate.records import Json, Reporter, counted
 from spectron_migrate.spectron.api import Me, SpectronApi, UnknownSession, pattern_covers
 from spectron_migrate.state.directory import FOLLOW_LOCK
 from spectron_migrate.state.journal import read_journal
@@ -194,12 +194,13 @@ class Eraser:
                     listed = set()
                 if session.claimed - listed and not begun:
                     looked.problems.append(
-                        f"session {session.server_id} in {path} lacks {len(session.claimed - listed)} turns"
+                        f"session {session.server_id} in {path} lacks {counted(len(session.claimed - listed), 'turn')}"
                         " that were confirmed: is this the right server?"
                     )
                 others = len(listed - session.claimed - session.residue)
                 if others:
-                    looked.problems.append(f"session {session.server_id} in {path} holds {others} turns of others")
+                    foreign = counted(others, "turn")
+                    looked.problems.append(f"session {session.server_id} in {path} holds {foreign} of others")
                 looked.turns += len(listed)
         if not looked.problems:
             looked.problems += await self._strangers(path)
@@ -241,7 +242,8 @@ class Eraser:
                 continue
             if left:
                 raise Unreachable(
-                    f"Spectron says that scope {scope.path} is erased, but still lists {len(left)} turns of {session}",
+                    f"Spectron says that scope {scope.path} is erased, but still lists"
+                    f" {counted(len(left), 'turn')} of {session}",
                     hint="run erase again; until it ends, this migration writes nothing",
                 )
 

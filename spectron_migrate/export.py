@@ -13,7 +13,7 @@ from spectron_migrate.dump.writer import Changes, DumpWriter
 from spectron_migrate.errors import ExitCode, Incomplete, InputError, Unreachable
 from spectron_migrate.mem0.qdrant_folder import UNREADABLE
 from spectron_migrate.mem0.reader import Reader
-from spectron_migrate.records import Filters, Json, Memory, Reporter, Skipped
+from spectron_migrate.records import Filters, Json, Memory, Reporter, Skipped, counted
 
 _PASSES = 3
 _LISTED = 100
@@ -193,7 +193,7 @@ def _refuse_a_vanished_source(writer: DumpWriter, dump_dir: Path) -> None:
     old = writer.carried
     if old is not None and old.count and not writer.distinct():
         raise Incomplete(
-            f"the source reads as empty, but the dump in {dump_dir} holds {old.count:,} memories of it",
+            f"the source reads as empty, but the dump in {dump_dir} holds {counted(old.count, 'memory')} of it",
             hint="if they were all deleted on purpose, export into a new directory",
         )
 
@@ -226,12 +226,13 @@ def _why_incomplete(reader: Reader, reading: _Reading, writer: DumpWriter) -> st
     if reading.cut:
         return "not complete: the reading was cut off; run it again"
     if missing:
-        return f"not complete: {missing:,} memories that the source announces were not given"
+        which = counted(missing, "memory that the source announces was", "memories that the source announces were")
+        return f"not complete: {which} not given"
     if unreadable:
-        return f"not complete: {unreadable:,} rows could not be read"
+        return f"not complete: {counted(unreadable, 'row')} could not be read"
     if reading.native_count is None:
         return "not complete: the source does not say how much it holds"
-    return f"not complete: the source says it holds {reading.native_count:,} rows, but gave other than that"
+    return f"not complete: the source says it holds {counted(reading.native_count, 'row')}, but gave other than that"
 
 
 def _summary(

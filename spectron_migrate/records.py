@@ -206,6 +206,15 @@ def format_time(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f").rjust(26, "0") + "Z"
 
 
+def counted(n: int, one: str, many: str | None = None) -> str:
+    """A number with its noun: `1 memory`, `1,234 memories`; `many` where an ending does not make the plural."""
+    if n == 1:
+        return f"1 {one}"
+    if many is None:
+        many = f"{one[:-1]}ies" if one.endswith("y") else f"{one}s"
+    return f"{n:,} {many}"
+
+
 def parse_time(text: str) -> datetime:
     """A time in our own spelling; raises ValueError for any other."""
     return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)

@@ -19,7 +19,7 @@ from spectron_migrate.delivery.review import write_review
 from spectron_migrate.delivery.run import Brake, Counters, Run, Stop
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import ExitCode, InputError, Interrupted
-from spectron_migrate.ledger import Ledger, batches, plan, runs, sessions, views
+from spectron_migrate.ledger import Ledger, batches, decisions, plan, runs, sessions, views
 from spectron_migrate.ledger.shards import Shard
 from spectron_migrate.ledger.stored import Standing
 from spectron_migrate.ledger.writer import GroupCommit
@@ -43,7 +43,7 @@ class ReplayOptions:
     limit: int | None = None
     retry_failed: bool = False
     resolve: Mapping[str, Literal["present", "absent"]] = field(default_factory=dict)
-    """What a person found out about undecidable memories, by Mem0 id."""
+    """What a person found out about undecidable memories, by Mem0 id, or `ID@VERSION` where one has several."""
     into_existing: bool = False
     supersede: bool = True
     """False: others write to Spectron already, so all that is sent now comes late and supersedes nothing."""
@@ -170,7 +170,7 @@ class Replay:
             )
             with ledger.transaction():
                 if self._options.retry_failed:
-                    plan.retry_refused(ledger, planned.id)
+                    decisions.retry_refused(ledger, planned.id)
                 plan.mark_late(ledger, planned.id)
                 self._refuse_expiry(ledger, planned.id)
             summary = self._summary(ledger, planned.id, before=Standing.of(ledger, planned.id), dry_run=True)
@@ -223,7 +223,7 @@ class Replay:
             )
             with ledger.transaction():
                 if self._options.retry_failed:
-                    plan.retry_refused(ledger, planned.id)
+                    decisions.retry_refused(ledger, planned.id)
                 late = plan.mark_late(ledger, planned.id, everything=self._others_write())
                 self._refuse_expiry(ledger, planned.id)
             if late:
@@ -367,11 +367,12 @@ class Replay:
 
     def _resolve(self, ledger: Ledger) -> None:
         """What a person found out about undecidable memories; raises InputError for ids that are none."""
-        wrong = []
         with ledger.transaction():
-            for mem0_id, answer in self._options.resolve.items():
-                if not plan.resolve(ledger, mem0_id, present=answer == "present", now=self._stamp()):
-                    wrong.append(f"memory {mem0_id} is not undecidable")
+            wrong = [
+                why
+                for named, answer in self._options.resolve.items()
+                if (why := decisions.resolve(ledger, named, present=answer == "present", now=self._stamp()))
+            ]
             if wrong:
                 raise InputError.of_all(wrong, hint="spectron-migrate status names those that are")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +13,9 @@ from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.rehearsal.ground import FOREIGN_PREFIXES
 from spectron_migrate.spectron.wire import Answer, Wire
 from tests.support import contract
+
+MOST_WORKERS = 12
+"""Beyond so many, starting them costs more than they give."""
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +52,17 @@ def requests_keep_the_contract(monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     monkeypatch.setattr(Wire, "call", checked)
     yield
     assert [] == wrong
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
+    """Half as many again as there are processors: tests wait for processes and timers about as much as they compute."""
+    return min(MOST_WORKERS, -(-3 * (yield) // 2))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first: else whoever draws it last works alone at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

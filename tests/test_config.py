@@ -50,16 +50,16 @@ def test_nothing_at_all_is_enough_to_begin_with() -> None:
 
     assert found.mem0 is None
     assert (found.mapping, found.dump, found.state) == (None, Path("dump"), Path(".spectron-migrate"))
-    assert (found.spectron.timeout_s, found.replay.max_in_flight, found.replay.max_refused) == (120.0, 64, 0)
-    assert (found.verify.top_k, found.verify.margin, found.verify.min_overlap) == (5, 0.02, None)
-    assert (found.cutover.max_age_s, found.cutover.guard.p95_s, found.cutover.catch_up) == (86400.0, 0.8, "follow")
+    assert (120.0, 64, 0) == (found.spectron.timeout_s, found.replay.max_in_flight, found.replay.max_refused)
+    assert (5, 0.02, None) == (found.verify.top_k, found.verify.margin, found.verify.min_overlap)
+    assert (86400.0, 0.8, "follow") == (found.cutover.max_age_s, found.cutover.guard.p95_s, found.cutover.catch_up)
 
 
 def test_the_environment_alone_is_enough_to_reach_spectron() -> None:
     """`replay` works as it stands."""
     found = load(env=ENV).spectron.require()
 
-    assert (found.endpoint, found.context, found.timeout_s) == ("https://spectron.example", "prod", 120.0)
+    assert ("https://spectron.example", "prod", 120.0) == (found.endpoint, found.context, found.timeout_s)
     assert KEY == found.api_key.reveal()
 
 
@@ -71,8 +71,8 @@ def test_a_missing_endpoint_or_context_is_input_and_a_missing_key_is_a_key() -> 
         load(env={**ENV, "SPECTRON_API_KEY": " "}).spectron.require()
 
     assert "no Spectron context is set" in both.value.message
-    assert ("SPECTRON_ENDPOINT" in str(both.value.hint), both.value.exit_code) == (True, 2)
-    assert (key.value.exit_code, key.value.hint) == (6, "set SPECTRON_API_KEY")
+    assert (True, 2) == ("SPECTRON_ENDPOINT" in str(both.value.hint), both.value.exit_code)
+    assert (6, "set SPECTRON_API_KEY") == (key.value.exit_code, key.value.hint)
 
 
 def test_what_a_file_names_and_the_environment_lacks_is_said_with_its_line() -> None:
@@ -94,11 +94,11 @@ def test_options_beat_the_environment_which_beats_the_file() -> None:
 
     found = load(text, env=env, replay__max_in_flight=2, dump=Path("elsewhere"), state=None)
 
-    assert (found.spectron.endpoint, found.spectron.context) == ("https://file.example", "env")
-    assert (found.replay.max_in_flight, found.replay.max_rps) == (2, 5.0)
+    assert ("https://file.example", "env") == (found.spectron.endpoint, found.spectron.context)
+    assert (2, 5.0) == (found.replay.max_in_flight, found.replay.max_rps)
     assert found.dump == Path("elsewhere")
     assert found.state == Path(".spectron-migrate")
-    assert load(text, env=env, spectron__context="option").spectron.context == "option"
+    assert "option" == load(text, env=env, spectron__context="option").spectron.context
 
 
 def test_paths_of_the_file_are_relative_to_it_and_those_of_options_to_the_working_directory() -> None:
@@ -232,7 +232,7 @@ def test_a_literal_key_is_refused_and_not_repeated(key: str) -> None:
     """Files are committed, mailed and printed."""
     said = refusal(f"spectron:\n  api_key: {key}", env={"K": "v"})
 
-    assert said == "settings.yaml:3: `spectron.api_key` must not hold the key itself"
+    assert "settings.yaml:3: `spectron.api_key` must not hold the key itself" == said
 
 
 def test_a_key_can_lie_in_a_file_that_the_settings_name() -> None:
@@ -241,8 +241,8 @@ def test_a_key_can_lie_in_a_file_that_the_settings_name() -> None:
     Path("conf/key").write_text(f"{KEY}\n", encoding="utf-8")
     text = "spectron: {endpoint: https://a.example, context: c, api_key: {file: key}}"
 
-    assert load(text).spectron.require().api_key.reveal() == KEY
-    assert load(text, env={"SPECTRON_API_KEY": "other"}).spectron.require().api_key.reveal() == "other"
+    assert KEY == load(text).spectron.require().api_key.reveal()
+    assert "other" == load(text, env={"SPECTRON_API_KEY": "other"}).spectron.require().api_key.reveal()
 
 
 @pytest.mark.parametrize(
@@ -263,9 +263,8 @@ def test_a_key_file_without_a_key_is_missed_only_when_the_key_is_needed(content:
 def test_a_key_that_could_break_a_header_is_refused() -> None:
     """It is not repeated either."""
     for key in (f"{KEY}\r\nX-Other: 1", f"{KEY}é", f"{KEY} x"):
-        assert (
-            refusal(env={"SPECTRON_API_KEY": key})
-            == "SPECTRON_API_KEY: `spectron.api_key` holds a character that no key has"
+        assert "SPECTRON_API_KEY: `spectron.api_key` holds a character that no key has" == refusal(
+            env={"SPECTRON_API_KEY": key}
         )
 
 
@@ -280,8 +279,8 @@ def test_a_secret_shows_itself_to_nobody() -> None:
         json.dumps(secret)
     with pytest.raises(TypeError):
         pickle.dumps(secret)
-    assert (secret == Secret(KEY), secret == Secret("x"), secret == KEY) == (True, False, False)
-    assert len({secret, Secret(KEY)}) == 1
+    assert (True, False, False) == (secret == Secret(KEY), secret == Secret("x"), secret == KEY)
+    assert 1 == len({secret, Secret(KEY)})
     assert asdict(found)["spectron"]["api_key"] is found.spectron.api_key
 
 
@@ -302,9 +301,9 @@ def test_each_kind_of_mem0_is_read_from_the_file() -> None:
     assert server is not None
     assert files is not None
     assert (oss.kind, oss.config) == ("oss", str(folder / "mem0.yaml"))
-    assert default.config == "default"
-    assert (platform.require_base_url(), platform.require_key().reveal()) == ("https://api.mem0.ai", KEY)
-    assert (server.kind, server.require_base_url()) == ("server", "https://m.example")
+    assert "default" == default.config
+    assert ("https://api.mem0.ai", KEY) == (platform.require_base_url(), platform.require_key().reveal())
+    assert ("server", "https://m.example") == (server.kind, server.require_base_url())
     assert (files.kind, files.files) == ("files", (str(folder / "old/*.json"), "/abs/x.json"))
     with pytest.raises(KeyRefused, match="no Mem0 key is set"):
         server.require_key()
@@ -324,7 +323,7 @@ def test_the_environment_can_point_to_mem0(env: dict[str, str], expected: tuple[
 
     assert found is not None
     assert expected == (found.kind, found.base_url)
-    assert found.require_key().reveal() == KEY
+    assert KEY == found.require_key().reveal()
 
 
 def test_options_choose_another_mem0_than_the_file() -> None:
@@ -336,12 +335,12 @@ def test_options_choose_another_mem0_than_the_file() -> None:
         assert found is not None
         return found.kind, found.config, found.files
 
-    assert kind(mem0__files=["a.json"]) == ("files", None, ("a.json",))
-    assert kind(mem0__oss__config="default") == ("oss", "default", ())
-    assert kind(mem0__oss__config=Path("x.yaml")) == ("oss", "x.yaml", ())
+    assert ("files", None, ("a.json",)) == kind(mem0__files=["a.json"])
+    assert ("oss", "default", ()) == kind(mem0__oss__config="default")
+    assert ("oss", "x.yaml", ()) == kind(mem0__oss__config=Path("x.yaml"))
     assert kind(mem0__source="oss") == ("oss", str(Path("conf/mem0.yaml").absolute()), ())
-    assert kind(mem0__source="platform")[0] == "platform"
-    assert kind(mem0__source="file", mem0__files=["a"])[0] == "files"
+    assert "platform" == kind(mem0__source="platform")[0]
+    assert "files" == kind(mem0__source="file", mem0__files=["a"])[0]
 
 
 @pytest.mark.parametrize(
@@ -420,9 +419,9 @@ def test_durations_have_units_and_bare_numbers_are_seconds() -> None:
 
     found = load(text, spectron__timeout="24h")
 
-    assert (found.cutover.settle_s, found.cutover.max_lag_s, found.cutover.max_age_s) == (0.0, 90.0, 172800.0)
-    assert (found.cutover.guard.p95_s, found.cutover.guard.window_s) == (0.8, 90.0)
-    assert found.spectron.timeout_s == 86400.0
+    assert (0.0, 90.0, 172800.0) == (found.cutover.settle_s, found.cutover.max_lag_s, found.cutover.max_age_s)
+    assert (0.8, 90.0) == (found.cutover.guard.p95_s, found.cutover.guard.window_s)
+    assert 86400.0 == found.spectron.timeout_s
 
 
 def loads_or_refuses(text: str) -> None:

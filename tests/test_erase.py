@@ -200,7 +200,7 @@ def test_turns_of_others_in_our_session_are_not_hit(
     session = turns_of(led_to, user)[0].session
     post(led_to, "/facts", {"text": "their words", "infer": "none", "session_id": session})
     capsys.readouterr()
-    assert "holds 1 turns of others" in refused(erase(f"user/{user}"), capsys)
+    assert "holds 1 turn of others" in refused(erase(f"user/{user}"), capsys)
     assert 2 == len(turns_of(led_to, user))
 
 

@@ -99,14 +99,14 @@ def test_an_empty_text_matches_nothing_by_text() -> None:
 def test_an_answer_is_ranked_with_every_memory_once() -> None:
     hits = [hit("chunk:2"), hit("attr:2", "alice city Berlin", "attribute"), hit(text="elsewhere"), hit("chunk:1")]
     ranked, verdicts = judge_all(hits, CANDIDATES)
-    assert ranked == ["m-berlin", "m-lisbon"]
+    assert ["m-berlin", "m-lisbon"] == ranked
     assert [Matched, Matched, Unmatched, Matched] == [type(verdict) for verdict in verdicts]
 
 
 def test_two_hits_of_a_text_that_two_memories_have_are_both_of_them() -> None:
     twice = Candidates([Known("m1", "Likes tea"), Known("m2", "Likes tea")])
     ranked, _ = judge_all([hit("x", "Likes tea"), hit("y", "Likes tea"), hit("z", "Likes tea")], twice)
-    assert ranked == ["m1", "m2"]
+    assert ["m1", "m2"] == ranked
 
 
 @given(st.lists(st.text(min_size=1).filter(str.strip), min_size=1, max_size=8))
@@ -116,7 +116,7 @@ def test_every_memory_is_found_by_its_own_text(texts: list[str]) -> None:
         verdict = judge(hit(text=memory.text), Candidates(known))
         assert isinstance(verdict, Matched)
         assert memory.mem0_id in {verdict.mem0_id, *verdict.also}
-        assert verdict.by == "text"
+        assert "text" == verdict.by
 
 
 @given(st.text())

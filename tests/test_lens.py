@@ -106,7 +106,7 @@ def test_a_run_beside_a_user_leaves_the_lens_as_it_is() -> None:
     lens = mapping.lens(user_id="alice", run_id="r1")
 
     assert mapping.lens(user_id="alice").selector == lens.selector
-    assert lens.run_filter == "r1"
+    assert "r1" == lens.run_filter
 
 
 @pytest.mark.parametrize("name", ["agent_id", "app_id", "run_id"])
@@ -190,7 +190,7 @@ def test_a_clause_that_is_shared_as_a_whole_is_read_as_a_whole() -> None:
 
     lens = mapping.lens(user_id="alice")
 
-    assert lens.selector == (("user/alice",), ("user/alice/*",), ("org/acme", "clearance/kb"))
+    assert (("user/alice",), ("user/alice/*",), ("org/acme", "clearance/kb")) == lens.selector
     assert lens.own == lens.selector[:2]
 
 
@@ -215,7 +215,7 @@ def test_a_node_that_says_less_than_the_filter_is_read_exactly_unless_more_lies_
 
     found = (mapping.lens(**user_and_agent).selector, exactly.lens(**user_and_agent).selector)
 
-    assert found == ((("user/alice",), ("user/alice/*",)), (("user/alice",),))
+    assert ((("user/alice",), ("user/alice/*",)), (("user/alice",),)) == found
 
 
 @pytest.mark.parametrize("asked", ['agent_id: "*"', "agent_id: kb", 'metadata.source: "*"', "expired: true"])
@@ -243,8 +243,8 @@ def test_a_rule_that_asks_for_less_is_not_hidden_by_one_that_asks_for_more() -> 
 """
     )
 
-    assert mapping.lens(user_id="alice").selector == (("user/alice",), ("user/alice/*",), ("org/acme",))
-    assert mapping.lens(user_id="alice", agent_id="kb-bot").selector == (("org/acme",),)
+    assert (("user/alice",), ("user/alice/*",), ("org/acme",)) == mapping.lens(user_id="alice").selector
+    assert (("org/acme",),) == mapping.lens(user_id="alice", agent_id="kb-bot").selector
 
 
 def test_what_a_rule_fixes_itself_needs_not_be_in_the_filter() -> None:
@@ -256,8 +256,8 @@ def test_what_a_rule_fixes_itself_needs_not_be_in_the_filter() -> None:
 """
     )
 
-    assert mapping.lens(user_id="alice").shared == ("agent/kb-bot",)
-    assert mapping.lens(user_id="alice", agent_id="other").shared == ()
+    assert ("agent/kb-bot",) == mapping.lens(user_id="alice").shared
+    assert () == mapping.lens(user_id="alice", agent_id="other").shared
 
 
 def test_a_skipping_rule_needs_nothing_read_and_hides_what_it_takes() -> None:
@@ -269,7 +269,7 @@ def test_a_skipping_rule_needs_nothing_read_and_hides_what_it_takes() -> None:
 """
     )
 
-    assert mapping.lens(user_id="alice").selector == (("user/alice",), ("user/alice/*",))
+    assert (("user/alice",), ("user/alice/*",)) == mapping.lens(user_id="alice").selector
     with pytest.raises(NotServable, match="no rule places"):
         mapping.lens(user_id="alice", agent_id="bot")
 
@@ -287,7 +287,7 @@ def test_captured_parts_and_tables_are_resolved_from_the_filter(tmp_path: Path) 
         tmp_path,
     )
 
-    assert mapping.lens(user_id="acme:al:ice").selector[0] == ("tenant/acme/user/x--al-3aice",)
+    assert ("tenant/acme/user/x--al-3aice",) == mapping.lens(user_id="acme:al:ice").selector[0]
     assert ("org/x---49nitech/user/bob",) == mapping.lens(user_id="bob").selector[0]
     with pytest.raises(NotServable, match="no rule places"):
         mapping.lens(user_id="eve")

@@ -152,9 +152,9 @@ def test_the_first_rule_that_matches_wins_with_its_own_options() -> None:
     second = placed(mapping, user_id="al")
 
     assert (0, "identity", "none") == (first.rule, first.category, first.infer)
-    assert first.labels == ("source=x", "env=prod", "kind=kb")
+    assert ("source=x", "env=prod", "kind=kb") == first.labels
     assert (1, "context", "full") == (second.rule, second.category, second.infer)
-    assert second.labels == ("source=mem0", "env=prod")
+    assert ("source=mem0", "env=prod") == second.labels
 
 
 def test_a_rule_can_skip_by_name() -> None:
@@ -204,10 +204,10 @@ def test_the_lane_of_all_of_is_its_users_node_and_that_of_any_of_its_selector() 
     def lane(kind: str, *paths: str) -> str:
         return placed(of(rule.format(kind=kind, paths=", ".join(paths))), user_id="al").lane
 
-    assert lane("all_of", user, team) == "user/al"
+    assert "user/al" == lane("all_of", user, team)
     assert lane("all_of", member, user) == lane("all_of", user, member) == "org/acme/member/al"
-    assert lane("any_of", user, team) == '[["team/x"],["user/al"]]'
-    assert lane("all_of", "{team: x}", "{team: y}") == '[["team/x","team/y"]]'
+    assert '[["team/x"],["user/al"]]' == lane("any_of", user, team)
+    assert '[["team/x","team/y"]]' == lane("all_of", "{team: x}", "{team: y}")
 
 
 def test_a_selector_has_one_spelling() -> None:
@@ -240,7 +240,7 @@ def test_the_digest_is_of_what_is_written_and_of_nothing_else(tmp_path: Path) ->
     changed.add(of(f"  - {rule}}}", folder=tmp_path).digest)
 
     assert plain == named
-    assert len(changed) == 8
+    assert 8 == len(changed)
     assert plain not in changed
 
 
@@ -251,7 +251,7 @@ def test_the_default_can_be_written_out_as_a_file(tmp_path: Path) -> None:
     written = load_mapping(tmp_path / "mapping.yaml")
 
     assert load_mapping(None).digest == written.digest
-    assert placed(written, user_id="al").rule == 1
+    assert 1 == placed(written, user_id="al").rule
 
 
 TENANTS = """{when: {user_id: "*"}, lookup: {file: orgs.csv, key: user_id, value: org},

@@ -39,7 +39,7 @@ def test_the_settings_example_loads_with_the_mapping_beside_it() -> None:
 
     found = load_settings(CONFIGS / "spectron-migrate.yaml", env=env, overrides={})
 
-    assert found.spectron.require().context == "acme-staging"
+    assert "acme-staging" == found.spectron.require().context
     assert found.mapping is not None
     assert load_mapping(found.mapping).rules
 
@@ -48,15 +48,15 @@ def test_agents_of_a_user_are_read_together_or_one_by_one() -> None:
     """agent-per-user."""
     mapping = example("agent-per-user")
 
-    assert mapping.lens(user_id="alice").selector == (("user/alice",), ("user/alice/*",))
-    assert mapping.lens(user_id="alice", agent_id="bot").selector[0] == ("user/alice/agent/bot",)
+    assert (("user/alice",), ("user/alice/*",)) == mapping.lens(user_id="alice").selector
+    assert ("user/alice/agent/bot",) == mapping.lens(user_id="alice", agent_id="bot").selector[0]
 
 
 def test_what_an_agent_learned_is_read_by_agent_alone() -> None:
     """agent-first."""
     mapping = example("agent-first")
 
-    assert mapping.lens(agent_id="bot").selector == (("agent/bot",), ("agent/bot/*",))
+    assert (("agent/bot",), ("agent/bot/*",)) == mapping.lens(agent_id="bot").selector
     with pytest.raises(NotServable):
         mapping.lens(user_id="alice")
 
@@ -66,22 +66,22 @@ def test_clauses_of_all_of_and_any_of() -> None:
     medical = selector(example("all-of"), user_id="alice", metadata={"kind": "medical"})
     decision = selector(example("any-of"), user_id="alice", metadata={"team": "red", "kind": "decision"})
 
-    assert medical == (("clearance/medical", "user/alice"),)
-    assert decision == (("team/red",), ("user/alice",))
+    assert (("clearance/medical", "user/alice"),) == medical
+    assert (("team/red",), ("user/alice",)) == decision
 
 
 def test_tenants_come_from_the_id_or_from_a_table() -> None:
     """tenants-in-ids, tenants-by-table: who has none is refused by name."""
     in_ids, by_table = example("tenants-in-ids"), example("tenants-by-table")
 
-    assert selector(in_ids, user_id="acme:alice") == (("tenant/acme/user/alice",),)
-    assert selector(in_ids, user_id="initech:alice") == (("tenant/initech/user/alice",),)
-    assert selector(by_table, user_id="alice") == (("org/acme/user/alice",),)
-    assert by_table.lens(user_id="bob").selector == (
+    assert (("tenant/acme/user/alice",),) == selector(in_ids, user_id="acme:alice")
+    assert (("tenant/initech/user/alice",),) == selector(in_ids, user_id="initech:alice")
+    assert (("org/acme/user/alice",),) == selector(by_table, user_id="alice")
+    assert (
         ("org/initech/user/bob",),
         ("org/initech/user/bob/*",),
         ("org/initech",),
-    )
+    ) == by_table.lens(user_id="bob").selector
     assert isinstance(in_ids.place(Memory("m1", "text", user_id="alice")), Unmapped)
     assert isinstance(by_table.place(Memory("m1", "text", user_id="eve")), Unmapped)
 
@@ -103,6 +103,6 @@ def test_old_memories_arrive_without_extraction_and_expired_ones_apart() -> None
 
     assert isinstance(old, Placement)
     assert isinstance(new, Placement)
-    assert (old.infer, new.infer) == ("none", "full")
+    assert ("none", "full") == (old.infer, new.infer)
     assert old.selector == new.selector
-    assert selector(mapping, user_id="alice", state="expired") == (("user/alice/kept/expired",),)
+    assert (("user/alice/kept/expired",),) == selector(mapping, user_id="alice", state="expired")

@@ -138,4 +138,4 @@ def test_placing_is_total_and_writes_only_legal_paths(tables: Path, text: str, m
         assert clause
         for path in clause:
             assert all(segment(part) == part or part.startswith("x--") for part in path.split("/"))
-            assert len(path.split("/")) % 2 == 0
+            assert 0 == len(path.split("/")) % 2

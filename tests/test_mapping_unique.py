@@ -155,5 +155,5 @@ def test_a_capture_can_be_put_together_again() -> None:
     }
 
     found = {name: place.selector[0][0] for name, place in places.items() if isinstance(place, Placement)}
-    assert found == {"a:b:c": "org/a/user/x--b-3ac", "::b": "org/x---3a/user/b", "a:b": "org/a/user/b"}
+    assert {"a:b:c": "org/a/user/x--b-3ac", "::b": "org/x---3a/user/b", "a:b": "org/a/user/b"} == found
     assert all(isinstance(places[name], Unmapped) for name in (":b", "a:", "a"))

@@ -30,23 +30,23 @@ differences = st.dictionaries(
 
 
 def test_success_counts_an_expected_memory_only_inside_the_first_k() -> None:
-    assert success_at_k("abcde", {"c"}, 3) == 1.0
-    assert success_at_k("abcde", {"c"}, 2) == 0.0
-    assert success_at_k("", {"c"}, 5) == 0.0
+    assert 1.0 == success_at_k("abcde", {"c"}, 3)
+    assert 0.0 == success_at_k("abcde", {"c"}, 2)
+    assert 0.0 == success_at_k("", {"c"}, 5)
 
 
 def test_reciprocal_rank_is_that_of_the_first_expected_memory() -> None:
     assert reciprocal_rank("abcde", {"d", "c"}) == pytest.approx(1 / 3)
-    assert reciprocal_rank("abcde", {"x"}) == 0.0
+    assert 0.0 == reciprocal_rank("abcde", {"x"})
 
 
 def test_overlap_is_the_share_of_the_longer_answer() -> None:
     assert overlap_at_k("abcde", "cdexy", 5) == pytest.approx(3 / 5)
-    assert overlap_at_k("abcde", "cbaxy", 3) == 1.0
-    assert overlap_at_k("abc", "cba", 5) == 1.0
+    assert 1.0 == overlap_at_k("abcde", "cbaxy", 3)
+    assert 1.0 == overlap_at_k("abc", "cba", 5)
     assert overlap_at_k("abcde", "abc", 5) == pytest.approx(3 / 5)
-    assert overlap_at_k("", "abc", 5) == 0.0
-    assert overlap_at_k("", "", 5) == 1.0
+    assert 0.0 == overlap_at_k("", "abc", 5)
+    assert 1.0 == overlap_at_k("", "", 5)
 
 
 def test_rbo_of_two_even_lists_worked_out_by_hand() -> None:
@@ -81,7 +81,7 @@ def test_rbo_and_overlap_are_symmetric_shares(left: list[str], right: list[str])
 def test_equal_rankings_agree_wholly_and_disjoint_ones_not_at_all(ranking: list[str]) -> None:
     assert rbo_ext(ranking, ranking) == pytest.approx(1.0)
     if ranking:
-        assert rbo_ext(ranking, [item.upper() for item in ranking]) == 0.0
+        assert 0.0 == rbo_ext(ranking, [item.upper() for item in ranking])
 
 
 def test_rbo_weighs_the_top_more_than_the_end() -> None:
@@ -182,6 +182,6 @@ def test_swapping_the_systems_mirrors_the_interval(by_user: dict[str, list[float
 
 def test_the_number_needed_grows_with_the_square_of_the_width() -> None:
     # Half-width 0.04 around 0, margin 0.02: four times as many
-    assert units_needed(Interval(0.0, -0.04, 0.04, 50, "users"), 0.02) == 200
-    assert units_needed(Interval(0.0, -0.01, 0.01, 50, "users"), 0.02) == 50
+    assert 200 == units_needed(Interval(0.0, -0.04, 0.04, 50, "users"), 0.02)
+    assert 50 == units_needed(Interval(0.0, -0.01, 0.01, 50, "users"), 0.02)
     assert units_needed(Interval(-0.02, -0.06, 0.02, 50, "users"), 0.02) is None

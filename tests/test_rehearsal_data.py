@@ -53,7 +53,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         env={**environment, "HOME": str(home)}, capture_output=True, text=True, check=False, cwd=home,
     )  # fmt: skip
     assert (0, f"{folder / 'mem0.json'}\n", "") == (made.returncode, made.stdout, made.stderr)
-    assert list(home.iterdir()) == []
+    assert [] == list(home.iterdir())
     return folder
 
 
@@ -69,7 +69,7 @@ def rows(store: Path) -> dict[str, Memory]:
 def test_it_is_as_large_and_as_mixed_as_a_small_real_store() -> None:
     added = [events[0] for events in alive().values()]
     assert len(added) >= 150
-    assert len({event.user for event in added if event.user}) == 5
+    assert 5 == len({event.user for event in added if event.user})
     assert {"kitchen-helper", "coach"} == {event.agent for event in added if event.agent}
     assert len({event.run for event in added if event.run}) >= 6
     assert max(event.at for event in added) - min(event.at for event in added) > timedelta(days=690)
@@ -90,7 +90,7 @@ def test_users_have_every_kind_of_id() -> None:
 @pytest.mark.parametrize(("key", "events"), [pytest.param(*each, id=each[0]) for each in events_by_key().items()])
 def test_a_life_of_a_memory_makes_sense(key: str, events: list[Event]) -> None:
     first, *later = events
-    assert first.kind == "add"
+    assert "add" == first.kind
     assert first.text
     assert first.user or first.agent or first.run
     assert all(event.kind != "add" for event in later)
@@ -108,7 +108,7 @@ def test_what_is_hard_to_carry_is_in_it() -> None:
     assert kinds["update"] >= 10
     assert kinds["delete"] >= 3
     assert kinds["tag"] >= 2
-    assert Counter((event.user, event.text) for event in added).most_common(1)[0][1] == 2
+    assert 2 == Counter((event.user, event.text) for event in added).most_common(1)[0][1]
     assert any("[bold" in text and "[/]" in text for text in texts)
     assert any("<script>" in text for text in texts)
     assert any("\x1b[" in text for text in texts)

@@ -10,6 +10,15 @@ def main() -> None:
 
         sys.stdout.write(f"spectron-migrate {__version__}\n")
         return
-    from spectron_migrate.cli.app import run
+    from spectron_migrate.cli.ending import by_sigterm_too, interrupted
 
-    sys.exit(run(sys.argv[1:]))
+    by_sigterm_too()
+    try:
+        from spectron_migrate.cli.app import run
+
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # before or after the command itself
+        from spectron_migrate.cli.conduct import fail
+
+        code = fail("", interrupted(), as_json="--json" in sys.argv)
+    sys.exit(code)

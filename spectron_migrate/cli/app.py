@@ -10,7 +10,8 @@ import typer
 from spectron_migrate import __version__
 from spectron_migrate.cli import cutover, doctor, dual_verify, erase, export, init, local, rehearse, replay, status
 from spectron_migrate.cli.conduct import fail
-from spectron_migrate.errors import ExitCode, InputError
+from spectron_migrate.cli.ending import interrupted
+from spectron_migrate.errors import InputError
 
 app = typer.Typer(
     name="spectron-migrate",
@@ -52,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
         said, code = getattr(error, "format_message", None), getattr(error, "exit_code", None)
         if said is None or code is None:
             if type(error).__name__ == "Abort":
-                return int(ExitCode.SIGINT)
+                return fail("", interrupted(), as_json="--json" in arguments)
             raise
         if type(error).__name__ == "NoArgsIsHelpError":
             typer.echo(said(), err=True)

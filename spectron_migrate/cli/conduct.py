@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import sys
 import time
 import traceback
@@ -14,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectron_migrate import __version__
+from spectron_migrate.cli.draw import visible
+from spectron_migrate.cli.ending import interrupted
 from spectron_migrate.errors import ExitCode, MigrateError
 from spectron_migrate.records import Json, format_time
 
@@ -75,16 +79,11 @@ def conduct(command: str, common: Common, work: Callable[[Stage], Outcome]) -> i
 
     People get tables on stdout; `--json` prints exactly one object there, also on failure. All else goes to stderr.
     """
-    from rich.console import Console
-
-    from spectron_migrate.cli.progress import TerminalReporter
-
     began = time.monotonic()
-    stage = Stage(
-        common,
-        Console(soft_wrap=False, highlight=False, markup=False, emoji=False),
-        TerminalReporter(quiet=common.quiet or common.as_json, verbose=common.verbose),
-    )
+    try:
+        stage = _stage(common)
+    except KeyboardInterrupt:  # its libraries take a while to come in
+        return fail(command, interrupted(), as_json=common.as_json, began=began)
     try:
         outcome = work(stage)
     except MigrateError as error:
@@ -92,7 +91,7 @@ def conduct(command: str, common: Common, work: Callable[[Stage], Outcome]) -> i
         return fail(command, error, as_json=common.as_json, warnings=stage.reporter.warnings, began=began)
     except KeyboardInterrupt:
         stage.reporter.close()
-        return int(ExitCode.SIGINT)
+        return fail(command, interrupted(), as_json=common.as_json, warnings=stage.reporter.warnings, began=began)
     except BrokenPipeError:
         return _quietly_closed()
     except Exception as error:
@@ -100,6 +99,7 @@ def conduct(command: str, common: Common, work: Callable[[Stage], Outcome]) -> i
         return _bug(command, error, common, began=began)
     stage.reporter.close()
     _log(common, {"event": "end", "command": command, "exit_code": int(outcome.exit_code)})
+    next_ = _in_the_same_place(outcome.next, common)
     if common.as_json:
         _print_json(
             command,
@@ -107,14 +107,41 @@ def conduct(command: str, common: Common, work: Callable[[Stage], Outcome]) -> i
             outcome.body,
             migration=outcome.migration,
             warnings=stage.reporter.warnings,
-            next_=outcome.next,
+            next_=next_,
             began=began,
         )
     elif not common.quiet:
         outcome.draw(stage.console)
-        if outcome.next:
-            stage.console.print(f"next: {outcome.next}", style="bold")
+        if next_:
+            stage.console.print(f"next: {visible(next_)}", style="bold")
     return int(outcome.exit_code)
+
+
+def _stage(common: Common) -> Stage:
+    from rich.console import Console
+
+    from spectron_migrate.cli.progress import TerminalReporter
+
+    return Stage(
+        common,
+        Console(soft_wrap=True, highlight=False, markup=False, emoji=False),
+        TerminalReporter(quiet=common.quiet or common.as_json, verbose=common.verbose),
+    )
+
+
+def _in_the_same_place(next_: str | None, common: Common) -> str | None:
+    """The next command with the `--config` and `--state` of this one: it is about the same migration."""
+    given = [
+        word
+        for name, path in (("--config", common.config), ("--state", common.state))
+        if path
+        for word in (name, str(path))
+    ]
+    if next_ is None or not given:
+        return next_
+    return re.sub(
+        r"spectron-migrate (?:cutover )?[a-z-]+", lambda found: f"{found[0]} {shlex.join(given)}", next_, count=1
+    )
 
 
 def fail(
@@ -130,9 +157,9 @@ def fail(
         said = {"kind": error.kind, "message": error.message, "hint": error.hint}
         _print_json(command, error.exit_code, {"error": said}, warnings=warnings or [], began=began)
     else:
-        sys.stderr.write(f"error: {_visible(error.message)}\n")
+        sys.stderr.write(f"error: {visible(error.message)}\n")
         if error.hint:
-            sys.stderr.write(f"hint: {_visible(error.hint)}\n")
+            sys.stderr.write(f"hint: {visible(error.hint)}\n")
     return int(error.exit_code)
 
 
@@ -201,11 +228,6 @@ def _scrub(text: str) -> str:
         if value:
             text = text.replace(value, "***")
     return text
-
-
-def _visible(text: str) -> str:
-    """What came from outside may hold control characters; a terminal must only ever show them."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else f"\\x{ord(letter):02x}" for letter in text)
 
 
 def _quietly_closed() -> int:

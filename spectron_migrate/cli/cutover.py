@@ -15,6 +15,7 @@ import typer
 from spectron_migrate.cli import completion, options, replay
 from spectron_migrate.cli.conduct import Common, Outcome, Stage, conduct
 from spectron_migrate.cli.follow import ground_of
+from spectron_migrate.records import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -345,20 +346,23 @@ def _migration(settings: Settings) -> str:
 
 def draw(console: Console, stand: Stand) -> None:
     """The stand for people."""
-    from spectron_migrate.cli.draw import facts, listing, number, plain
+    from spectron_migrate.cli.draw import facts, listing, plain
 
     state = stand.state
     rows: list[tuple[str, object]] = [("phase", state.phase), ("read from Spectron", f"{state.percent:g} % of users")]
     if state.to_spectron or state.to_mem0:
-        rows.append(("pinned", f"{len(state.to_spectron):,} to Spectron, {len(state.to_mem0):,} to Mem0"))
+        pinned = f"{counted(len(state.to_spectron), 'user')} to Spectron, {len(state.to_mem0):,} to Mem0"
+        rows.append(("pinned", pinned))
     rows += [("began", state.fence)] if state.fence else []
     if stand.reconciled is not None:
-        said = "agree" if stand.reconciled.agree else f"{stand.reconciled.differences:,} memories differ"
-        rows.append(("Mem0 and the ledger", f"{said}, {number(stand.reconciled.memories)} memories compared"))
+        differ = counted(stand.reconciled.differences, "memory differs", "memories differ")
+        said = "agree" if stand.reconciled.agree else differ
+        rows.append(("Mem0 and the ledger", f"{said}, {counted(stand.reconciled.memories, 'memory')} compared"))
     if stand.privacy is not None and (stand.privacy.deleted or stand.privacy.replaced):
-        told = f"{stand.privacy.deleted:,} memories, and {stand.privacy.replaced:,} older texts of others"
-        rows.append(("gone from Mem0, still in Spectron", f"{told}; {stand.privacy.exact:,} can be erased exactly"))
-        rows.append(("", f"named in {stand.privacy.path}"))
+        older = counted(stand.privacy.replaced, "older text")
+        told = f"{counted(stand.privacy.deleted, 'memory')}, {older} of others"
+        rows.append(("gone from Mem0, still in Spectron", told))
+        rows.append(("", f"{stand.privacy.exact:,} can be erased exactly; named in {stand.privacy.path}"))
     console.print(facts(f"Cutover: {stand.note or state.phase}", rows))
     if stand.gates:
         console.print(
@@ -370,9 +374,9 @@ def draw(console: Console, stand: Stand) -> None:
         )
     for gate in stand.gates:
         if not gate.passed:
-            console.print(plain(f"{gate.name}: {gate.hint}"), soft_wrap=True)
+            console.print(plain(f"{gate.name}: {gate.hint}"))
         elif gate.accepted_by:
-            console.print(plain(f"{gate.name}: accepted by {gate.accepted_by}", style="dim"), soft_wrap=True)
+            console.print(plain(f"{gate.name}: accepted by {gate.accepted_by}", style="dim"))
     if stand.ready is False:
         console.print(plain("reads do not move towards Spectron until every gate passes", style="bold"))
 

@@ -105,13 +105,13 @@ def _next(dump: Path) -> str:
 
 def draw(console: Console, diagnosis: Diagnosis, found: list[Found] | None) -> None:
     """The checks, and what the probe found beside what is assumed."""
-    from spectron_migrate.cli.draw import listing, plain
+    from spectron_migrate.cli.draw import Wrapped, listing
 
     for check in diagnosis.checks:
         mark, style = _STATUS[check.status]
-        console.print(plain(f"{mark:4} {check.name}: {check.said}", style=style), soft_wrap=True)
+        console.print(Wrapped(f"{check.name}: {check.said}", f"{mark:4} ", lead_style=style))
         if check.hint and check.status != "ok":
-            console.print(plain(f"     hint: {check.hint}"), soft_wrap=True)
+            console.print(Wrapped(check.hint, "     hint: "))
     if found is None:
         return
     rows = [(_MARKS[one.fits], one.question, one.answer, one.assumed) for one in found]
@@ -119,7 +119,7 @@ def draw(console: Console, diagnosis: Diagnosis, found: list[Found] | None) -> N
     for one in found:
         if one.meaning:
             style = "bold red" if one.needed else ""
-            console.print(plain(f"{one.question}: {one.meaning}", style=style), soft_wrap=True)
+            console.print(Wrapped(f"{one.question}: {one.meaning}", style=style))
     if any(one.needed and one.fits is False for one in found):
         console.print("The promise rests on what is marked: look at it before a replay.", style="bold red")
 

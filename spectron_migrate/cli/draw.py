@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import Console, ConsoleOptions, Group
     from rich.text import Text
+
+
+def visible(text: str) -> str:
+    """What came from outside may hold control characters; a terminal must only ever show them."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else f"\\x{ord(letter):02x}" for letter in text)
 
 
 def plain(value: object, *, style: str = "", width: int | None = None) -> Text:
@@ -17,26 +23,46 @@ def plain(value: object, *, style: str = "", width: int | None = None) -> Text:
     if isinstance(value, Text):
         return value
 
-    shown = "".join(
-        letter if letter.isprintable() else ("⏎" if letter == "\n" else f"\\x{ord(letter):02x}")
-        for letter in str(value)
-    )
+    shown = visible(str(value)).replace("\n", "⏎")
     if width is not None and len(shown) > width:
         shown = shown[: width - 1] + "…"
     return Text(shown, style=style)
 
 
-def facts(title: str, rows: Iterable[tuple[str, object]]) -> Group:
-    """A two-column table under a headline: what, and how many or where."""
-    from rich.console import Group
-    from rich.table import Table
+@dataclass(frozen=True)
+class Wrapped:
+    """Foreign text on as many lines as it needs, broken between words alone: a path or an id stays whole, to copy."""
 
-    table = Table(show_header=False, box=None, padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(plain(name), plain(value))
-    return Group(plain(title, style="bold"), table)
+    text: object
+    lead: str = ""
+    """What stands before its first line; the others are indented as far."""
+    style: str = ""
+    lead_style: str = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        """What rich asks of whatever can be printed."""
+        from rich.cells import cell_len
+        from rich.text import Text
+
+        indent = cell_len(self.lead)
+        lines = plain(self.text, style=self.style).wrap(console, max(20, options.max_width - indent), overflow="ignore")
+        for number, line in enumerate(lines):
+            line.rstrip()
+            before = Text(self.lead, style=self.lead_style) if number == 0 else Text(" " * indent)
+            yield before + line
+
+
+def facts(title: str, rows: Iterable[tuple[str, object]]) -> Group:
+    """Two columns under a headline: what, and how many or where."""
+    from rich.cells import cell_len
+    from rich.console import Group
+
+    named = [(plain(name).plain, value) for name, value in rows]
+    width = max((cell_len(name) for name, _ in named), default=0)
+    return Group(
+        Wrapped(title, style="bold"),
+        *(Wrapped(value, f"  {name}{' ' * (width - cell_len(name))}    ", lead_style="dim") for name, value in named),
+    )
 
 
 def listing(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Group:
@@ -50,7 +76,7 @@ def listing(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(plain(value) for value in row))
-    return Group(plain(title, style="bold"), table)
+    return Group(Wrapped(title, style="bold"), table)
 
 
 def number(value: int | None) -> str:

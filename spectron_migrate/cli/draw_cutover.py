@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from spectron_migrate.cli.draw import facts, listing, number
+from spectron_migrate.records import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -51,5 +52,5 @@ def _application(told: dict[str, Json]) -> list[tuple[str, object]]:
         shadow = told["shadow"]
         found = "" if shadow["mean_overlap"] is None else f", {shadow['mean_overlap']:.0%} of Mem0's answers found"
         rows.append(("shadow reads", f"{number(shadow['asked'])} asked, {number(shadow['failed'])} failed{found}"))
-    rows += [("only Mem0 can", f"{name}, {number(count)} times in 7 days") for name, count in told["calls"].items()]
+    rows += [("only Mem0 can", f"{name}, {counted(count, 'time')} in 7 days") for name, count in told["calls"].items()]
     return rows + [("trouble", problem) for problem in told["problems"]]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from spectron_migrate.cli.draw import facts, listing, number, plain
 from spectron_migrate.errors import ExitCode
+from spectron_migrate.records import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -84,7 +85,7 @@ def _draw_plan(summary: ReplaySummary, forecast: Forecast) -> Iterator[Renderabl
         ("users in several scopes", _several(forecast)),
     ]
     yield facts(
-        f"Plan: {number(forecast.memories)} memories would be written, nothing was sent",
+        f"Plan: {counted(forecast.memories, 'memory')} would be written, nothing was sent",
         _said(rows, always=("to be written",)),
     )
     if forecast.memories:
@@ -163,8 +164,9 @@ def _cut(text: str) -> object:
 def _guessed(forecast: Forecast) -> str:
     if not forecast.guessed:
         return ""
-    bulk = f", {number(forecast.bulk_minutes)} minutes look like a bulk edit" if forecast.bulk_minutes else ""
-    return f"{number(forecast.guessed)}, many of them in {number(forecast.guessed_scopes)} scopes{bulk}"
+    minutes = counted(forecast.bulk_minutes, "minute looks", "minutes look")
+    bulk = f", {minutes} like a bulk edit" if forecast.bulk_minutes else ""
+    return f"{number(forecast.guessed)}, many of them in {counted(forecast.guessed_scopes, 'scope')}{bulk}"
 
 
 def _several(forecast: Forecast) -> str:

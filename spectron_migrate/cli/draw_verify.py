@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from spectron_migrate.cli.draw import facts, listing, number, plain
+from spectron_migrate.records import counted
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from spectron_migrate.records import Json
     from spectron_migrate.verify.summary import VerifySummary
 
-TELLING = 6
+TELLING = 3
 """Queries that are shown."""
 _WIDEST = 90
 """Letters of a hit that are shown."""
@@ -61,8 +62,8 @@ def side_by_side(answers: Sequence[Mapping[str, Json]], *, mem0: str | None) -> 
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, show_lines=True, expand=True)
-    table.add_column(plain(f"Mem0 ({mem0})" if mem0 else "Mem0 (not asked)"), ratio=1)
-    table.add_column(plain("Spectron"), ratio=1)
+    table.add_column(plain(f"Mem0 ({mem0})" if mem0 else "Mem0 (not asked)"), ratio=1, overflow="fold")
+    table.add_column(plain("Spectron"), ratio=1, overflow="fold")
     for answer in answers:
         left = answer["mem0"]["hits"] if answer["mem0"] else []
         right = [hit for hit in answer["spectron"]["hits"] if not hit["dropped"]]
@@ -104,7 +105,7 @@ def memories(summary: VerifySummary) -> Group:
         "deleted": "deleted in Mem0",
     }
     rows += [(told, number(found[name])) for name, told in names.items() if found[name]]
-    rows.append(("pairs of scopes tried", f"{number(apart['pairs'])}, {number(apart['leaks'])} leaks"))
+    rows.append(("pairs of scopes tried", f"{number(apart['pairs'])}, {counted(apart['leaks'], 'leak')}"))
     return facts("Memories", rows)
 
 
@@ -135,14 +136,17 @@ def recall(found: Mapping[str, Json]) -> Group:
 
 
 def gates(summary: VerifySummary) -> Group:
-    """What must hold, and whether it does."""
+    """What must hold: in a line what does, in a table what does not, and why."""
+    from rich.console import Group
+
     from spectron_migrate.verify.report import outcome
 
-    rows = [
-        (gate.name, _value(gate.value), _value(gate.limit), outcome(gate.to_json()), gate.hint)
-        for gate in summary.gates
-    ]
-    return listing("Gates", ("gate", "value", "limit", "", ""), rows)
+    told = [(gate, outcome(gate.to_json())) for gate in summary.gates]
+    passed = [gate.name for gate, said in told if said == "passed"]
+    rows = [(gate.name, _value(gate.value), _value(gate.limit), said, gate.hint) for gate, said in told]
+    left = [row for row in rows if row[3] != "passed"]
+    line = facts(f"Gates: {len(passed)} of {len(told)} passed", [("passed", ", ".join(passed) or "none")])
+    return Group(line, listing("", ("gate", "value", "limit", "", ""), left)) if left else line
 
 
 def verdict(summary: VerifySummary) -> Text:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,15 +116,17 @@ def perform(stage: Stage, settings: Settings, asked: Asked) -> Outcome:
     return Outcome(
         summary.exit_code,
         {**summary.to_json(), "reports": list(reports)},
-        lambda console: _print_all(console, draw(summary)),
+        lambda console: _print_all(console, draw(summary), reports),
         migration=migration,
-        next=_next(summary.exit_code),
+        next=_next(summary, settings),
     )
 
 
-def _print_all(console: Console, parts: Iterable[RenderableType]) -> None:
+def _print_all(console: Console, parts: Iterable[RenderableType], reports: Sequence[str]) -> None:
     for part in parts:
         console.print(part)
+    for report in reports:
+        console.print(f"report: {report}")
 
 
 async def _run(
@@ -191,7 +193,14 @@ def _mem0_side(stage: Stage, settings: Settings, asked: Asked, open_things: Exit
         return None
 
 
-def _next(code: ExitCode) -> str | None:
-    if code == ExitCode.DONE:
+def _next(summary: VerifySummary, settings: Settings) -> str | None:
+    from spectron_migrate.state.journal import read_journal
+
+    if summary.exit_code == ExitCode.NO_GO:
+        return "spectron-migrate replay"
+    if summary.exit_code != ExitCode.DONE:
+        return "spectron-migrate dual-verify --sample 1000"
+    cutover = read_journal(settings.state).state
+    if cutover.phase == "complete" or settings.mem0 is None or settings.mem0.kind == "files":
         return None
-    return "spectron-migrate replay" if code == ExitCode.NO_GO else "spectron-migrate dual-verify --sample 1000"
+    return "spectron-migrate cutover check" if cutover.under_way else "spectron-migrate cutover start"

@@ -14,6 +14,7 @@ import typer
 from spectron_migrate.cli import completion, options
 from spectron_migrate.cli.conduct import Outcome, Stage, conduct
 from spectron_migrate.errors import ExitCode, NotConfirmed
+from spectron_migrate.records import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -119,9 +120,10 @@ def _asked(one: Erasable, where: str) -> bool:
     """Only on a terminal: a script confirms with `--yes`."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    below = f" and {len(one.nodes)} scopes below it" if one.nodes else ""
+    below = f" and {counted(len(one.nodes), 'scope')} below it" if one.nodes else ""
     sys.stderr.write(
-        f"This erases scope {one.path}{below} in {where} for good: {one.memories:,} memories, {one.turns:,} turns.\n"
+        f"This erases scope {one.path}{below} in {where} for good: {counted(one.memories, 'memory')},"
+        f" {counted(one.turns, 'turn')}.\n"
         f"Type the scope to confirm: "
     )
     sys.stderr.flush()
@@ -132,7 +134,7 @@ def draw(console: Console, found: Sequence[Erasable], *, dry_run: bool, forgotte
     """What goes, or went."""
     from spectron_migrate.cli.draw import listing, number
 
-    title = "Would be erased, exactly" if dry_run else f"Erased: {number(forgotten)} rows; the empty scopes stay"
+    title = "Would be erased, exactly" if dry_run else f"Erased: {counted(forgotten, 'row')}; the empty scopes stay"
     rows = [
         (one.path, number(len(one.nodes)), number(one.memories), number(len(one.sessions)), number(one.turns))
         for one in found

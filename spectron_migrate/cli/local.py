@@ -13,10 +13,12 @@ import typer
 
 from spectron_migrate.cli import options
 from spectron_migrate.cli.conduct import Outcome, Stage, conduct
-from spectron_migrate.errors import ExitCode, InputError
+from spectron_migrate.cli.ending import interrupted
+from spectron_migrate.errors import InputError
 
 if TYPE_CHECKING:
     from spectron_migrate.local.extract import Extractor
+    from spectron_migrate.records import Json
 
 DEFAULT_KEY = "sk-local"
 KEY_LENGTH_OFF_LOOPBACK = 16
@@ -58,8 +60,10 @@ def command(
         _check(host, key, api, context)
         serve, StoreRefused = _server()  # noqa: N806 - a class
         extractor, how = _extractor(stage.environment, model_endpoint, model)
+        served: dict[str, Json] = {}
 
         def ready(base_url: str) -> None:
+            served["endpoint"] = base_url
             told = f"SPECTRON_ENDPOINT={base_url} SPECTRON_CONTEXT={context}"
             key_told = " SPECTRON_API_KEY=sk-local" if key == DEFAULT_KEY else ""
             # Scripts wait for this line on stderr; stdout stays data.
@@ -79,6 +83,9 @@ def command(
                 ready=ready,
                 extractor=extractor,
             )
+        except KeyboardInterrupt:  # how a server ends; before it served there is nothing to tell of
+            if not served:
+                raise
         except StoreRefused as error:
             raise InputError(
                 f"the local Spectron cannot serve {data}: {error}",
@@ -89,7 +96,8 @@ def command(
                 f"the local Spectron cannot listen on {host}:{port}: {error.strerror or error}",
                 hint="--port 0 takes any free port",
             ) from error
-        return Outcome(ExitCode.DONE, {}, lambda console: None)
+        served |= {"context": context, "data": data and str(data), "api": api, "extraction": not no_extraction}
+        return Outcome(interrupted().exit_code, served, lambda console: None)
 
     return conduct("local", options.common(config, state, as_json, quiet, verbose), work)
 

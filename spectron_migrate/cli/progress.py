@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from spectron_migrate.cli.draw import visible
+
 if TYPE_CHECKING:
     from tqdm import tqdm
 
@@ -64,7 +66,7 @@ class TerminalReporter:
     def _write(self, text: str) -> None:
         if self._bar is not None:
             self._bar.clear()
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(visible(text) + "\n")
         sys.stderr.flush()
         if self._bar is not None:
             self._bar.refresh()

@@ -15,7 +15,7 @@ import typer
 from spectron_migrate.cli import dual_verify, export, options, replay
 from spectron_migrate.cli.conduct import Common, Outcome, Stage, conduct
 from spectron_migrate.errors import ExitCode, InputError
-from spectron_migrate.records import Filters, Json
+from spectron_migrate.records import Filters, Json, counted
 from spectron_migrate.scratch import Scratch
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class _Rehearsal:
     stage: Stage
     folder: Path
     kept: bool
+    _next: str = "spectron-migrate rehearse --mem0-config mem0.yaml"
 
     def play(self, mem0_config: str | None, dumps: list[Path], mapping: Path | None) -> Outcome:
         """Make a store where none is given, then run the very steps that the commands run."""
@@ -85,6 +86,10 @@ class _Rehearsal:
 
         steps: dict[str, Outcome] = {}
         queries = None
+        if mem0_config is not None:
+            self._next = shlex.join(["spectron-migrate", "init", "--mem0-config", mem0_config])
+        elif dumps:
+            self._next = shlex.join(["spectron-migrate", "replay", *_as_options(dumps), "--dry-run"])
         if not dumps and mem0_config is None:
             self.stage.line("making a small, real Mem0 store")
             made = make_store(self.folder / "mem0", self.stage.environment)
@@ -97,13 +102,12 @@ class _Rehearsal:
                 self._say(["export", "--mem0-config", mem0_config])
                 steps["export"] = self._show(export.perform(self.stage, settings, Filters()))
                 dumps = [settings.dump]
-            shown_dumps = [word for path in dumps for word in ("--dump", str(path))] if mem0_config is None else []
+            shown_dumps = _as_options(dumps) if mem0_config is None else []
             self._say(["replay", *shown_dumps, *shown_mapping])
             chosen = _replay_options()
             steps["replay"] = self._show(replay.perform(self.stage, settings, dumps, chosen, dry_run=False))
-            again = replay.perform(self.stage, settings, dumps, chosen, dry_run=False)
             self._say(["replay", *shown_dumps, *shown_mapping])
-            steps["replay again"] = self._show(again)
+            steps["replay again"] = self._show(replay.perform(self.stage, settings, dumps, chosen, dry_run=False))
             self._say(["dual-verify", *shown_dumps, *shown_mapping])
             asked = dual_verify.Asked(dumps=dumps, queries=queries)
             steps["dual-verify"] = self._show(dual_verify.perform(self.stage, settings, asked))
@@ -125,7 +129,7 @@ class _Rehearsal:
 
     def _say(self, words: list[str]) -> None:
         if not self.stage.common.as_json and not self.stage.common.quiet:
-            self.stage.console.print(f"\n$ spectron-migrate {shlex.join(words)}", style="bold cyan", soft_wrap=True)
+            self.stage.console.print(f"\n$ spectron-migrate {shlex.join(words)}", style="bold cyan")
 
     def _show(self, outcome: Outcome) -> Outcome:
         self.stage.reporter.close()
@@ -144,22 +148,29 @@ class _Rehearsal:
             body,
             lambda console: self._closing(console, code, steps),
             migration=steps["replay"].migration,
-            next="spectron-migrate rehearse --mem0-config mem0.yaml",
+            next=self._next,
         )
 
     def _closing(self, console: Console, code: ExitCode, steps: dict[str, Outcome]) -> None:
-        integrity = steps["dual-verify"].body["integrity"]
+        from spectron_migrate.cli.draw import Wrapped
+
+        verified = steps["dual-verify"].body
         console.print()
         if code == ExitCode.DONE:
-            told = (
-                f"every one of {integrity['expected']} memories arrived, was placed and is current;"
-                " nobody sees another's"
-            )
-            console.print(f"Rehearsal passed: {told}", style="bold green", soft_wrap=True)
+            integrity = verified["integrity"]
+            arrived = f"{integrity['present']:,} of {counted(integrity['expected'], 'memory')} arrived"
+            told = f"{arrived}, each word for word, placed and current; nobody sees another's"
+            console.print(Wrapped(f"Rehearsal passed: {told}", style="bold green"))
+            if verified["verdict"] != "GO":
+                console.print(Wrapped("(what is not GO is recall alone, which a local Spectron cannot decide)"))
         else:
-            console.print(f"Rehearsal failed: {code.meaning}", style="bold red", soft_wrap=True)
+            console.print(Wrapped(f"Rehearsal failed: {code.meaning}", style="bold red"))
         if self.kept:
-            console.print(f"kept: {self.folder}", soft_wrap=True)
+            console.print(f"kept: {self.folder}")
+
+
+def _as_options(dumps: list[Path]) -> list[str]:
+    return [word for path in dumps for word in ("--dump", str(path))]
 
 
 def _judge(steps: dict[str, Outcome]) -> ExitCode:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,9 +19,12 @@ if TYPE_CHECKING:
 
     from spectron_migrate.config import Settings
     from spectron_migrate.dump import Dump
-    from spectron_migrate.ledger.shards import Shard
     from spectron_migrate.replay import Replay, ReplayOptions, ReplaySummary
     from spectron_migrate.spectron.api import SpectronApi
+
+
+LONGEST = 500
+"""Letters of ids that a next command repeats."""
 
 
 def command(
@@ -138,7 +142,7 @@ def perform(stage: Stage, settings: Settings, dumps: list[Path], chosen: ReplayO
         summary.to_json(),
         lambda console: draw(console, summary),
         migration=summary.migration or None,
-        next=_next(summary, chosen.shard),
+        next=_next(summary, chosen, _told_apart(stage, settings, dumps)),
     )
 
 
@@ -209,12 +213,30 @@ async def _run(replay: Replay, settings: Settings, chosen: ReplayOptions) -> Rep
         return await replay.run(api)
 
 
-def _next(summary: ReplaySummary, shard: Shard | None) -> str | None:
-    again = "spectron-migrate replay" + (f" --shard {shard}" if shard else "")
+def _told_apart(stage: Stage, settings: Settings, dumps: list[Path]) -> list[str]:
+    """The options that say what the settings alone do not: the next command needs them too."""
+    alone = stage.settings()
+    words = [] if dumps == [alone.dump] else [word for path in dumps for word in ("--dump", str(path))]
+    return words if settings.mapping == alone.mapping else [*words, "--mapping", str(settings.mapping)]
+
+
+def _chosen_part(chosen: ReplayOptions) -> list[str]:
+    filters = chosen.filters
+    asked = (("--user", filters.users), ("--agent", filters.agents), ("--run", filters.runs))
+    words = [word for option, ids in asked for each in sorted(ids) for word in (option, each)]
+    return words if chosen.limit is None else [*words, "--limit", str(chosen.limit)]
+
+
+def _next(summary: ReplaySummary, chosen: ReplayOptions, named: list[str]) -> str | None:
+    shard = ["--shard", str(chosen.shard)] if chosen.shard else []
+    again = shlex.join(["spectron-migrate", "replay", *named, *shard])
+    part = shlex.join(_chosen_part(chosen))
     if summary.dry_run:
-        return again
+        return f"{again} {part}".rstrip() if len(part) <= LONGEST else None
+    if summary.exit_code == ExitCode.DONE and part:
+        return again  # what was left out
     if summary.exit_code == ExitCode.DONE:
-        return "spectron-migrate status" if shard else "spectron-migrate dual-verify"
+        return "spectron-migrate status" if shard else shlex.join(["spectron-migrate", "dual-verify", *named])
     if summary.exit_code in (ExitCode.SIGINT, ExitCode.SIGTERM, ExitCode.UNREACHABLE, ExitCode.LIMIT):
         return again
     return "spectron-migrate status"

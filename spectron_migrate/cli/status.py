@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from spectron_migrate.cli import options
 from spectron_migrate.cli.conduct import Outcome, Stage, conduct
 from spectron_migrate.errors import ExitCode
+from spectron_migrate.records import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -142,7 +144,7 @@ def _next(
         return f"spectron-migrate replay --shard {found.missing[0]}"
     if states.get("undecidable", 0):
         first = next((row.mem0_id for row in standing.named if row.state == "undecidable"), "ID")
-        return f"look it up, then spectron-migrate replay --resolve {first}=present (or =absent)"
+        return f"look it up, then spectron-migrate replay --resolve {quote(first)}=present (or =absent)"
     if under_way is not None and (under_way["next"] or under_way["phase"] == "complete"):
         return str(under_way["next"]) if under_way["next"] else None
     if states.get("planned", 0) or states.get("intended", 0) or migration is None:
@@ -155,7 +157,7 @@ def _next(
 def _shards(found: Found) -> str:
     if not found.sharded:
         return ""
-    return f", {len(found.folders)} of {len(found.folders) + len(found.missing)} shards"
+    return f", {len(found.folders)} of {counted(len(found.folders) + len(found.missing), 'shard')}"
 
 
 def _shard(found: Found) -> str:
@@ -198,10 +200,10 @@ def _parts(folder: Path, found: Found, standing: Standing) -> Iterator[Renderabl
         rows.append(("erased, planned anew", ", ".join(list(standing.erased)[-5:])))
     rows.append(("probed", _probe(standing)))
     share = f", {100 * standing.written // total} % written" if total else ""
-    yield facts(f"Migration {migration.id if migration else '(none yet)'}: {number(total)} memories{share}", rows)
+    yield facts(f"Migration {migration.id if migration else '(none yet)'}: {counted(total, 'memory')}{share}", rows)
     if standing.lanes:
         shown = [(lane.lane, number(lane.remaining)) for lane in standing.lanes]
-        title = "One lane remains" if standing.lanes_left == 1 else f"{number(standing.lanes_left)} lanes remain"
+        title = counted(standing.lanes_left, "lane remains", "lanes remain")
         yield listing(f"{title}, those with most to do", ["lane", "remaining"], shown)
     if standing.named:
         held = [(row.mem0_id, row.state, row.reason) for row in standing.named[:8]]

@@ -15,14 +15,24 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from spectron_migrate.errors import ExitCode, InputError, NotConfirmed, NotLegal
-from spectron_migrate.records import Json, Reporter
+from spectron_migrate.records import Json, Reporter, counted
 from spectron_migrate.state import processes
-from spectron_migrate.state.journal import CutoverState, Step, publish, read_journal, record
+from spectron_migrate.state.journal import (
+    BACK,
+    CutoverState,
+    JournalCut,
+    Overtaken,
+    Step,
+    publish,
+    read_journal,
+    record,
+)
 from spectron_migrate.state.routing import CatchUp, Phase
 
 if TYPE_CHECKING:
@@ -112,8 +122,7 @@ def start(
 
 def revert(folder: Path, *, now: str, who: str, why: str = "", reporter: Reporter) -> Stand:
     """All reads go to Mem0, at once; catching up goes on, so that the way forward stays open. Raises NotLegal."""
-    legal(folder, "revert", now=now, reporter=reporter)
-    state = record(folder, Step("revert", now, who, why))
+    state = _back(folder, "revert", Step("revert", now, who, why), reporter)
     return Stand(state, note="everything is read from Mem0; catching up goes on")
 
 
@@ -122,8 +131,16 @@ def abort(folder: Path, *, yes: bool, now: str, who: str, why: str = "", reporte
     legal(folder, "abort", now=now, reporter=reporter)
     if not yes:
         raise NotConfirmed("the cutover was not aborted", hint="cutover abort --yes")
-    state = record(folder, Step("abort", now, who, why))
+    state = _back(folder, "abort", Step("abort", now, who, why), reporter)
     return Stand(state, note="the cutover ended; everything is read from Mem0, and nothing is caught up any more")
+
+
+def _back(folder: Path, command: Command, step: Step, reporter: Reporter) -> CutoverState:
+    """Take a step that nobody's other step keeps waiting, as long as it is legal after that one too."""
+    while True:
+        state = legal(folder, command, now=step.at, reporter=reporter)
+        with suppress(Overtaken):
+            return record(folder, step, expect=state)
 
 
 def shift_step(percent: float, users: Sequence[str], *, now: str, who: str, why: str = "") -> Step:
@@ -151,7 +168,7 @@ def shift_back(folder: Path, step: Step, *, reporter: Reporter) -> Stand | None:
 def shifted(state: CutoverState) -> str:
     """Who is read from Spectron, in a sentence."""
     pinned = [
-        f"{len(ids):,} users pinned to {where}"
+        f"{counted(len(ids), 'user')} pinned to {where}"
         for ids, where in ((state.to_spectron, "Spectron"), (state.to_mem0, "Mem0"))
         if ids
     ]
@@ -161,13 +178,19 @@ def shifted(state: CutoverState) -> str:
 def legal(folder: Path, command: Command, *, now: str, reporter: Reporter) -> CutoverState:
     """The state, where the step is legal in it; a routing.json that a crash left behind is mended on the way.
 
-    Raises NotLegal saying what is.
+    Raises NotLegal saying what is, and JournalCut for all but a way back: to abort is legal whatever is left of it.
     """
-    publish(folder, now=now)
+    is_cut = False
+    try:
+        publish(folder, now=now)
+    except JournalCut:
+        if command not in BACK:
+            raise
+        is_cut = True
     state = read_journal(folder).state
     if state.altered is not None:
         reporter.warn(f"somebody changed the journal of the cutover, from line {state.altered} on")
-    if command in LEGAL[state.phase]:
+    if command in LEGAL[state.phase] or (is_cut and command == "abort"):
         return state
     steps = ", ".join(f"cutover {each}" for each in LEGAL[state.phase])
     raise NotLegal(f"`cutover {command}` is not legal {_IN[state.phase]}", hint=f"legal now: {steps}")
@@ -197,7 +220,8 @@ def _wait_for_processes(folder: Path, epoch: int, reporter: Reporter, sleep: Cal
     while late := processes.look(folder).not_on(epoch):
         if waited >= PROCESSES_PATIENCE_S:
             named = ", ".join(str(each.pid) for each in late[:10])
-            reporter.warn(f"{len(late)} processes do not capture their writes yet: {named}; reconciling finds them")
+            who = counted(len(late), "process does", "processes do")
+            reporter.warn(f"{who} not capture writes yet: {named}; reconciling finds them")
             return
         sleep(PROCESSES_EVERY_S)
         waited += PROCESSES_EVERY_S

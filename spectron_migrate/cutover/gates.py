@@ -13,7 +13,7 @@ from typing import Literal
 
 from spectron_migrate.cutover.evidence import Evidence
 from spectron_migrate.errors import ExitCode, InputError
-from spectron_migrate.records import Json
+from spectron_migrate.records import Json, counted
 from spectron_migrate.state.journal import CutoverState, Step, mark_of
 from spectron_migrate.state.processes import GATE_DAYS
 
@@ -94,12 +94,14 @@ def acceptance(gates: Sequence[Gate], name: str, ids: Sequence[str]) -> tuple[tu
             hint=f"these can be accepted: {', '.join(ACCEPTABLE)}",
         )
     if ids and name not in BY_ID:
-        raise InputError(f"the gate {name} is not about single memories", hint=f"cutover accept {name} --reason …")
+        hint = f"spectron-migrate cutover accept {name} --reason TEXT"
+        raise InputError(f"the gate {name} is not about single memories", hint=hint)
     strangers = sorted(set(ids) - set(gate.ids))
     if strangers:
         raise InputError.of_all([f"the gate {name} is not about memory {each}" for each in strangers])
     if not gate.ids and not gate.about:
-        raise InputError(f"at the gate {name} there is nothing to accept", hint="cutover check shows how it stands")
+        hint = "spectron-migrate cutover check shows how it stands"
+        raise InputError(f"at the gate {name} there is nothing to accept", hint=hint)
     named = tuple(ids or gate.ids)
     return named, " ".join(mark_of(gate.shown[each]) for each in named) or gate.about
 
@@ -136,7 +138,10 @@ def _delivered(evidence: Evidence) -> Gate:
         return Gate("delivered", value, 0, "passed")
     hint = "spectron-migrate replay --follow delivers it"
     if left.undecidable:
-        hint = "spectron-migrate status names what is undecidable; replay --resolve ID=present|absent decides it"
+        hint = (
+            "spectron-migrate status names what is undecidable;"
+            " spectron-migrate replay --resolve ID=present (or =absent) decides it"
+        )
     return Gate("delivered", value, 0, "failed", hint)
 
 
@@ -146,7 +151,8 @@ def _refused(evidence: Evidence) -> Gate:
     return _by_id(
         Gate("refused", len(shown), 0, "passed", shown=shown),
         evidence.state,
-        "review/refused.jsonl says why; mend and replay --retry-failed, or cutover accept refused=ID… --reason …",
+        "review/refused.jsonl says why; mend it, then spectron-migrate replay --retry-failed;"
+        " or spectron-migrate cutover accept refused=ID --reason TEXT",
     )
 
 
@@ -157,7 +163,7 @@ def _moved(evidence: Evidence) -> Gate:
         Gate("moved", len(shown), 0, "passed", shown=shown),
         evidence.state,
         "their ids were edited in Mem0 after they were sent, and Spectron moves no memory: both owners are read from"
-        " Mem0; undo the edit, or cutover accept moved=ID… --reason …",
+        " Mem0; undo the edit, or spectron-migrate cutover accept moved=ID --reason TEXT",
     )
 
 
@@ -171,7 +177,7 @@ def _reconciled(evidence: Evidence) -> Gate:
     gate = replace(gate, value={"agree": last.agree, "differences": last.differences, "at": last.ended})
     if not last.agree:
         named = f", among them {', '.join(last.named[:3])}" if last.named else ""
-        return replace(gate, hint=f"{last.differences:,} memories differ{named}: {hint}")
+        return replace(gate, hint=f"{counted(last.differences, 'memory differs', 'memories differ')}{named}: {hint}")
     if _age(evidence.now, last.ended) > evidence.max_age_s:
         return replace(gate, hint=f"longer ago than max_age: {hint}")
     return replace(gate, outcome="passed")
@@ -211,7 +217,7 @@ def _verdict(evidence: Evidence) -> Gate:
     if report.verdict != "INCONCLUSIVE":
         return replace(gate, hint=f"{REPORT_HINT}; it cannot be accepted")
     gate = replace(gate, about=report.digest)
-    hint = f"{REPORT_HINT}; more queries may decide it, or cutover accept verdict --reason …"
+    hint = f"{REPORT_HINT}; more queries may decide it, or spectron-migrate cutover accept verdict --reason TEXT"
     return _as_accepted(gate, state, replace(gate, outcome="inconclusive", hint=hint))
 
 
@@ -235,7 +241,7 @@ def _will_not_expire(evidence: Evidence) -> Gate:
     return _by_id(
         Gate("will_not_expire", len(shown), 0, "passed", shown=shown),
         evidence.state,
-        "they expire in Mem0 and stay in Spectron: cutover accept will_not_expire --reason …",
+        "they expire in Mem0 and stay in Spectron: spectron-migrate cutover accept will_not_expire --reason TEXT",
     )
 
 
@@ -245,7 +251,7 @@ def _key(evidence: Evidence) -> Gate:
     if key.problem is not None:
         return Gate("key", None, "read and write", "failed", key.problem)
     if key.lacking:
-        hint = f"{key.principal} lacks {len(key.lacking):,} grants, the first: {key.lacking[0]}"
+        hint = f"{key.principal} lacks {counted(len(key.lacking), 'grant')}, the first: {key.lacking[0]}"
         return Gate("key", len(key.lacking), 0, "failed", hint)
     return Gate("key", 0, 0, "passed")
 
@@ -301,4 +307,5 @@ def _names(steps: Sequence[Step]) -> str:
 
 
 def _age(now: datetime, then: str) -> float:
-    return (now - datetime.fromisoformat(then)).total_seconds()
+    """In seconds; what a clock that was ahead has dated in the future is as far from now as what is old."""
+    return abs((now - datetime.fromisoformat(then)).total_seconds())

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from spectron_migrate.disk import is_held
-from spectron_migrate.records import Json
+from spectron_migrate.records import Json, counted
 from spectron_migrate.state import processes
 from spectron_migrate.state.directory import FOLLOW_FILE, FOLLOW_LOCK, read_json
 from spectron_migrate.state.journal import CutoverState, Step, read_journal
@@ -90,7 +90,7 @@ def _told(step: Step) -> dict[str, Json]:
     if step.step == "shift":
         told["what"] = f"{step.percent:g} %"
     elif step.step == "pin":
-        told["what"] = f"{len(step.spectron):,} users to Spectron, {len(step.mem0):,} to Mem0"
+        told["what"] = f"{counted(len(step.spectron), 'user')} to Spectron, {len(step.mem0):,} to Mem0"
     elif step.step == "accept":
-        told["what"] = step.gate + (f", {len(step.ids):,} memories" if step.ids else "")
+        told["what"] = step.gate + (f", {counted(len(step.ids), 'memory')}" if step.ids else "")
     return told

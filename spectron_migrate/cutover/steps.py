@@ -17,7 +17,7 @@ from spectron_migrate.cutover.evidence import gather
 from spectron_migrate.cutover.gates import Gate, acceptance, exit_code_of, gates_of
 from spectron_migrate.cutover.privacy import write_report
 from spectron_migrate.errors import ExitCode, NotConfirmed, NotLegal
-from spectron_migrate.records import Json, Reporter, format_time
+from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state import processes
 from spectron_migrate.state.journal import CutoverState, Step, publish, read_journal, record, whoami
@@ -79,7 +79,8 @@ class Cutover:
         step = Step("accept", self._stamp(), self._who, why, gate=gate, ids=named, about=about)
         state = self._record(None, step)
         gates = await self._gates(api)
-        return Stand(state, gates, note=f"accepted: {gate}{f', {len(named):,} memories' if named else ''}")
+        what = f", {counted(len(named), 'memory')}" if named else ""
+        return Stand(state, gates, note=f"accepted: {gate}{what}")
 
     async def shift(
         self, api: Callable[[], SpectronApi], percent: float, users: Sequence[str] = (), *, why: str = ""
@@ -155,7 +156,8 @@ class Cutover:
             waited += 1.0
         if late:
             named = ", ".join(f"{report.pid} on {report.host}" for report in late[:10])
-            self._reporter.warn(f"{len(late)} processes have not seen that Spectron is the truth: {named}")
+            who = counted(len(late), "process has", "processes have")
+            self._reporter.warn(f"{who} not seen that Spectron is the truth: {named}")
 
     # -- how --
 
@@ -170,7 +172,7 @@ class Cutover:
         if state.phase == "complete":
             return
         if state.percent != 100 or state.to_mem0:
-            pinned = f", and {len(state.to_mem0):,} users are pinned to Mem0" if state.to_mem0 else ""
+            pinned = f", with {counted(len(state.to_mem0), 'user')} pinned to Mem0" if state.to_mem0 else ""
             raise NotLegal(
                 f"`cutover complete` is not legal while {state.percent:g} % are read from Spectron{pinned}",
                 hint="cutover shift 100, and shift 100 --user for who is pinned",

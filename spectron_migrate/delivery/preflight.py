@@ -7,6 +7,7 @@ from typing import Protocol
 
 from spectron_migrate.errors import KeyRefused, NotLegal, WrongLedger
 from spectron_migrate.ledger import Ledger, sessions, views
+from spectron_migrate.records import counted
 from spectron_migrate.spectron.api import Me, SpectronApi, UnknownSession
 
 NAMED = 10
@@ -53,7 +54,7 @@ async def _same_server(ledger: Ledger, api: SpectronApi) -> None:
     server_id, claimed = known
     try:
         lacking = claimed - {turn.id for turn in await api.turns(server_id)}
-        said = f"{len(lacking)} of {len(claimed)} turns of session {server_id} are not listed"
+        said = f"{len(lacking):,} of {counted(len(claimed), 'turn')} of session {server_id} not listed"
     except UnknownSession as error:
         lacking, said = {server_id}, error.message
     if not lacking:
@@ -69,7 +70,7 @@ def _granted(me: Me, paths: Sequence[str]) -> None:
         lacking = [path for path in paths if not me.may(verb, path)]
         if lacking:
             raise KeyRefused(
-                f"the key of {me.principal} lacks {verb} for {len(lacking)} scopes: {_named(lacking)}",
+                f"the key of {me.principal} lacks {verb} for {counted(len(lacking), 'scope')}: {_named(lacking)}",
                 hint="reading is needed too: without it nothing that is in doubt can be decided",
             )
 
@@ -89,7 +90,7 @@ async def _own_scopes(
     foreign = views.foreign_paths(ledger, paths)
     if foreign and not into_existing:
         raise NotLegal(
-            f"{len(foreign)} scopes were there before this migration began: {_named(foreign)}",
+            f"{counted(len(foreign), 'scope was', 'scopes were')} there before this migration began: {_named(foreign)}",
             hint="a lost ledger would write everything twice; --into-existing insists that they are to be shared",
         )
 

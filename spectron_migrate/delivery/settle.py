@@ -18,7 +18,7 @@ from spectron_migrate.errors import KeyRefused, ScopeRefused, Unreachable
 from spectron_migrate.ledger import Ledger, sending, sessions
 from spectron_migrate.ledger.sending import IntendedFact
 from spectron_migrate.ledger.sessions import SessionRow
-from spectron_migrate.records import parse_time, same_text
+from spectron_migrate.records import counted, parse_time, same_text
 from spectron_migrate.spectron.answers import (
     Doubt,
     KeyStopped,
@@ -132,7 +132,7 @@ async def unclaimed(run: Run, session: SessionRow, facts: Sequence[IntendedFact]
     )
     missing = claimed - {turn.id for turn in listed}
     if missing:
-        return await give_up(run, facts, f"the listing of the session lacks {len(missing)} turns that were confirmed")
+        return await give_up(run, facts, f"the listing of the session lacks {counted(len(missing), 'confirmed turn')}")
     known = claimed | residue
     return sorted((turn for turn in listed if turn.id not in known), key=lambda turn: turn.seq)
 
@@ -159,7 +159,8 @@ async def _evidence_of_session(run: Run, facts: Sequence[IntendedFact]) -> list[
     seen = _without_resends(seen, facts)
     if len(seen) > len(facts):
         await run.writer.durable(sessions.close_session, session.id)
-        return await give_up(run, facts, f"{len(seen) - len(facts)} turns in our session are not ours")
+        foreign = counted(len(seen) - len(facts), "turn")
+        return await give_up(run, facts, f"somebody else wrote {foreign} in our session")
     for turn, fact in zip(seen, facts, strict=False):
         # While its key holds, the server itself says which turn is this fact's: `_by_answer` holds it to that.
         if not (_is_sure(turn, fact) or _key_holds(run, fact)):
@@ -263,6 +264,8 @@ async def _by_answer(run: Run, fact: IntendedFact, got: Receipt, candidate: Turn
     fresh = [turn for turn in seen if turn.id not in later]
     if candidate is not None and not _is_sure(candidate, fact) and got.turn_id != candidate.id:
         return await give_up(run, [fact], OTHER_TEXTS)
+    if got.turn_id in await run.writer.grouped(sending.claimed_turns, fact.session.id):
+        return await give_up(run, [fact], "the answer names a turn that is another memory's already")
     turn_id = got.turn_id or (candidate.id if candidate else None) or (fresh[0].id if len(fresh) == 1 else None)
     if turn_id is None:
         return await give_up(run, [fact], "the answer names no turn and the listing does not single one out")

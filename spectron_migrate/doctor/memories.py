@@ -10,7 +10,7 @@ from spectron_migrate.doctor.model import Check, some
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.mapping import NotServable, ScopeMapping, Unmapped
-from spectron_migrate.records import Memory, Placement, has_time
+from spectron_migrate.records import Memory, Placement, counted, has_time
 
 MANY = 0.05
 """A share of guessed times above this is worth a warning."""
@@ -87,21 +87,23 @@ def check_memories(seen: Seen, dump: Dump) -> Iterator[Check]:
         yield Check("dump", "fail", f"{dump.path} holds no memory", "is it the right Mem0? export again")
     else:
         proof = "raw files, which prove nothing" if dump.raw else "a complete reading"
-        yield Check("dump", "ok", f"{seen.rows} memories, {proof}")
+        yield Check("dump", "ok", f"{counted(seen.rows, 'memory')}, {proof}")
     if seen.unmapped_count:
         named = some(f"{mem0_id} ({why})" for mem0_id, why in seen.unmapped.items())
-        said = f"{seen.unmapped_count} memories have no place: {named}"
+        said = f"{counted(seen.unmapped_count, 'memory has', 'memories have')} no place: {named}"
         yield Check("mapping: places", "fail", said, "add a rule for them, or `unmapped: skip`")
     else:
         left = sum(seen.skipped.values())
-        said = f"{seen.placed} memories go to {len(seen.paths)} scopes" + (f", {left} are skipped" if left else "")
+        said = f"{counted(len(seen.paths), 'scope')} for {counted(seen.placed, 'memory')}"
+        said += f", {left:,} skipped" if left else ""
         yield Check("mapping: places", "ok", said)
     yield from _times(seen)
     if seen.expiring:
-        said = f"{seen.expiring} memories would expire in Mem0 and will not in Spectron"
+        said = f"{counted(seen.expiring, 'memory')} would expire in Mem0 and will not in Spectron"
         yield Check("expiry", "warn", said, "skip them by a rule, or let them stay")
     if seen.short_lived:
-        said = f"{seen.short_lived} memories are written as `context`, which Spectron keeps for 7 days from their time"
+        which = counted(seen.short_lived, "memory is", "memories are")
+        said = f"{which} written as `context`, which Spectron keeps for 7 days from the memory's time"
         yield Check("expiry", "warn", said, "category: knowledge stays")
 
 
@@ -122,11 +124,12 @@ def check_filters(seen: Seen, mapping: ScopeMapping) -> Iterator[Check]:
 
 def _times(seen: Seen) -> Iterator[Check]:
     if seen.placed and seen.guessed / seen.placed > MANY:
-        said = f"{seen.guessed} of {seen.placed} memories have a guessed time (`updated_at`)"
+        said = f"the time of {seen.guessed:,} of {counted(seen.placed, 'memory')} is a guess (`updated_at`)"
         yield Check("times", "warn", said, "with Mem0's history.db in reach, export finds when each text came to be")
     if seen.timeless:
-        said = f"{seen.timeless} memories have no time: they go in first, and supersede nothing"
+        which = counted(seen.timeless, "memory has", "memories have")
+        said = f"{which} no time: written first, superseding nothing"
         yield Check("times", "warn", said)
     if seen.future:
-        said = f"{seen.future} memories have a time in the future"
+        said = f"{counted(seen.future, 'memory has', 'memories have')} a time in the future"
         yield Check("times", "warn", said, "was a clock wrong, or a time zone?")

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from spectron_migrate.doctor.model import Check, failed, some
 from spectron_migrate.errors import ExitCode, KeyRefused, MigrateError
-from spectron_migrate.records import parse_time
+from spectron_migrate.records import counted, parse_time
 from spectron_migrate.spectron.api import Me, ScopeNode, SpectronApi
 
 SKEW_S = 60.0
@@ -49,10 +49,10 @@ def grants(me: Me, paths: Collection[str]) -> Iterator[Check]:
     lacking = {verb: sorted(path for path in paths if not me.may(verb, path)) for verb in NEEDED}
     for verb, where in lacking.items():
         if where:
-            said = f"the key lacks {verb} for {len(where)} of {len(paths)} scopes: {some(where)}"
+            said = f"the key lacks {verb} for {len(where)} of {counted(len(paths), 'scope')}: {some(where)}"
             yield Check("grants", "fail", said, _GRANT, ExitCode.KEY)
     if not any(lacking.values()):
-        yield Check("grants", "ok", f"the key may read, write and create all {len(paths)} scopes")
+        yield Check("grants", "ok", f"the key may read, write and create {counted(len(paths), 'scope')}")
 
 
 _GRANT = "grant it there, or above with `/*`; reading is needed too, or nothing that is in doubt can be decided"
@@ -62,11 +62,12 @@ def scopes(listed: Collection[ScopeNode], paths: Collection[str], *, ours: bool)
     """What is at those scopes already (pure)."""
     dead = sorted({node.path for node in listed if node.tombstoned} & set(paths))
     if dead:
-        said = f"{len(dead)} scopes were deleted in Spectron: {some(dead)}"
+        said = f"{counted(len(dead), 'scope was', 'scopes were')} deleted in Spectron: {some(dead)}"
         yield Check("scopes", "fail", said, "map these memories to other scopes", ExitCode.NOT_LEGAL)
     there = sorted({node.path for node in listed} & set(paths))
     if there and not ours:
-        said = f"{len(there)} scopes are there already, and no ledger says that we made them: {some(there)}"
+        which = counted(len(there), "scope is", "scopes are")
+        said = f"{which} there already, and no ledger says that we made {'it' if len(there) == 1 else 'them'}: {some(there)}"
         hint = "name the ledger with --state if it is lost; replay --into-existing insists, and may write twice"
         yield Check("scopes", "fail", said, hint, ExitCode.NOT_LEGAL)
     elif not dead:

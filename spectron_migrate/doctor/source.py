@@ -8,6 +8,7 @@ from typing import Any
 
 from spectron_migrate.doctor.model import Check, failed
 from spectron_migrate.errors import ExitCode, MigrateError
+from spectron_migrate.records import counted
 
 ERASES_UP_TO = (1, 0, 7)
 """mem0ai up to this version erases an embedded Qdrant folder that it opens without `on_disk: true`."""
@@ -39,7 +40,7 @@ def _readable(section: Mapping[str, Any], now: datetime) -> Check:
         return failed("mem0", error)
     if count == 0:
         return Check("mem0", "fail", f"{place} is empty", "is it the right path, collection and account?")
-    rows = f"{count} rows" if count is not None else "readable; it does not say how many rows it has"
+    rows = counted(count, "row") if count is not None else "readable; it does not say how many rows it has"
     if not history and section.get("oss") is not None:
         hint = "its path is history_db_path in Mem0's config; without it, times of edited memories are guesses"
         return Check("mem0", "warn", f"{place}: {rows}, and no history beside it", hint)

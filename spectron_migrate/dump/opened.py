@@ -26,7 +26,7 @@ from spectron_migrate.dump.manifest import (
     read_manifest,
 )
 from spectron_migrate.errors import InputError
-from spectron_migrate.records import Json, Memory, Skipped, SourceInfo, digest
+from spectron_migrate.records import Json, Memory, Skipped, SourceInfo, counted, digest
 from spectron_migrate.scratch import Scratch
 
 
@@ -37,10 +37,17 @@ class Dump:
     """
 
     def __init__(
-        self, path: Path, manifest: Manifest, files: Mapping[str, BinaryIO], raw_digest: str | None = None
+        self,
+        path: Path,
+        manifest: Manifest,
+        files: Mapping[str, BinaryIO],
+        raw_digest: str | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         """Use `open_dump` or `open_any`."""
         self.path = path
+        self.notes = notes
+        """What makes one doubt that raw files are all of it; an export has said so of its dump."""
         self.manifest = manifest
         self._files = files
         self._stamps = {name: _stamp(file) for name, file in files.items()}
@@ -228,9 +235,14 @@ def _open_raw(paths: Sequence[Path], now: datetime) -> Dump:
             for relation in reader.relations():
                 writer.keep(RELATIONS, relation)
             writer.commit(complete=True, native_count=None, ended=now)
+            missing = reader.missing()
+            notes = list(reader.notes)
+            if missing:
+                which = counted(missing, "memory that the pages announce is", "memories that the pages announce are")
+                notes.append(f"{which} missing")
         made = open_dump(folder)  # from here on its files have no name any more
     sums = sorted(_sha256(path) for path in paths)
-    return Dump(paths[0], made.manifest, made._files, digest("raw", *sums))
+    return Dump(paths[0], made.manifest, made._files, digest("raw", *sums), notes)
 
 
 def _sha256(path: Path) -> str:

@@ -126,7 +126,12 @@ def finish(ledger: Ledger, path: str, *, now: str) -> None:
         )
         for fact in facts.fetchall():
             _plan_again(ledger, fact)
-        db.execute("UPDATE fact SET session = NULL, position = NULL, batch = NULL WHERE session = ?", (session,))
+        # What was refused there is no longer in anybody's way either.
+        db.execute(
+            "UPDATE fact SET session = NULL, position = NULL, sent_after = NULL, sent_by = NULL WHERE session = ?",
+            (session,),
+        )
+        db.execute("UPDATE fact SET batch = NULL WHERE batch IN (SELECT id FROM batch WHERE session = ?)", (session,))
         db.execute("DELETE FROM batch WHERE session = ?", (session,))
         db.execute("DELETE FROM session WHERE id = ?", (session,))
     db.execute("UPDATE plan SET complete = 0")

@@ -14,6 +14,7 @@ from typing import IO
 
 from spectron_migrate.errors import Incomplete, InputError, LedgerLocked
 from spectron_migrate.ledger.ledger import Ledger, make_private_directory
+from spectron_migrate.records import counted
 
 HASH = "sha256(lane), first 8 bytes, big-endian, modulo shards"
 """How a lane finds its shard; kept in the plan that the shards share, so that all of them agree."""
@@ -73,7 +74,7 @@ class Found:
         """Itself; raises Incomplete where a shard is missing."""
         if self.missing:
             raise Incomplete(
-                f"{len(self.missing)} shards have no ledger here: {', '.join(self.missing)}",
+                f"{counted(len(self.missing), 'shard has', 'shards have')} no ledger here: {', '.join(self.missing)}",
                 hint="every shard has to run at least once: spectron-migrate replay --shard " + self.missing[0],
             )
         return self

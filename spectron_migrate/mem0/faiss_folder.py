@@ -19,7 +19,7 @@ from spectron_migrate.errors import Incomplete, InputError
 from spectron_migrate.mem0.normalise import from_payload
 from spectron_migrate.mem0.qdrant_pickle import ForeignClass
 from spectron_migrate.mem0.reader import ReaderBase, Sleep
-from spectron_migrate.records import Memory, Skipped, SourceInfo
+from spectron_migrate.records import Memory, Skipped, SourceInfo, counted
 
 _TRIES = 5
 _PAUSE = 0.2
@@ -53,7 +53,8 @@ class FaissFolder(ReaderBase):
         vectors = self._vectors()
         if vectors is not None and vectors != len(docstore):
             self.notes.append(
-                f"the index beside {self._chosen().name} holds {vectors:,} vectors for {len(docstore):,} memories; "
+                f"the index beside {self._chosen().name} holds {counted(vectors, 'vector')} for"
+                f" {counted(len(docstore), 'memory')}; "
                 "deletions by Mem0 before 1.0 leave such vectors behind"
             )
         for memory_id, payload in docstore.items():

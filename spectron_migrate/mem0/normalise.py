@@ -21,6 +21,7 @@ NO_TEXT = "no text field"
 NO_ID = "no id"
 ENTITY_ROW = "a row of Mem0's entity store, not a memory"
 NOT_AN_OBJECT = "not an object"
+HALF_ID = "its id holds half a letter (a lone surrogate), which nothing can name"
 
 _CAMEL = {
     "user_id": "userId",
@@ -126,8 +127,10 @@ def _build(
     *,
     now: datetime,
     metadata: dict[str, Json] | None,
-) -> Memory:
+) -> Memory | Skipped:
     """Take Mem0's fields out of `rest`; what is left is metadata of a payload, or unknown to an item."""
+    if not (memory_id.isascii() or _is_unicode(memory_id)):
+        return Skipped(id=memory_id, reason=HALF_ID)
     given = rest.get("created_at")
     created_at = _take_time(rest, "created_at", raw)
     if rest.get("updated_at") == given and not raw:
@@ -188,7 +191,8 @@ def _own_line(row: Mapping[str, Json]) -> Memory | None:
         memory = Memory.from_json(row)
     except (TypeError, ValueError):
         return None
-    return memory if isinstance(memory.id, str) and isinstance(memory.memory, str) else None
+    well = isinstance(memory.id, str) and _is_unicode(memory.id) and isinstance(memory.memory, str)
+    return memory if well else None
 
 
 def _has_text(row: Mapping[str, Json]) -> bool:
@@ -253,6 +257,14 @@ def _odd_identifier(value: Any, name: str, raw: dict[str, Json]) -> str | None:
     if isinstance(value, int):
         return _digits(value)
     return format(Decimal(repr(value)), "f") if isinstance(value, float) else None
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _digits(value: int) -> str:

@@ -24,7 +24,7 @@ from spectron_migrate.mem0.platform_spool import Spool
 from spectron_migrate.mem0.reader import ReaderBase, Sleep
 from spectron_migrate.mem0.served_history import EventFeed, text_came
 from spectron_migrate.mem0.tally import OWNER_FIELDS, Tally
-from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo
+from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo, counted
 
 BASE_URL = "https://api.mem0.ai"
 _TOTALS = {"user": "total_users", "agent": "total_agents", "app": "total_apps", "run": "total_runs"}
@@ -207,10 +207,11 @@ class PlatformReader(ReaderBase):
     def _announce_scan(self) -> None:
         total = self.native_count()
         if total is not None and total > len(self._spool or ()):
-            self._announce(f"the Platform counts {total:,} memories", requests_for(total - len(self._spool or ())))
+            missing = total - len(self._spool or ())
+            self._announce(f"the Platform counts {counted(total, 'memory')}", requests_for(missing))
 
     def _announce_owners(self, short: set[str], owners: int, at_once: int) -> None:
-        known = "" if self._wanted is None else f"the Platform counts {self._wanted:,} memories, "
+        known = "" if self._wanted is None else f"the Platform counts {counted(self._wanted, 'memory')}, "
         each = "one by one" if at_once == 1 else f"{at_once} at a time"
         self._announce(
             f"{known}its listing gave {self._tally.count():,}: asking {owners:,} owners "

@@ -20,7 +20,7 @@ from spectron_migrate.mem0.normalise import normalise
 from spectron_migrate.mem0.reader import ReaderBase, Sleep
 from spectron_migrate.mem0.served_history import HistoryOfEach, text_came
 from spectron_migrate.mem0.tally import Tally
-from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo
+from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo, counted
 
 _CAP = 1_000
 _SCANNED = 10_000
@@ -130,7 +130,7 @@ class ServerReader(ReaderBase):
         if short:
             kind, owner = max(short, key=lambda each: short[each])
             self.notes.append(
-                f"the server counts {self._totals[kind, owner]:,} memories of {kind} {owner!r} and gave "
+                f"the server counts {counted(self._totals[kind, owner], 'memory')} of {kind} {owner!r} and gave "
                 f"{self._tally.rows_of(kind, owner):,}; {SQL_WAY}"
             )
         elif self._tally.count() >= _SCANNED:

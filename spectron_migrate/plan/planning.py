@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 from spectron_migrate import __version__
 from spectron_migrate.dump import Dump
@@ -13,7 +14,7 @@ from spectron_migrate.ledger import Ledger, erasing, plan, views
 from spectron_migrate.mapping import ScopeMapping, Unmapped
 from spectron_migrate.plan.changes import Changes
 from spectron_migrate.plan.sharding import Sharding
-from spectron_migrate.records import Filters, Memory, Placement, Reporter, Skipped, digest, has_time, order_key
+from spectron_migrate.records import Filters, Memory, Placement, Reporter, Skipped, counted, digest, has_time, order_key
 
 NAMED = 10
 """How many of many a message names."""
@@ -63,6 +64,7 @@ def make_plan(
     called for each memory and may raise.
     """
     _warn_unknown(filters, dump, reporter)
+    _warn_raw(dump, reporter)
     _refuse_half_erased(ledger)
     fingerprint = digest(dump.digest, mapping.digest, *_spell(filters))
     scan = _scan(dump)
@@ -228,7 +230,7 @@ def _refuse_moves(changes: list[plan.ScopeChange]) -> None:
         return
     named = [f"memory {one.mem0_id} was sent to {one.sent_to}, now {one.now}" for one in changes[:NAMED]]
     raise InputError(
-        f"the changed mapping moves {len(changes)} memories that were sent already: {'; '.join(named)}",
+        f"the changed mapping moves {counted(len(changes), 'memory')} already sent: {'; '.join(named)}",
         hint="go on with the mapping that sent them, or begin anew in a fresh context with its own --state",
     )
 
@@ -239,6 +241,18 @@ def _warn_unknown(filters: Filters, dump: Dump, reporter: Reporter) -> None:
     if unknown:
         more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
         reporter.warn(f"the dump has no memory of user {', '.join(unknown[:NAMED])}{more}")
+
+
+def _warn_raw(dump: Dump, reporter: Reporter) -> None:
+    """What raw files leave out is told here: no export has said it."""
+    for note in dump.notes:
+        reporter.warn(note)
+    left_out = list(islice(dump.skipped, NAMED)) if dump.raw else []
+    if left_out:
+        count = sum(dump.manifest.skipped.values())
+        named = "; ".join(f"memory {row.id}: {row.reason}" for row in left_out)
+        more = f"; and {count - NAMED} more" if count > NAMED else ""
+        reporter.warn(f"{counted(count, 'row')} of {dump.path} will not be written: {named}{more}")
 
 
 def _warn_left_behind(
@@ -271,7 +285,7 @@ def _warn(noticed: _Noticed, replaced: int, reporter: Reporter) -> None:
     if noticed.future:
         reporter.warn(f"{noticed.future} memories have a time in the future")
     if noticed.expiring:
-        reporter.warn(f"{noticed.expiring} memories would expire in Mem0 and will not in Spectron")
+        reporter.warn(f"{counted(noticed.expiring, 'memory')} would expire in Mem0 and will not in Spectron")
     if replaced:
         reporter.warn(f"{replaced} memories are older here than in the ledger and were left out")
 

@@ -28,7 +28,18 @@ from spectron_migrate.state.routing import MOST_BEHIND, CatchUp, Phase, Routing,
 
 FILE = "cutover.jsonl"
 
+BACK = ("revert", "abort")
+"""Steps that lead reads back to Mem0: they are taken although lines of the journal are missing."""
+
 StepName = Literal["start", "shift", "pin", "accept", "revert", "closing", "complete", "sealed", "abort"]
+
+
+class Overtaken(InputError):
+    """Another step was taken since the state was read that this one was decided in."""
+
+
+class JournalCut(InputError):
+    """Lines of the journal are missing: applications have seen a later step than its last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +199,8 @@ def read_journal(folder: Path) -> Journal:
 def record(folder: Path, step: Step, *, expect: CutoverState | None = None) -> CutoverState:
     """Append a step, durably, then bring `routing.json` up to it; returns the state after it.
 
-    `expect`: the state that the step was decided in; raises InputError where somebody was faster, and for any
-    step but a way back where `routing.json` shows that lines of the journal are missing.
+    `expect`: the state that the step was decided in; raises Overtaken where somebody was faster, and JournalCut
+    where `routing.json` shows that lines of the journal are missing, but for a way back. From `complete` none leads.
     """
     make_private_directory(folder)
     with _locked(folder):
@@ -197,12 +208,12 @@ def record(folder: Path, step: Step, *, expect: CutoverState | None = None) -> C
         lines = _lines(path)
         state = _fold(lines, path).state
         if expect is not None and expect.epoch != state.epoch:
-            raise InputError("another step was taken at the same moment", hint="look at `spectron-migrate status`")
+            raise Overtaken("another step was taken at the same moment", hint="look at `spectron-migrate status`")
         ahead = _routing_ahead(folder, state)
         if ahead is not None:
-            if step.step not in ("revert", "abort"):
+            if step.step not in BACK or ahead.phase == "complete":
                 raise _cut(path)
-            step = replace(step, epoch=ahead + 1)
+            step = replace(step, epoch=ahead.epoch + 1)
         prev = _digest(lines[-1]) if lines else ""
         told = {"n": state.epoch + 1, **step.to_json(), "prev": prev}
         line = json.dumps(told, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
@@ -220,7 +231,7 @@ def record(folder: Path, step: Step, *, expect: CutoverState | None = None) -> C
 def publish(folder: Path, caught_up: CaughtUp | None = None, *, now: str) -> Routing | None:
     """Bring `routing.json` up to the journal and to what following knows; None where no cutover ever began.
 
-    Without `caught_up`, what the file says about it stays. Raises InputError where lines of the journal are missing.
+    Without `caught_up`, what the file says about it stays. Raises JournalCut where lines of the journal are missing.
     """
     if not (folder / FILE).exists() and not (folder / ROUTING_FILE).exists():
         return None
@@ -233,17 +244,17 @@ def publish(folder: Path, caught_up: CaughtUp | None = None, *, now: str) -> Rou
         return _publish(folder, state, caught_up, now=now)
 
 
-def _routing_ahead(folder: Path, state: CutoverState) -> int | None:
-    """The epoch that applications saw, where it lies beyond the journal: it is written after the journal's line."""
+def _routing_ahead(folder: Path, state: CutoverState) -> Routing | None:
+    """What applications saw, where it lies beyond the journal: it is written after the journal's line."""
     try:
         routing = read_routing(folder / ROUTING_FILE)
     except ValueError:
         return None
-    return routing.epoch if routing is not None and routing.epoch > state.epoch else None
+    return routing if routing is not None and routing.epoch > state.epoch else None
 
 
-def _cut(path: Path) -> InputError:
-    return InputError(
+def _cut(path: Path) -> JournalCut:
+    return JournalCut(
         f"{path} is older than {ROUTING_FILE} beside it: its last lines are missing",
         hint="put the file back as it was; `cutover revert` leads reads back to Mem0 meanwhile",
     )

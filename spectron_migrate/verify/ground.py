@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from spectron_migrate.errors import InputError, KeyRefused, WrongLedger
 from spectron_migrate.ledger import Ledger, verify_views
-from spectron_migrate.records import selector_of
+from spectron_migrate.records import counted, selector_of
 from spectron_migrate.spectron.api import MAX_K, SpectronApi, UnknownSession
 from spectron_migrate.verify.model import VerifyOptions
 
@@ -49,7 +49,8 @@ async def right_server(ledgers: Sequence[Ledger], api: SpectronApi) -> None:
         lacking = sorted(path for path in paths if not me.may("memory:read", path))
         if lacking:
             raise KeyRefused(
-                f"the key of {me.principal} lacks memory:read for {len(lacking)} scopes, such as {lacking[0]}",
+                f"the key of {me.principal} lacks memory:read for {counted(len(lacking), 'scope')},"
+                f" such as {lacking[0]}",
                 hint="what cannot be read cannot be verified",
             )
         await _same_server(ledger, api)

@@ -14,7 +14,7 @@ from spectron_migrate.dump import Dump
 from spectron_migrate.ledger import Ledger, verify_views
 from spectron_migrate.ledger.ledger import make_private_directory
 from spectron_migrate.mapping import ScopeMapping
-from spectron_migrate.records import Json, Reporter, canonical_json, digest, format_time
+from spectron_migrate.records import Json, Reporter, canonical_json, counted, digest, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.verify.expect import expect_all, stage
 from spectron_migrate.verify.explain import Explainer
@@ -178,14 +178,14 @@ class _Run:
         await test.run(queries, in_flight=min(self.options.in_flight, RECALL_IN_FLIGHT))
         if test.unknown:
             self.reporter.warn(
-                f"{len(test.unknown)} queries expect memories that neither dump nor ledger knows,"
-                f" such as {min(test.unknown)}: they are asked, and measure nothing"
+                f"{counted(len(test.unknown), 'query expects', 'queries expect')} memories that neither dump nor ledger"
+                f" knows, such as {min(test.unknown)}: what is asked so measures nothing"
             )
         self.metrics = gather(self.work.answers())
         targets = {query.target for query in queries if query.target is not None}
         everything = len(targets) == len(queries) == sum(count for _, count in self.work.owner_counts())
         for why, n in self.metrics.not_servable.items():
-            self.reporter.warn(f"{n} queries were not asked: {why}")
+            self.reporter.warn(f"{counted(n, 'query was', 'queries were')} not asked: {why}")
         everything = everything and not self.metrics.failed
         return {
             "mem0": mem0.describe() if mem0 else None,

@@ -107,7 +107,7 @@ FAILING: list[tuple[str, str, Evidence]] = [
     ("leaks", "never accepted", replace(GOOD, report=replace(REPORT, leaks=1))),
     ("will_not_expire", "1 of them", with_ledger(will_not_expire={"7": "2027-01-01"})),
     ("key", "401", replace(GOOD, key=Key(problem="401 bad key"))),
-    ("key", "lacks 1 grants, the first: memory:read user/a", replace(GOOD, key=Key("me", ("memory:read user/a",)))),
+    ("key", "lacks 1 grant, the first: memory:read user/a", replace(GOOD, key=Key("me", ("memory:read user/a",)))),
     ("calls", "get_all 3", replace(GOOD, calls={"get_all": 3})),
     ("calls", "no process", replace(GOOD, state=replace(GOOD.state, catch_up="outbox"))),
 ]

@@ -82,7 +82,7 @@ def test_all_is_well_where_it_is(spectron: RunningServer, user: str, tmp_path: P
     export(tmp_path, [memory(number, user) for number in range(3)])
     diagnosis = diagnose(spectron, tmp_path)
     assert ([], ExitCode.DONE) == ([c for c in diagnosis.checks if c.status in ("warn", "fail")], diagnosis.exit_code)
-    assert "may read, write and create all 1 scopes" in found(diagnosis, "grants", "ok").said
+    assert "may read, write and create 1 scope" in found(diagnosis, "grants", "ok").said
     assert "searches by user_id can be answered" == found(diagnosis, "mapping: filters", "ok").said
 
 
@@ -147,7 +147,7 @@ def test_scopes_that_are_there_without_a_ledger_are_in_the_way(
     shutil.rmtree(tmp_path / "state")
     diagnosis = diagnose(spectron, tmp_path)
     check = found(diagnosis, "scopes", "fail")
-    assert f"1 scopes are there already, and no ledger says that we made them: user/{user}" == check.said
+    assert f"1 scope is there already, and no ledger says that this migration made them: user/{user}" == check.said
     assert ("--state" in check.hint, ExitCode.NOT_LEGAL) == (True, diagnosis.exit_code)
 
 
@@ -163,7 +163,7 @@ def test_memories_without_a_place_and_filters_without_an_answer_are_named(
     bot = {**memory(0, "bot"), "user_id": None, "agent_id": "bot"}
     export(tmp_path, [memory(1, user), bot, {**memory(2, "x"), "user_id": None}])
     diagnosis = diagnose(spectron, tmp_path)
-    assert "1 memories have no place: x-0002" in found(diagnosis, "mapping: places", "fail").said
+    assert "1 memory has no place: x-0002" in found(diagnosis, "mapping: places", "fail").said
     assert "a filter by agent_id cannot be served" in found(diagnosis, "mapping: filters", "warn").said
     assert ExitCode.INPUT == diagnosis.exit_code
 
@@ -186,10 +186,10 @@ def test_times_and_what_expires_are_warned_of(spectron: RunningServer, user: str
     diagnosis = diagnose(spectron, tmp_path, mapping=PLAIN + "category: context\n")
     warned = " | ".join(check.said for check in diagnosis.checks if check.status == "warn")
     for said in (
-        "have a guessed time",
-        "1 memories have no time",
-        "1 memories have a time in the future",
-        "1 memories would expire in Mem0",
+        "memories is a guess (`updated_at`)",
+        "1 memory has no time",
+        "1 memory has a time in the future",
+        "1 memory would expire in Mem0",
         "4 memories are written as `context`",
     ):
         assert said in warned

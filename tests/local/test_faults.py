@@ -190,13 +190,13 @@ def test_the_other_readings_while_it_runs(client: Client) -> None:
 
 
 def test_readings_are_those_of_the_server_and_passing_faults_leave_nothing_behind() -> None:
-    assert set(Reading.__slots__) == {
+    assert {
         "unregistered",
         "reregister",
         "subtree_has_root",
         "names_turn",
         "shared_cache",
-    }
+    } == set(Reading.__slots__)
     assert {"400", "none", "hang", "hang_before", "500_after_stuck", "500_before_stuck"} == set(FAULTS) - set(PASSING)
 
 

@@ -150,4 +150,4 @@ def test_no_request_gets_an_unpublished_answer(busy: tuple[Spectron, list[str]],
 
     event(f"{method} {operation['operationId']} {answer.status}")
     assert answer.status != 500
-    assert server.call("GET", "/me").status == 200, "the server stands, and the operator's key with it"
+    assert 200 == server.call("GET", "/me").status, "the server stands, and the operator's key with it"

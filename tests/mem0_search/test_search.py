@@ -58,7 +58,7 @@ def with_store(config: dict[str, Any], **settings: Any) -> dict[str, Any]:
 def test_it_finds_memories_under_the_ids_that_the_store_has(search: Mem0Search, keys: dict[str, str]) -> None:
     hits = search.search("How many vans does the depot have?", user_id="acme:Kwame", top_k=3)
     assert keys["kwame.fleet"] == hits[0].id
-    assert hits[0].text == "The depot runs nineteen vans, five of them refrigerated"
+    assert "The depot runs nineteen vans, five of them refrigerated" == hits[0].text
 
 
 def test_it_answers_most_questions_of_the_data_set(search: Mem0Search, config_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_it_answers_most_questions_of_the_data_set(search: Mem0Search, config_pa
 def test_best_comes_first_and_never_more_than_asked_for(search: Mem0Search) -> None:
     hits = search.search("evening tea", user_id="alice", top_k=2)
     scores = [hit.score or 0.0 for hit in hits]
-    assert len(hits) == 2
+    assert 2 == len(hits)
     assert sorted(scores, reverse=True) == scores
 
 
@@ -126,14 +126,14 @@ def test_it_opens_while_an_application_holds_the_store(config: dict[str, Any], t
     assert application.stdin is not None
     assert application.stdout is not None
     try:
-        assert application.stdout.readline() == "held\n"
+        assert "held\n" == application.stdout.readline()
         with open_search(config, scratch=tmp_path) as search:
             assert search.search("tea", user_id="alice", top_k=5)
     finally:
         application.stdin.close()
         application.wait(timeout=30)
         application.stdout.close()
-    assert application.returncode == 0
+    assert 0 == application.returncode
 
 
 def test_no_language_model_key_and_no_graph_store_is_needed(config: dict[str, Any], tmp_path: Path) -> None:
@@ -151,10 +151,10 @@ def test_the_settings_it_needs_for_mem0_are_put_back(
 ) -> None:
     monkeypatch.setenv("MEM0_DIR", "/somewhere/of/the/users")
     open_search(config, scratch=tmp_path).close()
-    assert os.environ["MEM0_DIR"] == "/somewhere/of/the/users"
+    assert "/somewhere/of/the/users" == os.environ["MEM0_DIR"]
     from mem0.utils.factory import EmbedderFactory
 
-    assert EmbedderFactory.provider_to_class["lmstudio"] == "mem0.embeddings.lmstudio.LMStudioEmbedding"
+    assert "mem0.embeddings.lmstudio.LMStudioEmbedding" == EmbedderFactory.provider_to_class["lmstudio"]
 
 
 def test_closing_twice_is_harmless(config: dict[str, Any], tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_folder_that_is_not_there_is_refused_before_anything_is_made(config: d
 def test_a_collection_that_is_not_there_is_refused_with_those_that_are(config: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no collection 'memories'") as refused:
         open_search(with_store(config, collection_name="memories"), scratch=tmp_path)
-    assert refused.value.hint == "it has mem0"
+    assert "it has mem0" == refused.value.hint
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_mem0_before_2_is_asked_in_its_own_way() -> None:
     older = OlderMem0()
     hits = Mem0Search(older, "older").search("tea", user_id="alice", run_id="r", top_k=7)
     assert [SearchHit("1", "Likes tea", 0.5)] == hits
-    assert older.asked == [{"user_id": "alice", "agent_id": None, "run_id": "r", "limit": 7}]
+    assert [{"user_id": "alice", "agent_id": None, "run_id": "r", "limit": 7}] == older.asked
 
 
 def test_a_failure_of_mem0_is_never_an_empty_answer() -> None:

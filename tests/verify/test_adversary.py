@@ -99,7 +99,7 @@ def test_a_question_that_only_an_agent_asks_is_named_with_the_rule_that_refuses_
     assert (1, None) == (by_name(summary, "asked").value, by_name(summary, "asked").passed)
     assert "INCONCLUSIVE" == summary.verdict
     assert any(
-        line.startswith("1 queries were not asked: a filter by agent_id cannot be served") for line in said.warnings
+        line.startswith("1 query was not asked: a filter by agent_id cannot be served") for line in said.warnings
     )
     assert "not asked: 1, a filter by agent" in report.read_text()
 
