@@ -244,6 +244,15 @@ def digest(*parts: str) -> str:
     return hasher.hexdigest()
 
 
+def is_unicode(text: str) -> bool:
+    """False where half a letter (a lone surrogate) stands in it, which JSON can carry and nothing else takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def same_text(left: str, right: str) -> bool:
     """Equal exactly, or equal after NFC and without outer space: a server may normalise that much."""
     if left == right:

@@ -15,7 +15,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from spectron_migrate.mem0.times import expiry, utc_time
-from spectron_migrate.records import Json, Memory, Skipped, State, TextAtSource, canonical_json
+from spectron_migrate.records import Json, Memory, Skipped, State, TextAtSource, canonical_json, is_unicode
 
 NO_TEXT = "no text field"
 NO_ID = "no id"
@@ -129,7 +129,7 @@ def _build(
     metadata: dict[str, Json] | None,
 ) -> Memory | Skipped:
     """Take Mem0's fields out of `rest`; what is left is metadata of a payload, or unknown to an item."""
-    if not (memory_id.isascii() or _is_unicode(memory_id)):
+    if not is_unicode(memory_id):
         return Skipped(id=memory_id, reason=HALF_ID)
     given = rest.get("created_at")
     created_at = _take_time(rest, "created_at", raw)
@@ -191,7 +191,7 @@ def _own_line(row: Mapping[str, Json]) -> Memory | None:
         memory = Memory.from_json(row)
     except (TypeError, ValueError):
         return None
-    well = isinstance(memory.id, str) and _is_unicode(memory.id) and isinstance(memory.memory, str)
+    well = isinstance(memory.id, str) and is_unicode(memory.id) and isinstance(memory.memory, str)
     return memory if well else None
 
 
@@ -257,14 +257,6 @@ def _odd_identifier(value: Any, name: str, raw: dict[str, Json]) -> str | None:
     if isinstance(value, int):
         return _digits(value)
     return format(Decimal(repr(value)), "f") if isinstance(value, float) else None
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _digits(value: int) -> str:

@@ -14,7 +14,18 @@ from spectron_migrate.ledger import Ledger, erasing, plan, views
 from spectron_migrate.mapping import ScopeMapping, Unmapped
 from spectron_migrate.plan.changes import Changes
 from spectron_migrate.plan.sharding import Sharding
-from spectron_migrate.records import Filters, Memory, Placement, Reporter, Skipped, counted, digest, has_time, order_key
+from spectron_migrate.records import (
+    Filters,
+    Memory,
+    Placement,
+    Reporter,
+    Skipped,
+    counted,
+    digest,
+    has_time,
+    is_unicode,
+    order_key,
+)
 
 NAMED = 10
 """How many of many a message names."""
@@ -200,20 +211,12 @@ def _is_chosen(ledger: Ledger, filters: Filters, changes: Changes | None, memory
 
 
 def _place(memory: Memory, mapping: ScopeMapping) -> Placement | Skipped | Unmapped:
-    if not _is_unicode(memory):
+    if not is_unicode("".join((memory.memory, *memory.entity_ids.values()))):
         return Skipped(memory.id, "holds half a letter (a lone surrogate), which no server takes")
     placed = mapping.place(memory)
     if isinstance(placed, Placement) and not memory.memory.strip():
         return Skipped(memory.id, "empty text")
     return placed
-
-
-def _is_unicode(memory: Memory) -> bool:
-    try:
-        "".join((memory.memory, *memory.entity_ids.values())).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _notice(noticed: _Noticed, memory: Memory, now: str) -> None:
