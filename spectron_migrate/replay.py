@@ -20,7 +20,7 @@ from spectron_migrate.delivery.run import Brake, Counters, Run, Stop
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import ExitCode, InputError, Interrupted
 from spectron_migrate.ledger import Ledger, batches, decisions, plan, runs, sessions, views
-from spectron_migrate.ledger.shards import Shard
+from spectron_migrate.ledger.shards import Shard, refuse_outbox
 from spectron_migrate.ledger.stored import Standing
 from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.mapping import ScopeMapping
@@ -183,6 +183,9 @@ class Replay:
         if self._options.shard is None:
             refuse_plain(self._dump, self._root, context=context)
             return None
+        cutover = read_journal(self._root).state
+        if cutover.under_way and cutover.catch_up == "outbox":
+            refuse_outbox(self._root, beginning=self._options.shard)
         sharding = Sharding(self._options.shard, self._root, self._dump, self._mapping, context=context)
         open_things.callback(sharding.close)
         sharding.join(dry_run=dry_run)

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,6 +32,7 @@ from spectron_migrate.state.routing import (
     read_routing,
     write_routing,
 )
+from tests.support.waiting import wait_until
 
 SCHEMA = json.loads((Path(__file__).parent.parent / "configs" / "routing.schema.json").read_text("utf-8"))
 NOW = 1_800_000_000.0
@@ -295,9 +295,7 @@ def test_a_read_never_waits_for_the_address() -> None:
     with served(answers) as address:
         reader = RoutingReader(address, check_every_s=0.02)
         assert Routing() == reader.current()
-        deadline = time.monotonic() + 10
-        while reader.current() != HALF:
-            assert time.monotonic() < deadline
+        wait_until(lambda: reader.current() == HALF)
         reader.close()
 
 

@@ -19,7 +19,7 @@ from spectron_migrate.catch_up.reconcile import Agreement, keep
 from spectron_migrate.catch_up.rounds import Ground, Round, Rounds, turn
 from spectron_migrate.errors import ExitCode, Incomplete, Interrupted, LedgerLocked, Unreachable
 from spectron_migrate.ledger.ledger import make_private_directory
-from spectron_migrate.records import Json, Reporter, format_time
+from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.directory import FOLLOW_FILE, FOLLOW_LOCK, alone, write_json
 from spectron_migrate.state.journal import CaughtUp, publish, read_journal
@@ -259,10 +259,10 @@ class Follow:
 def told(number: int, done: Round) -> str:
     """A round in one line, for a person and a log file alike."""
     found = f"{done.new:,} new, {done.changed:,} changed, {done.deleted:,} deleted"
-    parts = [f"{done.memories:,} memories in Mem0", found, f"{done.written:,} written"]
+    parts = [f"{counted(done.memories, 'memory')} in Mem0", found, f"{done.written:,} written"]
     parts += [f"{done.late:,} of them late"] if done.late else []
     parts += [f"{done.waiting:,} wait to settle"] if done.waiting else []
     parts += [f"{done.left.total:,} left"] if done.left.total else []
     parts += [f"{done.refused:,} refused"] if done.refused else []
-    behind = "everybody" if done.behind is None else f"{len(done.behind):,} ids" if done.behind else "nobody"
+    behind = "everybody" if done.behind is None else counted(len(done.behind), "id") if done.behind else "nobody"
     return f"{done.as_of[11:19]} round {number}: {'; '.join(parts)}; behind: {behind}"

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from spectron_migrate.catch_up.rounds import Differences, Round, Rounds
-from spectron_migrate.records import Json, Reporter, format_time
+from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.directory import read_json, write_json
 from spectron_migrate.state.journal import CaughtUp, publish
@@ -104,7 +104,8 @@ async def reconcile(
             break
         if quiet and done.waiting:
             reporter.info(
-                f"{done.waiting:,} memories are younger than {rounds.ground.settle_s:.0f} s: waiting for them"
+                f"{counted(done.waiting, 'memory is', 'memories are')} younger than"
+                f" {rounds.ground.settle_s:.0f} s: waiting for that"
             )
             await sleep(rounds.ground.settle_s)
     result = agreement.result(format_time(now()))

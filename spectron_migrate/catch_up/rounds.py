@@ -26,7 +26,7 @@ from spectron_migrate.ledger.shards import Shard, find, open_all
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.plan.changes import Changes, Settling
-from spectron_migrate.records import Filters, Json, Reporter, digest, format_time
+from spectron_migrate.records import Filters, Json, Reporter, counted, digest, format_time
 from spectron_migrate.replay import Replay, ReplayOptions, ReplaySummary
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.directory import open_private
@@ -164,7 +164,7 @@ class Rounds:
         summary = await asyncio.to_thread(self._scan)
         if not summary.complete:
             raise Incomplete(
-                f"Mem0 could not be read in full ({summary.memories:,} memories of {summary.native_count})",
+                f"Mem0 could not be read in full ({counted(summary.memories, 'memory')} of {summary.native_count})",
                 hint="nothing was planned from it",
             )
         with open_dump(self.ground.dump) as dump:
@@ -396,5 +396,5 @@ def _problem(done: Sequence[ReplaySummary]) -> str | None:
     """What a delivery that did not finish says; what is undecidable holds its own lane, and is no trouble."""
     for each in done:
         if each.remaining + each.in_doubt and each.exit_code in (ExitCode.UNREACHABLE, ExitCode.KEY):
-            return each.stopped or f"{each.remaining + each.in_doubt:,} memories could not be delivered"
+            return each.stopped or f"{counted(each.remaining + each.in_doubt, 'memory')} could not be delivered"
     return None

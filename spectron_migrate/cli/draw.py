@@ -41,15 +41,17 @@ class Wrapped:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         """What rich asks of whatever can be printed."""
+        from textwrap import wrap
+
         from rich.cells import cell_len
         from rich.text import Text
 
         indent = cell_len(self.lead)
-        lines = plain(self.text, style=self.style).wrap(console, max(20, options.max_width - indent), overflow="ignore")
-        for number, line in enumerate(lines):
-            line.rstrip()
-            before = Text(self.lead, style=self.lead_style) if number == 0 else Text(" " * indent)
-            yield before + line
+        width = max(20, options.max_width - indent)
+        lines = wrap(plain(self.text).plain, width, break_long_words=False, break_on_hyphens=False) or [""]
+        yield Text(self.lead, style=self.lead_style) + Text(lines[0], style=self.style)
+        for line in lines[1:]:
+            yield Text(" " * indent) + Text(line, style=self.style)
 
 
 def facts(title: str, rows: Iterable[tuple[str, object]]) -> Group:

@@ -121,7 +121,8 @@ def _only_begun(folder: Path, under_way: dict[str, Json]) -> Outcome:
         for part in draw_cutover.overview(under_way):
             console.print(part)
 
-    body: dict[str, Json] = {"ledger": str(folder), "states": {}, "cutover": under_way}
+    nothing: dict[str, Json] = {"endpoint": None, "context": None, "source": None, "states": {}, "reasons": []}
+    body: dict[str, Json] = {"ledger": str(folder), **nothing, "cutover": under_way}
     return Outcome(ExitCode.DONE, body, draw_it, migration=under_way["migration"], next=under_way["next"])
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from spectron_migrate.errors import ExitCode, InputError, NotConfirmed, NotLegal
+from spectron_migrate.ledger.shards import refuse_outbox
 from spectron_migrate.records import Json, Reporter, counted
 from spectron_migrate.state import processes
 from spectron_migrate.state.journal import (
@@ -107,10 +108,11 @@ def start(
     """Begin: from now on what Mem0 is told comes along.
 
     With `outbox` it waits until every process that uses the adapter captures its writes. Raises NotLegal, and
-    InputError for `outbox` where processes of other hosts use the state directory.
+    InputError for `outbox` where processes of other hosts use the state directory, or shards replay.
     """
     if catch_up == "outbox":
         _refuse_other_hosts(folder)
+        refuse_outbox(folder)
     state = legal(folder, "start", now=now, reporter=reporter)
     if state.phase == "started":
         return Stand(state, note=f"it began already, at {state.fence}; nothing was changed")

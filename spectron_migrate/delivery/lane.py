@@ -154,6 +154,8 @@ class Stream:
         self._feed = feed
         self._infer = infer
         self._sessions: dict[tuple[Selector, str | None], SessionRow] = {}
+        self._claimed: dict[int, set[str]] = {}
+        """Turns of these sessions that have a receipt."""
 
     async def deliver(self) -> None:
         """Send until nothing is left, the stream is held, or the run stops."""
@@ -210,11 +212,14 @@ class Stream:
             run.counters.tokens -= cost
             return Outcome.NEVER_SENT
         except InDoubt:
-            return await settle(run, [fact])
+            return await self._settle(fact)
         match verdict:
             case Receipt(turn_id=None):
-                return await settle(run, [fact])
-            case Receipt():
+                return await self._settle(fact)
+            case Receipt(turn_id) if turn_id in await self._claimed_in(fact.session):
+                return await self._settle(fact)
+            case Receipt(str() as turn_id):
+                self._claimed[fact.session.id].add(turn_id)
                 # Nobody waits for this: a receipt that is lost is a 200 that the same bytes bring back.
                 run.writer.post(sending.receipt, fact.id, verdict, decided_by="answer")
                 run.counters.written += 1
@@ -229,11 +234,21 @@ class Stream:
             case KeyStopped() | ScopeStopped():
                 return Outcome.HELD
             case Doubt() | Running() | OtherBody():
-                return await settle(run, [fact])
+                return await self._settle(fact)
             case _:
                 raise AssertionError(f"unclassified: {verdict}")
         run.reporter.advance(1, run.limiter.why)
         return Outcome.DECIDED
+
+    async def _settle(self, fact: IntendedFact) -> Outcome:
+        self._claimed.pop(fact.session.id, None)  # settling claims by itself
+        return await settle(self._run, [fact])
+
+    async def _claimed_in(self, session: SessionRow) -> set[str]:
+        """The session's claimed turns, looked up once: no turn may be claimed twice, whatever an answer names."""
+        if session.id not in self._claimed:
+            self._claimed[session.id] = await self._run.writer.grouped(sending.claimed_turns, session.id)
+        return self._claimed[session.id]
 
     # -- many a request -----------------------------------------------------------------------------------
 
@@ -295,6 +310,7 @@ class Stream:
 
     def _forget(self, session: SessionRow) -> None:
         self._sessions.pop((session.selector, session.run), None)
+        self._claimed.pop(session.id, None)
         self._run.taken_sessions.discard(session.id)
 
     def _forget_sessions(self) -> None:

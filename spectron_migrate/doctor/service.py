@@ -66,8 +66,7 @@ def scopes(listed: Collection[ScopeNode], paths: Collection[str], *, ours: bool)
         yield Check("scopes", "fail", said, "map these memories to other scopes", ExitCode.NOT_LEGAL)
     there = sorted({node.path for node in listed} & set(paths))
     if there and not ours:
-        which = counted(len(there), "scope is", "scopes are")
-        said = f"{which} there already, and no ledger says that we made {'it' if len(there) == 1 else 'them'}: {some(there)}"
+        said = f"{counted(len(there), 'scope is', 'scopes are')} there already, and in no ledger of ours: {some(there)}"
         hint = "name the ledger with --state if it is lost; replay --into-existing insists, and may write twice"
         yield Check("scopes", "fail", said, hint, ExitCode.NOT_LEGAL)
     elif not dead:

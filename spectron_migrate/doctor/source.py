@@ -14,10 +14,13 @@ ERASES_UP_TO = (1, 0, 7)
 """mem0ai up to this version erases an embedded Qdrant folder that it opens without `on_disk: true`."""
 
 
+_NAME_IT = "spectron-migrate init --mem0-config FILE writes it into spectron-migrate.yaml"
+
+
 def check_source(section: Mapping[str, Any] | None, *, version: str | None, now: datetime) -> Iterator[Check]:
     """Open the source as an export would, and count; nothing of it is changed. `version`: of the installed mem0ai."""
     if section is None:
-        yield Check("mem0", "unknown", "which Mem0 is to be read is not said", "name it in spectron-migrate.yaml")
+        yield Check("mem0", "unknown", "which Mem0 is to be read is not said", _NAME_IT)
         return
     if "oss" in section:
         try:

@@ -52,7 +52,7 @@ class Ledger:
         make_private_directory(state)
         path = state / "ledger.db"
         if not create and not path.exists():
-            raise InputError(f"there is no ledger at {path}", hint="replay makes it; is --state right?")
+            raise InputError(f"there is no ledger at {path}", hint="spectron-migrate replay makes it, or name --state")
         lock = _lock(state / "ledger.lock")
         try:
             if not path.exists():
@@ -73,7 +73,9 @@ class Ledger:
         except sqlite3.OperationalError as error:
             if path.exists():
                 raise
-            raise InputError(f"there is no ledger at {path}", hint="replay makes it; is --state right?") from error
+            raise InputError(
+                f"there is no ledger at {path}", hint="spectron-migrate replay makes it, or name --state"
+            ) from error
         _check_version(connection, path)
         return cls(path, connection, None)
 
@@ -134,18 +136,27 @@ class Ledger:
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        """All or nothing. `durable`: on the disk when this returns, not only safe from our own death."""
+        """All or nothing. `durable`: on the disk when this returns, not only safe from our own death.
+
+        Raises InputError where the disk does not take it.
+        """
         if self._scratch:
             yield self.db  # thrown away as a whole
             return
-        self.db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-        self.db.execute("BEGIN IMMEDIATE")
         try:
+            self.db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self.db.execute("BEGIN IMMEDIATE")
             yield self.db
-        except BaseException:
-            self.db.execute("ROLLBACK")
+            self.db.execute("COMMIT")
+        except BaseException as error:
+            if self.db.in_transaction:  # a disk that is full has ended it already
+                self.db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF in _DISK:
+                raise InputError(
+                    f"the ledger {self.path} cannot be written: {error}",
+                    hint="nothing that was recorded is lost; is there room on the disk? running again goes on",
+                ) from error
             raise
-        self.db.execute("COMMIT")
 
     def migration(self) -> MigrationRow | None:
         """Whose ledger this is; None while nothing was planned."""
@@ -184,6 +195,15 @@ class Ledger:
                 )
         return known
 
+
+_DISK = (
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_BUSY,
+)
+"""What a disk, or somebody else at the file, keeps from being written; the rest would be a bug of ours."""
 
 _SCRATCH = {"locking_mode": "EXCLUSIVE", "journal_mode": "OFF", "synchronous": "OFF", "cache_size": "-32768"}
 """What nobody else sees and nobody keeps needs no journal; 32 MB of it stay in memory."""

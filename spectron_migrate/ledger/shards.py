@@ -85,6 +85,16 @@ def counts_in(state: Path) -> list[int]:
     return sorted({of for of, _ in _shards_in(state)})
 
 
+def refuse_outbox(state: Path, *, beginning: Shard | None = None) -> None:
+    """Raises InputError where the migration in `state` is in shards, or `beginning` would make it so."""
+    counts = [beginning.of] if beginning is not None else counts_in(state)
+    if counts:
+        raise InputError(
+            f"`cutover.catch_up` is outbox, and the migration in {state} is in shards ({counts[0]} of them)",
+            hint="an outbox is drained into one ledger: use `catch_up: follow`, or replay without --shard",
+        )
+
+
 def _shards_in(state: Path) -> list[tuple[int, int]]:
     return sorted(
         (int(match[2]), int(match[1]))
@@ -98,7 +108,7 @@ def find(state: Path) -> Found:
     shards = _shards_in(state)
     if not shards:
         if not (state / "ledger.db").exists():
-            raise InputError(f"there is no ledger in {state}", hint="replay makes it; is --state right?")
+            raise InputError(f"there is no ledger in {state}", hint="spectron-migrate replay makes it, or name --state")
         return Found((state,))
     counts = counts_in(state)
     if len(counts) > 1:

@@ -7,7 +7,9 @@ from typing import Literal
 
 from spectron_migrate.mapping.lens import Lens, lens_for
 from spectron_migrate.mapping.rules import Rule
-from spectron_migrate.records import Infer, Memory, Placement, Selector, Skipped, canonical_json, digest
+from spectron_migrate.records import Infer, Memory, Placement, Selector, Skipped, canonical_json, digest, is_unicode
+
+HALF_A_LETTER = "holds half a letter (a lone surrogate), which no server takes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,17 @@ class ScopeMapping:
         return digest("mapping 1", canonical_json([settings, [rule.to_json() for rule in self.rules]]))
 
     def place(self, memory: Memory) -> Placement | Skipped | Unmapped:
-        """Where and how one memory is written: the first rule that takes it decides. Raises nothing."""
+        """Where and how one memory is written: the first rule that takes it decides. Raises nothing.
+
+        What has no text that a server takes is skipped, wherever the rules would put it.
+        """
+        if not is_unicode("".join((memory.memory, *memory.entity_ids.values()))):
+            return Skipped(memory.id, HALF_A_LETTER)
+        placed = self._by_rules(memory)
+        is_blank = isinstance(placed, Placement) and not memory.memory.strip()
+        return Skipped(memory.id, "empty text") if is_blank else placed
+
+    def _by_rules(self, memory: Memory) -> Placement | Skipped | Unmapped:
         rule = next((rule for rule in self.rules if rule.takes(memory)), None)
         if rule is None:
             if memory.state != "active":

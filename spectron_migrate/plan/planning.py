@@ -23,7 +23,6 @@ from spectron_migrate.records import (
     counted,
     digest,
     has_time,
-    is_unicode,
     order_key,
 )
 
@@ -162,7 +161,7 @@ def _merge_all(
         go_on()
         if not chosen(memory):
             continue
-        placed = _place(memory, mapping)
+        placed = mapping.place(memory)
         if isinstance(placed, Unmapped):
             refused.append(placed)
             continue
@@ -208,15 +207,6 @@ def _whose(ledger: Ledger, sharding: Sharding | None) -> _Mine:
 
 def _is_chosen(ledger: Ledger, filters: Filters, changes: Changes | None, memory: Memory) -> bool:
     return filters.admits(memory) and (changes is None or changes.wants(ledger, memory))
-
-
-def _place(memory: Memory, mapping: ScopeMapping) -> Placement | Skipped | Unmapped:
-    if not is_unicode("".join((memory.memory, *memory.entity_ids.values()))):
-        return Skipped(memory.id, "holds half a letter (a lone surrogate), which no server takes")
-    placed = mapping.place(memory)
-    if isinstance(placed, Placement) and not memory.memory.strip():
-        return Skipped(memory.id, "empty text")
-    return placed
 
 
 def _notice(noticed: _Noticed, memory: Memory, now: str) -> None:
@@ -266,7 +256,7 @@ def _warn_left_behind(
     for memory in dump.memories():
         if filters.admits(memory):
             continue
-        placed = _place(memory, mapping)
+        placed = mapping.place(memory)
         if isinstance(placed, Placement) and placed.infer == "full":
             key = order_key(memory, dump.began or now)
             left += views.would_come_late(ledger, number, placed.lane, key, memory.id)

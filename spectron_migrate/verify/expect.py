@@ -80,7 +80,7 @@ def outcome_of(memory: Memory, last: LastVersion | None, ground: Ground) -> Outc
     """One memory of the dump beside the ledger's newest version of it."""
     if last is not None and last.tombstoned_at is not None and (ground.began or "") <= last.tombstoned_at:
         return _gone(memory.id, last)  # an older reading cannot bring back what a newer one missed
-    placed = place(memory, ground.mapping)
+    placed = ground.mapping.place(memory)
     stored = last is not None and last.somewhere
     if isinstance(placed, Skipped):
         return Outcome("skipped", placed.reason, _stale(memory.id, placed.reason) if stored else ())
@@ -123,14 +123,6 @@ def _status(said: str | None) -> str:
     """The status of an answer, without its words, which may repeat the memory's text; the review file has them."""
     first = (said or "").split(" ", 1)[0]
     return f" ({first})" if first.isdigit() and len(first) == 3 else ""
-
-
-def place(memory: Memory, mapping: ScopeMapping) -> Placement | Skipped | Unmapped:
-    """Where the mapping puts a memory; a text of nothing but spaces is nothing to remember."""
-    placed = mapping.place(memory)
-    if isinstance(placed, Placement) and not memory.memory.strip():
-        return Skipped(memory.id, "empty text")
-    return placed
 
 
 def lens_of(owners: dict[str, str], mapping: ScopeMapping) -> Lens | None:

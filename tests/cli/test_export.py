@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import termios
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pytest
 from spectron_migrate.rehearsal.ground import clean_environment
 from tests.mem0.conftest import sample_config
 from tests.mem0.standins import KEY, Platform, Server, serving
+from tests.support.waiting import wait_until
 
 COMMAND = [sys.executable, "-m", "spectron_migrate", "export"]
 
@@ -140,9 +140,7 @@ def test_a_signal_ends_it_at_once_even_while_a_server_asks_for_patience(
             stderr=subprocess.PIPE,
             text=True,
         )
-        until = time.monotonic() + 30
-        while not any("page=2&" in path for _, path, _ in platform.asked[asked:]) and time.monotonic() < until:
-            time.sleep(0.01)
+        wait_until(lambda: any("page=2&" in path for _, path, _ in platform.asked[asked:]))
         process.send_signal(sent)
         out, _ = process.communicate(timeout=20)
 

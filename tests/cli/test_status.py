@@ -42,7 +42,7 @@ def dump_of(rows: list[dict[str, Any]]) -> str:
 
 def test_without_a_ledger_it_says_what_makes_one(led_to: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:
     assert 2 == run(["status"])
-    assert "hint: replay makes it" in capsys.readouterr().err
+    assert "hint: spectron-migrate replay makes it" in capsys.readouterr().err
 
 
 def test_what_remains_is_told_by_lane_and_the_last_run_by_its_rate(

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -26,10 +25,10 @@ from spectron_migrate.rehearsal.ground import clean_environment
 from spectron_migrate.state.journal import read_journal
 from tests.support import oracle
 from tests.support.proxy import Fault, Proxy, Seen, misbehaving
+from tests.support.waiting import PATIENCE_S, wait_until
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parent.parent.parent
-PATIENCE_S = 120
 
 
 @dataclass
@@ -202,14 +201,6 @@ def writers(site: Site, count: int) -> Iterator[Callable[[], list[dict[str, int]
             each.communicate()
 
 
-def until(happened: Callable[[], bool]) -> None:
-    """Wait for what another process does."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not happened():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.02)
-
-
 def insist(work: Callable[[], dict[str, Any]], codes: tuple[int, ...] = (0,)) -> dict[str, Any]:
     """Run a command until it goes through: beside living writers it may be held back for a moment."""
     for _ in range(6):
@@ -253,7 +244,7 @@ def test_four_writers_and_every_kind_of_kill_end_with_all_of_mem0_in_spectron_on
 
         migration = site.told("status")["migration"]
         closing = site.command("cutover", "complete", "--migration", migration, "--yes")
-        until(lambda: read_journal(site.state).state.phase == "closing")
+        wait_until(lambda: read_journal(site.state).state.phase == "closing")
         site.killed(closing)
         assert "closing" == read_journal(site.state).state.phase
         done = insist(lambda: site.told("cutover", "complete", "--migration", migration, "--yes"))

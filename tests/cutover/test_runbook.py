@@ -19,8 +19,9 @@ from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.rehearsal.ground import clean_environment
 from spectron_migrate.rehearsal.store import make_store
 from spectron_migrate.state.routing import RoutingReader
+from tests.support.command import command
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 @dataclass
@@ -40,9 +41,10 @@ class Desk:
             "COLUMNS": "120",
         }
 
-    def begin(self, line: str) -> subprocess.Popen[str]:
+    def follow(self) -> subprocess.Popen[str]:
+        """The one command that runs beside the others."""
         return subprocess.Popen(
-            [sys.executable, "-m", "spectron_migrate", *shlex.split(line)],
+            [sys.executable, "-m", "spectron_migrate", "replay", "--follow"],
             cwd=self.folder,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -52,23 +54,27 @@ class Desk:
         )
 
     def types(self, line: str, code: int | tuple[int, ...] = 0) -> str:
-        process = self.begin(line)
-        out, said = process.communicate(timeout=120)
-        assert process.returncode in (code if isinstance(code, tuple) else (code,)), (line, out, said)
-        return out + said
+        ended = command(self.folder, *shlex.split(line), environment=self.environment)
+        assert ended.returncode in (code if isinstance(code, tuple) else (code,)), ended
+        return ended.stdout + ended.stderr
 
     def json(self, line: str) -> dict[str, Any]:
-        out, _ = self.begin(f"{line} --json").communicate(timeout=120)
-        told: dict[str, Any] = json.loads(out)
+        ended = command(self.folder, *shlex.split(line), "--json", environment=self.environment)
+        told: dict[str, Any] = json.loads(ended.stdout)
         return told
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The config of a real small Mem0 store; only read, as nothing of ours writes to Mem0."""
+    return make_store(tmp_path_factory.mktemp("mem0"))
+
+
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    """A real small Mem0 store, a Spectron of its own, and the settings file."""
-    make_store(tmp_path / "mem0")
+def desk(store: Path, tmp_path: Path) -> Iterator[Desk]:
+    """A Spectron of its own, and the settings file."""
     (tmp_path / "spectron-migrate.yaml").write_text(
-        "version: 1\nmem0: {oss: {config: mem0/mem0.json}}\ncutover: {settle: 1s, max_lag: 120s}\n"
+        f"version: 1\nmem0: {{oss: {{config: {store}}}}}\ncutover: {{settle: 1s, max_lag: 120s}}\n"
     )
     with running_server(tmp_path / "spectron", context="acme") as server:
         yield Desk(tmp_path, server)
@@ -85,7 +91,7 @@ def test_from_export_to_complete(desk: Desk) -> None:
     assert "base: no cutover has begun" in desk.types("cutover check", 4)
     assert "everything is read from Mem0 as before" in desk.types('cutover start --reason "window of Monday"')
     assert "replay --follow" in desk.types("status")
-    following = desk.begin("replay --follow")
+    following = desk.follow()
     assert following.stderr is not None
     while " round 2:" not in following.stderr.readline():
         assert following.poll() is None
@@ -136,7 +142,7 @@ def test_a_cutover_that_is_given_up_leaves_everything_on_mem0(desk: Desk) -> Non
         (told := desk.json("status"))["cutover"]["phase"],
         told["next"],
     )
-    following = desk.begin("replay --follow")
+    following = desk.follow()
     assert following.stderr is not None
     while " round 1:" not in following.stderr.readline():
         assert following.poll() is None

@@ -38,6 +38,7 @@ from spectron_migrate.state.routing import FILE as ROUTING
 from spectron_migrate.state.routing import PHASES, Phase, RoutingReader, read_routing
 from tests.cutover.support import Scene
 from tests.support.spectron import replay
+from tests.support.waiting import wait_until
 from tests.verify.support import verify
 
 
@@ -385,13 +386,11 @@ def readers(player: Player) -> Iterator[list[tuple[float, int]]]:
 def test_a_revert_at_50_percent_reaches_readers_on_this_host_within_a_second(
     player: Player, readers: list[tuple[float, int]]
 ) -> None:
-    while len(readers) < 40:
-        threading.Event().wait(0.01)
+    wait_until(lambda: len(readers) >= 40)
     assert 10 < readers[-1][1] < 30
     began = time.monotonic()
     player.revert()
-    while time.monotonic() < began + 1.5:
-        threading.Event().wait(0.05)
+    wait_until(lambda: readers[-1][0] >= began + 1.5)
     late = max((moment - began for moment, count in readers if count and moment > began), default=0.0)
     print(f"{late:.3f} s until the last read by the old routing")
     assert late < 1.0

@@ -21,6 +21,7 @@ from tests.delivery.test_edges_between_parts import erasing, texts
 from tests.support.oracle import ledger_facts
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.spectron import memory, replay, write_raw
+from tests.verify.support import verify
 
 NONE = "infer: none\n"
 BATCH = "infer: none\nwrite: batch\n"
@@ -174,6 +175,13 @@ def test_an_id_with_half_a_letter_is_named_and_keeps_no_other_memory_from_being_
     replay(spectron, tmp_path / "state", [write_raw(tmp_path / "all.json", rows)], reporter=reporter)
     assert {f"{user} remembers thing number {number}" for number in (1, 3)} == set(texts(spectron, user))
     assert any("half a letter" in said for said in reporter.warnings)
+
+
+def test_a_text_that_no_server_takes_is_no_missing_memory(spectron: RunningServer, user: str, tmp_path: Path) -> None:
+    dump = write_raw(tmp_path / "all.json", [*(memory(number, user) for number in range(3)), memory(4, user, HALF)])
+    replay(spectron, tmp_path / "state", [dump])
+    found = verify(spectron, tmp_path / "state", [dump])
+    assert ("GO", 1) == (found.verdict, found.to_json()["integrity"]["skipped"])
 
 
 def test_half_a_letter_in_what_a_rule_reads_skips_that_memory_alone(

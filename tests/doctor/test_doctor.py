@@ -147,7 +147,7 @@ def test_scopes_that_are_there_without_a_ledger_are_in_the_way(
     shutil.rmtree(tmp_path / "state")
     diagnosis = diagnose(spectron, tmp_path)
     check = found(diagnosis, "scopes", "fail")
-    assert f"1 scope is there already, and no ledger says that this migration made them: user/{user}" == check.said
+    assert f"1 scope is there already, and in no ledger of ours: user/{user}" == check.said
     assert ("--state" in check.hint, ExitCode.NOT_LEGAL) == (True, diagnosis.exit_code)
 
 

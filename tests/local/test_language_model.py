@@ -60,7 +60,7 @@ class Endpoint(BaseHTTPRequestHandler):
 def model() -> Iterator[Model]:
     """A running endpoint."""
     server = Model()
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield server
     server.shutdown()

@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,16 @@ import httpx
 import pytest
 
 from spectron_migrate.local.schema import FORMAT
-from spectron_migrate.local.server import store_path
+from spectron_migrate.local.server import StoreRefused, create_app, store_path
 from spectron_migrate.local.testing import RunningServer, ServerFailed, running_server
+from tests.local.support import spectron
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    """One for whoever only talks to it."""
+    with running_server() as running:
+        yield running
 
 
 def client(server: RunningServer, **options: Any) -> httpx.Client:
@@ -80,16 +89,15 @@ def test_two_servers_do_not_share_data(tmp_path: Path) -> None:
             assert 200 == http.get("/me").status_code
 
 
-def test_a_taken_port_is_named(tmp_path: Path) -> None:
+def test_a_taken_port_is_named(server: RunningServer) -> None:
     """And so is everything else that cannot be."""
-    with running_server() as server:
-        port = int(server.base_url.rsplit(":", 1)[1])
-        with pytest.raises(ServerFailed, match="in use"), running_server(port=port):
-            pass
-    with pytest.raises(ServerFailed, match="not a context id"), running_server(context="a b"):
+    port = int(server.base_url.rsplit(":", 1)[1])
+    with pytest.raises(ServerFailed, match="in use"), running_server(port=port):
         pass
-    with pytest.raises(ServerFailed, match="API version"), running_server(api="9"):
-        pass
+    with pytest.raises(ValueError, match="not a context id"):
+        create_app(context="a b")
+    with pytest.raises(ValueError, match="API version"):
+        create_app(api="9")
 
 
 @pytest.mark.parametrize(
@@ -103,14 +111,14 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
 )
 def test_data_that_is_not_its_own_is_refused(tmp_path: Path, spoil: str, message: str) -> None:
     """Never opened halfway, never changed."""
-    with running_server(tmp_path):
+    with spectron(data=tmp_path):
         pass
     db = sqlite3.connect(store_path(tmp_path, "local"))
     db.execute(spoil)
     db.commit()
     db.close()
 
-    with pytest.raises(ServerFailed, match=message), running_server(tmp_path):
+    with pytest.raises(StoreRefused, match=message), spectron(data=tmp_path):
         pass
 
 
@@ -143,35 +151,34 @@ def test_memories_are_for_their_owner_alone(tmp_path: Path) -> None:
 
 def test_a_store_says_its_format(tmp_path: Path) -> None:
     """So that a later version knows how to bring it up."""
-    with running_server(tmp_path):
+    with spectron(data=tmp_path):
         pass
     db = sqlite3.connect(store_path(tmp_path, "local"))
     assert (FORMAT,) == db.execute("PRAGMA user_version").fetchone()
     db.close()
 
 
-def test_answers_do_not_wait_for_the_networks_sake() -> None:
+def test_answers_do_not_wait_for_the_networks_sake(server: RunningServer) -> None:
     """Twenty small answers on one connection come at once; with Nagle's delay they would take 40 ms each."""
-    with running_server() as server, client(server) as http:
+    with client(server) as http:
         http.get("/me")
         took = sum(http.get("/me").elapsed.total_seconds() for _ in range(20))
 
     assert took < 20 * 0.03
 
 
-def test_a_torn_request_leaves_the_server_standing() -> None:
+def test_a_torn_request_leaves_the_server_standing(server: RunningServer) -> None:
     """A client that goes away in the middle of its body."""
-    with running_server() as server:
-        host, port = server.base_url.removeprefix("http://").split(":")
-        torn = http.client.HTTPConnection(host, int(port))
-        torn.putrequest("POST", f"/api/v1/{server.context}/facts")
-        torn.putheader("Authorization", f"Bearer {server.api_key}")
-        torn.putheader("Content-Length", "1000")
-        torn.endheaders(b'{"text": "half')
-        torn.close()
+    host, port = server.base_url.removeprefix("http://").split(":")
+    torn = http.client.HTTPConnection(host, int(port))
+    torn.putrequest("POST", f"/api/v1/{server.context}/facts")
+    torn.putheader("Authorization", f"Bearer {server.api_key}")
+    torn.putheader("Content-Length", "1000")
+    torn.endheaders(b'{"text": "half')
+    torn.close()
 
-        with client(server) as again:
-            assert [] == again.post("/query", json={"query": "half"}).json()["hits"]
+    with client(server) as again:
+        assert [] == again.post("/query", json={"query": "half"}).json()["hits"]
 
 
 def test_the_package_loads_nothing_heavy() -> None:
@@ -182,15 +189,14 @@ def test_the_package_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("path", [b"/\xff\xfe", b"/api/v1/\xff/me", b"/api/v1/local/entities/%ff/%00", b"/api/v1//me"])
-def test_a_path_that_is_no_text_is_no_failure(path: bytes) -> None:
+def test_a_path_that_is_no_text_is_no_failure(server: RunningServer, path: bytes) -> None:
     """Whatever bytes come: a published status, never a 500."""
-    with running_server() as server:
-        host, port = server.base_url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port))) as raw:
-            raw.sendall(
-                b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer sk-local\r\n\r\n"
-            )
-            status = raw.makefile("rb").readline().split()[1]
+    host, port = server.base_url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as raw:
+        raw.sendall(
+            b"GET " + path + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer sk-local\r\n\r\n"
+        )
+        status = raw.makefile("rb").readline().split()[1]
 
     assert status in (b"400", b"404", b"422")
 

@@ -5,10 +5,11 @@ Usage: python -m tests.operator.help_page > docs/cli.md
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from importlib.metadata import version
 
 HEAD = """\
@@ -17,6 +18,13 @@ HEAD = """\
 Made by `python -m tests.operator.help_page` with Typer {version}; a test compares it with what the program says.
 """
 COLUMNS = "100"
+ASK = """
+import json, sys
+from spectron_migrate.cli.app import run
+for words in json.loads(sys.argv[1]):
+    run([*words, "--help"])
+    print("\\f", end="")
+"""
 
 
 def commands() -> list[list[str]]:
@@ -31,20 +39,20 @@ def commands() -> list[list[str]]:
     return found
 
 
-def help_of(words: list[str]) -> str:
-    """What the program says, at a width of its own."""
+@cache
+def help_of_all() -> dict[tuple[str, ...], str]:
+    """What the program says of each command, at a width of its own: one process asks for them all."""
     environment = {**os.environ, "COLUMNS": COLUMNS, "TERMINAL_WIDTH": COLUMNS, "NO_COLOR": "1"}
-    asked = [sys.executable, "-m", "spectron_migrate", *words, "--help"]
+    asked = [sys.executable, "-c", ASK, json.dumps(commands())]
     said = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True).stdout
-    return "\n".join(line.rstrip() for line in said.strip("\n").splitlines())
+    texts = ["\n".join(line.rstrip() for line in text.strip("\n").splitlines()) for text in said.split("\f")]
+    return dict(zip(map(tuple, commands()), texts[:-1], strict=True))
 
 
 def page() -> str:
-    with ThreadPoolExecutor(2) as pool:
-        said = list(pool.map(help_of, commands()))
     parts = [
         f"## {' '.join(['spectron-migrate', *words])}\n\n```text\n{text}\n```\n"
-        for words, text in zip(commands(), said, strict=True)
+        for words, text in help_of_all().items()
     ]
     return "\n".join([HEAD.format(version=version("typer")), *parts])
 

@@ -13,19 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jsonschema_rs
 import pytest
 
 from spectron_migrate.cli.app import run
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
+from tests.support import output
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import memory, write_raw
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "exit-codes.md").read_text(encoding="utf-8")
-SCHEMA = jsonschema_rs.validator_for(json.loads((ROOT / "docs" / "output.schema.json").read_text()))
 
 
 @dataclass
@@ -42,7 +41,7 @@ class Place:
         self.capsys.readouterr()
         code = run([*words, "--json"])
         told = json.loads(self.capsys.readouterr().out)
-        SCHEMA.validate(told)
+        output.check(told)
         assert code == told["exit_code"]
         assert (code in (0, 3, 4, 5, 8)) == ("error" not in told)
         return code
@@ -132,7 +131,7 @@ def locked(place: Place) -> int:
             capture_output=True,
             text=True,
         )
-    SCHEMA.validate(json.loads(ended.stdout))
+    output.check(json.loads(ended.stdout))
     return ended.returncode
 
 
@@ -178,7 +177,7 @@ def signalled(sent: signal.Signals) -> Callable[[Place], int]:
             )
             running.append(process)
             out, _ = process.communicate(timeout=60)
-        SCHEMA.validate(json.loads(out))
+        output.check(json.loads(out))
         return process.returncode
 
     return play

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import jsonschema_rs
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -23,7 +22,6 @@ from spectron_migrate.errors import ExitCode
 from tests.support.spectron import memory, write_raw
 
 ROOT = Path(__file__).parents[2]
-SCHEMA = jsonschema_rs.validator_for(json.loads((ROOT / "docs" / "output.schema.json").read_text()))
 FUZZ = settings(
     max_examples=int(os.environ.get("FUZZ_EXAMPLES", "12")),
     deadline=None,
@@ -73,7 +71,7 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> int:
     capsys.readouterr()
     code = run([*words, "--json"])
     said = capsys.readouterr()
-    SCHEMA.validate(json.loads(said.out))
+    output.check(json.loads(said.out))
     assert code in set(ExitCode)
     assert code != ExitCode.BUG, Path(".spectron-migrate/log.jsonl").read_text().splitlines()[-1]
     assert "Traceback" not in said.err

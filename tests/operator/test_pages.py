@@ -33,18 +33,9 @@ def options_of(words: list[str]) -> set[str] | None:
     known = help_page.commands()
     for length in (2, 1):
         if names[:length] in known:
-            text = "\n".join(_help(names[:length]))
+            text = help_page.help_of_all()[tuple(names[:length])]
             return set(re.findall(r"(?<![\w-])(--?[a-z][a-z0-9-]*)", text))
     return None
-
-
-_SAID: dict[tuple[str, ...], list[str]] = {}
-
-
-def _help(names: list[str]) -> list[str]:
-    if tuple(names) not in _SAID:
-        _SAID[tuple(names)] = help_page.help_of(names).splitlines()
-    return _SAID[tuple(names)]
 
 
 def test_every_command_line_on_a_page_is_one_that_the_program_has() -> None:

@@ -9,7 +9,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 
 from spectron_migrate.local.testing import running_server
 from spectron_migrate.rehearsal.ground import make_store, scratch_environment
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
@@ -63,16 +63,10 @@ class Operator:
             stderr=subprocess.DEVNULL,
         )
 
-    def until_ready(self, words: list[str], *, seconds: float = 90.0) -> dict[str, Any]:
+    def until_ready(self, words: list[str]) -> dict[str, Any]:
         """Asks again until it ends with 0: following and comparing take a while."""
-        deadline = time.monotonic() + seconds
-        while True:
-            code, told = self.types(words)
-            if code == 0 or time.monotonic() > deadline:
-                open_gates = [gate for gate in told.get("gates", ()) if gate["passed"] is not True]
-                assert 0 == code, (told.get("error"), open_gates)
-                return told
-            time.sleep(1.0)
+        wait_until(lambda: self.types(words)[0] == 0, every_s=1.0, said=lambda: self.said[-1])
+        return self.said[-1][2]
 
 
 @pytest.fixture
@@ -94,6 +88,7 @@ def operator(tmp_path: Path) -> Iterator[Operator]:
             someone.follower.wait(timeout=30)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_runbook_leads_to_complete(operator: Operator) -> None:
     settings = operator.folder / "spectron-migrate.yaml"
