@@ -1,13 +1,14 @@
 """How fast a replay is against a bare HTTP loop at the same concurrency in the same run, and what it costs.
 
-Usage: python -m tests.bench.replay_bench [speed|capacity|lanes|memory …] [--seconds 20] [--rows 1000000]
+Usage: python -m tests.bench.replay_bench [speed|capacity|lanes|ledger|memory …] [--seconds 20] [--rows 1000000]
 
 `speed`     memories/s into a server of fixed latency, as a share of a bare `HttpxAiohttpClient` loop
 `capacity`  a server with a fixed number of places: share of them that is used, share of requests rejected,
             and how soon both recover when the capacity halves and doubles
-`lanes`     many users with few memories each, and one user with all of them
-`memory`    peak memory (VmHWM) of a replay of ten thousand and of --rows memories; the size of their ledgers; and
-            how long a command takes that has nothing to do on either
+`lanes`     many users with few memories each, one user with all of them, and both together
+`ledger`    what the ledger costs: time beside the same replay without a disk, processor, room
+`memory`    peak memory (VmHWM) and seconds of dry run, replay, a second run with nothing to do, and `status`, of
+            one, ten thousand, a hundred thousand and --rows memories, all of them really sent
 
 Each side is a process of its own. Rates are taken by the server between its first and its last write.
 """
@@ -18,7 +19,6 @@ import argparse
 import asyncio
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -120,15 +120,16 @@ def memory(user: int, number: int) -> Memory:
     )
 
 
-def make_dump(folder: Path, users: int, each: int) -> Path:
-    """A dump directory: `each` memories of every user, users mixed."""
+def make_dump(folder: Path, counts: Sequence[int]) -> Path:
+    """A dump directory: so many memories of each user, users mixed."""
     from spectron_migrate.dump.writer import DumpWriter
 
     with DumpWriter(folder / "dump", SOURCE, BEGAN, rereads=True) as writer:
-        for number in range(each):
-            for user in range(users):
-                writer.give(memory(user, number))
-        writer.commit(complete=True, native_count=users * each, ended=BEGAN + timedelta(hours=1))
+        for number in range(max(counts)):
+            for user, count in enumerate(counts):
+                if number < count:
+                    writer.give(memory(user, number))
+        writer.commit(complete=True, native_count=sum(counts), ended=BEGAN + timedelta(hours=1))
     return folder / "dump"
 
 
@@ -141,24 +142,25 @@ class Ran:
     peak_mb: float
 
 
-def replay(
+def run(
     folder: Path,
     server: Server,
-    *,
+    *words: str,
     in_flight: int = 64,
-    more: Sequence[str] = (),
+    module: str = "spectron_migrate",
     meanwhile: Callable[[], None] | None = None,
 ) -> Ran:
-    """One replay in a process of its own; its memory is read from the kernel while it runs."""
+    """One command in a process of its own; its memory is read from the kernel while it runs."""
     (folder / "spectron-migrate.yaml").write_text(f"version: 1\nreplay: {{max_in_flight: {in_flight}}}\n")
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("SPECTRON", "AGENT_MEMORY"))},
         "SPECTRON_ENDPOINT": server.url,
         "SPECTRON_CONTEXT": "bench",
         "SPECTRON_API_KEY": "sk-bench",
+        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
     }
     began = time.monotonic()
-    command = [sys.executable, "-m", "spectron_migrate", "replay", "--json", *more]
+    command = [sys.executable, "-m", module, *words, "--json"]
     with (folder / "said").open("w+b") as said:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=subprocess.DEVNULL)
         peak = 0.0
@@ -169,11 +171,13 @@ def replay(
             time.sleep(0.02)
         seconds = time.monotonic() - began
         said.seek(0)
-        words = said.read().decode()
+        told = said.read().decode()
     try:
-        summary = json.loads(words)
+        summary = json.loads(told)
     except ValueError:
-        raise SystemExit(words) from None
+        raise SystemExit(told) from None
+    if summary["exit_code"]:
+        raise SystemExit(f"{words} failed: {summary}")
     return Ran(summary, seconds, peak)
 
 
@@ -204,10 +208,9 @@ def speed(seconds: float) -> None:
         users = in_flight * 4
         each = int(alone * seconds) // users
         with tempfile.TemporaryDirectory() as home, serving(latency=latency) as server:
-            make_dump(Path(home), users, each)
-            ran = replay(Path(home), server, in_flight=in_flight)
+            make_dump(Path(home), [each] * users)
+            ran = run(Path(home), server, "replay", in_flight=in_flight)
             told = server.stats()
-        assert 0 == ran.summary["exit_code"], ran.summary
         assert users * each == told["written"] == ran.summary["written"]
         ours = told["written"] / told["seconds"]
         print(f"{latency * 1000:5.0f} ms {in_flight:>9} {alone:>8.0f} {ours:>9.0f} {ours / alone:>6.3f}")
@@ -233,10 +236,9 @@ def capacity(seconds: float) -> None:
                 moments.append(server.stats()["now"])
 
             rows = int(seconds * 2.7 * slots / latency)
-            make_dump(Path(home), 256, rows // 256)
-            ran = replay(Path(home), server, in_flight=128, meanwhile=change)
+            make_dump(Path(home), [rows // 256] * 256)
+            ran = run(Path(home), server, "replay", in_flight=128, meanwhile=change)
             told = server.stats()
-        assert 0 == ran.summary["exit_code"], ran.summary
         rates = told["each_second"]
         shares, ready = [], []
         for places, begin, end in zip((slots, slots // 2, slots), moments, moments[1:], strict=False):
@@ -251,67 +253,77 @@ def capacity(seconds: float) -> None:
 
 
 def lanes(seconds: float) -> None:
+    """Few memories each: the server is full. One user: one after the other. Both: the longer of the two."""
     latency, in_flight = 0.05, 64
     with serving(latency=latency) as server:
         alone = measure_bare(server, in_flight, seconds)
-    users = int(alone * seconds) // 17
-    with tempfile.TemporaryDirectory() as home, serving(latency=latency) as server:
-        make_dump(Path(home), users, 15)
-        ran = replay(Path(home), server, in_flight=in_flight)
-        told = server.stats()
-    requests = (told["written"] + told["sessions"] + told["scopes"]) / told["seconds"]
-    print(f"{users} users with 15 memories each: {told['written'] / told['seconds']:.0f} memories/s")
-    print(f"  {requests:.0f} requests/s with scopes and sessions, {requests / alone:.3f} of the bare loop")
-    assert 0 == ran.summary["exit_code"], ran.summary
-    rows = int(seconds / latency)
-    with tempfile.TemporaryDirectory() as home, serving(latency=latency) as server:
-        make_dump(Path(home), 1, rows)
-        replay(Path(home), server, in_flight=in_flight)
-        told = server.stats()
-    rate = told["written"] / told["seconds"]
-    print(f"one user with {rows}: {rate:.1f} memories/s, {rate * latency:.3f} of what one after the other can be")
+    users, long = int(alone * seconds) // 17, int(seconds / latency)
+    print(f"{'':>42} {'memories':>9} {'/s':>6}   {'seconds':>7} {'at best':>7} {'ratio':>6}")
+    for name, counts in (
+        (f"{users} users with 15 each", [15] * users),
+        ("one user", [long]),
+        ("that one user and half of the others", [long, *[15] * (users // 2)]),
+    ):
+        with tempfile.TemporaryDirectory() as home, serving(latency=latency) as server:
+            make_dump(Path(home), counts)
+            run(Path(home), server, "replay", in_flight=in_flight)
+            told = server.stats()
+        requests = sum(counts) + told["sessions"] + told["scopes"]
+        best = max(requests / alone, max(counts) * latency)
+        print(
+            f"{name:>42} {sum(counts):>9} {sum(counts) / told['seconds']:>6.0f}   {told['seconds']:>7.1f} {best:>7.1f}"
+            f" {best / told['seconds']:>6.3f}"
+        )
+    print("at best: all requests at the bare loop's rate, or the largest user's one after the other, if that is longer")
+
+
+def ledger(seconds: float) -> None:
+    """The same replay with its ledger on the disk, and with one that never waits for any."""
+    print(
+        f"{'latency':>8} {'memories/s':>10} {'no disk':>8} {'ratio':>6} {'ledger at work':>14} {'processor each':>14}"
+    )
+    for latency in (0.002, 0.05):
+        with tempfile.TemporaryDirectory() as home, serving(latency=latency) as server:
+            make_dump(Path(home), [50] * int(seconds * 20))
+            run(Path(home), server, "replay", module="tests.bench.watched_ledger")
+            on_disk, rows = server.stats(), int(seconds * 20) * 50
+            size = (Path(home) / ".spectron-migrate" / "ledger.db").stat().st_size
+            spent = json.loads((Path(home) / "ledger-spent.json").read_text())
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as home, serving(latency=latency) as server:
+            make_dump(Path(home), [50] * int(seconds * 20))
+            run(Path(home), server, "replay", module="tests.bench.watched_ledger")
+            without = server.stats()
+        rate, free = rows / on_disk["seconds"], rows / without["seconds"]
+        print(
+            f"{latency * 1000:5.0f} ms {rate:>10.0f} {free:>8.0f} {rate / free:>6.3f}"
+            f" {spent['seconds'] / on_disk['seconds']:>13.0%} {spent['processor'] / rows * 1e6:>11.0f} us"
+            f"   {spent['commits'] / rows:.2f} commits and {size / rows:.0f} bytes a memory"
+        )
 
 
 def memory_and_resume(rows: int) -> None:
-    with tempfile.TemporaryDirectory() as home, serving(latency=0.005) as server:
-        make_dump(Path(home), 200, 50)
-        small = replay(Path(home), server)
-        again = min((replay(Path(home), server) for _ in range(3)), key=lambda ran: ran.seconds)
-        size = (Path(home) / ".spectron-migrate" / "ledger.db").stat().st_size
-        kept = 10_000
-    print(f"{kept:>9} memories: peak {small.peak_mb:.0f} MB, ledger {size / kept:.0f} bytes each")
-    print(f"{'':>9} a second run with nothing to do: {again.seconds:.2f} s, peak {again.peak_mb:.0f} MB")
-    with tempfile.TemporaryDirectory() as home, serving(latency=0.005) as server:
-        users = rows // 50
-        make_dump(Path(home), users, 50)
-        large = replay(Path(home), server, more=["--limit", "20000"])
-        print(f"{rows:>9} memories: peak {large.peak_mb:.0f} MB, planned and 20000 sent in {large.seconds:.0f} s")
-        _mark_written(Path(home) / ".spectron-migrate" / "ledger.db")
-        path = Path(home) / ".spectron-migrate" / "ledger.db"
-        done = min((replay(Path(home), server) for _ in range(2)), key=lambda ran: ran.seconds)
-        assert (0, rows) == (done.summary["exit_code"], done.summary["already"]), done.summary
-        print(f"{'':>9} ledger {path.stat().st_size / rows:.0f} bytes each")
-        print(f"{'':>9} a second run with nothing to do: {done.seconds:.2f} s, peak {done.peak_mb:.0f} MB,")
-        print(f"{'':>9} {done.seconds / again.seconds:.2f} of that of {kept}; needed: at most 3")
-
-
-def _mark_written(path: Path) -> None:
-    """As if everything had been sent: sending a million takes a quarter of an hour and would show nothing more."""
-    with sqlite3.connect(path) as db:
-        db.execute(
-            "INSERT INTO session(selector, run, infer, part, state, server_id, created_at)"
-            " SELECT selector, NULL, 'full', 1000, 'closed', 'made-' || min(id), 'now' FROM fact"
-            " WHERE state = 'planned' GROUP BY selector"
-        )
-        db.execute("CREATE TEMP TABLE made AS SELECT id, selector FROM session WHERE part = 1000")
-        db.execute("CREATE INDEX temp.made_by ON made(selector)")
-        db.execute(
-            "UPDATE fact SET state = 'written', decided_by = 'answer', position = id, sent_after = '2026',"
-            " sent_by = 'b', session = (SELECT id FROM made WHERE made.selector = fact.selector),"
-            " turn_id = 'made-' || id, chunk_id = 'c' || id, ids = '[]' WHERE state = 'planned'"
-        )
-        db.execute("UPDATE session SET server_id = NULL WHERE part = 1000")
-    db.close()
+    print(f"{'memories':>9} {'dry run':>14} {'replay':>17} {'nothing to do':>15} {'status':>14} {'ledger':>12}")
+    first: tuple[float, ...] = ()
+    for size in sorted({1, 10_000, 100_000, rows}):
+        with tempfile.TemporaryDirectory() as home, serving(latency=0.005) as server:
+            folder, each = Path(home), min(size, 50)
+            make_dump(folder, [each] * (size // each))
+            dry = run(folder, server, "replay", "--dry-run")
+            sent = run(folder, server, "replay")
+            assert size == sent.summary["written"], sent.summary
+            again = [run(folder, server, "replay") for _ in range(3)]
+            assert size == again[-1].summary["already"], again[-1].summary
+            asked = [run(folder, server, "status") for _ in range(3)]
+            kept = (folder / ".spectron-migrate" / "ledger.db").stat().st_size
+        best = tuple(min(ran.seconds for ran in runs) for runs in (again, asked))
+        first = first or best
+        cells = [f"{ran.seconds:>6.1f} s {ran.peak_mb:>4.0f} MB" for ran in (dry, sent)]
+        cells += [
+            f"{seconds:>5.2f} s {runs[0].peak_mb:>4.0f} MB" for seconds, runs in zip(best, (again, asked), strict=True)
+        ]
+        print(f"{size:>9} {'  '.join(cells)} {kept / size:>6.0f} bytes each", flush=True)
+    ratios = ", ".join(f"{seconds / empty:.2f}" for seconds, empty in zip(best, first, strict=True))
+    print(f"{rows} beside 1: nothing to do, status: {ratios} times as long; needed: at most 3")
 
 
 if __name__ == "__main__":
@@ -319,7 +331,7 @@ if __name__ == "__main__":
         asyncio.run(bare(sys.argv[2], int(sys.argv[3]), float(sys.argv[4])))
         sys.exit()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", default=["speed", "capacity", "lanes", "memory"])
+    parser.add_argument("what", nargs="*", default=["speed", "capacity", "lanes", "ledger", "memory"])
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rows", type=int, default=1_000_000)
     chosen = parser.parse_args()
@@ -327,4 +339,4 @@ if __name__ == "__main__":
         if what == "memory":
             memory_and_resume(chosen.rows)
         else:
-            {"speed": speed, "capacity": capacity, "lanes": lanes}[what](chosen.seconds)
+            {"speed": speed, "capacity": capacity, "lanes": lanes, "ledger": ledger}[what](chosen.seconds)

@@ -43,11 +43,13 @@ def now() -> float:
 
 @dataclass
 class Server:
-    """`slots` places, each request takes `latency_s`; beyond it rejects, or lets wait."""
+    """`slots` places, each request takes `latency_s`; beyond them it rejects, lets wait, or slows down for all."""
 
     slots: int
     latency_s: float = 0.1
     rejects: bool = False
+    drag: float = 0.0
+    """Takes everybody in; what begins among n takes (n / slots) to this power times as long. 0: it lets wait."""
     noise: Callable[[], float] = lambda: 1.0
     at_work: int = 0
     answered: int = 0
@@ -62,14 +64,15 @@ class Server:
             self.rejected += 1
             await asyncio.sleep(0.001)
             return False
-        if self.at_work >= self.slots:
+        if self.at_work >= self.slots and not self.drag:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             self.most_waiting = max(self.most_waiting, len(self._waiting))
             await turn
         else:
             self.at_work += 1
-        await asyncio.sleep(self.latency_s * self.noise())
+        slower = max(1.0, self.at_work / self.slots) ** self.drag
+        await asyncio.sleep(self.latency_s * slower * self.noise())
         self.at_work -= 1
         while self._waiting and self.at_work < self.slots:
             self._waiting.popleft().set_result(None)

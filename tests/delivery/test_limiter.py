@@ -53,6 +53,42 @@ def test_it_follows_a_server_whose_capacity_halves_and_comes_back(slots: int, re
     assert server.rejected / server.answered < 0.05
 
 
+@pytest.mark.parametrize("slots", [8, 32, 100])
+def test_of_a_server_that_slows_more_than_in_proportion_it_asks_no_more_than_is_good_for_it(slots: int) -> None:
+    server = Server(slots, drag=1.5)
+    run(server, max_in_flight=256, lanes=400)
+    assert server.share_between(10, SECONDS) >= 0.93
+
+
+def test_it_finds_back_where_a_server_that_slows_down_steeply_loses_half_its_places() -> None:
+    server = Server(32, latency_s=0.2, drag=1.5)
+
+    async def main() -> None:
+        running = asyncio.create_task(load(server, limiter(128), lanes=256, seconds=60))
+        await asyncio.sleep(20)
+        server.slots //= 2
+        await asyncio.sleep(20)
+        server.slots *= 2
+        await running
+
+    play(main())
+    shares = [server.each_second[second] / (32 / 0.2) for second in range(60)]
+    assert min(sum(shares[8:20]) / 12, sum(shares[26:40]) / 14 * 2, sum(shares[46:60]) / 14) >= 0.93
+
+
+def test_a_server_that_chokes_on_too_much_is_not_choked() -> None:
+    server = Server(32, drag=2.5)
+    run(server, max_in_flight=256, lanes=400)
+    assert server.share_between(10, SECONDS) >= 0.85
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_neither_is_one_whose_latencies_differ(seed: int) -> None:
+    server = Server(32, drag=2.5, noise=lognormal(seed, 0.7))
+    run(server, max_in_flight=256, lanes=400)
+    assert server.share_between(10, SECONDS) >= 0.75
+
+
 def test_requests_do_not_pile_up_at_a_server_that_lets_them_wait() -> None:
     server = Server(16)
     found = run(server, max_in_flight=512, lanes=600)
@@ -134,7 +170,7 @@ def test_it_says_that_answers_take_long() -> None:
         await load(server, found, lanes=100, seconds=10)
         return found.why
 
-    assert "x as long as at best" in play(main())
+    assert play(main()).startswith("slowed down: with more at once answers take longer, ")
 
 
 def test_a_server_that_lets_nobody_in_is_left_alone_as_long_as_it_asks() -> None:
