@@ -7,7 +7,7 @@ last one known here. A metadata edit is no new version.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from sqlite3 import Row
 
@@ -31,6 +31,7 @@ REPLACED = "replaced"
 DELETED = "deleted in Mem0"
 MOVED = "moved to another scope in Mem0 after it was sent"
 ELSEWHERE = "in the lanes of another shard now"
+_PAGE = 1000
 LIVE = "live"
 """The kind of a scan that is none: what the application's adapters saw Mem0 store."""
 
@@ -42,6 +43,18 @@ class ScopeChange:
     mem0_id: str
     sent_to: str
     now: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A memory of which a text may be in Spectron."""
+
+    memory: Memory
+    """As Mem0 last showed it."""
+    selector: str
+    lane: str
+    stands: bool
+    """Whether Mem0 still has it, where it was when it was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +114,31 @@ def finish_plan(ledger: Ledger, plan: int, *, mapping_digest: str) -> None:
     ledger.db.execute("UPDATE migration SET mapping_digest = ?", (mapping_digest,))
 
 
+def sent(ledger: Ledger) -> Iterator[Sent]:
+    """Every memory that may be in Spectron, and where; a page at a time, so that the ledger may change meanwhile."""
+    last = ""
+    while True:
+        rows = ledger.db.execute(
+            f"SELECT memory.mem0_id, record, selector, lane, tombstoned_at IS NULL AND moved_from IS NULL AS stands"
+            f" FROM memory JOIN fact ON fact.mem0_id = memory.mem0_id AND state IN ({marks(SENT)})"
+            " WHERE memory.mem0_id > ? GROUP BY memory.mem0_id ORDER BY memory.mem0_id LIMIT ?",
+            (*SENT, last, _PAGE),
+        ).fetchall()
+        for row in rows:
+            memory = Memory.from_json(json.loads(row["record"]))
+            yield Sent(memory, row["selector"], row["lane"], bool(row["stands"]))
+        if not rows:
+            return
+        last = rows[-1]["mem0_id"]
+
+
+def relane(ledger: Ledger, mem0_id: str, lane: str) -> None:
+    """A changed mapping may give the same scope another lane: what was sent bounds the order of that one now."""
+    ledger.db.execute(
+        f"UPDATE fact SET lane = ? WHERE mem0_id = ? AND state IN ({marks(SENT)})", (lane, mem0_id, *SENT)
+    )
+
+
 class Merge:
     """Merges one memory after the other into a plan. Call inside a transaction; nothing is sent here."""
 
@@ -143,8 +181,6 @@ class Merge:
         self._remember(memory, moved_from=self._owners_when_sent(memory.id) if moved else None)
         if moved and isinstance(placed, Placement):
             placed = Skipped(memory.id, MOVED)
-        elif isinstance(placed, Placement) and last is not None and not self._same_mapping:
-            self._relane(memory.id, placed.lane)
         if last is not None and last["version"] > 1:
             self._adopt_doubts(memory.id)
         if last is None:
@@ -222,12 +258,6 @@ class Merge:
         if not self._same_mapping:
             self.scope_changes.append(ScopeChange(mem0_id, moved["selector"], now))
         return True
-
-    def _relane(self, mem0_id: str, lane: str) -> None:
-        """A changed mapping may give the same scope another lane: what was sent bounds the order of that one now."""
-        self._db.execute(
-            f"UPDATE fact SET lane = ? WHERE mem0_id = ? AND state IN ({marks(SENT)})", (lane, mem0_id, *SENT)
-        )
 
     def _adopt_doubts(self, mem0_id: str) -> None:
         """What is undecided about an earlier text is this plan's to decide."""

@@ -20,6 +20,7 @@ from spectron_migrate.records import (
     Placement,
     Reporter,
     Skipped,
+    canonical_json,
     counted,
     digest,
     has_time,
@@ -95,6 +96,8 @@ def make_plan(
             if last[1] == fingerprint:
                 return Planned(last[0], merged=False)
         reporter.stage("plan", dump.count)
+        if not same_mapping:
+            _hold_against_sent(ledger, mapping)
         onto = changes.onto(ledger, scan, mapping_digest=mapping.digest) if changes is not None else None
         number = plan.begin_plan(ledger, scan, fingerprint, now) if onto is None else onto
         merge = merge_into(number)
@@ -215,6 +218,21 @@ def _notice(noticed: _Noticed, memory: Memory, now: str) -> None:
     noticed.timeless += not has_time(memory)
     noticed.future += memory.text_at is not None and memory.text_at > now
     noticed.expiring += memory.expiration_date is not None
+
+
+def _hold_against_sent(ledger: Ledger, mapping: ScopeMapping) -> None:
+    """Whatever this run is about: all that was sent stays where it is, in the lane that the new mapping gives it."""
+    moves = []
+    for each in plan.sent(ledger):
+        placed = mapping.place(each.memory)
+        if not isinstance(placed, Placement):
+            continue
+        now = canonical_json(placed.selector)
+        if now == each.selector:
+            plan.relane(ledger, each.memory.id, placed.lane)
+        elif each.stands:
+            moves.append(plan.ScopeChange(each.memory.id, each.selector, now))
+    _refuse_moves(moves)
 
 
 def _refuse_moves(changes: list[plan.ScopeChange]) -> None:

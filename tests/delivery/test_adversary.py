@@ -14,7 +14,7 @@ import pytest
 from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.ledger import ledger as ledger_module
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.records import NullReporter
+from spectron_migrate.records import Filters, NullReporter
 from spectron_migrate.replay import ReplayOptions
 from tests.delivery.playing import mapping_file, replay_in_no_time
 from tests.delivery.test_edges_between_parts import erasing, texts
@@ -241,3 +241,47 @@ def test_a_full_disk_is_said_and_costs_no_memory(
     done = replay_in_no_time(spectron, tmp_path / "state", dump)
     assert (ExitCode.DONE, 30) == (done.exit_code, len(set(texts(spectron, user))))
     assert 30 == len(texts(spectron, user))
+
+
+# -- an edited mapping --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["filter", "file"])
+def test_a_changed_mapping_is_held_against_all_that_was_sent_not_only_what_this_run_is_about(
+    spectron: RunningServer, user: str, tmp_path: Path, by: str
+) -> None:
+    """Else one user lies in the old mapping's scopes and another in the new one's, and no lens finds both."""
+    one, other = f"{user}a", f"{user}b"
+    rows = [memory(1, one), memory(2, other)]
+    dump = write_raw(tmp_path / "all.json", rows)
+    only = {name: ReplayOptions(filters=Filters(users=frozenset({name}))) for name in (one, other)}
+    replay(spectron, tmp_path / "state", [dump], options=only[one], mapping=mapping_file(tmp_path, ""))
+    changed = tmp_path / "changed.yaml"
+    changed.write_text("version: 1\nrules:\n  - when: {user_id: '*'}\n    scope: {org: acme, user: '{user_id}'}\n")
+    second = dump if by == "filter" else write_raw(tmp_path / "other.json", rows[1:])
+    options = only[other] if by == "filter" else ReplayOptions()
+    with pytest.raises(InputError, match="moves 1 memory"):
+        replay(spectron, tmp_path / "state", [second], options=options, mapping=changed)
+    assert [] == texts(spectron, other)
+
+
+# -- waiting ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["/facts", "/sessions", "/scopes"])
+@pytest.mark.parametrize(("most_s", "options"), [(1900.0, ReplayOptions()), (100.5, ReplayOptions(max_seconds=100.0))])
+def test_a_server_that_asks_to_be_asked_tomorrow_is_not_waited_for_in_silence(
+    spectron: RunningServer, user: str, tmp_path: Path, what: str, most_s: float, options: ReplayOptions
+) -> None:
+    waits = [0.0]
+
+    def tomorrow(seen: Seen) -> Fault:
+        return refusing(503, "later", "86400") if seen.method == "POST" and seen.path.endswith(what) else "none"
+
+    dump = write_raw(tmp_path / "all.json", [memory(1, user)])
+    with misbehaving(spectron.base_url, tomorrow) as proxy:
+        done = replay_in_no_time(
+            spectron, tmp_path / "state", dump, endpoint=proxy.base_url, options=options, waited=waits.append
+        )
+    assert done.exit_code in (ExitCode.UNREACHABLE, ExitCode.LIMIT)
+    assert waits[-1] <= most_s
