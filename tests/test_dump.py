@@ -16,41 +16,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spectron_migrate.dump import Dump, open_any, open_dump, read_manifest
+from spectron_migrate.dump import open_any, open_dump, read_manifest
 from spectron_migrate.dump.files import encoded
 from spectron_migrate.dump.manifest import MEMORIES, Manifest
-from spectron_migrate.dump.writer import IDENTICAL, OLDER, OTHER, Changes, DumpWriter
+from spectron_migrate.dump.writer import IDENTICAL, OLDER, OTHER, DumpWriter
 from spectron_migrate.errors import InputError, LedgerLocked
 from spectron_migrate.records import Filters, Memory, Skipped, SourceInfo
+from tests.support.dumping import SOURCE, START, memory, scan, texts
 
-SOURCE = SourceInfo(kind="oss", place="qdrant:/store:mem0", provider="qdrant", version="2.2.1")
-START = datetime(2026, 1, 1, tzinfo=UTC)
 ALICE = Filters(users=frozenset({"alice"}))
-
-
-def memory(memory_id: str, text: str = "likes tea", user: str | None = "alice", **more: Any) -> Memory:
-    times = {"created_at": "2025-01-01T00:00:00.000000Z", "text_at": "2025-01-01T00:00:00.000000Z"}
-    return Memory(id=memory_id, memory=text, user_id=user, text_at_source="created_at", **{**times, **more})
-
-
-def scan(
-    path: Path,
-    rows: list[Memory | Skipped],
-    *,
-    day: int = 0,
-    complete: bool = True,
-    source: SourceInfo = SOURCE,
-    **options: Any,
-) -> Changes:
-    began = START + timedelta(days=day)
-    with DumpWriter(path, source, began, rereads=source.kind != "files", **options) as writer:
-        for row in rows:
-            writer.give(row)
-        return writer.commit(complete=complete, native_count=len(rows), ended=began + timedelta(minutes=1))
-
-
-def texts(dump: Dump) -> dict[str, str]:
-    return {row.id: row.memory for row in dump.memories()}
 
 
 def test_what_was_written_is_read_back(tmp_path: Path) -> None:
@@ -298,7 +272,7 @@ KILLED_AT = """
 import os, sys
 from pathlib import Path
 from datetime import timedelta
-from tests.test_dump import SOURCE, START, memory
+from tests.support.dumping import SOURCE, START, memory
 from spectron_migrate.dump.writer import DumpWriter
 
 at, path = int(sys.argv[1]), Path(sys.argv[2])
@@ -344,7 +318,7 @@ FULL_AT = """
 import resource, sqlite3, sys
 from datetime import timedelta
 from pathlib import Path
-from tests.test_dump import SOURCE, START, memory
+from tests.support.dumping import SOURCE, START, memory
 from spectron_migrate.dump.writer import DumpWriter
 
 path = Path(sys.argv[1])
@@ -385,7 +359,7 @@ INTERRUPTED_AT = """
 import os, random, signal, sys, time
 from pathlib import Path
 from spectron_migrate.dump import open_dump
-from tests.test_dump import memory, scan, texts
+from tests.support.dumping import memory, scan, texts
 
 class Stop(BaseException):
     pass

@@ -17,9 +17,10 @@ import pytest
 
 from spectron_migrate.cli.app import run
 from spectron_migrate.ledger import Ledger, erasing
-from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.rehearsal.ground import clean_environment
 from spectron_migrate.state.directory import FOLLOW_LOCK
+from tests.support.here import server_here
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import memory, turns_of, write_raw
 
@@ -268,7 +269,7 @@ def test_a_grant_for_the_node_alone_is_not_enough(
     verbs = ("memory:read", "memory:write", "scope:read", "scope:create")
     grants = {**{verb: ["*"] for verb in verbs}, "memory:forget": [f"user/{user}"]}
     monkeypatch.chdir(tmp_path)
-    with running_server(context="grants", principals={"ann": {"key": "sk-ann", "grants": grants}}) as server:
+    with server_here(context="grants", principals={"ann": {"key": "sk-ann", "grants": grants}}) as server:
         lead_to(monkeypatch, server, server.base_url, "sk-ann")
         replayed([memory(1, user)])
         capsys.readouterr()

@@ -25,7 +25,7 @@ from spectron_migrate.mem0.open import open_oss
 from spectron_migrate.mem0.reader import ReaderBase
 from spectron_migrate.records import Filters, Memory, NullReporter, Skipped, SourceInfo, canonical_json
 from tests.mem0.conftest import NOW, VERSIONS, App, mem0_app, sample_config, sample_rows
-from tests.test_dump import memory
+from tests.support.dumping import memory
 
 __all__ = ["mem0_app"]
 
@@ -358,7 +358,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from tests.test_export import Moving, export
-from tests.test_dump import memory
+from tests.support.dumping import memory
 from spectron_migrate.errors import InputError
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 try:

@@ -32,7 +32,7 @@ from tests.cutover.support import Scene, Store
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import turns_of
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ import pytest
 
 from spectron_migrate.cli.app import run
 from spectron_migrate.ledger import Ledger, views
-from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.rehearsal.ground import clean_environment
+from tests.support.here import server_here
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import memory, write_raw
 
@@ -32,7 +33,7 @@ def in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @contextmanager
 def led_to(monkeypatch: pytest.MonkeyPatch, **options: Any) -> Iterator[RunningServer]:
-    with running_server(Path("data").resolve(), context="tried", **options) as server:
+    with server_here(Path("data").resolve(), context="tried", **options) as server:
         lead(monkeypatch, server)
         yield server
 

@@ -41,13 +41,13 @@ HALF = Routing(
 )
 
 
-README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+PAGE = (Path(__file__).parent.parent / "docs" / "routing.md").read_text("utf-8")
 
 
 def readers_own_lines() -> Callable[[dict[str, Any], str, float], bool]:
-    """The README's ten lines, as an application would have them."""
+    """The ten lines of the documentation, as an application would have them."""
     block = next(
-        each for each in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "reads_from_spectron" in each
+        each for each in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "reads_from_spectron" in each
     )
     lines: dict[str, Any] = {}
     exec(block, lines)
@@ -93,9 +93,9 @@ def test_the_file_is_as_published_and_ten_lines_decide_as_we_do(told: tuple[Rout
         assert reads_from_spectron(written, user, NOW) == (routing.route(user_id=user, now=NOW) == "spectron")
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js to run the README's TypeScript")
-def test_the_typescript_of_the_readme_decides_alike(tmp_path: Path) -> None:
-    lines = next(iter(re.findall(r"```typescript\n(.*?)```", README, re.DOTALL)))
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js to run the TypeScript of the documentation")
+def test_the_typescript_of_the_documentation_decides_alike(tmp_path: Path) -> None:
+    lines = next(iter(re.findall(r"```typescript\n(.*?)```", PAGE, re.DOTALL)))
     told = replace(HALF, percent=37.5, behind=frozenset({name_of(HALF.migration, "ü3")})).to_json()
     users = [f"ü{number}" for number in range(300)]
     script = tmp_path / "reads.mjs"

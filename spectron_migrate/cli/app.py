@@ -62,8 +62,9 @@ def run(arguments: Sequence[str]) -> int:
         if not message:
             return int(code)
         command = next((word for word in arguments if not word.startswith("-")), "")
-        hint = f"spectron-migrate {command} --help" if command in _commands() else "spectron-migrate --help"
-        return fail(command, InputError(message, hint=hint), as_json="--json" in arguments)
+        named = [command] if command in _commands() else []
+        hint = " ".join(["spectron-migrate", *named, "--help"])
+        return fail("".join(named), InputError(message, hint=hint), as_json="--json" in arguments)
     return int(result or 0)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 from spectron_migrate.cli.completion import PATIENCE_S
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
+from tests.support.command import command
 from tests.support.spectron import memory, replay, write_raw
 
 
@@ -25,9 +24,7 @@ def offered(folder: Path, *words: str) -> list[str]:
         "COMP_WORDS": " ".join(line),
         "COMP_CWORD": str(len(line) - 1),
     }
-    asked = [sys.executable, "-c", "import sys; from spectron_migrate.cli.app import run; run([])"]
-    ended = subprocess.run(asked, cwd=folder, env=environment, capture_output=True, text=True)
-    return ended.stdout.split()
+    return command(folder, environment=environment).stdout.split()
 
 
 @pytest.fixture

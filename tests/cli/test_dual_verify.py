@@ -1,51 +1,55 @@
-"""`dual-verify` as a command, over a rehearsal that was kept."""
+"""`dual-verify` as a command, over a real Mem0 store and what a replay of it left."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from spectron_migrate.cli.app import run
-from spectron_migrate.local.testing import RunningServer, running_server
-from spectron_migrate.rehearsal.ground import CONTEXT, clean_environment
+from spectron_migrate.rehearsal.ground import clean_environment
+from spectron_migrate.rehearsal.store import make_store
+from tests.support.command import command
+from tests.support.here import server_here
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A rehearsal's folder."""
-    folder = tmp_path_factory.mktemp("kept") / "rehearsal"
-    subprocess.run(
-        [sys.executable, "-m", "spectron_migrate", "rehearse", "--keep", str(folder), "-q"],
-        env=clean_environment(os.environ),
-        check=True,
-        timeout=280,
-        capture_output=True,
-    )
-    return folder
+@dataclass(frozen=True)
+class Migrated:
+    """A folder with a store, its dump and its ledger, and the variables that lead to the Spectron of it."""
+
+    folder: Path
+    variables: dict[str, str]
 
 
 @pytest.fixture(scope="module")
-def server(kept: Path) -> Iterator[RunningServer]:
-    """The Spectron of that rehearsal, with a key of this test's added to it."""
-    with running_server(kept / "spectron", context=CONTEXT, api_key="sk-verify") as running:
-        yield running
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Migrated]:
+    folder = tmp_path_factory.mktemp("migrated")
+    make_store(folder / "mem0")
+    (folder / "spectron-migrate.yaml").write_text("version: 1\nmem0: {oss: {config: mem0/mem0.json}}\n")
+    with server_here(folder / "spectron", context="verified", api_key="sk-verify") as server:
+        variables = {
+            "SPECTRON_ENDPOINT": server.base_url,
+            "SPECTRON_CONTEXT": server.context,
+            "SPECTRON_API_KEY": server.api_key,
+        }
+        for word in ("export", "replay"):
+            ended = command(folder, word, environment={**clean_environment(os.environ), **variables})
+            assert 0 == ended.returncode, ended
+        yield Migrated(folder, variables)
 
 
 @pytest.fixture(autouse=True)
-def in_the_folder(kept: Path, server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(kept)
-    monkeypatch.setenv("SPECTRON_ENDPOINT", server.base_url)
-    monkeypatch.setenv("SPECTRON_CONTEXT", server.context)
-    monkeypatch.setenv("SPECTRON_API_KEY", server.api_key)
+def in_the_folder(migrated: Migrated, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(migrated.folder)
+    for name, value in migrated.variables.items():
+        monkeypatch.setenv(name, value)
 
 
 def answer(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:

@@ -17,14 +17,14 @@ import pytest
 from spectron_migrate.rehearsal.ground import clean_environment
 from tests.mem0.conftest import sample_config
 from tests.mem0.standins import KEY, Platform, Server, serving
+from tests.support.command import command
 from tests.support.waiting import wait_until
 
 COMMAND = [sys.executable, "-m", "spectron_migrate", "export"]
 
 
 def run(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = clean_environment(os.environ)
-    return subprocess.run([*COMMAND, *words], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    return command(tmp_path, "export", *words, environment=clean_environment(os.environ))
 
 
 def rows(count: int, **more: Any) -> list[dict[str, Any]]:
@@ -76,8 +76,7 @@ def test_a_served_mem0_is_asked_with_the_key_of_the_environment_which_is_never_s
     stand_in = Platform(held) if kind == "platform" else Server(held, admin=False)
     with serving(stand_in) as url:
         environment = {**clean_environment(os.environ), "MEM0_API_KEY": KEY, "MEM0_BASE_URL": url}
-        command = [*COMMAND, "--source", kind, "--json", "-v"]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+        done = command(tmp_path, "export", "--source", kind, "--json", "-v", environment=environment)
 
     told = json.loads(done.stdout)
     assert (0, True, 5) == (done.returncode, told["complete"], told["memories"])
@@ -127,7 +126,7 @@ def test_a_signal_ends_it_at_once_even_while_a_server_asks_for_patience(
     platform = Platform(rows(600, created_at="2025-01-01T00:00:00Z", updated_at="2025-01-01T00:00:00Z"))
     with serving(platform) as url:
         environment = {**clean_environment(os.environ), "MEM0_API_KEY": KEY, "MEM0_BASE_URL": url}
-        first = subprocess.run([*COMMAND, "--source", "platform"], cwd=tmp_path, env=environment, capture_output=True)
+        first = command(tmp_path, "export", "--source", "platform", environment=environment)
         assert 0 == first.returncode
         before = {path.name: path.read_bytes() for path in (tmp_path / "dump").iterdir()}
         platform.keeps_waiting = "page=2&"

@@ -18,7 +18,7 @@ import pytest
 from spectron_migrate.rehearsal.ground import clean_environment
 from tests.support.spectron import memory, write_raw
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from spectron_migrate.rehearsal.ground import clean_environment, local_spectron
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import memory, turns_of, write_raw
 
+pytestmark = pytest.mark.slow
+
 
 def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "spectron_migrate", *words]

@@ -24,6 +24,7 @@ from spectron_migrate.records import Memory
 from spectron_migrate.rehearsal.ground import clean_environment
 from spectron_migrate.state.journal import read_journal
 from tests.support import oracle
+from tests.support.command import command
 from tests.support.proxy import Fault, Proxy, Seen, misbehaving
 from tests.support.waiting import PATIENCE_S, wait_until
 
@@ -84,17 +85,21 @@ class Site:
             return "cut_after"
         return "none"
 
-    def command(self, *words: str) -> subprocess.Popen[str]:
-        environment = {
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
             **clean_environment(os.environ),
             "SPECTRON_ENDPOINT": self.proxy.base_url,
             "SPECTRON_CONTEXT": self.server.context,
             "SPECTRON_API_KEY": self.server.api_key,
         }
+
+    def begin(self, *words: str) -> subprocess.Popen[str]:
+        """A process of its own, to be killed."""
         return subprocess.Popen(
             [sys.executable, "-m", "spectron_migrate", *words],
             cwd=self.folder,
-            env=environment,
+            env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -103,13 +108,11 @@ class Site:
 
     def told(self, *words: str) -> dict[str, Any]:
         """Run a command to its end; what its JSON says."""
-        out, said = self.command(*words, "--json").communicate(timeout=PATIENCE_S)
-        assert out, said
-        body: dict[str, Any] = json.loads(out)
+        body: dict[str, Any] = json.loads(command(self.folder, *words, "--json", environment=self.environment).stdout)
         return body
 
     def follow(self) -> Lines:
-        return Lines(self.command("replay", "--follow"))
+        return Lines(self.begin("replay", "--follow"))
 
     def killed(self, process: subprocess.Popen[str], *, after_writes: int = 0) -> None:
         """Kill -9 in the middle of a request, once it has written so much more."""
@@ -234,7 +237,7 @@ def test_four_writers_and_every_kind_of_kill_end_with_all_of_mem0_in_spectron_on
             insist(lambda: site.told("cutover", "accept", "verdict", "--reason", "writers are at work"), (0, 2))
         assert 50 == insist(lambda: site.told("cutover", "shift", "50"))["percent"]
         assert "started" == site.told("cutover", "revert")["phase"]
-        shifting = site.command("cutover", "shift", "100")
+        shifting = site.begin("cutover", "shift", "100")
         site.killed(shifting)
         assert "started" == read_journal(site.state).state.phase
         assert 100 == insist(lambda: site.told("cutover", "shift", "100"))["percent"]
@@ -243,7 +246,7 @@ def test_four_writers_and_every_kind_of_kill_end_with_all_of_mem0_in_spectron_on
         did = stop()
 
         migration = site.told("status")["migration"]
-        closing = site.command("cutover", "complete", "--migration", migration, "--yes")
+        closing = site.begin("cutover", "complete", "--migration", migration, "--yes")
         wait_until(lambda: read_journal(site.state).state.phase == "closing")
         site.killed(closing)
         assert "closing" == read_journal(site.state).state.phase

@@ -17,7 +17,7 @@ from tests.cutover.support import Scene, Store
 from tests.support import oracle
 from tests.support.proxy import Fault, Seen, misbehaving
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 FAULTS: tuple[Fault, ...] = ("cut_before", "cut_after", "half_answer", "500_before", "500_after", "503", "429")
 
 

@@ -12,11 +12,12 @@ import pytest
 from spectron_migrate.dump import open_any
 from spectron_migrate.errors import ExitCode, NotLegal, Unreachable, WrongLedger
 from spectron_migrate.ledger import Ledger
-from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.records import NullReporter
 from spectron_migrate.replay import Replay, ReplayOptions, ReplaySummary
 from spectron_migrate.spectron.api import SpectronApi
+from tests.support.here import server_here
 from tests.support.proxy import Fault, Proxy, Seen, misbehaving, refusing
 from tests.support.spectron import memory, replay, turns_of, write_raw
 
@@ -50,7 +51,7 @@ def forged(monkeypatch: pytest.MonkeyPatch, change: Callable[[Seen, bytes], byte
 
 def test_what_a_second_500_leaves_behind_is_listed_as_residue(user: str, tmp_path: Path) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(3)])
-    with running_server(
+    with server_here(
         tmp_path / "data", context="tests", weather={"plan": ["none", "500_after_released", "500_after_released"]}
     ) as server:
         summary = replay(server, tmp_path / "state", [dump])
@@ -60,7 +61,7 @@ def test_what_a_second_500_leaves_behind_is_listed_as_residue(user: str, tmp_pat
 
 def test_what_the_server_left_behind_makes_no_later_fact_of_the_session_undecidable(user: str, tmp_path: Path) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(6)])
-    with running_server(
+    with server_here(
         tmp_path / "data",
         context="tests",
         weather={"plan": ["none", *["500_after_released"] * 2, "none", "500_after_released"]},
@@ -113,7 +114,7 @@ def test_a_key_stuck_in_flight_is_decided_by_its_turn_when_patience_ends(user: s
                 )
                 return await step.run(api)
 
-    with running_server(tmp_path / "data", context="tests", weather={"plan": ["none", "500_after_stuck"]}) as server:
+    with server_here(tmp_path / "data", context="tests", weather={"plan": ["none", "500_after_stuck"]}) as server:
         summary = asyncio.run(run(server))
     # The texts of this test state nothing that could be extracted, so the state alone tells nothing.
     assert (ExitCode.DONE, 3, 0) == (summary.exit_code, summary.written, summary.in_doubt)
@@ -356,7 +357,7 @@ def test_a_ledger_with_nothing_but_doubt_is_not_carried_to_another_server(
     with misbehaving(spectron.base_url, fall_silent) as proxy:
         first = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
     assert (0, True) == (first.written, first.in_doubt > 0)
-    with running_server(tmp_path / "other", context="tests") as other:
+    with server_here(tmp_path / "other", context="tests") as other:
         with pytest.raises(WrongLedger):
             replay(other, tmp_path / "state", [dump])
         assert [] == turns_of(other, f"{user}a") + turns_of(other, f"{user}b")
@@ -381,7 +382,7 @@ def test_keys_of_another_principal_are_not_trusted_when_the_first_one_comes_back
 
         return choose
 
-    with running_server(tmp_path / "data", context="tests", principals=principals) as server:
+    with server_here(tmp_path / "data", context="tests", principals=principals) as server:
         replay(server, tmp_path / "state", [write_raw(tmp_path / "zero.json", [memory(9, user)])], api_key="sk-ann")
         for key, dump, text in (
             ("sk-ann", one, f"{users[0]} remembers thing number 0"),

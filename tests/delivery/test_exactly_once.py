@@ -17,6 +17,7 @@ from spectron_migrate.local.testing import RunningServer
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import memory, replay, turns_of, write_raw
 
+pytestmark = pytest.mark.slow
 ANYTHING: tuple[Fault, ...] = (
     "cut_before",
     "cut_after",
@@ -139,8 +140,8 @@ def test_kill_9_at_any_point_and_another_run_end_the_same(
         running.append(first)
         first.communicate(timeout=60)
         assert -signal.SIGKILL == first.returncode
-        second = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=60, check=False)
-    assert 0 == second.returncode, second.stderr
+        second = replay(spectron, tmp_path / ".spectron-migrate", [dump], endpoint=proxy.base_url)
+    assert ExitCode.DONE == second.exit_code
     expected = [f"{user} remembers thing number {number}" for number in range(60)]
     assert expected == [turn.content for turn in turns_of(spectron, user)]
 

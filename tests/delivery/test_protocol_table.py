@@ -10,11 +10,12 @@ import pytest
 
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.ledger import Ledger
-from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.replay import ReplaySummary
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.spectron.wire import InDoubt, NotBegun
 from tests.delivery.playing import killed, replay_in_no_time
+from tests.support.here import server_here
 from tests.support.proxy import Fault, Proxy, Seen, misbehaving, refusing
 from tests.support.spectron import memory, turns_of, write_raw
 
@@ -84,7 +85,7 @@ def test_200_whole_body_our_session_is_the_receipt(played: Played) -> None:
 
 
 def test_200_without_a_turn_id_takes_the_one_turn_nobody_claims(user: str, tmp_path: Path) -> None:
-    with running_server(tmp_path / "data", context="tests", reading={"names_turn": False}) as server:
+    with server_here(tmp_path / "data", context="tests", reading={"names_turn": False}) as server:
         played = Played(server, user, tmp_path)
         assert_once_in_order(played, played.run("none"))
         with Ledger.open_for_reading(tmp_path / "state") as ledger:
@@ -132,13 +133,13 @@ def test_only_a_connection_that_never_stood_is_a_proof_that_nothing_was_sent() -
 
 
 def test_409_in_flight_waits_with_the_same_bytes(user: str, tmp_path: Path) -> None:
-    with running_server(tmp_path / "data", context="tests") as server:
+    with server_here(tmp_path / "data", context="tests") as server:
         played = Played(server, user, tmp_path)
         assert_once_in_order(played, played.run("late"))
 
 
 def test_409_in_flight_that_never_ends_is_decided_by_the_turns_or_holds_its_lane(user: str, tmp_path: Path) -> None:
-    with running_server(tmp_path / "data", context="tests") as server:
+    with server_here(tmp_path / "data", context="tests") as server:
         there = Played(server, user, tmp_path)
         assert (ExitCode.DONE, COUNT) == ((summary := there.run("500_after_stuck")).exit_code, summary.written)
         assert ("turns", there.all_texts) == (there.second("decided_by"), there.texts)

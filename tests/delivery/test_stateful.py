@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
 
+import pytest
 from hypothesis import HealthCheck, Phase, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -38,6 +39,7 @@ from tests.local.support import embedder
 from tests.support.oracle import Watch, judge
 from tests.support.proxy import Fault, Seen, serving
 
+pytestmark = pytest.mark.slow
 SOURCE = SourceInfo(kind="oss", place="qdrant:/stateful:mem0", provider="qdrant", version="2.2.1")
 BEGIN = datetime(2026, 5, 4, 12, tzinfo=UTC)
 TEXTS = ("Likes tea", "Likes coffee", "Lives in Ulm", "the same words", "the same words", "Moved to Rome")

@@ -21,10 +21,11 @@ from spectron_migrate.doctor.service import extraction
 from spectron_migrate.doctor.source import check_source
 from spectron_migrate.errors import ExitCode, InputError, KeyRefused
 from spectron_migrate.export import run_export
-from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mem0.files import FilesReader
 from spectron_migrate.records import Filters, NullReporter
 from spectron_migrate.spectron.api import SpectronApi
+from tests.support.here import server_here
 from tests.support.spectron import memory, replay, write_raw
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -120,7 +121,7 @@ def test_a_server_that_is_not_there_is_said(tmp_path: Path) -> None:
 def test_missing_grants_are_named_with_the_scopes_they_are_missing_for(tmp_path: Path) -> None:
     grants = {"memory:write": ["*"], "memory:read": ["user/anna/*"], "scope:read": ["*"]}
     principals = {"half": {"grants": grants, "key": "sk-half"}}
-    with running_server(tmp_path / "spectron", context="grants", principals=principals) as server:
+    with server_here(tmp_path / "spectron", context="grants", principals=principals) as server:
         export(tmp_path, [memory(0, "anna"), memory(1, "bo")])
         diagnosis = diagnose(server, tmp_path, key="sk-half")
     said = [check.said for check in diagnosis.checks if check.name == "grants"]
@@ -131,7 +132,7 @@ def test_missing_grants_are_named_with_the_scopes_they_are_missing_for(tmp_path:
 
 def test_grants_are_looked_for_before_any_scope_is_known(tmp_path: Path) -> None:
     principals = {"reader": {"grants": {"memory:read": ["*"], "scope:read": ["*"]}, "key": "sk-reader"}}
-    with running_server(tmp_path / "spectron", context="grants", principals=principals) as server:
+    with server_here(tmp_path / "spectron", context="grants", principals=principals) as server:
         check = found(diagnose(server, tmp_path, key="sk-reader"), "grants", "fail")
         unknown = found(diagnose(server, tmp_path), "grants", "unknown")
     assert "the key has memory:write and scope:create nowhere" == check.said

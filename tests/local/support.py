@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -72,7 +72,7 @@ class Spectron:
     """The application, called without a socket."""
 
     app: Any
-    clock: Clock
+    clock: Any
     loop: asyncio.AbstractEventLoop
     context: str = "local"
     key: str = "sk-local"
@@ -127,7 +127,7 @@ class Spectron:
 
 
 @contextmanager
-def spectron(clock: Clock | None = None, **options: Any) -> Iterator[Spectron]:
+def spectron(clock: Callable[[], datetime] | None = None, **options: Any) -> Iterator[Spectron]:
     """A server in this process while the block lasts."""
     clock = clock or Clock()
     loop = asyncio.new_event_loop()

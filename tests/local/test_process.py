@@ -19,6 +19,8 @@ from spectron_migrate.local.server import StoreRefused, create_app, store_path
 from spectron_migrate.local.testing import RunningServer, ServerFailed, running_server
 from tests.local.support import spectron
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:

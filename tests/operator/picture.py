@@ -1,4 +1,4 @@
-"""A picture of the terminal, from a real run: dual-verify at the end of a rehearsal.
+"""A picture of the terminal, from a real run: the last screen of a rehearsal.
 
 Usage: python -m tests.operator.picture > docs/terminal.svg
 """
@@ -12,15 +12,27 @@ import subprocess
 import sys
 
 WIDTH = 112
+HEIGHT = 40
+"""Lines of one screen."""
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _FONTS = re.compile(r"\s*@font-face \{.*?\}", re.DOTALL)
 
 
 def rehearsal() -> str:
-    """What the last command of a rehearsal shows on a colour terminal."""
+    """What is on a colour terminal when a rehearsal ends."""
     environment = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": str(WIDTH), "TERM": "xterm-256color"}
     asked = [sys.executable, "-m", "spectron_migrate", "rehearse"]
     said = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True).stdout
-    return said[said.rindex("$ spectron-migrate dual-verify") :]
+    return "\n".join(one_screen(said[said.rindex("$ spectron-migrate dual-verify") :].splitlines()))
+
+
+def one_screen(lines: list[str]) -> list[str]:
+    """The head of the table and the end of the run, from a whole question on; `⋮` is for what is left out."""
+    head = next(number for number, line in enumerate(lines) if "──" in line) + 1
+    begins = next(
+        number for number in range(len(lines) - HEIGHT, len(lines)) if not _ESCAPES.sub("", lines[number]).strip()
+    )
+    return [*lines[:head], "  ⋮", *lines[begins + 1 :]]
 
 
 def picture(said: str) -> str:

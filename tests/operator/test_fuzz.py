@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from spectron_migrate.cli.app import run
 from spectron_migrate.errors import ExitCode
+from tests.support import output
 from tests.support.spectron import memory, write_raw
 
 ROOT = Path(__file__).parents[2]

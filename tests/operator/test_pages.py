@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from spectron_migrate.cli.app import app, run
-from tests.operator import help_page
+from tests.operator import console, help_page
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
@@ -21,7 +21,7 @@ def shown() -> list[tuple[str, list[str]]]:
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        lines = re.findall(r"^\$ (spectron-migrate .+?)(?:\s+#.*)?$", text, re.MULTILINE)
+        lines = [each.command for each in console.shown(text) if each.command.startswith("spectron-migrate")]
         lines += re.findall(r"`(spectron-migrate [a-z][^`]*)`", text)
         found += [(page.name, shlex.split(line.replace("…", "X"))[1:]) for line in lines]
     return found

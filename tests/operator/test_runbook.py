@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -14,21 +12,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jsonschema_rs
 import pytest
 
 from spectron_migrate.local.testing import running_server
-from spectron_migrate.rehearsal.ground import make_store, scratch_environment
+from spectron_migrate.rehearsal import store
+from spectron_migrate.rehearsal.ground import scratch_environment
+from tests.operator.console import shown
+from tests.support import output
+from tests.support.command import command
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
-SCHEMA = jsonschema_rs.validator_for(json.loads((ROOT / "docs" / "output.schema.json").read_text()))
+
+
+USERS = ("alice", "acme:Kwame")
 
 
 def commands() -> list[list[str]]:
     """What the runbook shows at a prompt, in its order."""
-    return [shlex.split(line)[1:] for line in re.findall(r"^\$ (spectron-migrate .+)$", RUNBOOK, re.MULTILINE)]
+    return [shlex.split(each.command)[1:] for each in shown(RUNBOOK)]
+
+
+def small_store(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A real Mem0 store with two users of the rehearsal's: the README's walk has them all."""
+    events, questions = store.load_events(), store.load_questions()
+    theirs = {event.key for event in events if event.kind == "add" and event.user in USERS}
+    monkeypatch.setattr(store, "load_events", lambda: [event for event in events if event.key in theirs])
+    monkeypatch.setattr(store, "load_questions", lambda: [each for each in questions if theirs >= set(each.expect)])
+    return store.make_store(folder)
 
 
 @dataclass
@@ -43,11 +55,10 @@ class Operator:
 
     def types(self, words: list[str]) -> tuple[int, dict[str, Any]]:
         """One command with `--json`; its object is what the documentation says."""
-        asked = [sys.executable, "-m", "spectron_migrate", *words, "--json"]
-        ended = subprocess.run(asked, cwd=self.folder, env=self.environment, capture_output=True, text=True)
+        ended = command(self.folder, *words, "--json", environment=self.environment)
         assert "Traceback" not in ended.stderr, ended.stderr
         told = json.loads(ended.stdout)
-        SCHEMA.validate(told)
+        output.check(told)
         assert ended.returncode == told["exit_code"]
         self.migration = told["migration"] or self.migration
         self.said.append((" ".join(words), ended.returncode, told))
@@ -70,10 +81,9 @@ class Operator:
 
 
 @pytest.fixture
-def operator(tmp_path: Path) -> Iterator[Operator]:
+def operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Operator]:
     folder = tmp_path / "work"
-    made = make_store(folder / "mem0", dict(os.environ))
-    shutil.copy(made, folder / "mem0.yaml")  # JSON is YAML too
+    shutil.copy(small_store(folder / "mem0", monkeypatch), folder / "mem0.yaml")  # JSON is YAML too
     with running_server(tmp_path / "spectron", context="runbook") as server:
         environment = {
             **scratch_environment(),

@@ -23,5 +23,8 @@ def command(folder: Path, *words: str, environment: Mapping[str, str]) -> Comple
         redirect_stdout(out),
         redirect_stderr(said),
     ):
-        code = run(words)
+        try:
+            code = run(words)
+        except SystemExit as left:  # as completion ends
+            code = int(left.code or 0)
     return CompletedProcess(words, code, out.getvalue(), said.getvalue())

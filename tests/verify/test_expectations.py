@@ -12,7 +12,7 @@ import pytest
 from spectron_migrate.errors import ExitCode, InputError, KeyRefused, WrongLedger
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.verify_views import LastVersion
-from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.records import Filters, Memory, NullReporter, digest
 from spectron_migrate.replay import ReplayOptions
@@ -20,6 +20,7 @@ from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.verify.expect import Ground, outcome_of
 from spectron_migrate.verify.model import VerifyOptions
 from spectron_migrate.verify.run import run_verify
+from tests.support.here import server_here
 from tests.support.proxy import misbehaving
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.support import kinds, verify
@@ -230,7 +231,7 @@ def test_without_a_ledger_there_is_nothing_to_verify(spectron: RunningServer, us
 def test_a_key_that_may_not_read_is_refused_and_nothing_is_called_missing(tmp_path: Path) -> None:
     grants = {"memory:write": ["*"], "scope:read": ["*"], "scope:create": ["*"]}
     principals = {"writer": {"grants": grants, "key": "sk-writer"}}
-    with running_server(tmp_path / "spectron", context="grants", principals=principals) as server:
+    with server_here(tmp_path / "spectron", context="grants", principals=principals) as server:
         dump = write_raw(tmp_path / "all.json", [memory(0, "anna")])
         replay(server, tmp_path / "state", [dump])
         server.api_key = "sk-writer"

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mem0.search import SearchHit
 from spectron_migrate.verify.expiry import expiry_of_facts
 from spectron_migrate.verify.model import Query, VerifyOptions
 from spectron_migrate.verify.supersession import Value
+from tests.support.here import server_here
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.support import behind_its_back, verify
 from tests.verify.test_recall import WordSearch, answer_to, by_name
@@ -63,7 +64,7 @@ def why(summary: Any) -> Any:
 def test_a_memory_that_the_mapping_writes_as_context_is_about_to_expire(tmp_path: Path) -> None:
     mapping = tmp_path / "mapping.yaml"
     mapping.write_text(SHORT)
-    with running_server(tmp_path / "spectron", context="short") as server:
+    with server_here(tmp_path / "spectron", context="short") as server:
         summary = asked_about_geese(server, tmp_path, mapping=mapping)
     told = why(summary)
     assert "expiring" == told["why"]
@@ -82,7 +83,7 @@ def test_a_memory_that_the_mapping_writes_as_context_is_about_to_expire(tmp_path
     ("days", "said"), [(1, "its fact is about to expire at "), (60, "its fact is not there any more: expired, or")]
 )
 def test_a_fact_that_spectron_itself_put_into_context_expires(tmp_path: Path, days: int, said: str) -> None:
-    with running_server(tmp_path / "spectron", context="bucketed") as server:
+    with server_here(tmp_path / "spectron", context="bucketed") as server:
         asked_about_geese(server, tmp_path, days=days)
         with behind_its_back(server) as db:
             db.execute("UPDATE attribute SET category = 'context'")
@@ -101,7 +102,7 @@ def test_a_text_that_is_gone_is_lost_until_its_seven_days_are_over(
 ) -> None:
     mapping = tmp_path / "mapping.yaml"
     mapping.write_text(SHORT + "infer: none\n")
-    with running_server(tmp_path / "spectron", context="gone") as server:
+    with server_here(tmp_path / "spectron", context="gone") as server:
         asked_about_geese(server, tmp_path, mapping=mapping)
         with behind_its_back(server) as db:
             db.execute("DELETE FROM item WHERE text LIKE '%vegetarian%'")
@@ -112,7 +113,7 @@ def test_a_text_that_is_gone_is_lost_until_its_seven_days_are_over(
 
 
 def test_a_memory_that_stays_is_only_ranked_lower(tmp_path: Path) -> None:
-    with running_server(tmp_path / "spectron", context="long") as server:
+    with server_here(tmp_path / "spectron", context="long") as server:
         assert "expiring" != why(asked_about_geese(server, tmp_path))["why"]
 
 

@@ -8,9 +8,10 @@ from random import Random
 from typing import Any
 
 from spectron_migrate.errors import ExitCode
-from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.verify.isolation import Reader, choose_pairs
+from tests.support.here import server_here
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.between import between
 from tests.verify.support import behind_its_back, failed, kinds, verify
@@ -58,7 +59,7 @@ def test_a_cache_that_forgets_whose_question_it_was_is_a_leak(
 
 
 def test_a_passage_that_lies_in_anothers_scope_is_a_leak_naming_the_memory(tmp_path: Path) -> None:
-    with running_server(tmp_path / "spectron", context="leaky") as server:
+    with server_here(tmp_path / "spectron", context="leaky") as server:
         dump = fill(server, tmp_path, {"anna": list(SENTENCES), "bo": ["Collects stamps", "Sings in a choir"]})
         with behind_its_back(server) as db:
             db.execute(
@@ -79,7 +80,7 @@ def test_a_copy_under_another_id_is_a_leak_once_words_find_it_that_only_its_owne
             body = f'{{"infer":"none","session_id":"{session.id}","text":"{SENTENCES[2]}"}}'
             assert 200 == (await api.post_fact(body.encode(), key="wrong-place")).status
 
-    with running_server(tmp_path / "spectron", context="leaky") as server:
+    with server_here(tmp_path / "spectron", context="leaky") as server:
         dump = fill(server, tmp_path, {"anna": list(SENTENCES), "bo": ["Collects stamps", "Sings in a choir"]})
         asyncio.run(copy(server))
         summary = verify(server, tmp_path / "state", [dump])

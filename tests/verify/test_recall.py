@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from spectron_migrate.errors import ExitCode, Unreachable
-from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mem0.search import SearchHit
 from spectron_migrate.verify.model import Query, VerifyOptions
 from spectron_migrate.verify.words import words_of
+from tests.support.here import server_here
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.between import between
 from tests.verify.support import behind_its_back, verify
@@ -111,7 +112,7 @@ def test_a_superseded_fact_is_explained_with_both_texts_and_dates_and_does_not_c
 
 
 def test_a_lost_memory_counts_and_is_named(tmp_path: Path) -> None:
-    with running_server(tmp_path / "spectron", context="lossy") as server:
+    with server_here(tmp_path / "spectron", context="lossy") as server:
         rows = [memory(0, "anna", "Keeps bees on the roof"), memory(1, "anna", "Collects Bolivian stamps")]
         dump = write_raw(tmp_path / "all.json", rows)
         replay(server, tmp_path / "state", [dump])

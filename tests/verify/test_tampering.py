@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from spectron_migrate.errors import ExitCode, WrongLedger
-from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.verify.model import VerifyOptions
+from tests.support.here import server_here
 from tests.support.proxy import misbehaving
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.between import between
@@ -40,7 +41,7 @@ class Filled:
 
 @pytest.fixture
 def filled(tmp_path: Path) -> Iterator[Filled]:
-    with running_server(tmp_path / "spectron", context="tampered") as server:
+    with server_here(tmp_path / "spectron", context="tampered") as server:
         rows = [memory(number, user, text) for user in ("anna", "bo") for number, text in enumerate(TEXTS)]
         dump = write_raw(tmp_path / "all.json", rows)
         assert ExitCode.DONE == replay(server, tmp_path / "state", [dump]).exit_code
@@ -177,7 +178,7 @@ def test_an_older_fact_over_a_newer_one_is_named(filled: Filled, *, links_too: b
 
 def test_a_server_that_lost_everything_is_another_server_and_no_verdict(filled: Filled, tmp_path: Path) -> None:
     with (
-        running_server(tmp_path / "empty", context="tampered") as other,
+        server_here(tmp_path / "empty", context="tampered") as other,
         pytest.raises(WrongLedger, match="has none of the turns"),
     ):
         verify(other, filled.state, [filled.dump])
@@ -198,7 +199,7 @@ def test_a_server_that_does_not_tell_its_entities_leaves_that_layer_unmeasured_a
 
 
 def test_the_newer_generation_of_the_service_is_verified_as_well(tmp_path: Path) -> None:
-    with running_server(tmp_path / "spectron", context="newer", api="0.2.1") as server:
+    with server_here(tmp_path / "spectron", context="newer", api="0.2.1") as server:
         rows = [memory(number, user, text) for user in ("anna", "bo") for number, text in enumerate(TEXTS)]
         dump = write_raw(tmp_path / "all.json", rows)
         replay(server, tmp_path / "state", [dump])

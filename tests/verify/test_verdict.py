@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.verify.metrics import Metrics, gather, ndcg_at_k, percentile
 from spectron_migrate.verify.model import VerifyOptions
 from spectron_migrate.verify.verdict import EXIT_CODES, Gate, gates_of, verdict_of
+from tests.support.here import server_here
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.support import behind_its_back, verify
 from tests.verify.test_recall import WordSearch
@@ -194,7 +195,7 @@ def recompute(report: dict[str, Any]) -> str:
 def test_the_verdict_recomputed_from_the_json_report_is_the_one_printed(tmp_path: Path, *, spoilt: bool) -> None:
     texts = ["Keeps bees on the roof", "Collects Bolivian stamps", "Sings alto in a choir", "Bakes rye bread"]
     rows = [memory(number, name, text) for name in ("anna", "bo") for number, text in enumerate(texts)]
-    with running_server(tmp_path / "spectron", context="again") as server:
+    with server_here(tmp_path / "spectron", context="again") as server:
         dump = write_raw(tmp_path / "all.json", rows)
         replay(server, tmp_path / "state", [dump])
         if spoilt:

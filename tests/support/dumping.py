@@ -1,0 +1,39 @@
+"""Memories, and the dump that a scan of them leaves."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from spectron_migrate.dump import Dump
+from spectron_migrate.dump.writer import Changes, DumpWriter
+from spectron_migrate.records import Memory, Skipped, SourceInfo
+
+SOURCE = SourceInfo(kind="oss", place="qdrant:/store:mem0", provider="qdrant", version="2.2.1")
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def memory(memory_id: str, text: str = "likes tea", user: str | None = "alice", **more: Any) -> Memory:
+    times = {"created_at": "2025-01-01T00:00:00.000000Z", "text_at": "2025-01-01T00:00:00.000000Z"}
+    return Memory(id=memory_id, memory=text, user_id=user, text_at_source="created_at", **{**times, **more})
+
+
+def scan(
+    path: Path,
+    rows: list[Memory | Skipped],
+    *,
+    day: int = 0,
+    complete: bool = True,
+    source: SourceInfo = SOURCE,
+    **options: Any,
+) -> Changes:
+    began = START + timedelta(days=day)
+    with DumpWriter(path, source, began, rereads=source.kind != "files", **options) as writer:
+        for row in rows:
+            writer.give(row)
+        return writer.commit(complete=complete, native_count=len(rows), ended=began + timedelta(minutes=1))
+
+
+def texts(dump: Dump) -> dict[str, str]:
+    return {row.id: row.memory for row in dump.memories()}
