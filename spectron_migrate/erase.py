@@ -161,7 +161,7 @@ class Eraser:
     def _problems_of_nodes(self, path: str, listed: Sequence[str]) -> list[str]:
         problems = []
         if not any(erasing.is_ours(ledger, path) for ledger in self._ledgers):
-            problems.append(f"no registering of ours created scope {path}")
+            problems.append(f"scope {path} is none that this migration registered itself")
         problems += [
             f"scope {node} below {path} was made by somebody else"
             for node in listed

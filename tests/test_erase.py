@@ -182,7 +182,7 @@ def test_a_node_above_that_was_made_on_the_way_is_not_ours_to_erase(
 ) -> None:
     replayed([memory(1, user)])
     capsys.readouterr()
-    assert "no registering of ours created scope user" in refused(erase("user"), capsys)
+    assert "scope user is none that this migration registered itself" in refused(erase("user"), capsys)
 
 
 def test_a_scope_that_was_there_before_is_not_hit(

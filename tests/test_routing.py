@@ -46,9 +46,7 @@ PAGE = (Path(__file__).parent.parent / "docs" / "routing.md").read_text("utf-8")
 
 def readers_own_lines() -> Callable[[dict[str, Any], str, float], bool]:
     """The ten lines of the documentation, as an application would have them."""
-    block = next(
-        each for each in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "reads_from_spectron" in each
-    )
+    block = next(each for each in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "reads_from_spectron" in each)
     lines: dict[str, Any] = {}
     exec(block, lines)
     return cast("Callable[[dict[str, Any], str, float], bool]", lines["reads_from_spectron"])
@@ -115,7 +113,7 @@ def test_a_bucket_is_the_published_one_and_a_rising_share_only_adds_users() -> N
     assert all(fewer <= more for fewer, more in pairwise(read))
     assert (0, 2000) == (len(read[0]), len(read[-1]))
     assert 900 < len(read[4]) < 1100
-    assert BUCKETS == 10_000
+    assert 10_000 == BUCKETS
 
 
 def test_the_id_is_the_user_else_the_agent_else_the_run_else_the_app() -> None:

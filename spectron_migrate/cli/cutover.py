@@ -132,7 +132,8 @@ def accept(
         from spectron_migrate.errors import InputError
 
         if not reason.strip():
-            raise InputError("--reason is missing: an acceptance says why", hint="cutover accept GATE --reason TEXT")
+            hint = f"spectron-migrate cutover accept {gate} --reason TEXT"
+            raise InputError("--reason is missing: an acceptance says why", hint=hint)
         name, _, first = gate.partition("=")
         ids = [each for word in (first, *(more or ())) for each in word.split(",") if each]
         return player.wired(lambda api: player.cutover.accept(api, name, ids, why=reason))
@@ -353,7 +354,7 @@ def draw(console: Console, stand: Stand) -> None:
     if state.to_spectron or state.to_mem0:
         pinned = f"{counted(len(state.to_spectron), 'user')} to Spectron, {len(state.to_mem0):,} to Mem0"
         rows.append(("pinned", pinned))
-    rows += [("began", state.fence)] if state.fence else []
+    rows += [("began", f"{_shown(state.fence)} UTC")] if state.fence else []
     if stand.reconciled is not None:
         differ = counted(stand.reconciled.differences, "memory differs", "memories differ")
         said = "agree" if stand.reconciled.agree else differ
@@ -386,6 +387,8 @@ def _shown(value: object) -> str:
         return ", ".join(f"{name} {_shown(each)}" for name, each in value.items())
     if isinstance(value, str) and len(value) == 27 and value.endswith("Z"):
         return f"{value[:10]} {value[11:19]}"  # a time; its microseconds are in the JSON
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return "-" if value is None else str(value)
 
 

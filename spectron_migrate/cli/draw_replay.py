@@ -41,7 +41,9 @@ def draw(summary: ReplaySummary) -> Iterator[RenderableType]:
 
 
 def _draw_run(summary: ReplaySummary) -> RenderableType:
-    if summary.exit_code == ExitCode.DONE:
+    if not summary.planned:
+        title = "Replay: the options chose no memory of the dump, nothing was sent"
+    elif summary.exit_code == ExitCode.DONE:
         title = f"Replay: {number(summary.written)} written, {number(summary.already)} there already, nothing left"
     elif summary.remaining or summary.in_doubt:
         title = f"Replay stopped: {summary.stopped or 'see below'}"

@@ -115,7 +115,7 @@ def recall(found: Mapping[str, Json]) -> Group:
 
     metrics = found["metrics"]
     rows: list[tuple[str, object]] = [
-        ("queries", f"{number(metrics['queries'])}, made of {found['made_of']}"),
+        ("queries", f"{number(metrics['queries'])}, from {found['made_of']}"),
         (
             "known item found",
             f"Mem0 {share(metrics['success']['mem0'])}, Spectron {share(metrics['success']['spectron'])}",
@@ -181,6 +181,6 @@ def _named(summary: VerifySummary) -> list[tuple[str, str, str]]:
 
 
 def _value(value: Json) -> str:
-    if value is None:
-        return "-"
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
     return f"{value:+.3f}" if isinstance(value, float) else str(value)

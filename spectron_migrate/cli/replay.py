@@ -173,7 +173,10 @@ def _resolutions(words: list[str]) -> dict[str, Literal["present", "absent"]]:
     for word in words:
         mem0_id, _, answer = word.rpartition("=")
         if not mem0_id or answer not in ("present", "absent"):
-            raise InputError(f"--resolve is {word}, it must be ID=present or ID=absent")
+            raise InputError(
+                f"--resolve is {word}, it must be ID=present or ID=absent",
+                hint="spectron-migrate status names the memories that wait for an answer",
+            )
         found[mem0_id] = "present" if answer == "present" else "absent"
     return found
 

@@ -119,7 +119,7 @@ def start(
     state = record(folder, Step("start", now, who, why, migration=migration, catch_up=catch_up), expect=state)
     if catch_up == "outbox":
         _wait_for_processes(folder, state.epoch, reporter, sleep)
-    return Stand(state, note=f"the cutover began; everything is read from Mem0 as before; fence {state.fence}")
+    return Stand(state, note="the cutover began; everything is read from Mem0 as before")
 
 
 def revert(folder: Path, *, now: str, who: str, why: str = "", reporter: Reporter) -> Stand:
@@ -132,7 +132,7 @@ def abort(folder: Path, *, yes: bool, now: str, who: str, why: str = "", reporte
     """End it: reads on Mem0, catching up ends, the next start begins anew. Raises NotLegal, NotConfirmed."""
     legal(folder, "abort", now=now, reporter=reporter)
     if not yes:
-        raise NotConfirmed("the cutover was not aborted", hint="cutover abort --yes")
+        raise NotConfirmed("the cutover was not aborted", hint="spectron-migrate cutover abort --yes")
     state = _back(folder, "abort", Step("abort", now, who, why), reporter)
     return Stand(state, note="the cutover ended; everything is read from Mem0, and nothing is caught up any more")
 
@@ -152,7 +152,10 @@ def shift_step(percent: float, users: Sequence[str], *, now: str, who: str, why:
     if not users:
         return Step("shift", now, who, why, percent=percent)
     if percent not in (0, 100):
-        raise InputError(f"a user is read from Spectron (100) or from Mem0 (0), not {percent:g} %")
+        raise InputError(
+            f"a user is read from Spectron (100) or from Mem0 (0), not {percent:g} %",
+            hint="spectron-migrate cutover shift 100 --user ID",
+        )
     spectron, mem0 = (tuple(users), ()) if percent else ((), tuple(users))
     return Step("pin", now, who, why, spectron=spectron, mem0=mem0)
 
@@ -194,8 +197,10 @@ def legal(folder: Path, command: Command, *, now: str, reporter: Reporter) -> Cu
         reporter.warn(f"somebody changed the journal of the cutover, from line {state.altered} on")
     if command in LEGAL[state.phase] or (is_cut and command == "abort"):
         return state
-    steps = ", ".join(f"cutover {each}" for each in LEGAL[state.phase])
-    raise NotLegal(f"`cutover {command}` is not legal {_IN[state.phase]}", hint=f"legal now: {steps}")
+    steps = ", ".join(LEGAL[state.phase])
+    raise NotLegal(
+        f"`cutover {command}` is not legal {_IN[state.phase]}", hint=f"legal now: spectron-migrate cutover {steps}"
+    )
 
 
 _IN: dict[Phase, str] = {

@@ -119,7 +119,7 @@ class Cutover:
         if migration != state.migration or not yes:
             raise NotConfirmed(
                 "from `complete` no way leads back to Mem0; it was not confirmed",
-                hint=f"cutover complete --migration {state.migration} --yes",
+                hint=f"spectron-migrate cutover complete --migration {state.migration} --yes",
             )
         async with turn(self._folder, sleep=self._sleep, patience_s=TURN_PATIENCE_S), api() as wire:
             gates: tuple[Gate, ...] = ()
@@ -175,7 +175,7 @@ class Cutover:
             pinned = f", with {counted(len(state.to_mem0), 'user')} pinned to Mem0" if state.to_mem0 else ""
             raise NotLegal(
                 f"`cutover complete` is not legal while {state.percent:g} % are read from Spectron{pinned}",
-                hint="cutover shift 100, and shift 100 --user for who is pinned",
+                hint="spectron-migrate cutover shift 100, and shift 100 --user ID for who is pinned",
             )
 
     async def _reconcile(self, wire: SpectronApi, *, quiet: bool = False, supersede: bool = True) -> Reconciled:

@@ -6,6 +6,7 @@ import asyncio
 
 from spectron_migrate.delivery.lane import deliver_lane
 from spectron_migrate.delivery.run import Run
+from spectron_migrate.errors import MigrateError
 from spectron_migrate.ledger import sending, sessions
 
 PAGE = 64
@@ -19,16 +20,31 @@ LANES_A_PLACE = 2
 async def deliver(run: Run, *, lanes_at_once: int) -> None:
     """Send everything the run's plan still has; `run.stop` and the ledger tell afterwards what was left.
 
-    `lanes_at_once`: as many as may be in flight.
+    `lanes_at_once`: as many as may be in flight. Raises MigrateError where the ledger cannot be written.
     """
     workers = LANES_A_PLACE * lanes_at_once
     run.spare_streams = workers
     await run.writer.durable(sessions.orphan_openings)
     queue: asyncio.Queue[str | None] = asyncio.Queue(maxsize=PAGE)
-    async with asyncio.TaskGroup() as group:
-        group.create_task(_find_lanes(run, queue, workers))
-        for _ in range(workers):
-            group.create_task(_work(run, queue))
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_find_lanes(run, queue, workers))
+            for _ in range(workers):
+                group.create_task(_work(run, queue))
+    except ExceptionGroup as failures:
+        told = _told(failures)
+        if told is None:
+            raise
+        raise told from failures
+
+
+def _told(failures: ExceptionGroup[Exception]) -> MigrateError | None:
+    """Of what many tasks met the first that is no bug of ours; None where all of it is one."""
+    for each in failures.exceptions:
+        found = _told(each) if isinstance(each, ExceptionGroup) else each
+        if isinstance(found, MigrateError):
+            return found
+    return None
 
 
 async def _find_lanes(run: Run, queue: asyncio.Queue[str | None], workers: int) -> None:

@@ -139,7 +139,9 @@ class Run:
         return self.brake.stop
 
     async def pause(self, seconds: float) -> bool:
-        """Wait; False as soon as the run stops."""
+        """Wait, no longer than the run may last; False as soon as it stops."""
+        if self.deadline is not None:
+            seconds = min(seconds, max(0.0, self.deadline - self.clock()))
         try:
             await self.brake.sleep(seconds)
         except Stopping:

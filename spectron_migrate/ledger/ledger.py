@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from spectron_migrate.disk import is_held
 from spectron_migrate.errors import InputError, LedgerLocked, WrongLedger
 from spectron_migrate.ledger.schema import DDL, MIGRATIONS, VERSION
 from spectron_migrate.records import digest
@@ -91,9 +92,11 @@ class Ledger:
         fresh = not state.is_dir()
         make_private_directory(state)
         for left in state.glob(".scratch-*"):
-            left.unlink(missing_ok=True)  # of a process that was killed before its file had lost its name
+            if not is_held(left):
+                left.unlink(missing_ok=True)  # of a process that was killed before its file had lost its name
         file = state / f".scratch-{os.getpid()}"
-        file.touch(mode=0o600)
+        held = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        fcntl.flock(held, fcntl.LOCK_EX)
         connection = sqlite3.connect(file, isolation_level=None)
         connection.row_factory = sqlite3.Row
         try:
@@ -115,6 +118,7 @@ class Ledger:
         finally:
             file.unlink(missing_ok=True)
             connection.close()
+            os.close(held)
 
     def close(self) -> None:
         """Close the file and let others in. A ledger that nobody claimed is none: it goes again."""

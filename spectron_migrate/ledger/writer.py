@@ -54,7 +54,7 @@ class GroupCommit:
         self._begin(partial(_call, change, args, named), None, durable=False)
 
     async def close(self) -> None:
-        """Finish what is waiting; raises what a change failed with: nothing goes on without it."""
+        """Finish what is waiting; raises what a posted change failed with."""
         while self._running is not None:
             await asyncio.wait({self._running})
         self._thread.shutdown()
@@ -83,9 +83,10 @@ class GroupCommit:
                 try:
                     results = await loop.run_in_executor(self._thread, self._commit, group)
                 except Exception as error:
-                    self._lost = error
                     for _, future, _ in group:
-                        if future is not None and not future.done():
+                        if future is None:
+                            self._lost = error
+                        elif not future.done():
                             future.set_exception(error)
                     continue
                 for (_, future, _), result in zip(group, results, strict=True):

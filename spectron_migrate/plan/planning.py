@@ -251,7 +251,7 @@ def _warn_unknown(filters: Filters, dump: Dump, reporter: Reporter) -> None:
     unknown = sorted(filters.users - dump.manifest.users.keys())
     if unknown:
         more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
-        reporter.warn(f"the dump has no memory of user {', '.join(unknown[:NAMED])}{more}")
+        reporter.warn(f"the dump has no memory of user {', '.join(map(repr, unknown[:NAMED]))}{more}")
 
 
 def _warn_raw(dump: Dump, reporter: Reporter) -> None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
 
+LONGEST_WAIT_S = 900.0
+"""However much later a server asks to be asked again: a run that sleeps for a day looks like one that hangs."""
 MAX_MESSAGE = 300
 """Characters of a server's own words that are carried on."""
 
@@ -214,13 +216,14 @@ def _http_date(text: str | None) -> str | None:
 
 
 def _retry_after(text: str | None, date: str | None) -> float | None:
-    """Seconds; RFC 9110 allows a number or a date, which counts from the server's own clock."""
+    """Seconds, LONGEST_WAIT_S at most; RFC 9110 allows a number or a date, which counts from the server's own clock."""
     if not text:
         return None
-    if re.fullmatch(r"[0-9]{1,9}", text.strip()):
-        return float(text)
+    if re.fullmatch(r"[0-9]+", text.strip()):
+        return min(LONGEST_WAIT_S, float(text))
     try:
-        return max(0.0, (parsedate_to_datetime(text) - parsedate_to_datetime(date or "")).total_seconds())
+        asked = (parsedate_to_datetime(text) - parsedate_to_datetime(date or "")).total_seconds()
+        return min(LONGEST_WAIT_S, max(0.0, asked))
     except (ValueError, TypeError, OverflowError):
         return None
 

@@ -277,7 +277,13 @@ def _publish(folder: Path, state: CutoverState, caught_up: CaughtUp | None, *, n
         old = None
     routing = _routing(state, old, caught_up, now=now)
     if old is None or replace(old, updated_at="") != replace(routing, updated_at=""):
-        write_routing(path, routing)
+        try:
+            write_routing(path, routing)
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be written: {error.strerror or error}; applications still go by the old one",
+                hint="make room, or mend the rights, then run any cutover command: it writes what the journal says",
+            ) from error
     return routing
 
 

@@ -33,7 +33,7 @@ def right_ledgers(ledgers: Sequence[Ledger], api: SpectronApi) -> None:
     for ledger in ledgers:
         migration = ledger.migration()
         if migration is None:
-            raise InputError(f"the ledger at {ledger.path} has no migration yet", hint="replay first, then verify")
+            raise InputError(f"the ledger at {ledger.path} has no migration yet", hint="spectron-migrate replay")
         if migration.context != api.context:
             raise WrongLedger(
                 f"the ledger at {ledger.path} belongs to context {migration.context}, not {api.context}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -12,7 +14,7 @@ import pytest
 
 from spectron_migrate.cutover import at_once
 from spectron_migrate.cutover.gates import gates_of
-from spectron_migrate.errors import MigrateError, NotLegal
+from spectron_migrate.errors import InputError, MigrateError, NotLegal
 from spectron_migrate.records import NullReporter
 from spectron_migrate.state.journal import Step, StepName, read_journal, record
 from spectron_migrate.state.routing import read_routing
@@ -105,6 +107,19 @@ def test_no_way_leads_back_from_complete_where_the_journal_lost_that_line(
     routing = read_routing(tmp_path / "routing.json")
     assert routing is not None
     assert "complete" == routing.phase
+
+
+def test_a_routing_that_cannot_be_written_is_said_and_written_by_the_next_command(tmp_path: Path) -> None:
+    taken(tmp_path, "start", "shift")
+    in_the_way = tmp_path / f".routing.json.{os.getpid()}.{threading.get_ident()}"
+    in_the_way.mkdir()
+    with pytest.raises(InputError, match=r"routing.json cannot be written: .*; applications still go by the old one"):
+        revert(tmp_path)
+    in_the_way.rmdir()
+    revert(tmp_path)
+    routing = read_routing(tmp_path / "routing.json")
+    assert routing is not None
+    assert ("started", 0) == (routing.phase, routing.percent)
 
 
 def test_evidence_from_the_future_is_no_fresh_evidence() -> None:

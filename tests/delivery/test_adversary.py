@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from spectron_migrate.errors import ExitCode, InputError
+from spectron_migrate.ledger import Ledger, views
 from spectron_migrate.ledger import ledger as ledger_module
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.records import Filters, NullReporter
@@ -285,3 +286,23 @@ def test_a_server_that_asks_to_be_asked_tomorrow_is_not_waited_for_in_silence(
         )
     assert done.exit_code in (ExitCode.UNREACHABLE, ExitCode.LIMIT)
     assert waits[-1] <= most_s
+
+
+def test_two_dry_runs_at_once_do_not_trip_over_each_other(
+    spectron: RunningServer, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay(spectron, tmp_path / "state", [write_raw(tmp_path / "all.json", [memory(1, user)])])
+    up_to_date = ledger_module._bring_up_to_date
+
+    def meanwhile(connection: sqlite3.Connection) -> None:
+        """Another process begins one."""
+        with monkeypatch.context() as other:
+            other.setattr(ledger_module, "_bring_up_to_date", up_to_date)
+            other.setattr("os.getpid", lambda: 1)
+            with Ledger.scratch_copy(tmp_path / "state"):
+                up_to_date(connection)
+
+    monkeypatch.setattr(ledger_module, "_bring_up_to_date", meanwhile)
+    with Ledger.scratch_copy(tmp_path / "state") as copy:
+        assert 1 == views.count_by_state(copy, 1)["stored_not_extracted"]
+    assert [] == list((tmp_path / "state").glob(".scratch-*"))

@@ -315,6 +315,9 @@ def test_closing_twice_does_no_harm(case: Case) -> None:
     reader.close()
     reader.close()
 
+    with opened(case) as again:
+        assert case.expected == given(again)
+
 
 def test_an_export_is_complete_and_nothing_is_altered(case: Case, tmp_path: Path) -> None:
     summary = export(case, tmp_path / "dump")

@@ -158,9 +158,11 @@ def test_the_settings_it_needs_for_mem0_are_put_back(
 
 
 def test_closing_twice_is_harmless(config: dict[str, Any], tmp_path: Path) -> None:
-    search = open_search(config, scratch=tmp_path)
+    search = open_search(config, scratch=tmp_path / "first")
     search.close()
     search.close()
+    with open_search(config, scratch=tmp_path / "second") as again:
+        assert again.search("tea", user_id="alice", top_k=1)
 
 
 def test_a_folder_that_is_not_there_is_refused_before_anything_is_made(config: dict[str, Any], tmp_path: Path) -> None:

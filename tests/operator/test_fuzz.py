@@ -81,28 +81,32 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> int:
 
 @FUZZ
 @given(content=st.one_of(YAML, BYTES))
-def test_mappings(content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+def test_any_mapping_is_read_or_refused(content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mapping.yaml").write_bytes(content)
     assert told(capsys, "replay", "--dump", "get_all.json", "--dry-run", "--mapping", "mapping.yaml") in (0, 2)
 
 
 @FUZZ
 @given(content=st.one_of(YAML, BYTES), command=st.sampled_from(["status", "export", "dual-verify"]))
-def test_settings(content: bytes, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_any_settings_end_in_a_code_of_the_table(
+    content: bytes, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("settings.yaml").write_bytes(content)
     told(capsys, command, "--config", "settings.yaml")
 
 
 @FUZZ
 @given(content=st.one_of(JSON, BYTES))
-def test_raw_files_of_mem0(content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+def test_any_raw_file_of_mem0_is_read_or_refused(content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     Path("raw.json").write_bytes(content)
     assert told(capsys, "replay", "--dump", "raw.json", "--dry-run") in (0, 2)
 
 
 @FUZZ
 @given(content=st.one_of(JSON, BYTES), suffix=st.sampled_from([".txt", ".jsonl", ".csv", ".yaml", ".exe"]))
-def test_queries(content: bytes, suffix: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_any_file_of_queries_is_refused_as_input(
+    content: bytes, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = Path(f"queries{suffix}")
     file.write_bytes(content)
     assert ExitCode.INPUT == told(capsys, "dual-verify", "--queries", str(file))
@@ -115,7 +119,9 @@ def test_queries(content: bytes, suffix: str, capsys: pytest.CaptureFixture[str]
     put=st.binary(max_size=8),
     cut=st.booleans(),
 )
-def test_dumps_that_were_damaged(name: str, at: int, put: bytes, cut: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_dump_is_read_or_refused(
+    name: str, at: int, put: bytes, cut: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     if not Path("dump").exists():
         assert 0 == told(capsys, "export", "--from", "get_all.json")
         Path("whole").mkdir()
@@ -188,7 +194,7 @@ ANSWERS = st.one_of(
     date=st.sampled_from(["", "Thu, 01 Jan 1970 00:00:00 GMT", "yesterday", "2026-01-01"]),
     command=st.sampled_from([("doctor",), ("replay", "--dump", "get_all.json", "--max-seconds", "1")]),
 )
-def test_answers_of_a_server(
+def test_any_answer_of_a_server_ends_in_a_code_of_the_table(
     status: int,
     body: bytes,
     date: str,

@@ -9,7 +9,6 @@ import shlex
 import socket
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import pytest
 
 from spectron_migrate.rehearsal.ground import clean_environment
 from tests.operator.console import Shown, shown
+from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -53,18 +53,18 @@ class Newcomer:
                     ["bash", "-c", command], cwd=self.folder, env=self.environment, stdout=file, stderr=file
                 )
             )
-        deadline = time.monotonic() + 60
-        while missing := shown.lacks(said.read_text()):
-            assert time.monotonic() < deadline, (shown.command, missing, said.read_text())
-            time.sleep(0.05)
+        wait_until(lambda: not shown.lacks(said.read_text()), said=lambda: (shown.command, said.read_text()))
 
-    def waits_for(self, shown: Shown, *, seconds: float = 120) -> None:
-        deadline = time.monotonic() + seconds
-        while True:
-            code, said = self.asks(shown.command)
-            if code not in NOT_YET or time.monotonic() > deadline:
-                break
-            time.sleep(0.5)
+    def waits_for(self, shown: Shown) -> None:
+        answers = [self.asks(shown.command)]
+
+        def is_ready() -> bool:
+            if answers[-1][0] in NOT_YET:
+                answers.append(self.asks(shown.command))
+            return answers[-1][0] not in NOT_YET
+
+        wait_until(is_ready, every_s=0.5, said=lambda: answers[-1])
+        code, said = answers[-1]
         assert (0, []) == (code, shown.lacks(said)), (shown.command, said)
         assert "Traceback" not in said
 
@@ -98,6 +98,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_its_own_lines_lead_to_complete(newcomer: Newcomer) -> None:
     # All that is changed: a port that is free here, and the id that the reader takes from `status`.
