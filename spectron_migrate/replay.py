@@ -267,7 +267,7 @@ class Replay:
 
     def _begin(self, ledger: Ledger, api: SpectronApi, number: int, *, principal: str) -> Run:
         options = self._options
-        brake = Brake(self._sleep)
+        brake = Brake(self._sleep, clock=self._clock, max_seconds=options.max_seconds)
         self._run = Run(
             ledger=ledger,
             writer=GroupCommit(ledger),
@@ -283,7 +283,6 @@ class Replay:
             clock=self._clock,
             now=self._stamp,
             allowance=options.limit,
-            deadline=None if options.max_seconds is None else self._clock() + options.max_seconds,
             max_tokens=options.max_tokens,
             batches=self._mapping.write == "batch",
         )

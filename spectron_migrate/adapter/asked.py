@@ -85,6 +85,10 @@ class Calls:
         self._answers_with_list = "version" in names and "options" not in names
         """The hosted client answered so before it had generations."""
 
+    def trimmed(self, ids: dict[str, str]) -> dict[str, str]:
+        """Ids as this generation takes them."""
+        return {name: value.strip() for name, value in ids.items()} if self.ids_are_filters else ids
+
     def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Asked | None:
         """What a search asks for, its keywords fitted; None where only Mem0 itself can say what is wrong with it."""
         given = self._given("search", args, kwargs)
@@ -100,8 +104,7 @@ class Calls:
             ids = {**more, **ids}
         elif filters:
             beyond.append("filters")
-        if self.ids_are_filters:
-            ids = {name: value.strip() for name, value in ids.items()}
+        ids = self.trimmed(ids)
         length = next((given[name] for name in _LENGTHS if given.get(name) is not None), PLATFORM_TOP_K)
         if isinstance(length, bool) or not isinstance(length, int) or length < 1:
             return None
@@ -154,12 +157,17 @@ def owners_of(kwargs: Mapping[str, Any]) -> dict[str, str]:
     return {**ids, **{name: str(value) for name, value in plain.items()}}
 
 
+def is_id(value: Any) -> bool:
+    """Whether every generation of Mem0 takes this for an id: what is empty, one drops and another refuses."""
+    return isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip() != ""
+
+
 def _plain_ids(filters: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
     """The ids that a filter asks for by plain equality, and what else it asks for."""
     ids: dict[str, str] = {}
     beyond: list[str] = []
     for name, value in filters.items():
-        if name in ENTITIES and isinstance(value, str | int) and not isinstance(value, bool) and value != "*":
+        if name in ENTITIES and is_id(value) and value != "*":
             ids[name] = str(value)
         elif name == "AND" and isinstance(value, list) and all(isinstance(each, Mapping) for each in value):
             for each in value:

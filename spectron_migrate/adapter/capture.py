@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spectron_migrate.adapter.asked import owners_of
+from spectron_migrate.adapter.asked import ENTITIES, is_id, owners_of
 from spectron_migrate.state.outbox import Result
 
 KEPT = ("actor_id", "role", "expiration_date")
@@ -29,7 +29,7 @@ def results_of(method: str, given: Mapping[str, Any], answer: Any) -> list[Resul
 
 def _added(given: Mapping[str, Any], answer: Any) -> list[Result] | None:
     rows = answer.get("results") if isinstance(answer, Mapping) else answer
-    if not isinstance(rows, Sequence) or isinstance(rows, str):
+    if not isinstance(rows, Sequence) or isinstance(rows, str) or not _tells_owners(given):
         return None
     about = {**owners_of(given), "metadata": dict(given.get("metadata") or {})}
     if given.get("expiration_date") is not None:
@@ -49,3 +49,10 @@ def _added(given: Mapping[str, Any], answer: Any) -> list[Result] | None:
         )
         found.append(Result(event, str(row["id"]), text if event != "DELETE" else None, record))
     return found
+
+
+def _tells_owners(given: Mapping[str, Any]) -> bool:
+    """Whether the call says whose its memories are: some generations trim ids, drop empty ones, or read metadata."""
+    named = {name: given[name] for name in ENTITIES if given.get(name) is not None}
+    hidden = set(given.get("metadata") or {}) & set(ENTITIES) - set(named)
+    return not hidden and all(is_id(value) and str(value) == str(value).strip() for value in named.values())

@@ -6,16 +6,16 @@ import logging
 import socket
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from spectron_migrate.adapter.capture import results_of
-from spectron_migrate.adapter.heart import Heart
 from spectron_migrate.adapter.worker import Worker
 from spectron_migrate.config.types import Settings, SpectronAccess
 from spectron_migrate.errors import NotLegal
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.state.outbox import OtherHost, Outbox
+from spectron_migrate.state.running import About, Running
 
 _log = logging.getLogger("spectron_migrate.adapter")
 
@@ -23,17 +23,16 @@ _log = logging.getLogger("spectron_migrate.adapter")
 class Captures:
     """The outbox as this process uses it, and its drainer. Opened once; where it cannot be, nothing is captured."""
 
-    def __init__(
-        self, settings: Settings, mapping: ScopeMapping, access: Callable[[], SpectronAccess], heart: Heart
-    ) -> None:
+    def __init__(self, settings: Settings, mapping: ScopeMapping, access: Callable[[], SpectronAccess]) -> None:
         """Open the outbox and begin to drain; what goes wrong is told in the log, and by `refuse_other_host`."""
-        self._heart = heart
+        self._running: Running | None = None
         self._outbox: Outbox | None = None
         self._worker: Worker | None = None
         self._other_host: OtherHost | None = None
         self._said = False
         try:
             self._outbox = Outbox(settings.state, host=socket.gethostname())
+            self._running = Running(settings.state)
         except OtherHost as error:
             self._other_host = error
             self._complain(error)
@@ -52,21 +51,27 @@ class Captures:
                 hint="with `cutover: {catch_up: follow}` any number of hosts may write: abort and start anew with it",
             )
 
-    def begin(self, method: str, given: Mapping[str, Any], owners: Sequence[str]) -> Call | None:
+    def begin(self, method: str, given: Mapping[str, Any], owners: Sequence[str], memory_id: str | None) -> Call | None:
         """Note that a call is about to be made; None where that could not be noted."""
-        if self._outbox is None:
+        if self._outbox is None or self._running is None:
             return None
         try:
-            number = self._outbox.begin(self._heart.process, owners, datetime.now(UTC))
-        except sqlite3.Error as error:
+            slot = self._running.begin(owners, memory_id)
+        except OSError as error:
             self._complain(error)
             return None
-        return Call(self._outbox, number, method, given, self._complain)
+        about = About(tuple(owners), memory_id)
+        return Call(self._outbox, self._running, slot, about, method, given, self._complain)
 
     def close(self) -> None:
         """End the drainer and let go of the file."""
         if self._worker is not None:
             self._worker.close()
+
+    def forget_in_child(self) -> None:
+        """In a child process: the calls are the parent's, and it alone may hold them."""
+        if self._running is not None:
+            self._running.close()
 
     def _complain(self, error: Exception) -> None:
         if not self._said:
@@ -80,14 +85,18 @@ class Call:
     def __init__(
         self,
         outbox: Outbox,
-        number: int,
+        running: Running,
+        slot: int,
+        about: About,
         method: str,
         given: Mapping[str, Any],
         complain: Callable[[Exception], None],
     ) -> None:
-        """`number`: of the call in the outbox."""
+        """`slot`: of the call among those that run."""
         self._outbox = outbox
-        self._number = number
+        self._running = running
+        self._slot = slot
+        self._about = about
         self._method = method
         self._given = given
         self._complain = complain
@@ -99,16 +108,22 @@ class Call:
         if results is None:
             return
         try:
-            self._outbox.complete(self._number, results, datetime.now(UTC))
+            if results:
+                self._outbox.complete(results, datetime.now(UTC))
             self._is_known = True
-        except sqlite3.Error as error:
+        except OSError as error:
             self._complain(error)
 
-    def end(self) -> None:
-        """The call is over; where it raised, or said nothing, nobody knows what it left."""
-        if self._is_known:
-            return
+    def end(self, later_s: float) -> bool:
+        """The call is over; where it raised, or said nothing, nobody knows what it left, or leaves within `later_s`.
+
+        False where not even that could be noted; should the process die, others find it among what still ran.
+        """
         try:
-            self._outbox.leave_unknown([self._number])
-        except sqlite3.Error as error:
+            if not self._is_known:
+                self._outbox.leave_unknown([self._about], datetime.now(UTC) + timedelta(seconds=later_s))
+            self._running.end(self._slot)
+        except (OSError, sqlite3.Error) as error:
             self._complain(error)
+            return self._is_known
+        return True

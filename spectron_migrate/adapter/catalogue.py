@@ -126,6 +126,24 @@ class Catalogue:
                 return []
             return list(self._rows({no for node in nodes for facts in node.facts.values() for no in facts}).values())
 
+    def was_in_old_text(self, lens: Selector, passage: str) -> bool:
+        """Whether it stands in a text within the lens that Mem0 has deleted or replaced; raises NoCatalogue.
+
+        A receipt names the first passage of a long text alone.
+        """
+        with self._lock:
+            return any(
+                ledger.db.execute(
+                    "SELECT 1 FROM session JOIN fact ON fact.session = session.id JOIN memory USING (mem0_id)"
+                    f" WHERE {where} AND instr(json_extract(fact.body, '$.text'), ?) AND (tombstoned_at IS NOT NULL OR"
+                    "  EXISTS (SELECT 1 FROM fact AS later"
+                    "   WHERE later.mem0_id = fact.mem0_id AND later.version > fact.version)) LIMIT 1",
+                    (*values, passage.strip()),
+                ).fetchone()
+                for ledger in self._open()
+                for where, values in self._sessions(ledger.db, lens)
+            )
+
     def memory(self, mem0_id: str) -> tuple[Memory, bool] | None:
         """A memory as Mem0 last showed it, and whether it still had it; None where it was never heard of."""
         with self._lock:

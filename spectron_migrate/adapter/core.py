@@ -11,39 +11,37 @@ import os
 import random
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from spectron_migrate.adapter.asked import ENTITIES, Asked, Calls, owners_of
+from spectron_migrate.adapter.asked import ENTITIES, Asked, Calls
 from spectron_migrate.adapter.asking import Answer, Asking
 from spectron_migrate.adapter.captures import Captures
 from spectron_migrate.adapter.catalogue import Catalogue, NoCatalogue
 from spectron_migrate.adapter.guard import Guard
 from spectron_migrate.adapter.heart import Heart
 from spectron_migrate.adapter.shadow import Shadow
-from spectron_migrate.adapter.shape import Found, Shown, shown
-from spectron_migrate.adapter.surface import BY_MEMORY_ID
+from spectron_migrate.adapter.shape import HIDDEN, Crowded, Found, Shown, shown
 from spectron_migrate.adapter.tally import Tally
-from spectron_migrate.adapter.written import Written
+from spectron_migrate.adapter.writes import Writes
 from spectron_migrate.config import load_settings
 from spectron_migrate.config.types import Secret, Settings, SpectronAccess
 from spectron_migrate.errors import InputError
 from spectron_migrate.mapping import Lens, NotServable, load_mapping
 from spectron_migrate.records import Memory, parse_time
 from spectron_migrate.state.routing import Routing, RoutingReader, name_of, subject_of
+from spectron_migrate.state.written import Written
 
 MAX_K = 50
 """What Spectron is asked for, as verification asks: some hits are no memories, or old ones."""
 PATIENCE = 2.5
 """How long a search waits for Spectron, as a multiple of the p95 budget; then Mem0 answers it."""
-PENDING_S = 60.0
-"""A write that Mem0 only accepted may become visible this much later."""
 READY_EVERY_S = 1.0
 
 _log = logging.getLogger("spectron_migrate.adapter")
@@ -85,7 +83,8 @@ class Core:
         self.settings = load_settings(Path(config) if config else None, env=os.environ, overrides=overrides)
         if self.settings.cutover.capture == "messages":
             raise InputError(
-                "`cutover.capture` is messages, which this version does not write",
+                "`cutover.capture` is messages, which is not written: where Mem0 made several memories of a message and"
+                " deletes one, it could not be hidden without losing the others",
                 hint="with `memories` what Mem0 made of them is captured, and can be verified memory by memory",
             )
         self.mapping = load_mapping(self.settings.mapping)
@@ -111,6 +110,7 @@ class Core:
         self.shadow = Shadow(self, self.settings.cutover.shadow, rng or random.Random())
         self._said: set[str] = set()
         self._captures: Captures | None = None
+        self._writes = Writes(self.calls, self.tally, self.written, self.catalogue, self._outbox)
         if self.routing.current().phase not in ("mem0", "complete") and (
             capturing := self._outbox(self.routing.current())
         ):
@@ -162,9 +162,14 @@ class Core:
     def found(self, plan: Plan, answer: Answer, added: Added | None = None) -> Found:
         """Spectron's answer in Mem0's shape; `added` knows what was written after `complete`.
 
-        Raises NoCatalogue before that: without it nothing old or deleted could be hidden.
+        Raises, before that, NoCatalogue: without it nothing old or deleted could be hidden; and Crowded where what
+        is hidden took places of what Spectron may have left out.
         """
         told = self.shown(plan, answer, added)
+        hidden = sum(told.left_out.get(why, 0) for why in HIDDEN)
+        assert plan.asked is not None  # noqa: S101 - planned so
+        if hidden and not plan.complete and len(answer.rows) >= MAX_K and len(told.rows) < plan.asked.top_k:
+            raise Crowded(f"{hidden} of {len(answer.rows)} hits are not to be shown, and there may be more")
         self.tally.read("spectron")
         self.tally.reads(told.left_out)
         return Found(results=list(told.rows))
@@ -194,8 +199,8 @@ class Core:
 
     def failed(self, error: BaseException, seconds: float) -> None:
         """A search could not be answered by Spectron: counted, told once, and Mem0 answers."""
-        if isinstance(error, NoCatalogue):
-            self.tally.read("no catalogue")
+        if isinstance(error, NoCatalogue | Crowded):
+            self.tally.read("crowded" if isinstance(error, Crowded) else "no catalogue")
         else:
             self.tally.read("failed")
             self.guard.note(seconds, failed=True)
@@ -210,55 +215,20 @@ class Core:
 
     # -- writes -------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def writing(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Callable[[Any], None]]:
-        """Around a write to Mem0: reads of what it is about come from Mem0 until it is known to be in Spectron.
-
-        Call what is given with Mem0's answer.
-        """
+    def writing(
+        self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> AbstractContextManager[Callable[[Any], None]]:
+        """Around a write to Mem0; call what is given with Mem0's answer."""
         self.heart.begin()
         routing = self.routing.current()
-        if routing.phase == "mem0":
-            yield lambda answer: None
-            return
-        given = self.calls.named(method, args, kwargs)
-        about = self._owners(method, given)
-        outbox = self._outbox(routing)
-        call = outbox.begin(method, given, about) if outbox is not None else None
-        later = 0.0
-
-        def answered(answer: Any) -> None:
-            nonlocal later
-            later = PENDING_S if _is_pending(answer) else 0.0
-            if call is not None:
-                call.returned(answer)
-
-        self.written.note(about, time.time())
-        self.tally.began(routing.epoch)
-        try:
-            yield answered
-        finally:
-            if call is not None:
-                call.end()
-            self.written.note(about, time.time() + later)
-            self.tally.ended(routing.epoch)
-
-    def _owners(self, method: str, given: Mapping[str, Any]) -> list[str]:
-        """Who can find what a write changes; nobody by name where that cannot be told, and then it could be anybody."""
-        if method not in BY_MEMORY_ID:
-            return list(owners_of(given).values())
-        try:
-            known = self.catalogue.memory(str(given.get("memory_id")))
-        except NoCatalogue:
-            return []
-        return list(known[0].entity_ids.values()) if known is not None else []
+        return self._writes.around(method, args, kwargs, routing, self._moment(routing.as_of))
 
     def _outbox(self, routing: Routing) -> Captures | None:
         """Where writes are captured, while the cutover says so."""
         if routing.catch_up != "outbox" or routing.phase == "complete":
             return None
         if self._captures is None:
-            self._captures = Captures(self.settings, self.mapping, self.access, self.heart)
+            self._captures = Captures(self.settings, self.mapping, self.access)
         return self._captures
 
     # -- how ----------------------------------------------------------------------------------------------
@@ -287,7 +257,9 @@ class Core:
         for part in (self.tally, self.guard, self.written, self.heart):
             part.forget_after_fork()
         self.shadow.under_way = 0
-        _PARENTS.append(self._captures)
+        if self._captures is not None:
+            self._captures.forget_in_child()
+            _PARENTS.append(self._captures)
         self._captures = None
 
     def _lens(self, ids: tuple[tuple[str, str], ...]) -> Lens | str:
@@ -374,7 +346,7 @@ class Core:
 
 
 _CORES: weakref.WeakSet[Core] = weakref.WeakSet()
-_PARENTS: list[Captures | None] = []
+_PARENTS: list[Captures] = []
 """What a child process must neither use nor close."""
 
 
@@ -392,13 +364,6 @@ def _access(settings: Settings, client: Any | None) -> Callable[[], SpectronAcce
         return settings.spectron.require
     access = SpectronAccess(client.base_url, client.context, Secret(client._api_key), client._timeout_s)
     return lambda: access
-
-
-def _is_pending(answer: Any) -> bool:
-    """Whether Mem0 only took note: the hosted one extracts memories later."""
-    rows = answer.get("results", answer) if isinstance(answer, Mapping) else answer
-    each = [rows] if isinstance(rows, Mapping) else list(rows or ()) if isinstance(rows, Sequence) else []
-    return any(isinstance(row, Mapping) and (row.get("status") == "PENDING" or "event_id" in row) for row in each)
 
 
 def _text(value: str | Path | None) -> str | None:

@@ -6,15 +6,16 @@ import atexit
 import logging
 import os
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from spectron_migrate.adapter.guard import Guard
 from spectron_migrate.adapter.tally import Tally
-from spectron_migrate.adapter.written import Written
 from spectron_migrate.state.processes import FOLDER, OwnFile, Report, stamp
 from spectron_migrate.state.processes import Guard as GuardReport
 from spectron_migrate.state.routing import RoutingReader
+from spectron_migrate.state.written import Written
 
 EVERY_S = 0.5
 STILL_THERE_S = 5.0
@@ -43,11 +44,6 @@ class Heart:
         self._told_at = datetime.min.replace(tzinfo=UTC)
         self._problem = ""
 
-    @property
-    def process(self) -> str:
-        """What tells this process from all others of this host."""
-        return f"{os.getpid()} {self._began}"
-
     def begin(self) -> None:
         """Make sure that the thread of this process runs."""
         if self._pid == os.getpid() or self._closed:
@@ -57,6 +53,7 @@ class Heart:
                 return
             self._pid, self._own, self._told = os.getpid(), None, ()
             self._began = stamp(datetime.now(UTC))
+            self._share()
             threading.Thread(target=self._run, name="spectron-adapter", daemon=True).start()
             atexit.register(self.close)
 
@@ -96,7 +93,7 @@ class Heart:
             if not self._state.is_dir():
                 return
             self._own = OwnFile(self._state)
-            self._written.share(self._state / FOLDER)
+            self._share()
         routing = self._routing.current()
         news = (self._tally.changes, routing.epoch, self._routing.problem, self._guard.state, self._guard.trips)
         now = datetime.now(UTC)
@@ -116,6 +113,13 @@ class Heart:
             )
         )
         self._told, self._told_at = news, now
+
+    def _share(self) -> None:
+        """Before the first write: the other processes have to know of it."""
+        with suppress(OSError):
+            if self._state.is_dir():
+                (self._state / FOLDER).mkdir(mode=0o700, exist_ok=True)
+                self._written.share(self._state / FOLDER)
 
     def _complain(self, problem: str) -> None:
         if problem != self._problem:

@@ -14,11 +14,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from spectron_migrate.adapter.catalogue import Catalogue, Stored
-from spectron_migrate.judge import PASSAGE_LETTERS, Candidates, Hit, Ignored, Known, Matched, judge
+from spectron_migrate.judge import PASSAGE_LETTERS, Candidates, Hit, Ignored, Known, Matched, Verdict, judge, plain
 from spectron_migrate.mapping import Lens, covers
 from spectron_migrate.records import Memory
 
+HIDDEN = ("stale", "run_filtered", "other owner", "expired")
+"""Why a memory that Spectron answers with is not shown: Mem0 would not show it either."""
 _PASSAGES = frozenset({"memory_chunk", "turn"})
+
+
+class Crowded(Exception):
+    """An answer is as long as Spectron gives any, and too much of it is not to be shown."""
 
 
 class Found(dict[str, Any]):
@@ -86,6 +92,8 @@ def shown(
             continue
         verdict = judge(Hit(hit.id, hit.text, hit.source), candidates)
         stored = _next_of(verdict, live, rows) if isinstance(verdict, Matched) else None
+        if owners is not None and stored is not None and _says_something_else(hit, stored, verdict):
+            stored = None
         memory = newer.get(hit.id) or (stored.memory if stored is not None else None)
         if memory is not None:
             elsewhere = stored is not None and _is_elsewhere(stored, lens, ids)
@@ -95,7 +103,11 @@ def shown(
             else:
                 rows.setdefault(memory.id, as_mem0(memory, score=hit.score))
         elif owners is not None and hit.source in _PASSAGES:
-            rows[hit.id] = as_new(hit, owners)
+            hidden = _why_not_new(hit, lens, catalogue)
+            if hidden:
+                left_out[hidden] += 1
+            else:
+                rows[hit.id] = as_new(hit, owners)
         else:
             left_out["no memory" if isinstance(verdict, Ignored) else "unknown"] += 1
     return Shown(tuple(rows.values()), left_out)
@@ -138,6 +150,19 @@ def is_expired(memory: Memory, today: str) -> bool:
 def _may_be_passage(hit: Row) -> bool:
     """Whether it could be a piece of a longer memory, which no receipt names."""
     return hit.source in _PASSAGES and len(hit.text) >= PASSAGE_LETTERS
+
+
+def _why_not_new(hit: Row, lens: Lens, catalogue: Catalogue | None) -> str:
+    """Why a passage that nobody knows is no memory written since; empty where it is one."""
+    if lens.run_filter is not None:
+        return "run_filtered"  # of which run it is nobody knows either
+    is_old = catalogue is not None and _may_be_passage(hit) and catalogue.was_in_old_text(lens.selector, hit.text)
+    return "stale" if is_old else ""
+
+
+def _says_something_else(hit: Row, stored: Stored, verdict: Verdict) -> bool:
+    """Whether a text is only like a memory's, and no passage of it: once Spectron is the truth, it is another one."""
+    return isinstance(verdict, Matched) and verdict.by == "similar" and plain(hit.text) not in plain(stored.text)
 
 
 def _next_of(verdict: Matched, live: Mapping[str, Stored], rows: Mapping[str, Any]) -> Stored:

@@ -8,8 +8,10 @@ kept: the memory itself is in Spectron all the same, and is found by its text.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -28,6 +30,10 @@ CREATE TABLE IF NOT EXISTS made(row TEXT, memory TEXT, PRIMARY KEY (row, memory)
 """
 
 
+_ALL: weakref.WeakSet[Since] = weakref.WeakSet()
+_PARENTS: list[sqlite3.Connection | None] = []
+
+
 class Since:
     """Safe to use from several threads."""
 
@@ -36,6 +42,12 @@ class Since:
         self._path = state / FILE
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
+        _ALL.add(self)
+
+    def forget_after_fork(self) -> None:
+        """In a child process: the connection is the parent's, neither used nor closed here, and so may be the lock."""
+        _PARENTS.append(self._db)
+        self._lock, self._db = threading.Lock(), None
 
     def add(self, memory: Memory, rows: Iterable[str | None]) -> None:
         """Keep a memory that Spectron has stored, and the ids of what Spectron made of it."""
@@ -91,3 +103,11 @@ class Since:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.executescript(_DDL)
         return self._db
+
+
+def _after_fork() -> None:
+    for each in list(_ALL):
+        each.forget_after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

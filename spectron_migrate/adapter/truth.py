@@ -84,7 +84,7 @@ class Truth:
         Each message of a conversation is one memory, `system` ones aside: Spectron makes facts of them itself.
         Raises InputError for what is no message, or has no place in the mapping.
         """
-        owners = owners_of(kwargs)
+        owners = self._core.calls.trimmed(owners_of(kwargs))
         pairs = [self._place(role, name, text, owners, kwargs) for role, name, text in _texts(messages)]
 
         async def write(api: SpectronApi) -> dict[str, Any]:

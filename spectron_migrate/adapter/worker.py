@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spectron_migrate.config.types import SpectronAccess
-from spectron_migrate.errors import LedgerLocked
+from spectron_migrate.errors import InputError, LedgerLocked
 from spectron_migrate.state.outbox import LOCK, Outbox
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class Worker:
                 with suppress(BlockingIOError):
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     asyncio.run(self._drain_for_ever())
+                    fcntl.flock(handle, fcntl.LOCK_UN)
                 self._closed.wait(1.0)
         finally:
             os.close(handle)
@@ -82,6 +83,9 @@ class Worker:
                     key = access.api_key.reveal()
                     api = SpectronApi(access.endpoint, access.context, api_key=key, timeout_s=access.timeout_s)
                 pause = await self._drain(drainer, api)
+            except InputError as error:  # what another process may not suffer from: it shall try
+                self._complain(error)
+                break
             except Exception as error:  # nothing of it may reach the application; it is tried again
                 self._complain(error)
                 pause = TROUBLE_S
@@ -93,7 +97,6 @@ class Worker:
         if not self._outbox.waits() and time.monotonic() < self._look_at:
             return EVERY_S
         self._look_at = time.monotonic() + QUIET_S
-        self._outbox.check_in()
         try:
             await drainer.drain(api)
         except LedgerLocked:

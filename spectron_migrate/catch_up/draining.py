@@ -19,14 +19,18 @@ from spectron_migrate.delivery.engine import deliver
 from spectron_migrate.delivery.limiter import Limiter
 from spectron_migrate.delivery.preflight import check
 from spectron_migrate.delivery.run import Brake, Run
+from spectron_migrate.errors import InputError
 from spectron_migrate.ledger import Ledger, cutover_views, plan, views
+from spectron_migrate.ledger.shards import refuse_outbox
 from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.mapping import ScopeMapping, Unmapped
-from spectron_migrate.records import Memory, NullReporter, Skipped, format_time
+from spectron_migrate.records import Memory, NullReporter, format_time, parse_time
 from spectron_migrate.spectron.api import Sleep, SpectronApi
 from spectron_migrate.state import processes
 from spectron_migrate.state.journal import CaughtUp, publish, read_journal
 from spectron_migrate.state.outbox import Batch, Outbox, Row
+from spectron_migrate.state.running import About, left_by_the_dead
+from spectron_migrate.state.written import Written
 
 MOST_CALLS = 500
 """Calls whose results are planned in one transaction."""
@@ -68,37 +72,58 @@ class Drainer:
         self._clock = clock
         self._now = now
         self._sleep = sleep
+        self._written = Written(state / processes.FOLDER)
 
     async def drain(self, api: SpectronApi) -> Drained | None:
         """Deliver what waits, and say who is caught up; None while the base of the cutover is not planned.
 
-        Raises LedgerLocked while somebody else writes the ledger, and what delivery raises.
+        Raises LedgerLocked while somebody else writes the ledger, InputError where the migration is in shards or
+        was planned with another mapping, and what delivery raises.
         """
         async with turn(self._state, sleep=self._sleep, patience_s=0.0):
             state = read_journal(self._state).state
             if not state.under_way or state.catch_up != "outbox" or state.fence is None:
+                return None
+            refuse_outbox(self._state)
+            if not (self._state / "ledger.db").exists():
                 return None
             with Ledger.open_for_writing(self._state, create=False) as ledger:
                 base = _base(ledger, state.fence)
                 if base is None:
                     return None
                 number, scanned = base
+                self._check_mapping(ledger)
                 self._outbox.settle(scanned)
-                self._bury()
-                began = self._now()
+                self._written.was_read(parse_time(scanned))
+                now = self._now()
+                self._bury(now)
+                began = self._written.draining(now)
                 batch = self._outbox.batch(MOST_CALLS)
                 fresh = [row for row in batch.rows if row.completed > state.fence]  # older ones the base has read
                 unknown = self._plan(ledger, number, fresh) if fresh else frozenset()
+                about = [About(tuple(unknown))] * bool(unknown) + [About(())] * batch.torn
+                if about:
+                    self._outbox.leave_unknown(about, self._now())
                 self._outbox.delivered(batch)
                 written = await self._deliver(ledger, api, number)
-                return self._conclude(ledger, batch, written, began, unknown)
+                caught_up = CaughtUp(format_time(began), now.timestamp() + self._max_lag_s, self._behind(ledger, batch))
+                publish(self._state, caught_up, now=format_time(self._now()))
+                left = cutover_views.left([ledger]).total
+                return Drained(len(batch.rows), written, left, caught_up.behind)
 
-    def _bury(self) -> None:
-        """What processes left open that are dead by now is unknown."""
-        alive = {f"{report.pid} {report.began}" for report in processes.look(self._state).reports}
-        self._outbox.leave_unknown(
-            [call.id for call in self._outbox.calls() if not call.unknown and call.process not in alive]
-        )
+    def _check_mapping(self, ledger: Ledger) -> None:
+        migration = ledger.migration()
+        if migration is None or migration.mapping_digest != self._mapping.digest:
+            raise InputError(
+                "the mapping is not the one that the migration was planned with, so that nothing is drained with it",
+                hint="give the application the same mapping.yaml",
+            )
+
+    def _bury(self, now: datetime) -> None:
+        """What processes were doing that are dead by now is unknown."""
+        for path, calls in left_by_the_dead(self._state):
+            self._outbox.leave_unknown(calls, now)
+            path.unlink()
 
     def _plan(self, ledger: Ledger, number: int, rows: Sequence[Row]) -> frozenset[str]:
         """Merge the rows in their order; ids of owners of rows that say too little, for reconciling to find."""
@@ -111,8 +136,7 @@ class Drainer:
         with ledger.transaction():
             plan.keep_scan(ledger, scan)
             now = format_time(self._now())
-            same = migration.mapping_digest == self._mapping.digest
-            merge = plan.Merge(ledger, number, scan, migration=migration.id, same_mapping=same, now=now)
+            merge = plan.Merge(ledger, number, scan, migration=migration.id, same_mapping=True, now=now)
             for row in rows:
                 unknown |= self._merge(ledger, merge, row)
             plan.mark_late(ledger, number)
@@ -131,8 +155,6 @@ class Drainer:
         placed = self._mapping.place(memory)
         if isinstance(placed, Unmapped):
             return set(memory.entity_ids.values())
-        if not isinstance(placed, Skipped) and not memory.memory.strip():
-            placed = Skipped(memory.id, "empty text")
         merge.add(memory, placed, seen_again=row.completed)  # a row of the same batch may have deleted it before
         return set()
 
@@ -140,7 +162,7 @@ class Drainer:
         if not cutover_views.left([ledger]).total:
             return 0
         me = await check(ledger, api, plan=number, into_existing=False, now=format_time(self._now()))
-        brake = Brake(self._sleep)
+        brake = Brake(self._sleep, clock=self._clock)
         run = Run(
             ledger=ledger,
             writer=GroupCommit(ledger),
@@ -162,21 +184,22 @@ class Drainer:
             raise run.failure
         return run.counters.written
 
-    def _conclude(
-        self, ledger: Ledger, batch: Batch, written: int, began: datetime, unknown: frozenset[str]
-    ) -> Drained:
-        owners = (
-            None
-            if batch.calls == MOST_CALLS
-            else owners_behind([ledger], read_journal(self._state).state, cutover_views.refused([ledger]))
-        )
-        behind = None if owners is None else frozenset(owners | unknown | self._unknown())
-        until = began.timestamp() + self._max_lag_s
-        publish(self._state, CaughtUp(format_time(began), until, behind), now=format_time(self._now()))
-        return Drained(len(batch.rows), written, cutover_views.left([ledger]).total, behind)
+    def _behind(self, ledger: Ledger, batch: Batch) -> frozenset[str] | None:
+        """Ids of whom Spectron does not know everything; None for everybody."""
+        if batch.calls == MOST_CALLS:
+            return None
+        refused = cutover_views.refused([ledger])
+        owners = owners_behind([ledger], read_journal(self._state).state, refused)
+        unknown = self._outbox.unknown()
+        if owners is None or any(not call.owners and call.memory is None for call in unknown):
+            return None
+        return frozenset(owners).union(*(call.owners or _owners_of(ledger, call.memory) for call in unknown))
 
-    def _unknown(self) -> set[str]:
-        return {owner for call in self._outbox.calls() if call.unknown for owner in call.owners}
+
+def _owners_of(ledger: Ledger, mem0_id: str | None) -> set[str]:
+    """Whose a memory is; nobody's where the ledger never heard of it: then nothing of it is in Spectron to be old."""
+    known = views.memory_of(ledger, mem0_id) if mem0_id is not None else None
+    return set(known.entity_ids.values()) if known is not None else set()
 
 
 def _base(ledger: Ledger, fence: str) -> tuple[int, str] | None:

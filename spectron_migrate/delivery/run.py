@@ -53,10 +53,12 @@ class Stopping(NotBegun):
 class Brake:
     """Stops a run: what is in flight finishes, whoever waits is woken, nothing more begins."""
 
-    def __init__(self, sleep: Sleep) -> None:
-        """`sleep` as the run was given it."""
+    def __init__(self, sleep: Sleep, *, clock: Callable[[], float], max_seconds: float | None = None) -> None:
+        """`sleep` as the run was given it; `clock` in seconds, monotonic. The time that is set runs from now on."""
         self.stop: Stop | None = None
         self._sleep = sleep
+        self._clock = clock
+        self._deadline = float("inf") if max_seconds is None else clock() + max_seconds
         self._pulled = asyncio.Event()
 
     def pull(self, kind: StopKind, reason: str) -> None:
@@ -65,17 +67,25 @@ class Brake:
             self.stop = Stop(kind, reason)
             self._pulled.set()
 
+    def look(self) -> Stop | None:
+        """Why nothing more may begin; None while it may."""
+        if self._clock() >= self._deadline:
+            self.pull("limit", "the time that was set is over")
+        return self.stop
+
     async def sleep(self, seconds: float) -> None:
-        """Sleep; raises Stopping as soon as the run stops."""
-        if self.stop is None:
+        """Sleep, no longer than the run may last; raises Stopping as soon as it stops."""
+        if self.look() is None:
+            seconds = min(seconds, self._deadline - self._clock())
             waits = {asyncio.ensure_future(self._sleep(seconds)), asyncio.ensure_future(self._pulled.wait())}
             try:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 for wait in waits:
                     wait.cancel()
-        if self.stop is not None:
-            raise Stopping(self.stop.reason)
+        stop = self.look()
+        if stop is not None:
+            raise Stopping(stop.reason)
 
 
 @dataclass
@@ -109,7 +119,6 @@ class Run:
     """Wall clock, in our spelling."""
     allowance: int | None = None
     """How many facts may still be sent, where a limit was set."""
-    deadline: float | None = None
     max_tokens: int | None = None
     batches: bool = False
     """Whether memories are sent many a request."""
@@ -139,9 +148,7 @@ class Run:
         return self.brake.stop
 
     async def pause(self, seconds: float) -> bool:
-        """Wait, no longer than the run may last; False as soon as it stops."""
-        if self.deadline is not None:
-            seconds = min(seconds, max(0.0, self.deadline - self.clock()))
+        """Wait; False as soon as the run stops."""
         try:
             await self.brake.sleep(seconds)
         except Stopping:
@@ -150,9 +157,7 @@ class Run:
 
     def should_stop(self) -> bool:
         """Whether nothing more may begin."""
-        if self.deadline is not None and self.clock() >= self.deadline:
-            self.halt("limit", "the time that was set is over")
-        return self.brake.stop is not None
+        return self.brake.look() is not None
 
     def take(self, wanted: int) -> int:
         """Reserve how many facts may be sent, at once, so that lanes cannot take the same ones."""

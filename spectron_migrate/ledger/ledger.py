@@ -16,6 +16,9 @@ from spectron_migrate.errors import InputError, LedgerLocked, WrongLedger
 from spectron_migrate.ledger.schema import DDL, MIGRATIONS, VERSION
 from spectron_migrate.records import digest
 
+LARGEST_JOURNAL = 64 * 2**20
+"""Bytes of SQLite's journal that stay between transactions: a plan of a million memories leaves 2 GB otherwise."""
+
 
 @dataclass(frozen=True, slots=True)
 class MigrationRow:
@@ -262,6 +265,7 @@ def _make(path: Path) -> None:
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA journal_size_limit = {LARGEST_JOURNAL}")
     if connection.execute("PRAGMA user_version").fetchone()[0] == 0 and not _tables(connection):
         connection.executescript(f"BEGIN IMMEDIATE;{DDL}PRAGMA user_version = {VERSION};COMMIT;")
     _check_version(connection, path)

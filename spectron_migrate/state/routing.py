@@ -18,12 +18,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -196,6 +198,8 @@ class _Seen:
     problem: str | None = "not read yet"
     stamp: Any = None
     """What tells that a file or an answer is the same as before."""
+    runs_out: float = math.inf
+    """When it may no longer be relied on, by the reader's own clock."""
 
 
 class RoutingReader:
@@ -204,7 +208,8 @@ class RoutingReader:
     `current` costs a look at the clock, and a `stat` of the file twice a second. An address is fetched by a thread
     of its own, so that no read ever waits for a network. What is broken or missing leaves the last good routing in
     force and is told: in `problem`, and once in the log. A routing that is not renewed runs out by itself
-    (`fresh_until`), so that whoever lost its source ends up reading from Mem0.
+    (`fresh_until`), so that whoever lost its source ends up reading from Mem0; a wall clock that is put back, or is
+    behind, does not make it last longer than it was meant to.
     """
 
     def __init__(
@@ -239,12 +244,16 @@ class RoutingReader:
 
     def current(self) -> Routing:
         """The newest good routing. Never raises, never waits for a network."""
+        now = self._clock()
         if self._url is not None:
             self._keep_fetching()
-        elif self._clock() >= self._look_at:
-            self._look_at = self._clock() + self._every_s
+        elif now >= self._look_at:
+            self._look_at = now + self._every_s
             self._look()
-        return self._seen.routing
+        seen = self._seen
+        if now >= seen.runs_out:
+            seen.routing, seen.runs_out = replace(seen.routing, fresh_until=0.0), math.inf
+        return seen.routing
 
     def close(self) -> None:
         """End the thread, where there is one."""
@@ -308,12 +317,22 @@ class RoutingReader:
             return
         if self._seen.problem not in (None, "not read yet"):
             _log.warning("routing: read again, epoch %d, %s", routing.epoch, routing.phase)
-        self._seen = _Seen(routing, None, stamp)
+        self._seen = _Seen(routing, None, stamp, self._clock() + _lasts_s(routing))
 
     def _keep_the_last(self, problem: str) -> None:
         if problem != self._seen.problem:
             _log.warning("routing: the last good one stays in force: %s", problem)
             self._seen.problem = problem
+
+
+def _lasts_s(routing: Routing) -> float:
+    """For how long it may be relied on from now on: as the wall clock says, but no longer than it was written for."""
+    if routing.fresh_until is None:
+        return math.inf
+    lasts_s = routing.fresh_until - time.time()
+    with suppress(ValueError, TypeError):
+        lasts_s = min(lasts_s, routing.fresh_until - datetime.fromisoformat(routing.as_of or "").timestamp())
+    return max(0.0, lasts_s)
 
 
 def _may_be_fetched(url: str) -> bool:

@@ -194,7 +194,9 @@ class RecallTest:
     async def _ask_spectron(self, query: Query, lens: Lens) -> tuple[Side, list[Row], Ranked]:
         began = self._clock()
         try:
-            recall = await self._api.query(query.text, lens=lens.selector, k=MAX_K, source=SOURCE)
+            recall = await self._api.query(
+                query.text, lens=lens.selector, k=MAX_K, include_duplicates=True, source=SOURCE
+            )
         except KeyRefused:
             raise
         except MigrateError as error:

@@ -45,6 +45,7 @@ class Stage:
     mem0: Any
     """A real `mem0.Memory` on an embedded Qdrant."""
     opened: list[MemoryAdapter] = field(default_factory=list)
+    mapping: Path | None = None
 
     @classmethod
     @contextmanager
@@ -146,7 +147,7 @@ class Stage:
         ground = Ground(
             state=self.state,
             dump=self.folder / "dump",
-            mapping=load_mapping(None),
+            mapping=load_mapping(self.mapping),
             open_reader=lambda now: open_oss(self.config, now=now),
             settle_s=0.0,
             max_lag_s=600.0,

@@ -25,8 +25,9 @@ from spectron_migrate.rehearsal.ground import clean_environment
 from spectron_migrate.state.processes import look
 from tests.adapter.support import Stage, environment, oss_config
 from tests.support import oracle
+from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE_S = 120.0
 
@@ -102,11 +103,12 @@ class Fleet:
     def wait_for(self, holds: Callable[[dict[str, Any]], bool], many: int = 1) -> None:
         """Until each live process has made `many` calls of a kind from now on."""
         known = {process.name: len(process.calls()) for process in self.live}
-        deadline = time.monotonic() + PATIENCE_S
-        while any(sum(map(holds, process.calls()[known[process.name] :])) < many for process in self.live):
-            assert time.monotonic() < deadline, [process.calls()[-3:] for process in self.live]
+
+        def all_did() -> bool:
             assert all(process.process.poll() is None for process in self.live)
-            time.sleep(0.1)  # other processes are at work
+            return all(sum(map(holds, process.calls()[known[process.name] :])) >= many for process in self.live)
+
+        wait_until(all_did, seconds=PATIENCE_S, said=lambda: [process.calls()[-3:] for process in self.live])
 
     def tell(self, word: str) -> None:
         for process in self.live:
@@ -150,7 +152,7 @@ def following(stage: Stage) -> Iterator[None]:
 @contextmanager
 def draining(stage: Stage) -> Iterator[None]:
     """Only the base is read from Mem0: what is written from now on, the application's processes bring themselves."""
-    wait_until(lambda: not look(stage.state).not_on(1))
+    wait_until(lambda: not look(stage.state).not_on(1), seconds=PATIENCE_S)
     stage.catch_up()
     yield
 
@@ -189,7 +191,7 @@ def test_four_processes_through_all_phases(pg_stage: Stage, catch_up: Literal["f
         with following(stage) if catch_up == "follow" else draining(stage):
             fleet.wait_for(lambda call: True, many=10)
             stage.shift(50)
-            wait_until(lambda: any(from_spectron(call) for call in fleet.calls("search")))
+            wait_until(lambda: any(from_spectron(call) for call in fleet.calls("search")), seconds=PATIENCE_S)
             stage.server.kill()
             fleet.wait_for(lambda call: call["what"] == "search", many=5)
             fleet.kill_one()
@@ -217,13 +219,6 @@ def test_four_processes_through_all_phases(pg_stage: Stage, catch_up: Literal["f
     assert [] == [call for call in fleet.calls("search") if call.get("found") is False]
     assert [] == [call for call in fleet.calls("search") if reverted + 1 < call["at"] < again and call["spectron"]]
     added_once(stage, [call for call in fleet.calls("add") if call["at"] > completed + 1])
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def judged(stage: Stage) -> None:

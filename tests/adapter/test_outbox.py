@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,14 @@ from spectron_migrate.errors import NotLegal
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.open import open_oss
 from spectron_migrate.records import Memory
-from spectron_migrate.state.outbox import OtherHost, Outbox, Result
-from tests.adapter.support import Stage, ids, texts
+from spectron_migrate.state import outbox as outbox_module
+from spectron_migrate.state.outbox import LOG, OtherHost, Outbox, Result
+from spectron_migrate.state.routing import FILE, Routing, read_routing
+from tests.adapter.support import Stage, ids, stamp, texts
 from tests.support import oracle
+from tests.support.waiting import wait_until
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)  # the drainer is another thread, or process
 
 
 def begun(stage: Stage) -> Stage:
@@ -58,18 +53,83 @@ def turns(stage: Stage) -> list[str]:
 
 def test_results_wait_in_the_order_of_completion(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path, host="web-1")
-    first, second = outbox.begin("1 a", ["alice"], NOW), outbox.begin("1 a", ["alice"], NOW)
-    outbox.complete(second, [Result("ADD", "m2", "two"), Result("ADD", "m3", "three")], NOW)
-    outbox.complete(first, [Result("ADD", "m1", "one")], datetime(2026, 11, 22, 11, tzinfo=UTC))  # the clock went back
+    outbox.complete([Result("ADD", "m2", "two"), Result("ADD", "m3", "three")], NOW)
+    outbox.complete([Result("ADD", "m1", "one")], datetime(2026, 11, 22, 11, tzinfo=UTC))  # the clock went back
     batch = outbox.batch(10)
     rows = batch.rows
     assert ["m2", "m3", "m1"] == [row.mem0_id for row in rows]
     assert sorted({row.completed for row in rows}) == [row.completed for row in rows]
-    later = outbox.begin("1 a", ["alice"], NOW)
-    outbox.complete(later, [Result("ADD", "m4", "four")], NOW)
+    outbox.complete([Result("ADD", "m4", "four")], NOW)
     outbox.delivered(batch)  # what came meanwhile stays
     assert ["m4"] == [row.mem0_id for row in outbox.batch(10).rows]
     assert rows[-1].completed < outbox.batch(10).rows[0].completed
+
+
+def test_the_drained_file_is_emptied_and_nothing_is_passed_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox_module, "LARGE", 100)
+    outbox, other = Outbox(tmp_path, host="web-1"), Outbox(tmp_path, host="web-1")
+    said = [f"m{number}" for number in range(9)]
+    seen = []
+    for mem0_id in said:
+        other.complete([Result("ADD", mem0_id, "x" * 9)], NOW)
+        if mem0_id == "m4":
+            other.complete([Result("ADD", "m4b", "x")], NOW)
+        batch = outbox.batch(1)
+        seen += [row.mem0_id for row in batch.rows]
+        outbox.delivered(batch)
+    while outbox.waits():
+        batch = outbox.batch(1)
+        seen += [row.mem0_id for row in batch.rows]
+        outbox.delivered(batch)
+    assert [*said[:5], "m4b", *said[5:]] == seen
+    assert not outbox.waits()
+    assert (tmp_path / LOG).stat().st_size < 64
+
+
+def test_whoever_dies_while_emptying_the_file_hides_nothing(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path, host="web-1")
+    outbox.complete([Result("ADD", "m1", "one")], NOW)
+    outbox.delivered(outbox.batch(9))
+    os.truncate(tmp_path / LOG, 0)
+    outbox.complete([Result("ADD", "m2", "two"), Result("ADD", "m3", "three")], NOW)
+    assert ["m2", "m3"] == [row.mem0_id for row in outbox.batch(9).rows]
+
+
+def test_a_line_that_was_cut_off_takes_no_other_with_it(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path, host="web-1")
+    with (tmp_path / LOG).open("ab") as log:
+        log.write(b'\n["2026-11-22T12:00')
+    assert ((), False) == (outbox.batch(9).rows, outbox.batch(9).torn)
+    outbox.complete([Result("ADD", "m1", "one")], NOW)
+    assert (["m1"], True) == ([row.mem0_id for row in outbox.batch(9).rows], outbox.batch(9).torn)
+
+
+def test_processes_append_whole_lines_in_the_order_they_end(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom datetime import UTC, datetime\nfrom pathlib import Path\n"
+        "from spectron_migrate.state.outbox import Outbox, Result\n"
+        "outbox = Outbox(Path(sys.argv[1]), host='web-1')\n"
+        "for number in range(300):\n"
+        "    result = Result('ADD', f'{sys.argv[2]} {number}', 'x' * 5000)\n"
+        "    outbox.complete([result], datetime.now(UTC))\n"
+    )
+    names = ("a", "b", "c")
+    outbox = Outbox(tmp_path, host="web-1")
+    processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name]) for name in names]
+    seen: list[str] = []
+
+    def drained() -> bool:
+        ended = all(process.poll() is not None for process in processes)
+        batch = outbox.batch(50)
+        assert not batch.torn
+        seen.extend(row.mem0_id for row in batch.rows)
+        outbox.delivered(batch)
+        return ended and not outbox.waits()
+
+    wait_until(drained)
+    assert [0, 0, 0] == [process.returncode for process in processes]
+    for name in names:
+        assert [f"{name} {number}" for number in range(300)] == [each for each in seen if each.startswith(name)]
 
 
 def test_another_host_is_refused(tmp_path: Path) -> None:
@@ -144,23 +204,6 @@ def test_calls_that_followed_each_other_arrive_in_order(stage: Stage) -> None:
     judged(stage)
 
 
-def test_nothing_is_sent_before_the_base_is_planned(stage: Stage) -> None:
-    stage.write_settings(catch_up="outbox")
-    old = [stage.say(f"Said before, {number}") for number in range(3)]
-    stage.start("outbox")
-    adapter = stage.adapter()
-    adapter.add("Said meanwhile", user_id=stage.user, infer=False)
-    outbox = Outbox(stage.state, host=socket.gethostname())
-    time.sleep(0.5)  # the drainer looks, and leaves it
-    assert [] == turns(stage)
-    assert ["Said meanwhile"] == [row.text for row in outbox.batch(9).rows]
-    stage.catch_up()
-    wait_until(lambda: not outbox.waits())
-    assert len(old) + 1 == len(turns(stage))
-    assert "Said meanwhile" == turns(stage)[-1]
-    judged(stage)
-
-
 def test_a_call_that_raised_is_unknown_until_mem0_is_read(stage: Stage) -> None:
     begun(stage)
 
@@ -179,11 +222,12 @@ def test_a_call_that_raised_is_unknown_until_mem0_is_read(stage: Stage) -> None:
     with pytest.raises(ConnectionError):
         adapter.add("Was stored all the same", user_id=stage.user, infer=False)
     outbox = Outbox(stage.state, host=socket.gethostname())
-    assert [(True, (stage.user,))] == [(call.unknown, call.owners) for call in outbox.calls()]
-    time.sleep(1.5)  # the drainer says again who is caught up: not this user
+    assert [(stage.user,)] == [call.owners for call in outbox.unknown()]
+    raised = stamp()
+    wait_until(lambda: ((read_routing(stage.state / FILE) or Routing()).as_of or "") > raised)  # not this user
     assert "Was stored all the same" in texts(adapter.search("stored", filters={"user_id": stage.user}))
     assert stage.reconcile()
-    wait_until(lambda: not outbox.calls())
+    wait_until(lambda: not outbox.unknown())
     assert 1 == turns(stage).count("Was stored all the same")
     judged(stage)
 
@@ -208,20 +252,19 @@ def test_a_memory_that_is_deleted_and_added_again_under_its_id_comes_along(stage
     made = ids(adapter.add("Said first", user_id=stage.user, infer=False))[0]
     wait_until(lambda: "Said first" in turns(stage))
     outbox = Outbox(stage.state, host=socket.gethostname())
-    call = outbox.begin("1 a", [stage.user], datetime.now(UTC))
     again = Result("ADD", made, "Said again", {"user_id": stage.user})
-    outbox.complete(call, [Result("DELETE", made), again], datetime.now(UTC))
+    outbox.complete([Result("DELETE", made), again], datetime.now(UTC))
     wait_until(lambda: not outbox.waits())
     wait_until(lambda: "Said again" in turns(stage))
 
 
-def test_spectron_being_down_delays_and_loses_nothing(own_stage: Stage) -> None:
+def test_spectron_being_down_delays_and_loses_nothing(own_stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
     stage = begun(own_stage)
     adapter = stage.adapter()
     stage.server.kill()
     for number in range(5):
         adapter.add(f"Said while it was down, {number}", user_id=stage.user, infer=False)
-    time.sleep(1.0)  # the drainer meets it
+    wait_until(lambda: "the outbox could not be drained" in caplog.text)
     stage.server.start()
     wait_until(lambda: len(turns(stage)) == 6)
     assert stage.reconcile()

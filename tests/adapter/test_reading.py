@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from spectron_migrate.adapter import writes
 from spectron_migrate.errors import InputError
 from spectron_migrate.state.journal import Step, record
 from spectron_migrate.state.routing import FILE
@@ -75,6 +77,17 @@ def test_a_run_keeps_its_own_memories(stage: Stage) -> None:
     assert 1 <= reads(stage, adapter)["run_filtered"]
 
 
+def test_what_is_hidden_does_not_crowd_out_what_mem0_would_show(stage: Stage) -> None:
+    """Spectron gives 50 hits; where those of other runs fill them, Mem0 answers."""
+    for number in range(50):
+        stage.say(f"Drinks green tea, cup {number}", run_id="monday")
+    tuesday = stage.say("Drinks water on the road, no tea there at all", run_id="tuesday")
+    adapter = stage.adapter()
+    stage.to_spectron()
+    assert [tuesday] == ids(adapter.search("drinks green tea", filters={"user_id": stage.user, "run_id": "tuesday"}))
+    assert {"crowded": 1} == reads(stage, adapter)
+
+
 def test_replaced_and_deleted_memories_are_hidden(stage: Stage) -> None:
     moved = stage.say("Lives in Berlin, near the river")
     gone = stage.say("Lives with two cats near the river")
@@ -89,6 +102,22 @@ def test_replaced_and_deleted_memories_are_hidden(stage: Stage) -> None:
     assert ["Lives in Lisbon, near the river"] == texts(found)
     assert [moved] == ids(found)
     assert reads(stage, adapter)["stale"] >= 2
+
+
+def test_a_text_that_differs_by_next_to_nothing_from_an_older_one_is_found(stage: Stage) -> None:
+    """Spectron hides near-duplicates behind the oldest of them, and that one may be hidden here for being old."""
+    changed = stage.say("Meets the choir on Thursdays, at eight")
+    stage.start()
+    stage.catch_up()
+    stage.mem0.update(changed, text="Meets the Choir on Thursdays at eight!")
+    twin = stage.say("meets the choir on thursdays at eight")
+    stage.catch_up()
+    stage.shift(100)
+    adapter = stage.adapter()
+    mine = {"filters": {"user_id": stage.user}}
+    assert {changed, twin} == set(ids(stage.mem0.search("choir on Thursdays", **mine)))
+    assert {changed, twin} == set(ids(adapter.search("choir on Thursdays", **mine)))
+    assert 1 == reads(stage, adapter)["spectron"]
 
 
 def test_a_memory_that_is_somebody_elses_by_now_is_hidden(stage: Stage) -> None:
@@ -170,6 +199,20 @@ def test_a_user_finds_what_they_just_said(stage: Stage) -> None:
     assert 2 == adapter._core.tally.told()["reads"]["spectron"]
 
 
+def test_a_user_finds_what_they_just_said_by_a_clock_that_was_put_back(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By that clock it is older than the reading of Mem0 that missed it."""
+    stage.say(TEA)
+    stage.to_spectron()
+    adapter = stage.adapter()
+    with monkeypatch.context() as patched:
+        patched.setattr(writes, "time", SimpleNamespace(time=lambda: time.time() - 3600))
+        said = ids(adapter.add("Now drinks oolong tea", user_id=stage.user, infer=False))[0]
+    assert said in ids(adapter.search("oolong tea", filters={"user_id": stage.user}))
+    assert 1 == adapter._core.tally.told()["reads"]["behind"]
+
+
 @pytest.mark.parametrize("change", ["update", "delete"])
 def test_a_user_does_not_find_what_they_just_changed(stage: Stage, change: str) -> None:
     tea = stage.say(TEA)
@@ -177,6 +220,21 @@ def test_a_user_does_not_find_what_they_just_changed(stage: Stage, change: str) 
     adapter = stage.adapter()
     getattr(adapter, change)(tea, **({"text": "Drinks water"} if change == "update" else {}))
     assert TEA not in texts(adapter.search("green tea", filters={"user_id": stage.user}))
+
+
+def test_changing_what_was_just_added_holds_nobody_else(stage: Stage) -> None:
+    """The catalogue does not have it yet, and still it is known whose it is."""
+    stage.say(TEA)
+    other = f"{stage.user}-2"
+    stage.say(TRIP, user_id=other)
+    stage.to_spectron()
+    adapter = stage.adapter()
+    made = ids(adapter.add("Now drinks oolong tea", user_id=stage.user, infer=False))[0]
+    adapter.update(made, text="Now drinks water")
+    adapter.search("trip", filters={"user_id": other})
+    assert {"spectron": 1} == reads(stage, adapter)
+    adapter.search("water", filters={"user_id": stage.user})
+    assert 1 == reads(stage, adapter)["behind"]
 
 
 def test_spectron_being_down_costs_no_answer(own_stage: Stage) -> None:

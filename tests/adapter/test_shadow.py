@@ -9,16 +9,15 @@ from typer.testing import CliRunner
 from spectron_migrate.adapter.guard import PROBES
 from spectron_migrate.cli.app import app
 from tests.adapter.support import Stage, ids
+from tests.support.waiting import wait_until
 
 TEA = "Prefers green tea over coffee in the morning"
 
 
 def settle(stage: Stage) -> None:
     """Until no background call is under way."""
-    deadline = time.monotonic() + 20
-    while any(adapter._core.shadow.under_way or adapter._core.asking.under_way for adapter in stage.opened):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)  # another thread's work; nothing tells when it ends
+    cores = [adapter._core for adapter in stage.opened]
+    wait_until(lambda: not any(core.shadow.under_way or core.asking.under_way for core in cores))
 
 
 def test_a_sample_of_searches_is_compared_in_the_background(stage: Stage) -> None:

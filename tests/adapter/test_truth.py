@@ -48,6 +48,16 @@ def test_mem0_is_asked_nothing_any_more(done: Stage) -> None:
     assert "Now drinks oolong tea" in [turn.content for turn in turns_of(done.server, done.user)]
 
 
+def test_a_user_finds_what_they_just_said_although_they_said_nearly_the_same_before(done: Stage) -> None:
+    adapter = done.adapter(Untouchable())
+    again = adapter.add(f"{TEA}!", user_id=done.user, infer=False)["results"][0]["id"]
+    assert {TEA, f"{TEA}!"} <= set(texts(adapter.search("green tea", **mine(done))))
+    assert again in ids(adapter.search("green tea", **mine(done)))
+    adapter.close()
+    (done.state / "since.db").unlink()  # as on another host
+    assert {TEA, f"{TEA}!"} <= set(texts(done.adapter(Untouchable()).search("green tea", **mine(done))))
+
+
 def test_a_conversation_is_written_once_message_by_message(done: Stage) -> None:
     adapter = done.adapter(Untouchable())
     adapter.add(

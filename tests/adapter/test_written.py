@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectron_migrate.adapter.written import Written
+from spectron_migrate.state.written import Written
 
 
 def test_a_write_is_seen_by_the_other_processes(tmp_path: Path) -> None:
@@ -50,3 +52,14 @@ def test_no_write_is_ever_missed(writes: list[tuple[str, float]], reader: str, m
         noted.note([subject], when)
     if any(subject == reader and when >= moment for subject, when in writes):
         assert noted.since(reader, moment)
+
+
+def test_no_process_takes_back_what_another_noted(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom spectron_migrate.state.written import Written\n"
+        "written = Written(Path(sys.argv[1]))\n"
+        "for _ in range(2000):\n    last = time.time()\n    written.note(['alice'], last)\n"
+        "    assert written.since('alice', last)\n"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(3)]
+    assert [0, 0, 0] == [process.wait(60) for process in processes]

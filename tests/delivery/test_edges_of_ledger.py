@@ -11,6 +11,7 @@ import pytest
 
 from spectron_migrate.errors import LedgerLocked
 from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.ledger import LARGEST_JOURNAL
 from spectron_migrate.ledger.writer import GroupCommit
 
 
@@ -76,3 +77,15 @@ def test_a_task_that_is_cancelled_while_its_change_is_committed_leaves_the_other
         assert "b" == asyncio.run(run(ledger))
         kept = [row["question"] for row in ledger.db.execute("SELECT question FROM probe ORDER BY question")]
     assert ["a", "b"] == kept
+
+
+def test_a_large_transaction_leaves_no_large_journal_behind(tmp_path: Path) -> None:
+    journal = tmp_path / "ledger.db-wal"
+    answers = "INSERT INTO probe VALUES ('e', 'c', ?, ?, 'now')"
+    with Ledger.open_for_writing(tmp_path) as ledger:
+        with ledger.transaction(durable=False) as db:
+            db.executemany(answers, ((str(number), "x" * 2**20) for number in range(65)))
+        assert LARGEST_JOURNAL < journal.stat().st_size
+        with ledger.transaction(durable=False) as db:
+            db.execute(answers, ("one more", "yes"))
+        assert LARGEST_JOURNAL == journal.stat().st_size

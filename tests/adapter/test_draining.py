@@ -1,0 +1,256 @@
+"""Who may be read from Spectron while writes are on their way: drained step by step, with the clock in hand."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from spectron_migrate.catch_up.draining import Drained, Drainer
+from spectron_migrate.cutover.at_once import start
+from spectron_migrate.dump import open_dump
+from spectron_migrate.errors import InputError, LedgerLocked
+from spectron_migrate.export import run_export
+from spectron_migrate.ledger.shards import Shard
+from spectron_migrate.mapping import load_mapping
+from spectron_migrate.mem0.open import open_oss
+from spectron_migrate.records import Filters, NullReporter
+from spectron_migrate.replay import Replay, ReplayOptions
+from spectron_migrate.state.journal import read_journal
+from spectron_migrate.state.outbox import LOG, Outbox, Result
+from spectron_migrate.state.processes import FOLDER
+from spectron_migrate.state.routing import read_routing
+from spectron_migrate.state.running import About, Running
+from spectron_migrate.state.written import Written
+from tests.adapter.support import Stage, ids, stamp
+from tests.adapter.test_outbox import begun, judged, turns
+from tests.support.waiting import wait_until
+
+
+class Drains:
+    """A cutover by outbox without any application's worker: it is drained when a test says so."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = begun(stage)
+        self.outbox = Outbox(stage.state, host=socket.gethostname())
+        self.now = datetime.now(UTC)
+        folder = stage.state / FOLDER
+        folder.mkdir(mode=0o700)
+        self.written = Written(folder)
+        mapping = load_mapping(stage.mapping)
+        self._drainer = Drainer(stage.state, mapping, self.outbox, max_lag_s=60.0, now=lambda: self.now)
+
+    def drain(self) -> Drained:
+        self.now = max(self.now, datetime.now(UTC))
+        drained = drained_by(self._drainer, self.stage)
+        assert drained is not None
+        return drained
+
+    @property
+    def as_of(self) -> float:
+        routing = read_routing(self.stage.state / "routing.json")
+        assert routing is not None
+        assert routing.as_of is not None
+        return datetime.fromisoformat(routing.as_of).timestamp()
+
+    def is_held(self) -> bool:
+        """Whether the user's reads stay with Mem0 although nobody is behind."""
+        return self.written.since(self.stage.user, self.as_of)
+
+
+def drained_by(drainer: Drainer, stage: Stage) -> Drained | None:
+    async def run() -> Drained | None:
+        async with stage.api() as api:
+            return await drainer.drain(api)
+
+    drained: list[Drained | None] = []
+
+    def had_its_turn() -> bool:
+        with suppress(LedgerLocked):  # an adapter's worker may be at it
+            drained.append(asyncio.run(run()))
+        return bool(drained)
+
+    wait_until(had_its_turn)
+    return drained[0]
+
+
+@pytest.fixture
+def drains(stage: Stage) -> Iterator[Drains]:
+    made = Drains(stage)
+    yield made
+    made.outbox.close()
+
+
+def test_nothing_is_sent_before_the_base_is_planned(stage: Stage) -> None:
+    old = [stage.say(f"Said before, {number}") for number in range(3)]
+    stage.start("outbox")
+    outbox = Outbox(stage.state, host=socket.gethostname())
+    made = stage.say("Said meanwhile")
+    told = Result("ADD", made, "Said meanwhile", {"user_id": stage.user})
+    outbox.complete([told], datetime.now(UTC))
+    drainer = Drainer(stage.state, load_mapping(None), outbox, max_lag_s=60.0)
+    assert drained_by(drainer, stage) is None
+    assert ([], ["Said meanwhile"]) == (turns(stage), [row.text for row in outbox.batch(9).rows])
+    stage.catch_up()
+    assert drained_by(drainer, stage) is not None
+    assert not outbox.waits()
+    assert len(old) + 1 == len(turns(stage))
+    assert "Said meanwhile" == turns(stage)[-1]
+    judged(stage)
+
+
+def test_a_write_that_ended_after_the_draining_began_is_held(drains: Drains) -> None:
+    drains.drain()
+    drains.written.note([drains.stage.user], drains.now.timestamp())  # in the same microsecond
+    assert drains.is_held()
+    drains.now += timedelta(microseconds=1)
+    drains.drain()
+    assert not drains.is_held()
+
+
+def test_a_clock_that_is_put_back_does_not_make_a_write_older_than_a_draining_that_missed_it(drains: Drains) -> None:
+    drains.drain()
+    drained_at = drains.as_of
+    drains.written.note([drains.stage.user], drained_at - 3600)
+    assert drains.is_held()
+    drains.drain()
+    assert drained_at < drains.as_of
+    assert not drains.is_held()
+
+
+def test_what_could_not_be_captured_is_held_until_mem0_is_read(drains: Drains) -> None:
+    drains.written.note([drains.stage.user], datetime.now(UTC).timestamp(), captured=False)
+    drains.drain()
+    assert drains.is_held()
+    assert not drains.written.since("somebody else", drains.as_of)
+    drains.stage.catch_up()
+    drains.drain()
+    assert not drains.is_held()
+
+
+def test_a_call_that_fails_after_the_reading_passed_by_stays_unknown(drains: Drains) -> None:
+    """What it stored came after; when it began says nothing."""
+    drains.stage.catch_up()
+    drains.outbox.leave_unknown([About((drains.stage.user,))], datetime.now(UTC))
+    assert frozenset({drains.stage.user}) == drains.drain().behind
+    drains.stage.catch_up()
+    assert frozenset() == drains.drain().behind
+
+
+def test_a_call_of_a_dead_process_is_unknown_until_mem0_is_read(drains: Drains) -> None:
+    process = Running(drains.stage.state)
+    process.end(process.begin(["somebody else"], None))
+    process.begin([drains.stage.user], None)
+    assert frozenset() == drains.drain().behind
+    process.close()
+    drains.stage.catch_up()
+    assert frozenset({drains.stage.user}) == drains.drain().behind
+    drains.stage.catch_up()
+    assert frozenset() == drains.drain().behind
+
+
+def test_a_failed_change_of_one_memory_is_about_its_owner(drains: Drains) -> None:
+    known = ids(drains.stage.mem0.get_all(filters={"user_id": drains.stage.user}))[0]
+    calls = [About((), memory) for memory in (known, "no-such-memory")]
+    drains.outbox.leave_unknown(calls, datetime.now(UTC))
+    assert frozenset({drains.stage.user}) == drains.drain().behind
+
+
+def test_a_failed_change_of_who_knows_what_is_about_everybody(drains: Drains) -> None:
+    drains.outbox.leave_unknown([About(())], datetime.now(UTC))
+    assert drains.drain().behind is None
+
+
+def test_a_memory_that_no_rule_places_keeps_its_owner_behind(stage: Stage) -> None:
+    stage.mapping = stage.folder / "users.yaml"
+    stage.mapping.write_text('version: 1\nrules: [{when: {user_id: "*"}, scope: {user: "{user_id}"}}]\n')
+    drains = Drains(stage)
+    drains.outbox.complete([Result("ADD", "m-of-bot", "Said by a bot", {"agent_id": "bot"})], drains.now)
+    assert [frozenset({"bot"})] * 2 == [drains.drain().behind, drains.drain().behind]
+
+
+def test_what_a_power_cut_tore_could_be_about_anybody(drains: Drains) -> None:
+    with (drains.stage.state / LOG).open("ab") as log:
+        log.write(bytes(20))
+    drains.outbox.complete([], datetime.now(UTC))
+    assert drains.drain().behind is None
+    drains.stage.catch_up()
+    assert frozenset() == drains.drain().behind
+
+
+def test_what_is_captured_is_there_once_its_owner_is_not_held(drains: Drains) -> None:
+    told = Result("ADD", "m-captured", "Was captured", {"user_id": drains.stage.user})
+    drains.outbox.complete([told], datetime.now(UTC))
+    drains.written.note([drains.stage.user], datetime.now(UTC).timestamp())
+    assert frozenset() == drains.drain().behind
+    assert not drains.is_held()
+    assert "Was captured" in turns(drains.stage)
+
+
+def test_other_processes_know_of_the_first_write_of_a_new_one(drains: Drains, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its background thread ran at all."""
+    drains.drain()
+    with monkeypatch.context() as patched, suppress(ConnectionError):
+        patched.setattr(threading.Thread, "start", lambda thread: None)
+        drains.stage.adapter(Failing()).add("Said first of all", user_id=drains.stage.user)
+    assert drains.is_held()
+
+
+def test_an_outbox_that_cannot_be_written_holds_whoever_writes(drains: Drains, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = drains.stage.adapter()
+    captures = adapter._core._captures
+    assert captures is not None
+    captures.close()
+    assert captures._outbox is not None
+    captures._outbox.close()  # as where the disk is full
+    adapter.add("Said while nothing could be captured", user_id=drains.stage.user, infer=False)
+    drains.drain()
+    assert drains.is_held()
+
+
+class Failing:
+    """A Mem0 that cannot be reached."""
+
+    def add(self, messages: Any, *, user_id: str | None = None) -> Any:
+        raise ConnectionError("no way to Mem0")
+
+
+# -- shards ------------------------------------------------------------------------------------------------
+
+
+def test_an_outbox_is_refused_where_the_migration_is_in_shards(stage: Stage) -> None:
+    (stage.state / "shard-0-of-2").mkdir(parents=True)
+    (stage.state / "shard-0-of-2" / "ledger.db").touch()
+    with pytest.raises(InputError, match=r"outbox, and the migration in .* is in shards"):
+        start(stage.state, stage.migration, "outbox", now=stamp(), who="a test", reporter=NullReporter())
+    assert "mem0" == read_journal(stage.state).state.phase
+    stage.start("outbox")  # as an older version would have
+    drainer = Drainer(stage.state, load_mapping(None), Outbox(stage.state, host="here"), max_lag_s=60.0)
+    with pytest.raises(InputError, match="in shards"):
+        drained_by(drainer, stage)
+
+
+def test_shards_are_refused_while_an_outbox_catches_up(stage: Stage) -> None:
+    stage.say("Was here before the cutover began")
+    stage.start("outbox")
+    dump = stage.folder / "dump"
+    with open_oss(stage.config, now=datetime.now(UTC)) as reader:
+        told: dict[str, Any] = {"filters": Filters(), "since": None, "keep_history": False}
+        run_export(reader, dump, reporter=NullReporter(), clock=lambda: datetime.now(UTC), **told)
+
+    async def run() -> None:
+        async with stage.api() as api:
+            options = ReplayOptions(shard=Shard(0, 2))
+            with open_dump(dump) as opened:
+                await Replay(stage.state, opened, load_mapping(None), options, reporter=NullReporter()).run(api)
+
+    with pytest.raises(InputError, match="in shards") as raised:
+        asyncio.run(run())
+    assert "follow" in (raised.value.hint or "")
+    assert [] == list(stage.state.glob("shard-*"))
