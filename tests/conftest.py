@@ -24,6 +24,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(FOREIGN_PREFIXES) and name != "SPECTRON_OPENAPI":
             monkeypatch.delenv(name)
+    monkeypatch.setenv("MEM0_TELEMETRY", "False")  # Mem0 looks once, when whichever test is first imports it
 
 
 @pytest.fixture(scope="session")

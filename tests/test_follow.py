@@ -52,7 +52,7 @@ def test_rounds_follow_until_the_time_is_over_with_a_line_each(scene: Scene) -> 
     done = scene.follow(max_seconds=12)
     assert (ExitCode.DONE, 3, 1) == (done.exit_code, done.rounds, done.written)
     assert 3 == len(scene.said.lines)
-    assert "1 memories in Mem0; 1 new" in scene.said.lines[0]
+    assert "1 memory in Mem0; 1 new" in scene.said.lines[0]
     told = read_json(scene.state / FOLLOW_FILE)
     assert told is not None
     assert (3, None, "the time that was set is over") == (told["rounds"], told["problem"], told["ended"])

@@ -11,6 +11,7 @@ from spectron_migrate import __version__
 from spectron_migrate.cli import cutover, doctor, dual_verify, erase, export, init, local, rehearse, replay, status
 from spectron_migrate.cli.conduct import fail
 from spectron_migrate.cli.ending import interrupted
+from spectron_migrate.cli.help import Sectioned
 from spectron_migrate.errors import InputError
 
 app = typer.Typer(
@@ -20,18 +21,22 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command("init")(init.command)
-app.command("export")(export.command)
-app.command("replay")(replay.command)
-app.command("dual-verify")(dual_verify.command)
-app.add_typer(cutover.app, name="cutover")
-app.command("rehearse")(rehearse.command)
-app.command("local")(local.command)
-app.command("status")(status.command)
-app.command("doctor")(doctor.command)
-app.command("erase")(erase.command)
+_COMMANDS = (
+    ("rehearse", rehearse.command, "Play the whole migration against a local Spectron."),
+    ("init", init.command, "Write both settings files from what is found here."),
+    ("doctor", doctor.command, "Find what would fail later, and say how to mend it."),
+    ("export", export.command, "Read Mem0 completely, prove it, and write the dump."),
+    ("replay", replay.command, "Write what is not yet in Spectron, exactly once, in order."),
+    ("dual-verify", dual_verify.command, "Prove that all arrived and recall is as good: a verdict."),
+    ("status", status.command, "Show where the migration stands, and what is next."),
+    ("erase", erase.command, "Take back what a replay wrote, where that is exact."),
+    ("local", local.command, "Serve a local Spectron."),
+)
+for _name, _command, _short in _COMMANDS:
+    app.command(_name, cls=Sectioned, short_help=_short)(_command)
+app.add_typer(cutover.app, name="cutover", short_help="Move reads, then writes, to Spectron; and back at once.")
 
 
 @app.callback()

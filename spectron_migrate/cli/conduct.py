@@ -9,11 +9,11 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from spectron_migrate import __version__
 from spectron_migrate.cli.draw import visible
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from spectron_migrate.cli.progress import TerminalReporter
     from spectron_migrate.config import Settings
 
+T = TypeVar("T")
 SECRET_NAMES = ("SPECTRON_API_KEY", "AGENT_MEMORY_API_KEY", "MEM0_API_KEY")
 
 
@@ -115,6 +116,13 @@ def conduct(command: str, common: Common, work: Callable[[Stage], Outcome]) -> i
         if next_:
             stage.console.print(f"next: {visible(next_)}", style="bold")
     return int(outcome.exit_code)
+
+
+def run_loop(work: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run`, which only those pay for who use it: `--help` and `status` do not."""
+    import asyncio
+
+    return asyncio.run(work)
 
 
 def _stage(common: Common) -> Stage:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import typer
 
 from spectron_migrate.cli import completion, options, replay
-from spectron_migrate.cli.conduct import Common, Outcome, Stage, conduct
+from spectron_migrate.cli.conduct import Common, Outcome, Stage, conduct, run_loop
 from spectron_migrate.cli.follow import ground_of
+from spectron_migrate.cli.help import Sectioned
 from spectron_migrate.records import counted
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Move the application's reads, then its writes, from Mem0 to Spectron: step by step, and back in a second.\n\n"
-    "Example: spectron-migrate cutover start; spectron-migrate cutover shift 10; spectron-migrate cutover revert",
+    "\b\nExample: spectron-migrate cutover start\n         spectron-migrate cutover shift 10\n"
+    "         spectron-migrate cutover revert",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -36,7 +37,7 @@ app = typer.Typer(
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it is recorded with the step.", metavar="TEXT")]
 
 
-@app.command("start")
+@app.command("start", cls=Sectioned, short_help="Begin: from now on what is written to Mem0 comes along.")
 def start(
     reason: ReasonOption = "",
     config: options.ConfigOption = None,
@@ -60,7 +61,7 @@ def start(
     return _play(options.common(config, state, as_json, quiet, verbose), step)
 
 
-@app.command("check")
+@app.command("check", cls=Sectioned, short_help="Show every gate, and what to do about it.")
 def check(
     config: options.ConfigOption = None,
     state: options.StateOption = None,
@@ -77,9 +78,11 @@ def check(
     )
 
 
-@app.command("shift")
+@app.command("shift", cls=Sectioned, short_help="Read so many per cent of users from Spectron.")
 def shift(
-    percent: Annotated[float, typer.Argument(help="Share of users to read from Spectron, 0 to 100.", min=0, max=100)],
+    percent: Annotated[
+        float, typer.Argument(help="Share of users to read from Spectron, 0 to 100.", min=0, max=100, metavar="PERCENT")
+    ],
     user: Annotated[
         list[str] | None,
         typer.Option(
@@ -107,12 +110,12 @@ def shift(
         back = at_once.shift_back(player.folder, wanted, reporter=player.stage.reporter)
         if back is not None:
             return back
-        return asyncio.run(player.cutover.shift(player.open_api, percent, users, why=reason))
+        return run_loop(player.cutover.shift(player.open_api, percent, users, why=reason))
 
     return _play(options.common(config, state, as_json, quiet, verbose), step)
 
 
-@app.command("accept")
+@app.command("accept", cls=Sectioned, short_help="Let a gate pass for what it shows now, with a reason.")
 def accept(
     gate: Annotated[str, typer.Argument(help="refused, verdict, will_not_expire or calls.", metavar="GATE[=ID…]")],
     more: Annotated[list[str] | None, typer.Argument(help="More ids.", metavar="[ID…]")] = None,
@@ -141,7 +144,7 @@ def accept(
     return _play(options.common(config, state, as_json, quiet, verbose), step)
 
 
-@app.command("revert")
+@app.command("revert", cls=Sectioned, short_help="Read everything from Mem0 again, at once.")
 def revert(
     reason: ReasonOption = "",
     config: options.ConfigOption = None,
@@ -163,11 +166,13 @@ def revert(
     return _play(options.common(config, state, as_json, quiet, verbose), step)
 
 
-@app.command("complete")
+@app.command("complete", cls=Sectioned, short_help="Make Spectron the truth: no way leads back.")
 def complete(
     migration: Annotated[
         str | None,
-        typer.Option("--migration", help="The migration's id, to be sure.", autocompletion=completion.migrations),
+        typer.Option(
+            "--migration", help="The migration's id, to be sure.", metavar="ID", autocompletion=completion.migrations
+        ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="From here no way leads back, and that is meant.")] = False,
     reason: ReasonOption = "",
@@ -187,12 +192,12 @@ def complete(
         if not yes and player.may_ask:
             named = player.ask("Spectron becomes the truth, for good. The migration's id, to confirm: ")
             sure = True
-        return asyncio.run(player.cutover.complete(player.open_api, named, yes=sure, why=reason))
+        return run_loop(player.cutover.complete(player.open_api, named, yes=sure, why=reason))
 
     return _play(options.common(config, state, as_json, quiet, verbose), step)
 
 
-@app.command("abort")
+@app.command("abort", cls=Sectioned, short_help="End the cutover: everything stays with Mem0.")
 def abort(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     reason: ReasonOption = "",
@@ -291,7 +296,7 @@ class _Player:
             async with api:
                 return await work(api)
 
-        return asyncio.run(run())
+        return run_loop(run())
 
 
 def _play(common: Common, step: Callable[[_Player], Stand]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spectron_migrate.cli import options
-from spectron_migrate.cli.conduct import Outcome, Stage, conduct
+from spectron_migrate.cli.conduct import Outcome, Stage, conduct, run_loop
 from spectron_migrate.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -35,7 +34,9 @@ def command(
 ) -> int:
     """Check that everything is in place, and say how to mend what is not.
 
-    Example: spectron-migrate doctor; spectron-migrate doctor --probe
+    \b
+    Example: spectron-migrate doctor
+             spectron-migrate doctor --probe
     """
 
     def work(stage: Stage) -> Outcome:
@@ -55,7 +56,7 @@ def _diagnose(stage: Stage, settings: Settings) -> Diagnosis:
     from spectron_migrate.cli.replay import open_api
     from spectron_migrate.doctor import run_doctor
 
-    return asyncio.run(
+    return run_loop(
         run_doctor(
             mem0=None if settings.mem0 is None else partial(mem0_section, settings.mem0),
             mapping=settings.mapping,
@@ -80,7 +81,7 @@ def _probe(stage: Stage, settings: Settings) -> list[Found]:
                 stage.line(f"writing to {api.endpoint}, context {api.context}, under {made.under} (erased at the end)")
                 return await made.run()
 
-    return asyncio.run(run())
+    return run_loop(run())
 
 
 def _outcome(diagnosis: Diagnosis, found: list[Found] | None, *, dump: Path) -> Outcome:

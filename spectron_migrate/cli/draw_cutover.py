@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from spectron_migrate.cli.draw import facts, listing, number
+from spectron_migrate.cli.draw_replay import spoken
 from spectron_migrate.records import counted
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def overview(told: dict[str, Json]) -> Iterable[RenderableType]:
         who = {None: "everybody is behind", 0: "nobody is behind"}.get(
             told["behind"], f"{told['behind']} ids are behind and read from Mem0"
         )
-        rows.append(("Spectron has all of", f"{told['as_of'][:19]}Z, {told['lag_s']:,} s ago; {who}"))
+        rows.append(("Spectron has all of", f"{told['as_of'][:19]}Z, {spoken(told['lag_s'])} ago; {who}"))
     rows.append(("routing.json", told["routing"]))
     if told["journal_altered_at_line"] is not None:
         rows.append(("journal", f"changed by somebody from line {told['journal_altered_at_line']} on"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spectron_migrate.cli import options, replay
-from spectron_migrate.cli.conduct import Outcome, Stage, conduct
+from spectron_migrate.cli.conduct import Outcome, Stage, conduct, run_loop
 from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.records import Filters
 from spectron_migrate.scratch import Scratch
@@ -49,24 +48,33 @@ def command(
     dump: options.DumpOption = None,
     mapping: options.MappingOption = None,
     mem0_config: Annotated[
-        str | None, typer.Option("--mem0-config", help="Mem0's own config, to ask it the same questions.")
+        str | None,
+        typer.Option("--mem0-config", help="Mem0's own config, to ask it the same questions.", metavar="FILE"),
     ] = None,
     mem0_results: Annotated[
-        Path | None, typer.Option("--mem0-results", help="A saved run of Mem0's answers stands in for Mem0.")
+        Path | None,
+        typer.Option("--mem0-results", help="A saved run of Mem0's answers stands in for Mem0.", metavar="FILE"),
     ] = None,
     queries: Annotated[
         Path | None,
-        typer.Option("--queries", help="Questions (.txt, .jsonl, .csv, .yaml); else made from the memories."),
+        typer.Option(
+            "--queries", help="Questions (.txt, .jsonl, .csv, .yaml); else made from the memories.", metavar="FILE"
+        ),
     ] = None,
-    sample: Annotated[int, typer.Option("--sample", min=1, help="How many questions to make.")] = 200,
-    seed: Annotated[int, typer.Option("--seed", help="The same seed makes the same questions.")] = 0,
+    sample: Annotated[int, typer.Option("--sample", min=1, help="How many questions to make.", metavar="N")] = 200,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed makes the same questions.", metavar="N")] = 0,
     user: options.UserOption = None,
-    top_k: Annotated[int | None, typer.Option("--top-k", min=1, max=50, help="Hits to compare (5).")] = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", min=1, max=50, help="Hits to compare (5).", metavar="K")
+    ] = None,
     report_texts: Annotated[
         bool, typer.Option("--report-texts", help="Put texts into the reports for CI too.")
     ] = False,
     report: Annotated[
-        list[Path] | None, typer.Option("--report", help="Report file: .json, .md, .html or .xml; may be repeated.")
+        list[Path] | None,
+        typer.Option(
+            "--report", help="Report file: .json, .md, .html or .xml (JUnit); may be repeated.", metavar="FILE"
+        ),
     ] = None,
     config: options.ConfigOption = None,
     state: options.StateOption = None,
@@ -76,7 +84,9 @@ def command(
 ) -> int:
     """Prove that everything arrived, that nothing leaks, and that recall is as good; a verdict for a gate.
 
-    Example: spectron-migrate dual-verify --mem0-config mem0.yaml --report verify.json --report verify.md
+    \b
+    Example: spectron-migrate dual-verify
+             spectron-migrate dual-verify --sample 1000 --report verify.html --report verify.md
     """
 
     def work(stage: Stage) -> Outcome:
@@ -110,7 +120,7 @@ def perform(stage: Stage, settings: Settings, asked: Asked) -> Outcome:
         ledgers = [open_things.enter_context(ledger) for ledger in open_all(settings.state)]
         mem0 = _mem0_side(stage, settings, asked, open_things)
         stage.line(f"verifying {settings.spectron.endpoint}, context {settings.spectron.context}")
-        summary = asyncio.run(_run(stage, settings, asked, chosen, ledgers, mem0))
+        summary = run_loop(_run(stage, settings, asked, chosen, ledgers, mem0))
     reports = write_reports(summary.report, asked.reports, texts=asked.report_texts)
     migration = summary.report["migration"]
     return Outcome(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spectron_migrate.cli import completion, options
-from spectron_migrate.cli.conduct import Outcome, Stage, conduct
+from spectron_migrate.cli.conduct import Outcome, Stage, conduct, run_loop
 from spectron_migrate.errors import ExitCode, NotConfirmed
 from spectron_migrate.records import counted
 
@@ -27,13 +26,19 @@ def command(
     migration: Annotated[
         str,
         typer.Option(
-            "--migration", help="The migration's id, as status shows it.", autocompletion=completion.migrations
+            "--migration",
+            help="The migration's id, as status shows it.",
+            metavar="ID",
+            autocompletion=completion.migrations,
         ),
     ],
     scope: Annotated[
         list[str],
         typer.Option(
-            "--scope", help="Scope to erase with all below it; may be repeated.", autocompletion=completion.scopes
+            "--scope",
+            help="Scope to erase with all below it; may be repeated.",
+            metavar="PATH",
+            autocompletion=completion.scopes,
         ),
     ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only look: nothing is erased.")] = False,
@@ -50,13 +55,15 @@ def command(
 
     Afterwards the memories are planned again: the next replay writes them anew.
 
-    Example: spectron-migrate erase --migration 387bc241adff8ede --scope user/alice --yes user/alice
+    \b
+    Example: spectron-migrate erase --migration 387bc241adff8ede --scope user/alice --dry-run
+             spectron-migrate erase --migration 387bc241adff8ede --scope user/alice --yes user/alice
     """
 
     def work(stage: Stage) -> Outcome:
         settings = stage.settings()
         settings.spectron.require()
-        return asyncio.run(_run(stage, settings, migration, scope, yes or [], dry_run=dry_run))
+        return run_loop(_run(stage, settings, migration, scope, yes or [], dry_run=dry_run))
 
     return conduct("erase", options.common(config, state, as_json, quiet, verbose), work)
 

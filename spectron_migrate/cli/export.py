@@ -27,12 +27,15 @@ _SHOWN = 10
 
 def command(
     source: Annotated[
-        str | None, typer.Option("--source", help="oss, platform, server or file, where it isn't plain.")
+        str | None,
+        typer.Option("--source", help="oss, platform, server or file, where it isn't plain.", metavar="KIND"),
     ] = None,
     mem0_config: Annotated[
         str | None,
         typer.Option(
-            "--mem0-config", help="Mem0's own config (JSON or YAML); `default` = what Memory() opens; - = stdin."
+            "--mem0-config",
+            help="Mem0's own config (JSON or YAML); `default` = what Memory() opens; - = stdin.",
+            metavar="FILE",
         ),
     ] = None,
     from_: Annotated[
@@ -41,9 +44,12 @@ def command(
     user: options.UserOption = None,
     agent: options.AgentOption = None,
     run: options.RunOption = None,
-    since: Annotated[str | None, typer.Option("--since", help="Only what changed since this time (RFC 3339).")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", help="Only what changed since this time: 2026-01-31, or RFC 3339.", metavar="TIME"),
+    ] = None,
     history: Annotated[bool, typer.Option("--history", help="Keep Mem0's history in the dump.")] = False,
-    dump: Annotated[Path | None, typer.Option("--dump", help="Directory of the dump (dump).")] = None,
+    dump: Annotated[Path | None, typer.Option("--dump", help="Directory of the dump (dump).", metavar="DIR")] = None,
     config: options.ConfigOption = None,
     state: options.StateOption = None,
     as_json: options.JsonOption = False,

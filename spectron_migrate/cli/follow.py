@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 from typing import TYPE_CHECKING
 
 from spectron_migrate.cli import replay
-from spectron_migrate.cli.conduct import Outcome, Stage
+from spectron_migrate.cli.conduct import Outcome, Stage, run_loop
 from spectron_migrate.cli.export import mem0_section
 from spectron_migrate.errors import ExitCode, InputError
 
@@ -47,7 +46,7 @@ def perform(stage: Stage, settings: Settings, chosen: ReplayOptions) -> Outcome:
         f" what Mem0 held {ground.max_lag_s:g} s ago at the latest, users with changes on their way are read from Mem0"
     )
     follow = Follow(ground, reporter=stage.reporter, max_seconds=chosen.max_seconds)
-    summary = asyncio.run(_run(follow, settings, chosen))
+    summary = run_loop(_run(follow, settings, chosen))
     return Outcome(
         summary.exit_code,
         summary.to_json(),
@@ -58,6 +57,8 @@ def perform(stage: Stage, settings: Settings, chosen: ReplayOptions) -> Outcome:
 
 
 async def _run(follow: Follow, settings: Settings, chosen: ReplayOptions) -> FollowSummary:
+    import asyncio
+
     loop = asyncio.get_running_loop()
     for sent, code in ((signal.SIGINT, ExitCode.SIGINT), (signal.SIGTERM, ExitCode.SIGTERM)):
         loop.add_signal_handler(sent, follow.interrupt, code)

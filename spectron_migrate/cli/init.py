@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def command(
     mem0_config: Annotated[
         str | None,
-        typer.Option("--mem0-config", help="Mem0's own config (JSON or YAML); `default` = what Memory() opens."),
+        typer.Option(
+            "--mem0-config", help="Mem0's own config (JSON or YAML); `default` = what Memory() opens.", metavar="FILE"
+        ),
     ] = None,
     config: options.ConfigOption = None,
     state: options.StateOption = None,

@@ -26,19 +26,27 @@ APIS = ("0.0.0", "0.2.1")
 
 
 def command(
-    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free port.")] = 9090,
-    data: Annotated[Path | None, typer.Option("--data", help="Directory to keep the data in; else in memory.")] = None,
-    context: Annotated[str, typer.Option("--context", help="Name of the context it serves.")] = "local",
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.", metavar="ADDRESS")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free port.", metavar="N")] = 9090,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Directory to keep the data in; else in memory.", metavar="DIR")
+    ] = None,
+    context: Annotated[str, typer.Option("--context", help="Name of the context it serves.", metavar="NAME")] = "local",
     no_extraction: Annotated[
         bool, typer.Option("--no-extraction", help="Store text only, as a Context does by default.")
     ] = False,
-    api: Annotated[str, typer.Option("--api", help="Generation of the published API: 0.0.0 or 0.2.1.")] = "0.0.0",
+    api: Annotated[
+        str, typer.Option("--api", help="Generation of the published API: 0.0.0 or 0.2.1.", metavar="VERSION")
+    ] = "0.0.0",
     model_endpoint: Annotated[
         str | None,
-        typer.Option("--model-endpoint", help="Extract by a model behind this OpenAI-compatible URL, not by rules."),
+        typer.Option(
+            "--model-endpoint",
+            help="Extract by a model behind this OpenAI-compatible URL, not by rules.",
+            metavar="URL",
+        ),
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="The model's name there.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="The model's name there.", metavar="NAME")] = None,
     config: options.ConfigOption = None,
     state: options.StateOption = None,
     as_json: options.JsonOption = False,

@@ -13,10 +13,10 @@ from spectron_migrate.errors import InputError
 from spectron_migrate.records import Filters
 
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="Settings file (spectron-migrate.yaml, if it is there).")
+    Path | None, typer.Option("--config", help="Settings file (spectron-migrate.yaml, if it is there).", metavar="FILE")
 ]
 StateOption = Annotated[
-    Path | None, typer.Option("--state", help="State directory with the ledger (.spectron-migrate).")
+    Path | None, typer.Option("--state", help="State directory with the ledger (.spectron-migrate).", metavar="DIR")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Errors and warnings only.")]
@@ -35,9 +35,10 @@ RunOption = Annotated[
     list[str] | None,
     typer.Option("--run", help="Only these runs; @FILE too.", metavar="ID|@FILE", autocompletion=completion.runs),
 ]
-MappingOption = Annotated[Path | None, typer.Option("--mapping", help="Mapping file: memory to scope.")]
+MappingOption = Annotated[Path | None, typer.Option("--mapping", help="Mapping file: memory to scope.", metavar="FILE")]
 DumpOption = Annotated[
-    list[Path] | None, typer.Option("--dump", help="Dump directory, or any raw Mem0 file; may be repeated.")
+    list[Path] | None,
+    typer.Option("--dump", help="Dump directory (dump), or any raw Mem0 file; may be repeated.", metavar="PATH"),
 ]
 
 

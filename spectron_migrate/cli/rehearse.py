@@ -30,11 +30,18 @@ RECALL_GATES = frozenset({"recall", "overlap", "asked", "lost", "moved on", "ans
 
 def command(
     mem0_config: Annotated[
-        str | None, typer.Option("--mem0-config", help="Rehearse with your own Mem0 (`default` = what Memory() opens).")
+        str | None,
+        typer.Option(
+            "--mem0-config", help="Rehearse with your own Mem0 (`default` = what Memory() opens).", metavar="FILE"
+        ),
     ] = None,
-    dump: Annotated[list[Path] | None, typer.Option("--dump", help="Rehearse with a dump or raw Mem0 files.")] = None,
+    dump: Annotated[
+        list[Path] | None, typer.Option("--dump", help="Rehearse with a dump or raw Mem0 files.", metavar="PATH")
+    ] = None,
     mapping: options.MappingOption = None,
-    keep: Annotated[Path | None, typer.Option("--keep", help="Keep everything in this directory.")] = None,
+    keep: Annotated[
+        Path | None, typer.Option("--keep", help="Keep everything in this directory.", metavar="DIR")
+    ] = None,
     config: options.ConfigOption = None,
     state: options.StateOption = None,
     as_json: options.JsonOption = False,
@@ -47,7 +54,9 @@ def command(
     SPECTRON_* variable, and writes to nothing but a local Spectron of its own. The exit code comes from
     integrity, order and isolation; recall is shown and does not decide.
 
+    \b
     Example: spectron-migrate rehearse
+             spectron-migrate rehearse --mem0-config mem0.yaml --keep rehearsal
     """
 
     def work(stage: Stage) -> Outcome:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shlex
 import signal
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from spectron_migrate.cli import completion, options
-from spectron_migrate.cli.conduct import Outcome, Stage, conduct
+from spectron_migrate.cli.conduct import Outcome, Stage, conduct, run_loop
+from spectron_migrate.cli.help import LEFT_OVER, PACE
 from spectron_migrate.errors import ExitCode, InputError
 
 if TYPE_CHECKING:
@@ -33,33 +33,68 @@ def command(
     user: options.UserOption = None,
     agent: options.AgentOption = None,
     run: options.RunOption = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Send at most so many memories.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Send at most so many memories.", metavar="N")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only plan: needs no server, writes nothing.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try refused memories once more.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try refused memories once more.", rich_help_panel=LEFT_OVER)
+    ] = False,
     resolve: Annotated[
         list[str] | None,
         typer.Option(
             "--resolve",
             help="What you found out about an undecidable memory; may be repeated.",
             metavar="ID=present|absent",
+            rich_help_panel=LEFT_OVER,
             autocompletion=completion.undecidable,
         ),
     ] = None,
     into_existing: Annotated[
-        bool, typer.Option("--into-existing", help="Write also to scopes that were there before.")
+        bool,
+        typer.Option("--into-existing", help="Write also to scopes that were there before.", rich_help_panel=LEFT_OVER),
     ] = False,
     max_in_flight: Annotated[
-        int | None, typer.Option("--max-in-flight", min=1, max=1024, help="Requests at once, at most (64).")
+        int | None,
+        typer.Option(
+            "--max-in-flight",
+            min=1,
+            max=1024,
+            help="Requests at once, at most (64).",
+            metavar="N",
+            rich_help_panel=PACE,
+        ),
     ] = None,
-    max_rps: Annotated[float | None, typer.Option("--max-rps", min=0.01, help="Requests a second, at most.")] = None,
-    max_seconds: Annotated[float | None, typer.Option("--max-seconds", min=0.0, help="Stop after so long.")] = None,
+    max_rps: Annotated[
+        float | None,
+        typer.Option("--max-rps", min=0.01, help="Requests a second, at most.", metavar="X", rich_help_panel=PACE),
+    ] = None,
+    max_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--max-seconds",
+            min=0.0,
+            help="Stop after so many seconds; run it again to go on.",
+            metavar="N",
+            rich_help_panel=PACE,
+        ),
+    ] = None,
     shard: Annotated[
         str | None,
-        typer.Option("--shard", help="Only lanes of part i, from 0, of N; the others run beside it.", metavar="i/N"),
+        typer.Option(
+            "--shard",
+            help="Only lanes of part i, from 0, of N; the others run beside it.",
+            metavar="i/N",
+            rich_help_panel=PACE,
+        ),
     ] = None,
     accept_expiry: Annotated[
         bool,
-        typer.Option("--accept-expiry", help="With `write: batch` and extraction: facts may expire, times are lost."),
+        typer.Option(
+            "--accept-expiry",
+            help="With `write: batch` and extraction: facts may expire, times are lost.",
+            rich_help_panel=LEFT_OVER,
+        ),
     ] = False,
     follow: Annotated[
         bool, typer.Option("--follow", help="Go on for as long as Mem0 changes, round by round, until stopped.")
@@ -74,7 +109,10 @@ def command(
 
     It may be stopped, or killed, at any moment; running it again goes on.
 
-    Example: spectron-migrate replay --dry-run; spectron-migrate replay; spectron-migrate replay --user alice
+    \b
+    Example: spectron-migrate replay --dry-run
+             spectron-migrate replay --user alice
+             spectron-migrate replay
     """
 
     def work(stage: Stage) -> Outcome:
@@ -136,7 +174,7 @@ def perform(stage: Stage, settings: Settings, dumps: list[Path], chosen: ReplayO
             settings.spectron.require()
             stage.line(f"writing to {settings.spectron.endpoint}, context {settings.spectron.context}")
             _say_what_does_not_come_along(stage, settings, dump)
-            summary = asyncio.run(_run(replay, settings, chosen))
+            summary = run_loop(_run(replay, settings, chosen))
     return Outcome(
         summary.exit_code,
         summary.to_json(),
@@ -209,6 +247,8 @@ def open_api(settings: Settings, *, max_connections: int) -> SpectronApi:
 
 
 async def _run(replay: Replay, settings: Settings, chosen: ReplayOptions) -> ReplaySummary:
+    import asyncio
+
     loop = asyncio.get_running_loop()
     for sent, code in ((signal.SIGINT, ExitCode.SIGINT), (signal.SIGTERM, ExitCode.SIGTERM)):
         loop.add_signal_handler(sent, replay.interrupt, code)

@@ -197,10 +197,8 @@ def legal(folder: Path, command: Command, *, now: str, reporter: Reporter) -> Cu
         reporter.warn(f"somebody changed the journal of the cutover, from line {state.altered} on")
     if command in LEGAL[state.phase] or (is_cut and command == "abort"):
         return state
-    steps = ", ".join(LEGAL[state.phase])
-    raise NotLegal(
-        f"`cutover {command}` is not legal {_IN[state.phase]}", hint=f"legal now: spectron-migrate cutover {steps}"
-    )
+    steps = ", ".join(f"cutover {each}" for each in LEGAL[state.phase])
+    raise NotLegal(f"`cutover {command}` is not legal {_IN[state.phase]}", hint=f"legal now: {steps}")
 
 
 _IN: dict[Phase, str] = {

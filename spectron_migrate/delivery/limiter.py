@@ -1,12 +1,11 @@
 """How many requests are in flight: found by itself, up to a limit, and paced where a rate is set.
 
-Slow start, then small steps up as long as all goes well; down as soon as the server says so, in words or
-in time. In words: each 429 or 503 takes one place away, because so many were too many. In time: the mean
-latency of a round of requests is held against the best one, less what chance may have added to it. Where a
-step up made answers longer it is taken back: a server that slows more than in proportion does less with
-every request more. Where they are much longer, requests queue at the server, and by Little's law places x
-best / now is what it really works on. A smaller limit must pay in latency. Where it does not, the server has
-become slower by itself, and the limit goes back up: otherwise noise and long texts would strangle the run.
+Slow start, for as long as answers do not take long, then small steps up as long as all goes well; down as
+soon as the server says so, in words or in time. In words: each 429 or 503 takes one place away, because so
+many were too many. In time: the mean latency of a round (as many answers as there are places) is held against
+the best one; where it is much longer, requests queue at the server, and by Little's law places x best / now is
+what it really works on. A smaller limit must pay in latency. Where it does not, the server has become slower
+by itself, and the limit goes back up: otherwise noise and long texts would strangle the run.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from math import sqrt
 from types import TracebackType
 
 from spectron_migrate.spectron.api import Sleep
@@ -23,23 +20,17 @@ from spectron_migrate.spectron.api import Sleep
 START = 4
 FIRST_ROUNDS = 16
 LEAST_ROUND = 48
-"""Requests of a round, at least: in slow start, and later."""
-BACK = 0.875
-"""A round ends when so much of it is back: the few that take longest would hold it up, and tell least."""
-LEAST_ANSWERS = 8
-"""Fewer than these tell nothing of how long an answer takes."""
+"""Answers that a mean latency is taken from, at least: in slow start, and later."""
 LEARNS = 0.3
 """How far one round that was better than the best moves the best: a lucky round is not the rule."""
-SURE = 2.0
-"""Standard errors that a mean is taken to be shorter than it was seen: answers differ, and so do texts."""
 DOUBTFUL = 8
 """Rounds between `ROOM` and `QUEUEING` after which it is tried whether anything waits at all."""
-ROOM = 1.1
+ROOM = 1.25
 """While answers take no longer than this times the best, there may be room for more at once."""
-QUEUEING = 1.3
+QUEUEING = 1.6
 """From this times the best on, more wait at the server than is good for anybody."""
-CLEARLY = 1.6
-"""From this times the best on, there is no need to see the round to its end."""
+LONGER = 1.1
+"""From this times the best on, a limit that time has set is told."""
 LONGEST_WAIT = 4
 """Rounds to stay at a limit, at most, before one place more is tried again."""
 RECENT_S = 30.0
@@ -53,8 +44,6 @@ class Slot:
         """Nothing is taken before it is entered."""
         self._limiter = limiter
         self.began = 0.0
-        self.number = 0
-        """The how-manieth request of the run."""
 
     async def __aenter__(self) -> Slot:
         await self._limiter._enter(self)
@@ -63,45 +52,7 @@ class Slot:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._limiter._leave(self)
-
-
-@dataclass(slots=True)
-class _Round:
-    """Requests that begin one after the other under one limit, and how long those took that went well.
-
-    They are chosen by their beginning: among those that come back first, the short ones are too many.
-    """
-
-    first: int
-    """The number of the request that it begins with."""
-    size: int
-    back: int = 0
-    """How many have come to an end, good or bad."""
-    answers: int = 0
-    took_s: float = 0.0
-    squares: float = 0.0
-    scarce: bool = False
-    """Whether anybody waited for a place."""
-    asked_for_less: bool = False
-
-    def has(self, slot: Slot) -> bool:
-        return 0 <= slot.number - self.first < self.size
-
-    def add(self, took_s: float, *, scarce: bool) -> None:
-        self.answers += 1
-        self.took_s += took_s
-        self.squares += took_s * took_s
-        self.scarce = self.scarce or scarce
-
-    @property
-    def mean_s(self) -> float:
-        return max(1e-6, self.took_s / self.answers)
-
-    def least_s(self, sure: float) -> float:
-        """The mean, less so many standard errors of it."""
-        variance = max(0.0, self.squares / self.answers - self.mean_s**2)
-        return self.mean_s - sure * sqrt(variance / self.answers)
+        self._limiter._leave()
 
 
 class Limiter:
@@ -117,7 +68,7 @@ class Limiter:
         self.told: Counter[str] = Counter()
         """How often the server asked for less, by status."""
         self.queued = 0
-        """How often less was sent at once because answers took longer."""
+        """How often answers took so long that less was sent at once."""
         self._max = float(max_in_flight)
         self._taken = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -130,11 +81,11 @@ class Limiter:
         self._recent: deque[tuple[float, str]] = deque()
         self._slow_start = True
         self._step, self._stepped, self._calm, self._wait, self._held = 1.0, False, 0, 1, 0
-        self._best_s = float("inf")
-        self._queued_at = float("-inf")
+        self._best_s = self._now_s = float("inf")
         self._before: tuple[float, float] | None = None
-        self._begun = 0
-        self._round = _Round(1, FIRST_ROUNDS)
+        self._answers, self._took_s, self._round = 0, 0.0, float(FIRST_ROUNDS)
+        self._scarce = self._asked_for_less = False
+        self._round_began = clock()
 
     def slot(self) -> Slot:
         """A place, to be entered: waits for its turn and for the pace."""
@@ -152,8 +103,8 @@ class Limiter:
         if self._recent:
             said = ", ".join(f"{count} answers {status}" for status, count in _counted(self._recent))
             return f"slowed down: {said} in {RECENT_S:.0f} s, {place}"
-        if self._queued_at > now - RECENT_S and self.limit < self._max:
-            return f"slowed down: with more at once answers take longer, {place}"
+        if self.queued and self._now_s > LONGER * self._best_s and self.limit < self._max:
+            return f"slowed down: answers take {self._now_s / self._best_s:.1f} x as long as at best, {place}"
         return ""
 
     @property
@@ -161,7 +112,7 @@ class Limiter:
         """What slowed the whole run down, for its summary; None where nothing did."""
         said = [f"{count} answers {status}" for status, count in sorted(self.told.items())]
         if self.queued:
-            said.append(f"{self.queued} times answers that took longer with more at once")
+            said.append(f"{self.queued} times answers that took much longer than at best")
         return f"slowed down by {' and '.join(said)}; {int(self.limit)} in flight at the end" if said else None
 
     # -- what the server does -----------------------------------------------------------------------------
@@ -169,13 +120,16 @@ class Limiter:
     def went_well(self, slot: Slot) -> None:
         """A write was answered, whatever the answer says of it. Call it inside the slot."""
         self._in_a_row = 0
-        if slot.number < self._round.first:
+        if slot.began < self._round_began:
             return  # it belongs to another limit
         took_s = self._clock() - slot.began
-        if self._round.has(slot):
-            self._round.add(took_s, scarce=bool(self._waiting))
+        self._answers += 1
+        self._took_s += took_s
+        self._scarce = self._scarce or bool(self._waiting)
         if self._slow_start and self._waiting and took_s < QUEUEING * self._best_s:
             self._set(self.limit + 1.0)
+        if self._answers >= self._round:
+            self._end_round()
 
     def slow_down(self, status: str, retry_after_s: float | None) -> None:
         """The server asked for less. Call it inside the slot: as many places go as were too many."""
@@ -183,9 +137,9 @@ class Limiter:
         self.told[status] += 1
         self._recent.append((now, status))
         self._in_a_row += 1
-        if not self._round.asked_for_less:
+        if not self._asked_for_less:
             self._wait = min(LONGEST_WAIT, 2 * self._wait)
-        self._round.asked_for_less = True
+        self._asked_for_less = True
         self._slow_start, self._stepped, self._step, self._calm = False, False, 1.0, 0
         self._set(min(self.limit, self.in_flight - 1.0))
         if self._in_a_row > max(self.limit, 2.0) and retry_after_s:
@@ -196,20 +150,18 @@ class Limiter:
     # -- rounds -------------------------------------------------------------------------------------------
 
     def _begin_round(self) -> None:
-        size = max(self.limit, FIRST_ROUNDS) if self._slow_start else max(2 * self.limit, LEAST_ROUND)
-        self._round = _Round(self._begun + 1, int(size))
+        self._round_began = self._clock()
+        self._round = max(self.limit, FIRST_ROUNDS) if self._slow_start else max(2 * self.limit, LEAST_ROUND)
+        self._answers = 0
+        self._took_s = 0.0
+        self._scarce = self._asked_for_less = False
 
-    def _is_over(self) -> bool:
-        """Whether enough is back, or it is clear already that answers take much longer."""
-        seen = self._round
-        if seen.back >= BACK * seen.size:
-            return True
-        # After a step down what is still at the server from before would be taken for an answer to it.
-        enough = seen.answers >= FIRST_ROUNDS and self._before is None
-        return enough and seen.least_s(2 * SURE) > CLEARLY * self._best_s
+    def _end_round(self) -> None:
+        mean_s = self._now_s = max(1e-6, self._took_s / self._answers)
+        self._judge(mean_s, calm=not self._asked_for_less, scarce=self._scarce)
+        self._begin_round()
 
-    def _judge(self, seen: _Round) -> None:
-        mean_s = seen.mean_s
+    def _judge(self, mean_s: float, *, calm: bool, scarce: bool) -> None:
         if self._before is not None:
             limit, then_s = self._before
             self._before = None
@@ -219,40 +171,27 @@ class Limiter:
                 return
         lower_s = self._best_s - mean_s
         self._best_s = mean_s if self._best_s == float("inf") else self._best_s - max(0.0, lower_s * LEARNS)
-        slower = seen.least_s(SURE) / self._best_s
+        slower = mean_s / self._best_s
         if self._slow_start:
             # It grew all the while, so this round tells only that it grew too far; the next one tells how far.
             self._slow_start = slower < ROOM
         elif slower < ROOM:
             self._held = 0
-            if seen.scarce and not seen.asked_for_less:
+            if calm and scarce:
                 self._grow()
-        elif self._stepped:
-            self._step_back()
         else:
             self._held += 1
             if slower > QUEUEING or self._held >= DOUBTFUL:
                 self._shrink(slower, mean_s)
 
-    def _step_back(self) -> None:
-        """The last step made answers longer: it stays below for a while."""
-        self._note_queue()
-        self._set(self.limit - self._step)
-        self._stepped, self._step, self._wait = False, 1.0, min(LONGEST_WAIT, 2 * self._wait)
-
     def _shrink(self, slower: float, mean_s: float) -> None:
         """To what the server really works on, if the best latency is what it takes; the next round tells."""
-        if self.limit <= 1:
-            return
-        if slower > QUEUEING:
-            self._note_queue()
+        if self.limit <= START:
+            return  # so few harm no server, and one alone would wait for each answer
+        self.queued += slower > QUEUEING
         self._before = (self.limit, mean_s)
         self._held, self._stepped, self._step = 0, False, 1.0
-        self._set(self.limit * max(0.5, 1 / slower))
-
-    def _note_queue(self) -> None:
-        self.queued += 1
-        self._queued_at = self._clock()
+        self._set(max(START, self.limit * max(0.5, 1 / slower)))
 
     def _grow(self) -> None:
         """One place more, then two, then more while it goes well; after each refusal it waits twice as long."""
@@ -288,18 +227,10 @@ class Limiter:
             self._free()
             raise
         self.in_flight += 1
-        self._begun += 1
-        slot.number, slot.began = self._begun, self._clock()
+        slot.began = self._clock()
 
-    def _leave(self, slot: Slot) -> None:
+    def _leave(self) -> None:
         self.in_flight -= 1
-        seen = self._round
-        if seen.has(slot):
-            seen.back += 1
-            if self._is_over():
-                if seen.answers >= LEAST_ANSWERS:
-                    self._judge(seen)
-                self._begin_round()
         self._free()
 
     def _free(self) -> None:

@@ -6,9 +6,8 @@ Bare calls and calls through the adapter alternate, so that both see the same ma
 of neighbours: median and p99, in milliseconds. Mem0's own work is left out (its store answers at once), because it
 would only hide what is measured. Searches are read from Mem0 while all of them are also asked of Spectron in the
 background (`shadow: 1`), which is the most that a phase before `shift` can cost; with Spectron hanging or down that
-must cost the same. Writes are made while a cutover is under way, by following and by outbox, where each is appended
-to a file twice. `network` counts connections that the thread of the
-application opened itself: none may.
+must cost the same. Writes are made while a cutover is under way, by following and by outbox, where what each stored
+is appended to a file. `network` counts connections that the thread of the application opened itself: none may.
 """
 
 from __future__ import annotations

@@ -3,9 +3,10 @@
     python tests/chaos/replay_chaos.py [--kills 200] [--seed 0]
 
 Between them stands the fault layer. Each world has another reading of what the contract leaves open, its own
-faults, users whose memories have the same texts, and a Mem0 that goes on growing; the server's clock jumps past
-the life of the idempotency keys. Runs are killed and begun again until the weather clears; then everything must
-be decided, and the oracle must find nothing wrong on the server's own tables.
+faults, users whose memories have the same texts, and a Mem0 in which memories are added, edited, deleted, and
+missed by one scan; the server's clock jumps past the life of the idempotency keys. They die at a request, or at
+any other moment. Runs are begun again until the weather clears; then everything must be decided, and the oracle
+must find nothing wrong on the server's own tables.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from spectron_migrate.dump.writer import DumpWriter
-from spectron_migrate.local.faults import PASSING, FaultLayer, Faults
+from spectron_migrate.local.faults import FAULTS, FaultLayer, Faults
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.records import Memory, SourceInfo, format_time
@@ -45,8 +46,14 @@ BEGIN = datetime.now(UTC) - timedelta(days=30)
 USERS = ("ann", "bob", "cleo", "dan")
 TEXTS = ("Likes tea", "Likes tea", "Lives in Ulm", "the same words", "Moved to Rome", "Works at Acme")
 RULE = "version: 1\n{more}\nrules:\n  - when: {{user_id: '*'}}\n    scope: {{user: '{{user_id}}'}}\n"
-WEATHER = (*[name for name in PASSING if name != "cut_in_batch"] * 2, "hang")
+LASTING = tuple(name for name in FAULTS if "stuck" in name)
+"""What is waited for longer than a run takes here: in runs with a limit of time, after which it comes loose."""
+HANGS = ("hang", "hang_before")
+WEATHER = (*[name for name in FAULTS if name not in (*LASTING, *HANGS, "none", "cut_in_batch")] * 2, *HANGS)
 """Half a batch takes a quarter of an hour to settle; the stateful tests, whose time is their own, have it."""
+LIMIT_S = 6
+"""Of a run that may meet what lasts."""
+NEVER_S = 1000.0
 CLEAR_RUNS = 10
 """In fair weather everything is decided in so many runs."""
 
@@ -72,6 +79,7 @@ CORNERS = (
     Corner("API 0.2.1", server={"api": "0.2.1"}),
     Corner("extraction off", server={"extraction": False}),
     Corner("short sessions", mapping="session: {by: run_id, size: 5}"),
+    Corner("text only", mapping="infer: none"),
     Corner("text only, many a request", mapping="infer: none\nwrite: batch", requests=14),
 )
 
@@ -82,46 +90,61 @@ class World:
     def __init__(self, folder: Path, server: RunningServer, corner: Corner, dice: random.Random) -> None:
         self.folder, self.server, self.dice = folder, server, dice
         self.mem0: dict[str, Memory] = {}
-        self.began = BEGIN
+        self.made = 0
+        self.missed: list[Memory] = []
         self.mapping = folder / "mapping.yaml"
         self.mapping.write_text(RULE.format(more=corner.mapping))
         self.watch = Watch(folder / "state", self.choose)
         self.proxy = Proxy(server.base_url, self.watch)
         self.faults = Faults(choose=self.proxy.next)
-        self.layer = FaultLayer(self.watch.around(self.proxy.relay), self.faults)
+        self.loosen()
         self.chance = 0.0
+        self.weather = WEATHER
         self.kill_at = 0
         self.victim = ""
         self.requests = self.kills = 0
         self.ahead_s = 0.0
-        self.process: subprocess.Popen[bytes]
+        self.lasted_s = 3.0
+        """Of the last run that nobody ended: within so long somebody dies, where it is not at a request."""
+        self.process: subprocess.Popen[bytes] | None = None
         self.restarting: threading.Thread | None = None
+
+    def loosen(self) -> None:
+        """What was stuck is in flight no longer."""
+        self._layer = FaultLayer(self.watch.around(self.proxy.relay), self.faults)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """The ASGI application that the replays meet."""
+        await self._layer(scope, receive, send)
 
     def choose(self, seen: Seen) -> Fault:
         """The weather, and the one request at which somebody dies."""
         self.requests += 1
         if self.requests == self.kill_at:
-            self.kills += 1
+            self.watch.blind = self.victim != "server"
             self._kill()
             return self.dice.choice(["cut_before", "cut_after", "none"])
-        return self.dice.choice(WEATHER) if self.dice.random() < self.chance else "none"
+        return self.dice.choice(self.weather) if self.dice.random() < self.chance else "none"
 
     def _kill(self) -> None:
-        if self.victim in ("replay", "both"):
-            self.process.send_signal(signal.SIGKILL)
-            self.watch.blind = True
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.kills += 1
         if self.victim in ("server", "both"):
             self.server.kill()
+            self.loosen()
             self.restarting = threading.Thread(target=self.server.start)
             self.restarting.start()
+        if self.victim in ("replay", "both"):
+            self.process.send_signal(signal.SIGKILL)
 
     def grow(self, count: int) -> None:
-        """New memories, of which some are old, and a scan that has read them."""
+        """New memories, of which some are old."""
         for _ in range(count):
-            number = len(self.mem0)
-            at = format_time(self.began + timedelta(minutes=number - self.dice.choice([0, 0, 0, 500])))
-            self.mem0[f"m{number:05}"] = Memory(
-                id=f"m{number:05}",
+            self.made += 1
+            at = format_time(BEGIN + timedelta(minutes=self.made - self.dice.choice([0, 0, 0, 500])))
+            self.mem0[f"m{self.made:05}"] = Memory(
+                id=f"m{self.made:05}",
                 memory=self.dice.choice(TEXTS),
                 user_id=self.dice.choice(USERS),
                 run_id=self.dice.choice([None, "r1"]),
@@ -129,13 +152,46 @@ class World:
                 text_at=at,
                 text_at_source="created_at",
             )
+
+    def change(self) -> None:
+        """Other texts, deletions, and memories that one scan misses and the next one sees again."""
+        self.mem0.update({memory.id: memory for memory in self.missed})
+        chosen = self.dice.sample(sorted(self.mem0), k=min(9, len(self.mem0)))
+        self.missed = [self.mem0.pop(id_) for id_ in chosen[:2]]
+        for id_ in chosen[2:4]:
+            del self.mem0[id_]
+        for id_ in chosen[4:]:
+            memory, at = self.mem0[id_], format_time(datetime.now(UTC))
+            text = self.dice.choice([text for text in TEXTS if text != memory.memory])
+            self.mem0[id_] = replace(memory, memory=text, updated_at=at, text_at=at)
+
+    def scan(self) -> None:
+        """A complete reading of Mem0."""
         began = datetime.now(UTC)
         with DumpWriter(self.folder / "dump", SOURCE, began, rereads=True) as writer:
             for memory in self.mem0.values():
                 writer.give(memory)
             writer.commit(complete=True, native_count=len(self.mem0), ended=datetime.now(UTC))
 
-    def replay(self, url: str, *, chance: float, kill_at: int = 0, victim: str = "") -> int:
+    def replay_to_death(self, url: str, requests: int) -> int:
+        """A scan, and a process that may die at one of so many requests, or at another moment; its exit code."""
+        self.scan()
+        victim = self.dice.choices(["replay", "server", "both"], [6, 2, 1])[0]
+        chance = self.dice.choice([0.0, 0.03, 0.08])
+        more = ["--retry-failed"] if self.dice.random() < 0.2 else []
+        self.weather = WEATHER
+        if self.dice.random() < 0.3:
+            self.weather = (*WEATHER, *LASTING * 3)
+            more += ["--max-seconds", str(LIMIT_S)]
+        else:
+            self.loosen()
+        if self.dice.random() < 0.6:
+            return self.replay(url, *more, chance=chance, kill_at=self.dice.randint(1, requests), victim=victim)
+        return self.replay(url, *more, chance=chance, kill_after_s=self.dice.uniform(0.3, self.lasted_s), victim=victim)
+
+    def replay(
+        self, url: str, *more: str, chance: float, kill_at: int = 0, kill_after_s: float = NEVER_S, victim: str = ""
+    ) -> int:
         """One process from its start to its end, whatever that is; its exit code."""
         self.watch.begin_run()
         self.chance, self.kill_at, self.victim, self.requests = chance, kill_at, victim, 0
@@ -147,19 +203,26 @@ class World:
         }
         root = Path(__file__).resolve().parents[2]
         environment["PYTHONPATH"] = str(root)
-        command = [sys.executable, "-m", "spectron_migrate", "replay", "--config", "settings.yaml", "--json"]
+        command = [sys.executable, "-m", "spectron_migrate", "replay", "--config", "settings.yaml", "--json", *more]
         (self.folder / "settings.yaml").write_text(
             "version: 1\nspectron: {timeout: 2s}\ndump: dump\nstate: state\nmapping: mapping.yaml\n"
         )
         self.process = subprocess.Popen(
             command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
+        timer = threading.Timer(kill_after_s, self._kill)
+        timer.start()
+        began = time.monotonic()
         out, said = self.process.communicate(timeout=300)
+        timer.cancel()
+        timer.join()
         if self.restarting is not None:
             self.restarting.join()
             self.restarting = None
         code = self.process.returncode
-        assert code in (0, 7, -signal.SIGKILL), (code, out[-2000:], said[-2000:])
+        if code != -signal.SIGKILL:
+            self.lasted_s = time.monotonic() - began
+        assert code in (0, 3, 7, 8, -signal.SIGKILL), (code, out[-2000:], said[-2000:])
         return code
 
     def pass_a_day(self, url: str) -> None:
@@ -168,6 +231,7 @@ class World:
         self.watch.begin_run()
         for _ in range(5):
             urllib.request.urlopen(f"{url}/api/v1/health").close()
+        self.loosen()
         self.ahead_s += 25 * 3600
         self.server.turn(ahead_s=self.ahead_s)
 
@@ -182,20 +246,18 @@ class World:
         assert [] == wrong, self.watch.told(wrong)
 
 
-def one_world(folder: Path, corner: Corner, *, kills: int, dice: random.Random) -> Counter[str]:
+def one_world(folder: Path, corner: Corner, *, kills: int, dice: random.Random, changes: float) -> Counter[str]:
     """Kill and resume so many times, then let it end; what happened, counted. Raises AssertionError."""
     told: Counter[str] = Counter()
     options = {**corner.server, "reading": corner.reading, "weather": {}}
     with running_server(folder / "spectron", context="chaos", **options) as server:
         world = World(folder, server, corner, dice)
-        with serving(world.layer) as url:
+        with serving(world) as url:
             world.grow(60)
             for _ in range(kills * 5):
                 if world.kills >= kills:
                     break
-                victim = dice.choices(["replay", "server", "both"], [6, 2, 1])[0]
-                chance = dice.choice([0.0, 0.03, 0.08])
-                code = world.replay(url, chance=chance, kill_at=dice.randint(1, corner.requests), victim=victim)
+                code = world.replay_to_death(url, corner.requests)
                 told[f"run ended with {code}"] += 1
                 world.judge(finished=False)
                 if dice.random() < 0.2:
@@ -203,8 +265,12 @@ def one_world(folder: Path, corner: Corner, *, kills: int, dice: random.Random) 
                     told["days"] += 1
                 if code == 0 or dice.random() < 0.2:
                     world.grow(30)
+                if dice.random() < changes:
+                    world.change()
+            world.loosen()
+            world.scan()
             for _ in range(CLEAR_RUNS):
-                if world.replay(url, chance=0.0) == 0:
+                if world.replay(url, "--retry-failed", chance=0.0) == 0:
                     break
             world.judge(finished=True)
         told.update({f"fault {name}": count for name, count in world.faults.counts.items()})
@@ -212,14 +278,27 @@ def one_world(folder: Path, corner: Corner, *, kills: int, dice: random.Random) 
     return told
 
 
-def run(kills: int, seed: int, report: Callable[[str], None], corners: tuple[Corner, ...] = CORNERS) -> Counter[str]:
-    """All corners, so that the kills are shared among them."""
+def run(
+    kills: int,
+    seed: int,
+    report: Callable[[str], None],
+    corners: tuple[Corner, ...] = CORNERS,
+    *,
+    changes: float = 0.5,
+) -> Counter[str]:
+    """All corners, so that the kills are shared among them.
+
+    `changes`: how likely Mem0 edits and deletes between two runs. What that overtakes while it is in doubt is waited
+    for as long as the server may work on it: minutes.
+    """
     total: Counter[str] = Counter()
     for number, corner in enumerate(corners):
         began = time.monotonic()
         share = kills // len(corners) + (number < kills % len(corners))
         with tempfile.TemporaryDirectory() as name:
-            told = one_world(Path(name), corner, kills=share, dice=random.Random(f"{seed} {corner.name}"))
+            told = one_world(
+                Path(name), corner, kills=share, dice=random.Random(f"{seed} {corner.name}"), changes=changes
+            )
         total += told
         report(
             f"{corner.name}: {told['kills']} kills, {told['memories']} memories, {told['requests']} requests,"

@@ -13,9 +13,10 @@ from tests.support.oracle import server_turns
 from tests.support.spectron import memory, replay, write_raw
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_killed_and_resumed_a_replay_stores_every_memory_once_in_order_in_its_scope() -> None:
-    told = run(4, 1, print, (CORNERS[0], CORNERS[3]))
+    told = run(4, 1, print, (CORNERS[0], CORNERS[3]), changes=0.0)
     assert 4 == told["kills"]
 
 

@@ -57,7 +57,7 @@ def test_a_user_that_the_dump_does_not_know_is_named(
 ) -> None:
     write_raw(Path("all.json"), [memory(1, user)])
     answer = replay(capsys, "--user", "alcie")
-    assert (0, True) == (answer["planned"], any("no memory of user alcie" in said for said in answer["warnings"]))
+    assert (0, True) == (answer["planned"], any("no memory of user 'alcie'" in said for said in answer["warnings"]))
 
 
 @pytest.mark.parametrize("content", [None, "", "\n\n", "\xff"])
@@ -116,7 +116,7 @@ def test_a_limit_leaves_a_remainder_and_says_how_to_go_on(
 ) -> None:
     write_raw(Path("all.json"), [memory(number, user) for number in range(5)])
     answer = replay(capsys, "--limit", "2", code=8)
-    assert (2, 3, "spectron-migrate replay") == (answer["written"], answer["remaining"], answer["next"])
+    assert (2, 3, "spectron-migrate replay --dump all.json") == (answer["written"], answer["remaining"], answer["next"])
     assert answer["planned"] == answer["written"] + answer["remaining"]
     assert 3 == replay(capsys, "--limit", "3")["written"]
 

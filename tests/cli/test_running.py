@@ -56,7 +56,7 @@ def test_a_signal_finishes_what_is_in_flight_and_says_how_to_go_on(
         running.append(process)
         out, _ = process.communicate(timeout=60)
     told = json.loads(out)
-    assert (code, code, 0, "spectron-migrate replay") == (
+    assert (code, code, 0, f"spectron-migrate replay --dump {dump}") == (
         process.returncode,
         told["exit_code"],
         told["in_doubt"],

@@ -165,7 +165,7 @@ def test_complete_is_not_legal_before_everybody_is_read_from_spectron(player: Pl
         player.complete()
     record(player.scene.state, Step("shift", stamp, "anna", percent=100))
     record(player.scene.state, Step("pin", stamp, "anna", mem0=("alice",)))
-    with pytest.raises(NotLegal, match="1 users are pinned to Mem0"):
+    with pytest.raises(NotLegal, match="1 user pinned to Mem0"):
         player.complete()
 
 

@@ -16,6 +16,7 @@ import yaml
 
 from spectron_migrate.local.testing import RunningServer
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 CI = ROOT / "configs" / "ci"
 STORE = ROOT / "tests" / "data" / "mem0" / "2.2.1-qdrant"

@@ -27,6 +27,7 @@ from tests.support.here import server_here
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import memory, write_raw
 
+pytestmark = pytest.mark.slow
 PUBLISHED = json.loads(output.FILE.read_text(encoding="utf-8"))
 STORE = Path(__file__).parents[1] / "data" / "mem0" / "2.2.1-qdrant"
 

@@ -235,7 +235,7 @@ def test_a_key_that_may_not_read_is_refused_and_nothing_is_called_missing(tmp_pa
         dump = write_raw(tmp_path / "all.json", [memory(0, "anna")])
         replay(server, tmp_path / "state", [dump])
         server.api_key = "sk-writer"
-        with pytest.raises(KeyRefused, match="lacks memory:read for 1 scopes"):
+        with pytest.raises(KeyRefused, match="lacks memory:read for 1 scope"):
             verify(server, tmp_path / "state", [dump])
 
 
