@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench chaos dist-test compat clean
+.PHONY: demo test lint bench chaos dist-test image-test compat clean
 
 demo: $(VENV)/.ready
 	$(BIN)/spectron-migrate rehearse
@@ -22,7 +22,7 @@ bench: $(VENV)/.ready
 	$(BIN)/python tests/bench/export_bench.py
 	$(BIN)/python tests/bench/verify_bench.py
 	$(BIN)/python tests/bench/startup_bench.py
-	$(BIN)/python -m tests.bench.replay_bench speed capacity lanes memory
+	$(BIN)/python -m tests.bench.replay_bench speed capacity lanes ledger memory
 	$(BIN)/python -m tests.bench.loops_bench
 	$(BIN)/python -m tests.bench.plan_bench
 	$(BIN)/python -m tests.bench.adapter_bench
@@ -35,7 +35,11 @@ chaos: $(VENV)/.ready
 dist-test: $(VENV)/.ready
 	$(BIN)/python -m tests.dist.check
 
-# Stores of other versions of Mem0, and the lowest version of each dependency.
+# The image, built and run with podman or docker; on a machine without a registry its base is made of Debian's packages.
+image-test: $(VENV)/.ready
+	$(BIN)/python -m tests.dist.image
+
+# Stores of other versions of Mem0, and the lowest and newest version of each dependency.
 compat: $(VENV)/.ready
 	$(BIN)/python -m tests.compat.check
 	$(BIN)/python -m tests.dist.bounds

@@ -53,9 +53,11 @@ def grow_ledger(folder: Path, rows: int) -> Path:
     with Ledger.open_for_writing(folder / "state") as ledger, ledger.transaction():
         columns = [row["name"] for row in ledger.db.execute("PRAGMA table_info(fact)") if row["name"] != "id"]
         copied = ["copy.n || mem0_id" if name in ("mem0_id", "key") else name for name in columns]
+        more = rows // SEED - 1
         ledger.db.execute(
-            f"WITH RECURSIVE copy(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM copy WHERE n < {rows // SEED - 1})"
-            f" INSERT INTO fact({', '.join(columns)}) SELECT {', '.join(copied)} FROM copy, fact WHERE fact.id <= {SEED}"
+            f"WITH RECURSIVE copy(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM copy WHERE n < {more})"
+            f" INSERT INTO fact({', '.join(columns)}) SELECT {', '.join(copied)} FROM copy, fact"
+            f" WHERE fact.id <= {SEED}"
         )
     return folder / "state"
 

@@ -1,8 +1,9 @@
-"""Install with the lowest version of each dependency that pyproject.toml allows, and run a whole migration there.
+"""Install with the lowest and with the newest version of each dependency, and run a whole migration there.
 
-Usage: python -m tests.dist.bounds [--python PYTHON]
+Usage: python -m tests.dist.bounds [--python PYTHON] [--only lowest|newest]
 
-The newest of each is what an installation takes by itself: `tests.dist.check` tries that.
+Newest is what the registry has today, pre-releases left out. Where another package or a bound of ours holds one
+back, it is named: nothing newer than what is printed was tried.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 import tomllib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.dist.check import ROOT, run
@@ -36,16 +38,40 @@ def lowest(*extras: str) -> dict[str, str]:
     return found
 
 
-def try_out(python: str, work: Path, *extras: str) -> None:
-    """Install so, and run what such an installation can do."""
-    work.mkdir()
+def install_lowest(pip: list[str | Path], work: Path, *extras: str) -> None:
+    """With every dependency at its lower bound."""
     versions = lowest(*extras)
     (work / "lowest.txt").write_text("".join(f"{name}=={version}\n" for name, version in versions.items()))
-    print(", ".join(f"{name} {version}" for name, version in versions.items()), flush=True)
+    run([*pip, "install", "--constraint", "lowest.txt", _named(extras)], cwd=work)
+    print("lowest:", ", ".join(f"{name} {version}" for name, version in versions.items()), flush=True)
+
+
+def install_newest(pip: list[str | Path], work: Path, *extras: str) -> None:
+    """With everything as new as it goes together, and say which of ours is newer by itself."""
+    run([*pip, "install", "--upgrade", "--upgrade-strategy", "eager", _named(extras)], cwd=work)
+    listed = json.loads(run([*pip, "list", "--format", "json"], cwd=work))
+    versions = {each["name"].lower(): each["version"] for each in listed}
+    ours = list(lowest(*extras))
+    asked = ["install", "--quiet", "--dry-run", "--no-deps", "--upgrade", "--report", "-", *ours]
+    newer = json.loads(run([*pip, *asked], cwd=work))["install"]
+    print("newest:", ", ".join(f"{name} {versions[name.lower()]}" for name in ours), flush=True)
+    for each in newer:
+        about = each["metadata"]
+        print(
+            f"held back: {about['name']} {versions[about['name'].lower()]}, while {about['version']} is out", flush=True
+        )
+
+
+def _named(extras: Sequence[str]) -> str:
+    return f"{ROOT}[{','.join(extras)}]" if extras else str(ROOT)
+
+
+def try_out(python: str, work: Path, install: Callable[..., None], *extras: str) -> None:
+    """Install so, and run what such an installation can do."""
+    work.mkdir()
     run([python, "-m", "venv", work / "venv"], cwd=work)
-    pip = [work / "venv" / "bin" / "python", "-m", "pip"]
-    named = f"{ROOT}[{','.join(extras)}]" if extras else str(ROOT)
-    run([*pip, "install", "--constraint", "lowest.txt", named], cwd=work)
+    pip: list[str | Path] = [work / "venv" / "bin" / "python", "-m", "pip"]
+    install(pip, work, *extras)
     run([*pip, "check"], cwd=work)
     command = work / "venv" / "bin" / "spectron-migrate"
     assert "dual-verify" in run([command, "--help"], cwd=work)
@@ -61,15 +87,20 @@ def _numbers(version: str) -> list[int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", default=sys.executable)
-    python = parser.parse_args().python
+    parser.add_argument("--only", choices=WAYS)
+    asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        for extras in ((), ("local", "pgvector")):
-            began = time.perf_counter()
-            try_out(python, Path(name) / "-".join(["lowest", *extras]), *extras)
-            told = f"with {' and '.join(extras)}, rehearsed" if extras else "alone, planned"
-            print(f"{told} in {time.perf_counter() - began:.0f} s", flush=True)
+        for way in [asked.only] if asked.only else WAYS:
+            for extras in ((), ("local", "pgvector")):
+                began = time.perf_counter()
+                try_out(asked.python, Path(name) / "-".join([way, *extras]), WAYS[way], *extras)
+                told = f"with {' and '.join(extras)}, rehearsed" if extras else "alone, planned"
+                print(f"{way} {told} in {time.perf_counter() - began:.0f} s", flush=True)
+
+
+WAYS: dict[str, Callable[..., None]] = {"lowest": install_lowest, "newest": install_newest}
 
 
 if __name__ == "__main__":

@@ -69,12 +69,25 @@ def test_a_disruption_is_no_failure_and_a_write_in_flight_has_time_to_end(job: d
 @pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
 def test_no_container_may_more_than_it_must(job: dict[str, Any]) -> None:
     pod = job["template"]["spec"]
-    assert (True, False) == (pod["securityContext"]["runAsNonRoot"], pod["automountServiceAccountToken"])
+    rights = pod["securityContext"]
+    assert (True, False) == (rights["runAsNonRoot"], pod["automountServiceAccountToken"])
+    assert ("RuntimeDefault", "OnRootMismatch") == (rights["seccompProfile"]["type"], rights["fsGroupChangePolicy"])
     for container in [*pod.get("initContainers", ()), *pod["containers"]]:
         rights = container["securityContext"]
         assert (True, False) == (rights["readOnlyRootFilesystem"], rights["allowPrivilegeEscalation"])
         assert ["ALL"] == rights["capabilities"]["drop"]
+        assert {"requests", "limits"} == set(container["resources"])
         assert ["/data"] == [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")]
+
+
+def test_the_network_policy_is_about_every_job_and_lets_out_what_the_settings_name() -> None:
+    (policy,) = [document["spec"] for _, document in DOCUMENTS if document["kind"] == "NetworkPolicy"]
+    (selected,) = policy["podSelector"]["matchExpressions"]
+    assert set(JOBS) == set(selected["values"])
+    ports = {port["port"] for rule in policy["egress"] for port in rule["ports"]}
+    (settings,) = [document["data"] for _, document in DOCUMENTS if document["kind"] == "ConfigMap"]
+    named = re.findall(r"https://[^/\s\":]+(?::(\d+))?", settings["spectron-migrate.yaml"])
+    assert {53, *(int(port or 443) for port in named)} == ports
 
 
 def test_the_settings_in_the_manifest_load(tmp_path: Path) -> None:
@@ -102,5 +115,7 @@ def test_the_version_of_the_image_is_that_of_the_program() -> None:
     from spectron_migrate import __version__
 
     tags = re.findall(r"spectron-migrate:([0-9][\w.]*)", "".join(file.read_text() for file in K8S.glob("*.yaml")))
-    tags += re.findall(r"spectron-migrate:([0-9][\w.]*)", (ROOT / "Dockerfile").read_text())
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    tags += re.findall(r"spectron-migrate:([0-9][\w.]*)", dockerfile)
+    tags += re.findall(r'image\.version="([^"]+)"', dockerfile)
     assert {__version__} == set(tags)
