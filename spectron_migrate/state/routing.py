@@ -218,10 +218,12 @@ class RoutingReader:
         *,
         check_every_s: float = CHECK_EVERY_S,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
     ) -> None:
         """`source`: the file, the state directory it lies in, or an address.
 
-        Raises ValueError for an address that is neither https nor on this machine. `clock` in seconds, monotonic.
+        Raises ValueError for an address that is neither https nor on this machine. `clock` in seconds, monotonic;
+        `now` in seconds since 1970.
         """
         text = str(source)
         self._url = text if "://" in text else None
@@ -232,6 +234,7 @@ class RoutingReader:
         self._seen = _Seen()
         self._every_s = check_every_s
         self._clock = clock
+        self._now = now
         self._look_at = float("-inf")
         self._fetcher: threading.Thread | None = None
         self._pid = 0
@@ -317,7 +320,7 @@ class RoutingReader:
             return
         if self._seen.problem not in (None, "not read yet"):
             _log.warning("routing: read again, epoch %d, %s", routing.epoch, routing.phase)
-        self._seen = _Seen(routing, None, stamp, self._clock() + _lasts_s(routing))
+        self._seen = _Seen(routing, None, stamp, self._clock() + _lasts_s(routing, self._now()))
 
     def _keep_the_last(self, problem: str) -> None:
         if problem != self._seen.problem:
@@ -325,11 +328,11 @@ class RoutingReader:
             self._seen.problem = problem
 
 
-def _lasts_s(routing: Routing) -> float:
+def _lasts_s(routing: Routing, now: float) -> float:
     """For how long it may be relied on from now on: as the wall clock says, but no longer than it was written for."""
     if routing.fresh_until is None:
         return math.inf
-    lasts_s = routing.fresh_until - time.time()
+    lasts_s = routing.fresh_until - now
     with suppress(ValueError, TypeError):
         lasts_s = min(lasts_s, routing.fresh_until - datetime.fromisoformat(routing.as_of or "").timestamp())
     return max(0.0, lasts_s)

@@ -368,7 +368,7 @@ def readers(player: Player) -> Iterator[list[tuple[float, int]]]:
     stop = threading.Event()
 
     def read() -> None:
-        reader = RoutingReader(player.scene.state)
+        reader = RoutingReader(player.scene.state, now=lambda: player.scene.time.moment.timestamp())
         while not stop.is_set():
             routing, now = reader.current(), player.scene.time.moment.timestamp()
             seen.append((time.monotonic(), sum(routing.route(user_id=each, now=now) == "spectron" for each in USERS)))

@@ -120,7 +120,7 @@ def test_vectors_without_a_memory_are_pointed_out(tmp_path: Path) -> None:
     read(faiss(tmp_path, vectors=3, json=OLD), notes)
 
     assert 1 == len(notes)
-    assert "holds 3 vectors for 1 memories" in notes[0]
+    assert "holds 3 vectors for 1 memory;" in notes[0]
 
 
 def test_an_emptied_docstore_is_an_error(tmp_path: Path) -> None:
