@@ -151,10 +151,13 @@ class Calls:
 
 def owners_of(kwargs: Mapping[str, Any]) -> dict[str, str]:
     """The ids that a call names, at the top or in its filters; of several for one kind, one."""
-    plain = {name: kwargs[name] for name in ENTITIES if isinstance(kwargs.get(name), str | int)}
     filters = kwargs.get("filters")
-    ids, _ = _plain_ids(filters) if isinstance(filters, Mapping) else ({}, [])
-    return {**ids, **{name: str(value) for name, value in plain.items()}}
+    ids = _plain_ids(filters)[0] if isinstance(filters, dict) else {}
+    for name in ENTITIES:
+        value = kwargs.get(name)
+        if isinstance(value, str | int):
+            ids[name] = str(value)
+    return ids
 
 
 def is_id(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from spectron_migrate.adapter.asked import ENTITIES, is_id, owners_of
@@ -28,15 +28,15 @@ def results_of(method: str, given: Mapping[str, Any], answer: Any) -> list[Resul
 
 
 def _added(given: Mapping[str, Any], answer: Any) -> list[Result] | None:
-    rows = answer.get("results") if isinstance(answer, Mapping) else answer
-    if not isinstance(rows, Sequence) or isinstance(rows, str) or not _tells_owners(given):
+    rows = answer.get("results") if isinstance(answer, dict) else answer
+    if not isinstance(rows, list) or not _tells_owners(given):
         return None
     about = {**owners_of(given), "metadata": dict(given.get("metadata") or {})}
     if given.get("expiration_date") is not None:
         about["expiration_date"] = str(given["expiration_date"])
     found: list[Result] = []
     for row in rows:
-        event = row.get("event") if isinstance(row, Mapping) else None
+        event = row.get("event") if isinstance(row, dict) else None
         if event == "NONE":
             continue
         if event not in ("ADD", "UPDATE", "DELETE") or not row.get("id"):

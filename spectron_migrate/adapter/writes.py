@@ -72,9 +72,10 @@ class Writes:
 
         def answered(answer: Any) -> None:
             nonlocal later_s
-            later_s = LATE_S if is_pending(answer) else 0.0
+            rows = rows_of(answer)
+            later_s = LATE_S if is_pending(rows) else 0.0
             if method == "add" and about:
-                self._learn(answer, about)
+                self._learn(rows, about)
             if call is not None:
                 call.returned(answer)
 
@@ -99,25 +100,23 @@ class Writes:
             return []
         return list(known[0].entity_ids.values()) if known is not None else []
 
-    def _learn(self, answer: Any, about: list[str]) -> None:
+    def _learn(self, rows: Sequence[dict[str, Any]], about: list[str]) -> None:
         if len(self._recent) >= RECENT:
             self._recent = {}
-        for row in rows_of(answer):
-            if isinstance(row, Mapping) and row.get("event") == "ADD" and row.get("id"):
+        for row in rows:
+            if row.get("event") == "ADD" and row.get("id"):
                 self._recent[str(row["id"])] = about
 
 
-def rows_of(answer: Any) -> list[Any]:
-    """What an answer of Mem0's lists, in any of its forms."""
-    rows = answer.get("results", answer) if isinstance(answer, Mapping) else answer
-    if isinstance(rows, Mapping):
-        return [rows]
-    return list(rows) if isinstance(rows, Sequence) and not isinstance(rows, str) else []
+def rows_of(answer: Any) -> list[dict[str, Any]]:
+    """What an answer of Mem0's lists, in any of its forms: all of them are plain JSON."""
+    rows = answer.get("results", answer) if isinstance(answer, dict) else answer
+    rows = [rows] if isinstance(rows, dict) else rows
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
-def is_pending(answer: Any) -> bool:
+def is_pending(rows: Sequence[dict[str, Any]]) -> bool:
     """Whether Mem0 only took note: the hosted one extracts memories later."""
-    rows = [row for row in rows_of(answer) if isinstance(row, Mapping)]
     return any(row.get("status") == "PENDING" or "event_id" in row for row in rows)
 
 
