@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from spectron_migrate.ledger.erasing import erased
 from spectron_migrate.ledger.ledger import Ledger, MigrationRow
 from spectron_migrate.ledger.runs import LastRun, last_run
+from spectron_migrate.ledger.schema import FactState
 from spectron_migrate.ledger.views import LISTED, Named, ProbeAnswer, probe_answers
 
 LANES = 5
@@ -64,7 +66,7 @@ def standing_of(ledgers: Sequence[Ledger], root: Ledger | None = None) -> Standi
     probed = [ledger for ledger in ({*ledgers, root} if root is not None else ledgers) if ledger is not None]
     return Standing(
         migration=migration,
-        states=_summed(ledgers, "SELECT state, count(*) FROM fact GROUP BY plan, state"),
+        states=_states(ledgers),
         skipped=dict(Counter(skipped).most_common()),
         late=sum(int(ledger.db.execute(_LATE).fetchone()[0]) for ledger in ledgers),
         lanes_left=sum(count for count, _ in lanes),
@@ -78,6 +80,23 @@ def standing_of(ledgers: Sequence[Ledger], root: Ledger | None = None) -> Standi
     )
 
 
+def _states(ledgers: Sequence[Ledger]) -> dict[str, int]:
+    """Facts by state. Most are written in the end: they are what the others leave, and are not counted one by one."""
+    total: Counter[str] = Counter()
+    for ledger in ledgers:
+        *others, (_, every) = ledger.db.execute(_STATES).fetchall()
+        total.update(dict(map(tuple, others)))
+        total["written"] += every - sum(count for _, count in others)
+    return {state: count for state, count in total.items() if count}
+
+
+_OTHERS = ", ".join(f"('{state}')" for state in get_args(FactState) if state != "written")
+_STATES = (
+    f"WITH other(state) AS (VALUES {_OTHERS}) SELECT state, (SELECT coalesce(sum("
+    "(SELECT count(*) FROM fact WHERE fact.plan = plan.id AND fact.state = other.state)), 0) FROM plan) FROM other"
+    " UNION ALL SELECT 'all', (SELECT count(*) FROM fact)"
+)
+"""One statement, because a replay may be writing meanwhile."""
 _LATE = "SELECT count(*) FROM fact WHERE late = 1"
 _SCOPES = "SELECT path FROM scope WHERE registered = 1"
 
