@@ -69,6 +69,8 @@ class Writes:
         captures = self._captures(routing)
         call = captures.begin(method, given, about, memory_id) if captures is not None else None
         later_s = 0.0
+        # Before the call too: a process that dies in the middle may have written, and nothing says so afterwards.
+        self._written.note(about, max(time.time(), as_of))
 
         def answered(answer: Any) -> None:
             nonlocal later_s

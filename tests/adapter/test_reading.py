@@ -199,6 +199,27 @@ def test_a_user_finds_what_they_just_said(stage: Stage) -> None:
     assert 2 == adapter._core.tally.told()["reads"]["spectron"]
 
 
+def test_what_a_call_stored_is_found_although_the_call_never_ends(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where its process is killed: nobody is left to say that something was written."""
+    stage.say(TEA)
+    stage.to_spectron()
+    adapter, elsewhere = stage.adapter(), stage.adapter()
+    elsewhere._core.heart.begin()
+    add, found = stage.mem0.add, []
+
+    def stored_and_looked_for(*args: Any, **kwargs: Any) -> Any:
+        answer = add(*args, **kwargs)
+        found.append((ids(answer)[0], ids(elsewhere.search("oolong tea", filters={"user_id": stage.user}))))
+        return answer
+
+    monkeypatch.setattr(stage.mem0, "add", stored_and_looked_for)
+    adapter.add("Now drinks oolong tea", user_id=stage.user, infer=False)
+    [(said, seen)] = found
+    assert said in seen
+
+
 def test_a_user_finds_what_they_just_said_by_a_clock_that_was_put_back(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
