@@ -22,7 +22,7 @@ from spectron_migrate.ledger.ledger import make_private_directory
 from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.directory import FOLLOW_FILE, FOLLOW_LOCK, alone, write_json
-from spectron_migrate.state.journal import CaughtUp, publish, read_journal
+from spectron_migrate.state.journal import publish, read_journal
 
 EVERY_S = 5.0
 """Between two rounds; never less than twice what the round took, so that Mem0 is read a third of the time at most."""
@@ -156,7 +156,7 @@ class Follow:
         except Interrupted:
             return 0.0
         self._totals.add(done)
-        publish(self._ground.state, self._caught_up(done), now=self._stamp())
+        publish(self._ground.state, done.caught_up(self._ground.max_lag_s), now=self._stamp())
         if compare:
             agree = self._agreement.add(done)
             if agree or (done.compared is not None and done.compared.total):
@@ -206,10 +206,6 @@ class Follow:
         """After `complete` Mem0 is no longer the truth; an abort ends what it began."""
         state = read_journal(self._ground.state).state
         return state.phase == "complete" or (was_under_way and not state.under_way)
-
-    def _caught_up(self, done: Round) -> CaughtUp:
-        until = done.began_at.timestamp() + self._ground.max_lag_s
-        return CaughtUp(done.as_of, until, frozenset(done.behind) if done.behind is not None else None)
 
     def _keep(self, ended: str | None = None) -> None:
         last = self._totals.last

@@ -15,7 +15,7 @@ from spectron_migrate.catch_up.rounds import Differences, Round, Rounds
 from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.directory import read_json, write_json
-from spectron_migrate.state.journal import CaughtUp, publish
+from spectron_migrate.state.journal import publish
 
 STATE_FILE = "reconciled.json"
 IN_A_ROW = 2
@@ -98,8 +98,7 @@ async def reconcile(
     agreement = Agreement(quiet=quiet)
     for _ in range(MOST_ROUNDS):
         done = await rounds.round(api, compare=True, supersede=supersede)
-        until = done.began_at.timestamp() + rounds.ground.max_lag_s
-        publish(rounds.ground.state, CaughtUp(done.as_of, until, done.behind), now=format_time(now()))
+        publish(rounds.ground.state, done.caught_up(rounds.ground.max_lag_s), now=format_time(now()))
         if agreement.add(done) or done.problem is not None:
             break
         if quiet and done.waiting:

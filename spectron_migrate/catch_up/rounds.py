@@ -30,7 +30,7 @@ from spectron_migrate.records import Filters, Json, Reporter, counted, digest, f
 from spectron_migrate.replay import Replay, ReplayOptions, ReplaySummary
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.directory import open_private
-from spectron_migrate.state.journal import CutoverState, read_journal
+from spectron_migrate.state.journal import CaughtUp, CutoverState, read_journal
 from spectron_migrate.state.routing import MOST_BEHIND
 
 TURN = "round.lock"
@@ -106,6 +106,10 @@ class Round:
     def as_of(self) -> str:
         """What Mem0 held then is in Spectron, but for those who are behind."""
         return format_time(self.began_at)
+
+    def caught_up(self, max_lag_s: float) -> CaughtUp:
+        """What readers may rely on, and for so many seconds from its beginning."""
+        return CaughtUp(self.as_of, self.began_at.timestamp() + max_lag_s, self.behind)
 
     @property
     def quiet(self) -> bool:

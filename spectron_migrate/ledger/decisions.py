@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 from spectron_migrate.ledger.ledger import Ledger
-from spectron_migrate.records import canonical_json
+from spectron_migrate.ledger.sending import plan_again
 
 _UNDECIDABLE = """
 SELECT id, version, body, session FROM fact WHERE state = 'undecidable'
@@ -35,13 +33,7 @@ def resolve(ledger: Ledger, named: str, *, present: bool, now: str) -> str | Non
             (row["id"],),
         )
     else:
-        body = json.loads(row["body"])
-        body.pop("session_id", None)
-        db.execute(
-            "UPDATE fact SET state = 'planned', reason = NULL, session = NULL, position = NULL, sent_after = NULL,"
-            " body = ? WHERE id = ?",
-            (canonical_json(body), row["id"]),
-        )
+        plan_again(ledger, row["id"], row["body"])
     db.execute(
         "INSERT INTO step(kind, subject, detail, who, at) VALUES ('resolve', ?, ?, 'replay --resolve', ?)",
         (named, "present" if present else "absent", now),

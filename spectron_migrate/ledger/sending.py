@@ -226,14 +226,19 @@ def back_to_planned(ledger: Ledger, facts: Sequence[int]) -> None:
         ).fetchone()
         if row is None:
             continue
-        body = json.loads(row["body"])
-        body.pop("session_id", None)
-        ledger.db.execute(
-            "UPDATE fact SET state = 'planned', session = NULL, position = NULL, batch = NULL, sent_after = NULL,"
-            " body = ? WHERE id = ?",
-            (canonical_json(body), fact),
-        )
+        plan_again(ledger, fact, row["body"])
         _skip_overtaken(ledger, row)
+
+
+def plan_again(ledger: Ledger, fact: int, body: str) -> None:
+    """It counts as never sent: a new session and position, under the same key."""
+    changed = json.loads(body)
+    changed.pop("session_id", None)
+    ledger.db.execute(
+        "UPDATE fact SET state = 'planned', reason = NULL, session = NULL, position = NULL, batch = NULL,"
+        " sent_after = NULL, body = ? WHERE id = ?",
+        (canonical_json(changed), fact),
+    )
 
 
 def overtaken(ledger: Ledger, mem0_id: str, version: int) -> str | None:

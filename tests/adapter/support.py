@@ -24,7 +24,7 @@ from spectron_migrate.mem0.open import open_oss, source_info
 from spectron_migrate.mem0.search import close_memory, idle_llm, mem0_at_home
 from spectron_migrate.records import NullReporter, format_time
 from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.state.journal import CaughtUp, Step, publish, read_journal, record
+from spectron_migrate.state.journal import Step, publish, read_journal, record
 from spectron_migrate.state.processes import Overview, look
 
 EMBEDDER = "spectron_migrate.rehearsal.embed.WordLlamaEmbedding"
@@ -127,9 +127,8 @@ class Stage:
                 return await self.rounds().round(api)
 
         done = asyncio.run(run())
-        until = done.began_at.timestamp() + 600
         if read_journal(self.state).state.under_way:
-            publish(self.state, CaughtUp(done.as_of, until, done.behind), now=stamp())
+            publish(self.state, done.caught_up(600.0), now=stamp())
             self.notice()
         return done
 
