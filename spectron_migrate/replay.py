@@ -19,7 +19,7 @@ from spectron_migrate.delivery.review import write_review
 from spectron_migrate.delivery.run import Brake, Counters, Run, Stop
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import ExitCode, InputError, Interrupted
-from spectron_migrate.ledger import Ledger, batches, decisions, plan, runs, sessions, views
+from spectron_migrate.ledger import Ledger, batches, decisions, merge, plan, runs, sessions, views
 from spectron_migrate.ledger.shards import Shard, refuse_outbox
 from spectron_migrate.ledger.stored import Standing
 from spectron_migrate.ledger.writer import GroupCommit
@@ -314,7 +314,7 @@ class Replay:
         replaced = views.count_replaced(ledger, number)
         skipped = views.skipped_by_reason(ledger, number)
         if replaced:
-            skipped[plan.REPLACED] = skipped.get(plan.REPLACED, 0) + replaced
+            skipped[merge.REPLACED] = skipped.get(merge.REPLACED, 0) + replaced
         scopes, lanes = views.scopes_and_lanes(ledger, number)
         lasting = views.will_not_expire(ledger, number)
         migration = ledger.migration()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from spectron_migrate.adapter.asked import ENTITIES, is_id, owners_of
 from spectron_migrate.state.outbox import Result
 
+ResultsOf = Callable[[str, Mapping[str, Any], Any], list[Result] | None]
 KEPT = ("actor_id", "role", "expiration_date")
 
 
@@ -27,13 +30,52 @@ def results_of(method: str, given: Mapping[str, Any], answer: Any) -> list[Resul
     return None
 
 
+def messages_of(method: str, given: Mapping[str, Any], answer: Any) -> list[Result] | None:
+    """What was said, and behind it what Mem0 made of it; the memories alone where they are what was said.
+
+    Several messages are one, as Mem0 reads them; what instructs the model (`system`) nobody said. Of what Mem0 made
+    nothing is kept nothing either: no deletion there could ever take it back.
+    """
+    results = results_of(method, given, answer)
+    as_it_is = method != "add" or given.get("infer") is False or given.get("memory_type") is not None
+    if as_it_is or not results or all(each.event == "DELETE" for each in results):
+        return results
+    text, role = _said(given.get("messages"))
+    if not text.strip():
+        return results
+    message = f"message-{uuid.uuid4()}"
+    record = {**_about(given), **({"role": role} if role is not None else {})}
+    made = [replace(each, record={**(each.record or {}), "message": message}) for each in results]
+    return [Result("MESSAGE", message, text, record), *made]
+
+
+def _said(messages: Any) -> tuple[str, str | None]:
+    """Text and role of what `add` was given; no text where there is more than text."""
+    each = [messages] if isinstance(messages, str | Mapping) else messages
+    if not isinstance(each, list | tuple):
+        return "", None
+    rows = [{"role": "user", "content": row} if isinstance(row, str) else row for row in each]
+    if not all(isinstance(row, Mapping) and isinstance(row.get("content"), str) for row in rows):
+        return "", None
+    said = [(str(row.get("role") or "user"), row["content"]) for row in rows if row.get("role") != "system"]
+    if len(said) == 1:
+        return said[0][1], said[0][0]
+    return "\n".join(f"{role}: {content}" for role, content in said), None
+
+
+def _about(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the call says of all that it stores."""
+    about: dict[str, Any] = {**owners_of(given), "metadata": dict(given.get("metadata") or {})}
+    if given.get("expiration_date") is not None:
+        about["expiration_date"] = str(given["expiration_date"])
+    return about
+
+
 def _added(given: Mapping[str, Any], answer: Any) -> list[Result] | None:
     rows = answer.get("results") if isinstance(answer, dict) else answer
     if not isinstance(rows, list) or not _tells_owners(given):
         return None
-    about = {**owners_of(given), "metadata": dict(given.get("metadata") or {})}
-    if given.get("expiration_date") is not None:
-        about["expiration_date"] = str(given["expiration_date"])
+    about = _about(given)
     found: list[Result] = []
     for row in rows:
         event = row.get("event") if isinstance(row, dict) else None

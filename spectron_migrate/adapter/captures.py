@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from spectron_migrate.adapter.capture import results_of
+from spectron_migrate.adapter.capture import ResultsOf, messages_of, results_of
 from spectron_migrate.adapter.worker import Worker
 from spectron_migrate.config.types import Settings, SpectronAccess
 from spectron_migrate.errors import NotLegal
@@ -30,6 +30,7 @@ class Captures:
         self._worker: Worker | None = None
         self._other_host: OtherHost | None = None
         self._said = False
+        self._results_of = messages_of if settings.cutover.capture == "messages" else results_of
         try:
             self._outbox = Outbox(settings.state, host=socket.gethostname())
             self._running = Running(settings.state)
@@ -61,7 +62,7 @@ class Captures:
             self._complain(error)
             return None
         about = About(tuple(owners), memory_id)
-        return Call(self._outbox, self._running, slot, about, method, given, self._complain)
+        return Call(self._outbox, self._running, slot, about, method, given, self._results_of, self._complain)
 
     def close(self) -> None:
         """End the drainer and let go of the file."""
@@ -90,6 +91,7 @@ class Call:
         about: About,
         method: str,
         given: Mapping[str, Any],
+        results_of: ResultsOf,
         complain: Callable[[Exception], None],
     ) -> None:
         """`slot`: of the call among those that run."""
@@ -99,12 +101,13 @@ class Call:
         self._about = about
         self._method = method
         self._given = given
+        self._results_of = results_of
         self._complain = complain
         self._is_known = False
 
     def returned(self, answer: Any) -> None:
         """Mem0 answered: keep what it says that it stored."""
-        results = results_of(self._method, self._given, answer)
+        results = self._results_of(self._method, self._given, answer)
         if results is None:
             return
         try:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.ledger import Ledger, MigrationRow
+from spectron_migrate.ledger.messages import standing_in
 from spectron_migrate.ledger.schema import STORED, marks
 from spectron_migrate.ledger.shards import find
 from spectron_migrate.mapping import covers
@@ -57,7 +58,8 @@ class Stored:
     text: str
     live: bool
     """The newest text of a memory that Mem0 still has."""
-    memory: Memory
+    memories: tuple[Memory, ...]
+    """What an application is shown for it: the memory, or those that Mem0 made of a message and still has."""
     selector: Selector
     """Where it lies."""
     turn_id: str | None
@@ -173,7 +175,7 @@ class Catalogue:
         with self._lock:
             nodes = [node for number in range(len(self._open())) for node in self._nodes_of(number, lens)]
             rows = self._rows({no for node in nodes for facts in node.facts.values() for no in facts})
-        seen: dict[str, Memory] = {row.memory.id: row.memory for row in rows.values() if row.live}
+        seen = {memory.id: memory for row in rows.values() if row.live for memory in row.memories}
         return iter(seen.values())
 
     def close(self) -> None:
@@ -277,8 +279,9 @@ class Catalogue:
         return found
 
     def _rows_of(self, ledger: int, facts: Sequence[int]) -> Iterator[tuple[FactNo, Stored]]:
-        rows = self._ledgers[ledger].db.execute(
-            "SELECT fact.id, version, body, selector, turn_id, chunk_id, ids, memory.record,"
+        db = self._ledgers[ledger].db
+        rows = db.execute(
+            "SELECT fact.id, fact.mem0_id, version, body, selector, turn_id, chunk_id, ids, record, is_message,"
             " memory.tombstoned_at IS NULL AND NOT EXISTS (SELECT 1 FROM fact AS later"
             "  WHERE later.mem0_id = fact.mem0_id AND later.version > fact.version) AS live"
             f" FROM fact JOIN memory ON memory.mem0_id = fact.mem0_id WHERE fact.id IN ({marks(facts)})"
@@ -287,14 +290,15 @@ class Catalogue:
         )
         for row in rows:
             no = (ledger, row["id"])
+            records = standing_in(db, row["mem0_id"]) if row["is_message"] else [row["record"]]
             yield (
                 no,
                 Stored(
                     no=no,
                     version=row["version"],
                     text=str(json.loads(row["body"])["text"]),
-                    live=bool(row["live"]),
-                    memory=Memory.from_json(json.loads(row["record"])),
+                    live=bool(row["live"] and records),
+                    memories=tuple(Memory.from_json(json.loads(record)) for record in records),
                     selector=selector_of(row["selector"]),
                     turn_id=row["turn_id"],
                     chunk_id=row["chunk_id"],

@@ -81,12 +81,6 @@ class Core:
         """Read settings and mapping; no file is written and nothing is asked. Raises InputError for bad ones."""
         overrides = {"state": _text(state), "mapping": _text(mapping)}
         self.settings = load_settings(Path(config) if config else None, env=os.environ, overrides=overrides)
-        if self.settings.cutover.capture == "messages":
-            raise InputError(
-                "`cutover.capture` is messages, which is not written: where Mem0 made several memories of a message and"
-                " deletes one, it could not be hidden without losing the others",
-                hint="with `memories` what Mem0 made of them is captured, and can be verified memory by memory",
-            )
         self.mapping = load_mapping(self.settings.mapping)
         self.calls = Calls(client)
         self.tally = Tally()

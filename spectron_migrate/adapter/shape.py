@@ -16,7 +16,7 @@ from typing import Any
 from spectron_migrate.adapter.catalogue import Catalogue, Stored
 from spectron_migrate.judge import PASSAGE_LETTERS, Candidates, Hit, Ignored, Known, Matched, Verdict, judge, plain
 from spectron_migrate.mapping import Lens, covers
-from spectron_migrate.records import Memory
+from spectron_migrate.records import Memory, Selector
 
 HIDDEN = ("stale", "run_filtered", "other owner", "expired")
 """Why a memory that Spectron answers with is not shown: Mem0 would not show it either."""
@@ -73,10 +73,7 @@ def shown(
     """
     made_of = catalogue.made_of(lens.selector, [hit.id for hit in hits]) if catalogue is not None else {}
     unnamed = [hit for hit in hits if hit.id not in made_of]
-    known = {each.no: each for found in made_of.values() for each in found}
-    if catalogue is not None and any(_may_be_passage(hit) for hit in unnamed):
-        known.update({each.no: each for each in catalogue.all_in(lens.selector)})
-    live = {f"{no[0]}.{no[1]}": each for no, each in known.items() if each.live}
+    live = _live(made_of, unnamed, lens, catalogue)
     candidates = Candidates(
         Known(name, each.text, each.turn_id, each.chunk_id, each.ids) for name, each in live.items()
     )
@@ -94,15 +91,18 @@ def shown(
         stored = _next_of(verdict, live, rows) if isinstance(verdict, Matched) else None
         if owners is not None and stored is not None and _says_something_else(hit, stored, verdict):
             stored = None
-        memory = newer.get(hit.id) or (stored.memory if stored is not None else None)
-        if memory is not None:
-            elsewhere = stored is not None and _is_elsewhere(stored, lens, ids)
+        own = newer.get(hit.id)
+        memories = (own,) if own is not None else stored.memories if stored is not None else ()
+        for memory in memories:
+            elsewhere = stored is not None and _is_elsewhere(memory, stored.selector, lens, ids)
             hidden = "other owner" if elsewhere else _hidden(memory, lens, today)
             if hidden:
                 left_out[hidden] += 1
             else:
                 rows.setdefault(memory.id, as_mem0(memory, score=hit.score))
-        elif owners is not None and hit.source in _PASSAGES:
+        if memories:
+            continue
+        if owners is not None and hit.source in _PASSAGES:
             hidden = _why_not_new(hit, lens, catalogue)
             if hidden:
                 left_out[hidden] += 1
@@ -110,7 +110,17 @@ def shown(
                 rows[hit.id] = as_new(hit, owners)
         else:
             left_out["no memory" if isinstance(verdict, Ignored) else "unknown"] += 1
-    return Shown(tuple(rows.values()), left_out)
+    return Shown(tuple(rows.values())[:top_k], left_out)
+
+
+def _live(
+    made_of: Mapping[str, Sequence[Stored]], unnamed: Sequence[Row], lens: Lens, catalogue: Catalogue | None
+) -> dict[str, Stored]:
+    """What an answer may be about: what its receipts name, and where a passage is not named, all of the lens."""
+    known = {each.no: each for found in made_of.values() for each in found}
+    if catalogue is not None and any(_may_be_passage(hit) for hit in unnamed):
+        known.update({each.no: each for each in catalogue.all_in(lens.selector)})
+    return {f"{no[0]}.{no[1]}": each for no, each in known.items() if each.live}
 
 
 def as_mem0(memory: Memory, *, score: float | None = None) -> dict[str, Any]:
@@ -168,17 +178,17 @@ def _says_something_else(hit: Row, stored: Stored, verdict: Verdict) -> bool:
 def _next_of(verdict: Matched, live: Mapping[str, Stored], rows: Mapping[str, Any]) -> Stored:
     """Where several memories have one text, each further hit of it is the next of them."""
     choices = [live[name] for name in (verdict.mem0_id, *sorted(verdict.also))]
-    return next((each for each in choices if each.memory.id not in rows), choices[0])
+    return next((each for each in choices if any(one.id not in rows for one in each.memories)), choices[0])
 
 
-def _is_elsewhere(stored: Stored, lens: Lens, ids: Mapping[str, str]) -> bool:
+def _is_elsewhere(memory: Memory, selector: Selector, lens: Lens, ids: Mapping[str, str]) -> bool:
     """Whether Mem0 would not show it for these ids: by now it is somebody else's, or the lens is wider than the filter.
 
     What lies in a node that is shared on purpose is everybody's, whoever wrote it.
     """
-    known = stored.memory.entity_ids
+    known = memory.entity_ids
     differs = any(known.get(name) != value for name, value in ids.items() if name != "run_id" or len(ids) == 1)
-    return differs and covers(lens.own, stored.selector)
+    return differs and covers(lens.own, selector)
 
 
 def _hidden(memory: Memory, lens: Lens, today: str) -> str:

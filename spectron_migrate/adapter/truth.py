@@ -22,7 +22,7 @@ from spectron_migrate.adapter.core import Core
 from spectron_migrate.adapter.shape import as_mem0, as_mem0_time, is_expired
 from spectron_migrate.adapter.since import Since
 from spectron_migrate.errors import InputError, NotInSpectron, Unreachable
-from spectron_migrate.ledger.plan import fact_body
+from spectron_migrate.ledger.merge import fact_body
 from spectron_migrate.mapping import NotServable
 from spectron_migrate.records import Memory, Placement, canonical_json, format_time
 

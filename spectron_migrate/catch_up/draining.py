@@ -14,17 +14,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from spectron_migrate.catch_up.captured import Said, memory_of, was_read_since
 from spectron_migrate.catch_up.rounds import owners_behind, turn
 from spectron_migrate.delivery.engine import deliver
 from spectron_migrate.delivery.limiter import Limiter
 from spectron_migrate.delivery.preflight import check
 from spectron_migrate.delivery.run import Brake, Run
 from spectron_migrate.errors import InputError
-from spectron_migrate.ledger import Ledger, cutover_views, plan, views
+from spectron_migrate.ledger import Ledger, cutover_views, messages, plan, views
+from spectron_migrate.ledger.merge import Merge
 from spectron_migrate.ledger.shards import refuse_outbox
 from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.mapping import ScopeMapping, Unmapped
-from spectron_migrate.records import Memory, NullReporter, format_time, parse_time
+from spectron_migrate.records import NullReporter, format_time, parse_time
 from spectron_migrate.spectron.api import Sleep, SpectronApi
 from spectron_migrate.state import processes
 from spectron_migrate.state.journal import CaughtUp, publish, read_journal
@@ -93,6 +95,9 @@ class Drainer:
                     return None
                 number, scanned = base
                 self._check_mapping(ledger)
+                with ledger.transaction():
+                    if messages.take_refused_apart(ledger.db, number):
+                        plan.mark_late(ledger, number)
                 self._outbox.settle(scanned)
                 self._written.was_read(parse_time(scanned))
                 now = self._now()
@@ -136,26 +141,31 @@ class Drainer:
         with ledger.transaction():
             plan.keep_scan(ledger, scan)
             now = format_time(self._now())
-            merge = plan.Merge(ledger, number, scan, migration=migration.id, same_mapping=True, now=now)
+            merge = Merge(ledger, number, scan, migration=migration.id, same_mapping=True, now=now)
+            said = Said(ledger, self._mapping, merge, rows)
             for row in rows:
-                unknown |= self._merge(ledger, merge, row)
+                if row.event == "MESSAGE":
+                    said.take(row)
+                else:
+                    unknown |= self._merge(ledger, merge, row, said.of(row))
             plan.mark_late(ledger, number)
         return frozenset(unknown)
 
-    def _merge(self, ledger: Ledger, merge: plan.Merge, row: Row) -> set[str]:
+    def _merge(self, ledger: Ledger, merge: Merge, row: Row, message: str | None) -> set[str]:
         if row.event == "DELETE":
             merge.tombstone(row.mem0_id, row.completed)
             return set()
         known = views.memory_of(ledger, row.mem0_id)
-        if known is not None and _was_read_since(ledger, row):
+        if known is not None and was_read_since(ledger, row):
             return set()  # a reading of Mem0 that began later gave what the ledger has
-        memory = _memory(row, known)
+        memory = memory_of(row, known)
         if memory is None:
             return set()
         placed = self._mapping.place(memory)
         if isinstance(placed, Unmapped):
             return set(memory.entity_ids.values())
-        merge.add(memory, placed, seen_again=row.completed)  # a row of the same batch may have deleted it before
+        # A row of the same batch may have deleted it before.
+        merge.add(memory, placed, seen_again=row.completed, message=message)
         return set()
 
     async def _deliver(self, ledger: Ledger, api: SpectronApi, number: int) -> int:
@@ -210,29 +220,3 @@ def _base(ledger: Ledger, fence: str) -> tuple[int, str] | None:
         (plan.LIVE, fence),
     ).fetchone()
     return None if row["number"] is None or row["began"] is None else (int(row["number"]), str(row["began"]))
-
-
-def _was_read_since(ledger: Ledger, row: Row) -> bool:
-    """Whether the last text of the memory came from a reading of Mem0 that began after the row was complete."""
-    found = ledger.db.execute(
-        "SELECT scan.began FROM fact JOIN scan ON scan.id = fact.scan WHERE fact.mem0_id = ? AND scan.kind != ?"
-        " AND fact.version = (SELECT max(version) FROM fact AS other WHERE other.mem0_id = fact.mem0_id)",
-        (row.mem0_id, plan.LIVE),
-    ).fetchone()
-    return found is not None and found["began"] is not None and row.completed < found["began"]
-
-
-def _memory(row: Row, known: Memory | None) -> Memory | None:
-    """The memory as the call left it; None for a change of one that nobody has heard of."""
-    told = {**known.to_json(), **row.record} if known is not None else row.record
-    if row.text is None or (row.event == "UPDATE" and known is None):
-        return None
-    created = known.created_at if known is not None else row.completed
-    times = {
-        "created_at": created,
-        "updated_at": row.completed,
-        "text_at": row.completed,
-        "text_at_source": "updated_at",
-    }
-    kept = {name: value for name, value in told.items() if name in Memory.__slots__}
-    return Memory.from_json({**kept, "id": row.mem0_id, "memory": row.text, "hash": None, **times})

@@ -97,6 +97,7 @@ def memories(summary: VerifySummary) -> Group:
         "order": "out of order",
         "superseded_wrongly": "older over newer",
         "residue": "residue",
+        "carried": "in the turns of messages",
         "pending": "pending",
         "stale": "stale",
         "expiring": "about to expire",

@@ -182,6 +182,8 @@ class _Loader:
     def cutover(self) -> CutoverSettings:
         catch_up = self.word("cutover.catch_up", ("follow", "outbox"))
         capture = self.word("cutover.capture", ("memories", "messages"))
+        if capture == "messages" and catch_up == "follow" and (node := self.find("cutover.capture")) is not None:
+            self.problems.add(node.where, "`cutover.capture: messages` needs `cutover.catch_up: outbox`")
         return CutoverSettings(
             catch_up=cast(Literal["follow", "outbox"], catch_up),
             settle_s=self.seconds("cutover.settle", 60.0, zero=True),

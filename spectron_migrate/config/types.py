@@ -156,6 +156,7 @@ class CutoverSettings:
     shadow: float = 0.0
     """Share of searches that also ask Spectron in the background."""
     capture: Literal["memories", "messages"] = "memories"
+    """What an outbox takes down: what Mem0 stored, or what was said."""
     guard: GuardSettings = field(default_factory=GuardSettings)
 
 

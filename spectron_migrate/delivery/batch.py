@@ -21,7 +21,7 @@ from spectron_migrate.delivery.settle import (
     unclaimed,
 )
 from spectron_migrate.delivery.tokens import tokens_of
-from spectron_migrate.ledger import Ledger, batches, sending
+from spectron_migrate.ledger import Ledger, batches, overtaken, sending
 from spectron_migrate.ledger.batches import IntendedBatch
 from spectron_migrate.ledger.sending import IntendedFact, PlannedFact
 from spectron_migrate.records import parse_time, same_text
@@ -132,7 +132,7 @@ class _Doubtful:
         """Whether Mem0 has replaced or deleted something of it meanwhile: the same bytes would bring that back."""
         facts = self._batch.facts
         return await self._run.writer.grouped(
-            lambda ledger: any(sending.is_overtaken(ledger, fact.id) for fact in facts)
+            lambda ledger: any(overtaken.is_overtaken(ledger, fact.id) for fact in facts)
         )
 
     async def _let_go(self) -> tuple[Outcome, Parts]:

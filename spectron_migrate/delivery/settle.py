@@ -15,7 +15,7 @@ from math import ceil
 
 from spectron_migrate.delivery.run import Run
 from spectron_migrate.errors import KeyRefused, ScopeRefused, Unreachable
-from spectron_migrate.ledger import Ledger, sending, sessions
+from spectron_migrate.ledger import Ledger, overtaken, sending, sessions
 from spectron_migrate.ledger.sending import IntendedFact
 from spectron_migrate.ledger.sessions import SessionRow
 from spectron_migrate.records import counted, parse_time, same_text
@@ -70,7 +70,7 @@ async def settle(run: Run, facts: Sequence[IntendedFact]) -> Outcome:
     for fact in facts[: landed + 1]:
         candidate = turns.pop(fact.id, None)
         later = {turn.id for turn in turns.values()}
-        if candidate is None and await run.writer.grouped(sending.is_overtaken, fact.id):
+        if candidate is None and await run.writer.grouped(overtaken.is_overtaken, fact.id):
             outcome = await _let_go(run, fact)
         else:
             outcome = await _decide(run, fact, candidate, later=later)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from spectron_migrate.ledger.ledger import Ledger
+from spectron_migrate.ledger.messages import FACTS
 from spectron_migrate.ledger.schema import STORED, marks
 from spectron_migrate.records import ENTITY_IDS
 
@@ -89,10 +90,11 @@ def owners_behind(ledgers: Sequence[Ledger], most: int, short: Sequence[str]) ->
 
 
 def standing(ledger: Ledger, mem0_id: str) -> Standing | None:
-    """What a ledger knows of a memory; None where it never heard of it."""
+    """What a ledger knows of a memory; None where it never heard of it. What is in a message's turn is as that is."""
     row = ledger.db.execute(
-        "SELECT text_digest, state, tombstoned_at IS NOT NULL AS gone FROM fact JOIN memory USING (mem0_id)"
-        " WHERE mem0_id = ? ORDER BY version DESC LIMIT 1",
+        "SELECT fact.text_digest, coalesce(said.state, fact.state) AS state, tombstoned_at IS NOT NULL AS gone"
+        " FROM fact JOIN memory USING (mem0_id) LEFT JOIN fact AS said ON said.mem0_id = fact.message"
+        " WHERE fact.mem0_id = ? ORDER BY fact.version DESC LIMIT 1",
         (mem0_id,),
     ).fetchone()
     return Standing(row["text_digest"], row["state"], bool(row["gone"])) if row else None
@@ -101,7 +103,8 @@ def standing(ledger: Ledger, mem0_id: str) -> Standing | None:
 def living(ledgers: Sequence[Ledger]) -> int:
     """How many memories the ledgers hold for existing in Mem0."""
     return sum(
-        ledger.db.execute("SELECT count(*) FROM memory WHERE tombstoned_at IS NULL").fetchone()[0] for ledger in ledgers
+        ledger.db.execute("SELECT count(*) FROM memory WHERE tombstoned_at IS NULL AND NOT is_message").fetchone()[0]
+        for ledger in ledgers
     )
 
 
@@ -138,8 +141,8 @@ def will_not_expire(ledgers: Sequence[Ledger]) -> dict[str, str]:
     for ledger in ledgers:
         rows = ledger.db.execute(
             "SELECT mem0_id, expires FROM memory WHERE expires IS NOT NULL AND tombstoned_at IS NULL"
-            f" AND EXISTS (SELECT 1 FROM fact WHERE fact.mem0_id = memory.mem0_id AND state IN ({marks(STORED)}))"
-            " ORDER BY mem0_id",
+            f" AND NOT is_message AND EXISTS (SELECT 1 FROM {FACTS} WHERE made.mem0_id = memory.mem0_id"
+            f" AND fact.state IN ({marks(STORED)})) ORDER BY mem0_id",
             STORED,
         )
         found |= {row["mem0_id"]: row["expires"] for row in rows}
@@ -149,11 +152,12 @@ def will_not_expire(ledgers: Sequence[Ledger]) -> dict[str, str]:
 def left_behind(ledger: Ledger) -> Iterator[LeftBehind]:
     """Texts in Spectron of memories that Mem0 has deleted, no longer shows, or has another text of."""
     rows = ledger.db.execute(
-        "SELECT fact.mem0_id, version, selector, tombstoned_at, turn_id,"
-        " coalesce(json_extract(record, '$.state'), 'active') AS now FROM fact JOIN memory USING (mem0_id)"
-        f" WHERE fact.state IN ({marks(STORED)}) AND (tombstoned_at IS NOT NULL OR now != 'active' OR EXISTS"
-        "  (SELECT 1 FROM fact AS later WHERE later.mem0_id = fact.mem0_id AND later.version > fact.version))"
-        " ORDER BY fact.mem0_id, version",
+        "SELECT made.mem0_id, made.version, fact.selector, tombstoned_at, fact.turn_id,"
+        f" coalesce(json_extract(record, '$.state'), 'active') AS now FROM {FACTS}"
+        " JOIN memory ON memory.mem0_id = made.mem0_id"
+        f" WHERE NOT is_message AND fact.state IN ({marks(STORED)}) AND (tombstoned_at IS NOT NULL OR now != 'active'"
+        "  OR EXISTS (SELECT 1 FROM fact AS later WHERE later.mem0_id = made.mem0_id AND later.version > made.version))"
+        " ORDER BY made.mem0_id, made.version",
         STORED,
     )
     for row in rows:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from spectron_migrate.ledger.ledger import Ledger
+from spectron_migrate.ledger.overtaken import skip_overtaken
 from spectron_migrate.ledger.sending import plan_again
 
 _UNDECIDABLE = """
-SELECT id, version, body, session FROM fact WHERE state = 'undecidable'
+SELECT id, mem0_id, version, body, session FROM fact WHERE state = 'undecidable'
  AND (mem0_id = :named OR mem0_id || '@' || version = :named) ORDER BY version
 """
 
@@ -34,6 +35,7 @@ def resolve(ledger: Ledger, named: str, *, present: bool, now: str) -> str | Non
         )
     else:
         plan_again(ledger, row["id"], row["body"])
+        skip_overtaken(ledger, row)
     db.execute(
         "INSERT INTO step(kind, subject, detail, who, at) VALUES ('resolve', ?, ?, 'replay --resolve', ?)",
         (named, "present" if present else "absent", now),

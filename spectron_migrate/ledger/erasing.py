@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from sqlite3 import Row
 
 from spectron_migrate.ledger.ledger import Ledger
+from spectron_migrate.ledger.overtaken import skip_overtaken
 from spectron_migrate.ledger.schema import SENT, marks
 from spectron_migrate.records import Selector, canonical_json, selector_of
 
@@ -141,21 +142,13 @@ def finish(ledger: Ledger, path: str, *, now: str) -> None:
 def _plan_again(ledger: Ledger, fact: Row) -> None:
     body = json.loads(fact["body"])
     body.pop("session_id", None)
-    newest = ledger.db.execute("SELECT max(version) FROM fact WHERE mem0_id = ?", (fact["mem0_id"],)).fetchone()[0]
-    gone = ledger.db.execute(
-        "SELECT 1 FROM memory WHERE mem0_id = ? AND tombstoned_at IS NOT NULL", (fact["mem0_id"],)
-    ).fetchone()
-    reason = None
-    if newest > fact["version"]:
-        reason = f"replaced by version {newest}"
-    elif gone is not None:
-        reason = "deleted in Mem0"
     ledger.db.execute(
-        "UPDATE fact SET state = ?, reason = ?, body = ?, late = 0, session = NULL, position = NULL, batch = NULL,"
-        " sent_after = NULL, sent_by = NULL, attempts = 0, turn_id = NULL, seq = NULL, chunk_id = NULL, ids = NULL,"
-        " decided_by = NULL, altered = 0, candidate = NULL, residue = NULL WHERE id = ?",
-        ("planned" if reason is None else "skipped", reason, canonical_json(body), fact["id"]),
+        "UPDATE fact SET state = 'planned', reason = NULL, body = ?, late = 0, session = NULL, position = NULL,"
+        " batch = NULL, sent_after = NULL, sent_by = NULL, attempts = 0, turn_id = NULL, seq = NULL, chunk_id = NULL,"
+        " ids = NULL, decided_by = NULL, altered = 0, candidate = NULL, residue = NULL WHERE id = ?",
+        (canonical_json(body), fact["id"]),
     )
+    skip_overtaken(ledger, fact)
 
 
 def erased(ledger: Ledger) -> dict[str, str]:

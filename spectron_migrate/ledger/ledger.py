@@ -13,7 +13,7 @@ from typing import IO
 
 from spectron_migrate.disk import is_held
 from spectron_migrate.errors import InputError, LedgerLocked, WrongLedger
-from spectron_migrate.ledger.schema import DDL, MIGRATIONS, VERSION
+from spectron_migrate.ledger.schema import ADDED, DDL, MIGRATIONS, VERSION
 from spectron_migrate.records import digest
 
 LARGEST_JOURNAL = 64 * 2**20
@@ -81,6 +81,7 @@ class Ledger:
                 f"there is no ledger at {path}", hint="spectron-migrate replay makes it, or name --state"
             ) from error
         _check_version(connection, path)
+        _read_as_of_today(connection)
         return cls(path, connection, None)
 
     @classmethod
@@ -277,6 +278,17 @@ def _bring_up_to_date(connection: sqlite3.Connection) -> None:
     found = connection.execute("PRAGMA user_version").fetchone()[0]
     for version in range(found, VERSION):
         connection.executescript(f"BEGIN IMMEDIATE;{MIGRATIONS[version]}PRAGMA user_version = {version + 1};COMMIT;")
+
+
+def _read_as_of_today(connection: sqlite3.Connection) -> None:
+    """Reading changes no older ledger: views of this connection stand before the tables that lack columns."""
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    lacking: dict[str, tuple[str, ...]] = {}
+    for version in range(found, VERSION):
+        for table, columns in ADDED[version].items():
+            lacking[table] = lacking.get(table, ()) + columns
+    for table, columns in lacking.items():
+        connection.execute(f"CREATE TEMP VIEW {table} AS SELECT *, {', '.join(columns)} FROM main.{table}")
 
 
 def _check_version(connection: sqlite3.Connection, path: Path) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-VERSION = 2
+VERSION = 3
 """Kept in `PRAGMA user_version`. An older one is brought up to date, a newer one refused, never guessed at."""
 
 FactState = Literal["planned", "intended", "written", "stored_not_extracted", "refused", "skipped", "undecidable"]
@@ -58,10 +58,12 @@ CREATE TABLE memory(
   scan TEXT NOT NULL REFERENCES scan(id),
   expires TEXT,                     -- as Mem0 gave it: Spectron has no expiry, so it is listed
   moved_from TEXT,                  -- whose it was when it was sent, where Mem0 has it elsewhere by now
-  tombstoned_at TEXT
+  tombstoned_at TEXT,
+  is_message INTEGER NOT NULL DEFAULT 0  -- no memory of Mem0's, but what the application said
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX memory_expires ON memory(mem0_id) WHERE expires IS NOT NULL;
 CREATE INDEX memory_moved ON memory(mem0_id) WHERE moved_from IS NOT NULL;
+CREATE INDEX memory_message ON memory(mem0_id) WHERE is_message;
 
 CREATE TABLE scope(
   path TEXT PRIMARY KEY,
@@ -112,6 +114,7 @@ CREATE TABLE fact(
   candidate TEXT,                   -- a turn seen in the listing before the answer came
   residue TEXT,                     -- turns the server left behind for this fact, a JSON list
   batch INTEGER REFERENCES batch(id),  -- then bytes and key are those of the batch
+  message TEXT,                     -- the message in whose turn this text is; then it is skipped itself
   UNIQUE (mem0_id, version), UNIQUE (session, position), UNIQUE (session, turn_id)
 ) STRICT;
 CREATE INDEX fact_planned ON fact(lane, infer, plan, order_key) WHERE state = 'planned';
@@ -122,6 +125,7 @@ CREATE INDEX fact_plan ON fact(plan, state);
 CREATE INDEX fact_skipped ON fact(reason) WHERE state = 'skipped';
 CREATE INDEX fact_late ON fact(state) WHERE late = 1;
 CREATE INDEX fact_refused ON fact(mem0_id) WHERE state = 'refused';
+CREATE INDEX fact_message ON fact(message) WHERE message IS NOT NULL;
 
 CREATE TABLE probe(
   endpoint TEXT NOT NULL, context TEXT NOT NULL, question TEXT NOT NULL, answer TEXT NOT NULL, at TEXT NOT NULL,
@@ -153,5 +157,17 @@ CREATE INDEX fact_skipped ON fact(reason) WHERE state = 'skipped';
 CREATE INDEX fact_late ON fact(state) WHERE late = 1;
 CREATE INDEX fact_refused ON fact(mem0_id) WHERE state = 'refused';
 """,
+    2: """
+ALTER TABLE memory ADD COLUMN is_message INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE fact ADD COLUMN message TEXT;
+CREATE INDEX memory_message ON memory(mem0_id) WHERE is_message;
+CREATE INDEX fact_message ON fact(message) WHERE message IS NOT NULL;
+""",
 }
-"""From each older version to the next. They only add, so that a reader of today reads yesterday's ledger too."""
+"""From each older version to the next. They only add."""
+
+ADDED: dict[int, dict[str, tuple[str, ...]]] = {
+    1: {"fact": ("NULL AS batch",), "plan": ("NULL AS scopes", "NULL AS lanes"), "memory": ("NULL AS moved_from",)},
+    2: {"fact": ("NULL AS message",), "memory": ("0 AS is_message",)},
+}
+"""What the tables of each older version lack, as a reader of today finds it."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from sqlite3 import Row
 
 from spectron_migrate.ledger.ledger import Ledger
+from spectron_migrate.ledger.overtaken import skip_overtaken
 from spectron_migrate.ledger.schema import FactState, marks
 from spectron_migrate.ledger.sessions import SessionRow, known_session
 from spectron_migrate.records import Infer, Selector, canonical_json, selector_of
@@ -181,7 +182,7 @@ def still_planned(ledger: Ledger, facts: Sequence[int]) -> dict[int, Row]:
     wanted = {}
     for row in rows:
         if row["newest"] > row["version"] or row["tombstoned_at"] is not None:
-            _skip_overtaken(ledger, row)
+            skip_overtaken(ledger, row)
         else:
             wanted[row["id"]] = row
     return wanted
@@ -227,7 +228,7 @@ def back_to_planned(ledger: Ledger, facts: Sequence[int]) -> None:
         if row is None:
             continue
         plan_again(ledger, fact, row["body"])
-        _skip_overtaken(ledger, row)
+        skip_overtaken(ledger, row)
 
 
 def plan_again(ledger: Ledger, fact: int, body: str) -> None:
@@ -239,28 +240,6 @@ def plan_again(ledger: Ledger, fact: int, body: str) -> None:
         " sent_after = NULL, body = ? WHERE id = ?",
         (canonical_json(changed), fact),
     )
-
-
-def overtaken(ledger: Ledger, mem0_id: str, version: int) -> str | None:
-    """Why a fact should no longer be sent: a newer version, or a tombstone; None where it should."""
-    newest = ledger.db.execute("SELECT max(version) FROM fact WHERE mem0_id = ?", (mem0_id,)).fetchone()[0]
-    if newest > version:
-        return f"replaced by version {newest}"
-    row = ledger.db.execute("SELECT tombstoned_at FROM memory WHERE mem0_id = ?", (mem0_id,)).fetchone()
-    return "deleted in Mem0" if row is not None and row["tombstoned_at"] is not None else None
-
-
-def is_overtaken(ledger: Ledger, fact: int) -> bool:
-    """Whether a newer version or a tombstone has overtaken an intended fact."""
-    row = ledger.db.execute("SELECT mem0_id, version FROM fact WHERE id = ?", (fact,)).fetchone()
-    return overtaken(ledger, row["mem0_id"], row["version"]) is not None
-
-
-def _skip_overtaken(ledger: Ledger, row: Row) -> bool:
-    reason = overtaken(ledger, row["mem0_id"], row["version"])
-    if reason is not None:
-        ledger.db.execute("UPDATE fact SET state = 'skipped', reason = ? WHERE id = ?", (reason, row["id"]))
-    return reason is not None
 
 
 def receipt(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from spectron_migrate.ledger.ledger import Ledger
+from spectron_migrate.ledger.messages import FACTS
 from spectron_migrate.ledger.schema import STORED, marks
 from spectron_migrate.records import Infer, Json
 
@@ -56,6 +57,8 @@ class LastVersion:
     """Since when Mem0 no longer has it."""
     somewhere: bool
     """Whether any version of it is stored, this one or an older one."""
+    message: str | None = None
+    """The message in whose turn it is; the state is that one's then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +115,11 @@ def receipts(ledger: Ledger) -> Iterator[ReceiptRow]:
 def last_version(ledger: Ledger, mem0_id: str) -> LastVersion | None:
     """The newest text of one memory; None where the ledger never heard of it."""
     row = ledger.db.execute(
-        "SELECT version, text_digest, text_at, recorded_at, state, reason, selector, tombstoned_at,"
-        " EXISTS (SELECT 1 FROM fact AS stored WHERE stored.mem0_id = fact.mem0_id"
-        f"  AND stored.state IN ({marks(STORED)})) AS somewhere"
-        " FROM fact JOIN memory ON memory.mem0_id = fact.mem0_id WHERE fact.mem0_id = ? ORDER BY version DESC LIMIT 1",
+        "SELECT fact.version, fact.text_digest, fact.text_at, fact.recorded_at, fact.reason, fact.selector,"
+        f" fact.message, coalesce(said.state, fact.state) AS state, tombstoned_at, EXISTS (SELECT 1 FROM {FACTS}"
+        f"  WHERE made.mem0_id = memory.mem0_id AND fact.state IN ({marks(STORED)})) AS somewhere"
+        " FROM fact JOIN memory USING (mem0_id) LEFT JOIN fact AS said ON said.mem0_id = fact.message"
+        " WHERE fact.mem0_id = ? ORDER BY fact.version DESC LIMIT 1",
         (*STORED, mem0_id),
     ).fetchone()
     if row is None:
@@ -124,7 +128,16 @@ def last_version(ledger: Ledger, mem0_id: str) -> LastVersion | None:
     return LastVersion(**values, somewhere=bool(row["somewhere"]))
 
 
-_LAST = ("version", "text_digest", "text_at", "recorded_at", "state", "reason", "selector", "tombstoned_at")
+_LAST = ("version", "text_digest", "text_at", "recorded_at", "state", "reason", "selector", "tombstoned_at", "message")
+
+
+def in_messages(ledger: Ledger) -> Iterator[tuple[str, str]]:
+    """Memories whose newest text is in the turn of a message, and that message."""
+    rows = ledger.db.execute(
+        "SELECT mem0_id, message FROM fact WHERE message IS NOT NULL AND NOT EXISTS (SELECT 1 FROM fact AS later"
+        " WHERE later.mem0_id = fact.mem0_id AND later.version > fact.version)"
+    )
+    return ((row["mem0_id"], row["message"]) for row in rows)
 
 
 def claimed_turns(ledger: Ledger, server_id: str) -> set[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 
-from spectron_migrate.ledger import Ledger, plan
+from spectron_migrate.ledger import Ledger, merge, plan
 from spectron_migrate.records import Memory, digest, format_time, has_time, parse_time
 
 _WAITING = "waiting:"
@@ -86,7 +86,7 @@ class Changes:
             " ORDER BY version DESC LIMIT 1) AS text FROM memory WHERE mem0_id = ?",
             (memory.id,),
         ).fetchone()
-        as_known = row is not None and row["tombstoned_at"] is None and row["digest"] == digest(plan.spelled(memory))
+        as_known = row is not None and row["tombstoned_at"] is None and row["digest"] == digest(merge.spelled(memory))
         if as_known and not self._all:
             return False
         if (row is None or row["text"] != digest(memory.memory)) and not self._settling.is_settled(memory):

@@ -10,7 +10,8 @@ from itertools import islice
 from spectron_migrate import __version__
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import InputError, NotLegal
-from spectron_migrate.ledger import Ledger, erasing, plan, views
+from spectron_migrate.ledger import Ledger, erasing, messages, plan, views
+from spectron_migrate.ledger.merge import Merge
 from spectron_migrate.mapping import ScopeMapping, Unmapped
 from spectron_migrate.plan.changes import Changes
 from spectron_migrate.plan.sharding import Sharding
@@ -89,10 +90,11 @@ def make_plan(
             shard=(sharding.shard.number, sharding.shard.of) if sharding else (0, 1),
         )
         same_mapping = migration.mapping_digest == mapping.digest
-        merge_into = partial(plan.Merge, ledger, scan=scan, migration=migration.id, same_mapping=same_mapping, now=now)
+        merge_into = partial(Merge, ledger, scan=scan, migration=migration.id, same_mapping=same_mapping, now=now)
         last = plan.last_plan(ledger)
         if last is not None:
             _bury(merge_into(last[0]), ledger, dump)
+            messages.take_refused_apart(ledger.db, last[0])
             if last[1] == fingerprint:
                 return Planned(last[0], merged=False)
         reporter.stage("plan", dump.count)
@@ -100,6 +102,8 @@ def make_plan(
             _hold_against_sent(ledger, mapping)
         onto = changes.onto(ledger, scan, mapping_digest=mapping.digest) if changes is not None else None
         number = plan.begin_plan(ledger, scan, fingerprint, now) if onto is None else onto
+        if not filters:
+            messages.adopt(ledger.db, number)
         merge = merge_into(number)
         noticed = _Noticed()
         if changes is None or not changes.unchanged:
@@ -139,7 +143,7 @@ def _refuse_half_erased(ledger: Ledger) -> None:
         )
 
 
-def _merge_tombstones(merge: plan.Merge, ledger: Ledger, dump: Dump, filters: Filters) -> None:
+def _merge_tombstones(merge: Merge, ledger: Ledger, dump: Dump, filters: Filters) -> None:
     for mem0_id, stone in dump.tombstones.items():
         known = views.memory_of(ledger, mem0_id)
         if known is not None and filters.admits(known):
@@ -147,7 +151,7 @@ def _merge_tombstones(merge: plan.Merge, ledger: Ledger, dump: Dump, filters: Fi
 
 
 def _merge_all(
-    merge: plan.Merge,
+    merge: Merge,
     dump: Dump,
     mapping: ScopeMapping,
     chosen: Callable[[Memory], bool],
@@ -184,7 +188,7 @@ def _merge_all(
     return noticed
 
 
-def _bury(merge: plan.Merge, ledger: Ledger, dump: Dump) -> None:
+def _bury(merge: Merge, ledger: Ledger, dump: Dump) -> None:
     """What adapters captured and a complete reading does not show was deleted by a call that nobody captured.
 
     Absence alone tells it: no dump ever held such a memory, so none can miss it.

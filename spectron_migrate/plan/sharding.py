@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from spectron_migrate.dump import Dump
 from spectron_migrate.dump.plan_file import SharedPlan, begin_shard, create_plan, read_plan, replace_plan
 from spectron_migrate.errors import InputError, LedgerLocked
-from spectron_migrate.ledger import Ledger, migration_id, plan, views
+from spectron_migrate.ledger import Ledger, merge, migration_id, views
 from spectron_migrate.ledger.shards import HASH, LOCK, Shard, counts_in, hold
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.records import Memory, Placement, Skipped, digest
@@ -86,9 +86,9 @@ class Sharding:
         if isinstance(placed, Skipped):
             return placed if known or self.shard.takes(memory.id) else None
         if not self.shard.takes(placed.lane):
-            return Skipped(memory.id, plan.ELSEWHERE) if known else None
+            return Skipped(memory.id, merge.ELSEWHERE) if known else None
         if any(views.was_sent(sibling, memory.id) for sibling in self._siblings):
-            return Skipped(memory.id, plan.MOVED)
+            return Skipped(memory.id, merge.MOVED)
         return placed
 
     async def first_listing(self, api: SpectronApi, *, now: str, ledger: Ledger | None = None) -> Sequence[str]:

@@ -37,7 +37,8 @@ LARGE = 4_000_000
 """Bytes that were drained and are worth emptying the file for."""
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 
-Event = Literal["ADD", "UPDATE", "DELETE"]
+Event = Literal["ADD", "UPDATE", "DELETE", "MESSAGE"]
+"""What a call did to a memory; or what the application said, followed by what Mem0 made of it."""
 
 _DDL = """
 CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;

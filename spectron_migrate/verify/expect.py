@@ -1,7 +1,8 @@
 """What should be in Spectron: for each memory the newer of dump and ledger, and what the ledger says became of it.
 
-Every memory is exactly one of: stored, missing, pending (Mem0 changed since the replay), skipped, gone
-(deleted in Mem0). Only `stored` and `missing` say something about the migration; `pending` says replay again.
+Every memory is exactly one of: stored, carried (in the turn of a message, which is stored and looked at in its stead),
+missing, pending (Mem0 changed since the replay), skipped, gone (deleted in Mem0). Only the first three say something
+about the migration; `pending` says replay again.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Outcome:
     """What became of one memory."""
 
     kind: str
-    """stored, missing, pending, skipped or gone."""
+    """stored, carried, missing, pending, skipped or gone."""
     reason: str = ""
     findings: tuple[Finding, ...] = ()
 
@@ -54,6 +55,7 @@ def stage(work: Workspace, ledgers: Sequence[Ledger], *, seed: int, reporter: Re
             for row in verify_views.receipts(ledger):
                 work.add_receipt(row, seed=seed)
                 reporter.advance(1)
+            work.add_messages(verify_views.in_messages(ledger))
 
 
 def expect_all(
@@ -104,7 +106,7 @@ def from_ledger(
 ) -> Outcome:
     """What the ledger says of a memory that should be in Spectron."""
     if last.state in STORED:
-        return Outcome("stored", "", findings)
+        return Outcome("stored" if last.message is None else "carried", "", findings)
     if last.state == "refused" and mem0_id in accepted:
         return Outcome("skipped", "refused, and accepted by name")
     return Outcome("missing", _UNSENT.get(last.state, last.state) + _status(last.reason))

@@ -188,8 +188,13 @@ class RecallTest:
             hits, ms = await asyncio.get_running_loop().run_in_executor(thread, search)
         except MigrateError as error:
             return Side((), (), 0.0, error.message), []
-        known = {hit.id: text_mark(hit.text) for hit in hits}
+        known = dict(map(self._as_compared, hits))
         return Side(tuple(known), tuple(known.values()), ms), hits
+
+    def _as_compared(self, hit: SearchHit) -> tuple[str, str]:
+        """Which memory Mem0 gave, and what tells its text; Spectron can only be asked for the message that holds it."""
+        message = self._work.standing_for(hit.id)
+        return (hit.id, text_mark(hit.text)) if message is None else (message.mem0_id, text_mark(message.text))
 
     async def _ask_spectron(self, query: Query, lens: Lens) -> tuple[Side, list[Row], Ranked]:
         began = self._clock()
@@ -255,13 +260,17 @@ class RecallTest:
     def _expected(self, query: Query) -> frozenset[str]:
         """What answers the query: what the file says, or the memory it was made of and those that say the same."""
         if query.expect or query.target is None:
-            known = frozenset(mem0_id for mem0_id in query.expect if self._work.expected(mem0_id) is not None)
+            known = frozenset(self._holder(each) for each in query.expect if self._work.expected(each) is not None)
             if query.expect and not known:  # neither system could find it: a tie that says nothing
                 self.unknown |= set(query.expect)
             return known
         fact = self._work.newest(query.target)
         twins = self._twins.of(fact) if fact is not None else ()
         return frozenset({query.target, *twins})
+
+    def _holder(self, mem0_id: str) -> str:
+        message = self._work.standing_for(mem0_id)
+        return mem0_id if message is None else message.mem0_id
 
     def _measure(self, expect: frozenset[str], left: Side | None, right: Side) -> dict[str, Json]:
         sides = {"mem0": left, "spectron": right}

@@ -94,6 +94,7 @@ def integrity_counts(work: Workspace) -> dict[str, Json]:
         "stale": len(work.found_ids("stale")),
         "expiring": work.count_category(SHORT_LIVED),
         "pending": counts.get("pending", 0),
+        "carried": counts.get("carried", 0),
         "skipped": counts.get("skipped", 0),
         "skipped_by_reason": work.counts().get("skipped", {}),
         "deleted": counts.get("gone", 0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import sqlite3
@@ -9,7 +10,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import IO
 
+from spectron_migrate.errors import LedgerLocked
 from spectron_migrate.judge import plain
 from spectron_migrate.records import selector_of
 from spectron_migrate.verify.model import StoredMemory
@@ -37,6 +40,7 @@ CREATE INDEX fact_owner ON fact(owner, lot);
 CREATE TABLE receipt(id TEXT NOT NULL, fact INTEGER NOT NULL, PRIMARY KEY (id, fact)) WITHOUT ROWID;
 CREATE TABLE expected(mem0_id TEXT PRIMARY KEY, kind TEXT NOT NULL, reason TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX expected_kind ON expected(kind, reason);
+CREATE TABLE carried(mem0_id TEXT PRIMARY KEY, message TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE leftover(turn TEXT PRIMARY KEY, scope INTEGER NOT NULL, plain BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE finding(
   no INTEGER PRIMARY KEY, layer TEXT NOT NULL, kind TEXT NOT NULL, mem0_id TEXT, reason TEXT NOT NULL,
@@ -119,3 +123,17 @@ def remove(path: Path) -> None:
     """Remove the file and what SQLite lays beside it."""
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def hold(path: Path) -> IO[str]:
+    """A lock that ends with its process: a second one would remove the first one's file under its feet."""
+    path.touch(mode=0o600)
+    lock = path.open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise LedgerLocked(
+            f"another process is verifying in {path.parent}", hint="wait for it, or stop it; it goes on when run again"
+        ) from None
+    return lock

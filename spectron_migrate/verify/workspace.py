@@ -7,7 +7,6 @@ texts: it has mode 0600, and a run that ends removes it.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -15,12 +14,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
-from spectron_migrate.errors import LedgerLocked
 from spectron_migrate.ledger.verify_views import ReceiptRow, SessionOfOurs
 from spectron_migrate.mapping import covers
 from spectron_migrate.records import Json, Selector, canonical_json, digest, selector_of
 from spectron_migrate.verify.model import Finding, Kind, Layer, StoredMemory
-from spectron_migrate.verify.tables import DDL, connect, fact_of, path_range, remove, text_key
+from spectron_migrate.verify.tables import DDL, connect, fact_of, hold, path_range, remove, text_key
 
 PAGE = 500
 """Rows that are read at once."""
@@ -45,7 +43,7 @@ class Workspace:
         `about` is a digest of everything that the run depends on; times are compared as text. Raises
         LedgerLocked where another process verifies here.
         """
-        lock = _hold(path.with_suffix(".lock"))
+        lock = hold(path.with_suffix(".lock"))
         if path.exists():
             with suppress(sqlite3.DatabaseError):
                 db = connect(path)
@@ -136,8 +134,12 @@ class Workspace:
         ids = {row.turn_id, row.chunk_id, *row.ids} - {None}
         self.db.executemany("INSERT INTO receipt VALUES (?, ?)", [(each, cursor.lastrowid) for each in ids])
 
+    def add_messages(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Memories that are in the turn of a message, and that message."""
+        self.db.executemany("INSERT OR REPLACE INTO carried VALUES (?, ?)", rows)
+
     def expect(self, mem0_id: str, kind: str, reason: str) -> None:
-        """What should have become of a memory: stored, missing, pending, skipped or gone."""
+        """What should have become of a memory: stored, carried, missing, pending, skipped or gone."""
         self.db.execute("INSERT OR REPLACE INTO expected VALUES (?, ?, ?)", (mem0_id, kind, reason))
 
     def keep(self, layer: Layer, subject: str, findings: Iterable[Finding]) -> None:
@@ -164,7 +166,7 @@ class Workspace:
         self.db.execute(
             "INSERT INTO finding(layer, kind, mem0_id, reason, place, texts)"
             " SELECT DISTINCT 'present', 'stale', fact.mem0_id, 'an older text of it is there too', '', '{}' FROM fact"
-            " JOIN expected ON expected.mem0_id = fact.mem0_id AND expected.kind IN ('stored', 'missing')"
+            " JOIN expected ON expected.mem0_id = fact.mem0_id AND expected.kind IN ('stored', 'carried', 'missing')"
             " WHERE newest = 0 AND NOT EXISTS"
             "  (SELECT 1 FROM finding WHERE finding.kind = 'stale' AND finding.mem0_id = fact.mem0_id)"
         )
@@ -312,6 +314,11 @@ class Workspace:
         row = self.db.execute(f"SELECT {_FACT} WHERE mem0_id = ? ORDER BY version DESC LIMIT 1", (mem0_id,)).fetchone()
         return fact_of(row) if row else None
 
+    def standing_for(self, mem0_id: str) -> StoredMemory | None:
+        """The message in whose turn a memory is; None for a memory of its own."""
+        row = self.db.execute("SELECT message FROM carried WHERE mem0_id = ?", (mem0_id,)).fetchone()
+        return self.newest(row["message"]) if row else None
+
     def owner_counts(self) -> list[tuple[str, int]]:
         """Whose memories stand, and how many of each."""
         rows = self.db.execute(
@@ -404,17 +411,3 @@ class Workspace:
             if len(page) < PAGE:
                 return
             after = page[-1]["no"]
-
-
-def _hold(path: Path) -> IO[str]:
-    """A lock that ends with its process: a second one would remove the first one's file under its feet."""
-    path.touch(mode=0o600)
-    lock = path.open("a")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise LedgerLocked(
-            f"another process is verifying in {path.parent}", hint="wait for it, or stop it; it goes on when run again"
-        ) from None
-    return lock

@@ -1,8 +1,9 @@
 """An application that uses the adapter: its users say things, change their mind, and ask at once for what they said.
 
-Usage: python -m tests.adapter.application CONFIG.json NAME LOG; it works until its standard input is closed, and takes
-`read` (write nothing more) and `write` as lines. Each call is a line of JSON in LOG: when it began, what it was,
-whether it went well, and whether Spectron answered. Embeddings are WordLlama's.
+Usage: python -m tests.adapter.application CONFIG.json NAME LOG CAPTURE; it works until its standard input is closed,
+and takes `read` (write nothing more) and `write` as lines. Each call is a line of JSON in LOG: when it began, what it
+was, whether it went well, and whether Spectron answered. Embeddings are WordLlama's. Where CAPTURE is `messages`, Mem0
+makes two memories of each.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ TOPICS = ("green tea", "the night train to Berlin", "an old tandem", "two grey c
 class Application:
     """One process of it."""
 
-    def __init__(self, memory: Any, name: str, log: Path) -> None:
+    def __init__(self, memory: Any, name: str, log: Path, *, extracts: bool) -> None:
         self.memory = memory
+        self.extracts = extracts
         self.name = name
         self.log = log.open("a", buffering=1)
         self.dice = random.Random(name)
@@ -51,12 +53,14 @@ class Application:
         return (often, seldom) if len(self.mine) < 3 else (often,)
 
     def say(self, user: str) -> None:
-        text = f"{self.name} speaks of {self.dice.choice(TOPICS)} {uuid.uuid4().hex[:10]}"
+        verbs = ("speaks", "dreams") if self.extracts else ("speaks",)
+        text = ". ".join(f"{self.name} {verb} of {self.dice.choice(TOPICS)} {uuid.uuid4().hex[:10]}" for verb in verbs)
         with self.told("add", user=user, text=text) as row:
-            made = self.memory.add(text, user_id=user, infer=False)["results"][0]
-            row["id"] = made["id"]
-            self.mine.append((made["id"], user, text))
-        self.find(user, text, there=True)
+            made = self.memory.add(text, user_id=user, infer=self.extracts)["results"]
+            row["ids"] = [each["id"] for each in made]
+            self.mine += [(each["id"], user, each["memory"]) for each in made]
+        for each in made:
+            self.find(user, each["memory"], there=True)
 
     def change(self) -> None:
         place = self.dice.randrange(1, len(self.mine))
@@ -116,11 +120,12 @@ def main() -> None:
     from mem0.utils.factory import EmbedderFactory
 
     from spectron_migrate import MemoryAdapter
+    from tests.adapter.extracting import Extracting
 
     EmbedderFactory.provider_to_class["lmstudio"] = "spectron_migrate.rehearsal.embed.WordLlamaEmbedding"
-    path, name, log = sys.argv[1:]
-    memory = MemoryAdapter(Memory.from_config(json.loads(Path(path).read_text())))
-    application, writes = Application(memory, name, Path(log)), True
+    path, name, log, capture = sys.argv[1:]
+    memory = MemoryAdapter(Extracting(Memory.from_config(json.loads(Path(path).read_text()))))
+    application, writes = Application(memory, name, Path(log), extracts=capture == "messages"), True
     application.say(f"{name}-seldom")
     print("at work", flush=True)
     while True:

@@ -36,7 +36,7 @@ PATIENCE_S = 300.0
 class Process:
     """One application process, and its log."""
 
-    def __init__(self, stage: Stage, name: str) -> None:
+    def __init__(self, stage: Stage, name: str, capture: str) -> None:
         config = {**stage.config, "history_db_path": str(stage.folder / f"history-{name}.db")}
         path = stage.folder / f"mem0-{name}.json"
         path.write_text(json.dumps(config))
@@ -44,8 +44,9 @@ class Process:
         self.log = stage.folder / f"{name}.log"
         home = stage.folder / f"home-{name}"
         home.mkdir()
+        words = ["-m", "tests.adapter.application", str(path), name, str(self.log), capture]
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.adapter.application", str(path), name, str(self.log)],
+            [sys.executable, "-W", "ignore", *words],
             cwd=stage.folder,
             env={
                 **clean_environment(os.environ),
@@ -85,18 +86,19 @@ class Process:
 class Fleet:
     """The application's processes; whoever is killed is replaced."""
 
-    def __init__(self, stage: Stage, count: int) -> None:
+    def __init__(self, stage: Stage, count: int, capture: str) -> None:
         self.stage = stage
+        self.capture = capture
         # Mem0 makes its table at the first write, and Postgres lets only one of several do so at the same moment.
-        first = Process(stage, "p0").ready()
-        self.all = [first, *(Process(stage, f"p{number}") for number in range(1, count))]
+        first = Process(stage, "p0", capture).ready()
+        self.all = [first, *(Process(stage, f"p{number}", capture) for number in range(1, count))]
         self.live = [first, *(process.ready() for process in self.all[1:])]
 
     def kill_one(self) -> None:
         victim = self.live.pop(0)
         victim.process.kill()
         victim.process.wait(PATIENCE_S)
-        self.all.append(Process(self.stage, f"p{len(self.all)}"))
+        self.all.append(Process(self.stage, f"p{len(self.all)}", self.capture))
         self.live.append(self.all[-1].ready())
 
     def calls(self, what: str | None = None) -> list[dict[str, Any]]:
@@ -175,7 +177,6 @@ def pg_stage(postgres: str, user: str, tmp_path: Path, monkeypatch: pytest.Monke
             for name, value in environment(server).items():
                 monkeypatch.setenv(name, value)
             stage = Stage(tmp_path, server, user, config, None)
-            stage.write_settings(guard={"window": "2s", "p95": "4s"}, shadow=0.2)
             yield stage
         db.execute(f'DROP TABLE IF EXISTS "{table}"')
 
@@ -184,10 +185,17 @@ def from_spectron(call: dict[str, Any]) -> bool:
     return bool(call.get("spectron"))
 
 
-@pytest.mark.parametrize("catch_up", ["follow", "outbox"])
-def test_four_processes_through_all_phases(pg_stage: Stage, catch_up: Literal["follow", "outbox"]) -> None:
+@pytest.mark.parametrize(
+    ("catch_up", "capture"),
+    [("follow", "memories"), ("outbox", "memories"), ("outbox", "messages")],
+    ids=["follow", "outbox", "messages"],
+)
+def test_four_processes_through_all_phases(
+    pg_stage: Stage, catch_up: Literal["follow", "outbox"], capture: str
+) -> None:
     stage = pg_stage
-    fleet = Fleet(stage, 4)
+    stage.write_settings(guard={"window": "2s", "p95": "4s"}, shadow=0.2, catch_up=catch_up, capture=capture)
+    fleet = Fleet(stage, 4, capture)
     try:
         fleet.wait_for(lambda call: True, many=5)
         stage.start(catch_up)

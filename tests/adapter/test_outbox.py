@@ -27,9 +27,9 @@ from tests.support.waiting import wait_until
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
-def begun(stage: Stage) -> Stage:
+def begun(stage: Stage, **cutover: Any) -> Stage:
     """A cutover by outbox whose base is in Spectron."""
-    stage.write_settings(catch_up="outbox")
+    stage.write_settings(catch_up="outbox", **cutover)
     stage.say("Was here before the cutover began")
     stage.start("outbox")
     stage.catch_up()

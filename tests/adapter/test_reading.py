@@ -299,12 +299,6 @@ def test_bad_settings_are_refused_when_the_application_starts(stage: Stage) -> N
         stage.adapter()
 
 
-def test_capturing_messages_is_refused_and_not_done_otherwise(stage: Stage) -> None:
-    stage.write_settings(catch_up="outbox", capture="messages")
-    with pytest.raises(InputError, match="messages"):
-        stage.adapter()
-
-
 def test_revert_is_in_force_within_a_second(stage: Stage) -> None:
     stage.say(TEA)
     stage.to_spectron()

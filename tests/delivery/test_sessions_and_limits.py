@@ -13,7 +13,7 @@ import pytest
 from spectron_migrate.delivery.tokens import tokens_of
 from spectron_migrate.dump import open_any
 from spectron_migrate.errors import ExitCode, InputError, Interrupted
-from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger import Ledger, cutover_views, verify_views
 from spectron_migrate.ledger.schema import MIGRATIONS, VERSION
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
@@ -167,24 +167,32 @@ def test_a_signal_does_not_wait_for_reads_before_the_first_write(
     assert ExitCode.SIGTERM == told.value.exit_code
 
 
-def as_version_1(state: Path) -> None:
-    """Take away what version 2 added: indexes first, tables last."""
-    added = re.findall(r"CREATE (INDEX|TABLE) (\w+)|ALTER TABLE (\w+) ADD COLUMN (\w+)", MIGRATIONS[1])
+def as_version(version: int, state: Path) -> None:
+    """Take away what later versions added: indexes first, tables last."""
+    since = "".join(MIGRATIONS[each] for each in range(version, VERSION))
+    added = re.findall(r"CREATE (INDEX|TABLE) (\w+)|ALTER TABLE (\w+) ADD COLUMN (\w+)", since)
     with sqlite3.connect(state / "ledger.db") as db:
         for kind, name, table, column in sorted(added, key=lambda one: ("INDEX", "", "TABLE").index(one[0])):
             db.execute(f"DROP {kind} {name}" if kind else f"ALTER TABLE {table} DROP COLUMN {column}")
-        db.execute("PRAGMA user_version = 1")
+        db.execute(f"PRAGMA user_version = {version}")
     db.close()
 
 
-def test_a_ledger_of_version_1_is_read_as_it_is_and_goes_on_when_it_is_written(
-    spectron: RunningServer, user: str, tmp_path: Path
+@pytest.mark.parametrize("version", range(1, VERSION))
+def test_a_ledger_of_an_earlier_version_is_read_as_it_is_and_goes_on_when_it_is_written(
+    spectron: RunningServer, user: str, tmp_path: Path, version: int
 ) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(20)])
     replay_in_no_time(spectron, tmp_path / "state", dump, options=ReplayOptions(limit=7))
-    as_version_1(tmp_path / "state")
+    as_version(version, tmp_path / "state")
     with Ledger.open_for_reading(tmp_path / "state") as ledger:
-        assert 7 == ledger.db.execute("SELECT count(*) FROM fact WHERE state != 'planned'").fetchone()[0]
+        assert 7 == len(list(verify_views.receipts(ledger)))
+        assert (20, {}, {}) == (
+            cutover_views.living([ledger]),
+            cutover_views.moved([ledger]),
+            cutover_views.refused([ledger]),
+        )
+        assert version == ledger.db.execute("PRAGMA user_version").fetchone()[0]
     second = replay_in_no_time(spectron, tmp_path / "state", dump)
     assert (ExitCode.DONE, 13, 7) == (second.exit_code, second.written, second.already)
     with Ledger.open_for_reading(tmp_path / "state") as ledger:

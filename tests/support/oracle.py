@@ -72,7 +72,7 @@ def ledger_facts(state: Path) -> list[dict[str, Any]]:
     """Every fact of the ledger, with its session and whether its memory's tombstone stands."""
     with Ledger.open_for_reading(state) as ledger:
         rows = ledger.db.execute(
-            "SELECT fact.*, session.server_id, memory.tombstoned_at FROM fact"
+            "SELECT fact.*, session.server_id, memory.tombstoned_at, memory.is_message FROM fact"
             " LEFT JOIN session ON session.id = fact.session LEFT JOIN memory ON memory.mem0_id = fact.mem0_id"
         ).fetchall()
     return [dict(row) for row in rows]
@@ -100,6 +100,8 @@ def _claims(facts: list[dict[str, Any]], turns: Mapping[str, Turn]) -> Iterable[
         name = f"{fact['mem0_id']} version {fact['version']}"
         if fact["state"] in ("skipped", "refused", "undecidable") and not fact["reason"]:
             yield f"I1: {name} is {fact['state']} without a reason"
+        if fact["message"] and (fact["turn_id"] or fact["state"] != "skipped"):
+            yield f"I2: {name} is in the turn of {fact['message']}, and sent itself"
         if fact["state"] not in STORED or fact["decided_by"] == "person":
             continue
         turn = turns.get(fact["turn_id"])
@@ -155,6 +157,7 @@ def _lane_order(facts: list[dict[str, Any]], turns: Mapping[str, Turn]) -> Itera
 def _all_named(facts: list[dict[str, Any]], memories: Iterable[Memory], mapping: ScopeMapping) -> Iterable[str]:
     """I1, I7, I9 of what Mem0 has now."""
     newest = {fact["mem0_id"]: fact for fact in sorted(facts, key=lambda fact: int(fact["version"]))}
+    said = {id_: fact for id_, fact in newest.items() if fact["is_message"]}
     for fact in facts:
         if fact["state"] in ("planned", "intended"):
             yield f"I1: {fact['mem0_id']} version {fact['version']} is still {fact['state']}"
@@ -172,14 +175,20 @@ def _all_named(facts: list[dict[str, Any]], memories: Iterable[Memory], mapping:
             yield f"I1: the newest version of {memory.id} is not its text"
         if found["tombstoned_at"]:
             yield f"I9: {memory.id} is in Mem0 and its tombstone stands"
-        if found["state"] not in (*STORED, "refused", "undecidable"):
+        sent = said[found["message"]] if found["message"] else found
+        if sent["tombstoned_at"]:
+            yield f"I9: {memory.id} is in Mem0, and its message {sent['mem0_id']} counts as deleted"
+        if sent["selector"] != found["selector"]:
+            yield f"I7: {memory.id} belongs to {found['selector']}, its message lies in {sent['selector']}"
+        if sent["state"] not in (*STORED, "refused", "undecidable"):
             yield f"I9: {memory.id} is {found['state']} ({found['reason']})"
         if selector_of(found["selector"]) != placed.selector:
             yield f"I7: {memory.id} is in {found['selector']}, the mapping puts it into {placed.selector}"
         elif memory.user_id and not covers(mapping.lens(user_id=memory.user_id).selector, placed.selector):
             yield f"I7: the lens of {memory.user_id} does not see {memory.id}"
+    standing = {newest[memory_id]["message"] for memory_id in now if memory_id in newest}
     for id_, fact in newest.items():
-        if id_ not in now and fact["state"] in STORED and not fact["tombstoned_at"]:
+        if id_ not in now | standing and fact["state"] in STORED and not fact["tombstoned_at"]:
             yield f"I9: {id_} is claimed, not in Mem0, and has no tombstone"
 
 

@@ -1,0 +1,108 @@
+"""Messages in place of memories (`cutover.capture: messages`): one turn holds what the application said.
+
+A message is planned and sent as a memory is; the memories that Mem0 made of it are skipped, and name it. While any of
+them stands, the message does: who finds it is shown those that stand. As soon as nothing of it is on its way and it
+would say what Mem0 has let go of meanwhile, or the server refuses it, its memories are written in its stead.
+"""
+
+from __future__ import annotations
+
+from sqlite3 import Connection, Row
+
+from spectron_migrate.ledger.schema import SENT, marks
+
+CARRIED = "in the turn of a message"
+APART = "its memories are written instead"
+DELETED = "deleted in Mem0"
+LET_GO = "replaced or deleted in Mem0"
+
+FACTS = (
+    "fact AS made JOIN fact ON (fact.mem0_id = made.mem0_id AND fact.version = made.version)"
+    " OR fact.mem0_id = made.message"
+)
+"""`made`: a text of a memory; `fact`: what was, or is to be, sent for it: itself, and the message that holds it."""
+
+_STANDS = (
+    "EXISTS (SELECT 1 FROM memory AS made WHERE made.mem0_id = fact.mem0_id AND made.tombstoned_at IS NULL)"
+    " AND NOT EXISTS (SELECT 1 FROM fact AS later WHERE later.mem0_id = fact.mem0_id AND later.version > fact.version)"
+)
+"""Of a fact: it is the newest text of a memory that Mem0 has."""
+
+
+def standing_in(db: Connection, message: str) -> list[str]:
+    """The records of the memories that a message stands for, and that Mem0 still has, in Mem0's order."""
+    rows = db.execute(
+        f"SELECT record FROM fact JOIN memory USING (mem0_id) WHERE fact.message = ? AND {_STANDS} ORDER BY fact.id",
+        (message,),
+    )
+    return [row["record"] for row in rows]
+
+
+def carries(db: Connection, message: str | None) -> bool:
+    """Whether what the message says is, or will be, in Spectron."""
+    states = ("planned", *SENT)
+    row = db.execute(f"SELECT 1 FROM fact WHERE mem0_id = ? AND state IN ({marks(states)})", (message, *states))
+    return row.fetchone() is not None
+
+
+def adopt(db: Connection, plan: int) -> None:
+    """No dump names a message: what is not decided of any belongs to the newest plan."""
+    db.execute(
+        "UPDATE fact SET plan = ?1 WHERE plan != ?1 AND state IN ('planned', 'intended', 'undecidable')"
+        " AND mem0_id IN (SELECT mem0_id FROM memory WHERE is_message)",
+        (plan,),
+    )
+
+
+def overtake(db: Connection, mem0_id: str, plan: int, at: str) -> None:
+    """A memory is gone since `at`, or has another text: its message is taken apart while it can be."""
+    for message in _messages_of(db, mem0_id):
+        if message["state"] == "planned":
+            skip(db, message, APART, plan=plan)
+        elif not standing_in(db, message["mem0_id"]):
+            db.execute(
+                "UPDATE memory SET tombstoned_at = coalesce(tombstoned_at, ?) WHERE mem0_id = ?",
+                (at, message["mem0_id"]),
+            )
+
+
+def returned(db: Connection, message: str) -> None:
+    """A memory of it stands again."""
+    db.execute("UPDATE memory SET tombstoned_at = NULL WHERE mem0_id = ?", (message,))
+
+
+def is_torn(db: Connection, mem0_id: str) -> bool:
+    """Whether it is a message that says what Mem0 has let go of."""
+    row = db.execute(f"SELECT 1 FROM fact WHERE message = ? AND NOT ({_STANDS}) LIMIT 1", (mem0_id,))
+    return row.fetchone() is not None
+
+
+def take_refused_apart(db: Connection, plan: int) -> int:
+    """What the server would not have as a message it may take memory by memory; how many messages these were."""
+    refused = db.execute(
+        "SELECT fact.id, fact.mem0_id, fact.reason FROM fact JOIN memory USING (mem0_id)"
+        " WHERE state = 'refused' AND is_message"
+    ).fetchall()
+    for message in refused:
+        skip(db, message, f"refused ({message['reason']}); {APART}", plan=plan)
+    return len(refused)
+
+
+def skip(db: Connection, fact: Row, reason: str, *, plan: int | None = None) -> None:
+    """It is not sent; the memories of a message that stand are planned themselves, in its own plan or this."""
+    db.execute("UPDATE fact SET state = 'skipped', reason = ? WHERE id = ?", (reason, fact["id"]))
+    db.execute(
+        "UPDATE fact SET state = 'planned', reason = NULL, message = NULL,"
+        " plan = coalesce(?, (SELECT plan FROM fact AS said WHERE said.id = ?))"
+        f" WHERE message = ? AND {_STANDS}",
+        (plan, fact["id"], fact["mem0_id"]),
+    )
+    db.execute("UPDATE fact SET reason = ?, message = NULL WHERE message = ?", (LET_GO, fact["mem0_id"]))
+
+
+def _messages_of(db: Connection, mem0_id: str) -> list[Row]:
+    return db.execute(
+        "SELECT said.id, said.mem0_id, said.state FROM fact JOIN fact AS said ON said.mem0_id = fact.message"
+        " WHERE fact.mem0_id = ?",
+        (mem0_id,),
+    ).fetchall()

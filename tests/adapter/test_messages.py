@@ -1,0 +1,329 @@
+"""`capture: messages`: what the application says is written in place of what Mem0 makes of it, and nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from spectron_migrate.adapter.capture import messages_of
+from spectron_migrate.catch_up.draining import Drained
+from spectron_migrate.dump import open_dump
+from spectron_migrate.errors import LedgerLocked
+from spectron_migrate.ledger import Ledger, cutover_views, erasing
+from spectron_migrate.mapping import load_mapping
+from spectron_migrate.records import NullReporter
+from spectron_migrate.replay import Replay, ReplayOptions
+from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.state.outbox import Result
+from tests.adapter.extracting import Extracting
+from tests.adapter.support import Stage, ids, stamp, texts
+from tests.adapter.test_draining import Drains, drained_by, drains  # noqa: F401 - a fixture
+from tests.adapter.test_outbox import begun, judged, turns
+from tests.support import oracle
+from tests.support.proxy import Seen, misbehaving
+from tests.support.waiting import wait_until
+
+BOTH = "I moved to Berlin. My cat is called Ada"
+BEFORE = "Was here before the cutover began"
+
+
+def mine(stage: Stage) -> dict[str, Any]:
+    return {"filters": {"user_id": stage.user}, "top_k": 50}
+
+
+def said(stage: Stage, text: str = BOTH) -> tuple[Any, list[str]]:
+    """An adapter whose cutover captures messages, and the ids of what Mem0 made of one that is in Spectron."""
+    begun(stage, capture="messages")
+    adapter = stage.adapter(Extracting(stage.mem0))
+    made = ids(adapter.add(text, user_id=stage.user))
+    wait_until(lambda: text in turns(stage))
+    stage.shift(100)
+    return adapter, made
+
+
+def from_spectron(adapter: Any, stage: Stage, query: str) -> list[str]:
+    """Texts of an answer that Spectron gave."""
+
+    def count() -> int:
+        return int(adapter._core.tally.told()["reads"].get("spectron", 0))
+
+    found: list[str] = []
+
+    def answered() -> bool:
+        before = count()
+        found[:] = texts(adapter.search(query, **mine(stage)))
+        return count() > before
+
+    wait_until(answered)
+    return found
+
+
+def privately(stage: Stage) -> set[str]:
+    """Memories that Mem0 has let go of and whose texts Spectron still holds."""
+    with Ledger.open_for_reading(stage.state) as ledger:
+        return {left.mem0_id for left in cutover_views.left_behind(ledger)}
+
+
+# -- what is captured ---------------------------------------------------------------------------------------
+
+
+def added(*texts: str, event: str = "ADD") -> dict[str, Any]:
+    return {"results": [{"id": f"m{place}", "memory": text, "event": event} for place, text in enumerate(texts)]}
+
+
+def test_a_message_comes_before_what_mem0_made_of_it_and_is_named_by_it() -> None:
+    message, one, two = messages_of("add", {"messages": BOTH, "user_id": "ada"}, added("moved", "cat")) or []
+    assert ("MESSAGE", BOTH) == (message.event, message.text)
+    assert "ada" == (message.record or {})["user_id"]
+    assert [("ADD", "m0", "moved"), ("ADD", "m1", "cat")] == [
+        (each.event, each.mem0_id, each.text) for each in (one, two)
+    ]
+    assert [message.mem0_id] * 2 == [(each.record or {})["message"] for each in (one, two)]
+
+
+def test_a_conversation_is_one_message_without_its_instructions() -> None:
+    conversation = [
+        {"role": "system", "content": "You are kind"},
+        {"role": "user", "content": "I moved"},
+        {"role": "assistant", "content": "Where to?"},
+    ]
+    message = (messages_of("add", {"messages": conversation, "user_id": "ada"}, added("moved")) or [])[0]
+    assert "user: I moved\nassistant: Where to?" == message.text
+
+
+@pytest.mark.parametrize(
+    ("given", "answer"),
+    [
+        ({"messages": BOTH, "infer": False}, added(BOTH)),
+        ({"messages": BOTH, "memory_type": "procedural_memory"}, added("moved")),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, added("a cat")),
+        ({"messages": [{"role": "system", "content": "You are kind"}]}, added("kind")),
+        ({"messages": "Forget my cat"}, added("cat", event="DELETE")),
+    ],
+    ids=["as it is", "procedural", "an image", "instructions alone", "a deletion"],
+)
+def test_where_there_is_no_message_to_write_the_memories_are_captured(given: dict[str, Any], answer: Any) -> None:
+    results = messages_of("add", {"user_id": "ada", **given}, answer) or []
+    assert [row["event"] for row in answer["results"]] == [each.event for each in results]
+    assert all("message" not in (each.record or {}) for each in results)
+
+
+@pytest.mark.parametrize("answer", [added(), {"results": [{"event": "NONE", "id": "m1", "memory": "x"}]}])
+def test_of_what_mem0_made_nothing_is_kept_nothing(answer: Any) -> None:
+    assert [] == messages_of("add", {"messages": "Hm", "user_id": "ada"}, answer)
+
+
+@pytest.mark.parametrize("answer", [{"results": [{"event_id": "e1", "status": "PENDING"}]}, "queued", None])
+def test_an_answer_that_names_no_memory_is_unknown(answer: Any) -> None:
+    assert messages_of("add", {"messages": BOTH, "user_id": "ada"}, answer) is None
+
+
+# -- what becomes of it -------------------------------------------------------------------------------------
+
+
+def test_one_turn_holds_all_that_mem0_made_of_a_message(stage: Stage) -> None:
+    adapter, made = said(stage)
+    assert ["I moved to Berlin", "My cat is called Ada"] == from_spectron(adapter, stage, "Berlin cat Ada")[:2]
+    assert made == ids(adapter.search("Berlin cat Ada", **mine(stage)))[:2]
+    assert stage.reconcile()
+    assert [BEFORE, BOTH] == turns(stage)
+    judged(stage)
+
+
+def test_a_deleted_memory_is_hidden_and_the_others_of_its_message_are_not(stage: Stage) -> None:
+    adapter, made = said(stage)
+    adapter.delete(made[0])
+    found = from_spectron(adapter, stage, "Berlin cat Ada")
+    assert (True, False) == ("My cat is called Ada" in found, "I moved to Berlin" in found)
+    assert {made[0]} == privately(stage)
+    adapter.delete(made[1])
+    assert [BEFORE] == from_spectron(adapter, stage, "Berlin cat Ada")
+    assert set(made) == privately(stage)
+    assert stage.reconcile()
+    judged(stage)
+
+
+def test_an_edited_memory_leaves_its_message_with_a_text_of_its_own(stage: Stage) -> None:
+    adapter, made = said(stage)
+    adapter.update(made[0], text="I moved to Rome")
+    wait_until(lambda: "I moved to Rome" in turns(stage))
+    found = from_spectron(adapter, stage, "Berlin Rome cat Ada")
+    assert {BEFORE, "I moved to Rome", "My cat is called Ada"} == set(found)
+    assert stage.reconcile()
+    assert [BEFORE, BOTH, "I moved to Rome"] == turns(stage)
+    judged(stage)
+
+
+def test_a_deletion_past_the_adapter_is_found_by_reconciling(stage: Stage) -> None:
+    adapter, made = said(stage)
+    stage.mem0.delete(made[1])
+    assert stage.reconcile()
+    assert "My cat is called Ada" not in from_spectron(adapter, stage, "Berlin cat Ada")
+    judged(stage)
+
+
+def test_once_spectron_is_the_truth_each_memory_is_known_by_its_id(stage: Stage) -> None:
+    adapter, made = said(stage)
+    stage.step("closing")
+    assert stage.reconcile()
+    stage.step("complete")
+    assert ["I moved to Berlin", "My cat is called Ada"] == [adapter.get(each)["memory"] for each in made]
+    assert {BEFORE, "I moved to Berlin", "My cat is called Ada"} == set(texts(adapter.get_all(**mine(stage))))
+    assert ["I moved to Berlin"] == [event["new_memory"] for event in adapter.history(made[0])]
+    assert "My cat is called Ada" in texts(adapter.search("my cat", **mine(stage)))
+
+
+# -- step by step -------------------------------------------------------------------------------------------
+
+
+def captures(drains: Drains, text: str = BOTH) -> list[str]:  # noqa: F811 - a fixture
+    """Mem0 stores it, and the outbox has it."""
+    stage = drains.stage
+    answer = Extracting(stage.mem0).add(text, user_id=stage.user)
+    tell(drains, messages_of("add", {"messages": text, "user_id": stage.user}, answer) or [])
+    return ids(answer)
+
+
+def tell(drains: Drains, results: Sequence[Result]) -> None:  # noqa: F811
+    drains.outbox.complete(results, datetime.now(UTC))
+
+
+def drained_through(drains: Drains, choose: Any) -> Drained:  # noqa: F811
+    """As `drain`, with a server that misbehaves."""
+    stage = drains.stage
+
+    async def run(url: str) -> Drained | None:
+        async with SpectronApi(url, stage.server.context, api_key=stage.server.api_key) as api:
+            return await drains._drainer.drain(api)
+
+    found: list[Drained | None] = []
+
+    def had_its_turn() -> bool:
+        with suppress(LedgerLocked):
+            found.append(asyncio.run(run(proxy.base_url)))
+        return bool(found)
+
+    with misbehaving(stage.server.base_url, choose) as proxy:
+        wait_until(had_its_turn)
+    assert found[0] is not None
+    return found[0]
+
+
+def refuses(text: str) -> Any:
+    """The server would not have this text."""
+
+    def choose(seen: Seen) -> str:
+        return "400" if seen.writes_fact and text.encode() in seen.body else "none"
+
+    return choose
+
+
+def test_what_is_deleted_before_its_message_left_never_leaves(drains: Drains) -> None:  # noqa: F811
+    made = captures(drains)
+    tell(drains, [Result("DELETE", made[0])])
+    drains.stage.mem0.delete(made[0])
+    drains.drain()
+    assert [BEFORE, "My cat is called Ada"] == turns(drains.stage)
+    assert drains.stage.reconcile()
+    judged(drains.stage)
+
+
+def test_a_message_that_the_server_refuses_is_written_memory_by_memory(drains: Drains) -> None:  # noqa: F811
+    captures(drains)
+    first = drained_through(drains, refuses(BOTH))
+    assert {drains.stage.user} == first.behind
+    second = drains.drain()
+    assert set() == second.behind
+    assert [BEFORE, "I moved to Berlin", "My cat is called Ada"] == turns(drains.stage)
+    assert drains.stage.reconcile()
+    judged(drains.stage)
+
+
+def test_a_reading_of_mem0_that_was_faster_leaves_nothing_to_the_message(drains: Drains) -> None:  # noqa: F811
+    captures(drains)
+    drains.stage.catch_up()
+    drains.drain()
+    assert [BEFORE, "I moved to Berlin", "My cat is called Ada"] == turns(drains.stage)
+    judged(drains.stage)
+
+
+def test_rows_that_are_drained_twice_are_written_once(drains: Drains, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    captures(drains)
+    with monkeypatch.context() as patched:  # whoever planned them died before it could say so
+        patched.setattr(drains.outbox, "delivered", lambda batch: None)
+        drains.drain()
+    drains.drain()
+    assert [BEFORE, BOTH] == turns(drains.stage)
+    assert drains.stage.reconcile()
+    judged(drains.stage)
+
+
+def test_an_added_and_edited_memory_of_an_empty_mem0_is_planned(stage: Stage) -> None:
+    """Captures name a memory more than once, also where the ledger knows none yet."""
+    stage.write_settings(catch_up="outbox")
+    stage.start("outbox")
+    stage.catch_up()
+    adapter = stage.adapter()
+    made = ids(adapter.add("I live in Berlin", user_id=stage.user, infer=False))[0]
+    adapter.update(made, text="I live in Rome")
+    wait_until(lambda: "I live in Rome" in turns(stage))
+    assert stage.reconcile()
+    judged(stage)
+
+
+def test_a_new_plan_of_everything_writes_nothing_of_it_again(drains: Drains) -> None:  # noqa: F811
+    made = captures(drains)
+    drains.drain()
+    stage = drains.stage
+    stage.catch_up()
+    labelled = stage.folder / "labelled.yaml"
+    labelled.write_text(
+        'version: 1\nrules: [{when: {user_id: "*"}, scope: {user: "{user_id}"}}]\nlabels: {moved: "yes"}\n'
+    )
+
+    async def run() -> None:
+        async with stage.api() as api:
+            with open_dump(stage.folder / "dump") as dump:
+                mapping = load_mapping(labelled)
+                await Replay(stage.state, dump, mapping, ReplayOptions(), reporter=NullReporter()).run(api)
+
+    asyncio.run(run())
+    assert [BEFORE, BOTH] == turns(stage)
+    assert 2 == len(made)
+
+
+def test_a_message_that_was_erased_does_not_bring_back_what_mem0_let_go_of(drains: Drains) -> None:  # noqa: F811
+    made = captures(drains)
+    drains.drain()
+    tell(drains, [Result("DELETE", made[0])])
+    drains.drain()
+    stage = drains.stage
+    with Ledger.open_for_writing(stage.state) as ledger, ledger.transaction():
+        erasing.begin(ledger, f"user/{stage.user}", now=stamp())
+        erasing.finish(ledger, f"user/{stage.user}", now=stamp())
+    facts = {fact["mem0_id"]: fact for fact in oracle.ledger_facts(stage.state)}
+    assert ("skipped", "planned") == (facts[made[0]]["state"], facts[made[1]]["state"])
+    assert {"its memories are written instead"} == {fact["reason"] for fact in facts.values() if fact["is_message"]}
+
+
+def test_a_message_whose_memories_the_mapping_tells_apart_is_not_written(drains: Drains) -> None:  # noqa: F811
+    stage = drains.stage
+    apart = stage.folder / "apart.yaml"
+    apart.write_text(
+        "version: 1\nrules:\n"
+        '  - {when: {user_id: "*", role: assistant}, scope: {user: "{user_id}", said: by-us}}\n'
+        '  - {when: {user_id: "*"}, scope: {user: "{user_id}"}}\n'
+    )
+    drains._drainer._mapping = mapping = load_mapping(apart)
+    with Ledger.open_for_writing(stage.state) as ledger, ledger.transaction() as db:
+        db.execute("UPDATE migration SET mapping_digest = ?", (mapping.digest,))
+    answer = Extracting(stage.mem0).add(BOTH, user_id=stage.user)
+    answer["results"][1]["role"] = "assistant"
+    tell(drains, messages_of("add", {"messages": BOTH, "user_id": stage.user}, answer) or [])
+    drained_by(drains._drainer, stage)
+    assert [BEFORE, "I moved to Berlin", "My cat is called Ada"] == turns(stage)
