@@ -209,6 +209,8 @@ def test_four_processes_through_all_phases(
             stage.server.start()
             stage.shift(100)
             fleet.wait_for(from_spectron)
+            stage.shift(50)
+            fleet.wait_for(lambda call: True, many=3)
             stage.step("revert")
             reverted = time.time()
             fleet.wait_for(lambda call: call["at"] > reverted + 2, many=3)
