@@ -10,12 +10,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 ENTITIES = ("user_id", "agent_id", "run_id", "app_id")
 PLATFORM_TOP_K = 10
 USUAL_THRESHOLD = 0.1
 """What Mem0 asks for by itself; scores of the two systems do not compare, so a higher one is Mem0's to judge."""
+_ID_TYPES = (str, int)
 _LENGTHS = ("top_k", "limit")
 _WITHOUT_EFFECT = frozenset({"rerank", "version", "output_format", "api_version", "async_mode", "enable_graph"})
 """What asks for a ranking or a form of Mem0's own: Spectron ranks by itself, the form is kept anyway."""
@@ -35,7 +37,7 @@ class Asked:
     """What it asks for that Spectron cannot answer."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Form:
     """A signature, read once: binding with `inspect` takes longer than all the rest of an adapter's call."""
 
@@ -60,14 +62,21 @@ class _Form:
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
         """The arguments by name, defaults and the fields of an `options` object included; None where it is no call."""
-        placed = dict(zip(self.by_position, args, strict=False))
-        if len(placed) < len(args) or placed.keys() & kwargs.keys():
+        if not _is_call(self, len(args), tuple(kwargs)):
             return None
-        given = {**self.defaults, **placed, **kwargs}
-        if self.required - given.keys() or not (self.takes_any or given.keys() <= self.names):
-            return None
-        options = _options(given.pop("options", None))
-        return {**given, **options} if options else given
+        given = {**self.defaults, **dict(zip(self.by_position, args, strict=False)), **kwargs}
+        options = given.pop("options", None)
+        return given if options is None else {**given, **_options(options)}
+
+
+@lru_cache(maxsize=1024)
+def _is_call(form: _Form, count: int, keywords: tuple[str, ...]) -> bool:
+    """Whether it takes so many positional arguments and these keywords; an application's calls are of few kinds."""
+    placed = form.by_position[:count]
+    given = {*form.defaults, *placed, *keywords}
+    if len(placed) < count or {*placed} & {*keywords}:
+        return False
+    return form.required <= given and (form.takes_any or given <= form.names)
 
 
 class Calls:
@@ -155,14 +164,14 @@ def owners_of(kwargs: Mapping[str, Any]) -> dict[str, str]:
     ids = _plain_ids(filters)[0] if isinstance(filters, dict) else {}
     for name in ENTITIES:
         value = kwargs.get(name)
-        if isinstance(value, str | int):
+        if isinstance(value, _ID_TYPES):
             ids[name] = str(value)
     return ids
 
 
 def is_id(value: Any) -> bool:
     """Whether every generation of Mem0 takes this for an id: what is empty, one drops and another refuses."""
-    return isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip() != ""
+    return isinstance(value, _ID_TYPES) and not isinstance(value, bool) and str(value).strip() != ""
 
 
 def _plain_ids(filters: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:

@@ -114,7 +114,7 @@ class Call:
             if results:
                 self._outbox.complete(results, datetime.now(UTC))
             self._is_known = True
-        except OSError as error:
+        except (OSError, TypeError, ValueError, RecursionError) as error:  # what an application adds may be no JSON
             self._complain(error)
 
     def end(self, later_s: float) -> bool:

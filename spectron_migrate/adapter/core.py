@@ -104,7 +104,15 @@ class Core:
         self.shadow = Shadow(self, self.settings.cutover.shadow, rng or random.Random())
         self._said: set[str] = set()
         self._captures: Captures | None = None
-        self._writes = Writes(self.calls, self.tally, self.written, self.catalogue, self._outbox)
+        self._writes = Writes(
+            self.calls,
+            self.tally,
+            self.written,
+            self.catalogue,
+            routing=self.routing.current,
+            moment=self._moment,
+            captures=self._outbox,
+        )
         if self.routing.current().phase not in ("mem0", "complete") and (
             capturing := self._outbox(self.routing.current())
         ):
@@ -214,8 +222,7 @@ class Core:
     ) -> AbstractContextManager[Callable[[Any], None]]:
         """Around a write to Mem0; call what is given with Mem0's answer."""
         self.heart.begin()
-        routing = self.routing.current()
-        return self._writes.around(method, args, kwargs, routing, self._moment(routing.as_of))
+        return self._writes.around(method, args, kwargs)
 
     def _outbox(self, routing: Routing) -> Captures | None:
         """Where writes are captured, while the cutover says so."""

@@ -8,6 +8,7 @@ kept: the memory itself is in Spectron all the same, and is found by its text.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sqlite3
 import threading
@@ -17,8 +18,11 @@ from pathlib import Path
 
 from spectron_migrate.ledger.schema import marks
 from spectron_migrate.records import Memory, canonical_json
+from spectron_migrate.state.shared import open_shared
 
 FILE = "since.db"
+BUSY_S = 30.0
+"""How long a call waits for other processes that write."""
 _DDL = """
 CREATE TABLE IF NOT EXISTS memory(
   id TEXT PRIMARY KEY, user_id TEXT, agent_id TEXT, run_id TEXT, app_id TEXT, record TEXT NOT NULL
@@ -29,6 +33,8 @@ CREATE INDEX IF NOT EXISTS memory_run ON memory(run_id) WHERE run_id IS NOT NULL
 CREATE TABLE IF NOT EXISTS made(row TEXT, memory TEXT, PRIMARY KEY (row, memory)) STRICT, WITHOUT ROWID;
 """
 
+
+_log = logging.getLogger("spectron_migrate.adapter")
 
 _ALL: weakref.WeakSet[Since] = weakref.WeakSet()
 _PARENTS: list[sqlite3.Connection | None] = []
@@ -50,13 +56,23 @@ class Since:
         self._lock, self._db = threading.Lock(), None
 
     def add(self, memory: Memory, rows: Iterable[str | None]) -> None:
-        """Keep a memory that Spectron has stored, and the ids of what Spectron made of it."""
+        """Keep a memory that Spectron has stored, and the ids of what Spectron made of it.
+
+        Where that is not possible it is told in the log: an error would have the application write it again.
+        """
+        try:
+            self._keep(memory, rows)
+        except (OSError, sqlite3.Error) as error:
+            _log.warning("a memory is in Spectron, and its id is not kept in %s: %s", self._path, error)
+
+    def _keep(self, memory: Memory, rows: Iterable[str | None]) -> None:
         with self._lock:
             db = self._open(create=True)
             if db is None:
                 return
             ids = (memory.user_id, memory.agent_id, memory.run_id, memory.app_id)
             with db:
+                db.execute("BEGIN IMMEDIATE")
                 db.execute(
                     "INSERT OR REPLACE INTO memory VALUES (?, ?, ?, ?, ?, ?)",
                     (memory.id, *ids, canonical_json(memory.to_json())),
@@ -98,10 +114,7 @@ class Since:
 
     def _open(self, *, create: bool) -> sqlite3.Connection | None:
         if self._db is None and (self._path.exists() or (create and self._path.parent.is_dir())):
-            self._path.touch(mode=0o600)
-            self._db = sqlite3.connect(self._path, check_same_thread=False, timeout=30.0)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.executescript(_DDL)
+            self._db = open_shared(self._path, _DDL, busy_s=BUSY_S)
         return self._db
 
 

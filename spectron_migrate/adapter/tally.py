@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from spectron_migrate.state.routing import Routing
+
 MOST_NAMES = 200
 """Different calls that are told apart: names are an application's code, but some could be made of its data."""
 OTHERS = "other calls"
@@ -24,7 +26,7 @@ class Tally:
         self._calls: dict[str, Counter[str]] = {}
         self._reads: Counter[str] = Counter()
         self._shadow: Counter[str] = Counter()
-        self._running: Counter[int] = Counter()
+        self._running: dict[int, int] = {}
 
     def call(self, method: str, details: tuple[str, ...] = ()) -> None:
         """The application called what Spectron cannot answer."""
@@ -53,23 +55,30 @@ class Tally:
             self._shadow.update(sums)
             self.changes += 1
 
-    def began(self, epoch: int) -> None:
-        """A write began while this step of the cutover was in force."""
+    def began(self, current: Callable[[], Routing]) -> Routing:
+        """A write begins; what is in force for it.
+
+        It is counted before anybody can be told that no write runs under it.
+        """
         with self._lock:
-            self._running[epoch] += 1
+            routing = current()
+            self._running[routing.epoch] = self._running.get(routing.epoch, 0) + 1
             self.changes += 1
+        return routing
 
     def ended(self, epoch: int) -> None:
         """It ended."""
         with self._lock:
-            self._running[epoch] -= 1
-            if self._running[epoch] <= 0:
-                del self._running[epoch]
+            left = self._running.pop(epoch, 0) - 1
+            if left > 0:
+                self._running[epoch] = left
             self.changes += 1
 
     def forget_after_fork(self) -> None:
-        """In a child process: a lock that another thread of the parent held would stay closed."""
+        """In a child process: what was counted is the parent's, and so may the lock be."""
         self._lock = threading.Lock()
+        self._calls, self._running = {}, {}
+        self._reads, self._shadow = Counter(), Counter()
 
     def told(self) -> dict[str, Any]:
         """The fields of a process's report."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from spectron_migrate.adapter.asked import Calls, owners_of
@@ -31,67 +30,29 @@ class Writes:
         tally: Tally,
         written: Written,
         catalogue: Catalogue,
+        *,
+        routing: Callable[[], Routing],
+        moment: Callable[[str | None], float],
         captures: Callable[[Routing], Captures | None],
     ) -> None:
-        """`captures`: where writes are captured, while the cutover says so."""
-        self._calls = calls
-        self._tally = tally
-        self._written = written
+        """`moment`: of an `as_of`; `captures`: where writes are captured, while the cutover says so."""
+        self.calls = calls
+        self.tally = tally
+        self.written = written
+        self.routing = routing
+        self.moment = moment
+        self.captures = captures
         self._catalogue = catalogue
-        self._captures = captures
         self._recent: dict[str, list[str]] = {}
 
-    @contextmanager
-    def around(
-        self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any], routing: Routing, as_of: float
-    ) -> Iterator[Callable[[Any], None]]:
-        """Reads of what a write is about come from Mem0 until it is known to be in Spectron, drained up to `as_of`.
+    def around(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Write:
+        """Reads of what a write is about come from Mem0 until it is known to be in Spectron.
 
-        Call what is given with Mem0's answer.
+        As a context, it gives what is to be called with Mem0's answer.
         """
-        self._tally.began(routing.epoch)
-        try:
-            if routing.phase == "mem0":
-                yield lambda answer: None
-            else:
-                with self._noted(method, args, kwargs, routing, as_of) as answered:
-                    yield answered
-        finally:
-            self._tally.ended(routing.epoch)
+        return _Write(self, method, args, kwargs)
 
-    @contextmanager
-    def _noted(
-        self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any], routing: Routing, as_of: float
-    ) -> Iterator[Callable[[Any], None]]:
-        given = self._calls.named(method, args, kwargs)
-        memory_id = str(given.get("memory_id")) if method in BY_MEMORY_ID else None
-        about = list(owners_of(given).values()) if memory_id is None else self._owners(memory_id)
-        captures = self._captures(routing)
-        call = captures.begin(method, given, about, memory_id) if captures is not None else None
-        later_s = 0.0
-        # Before the call too: a process that dies in the middle may have written, and nothing says so afterwards.
-        self._written.note(about, max(time.time(), as_of))
-
-        def answered(answer: Any) -> None:
-            nonlocal later_s
-            rows = rows_of(answer)
-            later_s = LATE_S if is_pending(rows) else 0.0
-            if method == "add" and about:
-                self._learn(rows, about)
-            if call is not None:
-                call.returned(answer)
-
-        try:
-            yield answered
-        except BaseException as error:
-            later_s = LATE_S if _may_come_late(error) else 0.0
-            raise
-        finally:
-            captured = call.end(later_s) if call is not None else captures is None
-            # A clock that was put back must not let this write look older than what the routing tells about.
-            self._written.note(about, max(time.time(), as_of) + later_s, captured=captured)
-
-    def _owners(self, memory_id: str) -> list[str]:
+    def owners(self, memory_id: str) -> list[str]:
         """Who can find a memory; nobody by name where that cannot be told, and then it could be anybody."""
         recent = self._recent.get(memory_id)
         if recent is not None:
@@ -102,12 +63,73 @@ class Writes:
             return []
         return list(known[0].entity_ids.values()) if known is not None else []
 
-    def _learn(self, rows: Sequence[dict[str, Any]], about: list[str]) -> None:
+    def learn(self, rows: Sequence[dict[str, Any]], about: list[str]) -> None:
+        """Memories that were added just now are theirs."""
         if len(self._recent) >= RECENT:
             self._recent = {}
         for row in rows:
             if row.get("event") == "ADD" and row.get("id"):
                 self._recent[str(row["id"])] = about
+
+
+class _Write:
+    """One write. Written out, because every `contextmanager` would cost an application's call more than its notes."""
+
+    def __init__(self, writes: Writes, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        self._writes = writes
+        self._method = method
+        self._args = args
+        self._kwargs = kwargs
+        self._later_s = 0.0
+
+    def __enter__(self) -> Callable[[Any], None]:
+        self._routing = self._writes.tally.began(self._writes.routing)
+        if self._routing.phase == "mem0":
+            return _unnoted
+        try:
+            self._begin()
+        except BaseException:
+            self._writes.tally.ended(self._routing.epoch)
+            raise
+        return self._answered
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        try:
+            if self._routing.phase != "mem0":
+                self._end(error)
+        finally:
+            self._writes.tally.ended(self._routing.epoch)
+
+    def _begin(self) -> None:
+        writes = self._writes
+        given = writes.calls.named(self._method, self._args, self._kwargs)
+        memory_id = str(given.get("memory_id")) if self._method in BY_MEMORY_ID else None
+        self._about = list(owners_of(given).values()) if memory_id is None else writes.owners(memory_id)
+        captures = writes.captures(self._routing)
+        self._call = captures.begin(self._method, given, self._about, memory_id) if captures is not None else None
+        self._captured = captures is None or self._call is not None
+        self._as_of = writes.moment(self._routing.as_of)
+        # Before the call too: a process that dies in the middle may have written, and nothing says so afterwards.
+        writes.written.note(self._about, max(time.time(), self._as_of))
+
+    def _answered(self, answer: Any) -> None:
+        rows = rows_of(answer)
+        self._later_s = LATE_S if is_pending(rows) else 0.0
+        if self._method == "add" and self._about:
+            self._writes.learn(rows, self._about)
+        if self._call is not None:
+            self._call.returned(answer)
+
+    def _end(self, error: BaseException | None) -> None:
+        if error is not None:
+            self._later_s = LATE_S if _may_come_late(error) else 0.0
+        captured = self._call.end(self._later_s) if self._call is not None else self._captured
+        # A clock that was put back must not let this write look older than what the routing tells about.
+        self._writes.written.note(self._about, max(time.time(), self._as_of) + self._later_s, captured=captured)
+
+
+def _unnoted(_: Any) -> None:
+    """No cutover is under way."""
 
 
 def rows_of(answer: Any) -> list[dict[str, Any]]:

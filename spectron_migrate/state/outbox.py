@@ -1,7 +1,8 @@
 """The outbox: what an application's adapters saw Mem0 store, waiting to come to Spectron. One host's.
 
 Adapters only append, one write to one file a call (`outbox.log`), as soon as Mem0 returned: if one call returned before
-another began, its results come first. How far the file was drained, and what is *unknown*, lies beside it in
+another began, its results come first. Nobody waits for anybody, because nothing in the file ever moves: what was
+drained becomes a hole in it, which takes no room. How far it was drained, and what is *unknown*, lies beside it in
 `outbox.db`: what a process left open that died (`running`), a call that raised, or an answer that names no memory. It
 is not lost: Mem0 is the truth, and reconciling finds it. What was appended survives the death of any process at once,
 and a power cut within moments; what such a cut takes is unknown too. Standard library alone, because applications
@@ -11,7 +12,6 @@ import this.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import sqlite3
@@ -24,17 +24,21 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+from spectron_migrate.disk import free
 from spectron_migrate.state.running import About
+from spectron_migrate.state.shared import open_shared
 
 FILE = "outbox.db"
 LOG = "outbox.log"
 LOCK = "outbox.lock"
 BUSY_S = 1.0
-"""How long an application waits while the drained file is emptied; beyond it the call is unknown."""
-_PAUSE_S = 0.001
-_GENERATION = b"filling "
+"""How long a call that raised waits until it is noted as unknown, while others are; beyond it nobody captured it."""
 LARGE = 4_000_000
-"""Bytes that were drained and are worth emptying the file for."""
+"""Bytes that were drained and are worth giving back."""
+_NAME = b"filling "
+_NAME_LENGTH = 64
+"""Bytes at most; they stay when all else was given back."""
+_encode = json.JSONEncoder(check_circular=False).encode
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 Event = Literal["ADD", "UPDATE", "DELETE", "MESSAGE"]
@@ -95,17 +99,12 @@ class Outbox:
 
         Raises OtherHost where it is another host's, OSError or sqlite3.Error where it cannot be used.
         """
-        path = state / FILE
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         self._lock = threading.Lock()
         self._log = os.open(state / LOG, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        self._hold(fcntl.LOCK_SH)
         self._name()
-        fcntl.flock(self._log, fcntl.LOCK_UN)
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
-        self._db.execute("PRAGMA journal_mode = WAL")
+        self._given_back = _NAME_LENGTH
+        self._db = open_shared(state / FILE, _DDL, busy_s=BUSY_S)
         self._db.execute("PRAGMA synchronous = NORMAL")
-        self._db.executescript(_DDL)
         with self._change() as db:
             db.execute("INSERT OR IGNORE INTO meta VALUES ('host', ?)", (host,))
         owner = self._meta("host")
@@ -119,14 +118,11 @@ class Outbox:
         """A call returned, and this is what it left in Mem0. Raises OSError where that cannot be kept."""
         told = [[each.event, each.mem0_id, each.text, each.record or {}] for each in results]
         # Behind a line of its own, should one that was cut off stand before it.
-        line = f"\n{json.dumps([_stamp(now), told])}\n".encode()
-        with self._lock:
-            self._hold(fcntl.LOCK_SH)
-            try:
-                if os.write(self._log, line) != len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            finally:
-                fcntl.flock(self._log, fcntl.LOCK_UN)
+        line = f"\n{_encode([now.timestamp(), told])}\n".encode()
+        with self._lock:  # `close` is not to hand the file's number to somebody else meanwhile
+            written = os.write(self._log, line)
+        if written != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def leave_unknown(self, calls: Sequence[About], at: datetime) -> None:
         """Nobody can say from here what these calls left in Mem0 until `at`; a reading that begins later finds it."""
@@ -144,7 +140,7 @@ class Outbox:
         moment = _moment(last) if last is not None else datetime.min.replace(tzinfo=UTC)
         rows: list[Row] = []
         for at, results in lines:
-            moment = max(moment, _moment(at))
+            moment = max(moment, datetime.fromtimestamp(at, UTC))
             for event, mem0_id, text, record in results:
                 moment += timedelta(microseconds=1)
                 rows.append(Row(_stamp(moment), event, mem0_id, text, record))
@@ -157,12 +153,18 @@ class Outbox:
 
     def delivered(self, batch: Batch) -> None:
         """The ledger has it."""
+        with self._lock:
+            if batch.up_to == self._drained():
+                return
+            # So that after a power cut too the file reaches as far as it was drained, and its hole no further.
+            os.fdatasync(self._log)
+            self._db.execute("PRAGMA synchronous = FULL")
         with self._change() as db:
-            values = [("drained", f"{self._generation()} {batch.up_to}")]
+            values = [("drained", f"{self._named()} {batch.up_to}")]
             values += [("last", batch.rows[-1].completed)] if batch.rows else []
             db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values)
-        if batch.up_to >= LARGE:
-            self._empty(batch.up_to)
+        if batch.up_to - self._given_back >= LARGE:
+            self._give_back(batch.up_to)
 
     def unknown(self) -> list[About]:
         """Calls of which nobody knows what they left in Mem0."""
@@ -182,9 +184,9 @@ class Outbox:
             os.close(self._log)
             self._log = -1
 
-    def _lines(self, start: int, most: int) -> tuple[list[tuple[str, Any]], int, bool]:
+    def _lines(self, start: int, most: int) -> tuple[list[tuple[float, Any]], int, bool]:
         """Whole lines from there on, where they end, and whether some of them are none."""
-        found: list[tuple[str, Any]] = []
+        found: list[tuple[float, Any]] = []
         torn = False
         with open(os.dup(self._log), "rb") as log:
             log.seek(start)
@@ -192,7 +194,7 @@ class Outbox:
                 if not line.endswith(b"\n") or len(found) >= most:
                     break
                 start += len(line)
-                if not line.strip() or line.startswith(_GENERATION):
+                if not line.strip() or line.startswith(_NAME):
                     continue
                 try:
                     at, results = json.loads(line)
@@ -201,45 +203,26 @@ class Outbox:
                     torn = True
         return found, start, torn
 
-    def _generation(self) -> str:
-        """Which filling of the file this is; nothing where whoever emptied it died before it could say."""
-        line = os.pread(self._log, 64, 0).split(b"\n", 1)[0]
-        return line[len(_GENERATION) :].decode("ascii", "replace") if line.startswith(_GENERATION) else ""
+    def _name(self) -> None:
+        """A new file begins with a name of its own: how far an earlier one was drained says nothing of it."""
+        if not os.fstat(self._log).st_size:
+            os.write(self._log, b"%s%d" % (_NAME, time.time_ns()) + b"\n")
+
+    def _named(self) -> str:
+        line = os.pread(self._log, _NAME_LENGTH, 0).split(b"\n", 1)[0]
+        return line[len(_NAME) :].decode("ascii", "replace") if line.startswith(_NAME) else ""
 
     def _drained(self) -> int:
-        """How far this filling was drained."""
-        generation, _, up_to = (self._meta("drained") or " 0").rpartition(" ")
-        return int(up_to) if generation == self._generation() else 0
+        """How far this file was drained."""
+        name, _, up_to = (self._meta("drained") or " 0").rpartition(" ")
+        return int(up_to) if name == self._named() else 0
 
-    def _empty(self, drained: int) -> None:
-        """Give the room back, where nothing waits and nobody is appending."""
-        with self._lock, suppress(BlockingIOError):
-            self._hold(fcntl.LOCK_EX, wait_s=0.0)
-            try:
-                if os.fstat(self._log).st_size == drained:
-                    os.ftruncate(self._log, 0)
-                    self._name()
-            finally:
-                fcntl.flock(self._log, fcntl.LOCK_UN)
-
-    def _name(self) -> None:
-        """An empty file begins with the name of this filling: how far an earlier one was drained says nothing of it."""
-        if not os.fstat(self._log).st_size:
-            os.write(self._log, b"%s%d\n" % (_GENERATION, time.time_ns()))
-
-    def _hold(self, how: int, wait_s: float = BUSY_S) -> None:
-        """Lock the log against its being emptied, or to empty it; raises BlockingIOError."""
-        if self._log < 0:
-            raise OSError(errno.EBADF, "the outbox is closed")
-        deadline: float | None = None
-        while True:
-            try:
-                return fcntl.flock(self._log, how | fcntl.LOCK_NB)
-            except BlockingIOError:
-                deadline = time.monotonic() + wait_s if deadline is None else deadline
-                if time.monotonic() >= deadline:
-                    raise
-            time.sleep(_PAUSE_S)
+    def _give_back(self, drained: int) -> None:
+        """Free the room of what was drained; a file system that cannot do that keeps it."""
+        with self._lock:
+            with suppress(OSError):
+                free(self._log, _NAME_LENGTH, drained)
+            self._given_back = drained
 
     def _meta(self, name: str) -> str | None:
         row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()

@@ -1,9 +1,10 @@
 """Who wrote when, shared by all processes of a host: a user has to find what they just said.
 
 Until what a user wrote to Mem0 is known to be in Spectron, their reads come from Mem0. Whether it is, the routing
-tells only some time later, so the adapter remembers the time of each write itself: in a small file that all
-processes of the host map into memory, one slot an id. Ids share slots by chance; then somebody's reads come from
-Mem0 without need, and nothing worse. The file holds times and nothing else, in seconds since 1970.
+tells only some time later, so the adapter remembers the time of each write itself: in small files that all processes
+of the host map into memory, one slot an id. Each process writes to a file of its own, and reads all of them: nobody
+waits, and nobody takes back what another one notes. Ids share slots by chance; then somebody's reads come from Mem0
+without need, and nothing worse. The files hold times and nothing else, in seconds since 1970.
 
 Two things are told apart. A write that is captured waits until the outbox was drained since (`as_of` of the routing
 has passed it). One that nobody could capture waits until all of Mem0 was read since. So that no clock that is put
@@ -13,119 +14,154 @@ Standard library alone, because applications import this.
 
 from __future__ import annotations
 
+import errno
 import fcntl
-import hashlib
 import mmap
 import os
 import threading
+import zlib
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeAlias
 
-SLOTS = 1 << 16
+from spectron_migrate.disk import reserve
+
+SLOTS = 1 << 14
 EVERYBODY = SLOTS
 """The slot of writes that could be about anybody."""
-FILE = "written.map"
+FILE = "written.{}.map"
+"""Of one process, and after its death of another one: there are as many as processes ever ran at once."""
+MARKS_FILE = "written.map"
 _MISSED = SLOTS + 1
 """Where the slots of writes begin that were not captured."""
-_DRAINED, _READ = 2 * _MISSED, 2 * _MISSED + 1
-"""When the outbox was drained last, and when the last whole reading of Mem0 began."""
-_SIZE = 8 * (_READ + 1)
-_TRIES = 100
-"""A slot is held for a microsecond; whoever was stopped while holding one is not waited for."""
+_TIMES = 2 * _MISSED
+_DRAINED, _READ, _THERE = 0, 1, 2
+"""Marks: when the outbox was drained last, when the last whole reading of Mem0 began, and for each file that it is."""
+MOST = 1000
+"""Processes at once; what more of them note is seen by themselves alone."""
+
+Times: TypeAlias = "memoryview[float]"
 
 
 class Written:
     """Safe to use from several threads; without a directory, or where it cannot be written, of this process alone."""
 
     def __init__(self, folder: Path | None) -> None:
-        """`folder`: where the file lies; it is made there."""
+        """`folder`: where the files lie; they are made there."""
         self._lock = threading.Lock()
-        self._handle: int | None = None
-        self._times: memoryview[float] = memoryview(bytearray(_SIZE)).cast("d")
+        self._pid: int | None = None
+        self._folder = Path()
+        self._marks = _alone(_THERE + MOST + 1)
+        self._own = _alone(_TIMES)
+        self._files: list[Times] = []
         if folder is not None:
             self.share(folder)
 
     @property
     def shared(self) -> bool:
         """Whether other processes see what is noted here."""
-        return self._handle is not None
+        return self._pid == os.getpid()
 
     def share(self, folder: Path) -> None:
         """From now on together with the other processes; what was noted so far comes along."""
+        if self._pid not in (None, os.getpid()):
+            self.forget_after_fork()
         with self._lock:
-            if self._handle is not None:
+            if self.shared:
                 return
-            alone = self._times
             with suppress(OSError):
-                self._handle, self._times = _mapped(folder / FILE)
-                if alone.tobytes().strip(b"\0"):
-                    for slot, when in enumerate(alone):
-                        self._raise(slot, when)
+                marks = _mapped(folder / MARKS_FILE, len(self._marks))
+                own = _taken(folder, marks)
+                if self._own.tobytes().strip(b"\0"):
+                    for slot, when in enumerate(self._own):
+                        own[slot] = max(own[slot], when)
+                self._marks, self._own, self._files = marks, own, []
+                self._folder, self._pid = folder, os.getpid()
+                self._meet()
 
     def note(self, ids: Iterable[str], when: float, *, captured: bool = True) -> None:
         """Something is written by `when` that a read by any of these ids can find; without an id, by any at all."""
+        slots = {_slot(each) for each in ids} or {EVERYBODY}
         with self._lock:
-            when = max(when, self._times[_DRAINED])
-            for slot in {_slot(each) for each in ids} or {EVERYBODY}:
-                self._raise(slot, when)
+            when = max(when, self._marks[_DRAINED])
+            for slot in slots:
+                self._own[slot] = max(self._own[slot], when)
                 if not captured:
-                    self._raise(_MISSED + slot, when)
+                    self._own[_MISSED + slot] = max(self._own[_MISSED + slot], when)
 
     def since(self, subject: str, moment: float) -> bool:
         """Whether anything that a read by this id finds may be missing in Spectron, drained up to `moment`."""
-        times, own = self._times, _slot(subject)
-        if times[own] >= moment or times[EVERYBODY] >= moment:
-            return True
-        read = times[_READ]
-        return times[_MISSED + own] > read or times[_MISSED + EVERYBODY] > read
-
-    def draining(self, now: datetime) -> datetime:
-        """The outbox is about to be read: the moment up to which it is drained then, after every earlier one."""
-        with self._lock:
-            last = datetime.fromtimestamp(self._times[_DRAINED], UTC)
-            moment = max(now, last + timedelta(microseconds=1))
-            self._raise(_DRAINED, moment.timestamp())
-        return moment
-
-    def was_read(self, began: datetime) -> None:
-        """All of Mem0 was read and planned, beginning at this moment."""
-        with self._lock:
-            self._raise(_READ, began.timestamp())
-
-    def forget_after_fork(self) -> None:
-        """In a child process: a lock that another thread of the parent held would stay closed."""
-        self._lock = threading.Lock()
-
-    def _raise(self, slot: int, when: float) -> None:
-        if when > self._times[slot]:
-            held = self._hold(slot)
-            if when > self._times[slot]:
-                self._times[slot] = when
-            if held:
-                fcntl.lockf(self._handle or 0, fcntl.LOCK_UN, 8, 8 * slot)
-
-    def _hold(self, slot: int) -> bool:
-        """Keep other processes from raising the slot at the same moment, and so from losing what one of them notes."""
-        for _ in range(_TRIES if self._handle is not None else 0):
-            with suppress(OSError):
-                fcntl.lockf(self._handle or 0, fcntl.LOCK_EX | fcntl.LOCK_NB, 8, 8 * slot)
+        if self._marks[_THERE + len(self._files)]:
+            try:
+                with self._lock:
+                    self._meet()
+            except OSError:
+                return True  # what another process notes cannot be seen
+        own, read = _slot(subject), self._marks[_READ]
+        for times in (self._own, *self._files):
+            if times[own] >= moment or times[EVERYBODY] >= moment:
+                return True
+            if times[_MISSED + own] > read or times[_MISSED + EVERYBODY] > read:
                 return True
         return False
 
+    def draining(self, now: datetime) -> datetime:
+        """The outbox is about to be read: the moment up to which it is drained then, after every earlier one.
 
-def _mapped(path: Path) -> tuple[int, memoryview[float]]:
-    """The file and its times; its space is taken now, because a full disk would kill whoever writes to it later."""
+        One process at a time may do so.
+        """
+        last = datetime.fromtimestamp(self._marks[_DRAINED], UTC)
+        moment = max(now, last + timedelta(microseconds=1))
+        self._marks[_DRAINED] = moment.timestamp()
+        return moment
+
+    def was_read(self, began: datetime) -> None:
+        """All of Mem0 was read and planned, beginning at this moment. One process at a time may say so."""
+        self._marks[_READ] = max(self._marks[_READ], began.timestamp())
+
+    def forget_after_fork(self) -> None:
+        """In a child process: file and lock are the parent's; what is noted there can still be seen."""
+        self._lock = threading.Lock()
+        if self._pid is not None:
+            self._pid, self._own = None, _alone(_TIMES)
+
+    def _meet(self) -> None:
+        """Map the files of processes that came since. Raises OSError."""
+        while self._marks[_THERE + len(self._files)]:
+            self._files.append(_mapped(self._folder / FILE.format(len(self._files)), _TIMES))
+
+
+def _taken(folder: Path, marks: Times) -> Times:
+    """The first file that no living process writes to: held as long as this one lives, and told to all of them."""
+    for number in range(MOST):
+        with suppress(BlockingIOError):
+            own = _mapped(folder / FILE.format(number), _TIMES, hold=True)
+            for there in range(number + 1):  # whoever holds an earlier one may not have come to say so
+                marks[_THERE + there] = 1.0
+            return own
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def _mapped(path: Path, times: int, *, hold: bool = False) -> Times:
+    """A file of times; its space is taken now, because a full disk would kill whoever writes to it later.
+
+    `hold` it, as long as what is given lives. Raises BlockingIOError while another process does, and OSError.
+    """
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        os.posix_fallocate(handle, 0, _SIZE)
-        return handle, memoryview(mmap.mmap(handle, _SIZE)).cast("d")
-    except OSError:
+        if hold:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        reserve(handle, 8 * times)
+        return memoryview(mmap.mmap(handle, 8 * times)).cast("d")  # it keeps the file open, and with it the lock
+    finally:
         os.close(handle)
-        raise
+
+
+def _alone(times: int) -> Times:
+    return memoryview(bytearray(8 * times)).cast("d")
 
 
 def _slot(subject: str) -> int:
-    hashed = hashlib.blake2b(subject.encode("utf-8", "surrogatepass"), digest_size=4).digest()
-    return int.from_bytes(hashed, "big") % SLOTS
+    return zlib.crc32(subject.encode("utf-8", "surrogatepass")) % SLOTS

@@ -1,0 +1,109 @@
+"""Files that several processes of a host open at the same moment, and keep open beside each other."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spectron_migrate.adapter.since import Since
+from spectron_migrate.records import Memory
+from spectron_migrate.state.running import FIRST, Running, under_way
+from spectron_migrate.state.shared import open_shared
+from spectron_migrate.state.written import Written
+from tests.adapter.support import Stage
+
+ROOT = Path(__file__).parent.parent.parent
+DDL = "CREATE TABLE IF NOT EXISTS told(word TEXT) STRICT;"
+ROUNDS, PROCESSES = 30, 4
+
+
+def process(code: str, *words: str) -> subprocess.Popen[str]:
+    code = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom pathlib import Path\n{code}"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+
+
+@pytest.mark.parametrize(
+    "opening",
+    [
+        "from spectron_migrate.adapter.since import Since\nopen_it = lambda place: Since(place)._open(create=True)",
+        "from spectron_migrate.state.outbox import Outbox\nopen_it = lambda place: Outbox(place, host='one')",
+    ],
+    ids=["since", "outbox"],
+)
+def test_processes_that_open_a_new_file_at_the_same_moment_all_can(tmp_path: Path, opening: str) -> None:
+    code = f"{opening}\nprint('ready')\nfor line in sys.stdin:\n    open_it(Path(line.strip()))\n    print('open')\n"
+    several = [process(code) for _ in range(PROCESSES)]
+    try:
+        said = {each.stdout.readline() for each in several if each.stdout is not None}
+        assert {"ready\n"} == said
+        for number in range(ROUNDS):
+            place = tmp_path / str(number)
+            place.mkdir()
+            for each in several:
+                assert each.stdin is not None
+                each.stdin.write(f"{place}\n")
+            said = {each.stdout.readline() for each in several if each.stdout is not None}
+            assert {"open\n"} == said
+    finally:
+        for each in several:
+            each.communicate()
+
+
+def test_opening_a_file_once_more_lets_go_of_no_lock(tmp_path: Path) -> None:
+    """Whoever closes last removes the journal: nobody may look like the last beside a process that writes."""
+    path = tmp_path / "told.db"
+    first = open_shared(path, DDL, busy_s=1.0)
+    first.execute("INSERT INTO told VALUES ('one')")
+    second = open_shared(path, DDL, busy_s=1.0)
+    counts = "SELECT count(*) FROM told"
+    code = f"import sqlite3\ndb = sqlite3.connect({str(path)!r})\nprint(*db.execute({counts!r}).fetchone())\ndb.close()"
+    assert "1\n" == process(code).communicate()[0]
+    first.execute("INSERT INTO told VALUES ('two')")
+    assert "2\n" == process(code).communicate()[0]
+    assert 2 == second.execute("SELECT count(*) FROM told").fetchone()[0]
+    first.close()
+    second.close()
+
+
+def test_a_system_that_cannot_take_room_ahead_has_it_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS has no `posix_fallocate`."""
+    monkeypatch.delattr(os, "posix_fallocate")
+    running, one, other = Running(tmp_path), Written(tmp_path), Written(tmp_path)
+    for _ in range(FIRST + 1):
+        running.begin(["ada"], None)
+    one.note(["ada"], 100.0)
+    assert (True, False) == (other.since("ada", 100.0), other.since("bob", 100.0))
+    assert {("ada",)} == {call.owners for call in under_way(tmp_path)}
+    assert FIRST + 1 == len(under_way(tmp_path))
+    running.close()
+
+
+def test_what_cannot_be_kept_fails_no_write_that_spectron_has(
+    stage: Stage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An application that was told of an error would write once more."""
+    stage.to_spectron()
+    stage.step("closing")
+    stage.step("complete")
+    adapter = stage.adapter()
+    (stage.state / "since.db").mkdir()
+    assert "Said once" == adapter.add("Said once", user_id=stage.user)["results"][0]["memory"]
+    assert "its id is not kept" in caplog.text
+
+
+def test_a_memory_and_its_rows_are_kept_together_or_not_at_all(tmp_path: Path) -> None:
+    since = Since(tmp_path)
+    since.add(Memory(id="m1", memory="one", user_id="ada"), ["turn", "chunk"])
+    db = sqlite3.connect(tmp_path / "since.db")
+    db.execute("DROP TABLE made")
+    db.close()
+    since.add(Memory(id="m2", memory="two", user_id="ada"), ["turn"])
+    assert ["m1"] == [memory.id for memory in since.all_of({"user_id": "ada"})]
+    since.close()
