@@ -17,6 +17,7 @@ from spectron_migrate.delivery.limiter import Limiter
 from spectron_migrate.delivery.preflight import check
 from spectron_migrate.delivery.review import write_review
 from spectron_migrate.delivery.run import Brake, Counters, Run, Stop
+from spectron_migrate.delivery.waiting import Waiting
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import ExitCode, InputError, Interrupted
 from spectron_migrate.ledger import Ledger, batches, decisions, merge, plan, runs, sessions, views
@@ -121,11 +122,12 @@ class Replay:
         *,
         reporter: Reporter,
         changes: Changes | None = None,
+        waiting: Waiting | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        """Nothing happens yet; `changes` limits the run to what has changed."""
+        """Nothing happens yet. `changes` limits the run to what has changed; `waiting`: what it need not wait for."""
         self._root = state
         self._state = options.shard.folder(state) if options.shard else state
         self._dump = dump
@@ -133,6 +135,7 @@ class Replay:
         self._options = options
         self._reporter = reporter
         self._changes = changes
+        self._waiting = waiting or Waiting()
         self._clock = clock
         self._now = now
         self._sleep = sleep
@@ -267,7 +270,8 @@ class Replay:
 
     def _begin(self, ledger: Ledger, api: SpectronApi, number: int, *, principal: str) -> Run:
         options = self._options
-        brake = Brake(self._sleep, clock=self._clock, max_seconds=options.max_seconds)
+        hold_s = self._waiting.hold_s
+        brake = Brake(self._sleep, clock=self._clock, max_seconds=options.max_seconds, hold_s=hold_s)
         self._run = Run(
             ledger=ledger,
             writer=GroupCommit(ledger),
@@ -285,6 +289,7 @@ class Replay:
             allowance=options.limit,
             max_tokens=options.max_tokens,
             batches=self._mapping.write == "batch",
+            waiting=self._waiting,
         )
         return self._run
 

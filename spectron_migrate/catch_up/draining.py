@@ -20,6 +20,7 @@ from spectron_migrate.delivery.engine import deliver
 from spectron_migrate.delivery.limiter import Limiter
 from spectron_migrate.delivery.preflight import check
 from spectron_migrate.delivery.run import Brake, Run
+from spectron_migrate.delivery.waiting import Waiting
 from spectron_migrate.errors import InputError
 from spectron_migrate.ledger import Ledger, cutover_views, messages, plan, views
 from spectron_migrate.ledger.merge import Merge
@@ -37,6 +38,7 @@ from spectron_migrate.state.written import Written
 MOST_CALLS = 500
 """Calls whose results are planned in one transaction."""
 LANES = 8
+HOLD_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +64,15 @@ class Drainer:
         outbox: Outbox,
         *,
         max_lag_s: float,
+        hold_s: float = HOLD_S,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        """`clock` in seconds, monotonic; `now` with its zone."""
+        """`hold_s`: a draining ends when so long nothing was decided: lanes that only wait hold nobody but themselves.
+
+        `clock` in seconds, monotonic; `now` with its zone.
+        """
         self._state = state
         self._mapping = mapping
         self._outbox = outbox
@@ -75,6 +81,7 @@ class Drainer:
         self._now = now
         self._sleep = sleep
         self._written = Written(state / processes.FOLDER)
+        self._waiting = Waiting(hold_s, most_unanswered=4 * LANES)
 
     async def drain(self, api: SpectronApi) -> Drained | None:
         """Deliver what waits, and say who is caught up; None while the base of the cutover is not planned.
@@ -172,7 +179,8 @@ class Drainer:
         if not cutover_views.left([ledger]).total:
             return 0
         me = await check(ledger, api, plan=number, into_existing=False, now=format_time(self._now()))
-        brake = Brake(self._sleep, clock=self._clock)
+        self._waiting.begin()
+        brake = Brake(self._sleep, clock=self._clock, hold_s=self._waiting.hold_s)
         run = Run(
             ledger=ledger,
             writer=GroupCommit(ledger),
@@ -185,11 +193,13 @@ class Drainer:
             plan=number,
             clock=self._clock,
             now=lambda: format_time(self._now()),
+            waiting=self._waiting,
         )
         try:
             await deliver(run, lanes_at_once=LANES)
         finally:
             await run.writer.close()
+            self._waiting.written += run.counters.written
         if run.failure is not None:
             raise run.failure
         return run.counters.written

@@ -30,8 +30,8 @@ COMPARE_EVERY_S = 600.0
 """How often all of Mem0 is compared with the ledger, memory by memory, whatever the rounds say."""
 TROUBLE_S = (1.0, 60.0)
 """The first and the longest pause after a round that could not be finished."""
-HELD_S = 10.0
-"""The longest where some lanes alone are held: the others are waiting for their next round."""
+STOPPED_S = 10.0
+"""The longest where some lanes alone are stopped: the others are waiting for their next round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +164,9 @@ class Follow:
             if agree:
                 self._compare_at = began + COMPARE_EVERY_S
         self._reporter.info(told(self._totals.rounds, done))
-        if done.problem is not None:
-            return self._trouble(done.problem, longest_s=HELD_S)
-        self._problem = None
+        if done.problem is not None and not done.held:
+            return self._trouble(done.problem, longest_s=STOPPED_S)
+        self._problem = done.problem
         self._keep()
         return self._rest(self._clock() - began)
 
@@ -260,5 +260,6 @@ def told(number: int, done: Round) -> str:
     parts += [f"{done.waiting:,} wait to settle"] if done.waiting else []
     parts += [f"{done.left.total:,} left"] if done.left.total else []
     parts += [f"{done.refused:,} refused"] if done.refused else []
+    parts += [done.problem] if done.held and done.problem else []
     behind = "everybody" if done.behind is None else counted(len(done.behind), "id") if done.behind else "nobody"
     return f"{done.as_of[11:19]} round {number}: {'; '.join(parts)}; behind: {behind}"

@@ -21,6 +21,9 @@ STATE_FILE = "reconciled.json"
 IN_A_ROW = 2
 MOST_ROUNDS = 8
 """Rounds after which writers that never pause are left to following."""
+HELD_EVERY_S = 5.0
+HELD_PATIENCE_S = 960.0
+"""How often, and for how long, lanes that are held by doubt are looked at again: time decides after 15 minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +99,20 @@ async def reconcile(
     `rounds.turn` meanwhile. Raises what a round raises.
     """
     agreement = Agreement(quiet=quiet)
-    for _ in range(MOST_ROUNDS):
+    left, held_s = MOST_ROUNDS, 0.0
+    while left:
         done = await rounds.round(api, compare=True, supersede=supersede)
         publish(rounds.ground.state, done.caught_up(rounds.ground.max_lag_s), now=format_time(now()))
-        if agreement.add(done) or done.problem is not None:
+        if agreement.add(done):
             break
+        if done.held and held_s < HELD_PATIENCE_S:
+            reporter.info(f"{done.problem}: waiting for that")
+            await sleep(HELD_EVERY_S)
+            held_s += HELD_EVERY_S
+            continue
+        if done.problem is not None:
+            break
+        left -= 1
         if quiet and done.waiting:
             reporter.info(
                 f"{counted(done.waiting, 'memory is', 'memories are')} younger than"

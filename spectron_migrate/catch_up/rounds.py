@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from spectron_migrate.catch_up.hushed import Hushed
+from spectron_migrate.delivery.waiting import Waiting
 from spectron_migrate.dump import Dump, open_dump, read_manifest
-from spectron_migrate.errors import ExitCode, Incomplete, Interrupted, LedgerLocked
+from spectron_migrate.errors import ExitCode, Incomplete, LedgerLocked
 from spectron_migrate.export import ExportSummary, run_export
 from spectron_migrate.ledger import Ledger, cutover_views
 from spectron_migrate.ledger.cutover_views import Left
@@ -50,6 +52,8 @@ class Ground:
     settle_s: float = 60.0
     """A text younger than this waits, so that an older one of its lane can still come before it."""
     max_lag_s: float = 60.0
+    hold_s: float = 5.0
+    """A round ends when so long nothing was decided: lanes that only wait hold nobody but themselves."""
     max_in_flight: int = 64
     max_rps: float | None = None
     into_existing: bool = False
@@ -100,6 +104,8 @@ class Round:
     """Ids whose changes are not all in Spectron; None for too many to name."""
     problem: str | None = None
     """Why it did not deliver everything."""
+    held: int = 0
+    """Lanes that only wait, for time or the server to decide: nothing else kept it from delivering everything."""
     compared: Differences | None = None
 
     @property
@@ -140,7 +146,7 @@ class Rounds:
     ) -> None:
         """Nothing happens yet. `clock` in seconds, monotonic; `now` with its zone."""
         self.ground = ground
-        self._reporter = _Hushed(reporter)
+        self._reporter = Hushed(reporter)
         self._clock = clock
         self._now = now
         self._sleep = sleep
@@ -148,6 +154,7 @@ class Rounds:
         self._planned: str | None = None
         """Digest of the dump that was planned with nothing left waiting."""
         self._replay: Replay | None = None
+        self._waiting = Waiting(ground.hold_s, most_unanswered=ground.max_in_flight // 2)
 
     def interrupt(self, code: ExitCode) -> None:
         """Finish what is in flight, begin nothing more."""
@@ -201,6 +208,7 @@ class Rounds:
         self, api: SpectronApi, dump: Dump, settling: Settling, *, unchanged: bool, late: bool
     ) -> tuple[list[Changes], list[ReplaySummary]]:
         all_changes, done = [], []
+        self._waiting.begin()
         for shard in shards_of(self.ground.state):
             changes = Changes(settling, unchanged=unchanged, most_waiting=MOST_BEHIND)
             options = ReplayOptions(
@@ -218,6 +226,7 @@ class Rounds:
                 options,
                 reporter=self._reporter,
                 changes=changes,
+                waiting=self._waiting,
                 clock=self._clock,
                 now=self._now,
                 sleep=self._sleep,
@@ -227,6 +236,7 @@ class Rounds:
             summary = await self._replay.run(api)
             all_changes.append(changes)
             done.append(summary)
+            self._waiting.written += summary.written
         return all_changes, done
 
     def _conclude(
@@ -245,6 +255,7 @@ class Rounds:
             for each in changes:
                 behind = None if behind is None or each.waiting_owners is None else behind | each.waiting_owners
             settling = Settling(began, self.ground.settle_s, self._first_seen)
+            held = {} if any(each.stopped for each in done) else self._waiting.left
             return Round(
                 migration=done[0].migration,
                 began_at=datetime.fromisoformat(began),
@@ -260,7 +271,8 @@ class Rounds:
                 waiting=max(each.waiting for each in changes),
                 left=left,
                 behind=None if behind is None else frozenset(behind),
-                problem=_problem(done),
+                problem=_problem(done, held),
+                held=len(held),
                 compared=compare_all(ledgers, dump, settling) if compare else None,
             )
 
@@ -352,52 +364,14 @@ async def turn(
         yield
 
 
-class _Hushed:
-    """Passes each warning on once, leaves out the rest, and lets a signal end a reading."""
-
-    def __init__(self, inner: Reporter) -> None:
-        self._inner = inner
-        self._said: set[str] = set()
-        self.stopped: ExitCode | None = None
-        self._ends = False
-
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """A signal ends what happens here; planning and delivery have their own ways to stop."""
-        self._ends = True
-        try:
-            yield
-        finally:
-            self._ends = False
-
-    def stage(self, name: str, total: int | None = None) -> None:
-        """Not shown."""
-        self._go_on()
-
-    def advance(self, done: int = 1, note: str = "") -> None:
-        """Not shown."""
-        self._go_on()
-
-    def warn(self, message: str) -> None:
-        """Shown once."""
-        if message not in self._said:
-            self._said.add(message)
-            self._inner.warn(message)
-
-    def info(self, message: str) -> None:
-        """A round has one line of its own."""
-
-    def _go_on(self) -> None:
-        if self.stopped is not None and self._ends:
-            raise Interrupted("interrupted", sigterm=self.stopped == ExitCode.SIGTERM)
-
-
 def _is_same(summary: ExportSummary) -> bool:
     return not (summary.new or summary.changed or summary.deleted or summary.returned)
 
 
-def _problem(done: Sequence[ReplaySummary]) -> str | None:
+def _problem(done: Sequence[ReplaySummary], held: Mapping[str, str]) -> str | None:
     """What a delivery that did not finish says; what is undecidable holds its own lane, and is no trouble."""
+    if held:
+        return f"{counted(len(held), 'lane is', 'lanes are')} held by doubt: {next(iter(held.values()))}"
     for each in done:
         if each.remaining + each.in_doubt and each.exit_code in (ExitCode.UNREACHABLE, ExitCode.KEY):
             return each.stopped or f"{counted(each.remaining + each.in_doubt, 'memory')} could not be delivered"

@@ -17,10 +17,12 @@ from spectron_migrate.delivery.settle import (
     TRIES,
     Outcome,
     give_up,
+    is_outlasted,
     listings,
     unclaimed,
 )
 from spectron_migrate.delivery.tokens import tokens_of
+from spectron_migrate.delivery.waiting import Unanswered
 from spectron_migrate.ledger import Ledger, batches, overtaken, sending
 from spectron_migrate.ledger.batches import IntendedBatch
 from spectron_migrate.ledger.sending import IntendedFact, PlannedFact
@@ -43,7 +45,7 @@ PART_SETTLES_S = 900.0
 """How far two listings that show the same part lie apart."""
 LOOK_EVERY_S = 30.0
 
-_Said = BatchVerdict | NotBegun | None
+_Said = BatchVerdict | NotBegun | Unanswered | None
 Parts = list[list[PlannedFact]]
 """Facts that are planned again, each list to be sent together."""
 
@@ -59,6 +61,8 @@ async def send_batch(run: Run, batch: IntendedBatch) -> tuple[Outcome, Parts]:
     except NotBegun:
         run.counters.tokens -= cost
         return Outcome.NEVER_SENT, []
+    except Unanswered:
+        return Outcome.WAITS, []
     except InDoubt as problem:
         verdict = Doubt(problem.reason, problem.ended)
     return await _Doubtful(run, batch).settle(verdict)
@@ -78,12 +82,17 @@ class _Doubtful:
         self._batch = batch
         self._texts = batch.texts
         self._sent_after = batch.sent_after
-        self._tries = self._waits = 0
-        self._began = run.clock()
+        self._effort = run.effort(batch.key)
 
     async def settle(self, verdict: _Said) -> tuple[Outcome, Parts]:
         """From what the last send said, or from nothing, to a decision."""
-        while True:
+        outcome, parts = await self._settle(verdict)
+        if outcome is not Outcome.WAITS:
+            self._run.waiting.forget(self._batch.key)
+        return outcome, parts
+
+    async def _settle(self, verdict: _Said) -> tuple[Outcome, Parts]:
+        while self._run.is_due(self._batch.key):
             ended = await self._by_verdict(verdict)
             if ended is not None:
                 return ended, []
@@ -94,11 +103,12 @@ class _Doubtful:
                 return await self._not_taken(verdict)
             if self._gives_up():
                 return Outcome.HELD, []
-            if verdict is not None and not await self._run.pause(min(10.0, 0.3 * 2 ** min(self._tries, 8))):
-                return Outcome.HELD, []
+            if verdict is not None and not await self._pause(self._effort.pause_s):
+                break
             if await self._is_overtaken():
                 return await self._let_go()
             verdict = await self._again()
+        return Outcome.WAITS, []
 
     async def _by_verdict(self, verdict: _Said) -> Outcome | None:
         run, batch = self._run, self._batch
@@ -107,16 +117,18 @@ class _Doubtful:
                 run.writer.post(batches.receipt_batch, batch, verdict)
                 self._count(len(batch.facts))
                 return Outcome.DECIDED
-            case NotBegun() | KeyStopped() | ScopeStopped():
+            case NotBegun() | Unanswered():
+                return Outcome.WAITS
+            case KeyStopped() | ScopeStopped():
                 return Outcome.HELD
             case WrongSession(session_id):
                 reason = f"Spectron wrote to session {session_id} instead of ours"
                 run.stopped_scopes[batch.session.selector] = reason
                 return await give_up(run, batch.facts, reason)
             case Running():
-                self._waits += 1
+                self._effort.waits += 1
             case Doubt():
-                self._tries += 1
+                self._effort.tries += 1
         return None
 
     async def _by_turns(self) -> tuple[Outcome, Parts] | None:
@@ -141,8 +153,10 @@ class _Doubtful:
         What is still wanted of it goes again as another set, under another key.
         """
         for _ in range(listings(self._run)):
-            if not await self._run.pause(LISTING_EVERY_S):
-                return Outcome.HELD, []
+            if is_outlasted(self._run, self._batch.key):
+                break
+            if not await self._pause(LISTING_EVERY_S):
+                return Outcome.WAITS, []
             decided = await self._by_turns()
             if decided is not None:
                 return decided
@@ -163,16 +177,22 @@ class _Doubtful:
 
     async def _lasting_part(self, turns: list[Turn]) -> list[Turn] | Outcome:
         """Look on until nothing has changed for so long that nobody can be at work on it any more."""
-        since = self._run.clock()
-        while self._run.clock() - since < PART_SETTLES_S:
-            if not await self._run.pause(LOOK_EVERY_S):
-                return Outcome.HELD
+        effort = self._effort
+        while True:
+            part = tuple(turn.id for turn in turns)
+            if part != effort.part:
+                effort.part, effort.part_since = part, self._run.clock()
+            if self._run.clock() - effort.part_since >= PART_SETTLES_S:
+                return turns
+            if not await self._pause(LOOK_EVERY_S):
+                return Outcome.WAITS
             now = await self._turns()
             if isinstance(now, Outcome) or len(now) == len(self._texts):
                 return now
-            if [turn.id for turn in now] != [turn.id for turn in turns]:
-                turns, since = now, self._run.clock()
-        return turns
+            turns = now
+
+    async def _pause(self, seconds: float) -> bool:
+        return await self._run.pause(seconds, self._batch.key, "what became of a batch shows with time")
 
     async def _stored(self, turns: Sequence[Turn]) -> tuple[Outcome, Parts]:
         """What is there has its receipt; what is not goes in a new batch, under a new key."""
@@ -199,7 +219,7 @@ class _Doubtful:
                     sending.refuse(ledger, fact.id, reason)
 
             await run.writer.durable(refuse)
-            run.reporter.advance(len(facts), run.limiter.why)
+            run.advance(len(facts))
             return Outcome.DECIDED, []
         await run.writer.durable(sending.back_to_planned, [fact.id for fact in facts])
         half = len(facts) // 2
@@ -208,13 +228,13 @@ class _Doubtful:
     def _poisonous(self, verdict: _Said) -> bool:
         """Whether the server fails at this batch alone, again and again, and tells so to the end."""
         ended = isinstance(verdict, Doubt) and verdict.ended
-        return ended and self._tries >= TRIES and self._run.counters.written > 0
+        return ended and self._effort.tries >= TRIES and self._run.others_succeed(self._effort)
 
     def _gives_up(self) -> bool:
-        waited_s = self._run.clock() - self._began
-        return self._tries >= TRIES or (self._waits > 0 and waited_s > RUNNING_PATIENCE_S)
+        waited_s = self._run.clock() - self._effort.began
+        return self._effort.tries >= TRIES or (self._effort.waits > 0 and waited_s > RUNNING_PATIENCE_S)
 
-    async def _again(self) -> BatchVerdict | NotBegun:
+    async def _again(self) -> BatchVerdict | NotBegun | Unanswered:
         """The same bytes. Beyond the life of their key the turns have decided that nothing is there."""
         run = self._run
         old = parse_time(run.server_now()) - parse_time(self._sent_after) >= KEY_HOLDS
@@ -224,14 +244,14 @@ class _Doubtful:
         run.counters.retries += 1
         try:
             return await run.send_batch(self._batch)
-        except NotBegun as problem:
+        except (NotBegun, Unanswered) as problem:
             return problem
         except InDoubt as problem:
             return Doubt(problem.reason, problem.ended)
 
     def _count(self, facts: int) -> None:
         self._run.counters.written += facts
-        self._run.reporter.advance(facts, self._run.limiter.why)
+        self._run.advance(facts)
 
 
 def _planned(facts: Sequence[IntendedFact]) -> list[PlannedFact]:

@@ -67,5 +67,5 @@ async def _find_lanes(run: Run, queue: asyncio.Queue[str | None], workers: int) 
 
 async def _work(run: Run, queue: asyncio.Queue[str | None]) -> None:
     while (lane := await queue.get()) is not None:
-        if not run.should_stop():  # the finder must not be left waiting on a full queue
+        if not run.should_stop() and not run.is_put_off(lane):  # the finder must not be left waiting on a full queue
             await deliver_lane(run, lane)

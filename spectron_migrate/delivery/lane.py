@@ -14,6 +14,7 @@ from spectron_migrate.delivery.run import Run
 from spectron_migrate.delivery.sessions import open_session
 from spectron_migrate.delivery.settle import Outcome, settle, text_of
 from spectron_migrate.delivery.tokens import tokens_of
+from spectron_migrate.delivery.waiting import Unanswered
 from spectron_migrate.ledger import batches, sending, sessions
 from spectron_migrate.ledger.batches import IntendedBatch
 from spectron_migrate.ledger.sending import IntendedFact, PlannedFact
@@ -102,10 +103,10 @@ async def _deliver_none(run: Run, lane: str) -> None:
             together.setdefault(fact.session.id, []).append(fact)
     doubtful = [batch for batch in await run.writer.grouped(batches.intended_batches, lane) if _is_none(batch)]
     async with asyncio.TaskGroup() as group:
-        for facts in together.values():
-            group.create_task(_settle_none(run, facts[0].session, facts))
-        for batch in doubtful:
-            group.create_task(_settle_none(run, batch.session, batch))
+        settling = [group.create_task(_settle_none(run, facts[0].session, facts)) for facts in together.values()]
+        settling += [group.create_task(_settle_none(run, batch.session, batch)) for batch in doubtful]
+    if any(task.result() is Outcome.WAITS for task in settling):
+        return  # what comes after it may wait for the same
     most = run.session_size * (1 + run.spare_streams)
     planned = await run.writer.grouped(sending.count_planned, run.plan, lane, "none", most)
     if not planned or run.should_stop():
@@ -117,15 +118,17 @@ async def _deliver_none(run: Run, lane: str) -> None:
                 group.create_task(Stream(run, feed, "none").deliver())
 
 
-async def _settle_none(run: Run, session: SessionRow, doubt: Sequence[IntendedFact] | IntendedBatch) -> None:
+async def _settle_none(run: Run, session: SessionRow, doubt: Sequence[IntendedFact] | IntendedBatch) -> Outcome:
     """Whatever comes of it, nothing else is written to a session in doubt."""
     if run.should_stop():
-        return
+        return Outcome.WAITS
     run.taken_sessions.add(session.id)
     try:
-        decided = await (settle_batch(run, doubt) if isinstance(doubt, IntendedBatch) else settle(run, doubt))
-        if decided is not Outcome.DECIDED and session.selector not in run.stopped_scopes and run.stop is None:
+        outcome = await (settle_batch(run, doubt) if isinstance(doubt, IntendedBatch) else settle(run, doubt))
+        open_end = outcome not in (Outcome.DECIDED, Outcome.WAITS)
+        if open_end and session.selector not in run.stopped_scopes and run.stop is None:
             await run.writer.durable(sessions.close_session, session.id)
+        return outcome
     finally:
         run.taken_sessions.discard(session.id)
 
@@ -194,7 +197,7 @@ class Stream:
                 continue
             rest = intended[place + (outcome is not Outcome.NEVER_SENT) :]
             await self._take_back([one.id for one in rest])
-            if outcome is Outcome.NEVER_SENT or not await self._may_pass(sent.session):
+            if outcome in (Outcome.NEVER_SENT, Outcome.WAITS) or not await self._may_pass(sent.session):
                 return False
             left = {one.id for one in rest}
             self._feed.give_back([fact for fact, _ in pairs if fact.id in left] + list(facts[len(pairs) :]))
@@ -211,6 +214,8 @@ class Stream:
         except NotBegun:
             run.counters.tokens -= cost
             return Outcome.NEVER_SENT
+        except Unanswered:
+            return Outcome.WAITS
         except InDoubt:
             return await self._settle(fact)
         match verdict:
@@ -237,7 +242,7 @@ class Stream:
                 return await self._settle(fact)
             case _:
                 raise AssertionError(f"unclassified: {verdict}")
-        run.reporter.advance(1, run.limiter.why)
+        run.advance()
         return Outcome.DECIDED
 
     async def _settle(self, fact: IntendedFact) -> Outcome:
@@ -281,6 +286,8 @@ class Stream:
         outcome, again = await send_batch(run, batch)
         if outcome is Outcome.NEVER_SENT:
             await self._take_back([fact.id for fact in batch.facts])
+            return False
+        if outcome is Outcome.WAITS:
             return False
         for part in again:
             # What the server did not take goes again in smaller sets, each under a key of its own.

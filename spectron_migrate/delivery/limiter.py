@@ -92,6 +92,11 @@ class Limiter:
         return Slot(self)
 
     @property
+    def paused_s(self) -> float:
+        """For how long nobody gets a place, because the server put off one after the other."""
+        return max(0.0, self._paused_until - self._clock())
+
+    @property
     def why(self) -> str:
         """What slows the run down now, for a progress line; empty where nothing does."""
         now = self._clock()

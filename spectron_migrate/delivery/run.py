@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from spectron_migrate.delivery.limiter import Limiter
+from spectron_migrate.delivery.waiting import Effort, Waiting
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.ledger.batches import IntendedBatch
 from spectron_migrate.ledger.ledger import Ledger
@@ -29,6 +30,8 @@ from spectron_migrate.spectron.wire import Answer, InDoubt, NotBegun
 
 T = TypeVar("T")
 V = TypeVar("V", Verdict, BatchVerdict)
+Sent = IntendedFact | IntendedBatch
+Post = Callable[[], Awaitable[Answer]]
 
 StopKind = Literal["signal", "limit", "key", "unreachable", "failure"]
 
@@ -36,6 +39,8 @@ PATIENCE_S = 60.0
 """How long a server that takes no connection is waited for before the run gives up."""
 BUSY_PATIENCE_S = 900.0
 """How long 429 and 503 are waited out: the server is there and says so."""
+LEFT_OUT_S = 60.0
+"""For how long whoever cannot be helped is left alone, where runs follow each other within seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +55,35 @@ class Stopping(NotBegun):
     """The run stops; what waits has not begun."""
 
 
+class TooLong(Stopping):
+    """The run would have nothing to do meanwhile, and does not wait for so long."""
+
+
 class Brake:
     """Stops a run: what is in flight finishes, whoever waits is woken, nothing more begins."""
 
-    def __init__(self, sleep: Sleep, *, clock: Callable[[], float], max_seconds: float | None = None) -> None:
-        """`sleep` as the run was given it; `clock` in seconds, monotonic. The time that is set runs from now on."""
+    def __init__(
+        self, sleep: Sleep, *, clock: Callable[[], float], max_seconds: float | None = None, hold_s: float | None = None
+    ) -> None:
+        """`sleep` as the run was given it; `clock` in seconds, monotonic. The time that is set runs from now on.
+
+        `hold_s`: nobody is waited for once so many seconds have gone by in which nothing was decided.
+        """
         self.stop: Stop | None = None
+        self.now = clock
         self._sleep = sleep
-        self._clock = clock
+        self._hold_s = float("inf") if hold_s is None else hold_s
+        self._moved_at = clock()
         self._deadline = float("inf") if max_seconds is None else clock() + max_seconds
         self._pulled = asyncio.Event()
+
+    def moved(self) -> None:
+        """Something was decided: the run goes on."""
+        self._moved_at = self.now()
+
+    def rest_s(self, *, since: float = float("-inf")) -> float:
+        """How much longer the run waits for somebody who waits since that moment."""
+        return max(self._moved_at, since) + self._hold_s - self.now()
 
     def pull(self, kind: StopKind, reason: str) -> None:
         """The first reason stands."""
@@ -69,14 +93,16 @@ class Brake:
 
     def look(self) -> Stop | None:
         """Why nothing more may begin; None while it may."""
-        if self._clock() >= self._deadline:
+        if self.now() >= self._deadline:
             self.pull("limit", "the time that was set is over")
         return self.stop
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep, no longer than the run may last; raises Stopping as soon as it stops."""
+        """Sleep, no longer than the run may last; raises Stopping as soon as it stops, TooLong without any sleep."""
         if self.look() is None:
-            seconds = min(seconds, self._deadline - self._clock())
+            if seconds > self.rest_s():
+                raise TooLong("it would take longer than others can wait")
+            seconds = min(seconds, self._deadline - self.now())
             waits = {asyncio.ensure_future(self._sleep(seconds)), asyncio.ensure_future(self._pulled.wait())}
             try:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -132,10 +158,19 @@ class Run:
     """Paths that some lane is registering just now; whoever else needs them waits."""
     spare_streams: int = 0
     """How many more streams lanes may open beside their first."""
+    waiting: Waiting = field(default_factory=Waiting)
+    """Whom this run, or those before it, did not wait for."""
 
     def halt(self, kind: StopKind, reason: str) -> None:
         """Let what is in flight finish, begin nothing more. The first reason stands."""
         self.brake.pull(kind, reason)
+
+    def leave_out(self, key: str, reason: str) -> None:
+        """Nothing comes of waiting: the run ends, or where it must not end for one alone, it goes on without that."""
+        if self.waiting.hold_s is None:
+            self.halt("unreachable", reason)
+        else:
+            self.waiting.leave(key, reason, until=self.clock() + LEFT_OUT_S)
 
     def fail(self, error: MigrateError) -> None:
         """Stop, and end with this error."""
@@ -147,13 +182,40 @@ class Run:
         """Why the run stops; None while it goes on."""
         return self.brake.stop
 
-    async def pause(self, seconds: float) -> bool:
-        """Wait; False as soon as the run stops."""
+    async def pause(self, seconds: float, key: str, why: str) -> bool:
+        """Wait before going on with `key`; False as soon as the run stops, or where it leaves that to the next one."""
         try:
             await self.brake.sleep(seconds)
+        except TooLong:
+            self.waiting.leave(key, why, until=self.clock() + seconds)
+            return False
         except Stopping:
             return False
         return not self.should_stop()
+
+    def is_put_off(self, lane: str) -> bool:
+        """Whether the server puts off everybody for longer than the run waits: then the next one takes the lane."""
+        if self.limiter.paused_s <= max(0.0, self.brake.rest_s()):
+            return False
+        self.waiting.leave(lane, self.limiter.why, until=self.clock())
+        return True
+
+    def is_due(self, key: str) -> bool:
+        """Whether it may go on with what an earlier run left waiting."""
+        return self.waiting.is_due(key, self.clock())
+
+    def effort(self, key: str) -> Effort:
+        """What was done so far to decide what is sent under the key."""
+        return self.waiting.effort(key, self.clock())
+
+    def others_succeed(self, effort: Effort) -> bool:
+        """Whether the server took others, since the run began in which the doubt arose."""
+        return self.counters.written + self.waiting.written > effort.written_before
+
+    def advance(self, facts: int = 1) -> None:
+        """So many more are decided."""
+        self.brake.moved()
+        self.reporter.advance(facts, self.limiter.why)
 
     def should_stop(self) -> bool:
         """Whether nothing more may begin."""
@@ -187,11 +249,11 @@ class Run:
     async def send(self, fact: IntendedFact) -> Verdict:
         """One exchange with the bytes of the intent, after waiting while the server says it has not begun.
 
-        Raises NotBegun when patience ends, InDoubt where there is no answer.
+        Raises NotBegun when patience ends, InDoubt where there is no answer, Unanswered where it may still come.
         """
         session = _server_id(fact.session)
         return await self._exchange(
-            fact.session.selector,
+            fact,
             lambda: self.api.post_fact(fact.content, key=fact.key),
             lambda answer: classify(answer, session_id=session, infer=fact.infer),
         )
@@ -200,38 +262,44 @@ class Run:
         """The same for all the facts of a batch."""
         session, infer, messages = _server_id(batch.session), batch.session.infer, len(batch.facts)
         return await self._exchange(
-            batch.session.selector,
+            batch,
             lambda: self.api.post_batch(batch.content, key=batch.key),
             lambda answer: classify_batch(answer, session_id=session, infer=infer, messages=messages),
         )
 
-    async def _exchange(
-        self, selector: Selector, post: Callable[[], Awaitable[Answer]], read: Callable[[Answer], V]
-    ) -> V:
-        patience = Patience(self)
+    async def _exchange(self, sent: Sent, post: Post, read: Callable[[Answer], V]) -> V:
+        if not self.is_due(sent.key):
+            raise Stopping("it was left waiting")
+        patience = Patience(self, sent.key)
         while True:
             try:
-                verdict = await self._once(post, read)
+                verdict = await self._once(sent, post, read)
+            except Stopping:
+                raise
             except NotBegun as problem:
                 reason, retry_after_s, limit_s = problem.reason, problem.retry_after_s, PATIENCE_S
             else:
                 if not isinstance(verdict, Wait):
-                    self._note(verdict, selector)
+                    self._note(verdict, sent.session.selector)
                     return verdict
                 reason, retry_after_s, limit_s = verdict.reason, verdict.retry_after_s, BUSY_PATIENCE_S
             self.counters.retries += 1
             if patience.is_over(limit_s):
-                self.halt("unreachable", reason)
-            if not await patience.wait(retry_after_s):
-                raise Stopping(reason)
+                self.leave_out(sent.key, reason)
+            elif await patience.wait(retry_after_s, why=reason):
+                continue
+            if limit_s == PATIENCE_S:
+                self.halt("unreachable", reason)  # without a connection nobody gets through
+            raise Stopping(reason)
 
-    async def _once(self, post: Callable[[], Awaitable[Answer]], read: Callable[[Answer], V]) -> V:
+    async def _once(self, sent: Sent, post: Post, read: Callable[[Answer], V]) -> V:
         """One request in its slot; the limiter learns from it before anybody else takes the place."""
         async with self.limiter.slot() as slot:
             if self.should_stop():
                 raise Stopping("the run stops")
+            self.waiting.sent(sent.key)
             try:
-                answer = await post()
+                answer = await self.waiting.answer(sent.key, sent.content, post, self.brake)
             except InDoubt:
                 self.limiter.slow_down("without an answer", None)
                 raise
@@ -241,11 +309,11 @@ class Run:
                 self.limiter.went_well(slot)
             return read(answer)
 
-    async def prepare(self, call: Callable[[], Awaitable[T]]) -> T:
-        """A request that prepares writes, in a slot; raises what it raises."""
+    async def prepare(self, key: str, call: Callable[[], Awaitable[T]]) -> T:
+        """A request that prepares writes, in a slot; raises what it raises, and Unanswered as `send` does."""
         async with self.limiter.slot():
             try:
-                return await call()
+                return await self.waiting.answer(key, b"", call, self.brake)
             except NotBegun as problem:
                 if problem.status is not None:
                     self.limiter.slow_down(str(problem.status), problem.retry_after_s)
@@ -266,9 +334,10 @@ def _server_id(session: SessionRow) -> str:
 class Patience:
     """Waiting for a server that has not begun: longer each time, at least as long as it asks, and not for ever."""
 
-    def __init__(self, run: Run) -> None:
-        """It begins now."""
+    def __init__(self, run: Run, key: str) -> None:
+        """It begins now, for the request that `key` stands for."""
         self._run = run
+        self._key = key
         self._began = run.clock()
         self._pause_s = 0.2
 
@@ -276,7 +345,7 @@ class Patience:
         """Whether the run stops, or `limit_s` seconds have gone by."""
         return self._run.should_stop() or self._run.clock() - self._began > limit_s
 
-    async def wait(self, retry_after_s: float | None = None) -> bool:
-        """Wait once; False as soon as the run stops."""
+    async def wait(self, retry_after_s: float | None = None, *, why: str) -> bool:
+        """Wait once; False as soon as the run stops, or leaves it to the next one."""
         pause_s, self._pause_s = self._pause_s, min(5.0, self._pause_s * 2)
-        return await self._run.pause(max(pause_s, retry_after_s or 0.0))
+        return await self._run.pause(max(pause_s, retry_after_s or 0.0), self._key, why)

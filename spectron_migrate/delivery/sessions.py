@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from spectron_migrate.delivery.run import Patience, Run
+from spectron_migrate.delivery.run import Patience, Run, Stopping
+from spectron_migrate.delivery.waiting import Unanswered
 from spectron_migrate.errors import KeyRefused, MigrateError, NotLegal, ScopeRefused, Unreachable
 from spectron_migrate.ledger import sessions
 from spectron_migrate.ledger.sending import PlannedFact
@@ -19,7 +20,7 @@ SESSION_TRIES = 3
 async def open_session(run: Run, fact: PlannedFact) -> SessionRow | None:
     """An open session with room for the fact, kept for whoever asked; None where there can be none now.
 
-    Then either the run stops, or the scope is among `run.stopped_scopes`.
+    Then the run stops, or the scope is among `run.stopped_scopes`, or it is left waiting.
     """
     found = await run.writer.grouped(
         sessions.open_session, fact.selector, fact.run, fact.infer, run.session_size, taken=run.taken_sessions
@@ -34,10 +35,15 @@ async def open_session(run: Run, fact: PlannedFact) -> SessionRow | None:
 
 
 async def _make(run: Run, fact: PlannedFact) -> SessionRow | None:
+    key = canonical_json(["session", fact.selector, fact.run, fact.infer])
+    if not run.is_due(key):
+        return None
     try:
         for path in scopes.paths_of(fact.selector):
             await _register(run, path)
-        return await _make_session(run, fact)
+        return await _make_session(run, fact, key)
+    except (Stopping, Unanswered):
+        return None
     except ScopeRefused as error:
         run.stopped_scopes[fact.selector] = error.message
     except KeyRefused as error:
@@ -45,9 +51,9 @@ async def _make(run: Run, fact: PlannedFact) -> SessionRow | None:
     except NotLegal as error:
         run.fail(error)
     except (NotBegun, InDoubt) as problem:
-        run.halt("unreachable", problem.reason)
+        run.leave_out(key, problem.reason)
     except Unreachable as error:
-        run.halt("unreachable", error.message)
+        run.leave_out(key, error.message)
     return None
 
 
@@ -69,43 +75,49 @@ async def _register(run: Run, path: str) -> None:
 
 
 async def _patiently_register(run: Run, path: str) -> bool:
-    patience = Patience(run)
-    while True:
+    key = f"scope {path}"
+    patience = Patience(run, key)
+    while run.is_due(key):
         retry_after_s = None
         try:
-            return await run.prepare(lambda: scopes.register(run.api, path))
+            return await run.prepare(key, lambda: scopes.register(run.api, path))
         except NotBegun as problem:
-            retry_after_s = problem.retry_after_s
+            retry_after_s, reason = problem.retry_after_s, problem.reason
             if patience.is_over():
                 raise
-        except InDoubt:
+        except InDoubt as problem:
+            reason = problem.reason
             if path in await scopes.live_paths(run.api):
                 return False
             if patience.is_over():
                 raise
-        await patience.wait(retry_after_s)
+        await patience.wait(retry_after_s, why=reason)
+    raise Stopping(f"scope {path} is left waiting")
 
 
-async def _make_session(run: Run, fact: PlannedFact) -> SessionRow:
-    """A new session, its id durable before any fact names it; one whose answer is lost stays an orphan."""
-    patience, lost = Patience(run), 0
+async def _make_session(run: Run, fact: PlannedFact, key: str) -> SessionRow:
+    """A new session, its id durable before any fact names it; one whose answer is lost stays an orphan.
+
+    One whose answer is left to the next run may be counted as an orphan although that has it in the end.
+    """
+    patience, lost = Patience(run, key), 0
     metadata = {"source": "mem0", **({"mem0_run": fact.run} if fact.run else {})}
-    while True:
+    while run.is_due(key):
         row = await run.writer.durable(sessions.begin_session, fact.selector, fact.run, fact.infer, run.now())
         try:
-            opened = await run.prepare(lambda: run.api.create_session(fact.selector, metadata))
+            opened = await run.prepare(key, lambda: run.api.create_session(fact.selector, metadata))
         except NotBegun as problem:
             await run.writer.grouped(sessions.session_not_made, row)
             if patience.is_over():
                 raise
-            await patience.wait(problem.retry_after_s)
+            await patience.wait(problem.retry_after_s, why=problem.reason)
             continue
-        except InDoubt:
+        except InDoubt as problem:
             await run.writer.durable(sessions.orphan_session, row)
             lost += 1
             if lost >= SESSION_TRIES or patience.is_over():
                 raise
-            await patience.wait()
+            await patience.wait(why=problem.reason)
             continue
         except MigrateError:
             await run.writer.grouped(sessions.session_not_made, row)
@@ -115,6 +127,7 @@ async def _make_session(run: Run, fact: PlannedFact) -> SessionRow:
         # On the disk with the next durable commit, which is that of the first fact which names it.
         run.writer.post(sessions.session_made, row, opened.id, opened.selector)
         return SessionRow(row, fact.selector, fact.run, fact.infer, opened.id, 0)
+    raise Stopping("the session is left waiting")
 
 
 async def _check_echo(run: Run, echo: Selector | None, asked: Selector, row: int) -> None:

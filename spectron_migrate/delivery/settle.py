@@ -7,6 +7,7 @@ need no telling apart; the text must agree all the same. What evidence does not 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from datetime import timedelta
@@ -14,6 +15,7 @@ from enum import Enum
 from math import ceil
 
 from spectron_migrate.delivery.run import Run
+from spectron_migrate.delivery.waiting import Unanswered
 from spectron_migrate.errors import KeyRefused, ScopeRefused, Unreachable
 from spectron_migrate.ledger import Ledger, overtaken, sending, sessions
 from spectron_migrate.ledger.sending import IntendedFact
@@ -47,8 +49,10 @@ class Outcome(Enum):
 
     DECIDED = "decided"
     HELD = "held"
-    """Still in doubt: nothing newer of its lane may pass it, running again goes on."""
+    """Still in doubt when all patience is over: nothing newer of its lane may pass it, running again begins anew."""
     UNDECIDABLE = "undecidable"
+    WAITS = "waits"
+    """In doubt, and its patience is not over: the next run goes on with it."""
     NEVER_SENT = "never sent"
 
 
@@ -58,6 +62,8 @@ async def settle(run: Run, facts: Sequence[IntendedFact]) -> Outcome:
     They were sent one after the other, so those that the server has are a prefix of them. The first that it
     does not have may be under way and goes again; what follows never left and waits for its turn.
     """
+    if not all(run.is_due(fact.key) for fact in facts):
+        return Outcome.WAITS
     turns = await _evidence(run, facts)
     if isinstance(turns, Outcome):
         return turns
@@ -74,9 +80,12 @@ async def settle(run: Run, facts: Sequence[IntendedFact]) -> Outcome:
             outcome = await _let_go(run, fact)
         else:
             outcome = await _decide(run, fact, candidate, later=later)
+        if outcome is Outcome.WAITS:
+            return outcome
+        run.waiting.forget(fact.key)
         if outcome is not Outcome.DECIDED:
             return outcome
-        run.reporter.advance(1, run.limiter.why)
+        run.advance()
     return Outcome.DECIDED
 
 
@@ -87,8 +96,10 @@ async def _let_go(run: Run, fact: IntendedFact) -> Outcome:
     a request of ours may take; if the turn never shows, it never left.
     """
     for _ in range(listings(run)):
-        if not await run.pause(LISTING_EVERY_S):
-            return Outcome.HELD
+        if is_outlasted(run, fact.key):
+            break
+        if not await run.pause(LISTING_EVERY_S, fact.key, "a write that was cut off may still arrive"):
+            return Outcome.WAITS
         seen = await unclaimed(run, fact.session, [fact])
         if isinstance(seen, Outcome):
             return seen
@@ -103,19 +114,28 @@ def listings(run: Run) -> int:
     return max(LISTINGS, ceil(run.api.timeout_s / LISTING_EVERY_S) + 1)
 
 
+def is_outlasted(run: Run, key: str) -> bool:
+    """Whether what was sent under the key has had that time, in this run and those before it."""
+    return run.waiting.silent_s(key, run.clock()) >= listings(run) * LISTING_EVERY_S
+
+
 def text_of(fact: IntendedFact) -> str:
     """The text in the bytes of the intent."""
     return str(json.loads(fact.content)["text"])
 
 
 async def unclaimed(run: Run, session: SessionRow, facts: Sequence[IntendedFact]) -> list[Turn] | Outcome:
-    """Turns of the session that no receipt claims, oldest first; HELD or UNDECIDABLE where that is no evidence.
+    """Turns of the session that no receipt claims, oldest first; what it comes to where that is no evidence.
 
     A listing counts as evidence only if it shows every turn that is claimed already.
     """
     assert session.server_id is not None  # noqa: S101 - a fact is intended only in a session that was made
+    listing = f"turns of {session.server_id}"
+    if not run.is_due(listing):
+        return Outcome.WAITS
     try:
-        listed = await run.api.turns(session.server_id)
+        async with asyncio.timeout(run.waiting.reading_s):
+            listed = await run.api.turns(session.server_id)
     except ScopeRefused as error:
         run.stopped_scopes[session.selector] = error.message
         return Outcome.HELD
@@ -124,9 +144,9 @@ async def unclaimed(run: Run, session: SessionRow, facts: Sequence[IntendedFact]
         return Outcome.HELD
     except UnknownSession as error:
         return await give_up(run, facts, error.message)
-    except Unreachable as error:
-        run.halt("unreachable", error.message)
-        return Outcome.HELD
+    except (Unreachable, TimeoutError) as error:
+        run.leave_out(listing, getattr(error, "message", f"no answer to what session {session.server_id} holds"))
+        return Outcome.WAITS
     claimed, residue = await run.writer.grouped(
         lambda ledger: (sending.claimed_turns(ledger, session.id), sending.residue_turns(ledger, session.id))
     )
@@ -138,7 +158,7 @@ async def unclaimed(run: Run, session: SessionRow, facts: Sequence[IntendedFact]
 
 
 async def _evidence(run: Run, facts: Sequence[IntendedFact]) -> dict[int, Turn] | Outcome:
-    """The turns that the server has for the facts, by fact; HELD or UNDECIDABLE where they are no evidence."""
+    """The turns that the server has for the facts, by fact; what it comes to where they are no evidence."""
     sessions: dict[int, list[IntendedFact]] = {}
     for fact in facts:
         sessions.setdefault(fact.session.id, []).append(fact)
@@ -156,7 +176,7 @@ async def _evidence_of_session(run: Run, facts: Sequence[IntendedFact]) -> list[
     seen = await unclaimed(run, session, facts)
     if isinstance(seen, Outcome):
         return seen
-    seen = _without_resends(seen, facts)
+    seen = _without_resends(run, seen, facts)
     if len(seen) > len(facts):
         await run.writer.durable(sessions.close_session, session.id)
         foreign = counted(len(seen) - len(facts), "turn")
@@ -168,13 +188,14 @@ async def _evidence_of_session(run: Run, facts: Sequence[IntendedFact]) -> list[
     return seen
 
 
-def _without_resends(seen: list[Turn], facts: Sequence[IntendedFact]) -> list[Turn]:
-    """The turns up to a candidate that was noted: after it only the same bytes were sent again.
+def _without_resends(run: Run, seen: list[Turn], facts: Sequence[IntendedFact]) -> list[Turn]:
+    """The turns up to that of a fact whose bytes were sent again: after it nothing else was.
 
     What stands behind it is what those tries left; it becomes residue once the answer singles out the receipt.
     """
     for at, fact in enumerate(facts[: len(seen)]):
-        if fact.candidate == seen[at].id and all(same_text(turn.content, text_of(fact)) for turn in seen[at + 1 :]):
+        again = fact.candidate == seen[at].id or run.waiting.was_sent_again(fact.key)
+        if again and all(same_text(turn.content, text_of(fact)) for turn in seen[at + 1 :]):
             return seen[: at + 1]
     return seen
 
@@ -198,8 +219,7 @@ async def _decide(run: Run, fact: IntendedFact, candidate: Turn | None, *, later
     Where only the position singles the candidate out, as after a server that alters texts, the answer under the
     fact's own key has to name it.
     """
-    began = run.clock()
-    tries = waits = 0
+    effort = run.effort(fact.key)
     while True:
         if candidate is not None:
             turn = candidate
@@ -214,15 +234,15 @@ async def _decide(run: Run, fact: IntendedFact, candidate: Turn | None, *, later
         match verdict:
             case Receipt():
                 return await _by_answer(run, fact, verdict, candidate, later=later)
-            case NotBegun():
-                return Outcome.HELD
+            case NotBegun() | Unanswered():
+                return Outcome.WAITS
             case KeyStopped() | ScopeStopped():
                 return Outcome.HELD
             case WrongSession(session_id):
                 return await give_up(run, [fact], f"Spectron wrote to session {session_id} instead of ours")
             case Running(reason):
-                waits += 1
-                if run.clock() - began > RUNNING_PATIENCE_S:
+                effort.waits += 1
+                if run.clock() - effort.began > RUNNING_PATIENCE_S:
                     return await _by_last_look(run, fact, candidate, later=later)
             case OtherBody(reason) | Refused(_, reason):
                 if candidate is not None:
@@ -230,15 +250,15 @@ async def _decide(run: Run, fact: IntendedFact, candidate: Turn | None, *, later
                 await run.writer.durable(sending.refuse, fact.id, reason)
                 return Outcome.DECIDED
             case Doubt(reason, ended):
-                tries += 1
+                effort.tries += 1
                 if candidate is not None and ended:
                     return await _by_last_look(run, fact, candidate, later=later)
-                if tries >= TRIES and candidate is not None and not _is_sure(candidate, fact):
+                if effort.tries >= TRIES and candidate is not None and not _is_sure(candidate, fact):
                     return await give_up(run, [fact], OTHER_TEXTS)
-                if tries >= TRIES:
+                if effort.tries >= TRIES:
                     return await _poison(run, fact, reason, ended=ended, later=later)
-        if not await run.pause(min(10.0, 0.3 * 2 ** min(tries + waits, 8))):
-            return Outcome.HELD
+        if not await run.pause(effort.pause_s, fact.key, reason):
+            return Outcome.WAITS
         if candidate is None:
             seen = await unclaimed(run, fact.session, [fact])
             if isinstance(seen, Outcome):
@@ -247,10 +267,10 @@ async def _decide(run: Run, fact: IntendedFact, candidate: Turn | None, *, later
             candidate = fresh[0] if fresh else None
 
 
-async def _try(run: Run, fact: IntendedFact) -> Verdict | NotBegun:
+async def _try(run: Run, fact: IntendedFact) -> Verdict | NotBegun | Unanswered:
     try:
         return await run.send(fact)
-    except NotBegun as problem:
+    except (NotBegun, Unanswered) as problem:
         return problem
     except InDoubt as problem:
         return Doubt(problem.reason, problem.ended)
@@ -318,7 +338,7 @@ async def _poison(run: Run, fact: IntendedFact, reason: str, *, ended: bool, lat
     outcome = await _by_last_look(run, fact, None, later=later)
     if outcome is not Outcome.HELD or run.stop is not None:
         return outcome
-    if not ended or run.counters.written == 0:
+    if not ended or not run.others_succeed(run.effort(fact.key)):
         return Outcome.HELD
     await run.writer.durable(sending.refuse, fact.id, reason)
     return Outcome.DECIDED

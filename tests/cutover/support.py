@@ -110,6 +110,8 @@ class Scene:
     time: Time = field(default_factory=Time)
     said: Said = field(default_factory=Said)
     settle_s: float = 60.0
+    hold_s: float = 5.0
+    mapping: Path | None = None
     open_reader: Callable[[datetime], Reader] | None = None
     endpoint: str | None = None
 
@@ -122,10 +124,11 @@ class Scene:
         return Ground(
             state=self.state,
             dump=self.folder / "dump",
-            mapping=load_mapping(None),
+            mapping=load_mapping(self.mapping),
             open_reader=self.open_reader or self.store.open,
             settle_s=self.settle_s,
             max_lag_s=60.0,
+            hold_s=self.hold_s,
         )
 
     @property
@@ -172,6 +175,13 @@ class Scene:
                 return await (rounds or self.rounds()).round(api, **named)
 
         return asyncio.run(run())
+
+    def rounds_until_none_is_held(self, **named: Any) -> Round:
+        """Rounds of one process until time has decided what was in doubt; the last one."""
+        rounds = self.rounds()
+        while (done := self.round(rounds, **named)).held:
+            self.time.pass_(10)
+        return done
 
     def follow(self, **named: Any) -> FollowSummary:
         """Follow, until the time that was set."""

@@ -422,7 +422,7 @@ def test_a_clock_that_was_ahead_for_one_reading_hides_no_deletion(scene: Scene) 
     scene.endpoint = None
     scene.time.pass_(-7000)
     scene.store.drop(1)
-    done = scene.round(compare=True)
+    done = scene.rounds_until_none_is_held(compare=True)
     assert done.compared is not None
     assert (["a thing that stays"], 0) == (scene.texts, done.compared.total)
 

@@ -18,7 +18,7 @@ from spectron_migrate.local.faults import Canned, FaultLayer, Faults
 from spectron_migrate.local.onewrite import OneWriteProtocol
 from tests.support import contract
 
-__all__ = ["Canned", "Fault", "Proxy", "Seen", "misbehaving", "refusing", "serving"]
+__all__ = ["Canned", "Fault", "Gate", "Proxy", "Seen", "gated", "misbehaving", "refusing", "serving"]
 
 Fault = str | faults.Fault
 """A name of `faults.FAULTS`, or one that a test makes up."""
@@ -84,6 +84,27 @@ class Proxy:
             return int(first.split()[1]), kept, await reader.readexactly(length)
         finally:
             writer.close()
+
+
+class Gate(Proxy):
+    """A proxy that keeps requests to itself while `shut` is true of them: their answers come late, or never."""
+
+    shut: Callable[[Seen], bool] = staticmethod(lambda seen: False)
+
+    async def relay(self, scope: Any, receive: Any, send: Any) -> None:
+        """Ask the server once the gate is open."""
+        while self.shut(scope["extensions"][faults.REQUEST]):  # noqa: ASYNC110 - who opens it is another thread
+            await asyncio.sleep(0.01)
+        await super().relay(scope, receive, send)
+
+
+@contextmanager
+def gated(upstream: str, around: Callable[[Any], Any] = lambda app: app) -> Iterator[Gate]:
+    """Run a gate in front of `upstream` while the block lasts; `around` looks at its answers."""
+    gate = Gate(upstream)
+    with serving(FaultLayer(around(gate.relay), Faults(choose=lambda seen: gate.next(seen)))) as gate.base_url:
+        yield gate
+    assert [] == gate.wrong
 
 
 @contextmanager
