@@ -32,7 +32,7 @@ from spectron_migrate.spectron.api import Sleep, SpectronApi
 from spectron_migrate.state import processes
 from spectron_migrate.state.journal import CaughtUp, publish, read_journal
 from spectron_migrate.state.outbox import Batch, Outbox, Row
-from spectron_migrate.state.running import About, left_by_the_dead
+from spectron_migrate.state.running import About, left_by_the_dead, under_way
 from spectron_migrate.state.written import Written
 
 MOST_CALLS = 500
@@ -110,6 +110,7 @@ class Drainer:
                 now = self._now()
                 self._bury(now)
                 began = self._written.draining(now)
+                running = under_way(self._state)  # before the batch, which has what those left that end meanwhile
                 batch = self._outbox.batch(MOST_CALLS)
                 fresh = [row for row in batch.rows if row.completed > state.fence]  # older ones the base has read
                 unknown = self._plan(ledger, number, fresh) if fresh else frozenset()
@@ -118,10 +119,11 @@ class Drainer:
                     self._outbox.leave_unknown(about, self._now())
                 self._outbox.delivered(batch)
                 written = await self._deliver(ledger, api, number)
-                caught_up = CaughtUp(format_time(began), now.timestamp() + self._max_lag_s, self._behind(ledger, batch))
+                behind = self._behind(ledger, batch, running)
+                caught_up = CaughtUp(format_time(began), now.timestamp() + self._max_lag_s, behind)
                 publish(self._state, caught_up, now=format_time(self._now()))
                 left = cutover_views.left([ledger]).total
-                return Drained(len(batch.rows), written, left, caught_up.behind)
+                return Drained(len(batch.rows), written, left, behind)
 
     def _check_mapping(self, ledger: Ledger) -> None:
         migration = ledger.migration()
@@ -204,13 +206,17 @@ class Drainer:
             raise run.failure
         return run.counters.written
 
-    def _behind(self, ledger: Ledger, batch: Batch) -> frozenset[str] | None:
-        """Ids of whom Spectron does not know everything; None for everybody."""
+    def _behind(self, ledger: Ledger, batch: Batch, running: Sequence[About]) -> frozenset[str] | None:
+        """Ids of whom Spectron does not know everything; None for everybody.
+
+        Whoever a call is about that runs stays behind with it: should its process die, nothing else would tell before
+        the next draining that it may have written.
+        """
         if batch.calls == MOST_CALLS:
             return None
         refused = cutover_views.refused([ledger])
         owners = owners_behind([ledger], read_journal(self._state).state, refused)
-        unknown = self._outbox.unknown()
+        unknown = [*self._outbox.unknown(), *running]
         if owners is None or any(not call.owners and call.memory is None for call in unknown):
             return None
         return frozenset(owners).union(*(call.owners or _owners_of(ledger, call.memory) for call in unknown))

@@ -147,11 +147,19 @@ def test_a_call_of_a_dead_process_is_unknown_until_mem0_is_read(drains: Drains) 
     process = Running(drains.stage.state)
     process.end(process.begin(["somebody else"], None))
     process.begin([drains.stage.user], None)
-    assert frozenset() == drains.drain().behind
     process.close()
     drains.stage.catch_up()
     assert frozenset({drains.stage.user}) == drains.drain().behind
     drains.stage.catch_up()
+    assert frozenset() == drains.drain().behind
+
+
+def test_whoever_a_running_call_is_about_stays_behind_so_that_its_process_may_die(drains: Drains) -> None:
+    """What it stored could be read for before the next draining comes to know of its death."""
+    process = Running(drains.stage.state)
+    slot = process.begin([drains.stage.user], None)
+    assert frozenset({drains.stage.user}) == drains.drain().behind
+    process.end(slot)
     assert frozenset() == drains.drain().behind
 
 
