@@ -67,9 +67,12 @@ class Said:
             self._taken.add(message.id)
 
     def of(self, row: Row) -> str | None:
-        """The message that is written in place of what the row tells; None where the memory itself is."""
+        """The message that is written in place of what the row tells; None where the memory itself is.
+
+        A row before this one may have taken it apart.
+        """
         message = row.record.get("message")
-        return message if message in self._taken else None
+        return message if message in self._taken and messages.carries(self._ledger.db, message) else None
 
     def _goes_with(self, placed: Placement, row: Row) -> bool:
         if row.event == "DELETE":

@@ -55,8 +55,8 @@ def adopt(db: Connection, plan: int) -> None:
 
 
 def overtake(db: Connection, mem0_id: str, plan: int, at: str) -> None:
-    """A memory is gone since `at`, or has another text: its message is taken apart while it can be."""
-    for message in _messages_of(db, mem0_id):
+    """A memory is gone since `at`, or has another text: what said the old one is taken apart while it can be."""
+    for message in _messages_left(db, mem0_id):
         if message["state"] == "planned":
             skip(db, message, APART, plan=plan)
         elif not standing_in(db, message["mem0_id"]):
@@ -100,9 +100,10 @@ def skip(db: Connection, fact: Row, reason: str, *, plan: int | None = None) -> 
     db.execute("UPDATE fact SET reason = ?, message = NULL WHERE message = ?", (LET_GO, fact["mem0_id"]))
 
 
-def _messages_of(db: Connection, mem0_id: str) -> list[Row]:
+def _messages_left(db: Connection, mem0_id: str) -> list[Row]:
+    """The messages that say a text of the memory which no longer stands."""
     return db.execute(
-        "SELECT said.id, said.mem0_id, said.state FROM fact JOIN fact AS said ON said.mem0_id = fact.message"
-        " WHERE fact.mem0_id = ?",
+        "SELECT DISTINCT said.id, said.mem0_id, said.state FROM fact JOIN fact AS said ON said.mem0_id = fact.message"
+        f" WHERE fact.mem0_id = ? AND NOT ({_STANDS})",
         (mem0_id,),
     ).fetchall()
