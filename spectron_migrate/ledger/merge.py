@@ -180,6 +180,9 @@ class Merge:
         )
 
     def _again(self, last: Row, memory: Memory, placed: Placement | Skipped) -> None:
+        if last["message"] is not None:
+            where = canonical_json(placed.selector) if isinstance(placed, Placement) else ""
+            messages.part(self._db, last["message"], where, self._plan)
         if last["message"] is not None and messages.carries(self._db, last["message"]):
             messages.returned(self._db, last["message"])
         elif last["state"] not in SENT:

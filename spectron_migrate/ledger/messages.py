@@ -14,7 +14,7 @@ from spectron_migrate.ledger.schema import SENT, marks
 CARRIED = "in the turn of a message"
 APART = "its memories are written instead"
 DELETED = "deleted in Mem0"
-LET_GO = "replaced or deleted in Mem0"
+LET_GO = "replaced, deleted or moved in Mem0"
 
 FACTS = (
     "fact AS made JOIN fact ON (fact.mem0_id = made.mem0_id AND fact.version = made.version)"
@@ -27,6 +27,7 @@ _STANDS = (
     " AND NOT EXISTS (SELECT 1 FROM fact AS later WHERE later.mem0_id = fact.mem0_id AND later.version > fact.version)"
 )
 """Of a fact: it is the newest text of a memory that Mem0 has."""
+_MOVED = "SELECT mem0_id FROM memory WHERE moved_from IS NOT NULL"
 
 
 def standing_in(db: Connection, message: str) -> list[str]:
@@ -52,6 +53,24 @@ def adopt(db: Connection, plan: int) -> None:
         " AND mem0_id IN (SELECT mem0_id FROM memory WHERE is_message)",
         (plan,),
     )
+
+
+def take_planned_apart(db: Connection) -> None:
+    """They were to leave by a mapping that no longer holds."""
+    planned = db.execute(
+        "SELECT fact.id, fact.mem0_id FROM fact JOIN memory USING (mem0_id) WHERE state = 'planned' AND is_message"
+    )
+    for message in planned.fetchall():
+        skip(db, message, APART)
+
+
+def part(db: Connection, message: str, selector: str, plan: int) -> None:
+    """A memory of the message belongs to this selector now: if it was to leave for another, it is taken apart."""
+    elsewhere = db.execute(
+        "SELECT id, mem0_id FROM fact WHERE mem0_id = ? AND state = 'planned' AND selector != ?", (message, selector)
+    )
+    for planned in elsewhere.fetchall():
+        skip(db, planned, APART, plan=plan)
 
 
 def overtake(db: Connection, mem0_id: str, plan: int, at: str) -> None:
@@ -89,13 +108,21 @@ def take_refused_apart(db: Connection, plan: int) -> int:
 
 
 def skip(db: Connection, fact: Row, reason: str, *, plan: int | None = None) -> None:
-    """It is not sent; the memories of a message that stand are planned themselves, in its own plan or this."""
+    """It is not sent; the memories of a message that stand are planned themselves, in its own plan or this.
+
+    Where one belongs that moved meanwhile, the next reading of Mem0 says.
+    """
     db.execute("UPDATE fact SET state = 'skipped', reason = ? WHERE id = ?", (reason, fact["id"]))
     db.execute(
         "UPDATE fact SET state = 'planned', reason = NULL, message = NULL,"
         " plan = coalesce(?, (SELECT plan FROM fact AS said WHERE said.id = ?))"
-        f" WHERE message = ? AND {_STANDS}",
+        f" WHERE message = ? AND {_STANDS} AND mem0_id NOT IN ({_MOVED})",
         (plan, fact["id"], fact["mem0_id"]),
+    )
+    db.execute(
+        f"UPDATE memory SET digest = '' WHERE mem0_id IN ({_MOVED})"
+        " AND mem0_id IN (SELECT mem0_id FROM fact WHERE message = ?)",
+        (fact["mem0_id"],),
     )
     db.execute("UPDATE fact SET reason = ?, message = NULL WHERE message = ?", (LET_GO, fact["mem0_id"]))
 

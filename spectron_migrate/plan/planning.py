@@ -100,6 +100,7 @@ def make_plan(
         reporter.stage("plan", dump.count)
         if not same_mapping:
             _hold_against_sent(ledger, mapping)
+            messages.take_planned_apart(ledger.db)
         onto = changes.onto(ledger, scan, mapping_digest=mapping.digest) if changes is not None else None
         number = plan.begin_plan(ledger, scan, fingerprint, now) if onto is None else onto
         if not filters:

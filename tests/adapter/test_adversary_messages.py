@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
 from spectron_migrate.adapter.capture import messages_of
+from tests.adapter.extracting import Extracting
+from tests.adapter.support import Stage
 from tests.adapter.test_draining import Drains, drains  # noqa: F401 - a fixture
-from tests.adapter.test_messages import BEFORE, BOTH, captures, tell
+from tests.adapter.test_messages import BEFORE, BOTH, captures, drained_through, refuses, tell
 from tests.adapter.test_outbox import judged, turns
+from tests.support import oracle
+from tests.support.proxy import misbehaving
+from tests.support.spectron import replay
 
 NOW_ROME = "I moved to Rome. My dog is called Bo"
 
@@ -55,3 +62,97 @@ def test_a_message_that_says_two_things_of_one_memory_loses_no_other(drains: Dra
     drains.drain()
     assert [BEFORE, BOTH, "I moved to Oslo", "My dog is called Bo"] == turns(drains.stage)
     judged(drains.stage)
+
+
+# -- what belongs elsewhere by now --------------------------------------------------------------------------------
+
+
+def plans(drains: Drains, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """Whoever drains plans, and dies before anything leaves."""
+
+    async def dead(*_: object) -> int:
+        return 0
+
+    with monkeypatch.context() as patched:
+        patched.setattr(drains._drainer, "_deliver", dead)
+        drains.drain()
+
+
+async def nap(_: float) -> None:
+    """In place of waiting."""
+
+
+def gives(stage: Stage, memory: str, user: str) -> None:
+    """Behind everybody's back a memory becomes another user's in Mem0's store."""
+    store = stage.mem0.vector_store
+    store.client.set_payload(store.collection_name, payload={"user_id": user}, points=[memory])
+
+
+def lying(stage: Stage) -> dict[str, str]:
+    """Where each text of the stage's users lies."""
+    found = oracle.server_turns(stage.server.database)
+    return {turn.text: path for turn in found for path in turn.paths if path.startswith(f"user/{stage.user}")}
+
+
+def test_what_is_anothers_before_its_message_left_lies_where_it_belongs(
+    drains: Drains,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage, made = drains.stage, captures(drains)
+    plans(drains, monkeypatch)
+    gives(stage, made[0], f"{stage.user}-2")
+    stage.catch_up()
+    mine, other = f"user/{stage.user}", f"user/{stage.user}-2"
+    assert {BEFORE: mine, "I moved to Berlin": other, "My cat is called Ada": mine} == lying(stage)
+    judged(stage)
+
+
+def test_what_is_anothers_before_its_message_is_refused_lies_where_it_belongs(drains: Drains) -> None:  # noqa: F811
+    stage, made = drains.stage, captures(drains)
+    drained_through(drains, refuses(BOTH))
+    gives(stage, made[0], f"{stage.user}-2")
+    stage.catch_up()
+    mine, other = f"user/{stage.user}", f"user/{stage.user}-2"
+    assert {BEFORE: mine, "I moved to Berlin": other, "My cat is called Ada": mine} == lying(stage)
+    judged(stage)
+
+
+def test_what_is_anothers_before_its_message_in_doubt_is_refused_is_not_sent_where_it_was(
+    drains: Drains,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage, made = drains.stage, captures(drains)
+    monkeypatch.setattr(drains._drainer, "_sleep", nap)
+    drained_through(drains, lambda seen: "cut_before" if seen.writes_fact else "none")
+    gives(stage, made[0], f"{stage.user}-2")
+    with misbehaving(stage.server.base_url, refuses(BOTH)) as proxy, monkeypatch.context() as patched:
+        patched.setattr(stage.server, "base_url", proxy.base_url)
+        stage.catch_up()
+    drains.drain()
+    mine, other = f"user/{stage.user}", f"user/{stage.user}-2"
+    assert {BEFORE: mine, "My cat is called Ada": mine} == lying(stage)
+    stage.catch_up()
+    assert {BEFORE: mine, "I moved to Berlin": other, "My cat is called Ada": mine} == lying(stage)
+    judged(stage)
+
+
+def test_a_message_that_waits_is_not_sent_where_an_earlier_mapping_had_it(
+    drains: Drains,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = drains.stage
+    diary = {"user_id": stage.user, "metadata": {"kind": "diary"}}
+    answer = Extracting(stage.mem0).add(BOTH, **diary)
+    tell(drains, messages_of("add", {"messages": BOTH, **diary}, answer) or [])
+    plans(drains, monkeypatch)
+    stage.mapping = stage.folder / "diary.yaml"
+    stage.mapping.write_text(
+        "version: 1\nrules:\n"
+        '  - {when: {metadata.kind: diary, user_id: "*"}, scope: {user: "{user_id}", of: diary}}\n'
+        '  - {when: {user_id: "*"}, scope: {user: "{user_id}"}}\n'
+    )
+    replay(stage.server, stage.state, [stage.folder / "dump"], mapping=stage.mapping)  # of a reading before it was said
+    assert [BEFORE] == turns(stage)
+    stage.catch_up()
+    assert {f"user/{stage.user}/of/diary"} == set(lying(stage).values()) - {f"user/{stage.user}"}
+    assert [BEFORE, "I moved to Berlin", "My cat is called Ada"] == turns(stage)
