@@ -12,6 +12,8 @@ from spectron_migrate.state.outbox import Result
 
 ResultsOf = Callable[[str, Mapping[str, Any], Any], list[Result] | None]
 KEPT = ("actor_id", "role", "expiration_date")
+UNSAID = ("system", "developer", "tool", "function")
+"""Roles of messages that instruct the model or hand it data: nobody said them, and Mem0 makes no memory of them."""
 
 
 def results_of(method: str, given: Mapping[str, Any], answer: Any) -> list[Result] | None:
@@ -33,8 +35,8 @@ def results_of(method: str, given: Mapping[str, Any], answer: Any) -> list[Resul
 def messages_of(method: str, given: Mapping[str, Any], answer: Any) -> list[Result] | None:
     """What was said, and behind it what Mem0 made of it; the memories alone where they are what was said.
 
-    Several messages are one, as Mem0 reads them; what instructs the model (`system`) nobody said. Of what Mem0 made
-    nothing is kept nothing either: no deletion there could ever take it back.
+    Several messages are one, as Mem0 reads them. Of what Mem0 made nothing is kept nothing either: no deletion there
+    could ever take it back.
     """
     results = results_of(method, given, answer)
     as_it_is = method != "add" or given.get("infer") is False or given.get("memory_type") is not None
@@ -54,10 +56,14 @@ def _said(messages: Any) -> tuple[str, str | None]:
     each = [messages] if isinstance(messages, str | Mapping) else messages
     if not isinstance(each, list | tuple):
         return "", None
-    rows = [{"role": "user", "content": row} if isinstance(row, str) else row for row in each]
-    if not all(isinstance(row, Mapping) and isinstance(row.get("content"), str) for row in rows):
+    rows = [{"content": row} if isinstance(row, str) else row for row in each]
+    if not all(isinstance(row, Mapping) for row in rows):
         return "", None
-    said = [(str(row.get("role") or "user"), row["content"]) for row in rows if row.get("role") != "system"]
+    told = [(str(row.get("role") or "user"), row.get("content")) for row in rows]
+    # A call of a tool has no content.
+    said = [(role, content) for role, content in told if role not in UNSAID and content is not None]
+    if not all(isinstance(content, str) for _, content in said):
+        return "", None
     if len(said) == 1:
         return said[0][1], said[0][0]
     return "\n".join(f"{role}: {content}" for role, content in said), None

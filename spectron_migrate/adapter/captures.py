@@ -107,14 +107,12 @@ class Call:
 
     def returned(self, answer: Any) -> None:
         """Mem0 answered: keep what it says that it stored."""
-        results = self._results_of(self._method, self._given, answer)
-        if results is None:
-            return
         try:
+            results = self._results_of(self._method, self._given, answer)
             if results:
                 self._outbox.complete(results, datetime.now(UTC))
-            self._is_known = True
-        except (OSError, TypeError, ValueError, RecursionError) as error:  # what an application adds may be no JSON
+            self._is_known = results is not None
+        except Exception as error:  # a full disk, metadata that is no JSON: Mem0 has it, so the call must not fail
             self._complain(error)
 
     def end(self, later_s: float) -> bool:

@@ -7,16 +7,18 @@ has no way to do raises `NotInSpectron` and says what to use instead.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from spectron_migrate.adapter.asked import owners_of
+from spectron_migrate.adapter.capture import UNSAID
 from spectron_migrate.adapter.catalogue import NoCatalogue
 from spectron_migrate.adapter.core import Core
 from spectron_migrate.adapter.shape import as_mem0, as_mem0_time, is_expired
@@ -81,11 +83,12 @@ class Truth:
     def add(self, messages: Any, kwargs: Mapping[str, Any]) -> Future[dict[str, Any]]:
         """Write each message once; the future has Mem0's answer.
 
-        Each message of a conversation is one memory, `system` ones aside: Spectron makes facts of them itself.
+        Each message of a conversation that somebody said is one memory: Spectron makes facts of them itself.
         Raises InputError for what is no message, or has no place in the mapping.
         """
         owners = self._core.calls.trimmed(owners_of(kwargs))
-        pairs = [self._place(role, name, text, owners, kwargs) for role, name, text in _texts(messages)]
+        texts = _texts(messages, unsaid=("system",) if kwargs.get("infer") is False else UNSAID)
+        pairs = [self._place(role, name, text, owners, kwargs) for role, name, text in texts]
 
         async def write(api: SpectronApi) -> dict[str, Any]:
             return {"results": [await self._write(api, memory, placed) for memory, placed in pairs]}
@@ -106,7 +109,8 @@ class Truth:
             app_id=owners.get("app_id"),
             actor_id=name,
             role=role,
-            metadata=dict(kwargs.get("metadata") or {}),
+            # What is no JSON must not fail behind the write, where the memory is kept.
+            metadata=json.loads(json.dumps(kwargs.get("metadata") or {}, default=str)),
             created_at=now,
             updated_at=now,
             text_at=now,
@@ -236,8 +240,8 @@ class Truth:
         self._since.close()
 
 
-def _texts(messages: Any) -> list[tuple[str, str | None, str]]:
-    """Role, name and text of what `add` was given."""
+def _texts(messages: Any, *, unsaid: Collection[str]) -> list[tuple[str, str | None, str]]:
+    """Role, name and text of what `add` was given, but for some roles."""
     each = [messages] if isinstance(messages, str | Mapping) else messages
     if not isinstance(each, Sequence):
         raise InputError(f"messages are a text, a message or a list of them, not {type(messages).__name__}")
@@ -245,9 +249,11 @@ def _texts(messages: Any) -> list[tuple[str, str | None, str]]:
     for message in each:
         given: Mapping[str, Any] = {"content": message} if isinstance(message, str) else message
         role, content = str(given.get("role") or "user"), given.get("content")
+        if role in unsaid or content is None:
+            continue
         if not isinstance(content, str):
             raise InputError("a message has no text", hint="images and other parts are not written to Spectron")
-        if role != "system" and content.strip():
+        if content.strip():
             found.append((role, given.get("name"), content))
     return found
 

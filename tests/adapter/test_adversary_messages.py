@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from spectron_migrate.adapter.capture import messages_of
 from tests.adapter.extracting import Extracting
-from tests.adapter.support import Stage
+from tests.adapter.support import Stage, ids, texts
 from tests.adapter.test_draining import Drains, drains  # noqa: F401 - a fixture
-from tests.adapter.test_messages import BEFORE, BOTH, captures, drained_through, refuses, tell
-from tests.adapter.test_outbox import judged, turns
+from tests.adapter.test_messages import BEFORE, BOTH, added, captures, drained_through, refuses, tell
+from tests.adapter.test_outbox import begun, judged, turns
 from tests.support import oracle
 from tests.support.proxy import misbehaving
 from tests.support.spectron import replay
@@ -156,3 +157,46 @@ def test_a_message_that_waits_is_not_sent_where_an_earlier_mapping_had_it(
     stage.catch_up()
     assert {f"user/{stage.user}/of/diary"} == set(lying(stage).values()) - {f"user/{stage.user}"}
     assert [BEFORE, "I moved to Berlin", "My cat is called Ada"] == turns(stage)
+
+
+# -- what an application hands over ---------------------------------------------------------------------------------
+
+WITH_TOOLS: list[dict[str, Any]] = [
+    {"role": "system", "content": "You are kind"},
+    {"role": "user", "content": "What is my balance?"},
+    {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+    {"role": "tool", "tool_call_id": "1", "content": '{"iban": "DE00"}'},
+    {"role": "assistant", "content": "You have 3 euros"},
+]
+
+
+def test_what_a_tool_answered_nobody_said() -> None:
+    (message, _) = messages_of("add", {"messages": WITH_TOOLS, "user_id": "ada"}, added("Has 3 euros")) or []
+    assert "user: What is my balance?\nassistant: You have 3 euros" == message.text
+
+
+def test_once_spectron_is_the_truth_what_a_tool_answered_is_nobodys_memory(stage: Stage) -> None:
+    stage.start()
+    stage.step("complete")
+    adapter = stage.adapter()
+    assert ["What is my balance?", "You have 3 euros"] == texts(adapter.add(WITH_TOOLS, user_id=stage.user))
+    assert ["What is my balance?", "You have 3 euros"] == turns(stage)
+
+
+@pytest.mark.parametrize("capture", ["memories", "messages"])
+def test_metadata_that_is_no_json_fails_no_call_and_is_found_by_reading(stage: Stage, capture: str) -> None:
+    begun(stage, capture=capture)
+    adapter = stage.adapter(Extracting(stage.mem0))
+    made = ids(adapter.add(BOTH, user_id=stage.user, metadata={"at": datetime(2026, 11, 22, tzinfo=UTC)}))
+    assert 2 == len(made)
+    assert stage.reconcile()
+    assert [BEFORE, "I moved to Berlin", "My cat is called Ada"] == turns(stage)
+    judged(stage)
+
+
+def test_once_spectron_is_the_truth_metadata_that_is_no_json_fails_no_call(stage: Stage) -> None:
+    stage.start()
+    stage.step("complete")
+    adapter = stage.adapter()
+    (made,) = ids(adapter.add("I like tea", user_id=stage.user, metadata={"at": datetime(2026, 11, 22, tzinfo=UTC)}))
+    assert {"at": "2026-11-22 00:00:00+00:00"} == adapter.get(made)["metadata"]
