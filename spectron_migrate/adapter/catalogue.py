@@ -128,19 +128,22 @@ class Catalogue:
                 return []
             return list(self._rows({no for node in nodes for facts in node.facts.values() for no in facts}).values())
 
-    def was_in_old_text(self, lens: Selector, passage: str) -> bool:
-        """Whether it stands in a text within the lens that Mem0 has deleted or replaced; raises NoCatalogue.
+    def was_in_old_text(self, lens: Selector, text: str, *, in_parts: bool) -> bool:
+        """Whether it is a text within the lens that Mem0 has deleted or replaced; raises NoCatalogue.
 
-        A receipt names the first passage of a long text alone.
+        Asked for what no receipt names: a part of a long text (`in_parts`), of which only the first is told, or one
+        whose answer never came, or came after others.
         """
+        said = "trim(json_extract(fact.body, '$.text'))"
+        is_it = f"instr({said}, ?)" if in_parts else f"{said} = ? AND (chunk_id IS NULL OR residue IS NOT NULL)"
         with self._lock:
             return any(
                 ledger.db.execute(
                     "SELECT 1 FROM session JOIN fact ON fact.session = session.id JOIN memory USING (mem0_id)"
-                    f" WHERE {where} AND instr(json_extract(fact.body, '$.text'), ?) AND (tombstoned_at IS NOT NULL OR"
+                    f" WHERE {where} AND {is_it} AND (tombstoned_at IS NOT NULL OR"
                     "  EXISTS (SELECT 1 FROM fact AS later"
                     "   WHERE later.mem0_id = fact.mem0_id AND later.version > fact.version)) LIMIT 1",
-                    (*values, passage.strip()),
+                    (*values, text.strip()),
                 ).fetchone()
                 for ledger in self._open()
                 for where, values in self._sessions(ledger.db, lens)

@@ -73,11 +73,11 @@ def shown(
     """
     made_of = catalogue.made_of(lens.selector, [hit.id for hit in hits]) if catalogue is not None else {}
     unnamed = [hit for hit in hits if hit.id not in made_of]
-    live = _live(made_of, unnamed, lens, catalogue)
+    newer = added([hit.id for hit in unnamed]) if added is not None and unnamed else {}
+    live = _live(made_of, [hit for hit in unnamed if hit.id not in newer], lens, catalogue)
     candidates = Candidates(
         Known(name, each.text, each.turn_id, each.chunk_id, each.ids) for name, each in live.items()
     )
-    newer = added([hit.id for hit in unnamed]) if added is not None and unnamed else {}
     rows: dict[str, dict[str, Any]] = {}
     left_out: Counter[str] = Counter()
     for hit in hits:
@@ -118,7 +118,7 @@ def _live(
 ) -> dict[str, Stored]:
     """What an answer may be about: what its receipts name, and where a passage is not named, all of the lens."""
     known = {each.no: each for found in made_of.values() for each in found}
-    if catalogue is not None and any(_may_be_passage(hit) for hit in unnamed):
+    if catalogue is not None and any(hit.source in _PASSAGES for hit in unnamed):
         known.update({each.no: each for each in catalogue.all_in(lens.selector)})
     return {f"{no[0]}.{no[1]}": each for no, each in known.items() if each.live}
 
@@ -157,16 +157,12 @@ def is_expired(memory: Memory, today: str) -> bool:
     return memory.expiration_date is not None and memory.expiration_date[:10] < today
 
 
-def _may_be_passage(hit: Row) -> bool:
-    """Whether it could be a piece of a longer memory, which no receipt names."""
-    return hit.source in _PASSAGES and len(hit.text) >= PASSAGE_LETTERS
-
-
 def _why_not_new(hit: Row, lens: Lens, catalogue: Catalogue | None) -> str:
     """Why a passage that nobody knows is no memory written since; empty where it is one."""
     if lens.run_filter is not None:
         return "run_filtered"  # of which run it is nobody knows either
-    is_old = catalogue is not None and _may_be_passage(hit) and catalogue.was_in_old_text(lens.selector, hit.text)
+    in_parts = len(hit.text) >= PASSAGE_LETTERS
+    is_old = catalogue is not None and catalogue.was_in_old_text(lens.selector, hit.text, in_parts=in_parts)
     return "stale" if is_old else ""
 
 

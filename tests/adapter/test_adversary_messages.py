@@ -12,7 +12,17 @@ from spectron_migrate.adapter.capture import messages_of
 from tests.adapter.extracting import Extracting
 from tests.adapter.support import Stage, ids, texts
 from tests.adapter.test_draining import Drains, drains  # noqa: F401 - a fixture
-from tests.adapter.test_messages import BEFORE, BOTH, added, captures, drained_through, refuses, tell
+from tests.adapter.test_messages import (
+    BEFORE,
+    BOTH,
+    added,
+    captures,
+    drained_through,
+    from_spectron,
+    mine,
+    refuses,
+    tell,
+)
 from tests.adapter.test_outbox import begun, judged, turns
 from tests.support import oracle
 from tests.support.proxy import misbehaving
@@ -200,3 +210,32 @@ def test_once_spectron_is_the_truth_metadata_that_is_no_json_fails_no_call(stage
     adapter = stage.adapter()
     (made,) = ids(adapter.add("I like tea", user_id=stage.user, metadata={"at": datetime(2026, 11, 22, tzinfo=UTC)}))
     assert {"at": "2026-11-22 00:00:00+00:00"} == adapter.get(made)["metadata"]
+
+
+# -- texts that no receipt names --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("infer", [True, False], ids=["message", "memories"])
+def test_a_short_text_that_the_turns_decided_is_found_and_once_deleted_hidden_for_good(
+    drains: Drains,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    infer: bool,
+) -> None:
+    stage = drains.stage
+    monkeypatch.setattr(drains._drainer, "_sleep", nap)
+    given = {"messages": "Cat Ada. Dog Bo", "user_id": stage.user, "infer": infer}
+    made = Extracting(stage.mem0).add("Cat Ada. Dog Bo", user_id=stage.user)
+    tell(drains, messages_of("add", given, made) or [])
+    drained_through(drains, lambda seen: "500_after_released" if seen.writes_fact else "none")
+    stage.shift(100)
+    adapter = stage.adapter(Extracting(stage.mem0))
+    assert {"Cat Ada", "Dog Bo", BEFORE} == set(from_spectron(adapter, stage, "Cat Ada Dog Bo"))
+    for memory in ids(made):
+        stage.mem0.delete(memory)
+    stage.step("closing")
+    assert stage.reconcile()
+    stage.step("complete")
+    assert [BEFORE] == texts(adapter.search("Cat Ada Dog Bo", **mine(stage)))
+    again = adapter.add("Dog Bo", user_id=stage.user)
+    assert {BEFORE, "Dog Bo"} == set(texts(adapter.search("Cat Ada Dog Bo", **mine(stage))))
+    assert ids(again)[0] in ids(adapter.search("Dog Bo", **mine(stage)))
