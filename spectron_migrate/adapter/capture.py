@@ -36,11 +36,12 @@ def messages_of(method: str, given: Mapping[str, Any], answer: Any) -> list[Resu
     """What was said, and behind it what Mem0 made of it; the memories alone where they are what was said.
 
     Several messages are one, as Mem0 reads them. Of what Mem0 made nothing is kept nothing either: no deletion there
-    could ever take it back.
+    could ever take it back. And where it changed a memory, the new text says what an earlier message did as well.
     """
     results = results_of(method, given, answer)
     as_it_is = method != "add" or given.get("infer") is False or given.get("memory_type") is not None
-    if as_it_is or not results or all(each.event == "DELETE" for each in results):
+    events = {each.event for each in results or ()}
+    if results is None or as_it_is or "ADD" not in events or "UPDATE" in events:
         return results
     text, role = _said(given.get("messages"))
     if not text.strip():

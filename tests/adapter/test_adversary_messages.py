@@ -55,23 +55,26 @@ def says(drains: Drains, text: str, rows: Sequence[dict[str, Any]]) -> None:  # 
 # -- a message changes what an earlier one said -----------------------------------------------------------------
 
 
-def test_a_message_that_updates_a_memory_is_written_with_all_that_it_says(drains: Drains) -> None:  # noqa: F811
-    made = captures(drains)
+def test_what_a_memory_says_beyond_the_message_that_changed_it_is_found(drains: Drains) -> None:  # noqa: F811
+    """Mem0 merges what is said into what it knows, and the earlier message is hidden for its old text."""
+    stage, made = drains.stage, captures(drains, "I love cheese pizza")
     drains.drain()
-    rows = stores(drains, ("UPDATE", made[0], "I moved to Rome"), ("ADD", "", "My dog is called Bo"))
-    says(drains, NOW_ROME, rows)
-    assert frozenset() == drains.drain().behind
-    assert [BEFORE, BOTH, NOW_ROME] == turns(drains.stage)
-    judged(drains.stage)
+    both = "I love pizza with cheese and with chicken"
+    says(drains, "And with chicken", stores(drains, ("UPDATE", made[0], both), ("ADD", "", "Eats meat")))
+    drains.drain()
+    stage.shift(100)
+    found = from_spectron(stage.adapter(Extracting(stage.mem0)), stage, "cheese")
+    assert {BEFORE, both, "Eats meat"} == set(found)
+    assert [BEFORE, "I love cheese pizza", both, "Eats meat"] == turns(stage)
+    judged(stage)
 
 
-def test_a_message_that_says_two_things_of_one_memory_loses_no_other(drains: Drains) -> None:  # noqa: F811
-    made = captures(drains)
+def test_a_message_of_which_a_row_before_took_hold_loses_no_other(drains: Drains) -> None:  # noqa: F811
+    one, two = stores(drains, ("ADD", "", "I moved to Rome"), ("ADD", "", "My dog is called Bo"))
+    gone = stores(drains, ("DELETE", one["id"], "I moved to Rome"))
+    says(drains, NOW_ROME, [one, *gone, two])
     drains.drain()
-    rome, oslo = (("UPDATE", made[0], f"I moved to {place}") for place in ("Rome", "Oslo"))
-    says(drains, "Rome, no, Oslo. My dog is called Bo", stores(drains, rome, oslo, ("ADD", "", "My dog is called Bo")))
-    drains.drain()
-    assert [BEFORE, BOTH, "I moved to Oslo", "My dog is called Bo"] == turns(drains.stage)
+    assert [BEFORE, "My dog is called Bo"] == turns(drains.stage)
     judged(drains.stage)
 
 
