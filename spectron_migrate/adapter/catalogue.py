@@ -150,11 +150,14 @@ class Catalogue:
             )
 
     def memory(self, mem0_id: str) -> tuple[Memory, bool] | None:
-        """A memory as Mem0 last showed it, and whether it still had it; None where it was never heard of."""
+        """A memory as Mem0 last showed it, and whether it still had it; None where it was never heard of.
+
+        A message is none, whatever it is called here.
+        """
         with self._lock:
             for ledger in self._open():
                 row = ledger.db.execute(
-                    "SELECT record, tombstoned_at FROM memory WHERE mem0_id = ?", (mem0_id,)
+                    "SELECT record, tombstoned_at FROM memory WHERE mem0_id = ? AND NOT is_message", (mem0_id,)
                 ).fetchone()
                 if row is not None:
                     return Memory.from_json(json.loads(row["record"])), row["tombstoned_at"] is None
@@ -223,8 +226,8 @@ class Catalogue:
             key = (number, f"{where}\n{values}")
             stamp = tuple(
                 db.execute(
-                    f"SELECT count(*), coalesce(max(fact.id), 0) FROM session JOIN fact ON fact.session = session.id"
-                    f" WHERE {where} AND fact.turn_id IS NOT NULL",
+                    "SELECT count(*), coalesce(max(fact.id), 0), (SELECT count(*) FROM step) FROM session"
+                    f" JOIN fact ON fact.session = session.id WHERE {where} AND fact.turn_id IS NOT NULL",
                     values,
                 ).fetchone()
             )
@@ -244,13 +247,14 @@ class Catalogue:
         facts = defaultdict(list, node.facts)
         rows = self._ledgers[number].db.execute(
             "SELECT fact.id, fact.turn_id, fact.chunk_id, fact.ids FROM session JOIN fact ON fact.session = session.id"
-            f" WHERE {where} AND fact.turn_id IS NOT NULL",
+            f" WHERE {where} AND (fact.turn_id IS NOT NULL OR fact.decided_by = 'person')",
             values,
         )
         for row in rows:
             node.count += 1
             made = json.loads(row["ids"]) if row["ids"] else ()
-            for each in {row["turn_id"], row["chunk_id"], *made} - {None}:
+            # What a person decided may have no id at all: then its text is looked for.
+            for each in {row["turn_id"], row["chunk_id"], *made} - {None} or {""}:
                 facts[each].append((number, row["id"]))
         node.facts = dict(facts)
         return node

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from spectron_migrate import NotInSpectron
 from spectron_migrate.adapter.capture import messages_of
+from spectron_migrate.errors import LedgerLocked
+from spectron_migrate.ledger import Ledger, decisions
+from spectron_migrate.ledger.schema import marks
 from tests.adapter.extracting import Extracting
-from tests.adapter.support import Stage, ids, texts
+from tests.adapter.support import Stage, ids, stamp, texts
 from tests.adapter.test_draining import Drains, drains  # noqa: F401 - a fixture
 from tests.adapter.test_messages import (
     BEFORE,
@@ -27,6 +32,7 @@ from tests.adapter.test_outbox import begun, judged, turns
 from tests.support import oracle
 from tests.support.proxy import misbehaving
 from tests.support.spectron import replay
+from tests.support.waiting import wait_until
 
 NOW_ROME = "I moved to Rome. My dog is called Bo"
 
@@ -242,3 +248,46 @@ def test_a_short_text_that_the_turns_decided_is_found_and_once_deleted_hidden_fo
     again = adapter.add("Dog Bo", user_id=stage.user)
     assert {BEFORE, "Dog Bo"} == set(texts(adapter.search("Cat Ada Dog Bo", **mine(stage))))
     assert ids(again)[0] in ids(adapter.search("Dog Bo", **mine(stage)))
+
+
+def resolves(stage: Stage, made: list[str]) -> bool:
+    """A person says that what nothing could decide is there; False while an adapter's worker has the ledger."""
+    sent = f"mem0_id IN ({marks(made)}) OR mem0_id IN (SELECT mem0_id FROM memory WHERE is_message)"
+    unknown = "state = 'undecidable', turn_id = NULL, chunk_id = NULL, ids = NULL"
+    with suppress(LedgerLocked), Ledger.open_for_writing(stage.state) as ledger, ledger.transaction() as db:
+        db.execute(f"UPDATE fact SET {unknown} WHERE state != 'skipped' AND ({sent})", made)
+        rows = db.execute("SELECT mem0_id FROM fact WHERE state = 'undecidable'").fetchall()
+        return {None} == {decisions.resolve(ledger, row["mem0_id"], present=True, now=stamp()) for row in rows}
+    return False
+
+
+@pytest.mark.parametrize("infer", [True, False], ids=["message", "memories"])
+def test_what_a_person_says_is_there_is_found_without_a_receipt(drains: Drains, infer: bool) -> None:  # noqa: F811
+    stage = drains.stage
+    given = {"messages": BOTH, "user_id": stage.user, "infer": infer}
+    answer = Extracting(stage.mem0).add(BOTH, user_id=stage.user)
+    tell(drains, messages_of("add", given, answer) or [])
+    drains.drain()
+    stage.shift(100)
+    adapter = stage.adapter(Extracting(stage.mem0))
+    assert {"I moved to Berlin", "My cat is called Ada", BEFORE} == set(from_spectron(adapter, stage, "Berlin cat"))
+    wait_until(lambda: resolves(stage, ids(answer)))
+    assert {"I moved to Berlin", "My cat is called Ada", BEFORE} == set(from_spectron(adapter, stage, "Berlin cat"))
+    stage.step("closing")
+    assert stage.reconcile()
+    stage.step("complete")
+    assert {*ids(answer)} < {*ids(adapter.search("Berlin cat", **mine(stage)))}
+    assert {*ids(answer)} < {*ids(adapter.get_all(**mine(stage)))}
+
+
+def test_a_message_is_no_memory_that_could_be_asked_for(drains: Drains) -> None:  # noqa: F811
+    stage, made = drains.stage, captures(drains)
+    drains.drain()
+    stage.mem0.delete(made[0])
+    stage.step("closing")
+    assert stage.reconcile()
+    stage.step("complete")
+    (message,) = {fact["mem0_id"] for fact in oracle.ledger_facts(stage.state) if fact["is_message"]}
+    for method in ("get", "history"):
+        with pytest.raises(NotInSpectron):
+            getattr(stage.adapter(Extracting(stage.mem0)), method)(message)
