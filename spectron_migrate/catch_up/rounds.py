@@ -186,9 +186,11 @@ class Rounds:
                 api, dump, settling, unchanged=known and _is_same(summary), late=not supersede
             )
             self._first_seen = settling.first_seen
-            waiting = max(each.waiting for each in changes)
-            self._planned = None if waiting else dump.digest
-            return await asyncio.to_thread(self._conclude, dump, began, summary, changes, done, compare)
+            concluded = await asyncio.to_thread(self._conclude, dump, began, summary, changes, done, compare)
+            # Where they differ somebody else planned since, and the same dump says something new.
+            differs = concluded.compared is not None and concluded.compared.total
+            self._planned = None if concluded.waiting or differs else dump.digest
+            return concluded
 
     def _scan(self) -> ExportSummary:
         state = read_journal(self.ground.state).state

@@ -84,6 +84,24 @@ def test_a_message_of_which_a_row_before_took_hold_loses_no_other(drains: Drains
     judged(drains.stage)
 
 
+def test_an_older_text_that_an_overlapping_call_told_late_is_mended_by_reading(
+    drains: Drains,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it tells waits behind another call's, so that both are drained as of the first."""
+    rounds = drains.stage.rounds()
+    monkeypatch.setattr(drains.stage, "rounds", lambda: rounds)  # the same process reads again and again
+    (told,) = stores(drains, ("ADD", "", "I live in Oslo"))
+    says(drains, "Waits", stores(drains, ("ADD", "", "Waits")))
+    drains.stage.mem0.update(told["id"], "I live in Rome")
+    drains.stage.catch_up()
+    says(drains, "I live in Oslo", [told])
+    drains.drain()
+    assert drains.stage.reconcile()
+    assert "I live in Rome" == turns(drains.stage)[-1]
+    judged(drains.stage)
+
+
 # -- what belongs elsewhere by now --------------------------------------------------------------------------------
 
 
