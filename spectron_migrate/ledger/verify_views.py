@@ -131,13 +131,14 @@ def last_version(ledger: Ledger, mem0_id: str) -> LastVersion | None:
 _LAST = ("version", "text_digest", "text_at", "recorded_at", "state", "reason", "selector", "tombstoned_at", "message")
 
 
-def in_messages(ledger: Ledger) -> Iterator[tuple[str, str]]:
-    """Memories whose newest text is in the turn of a message, and that message."""
+def in_messages(ledger: Ledger) -> Iterator[tuple[str, str, str]]:
+    """Memories that Mem0 has and that are in the turn of a message, that message, and their texts."""
     rows = ledger.db.execute(
-        "SELECT mem0_id, message FROM fact WHERE message IS NOT NULL AND NOT EXISTS (SELECT 1 FROM fact AS later"
-        " WHERE later.mem0_id = fact.mem0_id AND later.version > fact.version)"
+        "SELECT fact.mem0_id, message, body FROM fact JOIN memory USING (mem0_id) WHERE message IS NOT NULL"
+        " AND tombstoned_at IS NULL AND NOT EXISTS (SELECT 1 FROM fact AS later"
+        "  WHERE later.mem0_id = fact.mem0_id AND later.version > fact.version)"
     )
-    return ((row["mem0_id"], row["message"]) for row in rows)
+    return ((row["mem0_id"], row["message"], str(json.loads(row["body"])["text"])) for row in rows)
 
 
 def claimed_turns(ledger: Ledger, server_id: str) -> set[str]:

@@ -55,7 +55,9 @@ def make_queries(work: Workspace, n: int, rng: Random) -> tuple[Query, ...]:
             if fact.scope not in rarities:
                 rarities.clear()  # owners come one after the other: one scope's words at a time
                 rarities[fact.scope] = Rarity(work.texts_of(fact.scope))
-            text = question_of(fact.text, rarities[fact.scope], rng)
+            made_of_it = work.texts_in(fact.mem0_id)  # of a message Mem0 has these, and not its own words
+            known = rng.choice(made_of_it) if made_of_it else fact.text
+            text = question_of(known, rarities[fact.scope], rng)
             if text is not None:
                 made.append(_known_item(text, fact))
     return tuple(made)

@@ -40,7 +40,8 @@ CREATE INDEX fact_owner ON fact(owner, lot);
 CREATE TABLE receipt(id TEXT NOT NULL, fact INTEGER NOT NULL, PRIMARY KEY (id, fact)) WITHOUT ROWID;
 CREATE TABLE expected(mem0_id TEXT PRIMARY KEY, kind TEXT NOT NULL, reason TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX expected_kind ON expected(kind, reason);
-CREATE TABLE carried(mem0_id TEXT PRIMARY KEY, message TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE carried(mem0_id TEXT PRIMARY KEY, message TEXT NOT NULL, text TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX carried_message ON carried(message);
 CREATE TABLE leftover(turn TEXT PRIMARY KEY, scope INTEGER NOT NULL, plain BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE finding(
   no INTEGER PRIMARY KEY, layer TEXT NOT NULL, kind TEXT NOT NULL, mem0_id TEXT, reason TEXT NOT NULL,

@@ -134,9 +134,9 @@ class Workspace:
         ids = {row.turn_id, row.chunk_id, *row.ids} - {None}
         self.db.executemany("INSERT INTO receipt VALUES (?, ?)", [(each, cursor.lastrowid) for each in ids])
 
-    def add_messages(self, rows: Iterable[tuple[str, str]]) -> None:
-        """Memories that are in the turn of a message, and that message."""
-        self.db.executemany("INSERT OR REPLACE INTO carried VALUES (?, ?)", rows)
+    def add_messages(self, rows: Iterable[tuple[str, str, str]]) -> None:
+        """Memories that are in the turn of a message, that message, and their texts."""
+        self.db.executemany("INSERT OR REPLACE INTO carried VALUES (?, ?, ?)", rows)
 
     def expect(self, mem0_id: str, kind: str, reason: str) -> None:
         """What should have become of a memory: stored, carried, missing, pending, skipped or gone."""
@@ -318,6 +318,11 @@ class Workspace:
         """The message in whose turn a memory is; None for a memory of its own."""
         row = self.db.execute("SELECT message FROM carried WHERE mem0_id = ?", (mem0_id,)).fetchone()
         return self.newest(row["message"]) if row else None
+
+    def texts_in(self, message: str) -> list[str]:
+        """The texts of the memories in the turn of a message; none for a memory of its own."""
+        rows = self.db.execute("SELECT text FROM carried WHERE message = ? ORDER BY mem0_id", (message,))
+        return [row["text"] for row in rows]
 
     def owner_counts(self) -> list[tuple[str, int]]:
         """Whose memories stand, and how many of each."""

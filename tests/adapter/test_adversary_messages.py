@@ -14,6 +14,8 @@ from spectron_migrate.adapter.capture import messages_of
 from spectron_migrate.errors import LedgerLocked
 from spectron_migrate.ledger import Ledger, decisions
 from spectron_migrate.ledger.schema import marks
+from spectron_migrate.verify.model import VerifyOptions
+from spectron_migrate.verify.words import words_of
 from tests.adapter.extracting import Extracting
 from tests.adapter.support import Stage, ids, stamp, texts
 from tests.adapter.test_draining import Drains, drains  # noqa: F401 - a fixture
@@ -28,11 +30,13 @@ from tests.adapter.test_messages import (
     refuses,
     tell,
 )
+from tests.adapter.test_messages_verified import Asked
 from tests.adapter.test_outbox import begun, judged, turns
 from tests.support import oracle
 from tests.support.proxy import misbehaving
 from tests.support.spectron import replay
 from tests.support.waiting import wait_until
+from tests.verify.support import verify
 
 NOW_ROME = "I moved to Rome. My dog is called Bo"
 
@@ -309,3 +313,20 @@ def test_a_message_is_no_memory_that_could_be_asked_for(drains: Drains) -> None:
     for method in ("get", "history"):
         with pytest.raises(NotInSpectron):
             getattr(stage.adapter(Extracting(stage.mem0)), method)(message)
+
+
+# -- what verification asks --------------------------------------------------------------------------------------------
+
+
+def test_recall_is_asked_in_the_words_that_mem0_has_of_a_message(drains: Drains) -> None:  # noqa: F811
+    """In those of the message itself, which only Spectron holds, it could but win."""
+    said = {"Zanzibar quokka": "Plays the cello", "Xylophone quartz": "Keeps two bees"}
+    for message, memory in said.items():
+        says(drains, message, stores(drains, ("ADD", "", memory)))
+    drains.drain()
+    stage = drains.stage
+    stage.catch_up()
+    summary = verify(stage.server, stage.state, [stage.folder / "dump"], VerifyOptions(), mem0=Asked(stage.mem0))
+    asked = {word for answer in summary.report["answers"] for word in words_of(answer["query"])}
+    assert {"cello", "plays", "bees", "keeps"} <= asked
+    assert asked.isdisjoint({"zanzibar", "quokka", "xylophone", "quartz"})
