@@ -183,6 +183,7 @@ class Core:
             answer.rows,
             plan.lens,
             None if plan.complete and self._no_catalogue() else self.catalogue,
+            query=plan.asked.query,
             ids=plan.asked.ids,
             top_k=plan.asked.top_k,
             today=datetime.now(UTC).date().isoformat(),

@@ -59,6 +59,7 @@ def shown(
     lens: Lens,
     catalogue: Catalogue | None,
     *,
+    query: str,
     ids: Mapping[str, str],
     top_k: int,
     today: str,
@@ -92,7 +93,7 @@ def shown(
         if owners is not None and stored is not None and _says_something_else(hit, stored, verdict):
             stored = None
         own = newer.get(hit.id)
-        memories = (own,) if own is not None else stored.memories if stored is not None else ()
+        memories = (own,) if own is not None else _nearest_first(stored.memories, query) if stored is not None else ()
         for memory in memories:
             elsewhere = stored is not None and _is_elsewhere(memory, stored.selector, lens, ids)
             hidden = "other owner" if elsewhere else _hidden(memory, lens, today)
@@ -175,6 +176,16 @@ def _next_of(verdict: Matched, live: Mapping[str, Stored], rows: Mapping[str, An
     """Where several memories have one text, each further hit of it is the next of them."""
     choices = [live[name] for name in (verdict.mem0_id, *sorted(verdict.also))]
     return next((each for each in choices if any(one.id not in rows for one in each.memories)), choices[0])
+
+
+def _nearest_first(memories: Sequence[Memory], query: str) -> Sequence[Memory]:
+    """Of a message an application that asks for few is shown those that it asks about."""
+    if len(memories) < 2:
+        return memories
+    from rapidfuzz import fuzz
+
+    asked = plain(query)
+    return sorted(memories, key=lambda memory: -fuzz.token_set_ratio(asked, plain(memory.memory)))
 
 
 def _is_elsewhere(memory: Memory, selector: Selector, lens: Lens, ids: Mapping[str, str]) -> bool:

@@ -315,6 +315,17 @@ def test_a_message_is_no_memory_that_could_be_asked_for(drains: Drains) -> None:
             getattr(stage.adapter(Extracting(stage.mem0)), method)(message)
 
 
+def test_who_asks_for_one_memory_is_shown_the_one_of_its_message(drains: Drains) -> None:  # noqa: F811
+    stage, made = drains.stage, captures(drains)
+    drains.drain()
+    stage.shift(100)
+    adapter = stage.adapter(Extracting(stage.mem0))
+    asked = {"What is my cat called?": made[1], "Where did I move to?": made[0]}
+    for query, memory in asked.items():
+        assert memory == ids(adapter.search(query, filters={"user_id": stage.user}, top_k=1))[0]
+    assert 2 == adapter._core.tally.told()["reads"]["spectron"]
+
+
 # -- what verification asks --------------------------------------------------------------------------------------------
 
 

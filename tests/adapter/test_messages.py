@@ -128,8 +128,8 @@ def test_an_answer_that_names_no_memory_is_unknown(answer: Any) -> None:
 
 def test_one_turn_holds_all_that_mem0_made_of_a_message(stage: Stage) -> None:
     adapter, made = said(stage)
-    assert ["I moved to Berlin", "My cat is called Ada"] == from_spectron(adapter, stage, "Berlin cat Ada")[:2]
-    assert made == ids(adapter.search("Berlin cat Ada", **mine(stage)))[:2]
+    assert {"I moved to Berlin", "My cat is called Ada"} == set(from_spectron(adapter, stage, "Berlin cat Ada")[:2])
+    assert set(made) == set(ids(adapter.search("Berlin cat Ada", **mine(stage)))[:2])
     assert stage.reconcile()
     assert [BEFORE, BOTH] == turns(stage)
     judged(stage)
