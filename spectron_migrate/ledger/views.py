@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from spectron_migrate.ledger.ledger import Ledger
+from spectron_migrate.ledger.messages import FACTS
 from spectron_migrate.ledger.schema import SENT, STORED, marks
 from spectron_migrate.records import Memory
 
@@ -61,11 +62,11 @@ def skipped_by_reason(ledger: Ledger, plan: int) -> dict[str, int]:
 
 
 def will_not_expire(ledger: Ledger, plan: int) -> list[str]:
-    """Ids of the plan's memories that would expire in Mem0 and are, or will be, in Spectron for good."""
+    """Ids of memories that would expire in Mem0 and that are, or will be, in Spectron for good by this plan."""
     rows = ledger.db.execute(
-        "SELECT DISTINCT memory.mem0_id FROM memory CROSS JOIN fact ON fact.mem0_id = memory.mem0_id"
-        " WHERE memory.expires IS NOT NULL AND +fact.plan = ?"
-        " AND fact.state IN ('planned', 'intended', 'written', 'stored_not_extracted') ORDER BY memory.mem0_id",
+        "SELECT mem0_id FROM memory WHERE expires IS NOT NULL AND NOT is_message AND EXISTS"
+        f" (SELECT 1 FROM {FACTS} WHERE made.mem0_id = memory.mem0_id AND +fact.plan = ?"
+        "  AND fact.state IN ('planned', 'intended', 'written', 'stored_not_extracted')) ORDER BY mem0_id",
         (plan,),
     )
     return [row[0] for row in rows]

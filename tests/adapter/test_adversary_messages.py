@@ -12,7 +12,7 @@ import pytest
 from spectron_migrate import NotInSpectron
 from spectron_migrate.adapter.capture import messages_of
 from spectron_migrate.errors import LedgerLocked
-from spectron_migrate.ledger import Ledger, decisions
+from spectron_migrate.ledger import Ledger, cutover_views, decisions, plan, views
 from spectron_migrate.ledger.schema import marks
 from spectron_migrate.verify.model import VerifyOptions
 from spectron_migrate.verify.words import words_of
@@ -313,6 +313,17 @@ def test_a_message_is_no_memory_that_could_be_asked_for(drains: Drains) -> None:
     for method in ("get", "history"):
         with pytest.raises(NotInSpectron):
             getattr(stage.adapter(Extracting(stage.mem0)), method)(message)
+
+
+def test_of_a_message_the_memories_are_named_that_will_not_expire(drains: Drains) -> None:  # noqa: F811
+    given = {"user_id": drains.stage.user, "expiration_date": "2999-01-01"}
+    answer = Extracting(drains.stage.mem0).add(BOTH, **given)
+    tell(drains, messages_of("add", {"messages": BOTH, **given}, answer) or [])
+    drains.drain()
+    with Ledger.open_for_reading(drains.stage.state) as ledger:
+        (number, _) = plan.last_plan(ledger) or (0, "")
+        assert sorted(ids(answer)) == views.will_not_expire(ledger, number)
+        assert set(ids(answer)) == set(cutover_views.will_not_expire([ledger]))
 
 
 def test_who_asks_for_one_memory_is_shown_the_one_of_its_message(drains: Drains) -> None:  # noqa: F811
