@@ -38,7 +38,7 @@ LARGE = 4_000_000
 _NAME = b"filling "
 _NAME_LENGTH = 64
 """Bytes at most; they stay when all else was given back."""
-_encode = json.JSONEncoder(check_circular=False).encode
+_encode = json.JSONEncoder(check_circular=False, allow_nan=False).encode
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 Event = Literal["ADD", "UPDATE", "DELETE", "MESSAGE"]
@@ -115,7 +115,10 @@ class Outbox:
     # -- what applications do: as little as possible, because a user waits for it --
 
     def complete(self, results: Sequence[Result], now: datetime) -> None:
-        """A call returned, and this is what it left in Mem0. Raises OSError where that cannot be kept."""
+        """A call returned, and this is what it left in Mem0.
+
+        Raises OSError where that cannot be kept, TypeError or ValueError where it is no JSON, a NaN included.
+        """
         told = [[each.event, each.mem0_id, each.text, each.record or {}] for each in results]
         # Behind a line of its own, should one that was cut off stand before it.
         line = f"\n{_encode([now.timestamp(), told])}\n".encode()

@@ -14,6 +14,7 @@ from spectron_migrate.adapter.capture import messages_of
 from spectron_migrate.errors import LedgerLocked
 from spectron_migrate.ledger import Ledger, cutover_views, decisions, plan, views
 from spectron_migrate.ledger.schema import marks
+from spectron_migrate.state.outbox import Result
 from spectron_migrate.verify.model import VerifyOptions
 from spectron_migrate.verify.words import words_of
 from tests.adapter.extracting import Extracting
@@ -224,15 +225,26 @@ def test_once_spectron_is_the_truth_what_a_tool_answered_is_nobodys_memory(stage
     assert ["What is my balance?", "You have 3 euros"] == turns(stage)
 
 
+@pytest.mark.parametrize("value", [datetime(2026, 11, 22, tzinfo=UTC), float("nan")], ids=["time", "no number"])
 @pytest.mark.parametrize("capture", ["memories", "messages"])
-def test_metadata_that_is_no_json_fails_no_call_and_is_found_by_reading(stage: Stage, capture: str) -> None:
+def test_metadata_that_is_no_json_fails_no_call_and_is_found_by_reading(
+    stage: Stage, capture: str, value: object
+) -> None:
     begun(stage, capture=capture)
     adapter = stage.adapter(Extracting(stage.mem0))
-    made = ids(adapter.add(BOTH, user_id=stage.user, metadata={"at": datetime(2026, 11, 22, tzinfo=UTC)}))
+    made = ids(adapter.add(BOTH, user_id=stage.user, metadata={"at": value}))
     assert 2 == len(made)
     assert stage.reconcile()
     assert [BEFORE, "I moved to Berlin", "My cat is called Ada"] == turns(stage)
     judged(stage)
+
+
+def test_what_no_ledger_could_be_asked_about_is_not_kept(drains: Drains) -> None:  # noqa: F811
+    """SQLite calls a record with a NaN malformed, and whoever looks for what Mem0 has deleted would fail over it."""
+    told = Result("ADD", "m", "I like tea", {"user_id": drains.stage.user, "metadata": {"at": float("nan")}})
+    with pytest.raises(ValueError, match="JSON"):
+        tell(drains, [told])
+    assert () == drains.outbox.batch(9).rows
 
 
 def test_once_spectron_is_the_truth_metadata_that_is_no_json_fails_no_call(stage: Stage) -> None:
