@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MOST = 4
 """At once; more of the sample are left out, and counted."""
+PAUSE_S = 1.0
+"""For how long a Spectron that failed is asked nothing: to fail at every search would cost the application time."""
 
 _log = logging.getLogger("spectron_migrate.adapter")
 
@@ -33,6 +35,7 @@ class Shadow:
         self._core = core
         self._share = share
         self._random = rng
+        self._not_before = float("-inf")
 
     def after(self, plan: Plan, mem0_answer: Any) -> None:
         """Mem0 answered a search: perhaps ask Spectron the same. Never waits, never raises."""
@@ -41,7 +44,8 @@ class Shadow:
         if self._core.guard.may_probe():
             self._ask(plan, (), probes=True)
         elif self._share and self._random.random() < self._share:
-            if self.under_way < MOST and self._core.is_fair(plan.asked):
+            ready = self.under_way < MOST and self._core.now() >= self._not_before
+            if ready and self._core.is_fair(plan.asked):
                 self._ask(plan, _ids_of(mem0_answer), probes=False)
             else:
                 self._core.tally.shadow(dropped=1)
@@ -75,6 +79,7 @@ class Shadow:
         if probes:
             core.guard.probed(core.now() - began, failed=answer is None)
         if answer is None:
+            self._not_before = core.now() + PAUSE_S
             core.tally.shadow(asked=1, failed=1)
             _log.debug("a shadow read failed: %s", type(error).__name__)
             return

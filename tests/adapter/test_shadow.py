@@ -7,6 +7,7 @@ import time
 from typer.testing import CliRunner
 
 from spectron_migrate.adapter.guard import PROBES
+from spectron_migrate.adapter.shadow import PAUSE_S
 from spectron_migrate.cli.app import app
 from tests.adapter.support import Stage, ids
 from tests.support.waiting import wait_until
@@ -62,6 +63,23 @@ def test_a_hanging_spectron_holds_no_search_up(own_stage: Stage) -> None:
     finally:
         stage.server.process.send_signal(18)
     assert 0 < stage.overview(adapter).shadow["dropped"]
+
+
+def test_a_spectron_that_fails_is_left_alone_for_a_moment(own_stage: Stage) -> None:
+    stage = own_stage
+    stage.write_settings(shadow=1)
+    stage.say(TEA)
+    stage.start()
+    stage.catch_up()
+    adapter = stage.adapter()
+    now = [0.0]
+    adapter._core._clock = lambda: now[0]
+    stage.server.kill()
+    for moment in (0.0, 0.5, 0.9, PAUSE_S):
+        now[0] = moment
+        adapter.search("green tea", filters={"user_id": stage.user})
+        settle(stage)
+    assert {"asked": 2, "failed": 2, "dropped": 2} == stage.overview(adapter).shadow
 
 
 def test_the_guard_comes_back_by_itself(own_stage: Stage) -> None:
