@@ -195,6 +195,8 @@ class Stream:
             outcome = Outcome.NEVER_SENT if run.should_stop() else await self._send(sent)
             if outcome is Outcome.DECIDED:
                 continue
+            if outcome is Outcome.WAITS:
+                self._let_be(sent.session)
             rest = intended[place + (outcome is not Outcome.NEVER_SENT) :]
             await self._take_back([one.id for one in rest])
             if outcome in (Outcome.NEVER_SENT, Outcome.WAITS) or not await self._may_pass(sent.session):
@@ -288,6 +290,7 @@ class Stream:
             await self._take_back([fact.id for fact in batch.facts])
             return False
         if outcome is Outcome.WAITS:
+            self._let_be(batch.session)
             return False
         for part in again:
             # What the server did not take goes again in smaller sets, each under a key of its own.
@@ -306,7 +309,7 @@ class Stream:
             return cached
         if cached is not None:
             run.writer.post(sessions.close_session, cached.id)
-            self._forget(cached)
+            self._let_be(cached)
         found = await open_session(run, fact)
         if found is not None:
             self._sessions[fact.selector, fact.run] = found
@@ -316,9 +319,13 @@ class Stream:
         self._sessions[session.selector, session.run] = replace(session, used=session.used + places)
 
     def _forget(self, session: SessionRow) -> None:
+        self._let_be(session)
+        self._run.taken_sessions.discard(session.id)
+
+    def _let_be(self, session: SessionRow) -> None:
+        """No stream of this run writes to it again: a write to it is in doubt, or places in it are not on disk yet."""
         self._sessions.pop((session.selector, session.run), None)
         self._claimed.pop(session.id, None)
-        self._run.taken_sessions.discard(session.id)
 
     def _forget_sessions(self) -> None:
         for session in list(self._sessions.values()):

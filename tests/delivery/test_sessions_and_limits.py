@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import sqlite3
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,18 @@ def test_a_scope_runs_parallel_through_several_open_sessions_without_extraction(
     for turn in turns_of(spectron, user):
         sessions.setdefault(turn.session, []).append(turn.seq)
     assert all(len(seqs) <= 5 and seqs == sorted(seqs) for seqs in sessions.values())
+
+
+def test_places_that_one_stream_has_reserved_in_a_full_session_no_other_stream_takes(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    """A stream fills several short sessions before the first of its places is on disk."""
+    rows = [memory(number, user, run_id=None if number % 3 else "r1") for number in range(200)]
+    mapping = mapping_file(tmp_path, "infer: none\nsession: {by: run_id, size: 2}\n")
+    summary = replay_in_no_time(spectron, tmp_path / "state", write_raw(tmp_path / "all.json", rows), mapping=mapping)
+    assert (ExitCode.DONE, 200) == (summary.exit_code, summary.written)
+    sessions = Counter(turn.session for turn in turns_of(spectron, user))
+    assert {1, 2} >= set(sessions.values())
 
 
 def test_of_facts_without_extraction_one_is_undecided_in_a_session_and_never_two(
