@@ -176,6 +176,22 @@ def test_others_are_caught_up_and_their_newer_writes_arrive_while_one_lane_waits
     assert [] == two.wrong()
 
 
+def test_a_session_with_a_write_that_waits_takes_no_other_write(two: Two, tmp_path: Path) -> None:
+    """Streams of the lane that go on need sessions, and would find it open."""
+    two.scene.mapping = mapping_file(tmp_path, "infer: none\nsession: {by: run_id, size: 12}\n")
+    two.fault = lambda seen: "cut_before" if b"bob 001" in seen.body else "none"
+    for number in range(300):
+        two.put(f"bob {number:03d}", "bob")
+    done = two.scene.round()
+    assert (frozenset({"bob"}), 1) == (done.behind, done.held)
+    assert [] == two.watch.wrong
+    two.fault = "none"
+    two.scene.time.pass_(900)
+    two.play(two.until_none_is_held)
+    assert [f"bob {number:03d}" for number in range(300)] == sorted(two.texts("bob"))
+    assert [] == two.wrong()
+
+
 def test_followers_keep_readers_of_everybody_else_on_spectron(two: Two) -> None:
     migration = "f" * 16
     record(two.scene.state, Step("start", format_time(two.scene.time.now()), "anna", migration=migration))
