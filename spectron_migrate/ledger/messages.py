@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from sqlite3 import Connection, Row
 
-from spectron_migrate.ledger.schema import SENT, marks
+from spectron_migrate.ledger.schema import SENT, FactState, marks
 
 CARRIED = "in the turn of a message"
 APART = "its memories are written instead"
@@ -57,10 +57,7 @@ def adopt(db: Connection, plan: int) -> None:
 
 def take_planned_apart(db: Connection) -> None:
     """They were to leave by a mapping that no longer holds."""
-    planned = db.execute(
-        "SELECT fact.id, fact.mem0_id FROM fact JOIN memory USING (mem0_id) WHERE state = 'planned' AND is_message"
-    )
-    for message in planned.fetchall():
+    for message in _messages(db, "planned"):
         skip(db, message, APART)
 
 
@@ -98,10 +95,7 @@ def is_torn(db: Connection, mem0_id: str) -> bool:
 
 def take_refused_apart(db: Connection, plan: int) -> int:
     """What the server would not have as a message it may take memory by memory; how many messages these were."""
-    refused = db.execute(
-        "SELECT fact.id, fact.mem0_id, fact.reason FROM fact JOIN memory USING (mem0_id)"
-        " WHERE state = 'refused' AND is_message"
-    ).fetchall()
+    refused = _messages(db, "refused")
     for message in refused:
         skip(db, message, f"refused ({message['reason']}); {APART}", plan=plan)
     return len(refused)
@@ -125,6 +119,15 @@ def skip(db: Connection, fact: Row, reason: str, *, plan: int | None = None) -> 
         (fact["mem0_id"],),
     )
     db.execute("UPDATE fact SET reason = ?, message = NULL WHERE message = ?", (LET_GO, fact["mem0_id"]))
+
+
+def _messages(db: Connection, state: FactState) -> list[Row]:
+    """All messages in this state, found among the messages and not among all that is planned."""
+    return db.execute(
+        "SELECT fact.id, fact.mem0_id, fact.reason FROM memory CROSS JOIN fact ON fact.mem0_id = memory.mem0_id"
+        " WHERE is_message AND state = ?",
+        (state,),
+    ).fetchall()
 
 
 def _messages_left(db: Connection, mem0_id: str) -> list[Row]:

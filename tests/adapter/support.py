@@ -139,8 +139,8 @@ class Stage:
 
         return asyncio.run(run())
 
-    def api(self) -> SpectronApi:
-        return SpectronApi(self.server.base_url, self.server.context, api_key=self.server.api_key)
+    def api(self, endpoint: str | None = None) -> SpectronApi:
+        return SpectronApi(endpoint or self.server.base_url, self.server.context, api_key=self.server.api_key)
 
     def rounds(self) -> Rounds:
         ground = Ground(

@@ -64,9 +64,9 @@ class Drains:
         return self.written.since(self.stage.user, self.as_of)
 
 
-def drained_by(drainer: Drainer, stage: Stage) -> Drained | None:
+def drained_by(drainer: Drainer, stage: Stage, endpoint: str | None = None) -> Drained | None:
     async def run() -> Drained | None:
-        async with stage.api() as api:
+        async with stage.api(endpoint) as api:
             return await drainer.drain(api)
 
     drained: list[Drained | None] = []

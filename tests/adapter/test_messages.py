@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,12 +12,10 @@ import pytest
 from spectron_migrate.adapter.capture import messages_of
 from spectron_migrate.catch_up.draining import Drained
 from spectron_migrate.dump import open_dump
-from spectron_migrate.errors import LedgerLocked
 from spectron_migrate.ledger import Ledger, cutover_views, erasing
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.records import NullReporter
 from spectron_migrate.replay import Replay, ReplayOptions
-from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.outbox import Result
 from tests.adapter.extracting import Extracting
 from tests.adapter.support import Stage, ids, stamp, texts
@@ -195,23 +192,10 @@ def tell(drains: Drains, results: Sequence[Result]) -> None:  # noqa: F811
 
 def drained_through(drains: Drains, choose: Any) -> Drained:  # noqa: F811
     """As `drain`, with a server that misbehaves."""
-    stage = drains.stage
-
-    async def run(url: str) -> Drained | None:
-        async with SpectronApi(url, stage.server.context, api_key=stage.server.api_key) as api:
-            return await drains._drainer.drain(api)
-
-    found: list[Drained | None] = []
-
-    def had_its_turn() -> bool:
-        with suppress(LedgerLocked):
-            found.append(asyncio.run(run(proxy.base_url)))
-        return bool(found)
-
-    with misbehaving(stage.server.base_url, choose) as proxy:
-        wait_until(had_its_turn)
-    assert found[0] is not None
-    return found[0]
+    with misbehaving(drains.stage.server.base_url, choose) as proxy:
+        drained = drained_by(drains._drainer, drains.stage, proxy.base_url)
+    assert drained is not None
+    return drained
 
 
 def refuses(text: str) -> Any:
