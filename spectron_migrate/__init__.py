@@ -10,18 +10,23 @@ if TYPE_CHECKING:
     from spectron_migrate.errors import NotInSpectron
     from spectron_migrate.spectron.session import SpectronClient
 
-_PLACES = {
-    "AsyncMemoryAdapter": "adapter",
-    "MemoryAdapter": "adapter",
-    "NotInSpectron": "errors",
-    "SpectronClient": "spectron.session",
-}
-
 
 def __getattr__(name: str) -> Any:
     """Load what an application imports on first use: the command line must not pay for it."""
-    if name in _PLACES:
-        from importlib import import_module
+    if name == "AsyncMemoryAdapter":
+        from spectron_migrate.adapter import AsyncMemoryAdapter
 
-        return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+        return AsyncMemoryAdapter
+    if name == "MemoryAdapter":
+        from spectron_migrate.adapter import MemoryAdapter
+
+        return MemoryAdapter
+    if name == "SpectronClient":
+        from spectron_migrate.spectron.session import SpectronClient
+
+        return SpectronClient
+    if name == "NotInSpectron":
+        from spectron_migrate.errors import NotInSpectron
+
+        return NotInSpectron
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

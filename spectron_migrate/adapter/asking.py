@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from spectron_migrate.adapter.shape import Row
-from spectron_migrate.config.types import SpectronAccess
 from spectron_migrate.errors import Unreachable
 from spectron_migrate.records import Selector
+from spectron_migrate.settings.types import SpectronAccess
 
 if TYPE_CHECKING:
     from spectron_migrate.spectron.api import SpectronApi

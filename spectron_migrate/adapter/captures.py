@@ -11,9 +11,9 @@ from typing import Any
 
 from spectron_migrate.adapter.capture import ResultsOf, messages_of, results_of
 from spectron_migrate.adapter.worker import Worker
-from spectron_migrate.config.types import Settings, SpectronAccess
 from spectron_migrate.errors import NotLegal
 from spectron_migrate.mapping import ScopeMapping
+from spectron_migrate.settings.types import Settings, SpectronAccess
 from spectron_migrate.state.outbox import OtherHost, Outbox
 from spectron_migrate.state.running import About, Running
 

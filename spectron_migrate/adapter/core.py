@@ -30,11 +30,11 @@ from spectron_migrate.adapter.shadow import Shadow
 from spectron_migrate.adapter.shape import HIDDEN, Crowded, Found, Shown, shown
 from spectron_migrate.adapter.tally import Tally
 from spectron_migrate.adapter.writes import Writes
-from spectron_migrate.config import load_settings
-from spectron_migrate.config.types import Secret, Settings, SpectronAccess
 from spectron_migrate.errors import InputError
 from spectron_migrate.mapping import Lens, NotServable, load_mapping
 from spectron_migrate.records import Memory, parse_time
+from spectron_migrate.settings import load_settings
+from spectron_migrate.settings.types import Secret, Settings, SpectronAccess
 from spectron_migrate.state.routing import Routing, RoutingReader, name_of, subject_of
 from spectron_migrate.state.written import Written
 

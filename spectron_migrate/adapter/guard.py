@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from spectron_migrate.config.types import GuardSettings
+from spectron_migrate.settings.types import GuardSettings
 from spectron_migrate.state.processes import stamp
 
 LEAST_FAILURES = 3

@@ -16,9 +16,9 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from spectron_migrate.files.shared_sqlite import open_shared
 from spectron_migrate.ledger.schema import marks
 from spectron_migrate.records import Memory, canonical_json
-from spectron_migrate.state.shared import open_shared
 
 FILE = "since.db"
 BUSY_S = 30.0

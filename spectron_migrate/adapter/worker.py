@@ -13,13 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spectron_migrate.config.types import SpectronAccess
 from spectron_migrate.errors import InputError, LedgerLocked
+from spectron_migrate.settings.types import SpectronAccess
 from spectron_migrate.state.outbox import LOCK, Outbox
 
 if TYPE_CHECKING:
-    from spectron_migrate.catch_up.draining import Drainer
     from spectron_migrate.mapping import ScopeMapping
+    from spectron_migrate.migration.drain_outbox import Drainer
     from spectron_migrate.spectron.api import SpectronApi
 
 EVERY_S = 0.2
@@ -71,7 +71,7 @@ class Worker:
             os.close(handle)
 
     async def _drain_for_ever(self) -> None:
-        from spectron_migrate.catch_up.draining import Drainer
+        from spectron_migrate.migration.drain_outbox import Drainer
         from spectron_migrate.spectron.api import SpectronApi
 
         drainer = Drainer(self._state, self._mapping, self._outbox, max_lag_s=self._max_lag_s)

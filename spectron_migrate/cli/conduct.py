@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from spectron_migrate.cli.progress import TerminalReporter
-    from spectron_migrate.config import Settings
+    from spectron_migrate.settings import Settings
 
 T = TypeVar("T")
 SECRET_NAMES = ("SPECTRON_API_KEY", "AGENT_MEMORY_API_KEY", "MEM0_API_KEY")
@@ -65,7 +65,7 @@ class Stage:
 
     def settings(self, overrides: Mapping[str, Any] | None = None) -> Settings:
         """The settings as options, environment and file give them; raises InputError with all problems."""
-        from spectron_migrate.config import load_settings
+        from spectron_migrate.settings import load_settings
 
         given = {**(overrides or {}), "state": self.common.state}
         return load_settings(self.common.config, env=self.environment, overrides=given)

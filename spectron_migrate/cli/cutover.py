@@ -20,10 +20,10 @@ from spectron_migrate.records import counted
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from spectron_migrate.config import Settings
     from spectron_migrate.cutover.at_once import Stand
     from spectron_migrate.cutover.steps import Cutover
     from spectron_migrate.records import Reporter
+    from spectron_migrate.settings import Settings
     from spectron_migrate.spectron.api import SpectronApi
 
 app = typer.Typer(
@@ -302,8 +302,8 @@ class _Player:
 def _play(common: Common, step: Callable[[_Player], Stand]) -> int:
     def work(stage: Stage) -> Outcome:
         from spectron_migrate.cutover.overview import next_step
-        from spectron_migrate.disk import is_held
-        from spectron_migrate.state.directory import FOLLOW_LOCK
+        from spectron_migrate.files.disk import is_held
+        from spectron_migrate.files.private import FOLLOW_LOCK
 
         player = _Player(stage)
         stand = step(player)

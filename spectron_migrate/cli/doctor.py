@@ -15,10 +15,10 @@ from spectron_migrate.errors import ExitCode
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from spectron_migrate.config import Settings
     from spectron_migrate.doctor import Diagnosis
-    from spectron_migrate.probe import Found
+    from spectron_migrate.doctor.probe import Found
     from spectron_migrate.records import Json
+    from spectron_migrate.settings import Settings
 
 
 def command(
@@ -71,8 +71,8 @@ def _diagnose(stage: Stage, settings: Settings) -> Diagnosis:
 
 def _probe(stage: Stage, settings: Settings) -> list[Found]:
     from spectron_migrate.cli.replay import open_api
+    from spectron_migrate.doctor.probe import Probe
     from spectron_migrate.ledger import Ledger
-    from spectron_migrate.probe import Probe
 
     async def run() -> list[Found]:
         with Ledger.open_for_writing(settings.state) as ledger:

@@ -12,8 +12,8 @@ from spectron_migrate.records import counted
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from spectron_migrate.plan.forecast import Forecast
-    from spectron_migrate.replay import ReplaySummary
+    from spectron_migrate.migration.forecast import Forecast
+    from spectron_migrate.migration.replay import ReplaySummary
 
 SHOWN = 5
 """Lines of a list on one screen; `--json` has a hundred."""

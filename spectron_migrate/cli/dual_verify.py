@@ -13,14 +13,14 @@ import typer
 from spectron_migrate.cli import options, replay
 from spectron_migrate.cli.conduct import Outcome, Stage, conduct, run_loop
 from spectron_migrate.errors import ExitCode, InputError
+from spectron_migrate.files.scratch import Scratch
 from spectron_migrate.records import Filters
-from spectron_migrate.scratch import Scratch
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from spectron_migrate.config import Settings
     from spectron_migrate.ledger import Ledger
+    from spectron_migrate.settings import Settings
     from spectron_migrate.verify.model import VerifyOptions
     from spectron_migrate.verify.recall import Mem0Side
     from spectron_migrate.verify.run import VerifySummary

@@ -18,8 +18,8 @@ from spectron_migrate.records import counted
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from spectron_migrate.config import Settings
-    from spectron_migrate.erase import Erasable, Eraser
+    from spectron_migrate.migration.erase import Erasable, Eraser
+    from spectron_migrate.settings import Settings
 
 
 def command(
@@ -72,9 +72,9 @@ async def _run(
     stage: Stage, settings: Settings, migration: str, scopes: list[str], yes: list[str], *, dry_run: bool
 ) -> Outcome:
     from spectron_migrate.cli.replay import open_api
-    from spectron_migrate.erase import CANNOT_SEE, Eraser
     from spectron_migrate.ledger import Ledger
     from spectron_migrate.ledger.shards import find
+    from spectron_migrate.migration.erase import CANNOT_SEE, Eraser
     from spectron_migrate.records import format_time
 
     where = f"{settings.spectron.endpoint}, context {settings.spectron.context}"

@@ -19,8 +19,8 @@ from spectron_migrate.records import Filters
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from spectron_migrate.config import Mem0Settings, Settings
-    from spectron_migrate.export import ExportSummary
+    from spectron_migrate.migration.export import ExportSummary
+    from spectron_migrate.settings import Mem0Settings, Settings
 
 _SHOWN = 10
 
@@ -80,8 +80,8 @@ def perform(
     """Run the step; raises InputError where it isn't plain which Mem0 is meant."""
     from datetime import UTC, datetime
 
-    from spectron_migrate.export import run_export
     from spectron_migrate.mem0.open import open_reader
+    from spectron_migrate.migration.export import run_export
 
     if settings.mem0 is None:
         raise InputError(

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from spectron_migrate.catch_up.follow import Follow, FollowSummary
-    from spectron_migrate.catch_up.rounds import Ground
-    from spectron_migrate.config import Settings
     from spectron_migrate.mem0.reader import Reader
-    from spectron_migrate.replay import ReplayOptions
+    from spectron_migrate.migration.follow import Follow, FollowSummary
+    from spectron_migrate.migration.replay import ReplayOptions
+    from spectron_migrate.migration.rounds import Ground
+    from spectron_migrate.settings import Settings
 
 
 def perform(stage: Stage, settings: Settings, chosen: ReplayOptions) -> Outcome:
     """Run the step; raises InputError for options that following has no use for."""
-    from spectron_migrate.catch_up.follow import Follow
+    from spectron_migrate.migration.follow import Follow
 
     useless = {
         "--user, --agent and --run": bool(chosen.filters),
@@ -68,9 +68,9 @@ async def _run(follow: Follow, settings: Settings, chosen: ReplayOptions) -> Fol
 
 def ground_of(stage: Stage, settings: Settings, chosen: ReplayOptions | None = None) -> Ground:
     """What is caught up; raises InputError where the settings don't say which Mem0, KeyRefused without a key."""
-    from spectron_migrate.catch_up.rounds import Ground
     from spectron_migrate.mapping import load_mapping
     from spectron_migrate.mem0.open import open_reader
+    from spectron_migrate.migration.rounds import Ground
 
     settings.spectron.require()
     if settings.mem0 is None:

@@ -40,8 +40,8 @@ def command(
     def work(stage: Stage) -> Outcome:
         from datetime import UTC, datetime
 
-        from spectron_migrate.config import DEFAULT_FILE
         from spectron_migrate.init import run_init
+        from spectron_migrate.settings import DEFAULT_FILE
 
         summary = run_init(
             settings_file=config or DEFAULT_FILE,

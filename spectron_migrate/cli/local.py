@@ -111,7 +111,7 @@ def command(
 
 
 def _check(host: str, key: str, api: str, context: str) -> None:
-    from spectron_migrate.config.values import parse_context
+    from spectron_migrate.settings.values import parse_context
 
     problems = []
     try:

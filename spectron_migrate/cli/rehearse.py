@@ -15,14 +15,14 @@ import typer
 from spectron_migrate.cli import dual_verify, export, options, replay
 from spectron_migrate.cli.conduct import Common, Outcome, Stage, conduct
 from spectron_migrate.errors import ExitCode, InputError
+from spectron_migrate.files.scratch import Scratch
 from spectron_migrate.records import Filters, Json, counted
-from spectron_migrate.scratch import Scratch
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from spectron_migrate.config import Settings
-    from spectron_migrate.replay import ReplayOptions
+    from spectron_migrate.migration.replay import ReplayOptions
+    from spectron_migrate.settings import Settings
 
 RECALL_GATES = frozenset({"recall", "overlap", "asked", "lost", "moved on", "answered"})
 """Shown, but they do not decide a rehearsal: the local Spectron ranks differently from the hosted one."""
@@ -196,6 +196,6 @@ def _judge(steps: dict[str, Outcome]) -> ExitCode:
 
 
 def _replay_options() -> ReplayOptions:
-    from spectron_migrate.replay import ReplayOptions
+    from spectron_migrate.migration.replay import ReplayOptions
 
     return ReplayOptions()

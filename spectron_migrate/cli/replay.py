@@ -17,9 +17,9 @@ from spectron_migrate.errors import ExitCode, InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from spectron_migrate.config import Settings
     from spectron_migrate.dump import Dump
-    from spectron_migrate.replay import Replay, ReplayOptions, ReplaySummary
+    from spectron_migrate.migration.replay import Replay, ReplayOptions, ReplaySummary
+    from spectron_migrate.settings import Settings
     from spectron_migrate.spectron.api import SpectronApi
 
 
@@ -117,7 +117,7 @@ def command(
 
     def work(stage: Stage) -> Outcome:
         from spectron_migrate.ledger.shards import Shard
-        from spectron_migrate.replay import ReplayOptions
+        from spectron_migrate.migration.replay import ReplayOptions
 
         settings = stage.settings({"mapping": mapping})
         chosen = ReplayOptions(
@@ -159,7 +159,7 @@ def _follow(
 def perform(stage: Stage, settings: Settings, dumps: list[Path], chosen: ReplayOptions, *, dry_run: bool) -> Outcome:
     """Run the step."""
     from spectron_migrate.mapping import load_mapping
-    from spectron_migrate.replay import Replay
+    from spectron_migrate.migration.replay import Replay
 
     mapping = load_mapping(settings.mapping)
     with open_dumps(dumps) as dump:

@@ -37,9 +37,9 @@ from spectron_migrate.state.journal import (
 from spectron_migrate.state.routing import CatchUp, Phase
 
 if TYPE_CHECKING:
-    from spectron_migrate.catch_up.reconcile import Reconciled
     from spectron_migrate.cutover.gates import Gate
     from spectron_migrate.cutover.privacy import Privacy
+    from spectron_migrate.migration.reconcile import Reconciled
 
 Command = Literal["start", "shift", "accept", "revert", "complete", "abort"]
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from spectron_migrate.catch_up.reconcile import Reconciled
-from spectron_migrate.catch_up.reconcile import last as last_reconciled
-from spectron_migrate.catch_up.rounds import opened
 from spectron_migrate.dump import Manifest, read_manifest
 from spectron_migrate.errors import Incomplete, InputError, KeyRefused, MigrateError
 from spectron_migrate.ledger import Ledger, cutover_views
 from spectron_migrate.ledger.cutover_views import Left
+from spectron_migrate.migration.reconcile import Reconciled
+from spectron_migrate.migration.reconcile import last as last_reconciled
+from spectron_migrate.migration.rounds import opened
 from spectron_migrate.records import digest, selector_of
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state import processes

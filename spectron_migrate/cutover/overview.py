@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from spectron_migrate.disk import is_held
+from spectron_migrate.files.disk import is_held
+from spectron_migrate.files.private import FOLLOW_FILE, FOLLOW_LOCK, read_json
 from spectron_migrate.records import Json, counted
 from spectron_migrate.state import processes
-from spectron_migrate.state.directory import FOLLOW_FILE, FOLLOW_LOCK, read_json
 from spectron_migrate.state.journal import CutoverState, Step, read_journal
 from spectron_migrate.state.routing import FILE as ROUTING_FILE
 from spectron_migrate.state.routing import read_routing

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spectron_migrate.catch_up.rounds import opened
 from spectron_migrate.errors import Incomplete, InputError
+from spectron_migrate.files.private import write_json
 from spectron_migrate.ledger import Ledger, cutover_views
 from spectron_migrate.ledger.cutover_views import LeftBehind
+from spectron_migrate.migration.rounds import opened
 from spectron_migrate.records import Json, selector_of
-from spectron_migrate.state.directory import write_json
 
 FILE = "privacy.json"
 REPLACED = "replaced by a newer text"

@@ -9,14 +9,14 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
-from spectron_migrate.catch_up.reconcile import Reconciled, reconcile
-from spectron_migrate.catch_up.rounds import Ground, Rounds, held, turn
 from spectron_migrate.cutover import at_once
 from spectron_migrate.cutover.at_once import Command, Stand
 from spectron_migrate.cutover.evidence import gather
 from spectron_migrate.cutover.gates import Gate, acceptance, exit_code_of, gates_of
 from spectron_migrate.cutover.privacy import write_report
 from spectron_migrate.errors import ExitCode, NotConfirmed, NotLegal
+from spectron_migrate.migration.reconcile import Reconciled, reconcile
+from spectron_migrate.migration.rounds import Ground, Rounds, held, turn
 from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state import processes

@@ -52,7 +52,7 @@ def _readable(section: Mapping[str, Any], now: datetime) -> Check:
 
 def _dangers(section: Mapping[str, Any], version: str | None) -> Iterator[Check]:
     from spectron_migrate.mem0.open import read_mem0_config
-    from spectron_migrate.mem0.oss_config import vector_store
+    from spectron_migrate.mem0.stores.oss_config import vector_store
 
     named = section["oss"].get("config") or "default"
     store = vector_store(read_mem0_config(str(named)))

@@ -14,9 +14,9 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
-from spectron_migrate.disk import sync_folder
 from spectron_migrate.dump.manifest import DELETED, MANIFEST, SKIPPED, FileSum, Manifest, pending_name
 from spectron_migrate.errors import InputError, LedgerLocked
+from spectron_migrate.files.disk import sync_folder
 from spectron_migrate.records import Json
 
 _BUFFER = 1 << 18

@@ -26,8 +26,8 @@ from spectron_migrate.dump.manifest import (
     read_manifest,
 )
 from spectron_migrate.errors import InputError
+from spectron_migrate.files.scratch import Scratch
 from spectron_migrate.records import Json, Memory, Skipped, SourceInfo, counted, digest
-from spectron_migrate.scratch import Scratch
 
 
 class Dump:
@@ -225,7 +225,7 @@ def _checked(path: Path, name: str, manifest: Manifest) -> BinaryIO:
 
 def _open_raw(paths: Sequence[Path], now: datetime) -> Dump:
     from spectron_migrate.dump.writer import DumpWriter
-    from spectron_migrate.mem0.files import FilesReader
+    from spectron_migrate.mem0.formats.files import FilesReader
 
     with Scratch() as scratch:
         folder = scratch / "dump"

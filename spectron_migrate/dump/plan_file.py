@@ -7,9 +7,9 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from spectron_migrate.disk import sync_folder
 from spectron_migrate.dump.files import write_durably
 from spectron_migrate.errors import InputError
+from spectron_migrate.files.disk import sync_folder
 
 PLAN = "plan.json"
 FORMAT = 1

@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Self
 
 from spectron_migrate import __version__
-from spectron_migrate.disk import sync_folder
 from spectron_migrate.dump.files import LineFile, encoded, locked_folder, roll_forward, write_durably
 from spectron_migrate.dump.index import HELD, NOT_WRITTEN, Entry, Found, SeenIndex
 from spectron_migrate.dump.manifest import (
@@ -33,6 +32,7 @@ from spectron_migrate.dump.manifest import (
 from spectron_migrate.dump.merge import Merge, changed_at, limits_of, named_source, owners_of, same_source
 from spectron_migrate.dump.opened import Dump, open_dump
 from spectron_migrate.errors import InputError
+from spectron_migrate.files.disk import sync_folder
 from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo, digest, format_time, parse_time
 
 IDENTICAL = "identical copy of the same id"

@@ -10,13 +10,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from spectron_migrate.config import load_settings
 from spectron_migrate.errors import InputError, MigrateError
 from spectron_migrate.init.texts import Owners, mapping_text, settings_text
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.open import open_reader
-from spectron_migrate.mem0.oss_config import DEFAULT, read_mem0_config
+from spectron_migrate.mem0.stores.oss_config import DEFAULT, read_mem0_config
 from spectron_migrate.records import Json, Memory, Reporter
+from spectron_migrate.settings import load_settings
 
 LOOKED_AT = 20_000
 """So many rows are looked at; more would make a first step long and change nothing."""

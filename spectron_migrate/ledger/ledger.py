@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from spectron_migrate.disk import is_held
 from spectron_migrate.errors import InputError, LedgerLocked, WrongLedger
+from spectron_migrate.files.disk import is_held
 from spectron_migrate.ledger.schema import ADDED, DDL, MIGRATIONS, VERSION
 from spectron_migrate.records import digest
 

@@ -30,7 +30,7 @@ from spectron_migrate.mapping.segments import is_plain
 from spectron_migrate.mapping.unique import collisions
 from spectron_migrate.mapping.when import CAPTURE_NAME, Capture, Condition, condition
 from spectron_migrate.records import Category, Infer, State
-from spectron_migrate.yamlfile import (
+from spectron_migrate.settings.yaml_lines import (
     Node,
     Problems,
     check_version,

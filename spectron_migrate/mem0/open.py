@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from spectron_migrate.errors import InputError
-from spectron_migrate.mem0.history import history_path, open_history
-from spectron_migrate.mem0.oss_config import VectorStore, mem0_source_info, read_mem0_config, vector_store
 from spectron_migrate.mem0.reader import Reader, Sleep
+from spectron_migrate.mem0.stores.history import history_path, open_history
+from spectron_migrate.mem0.stores.oss_config import VectorStore, mem0_source_info, read_mem0_config, vector_store
 from spectron_migrate.records import SourceInfo
 
 __all__ = ["expand", "mem0_source_info", "open_oss", "open_reader", "read_mem0_config", "source_info"]
@@ -32,14 +32,14 @@ def open_reader(mem0: Mapping[str, Any], *, now: datetime, sleep: Sleep | None =
     if kind == "oss":
         return open_oss(_config_of(section), now=now, sleep=sleep)
     if kind == "files":
-        from spectron_migrate.mem0.files import FilesReader
+        from spectron_migrate.mem0.formats.files import FilesReader
 
         return FilesReader(expand(section), now=now)
     if kind == "platform":
-        from spectron_migrate.mem0.platform import PlatformReader
+        from spectron_migrate.mem0.served.platform import PlatformReader
 
         return PlatformReader(section, now=now, sleep=sleep)
-    from spectron_migrate.mem0.server import ServerReader
+    from spectron_migrate.mem0.served.server import ServerReader
 
     return ServerReader(section, now=now, sleep=sleep)
 
@@ -50,11 +50,11 @@ def source_info(mem0: Mapping[str, Any]) -> SourceInfo:
     if kind == "oss":
         return mem0_source_info(_config_of(mem0[kind]))
     if kind == "platform":
-        from spectron_migrate.mem0.platform import platform_info
+        from spectron_migrate.mem0.served.platform import platform_info
 
         return platform_info(mem0[kind])
     if kind == "server":
-        from spectron_migrate.mem0.server import server_info
+        from spectron_migrate.mem0.served.server import server_info
 
         return server_info(mem0[kind])
     return SourceInfo(kind="files", place="files", provider="files")
@@ -78,26 +78,26 @@ def open_oss(config: Mapping[str, Any], *, now: datetime, sleep: Sleep | None = 
 def _reader_of(store: VectorStore, info: SourceInfo, now: datetime, sleep: Sleep | None) -> Reader:
     match store.provider, store.path:
         case "qdrant", Path() as folder:
-            from spectron_migrate.mem0.qdrant_folder import QdrantFolder
+            from spectron_migrate.mem0.stores.qdrant_folder import QdrantFolder
 
             return QdrantFolder(folder, store.collection, info, now=now)
         case "qdrant", None:
-            from spectron_migrate.mem0.qdrant_server import QdrantServer
+            from spectron_migrate.mem0.stores.qdrant_server import QdrantServer
 
             return QdrantServer(store, info, now=now, sleep=sleep)
         case (("pgvector" | "supabase"), _):
-            from spectron_migrate.mem0.pgvector import PgVectorReader
+            from spectron_migrate.mem0.stores.pgvector import PgVectorReader
 
             return PgVectorReader(store, info, now=now)
         case "faiss", Path() as folder:
-            from spectron_migrate.mem0.faiss_folder import FaissFolder
+            from spectron_migrate.mem0.stores.faiss_folder import FaissFolder
 
             return FaissFolder(folder, store.collection, info, now=now, sleep=sleep or time.sleep)
         case "chroma", Path() as folder:
-            from spectron_migrate.mem0.chroma_folder import ChromaFolder
+            from spectron_migrate.mem0.stores.chroma_folder import ChromaFolder
 
             return ChromaFolder(folder, store.collection, info, now=now)
-    from spectron_migrate.mem0.refused import refused
+    from spectron_migrate.mem0.served.refused import refused
 
     raise refused(store)
 

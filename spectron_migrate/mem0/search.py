@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from spectron_migrate.errors import InputError, Unreachable
-from spectron_migrate.mem0.sqlite_ro import ReadOnlyDb
+from spectron_migrate.mem0.stores.sqlite_readonly import ReadOnlyDb
 from spectron_migrate.records import Json
 
 OWN_KEY = "x_spectron_migrate"

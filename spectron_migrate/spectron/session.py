@@ -20,11 +20,11 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from spectron_migrate.config import parse_endpoint
-from spectron_migrate.config.values import context_in
 from spectron_migrate.errors import InputError, KeyRefused, MigrateError, NotLegal, Unreachable
 from spectron_migrate.mapping import segment
 from spectron_migrate.records import Category, Infer, Json, Selector, canonical_json
+from spectron_migrate.settings import parse_endpoint
+from spectron_migrate.settings.values import context_in
 from spectron_migrate.spectron.answers import (
     Doubt,
     KeyStopped,

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from spectron_migrate.disk import sync_folder
 from spectron_migrate.errors import InputError
+from spectron_migrate.files.disk import sync_folder
 from spectron_migrate.ledger.ledger import make_private_directory
 from spectron_migrate.records import Json, digest
 from spectron_migrate.state.routing import FILE as ROUTING_FILE

@@ -24,9 +24,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from spectron_migrate.disk import free
+from spectron_migrate.files.disk import free
+from spectron_migrate.files.shared_sqlite import open_shared
 from spectron_migrate.state.running import About
-from spectron_migrate.state.shared import open_shared
 
 FILE = "outbox.db"
 LOG = "outbox.log"

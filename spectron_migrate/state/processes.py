@@ -26,7 +26,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Any
 
-from spectron_migrate.disk import is_held
+from spectron_migrate.files.disk import is_held
 
 FOLDER = "processes"
 PAST = "past.json"

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from spectron_migrate.disk import sync_folder
+from spectron_migrate.files.disk import sync_folder
 
 FILE = "routing.json"
 SCHEMA = 1

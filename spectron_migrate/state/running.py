@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from spectron_migrate.disk import is_held, reserve
+from spectron_migrate.files.disk import is_held, reserve
 
 FOLDER = "running"
 SLOT = 512

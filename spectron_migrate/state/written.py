@@ -26,7 +26,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeAlias
 
-from spectron_migrate.disk import reserve
+from spectron_migrate.files.disk import reserve
 
 SLOTS = 1 << 14
 EVERYBODY = SLOTS

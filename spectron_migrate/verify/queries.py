@@ -16,7 +16,7 @@ from spectron_migrate.verify.words import Rarity, question_of
 from spectron_migrate.verify.workspace import Workspace
 
 if TYPE_CHECKING:
-    from spectron_migrate.yamlfile import Node
+    from spectron_migrate.settings.yaml_lines import Node
 
 _FIELDS = ("query", "user_id", "agent_id", "run_id", "expect")
 _SUFFIXES = (".txt", ".jsonl", ".csv", ".yaml", ".yml")
@@ -167,7 +167,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[_Row]:
 
 
 def _yaml_rows(path: Path) -> Iterator[_Row]:
-    from spectron_migrate.yamlfile import read_yaml
+    from spectron_migrate.settings.yaml_lines import read_yaml
 
     root = read_yaml(path)
     if isinstance(root.value, Mapping) and set(root.value) == {"queries"}:

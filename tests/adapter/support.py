@@ -15,13 +15,13 @@ from typing import Any, Literal
 import pytest
 
 from spectron_migrate import AsyncMemoryAdapter, MemoryAdapter
-from spectron_migrate.catch_up.reconcile import reconcile
-from spectron_migrate.catch_up.rounds import Ground, Round, Rounds, turn
 from spectron_migrate.ledger import migration_id
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.open import open_oss, source_info
 from spectron_migrate.mem0.search import close_memory, idle_llm, mem0_at_home
+from spectron_migrate.migration.reconcile import reconcile
+from spectron_migrate.migration.rounds import Ground, Round, Rounds, turn
 from spectron_migrate.records import NullReporter, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.journal import Step, publish, read_journal, record

@@ -16,8 +16,8 @@ import pytest
 from spectron_migrate.adapter.asked import Calls
 from spectron_migrate.adapter.capture import results_of
 from spectron_migrate.adapter.since import Since
-from spectron_migrate.catch_up.draining import Drainer
 from spectron_migrate.errors import InputError, LedgerLocked
+from spectron_migrate.migration.drain_outbox import Drainer
 from spectron_migrate.records import Memory
 from spectron_migrate.state.outbox import Outbox
 from tests.adapter.support import Stage, texts

@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.catch_up.draining import Drained, Drainer
 from spectron_migrate.cutover.at_once import start
 from spectron_migrate.dump import open_dump
 from spectron_migrate.errors import InputError, LedgerLocked
-from spectron_migrate.export import run_export
 from spectron_migrate.ledger.shards import Shard
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.open import open_oss
+from spectron_migrate.migration.drain_outbox import Drained, Drainer
+from spectron_migrate.migration.export import run_export
+from spectron_migrate.migration.replay import Replay, ReplayOptions
 from spectron_migrate.records import Filters, NullReporter
-from spectron_migrate.replay import Replay, ReplayOptions
 from spectron_migrate.state.journal import read_journal
 from spectron_migrate.state.outbox import LOG, Outbox, Result
 from spectron_migrate.state.processes import FOLDER

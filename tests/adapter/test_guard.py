@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spectron_migrate.adapter.guard import PROBES, Guard
-from spectron_migrate.config.types import GuardSettings
+from spectron_migrate.settings.types import GuardSettings
 
 BUDGET = GuardSettings(error_rate=0.02, p95_s=0.8, window_s=60.0)
 

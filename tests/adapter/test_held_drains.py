@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from spectron_migrate.catch_up.draining import Drained, Drainer
 from spectron_migrate.local.idempotency import IN_FLIGHT
 from spectron_migrate.mapping import load_mapping
+from spectron_migrate.migration.drain_outbox import Drained, Drainer
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.outbox import Outbox, Result
 from spectron_migrate.state.processes import FOLDER

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from spectron_migrate.adapter.capture import messages_of
-from spectron_migrate.catch_up.draining import Drained
 from spectron_migrate.dump import open_dump
 from spectron_migrate.ledger import Ledger, cutover_views, erasing
 from spectron_migrate.mapping import load_mapping
+from spectron_migrate.migration.drain_outbox import Drained
+from spectron_migrate.migration.replay import Replay, ReplayOptions
 from spectron_migrate.records import NullReporter
-from spectron_migrate.replay import Replay, ReplayOptions
 from spectron_migrate.state.outbox import Result
 from tests.adapter.extracting import Extracting
 from tests.adapter.support import Stage, ids, stamp, texts

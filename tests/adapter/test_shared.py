@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from spectron_migrate.adapter.since import Since
+from spectron_migrate.files.shared_sqlite import open_shared
 from spectron_migrate.records import Memory
 from spectron_migrate.state.running import FIRST, Running, under_way
-from spectron_migrate.state.shared import open_shared
 from spectron_migrate.state.written import Written
 from tests.adapter.support import Stage
 

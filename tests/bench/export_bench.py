@@ -104,7 +104,7 @@ def bare(section: dict[str, Any], folder: Path) -> int:
     if "platform" in section:
         return bare_listing(section["platform"]["base_url"])
     if "files" in section:
-        from spectron_migrate.mem0.json_stream import events
+        from spectron_migrate.mem0.formats.json_stream import events
 
         with Path(section["files"][0]).open("rb") as stream:
             return sum(1 for event in events(stream, "file") if event.kind == "row")
@@ -135,8 +135,8 @@ def client(section: dict[str, Any], folder: Path) -> int:
 
 def whole(section: dict[str, Any], folder: Path) -> int:
     """The export as the command runs it."""
-    from spectron_migrate.export import run_export
     from spectron_migrate.mem0.open import open_reader
+    from spectron_migrate.migration.export import run_export
     from spectron_migrate.records import Filters, NullReporter
 
     with open_reader(section, now=datetime.now(UTC)) as reader:
@@ -200,12 +200,7 @@ def main() -> None:
             import psycopg  # noqa: F401
             import qdrant_client  # noqa: F401  (imports are no part of reading, for either)
         else:
-            import spectron_migrate.export
-            import spectron_migrate.mem0.files
-            import spectron_migrate.mem0.open
-            import spectron_migrate.mem0.pgvector
-            import spectron_migrate.mem0.platform
-            import spectron_migrate.mem0.qdrant_folder  # noqa: F401
+            pass
         began = time.perf_counter()
         {"bare": bare, "whole": whole, "client": client}[what](json.loads(section), Path(folder))
         seconds = time.perf_counter() - began

@@ -24,7 +24,7 @@ from spectron_migrate.dump import open_dump
 from spectron_migrate.dump.writer import DumpWriter
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.mapping import load_mapping
-from spectron_migrate.plan.planning import make_plan
+from spectron_migrate.migration.planning import make_plan
 from spectron_migrate.records import Filters, Memory, NullReporter, SourceInfo, format_time
 
 EACH = 50

@@ -11,13 +11,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from spectron_migrate.catch_up.follow import Follow, FollowSummary
-from spectron_migrate.catch_up.rounds import Ground, Round, Rounds
-from spectron_migrate.export import run_export
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.open import open_oss
 from spectron_migrate.mem0.reader import Reader
+from spectron_migrate.migration.export import run_export
+from spectron_migrate.migration.follow import Follow, FollowSummary
+from spectron_migrate.migration.rounds import Ground, Round, Rounds
 from spectron_migrate.records import Filters, NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from tests.mem0.stores import key_of, point, uuid, write_store

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.catch_up.reconcile import Reconciled
 from spectron_migrate.cutover.evidence import Evidence, Key, LedgerFacts, Report
 from spectron_migrate.cutover.gates import ACCEPTABLE, Gate, acceptance, exit_code_of, gates_of
 from spectron_migrate.dump import Manifest
 from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.ledger.cutover_views import Left
+from spectron_migrate.migration.reconcile import Reconciled
 from spectron_migrate.records import SourceInfo
 from spectron_migrate.state.journal import CutoverState, Step
 

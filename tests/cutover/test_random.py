@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from spectron_migrate.catch_up.rounds import Rounds
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.local.testing import running_server
 from spectron_migrate.mapping import load_mapping
+from spectron_migrate.migration.rounds import Rounds
 from spectron_migrate.records import Memory
 from tests.cutover.support import Scene, Store
 from tests.support import oracle

@@ -10,8 +10,8 @@ import pytest
 from spectron_migrate.errors import ExitCode, Incomplete, KeyRefused
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.mem0.reader import Reader
+from spectron_migrate.migration.replay import ReplayOptions
 from spectron_migrate.records import Filters
-from spectron_migrate.replay import ReplayOptions
 from tests.cutover.support import NOON, Scene
 from tests.mem0.stores import uuid
 from tests.support.proxy import Fault, Seen, misbehaving, refusing

@@ -20,8 +20,6 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.catch_up.reconcile import last as last_reconciled
-from spectron_migrate.catch_up.rounds import turn
 from spectron_migrate.cutover import at_once
 from spectron_migrate.cutover.at_once import LEGAL, Stand
 from spectron_migrate.cutover.privacy import write_report
@@ -30,8 +28,10 @@ from spectron_migrate.errors import ExitCode, InputError, LedgerLocked, NotConfi
 from spectron_migrate.ledger import Ledger, migration_id
 from spectron_migrate.ledger.shards import Shard
 from spectron_migrate.mem0.open import mem0_source_info
+from spectron_migrate.migration.reconcile import last as last_reconciled
+from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.migration.rounds import turn
 from spectron_migrate.records import format_time
-from spectron_migrate.replay import ReplayOptions
 from spectron_migrate.state import processes
 from spectron_migrate.state.journal import Step, read_journal, record
 from spectron_migrate.state.routing import FILE as ROUTING

@@ -15,8 +15,8 @@ from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.ledger import Ledger, views
 from spectron_migrate.ledger import ledger as ledger_module
 from spectron_migrate.local.testing import RunningServer
+from spectron_migrate.migration.replay import ReplayOptions
 from spectron_migrate.records import Filters, NullReporter
-from spectron_migrate.replay import ReplayOptions
 from tests.delivery.playing import mapping_file, replay_in_no_time
 from tests.delivery.test_edges_between_parts import erasing, texts
 from tests.support.oracle import ledger_facts

@@ -10,7 +10,7 @@ import pytest
 from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.replay import ReplayOptions
+from spectron_migrate.migration.replay import ReplayOptions
 from tests.delivery.playing import mapping_file, replay_in_no_time
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.spectron import memory, turns_of, write_raw

@@ -9,7 +9,7 @@ import pytest
 
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.local.testing import RunningServer, running_server
-from spectron_migrate.replay import ReplaySummary
+from spectron_migrate.migration.replay import ReplaySummary
 from tests.support.oracle import ledger_facts, server_turns, strangers
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import memory, replay, write_raw

@@ -15,20 +15,20 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.catch_up.rounds import opened
 from spectron_migrate.cutover.gates import acceptance, gates_of
 from spectron_migrate.cutover.steps import Cutover
 from spectron_migrate.dump import open_dump
-from spectron_migrate.erase import Eraser
 from spectron_migrate.errors import ExitCode, InputError, LedgerLocked, NotLegal
 from spectron_migrate.ledger import Ledger, cutover_views
 from spectron_migrate.ledger.shards import Shard
 from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
-from spectron_migrate.plan.sharding import Sharding
+from spectron_migrate.migration.erase import Eraser
+from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.migration.rounds import opened
+from spectron_migrate.migration.sharding import Sharding
 from spectron_migrate.records import Filters, NullReporter
-from spectron_migrate.replay import ReplayOptions
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.journal import CaughtUp, Step, mark_of, publish, read_journal, record
 from spectron_migrate.verify.model import VerifyOptions

@@ -11,8 +11,8 @@ import pytest
 from spectron_migrate.dump.writer import DumpWriter
 from spectron_migrate.errors import InputError
 from spectron_migrate.local.testing import RunningServer
+from spectron_migrate.migration.replay import ReplayOptions
 from spectron_migrate.records import Filters, Memory, NullReporter, SourceInfo, format_time
-from spectron_migrate.replay import ReplayOptions
 from tests.delivery.playing import killed
 from tests.support.proxy import misbehaving
 from tests.support.spectron import memory, replay, turns_of, write_raw

@@ -8,8 +8,8 @@ from pathlib import Path
 from spectron_migrate.dump import open_dump
 from spectron_migrate.dump.writer import DumpWriter
 from spectron_migrate.local.testing import RunningServer
+from spectron_migrate.migration.replay import ReplayOptions
 from spectron_migrate.records import Filters, Memory, SourceInfo, format_time
-from spectron_migrate.replay import ReplayOptions
 from tests.support.spectron import replay, turns_of
 
 SOURCE = SourceInfo(kind="oss", place="qdrant:/review:mem0", provider="qdrant", version="2.2.1")

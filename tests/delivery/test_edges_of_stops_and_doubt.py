@@ -14,8 +14,8 @@ from spectron_migrate.errors import ExitCode, NotLegal, Unreachable, WrongLedger
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
+from spectron_migrate.migration.replay import Replay, ReplayOptions, ReplaySummary
 from spectron_migrate.records import NullReporter
-from spectron_migrate.replay import Replay, ReplayOptions, ReplaySummary
 from spectron_migrate.spectron.api import SpectronApi
 from tests.support.here import server_here
 from tests.support.proxy import Fault, Proxy, Seen, misbehaving, refusing

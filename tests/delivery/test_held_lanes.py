@@ -13,12 +13,12 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from spectron_migrate.catch_up.reconcile import Reconciled, reconcile
-from spectron_migrate.catch_up.rounds import Round, Rounds
 from spectron_migrate.delivery import waiting
 from spectron_migrate.local.idempotency import IN_FLIGHT
 from spectron_migrate.local.testing import running_server
 from spectron_migrate.mapping import load_mapping
+from spectron_migrate.migration.reconcile import Reconciled, reconcile
+from spectron_migrate.migration.rounds import Round, Rounds
 from spectron_migrate.records import Memory, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.journal import Step, record

@@ -11,7 +11,7 @@ import pytest
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.replay import ReplaySummary
+from spectron_migrate.migration.replay import ReplaySummary
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.spectron.wire import InDoubt, NotBegun
 from tests.delivery.playing import killed, replay_in_no_time

@@ -20,8 +20,8 @@ from spectron_migrate.errors import (
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.mapping import segment
+from spectron_migrate.migration.replay import ReplayOptions
 from spectron_migrate.records import Filters, NullReporter
-from spectron_migrate.replay import ReplayOptions
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import memory, replay, turns_of, write_raw
 
@@ -267,7 +267,7 @@ def test_ids_that_look_like_paths_and_patterns_stay_in_scopes_of_their_own(
 def test_a_dry_run_needs_no_server_and_leaves_no_trace(tmp_path: Path, user: str) -> None:
     from spectron_migrate.dump import open_any
     from spectron_migrate.mapping import load_mapping
-    from spectron_migrate.replay import Replay
+    from spectron_migrate.migration.replay import Replay
 
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(9)])
     before = sorted(tmp_path.rglob("*"))

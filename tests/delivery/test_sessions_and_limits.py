@@ -18,8 +18,8 @@ from spectron_migrate.ledger import Ledger, cutover_views, verify_views
 from spectron_migrate.ledger.schema import MIGRATIONS, VERSION
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
+from spectron_migrate.migration.replay import Replay, ReplayOptions
 from spectron_migrate.records import NullReporter
-from spectron_migrate.replay import Replay, ReplayOptions
 from spectron_migrate.spectron.api import SpectronApi
 from tests.delivery.playing import mapping_file, replay_in_no_time
 from tests.support.proxy import Fault, Seen, misbehaving, refusing

@@ -20,9 +20,9 @@ from spectron_migrate.doctor.place import check_place
 from spectron_migrate.doctor.service import extraction
 from spectron_migrate.doctor.source import check_source
 from spectron_migrate.errors import ExitCode, InputError, KeyRefused
-from spectron_migrate.export import run_export
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.mem0.files import FilesReader
+from spectron_migrate.mem0.formats.files import FilesReader
+from spectron_migrate.migration.export import run_export
 from spectron_migrate.records import Filters, NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from tests.support.here import server_here

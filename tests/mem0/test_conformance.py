@@ -21,10 +21,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from spectron_migrate.dump import open_dump
-from spectron_migrate.export import run_export
 from spectron_migrate.mem0.normalise import normalise
 from spectron_migrate.mem0.open import open_reader, source_info
 from spectron_migrate.mem0.reader import Reader
+from spectron_migrate.migration.export import run_export
 from spectron_migrate.records import Filters, Memory, NullReporter, Skipped
 from tests.mem0.conftest import DATA, NOW
 from tests.mem0.standins import KEY, Platform, Qdrant, Row, Server, serving
@@ -362,7 +362,7 @@ def sockets():
 
 sys.addaudithook(hook)
 before = sockets()
-from spectron_migrate.export import run_export
+from spectron_migrate.migration.export import run_export
 from spectron_migrate.mem0.open import open_reader
 from spectron_migrate.records import Filters, NullReporter
 with open_reader(json.loads(sys.argv[1]), now=datetime.now(UTC)) as reader:

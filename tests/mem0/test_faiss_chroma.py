@@ -192,6 +192,6 @@ def test_pages_of_chroma_join_without_a_gap(
 ) -> None:
     settings = chroma("")
     expected = read(settings)
-    monkeypatch.setattr("spectron_migrate.mem0.chroma_folder._PAGE", 3)
+    monkeypatch.setattr("spectron_migrate.mem0.stores.chroma_folder._PAGE", 3)
 
     assert expected == read(settings)

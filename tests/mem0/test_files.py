@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from spectron_migrate.errors import InputError
-from spectron_migrate.mem0.files import FilesReader
+from spectron_migrate.mem0.formats.files import FilesReader
 from spectron_migrate.records import Memory, Skipped
 from tests.mem0.conftest import DATA, NOW, sample_rows
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from spectron_migrate.errors import InputError
-from spectron_migrate.mem0.history import History, history_path, open_history
+from spectron_migrate.mem0.stores.history import History, history_path, open_history
 from tests.mem0.conftest import DATA, VERSIONS, App, sample_rows
 
 COLUMNS = (
@@ -99,7 +99,7 @@ def test_a_metadata_edit_of_mem0_itself_does_not_move_the_time(mem0_app: Callabl
 
 
 def test_more_rows_than_a_page_are_all_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spectron_migrate.mem0.history._PAGE", 3)
+    monkeypatch.setattr("spectron_migrate.mem0.stores.history._PAGE", 3)
     events = [("a", f"v{number}", "UPDATE", T.format(1), T.format(2)) for number in range(10)]
     history = History(write(tmp_path / "history.db", events))
     try:

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spectron_migrate.errors import InputError
-from spectron_migrate.mem0 import json_stream
-from spectron_migrate.mem0.json_stream import events
+from spectron_migrate.mem0.formats import json_stream
+from spectron_migrate.mem0.formats.json_stream import events
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

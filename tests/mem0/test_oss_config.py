@@ -11,8 +11,8 @@ import pytest
 
 from spectron_migrate.errors import InputError
 from spectron_migrate.mem0.open import expand, open_oss, open_reader, source_info
-from spectron_migrate.mem0.oss_config import PROVIDERS, mem0_source_info, read_mem0_config, vector_store
-from spectron_migrate.mem0.refused import REASONS
+from spectron_migrate.mem0.served.refused import REASONS
+from spectron_migrate.mem0.stores.oss_config import PROVIDERS, mem0_source_info, read_mem0_config, vector_store
 from tests.mem0.conftest import NOW
 
 READ = {"qdrant", "pgvector", "supabase", "faiss", "chroma"}

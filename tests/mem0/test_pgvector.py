@@ -13,9 +13,9 @@ import pytest
 
 from spectron_migrate.dump import open_dump
 from spectron_migrate.errors import InputError, KeyRefused, Unreachable
-from spectron_migrate.export import run_export
-from spectron_migrate.mem0 import pgvector
 from spectron_migrate.mem0.open import open_oss, source_info
+from spectron_migrate.mem0.stores import pgvector
+from spectron_migrate.migration.export import run_export
 from spectron_migrate.records import Filters, Memory, NullReporter, Skipped
 from tests.mem0.conftest import NOW, App
 from tests.mem0.stores import uuid

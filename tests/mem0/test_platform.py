@@ -12,10 +12,10 @@ import pytest
 
 from spectron_migrate.dump import open_dump
 from spectron_migrate.errors import ExitCode, InputError, KeyRefused, Unreachable
-from spectron_migrate.export import ExportSummary, run_export
-from spectron_migrate.mem0 import platform as platform_reader
-from spectron_migrate.mem0 import platform_listing
 from spectron_migrate.mem0.open import open_reader, source_info
+from spectron_migrate.mem0.served import platform as platform_reader
+from spectron_migrate.mem0.served import platform_listing
+from spectron_migrate.migration.export import ExportSummary, run_export
 from spectron_migrate.records import Filters, NullReporter, format_time
 from tests.mem0.conftest import NOW
 from tests.mem0.standins import KEY, Platform, Row, serving

@@ -19,7 +19,7 @@ import pytest
 
 from spectron_migrate.errors import Incomplete, InputError
 from spectron_migrate.mem0.open import open_oss
-from spectron_migrate.mem0.qdrant_folder import OUTDATED, QdrantFolder
+from spectron_migrate.mem0.stores.qdrant_folder import OUTDATED, QdrantFolder
 from spectron_migrate.records import Memory, Skipped
 from tests.mem0.app import config
 from tests.mem0.conftest import DATA, NOW, VERSIONS, App, sample_config, sample_rows
@@ -123,7 +123,7 @@ def test_rows_written_while_reading_are_read_in_the_end(mem0_app: Callable[..., 
 
 
 def test_a_row_moved_by_a_writer_between_two_pages_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spectron_migrate.mem0.qdrant_folder._PAGE", 3)
+    monkeypatch.setattr("spectron_migrate.mem0.stores.qdrant_folder._PAGE", 3)
     rows = [(key_of(uuid(number)), point(uuid(number), data=f"old {number}")) for number in range(10)]
     folder = write_store(tmp_path, rows)
     writer = sqlite3.connect(folder / "store/collection/mem0/storage.sqlite", isolation_level=None)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from spectron_migrate.errors import InputError, KeyRefused
-from spectron_migrate.mem0 import qdrant_server
 from spectron_migrate.mem0.open import open_reader, source_info
+from spectron_migrate.mem0.stores import qdrant_server
 from spectron_migrate.records import Memory
 from tests.mem0.conftest import NOW
 from tests.mem0.standins import KEY, Qdrant, Row, serving

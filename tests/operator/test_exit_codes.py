@@ -75,7 +75,7 @@ def bug(place: Place) -> int:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    place.patch.setattr("spectron_migrate.export.run_export", broken)
+    place.patch.setattr("spectron_migrate.migration.export.run_export", broken)
     code = place.run("export", "--from", "get_all.json")
     assert "ZeroDivisionError" in (Path(".spectron-migrate") / "log.jsonl").read_text()
     return code

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from spectron_migrate.config import load_settings
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.mapping.load import parse_mapping
+from spectron_migrate.settings import load_settings
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
 

@@ -14,8 +14,8 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.verify_views import LastVersion
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
+from spectron_migrate.migration.replay import ReplayOptions
 from spectron_migrate.records import Filters, Memory, NullReporter, digest
-from spectron_migrate.replay import ReplayOptions
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.verify.expect import Ground, outcome_of
 from spectron_migrate.verify.model import VerifyOptions

@@ -1,0 +1,1 @@
+"""Mem0's memories in files."""

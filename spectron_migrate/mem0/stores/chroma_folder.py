@@ -1,0 +1,115 @@
+"""An embedded Chroma folder, read from its `chroma.sqlite3`: ids and metadata, without the client.
+
+Chroma writes to a queue first and then into the tables read here; what the queue holds beyond them is told as
+missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from spectron_migrate.errors import InputError
+from spectron_migrate.mem0.normalise import from_payload
+from spectron_migrate.mem0.reader import ReaderBase
+from spectron_migrate.mem0.stores.sqlite_readonly import ReadOnlyDb
+from spectron_migrate.records import Memory, Skipped, SourceInfo
+
+_PAGE = 500
+_METADATA = "id, key, string_value, int_value, float_value, bool_value"
+
+
+class ChromaFolder(ReaderBase):
+    """One collection of an embedded Chroma."""
+
+    def __init__(self, folder: Path, collection: str, info: SourceInfo, *, now: datetime) -> None:
+        """Open the collection; raises InputError naming those that are there where it is not."""
+        super().__init__()
+        self.info = info
+        self._now = now
+        if not (folder / "chroma.sqlite3").is_file():
+            raise InputError(f"there is no Chroma folder at {folder}", hint="name the folder Mem0 writes to")
+        self._db = ReadOnlyDb(folder / "chroma.sqlite3")
+        try:
+            self._collection, self._segment = self._looked_up(collection, folder)
+            tables = {row[0] for row in self._db.all("SELECT name FROM sqlite_master")}
+        except BaseException:
+            self._db.close()
+            raise
+        self._has_lists = "embedding_metadata_array" in tables
+        self._has_queue = {"embeddings_queue", "max_seq_id"} <= tables
+
+    def native_count(self) -> int:
+        """Embeddings of the collection, and those that only stand in the queue yet."""
+        held = self._db.one("SELECT count(*) FROM embeddings WHERE segment_id = ?", (self._segment,))
+        return int(held) + self._queued()
+
+    def rows(self) -> Iterator[Memory | Skipped]:
+        """Every embedding by its number, each page in one transaction."""
+        last = 0
+        while True:
+            with self._db.snapshot():
+                page = self._db.all(
+                    "SELECT id, embedding_id FROM embeddings WHERE segment_id = ? AND id > ? ORDER BY id LIMIT ?",
+                    (self._segment, last, _PAGE),
+                )
+                payloads = self._payloads(page[0][0], page[-1][0]) if page else {}
+            for number, embedding_id in page:
+                yield from_payload(embedding_id, payloads.get(number, {}), now=self._now)
+            if len(page) < _PAGE:
+                return
+            last = page[-1][0]
+
+    def close(self) -> None:
+        """Close the file."""
+        super().close()
+        self._db.close()
+
+    def _payloads(self, first: int, last: int) -> dict[int, dict[str, Any]]:
+        payloads: dict[int, dict[str, Any]] = {}
+        for number, key, *values in self._db.all(
+            f"SELECT {_METADATA} FROM embedding_metadata WHERE id BETWEEN ? AND ?", (first, last)
+        ):
+            payloads.setdefault(number, {})[key] = _value(values)
+        if self._has_lists:
+            for number, key, *values in self._db.all(
+                f"SELECT {_METADATA} FROM embedding_metadata_array WHERE id BETWEEN ? AND ? ORDER BY rowid",
+                (first, last),
+            ):
+                payloads.setdefault(number, {}).setdefault(key, []).append(_value(values))
+        return payloads
+
+    def _queued(self) -> int:
+        """Ids whose last word stands in the queue alone; none in a store that was closed well."""
+        if not self._has_queue:
+            return 0
+        applied = self._db.all("SELECT seq_id FROM max_seq_id WHERE segment_id = ?", (self._segment,))
+        upto = applied[0][0] if applied else 0
+        after = int.from_bytes(upto, "big") if isinstance(upto, bytes) else upto  # bytes before Chroma 0.5
+        return int(
+            self._db.one(
+                "SELECT count(DISTINCT id) FROM embeddings_queue WHERE topic LIKE ? AND seq_id > ?",
+                (f"%/{self._collection}", after),
+            )
+        )
+
+    def _looked_up(self, name: str, folder: Path) -> tuple[str, str]:
+        found = self._db.all(
+            "SELECT c.name, c.id, s.id FROM collections c JOIN segments s ON s.collection = c.id "
+            "WHERE s.scope = 'METADATA' ORDER BY c.id"
+        )
+        for known, collection, segment in found:
+            if known == name:
+                return str(collection), str(segment)
+        listed = ", ".join(sorted({row[0] for row in found})) or "none at all"
+        raise InputError(f"there is no collection {name} in {folder}", hint=f"collections there: {listed}")
+
+
+def _value(values: list[Any]) -> Any:
+    """The one of the four columns that is filled; nothing where the metadata was null."""
+    text, whole, real, flag = values
+    if flag is not None:
+        return bool(flag)
+    return next((value for value in (text, whole, real) if value is not None), None)

@@ -1,0 +1,165 @@
+"""Mem0's `history.db`: when a memory's current text came to be, and what was deleted.
+
+Nothing else tells that time: `updated_at` moves with a metadata edit, and Mem0 before 2.0 sets it on every
+update. The file may be shared by several stores and misses what other processes wrote, so a row counts only
+where it ends in exactly the text the store holds now.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from spectron_migrate.errors import InputError
+from spectron_migrate.mem0.stores.sqlite_readonly import ReadOnlyDb
+from spectron_migrate.mem0.times import utc_time
+from spectron_migrate.records import Json
+
+_PAGE = 2000
+_COLUMNS = (
+    "id",
+    "memory_id",
+    "old_memory",
+    "new_memory",
+    "event",
+    "created_at",
+    "updated_at",
+    "is_deleted",
+    "actor_id",
+    "role",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DeletedMemory:
+    """A memory that history knows to be gone; its owner is not recorded there."""
+
+    id: str
+    memory: str | None
+    """The last text it had."""
+    deleted_at: str | None
+    """Mem0 before 1.0 writes no time."""
+
+
+class History:
+    """One history file, indexed once by memory in a file without a name, so that memory stays flat."""
+
+    def __init__(self, path: Path) -> None:
+        """Read `path`, which exists; raises InputError where it is no history of Mem0's."""
+        self.path = path
+        self._db = ReadOnlyDb(path)
+        try:
+            self._columns = self._known_columns()
+            self._index = self._indexed()
+        except BaseException:
+            self.close()
+            raise
+
+    def text_at(self, memory_id: str, text: str) -> tuple[str, int] | None:
+        """When the memory last changed to this text, and the row that says so.
+
+        None where history does not know the memory, or last heard of another text.
+        """
+        found = self._index.execute(
+            "SELECT at, row, digest FROM change WHERE memory_id = ? ORDER BY row DESC LIMIT 1", (_key(memory_id),)
+        ).fetchone()
+        if found is None or found[0] is None or found[2] != _digest(text):
+            return None
+        return found[0], found[1]
+
+    def deleted(self) -> Iterator[DeletedMemory]:
+        """Memories whose last event is a deletion."""
+        last = "SELECT max(row) AS row, digest FROM change GROUP BY memory_id"
+        for row in self._index.execute(f"SELECT row FROM ({last}) WHERE digest IS NULL ORDER BY row").fetchall():
+            event = next(self._rows("rowid = ?", (row[0],)), None)
+            if event is not None and event["memory_id"] is not None:
+                at, _ = utc_time(event["updated_at"])
+                yield DeletedMemory(id=str(event["memory_id"]), memory=event["old_memory"], deleted_at=at)
+
+    def rows(self) -> Iterator[dict[str, Json]]:
+        """Every event as it stands, oldest first, with its `row`."""
+        last = 0
+        while True:
+            page = list(self._rows("rowid > ? ORDER BY rowid LIMIT ?", (last, _PAGE)))
+            yield from page
+            if len(page) < _PAGE:
+                return
+            last = page[-1]["row"]
+
+    def close(self) -> None:
+        """Close both."""
+        self._db.close()
+        if hasattr(self, "_index"):
+            self._index.close()
+
+    def _known_columns(self) -> tuple[str, ...]:
+        present = {row[1] for row in self._db.all("PRAGMA table_info(history)")}
+        if not {"memory_id", "new_memory", "event"} <= present:
+            raise InputError(f"{self.path} holds no history of Mem0's", hint="check `history_db_path`")
+        return tuple(name for name in _COLUMNS if name in present)
+
+    def _rows(self, where: str, values: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
+        sql = f"SELECT rowid, {', '.join(self._columns)} FROM history WHERE {where}"
+        for row in self._db.all(sql, values):
+            named = dict.fromkeys(_COLUMNS) | dict(zip(self._columns, row[1:], strict=True))
+            yield {"row": row[0], **named}
+
+    def _indexed(self) -> sqlite3.Connection:
+        """All changes of text, found by memory; rows stand in the order they were written.
+
+        Times cannot order them: Mem0 before 1.0 leaves them empty on a deletion.
+        """
+        index = sqlite3.connect("", check_same_thread=False, isolation_level=None)
+        index.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -1000;"
+            "CREATE TABLE change (row INTEGER PRIMARY KEY, memory_id BLOB, at TEXT, digest BLOB); BEGIN"
+        )
+        events = self.rows()
+        while page := list(islice(events, _PAGE)):
+            changes = [change for event in page if (change := _change_of_text(event)) is not None]
+            index.executemany("INSERT INTO change (memory_id, row, at, digest) VALUES (?, ?, ?, ?)", changes)
+        index.execute("COMMIT")
+        index.execute("CREATE INDEX by_memory ON change (memory_id, row)")
+        return index
+
+
+def open_history(path: Path) -> History | None:
+    """The history at `path`, or None where there is no such file."""
+    return History(path) if path.is_file() else None
+
+
+def history_path(config: Mapping[str, Any]) -> Path:
+    """Where Mem0 keeps its history under this configuration."""
+    named = config.get("history_db_path")
+    if isinstance(named, str) and named:
+        return Path(named)
+    home = os.environ.get("MEM0_DIR") or os.path.join(os.path.expanduser("~"), ".mem0")
+    return Path(home) / "history.db"
+
+
+def _change_of_text(event: Mapping[str, Any]) -> tuple[bytes, int, str | None, bytes | None] | None:
+    """An event as (memory, row, time, digest of the new text); None where the text stayed the same."""
+    memory_id = event["memory_id"]
+    if memory_id is None:
+        return None
+    if event["event"] == "DELETE" or event["is_deleted"]:
+        return _key(str(memory_id)), event["row"], None, None
+    new = event["new_memory"]
+    if not isinstance(new, str) or new == event["old_memory"]:
+        return None
+    at, _ = utc_time(event["updated_at"] if event["event"] == "UPDATE" else event["created_at"])
+    return _key(str(memory_id)), event["row"], at, _digest(new)
+
+
+def _key(memory_id: str) -> bytes:
+    return memory_id.encode("utf-8", "surrogatepass")
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -1,0 +1,268 @@
+"""An embedded Qdrant folder, read from its `storage.sqlite` page by page.
+
+Nothing of the folder changes, no lock of Qdrant's is taken, and an application may hold it open and write
+meanwhile: after the last page the keys of all pages are listed in one short transaction, and what moved or
+came since is read as well, until nothing did.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+import re
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from spectron_migrate.errors import Incomplete, InputError
+from spectron_migrate.mem0.normalise import from_payload
+from spectron_migrate.mem0.reader import ReaderBase
+from spectron_migrate.mem0.stores.qdrant_pickle import Unreadable, read_key, read_point
+from spectron_migrate.mem0.stores.sqlite_readonly import ReadOnlyDb
+from spectron_migrate.records import Memory, Skipped, SourceInfo
+
+OUTDATED = "outdated copy of the same point, which the store itself no longer reads"
+UNREADABLE = "unreadable row"
+_PAGE = 250
+_ROUNDS = 50
+_EMPTY_FILE_PAGES = 3
+"""What SQLite needs for a table and its index without a row."""
+
+_UUID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_Span = tuple[int, int | None]
+"""Rowids after the first, up to the second or to the end."""
+
+_KEY_LENGTH = 68
+_KEY_START = "gASVKAAAAAAAAACMJ"
+"""In base64, what all pickled keys of UUIDs have in common."""
+
+_CANONICAL = re.compile(rb"\x80([\x04\x05])\x95\x28\0{7}\x8c\x24([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\x94\.")
+"""The pickled key of a UUID as every client has written it, under protocol 4 or 5."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """What was read: rowids from `first` to `last`, and a fingerprint of the keys found there."""
+
+    first: int
+    last: int
+    keys: int
+
+
+class QdrantFolder(ReaderBase):
+    """One collection of an embedded Qdrant."""
+
+    def __init__(self, folder: Path, collection: str, info: SourceInfo, *, now: datetime) -> None:
+        """Open the collection; raises InputError where folder or collection is not there."""
+        super().__init__()
+        self.info = info
+        self._now = now
+        self._missing: int | None = None
+        self._copies: dict[Any, int] | None = None
+        self._file = _storage_file(folder, collection)
+        self._db = ReadOnlyDb(self._file)
+        try:
+            self._refuse_a_hidden_store(folder, collection)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def native_count(self) -> int:
+        """Rows of the file, outdated copies included."""
+        return int(self._db.one("SELECT count(*) FROM points"))
+
+    def rows(self) -> Iterator[Memory | Skipped]:
+        """Every row; one that was rewritten while the store was read comes again with its newer content."""
+        self._missing = None
+        version = self._db.one("PRAGMA data_version")
+        self._copies = self._newest_copies() if self._has_odd_keys() else None
+        pages: list[_Page] = []
+        spans: list[_Span] = [(0, None)]
+        for _ in range(_ROUNDS):
+            for after, until in spans:
+                for page, rows in self._pages(after, until):
+                    pages.append(page)
+                    for rowid, key, blob in rows:
+                        yield self._row(rowid, key, blob)
+            if version == self._db.one("PRAGMA data_version"):
+                spans = []  # nobody wrote meanwhile
+            else:
+                pages, spans = self._moved(pages)
+            if not spans:
+                self._missing = 0
+                return
+
+    def missing(self) -> int | None:
+        """0 once a whole listing of the keys found nothing that was not read."""
+        return self._missing
+
+    def close(self) -> None:
+        """Close the file."""
+        super().close()
+        self._db.close()
+
+    def _pages(self, after: int, until: int | None) -> Iterator[tuple[_Page, list[tuple[Any, ...]]]]:
+        last = after
+        while True:
+            rows = self._db.all(
+                "SELECT rowid, id, point FROM points WHERE rowid > ? AND rowid <= ? ORDER BY rowid LIMIT ?",
+                (last, until if until is not None else 2**63 - 1, _PAGE),
+            )
+            if not rows:
+                return
+            page = _Page(last + 1, rows[-1][0], _fingerprint((row[0], row[1]) for row in rows))
+            last = page.last
+            yield page, rows
+
+    def _moved(self, pages: list[_Page]) -> tuple[list[_Page], list[_Span]]:
+        """Pages that still stand as they were read, and the spans that have to be read (again).
+
+        The listing is one transaction: after it, what is not in a span was given as it stands.
+        """
+        pages = sorted(pages, key=lambda page: page.first)
+        firsts = [page.first for page in pages]
+        keys = [0] * len(pages)
+        loose: int | None = None
+        for rowid, key in self._db.stream("SELECT rowid, id FROM points"):
+            index = bisect_right(firsts, rowid) - 1
+            if index < 0 or rowid > pages[index].last:
+                loose = rowid if loose is None else min(loose, rowid)
+            else:
+                keys[index] ^= hash((rowid, key))
+        kept: list[_Page] = []
+        spans: list[_Span] = []
+        for page, now in zip(pages, keys, strict=True):
+            if loose is not None and page.last >= loose:
+                continue  # read again with the loose rows, from the first of them on
+            if now == page.keys:
+                kept.append(page)
+            elif now != 0:
+                spans.append((page.first - 1, page.last))
+        if loose is not None:
+            spans.append((loose - 1, None))
+        return kept, spans
+
+    def _row(self, rowid: int, key: str, blob: bytes) -> Memory | Skipped:
+        try:
+            point_id, payload = read_point(blob)
+        except Unreadable as error:
+            return Skipped(id=_id_of_key(key), reason=f"{UNREADABLE}: {error}")
+        spelled_once = _spelled_once(point_id)
+        if self._copies is None and spelled_once != point_id:
+            self._copies = self._newest_copies()
+        if self._copies and self._copies.get(spelled_once, rowid) > rowid:
+            return Skipped(id=str(point_id), reason=OUTDATED)
+        return from_payload(spelled_once, payload, now=self._now)
+
+    def _has_odd_keys(self) -> bool:
+        """Whether a key is anything but a UUID in the usual pickle; its letters are looked at row by row."""
+        sql = "SELECT EXISTS (SELECT 1 FROM points WHERE length(id) <> ? OR substr(id, 1, ?) <> ?)"
+        return bool(self._db.one(sql, (_KEY_LENGTH, len(_KEY_START), _KEY_START)))
+
+    def _newest_copies(self) -> dict[Any, int]:
+        """For each point that lies in several rows, the row that counts: the latest written.
+
+        Old clients kept a row for each spelling of a UUID. Nearly every store has none of them, so only keys
+        that are not spelled as usual are remembered.
+        """
+        odd: dict[Any, int] = {}
+        protocols: set[bytes] = set()
+        for rowid, key in self._db.stream("SELECT rowid, id FROM points"):
+            usual = _CANONICAL.fullmatch(_decoded(key))
+            if usual is not None:
+                protocols.add(usual.group(1))
+                continue
+            point_id = _spelled_once(_id_of_key(key))
+            odd[point_id] = max(rowid, odd.get(point_id, 0))
+        if not odd and len(protocols) < 2:
+            return {}
+        copies: dict[Any, int] = dict(odd)
+        seen_twice = len(protocols) == 2
+        for rowid, key in self._db.stream("SELECT rowid, id FROM points ORDER BY rowid"):
+            usual = _CANONICAL.fullmatch(_decoded(key))
+            if usual is None:
+                continue
+            point_id = usual.group(2).decode()
+            if point_id in copies or seen_twice:
+                copies[point_id] = max(rowid, copies.get(point_id, 0))
+        return copies
+
+    def _refuse_a_hidden_store(self, folder: Path, collection: str) -> None:
+        """A file that holds more than an empty table, yet gives no row, is never taken for an empty store."""
+        if not self._db.one("SELECT count(*) FROM sqlite_master WHERE name = 'points'"):
+            raise InputError(f"{self._file} holds no table of points", hint="is it an embedded Qdrant's file?")
+        if self.native_count() == 0 and int(self._db.one("PRAGMA page_count")) > _EMPTY_FILE_PAGES:
+            raise Incomplete(
+                f"collection {collection} in {folder} reads as empty, but its file holds "
+                f"{self._file.stat().st_size:,} bytes",
+                hint="its memories were deleted or the store was erased; export from a backup of the folder",
+            )
+
+
+def _storage_file(folder: Path, collection: str) -> Path:
+    if not folder.is_dir():
+        raise InputError(
+            f"there is no Qdrant folder at {folder}",
+            hint="`path` of the vector store is relative to where Mem0 runs; name the folder Mem0 writes to",
+        )
+    known, aliases = _collections(folder)
+    name = aliases.get(collection, collection)
+    file = folder / "collection" / name / "storage.sqlite"
+    if name in known and file.is_file():
+        return file
+    if name in known and (folder / "collection" / name / "storage.dbm").exists():
+        raise InputError(
+            f"collection {name} in {folder} is stored in the format of qdrant-client before 1.1.7",
+            hint="open a copy of the folder once with a qdrant-client that still migrates it",
+        )
+    listed = ", ".join(sorted(known)) or "none at all"
+    raise InputError(f"there is no collection {collection} in {folder}", hint=f"collections there: {listed}")
+
+
+def _collections(folder: Path) -> tuple[set[str], dict[str, str]]:
+    """Names by `meta.json`, and by the folders themselves where it is missing or behind."""
+    found = {path.parent.name for path in folder.glob("collection/*/storage.*")}
+    aliases: dict[str, str] = {}
+    try:
+        meta = json.loads((folder / "meta.json").read_text("utf-8"))
+        aliases = {str(alias): str(name) for alias, name in dict(meta.get("aliases") or {}).items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        pass  # the folders tell as much; only aliases would be lost, and then the name is not found
+    return found, aliases
+
+
+def _fingerprint(rows: Iterator[tuple[int, str]]) -> int:
+    print_ = 0
+    for row in rows:
+        print_ ^= hash(row)
+    return print_
+
+
+def _decoded(key: Any) -> bytes:
+    try:
+        return binascii.a2b_base64(key)
+    except (binascii.Error, ValueError, TypeError):
+        return b""
+
+
+def _id_of_key(key: Any) -> str:
+    try:
+        return str(read_key(_decoded(key)))
+    except Unreadable:
+        return str(key)
+
+
+def _spelled_once(point_id: Any) -> Any:
+    """UUIDs in their one lower-case spelling, so that the copies of a point are known as one."""
+    if isinstance(point_id, str):
+        if _UUID.fullmatch(point_id):
+            return point_id  # as nearly all of them are
+        try:
+            return str(UUID(point_id)) if len(point_id) >= 32 else point_id
+        except ValueError:
+            return point_id
+    return str(point_id) if isinstance(point_id, UUID) else point_id

@@ -1,0 +1,1 @@
+"""The steps on memories: export, plan, replay, follow, reconcile, erase; one call each, a summary back."""

@@ -1,0 +1,238 @@
+"""Draining the outbox: what the adapters captured is planned in the migration's ledger and delivered as replay does.
+
+One drainer exists at a time, in whichever process: it holds the outbox's lock, and the turn that rounds of reading
+Mem0 take, so that the ledger has one writer. Killed at any moment, the next one goes on: a row leaves the outbox only
+when the ledger has it, and what the ledger has already it finds again by memory and text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from spectron_migrate.delivery.engine import deliver
+from spectron_migrate.delivery.limiter import Limiter
+from spectron_migrate.delivery.preflight import check
+from spectron_migrate.delivery.run import Brake, Run
+from spectron_migrate.delivery.waiting import Waiting
+from spectron_migrate.errors import InputError
+from spectron_migrate.ledger import Ledger, cutover_views, messages, plan, views
+from spectron_migrate.ledger.merge import Merge
+from spectron_migrate.ledger.shards import refuse_outbox
+from spectron_migrate.ledger.writer import GroupCommit
+from spectron_migrate.mapping import ScopeMapping, Unmapped
+from spectron_migrate.migration.captured import Said, memory_of, was_read_since
+from spectron_migrate.migration.rounds import owners_behind, turn
+from spectron_migrate.records import NullReporter, format_time, parse_time
+from spectron_migrate.spectron.api import Sleep, SpectronApi
+from spectron_migrate.state import processes
+from spectron_migrate.state.journal import CaughtUp, publish, read_journal
+from spectron_migrate.state.outbox import Batch, Outbox, Row
+from spectron_migrate.state.running import About, left_by_the_dead, under_way
+from spectron_migrate.state.written import Written
+
+MOST_CALLS = 500
+"""Calls whose results are planned in one transaction."""
+LANES = 8
+HOLD_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What one draining did."""
+
+    taken: int
+    """Rows that the ledger has now."""
+    written: int
+    left: int
+    """Facts of the migration that are not decided."""
+    behind: frozenset[str] | None
+    """Ids whose changes are not all in Spectron; None for everybody."""
+
+
+class Drainer:
+    """Drains one state directory's outbox; hold the outbox's lock meanwhile."""
+
+    def __init__(
+        self,
+        state: Path,
+        mapping: ScopeMapping,
+        outbox: Outbox,
+        *,
+        max_lag_s: float,
+        hold_s: float = HOLD_S,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        """`hold_s`: a draining ends when so long nothing was decided: lanes that only wait hold nobody but themselves.
+
+        `clock` in seconds, monotonic; `now` with its zone.
+        """
+        self._state = state
+        self._mapping = mapping
+        self._outbox = outbox
+        self._max_lag_s = max_lag_s
+        self._clock = clock
+        self._now = now
+        self._sleep = sleep
+        self._written = Written(state / processes.FOLDER)
+        self._waiting = Waiting(hold_s, most_unanswered=4 * LANES)
+
+    async def drain(self, api: SpectronApi) -> Drained | None:
+        """Deliver what waits, and say who is caught up; None while the base of the cutover is not planned.
+
+        Raises LedgerLocked while somebody else writes the ledger, InputError where the migration is in shards or
+        was planned with another mapping, and what delivery raises.
+        """
+        async with turn(self._state, sleep=self._sleep, patience_s=0.0):
+            state = read_journal(self._state).state
+            if not state.under_way or state.catch_up != "outbox" or state.fence is None:
+                return None
+            refuse_outbox(self._state)
+            if not (self._state / "ledger.db").exists():
+                return None
+            with Ledger.open_for_writing(self._state, create=False) as ledger:
+                base = _base(ledger, state.fence)
+                if base is None:
+                    return None
+                number, scanned = base
+                self._check_mapping(ledger)
+                with ledger.transaction():
+                    if messages.take_refused_apart(ledger.db, number):
+                        plan.mark_late(ledger, number)
+                self._outbox.settle(scanned)
+                self._written.was_read(parse_time(scanned))
+                now = self._now()
+                self._bury(now)
+                began = self._written.draining(now)
+                running = under_way(self._state)  # before the batch, which has what those left that end meanwhile
+                batch = self._outbox.batch(MOST_CALLS)
+                fresh = [row for row in batch.rows if row.completed > state.fence]  # older ones the base has read
+                unknown = self._plan(ledger, number, fresh) if fresh else frozenset()
+                about = [About(tuple(unknown))] * bool(unknown) + [About(())] * batch.torn
+                if about:
+                    self._outbox.leave_unknown(about, self._now())
+                self._outbox.delivered(batch)
+                written = await self._deliver(ledger, api, number)
+                behind = self._behind(ledger, batch, running)
+                caught_up = CaughtUp(format_time(began), now.timestamp() + self._max_lag_s, behind)
+                publish(self._state, caught_up, now=format_time(self._now()))
+                left = cutover_views.left([ledger]).total
+                return Drained(len(batch.rows), written, left, behind)
+
+    def _check_mapping(self, ledger: Ledger) -> None:
+        migration = ledger.migration()
+        if migration is None or migration.mapping_digest != self._mapping.digest:
+            raise InputError(
+                "the mapping is not the one that the migration was planned with, so that nothing is drained with it",
+                hint="give the application the same mapping.yaml",
+            )
+
+    def _bury(self, now: datetime) -> None:
+        """What processes were doing that are dead by now is unknown."""
+        for path, calls in left_by_the_dead(self._state):
+            self._outbox.leave_unknown(calls, now)
+            path.unlink()
+
+    def _plan(self, ledger: Ledger, number: int, rows: Sequence[Row]) -> frozenset[str]:
+        """Merge the rows in their order; ids of owners of rows that say too little, for reconciling to find."""
+        migration = ledger.migration()
+        assert migration is not None  # noqa: S101 - there is a plan
+        scan = plan.ScanRow(
+            f"{plan.LIVE} {rows[0].completed}", plan.LIVE, rows[0].completed, rows[-1].completed, None, ""
+        )
+        unknown: set[str] = set()
+        with ledger.transaction():
+            plan.keep_scan(ledger, scan)
+            now = format_time(self._now())
+            merge = Merge(ledger, number, scan, migration=migration.id, same_mapping=True, now=now)
+            said = Said(ledger, self._mapping, merge, rows)
+            for row in rows:
+                if row.event == "MESSAGE":
+                    said.take(row)
+                else:
+                    unknown |= self._merge(ledger, merge, row, said.of(row))
+            plan.mark_late(ledger, number)
+        return frozenset(unknown)
+
+    def _merge(self, ledger: Ledger, merge: Merge, row: Row, message: str | None) -> set[str]:
+        if row.event == "DELETE":
+            merge.tombstone(row.mem0_id, row.completed)
+            return set()
+        known = views.memory_of(ledger, row.mem0_id)
+        if known is not None and was_read_since(ledger, row):
+            return set()  # a reading of Mem0 that began later gave what the ledger has
+        memory = memory_of(row, known)
+        if memory is None:
+            return set()
+        placed = self._mapping.place(memory)
+        if isinstance(placed, Unmapped):
+            return set(memory.entity_ids.values())
+        # A row of the same batch may have deleted it before.
+        merge.add(memory, placed, seen_again=row.completed, message=message)
+        return set()
+
+    async def _deliver(self, ledger: Ledger, api: SpectronApi, number: int) -> int:
+        if not cutover_views.left([ledger]).total:
+            return 0
+        me = await check(ledger, api, plan=number, into_existing=False, now=format_time(self._now()))
+        self._waiting.begin()
+        brake = Brake(self._sleep, clock=self._clock, hold_s=self._waiting.hold_s)
+        run = Run(
+            ledger=ledger,
+            writer=GroupCommit(ledger),
+            api=api,
+            limiter=Limiter(max_in_flight=LANES, clock=self._clock, sleep=brake.sleep),
+            reporter=NullReporter(),
+            principal=me.principal,
+            brake=brake,
+            session_size=self._mapping.session_size,
+            plan=number,
+            clock=self._clock,
+            now=lambda: format_time(self._now()),
+            waiting=self._waiting,
+        )
+        try:
+            await deliver(run, lanes_at_once=LANES)
+        finally:
+            await run.writer.close()
+            self._waiting.written += run.counters.written
+        if run.failure is not None:
+            raise run.failure
+        return run.counters.written
+
+    def _behind(self, ledger: Ledger, batch: Batch, running: Sequence[About]) -> frozenset[str] | None:
+        """Ids of whom Spectron does not know everything; None for everybody.
+
+        Whoever a call is about that runs stays behind with it: should its process die, nothing else would tell before
+        the next draining that it may have written.
+        """
+        if batch.calls == MOST_CALLS:
+            return None
+        refused = cutover_views.refused([ledger])
+        owners = owners_behind([ledger], read_journal(self._state).state, refused)
+        unknown = [*self._outbox.unknown(), *running]
+        if owners is None or any(not call.owners and call.memory is None for call in unknown):
+            return None
+        return frozenset(owners).union(*(call.owners or _owners_of(ledger, call.memory) for call in unknown))
+
+
+def _owners_of(ledger: Ledger, mem0_id: str | None) -> set[str]:
+    """Whose a memory is; nobody's where the ledger never heard of it: then nothing of it is in Spectron to be old."""
+    known = views.memory_of(ledger, mem0_id) if mem0_id is not None else None
+    return set(known.entity_ids.values()) if known is not None else set()
+
+
+def _base(ledger: Ledger, fence: str) -> tuple[int, str] | None:
+    """The newest plan, and when the reading behind it began, once one was made of a reading after the fence."""
+    row = ledger.db.execute(
+        "SELECT (SELECT max(id) FROM plan WHERE complete = 1) AS number, max(scan.began) AS began FROM scan"
+        " WHERE complete = 1 AND kind != ? AND began > ?",
+        (plan.LIVE, fence),
+    ).fetchone()
+    return None if row["number"] is None or row["began"] is None else (int(row["number"]), str(row["began"]))

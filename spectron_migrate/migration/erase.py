@@ -1,0 +1,290 @@
+"""Erase: take back what a replay wrote, scope by scope, only where that hits nothing of anybody else.
+
+Nothing on the wire deletes one memory: `POST /scopes/forget` erases a node with everything below it. So a scope
+is erased only where the ledger shows that our own 201 created its node, that every node below it came to be by
+our registering, that no memory of ours in it is also in a scope that stays, and that every turn in our sessions
+there is ours. What it cannot see it says: facts that others wrote there without a session of ours.
+
+Each scope is noted as begun before the call and as done after it, in the ledger. A scope that was begun and not
+done holds up every replay, and erasing it again ends it. Afterwards its memories are planned anew, under new keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from spectron_migrate.errors import InputError, KeyRefused, MigrateError, NotLegal, Unreachable, WrongLedger
+from spectron_migrate.files.disk import is_held
+from spectron_migrate.files.private import FOLLOW_LOCK
+from spectron_migrate.ledger import Ledger, erasing
+from spectron_migrate.ledger.erasing import unfinished
+from spectron_migrate.records import Json, Reporter, counted
+from spectron_migrate.spectron.api import Me, SpectronApi, UnknownSession, pattern_covers
+from spectron_migrate.state.journal import read_journal
+
+__all__ = ["CANNOT_SEE", "Erasable", "Eraser", "unfinished"]
+
+CANNOT_SEE = (
+    "not seen from here: facts that others wrote to these scopes without a session of ours, and documents;"
+    " they would be erased too"
+)
+LOOK_K = 50
+NAMED = 10
+"""How many of many a message names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Erasable:
+    """A scope that may be erased, and what goes with it."""
+
+    path: str
+    nodes: tuple[str, ...]
+    """Registered nodes below it; they stay, empty."""
+    memories: int
+    """Memories of ours in it that are planned anew afterwards."""
+    sessions: tuple[str, ...]
+    turns: int
+    begun: bool
+    """Whether an earlier erase of it was not finished."""
+
+    def to_json(self) -> dict[str, Json]:
+        """For `--json`."""
+        return {
+            "scope": self.path,
+            "nodes": list(self.nodes),
+            "memories": self.memories,
+            "sessions": len(self.sessions),
+            "turns": self.turns,
+            "begun": self.begun,
+        }
+
+
+@dataclass
+class _Looked:
+    problems: list[str] = field(default_factory=list)
+    turns: int = 0
+
+
+class Eraser:
+    """One erase: `examine` first, then `carry_out` what somebody confirmed."""
+
+    def __init__(
+        self, ledgers: Sequence[Ledger], api: SpectronApi, state: Path, *, migration: str, now: str, reporter: Reporter
+    ) -> None:
+        """The ledgers of all shards, opened for writing. Raises WrongLedger for those of another migration."""
+        self._ledgers = ledgers
+        self._api = api
+        self._state = state
+        self._now = now
+        self._reporter = reporter
+        for ledger in ledgers:
+            known = ledger.migration()
+            if known is None or known.id != migration or known.context != api.context:
+                told = f"{known.id} of context {known.context}" if known else "none"
+                raise WrongLedger(
+                    f"the ledger at {ledger.path} is of migration {told}, not {migration} of context {api.context}",
+                    hint="spectron-migrate status names the migration",
+                )
+
+    async def examine(self, paths: Sequence[str]) -> list[Erasable]:
+        """What may be erased; changes nothing.
+
+        Raises NotLegal with every reason why a scope cannot be taken back exactly, KeyRefused without the grant,
+        InputError for a scope that this migration does not know.
+        """
+        self._not_cut_over()
+        wanted = _outermost(path.strip("/") for path in paths)
+        me = await self._api.me()
+        _granted(me, wanted)
+        listed = await self._listed()
+        problems = [one for path in wanted for one in self._problems(path, wanted, listed)]
+        if problems:
+            raise _not_exact(problems)
+        found: list[Erasable] = []
+        for path in wanted:
+            looked = await self._look(path)
+            problems += looked.problems
+            found.append(self._erasable(path, listed, looked.turns))
+        if problems:
+            raise _not_exact(problems)
+        return found
+
+    async def carry_out(self, chosen: Sequence[Erasable]) -> int:
+        """Erase what was examined; returns how many rows the server says it erased.
+
+        Each scope is examined again right before, because somebody may have thought it over for an hour. Killed
+        at any moment, it is ended by being run again. Raises NotLegal as `examine` does.
+        """
+        wanted = [scope.path for scope in chosen]
+        forgotten = 0
+        self._reporter.stage("erase")
+        for scope in chosen:
+            self._not_cut_over()
+            changed = self._problems(scope.path, wanted, await self._listed())
+            changed += (await self._look(scope.path)).problems
+            if changed:
+                raise _not_exact(changed)
+            for ledger in self._ledgers:
+                with ledger.transaction():
+                    erasing.begin(ledger, scope.path, now=self._now)
+            forgotten += await self._api.forget_scope(scope.path)
+            await self._is_gone(scope)
+            for ledger in self._ledgers:
+                with ledger.transaction():
+                    erasing.finish(ledger, scope.path, now=self._now)
+            self._reporter.advance(1)
+        return forgotten
+
+    # -- what stands in the way ---------------------------------------------------------------------------
+
+    def _not_cut_over(self) -> None:
+        """Once an application was led to Spectron, what is there may be more than what we wrote."""
+        if (self._state / "routing.json").exists() or read_journal(self._state).state.ever_began:
+            raise NotLegal(
+                "a cutover of this migration has begun: what is in Spectron may not be ours alone",
+                hint="erase is for rehearsed and abandoned replays; cutover revert leads reads back to Mem0",
+            )
+        if is_held(self._state / FOLLOW_LOCK):
+            raise NotLegal(
+                "replay --follow is at work: it would write again what is erased", hint="stop it, then erase"
+            )
+
+    async def _listed(self) -> list[str]:
+        """Every node, tombstoned ones too: a tombstone leaves what was written there."""
+        return [node.path for node in await self._api.scopes()]
+
+    def _problems(self, path: str, wanted: Sequence[str], listed: Sequence[str]) -> list[str]:
+        return self._problems_of_nodes(path, listed) + self._problems_of_facts(path, wanted)
+
+    def _problems_of_nodes(self, path: str, listed: Sequence[str]) -> list[str]:
+        problems = []
+        if not any(erasing.is_ours(ledger, path) for ledger in self._ledgers):
+            problems.append(f"scope {path} is none that this migration registered itself")
+        problems += [
+            f"scope {node} below {path} was made by somebody else"
+            for node in listed
+            if _is_below(node, path) and not any(erasing.was_intended(ledger, node) for ledger in self._ledgers)
+        ]
+        return problems
+
+    def _problems_of_facts(self, path: str, wanted: Sequence[str]) -> list[str]:
+        problems = []
+        for ledger in self._ledgers:
+            for selector, undecided in erasing.selectors_in(ledger, path):
+                others = sorted(
+                    {one for clause in selector for one in clause if not any(_is_in(one, each) for each in wanted)}
+                )
+                if others:
+                    problems.append(f"memories in {path} are also in scope {', '.join(others)}, which stays")
+                if undecided:
+                    problems.append(f"{undecided} memories in {path} are not decided yet")
+        return problems
+
+    async def _look(self, path: str) -> _Looked:
+        """Whether our sessions there hold our turns and nothing else."""
+        looked = _Looked()
+        begun = self._begun(path)
+        for ledger in self._ledgers:
+            for session in erasing.sessions_in(ledger, path):
+                try:
+                    listed = {turn.id for turn in await self._api.turns(session.server_id)}
+                except UnknownSession:
+                    listed = set()
+                if session.claimed - listed and not begun:
+                    looked.problems.append(
+                        f"session {session.server_id} in {path} lacks {counted(len(session.claimed - listed), 'turn')}"
+                        " that were confirmed: is this the right server?"
+                    )
+                others = len(listed - session.claimed - session.residue)
+                if others:
+                    foreign = counted(others, "turn")
+                    looked.problems.append(f"session {session.server_id} in {path} holds {foreign} of others")
+                looked.turns += len(listed)
+        if not looked.problems:
+            looked.problems += await self._strangers(path)
+        return looked
+
+    async def _strangers(self, path: str) -> list[str]:
+        """One look at what recall finds there: passages that are in no text of ours were written by somebody else."""
+        lens = ((path,), (f"{path}/*",))
+        found = await self._api.query(
+            path.rsplit("/", 1)[-1], lens=lens, k=LOOK_K, include=("passages",), include_duplicates=True
+        )
+        passages = [hit for hit in found.hits if hit.source == "memory_chunk"]
+        strange = [
+            hit
+            for hit in passages
+            if not any(erasing.wrote(ledger, path, hit.id, hit.text) for ledger in self._ledgers)
+        ]
+        return [f"{len(strange)} passages in {path} were written by somebody else"] if strange else []
+
+    def _begun(self, path: str) -> bool:
+        return any(path in unfinished(ledger) for ledger in self._ledgers)
+
+    def _erasable(self, path: str, listed: Sequence[str], turns: int) -> Erasable:
+        return Erasable(
+            path=path,
+            nodes=tuple(sorted(node for node in listed if _is_below(node, path))),
+            memories=sum(erasing.count_in(ledger, path) for ledger in self._ledgers),
+            sessions=tuple(one.server_id for ledger in self._ledgers for one in erasing.sessions_in(ledger, path)),
+            turns=turns,
+            begun=self._begun(path),
+        )
+
+    async def _is_gone(self, scope: Erasable) -> None:
+        """The server's word is good, its listing is better."""
+        for session in scope.sessions:
+            try:
+                left = await self._api.turns(session)
+            except UnknownSession:
+                continue
+            if left:
+                raise Unreachable(
+                    f"Spectron says that scope {scope.path} is erased, but still lists"
+                    f" {counted(len(left), 'turn')} of {session}",
+                    hint="run erase again; until it ends, this migration writes nothing",
+                )
+
+
+def _granted(me: Me, paths: Sequence[str]) -> None:
+    subtree = [path for path in paths if not _may_forget(me, path)]
+    unread = [path for path in paths if not me.may("memory:read", path)]
+    for verb, lacking in (("memory:forget", subtree), ("memory:read", unread)):
+        if lacking:
+            raise KeyRefused(
+                f"the key of {me.principal} lacks {verb} for {', '.join(lacking[:NAMED])} and what is below",
+                hint=f"grant it {verb} on {lacking[0]}/*",
+            )
+
+
+def _may_forget(me: Me, path: str) -> bool:
+    """A grant of the node alone is not enough: the call erases what is below too."""
+    patterns = me.grants.get("memory:forget", ())
+    return any(pattern.endswith("*") and pattern_covers(pattern, path) for pattern in patterns)
+
+
+def _not_exact(problems: Sequence[str]) -> MigrateError:
+    shown = list(dict.fromkeys(problems))
+    named = "; ".join(shown[:NAMED]) + (f"; and {len(shown) - NAMED} more" if len(shown) > NAMED else "")
+    return NotLegal(
+        f"not erased, because it would not be exact: {named}",
+        hint="undecided memories: spectron-migrate status; scopes that belong together: name them together",
+    )
+
+
+def _outermost(paths: Iterable[str]) -> list[str]:
+    """Without those that lie below another one; raises InputError for the root."""
+    wanted = list(dict.fromkeys(paths))
+    if not wanted or "" in wanted:
+        raise InputError("--scope names no scope", hint="name each as status and the review files do: user/alice")
+    return [path for path in wanted if not any(_is_below(path, other) for other in wanted)]
+
+
+def _is_in(path: str, scope: str) -> bool:
+    return path == scope or _is_below(path, scope)
+
+
+def _is_below(path: str, scope: str) -> bool:
+    return path.startswith(scope + "/")

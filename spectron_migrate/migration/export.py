@@ -1,0 +1,260 @@
+"""The first step: all of Mem0 into the dump, with the counts that prove it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from spectron_migrate.dump.manifest import HISTORY, RELATIONS, SKIPPED
+from spectron_migrate.dump.writer import Changes, DumpWriter
+from spectron_migrate.errors import ExitCode, Incomplete, InputError, Unreachable
+from spectron_migrate.mem0.reader import Reader
+from spectron_migrate.mem0.stores.qdrant_folder import UNREADABLE
+from spectron_migrate.records import Filters, Json, Memory, Reporter, Skipped, counted
+
+_PASSES = 3
+_LISTED = 100
+_TICK = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSummary:
+    """What an export read and what it did to the dump."""
+
+    source: str
+    complete: bool
+    memories: int
+    """In the dump now; the deleted ones are not among them."""
+    native_count: int | None
+    users: int
+    agents: int
+    runs: int
+    skipped: tuple[Skipped, ...]
+    """At most 100; the dump's `skipped.jsonl` names all."""
+    skipped_count: int
+    skipped_reasons: Mapping[str, int]
+    filtered: int
+    new: int
+    changed_text: int
+    changed_otherwise: int
+    deleted: int
+    returned: tuple[str, ...]
+    dump: str
+
+    @property
+    def changed(self) -> int:
+        """Memories whose text, metadata, times or state differ from the last export."""
+        return self.changed_text + self.changed_otherwise
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """0, or 11 where the counts do not add up."""
+        return ExitCode.DONE if self.complete else ExitCode.INCOMPLETE
+
+    def to_json(self) -> dict[str, Json]:
+        """As `export --json` prints it, the common envelope apart."""
+        return {
+            "source": self.source,
+            "complete": self.complete,
+            "memories": self.memories,
+            "native_count": self.native_count,
+            "users": self.users,
+            "agents": self.agents,
+            "runs": self.runs,
+            "skipped": [{"id": row.id, "reason": row.reason} for row in self.skipped],
+            "skipped_count": self.skipped_count,
+            "skipped_reasons": dict(self.skipped_reasons),
+            "skipped_path": f"{self.dump}/{SKIPPED}" if self.skipped_count else None,
+            "filtered": self.filtered,
+            "new": self.new,
+            "changed": self.changed,
+            "changed_text": self.changed_text,
+            "deleted": self.deleted,
+            "returned": list(self.returned[:_LISTED]),
+            "returned_count": len(self.returned),
+            "dump": self.dump,
+        }
+
+
+def run_export(
+    reader: Reader,
+    dump_dir: Path,
+    *,
+    filters: Filters,
+    since: str | None,
+    keep_history: bool,
+    reporter: Reporter,
+    clock: Callable[[], datetime],
+    fence: str | None = None,
+) -> ExportSummary:
+    """Read everything the filters admit and bring the dump in `dump_dir` up to date.
+
+    `since` is a time in our spelling that only shortens the reading; `clock` gives the time with its zone.
+    Raises InputError where the directory holds another source's dump, Incomplete where the store reads as
+    empty while it is not; a reading that does not add up is kept, and the summary says so.
+    """
+    reader.reporter = reporter
+    reader.narrow(filters, since)
+    began = clock()
+    began = min(began, reader.resume_in(dump_dir) or began)
+    try:
+        with DumpWriter(dump_dir, reader.info, began, filters=filters, since=since, rereads=reader.rereads) as writer:
+            reading = _read_all(reader, writer, reporter)
+            if reading.complete:
+                _refuse_a_vanished_source(writer, dump_dir)
+            if not reading.cut:
+                _keep_the_rest(reader, writer, filters, keep_history)
+            skipped = _first(writer)
+            old = writer.carried
+            reporter.stage("bringing the dump up to date", total=old.count if old is not None else None)
+            changes = writer.commit(
+                complete=reading.complete,
+                native_count=reading.native_count,
+                ended=clock(),
+                fence=fence,
+                advance=reporter.advance,
+            )
+    except (OSError, sqlite3.OperationalError) as error:
+        raise InputError(
+            f"the dump in {dump_dir} cannot be written: {getattr(error, 'strerror', None) or error}",
+            hint="what was there is unharmed; is there room on the disk?",
+        ) from error
+    reader.finished()
+    for note in reader.notes:
+        reporter.warn(note)
+    if not reading.complete:
+        reporter.warn(_why_incomplete(reader, reading, writer))
+    return _summary(reader, changes, reading, skipped, dump_dir)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """How reading the source ended."""
+
+    native_count: int | None
+    complete: bool
+    cut: bool = False
+    """The source stopped answering on the way."""
+
+
+def _read_all(reader: Reader, writer: DumpWriter, reporter: Reporter) -> _Reading:
+    """Read until the rows add up to what the store says it holds, at most three times over."""
+    before = reader.native_count()
+    for number in range(_PASSES):
+        if number:
+            reporter.info("the store changed while it was read; reading it again")
+            writer.begin_pass()
+        if reader.position is None:
+            reporter.stage("reading Mem0", total=reader.extent() if before is None else before)
+        else:
+            reporter.stage("reading the files, in bytes", total=reader.extent())
+        try:
+            _pass(reader, writer, reporter)
+        except (Unreachable, Incomplete) as error:
+            if not writer.distinct():
+                raise
+            reporter.warn(error.message)
+            return _Reading(None, complete=False, cut=True)
+        after = reader.native_count()
+        if _adds_up(reader, writer, before, after):
+            return _Reading(after, complete=UNREADABLE not in writer.skipped)
+        if reader.missing() is not None or after is None:
+            return _Reading(after, complete=False)
+        before = after
+    return _Reading(before, complete=False)
+
+
+def _pass(reader: Reader, writer: DumpWriter, reporter: Reporter) -> None:
+    history, done, number = reader.history, 0, 0
+    for number, row in enumerate(reader.rows(), start=1):
+        # History knows when a text came to be; the times of the row only allow a guess
+        known = history.text_at(row.id, row.memory) if history is not None and isinstance(row, Memory) else None
+        writer.give(row, text_came=known)
+        if number % _TICK == 0:
+            place = number if reader.position is None else reader.position
+            reporter.advance(place - done)
+            done = place
+    place = number if reader.position is None else reader.position
+    reporter.advance(place - done)
+
+
+def _adds_up(reader: Reader, writer: DumpWriter, before: int | None, after: int | None) -> bool:
+    missing = reader.missing()
+    if missing is not None:
+        return missing == 0
+    return after is not None and before == after == writer.distinct()
+
+
+def _refuse_a_vanished_source(writer: DumpWriter, dump_dir: Path) -> None:
+    """Everything gone at once is a wrong address or an erased store far more often than the truth."""
+    old = writer.carried
+    if old is not None and old.count and not writer.distinct():
+        raise Incomplete(
+            f"the source reads as empty, but the dump in {dump_dir} holds {counted(old.count, 'memory')} of it",
+            hint="if they were all deleted on purpose, export into a new directory",
+        )
+
+
+def _keep_the_rest(reader: Reader, writer: DumpWriter, filters: Filters, keep_history: bool) -> None:
+    for relation in reader.relations():
+        writer.keep(RELATIONS, relation)
+    if not keep_history:
+        return
+    if reader.history is None:
+        reader.notes.append("there is no history to keep: Mem0's history file is not where its configuration says")
+        return
+    if filters and writer.carried is not None:  # what an earlier export kept of other owners stays
+        for event in writer.carried.history():
+            if not writer.wrote(str(event["memory_id"])):
+                writer.keep(HISTORY, event)
+    for event in reader.history.rows():
+        if not filters or writer.wrote(str(event["memory_id"])):
+            writer.keep(HISTORY, event)
+
+
+def _first(writer: DumpWriter) -> tuple[Skipped, ...]:
+    rows = writer.skipped_rows()
+    return tuple(row for _, row in zip(range(_LISTED), rows, strict=False))
+
+
+def _why_incomplete(reader: Reader, reading: _Reading, writer: DumpWriter) -> str:
+    missing = reader.missing()
+    unreadable = writer.skipped[UNREADABLE]
+    if reading.cut:
+        return "not complete: the reading was cut off; run it again"
+    if missing:
+        which = counted(missing, "memory that the source announces was", "memories that the source announces were")
+        return f"not complete: {which} not given"
+    if unreadable:
+        return f"not complete: {counted(unreadable, 'row')} could not be read"
+    if reading.native_count is None:
+        return "not complete: the source does not say how much it holds"
+    return f"not complete: the source says it holds {counted(reading.native_count, 'row')}, but gave other than that"
+
+
+def _summary(
+    reader: Reader, changes: Changes, reading: _Reading, skipped: tuple[Skipped, ...], dump_dir: Path
+) -> ExportSummary:
+    manifest = changes.manifest
+    return ExportSummary(
+        source=reader.info.identity,
+        complete=reading.complete,
+        memories=manifest.memories,
+        native_count=reading.native_count,
+        users=len(manifest.users),
+        agents=manifest.agents,
+        runs=manifest.runs,
+        skipped=skipped,
+        skipped_count=sum(manifest.skipped.values()),
+        skipped_reasons=manifest.skipped,
+        filtered=manifest.filtered,
+        new=changes.new,
+        changed_text=changes.changed_text,
+        changed_otherwise=changes.changed_otherwise,
+        deleted=changes.deleted,
+        returned=manifest.returned,
+        dump=str(dump_dir),
+    )

@@ -1,0 +1,265 @@
+"""Following: while applications go on writing to Mem0, what changes there is brought to Spectron, round by round.
+
+Mem0 itself is the log. A round reads all of Mem0 as export does, into the dump brought up to date, so that updates,
+deletions (by absence) and writers that use nothing of ours are found alike; it plans what changed and has settled,
+and delivers it as replay does. It may be killed at any moment: dump, ledger and routing are each replaced as a whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from spectron_migrate.errors import ExitCode, Incomplete, Interrupted, LedgerLocked, Unreachable
+from spectron_migrate.files.private import FOLLOW_FILE, FOLLOW_LOCK, alone, write_json
+from spectron_migrate.ledger.ledger import make_private_directory
+from spectron_migrate.migration.reconcile import Agreement, keep
+from spectron_migrate.migration.rounds import Ground, Round, Rounds, turn
+from spectron_migrate.records import Json, Reporter, counted, format_time
+from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.state.journal import publish, read_journal
+
+EVERY_S = 5.0
+"""Between two rounds; never less than twice what the round took, so that Mem0 is read a third of the time at most."""
+COMPARE_EVERY_S = 600.0
+"""How often all of Mem0 is compared with the ledger, memory by memory, whatever the rounds say."""
+TROUBLE_S = (1.0, 60.0)
+"""The first and the longest pause after a round that could not be finished."""
+STOPPED_S = 10.0
+"""The longest where some lanes alone are stopped: the others are waiting for their next round."""
+
+
+@dataclass(frozen=True, slots=True)
+class FollowSummary:
+    """What following did, all rounds together."""
+
+    migration: str
+    rounds: int
+    new: int
+    changed: int
+    deleted: int
+    written: int
+    late: int
+    waiting: int
+    """Too young to be sent when it ended."""
+    remaining: int
+    in_doubt: int
+    undecidable: int
+    refused: int
+    as_of: str | None
+    """All that Mem0 held then is in Spectron, but for what waits or remains."""
+    ended: str
+    """Why it ended."""
+    exit_code: ExitCode
+
+    def to_json(self) -> dict[str, Json]:
+        """The fields of the command's JSON."""
+        told = asdict(self)
+        del told["exit_code"], told["migration"]
+        return told
+
+
+@dataclass
+class _Totals:
+    rounds: int = 0
+    new: int = 0
+    changed: int = 0
+    deleted: int = 0
+    written: int = 0
+    late: int = 0
+    last: Round | None = None
+
+    def add(self, done: Round) -> None:
+        self.rounds += 1
+        self.last = done
+        for name in ("new", "changed", "deleted", "written", "late"):
+            setattr(self, name, getattr(self, name) + getattr(done, name))
+
+
+class Follow:
+    """One process that follows; `interrupt` may be called from a signal handler."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        *,
+        reporter: Reporter,
+        every_s: float = EVERY_S,
+        max_seconds: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Nothing happens yet. `clock` in seconds, monotonic; `now` with its zone."""
+        self._ground = ground
+        self._reporter = reporter
+        self._every_s = every_s
+        self._deadline = None if max_seconds is None else clock() + max_seconds
+        self._clock = clock
+        self._now = now
+        self._sleep = sleep
+        self._rounds = Rounds(ground, reporter=reporter, clock=clock, now=now, sleep=sleep)
+        self._totals = _Totals()
+        self._woken = asyncio.Event()
+        self._code: ExitCode | None = None
+        self._problem: str | None = None
+        self._trouble_s = TROUBLE_S[0]
+        self._told_slow = False
+        self._agreement = Agreement()
+        self._compare_at = float("-inf")
+
+    def interrupt(self, code: ExitCode) -> None:
+        """Finish what is in flight, begin nothing more."""
+        self._code = code
+        self._rounds.interrupt(code)
+        self._woken.set()
+
+    async def run(self, api: SpectronApi) -> FollowSummary:
+        """Follow until a signal, the time that was set, or the end of the cutover.
+
+        Mem0 or Spectron being unreachable, or a ledger that somebody else writes, is waited out and told. Raises
+        LedgerLocked where another process follows already, and what no waiting mends (a key, a bad mapping).
+        """
+        make_private_directory(self._ground.state)
+        with alone(self._ground.state / FOLLOW_LOCK, "follows"):
+            under_way = self._phase_under_way()
+            ended = "stopped"
+            try:
+                while self._code is None:
+                    if self._is_over(under_way):
+                        ended = f"the cutover is {read_journal(self._ground.state).state.phase}"
+                        break
+                    under_way = under_way or self._phase_under_way()
+                    if self._deadline is not None and self._clock() >= self._deadline:
+                        ended = "the time that was set is over"
+                        break
+                    await self._pause(await self._once(api))
+            finally:
+                self._keep(ended=ended)
+            return self._summary(ended)
+
+    async def _once(self, api: SpectronApi) -> float:
+        """One round, or its trouble; returns for how long to pause."""
+        began = self._clock()
+        compare = began >= self._compare_at
+        try:
+            async with turn(self._ground.state, sleep=self._sleep, patience_s=1.0):
+                done = await self._rounds.round(api, compare=compare)
+        except (Unreachable, Incomplete, LedgerLocked) as error:
+            publish(self._ground.state, now=self._stamp())
+            return self._trouble(error.message)
+        except Interrupted:
+            return 0.0
+        self._totals.add(done)
+        publish(self._ground.state, done.caught_up(self._ground.max_lag_s), now=self._stamp())
+        if compare:
+            agree = self._agreement.add(done)
+            if agree or (done.compared is not None and done.compared.total):
+                keep(self._ground.state, self._agreement.result(self._stamp()))
+            if agree:
+                self._compare_at = began + COMPARE_EVERY_S
+        self._reporter.info(told(self._totals.rounds, done))
+        if done.problem is not None and not done.held:
+            return self._trouble(done.problem, longest_s=STOPPED_S)
+        self._problem = done.problem
+        self._keep()
+        return self._rest(self._clock() - began)
+
+    def _rest(self, took_s: float) -> float:
+        """The pause after a round: never so long that what readers know runs out before the next one ends."""
+        room = self._ground.max_lag_s - 2.5 * took_s
+        if room < 0 and not self._told_slow:
+            self._told_slow = True
+            self._reporter.warn(
+                f"a round takes {took_s:.0f} s, so that users are read from Mem0 part of the time: cutover.max_lag"
+                f" ({self._ground.max_lag_s:g} s) should be above {3 * took_s:.0f} s"
+            )
+        return max(self._every_s, min(2 * took_s, room))
+
+    def _trouble(self, problem: str, *, longest_s: float = TROUBLE_S[1]) -> float:
+        self._trouble_s = TROUBLE_S[0] if self._problem is None else min(longest_s, self._trouble_s * 2)
+        self._problem = problem
+        self._reporter.info(f"{self._stamp()[11:19]} not all of it: {problem}; again in {self._trouble_s:.0f} s")
+        self._keep()
+        return self._trouble_s
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep; a signal ends it, and so does the time that was set."""
+        if self._deadline is not None:
+            seconds = min(seconds, max(0.0, self._deadline - self._clock()))
+        waits = {asyncio.ensure_future(self._sleep(seconds)), asyncio.ensure_future(self._woken.wait())}
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    def _phase_under_way(self) -> bool:
+        return read_journal(self._ground.state).state.under_way
+
+    def _is_over(self, was_under_way: bool) -> bool:
+        """After `complete` Mem0 is no longer the truth; an abort ends what it began."""
+        state = read_journal(self._ground.state).state
+        return state.phase == "complete" or (was_under_way and not state.under_way)
+
+    def _keep(self, ended: str | None = None) -> None:
+        last = self._totals.last
+        write_json(
+            self._ground.state / FOLLOW_FILE,
+            {
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "at": self._stamp(),
+                "rounds": self._totals.rounds,
+                "as_of": last.as_of if last else None,
+                "last": last.to_json() if last else None,
+                "problem": self._problem,
+                "ended": ended,
+            },
+        )
+
+    def _summary(self, ended: str) -> FollowSummary:
+        totals, last = self._totals, self._totals.last
+        left = last.left if last else None
+        code = self._code or ExitCode.DONE
+        open_end = last is None or last.waiting or (left is not None and left.total)
+        if self._code is None and self._deadline is not None and open_end:
+            code = ExitCode.LIMIT
+        return FollowSummary(
+            migration=last.migration if last else "",
+            rounds=totals.rounds,
+            new=totals.new,
+            changed=totals.changed,
+            deleted=totals.deleted,
+            written=totals.written,
+            late=totals.late,
+            waiting=last.waiting if last else 0,
+            remaining=left.remaining if left else 0,
+            in_doubt=left.in_doubt if left else 0,
+            undecidable=left.undecidable if left else 0,
+            refused=last.refused if last else 0,
+            as_of=last.as_of if last else None,
+            ended=ended,
+            exit_code=code,
+        )
+
+    def _stamp(self) -> str:
+        return format_time(self._now())
+
+
+def told(number: int, done: Round) -> str:
+    """A round in one line, for a person and a log file alike."""
+    found = f"{done.new:,} new, {done.changed:,} changed, {done.deleted:,} deleted"
+    parts = [f"{counted(done.memories, 'memory')} in Mem0", found, f"{done.written:,} written"]
+    parts += [f"{done.late:,} of them late"] if done.late else []
+    parts += [f"{done.waiting:,} wait to settle"] if done.waiting else []
+    parts += [f"{done.left.total:,} left"] if done.left.total else []
+    parts += [f"{done.refused:,} refused"] if done.refused else []
+    parts += [done.problem] if done.held and done.problem else []
+    behind = "everybody" if done.behind is None else counted(len(done.behind), "id") if done.behind else "nobody"
+    return f"{done.as_of[11:19]} round {number}: {'; '.join(parts)}; behind: {behind}"

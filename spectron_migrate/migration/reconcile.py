@@ -1,0 +1,138 @@
+"""Reconciling: all of Mem0 against the ledger, memory by memory, until two readings in a row agree.
+
+It is what makes following a guarantee: whatever wrote to Mem0, by whatever way, is in what is compared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from spectron_migrate.files.private import read_json, write_json
+from spectron_migrate.migration.rounds import Differences, Round, Rounds
+from spectron_migrate.records import Json, Reporter, counted, format_time
+from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.state.journal import publish
+
+STATE_FILE = "reconciled.json"
+IN_A_ROW = 2
+MOST_ROUNDS = 8
+"""Rounds after which writers that never pause are left to following."""
+HELD_EVERY_S = 5.0
+HELD_PATIENCE_S = 960.0
+"""How often, and for how long, lanes that are held by doubt are looked at again: time decides after 15 minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """What the last readings came to."""
+
+    agree: bool
+    quiet: bool
+    """Nothing changed in Mem0 meanwhile, and nothing waits: what counts when Mem0 is to be left for good."""
+    began: str
+    """When the first of the readings that agree began."""
+    ended: str
+    rounds: int
+    memories: int
+    waiting: int
+    differences: int
+    named: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Json]:
+        """As `reconciled.json` holds it."""
+        return asdict(self) | {"named": list(self.named)}
+
+
+class Agreement:
+    """Counts the rounds in a row that agree."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        """`quiet`: only rounds count in which Mem0 stood still."""
+        self._want_quiet = quiet
+        self._row: list[Round] = []
+        self._rounds = 0
+        self._last: Round | None = None
+
+    def add(self, done: Round) -> bool:
+        """Whether two rounds in a row agree now; `done` must have been compared."""
+        self._rounds += 1
+        self._last = done
+        agrees = done.compared is not None and done.compared.total == 0 and (done.quiet or not self._want_quiet)
+        self._row = [*self._row, done][-IN_A_ROW:] if agrees else []
+        return len(self._row) == IN_A_ROW
+
+    def result(self, now: str) -> Reconciled:
+        """What the rounds so far came to."""
+        last = self._last
+        compared = last.compared if last is not None and last.compared is not None else Differences(0, 0, 0, 0, 0)
+        agree = len(self._row) == IN_A_ROW
+        return Reconciled(
+            agree=agree,
+            quiet=agree and all(done.quiet for done in self._row),
+            began=self._row[0].as_of if agree else (last.as_of if last else now),
+            ended=now,
+            rounds=self._rounds,
+            memories=compared.memories,
+            waiting=compared.waiting,
+            differences=compared.total,
+            named=compared.named,
+        )
+
+
+async def reconcile(
+    rounds: Rounds,
+    api: SpectronApi,
+    *,
+    quiet: bool = False,
+    supersede: bool = True,
+    reporter: Reporter,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Reconciled:
+    """Read, deliver and compare until two rounds agree, or until it is plain that they will not; keeps the result.
+
+    `quiet`: also wait until what is too young has settled, and until nothing changes any more. Hold
+    `rounds.turn` meanwhile. Raises what a round raises.
+    """
+    agreement = Agreement(quiet=quiet)
+    left, held_s = MOST_ROUNDS, 0.0
+    while left:
+        done = await rounds.round(api, compare=True, supersede=supersede)
+        publish(rounds.ground.state, done.caught_up(rounds.ground.max_lag_s), now=format_time(now()))
+        if agreement.add(done):
+            break
+        if done.held and held_s < HELD_PATIENCE_S:
+            reporter.info(f"{done.problem}: waiting for that")
+            await sleep(HELD_EVERY_S)
+            held_s += HELD_EVERY_S
+            continue
+        if done.problem is not None:
+            break
+        left -= 1
+        if quiet and done.waiting:
+            reporter.info(
+                f"{counted(done.waiting, 'memory is', 'memories are')} younger than"
+                f" {rounds.ground.settle_s:.0f} s: waiting for that"
+            )
+            await sleep(rounds.ground.settle_s)
+    result = agreement.result(format_time(now()))
+    keep(rounds.ground.state, result)
+    return result
+
+
+def keep(state: Path, result: Reconciled) -> None:
+    """Remember it for the gates."""
+    write_json(state / STATE_FILE, result.to_json())
+
+
+def last(state: Path) -> Reconciled | None:
+    """What the last reconciling came to; None where there was none."""
+    told = read_json(state / STATE_FILE)
+    try:
+        return None if told is None else Reconciled(**{**told, "named": tuple(told["named"])})
+    except (KeyError, TypeError):
+        return None

@@ -1,0 +1,380 @@
+"""One round of catching up: read all of Mem0, plan what changed and has settled, deliver it, say who is behind.
+
+Rounds never overlap, whoever asks for them: following, or a step of a cutover that has to be sure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from spectron_migrate.delivery.waiting import Waiting
+from spectron_migrate.dump import Dump, open_dump, read_manifest
+from spectron_migrate.errors import ExitCode, Incomplete, LedgerLocked
+from spectron_migrate.files.private import open_private
+from spectron_migrate.ledger import Ledger, cutover_views
+from spectron_migrate.ledger.cutover_views import Left
+from spectron_migrate.ledger.ledger import make_private_directory
+from spectron_migrate.ledger.schema import STORED
+from spectron_migrate.ledger.shards import Shard, find, open_all
+from spectron_migrate.mapping import ScopeMapping
+from spectron_migrate.mem0.reader import Reader
+from spectron_migrate.migration.changes import Changes, Settling
+from spectron_migrate.migration.export import ExportSummary, run_export
+from spectron_migrate.migration.replay import Replay, ReplayOptions, ReplaySummary
+from spectron_migrate.migration.round_reporter import Hushed
+from spectron_migrate.records import Filters, Json, Reporter, counted, digest, format_time
+from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.state.journal import CaughtUp, CutoverState, read_journal
+from spectron_migrate.state.routing import MOST_BEHIND
+
+TURN = "round.lock"
+NAMED = 100
+"""Memories of a difference that are named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What is caught up, and with what patience."""
+
+    state: Path
+    dump: Path
+    mapping: ScopeMapping
+    open_reader: Callable[[datetime], Reader]
+    """Opens Mem0 for one reading; the time decides what has expired."""
+    settle_s: float = 60.0
+    """A text younger than this waits, so that an older one of its lane can still come before it."""
+    max_lag_s: float = 60.0
+    hold_s: float = 5.0
+    """A round ends when so long nothing was decided: lanes that only wait hold nobody but themselves."""
+    max_in_flight: int = 64
+    max_rps: float | None = None
+    into_existing: bool = False
+    accept_expiry: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """Memory by memory: what Mem0 holds against what the ledger says."""
+
+    memories: int
+    waiting: int
+    """Too young to be sent: no difference."""
+    missing: int
+    """The ledger does not know them, or knows another text."""
+    undecided: int
+    extra: int
+    """The ledger holds them for existing, and Mem0 has not got them."""
+    named: tuple[str, ...] = ()
+    """The first ids that are missing or undecided."""
+
+    @property
+    def total(self) -> int:
+        """How many there are; 0 where Mem0 and ledger agree."""
+        return self.missing + self.undecided + self.extra
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round found and did."""
+
+    migration: str
+    began_at: datetime
+    memories: int
+    new: int
+    changed: int
+    """With another text than before."""
+    touched: int
+    """Changed otherwise: metadata, state, times."""
+    deleted: int
+    returned: int
+    written: int
+    late: int
+    refused: int
+    waiting: int
+    left: Left
+    behind: frozenset[str] | None
+    """Ids whose changes are not all in Spectron; None for too many to name."""
+    problem: str | None = None
+    """Why it did not deliver everything."""
+    held: int = 0
+    """Lanes that only wait, for time or the server to decide: nothing else kept it from delivering everything."""
+    compared: Differences | None = None
+
+    @property
+    def as_of(self) -> str:
+        """What Mem0 held then is in Spectron, but for those who are behind."""
+        return format_time(self.began_at)
+
+    def caught_up(self, max_lag_s: float) -> CaughtUp:
+        """What readers may rely on, and for so many seconds from its beginning."""
+        return CaughtUp(self.as_of, self.began_at.timestamp() + max_lag_s, self.behind)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether Mem0 was as the round before had found it, and nothing is on its way."""
+        stirred = self.new + self.changed + self.touched + self.deleted + self.returned + self.waiting
+        return not stirred and not self.left.total
+
+    def to_json(self) -> dict[str, Json]:
+        """For `follow.json` and summaries."""
+        kept = ("memories", "new", "changed", "touched", "deleted", "written", "late", "refused", "waiting", "problem")
+        behind = None if self.behind is None else len(self.behind)
+        counts = {"remaining": self.left.remaining, "in_doubt": self.left.in_doubt}
+        more = {"undecidable": self.left.undecidable, "behind": behind, "as_of": self.as_of}
+        return {name: getattr(self, name) for name in kept} | counts | more
+
+
+class Rounds:
+    """Rounds one after the other; it remembers just enough to make a quiet one cheap."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        *,
+        reporter: Reporter,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Nothing happens yet. `clock` in seconds, monotonic; `now` with its zone."""
+        self.ground = ground
+        self._reporter = Hushed(reporter)
+        self._clock = clock
+        self._now = now
+        self._sleep = sleep
+        self._first_seen: dict[str, str] = {}
+        self._planned: str | None = None
+        """Digest of the dump that was planned with nothing left waiting."""
+        self._replay: Replay | None = None
+        self._waiting = Waiting(ground.hold_s, most_unanswered=ground.max_in_flight // 2)
+
+    def interrupt(self, code: ExitCode) -> None:
+        """Finish what is in flight, begin nothing more."""
+        self._reporter.stopped = code
+        if self._replay is not None:
+            self._replay.interrupt(code)
+
+    async def round(self, api: SpectronApi, *, compare: bool = False, supersede: bool = True) -> Round:
+        """One round; hold `turn` meanwhile.
+
+        `compare` checks every memory afterwards. `supersede`: False once applications write to Spectron.
+        Raises Incomplete where Mem0 could not be read in full, Unreachable, KeyRefused, LedgerLocked, InputError,
+        and Interrupted after `interrupt`.
+        """
+        started = self._now()
+        before = read_manifest(self.ground.dump)
+        known = before is not None and before.digest == self._planned
+        summary = await asyncio.to_thread(self._scan)
+        if not summary.complete:
+            raise Incomplete(
+                f"Mem0 could not be read in full ({counted(summary.memories, 'memory')} of {summary.native_count})",
+                hint="nothing was planned from it",
+            )
+        with open_dump(self.ground.dump) as dump:
+            # A scan under a clock that was ahead keeps later ones ahead of it; what is promised follows the clock.
+            began = min(dump.manifest.scan_began, format_time(started))
+            settling = Settling(began, self.ground.settle_s, self._first_seen)
+            changes, done = await self._deliver(
+                api, dump, settling, unchanged=known and _is_same(summary), late=not supersede
+            )
+            self._first_seen = settling.first_seen
+            concluded = await asyncio.to_thread(self._conclude, dump, began, summary, changes, done, compare)
+            # Where they differ somebody else planned since, and the same dump says something new.
+            differs = concluded.compared is not None and concluded.compared.total
+            self._planned = None if concluded.waiting or differs else dump.digest
+            return concluded
+
+    def _scan(self) -> ExportSummary:
+        state = read_journal(self.ground.state).state
+        with self._reporter.reading(), self.ground.open_reader(self._now()) as reader:
+            return run_export(
+                reader,
+                self.ground.dump,
+                filters=Filters(),
+                since=None,
+                keep_history=False,
+                reporter=self._reporter,
+                clock=self._now,
+                fence=state.fence if state.under_way else None,
+            )
+
+    async def _deliver(
+        self, api: SpectronApi, dump: Dump, settling: Settling, *, unchanged: bool, late: bool
+    ) -> tuple[list[Changes], list[ReplaySummary]]:
+        all_changes, done = [], []
+        self._waiting.begin()
+        for shard in shards_of(self.ground.state):
+            changes = Changes(settling, unchanged=unchanged, most_waiting=MOST_BEHIND)
+            options = ReplayOptions(
+                supersede=not late,
+                max_in_flight=self.ground.max_in_flight,
+                max_rps=self.ground.max_rps,
+                into_existing=self.ground.into_existing,
+                accept_expiry=self.ground.accept_expiry,
+                shard=shard,
+            )
+            self._replay = Replay(
+                self.ground.state,
+                dump,
+                self.ground.mapping,
+                options,
+                reporter=self._reporter,
+                changes=changes,
+                waiting=self._waiting,
+                clock=self._clock,
+                now=self._now,
+                sleep=self._sleep,
+            )
+            if self._reporter.stopped is not None:
+                self._replay.interrupt(self._reporter.stopped)
+            summary = await self._replay.run(api)
+            all_changes.append(changes)
+            done.append(summary)
+            self._waiting.written += summary.written
+        return all_changes, done
+
+    def _conclude(
+        self,
+        dump: Dump,
+        began: str,
+        summary: ExportSummary,
+        changes: Sequence[Changes],
+        done: Sequence[ReplaySummary],
+        compare: bool,
+    ) -> Round:
+        with opened(self.ground.state) as ledgers:
+            left = cutover_views.left(ledgers)
+            refused = cutover_views.refused(ledgers)
+            behind = owners_behind(ledgers, read_journal(self.ground.state).state, refused)
+            for each in changes:
+                behind = None if behind is None or each.waiting_owners is None else behind | each.waiting_owners
+            settling = Settling(began, self.ground.settle_s, self._first_seen)
+            held = {} if any(each.stopped for each in done) else self._waiting.left
+            return Round(
+                migration=done[0].migration,
+                began_at=datetime.fromisoformat(began),
+                memories=summary.memories,
+                new=summary.new,
+                changed=summary.changed_text,
+                touched=summary.changed_otherwise,
+                deleted=summary.deleted,
+                returned=len(summary.returned),
+                written=sum(each.written for each in done),
+                late=sum(each.late for each in done),
+                refused=len(refused),
+                waiting=max(each.waiting for each in changes),
+                left=left,
+                behind=None if behind is None else frozenset(behind),
+                problem=_problem(done, held),
+                held=len(held),
+                compared=compare_all(ledgers, dump, settling) if compare else None,
+            )
+
+
+def owners_behind(ledgers: Sequence[Ledger], state: CutoverState, refused: Mapping[str, str]) -> set[str] | None:
+    """Every id of those who may not be read from Spectron now; None for too many to name.
+
+    A `refused` memory and one that changed hands hold their owners until somebody accepts them at their gate.
+    """
+    short = state.open_at("refused", refused) + state.open_at("moved", cutover_views.moved(ledgers))
+    return cutover_views.owners_behind(ledgers, MOST_BEHIND, short)
+
+
+def compare_all(ledgers: Sequence[Ledger], dump: Dump, settling: Settling) -> Differences:
+    """Hold every memory of a complete dump against the ledgers, and the ledgers against the dump."""
+    waiting = missing = undecided = found = count = 0
+    named: list[str] = []
+    for memory in dump.memories():
+        count += 1
+        # A memory that changed shards is known in both: what was sent counts.
+        rows = [row for ledger in ledgers if (row := cutover_views.standing(ledger, memory.id))]
+        known = min(rows, key=lambda row: row.state not in STORED, default=None)
+        found += sum(not row.tombstoned for row in rows)
+        if known is None or known.tombstoned or known.text_digest != digest(memory.memory):
+            if not settling.is_settled(memory):
+                waiting += 1
+                continue
+            missing += 1
+        elif known.state in cutover_views.UNDECIDED:
+            undecided += 1
+        else:
+            continue
+        if len(named) < NAMED:
+            named.append(memory.id)
+    return Differences(count, waiting, missing, undecided, cutover_views.living(ledgers) - found, tuple(named))
+
+
+def shards_of(state: Path) -> Sequence[Shard | None]:
+    """The shards that a migration was begun in; one None for a plain one, or none yet. Raises Incomplete."""
+    if not any(state.glob("shard-*-of-*/ledger.db")):
+        return (None,)
+    folders = find(state).complete().folders
+    return tuple(Shard(number, len(folders)) for number in range(len(folders)))
+
+
+@contextmanager
+def opened(state: Path) -> Iterator[list[Ledger]]:
+    """All ledgers of the migration, for reading."""
+    with ExitStack() as open_things:
+        ledgers = open_all(state)
+        for ledger in ledgers:
+            open_things.enter_context(ledger)
+        yield ledgers
+
+
+@contextmanager
+def held(state: Path) -> Iterator[None]:
+    """Keep every replay from writing meanwhile; raises LedgerLocked naming who is at work."""
+    with ExitStack() as open_things:
+        for folder in find(state).complete().folders:
+            open_things.enter_context(Ledger.open_for_writing(folder))
+        yield
+
+
+@asynccontextmanager
+async def turn(
+    state: Path, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep, patience_s: float
+) -> AsyncIterator[None]:
+    """Keep every other process from a round; raises LedgerLocked naming who had it for `patience_s` seconds."""
+    make_private_directory(state)
+    waited, pause_s = 0.0, 0.1
+    with open_private(state / TURN) as handle:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if waited >= patience_s:
+                    handle.seek(0)
+                    holder = handle.read().strip() or "another process"
+                    raise LedgerLocked(
+                        f"{holder} is at it since {waited:.0f} s and more", hint="wait until its round has ended"
+                    ) from None
+            await sleep(pause_s)
+            waited += pause_s
+        handle.truncate(0)
+        handle.write(f"process {os.getpid()}\n")
+        handle.flush()
+        yield
+
+
+def _is_same(summary: ExportSummary) -> bool:
+    return not (summary.new or summary.changed or summary.deleted or summary.returned)
+
+
+def _problem(done: Sequence[ReplaySummary], held: Mapping[str, str]) -> str | None:
+    """What a delivery that did not finish says; what is undecidable holds its own lane, and is no trouble."""
+    if held:
+        return f"{counted(len(held), 'lane is', 'lanes are')} held by doubt: {next(iter(held.values()))}"
+    for each in done:
+        if each.remaining + each.in_doubt and each.exit_code in (ExitCode.UNREACHABLE, ExitCode.KEY):
+            return each.stopped or f"{counted(each.remaining + each.in_doubt, 'memory')} could not be delivered"
+    return None

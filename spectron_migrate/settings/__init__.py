@@ -1,0 +1,38 @@
+"""Settings: where things are and how fast. Options beat the environment, and that beats `spectron-migrate.yaml`.
+
+What changes *what is written* is not here but in the mapping. Keys come from the environment or from a file
+that is named here; a literal key is refused, and none is ever shown.
+"""
+
+from spectron_migrate.settings.load import load_settings
+from spectron_migrate.settings.types import (
+    DEFAULT_FILE,
+    CutoverSettings,
+    GuardSettings,
+    Mem0Settings,
+    ReplaySettings,
+    Secret,
+    Settings,
+    SourceKind,
+    SpectronAccess,
+    SpectronSettings,
+    VerifySettings,
+)
+from spectron_migrate.settings.values import is_loopback, parse_endpoint
+
+__all__ = [
+    "DEFAULT_FILE",
+    "CutoverSettings",
+    "GuardSettings",
+    "Mem0Settings",
+    "ReplaySettings",
+    "Secret",
+    "Settings",
+    "SourceKind",
+    "SpectronAccess",
+    "SpectronSettings",
+    "VerifySettings",
+    "is_loopback",
+    "load_settings",
+    "parse_endpoint",
+]

@@ -1,0 +1,170 @@
+"""Single values: endpoints, keys, durations, and the families of environment variables. Pure but for key files."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from spectron_migrate.settings.types import Secret
+from spectron_migrate.settings.yaml_lines import Node, Problems, shown
+
+FAMILIES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "SPECTRON": {
+        "endpoint": ("SPECTRON_ENDPOINT", "SPECTRON_URL"),
+        "context": ("SPECTRON_CONTEXT", "SPECTRON_CONTEXT_ID"),
+        "api_key": ("SPECTRON_API_KEY",),
+    },
+    "AGENT_MEMORY": {
+        "endpoint": ("AGENT_MEMORY_ENDPOINT",),
+        "context": ("AGENT_MEMORY_CONTEXT",),
+        "api_key": ("AGENT_MEMORY_API_KEY",),
+    },
+}
+
+_CONTEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:~-]{0,199}")
+_HOST = re.compile(r"[a-z0-9]([a-z0-9._-]{0,250}[a-z0-9])?\.?")
+_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*")
+_KEY = re.compile(r"[\x21-\x7e]{1,4096}")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) ?(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def context_in(env: Mapping[str, str]) -> str | None:
+    """The Spectron context that the environment names, by whichever family of names; None where it names none."""
+    names = [name for family in FAMILIES.values() for name in family["context"]]
+    return next((env[name] for name in names if env.get(name)), None)
+
+
+def parse_endpoint(text: str) -> str:
+    """An endpoint in one spelling: no slash at the end, no `/api/v1`, host in lower case.
+
+    Raises ValueError, never repeating the text, because a password can stand in it: for anything but https
+    (http only to this machine), user information, a query, a fragment, or what is no address at all.
+    """
+    if not text.isascii() or not text.isprintable() or " " in text or "\\" in text:
+        raise ValueError("holds a character that no address has")
+    try:
+        parts = urlsplit(text)
+        host, port = (parts.hostname or "").lower(), parts.port
+    except ValueError:
+        raise ValueError("is no address such as https://host") from None
+    if "@" in parts.netloc:
+        raise ValueError("holds a user or password; a key belongs into its own setting")
+    if parts.scheme not in ("http", "https") or not _is_host(host):
+        raise ValueError("is no address such as https://host")
+    if "?" in text or "#" in text:
+        raise ValueError("ends in a query or fragment, which an endpoint has not")
+    if parts.scheme == "http" and not is_loopback(host):
+        raise ValueError("must be https, because a key is sent there; http only reaches this machine")
+    prefix = parts.path.rstrip("/").removesuffix("/api/v1").rstrip("/")
+    if "/api/v1" in prefix:
+        raise ValueError("goes on after /api/v1; the context is a setting of its own")
+    if not _PREFIX.fullmatch(prefix):
+        raise ValueError("has a path that no endpoint has")
+    shown_host = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown_host}{'' if port is None else f':{port}'}{prefix}"
+
+
+def is_loopback(host: str) -> bool:
+    """This machine itself: `localhost`, 127.0.0.0/8 or ::1. A name that only looks like it is not."""
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback if address.version == 4 else address == ipaddress.IPv6Address("::1")
+
+
+def _is_host(host: str) -> bool:
+    if ":" not in host:
+        return _HOST.fullmatch(host) is not None
+    try:
+        return "%" not in host and ipaddress.ip_address(host).version == 6
+    except ValueError:
+        return False
+
+
+def parse_context(text: str) -> str:
+    """A context id; raises ValueError for what could change the path of a request."""
+    if not _CONTEXT.fullmatch(text):
+        raise ValueError("holds a character that no context id has")
+    return text
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `120s`, `800ms`, `24h`; raises ValueError for anything else."""
+    found = _DURATION.fullmatch(text)
+    if found is None:
+        raise ValueError("is no duration such as 120s, 24h or 800ms")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def parse_key(text: str) -> Secret:
+    """A key that can stand in a header; raises ValueError, never repeating it."""
+    if not _KEY.fullmatch(text):
+        raise ValueError("holds a character that no key has")
+    return Secret(text)
+
+
+def read_key(path: Path) -> Secret:
+    """The key that is all a file holds; raises ValueError saying why there is none."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(8192).decode("ascii").strip()
+    except UnicodeDecodeError:
+        raise ValueError("holds a character that no key has") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"cannot be read: {reason}") from None
+    if not text:
+        raise ValueError("is empty")
+    return parse_key(text)
+
+
+def from_environment(env: Mapping[str, str], problems: Problems) -> dict[str, Node]:
+    """What the environment says about Spectron: `endpoint`, `context`, `api_key`.
+
+    Two variables with different values for one setting, or settings from two families, are problems: the
+    key of one deployment must never go to the endpoint of another.
+    """
+    found: dict[str, Node] = {}
+    families: dict[str, dict[str, str]] = {family: {} for family in FAMILIES}
+    for family, settings in FAMILIES.items():
+        for setting, names in settings.items():
+            for name in names:
+                value = env.get(name, "").strip()
+                if not value:
+                    continue
+                families[family].setdefault(setting, name)
+                first = found.setdefault(setting, Node(value, name))
+                if str(first.value).rstrip("/") != value.rstrip("/"):
+                    problems.add("environment", f"{first.where} and {name} differ", hint="unset one of them")
+    spectron, agent_memory = families.values()
+    if spectron.keys() - agent_memory.keys() and agent_memory.keys() - spectron.keys():
+        one = next(name for setting, name in spectron.items() if setting not in agent_memory)
+        other = next(name for setting, name in agent_memory.items() if setting not in spectron)
+        text = f"{one} and {other} are of two families, which are never mixed"
+        problems.add("environment", text, hint="use SPECTRON_… or AGENT_MEMORY_…, not both")
+    return found
+
+
+def dotted(schema: Mapping[str, object], prefix: str = "") -> list[str]:
+    """The names of all settings, sections left out."""
+    names: list[str] = []
+    for key, below in schema.items():
+        names += dotted(below, f"{prefix}{key}.") if isinstance(below, Mapping) else [prefix + key]
+    return names
+
+
+def option_node(key: str, value: object) -> Node:
+    """An option's value as if it had been written: paths as text, lists item by item."""
+    where = f"option `{shown(key)}`"
+    if isinstance(value, list | tuple):
+        return Node(tuple(option_node(key, item) for item in value), where)
+    if isinstance(value, bool | int | float):
+        return Node(value, where, raw=str(value))
+    return Node(str(value), where, raw=str(value))

@@ -1,0 +1,341 @@
+"""The lens law: a lens shows every memory that its filter would match, and none of another user."""
+
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+
+from spectron_migrate.mapping import Lens, NotServable, ScopeMapping, covers, load_mapping, parse_mapping
+from spectron_migrate.records import Memory, Placement, Selector
+from tests.mapping.strategies import IDS, kindred, mapping_texts, sound, write_table
+
+FILTERS = [names for count in (1, 2, 3, 4) for names in combinations(IDS, count)]
+
+ACME = """
+version: 1
+rules:
+  - when: {metadata.source: "kb-*"}
+    scope: {org: acme}
+    infer: none
+  - when: {user_id: "*", agent_id: "*"}
+    scope: {org: acme, user: "{user_id}", agent: "{agent_id}"}
+  - when: {user_id: "*"}
+    scope: {org: acme, user: "{user_id}"}
+  - when: {agent_id: "*"}
+    scope: {org: acme, agent: "{agent_id}"}
+"""
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the lookup tables that generated mappings name."""
+    folder = tmp_path_factory.mktemp("tables")
+    write_table(folder)
+    return folder
+
+
+def of(rules: str, folder: Path = Path()) -> ScopeMapping:
+    """A mapping of these rules."""
+    return parse_mapping("version: 1\nrules:\n" + rules, folder)
+
+
+def lens_of(mapping: ScopeMapping, memory: Memory, names: tuple[str, ...]) -> Lens | None:
+    """The lens for the filter by these ids of the memory; None where it is not servable."""
+    try:
+        return mapping.lens(**{name: getattr(memory, name) for name in names})
+    except NotServable:
+        return None
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@given(mapping_texts(), kindred())
+def test_the_lens_law(tables: Path, text: str, found: list[Memory]) -> None:
+    """For every memory and every filter that matches it: covered, or the filter is refused."""
+    mapping = sound(text, tables)
+    assume(mapping is not None)
+    assert mapping is not None
+    placed = [(memory, mapping.place(memory)) for memory in found]
+    written = [(memory, place) for memory, place in placed if isinstance(place, Placement)]
+
+    for memory, place in written:
+        for names in FILTERS:
+            if all(getattr(memory, name) is not None for name in names):
+                lens = lens_of(mapping, memory, names)
+                if lens is not None:
+                    assert covers(lens.selector, place.selector)
+                    assert ("run_id" in names) == (lens.run_filter is not None)
+                    no_leak(lens, names, memory, written)
+
+
+def no_leak(lens: Lens, names: tuple[str, ...], memory: Memory, written: list[tuple[Memory, Placement]]) -> None:
+    """A memory of another owner is seen only through nodes that are shared on purpose, by its own rule too."""
+    owner = names[0]
+    for other, place in written:
+        if getattr(other, owner) != getattr(memory, owner):
+            assert not covers(lens.own, place.selector)
+            meant = any(set(clause) <= set(lens.shared) for clause in place.selector)
+            assert meant or not covers(lens.selector, place.selector)
+
+
+def test_a_user_is_read_as_node_and_subtree_beside_what_is_shared() -> None:
+    """The shared node exactly: below it lie all users."""
+    mapping = parse_mapping(ACME, Path())
+
+    assert mapping.lens(user_id="alice") == Lens(
+        selector=(("org/acme/user/alice",), ("org/acme/user/alice/*",), ("org/acme",)),
+        shared=("org/acme",),
+        run_filter=None,
+    )
+
+
+def test_a_user_and_agent_are_read_as_their_node_beside_what_is_shared() -> None:
+    """Memories of the same user without that agent are not of the filter."""
+    node = "org/acme/user/alice/agent/bot"
+
+    lens = parse_mapping(ACME, Path()).lens(user_id="alice", agent_id="bot")
+
+    assert ((node,), (f"{node}/*",), ("org/acme",)) == lens.selector
+    assert ("org/acme",) == lens.shared
+
+
+def test_a_run_beside_a_user_leaves_the_lens_as_it_is() -> None:
+    """A run is a session; hits are kept by the ledger's run."""
+    mapping = load_mapping(None)
+
+    lens = mapping.lens(user_id="alice", run_id="r1")
+
+    assert mapping.lens(user_id="alice").selector == lens.selector
+    assert "r1" == lens.run_filter
+
+
+@pytest.mark.parametrize("name", ["agent_id", "app_id", "run_id"])
+def test_the_default_refuses_filters_without_a_user(name: str) -> None:
+    """Such memories may lie under any user; the message names the rule."""
+    with pytest.raises(NotServable, match=rf"a filter by {name} .* built-in rule 1 puts such memories under a user"):
+        load_mapping(None).lens(**{name: "x"})
+
+
+def test_an_agent_is_served_where_no_rule_puts_it_under_a_user() -> None:
+    """Here the agent's rule comes first."""
+    mapping = of(
+        """
+  - {when: {agent_id: "*"}, scope: {agent: "{agent_id}"}}
+  - {when: {user_id: "*"}, scope: {user: "{user_id}"}}
+"""
+    )
+
+    assert (("agent/bot",), ("agent/bot/*",)) == mapping.lens(agent_id="bot").selector
+    with pytest.raises(NotServable, match="rule 1"):
+        mapping.lens(user_id="alice")
+    with pytest.raises(NotServable, match="rule 1"):
+        mapping.lens(user_id="alice", agent_id="bot")
+
+
+def test_a_run_alone_is_served_by_its_own_rule() -> None:
+    """Where runs come first, nothing else can hold such a memory."""
+    mapping = of('  - {when: {run_id: "*"}, scope: {run: "{run_id}"}}\n')
+
+    assert (("run/r1",), ("run/r1/*",)) == mapping.lens(run_id="r1").selector
+
+
+def test_a_filter_without_any_id_is_refused() -> None:
+    """An empty lens would read everything."""
+    with pytest.raises(NotServable):
+        load_mapping(None).lens()
+
+
+def test_a_filter_that_no_rule_takes_is_refused() -> None:
+    """An empty lens would read everything."""
+    mapping = of('  - {when: {user_id: "team-*"}, scope: {user: "{user_id}"}}\n')
+
+    with pytest.raises(NotServable, match="no rule"):
+        mapping.lens(user_id="alice")
+
+
+def test_a_shared_node_built_from_other_fields_makes_the_filter_not_servable() -> None:
+    """Which teams alice's memories went to cannot be known from her id."""
+    mapping = of(
+        """
+  - {when: {metadata.team: "*"}, scope: {team: "{metadata.team}"}}
+  - {when: {user_id: "*"}, scope: {user: "{user_id}"}}
+"""
+    )
+
+    with pytest.raises(NotServable, match="rule 1"):
+        mapping.lens(user_id="alice")
+
+
+def test_a_clause_that_is_shared_only_in_part_on_purpose_makes_the_filter_not_servable() -> None:
+    """Reading the constant node alone would involve every team's memories."""
+    mapping = of(
+        """
+  - {when: {metadata.team: "*"}, scope: {all_of: [{org: acme}, {team: "{metadata.team}"}]}}
+  - {when: {user_id: "*"}, scope: {user: "{user_id}"}}
+"""
+    )
+
+    with pytest.raises(NotServable, match="rule 1"):
+        mapping.lens(user_id="alice")
+
+
+def test_a_clause_that_is_shared_as_a_whole_is_read_as_a_whole() -> None:
+    """What is in one of its nodes alone stays unseen."""
+    mapping = of(
+        """
+  - {when: {metadata.kind: kb}, scope: {all_of: [{org: acme}, {clearance: kb}]}}
+  - {when: {user_id: "*"}, scope: {user: "{user_id}"}}
+"""
+    )
+
+    lens = mapping.lens(user_id="alice")
+
+    assert (("user/alice",), ("user/alice/*",), ("org/acme", "clearance/kb")) == lens.selector
+    assert lens.own == lens.selector[:2]
+
+
+def test_a_field_above_the_user_that_the_filter_does_not_say_makes_it_not_servable() -> None:
+    """A pattern can end in `/*`, not have it in the middle."""
+    mapping = of('  - {when: {user_id: "*", metadata.org: "*"}, scope: {org: "{metadata.org}", user: "{user_id}"}}\n')
+
+    with pytest.raises(NotServable, match="rule 1"):
+        mapping.lens(user_id="alice")
+
+
+def test_a_node_that_says_less_than_the_filter_is_read_exactly_unless_more_lies_below_it() -> None:
+    """Topics of the user lie below; nothing is said of the agent, so both have to be read."""
+    mapping = of(
+        """
+  - {when: {user_id: "*", metadata.topic: "*"}, scope: {user: "{user_id}", topic: "{metadata.topic}"}}
+  - {when: {user_id: "*"}, scope: {user: "{user_id}"}}
+"""
+    )
+    exactly = of('  - {when: {user_id: "*"}, scope: {user: "{user_id}"}}\n')
+    user_and_agent = {"user_id": "alice", "agent_id": "bot"}
+
+    found = (mapping.lens(**user_and_agent).selector, exactly.lens(**user_and_agent).selector)
+
+    assert ((("user/alice",), ("user/alice/*",)), (("user/alice",),)) == found
+
+
+@pytest.mark.parametrize("asked", ['agent_id: "*"', "agent_id: kb", 'metadata.source: "*"', "expired: true"])
+def test_a_rule_hides_a_later_one_only_from_what_it_surely_takes(asked: str) -> None:
+    """Some of alice's memories pass the first rule by, so the second counts."""
+    mapping = of(
+        f"""
+  - {{when: {{{asked}}}, scope: {{org: acme}}}}
+  - {{when: {{user_id: "*", agent_id: "*"}}, scope: {{user: "{{user_id}}", agent: "{{agent_id}}"}}}}
+  - {{when: {{user_id: "*"}}, scope: {{user: "{{user_id}}"}}}}
+"""
+    )
+
+    expected = (("user/alice",), ("user/alice/*",), ("org/acme",))
+    assert expected == mapping.lens(user_id="alice").selector
+
+
+def test_a_rule_that_asks_for_less_is_not_hidden_by_one_that_asks_for_more() -> None:
+    """Alice speaks with other agents than that one too."""
+    mapping = of(
+        """
+  - {when: {agent_id: "kb*"}, scope: {org: acme}}
+  - {when: {user_id: "*", agent_id: "*"}, scope: {user: "{user_id}"}}
+  - {when: {user_id: "*", agent_id: kb-bot}, scope: {bots: "{agent_id}"}}
+"""
+    )
+
+    assert (("user/alice",), ("user/alice/*",), ("org/acme",)) == mapping.lens(user_id="alice").selector
+    assert (("org/acme",),) == mapping.lens(user_id="alice", agent_id="kb-bot").selector
+
+
+def test_what_a_rule_fixes_itself_needs_not_be_in_the_filter() -> None:
+    """The rule's author chose that one agent's node, so it is shared on purpose."""
+    mapping = of(
+        """
+  - {when: {agent_id: kb-bot}, scope: {agent: "{agent_id}"}}
+  - {when: {user_id: "*"}, scope: {user: "{user_id}"}}
+"""
+    )
+
+    assert ("agent/kb-bot",) == mapping.lens(user_id="alice").shared
+    assert () == mapping.lens(user_id="alice", agent_id="other").shared
+
+
+def test_a_skipping_rule_needs_nothing_read_and_hides_what_it_takes() -> None:
+    """What is not written cannot be missed."""
+    mapping = of(
+        """
+  - {when: {agent_id: "*"}, skip: true}
+  - {when: {user_id: "*"}, scope: {user: "{user_id}"}}
+"""
+    )
+
+    assert (("user/alice",), ("user/alice/*",)) == mapping.lens(user_id="alice").selector
+    with pytest.raises(NotServable, match="no rule places"):
+        mapping.lens(user_id="alice", agent_id="bot")
+
+
+def test_captured_parts_and_tables_are_resolved_from_the_filter(tmp_path: Path) -> None:
+    """Both say the tenant of a user."""
+    (tmp_path / "orgs.csv").write_text("user_id,org\nbob,Initech\n", encoding="utf-8")
+    mapping = of(
+        """
+  - {when: {user_id: "{tenant}:{user}"}, scope: {tenant: "{tenant}", user: "{user}"}}
+  - when: {user_id: "*"}
+    lookup: {file: orgs.csv, key: user_id, value: org}
+    scope: {org: "{org}", user: "{user_id}"}
+""",
+        tmp_path,
+    )
+
+    assert ("tenant/acme/user/x--al-3aice",) == mapping.lens(user_id="acme:al:ice").selector[0]
+    assert ("org/x---49nitech/user/bob",) == mapping.lens(user_id="bob").selector[0]
+    with pytest.raises(NotServable, match="no rule places"):
+        mapping.lens(user_id="eve")
+
+
+def test_a_shared_node_never_opens_what_needs_another_node_too() -> None:
+    """`all_of` with the shared node would show alice's memory to every reader of that node."""
+    mapping = of(
+        """
+  - {when: {metadata.source: kb}, scope: {org: acme}}
+  - {when: {user_id: "*"}, scope: {all_of: [{user: "{user_id}"}, {org: acme}]}}
+"""
+    )
+
+    with pytest.raises(NotServable, match=r"rule 1 .* shares org/acme, which rule 2"):
+        mapping.lens(user_id="bob")
+
+
+def test_all_of_and_any_of_are_read_by_the_users_node() -> None:
+    """Involving one path is enough for a lens; who may read is the grants' matter."""
+    for kind in ("all_of", "any_of"):
+        mapping = of(f'  - {{when: {{user_id: "*"}}, scope: {{{kind}: [{{user: "{{user_id}}"}}, {{team: x}}]}}}}\n')
+
+        assert (("user/alice",), ("user/alice/*",)) == mapping.lens(user_id="alice").selector
+
+
+@pytest.mark.parametrize(
+    ("lens", "target", "expected"),
+    [
+        ((("a/b",),), (("a/b",),), True),
+        ((("a/b",),), (("a/b/c/d",),), False),
+        ((("a/b/*",),), (("a/b/c/d",),), True),
+        ((("a/b/*",),), (("a/b",),), False),
+        ((("a/b/*",),), (("a/bc",),), False),
+        ((("a/b/",),), (("a/b",),), True),
+        ((("/*",),), (("a/b",),), True),
+        ((("x/y",), ("a/b",)), (("a/b",),), True),
+        ((("x/y", "a/b"),), (("a/b",),), False),
+        ((("x/y", "a/b"),), (("a/b", "x/y"),), True),
+        ((("a/b",),), (("a/b", "x/y"),), True),
+        ((("a/b",),), (("x/y",), ("a/b",)), True),
+        ((), (("a/b",),), False),
+        (((),), (("a/b",),), False),
+        ((("a/b",),), (), False),
+    ],
+)
+def test_a_lens_covers_what_involves_every_pattern_of_a_clause(
+    lens: Selector, target: Selector, expected: bool
+) -> None:
+    """As published for lenses; whether a subtree has its root is not relied on."""
+    assert expected == covers(lens, target)

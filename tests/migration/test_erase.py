@@ -1,0 +1,342 @@
+"""Taking back what a replay wrote: exact, or refused; killed at any moment and run again it is right."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from spectron_migrate.cli.app import run
+from spectron_migrate.files.private import FOLLOW_LOCK
+from spectron_migrate.ledger import Ledger, erasing
+from spectron_migrate.local.testing import RunningServer
+from spectron_migrate.rehearsal.ground import clean_environment
+from tests.support.here import server_here
+from tests.support.proxy import Fault, Seen, misbehaving
+from tests.support.spectron import memory, turns_of, write_raw
+
+STATE = Path(".spectron-migrate")
+
+
+@pytest.fixture
+def led_to(spectron: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunningServer:
+    monkeypatch.chdir(tmp_path)
+    lead_to(monkeypatch, spectron, spectron.base_url)
+    return spectron
+
+
+def lead_to(monkeypatch: pytest.MonkeyPatch, server: RunningServer, endpoint: str, key: str | None = None) -> None:
+    monkeypatch.setenv("SPECTRON_ENDPOINT", endpoint)
+    monkeypatch.setenv("SPECTRON_CONTEXT", server.context)
+    monkeypatch.setenv("SPECTRON_API_KEY", key or server.api_key)
+
+
+def replayed(rows: list[dict[str, Any]], *words: str) -> None:
+    assert 0 == run(["replay", "--dump", str(write_raw(Path("all.json"), rows)), "-q", *words])
+
+
+def migration() -> str:
+    with Ledger.open_for_reading(STATE) as ledger:
+        known = ledger.migration()
+    assert known is not None
+    return known.id
+
+
+def erase(*scopes: str, yes: bool = True, more: tuple[str, ...] = ()) -> int:
+    named = [word for path in scopes for word in ("--scope", path, *(("--yes", path) if yes else ()))]
+    return run(["erase", "--migration", migration(), *named, "--json", *more])
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return answer
+
+
+def rows_under(server: RunningServer, path: str) -> dict[str, int]:
+    """What the server's own tables hold under a scope."""
+    counts = {}
+    with sqlite3.connect(f"{server.database.as_uri()}?mode=ro", uri=True) as db:
+        tables = [row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'view' OR type = 'table'")]
+        for table in tables:
+            columns = [row[1] for row in db.execute(f"PRAGMA table_info('{table}')")]
+            if "scopes" in columns:
+                query = f"SELECT count(*) FROM {table} WHERE scopes LIKE ?"
+                counts[table] = db.execute(query, (f'%"{path}/%',)).fetchone()[0]
+    db.close()
+    return {table: count for table, count in counts.items() if count}
+
+
+def post(server: RunningServer, path: str, body: dict[str, Any], key: str | None = None) -> dict[str, Any]:
+    """What somebody else's program does."""
+    answer = httpx.post(
+        f"{server.base_url}/api/v1/{server.context}{path}",
+        json=body,
+        headers={"Authorization": f"Bearer {key or server.api_key}"},
+    )
+    assert answer.status_code in (200, 201), answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def test_an_erased_scope_is_empty_its_neighbour_whole_and_the_next_replay_writes_it_again(
+    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [memory(number, f"{user}{letter}") for letter in "ab" for number in range(5)]
+    replayed(rows)
+    capsys.readouterr()
+    assert 0 == erase(f"user/{user}a")
+    assert {} == rows_under(led_to, f"user/{user}a")
+    assert 5 == len(turns_of(led_to, f"{user}b"))
+    answer = told(capsys)
+    assert (5, 5, True) == (answer["scopes"][0]["memories"], answer["scopes"][0]["turns"], answer["erased"])
+    assert 0 == run(["status", "--json"])
+    standing = told(capsys)
+    assert ([f"user/{user}a"], 5) == (list(standing["erased"]), standing["states"]["planned"])
+    assert 0 == run(["replay", "--dump", "all.json", "--json"])
+    again = told(capsys)
+    assert (5, 5, 0, 0) == (again["written"], again["already"], again["late"], again["refused"])
+    expected = [f"{user}a remembers thing number {number}" for number in range(5)]
+    assert expected == [turn.content for turn in turns_of(led_to, f"{user}a")]
+    assert run(["dual-verify", "--dump", "all.json", "--json"]) in (0, 5)
+    integrity = told(capsys)["integrity"]
+    assert (10, 10) == (integrity["expected"], integrity["present"])
+
+
+def test_what_was_written_in_batches_is_erased_and_written_again(
+    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rule = "  - when: {user_id: '*'}\n    scope: {user: '{user_id}'}\n    infer: none\n"
+    Path("mapping.yaml").write_text(f"version: 1\nwrite: batch\nrules:\n{rule}")
+    rows = [memory(number, user) for number in range(5)]
+    replayed(rows, "--mapping", "mapping.yaml")
+    assert 0 == erase(f"user/{user}")
+    assert [] == turns_of(led_to, user)
+    replayed(rows, "--mapping", "mapping.yaml")
+    assert [f"{user} remembers thing number {number}" for number in range(5)] == [
+        turn.content for turn in turns_of(led_to, user)
+    ]
+
+
+def test_a_subtree_goes_with_its_node_and_only_the_newest_text_is_planned_again(
+    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [memory(1, user, "likes tea"), memory(2, user, "asks twice", agent_id="helper")]
+    replayed(rows)
+    rows[0] = memory(1, user, "likes coffee", updated_at="2025-06-01T00:00:00+00:00")
+    replayed(rows)
+    capsys.readouterr()
+    assert 0 == erase(f"user/{user}")
+    assert [f"user/{user}/agent", f"user/{user}/agent/helper"] == told(capsys)["scopes"][0]["nodes"]
+    replayed(rows)
+    assert ["likes coffee", "asks twice"] == sorted(
+        (turn.content for turn in turns_of(led_to, user)), key=lambda text: -text.count("l")
+    )
+
+
+def test_looking_changes_nothing(led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]) -> None:
+    replayed([memory(1, user)])
+    capsys.readouterr()
+    assert 0 == erase(f"user/{user}", yes=False, more=("--dry-run",))
+    answer = told(capsys)
+    assert (False, 1) == (answer["erased"], answer["scopes"][0]["memories"])
+    assert any("not seen from here" in warning for warning in answer["warnings"])
+    assert 1 == len(turns_of(led_to, user))
+
+
+def test_without_a_terminal_each_scope_has_to_be_confirmed_before_the_first_is_erased(
+    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replayed([memory(1, f"{user}{letter}") for letter in "ab"])
+    capsys.readouterr()
+    code = erase(f"user/{user}a", f"user/{user}b", yes=False, more=("--yes", f"user/{user}a"))
+    assert (12, f"--yes user/{user}b") == (code, told(capsys)["error"]["hint"].removeprefix("repeat it: "))
+    assert [1, 1] == [len(turns_of(led_to, f"{user}{letter}")) for letter in "ab"]
+
+
+def refused(code: int, capsys: pytest.CaptureFixture[str]) -> str:
+    assert 10 == code
+    return str(told(capsys)["error"]["message"])
+
+
+def test_a_node_below_that_others_made_is_not_hit(
+    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replayed([memory(1, user)])
+    post(led_to, "/scopes", {"path": f"user/{user}/diary"})
+    capsys.readouterr()
+    assert f"user/{user}/diary below user/{user} was made by somebody else" in refused(erase(f"user/{user}"), capsys)
+    assert 1 == len(turns_of(led_to, user))
+
+
+def test_a_node_above_that_was_made_on_the_way_is_not_ours_to_erase(
+    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replayed([memory(1, user)])
+    capsys.readouterr()
+    assert "scope user is none that this migration registered itself" in refused(erase("user"), capsys)
+
+
+def test_a_scope_that_was_there_before_is_not_hit(
+    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    post(led_to, "/scopes", {"path": f"user/{user}"})
+    replayed([memory(1, user)], "--into-existing")
+    capsys.readouterr()
+    assert f"scope user/{user} is none that this migration registered" in refused(erase(f"user/{user}"), capsys)
+
+
+def test_turns_of_others_in_our_session_are_not_hit(
+    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replayed([memory(1, user)])
+    session = turns_of(led_to, user)[0].session
+    post(led_to, "/facts", {"text": "their words", "infer": "none", "session_id": session})
+    capsys.readouterr()
+    assert "holds 1 turn of others" in refused(erase(f"user/{user}"), capsys)
+    assert 2 == len(turns_of(led_to, user))
+
+
+def test_what_others_wrote_in_a_session_of_their_own_is_found_by_recall_and_not_hit(
+    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replayed([memory(1, user)])
+    post(led_to, "/facts", {"text": "an application's own memory", "infer": "none", "scopes": [[f"user/{user}"]]})
+    capsys.readouterr()
+    assert "1 passages" in refused(erase(f"user/{user}"), capsys)
+    assert 2 == len(turns_of(led_to, user))
+
+
+def test_memories_that_are_in_another_scope_too_go_only_with_it(
+    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rule = "  - when: {user_id: '*'}\n    scope: {all_of: [{team: " + user + "}, {user: '{user_id}'}]}\n"
+    Path("mapping.yaml").write_text(f"version: 1\nrules:\n{rule}")
+    replayed([memory(1, user)], "--mapping", "mapping.yaml")
+    capsys.readouterr()
+    assert f"also in scope team/{user}, which stays" in refused(erase(f"user/{user}"), capsys)
+    assert 0 == erase(f"user/{user}", f"team/{user}")
+    assert [] == turns_of(led_to, user)
+
+
+def test_what_is_not_decided_has_to_be_decided_first(
+    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replayed([memory(1, user), memory(2, user)])
+    with Ledger.open_for_writing(STATE) as ledger, ledger.transaction():
+        ledger.db.execute("UPDATE fact SET state = 'undecidable' WHERE position = 1")
+    capsys.readouterr()
+    assert "1 memories" in refused(erase(f"user/{user}"), capsys)
+
+
+def test_nothing_is_erased_once_a_cutover_has_begun(
+    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replayed([memory(1, user)])
+    (STATE / "routing.json").write_text("{}")
+    capsys.readouterr()
+    assert "cutover" in refused(erase(f"user/{user}"), capsys)
+
+
+def test_nothing_is_erased_while_somebody_follows_mem0(
+    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replayed([memory(1, user)])
+    capsys.readouterr()
+    with (STATE / FOLLOW_LOCK).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert "--follow is at work" in refused(erase(f"user/{user}"), capsys)
+
+
+def test_another_migration_is_refused(led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]) -> None:
+    replayed([memory(1, user)])
+    capsys.readouterr()
+    assert 2 == run(["erase", "--migration", "0123456789abcdef", "--scope", f"user/{user}", "--json"])
+    assert migration() in told(capsys)["error"]["message"]
+
+
+def test_a_grant_for_the_node_alone_is_not_enough(
+    tmp_path: Path, user: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verbs = ("memory:read", "memory:write", "scope:read", "scope:create")
+    grants = {**{verb: ["*"] for verb in verbs}, "memory:forget": [f"user/{user}"]}
+    monkeypatch.chdir(tmp_path)
+    with server_here(context="grants", principals={"ann": {"key": "sk-ann", "grants": grants}}) as server:
+        lead_to(monkeypatch, server, server.base_url, "sk-ann")
+        replayed([memory(1, user)])
+        capsys.readouterr()
+        assert 6 == erase(f"user/{user}")
+    assert "memory:forget" in told(capsys)["error"]["message"]
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_killed_around_the_call_it_holds_up_every_replay_until_it_is_run_again(
+    led_to: RunningServer,
+    user: str,
+    moment: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    replayed([memory(number, user) for number in range(3)])
+    running: list[subprocess.Popen[bytes]] = []
+
+    def kill(seen: Seen) -> Fault:
+        called = seen.path.endswith("/scopes/forget")
+        if (called and moment == "before") or (seen.path.endswith("/turns") and forgotten):
+            running[0].send_signal(signal.SIGKILL)
+            running[0].wait()
+        forgotten.extend([called] if called else [])
+        return "cut_before" if called and moment == "before" else "none"
+
+    forgotten: list[bool] = []
+    words = ["erase", "--migration", migration(), "--scope", f"user/{user}", "--yes", f"user/{user}"]
+    with misbehaving(led_to.base_url, kill) as proxy:
+        environment = {
+            **clean_environment(os.environ),
+            "SPECTRON_ENDPOINT": proxy.base_url,
+            "SPECTRON_CONTEXT": led_to.context,
+            "SPECTRON_API_KEY": led_to.api_key,
+        }
+        command = [sys.executable, "-m", "spectron_migrate", *words]
+        running.append(subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL))
+        running[0].wait(timeout=60)
+    assert -signal.SIGKILL == running[0].returncode
+    assert (3 if moment == "before" else 0) == len(turns_of(led_to, user))
+    with Ledger.open_for_reading(STATE) as ledger:
+        assert [f"user/{user}"] == erasing.unfinished(ledger)
+    capsys.readouterr()
+    assert 10 == run(["replay", "--dump", "all.json", "--json"])
+    assert "begun and not finished" in told(capsys)["error"]["message"]
+    assert 0 == run(["status", "--json"])
+    assert "erase" in told(capsys)["next"]
+    assert 0 == erase(f"user/{user}")
+    replayed([memory(number, user) for number in range(3)])
+    assert [f"{user} remembers thing number {number}" for number in range(3)] == [
+        turn.content for turn in turns_of(led_to, user)
+    ]
+
+
+def test_shards_are_erased_together(led_to: RunningServer, user: str) -> None:
+    rows = [memory(number, f"{user}{letter}") for letter in "abcd" for number in range(2)]
+    assert 0 == run(["export", "--from", str(write_raw(Path("all.json"), rows)), "-q"])
+    for number in range(2):
+        assert 0 == run(["replay", "--shard", f"{number}/2", "-q"])
+    with Ledger.open_for_reading(STATE / "shard-0-of-2") as ledger:
+        known = ledger.migration()
+    assert known is not None
+    scopes = [f"user/{user}{letter}" for letter in "abcd"]
+    named = [word for path in scopes for word in ("--scope", path, "--yes", path)]
+    assert 0 == run(["erase", "--migration", known.id, *named, "-q"])
+    assert [[], [], [], []] == [turns_of(led_to, f"{user}{letter}") for letter in "abcd"]
+    for number in range(2):
+        assert 0 == run(["replay", "--shard", f"{number}/2", "-q"])
+    assert [2, 2, 2, 2] == [len(turns_of(led_to, f"{user}{letter}")) for letter in "abcd"]

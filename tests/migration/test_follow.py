@@ -1,0 +1,312 @@
+"""`replay --follow`: round after round, through outages and kills, until somebody stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectron_migrate.errors import ExitCode, LedgerLocked, Unreachable
+from spectron_migrate.files.disk import is_held
+from spectron_migrate.files.private import FOLLOW_FILE, FOLLOW_LOCK, read_json
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.mem0.reader import Reader
+from spectron_migrate.migration.reconcile import last as last_reconciled
+from spectron_migrate.records import format_time
+from spectron_migrate.rehearsal.ground import clean_environment
+from spectron_migrate.state.journal import Step, record
+from spectron_migrate.state.routing import FILE as ROUTING
+from spectron_migrate.state.routing import name_of, read_routing
+from tests.cutover.support import Scene, Store
+from tests.support.proxy import Fault, Seen, misbehaving
+from tests.support.spectron import turns_of
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+@pytest.fixture
+def scene(spectron: RunningServer, user: str, tmp_path: Path) -> Scene:
+    """A scene of its own, on the server that all tests share."""
+    return Scene(Store(tmp_path / "mem0"), spectron, tmp_path, user)
+
+
+def begin(scene: Scene) -> str:
+    migration = "f" * 16
+    record(scene.state, Step("start", format_time(scene.time.now()), "anna", migration=migration))
+    return migration
+
+
+def test_rounds_follow_until_the_time_is_over_with_a_line_each(scene: Scene) -> None:
+    scene.put(1, "one")
+    done = scene.follow(max_seconds=12)
+    assert (ExitCode.DONE, 3, 1) == (done.exit_code, done.rounds, done.written)
+    assert 3 == len(scene.said.lines)
+    assert "1 memory in Mem0; 1 new" in scene.said.lines[0]
+    told = read_json(scene.state / FOLLOW_FILE)
+    assert told is not None
+    assert (3, None, "the time that was set is over") == (told["rounds"], told["problem"], told["ended"])
+
+
+def test_what_still_waits_when_the_time_is_over_is_a_remainder(scene: Scene) -> None:
+    scene.put(1, "one", ago=5)
+    done = scene.follow(max_seconds=12)
+    assert (ExitCode.LIMIT, 1, 0) == (done.exit_code, done.waiting, done.written)
+
+
+def test_readers_learn_who_is_behind_and_until_when_that_holds(scene: Scene) -> None:
+    migration = begin(scene)
+    scene.put(1, "one")
+    scene.put(2, "two", ago=5)
+    began = scene.time.moment
+    scene.follow(max_seconds=3)
+    routing = read_routing(scene.state / ROUTING)
+    assert routing is not None
+    assert routing.as_of is not None
+    assert {name_of(migration, scene.user)} == routing.behind
+    assert datetime.fromisoformat(routing.as_of).timestamp() + 60 == pytest.approx(routing.fresh_until, abs=0.01)
+    assert began.timestamp() <= datetime.fromisoformat(routing.as_of).timestamp()
+    scene.time.pass_(60)
+    scene.follow(max_seconds=3)
+    routing = read_routing(scene.state / ROUTING)
+    assert routing is not None
+    assert frozenset() == routing.behind
+
+
+def test_two_comparisons_in_a_row_are_kept_for_the_gates(scene: Scene) -> None:
+    begin(scene)
+    scene.put(1, "one")
+    scene.follow(max_seconds=3)
+    assert last_reconciled(scene.state) is None
+    scene.follow(max_seconds=12)
+    found = last_reconciled(scene.state)
+    assert found is not None
+    assert (True, True, 1, 0) == (found.agree, found.quiet, found.memories, found.differences)
+
+
+def test_mem0_out_of_reach_is_waited_out_and_told(scene: Scene) -> None:
+    scene.put(1, "one")
+    tries: list[datetime] = []
+
+    def sometimes(now: datetime) -> Reader:
+        tries.append(now)
+        if len(tries) <= 3:
+            raise Unreachable("Mem0 cannot be reached")
+        return scene.store.open(now)
+
+    scene.open_reader = sometimes
+    done = scene.follow(max_seconds=10)
+    assert (ExitCode.DONE, 1) == (done.exit_code, done.written)
+    waited = [line.rpartition("again in ")[2] for line in scene.said.lines if "cannot be reached" in line]
+    assert ["1 s", "2 s", "4 s"] == waited
+
+
+def test_spectron_out_of_reach_is_waited_out_and_told(user: str, tmp_path: Path) -> None:
+    with running_server(tmp_path / "data", context="tests") as server:
+        scene = Scene(Store(tmp_path / "mem0"), server, tmp_path, user)
+        scene.put(1, "one")
+        scene.round()
+        scene.put(2, "two")
+        server.kill()
+        sleeps: list[float] = []
+
+        async def restarts(seconds: float) -> None:
+            sleeps.append(seconds)
+            if len(sleeps) == 3:
+                await asyncio.to_thread(server.start)
+            await scene.time.sleep(seconds)
+
+        done = scene.follow(max_seconds=400, sleep=restarts)
+        assert (ExitCode.DONE, 1) == (done.exit_code, done.written)
+        assert any("not all of it" in line for line in scene.said.lines)
+        assert ["one", "two"] == scene.texts
+
+
+def test_one_process_follows(scene: Scene) -> None:
+    scene.put(1, "one")
+    others: list[LedgerLocked] = []
+
+    async def meanwhile(seconds: float) -> None:
+        if not others:
+            assert is_held(scene.state / FOLLOW_LOCK)
+            with pytest.raises(LedgerLocked, match=f"process {os.getpid()} follows") as refused:
+                async with scene.api() as api:
+                    await scene.follower().run(api)
+            others.append(refused.value)
+        await scene.time.sleep(seconds)
+
+    scene.follow(max_seconds=8, sleep=meanwhile)
+    assert 1 == len(others)
+    assert not is_held(scene.state / FOLLOW_LOCK)
+
+
+def test_it_gives_way_to_whoever_writes_the_ledger(scene: Scene) -> None:
+    scene.put(1, "one")
+    scene.round()
+    scene.put(2, "two")
+    held = [Ledger.open_for_writing(scene.state)]
+
+    async def lets_go(seconds: float) -> None:
+        if seconds > 3 and held:
+            held.pop().close()
+        await scene.time.sleep(seconds)
+
+    done = scene.follow(max_seconds=30, sleep=lets_go)
+    assert (ExitCode.DONE, 1) == (done.exit_code, done.written)
+    assert "is being written by process" in scene.said.lines[0]
+
+
+@pytest.mark.parametrize("ends", ["abort", "complete"])
+def test_the_end_of_the_cutover_ends_it(scene: Scene, ends: Any) -> None:
+    begin(scene)
+    scene.put(1, "one")
+    sleeps: list[float] = []
+
+    async def then(seconds: float) -> None:
+        sleeps.append(seconds)
+        if len(sleeps) == 2:
+            record(scene.state, Step(ends, format_time(scene.time.now()), "anna"))
+        await scene.time.sleep(seconds)
+
+    done = scene.follow(sleep=then)
+    assert (ExitCode.DONE, 2) == (done.exit_code, done.rounds)
+    assert done.ended in ("the cutover is mem0", "the cutover is complete")
+
+
+# -- as processes ------------------------------------------------------------------------------------------
+
+
+def settings(folder: Path, store: Store, *, settle: str = "0s") -> Path:
+    (folder / "mem0.json").write_text(json.dumps(store.config))
+    file = folder / "spectron-migrate.yaml"
+    file.write_text(f"version: 1\nmem0: {{oss: {{config: mem0.json}}}}\ncutover: {{settle: {settle}}}\n")
+    return file
+
+
+def following(folder: Path, server: RunningServer, *words: str, endpoint: str | None = None) -> subprocess.Popen[str]:
+    environment = {
+        **clean_environment(os.environ),
+        "SPECTRON_ENDPOINT": endpoint or server.base_url,
+        "SPECTRON_CONTEXT": server.context,
+        "SPECTRON_API_KEY": server.api_key,
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "spectron_migrate", "replay", "--follow", *words],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def read_until(process: subprocess.Popen[str], fits: Callable[[str], bool]) -> str:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if fits(line):
+            return line
+    raise AssertionError("it ended")
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_it_cleanly(
+    spectron: RunningServer, user: str, tmp_path: Path, sent: signal.Signals, code: int
+) -> None:
+    store = Store(tmp_path / "mem0")
+    store.put(1, "one", user, datetime.fromisoformat("2026-05-01T00:00:00Z"))
+    settings(tmp_path, store)
+    process = following(tmp_path, spectron)
+    read_until(process, lambda line: "round 1:" in line)
+    process.send_signal(sent)
+    out, said = process.communicate(timeout=30)
+    assert code == process.returncode, said
+    assert "Following ended" in out
+    assert ["one"] == [turn.content for turn in turns_of(spectron, user)]
+
+
+def test_json_is_one_object_and_useless_options_are_refused(spectron: RunningServer, user: str, tmp_path: Path) -> None:
+    store = Store(tmp_path / "mem0")
+    store.put(1, "one", user, datetime.fromisoformat("2026-05-01T00:00:00Z"))
+    settings(tmp_path, store)
+    out, _ = following(tmp_path, spectron, "--json", "--max-seconds", "1").communicate(timeout=60)
+    told = json.loads(out)
+    assert (0, 1, 0, "the time that was set is over") == (
+        told["exit_code"],
+        told["written"],
+        told["waiting"],
+        told["ended"],
+    )
+    for useless in (["--user", user, "--limit", "3"], ["--dry-run"]):
+        process = following(tmp_path, spectron, "--json", *useless)
+        assert (2, "--follow") == (
+            process.wait(60),
+            json.loads(process.communicate()[0])["error"]["message"].split()[0],
+        )
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_kill_9_at_any_moment_and_another_start_end_the_same(
+    spectron: RunningServer, user: str, tmp_path: Path, seed: int
+) -> None:
+    dice = random.Random(seed)
+    store = Store(tmp_path / "mem0")
+    settings(tmp_path, store)
+    number = 0
+    running: list[subprocess.Popen[str]] = []
+    fatal = [0]
+
+    def kill_at(seen: Seen) -> Fault:
+        fatal[0] -= 1
+        if fatal[0] == 0:
+            running[-1].kill()
+        return dice.choice(("none", "cut_after")) if fatal[0] == 0 else "none"
+
+    with misbehaving(spectron.base_url, kill_at) as proxy:
+        for _ in range(4):
+            for _ in range(8):
+                number += 1
+                store.put(number, f"thing {number:03d}", user, _at(number))
+            fatal[0] = dice.randrange(2, 12)
+            running.append(following(tmp_path, spectron, endpoint=proxy.base_url))
+            running[-1].communicate(timeout=60)
+            assert -signal.SIGKILL == running[-1].returncode
+    process = following(tmp_path, spectron)
+    read_until(process, lambda line: "round 1:" in line)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert [f"thing {each:03d}" for each in range(1, number + 1)] == [turn.content for turn in turns_of(spectron, user)]
+
+
+def _at(number: int) -> datetime:
+    return datetime.fromisoformat(f"2026-05-01T{number // 60:02d}:{number % 60:02d}:00Z")
+
+
+def test_a_pause_ends_before_what_readers_know_runs_out(scene: Scene) -> None:
+    scene.put(1, "one")
+    pauses: list[float] = []
+
+    def slowly(now: datetime) -> Reader:
+        scene.time.pass_(20)  # so long takes the reading of a large store
+        return scene.store.open(now)
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        await scene.time.sleep(seconds)
+
+    scene.open_reader = slowly
+    scene.follow(max_seconds=100, sleep=sleep)
+    assert pauses[0] + 2 * 20 < scene.ground.max_lag_s
+    assert [] == scene.said.warnings
+    scene.open_reader = lambda now: (scene.time.pass_(30), scene.store.open(now))[1]
+    scene.follow(max_seconds=100)
+    assert "cutover.max_lag (60 s) should be above 90 s" in scene.said.warnings[0]

@@ -1,0 +1,64 @@
+"""The README says what the program does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from spectron_migrate.cli.app import app, run
+from spectron_migrate.errors import ExitCode, MigrateError
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TITLES = re.findall(r"^#+ (.+)$", README, re.MULTILINE)
+
+
+def commands() -> list[str]:
+    return [str(each.name) for each in (*app.registered_commands, *app.registered_groups)]
+
+
+def test_the_table_of_exit_codes_is_the_one_in_the_code() -> None:
+    written = re.findall(r"^\| (\d+) \| (.+) \|$", README, re.MULTILINE)
+    assert [(str(int(code)), code.meaning) for code in ExitCode] == written
+
+
+def test_every_error_class_owns_an_exit_code_of_the_table() -> None:
+    def below(kind: type[MigrateError]) -> list[type[MigrateError]]:
+        return [kind, *(each for sub in kind.__subclasses__() for each in below(sub))]
+
+    assert all(isinstance(kind.exit_code, ExitCode) for kind in below(MigrateError))
+
+
+def test_every_command_is_in_the_readme_and_none_that_is_not_there() -> None:
+    table = set(re.findall(r"^\| `([a-z-]+)` \|", README, re.MULTILINE))
+    assert set(commands()) == table
+    used = set(re.findall(r"^\$ spectron-migrate ([a-z-]+)", README, re.MULTILINE))
+    assert used <= set(commands())
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert 0 == run([command, "--help"])
+    assert f"Example: spectron-migrate {command}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_every_link_in_the_readme_leads_somewhere() -> None:
+    headings = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in TITLES}
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
+        assert target[1:] in headings if target.startswith("#") else (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("argument", ["--version", "--help"])
+def test_version_and_help_load_nothing_heavy(argument: str) -> None:
+    import subprocess
+    import sys
+
+    script = (
+        "import sys; from spectron_migrate.cli import main; sys.argv = ['spectron-migrate', sys.argv[1]]\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print(sorted({'mem0', 'httpx', 'aiohttp', 'numpy', 'starlette', 'qdrant_client', 'yaml'} & set(sys.modules)))"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, argument], capture_output=True, text=True, check=True)
+    assert "[]" == ended.stdout.splitlines()[-1]
