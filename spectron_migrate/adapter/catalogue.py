@@ -19,7 +19,7 @@ from pathlib import Path
 
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.ledger import Ledger, MigrationRow
-from spectron_migrate.ledger.messages import standing_in
+from spectron_migrate.ledger.messages import records_in_turn
 from spectron_migrate.ledger.schema import STORED, marks
 from spectron_migrate.ledger.shards import find
 from spectron_migrate.mapping import covers
@@ -297,7 +297,7 @@ class Catalogue:
         )
         for row in rows:
             no = (ledger, row["id"])
-            records = standing_in(db, row["mem0_id"]) if row["is_message"] else [row["record"]]
+            records = records_in_turn(db, row["mem0_id"]) if row["is_message"] else [row["record"]]
             yield (
                 no,
                 Stored(

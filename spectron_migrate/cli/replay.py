@@ -196,12 +196,12 @@ def _say_what_does_not_come_along(stage: Stage, settings: Settings, dump: Dump) 
 
 def _say_if_never_probed(stage: Stage, settings: Settings) -> None:
     """What is unpublished differs from server to server: better tried with five memories than with a million."""
-    from spectron_migrate.ledger import Ledger, views
+    from spectron_migrate.ledger import Ledger, probes
 
     context = settings.spectron.context
     if context is not None and (settings.state / "ledger.db").exists():
         with Ledger.open_for_reading(settings.state) as ledger:
-            if views.probe_answers(ledger, context, settings.spectron.endpoint):
+            if probes.probe_answers(ledger, context, settings.spectron.endpoint):
                 return
     stage.reporter.warn("this Context was never probed: spectron-migrate doctor --probe tries it with a few memories")
 

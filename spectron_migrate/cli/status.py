@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
 
+    from spectron_migrate.ledger.read.status import MigrationStatus
     from spectron_migrate.ledger.runs import LastRun
     from spectron_migrate.ledger.shards import Found
-    from spectron_migrate.ledger.standing import Standing
     from spectron_migrate.records import Json
 
 
@@ -38,7 +38,7 @@ def command(
     def work(stage: Stage) -> Outcome:
         from spectron_migrate.ledger import Ledger, shards
         from spectron_migrate.ledger.erasing import unfinished
-        from spectron_migrate.ledger.standing import standing_of
+        from spectron_migrate.ledger.read.status import read_status
 
         folder = stage.settings().state
         under_way = _cutover(folder)
@@ -47,7 +47,7 @@ def command(
         found = shards.find(folder)
         ledgers = [Ledger.open_for_reading(each) for each in found.folders]
         root = Ledger.open_for_reading(folder) if folder not in found.folders and _has_ledger(folder) else None
-        standing = standing_of(ledgers, root)
+        standing = read_status(ledgers, root)
         half_erased = [path for ledger in ledgers for path in unfinished(ledger)]
         for ledger in [*ledgers, *([root] if root else [])]:
             ledger.close()
@@ -72,7 +72,7 @@ def _has_ledger(folder: Path) -> bool:
     return (folder / "ledger.db").exists()
 
 
-def _body(folder: Path, found: Found, standing: Standing) -> dict[str, Json]:
+def _body(folder: Path, found: Found, standing: MigrationStatus) -> dict[str, Json]:
     migration = standing.migration
     return {
         "ledger": str(folder),
@@ -136,7 +136,7 @@ def _cutover(folder: Path) -> dict[str, Json] | None:
 
 
 def _next(
-    found: Found, standing: Standing, half_erased: list[str], under_way: dict[str, Json] | None = None
+    found: Found, standing: MigrationStatus, half_erased: list[str], under_way: dict[str, Json] | None = None
 ) -> str | None:
     states, migration = standing.states, standing.migration
     if half_erased and migration is not None:
@@ -166,7 +166,7 @@ def _shard(found: Found) -> str:
 
 
 def draw(
-    console: Console, folder: Path, found: Found, standing: Standing, under_way: dict[str, Json] | None = None
+    console: Console, folder: Path, found: Found, standing: MigrationStatus, under_way: dict[str, Json] | None = None
 ) -> None:
     """One screen."""
     from spectron_migrate.cli import draw_cutover
@@ -177,7 +177,7 @@ def draw(
         console.print(part)
 
 
-def _parts(folder: Path, found: Found, standing: Standing) -> Iterator[RenderableType]:
+def _parts(folder: Path, found: Found, standing: MigrationStatus) -> Iterator[RenderableType]:
     from spectron_migrate.cli.draw import facts, listing, number
 
     migration, states = standing.migration, standing.states
@@ -245,7 +245,7 @@ def _run(run: LastRun) -> str:
     return f"{began} UTC: {run.written:,} written{speed}, {run.retries:,} retries{stopped}"
 
 
-def _probe(standing: Standing) -> str:
+def _probe(standing: MigrationStatus) -> str:
     if not standing.probe:
         return "never"
     return f"{standing.probe[0].at[:16].replace('T', ' ')} UTC, {len(standing.probe)} answers"

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from spectron_migrate.dump import Manifest, read_manifest
 from spectron_migrate.errors import Incomplete, InputError, KeyRefused, MigrateError
-from spectron_migrate.ledger import Ledger, cutover_views
-from spectron_migrate.ledger.cutover_views import Left
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.read import cutover
+from spectron_migrate.ledger.read.cutover import Undecided
 from spectron_migrate.migration.reconcile import Reconciled
 from spectron_migrate.migration.reconcile import last as last_reconciled
 from spectron_migrate.migration.rounds import opened
@@ -53,7 +54,7 @@ class LedgerFacts:
 
     migration: str
     mapping: str
-    left: Left
+    left: Undecided
     refused: Mapping[str, str]
     will_not_expire: Mapping[str, str]
     moved: Mapping[str, str] = field(default_factory=dict)
@@ -108,7 +109,7 @@ async def gather(
         with opened(folder) as ledgers:
             facts = _facts(ledgers)
             report = _report(folder / REPORT, ledgers)
-            selectors = cutover_views.selectors(ledgers)
+            selectors = cutover.selectors_in_use(ledgers)
     except Incomplete as error:
         missing = error.message
     except InputError:
@@ -143,10 +144,10 @@ def _facts(ledgers: Sequence[Ledger]) -> LedgerFacts | None:
     return LedgerFacts(
         migration=migration.id,
         mapping=migration.mapping_digest,
-        left=cutover_views.left(ledgers),
-        refused=cutover_views.refused(ledgers),
-        will_not_expire=cutover_views.will_not_expire(ledgers),
-        moved=cutover_views.moved(ledgers),
+        left=cutover.count_undecided(ledgers),
+        refused=cutover.refused_memories(ledgers),
+        will_not_expire=cutover.will_not_expire(ledgers),
+        moved=cutover.moved_memories(ledgers),
     )
 
 
@@ -161,7 +162,7 @@ def _report(path: Path, ledgers: Sequence[Ledger]) -> Report | None:
             began=str(told["began"]),
             ended=str(told["ended"]),
             leaks=int(told["measured"]["isolation"]["leaks"]),
-            scan_began=cutover_views.scan_began(ledgers, str(told["dump"])),
+            scan_began=cutover.scan_began(ledgers, str(told["dump"])),
             whole=not told["options"]["users"],
         )
     except (OSError, ValueError, KeyError, TypeError):

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from spectron_migrate.errors import Incomplete, InputError
 from spectron_migrate.files.private import write_json
-from spectron_migrate.ledger import Ledger, cutover_views
-from spectron_migrate.ledger.cutover_views import LeftBehind
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.read import cutover
+from spectron_migrate.ledger.read.cutover import StaleText
 from spectron_migrate.migration.rounds import opened
 from spectron_migrate.records import Json, selector_of
 
@@ -48,8 +49,8 @@ def write_report(folder: Path, *, now: str) -> Privacy | None:
 
 
 def _write(folder: Path, ledgers: Sequence[Ledger], now: str) -> Privacy:
-    living = [path for ledger in ledgers for text in cutover_views.living_selectors(ledger) for path in _paths(text)]
-    rows = [_row(left, living) for ledger in ledgers for left in cutover_views.left_behind(ledger)]
+    living = [path for ledger in ledgers for text in cutover.living_selectors(ledger) for path in _paths(text)]
+    rows = [_row(left, living) for ledger in ledgers for left in cutover.stale_texts(ledger)]
     deleted = [row for row in rows if row["why"] != REPLACED]
     told = {
         "schema": 1,
@@ -65,7 +66,7 @@ def _write(folder: Path, ledgers: Sequence[Ledger], now: str) -> Privacy:
     return Privacy(len(deleted), len(rows) - len(deleted), exact, str(folder / FILE))
 
 
-def _row(left: LeftBehind, living: Sequence[str]) -> dict[str, Json]:
+def _row(left: StaleText, living: Sequence[str]) -> dict[str, Json]:
     paths = _paths(left.selector)
     why = "deleted in Mem0" if left.deleted_at is not None else f"{left.now} in Mem0"
     alone = not any(other == path or other.startswith(path + "/") for path in paths for other in living)

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 from spectron_migrate.errors import KeyRefused, NotLegal, WrongLedger
-from spectron_migrate.ledger import Ledger, sessions, views
+from spectron_migrate.ledger import Ledger, sessions
+from spectron_migrate.ledger.read import plans, receipts
 from spectron_migrate.records import counted
 from spectron_migrate.spectron.api import Me, SpectronApi, UnknownSession
 
@@ -38,17 +39,17 @@ async def check(
     """
     me = await api.me()
     await _same_server(ledger, api)
-    paths = views.target_paths(ledger, plan)
+    paths = plans.target_paths(ledger, plan)
     _granted(me, paths)
     await _own_scopes(ledger, api, paths, into_existing=into_existing, now=now, listing=first_listing or _listed)
-    with ledger.transaction() as db:
-        db.execute("UPDATE migration SET endpoint = ?, principal = ?", (api.endpoint, me.principal))
+    with ledger.transaction():
+        ledger.keep_server(api.endpoint, me.principal)
     return me
 
 
 async def _same_server(ledger: Ledger, api: SpectronApi) -> None:
     """A server where our confirmed turns are not listed is another one: going on would write everything twice."""
-    known = views.session_to_show(ledger)
+    known = receipts.session_to_show(ledger)
     if known is None:
         return
     server_id, claimed = known
@@ -87,7 +88,7 @@ async def _own_scopes(
         listed = await listing(api, now=now)
         with ledger.transaction():
             sessions.keep_scope_listing(ledger, listed, now)
-    foreign = views.foreign_paths(ledger, paths)
+    foreign = plans.foreign_paths(ledger, paths)
     if foreign and not into_existing:
         raise NotLegal(
             f"{counted(len(foreign), 'scope was', 'scopes were')} there before this migration began: {_named(foreign)}",

@@ -5,15 +5,16 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from spectron_migrate.ledger import Ledger, views
+from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.ledger import make_private_directory
+from spectron_migrate.ledger.read import memories, plans
 from spectron_migrate.records import canonical_json
 
 
 def write_review(ledger: Ledger, plan: int, folder: Path) -> Path | None:
     """Write `refused.jsonl`, whole or not at all; None, and no file, where there is nothing to look at."""
     path = folder / "refused.jsonl"
-    rows = list(views.named(ledger, plan, ("refused", "undecidable")))
+    rows = list(plans.named_facts(ledger, plan, ("refused", "undecidable")))
     if not rows:
         with suppress(FileNotFoundError):
             path.unlink()
@@ -23,7 +24,7 @@ def write_review(ledger: Ledger, plan: int, folder: Path) -> Path | None:
     pending.touch(mode=0o600)
     with pending.open("w", encoding="utf-8") as lines:
         for row in rows:
-            memory = views.memory_of(ledger, row.mem0_id)
+            memory = memories.memory_of(ledger, row.mem0_id)
             record = memory.to_json() if memory else None
             told = {"id": row.mem0_id, "version": row.version, "state": row.state, "reason": row.reason}
             lines.write(canonical_json({**told, "memory": record}) + "\n")

@@ -19,8 +19,8 @@ from itertools import pairwise
 from typing import ParamSpec
 
 from spectron_migrate.errors import KeyRefused, MigrateError, Unreachable
-from spectron_migrate.ledger import Ledger, views
-from spectron_migrate.ledger.views import FULL_WRITE, NONE_WRITE
+from spectron_migrate.ledger import Ledger, probes
+from spectron_migrate.ledger.probes import FULL_WRITE, NONE_WRITE
 from spectron_migrate.records import Infer, Json, Reporter, Selector, canonical_json, format_time, parse_time
 from spectron_migrate.spectron.answers import OtherBody, Receipt, classify
 from spectron_migrate.spectron.api import Me, Sleep, SpectronApi, UnknownSession, pattern_covers
@@ -305,7 +305,7 @@ class Probe:
     # -- erasing ------------------------------------------------------------------------------------------
 
     async def _erase_leftovers(self) -> None:
-        rows = views.probe_answers(self.ledger, self.api.context, self.api.endpoint)
+        rows = probes.probe_answers(self.ledger, self.api.context, self.api.endpoint)
         for row in rows:
             if row.question == UNFINISHED and row.answer.startswith(f"{ROOT}/"):
                 self.reporter.info(f"erasing what a killed probe left in {row.answer}")
@@ -328,8 +328,8 @@ class Probe:
             self._note(question, f"failed: {problem.message}", assumed, False)
             self.reporter.warn(f"the probe's memories may still be in scope {self.under}; the next probe erases them")
             return
-        with self.ledger.transaction() as db:
-            db.execute("DELETE FROM probe WHERE question = ?", (UNFINISHED,))
+        with self.ledger.transaction():
+            probes.forget_answer(self.ledger, UNFINISHED)
 
     # -- how ----------------------------------------------------------------------------------------------
 
@@ -386,11 +386,9 @@ class Probe:
         self.found.append(Found(question, answer, assumed, fits, needed, "" if fits or fits is None else meaning))
 
     def _keep(self, question: str, answer: str) -> None:
-        with self.ledger.transaction() as db:
-            db.execute(
-                "INSERT OR REPLACE INTO probe(endpoint, context, question, answer, at) VALUES (?, ?, ?, ?, ?)",
-                (self.api.endpoint, self.api.context, question, answer, format_time(self.now())),
-            )
+        kept = probes.ProbeAnswer(question, answer, format_time(self.now()))
+        with self.ledger.transaction():
+            probes.keep_answer(self.ledger, self.api.endpoint, self.api.context, kept)
 
 
 def _fact(text: str, session: str, path: str, infer: Infer, *, observed_at: str | None = None) -> bytes:

@@ -15,7 +15,7 @@ from spectron_migrate.doctor.service import check_service, extraction
 from spectron_migrate.doctor.source import check_source
 from spectron_migrate.dump import open_dump
 from spectron_migrate.errors import MigrateError
-from spectron_migrate.ledger import views
+from spectron_migrate.ledger.read import status
 from spectron_migrate.ledger.shards import open_all
 from spectron_migrate.mapping import ScopeMapping, load_mapping
 from spectron_migrate.records import Reporter, format_time
@@ -103,7 +103,7 @@ def _states(state: Path) -> dict[str, int]:
         return counted
     for ledger in ledgers:
         with ledger:
-            for name, n in views.count_all(ledger).items():
+            for name, n in status.count_all(ledger).items():
                 counted[name] = counted.get(name, 0) + n
     return counted
 

@@ -203,6 +203,10 @@ class Ledger:
                 )
         return known
 
+    def keep_server(self, endpoint: str, principal: str) -> None:
+        """Note where the migration writes, and as whom. Call inside a transaction."""
+        self.db.execute("UPDATE migration SET endpoint = ?, principal = ?", (endpoint, principal))
+
 
 _DISK = (
     sqlite3.SQLITE_FULL,

@@ -222,7 +222,7 @@ class Merge:
         return row
 
     def _remember(self, memory: Memory, *, moved_from: str | None = None) -> None:
-        record = spelled(memory)
+        record = _record(memory)
         # Seen again: a tombstone falls. An older reading tells nothing new.
         self._db.execute(
             "INSERT INTO memory(mem0_id, record, digest, scan, expires, moved_from) VALUES (?, ?, ?, ?, ?, ?)"
@@ -277,9 +277,14 @@ class Merge:
         }
 
 
-def spelled(memory: Memory) -> str:
-    """A record as the ledger keeps it; escaped, because a lone surrogate in some field is no reason to lose the row."""
+def _record(memory: Memory) -> str:
+    """A memory as the ledger keeps it; escaped, because a lone surrogate in some field is no reason to lose the row."""
     return _ESCAPED.encode(memory.to_json())
+
+
+def record_digest(memory: Memory) -> str:
+    """Differs whenever anything that Mem0 says of the memory does."""
+    return digest(_record(memory))
 
 
 _ESCAPED = json.JSONEncoder(sort_keys=True, separators=(",", ":"))

@@ -30,7 +30,7 @@ _STANDS = (
 _MOVED = "SELECT mem0_id FROM memory WHERE moved_from IS NOT NULL"
 
 
-def standing_in(db: Connection, message: str) -> list[str]:
+def records_in_turn(db: Connection, message: str) -> list[str]:
     """The records of the memories that a message stands for, and that Mem0 still has, in Mem0's order."""
     rows = db.execute(
         f"SELECT record FROM fact JOIN memory USING (mem0_id) WHERE fact.message = ? AND {_STANDS} ORDER BY fact.id",
@@ -75,7 +75,7 @@ def overtake(db: Connection, mem0_id: str, plan: int, at: str) -> None:
     for message in _messages_left(db, mem0_id):
         if message["state"] == "planned":
             skip(db, message, APART, plan=plan)
-        elif not standing_in(db, message["mem0_id"]):
+        elif not records_in_turn(db, message["mem0_id"]):
             db.execute(
                 "UPDATE memory SET tombstoned_at = coalesce(tombstoned_at, ?) WHERE mem0_id = ?",
                 (at, message["mem0_id"]),

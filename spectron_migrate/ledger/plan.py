@@ -82,6 +82,38 @@ def last_plan(ledger: Ledger) -> tuple[int, str] | None:
     return (row["id"], row["fingerprint"]) if row else None
 
 
+def base_plan(ledger: Ledger, fence: str) -> tuple[int, str] | None:
+    """The newest plan, and when the reading behind it began, once one was made of a reading after the fence."""
+    row = ledger.db.execute(
+        "SELECT (SELECT max(id) FROM plan WHERE complete = 1) AS number, max(scan.began) AS began FROM scan"
+        " WHERE complete = 1 AND kind != ? AND began > ?",
+        (LIVE, fence),
+    ).fetchone()
+    return None if row["number"] is None or row["began"] is None else (int(row["number"]), str(row["began"]))
+
+
+def last_plan_and_scan(ledger: Ledger) -> tuple[int, str, str] | None:
+    """Id, fingerprint and scan of the newest finished plan."""
+    row = ledger.db.execute(
+        "SELECT id, fingerprint, scan FROM plan WHERE complete = 1 ORDER BY id DESC LIMIT 1"
+    ).fetchone()
+    return (row["id"], row["fingerprint"], row["scan"]) if row else None
+
+
+def adopt_undecided(ledger: Ledger, plan: int) -> None:
+    """Move what other plans left undecided into this plan."""
+    ledger.db.execute(
+        "UPDATE fact SET plan = ? WHERE state IN ('planned', 'intended', 'undecidable') AND plan != ?", (plan, plan)
+    )
+
+
+def set_fingerprint(ledger: Ledger, plan: int, fingerprint: str, *, scan: str | None = None) -> None:
+    """Change what the plan was made of; the scan stays where none is given."""
+    ledger.db.execute(
+        "UPDATE plan SET fingerprint = ?, scan = coalesce(?, scan) WHERE id = ?", (fingerprint, scan, plan)
+    )
+
+
 def finish_plan(ledger: Ledger, plan: int, *, mapping_digest: str) -> None:
     """The merge is whole: a run may go on from it."""
     ledger.db.execute(

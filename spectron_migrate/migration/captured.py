@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from spectron_migrate.ledger import Ledger, cutover_views, messages, plan, views
+from spectron_migrate.ledger import Ledger, messages
 from spectron_migrate.ledger.merge import Merge
+from spectron_migrate.ledger.read import memories
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.records import Memory, Placement, digest
 from spectron_migrate.state.outbox import Row
@@ -26,16 +27,6 @@ def memory_of(row: Row, known: Memory | None) -> Memory | None:
     }
     kept = {name: value for name, value in told.items() if name in Memory.__slots__}
     return Memory.from_json({**kept, "id": row.mem0_id, "memory": row.text, "hash": None, **times})
-
-
-def was_read_since(ledger: Ledger, row: Row) -> bool:
-    """Whether the last text of the memory came from a reading of Mem0 that began after the row was complete."""
-    found = ledger.db.execute(
-        "SELECT scan.began FROM fact JOIN scan ON scan.id = fact.scan WHERE fact.mem0_id = ? AND scan.kind != ?"
-        " AND fact.version = (SELECT max(version) FROM fact AS other WHERE other.mem0_id = fact.mem0_id)",
-        (row.mem0_id, plan.LIVE),
-    ).fetchone()
-    return found is not None and found["began"] is not None and row.completed < found["began"]
 
 
 class Said:
@@ -77,10 +68,10 @@ class Said:
     def _goes_with(self, placed: Placement, row: Row) -> bool:
         if row.event == "DELETE":
             return True
-        memory = memory_of(row, views.memory_of(self._ledger, row.mem0_id))
-        if memory is None or was_read_since(self._ledger, row):
+        memory = memory_of(row, memories.memory_of(self._ledger, row.mem0_id))
+        if memory is None or memories.was_read_after(self._ledger, row.mem0_id, row.completed):
             return False
-        known = cutover_views.standing(self._ledger, row.mem0_id)
+        known = memories.last_version(self._ledger, row.mem0_id)
         if known is not None and known.text_digest == digest(memory.memory):
             return False
         own = self._mapping.place(memory)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from spectron_migrate.ledger import Ledger, merge, plan
+from spectron_migrate.ledger.read import memories
 from spectron_migrate.records import Memory, digest, format_time, has_time, parse_time
 
 _WAITING = "waiting:"
@@ -59,36 +60,27 @@ class Changes:
 
         Then a new plan begins, and every settled memory is looked at once more.
         """
-        row = ledger.db.execute(
-            "SELECT id, fingerprint, scan FROM plan WHERE complete = 1 ORDER BY id DESC LIMIT 1"
-        ).fetchone()
-        alike = (
-            row is not None
-            and (migration := ledger.migration()) is not None
-            and migration.mapping_digest == mapping_digest
-            and row["fingerprint"] in (_WAITING + mapping_digest, _fingerprint(row["scan"], mapping_digest))
-        )
-        if not alike:
+        last = plan.last_plan_and_scan(ledger)
+        migration = ledger.migration()
+        same_mapping = migration is not None and migration.mapping_digest == mapping_digest
+        if (
+            last is None
+            or not same_mapping
+            or last[1] not in (_WAITING + mapping_digest, _fingerprint(last[2], mapping_digest))
+        ):
             self.unchanged, self._all = False, True
             return None
         plan.keep_scan(ledger, scan)
         # What another plan left behind, of an older copy of the dump perhaps, is delivered with this one.
-        ledger.db.execute(
-            "UPDATE fact SET plan = ?1 WHERE state IN ('planned', 'intended', 'undecidable') AND plan != ?1",
-            (row["id"],),
-        )
-        return int(row["id"])
+        plan.adopt_undecided(ledger, last[0])
+        return last[0]
 
     def wants(self, ledger: Ledger, memory: Memory) -> bool:
         """Whether the memory is planned now: it changed, and its new text has settled."""
-        row = ledger.db.execute(
-            "SELECT digest, tombstoned_at, (SELECT text_digest FROM fact WHERE fact.mem0_id = memory.mem0_id"
-            " ORDER BY version DESC LIMIT 1) AS text FROM memory WHERE mem0_id = ?",
-            (memory.id,),
-        ).fetchone()
-        # The text beside the record: a call that overlapped others may have told an older one since.
-        same_text = row is not None and row["text"] == digest(memory.memory)
-        as_known = same_text and row["tombstoned_at"] is None and row["digest"] == digest(merge.spelled(memory))
+        known = memories.known_digests(ledger, memory.id)
+        # The text beside the record: overlapping calls may have given the record an older text since.
+        same_text = known is not None and known.text == digest(memory.memory)
+        as_known = known is not None and same_text and not known.deleted and known.record == merge.record_digest(memory)
         if as_known and not self._all:
             return False
         if not same_text and not self._settling.is_settled(memory):
@@ -99,12 +91,9 @@ class Changes:
     def finish(self, ledger: Ledger, number: int, scan: plan.ScanRow, *, mapping_digest: str) -> None:
         """The plan is that of this dump, unless memories of it still wait."""
         if self.waiting:
-            ledger.db.execute("UPDATE plan SET fingerprint = ? WHERE id = ?", (_WAITING + mapping_digest, number))
-            return
-        ledger.db.execute(
-            "UPDATE plan SET fingerprint = ?, scan = ? WHERE id = ?",
-            (_fingerprint(scan.id, mapping_digest), scan.id, number),
-        )
+            plan.set_fingerprint(ledger, number, _WAITING + mapping_digest)
+        else:
+            plan.set_fingerprint(ledger, number, _fingerprint(scan.id, mapping_digest), scan=scan.id)
 
     def _wait(self, memory: Memory) -> None:
         self.waiting += 1

@@ -20,12 +20,13 @@ from spectron_migrate.delivery.preflight import check
 from spectron_migrate.delivery.run import Brake, Run
 from spectron_migrate.delivery.waiting import Waiting
 from spectron_migrate.errors import InputError
-from spectron_migrate.ledger import Ledger, cutover_views, messages, plan, views
+from spectron_migrate.ledger import Ledger, messages, plan
 from spectron_migrate.ledger.merge import Merge
+from spectron_migrate.ledger.read import cutover, memories
 from spectron_migrate.ledger.shards import refuse_outbox
 from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.mapping import ScopeMapping, Unmapped
-from spectron_migrate.migration.captured import Said, memory_of, was_read_since
+from spectron_migrate.migration.captured import Said, memory_of
 from spectron_migrate.migration.rounds import owners_behind, turn
 from spectron_migrate.records import NullReporter, format_time, parse_time
 from spectron_migrate.spectron.api import Sleep, SpectronApi
@@ -97,7 +98,7 @@ class Drainer:
             if not (self._state / "ledger.db").exists():
                 return None
             with Ledger.open_for_writing(self._state, create=False) as ledger:
-                base = _base(ledger, state.fence)
+                base = plan.base_plan(ledger, state.fence)
                 if base is None:
                     return None
                 number, scanned = base
@@ -122,7 +123,7 @@ class Drainer:
                 behind = self._behind(ledger, batch, running)
                 caught_up = CaughtUp(format_time(began), now.timestamp() + self._max_lag_s, behind)
                 publish(self._state, caught_up, now=format_time(self._now()))
-                left = cutover_views.left([ledger]).total
+                left = cutover.count_undecided([ledger]).total
                 return Drained(len(batch.rows), written, left, behind)
 
     def _check_mapping(self, ledger: Ledger) -> None:
@@ -164,8 +165,8 @@ class Drainer:
         if row.event == "DELETE":
             merge.tombstone(row.mem0_id, row.completed)
             return set()
-        known = views.memory_of(ledger, row.mem0_id)
-        if known is not None and was_read_since(ledger, row):
+        known = memories.memory_of(ledger, row.mem0_id)
+        if known is not None and memories.was_read_after(ledger, row.mem0_id, row.completed):
             return set()  # a reading of Mem0 that began later gave what the ledger has
         memory = memory_of(row, known)
         if memory is None:
@@ -178,7 +179,7 @@ class Drainer:
         return set()
 
     async def _deliver(self, ledger: Ledger, api: SpectronApi, number: int) -> int:
-        if not cutover_views.left([ledger]).total:
+        if not cutover.count_undecided([ledger]).total:
             return 0
         me = await check(ledger, api, plan=number, into_existing=False, now=format_time(self._now()))
         self._waiting.begin()
@@ -214,7 +215,7 @@ class Drainer:
         """
         if batch.calls == MOST_CALLS:
             return None
-        refused = cutover_views.refused([ledger])
+        refused = cutover.refused_memories([ledger])
         owners = owners_behind([ledger], read_journal(self._state).state, refused)
         unknown = [*self._outbox.unknown(), *running]
         if owners is None or any(not call.owners and call.memory is None for call in unknown):
@@ -224,15 +225,5 @@ class Drainer:
 
 def _owners_of(ledger: Ledger, mem0_id: str | None) -> set[str]:
     """Whose a memory is; nobody's where the ledger never heard of it: then nothing of it is in Spectron to be old."""
-    known = views.memory_of(ledger, mem0_id) if mem0_id is not None else None
+    known = memories.memory_of(ledger, mem0_id) if mem0_id is not None else None
     return set(known.entity_ids.values()) if known is not None else set()
-
-
-def _base(ledger: Ledger, fence: str) -> tuple[int, str] | None:
-    """The newest plan, and when the reading behind it began, once one was made of a reading after the fence."""
-    row = ledger.db.execute(
-        "SELECT (SELECT max(id) FROM plan WHERE complete = 1) AS number, max(scan.began) AS began FROM scan"
-        " WHERE complete = 1 AND kind != ? AND began > ?",
-        (plan.LIVE, fence),
-    ).fetchone()
-    return None if row["number"] is None or row["began"] is None else (int(row["number"]), str(row["began"]))

@@ -15,7 +15,7 @@ from sqlite3 import Row
 from spectron_migrate.delivery.lane import MESSAGES
 from spectron_migrate.delivery.tokens import tokens_of
 from spectron_migrate.dump import Dump
-from spectron_migrate.ledger import Ledger, views
+from spectron_migrate.ledger import Ledger, probes
 from spectron_migrate.mapping import Rule, ScopeMapping
 from spectron_migrate.migration.likeness import ALIKE, NEWEST, LikelyPair, Likeness
 from spectron_migrate.records import Json, Memory, Reporter
@@ -54,8 +54,8 @@ class Pace:
         measured: dict[str, float] = {}
         if (state / "ledger.db").exists():
             with Ledger.open_for_reading(state) as ledger:
-                measured = views.measured_seconds(ledger, context)
-        full, none = measured.get(views.FULL_WRITE), measured.get(views.NONE_WRITE)
+                measured = probes.measured_seconds(ledger, context)
+        full, none = measured.get(probes.FULL_WRITE), measured.get(probes.NONE_WRITE)
         if full is None or none is None:
             return cls(in_flight, max_rps)
         return cls(in_flight, max_rps, full, none, measured=True)

@@ -10,8 +10,9 @@ from itertools import islice
 from spectron_migrate import __version__
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import InputError, NotLegal
-from spectron_migrate.ledger import Ledger, erasing, messages, plan, views
+from spectron_migrate.ledger import Ledger, erasing, messages, plan
 from spectron_migrate.ledger.merge import Merge
+from spectron_migrate.ledger.read import memories, plans
 from spectron_migrate.mapping import ScopeMapping, Unmapped
 from spectron_migrate.migration.changes import Changes
 from spectron_migrate.migration.sharding import Sharding
@@ -120,7 +121,7 @@ def make_plan(
         _warn_left_behind(ledger, number, dump, mapping, filters, now=now, reporter=reporter)
     if merge.moved:
         reporter.warn(f"{merge.moved} memories belong to another scope in Mem0 now: they stay where they were sent")
-    _warn(noticed, views.count_replaced(ledger, number), reporter)
+    _warn(noticed, plans.count_replaced(ledger, number), reporter)
     return Planned(number, merged=True)
 
 
@@ -146,7 +147,7 @@ def _refuse_half_erased(ledger: Ledger) -> None:
 
 def _merge_tombstones(merge: Merge, ledger: Ledger, dump: Dump, filters: Filters) -> None:
     for mem0_id, stone in dump.tombstones.items():
-        known = views.memory_of(ledger, mem0_id)
+        known = memories.memory_of(ledger, mem0_id)
         if known is not None and filters.admits(known):
             merge.tombstone(mem0_id, stone.first_missed)
 
@@ -282,7 +283,7 @@ def _warn_left_behind(
         placed = mapping.place(memory)
         if isinstance(placed, Placement) and placed.infer == "full":
             key = order_key(memory, dump.began or now)
-            left += views.would_come_late(ledger, number, placed.lane, key, memory.id)
+            left += plans.would_come_late(ledger, number, placed.lane, key, memory.id)
     if left:
         reporter.warn(
             f"the filters leave {left} older memories behind in the same scopes' order: written later, they come late"

@@ -20,9 +20,10 @@ from spectron_migrate.delivery.run import Brake, Counters, Run, Stop
 from spectron_migrate.delivery.waiting import Waiting
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import ExitCode, InputError, Interrupted
-from spectron_migrate.ledger import Ledger, batches, decisions, merge, plan, runs, sessions, views
+from spectron_migrate.ledger import Ledger, batches, decisions, merge, plan, runs, sessions
+from spectron_migrate.ledger.read import plans
+from spectron_migrate.ledger.read.plans import PlanCounts, plan_counts
 from spectron_migrate.ledger.shards import Shard, refuse_outbox
-from spectron_migrate.ledger.stored import Standing
 from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.migration.changes import Changes
@@ -176,7 +177,7 @@ class Replay:
                     decisions.retry_refused(ledger, planned.id)
                 plan.mark_late(ledger, planned.id)
                 self._refuse_expiry(ledger, planned.id)
-            summary = self._summary(ledger, planned.id, before=Standing.of(ledger, planned.id), dry_run=True)
+            summary = self._summary(ledger, planned.id, before=plan_counts(ledger, planned.id), dry_run=True)
             pace = Pace.of(self._root, context, self._options.max_in_flight, self._options.max_rps)
             forecast = make_forecast(ledger, planned.id, self._dump, self._mapping, pace, reporter=self._reporter)
             return replace(summary, forecast=forecast)
@@ -237,7 +238,7 @@ class Replay:
                     f"{late} memories come late: newer facts of their scopes are there already, so they go in without"
                     " superseding anything"
                 )
-            before = Standing.of(ledger, planned.id)
+            before = plan_counts(ledger, planned.id)
             run = self._begin(ledger, api, planned.id, principal=me.principal)
             if self._interrupted is None:
                 told = partial(_told, run)
@@ -309,19 +310,19 @@ class Replay:
         ledger: Ledger,
         number: int,
         *,
-        before: Standing,
+        before: PlanCounts,
         run: Run | None = None,
         review: Path | None = None,
         dry_run: bool = False,
     ) -> ReplaySummary:
-        after = Standing.of(ledger, number)
+        after = plan_counts(ledger, number)
         counts = after.by_state
-        replaced = views.count_replaced(ledger, number)
-        skipped = views.skipped_by_reason(ledger, number)
+        replaced = plans.count_replaced(ledger, number)
+        skipped = plans.skipped_by_reason(ledger, number)
         if replaced:
             skipped[merge.REPLACED] = skipped.get(merge.REPLACED, 0) + replaced
-        scopes, lanes = views.scopes_and_lanes(ledger, number)
-        lasting = views.will_not_expire(ledger, number)
+        scopes, lanes = plans.scopes_and_lanes(ledger, number)
+        lasting = plans.will_not_expire(ledger, number)
         migration = ledger.migration()
         counters = run.counters if run else Counters()
         return ReplaySummary(
@@ -346,11 +347,11 @@ class Replay:
             slowed_down=run.limiter.story if run else None,
             review=str(review) if review else None,
             skipped_by_reason=skipped,
-            will_not_expire=lasting[: views.LISTED],
+            will_not_expire=lasting[: plans.LISTED],
             will_not_expire_count=len(lasting),
             reasons=[
                 {"id": row.mem0_id, "state": row.state, "reason": row.reason}
-                for row in views.named(ledger, number, ("refused", "undecidable"), limit=views.LISTED)
+                for row in plans.named_facts(ledger, number, ("refused", "undecidable"), limit=plans.LISTED)
             ],
             stopped=run.stop.reason if run and run.stop else _first(run.stopped_scopes.values()) if run else None,
             dry_run=dry_run,

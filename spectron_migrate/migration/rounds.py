@@ -19,9 +19,10 @@ from spectron_migrate.delivery.waiting import Waiting
 from spectron_migrate.dump import Dump, open_dump, read_manifest
 from spectron_migrate.errors import ExitCode, Incomplete, LedgerLocked
 from spectron_migrate.files.private import open_private
-from spectron_migrate.ledger import Ledger, cutover_views
-from spectron_migrate.ledger.cutover_views import Left
+from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.ledger import make_private_directory
+from spectron_migrate.ledger.read import cutover, memories
+from spectron_migrate.ledger.read.cutover import Undecided
 from spectron_migrate.ledger.schema import STORED
 from spectron_migrate.ledger.shards import Shard, find, open_all
 from spectron_migrate.mapping import ScopeMapping
@@ -99,7 +100,7 @@ class Round:
     late: int
     refused: int
     waiting: int
-    left: Left
+    left: Undecided
     behind: frozenset[str] | None
     """Ids whose changes are not all in Spectron; None for too many to name."""
     problem: str | None = None
@@ -251,8 +252,8 @@ class Rounds:
         compare: bool,
     ) -> Round:
         with opened(self.ground.state) as ledgers:
-            left = cutover_views.left(ledgers)
-            refused = cutover_views.refused(ledgers)
+            left = cutover.count_undecided(ledgers)
+            refused = cutover.refused_memories(ledgers)
             behind = owners_behind(ledgers, read_journal(self.ground.state).state, refused)
             for each in changes:
                 behind = None if behind is None or each.waiting_owners is None else behind | each.waiting_owners
@@ -284,8 +285,8 @@ def owners_behind(ledgers: Sequence[Ledger], state: CutoverState, refused: Mappi
 
     A `refused` memory and one that changed hands hold their owners until somebody accepts them at their gate.
     """
-    short = state.open_at("refused", refused) + state.open_at("moved", cutover_views.moved(ledgers))
-    return cutover_views.owners_behind(ledgers, MOST_BEHIND, short)
+    short = state.open_at("refused", refused) + state.open_at("moved", cutover.moved_memories(ledgers))
+    return cutover.owners_behind(ledgers, MOST_BEHIND, short)
 
 
 def compare_all(ledgers: Sequence[Ledger], dump: Dump, settling: Settling) -> Differences:
@@ -295,21 +296,21 @@ def compare_all(ledgers: Sequence[Ledger], dump: Dump, settling: Settling) -> Di
     for memory in dump.memories():
         count += 1
         # A memory that changed shards is known in both: what was sent counts.
-        rows = [row for ledger in ledgers if (row := cutover_views.standing(ledger, memory.id))]
+        rows = [row for ledger in ledgers if (row := memories.last_version(ledger, memory.id))]
         known = min(rows, key=lambda row: row.state not in STORED, default=None)
-        found += sum(not row.tombstoned for row in rows)
-        if known is None or known.tombstoned or known.text_digest != digest(memory.memory):
+        found += sum(row.tombstoned_at is None for row in rows)
+        if known is None or known.tombstoned_at is not None or known.text_digest != digest(memory.memory):
             if not settling.is_settled(memory):
                 waiting += 1
                 continue
             missing += 1
-        elif known.state in cutover_views.UNDECIDED:
+        elif known.state in cutover.UNDECIDED_STATES:
             undecided += 1
         else:
             continue
         if len(named) < NAMED:
             named.append(memory.id)
-    return Differences(count, waiting, missing, undecided, cutover_views.living(ledgers) - found, tuple(named))
+    return Differences(count, waiting, missing, undecided, cutover.count_living(ledgers) - found, tuple(named))
 
 
 def shards_of(state: Path) -> Sequence[Shard | None]:

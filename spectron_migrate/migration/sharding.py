@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from spectron_migrate.dump import Dump
 from spectron_migrate.dump.plan_file import SharedPlan, begin_shard, create_plan, read_plan, replace_plan
 from spectron_migrate.errors import InputError, LedgerLocked
-from spectron_migrate.ledger import Ledger, merge, migration_id, views
+from spectron_migrate.ledger import Ledger, merge, migration_id
+from spectron_migrate.ledger.read import memories, plans
 from spectron_migrate.ledger.shards import HASH, LOCK, Shard, counts_in, hold
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.records import Memory, Placement, Skipped, digest
@@ -50,7 +51,7 @@ class Sharding:
         if not dry_run:
             self._open.enter_context(hold(self._state, self._agreed, self._advance, sleep=sleep))
         self._siblings = [
-            ledger for ledger in self._open_siblings() if views.knows_other_dump(ledger, self._dump.digest)
+            ledger for ledger in self._open_siblings() if plans.knows_other_dump(ledger, self._dump.digest)
         ]
 
     def _check(self) -> None:
@@ -82,12 +83,12 @@ class Sharding:
         A memory that was sent from here stays here, and one that another shard sent is not sent again,
         wherever a later export puts it. One that is skipped has no lane: the hash of its id says who names it.
         """
-        known = views.is_known(ledger, memory.id)
+        known = memories.is_known(ledger, memory.id)
         if isinstance(placed, Skipped):
             return placed if known or self.shard.takes(memory.id) else None
         if not self.shard.takes(placed.lane):
             return Skipped(memory.id, merge.ELSEWHERE) if known else None
-        if any(views.was_sent(sibling, memory.id) for sibling in self._siblings):
+        if any(memories.was_sent(sibling, memory.id) for sibling in self._siblings):
             return Skipped(memory.id, merge.MOVED)
         return placed
 
@@ -109,7 +110,7 @@ class Sharding:
                     f"another shard has begun meanwhile, with another export of {self._dump.path}",
                     hint="run this one again: nothing was written",
                 )
-        if ledger is not None and not begin_shard(self._dump.path, str(self.shard), views.made_at(ledger)):
+        if ledger is not None and not begin_shard(self._dump.path, str(self.shard), plans.made_at(ledger)):
             return [node.path for node in await api.scopes()]
         return standing.scopes
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import WrongLedger
-from spectron_migrate.ledger import Ledger, verify_views, views
-from spectron_migrate.ledger.verify_views import LastVersion
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.read import memories, plans, receipts
+from spectron_migrate.ledger.read.memories import LastVersion
 from spectron_migrate.mapping import Lens, NotServable, ScopeMapping, Unmapped, covers
 from spectron_migrate.records import Filters, Memory, Placement, Reporter, Skipped, canonical_json, digest, selector_of
 from spectron_migrate.verify.model import Finding, VerifyOptions
@@ -50,12 +51,12 @@ def stage(work: Workspace, ledgers: Sequence[Ledger], *, seed: int, reporter: Re
     reporter.stage("read the ledger")
     for source, ledger in enumerate(ledgers):
         with work.change():
-            for session in verify_views.sessions_of_ours(ledger):
+            for session in receipts.our_sessions(ledger):
                 work.add_session(session, source)
-            for row in verify_views.receipts(ledger):
+            for row in receipts.receipts(ledger):
                 work.add_receipt(row, seed=seed)
                 reporter.advance(1)
-            work.add_messages(verify_views.in_messages(ledger))
+            work.add_messages(receipts.memories_in_messages(ledger))
 
 
 def expect_all(
@@ -83,7 +84,7 @@ def outcome_of(memory: Memory, last: LastVersion | None, ground: Ground) -> Outc
     if last is not None and last.tombstoned_at is not None and (ground.began or "") <= last.tombstoned_at:
         return _gone(memory.id, last)  # an older reading cannot bring back what a newer one missed
     placed = ground.mapping.place(memory)
-    stored = last is not None and last.somewhere
+    stored = last is not None and last.any_stored
     if isinstance(placed, Skipped):
         return Outcome("skipped", placed.reason, _stale(memory.id, placed.reason) if stored else ())
     if isinstance(placed, Unmapped):
@@ -146,7 +147,7 @@ def _from_dump(
     options: VerifyOptions,
     reporter: Reporter,
 ) -> None:
-    planned = any(verify_views.was_planned(ledger, dump.digest) for ledger in ledgers)
+    planned = any(plans.was_planned(ledger, dump.digest) for ledger in ledgers)
     ground = Ground(mapping, planned, dump.began, options.accepted)
     reporter.stage("compare dump and ledger", dump.count)
     keep = _Batches(work)
@@ -165,10 +166,10 @@ def _from_ledgers(work: Workspace, ledgers: Sequence[Ledger], filters: Filters, 
     """Memories that the dump does not tell about: captured since, or of another export."""
     keep = _Batches(work)
     for ledger in ledgers:
-        for mem0_id, tombstoned in views.memories(ledger):
+        for mem0_id, tombstoned in memories.memories(ledger):
             if work.expected(mem0_id) is not None or not _admitted(ledgers, mem0_id, filters):
                 continue
-            last = verify_views.last_version(ledger, mem0_id)
+            last = memories.last_version(ledger, mem0_id)
             if last is not None:
                 keep(mem0_id, _gone(mem0_id, last) if tombstoned else _from_ledger_alone(mem0_id, last, accepted))
     keep.flush()
@@ -181,7 +182,7 @@ def _from_ledger_alone(mem0_id: str, last: LastVersion, accepted: frozenset[str]
 
 
 def _gone(mem0_id: str, last: LastVersion) -> Outcome:
-    findings = _stale(mem0_id, "deleted in Mem0") if last.somewhere else ()
+    findings = _stale(mem0_id, "deleted in Mem0") if last.any_stored else ()
     return Outcome("gone", "deleted in Mem0", findings)
 
 
@@ -211,14 +212,14 @@ def _wrong_place(memory: Memory, last: LastVersion, placed: Placement, mapping: 
 
 def _last(ledgers: Sequence[Ledger], mem0_id: str) -> LastVersion | None:
     """A memory belongs to one shard, unless its lane changed before anything of it was sent."""
-    known = [last for ledger in ledgers if (last := verify_views.last_version(ledger, mem0_id)) is not None]
+    known = [last for ledger in ledgers if (last := memories.last_version(ledger, mem0_id)) is not None]
     return next((last for last in known if last.state in STORED), known[0] if known else None)
 
 
 def _admitted(ledgers: Sequence[Ledger], mem0_id: str, filters: Filters) -> bool:
     if not filters:
         return True
-    records = (views.memory_of(ledger, mem0_id) for ledger in ledgers)
+    records = (memories.memory_of(ledger, mem0_id) for ledger in ledgers)
     return any(memory is not None and filters.admits(memory) for memory in records)
 
 

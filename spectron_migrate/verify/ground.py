@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spectron_migrate.errors import InputError, KeyRefused, WrongLedger
-from spectron_migrate.ledger import Ledger, verify_views
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.read import receipts
 from spectron_migrate.records import counted, selector_of
 from spectron_migrate.spectron.api import MAX_K, SpectronApi, UnknownSession
 from spectron_migrate.verify.model import VerifyOptions
@@ -45,7 +46,7 @@ async def right_server(ledgers: Sequence[Ledger], api: SpectronApi) -> None:
     """Refuse, rather than call everything missing, where the key cannot read or the server is another one."""
     me = await api.me()
     for ledger in ledgers:
-        paths = {path for text in verify_views.all_selectors(ledger) for path in _paths(text)}
+        paths = {path for text in receipts.written_selectors(ledger) for path in _paths(text)}
         lacking = sorted(path for path in paths if not me.may("memory:read", path))
         if lacking:
             raise KeyRefused(
@@ -58,14 +59,14 @@ async def right_server(ledgers: Sequence[Ledger], api: SpectronApi) -> None:
 
 async def _same_server(ledger: Ledger, api: SpectronApi) -> None:
     migration = ledger.migration()
-    newest = verify_views.newest_session(ledger)
+    newest = receipts.newest_session(ledger)
     if migration is None or migration.endpoint in (None, api.endpoint) or newest is None:
         return
     try:
         listed = {turn.id for turn in await api.turns(newest)}
     except UnknownSession:
         listed = set()
-    if not listed & verify_views.claimed_turns(ledger, newest):
+    if not listed & receipts.claimed_turns(ledger, newest):
         raise WrongLedger(
             f"the ledger at {ledger.path} wrote to {migration.endpoint},"
             f" and {api.endpoint} has none of the turns of its newest session",

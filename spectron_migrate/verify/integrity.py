@@ -11,8 +11,9 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from spectron_migrate.ledger import Ledger, verify_views
-from spectron_migrate.ledger.verify_views import SessionOfOurs
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.read import receipts
+from spectron_migrate.ledger.read.receipts import OurSession
 from spectron_migrate.records import Reporter, same_text
 from spectron_migrate.spectron.api import SpectronApi, Turn, UnknownSession
 from spectron_migrate.verify.model import Finding, StoredMemory
@@ -26,7 +27,7 @@ _MASK = re.compile(r"\[[A-Z][A-Z_ ]+\]|<[A-Z][A-Z_ ]+>|\*{3,}|█+|\bREDACTED\b"
 class Listed:
     """One session: what should be in it, and what its listing shows."""
 
-    session: SessionOfOurs
+    session: OurSession
     facts: Sequence[StoredMemory]
     turns: Sequence[Turn]
     claimed: frozenset[str]
@@ -42,7 +43,7 @@ async def check_sessions(
     """
     reporter.stage("turns", work.count("session"))
 
-    async def check(item: tuple[SessionOfOurs, int, int]) -> None:
+    async def check(item: tuple[OurSession, int, int]) -> None:
         session, source, scope = item
         if not work.is_done("present", session.server_id):
             seen = await _list(work, ledgers[source], api, session)
@@ -151,13 +152,13 @@ def _longest_rising(numbers: Sequence[int]) -> set[int]:
     return kept
 
 
-async def _list(work: Workspace, ledger: Ledger, api: SpectronApi, session: SessionOfOurs) -> Listed:
+async def _list(work: Workspace, ledger: Ledger, api: SpectronApi, session: OurSession) -> Listed:
     # The ledger after the server: a turn that is written meanwhile has its receipt by the second look.
     try:
         turns = await api.turns(session.server_id)
     except UnknownSession:
         turns = []
-    claimed = verify_views.claimed_turns(ledger, session.server_id)
+    claimed = receipts.claimed_turns(ledger, session.server_id)
     return Listed(session, work.facts_in(session.server_id), turns, frozenset(claimed))
 
 

@@ -11,8 +11,9 @@ from random import Random
 
 from spectron_migrate import __version__
 from spectron_migrate.dump import Dump
-from spectron_migrate.ledger import Ledger, verify_views
+from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.ledger import make_private_directory
+from spectron_migrate.ledger.read import receipts
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.records import Json, Reporter, canonical_json, counted, digest, format_time
 from spectron_migrate.spectron.api import SpectronApi
@@ -213,7 +214,7 @@ def _about(
     queries = [[query.text, query.ids, query.expect] for query in options.queries or ()]
     return digest(
         __version__,
-        canonical_json([verify_views.fingerprint(ledger) for ledger in ledgers]),
+        canonical_json([receipts.fingerprint(ledger) for ledger in ledgers]),
         api.endpoint,
         api.context,
         dump.digest if dump else "",

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from spectron_migrate import __version__
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import ExitCode
-from spectron_migrate.ledger import Ledger, verify_views
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.read import receipts
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.records import Json, canonical_json, digest
 from spectron_migrate.spectron.api import SpectronApi
@@ -134,7 +135,7 @@ def summarise(
         "context": api.context,
         "dump": dump.digest if dump else None,
         "mapping": mapping.digest,
-        "ledger": digest(canonical_json([verify_views.fingerprint(ledger) for ledger in ledgers])),
+        "ledger": digest(canonical_json([receipts.fingerprint(ledger) for ledger in ledgers])),
         "began": work.began,
         "ended": now,
         "holds_texts": True,

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
-from spectron_migrate.ledger.verify_views import ReceiptRow, SessionOfOurs
+from spectron_migrate.ledger.read.receipts import OurSession, ReceiptRow
 from spectron_migrate.mapping import covers
 from spectron_migrate.records import Json, Selector, canonical_json, digest, selector_of
 from spectron_migrate.verify.model import Finding, Kind, Layer, StoredMemory
@@ -87,7 +87,7 @@ class Workspace:
 
     # -- filling it ---------------------------------------------------------------------------------------
 
-    def add_session(self, session: SessionOfOurs, source: int) -> None:
+    def add_session(self, session: OurSession, source: int) -> None:
         """A session of the ledger with number `source`."""
         self.db.execute(
             "INSERT INTO session(id, source, scope, infer, residue, undecided) VALUES (?, ?, ?, ?, ?, ?)",
@@ -217,7 +217,7 @@ class Workspace:
         """Those of some memories that are of a kind."""
         return {mem0_id for mem0_id in among if (known := self.expected(mem0_id)) is not None and known[0] == kind}
 
-    def sessions(self) -> Iterator[tuple[SessionOfOurs, int, int]]:
+    def sessions(self) -> Iterator[tuple[OurSession, int, int]]:
         """Every session with its ledger's number and its scope's."""
         for row in self._pages(
             "session.no, session.id, source, scope, infer, residue, undecided, selector"
@@ -226,7 +226,7 @@ class Workspace:
             (),
         ):
             yield (
-                SessionOfOurs(
+                OurSession(
                     row["id"],
                     row["selector"],
                     row["infer"],

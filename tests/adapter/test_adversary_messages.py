@@ -12,7 +12,8 @@ import pytest
 from spectron_migrate import NotInSpectron
 from spectron_migrate.adapter.capture import messages_of
 from spectron_migrate.errors import LedgerLocked
-from spectron_migrate.ledger import Ledger, cutover_views, decisions, plan, views
+from spectron_migrate.ledger import Ledger, decisions, plan
+from spectron_migrate.ledger.read import cutover, plans
 from spectron_migrate.ledger.schema import marks
 from spectron_migrate.state.outbox import Result
 from spectron_migrate.verify.model import VerifyOptions
@@ -334,8 +335,8 @@ def test_of_a_message_the_memories_are_named_that_will_not_expire(drains: Drains
     drains.drain()
     with Ledger.open_for_reading(drains.stage.state) as ledger:
         (number, _) = plan.last_plan(ledger) or (0, "")
-        assert sorted(ids(answer)) == views.will_not_expire(ledger, number)
-        assert set(ids(answer)) == set(cutover_views.will_not_expire([ledger]))
+        assert sorted(ids(answer)) == plans.will_not_expire(ledger, number)
+        assert set(ids(answer)) == set(cutover.will_not_expire([ledger]))
 
 
 def test_who_asks_for_one_memory_is_shown_the_one_of_its_message(drains: Drains) -> None:  # noqa: F811

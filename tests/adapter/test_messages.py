@@ -11,7 +11,8 @@ import pytest
 
 from spectron_migrate.adapter.capture import messages_of
 from spectron_migrate.dump import open_dump
-from spectron_migrate.ledger import Ledger, cutover_views, erasing
+from spectron_migrate.ledger import Ledger, erasing
+from spectron_migrate.ledger.read import cutover
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.drain_outbox import Drained
 from spectron_migrate.migration.replay import Replay, ReplayOptions
@@ -63,7 +64,7 @@ def from_spectron(adapter: Any, stage: Stage, query: str) -> list[str]:
 def privately(stage: Stage) -> set[str]:
     """Memories that Mem0 has let go of and whose texts Spectron still holds."""
     with Ledger.open_for_reading(stage.state) as ledger:
-        return {left.mem0_id for left in cutover_views.left_behind(ledger)}
+        return {left.mem0_id for left in cutover.stale_texts(ledger)}
 
 
 # -- what is captured ---------------------------------------------------------------------------------------

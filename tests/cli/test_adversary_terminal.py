@@ -10,9 +10,9 @@ import pytest
 from spectron_migrate.cli.app import run
 from spectron_migrate.cli.progress import TerminalReporter
 from spectron_migrate.cli.status import _next
+from spectron_migrate.ledger.read.plans import NamedFact
+from spectron_migrate.ledger.read.status import MigrationStatus
 from spectron_migrate.ledger.shards import Found
-from spectron_migrate.ledger.standing import Standing
-from spectron_migrate.ledger.views import Named
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\u202e"
 
@@ -37,6 +37,6 @@ def test_a_reporter_shows_what_is_no_letter(capfd: pytest.CaptureFixture[str]) -
 
 
 def test_the_next_command_is_one_that_can_be_pasted_into_a_shell() -> None:
-    named = [Named("$(reboot); a b", 1, "undecidable", "")]
-    standing = Standing(None, {"undecidable": 1}, {}, 0, 0, [], {}, 0, named, [], [], {})
+    named = [NamedFact("$(reboot); a b", 1, "undecidable", "")]
+    standing = MigrationStatus(None, {"undecidable": 1}, {}, 0, 0, [], {}, 0, named, [], [], {})
     assert "--resolve '$(reboot); a b'=present" in (_next(Found(()), standing, []) or "")

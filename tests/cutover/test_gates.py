@@ -12,7 +12,7 @@ from spectron_migrate.cutover.evidence import Evidence, Key, LedgerFacts, Report
 from spectron_migrate.cutover.gates import ACCEPTABLE, Gate, acceptance, exit_code_of, gates_of
 from spectron_migrate.dump import Manifest
 from spectron_migrate.errors import ExitCode, InputError
-from spectron_migrate.ledger.cutover_views import Left
+from spectron_migrate.ledger.read.cutover import Undecided
 from spectron_migrate.migration.reconcile import Reconciled
 from spectron_migrate.records import SourceInfo
 from spectron_migrate.state.journal import CutoverState, Step
@@ -41,7 +41,7 @@ DUMP = Manifest(
     runs=0,
     skipped={},
 )
-LEDGER = LedgerFacts("m", "mapping", Left(0, 0, 0), {}, {})
+LEDGER = LedgerFacts("m", "mapping", Undecided(0, 0, 0), {}, {})
 REPORT = Report("GO", "m", "mapping", at(19), VERIFIED, leaks=0, scan_began=SCANNED)
 AGREED = Reconciled(True, True, at(26), at(27), rounds=2, memories=3, waiting=0, differences=0)
 GOOD = Evidence(
@@ -80,9 +80,9 @@ FAILING: list[tuple[str, str, Evidence]] = [
     ("base", "before the cutover began", replace(GOOD, dump=replace(DUMP, began=at(0)))),
     ("base", "before the cutover began", replace(GOOD, dump=replace(DUMP, began=FENCE))),
     ("delivered", "nothing was replayed", replace(GOOD, ledger=None)),
-    ("delivered", "delivers it", with_ledger(left=Left(1, 0, 0))),
-    ("delivered", "delivers it", with_ledger(left=Left(0, 1, 0))),
-    ("delivered", "--resolve", with_ledger(left=Left(0, 0, 1))),
+    ("delivered", "delivers it", with_ledger(left=Undecided(1, 0, 0))),
+    ("delivered", "delivers it", with_ledger(left=Undecided(0, 1, 0))),
+    ("delivered", "--resolve", with_ledger(left=Undecided(0, 0, 1))),
     ("refused", "1 of them are not accepted", with_ledger(refused={"7": "400 no"})),
     ("reconciled", "not yet", replace(GOOD, reconciled=None)),
     ("reconciled", "not yet", replace(GOOD, reconciled=replace(AGREED, began=at(0)))),

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from spectron_migrate.errors import ExitCode, InputError
-from spectron_migrate.ledger import Ledger, views
+from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger import ledger as ledger_module
+from spectron_migrate.ledger.read import plans
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.replay import ReplayOptions
 from spectron_migrate.records import Filters, NullReporter
@@ -304,5 +305,5 @@ def test_two_dry_runs_at_once_do_not_trip_over_each_other(
 
     monkeypatch.setattr(ledger_module, "_bring_up_to_date", meanwhile)
     with Ledger.scratch_copy(tmp_path / "state") as copy:
-        assert 1 == views.count_by_state(copy, 1)["stored_not_extracted"]
+        assert 1 == plans.count_by_state(copy, 1)["stored_not_extracted"]
     assert [] == list((tmp_path / "state").glob(".scratch-*"))

@@ -19,7 +19,8 @@ from spectron_migrate.cutover.gates import acceptance, gates_of
 from spectron_migrate.cutover.steps import Cutover
 from spectron_migrate.dump import open_dump
 from spectron_migrate.errors import ExitCode, InputError, LedgerLocked, NotLegal
-from spectron_migrate.ledger import Ledger, cutover_views
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.read import cutover
 from spectron_migrate.ledger.shards import Shard
 from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.local.testing import RunningServer
@@ -193,7 +194,7 @@ def test_only_an_acceptance_of_that_very_refusal_lets_its_owner_be_read_from_spe
 
     def accept(gate_name: str) -> None:
         with opened(scene.state) as ledgers:
-            shown = cutover_views.refused(ledgers)
+            shown = cutover.refused_memories(ledgers)
         about = " ".join(mark_of(said) for said in shown.values())
         record(scene.state, Step("accept", NOW, "anna", "seen", gate=gate_name, ids=tuple(shown), about=about))
 

@@ -14,7 +14,8 @@ import pytest
 from spectron_migrate.delivery.tokens import tokens_of
 from spectron_migrate.dump import open_any
 from spectron_migrate.errors import ExitCode, InputError, Interrupted
-from spectron_migrate.ledger import Ledger, cutover_views, verify_views
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.read import cutover, receipts
 from spectron_migrate.ledger.schema import MIGRATIONS, VERSION
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
@@ -199,11 +200,11 @@ def test_a_ledger_of_an_earlier_version_is_read_as_it_is_and_goes_on_when_it_is_
     replay_in_no_time(spectron, tmp_path / "state", dump, options=ReplayOptions(limit=7))
     as_version(version, tmp_path / "state")
     with Ledger.open_for_reading(tmp_path / "state") as ledger:
-        assert 7 == len(list(verify_views.receipts(ledger)))
+        assert 7 == len(list(receipts.receipts(ledger)))
         assert (20, {}, {}) == (
-            cutover_views.living([ledger]),
-            cutover_views.moved([ledger]),
-            cutover_views.refused([ledger]),
+            cutover.count_living([ledger]),
+            cutover.moved_memories([ledger]),
+            cutover.refused_memories([ledger]),
         )
         assert version == ledger.db.execute("PRAGMA user_version").fetchone()[0]
     second = replay_in_no_time(spectron, tmp_path / "state", dump)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from spectron_migrate.cli.app import run
-from spectron_migrate.ledger import Ledger, views
+from spectron_migrate.ledger import Ledger, probes
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.rehearsal.ground import clean_environment
 from tests.support.here import server_here
@@ -70,9 +70,9 @@ def test_a_server_as_assumed_fits_in_every_answer_and_nothing_of_the_probe_stays
     assert {} == {question: said for question, said in found.items() if said[1] is False}
     assert "on" == found["extraction"][0]
     with Ledger.open_for_reading(STATE) as ledger:
-        kept = {row.question: row.answer for row in views.probe_answers(ledger, "tried")}
+        kept = {row.question: row.answer for row in probes.probe_answers(ledger, "tried")}
         assert {question: said[0] for question, said in found.items()} == kept
-        assert {views.FULL_WRITE, views.NONE_WRITE} == set(views.measured_seconds(ledger, "tried"))
+        assert {probes.FULL_WRITE, probes.NONE_WRITE} == set(probes.measured_seconds(ledger, "tried"))
 
 
 READINGS: dict[str, tuple[dict[str, Any], str, str]] = {

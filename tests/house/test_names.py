@@ -44,7 +44,6 @@ TO_RENAME = {
     "Answer",
     "Probe",
     "Finding",
-    "Standing",
     "_Reading",
     "Recalled",
     "Running",

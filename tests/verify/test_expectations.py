@@ -11,7 +11,7 @@ import pytest
 
 from spectron_migrate.errors import ExitCode, InputError, KeyRefused, WrongLedger
 from spectron_migrate.ledger import Ledger
-from spectron_migrate.ledger.verify_views import LastVersion
+from spectron_migrate.ledger.read.memories import LastVersion
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.replay import ReplayOptions
@@ -28,7 +28,7 @@ from tests.verify.support import kinds, verify
 AT = "2025-01-01T00:00:00.000000Z"
 LATER = "2025-06-01T00:00:00.000000Z"
 HELD = Memory(id="m", memory="Likes tea", user_id="anna", text_at=AT, created_at=AT)
-WRITTEN = LastVersion(1, digest("Likes tea"), AT, AT, "written", None, '[["user/anna"]]', None, somewhere=True)
+WRITTEN = LastVersion(1, digest("Likes tea"), AT, AT, "written", None, '[["user/anna"]]', None, any_stored=True)
 
 
 def ground(*, planned: bool = True, began: str | None = None, accepted: frozenset[str] = frozenset()) -> Ground:

@@ -11,12 +11,12 @@ from spectron_migrate.ledger.messages import FACTS
 from spectron_migrate.ledger.schema import STORED, marks
 from spectron_migrate.records import ENTITY_IDS
 
-UNDECIDED = ("planned", "intended", "undecidable")
+UNDECIDED_STATES = ("planned", "intended", "undecidable")
 """States in which the text is not in Spectron yet, or nobody can say."""
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class Undecided:
     """What is not decided yet."""
 
     remaining: int
@@ -30,16 +30,7 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """The newest text of a memory that a ledger knows."""
-
-    text_digest: str
-    state: str
-    tombstoned: bool
-
-
-@dataclass(frozen=True, slots=True)
-class LeftBehind:
+class StaleText:
     """A text that Mem0 no longer has and Spectron still does."""
 
     mem0_id: str
@@ -53,15 +44,15 @@ class LeftBehind:
     turn_id: str | None
 
 
-def left(ledgers: Sequence[Ledger]) -> Left:
+def count_undecided(ledgers: Sequence[Ledger]) -> Undecided:
     """Counts of what is not decided, over all ledgers."""
     counts = [
         sum(
             ledger.db.execute("SELECT count(*) FROM fact WHERE state = ?", (state,)).fetchone()[0] for ledger in ledgers
         )
-        for state in UNDECIDED
+        for state in UNDECIDED_STATES
     ]
-    return Left(*counts)
+    return Undecided(*counts)
 
 
 def owners_behind(ledgers: Sequence[Ledger], most: int, short: Sequence[str]) -> set[str] | None:
@@ -73,9 +64,9 @@ def owners_behind(ledgers: Sequence[Ledger], most: int, short: Sequence[str]) ->
     owners: set[str] = set()
     for ledger in ledgers:
         rows = ledger.db.execute(
-            f"SELECT record, moved_from FROM fact JOIN memory USING (mem0_id) WHERE state IN ({marks(UNDECIDED)})"
-            " LIMIT ?",
-            (*UNDECIDED, most * 4),
+            "SELECT record, moved_from FROM fact JOIN memory USING (mem0_id)"
+            f" WHERE state IN ({marks(UNDECIDED_STATES)}) LIMIT ?",
+            (*UNDECIDED_STATES, most * 4),
         ).fetchall()
         if len(rows) + len(short) >= most * 4:
             return None
@@ -89,18 +80,7 @@ def owners_behind(ledgers: Sequence[Ledger], most: int, short: Sequence[str]) ->
     return owners
 
 
-def standing(ledger: Ledger, mem0_id: str) -> Standing | None:
-    """What a ledger knows of a memory; None where it never heard of it. What is in a message's turn is as that is."""
-    row = ledger.db.execute(
-        "SELECT fact.text_digest, coalesce(said.state, fact.state) AS state, tombstoned_at IS NOT NULL AS gone"
-        " FROM fact JOIN memory USING (mem0_id) LEFT JOIN fact AS said ON said.mem0_id = fact.message"
-        " WHERE fact.mem0_id = ? ORDER BY fact.version DESC LIMIT 1",
-        (mem0_id,),
-    ).fetchone()
-    return Standing(row["text_digest"], row["state"], bool(row["gone"])) if row else None
-
-
-def living(ledgers: Sequence[Ledger]) -> int:
+def count_living(ledgers: Sequence[Ledger]) -> int:
     """How many memories the ledgers hold for existing in Mem0."""
     return sum(
         ledger.db.execute("SELECT count(*) FROM memory WHERE tombstoned_at IS NULL AND NOT is_message").fetchone()[0]
@@ -108,7 +88,7 @@ def living(ledgers: Sequence[Ledger]) -> int:
     )
 
 
-def refused(ledgers: Sequence[Ledger]) -> dict[str, str]:
+def refused_memories(ledgers: Sequence[Ledger]) -> dict[str, str]:
     """Memories whose newest text the server refused; which text, and its words."""
     found: dict[str, str] = {}
     for ledger in ledgers:
@@ -123,7 +103,7 @@ def refused(ledgers: Sequence[Ledger]) -> dict[str, str]:
     return found
 
 
-def moved(ledgers: Sequence[Ledger]) -> dict[str, str]:
+def moved_memories(ledgers: Sequence[Ledger]) -> dict[str, str]:
     """Memories that are in Spectron under other owners than Mem0 has them under by now, and those owners."""
     found: dict[str, str] = {}
     for ledger in ledgers:
@@ -149,7 +129,7 @@ def will_not_expire(ledgers: Sequence[Ledger]) -> dict[str, str]:
     return found
 
 
-def left_behind(ledger: Ledger) -> Iterator[LeftBehind]:
+def stale_texts(ledger: Ledger) -> Iterator[StaleText]:
     """Texts in Spectron of memories that Mem0 has deleted, no longer shows, or has another text of."""
     rows = ledger.db.execute(
         "SELECT made.mem0_id, made.version, fact.selector, tombstoned_at, fact.turn_id,"
@@ -161,7 +141,7 @@ def left_behind(ledger: Ledger) -> Iterator[LeftBehind]:
         STORED,
     )
     for row in rows:
-        yield LeftBehind(
+        yield StaleText(
             row["mem0_id"], row["version"], row["selector"], row["tombstoned_at"], row["now"], row["turn_id"]
         )
 
@@ -178,7 +158,7 @@ def living_selectors(ledger: Ledger) -> set[str]:
     return {row["selector"] for row in rows}
 
 
-def selectors(ledgers: Sequence[Ledger]) -> list[str]:
+def selectors_in_use(ledgers: Sequence[Ledger]) -> list[str]:
     """Every selector to which something is, or may be, in Spectron."""
     found: set[str] = set()
     for ledger in ledgers:

@@ -1,4 +1,4 @@
-"""Reading the ledger for verification: streams, so that memory stays flat however many memories there are."""
+"""What is in Spectron, and under which ids: receipts as streams, so that memory use stays flat."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from spectron_migrate.ledger.ledger import Ledger
-from spectron_migrate.ledger.messages import FACTS
 from spectron_migrate.ledger.schema import STORED, marks
 from spectron_migrate.records import Infer, Json
 
@@ -43,26 +42,7 @@ class ReceiptRow:
 
 
 @dataclass(frozen=True, slots=True)
-class LastVersion:
-    """The newest text of a memory that the ledger knows, and what became of it."""
-
-    version: int
-    text_digest: str
-    text_at: str | None
-    recorded_at: str
-    state: str
-    reason: str | None
-    selector: str
-    tombstoned_at: str | None
-    """Since when Mem0 no longer has it."""
-    somewhere: bool
-    """Whether any version of it is stored, this one or an older one."""
-    message: str | None = None
-    """The message in whose turn it is; the state is that one's then."""
-
-
-@dataclass(frozen=True, slots=True)
-class SessionOfOurs:
+class OurSession:
     """A session that the server made for us, and turns in it that are known to have no receipt."""
 
     server_id: str
@@ -112,26 +92,7 @@ def receipts(ledger: Ledger) -> Iterator[ReceiptRow]:
         )
 
 
-def last_version(ledger: Ledger, mem0_id: str) -> LastVersion | None:
-    """The newest text of one memory; None where the ledger never heard of it."""
-    row = ledger.db.execute(
-        "SELECT fact.version, fact.text_digest, fact.text_at, fact.recorded_at, fact.reason, fact.selector,"
-        f" fact.message, coalesce(said.state, fact.state) AS state, tombstoned_at, EXISTS (SELECT 1 FROM {FACTS}"
-        f"  WHERE made.mem0_id = memory.mem0_id AND fact.state IN ({marks(STORED)})) AS somewhere"
-        " FROM fact JOIN memory USING (mem0_id) LEFT JOIN fact AS said ON said.mem0_id = fact.message"
-        " WHERE fact.mem0_id = ? ORDER BY fact.version DESC LIMIT 1",
-        (*STORED, mem0_id),
-    ).fetchone()
-    if row is None:
-        return None
-    values = {name: row[name] for name in _LAST}
-    return LastVersion(**values, somewhere=bool(row["somewhere"]))
-
-
-_LAST = ("version", "text_digest", "text_at", "recorded_at", "state", "reason", "selector", "tombstoned_at", "message")
-
-
-def in_messages(ledger: Ledger) -> Iterator[tuple[str, str, str]]:
+def memories_in_messages(ledger: Ledger) -> Iterator[tuple[str, str, str]]:
     """Memories that Mem0 has and that are in the turn of a message, that message, and their texts."""
     rows = ledger.db.execute(
         "SELECT fact.mem0_id, message, body FROM fact JOIN memory USING (mem0_id) WHERE message IS NOT NULL"
@@ -151,6 +112,18 @@ def claimed_turns(ledger: Ledger, server_id: str) -> set[str]:
     return {row["turn_id"] for row in rows}
 
 
+def session_to_show(ledger: Ledger) -> tuple[str, set[str]] | None:
+    """A session that the right server has: the newest with claimed turns and these, else the newest at all."""
+    row = ledger.db.execute(
+        "SELECT session.id, server_id FROM session WHERE server_id IS NOT NULL ORDER BY EXISTS"
+        " (SELECT 1 FROM fact WHERE fact.session = session.id AND turn_id IS NOT NULL) DESC, session.id DESC LIMIT 1"
+    ).fetchone()
+    if row is None:
+        return None
+    turns = ledger.db.execute("SELECT turn_id FROM fact WHERE session = ? AND turn_id IS NOT NULL", (row["id"],))
+    return row["server_id"], {turn["turn_id"] for turn in turns}
+
+
 def newest_session(ledger: Ledger) -> str | None:
     """The server's id of the newest session with a receipt."""
     row = ledger.db.execute(
@@ -160,7 +133,7 @@ def newest_session(ledger: Ledger) -> str | None:
     return str(row["server_id"]) if row else None
 
 
-def sessions_of_ours(ledger: Ledger) -> Iterator[SessionOfOurs]:
+def our_sessions(ledger: Ledger) -> Iterator[OurSession]:
     """Every session that the server made for us, empty ones included."""
     rows = ledger.db.execute(
         "SELECT id, server_id, selector, infer FROM session WHERE server_id IS NOT NULL ORDER BY id"
@@ -172,19 +145,13 @@ def sessions_of_ours(ledger: Ledger) -> Iterator[SessionOfOurs]:
             " ORDER BY position",
             (row["id"],),
         )
-        yield SessionOfOurs(
+        yield OurSession(
             server_id=row["server_id"],
             selector=row["selector"],
             infer=row["infer"],
             residue=frozenset(turn for fact in left for turn in json.loads(fact["residue"])),
             undecided=tuple((fact["mem0_id"], str(json.loads(fact["body"])["text"])) for fact in undecided),
         )
-
-
-def was_planned(ledger: Ledger, dump_digest: str) -> bool:
-    """Whether a finished plan was made of exactly this dump."""
-    row = ledger.db.execute("SELECT 1 FROM plan WHERE scan = ? AND complete = 1 LIMIT 1", (dump_digest,)).fetchone()
-    return row is not None
 
 
 def fingerprint(ledger: Ledger) -> list[Json]:
@@ -198,7 +165,7 @@ def fingerprint(ledger: Ledger) -> list[Json]:
     return [migration.id if migration else None, *row, [list(state) for state in states], gone[0]]
 
 
-def all_selectors(ledger: Ledger) -> list[str]:
+def written_selectors(ledger: Ledger) -> list[str]:
     """The different selectors, as canonical JSON, to which anything was stored."""
     rows = ledger.db.execute(
         f"SELECT DISTINCT selector FROM fact WHERE state IN ({marks(STORED)}) ORDER BY selector", STORED

@@ -9,9 +9,10 @@ from typing import get_args
 
 from spectron_migrate.ledger.erasing import erased
 from spectron_migrate.ledger.ledger import Ledger, MigrationRow
+from spectron_migrate.ledger.probes import ProbeAnswer, probe_answers
+from spectron_migrate.ledger.read.plans import LISTED, NamedFact
 from spectron_migrate.ledger.runs import LastRun, last_run
 from spectron_migrate.ledger.schema import FactState
-from spectron_migrate.ledger.views import LISTED, Named, ProbeAnswer, probe_answers
 
 LANES = 5
 """Lanes that are told: those with most to do."""
@@ -26,7 +27,7 @@ class LaneLeft:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class MigrationStatus:
     """Everything that `status` says."""
 
     migration: MigrationRow | None
@@ -39,7 +40,7 @@ class Standing:
     sessions: dict[str, int]
     """By state; an orphan is one whose answer never came: if the server made it, it is empty."""
     scopes: int
-    named: list[Named]
+    named: list[NamedFact]
     """The first refused and undecidable memories, and why."""
     runs: list[LastRun]
     """The last run of each ledger."""
@@ -58,13 +59,13 @@ class Standing:
         return self.states.get("written", 0) + self.states.get("stored_not_extracted", 0)
 
 
-def standing_of(ledgers: Sequence[Ledger], root: Ledger | None = None) -> Standing:
+def read_status(ledgers: Sequence[Ledger], root: Ledger | None = None) -> MigrationStatus:
     """Read all ledgers of one migration; `root` is where probes are kept, if that is another one."""
     migration = next((found for ledger in ledgers if (found := ledger.migration()) is not None), None)
     lanes = [_lanes(ledger) for ledger in ledgers]
     skipped = _summed(ledgers, "SELECT reason, count(*) FROM fact WHERE state = 'skipped' GROUP BY reason")
     probed = [ledger for ledger in ({*ledgers, root} if root is not None else ledgers) if ledger is not None]
-    return Standing(
+    return MigrationStatus(
         migration=migration,
         states=_states(ledgers),
         skipped=dict(Counter(skipped).most_common()),
@@ -78,6 +79,11 @@ def standing_of(ledgers: Sequence[Ledger], root: Ledger | None = None) -> Standi
         probe=[] if migration is None else [row for each in probed for row in probe_answers(each, migration.context)],
         erased={path: at for ledger in ledgers for path, at in erased(ledger).items()},
     )
+
+
+def count_all(ledger: Ledger) -> dict[str, int]:
+    """All facts by state."""
+    return {row[0]: row[1] for row in ledger.db.execute("SELECT state, count(*) FROM fact GROUP BY state")}
 
 
 def _states(ledgers: Sequence[Ledger]) -> dict[str, int]:
@@ -118,9 +124,9 @@ def _lanes(ledger: Ledger) -> tuple[int, list[LaneLeft]]:
     return (rows[0]["lanes"] if rows else 0), [LaneLeft(row["lane"], row["n"]) for row in rows]
 
 
-def _named(ledger: Ledger) -> list[Named]:
+def _named(ledger: Ledger) -> list[NamedFact]:
     """By plan, because that is what the index begins with; the undecidable first, as they hold their lanes."""
-    found: list[Named] = []
+    found: list[NamedFact] = []
     plans = [row["id"] for row in ledger.db.execute("SELECT id FROM plan ORDER BY id DESC")]
     for state in ("undecidable", "refused"):
         for plan in plans:
@@ -128,5 +134,5 @@ def _named(ledger: Ledger) -> list[Named]:
                 "SELECT mem0_id, version, state, reason FROM fact WHERE plan = ? AND state = ? LIMIT ?",
                 (plan, state, LISTED - len(found)),
             )
-            found += [Named(row["mem0_id"], row["version"], row["state"], row["reason"]) for row in rows]
+            found += [NamedFact(row["mem0_id"], row["version"], row["state"], row["reason"]) for row in rows]
     return found

@@ -1,23 +1,21 @@
-"""Reading the ledger: counts for summaries, receipts for verification. Nothing here changes it."""
+"""What a plan writes, and what became of it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.messages import FACTS
-from spectron_migrate.ledger.schema import SENT, STORED, marks
-from spectron_migrate.records import Memory
+from spectron_migrate.ledger.schema import STORED, marks
 
 LISTED = 100
 """Items of a list that are carried in a summary; the count and the file have the rest."""
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class NamedFact:
     """A fact in a list for people: which memory, and why."""
 
     mem0_id: str
@@ -26,15 +24,32 @@ class Named:
     reason: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class PlanCounts:
+    """Facts of a plan at one moment: the difference of two is what a run did."""
+
+    stored: int
+    not_extracted: int
+    late: int
+    by_state: Mapping[str, int]
+
+    @property
+    def waiting(self) -> int:
+        """Facts that are not decided."""
+        return self.by_state.get("planned", 0) + self.by_state.get("intended", 0)
+
+
+def plan_counts(ledger: Ledger, plan: int) -> PlanCounts:
+    """Count the facts of a plan."""
+    counts = count_by_state(ledger, plan)
+    not_extracted = counts.get("stored_not_extracted", 0)
+    return PlanCounts(counts.get("written", 0) + not_extracted, not_extracted, count_late(ledger, plan), counts)
+
+
 def count_by_state(ledger: Ledger, plan: int) -> dict[str, int]:
     """Facts of a plan by state."""
     rows = ledger.db.execute("SELECT state, count(*) AS n FROM fact WHERE plan = ? GROUP BY state", (plan,))
     return {row["state"]: row["n"] for row in rows}
-
-
-def count_all(ledger: Ledger) -> dict[str, int]:
-    """All facts by state."""
-    return {row[0]: row[1] for row in ledger.db.execute("SELECT state, count(*) FROM fact GROUP BY state")}
 
 
 def count_replaced(ledger: Ledger, plan: int) -> int:
@@ -78,14 +93,20 @@ def scopes_and_lanes(ledger: Ledger, plan: int) -> tuple[int, int]:
     return int(row["scopes"] or 0), int(row["lanes"] or 0)
 
 
-def named(ledger: Ledger, plan: int, states: Sequence[str], limit: int | None = None) -> Iterator[Named]:
+def named_facts(ledger: Ledger, plan: int, states: Sequence[str], limit: int | None = None) -> Iterator[NamedFact]:
     """Facts of the plan in these states, by id."""
     rows = ledger.db.execute(
         f"SELECT mem0_id, version, state, reason FROM fact WHERE plan = ? AND state IN ({marks(states)})"
         " ORDER BY mem0_id, version LIMIT ?",
         (plan, *states, -1 if limit is None else limit),
     )
-    return (Named(row["mem0_id"], row["version"], row["state"], row["reason"]) for row in rows)
+    return (NamedFact(row["mem0_id"], row["version"], row["state"], row["reason"]) for row in rows)
+
+
+def was_planned(ledger: Ledger, dump_digest: str) -> bool:
+    """Whether a finished plan was made of exactly this dump."""
+    row = ledger.db.execute("SELECT 1 FROM plan WHERE scan = ? AND complete = 1 LIMIT 1", (dump_digest,)).fetchone()
+    return row is not None
 
 
 def target_paths(ledger: Ledger, plan: int) -> list[str]:
@@ -117,17 +138,6 @@ def would_come_late(ledger: Ledger, plan: int, lane: str, key: str, mem0_id: str
     return bool(row[0])
 
 
-def is_known(ledger: Ledger, mem0_id: str) -> bool:
-    """Whether the ledger ever planned or skipped the memory."""
-    return ledger.db.execute("SELECT 1 FROM fact WHERE mem0_id = ?", (mem0_id,)).fetchone() is not None
-
-
-def was_sent(ledger: Ledger, mem0_id: str) -> bool:
-    """Whether any version of the memory is, or may be, in Spectron."""
-    row = ledger.db.execute(f"SELECT 1 FROM fact WHERE mem0_id = ? AND state IN ({marks(SENT)})", (mem0_id, *SENT))
-    return row.fetchone() is not None
-
-
 def made_at(ledger: Ledger) -> str:
     """When the ledger was made: two of the same migration differ in it."""
     row = ledger.db.execute("SELECT created_at FROM migration").fetchone()
@@ -137,60 +147,3 @@ def made_at(ledger: Ledger) -> str:
 def knows_other_dump(ledger: Ledger, dump_digest: str) -> bool:
     """Whether another dump than this was ever merged into the ledger."""
     return ledger.db.execute("SELECT 1 FROM scan WHERE id != ?", (dump_digest,)).fetchone() is not None
-
-
-FULL_WRITE = "seconds a write with extraction takes"
-NONE_WRITE = "seconds a write without extraction takes"
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeAnswer:
-    """What a probe found out about a Spectron."""
-
-    question: str
-    answer: str
-    at: str
-
-
-def probe_answers(ledger: Ledger, context: str, endpoint: str | None = None) -> list[ProbeAnswer]:
-    """What was found out about a context, at this endpoint or at any, newest first."""
-    rows = ledger.db.execute(
-        "SELECT question, answer, at FROM probe WHERE context = ?1 AND (?2 IS NULL OR endpoint = ?2)"
-        " ORDER BY at DESC, question",
-        (context, endpoint),
-    )
-    return [ProbeAnswer(row["question"], row["answer"], row["at"]) for row in rows]
-
-
-def measured_seconds(ledger: Ledger, context: str) -> dict[str, float]:
-    """How long writes took when the context was last probed, by question."""
-    found: dict[str, float] = {}
-    for row in probe_answers(ledger, context):
-        if row.question in (FULL_WRITE, NONE_WRITE) and row.question not in found:
-            with suppress(ValueError):
-                found[row.question] = float(row.answer.split()[0])
-    return found
-
-
-def session_to_show(ledger: Ledger) -> tuple[str, set[str]] | None:
-    """A session that the right server has: the newest with claimed turns and these, else the newest at all."""
-    row = ledger.db.execute(
-        "SELECT session.id, server_id FROM session WHERE server_id IS NOT NULL ORDER BY EXISTS"
-        " (SELECT 1 FROM fact WHERE fact.session = session.id AND turn_id IS NOT NULL) DESC, session.id DESC LIMIT 1"
-    ).fetchone()
-    if row is None:
-        return None
-    turns = ledger.db.execute("SELECT turn_id FROM fact WHERE session = ? AND turn_id IS NOT NULL", (row["id"],))
-    return row["server_id"], {turn["turn_id"] for turn in turns}
-
-
-def memories(ledger: Ledger) -> Iterator[tuple[str, bool]]:
-    """Every memory that was ever planned, by id, and whether its tombstone stands."""
-    rows = ledger.db.execute("SELECT mem0_id, tombstoned_at IS NOT NULL AS gone FROM memory ORDER BY mem0_id")
-    return ((row["mem0_id"], bool(row["gone"])) for row in rows)
-
-
-def memory_of(ledger: Ledger, mem0_id: str) -> Memory | None:
-    """The memory as the newest scan gave it."""
-    row = ledger.db.execute("SELECT record FROM memory WHERE mem0_id = ?", (mem0_id,)).fetchone()
-    return Memory.from_json(json.loads(row["record"])) if row else None
