@@ -14,15 +14,15 @@ PAGE = 64
 LARGE = 256
 """Facts from which on a lane begins before all others: it takes longest, one fact after the other."""
 LANES_A_PLACE = 2
-"""Lanes at work for each place in flight: while one waits for the ledger, another has a request ready."""
+"""Lanes at work for each request that may be in flight: while one lane waits for the ledger, another sends."""
 
 
-async def deliver(run: Run, *, lanes_at_once: int) -> None:
-    """Send everything the run's plan still has; `run.stop` and the ledger tell afterwards what was left.
+async def deliver_lanes(run: Run) -> None:
+    """Send everything that the run's plan still has, until it is all decided, deferred or the run stops.
 
-    `lanes_at_once`: as many as may be in flight. Raises MigrateError where the ledger cannot be written.
+    Raises MigrateError where the ledger cannot be written.
     """
-    workers = LANES_A_PLACE * lanes_at_once
+    workers = LANES_A_PLACE * run.limiter.max_in_flight
     run.spare_streams = workers
     await run.writer.durable(sessions.orphan_openings)
     queue: asyncio.Queue[str | None] = asyncio.Queue(maxsize=PAGE)

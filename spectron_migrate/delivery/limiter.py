@@ -69,7 +69,7 @@ class Limiter:
         """How often the server asked for less, by status."""
         self.queued = 0
         """How often answers took so long that less was sent at once."""
-        self._max = float(max_in_flight)
+        self.max_in_flight = max_in_flight
         self._taken = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._clock = clock
@@ -108,7 +108,7 @@ class Limiter:
         if self._recent:
             said = ", ".join(f"{count} answers {status}" for status, count in _counted(self._recent))
             return f"slowed down: {said} in {RECENT_S:.0f} s, {place}"
-        if self.queued and self._now_s > LONGER * self._best_s and self.limit < self._max:
+        if self.queued and self._now_s > LONGER * self._best_s and self.limit < self.max_in_flight:
             return f"slowed down: answers take {self._now_s / self._best_s:.1f} x as long as at best, {place}"
         return ""
 
@@ -209,7 +209,7 @@ class Limiter:
             self._set(self.limit + self._step)
 
     def _set(self, limit: float) -> None:
-        self.limit = max(1.0, min(self._max, limit))
+        self.limit = max(1.0, min(float(self.max_in_flight), limit))
         self._wake()
 
     # -- places -------------------------------------------------------------------------------------------

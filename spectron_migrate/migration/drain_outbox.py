@@ -14,19 +14,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from spectron_migrate.delivery.engine import deliver
-from spectron_migrate.delivery.limiter import Limiter
 from spectron_migrate.delivery.preflight import check
-from spectron_migrate.delivery.run import Brake, Run
 from spectron_migrate.delivery.waiting import Waiting
 from spectron_migrate.errors import InputError
 from spectron_migrate.ledger import Ledger, messages, plan
 from spectron_migrate.ledger.merge import Merge
 from spectron_migrate.ledger.read import cutover, memories
 from spectron_migrate.ledger.shards import refuse_outbox
-from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.mapping import ScopeMapping, Unmapped
 from spectron_migrate.migration.captured import Said, memory_of
+from spectron_migrate.migration.deliver import Limits, begin_run, deliver_plan
 from spectron_migrate.migration.rounds import owners_behind, turn
 from spectron_migrate.records import NullReporter, format_time, parse_time
 from spectron_migrate.spectron.api import Sleep, SpectronApi
@@ -183,28 +180,20 @@ class Drainer:
             return 0
         me = await check(ledger, api, plan=number, into_existing=False, now=format_time(self._now()))
         self._waiting.begin()
-        brake = Brake(self._sleep, clock=self._clock, hold_s=self._waiting.hold_s)
-        run = Run(
-            ledger=ledger,
-            writer=GroupCommit(ledger),
-            api=api,
-            limiter=Limiter(max_in_flight=LANES, clock=self._clock, sleep=brake.sleep),
-            reporter=NullReporter(),
+        run = begin_run(
+            ledger,
+            number,
+            api,
+            self._mapping,
             principal=me.principal,
-            brake=brake,
-            session_size=self._mapping.session_size,
-            plan=number,
-            clock=self._clock,
-            now=lambda: format_time(self._now()),
+            limits=Limits(max_in_flight=LANES),
             waiting=self._waiting,
+            reporter=NullReporter(),
+            clock=self._clock,
+            now=self._now,
+            sleep=self._sleep,
         )
-        try:
-            await deliver(run, lanes_at_once=LANES)
-        finally:
-            await run.writer.close()
-            self._waiting.written += run.counters.written
-        if run.failure is not None:
-            raise run.failure
+        await deliver_plan(run)
         return run.counters.written
 
     def _behind(self, ledger: Ledger, batch: Batch, running: Sequence[About]) -> frozenset[str] | None:

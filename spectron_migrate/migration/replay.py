@@ -12,11 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from spectron_migrate.delivery.engine import deliver
-from spectron_migrate.delivery.limiter import Limiter
 from spectron_migrate.delivery.preflight import check
 from spectron_migrate.delivery.review import write_review
-from spectron_migrate.delivery.run import Brake, Counters, Run, Stop
+from spectron_migrate.delivery.run import Counters, Run, Stop
 from spectron_migrate.delivery.waiting import Waiting
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import ExitCode, InputError, Interrupted
@@ -24,9 +22,9 @@ from spectron_migrate.ledger import Ledger, batches, decisions, merge, plan, run
 from spectron_migrate.ledger.read import plans
 from spectron_migrate.ledger.read.plans import PlanCounts, plan_counts
 from spectron_migrate.ledger.shards import Shard, refuse_outbox
-from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.migration.changes import Changes
+from spectron_migrate.migration.deliver import Limits, begin_run, deliver_plan
 from spectron_migrate.migration.forecast import Forecast, Pace, make_forecast
 from spectron_migrate.migration.planning import make_plan
 from spectron_migrate.migration.sharding import Sharding, refuse_plain
@@ -243,7 +241,8 @@ class Replay:
             if self._interrupted is None:
                 told = partial(_told, run)
                 with runs.noted(ledger, plan=planned.id, stored=before.stored, now=self._stamp, told=told):
-                    await self._deliver(run, waiting=before.waiting)
+                    self._reporter.stage("replay", before.waiting)
+                    await deliver_plan(run)
             review = write_review(ledger, planned.id, self._state / "review")
             return self._summary(ledger, planned.id, before=before, run=run, review=review)
 
@@ -271,39 +270,27 @@ class Replay:
 
     def _begin(self, ledger: Ledger, api: SpectronApi, number: int, *, principal: str) -> Run:
         options = self._options
-        hold_s = self._waiting.hold_s
-        brake = Brake(self._sleep, clock=self._clock, max_seconds=options.max_seconds, hold_s=hold_s)
-        self._run = Run(
-            ledger=ledger,
-            writer=GroupCommit(ledger),
-            api=api,
-            limiter=Limiter(
-                max_in_flight=options.max_in_flight, max_rps=options.max_rps, clock=self._clock, sleep=brake.sleep
-            ),
-            reporter=self._reporter,
+        self._run = begin_run(
+            ledger,
+            number,
+            api,
+            self._mapping,
             principal=principal,
-            brake=brake,
-            session_size=self._mapping.session_size,
-            plan=number,
-            clock=self._clock,
-            now=self._stamp,
-            allowance=options.limit,
-            max_tokens=options.max_tokens,
+            limits=Limits(
+                max_in_flight=options.max_in_flight,
+                max_rps=options.max_rps,
+                max_facts=options.limit,
+                max_seconds=options.max_seconds,
+                max_tokens=options.max_tokens,
+            ),
             batches=self._mapping.write == "batch",
             waiting=self._waiting,
+            reporter=self._reporter,
+            clock=self._clock,
+            now=self._now,
+            sleep=self._sleep,
         )
         return self._run
-
-    async def _deliver(self, run: Run, *, waiting: int) -> None:
-        self._reporter.stage("replay", waiting)
-        try:
-            await deliver(run, lanes_at_once=self._options.max_in_flight)
-        finally:
-            await run.writer.close()
-        if run.failure is not None:
-            raise run.failure
-        if run.allowance == 0:
-            run.halt("limit", "the number of memories that was set is reached")
 
     def _summary(
         self,

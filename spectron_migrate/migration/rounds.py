@@ -239,7 +239,6 @@ class Rounds:
             summary = await self._replay.run(api)
             all_changes.append(changes)
             done.append(summary)
-            self._waiting.written += summary.written
         return all_changes, done
 
     def _conclude(

@@ -1,0 +1,85 @@
+"""Deliver a plan of the ledger to Spectron, whether it was made from a dump, from changes or from the outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from spectron_migrate.delivery.engine import deliver_lanes
+from spectron_migrate.delivery.limiter import Limiter
+from spectron_migrate.delivery.run import Brake, Run
+from spectron_migrate.delivery.waiting import Waiting
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.writer import GroupCommit
+from spectron_migrate.mapping import ScopeMapping
+from spectron_migrate.records import Reporter, format_time
+from spectron_migrate.spectron.api import Sleep, SpectronApi
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much one run may send, and how fast; None sets no limit."""
+
+    max_in_flight: int = 64
+    max_rps: float | None = None
+    max_facts: int | None = None
+    max_seconds: float | None = None
+    max_tokens: int | None = None
+
+
+def begin_run(
+    ledger: Ledger,
+    plan: int,
+    api: SpectronApi,
+    mapping: ScopeMapping,
+    *,
+    principal: str,
+    limits: Limits,
+    batches: bool = False,
+    waiting: Waiting,
+    reporter: Reporter,
+    clock: Callable[[], float],
+    now: Callable[[], datetime],
+    sleep: Sleep,
+) -> Run:
+    """A run over what the plan still has to send; `deliver_plan` carries it out, `Run.halt` stops it.
+
+    `batches`: send many memories in one request. `clock` in seconds, monotonic; `now` with its zone.
+    `limits.max_seconds` counts from this call.
+    """
+    brake = Brake(sleep, clock=clock, max_seconds=limits.max_seconds, hold_s=waiting.hold_s)
+    limiter = Limiter(max_in_flight=limits.max_in_flight, max_rps=limits.max_rps, clock=clock, sleep=brake.sleep)
+    return Run(
+        ledger=ledger,
+        writer=GroupCommit(ledger),
+        api=api,
+        limiter=limiter,
+        reporter=reporter,
+        principal=principal,
+        brake=brake,
+        session_size=mapping.session_size,
+        plan=plan,
+        clock=clock,
+        now=lambda: format_time(now()),
+        allowance=limits.max_facts,
+        max_tokens=limits.max_tokens,
+        batches=batches,
+        waiting=waiting,
+    )
+
+
+async def deliver_plan(run: Run) -> None:
+    """Send everything that the run's plan still has; `run.stop` and the ledger show what was left.
+
+    Raises MigrateError where the ledger cannot be written, and whatever made the run fail.
+    """
+    try:
+        await deliver_lanes(run)
+    finally:
+        await run.writer.close()
+        run.waiting.written += run.counters.written
+    if run.failure is not None:
+        raise run.failure
+    if run.allowance == 0:
+        run.halt("limit", "the number of memories that was set is reached")
