@@ -3,7 +3,7 @@
 Light on purpose: importing it loads no command line, no Mem0 and no HTTP client.
 """
 
-from spectron_migrate.adapter.aio import AsyncMemoryAdapter
-from spectron_migrate.adapter.sync import MemoryAdapter
+from spectron_migrate.adapter.async_adapter import AsyncMemoryAdapter
+from spectron_migrate.adapter.memory_adapter import MemoryAdapter
 
 __all__ = ["AsyncMemoryAdapter", "MemoryAdapter"]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from spectron_migrate.adapter.capture import ResultsOf, messages_of, results_of
+from spectron_migrate.adapter.call_results import ResultsOf, messages_of, results_of
 from spectron_migrate.adapter.worker import Worker
 from spectron_migrate.errors import NotLegal
 from spectron_migrate.mapping import ScopeMapping

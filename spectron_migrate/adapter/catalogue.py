@@ -50,7 +50,7 @@ class TooWide(NoCatalogue):
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredVersion:
     """One version of a memory, as it was written to Spectron."""
 
     no: FactNo
@@ -68,7 +68,7 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
+class MemoryText:
     """One text of a memory's history."""
 
     number: int
@@ -110,7 +110,7 @@ class Catalogue:
             raise NoCatalogue("nothing was replayed yet")
         return found
 
-    def made_of(self, lens: Selector, ids: Sequence[str]) -> dict[str, list[Stored]]:
+    def made_of(self, lens: Selector, ids: Sequence[str]) -> dict[str, list[StoredVersion]]:
         """For each of Spectron's ids the versions it was made of, within the lens; raises NoCatalogue."""
         with self._lock:
             nodes = [node for number in range(len(self._open())) for node in self._nodes_of(number, lens)]
@@ -120,7 +120,7 @@ class Catalogue:
             each: [rows[no] for no in dict.fromkeys(found) if no in rows] for each, found in numbers.items() if found
         }
 
-    def all_in(self, lens: Selector) -> list[Stored]:
+    def all_in(self, lens: Selector) -> list[StoredVersion]:
         """All versions within the lens, where they are few enough to compare texts; else none."""
         with self._lock:
             nodes = [node for number in range(len(self._open())) for node in self._nodes_of(number, lens)]
@@ -163,7 +163,7 @@ class Catalogue:
                     return Memory.from_json(json.loads(row["record"])), row["tombstoned_at"] is None
         return None
 
-    def versions(self, mem0_id: str) -> list[Version]:
+    def versions(self, mem0_id: str) -> list[MemoryText]:
         """The texts of a memory that were planned, oldest first."""
         with self._lock:
             rows = [
@@ -174,7 +174,7 @@ class Catalogue:
                     (mem0_id,),
                 )
             ]
-        return [Version(row["version"], str(json.loads(row["body"])["text"]), row["text_at"]) for row in rows]
+        return [MemoryText(row["version"], str(json.loads(row["body"])["text"]), row["text_at"]) for row in rows]
 
     def memories_in(self, lens: Selector) -> Iterator[Memory]:
         """The memories that lie within the lens now, each once."""
@@ -275,17 +275,17 @@ class Catalogue:
             else:
                 yield "session.selector = ?", (f'[["{path}"]]',)
 
-    def _rows(self, numbers: Iterable[FactNo]) -> dict[FactNo, Stored]:
+    def _rows(self, numbers: Iterable[FactNo]) -> dict[FactNo, StoredVersion]:
         by_ledger: dict[int, list[int]] = defaultdict(list)
         for ledger, fact in numbers:
             by_ledger[ledger].append(fact)
-        found: dict[FactNo, Stored] = {}
+        found: dict[FactNo, StoredVersion] = {}
         for ledger, facts in by_ledger.items():
             for start in range(0, len(facts), 500):
                 found.update(self._rows_of(ledger, facts[start : start + 500]))
         return found
 
-    def _rows_of(self, ledger: int, facts: Sequence[int]) -> Iterator[tuple[FactNo, Stored]]:
+    def _rows_of(self, ledger: int, facts: Sequence[int]) -> Iterator[tuple[FactNo, StoredVersion]]:
         db = self._ledgers[ledger].db
         rows = db.execute(
             "SELECT fact.id, fact.mem0_id, version, body, selector, turn_id, chunk_id, ids, record, is_message,"
@@ -300,7 +300,7 @@ class Catalogue:
             records = records_in_turn(db, row["mem0_id"]) if row["is_message"] else [row["record"]]
             yield (
                 no,
-                Stored(
+                StoredVersion(
                     no=no,
                     version=row["version"],
                     text=str(json.loads(row["body"])["text"]),

@@ -20,16 +20,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from spectron_migrate.adapter.asked import ENTITIES, Asked, Calls
-from spectron_migrate.adapter.asking import Answer, Asking
 from spectron_migrate.adapter.captures import Captures
 from spectron_migrate.adapter.catalogue import Catalogue, NoCatalogue
+from spectron_migrate.adapter.counters import ProcessCounters
 from spectron_migrate.adapter.guard import Guard
-from spectron_migrate.adapter.heart import Heart
-from spectron_migrate.adapter.shadow import Shadow
-from spectron_migrate.adapter.shape import HIDDEN, Crowded, Found, Shown, shown
-from spectron_migrate.adapter.tally import Tally
-from spectron_migrate.adapter.writes import Writes
+from spectron_migrate.adapter.heartbeat import Heartbeat
+from spectron_migrate.adapter.mem0_calls import ENTITIES, Mem0Calls, SearchRequest
+from spectron_migrate.adapter.search_results import HIDDEN, RenderedHits, SearchResults, TooManyHidden, render_hits
+from spectron_migrate.adapter.shadow import ShadowReads
+from spectron_migrate.adapter.spectron_thread import SpectronAnswer, SpectronThread
+from spectron_migrate.adapter.writes import WriteTracker
 from spectron_migrate.errors import InputError
 from spectron_migrate.mapping import Lens, NotServable, load_mapping
 from spectron_migrate.records import Memory, parse_time
@@ -51,10 +51,10 @@ Added = Callable[[Sequence[str]], Mapping[str, Memory]]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SearchPlan:
     """What is to be done with one search."""
 
-    asked: Asked | None
+    asked: SearchRequest | None
     lens: Lens | None
     to_spectron: bool
     complete: bool
@@ -63,7 +63,7 @@ class Plan:
     """Why Spectron cannot answer it at all."""
 
 
-class Core:
+class AdapterCore:
     """One per adapter; safe to use from several threads, and in processes that fork."""
 
     def __init__(
@@ -82,8 +82,8 @@ class Core:
         overrides = {"state": _text(state), "mapping": _text(mapping)}
         self.settings = load_settings(Path(config) if config else None, env=os.environ, overrides=overrides)
         self.mapping = load_mapping(self.settings.mapping)
-        self.calls = Calls(client)
-        self.tally = Tally()
+        self.calls = Mem0Calls(client)
+        self.counters = ProcessCounters()
         self.guard = Guard(self.settings.cutover.guard, clock=clock)
         self.written = Written(None)
         try:
@@ -96,17 +96,17 @@ class Core:
         several = any(len(rule.paths) > 1 for rule in self.mapping.rules)
         self.catalogue = Catalogue(self.settings.state, several_paths=several, clock=clock)
         self.access = _access(self.settings, spectron_client)
-        self.asking = Asking(self.access)
-        self.heart = Heart(self.settings.state, self.routing, self.tally, self.guard, self.written)
+        self.spectron_thread = SpectronThread(self.access)
+        self.heartbeat = Heartbeat(self.settings.state, self.routing, self.counters, self.guard, self.written)
         self.lens = lru_cache(maxsize=4096)(self._lens)
         self._clock = clock
         self._ready: tuple[float, str | None] = (float("-inf"), "not looked at yet")
-        self.shadow = Shadow(self, self.settings.cutover.shadow, rng or random.Random())
+        self.shadow = ShadowReads(self, self.settings.cutover.shadow, rng or random.Random())
         self._said: set[str] = set()
         self._captures: Captures | None = None
-        self._writes = Writes(
+        self._writes = WriteTracker(
             self.calls,
-            self.tally,
+            self.counters,
             self.written,
             self.catalogue,
             routing=self.routing.current,
@@ -122,26 +122,26 @@ class Core:
 
     # -- searches -----------------------------------------------------------------------------------------
 
-    def plan(self, args: Sequence[Any], kwargs: Mapping[str, Any], *, wanted: bool = False) -> Plan:
+    def plan(self, args: Sequence[Any], kwargs: Mapping[str, Any], *, wanted: bool = False) -> SearchPlan:
         """Decide about one search; `wanted`: the application itself asks for Spectron."""
-        self.heart.begin()
+        self.heartbeat.begin()
         routing = self.routing.current()
         asked = self.calls.read(args, kwargs)
         if asked is None:
-            return Plan(None, None, False, routing.phase == "complete", "the call is not one of Mem0's")
+            return SearchPlan(None, None, False, routing.phase == "complete", "the call is not one of Mem0's")
         lens, why_not = self._servable(asked)
         if routing.phase == "complete":
-            return Plan(asked, lens, lens is not None, True, why_not)
+            return SearchPlan(asked, lens, lens is not None, True, why_not)
         if why_not:
-            self.tally.call("search", asked.beyond or ("scope",))
+            self.counters.call("search", asked.beyond or ("scope",))
         where = self._where(routing, asked, wanted)
         if where == "spectron":
             where = "beyond" if lens is None else self._held_back() or "spectron"
         if where != "spectron":
-            self.tally.read(where)
-        return Plan(asked, lens, where == "spectron", False, why_not)
+            self.counters.read(where)
+        return SearchPlan(asked, lens, where == "spectron", False, why_not)
 
-    def ask(self, plan: Plan) -> Future[Answer] | None:
+    def ask(self, plan: SearchPlan) -> Future[SpectronAnswer] | None:
         """Ask Spectron; None where it could not even be asked. Raises MigrateError after `complete`."""
         try:
             return self.query(plan)
@@ -151,35 +151,35 @@ class Core:
             self.failed(error, 0.0)
             return None
 
-    def query(self, plan: Plan) -> Future[Answer]:
+    def query(self, plan: SearchPlan) -> Future[SpectronAnswer]:
         """Ask Spectron; raises what keeps it from being asked."""
         assert plan.asked is not None and plan.lens is not None  # noqa: S101, PT018 - planned so
-        return self.asking.query(plan.asked.query, plan.lens.selector, k=MAX_K, timeout_s=self.patience_s)
+        return self.spectron_thread.query(plan.asked.query, plan.lens.selector, k=MAX_K, timeout_s=self.patience_s)
 
     @property
     def patience_s(self) -> float:
         """How long a search waits for Spectron."""
         return PATIENCE * self.settings.cutover.guard.p95_s
 
-    def found(self, plan: Plan, answer: Answer, added: Added | None = None) -> Found:
+    def found(self, plan: SearchPlan, answer: SpectronAnswer, added: Added | None = None) -> SearchResults:
         """Spectron's answer in Mem0's shape; `added` knows what was written after `complete`.
 
         Raises, before that, NoCatalogue: without it nothing old or deleted could be hidden; and Crowded where what
         is hidden took places of what Spectron may have left out.
         """
-        told = self.shown(plan, answer, added)
+        told = self.render_hits(plan, answer, added)
         hidden = sum(told.left_out.get(why, 0) for why in HIDDEN)
         assert plan.asked is not None  # noqa: S101 - planned so
         if hidden and not plan.complete and len(answer.rows) >= MAX_K and len(told.rows) < plan.asked.top_k:
-            raise Crowded(f"{hidden} of {len(answer.rows)} hits are not to be shown, and there may be more")
-        self.tally.read("spectron")
-        self.tally.reads(told.left_out)
-        return Found(results=list(told.rows))
+            raise TooManyHidden(f"{hidden} of {len(answer.rows)} hits are not to be shown, and there may be more")
+        self.counters.read("spectron")
+        self.counters.reads(told.left_out)
+        return SearchResults(results=list(told.rows))
 
-    def shown(self, plan: Plan, answer: Answer, added: Added | None = None) -> Shown:
+    def render_hits(self, plan: SearchPlan, answer: SpectronAnswer, added: Added | None = None) -> RenderedHits:
         """As `found`, for comparing: nothing is counted."""
         assert plan.asked is not None and plan.lens is not None  # noqa: S101, PT018 - planned so
-        return shown(
+        return render_hits(
             answer.rows,
             plan.lens,
             None if plan.complete and self._no_catalogue() else self.catalogue,
@@ -191,7 +191,7 @@ class Core:
             owners=plan.asked.ids if plan.complete else None,
         )
 
-    def answered(self, plan: Plan, answer: Any) -> None:
+    def answered(self, plan: SearchPlan, answer: Any) -> None:
         """Mem0 answered a search: perhaps ask Spectron the same in the background."""
         self.calls.learn(answer)
         self.shadow.after(plan, answer)
@@ -202,17 +202,17 @@ class Core:
 
     def failed(self, error: BaseException, seconds: float) -> None:
         """A search could not be answered by Spectron: counted, told once, and Mem0 answers."""
-        if isinstance(error, NoCatalogue | Crowded):
-            self.tally.read("crowded" if isinstance(error, Crowded) else "no catalogue")
+        if isinstance(error, NoCatalogue | TooManyHidden):
+            self.counters.read("crowded" if isinstance(error, TooManyHidden) else "no catalogue")
         else:
-            self.tally.read("failed")
+            self.counters.read("failed")
             self.guard.note(seconds, failed=True)
         said = f"{type(error).__name__}: {getattr(error, 'message', None) or error}"[:300]
         if type(error).__name__ not in self._said:
             self._said.add(type(error).__name__)
             _log.warning("a search was answered by Mem0 instead of Spectron: %s", said)
 
-    def is_fair(self, asked: Asked) -> bool:
+    def is_fair(self, asked: SearchRequest) -> bool:
         """Whether Spectron should know all that Mem0 knows about what is asked."""
         return self._is_caught_up(self.routing.current(), asked) and not self._not_ready()
 
@@ -222,7 +222,7 @@ class Core:
         self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> AbstractContextManager[Callable[[Any], None]]:
         """Around a write to Mem0; call what is given with Mem0's answer."""
-        self.heart.begin()
+        self.heartbeat.begin()
         return self._writes.around(method, args, kwargs)
 
     def _outbox(self, routing: Routing) -> Captures | None:
@@ -247,16 +247,16 @@ class Core:
         """Tell the last news and let go of threads, files and connections; the wrapped client is the caller's."""
         if self._captures is not None:
             self._captures.close()
-        self.heart.close()
+        self.heartbeat.close()
         self.routing.close()
-        self.asking.close()
+        self.spectron_thread.close()
         self.catalogue.close()
 
     def after_fork(self) -> None:
         """In a child process: what belongs to the parent is left alone, and made anew."""
-        self.asking.forget_after_fork()
+        self.spectron_thread.forget_after_fork()
         self.catalogue.forget_after_fork()
-        for part in (self.tally, self.guard, self.written, self.heart):
+        for part in (self.counters, self.guard, self.written, self.heartbeat):
             part.forget_after_fork()
         self.shadow.under_way = 0
         if self._captures is not None:
@@ -270,13 +270,13 @@ class Core:
         except NotServable as error:
             return error.message
 
-    def _servable(self, asked: Asked) -> tuple[Lens | None, str]:
+    def _servable(self, asked: SearchRequest) -> tuple[Lens | None, str]:
         if asked.beyond:
             return None, f"Spectron cannot answer: {', '.join(asked.beyond)}"
         lens = self.lens(tuple(sorted(asked.ids.items())))
         return (None, lens) if isinstance(lens, str) else (lens, "")
 
-    def _where(self, routing: Routing, asked: Asked, wanted: bool) -> str:
+    def _where(self, routing: Routing, asked: SearchRequest, wanted: bool) -> str:
         if not asked.ids or routing.phase == "mem0":
             return "mem0"
         ids = {name: asked.ids.get(name) for name in ENTITIES}
@@ -287,13 +287,13 @@ class Core:
             return "mem0"
         return "spectron" if self._is_caught_up(routing, asked) else "behind"
 
-    def _may_want(self, routing: Routing, asked: Asked) -> bool:
+    def _may_want(self, routing: Routing, asked: SearchRequest) -> bool:
         """An application may ask for Spectron by itself while some reads go there; what is pinned to Mem0 stays."""
         subject = subject_of(**asked.ids)
         pinned = subject is not None and name_of(routing.migration, subject) in routing.to_mem0
         return routing.phase in ("shift", "closing") and not pinned
 
-    def _is_caught_up(self, routing: Routing, asked: Asked) -> bool:
+    def _is_caught_up(self, routing: Routing, asked: SearchRequest) -> bool:
         """Whether all that these ids can find is in Spectron, what this host has just written included."""
         subject = subject_of(**asked.ids)
         if subject is None or not routing.is_caught_up(name_of(routing.migration, subject), time.time()):
@@ -347,7 +347,7 @@ class Core:
         return None
 
 
-_CORES: weakref.WeakSet[Core] = weakref.WeakSet()
+_CORES: weakref.WeakSet[AdapterCore] = weakref.WeakSet()
 _PARENTS: list[Captures] = []
 """What a child process must neither use nor close."""
 

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from spectron_migrate.adapter.asking import Answer
+from spectron_migrate.adapter.spectron_thread import SpectronAnswer
 
 if TYPE_CHECKING:
-    from spectron_migrate.adapter.core import Core, Plan
+    from spectron_migrate.adapter.core import AdapterCore, SearchPlan
 
 MOST = 4
 """At once; more of the sample are left out, and counted."""
@@ -26,10 +26,10 @@ PAUSE_S = 1.0
 _log = logging.getLogger("spectron_migrate.adapter")
 
 
-class Shadow:
+class ShadowReads:
     """One per adapter."""
 
-    def __init__(self, core: Core, share: float, rng: random.Random) -> None:
+    def __init__(self, core: AdapterCore, share: float, rng: random.Random) -> None:
         """`share` of the searches, 0 to 1."""
         self.under_way = 0
         self._core = core
@@ -37,7 +37,7 @@ class Shadow:
         self._random = rng
         self._not_before = float("-inf")
 
-    def after(self, plan: Plan, mem0_answer: Any) -> None:
+    def after(self, plan: SearchPlan, mem0_answer: Any) -> None:
         """Mem0 answered a search: perhaps ask Spectron the same. Never waits, never raises."""
         if plan.asked is None or plan.lens is None or plan.complete:
             return
@@ -48,9 +48,9 @@ class Shadow:
             if ready and self._core.is_fair(plan.asked):
                 self._ask(plan, _ids_of(mem0_answer), probes=False)
             else:
-                self._core.tally.shadow(dropped=1)
+                self._core.counters.shadow(dropped=1)
 
-    def _ask(self, plan: Plan, mem0_ids: Sequence[str], *, probes: bool) -> None:
+    def _ask(self, plan: SearchPlan, mem0_ids: Sequence[str], *, probes: bool) -> None:
         began = self._core.now()
         try:
             future = self._core.query(plan)
@@ -59,7 +59,7 @@ class Shadow:
             return
         self.under_way += 1
 
-        def done(future: Future[Answer]) -> None:
+        def done(future: Future[SpectronAnswer]) -> None:
             self.under_way -= 1
             error = future.exception()
             self._done(plan, None if error is not None else future.result(), error, began, mem0_ids, probes)
@@ -68,8 +68,8 @@ class Shadow:
 
     def _done(
         self,
-        plan: Plan,
-        answer: Answer | None,
+        plan: SearchPlan,
+        answer: SpectronAnswer | None,
         error: BaseException | None,
         began: float,
         mem0_ids: Sequence[str],
@@ -80,21 +80,21 @@ class Shadow:
             core.guard.probed(core.now() - began, failed=answer is None)
         if answer is None:
             self._not_before = core.now() + PAUSE_S
-            core.tally.shadow(asked=1, failed=1)
+            core.counters.shadow(asked=1, failed=1)
             _log.debug("a shadow read failed: %s", type(error).__name__)
             return
         try:
-            ours = [row["id"] for row in core.shown(plan, answer).rows]
+            ours = [row["id"] for row in core.render_hits(plan, answer).rows]
         except Exception as problem:  # in the loop's thread nobody could catch it
             _log.warning("a shadow read could not be compared: %s", problem)
-            core.tally.shadow(asked=1, failed=1)
+            core.counters.shadow(asked=1, failed=1)
             return
         sums: dict[str, float] = {"asked": 1, "answered": 1, "ms": answer.seconds * 1000}
         if mem0_ids:
             sums["compared"] = 1
             sums["overlap"] = len(set(ours) & set(mem0_ids)) / len(set(mem0_ids))
             sums["first_found"] = float(mem0_ids[0] in ours)
-        core.tally.shadow(**sums)
+        core.counters.shadow(**sums)
 
 
 def _ids_of(answer: Any) -> list[str]:

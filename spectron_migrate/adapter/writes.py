@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from spectron_migrate.adapter.asked import Calls, owners_of
 from spectron_migrate.adapter.captures import Captures
 from spectron_migrate.adapter.catalogue import Catalogue, NoCatalogue
-from spectron_migrate.adapter.surface import BY_MEMORY_ID
-from spectron_migrate.adapter.tally import Tally
+from spectron_migrate.adapter.counters import ProcessCounters
+from spectron_migrate.adapter.mem0_calls import Mem0Calls, owners_of
+from spectron_migrate.adapter.mem0_methods import BY_MEMORY_ID
 from spectron_migrate.state.routing import Routing
 from spectron_migrate.state.written import Written
 
@@ -21,13 +21,13 @@ RECENT = 10_000
 _ON_ITS_WAY = ("httpx", "httpcore", "requests", "urllib3", "aiohttp", "asyncio", "mem0.exceptions")
 
 
-class Writes:
+class WriteTracker:
     """One per adapter."""
 
     def __init__(
         self,
-        calls: Calls,
-        tally: Tally,
+        calls: Mem0Calls,
+        counters: ProcessCounters,
         written: Written,
         catalogue: Catalogue,
         *,
@@ -37,7 +37,7 @@ class Writes:
     ) -> None:
         """`moment`: of an `as_of`; `captures`: where writes are captured, while the cutover says so."""
         self.calls = calls
-        self.tally = tally
+        self.counters = counters
         self.written = written
         self.routing = routing
         self.moment = moment
@@ -45,12 +45,12 @@ class Writes:
         self._catalogue = catalogue
         self._recent: dict[str, list[str]] = {}
 
-    def around(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _Write:
+    def around(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _TrackedWrite:
         """Reads of what a write is about come from Mem0 until it is known to be in Spectron.
 
         As a context, it gives what is to be called with Mem0's answer.
         """
-        return _Write(self, method, args, kwargs)
+        return _TrackedWrite(self, method, args, kwargs)
 
     def owners(self, memory_id: str) -> list[str]:
         """Who can find a memory; nobody by name where that cannot be told, and then it could be anybody."""
@@ -72,10 +72,10 @@ class Writes:
                 self._recent[str(row["id"])] = about
 
 
-class _Write:
+class _TrackedWrite:
     """One write. Written out, because every `contextmanager` would cost an application's call more than its notes."""
 
-    def __init__(self, writes: Writes, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def __init__(self, writes: WriteTracker, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         self._writes = writes
         self._method = method
         self._args = args
@@ -83,13 +83,13 @@ class _Write:
         self._later_s = 0.0
 
     def __enter__(self) -> Callable[[Any], None]:
-        self._routing = self._writes.tally.began(self._writes.routing)
+        self._routing = self._writes.counters.began(self._writes.routing)
         if self._routing.phase == "mem0":
             return _unnoted
         try:
             self._begin()
         except BaseException:
-            self._writes.tally.ended(self._routing.epoch)
+            self._writes.counters.ended(self._routing.epoch)
             raise
         return self._answered
 
@@ -98,7 +98,7 @@ class _Write:
             if self._routing.phase != "mem0":
                 self._end(error)
         finally:
-            self._writes.tally.ended(self._routing.epoch)
+            self._writes.counters.ended(self._routing.epoch)
 
     def _begin(self) -> None:
         writes = self._writes

@@ -13,7 +13,7 @@ import typer
 
 from spectron_migrate.cli import completion, options, replay
 from spectron_migrate.cli.conduct import Common, Outcome, Stage, conduct, run_loop
-from spectron_migrate.cli.follow import ground_of
+from spectron_migrate.cli.follow import catch_up_settings
 from spectron_migrate.cli.help import Sectioned
 from spectron_migrate.records import counted
 
@@ -260,7 +260,7 @@ class _Player:
 
         return Cutover(
             self.settings.state,
-            lambda: ground_of(self.stage, self.settings),
+            lambda: catch_up_settings(self.stage, self.settings),
             max_age_s=self.settings.cutover.max_age_s,
             reporter=self.stage.reporter,
         )

@@ -1,4 +1,4 @@
-"""`spectron-migrate replay --follow`, and the ground that a cutover's steps stand on too."""
+"""`spectron-migrate replay --follow`, and the settings of catching up, which the steps of a cutover use too."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from spectron_migrate.mem0.reader import Reader
     from spectron_migrate.migration.follow import Follow, FollowSummary
     from spectron_migrate.migration.replay import ReplayOptions
-    from spectron_migrate.migration.rounds import Ground
+    from spectron_migrate.migration.rounds import CatchUpSettings
     from spectron_migrate.settings import Settings
 
 
@@ -39,13 +39,14 @@ def perform(stage: Stage, settings: Settings, chosen: ReplayOptions) -> Outcome:
             f"--follow brings all of Mem0 along and takes no {', no '.join(named)}",
             hint="run them by themselves; following gives way for that long",
         )
-    ground = ground_of(stage, settings, chosen)
+    follow_settings = catch_up_settings(stage, settings, chosen)
     stage.line(f"writing to {settings.spectron.endpoint}, context {settings.spectron.context}")
+    settle_s, max_lag_s = follow_settings.settle_s, follow_settings.max_lag_s
     stage.line(
-        f"following: a text settles for {ground.settle_s:g} s before it is sent; whoever is read from Spectron sees"
-        f" what Mem0 held {ground.max_lag_s:g} s ago at the latest, users with changes on their way are read from Mem0"
+        f"following: a text is sent {settle_s:g} s after it last changed; reads from Spectron are at most"
+        f" {max_lag_s:g} s behind Mem0, and users with changes on their way are read from Mem0"
     )
-    follow = Follow(ground, reporter=stage.reporter, max_seconds=chosen.max_seconds)
+    follow = Follow(follow_settings, reporter=stage.reporter, max_seconds=chosen.max_seconds)
     summary = run_loop(_run(follow, settings, chosen))
     return Outcome(
         summary.exit_code,
@@ -66,11 +67,11 @@ async def _run(follow: Follow, settings: Settings, chosen: ReplayOptions) -> Fol
         return await follow.run(api)
 
 
-def ground_of(stage: Stage, settings: Settings, chosen: ReplayOptions | None = None) -> Ground:
+def catch_up_settings(stage: Stage, settings: Settings, chosen: ReplayOptions | None = None) -> CatchUpSettings:
     """What is caught up; raises InputError where the settings don't say which Mem0, KeyRefused without a key."""
     from spectron_migrate.mapping import load_mapping
     from spectron_migrate.mem0.open import open_reader
-    from spectron_migrate.migration.rounds import Ground
+    from spectron_migrate.migration.rounds import CatchUpSettings
 
     settings.spectron.require()
     if settings.mem0 is None:
@@ -85,7 +86,7 @@ def ground_of(stage: Stage, settings: Settings, chosen: ReplayOptions | None = N
     def open_source(now: datetime) -> Reader:
         return open_reader(section, now=now)
 
-    return Ground(
+    return CatchUpSettings(
         state=settings.state,
         dump=settings.dump,
         mapping=load_mapping(settings.mapping),

@@ -211,7 +211,7 @@ _IN: dict[Phase, str] = {
 
 
 def _refuse_other_hosts(folder: Path) -> None:
-    others = processes.look(folder).other_hosts(socket.gethostname())
+    others = processes.read_processes(folder).other_hosts(socket.gethostname())
     if others:
         raise InputError(
             f"`cutover.catch_up` is outbox, and processes on {', '.join(others)} use {folder} too",
@@ -222,7 +222,7 @@ def _refuse_other_hosts(folder: Path) -> None:
 def _wait_for_processes(folder: Path, epoch: int, reporter: Reporter, sleep: Callable[[float], None]) -> None:
     """Until no live process runs a write that it does not capture; what is missed all the same, reconciling finds."""
     waited = 0.0
-    while late := processes.look(folder).not_on(epoch):
+    while late := processes.read_processes(folder).not_on(epoch):
         if waited >= PROCESSES_PATIENCE_S:
             named = ", ".join(str(each.pid) for each in late[:10])
             who = counted(len(late), "process does", "processes do")

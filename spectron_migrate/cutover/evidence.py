@@ -14,8 +14,8 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import cutover
 from spectron_migrate.ledger.read.cutover import Undecided
 from spectron_migrate.migration.reconcile import Reconciled
-from spectron_migrate.migration.reconcile import last as last_reconciled
-from spectron_migrate.migration.rounds import opened
+from spectron_migrate.migration.reconcile import read_last_result as last_reconciled
+from spectron_migrate.migration.rounds import open_ledgers
 from spectron_migrate.records import digest, selector_of
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state import processes
@@ -106,7 +106,7 @@ async def gather(
     """Look at everything; what cannot be had is told in the evidence, not raised."""
     facts, missing, report, selectors = None, None, None, []
     try:
-        with opened(folder) as ledgers:
+        with open_ledgers(folder) as ledgers:
             facts = _facts(ledgers)
             report = _report(folder / REPORT, ledgers)
             selectors = cutover.selectors_in_use(ledgers)
@@ -118,7 +118,7 @@ async def gather(
         routing = read_routing(folder / ROUTING_FILE)
     except ValueError:
         routing = None
-    state, application = read_journal(folder).state, processes.look(folder, now=now)
+    state, application = read_journal(folder).state, processes.read_processes(folder, now=now)
     current = routing is not None and routing.fence == state.fence
     return Evidence(
         state=state,

@@ -49,7 +49,7 @@ def overview(folder: Path, *, now: datetime) -> dict[str, Json] | None:
         "behind": behind,
         "routing": broken or _agrees(state, routing.epoch if routing is not None else None),
         "journal_altered_at_line": state.altered,
-        "application": processes.look(folder, now=now).told(),
+        "application": processes.read_processes(folder, now=now).to_json(),
         "steps": [_told(step) for step in journal.steps[-LAST:]],
         "steps_count": len(journal.steps),
         "next": next_step(state, following=following),

@@ -15,7 +15,7 @@ from spectron_migrate.files.private import write_json
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import cutover
 from spectron_migrate.ledger.read.cutover import StaleText
-from spectron_migrate.migration.rounds import opened
+from spectron_migrate.migration.rounds import open_ledgers
 from spectron_migrate.records import Json, selector_of
 
 FILE = "privacy.json"
@@ -42,7 +42,7 @@ class Privacy:
 def write_report(folder: Path, *, now: str) -> Privacy | None:
     """Write `privacy.json` into the state directory; None before anything was replayed, or while a shard is missing."""
     try:
-        with opened(folder) as ledgers:
+        with open_ledgers(folder) as ledgers:
             return _write(folder, ledgers, now)
     except (InputError, Incomplete):
         return None

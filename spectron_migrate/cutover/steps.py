@@ -16,7 +16,7 @@ from spectron_migrate.cutover.gates import Gate, acceptance, exit_code_of, gates
 from spectron_migrate.cutover.privacy import write_report
 from spectron_migrate.errors import ExitCode, NotConfirmed, NotLegal
 from spectron_migrate.migration.reconcile import Reconciled, reconcile
-from spectron_migrate.migration.rounds import Ground, Rounds, held, turn
+from spectron_migrate.migration.rounds import CatchUpSettings, Rounds, hold_ledgers, round_lock
 from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state import processes
@@ -35,7 +35,7 @@ class Cutover:
     def __init__(
         self,
         folder: Path,
-        ground: Callable[[], Ground],
+        settings: Callable[[], CatchUpSettings],
         *,
         max_age_s: float,
         reporter: Reporter,
@@ -45,10 +45,10 @@ class Cutover:
     ) -> None:
         """Nothing happens yet; `who` is recorded with every step.
 
-        `folder` is the state directory; `ground` is asked for only where Mem0 or Spectron are: no broken setting
+        `folder` is the state directory; `settings` is asked for only where Mem0 or Spectron are: no broken setting
         keeps anybody from going back.
         """
-        self._make_ground = ground
+        self._make_settings = settings
         self._folder = folder
         self._max_age_s = max_age_s
         self._reporter = reporter
@@ -95,7 +95,7 @@ class Cutover:
         if back is not None:
             return back
         state = self._legal("shift")
-        async with turn(self._folder, sleep=self._sleep, patience_s=TURN_PATIENCE_S), api() as wire:
+        async with round_lock(self._folder, sleep=self._sleep, patience_s=TURN_PATIENCE_S), api() as wire:
             reconciled = await self._reconcile(wire)
             gates = await self._gates(wire)
             if exit_code_of(gates) != ExitCode.DONE:
@@ -121,14 +121,14 @@ class Cutover:
                 "from `complete` no way leads back to Mem0; it was not confirmed",
                 hint=f"spectron-migrate cutover complete --migration {state.migration} --yes",
             )
-        async with turn(self._folder, sleep=self._sleep, patience_s=TURN_PATIENCE_S), api() as wire:
+        async with round_lock(self._folder, sleep=self._sleep, patience_s=TURN_PATIENCE_S), api() as wire:
             gates: tuple[Gate, ...] = ()
             if state.phase != "complete":
                 if state.phase != "closing":
                     state = self._record(state, Step("closing", self._stamp(), self._who, why))
                 reconciled = await self._reconcile(wire, quiet=True)
                 # A replay that begins now would still supersede when Spectron is the truth.
-                with held(self._folder):
+                with hold_ledgers(self._folder):
                     gates = self._with_quiet(await self._gates(wire), reconciled)
                     if exit_code_of(gates) != ExitCode.DONE:
                         note = "Mem0 is still the truth: the gates do not let it pass"
@@ -151,7 +151,9 @@ class Cutover:
         """Applications write to Spectron from the moment they see the flip: wait for those that tell."""
         await self._sleep(GO_OVER_S)
         waited = GO_OVER_S
-        while (late := processes.look(self._folder, now=self._now()).not_on(epoch)) and waited < PROCESSES_PATIENCE_S:
+        while (
+            late := processes.read_processes(self._folder, now=self._now()).not_on(epoch)
+        ) and waited < PROCESSES_PATIENCE_S:
             await self._sleep(1.0)
             waited += 1.0
         if late:
@@ -162,8 +164,8 @@ class Cutover:
     # -- how --
 
     @cached_property
-    def _ground(self) -> Ground:
-        return self._make_ground()
+    def _settings(self) -> CatchUpSettings:
+        return self._make_settings()
 
     def _legal(self, command: Command) -> CutoverState:
         return at_once.legal(self._folder, command, now=self._stamp(), reporter=self._reporter)
@@ -179,7 +181,7 @@ class Cutover:
             )
 
     async def _reconcile(self, wire: SpectronApi, *, quiet: bool = False, supersede: bool = True) -> Reconciled:
-        rounds = Rounds(self._ground, reporter=self._reporter, now=self._now, sleep=self._sleep)
+        rounds = Rounds(self._settings, reporter=self._reporter, now=self._now, sleep=self._sleep)
         return await reconcile(
             rounds,
             wire,
@@ -193,10 +195,10 @@ class Cutover:
     async def _gates(self, api: SpectronApi | None) -> tuple[Gate, ...]:
         evidence = await gather(
             self._folder,
-            self._ground.dump,
+            self._settings.dump,
             api=api,
-            mapping=self._ground.mapping.digest,
-            max_lag_s=self._ground.max_lag_s,
+            mapping=self._settings.mapping.digest,
+            max_lag_s=self._settings.max_lag_s,
             max_age_s=self._max_age_s,
             now=self._now(),
         )

@@ -29,7 +29,7 @@ def memory_of(row: Row, known: Memory | None) -> Memory | None:
     return Memory.from_json({**kept, "id": row.mem0_id, "memory": row.text, "hash": None, **times})
 
 
-class Said:
+class CapturedMessages:
     """The messages among some rows. What Mem0 made of a message follows it, and names it in its record."""
 
     def __init__(self, ledger: Ledger, mapping: ScopeMapping, merge: Merge, rows: Sequence[Row]) -> None:

@@ -22,9 +22,9 @@ from spectron_migrate.ledger.merge import Merge
 from spectron_migrate.ledger.read import cutover, memories
 from spectron_migrate.ledger.shards import refuse_outbox
 from spectron_migrate.mapping import ScopeMapping, Unmapped
-from spectron_migrate.migration.captured import Said, memory_of
+from spectron_migrate.migration.captured import CapturedMessages, memory_of
 from spectron_migrate.migration.deliver import Limits, begin_run, deliver_plan
-from spectron_migrate.migration.rounds import owners_behind, turn
+from spectron_migrate.migration.rounds import owners_behind, round_lock
 from spectron_migrate.records import NullReporter, format_time, parse_time
 from spectron_migrate.spectron.api import Sleep, SpectronApi
 from spectron_migrate.state import processes
@@ -87,7 +87,7 @@ class Drainer:
         Raises LedgerLocked while somebody else writes the ledger, InputError where the migration is in shards or
         was planned with another mapping, and what delivery raises.
         """
-        async with turn(self._state, sleep=self._sleep, patience_s=0.0):
+        async with round_lock(self._state, sleep=self._sleep, patience_s=0.0):
             state = read_journal(self._state).state
             if not state.under_way or state.catch_up != "outbox" or state.fence is None:
                 return None
@@ -149,7 +149,7 @@ class Drainer:
             plan.keep_scan(ledger, scan)
             now = format_time(self._now())
             merge = Merge(ledger, number, scan, migration=migration.id, same_mapping=True, now=now)
-            said = Said(ledger, self._mapping, merge, rows)
+            said = CapturedMessages(ledger, self._mapping, merge, rows)
             for row in rows:
                 if row.event == "MESSAGE":
                     said.take(row)

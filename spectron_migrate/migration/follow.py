@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from spectron_migrate.errors import ExitCode, Incomplete, Interrupted, LedgerLocked, Unreachable
 from spectron_migrate.files.private import FOLLOW_FILE, FOLLOW_LOCK, alone, write_json
 from spectron_migrate.ledger.ledger import make_private_directory
-from spectron_migrate.migration.reconcile import Agreement, keep
-from spectron_migrate.migration.rounds import Ground, Round, Rounds, turn
+from spectron_migrate.migration.reconcile import Agreement, write_result
+from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds, round_lock
 from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.journal import publish, read_journal
@@ -86,7 +86,7 @@ class Follow:
 
     def __init__(
         self,
-        ground: Ground,
+        settings: CatchUpSettings,
         *,
         reporter: Reporter,
         every_s: float = EVERY_S,
@@ -96,14 +96,14 @@ class Follow:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Nothing happens yet. `clock` in seconds, monotonic; `now` with its zone."""
-        self._ground = ground
+        self._settings = settings
         self._reporter = reporter
         self._every_s = every_s
         self._deadline = None if max_seconds is None else clock() + max_seconds
         self._clock = clock
         self._now = now
         self._sleep = sleep
-        self._rounds = Rounds(ground, reporter=reporter, clock=clock, now=now, sleep=sleep)
+        self._rounds = Rounds(settings, reporter=reporter, clock=clock, now=now, sleep=sleep)
         self._totals = _Totals()
         self._woken = asyncio.Event()
         self._code: ExitCode | None = None
@@ -125,14 +125,14 @@ class Follow:
         Mem0 or Spectron being unreachable, or a ledger that somebody else writes, is waited out and told. Raises
         LedgerLocked where another process follows already, and what no waiting mends (a key, a bad mapping).
         """
-        make_private_directory(self._ground.state)
-        with alone(self._ground.state / FOLLOW_LOCK, "follows"):
+        make_private_directory(self._settings.state)
+        with alone(self._settings.state / FOLLOW_LOCK, "follows"):
             under_way = self._phase_under_way()
             ended = "stopped"
             try:
                 while self._code is None:
                     if self._is_over(under_way):
-                        ended = f"the cutover is {read_journal(self._ground.state).state.phase}"
+                        ended = f"the cutover is {read_journal(self._settings.state).state.phase}"
                         break
                     under_way = under_way or self._phase_under_way()
                     if self._deadline is not None and self._clock() >= self._deadline:
@@ -148,22 +148,22 @@ class Follow:
         began = self._clock()
         compare = began >= self._compare_at
         try:
-            async with turn(self._ground.state, sleep=self._sleep, patience_s=1.0):
+            async with round_lock(self._settings.state, sleep=self._sleep, patience_s=1.0):
                 done = await self._rounds.round(api, compare=compare)
         except (Unreachable, Incomplete, LedgerLocked) as error:
-            publish(self._ground.state, now=self._stamp())
+            publish(self._settings.state, now=self._stamp())
             return self._trouble(error.message)
         except Interrupted:
             return 0.0
         self._totals.add(done)
-        publish(self._ground.state, done.caught_up(self._ground.max_lag_s), now=self._stamp())
+        publish(self._settings.state, done.caught_up(self._settings.max_lag_s), now=self._stamp())
         if compare:
             agree = self._agreement.add(done)
             if agree or (done.compared is not None and done.compared.total):
-                keep(self._ground.state, self._agreement.result(self._stamp()))
+                write_result(self._settings.state, self._agreement.result(self._stamp()))
             if agree:
                 self._compare_at = began + COMPARE_EVERY_S
-        self._reporter.info(told(self._totals.rounds, done))
+        self._reporter.info(describe_round(self._totals.rounds, done))
         if done.problem is not None and not done.held:
             return self._trouble(done.problem, longest_s=STOPPED_S)
         self._problem = done.problem
@@ -172,12 +172,12 @@ class Follow:
 
     def _rest(self, took_s: float) -> float:
         """The pause after a round: never so long that what readers know runs out before the next one ends."""
-        room = self._ground.max_lag_s - 2.5 * took_s
+        room = self._settings.max_lag_s - 2.5 * took_s
         if room < 0 and not self._told_slow:
             self._told_slow = True
             self._reporter.warn(
                 f"a round takes {took_s:.0f} s, so that users are read from Mem0 part of the time: cutover.max_lag"
-                f" ({self._ground.max_lag_s:g} s) should be above {3 * took_s:.0f} s"
+                f" ({self._settings.max_lag_s:g} s) should be above {3 * took_s:.0f} s"
             )
         return max(self._every_s, min(2 * took_s, room))
 
@@ -200,17 +200,17 @@ class Follow:
                 wait.cancel()
 
     def _phase_under_way(self) -> bool:
-        return read_journal(self._ground.state).state.under_way
+        return read_journal(self._settings.state).state.under_way
 
     def _is_over(self, was_under_way: bool) -> bool:
         """After `complete` Mem0 is no longer the truth; an abort ends what it began."""
-        state = read_journal(self._ground.state).state
+        state = read_journal(self._settings.state).state
         return state.phase == "complete" or (was_under_way and not state.under_way)
 
     def _keep(self, ended: str | None = None) -> None:
         last = self._totals.last
         write_json(
-            self._ground.state / FOLLOW_FILE,
+            self._settings.state / FOLLOW_FILE,
             {
                 "pid": os.getpid(),
                 "host": socket.gethostname(),
@@ -252,7 +252,7 @@ class Follow:
         return format_time(self._now())
 
 
-def told(number: int, done: Round) -> str:
+def describe_round(number: int, done: Round) -> str:
     """A round in one line, for a person and a log file alike."""
     found = f"{done.new:,} new, {done.changed:,} changed, {done.deleted:,} deleted"
     parts = [f"{counted(done.memories, 'memory')} in Mem0", found, f"{done.written:,} written"]

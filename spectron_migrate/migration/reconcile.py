@@ -96,13 +96,13 @@ async def reconcile(
     """Read, deliver and compare until two rounds agree, or until it is plain that they will not; keeps the result.
 
     `quiet`: also wait until what is too young has settled, and until nothing changes any more. Hold
-    `rounds.turn` meanwhile. Raises what a round raises.
+    `round_lock` meanwhile. Raises what a round raises.
     """
     agreement = Agreement(quiet=quiet)
     left, held_s = MOST_ROUNDS, 0.0
     while left:
         done = await rounds.round(api, compare=True, supersede=supersede)
-        publish(rounds.ground.state, done.caught_up(rounds.ground.max_lag_s), now=format_time(now()))
+        publish(rounds.settings.state, done.caught_up(rounds.settings.max_lag_s), now=format_time(now()))
         if agreement.add(done):
             break
         if done.held and held_s < HELD_PATIENCE_S:
@@ -116,20 +116,20 @@ async def reconcile(
         if quiet and done.waiting:
             reporter.info(
                 f"{counted(done.waiting, 'memory is', 'memories are')} younger than"
-                f" {rounds.ground.settle_s:.0f} s: waiting for that"
+                f" {rounds.settings.settle_s:.0f} s: waiting for that"
             )
-            await sleep(rounds.ground.settle_s)
+            await sleep(rounds.settings.settle_s)
     result = agreement.result(format_time(now()))
-    keep(rounds.ground.state, result)
+    write_result(rounds.settings.state, result)
     return result
 
 
-def keep(state: Path, result: Reconciled) -> None:
+def write_result(state: Path, result: Reconciled) -> None:
     """Remember it for the gates."""
     write_json(state / STATE_FILE, result.to_json())
 
 
-def last(state: Path) -> Reconciled | None:
+def read_last_result(state: Path) -> Reconciled | None:
     """What the last reconciling came to; None where there was none."""
     told = read_json(state / STATE_FILE)
     try:

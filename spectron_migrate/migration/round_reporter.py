@@ -9,7 +9,7 @@ from spectron_migrate.errors import ExitCode, Interrupted
 from spectron_migrate.records import Reporter
 
 
-class Hushed:
+class RoundReporter:
     """Passes each warning on once, leaves out the rest, and lets a signal end a reading."""
 
     def __init__(self, inner: Reporter) -> None:

@@ -30,19 +30,19 @@ from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.migration.changes import Changes, Settling
 from spectron_migrate.migration.export import ExportSummary, run_export
 from spectron_migrate.migration.replay import Replay, ReplayOptions, ReplaySummary
-from spectron_migrate.migration.round_reporter import Hushed
+from spectron_migrate.migration.round_reporter import RoundReporter
 from spectron_migrate.records import Filters, Json, Reporter, counted, digest, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.journal import CaughtUp, CutoverState, read_journal
 from spectron_migrate.state.routing import MOST_BEHIND
 
-TURN = "round.lock"
+LOCK_FILE = "round.lock"
 NAMED = 100
 """Memories of a difference that are named."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class CatchUpSettings:
     """What is caught up, and with what patience."""
 
     state: Path
@@ -138,7 +138,7 @@ class Rounds:
 
     def __init__(
         self,
-        ground: Ground,
+        settings: CatchUpSettings,
         *,
         reporter: Reporter,
         clock: Callable[[], float] = time.monotonic,
@@ -146,8 +146,8 @@ class Rounds:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Nothing happens yet. `clock` in seconds, monotonic; `now` with its zone."""
-        self.ground = ground
-        self._reporter = Hushed(reporter)
+        self.settings = settings
+        self._reporter = RoundReporter(reporter)
         self._clock = clock
         self._now = now
         self._sleep = sleep
@@ -155,7 +155,7 @@ class Rounds:
         self._planned: str | None = None
         """Digest of the dump that was planned with nothing left waiting."""
         self._replay: Replay | None = None
-        self._waiting = Waiting(ground.hold_s, most_unanswered=ground.max_in_flight // 2)
+        self._waiting = Waiting(settings.hold_s, most_unanswered=settings.max_in_flight // 2)
 
     def interrupt(self, code: ExitCode) -> None:
         """Finish what is in flight, begin nothing more."""
@@ -171,7 +171,7 @@ class Rounds:
         and Interrupted after `interrupt`.
         """
         started = self._now()
-        before = read_manifest(self.ground.dump)
+        before = read_manifest(self.settings.dump)
         known = before is not None and before.digest == self._planned
         summary = await asyncio.to_thread(self._scan)
         if not summary.complete:
@@ -179,10 +179,10 @@ class Rounds:
                 f"Mem0 could not be read in full ({counted(summary.memories, 'memory')} of {summary.native_count})",
                 hint="nothing was planned from it",
             )
-        with open_dump(self.ground.dump) as dump:
+        with open_dump(self.settings.dump) as dump:
             # A scan under a clock that was ahead keeps later ones ahead of it; what is promised follows the clock.
             began = min(dump.manifest.scan_began, format_time(started))
-            settling = Settling(began, self.ground.settle_s, self._first_seen)
+            settling = Settling(began, self.settings.settle_s, self._first_seen)
             changes, done = await self._deliver(
                 api, dump, settling, unchanged=known and _is_same(summary), late=not supersede
             )
@@ -194,11 +194,11 @@ class Rounds:
             return concluded
 
     def _scan(self) -> ExportSummary:
-        state = read_journal(self.ground.state).state
-        with self._reporter.reading(), self.ground.open_reader(self._now()) as reader:
+        state = read_journal(self.settings.state).state
+        with self._reporter.reading(), self.settings.open_reader(self._now()) as reader:
             return run_export(
                 reader,
-                self.ground.dump,
+                self.settings.dump,
                 filters=Filters(),
                 since=None,
                 keep_history=False,
@@ -212,20 +212,20 @@ class Rounds:
     ) -> tuple[list[Changes], list[ReplaySummary]]:
         all_changes, done = [], []
         self._waiting.begin()
-        for shard in shards_of(self.ground.state):
+        for shard in shards_of(self.settings.state):
             changes = Changes(settling, unchanged=unchanged, most_waiting=MOST_BEHIND)
             options = ReplayOptions(
                 supersede=not late,
-                max_in_flight=self.ground.max_in_flight,
-                max_rps=self.ground.max_rps,
-                into_existing=self.ground.into_existing,
-                accept_expiry=self.ground.accept_expiry,
+                max_in_flight=self.settings.max_in_flight,
+                max_rps=self.settings.max_rps,
+                into_existing=self.settings.into_existing,
+                accept_expiry=self.settings.accept_expiry,
                 shard=shard,
             )
             self._replay = Replay(
-                self.ground.state,
+                self.settings.state,
                 dump,
-                self.ground.mapping,
+                self.settings.mapping,
                 options,
                 reporter=self._reporter,
                 changes=changes,
@@ -250,13 +250,13 @@ class Rounds:
         done: Sequence[ReplaySummary],
         compare: bool,
     ) -> Round:
-        with opened(self.ground.state) as ledgers:
+        with open_ledgers(self.settings.state) as ledgers:
             left = cutover.count_undecided(ledgers)
             refused = cutover.refused_memories(ledgers)
-            behind = owners_behind(ledgers, read_journal(self.ground.state).state, refused)
+            behind = owners_behind(ledgers, read_journal(self.settings.state).state, refused)
             for each in changes:
                 behind = None if behind is None or each.waiting_owners is None else behind | each.waiting_owners
-            settling = Settling(began, self.ground.settle_s, self._first_seen)
+            settling = Settling(began, self.settings.settle_s, self._first_seen)
             held = {} if any(each.stopped for each in done) else self._waiting.left
             return Round(
                 migration=done[0].migration,
@@ -275,7 +275,7 @@ class Rounds:
                 behind=None if behind is None else frozenset(behind),
                 problem=_problem(done, held),
                 held=len(held),
-                compared=compare_all(ledgers, dump, settling) if compare else None,
+                compared=compare_with_ledger(ledgers, dump, settling) if compare else None,
             )
 
 
@@ -288,7 +288,7 @@ def owners_behind(ledgers: Sequence[Ledger], state: CutoverState, refused: Mappi
     return cutover.owners_behind(ledgers, MOST_BEHIND, short)
 
 
-def compare_all(ledgers: Sequence[Ledger], dump: Dump, settling: Settling) -> Differences:
+def compare_with_ledger(ledgers: Sequence[Ledger], dump: Dump, settling: Settling) -> Differences:
     """Hold every memory of a complete dump against the ledgers, and the ledgers against the dump."""
     waiting = missing = undecided = found = count = 0
     named: list[str] = []
@@ -321,7 +321,7 @@ def shards_of(state: Path) -> Sequence[Shard | None]:
 
 
 @contextmanager
-def opened(state: Path) -> Iterator[list[Ledger]]:
+def open_ledgers(state: Path) -> Iterator[list[Ledger]]:
     """All ledgers of the migration, for reading."""
     with ExitStack() as open_things:
         ledgers = open_all(state)
@@ -331,7 +331,7 @@ def opened(state: Path) -> Iterator[list[Ledger]]:
 
 
 @contextmanager
-def held(state: Path) -> Iterator[None]:
+def hold_ledgers(state: Path) -> Iterator[None]:
     """Keep every replay from writing meanwhile; raises LedgerLocked naming who is at work."""
     with ExitStack() as open_things:
         for folder in find(state).complete().folders:
@@ -340,13 +340,13 @@ def held(state: Path) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def turn(
+async def round_lock(
     state: Path, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep, patience_s: float
 ) -> AsyncIterator[None]:
     """Keep every other process from a round; raises LedgerLocked naming who had it for `patience_s` seconds."""
     make_private_directory(state)
     waited, pause_s = 0.0, 0.1
-    with open_private(state / TURN) as handle:
+    with open_private(state / LOCK_FILE) as handle:
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -39,7 +39,7 @@ _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
 @dataclass(frozen=True, slots=True)
-class Guard:
+class GuardStatus:
     """Whether a process has gone back to Mem0 by itself."""
 
     open: bool = False
@@ -51,7 +51,7 @@ class Guard:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ProcessStatus:
     """What one process says."""
 
     host: str
@@ -67,7 +67,7 @@ class Report:
     """Call that Spectron cannot answer -> day -> how often."""
     reads: Mapping[str, int] = field(default_factory=dict)
     """Where searches were answered, and why not by Spectron."""
-    guard: Guard = field(default_factory=Guard)
+    guard: GuardStatus = field(default_factory=GuardStatus)
     shadow: Mapping[str, float] = field(default_factory=dict)
     alive: bool = False
 
@@ -79,7 +79,7 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """As the file holds it."""
         told = {name: getattr(self, name) for name in self.__slots__ if name != "alive"}
-        guard = {name: getattr(self.guard, name) for name in Guard.__slots__}
+        guard = {name: getattr(self.guard, name) for name in GuardStatus.__slots__}
         return {
             "schema": SCHEMA,
             **told,
@@ -88,7 +88,7 @@ class Report:
         }
 
     @classmethod
-    def from_json(cls, value: Any, *, alive: bool) -> Report:
+    def from_json(cls, value: Any, *, alive: bool) -> ProcessStatus:
         """The inverse of `to_json`; raises ValueError for anything else."""
         try:
             if value["schema"] != SCHEMA:
@@ -103,7 +103,7 @@ class Report:
                 routing_problem=value["routing_problem"],
                 calls={str(name): _counts(days) for name, days in value["calls"].items()},
                 reads=_counts(value["reads"]),
-                guard=Guard(**value["guard"]),
+                guard=GuardStatus(**value["guard"]),
                 shadow={str(name): float(number) for name, number in value["shadow"].items()},
                 alive=alive,
             )
@@ -112,10 +112,10 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Overview:
+class ProcessesStatus:
     """All processes of a state directory, live and past, added up."""
 
-    reports: tuple[Report, ...] = ()
+    reports: tuple[ProcessStatus, ...] = ()
     """Of live processes."""
     calls: Mapping[str, int] = field(default_factory=dict)
     """What Spectron cannot answer, of the last days."""
@@ -126,11 +126,11 @@ class Overview:
     broken: tuple[str, ...] = ()
     """Files of live processes that cannot be read."""
 
-    def not_on(self, epoch: int) -> tuple[Report, ...]:
+    def not_on(self, epoch: int) -> tuple[ProcessStatus, ...]:
         """Live processes that have not seen this step, or still run a write of an earlier one."""
         return tuple(report for report in self.reports if report.settled_epoch < epoch)
 
-    def told(self) -> dict[str, Any] | None:
+    def to_json(self) -> dict[str, Any] | None:
         """For `status`: what the application's processes are doing; None where none ever used the adapter."""
         if not self.measured:
             return None
@@ -164,11 +164,11 @@ class Overview:
         return tuple(sorted({report.host for report in self.reports} - {host}))
 
 
-def look(state: Path, *, now: datetime | None = None) -> Overview:
+def read_processes(state: Path, *, now: datetime | None = None) -> ProcessesStatus:
     """What the processes of a state directory say; nothing is changed. An empty one where none ever used it."""
     folder = state / FOLDER
-    live: list[Report] = []
-    all_of_them: list[Report] = []
+    live: list[ProcessStatus] = []
+    all_of_them: list[ProcessStatus] = []
     broken: list[str] = []
     for path in sorted(folder.glob("*.json")):
         alive = path.name != PAST and is_held(path.with_suffix(".lock"))
@@ -179,7 +179,7 @@ def look(state: Path, *, now: datetime | None = None) -> Overview:
         all_of_them.append(report)
         live += [report] if alive else []
     since = _days_back(now or datetime.now(UTC), GATE_DAYS)
-    return Overview(
+    return ProcessesStatus(
         reports=tuple(live),
         calls={name: sum(days.values()) for name, days in _calls(all_of_them, since).items()},
         reads=_add(report.reads for report in all_of_them),
@@ -202,7 +202,7 @@ class OwnFile:
         if self._path.exists():  # of a dead process with our number, which somebody else is folding right now
             self._path.replace(folder / f"left-{self.pid}-{time.time_ns()}.json")
 
-    def write(self, report: Report) -> None:
+    def write(self, report: ProcessStatus) -> None:
         """Put it in place as a whole; raises OSError where that fails."""
         draft = self._path.with_name(f".{self._path.name}")
         handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -251,9 +251,9 @@ def stamp(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime(_TIME)
 
 
-def _sum(reports: Iterable[Report], moment: datetime) -> Report:
+def _sum(reports: Iterable[ProcessStatus], moment: datetime) -> ProcessStatus:
     each = list(reports)
-    return Report(
+    return ProcessStatus(
         host="",
         pid=0,
         began=min(report.began for report in each) if each else stamp(moment),
@@ -271,7 +271,7 @@ def _add(counts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return dict(total)
 
 
-def _calls(reports: Iterable[Report], since: str) -> dict[str, dict[str, int]]:
+def _calls(reports: Iterable[ProcessStatus], since: str) -> dict[str, dict[str, int]]:
     """Call -> day -> how often, of all processes together, from this day on."""
     total: dict[str, Counter[str]] = {}
     for report in reports:
@@ -286,10 +286,10 @@ def _days_back(now: datetime, days: int) -> str:
     return (now.astimezone(UTC) - timedelta(days=days)).date().isoformat()
 
 
-def _read(path: Path, *, alive: bool) -> Report | None:
+def _read(path: Path, *, alive: bool) -> ProcessStatus | None:
     try:
         with path.open("rb") as file:
-            return Report.from_json(json.loads(file.read(_MOST_BYTES)), alive=alive)
+            return ProcessStatus.from_json(json.loads(file.read(_MOST_BYTES)), alive=alive)
     except (OSError, ValueError, RecursionError):
         return None
 

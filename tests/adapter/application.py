@@ -89,7 +89,7 @@ class Application:
             row["found"] = there is None or there == any(each["memory"] == query for each in found)
 
     def from_spectron(self) -> int:
-        return int(self.memory._core.tally.told()["reads"].get("spectron", 0))
+        return int(self.memory._core.counters.snapshot()["reads"].get("spectron", 0))
 
     def told(self, what: str, **more: Any) -> Told:
         return Told(self, {"at": time.time(), "what": what, **more})

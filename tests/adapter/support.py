@@ -21,11 +21,11 @@ from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.open import open_oss, source_info
 from spectron_migrate.mem0.search import close_memory, idle_llm, mem0_at_home
 from spectron_migrate.migration.reconcile import reconcile
-from spectron_migrate.migration.rounds import Ground, Round, Rounds, turn
+from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds, round_lock
 from spectron_migrate.records import NullReporter, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.journal import Step, publish, read_journal, record
-from spectron_migrate.state.processes import Overview, look
+from spectron_migrate.state.processes import ProcessesStatus, read_processes
 
 EMBEDDER = "spectron_migrate.rehearsal.embed.WordLlamaEmbedding"
 
@@ -68,7 +68,7 @@ class Stage:
         finally:
             for adapter in stage.opened:
                 adapter._core.close()
-                adapter._truth.close()
+                adapter._backend.close()
             close_memory(memory)
 
     @property
@@ -123,7 +123,7 @@ class Stage:
         """One round: what Mem0 holds now comes to Spectron, and the routing says so."""
 
         async def run() -> Round:
-            async with self.api() as api, turn(self.state, patience_s=60.0):
+            async with self.api() as api, round_lock(self.state, patience_s=60.0):
                 return await self.rounds().round(api)
 
         done = asyncio.run(run())
@@ -134,7 +134,7 @@ class Stage:
 
     def reconcile(self) -> bool:
         async def run() -> bool:
-            async with self.api() as api, turn(self.state, patience_s=60.0):
+            async with self.api() as api, round_lock(self.state, patience_s=60.0):
                 return (await reconcile(self.rounds(), api, quiet=True, reporter=NullReporter())).agree
 
         return asyncio.run(run())
@@ -143,7 +143,7 @@ class Stage:
         return SpectronApi(endpoint or self.server.base_url, self.server.context, api_key=self.server.api_key)
 
     def rounds(self) -> Rounds:
-        ground = Ground(
+        settings = CatchUpSettings(
             state=self.state,
             dump=self.folder / "dump",
             mapping=load_mapping(self.mapping),
@@ -151,7 +151,7 @@ class Stage:
             settle_s=0.0,
             max_lag_s=600.0,
         )
-        return Rounds(ground, reporter=NullReporter())
+        return Rounds(settings, reporter=NullReporter())
 
     def to_spectron(self) -> None:
         """Everything that Mem0 holds is in Spectron, and everybody reads there."""
@@ -159,11 +159,11 @@ class Stage:
         self.catch_up()
         self.shift(100)
 
-    def overview(self, adapter: Any) -> Overview:
+    def overview(self, adapter: Any) -> ProcessesStatus:
         """What the processes say, once this one has told its news."""
-        adapter._core.heart.begin()
-        adapter._core.heart.beat()
-        return look(self.state)
+        adapter._core.heartbeat.begin()
+        adapter._core.heartbeat.beat()
+        return read_processes(self.state)
 
 
 def environment(server: RunningServer) -> dict[str, str]:

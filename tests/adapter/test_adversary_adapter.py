@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.adapter.asked import Calls
-from spectron_migrate.adapter.capture import results_of
-from spectron_migrate.adapter.since import Since
+from spectron_migrate.adapter.added_memories import AddedMemories
+from spectron_migrate.adapter.call_results import results_of
+from spectron_migrate.adapter.mem0_calls import Mem0Calls
 from spectron_migrate.errors import InputError, LedgerLocked
 from spectron_migrate.migration.drain_outbox import Drainer
 from spectron_migrate.records import Memory
 from spectron_migrate.state.outbox import Outbox
 from tests.adapter.support import Stage, texts
+from tests.adapter.test_after_complete import Untouchable, done, mine
 from tests.adapter.test_outbox import begun, judged
-from tests.adapter.test_truth import Untouchable, done, mine
 from tests.support import oracle
 from tests.support.spectron import turns_of
 from tests.support.waiting import wait_until
@@ -79,7 +79,7 @@ def test_an_id_that_mem0_trims_does_not_bring_a_captured_memory_into_another_sco
 
 
 def test_an_empty_id_is_left_to_mem0_to_make_sense_of() -> None:
-    asked = Calls(OlderMem0()).read(("tea",), {"user_id": "", "agent_id": "bot"})
+    asked = Mem0Calls(OlderMem0()).read(("tea",), {"user_id": "", "agent_id": "bot"})
     assert asked is None or asked.beyond
 
 
@@ -120,7 +120,7 @@ def test_a_search_of_one_run_is_not_answered_with_what_another_host_wrote_in_ano
 
 
 def test_a_child_process_neither_waits_for_its_parents_lock_nor_uses_its_file(tmp_path: Path) -> None:
-    since = Since(tmp_path)
+    since = AddedMemories(tmp_path)
     since.add(Memory(id="m1", memory="said by the parent", user_id="alice"), ["t1"])
     held = threading.Event()
     let_go = threading.Event()

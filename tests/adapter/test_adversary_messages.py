@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from spectron_migrate import NotInSpectron
-from spectron_migrate.adapter.capture import messages_of
+from spectron_migrate.adapter.call_results import messages_of
 from spectron_migrate.errors import LedgerLocked
 from spectron_migrate.ledger import Ledger, decisions, plan
 from spectron_migrate.ledger.read import cutover, plans
@@ -347,7 +347,7 @@ def test_who_asks_for_one_memory_is_shown_the_one_of_its_message(drains: Drains)
     asked = {"What is my cat called?": made[1], "Where did I move to?": made[0]}
     for query, memory in asked.items():
         assert memory == ids(adapter.search(query, filters={"user_id": stage.user}, top_k=1))[0]
-    assert 2 == adapter._core.tally.told()["reads"]["spectron"]
+    assert 2 == adapter._core.counters.snapshot()["reads"]["spectron"]
 
 
 # -- what verification asks --------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.open import open_oss
 from spectron_migrate.records import Memory
 from spectron_migrate.rehearsal.ground import clean_environment
-from spectron_migrate.state.processes import look
+from spectron_migrate.state.processes import read_processes
 from tests.adapter.support import Stage, environment, oss_config
 from tests.support import oracle
 from tests.support.waiting import wait_until
@@ -157,7 +157,7 @@ def following(stage: Stage) -> Iterator[None]:
 @contextmanager
 def draining(stage: Stage) -> Iterator[None]:
     """Only the base is read from Mem0: what is written from now on, the application's processes bring themselves."""
-    wait_until(lambda: not look(stage.state).not_on(1), seconds=PATIENCE_S)
+    wait_until(lambda: not read_processes(stage.state).not_on(1), seconds=PATIENCE_S)
     stage.catch_up()
     yield
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.adapter.capture import messages_of
+from spectron_migrate.adapter.call_results import messages_of
 from spectron_migrate.dump import open_dump
 from spectron_migrate.ledger import Ledger, erasing
 from spectron_migrate.ledger.read import cutover
@@ -48,7 +48,7 @@ def from_spectron(adapter: Any, stage: Stage, query: str) -> list[str]:
     """Texts of an answer that Spectron gave."""
 
     def count() -> int:
-        return int(adapter._core.tally.told()["reads"].get("spectron", 0))
+        return int(adapter._core.counters.snapshot()["reads"].get("spectron", 0))
 
     found: list[str] = []
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.adapter.capture import results_of
+from spectron_migrate.adapter.call_results import results_of
 from spectron_migrate.errors import NotLegal
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.open import open_oss
@@ -214,12 +214,12 @@ def test_what_is_added_changed_and_deleted_comes_along_by_itself(stage: Stage) -
     mine = {"filters": {"user_id": stage.user}}
 
     def from_spectron() -> bool:
-        before = adapter._core.tally.told()["reads"].get("spectron", 0)
+        before = adapter._core.counters.snapshot()["reads"].get("spectron", 0)
         found = adapter.search("what tea, which pets", **mine)
         assert "Prefers green tea" not in texts(found)
         assert "Has two grey cats" not in texts(found)
         assert first in ids(found)
-        return bool(adapter._core.tally.told()["reads"].get("spectron", 0) > before)
+        return bool(adapter._core.counters.snapshot()["reads"].get("spectron", 0) > before)
 
     wait_until(from_spectron)
     assert {"kind": "taste"} == adapter.search("oolong tea", **mine)["results"][0]["metadata"]

@@ -185,18 +185,18 @@ def test_a_user_finds_what_they_just_said(stage: Stage) -> None:
     stage.say(TEA)
     stage.to_spectron()
     adapter, elsewhere = stage.adapter(), stage.adapter()
-    adapter._core.heart.begin()
-    elsewhere._core.heart.begin()
+    adapter._core.heartbeat.begin()
+    elsewhere._core.heartbeat.begin()
     for one in (adapter, elsewhere):
-        one._core.heart.beat()
+        one._core.heartbeat.beat()
         assert 1 == len(ids(one.search("green tea", filters={"user_id": stage.user})))
     said = ids(adapter.add("Now drinks oolong tea", user_id=stage.user, infer=False))[0]
     for one in (adapter, elsewhere):
         assert said in ids(one.search("oolong tea", filters={"user_id": stage.user}))
-        assert 1 == one._core.tally.told()["reads"]["behind"]
+        assert 1 == one._core.counters.snapshot()["reads"]["behind"]
     stage.catch_up()
     assert said in ids(adapter.search("oolong tea", filters={"user_id": stage.user}))
-    assert 2 == adapter._core.tally.told()["reads"]["spectron"]
+    assert 2 == adapter._core.counters.snapshot()["reads"]["spectron"]
 
 
 def test_what_a_call_stored_is_found_although_the_call_never_ends(
@@ -206,7 +206,7 @@ def test_what_a_call_stored_is_found_although_the_call_never_ends(
     stage.say(TEA)
     stage.to_spectron()
     adapter, elsewhere = stage.adapter(), stage.adapter()
-    elsewhere._core.heart.begin()
+    elsewhere._core.heartbeat.begin()
     add, found = stage.mem0.add, []
 
     def stored_and_looked_for(*args: Any, **kwargs: Any) -> Any:
@@ -231,7 +231,7 @@ def test_a_user_finds_what_they_just_said_by_a_clock_that_was_put_back(
         patched.setattr(writes, "time", SimpleNamespace(time=lambda: time.time() - 3600))
         said = ids(adapter.add("Now drinks oolong tea", user_id=stage.user, infer=False))[0]
     assert said in ids(adapter.search("oolong tea", filters={"user_id": stage.user}))
-    assert 1 == adapter._core.tally.told()["reads"]["behind"]
+    assert 1 == adapter._core.counters.snapshot()["reads"]["behind"]
 
 
 @pytest.mark.parametrize("change", ["update", "delete"])

@@ -18,7 +18,7 @@ TEA = "Prefers green tea over coffee in the morning"
 def settle(stage: Stage) -> None:
     """Until no background call is under way."""
     cores = [adapter._core for adapter in stage.opened]
-    wait_until(lambda: not any(core.shadow.under_way or core.asking.under_way for core in cores))
+    wait_until(lambda: not any(core.shadow.under_way or core.spectron_thread.under_way for core in cores))
 
 
 def test_a_sample_of_searches_is_compared_in_the_background(stage: Stage) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from spectron_migrate.adapter.since import Since
+from spectron_migrate.adapter.added_memories import AddedMemories
 from spectron_migrate.files.shared_sqlite import open_shared
 from spectron_migrate.records import Memory
 from spectron_migrate.state.running import FIRST, Running, under_way
@@ -32,7 +32,8 @@ def process(code: str, *words: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(
     "opening",
     [
-        "from spectron_migrate.adapter.since import Since\nopen_it = lambda place: Since(place)._open(create=True)",
+        "from spectron_migrate.adapter.added_memories import AddedMemories\n"
+        "open_it = lambda place: AddedMemories(place)._open(create=True)",
         "from spectron_migrate.state.outbox import Outbox\nopen_it = lambda place: Outbox(place, host='one')",
     ],
     ids=["since", "outbox"],
@@ -99,7 +100,7 @@ def test_what_cannot_be_kept_fails_no_write_that_spectron_has(
 
 
 def test_a_memory_and_its_rows_are_kept_together_or_not_at_all(tmp_path: Path) -> None:
-    since = Since(tmp_path)
+    since = AddedMemories(tmp_path)
     since.add(Memory(id="m1", memory="one", user_id="ada"), ["turn", "chunk"])
     db = sqlite3.connect(tmp_path / "since.db")
     db.execute("DROP TABLE made")

@@ -108,7 +108,7 @@ def measure(server: RunningServer, folder: Path, state: str, calls: int) -> list
                 "call": call,
                 "spectron": state,
                 **compare(left, right, calls),
-                "shadow": adapter._core.tally.told()["shadow"],
+                "shadow": adapter._core.counters.snapshot()["shadow"],
             }
             for call, left, right in (
                 ("search", searcher(bare), searcher(adapter)),

@@ -17,7 +17,7 @@ from spectron_migrate.mem0.open import open_oss
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.migration.export import run_export
 from spectron_migrate.migration.follow import Follow, FollowSummary
-from spectron_migrate.migration.rounds import Ground, Round, Rounds
+from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds
 from spectron_migrate.records import Filters, NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from tests.mem0.stores import key_of, point, uuid, write_store
@@ -120,8 +120,8 @@ class Scene:
         return self.folder / "state"
 
     @property
-    def ground(self) -> Ground:
-        return Ground(
+    def settings(self) -> CatchUpSettings:
+        return CatchUpSettings(
             state=self.state,
             dump=self.folder / "dump",
             mapping=load_mapping(self.mapping),
@@ -154,18 +154,18 @@ class Scene:
         with self.store.open(self.time.now()) as reader:
             run_export(
                 reader,
-                self.ground.dump,
+                self.settings.dump,
                 filters=Filters(),
                 since=None,
                 keep_history=False,
                 reporter=NullReporter(),
                 clock=self.time.now,
             )
-        return self.ground.dump
+        return self.settings.dump
 
     def rounds(self) -> Rounds:
         named: dict[str, Any] = {"clock": self.time.clock, "now": self.time.now, "sleep": self.time.sleep}
-        return Rounds(self.ground, reporter=self.said, **named)
+        return Rounds(self.settings, reporter=self.said, **named)
 
     def round(self, rounds: Rounds | None = None, **named: Any) -> Round:
         """One round, from a process that knows of no other unless `rounds` goes on."""
@@ -194,4 +194,4 @@ class Scene:
 
     def follower(self, **named: Any) -> Follow:
         given: dict[str, Any] = {"clock": self.time.clock, "now": self.time.now, "sleep": self.time.sleep, **named}
-        return Follow(self.ground, reporter=self.said, **given)
+        return Follow(self.settings, reporter=self.said, **given)

@@ -144,7 +144,7 @@ def test_a_replay_in_between_does_not_take_what_waits_for_done(scene: Scene) -> 
     scene.put(1, "one")
     scene.put(2, "two", ago=5)
     scene.round()
-    done = replay(scene.server, scene.state, [scene.ground.dump])
+    done = replay(scene.server, scene.state, [scene.settings.dump])
     assert (ExitCode.DONE, 1) == (done.exit_code, done.written)
     assert 0 == scene.round(compare=True).written
     assert ["one", "two"] == scene.texts
@@ -155,7 +155,7 @@ def test_a_replay_of_one_user_in_between_leaves_the_rest_to_the_next_round(scene
         scene.store.put(number, f"of {user}", user, NOON - timedelta(hours=1))
     scene.export()
     options = ReplayOptions(filters=Filters(users=frozenset({scene.user})))
-    assert 1 == replay(scene.server, scene.state, [scene.ground.dump], options=options).written
+    assert 1 == replay(scene.server, scene.state, [scene.settings.dump], options=options).written
     done = scene.round(compare=True)
     assert (1, 0) == (done.written, done.left.total)
     assert done.compared is not None

@@ -28,9 +28,9 @@ from spectron_migrate.errors import ExitCode, InputError, LedgerLocked, NotConfi
 from spectron_migrate.ledger import Ledger, migration_id
 from spectron_migrate.ledger.shards import Shard
 from spectron_migrate.mem0.open import mem0_source_info
-from spectron_migrate.migration.reconcile import last as last_reconciled
+from spectron_migrate.migration.reconcile import read_last_result as last_reconciled
 from spectron_migrate.migration.replay import ReplayOptions
-from spectron_migrate.migration.rounds import turn
+from spectron_migrate.migration.rounds import round_lock
 from spectron_migrate.records import format_time
 from spectron_migrate.state import processes
 from spectron_migrate.state.journal import Step, read_journal, record
@@ -60,7 +60,7 @@ class Player:
         scene = self.scene
         given: dict[str, Any] = {"now": scene.time.now, "sleep": scene.time.sleep, **named}
         return Cutover(
-            scene.state, lambda: scene.ground, max_age_s=86400, reporter=scene.said, who="anna@host (1)", **given
+            scene.state, lambda: scene.settings, max_age_s=86400, reporter=scene.said, who="anna@host (1)", **given
         )
 
     def start(self) -> Stand:
@@ -96,7 +96,7 @@ class Player:
         """Start, follow, verify, accept: every gate passes."""
         self.start()
         self.scene.follow(max_seconds=12)
-        verify(self.scene.server, self.scene.state, [self.scene.ground.dump], now=self.scene.time.now)
+        verify(self.scene.server, self.scene.state, [self.scene.settings.dump], now=self.scene.time.now)
         if not gate(self.check(), "verdict").passed:
             self.accept("verdict")
 
@@ -186,7 +186,7 @@ def test_outbox_is_refused_where_two_hosts_write(player: Player) -> None:
     state = player.scene.state
     state.mkdir(exist_ok=True)
     own = processes.OwnFile(state)
-    own.write(processes.Report(host="another-host", pid=own.pid, began="", heartbeat=""))
+    own.write(processes.ProcessStatus(host="another-host", pid=own.pid, began="", heartbeat=""))
     with pytest.raises(InputError, match="another-host"):
         at_once.start(state, player.migration, "outbox", **player.signed)
     own.close()
@@ -196,7 +196,7 @@ def test_a_start_by_outbox_waits_until_every_process_captures(player: Player) ->
     state, waits = player.scene.state, 0
     state.mkdir(exist_ok=True)
     own = processes.OwnFile(state)
-    told = processes.Report(host=socket.gethostname(), pid=own.pid, began="", heartbeat="")
+    told = processes.ProcessStatus(host=socket.gethostname(), pid=own.pid, began="", heartbeat="")
     own.write(told)
 
     def sleep(seconds: float) -> None:
@@ -348,7 +348,7 @@ def test_a_round_under_way_is_waited_for_and_named(player: Player) -> None:
     player.made_ready()
 
     async def busy() -> None:
-        async with turn(player.scene.state, sleep=player.scene.time.sleep, patience_s=0):
+        async with round_lock(player.scene.state, sleep=player.scene.time.sleep, patience_s=0):
             await player.cutover().shift(player.scene.api, 50)
 
     with pytest.raises(LedgerLocked, match=f"process {os.getpid()}"):

@@ -27,7 +27,7 @@ from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.erase import Eraser
 from spectron_migrate.migration.replay import ReplayOptions
-from spectron_migrate.migration.rounds import opened
+from spectron_migrate.migration.rounds import open_ledgers
 from spectron_migrate.migration.sharding import Sharding
 from spectron_migrate.records import Filters, NullReporter
 from spectron_migrate.spectron.api import SpectronApi
@@ -193,7 +193,7 @@ def test_only_an_acceptance_of_that_very_refusal_lets_its_owner_be_read_from_spe
         return done.behind is None or scene.user in done.behind
 
     def accept(gate_name: str) -> None:
-        with opened(scene.state) as ledgers:
+        with open_ledgers(scene.state) as ledgers:
             shown = cutover.refused_memories(ledgers)
         about = " ".join(mark_of(said) for said in shown.values())
         record(scene.state, Step("accept", NOW, "anna", "seen", gate=gate_name, ids=tuple(shown), about=about))

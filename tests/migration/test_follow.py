@@ -22,7 +22,7 @@ from spectron_migrate.files.private import FOLLOW_FILE, FOLLOW_LOCK, read_json
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.mem0.reader import Reader
-from spectron_migrate.migration.reconcile import last as last_reconciled
+from spectron_migrate.migration.reconcile import read_last_result as last_reconciled
 from spectron_migrate.records import format_time
 from spectron_migrate.rehearsal.ground import clean_environment
 from spectron_migrate.state.journal import Step, record
@@ -305,7 +305,7 @@ def test_a_pause_ends_before_what_readers_know_runs_out(scene: Scene) -> None:
 
     scene.open_reader = slowly
     scene.follow(max_seconds=100, sleep=sleep)
-    assert pauses[0] + 2 * 20 < scene.ground.max_lag_s
+    assert pauses[0] + 2 * 20 < scene.settings.max_lag_s
     assert [] == scene.said.warnings
     scene.open_reader = lambda now: (scene.time.pass_(30), scene.store.open(now))[1]
     scene.follow(max_seconds=100)

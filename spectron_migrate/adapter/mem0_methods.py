@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from spectron_migrate.adapter.asked import owners_of
+from spectron_migrate.adapter.mem0_calls import owners_of
 
 WRITES = frozenset({"update", "delete", "delete_all", "reset", "batch_update", "batch_delete", "delete_users"})
 """What changes memories: reads of whoever it is about come from Mem0 until it has come along."""

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from spectron_migrate.adapter.core import Core, Plan
-from spectron_migrate.adapter.shape import Found
-from spectron_migrate.adapter.surface import COUNTED, WRITES, details_of
-from spectron_migrate.adapter.truth import Truth, not_in_spectron
+from spectron_migrate.adapter.after_complete import SpectronBackend, not_in_spectron
+from spectron_migrate.adapter.core import AdapterCore, SearchPlan
+from spectron_migrate.adapter.mem0_methods import COUNTED, WRITES, details_of
+from spectron_migrate.adapter.search_results import SearchResults
 
 
 class MemoryAdapter:
@@ -48,8 +48,10 @@ class MemoryAdapter:
             InputError: settings or mapping are bad.
         """
         self._mem0 = mem0_client
-        self._core = Core(mem0_client, spectron_client, config=config, state=state, mapping=mapping, routing=routing)
-        self._truth = Truth(self._core)
+        self._core = AdapterCore(
+            mem0_client, spectron_client, config=config, state=state, mapping=mapping, routing=routing
+        )
+        self._backend = SpectronBackend(self._core)
         self._made: dict[str, Callable[..., Any]] = {}
 
     def search(self, *args: Any, **kwargs: Any) -> Any:
@@ -58,7 +60,7 @@ class MemoryAdapter:
         kwargs = core.calls.fit("search", args, kwargs)
         plan = core.plan(args, kwargs)
         if plan.complete:
-            return self._from_truth(plan)
+            return self._from_backend(plan)
         if plan.to_spectron:
             found = self._from_spectron(plan)
             if found is not None:
@@ -71,7 +73,7 @@ class MemoryAdapter:
         """Mem0's `add`; once the cutover is complete it writes to Spectron, each message once."""
         core = self._core
         if core.is_complete():
-            return self._truth.add(messages, core.calls.named("add", (messages, *args), kwargs)).result()
+            return self._backend.add(messages, core.calls.named("add", (messages, *args), kwargs)).result()
         with core.writing("add", (messages, *args), kwargs) as answered:
             answer = self._mem0.add(messages, *args, **kwargs)
             answered(answer)
@@ -80,7 +82,7 @@ class MemoryAdapter:
     def close(self) -> None:
         """Tell the last news and let go of our threads, files and connections, and close the client if it can be."""
         self._core.close()
-        self._truth.close()
+        self._backend.close()
         close = getattr(self._mem0, "close", None)
         if callable(close):
             close()
@@ -110,10 +112,10 @@ class MemoryAdapter:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             kwargs = core.calls.fit(name, args, kwargs)
-            core.heart.begin()
+            core.heartbeat.begin()
             if core.is_complete():
-                return self._truth.answer(name, args, kwargs)
-            core.tally.call(name, details_of(name, kwargs))
+                return self._backend.answer(name, args, kwargs)
+            core.counters.call(name, details_of(name, kwargs))
             if name not in WRITES:
                 return method(*args, **kwargs)
             with core.writing(name, args, kwargs) as answered:
@@ -123,7 +125,7 @@ class MemoryAdapter:
 
         return call
 
-    def _from_spectron(self, plan: Plan) -> Found | None:
+    def _from_spectron(self, plan: SearchPlan) -> SearchResults | None:
         """Spectron's answer; None where Mem0 has to answer, which is counted."""
         core = self._core
         future = core.ask(plan)
@@ -140,9 +142,9 @@ class MemoryAdapter:
         core.succeeded(core.now() - began)
         return found
 
-    def _from_truth(self, plan: Plan) -> Any:
+    def _from_backend(self, plan: SearchPlan) -> Any:
         if not plan.to_spectron:
             raise not_in_spectron("search", plan.why_not)
         future = self._core.ask(plan)
         assert future is not None  # noqa: S101 - it raises instead
-        return self._core.calls.shaped(self._core.found(plan, future.result(), self._truth.since.made_of))
+        return self._core.calls.shaped(self._core.found(plan, future.result(), self._backend.added.made_of))

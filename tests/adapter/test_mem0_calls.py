@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.adapter.asked import Asked, Calls
+from spectron_migrate.adapter.mem0_calls import Mem0Calls, SearchRequest
 
 
 class Older:
@@ -77,8 +77,8 @@ class Options:
         return {"filters": {"user_id": "alice"}, "top_k": 4}
 
 
-def read(client: type, *args: Any, **kwargs: Any) -> Asked | None:
-    calls = Calls(client())
+def read(client: type, *args: Any, **kwargs: Any) -> SearchRequest | None:
+    calls = Mem0Calls(client())
     return calls.read(args, calls.fit("search", args, kwargs))
 
 
@@ -103,7 +103,7 @@ ALICE = {"user_id": "alice"}
     ],
 )
 def test_each_generation_says_the_same(client: type, args: Any, kwargs: Any, top_k: int) -> None:
-    assert Asked("tea", ALICE, top_k) == read(client, *args, **kwargs)
+    assert SearchRequest("tea", ALICE, top_k) == read(client, *args, **kwargs)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_call_that_is_none_is_left_to_mem0(args: Any, kwargs: Any) -> None:
 
 
 def test_calls_of_the_other_generation_are_fitted() -> None:
-    newer, older = Calls(Newer()), Calls(Older())
+    newer, older = Mem0Calls(Newer()), Mem0Calls(Older())
     assert {"filters": ALICE, "top_k": 5} == newer.fit("search", ("tea",), {"user_id": "alice", "limit": 5})
     assert {"filters": ALICE} == newer.fit("get_all", (), {"user_id": "alice"})
     assert {"user_id": "alice", "limit": 5} == older.fit("search", ("tea",), {"filters": ALICE, "top_k": 5})
@@ -151,4 +151,4 @@ def test_calls_of_the_other_generation_are_fitted() -> None:
 
 def test_calls_of_the_own_generation_stay_as_they_are() -> None:
     given = {"filters": {"user_id": "alice", "OR": []}, "threshold": 0.5}
-    assert given is Calls(Newer()).fit("search", ("tea",), given)
+    assert given is Mem0Calls(Newer()).fit("search", ("tea",), given)

@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from spectron_migrate.adapter.asked import owners_of
-from spectron_migrate.adapter.capture import UNSAID
+from spectron_migrate.adapter.added_memories import AddedMemories
+from spectron_migrate.adapter.call_results import UNSAID
 from spectron_migrate.adapter.catalogue import NoCatalogue
-from spectron_migrate.adapter.core import Core
-from spectron_migrate.adapter.shape import as_mem0, as_mem0_time, is_expired
-from spectron_migrate.adapter.since import Since
+from spectron_migrate.adapter.core import AdapterCore
+from spectron_migrate.adapter.mem0_calls import owners_of
+from spectron_migrate.adapter.search_results import as_mem0, as_mem0_time, is_expired
 from spectron_migrate.errors import InputError, NotInSpectron, Unreachable
 from spectron_migrate.ledger.merge import fact_body
 from spectron_migrate.mapping import NotServable
@@ -62,21 +62,21 @@ def not_in_spectron(method: str, why: str = "") -> NotInSpectron:
     )
 
 
-class Truth:
+class SpectronBackend:
     """One per adapter; its calls return futures, or answer at once."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: AdapterCore) -> None:
         """Nothing is opened yet."""
         self._core = core
-        self._since = Since(core.settings.state)
+        self._added = AddedMemories(core.settings.state)
         self._open: dict[tuple[Any, ...], _Open] = {}
         self._locks: dict[tuple[int, str], asyncio.Lock] = {}
         self._registered: set[str] = set()
 
     @property
-    def since(self) -> Since:
-        """What was written since."""
-        return self._since
+    def added(self) -> AddedMemories:
+        """The memories that were added after `complete`."""
+        return self._added
 
     # -- writing ------------------------------------------------------------------------------------------
 
@@ -93,7 +93,7 @@ class Truth:
         async def write(api: SpectronApi) -> dict[str, Any]:
             return {"results": [await self._write(api, memory, placed) for memory, placed in pairs]}
 
-        return self._core.asking.run(write)
+        return self._core.spectron_thread.run(write)
 
     def _place(
         self, role: str, name: str | None, text: str, owners: Mapping[str, str], kwargs: Mapping[str, Any]
@@ -130,7 +130,7 @@ class Truth:
             opened.used += 1
             stored = await opened.session.write(canonical_json(body).encode(), placed.infer)
         given = replace(memory, id=stored.chunk_id or stored.turn_id or memory.id)
-        self._since.add(given, (stored.turn_id, stored.chunk_id, *stored.ids))
+        self._added.add(given, (stored.turn_id, stored.chunk_id, *stored.ids))
         row = {"id": given.id, "memory": given.memory, "event": "ADD", "role": given.role, "actor_id": given.actor_id}
         return {name: value for name, value in row.items() if value is not None}
 
@@ -184,7 +184,7 @@ class Truth:
 
         Raises NotInSpectron for an id that is not known here.
         """
-        added = self._since.memory(memory_id)
+        added = self._added.memory(memory_id)
         if added is not None:
             return as_mem0(added)
         try:
@@ -198,7 +198,7 @@ class Truth:
 
     def history(self, memory_id: str) -> list[dict[str, Any]]:
         """The texts of a memory, oldest first, as Mem0's `history` tells them; raises NotInSpectron as `get`."""
-        added = self._since.memory(memory_id)
+        added = self._added.memory(memory_id)
         if added is not None:
             return [_event(memory_id, None, added.memory, "ADD", added.created_at)]
         try:
@@ -230,14 +230,14 @@ class Truth:
             migrated = list(self._core.catalogue.memories_in(lens.selector))
         except (NoCatalogue, NotServable) as error:
             raise not_in_spectron("get_all", str(error)) from None
-        each = {memory.id: memory for memory in (*migrated, *self._since.all_of(asked.ids))}
+        each = {memory.id: memory for memory in (*migrated, *self._added.all_of(asked.ids))}
         matching = [memory for memory in each.values() if _matches(memory, asked.ids)]
         rows = [as_mem0(memory) for memory in matching if not is_expired(memory, _today())]
         return {"results": rows[: asked.top_k]}
 
     def close(self) -> None:
         """Let go of the file."""
-        self._since.close()
+        self._added.close()
 
 
 def _texts(messages: Any, *, unsaid: Collection[str]) -> list[tuple[str, str | None, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from spectron_migrate import AsyncMemoryAdapter, SpectronClient
-from spectron_migrate.adapter.shape import Found
+from spectron_migrate.adapter.search_results import SearchResults
 from tests.adapter.support import Stage, ids, texts
 
 TEA = "Prefers green tea over coffee in the morning"
@@ -42,7 +42,7 @@ def test_what_was_added_is_found_with_and_without_the_flag(stage: Stage) -> None
         stage.shift(0)
         for flag in (False, True):
             assert [TEA] == texts(await adapter.search("green tea", stage.user, use_spectron=flag))
-        assert {"mem0": 3, "spectron": 1} == adapter._core.tally.told()["reads"]
+        assert {"mem0": 3, "spectron": 1} == adapter._core.counters.snapshot()["reads"]
         await adapter.add("Now drinks oolong tea", stage.user, infer=False)
         assert "Now drinks oolong tea" in texts(await adapter.search("oolong tea", stage.user, use_spectron=True))
 
@@ -56,8 +56,8 @@ def test_a_reverted_cutover_outdoes_the_flag(stage: Stage) -> None:
         stage.step("revert")
         adapter = stage.async_adapter()
         found = await adapter.search("green tea", stage.user, use_spectron=True)
-        assert isinstance(found, Found)
-        assert {"mem0": 1} == adapter._core.tally.told()["reads"]
+        assert isinstance(found, SearchResults)
+        assert {"mem0": 1} == adapter._core.counters.snapshot()["reads"]
 
     asyncio.run(run())
 
@@ -114,7 +114,7 @@ def test_spectron_being_down_costs_no_answer(own_stage: Stage) -> None:
         stage.server.kill()
         for _ in range(5):
             assert [tea] == ids(await adapter.search("green tea", stage.user))
-        assert {"spectron": 1, "failed": 3, "guarded": 2} == adapter._core.tally.told()["reads"]
+        assert {"spectron": 1, "failed": 3, "guarded": 2} == adapter._core.counters.snapshot()["reads"]
 
     asyncio.run(run())
 

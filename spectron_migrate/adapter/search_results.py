@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spectron_migrate.adapter.catalogue import Catalogue, Stored
+from spectron_migrate.adapter.catalogue import Catalogue, StoredVersion
 from spectron_migrate.judge import PASSAGE_LETTERS, Candidates, Hit, Ignored, Known, Matched, Verdict, judge, plain
 from spectron_migrate.mapping import Lens, covers
 from spectron_migrate.records import Memory, Selector
@@ -23,11 +23,11 @@ HIDDEN = ("stale", "run_filtered", "other owner", "expired")
 _PASSAGES = frozenset({"memory_chunk", "turn"})
 
 
-class Crowded(Exception):
+class TooManyHidden(Exception):
     """An answer is as long as Spectron gives any, and too much of it is not to be shown."""
 
 
-class Found(dict[str, Any]):
+class SearchResults(dict[str, Any]):
     """An answer in Mem0's shape, `{"results": […]}`, that can also be printed as the guide prints Spectron's."""
 
     @property
@@ -37,7 +37,7 @@ class Found(dict[str, Any]):
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class RenderedHits:
     """What an application is shown, and what was left out."""
 
     rows: tuple[dict[str, Any], ...]
@@ -45,7 +45,7 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class SpectronHit:
     """One hit of Spectron's."""
 
     id: str
@@ -54,8 +54,8 @@ class Row:
     score: float
 
 
-def shown(
-    hits: Sequence[Row],
+def render_hits(
+    hits: Sequence[SpectronHit],
     lens: Lens,
     catalogue: Catalogue | None,
     *,
@@ -65,7 +65,7 @@ def shown(
     today: str,
     added: Callable[[Sequence[str]], Mapping[str, Memory]] | None = None,
     owners: Mapping[str, str] | None = None,
-) -> Shown:
+) -> RenderedHits:
     """The memories of an answer, best first, at most `top_k`.
 
     `ids`: what was asked for; `today`: YYYY-MM-DD. Once Spectron is the truth, `added` names memories that were
@@ -108,15 +108,18 @@ def shown(
             if hidden:
                 left_out[hidden] += 1
             else:
-                rows[hit.id] = as_new(hit, owners)
+                rows[hit.id] = as_added_elsewhere(hit, owners)
         else:
             left_out["no memory" if isinstance(verdict, Ignored) else "unknown"] += 1
-    return Shown(tuple(rows.values())[:top_k], left_out)
+    return RenderedHits(tuple(rows.values())[:top_k], left_out)
 
 
 def _live(
-    made_of: Mapping[str, Sequence[Stored]], unnamed: Sequence[Row], lens: Lens, catalogue: Catalogue | None
-) -> dict[str, Stored]:
+    made_of: Mapping[str, Sequence[StoredVersion]],
+    unnamed: Sequence[SpectronHit],
+    lens: Lens,
+    catalogue: Catalogue | None,
+) -> dict[str, StoredVersion]:
     """What an answer may be about: what its receipts name, and where a passage is not named, all of the lens."""
     known = {each.no: each for found in made_of.values() for each in found}
     if catalogue is not None and any(hit.source in _PASSAGES for hit in unnamed):
@@ -141,7 +144,7 @@ def as_mem0(memory: Memory, *, score: float | None = None) -> dict[str, Any]:
     return {**row, **{name: value for name, value in optional.items() if value is not None}}
 
 
-def as_new(hit: Row, owners: Mapping[str, str]) -> dict[str, Any]:
+def as_added_elsewhere(hit: SpectronHit, owners: Mapping[str, str]) -> dict[str, Any]:
     """A memory that was written after the migration ended: Spectron's own id is all it has."""
     text_hash = hashlib.md5(hit.text.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
     row = {"id": hit.id, "memory": hit.text, "hash": text_hash, "metadata": None, "score": hit.score}
@@ -158,7 +161,7 @@ def is_expired(memory: Memory, today: str) -> bool:
     return memory.expiration_date is not None and memory.expiration_date[:10] < today
 
 
-def _why_not_new(hit: Row, lens: Lens, catalogue: Catalogue | None) -> str:
+def _why_not_new(hit: SpectronHit, lens: Lens, catalogue: Catalogue | None) -> str:
     """Why a passage that nobody knows is no memory written since; empty where it is one."""
     if lens.run_filter is not None:
         return "run_filtered"  # of which run it is nobody knows either
@@ -167,12 +170,12 @@ def _why_not_new(hit: Row, lens: Lens, catalogue: Catalogue | None) -> str:
     return "stale" if is_old else ""
 
 
-def _says_something_else(hit: Row, stored: Stored, verdict: Verdict) -> bool:
+def _says_something_else(hit: SpectronHit, stored: StoredVersion, verdict: Verdict) -> bool:
     """Whether a text is only like a memory's, and no passage of it: once Spectron is the truth, it is another one."""
     return isinstance(verdict, Matched) and verdict.by == "similar" and plain(hit.text) not in plain(stored.text)
 
 
-def _next_of(verdict: Matched, live: Mapping[str, Stored], rows: Mapping[str, Any]) -> Stored:
+def _next_of(verdict: Matched, live: Mapping[str, StoredVersion], rows: Mapping[str, Any]) -> StoredVersion:
     """Where several memories have one text, each further hit of it is the next of them."""
     choices = [live[name] for name in (verdict.mem0_id, *sorted(verdict.also))]
     return next((each for each in choices if any(one.id not in rows for one in each.memories)), choices[0])

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from spectron_migrate.adapter.shape import Row
+from spectron_migrate.adapter.search_results import SpectronHit
 from spectron_migrate.errors import Unreachable
 from spectron_migrate.records import Selector
 from spectron_migrate.settings.types import SpectronAccess
@@ -33,14 +33,14 @@ class Busy(Unreachable):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SpectronAnswer:
     """What Spectron answered, and how long that took."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[SpectronHit, ...]
     seconds: float
 
 
-class Asking:
+class SpectronThread:
     """Safe to use from several threads; the thread and its connections are made by the first call."""
 
     def __init__(self, access: Callable[[], SpectronAccess]) -> None:
@@ -56,16 +56,16 @@ class Asking:
         """Calls that are not answered yet."""
         return self._under_way
 
-    def query(self, text: str, lens: Selector, *, k: int, timeout_s: float) -> Future[Answer]:
+    def query(self, text: str, lens: Selector, *, k: int, timeout_s: float) -> Future[SpectronAnswer]:
         """Ask once; the future raises MigrateError or TimeoutError. Raises Busy, or what is missing to ask at all."""
 
-        async def ask(api: SpectronApi) -> Answer:
+        async def ask(api: SpectronApi) -> SpectronAnswer:
             began = time.monotonic()
             # By itself Spectron hides what is nearly the same as an older text, even where Mem0 has replaced that one.
-            asking = api.query(text, lens=lens, k=k, include_duplicates=True)
-            recall = await asyncio.wait_for(asking, timeout_s)
-            rows = tuple(Row(hit.id, hit.text, hit.source, hit.score) for hit in recall.hits)
-            return Answer(rows, time.monotonic() - began)
+            query = api.query(text, lens=lens, k=k, include_duplicates=True)
+            recall = await asyncio.wait_for(query, timeout_s)
+            rows = tuple(SpectronHit(hit.id, hit.text, hit.source, hit.score) for hit in recall.hits)
+            return SpectronAnswer(rows, time.monotonic() - began)
 
         return self.run(ask)
 
@@ -113,7 +113,7 @@ class Asking:
                 read_tries=1,
             )
             self._loop = asyncio.new_event_loop()
-            threading.Thread(target=_run, args=(self._loop,), name="spectron-asking", daemon=True).start()
+            threading.Thread(target=_run, args=(self._loop,), name="spectron-queries", daemon=True).start()
         return self._loop, self._api
 
 

@@ -36,11 +36,11 @@ CREATE TABLE IF NOT EXISTS made(row TEXT, memory TEXT, PRIMARY KEY (row, memory)
 
 _log = logging.getLogger("spectron_migrate.adapter")
 
-_ALL: weakref.WeakSet[Since] = weakref.WeakSet()
+_ALL: weakref.WeakSet[AddedMemories] = weakref.WeakSet()
 _PARENTS: list[sqlite3.Connection | None] = []
 
 
-class Since:
+class AddedMemories:
     """Safe to use from several threads."""
 
     def __init__(self, state: Path) -> None:

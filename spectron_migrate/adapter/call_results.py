@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from spectron_migrate.adapter.asked import ENTITIES, is_id, owners_of
+from spectron_migrate.adapter.mem0_calls import ENTITIES, is_id, owners_of
 from spectron_migrate.state.outbox import Result
 
 ResultsOf = Callable[[str, Mapping[str, Any], Any], list[Result] | None]

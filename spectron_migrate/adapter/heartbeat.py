@@ -10,10 +10,9 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from spectron_migrate.adapter.counters import ProcessCounters
 from spectron_migrate.adapter.guard import Guard
-from spectron_migrate.adapter.tally import Tally
-from spectron_migrate.state.processes import FOLDER, OwnFile, Report, stamp
-from spectron_migrate.state.processes import Guard as GuardReport
+from spectron_migrate.state.processes import FOLDER, GuardStatus, OwnFile, ProcessStatus, stamp
 from spectron_migrate.state.routing import RoutingReader
 from spectron_migrate.state.written import Written
 
@@ -24,14 +23,16 @@ STILL_THERE_S = 5.0
 _log = logging.getLogger("spectron_migrate.adapter")
 
 
-class Heart:
+class Heartbeat:
     """One thread; it begins with the first call, and again in a child process. No caller sees what fails here."""
 
-    def __init__(self, state: Path, routing: RoutingReader, tally: Tally, guard: Guard, written: Written) -> None:
+    def __init__(
+        self, state: Path, routing: RoutingReader, counters: ProcessCounters, guard: Guard, written: Written
+    ) -> None:
         """`state`: the state directory; while it does not exist, nothing is written."""
         self._state = state
         self._routing = routing
-        self._tally = tally
+        self._counters = counters
         self._guard = guard
         self._written = written
         self._lock = threading.Lock()
@@ -95,13 +96,13 @@ class Heart:
             self._own = OwnFile(self._state)
             self._share()
         routing = self._routing.current()
-        news = (self._tally.changes, routing.epoch, self._routing.problem, self._guard.state, self._guard.trips)
+        news = (self._counters.changes, routing.epoch, self._routing.problem, self._guard.state, self._guard.trips)
         now = datetime.now(UTC)
         if news == self._told and (now - self._told_at).total_seconds() < STILL_THERE_S:
             return
-        guard = GuardReport(self._guard.state != "closed", self._guard.since, self._guard.reason, self._guard.trips)
+        guard = GuardStatus(self._guard.state != "closed", self._guard.since, self._guard.reason, self._guard.trips)
         self._own.write(
-            Report(
+            ProcessStatus(
                 host=self._own.host,
                 pid=self._own.pid,
                 began=self._began,
@@ -109,7 +110,7 @@ class Heart:
                 epoch=routing.epoch,
                 routing_problem=self._routing.problem,
                 guard=guard,
-                **self._tally.told(),
+                **self._counters.snapshot(),
             )
         )
         self._told, self._told_at = news, now

@@ -27,7 +27,7 @@ _MOST_NAME = 48
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SearchRequest:
     """One search."""
 
     query: str
@@ -79,7 +79,7 @@ def _is_call(form: _Form, count: int, keywords: tuple[str, ...]) -> bool:
     return form.required <= given and (form.takes_any or given <= form.names)
 
 
-class Calls:
+class Mem0Calls:
     """How the wrapped client is called."""
 
     def __init__(self, client: Any) -> None:
@@ -98,7 +98,7 @@ class Calls:
         """Ids as this generation takes them."""
         return {name: value.strip() for name, value in ids.items()} if self.ids_are_filters else ids
 
-    def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Asked | None:
+    def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> SearchRequest | None:
         """What a search asks for, its keywords fitted; None where only Mem0 itself can say what is wrong with it."""
         given = self._given("search", args, kwargs)
         if given is None or not isinstance(given.get("query"), str):
@@ -119,7 +119,7 @@ class Calls:
             return None
         beyond += [name for name, value in given.items() if self._narrows(name, value)]
         beyond += [] if ids else ["no id"]
-        return Asked(given["query"], ids, length, tuple(_named(each) for each in beyond))
+        return SearchRequest(given["query"], ids, length, tuple(_named(each) for each in beyond))
 
     def named(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a call by name; the keywords alone where the client would refuse it."""

@@ -15,7 +15,7 @@ MOST_NAMES = 200
 OTHERS = "other calls"
 
 
-class Tally:
+class ProcessCounters:
     """Safe to use from several threads; a count costs a microsecond or two."""
 
     def __init__(self, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
@@ -80,7 +80,7 @@ class Tally:
         self._calls, self._running = {}, {}
         self._reads, self._shadow = Counter(), Counter()
 
-    def told(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """The fields of a process's report."""
         with self._lock:
             return {

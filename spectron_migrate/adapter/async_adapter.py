@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from spectron_migrate.adapter.core import Core, Plan
-from spectron_migrate.adapter.shape import Found
-from spectron_migrate.adapter.surface import COUNTED, WRITES, details_of
-from spectron_migrate.adapter.truth import Truth, not_in_spectron
+from spectron_migrate.adapter.after_complete import SpectronBackend, not_in_spectron
+from spectron_migrate.adapter.core import AdapterCore, SearchPlan
+from spectron_migrate.adapter.mem0_methods import COUNTED, WRITES, details_of
+from spectron_migrate.adapter.search_results import SearchResults
 
 
 class AsyncMemoryAdapter:
@@ -38,15 +38,17 @@ class AsyncMemoryAdapter:
         """As `MemoryAdapter`; `mem0_client` may also be an `AsyncMemory` or `AsyncMemoryClient`."""
         self.mem0 = mem0_client
         self.spectron = spectron_client
-        self._core = Core(mem0_client, spectron_client, config=config, state=state, mapping=mapping, routing=routing)
-        self._truth = Truth(self._core)
+        self._core = AdapterCore(
+            mem0_client, spectron_client, config=config, state=state, mapping=mapping, routing=routing
+        )
+        self._backend = SpectronBackend(self._core)
 
     async def add(self, content: Any, user_id: str | None = None, **kwargs: Any) -> Any:
         """Remember something; further keywords are those of Mem0's `add`."""
         core = self._core
         given = {**kwargs, **({"user_id": user_id} if user_id is not None else {})}
         if core.is_complete():
-            return await asyncio.wrap_future(self._truth.add(content, given))
+            return await asyncio.wrap_future(self._backend.add(content, given))
         with core.writing("add", (content,), given) as answered:
             answer = await self._call("add", content, **given)
             answered(answer)
@@ -62,7 +64,7 @@ class AsyncMemoryAdapter:
         given = {**kwargs, **({"user_id": user_id} if user_id is not None else {})}
         fitted = core.calls.fit("search", (query,), given)
         plan = core.plan((query,), fitted, wanted=use_spectron)
-        found = await (self._from_truth(plan) if plan.complete else self._from_spectron(plan))
+        found = await (self._from_backend(plan) if plan.complete else self._from_spectron(plan))
         if found is not None:
             return found if use_spectron else core.calls.shaped(found)
         answer = await self._call("search", query, **fitted)
@@ -72,7 +74,7 @@ class AsyncMemoryAdapter:
     async def close(self) -> None:
         """Tell the last news and let go of our threads, files and connections; the clients are the caller's."""
         await asyncio.to_thread(self._core.close)
-        self._truth.close()
+        self._backend.close()
 
     async def __aenter__(self) -> AsyncMemoryAdapter:
         return self
@@ -95,10 +97,10 @@ class AsyncMemoryAdapter:
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             kwargs = core.calls.fit(name, args, kwargs)
-            core.heart.begin()
+            core.heartbeat.begin()
             if core.is_complete():
-                return await asyncio.to_thread(self._truth.answer, name, args, kwargs)
-            core.tally.call(name, details_of(name, kwargs))
+                return await asyncio.to_thread(self._backend.answer, name, args, kwargs)
+            core.counters.call(name, details_of(name, kwargs))
             if name not in WRITES:
                 return await self._call(name, *args, **kwargs)
             with core.writing(name, args, kwargs) as answered:
@@ -115,7 +117,7 @@ class AsyncMemoryAdapter:
         answer = await asyncio.to_thread(method, *args, **kwargs)
         return await answer if inspect.isawaitable(answer) else answer
 
-    async def _from_spectron(self, plan: Plan) -> Found | None:
+    async def _from_spectron(self, plan: SearchPlan) -> SearchResults | None:
         core = self._core
         future = core.ask(plan) if plan.to_spectron else None
         if future is None:
@@ -130,13 +132,13 @@ class AsyncMemoryAdapter:
         core.succeeded(core.now() - began)
         return found
 
-    async def _from_truth(self, plan: Plan) -> Found:
+    async def _from_backend(self, plan: SearchPlan) -> SearchResults:
         future = self._core.ask(plan) if plan.to_spectron else None
         if future is None:
             raise not_in_spectron("search", plan.why_not)
         answer = await asyncio.wrap_future(future)
-        return await asyncio.to_thread(self._core.found, plan, answer, self._truth.since.made_of)
+        return await asyncio.to_thread(self._core.found, plan, answer, self._backend.added.made_of)
 
 
-def _as_found(answer: Any) -> Found:
-    return Found(answer) if isinstance(answer, dict) else Found(results=answer)
+def _as_found(answer: Any) -> SearchResults:
+    return SearchResults(answer) if isinstance(answer, dict) else SearchResults(results=answer)
