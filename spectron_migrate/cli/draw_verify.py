@@ -112,23 +112,23 @@ def memories(summary: VerifySummary) -> Group:
 
 def recall(found: Mapping[str, Json]) -> Group:
     """Both systems' measures."""
-    from spectron_migrate.verify.report import interval_text, share
+    from spectron_migrate.verify.reports.text import interval_text, share_text
 
     metrics = found["metrics"]
     rows: list[tuple[str, object]] = [
         ("queries", f"{number(metrics['queries'])}, from {found['made_of']}"),
         (
             "known item found",
-            f"Mem0 {share(metrics['success']['mem0'])}, Spectron {share(metrics['success']['spectron'])}",
+            f"Mem0 {share_text(metrics['success']['mem0'])}, Spectron {share_text(metrics['success']['spectron'])}",
         ),
-        ("MRR", f"Mem0 {share(metrics['mrr']['mem0'])}, Spectron {share(metrics['mrr']['spectron'])}"),
+        ("MRR", f"Mem0 {share_text(metrics['mrr']['mem0'])}, Spectron {share_text(metrics['mrr']['spectron'])}"),
     ]
     if metrics["difference"] is not None:
         rows.append(("difference", interval_text(metrics["difference"])))
     if metrics["overlap"] is not None:
         noise = metrics["noise_floor"]["overlap"]
-        beside = f" (Mem0 with itself {share(noise)})" if noise is not None else ""
-        rows.append(("overlap, RBO", f"{share(metrics['overlap'])}{beside}, {share(metrics['rbo'])}"))
+        beside = f" (Mem0 with itself {share_text(noise)})" if noise is not None else ""
+        rows.append(("overlap, RBO", f"{share_text(metrics['overlap'])}{beside}, {share_text(metrics['rbo'])}"))
     if metrics["not_servable"]:
         rows += [("not asked", f"{number(n)}: {why}") for why, n in metrics["not_servable_why"].items()]
     if found["explained"]:
@@ -140,9 +140,9 @@ def gates(summary: VerifySummary) -> Group:
     """What must hold: in a line what does, in a table what does not, and why."""
     from rich.console import Group
 
-    from spectron_migrate.verify.report import outcome
+    from spectron_migrate.verify.reports.text import gate_result
 
-    told = [(gate, outcome(gate.to_json())) for gate in summary.gates]
+    told = [(gate, gate_result(gate.to_json())) for gate in summary.gates]
     passed = [gate.name for gate, said in told if said == "passed"]
     rows = [(gate.name, _value(gate.value), _value(gate.limit), said, gate.hint) for gate, said in told]
     left = [row for row in rows if row[3] != "passed"]

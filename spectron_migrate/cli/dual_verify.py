@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from spectron_migrate.ledger import Ledger
     from spectron_migrate.settings import Settings
-    from spectron_migrate.verify.model import VerifyOptions
+    from spectron_migrate.verify.dual_verify import VerifySummary
+    from spectron_migrate.verify.options import VerifyOptions
     from spectron_migrate.verify.recall import Mem0Side
-    from spectron_migrate.verify.run import VerifySummary
 
 IN_FLIGHT = 16
 
@@ -112,7 +112,7 @@ def perform(stage: Stage, settings: Settings, asked: Asked) -> Outcome:
     """Run the step."""
     from spectron_migrate.cli.draw_verify import draw
     from spectron_migrate.ledger.shards import open_all
-    from spectron_migrate.verify.report import check_paths, write_reports
+    from spectron_migrate.verify.reports.files import check_paths
 
     check_paths(asked.reports)
     chosen = _options(settings, asked)
@@ -121,12 +121,11 @@ def perform(stage: Stage, settings: Settings, asked: Asked) -> Outcome:
         mem0 = _mem0_side(stage, settings, asked, open_things)
         stage.line(f"verifying {settings.spectron.endpoint}, context {settings.spectron.context}")
         summary = run_loop(_run(stage, settings, asked, chosen, ledgers, mem0))
-    reports = write_reports(summary.report, asked.reports, texts=asked.report_texts)
     migration = summary.report["migration"]
     return Outcome(
         summary.exit_code,
-        {**summary.to_json(), "reports": list(reports)},
-        lambda console: _print_all(console, draw(summary), reports),
+        summary.to_json(),
+        lambda console: _print_all(console, draw(summary), summary.reports),
         migration=migration,
         next=_next(summary, settings),
     )
@@ -143,12 +142,12 @@ async def _run(
     stage: Stage, settings: Settings, asked: Asked, chosen: VerifyOptions, ledgers: list[Ledger], mem0: Mem0Side | None
 ) -> VerifySummary:
     from spectron_migrate.mapping import load_mapping
-    from spectron_migrate.verify.run import run_verify
+    from spectron_migrate.verify.dual_verify import run_dual_verify
 
     with ExitStack() as open_things:
         dump = open_things.enter_context(replay.open_dumps(asked.dumps)) if asked.dumps else None
         async with replay.open_api(settings, max_connections=chosen.in_flight) as api:
-            return await run_verify(
+            return await run_dual_verify(
                 ledger=ledgers,
                 api=api,
                 dump=dump,
@@ -161,7 +160,7 @@ async def _run(
 
 
 def _options(settings: Settings, asked: Asked) -> VerifyOptions:
-    from spectron_migrate.verify.model import VerifyOptions
+    from spectron_migrate.verify.options import VerifyOptions
     from spectron_migrate.verify.queries import load_queries
 
     user = next(iter(asked.filters.users)) if len(asked.filters.users) == 1 else None

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from spectron_migrate.records import format_time
-from spectron_migrate.verify.model import StoredMemory
-from spectron_migrate.verify.supersession import Value
+from spectron_migrate.verify.stored_memory import StoredMemory
+from spectron_migrate.verify.supersession import EntityValue
 
 SHORT_LIVED = "context"
 LIFETIME = timedelta(days=7)
@@ -45,7 +45,7 @@ def expiry_of(fact: StoredMemory, now: datetime) -> Expiry | None:
     return _expiry("it", fact.text_at, now)
 
 
-def expiry_of_facts(fact: StoredMemory, values: Iterable[Value], now: datetime) -> Expiry | None:
+def expiry_of_facts(fact: StoredMemory, values: Iterable[EntityValue], now: datetime) -> Expiry | None:
     """When the first of the facts made of a memory expires, by what the server says of them."""
     mine = set(fact.ids)
     ends = [

@@ -16,8 +16,9 @@ from spectron_migrate.ledger.read import receipts
 from spectron_migrate.ledger.read.receipts import OurSession
 from spectron_migrate.records import Reporter, same_text
 from spectron_migrate.spectron.api import SpectronApi, Turn, UnknownSession
-from spectron_migrate.verify.model import Finding, StoredMemory
-from spectron_migrate.verify.pool import each
+from spectron_migrate.verify.findings import Finding
+from spectron_migrate.verify.parallel import for_each
+from spectron_migrate.verify.stored_memory import StoredMemory
 from spectron_migrate.verify.workspace import Workspace
 
 _MASK = re.compile(r"\[[A-Z][A-Z_ ]+\]|<[A-Z][A-Z_ ]+>|\*{3,}|█+|\bREDACTED\b", re.IGNORECASE)
@@ -59,7 +60,7 @@ async def check_sessions(
             work.keep("present", session.server_id, findings)
         reporter.advance(1)
 
-    await each(work.sessions(), check, in_flight=in_flight)
+    await for_each(work.sessions(), check, in_flight=in_flight)
 
 
 def findings_of(seen: Listed) -> list[Finding]:

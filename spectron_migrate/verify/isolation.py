@@ -16,11 +16,12 @@ from spectron_migrate.judge import plain
 from spectron_migrate.mapping import ScopeMapping, covers
 from spectron_migrate.records import Reporter, Selector
 from spectron_migrate.spectron.api import MAX_K, Hit, SpectronApi
-from spectron_migrate.verify.expect import lens_of
-from spectron_migrate.verify.model import Finding, StoredMemory
-from spectron_migrate.verify.pool import each
-from spectron_migrate.verify.recallable import SOURCE
-from spectron_migrate.verify.words import Rarity, words_of
+from spectron_migrate.verify.expected import lens_of
+from spectron_migrate.verify.findings import Finding
+from spectron_migrate.verify.keywords import WordFrequencies, words_of
+from spectron_migrate.verify.parallel import for_each
+from spectron_migrate.verify.placement import SOURCE
+from spectron_migrate.verify.stored_memory import StoredMemory
 from spectron_migrate.verify.workspace import Workspace
 
 QUESTIONS = 3
@@ -29,7 +30,7 @@ _PIECE = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class ScopeReader:
     """A scope, and the lens with which its owner reads."""
 
     scope: int
@@ -63,10 +64,10 @@ async def check_isolation(
     reporter: Reporter,
 ) -> int:
     """Try pairs in both directions; how many pairs were tried (0 where no two scopes are apart)."""
-    chosen = choose_pairs(readers(work, mapping), pairs, rng)
+    chosen = choose_pairs(scope_readers(work, mapping), pairs, rng)
     reporter.stage("isolation", len(chosen))
 
-    async def check(pair: tuple[Reader, Reader]) -> None:
+    async def check(pair: tuple[ScopeReader, ScopeReader]) -> None:
         subject = f"{pair[0].scope}-{pair[1].scope}"
         if not work.is_done("isolation", subject):
             findings = [
@@ -76,27 +77,27 @@ async def check_isolation(
             work.keep("isolation", subject, findings)
         reporter.advance(1)
 
-    await each(chosen, check, in_flight=in_flight)
+    await for_each(chosen, check, in_flight=in_flight)
     return len(chosen)
 
 
-def readers(work: Workspace, mapping: ScopeMapping) -> list[Reader]:
+def scope_readers(work: Workspace, mapping: ScopeMapping) -> list[ScopeReader]:
     """Every scope with the lens of an owner of its memories, by path."""
     found = []
     for scope, selector in work.scopes():
         fact = next(work.facts_of(scope, standing=True, limit=1), None)
         if fact is not None:
             lens = lens_of(dict(fact.owners), mapping)
-            found.append(Reader(scope, selector, lens.selector if lens is not None else selector))
+            found.append(ScopeReader(scope, selector, lens.selector if lens is not None else selector))
     return found
 
 
-def choose_pairs(known: Sequence[Reader], n: int, rng: Random) -> list[tuple[Reader, Reader]]:
+def choose_pairs(known: Sequence[ScopeReader], n: int, rng: Random) -> list[tuple[ScopeReader, ScopeReader]]:
     """Pairs whose lenses do not reach each other's scope: neighbours by name first, then any.
 
     Neighbours (`user/anna`, `user/anna2`) are where a prefix that is compared wrongly would show.
     """
-    chosen: dict[tuple[int, int], tuple[Reader, Reader]] = {}
+    chosen: dict[tuple[int, int], tuple[ScopeReader, ScopeReader]] = {}
     neighbours = list(pairwise(known))
     rng.shuffle(neighbours)
     for left, right in neighbours:
@@ -112,7 +113,7 @@ def choose_pairs(known: Sequence[Reader], n: int, rng: Random) -> list[tuple[Rea
     return list(chosen.values())
 
 
-def _random_pairs(known: Sequence[Reader], n: int, rng: Random) -> Iterable[tuple[Reader, Reader]]:
+def _random_pairs(known: Sequence[ScopeReader], n: int, rng: Random) -> Iterable[tuple[ScopeReader, ScopeReader]]:
     if len(known) ** 2 <= 50 * n:
         every = [(left, right) for place, left in enumerate(known) for right in known[place + 1 :]]
         rng.shuffle(every)
@@ -120,14 +121,14 @@ def _random_pairs(known: Sequence[Reader], n: int, rng: Random) -> Iterable[tupl
     return ((rng.choice(known), rng.choice(known)) for _ in range(20 * n))
 
 
-def _apart(left: Reader, right: Reader) -> bool:
+def _apart(left: ScopeReader, right: ScopeReader) -> bool:
     return left.scope != right.scope and not covers(left.lens, right.selector) and not covers(right.lens, left.selector)
 
 
-async def _try(work: Workspace, api: SpectronApi, *, asked: Reader, reader: Reader) -> list[Finding]:
+async def _try(work: Workspace, api: SpectronApi, *, asked: ScopeReader, reader: ScopeReader) -> list[Finding]:
     """Ask for memories of `asked`, first as their owner, then, word for word the same, as `reader`."""
-    rarity = Rarity(work.texts_of(asked.scope))
-    theirs = Rarity(_texts_covered(work, reader.lens))
+    rarity = WordFrequencies(work.texts_of(asked.scope))
+    theirs = WordFrequencies(_texts_covered(work, reader.lens))
     found: dict[tuple[str, str], Finding] = {}
     for fact in list(work.facts_of(asked.scope, standing=True, limit=QUESTIONS)):
         query = " ".join(rarity.rarest(fact.text)) or fact.text
@@ -141,7 +142,7 @@ async def _try(work: Workspace, api: SpectronApi, *, asked: Reader, reader: Read
 
 
 def suspicions(
-    work: Workspace, hits: Sequence[Hit], fact: StoredMemory, asked: Reader, reader: Reader
+    work: Workspace, hits: Sequence[Hit], fact: StoredMemory, asked: ScopeReader, reader: ScopeReader
 ) -> list[Suspicion]:
     """Hits in the reader's lens that come from a memory it must not see, as far as ids and texts tell."""
     told = []
@@ -164,7 +165,12 @@ def suspicions(
 
 
 async def _settle(
-    work: Workspace, api: SpectronApi, suspicion: Suspicion, asked: Reader, reader: Reader, theirs: Rarity
+    work: Workspace,
+    api: SpectronApi,
+    suspicion: Suspicion,
+    asked: ScopeReader,
+    reader: ScopeReader,
+    theirs: WordFrequencies,
 ) -> Finding:
     fact, hit = suspicion.fact, suspicion.hit
     where = f"written to {_path(fact.selector)}, seen by a reader of {reader.name}"

@@ -4,32 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from spectron_migrate.records import Json
-from spectron_migrate.verify.measures import Interval, paired_interval, units_needed
+from spectron_migrate.verify.intervals import Interval, paired_interval, units_needed
+from spectron_migrate.verify.measures import percentile
 
 _SIDES = ("mem0", "spectron")
-
-
-def ndcg_at_k(ranking: Sequence[str], expected: Collection[str], k: int) -> float:
-    """Normalised discounted cumulative gain with one level of relevance; 0 where nothing is expected."""
-    ideal = sum(1 / math.log2(rank + 1) for rank in range(1, min(k, len(set(expected))) + 1))
-    gained = sum(1 / math.log2(rank + 1) for rank, item in enumerate(ranking[:k], 1) if item in expected)
-    return gained / ideal if ideal else 0.0
-
-
-def percentile(values: Sequence[float], share: float) -> float | None:
-    """By linear interpolation between the nearest ranks; None of nothing."""
-    if not values:
-        return None
-    ordered = sorted(values)
-    place = (len(ordered) - 1) * share
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
 @dataclass
@@ -128,7 +111,7 @@ class Metrics:
         ]
 
 
-def gather(answers: Iterable[dict[str, Json]]) -> Metrics:
+def collect_metrics(answers: Iterable[dict[str, Json]]) -> Metrics:
     """Metrics of answers."""
     metrics = Metrics()
     for told in answers:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from spectron_migrate.errors import InputError
 from spectron_migrate.records import Json
-from spectron_migrate.verify.model import Query, StoredMemory
-from spectron_migrate.verify.words import Rarity, question_of
+from spectron_migrate.verify.keywords import WordFrequencies, question_about
+from spectron_migrate.verify.options import Query
+from spectron_migrate.verify.stored_memory import StoredMemory
 from spectron_migrate.verify.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -49,15 +50,15 @@ def load_queries(path: Path, *, user_id: str | None = None) -> tuple[Query, ...]
 def make_queries(work: Workspace, n: int, rng: Random) -> tuple[Query, ...]:
     """Up to `n` known-item queries, stratified by owner; the same seed draws the same ones."""
     made: list[Query] = []
-    rarities: dict[int, Rarity] = {}
+    rarities: dict[int, WordFrequencies] = {}
     for owner, share in _shares(work.owner_counts(), n, rng):
         for fact in work.drawn_of(owner, share):
             if fact.scope not in rarities:
                 rarities.clear()  # owners come one after the other: one scope's words at a time
-                rarities[fact.scope] = Rarity(work.texts_of(fact.scope))
+                rarities[fact.scope] = WordFrequencies(work.texts_of(fact.scope))
             made_of_it = work.texts_in(fact.mem0_id)  # of a message Mem0 has these, and not its own words
             known = rng.choice(made_of_it) if made_of_it else fact.text
-            text = question_of(known, rarities[fact.scope], rng)
+            text = question_about(known, rarities[fact.scope], rng)
             if text is not None:
                 made.append(_known_item(text, fact))
     return tuple(made)

@@ -19,14 +19,14 @@ from spectron_migrate.mapping import Lens, NotServable, ScopeMapping, covers
 from spectron_migrate.mem0.search import SearchHit
 from spectron_migrate.records import Json, Reporter, Selector
 from spectron_migrate.spectron.api import MAX_K, Recall, SpectronApi
-from spectron_migrate.verify.explain import Difference, Explainer, Ranked
-from spectron_migrate.verify.measures import overlap_at_k, rbo_ext, reciprocal_rank, success_at_k
-from spectron_migrate.verify.metrics import ndcg_at_k
-from spectron_migrate.verify.model import Query, StoredMemory
-from spectron_migrate.verify.pool import each
-from spectron_migrate.verify.recallable import SOURCE
+from spectron_migrate.verify.differences import Difference, Explainer, SpectronRanks
+from spectron_migrate.verify.measures import ndcg_at_k, overlap_at_k, rbo_ext, reciprocal_rank, success_at_k
+from spectron_migrate.verify.near_duplicates import NearDuplicates
+from spectron_migrate.verify.options import Query
+from spectron_migrate.verify.parallel import for_each
+from spectron_migrate.verify.placement import SOURCE
+from spectron_migrate.verify.stored_memory import StoredMemory
 from spectron_migrate.verify.tables import text_mark
-from spectron_migrate.verify.twins import Twins
 from spectron_migrate.verify.workspace import Workspace
 
 FAILURES = 5
@@ -54,7 +54,7 @@ class Mem0Side(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class JudgedHit:
     """One row of Spectron's answer, judged."""
 
     id: str
@@ -68,7 +68,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class RankedAnswer:
     """One system's answer."""
 
     ranking: tuple[str, ...]
@@ -89,7 +89,7 @@ class RecallTest:
         mapping: ScopeMapping,
         mem0: Mem0Side | None,
         explainer: Explainer,
-        twins: Twins,
+        twins: NearDuplicates,
         *,
         top_k: int,
         noise_queries: int,
@@ -133,7 +133,7 @@ class RecallTest:
                     self._work.answered(number, told)
                 self._reporter.advance(1)
 
-            await each(jobs, ask, in_flight=in_flight)
+            await for_each(jobs, ask, in_flight=in_flight)
 
     async def _compare(self, number: int, query: Query, mem0_first: bool, thread: ThreadPoolExecutor) -> Json:
         told: dict[str, Json] = {
@@ -149,7 +149,7 @@ class RecallTest:
         except NotServable as error:
             return {**told, "not_servable": f"{error.message} ({error.hint})" if error.hint else error.message}
         hits: list[SearchHit] = []
-        left: Side | None = None
+        left: RankedAnswer | None = None
         if mem0_first:
             left, hits = await self._ask_mem0(query, thread)
         right, rows, ranked = await self._ask_spectron(query, lens)
@@ -172,7 +172,7 @@ class RecallTest:
 
     # -- asking -------------------------------------------------------------------------------------------
 
-    async def _ask_mem0(self, query: Query, thread: ThreadPoolExecutor) -> tuple[Side | None, list[SearchHit]]:
+    async def _ask_mem0(self, query: Query, thread: ThreadPoolExecutor) -> tuple[RankedAnswer | None, list[SearchHit]]:
         mem0 = self._mem0
         if mem0 is None:
             return None, []
@@ -187,16 +187,16 @@ class RecallTest:
         try:
             hits, ms = await asyncio.get_running_loop().run_in_executor(thread, search)
         except MigrateError as error:
-            return Side((), (), 0.0, error.message), []
+            return RankedAnswer((), (), 0.0, error.message), []
         known = dict(map(self._as_compared, hits))
-        return Side(tuple(known), tuple(known.values()), ms), hits
+        return RankedAnswer(tuple(known), tuple(known.values()), ms), hits
 
     def _as_compared(self, hit: SearchHit) -> tuple[str, str]:
         """Which memory Mem0 gave, and what tells its text; Spectron can only be asked for the message that holds it."""
         message = self._work.standing_for(hit.id)
         return (hit.id, text_mark(hit.text)) if message is None else (message.mem0_id, text_mark(message.text))
 
-    async def _ask_spectron(self, query: Query, lens: Lens) -> tuple[Side, list[Row], Ranked]:
+    async def _ask_spectron(self, query: Query, lens: Lens) -> tuple[RankedAnswer, list[JudgedHit], SpectronRanks]:
         began = self._clock()
         try:
             recall = await self._api.query(
@@ -208,7 +208,7 @@ class RecallTest:
             self._failures += 1
             if self._failures >= FAILURES:
                 raise
-            return Side((), (), 0.0, error.message), [], Ranked({}, {})
+            return RankedAnswer((), (), 0.0, error.message), [], SpectronRanks({}, {})
         ms = (self._clock() - began) * 1000
         self._failures = 0
         rows = self._judge(recall, lens)
@@ -217,19 +217,19 @@ class RecallTest:
         ranks = {name: place for place, name in enumerate(ranking, 1) if not name.startswith("#")}
         shared = {row.id: place for place, row in enumerate(shown, 1) if row.fact is None}
         said = tuple(text_mark(row.fact.text) if row.fact is not None else "" for row in shown[: self._top_k])
-        return Side(tuple(ranking), said, ms), rows, Ranked(ranks, shared)
+        return RankedAnswer(tuple(ranking), said, ms), rows, SpectronRanks(ranks, shared)
 
-    def _judge(self, recall: Recall, lens: Lens) -> list[Row]:
+    def _judge(self, recall: Recall, lens: Lens) -> list[JudgedHit]:
         known, facts = self._known_in(lens.selector, recall)
         rows = []
         for hit in recall.hits:
             verdict = judge(Hit(hit.id, hit.text, hit.source), known)
             if isinstance(verdict, Matched):
                 fact = facts[verdict.mem0_id]
-                rows.append(Row(hit.id, hit.text, hit.source, fact, verdict.by, _dropped(fact, lens)))
+                rows.append(JudgedHit(hit.id, hit.text, hit.source, fact, verdict.by, _dropped(fact, lens)))
             else:
                 note = verdict.reason if isinstance(verdict, Ignored) else "not recognised"
-                rows.append(Row(hit.id, hit.text, hit.source, None, note, ""))
+                rows.append(JudgedHit(hit.id, hit.text, hit.source, None, note, ""))
         return rows
 
     def _known_in(self, lens: Selector, recall: Recall) -> _Known:
@@ -272,7 +272,7 @@ class RecallTest:
         message = self._work.standing_for(mem0_id)
         return mem0_id if message is None else message.mem0_id
 
-    def _measure(self, expect: frozenset[str], left: Side | None, right: Side) -> dict[str, Json]:
+    def _measure(self, expect: frozenset[str], left: RankedAnswer | None, right: RankedAnswer) -> dict[str, Json]:
         sides = {"mem0": left, "spectron": right}
         told: dict[str, Json] = {}
         for name, side in sides.items():
@@ -287,7 +287,13 @@ class RecallTest:
         return told
 
     async def _differences(
-        self, query: Query, lens: Lens, expect: frozenset[str], left: Side | None, right: Side, ranked: Ranked
+        self,
+        query: Query,
+        lens: Lens,
+        expect: frozenset[str],
+        left: RankedAnswer | None,
+        right: RankedAnswer,
+        ranked: SpectronRanks,
     ) -> list[Difference]:
         first = set(right.ranking[: self._top_k])
         shown = {mark: name for name, mark in zip(right.ranking[: self._top_k], right.said, strict=False) if mark}
@@ -312,7 +318,7 @@ class RecallTest:
             return None
         return "superseded" if await self._explainer.is_superseded(query.target) else None
 
-    def _spectron_told(self, side: Side, rows: Sequence[Row]) -> Json:
+    def _spectron_told(self, side: RankedAnswer, rows: Sequence[JudgedHit]) -> Json:
         """The rows that count, and those that were dropped among them; not all that were asked for."""
         shown = 0
         kept = []
@@ -350,7 +356,7 @@ def _dropped(fact: StoredMemory, lens: Lens) -> str:
     return "run" if lens.run_filter is not None and fact.owners.get("run_id") != lens.run_filter else ""
 
 
-def _ranking(rows: Sequence[Row]) -> list[str]:
+def _ranking(rows: Sequence[JudgedHit]) -> list[str]:
     """Ids by rank. Where several memories have one text, each further row of it counts as the next of them."""
     seen: set[str] = set()
     ranking = []
@@ -364,7 +370,7 @@ def _ranking(rows: Sequence[Row]) -> list[str]:
     return ranking
 
 
-def _agreement(left: Side, right: Side | None, k: int) -> dict[str, Json]:
+def _agreement(left: RankedAnswer, right: RankedAnswer | None, k: int) -> dict[str, Json]:
     """How far two answers say the same; equal texts say the same, and rows that are no memory say nothing."""
     if right is None or right.error is not None:
         return {}
@@ -372,7 +378,7 @@ def _agreement(left: Side, right: Side | None, k: int) -> dict[str, Json]:
     return {"overlap": overlap_at_k(first, second, k), "rbo": rbo_ext(first, second)}
 
 
-def _mem0_told(side: Side | None, hits: Sequence[SearchHit]) -> Json:
+def _mem0_told(side: RankedAnswer | None, hits: Sequence[SearchHit]) -> Json:
     if side is None:
         return None
     rows = [{"id": hit.id, "text": hit.text, "mark": text_mark(hit.text)} for hit in hits]

@@ -15,8 +15,8 @@ from spectron_migrate.records import Json, canonical_json, digest
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.verify.expiry import SHORT_LIVED
 from spectron_migrate.verify.metrics import Metrics
-from spectron_migrate.verify.model import VerifyOptions
-from spectron_migrate.verify.verdict import EXIT_CODES, Gate, Verdict, gates_of, verdict_of
+from spectron_migrate.verify.options import VerifyOptions
+from spectron_migrate.verify.verdict import EXIT_CODES, Verdict, VerdictGate, gates_of, verdict_of
 from spectron_migrate.verify.workspace import Workspace
 
 LISTED = 100
@@ -29,7 +29,7 @@ class VerifySummary:
     """The outcome, and `report`: everything that it was computed from."""
 
     verdict: Verdict
-    gates: tuple[Gate, ...]
+    gates: tuple[VerdictGate, ...]
     report: Mapping[str, Json]
     """The JSON report: `measured` and `options` decide the verdict, the rest says why."""
     reports: tuple[str, ...] = ()

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.records import Json, Reporter
 from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.verify.model import Finding, StoredMemory
-from spectron_migrate.verify.pool import each
+from spectron_migrate.verify.findings import Finding
+from spectron_migrate.verify.parallel import for_each
+from spectron_migrate.verify.stored_memory import StoredMemory
 from spectron_migrate.verify.workspace import Workspace
 
 KEYS = 200
@@ -25,7 +26,7 @@ _REMEMBERED = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
+class EntityValue:
     """What was known about an entity under one key for a while."""
 
     id: str
@@ -39,7 +40,7 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True)
-class Superseded:
+class Supersession:
     """A memory's fact gave way to another memory's."""
 
     by: StoredMemory
@@ -52,7 +53,7 @@ class Superseded:
         return (self.by.text_at or "") >= (fact.text_at or "")
 
 
-class Histories:
+class EntityHistories:
     """The server's chains of values, each asked for once."""
 
     def __init__(self, work: Workspace, api: SpectronApi) -> None:
@@ -62,10 +63,10 @@ class Histories:
         self._listing = asyncio.Lock()
         self.unavailable: str | None = None
         """Why the server does not tell its entities, where it does not."""
-        self._chains: dict[str, asyncio.Task[list[Value]]] = {}
+        self._chains: dict[str, asyncio.Task[list[EntityValue]]] = {}
         self._cut: set[str] = set()
 
-    async def of(self, entity: str) -> list[Value]:
+    async def of(self, entity: str) -> list[EntityValue]:
         """Every value, of every key, that the entity has or had; empty for an id that is no entity's."""
         if entity not in self._chains:
             while len(self._chains) >= _REMEMBERED:
@@ -73,7 +74,7 @@ class Histories:
             self._chains[entity] = asyncio.create_task(self._ask(entity))
         return await self._chains[entity]
 
-    async def made_of(self, fact: StoredMemory) -> tuple[list[Value], bool]:
+    async def made_of(self, fact: StoredMemory) -> tuple[list[EntityValue], bool]:
         """The values of the entities that the memory names, and whether any value made of it is surely gone.
 
         The server lists the keys that have a current value, so one that expired without a successor is not told.
@@ -84,7 +85,7 @@ class Histories:
         gone = set(fact.ids) - entities - told
         return values, bool(gone and entities) and self.unavailable is None and not entities & self._cut
 
-    async def superseding(self, fact: StoredMemory) -> Superseded | None:
+    async def superseding(self, fact: StoredMemory) -> Supersession | None:
         """The memory of the same scope whose fact took the place of this one's; None where all of its stand."""
         mine = set(fact.ids)
         for entity in fact.ids:
@@ -95,10 +96,10 @@ class Histories:
                     continue
                 others = [one for one in self._work.owners_of(after.id) if one.scope == fact.scope]
                 if others:
-                    return Superseded(min(others, key=_time), value.key, value.value, after.value)
+                    return Supersession(min(others, key=_time), value.key, value.value, after.value)
         return None
 
-    async def _ask(self, entity: str) -> list[Value]:
+    async def _ask(self, entity: str) -> list[EntityValue]:
         async with self._listing:
             await self._name_all()
         named = self._work.entity(entity) if self.unavailable is None else None
@@ -107,7 +108,7 @@ class Histories:
         keys = await self._api.entity_keys(*named)
         if len(keys) > KEYS:
             self._cut.add(entity)
-        values: list[Value] = []
+        values: list[EntityValue] = []
         for key in keys[:KEYS]:
             values += [_value(row, key) for row in await self._api.entity_history(*named, key)]
         return values
@@ -127,7 +128,7 @@ class Histories:
 
 
 async def check_supersession(
-    work: Workspace, histories: Histories, *, sample: int, in_flight: int, reporter: Reporter
+    work: Workspace, histories: EntityHistories, *, sample: int, in_flight: int, reporter: Reporter
 ) -> None:
     """Look at the chains of the entities that sampled memories name."""
     reporter.stage("supersession")
@@ -142,10 +143,10 @@ async def check_supersession(
                     work.keep("supersession", entity, wrong_order(values, work.owners_of))
         reporter.advance(1)
 
-    await each(list(work.drawn("infer = 'full' AND ids != '[]'", sample)), check, in_flight=in_flight)
+    await for_each(list(work.drawn("infer = 'full' AND ids != '[]'", sample)), check, in_flight=in_flight)
 
 
-def wrong_order(values: Sequence[Value], owners_of: Callable[[str], Sequence[StoredMemory]]) -> list[Finding]:
+def wrong_order(values: Sequence[EntityValue], owners_of: Callable[[str], Sequence[StoredMemory]]) -> list[Finding]:
     """Values of an entity that gave way to an older memory's; the named memory is the newer one."""
     found: dict[str, Finding] = {}
     for after, older, before, newer in _pairs(values, owners_of):
@@ -156,10 +157,10 @@ def wrong_order(values: Sequence[Value], owners_of: Callable[[str], Sequence[Sto
 
 
 def _pairs(
-    values: Sequence[Value], owners_of: Callable[[str], Sequence[StoredMemory]]
-) -> Iterable[tuple[Value, StoredMemory, Value, StoredMemory]]:
+    values: Sequence[EntityValue], owners_of: Callable[[str], Sequence[StoredMemory]]
+) -> Iterable[tuple[EntityValue, StoredMemory, EntityValue, StoredMemory]]:
     """What stands though it is older, and what gave way to it: by the chain's links, and by what is live."""
-    by_scope: dict[tuple[int, str], dict[str, tuple[Value, list[StoredMemory]]]] = defaultdict(dict)
+    by_scope: dict[tuple[int, str], dict[str, tuple[EntityValue, list[StoredMemory]]]] = defaultdict(dict)
     for value in values:
         for owner in owners_of(value.id):
             if owner.text_at is not None:
@@ -178,8 +179,8 @@ def _pairs(
                     yield standing, youngest, before, last
 
 
-def _value(row: dict[str, Json], key: str) -> Value:
-    return Value(
+def _value(row: dict[str, Json], key: str) -> EntityValue:
+    return EntityValue(
         str(row.get("id", "")),
         str(row.get("key") or key),
         str(row.get("value", "")),

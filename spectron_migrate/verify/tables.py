@@ -15,7 +15,7 @@ from typing import IO
 from spectron_migrate.errors import LedgerLocked
 from spectron_migrate.judge import plain
 from spectron_migrate.records import selector_of
-from spectron_migrate.verify.model import StoredMemory
+from spectron_migrate.verify.stored_memory import StoredMemory
 
 DDL = """
 CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;

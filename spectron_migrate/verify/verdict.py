@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.records import Json
-from spectron_migrate.verify.explain import AGAINST
+from spectron_migrate.verify.differences import AGAINST
 
 Verdict = Literal["GO", "NO_GO", "INCONCLUSIVE"]
 
@@ -30,7 +30,7 @@ UNTESTABLE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class VerdictGate:
     """One thing that must hold."""
 
     name: str
@@ -49,16 +49,16 @@ class Gate:
         return asdict(self)
 
 
-def verdict_of(gates: Iterable[Gate | Mapping[str, Any]]) -> Verdict:
+def verdict_of(gates: Iterable[VerdictGate | Mapping[str, Any]]) -> Verdict:
     """NO_GO where any deciding gate failed, else INCONCLUSIVE where any is undecided, else GO."""
-    rows = [gate.to_json() if isinstance(gate, Gate) else gate for gate in gates]
+    rows = [gate.to_json() if isinstance(gate, VerdictGate) else gate for gate in gates]
     outcomes = [gate["passed"] for gate in rows if gate["decides"]]
     if False in outcomes:
         return "NO_GO"
     return "INCONCLUSIVE" if None in outcomes else "GO"
 
 
-def gates_of(measured: Mapping[str, Json], options: Mapping[str, Json]) -> list[Gate]:
+def gates_of(measured: Mapping[str, Json], options: Mapping[str, Json]) -> list[VerdictGate]:
     """All gates, the gravest first."""
     return [
         _source(measured["dump"]),
@@ -68,21 +68,21 @@ def gates_of(measured: Mapping[str, Json], options: Mapping[str, Json]) -> list[
     ]
 
 
-def _source(read: Mapping[str, Json] | None) -> Gate:
+def _source(read: Mapping[str, Json] | None) -> VerdictGate:
     """Whether what was read is all of Mem0: nothing behind it can prove what it missed."""
     if read is None:
         hint = "not measured: no dump was named, so only what was replayed is known"
     elif read["raw"]:
         hint = "not measured: raw files do not say whether they are all of Mem0; an export proves it"
     elif read["complete"]:
-        return Gate("source", True, True, True, "" if read["whole"] else "of the part of Mem0 that was exported")
+        return VerdictGate("source", True, True, True, "" if read["whole"] else "of the part of Mem0 that was exported")
     else:
         hint = "Mem0 was not read in full, and what was missed is proven nowhere: export again"
-        return Gate("source", False, True, None, hint)
-    return Gate("source", None, True, None, hint, measured=False, decides=False)
+        return VerdictGate("source", False, True, None, hint)
+    return VerdictGate("source", None, True, None, hint, measured=False, decides=False)
 
 
-def _integrity(found: Mapping[str, Json], options: Mapping[str, Json]) -> list[Gate]:
+def _integrity(found: Mapping[str, Json], options: Mapping[str, Json]) -> list[VerdictGate]:
     told = [
         _none("missing", found["missing"], "run replay again; what it refuses is in the review directory"),
         _none("altered", found["altered"], _altered_hint(found)),
@@ -94,7 +94,7 @@ def _integrity(found: Mapping[str, Json], options: Mapping[str, Json]) -> list[G
     ]
     residue = found["residue"]
     told.append(
-        Gate(
+        VerdictGate(
             "residue",
             residue,
             0,
@@ -104,29 +104,33 @@ def _integrity(found: Mapping[str, Json], options: Mapping[str, Json]) -> list[G
     )
     pending = found["pending"]
     hint = "Mem0 changed since the replay: export and replay again" if pending else ""
-    told.append(Gate("pending", pending, 0, None if pending else True, hint))
+    told.append(VerdictGate("pending", pending, 0, None if pending else True, hint))
     if found["expiring"]:
         hint = "the mapping writes them as `context`, which Spectron keeps for 7 days; `knowledge` stays"
-        told.append(Gate("expiring", found["expiring"], None, None, hint, decides=False))
+        told.append(VerdictGate("expiring", found["expiring"], None, None, hint, decides=False))
     some = max(1, int(found["expected"] * UNTESTABLE))
     if found["untestable"] > some:
-        told.append(Gate("placed", found["untestable"], some, None, "too many could not be asked for: see the report"))
+        told.append(
+            VerdictGate("placed", found["untestable"], some, None, "too many could not be asked for: see the report")
+        )
     if not found["expected"]:
-        told.append(Gate("expected", 0, 1, None, "there is no memory to verify: is it the right dump, the right user?"))
+        told.append(
+            VerdictGate("expected", 0, 1, None, "there is no memory to verify: is it the right dump, the right user?")
+        )
     return told
 
 
-def _supersession(found: Mapping[str, Json]) -> Gate:
+def _supersession(found: Mapping[str, Json]) -> VerdictGate:
     if found["superseded_wrongly"] or found["supersession_told"]:
         return _none(
             "supersession", found["superseded_wrongly"], "an older fact stands over a newer one: see the report"
         )
     hint = "not measured: the server does not tell its entities to this key"
-    return Gate("supersession", None, 0, None, hint, measured=False, decides=False)
+    return VerdictGate("supersession", None, 0, None, hint, measured=False, decides=False)
 
 
-def _none(name: str, value: int, hint: str) -> Gate:
-    return Gate(name, value, 0, value == 0, hint if value else "")
+def _none(name: str, value: int, hint: str) -> VerdictGate:
+    return VerdictGate(name, value, 0, value == 0, hint if value else "")
 
 
 def _altered_hint(found: Mapping[str, Json]) -> str:
@@ -135,11 +139,13 @@ def _altered_hint(found: Mapping[str, Json]) -> str:
     return "the server has other texts than were written"
 
 
-def _isolation(found: Mapping[str, Json]) -> Gate:
+def _isolation(found: Mapping[str, Json]) -> VerdictGate:
     if found["leaks"]:
-        return Gate("isolation", found["leaks"], 0, False, "somebody can read another's memories: do not go over")
+        return VerdictGate(
+            "isolation", found["leaks"], 0, False, "somebody can read another's memories: do not go over"
+        )
     if not found["pairs"]:
-        return Gate(
+        return VerdictGate(
             "isolation",
             None,
             0,
@@ -148,10 +154,10 @@ def _isolation(found: Mapping[str, Json]) -> Gate:
             measured=False,
             decides=False,
         )
-    return Gate("isolation", 0, 0, True)
+    return VerdictGate("isolation", 0, 0, True)
 
 
-def _recall(measured: Mapping[str, Json], options: Mapping[str, Json]) -> list[Gate]:
+def _recall(measured: Mapping[str, Json], options: Mapping[str, Json]) -> list[VerdictGate]:
     found = measured["recall"]
     if found is None or found["mem0"] is None:
         hint = (
@@ -163,19 +169,21 @@ def _recall(measured: Mapping[str, Json], options: Mapping[str, Json]) -> list[G
     if options["min_overlap"] is not None:
         overlap = metrics["overlap"]
         passed = None if overlap is None else overlap >= options["min_overlap"]
-        told.append(Gate("overlap", overlap, options["min_overlap"], passed, "" if passed else "see the differences"))
+        told.append(
+            VerdictGate("overlap", overlap, options["min_overlap"], passed, "" if passed else "see the differences")
+        )
     against = sum(found["explained"].get(why, 0) for why in AGAINST)
     told.append(_none("lost", against, "memories that Mem0 finds and Spectron cannot: see the differences"))
     moved = found["explained"].get("pending", 0)
     if moved:
-        told.append(Gate("moved on", moved, 0, None, "Mem0 answers with what was not replayed yet"))
+        told.append(VerdictGate("moved on", moved, 0, None, "Mem0 answers with what was not replayed yet"))
     failed = sum(metrics["failed"].values())
     if failed:
-        told.append(Gate("answered", failed, 0, None, f"{failed} queries were not answered; run it again"))
+        told.append(VerdictGate("answered", failed, 0, None, f"{failed} queries were not answered; run it again"))
     return told
 
 
-def _asked(found: Mapping[str, Json]) -> list[Gate]:
+def _asked(found: Mapping[str, Json]) -> list[VerdictGate]:
     """Queries that no lens answers: after the cutover the application would be refused them as well."""
     metrics = found["metrics"]
     if not metrics["not_servable"]:
@@ -183,10 +191,10 @@ def _asked(found: Mapping[str, Json]) -> list[Gate]:
     why = max(metrics["not_servable_why"].items(), key=lambda one: (one[1], one[0]))[0]
     # Made queries are guesses at what an application asks; those of a file are what it asks.
     decides = found["made_of"] == "a file" or metrics["not_servable"] == metrics["queries"]
-    return [Gate("asked", metrics["not_servable"], 0, None, f"not asked: {why}", decides=decides)]
+    return [VerdictGate("asked", metrics["not_servable"], 0, None, f"not asked: {why}", decides=decides)]
 
 
-def _non_inferior(metrics: Mapping[str, Json], options: Mapping[str, Json]) -> Gate:
+def _non_inferior(metrics: Mapping[str, Json], options: Mapping[str, Json]) -> VerdictGate:
     """Spectron finds the known item as often, but for the margin: the whole interval has to lie above it."""
     limit = -float(options["margin"])
     interval = metrics["difference"]
@@ -195,21 +203,21 @@ def _non_inferior(metrics: Mapping[str, Json], options: Mapping[str, Json]) -> G
     value = interval["mean"]
     if metrics["success"]["mem0"] < LEAST_SUCCESS:
         hint = f"Mem0 itself finds {metrics['success']['mem0']:.0%} of them: is it the right store and embedder?"
-        return Gate("recall", value, limit, None, hint)
+        return VerdictGate("recall", value, limit, None, hint)
     if interval["low"] > limit or (interval["units"] == "all" and interval["low"] >= limit):
-        return Gate("recall", value, limit, True)
+        return VerdictGate("recall", value, limit, True)
     if interval["high"] < limit:
-        return Gate("recall", value, limit, False, "Spectron finds fewer of the asked memories than Mem0")
+        return VerdictGate("recall", value, limit, False, "Spectron finds fewer of the asked memories than Mem0")
     if interval["needed"] is None:
         hint = "the difference lies at the margin: no number of queries would decide it"
     else:
         hint = (
             f"too few to decide: about {interval['needed']} {interval['units']} are needed, there are {interval['n']}"
         )
-    return Gate("recall", value, limit, None, hint)
+    return VerdictGate("recall", value, limit, None, hint)
 
 
-def _unmeasured(name: str, options: Mapping[str, Json], hint: str) -> Gate:
-    return Gate(
+def _unmeasured(name: str, options: Mapping[str, Json], hint: str) -> VerdictGate:
+    return VerdictGate(
         name, None, None, None, f"not measured: {hint}", measured=False, decides=bool(options["require_recall"])
     )

@@ -17,7 +17,8 @@ from typing import IO, Any, Self
 from spectron_migrate.ledger.read.receipts import OurSession, ReceiptRow
 from spectron_migrate.mapping import covers
 from spectron_migrate.records import Json, Selector, canonical_json, digest, selector_of
-from spectron_migrate.verify.model import Finding, Kind, Layer, StoredMemory
+from spectron_migrate.verify.findings import Finding, FindingKind, Layer
+from spectron_migrate.verify.stored_memory import StoredMemory
 from spectron_migrate.verify.tables import DDL, connect, fact_of, hold, path_range, remove, text_key
 
 PAGE = 500
@@ -197,7 +198,7 @@ class Workspace:
         return self.db.execute("SELECT 1 FROM answer WHERE no = ?", (number,)).fetchone() is not None
 
     def expected(self, mem0_id: str) -> tuple[str, str] | None:
-        """Kind and reason; None for a memory that neither dump nor ledger knows."""
+        """FindingKind and reason; None for a memory that neither dump nor ledger knows."""
         row = self.db.execute("SELECT kind, reason FROM expected WHERE mem0_id = ?", (mem0_id,)).fetchone()
         return (row["kind"], row["reason"]) if row else None
 
@@ -358,7 +359,7 @@ class Workspace:
         while page := rows.fetchmany(PAGE):
             yield from map(fact_of, page)
 
-    def findings(self, *kinds: Kind) -> Iterator[Finding]:
+    def findings(self, *kinds: FindingKind) -> Iterator[Finding]:
         """Findings of some kinds (all, where none is named), by memory."""
         marks = ", ".join("?" * len(kinds))
         rows = self.db.execute(
@@ -367,7 +368,7 @@ class Workspace:
         for row in rows:
             yield Finding(row["kind"], row["mem0_id"], row["reason"], row["place"], json.loads(row["texts"]))
 
-    def found_ids(self, *kinds: Kind) -> list[str]:
+    def found_ids(self, *kinds: FindingKind) -> list[str]:
         """The memories that findings of some kinds name, each once."""
         rows = self.db.execute(
             f"SELECT DISTINCT mem0_id FROM finding WHERE kind IN ({', '.join('?' * len(kinds))})"
@@ -376,12 +377,12 @@ class Workspace:
         )
         return [row["mem0_id"] for row in rows]
 
-    def has_finding(self, kind: Kind, mem0_id: str) -> bool:
+    def has_finding(self, kind: FindingKind, mem0_id: str) -> bool:
         """Whether something of this kind was found about a memory."""
         row = self.db.execute("SELECT 1 FROM finding WHERE kind = ? AND mem0_id = ? LIMIT 1", (kind, mem0_id))
         return row.fetchone() is not None
 
-    def count_findings(self, kind: Kind) -> int:
+    def count_findings(self, kind: FindingKind) -> int:
         """How many findings there are of a kind."""
         return int(self.db.execute("SELECT count(*) FROM finding WHERE kind = ?", (kind,)).fetchone()[0])
 

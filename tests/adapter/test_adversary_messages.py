@@ -16,8 +16,8 @@ from spectron_migrate.ledger import Ledger, decisions, plan
 from spectron_migrate.ledger.read import cutover, plans
 from spectron_migrate.ledger.schema import marks
 from spectron_migrate.state.outbox import Result
-from spectron_migrate.verify.model import VerifyOptions
-from spectron_migrate.verify.words import words_of
+from spectron_migrate.verify.keywords import words_of
+from spectron_migrate.verify.options import VerifyOptions
 from tests.adapter.extracting import Extracting
 from tests.adapter.support import Stage, ids, stamp, texts
 from tests.adapter.test_draining import Drains, drains  # noqa: F401 - a fixture

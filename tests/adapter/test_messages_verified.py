@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from spectron_migrate.mem0.search import SearchHit
-from spectron_migrate.verify.model import Query, VerifyOptions
-from spectron_migrate.verify.run import VerifySummary
+from spectron_migrate.verify.dual_verify import VerifySummary
+from spectron_migrate.verify.options import Query, VerifyOptions
 from tests.adapter.extracting import Extracting
 from tests.adapter.support import Stage, ids
 from tests.adapter.test_outbox import begun, turns

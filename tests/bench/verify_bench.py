@@ -30,10 +30,10 @@ from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.search import SearchHit
 from spectron_migrate.records import NullReporter
 from spectron_migrate.spectron.api import Recall, SpectronApi
-from spectron_migrate.verify.metrics import gather
-from spectron_migrate.verify.model import VerifyOptions
-from spectron_migrate.verify.run import VerifySummary, run_verify
-from spectron_migrate.verify.words import words_of
+from spectron_migrate.verify.dual_verify import VerifySummary, run_dual_verify
+from spectron_migrate.verify.keywords import words_of
+from spectron_migrate.verify.metrics import collect_metrics
+from spectron_migrate.verify.options import VerifyOptions
 from tests.support.spectron import memory, replay
 
 HOSTED_MS = 150.0
@@ -116,7 +116,7 @@ async def verify(folder: Path, asked: argparse.Namespace) -> tuple[VerifySummary
     async with TimedApi(asked.at[0], asked.at[1], api_key="sk-local") as api:
         api.clock = clock
         with open_any([folder / "all.jsonl"]) as dump, Ledger.open_for_reading(folder / "state") as ledger:
-            summary = await run_verify(
+            summary = await run_dual_verify(
                 ledger=ledger,
                 api=api,
                 dump=dump,
@@ -142,7 +142,7 @@ def report(asked: argparse.Namespace) -> None:
     print(f"  a query: {answers:.2f} ms for both answers, {ours:.2f} ms ours ({ours / answers:.1%}),")
     print(f"    of which {work:.2f} ms of processor; beside a service of {HOSTED_MS:.0f} ms: {ours / HOSTED_MS:.1%}")
     began = time.perf_counter()
-    gather(summary.report["answers"]).to_json(margin=0.02, everything=False)
+    collect_metrics(summary.report["answers"]).to_json(margin=0.02, everything=False)
     print(f"  statistics of {asked.queries} queries: {time.perf_counter() - began:.2f} s")
     print(f"  peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB")
 

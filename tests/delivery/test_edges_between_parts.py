@@ -32,7 +32,7 @@ from spectron_migrate.migration.sharding import Sharding
 from spectron_migrate.records import Filters, NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.journal import CaughtUp, Step, mark_of, publish, read_journal, record
-from spectron_migrate.verify.model import VerifyOptions
+from spectron_migrate.verify.options import VerifyOptions
 from tests.cutover.support import Scene, Store
 from tests.cutover.test_gates import GOOD, LEDGER
 from tests.cutover.test_steps import Player, gate, player

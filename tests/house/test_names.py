@@ -18,14 +18,11 @@ MEANT = {
 
 TO_RENAME = {
     "Hit",
-    "Ground",
     "_Reader",
     "Replay",
     "Outcome",
     "Question",
     "_Seen",
-    "Gate",
-    "Reader",
     "Remembered",
     "Window",
     "Merge",
@@ -42,7 +39,6 @@ TO_RENAME = {
     "Key",
     "_Loader",
     "Answer",
-    "Probe",
     "Finding",
     "_Reading",
     "Recalled",

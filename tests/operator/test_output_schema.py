@@ -21,7 +21,7 @@ import spectron_migrate
 from spectron_migrate.cli.app import run
 from spectron_migrate.errors import ExitCode, MigrateError
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.verify.explain import Why
+from spectron_migrate.verify.differences import DifferenceReason
 from tests.support import output
 from tests.support.here import server_here
 from tests.support.proxy import Fault, Seen, misbehaving
@@ -166,7 +166,9 @@ def test_what_it_lists_is_what_the_program_has() -> None:
             importlib.import_module(found.name)
     defined = PUBLISHED["$defs"]
     assert set(kinds()) == set(defined["error"]["properties"]["kind"]["enum"])
-    assert set(typing.get_args(Why)) == set(defined["dual-verify"]["properties"]["explained"]["propertyNames"]["enum"])
+    assert set(typing.get_args(DifferenceReason)) == set(
+        defined["dual-verify"]["properties"]["explained"]["propertyNames"]["enum"]
+    )
     assert set(ExitCode) == set(PUBLISHED["properties"]["exit_code"]["enum"])
     commands = [str(each.name) for each in app.registered_commands] + [str(each.name) for each in app.registered_groups]
     assert {"", *commands} == set(PUBLISHED["properties"]["command"]["enum"])

@@ -15,9 +15,9 @@ from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.records import NullReporter
 from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.verify.model import VerifyOptions
+from spectron_migrate.verify.dual_verify import VerifySummary, run_dual_verify
+from spectron_migrate.verify.options import VerifyOptions
 from spectron_migrate.verify.recall import Mem0Side
-from spectron_migrate.verify.run import VerifySummary, run_verify
 
 
 def verify(
@@ -38,7 +38,7 @@ def verify(
         api = SpectronApi(endpoint or server.base_url, server.context, api_key=server.api_key, sleep=_nap)
         async with api:
             with open_any(list(dumps)) as dump, Ledger.open_for_reading(state) as ledger:
-                return await run_verify(
+                return await run_dual_verify(
                     ledger=ledger,
                     api=api,
                     dump=dump,

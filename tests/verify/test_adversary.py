@@ -12,7 +12,7 @@ from spectron_migrate.dump.opened import Dump
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mem0.search import SearchHit
 from spectron_migrate.records import NullReporter
-from spectron_migrate.verify.model import Query, VerifyOptions
+from spectron_migrate.verify.options import Query, VerifyOptions
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.between import between
 from tests.verify.support import failed, verify

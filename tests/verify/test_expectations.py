@@ -17,9 +17,9 @@ from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.replay import ReplayOptions
 from spectron_migrate.records import Filters, Memory, NullReporter, digest
 from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.verify.expect import Ground, outcome_of
-from spectron_migrate.verify.model import VerifyOptions
-from spectron_migrate.verify.run import run_verify
+from spectron_migrate.verify.dual_verify import run_dual_verify
+from spectron_migrate.verify.expected import ExpectationRules, expectation_of
+from spectron_migrate.verify.options import VerifyOptions
 from tests.support.here import server_here
 from tests.support.proxy import misbehaving
 from tests.support.spectron import memory, replay, write_raw
@@ -31,75 +31,77 @@ HELD = Memory(id="m", memory="Likes tea", user_id="anna", text_at=AT, created_at
 WRITTEN = LastVersion(1, digest("Likes tea"), AT, AT, "written", None, '[["user/anna"]]', None, any_stored=True)
 
 
-def ground(*, planned: bool = True, began: str | None = None, accepted: frozenset[str] = frozenset()) -> Ground:
-    return Ground(load_mapping(None), planned, began, accepted)
+def rules(
+    *, planned: bool = True, began: str | None = None, accepted: frozenset[str] = frozenset()
+) -> ExpectationRules:
+    return ExpectationRules(load_mapping(None), planned, began, accepted)
 
 
 @pytest.mark.parametrize(
     ("held", "last", "told", "expected"),
     [
-        pytest.param(HELD, WRITTEN, ground(), ("stored", ()), id="stored"),
-        pytest.param(HELD, None, ground(), ("missing", ()), id="never planned"),
-        pytest.param(HELD, replace(WRITTEN, tombstoned_at=LATER), ground(began=AT), ("gone", ("stale",)), id="deleted"),
-        pytest.param(HELD, replace(WRITTEN, tombstoned_at=AT), ground(began=LATER), ("stored", ()), id="seen again"),
+        pytest.param(HELD, WRITTEN, rules(), ("stored", ()), id="stored"),
+        pytest.param(HELD, None, rules(), ("missing", ()), id="never planned"),
+        pytest.param(HELD, replace(WRITTEN, tombstoned_at=LATER), rules(began=AT), ("gone", ("stale",)), id="deleted"),
+        pytest.param(HELD, replace(WRITTEN, tombstoned_at=AT), rules(began=LATER), ("stored", ()), id="seen again"),
         pytest.param(
             replace(HELD, state="expired"),
             replace(WRITTEN, state="planned"),
-            ground(),
+            rules(),
             ("skipped", ("stale",)),
             id="expired, with an older text there",
         ),
-        pytest.param(HELD, None, ground(planned=False), ("pending", ()), id="new since the replay"),
+        pytest.param(HELD, None, rules(planned=False), ("pending", ()), id="new since the replay"),
         pytest.param(
-            replace(HELD, memory="Likes coffee", text_at=LATER), WRITTEN, ground(), ("pending", ("stale",)), id="edited"
+            replace(HELD, memory="Likes coffee", text_at=LATER), WRITTEN, rules(), ("pending", ("stale",)), id="edited"
         ),
         pytest.param(
             replace(HELD, memory="Likes coffee"),
             WRITTEN,
-            ground(began=LATER),
+            rules(began=LATER),
             ("pending", ("stale",)),
             id="edited, known by the scan alone",
         ),
         pytest.param(
             replace(HELD, memory="Liked milk", text_at="2024-01-01T00:00:00.000000Z"),
             WRITTEN,
-            ground(),
+            rules(),
             ("stored", ()),
             id="an old dump beside a newer ledger",
         ),
-        pytest.param(replace(HELD, state="expired"), WRITTEN, ground(), ("skipped", ("stale",)), id="expired since"),
-        pytest.param(replace(HELD, state="expired"), None, ground(), ("skipped", ()), id="expired before"),
-        pytest.param(replace(HELD, memory="  "), None, ground(), ("skipped", ()), id="nothing but spaces"),
-        pytest.param(HELD, replace(WRITTEN, state="planned"), ground(), ("missing", ()), id="not sent"),
-        pytest.param(HELD, replace(WRITTEN, state="intended"), ground(), ("missing", ()), id="in doubt"),
-        pytest.param(HELD, replace(WRITTEN, state="undecidable"), ground(), ("missing", ()), id="undecidable"),
-        pytest.param(HELD, replace(WRITTEN, state="refused"), ground(), ("missing", ()), id="refused"),
+        pytest.param(replace(HELD, state="expired"), WRITTEN, rules(), ("skipped", ("stale",)), id="expired since"),
+        pytest.param(replace(HELD, state="expired"), None, rules(), ("skipped", ()), id="expired before"),
+        pytest.param(replace(HELD, memory="  "), None, rules(), ("skipped", ()), id="nothing but spaces"),
+        pytest.param(HELD, replace(WRITTEN, state="planned"), rules(), ("missing", ()), id="not sent"),
+        pytest.param(HELD, replace(WRITTEN, state="intended"), rules(), ("missing", ()), id="in doubt"),
+        pytest.param(HELD, replace(WRITTEN, state="undecidable"), rules(), ("missing", ()), id="undecidable"),
+        pytest.param(HELD, replace(WRITTEN, state="refused"), rules(), ("missing", ()), id="refused"),
         pytest.param(
             HELD,
             replace(WRITTEN, state="refused"),
-            ground(accepted=frozenset({"m"})),
+            rules(accepted=frozenset({"m"})),
             ("skipped", ()),
             id="refused and accepted",
         ),
         pytest.param(
             HELD,
             replace(WRITTEN, selector='[["user/bo"]]'),
-            ground(),
+            rules(),
             ("stored", ("misplaced",)),
             id="mapped elsewhere",
         ),
     ],
 )
 def test_what_became_of_a_memory(
-    held: Memory, last: LastVersion | None, told: Ground, expected: tuple[str, tuple[str, ...]]
+    held: Memory, last: LastVersion | None, told: ExpectationRules, expected: tuple[str, tuple[str, ...]]
 ) -> None:
-    outcome = outcome_of(held, last, told)
+    outcome = expectation_of(held, last, told)
     assert expected == (outcome.kind, tuple(finding.kind for finding in outcome.findings))
 
 
 def test_the_servers_words_stay_out_of_reasons() -> None:
     refused = replace(WRITTEN, state="refused", reason="422 the text 'Likes tea' is too short")
-    assert "refused (422)" == outcome_of(HELD, refused, ground()).reason
+    assert "refused (422)" == expectation_of(HELD, refused, rules()).reason
 
 
 def test_a_replay_that_stopped_half_way_is_missing_the_rest_by_name(
@@ -186,7 +188,7 @@ def test_shards_are_read_together_and_the_dump_is_not_needed(
         api = SpectronApi(spectron.base_url, spectron.context, api_key=spectron.api_key)
         async with api:
             ledgers = [Ledger.open_for_reading(tmp_path / f"state{shard}") for shard in range(2)]
-            summary = await run_verify(
+            summary = await run_dual_verify(
                 ledger=ledgers,
                 api=api,
                 dump=None,

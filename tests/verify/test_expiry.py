@@ -11,8 +11,8 @@ import pytest
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mem0.search import SearchHit
 from spectron_migrate.verify.expiry import expiry_of_facts
-from spectron_migrate.verify.model import Query, VerifyOptions
-from spectron_migrate.verify.supersession import Value
+from spectron_migrate.verify.options import Query, VerifyOptions
+from spectron_migrate.verify.supersession import EntityValue
 from tests.support.here import server_here
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.support import behind_its_back, verify
@@ -118,8 +118,8 @@ def test_a_memory_that_stays_is_only_ranked_lower(tmp_path: Path) -> None:
 
 
 def test_the_first_of_its_facts_to_expire_is_named_and_a_time_that_is_none_is_not() -> None:
-    def value(number: int, known_at: str, category: str = "context", by: str | None = None) -> Value:
-        return Value(f"a{number}", "likes", "tea", by, by is None, category, known_at)
+    def value(number: int, known_at: str, category: str = "context", by: str | None = None) -> EntityValue:
+        return EntityValue(f"a{number}", "likes", "tea", by, by is None, category, known_at)
 
     class Fact:
         ids = ("a1", "a2", "a3", "a4", "a5")

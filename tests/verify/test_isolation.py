@@ -10,7 +10,7 @@ from typing import Any
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.verify.isolation import Reader, choose_pairs
+from spectron_migrate.verify.isolation import ScopeReader, choose_pairs
 from tests.support.here import server_here
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.between import between
@@ -97,7 +97,7 @@ def test_with_one_scope_there_is_nobody_to_leak_to(spectron: RunningServer, user
 
 def test_pairs_are_apart_and_the_same_seed_draws_the_same_ones() -> None:
     known = [
-        Reader(number, ((path,),), ((path,), (f"{path}/*",)))
+        ScopeReader(number, ((path,),), ((path,), (f"{path}/*",)))
         for number, path in enumerate(["user/a", "user/a/agent/x", "user/a2", "user/b", "user/c"])
     ]
     chosen = choose_pairs(known, 6, Random(7))

@@ -11,7 +11,7 @@ from spectron_migrate.errors import ExitCode, InputError, Unreachable
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mem0.search import SearchHit
 from spectron_migrate.verify.mem0_results import load_results
-from spectron_migrate.verify.model import Query, VerifyOptions
+from spectron_migrate.verify.options import Query, VerifyOptions
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.support import verify
 from tests.verify.test_recall import WordSearch

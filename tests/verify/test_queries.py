@@ -14,10 +14,10 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.records import NullReporter
-from spectron_migrate.verify.expect import expect_all, stage
-from spectron_migrate.verify.model import Query, VerifyOptions
+from spectron_migrate.verify.expected import record_expectations, stage
+from spectron_migrate.verify.keywords import WordFrequencies, question_about, words_of
+from spectron_migrate.verify.options import Query, VerifyOptions
 from spectron_migrate.verify.queries import load_queries, make_queries
-from spectron_migrate.verify.words import Rarity, question_of, words_of
 from spectron_migrate.verify.workspace import Workspace
 from tests.support.spectron import memory, replay, write_raw
 
@@ -102,9 +102,9 @@ def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=60), min_size=1, max_size=8), st.integers(0, 99))
 def test_a_made_question_is_never_the_text_again_and_asks_only_with_its_words(texts: list[str], seed: int) -> None:
-    rarity = Rarity(texts)
+    rarity = WordFrequencies(texts)
     for text in texts:
-        question = question_of(text, rarity, random.Random(seed))
+        question = question_about(text, rarity, random.Random(seed))
         if question is None:
             assert [] == words_of(text)
             continue
@@ -114,7 +114,7 @@ def test_a_made_question_is_never_the_text_again_and_asks_only_with_its_words(te
 
 
 def test_the_rarest_words_come_first() -> None:
-    rarity = Rarity(["anna likes green tea", "anna likes black coffee", "anna likes cake"])
+    rarity = WordFrequencies(["anna likes green tea", "anna likes black coffee", "anna likes cake"])
     assert ["green", "tea", "likes"] == rarity.rarest("Anna likes green tea", 3)
 
 
@@ -131,7 +131,7 @@ def work(spectron: RunningServer, user: str, tmp_path: Path) -> Workspace:
     work = Workspace.open(tmp_path / "verify.db", about="x", not_before="", now="2025")
     with Ledger.open_for_reading(tmp_path / "state") as ledger:
         stage(work, [ledger], seed=0, reporter=NullReporter())
-        expect_all(work, [ledger], None, load_mapping(None), VerifyOptions(), reporter=NullReporter())
+        record_expectations(work, [ledger], None, load_mapping(None), VerifyOptions(), reporter=NullReporter())
     return work
 
 

@@ -12,8 +12,8 @@ import pytest
 from spectron_migrate.errors import ExitCode, Unreachable
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mem0.search import SearchHit
-from spectron_migrate.verify.model import Query, VerifyOptions
-from spectron_migrate.verify.words import words_of
+from spectron_migrate.verify.keywords import words_of
+from spectron_migrate.verify.options import Query, VerifyOptions
 from tests.support.here import server_here
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.between import between

@@ -15,7 +15,7 @@ import pytest
 
 from spectron_migrate.errors import InputError
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.verify.model import Query, VerifyOptions
+from spectron_migrate.verify.options import Query, VerifyOptions
 from spectron_migrate.verify.summary import VerifySummary
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.support import verify

@@ -10,7 +10,7 @@ import pytest
 from spectron_migrate.errors import Unreachable
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.records import NullReporter
-from spectron_migrate.verify.model import VerifyOptions
+from spectron_migrate.verify.options import VerifyOptions
 from tests.support.proxy import misbehaving
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.support import verify

@@ -13,7 +13,7 @@ import pytest
 from spectron_migrate.errors import ExitCode, WrongLedger
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.verify.model import VerifyOptions
+from spectron_migrate.verify.options import VerifyOptions
 from tests.support.here import server_here
 from tests.support.proxy import misbehaving
 from tests.support.spectron import memory, replay, write_raw

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.verify.metrics import Metrics, gather, ndcg_at_k, percentile
-from spectron_migrate.verify.model import VerifyOptions
-from spectron_migrate.verify.verdict import EXIT_CODES, Gate, gates_of, verdict_of
+from spectron_migrate.verify.measures import ndcg_at_k, percentile
+from spectron_migrate.verify.metrics import Metrics, collect_metrics
+from spectron_migrate.verify.options import VerifyOptions
+from spectron_migrate.verify.verdict import EXIT_CODES, VerdictGate, gates_of, verdict_of
 from tests.support.here import server_here
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.support import behind_its_back, verify
@@ -109,7 +110,7 @@ def test_what_was_not_read_in_full_is_no_go_ahead(read: Any, passed: bool | None
 
 
 def test_a_mem0_that_finds_nothing_itself_proves_nothing() -> None:
-    metrics = gather(answer(f"u{number}", float(number % 20 == 0), 1.0) for number in range(400))
+    metrics = collect_metrics(answer(f"u{number}", float(number % 20 == 0), 1.0) for number in range(400))
     gate = next(gate for gate in gates_of(measured(metrics), OPTIONS) if gate.name == "recall")
     assert (None, "Mem0 itself finds 5% of them: is it the right store and embedder?") == (gate.passed, gate.hint)
     assert "INCONCLUSIVE" == verdict_of(gates_of(measured(metrics), OPTIONS))
@@ -124,7 +125,7 @@ def test_queries_that_no_lens_answers_are_said_and_those_of_an_application_decid
 ) -> None:
     why = "a filter by agent_id cannot be served: rule 1 puts such memories under a user (change that rule)"
     told = [{**answer(f"u{n}", 1.0, 1.0), **({"not_servable": why} if n < refused else {})} for n in range(400)]
-    found = measured(gather(told))
+    found = measured(collect_metrics(told))
     found["recall"]["made_of"] = made_of
     gate = next(gate for gate in gates_of(found, OPTIONS) if gate.name == "asked")
     assert (refused, f"not asked: {why}") == (gate.value, gate.hint)
@@ -138,13 +139,17 @@ def test_one_leak_is_no_go() -> None:
 
 
 def test_what_only_is_shown_does_not_decide() -> None:
-    gates = [Gate("a", 0, 0, True), Gate("b", 1, 0, False, decides=False), Gate("c", None, 0, None, decides=False)]
+    gates = [
+        VerdictGate("a", 0, 0, True),
+        VerdictGate("b", 1, 0, False, decides=False),
+        VerdictGate("c", None, 0, None, decides=False),
+    ]
     assert "GO" == verdict_of(gates)
     assert {"GO": 0, "NO_GO": 4, "INCONCLUSIVE": 5} == EXIT_CODES
 
 
 def test_the_least_overlap_counts_where_it_was_set() -> None:
-    metrics = gather(answer(f"u{number}", 1.0, 1.0) for number in range(400))
+    metrics = collect_metrics(answer(f"u{number}", 1.0, 1.0) for number in range(400))
     found = measured(metrics)
     found["recall"]["metrics"]["overlap"] = 0.4
     gates = gates_of(found, {**OPTIONS, "min_overlap": 0.5})
@@ -251,7 +256,7 @@ def test_statistics_of_ten_thousand_queries_take_less_than_a_second() -> None:
         answer(f"u{number % 1000}", float(rng.random() < 0.9), float(rng.random() < 0.9)) for number in range(10_000)
     ]
     began = time.perf_counter()
-    metrics = gather(answers)
+    metrics = collect_metrics(answers)
     gates_of(measured(metrics), OPTIONS)
     metrics.by_owner()
     assert time.perf_counter() - began < 1.0
@@ -261,7 +266,7 @@ def test_excused_queries_and_unanswered_ones_are_not_compared() -> None:
     failed = answer("a", 1.0, 0.0)
     failed["mem0"] = {**failed["mem0"], "error": "no answer"}
     del failed["measures"]["mem0"]
-    told = gather([answer("a", 1.0, 1.0), {**answer("a", 1.0, 0.0), "excused": "superseded"}, failed]).to_json(
+    told = collect_metrics([answer("a", 1.0, 1.0), {**answer("a", 1.0, 0.0), "excused": "superseded"}, failed]).to_json(
         margin=0.02, everything=False
     )
     assert (3, 1, {"superseded": 1}, {"mem0": 1}) == (

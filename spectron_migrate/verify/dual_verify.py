@@ -17,23 +17,23 @@ from spectron_migrate.ledger.read import receipts
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.records import Json, Reporter, canonical_json, counted, digest, format_time
 from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.verify.expect import expect_all, stage
-from spectron_migrate.verify.explain import Explainer
-from spectron_migrate.verify.ground import right_ledgers, right_options, right_server
+from spectron_migrate.verify.differences import Explainer
+from spectron_migrate.verify.expected import record_expectations, stage
 from spectron_migrate.verify.integrity import check_sessions
 from spectron_migrate.verify.isolation import check_isolation
-from spectron_migrate.verify.metrics import Metrics, gather
-from spectron_migrate.verify.model import Query, VerifyOptions
+from spectron_migrate.verify.metrics import Metrics, collect_metrics
+from spectron_migrate.verify.near_duplicates import NearDuplicates
+from spectron_migrate.verify.options import Query, VerifyOptions
+from spectron_migrate.verify.placement import check_placement
+from spectron_migrate.verify.preconditions import check_ledgers, check_options, check_server
 from spectron_migrate.verify.queries import make_queries
 from spectron_migrate.verify.recall import Mem0Side, RecallTest
-from spectron_migrate.verify.recallable import check_places
-from spectron_migrate.verify.report import check_paths, write_reports
+from spectron_migrate.verify.reports.files import check_paths, write_reports
 from spectron_migrate.verify.summary import VerifySummary, integrity_counts, read_of, summarise
-from spectron_migrate.verify.supersession import Histories, check_supersession
-from spectron_migrate.verify.twins import Twins
+from spectron_migrate.verify.supersession import EntityHistories, check_supersession
 from spectron_migrate.verify.workspace import Workspace
 
-__all__ = ["VerifySummary", "run_verify"]
+__all__ = ["VerifySummary", "run_dual_verify"]
 
 RESUMED_WITHIN = timedelta(hours=12)
 """An unfinished run older than this says too little about now to be gone on with."""
@@ -45,7 +45,7 @@ RECALL_IN_FLIGHT = 4
 """Recall is timed, so it is not asked with all that may be in flight."""
 
 
-async def run_verify(
+async def run_dual_verify(
     *,
     ledger: Ledger | Sequence[Ledger],
     api: SpectronApi,
@@ -68,10 +68,10 @@ async def run_verify(
     server, KeyRefused for a key that may not read what was written, Unreachable where a system does not answer.
     """
     ledgers = [ledger] if isinstance(ledger, Ledger) else list(ledger)
-    right_options(options)
+    check_options(options)
     check_paths(options.reports)
-    right_ledgers(ledgers, api)
-    await right_server(ledgers, api)
+    check_ledgers(ledgers, api)
+    await check_server(ledgers, api)
     folder = state or ledgers[0].path.parent
     make_private_directory(folder)
     work = Workspace.open(
@@ -117,20 +117,20 @@ class _Run:
     metrics: Metrics | None = None
 
     def __post_init__(self) -> None:
-        self.histories = Histories(self.work, self.api)
+        self.histories = EntityHistories(self.work, self.api)
 
     async def prepare(self, dump: Dump | None) -> None:
         if self.work.resumed:
             self.reporter.info(f"going on with the verification that began at {self.work.began}")
             return
         stage(self.work, self.ledgers, seed=self.options.seed, reporter=self.reporter)
-        expect_all(self.work, self.ledgers, dump, self.mapping, self.options, reporter=self.reporter)
+        record_expectations(self.work, self.ledgers, dump, self.mapping, self.options, reporter=self.reporter)
         self.work.staged()
 
     async def integrity(self) -> dict[str, Json]:
         work, options = self.work, self.options
         await check_sessions(work, self.ledgers, self.api, in_flight=options.in_flight, reporter=self.reporter)
-        await check_places(
+        await check_placement(
             work,
             self.api,
             sample=options.placement_sample,
@@ -162,7 +162,7 @@ class _Run:
         queries = self._queries()
         if not queries:
             return None
-        twins = Twins(self.work)
+        twins = NearDuplicates(self.work)
         test = RecallTest(
             self.work,
             self.api,
@@ -182,7 +182,7 @@ class _Run:
                 f"{counted(len(test.unknown), 'query expects', 'queries expect')} memories that neither dump nor ledger"
                 f" knows, such as {min(test.unknown)}: what is asked so measures nothing"
             )
-        self.metrics = gather(self.work.answers())
+        self.metrics = collect_metrics(self.work.answers())
         targets = {query.target for query in queries if query.target is not None}
         everything = len(targets) == len(queries) == sum(count for _, count in self.work.owner_counts())
         for why, n in self.metrics.not_servable.items():

@@ -9,10 +9,10 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import receipts
 from spectron_migrate.records import counted, selector_of
 from spectron_migrate.spectron.api import MAX_K, SpectronApi, UnknownSession
-from spectron_migrate.verify.model import VerifyOptions
+from spectron_migrate.verify.options import VerifyOptions
 
 
-def right_options(options: VerifyOptions) -> None:
+def check_options(options: VerifyOptions) -> None:
     """Raises InputError for all that is wrong with them at once."""
     problems = []
     if not 1 <= options.top_k <= MAX_K:
@@ -29,7 +29,7 @@ def right_options(options: VerifyOptions) -> None:
         raise InputError.of_all(problems)
 
 
-def right_ledgers(ledgers: Sequence[Ledger], api: SpectronApi) -> None:
+def check_ledgers(ledgers: Sequence[Ledger], api: SpectronApi) -> None:
     """Raises InputError for a ledger without a migration, WrongLedger for one of another context."""
     for ledger in ledgers:
         migration = ledger.migration()
@@ -42,7 +42,7 @@ def right_ledgers(ledgers: Sequence[Ledger], api: SpectronApi) -> None:
             )
 
 
-async def right_server(ledgers: Sequence[Ledger], api: SpectronApi) -> None:
+async def check_server(ledgers: Sequence[Ledger], api: SpectronApi) -> None:
     """Refuse, rather than call everything missing, where the key cannot read or the server is another one."""
     me = await api.me()
     for ledger in ledgers:

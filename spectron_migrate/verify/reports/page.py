@@ -8,8 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from spectron_migrate.records import Json
-from spectron_migrate.verify.charts import distribution, latency, owners
-from spectron_migrate.verify.report import by_kind, interval_text, outcome, share, visible
+from spectron_migrate.verify.reports.charts import distribution, latency, owners
+from spectron_migrate.verify.reports.text import (
+    findings_by_kind,
+    gate_result,
+    interval_text,
+    share_text,
+    value_text,
+    visible,
+)
 
 ROWS = 2000
 """Queries and findings of a kind that the page shows; the JSON report has all."""
@@ -42,7 +49,7 @@ user.addEventListener('change',show);why.addEventListener('change',show);show();
 """
 
 
-def page(report: Mapping[str, Json]) -> str:
+def html_report(report: Mapping[str, Json]) -> str:
     """The whole document."""
     verdict = report["verdict"]
     body = [
@@ -72,8 +79,8 @@ def page(report: Mapping[str, Json]) -> str:
 
 def _gates(gates: Sequence[Mapping[str, Json]]) -> str:
     rows = [
-        f"<tr><td>{_text(gate['name'])}</td><td>{_value(gate['value'])}</td><td>{_value(gate['limit'])}</td>"
-        f'<td class="{outcome(gate).replace(" ", "-")}">{outcome(gate)}</td><td>{_text(gate["hint"])}</td></tr>'
+        f"<tr><td>{_text(gate['name'])}</td><td>{_text(value_text(gate['value']))}</td><td>{_text(value_text(gate['limit']))}</td>"
+        f'<td class="{gate_result(gate).replace(" ", "-")}">{gate_result(gate)}</td><td>{_text(gate["hint"])}</td></tr>'
         for gate in gates
     ]
     return _table(("gate", "value", "limit", "", ""), rows)
@@ -92,7 +99,7 @@ def _recall(report: Mapping[str, Json]) -> str:
         return "<h2>Recall</h2><p>Nothing was asked.</p>"
     metrics = recall["metrics"]
     rows = [
-        f"<tr><td>{name}</td><td>{share(metrics[key]['mem0'])}</td><td>{share(metrics[key]['spectron'])}</td></tr>"
+        f"<tr><td>{name}</td><td>{share_text(metrics[key]['mem0'])}</td><td>{share_text(metrics[key]['spectron'])}</td></tr>"
         for name, key in (("known item found (success@k)", "success"), ("MRR", "mrr"), ("nDCG", "ndcg"))
     ]
     told = [
@@ -119,7 +126,7 @@ def _recall(report: Mapping[str, Json]) -> str:
 
 def _findings(findings: Sequence[Mapping[str, Json]]) -> str:
     told = []
-    for kind, group in by_kind(findings).items():
+    for kind, group in findings_by_kind(findings).items():
         rows = [
             f"<tr><td>{_text(one['id'] or '-')}</td><td>{_text(one['reason'])}</td><td>{_text(one['where'])}</td>"
             f"<td>{_texts(one.get('texts') or {})}</td></tr>"
@@ -190,12 +197,6 @@ def _options(values: Iterable[str]) -> str:
 def _table(columns: Iterable[str], rows: Iterable[str]) -> str:
     head = "".join(f"<th>{_text(column)}</th>" for column in columns)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-
-
-def _value(value: Json) -> str:
-    if value is None:
-        return "-"
-    return f"{value:+.3f}" if isinstance(value, float) else _text(value)
 
 
 def _text(value: object) -> str:

@@ -25,7 +25,7 @@ def words_of(text: str) -> list[str]:
     return list(dict.fromkeys(_WORD.findall(text.casefold())))
 
 
-class Rarity:
+class WordFrequencies:
     """How many texts of a scope have each word."""
 
     def __init__(self, texts: Iterable[str]) -> None:
@@ -49,7 +49,7 @@ class Rarity:
         return (kept or self.rarest(text, n))[:n]
 
 
-def question_of(text: str, rarity: Rarity, rng: Random) -> str | None:
+def question_about(text: str, rarity: WordFrequencies, rng: Random) -> str | None:
     """A question to which the text is the answer, and which is not the text again; None where it has no word.
 
     Made of a few of its rarest words in another order, some of them as a sentence, so that neither system

@@ -17,7 +17,8 @@ from spectron_migrate.ledger.read import memories, plans, receipts
 from spectron_migrate.ledger.read.memories import LastVersion
 from spectron_migrate.mapping import Lens, NotServable, ScopeMapping, Unmapped, covers
 from spectron_migrate.records import Filters, Memory, Placement, Reporter, Skipped, canonical_json, digest, selector_of
-from spectron_migrate.verify.model import Finding, VerifyOptions
+from spectron_migrate.verify.findings import Finding
+from spectron_migrate.verify.options import VerifyOptions
 from spectron_migrate.verify.workspace import Workspace
 
 STORED = ("written", "stored_not_extracted")
@@ -25,7 +26,7 @@ _BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Expectation:
     """What became of one memory."""
 
     kind: str
@@ -35,7 +36,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class ExpectationRules:
     """What one memory is judged by, beside itself."""
 
     mapping: ScopeMapping
@@ -59,7 +60,7 @@ def stage(work: Workspace, ledgers: Sequence[Ledger], *, seed: int, reporter: Re
             work.add_messages(receipts.memories_in_messages(ledger))
 
 
-def expect_all(
+def record_expectations(
     work: Workspace,
     ledgers: Sequence[Ledger],
     dump: Dump | None,
@@ -79,38 +80,38 @@ def expect_all(
     work.settle_stale()
 
 
-def outcome_of(memory: Memory, last: LastVersion | None, ground: Ground) -> Outcome:
+def expectation_of(memory: Memory, last: LastVersion | None, rules: ExpectationRules) -> Expectation:
     """One memory of the dump beside the ledger's newest version of it."""
-    if last is not None and last.tombstoned_at is not None and (ground.began or "") <= last.tombstoned_at:
+    if last is not None and last.tombstoned_at is not None and (rules.began or "") <= last.tombstoned_at:
         return _gone(memory.id, last)  # an older reading cannot bring back what a newer one missed
-    placed = ground.mapping.place(memory)
+    placed = rules.mapping.place(memory)
     stored = last is not None and last.any_stored
     if isinstance(placed, Skipped):
-        return Outcome("skipped", placed.reason, _stale(memory.id, placed.reason) if stored else ())
+        return Expectation("skipped", placed.reason, _stale(memory.id, placed.reason) if stored else ())
     if isinstance(placed, Unmapped):
-        return Outcome("missing", f"the mapping has no place for it: {placed.why}")
+        return Expectation("missing", f"the mapping has no place for it: {placed.why}")
     if last is None:
-        if ground.planned:
-            return Outcome("missing", "never planned: the replay left it out")
-        return Outcome("pending", "new since the replay")
-    if last.text_digest != digest(memory.memory) and _newer(memory, last, ground.began):
-        return Outcome(
+        if rules.planned:
+            return Expectation("missing", "never planned: the replay left it out")
+        return Expectation("pending", "new since the replay")
+    if last.text_digest != digest(memory.memory) and _newer(memory, last, rules.began):
+        return Expectation(
             "pending", "its text changed since the replay", _stale(memory.id, "an older text") if stored else ()
         )
-    if last.state == "skipped" and not ground.planned:
-        return Outcome("pending", f"the replay skipped it: {last.reason}")
-    return from_ledger(memory.id, last, ground.accepted, _wrong_place(memory, last, placed, ground.mapping))
+    if last.state == "skipped" and not rules.planned:
+        return Expectation("pending", f"the replay skipped it: {last.reason}")
+    return from_ledger(memory.id, last, rules.accepted, _wrong_place(memory, last, placed, rules.mapping))
 
 
 def from_ledger(
     mem0_id: str, last: LastVersion, accepted: frozenset[str], findings: tuple[Finding, ...] = ()
-) -> Outcome:
+) -> Expectation:
     """What the ledger says of a memory that should be in Spectron."""
     if last.state in STORED:
-        return Outcome("stored" if last.message is None else "carried", "", findings)
+        return Expectation("stored" if last.message is None else "carried", "", findings)
     if last.state == "refused" and mem0_id in accepted:
-        return Outcome("skipped", "refused, and accepted by name")
-    return Outcome("missing", _UNSENT.get(last.state, last.state) + _status(last.reason))
+        return Expectation("skipped", "refused, and accepted by name")
+    return Expectation("missing", _UNSENT.get(last.state, last.state) + _status(last.reason))
 
 
 _UNSENT = {
@@ -148,13 +149,13 @@ def _from_dump(
     reporter: Reporter,
 ) -> None:
     planned = any(plans.was_planned(ledger, dump.digest) for ledger in ledgers)
-    ground = Ground(mapping, planned, dump.began, options.accepted)
+    rules = ExpectationRules(mapping, planned, dump.began, options.accepted)
     reporter.stage("compare dump and ledger", dump.count)
     keep = _Batches(work)
     for memory in dump.memories():
         reporter.advance(1)
         if options.filters.admits(memory):
-            keep(memory.id, outcome_of(memory, _last(ledgers, memory.id), ground))
+            keep(memory.id, expectation_of(memory, _last(ledgers, memory.id), rules))
     for mem0_id in dump.tombstones:
         last = _last(ledgers, mem0_id)
         if last is not None and _admitted(ledgers, mem0_id, options.filters):
@@ -175,15 +176,15 @@ def _from_ledgers(work: Workspace, ledgers: Sequence[Ledger], filters: Filters, 
     keep.flush()
 
 
-def _from_ledger_alone(mem0_id: str, last: LastVersion, accepted: frozenset[str]) -> Outcome:
+def _from_ledger_alone(mem0_id: str, last: LastVersion, accepted: frozenset[str]) -> Expectation:
     if last.state == "skipped":
-        return Outcome("skipped", last.reason or "")
+        return Expectation("skipped", last.reason or "")
     return from_ledger(mem0_id, last, accepted)
 
 
-def _gone(mem0_id: str, last: LastVersion) -> Outcome:
+def _gone(mem0_id: str, last: LastVersion) -> Expectation:
     findings = _stale(mem0_id, "deleted in Mem0") if last.any_stored else ()
-    return Outcome("gone", "deleted in Mem0", findings)
+    return Expectation("gone", "deleted in Mem0", findings)
 
 
 def _stale(mem0_id: str, reason: str) -> tuple[Finding, ...]:
@@ -241,7 +242,7 @@ class _Batches:
         self._work = work
         self._waiting: list[Callable[[], None]] = []
 
-    def __call__(self, mem0_id: str, outcome: Outcome) -> None:
+    def __call__(self, mem0_id: str, outcome: Expectation) -> None:
         def write() -> None:
             self._work.expect(mem0_id, outcome.kind, outcome.reason)
             self._work.note("present", outcome.findings)

@@ -1,51 +1,11 @@
-"""What verification is asked for and what it says: the frozen types that its parts share."""
+"""What a verification is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from spectron_migrate.records import Filters, Infer, Json, Selector
-
-Kind = Literal[
-    "missing",
-    "altered",
-    "doubled",
-    "foreign",
-    "misplaced",
-    "untestable",
-    "order",
-    "superseded_wrongly",
-    "leak",
-    "suspect",
-    "residue",
-    "stale",
-]
-
-Layer = Literal["present", "recallable", "supersession", "isolation", "recall"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that is not as it should be, about one memory where that is known."""
-
-    kind: Kind
-    mem0_id: str | None
-    reason: str
-    """For any reader: never the text of a memory or a query."""
-    where: str = ""
-    """Session, scope or turn."""
-    texts: Mapping[str, str] = field(default_factory=dict)
-    """What was expected and found: only for reports that may hold texts."""
-
-    def to_json(self, *, texts: bool) -> dict[str, Json]:
-        """As reports carry it; `texts` says whether they may hold texts."""
-        told: dict[str, Json] = {"kind": self.kind, "id": self.mem0_id, "reason": self.reason, "where": self.where}
-        if texts and self.texts:
-            told["texts"] = dict(self.texts)
-        return told
+from spectron_migrate.records import Filters, Json
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,39 +31,6 @@ class Query:
     def owner(self) -> str:
         """Whose query it is: the unit that a resampling draws."""
         return self.user_id or self.agent_id or self.run_id or ""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredMemory:
-    """A version of a memory that Spectron confirmed, as the workspace keeps it."""
-
-    no: int
-    mem0_id: str
-    version: int
-    newest: bool
-    text: str
-    text_at: str | None
-    order_key: str
-    selector: Selector
-    scope: int
-    run: str | None
-    infer: Infer
-    category: str | None
-    """As it was sent."""
-    state: str
-    session_id: str
-    turn_id: str | None
-    chunk_id: str | None
-    ids: tuple[str, ...]
-    late: bool
-    echoed: bool
-    tombstoned: bool
-    owners: Mapping[str, str]
-
-    @property
-    def stale(self) -> bool:
-        """An old text, or a memory that Mem0 no longer has: an application should not be shown it."""
-        return self.tombstoned or not self.newest
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def each(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, in_flight: int) -> None:
+async def for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, in_flight: int) -> None:
     """Do `work` for every item, at most `in_flight` at a time; items are taken one by one, as they are needed.
 
     The first error stops the rest and is raised as it is.

@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from spectron_migrate.judge import plain
-from spectron_migrate.verify.model import StoredMemory
+from spectron_migrate.verify.stored_memory import StoredMemory
 from spectron_migrate.verify.workspace import Workspace
 
 NEAR_PERCENT = 90.0
@@ -27,7 +27,7 @@ class _Texts:
     texts: list[str] = field(default_factory=list)
 
 
-class Twins:
+class NearDuplicates:
     """Looks for twins; the texts of the scopes asked about last are kept."""
 
     def __init__(self, work: Workspace) -> None:

@@ -18,9 +18,10 @@ from spectron_migrate.mapping import covers
 from spectron_migrate.records import Reporter, Selector
 from spectron_migrate.spectron.api import MAX_K, Hit, SpectronApi
 from spectron_migrate.verify.expiry import expiry_of
-from spectron_migrate.verify.model import Finding, StoredMemory
-from spectron_migrate.verify.pool import each
-from spectron_migrate.verify.words import Rarity, words_of
+from spectron_migrate.verify.findings import Finding
+from spectron_migrate.verify.keywords import WordFrequencies, words_of
+from spectron_migrate.verify.parallel import for_each
+from spectron_migrate.verify.stored_memory import StoredMemory
 from spectron_migrate.verify.workspace import Workspace
 
 SOURCE = "mem0-migration-verify"
@@ -36,7 +37,7 @@ Presence = Literal["present", "cached", "absent"]
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class KeywordSearch:
     """A memory and the words that should find it."""
 
     fact: StoredMemory
@@ -51,7 +52,7 @@ class Wording:
     mode: str
 
 
-async def check_places(
+async def check_placement(
     work: Workspace, api: SpectronApi, *, sample: int | None, in_flight: int, now: datetime, reporter: Reporter
 ) -> None:
     """Ask for every standing memory, or for a sample by lot and all whose session's scopes were not echoed.
@@ -62,13 +63,13 @@ async def check_places(
     reporter.stage("recallable", total)
     wide = _everywhere(work)
 
-    async def check(probe: Probe) -> None:
+    async def check(probe: KeywordSearch) -> None:
         gone = work.has_finding("missing", probe.fact.mem0_id)  # said already, and more exactly
         if not gone and not work.is_done("recallable", str(probe.fact.no)):
             work.keep("recallable", str(probe.fact.no), await _findings(work, api, probe, wide, now))
         reporter.advance(1)
 
-    await each(_probes(work, sample), check, in_flight=in_flight)
+    await for_each(_probes(work, sample), check, in_flight=in_flight)
 
 
 async def found_in(
@@ -112,21 +113,23 @@ def wordings(fact: StoredMemory, words: Sequence[str]) -> list[Wording]:
     return [wording for wording in told if wording.query.strip()]
 
 
-def _probes(work: Workspace, sample: int | None) -> Iterator[Probe]:
+def _probes(work: Workspace, sample: int | None) -> Iterator[KeywordSearch]:
     drawn = None if sample is None else _lot(work, sample)
     for scope, _ in work.scopes():
-        rarity: Rarity | None = None
+        rarity: WordFrequencies | None = None
         for fact in work.facts_of(scope, standing=True):
             if drawn is None or fact.no in drawn or not fact.echoed:
-                rarity = rarity or Rarity(work.texts_of(scope))
-                yield Probe(fact, tuple(rarity.rarest(fact.text)))
+                rarity = rarity or WordFrequencies(work.texts_of(scope))
+                yield KeywordSearch(fact, tuple(rarity.rarest(fact.text)))
 
 
 def _lot(work: Workspace, sample: int) -> set[int]:
     return {fact.no for fact in work.drawn("1", sample)}
 
 
-async def _findings(work: Workspace, api: SpectronApi, probe: Probe, wide: Selector, now: datetime) -> list[Finding]:
+async def _findings(
+    work: Workspace, api: SpectronApi, probe: KeywordSearch, wide: Selector, now: datetime
+) -> list[Finding]:
     fact = probe.fact
     where = f"scope {_named(fact.selector)}"
     cached = False

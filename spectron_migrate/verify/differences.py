@@ -1,4 +1,4 @@
-"""Why does an answer of Mem0's not stand among Spectron's: looked up, never guessed."""
+"""DifferenceReason does an answer of Mem0's not stand among Spectron's: looked up, never guessed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from spectron_migrate.mapping import covers
 from spectron_migrate.records import Json, Selector
 from spectron_migrate.spectron.api import MAX_K, Recall, SpectronApi
 from spectron_migrate.verify.expiry import Expiry, expiry_of, expiry_of_facts
-from spectron_migrate.verify.model import Query, StoredMemory
-from spectron_migrate.verify.recallable import SOURCE, found_in, is_among, wordings
-from spectron_migrate.verify.supersession import Histories, Superseded
-from spectron_migrate.verify.twins import Twins
-from spectron_migrate.verify.words import Rarity
+from spectron_migrate.verify.keywords import WordFrequencies
+from spectron_migrate.verify.near_duplicates import NearDuplicates
+from spectron_migrate.verify.options import Query
+from spectron_migrate.verify.placement import SOURCE, found_in, is_among, wordings
+from spectron_migrate.verify.stored_memory import StoredMemory
+from spectron_migrate.verify.supersession import EntityHistories, Supersession
 from spectron_migrate.verify.workspace import Workspace
 
-Why = Literal[
+DifferenceReason = Literal[
     "superseded",
     "superseded_wrongly",
     "folded",
@@ -34,9 +35,9 @@ Why = Literal[
     "unexplained",
 ]
 
-AGAINST: tuple[Why, ...] = ("lost", "unexplained", "superseded_wrongly")
+AGAINST: tuple[DifferenceReason, ...] = ("lost", "unexplained", "superseded_wrongly")
 """Only these speak against going over."""
-OPEN: tuple[Why, ...] = ("pending",)
+OPEN: tuple[DifferenceReason, ...] = ("pending",)
 """These say that Mem0 moved on since: nothing is proven until replay did too."""
 
 
@@ -45,7 +46,7 @@ class Difference:
     """A memory that Mem0 answered with, or that was to be found, and Spectron did not put among the first."""
 
     mem0_id: str
-    why: Why
+    why: DifferenceReason
     detail: str = ""
     """Never the text of a memory."""
     rank: int | None = None
@@ -63,7 +64,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Ranked:
+class SpectronRanks:
     """Where Spectron's whole answer, beyond the first k, has which memory."""
 
     ranks: Mapping[str, int]
@@ -75,7 +76,9 @@ class Ranked:
 class Explainer:
     """Looks for the reason of one difference after the other."""
 
-    def __init__(self, work: Workspace, api: SpectronApi, histories: Histories, twins: Twins, *, now: datetime) -> None:
+    def __init__(
+        self, work: Workspace, api: SpectronApi, histories: EntityHistories, twins: NearDuplicates, *, now: datetime
+    ) -> None:
         """Asks the server only what it needs; what expires does so beside `now`."""
         self._work = work
         self._api = api
@@ -83,9 +86,9 @@ class Explainer:
         self._twins = twins
         self._now = now
         self._shown: tuple[Query, Recall] | None = None
-        self._rarity: tuple[int, Rarity] | None = None
+        self._rarity: tuple[int, WordFrequencies] | None = None
 
-    async def why(self, query: Query, lens: Selector, mem0_id: str, ranked: Ranked) -> Difference:
+    async def why(self, query: Query, lens: Selector, mem0_id: str, ranked: SpectronRanks) -> Difference:
         """The reason why this memory is not among Spectron's first."""
         fact = self._work.newest(mem0_id)
         known = self._known(mem0_id, fact)
@@ -143,9 +146,9 @@ class Explainer:
             self._shown = (query, found)
         return self._shown[1]
 
-    def _rarity_in(self, scope: int) -> Rarity:
+    def _rarity_in(self, scope: int) -> WordFrequencies:
         if self._rarity is None or self._rarity[0] != scope:
-            self._rarity = (scope, Rarity(self._work.texts_of(scope)))
+            self._rarity = (scope, WordFrequencies(self._work.texts_of(scope)))
         return self._rarity[1]
 
     async def _expiring(self, fact: StoredMemory, found: Difference) -> Difference:
@@ -163,7 +166,7 @@ class Explainer:
         return found if expiry is None else replace(found, why="expiring", detail=f"{expiry}; {found.detail}")
 
 
-def _ranked_lower(fact: StoredMemory, ranked: Ranked) -> Difference | None:
+def _ranked_lower(fact: StoredMemory, ranked: SpectronRanks) -> Difference | None:
     rank = ranked.ranks.get(fact.mem0_id)
     if rank is not None:
         return Difference(fact.mem0_id, "ranked_lower", f"at rank {rank}", rank)
@@ -173,8 +176,8 @@ def _ranked_lower(fact: StoredMemory, ranked: Ranked) -> Difference | None:
     return None
 
 
-def _superseded(fact: StoredMemory, gone: Superseded, rank: int | None) -> Difference:
-    why: Why = "superseded" if gone.rightly(fact) else "superseded_wrongly"
+def _superseded(fact: StoredMemory, gone: Supersession, rank: int | None) -> Difference:
+    why: DifferenceReason = "superseded" if gone.rightly(fact) else "superseded_wrongly"
     at = f", its text at rank {rank}" if rank is not None else ""
     return Difference(
         fact.mem0_id,

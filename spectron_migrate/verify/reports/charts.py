@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from spectron_migrate.records import Json
-from spectron_migrate.verify.metrics import percentile
-from spectron_migrate.verify.report import visible
+from spectron_migrate.verify.measures import percentile
+from spectron_migrate.verify.reports.text import visible
 
 WIDTH = 900
 OWNERS = 40

@@ -1,0 +1,54 @@
+"""Reports as files. `.json` and `.html` hold texts and say so; `.md` and `.xml` are for others to see and hold none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from spectron_migrate.errors import InputError
+from spectron_migrate.records import Json
+from spectron_migrate.verify.reports.json_file import json_report
+from spectron_migrate.verify.reports.junit import junit_report
+from spectron_migrate.verify.reports.markdown import markdown_report
+from spectron_migrate.verify.reports.page import html_report
+
+
+def check_paths(paths: Iterable[Path]) -> None:
+    """Refuse a report that could not be written, before anything is asked; raises InputError for all of them."""
+    problems = []
+    for path in paths:
+        if path.suffix not in _REPORTS:
+            problems.append(f"{path} is no report by its suffix: known are {', '.join(_REPORTS)}")
+        elif path.is_dir():
+            problems.append(f"{path} is a directory")
+        elif path.parent.exists() and not os.access(path.parent, os.W_OK):
+            problems.append(f"{path.parent} cannot be written to")
+    if problems:
+        raise InputError.of_all(problems)
+
+
+def write_reports(report: Mapping[str, Json], paths: Iterable[Path], *, texts: bool) -> tuple[str, ...]:
+    """Write each report by its suffix, whole or not at all, mode 0600; `texts` lets `.md` and `.xml` have them too."""
+    written = []
+    for path in paths:
+        _write(path, _REPORTS[path.suffix](report, texts))
+        written.append(str(path))
+    return tuple(written)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pending = path.with_name(f".{path.name}.{os.getpid()}.new")
+    handle = os.open(pending, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
+    pending.replace(path)
+
+
+_REPORTS: dict[str, Callable[[Mapping[str, Json], bool], str]] = {
+    ".json": lambda report, texts: json_report(report),
+    ".md": lambda report, texts: markdown_report(report, texts=texts),
+    ".html": lambda report, texts: html_report(report),
+    ".xml": lambda report, texts: junit_report(report, texts=texts),
+}

@@ -1,0 +1,61 @@
+"""The report as JUnit XML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from xml.sax.saxutils import escape, quoteattr
+
+from spectron_migrate.records import Json
+from spectron_migrate.verify.reports.text import LISTED, findings_by_kind, visible
+
+
+def junit_report(report: Mapping[str, Json], *, texts: bool) -> str:
+    """One test case a gate: an undecided gate is an error, an unmeasured one is skipped."""
+    groups = findings_by_kind(report["findings"])
+    cases, failures, errors, skipped = [], 0, 0, 0
+    for gate in report["gates"]:
+        inside = ""
+        if not gate["measured"]:
+            skipped += 1
+            inside = f"<skipped message={_attribute(gate['hint'])}/>"
+        elif gate["passed"] is False:
+            failures += 1
+            found = _listed(groups, _KINDS_OF.get(gate["name"], ()), texts)
+            inside = f"<failure message={_attribute(gate['hint'])}>{escape(found)}</failure>"
+        elif gate["passed"] is None:
+            errors += 1
+            inside = f"<error message={_attribute(gate['hint'])}/>"
+        cases.append(f'  <testcase classname="dual-verify" name={_attribute(gate["name"])}>{inside}</testcase>')
+    head = f'tests="{len(cases)}" failures="{failures}" errors="{errors}" skipped="{skipped}"'
+    name = _attribute(f"dual-verify: {report['verdict']}")
+    body = "\n".join(cases)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n<testsuite name={name} {head}>\n{body}\n</testsuite>\n'
+
+
+_KINDS_OF = {
+    "missing": ("missing",),
+    "altered": ("altered",),
+    "doubled": ("doubled",),
+    "foreign": ("foreign",),
+    "misplaced": ("misplaced",),
+    "order": ("order",),
+    "supersession": ("superseded_wrongly",),
+    "residue": ("residue",),
+    "isolation": ("leak",),
+}
+
+
+def _listed(groups: Mapping[str, Sequence[Mapping[str, Json]]], kinds: Iterable[str], texts: bool) -> str:
+    found = [finding for kind in kinds for finding in groups.get(kind, ())]
+    lines = []
+    for finding in found[:LISTED]:
+        lines.append(visible(f"{finding['id'] or '-'}: {finding['reason']} ({finding['where']})"))
+        if texts:
+            lines += [visible(f"  {name}: {text}") for name, text in (finding.get("texts") or {}).items()]
+    if len(found) > LISTED:
+        lines.append(f"and {len(found) - LISTED} more in the JSON report")
+    return "\n".join(lines)
+
+
+def _attribute(text: object) -> str:
+    return quoteattr(visible(text))

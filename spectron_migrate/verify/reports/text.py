@@ -1,0 +1,55 @@
+"""Texts and numbers as all reports and the terminal show them (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from spectron_migrate.records import Json
+
+LISTED = 100
+"""Findings of a kind that a report without texts names; the JSON report has all."""
+
+
+def visible(text: object) -> str:
+    """Untrusted text on one line, with control and format characters escaped: no terminal or page interprets it."""
+    return "".join(
+        letter if letter.isprintable() else f"\\x{ord(letter):02x}" if ord(letter) < 256 else f"\\u{ord(letter):04x}"
+        for letter in str(text)
+    )
+
+
+def share_text(value: float | None) -> str:
+    """A share (0 to 1) with three digits."""
+    return "not measured" if value is None else f"{value:.3f}"
+
+
+def value_text(value: Json) -> str:
+    """The value or limit of a gate."""
+    if value is None:
+        return "-"
+    return f"{value:+.3f}" if isinstance(value, float) else str(value)
+
+
+def interval_text(interval: Mapping[str, Json]) -> str:
+    """A mean with its interval, and what the interval speaks about."""
+    about = {
+        "users": "users like these",
+        "queries": "within these users",
+        "all": "every memory was asked for: no sampling error",
+    }[interval["units"]]
+    return f"{interval['mean']:+.3f} [{interval['low']:+.3f}, {interval['high']:+.3f}] ({about}, n = {interval['n']})"
+
+
+def gate_result(gate: Mapping[str, Json]) -> str:
+    """`passed`, `FAILED`, `undecided` or `not measured`."""
+    if not gate["measured"]:
+        return "not measured"
+    return {True: "passed", False: "FAILED", None: "undecided"}[gate["passed"]]
+
+
+def findings_by_kind(findings: Sequence[Mapping[str, Json]]) -> dict[str, list[Mapping[str, Json]]]:
+    """Findings grouped by kind; kinds and findings keep their order."""
+    groups: dict[str, list[Mapping[str, Json]]] = {}
+    for finding in findings:
+        groups.setdefault(finding["kind"], []).append(finding)
+    return groups
