@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spectron_migrate.errors import InputError, LedgerLocked
+from spectron_migrate.files.locks import try_lock_handle, unlock_handle
 from spectron_migrate.settings.types import SpectronAccess
 from spectron_migrate.state.outbox import LOCK, Outbox
 
@@ -62,10 +61,9 @@ class Worker:
         handle = os.open(self._state / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             while not self._closed.is_set():
-                with suppress(BlockingIOError):
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if try_lock_handle(handle):
                     asyncio.run(self._drain_for_ever())
-                    fcntl.flock(handle, fcntl.LOCK_UN)
+                    unlock_handle(handle)
                 self._closed.wait(1.0)
         finally:
             os.close(handle)

@@ -217,7 +217,7 @@ def _log(common: Common, record: dict[str, Json], *, create: bool = False) -> Pa
     state = common.state or Path(".spectron-migrate")
     path = state / "log.jsonl"
     if create:
-        from spectron_migrate.ledger.ledger import make_private_directory
+        from spectron_migrate.files.private import make_private_directory
 
         make_private_directory(state)
     if state.is_dir():

@@ -302,8 +302,7 @@ class _Player:
 def _play(common: Common, step: Callable[[_Player], Stand]) -> int:
     def work(stage: Stage) -> Outcome:
         from spectron_migrate.cutover.overview import next_step
-        from spectron_migrate.files.disk import is_held
-        from spectron_migrate.files.private import FOLLOW_LOCK
+        from spectron_migrate.state.following import is_followed
 
         player = _Player(stage)
         stand = step(player)
@@ -312,7 +311,7 @@ def _play(common: Common, step: Callable[[_Player], Stand]) -> int:
             stand.to_json(),
             lambda console: draw(console, stand),
             migration=stand.state.migration or None,
-            next=next_step(stand.state, following=is_held(player.folder / FOLLOW_LOCK), ready=stand.ready),
+            next=next_step(stand.state, following=is_followed(player.folder), ready=stand.ready),
         )
 
     return conduct("cutover", common, work)

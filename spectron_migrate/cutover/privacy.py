@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spectron_migrate.errors import Incomplete, InputError
-from spectron_migrate.files.private import write_json
+from spectron_migrate.files.atomic import write_json
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import cutover
 from spectron_migrate.ledger.read.cutover import StaleText

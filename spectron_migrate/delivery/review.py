@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from spectron_migrate.files.atomic import replacing
+from spectron_migrate.files.private import make_private_directory
 from spectron_migrate.ledger import Ledger
-from spectron_migrate.ledger.ledger import make_private_directory
 from spectron_migrate.ledger.read import memories, plans
 from spectron_migrate.records import canonical_json
 
@@ -20,13 +21,10 @@ def write_review(ledger: Ledger, plan: int, folder: Path) -> Path | None:
             path.unlink()
         return None
     make_private_directory(folder)
-    pending = folder / ".refused.jsonl.new"
-    pending.touch(mode=0o600)
-    with pending.open("w", encoding="utf-8") as lines:
+    with replacing(path) as lines:
         for row in rows:
             memory = memories.memory_of(ledger, row.mem0_id)
             record = memory.to_json() if memory else None
             told = {"id": row.mem0_id, "version": row.version, "state": row.state, "reason": row.reason}
-            lines.write(canonical_json({**told, "memory": record}) + "\n")
-    pending.replace(path)
+            lines.write((canonical_json({**told, "memory": record}) + "\n").encode())
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
@@ -16,7 +15,8 @@ from typing import Any
 
 from spectron_migrate.dump.manifest import DELETED, MANIFEST, SKIPPED, FileSum, Manifest, pending_name
 from spectron_migrate.errors import InputError, LedgerLocked
-from spectron_migrate.files.disk import sync_folder
+from spectron_migrate.files.atomic import sync_folder, write_durably
+from spectron_migrate.files.locks import FileLock, try_lock
 from spectron_migrate.records import Json
 
 _BUFFER = 1 << 18
@@ -99,7 +99,7 @@ def _as_json(value: Any) -> Json:
     return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
-def locked_folder(path: Path) -> int:
+def locked_folder(path: Path) -> FileLock:
     """The directory, private and for one export at a time."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -113,12 +113,9 @@ def locked_folder(path: Path) -> int:
     path.chmod(0o700)
     if not (path / ".gitignore").exists():
         write_durably(path / ".gitignore", b"*\n")
-    lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        raise LedgerLocked(f"another export is writing {path}", hint="wait until it has ended") from error
+    lock = try_lock(path / ".lock")
+    if lock is None:
+        raise LedgerLocked(f"another export is writing {path}", hint="wait until it has ended")
     return lock
 
 
@@ -132,10 +129,3 @@ def roll_forward(path: Path, manifest: Manifest) -> None:
         if name not in manifest.files:
             (path / name).unlink(missing_ok=True)
     sync_folder(path)
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from spectron_migrate.dump.files import write_durably
 from spectron_migrate.errors import InputError
-from spectron_migrate.files.disk import sync_folder
+from spectron_migrate.files.atomic import create_file, replace_file
 
 PLAN = "plan.json"
 FORMAT = 1
@@ -51,41 +49,23 @@ def read_plan(dump: Path) -> SharedPlan | None:
 
 def create_plan(dump: Path, plan: SharedPlan) -> SharedPlan:
     """Write the plan unless another shard was faster; returns the one that stands."""
-    pending = _written(dump, plan)
-    try:
-        os.link(pending, dump / PLAN)
-    except FileExistsError:
-        standing = read_plan(dump)
-        assert standing is not None  # noqa: S101 - it is never removed
-        return standing
-    finally:
-        pending.unlink()
-    sync_folder(dump)
-    return plan
+    if create_file(dump / PLAN, _encoded(plan)):
+        return plan
+    existing = read_plan(dump)
+    assert existing is not None  # noqa: S101 - it is never removed
+    return existing
 
 
 def replace_plan(dump: Path, plan: SharedPlan) -> None:
     """Write the plan of a newer export; the caller keeps every other shard from running."""
-    _written(dump, plan).replace(dump / PLAN)
-    sync_folder(dump)
+    replace_file(dump / PLAN, _encoded(plan), durable=True)
 
 
 def begin_shard(dump: Path, shard: str, made_at: str) -> bool:
     """Note which ledger a shard began with; False where it began with another one, which is lost then."""
     name = f"plan.shard-{shard.replace('/', '-of-')}"
-    pending = dump / f".{name}.{os.getpid()}"
-    write_durably(pending, made_at.encode())
-    try:
-        os.link(pending, dump / name)
-        sync_folder(dump)
-    except FileExistsError:
-        return (dump / name).read_text() == made_at
-    finally:
-        pending.unlink()
-    return True
+    return create_file(dump / name, made_at.encode()) or (dump / name).read_text() == made_at
 
 
-def _written(dump: Path, plan: SharedPlan) -> Path:
-    pending = dump / f".{PLAN}.{os.getpid()}"
-    write_durably(pending, json.dumps({"format": FORMAT, **asdict(plan)}, indent=1).encode())
-    return pending
+def _encoded(plan: SharedPlan) -> bytes:
+    return json.dumps({"format": FORMAT, **asdict(plan)}, indent=1).encode()

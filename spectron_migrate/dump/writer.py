@@ -7,7 +7,6 @@ memories, and renames the manifest last.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from spectron_migrate import __version__
-from spectron_migrate.dump.files import LineFile, encoded, locked_folder, roll_forward, write_durably
+from spectron_migrate.dump.files import LineFile, encoded, locked_folder, roll_forward
 from spectron_migrate.dump.index import HELD, NOT_WRITTEN, Entry, Found, SeenIndex
 from spectron_migrate.dump.manifest import (
     DELETED,
@@ -32,7 +31,7 @@ from spectron_migrate.dump.manifest import (
 from spectron_migrate.dump.merge import Merge, changed_at, limits_of, named_source, owners_of, same_source
 from spectron_migrate.dump.opened import Dump, open_dump
 from spectron_migrate.errors import InputError
-from spectron_migrate.files.disk import sync_folder
+from spectron_migrate.files.atomic import sync_folder, write_durably
 from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo, digest, format_time, parse_time
 
 IDENTICAL = "identical copy of the same id"
@@ -200,9 +199,7 @@ class DumpWriter:
         if self._index is not None:
             self._index.close()
             self._index = None
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._lock.close()
 
     def __enter__(self) -> Self:
         """The writer itself."""

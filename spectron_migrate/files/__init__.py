@@ -1,1 +1,1 @@
-"""Durable writes, locks and private folders: what several owners of files need of a disk."""
+"""Locks, durable and atomic writes, private directories. Standard library alone: applications import these modules."""

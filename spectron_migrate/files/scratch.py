@@ -6,7 +6,6 @@ removes them. What can lie in a file without a name lies there instead, and noth
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -14,6 +13,8 @@ import weakref
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+
+from spectron_migrate.files.locks import lock_handle, try_lock_handle
 
 PREFIX = "spectron-migrate-scratch-"
 
@@ -51,10 +52,8 @@ def sweep(base: Path) -> None:
         except OSError:
             continue  # another user's, or gone by now
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
-        except BlockingIOError:
-            pass  # its process lives
+            if try_lock_handle(lock):
+                shutil.rmtree(path, ignore_errors=True)
         finally:
             os.close(lock)
 
@@ -65,7 +64,7 @@ def _locked_folder(base: Path) -> tuple[Path, int]:
         path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
         with suppress(FileNotFoundError):
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock_handle(lock)
             if path.is_dir():
                 return path, lock
             os.close(lock)

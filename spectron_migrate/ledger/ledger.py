@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from spectron_migrate.errors import InputError, LedgerLocked, WrongLedger
-from spectron_migrate.files.disk import is_held
+from spectron_migrate.files.locks import FileLock, holder_of, is_held, lock_handle, try_lock
+from spectron_migrate.files.private import make_private_directory
 from spectron_migrate.ledger.schema import ADDED, DDL, MIGRATIONS, VERSION
 from spectron_migrate.records import digest
 
@@ -42,7 +41,7 @@ class Ledger:
     """One ledger file. Methods of other modules here take it as their first argument."""
 
     def __init__(
-        self, path: Path, connection: sqlite3.Connection, lock: IO[str] | None, *, scratch: bool = False
+        self, path: Path, connection: sqlite3.Connection, lock: FileLock | None, *, scratch: bool = False
     ) -> None:
         """Use `open_for_writing`, `open_for_reading` or `scratch_copy`."""
         self.path = path
@@ -100,7 +99,7 @@ class Ledger:
                 left.unlink(missing_ok=True)  # of a process that was killed before its file had lost its name
         file = state / f".scratch-{os.getpid()}"
         held = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        fcntl.flock(held, fcntl.LOCK_EX)
+        lock_handle(held)
         connection = sqlite3.connect(file, isolation_level=None)
         connection.row_factory = sqlite3.Row
         try:
@@ -221,14 +220,6 @@ _SCRATCH = {"locking_mode": "EXCLUSIVE", "journal_mode": "OFF", "synchronous": "
 """What nobody else sees and nobody keeps needs no journal; 32 MB of it stay in memory."""
 
 
-def make_private_directory(folder: Path) -> None:
-    """A directory for its owner alone, which git leaves out; one that is there already stays as it is."""
-    if folder.is_dir():
-        return
-    folder.mkdir(mode=0o700, parents=True)
-    (folder / ".gitignore").write_text("*\n")
-
-
 def _discard(path: Path) -> None:
     """Leave nothing behind of a run that was refused before it planned anything."""
     for left in (path, path.with_name("ledger.db-wal"), path.with_name("ledger.db-shm"), path.with_name("ledger.lock")):
@@ -311,25 +302,11 @@ def _tables(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
 
 
-def _lock(path: Path) -> IO[str]:
-    """Held by the process, released by its death whatever kind; the file names the holder."""
-    path.touch(mode=0o600)
-    handle = path.open("a+")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        handle.seek(0)
-        holder = handle.read().strip() or "unknown"
-        handle.close()
+def _lock(path: Path) -> FileLock:
+    lock = try_lock(path)
+    if lock is None:
         raise LedgerLocked(
-            f"the ledger in {path.parent} is being written by process {holder}",
+            f"the ledger in {path.parent} is being written by {holder_of(path)}",
             hint="wait for it, or stop it; it is safe to stop at any moment",
-        ) from None
-    if not path.exists() or os.fstat(handle.fileno()).st_ino != path.stat().st_ino:
-        # Whoever held it took the file away with an empty ledger: what is locked here locks nothing.
-        handle.close()
-        return _lock(path)
-    handle.truncate(0)
-    handle.write(f"{os.getpid()}\n")
-    handle.flush()
-    return handle
+        )
+    return lock

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import re
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from spectron_migrate.errors import Incomplete, InputError, LedgerLocked
-from spectron_migrate.ledger.ledger import Ledger, make_private_directory
+from spectron_migrate.files.locks import try_lock_handle, unlock_handle
+from spectron_migrate.files.private import make_private_directory
+from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.records import counted
 
 HASH = "sha256(lane), first 8 bytes, big-endian, modulo shards"
@@ -146,17 +146,15 @@ def hold(
     handle = (state / LOCK).open("a+")
     try:
         for _ in range(_TRIES):
-            with suppress(BlockingIOError):
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if try_lock_handle(handle.fileno()):
                 if not agreed():
                     agree()
-                fcntl.flock(handle, fcntl.LOCK_SH)
-                return handle
-            with suppress(BlockingIOError):
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                if try_lock_handle(handle.fileno(), shared=True) and agreed():
+                    return handle
+            elif try_lock_handle(handle.fileno(), shared=True):
                 if agreed():
                     return handle
-                fcntl.flock(handle, fcntl.LOCK_UN)
+                unlock_handle(handle.fileno())
             sleep(_PAUSE_S)
         raise LedgerLocked(
             f"other shards in {state} are still at work with an earlier export of the dump",

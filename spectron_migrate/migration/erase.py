@@ -16,12 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from spectron_migrate.errors import InputError, KeyRefused, MigrateError, NotLegal, Unreachable, WrongLedger
-from spectron_migrate.files.disk import is_held
-from spectron_migrate.files.private import FOLLOW_LOCK
 from spectron_migrate.ledger import Ledger, erasing
 from spectron_migrate.ledger.erasing import unfinished
 from spectron_migrate.records import Json, Reporter, counted
 from spectron_migrate.spectron.api import Me, SpectronApi, UnknownSession, pattern_covers
+from spectron_migrate.state.following import is_followed
 from spectron_migrate.state.journal import read_journal
 
 __all__ = ["CANNOT_SEE", "Erasable", "Eraser", "unfinished"]
@@ -146,7 +145,7 @@ class Eraser:
                 "a cutover of this migration has begun: what is in Spectron may not be ours alone",
                 hint="erase is for rehearsed and abandoned replays; cutover revert leads reads back to Mem0",
             )
-        if is_held(self._state / FOLLOW_LOCK):
+        if is_followed(self._state):
             raise NotLegal(
                 "replay --follow is at work: it would write again what is erased", hint="stop it, then erase"
             )

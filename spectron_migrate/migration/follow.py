@@ -14,14 +14,17 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from spectron_migrate.errors import ExitCode, Incomplete, Interrupted, LedgerLocked, Unreachable
-from spectron_migrate.files.private import FOLLOW_FILE, FOLLOW_LOCK, alone, write_json
-from spectron_migrate.ledger.ledger import make_private_directory
+from spectron_migrate.files.atomic import write_json
+from spectron_migrate.files.locks import FileLock, holder_of, try_lock
+from spectron_migrate.files.private import make_private_directory
 from spectron_migrate.migration.reconcile import Agreement, write_result
 from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds, round_lock
 from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK
 from spectron_migrate.state.journal import publish, read_journal
 
 EVERY_S = 5.0
@@ -126,7 +129,7 @@ class Follow:
         LedgerLocked where another process follows already, and what no waiting mends (a key, a bad mapping).
         """
         make_private_directory(self._settings.state)
-        with alone(self._settings.state / FOLLOW_LOCK, "follows"):
+        with _only_follower(self._settings.state):
             under_way = self._phase_under_way()
             ended = "stopped"
             try:
@@ -263,3 +266,12 @@ def describe_round(number: int, done: Round) -> str:
     parts += [done.problem] if done.held and done.problem else []
     behind = "everybody" if done.behind is None else counted(len(done.behind), "id") if done.behind else "nobody"
     return f"{done.as_of[11:19]} round {number}: {'; '.join(parts)}; behind: {behind}"
+
+
+def _only_follower(state: Path) -> FileLock:
+    """The lock of the one process that follows; raises LedgerLocked, naming it, where another one has it."""
+    path = state / FOLLOW_LOCK
+    lock = try_lock(path)
+    if lock is None:
+        raise LedgerLocked(f"{holder_of(path)} follows already", hint="one is enough; stop it first")
+    return lock

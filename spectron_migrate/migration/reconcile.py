@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from spectron_migrate.files.private import read_json, write_json
+from spectron_migrate.files.atomic import read_json, write_json
 from spectron_migrate.migration.rounds import Differences, Round, Rounds
 from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi

@@ -6,8 +6,6 @@ Rounds never overlap, whoever asks for them: following, or a step of a cutover t
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -18,9 +16,9 @@ from pathlib import Path
 from spectron_migrate.delivery.waiting import Waiting
 from spectron_migrate.dump import Dump, open_dump, read_manifest
 from spectron_migrate.errors import ExitCode, Incomplete, LedgerLocked
-from spectron_migrate.files.private import open_private
+from spectron_migrate.files.locks import holder_of, try_lock
+from spectron_migrate.files.private import make_private_directory
 from spectron_migrate.ledger import Ledger
-from spectron_migrate.ledger.ledger import make_private_directory
 from spectron_migrate.ledger.read import cutover, memories
 from spectron_migrate.ledger.read.cutover import Undecided
 from spectron_migrate.ledger.schema import STORED
@@ -346,23 +344,15 @@ async def round_lock(
     """Keep every other process from a round; raises LedgerLocked naming who had it for `patience_s` seconds."""
     make_private_directory(state)
     waited, pause_s = 0.0, 0.1
-    with open_private(state / LOCK_FILE) as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if waited >= patience_s:
-                    handle.seek(0)
-                    holder = handle.read().strip() or "another process"
-                    raise LedgerLocked(
-                        f"{holder} is at it since {waited:.0f} s and more", hint="wait until its round has ended"
-                    ) from None
-            await sleep(pause_s)
-            waited += pause_s
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()}\n")
-        handle.flush()
+    while (lock := try_lock(state / LOCK_FILE)) is None:
+        if waited >= patience_s:
+            raise LedgerLocked(
+                f"{holder_of(state / LOCK_FILE)} has been running a round for more than {waited:.0f} s",
+                hint="wait until its round has ended",
+            )
+        await sleep(pause_s)
+        waited += pause_s
+    with lock:
         yield
 
 

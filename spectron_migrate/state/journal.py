@@ -7,7 +7,6 @@ ledger may be held for minutes by whoever writes memories, and a revert may not 
 
 from __future__ import annotations
 
-import fcntl
 import getpass
 import hashlib
 import json
@@ -20,8 +19,9 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from spectron_migrate.errors import InputError
-from spectron_migrate.files.disk import sync_folder
-from spectron_migrate.ledger.ledger import make_private_directory
+from spectron_migrate.files.atomic import sync_folder
+from spectron_migrate.files.locks import wait_for_lock
+from spectron_migrate.files.private import make_private_directory
 from spectron_migrate.records import Json, digest
 from spectron_migrate.state.routing import FILE as ROUTING_FILE
 from spectron_migrate.state.routing import MOST_BEHIND, CatchUp, Phase, Routing, name_of, read_routing, write_routing
@@ -364,12 +364,8 @@ def _append(path: Path, line: bytes, *, keep: int) -> None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """One at a time, for the moment that a step or a routing takes to write."""
-    handle = os.open(folder / "cutover.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with wait_for_lock(folder / "cutover.lock"):
         yield
-    finally:
-        os.close(handle)
 
 
 def _digest(line: bytes) -> str:

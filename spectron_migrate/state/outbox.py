@@ -24,8 +24,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from spectron_migrate.files.disk import free
 from spectron_migrate.files.shared_sqlite import open_shared
+from spectron_migrate.files.space import release_space
 from spectron_migrate.state.running import About
 
 FILE = "outbox.db"
@@ -224,7 +224,7 @@ class Outbox:
         """Free the room of what was drained; a file system that cannot do that keeps it."""
         with self._lock:
             with suppress(OSError):
-                free(self._log, _NAME_LENGTH, drained)
+                release_space(self._log, _NAME_LENGTH, drained)
             self._given_back = drained
 
     def _meta(self, name: str) -> str | None:

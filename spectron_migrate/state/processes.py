@@ -13,20 +13,20 @@ alone, because applications import this; no text and no id of a memory or a user
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from spectron_migrate.files.disk import is_held
+from spectron_migrate.files.atomic import replace_file
+from spectron_migrate.files.locks import FileLock, is_held, try_lock
 
 FOLDER = "processes"
 PAST = "past.json"
@@ -204,11 +204,7 @@ class OwnFile:
 
     def write(self, report: ProcessStatus) -> None:
         """Put it in place as a whole; raises OSError where that fails."""
-        draft = self._path.with_name(f".{self._path.name}")
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(report.to_json(), file, separators=(",", ":"))
-        draft.replace(self._path)
+        replace_file(self._path, json.dumps(report.to_json(), separators=(",", ":")).encode())
 
     def close(self) -> None:
         """The process no longer uses the adapter: what it counted stays."""
@@ -227,9 +223,7 @@ def fold(state: Path, *, now: datetime | None = None) -> None:
                 return
             counted = [_read(path, alive=False) for path in (folder / PAST, *dead)]
             total = _sum([report for report in counted if report is not None], now or datetime.now(UTC))
-            draft = folder / f".{PAST}"
-            draft.write_text(json.dumps(total.to_json()), encoding="utf-8")
-            draft.replace(folder / PAST)
+            replace_file(folder / PAST, json.dumps(total.to_json()).encode())
             for path in dead:
                 path.unlink(missing_ok=True)
                 path.with_suffix(".lock").unlink(missing_ok=True)
@@ -240,7 +234,7 @@ def _dead(folder: Path, held: ExitStack) -> Iterator[Path]:
     for path in sorted(folder.glob("*.json")):
         if path.name == PAST:
             continue
-        lock = _try_lock(path.with_suffix(".lock"))
+        lock = try_lock(path.with_suffix(".lock"))
         if lock is not None:
             held.callback(lock.close)
             yield path
@@ -298,31 +292,20 @@ def _counts(value: Any) -> dict[str, int]:
     return {str(name): int(number) for name, number in value.items()}
 
 
-def _take_name(folder: Path, pid: int) -> tuple[Path, IO[str]]:
+def _take_name(folder: Path, pid: int) -> tuple[Path, FileLock]:
     """`<pid>.json`; where containers share a directory, and so a number, the next free name."""
     for suffix in ["", *(f"-{number}" for number in range(1, 1000))]:
         path = folder / f"{pid}{suffix}.json"
-        lock = _try_lock(path.with_suffix(".lock"))
+        lock = try_lock(path.with_suffix(".lock"))
         if lock is not None:
             return path, lock
     raise OSError("no free name")
 
 
-def _try_lock(path: Path) -> IO[str] | None:
-    handle = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+")
-    with suppress(OSError):
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with suppress(FileNotFoundError):
-            if os.fstat(handle.fileno()).st_ino == path.stat().st_ino:
-                return handle
-    handle.close()
-    return None
-
-
 @contextmanager
 def _alone(folder: Path) -> Iterator[bool]:
     """One at a time folds; whoever comes second leaves it to the first."""
-    lock = _try_lock(folder / "fold.lock") if folder.is_dir() else None
+    lock = try_lock(folder / "fold.lock") if folder.is_dir() else None
     try:
         yield lock is not None
     finally:

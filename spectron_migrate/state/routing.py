@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from spectron_migrate.files.disk import sync_folder
+from spectron_migrate.files.atomic import replace_file
 
 FILE = "routing.json"
 SCHEMA = 1
@@ -174,20 +174,8 @@ def write_routing(path: Path, routing: Routing) -> None:
     It names nobody, so everybody who can enter the directory may read it: an application often runs as another
     user than the migration.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            os.fchmod(file.fileno(), 0o644)
-            json.dump(routing.to_json(), file, indent=1, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    data = (json.dumps(routing.to_json(), indent=1, allow_nan=False) + "\n").encode()
+    replace_file(path, data, durable=True, mode=0o644)
 
 
 @dataclass

@@ -10,7 +10,6 @@ because applications import this.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import mmap
 import os
@@ -20,7 +19,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from spectron_migrate.files.disk import is_held, reserve
+from spectron_migrate.files.locks import is_held, lock_handle
+from spectron_migrate.files.space import reserve_space
 
 FOLDER = "running"
 SLOT = 512
@@ -67,7 +67,7 @@ class Running:
         path = folder / f"{os.getpid()}-{time.time_ns()}"
         draft = path.with_name(f".{path.name}")
         self._handle = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        fcntl.flock(self._handle, fcntl.LOCK_EX)
+        lock_handle(self._handle)
         self._lock = threading.Lock()
         self._slots = _mapped(self._handle, FIRST)
         self._free = list(range(FIRST))[::-1]
@@ -130,5 +130,5 @@ def _calls(path: Path) -> list[About]:
 
 def _mapped(handle: int, slots: int) -> mmap.mmap:
     """So much of the file; its space is taken now, because a full disk would kill whoever writes to it later."""
-    reserve(handle, slots * SLOT)
+    reserve_space(handle, slots * SLOT)
     return mmap.mmap(handle, slots * SLOT)

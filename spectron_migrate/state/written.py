@@ -15,7 +15,6 @@ Standard library alone, because applications import this.
 from __future__ import annotations
 
 import errno
-import fcntl
 import mmap
 import os
 import threading
@@ -26,7 +25,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeAlias
 
-from spectron_migrate.files.disk import reserve
+from spectron_migrate.files.locks import try_lock_handle
+from spectron_migrate.files.space import reserve_space
 
 SLOTS = 1 << 14
 EVERYBODY = SLOTS
@@ -151,9 +151,9 @@ def _mapped(path: Path, times: int, *, hold: bool = False) -> Times:
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        if hold:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        reserve(handle, 8 * times)
+        if hold and not try_lock_handle(handle):
+            raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
+        reserve_space(handle, 8 * times)
         return memoryview(mmap.mmap(handle, 8 * times)).cast("d")  # it keeps the file open, and with it the lock
     finally:
         os.close(handle)

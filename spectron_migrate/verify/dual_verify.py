@@ -11,8 +11,8 @@ from random import Random
 
 from spectron_migrate import __version__
 from spectron_migrate.dump import Dump
+from spectron_migrate.files.private import make_private_directory
 from spectron_migrate.ledger import Ledger
-from spectron_migrate.ledger.ledger import make_private_directory
 from spectron_migrate.ledger.read import receipts
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.records import Json, Reporter, canonical_json, counted, digest, format_time

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import sqlite3
@@ -10,9 +9,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO
 
 from spectron_migrate.errors import LedgerLocked
+from spectron_migrate.files.locks import FileLock, try_lock
 from spectron_migrate.judge import plain
 from spectron_migrate.records import selector_of
 from spectron_migrate.verify.stored_memory import StoredMemory
@@ -126,15 +125,11 @@ def remove(path: Path) -> None:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def hold(path: Path) -> IO[str]:
-    """A lock that ends with its process: a second one would remove the first one's file under its feet."""
-    path.touch(mode=0o600)
-    lock = path.open("a")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
+def hold(path: Path) -> FileLock:
+    """Keep other processes from verifying here: each would remove the other's file. Raises LedgerLocked."""
+    lock = try_lock(path)
+    if lock is None:
         raise LedgerLocked(
             f"another process is verifying in {path.parent}", hint="wait for it, or stop it; it goes on when run again"
-        ) from None
+        )
     return lock

@@ -12,8 +12,9 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
+from spectron_migrate.files.locks import FileLock
 from spectron_migrate.ledger.read.receipts import OurSession, ReceiptRow
 from spectron_migrate.mapping import covers
 from spectron_migrate.records import Json, Selector, canonical_json, digest, selector_of
@@ -30,7 +31,7 @@ _STANDS = "EXISTS (SELECT 1 FROM expected WHERE expected.mem0_id = fact.mem0_id 
 class Workspace:
     """One verification's file; `open` resumes an unfinished run about the same things."""
 
-    def __init__(self, path: Path, db: sqlite3.Connection, lock: IO[str], *, resumed: bool) -> None:
+    def __init__(self, path: Path, db: sqlite3.Connection, lock: FileLock, *, resumed: bool) -> None:
         """Use `open`."""
         self.path = path
         self.db = db

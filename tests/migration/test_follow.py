@@ -17,14 +17,15 @@ from typing import Any
 import pytest
 
 from spectron_migrate.errors import ExitCode, LedgerLocked, Unreachable
-from spectron_migrate.files.disk import is_held
-from spectron_migrate.files.private import FOLLOW_FILE, FOLLOW_LOCK, read_json
+from spectron_migrate.files.atomic import read_json
+from spectron_migrate.files.locks import is_held
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.migration.reconcile import read_last_result as last_reconciled
 from spectron_migrate.records import format_time
 from spectron_migrate.rehearsal.ground import clean_environment
+from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK
 from spectron_migrate.state.journal import Step, record
 from spectron_migrate.state.routing import FILE as ROUTING
 from spectron_migrate.state.routing import name_of, read_routing

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from spectron_migrate.errors import InputError
+from spectron_migrate.files.atomic import replace_file
 from spectron_migrate.records import Json
 from spectron_migrate.verify.reports.json_file import json_report
 from spectron_migrate.verify.reports.junit import junit_report
@@ -39,11 +40,7 @@ def write_reports(report: Mapping[str, Json], paths: Iterable[Path], *, texts: b
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pending = path.with_name(f".{path.name}.{os.getpid()}.new")
-    handle = os.open(pending, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
-    pending.replace(path)
+    replace_file(path, text.encode("utf-8", "backslashreplace"))
 
 
 _REPORTS: dict[str, Callable[[Mapping[str, Json], bool], str]] = {
