@@ -1,4 +1,4 @@
-"""The command line: options to settings, one step, its summary to screen, JSON and exit code."""
+"""The command line: options become settings, one step runs, its summary becomes tables or JSON and an exit code."""
 
 import sys
 
@@ -10,15 +10,15 @@ def main() -> None:
 
         sys.stdout.write(f"spectron-migrate {__version__}\n")
         return
-    from spectron_migrate.cli.ending import by_sigterm_too, interrupted
+    from spectron_migrate.cli.signals import interrupted, treat_sigterm_as_ctrl_c
 
-    by_sigterm_too()
+    treat_sigterm_as_ctrl_c()
     try:
         from spectron_migrate.cli.app import run
 
         code = run(sys.argv[1:])
-    except KeyboardInterrupt:  # before or after the command itself
-        from spectron_migrate.cli.conduct import fail
+    except KeyboardInterrupt:  # before the command began, or after it ended
+        from spectron_migrate.cli.runner import print_error
 
-        code = fail("", interrupted(), as_json="--json" in sys.argv)
+        code = print_error("", interrupted(), as_json="--json" in sys.argv)
     sys.exit(code)

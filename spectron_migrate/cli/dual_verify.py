@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,14 +11,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spectron_migrate.cli import options, replay
-from spectron_migrate.cli.conduct import Outcome, Stage, conduct, run_loop
+from spectron_migrate.cli.opening import open_api, open_dump
+from spectron_migrate.cli.options import (
+    DumpOption,
+    GlobalOptions,
+    MappingOption,
+    UserOption,
+    read_filters,
+    with_global_options,
+)
+from spectron_migrate.cli.runner import CommandResult, Invocation, run_async, run_command
+from spectron_migrate.cli.tables import facts, listing, number, plain, side_by_side
 from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.files.scratch import Scratch
-from spectron_migrate.records import Filters
+from spectron_migrate.records import Filters, Json, counted
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
+    from rich.text import Text
 
     from spectron_migrate.ledger import Ledger
     from spectron_migrate.settings import Settings
@@ -26,11 +37,14 @@ if TYPE_CHECKING:
     from spectron_migrate.verify.recall import Mem0Side
 
 IN_FLIGHT = 16
+QUERIES_SHOWN = 3
+WIDEST = 90
+"""Characters of a hit that are shown."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is to be verified, and against what."""
+class VerifyRequest:
+    """The options of one verification."""
 
     dumps: list[Path]
     filters: Filters = field(default_factory=Filters)
@@ -44,31 +58,33 @@ class Asked:
     reports: tuple[Path, ...] = ()
 
 
+@with_global_options
 def command(
-    dump: options.DumpOption = None,
-    mapping: options.MappingOption = None,
+    options: GlobalOptions,
+    dump: DumpOption = None,
+    mapping: MappingOption = None,
     mem0_config: Annotated[
         str | None,
-        typer.Option("--mem0-config", help="Mem0's own config, to ask it the same questions.", metavar="FILE"),
+        typer.Option("--mem0-config", help="Mem0's own config: Mem0 is asked the same queries.", metavar="FILE"),
     ] = None,
     mem0_results: Annotated[
         Path | None,
-        typer.Option("--mem0-results", help="A saved run of Mem0's answers stands in for Mem0.", metavar="FILE"),
+        typer.Option("--mem0-results", help="Mem0's answers, saved before; Mem0 itself is not asked.", metavar="FILE"),
     ] = None,
     queries: Annotated[
         Path | None,
         typer.Option(
-            "--queries", help="Questions (.txt, .jsonl, .csv, .yaml); else made from the memories.", metavar="FILE"
+            "--queries", help="Queries (.txt, .jsonl, .csv, .yaml); else made from the memories.", metavar="FILE"
         ),
     ] = None,
-    sample: Annotated[int, typer.Option("--sample", min=1, help="How many questions to make.", metavar="N")] = 200,
-    seed: Annotated[int, typer.Option("--seed", help="The same seed makes the same questions.", metavar="N")] = 0,
-    user: options.UserOption = None,
+    sample: Annotated[int, typer.Option("--sample", min=1, help="Number of queries to make.", metavar="N")] = 200,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed makes the same queries.", metavar="N")] = 0,
+    user: UserOption = None,
     top_k: Annotated[
         int | None, typer.Option("--top-k", min=1, max=50, help="Hits to compare (5).", metavar="K")
     ] = None,
     report_texts: Annotated[
-        bool, typer.Option("--report-texts", help="Put texts into the reports for CI too.")
+        bool, typer.Option("--report-texts", help="Also put texts into the reports for CI.")
     ] = False,
     report: Annotated[
         list[Path] | None,
@@ -76,24 +92,19 @@ def command(
             "--report", help="Report file: .json, .md, .html or .xml (JUnit); may be repeated.", metavar="FILE"
         ),
     ] = None,
-    config: options.ConfigOption = None,
-    state: options.StateOption = None,
-    as_json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    verbose: options.VerboseOption = False,
 ) -> int:
-    """Prove that everything arrived, that nothing leaks, and that recall is as good; a verdict for a gate.
+    """Verify that every memory arrived, that none leaks to another user, and that recall is as good as Mem0's.
 
     \b
     Example: spectron-migrate dual-verify
              spectron-migrate dual-verify --sample 1000 --report verify.html --report verify.md
     """
 
-    def work(stage: Stage) -> Outcome:
-        settings = stage.settings({"mapping": mapping})
-        asked = Asked(
+    def run_with_options(invocation: Invocation) -> CommandResult:
+        settings = invocation.settings({"mapping": mapping})
+        request = VerifyRequest(
             dumps=dump or ([settings.dump] if settings.dump.exists() else []),
-            filters=options.filters(user, None, None),
+            filters=read_filters(user),
             mem0_config=mem0_config,
             mem0_results=mem0_results,
             queries=queries or settings.verify.queries,
@@ -103,102 +114,98 @@ def command(
             report_texts=report_texts,
             reports=tuple(report or settings.verify.reports),
         )
-        return perform(stage, settings, asked)
+        return run(invocation, settings, request)
 
-    return conduct("dual-verify", options.common(config, state, as_json, quiet, verbose), work)
+    return run_command("dual-verify", options, run_with_options)
 
 
-def perform(stage: Stage, settings: Settings, asked: Asked) -> Outcome:
-    """Run the step."""
-    from spectron_migrate.cli.draw_verify import draw
+def run(invocation: Invocation, settings: Settings, request: VerifyRequest) -> CommandResult:
+    """Verify against Spectron and, where it can be asked, Mem0; writes the reports."""
     from spectron_migrate.ledger.shards import open_all
     from spectron_migrate.verify.reports.files import check_paths
 
-    check_paths(asked.reports)
-    chosen = _options(settings, asked)
-    with ExitStack() as open_things:
-        ledgers = [open_things.enter_context(ledger) for ledger in open_all(settings.state)]
-        mem0 = _mem0_side(stage, settings, asked, open_things)
-        stage.line(f"verifying {settings.spectron.endpoint}, context {settings.spectron.context}")
-        summary = run_loop(_run(stage, settings, asked, chosen, ledgers, mem0))
-    migration = summary.report["migration"]
-    return Outcome(
+    check_paths(request.reports)
+    verify_options = _verify_options(settings, request)
+    with ExitStack() as stack:
+        ledgers = [stack.enter_context(ledger) for ledger in open_all(settings.state)]
+        mem0 = _open_mem0(invocation, settings, request, stack)
+        invocation.reporter.info(f"verifying {settings.spectron.endpoint}, context {settings.spectron.context}")
+        summary = run_async(_verify(invocation, settings, request, verify_options, ledgers, mem0))
+    return CommandResult(
         summary.exit_code,
         summary.to_json(),
-        lambda console: _print_all(console, draw(summary), summary.reports),
-        migration=migration,
+        draw(summary),
+        migration=summary.report["migration"],
         next=_next(summary, settings),
     )
 
 
-def _print_all(console: Console, parts: Iterable[RenderableType], reports: Sequence[str]) -> None:
-    for part in parts:
-        console.print(part)
-    for report in reports:
-        console.print(f"report: {report}")
-
-
-async def _run(
-    stage: Stage, settings: Settings, asked: Asked, chosen: VerifyOptions, ledgers: list[Ledger], mem0: Mem0Side | None
+async def _verify(
+    invocation: Invocation,
+    settings: Settings,
+    request: VerifyRequest,
+    verify_options: VerifyOptions,
+    ledgers: list[Ledger],
+    mem0: Mem0Side | None,
 ) -> VerifySummary:
     from spectron_migrate.mapping import load_mapping
     from spectron_migrate.verify.dual_verify import run_dual_verify
 
-    with ExitStack() as open_things:
-        dump = open_things.enter_context(replay.open_dumps(asked.dumps)) if asked.dumps else None
-        async with replay.open_api(settings, max_connections=chosen.in_flight) as api:
+    with ExitStack() as stack:
+        dump = stack.enter_context(open_dump(request.dumps)) if request.dumps else None
+        async with open_api(settings, max_connections=verify_options.in_flight) as api:
             return await run_dual_verify(
                 ledger=ledgers,
                 api=api,
                 dump=dump,
                 mapping=load_mapping(settings.mapping),
                 mem0_search=mem0,
-                options=chosen,
-                reporter=stage.reporter,
+                options=verify_options,
+                reporter=invocation.reporter,
                 state=settings.state,
             )
 
 
-def _options(settings: Settings, asked: Asked) -> VerifyOptions:
+def _verify_options(settings: Settings, request: VerifyRequest) -> VerifyOptions:
     from spectron_migrate.verify.options import VerifyOptions
     from spectron_migrate.verify.queries import load_queries
 
-    user = next(iter(asked.filters.users)) if len(asked.filters.users) == 1 else None
+    users = request.filters.users
+    only_user = next(iter(users)) if len(users) == 1 else None
     return VerifyOptions(
-        filters=asked.filters,
-        queries=load_queries(asked.queries, user_id=user) if asked.queries is not None else None,
-        sample=asked.sample,
-        seed=asked.seed,
-        top_k=asked.top_k or settings.verify.top_k,
+        filters=request.filters,
+        queries=load_queries(request.queries, user_id=only_user) if request.queries is not None else None,
+        sample=request.sample,
+        seed=request.seed,
+        top_k=request.top_k or settings.verify.top_k,
         margin=settings.verify.margin,
         min_overlap=settings.verify.min_overlap,
         in_flight=IN_FLIGHT,
-        report_texts=asked.report_texts,
-        reports=asked.reports,
+        report_texts=request.report_texts,
+        reports=request.reports,
     )
 
 
-def _mem0_side(stage: Stage, settings: Settings, asked: Asked, open_things: ExitStack) -> Mem0Side | None:
-    """Who answers for Mem0; None where nobody can, which is then said in the gates."""
+def _open_mem0(invocation: Invocation, settings: Settings, request: VerifyRequest, stack: ExitStack) -> Mem0Side | None:
+    """What answers for Mem0: saved answers, or Mem0 itself; None where neither can, which the gates then say."""
     from spectron_migrate.mem0.open import read_mem0_config
     from spectron_migrate.mem0.search import open_search
+    from spectron_migrate.verify.mem0_results import load_results
 
-    if asked.mem0_results is not None:
-        from spectron_migrate.verify.mem0_results import load_results
-
-        return load_results(asked.mem0_results)
-    named = asked.mem0_config
-    if named is None and settings.mem0 is not None and settings.mem0.kind == "oss":
-        named = settings.mem0.config
-    if named is None:
+    if request.mem0_results is not None:
+        return load_results(request.mem0_results)
+    config = request.mem0_config
+    if config is None and settings.mem0 is not None and settings.mem0.kind == "oss":
+        config = settings.mem0.config
+    if config is None:
         return None
-    scratch = open_things.enter_context(Scratch())
+    scratch = stack.enter_context(Scratch())
     try:
-        return open_things.enter_context(open_search(read_mem0_config(named), scratch=scratch))
+        return stack.enter_context(open_search(read_mem0_config(config), scratch=scratch))
     except InputError as error:
-        if asked.mem0_config is not None:
+        if request.mem0_config is not None:
             raise
-        stage.reporter.warn(f"recall is not compared: {error.message}")
+        invocation.reporter.warn(f"recall is not compared: {error.message}")
         return None
 
 
@@ -213,3 +220,151 @@ def _next(summary: VerifySummary, settings: Settings) -> str | None:
     if cutover.phase == "complete" or settings.mem0 is None or settings.mem0.kind == "files":
         return None
     return "spectron-migrate cutover check" if cutover.under_way else "spectron-migrate cutover start"
+
+
+def draw(summary: VerifySummary) -> Iterator[RenderableType]:
+    """The most informative queries side by side, the counts, what is wrong, the gates, the verdict."""
+    measured = summary.report["measured"]
+    queries = most_informative(summary.report["answers"], QUERIES_SHOWN)
+    if queries:
+        mem0 = measured["recall"]["mem0"]
+        titles = (f"Mem0 ({mem0})" if mem0 else "Mem0 (not asked)", "Spectron")
+        yield side_by_side(titles, map(_query_row, queries))
+    yield facts("Memories", _memory_rows(measured["integrity"], measured["isolation"]))
+    if measured["recall"] is not None:
+        yield facts("Recall", _recall_rows(measured["recall"]))
+    wrong = _wrong_memories(summary)
+    if wrong:
+        yield listing("What is wrong", ("what", "memory", "why"), wrong)
+    yield from _draw_gates(summary)
+    styles = {"GO": "bold green", "NO_GO": "bold red", "INCONCLUSIVE": "bold yellow"}
+    yield plain(f"Verdict: {summary.verdict}", style=styles[summary.verdict])
+    for report in summary.reports:
+        yield f"report: {report}"
+
+
+def most_informative(answers: Sequence[Mapping[str, Json]], n: int) -> list[Mapping[str, Json]]:
+    """At most `n` queries: first those that count against Spectron, then those that differ, then those that agree.
+
+    Among equals, the queries of different users come before a second query of the same user.
+    """
+
+    def rank(answer: Mapping[str, Json]) -> tuple[int, int, int]:
+        whys = {one["why"] for one in answer.get("differences") or ()}
+        against = bool(whys & {"lost", "unexplained", "superseded_wrongly"})
+        return (-against, -bool(whys & {"superseded", "extracted", "folded"}), -len(whys))
+
+    by_rank = sorted((answer for answer in answers if "spectron" in answer), key=rank)
+    seen: Counter[str] = Counter()
+    ranked = []
+    for answer in by_rank:
+        ranked.append((rank(answer)[:2], seen[answer["owner"]], answer))
+        seen[answer["owner"]] += 1
+    return [answer for _, _, answer in sorted(ranked, key=lambda one: one[:2])[:n]]
+
+
+def _query_row(answer: Mapping[str, Json]) -> tuple[list[Text], list[Text]]:
+    """Mem0's hits and Spectron's; a `=` marks those that both found."""
+    left = answer["mem0"]["hits"] if answer["mem0"] else []
+    right = [hit for hit in answer["spectron"]["hits"] if not hit["dropped"]]
+    common = {hit["mark"] for hit in left} & {hit["mark"] for hit in right}
+    query = plain(f"{answer['owner']}: {answer['query']}", style="bold", width=WIDEST)
+    differences = [
+        plain(f"  {one['id']}: {one['why']}, {one['detail']}", style="italic")
+        for one in answer.get("differences") or ()
+    ]
+    return (
+        [query, *_hits(left, common), *_failure(answer["mem0"])],
+        [plain(""), *_hits(right, common), *_failure(answer["spectron"]), *differences],
+    )
+
+
+def _hits(hits: Iterable[Mapping[str, Json]], common: set[str]) -> list[Text]:
+    rows = []
+    for rank, hit in enumerate(hits, 1):
+        both = hit["mark"] in common
+        rows.append(plain(f"{'=' if both else ' '} {rank} {hit['text']}", width=WIDEST, style="" if both else "dim"))
+    return rows or [plain("  nothing", style="dim")]
+
+
+def _failure(side: Mapping[str, Json] | None) -> list[Text]:
+    return [plain(side["error"], style="red")] if side and side["error"] else []
+
+
+def _memory_rows(integrity: Mapping[str, Json], isolation: Mapping[str, Json]) -> list[tuple[str, object]]:
+    labels = {
+        "missing": "missing",
+        "altered": "altered",
+        "doubled": "doubled",
+        "foreign": "turns of others in our sessions",
+        "misplaced": "misplaced",
+        "order": "out of order",
+        "superseded_wrongly": "older over newer",
+        "residue": "residue",
+        "carried": "in the turns of messages",
+        "pending": "pending",
+        "stale": "stale",
+        "expiring": "about to expire",
+        "untestable": "not testable by words",
+        "skipped": "skipped",
+        "deleted": "deleted in Mem0",
+    }
+    return [
+        ("expected", number(integrity["expected"])),
+        ("present, word for word", number(integrity["present"])),
+        *((label, number(integrity[name])) for name, label in labels.items() if integrity[name]),
+        ("pairs of scopes tested", f"{number(isolation['pairs'])}, {counted(isolation['leaks'], 'leak')}"),
+    ]
+
+
+def _recall_rows(recall: Mapping[str, Json]) -> list[tuple[str, object]]:
+    from spectron_migrate.verify.reports.text import interval_text, share_text
+
+    def both(measure: Mapping[str, Json]) -> str:
+        return f"Mem0 {share_text(measure['mem0'])}, Spectron {share_text(measure['spectron'])}"
+
+    metrics = recall["metrics"]
+    rows: list[tuple[str, object]] = [
+        ("queries", f"{number(metrics['queries'])}, from {recall['made_of']}"),
+        ("known item found", both(metrics["success"])),
+        ("MRR", both(metrics["mrr"])),
+    ]
+    if metrics["difference"] is not None:
+        rows.append(("difference", interval_text(metrics["difference"])))
+    if metrics["overlap"] is not None:
+        noise = metrics["noise_floor"]["overlap"]
+        floor = f" (Mem0 with itself {share_text(noise)})" if noise is not None else ""
+        rows.append(("overlap, RBO", f"{share_text(metrics['overlap'])}{floor}, {share_text(metrics['rbo'])}"))
+    if metrics["not_servable"]:
+        rows += [("not asked", f"{number(n)}: {why}") for why, n in metrics["not_servable_why"].items()]
+    if recall["explained"]:
+        rows.append(("why they differ", ", ".join(f"{why} {n}" for why, n in sorted(recall["explained"].items()))))
+    return rows
+
+
+def _wrong_memories(summary: VerifySummary) -> list[tuple[str, str, str]]:
+    wrong = ("missing", "altered", "doubled", "foreign", "misplaced", "order", "superseded_wrongly", "leak")
+    found = [one for one in summary.report["findings"] if one["kind"] in wrong]
+    return [(one["kind"], one["id"] or "-", f"{one['reason']} ({one['where']})") for one in found[:20]]
+
+
+def _draw_gates(summary: VerifySummary) -> Iterator[RenderableType]:
+    """The gates that pass in one line, the others in a table with their hints."""
+    from spectron_migrate.verify.reports.text import gate_result
+
+    outcomes = [(gate, gate_result(gate.to_json())) for gate in summary.gates]
+    passed = [gate.name for gate, word in outcomes if word == "passed"]
+    yield facts(f"Gates: {len(passed)} of {len(outcomes)} passed", [("passed", ", ".join(passed) or "none")])
+    others = [
+        (gate.name, _value(gate.value), _value(gate.limit), word, gate.hint)
+        for gate, word in outcomes
+        if word != "passed"
+    ]
+    if others:
+        yield listing("", ("gate", "value", "limit", "", ""), others)
+
+
+def _value(value: Json) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
+    return f"{value:+.3f}" if isinstance(value, float) else str(value)

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spectron_migrate.cli import completion, options
-from spectron_migrate.cli.conduct import Outcome, Stage, conduct, run_loop
+from spectron_migrate.cli import completion
+from spectron_migrate.cli.opening import open_api
+from spectron_migrate.cli.options import GlobalOptions, with_global_options
+from spectron_migrate.cli.runner import CommandResult, Invocation, run_async, run_command
+from spectron_migrate.cli.tables import listing, number
 from spectron_migrate.errors import ExitCode, NotConfirmed
-from spectron_migrate.records import counted
+from spectron_migrate.records import counted, format_time
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import RenderableType
 
     from spectron_migrate.migration.erase import Erasable, Eraser
-    from spectron_migrate.settings import Settings
 
 
+@with_global_options
 def command(
+    options: GlobalOptions,
     migration: Annotated[
         str,
         typer.Option(
@@ -36,114 +39,104 @@ def command(
         list[str],
         typer.Option(
             "--scope",
-            help="Scope to erase with all below it; may be repeated.",
+            help="Scope to erase, with every scope below it; may be repeated.",
             metavar="PATH",
             autocompletion=completion.scopes,
         ),
     ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only look: nothing is erased.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be erased; erase nothing.")] = False,
     yes: Annotated[
-        list[str] | None, typer.Option("--yes", help="Confirm: repeat each scope; may be repeated.", metavar="PATH")
+        list[str] | None,
+        typer.Option("--yes", help="Confirm a scope by repeating it; may be repeated.", metavar="PATH"),
     ] = None,
-    config: options.ConfigOption = None,
-    state: options.StateOption = None,
-    as_json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    verbose: options.VerboseOption = False,
 ) -> int:
-    """Take back what a replay wrote to a scope, where that hits nothing of anybody else.
+    """Remove what a replay wrote to a scope, where nothing else is stored there.
 
-    Afterwards the memories are planned again: the next replay writes them anew.
+    Afterwards its memories are planned again: the next replay writes them anew.
 
     \b
     Example: spectron-migrate erase --migration 387bc241adff8ede --scope user/alice --dry-run
              spectron-migrate erase --migration 387bc241adff8ede --scope user/alice --yes user/alice
     """
-
-    def work(stage: Stage) -> Outcome:
-        settings = stage.settings()
-        settings.spectron.require()
-        return run_loop(_run(stage, settings, migration, scope, yes or [], dry_run=dry_run))
-
-    return conduct("erase", options.common(config, state, as_json, quiet, verbose), work)
+    return run_command(
+        "erase", options, lambda invocation: run(invocation, migration, scope, confirmed=yes or [], dry_run=dry_run)
+    )
 
 
-async def _run(
-    stage: Stage, settings: Settings, migration: str, scopes: list[str], yes: list[str], *, dry_run: bool
-) -> Outcome:
-    from spectron_migrate.cli.replay import open_api
+def run(
+    invocation: Invocation, migration: str, scopes: list[str], *, confirmed: list[str], dry_run: bool
+) -> CommandResult:
+    """Examine the scopes and erase those that are confirmed; raises NotConfirmed before the first where one is not."""
+    return run_async(_erase(invocation, migration, scopes, confirmed, dry_run=dry_run))
+
+
+async def _erase(
+    invocation: Invocation, migration: str, scopes: list[str], confirmed: list[str], *, dry_run: bool
+) -> CommandResult:
     from spectron_migrate.ledger import Ledger
     from spectron_migrate.ledger.shards import find
     from spectron_migrate.migration.erase import CANNOT_SEE, Eraser
-    from spectron_migrate.records import format_time
 
-    where = f"{settings.spectron.endpoint}, context {settings.spectron.context}"
-    stage.line(f"{'looking at' if dry_run else 'erasing in'} {where}: {', '.join(scopes)}")
+    settings = invocation.settings()
+    settings.spectron.require()
+    reporter = invocation.reporter
+    server = f"{settings.spectron.endpoint}, context {settings.spectron.context}"
+    reporter.info(f"{'looking at' if dry_run else 'erasing in'} {server}: {', '.join(scopes)}")
     forgotten = 0
-    with ExitStack() as open_things:
+    with ExitStack() as stack:
         folders = find(settings.state).complete().folders
-        ledgers = [open_things.enter_context(Ledger.open_for_writing(folder, create=False)) for folder in folders]
+        ledgers = [stack.enter_context(Ledger.open_for_writing(folder, create=False)) for folder in folders]
         async with open_api(settings, max_connections=4) as api:
-            eraser = Eraser(
-                ledgers,
-                api,
-                settings.state,
-                migration=migration,
-                now=format_time(datetime.now(UTC)),
-                reporter=stage.reporter,
-            )
-            found = await eraser.examine(scopes)
-            stage.reporter.warn(CANNOT_SEE)
+            now = format_time(datetime.now(UTC))
+            eraser = Eraser(ledgers, api, settings.state, migration=migration, now=now, reporter=reporter)
+            erasable = await eraser.examine(scopes)
+            reporter.warn(CANNOT_SEE)
             if not dry_run:
-                forgotten = await _confirmed(eraser, found, yes, where)
-    body = {
-        "scopes": [one.to_json() for one in found],
-        "erased": not dry_run,
-        "forgotten": forgotten,
-        "dry_run": dry_run,
-        "cannot_see": CANNOT_SEE,
-    }
-    return Outcome(
+                forgotten = await _erase_confirmed(invocation, eraser, erasable, confirmed, server)
+    return CommandResult(
         ExitCode.DONE,
-        body,
-        lambda console: draw(console, found, dry_run=dry_run, forgotten=forgotten),
+        {
+            "scopes": [one.to_json() for one in erasable],
+            "erased": not dry_run,
+            "forgotten": forgotten,
+            "dry_run": dry_run,
+            "cannot_see": CANNOT_SEE,
+        },
+        draw(erasable, dry_run=dry_run, forgotten=forgotten),
         migration=migration,
         next=None if dry_run else "spectron-migrate replay",
     )
 
 
-async def _confirmed(eraser: Eraser, found: Sequence[Erasable], yes: Sequence[str], where: str) -> int:
-    """Erase what was confirmed, scope by scope; raises NotConfirmed before the first where one is not."""
-    given = {path.strip("/") for path in yes}
-    for one in found:
-        if one.path not in given and not _asked(one, where):
+async def _erase_confirmed(
+    invocation: Invocation, eraser: Eraser, erasable: Sequence[Erasable], confirmed: Sequence[str], server: str
+) -> int:
+    given = {path.strip("/") for path in confirmed}
+    for one in erasable:
+        if one.path not in given and not _is_confirmed_by_typing(invocation, one, server):
             raise NotConfirmed(
                 f"scope {one.path} was not confirmed, nothing was erased", hint=f"repeat it: --yes {one.path}"
             )
-    return await eraser.carry_out(found)
+    return await eraser.carry_out(erasable)
 
 
-def _asked(one: Erasable, where: str) -> bool:
-    """Only on a terminal: a script confirms with `--yes`."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+def _is_confirmed_by_typing(invocation: Invocation, one: Erasable, server: str) -> bool:
+    if not invocation.may_ask:
         return False
     below = f" and {counted(len(one.nodes), 'scope')} below it" if one.nodes else ""
-    sys.stderr.write(
-        f"This erases scope {one.path}{below} in {where} for good: {counted(one.memories, 'memory')},"
+    answer = invocation.ask(
+        f"This erases scope {one.path}{below} in {server} for good: {counted(one.memories, 'memory')},"
         f" {counted(one.turns, 'turn')}.\n"
         f"Type the scope to confirm: "
     )
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().strip("/") == one.path
+    return answer.strip("/") == one.path
 
 
-def draw(console: Console, found: Sequence[Erasable], *, dry_run: bool, forgotten: int) -> None:
-    """What goes, or went."""
-    from spectron_migrate.cli.draw import listing, number
-
-    title = "Would be erased, exactly" if dry_run else f"Erased: {counted(forgotten, 'row')}; the empty scopes stay"
+def draw(erasable: Sequence[Erasable], *, dry_run: bool, forgotten: int) -> Iterator[RenderableType]:
+    """The scopes, with the number of memories, sessions and turns of each."""
+    title = "Would be erased" if dry_run else f"Erased: {counted(forgotten, 'row')}; the empty scopes remain"
     rows = [
         (one.path, number(len(one.nodes)), number(one.memories), number(len(one.sessions)), number(one.turns))
-        for one in found
+        for one in erasable
     ]
-    console.print(listing(title, ["scope", "scopes below", "memories", "sessions", "turns"], rows))
+    yield listing(title, ["scope", "scopes below", "memories", "sessions", "turns"], rows)

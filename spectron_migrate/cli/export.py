@@ -3,170 +3,147 @@
 from __future__ import annotations
 
 import shlex
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spectron_migrate.cli import options
-from spectron_migrate.cli.conduct import Outcome, Stage, conduct
-from spectron_migrate.errors import ExitCode, InputError, Interrupted
+from spectron_migrate.cli.opening import mem0_section
+from spectron_migrate.cli.options import (
+    AgentOption,
+    GlobalOptions,
+    RunOption,
+    UserOption,
+    read_filters,
+    with_global_options,
+)
+from spectron_migrate.cli.runner import CommandResult, Invocation, run_command
+from spectron_migrate.cli.signals import interrupted
+from spectron_migrate.cli.tables import facts, listing, number
+from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.records import Filters
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import RenderableType
 
     from spectron_migrate.migration.export import ExportSummary
-    from spectron_migrate.settings import Mem0Settings, Settings
+    from spectron_migrate.settings import Settings
 
-_SHOWN = 10
+SHOWN = 10
+"""Skipped rows that the summary lists."""
 
 
+@with_global_options
 def command(
+    options: GlobalOptions,
     source: Annotated[
         str | None,
-        typer.Option("--source", help="oss, platform, server or file, where it isn't plain.", metavar="KIND"),
+        typer.Option("--source", help="oss, platform, server or file; needed where several are set.", metavar="KIND"),
     ] = None,
     mem0_config: Annotated[
         str | None,
         typer.Option(
             "--mem0-config",
-            help="Mem0's own config (JSON or YAML); `default` = what Memory() opens; - = stdin.",
+            help="Mem0's own config (JSON or YAML); `default`: what Memory() opens; -: standard input.",
             metavar="FILE",
         ),
     ] = None,
     from_: Annotated[
         list[str] | None, typer.Option("--from", help="Raw Mem0 files or patterns; may be repeated.", metavar="FILE")
     ] = None,
-    user: options.UserOption = None,
-    agent: options.AgentOption = None,
-    run: options.RunOption = None,
+    user: UserOption = None,
+    agent: AgentOption = None,
+    run_id: RunOption = None,
     since: Annotated[
         str | None,
-        typer.Option("--since", help="Only what changed since this time: 2026-01-31, or RFC 3339.", metavar="TIME"),
+        typer.Option("--since", help="Only memories changed since this time: 2026-01-31, or RFC 3339.", metavar="TIME"),
     ] = None,
     history: Annotated[bool, typer.Option("--history", help="Keep Mem0's history in the dump.")] = False,
     dump: Annotated[Path | None, typer.Option("--dump", help="Directory of the dump (dump).", metavar="DIR")] = None,
-    config: options.ConfigOption = None,
-    state: options.StateOption = None,
-    as_json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    verbose: options.VerboseOption = False,
 ) -> int:
-    """Read Mem0 completely, prove it, and write the dump or bring it up to date.
+    """Read Mem0 completely, verify the count, and write the dump or bring it up to date.
 
-    Nothing of Mem0 is changed, locked or opened for writing.
+    It changes nothing in Mem0, locks nothing and opens nothing for writing.
 
     Example: spectron-migrate export --mem0-config mem0.yaml
     """
 
-    def work(stage: Stage) -> Outcome:
+    def run_with_options(invocation: Invocation) -> CommandResult:
         if mem0_config is not None and from_:
             raise InputError("--mem0-config and --from name two sources", hint="export them one after the other")
-        settings = stage.settings(
+        settings = invocation.settings(
             {"mem0.source": source, "mem0.oss.config": mem0_config, "mem0.files": from_ or None, "dump": dump}
         )
-        return perform(stage, settings, options.filters(user, agent, run), since=_moment(since), keep_history=history)
+        filters = read_filters(user, agent, run_id)
+        return run(invocation, settings, filters, since=_parse_since(since), keep_history=history)
 
-    return conduct("export", options.common(config, state, as_json, quiet, verbose), work)
+    return run_command("export", options, run_with_options)
 
 
-def perform(
-    stage: Stage, settings: Settings, filters: Filters, *, since: str | None = None, keep_history: bool = False
-) -> Outcome:
-    """Run the step; raises InputError where it isn't plain which Mem0 is meant."""
-    from datetime import UTC, datetime
+def _parse_since(since: str | None) -> str | None:
+    """The time in the spelling of a dump; raises InputError for anything else, because nothing would be newer."""
+    from spectron_migrate.mem0.times import utc_time
 
+    if since is None:
+        return None
+    time, _ = utc_time(since)
+    if time is None:
+        raise InputError(
+            f"--since is {since!r}, which is not a time", hint="write 2026-01-31, or 2026-01-31T12:00:00+02:00"
+        )
+    return time
+
+
+def run(
+    invocation: Invocation,
+    settings: Settings,
+    filters: Filters,
+    *,
+    since: str | None = None,
+    keep_history: bool = False,
+) -> CommandResult:
+    """Export the Mem0 of the settings; raises InputError where they name none."""
     from spectron_migrate.mem0.open import open_reader
     from spectron_migrate.migration.export import run_export
 
     if settings.mem0 is None:
         raise InputError(
-            "which Mem0 is to be read is not said",
+            "no Mem0 is named that could be read",
             hint="--mem0-config FILE, --from FILE, or the section `mem0` of spectron-migrate.yaml",
         )
-    section = mem0_section(settings.mem0)
-    with _ended_by_a_signal(settings.dump), open_reader(section, now=datetime.now(UTC)) as reader:
-        what = "files" if reader.info.kind == "files" else f"{reader.info.kind} {reader.info.place}"
-        stage.line(f"reading {what} into {settings.dump}")
-        summary = run_export(
-            reader,
-            settings.dump,
-            filters=filters,
-            since=since,
-            keep_history=keep_history,
-            reporter=stage.reporter,
-            clock=lambda: datetime.now(UTC),
-        )
-    return Outcome(
-        summary.exit_code,
-        summary.to_json(),
-        lambda console: draw(console, summary),
-        next=_next(stage, settings, summary),
-    )
+    try:
+        with open_reader(mem0_section(settings.mem0), now=datetime.now(UTC)) as reader:
+            what = "files" if reader.info.kind == "files" else f"{reader.info.kind} {reader.info.place}"
+            invocation.reporter.info(f"reading {what} into {settings.dump}")
+            summary = run_export(
+                reader,
+                settings.dump,
+                filters=filters,
+                since=since,
+                keep_history=keep_history,
+                reporter=invocation.reporter,
+                clock=lambda: datetime.now(UTC),
+            )
+    except KeyboardInterrupt:
+        raise interrupted(
+            f"interrupted; the dump in {settings.dump} is whole: as it was before, or up to date", hint="run it again"
+        ) from None
+    return CommandResult(summary.exit_code, summary.to_json(), draw(summary), next=_next(invocation, settings, summary))
 
 
-def _moment(since: str | None) -> str | None:
-    """In our spelling; raises InputError for what is no time, because nothing would be newer than it."""
-    from spectron_migrate.mem0.times import utc_time
-
-    if since is None:
-        return None
-    moment, _ = utc_time(since)
-    if moment is None:
-        raise InputError(
-            f"--since is {since!r}, which is no time",
-            hint="2026-01-31, or 2026-01-31T12:00:00+02:00",
-        )
-    return moment
-
-
-def _next(stage: Stage, settings: Settings, summary: ExportSummary) -> str | None:
+def _next(invocation: Invocation, settings: Settings, summary: ExportSummary) -> str | None:
     if summary.exit_code != ExitCode.DONE:
         return None
-    by_itself = stage.settings().dump == settings.dump
-    named = "" if by_itself else f"--dump {shlex.quote(str(settings.dump))} "
+    is_default = invocation.settings().dump == settings.dump
+    named = "" if is_default else f"--dump {shlex.quote(str(settings.dump))} "
     return f"spectron-migrate replay {named}--dry-run"
 
 
-@contextmanager
-def _ended_by_a_signal(dump: Path) -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM end the export in order: what it put beside the dump goes away."""
-
-    def stop(number: int, frame: object) -> None:
-        raise Interrupted(
-            f"interrupted; the dump in {dump} is whole, as it was before or up to date",
-            hint="run it again",
-            sigterm=number == signal.SIGTERM,
-        )
-
-    before = {sent: signal.signal(sent, stop) for sent in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for sent, handler in before.items():
-            signal.signal(sent, handler)
-
-
-def mem0_section(mem0: Mem0Settings) -> dict[str, Any]:
-    """The settings as the readers take them."""
-    match mem0.kind:
-        case "oss":
-            return {"oss": {"config": mem0.config}}
-        case "files":
-            return {"files": list(mem0.files)}
-        case kind:
-            return {kind: {"base_url": mem0.require_base_url(), "api_key": mem0.require_key().reveal()}}
-
-
-def draw(console: Console, summary: ExportSummary) -> None:
-    """The summary for people."""
-    from spectron_migrate.cli.draw import facts, listing, number
-
-    rows = [
+def draw(summary: ExportSummary) -> Iterator[RenderableType]:
+    """The counts, then the rows that were skipped."""
+    rows: list[tuple[str, object]] = [
         ("source", summary.source),
         ("rows the source counts", number(summary.native_count)),
         ("memories in the dump", number(summary.memories)),
@@ -176,28 +153,26 @@ def draw(console: Console, summary: ExportSummary) -> None:
         ("deleted", number(summary.deleted)),
     ]
     if summary.returned:
-        rows.append(("returned", f"{number(len(summary.returned))} that were deleted before"))
+        rows.append(("returned", f"{number(len(summary.returned))} that had been deleted"))
     if summary.filtered:
         rows.append(("left out by filters", number(summary.filtered)))
-    console.print(facts(f"Export: {_proof(summary)}", [*rows, ("dump", summary.dump)]))
+    yield facts(f"Export: {_completeness(summary)}", [*rows, ("dump", summary.dump)])
     if summary.skipped:
-        whole = f", all in {summary.dump}/skipped.jsonl" if summary.skipped_count > _SHOWN else ""
-        console.print(
-            listing(
-                f"Skipped rows: {number(summary.skipped_count)}{whole}",
-                ["id", "reason"],
-                [(row.id, row.reason) for row in summary.skipped[:_SHOWN]],
-            )
+        rest = f", all in {summary.dump}/skipped.jsonl" if summary.skipped_count > SHOWN else ""
+        yield listing(
+            f"Skipped rows: {number(summary.skipped_count)}{rest}",
+            ["id", "reason"],
+            [(row.id, row.reason) for row in summary.skipped[:SHOWN]],
         )
 
 
 def _changed(summary: ExportSummary) -> str:
     if not summary.changed:
         return "0"
-    return f"{summary.changed:,} (text {summary.changed_text:,}, metadata or state alone {summary.changed_otherwise:,})"
+    return f"{summary.changed:,} (text {summary.changed_text:,}, only metadata or state {summary.changed_otherwise:,})"
 
 
-def _proof(summary: ExportSummary) -> str:
+def _completeness(summary: ExportSummary) -> str:
     if not summary.complete:
         return "NOT complete"
     if summary.source == "files":

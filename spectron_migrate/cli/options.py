@@ -1,73 +1,132 @@
-"""Options that several commands share, and what their values become."""
+"""Options that several commands share, how `--help` lists options, and ids that are read from files."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Concatenate, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
 from spectron_migrate.cli import completion
-from spectron_migrate.cli.conduct import Common
 from spectron_migrate.errors import InputError
 from spectron_migrate.records import Filters
 
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="Settings file (spectron-migrate.yaml, if it is there).", metavar="FILE")
-]
-StateOption = Annotated[
-    Path | None, typer.Option("--state", help="State directory with the ledger (.spectron-migrate).", metavar="DIR")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
-QuietOption = Annotated[bool, typer.Option("-q", "--quiet", help="Errors and warnings only.")]
-VerboseOption = Annotated[bool, typer.Option("-v", "--verbose", help="More about what goes wrong.")]
 UserOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--user", help="Only these users; @FILE has one id a line.", metavar="ID|@FILE", autocompletion=completion.users
+        "--user", help="Only these users; @FILE: one id a line.", metavar="ID|@FILE", autocompletion=completion.users
     ),
 ]
 AgentOption = Annotated[
     list[str] | None,
-    typer.Option("--agent", help="Only these agents; @FILE too.", metavar="ID|@FILE", autocompletion=completion.agents),
+    typer.Option(
+        "--agent", help="Only these agents; @FILE: one id a line.", metavar="ID|@FILE", autocompletion=completion.agents
+    ),
 ]
 RunOption = Annotated[
     list[str] | None,
-    typer.Option("--run", help="Only these runs; @FILE too.", metavar="ID|@FILE", autocompletion=completion.runs),
+    typer.Option(
+        "--run", help="Only these runs; @FILE: one id a line.", metavar="ID|@FILE", autocompletion=completion.runs
+    ),
 ]
-MappingOption = Annotated[Path | None, typer.Option("--mapping", help="Mapping file: memory to scope.", metavar="FILE")]
+MappingOption = Annotated[
+    Path | None, typer.Option("--mapping", help="Mapping file: which memory goes to which scope.", metavar="FILE")
+]
 DumpOption = Annotated[
     list[Path] | None,
     typer.Option("--dump", help="Dump directory (dump), or any raw Mem0 file; may be repeated.", metavar="PATH"),
 ]
 
+REMAINDER = "Memories that are left over or held up"
+PACE = "Speed and limits"
+_GLOBAL = "Global options"
 
-def common(config: Path | None, state: Path | None, as_json: bool, quiet: bool, verbose: bool) -> Common:
-    """The options of every command together."""
-    return Common(config, state, as_json, quiet, verbose)
+
+@dataclass(frozen=True)
+class GlobalOptions:
+    """Options that every command has."""
+
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="Settings file (spectron-migrate.yaml, if it exists).", metavar="FILE"),
+    ] = None
+    state: Annotated[
+        Path | None, typer.Option("--state", help="State directory with the ledger (.spectron-migrate).", metavar="DIR")
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show only errors and warnings.")] = False
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show more details of errors.")] = False
 
 
-def filters(user: list[str] | None, agent: list[str] | None, run: list[str] | None) -> Filters:
-    """Ids as given or from files; raises InputError naming every file that cannot be read."""
+def with_global_options(function: Callable[Concatenate[GlobalOptions, ...], int]) -> Callable[..., int]:
+    """Add the global options to a command, which receives them together as its first argument.
+
+    Typer reads a command's options from its signature; so the returned function has one that lists both kinds.
+    """
+    shared = inspect.signature(GlobalOptions).parameters
+    hints = get_type_hints(GlobalOptions, include_extras=True) | get_type_hints(function, include_extras=True)
+    own = list(inspect.signature(function).parameters.values())[1:]
+
+    def command(**given: Any) -> int:
+        return function(GlobalOptions(**{name: given.pop(name) for name in shared}), **given)
+
+    parameters = [
+        each.replace(annotation=hints[each.name], kind=each.KEYWORD_ONLY) for each in (*own, *shared.values())
+    ]
+    command.__doc__ = function.__doc__
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return command
+
+
+class SectionedCommand(TyperCommand):
+    """A command whose `--help` lists options under headings; an option names its own as `rich_help_panel`."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for each heading, the global options last."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(_heading(param), []).append(record)
+        for title in sorted(sections, key=lambda each: each == _GLOBAL):
+            with formatter.section(title):
+                formatter.write_dl(sections[title])
+
+
+def _heading(param: Any) -> str:
+    if param.param_type_name == "argument":
+        return "Arguments"
+    if param.name == "help" or param.name in GlobalOptions.__dataclass_fields__:
+        return _GLOBAL
+    return getattr(param, "rich_help_panel", None) or "Options"
+
+
+def read_filters(user: list[str] | None, agent: list[str] | None = None, run: list[str] | None = None) -> Filters:
+    """Filters from ids and `@FILE`s; raises InputError naming every file that cannot be read or is empty."""
     problems: list[str] = []
-    chosen = Filters(*(frozenset(_ids(values or [], problems)) for values in (user, agent, run)))
+    filters = Filters(*(frozenset(_read_ids(values or [], problems)) for values in (user, agent, run)))
     if problems:
         raise InputError.of_all(problems)
-    return chosen
+    return filters
 
 
-def _ids(values: list[str], problems: list[str]) -> list[str]:
-    found: list[str] = []
+def _read_ids(values: list[str], problems: list[str]) -> list[str]:
+    ids: list[str] = []
     for value in values:
         if not value.startswith("@"):
-            found.append(value)
+            ids.append(value)
             continue
         try:
             lines = Path(value[1:]).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            problems.append(f"the list of ids {value[1:]} cannot be read: {getattr(error, 'strerror', None) or error}")
+            problems.append(f"cannot read the list of ids {value[1:]}: {getattr(error, 'strerror', None) or error}")
             continue
-        found += [line for line in lines if line]
+        ids += [line for line in lines if line]
         if not any(lines):
             problems.append(f"the list of ids {value[1:]} is empty")
-    return found
+    return ids

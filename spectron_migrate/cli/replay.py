@@ -1,80 +1,93 @@
-"""`spectron-migrate replay`."""
+"""`spectron-migrate replay`. `replay_plan.py` draws what `--dry-run` shows, `replay_follow.py` runs `--follow`."""
 
 from __future__ import annotations
 
 import shlex
-import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from spectron_migrate.cli import completion, options
-from spectron_migrate.cli.conduct import Outcome, Stage, conduct, run_loop
-from spectron_migrate.cli.help import LEFT_OVER, PACE
+from spectron_migrate.cli import completion, replay_follow, replay_plan
+from spectron_migrate.cli.opening import open_api, open_dump
+from spectron_migrate.cli.options import (
+    PACE,
+    REMAINDER,
+    AgentOption,
+    DumpOption,
+    GlobalOptions,
+    MappingOption,
+    RunOption,
+    UserOption,
+    read_filters,
+    with_global_options,
+)
+from spectron_migrate.cli.runner import CommandResult, Invocation, run_async, run_command
+from spectron_migrate.cli.signals import stop_gracefully_with
+from spectron_migrate.cli.tables import facts, listing, number, plain
 from spectron_migrate.errors import ExitCode, InputError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import RenderableType
 
     from spectron_migrate.dump import Dump
     from spectron_migrate.migration.replay import Replay, ReplayOptions, ReplaySummary
     from spectron_migrate.settings import Settings
-    from spectron_migrate.spectron.api import SpectronApi
-
 
 LONGEST = 500
-"""Letters of ids that a next command repeats."""
+"""Characters of ids that the next command repeats."""
+NOT_EXTRACTED = "stored, not extracted: these texts can be recalled, but Spectron made no facts of them"
+NONE_EXTRACTED = (
+    f"{NOT_EXTRACTED}, so nothing superseded anything; is extraction on in this Context? It is off by default"
+)
 
 
+@with_global_options
 def command(
-    dump: options.DumpOption = None,
-    mapping: options.MappingOption = None,
-    user: options.UserOption = None,
-    agent: options.AgentOption = None,
-    run: options.RunOption = None,
+    options: GlobalOptions,
+    dump: DumpOption = None,
+    mapping: MappingOption = None,
+    user: UserOption = None,
+    agent: AgentOption = None,
+    run_id: RunOption = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Send at most so many memories.", metavar="N")
+        int | None, typer.Option("--limit", min=1, help="Send at most this many memories.", metavar="N")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only plan: needs no server, writes nothing.")] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try refused memories once more.", rich_help_panel=LEFT_OVER)
+        bool, typer.Option("--retry-failed", help="Send refused memories again.", rich_help_panel=REMAINDER)
     ] = False,
     resolve: Annotated[
         list[str] | None,
         typer.Option(
             "--resolve",
-            help="What you found out about an undecidable memory; may be repeated.",
+            help="Whether an undecidable memory is in Spectron; may be repeated.",
             metavar="ID=present|absent",
-            rich_help_panel=LEFT_OVER,
+            rich_help_panel=REMAINDER,
             autocompletion=completion.undecidable,
         ),
     ] = None,
     into_existing: Annotated[
         bool,
-        typer.Option("--into-existing", help="Write also to scopes that were there before.", rich_help_panel=LEFT_OVER),
+        typer.Option("--into-existing", help="Also write to scopes that existed before.", rich_help_panel=REMAINDER),
     ] = False,
     max_in_flight: Annotated[
         int | None,
         typer.Option(
-            "--max-in-flight",
-            min=1,
-            max=1024,
-            help="Requests at once, at most (64).",
-            metavar="N",
-            rich_help_panel=PACE,
+            "--max-in-flight", min=1, max=1024, help="Most requests at once (64).", metavar="N", rich_help_panel=PACE
         ),
     ] = None,
     max_rps: Annotated[
         float | None,
-        typer.Option("--max-rps", min=0.01, help="Requests a second, at most.", metavar="X", rich_help_panel=PACE),
+        typer.Option("--max-rps", min=0.01, help="Most requests per second.", metavar="X", rich_help_panel=PACE),
     ] = None,
     max_seconds: Annotated[
         float | None,
         typer.Option(
             "--max-seconds",
             min=0.0,
-            help="Stop after so many seconds; run it again to go on.",
+            help="Stop after this many seconds; run it again to continue.",
             metavar="N",
             rich_help_panel=PACE,
         ),
@@ -83,7 +96,7 @@ def command(
         str | None,
         typer.Option(
             "--shard",
-            help="Only lanes of part i, from 0, of N; the others run beside it.",
+            help="Only the lanes of part i (from 0) of N; run one process for each part.",
             metavar="i/N",
             rich_help_panel=PACE,
         ),
@@ -92,22 +105,17 @@ def command(
         bool,
         typer.Option(
             "--accept-expiry",
-            help="With `write: batch` and extraction: facts may expire, times are lost.",
-            rich_help_panel=LEFT_OVER,
+            help="Allow `write: batch` with extraction, though facts may expire and lose their times.",
+            rich_help_panel=REMAINDER,
         ),
     ] = False,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Go on for as long as Mem0 changes, round by round, until stopped.")
+        bool, typer.Option("--follow", help="Keep writing what changes in Mem0, round by round, until stopped.")
     ] = False,
-    config: options.ConfigOption = None,
-    state: options.StateOption = None,
-    as_json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    verbose: options.VerboseOption = False,
 ) -> int:
-    """Write what is not yet in Spectron, oldest first, exactly once; resumes by itself.
+    """Write what is not yet in Spectron, oldest first, exactly once.
 
-    It may be stopped, or killed, at any moment; running it again goes on.
+    It can be stopped or killed at any moment: run it again and it continues.
 
     \b
     Example: spectron-migrate replay --dry-run
@@ -115,16 +123,16 @@ def command(
              spectron-migrate replay
     """
 
-    def work(stage: Stage) -> Outcome:
+    def run_with_options(invocation: Invocation) -> CommandResult:
         from spectron_migrate.ledger.shards import Shard
         from spectron_migrate.migration.replay import ReplayOptions
 
-        settings = stage.settings({"mapping": mapping})
-        chosen = ReplayOptions(
-            filters=options.filters(user, agent, run),
+        settings = invocation.settings({"mapping": mapping})
+        replay_options = ReplayOptions(
+            filters=read_filters(user, agent, run_id),
             limit=limit,
             retry_failed=retry_failed,
-            resolve=_resolutions(resolve or []),
+            resolve=_parse_resolutions(resolve or []),
             into_existing=into_existing,
             max_in_flight=max_in_flight or settings.replay.max_in_flight,
             max_rps=max_rps or settings.replay.max_rps,
@@ -135,79 +143,17 @@ def command(
             accept_expiry=accept_expiry,
         )
         if follow:
-            return _follow(stage, settings, dump, chosen, dry_run=dry_run)
+            replay_follow.check_options(replay_options, dump=bool(dump), dry_run=dry_run)
+            return replay_follow.run(invocation, settings, replay_options)
         if not dry_run:
-            _say_if_never_probed(stage, settings)
-        return perform(stage, settings, dump or [settings.dump], chosen, dry_run=dry_run)
+            _warn_if_never_probed(invocation, settings)
+        return run(invocation, settings, dump or [settings.dump], replay_options, dry_run=dry_run)
 
-    return conduct("replay", options.common(config, state, as_json, quiet, verbose), work)
-
-
-def _follow(
-    stage: Stage, settings: Settings, dump: list[Path] | None, chosen: ReplayOptions, *, dry_run: bool
-) -> Outcome:
-    from spectron_migrate.cli import follow
-
-    if dump or dry_run or chosen.shard:
-        raise InputError(
-            "--follow reads Mem0 itself and serves every shard: it takes no --dump, no --dry-run and no --shard",
-            hint="the settings say which Mem0, and which directory its dump lies in",
-        )
-    return follow.perform(stage, settings, chosen)
+    return run_command("replay", options, run_with_options)
 
 
-def perform(stage: Stage, settings: Settings, dumps: list[Path], chosen: ReplayOptions, *, dry_run: bool) -> Outcome:
-    """Run the step."""
-    from spectron_migrate.mapping import load_mapping
-    from spectron_migrate.migration.replay import Replay
-
-    mapping = load_mapping(settings.mapping)
-    with open_dumps(dumps) as dump:
-        if dump.complete is False:
-            stage.reporter.warn(f"the dump {dump.path} is not complete: what is missing in it will not be written")
-        if dump.count == 0:
-            raise InputError(f"there is no memory in {', '.join(map(str, dumps))}")
-        replay = Replay(settings.state, dump, mapping, chosen, reporter=stage.reporter)
-        if dry_run:
-            summary = replay.dry_run(context=settings.spectron.context or "")
-        else:
-            settings.spectron.require()
-            stage.line(f"writing to {settings.spectron.endpoint}, context {settings.spectron.context}")
-            _say_what_does_not_come_along(stage, settings, dump)
-            summary = run_loop(_run(replay, settings, chosen))
-    return Outcome(
-        summary.exit_code,
-        summary.to_json(),
-        lambda console: draw(console, summary),
-        migration=summary.migration or None,
-        next=_next(summary, chosen, _told_apart(stage, settings, dumps)),
-    )
-
-
-def _say_what_does_not_come_along(stage: Stage, settings: Settings, dump: Dump) -> None:
-    from spectron_migrate.state.journal import read_journal
-
-    if dump.source.kind != "files" and not read_journal(settings.state).state.under_way:
-        stage.line(
-            f"what was written to Mem0 after {dump.manifest.scan_began[:19]}Z is not in this dump and does not come"
-            " along; for an application at work: cutover start, then replay --follow"
-        )
-
-
-def _say_if_never_probed(stage: Stage, settings: Settings) -> None:
-    """What is unpublished differs from server to server: better tried with five memories than with a million."""
-    from spectron_migrate.ledger import Ledger, probes
-
-    context = settings.spectron.context
-    if context is not None and (settings.state / "ledger.db").exists():
-        with Ledger.open_for_reading(settings.state) as ledger:
-            if probes.probe_answers(ledger, context, settings.spectron.endpoint):
-                return
-    stage.reporter.warn("this Context was never probed: spectron-migrate doctor --probe tries it with a few memories")
-
-
-def _resolutions(words: list[str]) -> dict[str, Literal["present", "absent"]]:
-    found: dict[str, Literal["present", "absent"]] = {}
+def _parse_resolutions(words: list[str]) -> dict[str, Literal["present", "absent"]]:
+    resolutions: dict[str, Literal["present", "absent"]] = {}
     for word in words:
         mem0_id, _, answer = word.rpartition("=")
         if not mem0_id or answer not in ("present", "absent"):
@@ -215,79 +161,142 @@ def _resolutions(words: list[str]) -> dict[str, Literal["present", "absent"]]:
                 f"--resolve is {word}, it must be ID=present or ID=absent",
                 hint="spectron-migrate status names the memories that wait for an answer",
             )
-        found[mem0_id] = "present" if answer == "present" else "absent"
-    return found
+        resolutions[mem0_id] = "present" if answer == "present" else "absent"
+    return resolutions
 
 
-def open_dumps(paths: list[Path]) -> Dump:
-    """A dump directory or raw files; raises InputError naming what isn't there."""
-    from spectron_migrate.dump import open_any
+def run(
+    invocation: Invocation, settings: Settings, dumps: list[Path], replay_options: ReplayOptions, *, dry_run: bool
+) -> CommandResult:
+    """Replay the dumps, or plan it; raises InputError where they hold no memory."""
+    from spectron_migrate.mapping import load_mapping
+    from spectron_migrate.migration.replay import Replay
 
-    missing = [path for path in paths if not path.exists()]
-    if missing:
-        raise InputError.of_all(
-            [f"there is no dump at {path}" for path in missing],
-            hint="spectron-migrate export makes one; --dump takes any raw Mem0 file too",
-        )
-    return open_any(paths)
-
-
-def open_api(settings: Settings, *, max_connections: int) -> SpectronApi:
-    """The wire, as the settings say; raises InputError or KeyRefused for what is missing."""
-    from spectron_migrate.spectron.api import SpectronApi
-
-    access = settings.spectron.require()
-    return SpectronApi(
-        access.endpoint,
-        access.context,
-        api_key=access.api_key.reveal(),
-        timeout_s=access.timeout_s,
-        max_connections=max_connections,
+    mapping = load_mapping(settings.mapping)
+    reporter = invocation.reporter
+    with open_dump(dumps) as dump:
+        if dump.complete is False:
+            reporter.warn(f"the dump {dump.path} is not complete: memories missing in it will not be written")
+        if dump.count == 0:
+            raise InputError(f"there is no memory in {', '.join(map(str, dumps))}")
+        replay = Replay(settings.state, dump, mapping, replay_options, reporter=reporter)
+        if dry_run:
+            summary = replay.dry_run(context=settings.spectron.context or "")
+        else:
+            settings.spectron.require()
+            reporter.info(f"writing to {settings.spectron.endpoint}, context {settings.spectron.context}")
+            _mention_later_writes(invocation, settings, dump)
+            summary = run_async(_replay(replay, settings, replay_options))
+    return CommandResult(
+        summary.exit_code,
+        summary.to_json(),
+        draw(summary),
+        migration=summary.migration or None,
+        next=_next(summary, replay_options, _differing_options(invocation, settings, dumps)),
     )
 
 
-async def _run(replay: Replay, settings: Settings, chosen: ReplayOptions) -> ReplaySummary:
-    import asyncio
-
-    loop = asyncio.get_running_loop()
-    for sent, code in ((signal.SIGINT, ExitCode.SIGINT), (signal.SIGTERM, ExitCode.SIGTERM)):
-        loop.add_signal_handler(sent, replay.interrupt, code)
-    async with open_api(settings, max_connections=chosen.max_in_flight) as api:
+async def _replay(replay: Replay, settings: Settings, replay_options: ReplayOptions) -> ReplaySummary:
+    stop_gracefully_with(replay.interrupt)
+    async with open_api(settings, max_connections=replay_options.max_in_flight) as api:
         return await replay.run(api)
 
 
-def _told_apart(stage: Stage, settings: Settings, dumps: list[Path]) -> list[str]:
-    """The options that say what the settings alone do not: the next command needs them too."""
-    alone = stage.settings()
-    words = [] if dumps == [alone.dump] else [word for path in dumps for word in ("--dump", str(path))]
-    return words if settings.mapping == alone.mapping else [*words, "--mapping", str(settings.mapping)]
+def _mention_later_writes(invocation: Invocation, settings: Settings, dump: Dump) -> None:
+    from spectron_migrate.state.journal import read_journal
+
+    if dump.source.kind != "files" and not read_journal(settings.state).state.under_way:
+        invocation.reporter.info(
+            f"this dump holds nothing that was written to Mem0 after {dump.manifest.scan_began[:19]}Z;"
+            " for an application that keeps writing: cutover start, then replay --follow"
+        )
 
 
-def _chosen_part(chosen: ReplayOptions) -> list[str]:
-    filters = chosen.filters
-    asked = (("--user", filters.users), ("--agent", filters.agents), ("--run", filters.runs))
-    words = [word for option, ids in asked for each in sorted(ids) for word in (option, each)]
-    return words if chosen.limit is None else [*words, "--limit", str(chosen.limit)]
+def _warn_if_never_probed(invocation: Invocation, settings: Settings) -> None:
+    """Servers differ in what is unpublished: better to test it with five memories than with a million."""
+    from spectron_migrate.ledger import Ledger, probes
+
+    context = settings.spectron.context
+    if context is not None and (settings.state / "ledger.db").exists():
+        with Ledger.open_for_reading(settings.state) as ledger:
+            if probes.probe_answers(ledger, context, settings.spectron.endpoint):
+                return
+    invocation.reporter.warn(
+        "this Context was never probed: spectron-migrate doctor --probe tests it with a few memories"
+    )
 
 
-def _next(summary: ReplaySummary, chosen: ReplayOptions, named: list[str]) -> str | None:
-    shard = ["--shard", str(chosen.shard)] if chosen.shard else []
-    again = shlex.join(["spectron-migrate", "replay", *named, *shard])
-    part = shlex.join(_chosen_part(chosen))
+def _differing_options(invocation: Invocation, settings: Settings, dumps: list[Path]) -> list[str]:
+    """The options by which this run differs from the settings: the next command needs them too."""
+    defaults = invocation.settings()
+    words = [] if dumps == [defaults.dump] else [word for path in dumps for word in ("--dump", str(path))]
+    return words if settings.mapping == defaults.mapping else [*words, "--mapping", str(settings.mapping)]
+
+
+def _filter_options(replay_options: ReplayOptions) -> list[str]:
+    filters = replay_options.filters
+    by_option = (("--user", filters.users), ("--agent", filters.agents), ("--run", filters.runs))
+    words = [word for option, ids in by_option for each in sorted(ids) for word in (option, each)]
+    return words if replay_options.limit is None else [*words, "--limit", str(replay_options.limit)]
+
+
+def _next(summary: ReplaySummary, replay_options: ReplayOptions, differing: list[str]) -> str | None:
+    shard = ["--shard", str(replay_options.shard)] if replay_options.shard else []
+    again = shlex.join(["spectron-migrate", "replay", *differing, *shard])
+    filters = shlex.join(_filter_options(replay_options))
     if summary.dry_run:
-        return f"{again} {part}".rstrip() if len(part) <= LONGEST else None
-    if summary.exit_code == ExitCode.DONE and part:
-        return again  # what was left out
+        return f"{again} {filters}".rstrip() if len(filters) <= LONGEST else None
+    if summary.exit_code == ExitCode.DONE and filters:
+        return again  # for the memories that the filters left out
     if summary.exit_code == ExitCode.DONE:
-        return "spectron-migrate status" if shard else shlex.join(["spectron-migrate", "dual-verify", *named])
+        return "spectron-migrate status" if shard else shlex.join(["spectron-migrate", "dual-verify", *differing])
     if summary.exit_code in (ExitCode.SIGINT, ExitCode.SIGTERM, ExitCode.UNREACHABLE, ExitCode.LIMIT):
         return again
     return "spectron-migrate status"
 
 
-def draw(console: Console, summary: ReplaySummary) -> None:
-    """The summary for people."""
-    from spectron_migrate.cli import draw_replay
+def draw(summary: ReplaySummary) -> Iterator[RenderableType]:
+    """The counts of a run or of a plan, then the memories that need a person."""
+    if summary.dry_run and summary.forecast is not None:
+        yield from replay_plan.draw(summary, summary.forecast)
+    else:
+        yield facts(_headline(summary), _rows(summary))
+        if summary.stored_not_extracted:
+            yield plain(NONE_EXTRACTED if summary.stored_not_extracted == summary.written else NOT_EXTRACTED)
+    if summary.reasons:
+        shown = [(row["id"], row["state"], row["reason"]) for row in summary.reasons[:10]]
+        yield listing("For a person to look at", ["memory", "state", "reason"], shown)
+        if summary.review:
+            yield plain(f"all of them, with the memories: {summary.review}")
 
-    for part in draw_replay.draw(summary):
-        console.print(part)
+
+def _headline(summary: ReplaySummary) -> str:
+    if not summary.planned:
+        return "Replay: the options select no memory of the dump, nothing was sent"
+    if summary.exit_code == ExitCode.DONE:
+        return f"Replay: {number(summary.written)} written, {number(summary.already)} written before, nothing remains"
+    if summary.remaining or summary.in_doubt:
+        return f"Replay stopped: {summary.stopped or 'see below'}"
+    return f"Replay: {number(summary.written)} written, and some that need a person"
+
+
+def _rows(summary: ReplaySummary) -> list[tuple[str, str]]:
+    rows = [
+        ("memories selected", number(summary.planned)),
+        ("written now", number(summary.written)),
+        ("  stored, not extracted", number(summary.stored_not_extracted)),
+        ("  late: superseded nothing", number(summary.late)),
+        ("written before", number(summary.already)),
+        ("remaining", number(summary.remaining)),
+        ("skipped", replay_plan.with_reasons(summary.skipped, summary.skipped_by_reason)),
+        ("refused", number(summary.refused)),
+        ("in doubt", number(summary.in_doubt)),
+        ("undecidable", number(summary.undecidable)),
+        ("will not expire", number(summary.will_not_expire_count)),
+        ("scopes, lanes", f"{number(summary.scopes)}, {number(summary.lanes)}"),
+        ("sessions, requests, retries", f"{summary.sessions:,}, {summary.requests:,}, {summary.retries:,}"),
+        ("sessions without an answer", f"{number(summary.orphans)}, empty if they exist" if summary.orphans else ""),
+        ("tokens, at most", number(summary.tokens)),
+        ("slowed down by", summary.slowed_down or ""),
+    ]
+    return replay_plan.without_zeros(rows, keep=("written now", "remaining"))

@@ -3,156 +3,226 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from spectron_migrate.cli import options
-from spectron_migrate.cli.conduct import Outcome, Stage, conduct
+from spectron_migrate.cli.options import GlobalOptions, with_global_options
+from spectron_migrate.cli.runner import CommandResult, Invocation, run_command
+from spectron_migrate.cli.tables import duration, facts, listing, number
 from spectron_migrate.errors import ExitCode
-from spectron_migrate.records import counted
+from spectron_migrate.records import Json, counted, parse_time
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
 
     from spectron_migrate.ledger.read.status import MigrationStatus
     from spectron_migrate.ledger.runs import LastRun
     from spectron_migrate.ledger.shards import Found
-    from spectron_migrate.records import Json
+
+STATES = {
+    "written": "written",
+    "stored_not_extracted": "stored, not extracted",
+    "planned": "remaining",
+    "intended": "in doubt",
+    "refused": "refused",
+    "undecidable": "undecidable",
+}
+"""States of a fact, as the summary calls them."""
 
 
-def command(
-    config: options.ConfigOption = None,
-    state: options.StateOption = None,
-    as_json: options.JsonOption = False,
-    quiet: options.QuietOption = False,
-    verbose: options.VerboseOption = False,
-) -> int:
-    """Show where the migration stands and what to run next.
+@dataclass(frozen=True)
+class State:
+    """All that `status` reads from the state directory."""
+
+    folder: Path
+    shards: Found
+    ledger: MigrationStatus
+    half_erased: list[str]
+    """Scopes whose erase was begun and not finished."""
+    cutover: dict[str, Json] | None
+    """None where no cutover was ever begun."""
+
+
+@with_global_options
+def command(options: GlobalOptions) -> int:
+    """Show the state of the migration and what to run next.
 
     Example: spectron-migrate status
     """
+    return run_command("status", options, run)
 
-    def work(stage: Stage) -> Outcome:
-        from spectron_migrate.ledger import Ledger, shards
-        from spectron_migrate.ledger.erasing import unfinished
-        from spectron_migrate.ledger.read.status import read_status
 
-        folder = stage.settings().state
-        under_way = _cutover(folder)
-        if under_way is not None and not _has_any_ledger(folder):
-            return _only_begun(folder, under_way)
-        found = shards.find(folder)
-        ledgers = [Ledger.open_for_reading(each) for each in found.folders]
-        root = Ledger.open_for_reading(folder) if folder not in found.folders and _has_ledger(folder) else None
-        standing = read_status(ledgers, root)
-        half_erased = [path for ledger in ledgers for path in unfinished(ledger)]
-        for ledger in [*ledgers, *([root] if root else [])]:
-            ledger.close()
-        if found.missing:
-            stage.reporter.warn(f"shards without a ledger here: {', '.join(found.missing)}; they have not begun")
-        if half_erased:
-            stage.reporter.warn(f"an erase was begun and not finished: {', '.join(half_erased)}")
-        elif not standing.probe and standing.migration is not None:
-            stage.reporter.warn("this Context was never probed: spectron-migrate doctor --probe")
-        return Outcome(
-            ExitCode.INCOMPLETE if found.missing else ExitCode.DONE,
-            {**_body(folder, found, standing), "cutover": under_way},
-            lambda console: draw(console, folder, found, standing, under_way),
-            migration=standing.migration.id if standing.migration else None,
-            next=_next(found, standing, half_erased, under_way),
+def run(invocation: Invocation) -> CommandResult:
+    """Read the state directory; nothing is written and no server is asked."""
+    from spectron_migrate.cutover.overview import overview
+
+    folder = invocation.settings().state
+    cutover = overview(folder, now=datetime.now(UTC))
+    if cutover is not None and not _has_any_ledger(folder):
+        return _cutover_before_any_replay(folder, cutover)
+    state = _read_state(folder, cutover)
+    if state.shards.missing:
+        invocation.reporter.warn(
+            f"shards without a ledger here: {', '.join(state.shards.missing)}; they have not begun"
         )
-
-    return conduct("status", options.common(config, state, as_json, quiet, verbose), work)
+    if state.half_erased:
+        invocation.reporter.warn(f"an erase was begun and not finished: {', '.join(state.half_erased)}")
+    elif not state.ledger.probe and state.ledger.migration is not None:
+        invocation.reporter.warn("this Context was never probed: spectron-migrate doctor --probe")
+    return CommandResult(
+        ExitCode.INCOMPLETE if state.shards.missing else ExitCode.DONE,
+        _body(state),
+        draw(state),
+        migration=state.ledger.migration.id if state.ledger.migration else None,
+        next=next_command(state),
+    )
 
 
 def _has_ledger(folder: Path) -> bool:
     return (folder / "ledger.db").exists()
 
 
-def _body(folder: Path, found: Found, standing: MigrationStatus) -> dict[str, Json]:
-    migration = standing.migration
-    return {
+def _has_any_ledger(folder: Path) -> bool:
+    return _has_ledger(folder) or any(folder.glob("shard-*-of-*/ledger.db"))
+
+
+def _read_state(folder: Path, cutover: dict[str, Json] | None) -> State:
+    from spectron_migrate.ledger import Ledger, shards
+    from spectron_migrate.ledger.erasing import unfinished
+    from spectron_migrate.ledger.read.status import read_status
+
+    found = shards.find(folder)
+    ledgers = [Ledger.open_for_reading(each) for each in found.folders]
+    root = Ledger.open_for_reading(folder) if folder not in found.folders and _has_ledger(folder) else None
+    state = State(
+        folder,
+        found,
+        read_status(ledgers, root),
+        half_erased=[path for ledger in ledgers for path in unfinished(ledger)],
+        cutover=cutover,
+    )
+    for ledger in [*ledgers, *([root] if root else [])]:
+        ledger.close()
+    return state
+
+
+def _cutover_before_any_replay(folder: Path, cutover: dict[str, Json]) -> CommandResult:
+    body: dict[str, Json] = {
         "ledger": str(folder),
+        "endpoint": None,
+        "context": None,
+        "source": None,
+        "states": {},
+        "reasons": [],
+        "cutover": cutover,
+    }
+    return CommandResult(
+        ExitCode.DONE, body, _draw_cutover(cutover), migration=cutover["migration"], next=cutover["next"]
+    )
+
+
+def _body(state: State) -> dict[str, Json]:
+    ledger, migration = state.ledger, state.ledger.migration
+    return {
+        "ledger": str(state.folder),
         "endpoint": migration.endpoint if migration else None,
         "context": migration.context if migration else None,
         "source": migration.source if migration else None,
-        "shards": {"found": len(found.folders), "missing": list(found.missing)},
-        "states": standing.states,
-        "skipped_by_reason": standing.skipped,
-        "late": standing.late,
-        "scopes": standing.scopes,
-        "sessions": standing.sessions,
-        "lanes_left": standing.lanes_left,
-        "largest_lanes": [asdict(lane) for lane in standing.lanes],
-        "reasons": [{"id": row.mem0_id, "state": row.state, "reason": row.reason} for row in standing.named],
-        "reasons_count": standing.states.get("refused", 0) + standing.states.get("undecidable", 0),
-        "runs": [{**asdict(run), "at_work": _at_work(run), "a_second": _rate(run)} for run in standing.runs],
-        "probe": [asdict(row) for row in standing.probe],
-        "erased": dict(list(standing.erased.items())[-100:]),
+        "shards": {"found": len(state.shards.folders), "missing": list(state.shards.missing)},
+        "states": ledger.states,
+        "skipped_by_reason": ledger.skipped,
+        "late": ledger.late,
+        "scopes": ledger.scopes,
+        "sessions": ledger.sessions,
+        "lanes_left": ledger.lanes_left,
+        "largest_lanes": [asdict(lane) for lane in ledger.lanes],
+        "reasons": [{"id": row.mem0_id, "state": row.state, "reason": row.reason} for row in ledger.named],
+        "reasons_count": ledger.states.get("refused", 0) + ledger.states.get("undecidable", 0),
+        "runs": [{**asdict(run), "at_work": _is_running(run), "a_second": _rate(run)} for run in ledger.runs],
+        "probe": [asdict(row) for row in ledger.probe],
+        "erased": dict(list(ledger.erased.items())[-100:]),
+        "cutover": state.cutover,
     }
 
 
-def _at_work(run: LastRun) -> bool:
+def _is_running(run: LastRun) -> bool:
     return run.ended is None and run.is_alive
 
 
 def _rate(run: LastRun) -> float | None:
-    """Memories a second of a run that has ended."""
-    from spectron_migrate.records import parse_time
-
+    """Memories per second of a run that has ended."""
     if run.ended is None:
         return None
     seconds = (parse_time(run.ended) - parse_time(run.began)).total_seconds()
     return round(run.written / seconds, 1) if seconds > 0 else None
 
 
-def _has_any_ledger(folder: Path) -> bool:
-    return _has_ledger(folder) or any(folder.glob("shard-*-of-*/ledger.db"))
-
-
-def _only_begun(folder: Path, under_way: dict[str, Json]) -> Outcome:
-    """A cutover that began before anything was replayed."""
-    from spectron_migrate.cli import draw_cutover
-
-    def draw_it(console: Console) -> None:
-        for part in draw_cutover.overview(under_way):
-            console.print(part)
-
-    nothing: dict[str, Json] = {"endpoint": None, "context": None, "source": None, "states": {}, "reasons": []}
-    body: dict[str, Json] = {"ledger": str(folder), **nothing, "cutover": under_way}
-    return Outcome(ExitCode.DONE, body, draw_it, migration=under_way["migration"], next=under_way["next"])
-
-
-def _cutover(folder: Path) -> dict[str, Json] | None:
-    """Where a cutover stands; None where none ever began."""
-    from datetime import UTC, datetime
-
-    from spectron_migrate.cutover.overview import overview
-
-    return overview(folder, now=datetime.now(UTC))
-
-
-def _next(
-    found: Found, standing: MigrationStatus, half_erased: list[str], under_way: dict[str, Json] | None = None
-) -> str | None:
-    states, migration = standing.states, standing.migration
-    if half_erased and migration is not None:
-        return f"spectron-migrate erase --migration {migration.id} --scope {half_erased[0]}"
-    if found.missing:
-        return f"spectron-migrate replay --shard {found.missing[0]}"
+def next_command(state: State) -> str | None:
+    """The command to run next; whatever holds up other memories comes first."""
+    states, migration, cutover = state.ledger.states, state.ledger.migration, state.cutover
+    each_shard = f" --shard i/{len(state.shards.folders)}, for each i" if state.shards.sharded else ""
+    if state.half_erased and migration is not None:
+        return f"spectron-migrate erase --migration {migration.id} --scope {state.half_erased[0]}"
+    if state.shards.missing:
+        return f"spectron-migrate replay --shard {state.shards.missing[0]}"
     if states.get("undecidable", 0):
-        first = next((row.mem0_id for row in standing.named if row.state == "undecidable"), "ID")
+        first = next((row.mem0_id for row in state.ledger.named if row.state == "undecidable"), "ID")
         return f"look it up, then spectron-migrate replay --resolve {quote(first)}=present (or =absent)"
-    if under_way is not None and (under_way["next"] or under_way["phase"] == "complete"):
-        return str(under_way["next"]) if under_way["next"] else None
+    if cutover is not None and (cutover["next"] or cutover["phase"] == "complete"):
+        return str(cutover["next"]) if cutover["next"] else None
     if states.get("planned", 0) or states.get("intended", 0) or migration is None:
-        return "spectron-migrate replay" + _shard(found)
+        return f"spectron-migrate replay{each_shard}"
     if states.get("refused", 0):
-        return "mend the reason, then spectron-migrate replay --retry-failed" + _shard(found)
+        return f"fix the cause, then spectron-migrate replay --retry-failed{each_shard}"
     return "spectron-migrate dual-verify"
+
+
+def draw(state: State) -> Iterator[RenderableType]:
+    """One screen: the migration, its largest lanes, what needs a person, the cutover."""
+    ledger = state.ledger
+    total = sum(ledger.states.values())
+    share = f", {100 * ledger.written // total} % written" if total else ""
+    id_ = ledger.migration.id if ledger.migration else "(none yet)"
+    yield facts(f"Migration {id_}: {counted(total, 'memory')}{share}", _rows(state))
+    if ledger.lanes:
+        shown = [(lane.lane, number(lane.remaining)) for lane in ledger.lanes]
+        title = counted(ledger.lanes_left, "unfinished lane", "unfinished lanes")
+        yield listing(f"{title}, the largest first", ["lane", "remaining"], shown)
+    if ledger.named:
+        held = [(row.mem0_id, row.state, row.reason) for row in ledger.named[:8]]
+        yield listing("For a person to look at", ["memory", "state", "reason"], held)
+    if state.cutover is not None:
+        yield from _draw_cutover(state.cutover)
+
+
+def _rows(state: State) -> list[tuple[str, object]]:
+    ledger, migration = state.ledger, state.ledger.migration
+    target = (
+        f"{migration.endpoint or 'not written to yet'}, context {migration.context}" if migration else "nothing yet"
+    )
+    rows: list[tuple[str, object]] = [
+        ("writes to", target),
+        ("reads from", migration.source if migration else "nothing yet"),
+        ("state", f"{state.folder}{_shards(state.shards)}"),
+    ]
+    rows += [
+        (label, number(ledger.states.get(name, 0)))
+        for name, label in STATES.items()
+        if ledger.states.get(name) or name == "planned"
+    ]
+    if ledger.skipped:
+        rows.append(("skipped", _with_reasons(ledger.skipped)))
+    if ledger.late:
+        rows.append(("late: supersede nothing", number(ledger.late)))
+    rows.append(("scopes, sessions", f"{number(ledger.scopes)}, {_sessions(ledger.sessions)}"))
+    rows += [("last run", line) for line in map(_run, ledger.runs[:8])]
+    if ledger.erased:
+        rows.append(("erased, planned anew", ", ".join(list(ledger.erased)[-5:])))
+    rows.append(("probed", _probe(ledger)))
+    return rows
 
 
 def _shards(found: Found) -> str:
@@ -161,91 +231,84 @@ def _shards(found: Found) -> str:
     return f", {len(found.folders)} of {counted(len(found.folders) + len(found.missing), 'shard')}"
 
 
-def _shard(found: Found) -> str:
-    return f" --shard i/{len(found.folders)}, for each i" if found.sharded else ""
-
-
-def draw(
-    console: Console, folder: Path, found: Found, standing: MigrationStatus, under_way: dict[str, Json] | None = None
-) -> None:
-    """One screen."""
-    from spectron_migrate.cli import draw_cutover
-
-    for part in _parts(folder, found, standing):
-        console.print(part)
-    for part in draw_cutover.overview(under_way) if under_way is not None else ():
-        console.print(part)
-
-
-def _parts(folder: Path, found: Found, standing: MigrationStatus) -> Iterator[RenderableType]:
-    from spectron_migrate.cli.draw import facts, listing, number
-
-    migration, states = standing.migration, standing.states
-    where = f"{migration.endpoint or 'not written to yet'}, context {migration.context}" if migration else "nothing yet"
-    rows: list[tuple[str, object]] = [
-        ("writes to", where),
-        ("comes from", migration.source if migration else "nothing yet"),
-        ("state", f"{folder}{_shards(found)}"),
-    ]
-    total = sum(states.values())
-    for name, spoken in _SPOKEN.items():
-        if states.get(name) or name == "planned":
-            rows.append((spoken, number(states.get(name, 0))))
-    if standing.skipped:
-        rows.append(("skipped", _reasons(standing.skipped)))
-    if standing.late:
-        rows.append(("late: supersede nothing", number(standing.late)))
-    rows.append(("scopes, sessions", f"{number(standing.scopes)}, {_sessions(standing.sessions)}"))
-    rows += [("last run", line) for line in map(_run, standing.runs[:8])]
-    if standing.erased:
-        rows.append(("erased, planned anew", ", ".join(list(standing.erased)[-5:])))
-    rows.append(("probed", _probe(standing)))
-    share = f", {100 * standing.written // total} % written" if total else ""
-    yield facts(f"Migration {migration.id if migration else '(none yet)'}: {counted(total, 'memory')}{share}", rows)
-    if standing.lanes:
-        shown = [(lane.lane, number(lane.remaining)) for lane in standing.lanes]
-        title = counted(standing.lanes_left, "lane remains", "lanes remain")
-        yield listing(f"{title}, those with most to do", ["lane", "remaining"], shown)
-    if standing.named:
-        held = [(row.mem0_id, row.state, row.reason) for row in standing.named[:8]]
-        yield listing("For a person to look at", ["memory", "state", "reason"], held)
-
-
-_SPOKEN = {
-    "written": "written",
-    "stored_not_extracted": "stored, not extracted",
-    "planned": "remaining",
-    "intended": "in doubt",
-    "refused": "refused",
-    "undecidable": "undecidable",
-}
-
-
-def _reasons(by_reason: dict[str, int]) -> str:
+def _with_reasons(by_reason: dict[str, int]) -> str:
     most = list(by_reason.items())[:6]
     more = f", {len(by_reason) - 6} more reasons" if len(by_reason) > 6 else ""
     return f"{sum(by_reason.values()):,} ({', '.join(f'{reason} {count:,}' for reason, count in most)}{more})"
 
 
 def _sessions(by_state: dict[str, int]) -> str:
-    orphans = by_state.get("orphan", 0) + by_state.get("opening", 0)
-    made = sum(by_state.values()) - orphans
-    return f"{made:,}" + (f" (and {orphans:,} whose answer never came: empty, if they exist)" if orphans else "")
+    unanswered = by_state.get("orphan", 0) + by_state.get("opening", 0)
+    opened = sum(by_state.values()) - unanswered
+    note = f" (and {unanswered:,} whose request was not answered: empty, if they exist)" if unanswered else ""
+    return f"{opened:,}{note}"
 
 
 def _run(run: LastRun) -> str:
     began = run.began[:16].replace("T", " ")
     if run.ended is None:
         if run.is_alive:
-            return f"at work since {began} UTC, process {run.process}"
+            return f"running since {began} UTC, process {run.process}"
         return f"began {began} UTC and was killed: running again is safe"
     rate = _rate(run)
-    speed = f", {rate:,} a second" if rate is not None and run.written else ""
+    speed = f", {rate:,} per second" if rate is not None and run.written else ""
     stopped = f"; stopped: {run.stopped}" if run.stopped else ""
     return f"{began} UTC: {run.written:,} written{speed}, {run.retries:,} retries{stopped}"
 
 
-def _probe(standing: MigrationStatus) -> str:
-    if not standing.probe:
+def _probe(ledger: MigrationStatus) -> str:
+    if not ledger.probe:
         return "never"
-    return f"{standing.probe[0].at[:16].replace('T', ' ')} UTC, {len(standing.probe)} answers"
+    return f"{ledger.probe[0].at[:16].replace('T', ' ')} UTC, {len(ledger.probe)} answers"
+
+
+def _draw_cutover(cutover: dict[str, Json]) -> Iterator[RenderableType]:
+    """The phase, the application's processes, the last steps."""
+    yield facts(f"Cutover: {cutover['phase']}", _cutover_rows(cutover))
+    if cutover["application"] is not None:
+        yield facts("The application", _application_rows(cutover["application"]))
+    if cutover["steps"]:
+        steps = [
+            (f"{step['at'][:19]}Z", " ".join([step["step"], step.get("what", "")]), step["who"], step["why"])
+            for step in cutover["steps"]
+        ]
+        yield listing("Last steps of the cutover", ("when", "step", "who", "why"), steps)
+
+
+def _cutover_rows(cutover: dict[str, Json]) -> list[tuple[str, object]]:
+    rows: list[tuple[str, object]] = [("read from Spectron", f"{cutover['percent']:g} % of users")]
+    pinned = cutover["pinned_count"]
+    if any(pinned.values()):
+        rows.append(("pinned", f"{number(pinned['spectron'])} to Spectron, {number(pinned['mem0'])} to Mem0"))
+    following = "yes" if cutover["following"] else "no"
+    rows.append(("following", f"{following}: {cutover['problem']}" if cutover["problem"] else following))
+    if cutover["lag_s"] is not None:
+        behind = {None: "every user is behind", 0: "no user is behind"}.get(
+            cutover["behind"], f"{cutover['behind']} ids are behind and read from Mem0"
+        )
+        ago = duration(cutover["lag_s"])
+        rows.append(("Spectron is complete up to", f"{cutover['as_of'][:19]}Z, {ago} ago; {behind}"))
+    rows.append(("routing.json", cutover["routing"]))
+    if cutover["journal_altered_at_line"] is not None:
+        rows.append(("journal", f"altered by hand from line {cutover['journal_altered_at_line']} on"))
+    return rows
+
+
+def _application_rows(application: dict[str, Json]) -> list[tuple[str, object]]:
+    reads = ", ".join(f"{number(count)} {store}" for store, count in sorted(application["reads"].items()))
+    rows: list[tuple[str, object]] = [
+        ("processes", number(application["processes"])),
+        ("searches", reads or "none yet"),
+    ]
+    for each in application["guarded"]:
+        process = f"process {each['pid']} on {each['host']}"
+        rows.append(("back on Mem0", f"{process} since {each['since'][:19]}Z: {each['reason']}"))
+    if application["shadow"] is not None:
+        shadow = application["shadow"]
+        overlap = "" if shadow["mean_overlap"] is None else f", {shadow['mean_overlap']:.0%} of Mem0's answers found"
+        rows.append(("shadow reads", f"{number(shadow['asked'])} asked, {number(shadow['failed'])} failed{overlap}"))
+    rows += [
+        ("only Mem0 can do", f"{name}, {counted(count, 'time')} in 7 days")
+        for name, count in application["calls"].items()
+    ]
+    return rows + [("problem", problem) for problem in application["problems"]]

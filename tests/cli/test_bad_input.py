@@ -138,7 +138,7 @@ def test_no_key_is_exit_code_6_and_no_endpoint_2(
         (["replay", "--usr", "alice"], "--usr"),
         (["replay", "--max-in-flight", "0"], "--max-in-flight"),
         (["replya"], "replya"),
-        (["export"], "which Mem0"),
+        (["export"], "no Mem0 is named"),
         (["export", "--mem0-config", "nowhere.yaml"], "nowhere.yaml"),
         (["export", "--from", "nowhere*.json"], "nowhere"),
         (["replay", "--user", "@nobody.txt"], "nobody.txt"),
@@ -190,7 +190,7 @@ def test_a_bug_of_ours_is_exit_code_1_with_the_traceback_in_the_log_alone(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("broken while holding sk-secret-in-a-bug")
 
-    monkeypatch.setattr("spectron_migrate.cli.replay.perform", broken)
+    monkeypatch.setattr("spectron_migrate.cli.replay.run", broken)
     assert 1 == run(["replay", "--dump", one_memory()])
     message = told(capsys)
     assert "log.jsonl" in message

@@ -27,6 +27,11 @@ def run(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return command(tmp_path, "export", *words, environment=clean_environment(os.environ))
 
 
+def files_of(dump: Path) -> dict[str, bytes]:
+    """The files of a dump and their content, but for the lock, which holds the last writer's process id."""
+    return {path.name: path.read_bytes() for path in dump.iterdir() if path.name != ".lock"}
+
+
 def rows(count: int, **more: Any) -> list[dict[str, Any]]:
     return [{"id": f"m{number}", "memory": f"note {number}", "user_id": "ada", **more} for number in range(count)]
 
@@ -47,7 +52,7 @@ def test_the_summary_says_what_changed_and_names_what_was_skipped(tmp_path: Path
     assert 0 == done.returncode
     assert "Export: every row of the files is accounted for" in words
     assert "memories in the dump 4" in words
-    assert "new 1 changed 3 (text 1, metadata or state alone 2) deleted 0" in words
+    assert "new 1 changed 3 (text 1, only metadata or state 2) deleted 0" in words
     assert "next: spectron-migrate replay --dry-run" in words
     write(file, [*rows(1), *({"id": f"\x1b[31m{number}"} for number in range(12))])
     words = " ".join(run(tmp_path, "--from", str(file), "--dump", "other dump").stdout.split())
@@ -102,7 +107,7 @@ def test_since_that_is_no_time_is_refused_instead_of_reading_nothing(tmp_path: P
 
     done = run(tmp_path, "--from", str(file), "--since", "yesterday")
 
-    assert (2, "error: --since is 'yesterday', which is no time") == (done.returncode, done.stderr.splitlines()[0])
+    assert (2, "error: --since is 'yesterday', which is not a time") == (done.returncode, done.stderr.splitlines()[0])
     assert not (tmp_path / "dump").exists()
 
 
@@ -128,7 +133,7 @@ def test_a_signal_ends_it_at_once_even_while_a_server_asks_for_patience(
         environment = {**clean_environment(os.environ), "MEM0_API_KEY": KEY, "MEM0_BASE_URL": url}
         first = command(tmp_path, "export", "--source", "platform", environment=environment)
         assert 0 == first.returncode
-        before = {path.name: path.read_bytes() for path in (tmp_path / "dump").iterdir()}
+        before = files_of(tmp_path / "dump")
         platform.keeps_waiting = "page=2&"
         asked = len(platform.asked)
         process = subprocess.Popen(
@@ -145,7 +150,7 @@ def test_a_signal_ends_it_at_once_even_while_a_server_asks_for_patience(
 
     told = json.loads(out)
     assert (code, code, "interrupted") == (process.returncode, told["exit_code"], told["error"]["kind"])
-    after = {path.name: path.read_bytes() for path in (tmp_path / "dump").iterdir()}
+    after = files_of(tmp_path / "dump")
     assert after.pop(".scan")  # what was fetched, for the next try
     assert before == after
 

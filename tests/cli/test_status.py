@@ -11,8 +11,12 @@ from typing import Any
 import pytest
 
 from spectron_migrate.cli.app import run
+from spectron_migrate.cli.status import State, next_command
 from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.read.plans import NamedFact
+from spectron_migrate.ledger.read.status import MigrationStatus
 from spectron_migrate.ledger.runs import last_run
+from spectron_migrate.ledger.shards import Found
 from spectron_migrate.local.testing import RunningServer
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import memory, write_raw
@@ -130,7 +134,7 @@ def test_a_killed_run_is_told_and_so_is_one_at_work(
             capsys.readouterr()
             assert 0 == run(["status"])
             screen = capsys.readouterr().out
-            assert ("was killed: running again is safe" if process == gone.pid else "at work since") in screen
+            assert ("was killed: running again is safe" if process == gone.pid else "running since") in screen
 
 
 def test_texts_of_others_reach_a_terminal_as_text(
@@ -144,3 +148,10 @@ def test_texts_of_others_reach_a_terminal_as_text(
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert "[bold]red" in out
+
+
+def test_the_next_command_quotes_an_id_for_the_shell() -> None:
+    named = [NamedFact("$(reboot); a b", 1, "undecidable", "")]
+    ledger = MigrationStatus(None, {"undecidable": 1}, {}, 0, 0, [], {}, 0, named, [], [], {})
+    state = State(STATE, Found(()), ledger, half_erased=[], cutover=None)
+    assert "--resolve '$(reboot); a b'=present" in (next_command(state) or "")

@@ -99,7 +99,6 @@ def test_imports_go_one_way(name: str, path: Path) -> None:
 
 TO_CUT: list[list[str]] = [
     ["adapter.core", "adapter.shadow"],
-    ["cli.follow", "cli.replay"],
     ["delivery.run", "delivery.waiting"],
     ["dump.opened", "dump.writer"],
     ["local.cache", "local.engine", "local.recall"],

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from spectron_migrate.cli.app import run
-from spectron_migrate.cli.draw_replay import spoken
+from spectron_migrate.cli.tables import duration
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.forecast import tokens_of
@@ -199,4 +199,4 @@ def test_the_screen_fits_a_hundred_columns(capsys: pytest.CaptureFixture[str]) -
     [(0.2, "1 s"), (59, "59 s"), (60, "1 min"), (95, "1 min 35 s"), (4000, "1 h 6 min"), (200_000, "2 d 7 h")],
 )
 def test_a_time_is_told_as_people_say_it(seconds: float, said: str) -> None:
-    assert said == spoken(seconds)
+    assert said == duration(seconds)

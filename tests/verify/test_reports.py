@@ -166,7 +166,7 @@ def test_a_browser_filters_the_page(reported: tuple[Path, VerifySummary], tmp_pa
 def test_the_terminal_shows_texts_and_obeys_none(reported: tuple[Path, VerifySummary]) -> None:
     from rich.console import Console
 
-    from spectron_migrate.cli.draw_verify import draw
+    from spectron_migrate.cli.dual_verify import draw
 
     _, summary = reported
     out = StringIO()

@@ -1,4 +1,7 @@
-"""Tables for people. Whatever comes from outside goes through `plain`: text, never markup or an escape."""
+"""Building blocks of a summary. Text from outside goes through `plain`: it is never markup, never an escape.
+
+rich is imported inside the functions: start-up must not pay for it.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from spectron_migrate.cli.terminal import printable
+
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, Group
+    from rich.console import Console, ConsoleOptions, Group, RenderableType
+    from rich.table import Table
     from rich.text import Text
 
 
-def visible(text: str) -> str:
-    """What came from outside may hold control characters; a terminal must only ever show them."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else f"\\x{ord(letter):02x}" for letter in text)
-
-
 def plain(value: object, *, style: str = "", width: int | None = None) -> Text:
-    """Foreign text, made visible: no markup, no control characters, on one line, cut at `width`."""
+    """A value as one line of text without markup and control characters, cut at `width`."""
     from rich.text import Text
 
     if isinstance(value, Text):
         return value
-
-    shown = visible(str(value)).replace("\n", "⏎")
+    shown = printable(str(value)).replace("\n", "⏎")
     if width is not None and len(shown) > width:
         shown = shown[: width - 1] + "…"
     return Text(shown, style=style)
@@ -31,16 +31,16 @@ def plain(value: object, *, style: str = "", width: int | None = None) -> Text:
 
 @dataclass(frozen=True)
 class Wrapped:
-    """Foreign text on as many lines as it needs, broken between words alone: a path or an id stays whole, to copy."""
+    """Text on as many lines as it needs, broken only between words: a path or an id stays whole, to be copied."""
 
     text: object
     lead: str = ""
-    """What stands before its first line; the others are indented as far."""
+    """Text before the first line; the other lines are indented by its width."""
     style: str = ""
     lead_style: str = ""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        """What rich asks of whatever can be printed."""
+        """Called by rich to print the text."""
         from textwrap import wrap
 
         from rich.cells import cell_len
@@ -55,7 +55,7 @@ class Wrapped:
 
 
 def facts(title: str, rows: Iterable[tuple[str, object]]) -> Group:
-    """Two columns under a headline: what, and how many or where."""
+    """Names and values in two columns, under a headline."""
     from rich.cells import cell_len
     from rich.console import Group
 
@@ -68,7 +68,7 @@ def facts(title: str, rows: Iterable[tuple[str, object]]) -> Group:
 
 
 def listing(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Group:
-    """A table with a header, under a headline."""
+    """A table with a header row, under a headline."""
     from rich.box import SIMPLE
     from rich.console import Group
     from rich.table import Table
@@ -81,6 +81,32 @@ def listing(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]
     return Group(Wrapped(title, style="bold"), table)
 
 
+def side_by_side(
+    titles: tuple[str, str], rows: Iterable[tuple[Iterable[RenderableType], Iterable[RenderableType]]]
+) -> Table:
+    """Two columns of equal width; each cell holds several lines."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Group
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, show_lines=True, expand=True)
+    for title in titles:
+        table.add_column(plain(title), ratio=1, overflow="fold")
+    for left, right in rows:
+        table.add_row(Group(*left), Group(*right))
+    return table
+
+
 def number(value: int | None) -> str:
-    """With separators, so that a million can be read."""
+    """A count with thousands separators; `unknown` for None."""
     return "unknown" if value is None else f"{value:,}"
+
+
+def duration(seconds: float) -> str:
+    """A duration in at most two units, such as `2 h 5 min`; the smaller unit is left out from ten of the larger."""
+    whole = max(1, round(seconds))
+    for size, name, smaller, small_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            rest = whole % size // smaller
+            return f"{whole // size} {name}" + (f" {rest} {small_name}" if rest and whole < 10 * size else "")
+    return f"{whole} s"

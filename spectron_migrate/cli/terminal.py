@@ -1,11 +1,9 @@
-"""One tqdm bar on a terminal, plain lines elsewhere; both on stderr, so that stdout stays data."""
+"""Progress and messages on stderr, so that stdout stays data: one tqdm bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, Any
-
-from spectron_migrate.cli.draw import visible
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -13,11 +11,16 @@ if TYPE_CHECKING:
 LINE_EVERY = 5000
 
 
+def printable(text: str) -> str:
+    """Text whose control characters are escaped (`\\x1b`), line breaks aside: a terminal shows them, never obeys."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else f"\\x{ord(letter):02x}" for letter in text)
+
+
 class TerminalReporter:
     """The command line's `Reporter`."""
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
-        """`quiet` shows errors and warnings alone."""
+        """`quiet` shows warnings only."""
         self.warnings: list[str] = []
         self._quiet = quiet
         self._verbose = verbose
@@ -28,7 +31,7 @@ class TerminalReporter:
         self._done = 0
 
     def stage(self, name: str, total: int | None = None) -> None:
-        """A new bar, or the first line."""
+        """Begin a stage: a new bar; without a terminal, lines under a new name."""
         self.close()
         self._name, self._total, self._done = name, total, 0
         if self._terminal and not self._quiet and total != 0:
@@ -37,7 +40,7 @@ class TerminalReporter:
             self._bar = tqdm(total=total, desc=name, unit="", file=sys.stderr, leave=False, dynamic_ncols=True)
 
     def advance(self, done: int = 1, note: str = "") -> None:
-        """Move the bar; without a terminal, a line now and then."""
+        """Move the bar; without a terminal, write a line every 5,000 items or every 5 %."""
         self._done += done
         if self._bar is not None:
             self._bar.update(done)
@@ -48,17 +51,17 @@ class TerminalReporter:
             self._write(f"{self._name}: {self._done}{total}{f' ({note})' if note else ''}")
 
     def warn(self, message: str) -> None:
-        """Keep it for the summary and show it."""
+        """Show a warning and keep it for `--json`."""
         self.warnings.append(message)
         self._write(f"warning: {message}")
 
     def info(self, message: str) -> None:
-        """Show it, unless quiet."""
+        """Show a message, unless quiet."""
         if not self._quiet:
             self._write(message)
 
     def close(self) -> None:
-        """Take the bar off the screen."""
+        """Remove the bar from the screen."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -66,7 +69,7 @@ class TerminalReporter:
     def _write(self, text: str) -> None:
         if self._bar is not None:
             self._bar.clear()
-        sys.stderr.write(visible(text) + "\n")
+        sys.stderr.write(printable(text) + "\n")
         sys.stderr.flush()
         if self._bar is not None:
             self._bar.refresh()

@@ -1,0 +1,92 @@
+"""What a command opens because the settings name it: the dump, Mem0, the wire to Spectron."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spectron_migrate.errors import InputError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from spectron_migrate.dump import Dump
+    from spectron_migrate.mem0.reader import Reader
+    from spectron_migrate.migration.replay import ReplayOptions
+    from spectron_migrate.migration.rounds import CatchUpSettings
+    from spectron_migrate.settings import Mem0Settings, Settings
+    from spectron_migrate.spectron.api import SpectronApi
+
+
+def open_dump(paths: list[Path]) -> Dump:
+    """A dump directory or raw Mem0 files; raises InputError naming every path that does not exist."""
+    from spectron_migrate.dump import open_any
+
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        raise InputError.of_all(
+            [f"there is no dump at {path}" for path in missing],
+            hint="spectron-migrate export makes one; --dump takes any raw Mem0 file too",
+        )
+    return open_any(paths)
+
+
+def open_api(settings: Settings, *, max_connections: int) -> SpectronApi:
+    """The wire to the Spectron of the settings; raises InputError or KeyRefused for what they lack."""
+    from spectron_migrate.spectron.api import SpectronApi
+
+    access = settings.spectron.require()
+    return SpectronApi(
+        access.endpoint,
+        access.context,
+        api_key=access.api_key.reveal(),
+        timeout_s=access.timeout_s,
+        max_connections=max_connections,
+    )
+
+
+def mem0_section(mem0: Mem0Settings) -> dict[str, Any]:
+    """The section `mem0` in the form that `mem0.open` takes; raises InputError or KeyRefused for what it lacks."""
+    match mem0.kind:
+        case "oss":
+            return {"oss": {"config": mem0.config}}
+        case "files":
+            return {"files": list(mem0.files)}
+        case kind:
+            return {kind: {"base_url": mem0.require_base_url(), "api_key": mem0.require_key().reveal()}}
+
+
+def catch_up_settings(settings: Settings, options: ReplayOptions | None = None) -> CatchUpSettings:
+    """What a round of catching up reads and writes, and how fast.
+
+    Raises InputError where the settings do not say which Mem0 is followed, KeyRefused without a key.
+    """
+    from spectron_migrate.mapping import load_mapping
+    from spectron_migrate.mem0.open import open_reader
+    from spectron_migrate.migration.rounds import CatchUpSettings
+
+    settings.spectron.require()
+    if settings.mem0 is None:
+        raise InputError(
+            "no Mem0 is named that could be followed",
+            hint="name it in the section `mem0` of spectron-migrate.yaml",
+        )
+    if settings.mem0.kind == "files":
+        raise InputError("raw files do not change: there is nothing to follow", hint="name the Mem0 they come from")
+    section = mem0_section(settings.mem0)
+
+    def open_source(now: datetime) -> Reader:
+        return open_reader(section, now=now)
+
+    return CatchUpSettings(
+        state=settings.state,
+        dump=settings.dump,
+        mapping=load_mapping(settings.mapping),
+        open_reader=open_source,
+        settle_s=settings.cutover.settle_s,
+        max_lag_s=settings.cutover.max_lag_s,
+        max_in_flight=options.max_in_flight if options else settings.replay.max_in_flight,
+        max_rps=options.max_rps if options else settings.replay.max_rps,
+        into_existing=options.into_existing if options else False,
+        accept_expiry=options.accept_expiry if options else False,
+    )
