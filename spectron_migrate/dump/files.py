@@ -1,4 +1,4 @@
-"""Files of a dump as they are made: private, checksummed while written, durable before they count."""
+"""Writing the files of a dump: private, checksummed while written, durable before the manifest names them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",",
 
 
 class LineFile:
-    """A new file of lines that knows its own checksum; readable by its owner alone."""
+    """A new file of lines that computes its own checksum; readable by its owner alone."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -48,42 +48,42 @@ class LineFile:
         with self.path.open("rb") as lines:
             yield from lines
 
-    def line_at(self, place: int) -> bytes:
+    def line_at(self, offset: int) -> bytes:
         self._file.flush()
         with self.path.open("rb") as lines:
-            lines.seek(place)
+            lines.seek(offset)
             return lines.readline()
 
-    def sum(self) -> FileSum:
+    def checksum(self) -> FileSum:
         return FileSum(sha256=self._hash.hexdigest(), size=self.size, lines=self.count)
 
     def rename(self, path: Path) -> None:
         self.path = self.path.replace(path)
 
     def finish(self) -> None:
-        """On the disk, not only on its way there."""
+        """Sync the file to disk and close it."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
 
     def discard(self) -> None:
         self.path.unlink(missing_ok=True)
-        with suppress(OSError):  # a full disk: what cannot be written is not wanted any more
+        with suppress(OSError):  # the disk is full, but the data is not needed any more
             self._file.close()
 
 
-def encoded(value: Json) -> bytes:
-    """One line of JSON, the same for the same value; what JSON cannot say is told as text."""
+def json_line(value: Json) -> bytes:
+    """One line of JSON, the same for equal values; a value that JSON has no form for is written as text."""
     try:
         return (_ENCODER.encode(value) + "\n").encode("utf-8")
-    except UnicodeEncodeError:  # half a surrogate pair: only an escape can carry it
+    except UnicodeEncodeError:  # a lone surrogate can only be written as an escape
         return (json.dumps(value, sort_keys=True, separators=(",", ":")) + "\n").encode("ascii")
     except (TypeError, ValueError):
-        return encoded(_as_json(value))
+        return json_line(_as_json(value))
 
 
 def _as_json(value: Any) -> Json:
-    """A value out of a pickle as JSON has it: times in ISO form, bytes in base64, the rest as its text."""
+    """A value out of a pickle in JSON types: times in ISO form, bytes in base64, anything else as `str` gives it."""
     if isinstance(value, Mapping):
         return {str(name): _as_json(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -99,8 +99,11 @@ def _as_json(value: Any) -> Json:
     return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
-def locked_folder(path: Path) -> FileLock:
-    """The directory, private and for one export at a time."""
+def prepare_directory(path: Path) -> FileLock:
+    """Create the directory or check that it may hold a dump, make it private, and lock it for one export at a time.
+
+    Raises InputError for a directory with other files, LedgerLocked while another export writes it.
+    """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -120,7 +123,7 @@ def locked_folder(path: Path) -> FileLock:
 
 
 def roll_forward(path: Path, manifest: Manifest) -> None:
-    """Put the files of a published manifest under their own names, and remove what it no longer names."""
+    """Rename the files of a published manifest to their final names, and remove those it no longer names."""
     for name in manifest.files:
         pending = path / pending_name(name, manifest.scan_id)
         if pending.exists():

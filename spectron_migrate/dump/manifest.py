@@ -1,4 +1,4 @@
-"""What a dump says of itself: `manifest.json`, which names every other file with its SHA-256."""
+"""`manifest.json` of a dump: where it came from, how complete it is, and the SHA-256 of every other file."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ SKIPPED = "skipped.jsonl"
 HISTORY = "history.jsonl"
 RELATIONS = "relations.jsonl"
 
-AGAIN = "export it again: `spectron-migrate export`"
+EXPORT_AGAIN = "export it again: `spectron-migrate export`"
 
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
-    """A memory that a scan, complete for its owner, no longer found."""
+    """Set by a scan that was complete for the memory's owner and did not find the memory."""
 
     first_missed: str
-    """When the scan began that missed it first."""
+    """Start of the first scan that missed it."""
     scan: str
 
 
 @dataclass(frozen=True, slots=True)
 class FileSum:
-    """What a file of the dump has to be."""
+    """Expected content of a file of the dump."""
 
     sha256: str
     size: int
@@ -41,25 +41,25 @@ class FileSum:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What the dump holds and how that is known; `digest` is over all of it."""
+    """What the dump holds and how that is known; `digest` covers all of it."""
 
     tool: str
     source: SourceInfo
     native_count: int | None
-    """What the store itself said it holds, at the end of the last scan."""
+    """How many rows the store itself reported at the end of the last scan."""
     began: str
-    """When the oldest scan began that still speaks for a memory in here: a time no row is older than."""
+    """Start of the oldest scan from which a memory in the dump still comes: no row was read before it."""
     ended: str
     scan_id: str
     scan_began: str
-    """When the last scan began."""
+    """Start of the last scan."""
     complete: bool
-    """Every scan that speaks for a memory in here read all that it was asked for, proven by counts."""
+    """Each scan from which a memory in the dump comes read all that it was asked for, proven by counts."""
     whole: bool
-    """Some scan read everything, without a filter: memories that are not in here were not in Mem0."""
+    """Some scan read everything, without a filter: a memory that is not in the dump was not in Mem0."""
     memories: int
     users: Mapping[str, int]
-    """Memories of each user."""
+    """Number of memories by user."""
     agents: int
     runs: int
     skipped: Mapping[str, int]
@@ -67,20 +67,20 @@ class Manifest:
     filtered: int = 0
     """Rows of the last scan that its filters left out."""
     filters: Mapping[str, Json] = field(default_factory=dict)
-    """What the last scan was limited to; empty for all."""
+    """What the last scan was limited to; empty if to nothing."""
     fence: str | None = None
-    """Of a running cutover: the scan has to begin after it."""
+    """The fence of a running cutover (a time), after which the scan began."""
     returned: tuple[str, ...] = ()
+    """Ids with a tombstone that the last scan found again."""
     returned_at: Mapping[str, str] = field(default_factory=dict)
-    """When the scan began that saw a memory again which once had a tombstone, of all scans; id to time."""
-    """Ids the last scan found again that had a tombstone."""
+    """For each id that any scan found again after a tombstone: the start of that scan."""
     tombstones: Mapping[str, Tombstone] = field(default_factory=dict)
     files: Mapping[str, FileSum] = field(default_factory=dict)
     format: int = FORMAT
 
     @property
     def digest(self) -> str:
-        """SHA-256 over everything in here, and so over every file by its own."""
+        """SHA-256 over all fields, which include the SHA-256 of every file."""
         return digest(canonical_json(self._fields()))
 
     def to_json(self) -> dict[str, Json]:
@@ -126,7 +126,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Json]) -> Manifest:
-        """The inverse of `to_json`; raises KeyError, TypeError or AttributeError for anything else."""
+        """The inverse of `to_json`; raises KeyError, TypeError or AttributeError if `value` is not a manifest."""
         source, scan = value["source"], value["scan"]
         return cls(
             format=value["format"],
@@ -157,7 +157,7 @@ class Manifest:
 
 
 def read_manifest(path: Path) -> Manifest | None:
-    """The manifest of a dump directory, or None where there is none; raises InputError where it was altered."""
+    """The manifest of a dump directory, or None if there is none; raises InputError if it was altered."""
     file = path / MANIFEST
     try:
         data = file.read_bytes()
@@ -174,12 +174,12 @@ def read_manifest(path: Path) -> Manifest | None:
             )
         manifest = Manifest.from_json(value)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file} is cut off or no manifest of a dump", hint=AGAIN) from error
+        raise InputError(f"{file} is truncated or is not a dump manifest", hint=EXPORT_AGAIN) from error
     if value.get("digest") != manifest.digest:
-        raise InputError(f"{file} was altered: its digest does not fit", hint=AGAIN)
+        raise InputError(f"{file} was altered: its digest does not match", hint=EXPORT_AGAIN)
     return manifest
 
 
 def pending_name(name: str, scan_id: str) -> str:
-    """The name under which a new file lies beside the old one until the manifest is renamed."""
+    """Name of a new file beside the old one, until the new manifest is renamed into place."""
     return f".{name}.{scan_id}"

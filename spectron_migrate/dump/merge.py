@@ -1,4 +1,4 @@
-"""The small rules by which a scan and an older dump become one."""
+"""Rules for merging a scan with the dump that was there before."""
 
 from __future__ import annotations
 
@@ -6,25 +6,28 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from spectron_migrate.dump.index import Found, record_digest, text_digest
+from spectron_migrate.dump.index import SeenRow, record_digest, text_digest
 from spectron_migrate.dump.manifest import Tombstone
 from spectron_migrate.records import Filters, Json, SourceInfo
 
 
 @dataclass(slots=True)
-class Merge:
-    """What walking the old dump found."""
+class MergeResult:
+    """What comparing the old dump with the scan found; all but the last two are counts of memories."""
 
     matched: int = 0
+    """In both."""
     carried: int = 0
+    """Only in the old dump, and kept."""
     changed_text: int = 0
     changed_otherwise: int = 0
     deleted: int = 0
+    """Only in the old dump; they get a tombstone."""
     returned: list[str] = field(default_factory=list)
     tombstones: dict[str, Tombstone] = field(default_factory=dict)
 
-    def compare(self, found: Found, line: bytes, text: str) -> None:
-        """Count a memory that is in both."""
+    def compare(self, found: SeenRow, line: bytes, text: str) -> None:
+        """Count a memory that is in both, by what changed."""
         self.matched += 1
         if found.text != text_digest(text):
             self.changed_text += 1
@@ -33,31 +36,34 @@ class Merge:
 
 
 def owners_of(row: Mapping[str, Json]) -> tuple[str | None, str | None, str | None]:
-    """User, agent and run of a line."""
+    """User, agent and run of a line of the dump."""
     return row["user_id"], row["agent_id"], row["run_id"]
 
 
 def limits_of(filters: Filters, since: str | None) -> dict[str, Json]:
-    """What a scan was limited to, for the manifest."""
-    told: dict[str, Json] = {
+    """The limits of a scan, as the manifest records them."""
+    limits: dict[str, Json] = {
         name: sorted(ids)
         for name, ids in (("users", filters.users), ("agents", filters.agents), ("runs", filters.runs))
         if ids
     }
-    return told | ({"since": since} if since is not None else {})
+    return limits | ({"since": since} if since is not None else {})
 
 
 def same_source(old: SourceInfo, new: SourceInfo) -> bool:
-    """One address of the Platform serves many projects: which one it was is told beside the identity."""
+    """Whether both are the same Mem0.
+
+    One address of the Platform serves many projects, so its `provider`, which names the project, is compared too.
+    """
     return old.identity == new.identity and (not new.provider or old.provider in ("", new.provider))
 
 
-def named_source(source: SourceInfo) -> str:
-    """A source, for a person."""
+def describe_source(source: SourceInfo) -> str:
+    """A source, for a message."""
     return f"{source.identity} {source.provider}" if source.kind == "platform" else source.identity
 
 
 def changed_at(line: bytes) -> str:
-    """When the row last changed, as Mem0 says; empty where it does not."""
+    """When the row last changed according to Mem0; empty if Mem0 does not say."""
     row = json.loads(line)
     return str(row["updated_at"] or row["created_at"] or "")

@@ -1,4 +1,4 @@
-"""A dump opened for reading: a directory that was checked, or raw Mem0 files behind the same interface."""
+"""A dump opened for reading, with every file checked against the manifest."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from spectron_migrate.dump.manifest import (
-    AGAIN,
     DELETED,
+    EXPORT_AGAIN,
     HISTORY,
-    MANIFEST,
     MEMORIES,
     RELATIONS,
     SKIPPED,
@@ -26,14 +24,13 @@ from spectron_migrate.dump.manifest import (
     read_manifest,
 )
 from spectron_migrate.errors import InputError
-from spectron_migrate.files.scratch import Scratch
-from spectron_migrate.records import Json, Memory, Skipped, SourceInfo, counted, digest
+from spectron_migrate.records import Json, Memory, Skipped, SourceInfo
 
 
 class Dump:
-    """A dump that was checked when it was opened; memories are streamed, never held.
+    """A dump whose files were checked when it was opened; memories are streamed, never all in memory.
 
-    It stays the one that was opened, also where an export puts another in its place meanwhile.
+    Its files stay open, so it stays the same dump even while an export replaces it.
     """
 
     def __init__(
@@ -47,7 +44,7 @@ class Dump:
         """Use `open_dump` or `open_any`."""
         self.path = path
         self.notes = notes
-        """What makes one doubt that raw files are all of it; an export has said so of its dump."""
+        """Reasons to doubt that raw files are complete; empty for a dump directory, whose export has reported them."""
         self.manifest = manifest
         self._files = files
         self._stamps = {name: _stamp(file) for name, file in files.items()}
@@ -55,22 +52,22 @@ class Dump:
 
     @property
     def raw(self) -> bool:
-        """True for raw Mem0 files: nothing is known about when and how completely Mem0 was read."""
+        """True for raw Mem0 files: when and how completely Mem0 was read is unknown."""
         return self._raw_digest is not None
 
     @property
     def source(self) -> SourceInfo:
-        """Which Mem0 it came from."""
+        """The Mem0 that it came from."""
         return self.manifest.source
 
     @property
     def began(self) -> str | None:
-        """When the oldest scan began that speaks for a memory in here; None where no scan time is known."""
+        """Start of the oldest scan from which a memory in the dump comes; None if no scan time is known."""
         return None if self.source.kind == "files" else self.manifest.began
 
     @property
     def complete(self) -> bool | None:
-        """Whether the reading is proven complete; None for raw files, which prove nothing."""
+        """Whether the dump is proven complete; None for raw files, which prove nothing."""
         return None if self.raw else self.manifest.complete
 
     @property
@@ -80,26 +77,26 @@ class Dump:
 
     @property
     def digest(self) -> str:
-        """Of the manifest, or of the raw files: equal digests mean equal memories."""
+        """Digest of the manifest, or of the raw files; equal digests mean equal memories."""
         return self._raw_digest if self._raw_digest is not None else self.manifest.digest
 
     @property
     def tombstones(self) -> Mapping[str, Tombstone]:
-        """Memories that Mem0 no longer has, by id; `memories` does not give them."""
+        """Tombstones of memories that Mem0 no longer has, by id; `memories` does not yield these."""
         return self.manifest.tombstones
 
     @property
     def count(self) -> int:
-        """How many memories `memories` gives."""
+        """How many memories `memories` yields."""
         return self.manifest.memories
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        """Rows of the last scan that are no memory, or an older copy of one, each with its reason."""
+        """Rows of the last scan that are not a memory, or are an older copy of one, each with its reason."""
         return tuple(Skipped(id=row["id"], reason=row["reason"]) for row in self._lines(SKIPPED))
 
     def memories(self) -> Iterator[Memory]:
-        """Every memory that Mem0 held, in no promised order, expired and archived ones with their state."""
+        """Every memory that Mem0 held, expired and archived ones included, in no particular order."""
         return (Memory.from_json(row) for row in self._lines(MEMORIES))
 
     def deleted(self) -> Iterator[Memory]:
@@ -107,50 +104,52 @@ class Dump:
         return (Memory.from_json(row) for row in self._lines(DELETED))
 
     def history(self) -> Iterator[dict[str, Json]]:
-        """Mem0's history, where the export kept it."""
+        """Mem0's history, if the export kept it."""
         return self._lines(HISTORY)
 
     def relations(self) -> Iterator[Json]:
-        """Graph relations that lay beside the memories."""
+        """Graph relations that were beside the memories."""
         return self._lines(RELATIONS)
 
+    def as_raw(self, path: Path, digest: str, notes: Sequence[str]) -> Dump:
+        """The same memories as a dump of raw files, which takes over the open files of this one."""
+        return Dump(path, self.manifest, self._files, digest, notes)
+
     def close(self) -> None:
-        """Let go of its files."""
+        """Close its files."""
         for file in self._files.values():
             file.close()
 
     def __enter__(self) -> Self:
-        """The dump itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close it."""
         self.close()
 
     def raw_lines(self, name: str) -> Iterator[tuple[bytes, dict[str, Json]]]:
-        """Lines of a file of the dump as they stand, each with what it says.
+        """Lines of a file of the dump, each as bytes and decoded.
 
-        Raises InputError where somebody changed the file after it was checked.
+        Raises InputError if the file was changed after it was checked.
         """
-        for line in self._opened(name):
+        for line in self._read(name):
             yield line, json.loads(line)
 
-    def _opened(self, name: str) -> Iterator[bytes]:
+    def _read(self, name: str) -> Iterator[bytes]:
         file = self._files.get(name)
         if file is None:
             return
         if _stamp(file) != self._stamps[name]:
-            raise InputError(f"{self.path / name} changed after it was opened", hint=AGAIN)
-        yield from io.BufferedReader(_FromItsBeginning(file))
+            raise InputError(f"{self.path / name} changed after it was opened", hint=EXPORT_AGAIN)
+        yield from io.BufferedReader(_IndependentReader(file))
 
     def _lines(self, name: str) -> Iterator[dict[str, Json]]:
         return (row for _, row in self.raw_lines(name))
 
 
-class _FromItsBeginning(io.RawIOBase):
-    """One reading of an open file, whoever else reads it meanwhile."""
+class _IndependentReader(io.RawIOBase):
+    """Reads an open file from its start, with a position of its own."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._descriptor = file.fileno()
@@ -167,8 +166,8 @@ class _FromItsBeginning(io.RawIOBase):
 
 
 def open_dump(path: Path) -> Dump:
-    """Open a dump directory; raises InputError where there is none, or it was cut off or altered."""
-    looked_at = None
+    """Open a dump directory; raises InputError if there is none, or if it is truncated or altered."""
+    tried = None
     while True:
         manifest = read_manifest(path)
         if manifest is None:
@@ -181,31 +180,16 @@ def open_dump(path: Path) -> Dump:
         except InputError:
             for file in files.values():
                 file.close()
-            if looked_at == manifest.digest:
+            if tried == manifest.digest:
                 raise
-            looked_at = manifest.digest  # an export may be putting it in place just now: look once more
-
-
-def open_any(paths: Sequence[Path], *, now: datetime | None = None) -> Dump:
-    """A dump directory, or raw Mem0 files of any shape, behind one interface.
-
-    `now` decides which memories of raw files have expired. Raises InputError where a file is no dump of Mem0.
-    """
-    directories = [path for path in paths if path.is_dir() or path.name == MANIFEST]
-    if len(paths) == 1 and directories:
-        return open_dump(paths[0].parent if paths[0].name == MANIFEST else paths[0])
-    if directories:
-        raise InputError(
-            f"{directories[0]} is a directory beside other inputs", hint="name one dump directory, or raw files only"
-        )
-    return _open_raw(paths, now or datetime.now(UTC))
+            tried = manifest.digest  # an export may be replacing the dump at this moment: try once more
 
 
 def _checked(path: Path, name: str, manifest: Manifest) -> BinaryIO:
-    """The file as the manifest describes it, under its own name or still under the pending one."""
-    told = manifest.files[name]
+    """The file as the manifest describes it, under its final name or still under the pending one."""
+    expected = manifest.files[name]
     if "/" in name or name.startswith("."):
-        raise InputError(f"the manifest in {path} names the file {name}, which no dump has", hint=AGAIN)
+        raise InputError(f"the manifest in {path} names the file {name}, which no dump has", hint=EXPORT_AGAIN)
     found = None
     for candidate in (path / name, path / pending_name(name, manifest.scan_id)):
         try:
@@ -213,41 +197,14 @@ def _checked(path: Path, name: str, manifest: Manifest) -> BinaryIO:
         except OSError:
             continue
         size = os.fstat(file.fileno()).st_size
-        if size == told.size and hashlib.file_digest(file, "sha256").hexdigest() == told.sha256:
+        if size == expected.size and hashlib.file_digest(file, "sha256").hexdigest() == expected.sha256:
             return file
         file.close()
         found = found or (candidate, size)
     if found is None:
-        raise InputError(f"{path / name} is missing from the dump", hint=AGAIN)
-    what = "is cut off" if found[1] < told.size else "was altered"
-    raise InputError(f"{found[0]} {what}: it is not the file its manifest describes", hint=AGAIN)
-
-
-def _open_raw(paths: Sequence[Path], now: datetime) -> Dump:
-    from spectron_migrate.dump.writer import DumpWriter
-    from spectron_migrate.mem0.formats.files import FilesReader
-
-    with Scratch() as scratch:
-        folder = scratch / "dump"
-        with FilesReader(paths, now=now) as reader, DumpWriter(folder, reader.info, now) as writer:
-            for row in reader.rows():
-                writer.give(row)
-            for relation in reader.relations():
-                writer.keep(RELATIONS, relation)
-            writer.commit(complete=True, native_count=None, ended=now)
-            missing = reader.missing()
-            notes = list(reader.notes)
-            if missing:
-                which = counted(missing, "memory that the pages announce is", "memories that the pages announce are")
-                notes.append(f"{which} missing")
-        made = open_dump(folder)  # from here on its files have no name any more
-    sums = sorted(_sha256(path) for path in paths)
-    return Dump(paths[0], made.manifest, made._files, digest("raw", *sums), notes)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        raise InputError(f"{path / name} is missing from the dump", hint=EXPORT_AGAIN)
+    what = "is truncated" if found[1] < expected.size else "was altered"
+    raise InputError(f"{found[0]} {what}: it is not the file its manifest describes", hint=EXPORT_AGAIN)
 
 
 def _stamp(file: BinaryIO) -> Any:

@@ -1,4 +1,4 @@
-"""`plan.json` in a dump: what the shards that replay it together have agreed on."""
+"""`plan.json` in a dump: what the shards that replay this dump together have agreed on."""
 
 from __future__ import annotations
 
@@ -15,22 +15,25 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class SharedPlan:
-    """One number of shards, one way to share out lanes, one plan, one first listing of scopes."""
+    """The number of shards, how lanes are assigned to them, the plan, and the first listing of scopes."""
 
     migration: str
     shards: int
     hash: str
-    """How a lane finds its shard, in words that every shard compares."""
+    """Name of the function that assigns a lane to a shard; every shard must use the same."""
     mapping: str
     plan: str
-    """Digest of dump and mapping."""
+    """Digest of the dump and the mapping."""
     listed_at: str
     scopes: tuple[str, ...]
-    """The scopes that were there before any shard registered one: those are somebody else's."""
+    """The scopes that existed before any shard registered one: they belong to somebody else."""
 
 
 def read_plan(dump: Path) -> SharedPlan | None:
-    """What the dump's shards agreed on; None before the first. Raises InputError for a file that is no plan."""
+    """The plan that the shards of this dump agreed on; None before the first one wrote it.
+
+    Raises InputError if the file is not a plan.
+    """
     path = dump / PLAN
     try:
         value = json.loads(path.read_bytes())
@@ -43,12 +46,12 @@ def read_plan(dump: Path) -> SharedPlan | None:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path} is no plan of this version", hint="it is written by replay --shard, never by hand"
+            f"{path} is not a plan of this version", hint="it is written by replay --shard, never by hand"
         ) from error
 
 
 def create_plan(dump: Path, plan: SharedPlan) -> SharedPlan:
-    """Write the plan unless another shard was faster; returns the one that stands."""
+    """Write the plan unless another shard already has; returns the plan in the file."""
     if create_file(dump / PLAN, _encoded(plan)):
         return plan
     existing = read_plan(dump)
@@ -57,12 +60,12 @@ def create_plan(dump: Path, plan: SharedPlan) -> SharedPlan:
 
 
 def replace_plan(dump: Path, plan: SharedPlan) -> None:
-    """Write the plan of a newer export; the caller keeps every other shard from running."""
+    """Write the plan of a newer export; the caller makes sure that no other shard runs."""
     replace_file(dump / PLAN, _encoded(plan), durable=True)
 
 
 def begin_shard(dump: Path, shard: str, made_at: str) -> bool:
-    """Note which ledger a shard began with; False where it began with another one, which is lost then."""
+    """Record which ledger a shard began with; False if it began with another one, which was lost."""
     name = f"plan.shard-{shard.replace('/', '-of-')}"
     return create_file(dump / name, made_at.encode()) or (dump / name).read_text() == made_at
 

@@ -1,7 +1,7 @@
-"""Bringing a dump up to date: the rows of a scan are merged by id into what is there, in flat memory.
+"""Bringing a dump up to date: the rows of a scan are merged by id into the old dump, in constant memory.
 
-Rows go to a new file as they come. `commit` then walks the old dump once to compare, carry over or bury its
-memories, and renames the manifest last.
+Rows go to a new file as they come. `commit` then reads the old dump once, compares its memories with the scan, keeps
+them or gives them a tombstone, and renames the manifest last.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import Self
 
 from spectron_migrate import __version__
-from spectron_migrate.dump.files import LineFile, encoded, locked_folder, roll_forward
-from spectron_migrate.dump.index import HELD, NOT_WRITTEN, Entry, Found, SeenIndex
+from spectron_migrate.dump.files import LineFile, json_line, prepare_directory, roll_forward
+from spectron_migrate.dump.index import BATCH_BYTES, NOT_WRITTEN, Entry, SeenIndex, SeenRow
 from spectron_migrate.dump.manifest import (
     DELETED,
     MANIFEST,
@@ -28,7 +28,7 @@ from spectron_migrate.dump.manifest import (
     pending_name,
     read_manifest,
 )
-from spectron_migrate.dump.merge import Merge, changed_at, limits_of, named_source, owners_of, same_source
+from spectron_migrate.dump.merge import MergeResult, changed_at, describe_source, limits_of, owners_of, same_source
 from spectron_migrate.dump.opened import Dump, open_dump
 from spectron_migrate.errors import InputError
 from spectron_migrate.files.atomic import sync_folder, write_durably
@@ -37,12 +37,14 @@ from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo,
 IDENTICAL = "identical copy of the same id"
 OLDER = "older copy of the same id"
 OTHER = "another copy of the same id with the same time"
+"""Reasons to skip a row."""
+
 _BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
-    """What a scan did to the dump."""
+class DumpUpdate:
+    """What a scan changed in the dump: the new manifest, and counts of memories."""
 
     manifest: Manifest
     new: int
@@ -53,7 +55,7 @@ class Changes:
 
 
 class DumpWriter:
-    """One scan's way into a dump directory; leaving the block without `commit` leaves the old dump."""
+    """Writes one scan into a dump directory; a block that ends without `commit` leaves the old dump."""
 
     def __init__(
         self,
@@ -65,11 +67,11 @@ class DumpWriter:
         since: str | None = None,
         rereads: bool = False,
     ) -> None:
-        """Open or make the directory.
+        """Open or create the directory.
 
-        `rereads` tells that an id given twice is one row read twice, of which the later reading counts;
-        otherwise it is two copies, of which the newer one counts and the other is named. Raises InputError
-        where the directory holds another source's dump, an altered one, or something else.
+        `rereads`: an id that comes twice is one row read twice, and the later reading counts. Otherwise it is two
+        copies: the newer one counts, and the other is listed as skipped. Raises InputError if the directory holds
+        the dump of another source, an altered dump, or something else.
         """
         self.path = path
         self.skipped: Counter[str] = Counter()
@@ -80,24 +82,24 @@ class DumpWriter:
         self._rereads = rereads
         self._files: dict[str, LineFile] = {}
         self._batch: list[Entry] = []
-        self._held = 0
+        self._batch_bytes = 0
         self._pass = 0
         self._settled = True
         self._index: SeenIndex | None = None
-        self._lock = locked_folder(path)
+        self._lock = prepare_directory(path)
         try:
-            self._old = self._previous()
+            self._old = self._open_old_dump()
             self._began = _after(self._old.manifest.scan_began if self._old is not None else None, format_time(began))
             self._scan_id = digest(source.identity, self._began)[:16]
             self._seen = self._index = SeenIndex(path / f".seen.{self._scan_id}")
-            self._want_what_the_scan_is_about()
+            self._admit_owners_known_before()
             self.begin_pass()
         except BaseException:
             self.abort()
             raise
 
     def begin_pass(self) -> None:
-        """The whole store is read (again): what an earlier pass skipped or left out no longer counts."""
+        """Begin to read the whole store (again): what an earlier pass skipped or filtered out no longer counts."""
         self._settle()
         self._pass += 1
         self.skipped.clear()
@@ -107,10 +109,10 @@ class DumpWriter:
         if self._pass == 1:
             self._open_file(MEMORIES)
 
-    def give(self, row: Memory | Skipped, *, text_came: tuple[str, int] | None = None) -> bool:
-        """Take one row of the scan; False where the filters left it out.
+    def add(self, row: Memory | Skipped, *, text_at: tuple[str, int] | None = None) -> bool:
+        """Add one row of the scan; False if the filters left it out.
 
-        `text_came` is what Mem0's history says of the text: when it came to be, and the row that tells.
+        `text_at`: when the current text came to be according to Mem0's history, and the history row that says so.
         """
         if isinstance(row, Skipped):
             self._skip(row)
@@ -120,39 +122,39 @@ class DumpWriter:
                 self._without_id += 1
             return True
         if self._admits(row):
-            told = row.to_json()
-            if text_came is not None:
-                told["text_at"], told["history_row"] = text_came
-                told["text_at_source"] = "history"
-            self._add(Entry.of(row, encoded(told)))
+            line = row.to_json()
+            if text_at is not None:
+                line["text_at"], line["history_row"] = text_at
+                line["text_at_source"] = "history"
+            self._add(Entry.of(row, json_line(line)))
             return True
         self.filtered += 1
         self._add(Entry.unwritten(row.id))
         return False
 
-    def keep(self, name: str, value: Json) -> None:
-        """Add a line to one of the other files (history, relations)."""
+    def append_line(self, name: str, value: Json) -> None:
+        """Append a line to one of the other files (history, relations)."""
         file = self._files.get(name) or self._open_file(name)
-        file.write(encoded(value))
+        file.write(json_line(value))
 
     @property
-    def carried(self) -> Dump | None:
-        """The dump as it was before this scan."""
+    def previous(self) -> Dump | None:
+        """The dump before this scan."""
         return self._old
 
-    def wrote(self, memory_id: str) -> bool:
-        """Whether the scan has given this memory."""
+    def has_written(self, memory_id: str) -> bool:
+        """Whether the scan has read this memory."""
         self._settle()
         found = self._seen.find(memory_id)
         return found is not None and found.written
 
-    def distinct(self) -> int:
-        """Different rows this pass has given so far, skipped and filtered ones included."""
+    def distinct_rows(self) -> int:
+        """How many different rows this pass has read so far, skipped and filtered ones included."""
         self._settle()
         return self._seen.seen(self._pass) + self._without_id
 
     def skipped_rows(self) -> Iterator[Skipped]:
-        """The rows that were skipped, in their order."""
+        """The rows that were skipped, in the order they came."""
         self._settle()
         for line in self._files[SKIPPED].lines():
             row = json.loads(line)
@@ -166,33 +168,33 @@ class DumpWriter:
         ended: datetime,
         fence: str | None = None,
         advance: Callable[[int], None] | None = None,
-    ) -> Changes:
-        """Make the scan the dump: all of it, or after a crash nothing of it.
+    ) -> DumpUpdate:
+        """Replace the dump by the result of the scan: all of it, or, after a crash, none of it.
 
-        `advance` is told of so many more memories of the old dump that were merged.
-        Memories that were not seen get a tombstone only where `complete` holds, for owners the scan was about.
+        Memories that were not seen get a tombstone only if the scan is `complete`, and only for the owners it
+        admits. `advance` gets the number of memories of the old dump merged since its last call.
         """
         self._settle()
         if complete:
             self._seen.forget_before(self._pass)
         self._drop_dead_lines()
-        merge = Merge()
+        merge = MergeResult()
         if self._old is not None:
-            buries = complete and self._since is None and self._source.kind != "files"
-            self._merge_old(self._old, merge, advance, buries=buries)
+            sets_tombstones = complete and self._since is None and self._source.kind != "files"
+            self._merge_old(self._old, merge, advance, sets_tombstones=sets_tombstones)
         manifest = self._manifest(merge, complete, native_count, format_time(ended), fence)
         new = self._seen.written() - merge.matched - len(merge.returned)
         self._publish(manifest)
-        return Changes(manifest, new, merge.changed_text, merge.changed_otherwise, merge.deleted)
+        return DumpUpdate(manifest, new, merge.changed_text, merge.changed_otherwise, merge.deleted)
 
-    def _returned_at(self, merge: Merge) -> dict[str, str]:
-        """Kept over scans: whoever reads the dump only now has to know that the tombstone it saw has fallen."""
+    def _returned_at(self, merge: MergeResult) -> dict[str, str]:
+        """Kept over later scans: a reader that saw the tombstone must learn that it is gone, however late it reads."""
         earlier = self._old.manifest.returned_at if self._old is not None else {}
         kept = {memory_id: at for memory_id, at in earlier.items() if memory_id not in merge.tombstones}
         return {**kept, **dict.fromkeys(merge.returned, self._began)}
 
     def abort(self) -> None:
-        """Remove everything this scan put beside the dump; harmless after a commit."""
+        """Remove everything this scan wrote beside the dump; no effect after a commit."""
         for file in self._files.values():
             file.discard()
         self._files.clear()
@@ -202,13 +204,11 @@ class DumpWriter:
         self._lock.close()
 
     def __enter__(self) -> Self:
-        """The writer itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Without a commit nothing of the scan stays."""
         self.abort()
 
     # --- the rows of the scan
@@ -216,30 +216,30 @@ class DumpWriter:
     def _admits(self, memory: Memory) -> bool:
         if self._since is not None and (memory.updated_at or memory.created_at or self._since) < self._since:
             return False
-        return not self._filters or self._filters.admits(memory) or self._seen.wants(memory.id)
+        return not self._filters or self._filters.admits(memory) or self._seen.is_always_admitted(memory.id)
 
     def _add(self, entry: Entry) -> None:
         self._batch.append(entry)
-        self._held += len(entry.line)
-        if len(self._batch) >= _BATCH or self._held >= HELD:
+        self._batch_bytes += len(entry.line)
+        if len(self._batch) >= _BATCH or self._batch_bytes >= BATCH_BYTES:
             self._flush()
 
     def _flush(self) -> None:
-        batch, self._batch, self._held = self._batch, [], 0
+        batch, self._batch, self._batch_bytes = self._batch, [], 0
         if not batch:
             return
         memories = self._files[MEMORIES]
-        places, place = [], memories.size
+        offsets, offset = [], memories.size
         for entry in batch:
-            places.append(place if entry.line else NOT_WRITTEN)
-            place += len(entry.line)
+            offsets.append(offset if entry.line else NOT_WRITTEN)
+            offset += len(entry.line)
         memories.write_all([entry.line for entry in batch if entry.line])
-        self._seen.append(batch, places, self._pass)
+        self._seen.append(batch, offsets, self._pass)
         self._seen.count_owners([entry.owners for entry in batch])
         self._settled = False
 
     def _settle(self) -> None:
-        """Of several rows of one id, all but one go: their lines are dead, and are left out in the end."""
+        """Choose one of several rows of an id; the lines of the others are dead, and `commit` leaves them out."""
         self._flush()
         if self._settled:
             return
@@ -249,47 +249,47 @@ class DumpWriter:
             for row in rest:
                 loser = self._loser(kept, row)
                 dropped.append(loser)
-                last = max(kept.passed, row.passed)
-                kept = replace(row if loser is kept else kept, passed=last)
+                last = max(kept.pass_number, row.pass_number)
+                kept = replace(row if loser is kept else kept, pass_number=last)
             self._seen.keep_only(kept, dropped)
         self._seen.sort()
         self._settled = True
 
-    def _loser(self, kept: Found, row: Found) -> Found:
-        """Which of two rows of one id goes; copies in files are named, a row read twice is not."""
+    def _loser(self, kept: SeenRow, row: SeenRow) -> SeenRow:
+        """Which of two rows of one id to drop. Copies in files are listed as skipped, a row read twice is not."""
         if not row.written:
-            return row if kept.written else kept  # what an earlier reading wrote stays; it is named as skipped
+            return row if kept.written else kept  # a written row wins over one that was skipped or filtered out
         if not kept.written:
             return kept
         memories = self._files[MEMORIES]
-        ours, theirs = memories.line_at(kept.place), memories.line_at(row.place)
-        named = kept.passed == row.passed and not self._rereads
+        ours, theirs = memories.line_at(kept.offset), memories.line_at(row.offset)
+        are_copies = kept.pass_number == row.pass_number and not self._rereads
         if ours == theirs:
-            if named:
+            if are_copies:
                 self._skip(Skipped(row.id, IDENTICAL))
             return row
         at, its = changed_at(ours), changed_at(theirs)
-        if named:
+        if are_copies:
             self._skip(Skipped(row.id, OTHER if at == its else OLDER))
-        if kept.passed < row.passed:
+        if kept.pass_number < row.pass_number:
             return kept
-        if at == its and not self._rereads:  # then the choice must not hang on the order of the files
+        if at == its and not self._rereads:  # the choice must not depend on the order of the files
             return kept if theirs > ours else row
         return kept if its >= at else row
 
     def _skip(self, row: Skipped) -> None:
         self.skipped[row.reason.split(":", 1)[0]] += 1
-        self._files[SKIPPED].write(encoded({"id": row.id, "reason": row.reason}))
+        self._files[SKIPPED].write(json_line({"id": row.id, "reason": row.reason}))
 
     # --- the old dump
 
-    def _previous(self) -> Dump | None:
-        """The dump as it is, after finishing what a crash interrupted."""
+    def _open_old_dump(self) -> Dump | None:
+        """The dump before this scan, after completing a commit that a crash interrupted."""
         manifest = read_manifest(self.path)
         old = None
         if manifest is not None:
             if not same_source(manifest.source, self._source):
-                theirs, ours = named_source(manifest.source), named_source(self._source)
+                theirs, ours = describe_source(manifest.source), describe_source(self._source)
                 raise InputError(
                     f"{self.path} holds a dump of another source ({theirs}), not of {ours}",
                     hint="name another directory: `--dump DIR`",
@@ -300,40 +300,42 @@ class DumpWriter:
             leftover.unlink()
         return old
 
-    def _want_what_the_scan_is_about(self) -> None:
-        """Memories the dump has of these owners, and buried ones, are taken even where they changed owner."""
+    def _admit_owners_known_before(self) -> None:
+        """Admit memories that the old dump has for these owners or under a tombstone, even if their owner changed."""
         if self._filters and self._old is not None:
-            self._seen.want(memory.id for memory in self._old.memories() if self._filters.admits(memory))
-            self._seen.want(iter(self._old.tombstones))
+            self._seen.always_admit(memory.id for memory in self._old.memories() if self._filters.admits(memory))
+            self._seen.always_admit(iter(self._old.tombstones))
 
     def _drop_dead_lines(self) -> None:
-        """Write the file of memories anew where lines of it were overtaken by a later copy."""
+        """Rewrite the file of memories without the dead lines."""
         dead = self._seen.dead()
-        place = next(dead, None)
-        if place is None:
+        offset = next(dead, None)
+        if offset is None:
             return
-        overtaken = self._files.pop(MEMORIES)
-        kept = LineFile(overtaken.path.with_name(overtaken.path.name + ".kept"))
+        with_dead = self._files.pop(MEMORIES)
+        kept = LineFile(with_dead.path.with_name(with_dead.path.name + ".kept"))
         at = 0
-        for line in overtaken.lines():
-            if at == place:
+        for line in with_dead.lines():
+            if at == offset:
                 self._seen.count_owners([owners_of(json.loads(line))], sign=-1)
-                place = next(dead, None)
+                offset = next(dead, None)
             else:
                 kept.write(line)
             at += len(line)
-        overtaken.discard()
-        kept.rename(overtaken.path)
+        with_dead.discard()
+        kept.rename(with_dead.path)
         self._files[MEMORIES] = kept
 
-    def _merge_old(self, old: Dump, merge: Merge, advance: Callable[[int], None] | None, *, buries: bool) -> None:
+    def _merge_old(
+        self, old: Dump, merge: MergeResult, advance: Callable[[int], None] | None, *, sets_tombstones: bool
+    ) -> None:
         for line, row, found in self._seen.beside(old.raw_lines(MEMORIES), advance):
             if found is not None and found.written:
                 merge.compare(found, line, row["memory"])
-            elif found is None and buries and self._filters.admits(Memory.from_json(row)):
+            elif found is None and sets_tombstones and self._filters.admits(Memory.from_json(row)):
                 merge.deleted += 1
                 merge.tombstones[row["id"]] = Tombstone(first_missed=self._began, scan=self._scan_id)
-                self.keep(DELETED, row)
+                self.append_line(DELETED, row)
             else:
                 merge.carried += 1
                 self._files[MEMORIES].write(line)
@@ -348,20 +350,20 @@ class DumpWriter:
     # --- the new dump
 
     def _manifest(
-        self, merge: Merge, complete: bool, native_count: int | None, ended: str, fence: str | None
+        self, merge: MergeResult, complete: bool, native_count: int | None, ended: str, fence: str | None
     ) -> Manifest:
         old = self._old.manifest if self._old is not None else None
         whole = complete and not self._filters and self._since is None
-        alone = old is None or not merge.carried
-        files = {name: file.sum() for name, file in self._files.items() if file.count or name == MEMORIES}
+        is_all_from_this_scan = old is None or not merge.carried
+        files = {name: file.checksum() for name, file in self._files.items() if file.count or name == MEMORIES}
         if old is not None:
-            kept = {name: told for name, told in old.files.items() if name not in (MEMORIES, DELETED, SKIPPED)}
+            kept = {name: file for name, file in old.files.items() if name not in (MEMORIES, DELETED, SKIPPED)}
             files = kept | files
         return Manifest(
             tool=f"spectron-migrate {__version__}",
             source=self._source,
             native_count=native_count,
-            began=self._began if alone or old is None else min(old.began, self._began),
+            began=self._began if is_all_from_this_scan or old is None else min(old.began, self._began),
             ended=ended,
             scan_id=self._scan_id,
             scan_began=self._began,
@@ -382,7 +384,7 @@ class DumpWriter:
         )
 
     def _publish(self, manifest: Manifest) -> None:
-        """The rename of the manifest is the moment the scan becomes the dump; the rest can be done again."""
+        """The scan becomes the dump when the manifest is renamed; what follows can be repeated after a crash."""
         for name, file in list(self._files.items()):
             if name not in manifest.files:
                 self._files.pop(name).discard()
@@ -390,7 +392,7 @@ class DumpWriter:
                 file.finish()
         draft = self.path / f".manifest.{self._scan_id}"
         write_durably(draft, json.dumps(manifest.to_json(), ensure_ascii=True, indent=1).encode() + b"\n")
-        self._files.clear()  # from here on they belong to the dump: nothing may discard them
+        self._files.clear()  # they belong to the dump now: `abort` must not discard them
         draft.replace(self.path / MANIFEST)
         sync_folder(self.path)
         roll_forward(self.path, manifest)
@@ -404,7 +406,7 @@ class DumpWriter:
 
 
 def _after(last: str | None, began: str) -> str:
-    """When a scan began, and never before the last one did: a clock that is put back must not turn their order."""
+    """Start of a scan, and always later than the last one's, even if the clock was set back in between."""
     if last is None or began > last:
         return began
     return format_time(parse_time(last) + timedelta(microseconds=1))

@@ -1,4 +1,4 @@
-"""The first step: all of Mem0 into the dump, with the counts that prove it."""
+"""Export: reads all of Mem0 into the dump, with the counts that prove it is complete."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from datetime import datetime
 from pathlib import Path
 
 from spectron_migrate.dump.manifest import HISTORY, RELATIONS, SKIPPED
-from spectron_migrate.dump.writer import Changes, DumpWriter
+from spectron_migrate.dump.writer import DumpUpdate, DumpWriter
 from spectron_migrate.errors import ExitCode, Incomplete, InputError, Unreachable
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.mem0.stores.qdrant_folder import UNREADABLE
 from spectron_migrate.records import Filters, Json, Memory, Reporter, Skipped, counted
 
-_PASSES = 3
-_LISTED = 100
-_TICK = 1000
+_MOST_PASSES = 3
+_MOST_LISTED = 100
+_REPORT_EVERY = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class ExportSummary:
-    """What an export read and what it did to the dump."""
+    """What an export read and what it changed in the dump."""
 
     source: str
     complete: bool
     memories: int
-    """In the dump now; the deleted ones are not among them."""
+    """Memories in the dump now, without the deleted ones."""
     native_count: int | None
     users: int
     agents: int
     runs: int
     skipped: tuple[Skipped, ...]
-    """At most 100; the dump's `skipped.jsonl` names all."""
+    """At most 100; `skipped.jsonl` in the dump lists all."""
     skipped_count: int
     skipped_reasons: Mapping[str, int]
     filtered: int
@@ -46,16 +46,16 @@ class ExportSummary:
 
     @property
     def changed(self) -> int:
-        """Memories whose text, metadata, times or state differ from the last export."""
+        """Number of memories whose text, metadata, times or state differ from the last export."""
         return self.changed_text + self.changed_otherwise
 
     @property
     def exit_code(self) -> ExitCode:
-        """0, or 11 where the counts do not add up."""
+        """0, or 11 if the counts do not add up."""
         return ExitCode.DONE if self.complete else ExitCode.INCOMPLETE
 
     def to_json(self) -> dict[str, Json]:
-        """As `export --json` prints it, the common envelope apart."""
+        """The fields of `export --json`, without the common envelope."""
         return {
             "source": self.source,
             "complete": self.complete,
@@ -73,7 +73,7 @@ class ExportSummary:
             "changed": self.changed,
             "changed_text": self.changed_text,
             "deleted": self.deleted,
-            "returned": list(self.returned[:_LISTED]),
+            "returned": list(self.returned[:_MOST_LISTED]),
             "returned_count": len(self.returned),
             "dump": self.dump,
         }
@@ -90,11 +90,11 @@ def run_export(
     clock: Callable[[], datetime],
     fence: str | None = None,
 ) -> ExportSummary:
-    """Read everything the filters admit and bring the dump in `dump_dir` up to date.
+    """Read everything that the filters admit and bring the dump in `dump_dir` up to date.
 
-    `since` is a time in our spelling that only shortens the reading; `clock` gives the time with its zone.
-    Raises InputError where the directory holds another source's dump, Incomplete where the store reads as
-    empty while it is not; a reading that does not add up is kept, and the summary says so.
+    `since` (a time as `format_time` writes it) only makes the reading shorter; `clock` returns a time with a zone.
+    An incomplete reading is kept, and the summary says so. Raises InputError if the directory holds the dump of
+    another source, Incomplete if the source reads as empty although the dump holds memories of it.
     """
     reader.reporter = reporter
     reader.narrow(filters, since)
@@ -104,11 +104,11 @@ def run_export(
         with DumpWriter(dump_dir, reader.info, began, filters=filters, since=since, rereads=reader.rereads) as writer:
             reading = _read_all(reader, writer, reporter)
             if reading.complete:
-                _refuse_a_vanished_source(writer, dump_dir)
-            if not reading.cut:
-                _keep_the_rest(reader, writer, filters, keep_history)
-            skipped = _first(writer)
-            old = writer.carried
+                _refuse_empty_source(writer, dump_dir)
+            if not reading.interrupted:
+                _keep_relations_and_history(reader, writer, filters, keep_history)
+            skipped = _listed_skipped(writer)
+            old = writer.previous
             reporter.stage("bringing the dump up to date", total=old.count if old is not None else None)
             changes = writer.commit(
                 complete=reading.complete,
@@ -126,24 +126,24 @@ def run_export(
     for note in reader.notes:
         reporter.warn(note)
     if not reading.complete:
-        reporter.warn(_why_incomplete(reader, reading, writer))
+        reporter.warn(_explain_incomplete(reader, reading, writer))
     return _summary(reader, changes, reading, skipped, dump_dir)
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
-    """How reading the source ended."""
+class _ReadResult:
+    """The outcome of reading the source."""
 
     native_count: int | None
     complete: bool
-    cut: bool = False
-    """The source stopped answering on the way."""
+    interrupted: bool = False
+    """The source stopped answering before the end."""
 
 
-def _read_all(reader: Reader, writer: DumpWriter, reporter: Reporter) -> _Reading:
-    """Read until the rows add up to what the store says it holds, at most three times over."""
+def _read_all(reader: Reader, writer: DumpWriter, reporter: Reporter) -> _ReadResult:
+    """Read until the number of rows is what the store says it holds, in at most three passes."""
     before = reader.native_count()
-    for number in range(_PASSES):
+    for number in range(_MOST_PASSES):
         if number:
             reporter.info("the store changed while it was read; reading it again")
             writer.begin_pass()
@@ -152,79 +152,79 @@ def _read_all(reader: Reader, writer: DumpWriter, reporter: Reporter) -> _Readin
         else:
             reporter.stage("reading the files, in bytes", total=reader.extent())
         try:
-            _pass(reader, writer, reporter)
+            _read_once(reader, writer, reporter)
         except (Unreachable, Incomplete) as error:
-            if not writer.distinct():
+            if not writer.distinct_rows():
                 raise
             reporter.warn(error.message)
-            return _Reading(None, complete=False, cut=True)
+            return _ReadResult(None, complete=False, interrupted=True)
         after = reader.native_count()
-        if _adds_up(reader, writer, before, after):
-            return _Reading(after, complete=UNREADABLE not in writer.skipped)
+        if _is_complete(reader, writer, before, after):
+            return _ReadResult(after, complete=UNREADABLE not in writer.skipped)
         if reader.missing() is not None or after is None:
-            return _Reading(after, complete=False)
+            return _ReadResult(after, complete=False)
         before = after
-    return _Reading(before, complete=False)
+    return _ReadResult(before, complete=False)
 
 
-def _pass(reader: Reader, writer: DumpWriter, reporter: Reporter) -> None:
+def _read_once(reader: Reader, writer: DumpWriter, reporter: Reporter) -> None:
     history, done, number = reader.history, 0, 0
     for number, row in enumerate(reader.rows(), start=1):
-        # History knows when a text came to be; the times of the row only allow a guess
+        # Only history knows when the text came to be; the times of the row allow no more than a guess
         known = history.text_at(row.id, row.memory) if history is not None and isinstance(row, Memory) else None
-        writer.give(row, text_came=known)
-        if number % _TICK == 0:
-            place = number if reader.position is None else reader.position
-            reporter.advance(place - done)
-            done = place
-    place = number if reader.position is None else reader.position
-    reporter.advance(place - done)
+        writer.add(row, text_at=known)
+        if number % _REPORT_EVERY == 0:
+            position = number if reader.position is None else reader.position
+            reporter.advance(position - done)
+            done = position
+    position = number if reader.position is None else reader.position
+    reporter.advance(position - done)
 
 
-def _adds_up(reader: Reader, writer: DumpWriter, before: int | None, after: int | None) -> bool:
+def _is_complete(reader: Reader, writer: DumpWriter, before: int | None, after: int | None) -> bool:
     missing = reader.missing()
     if missing is not None:
         return missing == 0
-    return after is not None and before == after == writer.distinct()
+    return after is not None and before == after == writer.distinct_rows()
 
 
-def _refuse_a_vanished_source(writer: DumpWriter, dump_dir: Path) -> None:
-    """Everything gone at once is a wrong address or an erased store far more often than the truth."""
-    old = writer.carried
-    if old is not None and old.count and not writer.distinct():
+def _refuse_empty_source(writer: DumpWriter, dump_dir: Path) -> None:
+    """Raise Incomplete if every memory is gone: that is a wrong address or an erased store far more often than true."""
+    old = writer.previous
+    if old is not None and old.count and not writer.distinct_rows():
         raise Incomplete(
             f"the source reads as empty, but the dump in {dump_dir} holds {counted(old.count, 'memory')} of it",
             hint="if they were all deleted on purpose, export into a new directory",
         )
 
 
-def _keep_the_rest(reader: Reader, writer: DumpWriter, filters: Filters, keep_history: bool) -> None:
+def _keep_relations_and_history(reader: Reader, writer: DumpWriter, filters: Filters, keep_history: bool) -> None:
     for relation in reader.relations():
-        writer.keep(RELATIONS, relation)
+        writer.append_line(RELATIONS, relation)
     if not keep_history:
         return
     if reader.history is None:
-        reader.notes.append("there is no history to keep: Mem0's history file is not where its configuration says")
+        reader.notes.append("there is no history to keep: Mem0's history file is not where the configuration says")
         return
-    if filters and writer.carried is not None:  # what an earlier export kept of other owners stays
-        for event in writer.carried.history():
-            if not writer.wrote(str(event["memory_id"])):
-                writer.keep(HISTORY, event)
+    if filters and writer.previous is not None:  # keep the history of other owners from an earlier export
+        for event in writer.previous.history():
+            if not writer.has_written(str(event["memory_id"])):
+                writer.append_line(HISTORY, event)
     for event in reader.history.rows():
-        if not filters or writer.wrote(str(event["memory_id"])):
-            writer.keep(HISTORY, event)
+        if not filters or writer.has_written(str(event["memory_id"])):
+            writer.append_line(HISTORY, event)
 
 
-def _first(writer: DumpWriter) -> tuple[Skipped, ...]:
+def _listed_skipped(writer: DumpWriter) -> tuple[Skipped, ...]:
     rows = writer.skipped_rows()
-    return tuple(row for _, row in zip(range(_LISTED), rows, strict=False))
+    return tuple(row for _, row in zip(range(_MOST_LISTED), rows, strict=False))
 
 
-def _why_incomplete(reader: Reader, reading: _Reading, writer: DumpWriter) -> str:
+def _explain_incomplete(reader: Reader, reading: _ReadResult, writer: DumpWriter) -> str:
     missing = reader.missing()
     unreadable = writer.skipped[UNREADABLE]
-    if reading.cut:
-        return "not complete: the reading was cut off; run it again"
+    if reading.interrupted:
+        return "not complete: the connection to the source was lost; run it again"
     if missing:
         which = counted(missing, "memory that the source announces was", "memories that the source announces were")
         return f"not complete: {which} not given"
@@ -232,11 +232,11 @@ def _why_incomplete(reader: Reader, reading: _Reading, writer: DumpWriter) -> st
         return f"not complete: {counted(unreadable, 'row')} could not be read"
     if reading.native_count is None:
         return "not complete: the source does not say how much it holds"
-    return f"not complete: the source says it holds {counted(reading.native_count, 'row')}, but gave other than that"
+    return f"not complete: the source says it holds {counted(reading.native_count, 'row')}, but gave a different number"
 
 
 def _summary(
-    reader: Reader, changes: Changes, reading: _Reading, skipped: tuple[Skipped, ...], dump_dir: Path
+    reader: Reader, changes: DumpUpdate, reading: _ReadResult, skipped: tuple[Skipped, ...], dump_dir: Path
 ) -> ExportSummary:
     manifest = changes.manifest
     return ExportSummary(

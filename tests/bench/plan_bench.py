@@ -52,7 +52,7 @@ def write_dump(folder: Path, count: int) -> None:
     """A dump directory as an export leaves it."""
     with DumpWriter(folder, SourceInfo("oss", f"bench {count}"), NOW) as writer:
         for memory in memories(count):
-            writer.give(memory)
+            writer.add(memory)
         writer.commit(complete=True, native_count=count, ended=NOW)
 
 

@@ -128,7 +128,7 @@ def make_dump(folder: Path, counts: Sequence[int]) -> Path:
         for number in range(max(counts)):
             for user, count in enumerate(counts):
                 if number < count:
-                    writer.give(memory(user, number))
+                    writer.add(memory(user, number))
         writer.commit(complete=True, native_count=sum(counts), ended=BEGAN + timedelta(hours=1))
     return folder / "dump"
 

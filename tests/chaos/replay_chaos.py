@@ -170,7 +170,7 @@ class World:
         began = datetime.now(UTC)
         with DumpWriter(self.folder / "dump", SOURCE, began, rereads=True) as writer:
             for memory in self.mem0.values():
-                writer.give(memory)
+                writer.add(memory)
             writer.commit(complete=True, native_count=len(self.mem0), ended=datetime.now(UTC))
 
     def replay_to_death(self, url: str, requests: int) -> int:

@@ -25,7 +25,7 @@ def scanned(path: Path, rows: list[Memory], began: datetime) -> Path:
     """A dump directory as a complete scan leaves it."""
     with DumpWriter(path, SOURCE, began, rereads=True) as writer:
         for row in rows:
-            writer.give(row)
+            writer.add(row)
         writer.commit(complete=True, native_count=len(rows), ended=began + timedelta(seconds=1))
     return path
 

@@ -28,7 +28,7 @@ def scanned(path: Path, rows: list[Memory], began: datetime, users: frozenset[st
     """A dump directory as a complete scan, perhaps of some users alone, leaves it."""
     with DumpWriter(path, SOURCE, began, rereads=True, filters=Filters(users=users)) as writer:
         for one in rows:
-            writer.give(one)
+            writer.add(one)
         writer.commit(complete=True, native_count=len(rows), ended=began + timedelta(seconds=1))
     return path
 

@@ -153,7 +153,7 @@ class World:
         self.pass_time(seconds=5)
         with DumpWriter(self.folder / "dump", SOURCE, self.now, rereads=True) as writer:
             for memory in self.mem0.values():
-                writer.give(memory)
+                writer.add(memory)
             self.pass_time(seconds=5)
             writer.commit(complete=True, native_count=len(self.mem0), ended=self.now)
 

@@ -164,9 +164,9 @@ def test_mem0s_own_updates_are_told_where_the_dump_has_its_history(capsys: pytes
     assert planned([memory(1, "alice")], capsys)["forecast"]["mem0_updates"] is None
     now = datetime(2026, 1, 1, tzinfo=UTC)
     with DumpWriter(Path("dump"), SourceInfo("oss", "test"), now) as writer:
-        writer.give(Memory("m1", "Works at Initech", user_id="alice", text_at="2025-01-01T00:00:00.000000Z"))
+        writer.add(Memory("m1", "Works at Initech", user_id="alice", text_at="2025-01-01T00:00:00.000000Z"))
         for event in ("ADD", "UPDATE", "UPDATE"):
-            writer.keep("history.jsonl", {"memory_id": "m1", "event": event})
+            writer.append_line("history.jsonl", {"memory_id": "m1", "event": event})
         writer.commit(complete=True, native_count=1, ended=now)
     assert 0 == run(["replay", "--dry-run", "--json"])
     assert {"memories": 1, "longest": 2} == json.loads(capsys.readouterr().out)["forecast"]["mem0_updates"]

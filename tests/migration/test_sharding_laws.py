@@ -39,7 +39,7 @@ def export(folder: Path, memories: dict[str, tuple[str, str]], now: datetime) ->
     with DumpWriter(folder, SourceInfo("oss", "laws"), now) as writer:
         for mem0_id, (user, text) in memories.items():
             at = format_time(now)
-            writer.give(Memory(mem0_id, text, user_id=user, created_at=at, text_at=at, text_at_source="created_at"))
+            writer.add(Memory(mem0_id, text, user_id=user, created_at=at, text_at=at, text_at_source="created_at"))
         writer.commit(complete=True, native_count=len(memories), ended=now)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spectron_migrate.dump import Dump
-from spectron_migrate.dump.writer import Changes, DumpWriter
+from spectron_migrate.dump.writer import DumpUpdate, DumpWriter
 from spectron_migrate.records import Memory, Skipped, SourceInfo
 
 SOURCE = SourceInfo(kind="oss", place="qdrant:/store:mem0", provider="qdrant", version="2.2.1")
@@ -27,11 +27,11 @@ def scan(
     complete: bool = True,
     source: SourceInfo = SOURCE,
     **options: Any,
-) -> Changes:
+) -> DumpUpdate:
     began = START + timedelta(days=day)
     with DumpWriter(path, source, began, rereads=source.kind != "files", **options) as writer:
         for row in rows:
-            writer.give(row)
+            writer.add(row)
         return writer.commit(complete=complete, native_count=len(rows), ended=began + timedelta(minutes=1))
 
 

@@ -275,7 +275,7 @@ def test_a_deletion_that_only_the_dump_knows_of_is_stale_in_spectron(
         ]
         with DumpWriter(tmp_path / "dump", SourceInfo("server", user), at) as writer:
             for one in held:
-                writer.give(one)
+                writer.add(one)
             writer.commit(complete=True, native_count=rows, ended=at)
         return tmp_path / "dump"
 
