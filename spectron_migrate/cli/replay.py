@@ -25,7 +25,7 @@ from spectron_migrate.cli.options import (
 )
 from spectron_migrate.cli.runner import CommandResult, Invocation, run_async, run_command
 from spectron_migrate.cli.signals import stop_gracefully_with
-from spectron_migrate.cli.tables import facts, listing, number, plain
+from spectron_migrate.cli.tables import facts, listing, number, plain, with_reasons, without_zeros
 from spectron_migrate.errors import ExitCode, InputError
 
 if TYPE_CHECKING:
@@ -288,7 +288,7 @@ def _rows(summary: ReplaySummary) -> list[tuple[str, str]]:
         ("  late: superseded nothing", number(summary.late)),
         ("written before", number(summary.already)),
         ("remaining", number(summary.remaining)),
-        ("skipped", replay_plan.with_reasons(summary.skipped, summary.skipped_by_reason)),
+        ("skipped", with_reasons(summary.skipped, summary.skipped_by_reason)),
         ("refused", number(summary.refused)),
         ("in doubt", number(summary.in_doubt)),
         ("undecidable", number(summary.undecidable)),
@@ -299,4 +299,4 @@ def _rows(summary: ReplaySummary) -> list[tuple[str, str]]:
         ("tokens, at most", number(summary.tokens)),
         ("slowed down by", summary.slowed_down or ""),
     ]
-    return replay_plan.without_zeros(rows, keep=("written now", "remaining"))
+    return without_zeros(rows, keep=("written now", "remaining"))

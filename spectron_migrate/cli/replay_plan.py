@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from spectron_migrate.cli.tables import duration, facts, listing, number, plain
+from spectron_migrate.cli.tables import duration, facts, listing, number, plain, with_reasons, without_zeros
 from spectron_migrate.records import counted
 
 if TYPE_CHECKING:
@@ -107,18 +107,6 @@ def _draw_contradictions(forecast: Forecast) -> Iterator[RenderableType]:
             for pair in likeness.pairs[:SHOWN]
         ]
         yield listing("", ["scope", "older", "newer"], shown)
-
-
-def without_zeros(rows: list[tuple[str, str]], *, keep: tuple[str, ...]) -> list[tuple[str, str]]:
-    """The rows whose value is neither 0 nor empty, and those that are always shown."""
-    return [row for row in rows if row[1] not in ("0", "") or row[0] in keep]
-
-
-def with_reasons(count: int, by_reason: dict[str, int]) -> str:
-    """A count and what it consists of: `3 (expired 2, deleted 1)`."""
-    if not by_reason:
-        return str(count)
-    return f"{count:,} ({', '.join(f'{reason} {n:,}' for reason, n in by_reason.items())})"
 
 
 def _guessed_times(forecast: Forecast) -> str:

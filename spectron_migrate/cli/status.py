@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from spectron_migrate.cli.options import GlobalOptions, with_global_options
 from spectron_migrate.cli.runner import CommandResult, Invocation, run_command
-from spectron_migrate.cli.tables import duration, facts, listing, number
+from spectron_migrate.cli.tables import duration, facts, listing, number, with_reasons
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.records import Json, counted, parse_time
 
@@ -214,7 +214,7 @@ def _rows(state: State) -> list[tuple[str, object]]:
         if ledger.states.get(name) or name == "planned"
     ]
     if ledger.skipped:
-        rows.append(("skipped", _with_reasons(ledger.skipped)))
+        rows.append(("skipped", with_reasons(sum(ledger.skipped.values()), ledger.skipped)))
     if ledger.late:
         rows.append(("late: supersede nothing", number(ledger.late)))
     rows.append(("scopes, sessions", f"{number(ledger.scopes)}, {_sessions(ledger.sessions)}"))
@@ -229,12 +229,6 @@ def _shards(found: Found) -> str:
     if not found.sharded:
         return ""
     return f", {len(found.folders)} of {counted(len(found.folders) + len(found.missing), 'shard')}"
-
-
-def _with_reasons(by_reason: dict[str, int]) -> str:
-    most = list(by_reason.items())[:6]
-    more = f", {len(by_reason) - 6} more reasons" if len(by_reason) > 6 else ""
-    return f"{sum(by_reason.values()):,} ({', '.join(f'{reason} {count:,}' for reason, count in most)}{more})"
 
 
 def _sessions(by_state: dict[str, int]) -> str:

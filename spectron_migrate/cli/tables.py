@@ -5,7 +5,7 @@ rich is imported inside the functions: start-up must not pay for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -110,3 +110,17 @@ def duration(seconds: float) -> str:
             rest = whole % size // smaller
             return f"{whole // size} {name}" + (f" {rest} {small_name}" if rest and whole < 10 * size else "")
     return f"{whole} s"
+
+
+def with_reasons(count: int, by_reason: Mapping[str, int], *, most: int = 6) -> str:
+    """A count and its parts, the first `most` of them: `3 (expired 2, deleted 1)`."""
+    if not by_reason:
+        return number(count)
+    parts = [f"{reason} {number(part)}" for reason, part in by_reason.items()]
+    more = f", {len(parts) - most} more reasons" if len(parts) > most else ""
+    return f"{number(count)} ({', '.join(parts[:most])}{more})"
+
+
+def without_zeros(rows: Iterable[tuple[str, str]], *, keep: Collection[str]) -> list[tuple[str, str]]:
+    """The rows whose value is neither 0 nor empty, and those whose names are in `keep`."""
+    return [row for row in rows if row[1] not in ("0", "") or row[0] in keep]

@@ -152,7 +152,7 @@ def test_likely_contradictions_are_told_by_id_and_never_by_text_in_json(capsys: 
     assert 0 == run(["replay", "--dump", dump, "--dry-run"])
     screen = capsys.readouterr().out
     assert "Works at Initech" in screen
-    assert "the server decides what supersedes what" in screen
+    assert "the server decides which fact supersedes which" in screen
 
 
 def test_mem0s_own_updates_are_told_where_the_dump_has_its_history(capsys: pytest.CaptureFixture[str]) -> None:
