@@ -1,1 +1,1 @@
-"""Proof that everything arrived, in its place and in order, and that recall is as good as before."""
+"""dual-verify: did every memory arrive, does anything leak, does Spectron find what Mem0 finds, and if not, why."""

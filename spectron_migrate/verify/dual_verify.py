@@ -1,4 +1,4 @@
-"""dual-verify: did everything arrive, is nothing leaking, is recall as good, and if not, why."""
+"""The steps of dual-verify: expectations, integrity, isolation and recall, then report and verdict."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.records import Json, Reporter, canonical_json, counted, digest, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.verify.differences import Explainer
-from spectron_migrate.verify.expected import record_expectations, stage
+from spectron_migrate.verify.expected import copy_receipts, record_expectations
 from spectron_migrate.verify.integrity import check_sessions
 from spectron_migrate.verify.isolation import check_isolation
 from spectron_migrate.verify.metrics import Metrics, collect_metrics
@@ -26,23 +26,23 @@ from spectron_migrate.verify.near_duplicates import NearDuplicates
 from spectron_migrate.verify.options import Query, VerifyOptions
 from spectron_migrate.verify.placement import check_placement
 from spectron_migrate.verify.preconditions import check_ledgers, check_options, check_server
-from spectron_migrate.verify.queries import make_queries
+from spectron_migrate.verify.queries import generate_queries
 from spectron_migrate.verify.recall import Mem0Side, RecallTest
 from spectron_migrate.verify.reports.files import check_paths, write_reports
-from spectron_migrate.verify.summary import VerifySummary, integrity_counts, read_of, summarise
+from spectron_migrate.verify.summary import VerifySummary, dump_completeness, integrity_counts, summarise
 from spectron_migrate.verify.supersession import EntityHistories, check_supersession
 from spectron_migrate.verify.workspace import Workspace
 
 __all__ = ["VerifySummary", "run_dual_verify"]
 
-RESUMED_WITHIN = timedelta(hours=12)
-"""An unfinished run older than this says too little about now to be gone on with."""
+RESUMABLE_FOR = timedelta(hours=12)
+"""A stopped run that began earlier is not resumed: its findings are too old."""
 LAST_REPORT = "dual-verify.json"
-"""The newest report, kept in the state directory: the whole lists, and what a cutover goes by."""
-SOME_REPORT = "dual-verify-some.json"
-"""The newest report about some users only."""
+"""File in the state directory with the newest complete report; the cutover gates read it."""
+LAST_REPORT_OF_SOME = "dual-verify-some.json"
+"""The same, if only some users were verified."""
 RECALL_IN_FLIGHT = 4
-"""Recall is timed, so it is not asked with all that may be in flight."""
+"""Recall is timed, so few queries are in flight at once."""
 
 
 async def run_dual_verify(
@@ -59,13 +59,13 @@ async def run_dual_verify(
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     rng: Random | None = None,
 ) -> VerifySummary:
-    """Verify what the ledger (or the ledgers of all shards) wrote; a run that was stopped goes on.
+    """Verify what the ledger (or the ledgers of all shards) wrote; resumes a run that was stopped.
 
-    `dump` as it was replayed, or a newer one; without it the ledger alone says what should be there. `state` is
-    where the unfinished run lies (default: beside the ledger). `clock` in seconds, monotonic.
+    `dump` is the replayed dump or a newer one; without it only the ledger says what should be in Spectron. `state` is
+    the directory for the workspace and the report (default: that of the ledger). `clock` is monotonic, in seconds.
 
-    Raises InputError where there is nothing to verify, WrongLedger for a ledger of another context, source or
-    server, KeyRefused for a key that may not read what was written, Unreachable where a system does not answer.
+    Raises InputError if there is nothing to verify, WrongLedger for a ledger of another context, source or server,
+    KeyRefused for a key that may not read what was written, Unreachable if a system does not answer.
     """
     ledgers = [ledger] if isinstance(ledger, Ledger) else list(ledger)
     check_options(options)
@@ -76,8 +76,8 @@ async def run_dual_verify(
     make_private_directory(folder)
     work = Workspace.open(
         folder / "verify.db",
-        about=_about(ledgers, api, dump, mapping, mem0_search, options),
-        not_before=format_time(now() - RESUMED_WITHIN),
+        about=_fingerprint(ledgers, api, dump, mapping, mem0_search, options),
+        not_before=format_time(now() - RESUMABLE_FOR),
         now=format_time(now()),
     )
     finished = False
@@ -85,14 +85,14 @@ async def run_dual_verify(
         run = _Run(work, ledgers, api, mapping, options, reporter, clock, now(), rng or Random(options.seed))
         await run.prepare(dump)
         measured = {
-            "dump": read_of(dump),
+            "dump": dump_completeness(dump),
             "integrity": await run.integrity(),
             "isolation": await run.isolation(),
             "recall": await run.recall(mem0_search),
         }
         summary = summarise(work, ledgers, api, dump, mapping, options, measured, run.metrics, format_time(now()))
-        # What judges some users only must not stand where a cutover looks for the verdict about everybody.
-        kept = folder / (SOME_REPORT if options.filters else LAST_REPORT)
+        # The cutover gates must not take a verdict about some users for one about all of them.
+        kept = folder / (LAST_REPORT_OF_SOME if options.filters else LAST_REPORT)
         write_reports(summary.report, [kept], texts=True)
         files = write_reports(summary.report, options.reports, texts=options.report_texts)
         finished = True
@@ -103,7 +103,7 @@ async def run_dual_verify(
 
 @dataclass
 class _Run:
-    """The layers, one after the other."""
+    """One verification: the steps and what they share."""
 
     work: Workspace
     ledgers: Sequence[Ledger]
@@ -121,9 +121,9 @@ class _Run:
 
     async def prepare(self, dump: Dump | None) -> None:
         if self.work.resumed:
-            self.reporter.info(f"going on with the verification that began at {self.work.began}")
+            self.reporter.info(f"resuming the verification that began at {self.work.began}")
             return
-        stage(self.work, self.ledgers, seed=self.options.seed, reporter=self.reporter)
+        copy_receipts(self.work, self.ledgers, seed=self.options.seed, reporter=self.reporter)
         record_expectations(self.work, self.ledgers, dump, self.mapping, self.options, reporter=self.reporter)
         self.work.staged()
 
@@ -142,7 +142,7 @@ class _Run:
             work, self.histories, sample=options.corrections, in_flight=options.in_flight, reporter=self.reporter
         )
         if self.histories.unavailable:
-            self.reporter.warn(f"what superseded what is not known: {self.histories.unavailable}")
+            self.reporter.warn(f"supersession is not checked: {self.histories.unavailable}")
         return {**integrity_counts(work), "supersession_told": self.histories.unavailable is None}
 
     async def isolation(self) -> dict[str, Json]:
@@ -162,14 +162,14 @@ class _Run:
         queries = self._queries()
         if not queries:
             return None
-        twins = NearDuplicates(self.work)
+        duplicates = NearDuplicates(self.work)
         test = RecallTest(
             self.work,
             self.api,
             self.mapping,
             mem0,
-            Explainer(self.work, self.api, self.histories, twins, now=self.now),
-            twins,
+            Explainer(self.work, self.api, self.histories, duplicates, now=self.now),
+            duplicates,
             top_k=self.options.top_k,
             noise_queries=self.options.noise_queries if mem0 else 0,
             clock=self.clock,
@@ -179,8 +179,8 @@ class _Run:
         await test.run(queries, in_flight=min(self.options.in_flight, RECALL_IN_FLIGHT))
         if test.unknown:
             self.reporter.warn(
-                f"{counted(len(test.unknown), 'query expects', 'queries expect')} memories that neither dump nor ledger"
-                f" knows, such as {min(test.unknown)}: what is asked so measures nothing"
+                f"{counted(len(test.unknown), 'expected memory is', 'expected memories are')} in neither dump"
+                f" nor ledger, such as {min(test.unknown)}: queries that expect only these are not compared"
             )
         self.metrics = collect_metrics(self.work.answers())
         targets = {query.target for query in queries if query.target is not None}
@@ -199,10 +199,10 @@ class _Run:
     def _queries(self) -> tuple[Query, ...]:
         if self.options.queries is not None:
             return self.options.queries
-        return make_queries(self.work, self.options.sample, Random(self.options.seed))
+        return generate_queries(self.work, self.options.sample, Random(self.options.seed))
 
 
-def _about(
+def _fingerprint(
     ledgers: Sequence[Ledger],
     api: SpectronApi,
     dump: Dump | None,
@@ -210,7 +210,7 @@ def _about(
     mem0: Mem0Side | None,
     options: VerifyOptions,
 ) -> str:
-    """What a run depends on: another of these begins anew."""
+    """A digest of everything that the result depends on: a run with another digest is not resumed."""
     queries = [[query.text, query.ids, query.expect] for query in options.queries or ()]
     return digest(
         __version__,

@@ -1,8 +1,8 @@
-"""What should be in Spectron: for each memory the newer of dump and ledger, and what the ledger says became of it.
+"""What should be in Spectron: for each memory the newer of dump and ledger, and its state in the ledger.
 
-Every memory is exactly one of: stored, carried (in the turn of a message, which is stored and looked at in its stead),
-missing, pending (Mem0 changed since the replay), skipped, gone (deleted in Mem0). Only the first three say something
-about the migration; `pending` says replay again.
+Every memory is exactly one of: stored, carried (it is in the turn of a message, and that message is checked instead),
+missing, pending (Mem0 changed after the replay), skipped, gone (deleted in Mem0). Only the first three say something
+about the migration; `pending` means that another replay is needed.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from spectron_migrate.errors import WrongLedger
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import memories, plans, receipts
 from spectron_migrate.ledger.read.memories import LastVersion
+from spectron_migrate.ledger.schema import STORED
 from spectron_migrate.mapping import Lens, NotServable, ScopeMapping, Unmapped, covers
 from spectron_migrate.records import Filters, Memory, Placement, Reporter, Skipped, canonical_json, digest, selector_of
 from spectron_migrate.verify.findings import Finding
 from spectron_migrate.verify.options import VerifyOptions
 from spectron_migrate.verify.workspace import Workspace
 
-STORED = ("written", "stored_not_extracted")
 _BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What became of one memory."""
+    """What should be in Spectron of one memory, and what is already known to be wrong with it."""
 
     kind: str
     """stored, carried, missing, pending, skipped or gone."""
@@ -37,17 +37,18 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class ExpectationRules:
-    """What one memory is judged by, beside itself."""
+    """What is common to all memories of a dump."""
 
     mapping: ScopeMapping
     planned: bool
-    """Whether a plan was made of exactly this dump: then nothing in it is merely new."""
+    """Whether this very dump was planned: then a memory that the ledger lacks was left out, not added since."""
     began: str | None
-    """When the scan began that the dump comes from; None where nobody knows."""
+    """When the scan of the dump began; None if unknown."""
     accepted: frozenset[str]
+    """Mem0 ids of refused memories whose absence a person has accepted."""
 
 
-def stage(work: Workspace, ledgers: Sequence[Ledger], *, seed: int, reporter: Reporter) -> None:
+def copy_receipts(work: Workspace, ledgers: Sequence[Ledger], *, seed: int, reporter: Reporter) -> None:
     """Copy sessions and receipts of all ledgers into the workspace."""
     reporter.stage("read the ledger")
     for source, ledger in enumerate(ledgers):
@@ -69,9 +70,9 @@ def record_expectations(
     *,
     reporter: Reporter,
 ) -> None:
-    """Note for every memory of dump and ledgers what should have become of it.
+    """Record the expectation of every memory in dump and ledgers.
 
-    Raises WrongLedger where the dump is of another source than the ledger.
+    Raises WrongLedger if dump and ledger belong to different sources.
     """
     if dump is not None:
         _same_source(ledgers, dump)
@@ -81,32 +82,32 @@ def record_expectations(
 
 
 def expectation_of(memory: Memory, last: LastVersion | None, rules: ExpectationRules) -> Expectation:
-    """One memory of the dump beside the ledger's newest version of it."""
+    """The expectation of a memory of the dump; `last` is the newest version that the ledger knows."""
     if last is not None and last.tombstoned_at is not None and (rules.began or "") <= last.tombstoned_at:
-        return _gone(memory.id, last)  # an older reading cannot bring back what a newer one missed
-    placed = rules.mapping.place(memory)
+        return _gone(memory.id, last)  # an older scan cannot bring back what a newer one found deleted
+    mapped = rules.mapping.place(memory)
     stored = last is not None and last.any_stored
-    if isinstance(placed, Skipped):
-        return Expectation("skipped", placed.reason, _stale(memory.id, placed.reason) if stored else ())
-    if isinstance(placed, Unmapped):
-        return Expectation("missing", f"the mapping has no place for it: {placed.why}")
+    if isinstance(mapped, Skipped):
+        return Expectation("skipped", mapped.reason, _stale(memory.id, mapped.reason) if stored else ())
+    if isinstance(mapped, Unmapped):
+        return Expectation("missing", f"no mapping rule matches it: {mapped.why}")
     if last is None:
         if rules.planned:
             return Expectation("missing", "never planned: the replay left it out")
         return Expectation("pending", "new since the replay")
     if last.text_digest != digest(memory.memory) and _newer(memory, last, rules.began):
         return Expectation(
-            "pending", "its text changed since the replay", _stale(memory.id, "an older text") if stored else ()
+            "pending", "its text changed after the replay", _stale(memory.id, "an older text") if stored else ()
         )
     if last.state == "skipped" and not rules.planned:
         return Expectation("pending", f"the replay skipped it: {last.reason}")
-    return from_ledger(memory.id, last, rules.accepted, _wrong_place(memory, last, placed, rules.mapping))
+    return from_ledger(memory.id, last, rules.accepted, _misplaced(memory, last, mapped, rules.mapping))
 
 
 def from_ledger(
     mem0_id: str, last: LastVersion, accepted: frozenset[str], findings: tuple[Finding, ...] = ()
 ) -> Expectation:
-    """What the ledger says of a memory that should be in Spectron."""
+    """The expectation of a memory that should be in Spectron, by its state in the ledger."""
     if last.state in STORED:
         return Expectation("stored" if last.message is None else "carried", "", findings)
     if last.state == "refused" and mem0_id in accepted:
@@ -123,14 +124,14 @@ _UNSENT = {
 }
 
 
-def _status(said: str | None) -> str:
-    """The status of an answer, without its words, which may repeat the memory's text; the review file has them."""
-    first = (said or "").split(" ", 1)[0]
+def _status(reason: str | None) -> str:
+    """The HTTP status at the start of a reason; the rest may repeat the memory's text and is in the review file."""
+    first = (reason or "").split(" ", 1)[0]
     return f" ({first})" if first.isdigit() and len(first) == 3 else ""
 
 
 def lens_of(owners: dict[str, str], mapping: ScopeMapping) -> Lens | None:
-    """The lens with which an application would look for a memory of these owners; None where none is servable."""
+    """The lens through which an application would search for a memory of these owners; None if none is servable."""
     for names in (("user_id",), ("user_id", "agent_id"), ("agent_id",), ("app_id",), ("run_id",)):
         if names[0] in owners and all(name in owners for name in names):
             try:
@@ -151,29 +152,31 @@ def _from_dump(
     planned = any(plans.was_planned(ledger, dump.digest) for ledger in ledgers)
     rules = ExpectationRules(mapping, planned, dump.began, options.accepted)
     reporter.stage("compare dump and ledger", dump.count)
-    keep = _Batches(work)
+    batches = _Batches(work)
     for memory in dump.memories():
         reporter.advance(1)
         if options.filters.admits(memory):
-            keep(memory.id, expectation_of(memory, _last(ledgers, memory.id), rules))
+            batches.add(memory.id, expectation_of(memory, _last(ledgers, memory.id), rules))
     for mem0_id in dump.tombstones:
         last = _last(ledgers, mem0_id)
         if last is not None and _admitted(ledgers, mem0_id, options.filters):
-            keep(mem0_id, _gone(mem0_id, last))
-    keep.flush()
+            batches.add(mem0_id, _gone(mem0_id, last))
+    batches.flush()
 
 
 def _from_ledgers(work: Workspace, ledgers: Sequence[Ledger], filters: Filters, accepted: frozenset[str]) -> None:
-    """Memories that the dump does not tell about: captured since, or of another export."""
-    keep = _Batches(work)
+    """Memories that only the ledger has: captured after the dump, or from another export."""
+    batches = _Batches(work)
     for ledger in ledgers:
         for mem0_id, tombstoned in memories.memories(ledger):
             if work.expected(mem0_id) is not None or not _admitted(ledgers, mem0_id, filters):
                 continue
             last = memories.last_version(ledger, mem0_id)
             if last is not None:
-                keep(mem0_id, _gone(mem0_id, last) if tombstoned else _from_ledger_alone(mem0_id, last, accepted))
-    keep.flush()
+                batches.add(
+                    mem0_id, _gone(mem0_id, last) if tombstoned else _from_ledger_alone(mem0_id, last, accepted)
+                )
+    batches.flush()
 
 
 def _from_ledger_alone(mem0_id: str, last: LastVersion, accepted: frozenset[str]) -> Expectation:
@@ -192,27 +195,27 @@ def _stale(mem0_id: str, reason: str) -> tuple[Finding, ...]:
 
 
 def _newer(memory: Memory, last: LastVersion, began: str | None) -> bool:
-    """Whether the dump's text came after the ledger's: the same rule by which replay numbers versions."""
+    """Whether the dump's text is newer than the ledger's, by the rule with which replay numbers versions."""
     if memory.text_at is not None and memory.text_at > (last.text_at or ""):
         return True
     return began is not None and began > last.recorded_at
 
 
-def _wrong_place(memory: Memory, last: LastVersion, placed: Placement, mapping: ScopeMapping) -> tuple[Finding, ...]:
+def _misplaced(memory: Memory, last: LastVersion, mapped: Placement, mapping: ScopeMapping) -> tuple[Finding, ...]:
     if last.state not in STORED:
         return ()
-    where = last.selector
-    if canonical_json(placed.selector) != where:
-        reason = f"written to {where}, the mapping places it in {canonical_json(placed.selector)}"
-        return (Finding("misplaced", memory.id, reason, where),)
+    selector = canonical_json(mapped.selector)
+    if selector != last.selector:
+        reason = f"written to {last.selector}, but the mapping gives {selector}"
+        return (Finding("misplaced", memory.id, reason, last.selector),)
     lens = lens_of(memory.entity_ids, mapping)
-    if lens is not None and not covers(lens.selector, selector_of(where)):
-        return (Finding("misplaced", memory.id, "the lens of its own owner does not cover its scope", where),)
+    if lens is not None and not covers(lens.selector, selector_of(last.selector)):
+        return (Finding("misplaced", memory.id, "its own owner's lens does not cover its scope", last.selector),)
     return ()
 
 
 def _last(ledgers: Sequence[Ledger], mem0_id: str) -> LastVersion | None:
-    """A memory belongs to one shard, unless its lane changed before anything of it was sent."""
+    """The newest version in the shard that sent it; several know it if its lane changed before anything was sent."""
     known = [last for ledger in ledgers if (last := memories.last_version(ledger, mem0_id)) is not None]
     return next((last for last in known if last.state in STORED), known[0] if known else None)
 
@@ -230,29 +233,29 @@ def _same_source(ledgers: Sequence[Ledger], dump: Dump) -> None:
         if migration is not None and migration.source != dump.source.identity:
             raise WrongLedger(
                 f"the ledger at {ledger.path} belongs to source {migration.source},"
-                f" the dump in {dump.path} is of {dump.source.identity}",
-                hint="name the dump that was replayed with --dump, or its ledger with --state",
+                f" the dump in {dump.path} to {dump.source.identity}",
+                hint="set --dump to the dump that was replayed, or --state to its ledger",
             )
 
 
 class _Batches:
-    """Notes outcomes, many in one transaction."""
+    """Records expectations, many in one transaction."""
 
     def __init__(self, work: Workspace) -> None:
         self._work = work
-        self._waiting: list[Callable[[], None]] = []
+        self._pending: list[Callable[[], None]] = []
 
-    def __call__(self, mem0_id: str, outcome: Expectation) -> None:
+    def add(self, mem0_id: str, expectation: Expectation) -> None:
         def write() -> None:
-            self._work.expect(mem0_id, outcome.kind, outcome.reason)
-            self._work.note("present", outcome.findings)
+            self._work.expect(mem0_id, expectation.kind, expectation.reason)
+            self._work.note("present", expectation.findings)
 
-        self._waiting.append(write)
-        if len(self._waiting) >= _BATCH:
+        self._pending.append(write)
+        if len(self._pending) >= _BATCH:
             self.flush()
 
     def flush(self) -> None:
         with self._work.change():
-            for write in self._waiting:
+            for write in self._pending:
                 write()
-        self._waiting.clear()
+        self._pending.clear()

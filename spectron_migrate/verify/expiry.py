@@ -1,7 +1,7 @@
-"""Will it expire: what Spectron keeps in its category `context` lives for seven days from the time it is known (pure).
+"""When memories expire: Spectron keeps the category `context` for seven days from the known time (pure).
 
-The category of a memory is the one that it was written with; a fact made of it has one of its own, which the server
-tells beside its value.
+A memory has the category that it was written with. A fact extracted from it has its own category, which the server
+reports beside the value.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ LIFETIME = timedelta(days=7)
 
 @dataclass(frozen=True, slots=True)
 class Expiry:
-    """When something is taken out of recall."""
+    """When a memory or an extracted fact drops out of recall."""
 
     what: str
     """`it`, or `its fact`."""
     at: str | None
-    """None where it counts from a time that only the server knows."""
+    """None if the seven days begin at a time that only the server knows."""
     over: bool
     seen: bool = True
-    """False where only its absence tells: it may have been forgotten as well."""
+    """False if it is merely absent: it may have expired or been forgotten."""
 
     def __str__(self) -> str:
         if not self.seen:
-            return f"{self.what} is not there any more: expired, or forgotten"
+            return f"{self.what} is no longer there: expired or forgotten"
         when = f" at {self.at}" if self.at else ""
         kept = f"Spectron keeps {SHORT_LIVED} for {LIFETIME.days} days"
         return f"{self.what} {'expired' if self.over else 'is about to expire'}{when}: {kept}"
 
 
 def expiry_of(fact: StoredMemory, now: datetime) -> Expiry | None:
-    """When the memory itself expires; None for one that was written to stay."""
+    """When the memory itself expires; None if its category does not expire."""
     if fact.category != SHORT_LIVED:
         return None
     return _expiry("it", fact.text_at, now)
 
 
 def expiry_of_facts(fact: StoredMemory, values: Iterable[EntityValue], now: datetime) -> Expiry | None:
-    """When the first of the facts made of a memory expires, by what the server says of them."""
+    """When the first of the facts extracted from a memory expires, by the server's values."""
     mine = set(fact.ids)
     ends = [
         _expiry("its fact", value.known_at, now)

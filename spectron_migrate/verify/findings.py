@@ -28,20 +28,18 @@ Layer = Literal["present", "recallable", "supersession", "isolation", "recall"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is not as it should be, about one memory where that is known."""
+    """One thing that is wrong, with the memory that it concerns if that is known."""
 
     kind: FindingKind
     mem0_id: str | None
     reason: str
-    """For any reader: never the text of a memory or a query."""
+    """Safe to share: never contains the text of a memory or a query."""
     where: str = ""
-    """Session, scope or turn."""
+    """Session, scope or turn, in words."""
     texts: Mapping[str, str] = field(default_factory=dict)
-    """What was expected and found: only for reports that may hold texts."""
+    """Texts by role, such as `written` and `found`; only reports that may hold texts show them."""
 
-    def to_json(self, *, texts: bool) -> dict[str, Json]:
-        """As reports carry it; `texts` says whether they may hold texts."""
-        told: dict[str, Json] = {"kind": self.kind, "id": self.mem0_id, "reason": self.reason, "where": self.where}
-        if texts and self.texts:
-            told["texts"] = dict(self.texts)
-        return told
+    def to_json(self) -> dict[str, Json]:
+        """As the JSON report holds it, texts included."""
+        body: dict[str, Json] = {"kind": self.kind, "id": self.mem0_id, "reason": self.reason, "where": self.where}
+        return body | ({"texts": dict(self.texts)} if self.texts else {})

@@ -1,7 +1,7 @@
-"""Are they there, word for word, once, and in order: every session of ours is listed and compared.
+"""Whether every memory is present once, word for word and in order: lists each of our sessions and compares.
 
-A session's turns are told apart by the ids that its receipts claim. Whatever looks wrong is looked at once more
-before it is said, against the ledger as it is then, because a live system moves.
+Turns are matched by the ids that receipts claim, not by text. A session with findings is listed a second time, against
+the ledger as it is then, and only findings that occur both times count: a live system changes in between.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ _MASK = re.compile(r"\[[A-Z][A-Z_ ]+\]|<[A-Z][A-Z_ ]+>|\*{3,}|█+|\bREDACTED\b"
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """One session: what should be in it, and what its listing shows."""
+class SessionListing:
+    """One session: the facts that should be in it, and the turns that the server lists."""
 
     session: OurSession
     facts: Sequence[StoredMemory]
     turns: Sequence[Turn]
     claimed: frozenset[str]
-    """Turn ids with a receipt, of memories that this run is not about as well."""
+    """Turn ids with a receipt, including those of memories that the options leave out."""
 
 
 async def check_sessions(
     work: Workspace, ledgers: Sequence[Ledger], api: SpectronApi, *, in_flight: int, reporter: Reporter
 ) -> None:
-    """List every session of ours once, and those that look wrong twice; findings go into the workspace.
+    """List each of our sessions, those with findings twice; findings go into the workspace.
 
-    Raises KeyRefused or Unreachable: what cannot be read is never called missing.
+    Raises KeyRefused or Unreachable: a memory that cannot be read is never called missing.
     """
     reporter.stage("turns", work.count("session"))
 
     async def check(item: tuple[OurSession, int, int]) -> None:
         session, source, scope = item
         if not work.is_done("present", session.server_id):
-            seen = await _list(work, ledgers[source], api, session)
-            findings = findings_of(seen)
+            listing = await _list(work, ledgers[source], api, session)
+            findings = findings_of(listing)
             if findings:
-                seen = await _list(work, ledgers[source], api, session)
-                again = set(map(_same, findings_of(seen)))
-                findings = [each for each in findings if _same(each) in again]
-            findings = [_named(work, finding, seen, scope) for finding in findings]
-            for turn in seen.turns:
+                listing = await _list(work, ledgers[source], api, session)
+                again = set(map(_identity, findings_of(listing)))
+                findings = [each for each in findings if _identity(each) in again]
+            findings = [_doubled_elsewhere(work, finding, scope) for finding in findings]
+            for turn in listing.turns:
                 if turn.id in session.residue:
                     work.leave(turn.id, scope, turn.content)
             work.keep("present", session.server_id, findings)
@@ -63,115 +63,112 @@ async def check_sessions(
     await for_each(work.sessions(), check, in_flight=in_flight)
 
 
-def findings_of(seen: Listed) -> list[Finding]:
-    """Everything in a session that is not as it should be."""
-    by_id = {turn.id: turn for turn in seen.turns}
+def findings_of(listing: SessionListing) -> list[Finding]:
+    """Everything that is wrong in one session."""
+    by_id = {turn.id: turn for turn in listing.turns}
     return [
-        *_absent_or_altered(seen, by_id),
-        *_unclaimed(seen),
-        *_out_of_order(seen, by_id),
+        *_absent_or_altered(listing, by_id),
+        *_unclaimed(listing),
+        *_out_of_order(listing, by_id),
     ]
 
 
-def _absent_or_altered(seen: Listed, by_id: dict[str, Turn]) -> list[Finding]:
-    found: list[Finding] = []
-    where = f"session {seen.session.server_id}"
-    for fact in seen.facts:
+def _absent_or_altered(listing: SessionListing, by_id: dict[str, Turn]) -> list[Finding]:
+    findings: list[Finding] = []
+    where = f"session {listing.session.server_id}"
+    for fact in listing.facts:
         turn = by_id.get(fact.turn_id or "")
         version = "" if fact.newest else f" (its older version {fact.version})"
         if turn is None:
-            reason = f"its turn is not listed{version}" if by_id else f"its session lists no turn{version}"
-            found.append(Finding("missing", fact.mem0_id, reason, where, {"written": fact.text}))
+            reason = f"its turn is not listed{version}" if by_id else f"its session lists no turns{version}"
+            findings.append(Finding("missing", fact.mem0_id, reason, where, {"written": fact.text}))
         elif not same_text(turn.content, fact.text):
             masked = _MASK.search(turn.content) is not None and _MASK.search(fact.text) is None
             reason = f"its text was {'masked' if masked else 'changed'}{version}"
             texts = {"written": fact.text, "found": turn.content}
-            found.append(Finding("altered", fact.mem0_id, reason, f"{where}, turn {turn.id}", texts))
-    return found
+            findings.append(Finding("altered", fact.mem0_id, reason, f"{where}, turn {turn.id}", texts))
+    return findings
 
 
-def _unclaimed(seen: Listed) -> list[Finding]:
-    found: list[Finding] = []
-    undecided = list(seen.session.undecided)
-    for turn in seen.turns:
-        if turn.id in seen.claimed:
+def _unclaimed(listing: SessionListing) -> list[Finding]:
+    findings: list[Finding] = []
+    undecided = list(listing.session.undecided)
+    for turn in listing.turns:
+        if turn.id in listing.claimed:
             continue
-        where = f"session {seen.session.server_id}, turn {turn.id}"
+        where = f"session {listing.session.server_id}, turn {turn.id}"
         texts = {"found": turn.content}
-        if turn.id in seen.session.residue:
-            found.append(Finding("residue", None, "left by the server when a write failed", where, texts))
+        if turn.id in listing.session.residue:
+            findings.append(Finding("residue", None, "left on the server by a failed write", where, texts))
             continue
         doubt = next((one for one in undecided if same_text(one[1], turn.content)), None)
         if doubt is not None:
             undecided.remove(doubt)
             continue
-        twin = next((fact for fact in seen.facts if same_text(fact.text, turn.content)), None)
-        if twin is not None:
-            found.append(Finding("doubled", twin.mem0_id, "a second turn has its text", where, texts))
+        same = next((fact for fact in listing.facts if same_text(fact.text, turn.content)), None)
+        if same is not None:
+            findings.append(Finding("doubled", same.mem0_id, "a second turn has its text", where, texts))
         else:
-            found.append(Finding("foreign", None, "a turn in our session that no receipt claims", where, texts))
-    return found
+            findings.append(Finding("foreign", None, "a turn in our session that no receipt claims", where, texts))
+    return findings
 
 
-def _out_of_order(seen: Listed, by_id: dict[str, Turn]) -> list[Finding]:
-    """In a `full` session `seq` rises with the order key; named are the fewest whose removal would make it so."""
-    if seen.session.infer != "full":
+def _out_of_order(listing: SessionListing, by_id: dict[str, Turn]) -> list[Finding]:
+    """In a `full` session `seq` must rise with the order key; names the fewest memories that break that order."""
+    if listing.session.infer != "full":
         return []
-    present = [(fact, by_id[fact.turn_id]) for fact in seen.facts if fact.turn_id in by_id and not fact.late]
+    present = [(fact, by_id[fact.turn_id]) for fact in listing.facts if fact.turn_id in by_id and not fact.late]
     present.sort(key=lambda pair: pair[0].order_key)
     kept = _longest_rising([turn.seq for _, turn in present])
     return [
         Finding(
             "order",
             fact.mem0_id,
-            "it stands at another place among the turns of its session than among the memories",
-            f"session {seen.session.server_id}, turn {turn.id}",
+            "its turn is out of order in its session",
+            f"session {listing.session.server_id}, turn {turn.id}",
         )
-        for place, (fact, turn) in enumerate(present)
-        if place not in kept
+        for index, (fact, turn) in enumerate(present)
+        if index not in kept
     ]
 
 
 def _longest_rising(numbers: Sequence[int]) -> set[int]:
-    """The places of a longest strictly rising subsequence."""
-    ends: list[int] = []
-    places: list[int] = []
-    before: list[int] = []
-    for place, number in enumerate(numbers):
-        length = bisect_left(ends, number)
-        before.append(places[length - 1] if length else -1)
-        if length == len(ends):
-            ends.append(number)
-            places.append(place)
-        else:
-            ends[length], places[length] = number, place
+    """The indices of a longest strictly rising subsequence (patience sorting)."""
+    last: list[int] = []  # by length, the smallest number that ends a rising subsequence of that length
+    last_index: list[int] = []
+    previous: list[int] = []
+    for index, number in enumerate(numbers):
+        length = bisect_left(last, number)
+        previous.append(last_index[length - 1] if length else -1)
+        last[length : length + 1] = [number]
+        last_index[length : length + 1] = [index]
     kept: set[int] = set()
-    place = places[-1] if places else -1
-    while place >= 0:
-        kept.add(place)
-        place = before[place]
+    index = last_index[-1] if last_index else -1
+    while index >= 0:
+        kept.add(index)
+        index = previous[index]
     return kept
 
 
-async def _list(work: Workspace, ledger: Ledger, api: SpectronApi, session: OurSession) -> Listed:
-    # The ledger after the server: a turn that is written meanwhile has its receipt by the second look.
+async def _list(work: Workspace, ledger: Ledger, api: SpectronApi, session: OurSession) -> SessionListing:
+    # The ledger is read after the server: a turn written in between has its receipt by the second listing.
     try:
         turns = await api.turns(session.server_id)
     except UnknownSession:
         turns = []
     claimed = receipts.claimed_turns(ledger, session.server_id)
-    return Listed(session, work.facts_in(session.server_id), turns, frozenset(claimed))
+    return SessionListing(session, work.facts_in(session.server_id), turns, frozenset(claimed))
 
 
-def _named(work: Workspace, finding: Finding, seen: Listed, scope: int) -> Finding:
-    """A turn that nobody claims may be the copy of a memory that was written to another session of its scope."""
+def _doubled_elsewhere(work: Workspace, finding: Finding, scope: int) -> Finding:
+    """A foreign turn may be the copy of a memory that was written to another session of the same scope."""
     if finding.kind != "foreign":
         return finding
-    twins = [fact for fact in work.with_text(finding.texts["found"]) if fact.scope == scope]
-    if not twins:
+    same = next((fact for fact in work.with_text(finding.texts["found"]) if fact.scope == scope), None)
+    if same is None:
         return finding
-    return Finding("doubled", twins[0].mem0_id, "a turn of another session has its text", finding.where, finding.texts)
+    return Finding("doubled", same.mem0_id, "a turn of another session has its text", finding.where, finding.texts)
 
 
-def _same(finding: Finding) -> tuple[str, str | None, str]:
+def _identity(finding: Finding) -> tuple[str, str | None, str]:
     return (finding.kind, finding.mem0_id, finding.where)

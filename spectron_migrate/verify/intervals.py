@@ -9,36 +9,37 @@ from statistics import NormalDist, fmean
 from typing import Literal
 
 USERS_TO_RESAMPLE = 30
-"""From so many users on an interval is about users; below, it is about further queries of these users."""
+"""With at least this many users an interval generalises to users; with fewer, to further queries of these users."""
 
 _SERIES_DEGREES = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean with its two-sided confidence interval, and what it speaks about."""
+    """A mean with its two-sided confidence interval, and the units that it generalises to."""
 
     mean: float
     low: float
     high: float
     n: int
-    """How many `units` it rests on."""
+    """Number of `units` in the sample."""
     units: Literal["users", "queries", "all"]
-    """`users`: users like these. `queries`: further queries of these very users. `all`: nothing was sampled."""
+    """`users`: users like these. `queries`: further queries of the same users. `all`: nothing was sampled."""
 
 
 def paired_interval(
     differences: Mapping[str, Sequence[float]], *, confidence: float = 0.95, everything: bool = False
 ) -> Interval:
-    """The mean difference between two systems, from differences (-1 to 1) of their measures a query, by user.
+    """The mean difference between two systems; `differences` (-1 to 1) of one measure per query, by user.
 
-    From `USERS_TO_RESAMPLE` users on: every user weighs the same, queries of one user are not independent, and
-    the interval is Student's over the users. Below: every query weighs the same, and the interval is one within
-    these users, stratified by user. `everything` says that the queries are all there are: no sampling error.
+    With `USERS_TO_RESAMPLE` users or more, every user has the same weight (queries of one user are not independent)
+    and the interval is Student's over users. With fewer, every query has the same weight and the interval is
+    stratified by user: it holds for these users only. `everything`: the queries cover every memory, so there is no
+    sampling error. Raises ValueError without any difference.
 
     A sample without a single loss does not prove that there are none. So both intervals are widened by two
-    made-up units, one at +1 and one at -1 (Bonett and Price, 2012, for paired shares; the mean stays as it is),
-    without which hundreds of equal answers would give an interval of no width.
+    pseudo-observations, one at +1 and one at -1 (Bonett and Price, 2012, for paired shares; the mean is unchanged).
+    Without them hundreds of equal answers would give an interval of zero width.
     """
     groups = [list(values) for values in differences.values() if values]
     if not groups:
@@ -53,9 +54,9 @@ def paired_interval(
 
 
 def units_needed(interval: Interval, margin: float) -> int | None:
-    """How many users (or queries) would show that the difference is above `-margin`, were the mean to stay so.
+    """How many users (or queries) would show a difference above `-margin` if the mean stayed the same.
 
-    None where no number would: the mean itself lies at or below `-margin`.
+    None if no number would: the mean itself is at or below `-margin`.
     """
     distance, half = interval.mean + margin, interval.mean - interval.low
     if distance <= 0:
@@ -64,13 +65,13 @@ def units_needed(interval: Interval, margin: float) -> int | None:
 
 
 def t_quantile(probability: float, degrees: int) -> float:
-    """The quantile of Student's distribution; `probability` strictly between 0 and 1."""
+    """Quantile of Student's t distribution; raises ValueError unless 0 < `probability` < 1 and `degrees` >= 1."""
     if degrees < 1 or not 0 < probability < 1:
         raise ValueError(f"no quantile {probability} for {degrees} degrees of freedom")
     if probability < 0.5:
         return -t_quantile(1 - probability, degrees)
     if degrees > _SERIES_DEGREES:
-        return _t_of_many(NormalDist().inv_cdf(probability), degrees)
+        return _t_quantile_series(NormalDist().inv_cdf(probability), degrees)
     low, high = 0.0, 1.0
     while _t_below(high, degrees) < probability:
         high *= 2
@@ -81,10 +82,10 @@ def t_quantile(probability: float, degrees: int) -> float:
 
 
 def _student(groups: list[list[float]], units: Literal["users", "queries"], confidence: float) -> Interval:
-    """Student's interval of the mean over all values, from their spread inside each group."""
+    """Student's interval of the mean of all values, from the variance within each group."""
     n = sum(map(len, groups))
     mean = fmean(value for group in groups for value in group)
-    squares = 2.0  # the two made-up units
+    squares = 2.0  # the two pseudo-observations
     for group in groups:
         centre = fmean(group)
         squares += sum((value - centre) ** 2 for value in group)
@@ -107,8 +108,8 @@ def _t_below(t: float, degrees: int) -> float:
     return 0.5 + sine * total / 2
 
 
-def _t_of_many(z: float, degrees: int) -> float:
-    """The quantile from the normal one, by the series in 1/degrees (Abramowitz and Stegun 26.7.5)."""
+def _t_quantile_series(z: float, degrees: int) -> float:
+    """The t quantile from the normal quantile `z`, by the series in 1/degrees (Abramowitz and Stegun 26.7.5)."""
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
     third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384

@@ -1,8 +1,8 @@
-"""Does anybody see what is another's: pairs of scopes, asked the same question through both lenses.
+"""Whether users see each other's memories: for pairs of scopes, the same query through both lenses.
 
-A leak is a row that came out of a memory of A and appears in B's lens, though B's lens covers no memory that the
-row could come from. Equal sentences and shared entities are no leak in themselves: they are asked about again with
-words that only A has.
+A leak is a hit that came from a memory of scope A and appears in B's lens, although B's lens covers no memory that
+it could have come from. An equal text or a shared entity alone is no leak: the query is repeated with words that only
+A has.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
 
-from spectron_migrate.judge import plain
+from spectron_migrate.judge import PASSAGE_LETTERS, plain
 from spectron_migrate.mapping import ScopeMapping, covers
 from spectron_migrate.records import Reporter, Selector
 from spectron_migrate.spectron.api import MAX_K, Hit, SpectronApi
@@ -21,17 +21,16 @@ from spectron_migrate.verify.findings import Finding
 from spectron_migrate.verify.keywords import WordFrequencies, words_of
 from spectron_migrate.verify.parallel import for_each
 from spectron_migrate.verify.placement import SOURCE
-from spectron_migrate.verify.stored_memory import StoredMemory
+from spectron_migrate.verify.stored_memory import StoredMemory, selector_text
 from spectron_migrate.verify.workspace import Workspace
 
-QUESTIONS = 3
-"""Memories of A that are asked for, in each direction of a pair."""
-_PIECE = 40
+MEMORIES_PER_DIRECTION = 3
+"""Memories of A that are searched for in each direction of a pair."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScopeReader:
-    """A scope, and the lens with which its owner reads."""
+    """A scope, and the lens through which its owner searches."""
 
     scope: int
     selector: Selector
@@ -40,7 +39,7 @@ class ScopeReader:
     @property
     def name(self) -> str:
         """For reports."""
-        return " or ".join(" and ".join(clause) for clause in self.selector)
+        return selector_text(self.selector)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +48,8 @@ class Suspicion:
 
     fact: StoredMemory
     hit: Hit
-    sure: bool
-    """By an id of a receipt, not by text or a shared entity alone."""
+    certain: bool
+    """Whether a receipt names the hit; not only an equal text or a shared entity."""
 
 
 async def check_isolation(
@@ -63,7 +62,7 @@ async def check_isolation(
     in_flight: int,
     reporter: Reporter,
 ) -> int:
-    """Try pairs in both directions; how many pairs were tried (0 where no two scopes are apart)."""
+    """Try pairs of scopes in both directions; returns how many (0 if no two scopes are separate)."""
     chosen = choose_pairs(scope_readers(work, mapping), pairs, rng)
     reporter.stage("isolation", len(chosen))
 
@@ -71,8 +70,8 @@ async def check_isolation(
         subject = f"{pair[0].scope}-{pair[1].scope}"
         if not work.is_done("isolation", subject):
             findings = [
-                *await _try(work, api, asked=pair[0], reader=pair[1]),
-                *await _try(work, api, asked=pair[1], reader=pair[0]),
+                *await _search_as_other(work, api, owner=pair[0], other=pair[1]),
+                *await _search_as_other(work, api, owner=pair[1], other=pair[0]),
             ]
             work.keep("isolation", subject, findings)
         reporter.advance(1)
@@ -82,7 +81,7 @@ async def check_isolation(
 
 
 def scope_readers(work: Workspace, mapping: ScopeMapping) -> list[ScopeReader]:
-    """Every scope with the lens of an owner of its memories, by path."""
+    """Every scope with the lens of the owner of one of its memories, by path."""
     found = []
     for scope, selector in work.scopes():
         fact = next(work.facts_of(scope, standing=True, limit=1), None)
@@ -93,9 +92,9 @@ def scope_readers(work: Workspace, mapping: ScopeMapping) -> list[ScopeReader]:
 
 
 def choose_pairs(known: Sequence[ScopeReader], n: int, rng: Random) -> list[tuple[ScopeReader, ScopeReader]]:
-    """Pairs whose lenses do not reach each other's scope: neighbours by name first, then any.
+    """Up to `n` pairs whose lenses do not cover each other's scope: up to half neighbours by name, the rest random.
 
-    Neighbours (`user/anna`, `user/anna2`) are where a prefix that is compared wrongly would show.
+    Neighbours (`user/anna`, `user/anna2`) would reveal a server that compares path prefixes wrongly.
     """
     chosen: dict[tuple[int, int], tuple[ScopeReader, ScopeReader]] = {}
     neighbours = list(pairwise(known))
@@ -103,12 +102,12 @@ def choose_pairs(known: Sequence[ScopeReader], n: int, rng: Random) -> list[tupl
     for left, right in neighbours:
         if len(chosen) >= (n + 1) // 2:
             break
-        if _apart(left, right):
+        if _separate(left, right):
             chosen[left.scope, right.scope] = (left, right)
     for left, right in _random_pairs(known, n, rng):
         if len(chosen) >= n:
             break
-        if _apart(left, right) and (right.scope, left.scope) not in chosen:
+        if _separate(left, right) and (right.scope, left.scope) not in chosen:
             chosen.setdefault((left.scope, right.scope), (left, right))
     return list(chosen.values())
 
@@ -121,73 +120,72 @@ def _random_pairs(known: Sequence[ScopeReader], n: int, rng: Random) -> Iterable
     return ((rng.choice(known), rng.choice(known)) for _ in range(20 * n))
 
 
-def _apart(left: ScopeReader, right: ScopeReader) -> bool:
+def _separate(left: ScopeReader, right: ScopeReader) -> bool:
     return left.scope != right.scope and not covers(left.lens, right.selector) and not covers(right.lens, left.selector)
 
 
-async def _try(work: Workspace, api: SpectronApi, *, asked: ScopeReader, reader: ScopeReader) -> list[Finding]:
-    """Ask for memories of `asked`, first as their owner, then, word for word the same, as `reader`."""
-    rarity = WordFrequencies(work.texts_of(asked.scope))
-    theirs = WordFrequencies(_texts_covered(work, reader.lens))
+async def _search_as_other(
+    work: Workspace, api: SpectronApi, *, owner: ScopeReader, other: ScopeReader
+) -> list[Finding]:
+    """Search for memories of `owner` first through its own lens, then with the same words through `other`'s."""
+    own_words = WordFrequencies(work.texts_of(owner.scope))
+    other_words = WordFrequencies(_texts_covered(work, other.lens))
     found: dict[tuple[str, str], Finding] = {}
-    for fact in list(work.facts_of(asked.scope, standing=True, limit=QUESTIONS)):
-        query = " ".join(rarity.rarest(fact.text)) or fact.text
+    for fact in list(work.facts_of(owner.scope, standing=True, limit=MEMORIES_PER_DIRECTION)):
+        query = " ".join(own_words.rarest(fact.text)) or fact.text
         for mode in ("hybrid", "bm25"):
-            # In this order on purpose: a cache that does not know scopes answers the second with the first.
-            await _ask(api, query, asked.lens, mode)
-            for suspicion in suspicions(work, await _ask(api, query, reader.lens, mode), fact, asked, reader):
-                finding = await _settle(work, api, suspicion, asked, reader, theirs)
+            # The owner must ask first: a cache shared across scopes then answers the other with the owner's hits.
+            await _ask(api, query, owner.lens, mode)
+            hits = await _ask(api, query, other.lens, mode)
+            for suspicion in suspicions(work, hits, fact, owner, other):
+                finding = await _settle(work, api, suspicion, other, other_words)
                 found.setdefault((finding.kind, suspicion.hit.id), finding)
     return list(found.values())
 
 
 def suspicions(
-    work: Workspace, hits: Sequence[Hit], fact: StoredMemory, asked: ScopeReader, reader: ScopeReader
+    work: Workspace, hits: Sequence[Hit], fact: StoredMemory, owner: ScopeReader, other: ScopeReader
 ) -> list[Suspicion]:
-    """Hits in the reader's lens that come from a memory it must not see, as far as ids and texts tell."""
-    told = []
+    """Hits in `other`'s lens that, by ids and texts, came from a memory that `other` must not see."""
+    suspected = []
     for hit in hits:
-        owners = work.owners_of(hit.id)
-        if owners:
-            if not any(covers(reader.lens, owner.selector) for owner in owners):
-                told.append(Suspicion(owners[0], hit, hit.source != "entity"))
+        sources = work.owners_of(hit.id)
+        if sources:
+            if not any(covers(other.lens, source.selector) for source in sources):
+                suspected.append(Suspicion(sources[0], hit, certain=hit.source != "entity"))
             continue
-        twins = work.with_text(hit.text)
-        if any(covers(reader.lens, twin.selector) for twin in twins):
+        same_text = work.with_text(hit.text)
+        if any(covers(other.lens, same.selector) for same in same_text):
             continue
-        theirs = [twin for twin in twins if covers(asked.lens, twin.selector)]
+        owned = [same for same in same_text if covers(owner.lens, same.selector)]
         piece = plain(hit.text)
-        if not theirs and len(piece) >= _PIECE and piece in plain(fact.text):
-            theirs = [fact]
-        if theirs:
-            told.append(Suspicion(theirs[0], hit, False))
-    return told
+        if not owned and len(piece) >= PASSAGE_LETTERS and piece in plain(fact.text):
+            owned = [fact]
+        if owned:
+            suspected.append(Suspicion(owned[0], hit, certain=False))
+    return suspected
 
 
 async def _settle(
-    work: Workspace,
-    api: SpectronApi,
-    suspicion: Suspicion,
-    asked: ScopeReader,
-    reader: ScopeReader,
-    theirs: WordFrequencies,
+    work: Workspace, api: SpectronApi, suspicion: Suspicion, other: ScopeReader, other_words: WordFrequencies
 ) -> Finding:
+    """A leak or only a suspect: an uncertain hit is searched for again with words that `other` does not have."""
     fact, hit = suspicion.fact, suspicion.hit
-    where = f"written to {_path(fact.selector)}, seen by a reader of {reader.name}"
+    where = f"written to {selector_text(fact.selector)}, seen by a reader of {other.name}"
     texts = {"written": fact.text, "seen": hit.text}
-    if suspicion.sure:
-        reason = f"{hit.source} {hit.id}, which came from it, is in another's lens"
+    if suspicion.certain:
+        reason = f"{hit.source} {hit.id} came from it and is visible in another user's lens"
         return Finding("leak", fact.mem0_id, reason, where, texts)
-    only = [word for word in words_of(fact.text) if word not in theirs]
-    if not only:
-        reason = f"{hit.source} {hit.id} looks like it, and every word of it is the reader's too"
+    only_here = [word for word in words_of(fact.text) if word not in other_words]
+    if not only_here:
+        reason = f"{hit.source} {hit.id} resembles it, and the reader has every word of it too"
         return Finding("suspect", fact.mem0_id, reason, where, texts)
     for mode in ("bm25", "hybrid"):
-        again = await _ask(api, " ".join(only), reader.lens, mode)
-        if any(one.id == hit.id for one in again) and hit.source != "entity":
-            reason = f"{hit.source} {hit.id} has its text, and answers in another's lens to words that only it has"
+        hits = await _ask(api, " ".join(only_here), other.lens, mode)
+        if any(again.id == hit.id for again in hits) and hit.source != "entity":
+            reason = f"{hit.source} {hit.id} has its text, and words that only it has find it in another user's lens"
             return Finding("leak", fact.mem0_id, reason, where, texts)
-    reason = f"{hit.source} {hit.id} looks like it, and does not answer to words that only it has"
+    reason = f"{hit.source} {hit.id} resembles it, but words that only it has do not find it"
     return Finding("suspect", fact.mem0_id, reason, where, texts)
 
 
@@ -198,7 +196,3 @@ async def _ask(api: SpectronApi, query: str, lens: Selector, mode: str) -> Seque
 def _texts_covered(work: Workspace, lens: Selector) -> Iterable[str]:
     for scope, _ in work.scopes_covered(lens):
         yield from work.texts_of(scope)
-
-
-def _path(selector: Selector) -> str:
-    return " or ".join(" and ".join(clause) for clause in selector)

@@ -1,4 +1,4 @@
-"""Words that tell one memory from the others of its scope (pure)."""
+"""Words that distinguish a memory from the others of its scope (pure)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from random import Random
 
-ASKED = 8
-"""Words of one question: enough to put the memory among the first, few enough to be a question."""
+KEYWORDS = 8
+"""Words of one search: enough to rank the memory first, few enough for a search."""
 
 _WORD = re.compile(r"[^\W_]+")
 _COMMON_TEXT = """
@@ -17,45 +17,44 @@ its me my no nor not of on or our she so that the their them they this to was we
 will with would you your user users likes like prefers wants
 """
 _COMMON = frozenset(_COMMON_TEXT.split())
-"""Words of English that a question is not about; in other languages rarity alone decides."""
+"""English words that no question is about; in other languages only frequency decides."""
 
 
 def words_of(text: str) -> list[str]:
-    """The different words of a text, as they come; scripts without spaces give whole runs."""
+    """The distinct words of a text in order; in scripts without spaces a whole run of letters is one word."""
     return list(dict.fromkeys(_WORD.findall(text.casefold())))
 
 
 class WordFrequencies:
-    """How many texts of a scope have each word."""
+    """In how many texts of a scope each word occurs."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        """Count the texts once."""
         self._counts: Counter[str] = Counter()
         for text in texts:
             self._counts.update(words_of(text))
 
     def __contains__(self, word: str) -> bool:
-        """Whether any text has the word."""
+        """Whether the word occurs in any text."""
         return word in self._counts
 
-    def rarest(self, text: str, n: int = ASKED, *, without: Collection[str] = ()) -> list[str]:
+    def rarest(self, text: str, n: int = KEYWORDS, *, without: Collection[str] = ()) -> list[str]:
         """The `n` rarest words of a text, rarest first; among equally rare ones the longest."""
         known = [word for word in words_of(text) if word not in without]
         return sorted(known, key=lambda word: (self._counts[word], -len(word), word))[:n]
 
-    def telling(self, text: str, n: int) -> list[str]:
-        """The rarest words that a question could be about; all words where there are only common ones."""
+    def topics(self, text: str, n: int) -> list[str]:
+        """The rarest words that a question could be about; common words only if there are no others."""
         kept = [word for word in self.rarest(text, len(text)) if word not in _COMMON and len(word) > 1]
         return (kept or self.rarest(text, n))[:n]
 
 
-def question_about(text: str, rarity: WordFrequencies, rng: Random) -> str | None:
-    """A question to which the text is the answer, and which is not the text again; None where it has no word.
+def question_about(text: str, frequencies: WordFrequencies, rng: Random) -> str | None:
+    """A question that the text answers; None if the text has no word.
 
-    Made of a few of its rarest words in another order, some of them as a sentence, so that neither system
-    is asked for a text that it holds word for word.
+    It has up to four of the rarest words, in another order and half of the time as a sentence, so that neither
+    system is asked for a text that it stores word for word.
     """
-    words = rarity.telling(text, 4)
+    words = frequencies.topics(text, 4)
     if not words:
         return None
     if len(words) == 1:
@@ -70,7 +69,7 @@ def question_about(text: str, rarity: WordFrequencies, rng: Random) -> str | Non
 
 
 def _part_of(word: str) -> str:
-    """Of a run in a script without spaces its second half: the whole run would be the text again."""
+    """The second half of a run in a script without spaces: the whole run would be the text itself."""
     if word.isascii() or len(word) < 8:
         return word
     return word[len(word) // 2 :]

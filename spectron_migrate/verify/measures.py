@@ -10,19 +10,19 @@ from collections.abc import Collection, Sequence
 
 
 def success_at_k(ranking: Sequence[str], expected: Collection[str], k: int) -> float:
-    """1 where any expected memory is among the first `k`, else 0."""
+    """1 if any expected memory is among the first `k`, else 0."""
     return float(any(item in expected for item in ranking[:k]))
 
 
 def reciprocal_rank(ranking: Sequence[str], expected: Collection[str]) -> float:
-    """1 / the rank (from 1) of the first expected memory; 0 where there is none."""
+    """1 / rank (from 1) of the first expected memory; 0 if there is none."""
     return next((1 / rank for rank, item in enumerate(ranking, start=1) if item in expected), 0.0)
 
 
 def overlap_at_k(left: Sequence[str], right: Sequence[str], k: int) -> float:
-    """The share of memories that both have among their first `k`, of those that the longer of the two has.
+    """Memories common to both top `k`, as a share of the longer of the two.
 
-    Two empty answers agree: 1. Dividing by `k` instead would count it against a user to have few memories.
+    Two empty answers agree: 1. It does not divide by `k`, which would penalise users who have few memories.
     """
     first, second = set(left[:k]), set(right[:k])
     longest = max(len(first), len(second))
@@ -50,25 +50,25 @@ def rbo_ext(left: Sequence[str], right: Sequence[str], p: float = 0.9) -> float:
 
 
 def ndcg_at_k(ranking: Sequence[str], expected: Collection[str], k: int) -> float:
-    """Normalised discounted cumulative gain with one level of relevance; 0 where nothing is expected."""
+    """Normalised discounted cumulative gain with one level of relevance; 0 if nothing is expected."""
     ideal = sum(1 / math.log2(rank + 1) for rank in range(1, min(k, len(set(expected))) + 1))
     gained = sum(1 / math.log2(rank + 1) for rank, item in enumerate(ranking[:k], 1) if item in expected)
     return gained / ideal if ideal else 0.0
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
-    """By linear interpolation between the nearest ranks; None of nothing."""
+    """The percentile (`share` from 0 to 1) by linear interpolation between the nearest ranks; None for no values."""
     if not values:
         return None
     ordered = sorted(values)
-    place = (len(ordered) - 1) * share
-    low = math.floor(place)
+    position = (len(ordered) - 1) * share
+    low = math.floor(position)
     high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
 
 
 def _overlaps(shorter: Sequence[str], longer: Sequence[str]) -> list[int]:
-    """How many items both lists share down to each depth, from 0."""
+    """How many items both lists share down to each depth, beginning with depth 0."""
     seen_short: set[str] = set()
     seen_long: set[str] = set()
     counts = [0]

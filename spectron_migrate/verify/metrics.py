@@ -1,4 +1,4 @@
-"""What the answers to all queries add up to (pure: from the rows of the JSON report alone)."""
+"""Totals and means over all answered queries (pure: computed from `answers` of the JSON report alone)."""
 
 from __future__ import annotations
 
@@ -17,66 +17,72 @@ _SIDES = ("mem0", "spectron")
 
 @dataclass
 class Metrics:
-    """Gathers answers one by one; memory grows with numbers, not with texts."""
+    """Accumulates answers one by one; it keeps numbers only, no texts."""
 
     queries: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     not_servable: Counter[str] = field(default_factory=Counter)
-    """Queries that were not asked, by what the mapping says."""
+    """Queries that no lens can serve, by the reason that the mapping gives."""
     excused: Counter[str] = field(default_factory=Counter)
+    """Queries that are not compared, by reason."""
     explained: Counter[str] = field(default_factory=Counter)
+    """Differences between the answers, by reason."""
     dropped: Counter[str] = field(default_factory=Counter)
-    noted: Counter[str] = field(default_factory=Counter)
-    """How Spectron's rows were recognised."""
-    _own: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
-    _pairs: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """Hits that an application is not shown, by reason."""
+    recognised: Counter[str] = field(default_factory=Counter)
+    """Hits of Spectron, by how they were recognised."""
+    _values: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+    """System -> measure -> one value per answer."""
+    _agreements: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """Overlap and RBO of both answers; with the prefix `noise_`, of Mem0 asked twice."""
     _differences: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    _by_owner: dict[str, list[list[float]]] = field(default_factory=lambda: defaultdict(lambda: [[], []]))
+    """Owner -> success of Spectron minus success of Mem0, per query."""
+    _successes: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+    """Owner -> success of Mem0 and of Spectron, per query."""
 
-    def add(self, told: dict[str, Json]) -> None:
-        """One answered query, as the report has it."""
+    def add(self, answer: dict[str, Json]) -> None:
+        """Add one entry of the report's `answers`."""
         self.queries += 1
-        if "not_servable" in told:
-            self.not_servable[told["not_servable"]] += 1
+        if "not_servable" in answer:
+            self.not_servable[answer["not_servable"]] += 1
             return
         for side in _SIDES:
-            answer = told.get(side)
-            if answer is None:
+            given = answer.get(side)
+            if given is None:
                 continue
-            if answer["error"] is not None:
+            if given["error"] is not None:
                 self.failed[side] += 1
             else:
-                self._own[side]["ms"].append(answer["ms"])
-        for row in told["spectron"]["hits"]:
-            self.noted[row["note"]] += 1
-            if row["dropped"]:
-                self.dropped[row["dropped"]] += 1
-        self.explained.update(one["why"] for one in told.get("differences") or ())
-        self._measures(told)
+                self._values[side]["ms"].append(given["ms"])
+        for hit in answer["spectron"]["hits"]:
+            self.recognised[hit["note"]] += 1
+            if hit["dropped"]:
+                self.dropped[hit["dropped"]] += 1
+        self.explained.update(difference["why"] for difference in answer.get("differences") or ())
+        self._add_measures(answer)
 
-    def _measures(self, told: dict[str, Json]) -> None:
-        measures = told["measures"]
+    def _add_measures(self, answer: dict[str, Json]) -> None:
+        measures = answer["measures"]
         for name in ("overlap", "rbo"):
             if name in measures:
-                self._pairs[name].append(measures[name])
-            if name in told.get("noise", {}):
-                self._pairs[f"noise_{name}"].append(told["noise"][name])
-        if told.get("excused"):
-            self.excused[told["excused"]] += 1
+                self._agreements[name].append(measures[name])
+            if name in answer.get("noise", {}):
+                self._agreements[f"noise_{name}"].append(answer["noise"][name])
+        if answer.get("excused"):
+            self.excused[answer["excused"]] += 1
             return
-        found = [measures.get(side) for side in _SIDES]
-        if found[0] is None and told.get("mem0") is not None:
-            return  # an unanswered side: nothing is compared
-        for side, own in zip(_SIDES, found, strict=True):
-            for name, value in (own or {}).items():
-                self._own[side][name].append(value)
-        if found[0] is not None and found[1] is not None:
-            self._differences[told["owner"]].append(found[1]["success"] - found[0]["success"])
-            for place, own in enumerate(found):
-                self._by_owner[told["owner"]][place].append(own["success"])
+        mem0, spectron = (measures.get(side) for side in _SIDES)
+        if mem0 is None and answer.get("mem0") is not None:
+            return  # Mem0 did not answer: nothing is compared
+        for side, values in (("mem0", mem0), ("spectron", spectron)):
+            for name, value in (values or {}).items():
+                self._values[side][name].append(value)
+        if mem0 is not None and spectron is not None:
+            self._differences[answer["owner"]].append(spectron["success"] - mem0["success"])
+            self._successes[answer["owner"]].append((mem0["success"], spectron["success"]))
 
     def to_json(self, *, margin: float, everything: bool) -> dict[str, Json]:
-        """All measures; `everything` where the queries are made of every memory there is."""
+        """All measures; `everything`: the queries were generated from every memory, so nothing was sampled."""
         interval = (
             paired_interval(self._differences, everything=everything) if any(self._differences.values()) else None
         )
@@ -88,34 +94,42 @@ class Metrics:
             "not_servable": sum(self.not_servable.values()),
             "not_servable_why": dict(self.not_servable),
             "excused": dict(self.excused),
-            "success": {side: _mean(self._own[side]["success"]) for side in _SIDES},
+            "success": {side: _mean(self._values[side]["success"]) for side in _SIDES},
             "difference": _interval(interval, margin),
-            "mrr": {side: _mean(self._own[side]["reciprocal_rank"]) for side in _SIDES},
-            "ndcg": {side: _mean(self._own[side]["ndcg"]) for side in _SIDES},
-            "overlap": _mean(self._pairs["overlap"]),
-            "rbo": _mean(self._pairs["rbo"]),
-            "noise_floor": {name: _mean(self._pairs[f"noise_{name}"]) for name in ("overlap", "rbo")},
+            "mrr": {side: _mean(self._values[side]["reciprocal_rank"]) for side in _SIDES},
+            "ndcg": {side: _mean(self._values[side]["ndcg"]) for side in _SIDES},
+            "overlap": _mean(self._agreements["overlap"]),
+            "rbo": _mean(self._agreements["rbo"]),
+            "noise_floor": {name: _mean(self._agreements[f"noise_{name}"]) for name in ("overlap", "rbo")},
             "latency_ms": {
-                side: {"p50": percentile(self._own[side]["ms"], 0.5), "p95": percentile(self._own[side]["ms"], 0.95)}
+                side: {
+                    "p50": percentile(self._values[side]["ms"], 0.5),
+                    "p95": percentile(self._values[side]["ms"], 0.95),
+                }
                 for side in _SIDES
             },
             "dropped": dict(self.dropped),
-            "recognised": dict(self.noted),
+            "recognised": dict(self.recognised),
         }
 
     def by_owner(self) -> list[dict[str, Json]]:
-        """Success of both systems, owner by owner."""
+        """Mean success of both systems for each owner."""
         return [
-            {"owner": owner, "queries": len(left), "mem0": _mean(left), "spectron": _mean(right)}
-            for owner, (left, right) in sorted(self._by_owner.items())
+            {
+                "owner": owner,
+                "queries": len(pairs),
+                "mem0": _mean([mem0 for mem0, _ in pairs]),
+                "spectron": _mean([spectron for _, spectron in pairs]),
+            }
+            for owner, pairs in sorted(self._successes.items())
         ]
 
 
 def collect_metrics(answers: Iterable[dict[str, Json]]) -> Metrics:
-    """Metrics of answers."""
+    """Accumulate entries of the report's `answers`."""
     metrics = Metrics()
-    for told in answers:
-        metrics.add(told)
+    for answer in answers:
+        metrics.add(answer)
     return metrics
 
 

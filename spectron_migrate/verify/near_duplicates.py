@@ -1,4 +1,4 @@
-"""Memories that say the same as another one of their scope, to the letter or nearly."""
+"""Memories of one scope whose texts are equal or nearly equal."""
 
 from __future__ import annotations
 
@@ -11,33 +11,32 @@ from spectron_migrate.verify.stored_memory import StoredMemory
 from spectron_migrate.verify.workspace import Workspace
 
 NEAR_PERCENT = 90.0
-"""Texts of at least this rapidfuzz ratio (0-100), with equal numbers, may be folded into one another."""
+"""Texts with at least this rapidfuzz ratio (0-100) and the same digits are near-duplicates: Spectron may fold them."""
 SCANNED = 5000
-"""So many memories of a scope are looked at."""
-_KEPT = 20_000
-"""Texts that are kept ready for the next question about their scope."""
+"""At most this many memories of a scope are compared."""
+_CACHED = 20_000
+"""Texts that are kept for the next question about their scope."""
 _NO_DIGIT = re.compile(r"\D+")
 
 
 @dataclass
-class _Texts:
-    """A scope's standing texts that have the same digits."""
+class _TextGroup:
+    """Current texts of a scope that have the same digits."""
 
     ids: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
 
 
 class NearDuplicates:
-    """Looks for twins; the texts of the scopes asked about last are kept."""
+    """Finds near-duplicates; caches the texts of recently used scopes."""
 
     def __init__(self, work: Workspace) -> None:
-        """Nothing is read yet."""
         self._work = work
-        self._scopes: dict[int, dict[str, _Texts]] = {}
+        self._scopes: dict[int, dict[str, _TextGroup]] = {}
         self._sizes: dict[int, int] = {}
 
     def of(self, fact: StoredMemory) -> list[str]:
-        """Mem0 ids of the other standing memories of the scope that say the same."""
+        """Mem0 ids of the other current memories of the scope that are equal or nearly equal to this one."""
         from rapidfuzz import fuzz, process
 
         group = self._texts(fact.scope).get(_digits(fact.text))
@@ -46,14 +45,14 @@ class NearDuplicates:
         near = process.extract(
             plain(fact.text), group.texts, scorer=fuzz.ratio, processor=None, score_cutoff=NEAR_PERCENT, limit=None
         )
-        return [group.ids[place] for _, _, place in sorted(near, key=_place) if group.ids[place] != fact.mem0_id]
+        return [group.ids[index] for _, _, index in sorted(near, key=_index) if group.ids[index] != fact.mem0_id]
 
-    def _texts(self, scope: int) -> dict[str, _Texts]:
+    def _texts(self, scope: int) -> dict[str, _TextGroup]:
         if scope not in self._scopes:
-            while self._scopes and sum(self._sizes.values()) > _KEPT:
+            while self._scopes and sum(self._sizes.values()) > _CACHED:
                 oldest = next(iter(self._scopes))
                 del self._scopes[oldest], self._sizes[oldest]
-            groups: dict[str, _Texts] = defaultdict(_Texts)
+            groups: dict[str, _TextGroup] = defaultdict(_TextGroup)
             for mem0_id, text in self._work.standing_texts(scope, SCANNED):
                 group = groups[_digits(text)]
                 group.ids.append(mem0_id)
@@ -66,5 +65,5 @@ def _digits(text: str) -> str:
     return _NO_DIGIT.sub("", text)
 
 
-def _place(match: tuple[str, float, int]) -> int:
+def _index(match: tuple[str, float, int]) -> int:
     return match[2]

@@ -1,4 +1,4 @@
-"""What a verification is asked for."""
+"""The options of a verification, and the queries that it asks."""
 
 from __future__ import annotations
 
@@ -10,61 +10,61 @@ from spectron_migrate.records import Filters, Json
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One question put to both systems."""
+    """One query, sent to Mem0 and to Spectron."""
 
     text: str
     user_id: str | None = None
     agent_id: str | None = None
     run_id: str | None = None
     expect: tuple[str, ...] = ()
-    """Mem0 ids, any of which answers it; empty where nobody said."""
+    """Mem0 ids, any of which is a correct answer; empty if none were given."""
     target: str | None = None
-    """The memory a made query was made of."""
+    """The memory that a generated query was generated from."""
 
     @property
     def ids(self) -> dict[str, str]:
-        """The Mem0 filter."""
+        """The Mem0 filter of the query."""
         named = {"user_id": self.user_id, "agent_id": self.agent_id, "run_id": self.run_id}
         return {name: value for name, value in named.items() if value is not None}
 
     @property
     def owner(self) -> str:
-        """Whose query it is: the unit that a resampling draws."""
+        """The user (or agent, or run) that asks: the unit that resampling draws."""
         return self.user_id or self.agent_id or self.run_id or ""
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyOptions:
-    """What differs from run to run. Everything that decides a verdict is in the report as well."""
+    """Options of one run. Those that decide the verdict are in the report too (`to_json`)."""
 
     filters: Filters = field(default_factory=Filters)
     queries: tuple[Query, ...] | None = None
-    """None: made from the memories."""
+    """None: generated from the memories."""
     sample: int = 200
     seed: int = 0
     top_k: int = 5
     margin: float = 0.02
-    """How much less success@k is still as good (a share, 0 to 1)."""
+    """By how much Spectron's success@k may be lower and still count as good (a share, 0 to 1)."""
     min_overlap: float | None = None
     in_flight: int = 16
     placement_sample: int | None = None
-    """Memories whose placement is asked for; None: all of them."""
+    """How many memories are searched for in their scope; None: all."""
     pairs: int = 25
-    """Pairs of scopes for the isolation test."""
+    """Pairs of scopes that the isolation test tries."""
     corrections: int = 200
-    """Memories whose supersessions are looked at."""
+    """Memories whose entity histories are checked for supersession."""
     noise_queries: int = 20
-    """Queries that Mem0 is asked twice, to know how much it differs from itself."""
+    """Queries that Mem0 is asked twice, to measure how much it differs from itself."""
     accepted: frozenset[str] = frozenset()
-    """Refused memories, by Mem0 id, that a person lets go."""
+    """Mem0 ids of refused memories whose absence a person has accepted."""
     accept_residue: bool = False
     require_recall: bool = False
-    """Whether recall that was not measured keeps the verdict from GO."""
+    """Whether a recall gate that was not measured prevents GO."""
     report_texts: bool = False
     reports: tuple[Path, ...] = ()
 
     def to_json(self) -> dict[str, Json]:
-        """What the verdict depends on."""
+        """The options that the verdict depends on."""
         return {
             "users": sorted(self.filters.users),
             "sample": None if self.queries is not None else self.sample,

@@ -1,4 +1,4 @@
-"""Many requests at once, never more than a number that was set."""
+"""Run an async function over many items with a bounded number in flight."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ T = TypeVar("T")
 
 
 async def for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]], *, in_flight: int) -> None:
-    """Do `work` for every item, at most `in_flight` at a time; items are taken one by one, as they are needed.
+    """Await `work(item)` for every item, at most `in_flight` at a time; the iterable is read lazily.
 
-    The first error stops the rest and is raised as it is.
+    The first error cancels the rest and is raised bare, not inside an exception group.
     """
-    waiting = iter(items)
+    shared = iter(items)
 
-    async def take() -> None:
-        for item in waiting:
+    async def worker() -> None:
+        for item in shared:
             await work(item)
 
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(max(1, in_flight)):
-                group.create_task(take())
+                group.create_task(worker())
     except BaseExceptionGroup as errors:
         raise _first(errors) from None
 

@@ -1,4 +1,4 @@
-"""Before anything is called missing: the right ledger, the right server, and a key that may read."""
+"""What must hold before a memory may be called missing: right ledger, right server, a key that may read."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from spectron_migrate.verify.options import VerifyOptions
 
 
 def check_options(options: VerifyOptions) -> None:
-    """Raises InputError for all that is wrong with them at once."""
+    """Raises InputError, naming every bad option."""
     problems = []
     if not 1 <= options.top_k <= MAX_K:
         problems.append(f"top_k is {options.top_k}: Spectron answers with 1 to {MAX_K} hits")
     if options.queries is None and options.sample < 1:
-        problems.append(f"a sample of {options.sample} queries asks nothing")
+        problems.append(f"sample is {options.sample}: at least one query is needed")
     if options.queries is not None and not options.queries:
-        problems.append("there is no query to ask")
+        problems.append("the queries are empty")
     if not 0 <= options.margin < 1:
-        problems.append(f"margin is {options.margin}: it is a share, such as 0.02")
+        problems.append(f"margin is {options.margin}: it must be a share from 0 to 1, such as 0.02")
     if options.in_flight < 1:
-        problems.append(f"in_flight is {options.in_flight}: at least one request has to be")
+        problems.append(f"in_flight is {options.in_flight}: it must be at least 1")
     if problems:
         raise InputError.of_all(problems)
 
 
 def check_ledgers(ledgers: Sequence[Ledger], api: SpectronApi) -> None:
-    """Raises InputError for a ledger without a migration, WrongLedger for one of another context."""
+    """Raises InputError for a ledger without a migration, WrongLedger for a ledger of another context."""
     for ledger in ledgers:
         migration = ledger.migration()
         if migration is None:
@@ -43,7 +43,7 @@ def check_ledgers(ledgers: Sequence[Ledger], api: SpectronApi) -> None:
 
 
 async def check_server(ledgers: Sequence[Ledger], api: SpectronApi) -> None:
-    """Refuse, rather than call everything missing, where the key cannot read or the server is another one."""
+    """Raises KeyRefused if the key may not read a scope, WrongLedger if the server never held our sessions."""
     me = await api.me()
     for ledger in ledgers:
         paths = {path for text in receipts.written_selectors(ledger) for path in _paths(text)}
@@ -52,7 +52,7 @@ async def check_server(ledgers: Sequence[Ledger], api: SpectronApi) -> None:
             raise KeyRefused(
                 f"the key of {me.principal} lacks memory:read for {counted(len(lacking), 'scope')},"
                 f" such as {lacking[0]}",
-                hint="what cannot be read cannot be verified",
+                hint="verification needs memory:read on every scope that was written",
             )
         await _same_server(ledger, api)
 

@@ -1,4 +1,4 @@
-"""The questions: read from a file, or made of the memories themselves."""
+"""Queries to ask both systems: read from a file, or generated from the memories."""
 
 from __future__ import annotations
 
@@ -22,69 +22,71 @@ if TYPE_CHECKING:
 _FIELDS = ("query", "user_id", "agent_id", "run_id", "expect")
 _SUFFIXES = (".txt", ".jsonl", ".csv", ".yaml", ".yml")
 _Row = tuple[str, Mapping[str, Json] | str]
-"""Where it stands (`file:line`), and what it says."""
+"""Its place (`file:line`) and its content."""
 
 
 def load_queries(path: Path, *, user_id: str | None = None) -> tuple[Query, ...]:
     """Queries of a `.txt` (one a line, with `user_id`), `.jsonl`, `.csv` or `.yaml` file.
 
-    `user_id` stands in where a query names nobody. Raises InputError naming the file and every bad line.
+    `user_id` is the default for queries without an id. Raises InputError naming the file and every bad line.
     """
     if path.suffix not in _SUFFIXES:
-        raise InputError(f"{path} is no queries file by its name", hint=f"known suffixes: {', '.join(_SUFFIXES)}")
+        raise InputError(f"{path} is not a file of queries", hint=f"known suffixes: {', '.join(_SUFFIXES)}")
     problems: list[str] = []
     queries: list[Query] = []
     for where, row in _rows(path):
-        made = _query(row, user_id)
-        if isinstance(made, str):
-            problems.append(f"{where}: {made}")
+        query = _query(row, user_id)
+        if isinstance(query, str):
+            problems.append(f"{where}: {query}")
         else:
-            queries.append(made)
+            queries.append(query)
     if problems:
-        raise InputError.of_all(problems, hint="a query has `query`, and `user_id` or `agent_id`, and maybe `expect`")
+        raise InputError.of_all(
+            problems, hint="a query needs `query` and `user_id` or `agent_id`; `expect` is optional"
+        )
     if not queries:
-        raise InputError(f"{path} has no query", hint="leave --queries out to have them made of the memories")
+        raise InputError(f"{path} has no query", hint="without --queries they are generated from the memories")
     return tuple(queries)
 
 
-def make_queries(work: Workspace, n: int, rng: Random) -> tuple[Query, ...]:
-    """Up to `n` known-item queries, stratified by owner; the same seed draws the same ones."""
-    made: list[Query] = []
-    rarities: dict[int, WordFrequencies] = {}
+def generate_queries(work: Workspace, n: int, rng: Random) -> tuple[Query, ...]:
+    """Up to `n` known-item queries, stratified by owner; the same seed gives the same queries."""
+    queries: list[Query] = []
+    frequencies: dict[int, WordFrequencies] = {}
     for owner, share in _shares(work.owner_counts(), n, rng):
         for fact in work.drawn_of(owner, share):
-            if fact.scope not in rarities:
-                rarities.clear()  # owners come one after the other: one scope's words at a time
-                rarities[fact.scope] = WordFrequencies(work.texts_of(fact.scope))
-            made_of_it = work.texts_in(fact.mem0_id)  # of a message Mem0 has these, and not its own words
-            known = rng.choice(made_of_it) if made_of_it else fact.text
-            text = question_about(known, rarities[fact.scope], rng)
+            if fact.scope not in frequencies:
+                frequencies.clear()  # owners come one after the other, so one scope at a time is enough
+                frequencies[fact.scope] = WordFrequencies(work.texts_of(fact.scope))
+            memories = work.texts_in(fact.mem0_id)  # a message is asked for in the words of the memories made from it
+            known = rng.choice(memories) if memories else fact.text
+            text = question_about(known, frequencies[fact.scope], rng)
             if text is not None:
-                made.append(_known_item(text, fact))
-    return tuple(made)
+                queries.append(_known_item(text, fact))
+    return tuple(queries)
 
 
 def _shares(owners: list[tuple[str, int]], n: int, rng: Random) -> list[tuple[str, int]]:
-    """How many queries each owner gets: as equal as what they have allows, chance decides about the rest."""
-    left = {owner: count for owner, count in owners if owner}
-    shares = dict.fromkeys(left, 0)
-    while n > 0 and left:
-        if n < len(left):
-            for owner in rng.sample(sorted(left), n):
+    """How many queries each owner gets: as equal as the number of memories allows, the remainder drawn at random."""
+    remaining = {owner: count for owner, count in owners if owner}
+    shares = dict.fromkeys(remaining, 0)
+    while n > 0 and remaining:
+        if n < len(remaining):
+            for owner in rng.sample(sorted(remaining), n):
                 shares[owner] += 1
             break
-        each = n // len(left)
-        for owner in sorted(left):
-            given = min(each, left[owner])
+        each = n // len(remaining)
+        for owner in sorted(remaining):
+            given = min(each, remaining[owner])
             shares[owner] += given
             n -= given
-            left[owner] -= given
-        left = {owner: count for owner, count in left.items() if count}
+            remaining[owner] -= given
+        remaining = {owner: count for owner, count in remaining.items() if count}
     return [(owner, share) for owner, share in sorted(shares.items()) if share]
 
 
 def _known_item(text: str, fact: StoredMemory) -> Query:
-    """Asked as its owner asks: the user, or whoever else it belongs to."""
+    """A query for this memory with its owner's filter: the user, else the agent, else the run."""
     owners = fact.owners
     if "user_id" in owners:
         return Query(text, user_id=owners["user_id"], target=fact.mem0_id)
@@ -94,7 +96,7 @@ def _known_item(text: str, fact: StoredMemory) -> Query:
 
 
 def _query(row: Mapping[str, Json] | str, user_id: str | None) -> Query | str:
-    """A query, or what is wrong with it."""
+    """The query, or a problem with it in words."""
     if isinstance(row, str):
         row = {"query": row}
     unknown = sorted(set(map(str, row)) - set(_FIELDS))
@@ -102,21 +104,21 @@ def _query(row: Mapping[str, Json] | str, user_id: str | None) -> Query | str:
         return f"unknown field {unknown[0]}"
     text = row.get("query")
     if not isinstance(text, str) or not text.strip():
-        return "a query needs its text"
+        return "`query` is missing or empty"
     ids: dict[str, str] = {}
     for name in ("user_id", "agent_id", "run_id"):
         value = row.get(name)
         if value is None or value == "":
             continue
         if not isinstance(value, (str, int)) or isinstance(value, bool):
-            return f"{name} is no text"
+            return f"{name} is not a string"
         ids[name] = str(value)
     if not ids and not user_id:
-        return "whose memories is it about? it has no user_id"
+        return "it has none of user_id, agent_id and run_id"
     expect = row.get("expect") or []
     expect = expect.split() if isinstance(expect, str) else expect
     if not isinstance(expect, list) or not all(isinstance(each, str) for each in expect):
-        return "expect is no list of memory ids"
+        return "expect is not a list of memory ids"
     if not ids and user_id is not None:
         ids = {"user_id": user_id}
     return Query(text.strip(), **ids, expect=tuple(expect))
@@ -150,18 +152,18 @@ def _json_lines(path: Path, text: str) -> Iterator[_Row]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise InputError(f"{path}:{number}: no JSON: {error}") from error
+            raise InputError(f"{path}:{number}: not JSON: {error}") from error
         if not isinstance(row, dict):
-            raise InputError(f"{path}:{number}: no object", hint='such as {"query": "…", "user_id": "…"}')
+            raise InputError(f"{path}:{number}: not a JSON object", hint='such as {"query": "…", "user_id": "…"}')
         yield f"{path}:{number}", row
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[_Row]:
     reader = csv.DictReader(text.splitlines())
     if "query" not in (reader.fieldnames or []):
-        raise InputError(f"{path}:1: no column named query", hint=f"columns: {', '.join(_FIELDS)}")
+        raise InputError(f"{path}:1: there is no column `query`", hint=f"columns: {', '.join(_FIELDS)}")
     for row in reader:
-        extra = row.pop(None, None)  # what is beside the named columns
+        extra = row.pop(None, None)  # values without a column
         if extra:
             raise InputError(f"{path}:{reader.line_num}: more values than columns")
         yield f"{path}:{reader.line_num}", row
@@ -174,16 +176,16 @@ def _yaml_rows(path: Path) -> Iterator[_Row]:
     if isinstance(root.value, Mapping) and set(root.value) == {"queries"}:
         root = root.value["queries"]
     if not isinstance(root.value, tuple):
-        raise InputError(f"{root.where}: no list of queries, but {root.kind}")
+        raise InputError(f"{root.where}: expected a list of queries, found {root.kind}")
     for node in root.value:
         row = _plain(node)
         if not isinstance(row, (dict, str)):
-            raise InputError(f"{node.where}: neither a text nor a mapping, but {node.kind}")
+            raise InputError(f"{node.where}: expected a string or a mapping, found {node.kind}")
         yield node.where, row
 
 
 def _plain(node: Node) -> Json:
-    """A node as JSON would have it; a number stays as it was written, because it can be an id."""
+    """A node as JSON; a number stays as it was written, because it can be an id."""
     if isinstance(node.value, Mapping):
         return {key: _plain(value) for key, value in node.value.items()}
     if isinstance(node.value, tuple):

@@ -24,7 +24,7 @@ class StoredMemory:
     run: str | None
     infer: Infer
     category: str | None
-    """As it was sent."""
+    """`memory_category` as it was sent; None if the server chose."""
     state: str
     session_id: str
     turn_id: str | None
@@ -37,5 +37,10 @@ class StoredMemory:
 
     @property
     def stale(self) -> bool:
-        """An old text, or a memory that Mem0 no longer has: an application should not be shown it."""
+        """An older version, or deleted in Mem0: an application must not be shown it."""
         return self.tombstoned or not self.newest
+
+
+def selector_text(selector: Selector) -> str:
+    """A selector in words, such as `user/anna and team/a or team/b`."""
+    return " or ".join(" and ".join(clause) for clause in selector)

@@ -1,8 +1,8 @@
-"""What a verification says in the end."""
+"""The result of a verification: its report and the summary that the command prints."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from spectron_migrate import __version__
@@ -20,22 +20,22 @@ from spectron_migrate.verify.verdict import EXIT_CODES, Verdict, VerdictGate, ga
 from spectron_migrate.verify.workspace import Workspace
 
 LISTED = 100
-"""Ids of a list that the command's JSON carries; the report has all."""
-_INTEGRITY = ("missing", "altered", "doubled", "misplaced")
+"""Items of a list in the command's JSON; the report has all."""
+_LISTED_KINDS = ("missing", "altered", "doubled", "misplaced")
 
 
 @dataclass(frozen=True)
 class VerifySummary:
-    """The outcome, and `report`: everything that it was computed from."""
+    """The verdict, and the report with everything that it was computed from."""
 
     verdict: Verdict
     gates: tuple[VerdictGate, ...]
     report: Mapping[str, Json]
-    """The JSON report: `measured` and `options` decide the verdict, the rest says why."""
+    """The JSON report: `measured` and `options` decide the verdict, the rest explains it."""
     reports: tuple[str, ...] = ()
-    """Files that were written."""
+    """Paths of the report files that were asked for."""
     whole: str = ""
-    """The report in the state directory, where lists are whole."""
+    """Path of the complete report, in the state directory."""
 
     @property
     def exit_code(self) -> ExitCode:
@@ -43,10 +43,10 @@ class VerifySummary:
         return EXIT_CODES[self.verdict]
 
     def to_json(self) -> dict[str, Json]:
-        """The fields of the command's JSON."""
+        """The fields of the command's `--json` output."""
         measured = self.report["measured"]
         integrity = dict(measured["integrity"])
-        for name in _INTEGRITY:
+        for name in _LISTED_KINDS:
             ids = self.report["ids"][name]
             integrity[name], integrity[f"{name}_count"] = ids[:LISTED], len(ids)
         recall = measured["recall"]
@@ -66,23 +66,22 @@ class VerifySummary:
         }
 
 
-def read_of(dump: Dump | None) -> Json:
-    """How Mem0 was read: a proof of what arrived is one of what was read, and of no more."""
+def dump_completeness(dump: Dump | None) -> Json:
+    """How completely Mem0 was read; None without a dump."""
     if dump is None:
         return None
     return {"complete": dump.complete, "whole": dump.whole, "raw": dump.raw}
 
 
 def integrity_counts(work: Workspace) -> dict[str, Json]:
-    """Each expected memory is exactly one of present, missing, altered and pending."""
+    """Memories and turns by what became of them; an expected memory is present, missing, altered or pending."""
     counts = {kind: sum(reasons.values()) for kind, reasons in work.counts().items()}
     altered = set(work.found_ids("altered"))
     missing = set(work.found_ids("missing"))
-    gone = len(missing) + counts.get("missing", 0)
     return {
         "expected": counts.get("stored", 0) + counts.get("missing", 0) + counts.get("pending", 0),
         "present": counts.get("stored", 0) - len((missing | altered) - work.kind_ids("pending", missing | altered)),
-        "missing": gone,
+        "missing": len(missing) + counts.get("missing", 0),
         "altered": len(altered),
         "masked": sum("masked" in finding.reason for finding in work.findings("altered")),
         "doubled": len(work.found_ids("doubled")),
@@ -114,18 +113,11 @@ def summarise(
     now: str,
 ) -> VerifySummary:
     """Gates, verdict and report from what was measured."""
-    told = options.to_json()
-    gates = gates_of(measured, told)
+    deciding = options.to_json()
+    gates = gates_of(measured, deciding)
+    verdict = verdict_of(gates)
     migration = ledgers[0].migration()
-    lost = [
-        {"kind": "missing", "id": mem0_id, "reason": reason, "where": "ledger"}
-        for mem0_id, reason in work.ids_of("missing")
-    ]
-    pending = [
-        {"kind": "pending", "id": mem0_id, "reason": reason, "where": ""} for mem0_id, reason in work.ids_of("pending")
-    ]
-    findings = [*lost, *pending, *(finding.to_json(texts=True) for finding in work.findings())]
-    ids = {name: sorted({one["id"] for one in findings if one["kind"] == name}) for name in _INTEGRITY}
+    findings = [*_unsent(work), *(finding.to_json() for finding in work.findings())]
     report = {
         "schema": 1,
         "command": "dual-verify",
@@ -139,13 +131,22 @@ def summarise(
         "began": work.began,
         "ended": now,
         "holds_texts": True,
-        "verdict": verdict_of(gates),
+        "verdict": verdict,
         "gates": [gate.to_json() for gate in gates],
-        "options": told,
+        "options": deciding,
         "measured": measured,
-        "ids": ids,
+        "ids": {
+            kind: sorted({finding["id"] for finding in findings if finding["kind"] == kind}) for kind in _LISTED_KINDS
+        },
         "findings": findings,
         "by_owner": metrics.by_owner() if metrics else [],
         "answers": list(work.answers()),
     }
-    return VerifySummary(verdict_of(gates), tuple(gates), report)
+    return VerifySummary(verdict, tuple(gates), report)
+
+
+def _unsent(work: Workspace) -> Iterator[dict[str, Json]]:
+    """Findings about memories that were never sent, or not in their current text."""
+    for kind, where in (("missing", "ledger"), ("pending", "")):
+        for mem0_id, reason in work.ids_of(kind):
+            yield {"kind": kind, "id": mem0_id, "reason": reason, "where": where}

@@ -1,7 +1,7 @@
-"""The verdict: gates over what was measured, and what they add up to (pure).
+"""The gates of a verification and the verdict that follows from them (pure).
 
-Everything here is computed from the JSON report's `measured` and `options` alone, so that anybody can compute the
-verdict again. No gate is softer than it looks: one that could not be decided keeps the verdict from GO.
+Both are computed from `measured` and `options` of the JSON report alone, so that anybody can compute them again.
+A gate that could not be decided never counts as passed: the verdict is INCONCLUSIVE at best.
 """
 
 from __future__ import annotations
@@ -22,27 +22,26 @@ EXIT_CODES: dict[Verdict, ExitCode] = {
     "INCONCLUSIVE": ExitCode.INCONCLUSIVE,
 }
 
-
-LEAST_SUCCESS = 0.1
-"""Where Mem0 itself finds less than this share of the asked memories, being as good as it proves nothing."""
-UNTESTABLE = 0.05
-"""A share of memories that words cannot ask for (a lone emoji, a cache's answer) and that is borne."""
+MIN_MEM0_SUCCESS = 0.1
+"""If Mem0 itself finds less than this share of the memories asked for, being as good as Mem0 proves nothing."""
+MAX_UNTESTABLE = 0.05
+"""Tolerated share of memories that cannot be searched by words (a lone emoji, only a cached answer)."""
 
 
 @dataclass(frozen=True, slots=True)
 class VerdictGate:
-    """One thing that must hold."""
+    """One condition of the verdict."""
 
     name: str
     value: Json
     limit: Json
     passed: bool | None
-    """None: it could not be decided."""
+    """None: undecided."""
     hint: str = ""
     measured: bool = True
-    """False where there was nothing to measure it with; it is undecided, and counts only if it `decides`."""
+    """False if there was nothing to measure it with; it is undecided then, and counts only if it `decides`."""
     decides: bool = True
-    """False for what is shown and does not count."""
+    """False for a gate that is shown but does not affect the verdict."""
 
     def to_json(self) -> dict[str, Json]:
         """As the command's JSON and the reports carry it."""
@@ -50,7 +49,7 @@ class VerdictGate:
 
 
 def verdict_of(gates: Iterable[VerdictGate | Mapping[str, Any]]) -> Verdict:
-    """NO_GO where any deciding gate failed, else INCONCLUSIVE where any is undecided, else GO."""
+    """NO_GO if any deciding gate failed, else INCONCLUSIVE if any is undecided, else GO."""
     rows = [gate.to_json() if isinstance(gate, VerdictGate) else gate for gate in gates]
     outcomes = [gate["passed"] for gate in rows if gate["decides"]]
     if False in outcomes:
@@ -59,7 +58,7 @@ def verdict_of(gates: Iterable[VerdictGate | Mapping[str, Any]]) -> Verdict:
 
 
 def gates_of(measured: Mapping[str, Json], options: Mapping[str, Json]) -> list[VerdictGate]:
-    """All gates, the gravest first."""
+    """All gates, the most serious first."""
     return [
         _source(measured["dump"]),
         *_integrity(measured["integrity"], options),
@@ -69,80 +68,80 @@ def gates_of(measured: Mapping[str, Json], options: Mapping[str, Json]) -> list[
 
 
 def _source(read: Mapping[str, Json] | None) -> VerdictGate:
-    """Whether what was read is all of Mem0: nothing behind it can prove what it missed."""
+    """Whether Mem0 was read completely: no other gate can find what the export missed."""
     if read is None:
-        hint = "not measured: no dump was named, so only what was replayed is known"
+        hint = "not measured: without a dump only the replayed memories are known"
     elif read["raw"]:
-        hint = "not measured: raw files do not say whether they are all of Mem0; an export proves it"
+        hint = "not measured: raw files do not prove that they hold all of Mem0; an export does"
     elif read["complete"]:
-        return VerdictGate("source", True, True, True, "" if read["whole"] else "of the part of Mem0 that was exported")
+        return VerdictGate(
+            "source", True, True, True, "" if read["whole"] else "for the part of Mem0 that was exported"
+        )
     else:
-        hint = "Mem0 was not read in full, and what was missed is proven nowhere: export again"
+        hint = "Mem0 was not read completely, and no gate checks what was missed: export again"
         return VerdictGate("source", False, True, None, hint)
     return VerdictGate("source", None, True, None, hint, measured=False, decides=False)
 
 
 def _integrity(found: Mapping[str, Json], options: Mapping[str, Json]) -> list[VerdictGate]:
-    told = [
-        _none("missing", found["missing"], "run replay again; what it refuses is in the review directory"),
-        _none("altered", found["altered"], _altered_hint(found)),
-        _none("doubled", found["doubled"], "something wrote them besides this ledger: was another --state used?"),
-        _none("foreign", found["foreign"], "turns that no receipt claims stand in our sessions: who else uses them?"),
-        _none("misplaced", found["misplaced"], "the report says where each was written and whether it is found at all"),
-        _none("order", found["order"], "older texts of these memories may stand over newer ones"),
+    gates = [
+        _zero("missing", found["missing"], "run replay again; refused memories are in the review directory"),
+        _zero("altered", found["altered"], _altered_hint(found)),
+        _zero("doubled", found["doubled"], "another writer wrote them too: was another --state used?"),
+        _zero("foreign", found["foreign"], "our sessions hold turns that no receipt claims: who else writes to them?"),
+        _zero("misplaced", found["misplaced"], "the report says where each was written and whether it was found"),
+        _zero("order", found["order"], "older texts of these memories may have superseded newer ones"),
         _supersession(found),
     ]
     residue = found["residue"]
-    told.append(
+    gates.append(
         VerdictGate(
             "residue",
             residue,
             0,
             residue == 0 or bool(options["accept_residue"]),
-            "" if not residue else "the server left turns of failed writes behind; accept them, or have them erased",
+            "" if not residue else "failed writes left turns on the server; accept them, or have them erased",
         )
     )
     pending = found["pending"]
-    hint = "Mem0 changed since the replay: export and replay again" if pending else ""
-    told.append(VerdictGate("pending", pending, 0, None if pending else True, hint))
+    hint = "Mem0 changed after the replay: export and replay again" if pending else ""
+    gates.append(VerdictGate("pending", pending, 0, None if pending else True, hint))
     if found["expiring"]:
-        hint = "the mapping writes them as `context`, which Spectron keeps for 7 days; `knowledge` stays"
-        told.append(VerdictGate("expiring", found["expiring"], None, None, hint, decides=False))
-    some = max(1, int(found["expected"] * UNTESTABLE))
+        hint = "the mapping writes them as `context`, which Spectron keeps for 7 days; `knowledge` does not expire"
+        gates.append(VerdictGate("expiring", found["expiring"], None, None, hint, decides=False))
+    some = max(1, int(found["expected"] * MAX_UNTESTABLE))
     if found["untestable"] > some:
-        told.append(
-            VerdictGate("placed", found["untestable"], some, None, "too many could not be asked for: see the report")
+        gates.append(
+            VerdictGate("placed", found["untestable"], some, None, "too many could not be searched for: see the report")
         )
     if not found["expected"]:
-        told.append(
-            VerdictGate("expected", 0, 1, None, "there is no memory to verify: is it the right dump, the right user?")
-        )
-    return told
+        gates.append(VerdictGate("expected", 0, 1, None, "there is no memory to verify: are dump and user right?"))
+    return gates
 
 
 def _supersession(found: Mapping[str, Json]) -> VerdictGate:
     if found["superseded_wrongly"] or found["supersession_told"]:
-        return _none(
-            "supersession", found["superseded_wrongly"], "an older fact stands over a newer one: see the report"
+        return _zero(
+            "supersession", found["superseded_wrongly"], "an older fact superseded a newer one: see the report"
         )
-    hint = "not measured: the server does not tell its entities to this key"
+    hint = "not measured: the server did not list its entities"
     return VerdictGate("supersession", None, 0, None, hint, measured=False, decides=False)
 
 
-def _none(name: str, value: int, hint: str) -> VerdictGate:
+def _zero(name: str, value: int, hint: str) -> VerdictGate:
     return VerdictGate(name, value, 0, value == 0, hint if value else "")
 
 
 def _altered_hint(found: Mapping[str, Json]) -> str:
     if found["altered"] and found["masked"] == found["altered"]:
-        return "all of them are masked: redaction is switched on in this context"
-    return "the server has other texts than were written"
+        return "all of them are masked: redaction is on in this context"
+    return "the server holds texts that differ from what was written"
 
 
 def _isolation(found: Mapping[str, Json]) -> VerdictGate:
     if found["leaks"]:
         return VerdictGate(
-            "isolation", found["leaks"], 0, False, "somebody can read another's memories: do not go over"
+            "isolation", found["leaks"], 0, False, "a user can read another user's memories: do not migrate"
         )
     if not found["pairs"]:
         return VerdictGate(
@@ -150,7 +149,7 @@ def _isolation(found: Mapping[str, Json]) -> VerdictGate:
             None,
             0,
             None,
-            "no two scopes are apart: there is nobody to leak to",
+            "no two scopes are separate, so nothing can leak",
             measured=False,
             decides=False,
         )
@@ -161,58 +160,62 @@ def _recall(measured: Mapping[str, Json], options: Mapping[str, Json]) -> list[V
     found = measured["recall"]
     if found is None or found["mem0"] is None:
         hint = (
-            "no Mem0 to compare with: --mem0-config or --mem0-results" if found is not None else "no question was asked"
+            "there is no Mem0 to compare with: set --mem0-config or --mem0-results"
+            if found is not None
+            else "no query was asked"
         )
         return [_unmeasured("recall", options, hint)]
     metrics = found["metrics"]
-    told = [_non_inferior(metrics, options), *_asked(found)]
+    gates = [_non_inferior(metrics, options), *_servable(found)]
     if options["min_overlap"] is not None:
         overlap = metrics["overlap"]
         passed = None if overlap is None else overlap >= options["min_overlap"]
-        told.append(
+        gates.append(
             VerdictGate("overlap", overlap, options["min_overlap"], passed, "" if passed else "see the differences")
         )
     against = sum(found["explained"].get(why, 0) for why in AGAINST)
-    told.append(_none("lost", against, "memories that Mem0 finds and Spectron cannot: see the differences"))
-    moved = found["explained"].get("pending", 0)
-    if moved:
-        told.append(VerdictGate("moved on", moved, 0, None, "Mem0 answers with what was not replayed yet"))
+    gates.append(_zero("lost", against, "Mem0 finds these memories, Spectron does not: see the differences"))
+    pending = found["explained"].get("pending", 0)
+    if pending:
+        gates.append(VerdictGate("moved on", pending, 0, None, "Mem0 answers with memories that are not replayed yet"))
     failed = sum(metrics["failed"].values())
     if failed:
-        told.append(VerdictGate("answered", failed, 0, None, f"{failed} queries were not answered; run it again"))
-    return told
+        gates.append(VerdictGate("answered", failed, 0, None, f"{failed} queries were not answered: run it again"))
+    return gates
 
 
-def _asked(found: Mapping[str, Json]) -> list[VerdictGate]:
-    """Queries that no lens answers: after the cutover the application would be refused them as well."""
+def _servable(found: Mapping[str, Json]) -> list[VerdictGate]:
+    """Queries that no lens can serve: after the cutover the application could not ask them either."""
     metrics = found["metrics"]
     if not metrics["not_servable"]:
         return []
-    why = max(metrics["not_servable_why"].items(), key=lambda one: (one[1], one[0]))[0]
-    # Made queries are guesses at what an application asks; those of a file are what it asks.
+    reason = max(metrics["not_servable_why"].items(), key=lambda one: (one[1], one[0]))[0]
+    # Generated queries only guess what the application asks; queries from a file are what it asks.
     decides = found["made_of"] == "a file" or metrics["not_servable"] == metrics["queries"]
-    return [VerdictGate("asked", metrics["not_servable"], 0, None, f"not asked: {why}", decides=decides)]
+    return [VerdictGate("asked", metrics["not_servable"], 0, None, f"not asked: {reason}", decides=decides)]
 
 
 def _non_inferior(metrics: Mapping[str, Json], options: Mapping[str, Json]) -> VerdictGate:
-    """Spectron finds the known item as often, but for the margin: the whole interval has to lie above it."""
+    """Spectron finds the known item as often as Mem0, within the margin: the whole interval must lie above it."""
     limit = -float(options["margin"])
     interval = metrics["difference"]
     if interval is None:
-        return _unmeasured("recall", options, "no query says what answers it: give `expect`, or leave --queries out")
+        return _unmeasured(
+            "recall", options, "no query names its answer: set `expect` in the queries, or run without --queries"
+        )
     value = interval["mean"]
-    if metrics["success"]["mem0"] < LEAST_SUCCESS:
-        hint = f"Mem0 itself finds {metrics['success']['mem0']:.0%} of them: is it the right store and embedder?"
+    if metrics["success"]["mem0"] < MIN_MEM0_SUCCESS:
+        hint = f"Mem0 itself finds only {metrics['success']['mem0']:.0%} of them: are its store and embedder right?"
         return VerdictGate("recall", value, limit, None, hint)
     if interval["low"] > limit or (interval["units"] == "all" and interval["low"] >= limit):
         return VerdictGate("recall", value, limit, True)
     if interval["high"] < limit:
-        return VerdictGate("recall", value, limit, False, "Spectron finds fewer of the asked memories than Mem0")
+        return VerdictGate("recall", value, limit, False, "Spectron finds fewer of these memories than Mem0")
     if interval["needed"] is None:
-        hint = "the difference lies at the margin: no number of queries would decide it"
+        hint = "the difference is at the margin: no number of queries would decide it"
     else:
         hint = (
-            f"too few to decide: about {interval['needed']} {interval['units']} are needed, there are {interval['n']}"
+            f"too few to decide: there are {interval['n']} {interval['units']}, about {interval['needed']} are needed"
         )
     return VerdictGate("recall", value, limit, None, hint)
 

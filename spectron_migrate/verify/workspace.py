@@ -199,7 +199,7 @@ class Workspace:
         return self.db.execute("SELECT 1 FROM answer WHERE no = ?", (number,)).fetchone() is not None
 
     def expected(self, mem0_id: str) -> tuple[str, str] | None:
-        """FindingKind and reason; None for a memory that neither dump nor ledger knows."""
+        """Kind and reason; None for a memory that neither dump nor ledger knows."""
         row = self.db.execute("SELECT kind, reason FROM expected WHERE mem0_id = ?", (mem0_id,)).fetchone()
         return (row["kind"], row["reason"]) if row else None
 

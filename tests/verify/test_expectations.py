@@ -95,8 +95,8 @@ def rules(
 def test_what_became_of_a_memory(
     held: Memory, last: LastVersion | None, told: ExpectationRules, expected: tuple[str, tuple[str, ...]]
 ) -> None:
-    outcome = expectation_of(held, last, told)
-    assert expected == (outcome.kind, tuple(finding.kind for finding in outcome.findings))
+    expectation = expectation_of(held, last, told)
+    assert expected == (expectation.kind, tuple(finding.kind for finding in expectation.findings))
 
 
 def test_the_servers_words_stay_out_of_reasons() -> None:
@@ -259,7 +259,7 @@ def test_options_that_ask_nothing_or_too_much_are_refused_at_once(
     replay(spectron, tmp_path / "state", [dump])
     with pytest.raises(InputError) as refused:
         verify(spectron, tmp_path / "state", [dump], VerifyOptions(top_k=51, sample=0, margin=2.0))
-    assert all(said in refused.value.message for said in ("3 problems", "top_k is 51", "asks nothing", "margin is 2.0"))
+    assert all(said in refused.value.message for said in ("3 problems", "top_k is 51", "sample is 0", "margin is 2.0"))
 
 
 def test_a_deletion_that_only_the_dump_knows_of_is_stale_in_spectron(

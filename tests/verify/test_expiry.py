@@ -80,7 +80,7 @@ def test_a_memory_that_the_mapping_writes_as_context_is_about_to_expire(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("days", "said"), [(1, "its fact is about to expire at "), (60, "its fact is not there any more: expired, or")]
+    ("days", "said"), [(1, "its fact is about to expire at "), (60, "its fact is no longer there: expired or")]
 )
 def test_a_fact_that_spectron_itself_put_into_context_expires(tmp_path: Path, days: int, said: str) -> None:
     with server_here(tmp_path / "spectron", context="bucketed") as server:

@@ -17,7 +17,7 @@ from spectron_migrate.records import NullReporter
 from spectron_migrate.verify.expected import record_expectations, stage
 from spectron_migrate.verify.keywords import WordFrequencies, question_about, words_of
 from spectron_migrate.verify.options import Query, VerifyOptions
-from spectron_migrate.verify.queries import load_queries, make_queries
+from spectron_migrate.verify.queries import generate_queries, load_queries
 from spectron_migrate.verify.workspace import Workspace
 from tests.support.spectron import memory, replay, write_raw
 
@@ -61,19 +61,19 @@ def test_lines_of_text_are_the_named_users(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("q.txt", "tea?\n", "q.txt:1: whose memories is it about?"),
-        ("q.jsonl", '{"query": "tea?", "user_id": "a"}\n{"query": \n', "q.jsonl:2: no JSON"),
-        ("q.jsonl", '["tea?"]\n', "q.jsonl:1: no object"),
+        ("q.txt", "tea?\n", "q.txt:1: it has none of user_id"),
+        ("q.jsonl", '{"query": "tea?", "user_id": "a"}\n{"query": \n', "q.jsonl:2: not JSON"),
+        ("q.jsonl", '["tea?"]\n', "q.jsonl:1: not a JSON object"),
         ("q.jsonl", '{"query": "tea?", "user": "a"}\n', "q.jsonl:1: unknown field user"),
-        ("q.jsonl", '{"query": " ", "user_id": "a"}\n', "q.jsonl:1: a query needs its text"),
-        ("q.jsonl", '{"query": "tea?", "user_id": ["a"]}\n', "q.jsonl:1: user_id is no text"),
-        ("q.jsonl", '{"query": "tea?", "user_id": "a", "expect": [1]}\n', "q.jsonl:1: expect is no list"),
-        ("q.csv", "text,user_id\ntea?,anna\n", "q.csv:1: no column named query"),
+        ("q.jsonl", '{"query": " ", "user_id": "a"}\n', "q.jsonl:1: `query` is missing or empty"),
+        ("q.jsonl", '{"query": "tea?", "user_id": ["a"]}\n', "q.jsonl:1: user_id is not a string"),
+        ("q.jsonl", '{"query": "tea?", "user_id": "a", "expect": [1]}\n', "q.jsonl:1: expect is not a list"),
+        ("q.csv", "text,user_id\ntea?,anna\n", "q.csv:1: there is no column `query`"),
         ("q.csv", "query,user_id\ntea?,anna,more\n", "q.csv:2: more values than columns"),
-        ("q.yaml", "query: tea?\n", "q.yaml:1: no list of queries"),
-        ("q.yaml", "- tea?\n- [1]\n", "q.yaml:2: neither a text nor a mapping"),
+        ("q.yaml", "query: tea?\n", "q.yaml:1: expected a list of queries"),
+        ("q.yaml", "- tea?\n- [1]\n", "q.yaml:2: expected a string or a mapping"),
         ("q.jsonl", "\n", "has no query"),
-        ("q.xlsx", "", "is no queries file by its name"),
+        ("q.xlsx", "", "is not a file of queries"),
     ],
 )
 def test_a_bad_file_is_refused_by_file_and_line(tmp_path: Path, name: str, text: str, said: str) -> None:
@@ -137,9 +137,9 @@ def work(spectron: RunningServer, user: str, tmp_path: Path) -> Workspace:
 
 @pytest.mark.parametrize(("n", "shares"), [(2, 2), (9, 9), (24, 24), (500, 24)])
 def test_queries_are_spread_over_users_and_drawn_once_each(work: Workspace, n: int, shares: int) -> None:
-    queries = make_queries(work, n, random.Random(5))
+    queries = generate_queries(work, n, random.Random(5))
     assert shares == len(queries) == len({query.target for query in queries})
     counts = sorted([query.owner for query in queries].count(owner) for owner in {query.owner for query in queries})
     assert {2: [1, 1], 9: [1, 3, 5], 24: [1, 3, 20], 500: [1, 3, 20]}[n] == counts
-    assert queries == make_queries(work, n, random.Random(5))
+    assert queries == generate_queries(work, n, random.Random(5))
     work.close(finished=True)

@@ -72,7 +72,7 @@ def test_what_was_checked_is_not_asked_again(spectron: RunningServer, stopped: P
     whole, _, verdict = asked_in_full(spectron, state, stopped)
     assert "GO" == summary.verdict == verdict
     assert [] == first.lines
-    assert second.lines[0].startswith("going on with the verification")
+    assert second.lines[0].startswith("resuming the verification")
     assert resumed <= whole - 20
 
 

@@ -90,7 +90,7 @@ def test_masked_texts_are_said_to_be_masked(filled: Filled) -> None:
     summary = verify(filled.server, filled.state, [filled.dump])
     hint = next(gate.hint for gate in summary.gates if gate.name == "altered")
     assert {("altered", "anna-0002"), ("altered", "bo-0002")} == kinds(summary)
-    assert "redaction is switched on" in hint
+    assert "redaction is on" in hint
 
 
 def test_a_memory_in_another_scope_is_named_misplaced_and_a_leak(filled: Filled) -> None:

@@ -112,7 +112,7 @@ def test_what_was_not_read_in_full_is_no_go_ahead(read: Any, passed: bool | None
 def test_a_mem0_that_finds_nothing_itself_proves_nothing() -> None:
     metrics = collect_metrics(answer(f"u{number}", float(number % 20 == 0), 1.0) for number in range(400))
     gate = next(gate for gate in gates_of(measured(metrics), OPTIONS) if gate.name == "recall")
-    assert (None, "Mem0 itself finds 5% of them: is it the right store and embedder?") == (gate.passed, gate.hint)
+    assert (None, "Mem0 itself finds only 5% of them: are its store and embedder right?") == (gate.passed, gate.hint)
     assert "INCONCLUSIVE" == verdict_of(gates_of(measured(metrics), OPTIONS))
 
 
