@@ -14,7 +14,7 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.records import NullReporter
-from spectron_migrate.verify.expected import record_expectations, stage
+from spectron_migrate.verify.expected import copy_receipts, record_expectations
 from spectron_migrate.verify.keywords import WordFrequencies, question_about, words_of
 from spectron_migrate.verify.options import Query, VerifyOptions
 from spectron_migrate.verify.queries import generate_queries, load_queries
@@ -130,7 +130,7 @@ def work(spectron: RunningServer, user: str, tmp_path: Path) -> Workspace:
     replay(spectron, tmp_path / "state", [dump])
     work = Workspace.open(tmp_path / "verify.db", about="x", not_before="", now="2025")
     with Ledger.open_for_reading(tmp_path / "state") as ledger:
-        stage(work, [ledger], seed=0, reporter=NullReporter())
+        copy_receipts(work, [ledger], seed=0, reporter=NullReporter())
         record_expectations(work, [ledger], None, load_mapping(None), VerifyOptions(), reporter=NullReporter())
     return work
 

@@ -250,6 +250,6 @@ def test_four_users_are_too_few_and_the_number_needed_is_said(
     difference = summary.report["measured"]["recall"]["metrics"]["difference"]
     assert ("queries", 8) == (difference["units"], difference["n"])
     assert difference["needed"] > 8
-    assert f"about {difference['needed']} queries are needed, there are 8" in by_name(summary, "recall").hint
+    assert f"there are 8 queries, about {difference['needed']} are needed" in by_name(summary, "recall").hint
     assert ExitCode.INCONCLUSIVE == summary.exit_code
     assert 16 == summary.report["measured"]["integrity"]["expected"]
