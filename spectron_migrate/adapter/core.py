@@ -290,7 +290,7 @@ class AdapterCore:
     def _may_want(self, routing: Routing, asked: SearchRequest) -> bool:
         """An application may ask for Spectron by itself while some reads go there; what is pinned to Mem0 stays."""
         subject = subject_of(**asked.ids)
-        pinned = subject is not None and name_of(routing.migration, subject) in routing.to_mem0
+        pinned = subject is not None and name_of(routing.migration, subject) in routing.pinned_to_mem0
         return routing.phase in ("shift", "closing") and not pinned
 
     def _is_caught_up(self, routing: Routing, asked: SearchRequest) -> bool:

@@ -22,8 +22,8 @@ from spectron_migrate.records import Reporter, counted, format_time
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from spectron_migrate.cutover.at_once import Stand
-    from spectron_migrate.cutover.steps import Cutover
+    from spectron_migrate.cutover.gated_steps import Cutover
+    from spectron_migrate.cutover.phases import StepResult
     from spectron_migrate.settings import Settings
     from spectron_migrate.spectron.api import SpectronApi
 
@@ -47,11 +47,11 @@ def start(options: GlobalOptions, reason: ReasonOption = "") -> int:
     Example: spectron-migrate cutover start; spectron-migrate replay --follow
     """
 
-    def step(at: StepContext) -> Stand:
-        from spectron_migrate.cutover import at_once
+    def step(at: StepContext) -> StepResult:
+        from spectron_migrate.cutover import ungated_steps
 
         catch_up = at.settings.cutover.catch_up
-        return at_once.start(at.folder, _migration_id(at.settings), catch_up, why=reason, **at.signature)
+        return ungated_steps.start(at.folder, _migration_id(at.settings), catch_up, why=reason, **at.signature)
 
     return run_command("cutover", options, partial(run, step=step))
 
@@ -89,13 +89,13 @@ def shift(
     Example: spectron-migrate cutover shift 100 --user alice; spectron-migrate cutover shift 5
     """
 
-    def step(at: StepContext) -> Stand:
-        from spectron_migrate.cutover import at_once
+    def step(at: StepContext) -> StepResult:
+        from spectron_migrate.cutover import ungated_steps
 
         users = sorted(read_filters(user).users)
         signature = at.signature
-        wanted = at_once.shift_step(percent, users, now=signature["now"], who=signature["who"], why=reason)
-        back = at_once.shift_back(at.folder, wanted, reporter=at.invocation.reporter)
+        wanted = ungated_steps.shift_step(percent, users, now=signature["now"], who=signature["who"], why=reason)
+        back = ungated_steps.shift_back(at.folder, wanted, reporter=at.invocation.reporter)
         if back is not None:
             return back
         return run_async(at.cutover.shift(at.open_api, percent, users, why=reason))
@@ -116,7 +116,7 @@ def accept(
     Example: spectron-migrate cutover accept verdict --reason "only 20 users, checked by hand"
     """
 
-    def step(at: StepContext) -> Stand:
+    def step(at: StepContext) -> StepResult:
         if not reason.strip():
             hint = f"spectron-migrate cutover accept {gate} --reason TEXT"
             raise InputError("--reason is missing: it is recorded why a gate was accepted", hint=hint)
@@ -135,10 +135,10 @@ def revert(options: GlobalOptions, reason: ReasonOption = "") -> int:
     Example: spectron-migrate cutover revert --reason "support reports wrong answers"
     """
 
-    def step(at: StepContext) -> Stand:
-        from spectron_migrate.cutover import at_once
+    def step(at: StepContext) -> StepResult:
+        from spectron_migrate.cutover import ungated_steps
 
-        return at_once.revert(at.folder, why=reason, **at.signature)
+        return ungated_steps.revert(at.folder, why=reason, **at.signature)
 
     return run_command("cutover", options, partial(run, step=step))
 
@@ -164,7 +164,7 @@ def complete(
     Example: spectron-migrate cutover complete --migration 0123456789abcdef --yes
     """
 
-    def step(at: StepContext) -> Stand:
+    def step(at: StepContext) -> StepResult:
         named, is_confirmed = migration, yes
         if not yes and at.invocation.may_ask:
             named = at.invocation.ask("Spectron becomes the only store, for good. Type the migration's id to confirm: ")
@@ -186,12 +186,12 @@ def abort(
     Example: spectron-migrate cutover abort --yes
     """
 
-    def step(at: StepContext) -> Stand:
-        from spectron_migrate.cutover import at_once
+    def step(at: StepContext) -> StepResult:
+        from spectron_migrate.cutover import ungated_steps
 
         ask = at.invocation.ask
         sure = yes or (at.invocation.may_ask and ask("End the cutover? The next one starts over. (yes/no) ") == "yes")
-        return at_once.abort(at.folder, yes=sure, why=reason, **at.signature)
+        return ungated_steps.abort(at.folder, yes=sure, why=reason, **at.signature)
 
     return run_command("cutover", options, partial(run, step=step))
 
@@ -230,7 +230,7 @@ class StepContext:
     @property
     def cutover(self) -> Cutover:
         """The steps that need more than the state directory."""
-        from spectron_migrate.cutover.steps import Cutover
+        from spectron_migrate.cutover.gated_steps import Cutover
 
         return Cutover(
             self.settings.state,
@@ -246,10 +246,10 @@ class StepContext:
         self.invocation.reporter.info(f"Spectron at {settings.spectron.endpoint}, context {settings.spectron.context}")
         return open_api(settings, max_connections=settings.replay.max_in_flight)
 
-    def with_api_if_set(self, work: Callable[[SpectronApi | None], Awaitable[Stand]]) -> Stand:
+    def with_api_if_set(self, work: Callable[[SpectronApi | None], Awaitable[StepResult]]) -> StepResult:
         """Run work with the wire, or with None where the settings name no Spectron or no key."""
 
-        async def run_work() -> Stand:
+        async def run_work() -> StepResult:
             try:
                 api = self.open_api()
             except (InputError, KeyRefused):
@@ -260,9 +260,9 @@ class StepContext:
         return run_async(run_work())
 
 
-def run(invocation: Invocation, step: Callable[[StepContext], Stand]) -> CommandResult:
+def run(invocation: Invocation, step: Callable[[StepContext], StepResult]) -> CommandResult:
     """Take one step of a cutover."""
-    from spectron_migrate.cutover.overview import next_step
+    from spectron_migrate.cutover.status import next_command
     from spectron_migrate.state.following import is_followed
 
     at = StepContext(invocation)
@@ -272,7 +272,7 @@ def run(invocation: Invocation, step: Callable[[StepContext], Stand]) -> Command
         stand.to_json(),
         draw(stand),
         migration=stand.state.migration or None,
-        next=next_step(stand.state, following=is_followed(at.folder), ready=stand.ready),
+        next=next_command(stand.state, following=is_followed(at.folder), ready=stand.ready),
     )
 
 
@@ -307,7 +307,7 @@ def _migration_id(settings: Settings) -> str:
     return expected
 
 
-def draw(stand: Stand) -> Iterator[RenderableType]:
+def draw(stand: StepResult) -> Iterator[RenderableType]:
     """The phase, the gates, and what to do about those that do not pass."""
     yield facts(f"Cutover: {stand.note or stand.state.phase}", _rows(stand))
     if stand.gates:
@@ -325,12 +325,15 @@ def draw(stand: Stand) -> Iterator[RenderableType]:
         yield plain("reads move to Spectron only when every gate passes", style="bold")
 
 
-def _rows(stand: Stand) -> list[tuple[str, object]]:
+def _rows(stand: StepResult) -> list[tuple[str, object]]:
     state = stand.state
     rows: list[tuple[str, object]] = [("phase", state.phase), ("read from Spectron", f"{state.percent:g} % of users")]
-    if state.to_spectron or state.to_mem0:
+    if state.pinned_to_spectron or state.pinned_to_mem0:
         rows.append(
-            ("pinned", f"{counted(len(state.to_spectron), 'user')} to Spectron, {len(state.to_mem0):,} to Mem0")
+            (
+                "pinned",
+                f"{counted(len(state.pinned_to_spectron), 'user')} to Spectron, {len(state.pinned_to_mem0):,} to Mem0",
+            )
         )
     if state.fence:
         rows.append(("began", f"{_value(state.fence)} UTC"))

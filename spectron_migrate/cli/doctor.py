@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from spectron_migrate.doctor import Diagnosis
-    from spectron_migrate.doctor.probe import Found
+    from spectron_migrate.doctor.probe import ProbeFinding
     from spectron_migrate.settings import Settings
 
 _STATUS = {"ok": ("ok", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "bold red"), "unknown": ("?", "dim")}
@@ -81,11 +81,11 @@ def _diagnose(invocation: Invocation, settings: Settings) -> Diagnosis:
     )
 
 
-def _probe(invocation: Invocation, settings: Settings) -> list[Found]:
+def _probe(invocation: Invocation, settings: Settings) -> list[ProbeFinding]:
     from spectron_migrate.doctor.probe import Probe
     from spectron_migrate.ledger import Ledger
 
-    async def run_probe() -> list[Found]:
+    async def run_probe() -> list[ProbeFinding]:
         with Ledger.open_for_writing(settings.state) as ledger:
             async with open_api(settings, max_connections=4) as api:
                 probe = Probe(api, ledger, invocation.reporter)
@@ -101,7 +101,7 @@ def _next(dump: Path) -> str:
     return "spectron-migrate replay --dry-run" if dump.exists() else "spectron-migrate export"
 
 
-def draw(diagnosis: Diagnosis, answers: list[Found] | None) -> Iterator[RenderableType]:
+def draw(diagnosis: Diagnosis, answers: list[ProbeFinding] | None) -> Iterator[RenderableType]:
     """The checks, then what the probe found beside what a replay assumes."""
     for check in diagnosis.checks:
         mark, style = _STATUS[check.status]

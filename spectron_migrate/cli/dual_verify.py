@@ -219,7 +219,7 @@ def _next(summary: VerifySummary, settings: Settings) -> str | None:
     cutover = read_journal(settings.state).state
     if cutover.phase == "complete" or settings.mem0 is None or settings.mem0.kind == "files":
         return None
-    return "spectron-migrate cutover check" if cutover.under_way else "spectron-migrate cutover start"
+    return "spectron-migrate cutover check" if cutover.is_under_way else "spectron-migrate cutover start"
 
 
 def draw(summary: VerifySummary) -> Iterator[RenderableType]:

@@ -205,7 +205,7 @@ async def _replay(replay: Replay, settings: Settings, replay_options: ReplayOpti
 def _mention_later_writes(invocation: Invocation, settings: Settings, dump: Dump) -> None:
     from spectron_migrate.state.journal import read_journal
 
-    if dump.source.kind != "files" and not read_journal(settings.state).state.under_way:
+    if dump.source.kind != "files" and not read_journal(settings.state).state.is_under_way:
         invocation.reporter.info(
             f"this dump holds nothing that was written to Mem0 after {dump.manifest.scan_began[:19]}Z;"
             " for an application that keeps writing: cutover start, then replay --follow"

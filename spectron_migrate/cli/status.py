@@ -57,10 +57,9 @@ def command(options: GlobalOptions) -> int:
 
 def run(invocation: Invocation) -> CommandResult:
     """Read the state directory; nothing is written and no server is asked."""
-    from spectron_migrate.cutover.overview import overview
 
     folder = invocation.settings().state
-    cutover = overview(folder, now=datetime.now(UTC))
+    cutover = cutover_status(folder, now=datetime.now(UTC))
     if cutover is not None and not _has_any_ledger(folder):
         return _cutover_before_any_replay(folder, cutover)
     state = _read_state(folder, cutover)

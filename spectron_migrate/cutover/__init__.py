@@ -1,4 +1,10 @@
-"""The cutover: an application's reads, and then its writes, go from Mem0 to Spectron step by step, and back again.
+"""The cutover: an application's reads, and then its writes, move from Mem0 to Spectron step by step.
 
-`at_once` has the steps that go back, which need nothing but the state directory; `steps` those that go on.
+phases          the phases, which command is legal in which, and what a command returns
+ungated_steps   start, revert, abort and shifts back to Mem0: they need nothing but the state directory
+gated_steps     check, accept, shift and complete: they evaluate the gates
+gates           every gate, and how to add one
+evidence        what the gates judge, gathered once
+privacy         the report of what Mem0 has deleted or replaced and Spectron still holds
+status          what `status` shows of a cutover, and the command to run next
 """

@@ -1,4 +1,4 @@
-"""What the gates judge by: gathered once, then judged by pure functions."""
+"""What the gates judge, gathered once from files, ledgers and Spectron; the gates themselves are pure functions."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from spectron_migrate.errors import Incomplete, InputError, KeyRefused, MigrateE
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import cutover
 from spectron_migrate.ledger.read.cutover import Undecided
-from spectron_migrate.migration.reconcile import Reconciled
-from spectron_migrate.migration.reconcile import read_last_result as last_reconciled
+from spectron_migrate.migration.reconcile import Reconciled, read_last_result
 from spectron_migrate.migration.rounds import open_ledgers
 from spectron_migrate.records import digest, selector_of
 from spectron_migrate.spectron.api import SpectronApi
@@ -23,37 +22,39 @@ from spectron_migrate.state.journal import CutoverState, read_journal
 from spectron_migrate.state.routing import FILE as ROUTING_FILE
 from spectron_migrate.state.routing import read_routing
 
-REPORT = "dual-verify.json"
+VERIFICATION_FILE = "dual-verify.json"
 MOST_REPORT_BYTES = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """What a cutover needs to know of the newest dual-verify."""
+class VerificationReport:
+    """The fields of the newest `dual-verify.json` that a cutover needs."""
 
     verdict: str
     migration: str
     mapping: str
+    """Digest of the mapping."""
     began: str
     ended: str
     leaks: int
     scan_began: str | None
-    """When Mem0 was read for the dump that it judged by; None where that dump was never planned here."""
+    """When the scan of Mem0 began that it is based on; None if that dump was never planned into these ledgers."""
     whole: bool = True
-    """Whether it is about everybody, not about some users alone."""
+    """False if it was limited to some users."""
 
     @property
     def digest(self) -> str:
-        """Tells one report from another, for who accepts it."""
+        """Identifies this report in an acceptance."""
         return digest(self.migration, self.mapping, self.began, self.ended, self.verdict)[:16]
 
 
 @dataclass(frozen=True, slots=True)
-class LedgerFacts:
-    """What the ledgers say."""
+class LedgerEvidence:
+    """What the ledgers of the migration say, over all shards. The mappings are from memory id to a text to accept."""
 
     migration: str
     mapping: str
+    """Digest of the mapping that the ledger was planned with."""
     left: Undecided
     refused: Mapping[str, str]
     will_not_expire: Mapping[str, str]
@@ -61,18 +62,19 @@ class LedgerFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
-    """What the key may do; `problem` where that could not be found out."""
+class KeyGrants:
+    """Whether the API key may read and write all scopes of the migration."""
 
     principal: str = ""
     lacking: tuple[str, ...] = ()
-    """Grant and scope, in words."""
+    """Missing grants, such as `memory:read user/alice`."""
     problem: str | None = None
+    """Why the grants could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything that the gates look at, as of one moment."""
+    """Everything that the gates judge, as of one moment. Gates read nothing else."""
 
     state: CutoverState
     now: datetime
@@ -81,16 +83,17 @@ class Evidence:
     mapping: str
     """Digest of the mapping that the settings name."""
     dump: Manifest | None = None
-    ledger: LedgerFacts | None = None
+    ledger: LedgerEvidence | None = None
+    """None before anything was planned."""
     missing: str | None = None
-    """Why the ledgers are not whole."""
+    """Which shards have no ledger, as a sentence."""
     as_of: str | None = None
-    """What Mem0 held then is in Spectron, but for who is behind."""
+    """What Mem0 held at this time is in Spectron, except for users who are behind."""
     reconciled: Reconciled | None = None
-    report: Report | None = None
-    key: Key = field(default_factory=lambda: Key(problem="not asked"))
+    report: VerificationReport | None = None
+    key: KeyGrants = field(default_factory=lambda: KeyGrants(problem="not asked"))
     calls: Mapping[str, int] | None = None
-    """Calls of the application that Spectron cannot answer, of the last days; None where nobody counts."""
+    """The application's recent calls that Spectron cannot answer, by name; None if no process counts them."""
 
 
 async def gather(
@@ -103,23 +106,23 @@ async def gather(
     max_age_s: float,
     now: datetime,
 ) -> Evidence:
-    """Look at everything; what cannot be had is told in the evidence, not raised."""
+    """Gather the evidence. What cannot be read is recorded in it, not raised; only the journal must be readable."""
     facts, missing, report, selectors = None, None, None, []
     try:
         with open_ledgers(folder) as ledgers:
-            facts = _facts(ledgers)
-            report = _report(folder / REPORT, ledgers)
+            facts = _ledger_evidence(ledgers)
+            report = _read_report(folder / VERIFICATION_FILE, ledgers)
             selectors = cutover.selectors_in_use(ledgers)
     except Incomplete as error:
         missing = error.message
     except InputError:
-        pass  # no ledger yet: the gates say so
+        pass  # there is no ledger yet, which the gates judge
     try:
         routing = read_routing(folder / ROUTING_FILE)
     except ValueError:
         routing = None
     state, application = read_journal(folder).state, processes.read_processes(folder, now=now)
-    current = routing is not None and routing.fence == state.fence
+    is_of_this_cutover = routing is not None and routing.fence == state.fence
     return Evidence(
         state=state,
         now=now,
@@ -129,19 +132,19 @@ async def gather(
         dump=read_manifest(dump),
         ledger=facts,
         missing=missing,
-        as_of=routing.as_of if routing is not None and current else None,
-        reconciled=last_reconciled(folder),
+        as_of=routing.as_of if routing is not None and is_of_this_cutover else None,
+        reconciled=read_last_result(folder),
         report=report,
-        key=await _key(api, selectors),
+        key=await _read_grants(api, selectors),
         calls=application.calls if application.measured else None,
     )
 
 
-def _facts(ledgers: Sequence[Ledger]) -> LedgerFacts | None:
+def _ledger_evidence(ledgers: Sequence[Ledger]) -> LedgerEvidence | None:
     migration = ledgers[0].migration()
     if migration is None:
         return None
-    return LedgerFacts(
+    return LedgerEvidence(
         migration=migration.id,
         mapping=migration.mapping_digest,
         left=cutover.count_undecided(ledgers),
@@ -151,33 +154,35 @@ def _facts(ledgers: Sequence[Ledger]) -> LedgerFacts | None:
     )
 
 
-def _report(path: Path, ledgers: Sequence[Ledger]) -> Report | None:
+def _read_report(path: Path, ledgers: Sequence[Ledger]) -> VerificationReport | None:
+    """The newest report; None if there is none or it cannot be read."""
     try:
         with path.open("rb") as file:
-            told = json.loads(file.read(MOST_REPORT_BYTES))
-        return Report(
-            verdict=str(told["verdict"]),
-            migration=str(told["migration"]),
-            mapping=str(told.get("mapping")),
-            began=str(told["began"]),
-            ended=str(told["ended"]),
-            leaks=int(told["measured"]["isolation"]["leaks"]),
-            scan_began=cutover.scan_began(ledgers, str(told["dump"])),
-            whole=not told["options"]["users"],
+            report = json.loads(file.read(MOST_REPORT_BYTES))
+        return VerificationReport(
+            verdict=str(report["verdict"]),
+            migration=str(report["migration"]),
+            mapping=str(report.get("mapping")),
+            began=str(report["began"]),
+            ended=str(report["ended"]),
+            leaks=int(report["measured"]["isolation"]["leaks"]),
+            scan_began=cutover.scan_began(ledgers, str(report["dump"])),
+            whole=not report["options"]["users"],
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-async def _key(api: SpectronApi | None, selectors: Sequence[str]) -> Key:
+async def _read_grants(api: SpectronApi | None, selectors: Sequence[str]) -> KeyGrants:
+    """Compare the key's grants with all scopes of these selectors (canonical JSON)."""
     if api is None:
-        return Key(problem="no Spectron is set")
+        return KeyGrants(problem="the settings name no Spectron")
     try:
         me = await api.me()
     except KeyRefused as error:
-        return Key(problem=error.message)
+        return KeyGrants(problem=error.message)
     except MigrateError as error:
-        return Key(problem=f"could not be asked: {error.message}")
+        return KeyGrants(problem=f"Spectron could not be asked: {error.message}")
     paths = sorted({path for text in selectors for clause in selector_of(text) for path in clause})
     lacking = [f"{verb} {path}" for path in paths for verb in ("memory:read", "memory:write") if not me.may(verb, path)]
-    return Key(me.principal, tuple(lacking))
+    return KeyGrants(me.principal, tuple(lacking))

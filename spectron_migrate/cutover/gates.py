@@ -1,7 +1,19 @@
-"""What must hold before reads go to Spectron, and again before Mem0 is left: pure, over `Evidence`.
+"""The gates of a cutover: what must hold before reads go to Spectron, and again before Mem0 is left.
 
-A gate that can be accepted is accepted by name, for exactly what it shows at that moment; who did so, when and why
-stands in the journal. Leaks, a verdict of NO_GO and memories on their way are never accepted.
+`GATES` at the end of this file is the whole list, in the order in which an operator would fix them. To add a gate:
+
+1. Decide what it judges. If `Evidence` (evidence.py) does not hold that yet, add a field and fill it in `gather`.
+2. Write a function like `_lag` here, from `Evidence` to `GateResult`. It is pure: no files, no network, no clock.
+   Return `_passed(value, limit)` or `_failed(value, limit, hint)`; the hint names the command that helps.
+3. Add it to `GATES`. Its name is public: it is in the JSON of `cutover check` and in the journal.
+4. If an operator may accept what the gate shows, say so in `GATES` and describe what exactly is accepted:
+   `accept="by memory"` with `memories` in the result (like `_refused`), or `accept="as a whole"` with `about` in the
+   result (like `_verdict`). Acceptances are recorded in the journal with who, when and why, and hold for exactly what
+   the gate showed at that moment.
+5. Add evidence that fails it to `FAILING` in tests/cutover/test_gates.py.
+
+`cutover check`, `shift`, `complete`, `accept` and their JSON take all gates from `GATES`; nothing else changes.
+A leak, a verdict of NO_GO and memories that are not delivered yet can never be accepted.
 """
 
 from __future__ import annotations
@@ -14,42 +26,41 @@ from typing import Literal
 from spectron_migrate.cutover.evidence import Evidence
 from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.records import Json, counted
-from spectron_migrate.state.journal import CutoverState, Step, mark_of
+from spectron_migrate.state.journal import CutoverState, Step, acceptance_mark
 from spectron_migrate.state.processes import GATE_DAYS
 
-LISTED = 100
-Outcome = Literal["passed", "failed", "inconclusive", "incomplete"]
+MOST_LISTED = 100
+GateOutcome = Literal["passed", "failed", "inconclusive", "incomplete"]
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
-    """One thing that must hold."""
+class GateResult:
+    """What a gate found."""
 
-    name: str
     value: Json
+    """What was measured; None if it could not be."""
     limit: Json
-    outcome: Outcome
+    """What it is measured against."""
+    outcome: GateOutcome
     hint: str = ""
-    """What to do about it; empty where it passed."""
-    accepted_by: str | None = None
-    shown: Mapping[str, str] = field(default_factory=dict)
-    """Memories that it is about and what it says of each: for that, each can be accepted by name."""
+    """How to make it pass; empty if it passed."""
+    memories: Mapping[str, str] = field(default_factory=dict)
+    """The memories that the gate is about, each with what it says of it: they can be accepted one by one."""
     about: str = ""
-    """What exactly can be accepted, where it is not memories."""
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """The memories that it is about."""
-        return tuple(self.shown)
+    """For a gate that is accepted as a whole: identifies what is accepted. Empty if it cannot be accepted now."""
+    name: str = ""
+    """Filled in by `evaluate_gates`."""
+    accepted_by: str | None = None
+    """Who accepted what the gate shows, when and why; filled in by `evaluate_gates`."""
 
     @property
     def passed(self) -> bool:
-        """Whether it lets a step through."""
+        """True if the gate lets a step through."""
         return self.outcome == "passed"
 
     def to_json(self) -> dict[str, Json]:
-        """As the command's JSON and the journal carry it."""
-        told: dict[str, Json] = {
+        """As the command's JSON carries it, with at most `MOST_LISTED` ids."""
+        fields: dict[str, Json] = {
             "name": self.name,
             "value": self.value,
             "limit": self.limit,
@@ -58,254 +69,273 @@ class Gate:
             "hint": self.hint,
             "accepted_by": self.accepted_by,
         }
-        return told | ({"ids": list(self.ids[:LISTED]), "ids_count": len(self.ids)} if self.ids else {})
+        if self.memories:
+            fields |= {"ids": list(self.memories)[:MOST_LISTED], "ids_count": len(self.memories)}
+        return fields
 
 
-def gates_of(evidence: Evidence) -> list[Gate]:
-    """All gates, in the order in which they are mended."""
-    return [gate(evidence) for gate in _GATES]
+@dataclass(frozen=True, slots=True)
+class CutoverGate:
+    """An entry of `GATES`."""
+
+    name: str
+    check: Callable[[Evidence], GateResult]
+    accept: Literal["never", "by memory", "as a whole"] = "never"
 
 
-def exit_code_of(gates: Iterable[Gate]) -> ExitCode:
-    """0 where all pass; else 4 where one failed, 11 where something is not complete, 5 where one is undecided."""
+def evaluate_gates(evidence: Evidence) -> list[GateResult]:
+    """The result of every gate, in the order of `GATES`, with acceptances applied."""
+    return [_accepted(gate, replace(gate.check(evidence), name=gate.name), evidence.state) for gate in GATES]
+
+
+def exit_code_of(gates: Iterable[GateResult]) -> ExitCode:
+    """0 if all pass; else 4 if one failed, 11 if one is incomplete, 5 if one is inconclusive, in this order."""
     outcomes = {gate.outcome for gate in gates}
-    for outcome, code in _CODES.items():
-        if outcome in outcomes:
-            return code
-    return ExitCode.DONE
+    return next((code for outcome, code in _EXIT_CODES.items() if outcome in outcomes), ExitCode.DONE)
 
 
-_CODES: dict[Outcome, ExitCode] = {
+_EXIT_CODES: dict[GateOutcome, ExitCode] = {
     "failed": ExitCode.NO_GO,
     "incomplete": ExitCode.INCOMPLETE,
     "inconclusive": ExitCode.INCONCLUSIVE,
 }
 
 
-def acceptance(gates: Sequence[Gate], name: str, ids: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """What accepting a gate comes to now: memories, or exactly what it is about.
+def prepare_acceptance(gates: Sequence[GateResult], name: str, ids: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """The memories (none for a gate accepted as a whole) and the `about` that an acceptance is recorded with.
 
-    Raises InputError for a gate that does not exist, that cannot be accepted, or that names no such memories.
+    Without `ids`, all memories that the gate shows now. Raises InputError for a gate that does not exist, cannot be
+    accepted, has nothing to accept, or does not show these memories.
     """
     gate = next((each for each in gates if each.name == name), None)
     if gate is None or name not in ACCEPTABLE:
         raise InputError(
-            f"{name} is no gate that can be accepted" if gate else f"there is no gate {name}",
+            f"the gate {name} cannot be accepted" if gate else f"there is no gate {name}",
             hint=f"these can be accepted: {', '.join(ACCEPTABLE)}",
         )
-    if ids and name not in BY_ID:
+    if ids and name not in ACCEPTABLE_BY_MEMORY:
         hint = f"spectron-migrate cutover accept {name} --reason TEXT"
         raise InputError(f"the gate {name} is not about single memories", hint=hint)
-    strangers = sorted(set(ids) - set(gate.ids))
+    strangers = sorted(set(ids) - set(gate.memories))
     if strangers:
         raise InputError.of_all([f"the gate {name} is not about memory {each}" for each in strangers])
-    if not gate.ids and not gate.about:
-        hint = "spectron-migrate cutover check shows how it stands"
-        raise InputError(f"at the gate {name} there is nothing to accept", hint=hint)
-    named = tuple(ids or gate.ids)
-    return named, " ".join(mark_of(gate.shown[each]) for each in named) or gate.about
+    if not gate.memories and not gate.about:
+        hint = "spectron-migrate cutover check shows its state"
+        raise InputError(f"the gate {name} has nothing to accept", hint=hint)
+    chosen = tuple(ids or gate.memories)
+    return chosen, " ".join(acceptance_mark(gate.memories[each]) for each in chosen) or gate.about
 
 
-ACCEPTABLE = ("refused", "moved", "verdict", "will_not_expire", "calls")
-BY_ID = ("refused", "moved", "will_not_expire")
+def _accepted(gate: CutoverGate, result: GateResult, state: CutoverState) -> GateResult:
+    """The result after acceptances: passed if everything that it shows was accepted for what it says now."""
+    if result.passed or gate.accept == "never":
+        return result
+    steps = [step for step in state.accepted if step.gate == gate.name]
+    if gate.accept == "as a whole":
+        steps = [step for step in steps if result.about and step.about == result.about]
+        return _passed_by(steps, result) if steps else result
+    remaining = state.not_accepted(gate.name, result.memories)
+    if remaining:
+        return replace(result, hint=f"{len(remaining):,} of them are not accepted: {result.hint}")
+    return _passed_by(steps, result)
 
 
-def _base(evidence: Evidence) -> Gate:
-    """The newest dump began after the fence, and is proven complete."""
+def _passed_by(steps: Sequence[Step], result: GateResult) -> GateResult:
+    accepted_by = "; ".join(f"{step.who}, {step.at}: {step.why}" for step in steps)
+    return replace(result, outcome="passed", hint="", accepted_by=accepted_by)
+
+
+def _passed(value: Json, limit: Json) -> GateResult:
+    return GateResult(value, limit, "passed")
+
+
+def _failed(value: Json, limit: Json, hint: str) -> GateResult:
+    return GateResult(value, limit, "failed", hint)
+
+
+def _every_memory_accepted(memories: Mapping[str, str], hint: str) -> GateResult:
+    """Fails while there are such memories; for gates that are accepted by memory."""
+    if not memories:
+        return _passed(0, 0)
+    return GateResult(len(memories), 0, "failed", hint, memories=memories)
+
+
+# -- the gates, in the order of GATES -----------------------------------------------------------------------
+
+
+def _base(evidence: Evidence) -> GateResult:
+    """The newest dump began after the fence and is proven complete."""
     fence, dump = evidence.state.fence, evidence.dump
-    gate = Gate("base", dump.began if dump else None, fence, "failed")
+    began = dump.began if dump else None
     if evidence.missing is not None:
-        return replace(gate, outcome="incomplete", hint=evidence.missing)
+        return GateResult(began, fence, "incomplete", evidence.missing)
     if fence is None:
-        return replace(gate, hint="no cutover has begun: spectron-migrate cutover start")
+        return _failed(began, fence, "no cutover has begun: spectron-migrate cutover start")
     if dump is None:
-        return replace(gate, hint="there is no dump yet: spectron-migrate replay --follow")
+        return _failed(began, fence, "there is no dump yet: spectron-migrate replay --follow")
     if not dump.complete or not dump.whole:
-        why = "the newest dump is not complete: spectron-migrate export, without filters"
-        return replace(gate, outcome="incomplete", hint=why)
+        hint = "the newest dump is not complete: spectron-migrate export, without filters"
+        return GateResult(began, fence, "incomplete", hint)
     if dump.began <= fence:
-        return replace(gate, hint="Mem0 was read before the cutover began: spectron-migrate replay --follow")
-    return replace(gate, outcome="passed")
+        return _failed(began, fence, "Mem0 was read before the cutover began: spectron-migrate replay --follow")
+    return _passed(began, fence)
 
 
-def _delivered(evidence: Evidence) -> Gate:
-    """Nothing remains, nothing is in doubt or undecidable."""
+def _delivered(evidence: Evidence) -> GateResult:
+    """Everything is delivered: nothing remains, is in doubt or is undecidable."""
     if evidence.ledger is None:
-        return Gate("delivered", None, 0, "failed", "nothing was replayed yet: spectron-migrate replay --follow")
+        return _failed(None, 0, "nothing was replayed yet: spectron-migrate replay --follow")
     left = evidence.ledger.left
     value = {"remaining": left.remaining, "in_doubt": left.in_doubt, "undecidable": left.undecidable}
     if not left.total:
-        return Gate("delivered", value, 0, "passed")
-    hint = "spectron-migrate replay --follow delivers it"
+        return _passed(value, 0)
     if left.undecidable:
-        hint = (
+        return _failed(
+            value,
+            0,
             "spectron-migrate status names what is undecidable;"
-            " spectron-migrate replay --resolve ID=present (or =absent) decides it"
+            " spectron-migrate replay --resolve ID=present (or =absent) decides it",
         )
-    return Gate("delivered", value, 0, "failed", hint)
+    return _failed(value, 0, "spectron-migrate replay --follow delivers it")
 
 
-def _refused(evidence: Evidence) -> Gate:
-    """What the server refused is accepted by name."""
-    shown = evidence.ledger.refused if evidence.ledger else {}
-    return _by_id(
-        Gate("refused", len(shown), 0, "passed", shown=shown),
-        evidence.state,
-        "review/refused.jsonl says why; mend it, then spectron-migrate replay --retry-failed;"
+def _refused(evidence: Evidence) -> GateResult:
+    """Every memory that the server refused is accepted."""
+    return _every_memory_accepted(
+        evidence.ledger.refused if evidence.ledger else {},
+        "review/refused.jsonl says why; fix it, then spectron-migrate replay --retry-failed;"
         " or spectron-migrate cutover accept refused=ID --reason TEXT",
     )
 
 
-def _moved(evidence: Evidence) -> Gate:
-    """No memory is in Spectron under another owner than it has in Mem0."""
-    shown = evidence.ledger.moved if evidence.ledger else {}
-    return _by_id(
-        Gate("moved", len(shown), 0, "passed", shown=shown),
-        evidence.state,
-        "their ids were edited in Mem0 after they were sent, and Spectron moves no memory: both owners are read from"
-        " Mem0; undo the edit, or spectron-migrate cutover accept moved=ID --reason TEXT",
+def _moved(evidence: Evidence) -> GateResult:
+    """No memory is stored in Spectron under another owner than it has in Mem0."""
+    return _every_memory_accepted(
+        evidence.ledger.moved if evidence.ledger else {},
+        "their ids were edited in Mem0 after they were sent, and Spectron cannot move a memory: both owners are read"
+        " from Mem0; undo the edit, or spectron-migrate cutover accept moved=ID --reason TEXT",
     )
 
 
-def _reconciled(evidence: Evidence) -> Gate:
-    """Two readings of all of Mem0 in a row agree with the ledger."""
-    last, fence = evidence.reconciled, evidence.state.fence
-    gate = Gate("reconciled", None, "two readings agree", "failed")
-    hint = "spectron-migrate replay --follow compares by itself; so does every shift"
+def _reconciled(evidence: Evidence) -> GateResult:
+    """Two scans of Mem0 in a row agree with the ledger."""
+    last, fence, limit = evidence.reconciled, evidence.state.fence, "two readings agree"
+    hint = "spectron-migrate replay --follow compares on its own, and so does every shift"
     if last is None or fence is None or last.began <= fence:
-        return replace(gate, hint=f"not yet since the cutover began: {hint}")
-    gate = replace(gate, value={"agree": last.agree, "differences": last.differences, "at": last.ended})
+        return _failed(None, limit, f"not compared since the cutover began: {hint}")
+    value = {"agree": last.agree, "differences": last.differences, "at": last.ended}
     if not last.agree:
-        named = f", among them {', '.join(last.named[:3])}" if last.named else ""
-        return replace(gate, hint=f"{counted(last.differences, 'memory differs', 'memories differ')}{named}: {hint}")
-    if _age(evidence.now, last.ended) > evidence.max_age_s:
-        return replace(gate, hint=f"longer ago than max_age: {hint}")
-    return replace(gate, outcome="passed")
+        examples = f", among them {', '.join(last.named[:3])}" if last.named else ""
+        differ = counted(last.differences, "memory differs", "memories differ")
+        return _failed(value, limit, f"{differ}{examples}: {hint}")
+    if _age_s(evidence.now, last.ended) > evidence.max_age_s:
+        return _failed(value, limit, f"the last comparison is older than max_age: {hint}")
+    return _passed(value, limit)
 
 
-def _lag(evidence: Evidence) -> Gate:
-    """Following keeps up."""
+def _lag(evidence: Evidence) -> GateResult:
+    """Following keeps up with Mem0."""
     if evidence.as_of is None:
-        return Gate("lag", None, evidence.max_lag_s, "failed", "nobody follows: spectron-migrate replay --follow")
-    lag = round(_age(evidence.now, evidence.as_of), 1)
-    if lag <= evidence.max_lag_s:
-        return Gate("lag", lag, evidence.max_lag_s, "passed")
-    hint = "is spectron-migrate replay --follow running? a round that takes longer needs a larger cutover.max_lag"
-    return Gate("lag", lag, evidence.max_lag_s, "failed", hint)
+        return _failed(None, evidence.max_lag_s, "nothing follows Mem0: spectron-migrate replay --follow")
+    lag_s = round(_age_s(evidence.now, evidence.as_of), 1)
+    if lag_s <= evidence.max_lag_s:
+        return _passed(lag_s, evidence.max_lag_s)
+    hint = "is spectron-migrate replay --follow running? if its rounds take longer, raise cutover.max_lag"
+    return _failed(lag_s, evidence.max_lag_s, hint)
 
 
-def _verdict(evidence: Evidence) -> Gate:
+def _verdict(evidence: Evidence) -> GateResult:
     """The newest dual-verify says GO, about this migration as it is now."""
-    report, state = evidence.report, evidence.state
-    gate = Gate("verdict", report.verdict if report else None, "GO", "failed")
+    report, ledger, fence = evidence.report, evidence.ledger, evidence.state.fence
     again = "spectron-migrate dual-verify"
     if report is None:
-        return replace(gate, hint=f"nothing was verified yet: {again}")
-    ledger = evidence.ledger
+        return _failed(None, "GO", f"nothing was verified yet: {again}")
+    stale = None
     if ledger is None or report.migration != ledger.migration:
-        return replace(gate, hint=f"the newest report is about another migration: {again}")
-    if report.mapping != ledger.mapping or evidence.mapping != ledger.mapping:
-        return replace(gate, hint=f"the mapping is not the one that was verified: replay, then {again}")
-    if not report.whole:
-        return replace(gate, hint=f"the newest report judges some users only: {again}, without --user")
-    if report.scan_began is None or (state.fence is not None and report.scan_began <= state.fence):
-        return replace(gate, hint=f"the newest report judges by a dump not replayed since the cutover began: {again}")
-    if report.began < report.scan_began or _age(evidence.now, report.ended) > evidence.max_age_s:
-        return replace(gate, hint=f"the newest report is older than cutover.max_age: {again}")
+        stale = f"the newest report is about another migration: {again}"
+    elif report.mapping != ledger.mapping or evidence.mapping != ledger.mapping:
+        stale = f"the mapping is not the one that was verified: replay, then {again}"
+    elif not report.whole:
+        stale = f"the newest report covers some users only: {again}, without --user"
+    elif report.scan_began is None or (fence is not None and report.scan_began <= fence):
+        stale = f"the newest report is based on a dump not replayed since the cutover began: {again}"
+    elif report.began < report.scan_began or _age_s(evidence.now, report.ended) > evidence.max_age_s:
+        stale = f"the newest report is older than cutover.max_age: {again}"
+    if stale is not None:
+        return _failed(report.verdict, "GO", stale)
     if report.verdict == "GO":
-        return replace(gate, outcome="passed")
+        return _passed(report.verdict, "GO")
+    details = "dual-verify.json in the state directory says why"
     if report.verdict != "INCONCLUSIVE":
-        return replace(gate, hint=f"{REPORT_HINT}; it cannot be accepted")
-    gate = replace(gate, about=report.digest)
-    hint = f"{REPORT_HINT}; more queries may decide it, or spectron-migrate cutover accept verdict --reason TEXT"
-    return _as_accepted(gate, state, replace(gate, outcome="inconclusive", hint=hint))
+        return _failed(report.verdict, "GO", f"{details}; it cannot be accepted")
+    hint = f"{details}; more queries may decide it, or spectron-migrate cutover accept verdict --reason TEXT"
+    return GateResult(report.verdict, "GO", "inconclusive", hint, about=report.digest)
 
 
-REPORT_HINT = "dual-verify.json in the state directory says why"
-
-
-def _leaks(evidence: Evidence) -> Gate:
-    """Nobody sees another's memories."""
+def _leaks(evidence: Evidence) -> GateResult:
+    """No user sees another user's memories."""
     report = evidence.report
     if report is None:
-        return Gate("leaks", None, 0, "failed", "isolation was not tried yet: spectron-migrate dual-verify")
+        return _failed(None, 0, "isolation was not tested yet: spectron-migrate dual-verify")
     if not report.whole:
-        return Gate("leaks", None, 0, "failed", "isolation was tried for some users only: spectron-migrate dual-verify")
-    hint = "" if not report.leaks else "somebody can read another's memories; this is never accepted"
-    return Gate("leaks", report.leaks, 0, "passed" if not report.leaks else "failed", hint)
+        return _failed(None, 0, "isolation was tested for some users only: spectron-migrate dual-verify")
+    if report.leaks:
+        return _failed(report.leaks, 0, "a user can read another user's memories; this is never accepted")
+    return _passed(0, 0)
 
 
-def _will_not_expire(evidence: Evidence) -> Gate:
-    """Memories that would vanish from Mem0 by themselves will not from Spectron."""
-    shown = evidence.ledger.will_not_expire if evidence.ledger else {}
-    return _by_id(
-        Gate("will_not_expire", len(shown), 0, "passed", shown=shown),
-        evidence.state,
+def _will_not_expire(evidence: Evidence) -> GateResult:
+    """Every memory that expires in Mem0, and would stay in Spectron for good, is accepted."""
+    return _every_memory_accepted(
+        evidence.ledger.will_not_expire if evidence.ledger else {},
         "they expire in Mem0 and stay in Spectron: spectron-migrate cutover accept will_not_expire --reason TEXT",
     )
 
 
-def _key(evidence: Evidence) -> Gate:
-    """The key works, and may read and write wherever memories are."""
+def _key(evidence: Evidence) -> GateResult:
+    """The API key works, and may read and write every scope of the migration."""
     key = evidence.key
     if key.problem is not None:
-        return Gate("key", None, "read and write", "failed", key.problem)
+        return _failed(None, "read and write", key.problem)
     if key.lacking:
         hint = f"{key.principal} lacks {counted(len(key.lacking), 'grant')}, the first: {key.lacking[0]}"
-        return Gate("key", len(key.lacking), 0, "failed", hint)
-    return Gate("key", 0, 0, "passed")
+        return _failed(len(key.lacking), 0, hint)
+    return _passed(0, 0)
 
 
-def _calls(evidence: Evidence) -> Gate:
-    """The application does not depend on calls that Spectron cannot answer."""
+def _calls(evidence: Evidence) -> GateResult:
+    """The application did not lately make calls that Spectron cannot answer."""
     calls = evidence.calls
     if calls is None:
         if evidence.state.catch_up == "follow":
-            return Gate("calls", "not measured", 0, "passed")
-        return Gate("calls", "not measured", 0, "failed", "no process has counted its calls yet")
+            return _passed("not measured", 0)
+        return _failed("not measured", 0, "no process has counted its calls yet")
     if not calls:
-        return Gate("calls", 0, 0, "passed")
+        return _passed(0, 0)
     value = dict(sorted(calls.items()))
-    gate = Gate("calls", value, 0, "failed", about=" ".join(value))
-    named = ", ".join(f"{name} {count:,}" for name, count in value.items())
-    hint = f"in the last {GATE_DAYS} days: {named}; cutover accept calls --reason … if the application can do without"
-    return _as_accepted(gate, evidence.state, replace(gate, hint=hint))
+    counts = ", ".join(f"{name} {count:,}" for name, count in value.items())
+    hint = f"in the last {GATE_DAYS} days: {counts}; if the application can do without them: cutover accept calls"
+    return GateResult(value, 0, "failed", f"{hint} --reason TEXT", about=" ".join(value))
 
 
-_GATES: tuple[Callable[[Evidence], Gate], ...] = (
-    _base,
-    _delivered,
-    _refused,
-    _moved,
-    _reconciled,
-    _lag,
-    _verdict,
-    _leaks,
-    _will_not_expire,
-    _key,
-    _calls,
+def _age_s(now: datetime, then: str) -> float:
+    """Seconds between the two. A time in the future, written by a clock that was ahead, counts as just as old."""
+    return abs((now - datetime.fromisoformat(then)).total_seconds())
+
+
+GATES: tuple[CutoverGate, ...] = (
+    CutoverGate("base", _base),
+    CutoverGate("delivered", _delivered),
+    CutoverGate("refused", _refused, accept="by memory"),
+    CutoverGate("moved", _moved, accept="by memory"),
+    CutoverGate("reconciled", _reconciled),
+    CutoverGate("lag", _lag),
+    CutoverGate("verdict", _verdict, accept="as a whole"),
+    CutoverGate("leaks", _leaks),
+    CutoverGate("will_not_expire", _will_not_expire, accept="by memory"),
+    CutoverGate("key", _key),
+    CutoverGate("calls", _calls, accept="as a whole"),
 )
 
-
-def _by_id(gate: Gate, state: CutoverState, hint: str) -> Gate:
-    """Passes where every memory that the gate is about was accepted by name, for what the gate says of it now."""
-    if not gate.shown:
-        return gate
-    open_ids = state.open_at(gate.name, gate.shown)
-    if open_ids:
-        return replace(gate, outcome="failed", hint=f"{len(open_ids):,} of them are not accepted: {hint}")
-    return replace(gate, accepted_by=_names([step for step in state.accepted if step.gate == gate.name]))
-
-
-def _as_accepted(gate: Gate, state: CutoverState, otherwise: Gate) -> Gate:
-    steps = [step for step in state.accepted if step.gate == gate.name and step.about == gate.about]
-    return replace(gate, outcome="passed", accepted_by=_names(steps)) if steps else otherwise
-
-
-def _names(steps: Sequence[Step]) -> str:
-    return "; ".join(f"{step.who}, {step.at}: {step.why}" for step in steps)
-
-
-def _age(now: datetime, then: str) -> float:
-    """In seconds; what a clock that was ahead has dated in the future is as far from now as what is old."""
-    return abs((now - datetime.fromisoformat(then)).total_seconds())
+ACCEPTABLE = tuple(gate.name for gate in GATES if gate.accept != "never")
+ACCEPTABLE_BY_MEMORY = tuple(gate.name for gate in GATES if gate.accept == "by memory")

@@ -1,7 +1,7 @@
-"""The privacy report: what was deleted or replaced in Mem0 and is still in Spectron, and what can be done about it.
+"""The privacy report: texts that Mem0 has deleted or replaced and Spectron still holds, and how to erase them.
 
-Spectron has no deletion by id. A scope that holds nothing else of ours goes as a whole, exactly; `forget` finds
-by meaning, over everything that a key reaches, and is therefore named and never used here.
+Spectron cannot delete by id. A scope that holds nothing else of the migration can be erased exactly. `/forget` deletes
+by meaning over everything that a key reaches, so the report names it, and nothing here calls it.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ REPLACED = "replaced by a newer text"
 
 
 @dataclass(frozen=True, slots=True)
-class Privacy:
-    """How much of it there is; the file names all of it, by id and scope, without a text."""
+class PrivacySummary:
+    """Counts of the texts in the report; the file names each by id and scope, without its text."""
 
     deleted: int
-    """Texts of memories that Mem0 has deleted, or shows to nobody any more, and that Spectron still holds."""
+    """Texts of memories that Mem0 has deleted or no longer shows."""
     replaced: int
-    """Older texts of memories that Mem0 has changed since."""
+    """Older texts of memories that Mem0 has changed."""
     exact: int
-    """Of both, those in scopes where nothing else of ours is: erasing the scope is exact."""
+    """Of both, those in scopes that hold nothing else of the migration: erasing the scope erases just them."""
     path: str
 
     def to_json(self) -> dict[str, Json]:
@@ -39,7 +39,7 @@ class Privacy:
         return {"deleted": self.deleted, "replaced": self.replaced, "exact": self.exact, "path": self.path}
 
 
-def write_report(folder: Path, *, now: str) -> Privacy | None:
+def write_privacy_report(folder: Path, *, now: str) -> PrivacySummary | None:
     """Write `privacy.json` into the state directory; None before anything was replayed, or while a shard is missing."""
     try:
         with open_ledgers(folder) as ledgers:
@@ -48,38 +48,44 @@ def write_report(folder: Path, *, now: str) -> Privacy | None:
         return None
 
 
-def _write(folder: Path, ledgers: Sequence[Ledger], now: str) -> Privacy:
+def _write(folder: Path, ledgers: Sequence[Ledger], now: str) -> PrivacySummary:
     living = [path for ledger in ledgers for text in cutover.living_selectors(ledger) for path in _paths(text)]
-    rows = [_row(left, living) for ledger in ledgers for left in cutover.stale_texts(ledger)]
-    deleted = [row for row in rows if row["why"] != REPLACED]
-    told = {
+    rows = [_row(text, living) for ledger in ledgers for text in cutover.stale_texts(ledger)]
+    report = {
         "schema": 1,
         "at": now,
-        "explains": "Deleted or replaced in Mem0, still in Spectron. `exact`: nothing that Mem0 still has lies in or"
-        " below its scopes, so that erasing them (POST /scopes/forget) takes nothing else of this migration;"
-        " what others wrote there would go too. Where it is false, Spectron offers no way to remove just this"
-        " memory: /forget deletes by meaning, over all that the key reaches.",
+        "explains": "Deleted or replaced in Mem0, still in Spectron. `exact` is true if no memory that Mem0 still has"
+        " lies in or below the same scopes: erasing them (POST /scopes/forget) then erases nothing else of this"
+        " migration, but it does erase what others wrote there. If it is false, Spectron offers no way to erase only"
+        " this memory: /forget deletes by meaning, over everything the key reaches.",
         "memories": rows,
     }
-    write_json(folder / FILE, told)
+    write_json(folder / FILE, report)
+    replaced = sum(row["why"] == REPLACED for row in rows)
     exact = sum(bool(row["exact"]) for row in rows)
-    return Privacy(len(deleted), len(rows) - len(deleted), exact, str(folder / FILE))
+    return PrivacySummary(len(rows) - replaced, replaced, exact, str(folder / FILE))
 
 
-def _row(left: StaleText, living: Sequence[str]) -> dict[str, Json]:
-    paths = _paths(left.selector)
-    why = "deleted in Mem0" if left.deleted_at is not None else f"{left.now} in Mem0"
-    alone = not any(other == path or other.startswith(path + "/") for path in paths for other in living)
+def _row(text: StaleText, living: Sequence[str]) -> dict[str, Json]:
+    """One text of the report. `living`: scope paths that hold memories Mem0 still has."""
+    paths = _paths(text.selector)
+    if text.deleted_at is not None:
+        why = "deleted in Mem0"
+    elif text.now == "active":
+        why = REPLACED
+    else:
+        why = f"{text.now} in Mem0"
     return {
-        "id": left.mem0_id,
-        "version": left.version,
+        "id": text.mem0_id,
+        "version": text.version,
         "scopes": paths,
-        "deleted_at": left.deleted_at,
-        "why": REPLACED if left.deleted_at is None and left.now == "active" else why,
-        "turn": left.turn_id,
-        "exact": alone,
+        "deleted_at": text.deleted_at,
+        "why": why,
+        "turn": text.turn_id,
+        "exact": not any(other == path or other.startswith(path + "/") for path in paths for other in living),
     }
 
 
 def _paths(selector: str) -> list[str]:
+    """The scope paths of a selector in canonical JSON."""
     return sorted({path for clause in selector_of(selector) for path in clause})

@@ -8,7 +8,7 @@ service   Spectron: reachable, the key, its grants, the clock, the scopes
 run       all of them, one after the other
 """
 
-from spectron_migrate.doctor.model import Check, Diagnosis
+from spectron_migrate.doctor.check import Check, Diagnosis
 from spectron_migrate.doctor.run import run_doctor
 
 __all__ = ["Check", "Diagnosis", "run_doctor"]

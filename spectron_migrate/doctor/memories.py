@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from spectron_migrate.doctor.model import Check, some
+from spectron_migrate.doctor.check import Check, some
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.mapping import NotServable, ScopeMapping, Unmapped
@@ -21,7 +21,7 @@ _ASKED = (("user_id",), ("user_id", "agent_id"), ("agent_id",), ("app_id",), ("r
 
 
 @dataclass
-class Seen:
+class DumpSurvey:
     """What a pass over the dump found."""
 
     rows: int = 0
@@ -70,15 +70,15 @@ class Seen:
                     self.filters[names] = {name: owners[name] for name in names}
 
 
-def look(dump: Dump, mapping: ScopeMapping, now: str) -> Seen:
+def look(dump: Dump, mapping: ScopeMapping, now: str) -> DumpSurvey:
     """One pass over the dump."""
-    seen = Seen()
+    seen = DumpSurvey()
     for memory in dump.memories():
         seen.add(memory, mapping, now)
     return seen
 
 
-def check_memories(seen: Seen, dump: Dump) -> Iterator[Check]:
+def check_memories(seen: DumpSurvey, dump: Dump) -> Iterator[Check]:
     """What was read, and what would become of it."""
     if dump.complete is False:
         hint = "export again; until it is complete nothing proves what is missing"
@@ -107,7 +107,7 @@ def check_memories(seen: Seen, dump: Dump) -> Iterator[Check]:
         yield Check("expiry", "warn", said, "category: knowledge stays")
 
 
-def check_filters(seen: Seen, mapping: ScopeMapping) -> Iterator[Check]:
+def check_filters(seen: DumpSurvey, mapping: ScopeMapping) -> Iterator[Check]:
     """Which of an application's filters could not be answered any more."""
     refused = []
     for names, example in seen.filters.items():
@@ -122,7 +122,7 @@ def check_filters(seen: Seen, mapping: ScopeMapping) -> Iterator[Check]:
         yield Check("mapping: filters", "ok", f"searches by {', by '.join(answered)} can be answered")
 
 
-def _times(seen: Seen) -> Iterator[Check]:
+def _times(seen: DumpSurvey) -> Iterator[Check]:
     if seen.placed and seen.guessed / seen.placed > MANY:
         said = f"the time of {seen.guessed:,} of {counted(seen.placed, 'memory')} is a guess (`updated_at`)"
         yield Check("times", "warn", said, "with Mem0's history.db in reach, export finds when each text came to be")

@@ -41,7 +41,7 @@ CLOCK_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ProbeFinding:
     """One question, what the server does, and what the migration takes it to do."""
 
     question: str
@@ -70,12 +70,12 @@ class Probe:
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     sleep: Sleep = asyncio.sleep
     under: str = field(default_factory=lambda: f"{ROOT}/{secrets.token_hex(4)}")
-    found: list[Found] = field(default_factory=list)
+    found: list[ProbeFinding] = field(default_factory=list)
     _session: str = ""
     _bodies: list[bytes] = field(default_factory=list)
     _answers: list[Answer] = field(default_factory=list)
 
-    async def run(self) -> list[Found]:
+    async def run(self) -> list[ProbeFinding]:
         """Ask everything, keep the answers in the ledger, erase what was written.
 
         Raises KeyRefused, before anything is written, for a key that could not erase it again.
@@ -383,7 +383,9 @@ class Probe:
     def _note(
         self, question: str, answer: str, assumed: str, fits: bool | None, *, needed: bool = False, meaning: str = ""
     ) -> None:
-        self.found.append(Found(question, answer, assumed, fits, needed, "" if fits or fits is None else meaning))
+        self.found.append(
+            ProbeFinding(question, answer, assumed, fits, needed, "" if fits or fits is None else meaning)
+        )
 
     def _keep(self, question: str, answer: str) -> None:
         kept = probes.ProbeAnswer(question, answer, format_time(self.now()))

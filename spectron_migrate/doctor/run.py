@@ -8,11 +8,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from spectron_migrate.doctor.memories import Seen, check_filters, check_memories, look
-from spectron_migrate.doctor.model import Check, Diagnosis, failed
-from spectron_migrate.doctor.place import check_place
-from spectron_migrate.doctor.service import check_service, extraction
-from spectron_migrate.doctor.source import check_source
+from spectron_migrate.doctor.check import Check, Diagnosis, failed
+from spectron_migrate.doctor.machine import check_machine
+from spectron_migrate.doctor.mem0 import check_mem0
+from spectron_migrate.doctor.memories import DumpSurvey, check_filters, check_memories, look
+from spectron_migrate.doctor.spectron import check_spectron, extraction
 from spectron_migrate.dump import open_dump
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.ledger.read import status
@@ -37,7 +37,7 @@ async def run_doctor(
     `mem0` gives a section as the readers take it; it and `api` raise what is missing of the settings.
     """
     reporter.stage("this machine")
-    checks = list(check_place(state, dump))
+    checks = list(check_machine(state, dump))
     reporter.stage("Mem0")
     checks += _source(mem0, now)
     reporter.stage("mapping and dump")
@@ -56,7 +56,7 @@ async def run_doctor(
 
 def _source(mem0: Callable[[], Mapping[str, Any]] | None, now: datetime) -> list[Check]:
     try:
-        return list(check_source(mem0() if mem0 is not None else None, version=_mem0_version(), now=now))
+        return list(check_mem0(mem0() if mem0 is not None else None, version=_mem0_version(), now=now))
     except MigrateError as error:
         return [failed("mem0", error)]
 
@@ -71,7 +71,7 @@ def _mapping(path: Path | None) -> tuple[ScopeMapping | None, Check]:
     return mapping, Check("mapping", "ok", f"{path}: {len(mapping.rules)} rules, no two ids can share a scope")
 
 
-def _dump(path: Path, mapping: ScopeMapping, now: str) -> tuple[Seen | None, list[Check]]:
+def _dump(path: Path, mapping: ScopeMapping, now: str) -> tuple[DumpSurvey | None, list[Check]]:
     if not path.exists():
         said = f"there is no dump in {path} yet, so memories and scopes are not known"
         return None, [Check("dump", "unknown", said, "spectron-migrate export, then doctor again")]
@@ -91,7 +91,7 @@ async def _service(
     except MigrateError as error:
         return [failed("spectron", error)]
     async with opened:
-        return await check_service(opened, paths, ours=ours, now=now)
+        return await check_spectron(opened, paths, ours=ours, now=now)
 
 
 def _states(state: Path) -> dict[str, int]:

@@ -28,7 +28,7 @@ from spectron_migrate.migration.rounds import owners_behind, round_lock
 from spectron_migrate.records import NullReporter, format_time, parse_time
 from spectron_migrate.spectron.api import Sleep, SpectronApi
 from spectron_migrate.state import processes
-from spectron_migrate.state.journal import CaughtUp, publish, read_journal
+from spectron_migrate.state.journal import CaughtUp, publish_routing, read_journal
 from spectron_migrate.state.outbox import Batch, Outbox, Row
 from spectron_migrate.state.running import About, left_by_the_dead, under_way
 from spectron_migrate.state.written import Written
@@ -89,7 +89,7 @@ class Drainer:
         """
         async with round_lock(self._state, sleep=self._sleep, patience_s=0.0):
             state = read_journal(self._state).state
-            if not state.under_way or state.catch_up != "outbox" or state.fence is None:
+            if not state.is_under_way or state.catch_up != "outbox" or state.fence is None:
                 return None
             refuse_outbox(self._state)
             if not (self._state / "ledger.db").exists():
@@ -119,7 +119,7 @@ class Drainer:
                 written = await self._deliver(ledger, api, number)
                 behind = self._behind(ledger, batch, running)
                 caught_up = CaughtUp(format_time(began), now.timestamp() + self._max_lag_s, behind)
-                publish(self._state, caught_up, now=format_time(self._now()))
+                publish_routing(self._state, caught_up, now=format_time(self._now()))
                 left = cutover.count_undecided([ledger]).total
                 return Drained(len(batch.rows), written, left, behind)
 

@@ -25,7 +25,7 @@ from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds, ro
 from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK
-from spectron_migrate.state.journal import publish, read_journal
+from spectron_migrate.state.journal import publish_routing, read_journal
 
 EVERY_S = 5.0
 """Between two rounds; never less than twice what the round took, so that Mem0 is read a third of the time at most."""
@@ -154,12 +154,12 @@ class Follow:
             async with round_lock(self._settings.state, sleep=self._sleep, patience_s=1.0):
                 done = await self._rounds.round(api, compare=compare)
         except (Unreachable, Incomplete, LedgerLocked) as error:
-            publish(self._settings.state, now=self._stamp())
+            publish_routing(self._settings.state, now=self._stamp())
             return self._trouble(error.message)
         except Interrupted:
             return 0.0
         self._totals.add(done)
-        publish(self._settings.state, done.caught_up(self._settings.max_lag_s), now=self._stamp())
+        publish_routing(self._settings.state, done.caught_up(self._settings.max_lag_s), now=self._stamp())
         if compare:
             agree = self._agreement.add(done)
             if agree or (done.compared is not None and done.compared.total):
@@ -203,12 +203,12 @@ class Follow:
                 wait.cancel()
 
     def _phase_under_way(self) -> bool:
-        return read_journal(self._settings.state).state.under_way
+        return read_journal(self._settings.state).state.is_under_way
 
     def _is_over(self, was_under_way: bool) -> bool:
         """After `complete` Mem0 is no longer the truth; an abort ends what it began."""
         state = read_journal(self._settings.state).state
-        return state.phase == "complete" or (was_under_way and not state.under_way)
+        return state.phase == "complete" or (was_under_way and not state.is_under_way)
 
     def _keep(self, ended: str | None = None) -> None:
         last = self._totals.last

@@ -186,7 +186,7 @@ class Replay:
             refuse_plain(self._dump, self._root, context=context)
             return None
         cutover = read_journal(self._root).state
-        if cutover.under_way and cutover.catch_up == "outbox":
+        if cutover.is_under_way and cutover.catch_up == "outbox":
             refuse_outbox(self._root, beginning=self._options.shard)
         sharding = Sharding(self._options.shard, self._root, self._dump, self._mapping, context=context)
         open_things.callback(sharding.close)

@@ -202,7 +202,7 @@ class Rounds:
                 keep_history=False,
                 reporter=self._reporter,
                 clock=self._now,
-                fence=state.fence if state.under_way else None,
+                fence=state.fence if state.is_under_way else None,
             )
 
     async def _deliver(
@@ -282,7 +282,7 @@ def owners_behind(ledgers: Sequence[Ledger], state: CutoverState, refused: Mappi
 
     A `refused` memory and one that changed hands hold their owners until somebody accepts them at their gate.
     """
-    short = state.open_at("refused", refused) + state.open_at("moved", cutover.moved_memories(ledgers))
+    short = state.not_accepted("refused", refused) + state.not_accepted("moved", cutover.moved_memories(ledgers))
     return cutover.owners_behind(ledgers, MOST_BEHIND, short)
 
 

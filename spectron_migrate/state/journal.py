@@ -1,8 +1,11 @@
-"""The journal of a cutover: `cutover.jsonl`, one durable line a step, and the state that its lines add up to.
+"""The journal of a cutover, `cutover.jsonl`: one durable line for each step. All steps applied give the state.
 
-The journal decides, `routing.json` follows it: a process killed between the two leaves an old routing, and whoever
-comes next (any step, any round of following) makes them agree. It is a file of its own beside the ledger, because a
-ledger may be held for minutes by whoever writes memories, and a revert may not wait for that.
+The journal is authoritative and `routing.json` is derived from it. A process killed between the two writes leaves an
+old `routing.json`; the next step or round of following updates it. The journal is a file of its own because a replay
+may hold the ledger for minutes, and a revert must not wait for that.
+
+Each line carries the SHA-256 of the line before it (`prev`), so that a manual edit is noticed. It is not a signature:
+whoever edits all later lines too is not noticed.
 """
 
 from __future__ import annotations
@@ -28,58 +31,65 @@ from spectron_migrate.state.routing import MOST_BEHIND, CatchUp, Phase, Routing,
 
 FILE = "cutover.jsonl"
 
-BACK = ("revert", "abort")
-"""Steps that lead reads back to Mem0: they are taken although lines of the journal are missing."""
+STEPS_BACK = ("revert", "abort")
+"""Steps that move reads back to Mem0. They are accepted even if lines of the journal are missing."""
 
 StepName = Literal["start", "shift", "pin", "accept", "revert", "closing", "complete", "sealed", "abort"]
 
 
-class Overtaken(InputError):
-    """Another step was taken since the state was read that this one was decided in."""
+class StepConflict(InputError):
+    """Another step was recorded after the state was read that this step was decided in."""
 
 
-class JournalCut(InputError):
-    """Lines of the journal are missing: applications have seen a later step than its last one."""
+class JournalTruncated(InputError):
+    """Lines of the journal are missing: `routing.json` is of a later step than its last line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that somebody did, or decided."""
+    """One line of the journal. Fields that a kind of step does not use keep their defaults."""
 
     step: StepName
     at: str
+    """RFC 3339."""
     who: str
+    """User, host and process (`whoami`)."""
     why: str = ""
+    """The operator's reason."""
     percent: float | None = None
-    """Of a `shift`."""
+    """`shift`: share of users to read from Spectron, 0 to 100."""
     spectron: tuple[str, ...] = ()
-    """Ids that a `pin` reads from Spectron from now on."""
+    """`pin`: ids to read from Spectron from now on."""
     mem0: tuple[str, ...] = ()
+    """`pin`: ids to read from Mem0 from now on."""
     gate: str = ""
-    """What an `accept` is about."""
+    """`accept`: the gate's name."""
     ids: tuple[str, ...] = ()
-    """Memories that an `accept` names; none for all that the gate shows now."""
+    """`accept`: the accepted memories; none for a gate that is accepted as a whole."""
     about: str = ""
-    """What exactly was accepted: another finding of the gate needs another acceptance."""
+    """`accept`: identifies what was accepted. For memories the marks (`acceptance_mark`) of what the gate said of
+    each, separated by spaces; else the gate's own `about`. If the gate finds something else, it must be accepted again.
+    """
     migration: str = ""
-    """Of a `start`."""
+    """`start`: the migration's id."""
     catch_up: CatchUp = "follow"
+    """`start`: how writes to Mem0 are caught up."""
     gates: tuple[Mapping[str, Json], ...] = ()
-    """How the gates stood at this moment."""
+    """`shift`, `complete`: the results of all gates at this step."""
     epoch: int | None = None
-    """Where it goes on from, of a way back that was taken although lines of the journal are missing."""
+    """`revert`, `abort` on a journal with missing lines: the epoch of this step, above that of `routing.json`."""
 
     def to_json(self) -> dict[str, Json]:
-        """As a line of the journal holds it; what says nothing is left out."""
-        told = {name: getattr(self, name) for name in self.__slots__}
-        kept = {name: value for name, value in told.items() if value not in ("", (), None)}
+        """As a line of the journal holds it, without empty fields."""
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        kept = {name: value for name, value in fields.items() if value not in ("", (), None)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Json]) -> Step:
         """The inverse of `to_json`; raises KeyError, TypeError or ValueError for anything else."""
         if value["step"] not in get_args(StepName):
-            raise ValueError(f"an unknown step {value['step']}")
+            raise ValueError(f"unknown step {value['step']}")
         known: dict[str, Json] = {name: value[name] for name in cls.__slots__ if name in value}
         known |= {name: tuple(each) for name, each in known.items() if isinstance(each, list)}
         return cls(**known)
@@ -87,45 +97,47 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class CutoverState:
-    """Where a cutover stands: what all steps add up to."""
+    """The state of a cutover: all steps of its journal applied in order."""
 
     phase: Phase = "mem0"
     percent: float = 0
-    to_spectron: frozenset[str] = frozenset()
-    to_mem0: frozenset[str] = frozenset()
+    pinned_to_spectron: frozenset[str] = frozenset()
+    """Ids that are read from Spectron whatever the percentage."""
+    pinned_to_mem0: frozenset[str] = frozenset()
     epoch: int = 0
-    """Steps so far, of all cutovers in this state directory."""
+    """Rises with every step; it goes on across cutovers of the same state directory."""
     migration: str = ""
     catch_up: CatchUp = "follow"
     fence: str | None = None
-    """When the cutover began: the base dump has to begin after it."""
-    since: str | None = None
-    """When the last step was taken."""
+    """When the cutover began. Only a scan that began after it counts as the base dump."""
+    changed_at: str | None = None
+    """When the last step was recorded."""
     sealed: bool = False
-    """After `complete`: what still came into Mem0 while the applications went over is carried over too."""
+    """After `complete`: what was still written to Mem0 while applications switched is carried over too."""
     accepted: tuple[Step, ...] = ()
+    """All `accept` steps of this cutover."""
     ever_began: bool = False
-    """Whether any cutover began here: from then on others than this tool may have written to our scopes."""
+    """True if any cutover ever began here: from then on an application may have written to the migration's scopes."""
     altered: int | None = None
-    """The first line that does not fit the one before it: somebody changed the journal."""
+    """Number of the first line whose `prev` does not match: the journal was edited by hand."""
 
-    def open_at(self, gate: str, shown: Mapping[str, str]) -> list[str]:
-        """The memories of those that a gate shows, which nobody has accepted there for what it says of them now."""
+    def not_accepted(self, gate: str, shown: Mapping[str, str]) -> list[str]:
+        """Of the memories that a gate shows (id -> what it says of it), those that were not accepted for just that."""
         steps = [step for step in self.accepted if step.gate == gate]
         accepted = {pair for step in steps for pair in zip(step.ids, step.about.split(), strict=False)}
-        return [each for each, said in shown.items() if (each, mark_of(said)) not in accepted]
+        return [each for each, text in shown.items() if (each, acceptance_mark(text)) not in accepted]
 
     @property
-    def under_way(self) -> bool:
-        """Whether a cutover has begun and neither ended nor been given up."""
+    def is_under_way(self) -> bool:
+        """True if a cutover has begun and was neither completed nor aborted."""
         return self.phase in ("started", "shift", "closing")
 
     def after(self, step: Step) -> CutoverState:
-        """The state once the step is taken."""
-        moved = replace(self, epoch=max(self.epoch + 1, step.epoch or 0), since=step.at)
+        """The state after a step."""
+        moved = replace(self, epoch=max(self.epoch + 1, step.epoch or 0), changed_at=step.at)
         match step.step:
             case "start":
-                fresh = CutoverState(epoch=moved.epoch, since=step.at, altered=self.altered)
+                fresh = CutoverState(epoch=moved.epoch, changed_at=step.at, altered=self.altered)
                 return replace(
                     fresh,
                     phase="started",
@@ -141,82 +153,86 @@ class CutoverState:
                 return replace(
                     moved,
                     phase="shift",
-                    to_spectron=(self.to_spectron - mem0) | spectron,
-                    to_mem0=(self.to_mem0 - spectron) | mem0,
+                    pinned_to_spectron=(self.pinned_to_spectron - mem0) | spectron,
+                    pinned_to_mem0=(self.pinned_to_mem0 - spectron) | mem0,
                 )
             case "accept":
                 return replace(moved, accepted=(*self.accepted, step))
             case "revert":
-                return replace(moved, phase="started", percent=0, to_spectron=frozenset(), to_mem0=frozenset())
+                return replace(
+                    moved, phase="started", percent=0, pinned_to_spectron=frozenset(), pinned_to_mem0=frozenset()
+                )
             case "closing":
                 return replace(moved, phase="closing")
             case "complete":
-                return replace(moved, phase="complete", percent=100, to_spectron=frozenset(), to_mem0=frozenset())
+                return replace(
+                    moved, phase="complete", percent=100, pinned_to_spectron=frozenset(), pinned_to_mem0=frozenset()
+                )
             case "sealed":
                 return replace(moved, sealed=True)
             case "abort":
                 return CutoverState(
                     epoch=moved.epoch,
-                    since=step.at,
+                    changed_at=step.at,
                     migration=self.migration,
                     ever_began=True,
                     altered=self.altered,
                 )
 
 
-def mark_of(said: str) -> str:
-    """What an acceptance keeps of the words it was given for."""
-    return digest(said)[:16]
+def acceptance_mark(text: str) -> str:
+    """A digest of what a gate says of a memory, as an acceptance records it."""
+    return digest(text)[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class CaughtUp:
-    """What following knows about who may be read from Spectron."""
+    """How far Spectron has caught up with Mem0; see the fields of the same names in `Routing`."""
 
     as_of: str | None = None
     fresh_until: float | None = 0.0
     behind: frozenset[str] | None = None
-    """Ids, not names; None for everybody."""
+    """Ids, not the hashed names of `routing.json`; None for everybody."""
 
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """The journal as it was read."""
+    """A journal as it was read."""
 
     state: CutoverState = field(default_factory=CutoverState)
     steps: tuple[Step, ...] = ()
 
 
 def read_journal(folder: Path) -> Journal:
-    """The journal in a state directory; an empty one where there is none.
+    """The journal in a state directory; an empty one if there is none.
 
-    A last line that was cut off by a crash was never acknowledged and does not count. Raises InputError for a
-    journal that holds anything else than steps.
+    A last line that a crash cut off was never acknowledged and is ignored. Raises InputError if a line is not a step.
     """
-    return _fold(_lines(folder / FILE), folder / FILE)
+    return _apply(_lines(folder / FILE), folder / FILE)
 
 
-def record(folder: Path, step: Step, *, expect: CutoverState | None = None) -> CutoverState:
-    """Append a step, durably, then bring `routing.json` up to it; returns the state after it.
+def record_step(folder: Path, step: Step, *, decided_in: CutoverState | None = None) -> CutoverState:
+    """Append a step durably, then update `routing.json`. Returns the state after the step.
 
-    `expect`: the state that the step was decided in; raises Overtaken where somebody was faster, and JournalCut
-    where `routing.json` shows that lines of the journal are missing, but for a way back. From `complete` none leads.
+    `decided_in`: the state that the step was decided in. Raises StepConflict if another step was taken since, and
+    JournalTruncated if `routing.json` shows that lines of the journal are missing. Only `revert` and `abort` are
+    accepted then, and not even those after `complete`.
     """
     make_private_directory(folder)
     with _locked(folder):
         path = folder / FILE
         lines = _lines(path)
-        state = _fold(lines, path).state
-        if expect is not None and expect.epoch != state.epoch:
-            raise Overtaken("another step was taken at the same moment", hint="look at `spectron-migrate status`")
+        state = _apply(lines, path).state
+        if decided_in is not None and decided_in.epoch != state.epoch:
+            raise StepConflict("another step was taken at the same moment", hint="see `spectron-migrate status`")
         ahead = _routing_ahead(folder, state)
         if ahead is not None:
-            if step.step not in BACK or ahead.phase == "complete":
-                raise _cut(path)
+            if step.step not in STEPS_BACK or ahead.phase == "complete":
+                raise _truncated(path)
             step = replace(step, epoch=ahead.epoch + 1)
         prev = _digest(lines[-1]) if lines else ""
-        told = {"n": state.epoch + 1, **step.to_json(), "prev": prev}
-        line = json.dumps(told, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
+        fields = {"n": state.epoch + 1, **step.to_json(), "prev": prev}
+        line = json.dumps(fields, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
         try:
             _append(path, line, keep=sum(map(len, lines)))
         except OSError as error:
@@ -228,24 +244,25 @@ def record(folder: Path, step: Step, *, expect: CutoverState | None = None) -> C
     return state
 
 
-def publish(folder: Path, caught_up: CaughtUp | None = None, *, now: str) -> Routing | None:
-    """Bring `routing.json` up to the journal and to what following knows; None where no cutover ever began.
+def publish_routing(folder: Path, caught_up: CaughtUp | None = None, *, now: str) -> Routing | None:
+    """Update `routing.json` from the journal and from `caught_up`; None if no cutover ever began.
 
-    Without `caught_up`, what the file says about it stays. Raises JournalCut where lines of the journal are missing.
+    Without `caught_up`, that part of the file stays as it is. Raises JournalTruncated if lines of the journal are
+    missing.
     """
     if not (folder / FILE).exists() and not (folder / ROUTING_FILE).exists():
         return None
     with _locked(folder):
-        state = _fold(_lines(folder / FILE), folder / FILE).state
+        state = _apply(_lines(folder / FILE), folder / FILE).state
         if _routing_ahead(folder, state) is not None:
-            raise _cut(folder / FILE)
+            raise _truncated(folder / FILE)
         if not state.epoch:
             return None
         return _publish(folder, state, caught_up, now=now)
 
 
 def _routing_ahead(folder: Path, state: CutoverState) -> Routing | None:
-    """What applications saw, where it lies beyond the journal: it is written after the journal's line."""
+    """The routing file, if it is of a later step than the journal; it is always written after the journal's line."""
     try:
         routing = read_routing(folder / ROUTING_FILE)
     except ValueError:
@@ -253,15 +270,15 @@ def _routing_ahead(folder: Path, state: CutoverState) -> Routing | None:
     return routing if routing is not None and routing.epoch > state.epoch else None
 
 
-def _cut(path: Path) -> JournalCut:
-    return JournalCut(
+def _truncated(path: Path) -> JournalTruncated:
+    return JournalTruncated(
         f"{path} is older than {ROUTING_FILE} beside it: its last lines are missing",
-        hint="put the file back as it was; `cutover revert` leads reads back to Mem0 meanwhile",
+        hint="restore the file; until then `cutover revert` sends reads back to Mem0",
     )
 
 
 def whoami() -> str:
-    """Who takes a step: user, host and process."""
+    """User, host and process id, as a step records them."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
@@ -281,8 +298,8 @@ def _publish(folder: Path, state: CutoverState, caught_up: CaughtUp | None, *, n
             write_routing(path, routing)
         except OSError as error:
             raise InputError(
-                f"{path} cannot be written: {error.strerror or error}; applications still go by the old one",
-                hint="make room, or mend the rights, then run any cutover command: it writes what the journal says",
+                f"{path} cannot be written: {error.strerror or error}; applications still use the old one",
+                hint="free disk space or fix the permissions, then run any cutover command: it writes the file again",
             ) from error
     return routing
 
@@ -295,16 +312,16 @@ def _routing(state: CutoverState, old: Routing | None, caught_up: CaughtUp | Non
         migration=state.migration,
         phase=state.phase,
         percent=state.percent,
-        to_spectron=names(state.to_spectron),
-        to_mem0=names(state.to_mem0),
+        pinned_to_spectron=names(state.pinned_to_spectron),
+        pinned_to_mem0=names(state.pinned_to_mem0),
         epoch=state.epoch,
         catch_up=state.catch_up,
         fence=state.fence,
         updated_at=now,
     )
     if state.phase == "complete":
-        return replace(routing, as_of=state.since, fresh_until=None, behind=frozenset())
-    if not state.under_way:
+        return replace(routing, as_of=state.changed_at, fresh_until=None, behind=frozenset())
+    if not state.is_under_way:
         return routing
     if caught_up is not None:
         few = caught_up.behind is not None and len(caught_up.behind) <= MOST_BEHIND
@@ -315,7 +332,7 @@ def _routing(state: CutoverState, old: Routing | None, caught_up: CaughtUp | Non
     return routing
 
 
-def _fold(lines: Sequence[bytes], path: Path) -> Journal:
+def _apply(lines: Sequence[bytes], path: Path) -> Journal:
     state, steps, prev = CutoverState(), [], ""
     for number, line in enumerate(lines, start=1):
         try:
@@ -323,8 +340,8 @@ def _fold(lines: Sequence[bytes], path: Path) -> Journal:
             step = Step.from_json(value)
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{path}:{number} is no step of a cutover: {error}",
-                hint="put back what was there; the file is only ever appended to",
+                f"{path}:{number} is not a step of a cutover: {error}",
+                hint="restore the line; the file is only ever appended to",
             ) from None
         if state.altered is None and value.get("prev") != prev:
             state = replace(state, altered=number)
@@ -345,7 +362,7 @@ def _lines(path: Path) -> list[bytes]:
 
 
 def _append(path: Path, line: bytes, *, keep: int) -> None:
-    """Behind the whole lines, in place of one that a crash cut off."""
+    """Append a line durably after the `keep` bytes of whole lines; a line that a crash cut off is overwritten."""
     fresh = not path.exists()
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -363,7 +380,7 @@ def _append(path: Path, line: bytes, *, keep: int) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One at a time, for the moment that a step or a routing takes to write."""
+    """Hold the lock of journal and routing; it is only held for the moment of a write."""
     with wait_for_lock(folder / "cutover.lock"):
         yield
 

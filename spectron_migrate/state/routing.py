@@ -59,9 +59,9 @@ class Routing:
     phase: Phase = "mem0"
     percent: float = 0
     """0 to 100, at most two decimals: the share of users that is to be read from Spectron."""
-    to_spectron: frozenset[str] = frozenset()
+    pinned_to_spectron: frozenset[str] = frozenset()
     """Names (`name_of`) of users that are pinned to Spectron."""
-    to_mem0: frozenset[str] = frozenset()
+    pinned_to_mem0: frozenset[str] = frozenset()
     epoch: int = 0
     """Rises with every step of the cutover."""
     catch_up: CatchUp = "follow"
@@ -92,7 +92,9 @@ class Routing:
         if subject is None:
             return "mem0"
         name = name_of(self.migration, subject)
-        if name in self.to_mem0 or (name not in self.to_spectron and bucket_of(name) >= self.percent * 100):
+        if name in self.pinned_to_mem0 or (
+            name not in self.pinned_to_spectron and bucket_of(name) >= self.percent * 100
+        ):
             return "mem0"
         return "spectron" if self.is_caught_up(name, time.time() if now is None else now) else "behind"
 
@@ -105,7 +107,7 @@ class Routing:
     def to_json(self) -> dict[str, Any]:
         """As the file holds it."""
         told = asdict(self)
-        pinned = {"spectron": sorted(told.pop("to_spectron")), "mem0": sorted(told.pop("to_mem0"))}
+        pinned = {"spectron": sorted(told.pop("pinned_to_spectron")), "mem0": sorted(told.pop("pinned_to_mem0"))}
         behind = None if self.behind is None else sorted(self.behind)
         return {**told, "pinned": pinned, "behind": behind}
 
@@ -118,8 +120,8 @@ class Routing:
                 migration=_text(value["migration"]),
                 phase=_word(value["phase"], PHASES),
                 percent=_number(value["percent"], most=100),
-                to_spectron=frozenset(_names(pinned["spectron"])),
-                to_mem0=frozenset(_names(pinned["mem0"])),
+                pinned_to_spectron=frozenset(_names(pinned["spectron"])),
+                pinned_to_mem0=frozenset(_names(pinned["mem0"])),
                 epoch=int(_number(value["epoch"])),
                 catch_up=_word(value["catch_up"], ("follow", "outbox")),
                 fence=_text_or_none(value["fence"]),
@@ -179,7 +181,7 @@ def write_routing(path: Path, routing: Routing) -> None:
 
 
 @dataclass
-class _Seen:
+class _LastRead:
     """What a source gave last."""
 
     routing: Routing = field(default_factory=Routing)
@@ -219,7 +221,7 @@ class RoutingReader:
             raise ValueError("the address of a routing must be https, or on this machine")
         path = Path(text)
         self._path = path if path.suffix == ".json" else path / FILE
-        self._seen = _Seen()
+        self._seen = _LastRead()
         self._every_s = check_every_s
         self._clock = clock
         self._now = now
@@ -308,7 +310,7 @@ class RoutingReader:
             return
         if self._seen.problem not in (None, "not read yet"):
             _log.warning("routing: read again, epoch %d, %s", routing.epoch, routing.phase)
-        self._seen = _Seen(routing, None, stamp, self._clock() + _lasts_s(routing, self._now()))
+        self._seen = _LastRead(routing, None, stamp, self._clock() + _lasts_s(routing, self._now()))
 
     def _keep_the_last(self, problem: str) -> None:
         if problem != self._seen.problem:

@@ -24,7 +24,7 @@ from spectron_migrate.migration.reconcile import reconcile
 from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds, round_lock
 from spectron_migrate.records import NullReporter, format_time
 from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.state.journal import Step, publish, read_journal, record
+from spectron_migrate.state.journal import Step, publish_routing, read_journal, record_step
 from spectron_migrate.state.processes import ProcessesStatus, read_processes
 
 EMBEDDER = "spectron_migrate.rehearsal.embed.WordLlamaEmbedding"
@@ -108,15 +108,15 @@ class Stage:
 
     def start(self, catch_up: Literal["follow", "outbox"] = "follow") -> None:
         self.state.mkdir(mode=0o700, exist_ok=True)
-        record(self.state, Step("start", stamp(), "a test", migration=self.migration, catch_up=catch_up))
+        record_step(self.state, Step("start", stamp(), "a test", migration=self.migration, catch_up=catch_up))
         self.notice()
 
     def shift(self, percent: float) -> None:
-        record(self.state, Step("shift", stamp(), "a test", percent=percent))
+        record_step(self.state, Step("shift", stamp(), "a test", percent=percent))
         self.notice()
 
     def step(self, name: Any) -> None:
-        record(self.state, Step(name, stamp(), "a test"))
+        record_step(self.state, Step(name, stamp(), "a test"))
         self.notice()
 
     def catch_up(self) -> Round:
@@ -127,8 +127,8 @@ class Stage:
                 return await self.rounds().round(api)
 
         done = asyncio.run(run())
-        if read_journal(self.state).state.under_way:
-            publish(self.state, done.caught_up(600.0), now=stamp())
+        if read_journal(self.state).state.is_under_way:
+            publish_routing(self.state, done.caught_up(600.0), now=stamp())
             self.notice()
         return done
 

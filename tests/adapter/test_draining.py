@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.cutover.at_once import start
+from spectron_migrate.cutover.ungated_steps import start
 from spectron_migrate.dump import open_dump
 from spectron_migrate.errors import InputError, LedgerLocked
 from spectron_migrate.ledger.shards import Shard

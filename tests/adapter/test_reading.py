@@ -10,7 +10,7 @@ import pytest
 
 from spectron_migrate.adapter import writes
 from spectron_migrate.errors import InputError
-from spectron_migrate.state.journal import Step, record
+from spectron_migrate.state.journal import Step, record_step
 from spectron_migrate.state.routing import FILE
 from tests.adapter.support import Stage, ids, stamp, texts
 
@@ -305,7 +305,7 @@ def test_revert_is_in_force_within_a_second(stage: Stage) -> None:
     adapter = stage.adapter()
     mine = {"filters": {"user_id": stage.user}}
     adapter.search("green tea", **mine)
-    record(stage.state, Step("revert", stamp(), "a test"))
+    record_step(stage.state, Step("revert", stamp(), "a test"))
     deadline = time.monotonic() + 1.0
     while time.monotonic() < deadline:
         adapter.search("green tea", **mine)

@@ -30,7 +30,7 @@ from typing import Any
 from spectron_migrate import MemoryAdapter
 from spectron_migrate.ledger import migration_id
 from spectron_migrate.local.testing import RunningServer, running_server
-from spectron_migrate.state.journal import CaughtUp, Step, publish, record
+from spectron_migrate.state.journal import CaughtUp, Step, publish_routing, record_step
 from tests.support.spectron import memory, replay, write_raw
 
 LIMITS_MS = {"median": 0.2, "p99": 5.0}
@@ -88,8 +88,8 @@ def migrated(folder: Path, catch_up: Any) -> Iterator[tuple[RunningServer, Path]
         settings = {"version": 1, "cutover": {"shadow": 1}}
         (folder / "spectron-migrate.yaml").write_text(json.dumps(settings))
         began = "2026-01-01T00:00:00.000000Z"
-        record(state, Step("start", began, "bench", migration=migration_id("bench", "files"), catch_up=catch_up))
-        publish(state, CaughtUp(began, time.time() + 3600, frozenset()), now=began)
+        record_step(state, Step("start", began, "bench", migration=migration_id("bench", "files"), catch_up=catch_up))
+        publish_routing(state, CaughtUp(began, time.time() + 3600, frozenset()), now=began)
         yield server, folder
 
 

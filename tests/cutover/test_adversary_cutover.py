@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.cutover import at_once
-from spectron_migrate.cutover.gates import gates_of
+from spectron_migrate.cutover import ungated_steps
+from spectron_migrate.cutover.gates import evaluate_gates
 from spectron_migrate.errors import InputError, MigrateError, NotLegal
 from spectron_migrate.records import NullReporter
-from spectron_migrate.state.journal import Step, StepName, read_journal, record
+from spectron_migrate.state.journal import Step, StepName, read_journal, record_step
 from spectron_migrate.state.routing import read_routing
 from tests.cutover.test_gates import GOOD
 
@@ -25,28 +25,28 @@ NOW = "2026-05-04T12:00:00.000000Z"
 
 def taken(folder: Path, *names: StepName) -> None:
     for name in names:
-        record(folder, Step(name, NOW, "anna", migration="m", percent=100.0))
+        record_step(folder, Step(name, NOW, "anna", migration="m", percent=100.0))
 
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, folder: Path, *names: StepName) -> None:
     """Somebody else takes these steps after ours was found to be legal, and before it is written."""
-    look = at_once.legal
+    look = ungated_steps.require_legal
 
     def slow(*args: Any, **named: Any) -> Any:
         state = look(*args, **named)
-        monkeypatch.setattr(at_once, "legal", look)
+        monkeypatch.setattr(ungated_steps, "require_legal", look)
         taken(folder, *names)
         return state
 
-    monkeypatch.setattr(at_once, "legal", slow)
+    monkeypatch.setattr(ungated_steps, "require_legal", slow)
 
 
 def revert(folder: Path) -> None:
-    at_once.revert(folder, now=NOW, who="boris", reporter=NullReporter())
+    ungated_steps.revert(folder, now=NOW, who="boris", reporter=NullReporter())
 
 
 def abort(folder: Path) -> None:
-    at_once.abort(folder, yes=True, now=NOW, who="boris", reporter=NullReporter())
+    ungated_steps.abort(folder, yes=True, now=NOW, who="boris", reporter=NullReporter())
 
 
 @pytest.mark.parametrize("back", [revert, abort])
@@ -125,5 +125,5 @@ def test_a_routing_that_cannot_be_written_is_said_and_written_by_the_next_comman
 def test_evidence_from_the_future_is_no_fresh_evidence() -> None:
     """A clock that was a year ahead for one day would make it last for a year."""
     back = replace(GOOD, now=GOOD.now - timedelta(days=365))
-    passed = {gate.name for gate in gates_of(back) if gate.passed}
+    passed = {gate.name for gate in evaluate_gates(back) if gate.passed}
     assert set() == passed & {"lag", "reconciled", "verdict"}

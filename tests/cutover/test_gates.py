@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.cutover.evidence import Evidence, Key, LedgerFacts, Report
-from spectron_migrate.cutover.gates import ACCEPTABLE, Gate, acceptance, exit_code_of, gates_of
+from spectron_migrate.cutover.evidence import Evidence, KeyGrants, LedgerEvidence, VerificationReport
+from spectron_migrate.cutover.gates import ACCEPTABLE, GateResult, evaluate_gates, exit_code_of, prepare_acceptance
 from spectron_migrate.dump import Manifest
 from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.ledger.read.cutover import Undecided
@@ -41,8 +41,8 @@ DUMP = Manifest(
     runs=0,
     skipped={},
 )
-LEDGER = LedgerFacts("m", "mapping", Undecided(0, 0, 0), {}, {})
-REPORT = Report("GO", "m", "mapping", at(19), VERIFIED, leaks=0, scan_began=SCANNED)
+LEDGER = LedgerEvidence("m", "mapping", Undecided(0, 0, 0), {}, {})
+REPORT = VerificationReport("GO", "m", "mapping", at(19), VERIFIED, leaks=0, scan_began=SCANNED)
 AGREED = Reconciled(True, True, at(26), at(27), rounds=2, memories=3, waiting=0, differences=0)
 GOOD = Evidence(
     state=CutoverState(phase="started", migration="m", fence=FENCE),
@@ -55,12 +55,12 @@ GOOD = Evidence(
     as_of="2026-11-22T10:29:30.000000Z",
     reconciled=AGREED,
     report=REPORT,
-    key=Key("me"),
+    key=KeyGrants("me"),
 )
 
 
-def gate(name: str, evidence: Evidence) -> Gate:
-    return next(each for each in gates_of(evidence) if each.name == name)
+def gate(name: str, evidence: Evidence) -> GateResult:
+    return next(each for each in evaluate_gates(evidence) if each.name == name)
 
 
 def with_ledger(**more: Any) -> Evidence:
@@ -68,7 +68,7 @@ def with_ledger(**more: Any) -> Evidence:
 
 
 def test_with_everything_in_order_every_gate_passes() -> None:
-    gates = gates_of(GOOD)
+    gates = evaluate_gates(GOOD)
     assert {"passed"} == {each.outcome for each in gates}
     assert ExitCode.DONE == exit_code_of(gates)
     assert all(each.hint == "" for each in gates)
@@ -106,8 +106,12 @@ FAILING: list[tuple[str, str, Evidence]] = [
     ("leaks", "not tried", replace(GOOD, report=None)),
     ("leaks", "never accepted", replace(GOOD, report=replace(REPORT, leaks=1))),
     ("will_not_expire", "1 of them", with_ledger(will_not_expire={"7": "2027-01-01"})),
-    ("key", "401", replace(GOOD, key=Key(problem="401 bad key"))),
-    ("key", "lacks 1 grant, the first: memory:read user/a", replace(GOOD, key=Key("me", ("memory:read user/a",)))),
+    ("key", "401", replace(GOOD, key=KeyGrants(problem="401 bad key"))),
+    (
+        "key",
+        "lacks 1 grant, the first: memory:read user/a",
+        replace(GOOD, key=KeyGrants("me", ("memory:read user/a",))),
+    ),
     ("calls", "get_all 3", replace(GOOD, calls={"get_all": 3})),
     ("calls", "no process", replace(GOOD, state=replace(GOOD.state, catch_up="outbox"))),
 ]
@@ -118,7 +122,7 @@ def test_a_gate_that_fails_says_what_to_do_and_keeps_the_step_back(name: str, hi
     found = gate(name, evidence)
     assert ("failed", False) == (found.outcome, found.passed)
     assert hint in found.hint
-    assert ExitCode.NO_GO == exit_code_of(gates_of(evidence))
+    assert ExitCode.NO_GO == exit_code_of(evaluate_gates(evidence))
 
 
 def test_what_is_not_complete_is_11_and_what_is_undecided_5_unless_something_failed() -> None:
@@ -134,11 +138,11 @@ def test_what_is_not_complete_is_11_and_what_is_undecided_5_unless_something_fai
         (replace(undecided, dump=cut.dump), ExitCode.INCOMPLETE),
         (replace(cut, as_of=None), ExitCode.NO_GO),
     ):
-        assert code == exit_code_of(gates_of(evidence))
+        assert code == exit_code_of(evaluate_gates(evidence))
 
 
 def accepted(evidence: Evidence, name: str, *ids: str) -> Evidence:
-    named, about = acceptance(gates_of(evidence), name, ids)
+    named, about = prepare_acceptance(evaluate_gates(evidence), name, ids)
     step = Step("accept", VERIFIED, "anna@host (1)", "seen by hand", gate=name, ids=named, about=about)
     return replace(evidence, state=replace(evidence.state, accepted=(*evidence.state.accepted, step)))
 
@@ -183,18 +187,18 @@ def test_calls_are_accepted_by_name_not_by_number() -> None:
 @pytest.mark.parametrize("name", ["base", "delivered", "reconciled", "lag", "leaks", "key", "nonsense"])
 def test_what_must_hold_cannot_be_accepted(name: str) -> None:
     with pytest.raises(InputError) as refused:
-        acceptance(gates_of(GOOD), name, ())
+        prepare_acceptance(evaluate_gates(GOOD), name, ())
     assert ", ".join(ACCEPTABLE) in (refused.value.hint or "")
 
 
 def test_an_acceptance_of_nothing_of_a_no_go_or_of_strangers_is_refused() -> None:
-    no_go = gates_of(replace(GOOD, report=replace(REPORT, verdict="NO_GO")))
+    no_go = evaluate_gates(replace(GOOD, report=replace(REPORT, verdict="NO_GO")))
     for gates, name, ids in (
-        (gates_of(GOOD), "refused", ()),
-        (gates_of(GOOD), "verdict", ()),
+        (evaluate_gates(GOOD), "refused", ()),
+        (evaluate_gates(GOOD), "verdict", ()),
         (no_go, "verdict", ()),
-        (gates_of(with_ledger(refused={"7": "400"})), "refused", ("8",)),
-        (gates_of(replace(GOOD, calls={"get_all": 1})), "calls", ("get_all",)),
+        (evaluate_gates(with_ledger(refused={"7": "400"})), "refused", ("8",)),
+        (evaluate_gates(replace(GOOD, calls={"get_all": 1})), "calls", ("get_all",)),
     ):
         with pytest.raises(InputError):
-            acceptance(gates, name, ids)
+            prepare_acceptance(gates, name, ids)

@@ -20,10 +20,10 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.cutover import at_once
-from spectron_migrate.cutover.at_once import LEGAL, Stand
-from spectron_migrate.cutover.privacy import write_report
-from spectron_migrate.cutover.steps import Cutover
+from spectron_migrate.cutover import ungated_steps
+from spectron_migrate.cutover.gated_steps import Cutover
+from spectron_migrate.cutover.phases import LEGAL, StepResult
+from spectron_migrate.cutover.privacy import write_privacy_report
 from spectron_migrate.errors import ExitCode, InputError, LedgerLocked, NotConfirmed, NotLegal
 from spectron_migrate.ledger import Ledger, migration_id
 from spectron_migrate.ledger.shards import Shard
@@ -33,7 +33,7 @@ from spectron_migrate.migration.replay import ReplayOptions
 from spectron_migrate.migration.rounds import round_lock
 from spectron_migrate.records import format_time
 from spectron_migrate.state import processes
-from spectron_migrate.state.journal import Step, read_journal, record
+from spectron_migrate.state.journal import Step, read_journal, record_step
 from spectron_migrate.state.routing import FILE as ROUTING
 from spectron_migrate.state.routing import PHASES, Phase, RoutingReader, read_routing
 from tests.cutover.support import Scene
@@ -63,31 +63,31 @@ class Player:
             scene.state, lambda: scene.settings, max_age_s=86400, reporter=scene.said, who="anna@host (1)", **given
         )
 
-    def start(self) -> Stand:
-        return at_once.start(self.scene.state, self.migration, "follow", **self.signed)
+    def start(self) -> StepResult:
+        return ungated_steps.start(self.scene.state, self.migration, "follow", **self.signed)
 
-    def revert(self) -> Stand:
-        return at_once.revert(self.scene.state, **self.signed)
+    def revert(self) -> StepResult:
+        return ungated_steps.revert(self.scene.state, **self.signed)
 
-    def abort(self, *, yes: bool = True) -> Stand:
-        return at_once.abort(self.scene.state, yes=yes, **self.signed)
+    def abort(self, *, yes: bool = True) -> StepResult:
+        return ungated_steps.abort(self.scene.state, yes=yes, **self.signed)
 
-    def shift(self, percent: float, *users: str, **named: Any) -> Stand:
+    def shift(self, percent: float, *users: str, **named: Any) -> StepResult:
         return asyncio.run(self.cutover(**named).shift(self.scene.api, percent, users))
 
-    def complete(self, migration: str | None = None, *, yes: bool = True, **named: Any) -> Stand:
+    def complete(self, migration: str | None = None, *, yes: bool = True, **named: Any) -> StepResult:
         return asyncio.run(self.cutover(**named).complete(self.scene.api, migration or self.migration, yes=yes))
 
-    def check(self) -> Stand:
+    def check(self) -> StepResult:
         return self._asked(self.cutover().check)
 
-    def accept(self, gate: str, *ids: str) -> Stand:
+    def accept(self, gate: str, *ids: str) -> StepResult:
         return self._asked(lambda api: self.cutover().accept(api, gate, ids, why="seen by hand"))
 
-    def _asked(self, work: Callable[[Any], Any]) -> Stand:
-        async def run() -> Stand:
+    def _asked(self, work: Callable[[Any], Any]) -> StepResult:
+        async def run() -> StepResult:
             async with self.scene.api() as api:
-                stand: Stand = await work(api)
+                stand: StepResult = await work(api)
                 return stand
 
         return asyncio.run(run())
@@ -111,7 +111,7 @@ def player(scene: Scene) -> Player:
     return Player(scene)
 
 
-def gate(stand: Stand, name: str) -> Any:
+def gate(stand: StepResult, name: str) -> Any:
     return next(each for each in stand.gates if each.name == name)
 
 
@@ -126,7 +126,7 @@ def put_into(player: Player, phase: Phase) -> None:
     }
     for name in way[phase]:
         more = {"migration": player.migration} if name == "start" else {"percent": 100.0} if name == "shift" else {}
-        record(player.scene.state, Step(name, format_time(player.scene.time.now()), "anna", **more))
+        record_step(player.scene.state, Step(name, format_time(player.scene.time.now()), "anna", **more))
 
 
 COMMANDS: dict[str, Callable[[Player], Any]] = {
@@ -160,11 +160,11 @@ def test_every_illegal_step_is_refused_says_what_is_legal_and_changes_nothing(
 def test_complete_is_not_legal_before_everybody_is_read_from_spectron(player: Player) -> None:
     put_into(player, "shift")
     stamp = format_time(player.scene.time.now())
-    record(player.scene.state, Step("shift", stamp, "anna", percent=50))
+    record_step(player.scene.state, Step("shift", stamp, "anna", percent=50))
     with pytest.raises(NotLegal, match="while 50 % are read"):
         player.complete()
-    record(player.scene.state, Step("shift", stamp, "anna", percent=100))
-    record(player.scene.state, Step("pin", stamp, "anna", mem0=("alice",)))
+    record_step(player.scene.state, Step("shift", stamp, "anna", percent=100))
+    record_step(player.scene.state, Step("pin", stamp, "anna", mem0=("alice",)))
     with pytest.raises(NotLegal, match="1 user pinned to Mem0"):
         player.complete()
 
@@ -188,7 +188,7 @@ def test_outbox_is_refused_where_two_hosts_write(player: Player) -> None:
     own = processes.OwnFile(state)
     own.write(processes.ProcessStatus(host="another-host", pid=own.pid, began="", heartbeat=""))
     with pytest.raises(InputError, match="another-host"):
-        at_once.start(state, player.migration, "outbox", **player.signed)
+        ungated_steps.start(state, player.migration, "outbox", **player.signed)
     own.close()
 
 
@@ -205,7 +205,7 @@ def test_a_start_by_outbox_waits_until_every_process_captures(player: Player) ->
         if waits == 3:
             own.write(replace(told, epoch=1))
 
-    stand = at_once.start(state, player.migration, "outbox", **player.signed, sleep=sleep)
+    stand = ungated_steps.start(state, player.migration, "outbox", **player.signed, sleep=sleep)
     assert (3, "outbox") == (waits, stand.state.catch_up)
     own.close()
 
@@ -213,7 +213,7 @@ def test_a_start_by_outbox_waits_until_every_process_captures(player: Player) ->
 def test_a_step_that_changes_nothing_may_be_repeated(player: Player) -> None:
     player.start()
     fence = read_journal(player.scene.state).state.fence
-    assert "began already" in player.start().note
+    assert "had already begun" in player.start().note
     assert fence == read_journal(player.scene.state).state.fence
     assert ("started", "started") == (player.revert().state.phase, player.revert().state.phase)
 
@@ -311,7 +311,7 @@ def test_complete_waits_for_what_is_young_then_carries_over_what_came_while_appl
     with Ledger.open_for_reading(player.scene.state) as ledger:
         rows = ledger.db.execute("SELECT infer FROM fact ORDER BY id DESC LIMIT 2").fetchall()
     assert ["none", "full"] == [row["infer"] for row in rows]
-    assert "it is complete since" in player.complete().note
+    assert "the cutover is complete since" in player.complete().note
     assert (ExitCode.DONE, ()) == ((checked := player.check()).exit_code, checked.gates)
 
 
@@ -422,7 +422,7 @@ def test_what_mem0_no_longer_shows_is_in_the_privacy_report_too(scene: Scene) ->
     scene.round()
     scene.time.pass_(3 * 86400)
     scene.round()
-    told = write_report(scene.state, now=format_time(scene.time.now()))
+    told = write_privacy_report(scene.state, now=format_time(scene.time.now()))
     assert told is not None
     assert (1, 0, 1) == (told.deleted, told.replaced, told.exact)
     [row] = json.loads(Path(told.path).read_text())["memories"]

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.cutover.gates import acceptance, gates_of
-from spectron_migrate.cutover.steps import Cutover
+from spectron_migrate.cutover.gated_steps import Cutover
+from spectron_migrate.cutover.gates import evaluate_gates, prepare_acceptance
 from spectron_migrate.dump import open_dump
 from spectron_migrate.errors import ExitCode, InputError, LedgerLocked, NotLegal
 from spectron_migrate.ledger import Ledger
@@ -31,7 +31,7 @@ from spectron_migrate.migration.rounds import open_ledgers
 from spectron_migrate.migration.sharding import Sharding
 from spectron_migrate.records import Filters, NullReporter
 from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.state.journal import CaughtUp, Step, mark_of, publish, read_journal, record
+from spectron_migrate.state.journal import CaughtUp, Step, acceptance_mark, publish_routing, read_journal, record_step
 from spectron_migrate.verify.options import VerifyOptions
 from tests.cutover.support import Scene, Store
 from tests.cutover.test_gates import GOOD, LEDGER
@@ -179,7 +179,7 @@ def test_whose_newest_memory_was_refused_is_not_read_from_spectron_as_if_it_were
 
 
 def test_only_an_acceptance_of_that_very_refusal_lets_its_owner_be_read_from_spectron(scene: Scene) -> None:
-    record(scene.state, Step("start", NOW, "anna", migration="m"))
+    record_step(scene.state, Step("start", NOW, "anna", migration="m"))
     scene.put(1, "a thing that arrives")
     scene.round()
     scene.put(2, "a thing that is refused", ago=600)
@@ -195,8 +195,8 @@ def test_only_an_acceptance_of_that_very_refusal_lets_its_owner_be_read_from_spe
     def accept(gate_name: str) -> None:
         with open_ledgers(scene.state) as ledgers:
             shown = cutover.refused_memories(ledgers)
-        about = " ".join(mark_of(said) for said in shown.values())
-        record(scene.state, Step("accept", NOW, "anna", "seen", gate=gate_name, ids=tuple(shown), about=about))
+        about = " ".join(acceptance_mark(said) for said in shown.values())
+        record_step(scene.state, Step("accept", NOW, "anna", "seen", gate=gate_name, ids=tuple(shown), about=about))
 
     with misbehaving(scene.server.base_url, refuse) as proxy:
         scene.endpoint = proxy.base_url
@@ -232,26 +232,26 @@ def test_a_plain_replay_of_another_dump_beside_shards_is_refused(scene: Scene, t
 
 
 def test_a_journal_that_lost_its_last_lines_does_not_take_spectron_for_a_follower_of_mem0_again(tmp_path: Path) -> None:
-    record(tmp_path, Step("start", NOW, "anna", migration="m"))
-    record(tmp_path, Step("shift", NOW, "anna", percent=100.0))
-    record(tmp_path, Step("closing", NOW, "anna"))
-    record(tmp_path, Step("complete", NOW, "anna"))
+    record_step(tmp_path, Step("start", NOW, "anna", migration="m"))
+    record_step(tmp_path, Step("shift", NOW, "anna", percent=100.0))
+    record_step(tmp_path, Step("closing", NOW, "anna"))
+    record_step(tmp_path, Step("complete", NOW, "anna"))
     path = tmp_path / "cutover.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-2]))
     with pytest.raises(InputError):
-        publish(tmp_path, CaughtUp(NOW, 1e12, frozenset()), now=NOW)
+        publish_routing(tmp_path, CaughtUp(NOW, 1e12, frozenset()), now=NOW)
 
 
 def test_accepting_a_refused_memory_does_not_accept_a_later_text_of_it() -> None:
     evidence = replace(GOOD, ledger=replace(LEDGER, refused={"7": "413 too large"}))
-    named, about = acceptance(gates_of(evidence), "refused", ["7"])
+    named, about = prepare_acceptance(evaluate_gates(evidence), "refused", ["7"])
     step = Step("accept", NOW, "anna", "seen by hand", gate="refused", ids=named, about=about)
     later = replace(
         evidence,
         state=replace(evidence.state, accepted=(step,)),
         ledger=replace(LEDGER, refused={"7": "422 another text, for another reason"}),
     )
-    assert "failed" == next(each.outcome for each in gates_of(later) if each.name == "refused")
+    assert "failed" == next(each.outcome for each in evaluate_gates(later) if each.name == "refused")
 
 
 # -- erase --------------------------------------------------------------------------------------------------
@@ -327,7 +327,7 @@ def test_a_cutover_that_begins_while_somebody_thinks_it_over_keeps_the_scope_fro
     replay(spectron, tmp_path / "state", [write_raw(tmp_path / "all.json", [memory(1, user)])])
 
     def meanwhile() -> None:
-        record(tmp_path / "state", Step("start", NOW, "anna", migration="m"))
+        record_step(tmp_path / "state", Step("start", NOW, "anna", migration="m"))
 
     with pytest.raises(NotLegal):
         erasing(spectron, tmp_path / "state", f"user/{user}", meanwhile)

@@ -21,7 +21,7 @@ from spectron_migrate.migration.reconcile import Reconciled, reconcile
 from spectron_migrate.migration.rounds import Round, Rounds
 from spectron_migrate.records import Memory, format_time
 from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.state.journal import Step, record
+from spectron_migrate.state.journal import Step, record_step
 from spectron_migrate.state.routing import FILE, Routing, name_of, read_routing
 from tests.cutover.support import Scene, Store
 from tests.delivery.playing import mapping_file
@@ -194,7 +194,7 @@ def test_a_session_with_a_write_that_waits_takes_no_other_write(two: Two, tmp_pa
 
 def test_followers_keep_readers_of_everybody_else_on_spectron(two: Two) -> None:
     migration = "f" * 16
-    record(two.scene.state, Step("start", format_time(two.scene.time.now()), "anna", migration=migration))
+    record_step(two.scene.state, Step("start", format_time(two.scene.time.now()), "anna", migration=migration))
     two.fault = RUNNING
     two.put("of bob", "bob")
     two.put("of ann", "ann")

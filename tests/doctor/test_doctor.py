@@ -16,9 +16,9 @@ import pytest
 
 from spectron_migrate.cli.app import run
 from spectron_migrate.doctor import Check, Diagnosis, run_doctor
-from spectron_migrate.doctor.place import check_place
-from spectron_migrate.doctor.service import extraction
-from spectron_migrate.doctor.source import check_source
+from spectron_migrate.doctor.machine import check_machine
+from spectron_migrate.doctor.mem0 import check_mem0
+from spectron_migrate.doctor.spectron import extraction
 from spectron_migrate.errors import ExitCode, InputError, KeyRefused
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mem0.formats.files import FilesReader
@@ -216,7 +216,7 @@ def of(checks: Iterator[Check], name: str) -> list[tuple[str, str]]:
 def test_a_full_disk_and_one_that_cannot_be_written_are_told(tmp_path: Path) -> None:
     state, dump = tmp_path / "state", tmp_path / "dump"
     for left, status in ((1 << 20, "fail"), (500 << 20, "warn"), (5 << 30, "ok")):
-        checks = check_place(state, dump, free=lambda _, left=left: left, mounts=lambda: [])  # type: ignore[misc]
+        checks = check_machine(state, dump, free=lambda _, left=left: left, mounts=lambda: [])  # type: ignore[misc]
         assert [(status, f"{left >> 20} MB are free at {tmp_path}")] == [
             (kind, said.split(",")[0]) for kind, said in of(checks, "disk: state")
         ]
@@ -224,15 +224,17 @@ def test_a_full_disk_and_one_that_cannot_be_written_are_told(tmp_path: Path) -> 
 
 def test_a_ledger_on_a_file_system_of_several_hosts_is_refused(tmp_path: Path) -> None:
     mounts = [("/", "ext4"), (str(tmp_path), "nfs4")]
-    checks = check_place(tmp_path / "state", tmp_path / "dump", mounts=lambda: mounts)
+    checks = check_machine(tmp_path / "state", tmp_path / "dump", mounts=lambda: mounts)
     assert [("fail", f"the state directory is on nfs4 ({tmp_path})")] == of(checks, "file system")
-    assert "ok" == of(check_place(tmp_path / "s", tmp_path / "d", mounts=lambda: [("/", "ext4")]), "file system")[0][0]
+    assert (
+        "ok" == of(check_machine(tmp_path / "s", tmp_path / "d", mounts=lambda: [("/", "ext4")]), "file system")[0][0]
+    )
 
 
 def test_what_others_can_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir(mode=0o755)
     os.chmod(tmp_path / "state", 0o755)
-    (kind, said), *_ = of(check_place(tmp_path / "state", tmp_path / "dump"), "privacy")
+    (kind, said), *_ = of(check_machine(tmp_path / "state", tmp_path / "dump"), "privacy")
     assert ("warn", True) == (kind, "mode 755" in said)
 
 
@@ -241,10 +243,10 @@ def test_memories_that_git_tracks_are_found(tmp_path: Path) -> None:
     dump = tmp_path / "dump"
     dump.mkdir()
     (dump / "memories.jsonl").write_text("{}\n")
-    assert "ok" == of(check_place(tmp_path / "state", dump), "git")[0][0]
+    assert "ok" == of(check_machine(tmp_path / "state", dump), "git")[0][0]
     for words in (["init", "-q"], ["add", "-f", "dump/memories.jsonl"]):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
-    (kind, said), *_ = of(check_place(tmp_path / "state", dump), "git")
+    (kind, said), *_ = of(check_machine(tmp_path / "state", dump), "git")
     assert ("fail", True) == (kind, str(dump) in said)
 
 
@@ -257,13 +259,13 @@ def test_a_mem0_that_erases_its_store_on_opening_is_warned_of(
 ) -> None:
     config = {"vector_store": {"provider": "qdrant", "config": {"path": str(tmp_path), "on_disk": on_disk}}}
     (tmp_path / "mem0.json").write_text(json.dumps(config))
-    checks = check_source({"oss": {"config": str(tmp_path / "mem0.json")}}, version=version, now=NOW)
+    checks = check_mem0({"oss": {"config": str(tmp_path / "mem0.json")}}, version=version, now=NOW)
     assert status == of(checks, "mem0 version")[0][0]
 
 
 def test_a_store_that_cannot_be_read_says_why_and_what_is_left(tmp_path: Path) -> None:
     (tmp_path / "mem0.json").write_text(json.dumps({"vector_store": {"provider": "redis", "config": {}}}))
-    checks = list(check_source({"oss": {"config": str(tmp_path / "mem0.json")}}, version="2.2.1", now=NOW))
+    checks = list(check_mem0({"oss": {"config": str(tmp_path / "mem0.json")}}, version="2.2.1", now=NOW))
     assert ("fail", True) == (checks[-1].status, "export --from" in checks[-1].hint)
 
 

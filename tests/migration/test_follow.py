@@ -26,7 +26,7 @@ from spectron_migrate.migration.reconcile import read_last_result as last_reconc
 from spectron_migrate.records import format_time
 from spectron_migrate.rehearsal.ground import clean_environment
 from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK
-from spectron_migrate.state.journal import Step, record
+from spectron_migrate.state.journal import Step, record_step
 from spectron_migrate.state.routing import FILE as ROUTING
 from spectron_migrate.state.routing import name_of, read_routing
 from tests.cutover.support import Scene, Store
@@ -44,7 +44,7 @@ def scene(spectron: RunningServer, user: str, tmp_path: Path) -> Scene:
 
 def begin(scene: Scene) -> str:
     migration = "f" * 16
-    record(scene.state, Step("start", format_time(scene.time.now()), "anna", migration=migration))
+    record_step(scene.state, Step("start", format_time(scene.time.now()), "anna", migration=migration))
     return migration
 
 
@@ -176,7 +176,7 @@ def test_the_end_of_the_cutover_ends_it(scene: Scene, ends: Any) -> None:
     async def then(seconds: float) -> None:
         sleeps.append(seconds)
         if len(sleeps) == 2:
-            record(scene.state, Step(ends, format_time(scene.time.now()), "anna"))
+            record_step(scene.state, Step(ends, format_time(scene.time.now()), "anna"))
         await scene.time.sleep(seconds)
 
     done = scene.follow(sleep=then)

@@ -64,13 +64,13 @@ def routings(draw: st.DrawFn) -> tuple[Routing, list[str]]:
     def some() -> frozenset[str]:
         return frozenset(name_of(migration, user) for user in draw(st.lists(st.sampled_from(users), unique=True)))
 
-    to_spectron = some()
+    pinned_to_spectron = some()
     routing = Routing(
         migration=migration,
         phase="shift",
         percent=draw(st.integers(0, 10_000)) / 100,
-        to_spectron=to_spectron,
-        to_mem0=some() - to_spectron,
+        pinned_to_spectron=pinned_to_spectron,
+        pinned_to_mem0=some() - pinned_to_spectron,
         epoch=draw(st.integers(0, 1000)),
         fence="2026-11-22T10:00:00.000000Z",
         as_of="2026-11-22T11:00:00.000000Z",
@@ -117,7 +117,7 @@ def test_a_bucket_is_the_published_one_and_a_rising_share_only_adds_users() -> N
 
 
 def test_the_id_is_the_user_else_the_agent_else_the_run_else_the_app() -> None:
-    routing = replace(HALF, percent=0, to_spectron=frozenset({name_of(HALF.migration, "a")}))
+    routing = replace(HALF, percent=0, pinned_to_spectron=frozenset({name_of(HALF.migration, "a")}))
     for ids_given, route in (
         ({"user_id": "a", "agent_id": "b"}, "spectron"),
         ({"user_id": "b", "agent_id": "a"}, "mem0"),
@@ -142,7 +142,7 @@ def test_who_is_behind_or_not_heard_of_any_more_is_read_from_mem0() -> None:
 
 def test_nobody_is_named_in_the_file(tmp_path: Path) -> None:
     names = frozenset({name_of(HALF.migration, "alice@example.org")})
-    write_routing(tmp_path / FILE, replace(HALF, to_spectron=names, behind=names))
+    write_routing(tmp_path / FILE, replace(HALF, pinned_to_spectron=names, behind=names))
     assert "alice" not in (tmp_path / FILE).read_text()
 
 

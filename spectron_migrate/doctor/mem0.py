@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from spectron_migrate.doctor.model import Check, failed
+from spectron_migrate.doctor.check import Check, failed
 from spectron_migrate.errors import ExitCode, MigrateError
 from spectron_migrate.records import counted
 
@@ -17,7 +17,7 @@ ERASES_UP_TO = (1, 0, 7)
 _NAME_IT = "spectron-migrate init --mem0-config FILE writes it into spectron-migrate.yaml"
 
 
-def check_source(section: Mapping[str, Any] | None, *, version: str | None, now: datetime) -> Iterator[Check]:
+def check_mem0(section: Mapping[str, Any] | None, *, version: str | None, now: datetime) -> Iterator[Check]:
     """Open the source as an export would, and count; nothing of it is changed. `version`: of the installed mem0ai."""
     if section is None:
         yield Check("mem0", "unknown", "which Mem0 is to be read is not said", _NAME_IT)

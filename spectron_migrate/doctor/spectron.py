@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from datetime import datetime
 
-from spectron_migrate.doctor.model import Check, failed, some
+from spectron_migrate.doctor.check import Check, failed, some
 from spectron_migrate.errors import ExitCode, KeyRefused, MigrateError
 from spectron_migrate.records import counted, parse_time
 from spectron_migrate.spectron.api import Me, ScopeNode, SpectronApi
@@ -16,7 +16,7 @@ NOT_EXTRACTED = 0.5
 """From this share of memories on of which no fact was made, extraction is probably off."""
 
 
-async def check_service(api: SpectronApi, paths: Collection[str], *, ours: bool, now: datetime) -> list[Check]:
+async def check_spectron(api: SpectronApi, paths: Collection[str], *, ours: bool, now: datetime) -> list[Check]:
     """Ask who the key is and what is there. `paths`: scopes to be written to; `ours`: there is a ledger about them."""
     where = f"{api.endpoint}, context {api.context}"
     try:

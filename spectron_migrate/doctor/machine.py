@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from spectron_migrate.doctor.model import Check
+from spectron_migrate.doctor.check import Check
 
 LEAST_FREE = 1 << 30
 """Bytes: a dump, a ledger and a verification of a hundred thousand memories."""
@@ -17,7 +17,7 @@ TIMES_THE_DUMP = 3
 _NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "lustre", "fuse.sshfs"})
 
 
-def check_place(
+def check_machine(
     state: Path,
     dump: Path,
     *,

@@ -1,0 +1,239 @@
+"""Steps of a cutover that evaluate the gates: check, accept, shift and complete.
+
+Only `shift` moves reads to Spectron and only `complete` moves writes there, each after a reconcile and while every
+gate passes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+from spectron_migrate.cutover import ungated_steps
+from spectron_migrate.cutover.evidence import gather
+from spectron_migrate.cutover.gates import GateResult, evaluate_gates, exit_code_of, prepare_acceptance
+from spectron_migrate.cutover.phases import Command, StepResult, describe_reads, require_legal
+from spectron_migrate.cutover.privacy import write_privacy_report
+from spectron_migrate.errors import ExitCode, NotConfirmed, NotLegal
+from spectron_migrate.migration.reconcile import Reconciled, reconcile
+from spectron_migrate.migration.rounds import CatchUpSettings, Rounds, hold_ledgers, round_lock
+from spectron_migrate.records import Json, Reporter, counted, format_time
+from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.state import processes
+from spectron_migrate.state.journal import CutoverState, Step, publish_routing, read_journal, record_step, whoami
+
+TURN_PATIENCE_S = 120.0
+"""How long a step waits for a round of another process."""
+ROUTING_SEEN_S = 2.0
+"""Within this time, applications on this host have read a changed `routing.json`: they look twice a second."""
+PROCESSES_PATIENCE_S = 30.0
+"""How long `complete` waits for processes that use the adapter to report that they have seen it."""
+
+
+class Cutover:
+    """The cutover of one state directory."""
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Callable[[], CatchUpSettings],
+        *,
+        max_age_s: float,
+        reporter: Reporter,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        who: str | None = None,
+    ) -> None:
+        """`folder` is the state directory; `who` is recorded with every step, by default user, host and process.
+
+        `settings` is called only when Mem0 or Spectron is needed, so broken settings never keep reads from
+        going back to Mem0. `max_age_s`: how old a verdict and a comparison may be.
+        """
+        self._make_settings = settings
+        self._folder = folder
+        self._max_age_s = max_age_s
+        self._reporter = reporter
+        self._now = now
+        self._sleep = sleep
+        self._who = who or whoami()
+
+    async def check(self, api: SpectronApi | None) -> StepResult:
+        """Evaluate every gate. Changes nothing except a `routing.json` that a crash left behind the journal."""
+        publish_routing(self._folder, now=self._stamp())
+        state = read_journal(self._folder).state
+        if state.phase == "complete":
+            privacy = write_privacy_report(self._folder, now=self._stamp())
+            if state.sealed:
+                note = "Spectron is the system of record; nothing is left to check"
+                return StepResult(state, privacy=privacy, note=note)
+            note = (
+                "Spectron is the system of record, but late writes to Mem0 are not carried over yet: run complete again"
+            )
+            return StepResult(state, privacy=privacy, exit_code=ExitCode.NO_GO, note=note)
+        gates = await self._evaluate_gates(api)
+        privacy = write_privacy_report(self._folder, now=self._stamp()) if state.ever_began else None
+        return StepResult(state, gates, privacy=privacy, exit_code=exit_code_of(gates))
+
+    async def accept(self, api: SpectronApi | None, gate: str, ids: Sequence[str], *, why: str) -> StepResult:
+        """Let a gate pass for what it shows now. Raises InputError if it cannot be accepted."""
+        self._require_legal("accept")
+        chosen, about = prepare_acceptance(await self._evaluate_gates(api), gate, ids)
+        step = Step("accept", self._stamp(), self._who, why, gate=gate, ids=chosen, about=about)
+        state = record_step(self._folder, step)
+        gates = await self._evaluate_gates(api)
+        memories = f", {counted(len(chosen), 'memory')}" if chosen else ""
+        return StepResult(state, gates, note=f"accepted: {gate}{memories}")
+
+    async def shift(
+        self, api: Callable[[], SpectronApi], percent: float, users: Sequence[str] = (), *, why: str = ""
+    ) -> StepResult:
+        """Read `percent` % of users, or only `users`, from Spectron.
+
+        A shift back to Mem0 is done at once. A shift towards Spectron reconciles first and is done only if every
+        gate passes; otherwise nothing changes and the result shows the gates. Raises NotLegal, InputError.
+        """
+        step = ungated_steps.shift_step(percent, users, now=self._stamp(), who=self._who, why=why)
+        back = ungated_steps.shift_back(self._folder, step, reporter=self._reporter)
+        if back is not None:
+            return back
+        state = self._require_legal("shift")
+        async with round_lock(self._folder, sleep=self._sleep, patience_s=TURN_PATIENCE_S), api() as wire:
+            reconciled = await self._reconcile(wire)
+            gates = await self._evaluate_gates(wire)
+            if exit_code_of(gates) != ExitCode.DONE:
+                note = "nothing was changed: not every gate passes"
+                return StepResult(state, gates, reconciled, exit_code=exit_code_of(gates), note=note)
+            step = replace(step, at=self._stamp(), gates=_for_the_journal(gates))
+            state = record_step(self._folder, step, decided_in=state)
+        return StepResult(state, gates, reconciled, note=describe_reads(state))
+
+    async def complete(
+        self, api: Callable[[], SpectronApi], migration: str | None, *, yes: bool, why: str = ""
+    ) -> StepResult:
+        """Make Spectron the system of record. This cannot be undone.
+
+        Waits until Mem0 stands still and two scans agree, switches applications over, and then carries over what
+        they still wrote to Mem0 while they switched. Run it again to finish what a crash interrupted. Raises
+        NotLegal, NotConfirmed.
+        """
+        state = self._require_legal("complete")
+        if state.phase == "complete" and state.sealed:
+            return StepResult(state, note=f"the cutover is complete since {state.changed_at}; nothing was changed")
+        if state.phase != "complete":
+            _require_all_reads_shifted(state)
+        if migration != state.migration or not yes:
+            raise NotConfirmed(
+                "`complete` cannot be undone, and it was not confirmed",
+                hint=f"spectron-migrate cutover complete --migration {state.migration} --yes",
+            )
+        async with round_lock(self._folder, sleep=self._sleep, patience_s=TURN_PATIENCE_S), api() as wire:
+            gates: tuple[GateResult, ...] = ()
+            if state.phase != "complete":
+                if state.phase != "closing":
+                    closing = Step("closing", self._stamp(), self._who, why)
+                    state = record_step(self._folder, closing, decided_in=state)
+                reconciled = await self._reconcile(wire, quiet=True)
+                # A replay that began now would still supersede facts after applications write to Spectron.
+                with hold_ledgers(self._folder):
+                    gates = _require_quiet(await self._evaluate_gates(wire), reconciled)
+                    if exit_code_of(gates) != ExitCode.DONE:
+                        note = "Mem0 is still the system of record: not every gate passes"
+                        return StepResult(state, gates, reconciled, exit_code=exit_code_of(gates), note=note)
+                    step = Step("complete", self._stamp(), self._who, why, gates=_for_the_journal(gates))
+                    state = record_step(self._folder, step, decided_in=state)
+            return await self._seal(wire, state, gates)
+
+    async def _seal(self, wire: SpectronApi, state: CutoverState, gates: tuple[GateResult, ...]) -> StepResult:
+        """Carry over what was written to Mem0 while applications switched. It supersedes nothing any more."""
+        await self._wait_for_processes(state.epoch)
+        reconciled = await self._reconcile(wire, quiet=True, supersede=False)
+        privacy = write_privacy_report(self._folder, now=self._stamp())
+        if not (reconciled.agree and reconciled.quiet):
+            note = "Spectron is the system of record, but something still writes to Mem0: stop it, then run this again"
+            return StepResult(state, gates, reconciled, privacy, ExitCode.NO_GO, note)
+        state = record_step(self._folder, Step("sealed", self._stamp(), self._who), decided_in=state)
+        note = "Spectron is now the system of record; Mem0 is no longer needed"
+        return StepResult(state, gates, reconciled, privacy, note=note)
+
+    async def _wait_for_processes(self, epoch: int) -> None:
+        """Wait until applications write to Spectron: they do so from the moment they see the new routing."""
+        await self._sleep(ROUTING_SEEN_S)
+        waited = ROUTING_SEEN_S
+        while (
+            late := processes.read_processes(self._folder, now=self._now()).not_on(epoch)
+        ) and waited < PROCESSES_PATIENCE_S:
+            await self._sleep(1.0)
+            waited += 1.0
+        if late:
+            who = counted(len(late), "process has", "processes have")
+            pids = ", ".join(f"{report.pid} on {report.host}" for report in late[:10])
+            self._reporter.warn(f"{who} not seen yet that the cutover is complete: {pids}")
+
+    @cached_property
+    def _settings(self) -> CatchUpSettings:
+        return self._make_settings()
+
+    def _require_legal(self, command: Command) -> CutoverState:
+        return require_legal(self._folder, command, now=self._stamp(), reporter=self._reporter)
+
+    async def _reconcile(self, wire: SpectronApi, *, quiet: bool = False, supersede: bool = True) -> Reconciled:
+        rounds = Rounds(self._settings, reporter=self._reporter, now=self._now, sleep=self._sleep)
+        return await reconcile(
+            rounds,
+            wire,
+            quiet=quiet,
+            supersede=supersede,
+            reporter=self._reporter,
+            now=self._now,
+            sleep=self._sleep,
+        )
+
+    async def _evaluate_gates(self, api: SpectronApi | None) -> tuple[GateResult, ...]:
+        evidence = await gather(
+            self._folder,
+            self._settings.dump,
+            api=api,
+            mapping=self._settings.mapping.digest,
+            max_lag_s=self._settings.max_lag_s,
+            max_age_s=self._max_age_s,
+            now=self._now(),
+        )
+        return tuple(evaluate_gates(evidence))
+
+    def _stamp(self) -> str:
+        return format_time(self._now())
+
+
+def _require_all_reads_shifted(state: CutoverState) -> None:
+    if state.percent == 100 and not state.pinned_to_mem0:
+        return
+    count = len(state.pinned_to_mem0)
+    pinned = f", with {counted(count, 'user')} pinned to Mem0" if count else ""
+    raise NotLegal(
+        f"`cutover complete` is not legal while {state.percent:g} % of users are read from Spectron{pinned}",
+        hint="spectron-migrate cutover shift 100, and shift 100 --user ID for each pinned user",
+    )
+
+
+def _require_quiet(gates: Sequence[GateResult], reconciled: Reconciled) -> tuple[GateResult, ...]:
+    """The gates, with `reconciled` failed if Mem0 still changes: to leave Mem0, agreeing on the past is not enough."""
+    if reconciled.agree and reconciled.quiet:
+        return tuple(gates)
+    still_written = "Mem0 is still written to: stop or pause its writers, then run this again"
+    return tuple(
+        replace(gate, outcome="failed", hint=gate.hint if reconciled.differences else still_written)
+        if gate.name == "reconciled"
+        else gate
+        for gate in gates
+    )
+
+
+def _for_the_journal(gates: Sequence[GateResult]) -> tuple[dict[str, Json], ...]:
+    """The gates as a journal line keeps them, without long lists."""
+    return tuple(
+        {"name": gate.name, "value": gate.value, "limit": gate.limit, "accepted_by": gate.accepted_by} for gate in gates
+    )

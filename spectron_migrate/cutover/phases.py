@@ -1,0 +1,122 @@
+"""The phases of a cutover, the commands that are legal in each, and the result that every command returns.
+
+    mem0 --start--> started --shift--> shift --complete--> closing --> complete
+              ^        ^ |               | ^                  |
+              |        | +---- shift ----+ +------ shift -----+
+              |        +--- revert, from shift and closing ---+
+              +------- abort, from started, shift and closing
+
+Reads go to Mem0 in `mem0` and `started`, and are split between both systems in `shift` and `closing`. From
+`complete` on the application reads from and writes to Spectron; no command leads back from there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from spectron_migrate.errors import ExitCode, NotLegal
+from spectron_migrate.records import Json, Reporter, counted
+from spectron_migrate.state.journal import STEPS_BACK, CutoverState, JournalTruncated, publish_routing, read_journal
+from spectron_migrate.state.routing import Phase
+
+if TYPE_CHECKING:  # `cutover revert` must not wait for what the gates and a reconcile import
+    from spectron_migrate.cutover.gates import GateResult
+    from spectron_migrate.cutover.privacy import PrivacySummary
+    from spectron_migrate.migration.reconcile import Reconciled
+
+Command = Literal["start", "shift", "accept", "revert", "complete", "abort"]
+
+LEGAL: dict[Phase, tuple[Command, ...]] = {
+    "mem0": ("start",),
+    "started": ("start", "shift", "accept", "revert", "abort"),
+    "shift": ("shift", "accept", "revert", "complete", "abort"),
+    "closing": ("shift", "accept", "revert", "complete", "abort"),
+    "complete": ("complete",),
+}
+"""The commands that are legal in each phase. One that would change nothing is legal, so scripts may repeat it."""
+
+MOST_PINNED_LISTED = 100
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a cutover command did: the state after it, and what it measured on the way."""
+
+    state: CutoverState
+    gates: tuple[GateResult, ...] = ()
+    """Empty if the command did not evaluate the gates."""
+    reconciled: Reconciled | None = None
+    privacy: PrivacySummary | None = None
+    exit_code: ExitCode = ExitCode.DONE
+    note: str = ""
+    """The outcome in one sentence."""
+
+    @property
+    def ready(self) -> bool | None:
+        """True if every gate passed, None if the gates were not evaluated."""
+        return all(gate.passed for gate in self.gates) if self.gates else None
+
+    def to_json(self) -> dict[str, Json]:
+        """The fields of the command's JSON."""
+        spectron, mem0 = sorted(self.state.pinned_to_spectron), sorted(self.state.pinned_to_mem0)
+        return {
+            "phase": self.state.phase,
+            "percent": self.state.percent,
+            "ready": self.ready,
+            "gates": [gate.to_json() for gate in self.gates],
+            "pinned": {"spectron": spectron[:MOST_PINNED_LISTED], "mem0": mem0[:MOST_PINNED_LISTED]},
+            "pinned_count": {"spectron": len(spectron), "mem0": len(mem0)},
+            "epoch": self.state.epoch,
+            "fence": self.state.fence,
+            "since": self.state.changed_at,
+            "sealed": self.state.sealed,
+            "legal": list(LEGAL[self.state.phase]),
+            "reconciled": self.reconciled.to_json() if self.reconciled else None,
+            "privacy": self.privacy.to_json() if self.privacy else None,
+            "note": self.note,
+        }
+
+
+def require_legal(folder: Path, command: Command, *, now: str, reporter: Reporter) -> CutoverState:
+    """The current state, if `command` is legal in it. Also brings a stale `routing.json` up to the journal.
+
+    Raises NotLegal, naming the legal commands, and JournalTruncated if lines of the journal are missing. Revert and
+    abort are still checked with what is left of such a journal, and abort is then legal in any phase.
+    """
+    is_truncated = False
+    try:
+        publish_routing(folder, now=now)
+    except JournalTruncated:
+        if command not in STEPS_BACK:
+            raise
+        is_truncated = True
+    state = read_journal(folder).state
+    if state.altered is not None:
+        reporter.warn(
+            f"the journal of the cutover was edited by hand: line {state.altered} does not follow the one before"
+        )
+    if command in LEGAL[state.phase] or (is_truncated and command == "abort"):
+        return state
+    steps = ", ".join(f"cutover {each}" for each in LEGAL[state.phase])
+    raise NotLegal(f"`cutover {command}` is not legal {_WHEN[state.phase]}", hint=f"legal now: {steps}")
+
+
+_WHEN: dict[Phase, str] = {
+    "mem0": "now: no cutover has begun",
+    "started": "now: everything is still read from Mem0",
+    "shift": "while reads are being shifted",
+    "closing": "while the cutover is closing",
+    "complete": "any more: the cutover is complete and cannot be undone",
+}
+
+
+def describe_reads(state: CutoverState) -> str:
+    """In one sentence, which users are read from Spectron."""
+    pinned = [
+        f"{counted(len(ids), 'user')} pinned to {system}"
+        for ids, system in ((state.pinned_to_spectron, "Spectron"), (state.pinned_to_mem0, "Mem0"))
+        if ids
+    ]
+    return "; ".join([f"{state.percent:g} % of users are read from Spectron while they are caught up", *pinned])

@@ -1,0 +1,94 @@
+"""What `status` shows of a cutover, read without any network, and the command to run next."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from spectron_migrate.files.disk import is_held
+from spectron_migrate.files.private import FOLLOW_FILE, FOLLOW_LOCK, read_json
+from spectron_migrate.records import Json, counted
+from spectron_migrate.state import processes
+from spectron_migrate.state.journal import CutoverState, Step, read_journal
+from spectron_migrate.state.routing import FILE as ROUTING_FILE
+from spectron_migrate.state.routing import read_routing
+
+LAST_STEPS = 10
+"""How many of the journal's steps are shown."""
+SHARES = (1, 5, 25, 50, 100)
+"""Percentages of users that are suggested for the next shift."""
+
+
+def cutover_status(folder: Path, *, now: datetime) -> dict[str, Json] | None:
+    """Phase, following, lag, the last steps and the next command; None if neither cutover nor following ever began."""
+    journal = read_journal(folder)
+    followed = read_json(folder / FOLLOW_FILE)
+    if not journal.steps and followed is None:
+        return None
+    state, following = journal.state, is_held(folder / FOLLOW_LOCK)
+    try:
+        routing, broken = read_routing(folder / ROUTING_FILE), None
+    except ValueError as error:
+        routing, broken = None, str(error)
+    as_of = routing.as_of if routing is not None else None
+    if as_of is None and followed is not None:
+        as_of = followed.get("as_of")
+    lag = None if as_of is None or state.phase == "complete" else (now - datetime.fromisoformat(as_of)).total_seconds()
+    return {
+        "migration": state.migration or None,
+        "phase": state.phase,
+        "percent": state.percent,
+        "pinned_count": {"spectron": len(state.pinned_to_spectron), "mem0": len(state.pinned_to_mem0)},
+        "fence": state.fence,
+        "since": state.changed_at,
+        "sealed": state.sealed,
+        "following": following,
+        "problem": followed.get("problem") if followed is not None and following else None,
+        "as_of": as_of,
+        "lag_s": None if lag is None else round(lag, 1),
+        "behind": None if routing is None or routing.behind is None else len(routing.behind),
+        "routing": broken or _routing_status(state, routing.epoch if routing is not None else None),
+        "journal_altered_at_line": state.altered,
+        "application": processes.read_processes(folder, now=now).to_json(),
+        "steps": [_step_to_json(step) for step in journal.steps[-LAST_STEPS:]],
+        "steps_count": len(journal.steps),
+        "next": next_command(state, following=following),
+    }
+
+
+def next_command(state: CutoverState, *, following: bool, ready: bool | None = None) -> str | None:
+    """The command to run next; None if the cutover is over or never began. `ready`: whether every gate passes."""
+    if state.phase == "complete":
+        return None if state.sealed else _complete_command(state)
+    if not state.is_under_way:
+        return None
+    if not following:
+        return "spectron-migrate replay --follow"
+    if state.phase == "closing" or (state.phase == "shift" and state.percent == 100 and not state.pinned_to_mem0):
+        return _complete_command(state)
+    if ready:
+        percent = next((share for share in SHARES if share > state.percent), 100)
+        return f"spectron-migrate cutover shift {percent:g}"
+    return "spectron-migrate cutover check"
+
+
+def _complete_command(state: CutoverState) -> str:
+    return f"spectron-migrate cutover complete --migration {state.migration} --yes"
+
+
+def _routing_status(state: CutoverState, routing_epoch: int | None) -> str:
+    """Whether `routing.json` is of the same epoch as the journal."""
+    if routing_epoch is None:
+        return "none" if not state.ever_began else "missing; any cutover command writes it again"
+    return "current" if routing_epoch == state.epoch else "behind the journal; any cutover command updates it"
+
+
+def _step_to_json(step: Step) -> dict[str, Json]:
+    fields = {"step": step.step, "at": step.at, "who": step.who, "why": step.why}
+    if step.step == "shift":
+        fields["what"] = f"{step.percent:g} %"
+    elif step.step == "pin":
+        fields["what"] = f"{counted(len(step.spectron), 'user')} to Spectron, {len(step.mem0):,} to Mem0"
+    elif step.step == "accept":
+        fields["what"] = step.gate + (f", {counted(len(step.ids), 'memory')}" if step.ids else "")
+    return fields
