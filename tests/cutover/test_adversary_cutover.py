@@ -113,7 +113,7 @@ def test_a_routing_that_cannot_be_written_is_said_and_written_by_the_next_comman
     taken(tmp_path, "start", "shift")
     in_the_way = tmp_path / f".routing.json.{os.getpid()}.{threading.get_ident()}"
     in_the_way.mkdir()
-    with pytest.raises(InputError, match=r"routing.json cannot be written: .*; applications still go by the old one"):
+    with pytest.raises(InputError, match=r"routing.json cannot be written: .*; applications still use the old one"):
         revert(tmp_path)
     in_the_way.rmdir()
     revert(tmp_path)
