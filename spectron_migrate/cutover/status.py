@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from spectron_migrate.files.disk import is_held
-from spectron_migrate.files.private import FOLLOW_FILE, FOLLOW_LOCK, read_json
+from spectron_migrate.files.atomic import read_json
 from spectron_migrate.records import Json, counted
 from spectron_migrate.state import processes
+from spectron_migrate.state.following import FOLLOW_FILE, is_followed
 from spectron_migrate.state.journal import CutoverState, Step, read_journal
 from spectron_migrate.state.routing import FILE as ROUTING_FILE
 from spectron_migrate.state.routing import read_routing
@@ -25,7 +25,7 @@ def cutover_status(folder: Path, *, now: datetime) -> dict[str, Json] | None:
     followed = read_json(folder / FOLLOW_FILE)
     if not journal.steps and followed is None:
         return None
-    state, following = journal.state, is_held(folder / FOLLOW_LOCK)
+    state, following = journal.state, is_followed(folder)
     try:
         routing, broken = read_routing(folder / ROUTING_FILE), None
     except ValueError as error:
