@@ -13,6 +13,9 @@ from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.rehearsal.ground import FOREIGN_PREFIXES
 from spectron_migrate.spectron.wire import Answer, Wire
 from tests.support import contract
+from tests.support.scene import scene
+
+__all__ = ["scene"]
 
 MOST_WORKERS = 12
 """Beyond so many, starting them costs more than they give."""

@@ -19,8 +19,8 @@ from spectron_migrate.state.processes import FOLDER
 from spectron_migrate.state.routing import FILE, Routing, name_of, read_routing
 from tests.adapter.support import Stage
 from tests.adapter.test_outbox import begun, judged
-from tests.cutover.support import Time
 from tests.support.proxy import Fault, Gate, Seen, gated, refusing
+from tests.support.scene import Time
 from tests.support.spectron import turns_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]

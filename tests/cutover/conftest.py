@@ -1,19 +1,23 @@
-"""What the tests of following and of the cutover play on."""
+"""What the tests of the cutover need."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from datetime import timedelta
 
 import pytest
 
-from spectron_migrate.local.testing import RunningServer
-from tests.cutover.support import Scene, Store
+from tests.cutover.support import Operator
 from tests.mem0.conftest import mem0_app, postgres
+from tests.support.scene import Scene
 
 __all__ = ["mem0_app", "postgres"]
 
 
 @pytest.fixture
-def scene(spectron: RunningServer, user: str, tmp_path: Path) -> Scene:
-    """A scene of its own, on the server that all tests share."""
-    return Scene(Store(tmp_path / "mem0"), spectron, tmp_path, user)
+def operator(scene: Scene) -> Operator:
+    """An operator on a scene with a few memories of two users."""
+    for number in range(6):
+        user = scene.user if number % 2 else f"{scene.user}b"
+        at = scene.time.moment - timedelta(hours=2, minutes=-number)
+        scene.store.put(number, f"{user} keeps thing number {number}", user, at)
+    return Operator(scene)

@@ -1,197 +1,162 @@
-"""A Mem0 store that a test writes row by row, time that a test moves, and rounds over both."""
+"""Evidence that passes every gate, and an operator who takes the steps of a cutover on a scene."""
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
-from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.mapping import load_mapping
-from spectron_migrate.mem0.open import open_oss
-from spectron_migrate.mem0.reader import Reader
-from spectron_migrate.migration.export import run_export
-from spectron_migrate.migration.follow import Follow, FollowSummary
-from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds
-from spectron_migrate.records import Filters, NullReporter
-from spectron_migrate.spectron.api import SpectronApi
-from tests.mem0.stores import key_of, point, uuid, write_store
-from tests.support.spectron import turns_of
-
-NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
-
-
-class Said(NullReporter):
-    """Keeps the lines for people too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def info(self, message: str) -> None:
-        self.lines.append(message)
+from spectron_migrate.cutover import ungated_steps
+from spectron_migrate.cutover.evidence import Evidence, KeyGrants, LedgerEvidence, VerificationReport
+from spectron_migrate.cutover.gated_steps import Cutover
+from spectron_migrate.cutover.gates import GateResult
+from spectron_migrate.cutover.phases import StepResult
+from spectron_migrate.dump import Manifest
+from spectron_migrate.ledger import migration_id
+from spectron_migrate.ledger.read.cutover import Undecided
+from spectron_migrate.mem0.open import mem0_source_info
+from spectron_migrate.migration.reconcile import Reconciled
+from spectron_migrate.records import SourceInfo, format_time
+from spectron_migrate.state.journal import CutoverState, Step, StepName, read_journal, record_step
+from spectron_migrate.state.routing import FILE as ROUTING_FILE
+from spectron_migrate.state.routing import Phase, Routing, read_routing
+from tests.support.scene import Scene
+from tests.verify.support import verify
 
 
-@dataclass
-class Time:
-    """A wall clock that moves only where somebody sleeps or says so."""
-
-    moment: datetime = NOON
-
-    def now(self) -> datetime:
-        self.moment += timedelta(microseconds=1)  # no two readings are the same
-        return self.moment
-
-    def clock(self) -> float:
-        return self.moment.timestamp()
-
-    def pass_(self, seconds: float) -> None:
-        self.moment += timedelta(seconds=seconds)
-
-    async def sleep(self, seconds: float) -> None:
-        self.pass_(seconds)
-        await asyncio.sleep(0)
+def at(minute: int) -> str:
+    return f"2026-11-22T10:{minute:02d}:00.000000Z"
 
 
-@dataclass
-class Store:
-    """An embedded Qdrant folder as Mem0 has it; each call is what an application's would leave there."""
+FENCE, SCANNED, VERIFIED = at(1), at(5), at(20)
+NOW = datetime(2026, 11, 22, 10, 30, tzinfo=UTC)
 
-    folder: Path
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+DUMP = Manifest(
+    tool="",
+    source=SourceInfo("oss", "here"),
+    native_count=3,
+    began=SCANNED,
+    ended=SCANNED,
+    scan_id="",
+    scan_began=SCANNED,
+    complete=True,
+    whole=True,
+    memories=3,
+    users={},
+    agents=0,
+    runs=0,
+    skipped={},
+)
+LEDGER = LedgerEvidence("m", "mapping", Undecided(0, 0, 0), {}, {})
+REPORT = VerificationReport("GO", "m", "mapping", at(19), VERIFIED, leaks=0, scan_began=SCANNED)
+AGREED = Reconciled(True, True, at(26), at(27), rounds=2, memories=3, waiting=0, differences=0)
+GOOD = Evidence(
+    state=CutoverState(phase="started", migration="m", fence=FENCE),
+    now=NOW,
+    max_lag_s=60,
+    max_age_s=86400,
+    mapping="mapping",
+    dump=DUMP,
+    ledger=LEDGER,
+    as_of="2026-11-22T10:29:30.000000Z",
+    reconciled=AGREED,
+    report=REPORT,
+    key=KeyGrants("me"),
+)
 
-    def __post_init__(self) -> None:
-        write_store(self.folder, [])
+STEPS_TO: dict[Phase, tuple[StepName, ...]] = {
+    "mem0": (),
+    "started": ("start",),
+    "shift": ("start", "shift"),
+    "closing": ("start", "shift", "closing"),
+    "complete": ("start", "shift", "closing", "complete"),
+}
+"""The steps that lead to each phase."""
 
-    @property
-    def config(self) -> dict[str, Any]:
-        settings = {"collection_name": "mem0", "path": str(self.folder / "store")}
-        return {
-            "vector_store": {"provider": "qdrant", "config": settings},
-            "history_db_path": str(self.folder / "no-history.db"),
-        }
 
-    def put(
-        self, number: int, text: str, user: str, at: datetime, *, edited: datetime | None = None, **more: Any
-    ) -> str:
-        """Add a memory, or replace its row."""
-        mem0_id = uuid(number)
-        times = {"created_at": at.isoformat(), "updated_at": (edited or at).isoformat()}
-        self.rows[mem0_id] = {"data": text, "user_id": user, **times, **more}
-        self._run("INSERT OR REPLACE INTO points VALUES (?, ?)", key_of(mem0_id), point(mem0_id, **self.rows[mem0_id]))
-        return mem0_id
+def gate(result: StepResult, name: str) -> GateResult:
+    return next(each for each in result.gates if each.name == name)
 
-    def drop(self, number: int) -> None:
-        """Delete a memory."""
-        del self.rows[uuid(number)]
-        self._run("DELETE FROM points WHERE id = ?", key_of(uuid(number)))
 
-    def open(self, now: datetime) -> Reader:
-        return open_oss(self.config, now=now)
-
-    def _run(self, statement: str, *values: Any) -> None:
-        with closing(sqlite3.connect(self.folder / "store/collection/mem0/storage.sqlite")) as db, db:
-            db.execute(statement, values)
+def failing(result: StepResult) -> set[str]:
+    """The names of the gates that do not pass."""
+    return {each.name for each in result.gates if not each.passed}
 
 
 @dataclass
-class Scene:
-    """A store, a Spectron, a state directory, and the time."""
+class Operator:
+    """Somebody who takes the steps of a cutover on a scene."""
 
-    store: Store
-    server: RunningServer
-    folder: Path
-    user: str
-    time: Time = field(default_factory=Time)
-    said: Said = field(default_factory=Said)
-    settle_s: float = 60.0
-    hold_s: float = 5.0
-    mapping: Path | None = None
-    open_reader: Callable[[datetime], Reader] | None = None
-    endpoint: str | None = None
+    scene: Scene
 
     @property
-    def state(self) -> Path:
-        return self.folder / "state"
+    def signature(self) -> dict[str, Any]:
+        return {"now": format_time(self.scene.time.now()), "who": "anna@host (1)", "reporter": self.scene.said}
 
     @property
-    def settings(self) -> CatchUpSettings:
-        return CatchUpSettings(
-            state=self.state,
-            dump=self.folder / "dump",
-            mapping=load_mapping(self.mapping),
-            open_reader=self.open_reader or self.store.open,
-            settle_s=self.settle_s,
-            max_lag_s=60.0,
-            hold_s=self.hold_s,
+    def migration(self) -> str:
+        return migration_id(self.scene.server.context, mem0_source_info(self.scene.store.config).identity)
+
+    @property
+    def state(self) -> CutoverState:
+        """What the journal says now."""
+        return read_journal(self.scene.state).state
+
+    @property
+    def routing(self) -> Routing:
+        """What applications read now."""
+        routing = read_routing(self.scene.state / ROUTING_FILE)
+        assert routing is not None
+        return routing
+
+    def cutover(self, **named: Any) -> Cutover:
+        scene = self.scene
+        given: dict[str, Any] = {"now": scene.time.now, "sleep": scene.time.sleep, **named}
+        return Cutover(
+            scene.state, lambda: scene.settings, max_age_s=86400, reporter=scene.said, who="anna@host (1)", **given
         )
 
-    @property
-    def texts(self) -> list[str]:
-        """What the server's own table holds of the user, in the order of writing."""
-        return [turn.content for turn in turns_of(self.server, self.user)]
+    def start(self) -> StepResult:
+        return ungated_steps.start(self.scene.state, self.migration, "follow", **self.signature)
 
-    def put(self, number: int, text: str, *, ago: float = 3600.0, **more: Any) -> str:
-        """A memory of the user, `ago` seconds old."""
-        return self.store.put(number, text, self.user, self.time.moment - timedelta(seconds=ago), **more)
+    def revert(self) -> StepResult:
+        return ungated_steps.revert(self.scene.state, **self.signature)
 
-    def api(self) -> SpectronApi:
-        return SpectronApi(
-            self.endpoint or self.server.base_url,
-            self.server.context,
-            api_key=self.server.api_key,
-            timeout_s=20,
-            sleep=self.time.sleep,
-        )
+    def abort(self, *, yes: bool = True) -> StepResult:
+        return ungated_steps.abort(self.scene.state, yes=yes, **self.signature)
 
-    def export(self) -> Path:
-        """Bring the dump up to date, as the command does."""
-        with self.store.open(self.time.now()) as reader:
-            run_export(
-                reader,
-                self.settings.dump,
-                filters=Filters(),
-                since=None,
-                keep_history=False,
-                reporter=NullReporter(),
-                clock=self.time.now,
-            )
-        return self.settings.dump
+    def shift(self, percent: float, *users: str, **named: Any) -> StepResult:
+        return asyncio.run(self.cutover(**named).shift(self.scene.api, percent, users))
 
-    def rounds(self) -> Rounds:
-        named: dict[str, Any] = {"clock": self.time.clock, "now": self.time.now, "sleep": self.time.sleep}
-        return Rounds(self.settings, reporter=self.said, **named)
+    def complete(self, migration: str | None = None, *, yes: bool = True, **named: Any) -> StepResult:
+        return asyncio.run(self.cutover(**named).complete(self.scene.api, migration or self.migration, yes=yes))
 
-    def round(self, rounds: Rounds | None = None, **named: Any) -> Round:
-        """One round, from a process that knows of no other unless `rounds` goes on."""
+    def check(self) -> StepResult:
+        return self._with_api(self.cutover().check)
 
-        async def run() -> Round:
-            async with self.api() as api:
-                return await (rounds or self.rounds()).round(api, **named)
+    def accept(self, gate: str, *ids: str) -> StepResult:
+        return self._with_api(lambda api: self.cutover().accept(api, gate, ids, why="seen by hand"))
+
+    def record(self, *names: StepName, **more: Any) -> None:
+        """Write steps into the journal, whether they are legal or not."""
+        for name in names:
+            given = {"start": {"migration": self.migration}, "shift": {"percent": 100.0}}.get(name, {}) | more
+            record_step(self.scene.state, Step(name, format_time(self.scene.time.now()), "anna", **given))
+
+    def make_ready(self) -> None:
+        """Start, follow, verify and accept until every gate passes."""
+        self.start()
+        self.scene.follow(max_seconds=12)
+        verify(self.scene.server, self.scene.state, [self.scene.settings.dump], now=self.scene.time.now)
+        if not gate(self.check(), "verdict").passed:
+            self.accept("verdict")
+
+    def _with_api(self, work: Callable[[Any], Any]) -> StepResult:
+        async def run() -> StepResult:
+            async with self.scene.api() as api:
+                result: StepResult = await work(api)
+                return result
 
         return asyncio.run(run())
-
-    def rounds_until_none_is_held(self, **named: Any) -> Round:
-        """Rounds of one process until time has decided what was in doubt; the last one."""
-        rounds = self.rounds()
-        while (done := self.round(rounds, **named)).held:
-            self.time.pass_(10)
-        return done
-
-    def follow(self, **named: Any) -> FollowSummary:
-        """Follow, until the time that was set."""
-
-        async def run() -> FollowSummary:
-            async with self.api() as api:
-                return await self.follower(**named).run(api)
-
-        return asyncio.run(run())
-
-    def follower(self, **named: Any) -> Follow:
-        given: dict[str, Any] = {"clock": self.time.clock, "now": self.time.now, "sleep": self.time.sleep, **named}
-        return Follow(self.settings, reporter=self.said, **given)

@@ -3,60 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from spectron_migrate.cutover.evidence import Evidence, KeyGrants, LedgerEvidence, VerificationReport
-from spectron_migrate.cutover.gates import ACCEPTABLE, GateResult, evaluate_gates, exit_code_of, prepare_acceptance
-from spectron_migrate.dump import Manifest
+from spectron_migrate.cutover.evidence import Evidence, KeyGrants
+from spectron_migrate.cutover.gates import (
+    ACCEPTABLE,
+    GATES,
+    GateResult,
+    evaluate_gates,
+    exit_code_of,
+    prepare_acceptance,
+)
 from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.ledger.read.cutover import Undecided
-from spectron_migrate.migration.reconcile import Reconciled
-from spectron_migrate.records import SourceInfo
 from spectron_migrate.state.journal import CutoverState, Step
-
-
-def at(minute: int) -> str:
-    return f"2026-11-22T10:{minute:02d}:00.000000Z"
-
-
-FENCE, SCANNED, VERIFIED = at(1), at(5), at(20)
-NOW = datetime(2026, 11, 22, 10, 30, tzinfo=UTC)
-
-DUMP = Manifest(
-    tool="",
-    source=SourceInfo("oss", "here"),
-    native_count=3,
-    began=SCANNED,
-    ended=SCANNED,
-    scan_id="",
-    scan_began=SCANNED,
-    complete=True,
-    whole=True,
-    memories=3,
-    users={},
-    agents=0,
-    runs=0,
-    skipped={},
-)
-LEDGER = LedgerEvidence("m", "mapping", Undecided(0, 0, 0), {}, {})
-REPORT = VerificationReport("GO", "m", "mapping", at(19), VERIFIED, leaks=0, scan_began=SCANNED)
-AGREED = Reconciled(True, True, at(26), at(27), rounds=2, memories=3, waiting=0, differences=0)
-GOOD = Evidence(
-    state=CutoverState(phase="started", migration="m", fence=FENCE),
-    now=NOW,
-    max_lag_s=60,
-    max_age_s=86400,
-    mapping="mapping",
-    dump=DUMP,
-    ledger=LEDGER,
-    as_of="2026-11-22T10:29:30.000000Z",
-    reconciled=AGREED,
-    report=REPORT,
-    key=KeyGrants("me"),
-)
+from tests.cutover.support import AGREED, DUMP, FENCE, GOOD, LEDGER, REPORT, VERIFIED, at
 
 
 def gate(name: str, evidence: Evidence) -> GateResult:
@@ -84,6 +48,7 @@ FAILING: list[tuple[str, str, Evidence]] = [
     ("delivered", "delivers it", with_ledger(left=Undecided(0, 1, 0))),
     ("delivered", "--resolve", with_ledger(left=Undecided(0, 0, 1))),
     ("refused", "1 of them are not accepted", with_ledger(refused={"7": "400 no"})),
+    ("moved", "1 of them are not accepted", with_ledger(moved={"7": "user_id alice"})),
     ("reconciled", "not compared", replace(GOOD, reconciled=None)),
     ("reconciled", "not compared", replace(GOOD, reconciled=replace(AGREED, began=at(0)))),
     (
@@ -120,12 +85,24 @@ FAILING: list[tuple[str, str, Evidence]] = [
 @pytest.mark.parametrize(("name", "hint", "evidence"), FAILING, ids=[f"{each[0]}: {each[1]}" for each in FAILING])
 def test_a_gate_that_fails_says_what_to_do_and_keeps_the_step_back(name: str, hint: str, evidence: Evidence) -> None:
     found = gate(name, evidence)
-    assert ("failed", False) == (found.outcome, found.passed)
+    assert "failed" == found.outcome
+    assert not found.passed
     assert hint in found.hint
     assert ExitCode.NO_GO == exit_code_of(evaluate_gates(evidence))
 
 
-def test_what_is_not_complete_is_11_and_what_is_undecided_5_unless_something_failed() -> None:
+def test_every_gate_has_evidence_that_fails_it() -> None:
+    assert {each.name for each in GATES} == {name for name, _, _ in FAILING}
+
+
+def test_evidence_dated_in_the_future_is_not_fresh() -> None:
+    """Otherwise a clock that was a year ahead for one day would keep it fresh for a year."""
+    a_year_later = replace(GOOD, now=GOOD.now - timedelta(days=365))
+    passed = {gate.name for gate in evaluate_gates(a_year_later) if gate.passed}
+    assert set() == passed & {"lag", "reconciled", "verdict"}
+
+
+def test_incomplete_evidence_is_11_and_an_open_verdict_5_unless_something_failed() -> None:
     cut = replace(GOOD, dump=replace(DUMP, complete=False))
     filtered = replace(GOOD, dump=replace(DUMP, whole=False))
     shard = replace(GOOD, missing="1 shards have no ledger here: 1/2")
@@ -152,14 +129,20 @@ def test_refused_memories_are_accepted_one_by_one_and_new_ones_are_not_among_the
     one = accepted(evidence, "refused", "7")
     assert "1 of them are not accepted" in gate("refused", one).hint
     both = accepted(one, "refused", "8")
-    assert (True, "anna@host (1)") == (
-        gate("refused", both).passed,
-        (gate("refused", both).accepted_by or "")[:13],
-    )
-    assert "seen by hand" in (gate("refused", both).accepted_by or "")
+    assert gate("refused", both).passed
+    accepted_by = gate("refused", both).accepted_by or ""
+    assert accepted_by.startswith("anna@host (1), ")
+    assert "seen by hand" in accepted_by
     assert gate("refused", accepted(evidence, "refused")).passed
-    later = replace(both, ledger=replace(LEDGER, refused={"7": "400", "8": "413", "9": "422"}))
-    assert not gate("refused", later).passed
+    another = replace(both, ledger=replace(LEDGER, refused={"7": "400", "8": "413", "9": "422"}))
+    assert not gate("refused", another).passed
+
+
+def test_accepting_a_refused_memory_does_not_accept_a_later_text_of_it() -> None:
+    evidence = accepted(with_ledger(refused={"7": "413 too large"}), "refused", "7")
+    assert gate("refused", evidence).passed
+    later = replace(evidence, ledger=replace(LEDGER, refused={"7": "422 another text, for another reason"}))
+    assert "failed" == gate("refused", later).outcome
 
 
 def test_memories_that_will_not_expire_are_accepted_as_they_are_now() -> None:
@@ -185,20 +168,21 @@ def test_calls_are_accepted_by_name_not_by_number() -> None:
 
 
 @pytest.mark.parametrize("name", ["base", "delivered", "reconciled", "lag", "leaks", "key", "nonsense"])
-def test_what_must_hold_cannot_be_accepted(name: str) -> None:
+def test_a_gate_that_must_pass_cannot_be_accepted(name: str) -> None:
     with pytest.raises(InputError) as refused:
         prepare_acceptance(evaluate_gates(GOOD), name, ())
     assert ", ".join(ACCEPTABLE) in (refused.value.hint or "")
 
 
-def test_an_acceptance_of_nothing_of_a_no_go_or_of_strangers_is_refused() -> None:
+def test_an_acceptance_of_nothing_of_a_no_go_or_of_other_memories_is_refused() -> None:
     no_go = evaluate_gates(replace(GOOD, report=replace(REPORT, verdict="NO_GO")))
-    for gates, name, ids in (
+    refused: list[tuple[list[GateResult], str, tuple[str, ...]]] = [
         (evaluate_gates(GOOD), "refused", ()),
         (evaluate_gates(GOOD), "verdict", ()),
         (no_go, "verdict", ()),
         (evaluate_gates(with_ledger(refused={"7": "400"})), "refused", ("8",)),
         (evaluate_gates(replace(GOOD, calls={"get_all": 1})), "calls", ("get_all",)),
-    ):
+    ]
+    for gates, name, ids in refused:
         with pytest.raises(InputError):
             prepare_acceptance(gates, name, ids)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing, suppress
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from spectron_migrate.cutover.gated_steps import Cutover
-from spectron_migrate.cutover.gates import evaluate_gates, prepare_acceptance
 from spectron_migrate.dump import open_dump
 from spectron_migrate.errors import ExitCode, InputError, LedgerLocked, NotLegal
 from spectron_migrate.ledger import Ledger
@@ -31,28 +27,17 @@ from spectron_migrate.migration.rounds import open_ledgers
 from spectron_migrate.migration.sharding import Sharding
 from spectron_migrate.records import Filters, NullReporter
 from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.state.journal import CaughtUp, Step, acceptance_mark, publish_routing, read_journal, record_step
-from spectron_migrate.verify.options import VerifyOptions
-from tests.cutover.support import Scene, Store
-from tests.cutover.test_gates import GOOD, LEDGER
-from tests.cutover.test_steps import Player, gate, player
+from spectron_migrate.state.journal import Step, acceptance_mark, record_step
 from tests.delivery.playing import mapping_file, replay_in_no_time
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
+from tests.support.scene import Scene
 from tests.support.spectron import memory, replay, turns_of, write_raw
-from tests.verify.support import verify
-
-__all__ = ["player"]
 
 NOW = "2026-05-04T12:00:00.000000Z"
 
 
 def texts(server: RunningServer, user: str) -> list[str]:
     return [turn.content for turn in turns_of(server, user)]
-
-
-@pytest.fixture
-def scene(spectron: RunningServer, user: str, tmp_path: Path) -> Scene:
-    return Scene(Store(tmp_path / "mem0"), spectron, tmp_path, user)
 
 
 # -- batches ------------------------------------------------------------------------------------------------
@@ -228,32 +213,6 @@ def test_a_plain_replay_of_another_dump_beside_shards_is_refused(scene: Scene, t
         )
 
 
-# -- cutover ------------------------------------------------------------------------------------------------
-
-
-def test_a_journal_that_lost_its_last_lines_does_not_take_spectron_for_a_follower_of_mem0_again(tmp_path: Path) -> None:
-    record_step(tmp_path, Step("start", NOW, "anna", migration="m"))
-    record_step(tmp_path, Step("shift", NOW, "anna", percent=100.0))
-    record_step(tmp_path, Step("closing", NOW, "anna"))
-    record_step(tmp_path, Step("complete", NOW, "anna"))
-    path = tmp_path / "cutover.jsonl"
-    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-2]))
-    with pytest.raises(InputError):
-        publish_routing(tmp_path, CaughtUp(NOW, 1e12, frozenset()), now=NOW)
-
-
-def test_accepting_a_refused_memory_does_not_accept_a_later_text_of_it() -> None:
-    evidence = replace(GOOD, ledger=replace(LEDGER, refused={"7": "413 too large"}))
-    named, about = prepare_acceptance(evaluate_gates(evidence), "refused", ["7"])
-    step = Step("accept", NOW, "anna", "seen by hand", gate="refused", ids=named, about=about)
-    later = replace(
-        evidence,
-        state=replace(evidence.state, accepted=(step,)),
-        ledger=replace(LEDGER, refused={"7": "422 another text, for another reason"}),
-    )
-    assert "failed" == next(each.outcome for each in evaluate_gates(later) if each.name == "refused")
-
-
 # -- erase --------------------------------------------------------------------------------------------------
 
 
@@ -381,20 +340,6 @@ def test_a_mapping_that_gives_a_scope_another_lane_lets_no_older_fact_supersede_
     assert (1, 1) == (done.written, done.late)
 
 
-def test_a_verdict_about_some_users_opens_no_gate_for_all(player: Player) -> None:
-    scene = player.scene
-    player.made_ready()
-    assert gate(player.check(), "verdict").passed
-    options = VerifyOptions(filters=Filters(users=frozenset({scene.user})))
-    verify(scene.server, scene.state, [scene.ground.dump], now=scene.time.now, options=options)
-    assert [] == json.loads((scene.state / "dual-verify.json").read_text())["options"]["users"]
-    some = scene.state / "dual-verify-some.json"
-    assert [scene.user] == json.loads(some.read_text())["options"]["users"]
-    some.replace(scene.state / "dual-verify.json")
-    assert not gate(player.check(), "verdict").passed
-    assert not gate(player.check(), "leaks").passed
-
-
 def test_a_shard_whose_ledger_was_lost_does_not_write_everything_again(scene: Scene) -> None:
     """The listing in plan.json is of before the first run: it cannot tell that the scopes are there by now."""
     scene.put(1, "a thing")
@@ -511,25 +456,3 @@ def test_a_power_cut_between_any_two_commits_of_batches_costs_no_memory(
         done = replay_in_no_time(spectron, state, dump, mapping=mapping)
         expected = [f"{one} remembers thing number {number}" for number in range(8)]
         assert (expected, ExitCode.DONE) == (sorted(texts(spectron, one)), done.exit_code), (cut, done)
-
-
-def test_complete_does_not_flip_while_a_replay_that_still_supersedes_is_at_work(
-    player: Player, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A replay began after the last reading and before the flip: it goes on with `full` when Spectron is the truth."""
-    player.made_ready()
-    player.shift(100)
-    state, working = player.scene.state, []
-    looked = Cutover._with_quiet
-
-    def meanwhile(self: Cutover, gates: Any, reconciled: Any) -> Any:
-        with suppress(LedgerLocked):
-            working.append(Ledger.open_for_writing(state))
-        return looked(self, gates, reconciled)
-
-    monkeypatch.setattr(Cutover, "_with_quiet", meanwhile)
-    with suppress(LedgerLocked):
-        player.complete()
-    for ledger in working:
-        ledger.close()
-    assert not working or "complete" != read_journal(state).state.phase

@@ -23,10 +23,10 @@ from spectron_migrate.records import Memory, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.journal import Step, record_step
 from spectron_migrate.state.routing import FILE, Routing, name_of, read_routing
-from tests.cutover.support import Scene, Store
 from tests.delivery.playing import mapping_file
 from tests.support.oracle import Watch, judge, ledger_facts
 from tests.support.proxy import Fault, Gate, Seen, gated, refusing
+from tests.support.scene import Scene, Store
 from tests.support.spectron import turns_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -293,7 +293,7 @@ def test_no_more_requests_go_on_behind_than_leave_room_for_others(two: Two) -> N
 
     async def rounds(_: Rounds, api: SpectronApi) -> Round:
         few = Rounds(
-            replace(two.scene.ground, max_in_flight=4),
+            replace(two.scene.settings, max_in_flight=4),
             reporter=two.scene.said,
             clock=two.scene.time.clock,
             now=two.scene.time.now,

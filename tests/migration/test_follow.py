@@ -29,17 +29,11 @@ from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK
 from spectron_migrate.state.journal import Step, record_step
 from spectron_migrate.state.routing import FILE as ROUTING
 from spectron_migrate.state.routing import name_of, read_routing
-from tests.cutover.support import Scene, Store
 from tests.support.proxy import Fault, Seen, misbehaving
+from tests.support.scene import Scene, Store
 from tests.support.spectron import turns_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
-
-
-@pytest.fixture
-def scene(spectron: RunningServer, user: str, tmp_path: Path) -> Scene:
-    """A scene of its own, on the server that all tests share."""
-    return Scene(Store(tmp_path / "mem0"), spectron, tmp_path, user)
 
 
 def begin(scene: Scene) -> str:

@@ -13,9 +13,9 @@ from spectron_migrate.local.testing import running_server
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.rounds import Rounds
 from spectron_migrate.records import Memory
-from tests.cutover.support import Scene, Store
 from tests.support import oracle
 from tests.support.proxy import Fault, Seen, misbehaving
+from tests.support.scene import Scene, Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 FAULTS: tuple[Fault, ...] = ("cut_before", "cut_after", "half_answer", "500_before", "500_after", "503", "429")

@@ -1,0 +1,126 @@
+"""Shift moves reads to Spectron only while every gate passes, and back to Mem0 always."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import pytest
+
+from spectron_migrate.errors import ExitCode, InputError, LedgerLocked
+from spectron_migrate.ledger.shards import Shard
+from spectron_migrate.migration.reconcile import read_last_result
+from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.migration.rounds import round_lock
+from spectron_migrate.state.journal import read_journal
+from tests.cutover.support import Operator, failing, gate
+from tests.support.spectron import replay
+
+
+def test_nothing_is_shifted_while_a_gate_fails(operator: Operator) -> None:
+    operator.start()
+    result = operator.shift(10)
+    assert ExitCode.NO_GO == result.exit_code
+    assert {"verdict", "leaks"} == failing(result)
+    assert "started" == operator.state.phase
+
+
+def test_a_shift_is_recorded_with_the_gates_that_passed(operator: Operator) -> None:
+    operator.make_ready()
+    result = operator.shift(50)
+    assert ExitCode.DONE == result.exit_code
+    assert result.ready
+    assert "shift" == operator.state.phase
+    assert 50 == operator.state.percent
+    last = read_journal(operator.scene.state).steps[-1]
+    assert "shift" == last.step
+    assert [each.name for each in result.gates] == [each["name"] for each in last.gates]
+
+
+def test_reads_go_back_to_mem0_without_gates_and_without_spectron(operator: Operator) -> None:
+    operator.make_ready()
+    operator.shift(50)
+    operator.scene.server.kill()
+    try:
+        assert 10 == operator.shift(10).state.percent
+        assert 0 == operator.shift(0).state.percent
+        assert "started" == operator.revert().state.phase
+    finally:
+        operator.scene.server.restart()
+
+
+def test_single_users_are_shifted_to_spectron_and_back(operator: Operator) -> None:
+    operator.make_ready()
+    user, other = operator.scene.user, f"{operator.scene.user}b"
+    now = operator.scene.time.moment.timestamp()
+    operator.shift(100, user)
+    assert "spectron" == operator.routing.route(user_id=user, now=now)
+    assert "mem0" == operator.routing.route(user_id=other, now=now)
+    operator.shift(100)
+    operator.shift(0, user)
+    assert "mem0" == operator.routing.route(user_id=user, now=now)
+    assert "spectron" == operator.routing.route(user_id=other, now=now)
+
+
+def test_a_revert_during_a_shift_is_not_overruled_by_it(operator: Operator) -> None:
+    operator.make_ready()
+    operator.shift(5)
+
+    def revert_while_mem0_is_read(now: Any) -> Any:
+        if operator.state.phase == "shift":
+            operator.revert()
+        return operator.scene.store.open(now)
+
+    operator.scene.open_reader = revert_while_mem0_is_read
+    with pytest.raises(InputError, match="another step"):
+        operator.shift(50)
+    assert "started" == operator.state.phase
+    assert 0 == operator.state.percent
+
+
+def test_a_shift_first_catches_up_with_writes_that_bypassed_everything(operator: Operator) -> None:
+    operator.make_ready()
+    operator.scene.put(90, "written by a script that nobody mentioned", ago=600)
+    operator.scene.store.drop(1)
+    result = operator.shift(50)
+    assert ExitCode.DONE == result.exit_code
+    assert result.reconciled is not None
+    assert result.reconciled.agree
+    assert 6 == result.reconciled.memories
+    assert "written by a script that nobody mentioned" in operator.scene.texts
+
+
+def test_a_shift_names_the_process_whose_round_it_waited_for(operator: Operator) -> None:
+    operator.make_ready()
+
+    async def shift_during_a_round() -> None:
+        async with round_lock(operator.scene.state, sleep=operator.scene.time.sleep, patience_s=0):
+            await operator.cutover().shift(operator.scene.api, 50)
+
+    with pytest.raises(LedgerLocked, match=f"process {os.getpid()}"):
+        asyncio.run(shift_during_a_round())
+    assert "started" == operator.state.phase
+
+
+def test_a_sharded_migration_is_followed_and_checked_as_a_whole(operator: Operator) -> None:
+    scene = operator.scene
+    dump = scene.export()
+    for number in range(2):
+        options = ReplayOptions(shard=Shard(number, 2))
+        assert ExitCode.DONE == replay(scene.server, scene.state, [dump], options=options).exit_code
+    operator.start()
+    scene.put(90, "after the shards", ago=600)
+    scene.store.drop(1)
+    done = scene.follow(max_seconds=12)
+    assert ExitCode.DONE == done.exit_code
+    assert 1 == done.written
+    assert 1 == done.deleted
+    reconciled = read_last_result(scene.state)
+    assert reconciled is not None
+    assert reconciled.agree
+    assert 6 == reconciled.memories
+    assert {"verdict", "leaks"} == failing(operator.check())
+    ledger = Shard(1, 2).folder(scene.state) / "ledger.db"
+    ledger.rename(ledger.with_name("away"))
+    assert "incomplete" == gate(operator.check(), "base").outcome

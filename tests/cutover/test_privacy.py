@@ -1,0 +1,52 @@
+"""The privacy report names what Mem0 no longer has and Spectron still holds."""
+
+from __future__ import annotations
+
+import json
+import stat
+from datetime import timedelta
+from pathlib import Path
+
+from spectron_migrate.cutover.privacy import write_privacy_report
+from spectron_migrate.records import format_time
+from tests.cutover.support import Operator
+from tests.support.scene import Scene
+
+
+def test_deleted_and_replaced_texts_are_named_with_whether_they_can_be_erased_exactly(operator: Operator) -> None:
+    scene = operator.scene
+    lone = scene.store.put(50, "gone with its scope", f"{scene.user}gone", scene.time.moment - timedelta(hours=1))
+    changed = scene.put(51, "an old text", ago=3000)
+    operator.make_ready()
+    scene.store.drop(50)
+    scene.store.drop(1)
+    scene.put(51, "a new text", ago=3000, edited=scene.time.moment - timedelta(seconds=100))
+    operator.shift(5)
+    summary = operator.check().privacy
+    assert summary is not None
+    assert 2 == summary.deleted
+    assert 1 == summary.replaced
+    assert 1 == summary.exact
+    path = Path(summary.path)
+    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+    rows = {row["id"]: row for row in json.loads(path.read_text())["memories"]}
+    assert "deleted in Mem0" == rows[lone]["why"]
+    assert rows[lone]["exact"]
+    assert "replaced by a newer text" == rows[changed]["why"]
+    assert not rows[changed]["exact"]
+    assert "gone with" not in path.read_text(), "no text is in the report"
+
+
+def test_memories_that_mem0_no_longer_shows_count_as_deleted(scene: Scene) -> None:
+    mem0_id = scene.put(1, "for a while only", expiration_date="2026-05-05")
+    scene.round()
+    scene.time.pass_(3 * 86400)
+    scene.round()
+    summary = write_privacy_report(scene.state, now=format_time(scene.time.now()))
+    assert summary is not None
+    assert 1 == summary.deleted
+    assert 0 == summary.replaced
+    assert 1 == summary.exact
+    [row] = json.loads(Path(summary.path).read_text())["memories"]
+    assert mem0_id == row["id"]
+    assert "expired in Mem0" == row["why"]

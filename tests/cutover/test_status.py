@@ -1,0 +1,64 @@
+"""What `status` shows of a cutover, and the command it suggests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from spectron_migrate.cutover.status import cutover_status, next_command
+from spectron_migrate.state.journal import CutoverState, Step, record_step
+
+STARTED = CutoverState(phase="started", migration="m" * 16)
+SHIFTED = replace(STARTED, phase="shift", percent=100)
+COMPLETE = f"spectron-migrate cutover complete --migration {'m' * 16} --yes"
+AT = "2026-11-22T10:00:00.000000Z"
+
+
+@pytest.mark.parametrize(
+    ("state", "following", "ready", "command"),
+    [
+        (CutoverState(), False, None, None),
+        (STARTED, False, None, "spectron-migrate replay --follow"),
+        (STARTED, True, None, "spectron-migrate cutover check"),
+        (STARTED, True, False, "spectron-migrate cutover check"),
+        (STARTED, True, True, "spectron-migrate cutover shift 1"),
+        (replace(SHIFTED, percent=25), True, True, "spectron-migrate cutover shift 50"),
+        (SHIFTED, True, None, COMPLETE),
+        (replace(SHIFTED, pinned_to_mem0=frozenset({"a"})), True, None, "spectron-migrate cutover check"),
+        (replace(SHIFTED, phase="closing"), True, None, COMPLETE),
+        (replace(SHIFTED, phase="complete"), False, None, COMPLETE),
+        (replace(SHIFTED, phase="complete", sealed=True), False, None, None),
+    ],
+)
+def test_the_next_command_leads_to_complete(
+    state: CutoverState, following: bool, ready: bool | None, command: str | None
+) -> None:
+    assert command == next_command(state, following=following, ready=ready)
+
+
+def test_a_routing_that_is_missing_broken_or_old_is_reported(tmp_path: Path) -> None:
+    now = datetime(2026, 11, 22, 11, tzinfo=UTC)
+    routing = tmp_path / "routing.json"
+
+    def reported() -> str:
+        status = cutover_status(tmp_path, now=now)
+        assert status is not None
+        return str(status["routing"])
+
+    record_step(tmp_path, Step("start", AT, "anna", migration="m" * 16))
+    old = routing.read_bytes()
+    assert "current" == reported()
+    record_step(tmp_path, Step("revert", AT, "anna"))
+    routing.write_bytes(old)
+    assert "behind the journal; any cutover command updates it" == reported()
+    routing.unlink()
+    assert "missing; any cutover command writes it again" == reported()
+    routing.write_bytes(b"{")
+    assert "current" != reported()
+
+
+def test_there_is_no_status_where_nothing_began(tmp_path: Path) -> None:
+    assert cutover_status(tmp_path, now=datetime(2026, 11, 22, tzinfo=UTC)) is None
