@@ -57,6 +57,7 @@ def command(options: GlobalOptions) -> int:
 
 def run(invocation: Invocation) -> CommandResult:
     """Read the state directory; nothing is written and no server is asked."""
+    from spectron_migrate.cutover.status import cutover_status
 
     folder = invocation.settings().state
     cutover = cutover_status(folder, now=datetime.now(UTC))

@@ -68,11 +68,9 @@ class Cutover:
         if state.phase == "complete":
             privacy = write_privacy_report(self._folder, now=self._stamp())
             if state.sealed:
-                note = "Spectron is the system of record; nothing is left to check"
+                note = "Spectron is the only store; nothing is left to check"
                 return StepResult(state, privacy=privacy, note=note)
-            note = (
-                "Spectron is the system of record, but late writes to Mem0 are not carried over yet: run complete again"
-            )
+            note = "Spectron is the only store, but late writes to Mem0 are not carried over yet: run complete again"
             return StepResult(state, privacy=privacy, exit_code=ExitCode.NO_GO, note=note)
         gates = await self._evaluate_gates(api)
         privacy = write_privacy_report(self._folder, now=self._stamp()) if state.ever_began else None
@@ -114,7 +112,7 @@ class Cutover:
     async def complete(
         self, api: Callable[[], SpectronApi], migration: str | None, *, yes: bool, why: str = ""
     ) -> StepResult:
-        """Make Spectron the system of record. This cannot be undone.
+        """Make Spectron the only store. This cannot be undone.
 
         Waits until Mem0 stands still and two scans agree, switches applications over, and then carries over what
         they still wrote to Mem0 while they switched. Run it again to finish what a crash interrupted. Raises
@@ -141,7 +139,7 @@ class Cutover:
                 with hold_ledgers(self._folder):
                     gates = _require_quiet(await self._evaluate_gates(wire), reconciled)
                     if exit_code_of(gates) != ExitCode.DONE:
-                        note = "Mem0 is still the system of record: not every gate passes"
+                        note = "applications still write to Mem0: not every gate passes"
                         return StepResult(state, gates, reconciled, exit_code=exit_code_of(gates), note=note)
                     step = Step("complete", self._stamp(), self._who, why, gates=_for_the_journal(gates))
                     state = record_step(self._folder, step, decided_in=state)
@@ -153,10 +151,10 @@ class Cutover:
         reconciled = await self._reconcile(wire, quiet=True, supersede=False)
         privacy = write_privacy_report(self._folder, now=self._stamp())
         if not (reconciled.agree and reconciled.quiet):
-            note = "Spectron is the system of record, but something still writes to Mem0: stop it, then run this again"
+            note = "Spectron is the only store, but something still writes to Mem0: stop it, then run this again"
             return StepResult(state, gates, reconciled, privacy, ExitCode.NO_GO, note)
         state = record_step(self._folder, Step("sealed", self._stamp(), self._who), decided_in=state)
-        note = "Spectron is now the system of record; Mem0 is no longer needed"
+        note = "Spectron is now the only store; Mem0 is no longer needed"
         return StepResult(state, gates, reconciled, privacy, note=note)
 
     async def _wait_for_processes(self, epoch: int) -> None:

@@ -1,4 +1,4 @@
-"""Complete makes Spectron the system of record, once nothing that Mem0 holds would be lost."""
+"""Complete makes Spectron the only store, once nothing that Mem0 holds would be lost."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def test_from_export_to_complete(desk: Desk) -> None:
     told = desk.json("cutover complete")
     assert (12, "not_confirmed") == (told["exit_code"], told["error"]["kind"])
     confirm = str(told["error"]["hint"]).removeprefix("spectron-migrate ")
-    assert "Spectron is now the system of record; Mem0 is no longer needed" in desk.types(confirm)
+    assert "Spectron is now the only store; Mem0 is no longer needed" in desk.types(confirm)
     assert "not legal any more" in desk.types("cutover revert", 10)
     assert 0 == following.wait(60)
     assert "the cutover is complete" in following.communicate()[0]
