@@ -29,6 +29,7 @@ from spectron_migrate.verify.preconditions import check_ledgers, check_options, 
 from spectron_migrate.verify.queries import generate_queries
 from spectron_migrate.verify.recall import Mem0Side, RecallTest
 from spectron_migrate.verify.reports.files import check_paths, write_reports
+from spectron_migrate.verify.reports.json_file import LAST_REPORT, LAST_REPORT_OF_SOME
 from spectron_migrate.verify.summary import VerifySummary, dump_completeness, integrity_counts, summarise
 from spectron_migrate.verify.supersession import EntityHistories, check_supersession
 from spectron_migrate.verify.workspace import Workspace
@@ -37,10 +38,6 @@ __all__ = ["VerifySummary", "run_dual_verify"]
 
 RESUMABLE_FOR = timedelta(hours=12)
 """A stopped run that began earlier is not resumed: its findings are too old."""
-LAST_REPORT = "dual-verify.json"
-"""File in the state directory with the newest complete report; the cutover gates read it."""
-LAST_REPORT_OF_SOME = "dual-verify-some.json"
-"""The same, if only some users were verified."""
 RECALL_IN_FLIGHT = 4
 """Recall is timed, so few queries are in flight at once."""
 

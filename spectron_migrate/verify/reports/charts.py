@@ -1,4 +1,4 @@
-"""Three charts as inline SVG (pure). Each has its numbers as text too, so that nothing hangs on colour alone."""
+"""Charts as inline SVG (pure). Each shows its numbers as text too, so that nothing depends on colour alone."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from spectron_migrate.verify.reports.text import visible
 
 WIDTH = 900
 OWNERS = 40
-"""Users drawn one by one: those who lose the most."""
+"""At most this many users are drawn: those who lose the most."""
 _BINS = 10
 
 
 def distribution(title: str, values: Sequence[float], noise: float | None) -> str:
-    """How many of the values (0 to 1) lie in each tenth; `noise` marks what one system agrees with itself."""
+    """How many of the values (0 to 1) are in each tenth; `noise` is the agreement of Mem0 with itself."""
     counts = [0] * _BINS
     for value in values:
         counts[min(_BINS - 1, int(value * _BINS))] += 1
     height, floor = 260, 220
-    most = max(counts)
+    highest = max(counts)
     step = WIDTH / _BINS
     parts = [f'<line class="axis" x1="0" y1="{floor}" x2="{WIDTH}" y2="{floor}"/>']
-    for place, count in enumerate(counts):
-        tall = 190 * count / most
-        x = place * step + 6
+    for index, count in enumerate(counts):
+        tall = 190 * count / highest
+        x = index * step + 6
         parts.append(
             f'<rect class="spectron" x="{x:.1f}" y="{floor - tall:.1f}" width="{step - 12:.1f}" height="{tall:.1f}"/>'
         )
-        parts.append(_label(place * step + step / 2, floor + 18, f"{place / 10:.1f}-{(place + 1) / 10:.1f}"))
-        parts.append(_label(place * step + step / 2, floor - tall - 5, str(count)))
-    note = "" if noise is None else f" Mem0 asked twice agrees with itself by {noise:.3f}."
+        parts.append(_label(index * step + step / 2, floor + 18, f"{index / 10:.1f}-{(index + 1) / 10:.1f}"))
+        parts.append(_label(index * step + step / 2, floor - tall - 5, str(count)))
+    note = "" if noise is None else f" The overlap of Mem0 with itself, asked twice, is {noise:.3f}."
     return _figure(f"{title}.{note}", height, parts)
 
 
 def owners(title: str, rows: Sequence[Mapping[str, Json]]) -> str:
-    """Both systems' success for each user, those who lose most first."""
+    """Success of both systems for each user, those who lose the most first."""
     drawn = sorted(
         (row for row in rows if row["mem0"] is not None and row["spectron"] is not None),
         key=lambda row: (row["spectron"] - row["mem0"], row["owner"]),
@@ -46,15 +46,15 @@ def owners(title: str, rows: Sequence[Mapping[str, Json]]) -> str:
         return ""
     parts = []
     left, wide = 260, WIDTH - 420
-    for place, row in enumerate(drawn):
-        y = 14 + place * 30
+    for index, row in enumerate(drawn):
+        y = 14 + index * 30
         name = visible(row["owner"])
         parts.append(_label(left - 8, y + 14, name if len(name) <= 34 else name[:33] + "…", anchor="end"))
         for offset, side in enumerate(("mem0", "spectron")):
             bar = max(1.0, wide * row[side])
             parts.append(f'<rect class="{side}" x="{left}" y="{y + offset * 11}" width="{bar:.1f}" height="9"/>')
-        told = f"{row['mem0']:.2f} → {row['spectron']:.2f} ({row['queries']})"
-        parts.append(_label(left + wide + 10, y + 14, told, anchor="start"))
+        numbers = f"{row['mem0']:.2f} → {row['spectron']:.2f} ({row['queries']})"
+        parts.append(_label(left + wide + 10, y + 14, numbers, anchor="start"))
     more = f"; {len(rows) - OWNERS} more users are in the JSON report" if len(rows) > OWNERS else ""
     return _figure(
         f"{title}: upper bar Mem0, lower bar Spectron, number of queries in brackets{more}.",
@@ -65,27 +65,29 @@ def owners(title: str, rows: Sequence[Mapping[str, Json]]) -> str:
 
 def latency(title: str, times: Mapping[str, Sequence[float]]) -> str:
     """Median and 95th percentile of each system."""
-    told = {side: (percentile(ms, 0.5), percentile(ms, 0.95)) for side, ms in times.items() if ms}
-    most = max((high for _, high in told.values() if high), default=0.0)
-    if not most:
+    percentiles = {side: (percentile(ms, 0.5), percentile(ms, 0.95)) for side, ms in times.items() if ms}
+    longest = max((high for _, high in percentiles.values() if high), default=0.0)
+    if not longest:
         return ""
     parts = []
-    for place, (side, (middle, high)) in enumerate(told.items()):
-        y = 16 + place * 56
+    for index, (side, (median, high)) in enumerate(percentiles.items()):
+        y = 16 + index * 56
         parts.append(_label(92, y + 26, "Mem0" if side == "mem0" else "Spectron", anchor="end"))
-        for offset, (name, value) in enumerate((("p50", middle), ("p95", high))):
-            wide = max(1.0, 620 * (value or 0.0) / most)
+        for offset, (name, value) in enumerate((("p50", median), ("p95", high))):
+            wide = max(1.0, 620 * (value or 0.0) / longest)
             parts.append(f'<rect class="{side}" x="100" y="{y + offset * 20}" width="{wide:.1f}" height="16"/>')
             parts.append(_label(108 + wide, y + offset * 20 + 13, f"{name} {value:.1f}", anchor="start"))
     return _figure(
-        f"{title}. Spectron is asked for 50 rows, Mem0 for as many as are compared.", 20 + 56 * len(told), parts
+        f"{title}. Spectron is asked for 50 hits, Mem0 only for those that are compared.",
+        20 + 56 * len(percentiles),
+        parts,
     )
 
 
 def _figure(caption: str, height: int, parts: Sequence[str]) -> str:
-    told = escape(caption)
+    text = escape(caption)
     return (
-        f'<figure><figcaption>{told}</figcaption><svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{told}">'
+        f'<figure><figcaption>{text}</figcaption><svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{text}">'
         + "".join(parts)
         + "</svg></figure>"
     )

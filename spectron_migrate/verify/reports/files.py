@@ -1,4 +1,4 @@
-"""Reports as files. `.json` and `.html` hold texts and say so; `.md` and `.xml` are for others to see and hold none."""
+"""Writes report files. `.json` and `.html` hold texts and say so; `.md` and `.xml` are for sharing and hold none."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from spectron_migrate.verify.reports.page import html_report
 
 
 def check_paths(paths: Iterable[Path]) -> None:
-    """Refuse a report that could not be written, before anything is asked; raises InputError for all of them."""
+    """Raises InputError, naming every report that could not be written."""
     problems = []
     for path in paths:
         if path.suffix not in _REPORTS:
-            problems.append(f"{path} is no report by its suffix: known are {', '.join(_REPORTS)}")
+            problems.append(f"{path} has no suffix of a report: known are {', '.join(_REPORTS)}")
         elif path.is_dir():
             problems.append(f"{path} is a directory")
         elif path.parent.exists() and not os.access(path.parent, os.W_OK):
@@ -30,7 +30,10 @@ def check_paths(paths: Iterable[Path]) -> None:
 
 
 def write_reports(report: Mapping[str, Json], paths: Iterable[Path], *, texts: bool) -> tuple[str, ...]:
-    """Write each report by its suffix, whole or not at all, mode 0600; `texts` lets `.md` and `.xml` have them too."""
+    """Write each report in the format of its suffix, atomically and with mode 0600; returns the paths.
+
+    `texts` lets `.md` and `.xml` hold texts too.
+    """
     written = []
     for path in paths:
         _write(path, _REPORTS[path.suffix](report, texts))

@@ -1,15 +1,27 @@
-"""The report as JSON."""
+"""The report as JSON: the complete one, which holds all texts and lists."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import takewhile
+from pathlib import Path
 
 from spectron_migrate.records import Json
 
+LAST_REPORT = "dual-verify.json"
+"""File in the state directory with the newest report about all users; the cutover gates read it."""
+LAST_REPORT_OF_SOME = "dual-verify-some.json"
+"""The same for a verification that was limited to some users."""
+
+_FIRST_LONG_ENTRY = "ids"
+
 
 def json_report(report: Mapping[str, Json]) -> str:
-    """A top-level entry a line, and a row of a long list a line: to be read by people, and written fast."""
+    """One line per top-level entry, and one line per row of a list.
+
+    That can be read by people, is written quickly, and lets `read_header` stop before the long lists.
+    """
     parts = []
     for name, value in report.items():
         if isinstance(value, list) and value:
@@ -18,3 +30,17 @@ def json_report(report: Mapping[str, Json]) -> str:
         else:
             parts.append(f"{json.dumps(name)}: {json.dumps(value)}")
     return "{\n " + ",\n ".join(parts) + "\n}\n"
+
+
+def read_header(path: Path) -> dict[str, Json]:
+    """Verdict, gates, options and measurements of a report, without its ids, findings and answers.
+
+    A report of millions of memories has gigabytes, its header a few kilobytes. Raises OSError, or ValueError if the
+    file is no such report.
+    """
+    with path.open(encoding="utf-8") as file:
+        header = "".join(takewhile(lambda line: not line.startswith(f' "{_FIRST_LONG_ENTRY}":'), file)).rstrip()
+    report = json.loads(header[:-1] + "}" if header.endswith(",") else header)
+    if not isinstance(report, dict):
+        raise ValueError(f"{path} is not a report of dual-verify")
+    return report

@@ -14,18 +14,18 @@ def junit_report(report: Mapping[str, Json], *, texts: bool) -> str:
     groups = findings_by_kind(report["findings"])
     cases, failures, errors, skipped = [], 0, 0, 0
     for gate in report["gates"]:
-        inside = ""
+        result = ""
         if not gate["measured"]:
             skipped += 1
-            inside = f"<skipped message={_attribute(gate['hint'])}/>"
+            result = f"<skipped message={_attribute(gate['hint'])}/>"
         elif gate["passed"] is False:
             failures += 1
-            found = _listed(groups, _KINDS_OF.get(gate["name"], ()), texts)
-            inside = f"<failure message={_attribute(gate['hint'])}>{escape(found)}</failure>"
+            named = _findings_text(groups, _KINDS_OF.get(gate["name"], ()), texts)
+            result = f"<failure message={_attribute(gate['hint'])}>{escape(named)}</failure>"
         elif gate["passed"] is None:
             errors += 1
-            inside = f"<error message={_attribute(gate['hint'])}/>"
-        cases.append(f'  <testcase classname="dual-verify" name={_attribute(gate["name"])}>{inside}</testcase>')
+            result = f"<error message={_attribute(gate['hint'])}/>"
+        cases.append(f'  <testcase classname="dual-verify" name={_attribute(gate["name"])}>{result}</testcase>')
     head = f'tests="{len(cases)}" failures="{failures}" errors="{errors}" skipped="{skipped}"'
     name = _attribute(f"dual-verify: {report['verdict']}")
     body = "\n".join(cases)
@@ -45,15 +45,15 @@ _KINDS_OF = {
 }
 
 
-def _listed(groups: Mapping[str, Sequence[Mapping[str, Json]]], kinds: Iterable[str], texts: bool) -> str:
-    found = [finding for kind in kinds for finding in groups.get(kind, ())]
+def _findings_text(groups: Mapping[str, Sequence[Mapping[str, Json]]], kinds: Iterable[str], texts: bool) -> str:
+    findings = [finding for kind in kinds for finding in groups.get(kind, ())]
     lines = []
-    for finding in found[:LISTED]:
+    for finding in findings[:LISTED]:
         lines.append(visible(f"{finding['id'] or '-'}: {finding['reason']} ({finding['where']})"))
         if texts:
             lines += [visible(f"  {name}: {text}") for name, text in (finding.get("texts") or {}).items()]
-    if len(found) > LISTED:
-        lines.append(f"and {len(found) - LISTED} more in the JSON report")
+    if len(findings) > LISTED:
+        lines.append(f"and {len(findings) - LISTED} more in the JSON report")
     return "\n".join(lines)
 
 

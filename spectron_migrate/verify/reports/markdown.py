@@ -56,7 +56,7 @@ def _recall_lines(recall: Mapping[str, Json]) -> list[str]:
     metrics = recall["metrics"]
     lines = [
         f"- Mem0: {_code(recall['mem0'] or 'not asked')}",
-        f"- queries: {metrics['queries']}, made of {recall['made_of']}; compared: {metrics['compared']},"
+        f"- queries: {metrics['queries']}, from {recall['made_of']}; compared: {metrics['compared']},"
         f" without a lens: {metrics['not_servable']}",
     ]
     lines += [f"- not asked: {n}, {_cell(why)}" for why, n in metrics["not_servable_why"].items()]
@@ -80,5 +80,5 @@ _SPECIAL = frozenset("\\`*_[]()<>|#!~&{}$@:/")
 
 
 def _code(text: object) -> str:
-    """An id or a path: entities instead of a code span, which a backtick could end."""
+    """An id or a path as HTML code: a backtick in it would end a Markdown code span."""
     return f"<code>{_cell(text)}</code>"

@@ -1,4 +1,4 @@
-"""The report as one page: no file beside it, nothing loaded from anywhere, every text escaped."""
+"""The report as one HTML page that loads nothing and escapes every text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from spectron_migrate.verify.reports.text import (
 )
 
 ROWS = 2000
-"""Queries and findings of a kind that the page shows; the JSON report has all."""
+"""At most this many queries, and findings of each kind, are shown; the JSON report has all."""
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1d2433;--soft:#5c667a;--line:#d5dae3;--paper:#fff;--good:#186a3b;--bad:#b3261e;
@@ -54,7 +54,7 @@ def html_report(report: Mapping[str, Json]) -> str:
     verdict = report["verdict"]
     body = [
         f'<h1>dual-verify: <span class="{verdict}">{verdict}</span></h1>',
-        '<p class="warn"><strong>This page holds texts of memories and queries.</strong> Keep it as private.</p>',
+        '<p class="warn"><strong>This page holds texts of memories and queries.</strong> Keep it private.</p>',
         f"<p>Migration {_text(report['migration'])}, context {_text(report['context'])} at {_text(report['endpoint'])},"
         f" {_text(report['ended'])}, spectron-migrate {_text(report['version'])}</p>",
         "<h2>Gates</h2>",
@@ -65,8 +65,8 @@ def html_report(report: Mapping[str, Json]) -> str:
         _findings(report["findings"]),
         _queries(report["answers"]),
     ]
-    # Only our own style and script may be used, by their digests; nothing at all may be loaded.
-    policy = f"default-src 'none'; style-src '{_sum(_STYLE)}'; script-src '{_sum(_SCRIPT)}'; base-uri 'none'"
+    # The page may use its own style and script only, identified by their digests, and load nothing.
+    policy = f"default-src 'none'; style-src '{_digest(_STYLE)}'; script-src '{_digest(_SCRIPT)}'; base-uri 'none'"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">\n'
@@ -96,44 +96,46 @@ def _memories(measured: Mapping[str, Json]) -> str:
 def _recall(report: Mapping[str, Json]) -> str:
     recall = report["measured"]["recall"]
     if recall is None:
-        return "<h2>Recall</h2><p>Nothing was asked.</p>"
+        return "<h2>Recall</h2><p>No query was asked.</p>"
     metrics = recall["metrics"]
     rows = [
         f"<tr><td>{name}</td><td>{share_text(metrics[key]['mem0'])}</td><td>{share_text(metrics[key]['spectron'])}</td></tr>"
         for name, key in (("known item found (success@k)", "success"), ("MRR", "mrr"), ("nDCG", "ndcg"))
     ]
-    told = [
+    parts = [
         "<h2>Recall</h2>",
-        f"<p>Mem0: {_text(recall['mem0'] or 'not asked')}. {metrics['queries']} queries, made of"
+        f"<p>Mem0: {_text(recall['mem0'] or 'not asked')}. {metrics['queries']} queries, from"
         f" {_text(recall['made_of'])}.</p>",
         _table(("", "Mem0", "Spectron"), rows),
     ]
     if metrics["difference"] is not None:
-        told.append(f"<p>Difference (Spectron less Mem0): {_text(interval_text(metrics['difference']))}</p>")
+        parts.append(f"<p>Difference (Spectron minus Mem0): {_text(interval_text(metrics['difference']))}</p>")
     answers = [answer for answer in report["answers"] if "measures" in answer]
     overlaps = [answer["measures"]["overlap"] for answer in answers if "overlap" in answer["measures"]]
     if overlaps:
         noise = metrics["noise_floor"]["overlap"]
-        told.append(distribution("Overlap of both answers, queries by share of common memories", overlaps, noise))
-    told.append(owners("Known items found, by user", report["by_owner"]))
+        parts.append(
+            distribution("Overlap of both answers: number of queries by share of common memories", overlaps, noise)
+        )
+    parts.append(owners("Known items found, by user", report["by_owner"]))
     times = {
         side: [answer[side]["ms"] for answer in answers if answer.get(side) and answer[side]["error"] is None]
         for side in ("mem0", "spectron")
     }
-    told.append(latency("Time to answer, milliseconds", times))
-    return "\n".join(told)
+    parts.append(latency("Time to answer, milliseconds", times))
+    return "\n".join(parts)
 
 
 def _findings(findings: Sequence[Mapping[str, Json]]) -> str:
-    told = []
+    parts = []
     for kind, group in findings_by_kind(findings).items():
         rows = [
             f"<tr><td>{_text(one['id'] or '-')}</td><td>{_text(one['reason'])}</td><td>{_text(one['where'])}</td>"
             f"<td>{_texts(one.get('texts') or {})}</td></tr>"
             for one in group[:ROWS]
         ]
-        told.append(f"<h2>{_text(kind)}: {len(group)}</h2>" + _table(("memory", "reason", "where", "texts"), rows))
-    return "\n".join(told)
+        parts.append(f"<h2>{_text(kind)}: {len(group)}</h2>" + _table(("memory", "reason", "where", "texts"), rows))
+    return "\n".join(parts)
 
 
 def _texts(texts: Mapping[str, str]) -> str:
@@ -160,18 +162,17 @@ def _query(answer: Mapping[str, Json]) -> str:
     if "not_servable" in answer:
         return f'{head}<td>{asked}</td><td colspan="3">{_text(answer["not_servable"])}</td></tr>'
     expect = set(answer["expect"])
-    left, right = answer.get("mem0"), answer["spectron"]
-    mine = [{**hit, "memory": hit["id"], "dropped": ""} for hit in left["hits"]] if left else []
-    theirs = right["hits"]
-    common = {hit["mark"] for hit in mine} & {hit["mark"] for hit in theirs} - {""}
+    mem0, spectron = answer.get("mem0"), answer["spectron"]
+    mem0_hits = [{**hit, "memory": hit["id"], "dropped": ""} for hit in mem0["hits"]] if mem0 else []
+    common = {hit["mark"] for hit in mem0_hits} & {hit["mark"] for hit in spectron["hits"]} - {""}
     reasons = "<br>".join(
         f"{_text(one['id'])}: {_text(one['why'])} {_text(one['detail'])}<br>{_texts(one['texts'])}"
         for one in answer.get("differences") or ()
     )
-    left_cell = _hits(mine, common, expect) if left else '<span class="soft">not asked</span>'
+    mem0_cell = _hits(mem0_hits, common, expect) if mem0 else '<span class="soft">not asked</span>'
     return (
-        f"{head}<td>{asked}</td><td>{_error(left)}{left_cell}</td>"
-        f"<td>{_error(right)}{_hits(theirs, common, expect)}</td><td>{reasons}</td></tr>"
+        f"{head}<td>{asked}</td><td>{_error(mem0)}{mem0_cell}</td>"
+        f"<td>{_error(spectron)}{_hits(spectron['hits'], common, expect)}</td><td>{reasons}</td></tr>"
     )
 
 
@@ -203,5 +204,5 @@ def _text(value: object) -> str:
     return escape(visible(value))
 
 
-def _sum(text: str) -> str:
+def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
