@@ -14,7 +14,7 @@ from tests.adapter.extracting import Extracting
 from tests.adapter.support import Stage, ids
 from tests.adapter.test_outbox import begun, turns
 from tests.support.waiting import wait_until
-from tests.verify.support import behind_its_back, failed, kinds, verify
+from tests.verify.support import failed_gates, named_findings, tampering, verify
 
 TOLD = [
     "I moved to Berlin in spring. My cat is called Ada",
@@ -62,8 +62,8 @@ def test_messages_are_looked_at_in_place_of_their_memories(told: tuple[Stage, li
     summary = verified(stage)
     integrity = summary.report["measured"]["integrity"]
     assert (7, 7, 12) == (integrity["expected"], integrity["present"], integrity["carried"])
-    assert set() == kinds(summary)
-    assert [] == failed(summary)
+    assert set() == named_findings(summary)
+    assert [] == failed_gates(summary)
     measured = summary.report["measured"]["recall"]["metrics"]
     assert 7 == measured["queries"]
     assert made[0] not in str(summary.report["ids"])
@@ -71,12 +71,12 @@ def test_messages_are_looked_at_in_place_of_their_memories(told: tuple[Stage, li
 
 def test_a_message_that_is_gone_is_a_no_go(told: tuple[Stage, list[str]]) -> None:
     stage, _ = told
-    with behind_its_back(stage.server) as db:
+    with tampering(stage.server) as db:
         db.execute("DELETE FROM item WHERE turn IN (SELECT id FROM turns WHERE content = ?)", (TOLD[0],))
         db.execute("DELETE FROM turn WHERE content = ?", (TOLD[0],))
     summary = verified(stage)
     assert "NO_GO" == summary.verdict
-    (missing,) = [mem0_id for kind, mem0_id in kinds(summary) if kind == "missing"]
+    (missing,) = [mem0_id for kind, mem0_id in named_findings(summary) if kind == "missing"]
     assert missing.startswith("message-")
 
 

@@ -15,8 +15,7 @@ from spectron_migrate.verify.options import Query, VerifyOptions
 from spectron_migrate.verify.supersession import EntityValue
 from tests.support.here import server_here
 from tests.support.spectron import memory, replay, write_raw
-from tests.verify.support import behind_its_back, verify
-from tests.verify.test_recall import WordSearch, answer_to, by_name
+from tests.verify.support import WordSearch, answer_to, gate_named, tampering, verify
 
 BEES = "Prefers vegetarian food"
 TEXTS = [BEES, *(f"Keeps geese number {number} in yard {number}" for number in range(5))]
@@ -72,11 +71,11 @@ def test_a_memory_that_the_mapping_writes_as_context_is_about_to_expire(tmp_path
         "it is about to expire at 2025-01-08T00:00:00.000000Z: Spectron keeps context for 7"
     )
     assert (6, None, False) == (
-        by_name(summary, "expiring").value,
-        by_name(summary, "expiring").passed,
-        by_name(summary, "expiring").decides,
+        gate_named(summary, "expiring").value,
+        gate_named(summary, "expiring").passed,
+        gate_named(summary, "expiring").decides,
     )
-    assert True is by_name(summary, "lost").passed
+    assert True is gate_named(summary, "lost").passed
 
 
 @pytest.mark.parametrize(
@@ -85,7 +84,7 @@ def test_a_memory_that_the_mapping_writes_as_context_is_about_to_expire(tmp_path
 def test_a_fact_that_spectron_itself_put_into_context_expires(tmp_path: Path, days: int, said: str) -> None:
     with server_here(tmp_path / "spectron", context="bucketed") as server:
         asked_about_geese(server, tmp_path, days=days)
-        with behind_its_back(server) as db:
+        with tampering(server) as db:
             db.execute("UPDATE attribute SET category = 'context'")
         summary = asked_about_geese(server, tmp_path, now=datetime.now(UTC).isoformat()[:19], days=days)
     told = why(summary)
@@ -104,12 +103,12 @@ def test_a_text_that_is_gone_is_lost_until_its_seven_days_are_over(
     mapping.write_text(SHORT + "infer: none\n")
     with server_here(tmp_path / "spectron", context="gone") as server:
         asked_about_geese(server, tmp_path, mapping=mapping)
-        with behind_its_back(server) as db:
+        with tampering(server) as db:
             db.execute("DELETE FROM item WHERE text LIKE '%vegetarian%'")
         summary = asked_about_geese(server, tmp_path, mapping=mapping, now=now)
     found = [one["kind"] for one in summary.report["findings"] if one["id"] == "anna-0000"]
     assert expected == (why(summary)["why"], found[0])
-    assert ("lost" != expected[0]) == by_name(summary, "lost").passed
+    assert ("lost" != expected[0]) == gate_named(summary, "lost").passed
 
 
 def test_a_memory_that_stays_is_only_ranked_lower(tmp_path: Path) -> None:

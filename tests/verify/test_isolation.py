@@ -13,8 +13,8 @@ from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.verify.isolation import ScopeReader, choose_pairs
 from tests.support.here import server_here
 from tests.support.spectron import memory, replay, write_raw
-from tests.verify.between import between
-from tests.verify.support import behind_its_back, failed, kinds, verify
+from tests.verify.rewriting_proxy import rewriting_answers
+from tests.verify.support import failed_gates, named_findings, tampering, verify
 
 SENTENCES = ("Prefers window seats on long flights", "Is training for the Lisbon marathon", "Keeps bees on the roof")
 
@@ -31,7 +31,7 @@ def test_equal_sentences_of_two_users_are_no_leak(spectron: RunningServer, user:
     summary = verify(spectron, tmp_path / "state", [dump])
     isolation = summary.report["measured"]["isolation"]
     assert (3, 0, 0) == (isolation["pairs"], isolation["leaks"], isolation["suspects"])
-    assert ("GO", set()) == (summary.verdict, kinds(summary))
+    assert ("GO", set()) == (summary.verdict, named_findings(summary))
 
 
 def test_a_cache_that_forgets_whose_question_it_was_is_a_leak(
@@ -49,9 +49,9 @@ def test_a_cache_that_forgets_whose_question_it_was_is_a_leak(
         kept[key] = answer
         return answer
 
-    with between(spectron.base_url, by_question_alone) as endpoint:
+    with rewriting_answers(spectron.base_url, by_question_alone) as endpoint:
         summary = verify(spectron, tmp_path / "state", [dump], endpoint=endpoint)
-    assert "isolation" in failed(summary)
+    assert "isolation" in failed_gates(summary)
     assert ExitCode.NO_GO == summary.exit_code
     told = summary.to_json()
     assert told["leaks_count"] == len(told["leaks"]) > 0
@@ -61,7 +61,7 @@ def test_a_cache_that_forgets_whose_question_it_was_is_a_leak(
 def test_a_passage_that_lies_in_anothers_scope_is_a_leak_naming_the_memory(tmp_path: Path) -> None:
     with server_here(tmp_path / "spectron", context="leaky") as server:
         dump = fill(server, tmp_path, {"anna": list(SENTENCES), "bo": ["Collects stamps", "Sings in a choir"]})
-        with behind_its_back(server) as db:
+        with tampering(server) as db:
             db.execute(
                 "INSERT INTO selector(clauses, unscoped) SELECT json_array(json_extract(a.clauses, '$[0]'),"
                 " json_extract(b.clauses, '$[0]')), 0 FROM selector AS a, selector AS b"
@@ -69,8 +69,8 @@ def test_a_passage_that_lies_in_anothers_scope_is_a_leak_naming_the_memory(tmp_p
             )
             db.execute("UPDATE item SET selector = (SELECT max(number) FROM selector) WHERE text = ?", (SENTENCES[2],))
         summary = verify(server, tmp_path / "state", [dump])
-    assert {("leak", "anna-0002")} == kinds(summary)
-    assert ["isolation"] == failed(summary)
+    assert {("leak", "anna-0002")} == named_findings(summary)
+    assert ["isolation"] == failed_gates(summary)
 
 
 def test_a_copy_under_another_id_is_a_leak_once_words_find_it_that_only_its_owner_has(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_copy_under_another_id_is_a_leak_once_words_find_it_that_only_its_owne
         dump = fill(server, tmp_path, {"anna": list(SENTENCES), "bo": ["Collects stamps", "Sings in a choir"]})
         asyncio.run(copy(server))
         summary = verify(server, tmp_path / "state", [dump])
-    assert {("leak", "anna-0002")} == kinds(summary)
+    assert {("leak", "anna-0002")} == named_findings(summary)
 
 
 def test_with_one_scope_there_is_nobody_to_leak_to(spectron: RunningServer, user: str, tmp_path: Path) -> None:

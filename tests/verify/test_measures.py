@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectron_migrate.verify.measures import overlap_at_k, rbo_ext, reciprocal_rank, success_at_k
+from spectron_migrate.verify.measures import ndcg_at_k, overlap_at_k, percentile, rbo_ext, reciprocal_rank, success_at_k
 
 rankings = st.lists(st.sampled_from("abcdefghij"), unique=True)
 
@@ -68,3 +68,22 @@ def test_equal_rankings_agree_wholly_and_disjoint_ones_not_at_all(ranking: list[
 
 def test_rbo_weighs_the_top_more_than_the_end() -> None:
     assert rbo_ext("abcdefgh", "abcdefhg") > rbo_ext("abcdefgh", "bacdefgh")
+
+
+def test_ndcg_worked_out_by_hand() -> None:
+    # 1/log2(2) + 1/log2(4) over 1/log2(2) + 1/log2(3)
+    assert pytest.approx(1.5 / (1 + 0.6309297535714574)) == ndcg_at_k(["a", "x", "b"], {"a", "b"}, 5)
+    assert (1.0, 0.0, 0.0) == (
+        ndcg_at_k(["a"], {"a"}, 5),
+        ndcg_at_k(["x"], {"a"}, 5),
+        ndcg_at_k([], set(), 5),
+    )
+
+
+def test_percentiles_lie_between_the_nearest_ranks() -> None:
+    assert (None, 5.0, 2.5, 4.0) == (
+        percentile([], 0.5),
+        percentile([5.0], 0.95),
+        percentile([4.0, 1.0, 3.0, 2.0], 0.5),
+        percentile([1.0, 2.0, 3.0, 4.0], 1.0),
+    )

@@ -13,8 +13,7 @@ from spectron_migrate.mem0.search import SearchHit
 from spectron_migrate.verify.mem0_results import load_results
 from spectron_migrate.verify.options import Query, VerifyOptions
 from tests.support.spectron import memory, replay, write_raw
-from tests.verify.support import verify
-from tests.verify.test_recall import WordSearch
+from tests.verify.support import WordSearch, verify
 
 ASKED = {"user_id": "anna", "agent_id": None, "run_id": None}
 

@@ -1,4 +1,4 @@
-"""Questions from files, refused with file and line where they are none; and questions made of the memories."""
+"""Queries from files, refused with file and line if they are malformed; and queries generated from the memories."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from spectron_migrate.errors import InputError
 from spectron_migrate.ledger import Ledger
@@ -15,7 +13,6 @@ from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.records import NullReporter
 from spectron_migrate.verify.expected import copy_receipts, record_expectations
-from spectron_migrate.verify.keywords import WordFrequencies, question_about, words_of
 from spectron_migrate.verify.options import Query, VerifyOptions
 from spectron_migrate.verify.queries import generate_queries, load_queries
 from spectron_migrate.verify.workspace import Workspace
@@ -98,24 +95,6 @@ def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None
     (tmp_path / "q.txt").write_bytes(b"tea?\n\xff\xfe\n")
     with pytest.raises(InputError, match=r"q\.txt:2: not UTF-8"):
         load_queries(tmp_path / "q.txt", user_id="anna")
-
-
-@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=60), min_size=1, max_size=8), st.integers(0, 99))
-def test_a_made_question_is_never_the_text_again_and_asks_only_with_its_words(texts: list[str], seed: int) -> None:
-    rarity = WordFrequencies(texts)
-    for text in texts:
-        question = question_about(text, rarity, random.Random(seed))
-        if question is None:
-            assert [] == words_of(text)
-            continue
-        assert question.casefold().split() != text.casefold().split()
-        said = [word for word in words_of(question) if word not in ("what", "about", "and", "anything")]
-        assert all(any(word in known for known in words_of(text)) for word in said)
-
-
-def test_the_rarest_words_come_first() -> None:
-    rarity = WordFrequencies(["anna likes green tea", "anna likes black coffee", "anna likes cake"])
-    assert ["green", "tea", "likes"] == rarity.rarest("Anna likes green tea", 3)
 
 
 @pytest.fixture

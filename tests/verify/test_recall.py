@@ -1,56 +1,21 @@
-"""Both systems are asked the same; what differs is explained, and only loss speaks against going over."""
+"""Both systems get the same queries; differences are explained, and only loss counts against Spectron."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from spectron_migrate.errors import ExitCode, Unreachable
+from spectron_migrate.errors import ExitCode
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mem0.search import SearchHit
-from spectron_migrate.verify.keywords import words_of
 from spectron_migrate.verify.options import Query, VerifyOptions
 from tests.support.here import server_here
 from tests.support.spectron import memory, replay, write_raw
-from tests.verify.between import between
-from tests.verify.support import behind_its_back, verify
-
-PLAIN = "version: 1\ninfer: none\nrules:\n  - {when: {user_id: '*'}, scope: {user: '{user_id}'}}\n"
-
-
-class WordSearch:
-    """A search over rows of Mem0 that ranks by common words: what stands in for Mem0's own."""
-
-    def __init__(self, rows: Sequence[Mapping[str, Any]], *, broken: frozenset[str] = frozenset()) -> None:
-        self.rows = rows
-        self.broken = broken
-        self.asked: list[str] = []
-
-    def search(
-        self, query: str, *, user_id: str | None, agent_id: str | None, run_id: str | None, top_k: int
-    ) -> list[SearchHit]:
-        self.asked.append(query)
-        if query in self.broken:
-            raise Unreachable("Mem0 could not answer a query: TimeoutError")
-        wanted = set(words_of(query))
-        mine = [row for row in self.rows if row["user_id"] == user_id]
-        ranked = sorted(mine, key=lambda row: -len(wanted & set(words_of(row["memory"]))))
-        return [SearchHit(row["id"], row["memory"], None) for row in ranked[:top_k]]
-
-    def describe(self) -> str:
-        return "words 1.0"
-
-
-def by_name(summary: Any, name: str) -> Any:
-    return next(gate for gate in summary.gates if gate.name == name)
-
-
-def answer_to(summary: Any, query: str) -> Any:
-    return next(answer for answer in summary.report["answers"] if answer["query"] == query)
+from tests.verify.rewriting_proxy import rewriting_answers
+from tests.verify.support import HOBBIES, PLAIN, RecordingReporter, WordSearch, answer_to, gate_named, tampering, verify
 
 
 def test_equal_systems_are_a_go_when_every_memory_was_asked_for(
@@ -75,7 +40,7 @@ def test_without_a_mem0_recall_says_that_it_was_not_measured(
     dump = write_raw(tmp_path / "all.json", [memory(0, user, "Keeps bees on the roof")])
     replay(spectron, tmp_path / "state", [dump])
     summary = verify(spectron, tmp_path / "state", [dump])
-    gate = by_name(summary, "recall")
+    gate = gate_named(summary, "recall")
     assert (None, False, "GO") == (gate.passed, gate.measured, summary.verdict)
     assert gate.hint.startswith("not measured: ")
     strict = verify(spectron, tmp_path / "state", [dump], VerifyOptions(require_recall=True))
@@ -108,7 +73,7 @@ def test_a_superseded_fact_is_explained_with_both_texts_and_dates_and_does_not_c
         "was_at": "2025-01-01T00:00:00.000000Z",
         "is_at": "2025-01-01T01:00:00.000000Z",
     } == one["texts"]
-    assert by_name(summary, "lost").passed is True
+    assert gate_named(summary, "lost").passed is True
 
 
 def test_a_lost_memory_counts_and_is_named(tmp_path: Path) -> None:
@@ -116,12 +81,12 @@ def test_a_lost_memory_counts_and_is_named(tmp_path: Path) -> None:
         rows = [memory(0, "anna", "Keeps bees on the roof"), memory(1, "anna", "Collects Bolivian stamps")]
         dump = write_raw(tmp_path / "all.json", rows)
         replay(server, tmp_path / "state", [dump])
-        with behind_its_back(server) as db:
+        with tampering(server) as db:
             db.execute("DELETE FROM item WHERE text LIKE '%bees%'")
         options = VerifyOptions(queries=(Query("who keeps bees?", user_id="anna", expect=("anna-0000",)),))
         summary = verify(server, tmp_path / "state", [dump], options, mem0=WordSearch(rows))
     assert ["lost"] == [one["why"] for one in answer_to(summary, "who keeps bees?")["differences"]]
-    assert by_name(summary, "lost").passed is False
+    assert gate_named(summary, "lost").passed is False
     assert ExitCode.NO_GO == summary.exit_code
 
 
@@ -170,7 +135,7 @@ def test_a_query_that_a_system_does_not_answer_is_no_empty_answer(
     summary = verify(spectron, tmp_path / "state", [dump], VerifyOptions(queries=queries), mem0=mem0)
     metrics = summary.report["measured"]["recall"]["metrics"]
     assert ({"mem0": 1}, 1) == (metrics["failed"], metrics["compared"])
-    assert (None, 1) == (by_name(summary, "answered").passed, by_name(summary, "answered").value)
+    assert (None, 1) == (gate_named(summary, "answered").passed, gate_named(summary, "answered").value)
     assert ExitCode.INCONCLUSIVE == summary.exit_code
 
 
@@ -183,7 +148,7 @@ def test_a_memory_that_mem0_got_since_the_export_keeps_the_verdict_open(
     options = VerifyOptions(queries=(Query("stamps", user_id=user, expect=(rows[0]["id"],)),))
     summary = verify(spectron, tmp_path / "state", [dump], options, mem0=WordSearch(rows))
     assert {"pending": 1} == summary.report["measured"]["recall"]["explained"]
-    assert None is by_name(summary, "moved on").passed
+    assert None is gate_named(summary, "moved on").passed
     assert "GO" != summary.verdict
 
 
@@ -220,14 +185,14 @@ def test_a_shuffled_ranking_is_a_no_go_with_200_users(
     assert 200 == good.report["measured"]["recall"]["metrics"]["users"]
     assert ("users", True) == (
         good.report["measured"]["recall"]["metrics"]["difference"]["units"],
-        by_name(good, "recall").passed,
+        gate_named(good, "recall").passed,
     )
     assert "GO" == good.verdict
-    with between(spectron.base_url, shuffled) as endpoint:
+    with rewriting_answers(spectron.base_url, shuffled) as endpoint:
         bad = verify(spectron, folder / "state", [folder / "all.json"], options, endpoint=endpoint, **named)
-    assert False is by_name(bad, "recall").passed
+    assert False is gate_named(bad, "recall").passed
     assert ExitCode.NO_GO == bad.exit_code
-    assert True is by_name(bad, "lost").passed
+    assert True is gate_named(bad, "lost").passed
 
 
 def test_four_users_are_too_few_and_the_number_needed_is_said(
@@ -250,6 +215,50 @@ def test_four_users_are_too_few_and_the_number_needed_is_said(
     difference = summary.report["measured"]["recall"]["metrics"]["difference"]
     assert ("queries", 8) == (difference["units"], difference["n"])
     assert difference["needed"] > 8
-    assert f"there are 8 queries, about {difference['needed']} are needed" in by_name(summary, "recall").hint
+    assert f"there are 8 queries, about {difference['needed']} are needed" in gate_named(summary, "recall").hint
     assert ExitCode.INCONCLUSIVE == summary.exit_code
     assert 16 == summary.report["measured"]["integrity"]["expected"]
+
+
+def test_the_wrong_mem0_does_not_make_spectron_look_good(
+    spectron: RunningServer, hobby_rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    class Empty(WordSearch):
+        def search(self, query: str, **named: Any) -> list[SearchHit]:
+            return []
+
+    dump = write_raw(tmp_path / "all.json", hobby_rows)
+    replay(spectron, tmp_path / "state", [dump])
+    summary = verify(spectron, tmp_path / "state", [dump], mem0=Empty(hobby_rows))
+    assert ("INCONCLUSIVE", None) == (summary.verdict, gate_named(summary, "recall").passed)
+
+
+def test_labels_that_nobody_knows_are_said_and_no_tie(
+    spectron: RunningServer, user: str, hobby_rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    dump = write_raw(tmp_path / "all.json", hobby_rows)
+    replay(spectron, tmp_path / "state", [dump])
+    said = RecordingReporter()
+    options = VerifyOptions(queries=(Query("bees", user_id=user, expect=("nobody",)),), require_recall=True)
+    summary = verify(spectron, tmp_path / "state", [dump], options, mem0=WordSearch(hobby_rows), reporter=said)
+    assert ("INCONCLUSIVE", 0) == (summary.verdict, summary.report["measured"]["recall"]["metrics"]["compared"])
+    assert any("nor ledger, such as nobody" in line for line in said.warnings)
+
+
+def test_a_question_that_only_an_agent_asks_is_named_with_the_rule_that_refuses_it(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    rows = [memory(0, user, HOBBIES[0]), {**memory(1, f"{user}-bot", HOBBIES[1]), "user_id": None, "agent_id": "bot"}]
+    dump = write_raw(tmp_path / "all.json", rows)
+    replay(spectron, tmp_path / "state", [dump])
+    asked = (Query("bees", user_id=user, expect=(rows[0]["id"],)), Query("stamps", agent_id="bot"))
+    said = RecordingReporter()
+    report = tmp_path / "verify.md"
+    options = VerifyOptions(queries=asked, reports=(report,))
+    summary = verify(spectron, tmp_path / "state", [dump], options, mem0=WordSearch(rows), reporter=said)
+    assert (1, None) == (gate_named(summary, "asked").value, gate_named(summary, "asked").passed)
+    assert "INCONCLUSIVE" == summary.verdict
+    assert any(
+        line.startswith("1 query was not asked: a filter by agent_id cannot be served") for line in said.warnings
+    )
+    assert "not asked: 1, a filter by agent" in report.read_text()

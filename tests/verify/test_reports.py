@@ -18,8 +18,7 @@ from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.verify.options import Query, VerifyOptions
 from spectron_migrate.verify.summary import VerifySummary
 from tests.support.spectron import memory, replay, write_raw
-from tests.verify.support import verify
-from tests.verify.test_recall import WordSearch
+from tests.verify.support import WordSearch, verify
 
 SECRET = "PrivateSentenceAboutBees"
 HOSTILE = [

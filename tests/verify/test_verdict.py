@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.verify.measures import ndcg_at_k, percentile
 from spectron_migrate.verify.metrics import Metrics, collect_metrics
 from spectron_migrate.verify.options import VerifyOptions
 from spectron_migrate.verify.verdict import EXIT_CODES, VerdictGate, gates_of, verdict_of
 from tests.support.here import server_here
 from tests.support.spectron import memory, replay, write_raw
-from tests.verify.support import behind_its_back, verify
-from tests.verify.test_recall import WordSearch
+from tests.verify.support import WordSearch, tampering, verify
 
 OPTIONS = VerifyOptions().to_json()
+
+
 CLEAN = {
     "expected": 10,
     "present": 10,
@@ -204,7 +204,7 @@ def test_the_verdict_recomputed_from_the_json_report_is_the_one_printed(tmp_path
         dump = write_raw(tmp_path / "all.json", rows)
         replay(server, tmp_path / "state", [dump])
         if spoilt:
-            with behind_its_back(server) as db:
+            with tampering(server) as db:
                 db.execute("UPDATE turn SET content = 'Keeps wasps' WHERE content LIKE '%bees%'")
         for sample in (3, 200):
             path = tmp_path / f"{sample}.json"
@@ -260,40 +260,6 @@ def test_statistics_of_ten_thousand_queries_take_less_than_a_second() -> None:
     gates_of(measured(metrics), OPTIONS)
     metrics.by_owner()
     assert time.perf_counter() - began < 1.0
-
-
-def test_excused_queries_and_unanswered_ones_are_not_compared() -> None:
-    failed = answer("a", 1.0, 0.0)
-    failed["mem0"] = {**failed["mem0"], "error": "no answer"}
-    del failed["measures"]["mem0"]
-    told = collect_metrics([answer("a", 1.0, 1.0), {**answer("a", 1.0, 0.0), "excused": "superseded"}, failed]).to_json(
-        margin=0.02, everything=False
-    )
-    assert (3, 1, {"superseded": 1}, {"mem0": 1}) == (
-        told["queries"],
-        told["compared"],
-        told["excused"],
-        told["failed"],
-    )
-
-
-def test_ndcg_worked_out_by_hand() -> None:
-    # 1/log2(2) + 1/log2(4) over 1/log2(2) + 1/log2(3)
-    assert pytest.approx(1.5 / (1 + 0.6309297535714574)) == ndcg_at_k(["a", "x", "b"], {"a", "b"}, 5)
-    assert (1.0, 0.0, 0.0) == (
-        ndcg_at_k(["a"], {"a"}, 5),
-        ndcg_at_k(["x"], {"a"}, 5),
-        ndcg_at_k([], set(), 5),
-    )
-
-
-def test_percentiles_lie_between_the_nearest_ranks() -> None:
-    assert (None, 5.0, 2.5, 4.0) == (
-        percentile([], 0.5),
-        percentile([5.0], 0.95),
-        percentile([4.0, 1.0, 3.0, 2.0], 0.5),
-        percentile([1.0, 2.0, 3.0, 4.0], 1.0),
-    )
 
 
 def test_user_filters_do_not_make_a_sample_of_everything_out_of_a_part(

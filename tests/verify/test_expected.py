@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from spectron_migrate.errors import ExitCode, InputError, KeyRefused, WrongLedger
+from spectron_migrate.errors import ExitCode, WrongLedger
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read.memories import LastVersion
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.replay import ReplayOptions
-from spectron_migrate.records import Filters, Memory, NullReporter, digest
-from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.verify.dual_verify import run_dual_verify
+from spectron_migrate.records import Memory, digest
 from spectron_migrate.verify.expected import ExpectationRules, expectation_of
-from spectron_migrate.verify.options import VerifyOptions
-from tests.support.here import server_here
-from tests.support.proxy import misbehaving
 from tests.support.spectron import memory, replay, write_raw
-from tests.verify.support import kinds, verify
+from tests.verify.support import named_findings, verify
 
 AT = "2025-01-01T00:00:00.000000Z"
+
+
 LATER = "2025-06-01T00:00:00.000000Z"
+
+
 HELD = Memory(id="m", memory="Likes tea", user_id="anna", text_at=AT, created_at=AT)
+
+
 WRITTEN = LastVersion(1, digest("Likes tea"), AT, AT, "written", None, '[["user/anna"]]', None, any_stored=True)
 
 
@@ -135,75 +135,7 @@ def test_what_mem0_got_since_is_pending_and_keeps_the_verdict_open(
         integrity["stale"],
     )
     assert ExitCode.INCONCLUSIVE == summary.exit_code
-    assert {("pending", rows[0]["id"]), ("pending", rows[2]["id"]), ("stale", rows[0]["id"])} == kinds(summary)
-
-
-def test_filters_choose_whose_memories_it_is_about(spectron: RunningServer, user: str, tmp_path: Path) -> None:
-    rows = [memory(number, name) for name in (user, f"{user}2") for number in range(3)]
-    dump = write_raw(tmp_path / "all.json", rows)
-    replay(spectron, tmp_path / "state", [dump], options=ReplayOptions(filters=Filters(users=frozenset({user}))))
-    one = verify(spectron, tmp_path / "state", [dump], VerifyOptions(filters=Filters(users=frozenset({user}))))
-    both = verify(spectron, tmp_path / "state", [dump])
-    assert ("GO", 3) == (one.verdict, one.report["measured"]["integrity"]["expected"])
-    assert ("NO_GO", 3) == (both.verdict, both.report["measured"]["integrity"]["missing"])
-
-
-def test_nothing_to_verify_is_no_go_ahead(spectron: RunningServer, user: str, tmp_path: Path) -> None:
-    dump = write_raw(tmp_path / "all.json", [memory(0, user)])
-    replay(spectron, tmp_path / "state", [dump])
-    summary = verify(spectron, tmp_path / "state", [dump], VerifyOptions(filters=Filters(users=frozenset({"nobody"}))))
-    assert ("INCONCLUSIVE", 0) == (summary.verdict, summary.report["measured"]["integrity"]["expected"])
-
-
-def test_left_over_turns_are_residue_until_somebody_accepts_them(
-    spectron: RunningServer, user: str, tmp_path: Path
-) -> None:
-    dump = write_raw(tmp_path / "all.json", [memory(0, user), memory(1, user)])
-    replay(spectron, tmp_path / "state", [dump])
-    with Ledger.open_for_writing(tmp_path / "state") as ledger, ledger.transaction() as db:
-        # As if the server had stored the text twice for one write, and delivery had found that out.
-        db.execute(
-            "UPDATE fact SET residue = json_array((SELECT turn_id FROM fact WHERE mem0_id = ?)), turn_id = ?"
-            " WHERE mem0_id = ?",
-            (f"{user}-0001", "turn-gone", f"{user}-0001"),
-        )
-        db.execute("UPDATE fact SET residue = NULL WHERE mem0_id = ?", (f"{user}-0000",))
-    summary = verify(spectron, tmp_path / "state", [dump])
-    accepted = verify(spectron, tmp_path / "state", [dump], VerifyOptions(accept_residue=True))
-    assert 1 == summary.report["measured"]["integrity"]["residue"]
-    assert [False, True] == [
-        next(gate.passed for gate in each.gates if gate.name == "residue") for each in (summary, accepted)
-    ]
-    assert {("missing", f"{user}-0001")} == kinds(summary)
-
-
-def test_shards_are_read_together_and_the_dump_is_not_needed(
-    spectron: RunningServer, user: str, tmp_path: Path
-) -> None:
-    for shard in range(2):
-        dump = write_raw(tmp_path / f"{shard}.json", [memory(number, f"{user}{shard}") for number in range(3)])
-        replay(spectron, tmp_path / f"state{shard}", [dump])
-
-    async def run() -> object:
-        api = SpectronApi(spectron.base_url, spectron.context, api_key=spectron.api_key)
-        async with api:
-            ledgers = [Ledger.open_for_reading(tmp_path / f"state{shard}") for shard in range(2)]
-            summary = await run_dual_verify(
-                ledger=ledgers,
-                api=api,
-                dump=None,
-                mapping=load_mapping(None),
-                mem0_search=None,
-                options=VerifyOptions(),
-                reporter=NullReporter(),
-                state=tmp_path / "together",
-                now=lambda: datetime.now(UTC),
-            )
-            for ledger in ledgers:
-                ledger.close()
-            return summary.verdict, summary.report["measured"]["integrity"]["present"]
-
-    assert ("GO", 6) == asyncio.run(run())
+    assert {("pending", rows[0]["id"]), ("pending", rows[2]["id"]), ("stale", rows[0]["id"])} == named_findings(summary)
 
 
 def test_another_sources_dump_is_refused(spectron: RunningServer, user: str, tmp_path: Path) -> None:
@@ -213,53 +145,6 @@ def test_another_sources_dump_is_refused(spectron: RunningServer, user: str, tmp
         db.execute("UPDATE migration SET source = 'platform:somewhere'")
     with pytest.raises(WrongLedger, match="belongs to source platform:somewhere"):
         verify(spectron, tmp_path / "state", [dump])
-
-
-def test_a_ledger_of_another_context_is_refused(spectron: RunningServer, user: str, tmp_path: Path) -> None:
-    dump = write_raw(tmp_path / "all.json", [memory(0, user)])
-    replay(spectron, tmp_path / "state", [dump])
-    with Ledger.open_for_writing(tmp_path / "state") as ledger, ledger.transaction() as db:
-        db.execute("UPDATE migration SET context = 'elsewhere'")
-    with pytest.raises(WrongLedger, match="belongs to context elsewhere"):
-        verify(spectron, tmp_path / "state", [dump])
-
-
-def test_without_a_ledger_there_is_nothing_to_verify(spectron: RunningServer, user: str, tmp_path: Path) -> None:
-    dump = write_raw(tmp_path / "all.json", [memory(0, user)])
-    with pytest.raises(InputError, match="there is no ledger"):
-        verify(spectron, tmp_path / "state", [dump])
-
-
-def test_a_key_that_may_not_read_is_refused_and_nothing_is_called_missing(tmp_path: Path) -> None:
-    grants = {"memory:write": ["*"], "scope:read": ["*"], "scope:create": ["*"]}
-    principals = {"writer": {"grants": grants, "key": "sk-writer"}}
-    with server_here(tmp_path / "spectron", context="grants", principals=principals) as server:
-        dump = write_raw(tmp_path / "all.json", [memory(0, "anna")])
-        replay(server, tmp_path / "state", [dump])
-        server.api_key = "sk-writer"
-        with pytest.raises(KeyRefused, match="lacks memory:read for 1 scope"):
-            verify(server, tmp_path / "state", [dump])
-
-
-def test_a_server_that_fails_now_and_then_is_asked_again_and_nobody_is_blamed(
-    spectron: RunningServer, user: str, tmp_path: Path
-) -> None:
-    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(8)])
-    replay(spectron, tmp_path / "state", [dump])
-    with misbehaving(spectron.base_url) as proxy:
-        proxy.choose = lambda seen: "500_before" if seen.number % 3 == 0 else "none"
-        summary = verify(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
-    assert ("GO", set()) == (summary.verdict, kinds(summary))
-
-
-def test_options_that_ask_nothing_or_too_much_are_refused_at_once(
-    spectron: RunningServer, user: str, tmp_path: Path
-) -> None:
-    dump = write_raw(tmp_path / "all.json", [memory(0, user)])
-    replay(spectron, tmp_path / "state", [dump])
-    with pytest.raises(InputError) as refused:
-        verify(spectron, tmp_path / "state", [dump], VerifyOptions(top_k=51, sample=0, margin=2.0))
-    assert all(said in refused.value.message for said in ("3 problems", "top_k is 51", "sample is 0", "margin is 2.0"))
 
 
 def test_a_deletion_that_only_the_dump_knows_of_is_stale_in_spectron(
@@ -284,7 +169,7 @@ def test_a_deletion_that_only_the_dump_knows_of_is_stale_in_spectron(
     summary = verify(spectron, tmp_path / "state", [dump])
     integrity = summary.report["measured"]["integrity"]
     assert (2, 2, 1, 1) == (integrity["expected"], integrity["present"], integrity["deleted"], integrity["stale"])
-    assert {("stale", f"{user}2")} == kinds(summary)
+    assert {("stale", f"{user}2")} == named_findings(summary)
     shown = [hit for answer in summary.report["answers"] for hit in answer["spectron"]["hits"]]
     assert {"stale"} == {hit["dropped"] for hit in shown if hit["memory"] == f"{user}2"}
     assert "GO" == summary.verdict

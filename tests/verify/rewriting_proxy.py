@@ -1,4 +1,4 @@
-"""A server on loopback between us and Spectron that may answer something else."""
+"""A proxy on loopback between the migration and Spectron that rewrites answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Change = Callable[[str, Any, Any], Any]
 
 
 @contextmanager
-def between(upstream: str, change: Change) -> Iterator[str]:
+def rewriting_answers(upstream: str, change: Change) -> Iterator[str]:
     """Pass every request on and let `change` have the answers; yields the base URL."""
     at = urlsplit(upstream)
 

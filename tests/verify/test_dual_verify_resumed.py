@@ -9,22 +9,10 @@ import pytest
 
 from spectron_migrate.errors import Unreachable
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.records import NullReporter
 from spectron_migrate.verify.options import VerifyOptions
 from tests.support.proxy import misbehaving
 from tests.support.spectron import memory, replay, write_raw
-from tests.verify.support import verify
-
-
-class Told(NullReporter):
-    """Keeps what a person would read."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def info(self, message: str) -> None:
-        self.lines.append(message)
+from tests.verify.support import RecordingReporter, verify
 
 
 @pytest.fixture
@@ -40,7 +28,7 @@ def stopped(spectron: RunningServer, user: str, tmp_path: Path) -> Path:
 
 
 def asked_in_full(spectron: RunningServer, state: Path, dump: Path, **more: object) -> tuple[int, list[str], str]:
-    told = Told()
+    reporter = RecordingReporter()
     with misbehaving(spectron.base_url) as proxy:
         summary = verify(
             spectron,
@@ -48,15 +36,15 @@ def asked_in_full(spectron: RunningServer, state: Path, dump: Path, **more: obje
             [dump],
             VerifyOptions(in_flight=1),
             endpoint=proxy.base_url,
-            reporter=told,
+            reporter=reporter,
             **more,  # type: ignore[arg-type]
         )
-        return len(proxy.seen), told.lines, summary.verdict
+        return len(proxy.seen), reporter.messages, summary.verdict
 
 
 def test_what_was_checked_is_not_asked_again(spectron: RunningServer, stopped: Path, tmp_path: Path) -> None:
     # The endpoint is part of what a run is about, so the same server is reached under its own name.
-    first = Told()
+    first = RecordingReporter()
     state = tmp_path / "state"
     with misbehaving(spectron.base_url) as proxy:
         proxy.choose = lambda seen: "none" if seen.number < 30 else "500_before"
@@ -64,15 +52,15 @@ def test_what_was_checked_is_not_asked_again(spectron: RunningServer, stopped: P
             verify(spectron, state, [stopped], VerifyOptions(in_flight=1), endpoint=proxy.base_url, reporter=first)
         before = len(proxy.seen)
         proxy.choose = lambda seen: "none"
-        second = Told()
+        second = RecordingReporter()
         summary = verify(
             spectron, state, [stopped], VerifyOptions(in_flight=1), endpoint=proxy.base_url, reporter=second
         )
         resumed = len(proxy.seen) - before
     whole, _, verdict = asked_in_full(spectron, state, stopped)
     assert "GO" == summary.verdict == verdict
-    assert [] == first.lines
-    assert second.lines[0].startswith("resuming the verification")
+    assert [] == first.messages
+    assert second.messages[0].startswith("resuming the verification")
     assert resumed <= whole - 20
 
 
@@ -106,14 +94,14 @@ def test_an_unfinished_run_of_long_ago_begins_anew(spectron: RunningServer, user
         with pytest.raises(Unreachable):
             verify(spectron, tmp_path / "state", [dump], VerifyOptions(in_flight=1), endpoint=proxy.base_url)
         proxy.choose = lambda seen: "none"
-        told = Told()
+        reporter = RecordingReporter()
         verify(
             spectron,
             tmp_path / "state",
             [dump],
             VerifyOptions(in_flight=1),
             endpoint=proxy.base_url,
-            reporter=told,
+            reporter=reporter,
             now=lambda: datetime.now(UTC) + timedelta(days=1),
         )
-    assert [] == told.lines
+    assert [] == reporter.messages

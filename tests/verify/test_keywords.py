@@ -1,0 +1,28 @@
+"""Rare words identify a memory, and generated questions do not repeat its text."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spectron_migrate.verify.keywords import WordFrequencies, question_about, words_of
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=60), min_size=1, max_size=8), st.integers(0, 99))
+def test_a_made_question_is_never_the_text_again_and_asks_only_with_its_words(texts: list[str], seed: int) -> None:
+    rarity = WordFrequencies(texts)
+    for text in texts:
+        question = question_about(text, rarity, random.Random(seed))
+        if question is None:
+            assert [] == words_of(text)
+            continue
+        assert question.casefold().split() != text.casefold().split()
+        said = [word for word in words_of(question) if word not in ("what", "about", "and", "anything")]
+        assert all(any(word in known for known in words_of(text)) for word in said)
+
+
+def test_the_rarest_words_come_first() -> None:
+    rarity = WordFrequencies(["anna likes green tea", "anna likes black coffee", "anna likes cake"])
+    assert ["green", "tea", "likes"] == rarity.rarest("Anna likes green tea", 3)
