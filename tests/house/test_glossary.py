@@ -58,27 +58,20 @@ NO_MODULE = (*GONE, "at_once", "ending", "expect", "pool", "shape", "since", "st
 TO_RENAME = {
     "Told",
     "_Said",
-    "_mem0_told",
     "_promote_twins",
     "_said",
-    "_spectron_told",
     "_told",
-    "_told_apart",
     "_told_at",
     "_told_slow",
-    "_twins",
-    "conduct",
-    "key_told",
     "said",
     "said_at",
     "standing",
     "standing_for",
     "standing_texts",
     "told",
-    "twins",
 }
 """Names that have such a word still; nobody adds one."""
-MODULES_TO_RENAME = {"cli/conduct.py", "cli/ending.py", "cutover/at_once.py", "rehearsal/ground.py"}
+MODULES_TO_RENAME = {"rehearsal/ground.py"}
 
 
 def names_given_in(path: Path) -> Iterator[str]:
