@@ -116,7 +116,7 @@ class SpectronBackend:
             text_at=now,
             expiration_date=str(expires) if expires is not None else None,
         )
-        placed = self._core.mapping.place(memory)
+        placed = self._core.mapping.map_memory(memory)
         if not isinstance(placed, Placement):
             why = getattr(placed, "why", None) or getattr(placed, "reason", "")
             raise InputError(f"a memory has no place in the mapping: {why}", hint="give it a user_id, or a rule")

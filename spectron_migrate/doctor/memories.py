@@ -44,7 +44,7 @@ class DumpSurvey:
     def add(self, memory: Memory, mapping: ScopeMapping, now: str) -> None:
         """One memory; `now` in our spelling of times."""
         self.rows += 1
-        placed = mapping.place(memory)
+        placed = mapping.map_memory(memory)
         if isinstance(placed, Unmapped):
             self.unmapped_count += 1
             if len(self.unmapped) < 10:

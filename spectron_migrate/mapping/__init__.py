@@ -1,4 +1,4 @@
-"""The mapping: where each memory is written, and which lens answers a Mem0 filter. Pure, and one for both."""
+"""The mapping: the scope to which a memory is written, and the lens for a Mem0 filter, from the same rules. Pure."""
 
 from spectron_migrate.mapping.lens import Lens, NotServable, covers
 from spectron_migrate.mapping.load import DEFAULT_MAPPING, load_mapping, parse_mapping

@@ -1,4 +1,4 @@
-"""Reads `mapping.yaml`: all problems at once, each with its line, before anything is written."""
+"""Parses `mapping.yaml`. All problems are reported at once, each with its line, before anything is written."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import cast
 
 from spectron_migrate.errors import InputError
+from spectron_migrate.mapping.collisions import find_collisions
+from spectron_migrate.mapping.conditions import CAPTURE_NAME, Capture, Condition, parse_condition
 from spectron_migrate.mapping.rules import (
     METADATA,
     STATES,
-    TEXTS,
-    TIMES,
-    Captured,
-    Direct,
-    LookedUp,
-    Lookup,
-    Part,
-    Path,
-    Plain,
+    TEXT_FIELDS,
+    TIME_FIELDS,
+    CapturedSegment,
+    Constant,
+    FieldSegment,
+    LookupSegment,
+    LookupTable,
+    PathTemplate,
     Rule,
+    SegmentTemplate,
 )
 from spectron_migrate.mapping.scope_mapping import ScopeMapping
 from spectron_migrate.mapping.segments import is_plain
-from spectron_migrate.mapping.unique import collisions
-from spectron_migrate.mapping.when import CAPTURE_NAME, Capture, Condition, condition
 from spectron_migrate.records import Category, Infer, State
-from spectron_migrate.settings.yaml_lines import (
+from spectron_migrate.settings.strict_yaml import (
     Node,
     Problems,
     check_version,
@@ -65,14 +65,14 @@ category: knowledge
 labels: {source: mem0}
 unmapped: refuse
 """
-"""What is used without a mapping file: only rows with no id at all are refused."""
+"""Used without a mapping file; it refuses only memories without any owner."""
 
-_TOP = ("version", "rules", "session", "infer", "write", "category", "labels", "unmapped")
-_RULE = ("when", "scope", "category", "infer", "labels", "skip", "lookup", "name")
+_TOP_KEYS = ("version", "rules", "session", "infer", "write", "category", "labels", "unmapped")
+_RULE_KEYS = ("when", "scope", "category", "infer", "labels", "skip", "lookup", "name")
 _INFER = ("full", "none")
 _CATEGORY = ("knowledge", "identity", "context")
-_ASKABLE = ("id", *TEXTS, "categories", *TIMES)
-_FIELD = re.compile(r"\{([^{}]*)\}")
+_FIELDS = ("id", *TEXT_FIELDS, "categories", *TIME_FIELDS)
+_TEMPLATE = re.compile(r"\{([^{}]*)\}")
 _METADATA = re.compile(r"metadata(\.[^.{}\s]+)+")
 _LABEL_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}")
 _MOST_RULES = 200
@@ -80,7 +80,7 @@ _MOST_RULES = 200
 
 @dataclass(frozen=True, slots=True)
 class _Defaults:
-    """What a rule uses where it says nothing itself."""
+    """Settings of the whole mapping, for rules that have none of their own."""
 
     infer: str
     category: str
@@ -89,41 +89,43 @@ class _Defaults:
 
 @dataclass(slots=True)
 class _RuleNames:
-    """What a template of one rule may name."""
+    """The names that the templates of one rule may use."""
 
     label: str
     where: str
     conditions: dict[str, Condition] = field(default_factory=dict)
-    parts: dict[str, Part] = field(default_factory=dict)
-    """Captured and looked-up names."""
+    segments: dict[str, SegmentTemplate] = field(default_factory=dict)
+    """What captured and looked-up names stand for."""
 
 
-def load_mapping(path: FilePath | None) -> ScopeMapping:
+def load_mapping(path: Path | None) -> ScopeMapping:
     """The mapping of a file, or the built-in default for None.
 
-    Raises InputError naming every problem with file and line: bad YAML, unknown keys, templates that name
-    what their rule does not ask for, lookup tables that cannot be read, ids that could share a scope.
+    Raises InputError naming every problem with file and line: bad YAML, unknown keys, templates that use a field
+    without a condition on it, lookup tables that cannot be read, two ids that could share a scope.
     """
     if path is None:
-        return _Loader(FilePath(), "built-in", Problems()).mapping(parse_yaml(DEFAULT_MAPPING, "built-in"))
-    return _Loader(path.parent, path.name, Problems()).mapping(read_yaml(path))
+        return _MappingParser(Path(), "built-in", Problems()).mapping(parse_yaml(DEFAULT_MAPPING, "built-in"))
+    return _MappingParser(path.parent, path.name, Problems()).mapping(read_yaml(path))
 
 
-def parse_mapping(text: str, folder: FilePath, name: str = "mapping.yaml") -> ScopeMapping:
-    """As `load_mapping`, for text at hand; lookup tables are looked for in `folder`."""
-    return _Loader(folder, name, Problems()).mapping(parse_yaml(text, name))
+def parse_mapping(text: str, folder: Path, name: str = "mapping.yaml") -> ScopeMapping:
+    """The mapping of a text; its lookup tables are read from `folder`. Raises what `load_mapping` raises."""
+    return _MappingParser(folder, name, Problems()).mapping(parse_yaml(text, name))
 
 
-class _Loader:
-    def __init__(self, folder: FilePath, name: str, problems: Problems) -> None:
+class _MappingParser:
+    """Turns the tree of a file into a `ScopeMapping`, and collects everything that is wrong with it."""
+
+    def __init__(self, folder: Path, name: str, problems: Problems) -> None:
         self.folder = folder
         self.built_in = name == "built-in"
         self.problems = problems
 
     def mapping(self, root: Node) -> ScopeMapping:
         if root.value is None:
-            raise InputError(f"{root.where}: the mapping is empty", hint="leave it out to use the built-in default")
-        top = entries(root, _TOP, "the mapping", self.problems)
+            raise InputError(f"{root.where}: the mapping is empty", hint=_NO_FILE)
+        top = entries(root, _TOP_KEYS, "the mapping", self.problems)
         if isinstance(root.value, Mapping):
             check_version(top, root.where, self.problems)
         defaults = _Defaults(
@@ -141,8 +143,8 @@ class _Loader:
             unmapped="skip" if self.word(top, "unmapped", ("refuse", "skip")) == "skip" else "refuse",
         )
         self.problems.refuse()
-        for problem in dict.fromkeys(collisions(rules)):
-            self.problems.add("", problem, hint="name an id by its own field, and put another word before it")
+        for problem in dict.fromkeys(find_collisions(rules)):
+            self.problems.add("", problem, hint=_COLLISION)
         self.problems.refuse()
         return mapping
 
@@ -153,11 +155,11 @@ class _Loader:
 
     def rules(self, node: Node | None, where: str, defaults: _Defaults) -> tuple[Rule, ...]:
         if node is None:
-            self.problems.add(where, "`rules` is missing", hint="leave the whole file out to use the built-in default")
+            self.problems.add(where, "`rules` is missing", hint=_NO_FILE)
             return ()
         given = items(node, "`rules`", self.problems)
         if not given and isinstance(node.value, tuple):
-            self.problems.add(node.where, "`rules` is empty, so nothing would be written")
+            self.problems.add(node.where, "`rules` is empty: nothing would be written")
         if len(given) > _MOST_RULES:
             self.problems.add(node.where, f"more than {_MOST_RULES} rules", hint="use a lookup table")
             return ()
@@ -165,10 +167,10 @@ class _Loader:
         return tuple(rule for rule in rules if rule is not None)
 
     def rule(self, at: int, node: Node, defaults: _Defaults) -> Rule | None:
-        keys = entries(node, _RULE, f"rule {at + 1}", self.problems)
+        keys = entries(node, _RULE_KEYS, f"rule {at + 1}", self.problems)
         if not keys:
             if isinstance(node.value, Mapping):
-                self.problems.add(node.where, f"rule {at + 1} says nothing")
+                self.problems.add(node.where, f"rule {at + 1} is empty")
             return None
         title = text_of(keys["name"], "`name`", self.problems) if "name" in keys else ""
         label = f"built-in rule {at + 1}" if self.built_in else f"rule {at + 1} ({node.where})"
@@ -178,9 +180,9 @@ class _Loader:
         skips = self.skips(keys)
         scope = keys.get("scope")
         if scope is None and not skips:
-            self.problems.add(node.where, f"rule {at + 1} has no `scope`", hint="or let it say `skip: true`")
+            self.problems.add(node.where, f"rule {at + 1} has no `scope`", hint="give it one, or `skip: true`")
         if scope is not None and skips:
-            self.problems.add(scope.where, "a rule that skips has no `scope`")
+            self.problems.add(scope.where, "a rule with `skip: true` takes no `scope`")
         labels = {**defaults.labels, **self.labels(keys.get("labels"))}
         return Rule(
             index=-1 if self.built_in else at,
@@ -201,10 +203,10 @@ class _Loader:
         return node is not None and node.value is True
 
     def when(self, node: Node | None, names: _RuleNames) -> State:
-        """Fill in the conditions and captured names; returns the state of memories that the rule takes."""
+        """Parse the conditions into `names`; returns the state of the memories that the rule takes."""
         if node is None:
             return "active"
-        known = (*_ASKABLE, *STATES)
+        known = (*_FIELDS, *STATES)
         if not isinstance(node.value, Mapping):
             self.problems.add(node.where, f"`when` must be a mapping, not {node.kind}")
             return "active"
@@ -215,37 +217,38 @@ class _Loader:
                     self.problems.add(child.where, f"`{key}` must be true or false, not {child.kind}")
                 elif child.value:
                     states.append(key)
-            elif key in _ASKABLE or _METADATA.fullmatch(key):
-                self.ask(key, child, names)
+            elif key in _FIELDS or _METADATA.fullmatch(key):
+                self.condition(key, child, names)
             else:
                 text = f"unknown field `{shown(key)}` in `when`, {nearest(key, [*known, 'metadata.…'])}"
                 self.problems.add(child.key_where, text)
         if len(states) > 1:
-            self.problems.add(node.where, f"no memory is both {states[0]} and {states[1]}", hint="write two rules")
+            self.problems.add(node.where, f"a memory is never both {states[0]} and {states[1]}", hint="write two rules")
         return states[0] if states else "active"
 
-    def ask(self, key: str, node: Node, names: _RuleNames) -> None:
+    def condition(self, key: str, node: Node, names: _RuleNames) -> None:
         if isinstance(node.value, tuple | Mapping):
             self.problems.add(node.where, f"`{key}` cannot be {node.kind}")
             return
         try:
-            asked = condition(node.value, node.raw)
+            condition = parse_condition(node.value, node.raw)
         except ValueError as error:
             self.problems.add(node.where, f"`{key}` {error}")
             return
-        if isinstance(asked.spec, bool) and not key.startswith(METADATA):
+        if isinstance(condition.spec, bool) and not key.startswith(METADATA):
             self.problems.add(node.where, f"`{key}` is text, never {node.raw}", hint='`"*"` means present')
-        names.conditions[key] = asked
-        if isinstance(asked, Capture):
-            for index, name in enumerate(asked.names):
-                self.claim(name, Captured(key, asked, index), node.where, names)
+        names.conditions[key] = condition
+        if isinstance(condition, Capture):
+            for index, name in enumerate(condition.names):
+                self.define(name, CapturedSegment(key, condition, index), node.where, names)
 
-    def claim(self, name: str, part: Part, where: str, names: _RuleNames) -> None:
-        if name in _ASKABLE or name in STATES or name == "metadata":
-            self.problems.add(where, f"`{name}` is a field of every memory, take another name")
-        elif name in names.parts:
-            self.problems.add(where, f"`{name}` is filled twice")
-        names.parts[name] = part
+    def define(self, name: str, segment: SegmentTemplate, where: str, names: _RuleNames) -> None:
+        """Let templates of the rule use `name`, which a capture or a lookup table fills."""
+        if name in _FIELDS or name in STATES or name == "metadata":
+            self.problems.add(where, f"`{name}` is a field of every memory, choose another name")
+        elif name in names.segments:
+            self.problems.add(where, f"`{name}` is defined twice")
+        names.segments[name] = segment
 
     def lookups(self, node: Node | None, names: _RuleNames) -> None:
         if node is None:
@@ -260,14 +263,14 @@ class _Loader:
             if not (file and key and value):
                 continue
             if key not in names.conditions:
-                text = f"`lookup` by {shown(key)}, but `when` does not ask for it"
+                text = f"`lookup` uses the field {shown(key)}, which `when` has no condition on"
                 self.problems.add(one.where, text, hint=f'add `{shown(key)}: "*"` to the rule\'s `when`')
             if not CAPTURE_NAME.fullmatch(value):
                 self.problems.add(given["value"].where, "`value` must be letters, digits and `_`")
             table = self.table(self.folder / file, file, key, value, given["file"].where)
-            self.claim(value, LookedUp(key, Lookup(file, key, value, table)), one.where, names)
+            self.define(value, LookupSegment(key, LookupTable(file, key, value, table)), one.where, names)
 
-    def table(self, path: FilePath, file: str, key: str, value: str, where: str) -> dict[str, str]:
+    def table(self, path: Path, file: str, key: str, value: str, where: str) -> dict[str, str]:
         try:
             text = path.read_bytes().decode("utf-8-sig")
         except UnicodeDecodeError:
@@ -298,17 +301,17 @@ class _Loader:
                 self.problems.add(where, f"two values for one `{shown(key)}`")
         return table
 
-    def scope(self, node: Node, names: _RuleNames) -> tuple[tuple[Path, ...], ...]:
-        """One clause of one path; `all_of`: one clause of several; `any_of`: several clauses."""
+    def scope(self, node: Node, names: _RuleNames) -> tuple[tuple[PathTemplate, ...], ...]:
+        """The clauses: one of one path; with `all_of` one of several paths; with `any_of` several of one path."""
         words = node.value if isinstance(node.value, Mapping) else {}
         for kind in ("all_of", "any_of"):
             if kind not in words:
                 continue
             if len(words) > 1:
-                self.problems.add(node.where, f"`{kind}` stands alone in a `scope`")
+                self.problems.add(node.where, f"`{kind}` must be the only key of a `scope`")
             given = items(words[kind], f"`{kind}`", self.problems)
             if len(given) < 2 and isinstance(words[kind].value, tuple):
-                self.problems.add(words[kind].where, f"`{kind}` needs two scopes or more")
+                self.problems.add(words[kind].where, f"`{kind}` needs at least two scopes")
             paths = [path for one in given if (path := self.path(one, names)) is not None]
             if len(set(map(str, paths))) < len(paths):
                 self.problems.add(words[kind].where, f"`{kind}` names one scope twice")
@@ -316,43 +319,43 @@ class _Loader:
         path = self.path(node, names)
         return ((path,),) if path is not None else ()
 
-    def path(self, node: Node, names: _RuleNames) -> Path | None:
+    def path(self, node: Node, names: _RuleNames) -> PathTemplate | None:
         if not isinstance(node.value, Mapping) or not node.value:
             kind = node.kind if not isinstance(node.value, Mapping) else "empty"
-            hint = 'an empty scope would be the whole region; write for example {user: "{user_id}"}'
+            hint = 'an empty scope would reach everything; write for example {user: "{user_id}"}'
             self.problems.add(node.where, f"`scope` must be a mapping of words to ids, not {kind}", hint=hint)
             return None
-        levels: list[tuple[str, Part]] = []
+        levels: list[tuple[str, SegmentTemplate]] = []
         for word, child in node.value.items():
             if not is_plain(word) or word in ("all_of", "any_of"):
-                self.problems.add(child.key_where, f"`{shown(word)}` is no legal scope segment", hint=_LEGAL)
-            part = self.part(child, names)
-            if part is not None:
-                levels.append((word, part))
-        return Path(tuple(levels)) if len(levels) == len(node.value) else None
+                self.problems.add(child.key_where, f"`{shown(word)}` is not a legal scope segment", hint=_LEGAL)
+            segment = self.segment(child, names)
+            if segment is not None:
+                levels.append((word, segment))
+        return PathTemplate(tuple(levels)) if len(levels) == len(node.value) else None
 
-    def part(self, node: Node, names: _RuleNames) -> Part | None:
+    def segment(self, node: Node, names: _RuleNames) -> SegmentTemplate | None:
         text = text_of(node, "a scope segment", self.problems)
-        template = _FIELD.fullmatch(text)
+        template = _TEMPLATE.fullmatch(text)
         if template is None:
             if "{" in text or "}" in text:
-                self.problems.add(node.where, f"`{shown(text)}` mixes a field with text", hint=_ONE_FIELD)
+                self.problems.add(node.where, f"`{shown(text)}` mixes a field and text", hint=_ONE_FIELD)
             elif text and not is_plain(text):
-                self.problems.add(node.where, f"`{shown(text)}` is no legal scope segment", hint=_LEGAL)
-            return Plain(text) if text else None
+                self.problems.add(node.where, f"`{shown(text)}` is not a legal scope segment", hint=_LEGAL)
+            return Constant(text) if text else None
         name = template[1]
-        if name in names.parts:
-            return names.parts[name]
-        if name not in TEXTS and not _METADATA.fullmatch(name):
-            known = [*TEXTS, "metadata.…", *names.parts]
+        if name in names.segments:
+            return names.segments[name]
+        if name not in TEXT_FIELDS and not _METADATA.fullmatch(name):
+            known = [*TEXT_FIELDS, "metadata.…", *names.segments]
             self.problems.add(node.where, f"unknown field `{shown(name)}` in `scope`, {nearest(name, known)}")
         elif name not in names.conditions:
-            text = f"`scope` names {{{shown(name)}}}, but `when` does not ask for it"
+            text = f"`scope` uses {{{shown(name)}}}, which `when` has no condition on"
             self.problems.add(node.where, text, hint=f'add `{shown(name)}: "*"` to the rule\'s `when`')
-        return Direct(name)
+        return FieldSegment(name)
 
     def labels(self, node: Node | None) -> dict[str, str]:
-        """Plain text each; Spectron keeps keys that begin with `_` for itself."""
+        """Labels are plain text; keys that begin with `_` are reserved by Spectron."""
         if node is None:
             return {}
         if not isinstance(node.value, Mapping):
@@ -361,8 +364,8 @@ class _Loader:
         found: dict[str, str] = {}
         for key, child in node.value.items():
             if not _LABEL_KEY.fullmatch(key):
-                hint = "letters, digits, `.`, `-`, `_` and `/`, and no `_` in front"
-                self.problems.add(child.key_where, f"`{shown(key)}` is no label", hint=hint)
+                hint = "letters, digits, `.`, `-`, `_` and `/`, and no `_` at the start"
+                self.problems.add(child.key_where, f"`{shown(key)}` is not a legal label", hint=hint)
             text = text_of(child, f"label `{shown(key)}`", self.problems)
             if "{" in text or "\n" in text:
                 self.problems.add(child.where, f"label `{shown(key)}` must be one line of plain text")
@@ -370,5 +373,7 @@ class _Loader:
         return found
 
 
-_LEGAL = "lower-case letters, digits, `.`, `_`, `-`; up to 64, not `x--` in front, which marks an escaped id"
-_ONE_FIELD = "a segment is one field and nothing else, such as `{user_id}`, or plain text"
+_NO_FILE = "without a mapping file the built-in default is used"
+_COLLISION = "write the id's own field into the path, after a word that no other rule uses"
+_LEGAL = "lower-case letters, digits, `.`, `_`, `-`; at most 64; not `x--` at the start, which marks an escaped id"
+_ONE_FIELD = "a segment is either one field, such as `{user_id}`, or plain text"

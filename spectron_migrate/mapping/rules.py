@@ -1,27 +1,25 @@
-"""Rules: which memories they take, and the scope paths their templates build."""
+"""Rules: which memories they take, and the scope paths that their templates build."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
+from spectron_migrate.mapping.conditions import Capture, Condition, Exact
 from spectron_migrate.mapping.segments import scalar_text, segment
-from spectron_migrate.mapping.when import Capture, Condition, Exact
 from spectron_migrate.records import Category, Infer, Json, Memory, Selector, State
 
-IDS = ("user_id", "agent_id", "app_id", "run_id", "actor_id")
-"""Fields that say whose memory it is: two values of one of them never share a scope."""
-TEXTS = (*IDS, "role")
-TIMES = ("created_at", "updated_at", "text_at", "expiration_date")
+OWNER_FIELDS = ("user_id", "agent_id", "app_id", "run_id", "actor_id")
+"""Fields that say who owns a memory: two values of one of them never share a scope."""
+TEXT_FIELDS = (*OWNER_FIELDS, "role")
+TIME_FIELDS = ("created_at", "updated_at", "text_at", "expiration_date")
 METADATA = "metadata."
 STATES: tuple[State, ...] = ("expired", "deleted", "archived", "replaced")
-Entity = Literal["user_id", "agent_id", "app_id", "run_id"]
 
 
 @dataclass(frozen=True, slots=True)
-class Plain:
+class Constant:
     """Plain text in a template."""
 
     text: str
@@ -32,47 +30,44 @@ class Plain:
         return self.text
 
     def __str__(self) -> str:
-        """As it is written in a template."""
         return self.text
 
 
 @dataclass(frozen=True, slots=True)
-class Direct:
+class FieldSegment:
     """`{user_id}`: a field of the memory."""
 
     field: str
 
     def fill(self, value: object) -> str | None:
-        """The segment of the field's value; None where that is no single text."""
+        """The segment of the field's value; None for a value that has no single text."""
         text = scalar_text(value)
         return None if text is None else segment(text)
 
     def __str__(self) -> str:
-        """As it is written in a template."""
         return f"{{{self.field}}}"
 
 
 @dataclass(frozen=True, slots=True)
-class Captured:
-    """`{org}` of `user_id: "{org}:{user}"`: a part of a field."""
+class CapturedSegment:
+    """`{org}` where the rule says `when: {user_id: "{org}:{user}"}`: a part of a field."""
 
     field: str
     capture: Capture
     index: int
 
     def fill(self, value: object) -> str | None:
-        """The segment of the captured part; None where the value does not fit the pattern."""
+        """The segment of the captured part; None for a value that does not match the pattern."""
         parts = self.capture.split(value)
         return None if parts is None else segment(parts[self.index])
 
     def __str__(self) -> str:
-        """As it is written in a template."""
         return f"{{{self.capture.names[self.index]}}}"
 
 
 @dataclass(frozen=True, eq=False)
-class Lookup:
-    """A table that fills a field: one column names a field of the memory, the other gives the value."""
+class LookupTable:
+    """A CSV file that gives a value for a field: column `key` has the field's values, column `value` the results."""
 
     file: str
     key: str
@@ -86,73 +81,78 @@ class Lookup:
 
 
 @dataclass(frozen=True, slots=True)
-class LookedUp:
-    """`{org}` of `lookup: {file: orgs.csv, key: user_id, value: org}`."""
+class LookupSegment:
+    """`{org}` where the rule says `lookup: {file: orgs.csv, key: user_id, value: org}`."""
 
     field: str
-    lookup: Lookup
+    lookup: LookupTable
 
     def fill(self, value: object) -> str | None:
-        """The segment of what the table says; None where it has no row for the value."""
+        """The segment of the table's value; None where the table has no row for the field's value."""
         text = scalar_text(value)
         found = None if text is None else self.lookup.table.get(text)
         return None if found is None else segment(found)
 
     def __str__(self) -> str:
-        """As it is written in a template."""
         return f"{{{self.lookup.value}}}"
 
 
-Part = Plain | Direct | Captured | LookedUp
-"""What fills one segment. Each depends on at most one field of the memory, named by `field`."""
+SegmentTemplate = Constant | FieldSegment | CapturedSegment | LookupSegment
+"""What fills one segment of a path. It depends on at most one field of the memory, named by `field`.
+
+`str` gives each as it is written in a template.
+"""
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
-    """A scope path with templates: a word and what follows it, from the root down."""
+class PathTemplate:
+    """A scope path with templates, such as `org/acme/user/{user_id}`: levels of a word and a segment, root first."""
 
-    levels: tuple[tuple[str, Part], ...]
+    levels: tuple[tuple[str, SegmentTemplate], ...]
 
     def fill(self, values: Mapping[str, object]) -> tuple[str, ...]:
-        """The levels that can be filled, in order, up to the first one that cannot."""
+        """The levels (`user/alice`) from the root down to the first one that the values cannot fill."""
         filled: list[str] = []
-        for word, part in self.levels:
-            found = part.fill(values.get(part.field))
+        for word, template in self.levels:
+            found = template.fill(values.get(template.field))
             if found is None:
                 break
             filled.append(f"{word}/{found}")
         return tuple(filled)
 
     def depth_of(self, field: str) -> int | None:
-        """How many levels it takes until the path names one value of `field` alone; None where it never does.
+        """The number of levels after which the path belongs to one value of `field` alone; None where it never does.
 
-        That is its own segment, or the last one of a capture that is used in full.
+        That is the level of the field's own segment, or of the last part of a capture whose parts are all used:
+        `org/{org}/user/{user}` with `user_id: "{org}:{user}"` has the depth 2.
         """
         captured: dict[Capture, set[int]] = {}
-        for depth, (_, part) in enumerate(self.levels, 1):
-            if part.field != field:
+        for depth, (_, template) in enumerate(self.levels, 1):
+            if template.field != field:
                 continue
-            if isinstance(part, Direct):
+            if isinstance(template, FieldSegment):
                 return depth
-            if isinstance(part, Captured):
-                seen = captured.setdefault(part.capture, set())
-                seen.add(part.index)
-                if len(seen) == len(part.capture.names):
+            if isinstance(template, CapturedSegment):
+                seen = captured.setdefault(template.capture, set())
+                seen.add(template.index)
+                if len(seen) == len(template.capture.names):
                     return depth
         return None
 
-    def names(self, field: str) -> bool:
+    def contains(self, field: str) -> bool:
         """Whether a value of `field`, or a part of it, is written into the path."""
-        return any(part.field == field and isinstance(part, Direct | Captured) for _, part in self.levels)
+        return any(
+            template.field == field and isinstance(template, FieldSegment | CapturedSegment)
+            for _, template in self.levels
+        )
 
     def __str__(self) -> str:
-        """As a path, with its templates."""
-        return "/".join(f"{word}/{part}" for word, part in self.levels)
+        return "/".join(f"{word}/{template}" for word, template in self.levels)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule of a mapping: what it takes, and where and how that is written."""
+    """One rule of a mapping: which memories it takes, and where and how they are written."""
 
     index: int
     """From 0; -1 in the built-in default."""
@@ -160,62 +160,70 @@ class Rule:
     """How messages name it, with file and line."""
     when: tuple[tuple[str, Condition], ...]
     state: State
-    """A rule takes active memories, unless it names another state."""
-    clauses: tuple[tuple[Path, ...], ...]
+    """The state of the memories that it takes: active, unless `when` names another one."""
+    clauses: tuple[tuple[PathTemplate, ...], ...]
     """Templates of a selector; empty in a rule that skips."""
     skip: str | None
-    """The reason with which a skipping rule names what it leaves out."""
+    """In a rule that skips: the reason under which its memories are counted."""
     category: Category
     infer: Infer
     labels: tuple[str, ...]
 
     def takes(self, memory: Memory) -> bool:
-        """Whether every condition holds."""
-        return memory.state == self.state and all(asked.matches(value_of(memory, field)) for field, asked in self.when)
+        """Whether the memory is in the rule's state and meets every condition."""
+        return memory.state == self.state and all(
+            condition.matches(field_value(memory, field)) for field, condition in self.when
+        )
 
-    def asks(self, field: str) -> Condition | None:
-        """The condition on one field, if there is any."""
+    def condition_on(self, field: str) -> Condition | None:
+        """The condition on a field, if the rule has one."""
         return dict(self.when).get(field)
 
     @cached_property
     def fixed(self) -> dict[str, str]:
-        """The fields whose value the rule itself fixes."""
-        return {field: asked.spec for field, asked in self.when if isinstance(asked, Exact) and asked.number is None}
+        """Fields that have the same value in every memory of the rule, because a condition names it."""
+        return {
+            field: condition.spec
+            for field, condition in self.when
+            if isinstance(condition, Exact) and condition.number is None
+        }
 
     @cached_property
-    def paths(self) -> tuple[Path, ...]:
+    def paths(self) -> tuple[PathTemplate, ...]:
         """All paths of all clauses."""
         return tuple(path for clause in self.clauses for path in clause)
 
     @cached_property
     def fields(self) -> tuple[str, ...]:
         """The fields of a memory that the templates read."""
-        return tuple(dict.fromkeys(part.field for path in self.paths for _, part in path.levels if part.field))
+        return tuple(
+            dict.fromkeys(template.field for path in self.paths for _, template in path.levels if template.field)
+        )
 
     def fill(self, memory: Memory) -> Selector | str:
-        """The clauses of a memory that the rule takes, path by path as written, or why there are none."""
-        values = {field: value_of(memory, field) for field in self.fields}
+        """The selector of a memory that the rule takes, in the rule's order; or why it has none."""
+        values = {field: field_value(memory, field) for field in self.fields}
         clauses: list[tuple[str, ...]] = []
         for clause in self.clauses:
             filled = []
             for path in clause:
                 levels = path.fill(values)
                 if len(levels) < len(path.levels):
-                    return f"{self.label}: {_why_not(path.levels[len(levels)][1])}"
+                    return f"{self.label}: {_reason_unfilled(path.levels[len(levels)][1])}"
                 filled.append("/".join(levels))
             clauses.append(tuple(filled))
         return tuple(clauses)
 
     def to_json(self) -> Json:
-        """What of the rule decides what is written, for the fingerprint."""
+        """Everything in the rule that changes what is written, for the mapping's fingerprint."""
         tables = {
-            str(part): [str(part), part.field, sorted(part.lookup.table.items())]
+            str(template): [str(template), template.field, sorted(template.lookup.table.items())]
             for path in self.paths
-            for _, part in path.levels
-            if isinstance(part, LookedUp)
+            for _, template in path.levels
+            if isinstance(template, LookupSegment)
         }
         return {
-            "when": [[field, asked.spec] for field, asked in self.when],
+            "when": [[field, condition.spec] for field, condition in self.when],
             "state": self.state,
             "scope": [[str(path) for path in clause] for clause in self.clauses],
             "tables": list(tables.values()),
@@ -226,14 +234,14 @@ class Rule:
         }
 
 
-def _why_not(part: Part) -> str:
-    if isinstance(part, LookedUp):
-        return f"{part.lookup.file} has no row for its {part.field}"
-    return f"its {part.field} is no single text or number"
+def _reason_unfilled(template: SegmentTemplate) -> str:
+    if isinstance(template, LookupSegment):
+        return f"{template.lookup.file} has no row for its {template.field}"
+    return f"its {template.field} is not a single text or number"
 
 
-def value_of(memory: Memory, field: str) -> object:
-    """A field of a memory; `metadata.a.b` walks into nested objects, and None stands for what is not there."""
+def field_value(memory: Memory, field: str) -> object:
+    """A field of a memory, None where it has none; `metadata.a.b` reads nested objects."""
     if not field.startswith(METADATA):
         return getattr(memory, field, None)
     value: object = memory.metadata

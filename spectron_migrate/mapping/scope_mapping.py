@@ -1,4 +1,4 @@
-"""The mapping as the steps, the adapter and the verification use it."""
+"""The mapping as its users see it: a memory to its scope, session and lane; a Mem0 filter to its lens."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from spectron_migrate.mapping.lens import Lens, lens_for
 from spectron_migrate.mapping.rules import Rule
 from spectron_migrate.records import Infer, Memory, Placement, Selector, Skipped, canonical_json, digest, is_unicode
 
-HALF_A_LETTER = "holds half a letter (a lone surrogate), which no server takes"
+NOT_UNICODE = "contains a lone surrogate (half a character), which no server accepts"
 
 
 @dataclass(frozen=True, slots=True)
 class Unmapped:
-    """A memory for which the mapping says refuse; nothing is written while there is one."""
+    """A memory that no rule can map, with `unmapped: refuse`: nothing is written while there is one."""
 
     id: str
     why: str
@@ -22,35 +22,41 @@ class Unmapped:
 
 @dataclass(frozen=True, slots=True)
 class ScopeMapping:
-    """Everything that decides what is written: pure, total, and the same for writing and reading."""
+    """The rules of a mapping file. Pure and total; writing and reading use the same rules.
+
+    Two laws, tested with generated mappings: two ids never share a scope (`find_collisions`), and a lens covers
+    exactly what its filter matches (`mapping.lens`).
+    """
 
     rules: tuple[Rule, ...]
     session_by: Literal["run_id", "none"]
     session_size: int
-    """At most so many memories in one Spectron session."""
+    """The most memories in one Spectron session."""
     infer: Infer
-    """Of rules that say nothing else."""
+    """For rules without `infer`."""
     write: Literal["facts", "batch"]
     unmapped: Literal["refuse", "skip"]
 
     @property
     def digest(self) -> str:
-        """Fingerprint of everything that changes what is written, lookup tables included, comments not."""
+        """Fingerprint of everything that changes what is written: lookup tables included, comments not."""
         settings = [self.session_by, self.session_size, self.write, self.unmapped]
         return digest("mapping 1", canonical_json([settings, [rule.to_json() for rule in self.rules]]))
 
-    def place(self, memory: Memory) -> Placement | Skipped | Unmapped:
-        """Where and how one memory is written: the first rule that takes it decides. Raises nothing.
+    def map_memory(self, memory: Memory) -> Placement | Skipped | Unmapped:
+        """Where and how a memory is written; the first rule that takes it decides. Raises nothing.
 
-        What has no text that a server takes is skipped, wherever the rules would put it.
+        A memory without a text that a server accepts is skipped, whatever the rules say. With the built-in rules, a
+        memory of the user `Bob` and the run `r1` gets the selector `(("user/x---42ob",),)`, that path as its lane,
+        and sessions of its own for `r1`.
         """
         if not is_unicode("".join((memory.memory, *memory.entity_ids.values()))):
-            return Skipped(memory.id, HALF_A_LETTER)
-        placed = self._by_rules(memory)
-        is_blank = isinstance(placed, Placement) and not memory.memory.strip()
-        return Skipped(memory.id, "empty text") if is_blank else placed
+            return Skipped(memory.id, NOT_UNICODE)
+        mapped = self._apply_rules(memory)
+        is_blank = isinstance(mapped, Placement) and not memory.memory.strip()
+        return Skipped(memory.id, "empty text") if is_blank else mapped
 
-    def _by_rules(self, memory: Memory) -> Placement | Skipped | Unmapped:
+    def _apply_rules(self, memory: Memory) -> Placement | Skipped | Unmapped:
         rule = next((rule for rule in self.rules if rule.takes(memory)), None)
         if rule is None:
             if memory.state != "active":
@@ -84,24 +90,24 @@ class ScopeMapping:
         run_id: str | None = None,
         app_id: str | None = None,
     ) -> Lens:
-        """The lens that answers a Mem0 filter.
+        """The lens for a Mem0 filter, by the lens law (`mapping.lens`).
 
-        A user alone is read as node and subtree, and so is a user's agent; constant nodes to which a rule
-        without a user can send such memories come beside, exactly. A run beside other ids leaves the lens
-        as it is and is kept by `run_filter`. Raises NotServable, naming the rule to change, where the
-        rules could put a matching memory somewhere that the filter does not say.
+        A filter by a user, or by a user and an agent, reads that node and everything below it, and beside it each
+        constant node (`org/acme`) to which a rule can write such memories. A run beside other ids does not change the
+        lens: hits are kept by `run_filter`. Raises NotServable, naming the rule to change, where the rules could
+        write a matching memory to a scope that the filter does not determine.
         """
         given = {"user_id": user_id, "agent_id": agent_id, "app_id": app_id, "run_id": run_id}
         return lens_for(self.rules, {field: value for field, value in given.items() if value is not None})
 
 
 def _canonical(filled: Selector) -> Selector:
-    """One spelling for one meaning, so that what shares a scope also shares its lane and its sessions."""
+    """Selectors with the same meaning in one spelling: memories of one scope then share its lane and sessions."""
     return tuple(sorted({tuple(sorted(set(clause))) for clause in filled}))
 
 
 def _lane(rule: Rule, filled: Selector) -> str:
-    """Where order matters: the user's node, else the whole path, else the whole selector as text."""
+    """The lane, in which facts keep their order: the user's node, else the whole path, else the whole selector."""
     if len(rule.clauses) == 1:
         depths = [path.depth_of("user_id") for path in rule.clauses[0]]
         users = ["/".join(node.split("/")[: 2 * deep]) for deep, node in zip(depths, filled[0], strict=True) if deep]

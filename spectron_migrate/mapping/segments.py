@@ -1,4 +1,4 @@
-"""Ids to scope segments: pure, total, and never two ids on one segment."""
+"""Ids to scope segments: pure and total, and two ids never have one segment."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from decimal import Decimal
 LONGEST = 64
 ESCAPED = "x--"
 HASHED = "x---h"
-"""No escape begins so: after `x--` comes a kept character, or `-` and a hexadecimal digit."""
+"""No other escape begins like this: after `x--` comes a kept character, or `-` and a hexadecimal digit."""
 
 _LEGAL = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _KEPT = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789._")
@@ -17,17 +17,20 @@ _SPELLED = tuple(chr(byte) if byte in _KEPT else f"-{byte:02x}" for byte in rang
 
 
 def is_plain(text: str) -> bool:
-    """Whether a text is a legal segment that stands for itself, and so for no other text."""
+    """Whether a text is its own segment, and so the segment of no other text."""
     return len(text) <= LONGEST and _LEGAL.fullmatch(text) is not None and not text.startswith(ESCAPED)
 
 
 def segment(value: str) -> str:
-    """The scope segment of an id.
+    """The scope segment of an id. Raises nothing.
 
-    A legal segment (`[a-z0-9][a-z0-9._-]*`, at most 64 long) that does not begin with `x--` stays. Every
-    other id becomes `x--` and its UTF-8 bytes, `[a-z0-9._]` kept and any other byte as `-` and two
-    hexadecimal digits; where that is longer than 64, `x---h` and the first 32 digits of its SHA-256.
-    Nothing is normalised or trimmed: what Mem0 told apart stays apart. Raises nothing.
+    A legal segment (`[a-z0-9][a-z0-9._-]*`, at most 64 characters) that does not begin with `x--` is kept. Every
+    other id becomes `x--` and its UTF-8 bytes: `[a-z0-9._]` as they are, any other byte as `-` and two hexadecimal
+    digits. If that is longer than 64, the segment is `x---h` and the first 32 digits of the SHA-256 of the id.
+    Nothing is normalised or trimmed: ids that are different in Mem0 have different segments.
+
+    >>> segment("alice"), segment("alice@example.com")
+    ('alice', 'x--alice-40example.com')
     """
     if is_plain(value):
         return value
@@ -40,9 +43,9 @@ def segment(value: str) -> str:
 
 
 def scalar_text(value: object) -> str | None:
-    """A scalar of a memory as the text that rules and templates see; None for what has no single text.
+    """A value of a memory as the text that conditions and templates use; None for a list, an object or nothing.
 
-    A number is its decimal string, a truth value `true` or `false`.
+    A number is its decimal string, a boolean `true` or `false`.
     """
     if isinstance(value, str):
         return value

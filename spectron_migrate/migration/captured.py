@@ -49,7 +49,7 @@ class CapturedMessages:
         Else the memories are written themselves: a reading of Mem0 was faster, or the mapping tells them apart.
         """
         message = memory_of(row, None)
-        placed = self._mapping.place(message) if message is not None else None
+        placed = self._mapping.map_memory(message) if message is not None else None
         if message is None or not isinstance(placed, Placement):
             return
         again = messages.carries(self._ledger.db, message.id)  # whoever planned it died before saying so
@@ -74,5 +74,5 @@ class CapturedMessages:
         known = memories.last_version(self._ledger, row.mem0_id)
         if known is not None and known.text_digest == digest(memory.memory):
             return False
-        own = self._mapping.place(memory)
+        own = self._mapping.map_memory(memory)
         return isinstance(own, Placement) and own.selector == placed.selector

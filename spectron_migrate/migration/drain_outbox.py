@@ -168,7 +168,7 @@ class Drainer:
         memory = memory_of(row, known)
         if memory is None:
             return set()
-        placed = self._mapping.place(memory)
+        placed = self._mapping.map_memory(memory)
         if isinstance(placed, Unmapped):
             return set(memory.entity_ids.values())
         # A row of the same batch may have deleted it before.

@@ -170,7 +170,7 @@ def _merge_all(
         go_on()
         if not chosen(memory):
             continue
-        placed = mapping.place(memory)
+        placed = mapping.map_memory(memory)
         if isinstance(placed, Unmapped):
             refused.append(placed)
             continue
@@ -230,7 +230,7 @@ def _hold_against_sent(ledger: Ledger, mapping: ScopeMapping) -> None:
     """Whatever this run is about: all that was sent stays where it is, in the lane that the new mapping gives it."""
     moves = []
     for each in plan.sent(ledger):
-        placed = mapping.place(each.memory)
+        placed = mapping.map_memory(each.memory)
         if not isinstance(placed, Placement):
             continue
         now = canonical_json(placed.selector)
@@ -280,7 +280,7 @@ def _warn_left_behind(
     for memory in dump.memories():
         if filters.admits(memory):
             continue
-        placed = mapping.place(memory)
+        placed = mapping.map_memory(memory)
         if isinstance(placed, Placement) and placed.infer == "full":
             key = order_key(memory, dump.began or now)
             left += plans.would_come_late(ledger, number, placed.lane, key, memory.id)

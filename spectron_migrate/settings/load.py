@@ -8,6 +8,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
+from spectron_migrate.settings.strict_yaml import (
+    Node,
+    Problems,
+    check_version,
+    choice,
+    entries,
+    items,
+    nearest,
+    read_yaml,
+    shown,
+    text_of,
+    whole_number,
+)
 from spectron_migrate.settings.types import (
     DEFAULT_FILE,
     SOURCES,
@@ -30,19 +43,6 @@ from spectron_migrate.settings.values import (
     parse_endpoint,
     parse_key,
     read_key,
-)
-from spectron_migrate.settings.yaml_lines import (
-    Node,
-    Problems,
-    check_version,
-    choice,
-    entries,
-    items,
-    nearest,
-    read_yaml,
-    shown,
-    text_of,
-    whole_number,
 )
 
 PLATFORM = "https://api.mem0.ai"
@@ -94,7 +94,7 @@ def load_settings(path: Path | None, *, env: Mapping[str, str], overrides: Mappi
         _flatten(root, SCHEMA, "", written, problems)
         if isinstance(root.value, Mapping):
             check_version(root.value, root.where, problems)
-    settings = _Loader(written, path, env, overrides, problems).settings()
+    settings = _SettingsParser(written, path, env, overrides, problems).settings()
     problems.refuse()
     return settings
 
@@ -110,7 +110,7 @@ def _flatten(node: Node, schema: Mapping[str, Any], prefix: str, found: dict[str
             _flatten(child, schema[key], f"{prefix}{key}.", found, problems)
 
 
-class _Loader:
+class _SettingsParser:
     """Looks each setting up in options, environment and file, and collects what is wrong."""
 
     def __init__(
@@ -121,7 +121,7 @@ class _Loader:
         overrides: Mapping[str, Any],
         problems: Problems,
     ) -> None:
-        self.path = path
+        self.file = path
         self.folder = path.parent if path is not None else Path()
         self.env = env
         self.problems = problems
@@ -150,13 +150,13 @@ class _Loader:
                 timeout_s=self.seconds("spectron.timeout", 120.0),
                 reasons=self.why("spectron"),
             ),
-            mapping=self.place("mapping"),
-            dump=self.place("dump") or Path("dump"),
-            state=self.place("state") or Path(".spectron-migrate"),
+            mapping=self.path("mapping"),
+            dump=self.path("dump") or Path("dump"),
+            state=self.path("state") or Path(".spectron-migrate"),
             replay=self.replay(),
             verify=self.verify(),
             cutover=self.cutover(),
-            file=self.path,
+            file=self.file,
         )
 
     def replay(self) -> ReplaySettings:
@@ -172,7 +172,7 @@ class _Loader:
         reports = self.find("verify.reports")
         listed = () if reports is None else items(reports, "`verify.reports`", self.problems)
         return VerifySettings(
-            queries=self.place("verify.queries"),
+            queries=self.path("verify.queries"),
             top_k=self.whole("verify.top_k", 5, least=1, most=50),
             margin=self.share("verify.margin", 0.02),
             min_overlap=self.share("verify.min_overlap", None),
@@ -338,7 +338,7 @@ class _Loader:
             self.reasons[key] = f"{node.where}: the key file {shown(path)} {error}"
             return None
 
-    def place(self, key: str) -> Path | None:
+    def path(self, key: str) -> Path | None:
         node = self.find(key)
         return None if node is None else self.path_of(key, node)
 

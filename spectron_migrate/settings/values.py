@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from spectron_migrate.settings.strict_yaml import Node, Problems, shown
 from spectron_migrate.settings.types import Secret
-from spectron_migrate.settings.yaml_lines import Node, Problems, shown
 
 FAMILIES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "SPECTRON": {

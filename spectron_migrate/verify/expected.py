@@ -85,7 +85,7 @@ def expectation_of(memory: Memory, last: LastVersion | None, rules: ExpectationR
     """The expectation of a memory of the dump; `last` is the newest version that the ledger knows."""
     if last is not None and last.tombstoned_at is not None and (rules.began or "") <= last.tombstoned_at:
         return _gone(memory.id, last)  # an older scan cannot bring back what a newer one found deleted
-    mapped = rules.mapping.place(memory)
+    mapped = rules.mapping.map_memory(memory)
     stored = last is not None and last.any_stored
     if isinstance(mapped, Skipped):
         return Expectation("skipped", mapped.reason, _stale(memory.id, mapped.reason) if stored else ())

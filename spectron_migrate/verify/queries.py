@@ -17,7 +17,7 @@ from spectron_migrate.verify.stored_memory import StoredMemory
 from spectron_migrate.verify.workspace import Workspace
 
 if TYPE_CHECKING:
-    from spectron_migrate.settings.yaml_lines import Node
+    from spectron_migrate.settings.strict_yaml import Node
 
 _FIELDS = ("query", "user_id", "agent_id", "run_id", "expect")
 _SUFFIXES = (".txt", ".jsonl", ".csv", ".yaml", ".yml")
@@ -170,7 +170,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[_Row]:
 
 
 def _yaml_rows(path: Path) -> Iterator[_Row]:
-    from spectron_migrate.settings.yaml_lines import read_yaml
+    from spectron_migrate.settings.strict_yaml import read_yaml
 
     root = read_yaml(path)
     if isinstance(root.value, Mapping) and set(root.value) == {"queries"}:

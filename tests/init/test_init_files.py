@@ -140,7 +140,7 @@ def test_tenants_in_ids_are_noticed_and_the_shown_rule_works(tmp_path: Path) -> 
     assert "# 10 user ids look like tenant:user." in text
     shown = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("#   ")]
     mapping = parse_mapping("version: 1\nrules:\n" + "\n".join(shown) + "\n", tmp_path)
-    placed: Any = mapping.place(Memory(id="1", memory="Likes tea", user_id="acme:bo"))
+    placed: Any = mapping.map_memory(Memory(id="1", memory="Likes tea", user_id="acme:bo"))
     assert (("org/acme/user/x--acme-3abo",),) == placed.selector
 
 

@@ -55,7 +55,7 @@ def test_the_lens_law(tables: Path, text: str, found: list[Memory]) -> None:
     mapping = sound(text, tables)
     assume(mapping is not None)
     assert mapping is not None
-    placed = [(memory, mapping.place(memory)) for memory in found]
+    placed = [(memory, mapping.map_memory(memory)) for memory in found]
     written = [(memory, place) for memory, place in placed if isinstance(place, Placement)]
 
     for memory, place in written:
@@ -112,7 +112,7 @@ def test_a_run_beside_a_user_leaves_the_lens_as_it_is() -> None:
 @pytest.mark.parametrize("name", ["agent_id", "app_id", "run_id"])
 def test_the_default_refuses_filters_without_a_user(name: str) -> None:
     """Such memories may lie under any user; the message names the rule."""
-    with pytest.raises(NotServable, match=rf"a filter by {name} .* built-in rule 1 puts such memories under a user"):
+    with pytest.raises(NotServable, match=rf"a filter by {name} .* built-in rule 1 writes such memories below a user"):
         load_mapping(None).lens(**{name: "x"})
 
 
@@ -270,7 +270,7 @@ def test_a_skipping_rule_needs_nothing_read_and_hides_what_it_takes() -> None:
     )
 
     assert (("user/alice",), ("user/alice/*",)) == mapping.lens(user_id="alice").selector
-    with pytest.raises(NotServable, match="no rule places"):
+    with pytest.raises(NotServable, match="no rule writes"):
         mapping.lens(user_id="alice", agent_id="bot")
 
 
@@ -289,7 +289,7 @@ def test_captured_parts_and_tables_are_resolved_from_the_filter(tmp_path: Path) 
 
     assert ("tenant/acme/user/x--al-3aice",) == mapping.lens(user_id="acme:al:ice").selector[0]
     assert ("org/x---49nitech/user/bob",) == mapping.lens(user_id="bob").selector[0]
-    with pytest.raises(NotServable, match="no rule places"):
+    with pytest.raises(NotServable, match="no rule writes"):
         mapping.lens(user_id="eve")
 
 

@@ -25,14 +25,14 @@ def memory(**fields: Any) -> Memory:
 
 def placed(mapping: ScopeMapping, **fields: Any) -> Placement:
     """Where a memory with these fields is written."""
-    found = mapping.place(memory(**fields))
+    found = mapping.map_memory(memory(**fields))
     assert isinstance(found, Placement), found
     return found
 
 
 def takes(when: str, **fields: Any) -> bool:
     """Whether a rule with this condition takes a memory with these fields."""
-    found = of(f"  - {{when: {when}, scope: {{org: acme}}}}").place(memory(**fields))
+    found = of(f"  - {{when: {when}, scope: {{org: acme}}}}").map_memory(memory(**fields))
     return isinstance(found, Placement)
 
 
@@ -60,7 +60,7 @@ def test_the_default_writes_under_the_first_of_user_agent_app_and_run(
 
 def test_the_default_refuses_only_what_has_no_id() -> None:
     """Nothing is written while there is one; the step names them all."""
-    assert Unmapped("m1", "no rule takes it") == load_mapping(None).place(memory(actor_id="x"))
+    assert Unmapped("m1", "no rule takes it") == load_mapping(None).map_memory(memory(actor_id="x"))
 
 
 @pytest.mark.parametrize("state", ["expired", "deleted", "archived", "replaced"])
@@ -72,8 +72,8 @@ def test_what_mem0_would_not_show_is_skipped_unless_a_rule_names_its_state(state
 """
     hidden = memory(user_id="al", state=state)
 
-    assert Skipped("m1", state) == load_mapping(None).place(hidden)
-    assert Skipped("m1", state) == of(rules.replace("STATE: true", "STATE: false".replace("STATE", state))).place(
+    assert Skipped("m1", state) == load_mapping(None).map_memory(hidden)
+    assert Skipped("m1", state) == of(rules.replace("STATE: true", "STATE: false".replace("STATE", state))).map_memory(
         hidden
     )
     assert (("old/al",),) == placed(of(rules.replace("STATE", state)), user_id="al", state=state).selector
@@ -161,8 +161,8 @@ def test_a_rule_can_skip_by_name() -> None:
     """Counted under that name."""
     mapping = of("  - {name: small talk, when: {metadata.kind: chat}, skip: true}\n  - {when: {}, skip: true}")
 
-    assert Skipped("m1", "rule small talk") == mapping.place(memory(metadata={"kind": "chat"}))
-    assert Skipped("m1", "rule 2") == mapping.place(memory())
+    assert Skipped("m1", "rule small talk") == mapping.map_memory(memory(metadata={"kind": "chat"}))
+    assert Skipped("m1", "rule 2") == mapping.map_memory(memory())
 
 
 def test_unmapped_memories_are_refused_or_skipped_with_the_reason(tmp_path: Path) -> None:
@@ -177,13 +177,13 @@ def test_unmapped_memories_are_refused_or_skipped_with_the_reason(tmp_path: Path
     strict = of(rules, folder=tmp_path)
     lenient = of(rules, "unmapped: skip", folder=tmp_path)
 
-    assert Unmapped("m1", "rule 2 (mapping.yaml:6): orgs.csv has no row for its user_id") == strict.place(
+    assert Unmapped("m1", "rule 2 (mapping.yaml:6): orgs.csv has no row for its user_id") == strict.map_memory(
         memory(user_id="bo")
     )
-    assert Unmapped("m1", "rule 1 (mapping.yaml:5): its metadata.team is no single text or number") == strict.place(
-        memory(metadata={"team": ["a"]})
-    )
-    assert Skipped("m1", "unmapped: no rule takes it") == lenient.place(memory())
+    assert Unmapped(
+        "m1", "rule 1 (mapping.yaml:5): its metadata.team is not a single text or number"
+    ) == strict.map_memory(memory(metadata={"team": ["a"]}))
+    assert Skipped("m1", "unmapped: no rule takes it") == lenient.map_memory(memory())
 
 
 def test_runs_become_sessions_unless_the_mapping_says_none() -> None:
@@ -278,7 +278,7 @@ OK = '  - {when: {user_id: "*"}, scope: {user: "{user_id}"}}'
         (f"version: 1\nsession: {{sise: 3}}\nrules:\n{OK}", "unknown key `sise` in `session`, did you mean `size`?"),
         (f"version: 1\nsession: {{size: 0}}\nrules:\n{OK}", "`size` must be a whole number from 1 to 10000, not `0`"),
         (f"version: 1\ninfer: ful\nrules:\n{OK}", "mapping.yaml:2: `infer` cannot be `ful`, did you mean `full`?"),
-        (f"version: 1\nlabels: {{_x: y}}\nrules:\n{OK}", "mapping.yaml:2: `_x` is no label"),
+        (f"version: 1\nlabels: {{_x: y}}\nrules:\n{OK}", "mapping.yaml:2: `_x` is not a legal label"),
         (f'version: 1\nlabels: {{x: "{{user_id}}"}}\nrules:\n{OK}', "label `x` must be one line of plain text"),
         (
             "- {when: {user: x}, scope: {a: b}}",
@@ -292,43 +292,43 @@ OK = '  - {when: {user_id: "*"}, scope: {user: "{user_id}"}}'
         ("- {scope: {}}", "mapping.yaml:3: `scope` must be a mapping of words to ids, not empty"),
         ("- {scope: user}", "`scope` must be a mapping of words to ids, not `user`"),
         ('- {scope: {user: ""}}', "a scope segment must be text, not empty"),
-        ("- {scope: {User: a}}", "`User` is no legal scope segment"),
-        ("- {scope: {user: a/b}}", "`a/b` is no legal scope segment"),
-        ("- {scope: {user: x--a}}", "`x--a` is no legal scope segment"),
-        ('- {scope: {user: "u-{user_id}"}}', "`u-{user_id}` mixes a field with text"),
+        ("- {scope: {User: a}}", "`User` is not a legal scope segment"),
+        ("- {scope: {user: a/b}}", "`a/b` is not a legal scope segment"),
+        ("- {scope: {user: x--a}}", "`x--a` is not a legal scope segment"),
+        ('- {scope: {user: "u-{user_id}"}}', "`u-{user_id}` mixes a field and text"),
         (
             '- {scope: {user: "{user_id}"}}',
-            "`scope` names {user_id}, but `when` does not ask for it",
+            "`scope` uses {user_id}, which `when` has no condition on",
         ),
         (
             '- {scope: {user: "{userid}"}}',
             "unknown field `userid` in `scope`, did you mean `user_id`?",
         ),
         ('- {scope: {user: "{memory}"}}', "unknown field `memory` in `scope`"),
-        ("- {scope: {all_of: [{a: b}]}}", "`all_of` needs two scopes or more"),
+        ("- {scope: {all_of: [{a: b}]}}", "`all_of` needs at least two scopes"),
         ("- {scope: {any_of: [{a: b}, {a: b}]}}", "`any_of` names one scope twice"),
-        ("- {scope: {any_of: [{a: b}, {a: c}], x: y}}", "`any_of` stands alone in a `scope`"),
-        ("- {skip: true, scope: {a: b}}", "a rule that skips has no `scope`"),
+        ("- {scope: {any_of: [{a: b}, {a: c}], x: y}}", "`any_of` must be the only key of a `scope`"),
+        ("- {skip: true, scope: {a: b}}", "a rule with `skip: true` takes no `scope`"),
         ("- {skip: 1, scope: {a: b}}", "`skip` must be true or false, not `1`"),
         ("- {when: {expired: 1}, scope: {a: b}}", "`expired` must be true or false"),
         (
             "- {when: {expired: true, deleted: true}, scope: {a: b}}",
-            "no memory is both expired and deleted",
+            "a memory is never both expired and deleted",
         ),
         ("- {when: {user_id: true}, scope: {a: b}}", "`user_id` is text, never true"),
-        ("- {when: {user_id: }, scope: {a: b}}", '`user_id` holds nothing; `"*"` means present'),
+        ("- {when: {user_id: }, scope: {a: b}}", '`user_id` is empty; `"*"` means present'),
         ("- {when: {user_id: [a]}, scope: {a: b}}", "`user_id` cannot be a list"),
         (
             '- {when: {user_id: "< x"}, scope: {a: b}}',
-            "compares with what is neither a number nor a time",
+            "compares with neither a number nor a time",
         ),
         (
             '- {when: {user_id: "{a}{b}"}, scope: {a: b}}',
-            "captures two fields with nothing between them",
+            "has two names with no text between them",
         ),
-        ('- {when: {user_id: "{a}:{a}"}, scope: {a: b}}', "captures one name twice"),
-        ('- {when: {user_id: "{a}:*"}, scope: {a: b}}', "captures and globs at once"),
-        ('- {when: {user_id: "{a"}, scope: {a: b}}', "a brace without its partner"),
+        ('- {when: {user_id: "{a}:{a}"}, scope: {a: b}}', "uses one name twice"),
+        ('- {when: {user_id: "{a}:*"}, scope: {a: b}}', "mixes names with `*` or `?`"),
+        ('- {when: {user_id: "{a"}, scope: {a: b}}', "an unmatched brace"),
         (
             '- {when: {user_id: "{user_id}"}, scope: {a: b}}',
             "`user_id` is a field of every memory",

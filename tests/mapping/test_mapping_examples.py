@@ -19,7 +19,7 @@ def example(name: str) -> ScopeMapping:
 
 def selector(mapping: ScopeMapping, **fields: object) -> Selector:
     """Where a memory with these fields is written."""
-    found = mapping.place(Memory("m1", "likes tea", **fields))  # type: ignore[arg-type]
+    found = mapping.map_memory(Memory("m1", "likes tea", **fields))  # type: ignore[arg-type]
     assert isinstance(found, Placement), found
     return found.selector
 
@@ -82,15 +82,15 @@ def test_tenants_come_from_the_id_or_from_a_table() -> None:
         ("org/initech/user/bob/*",),
         ("org/initech",),
     ) == by_table.lens(user_id="bob").selector
-    assert isinstance(in_ids.place(Memory("m1", "text", user_id="alice")), Unmapped)
-    assert isinstance(by_table.place(Memory("m1", "text", user_id="eve")), Unmapped)
+    assert isinstance(in_ids.map_memory(Memory("m1", "text", user_id="alice")), Unmapped)
+    assert isinstance(by_table.map_memory(Memory("m1", "text", user_id="eve")), Unmapped)
 
 
 def test_small_talk_is_left_behind_by_name() -> None:
     """skipping."""
     mapping = example("skipping")
 
-    found = mapping.place(Memory("m1", "hi", user_id="alice", categories=("small_talk",)))
+    found = mapping.map_memory(Memory("m1", "hi", user_id="alice", categories=("small_talk",)))
 
     assert found == Skipped("m1", "rule small talk")
 
@@ -98,8 +98,8 @@ def test_small_talk_is_left_behind_by_name() -> None:
 def test_old_memories_arrive_without_extraction_and_expired_ones_apart() -> None:
     """old-memories."""
     mapping = example("old-memories")
-    old = mapping.place(Memory("m1", "text", user_id="alice", text_at="2023-05-01T00:00:00.000000Z"))
-    new = mapping.place(Memory("m1", "text", user_id="alice", text_at="2024-05-01T00:00:00.000000Z"))
+    old = mapping.map_memory(Memory("m1", "text", user_id="alice", text_at="2023-05-01T00:00:00.000000Z"))
+    new = mapping.map_memory(Memory("m1", "text", user_id="alice", text_at="2024-05-01T00:00:00.000000Z"))
 
     assert isinstance(old, Placement)
     assert isinstance(new, Placement)

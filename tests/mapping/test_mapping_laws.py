@@ -86,7 +86,7 @@ def uses(rule: dict[str, Any], field: str) -> bool:
 def placed(mapping: ScopeMapping, found: list[Memory]) -> Iterator[tuple[Memory, Placement]]:
     """The memories that are written, with their placement."""
     for memory in found:
-        placement = mapping.place(memory)
+        placement = mapping.map_memory(memory)
         if isinstance(placement, Placement):
             yield memory, placement
 
@@ -128,7 +128,7 @@ def test_placing_is_total_and_writes_only_legal_paths(tables: Path, text: str, m
     mapping = sound(text, tables)
     assume(mapping is not None)
     assert mapping is not None
-    found = mapping.place(memory)
+    found = mapping.map_memory(memory)
 
     if isinstance(found, Skipped | Unmapped):
         assert memory.id == found.id

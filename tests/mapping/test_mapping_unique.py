@@ -151,7 +151,7 @@ def test_a_capture_can_be_put_together_again() -> None:
     rules = '\n  - {when: {user_id: "{org}:{user}"}, scope: {org: "{org}", user: "{user}"}}'
     mapping = parse_mapping(f"version: 1\nrules:{rules}", Path())
     places = {
-        name: mapping.place(Memory("m", "text", user_id=name)) for name in ("a:b:c", "::b", "a:b", ":b", "a:", "a")
+        name: mapping.map_memory(Memory("m", "text", user_id=name)) for name in ("a:b:c", "::b", "a:b", ":b", "a:", "a")
     }
 
     found = {name: place.selector[0][0] for name, place in places.items() if isinstance(place, Placement)}

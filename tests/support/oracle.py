@@ -168,7 +168,7 @@ def _all_named(facts: list[dict[str, Any]], memories: Iterable[Memory], mapping:
         if found is None:
             yield f"I1: the ledger never heard of {memory.id}"
             continue
-        placed = mapping.place(memory)
+        placed = mapping.map_memory(memory)
         if MOVED in (found["reason"] or "") or not isinstance(placed, Placement):
             continue
         if found["body"] and json.loads(found["body"])["text"] != memory.memory:

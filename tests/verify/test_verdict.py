@@ -123,7 +123,7 @@ def test_a_mem0_that_finds_nothing_itself_proves_nothing() -> None:
 def test_queries_that_no_lens_answers_are_said_and_those_of_an_application_decide(
     refused: int, made_of: str, verdict: str
 ) -> None:
-    why = "a filter by agent_id cannot be served: rule 1 puts such memories under a user (change that rule)"
+    why = "a filter by agent_id cannot be served: rule 1 writes such memories below a user (change that rule)"
     told = [{**answer(f"u{n}", 1.0, 1.0), **({"not_servable": why} if n < refused else {})} for n in range(400)]
     found = measured(collect_metrics(told))
     found["recall"]["made_of"] = made_of

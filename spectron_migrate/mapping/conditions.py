@@ -1,4 +1,4 @@
-"""What a rule asks of one field: present, exact, a truth value, a glob, a comparison, or a capture."""
+"""Conditions on one field of a memory: present, exact, true or false, a glob, a comparison, a capture."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ CAPTURE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """`"*"`: the field is there, whatever it holds."""
+    """`"*"`: the field has a value, whatever it is."""
 
     spec: str = "*"
 
     def matches(self, value: object) -> bool:
-        """True for anything but nothing."""
+        """Whether there is a value."""
         return value is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Exact:
-    """The field holds exactly this; a number also equals another spelling of itself."""
+    """The field equals this; a number equals every spelling of itself: `1.0` matches 1."""
 
     spec: str
     number: float | None = None
 
     def matches(self, value: object) -> bool:
-        """A list matches where any of its entries does."""
+        """Whether the value, or any entry of a list, equals it."""
         if isinstance(value, list | tuple):
             return any(self.matches(item) for item in value if not isinstance(item, list | tuple))
         if self.number is not None and isinstance(value, int | float) and not isinstance(value, bool):
@@ -47,24 +47,24 @@ class Exact:
 
 
 @dataclass(frozen=True, slots=True)
-class Flag:
-    """The field holds JSON `true` or `false`."""
+class Boolean:
+    """The field is JSON `true` or `false`."""
 
     spec: bool
 
     def matches(self, value: object) -> bool:
-        """The words "true" and "false" are text, not truth values."""
+        """Whether the value is this boolean; the words "true" and "false" are text and never match."""
         return value is self.spec
 
 
 @dataclass(frozen=True, slots=True)
 class Glob:
-    """`*` stands for any text, `?` for one character; nothing else is special."""
+    """`*` stands for any text, `?` for one character; no other character is special."""
 
     spec: str
 
     def matches(self, value: object) -> bool:
-        """A list matches where any of its entries does."""
+        """Whether the text of the value, or of any entry of a list, matches."""
         if isinstance(value, list | tuple):
             return any(self.matches(item) for item in value if not isinstance(item, list | tuple))
         text = scalar_text(value)
@@ -77,25 +77,25 @@ def _glob(pattern: str) -> re.Pattern[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Compare:
-    """`< 2025-01-01`, `>= 3`: a time with times, a number with numbers; what is neither never matches."""
+class Comparison:
+    """`< 2025-01-01`, `>= 3`: compares times with times and numbers with numbers; nothing else matches."""
 
     spec: str
     sign: str
     limit: float
-    of_time: bool
+    is_time: bool
 
     def matches(self, value: object) -> bool:
-        """A time without a zone is UTC; a day is its first moment."""
-        measured = _seconds(value) if self.of_time else _number(value)
+        """Whether the comparison holds; a time without a zone is UTC, a date is its first moment."""
+        measured = _seconds(value) if self.is_time else _number(value)
         return measured is not None and _ORDER[self.sign](measured, self.limit)
 
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """`{org}:{user}`: takes an id apart at fixed text, so that it can be put together again.
+    """`{org}:{user}`: splits an id at fixed text, so that two different ids never have the same parts.
 
-    Two that take it apart at the same text are equal, whatever they call the parts.
+    Two captures that split at the same text are equal, whatever they name the parts.
     """
 
     spec: str = field(compare=False)
@@ -104,11 +104,11 @@ class Capture:
     """The fixed text before, between and after the captured parts: one more than names."""
 
     def matches(self, value: object) -> bool:
-        """Every captured part must hold something."""
+        """Whether the value can be split so that no part is empty."""
         return self.split(value) is not None
 
     def split(self, value: object) -> tuple[str, ...] | None:
-        """The captured parts, each but the last as short as it can be; None where it does not fit."""
+        """The captured parts, each but the last as short as possible; None where the value does not match."""
         text = scalar_text(value)
         first, *inner, last = self.between
         if text is None or not text.startswith(first):
@@ -126,17 +126,17 @@ class Capture:
         return (*found, rest[: len(rest) - len(last)])
 
 
-Condition = Present | Exact | Flag | Glob | Compare | Capture
+Condition = Present | Exact | Boolean | Glob | Comparison | Capture
 
 
-def condition(value: str | float | bool | None, raw: str) -> Condition:
-    """The condition that a value in `when` stands for; raises ValueError saying what is wrong with it."""
+def parse_condition(value: str | float | bool | None, raw: str) -> Condition:
+    """The condition for a value in `when`; raises ValueError with the reason for a value that is none."""
     if isinstance(value, bool):
-        return Flag(value)
+        return Boolean(value)
     if isinstance(value, int | float):
         return Exact(raw, float(value))
     if not isinstance(value, str) or value == "":
-        raise ValueError('holds nothing; `"*"` means present')
+        raise ValueError('is empty; `"*"` means present')
     if value == "*":
         return Present()
     if compared := _COMPARISON.fullmatch(value):
@@ -146,30 +146,30 @@ def condition(value: str | float | bool | None, raw: str) -> Condition:
     return Glob(value) if "*" in value or "?" in value else Exact(value)
 
 
-def _comparison(spec: str, sign: str, operand: str) -> Compare:
+def _comparison(spec: str, sign: str, operand: str) -> Comparison:
     number = _number(operand)
     if number is not None:
-        return Compare(spec, sign, number, of_time=False)
+        return Comparison(spec, sign, number, is_time=False)
     moment = _seconds(operand)
     if moment is None:
-        raise ValueError("compares with what is neither a number nor a time such as 2025-01-31")
-    return Compare(spec, sign, moment, of_time=True)
+        raise ValueError("compares with neither a number nor a time such as 2025-01-31")
+    return Comparison(spec, sign, moment, is_time=True)
 
 
 def _capture(spec: str) -> Capture:
     names = tuple(_CAPTURE.findall(spec))
     between = tuple(_CAPTURE.split(spec)[::2])
     if any("{" in fixed or "}" in fixed for fixed in between):
-        raise ValueError("has a brace without its partner")
+        raise ValueError("has an unmatched brace")
     for name in names:
         if not CAPTURE_NAME.fullmatch(name):
-            raise ValueError("captures under a name that is not letters, digits and `_`")
+            raise ValueError("has a name that is not made of letters, digits and `_`")
     if len(set(names)) < len(names):
-        raise ValueError("captures one name twice")
+        raise ValueError("uses one name twice")
     if "" in between[1:-1]:
-        raise ValueError("captures two fields with nothing between them")
+        raise ValueError("has two names with no text between them")
     if any("*" in fixed or "?" in fixed for fixed in between):
-        raise ValueError("captures and globs at once, so that two ids could become one scope")
+        raise ValueError("mixes names with `*` or `?`, so two ids could become one scope")
     return Capture(spec, names, between)
 
 

@@ -138,12 +138,12 @@ def parse_yaml(text: str, name: str) -> Node:
     if root is None:
         return Node(None, f"{name}:1")
     problems = Problems()
-    tree = _Reader(name, problems).node(root, 0)
+    tree = _TreeBuilder(name, problems).node(root, 0)
     problems.refuse()
     return tree
 
 
-class _Reader:
+class _TreeBuilder:
     """Turns the parser's nodes into ours, collecting whatever is stricter here than in YAML."""
 
     def __init__(self, name: str, problems: Problems) -> None:
