@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -60,6 +61,24 @@ def write_durably(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def append_durably(path: Path, data: bytes, *, after: int) -> None:
+    """Write `data` behind the first `after` bytes of a file, in place of what follows them; it survives a power cut.
+
+    The file is created where it is missing. Raises OSError.
+    """
+    is_new = not path.exists()
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        os.ftruncate(handle, after)
+        if os.pwrite(handle, data, after) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    if is_new:
+        sync_folder(path.parent)
 
 
 def sync_folder(path: Path) -> None:

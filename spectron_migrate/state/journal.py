@@ -15,14 +15,13 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from spectron_migrate.errors import InputError
-from spectron_migrate.files.atomic import sync_folder
+from spectron_migrate.files.atomic import append_durably
 from spectron_migrate.files.locks import wait_for_lock
 from spectron_migrate.files.private import make_private_directory
 from spectron_migrate.records import Json, digest
@@ -30,6 +29,8 @@ from spectron_migrate.state.routing import FILE as ROUTING_FILE
 from spectron_migrate.state.routing import MOST_BEHIND, CatchUp, Phase, Routing, name_of, read_routing, write_routing
 
 FILE = "cutover.jsonl"
+LOCK_FILE = "cutover.lock"
+"""Held for the moment that a step or the routing is written."""
 
 STEPS_BACK = ("revert", "abort")
 """Steps that move reads back to Mem0. They are accepted even if lines of the journal are missing."""
@@ -219,7 +220,7 @@ def record_step(folder: Path, step: Step, *, decided_in: CutoverState | None = N
     accepted then, and not even those after `complete`.
     """
     make_private_directory(folder)
-    with _locked(folder):
+    with wait_for_lock(folder / LOCK_FILE):
         path = folder / FILE
         lines = _lines(path)
         state = _apply(lines, path).state
@@ -234,7 +235,7 @@ def record_step(folder: Path, step: Step, *, decided_in: CutoverState | None = N
         fields = {"n": state.epoch + 1, **step.to_json(), "prev": prev}
         line = json.dumps(fields, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
         try:
-            _append(path, line, keep=sum(map(len, lines)))
+            append_durably(path, line, after=sum(map(len, lines)))
         except OSError as error:
             raise InputError(
                 f"the step cannot be written to {path}: {error.strerror or error}", hint="nothing was changed"
@@ -252,7 +253,7 @@ def publish_routing(folder: Path, caught_up: CaughtUp | None = None, *, now: str
     """
     if not (folder / FILE).exists() and not (folder / ROUTING_FILE).exists():
         return None
-    with _locked(folder):
+    with wait_for_lock(folder / LOCK_FILE):
         state = _apply(_lines(folder / FILE), folder / FILE).state
         if _routing_ahead(folder, state) is not None:
             raise _truncated(folder / FILE)
@@ -359,30 +360,6 @@ def _lines(path: Path) -> list[bytes]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     return [line for line in data.splitlines(keepends=True) if line.endswith(b"\n")]
-
-
-def _append(path: Path, line: bytes, *, keep: int) -> None:
-    """Append a line durably after the `keep` bytes of whole lines; a line that a crash cut off is overwritten."""
-    fresh = not path.exists()
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        os.ftruncate(handle, keep)
-        os.lseek(handle, 0, os.SEEK_END)
-        written = os.write(handle, line)
-        if written != len(line):
-            raise OSError("the disk is full")
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    if fresh:
-        sync_folder(path.parent)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of journal and routing; it is only held for the moment of a write."""
-    with wait_for_lock(folder / "cutover.lock"):
-        yield
 
 
 def _digest(line: bytes) -> str:

@@ -1,16 +1,16 @@
-"""`routing.json`: from where an application reads, decided again for every read, in any language.
+"""`routing.json`: which system an application reads from. Applications evaluate it for every read, in any language.
 
-One small file is all that an application has to know: nobody is named in it, nothing is computed with it that
-ten lines cannot compute, and a reader needs no clock of ours but its own. `configs/routing.schema.json` is its
-published form. Standard library alone, because applications import this.
+The file is small, contains no ids in clear text, and can be evaluated in ten lines without this package.
+docs/routing.md has the rule in Python and TypeScript, configs/routing.schema.json the schema. This module uses the
+standard library alone, because applications import it.
 
-The rule, for the id that a read is about (`user_id`, else `agent_id`, else `run_id`, else `app_id`):
+The rule, for the id of a read (`user_id`, else `agent_id`, else `run_id`, else `app_id`):
 
-1. `name` = the first 16 hexadecimal digits of SHA-256 over `<migration>:<id>`, in UTF-8;
-2. not caught up is whoever stands in `behind` (null: everybody), and everybody once `fresh_until` has passed
-   (seconds since 1970; null: never): such a read goes to Mem0;
-3. who stands in `pinned.spectron` or `pinned.mem0` goes there;
-4. everybody else goes to Spectron if `name`, read as a number, modulo 10,000 is below `percent` * 100.
+1. `name` is the first 16 hexadecimal digits of SHA-256 over `<migration>:<id>` in UTF-8.
+2. The read goes to Mem0 if `name` is in `behind`, if `behind` is null, or if `fresh_until` (seconds since 1970; null:
+   never) has passed: not all of this user's memories are known to be in Spectron.
+3. Otherwise, if `name` is in `pinned.spectron` or `pinned.mem0`, the read goes there.
+4. Otherwise it goes to Spectron if `name`, as a number, modulo 10,000 is less than `percent` * 100; else to Mem0.
 """
 
 from __future__ import annotations
@@ -36,43 +36,44 @@ FILE = "routing.json"
 SCHEMA = 1
 BUCKETS = 10_000
 MOST_BEHIND = 5_000
-"""More users than this are not listed one by one: then everybody is behind."""
+"""If more users than this are behind, they are not listed: everybody counts as behind."""
 MOST_BYTES = 4_000_000
 CHECK_EVERY_S = 0.5
-"""How often a reader looks whether the file changed: well below the second in which a revert has to work."""
+"""How often a reader checks the file for changes. A revert must reach readers within a second."""
 FETCH_TIMEOUT_S = 5.0
 
 Phase = Literal["mem0", "started", "shift", "closing", "complete"]
 PHASES: tuple[Phase, ...] = ("mem0", "started", "shift", "closing", "complete")
 CatchUp = Literal["follow", "outbox"]
 Route = Literal["mem0", "spectron", "behind"]
-"""Where a read goes; `behind` is Mem0 too, because what Mem0 holds is not all in Spectron yet."""
+"""Where a read goes. `behind` is read from Mem0 as well, because not all of the user's memories are in Spectron yet."""
 
 _log = logging.getLogger("spectron_migrate.routing")
 
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """What `routing.json` says. Without any file, everything is read from Mem0."""
+    """The contents of `routing.json`. The defaults, for a missing file, send every read to Mem0."""
 
     migration: str = ""
     phase: Phase = "mem0"
     percent: float = 0
-    """0 to 100, at most two decimals: the share of users that is to be read from Spectron."""
+    """Share of users to read from Spectron: 0 to 100, at most two decimals."""
     pinned_to_spectron: frozenset[str] = frozenset()
-    """Names (`name_of`) of users that are pinned to Spectron."""
+    """Names (`name_of`) of users that are read from Spectron whatever `percent` is."""
     pinned_to_mem0: frozenset[str] = frozenset()
+    """Names of users that are read from Mem0 whatever `percent` is."""
     epoch: int = 0
     """Rises with every step of the cutover."""
     catch_up: CatchUp = "follow"
     fence: str | None = None
-    """Since when the cutover is under way, RFC 3339."""
+    """When the cutover began; RFC 3339."""
     as_of: str | None = None
-    """All that Mem0 held at this moment is in Spectron, or its user stands in `behind`. RFC 3339."""
+    """What Mem0 held at this time is in Spectron, except for users in `behind`; RFC 3339."""
     fresh_until: float | None = 0.0
-    """Seconds since 1970 until which `as_of` and `behind` may be relied on; None: for good."""
+    """Until when `as_of` and `behind` are valid, in seconds since 1970; None: forever."""
     behind: frozenset[str] | None = None
-    """Names of users with changes on their way to Spectron; None: everybody."""
+    """Names of users with changes that are not in Spectron yet; None: everybody."""
     updated_at: str = ""
     schema: int = SCHEMA
 
@@ -99,21 +100,21 @@ class Routing:
         return "spectron" if self.is_caught_up(name, time.time() if now is None else now) else "behind"
 
     def is_caught_up(self, name: str, now: float) -> bool:
-        """Whether a user's changes are all in Spectron, as far as is known at `now`."""
+        """Whether all of a user's changes are known at `now` to be in Spectron."""
         if self.behind is None or name in self.behind:
             return False
         return self.fresh_until is None or now <= self.fresh_until
 
     def to_json(self) -> dict[str, Any]:
         """As the file holds it."""
-        told = asdict(self)
-        pinned = {"spectron": sorted(told.pop("pinned_to_spectron")), "mem0": sorted(told.pop("pinned_to_mem0"))}
+        fields = asdict(self)
+        pinned = {"spectron": sorted(fields.pop("pinned_to_spectron")), "mem0": sorted(fields.pop("pinned_to_mem0"))}
         behind = None if self.behind is None else sorted(self.behind)
-        return {**told, "pinned": pinned, "behind": behind}
+        return {**fields, "pinned": pinned, "behind": behind}
 
     @classmethod
     def from_json(cls, value: Any) -> Routing:
-        """The inverse of `to_json`; raises ValueError for anything else, fields it does not know aside."""
+        """The inverse of `to_json`. Ignores unknown fields, raises ValueError for anything else."""
         try:
             pinned, behind = value["pinned"], value["behind"]
             routing = cls(
@@ -132,7 +133,7 @@ class Routing:
                 schema=int(_number(value["schema"])),
             )
         except (KeyError, TypeError) as error:
-            raise ValueError(f"no routing: {error}") from None
+            raise ValueError(f"not a routing: {error}") from None
         if routing.schema != SCHEMA:
             raise ValueError(f"schema {routing.schema}, this version reads schema {SCHEMA}")
         return routing
@@ -150,17 +151,17 @@ def subject_of(
 
 
 def name_of(migration: str, subject: str) -> str:
-    """What stands for an id in the file: 16 hexadecimal digits, another in every migration."""
+    """The name of an id in the file: 16 hexadecimal digits, different in every migration."""
     return hashlib.sha256(f"{migration}:{subject}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def bucket_of(name: str) -> int:
-    """0 to 9,999: a user keeps it, so that a rising percentage only ever adds users."""
+    """0 to 9,999. A user keeps the same bucket, so raising the percentage only adds users."""
     return int(name, 16) % BUCKETS
 
 
 def read_routing(path: Path) -> Routing | None:
-    """What the file says, None where there is none; raises ValueError for a broken one."""
+    """The routing in a file; None if there is none. Raises ValueError if it cannot be read or is not a routing."""
     try:
         with path.open("rb") as file:
             return _parse(file.read(MOST_BYTES + 1))
@@ -171,10 +172,10 @@ def read_routing(path: Path) -> Routing | None:
 
 
 def write_routing(path: Path, routing: Routing) -> None:
-    """Put it in place as a whole, durably: a reader sees the old file or the new one.
+    """Replace the file atomically and durably.
 
-    It names nobody, so everybody who can enter the directory may read it: an application often runs as another
-    user than the migration.
+    It is readable by everybody who can enter the directory, because an application often runs as a different user
+    than the migration; it contains no ids in clear text. Raises OSError.
     """
     data = (json.dumps(routing.to_json(), indent=1, allow_nan=False) + "\n").encode()
     replace_file(path, data, durable=True, mode=0o644)
@@ -182,24 +183,23 @@ def write_routing(path: Path, routing: Routing) -> None:
 
 @dataclass
 class _LastRead:
-    """What a source gave last."""
+    """What a reader last got from its source."""
 
     routing: Routing = field(default_factory=Routing)
     problem: str | None = "not read yet"
     stamp: Any = None
-    """What tells that a file or an answer is the same as before."""
-    runs_out: float = math.inf
-    """When it may no longer be relied on, by the reader's own clock."""
+    """Changes with the source: inode, size and time of a file, ETag of an address."""
+    expires: float = math.inf
+    """When `fresh_until` passes, by the reader's monotonic clock."""
 
 
 class RoutingReader:
-    """The newest routing of a file or an https address, for an application that asks at every read.
+    """The newest routing from a file or an https address, for an application that asks at every read.
 
-    `current` costs a look at the clock, and a `stat` of the file twice a second. An address is fetched by a thread
-    of its own, so that no read ever waits for a network. What is broken or missing leaves the last good routing in
-    force and is told: in `problem`, and once in the log. A routing that is not renewed runs out by itself
-    (`fresh_until`), so that whoever lost its source ends up reading from Mem0; a wall clock that is put back, or is
-    behind, does not make it last longer than it was meant to.
+    `current` reads a clock, and calls `stat` on the file twice a second. An address is fetched by a background thread,
+    so no read ever waits for the network. If the source is broken or missing, the last good routing stays in force,
+    `problem` says why, and one line is logged. A routing that is not renewed expires (`fresh_until`): a reader that
+    lost its source reads from Mem0 in the end. A wall clock that is behind, or was set back, does not prolong it.
     """
 
     def __init__(
@@ -210,10 +210,10 @@ class RoutingReader:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`source`: the file, the state directory it lies in, or an address.
+        """`source`: the file, its state directory, or an address.
 
-        Raises ValueError for an address that is neither https nor on this machine. `clock` in seconds, monotonic;
-        `now` in seconds since 1970.
+        `clock`: monotonic seconds; `now`: seconds since 1970. Raises ValueError for an address that is neither https
+        nor on this machine.
         """
         text = str(source)
         self._url = text if "://" in text else None
@@ -221,42 +221,42 @@ class RoutingReader:
             raise ValueError("the address of a routing must be https, or on this machine")
         path = Path(text)
         self._path = path if path.suffix == ".json" else path / FILE
-        self._seen = _LastRead()
+        self._last = _LastRead()
         self._every_s = check_every_s
         self._clock = clock
         self._now = now
-        self._look_at = float("-inf")
+        self._next_look = float("-inf")
         self._fetcher: threading.Thread | None = None
         self._pid = 0
         self._closed = threading.Event()
 
     @property
     def problem(self) -> str | None:
-        """Why what `current` gives may be out of date; None while the source is read."""
-        return self._seen.problem
+        """Why `current` may be out of date; None if the source was read at the last attempt."""
+        return self._last.problem
 
     def current(self) -> Routing:
-        """The newest good routing. Never raises, never waits for a network."""
+        """The newest good routing. Never raises and never waits for the network."""
         now = self._clock()
         if self._url is not None:
             self._keep_fetching()
-        elif now >= self._look_at:
-            self._look_at = now + self._every_s
-            self._look()
-        seen = self._seen
-        if now >= seen.runs_out:
-            seen.routing, seen.runs_out = replace(seen.routing, fresh_until=0.0), math.inf
-        return seen.routing
+        elif now >= self._next_look:
+            self._next_look = now + self._every_s
+            self._read_file()
+        last = self._last
+        if now >= last.expires:
+            last.routing, last.expires = replace(last.routing, fresh_until=0.0), math.inf
+        return last.routing
 
     def close(self) -> None:
-        """End the thread, where there is one."""
+        """Stop the background thread, if there is one."""
         self._closed.set()
 
-    def _look(self) -> None:
+    def _read_file(self) -> None:
         try:
             status = self._path.stat()
             stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
-            if stamp == self._seen.stamp and self._seen.problem is None:
+            if stamp == self._last.stamp and self._last.problem is None:
                 return
             with self._path.open("rb") as file:
                 routing = _parse(file.read(MOST_BYTES + 1))
@@ -266,31 +266,31 @@ class RoutingReader:
         self._take(routing, stamp)
 
     def _keep_fetching(self) -> None:
-        if self._fetcher is not None and self._pid == os.getpid():  # a forked process has no thread of its parent's
+        if self._fetcher is not None and self._pid == os.getpid():  # threads do not survive a fork
             return
         self._pid = os.getpid()
-        self._fetcher = threading.Thread(target=self._fetch_for_ever, name="spectron-routing", daemon=True)
+        self._fetcher = threading.Thread(target=self._fetch_forever, name="spectron-routing", daemon=True)
         self._fetcher.start()
 
-    def _fetch_for_ever(self) -> None:
+    def _fetch_forever(self) -> None:
         while not self._closed.is_set():
             self.fetch()
             self._closed.wait(self._every_s)
 
     def fetch(self) -> None:
-        """Fetch the address once, now; an application needs it only where its first read must not be Mem0's."""
+        """Fetch the address now. An application calls this only if its very first read must not go to Mem0."""
         from urllib.error import HTTPError
         from urllib.request import HTTPRedirectHandler, Request, build_opener
 
         class NoRedirect(HTTPRedirectHandler):
-            """Where the routing is fetched from is decided by whoever runs the application."""
+            """A redirect is an error: only the application's configuration decides where the routing comes from."""
 
             def redirect_request(self, *_: Any, **__: Any) -> None:
                 return None
 
         headers = {"Accept": "application/json", "User-Agent": "spectron-migrate"}
-        if self._seen.stamp is not None:
-            headers["If-None-Match"] = self._seen.stamp
+        if self._last.stamp is not None:
+            headers["If-None-Match"] = self._last.stamp
         try:
             request = Request(self._url or "", headers=headers)  # noqa: S310 - the scheme was checked
             with build_opener(NoRedirect).open(request, timeout=FETCH_TIMEOUT_S) as answer:
@@ -298,34 +298,34 @@ class RoutingReader:
         except HTTPError as error:
             error.close()
             if error.code == 304:
-                self._seen.problem = None
+                self._last.problem = None
             else:
                 self._keep_the_last(f"{self._url}: answered {error.code}")
-        except Exception as error:  # whatever a network can do: an application's read never fails for it
+        except Exception as error:  # nothing that a network does may fail an application's read
             self._keep_the_last(f"{self._url}: {getattr(error, 'reason', None) or error}")
 
     def _take(self, routing: Routing, stamp: Any) -> None:
-        if self._seen.routing.epoch > routing.epoch and self._seen.routing.migration == routing.migration:
-            self._keep_the_last(f"{self._url or self._path}: older than what was read before")
+        if self._last.routing.epoch > routing.epoch and self._last.routing.migration == routing.migration:
+            self._keep_the_last(f"{self._url or self._path}: older than the last one read")
             return
-        if self._seen.problem not in (None, "not read yet"):
-            _log.warning("routing: read again, epoch %d, %s", routing.epoch, routing.phase)
-        self._seen = _LastRead(routing, None, stamp, self._clock() + _lasts_s(routing, self._now()))
+        if self._last.problem not in (None, "not read yet"):
+            _log.warning("routing: can be read again, epoch %d, %s", routing.epoch, routing.phase)
+        self._last = _LastRead(routing, None, stamp, self._clock() + _expires_in_s(routing, self._now()))
 
     def _keep_the_last(self, problem: str) -> None:
-        if problem != self._seen.problem:
+        if problem != self._last.problem:
             _log.warning("routing: the last good one stays in force: %s", problem)
-            self._seen.problem = problem
+            self._last.problem = problem
 
 
-def _lasts_s(routing: Routing, now: float) -> float:
-    """For how long it may be relied on from now on: as the wall clock says, but no longer than it was written for."""
+def _expires_in_s(routing: Routing, now: float) -> float:
+    """Seconds until it expires: by the wall clock, but at most the period it was written for."""
     if routing.fresh_until is None:
         return math.inf
-    lasts_s = routing.fresh_until - now
+    remaining_s = routing.fresh_until - now
     with suppress(ValueError, TypeError):
-        lasts_s = min(lasts_s, routing.fresh_until - datetime.fromisoformat(routing.as_of or "").timestamp())
-    return max(0.0, lasts_s)
+        remaining_s = min(remaining_s, routing.fresh_until - datetime.fromisoformat(routing.as_of or "").timestamp())
+    return max(0.0, remaining_s)
 
 
 def _may_be_fetched(url: str) -> bool:
@@ -342,18 +342,18 @@ def _parse(data: bytes) -> Routing:
     try:
         return Routing.from_json(json.loads(data))
     except RecursionError:
-        raise ValueError("no routing") from None
+        raise ValueError("not a routing: nested too deeply") from None
 
 
 def _names(value: Any) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise TypeError("a list of names is none")
+        raise TypeError("not a list of names")
     return value
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError("a text is none")
+        raise TypeError("not a text")
     return value
 
 
@@ -363,11 +363,11 @@ def _text_or_none(value: Any) -> str | None:
 
 def _number(value: Any, most: float = 1e15) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-        raise TypeError("a number is none, or out of its range")
+        raise TypeError("not a number, or out of range")
     return value
 
 
 def _word(value: Any, known: tuple[Any, ...]) -> Any:
     if value not in known:
-        raise TypeError(f"{known[0]!r} and its like are known")
+        raise TypeError(f"{str(value)[:40]!r} is none of {', '.join(known)}")
     return value

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from spectron_migrate.files.atomic import create_file, read_json, replace_file, replacing, write_json
+from spectron_migrate.files.atomic import append_durably, create_file, read_json, replace_file, replacing, write_json
 
 
 def fail_while_replacing(path: Path) -> None:
@@ -40,6 +40,15 @@ def test_a_file_that_is_there_is_not_created_again(tmp_path: Path) -> None:
     assert not create_file(path, b"second")
     assert b"first" == path.read_bytes()
     assert [path] == list(tmp_path.iterdir())
+
+
+def test_an_append_replaces_what_lies_behind_the_given_length(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    append_durably(path, b"one\n", after=0)
+    path.write_bytes(b"one\ntorn line that is longer")
+    append_durably(path, b"two\n", after=4)
+    assert b"one\ntwo\n" == path.read_bytes()
+    assert 0o600 == path.stat().st_mode & 0o777
 
 
 def test_json_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`routing.json`: decided alike in every language, replaced as a whole, and never the reason of a failed read."""
+"""`routing.json`: the same decision in every language, replaced atomically, and never the reason a read fails."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +24,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spectron_migrate.records import format_time
 from spectron_migrate.state.routing import (
     BUCKETS,
     FILE,
@@ -45,7 +48,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "routing.md").read_text("utf-8")
 
 
 def readers_own_lines() -> Callable[[dict[str, Any], str, float], bool]:
-    """The ten lines of the documentation, as an application would have them."""
+    """The Python of the documentation, as an application would copy it."""
     block = next(each for each in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "reads_from_spectron" in each)
     lines: dict[str, Any] = {}
     exec(block, lines)
@@ -82,8 +85,10 @@ def routings(draw: st.DrawFn) -> tuple[Routing, list[str]]:
 
 
 @given(routings())
-def test_the_file_is_as_published_and_ten_lines_decide_as_we_do(told: tuple[Routing, list[str]]) -> None:
-    routing, users = told
+def test_the_file_follows_its_schema_and_the_documented_python_decides_alike(
+    drawn: tuple[Routing, list[str]],
+) -> None:
+    routing, users = drawn
     written = json.loads(json.dumps(routing.to_json()))
     jsonschema_rs.validator_for(SCHEMA).validate(written)
     assert routing == Routing.from_json(written)
@@ -92,15 +97,15 @@ def test_the_file_is_as_published_and_ten_lines_decide_as_we_do(told: tuple[Rout
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js to run the TypeScript of the documentation")
-def test_the_typescript_of_the_documentation_decides_alike(tmp_path: Path) -> None:
+def test_the_documented_typescript_decides_as_we_do(tmp_path: Path) -> None:
     lines = next(iter(re.findall(r"```typescript\n(.*?)```", PAGE, re.DOTALL)))
-    told = replace(HALF, percent=37.5, behind=frozenset({name_of(HALF.migration, "ü3")})).to_json()
+    routing = replace(HALF, percent=37.5, behind=frozenset({name_of(HALF.migration, "ü3")})).to_json()
     users = [f"ü{number}" for number in range(300)]
     script = tmp_path / "reads.mjs"
-    asks = f"{json.dumps(users)}.map((user) => readsFromSpectron({json.dumps(told)}, user, {NOW}))"
+    asks = f"{json.dumps(users)}.map((user) => readsFromSpectron({json.dumps(routing)}, user, {NOW}))"
     script.write_text(f"{re.sub(r': (any|string|number|boolean)', '', lines)}\nconsole.log(JSON.stringify({asks}))")
     done = subprocess.run(["node", script], capture_output=True, text=True, timeout=60, check=True)
-    assert [reads_from_spectron(told, user, NOW) for user in users] == json.loads(done.stdout)
+    assert [reads_from_spectron(routing, user, NOW) for user in users] == json.loads(done.stdout)
 
 
 def test_a_bucket_is_the_published_one_and_a_rising_share_only_adds_users() -> None:
@@ -111,7 +116,8 @@ def test_a_bucket_is_the_published_one_and_a_rising_share_only_adds_users() -> N
         for share in (0, 0.5, 5, 25, 50, 99.99, 100)
     ]
     assert all(fewer <= more for fewer, more in pairwise(read))
-    assert (0, 2000) == (len(read[0]), len(read[-1]))
+    assert 0 == len(read[0])
+    assert 2000 == len(read[-1])
     assert 900 < len(read[4]) < 1100
     assert 10_000 == BUCKETS
 
@@ -129,7 +135,7 @@ def test_the_id_is_the_user_else_the_agent_else_the_run_else_the_app() -> None:
         assert route == routing.route(**ids_given, now=NOW), ids_given
 
 
-def test_who_is_behind_or_not_heard_of_any_more_is_read_from_mem0() -> None:
+def test_a_user_who_is_behind_and_everybody_after_expiry_is_read_from_mem0() -> None:
     everybody = replace(HALF, percent=100)
     alice = name_of(HALF.migration, "alice")
     assert "spectron" == everybody.route(user_id="alice", now=NOW)
@@ -140,13 +146,13 @@ def test_who_is_behind_or_not_heard_of_any_more_is_read_from_mem0() -> None:
     assert "mem0" == Routing().route(user_id="alice")
 
 
-def test_nobody_is_named_in_the_file(tmp_path: Path) -> None:
+def test_the_file_contains_no_id_in_clear_text(tmp_path: Path) -> None:
     names = frozenset({name_of(HALF.migration, "alice@example.org")})
     write_routing(tmp_path / FILE, replace(HALF, pinned_to_spectron=names, behind=names))
     assert "alice" not in (tmp_path / FILE).read_text()
 
 
-def test_a_reader_sees_a_change_within_a_second_and_looks_at_the_file_only_now_and_then(tmp_path: Path) -> None:
+def test_a_reader_sees_a_change_within_a_second_and_checks_the_file_only_twice_a_second(tmp_path: Path) -> None:
     moment = [0.0]
     write_routing(tmp_path / FILE, HALF)
     reader = RoutingReader(tmp_path, clock=lambda: moment[0])
@@ -156,6 +162,29 @@ def test_a_reader_sees_a_change_within_a_second_and_looks_at_the_file_only_now_a
     assert 3 == reader.current().epoch
     moment[0] = 0.6
     assert 4 == reader.current().epoch
+
+
+@pytest.mark.parametrize("ahead_s", [0.0, 3600.0])
+def test_a_routing_that_is_not_renewed_expires_whatever_the_wall_clock_shows(tmp_path: Path, ahead_s: float) -> None:
+    as_of = time.time() + ahead_s
+    routing = Routing(
+        migration="m",
+        phase="shift",
+        percent=100,
+        epoch=2,
+        as_of=format_time(datetime.fromtimestamp(as_of, UTC)),
+        fresh_until=as_of + 60,
+        behind=frozenset(),
+    )
+    write_routing(tmp_path / "routing.json", routing)
+    moment = [0.0]
+    reader = RoutingReader(tmp_path, clock=lambda: moment[0])
+    assert "spectron" == reader.current().route(user_id="alice")
+    moment[0] = 61.0
+    assert "behind" == reader.current().route(user_id="alice")
+    write_routing(tmp_path / "routing.json", routing)  # following goes on
+    moment[0] = 62.0
+    assert "spectron" == reader.current().route(user_id="alice")
 
 
 @pytest.mark.parametrize(
@@ -178,7 +207,7 @@ def test_a_reader_sees_a_change_within_a_second_and_looks_at_the_file_only_now_a
     ],
     ids=lambda each: (each or b"missing")[:12].hex(),
 )
-def test_a_broken_missing_or_older_file_leaves_the_last_good_one_in_force_and_says_so(
+def test_a_broken_missing_or_older_file_leaves_the_last_good_one_in_force_and_is_logged_once(
     tmp_path: Path, broken: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     moment = [0.0]
@@ -196,7 +225,8 @@ def test_a_broken_missing_or_older_file_leaves_the_last_good_one_in_force_and_sa
     assert 1 == len(caplog.records)
     write_routing(path, replace(HALF, epoch=9))
     moment[0] = 4.0
-    assert (9, None) == (reader.current().epoch, reader.problem)
+    assert 9 == reader.current().epoch
+    assert reader.problem is None
 
 
 def test_without_any_file_everything_is_read_from_mem0(tmp_path: Path) -> None:
@@ -273,19 +303,23 @@ def test_an_address_is_fetched_with_its_etag_and_outages_leave_the_last_good_one
         reader = RoutingReader(address)
         reader.fetch()
         reader.fetch()
-        assert ([None, '"one"'], None) == (answers["asked"], reader.problem)
+        assert [None, '"one"'] == answers["asked"]
+        assert reader.problem is None
         answers.update(body=body(replace(HALF, epoch=4)), etag='"two"')
         reader.fetch()
-        assert 4 == reader._seen.routing.epoch
+        assert 4 == reader._last.routing.epoch
         for trouble in ({"status": 500}, {"status": 200, "body": b"{"}, {"status": 302, "location": address}):
             answers.update({"etag": None, **trouble})
             reader.fetch()
-            assert (4, True) == (reader._seen.routing.epoch, reader.problem is not None), trouble
+            assert 4 == reader._last.routing.epoch, trouble
+            assert reader.problem is not None, trouble
         answers.update(status=200, body=body(replace(HALF, epoch=5)))
         reader.fetch()
-        assert (5, None) == (reader._seen.routing.epoch, reader.problem)
+        assert 5 == reader._last.routing.epoch
+        assert reader.problem is None
     reader.fetch()
-    assert (5, True) == (reader._seen.routing.epoch, reader.problem is not None)
+    assert 5 == reader._last.routing.epoch
+    assert reader.problem is not None
 
 
 def test_a_read_never_waits_for_the_address() -> None:
@@ -303,7 +337,7 @@ def test_an_address_must_be_https_or_on_this_machine(address: str) -> None:
         RoutingReader(address)
 
 
-def test_importing_it_costs_an_application_next_to_nothing() -> None:
+def test_an_import_loads_nothing_heavy() -> None:
     heavy = ["typer", "rich", "tqdm", "httpx", "aiohttp", "mem0", "yaml", "sqlite3", "asyncio", "urllib.request"]
     code = f"import sys, spectron_migrate.state.routing; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
