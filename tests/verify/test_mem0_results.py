@@ -65,7 +65,8 @@ def test_the_report_of_an_earlier_run_stands_in_for_its_mem0(
         live.report["measured"]["recall"]["metrics"]["success"]
         == again.report["measured"]["recall"]["metrics"]["success"]
     )
-    assert (ExitCode.DONE, ExitCode.DONE) == (live.exit_code, again.exit_code)
+    assert ExitCode.DONE == live.exit_code
+    assert ExitCode.DONE == again.exit_code
     more = VerifyOptions(queries=(Query("something else", user_id=user, expect=(rows[0]["id"],)),))
     other = verify(spectron, tmp_path / "state", [dump], more, mem0=saved)
     assert {"mem0": 1} == other.report["measured"]["recall"]["metrics"]["failed"]

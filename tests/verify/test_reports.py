@@ -16,6 +16,7 @@ import pytest
 from spectron_migrate.errors import InputError
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.verify.options import Query, VerifyOptions
+from spectron_migrate.verify.reports.json_file import read_header
 from spectron_migrate.verify.summary import VerifySummary
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.support import WordSearch, verify
@@ -108,7 +109,10 @@ def test_the_page_shows_texts_and_obeys_none(reported: tuple[Path, VerifySummary
     seen = Seen()
     seen.feed(page)
     names = [tag for tag, _ in seen.tags]
-    assert (1, 0, 0, 0) == (names.count("script"), names.count("img"), names.count("iframe"), names.count("a"))
+    assert 1 == names.count("script")
+    assert 0 == names.count("img")
+    assert 0 == names.count("iframe")
+    assert 0 == names.count("a")
     assert not [name for _, attributes in seen.tags for name in attributes if name.startswith("on")]
     assert not [value for _, attributes in seen.tags for name, value in attributes.items() if name in ("src", "href")]
     assert "This page holds texts" in seen.text
@@ -189,3 +193,26 @@ def test_a_report_that_cannot_be_written_is_refused_before_anything_is_asked(
     with pytest.raises(InputError) as refused:
         verify(spectron, tmp_path / "state", [dump], options, endpoint="http://127.0.0.1:1")
     assert all(said in refused.value.message for said in ("2 problems", "r.pdf", "r.docx", ".json, .md, .html, .xml"))
+
+
+def test_the_header_of_a_json_report_is_read_without_its_findings_and_answers(
+    reported: tuple[Path, VerifySummary],
+) -> None:
+    folder, summary = reported
+    header = read_header(folder / "report.json")
+    assert summary.verdict == header["verdict"]
+    assert summary.report["measured"] == header["measured"]
+    assert set() == {"ids", "findings", "answers"} & set(header)
+
+
+def test_a_report_in_another_layout_is_read_as_a_whole(reported: tuple[Path, VerifySummary], tmp_path: Path) -> None:
+    folder, summary = reported
+    (tmp_path / "one-line.json").write_text(json.dumps(json.loads((folder / "report.json").read_text())))
+    assert summary.verdict == read_header(tmp_path / "one-line.json")["verdict"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{\n "schema": 1,', "not JSON"])
+def test_a_file_that_is_no_report_has_no_header(tmp_path: Path, text: str) -> None:
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(ValueError):
+        read_header(tmp_path / "report.json")

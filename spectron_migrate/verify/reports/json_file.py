@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from itertools import takewhile
 from pathlib import Path
 
 from spectron_migrate.records import Json
@@ -38,9 +37,14 @@ def read_header(path: Path) -> dict[str, Json]:
     A report of millions of memories has gigabytes, its header a few kilobytes. Raises OSError, or ValueError if the
     file is no such report.
     """
+    header = ""
     with path.open(encoding="utf-8") as file:
-        header = "".join(takewhile(lambda line: not line.startswith(f' "{_FIRST_LONG_ENTRY}":'), file)).rstrip()
-    report = json.loads(header[:-1] + "}" if header.endswith(",") else header)
+        for line in file:
+            if line.startswith(f' "{_FIRST_LONG_ENTRY}":'):
+                header = header.rstrip().removesuffix(",") + "}"
+                break
+            header += line
+    report = json.loads(header)
     if not isinstance(report, dict):
         raise ValueError(f"{path} is not a report of dual-verify")
     return report
