@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,9 +20,7 @@ from spectron_migrate.state import processes
 from spectron_migrate.state.journal import CutoverState, read_journal
 from spectron_migrate.state.routing import FILE as ROUTING_FILE
 from spectron_migrate.state.routing import read_routing
-
-VERIFICATION_FILE = "dual-verify.json"
-MOST_REPORT_BYTES = 2_000_000_000
+from spectron_migrate.verify.reports.json_file import LAST_REPORT, read_header
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +108,7 @@ async def gather(
     try:
         with open_ledgers(folder) as ledgers:
             facts = _ledger_evidence(ledgers)
-            report = _read_report(folder / VERIFICATION_FILE, ledgers)
+            report = _read_report(folder / LAST_REPORT, ledgers)
             selectors = cutover.selectors_in_use(ledgers)
     except Incomplete as error:
         missing = error.message
@@ -157,8 +154,7 @@ def _ledger_evidence(ledgers: Sequence[Ledger]) -> LedgerEvidence | None:
 def _read_report(path: Path, ledgers: Sequence[Ledger]) -> VerificationReport | None:
     """The newest report; None if there is none or it cannot be read."""
     try:
-        with path.open("rb") as file:
-            report = json.loads(file.read(MOST_REPORT_BYTES))
+        report = read_header(path)
         return VerificationReport(
             verdict=str(report["verdict"]),
             migration=str(report["migration"]),

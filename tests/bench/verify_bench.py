@@ -1,10 +1,10 @@
-"""What dual-verify itself costs beside the answers that it waits for, and how much memory it takes.
+"""The cost of dual-verify without the answers that it waits for, and its peak memory.
 
 Usage: python -m tests.bench.verify_bench [--memories 5000] [--users 100] [--queries 400]
 
-Recall is asked one query after the other, so that the time spent waiting for answers can be taken from the time
-of the stage; what is left is ours. On a busy machine a part of that is waiting for a processor: the processor's
-time beside it is what verification really needs. It runs in a process of its own, whose memory is measured.
+Recall asks one query after the other, so that the time spent waiting for answers can be subtracted from the time of
+the stage; the rest is ours. On a busy machine part of that is waiting for a processor, so processor time is printed
+too. Verification runs in a process of its own, whose memory is measured.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from spectron_migrate.verify.options import VerifyOptions
 from tests.support.spectron import memory, replay
 
 HOSTED_MS = 150.0
-"""What a service somewhere else takes for an answer; no figure of Spectron's is published."""
+"""Assumed time of a hosted service for an answer; Spectron publishes none."""
 PLAIN = "version: 1\ninfer: none\nrules:\n  - {when: {user_id: '*'}, scope: {user: '{user_id}'}}\n"
 
 
 class Clock:
-    """Time spent waiting for answers, and the processor's time that went into making them here."""
+    """Seconds spent waiting for answers, and processor seconds spent making them in this process."""
 
     def __init__(self) -> None:
         self.waited = self.worked = 0.0
 
 
 class TimedApi(SpectronApi):
-    """Keeps how long queries took to be answered."""
+    """Measures how long queries wait for their answers."""
 
     clock: Clock
 
@@ -62,7 +62,7 @@ class TimedApi(SpectronApi):
 
 
 class TimedSearch:
-    """A Mem0 that ranks a user's rows by common words, and keeps how long it took."""
+    """A Mem0 that ranks a user's rows by common words, and measures how long it takes."""
 
     def __init__(self, memories: int, users: int, clock: Clock) -> None:
         self.clock = clock
@@ -81,7 +81,7 @@ class TimedSearch:
 
 
 class Stages(NullReporter):
-    """When each stage began, and how long had been waited and worked by then."""
+    """For each stage, when it began and the clock's readings at that moment."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
@@ -92,14 +92,14 @@ class Stages(NullReporter):
         self.seen.append((name, time.perf_counter(), self.clock.waited, time.process_time() - self.clock.worked))
 
     def spans(self) -> Iterator[tuple[str, float, float, float]]:
-        """For each stage how long it took, waited and worked, in seconds."""
+        """For each stage its duration, waiting time and processor time, in seconds."""
         for (name, *before), (_, *after) in zip(self.seen, self.seen[1:], strict=False):
             took, waited, worked = (end - begin for begin, end in zip(before, after, strict=True))
             yield name, took, waited, worked
 
 
 def row(number: int, users: int) -> dict[str, Any]:
-    """The same memory for the same number, in whatever process."""
+    """The memory of a number: the same in every process."""
     chosen = random.Random(number)
     text = " ".join(f"word{chosen.randrange(3000)}" for _ in range(12))
     return {**memory(number // users, f"u{number % users}", text, at=_time(number)), "id": f"m{number}"}
@@ -110,10 +110,10 @@ def _time(number: int) -> str:
     return f"2025-01-{1 + day:02d}T{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}+00:00"
 
 
-async def verify(folder: Path, asked: argparse.Namespace) -> tuple[VerifySummary, Stages]:
+async def verify(folder: Path, arguments: argparse.Namespace) -> tuple[VerifySummary, Stages]:
     clock = Clock()
     stages = Stages(clock)
-    async with TimedApi(asked.at[0], asked.at[1], api_key="sk-local") as api:
+    async with TimedApi(arguments.at[0], arguments.at[1], api_key="sk-local") as api:
         api.clock = clock
         with open_any([folder / "all.jsonl"]) as dump, Ledger.open_for_reading(folder / "state") as ledger:
             summary = await run_dual_verify(
@@ -121,9 +121,9 @@ async def verify(folder: Path, asked: argparse.Namespace) -> tuple[VerifySummary
                 api=api,
                 dump=dump,
                 mapping=load_mapping(folder / "mapping.yaml"),
-                mem0_search=TimedSearch(asked.memories, asked.users, clock),
+                mem0_search=TimedSearch(arguments.memories, arguments.users, clock),
                 options=VerifyOptions(
-                    sample=asked.queries, in_flight=1, noise_queries=0, placement_sample=asked.queries
+                    sample=arguments.queries, in_flight=1, noise_queries=0, placement_sample=arguments.queries
                 ),
                 reporter=stages,
             )
@@ -131,19 +131,19 @@ async def verify(folder: Path, asked: argparse.Namespace) -> tuple[VerifySummary
     return summary, stages
 
 
-def report(asked: argparse.Namespace) -> None:
-    """Verify in this process, and say what it took."""
-    summary, stages = asyncio.run(verify(Path(asked.folder), asked))
-    print(f"{summary.verdict}: {asked.memories} memories of {asked.users} users, {asked.queries} queries")
+def report(arguments: argparse.Namespace) -> None:
+    """Verify in this process and print what it took."""
+    summary, stages = asyncio.run(verify(Path(arguments.folder), arguments))
+    print(f"{summary.verdict}: {arguments.memories} memories of {arguments.users} users, {arguments.queries} queries")
     for name, took, waited, worked in stages.spans():
         print(f"  {name:24} {took:8.2f} s, {waited:8.2f} s of it for answers; processor {worked:8.2f} s")
     _, took, waited, worked = next(span for span in stages.spans() if span[0] == "recall")
-    answers, ours, work = (1000 * each / asked.queries for each in (waited, took - waited, worked))
+    answers, ours, work = (1000 * each / arguments.queries for each in (waited, took - waited, worked))
     print(f"  a query: {answers:.2f} ms for both answers, {ours:.2f} ms ours ({ours / answers:.1%}),")
     print(f"    of which {work:.2f} ms of processor; beside a service of {HOSTED_MS:.0f} ms: {ours / HOSTED_MS:.1%}")
     began = time.perf_counter()
     collect_metrics(summary.report["answers"]).to_json(margin=0.02, everything=False)
-    print(f"  statistics of {asked.queries} queries: {time.perf_counter() - began:.2f} s")
+    print(f"  statistics of {arguments.queries} queries: {time.perf_counter() - began:.2f} s")
     print(f"  peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB")
 
 
@@ -154,19 +154,19 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=400)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--at", nargs=2, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.folder:
-        report(asked)
+    arguments = parser.parse_args()
+    if arguments.folder:
+        report(arguments)
         return
     with tempfile.TemporaryDirectory() as name, running_server(Path(name) / "spectron", extraction=False) as server:
         folder = Path(name)
         (folder / "mapping.yaml").write_text(PLAIN)
         with (folder / "all.jsonl").open("w") as file:
-            file.writelines(json.dumps(row(number, asked.users)) + "\n" for number in range(asked.memories))
+            file.writelines(json.dumps(row(number, arguments.users)) + "\n" for number in range(arguments.memories))
         began = time.perf_counter()
         replay(server, folder / "state", [folder / "all.jsonl"], mapping=folder / "mapping.yaml")
         print(f"replayed in {time.perf_counter() - began:.0f} s", flush=True)
-        numbers = [f"--{key}={getattr(asked, key)}" for key in ("memories", "users", "queries")]
+        numbers = [f"--{key}={getattr(arguments, key)}" for key in ("memories", "users", "queries")]
         where = ["--folder", name, "--at", server.base_url, server.context]
         subprocess.run([sys.executable, __file__, *numbers, *where], check=True)
 

@@ -12,12 +12,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 Change = Callable[[str, Any, Any], Any]
-"""Path, request body and answer body -> the answer that is given instead."""
+"""Path, request body and answer body -> the answer to give instead."""
 
 
 @contextmanager
 def rewriting_answers(upstream: str, change: Change) -> Iterator[str]:
-    """Pass every request on and let `change` have the answers; yields the base URL."""
+    """Forward every request and let `change` rewrite JSON answers; yields the base URL."""
     at = urlsplit(upstream)
 
     class Handler(BaseHTTPRequestHandler):
@@ -51,7 +51,7 @@ def rewriting_answers(upstream: str, change: Change) -> Iterator[str]:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
+            pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

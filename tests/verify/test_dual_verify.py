@@ -36,7 +36,7 @@ from tests.verify.support import (
 )
 
 
-def test_an_untouched_spectron_is_a_go_and_verifying_twice_says_the_same(filled: Filled) -> None:
+def test_an_untouched_spectron_is_a_go_each_time_it_is_verified(filled: Filled) -> None:
     for _ in range(2):
         summary = verify(filled.server, filled.state, [filled.dump])
         integrity = summary.report["measured"]["integrity"]
@@ -59,7 +59,7 @@ def test_the_newer_generation_of_the_service_is_verified_as_well(tmp_path: Path)
     assert set() == named_findings(summary)
 
 
-def test_half_an_export_is_no_go_ahead_though_all_of_it_arrived(
+def test_an_incomplete_export_is_inconclusive_though_all_of_it_arrived(
     spectron: RunningServer, hobby_rows: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dump = write_raw(tmp_path / "half.json", hobby_rows[:2])
@@ -71,7 +71,7 @@ def test_half_an_export_is_no_go_ahead_though_all_of_it_arrived(
     assert gate_named(summary, "source").passed is None
 
 
-def test_raw_files_say_that_they_prove_nothing_about_the_rest(
+def test_raw_files_leave_the_source_gate_unmeasured(
     spectron: RunningServer, hobby_rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     dump = write_raw(tmp_path / "all.json", hobby_rows)
@@ -81,7 +81,7 @@ def test_raw_files_say_that_they_prove_nothing_about_the_rest(
     assert "not measured: raw files do not prove that they hold all of Mem0; an export does" == gate.hint
 
 
-def test_a_server_that_answers_everybody_with_everything_is_no_go(
+def test_a_server_that_answers_every_user_with_all_memories_is_no_go(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
     rows = [memory(number, f"{user}{name}", text) for name in ("a", "b") for number, text in enumerate(HOBBIES[:2])]
@@ -100,9 +100,7 @@ def test_a_server_that_answers_everybody_with_everything_is_no_go(
     assert "isolation" in failed_gates(summary)
 
 
-def test_a_large_but_good_migration_with_odd_memories_is_a_go(
-    spectron: RunningServer, user: str, tmp_path: Path
-) -> None:
+def test_unusual_but_complete_memories_are_a_go(spectron: RunningServer, user: str, tmp_path: Path) -> None:
     odd = [
         "Likes tea",
         "likes  TEA",
@@ -121,7 +119,7 @@ def test_a_large_but_good_migration_with_odd_memories_is_a_go(
     assert "GO" == summary.verdict
 
 
-def test_filters_choose_whose_memories_it_is_about(spectron: RunningServer, user: str, tmp_path: Path) -> None:
+def test_a_user_filter_limits_the_expected_memories(spectron: RunningServer, user: str, tmp_path: Path) -> None:
     rows = [memory(number, name) for name in (user, f"{user}2") for number in range(3)]
     dump = write_raw(tmp_path / "all.json", rows)
     replay(spectron, tmp_path / "state", [dump], options=ReplayOptions(filters=Filters(users=frozenset({user}))))
@@ -133,7 +131,7 @@ def test_filters_choose_whose_memories_it_is_about(spectron: RunningServer, user
     assert 3 == both.report["measured"]["integrity"]["missing"]
 
 
-def test_nothing_to_verify_is_no_go_ahead(spectron: RunningServer, user: str, tmp_path: Path) -> None:
+def test_nothing_to_verify_is_inconclusive(spectron: RunningServer, user: str, tmp_path: Path) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(0, user)])
     replay(spectron, tmp_path / "state", [dump])
     summary = verify(spectron, tmp_path / "state", [dump], VerifyOptions(filters=Filters(users=frozenset({"nobody"}))))
@@ -170,7 +168,7 @@ def test_shards_are_read_together_and_the_dump_is_not_needed(
     assert ("GO", 6) == asyncio.run(run())
 
 
-def test_a_server_that_fails_now_and_then_is_asked_again_and_nobody_is_blamed(
+def test_requests_are_repeated_when_the_server_fails_now_and_then(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(8)])

@@ -1,4 +1,4 @@
-"""A verification that was stopped goes on where it was, and never with old answers about a new state."""
+"""A stopped verification is resumed, but never with old answers about a new state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.verify.support import RecordingReporter, verify
 
 @pytest.fixture
 def stopped(spectron: RunningServer, user: str, tmp_path: Path) -> Path:
-    """A dump of 40 memories, and a verification of it that lost its server in the middle."""
+    """A dump of 40 memories whose verification lost the server half-way."""
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(40)])
     replay(spectron, tmp_path / "state", [dump])
     with misbehaving(spectron.base_url) as proxy:
@@ -42,7 +42,7 @@ def asked_in_full(spectron: RunningServer, state: Path, dump: Path, **more: obje
         return len(proxy.seen), reporter.messages, summary.verdict
 
 
-def test_what_was_checked_is_not_asked_again(spectron: RunningServer, stopped: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_does_not_repeat_what_was_checked(spectron: RunningServer, stopped: Path, tmp_path: Path) -> None:
     # The endpoint is part of what a run is about, so the same server is reached under its own name.
     first = RecordingReporter()
     state = tmp_path / "state"
@@ -64,7 +64,7 @@ def test_what_was_checked_is_not_asked_again(spectron: RunningServer, stopped: P
     assert resumed <= whole - 20
 
 
-def test_a_finished_run_leaves_nothing_behind_and_the_next_asks_everything(
+def test_a_finished_run_removes_its_workspace_and_the_next_checks_everything(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(5)])
@@ -76,7 +76,7 @@ def test_a_finished_run_leaves_nothing_behind_and_the_next_asks_everything(
     assert [] == list((tmp_path / "state").glob("verify.db*"))
 
 
-def test_an_unfinished_run_is_not_gone_on_with_once_the_ledger_says_more(
+def test_a_run_is_not_resumed_after_the_ledger_has_changed(
     spectron: RunningServer, stopped: Path, tmp_path: Path, user: str
 ) -> None:
     assert (tmp_path / "state" / "verify.db").exists()
@@ -88,7 +88,7 @@ def test_an_unfinished_run_is_not_gone_on_with_once_the_ledger_says_more(
     assert "GO" == verdict
 
 
-def test_an_unfinished_run_of_long_ago_begins_anew(spectron: RunningServer, user: str, tmp_path: Path) -> None:
+def test_an_old_unfinished_run_is_not_resumed(spectron: RunningServer, user: str, tmp_path: Path) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(40)])
     replay(spectron, tmp_path / "state", [dump])
     with misbehaving(spectron.base_url) as proxy:

@@ -92,21 +92,19 @@ def rules(
         ),
     ],
 )
-def test_what_became_of_a_memory(
+def test_a_memory_has_the_expectation_that_follows_from_dump_and_ledger(
     held: Memory, last: LastVersion | None, told: ExpectationRules, expected: tuple[str, tuple[str, ...]]
 ) -> None:
     expectation = expectation_of(held, last, told)
     assert expected == (expectation.kind, tuple(finding.kind for finding in expectation.findings))
 
 
-def test_the_servers_words_stay_out_of_reasons() -> None:
+def test_a_reason_holds_only_the_status_of_the_servers_answer() -> None:
     refused = replace(WRITTEN, state="refused", reason="422 the text 'Likes tea' is too short")
     assert "refused (422)" == expectation_of(HELD, refused, rules()).reason
 
 
-def test_a_replay_that_stopped_half_way_is_missing_the_rest_by_name(
-    spectron: RunningServer, user: str, tmp_path: Path
-) -> None:
+def test_memories_after_a_stopped_replay_are_named_missing(spectron: RunningServer, user: str, tmp_path: Path) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(6)])
     replay(spectron, tmp_path / "state", [dump], options=ReplayOptions(limit=4))
     summary = verify(spectron, tmp_path / "state", [dump])
@@ -117,7 +115,7 @@ def test_a_replay_that_stopped_half_way_is_missing_the_rest_by_name(
     assert ExitCode.NO_GO == summary.exit_code
 
 
-def test_what_mem0_got_since_is_pending_and_keeps_the_verdict_open(
+def test_changes_in_mem0_after_the_replay_are_pending_and_inconclusive(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
     rows = [memory(number, user) for number in range(3)]
@@ -143,7 +141,7 @@ def test_another_sources_dump_is_refused(spectron: RunningServer, user: str, tmp
         verify(spectron, tmp_path / "state", [dump])
 
 
-def test_a_deletion_that_only_the_dump_knows_of_is_stale_in_spectron(
+def test_a_memory_deleted_according_to_the_dump_alone_is_stale(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
     from spectron_migrate.dump.writer import DumpWriter

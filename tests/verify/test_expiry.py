@@ -1,4 +1,4 @@
-"""What Spectron keeps for seven days only is said to be about to expire, and a loss is never excused by it."""
+"""Memories that Spectron keeps for seven days only are reported as expiring; that never excuses a loss."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHORT = "version: 1\ncategory: context\nrules:\n  - {when: {user_id: '*'}, scope
 
 
 class BeesFirst(WordSearch):
-    """A Mem0 that answers with the first memory whatever is asked."""
+    """A Mem0 that answers every query with the first memory first."""
 
     def search(self, query: str, **named: Any) -> list[SearchHit]:
         return [SearchHit(self.rows[0]["id"], self.rows[0]["memory"], None), *super().search(query, **named)][:2]
@@ -37,7 +37,7 @@ def asked_about_geese(
     now: str = "2025-01-03",
     days: int | None = None,
 ) -> Any:
-    """Ask for something else than the first memory; `days`: how long ago all of it was, by the server's clock."""
+    """Verify with a query that is not about the first memory; `days`: age of all memories by the server's clock."""
     at = (datetime.now(UTC) - timedelta(days=days)).isoformat() if days is not None else None
     rows = [memory(number, "anna", text, at=at) for number, text in enumerate(TEXTS)]
     dump = write_raw(tmp_path / "all.json", rows)
@@ -79,7 +79,7 @@ def test_a_memory_that_the_mapping_writes_as_context_is_about_to_expire(tmp_path
 @pytest.mark.parametrize(
     ("days", "said"), [(1, "its fact is about to expire at "), (60, "its fact is no longer there: expired or")]
 )
-def test_a_fact_that_spectron_itself_put_into_context_expires(tmp_path: Path, days: int, said: str) -> None:
+def test_a_fact_in_spectrons_own_category_context_expires(tmp_path: Path, days: int, said: str) -> None:
     with server_here(tmp_path / "spectron", context="bucketed") as server:
         asked_about_geese(server, tmp_path, days=days)
         with tampering(server) as db:
@@ -94,7 +94,7 @@ def test_a_fact_that_spectron_itself_put_into_context_expires(tmp_path: Path, da
 @pytest.mark.parametrize(
     ("now", "expected"), [("2025-01-03", ("lost", "misplaced")), ("2025-02-01", ("expiring", "untestable"))]
 )
-def test_a_text_that_is_gone_is_lost_until_its_seven_days_are_over(
+def test_a_text_that_disappears_is_lost_unless_its_seven_days_are_over(
     tmp_path: Path, now: str, expected: tuple[str, str]
 ) -> None:
     mapping = tmp_path / "mapping.yaml"
@@ -109,12 +109,12 @@ def test_a_text_that_is_gone_is_lost_until_its_seven_days_are_over(
     assert ("lost" != expected[0]) == gate_named(summary, "lost").passed
 
 
-def test_a_memory_that_stays_is_only_ranked_lower(tmp_path: Path) -> None:
+def test_a_memory_that_does_not_expire_is_only_ranked_lower(tmp_path: Path) -> None:
     with server_here(tmp_path / "spectron", context="long") as server:
         assert "expiring" != why(asked_about_geese(server, tmp_path))["why"]
 
 
-def test_the_first_of_its_facts_to_expire_is_named_and_a_time_that_is_none_is_not() -> None:
+def test_the_earliest_expiry_of_its_facts_counts_and_an_unreadable_time_does_not() -> None:
     def value(number: int, known_at: str, category: str = "context", by: str | None = None) -> EntityValue:
         return EntityValue(f"a{number}", "likes", "tea", by, by is None, category, known_at)
 

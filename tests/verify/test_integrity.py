@@ -44,7 +44,7 @@ def test_a_changed_text_is_named_altered(filled: Filled) -> None:
     assert ExitCode.NO_GO == summary.exit_code
 
 
-def test_masked_texts_are_said_to_be_masked(filled: Filled) -> None:
+def test_masked_texts_are_reported_as_masked(filled: Filled) -> None:
     with tampering(filled.server) as db:
         db.execute("UPDATE turn SET content = 'Has a beagle called [NAME]' WHERE content = ?", (FILLED_TEXTS[2],))
     summary = verify(filled.server, filled.state, [filled.dump])
@@ -79,7 +79,7 @@ def test_a_memory_written_twice_through_another_session_is_named_doubled(filled:
     assert ExitCode.NO_GO == summary.exit_code
 
 
-def test_a_turn_of_somebody_else_in_our_session_is_said(filled: Filled) -> None:
+def test_a_foreign_turn_in_our_session_is_reported(filled: Filled) -> None:
     with tampering(filled.server) as db:
         db.execute(
             "INSERT INTO turn SELECT 'turn_foreign', session, seq + 100, role, 'An unheard-of sentence', created_at,"
@@ -91,7 +91,7 @@ def test_a_turn_of_somebody_else_in_our_session_is_said(filled: Filled) -> None:
     assert 2 == summary.report["measured"]["integrity"]["foreign"]
 
 
-def test_turns_in_another_order_are_named(filled: Filled) -> None:
+def test_a_turn_out_of_order_is_named(filled: Filled) -> None:
     with tampering(filled.server) as db:
         db.execute(
             "UPDATE turn SET seq = seq + 50 WHERE content = ? AND session IN"
@@ -103,9 +103,7 @@ def test_turns_in_another_order_are_named(filled: Filled) -> None:
     assert ["order"] == failed_gates(summary)
 
 
-def test_left_over_turns_are_residue_until_somebody_accepts_them(
-    spectron: RunningServer, user: str, tmp_path: Path
-) -> None:
+def test_turns_of_failed_writes_are_residue_until_accepted(spectron: RunningServer, user: str, tmp_path: Path) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(0, user), memory(1, user)])
     replay(spectron, tmp_path / "state", [dump])
     with Ledger.open_for_writing(tmp_path / "state") as ledger, ledger.transaction() as db:

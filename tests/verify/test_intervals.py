@@ -37,12 +37,12 @@ def test_quantiles_of_student_are_those_of_the_tables(probability: float, degree
     assert t_quantile(probability, degrees) == pytest.approx(published, abs=6e-4)
 
 
-def test_the_two_ways_to_a_quantile_meet() -> None:
+def test_both_methods_for_a_quantile_agree_where_they_meet() -> None:
     assert t_quantile(0.975, 200) - t_quantile(0.975, 201) == pytest.approx(6e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize(("probability", "degrees"), [(0.0, 5), (1.0, 5), (0.5, 0)])
-def test_a_quantile_that_is_none_is_refused(probability: float, degrees: int) -> None:
+def test_an_impossible_quantile_is_refused(probability: float, degrees: int) -> None:
     with pytest.raises(ValueError, match="no quantile"):
         t_quantile(probability, degrees)
 
@@ -57,7 +57,7 @@ def test_interval_within_few_users_worked_out_by_hand() -> None:
     assert interval.high == pytest.approx(-0.125 + half)
 
 
-def test_interval_over_many_users_weighs_every_user_the_same() -> None:
+def test_an_interval_over_many_users_gives_every_user_the_same_weight() -> None:
     # 30 users: one with five losses, 29 with a single draw: mean -1/30, not -5/34
     interval = paired_interval({"loser": [-1.0] * 5} | {str(n): [0.0] for n in range(29)})
     squares = 2 + (29 / 30) ** 2 + 29 * (1 / 30) ** 2
@@ -67,7 +67,7 @@ def test_interval_over_many_users_weighs_every_user_the_same() -> None:
     assert interval.low == pytest.approx(-1 / 30 - half)
 
 
-def test_equal_answers_alone_prove_nothing_of_few_users() -> None:
+def test_equal_answers_of_few_users_prove_nothing() -> None:
     assert paired_interval({str(n): [0.0] for n in range(30)}).low < -0.02
     assert paired_interval({str(n): [0.0] for n in range(200)}).low > -0.02
 
@@ -82,7 +82,7 @@ def test_nothing_to_average_is_refused() -> None:
 
 
 @given(differences)
-def test_an_interval_holds_its_mean_and_stays_possible(by_user: dict[str, list[float]]) -> None:
+def test_an_interval_contains_its_mean_and_stays_between_minus_one_and_one(by_user: dict[str, list[float]]) -> None:
     interval = paired_interval(by_user)
     assert -1.0 <= interval.low <= interval.mean <= interval.high <= 1.0
 

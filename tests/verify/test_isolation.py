@@ -1,4 +1,4 @@
-"""A planted leak is found, whichever way it leaks; equal sentences of two users are no leak."""
+"""Every kind of planted leak is found; equal sentences of two users are no leak."""
 
 from __future__ import annotations
 
@@ -37,9 +37,7 @@ def test_equal_sentences_of_two_users_are_no_leak(spectron: RunningServer, user:
     assert set() == named_findings(summary)
 
 
-def test_a_cache_that_forgets_whose_question_it_was_is_a_leak(
-    spectron: RunningServer, user: str, tmp_path: Path
-) -> None:
+def test_a_cache_shared_across_scopes_is_a_leak(spectron: RunningServer, user: str, tmp_path: Path) -> None:
     dump = fill(spectron, tmp_path, {user: list(SENTENCES), f"{user}2": ["Collects stamps", "Sings in a choir"]})
     kept: dict[str, Any] = {}
 
@@ -61,7 +59,7 @@ def test_a_cache_that_forgets_whose_question_it_was_is_a_leak(
     assert {"id", "reason", "where"} == set(told["leaks"][0])
 
 
-def test_a_passage_that_lies_in_anothers_scope_is_a_leak_naming_the_memory(tmp_path: Path) -> None:
+def test_a_passage_in_another_users_scope_is_a_leak_that_names_the_memory(tmp_path: Path) -> None:
     with server_here(tmp_path / "spectron", context="leaky") as server:
         dump = fill(server, tmp_path, {"anna": list(SENTENCES), "bo": ["Collects stamps", "Sings in a choir"]})
         with tampering(server) as db:
@@ -76,7 +74,7 @@ def test_a_passage_that_lies_in_anothers_scope_is_a_leak_naming_the_memory(tmp_p
     assert ["isolation"] == failed_gates(summary)
 
 
-def test_a_copy_under_another_id_is_a_leak_once_words_find_it_that_only_its_owner_has(tmp_path: Path) -> None:
+def test_a_copy_under_another_id_is_a_leak_if_words_that_only_its_owner_has_find_it(tmp_path: Path) -> None:
     async def copy(server: RunningServer) -> None:
         async with SpectronApi(server.base_url, server.context, api_key=server.api_key) as api:
             session = await api.create_session((("user/bo",),))
@@ -90,7 +88,7 @@ def test_a_copy_under_another_id_is_a_leak_once_words_find_it_that_only_its_owne
     assert {("leak", "anna-0002")} == named_findings(summary)
 
 
-def test_with_one_scope_there_is_nobody_to_leak_to(spectron: RunningServer, user: str, tmp_path: Path) -> None:
+def test_isolation_is_not_measured_with_one_scope(spectron: RunningServer, user: str, tmp_path: Path) -> None:
     dump = fill(spectron, tmp_path, {user: list(SENTENCES)})
     summary = verify(spectron, tmp_path / "state", [dump])
     gate = next(gate for gate in summary.gates if gate.name == "isolation")
@@ -100,7 +98,7 @@ def test_with_one_scope_there_is_nobody_to_leak_to(spectron: RunningServer, user
     assert "GO" == summary.verdict
 
 
-def test_pairs_are_apart_and_the_same_seed_draws_the_same_ones() -> None:
+def test_pairs_are_separate_and_the_same_seed_gives_the_same_pairs() -> None:
     known = [
         ScopeReader(number, ((path,),), ((path,), (f"{path}/*",)))
         for number, path in enumerate(["user/a", "user/a/agent/x", "user/a2", "user/b", "user/c"])

@@ -11,7 +11,7 @@ from spectron_migrate.verify.keywords import WordFrequencies, question_about, wo
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=60), min_size=1, max_size=8), st.integers(0, 99))
-def test_a_made_question_is_never_the_text_again_and_asks_only_with_its_words(texts: list[str], seed: int) -> None:
+def test_a_generated_question_uses_words_of_the_text_but_never_repeats_it(texts: list[str], seed: int) -> None:
     rarity = WordFrequencies(texts)
     for text in texts:
         question = question_about(text, rarity, random.Random(seed))

@@ -60,7 +60,7 @@ def test_rbo_and_overlap_are_symmetric_shares(left: list[str], right: list[str])
 
 
 @given(rankings)
-def test_equal_rankings_agree_wholly_and_disjoint_ones_not_at_all(ranking: list[str]) -> None:
+def test_rbo_of_equal_rankings_is_one_and_of_disjoint_rankings_zero(ranking: list[str]) -> None:
     assert rbo_ext(ranking, ranking) == pytest.approx(1.0)
     if ranking:
         assert 0.0 == rbo_ext(ranking, [item.upper() for item in ranking])

@@ -1,4 +1,4 @@
-"""Our measures and intervals are those of the libraries that others use for them."""
+"""Our measures and intervals equal those of ir-measures, trec_eval, scipy and numpy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ runs = st.dictionaries(
 
 
 def as_trec(asked: dict[str, tuple[list[str], set[str]]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Judgements and runs as the other libraries read them: a rank becomes a falling score."""
+    """Judgements and runs in the format of those libraries; a rank becomes a descending score."""
     qrels = {query: dict.fromkeys(sorted(expected), 1) for query, (_, expected) in asked.items()}
     run = {
         query: {item: float(100 - rank) for rank, item in enumerate(ranking)} for query, (ranking, _) in asked.items()

@@ -1,4 +1,4 @@
-"""A saved run stands in for Mem0, and a file that is none is refused by line."""
+"""Saved results replace Mem0, and a malformed file is refused with its line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ASKED = {"user_id": "anna", "agent_id": None, "run_id": None}
 
 
 @pytest.mark.parametrize("enveloped", [False, True])
-def test_lines_are_answers(tmp_path: Path, *, enveloped: bool) -> None:
+def test_each_line_is_an_answer(tmp_path: Path, *, enveloped: bool) -> None:
     rows = [{"id": "m1", "memory": "Likes tea", "score": 0.4}, {"id": "m2", "memory": "Likes cake"}]
     line = {"query": "tea?", "user_id": "anna", "results": {"results": rows} if enveloped else rows}
     (tmp_path / "saved.jsonl").write_text(json.dumps(line) + "\n")
@@ -44,16 +44,14 @@ def test_lines_are_answers(tmp_path: Path, *, enveloped: bool) -> None:
         ('{"query": "a", "user_id": "u", "results": []}\n' * 2, "saved.jsonl:2: a second answer"),
     ],
 )
-def test_a_file_that_is_no_saved_run_is_refused_by_line(tmp_path: Path, text: str, said: str) -> None:
+def test_a_malformed_results_file_is_refused_with_its_line(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "saved.jsonl").write_text(text)
     with pytest.raises(InputError) as refused:
         load_results(tmp_path / "saved.jsonl")
     assert said in refused.value.message
 
 
-def test_the_report_of_an_earlier_run_stands_in_for_its_mem0(
-    spectron: RunningServer, user: str, tmp_path: Path
-) -> None:
+def test_the_report_of_an_earlier_run_replaces_mem0(spectron: RunningServer, user: str, tmp_path: Path) -> None:
     rows = [memory(number, user, f"Told about topic{number} on day{number}") for number in range(6)]
     dump = write_raw(tmp_path / "all.json", rows)
     replay(spectron, tmp_path / "state", [dump])

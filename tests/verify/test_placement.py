@@ -28,7 +28,7 @@ def test_a_memory_in_another_scope_is_named_misplaced_and_a_leak(filled: Filled)
     assert ExitCode.NO_GO == summary.exit_code
 
 
-def test_what_only_a_cache_answers_with_is_neither_placed_nor_misplaced(
+def test_a_memory_that_only_a_cache_answers_with_is_untestable(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user, text) for number, text in enumerate(FILLED_TEXTS)])

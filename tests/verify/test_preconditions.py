@@ -15,9 +15,7 @@ from tests.support.spectron import memory, replay, write_raw
 from tests.verify.support import Filled, verify
 
 
-def test_options_that_ask_nothing_or_too_much_are_refused_at_once(
-    spectron: RunningServer, user: str, tmp_path: Path
-) -> None:
+def test_options_out_of_range_are_refused(spectron: RunningServer, user: str, tmp_path: Path) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(0, user)])
     replay(spectron, tmp_path / "state", [dump])
     with pytest.raises(InputError) as refused:
@@ -40,7 +38,7 @@ def test_without_a_ledger_there_is_nothing_to_verify(spectron: RunningServer, us
         verify(spectron, tmp_path / "state", [dump])
 
 
-def test_a_key_that_may_not_read_is_refused_and_nothing_is_called_missing(tmp_path: Path) -> None:
+def test_a_key_without_read_grant_is_refused(tmp_path: Path) -> None:
     grants = {"memory:write": ["*"], "scope:read": ["*"], "scope:create": ["*"]}
     principals = {"writer": {"grants": grants, "key": "sk-writer"}}
     with server_here(tmp_path / "spectron", context="grants", principals=principals) as server:
@@ -51,7 +49,7 @@ def test_a_key_that_may_not_read_is_refused_and_nothing_is_called_missing(tmp_pa
             verify(server, tmp_path / "state", [dump])
 
 
-def test_a_server_that_lost_everything_is_another_server_and_no_verdict(filled: Filled, tmp_path: Path) -> None:
+def test_a_server_without_our_sessions_is_refused(filled: Filled, tmp_path: Path) -> None:
     with (
         server_here(tmp_path / "empty", context="tampered") as other,
         pytest.raises(WrongLedger, match="has none of the turns"),

@@ -42,13 +42,13 @@ TWO = (Query("where does she live?", user_id="anna"), Query("tea?", user_id="7",
         ),
     ],
 )
-def test_every_kind_of_file_says_the_same(tmp_path: Path, name: str, text: str) -> None:
+def test_every_format_gives_the_same_queries(tmp_path: Path, name: str, text: str) -> None:
     path = tmp_path / name
     path.write_text(text)
     assert TWO == load_queries(path)
 
 
-def test_lines_of_text_are_the_named_users(tmp_path: Path) -> None:
+def test_lines_of_a_text_file_are_queries_of_the_given_user(tmp_path: Path) -> None:
     path = tmp_path / "q.txt"
     path.write_text("\ufeffwhere does she live?\n\n  tea?  \n", encoding="utf-8")
     expected = (Query("where does she live?", user_id="anna"), Query("tea?", user_id="anna"))
@@ -81,7 +81,7 @@ def test_a_bad_file_is_refused_by_file_and_line(tmp_path: Path, name: str, text:
     assert said in refused.value.message
 
 
-def test_all_bad_lines_are_named_at_once(tmp_path: Path) -> None:
+def test_all_bad_lines_are_named(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text('{"query": "a"}\n{"query": "b", "user_id": "u"}\n{"user_id": "u"}\n')
     with pytest.raises(InputError) as refused:
@@ -89,7 +89,7 @@ def test_all_bad_lines_are_named_at_once(tmp_path: Path) -> None:
     assert all(said in refused.value.message for said in ("2 problems", "q.jsonl:1", "q.jsonl:3"))
 
 
-def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None:
+def test_a_missing_or_undecodable_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         load_queries(tmp_path / "none.jsonl")
     (tmp_path / "q.txt").write_bytes(b"tea?\n\xff\xfe\n")
@@ -115,7 +115,7 @@ def work(spectron: RunningServer, user: str, tmp_path: Path) -> Workspace:
 
 
 @pytest.mark.parametrize(("n", "shares"), [(2, 2), (9, 9), (24, 24), (500, 24)])
-def test_queries_are_spread_over_users_and_drawn_once_each(work: Workspace, n: int, shares: int) -> None:
+def test_queries_are_spread_over_users_and_use_each_memory_once(work: Workspace, n: int, shares: int) -> None:
     queries = generate_queries(work, n, random.Random(5))
     assert shares == len(queries) == len({query.target for query in queries})
     counts = sorted([query.owner for query in queries].count(owner) for owner in {query.owner for query in queries})

@@ -37,9 +37,7 @@ def test_equal_systems_are_a_go_when_every_memory_was_asked_for(
     assert 0 == told["explained"]["lost"]
 
 
-def test_without_a_mem0_recall_says_that_it_was_not_measured(
-    spectron: RunningServer, user: str, tmp_path: Path
-) -> None:
+def test_recall_is_not_measured_without_mem0(spectron: RunningServer, user: str, tmp_path: Path) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(0, user, "Keeps bees on the roof")])
     replay(spectron, tmp_path / "state", [dump])
     summary = verify(spectron, tmp_path / "state", [dump])
@@ -52,7 +50,7 @@ def test_without_a_mem0_recall_says_that_it_was_not_measured(
     assert ExitCode.INCONCLUSIVE == strict.exit_code
 
 
-def test_a_superseded_fact_is_explained_with_both_texts_and_dates_and_does_not_count(
+def test_a_superseded_fact_is_explained_with_both_texts_and_times_and_does_not_count(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
     rows = [
@@ -95,7 +93,7 @@ def test_a_lost_memory_counts_and_is_named(tmp_path: Path) -> None:
     assert ExitCode.NO_GO == summary.exit_code
 
 
-def test_rows_of_deleted_and_replaced_memories_are_dropped_before_ranks_are_counted(
+def test_hits_of_deleted_and_replaced_memories_are_dropped_before_ranks_are_counted(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
     first = [memory(0, user, "Keeps bees on the roof"), memory(1, user, "Collects Bolivian stamps")]
@@ -115,7 +113,7 @@ def test_rows_of_deleted_and_replaced_memories_are_dropped_before_ranks_are_coun
     assert 1 == summary.report["measured"]["integrity"]["stale"]
 
 
-def test_a_question_of_one_run_keeps_the_rows_of_that_run(spectron: RunningServer, user: str, tmp_path: Path) -> None:
+def test_a_query_with_a_run_keeps_only_hits_of_that_run(spectron: RunningServer, user: str, tmp_path: Path) -> None:
     rows = [
         memory(0, user, "Keeps bees on the roof", run_id="spring"),
         memory(1, user, "Keeps geese in the yard", run_id="autumn"),
@@ -129,9 +127,7 @@ def test_a_question_of_one_run_keeps_the_rows_of_that_run(spectron: RunningServe
     assert "run" in {hit["dropped"] for hit in answer["spectron"]["hits"]}
 
 
-def test_a_query_that_a_system_does_not_answer_is_no_empty_answer(
-    spectron: RunningServer, user: str, tmp_path: Path
-) -> None:
+def test_a_query_without_an_answer_is_not_compared(spectron: RunningServer, user: str, tmp_path: Path) -> None:
     rows = [memory(0, user, "Keeps bees on the roof"), memory(1, user, "Collects Bolivian stamps")]
     dump = write_raw(tmp_path / "all.json", rows)
     replay(spectron, tmp_path / "state", [dump])
@@ -146,7 +142,7 @@ def test_a_query_that_a_system_does_not_answer_is_no_empty_answer(
     assert ExitCode.INCONCLUSIVE == summary.exit_code
 
 
-def test_a_memory_that_mem0_got_since_the_export_keeps_the_verdict_open(
+def test_a_memory_added_to_mem0_after_the_export_prevents_go(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
     rows = [memory(0, user, "Keeps bees on the roof"), memory(1, user, "Collects Bolivian stamps")]
@@ -200,7 +196,7 @@ def test_a_shuffled_ranking_is_a_no_go_with_200_users(
     assert True is gate_named(bad, "lost").passed
 
 
-def test_four_users_are_too_few_and_the_number_needed_is_said(
+def test_four_users_are_too_few_and_the_hint_says_how_many_queries_are_needed(
     spectron: RunningServer, crowd: tuple[Path, list[dict[str, Any]]]
 ) -> None:
     folder, rows = crowd
@@ -226,7 +222,7 @@ def test_four_users_are_too_few_and_the_number_needed_is_said(
     assert 16 == summary.report["measured"]["integrity"]["expected"]
 
 
-def test_the_wrong_mem0_does_not_make_spectron_look_good(
+def test_a_mem0_that_finds_nothing_is_inconclusive(
     spectron: RunningServer, hobby_rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     class Empty(WordSearch):
@@ -240,7 +236,7 @@ def test_the_wrong_mem0_does_not_make_spectron_look_good(
     assert gate_named(summary, "recall").passed is None
 
 
-def test_labels_that_nobody_knows_are_said_and_no_tie(
+def test_unknown_expected_ids_are_warned_of_and_not_compared(
     spectron: RunningServer, user: str, hobby_rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     dump = write_raw(tmp_path / "all.json", hobby_rows)
@@ -253,7 +249,7 @@ def test_labels_that_nobody_knows_are_said_and_no_tie(
     assert any("nor ledger, such as nobody" in line for line in said.warnings)
 
 
-def test_a_question_that_only_an_agent_asks_is_named_with_the_rule_that_refuses_it(
+def test_a_query_that_no_lens_can_serve_is_reported_with_its_rule(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
     rows = [memory(0, user, HOBBIES[0]), {**memory(1, f"{user}-bot", HOBBIES[1]), "user_id": None, "agent_id": "bot"}]

@@ -1,4 +1,4 @@
-"""Reports say everything to their owner, nothing private to others, and obey no text that they show."""
+"""Reports are complete for their owner, hold nothing private for others, and never interpret the texts they show."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SUFFIXES = (".json", ".html", ".md", ".xml")
 
 @pytest.fixture(scope="module")
 def reported(spectron: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, VerifySummary]:
-    """Every report of a verification with hostile texts, ids and queries, of which one memory is not sent."""
+    """All reports of a verification with hostile texts, ids and queries; one memory was not sent."""
     folder = tmp_path_factory.mktemp("reports")
     rows = [memory(number, USER, text.replace("\x00", "")) for number, text in enumerate(HOSTILE)]
     dump = write_raw(folder / "all.json", rows)
@@ -48,14 +48,14 @@ def reported(spectron: RunningServer, tmp_path_factory: pytest.TempPathFactory) 
     return folder / "out", summary
 
 
-def test_all_reports_are_the_owners_alone(reported: tuple[Path, VerifySummary]) -> None:
+def test_all_reports_are_readable_by_their_owner_alone(reported: tuple[Path, VerifySummary]) -> None:
     folder, summary = reported
     assert [str(folder / f"report{suffix}") for suffix in SUFFIXES] == list(summary.reports)
     assert {0o600} == {path.stat().st_mode & 0o777 for path in folder.iterdir()}
     assert 4 == len(list(folder.iterdir()))
 
 
-def test_reports_for_others_hold_no_text_and_no_query(reported: tuple[Path, VerifySummary]) -> None:
+def test_reports_for_sharing_hold_no_text_and_no_query(reported: tuple[Path, VerifySummary]) -> None:
     folder, _ = reported
     for suffix in (".md", ".xml"):
         text = (folder / f"report{suffix}").read_text()
@@ -63,9 +63,7 @@ def test_reports_for_others_hold_no_text_and_no_query(reported: tuple[Path, Veri
         assert "INCONCLUSIVE" in text
 
 
-def test_reports_for_others_have_texts_where_that_was_asked_for(
-    spectron: RunningServer, user: str, tmp_path: Path
-) -> None:
+def test_reports_for_sharing_hold_texts_if_asked_to(spectron: RunningServer, user: str, tmp_path: Path) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(0, user, SECRET)])
     replay(spectron, tmp_path / "state", [dump])
     options = VerifyOptions(reports=(tmp_path / "r.md",), report_texts=True)
@@ -89,7 +87,7 @@ def test_the_xml_is_well_formed_and_counts_its_gates(reported: tuple[Path, Verif
 
 
 class Seen(HTMLParser):
-    """What a browser would make of the page."""
+    """Tags and text of a page, as a browser parses it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,7 +101,7 @@ class Seen(HTMLParser):
         self.text += data
 
 
-def test_the_page_shows_texts_and_obeys_none(reported: tuple[Path, VerifySummary]) -> None:
+def test_the_page_shows_hostile_texts_without_interpreting_them(reported: tuple[Path, VerifySummary]) -> None:
     folder, _ = reported
     page = (folder / "report.html").read_text()
     seen = Seen()
@@ -166,7 +164,7 @@ def test_a_browser_filters_the_page(reported: tuple[Path, VerifySummary], tmp_pa
     assert "1 of 1 queries" in shown
 
 
-def test_the_terminal_shows_texts_and_obeys_none(reported: tuple[Path, VerifySummary]) -> None:
+def test_the_terminal_shows_hostile_texts_without_interpreting_them(reported: tuple[Path, VerifySummary]) -> None:
     from rich.console import Console
 
     from spectron_migrate.cli.dual_verify import draw
@@ -184,7 +182,7 @@ def test_the_terminal_shows_texts_and_obeys_none(reported: tuple[Path, VerifySum
     assert "Mem0 (words 1.0)" in text
 
 
-def test_a_report_that_cannot_be_written_is_refused_before_anything_is_asked(
+def test_a_report_that_cannot_be_written_is_refused_before_any_request(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(0, user)])

@@ -13,7 +13,7 @@ from tests.verify.support import FILLED_TEXTS, Filled, failed_gates, named_findi
 
 
 @pytest.mark.parametrize("links_too", [True, False])
-def test_an_older_fact_over_a_newer_one_is_named(filled: Filled, *, links_too: bool) -> None:
+def test_an_older_fact_that_superseded_a_newer_one_is_named(filled: Filled, *, links_too: bool) -> None:
     with tampering(filled.server) as db:
         newer, older = db.execute(
             "SELECT new.id, old.id FROM attribute AS new JOIN attribute AS old ON new.supersedes = old.id"
@@ -30,7 +30,7 @@ def test_an_older_fact_over_a_newer_one_is_named(filled: Filled, *, links_too: b
     assert ["supersession"] == failed_gates(summary)
 
 
-def test_a_server_that_does_not_tell_its_entities_leaves_that_layer_unmeasured_and_says_so(
+def test_supersession_is_not_measured_if_the_server_does_not_list_entities(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
     rows = [memory(number, user, text) for number, text in enumerate(FILLED_TEXTS)]

@@ -1,4 +1,4 @@
-"""The verdict is computed from the report alone, errs on the safe side, and says how much more it would need."""
+"""The verdict follows from the report alone, errs on the safe side, and says how many more queries it needs."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def answer(owner: str, mem0: float, spectron: float) -> dict[str, Any]:
         ({"expected": 0, "present": 0}, "INCONCLUSIVE"),
     ],
 )
-def test_one_thing_wrong_is_enough(integrity: dict[str, int], expected: str) -> None:
+def test_a_single_finding_decides_the_verdict(integrity: dict[str, int], expected: str) -> None:
     assert expected == verdict_of(gates_of(measured(**integrity), OPTIONS))
 
 
@@ -103,7 +103,7 @@ def test_one_thing_wrong_is_enough(integrity: dict[str, int], expected: str) -> 
         (None, None, "GO"),
     ],
 )
-def test_what_was_not_read_in_full_is_no_go_ahead(read: Any, passed: bool | None, verdict: str) -> None:
+def test_an_incomplete_source_is_inconclusive(read: Any, passed: bool | None, verdict: str) -> None:
     found = {**measured(), "dump": read}
     gate = gates_of(found, OPTIONS)[0]
     assert "source" == gate.name
@@ -111,7 +111,7 @@ def test_what_was_not_read_in_full_is_no_go_ahead(read: Any, passed: bool | None
     assert verdict == verdict_of(gates_of(found, OPTIONS))
 
 
-def test_a_mem0_that_finds_nothing_itself_proves_nothing() -> None:
+def test_the_recall_gate_is_undecided_if_mem0_itself_finds_nothing() -> None:
     metrics = collect_metrics(answer(f"u{number}", float(number % 20 == 0), 1.0) for number in range(400))
     gate = next(gate for gate in gates_of(measured(metrics), OPTIONS) if gate.name == "recall")
     assert gate.passed is None
@@ -123,7 +123,7 @@ def test_a_mem0_that_finds_nothing_itself_proves_nothing() -> None:
     ("refused", "made_of", "verdict"),
     [(8, "the memories", "GO"), (8, "a file", "INCONCLUSIVE"), (400, "the memories", "INCONCLUSIVE")],
 )
-def test_queries_that_no_lens_answers_are_said_and_those_of_an_application_decide(
+def test_queries_that_no_lens_can_serve_decide_only_if_they_come_from_a_file(
     refused: int, made_of: str, verdict: str
 ) -> None:
     why = "a filter by agent_id cannot be served: rule 1 writes such memories below a user (change that rule)"
@@ -142,7 +142,7 @@ def test_one_leak_is_no_go() -> None:
     assert "NO_GO" == verdict_of(gates_of(found, OPTIONS))
 
 
-def test_what_only_is_shown_does_not_decide() -> None:
+def test_a_gate_that_does_not_decide_has_no_influence() -> None:
     gates = [
         VerdictGate("a", 0, 0, True),
         VerdictGate("b", 1, 0, False, decides=False),
@@ -152,7 +152,7 @@ def test_what_only_is_shown_does_not_decide() -> None:
     assert {"GO": 0, "NO_GO": 4, "INCONCLUSIVE": 5} == EXIT_CODES
 
 
-def test_the_least_overlap_counts_where_it_was_set() -> None:
+def test_min_overlap_counts_if_it_is_set() -> None:
     metrics = collect_metrics(answer(f"u{number}", 1.0, 1.0) for number in range(400))
     found = measured(metrics)
     found["recall"]["metrics"]["overlap"] = 0.4
@@ -161,7 +161,7 @@ def test_the_least_overlap_counts_where_it_was_set() -> None:
 
 
 def recompute(report: dict[str, Any]) -> str:
-    """The verdict by hand, from nothing but the JSON report; no line of ours is used."""
+    """The verdict computed anew from the JSON report, without any code of ours."""
     found, options = report["measured"]["integrity"], report["options"]
     wrong = ("missing", "altered", "doubled", "foreign", "misplaced", "order", "superseded_wrongly")
     no_go = any(found[name] for name in wrong) or report["measured"]["isolation"]["leaks"] > 0
@@ -220,7 +220,7 @@ def test_the_verdict_recomputed_from_the_json_report_is_the_one_printed(tmp_path
 
 
 def chance_of_go(users: int, queries: int, loss: float, runs: int, seed: int) -> float:
-    """How often the recall gate opens when Spectron really finds a share of `loss` less than Mem0."""
+    """How often the recall gate passes if Spectron truly finds a share of `loss` less than Mem0."""
     rng = random.Random(seed)
     opened = 0
     for _ in range(runs):
@@ -238,11 +238,11 @@ def chance_of_go(users: int, queries: int, loss: float, runs: int, seed: int) ->
 
 
 @pytest.mark.parametrize(("users", "queries"), [(5, 40), (50, 4), (200, 1), (200, 5)])
-def test_a_loss_at_the_margin_is_let_through_in_at_most_one_of_twenty(users: int, queries: int) -> None:
+def test_a_loss_at_the_margin_passes_in_at_most_one_of_twenty_runs(users: int, queries: int) -> None:
     assert chance_of_go(users, queries, 0.02, runs=120, seed=users + queries) <= 0.05 + 0.035  # and chance's own share
 
 
-def test_equal_systems_get_their_go_more_often_the_more_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_equal_systems_pass_more_often_with_more_queries(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = [(50, 2), (200, 2), (500, 4)]
     chances = [chance_of_go(users, queries, 0.0, runs=25, seed=3) for users, queries in sizes]
     with capsys.disabled():
@@ -266,9 +266,7 @@ def test_statistics_of_ten_thousand_queries_take_less_than_a_second() -> None:
     assert time.perf_counter() - began < 1.0
 
 
-def test_user_filters_do_not_make_a_sample_of_everything_out_of_a_part(
-    spectron: RunningServer, user: str, tmp_path: Path
-) -> None:
+def test_only_a_sample_of_all_memories_counts_as_everything(spectron: RunningServer, user: str, tmp_path: Path) -> None:
     rows = [memory(number, user, f"Told about topic{number} on day{number}") for number in range(6)]
     dump = write_raw(tmp_path / "all.json", rows)
     replay(spectron, tmp_path / "state", [dump])
