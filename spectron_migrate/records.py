@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -32,6 +32,9 @@ Selector = tuple[Clause, ...]
 """Spectron's ScopeSets: any clause is enough, a reader must cover every path of it."""
 
 EPOCH = "1970-01-01T00:00:00.000000Z"
+
+NAMED = 10
+"""Items that a message lists by name."""
 
 ENTITY_IDS = ("user_id", "agent_id", "app_id", "run_id")
 """The ids that say whose a memory is."""
@@ -144,6 +147,37 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class Receipt:
+    """A write that Spectron confirmed, with the ids by which its hits are recognised later."""
+
+    turn_id: str | None
+    chunk_id: str | None
+    ids: tuple[str, ...]
+    """Entity and attribute ids of the extraction."""
+    extracted: bool
+    """False where `full` was asked for and nothing was extracted."""
+    tokens: int | None = None
+    """What the write cost, where the answer says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReceipt:
+    """A batch that Spectron confirmed: one receipt a message, in their order."""
+
+    receipts: tuple[Receipt, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One row of an answer of Spectron's; `source` is its kind, such as `memory_chunk` or `attribute`."""
+
+    id: str
+    text: str
+    source: str
+    score: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Filters:
     """Which memories a command is about; empty means all. Filters choose, they never change the order."""
 
@@ -213,6 +247,13 @@ def counted(n: int, one: str, many: str | None = None) -> str:
     if many is None:
         many = f"{one[:-1]}ies" if one.endswith("y") else f"{one}s"
     return f"{n:,} {many}"
+
+
+def name_first(items: Sequence[str], *, separator: str = ", ") -> str:
+    """The first `NAMED` items, and how many more there are."""
+    more = [f"and {len(items) - NAMED:,} more"] if len(items) > NAMED else []
+    joined = separator.join(items[:NAMED])
+    return f"{joined}{separator if separator != ', ' else ' '}{more[0]}" if more else joined
 
 
 def parse_time(text: str) -> datetime:

@@ -11,7 +11,7 @@ import pytest
 
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.rehearsal.ground import FOREIGN_PREFIXES
-from spectron_migrate.spectron.wire import Answer, Wire
+from spectron_migrate.spectron.wire import Response, Wire
 from tests.support import contract
 from tests.support.scene import scene
 
@@ -49,7 +49,7 @@ def requests_keep_the_contract(monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     wrong: list[str] = []
     call = Wire.call
 
-    async def checked(self: Wire, method: str, path: str, **named: Any) -> Answer:
+    async def checked(self: Wire, method: str, path: str, **named: Any) -> Response:
         wrong.extend(contract.problems(method, f"/api/v1{path}", named.get("content")))
         return await call(self, method, path, **named)
 

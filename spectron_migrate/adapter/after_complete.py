@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
@@ -23,6 +22,7 @@ from spectron_migrate.adapter.catalogue import NoCatalogue
 from spectron_migrate.adapter.core import AdapterCore
 from spectron_migrate.adapter.mem0_calls import owners_of
 from spectron_migrate.adapter.search_results import as_mem0, as_mem0_time, is_expired
+from spectron_migrate.backoff import backoff_s
 from spectron_migrate.errors import InputError, NotInSpectron, Unreachable
 from spectron_migrate.ledger.merge import fact_body
 from spectron_migrate.mapping import NotServable
@@ -163,7 +163,7 @@ class SpectronBackend:
             except Unreachable as problem:
                 said = problem.message
             if attempt < OPEN_TRIES - 1:
-                await asyncio.sleep(0.25 * 2**attempt * random.uniform(0.5, 1.0))
+                await asyncio.sleep(backoff_s(attempt, first_s=0.25, longest_s=8.0, jitter=True))
         raise Unreachable(f"Spectron opened no session for {canonical_json(placed.selector)}: {said}")
 
     def answer(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -14,9 +14,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from spectron_migrate.adapter.catalogue import Catalogue, StoredVersion
-from spectron_migrate.judge import PASSAGE_LETTERS, Candidates, Hit, Ignored, Known, Matched, Verdict, judge, plain
+from spectron_migrate.judge import (
+    PASSAGE_LETTERS,
+    HitMatch,
+    Ignored,
+    KnownMemory,
+    Matched,
+    MemoryIndex,
+    judge_hit,
+    plain,
+)
 from spectron_migrate.mapping import Lens, covers
-from spectron_migrate.records import Memory, Selector
+from spectron_migrate.records import Hit, Memory, Selector
 
 HIDDEN = ("stale", "run_filtered", "other owner", "expired")
 """Why a memory that Spectron answers with is not shown: Mem0 would not show it either."""
@@ -76,8 +85,8 @@ def render_hits(
     unnamed = [hit for hit in hits if hit.id not in made_of]
     newer = added([hit.id for hit in unnamed]) if added is not None and unnamed else {}
     live = _live(made_of, [hit for hit in unnamed if hit.id not in newer], lens, catalogue)
-    candidates = Candidates(
-        Known(name, each.text, each.turn_id, each.chunk_id, each.ids) for name, each in live.items()
+    candidates = MemoryIndex(
+        KnownMemory(name, each.text, each.turn_id, each.chunk_id, each.ids) for name, each in live.items()
     )
     rows: dict[str, dict[str, Any]] = {}
     left_out: Counter[str] = Counter()
@@ -88,7 +97,7 @@ def render_hits(
         if found and not any(each.live for each in found):
             left_out["stale"] += 1
             continue
-        verdict = judge(Hit(hit.id, hit.text, hit.source), candidates)
+        verdict = judge_hit(Hit(hit.id, hit.text, hit.source), candidates)
         stored = _next_of(verdict, live, rows) if isinstance(verdict, Matched) else None
         if owners is not None and stored is not None and _says_something_else(hit, stored, verdict):
             stored = None
@@ -170,7 +179,7 @@ def _why_not_new(hit: SpectronHit, lens: Lens, catalogue: Catalogue | None) -> s
     return "stale" if is_old else ""
 
 
-def _says_something_else(hit: SpectronHit, stored: StoredVersion, verdict: Verdict) -> bool:
+def _says_something_else(hit: SpectronHit, stored: StoredVersion, verdict: HitMatch) -> bool:
     """Whether a text is only like a memory's, and no passage of it: once Spectron is the truth, it is another one."""
     return isinstance(verdict, Matched) and verdict.by == "similar" and plain(hit.text) not in plain(stored.text)
 

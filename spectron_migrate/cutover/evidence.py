@@ -180,5 +180,7 @@ async def _read_grants(api: SpectronApi | None, selectors: Sequence[str]) -> Key
     except MigrateError as error:
         return KeyGrants(problem=f"Spectron could not be asked: {error.message}")
     paths = sorted({path for text in selectors for clause in selector_of(text) for path in clause})
-    lacking = [f"{verb} {path}" for path in paths for verb in ("memory:read", "memory:write") if not me.may(verb, path)]
+    lacking = [
+        f"{verb} {path}" for path in paths for verb in ("memory:read", "memory:write") if me.ungranted(verb, [path])
+    ]
     return KeyGrants(me.principal, tuple(lacking))

@@ -1,5 +1,9 @@
-"""How a fact gets to Spectron exactly once, in order: used by replay, and by whatever catches up later.
+"""How a fact gets to Spectron exactly once, in order, for replay, following and the outbox.
 
-`limiter` decides how much is in flight, `lane` sends the facts of one lane in order, `settle` decides
-what is in doubt, `engine` runs lanes side by side.
+`scheduler` runs lanes side by side; `lane` decides what is in doubt in one lane, then sends what is planned. `stream`
+sends facts one after the other, `batch` many in one request. `recovery` is the recovery table of docs/protocol.md,
+with `evidence` (the listing of turns) and `outcomes`. `sessions` opens scopes and sessions. `run` is what all lanes
+share, with `limiter` (how many requests are in flight), `brake` (stopping) and `deferred` (what the next run resumes).
+`preflight` checks the server before the first write, `review` writes down what a person has to look at, `tokens`
+estimates cost.
 """

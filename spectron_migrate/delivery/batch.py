@@ -1,260 +1,259 @@
-"""Many memories in one request: sent whole, decided whole, and where only a part arrived, by the part.
+"""Many memories in one request: sent and decided as a whole, or by the part that arrived.
 
-What a batch that was not answered left behind shows in the turns: all of it, then it is stored; none, then the
-same bytes go again; a part, then the server may still be at work. A part counts once two listings a quarter
-of an hour apart agree; what is missing of it goes in a new batch.
+What becomes of a batch without a usable response shows in the turns of its session (docs/protocol.md, Recovery): all
+of its messages are there, then it is stored; none, then the same bytes go again; a part, then the server may still be
+at work. A part counts once it has not changed for a quarter of an hour; the other messages go in a new batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from spectron_migrate.delivery.run import Run
-from spectron_migrate.delivery.settle import (
-    KEY_HOLDS,
-    LISTING_EVERY_S,
-    RUNNING_PATIENCE_S,
-    TRIES,
-    Outcome,
-    give_up,
-    is_outlasted,
-    listings,
-    unclaimed,
+from spectron_migrate.delivery.deferred import Unanswered
+from spectron_migrate.delivery.evidence import is_key_valid, unclaimed_turns
+from spectron_migrate.delivery.outcomes import SendOutcome, give_up, stop_wrong_session
+from spectron_migrate.delivery.recovery import (
+    IN_FLIGHT_LIMIT_S,
+    LISTING_INTERVAL_S,
+    MAX_TRIES,
+    has_waited_for_late_arrival,
+    listings_until_late,
 )
-from spectron_migrate.delivery.tokens import tokens_of
-from spectron_migrate.delivery.waiting import Unanswered
+from spectron_migrate.delivery.run import Run, SentBatchResult
+from spectron_migrate.delivery.tokens import estimate_tokens
 from spectron_migrate.ledger import Ledger, batches, overtaken, sending
 from spectron_migrate.ledger.batches import IntendedBatch
 from spectron_migrate.ledger.sending import IntendedFact, PlannedFact
-from spectron_migrate.records import parse_time, same_text
+from spectron_migrate.records import BatchReceipt, same_text
 from spectron_migrate.spectron.answers import (
-    BatchReceipt,
-    BatchVerdict,
     Doubt,
-    KeyStopped,
+    InFlight,
+    KeyRejected,
     OtherBody,
     Refused,
-    Running,
-    ScopeStopped,
+    RetryLater,
+    ScopeRejected,
     WrongSession,
 )
 from spectron_migrate.spectron.api import Turn
-from spectron_migrate.spectron.wire import InDoubt, NotBegun
+from spectron_migrate.spectron.wire import NotBegun
 
-PART_SETTLES_S = 900.0
-"""How far two listings that show the same part lie apart."""
-LOOK_EVERY_S = 30.0
+PART_IS_FINAL_AFTER_S = 900.0
+"""How long a part must stay the same before the server counts as no longer working on the batch."""
+PART_INTERVAL_S = 30.0
 
-_Said = BatchVerdict | NotBegun | Unanswered | None
 Parts = list[list[PlannedFact]]
 """Facts that are planned again, each list to be sent together."""
 
 
-async def send_batch(run: Run, batch: IntendedBatch) -> tuple[Outcome, Parts]:
-    """Send it for the first time; what the server did not take comes back in parts."""
-    texts = batch.texts
-    cost = sum(tokens_of(text, batch.session.infer)[1] for text in texts) if run.max_tokens is not None else 0
-    if not run.afford(cost):
-        return Outcome.NEVER_SENT, []
-    try:
-        verdict: BatchVerdict = await run.send_batch(batch)
-    except NotBegun:
+async def send_batch(run: Run, batch: IntendedBatch) -> tuple[SendOutcome, Parts]:
+    """Send a batch for the first time; also returns what the server did not take, in parts to send next."""
+    texts = batch.texts if run.max_tokens is not None else []
+    cost = sum(estimate_tokens(text, batch.session.infer)[1] for text in texts)
+    if not run.spend_tokens(cost):
+        return SendOutcome.NEVER_SENT, []
+    result = await run.send(batch)
+    if isinstance(result, NotBegun):
         run.counters.tokens -= cost
-        return Outcome.NEVER_SENT, []
-    except Unanswered:
-        return Outcome.WAITS, []
-    except InDoubt as problem:
-        verdict = Doubt(problem.reason, problem.ended)
-    return await _Doubtful(run, batch).settle(verdict)
+        return SendOutcome.NEVER_SENT, []
+    if isinstance(result, Unanswered):
+        return SendOutcome.DEFERRED, []
+    return await _BatchRecovery(run, batch).decide(result)
 
 
-async def settle_batch(run: Run, batch: IntendedBatch) -> Outcome:
-    """Decide a batch that an earlier process sent, or meant to send. What it did not store is planned again."""
-    outcome, _ = await _Doubtful(run, batch).settle(None)
+async def recover_batch(run: Run, batch: IntendedBatch) -> SendOutcome:
+    """Decide a batch that an earlier process sent, or was about to send. What is not stored is planned again."""
+    outcome, _ = await _BatchRecovery(run, batch).decide(None)
     return outcome
 
 
-class _Doubtful:
-    """One batch until it is decided."""
+class _BatchRecovery:
+    """Decides one batch."""
 
     def __init__(self, run: Run, batch: IntendedBatch) -> None:
         self._run = run
         self._batch = batch
         self._texts = batch.texts
         self._sent_after = batch.sent_after
-        self._effort = run.effort(batch.key)
+        self._progress = run.progress(batch.key)
 
-    async def settle(self, verdict: _Said) -> tuple[Outcome, Parts]:
-        """From what the last send said, or from nothing, to a decision."""
-        outcome, parts = await self._settle(verdict)
-        if outcome is not Outcome.WAITS:
-            self._run.waiting.forget(self._batch.key)
-        return outcome, parts
+    async def decide(self, result: SentBatchResult | None) -> tuple[SendOutcome, Parts]:
+        """Decide it by the result of the last send, or by the listing where there is none."""
+        decision = await self._decide(result)
+        if decision[0] is not SendOutcome.DEFERRED:
+            self._run.deferred.forget(self._batch.key)
+        return decision
 
-    async def _settle(self, verdict: _Said) -> tuple[Outcome, Parts]:
+    async def _decide(self, result: SentBatchResult | None) -> tuple[SendOutcome, Parts]:
         while self._run.is_due(self._batch.key):
-            ended = await self._by_verdict(verdict)
-            if ended is not None:
-                return ended, []
-            decided = await self._by_turns()
-            if decided is not None:
-                return decided
-            if isinstance(verdict, Refused | OtherBody) or self._poisonous(verdict):
-                return await self._not_taken(verdict)
-            if self._gives_up():
-                return Outcome.HELD, []
-            if verdict is not None and not await self._pause(self._effort.pause_s):
+            outcome = await self._by_response(result)
+            if outcome is not None:
+                return outcome, []
+            decision = await self._by_listing()
+            if decision is not None:
+                return decision
+            # From here on the listing has no message of the batch.
+            if isinstance(result, Refused | OtherBody) or self._is_poisonous(result):
+                return await self._refuse_or_halve(result)
+            if self._is_hopeless():
+                return SendOutcome.HELD, []
+            if result is not None and not await self._pause(self._progress.pause_s):
                 break
             if await self._is_overtaken():
-                return await self._let_go()
-            verdict = await self._again()
-        return Outcome.WAITS, []
+                return await self._wait_for_late_arrival()
+            result = await self._resend()
+        return SendOutcome.DEFERRED, []
 
-    async def _by_verdict(self, verdict: _Said) -> Outcome | None:
+    async def _by_response(self, result: SentBatchResult | None) -> SendOutcome | None:
+        """The recovery table for the response to a batch; None where the listing decides."""
         run, batch = self._run, self._batch
-        match verdict:
-            case BatchReceipt():
-                run.writer.post(batches.receipt_batch, batch, verdict)
-                self._count(len(batch.facts))
-                return Outcome.DECIDED
-            case NotBegun() | Unanswered():
-                return Outcome.WAITS
-            case KeyStopped() | ScopeStopped():
-                return Outcome.HELD
-            case WrongSession(session_id):
-                reason = f"Spectron wrote to session {session_id} instead of ours"
-                run.stopped_scopes[batch.session.selector] = reason
-                return await give_up(run, batch.facts, reason)
-            case Running():
-                self._effort.waits += 1
-            case Doubt():
-                self._effort.tries += 1
-        return None
+        match result:
+            case None:  # sent by an earlier process
+                return None
+            case BatchReceipt():  # 200, our session
+                run.writer.post(batches.receipt_batch, batch, result)
+                self._count_written(len(batch.facts))
+                return SendOutcome.DECIDED
+            case WrongSession(session_id):  # 200, another session
+                return await stop_wrong_session(run, batch.facts, session_id)
+            case NotBegun() | RetryLater() | Unanswered():  # not started, or its response may still come
+                return SendOutcome.DEFERRED
+            case InFlight():  # 409, the first request is still being processed
+                self._progress.in_flight += 1
+                return None
+            case OtherBody() | Refused():  # 409 with another body; 400, 404, 413, 422
+                return None
+            case KeyRejected() | ScopeRejected():  # 401, 403
+                return SendOutcome.HELD
+            case Doubt():  # no response, or any other one
+                self._progress.doubts += 1
+                return None
 
-    async def _by_turns(self) -> tuple[Outcome, Parts] | None:
-        """What the server has decides; None where it has nothing of the batch."""
+    # -- by the listing -----------------------------------------------------------------------------------
+
+    async def _by_listing(self) -> tuple[SendOutcome, Parts] | None:
+        """What the server has stored of the batch decides; None where it has nothing."""
         turns = await self._turns()
-        if turns and not isinstance(turns, Outcome) and len(turns) < len(self._texts):
-            turns = await self._lasting_part(turns)
-        if isinstance(turns, Outcome):
+        if turns and not isinstance(turns, SendOutcome) and len(turns) < len(self._texts):
+            turns = await self._final_part(turns)
+        if isinstance(turns, SendOutcome):
             return turns, []
-        return await self._stored(turns) if turns else None
+        return await self._keep_stored(turns) if turns else None
+
+    async def _turns(self) -> list[Turn] | SendOutcome:
+        """The turns that the server has of the batch: they must be its first messages, in order."""
+        batch = self._batch
+        turns = await unclaimed_turns(self._run, batch.session, batch.facts)
+        if isinstance(turns, SendOutcome):
+            return turns
+        agree = all(same_text(turn.content, text) for turn, text in zip(turns, self._texts, strict=False))
+        if len(turns) > len(self._texts) or not agree:
+            return await give_up(self._run, batch.facts, "the turns of the session are not the messages of the batch")
+        return turns
+
+    async def _final_part(self, turns: list[Turn]) -> list[Turn] | SendOutcome:
+        """List the turns until they have not changed for so long that the server is no longer at work on them."""
+        progress = self._progress
+        while True:
+            part = tuple(turn.id for turn in turns)
+            if part != progress.partial_turns:
+                progress.partial_turns, progress.partial_since = part, self._run.clock()
+            if self._run.clock() - progress.partial_since >= PART_IS_FINAL_AFTER_S:
+                return turns
+            if not await self._pause(PART_INTERVAL_S):
+                return SendOutcome.DEFERRED
+            listed = await self._turns()
+            if isinstance(listed, SendOutcome) or len(listed) == len(self._texts):
+                return listed
+            turns = listed
+
+    async def _keep_stored(self, turns: Sequence[Turn]) -> tuple[SendOutcome, Parts]:
+        """The messages that the server has get their receipts; the others go in a new batch, under a new key."""
+        stored, rest = self._batch.facts[: len(turns)], self._batch.facts[len(turns) :]
+        full = self._batch.session.infer == "full"
+
+        def keep(ledger: Ledger) -> None:
+            for fact, turn in zip(stored, turns, strict=True):
+                sending.stored_by_turns(ledger, fact.id, turn.id, turn.seq, full=full, altered=False)
+            sending.back_to_planned(ledger, [fact.id for fact in rest])
+
+        await self._run.writer.durable(keep)
+        self._count_written(len(stored))
+        return SendOutcome.DECIDED, [_as_planned(rest)] if rest else []
+
+    async def _wait_for_late_arrival(self) -> tuple[SendOutcome, Parts]:
+        """Mem0 has replaced or deleted a memory of the batch, and the server has nothing of it.
+
+        So nothing is sent until a request of ours can no longer be on its way; if it still does not show, it was
+        never stored. The facts that are still wanted go again as another batch, under another key.
+        """
+        for _ in range(listings_until_late(self._run)):
+            if has_waited_for_late_arrival(self._run, self._batch.key):
+                break
+            if not await self._pause(LISTING_INTERVAL_S):
+                return SendOutcome.DEFERRED, []
+            decision = await self._by_listing()
+            if decision is not None:
+                return decision
+        facts = self._batch.facts
+        await self._run.writer.durable(sending.back_to_planned, [fact.id for fact in facts])
+        return SendOutcome.DECIDED, [_as_planned(facts)]
 
     async def _is_overtaken(self) -> bool:
-        """Whether Mem0 has replaced or deleted something of it meanwhile: the same bytes would bring that back."""
+        """Whether Mem0 has replaced or deleted a memory of the batch since: a resend would bring it back."""
         facts = self._batch.facts
         return await self._run.writer.grouped(
             lambda ledger: any(overtaken.is_overtaken(ledger, fact.id) for fact in facts)
         )
 
-    async def _let_go(self) -> tuple[Outcome, Parts]:
-        """Give the server the time that a request of ours may take; what then never showed never left.
+    # -- nothing of it is stored --------------------------------------------------------------------------
 
-        What is still wanted of it goes again as another set, under another key.
-        """
-        for _ in range(listings(self._run)):
-            if is_outlasted(self._run, self._batch.key):
-                break
-            if not await self._pause(LISTING_EVERY_S):
-                return Outcome.WAITS, []
-            decided = await self._by_turns()
-            if decided is not None:
-                return decided
-        facts = self._batch.facts
-        await self._run.writer.durable(sending.back_to_planned, [fact.id for fact in facts])
-        return Outcome.DECIDED, [_planned(facts)]
-
-    async def _turns(self) -> list[Turn] | Outcome:
-        """The turns that the server has of the batch: they must be its first messages, in order."""
-        batch = self._batch
-        seen = await unclaimed(self._run, batch.session, batch.facts)
-        if isinstance(seen, Outcome):
-            return seen
-        agree = all(same_text(turn.content, text) for turn, text in zip(seen, self._texts, strict=False))
-        if len(seen) > len(self._texts) or not agree:
-            return await give_up(self._run, batch.facts, "the turns of the session are not the messages of the batch")
-        return seen
-
-    async def _lasting_part(self, turns: list[Turn]) -> list[Turn] | Outcome:
-        """Look on until nothing has changed for so long that nobody can be at work on it any more."""
-        effort = self._effort
-        while True:
-            part = tuple(turn.id for turn in turns)
-            if part != effort.part:
-                effort.part, effort.part_since = part, self._run.clock()
-            if self._run.clock() - effort.part_since >= PART_SETTLES_S:
-                return turns
-            if not await self._pause(LOOK_EVERY_S):
-                return Outcome.WAITS
-            now = await self._turns()
-            if isinstance(now, Outcome) or len(now) == len(self._texts):
-                return now
-            turns = now
-
-    async def _pause(self, seconds: float) -> bool:
-        return await self._run.pause(seconds, self._batch.key, "what became of a batch shows with time")
-
-    async def _stored(self, turns: Sequence[Turn]) -> tuple[Outcome, Parts]:
-        """What is there has its receipt; what is not goes in a new batch, under a new key."""
-        facts, rest = self._batch.facts[: len(turns)], self._batch.facts[len(turns) :]
-        full = self._batch.session.infer == "full"
-
-        def keep(ledger: Ledger) -> None:
-            for fact, turn in zip(facts, turns, strict=True):
-                sending.stored_by_turns(ledger, fact.id, turn.id, turn.seq, full=full, altered=False)
-            sending.back_to_planned(ledger, [fact.id for fact in rest])
-
-        await self._run.writer.durable(keep)
-        self._count(len(facts))
-        return Outcome.DECIDED, [_planned(rest)] if rest else []
-
-    async def _not_taken(self, verdict: _Said) -> tuple[Outcome, Parts]:
-        """Nothing of it is there. One memory of many may be the reason: halves tell which, and the others go in."""
+    async def _refuse_or_halve(self, result: SentBatchResult | None) -> tuple[SendOutcome, Parts]:
+        """One memory of many may be the reason; sent in halves, the others are stored."""
         run, facts = self._run, self._batch.facts
-        if len(facts) == 1 or isinstance(verdict, OtherBody):
-            reason = verdict.reason if isinstance(verdict, Refused | OtherBody | Doubt) else "not taken"
+        if len(facts) == 1 or isinstance(result, OtherBody):
+            reason = result.reason if isinstance(result, Refused | OtherBody | Doubt) else "not taken"
 
             def refuse(ledger: Ledger) -> None:
                 for fact in facts:
                     sending.refuse(ledger, fact.id, reason)
 
             await run.writer.durable(refuse)
-            run.advance(len(facts))
-            return Outcome.DECIDED, []
+            run.count_decided(len(facts))
+            return SendOutcome.DECIDED, []
         await run.writer.durable(sending.back_to_planned, [fact.id for fact in facts])
         half = len(facts) // 2
-        return Outcome.DECIDED, [_planned(facts[:half]), _planned(facts[half:])]
+        return SendOutcome.DECIDED, [_as_planned(facts[:half]), _as_planned(facts[half:])]
 
-    def _poisonous(self, verdict: _Said) -> bool:
-        """Whether the server fails at this batch alone, again and again, and tells so to the end."""
-        ended = isinstance(verdict, Doubt) and verdict.ended
-        return ended and self._effort.tries >= TRIES and self._run.others_succeed(self._effort)
+    def _is_poisonous(self, result: SentBatchResult | None) -> bool:
+        """Whether the server keeps ending this batch with an error while it accepts others."""
+        finished = isinstance(result, Doubt) and result.finished
+        return finished and self._progress.doubts >= MAX_TRIES and self._run.others_succeed(self._progress)
 
-    def _gives_up(self) -> bool:
-        waited_s = self._run.clock() - self._effort.began
-        return self._effort.tries >= TRIES or (self._effort.waits > 0 and waited_s > RUNNING_PATIENCE_S)
+    def _is_hopeless(self) -> bool:
+        waited_s = self._run.clock() - self._progress.began
+        return self._progress.doubts >= MAX_TRIES or (self._progress.in_flight > 0 and waited_s > IN_FLIGHT_LIMIT_S)
 
-    async def _again(self) -> BatchVerdict | NotBegun | Unanswered:
-        """The same bytes. Beyond the life of their key the turns have decided that nothing is there."""
+    async def _resend(self) -> SentBatchResult:
+        """Send the same bytes; where the key has expired, the listing has shown that nothing is there."""
         run = self._run
-        old = parse_time(run.server_now()) - parse_time(self._sent_after) >= KEY_HOLDS
-        if old or self._batch.sent_by != run.principal:
+        if not is_key_valid(run, self._sent_after, self._batch.sent_by):
             self._sent_after = run.server_now()
             await run.writer.durable(batches.renew_batch, self._batch, self._sent_after, run.principal)
         run.counters.retries += 1
-        try:
-            return await run.send_batch(self._batch)
-        except (NotBegun, Unanswered) as problem:
-            return problem
-        except InDoubt as problem:
-            return Doubt(problem.reason, problem.ended)
+        return await run.send(self._batch)
 
-    def _count(self, facts: int) -> None:
+    # -- both ---------------------------------------------------------------------------------------------
+
+    async def _pause(self, seconds: float) -> bool:
+        return await self._run.pause(seconds, self._batch.key, "what became of a batch shows with time")
+
+    def _count_written(self, facts: int) -> None:
         self._run.counters.written += facts
-        self._run.advance(facts)
+        self._run.count_decided(facts)
 
 
-def _planned(facts: Sequence[IntendedFact]) -> list[PlannedFact]:
+def _as_planned(facts: Sequence[IntendedFact]) -> list[PlannedFact]:
     return [
         PlannedFact(fact.id, fact.mem0_id, fact.session.selector, fact.session.run, fact.infer, fact.order_key)
         for fact in facts

@@ -1,11 +1,11 @@
-"""How many requests are in flight: found by itself, up to a limit, and paced where a rate is set.
+"""Limits the requests in flight: finds the best number by itself, up to a maximum, and obeys a rate if one is set.
 
-Slow start, for as long as answers do not take long, then small steps up as long as all goes well; down as
-soon as the server says so, in words or in time. In words: each 429 or 503 takes one place away, because so
-many were too many. In time: the mean latency of a round (as many answers as there are places) is held against
-the best one; where it is much longer, requests queue at the server, and by Little's law places x best / now is
-what it really works on. A smaller limit must pay in latency. Where it does not, the server has become slower
-by itself, and the limit goes back up: otherwise noise and long texts would strangle the run.
+It begins with a slow start while latency stays low, then takes small steps up while all goes well, and steps down
+when the server is overloaded. That shows in two ways. Each 429 or 503 takes one slot away. And the mean latency of a
+round (about as many responses as there are slots) is compared with the best one: where it is much longer, requests
+queue at the server, and by Little's law it really works on slots x best / now of them. A smaller limit must improve
+latency; where it does not, the server itself became slower and the limit goes back up, because otherwise noise and
+long texts would throttle the run for good.
 """
 
 from __future__ import annotations
@@ -20,28 +20,27 @@ from spectron_migrate.spectron.api import Sleep
 START = 4
 FIRST_ROUNDS = 16
 LEAST_ROUND = 48
-"""Answers that a mean latency is taken from, at least: in slow start, and later."""
+"""Responses in one round, at least: in slow start, and later."""
 LEARNS = 0.3
-"""How far one round that was better than the best moves the best: a lucky round is not the rule."""
+"""How far a better round moves the best latency, so that one lucky round does not set it."""
 DOUBTFUL = 8
-"""Rounds between `ROOM` and `QUEUEING` after which it is tried whether anything waits at all."""
+"""Rounds between `ROOM` and `QUEUEING` after which a smaller limit is tried."""
 ROOM = 1.25
-"""While answers take no longer than this times the best, there may be room for more at once."""
+"""Up to this times the best latency, more requests may fit."""
 QUEUEING = 1.6
-"""From this times the best on, more wait at the server than is good for anybody."""
+"""From this times the best latency on, requests queue at the server."""
 LONGER = 1.1
-"""From this times the best on, a limit that time has set is told."""
+"""From this times the best latency on, `why` reports a limit that latency set."""
 LONGEST_WAIT = 4
-"""Rounds to stay at a limit, at most, before one place more is tried again."""
+"""Rounds to stay at a limit, at most, before one more slot is tried."""
 RECENT_S = 30.0
-"""How far back a reason for slowing down is told."""
+"""How long `why` reports a response that slowed the run down."""
 
 
 class Slot:
-    """One place in flight, from the first byte to the answer. `async with limiter.slot() as slot`."""
+    """One request in flight, from its first byte to its response: `async with limiter.slot() as slot`."""
 
     def __init__(self, limiter: Limiter) -> None:
-        """Nothing is taken before it is entered."""
         self._limiter = limiter
         self.began = 0.0
 
@@ -56,19 +55,19 @@ class Slot:
 
 
 class Limiter:
-    """Slots for requests. `why` says what slows it down now, empty where nothing does."""
+    """Slots for requests; entering one waits for a free slot and for the pace."""
 
     def __init__(
         self, *, max_in_flight: int, max_rps: float | None = None, clock: Callable[[], float], sleep: Sleep
     ) -> None:
-        """`clock` in seconds, monotonic."""
+        """`clock` in seconds, monotonic; `max_rps`: requests per second."""
         self.limit = float(min(START, max_in_flight))
         self.in_flight = 0
-        """Requests that have begun and are not answered."""
-        self.told: Counter[str] = Counter()
-        """How often the server asked for less, by status."""
+        """Requests without a response yet."""
+        self.throttled: Counter[str] = Counter()
+        """How often the server asked for fewer requests, by status."""
         self.queued = 0
-        """How often answers took so long that less was sent at once."""
+        """How often the limit was lowered because responses took too long."""
         self.max_in_flight = max_in_flight
         self._taken = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -88,45 +87,45 @@ class Limiter:
         self._round_began = clock()
 
     def slot(self) -> Slot:
-        """A place, to be entered: waits for its turn and for the pace."""
+        """A slot to enter."""
         return Slot(self)
 
     @property
     def paused_s(self) -> float:
-        """For how long nobody gets a place, because the server put off one after the other."""
+        """For how many seconds no slot is given out, because the server throttled one request after the other."""
         return max(0.0, self._paused_until - self._clock())
 
     @property
     def why(self) -> str:
-        """What slows the run down now, for a progress line; empty where nothing does."""
+        """What slows the run down now, for the progress line; empty where nothing does."""
         now = self._clock()
         while self._recent and self._recent[0][0] < now - RECENT_S:
             self._recent.popleft()
-        place = f"{int(self.limit)} in flight"
+        in_flight = f"{int(self.limit)} in flight"
         if now < self._paused_until:
             return f"paused for {self._paused_until - now:.0f} s, as the server asked"
         if self._recent:
-            said = ", ".join(f"{count} answers {status}" for status, count in _counted(self._recent))
-            return f"slowed down: {said} in {RECENT_S:.0f} s, {place}"
+            causes = ", ".join(f"{count} answers {status}" for status, count in _counted(self._recent))
+            return f"slowed down: {causes} in the last {RECENT_S:.0f} s, {in_flight}"
         if self.queued and self._now_s > LONGER * self._best_s and self.limit < self.max_in_flight:
-            return f"slowed down: answers take {self._now_s / self._best_s:.1f} x as long as at best, {place}"
+            return f"slowed down: answers take {self._now_s / self._best_s:.1f} times as long as at best, {in_flight}"
         return ""
 
     @property
-    def story(self) -> str | None:
-        """What slowed the whole run down, for its summary; None where nothing did."""
-        said = [f"{count} answers {status}" for status, count in sorted(self.told.items())]
+    def summary(self) -> str | None:
+        """What slowed the run down so far, for its summary; None where nothing did."""
+        causes = [f"{count} answers {status}" for status, count in sorted(self.throttled.items())]
         if self.queued:
-            said.append(f"{self.queued} times answers that took much longer than at best")
-        return f"slowed down by {' and '.join(said)}; {int(self.limit)} in flight at the end" if said else None
+            causes.append(f"answers that took much longer than at best ({self.queued} times)")
+        return f"slowed down by {' and '.join(causes)}; {int(self.limit)} in flight at the end" if causes else None
 
-    # -- what the server does -----------------------------------------------------------------------------
+    # -- what the server answers --------------------------------------------------------------------------
 
-    def went_well(self, slot: Slot) -> None:
-        """A write was answered, whatever the answer says of it. Call it inside the slot."""
+    def note_success(self, slot: Slot) -> None:
+        """A request got a response that was not throttled. Call it inside the slot."""
         self._in_a_row = 0
         if slot.began < self._round_began:
-            return  # it belongs to another limit
+            return  # it was sent under another limit
         took_s = self._clock() - slot.began
         self._answers += 1
         self._took_s += took_s
@@ -137,9 +136,9 @@ class Limiter:
             self._end_round()
 
     def slow_down(self, status: str, retry_after_s: float | None) -> None:
-        """The server asked for less. Call it inside the slot: as many places go as were too many."""
+        """The server asked for fewer requests. Call it inside the slot."""
         now = self._clock()
-        self.told[status] += 1
+        self.throttled[status] += 1
         self._recent.append((now, status))
         self._in_a_row += 1
         if not self._asked_for_less:
@@ -148,7 +147,7 @@ class Limiter:
         self._slow_start, self._stepped, self._step, self._calm = False, False, 1.0, 0
         self._set(min(self.limit, self.in_flight - 1.0))
         if self._in_a_row > max(self.limit, 2.0) and retry_after_s:
-            # Nobody gets through any more: what it said to one it says to all.
+            # Every request is throttled now, so its `Retry-After` is taken to mean all of them.
             self._paused_until = max(self._paused_until, now + retry_after_s)
             self._set(float(START))
 
@@ -163,22 +162,22 @@ class Limiter:
 
     def _end_round(self) -> None:
         mean_s = self._now_s = max(1e-6, self._took_s / self._answers)
-        self._judge(mean_s, calm=not self._asked_for_less, scarce=self._scarce)
+        self._adjust(mean_s, calm=not self._asked_for_less, scarce=self._scarce)
         self._begin_round()
 
-    def _judge(self, mean_s: float, *, calm: bool, scarce: bool) -> None:
+    def _adjust(self, mean_s: float, *, calm: bool, scarce: bool) -> None:
         if self._before is not None:
             limit, then_s = self._before
             self._before = None
             if mean_s > then_s * (1 + self.limit / limit) / 2:
-                self._best_s = mean_s  # less in flight did not help: this is its pace now
+                self._best_s = mean_s  # fewer in flight did not help: this is the latency now
                 self._set(limit)
                 return
         lower_s = self._best_s - mean_s
         self._best_s = mean_s if self._best_s == float("inf") else self._best_s - max(0.0, lower_s * LEARNS)
         slower = mean_s / self._best_s
         if self._slow_start:
-            # It grew all the while, so this round tells only that it grew too far; the next one tells how far.
+            # The limit grew during this round, which only shows that it grew too far; the next round shows how far.
             self._slow_start = slower < ROOM
         elif slower < ROOM:
             self._held = 0
@@ -190,16 +189,16 @@ class Limiter:
                 self._shrink(slower, mean_s)
 
     def _shrink(self, slower: float, mean_s: float) -> None:
-        """To what the server really works on, if the best latency is what it takes; the next round tells."""
+        """Lower the limit to what the server really works on, by the best latency; the next round is the test."""
         if self.limit <= START:
-            return  # so few harm no server, and one alone would wait for each answer
+            return  # so few harm no server, and a single one would leave it idle between requests
         self.queued += slower > QUEUEING
         self._before = (self.limit, mean_s)
         self._held, self._stepped, self._step = 0, False, 1.0
         self._set(max(START, self.limit * max(0.5, 1 / slower)))
 
     def _grow(self) -> None:
-        """One place more, then two, then more while it goes well; after each refusal it waits twice as long."""
+        """One more slot, then two, then more while all goes well; after each throttling it waits twice as long."""
         if self._stepped:
             self._wait, self._step = 1, min(self._step * 2, max(1.0, self.limit / 8))
         self._stepped = False
@@ -212,14 +211,14 @@ class Limiter:
         self.limit = max(1.0, min(float(self.max_in_flight), limit))
         self._wake()
 
-    # -- places -------------------------------------------------------------------------------------------
+    # -- slots --------------------------------------------------------------------------------------------
 
     async def _enter(self, slot: Slot) -> None:
         if self._waiting or self._taken >= int(self.limit):
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             try:
-                await turn  # whoever wakes it has taken the place for it
+                await turn  # `_wake` has already taken the slot for it
             except asyncio.CancelledError:
                 if turn.done() and not turn.cancelled():
                     self._free()

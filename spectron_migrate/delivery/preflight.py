@@ -1,101 +1,90 @@
-"""What must be true before the first byte is written."""
+"""Checks before the first byte is written: the right server, a sufficient key, and scopes of our own."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
-from spectron_migrate.errors import KeyRefused, NotLegal, WrongLedger
+from spectron_migrate.errors import NotLegal, WrongLedger
 from spectron_migrate.ledger import Ledger, sessions
 from spectron_migrate.ledger.read import plans, receipts
-from spectron_migrate.records import counted
-from spectron_migrate.spectron.api import Me, SpectronApi, UnknownSession
-
-NAMED = 10
-"""How many of many a message names."""
+from spectron_migrate.records import counted, name_first
+from spectron_migrate.spectron.api import SpectronApi, UnknownSession
+from spectron_migrate.spectron.grants import Me, require_grant
 
 
-class FirstListing(Protocol):
-    """Gives the scopes that were there before this migration registered any."""
+class ScopeListing(Protocol):
+    """Lists the scopes that existed before this migration registered any."""
 
     def __call__(self, api: SpectronApi, *, now: str) -> Awaitable[Sequence[str]]: ...
 
 
-async def check(
+async def check_server(
     ledger: Ledger,
     api: SpectronApi,
     *,
     plan: int,
     into_existing: bool,
     now: str,
-    first_listing: FirstListing | None = None,
+    first_listing: ScopeListing | None = None,
 ) -> Me:
-    """The right server, a key that may do it, and scopes that are ours.
+    """Check that the plan may be written to this server with this key; returns whose key it is.
 
-    `first_listing` gives the scopes that were there before any shard began; without shards they are listed here.
-
-    Raises KeyRefused, NotLegal for scopes that others made, WrongLedger for a server that is not the one
-    this ledger wrote to. Listings are kept in the ledger before the first scope is registered.
+    `first_listing`: the scopes that existed before any shard began; None lists them now. They are kept in the ledger
+    before the first scope is registered. Raises KeyRefused, NotLegal for scopes that others made, WrongLedger for
+    another server than the one this ledger wrote to.
     """
     me = await api.me()
-    await _same_server(ledger, api)
+    await _check_same_server(ledger, api)
     paths = plans.target_paths(ledger, plan)
-    _granted(me, paths)
-    await _own_scopes(ledger, api, paths, into_existing=into_existing, now=now, listing=first_listing or _listed)
+    for verb in ("memory:read", "memory:write"):
+        require_grant(me, verb, paths, hint="a replay also reads: without it nothing in doubt can be decided")
+    await _keep_first_listing(ledger, api, first_listing or _list_scopes, now=now)
+    if not into_existing:
+        _refuse_foreign_scopes(ledger, paths)
     with ledger.transaction():
         ledger.keep_server(api.endpoint, me.principal)
     return me
 
 
-async def _same_server(ledger: Ledger, api: SpectronApi) -> None:
-    """A server where our confirmed turns are not listed is another one: going on would write everything twice."""
+async def _check_same_server(ledger: Ledger, api: SpectronApi) -> None:
+    """A server that does not list our confirmed turns is another one: continuing would write everything twice."""
     known = receipts.session_to_show(ledger)
     if known is None:
         return
     server_id, claimed = known
     try:
         lacking = claimed - {turn.id for turn in await api.turns(server_id)}
-        said = f"{len(lacking):,} of {counted(len(claimed), 'turn')} of session {server_id} not listed"
+        found = f"{len(lacking):,} of {counted(len(claimed), 'turn')} of session {server_id} not listed"
     except UnknownSession as error:
-        lacking, said = {server_id}, error.message
+        lacking, found = {server_id}, error.message
     if not lacking:
         return
     raise WrongLedger(
-        f"Spectron at {api.endpoint}, context {api.context}, does not have what the ledger {ledger.path} wrote: {said}",
+        f"Spectron at {api.endpoint}, context {api.context}, does not have what the ledger at {ledger.path} wrote:"
+        f" {found}",
         hint="is the endpoint right? a fresh server needs a --state directory of its own",
     )
 
 
-def _granted(me: Me, paths: Sequence[str]) -> None:
-    for verb in ("memory:read", "memory:write"):
-        lacking = [path for path in paths if not me.may(verb, path)]
-        if lacking:
-            raise KeyRefused(
-                f"the key of {me.principal} lacks {verb} for {counted(len(lacking), 'scope')}: {_named(lacking)}",
-                hint="reading is needed too: without it nothing that is in doubt can be decided",
-            )
-
-
-async def _listed(api: SpectronApi, *, now: str) -> list[str]:
+async def _list_scopes(api: SpectronApi, *, now: str) -> list[str]:
     return [node.path for node in await api.scopes()]
 
 
-async def _own_scopes(
-    ledger: Ledger, api: SpectronApi, paths: Sequence[str], *, into_existing: bool, now: str, listing: FirstListing
-) -> None:
+async def _keep_first_listing(ledger: Ledger, api: SpectronApi, listing: ScopeListing, *, now: str) -> None:
+    """Keep the scopes that existed before this migration registered any; only the first run lists them."""
     migration = ledger.migration()
     if migration is not None and migration.scopes_listed_at is None:
         listed = await listing(api, now=now)
         with ledger.transaction():
             sessions.keep_scope_listing(ledger, listed, now)
+
+
+def _refuse_foreign_scopes(ledger: Ledger, paths: Sequence[str]) -> None:
+    """Raises NotLegal where others made a scope that the plan writes to."""
     foreign = plans.foreign_paths(ledger, paths)
-    if foreign and not into_existing:
+    if foreign:
         raise NotLegal(
-            f"{counted(len(foreign), 'scope was', 'scopes were')} there before this migration began: {_named(foreign)}",
-            hint="a lost ledger would write everything twice; --into-existing insists that they are to be shared",
+            f"{counted(len(foreign), 'scope')} existed before this migration began: {name_first(foreign)}",
+            hint="with a lost ledger everything would be written twice; --into-existing writes to them all the same",
         )
-
-
-def _named(paths: Sequence[str]) -> str:
-    more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
-    return ", ".join(paths[:NAMED]) + more

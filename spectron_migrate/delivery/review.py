@@ -1,4 +1,4 @@
-"""What a person has to look at: every memory that was refused or cannot be decided, with the server's own words."""
+"""The review file: every memory that was refused or is undecidable, with the server's message, for a person."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spectron_migrate.records import canonical_json
 
 
 def write_review(ledger: Ledger, plan: int, folder: Path) -> Path | None:
-    """Write `refused.jsonl`, whole or not at all; None, and no file, where there is nothing to look at."""
+    """Write `refused.jsonl` atomically; None, and no file, where there is nothing to review."""
     path = folder / "refused.jsonl"
     rows = list(plans.named_facts(ledger, plan, ("refused", "undecidable")))
     if not rows:
@@ -25,6 +25,6 @@ def write_review(ledger: Ledger, plan: int, folder: Path) -> Path | None:
         for row in rows:
             memory = memories.memory_of(ledger, row.mem0_id)
             record = memory.to_json() if memory else None
-            told = {"id": row.mem0_id, "version": row.version, "state": row.state, "reason": row.reason}
-            lines.write((canonical_json({**told, "memory": record}) + "\n").encode())
+            line = {"id": row.mem0_id, "version": row.version, "state": row.state, "reason": row.reason}
+            lines.write((canonical_json({**line, "memory": record}) + "\n").encode())
     return path

@@ -1,117 +1,47 @@
-"""What all lanes of one run share: the ledger, the wire, the pace, and the reasons to stop."""
+"""What all lanes of one run share: the ledger, the API, the limiter, and the reasons to stop."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import TypeVar, overload
 
+from spectron_migrate.backoff import backoff_s
+from spectron_migrate.delivery.brake import Brake, Stop, StopKind, Stopping, TooLong
+from spectron_migrate.delivery.deferred import DeferredWork, RecoveryProgress, Unanswered
 from spectron_migrate.delivery.limiter import Limiter
-from spectron_migrate.delivery.waiting import Effort, Waiting
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.ledger.batches import IntendedBatch
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.sending import IntendedFact
-from spectron_migrate.ledger.sessions import SessionRow
 from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.records import Reporter, Selector
 from spectron_migrate.spectron.answers import (
-    BatchVerdict,
-    KeyStopped,
-    ScopeStopped,
-    Verdict,
-    Wait,
+    BatchResult,
+    Doubt,
+    KeyRejected,
+    RetryLater,
+    ScopeRejected,
+    WriteResult,
     classify,
     classify_batch,
 )
-from spectron_migrate.spectron.api import Sleep, SpectronApi
-from spectron_migrate.spectron.wire import Answer, InDoubt, NotBegun
+from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.spectron.wire import InDoubt, NotBegun
 
 T = TypeVar("T")
-V = TypeVar("V", Verdict, BatchVerdict)
-Sent = IntendedFact | IntendedBatch
-Post = Callable[[], Awaitable[Answer]]
 
-StopKind = Literal["signal", "limit", "key", "unreachable", "failure"]
+NO_CONNECTION_LIMIT_S = 60.0
+"""How long a server that accepts no connection is tried before the run gives up."""
+THROTTLED_LIMIT_S = 900.0
+"""How long 429 and 503 with `Retry-After` are obeyed: the server is up and says when to come back."""
+GIVEN_UP_FOR_S = 60.0
+"""How long a round of following leaves alone what it gave up on; rounds follow each other within seconds."""
 
-PATIENCE_S = 60.0
-"""How long a server that takes no connection is waited for before the run gives up."""
-BUSY_PATIENCE_S = 900.0
-"""How long 429 and 503 are waited out: the server is there and says so."""
-LEFT_OUT_S = 60.0
-"""For how long whoever cannot be helped is left alone, where runs follow each other within seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Why the run ends before its work does."""
-
-    kind: StopKind
-    reason: str
-
-
-class Stopping(NotBegun):
-    """The run stops; what waits has not begun."""
-
-
-class TooLong(Stopping):
-    """The run would have nothing to do meanwhile, and does not wait for so long."""
-
-
-class Brake:
-    """Stops a run: what is in flight finishes, whoever waits is woken, nothing more begins."""
-
-    def __init__(
-        self, sleep: Sleep, *, clock: Callable[[], float], max_seconds: float | None = None, hold_s: float | None = None
-    ) -> None:
-        """`sleep` as the run was given it; `clock` in seconds, monotonic. The time that is set runs from now on.
-
-        `hold_s`: nobody is waited for once so many seconds have gone by in which nothing was decided.
-        """
-        self.stop: Stop | None = None
-        self.now = clock
-        self._sleep = sleep
-        self._hold_s = float("inf") if hold_s is None else hold_s
-        self._moved_at = clock()
-        self._deadline = float("inf") if max_seconds is None else clock() + max_seconds
-        self._pulled = asyncio.Event()
-
-    def moved(self) -> None:
-        """Something was decided: the run goes on."""
-        self._moved_at = self.now()
-
-    def rest_s(self, *, since: float = float("-inf")) -> float:
-        """How much longer the run waits for somebody who waits since that moment."""
-        return max(self._moved_at, since) + self._hold_s - self.now()
-
-    def pull(self, kind: StopKind, reason: str) -> None:
-        """The first reason stands."""
-        if self.stop is None:
-            self.stop = Stop(kind, reason)
-            self._pulled.set()
-
-    def look(self) -> Stop | None:
-        """Why nothing more may begin; None while it may."""
-        if self.now() >= self._deadline:
-            self.pull("limit", "the time that was set is over")
-        return self.stop
-
-    async def sleep(self, seconds: float) -> None:
-        """Sleep, no longer than the run may last; raises Stopping as soon as it stops, TooLong without any sleep."""
-        if self.look() is None:
-            if seconds > self.rest_s():
-                raise TooLong("it would take longer than others can wait")
-            seconds = min(seconds, self._deadline - self.now())
-            waits = {asyncio.ensure_future(self._sleep(seconds)), asyncio.ensure_future(self._pulled.wait())}
-            try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for wait in waits:
-                    wait.cancel()
-        stop = self.look()
-        if stop is not None:
-            raise Stopping(stop.reason)
+FactResult = WriteResult | NotBegun | Unanswered
+"""What one send of a fact came to. NotBegun: nothing was started, also because the run stops."""
+SentBatchResult = BatchResult | NotBegun | Unanswered
 
 
 @dataclass
@@ -122,7 +52,7 @@ class Counters:
     sessions: int = 0
     written: int = 0
     tokens: int = 0
-    """What the writes cost: as the server says it, else as it was estimated."""
+    """What the writes cost: as the server says, else as estimated."""
 
 
 @dataclass
@@ -135,217 +65,218 @@ class Run:
     limiter: Limiter
     reporter: Reporter
     principal: str
-    """Whose key this run uses: the server keeps idempotency keys by principal."""
+    """The owner of the API key; the server keeps idempotency keys by principal."""
     brake: Brake
     session_size: int
     plan: int
     clock: Callable[[], float]
     """Seconds, monotonic."""
     now: Callable[[], str]
-    """Wall clock, in our spelling."""
+    """Wall clock, as `format_time` spells it."""
     allowance: int | None = None
-    """How many facts may still be sent, where a limit was set."""
+    """How many facts may still be sent; None for no limit."""
     max_tokens: int | None = None
     batches: bool = False
-    """Whether memories are sent many a request."""
+    """Whether many memories go in one request."""
     failure: MigrateError | None = None
-    """What the run has to end with, once all that is in flight is finished."""
+    """The error to raise once everything in flight has finished."""
     stopped_scopes: dict[Selector, str] = field(default_factory=dict)
+    """Scopes that nothing more is sent to, and why."""
     counters: Counters = field(default_factory=Counters)
     taken_sessions: set[int] = field(default_factory=set)
-    """Sessions that a stream of this run writes to."""
+    """Sessions that one stream of this run writes to; no other stream may."""
     registering: dict[str, asyncio.Event] = field(default_factory=dict)
-    """Paths that some lane is registering just now; whoever else needs them waits."""
+    """Paths that some lane is registering now; other lanes that need them wait."""
     spare_streams: int = 0
-    """How many more streams lanes may open beside their first."""
-    waiting: Waiting = field(default_factory=Waiting)
-    """Whom this run, or those before it, did not wait for."""
+    """How many streams lanes may open in addition to their first."""
+    deferred: DeferredWork = field(default_factory=DeferredWork)
+
+    # -- stopping and waiting -----------------------------------------------------------------------------
 
     def halt(self, kind: StopKind, reason: str) -> None:
-        """Let what is in flight finish, begin nothing more. The first reason stands."""
+        """Let requests in flight finish and begin nothing new. The first reason is kept."""
         self.brake.pull(kind, reason)
-
-    def leave_out(self, key: str, reason: str) -> None:
-        """Nothing comes of waiting: the run ends, or where it must not end for one alone, it goes on without that."""
-        if self.waiting.hold_s is None:
-            self.halt("unreachable", reason)
-        else:
-            self.waiting.leave(key, reason, until=self.clock() + LEFT_OUT_S)
 
     def fail(self, error: MigrateError) -> None:
         """Stop, and end with this error."""
         self.failure = self.failure or error
         self.halt("failure", error.message)
 
+    def give_up_on(self, key: str, reason: str) -> None:
+        """More waiting will not help: a replay stops, a round of following goes on without it."""
+        if self.deferred.idle_limit_s is None:
+            self.halt("unreachable", reason)
+        else:
+            self.deferred.defer(key, reason, until=self.clock() + GIVEN_UP_FOR_S)
+
     @property
     def stop(self) -> Stop | None:
         """Why the run stops; None while it goes on."""
         return self.brake.stop
 
+    def should_stop(self) -> bool:
+        """Whether nothing new may begin."""
+        return self.brake.check() is not None
+
     async def pause(self, seconds: float, key: str, why: str) -> bool:
-        """Wait before going on with `key`; False as soon as the run stops, or where it leaves that to the next one."""
+        """Wait before `key` continues; False if the run stops, or defers the key to the next run."""
         try:
             await self.brake.sleep(seconds)
         except TooLong:
-            self.waiting.leave(key, why, until=self.clock() + seconds)
+            self.deferred.defer(key, why, until=self.clock() + seconds)
             return False
         except Stopping:
             return False
         return not self.should_stop()
 
-    def is_put_off(self, lane: str) -> bool:
-        """Whether the server puts off everybody for longer than the run waits: then the next one takes the lane."""
-        if self.limiter.paused_s <= max(0.0, self.brake.rest_s()):
+    def defer_if_throttled(self, lane: str) -> bool:
+        """Defer the lane if the server has asked everybody to pause for longer than this run waits."""
+        if self.limiter.paused_s <= max(0.0, self.brake.idle_left_s()):
             return False
-        self.waiting.leave(lane, self.limiter.why, until=self.clock())
+        self.deferred.defer(lane, self.limiter.why, until=self.clock())
         return True
 
     def is_due(self, key: str) -> bool:
-        """Whether it may go on with what an earlier run left waiting."""
-        return self.waiting.is_due(key, self.clock())
+        """Whether something that an earlier run deferred may continue."""
+        return self.deferred.is_due(key, self.clock())
 
-    def effort(self, key: str) -> Effort:
-        """What was done so far to decide what is sent under the key."""
-        return self.waiting.effort(key, self.clock())
+    # -- what was done so far -----------------------------------------------------------------------------
 
-    def others_succeed(self, effort: Effort) -> bool:
-        """Whether the server took others, since the run began in which the doubt arose."""
-        return self.counters.written + self.waiting.written > effort.written_before
+    def progress(self, key: str) -> RecoveryProgress:
+        """What was done so far to decide the write with this key."""
+        return self.deferred.progress(key, self.clock())
 
-    def advance(self, facts: int = 1) -> None:
-        """So many more are decided."""
-        self.brake.moved()
+    def others_succeed(self, progress: RecoveryProgress) -> bool:
+        """Whether the server accepted other writes since the run in which this one became doubtful."""
+        return self.counters.written + self.deferred.written_before > progress.written_before
+
+    def count_decided(self, facts: int = 1) -> None:
+        """Report that many more facts as decided."""
+        self.brake.note_decision()
         self.reporter.advance(facts, self.limiter.why)
 
-    def should_stop(self) -> bool:
-        """Whether nothing more may begin."""
-        return self.brake.look() is not None
+    # -- limits -------------------------------------------------------------------------------------------
 
-    def take(self, wanted: int) -> int:
-        """Reserve how many facts may be sent, at once, so that lanes cannot take the same ones."""
+    def reserve_sends(self, wanted: int) -> int:
+        """Reserve up to that many sends from the allowance, so that no other lane takes them."""
         if self.allowance is None:
             return wanted
-        taken = min(wanted, self.allowance)
-        self.allowance -= taken
-        return taken
+        reserved = min(wanted, self.allowance)
+        self.allowance -= reserved
+        return reserved
 
-    def give_back(self, unused: int) -> None:
-        """What was reserved and not sent."""
+    def release_sends(self, unused: int) -> None:
+        """Return reserved sends that were not used."""
         if self.allowance is not None:
             self.allowance += unused
 
-    def server_now(self) -> str:
-        """The server's clock by its newest `Date`: a lower bound."""
-        return self.api.wire.server_now or self.now()
-
-    def afford(self, tokens: int) -> bool:
-        """Count what a write is going to cost; False, and the run stops, where that was not to be spent."""
+    def spend_tokens(self, tokens: int) -> bool:
+        """Count what a write will cost; False, and the run stops, where that exceeds the limit."""
         if self.max_tokens is not None and self.counters.tokens + tokens > self.max_tokens:
             self.halt("limit", "the number of tokens that was set is reached")
             return False
         self.counters.tokens += tokens
         return True
 
-    async def send(self, fact: IntendedFact) -> Verdict:
-        """One exchange with the bytes of the intent, after waiting while the server says it has not begun.
+    # -- requests -----------------------------------------------------------------------------------------
 
-        Raises NotBegun when patience ends, InDoubt where there is no answer, Unanswered where it may still come.
+    def server_now(self) -> str:
+        """The server's clock by its newest `Date` header: a lower bound."""
+        return self.api.wire.server_now or self.now()
+
+    @overload
+    async def send(self, intent: IntendedFact) -> FactResult: ...
+    @overload
+    async def send(self, intent: IntendedBatch) -> SentBatchResult: ...
+    async def send(self, intent: IntendedFact | IntendedBatch) -> FactResult | SentBatchResult:
+        """Send the bytes of an intent until the server starts on them, and classify what came of it.
+
+        The first row of the recovery table is handled here: where the server did not start (429 or 503 with
+        `Retry-After`, no connection), the same bytes go again after a pause, up to a limit.
         """
-        session = _server_id(fact.session)
-        return await self._exchange(
-            fact,
-            lambda: self.api.post_fact(fact.content, key=fact.key),
-            lambda answer: classify(answer, session_id=session, infer=fact.infer),
-        )
-
-    async def send_batch(self, batch: IntendedBatch) -> BatchVerdict:
-        """The same for all the facts of a batch."""
-        session, infer, messages = _server_id(batch.session), batch.session.infer, len(batch.facts)
-        return await self._exchange(
-            batch,
-            lambda: self.api.post_batch(batch.content, key=batch.key),
-            lambda answer: classify_batch(answer, session_id=session, infer=infer, messages=messages),
-        )
-
-    async def _exchange(self, sent: Sent, post: Post, read: Callable[[Answer], V]) -> V:
-        if not self.is_due(sent.key):
-            raise Stopping("it was left waiting")
-        patience = Patience(self, sent.key)
+        if not self.is_due(intent.key):
+            return Stopping("it is deferred")
+        patience = Patience(self, intent.key)
         while True:
             try:
-                verdict = await self._once(sent, post, read)
-            except Stopping:
-                raise
+                result = await self._request(intent)
+            except InDoubt as problem:
+                return Doubt(problem.reason, problem.finished)
+            except (Stopping, Unanswered) as problem:
+                return problem
             except NotBegun as problem:
-                reason, retry_after_s, limit_s = problem.reason, problem.retry_after_s, PATIENCE_S
+                connected, reason, asked_s = False, problem.reason, problem.retry_after_s
             else:
-                if not isinstance(verdict, Wait):
-                    self._note(verdict, sent.session.selector)
-                    return verdict
-                reason, retry_after_s, limit_s = verdict.reason, verdict.retry_after_s, BUSY_PATIENCE_S
+                if not isinstance(result, RetryLater):
+                    self._note_rejection(result, intent.session.selector)
+                    return result
+                connected, reason, asked_s = True, result.reason, result.retry_after_s
             self.counters.retries += 1
-            if patience.is_over(limit_s):
-                self.leave_out(sent.key, reason)
-            elif await patience.wait(retry_after_s, why=reason):
+            if patience.is_over(THROTTLED_LIMIT_S if connected else NO_CONNECTION_LIMIT_S):
+                self.give_up_on(intent.key, reason)
+            elif await patience.wait(asked_s, why=reason):
                 continue
-            if limit_s == PATIENCE_S:
-                self.halt("unreachable", reason)  # without a connection nobody gets through
-            raise Stopping(reason)
+            if not connected:
+                self.halt("unreachable", reason)  # without a connection no lane can send
+            return Stopping(reason)
 
-    async def _once(self, sent: Sent, post: Post, read: Callable[[Answer], V]) -> V:
-        """One request in its slot; the limiter learns from it before anybody else takes the place."""
+    async def _request(self, intent: IntendedFact | IntendedBatch) -> WriteResult | BatchResult:
+        """One request in a slot; the limiter learns from its response before the slot is free again."""
+        post = self.api.post_fact if isinstance(intent, IntendedFact) else self.api.post_batch
         async with self.limiter.slot() as slot:
             if self.should_stop():
                 raise Stopping("the run stops")
-            self.waiting.sent(sent.key)
+            self.deferred.note_send(intent.key)
             try:
-                answer = await self.waiting.answer(sent.key, sent.content, post, self.brake)
+                response = await self.deferred.await_response(
+                    intent.key, intent.content, lambda: post(intent.content, key=intent.key), self.brake
+                )
             except InDoubt:
                 self.limiter.slow_down("without an answer", None)
                 raise
-            if answer.too_much:
-                self.limiter.slow_down(str(answer.status), answer.retry_after_s)
+            if response.is_throttled:
+                self.limiter.slow_down(str(response.status), response.retry_after_s)
             else:
-                self.limiter.went_well(slot)
-            return read(answer)
+                self.limiter.note_success(slot)
+        session = intent.session
+        assert session.server_id is not None  # noqa: S101 - a fact is intended only in a session that was made
+        if isinstance(intent, IntendedFact):
+            return classify(response, session_id=session.server_id, infer=intent.infer)
+        return classify_batch(response, session_id=session.server_id, infer=session.infer, messages=len(intent.facts))
 
-    async def prepare(self, key: str, call: Callable[[], Awaitable[T]]) -> T:
-        """A request that prepares writes, in a slot; raises what it raises, and Unanswered as `send` does."""
+    async def call_in_slot(self, key: str, call: Callable[[], Awaitable[T]]) -> T:
+        """A request that prepares writes (scopes, sessions), in a slot; raises what it raises, and Unanswered."""
         async with self.limiter.slot():
             try:
-                return await self.waiting.answer(key, b"", call, self.brake)
+                return await self.deferred.await_response(key, b"", call, self.brake)
             except NotBegun as problem:
                 if problem.status is not None:
                     self.limiter.slow_down(str(problem.status), problem.retry_after_s)
                 raise
 
-    def _note(self, verdict: Verdict | BatchVerdict, selector: Selector) -> None:
-        if isinstance(verdict, KeyStopped):
-            self.halt("key", verdict.reason)
-        elif isinstance(verdict, ScopeStopped):
-            self.stopped_scopes[selector] = verdict.reason
-
-
-def _server_id(session: SessionRow) -> str:
-    assert session.server_id is not None  # noqa: S101 - a fact is intended only in a session that was made
-    return session.server_id
+    def _note_rejection(self, result: WriteResult | BatchResult, selector: Selector) -> None:
+        if isinstance(result, KeyRejected):
+            self.halt("key", result.reason)
+        elif isinstance(result, ScopeRejected):
+            self.stopped_scopes[selector] = result.reason
 
 
 class Patience:
-    """Waiting for a server that has not begun: longer each time, at least as long as it asks, and not for ever."""
+    """Waits for a server that did not start on a request: longer each time, at least as long as it asks."""
 
     def __init__(self, run: Run, key: str) -> None:
-        """It begins now, for the request that `key` stands for."""
+        """Counts from now; `key` names what waits."""
         self._run = run
         self._key = key
         self._began = run.clock()
-        self._pause_s = 0.2
+        self._waits = 0
 
-    def is_over(self, limit_s: float = PATIENCE_S) -> bool:
-        """Whether the run stops, or `limit_s` seconds have gone by."""
+    def is_over(self, limit_s: float = NO_CONNECTION_LIMIT_S) -> bool:
+        """Whether the run stops, or `limit_s` seconds have passed."""
         return self._run.should_stop() or self._run.clock() - self._began > limit_s
 
-    async def wait(self, retry_after_s: float | None = None, *, why: str) -> bool:
-        """Wait once; False as soon as the run stops, or leaves it to the next one."""
-        pause_s, self._pause_s = self._pause_s, min(5.0, self._pause_s * 2)
-        return await self._run.pause(max(pause_s, retry_after_s or 0.0), self._key, why)
+    async def wait(self, asked_s: float | None = None, *, why: str) -> bool:
+        """Wait once; False if the run stops, or defers the key to the next run."""
+        pause_s = backoff_s(self._waits, first_s=0.2, longest_s=5.0, asked_s=asked_s)
+        self._waits += 1
+        return await self._run.pause(pause_s, self._key, why)

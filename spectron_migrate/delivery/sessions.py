@@ -1,11 +1,12 @@
-"""Scopes and sessions as lanes need them: registered, made and durable before a fact names them."""
+"""Scopes and sessions for a lane: registered, opened and durable before a fact uses them."""
 
 from __future__ import annotations
 
 import asyncio
 
-from spectron_migrate.delivery.run import Patience, Run, Stopping
-from spectron_migrate.delivery.waiting import Unanswered
+from spectron_migrate.delivery.brake import Stopping
+from spectron_migrate.delivery.deferred import Unanswered
+from spectron_migrate.delivery.run import Patience, Run
 from spectron_migrate.errors import KeyRefused, MigrateError, NotLegal, ScopeRefused, Unreachable
 from spectron_migrate.ledger import sessions
 from spectron_migrate.ledger.sending import PlannedFact
@@ -15,33 +16,34 @@ from spectron_migrate.spectron import scopes
 from spectron_migrate.spectron.wire import InDoubt, NotBegun
 
 SESSION_TRIES = 3
+"""Unanswered requests for one session before the lane gives up: each may leave an empty orphan on the server."""
 
 
 async def open_session(run: Run, fact: PlannedFact) -> SessionRow | None:
-    """An open session with room for the fact, kept for whoever asked; None where there can be none now.
+    """An open session with room for the fact, reserved for the caller; None where there can be none now.
 
-    Then the run stops, or the scope is among `run.stopped_scopes`, or it is left waiting.
+    Then the run stops, or the scope is in `run.stopped_scopes`, or the session is deferred.
     """
     found = await run.writer.grouped(
         sessions.open_session, fact.selector, fact.run, fact.infer, run.session_size, taken=run.taken_sessions
     )
     if found is None:
-        found = await _make(run, fact)
+        found = await _open_new(run, fact)
     elif found.id in run.taken_sessions:
-        return await open_session(run, fact)  # another stream was told of it at the same moment
+        return await open_session(run, fact)  # another stream found it at the same moment
     if found is not None:
         run.taken_sessions.add(found.id)
     return found
 
 
-async def _make(run: Run, fact: PlannedFact) -> SessionRow | None:
+async def _open_new(run: Run, fact: PlannedFact) -> SessionRow | None:
     key = canonical_json(["session", fact.selector, fact.run, fact.infer])
     if not run.is_due(key):
         return None
     try:
         for path in scopes.paths_of(fact.selector):
             await _register(run, path)
-        return await _make_session(run, fact, key)
+        return await _request_session(run, fact, key)
     except (Stopping, Unanswered):
         return None
     except ScopeRefused as error:
@@ -51,14 +53,17 @@ async def _make(run: Run, fact: PlannedFact) -> SessionRow | None:
     except NotLegal as error:
         run.fail(error)
     except (NotBegun, InDoubt) as problem:
-        run.leave_out(key, problem.reason)
+        run.give_up_on(key, problem.reason)
     except Unreachable as error:
-        run.leave_out(key, error.message)
+        run.give_up_on(key, error.message)
     return None
 
 
 async def _register(run: Run, path: str) -> None:
-    """A path is registered before its first use, by one lane; what may be created is noted before it is asked for."""
+    """Register a path before its first use, by one lane only; the ledger notes it first, with all its ancestors.
+
+    POST /scopes may create the ancestors too, and `erase` must know which nodes came to be through us.
+    """
     while path in run.registering:
         await run.registering[path].wait()
     done = run.registering[path] = asyncio.Event()
@@ -66,21 +71,21 @@ async def _register(run: Run, path: str) -> None:
         if await run.writer.grouped(sessions.is_registered, path):
             return
         await run.writer.durable(sessions.intend_scopes, [*scopes.ancestors(path), path], run.now())
-        created = await _patiently_register(run, path)
-        # On the disk with the next durable commit, which comes before the scope's first session.
+        created = await _register_patiently(run, path)
+        # Durable with the next durable commit, which comes before the first session of the scope.
         run.writer.post(sessions.scope_registered, path, created_by_us=created)
     finally:
         del run.registering[path]
         done.set()
 
 
-async def _patiently_register(run: Run, path: str) -> bool:
+async def _register_patiently(run: Run, path: str) -> bool:
     key = f"scope {path}"
     patience = Patience(run, key)
     while run.is_due(key):
         retry_after_s = None
         try:
-            return await run.prepare(key, lambda: scopes.register(run.api, path))
+            return await run.call_in_slot(key, lambda: scopes.register(run.api, path))
         except NotBegun as problem:
             retry_after_s, reason = problem.retry_after_s, problem.reason
             if patience.is_over():
@@ -92,20 +97,20 @@ async def _patiently_register(run: Run, path: str) -> bool:
             if patience.is_over():
                 raise
         await patience.wait(retry_after_s, why=reason)
-    raise Stopping(f"scope {path} is left waiting")
+    raise Stopping(f"scope {path} is deferred")
 
 
-async def _make_session(run: Run, fact: PlannedFact, key: str) -> SessionRow:
-    """A new session, its id durable before any fact names it; one whose answer is lost stays an orphan.
+async def _request_session(run: Run, fact: PlannedFact, key: str) -> SessionRow:
+    """Open a session; its id is durable before any fact uses it. One whose response is lost stays an orphan.
 
-    One whose answer is left to the next run may be counted as an orphan although that has it in the end.
+    Where the next run takes the response, the orphan may be counted although the session is used after all.
     """
-    patience, lost = Patience(run, key), 0
+    patience, unanswered = Patience(run, key), 0
     metadata = {"source": "mem0", **({"mem0_run": fact.run} if fact.run else {})}
     while run.is_due(key):
         row = await run.writer.durable(sessions.begin_session, fact.selector, fact.run, fact.infer, run.now())
         try:
-            opened = await run.prepare(key, lambda: run.api.create_session(fact.selector, metadata))
+            opened = await run.call_in_slot(key, lambda: run.api.create_session(fact.selector, metadata))
         except NotBegun as problem:
             await run.writer.grouped(sessions.session_not_made, row)
             if patience.is_over():
@@ -114,8 +119,8 @@ async def _make_session(run: Run, fact: PlannedFact, key: str) -> SessionRow:
             continue
         except InDoubt as problem:
             await run.writer.durable(sessions.orphan_session, row)
-            lost += 1
-            if lost >= SESSION_TRIES or patience.is_over():
+            unanswered += 1
+            if unanswered >= SESSION_TRIES or patience.is_over():
                 raise
             await patience.wait(why=problem.reason)
             continue
@@ -124,20 +129,20 @@ async def _make_session(run: Run, fact: PlannedFact, key: str) -> SessionRow:
             raise
         run.counters.sessions += 1
         await _check_echo(run, opened.selector, fact.selector, row)
-        # On the disk with the next durable commit, which is that of the first fact which names it.
+        # Durable with the next durable commit, which is that of the first fact in it.
         run.writer.post(sessions.session_made, row, opened.id, opened.selector)
         return SessionRow(row, fact.selector, fact.run, fact.infer, opened.id, 0)
-    raise Stopping("the session is left waiting")
+    raise Stopping("the session is deferred")
 
 
 async def _check_echo(run: Run, echo: Selector | None, asked: Selector, row: int) -> None:
-    """A session in another scope than asked for would put memories where they do not belong."""
+    """Raises NotLegal for a session in another scope than asked for: it would put memories where others read them."""
     if echo is None or _as_sets(echo) == _as_sets(asked):
         return
     await run.writer.durable(sessions.orphan_session, row)
     raise NotLegal(
-        f"Spectron opened a session in {canonical_json(echo)} where {canonical_json(asked)} was asked for",
-        hint="nothing was written to it; the key's grants are not what the mapping assumes",
+        f"Spectron opened a session in {canonical_json(echo)} instead of {canonical_json(asked)}",
+        hint="nothing was written to it; check the grants of the key against the mapping",
     )
 
 

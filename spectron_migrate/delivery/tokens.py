@@ -1,18 +1,18 @@
-"""What a write costs in tokens, where the server does not say: an estimate."""
+"""Estimates what a write costs in tokens, for servers that do not say."""
 
 from __future__ import annotations
 
 STAGE_1_TOKENS = (200, 800)
 STAGE_2_TOKENS = (500, 2000)
 EMBEDDING_TOKENS = 100
-"""Tokens a memory, as Spectron's self-hosting guide gave them: extraction in two stages, of which the second runs
-only for some turns, and one embedding."""
-LETTERS_A_TOKEN = 4
+"""Tokens per memory, from and to, as in Spectron's self-hosting guide: extraction in two stages, of which the second
+runs only for some turns, and one embedding."""
+LETTERS_PER_TOKEN = 4
 
 
-def tokens_of(text: str, infer: str) -> tuple[int, int]:
-    """Tokens that one memory costs, from and to; the text itself counts where it is longer than usual."""
-    own = len(text) // LETTERS_A_TOKEN
+def estimate_tokens(text: str, infer: str) -> tuple[int, int]:
+    """Tokens that one memory costs, from and to; a text longer than usual counts by its own length."""
+    own = len(text) // LETTERS_PER_TOKEN
     embedding = max(EMBEDDING_TOKENS, own)
     if infer == "none":
         return embedding, embedding

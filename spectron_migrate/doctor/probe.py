@@ -18,13 +18,14 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import ParamSpec
 
-from spectron_migrate.errors import KeyRefused, MigrateError, Unreachable
+from spectron_migrate.errors import MigrateError, Unreachable
 from spectron_migrate.ledger import Ledger, probes
 from spectron_migrate.ledger.probes import FULL_WRITE, NONE_WRITE
-from spectron_migrate.records import Infer, Json, Reporter, Selector, canonical_json, format_time, parse_time
-from spectron_migrate.spectron.answers import OtherBody, Receipt, classify
-from spectron_migrate.spectron.api import Me, Sleep, SpectronApi, UnknownSession, pattern_covers
-from spectron_migrate.spectron.wire import Answer, InDoubt, NotBegun
+from spectron_migrate.records import Infer, Json, Receipt, Reporter, Selector, canonical_json, format_time, parse_time
+from spectron_migrate.spectron.answers import OtherBody, classify
+from spectron_migrate.spectron.api import Sleep, SpectronApi, UnknownSession
+from spectron_migrate.spectron.grants import Me, require_grant
+from spectron_migrate.spectron.wire import InDoubt, NotBegun, Response
 
 P = ParamSpec("P")
 
@@ -73,7 +74,7 @@ class Probe:
     found: list[ProbeFinding] = field(default_factory=list)
     _session: str = ""
     _bodies: list[bytes] = field(default_factory=list)
-    _answers: list[Answer] = field(default_factory=list)
+    _answers: list[Response] = field(default_factory=list)
 
     async def run(self) -> list[ProbeFinding]:
         """Ask everything, keep the answers in the ledger, erase what was written.
@@ -111,15 +112,11 @@ class Probe:
         return self.found
 
     def _granted(self, me: Me) -> None:
-        lacking = [verb for verb in VERBS if not me.may(verb, self.under)]
-        forgets = me.grants.get("memory:forget", ())
-        if not any(pattern.endswith("*") and pattern_covers(pattern, self.under) for pattern in forgets):
-            lacking = [*lacking, "memory:forget"]
-        if lacking:
-            raise KeyRefused(
-                f"the key of {me.principal} lacks {', '.join(dict.fromkeys(lacking))} for {ROOT}",
-                hint=f"a probe writes and erases there: grant it on {ROOT}/*, nothing was written",
-            )
+        hint = (
+            f"the probe writes to {ROOT} and erases it again: grant the key all that on {ROOT}/*; nothing was written"
+        )
+        for verb in VERBS:
+            require_grant(me, verb, [self.under], hint=hint, subtree=verb == "memory:forget")
         self._note("grants of the key", ", ".join(VERBS), "read, write, create and forget", True, needed=True)
 
     # -- the questions ------------------------------------------------------------------------------------
@@ -339,13 +336,13 @@ class Probe:
     def _key(self, name: str | int) -> str:
         return f"{self.under}:{name}"
 
-    def _receipt(self, answer: Answer) -> Receipt:
+    def _receipt(self, answer: Response) -> Receipt:
         verdict = classify(answer, session_id=self._session, infer="none")
         if not isinstance(verdict, Receipt):
             raise Unreachable(f"a write was answered with {_told(answer)}")
         return verdict
 
-    async def _write(self, number: int) -> Answer:
+    async def _write(self, number: int) -> Response:
         return await self._patiently(self.api.post_fact, self._bodies[number], key=self._key(number))
 
     async def _open(self, selector: Selector) -> tuple[str, Selector | None]:
@@ -357,7 +354,7 @@ class Probe:
                 await self.sleep(problem.retry_after_s or 1.0)
         raise Unreachable("the server was busy for too long")
 
-    async def _patiently(self, call: Callable[P, Awaitable[Answer]], *args: P.args, **named: P.kwargs) -> Answer:
+    async def _patiently(self, call: Callable[P, Awaitable[Response]], *args: P.args, **named: P.kwargs) -> Response:
         """The answer, once the server has time for it."""
         for _ in range(WAITS):
             answer = await call(*args, **named)
@@ -407,7 +404,7 @@ def _fact(text: str, session: str, path: str, infer: Infer, *, observed_at: str 
     return canonical_json(body).encode()
 
 
-def _told(answer: Answer) -> str:
+def _told(answer: Response) -> str:
     return str(answer.status) if answer.status < 300 else f"{answer.status} {answer.message}"[:100]
 
 

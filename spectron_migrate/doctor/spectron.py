@@ -8,7 +8,8 @@ from datetime import datetime
 from spectron_migrate.doctor.check import Check, failed, some
 from spectron_migrate.errors import ExitCode, KeyRefused, MigrateError
 from spectron_migrate.records import counted, parse_time
-from spectron_migrate.spectron.api import Me, ScopeNode, SpectronApi
+from spectron_migrate.spectron.api import ScopeNode, SpectronApi
+from spectron_migrate.spectron.grants import Me
 
 SKEW_S = 60.0
 NEEDED = ("memory:read", "memory:write", "scope:create")
@@ -46,7 +47,7 @@ def grants(me: Me, paths: Collection[str]) -> Iterator[Check]:
         else:
             yield Check("grants", "unknown", "which scopes are written to is not known before an export", "export")
         return
-    lacking = {verb: sorted(path for path in paths if not me.may(verb, path)) for verb in NEEDED}
+    lacking = {verb: sorted(me.ungranted(verb, paths)) for verb in NEEDED}
     for verb, where in lacking.items():
         if where:
             said = f"the key lacks {verb} for {len(where)} of {counted(len(paths), 'scope')}: {some(where)}"

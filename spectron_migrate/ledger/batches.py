@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.sending import IntendedFact, PlannedFact, intended_of, receipt, still_planned
 from spectron_migrate.ledger.sessions import SessionRow, known_session
-from spectron_migrate.records import Json, canonical_json, digest
-from spectron_migrate.spectron.answers import BatchReceipt
+from spectron_migrate.records import BatchReceipt, Json, canonical_json, digest
 
 MOST_LETTERS = 100_000
 """Of all the bodies of a batch together; nothing is published, and one long text may always go alone."""

@@ -15,8 +15,7 @@ from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.overtaken import skip_overtaken
 from spectron_migrate.ledger.schema import FactState, marks
 from spectron_migrate.ledger.sessions import SessionRow, known_session
-from spectron_migrate.records import Infer, Selector, canonical_json, selector_of
-from spectron_migrate.spectron.answers import Receipt
+from spectron_migrate.records import Infer, Receipt, Selector, canonical_json, selector_of
 
 
 @dataclass(frozen=True, slots=True)

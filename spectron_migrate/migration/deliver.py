@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from spectron_migrate.delivery.engine import deliver_lanes
+from spectron_migrate.delivery.brake import Brake
+from spectron_migrate.delivery.deferred import DeferredWork
 from spectron_migrate.delivery.limiter import Limiter
-from spectron_migrate.delivery.run import Brake, Run
-from spectron_migrate.delivery.waiting import Waiting
+from spectron_migrate.delivery.run import Run
+from spectron_migrate.delivery.scheduler import deliver_lanes
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.mapping import ScopeMapping
@@ -37,7 +38,7 @@ def begin_run(
     principal: str,
     limits: Limits,
     batches: bool = False,
-    waiting: Waiting,
+    deferred: DeferredWork,
     reporter: Reporter,
     clock: Callable[[], float],
     now: Callable[[], datetime],
@@ -48,7 +49,7 @@ def begin_run(
     `batches`: send many memories in one request. `clock` in seconds, monotonic; `now` with its zone.
     `limits.max_seconds` counts from this call.
     """
-    brake = Brake(sleep, clock=clock, max_seconds=limits.max_seconds, hold_s=waiting.hold_s)
+    brake = Brake(sleep, clock=clock, max_seconds=limits.max_seconds, idle_limit_s=deferred.idle_limit_s)
     limiter = Limiter(max_in_flight=limits.max_in_flight, max_rps=limits.max_rps, clock=clock, sleep=brake.sleep)
     return Run(
         ledger=ledger,
@@ -65,7 +66,7 @@ def begin_run(
         allowance=limits.max_facts,
         max_tokens=limits.max_tokens,
         batches=batches,
-        waiting=waiting,
+        deferred=deferred,
     )
 
 
@@ -78,7 +79,7 @@ async def deliver_plan(run: Run) -> None:
         await deliver_lanes(run)
     finally:
         await run.writer.close()
-        run.waiting.written += run.counters.written
+        run.deferred.written_before += run.counters.written
     if run.failure is not None:
         raise run.failure
     if run.allowance == 0:

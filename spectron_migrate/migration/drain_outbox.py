@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from spectron_migrate.delivery.preflight import check
-from spectron_migrate.delivery.waiting import Waiting
+from spectron_migrate.delivery.deferred import DeferredWork
+from spectron_migrate.delivery.preflight import check_server
 from spectron_migrate.errors import InputError
 from spectron_migrate.ledger import Ledger, messages, plan
 from spectron_migrate.ledger.merge import Merge
@@ -79,7 +79,7 @@ class Drainer:
         self._now = now
         self._sleep = sleep
         self._written = Written(state / processes.FOLDER)
-        self._waiting = Waiting(hold_s, most_unanswered=4 * LANES)
+        self._deferred = DeferredWork(hold_s, max_in_flight=4 * LANES)
 
     async def drain(self, api: SpectronApi) -> Drained | None:
         """Deliver what waits, and say who is caught up; None while the base of the cutover is not planned.
@@ -178,8 +178,8 @@ class Drainer:
     async def _deliver(self, ledger: Ledger, api: SpectronApi, number: int) -> int:
         if not cutover.count_undecided([ledger]).total:
             return 0
-        me = await check(ledger, api, plan=number, into_existing=False, now=format_time(self._now()))
-        self._waiting.begin()
+        me = await check_server(ledger, api, plan=number, into_existing=False, now=format_time(self._now()))
+        self._deferred.begin_run()
         run = begin_run(
             ledger,
             number,
@@ -187,7 +187,7 @@ class Drainer:
             self._mapping,
             principal=me.principal,
             limits=Limits(max_in_flight=LANES),
-            waiting=self._waiting,
+            deferred=self._deferred,
             reporter=NullReporter(),
             clock=self._clock,
             now=self._now,

@@ -15,11 +15,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spectron_migrate.errors import InputError, KeyRefused, MigrateError, NotLegal, Unreachable, WrongLedger
+from spectron_migrate.errors import InputError, MigrateError, NotLegal, Unreachable, WrongLedger
 from spectron_migrate.ledger import Ledger, erasing
 from spectron_migrate.ledger.erasing import unfinished
-from spectron_migrate.records import Json, Reporter, counted
-from spectron_migrate.spectron.api import Me, SpectronApi, UnknownSession, pattern_covers
+from spectron_migrate.records import Json, Reporter, counted, name_first
+from spectron_migrate.spectron.api import SpectronApi, UnknownSession
+from spectron_migrate.spectron.grants import Me, require_grant
 from spectron_migrate.state.following import is_followed
 from spectron_migrate.state.journal import read_journal
 
@@ -30,8 +31,6 @@ CANNOT_SEE = (
     " they would be erased too"
 )
 LOOK_K = 50
-NAMED = 10
-"""How many of many a message names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,7 @@ class Eraser:
         self._not_cut_over()
         wanted = _outermost(path.strip("/") for path in paths)
         me = await self._api.me()
-        _granted(me, wanted)
+        _require_grants(me, wanted)
         listed = await self._listed()
         problems = [one for path in wanted for one in self._problems(path, wanted, listed)]
         if problems:
@@ -247,26 +246,16 @@ class Eraser:
                 )
 
 
-def _granted(me: Me, paths: Sequence[str]) -> None:
-    subtree = [path for path in paths if not _may_forget(me, path)]
-    unread = [path for path in paths if not me.may("memory:read", path)]
-    for verb, lacking in (("memory:forget", subtree), ("memory:read", unread)):
-        if lacking:
-            raise KeyRefused(
-                f"the key of {me.principal} lacks {verb} for {', '.join(lacking[:NAMED])} and what is below",
-                hint=f"grant it {verb} on {lacking[0]}/*",
-            )
-
-
-def _may_forget(me: Me, path: str) -> bool:
-    """A grant of the node alone is not enough: the call erases what is below too."""
-    patterns = me.grants.get("memory:forget", ())
-    return any(pattern.endswith("*") and pattern_covers(pattern, path) for pattern in patterns)
+def _require_grants(me: Me, paths: Sequence[str]) -> None:
+    """A grant of the node alone is not enough, because the call erases everything below it too."""
+    hint = f"grant it on {paths[0]}/*"
+    require_grant(me, "memory:forget", paths, hint=hint, subtree=True)
+    require_grant(me, "memory:read", paths, hint=hint)
 
 
 def _not_exact(problems: Sequence[str]) -> MigrateError:
     shown = list(dict.fromkeys(problems))
-    named = "; ".join(shown[:NAMED]) + (f"; and {len(shown) - NAMED} more" if len(shown) > NAMED else "")
+    named = name_first(shown, separator="; ")
     return NotLegal(
         f"not erased, because it would not be exact: {named}",
         hint="undecided memories: spectron-migrate status; scopes that belong together: name them together",

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from sqlite3 import Row
 
-from spectron_migrate.delivery.lane import MESSAGES
-from spectron_migrate.delivery.tokens import tokens_of
+from spectron_migrate.delivery.stream import BATCH_SIZE
+from spectron_migrate.delivery.tokens import estimate_tokens
 from spectron_migrate.dump import Dump
 from spectron_migrate.ledger import Ledger, probes
 from spectron_migrate.mapping import Rule, ScopeMapping
@@ -258,7 +258,7 @@ class _Seen:
         here = self._groups.total()
         size = self.mapping.session_size
         self.scopes += 1
-        together = MESSAGES if self.mapping.write == "batch" else 1
+        together = BATCH_SIZE if self.mapping.write == "batch" else 1
         for count in self._groups.values():
             full, rest = divmod(count, size)
             self.sessions += full + bool(rest)
@@ -273,7 +273,7 @@ class _Seen:
         place = next((place for place, rule in enumerate(self.mapping.rules) if rule.takes(memory)), None)
         if place is None:
             return  # a text that Mem0 has replaced since it was planned
-        low, high = tokens_of(memory.memory, infer)
+        low, high = estimate_tokens(memory.memory, infer)
         share = self.rules[place]
         share.memories += 1
         share.tokens_low += low
@@ -351,4 +351,4 @@ def _one(ledger: Ledger, query: str, value: int) -> int:
     return int(ledger.db.execute(query, (value,)).fetchone()[0])
 
 
-__all__ = ["Forecast", "LaneShare", "LikelyPair", "Pace", "RuleShare", "make_forecast", "tokens_of"]
+__all__ = ["Forecast", "LaneShare", "LikelyPair", "Pace", "RuleShare", "make_forecast"]

@@ -17,6 +17,7 @@ from spectron_migrate.mapping import ScopeMapping, Unmapped
 from spectron_migrate.migration.changes import Changes
 from spectron_migrate.migration.sharding import Sharding
 from spectron_migrate.records import (
+    NAMED,
     Filters,
     Memory,
     Placement,
@@ -26,11 +27,10 @@ from spectron_migrate.records import (
     counted,
     digest,
     has_time,
+    name_first,
     order_key,
 )
 
-NAMED = 10
-"""How many of many a message names."""
 GUESSED_SHARE = 0.05
 """A share of guessed times above this is worth a warning."""
 
@@ -182,10 +182,10 @@ def _merge_all(
         if isinstance(own, Placement):
             _notice(noticed, memory, now)
     if refused:
-        named = [f"memory {one.id} has no place in the mapping: {one.why}" for one in refused[:NAMED]]
+        problems = [f"the mapping has no rule for memory {one.id}: {one.why}" for one in refused[:NAMED]]
         more = [f"and {len(refused) - NAMED} more"] if len(refused) > NAMED else []
         raise InputError.of_all(
-            named + more, hint="give them a rule, or let them go by name with `unmapped: skip` in the mapping"
+            problems + more, hint="give them a rule, or let them go by name with `unmapped: skip` in the mapping"
         )
     return noticed
 
@@ -256,8 +256,7 @@ def _warn_unknown(filters: Filters, dump: Dump, reporter: Reporter) -> None:
     """A name that nobody bears is more often a slip than a wish."""
     unknown = sorted(filters.users - dump.manifest.users.keys())
     if unknown:
-        more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
-        reporter.warn(f"the dump has no memory of user {', '.join(map(repr, unknown[:NAMED]))}{more}")
+        reporter.warn(f"the dump has no memory of user {name_first([repr(user) for user in unknown])}")
 
 
 def _warn_raw(dump: Dump, reporter: Reporter) -> None:

@@ -12,10 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from spectron_migrate.delivery.preflight import check
+from spectron_migrate.delivery.brake import Stop
+from spectron_migrate.delivery.deferred import DeferredWork
+from spectron_migrate.delivery.preflight import check_server
 from spectron_migrate.delivery.review import write_review
-from spectron_migrate.delivery.run import Counters, Run, Stop
-from spectron_migrate.delivery.waiting import Waiting
+from spectron_migrate.delivery.run import Counters, Run
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import ExitCode, InputError, Interrupted
 from spectron_migrate.ledger import Ledger, batches, decisions, merge, plan, runs, sessions
@@ -29,7 +30,8 @@ from spectron_migrate.migration.forecast import Forecast, Pace, make_forecast
 from spectron_migrate.migration.planning import make_plan
 from spectron_migrate.migration.sharding import Sharding, refuse_plain
 from spectron_migrate.records import Filters, Json, Reporter, format_time
-from spectron_migrate.spectron.api import Me, Sleep, SpectronApi
+from spectron_migrate.spectron.api import Sleep, SpectronApi
+from spectron_migrate.spectron.grants import Me
 from spectron_migrate.state.journal import read_journal
 
 _STOP_CODES = {"limit": ExitCode.LIMIT, "key": ExitCode.KEY, "unreachable": ExitCode.UNREACHABLE}
@@ -121,12 +123,12 @@ class Replay:
         *,
         reporter: Reporter,
         changes: Changes | None = None,
-        waiting: Waiting | None = None,
+        deferred: DeferredWork | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        """Nothing happens yet. `changes` limits the run to what has changed; `waiting`: what it need not wait for."""
+        """`changes` limits the run to what has changed; `deferred`: what earlier runs of this process left waiting."""
         self._root = state
         self._state = options.shard.folder(state) if options.shard else state
         self._dump = dump
@@ -134,7 +136,7 @@ class Replay:
         self._options = options
         self._reporter = reporter
         self._changes = changes
-        self._waiting = waiting or Waiting()
+        self._deferred = deferred or DeferredWork()
         self._clock = clock
         self._now = now
         self._sleep = sleep
@@ -217,7 +219,7 @@ class Replay:
             )
             self._resolve(ledger)
             me = await self._unless_interrupted(
-                check(
+                check_server(
                     ledger,
                     api,
                     plan=planned.id,
@@ -284,7 +286,7 @@ class Replay:
                 max_tokens=options.max_tokens,
             ),
             batches=self._mapping.write == "batch",
-            waiting=self._waiting,
+            deferred=self._deferred,
             reporter=self._reporter,
             clock=self._clock,
             now=self._now,
@@ -331,7 +333,7 @@ class Replay:
             retries=counters.retries,
             tokens=counters.tokens,
             orphans=sessions.count_orphans(ledger),
-            slowed_down=run.limiter.story if run else None,
+            slowed_down=run.limiter.summary if run else None,
             review=str(review) if review else None,
             skipped_by_reason=skipped,
             will_not_expire=lasting[: plans.LISTED],

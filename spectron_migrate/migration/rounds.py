@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from spectron_migrate.delivery.waiting import Waiting
+from spectron_migrate.delivery.deferred import DeferredWork
 from spectron_migrate.dump import Dump, open_dump, read_manifest
 from spectron_migrate.errors import ExitCode, Incomplete, LedgerLocked
 from spectron_migrate.files.locks import holder_of, try_lock
@@ -153,7 +153,7 @@ class Rounds:
         self._planned: str | None = None
         """Digest of the dump that was planned with nothing left waiting."""
         self._replay: Replay | None = None
-        self._waiting = Waiting(settings.hold_s, most_unanswered=settings.max_in_flight // 2)
+        self._deferred = DeferredWork(settings.hold_s, max_in_flight=settings.max_in_flight // 2)
 
     def interrupt(self, code: ExitCode) -> None:
         """Finish what is in flight, begin nothing more."""
@@ -209,7 +209,7 @@ class Rounds:
         self, api: SpectronApi, dump: Dump, settling: Settling, *, unchanged: bool, late: bool
     ) -> tuple[list[Changes], list[ReplaySummary]]:
         all_changes, done = [], []
-        self._waiting.begin()
+        self._deferred.begin_run()
         for shard in shards_of(self.settings.state):
             changes = Changes(settling, unchanged=unchanged, most_waiting=MOST_BEHIND)
             options = ReplayOptions(
@@ -227,7 +227,7 @@ class Rounds:
                 options,
                 reporter=self._reporter,
                 changes=changes,
-                waiting=self._waiting,
+                deferred=self._deferred,
                 clock=self._clock,
                 now=self._now,
                 sleep=self._sleep,
@@ -255,7 +255,7 @@ class Rounds:
             for each in changes:
                 behind = None if behind is None or each.waiting_owners is None else behind | each.waiting_owners
             settling = Settling(began, self.settings.settle_s, self._first_seen)
-            held = {} if any(each.stopped for each in done) else self._waiting.left
+            held = {} if any(each.stopped for each in done) else self._deferred.reasons
             return Round(
                 migration=done[0].migration,
                 began_at=datetime.fromisoformat(began),

@@ -1,116 +1,98 @@
-"""What an answer to a write means: every status is classified, 200 included (pure)."""
+"""What a response to a write means: every status is classified here and nowhere else, 200 included (pure).
+
+The table is that of docs/protocol.md, Recovery; what `delivery` does about each class is in `delivery/recovery.py`.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from spectron_migrate.records import Infer, Json
-from spectron_migrate.spectron.wire import Answer
+from spectron_migrate.records import BatchReceipt, Infer, Json, Receipt
+from spectron_migrate.spectron.wire import Response
 
 _DIFFERENT_BODY = re.compile(r"different|mismatch|does not match|other (body|request|payload)|reused", re.IGNORECASE)
 _EXTRACTED = ("entities", "attributes", "relations", "instructions", "uncertainties", "corrections")
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
-    """A write that is decided: stored, with the ids that verification matches hits by."""
-
-    turn_id: str | None
-    chunk_id: str | None
-    ids: tuple[str, ...]
-    """Entity and attribute ids of the extraction."""
-    extracted: bool
-    """False where `full` was asked for and nothing came out: stored, not extracted."""
-    tokens: int | None = None
-    """What it cost, where the answer says so."""
-
-
-@dataclass(frozen=True, slots=True)
-class BatchReceipt:
-    """A batch that is decided: one receipt a message, in their order."""
-
-    receipts: tuple[Receipt, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class WrongSession:
-    """200, but in another session than the one named: ours was ignored."""
+    """200, but the server wrote to another session than the one named."""
 
     session_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
-    """The work has not begun; send the same bytes later."""
+class RetryLater:
+    """The work was not started; the same bytes may be sent later."""
 
     reason: str
     retry_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """409: the first send of this key is still at work."""
+class InFlight:
+    """409: the first request with this key is still being processed."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class OtherBody:
-    """409: this key was sent before with other bytes."""
+    """409: this key was used before with other bytes."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The server will not have this memory; its lane goes on."""
+    """The server rejects this memory; its lane goes on."""
 
     status: int
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class KeyStopped:
-    """401: nothing more can be sent with this key."""
+class KeyRejected:
+    """401: nothing more can be sent with this API key."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class ScopeStopped:
-    """403: nothing more can be sent to this scope."""
+class ScopeRejected:
+    """403: nothing more can be sent to this scope with this API key."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """Nobody knows whether the work was done; `ended` where an answer was read whole."""
+    """It is unknown whether the work was done; `finished` where a whole response was read."""
 
     reason: str
-    ended: bool = False
+    finished: bool = False
 
 
-NotStored = WrongSession | Wait | Running | OtherBody | Refused | KeyStopped | ScopeStopped | Doubt
-Verdict = Receipt | NotStored
-BatchVerdict = BatchReceipt | NotStored
+NotStored = WrongSession | RetryLater | InFlight | OtherBody | Refused | KeyRejected | ScopeRejected | Doubt
+WriteResult = Receipt | NotStored
+BatchResult = BatchReceipt | NotStored
 
 
-def classify(answer: Answer, *, session_id: str, infer: Infer) -> Verdict:
-    """What a whole answer to POST /facts says about the memory."""
+def classify(answer: Response, *, session_id: str, infer: Infer) -> WriteResult:
+    """What a whole response to POST /facts says about the memory."""
     if answer.status == 200:
         return _stored(answer.body, session_id=session_id, infer=infer)
     return _not_stored(answer)
 
 
-def classify_batch(answer: Answer, *, session_id: str, infer: Infer, messages: int) -> BatchVerdict:
-    """What a whole answer to POST /facts/batch says about its messages; extractions are joined by their turn."""
+def classify_batch(answer: Response, *, session_id: str, infer: Infer, messages: int) -> BatchResult:
+    """What a whole response to POST /facts/batch says about its messages; extractions are joined by `turnId`."""
     if answer.status != 200:
         return _not_stored(answer)
     body = answer.body
     if not isinstance(body, dict) or not isinstance(body.get("sessionId"), str):
-        return Doubt("200 with a body that is no answer to a batch")
+        return Doubt("200 with a body that is not the answer to a batch")
     if body["sessionId"] != session_id:
         return WrongSession(body["sessionId"])
     turns = body.get("turnIds")
@@ -121,24 +103,24 @@ def classify_batch(answer: Answer, *, session_id: str, infer: Infer, messages: i
     return BatchReceipt(tuple(_receipt(turn, None, extractions.get(turn, {}), infer) for turn in turns))
 
 
-def _not_stored(answer: Answer) -> NotStored:
+def _not_stored(answer: Response) -> NotStored:
     said = f"{answer.status} {answer.message}"
     if answer.status in (429, 503) and answer.retry_after_s is not None:
-        return Wait(said, answer.retry_after_s)
+        return RetryLater(said, answer.retry_after_s)
     if answer.status == 409:
-        return OtherBody(said) if _DIFFERENT_BODY.search(answer.message) else Running(said)
+        return OtherBody(said) if _DIFFERENT_BODY.search(answer.message) else InFlight(said)
     if answer.status in (400, 404, 413, 422):
         return Refused(answer.status, said)
     if answer.status == 401:
-        return KeyStopped(said)
+        return KeyRejected(said)
     if answer.status == 403:
-        return ScopeStopped(said)
-    return Doubt(said, ended=answer.status >= 500)
+        return ScopeRejected(said)
+    return Doubt(said, finished=answer.status >= 500)
 
 
-def _stored(body: Json, *, session_id: str, infer: Infer) -> Verdict:
+def _stored(body: Json, *, session_id: str, infer: Infer) -> WriteResult:
     if not isinstance(body, dict) or not isinstance(body.get("sessionId"), str):
-        return Doubt("200 with a body that is no answer to a write")
+        return Doubt("200 with a body that is not the answer to a write")
     if body["sessionId"] != session_id:
         return WrongSession(body["sessionId"])
     found = body.get("extraction")
@@ -155,7 +137,7 @@ def _receipt(
 
 
 def _tokens(body: dict[str, Json]) -> int | None:
-    """No published answer tells what a write cost; one that does, in the usual form, is believed."""
+    """No published answer says what a write cost; where one does in the usual form, it is used."""
     usage = body.get("usage")
     total = usage.get("totalTokens") if isinstance(usage, dict) else None
     return total if isinstance(total, int) and total >= 0 else None

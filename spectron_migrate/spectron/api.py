@@ -1,46 +1,33 @@
-"""The published operations that a migration uses, typed; both generations of answers are read."""
+"""The published operations that a migration uses, typed; responses of both generations are understood."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from spectron_migrate.backoff import backoff_s
 from spectron_migrate.errors import ExitCode, KeyRefused, MigrateError, ScopeRefused, Unreachable
-from spectron_migrate.records import Json, Selector, canonical_json
-from spectron_migrate.spectron.wire import Answer, InDoubt, NotBegun, Wire
+from spectron_migrate.records import Hit, Json, Selector, canonical_json
+from spectron_migrate.spectron.grants import Me
+from spectron_migrate.spectron.wire import InDoubt, NotBegun, Response, Wire
 
 Sleep = Callable[[float], Awaitable[None]]
 MAX_K = 50
 PAGE = 500
 READ_TRIES = 6
 MAX_READ_WAIT_S = 60.0
-"""A server that asks a reader to come back much later is, for now, not reachable."""
+"""Longest `Retry-After` that a read obeys; a server that asks for more counts as unreachable for now."""
 _KEYS = {"turns": "id", "scopes": "path", "entities": "id"}
 
 
 class UnknownSession(MigrateError):
-    """The server does not list a session that it made."""
+    """The server does not know a session of ours."""
 
     exit_code = ExitCode.UNREACHABLE
     kind = "unknown_session"
-
-
-@dataclass(frozen=True, slots=True)
-class Me:
-    """Who the key is, and what it may do where."""
-
-    principal: str
-    grants: Mapping[str, tuple[str, ...]]
-    """Effective grants: verb -> path patterns (`a/b` that node, `a/b/*` its subtree, `*` all)."""
-    server_now: str | None
-
-    def may(self, verb: str, path: str) -> bool:
-        """Whether the verb is granted at the path."""
-        return any(pattern_covers(pattern, path) for pattern in self.grants.get(verb, ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +40,7 @@ class ScopeNode:
 
 @dataclass(frozen=True, slots=True)
 class OpenedSession:
-    """A session as the server made it; `selector` is its echo, None where it gave none."""
+    """A session that the server opened; `selector` as the server repeated it, None where it did not."""
 
     id: str
     selector: Selector | None
@@ -72,16 +59,6 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
-    """One result of a recall."""
-
-    id: str
-    text: str
-    source: str
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
 class Entity:
     """A named thing that facts are about."""
 
@@ -95,18 +72,13 @@ class Recall:
     """The answer to a query."""
 
     hits: tuple[Hit, ...]
+    """Best first."""
     tier: str
 
-
-def pattern_covers(pattern: str, path: str) -> bool:
-    """Whether a grant pattern reaches a path; a subtree pattern is read as including its root."""
-    bare = pattern.strip("/")
-    if bare in ("*", ""):
-        return pattern.endswith("*") or path.strip("/") == ""
-    if bare.endswith("/*"):
-        root = bare[:-2]
-        return path.strip("/") == root or path.strip("/").startswith(root + "/")
-    return path.strip("/") == bare
+    @property
+    def formatted(self) -> str:
+        """The hits for a prompt, one a line."""
+        return "\n".join(f"- {' '.join(hit.text.split())}" for hit in self.hits)
 
 
 class SpectronApi:
@@ -123,9 +95,9 @@ class SpectronApi:
         sleep: Sleep = asyncio.sleep,
         read_tries: int = READ_TRIES,
     ) -> None:
-        """`endpoint` without `/api/v1`; the key is kept inside the connection pool alone.
+        """`endpoint` without `/api/v1`; the key is kept in the connection pool only.
 
-        `read_tries`: how often a call that changes nothing is sent until it is answered.
+        `read_tries`: how often a call that changes nothing is tried.
         """
         self.endpoint = endpoint
         self.context = context
@@ -150,18 +122,18 @@ class SpectronApi:
         """Close the connections; nothing is sent (closing a session on the wire would delete its turns)."""
         await self.wire.close()
 
-    # -- writes: one exchange each, never repeated here; who calls knows what a repetition means --
+    # -- writes: one request each, never repeated here, because only the caller knows whether that is safe --
 
-    async def post_fact(self, content: bytes, *, key: str) -> Answer:
-        """POST /facts with bytes that are already fixed, under our own idempotency key."""
+    async def post_fact(self, content: bytes, *, key: str) -> Response:
+        """POST /facts with these exact bytes under this idempotency key; raises NotBegun or InDoubt."""
         return await self._post("/facts", content, {"Idempotency-Key": key})
 
-    async def post_batch(self, content: bytes, *, key: str) -> Answer:
-        """POST /facts/batch with bytes that are already fixed, under our own idempotency key."""
+    async def post_batch(self, content: bytes, *, key: str) -> Response:
+        """POST /facts/batch with these exact bytes under this idempotency key; raises NotBegun or InDoubt."""
         return await self._post("/facts/batch", content, {"Idempotency-Key": key})
 
-    async def register_scope(self, path: str) -> Answer:
-        """POST /scopes; not idempotent by contract, so the answer is the caller's to judge."""
+    async def register_scope(self, path: str) -> Response:
+        """POST /scopes; not idempotent by contract, so the caller interprets the response."""
         return await self._post("/scopes", _body({"path": path}))
 
     async def create_session(self, selector: Selector, metadata: Mapping[str, Json] | None = None) -> OpenedSession:
@@ -170,38 +142,41 @@ class SpectronApi:
             "/sessions",
             _body({"scopes": [list(clause) for clause in selector], "metadata": dict(metadata or {})}),
         )
-        if answer.too_much:
+        if answer.is_throttled:
             raise answer.as_not_begun()
         if answer.status == 201 and isinstance(answer.body, dict) and isinstance(answer.body.get("id"), str):
             return OpenedSession(answer.body["id"], _selector(answer.body.get("scopes")), answer.date)
         if answer.status < 300 or answer.status >= 500:
-            raise InDoubt(f"{answer.status} {answer.message}", ended=True)
-        raise self._failure(answer, f"a session for {canonical_json(selector)}")
+            raise InDoubt(f"{answer.status} {answer.message}", finished=True)
+        raise self.failure(answer, f"a session for {canonical_json(selector)}")
 
     async def exchange(
         self, method: str, path: str, body: Mapping[str, Json], headers: Mapping[str, str] | None = None
-    ) -> Answer:
-        """One exchange, unjudged, for who asks what a server does; raises NotBegun or InDoubt."""
+    ) -> Response:
+        """One request and its response as it is, for the probe; raises NotBegun or InDoubt."""
         return await self.wire.call(method, self._prefix + path, content=_body(body), headers=headers)
 
     async def forget(self, query: str, *, dry_run: bool) -> int:
-        """POST /forget: by meaning, over all that the key reaches; how many rows it is about."""
+        """POST /forget: by meaning, over everything that the key reaches; returns the number of rows."""
         answer = await self._post("/forget", _body({"query": query, "dryRun": dry_run}))
         return int(self._ok(answer, "forget").get("deleted", 0))
 
     async def forget_scope(self, path: str) -> int:
-        """POST /scopes/forget: erase a node and all below it, for good; how many rows. Repeating it does no harm."""
+        """POST /scopes/forget: erase a node and everything below it for good; returns the number of rows.
+
+        Repeating it is harmless.
+        """
         answer = await self._read("POST", "/scopes/forget", content=_body({"path": f"{path}/"}))
-        return int(self._ok(answer, f"the erasing of scope {path}").get("forgotten", 0))
+        return int(self._ok(answer, f"erasing scope {path}").get("forgotten", 0))
 
     async def tombstone_scope(self, path: str) -> bool:
-        """DELETE /scopes: close an empty node to writes; False where the server will not."""
+        """DELETE /scopes: close an empty node to writes; False where the server refuses."""
         return (await self._read("DELETE", "/scopes", params={"path": path})).status == 204
 
-    # -- reads: repeated until they are answered, within READ_TRIES --
+    # -- reads: repeated until there is a usable response, at most READ_TRIES times --
 
     async def health(self) -> bool:
-        """Whether the server answers at all."""
+        """Whether the server responds at all."""
         return (await self._read("GET", "/health", absolute=True)).status == 200
 
     async def me(self) -> Me:
@@ -212,7 +187,7 @@ class SpectronApi:
         return Me(str(principal), _grants(body.get("effectiveGrants")), answer.date)
 
     async def scopes(self) -> list[ScopeNode]:
-        """All registered scopes that the key may see, tombstoned ones included."""
+        """All registered scopes that the key may see, including tombstoned ones."""
         rows = [row async for row in self._pages("/scopes", "scopes")]
         return [ScopeNode(str(row["path"]).strip("/"), bool(row.get("tombstonedAt"))) for row in rows]
 
@@ -242,9 +217,9 @@ class SpectronApi:
         as_of: str | None = None,
         source: str = "spectron-migrate",
     ) -> Recall:
-        """POST /query; the lens is always set, because an empty one reads all that the key reaches.
+        """POST /query; the lens is always set, because an empty one reads everything that the key reaches.
 
-        `as_of`: what was known at that time.
+        `as_of`: ask for what was known at that time.
         """
         body = {
             "query": query,
@@ -269,16 +244,16 @@ class SpectronApi:
         return Recall(hits, str(answer.get("tier", "")))
 
     async def render_context(self, query: str, *, lens: Selector, k: int) -> str:
-        """POST /context: what the server would put into a prompt."""
+        """POST /context: the text that the server would put into a prompt."""
         body = {"query": query, "k": k, "lens": [list(clause) for clause in _not_empty(lens)]}
         return str(self._ok(await self._read("POST", "/context", content=_body(body)), "a context").get("context", ""))
 
     async def profile(self) -> dict[str, Json]:
-        """GET /profile: over all that the key reaches; it takes no scope."""
+        """GET /profile: over everything that the key reaches; it takes no scope."""
         return self._ok(await self._read("GET", "/profile"), "the profile")
 
     async def entities(self) -> AsyncIterator[Entity]:
-        """Every entity that the key may see, page by page."""
+        """All entities that the key may see, page by page."""
         async for row in self._pages("/entities", "entities"):
             yield Entity(str(row.get("id", "")), str(row.get("entityType", "")), str(row.get("name", "")))
 
@@ -301,7 +276,7 @@ class SpectronApi:
 
     # -- how --
 
-    async def _post(self, path: str, content: bytes, headers: Mapping[str, str] | None = None) -> Answer:
+    async def _post(self, path: str, content: bytes, headers: Mapping[str, str] | None = None) -> Response:
         return await self.wire.call("POST", self._prefix + path, content=content, headers=headers)
 
     async def _read(
@@ -312,11 +287,11 @@ class SpectronApi:
         content: bytes | None = None,
         params: Mapping[str, str] | None = None,
         absolute: bool = False,
-    ) -> Answer:
-        """A call that changes nothing: repeated on no answer, 429 and 5xx, then Unreachable."""
+    ) -> Response:
+        """A call that changes nothing, repeated after 429, 5xx and no response; then raises Unreachable."""
         said = ""
         for attempt in range(self._read_tries):
-            wait = min(8.0, 0.25 * 2**attempt) * random.uniform(0.5, 1.0)
+            asked_s = 0.0
             try:
                 answer = await self.wire.call(
                     method, path if absolute else self._prefix + path, content=content, params=params
@@ -324,23 +299,20 @@ class SpectronApi:
             except (NotBegun, InDoubt) as problem:
                 said = problem.reason
             else:
-                if answer.status != 429 and answer.status < 500:
+                if answer.status == 501 or (answer.status != 429 and answer.status < 500):
                     return answer
-                if answer.status == 501:
-                    return answer
-                said, wait = (
-                    f"{answer.status} {answer.message}",
-                    max(wait, min(answer.retry_after_s or 0.0, MAX_READ_WAIT_S)),
-                )
+                said = f"{answer.status} {answer.message}"
+                asked_s = min(answer.retry_after_s or 0.0, MAX_READ_WAIT_S)
             if attempt < self._read_tries - 1:
-                await self._sleep(wait)
+                await self._sleep(backoff_s(attempt, first_s=0.25, longest_s=8.0, asked_s=asked_s, jitter=True))
+        tries = f"{method} {path} in {self._read_tries} tries"
         raise Unreachable(
-            f"Spectron at {self.endpoint} gave no usable answer to {method} {path} in {self._read_tries} tries: {said}",
+            f"Spectron at {self.endpoint} gave no usable response to {tries}: {said}",
             hint="is the endpoint right and the server up? running again goes on where this stopped",
         )
 
     async def _pages(self, path: str, name: str) -> AsyncIterator[dict[str, Json]]:
-        """Rows of a listing: a bare list, `{name: […]}` by offset, or an envelope with a cursor."""
+        """Rows of a listing, in any published format: a bare list, `{name: […]}` by offset, or with a cursor."""
         params = {"limit": str(PAGE)}
         offset = 0
         while True:
@@ -354,7 +326,7 @@ class SpectronApi:
             page = body.get("page") if isinstance(body, dict) else None
             if isinstance(page, dict):
                 if not page.get("nextCursor"):
-                    return  # a short page means nothing; only a missing cursor ends the listing
+                    return  # a short page is not the last one; only a missing cursor ends the listing
                 params = {"limit": str(PAGE), "cursor": str(page["nextCursor"])}
             elif isinstance(body, list) or not rows:
                 return
@@ -362,12 +334,16 @@ class SpectronApi:
                 offset += len(rows)
                 params = {"limit": str(PAGE), "offset": str(offset)}
 
-    def _ok(self, answer: Answer, what: str) -> dict[str, Json]:
+    def _ok(self, answer: Response, what: str) -> dict[str, Json]:
         if answer.status == 200 and isinstance(answer.body, dict):
             return answer.body
-        raise self._failure(answer, what)
+        raise self.failure(answer, what)
 
-    def _failure(self, answer: Answer, what: str) -> MigrateError:
+    def failure(self, answer: Response, what: str) -> MigrateError:
+        """The error for a response that is none of the expected ones; the one place that reads 401 and 403 so.
+
+        `what`: what was asked for, such as `the list of scopes`.
+        """
         said = f"{answer.status} {answer.message}"
         if answer.status == 401:
             return KeyRefused(
@@ -375,7 +351,10 @@ class SpectronApi:
                 hint="check SPECTRON_API_KEY and SPECTRON_CONTEXT: an unknown context is answered like a wrong key",
             )
         if answer.status == 403:
-            return ScopeRefused(f"the key may not do this in context {self.context}: {what}: {said}")
+            return ScopeRefused(
+                f"the key may not do this in context {self.context}: {what}: {said}",
+                hint="grant the key what it needs there",
+            )
         if answer.status == 404 and what == "the list of turns":
             return UnknownSession(f"Spectron at {self.endpoint} does not list the session: {said}")
         return Unreachable(f"Spectron at {self.endpoint} could not answer {what}: {said}")
@@ -387,12 +366,12 @@ def _body(value: Mapping[str, Json]) -> bytes:
 
 def _not_empty(lens: Selector) -> Selector:
     if not lens or not all(lens):
-        raise ValueError("an empty lens would read everything the key reaches")
+        raise ValueError("an empty lens would read everything that the key reaches")
     return lens
 
 
 def _grants(value: Json) -> dict[str, tuple[str, ...]]:
-    """Verb -> path patterns; what is none grants nothing."""
+    """Verb -> path patterns; anything malformed grants nothing."""
     rows = value.items() if isinstance(value, dict) else ()
     return {
         str(verb): tuple(each for each in patterns if isinstance(each, str))

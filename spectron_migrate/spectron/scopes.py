@@ -1,10 +1,10 @@
-"""Registering scopes: listed first, then made, because registering is not idempotent by contract."""
+"""Registering scopes. POST /scopes is not idempotent by contract, so an unclear response is settled by a listing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from spectron_migrate.errors import KeyRefused, ScopeRefused
+from spectron_migrate.errors import ScopeRefused
 from spectron_migrate.records import Selector
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.spectron.wire import InDoubt
@@ -22,32 +22,30 @@ def ancestors(path: str) -> list[str]:
 
 
 async def register(api: SpectronApi, path: str) -> bool:
-    """Make the node exist; True where this very call created it.
+    """Register a node; True where this very call created it, False where it existed.
 
-    Raises NotBegun or InDoubt where the answer is not known, KeyRefused without the grant. What a server
-    answers for a node that exists is unpublished, so any other answer is settled by listing again.
+    Raises NotBegun or InDoubt where the outcome is unknown, KeyRefused without the grant. What a server answers
+    for a node that exists is unpublished, so any other answer is settled by listing the scopes.
     """
     answer = await api.register_scope(path)
     if answer.status == 201:
         return True
-    if answer.too_much:
+    if answer.is_throttled:
         raise answer.as_not_begun()
     if answer.status >= 500:
-        raise InDoubt(f"{answer.status} {answer.message}", ended=True)
-    if answer.status == 401:
-        raise KeyRefused(f"Spectron refused the key: {answer.status} {answer.message}")
-    if answer.status == 403:
-        raise ScopeRefused(f"the key may not register scope {path}: {answer.status} {answer.message}", hint=_GRANT)
+        raise InDoubt(f"{answer.status} {answer.message}", finished=True)
+    if answer.status in (401, 403):
+        raise api.failure(answer, f"registering scope {path} (scope:create)")
     if path in await live_paths(api):
         return False
     raise ScopeRefused(
         f"Spectron did not register scope {path}: {answer.status} {answer.message}",
-        hint="a tombstoned node, a depth limit or a node budget can be the reason",
+        hint="the node may be tombstoned, or a limit of depth or number of nodes is reached",
     )
 
 
 async def ensure(api: SpectronApi, paths: Iterable[str]) -> None:
-    """Register whichever paths are not there yet (for applications; a migration keeps its own intents)."""
+    """Register the paths that do not exist yet (for applications; a migration keeps its own intents)."""
     present = await live_paths(api)
     for path in paths:
         if path not in present:
@@ -57,6 +55,3 @@ async def ensure(api: SpectronApi, paths: Iterable[str]) -> None:
 async def live_paths(api: SpectronApi) -> set[str]:
     """The paths that are registered and not tombstoned."""
     return {node.path for node in await api.scopes() if not node.tombstoned}
-
-
-_GRANT = "grant the key scope:create there, or have somebody register the scope"

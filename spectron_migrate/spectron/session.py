@@ -6,63 +6,40 @@
         results = await session.recall("What does Alice eat?", top_k=5)
         print(results.formatted)
 
-Leaving the block sends nothing: on the wire a session is closed by no longer using it, and deleting it
-would delete its turns.
+Leaving the block sends nothing: a session is closed by no longer using it, and deleting it would delete its turns.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import random
 import uuid
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from spectron_migrate.backoff import backoff_s
 from spectron_migrate.errors import InputError, KeyRefused, MigrateError, NotLegal, Unreachable
 from spectron_migrate.mapping import segment
-from spectron_migrate.records import Category, Infer, Json, Selector, canonical_json
+from spectron_migrate.records import Category, Infer, Json, Receipt, Selector, canonical_json
 from spectron_migrate.settings import parse_endpoint
 from spectron_migrate.settings.values import context_in
 from spectron_migrate.spectron.answers import (
     Doubt,
-    KeyStopped,
-    Receipt,
-    Running,
-    ScopeStopped,
-    Wait,
+    InFlight,
+    KeyRejected,
+    OtherBody,
+    Refused,
+    RetryLater,
+    ScopeRejected,
     WrongSession,
     classify,
 )
-from spectron_migrate.spectron.api import Hit, Sleep, SpectronApi, pattern_covers
+from spectron_migrate.spectron.api import Recall, Sleep, SpectronApi
+from spectron_migrate.spectron.grants import is_within
 from spectron_migrate.spectron.scopes import ensure
 from spectron_migrate.spectron.wire import InDoubt, NotBegun
 
 WRITE_TRIES = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Remembered:
-    """A stored text and what was made of it."""
-
-    turn_id: str | None
-    chunk_id: str | None
-    ids: tuple[str, ...]
-    extracted: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Recalled:
-    """The hits of a recall, best first."""
-
-    hits: tuple[Hit, ...]
-    tier: str
-
-    @property
-    def formatted(self) -> str:
-        """Our rendering of the hits, for a prompt: one a line."""
-        return "\n".join(f"- {' '.join(hit.text.split())}" for hit in self.hits)
 
 
 class Session:
@@ -77,7 +54,7 @@ class Session:
 
     @property
     def lens(self) -> Selector:
-        """What the session reads: its node and the subtree below."""
+        """The scopes that the session reads: its own and everything below."""
         return ((self.path,), (f"{self.path}/*",))
 
     async def remember(
@@ -89,11 +66,11 @@ class Session:
         memory_category: Category = "knowledge",
         observed_at: str | None = None,
         labels: Mapping[str, str] | None = None,
-    ) -> Remembered:
-        """Store a text once, whatever fails on the way: all tries carry the same bytes and the same key.
+    ) -> Receipt:
+        """Store a text exactly once: all tries send the same bytes under the same idempotency key.
 
-        The category is always sent, because what Spectron puts into `context` by itself expires after 7
-        days. Raises KeyRefused, InputError for a text the server refuses, Unreachable when tries are spent.
+        The category is always sent, because a memory that Spectron itself puts into `context` expires after 7 days.
+        Raises KeyRefused, InputError for a text that the server refuses, Unreachable after the last try.
         """
         body: dict[str, Json] = {
             "text": text,
@@ -109,28 +86,27 @@ class Session:
             body["labels"] = [f"{name}={value}" for name, value in sorted(labels.items())]
         return await self.write(canonical_json(body).encode(), infer)
 
-    async def add_turn(self, *, role: str, content: str) -> Remembered:
+    async def add_turn(self, *, role: str, content: str) -> Receipt:
         """Add a turn of a conversation; on the wire that is a write to this session."""
         return await self.remember(content, role=role)
 
-    async def recall(self, query: str, *, top_k: int = 10) -> Recalled:
-        """What is known about the query in this scope and below it; `top_k` is 1 to 50."""
+    async def recall(self, query: str, *, top_k: int = 10) -> Recall:
+        """What is known about the query in this scope and below it, best first; `top_k` is 1 to 50."""
         if not 1 <= top_k <= 50:
             raise InputError(f"top_k is {top_k}, Spectron takes 1 to 50")
-        answer = await self._api.query(query, lens=self.lens, k=top_k)
-        return Recalled(answer.hits, answer.tier)
+        return await self._api.query(query, lens=self.lens, k=top_k)
 
     async def context(self, query: str, *, top_k: int = 10) -> str:
-        """What the server would put into a prompt, from this scope and below it."""
+        """The text that the server would put into a prompt, from this scope and below it."""
         return await self._api.render_context(query, lens=self.lens, k=top_k)
 
     async def profile(self) -> dict[str, Json]:
-        """The profile of all that the key reaches; refused (NotLegal) where that is wider than this scope."""
+        """The profile of everything that the key reaches; raises NotLegal where that is more than this scope."""
         await self._refuse_wider("memory:read", "profile")
         return await self._api.profile()
 
     async def forget(self, query: str, *, dry_run: bool = False) -> int:
-        """Forget by meaning all that the key reaches; refused (NotLegal) where that is wider than this scope."""
+        """Forget by meaning, in everything that the key reaches; raises NotLegal where that is more than this scope."""
         await self._refuse_wider("memory:forget", "forget")
         return await self._api.forget(query, dry_run=dry_run)
 
@@ -138,47 +114,40 @@ class Session:
         patterns = (await self._api.me()).grants.get(verb, ())
         if not patterns:
             raise KeyRefused(f"the key lacks {verb}")
-        wider = [pattern for pattern in patterns if not _within(pattern, self.path)]
+        wider = [pattern for pattern in patterns if not is_within(pattern, self.path)]
         if wider:
             raise NotLegal(
-                f"{call} knows no scope on the wire and the key reaches beyond {self.path}: {', '.join(wider[:5])}",
-                hint=f"use a key whose {verb} is granted for {self.path} and {self.path}/* alone",
+                f"{call} takes no scope, and the key reaches beyond {self.path}: {', '.join(wider[:5])}",
+                hint=f"use a key that is granted {verb} for {self.path} and {self.path}/* only",
             )
 
-    async def write(self, content: bytes, infer: Infer) -> Remembered:
-        """Send the bytes of a POST /facts that names this session, as `remember` does; raises what it raises."""
+    async def write(self, content: bytes, infer: Infer) -> Receipt:
+        """Send the bytes of a POST /facts that names this session; retries and raises as `remember` does."""
         key = uuid.uuid4().hex
-        said = ""
+        reason = ""
         for attempt in range(WRITE_TRIES):
-            wait = min(8.0, 0.25 * 2**attempt) * random.uniform(0.5, 1.0)
+            asked_s: float | None = None
             try:
-                verdict = classify(await self._api.post_fact(content, key=key), session_id=self.id, infer=infer)
+                result = classify(await self._api.post_fact(content, key=key), session_id=self.id, infer=infer)
             except (NotBegun, InDoubt) as problem:
-                said = problem.reason
+                reason = problem.reason
             else:
-                match verdict:
-                    case Receipt(turn_id, chunk_id, ids, extracted):
-                        return Remembered(turn_id, chunk_id, ids, extracted)
-                    case Wait(reason, retry_after_s):
-                        said, wait = reason, max(wait, retry_after_s or 0.0)
-                    case Running(reason) | Doubt(reason):
-                        said = reason
-                    case KeyStopped(reason) | ScopeStopped(reason):
+                match result:
+                    case Receipt():
+                        return result
+                    case RetryLater(reason, asked_s):
+                        pass
+                    case InFlight(reason) | Doubt(reason):
+                        pass
+                    case KeyRejected(reason) | ScopeRejected(reason):
                         raise KeyRefused(f"the key may not write to {self.path}: {reason}")
                     case WrongSession(other):
                         raise MigrateError(f"Spectron wrote to session {other} instead of {self.id}")
-                    case _:
-                        raise InputError(f"Spectron refused the text: {verdict.reason}")
+                    case OtherBody(reason) | Refused(_, reason):
+                        raise InputError(f"Spectron refused the text: {reason}")
             if attempt < WRITE_TRIES - 1:
-                await self._sleep(wait)
-        raise Unreachable(f"Spectron did not confirm a write to {self.path} in {WRITE_TRIES} tries: {said}")
-
-
-def _within(pattern: str, path: str) -> bool:
-    """Whether a grant pattern reaches nothing but the path and what is below it."""
-    bare = pattern.strip("/")
-    root = bare.removesuffix("/*")
-    return root not in ("", "*") and pattern_covers(f"{path}/*", root)
+                await self._sleep(backoff_s(attempt, first_s=0.25, longest_s=8.0, asked_s=asked_s, jitter=True))
+        raise Unreachable(f"Spectron did not confirm a write to {self.path} in {WRITE_TRIES} tries: {reason}")
 
 
 def _missing_context() -> NoReturn:
@@ -186,7 +155,7 @@ def _missing_context() -> NoReturn:
 
 
 class _Opening:
-    """`sessions.create(…)`: awaited, or entered with `async with`."""
+    """The result of `sessions.create(…)`: await it, or enter it with `async with`."""
 
     def __init__(self, client: SpectronClient, path: str, metadata: Mapping[str, Json] | None) -> None:
         self._client = client
@@ -204,29 +173,29 @@ class _Opening:
 
 
 class Sessions:
-    """`client.sessions`."""
+    """Opens sessions: `client.sessions`."""
 
     def __init__(self, client: SpectronClient) -> None:
-        """Belongs to one client."""
+        """Made by the client itself."""
         self._client = client
 
     def create(self, *, scope: Mapping[str, str], metadata: Mapping[str, Json] | None = None) -> _Opening:
         """A new session in a scope such as `{"user": "alice"}`, which becomes `user/alice`.
 
-        The scope is registered when needed. Ids that are no legal segment are escaped as the mapping does it.
+        The scope is registered if needed. Ids that are not legal segments are escaped as in the mapping.
         """
         if not scope:
-            raise InputError("an empty scope would write to everything the key reaches")
+            raise InputError("an empty scope would write to everything that the key reaches")
         for name in scope:
             if segment(name) != name:
-                raise InputError(f"{name!r} is no legal name of a scope dimension")
+                raise InputError(f"{name!r} is not a legal name of a scope dimension")
         return _Opening(
             self._client, "/".join(f"{name}/{segment(str(value))}" for name, value in scope.items()), metadata
         )
 
 
 class SpectronClient:
-    """One context of one Spectron. Connections are closed when the last session is left, or by `close`."""
+    """One context of one Spectron. `close`, or leaving the last session, closes the connections."""
 
     def __init__(
         self,
@@ -239,7 +208,7 @@ class SpectronClient:
     ) -> None:
         """`base_url`: https, or http on loopback; `timeout` in seconds.
 
-        `context` may come from the environment, because the published guide names none: every path on the wire does.
+        `context` may come from SPECTRON_CONTEXT, because the published guide's examples give none.
         Raises InputError for a bad endpoint, and where no context is known.
         """
         try:
@@ -265,7 +234,7 @@ class SpectronClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections; nothing is sent."""
+        """Close the connections without sending anything."""
         api, self._api = self._api, None
         if api is not None:
             await api.close()

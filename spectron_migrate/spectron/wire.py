@@ -1,8 +1,8 @@
 """One HTTP exchange with Spectron, and what is certain about it afterwards.
 
-A write either was answered (`Answer`), or certainly never began (`NotBegun`), or is in doubt
-(`InDoubt`). No error class of an HTTP library is read as "not sent": the only proof of that is our own
-connector, which knows that no connection for the request ever stood.
+A request either got a whole response (`Response`), or certainly never reached the server (`NotBegun`), or is in
+doubt (`InDoubt`). No error class of an HTTP library is read as "not sent": the only proof of that is our own
+connector, which knows that no connection was ever made for the request.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from aiohttp.tracing import Trace
 
 LONGEST_WAIT_S = 900.0
-"""However much later a server asks to be asked again: a run that sleeps for a day looks like one that hangs."""
+"""Longest `Retry-After` that is obeyed: a run that sleeps for a day cannot be told from one that hangs."""
 MAX_MESSAGE = 300
-"""Characters of a server's own words that are carried on."""
+"""Characters of a server's error message that are kept."""
 
 
 class NotBegun(Exception):
-    """The server did not begin the work: waiting and sending the same bytes is safe."""
+    """The server did not start the work: sending the same bytes again later is safe."""
 
     def __init__(self, reason: str, *, retry_after_s: float | None = None, status: int | None = None) -> None:
-        """`status`: of the answer that said so, if there was one; `retry_after_s`: what it asked for, if it did."""
+        """`status` and `retry_after_s` of the response that said so, if there was one."""
         super().__init__(reason)
         self.reason = reason
         self.retry_after_s = retry_after_s
@@ -47,26 +47,26 @@ class NotBegun(Exception):
 
 
 class InDoubt(Exception):
-    """Nobody knows whether the work was done."""
+    """It is unknown whether the server did the work."""
 
-    def __init__(self, reason: str, *, ended: bool = False) -> None:
-        """`ended`: an answer was read whole, so the server is no longer at work on it."""
+    def __init__(self, reason: str, *, finished: bool = False) -> None:
+        """`finished`: a whole response was read, so the server is no longer working on the request."""
         super().__init__(reason)
         self.reason = reason
-        self.ended = ended
+        self.finished = finished
 
 
 class _NotConnected(aiohttp.ClientConnectionError):
-    """No connection stood, so not one byte of the request left."""
+    """No connection was made, so not one byte of the request left."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer that was read to its end."""
+class Response:
+    """A response that was read to its end."""
 
     status: int
     body: Json
-    """The parsed JSON, or None where the body is none."""
+    """The parsed JSON; None where the body is not JSON."""
     raw: bytes
     date: str | None
     """The server's clock (`Date`), in our spelling of times."""
@@ -74,17 +74,17 @@ class Answer:
     retry_after_s: float | None = None
 
     @property
-    def too_much(self) -> bool:
-        """Whether the server asks for less."""
+    def is_throttled(self) -> bool:
+        """Whether the server is asking for fewer requests."""
         return self.status in (429, 503)
 
     def as_not_begun(self) -> NotBegun:
-        """What an answer means that says so to a request which is not under an idempotency key."""
+        """For a throttled request that carried no idempotency key: it was not started."""
         return NotBegun(f"{self.status} {self.message}", retry_after_s=self.retry_after_s, status=self.status)
 
     @property
     def message(self) -> str:
-        """The server's own words, in either published error form, on one line."""
+        """The server's error message, in either published error format, on one line."""
         if isinstance(self.body, dict):
             for name in ("detail", "message", "title", "error"):
                 if isinstance(self.body.get(name), str) and self.body[name]:
@@ -93,7 +93,7 @@ class Answer:
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Says for certain when no connection could be made."""
+    """Raises `_NotConnected` where no connection could be made, and nothing else does."""
 
     async def connect(self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout) -> Connection:
         try:
@@ -103,16 +103,16 @@ class _Connector(aiohttp.TCPConnector):
 
 
 class Wire:
-    """A pool of connections to one host, bound to one key. Redirects are never followed: a key stays with its host.
+    """A pool of connections to one host with one key. Redirects are never followed: the key stays with its host.
 
-    aiohttp itself and no other interface over it: those take two to three times the processor time a request,
-    and at a thousand requests a second that is what a replay runs out of first.
+    aiohttp is used directly, because the clients built on it take two to three times the CPU time per request,
+    and at a thousand requests a second CPU is what a replay runs out of first.
     """
 
     def __init__(self, base_url: str, *, api_key: str, timeout_s: float = 120.0, max_connections: int = 64) -> None:
-        """`base_url` ends before the path of an operation; no connection is opened yet.
+        """`base_url`: everything before the path of an operation. No connection is opened yet.
 
-        Raises InputError for a proxy in the environment that no HTTP can go through.
+        Raises InputError where the environment names a proxy that cannot carry HTTP.
         """
         self.base_url = base_url.rstrip("/")
         self.requests = 0
@@ -136,8 +136,8 @@ class Wire:
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
-    ) -> Answer:
-        """One exchange; raises NotBegun or InDoubt, never an error of a library below."""
+    ) -> Response:
+        """Send one request and read the whole response; raises NotBegun or InDoubt, never an error of aiohttp."""
         sent = dict(headers or {})
         if content is not None:
             sent["Content-Type"] = "application/json"
@@ -147,11 +147,11 @@ class Wire:
             async with self._open().request(
                 method, url, data=content, headers=sent, allow_redirects=False, proxy=self._proxy
             ) as response:
-                answer = _answer(response, await response.read())
+                answer = _read(response, await response.read())
         except _NotConnected as error:
             raise NotBegun(f"no connection to {self.base_url}: {_one_line(str(error))}") from error
         except Exception as error:
-            # Deliberately every class: what a garbage answer raises is nobody's promise.
+            # Deliberately every class: aiohttp does not say what a malformed response raises.
             raise InDoubt(f"{type(error).__name__}: {_one_line(str(error))}") from error
         if answer.date is not None and answer.date > (self.server_now or ""):
             self.server_now = answer.date
@@ -164,7 +164,7 @@ class Wire:
             await session.close()
 
     def _open(self) -> aiohttp.ClientSession:
-        """The pool; made at the first call, because it belongs to the loop that runs then."""
+        """The connection pool, made at the first call because it belongs to the event loop running then."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=_Connector(limit=self._max_connections),
@@ -176,7 +176,7 @@ class Wire:
 
 
 def _proxy_for(base_url: str) -> str | None:
-    """The proxy that the environment names for this host, if any; netrc and cookies are nobody's business here."""
+    """The proxy that the environment names for this host, if any."""
     parts = urlsplit(base_url)
     proxies = getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
@@ -190,12 +190,12 @@ def _proxy_for(base_url: str) -> str | None:
     return proxy
 
 
-def _answer(response: aiohttp.ClientResponse, raw: bytes) -> Answer:
+def _read(response: aiohttp.ClientResponse, raw: bytes) -> Response:
     try:
         body = json.loads(raw) if raw else None
     except ValueError:
         body = None
-    return Answer(
+    return Response(
         status=response.status,
         body=body,
         raw=raw,
@@ -216,7 +216,7 @@ def _http_date(text: str | None) -> str | None:
 
 
 def _retry_after(text: str | None, date: str | None) -> float | None:
-    """Seconds, LONGEST_WAIT_S at most; RFC 9110 allows a number or a date, which counts from the server's own clock."""
+    """Seconds, at most LONGEST_WAIT_S. RFC 9110 allows a number or a date; a date is read by the server's clock."""
     if not text:
         return None
     if re.fullmatch(r"[0-9]+", text.strip()):

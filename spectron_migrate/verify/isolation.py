@@ -14,8 +14,8 @@ from random import Random
 
 from spectron_migrate.judge import PASSAGE_LETTERS, plain
 from spectron_migrate.mapping import ScopeMapping, covers
-from spectron_migrate.records import Reporter, Selector
-from spectron_migrate.spectron.api import MAX_K, Hit, SpectronApi
+from spectron_migrate.records import Hit, Reporter, Selector
+from spectron_migrate.spectron.api import MAX_K, SpectronApi
 from spectron_migrate.verify.expected import lens_of
 from spectron_migrate.verify.findings import Finding
 from spectron_migrate.verify.keywords import WordFrequencies, words_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from spectron_migrate.judge import Candidates, Hit, Ignored, Known, Matched, judge
+from spectron_migrate.judge import Ignored, KnownMemory, Matched, MemoryIndex, judge_hit
 from spectron_migrate.mapping import Lens, covers
 from spectron_migrate.records import Selector
 from spectron_migrate.spectron.api import Recall
@@ -17,7 +17,7 @@ _WHOLE_LENS = 5000
 _CACHED = 20_000
 """Memories that are kept for the next query."""
 
-_Memories = tuple[Candidates, dict[str, StoredMemory]]
+_Memories = tuple[MemoryIndex, dict[str, StoredMemory]]
 """Memories to compare hits with, and each by its key in the candidates."""
 
 
@@ -48,7 +48,7 @@ class HitJudge:
         candidates, facts = self._memories_in(lens.selector, recall)
         judged = []
         for hit in recall.hits:
-            verdict = judge(Hit(hit.id, hit.text, hit.source), candidates)
+            verdict = judge_hit(hit, candidates)
             if isinstance(verdict, Matched):
                 fact = facts[verdict.mem0_id]
                 judged.append(JudgedHit(hit.id, hit.text, hit.source, fact, verdict.by, _dropped(fact, lens)))
@@ -84,8 +84,10 @@ class HitJudge:
 def _memories(facts: Iterable[StoredMemory]) -> _Memories:
     """Keyed by number, not by Mem0 id: versions of one memory must stay distinct."""
     by_key = {str(fact.no): fact for fact in facts}
-    known = (Known(key, fact.text, fact.turn_id, fact.chunk_id, frozenset(fact.ids)) for key, fact in by_key.items())
-    return Candidates(known), by_key
+    known = (
+        KnownMemory(key, fact.text, fact.turn_id, fact.chunk_id, frozenset(fact.ids)) for key, fact in by_key.items()
+    )
+    return MemoryIndex(known), by_key
 
 
 def _dropped(fact: StoredMemory, lens: Lens) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from spectron_migrate.errors import InputError, KeyRefused, WrongLedger
+from spectron_migrate.errors import InputError, WrongLedger
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import receipts
-from spectron_migrate.records import counted, selector_of
+from spectron_migrate.records import selector_of
 from spectron_migrate.spectron.api import MAX_K, SpectronApi, UnknownSession
+from spectron_migrate.spectron.grants import require_grant
 from spectron_migrate.verify.options import VerifyOptions
 
 
@@ -47,13 +48,9 @@ async def check_server(ledgers: Sequence[Ledger], api: SpectronApi) -> None:
     me = await api.me()
     for ledger in ledgers:
         paths = {path for text in receipts.written_selectors(ledger) for path in _paths(text)}
-        lacking = sorted(path for path in paths if not me.may("memory:read", path))
-        if lacking:
-            raise KeyRefused(
-                f"the key of {me.principal} lacks memory:read for {counted(len(lacking), 'scope')},"
-                f" such as {lacking[0]}",
-                hint="verification needs memory:read on every scope that was written",
-            )
+        require_grant(
+            me, "memory:read", sorted(paths), hint="verification needs memory:read on every scope that was written"
+        )
         await _same_server(ledger, api)
 
 

@@ -96,7 +96,7 @@ async def load(server: Server, limiter: Limiter, *, lanes: int, seconds: float) 
             async with limiter.slot() as slot:
                 taken = await server.request()
                 if taken:
-                    limiter.went_well(slot)
+                    limiter.note_success(slot)
                 else:
                     limiter.slow_down("429", 1.0)
             if not taken:

@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from spectron_migrate.delivery import waiting
+from spectron_migrate.delivery import deferred
 from spectron_migrate.local.idempotency import IN_FLIGHT
 from spectron_migrate.local.testing import running_server
 from spectron_migrate.mapping import load_mapping
@@ -330,7 +330,7 @@ def test_users_who_are_all_put_off_do_not_put_off_the_next_one(two: Two) -> None
 
 
 def test_a_listing_without_an_answer_holds_its_user_alone(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "READING_S", 0.3)
+    monkeypatch.setattr(deferred, "LISTING_LIMIT_S", 0.3)
     two.put("ann 0", "ann")  # whose session shows that the server is the right one
     rounds = two.scene.rounds()
     two.scene.round(rounds)

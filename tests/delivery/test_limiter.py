@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from spectron_migrate.delivery.brake import Brake, Stopping
 from spectron_migrate.delivery.limiter import START, Limiter
-from spectron_migrate.delivery.run import Brake, Stopping
 from tests.delivery.simulated import Server, limiter, load, lognormal, now, play
 
 SECONDS = 60
@@ -134,13 +134,13 @@ def test_it_says_why_it_is_slow_and_falls_silent_when_it_no_longer_is() -> None:
         await running
         await asyncio.sleep(31)
         said.append(found.why)
-        said.append(found.story or "")
+        said.append(found.summary or "")
         return said
 
     before, during, after, story = play(main())
     assert ("", "") == (before, after)
     assert during.startswith("slowed down: ")
-    assert "answers 429 in 30 s, 8 in flight" in during
+    assert "answers 429 in the last 30 s, 8 in flight" in during
     assert story.startswith(f"slowed down by {server.rejected} answers 429; ")
 
 
@@ -152,7 +152,7 @@ def test_it_says_that_answers_take_long() -> None:
         await load(server, found, lanes=100, seconds=10)
         return found.why
 
-    assert "x as long as at best" in play(main())
+    assert "times as long as at best" in play(main())
 
 
 def test_a_server_that_lets_nobody_in_is_left_alone_as_long_as_it_asks() -> None:
@@ -166,7 +166,7 @@ def test_a_server_that_lets_nobody_in_is_left_alone_as_long_as_it_asks() -> None
                     tries += 1
                     await asyncio.sleep(0.01)
                     if now() >= 100:
-                        found.went_well(slot)
+                        found.note_success(slot)
                         return now()
                     found.slow_down("503", 30.0)
                     assert now() < 1 or "paused for" in found.why
@@ -216,7 +216,7 @@ def test_never_more_than_the_limit_are_in_flight() -> None:
             async with found.slot() as slot:
                 highest = max(highest, found.in_flight)
                 await asyncio.sleep(0.1)
-                found.went_well(slot)
+                found.note_success(slot)
 
         await asyncio.gather(*(one() for _ in range(50)))
         return highest, found.in_flight

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from spectron_migrate.delivery.tokens import tokens_of
+from spectron_migrate.delivery.tokens import estimate_tokens
 from spectron_migrate.dump import open_any
 from spectron_migrate.errors import ExitCode, InputError, Interrupted
 from spectron_migrate.ledger import Ledger
@@ -122,7 +122,7 @@ def test_a_session_that_was_refused_with_retry_after_is_no_orphan(
 def test_the_tokens_that_were_set_are_not_exceeded(spectron: RunningServer, user: str, tmp_path: Path) -> None:
     rows = [memory(number, user) for number in range(10)]
     dump = write_raw(tmp_path / "all.json", rows)
-    each = tokens_of(rows[0]["memory"], "full")[1]
+    each = estimate_tokens(rows[0]["memory"], "full")[1]
     first = replay_in_no_time(
         spectron, tmp_path / "state", dump, options=ReplayOptions(max_tokens=4 * each + each // 2)
     )

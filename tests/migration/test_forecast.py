@@ -11,9 +11,9 @@ import pytest
 
 from spectron_migrate.cli.app import run
 from spectron_migrate.cli.tables import duration
+from spectron_migrate.delivery.tokens import estimate_tokens
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.migration.forecast import tokens_of
 from tests.support.spectron import memory, write_raw
 
 STATE = Path(".spectron-migrate")
@@ -115,9 +115,9 @@ def test_tokens_are_counted_by_rule_from_the_published_stages(capsys: pytest.Cap
 
 
 def test_a_long_text_counts_by_its_length() -> None:
-    assert (100, 100) == tokens_of("short", "none")
-    assert (10_000, 10_000) == tokens_of("x" * 40_000, "none")
-    assert (20_000, 30_000) == tokens_of("x" * 40_000, "full")
+    assert (100, 100) == estimate_tokens("short", "none")
+    assert (10_000, 10_000) == estimate_tokens("x" * 40_000, "none")
+    assert (20_000, 30_000) == estimate_tokens("x" * 40_000, "full")
 
 
 def test_guessed_times_and_bulk_edits_are_named(capsys: pytest.CaptureFixture[str]) -> None:

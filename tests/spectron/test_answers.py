@@ -6,30 +6,29 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.records import Infer, canonical_json
+from spectron_migrate.records import Infer, Receipt, canonical_json
 from spectron_migrate.spectron.answers import (
     Doubt,
-    KeyStopped,
+    InFlight,
+    KeyRejected,
     OtherBody,
-    Receipt,
     Refused,
-    Running,
-    ScopeStopped,
-    Wait,
+    RetryLater,
+    ScopeRejected,
     WrongSession,
     classify,
 )
-from spectron_migrate.spectron.wire import Answer
+from spectron_migrate.spectron.wire import Response
 
 SESSION = "sess_1"
 
 
-def answer(status: int, body: Any = None, retry_after_s: float | None = None) -> Answer:
+def answer(status: int, body: Any = None, retry_after_s: float | None = None) -> Response:
     raw = b"" if body is None else canonical_json(body).encode()
-    return Answer(status=status, body=body, raw=raw, date=None, retry_after_s=retry_after_s)
+    return Response(status=status, body=body, raw=raw, date=None, retry_after_s=retry_after_s)
 
 
-def verdict(given: Answer, infer: Infer = "full") -> Any:
+def verdict(given: Response, infer: Infer = "full") -> Any:
     return classify(given, session_id=SESSION, infer=infer)
 
 
@@ -69,7 +68,7 @@ def test_200_with_another_body_decides_nothing(body: Any) -> None:
 @pytest.mark.parametrize("status", [429, 503])
 def test_asked_to_wait_has_not_begun_only_with_retry_after(status: int) -> None:
     assert 2.0 == verdict(answer(status, {"message": "busy"}, retry_after_s=2.0)).retry_after_s
-    assert isinstance(verdict(answer(status, {"message": "busy"}, retry_after_s=2.0)), Wait)
+    assert isinstance(verdict(answer(status, {"message": "busy"}, retry_after_s=2.0)), RetryLater)
     assert isinstance(verdict(answer(status, {"message": "busy"})), Doubt)
 
 
@@ -77,8 +76,8 @@ def test_asked_to_wait_has_not_begun_only_with_retry_after(status: int) -> None:
     ("message", "kind"),
     [
         ("idempotency key was used with a different request body", OtherBody),
-        ("a request with this key is in flight", Running),
-        ("words that nobody published", Running),
+        ("a request with this key is in flight", InFlight),
+        ("words that nobody published", InFlight),
     ],
 )
 def test_409_is_told_apart_by_its_words_and_unknown_words_mean_running(message: str, kind: type) -> None:
@@ -93,16 +92,16 @@ def test_a_refusal_carries_the_servers_own_words_in_either_error_form(status: in
 
 
 def test_401_stops_all_and_403_the_scope() -> None:
-    assert isinstance(verdict(answer(401, {"message": "no"})), KeyStopped)
-    assert isinstance(verdict(answer(403, {"message": "no"})), ScopeStopped)
+    assert isinstance(verdict(answer(401, {"message": "no"})), KeyRejected)
+    assert isinstance(verdict(answer(403, {"message": "no"})), ScopeRejected)
 
 
 @pytest.mark.parametrize(
-    ("status", "ended"), [(500, True), (502, True), (504, True), (302, False), (201, False), (418, False)]
+    ("status", "finished"), [(500, True), (502, True), (504, True), (302, False), (201, False), (418, False)]
 )
-def test_any_other_status_is_in_doubt(status: int, ended: bool) -> None:
+def test_any_other_status_is_in_doubt(status: int, finished: bool) -> None:
     found = verdict(answer(status, {"message": "?"}))
-    assert (True, ended) == (isinstance(found, Doubt), found.ended)
+    assert (True, finished) == (isinstance(found, Doubt), found.finished)
 
 
 def test_a_servers_words_stay_on_one_line_and_carry_no_escape() -> None:

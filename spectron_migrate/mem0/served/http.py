@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from spectron_migrate.backoff import backoff_s
 from spectron_migrate.errors import InputError, KeyRefused, Unreachable
 from spectron_migrate.mem0.stores.oss_config import without_credentials
 from spectron_migrate.records import Json
@@ -90,8 +91,8 @@ class Http:
             except json.JSONDecodeError:
                 failure = "an answer that is no JSON, or was cut off"
             if asked_for is None:
+                asked_for = backoff_s(tries, first_s=_FIRST_WAIT, longest_s=_LONGEST_WAIT)
                 tries += 1
-                asked_for = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (tries - 1))
             if tries >= _TRIES or waited + asked_for > _PATIENCE:
                 break
             self._sleep(asked_for)

@@ -1,0 +1,19 @@
+"""How long to wait before a request is tried again: one rule for all clients (pure but for the jitter)."""
+
+from __future__ import annotations
+
+import random
+
+
+def backoff_s(
+    attempt: int, *, first_s: float, longest_s: float, asked_s: float | None = None, jitter: bool = False
+) -> float:
+    """Seconds to wait after failed attempt number `attempt`, counted from 0: doubling from `first_s` to `longest_s`.
+
+    `asked_s`: what the server asked for (`Retry-After`), which is never undercut. `jitter` shortens the wait by up
+    to a half, at random, so that clients that failed together do not come back together.
+    """
+    wait_s = min(longest_s, first_s * 2.0 ** min(attempt, 32))
+    if jitter:
+        wait_s *= random.uniform(0.5, 1.0)
+    return max(wait_s, asked_s or 0.0)

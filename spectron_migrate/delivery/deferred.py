@@ -1,0 +1,155 @@
+"""Lanes that a run skipped because the server has not answered yet, with what the next run needs to resume them.
+
+A plain replay waits for as long as it takes. A round of following must not: everybody who is read from Spectron waits
+for it. So a round ends when everything that is left is only waiting: for a response, for time to show what became of
+a write, for a server that asked to be called later. Such a lane is deferred to the next round and holds up no other
+lane. Its request stays in flight, and the time it has waited so far counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from spectron_migrate.backoff import backoff_s
+from spectron_migrate.delivery.brake import Brake
+
+T = TypeVar("T")
+
+LISTING_LIMIT_S = 15.0
+"""How long a round may take to list one session, retries included."""
+NO_ANSWER = "no answer yet"
+
+
+class Unanswered(Exception):
+    """The request is still in flight, and the run no longer waits for it; the next run can take its response."""
+
+
+@dataclass
+class RecoveryProgress:
+    """What was done so far to decide one write, over all runs of this process."""
+
+    began: float
+    """When recovery began, by the monotonic clock of the runs, in seconds."""
+    written_before: int
+    """Facts that all runs had written when the run began in which this write became doubtful."""
+    doubts: int = 0
+    """Responses that left it in doubt."""
+    in_flight: int = 0
+    """Responses that the first request is still being processed."""
+    partial_turns: tuple[str, ...] = ()
+    """Of a batch: the turns that the last listing showed."""
+    partial_since: float = 0.0
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait before the same bytes are sent again."""
+        return backoff_s(self.doubts + self.in_flight, first_s=0.3, longest_s=10.0)
+
+
+class DeferredWork:
+    """What the runs of one process remember about waits, by idempotency key, session, scope or lane."""
+
+    def __init__(self, idle_limit_s: float | None = None, *, max_in_flight: int = 0) -> None:
+        """`idle_limit_s`: seconds without any decision after which a run defers what waits; None never defers.
+
+        `max_in_flight`: requests that may stay in flight after a run ends; they occupy connections of the next one.
+        """
+        self.idle_limit_s = idle_limit_s
+        self.listing_limit_s = None if idle_limit_s is None else LISTING_LIMIT_S
+        self.reasons: dict[str, str] = {}
+        """What the current run deferred, and why."""
+        self.written_before = 0
+        """Facts that earlier runs wrote."""
+        self._max_in_flight = max_in_flight
+        self._not_before: dict[str, tuple[float, str]] = {}
+        self._progress: dict[str, RecoveryProgress] = {}
+        self._unsent_since: dict[str, float] = {}
+        self._in_flight: dict[str, tuple[bytes, asyncio.Future[Any]]] = {}
+
+    def begin_run(self) -> None:
+        """Forget what the run before deferred; its waits and requests are kept."""
+        self.reasons.clear()
+
+    def defer(self, key: str, why: str, *, until: float) -> None:
+        """Leave it alone until that moment of the monotonic clock."""
+        self._not_before[key] = (until, why)
+        self.reasons[key] = why
+
+    def is_due(self, key: str, now: float) -> bool:
+        """Whether it may continue; if not, the current run defers it too."""
+        until, why = self._not_before.get(key, (now, ""))
+        if now < until:
+            self.reasons[key] = why
+            return False
+        self._not_before.pop(key, None)
+        if key in self._in_flight and not self._in_flight[key][1].done():
+            self.reasons[key] = NO_ANSWER
+            return False
+        return True
+
+    def progress(self, key: str, now: float) -> RecoveryProgress:
+        """What was done so far to decide the write with this key; begins a new record if there is none."""
+        return self._progress.setdefault(key, RecoveryProgress(now, self.written_before))
+
+    def was_resent(self, key: str) -> bool:
+        """Whether the same bytes were sent more than once without a decision."""
+        progress = self._progress.get(key)
+        return progress is not None and progress.doubts + progress.in_flight > 0
+
+    def unsent_s(self, key: str, now: float) -> float:
+        """Seconds since this was first asked without a send of the key in between."""
+        return now - self._unsent_since.setdefault(key, now)
+
+    def note_send(self, key: str) -> None:
+        """The key is being sent now."""
+        self._unsent_since.pop(key, None)
+
+    def forget(self, key: str) -> None:
+        """The write is decided, or recovery gave up on it: a later one begins anew."""
+        for kept in (self._not_before, self._progress, self._unsent_since, self._in_flight):
+            kept.pop(key, None)
+
+    async def await_response(self, key: str, content: bytes, send: Callable[[], Awaitable[T]], brake: Brake) -> T:
+        """The result of `send`, or of the request with the same bytes that an earlier run left in flight.
+
+        Raises what the request raises, and Unanswered where the run no longer waits for it.
+        """
+        if self.idle_limit_s is None:
+            return await send()
+        began = brake.now()
+        request: asyncio.Future[T] = self._take_in_flight(key, content) or asyncio.ensure_future(send())
+        try:
+            while not request.done():
+                left_s = brake.idle_left_s(began=began)
+                if left_s > 0:
+                    await asyncio.wait({request}, timeout=left_s)
+                elif brake.stop is None and self._keep_in_flight(key, content, request):
+                    raise Unanswered(key)
+                else:
+                    await asyncio.wait({request})
+        except asyncio.CancelledError:
+            request.cancel()
+            raise
+        return await request
+
+    def _take_in_flight(self, key: str, content: bytes) -> asyncio.Future[Any] | None:
+        sent, request = self._in_flight.pop(key, (b"", None))
+        return None if request is None or request.cancelled() or sent != content else request
+
+    def _keep_in_flight(self, key: str, content: bytes, request: asyncio.Future[Any]) -> bool:
+        in_flight = sum(not other.done() for _, other in self._in_flight.values())
+        if key in self._in_flight or in_flight >= self._max_in_flight:
+            return False
+        self._in_flight[key] = (content, request)
+        self.reasons[key] = NO_ANSWER
+        request.add_done_callback(_retrieve_exception)
+        return True
+
+
+def _retrieve_exception(request: asyncio.Future[Any]) -> None:
+    """Keep asyncio from reporting a failed request that no later run asks for."""
+    if not request.cancelled():
+        request.exception()

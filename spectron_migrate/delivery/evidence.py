@@ -1,0 +1,125 @@
+"""The evidence about facts in doubt: the listing of turns of their sessions (docs/protocol.md, Recovery).
+
+A session is a serial log: at most one send of it is undecided at a time, so the turns that no receipt claims are a
+prefix of the intended facts, in their order. Count and position decide, so facts with the same text need not be told
+apart; all the same the text of each turn must agree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+
+from spectron_migrate.delivery.outcomes import SendOutcome, give_up
+from spectron_migrate.delivery.run import Run
+from spectron_migrate.errors import KeyRefused, ScopeRefused, Unreachable
+from spectron_migrate.ledger import sending, sessions
+from spectron_migrate.ledger.sending import IntendedFact
+from spectron_migrate.ledger.sessions import SessionRow
+from spectron_migrate.records import counted, parse_time, same_text
+from spectron_migrate.spectron.api import Turn, UnknownSession
+
+KEY_LIFETIME = timedelta(hours=20)
+"""How long an idempotency key is relied on. The server keeps it for 24 hours; the rest is for clocks that differ."""
+OTHER_TEXTS = "the turns of the session have other texts than were sent"
+
+
+async def unclaimed_turns(run: Run, session: SessionRow, facts: Sequence[IntendedFact]) -> list[Turn] | SendOutcome:
+    """Turns of the session that no receipt claims, oldest first; an outcome where the listing is no evidence.
+
+    A listing is evidence only if it shows every turn that is already claimed. `facts` are given up where it never
+    will be.
+    """
+    assert session.server_id is not None  # noqa: S101 - a fact is intended only in a session that was made
+    listing = f"turns of {session.server_id}"
+    if not run.is_due(listing):
+        return SendOutcome.DEFERRED
+    try:
+        async with asyncio.timeout(run.deferred.listing_limit_s):
+            listed = await run.api.turns(session.server_id)
+    except ScopeRefused as error:
+        run.stopped_scopes[session.selector] = error.message
+        return SendOutcome.HELD
+    except KeyRefused as error:
+        run.halt("key", error.message)
+        return SendOutcome.HELD
+    except UnknownSession as error:
+        return await give_up(run, facts, error.message)
+    except (Unreachable, TimeoutError) as error:
+        timed_out = f"no response to the listing of session {session.server_id}"
+        run.give_up_on(listing, error.message if isinstance(error, Unreachable) else timed_out)
+        return SendOutcome.DEFERRED
+    claimed, residue = await run.writer.grouped(
+        lambda ledger: (sending.claimed_turns(ledger, session.id), sending.residue_turns(ledger, session.id))
+    )
+    missing = claimed - {turn.id for turn in listed}
+    if missing:
+        return await give_up(run, facts, f"the listing of the session lacks {counted(len(missing), 'confirmed turn')}")
+    known = claimed | residue
+    return sorted((turn for turn in listed if turn.id not in known), key=lambda turn: turn.seq)
+
+
+async def turns_by_fact(run: Run, facts: Sequence[IntendedFact]) -> dict[int, Turn] | SendOutcome:
+    """The turns that the server has for the facts, by fact id; an outcome where the listings are no evidence."""
+    by_session: dict[int, list[IntendedFact]] = {}
+    for fact in facts:
+        by_session.setdefault(fact.session.id, []).append(fact)
+    turns: dict[int, Turn] = {}
+    for members in by_session.values():
+        found = await _turns_in_order(run, members)
+        if isinstance(found, SendOutcome):
+            return found
+        turns.update({fact.id: turn for fact, turn in zip(members, found, strict=False)})
+    return turns
+
+
+async def _turns_in_order(run: Run, facts: Sequence[IntendedFact]) -> list[Turn] | SendOutcome:
+    """The turns that the server has for facts of one session: the n-th turn is the n-th fact's."""
+    session = facts[0].session
+    turns = await unclaimed_turns(run, session, facts)
+    if isinstance(turns, SendOutcome):
+        return turns
+    turns = _without_resends(run, turns, facts)
+    if len(turns) > len(facts):
+        await run.writer.durable(sessions.close_session, session.id)
+        foreign = counted(len(turns) - len(facts), "turn")
+        return await give_up(run, facts, f"somebody else wrote {foreign} in our session")
+    for turn, fact in zip(turns, facts, strict=False):
+        # While the key is valid, the server itself will say which turn is this fact's: see `_by_receipt`.
+        if not (is_certain(turn, fact) or is_key_valid(run, fact.sent_after, fact.sent_by)):
+            return await give_up(run, facts, OTHER_TEXTS)
+    return turns
+
+
+def _without_resends(run: Run, turns: list[Turn], facts: Sequence[IntendedFact]) -> list[Turn]:
+    """The turns without those that resends of one fact left behind it.
+
+    After a fact that was sent again, nothing else was sent. So turns behind its own that have its text are from the
+    same bytes; they become residue once the response names the receipt.
+    """
+    for at, fact in enumerate(facts[: len(turns)]):
+        resent = fact.candidate == turns[at].id or run.deferred.was_resent(fact.key)
+        if resent and all(has_text_of(turn, fact) for turn in turns[at + 1 :]):
+            return turns[: at + 1]
+    return turns
+
+
+def text_of(fact: IntendedFact) -> str:
+    """The text in the bytes of the intent."""
+    return str(json.loads(fact.content)["text"])
+
+
+def has_text_of(turn: Turn, fact: IntendedFact) -> bool:
+    return same_text(turn.content, text_of(fact))
+
+
+def is_certain(turn: Turn, fact: IntendedFact) -> bool:
+    """Whether an unclaimed turn can only be this fact's: by its text, or because nothing else was sent there."""
+    return has_text_of(turn, fact) or fact.position == 0
+
+
+def is_key_valid(run: Run, sent_after: str, sent_by: str) -> bool:
+    """Whether the server still knows the idempotency key of a request; it keeps keys by principal."""
+    return sent_by == run.principal and parse_time(run.server_now()) - parse_time(sent_after) < KEY_LIFETIME

@@ -1,0 +1,301 @@
+"""What becomes of a fact that was sent: the recovery table of docs/protocol.md, row by row.
+
+`decide_first_send` and `_Recovery._by_response` are that table, in its order: the first for the response to the first
+send of a fact, the second for a fact that is in doubt. What the server has stored is read by `evidence`; what the
+evidence does not decide is undecidable and goes to a person, it is never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+
+from spectron_migrate.delivery.deferred import Unanswered
+from spectron_migrate.delivery.evidence import (
+    OTHER_TEXTS,
+    has_text_of,
+    is_certain,
+    is_key_valid,
+    turns_by_fact,
+    unclaimed_turns,
+)
+from spectron_migrate.delivery.outcomes import SendOutcome, give_up, stop_wrong_session
+from spectron_migrate.delivery.run import FactResult, Run
+from spectron_migrate.ledger import Ledger, overtaken, sending
+from spectron_migrate.ledger.sending import IntendedFact
+from spectron_migrate.records import Receipt
+from spectron_migrate.spectron.answers import (
+    Doubt,
+    InFlight,
+    KeyRejected,
+    OtherBody,
+    Refused,
+    RetryLater,
+    ScopeRejected,
+    WrongSession,
+)
+from spectron_migrate.spectron.api import Turn
+from spectron_migrate.spectron.wire import NotBegun
+
+IN_FLIGHT_LIMIT_S = 900.0
+"""How long a request that the server is still processing is waited for."""
+MAX_TRIES = 6
+"""Doubtful responses to the same bytes before recovery gives up for this run."""
+LISTING_INTERVAL_S = 8.0
+LATE_ARRIVAL_LISTINGS = 15
+"""Listings, `LISTING_INTERVAL_S` apart, that must show nothing before a write counts as never arrived."""
+
+
+# -- the first send -----------------------------------------------------------------------------------------
+
+
+async def decide_first_send(run: Run, fact: IntendedFact, result: FactResult) -> SendOutcome:
+    """Act on the response to the first send of a fact, unless it is a receipt that names its turn."""
+    match result:
+        case Receipt():  # 200 without a `turnId`, or with one that is claimed already: the listing decides
+            return await recover(run, [fact])
+        case WrongSession(session_id):  # 200, another session
+            return await stop_wrong_session(run, [fact], session_id)
+        case NotBegun() | RetryLater():  # 429 or 503 with `Retry-After`, no connection, or the run stops
+            return SendOutcome.NEVER_SENT
+        case Unanswered():
+            return SendOutcome.DEFERRED
+        case InFlight() | OtherBody():  # 409
+            return await recover(run, [fact])
+        case Refused(_, reason):  # 400, 404, 413, 422
+            await run.writer.durable(sending.refuse, fact.id, reason)
+            run.count_decided()
+            return SendOutcome.DECIDED
+        case KeyRejected() | ScopeRejected():  # 401, 403
+            return SendOutcome.HELD
+        case Doubt():  # no response, or any other one
+            return await recover(run, [fact])
+
+
+# -- facts in doubt -----------------------------------------------------------------------------------------
+
+
+async def recover(run: Run, facts: Sequence[IntendedFact]) -> SendOutcome:
+    """Decide facts in doubt, in the order of sending: the `full` facts of a lane, or the facts of one session.
+
+    They were sent one after the other, so those that the server has are a prefix of them. The first one that it does
+    not have may be in flight and is sent again; those after it were never sent and go back to planned.
+    """
+    if not all(run.is_due(fact.key) for fact in facts):
+        return SendOutcome.DEFERRED
+    turns = await turns_by_fact(run, facts)
+    if isinstance(turns, SendOutcome):
+        return turns
+    stored = len(turns)
+    if any(fact.id not in turns for fact in facts[:stored]):
+        return await give_up(run, facts, "the turns of the lane's sessions contradict the order of sending")
+    never_sent = [fact.id for fact in facts[stored + 1 :]]
+    if never_sent:
+        await run.writer.durable(sending.back_to_planned, never_sent)
+    for fact in facts[: stored + 1]:
+        candidate = turns.pop(fact.id, None)
+        turns_of_later_facts = {turn.id for turn in turns.values()}
+        outcome = await _Recovery(run, fact, candidate, turns_of_later_facts).decide()
+        if outcome is SendOutcome.DEFERRED:
+            return outcome
+        run.deferred.forget(fact.key)
+        if outcome is not SendOutcome.DECIDED:
+            return outcome
+        run.count_decided()
+    return SendOutcome.DECIDED
+
+
+class _Recovery:
+    """Decides one fact in doubt.
+
+    `candidate`: the unclaimed turn that is probably this fact's, by its position; None where the listing has none.
+    """
+
+    def __init__(self, run: Run, fact: IntendedFact, candidate: Turn | None, turns_of_later_facts: set[str]) -> None:
+        self._run = run
+        self._fact = fact
+        self._candidate = candidate
+        self._turns_of_later_facts = turns_of_later_facts
+
+    async def decide(self) -> SendOutcome:
+        """Send the same bytes again while their key is valid; otherwise the listing decides."""
+        run, fact = self._run, self._fact
+        if self._candidate is None and await run.writer.grouped(overtaken.is_overtaken, fact.id):
+            return await self._wait_for_late_arrival()
+        self._progress = run.progress(fact.key)
+        while True:
+            key_valid = is_key_valid(run, fact.sent_after, fact.sent_by)
+            if self._candidate is not None:
+                await run.writer.durable(sending.note_candidate, fact.id, self._candidate.id)
+                if not key_valid:
+                    return await self._by_listing()
+            elif not key_valid:
+                # The listing shows nothing, so a new day of the same key begins.
+                now = run.server_now()
+                await run.writer.durable(sending.note_attempt, fact.id, sent_after=now, sent_by=run.principal)
+            run.counters.retries += 1
+            result = await run.send(fact)
+            outcome = await self._by_response(result)
+            if outcome is not None:
+                return outcome
+            why = result.reason if isinstance(result, InFlight | Doubt) else ""
+            if not await run.pause(self._progress.pause_s, fact.key, why):
+                return SendOutcome.DEFERRED
+            if self._candidate is None:
+                turns = await self._unclaimed()
+                if isinstance(turns, SendOutcome):
+                    return turns
+                self._candidate = turns[0] if turns else None
+
+    async def _by_response(self, result: FactResult) -> SendOutcome | None:
+        """The recovery table for the response to a resend; None to wait and send the same bytes again."""
+        run, fact, progress = self._run, self._fact, self._progress
+        match result:
+            case Receipt():  # 200, our session
+                return await self._by_receipt(result)
+            case WrongSession(session_id):  # 200, another session
+                return await stop_wrong_session(run, [fact], session_id)
+            case NotBegun() | RetryLater() | Unanswered():  # not started, or its response may still come
+                return SendOutcome.DEFERRED
+            case InFlight():  # 409, the first request is still being processed
+                progress.in_flight += 1
+                in_time = run.clock() - progress.began <= IN_FLIGHT_LIMIT_S
+                return None if in_time else await self._by_listing()
+            case OtherBody(reason) | Refused(_, reason):  # 409 with another body; 400, 404, 413, 422
+                if self._candidate is not None:
+                    return await self._by_listing()
+                await run.writer.durable(sending.refuse, fact.id, reason)
+                return SendOutcome.DECIDED
+            case KeyRejected() | ScopeRejected():  # 401, 403
+                return SendOutcome.HELD
+            case Doubt(reason, finished):  # no response, or any other one
+                progress.doubts += 1
+                return await self._by_doubt(reason, finished=finished)
+
+    async def _by_doubt(self, reason: str, *, finished: bool) -> SendOutcome | None:
+        """In doubt again: the turn that the server has decides; without one the same bytes go again, MAX_TRIES times.
+
+        After that only a poisonous fact is refused: one whose requests the server ends with an error while it
+        accepts others.
+        """
+        run, fact = self._run, self._fact
+        if self._candidate is not None and finished:
+            return await self._by_listing()
+        if self._progress.doubts < MAX_TRIES:
+            return None
+        if self._candidate is not None and not is_certain(self._candidate, fact):
+            return await give_up(run, [fact], OTHER_TEXTS)
+        self._candidate = None
+        outcome = await self._by_listing()
+        if outcome is not SendOutcome.HELD or run.stop is not None:
+            return outcome
+        if not finished or not run.others_succeed(self._progress):
+            return SendOutcome.HELD
+        await run.writer.durable(sending.refuse, fact.id, reason)
+        return SendOutcome.DECIDED
+
+    async def _by_receipt(self, receipt: Receipt) -> SendOutcome:
+        """The turn that the response names is the fact's; any other turn that no receipt claims is residue.
+
+        Where only its position singled the candidate out, because the server changed the text, the response to the
+        fact's own key must name it.
+        """
+        run, fact, candidate = self._run, self._fact, self._candidate
+        turns = await self._unclaimed()
+        if isinstance(turns, SendOutcome):
+            return turns
+        if candidate is not None and not is_certain(candidate, fact) and receipt.turn_id != candidate.id:
+            return await give_up(run, [fact], OTHER_TEXTS)
+        if receipt.turn_id in await run.writer.grouped(sending.claimed_turns, fact.session.id):
+            return await give_up(run, [fact], "the response names a turn that belongs to another memory")
+        only_turn = turns[0].id if len(turns) == 1 else None
+        turn_id = receipt.turn_id or (candidate.id if candidate else only_turn)
+        if turn_id is None:
+            return await give_up(run, [fact], "the response names no turn, and the listing has several or none")
+        residue = [turn.id for turn in turns if turn.id != turn_id]
+        turn = next((turn for turn in turns if turn.id == turn_id), None)
+        named = Receipt(turn_id, receipt.chunk_id, receipt.ids, receipt.extracted)
+
+        def keep(ledger: Ledger) -> None:
+            if residue:
+                sending.note_residue(ledger, fact.id, residue)
+            sending.receipt(
+                ledger,
+                fact.id,
+                named,
+                decided_by="answer",
+                seq=turn.seq if turn else None,
+                altered=turn is not None and not has_text_of(turn, fact),
+            )
+
+        await run.writer.durable(keep)
+        run.counters.written += 1
+        return SendOutcome.DECIDED
+
+    async def _by_listing(self) -> SendOutcome:
+        """No response will come: the turn in the listing is the receipt, other unclaimed turns are residue.
+
+        HELD where there is no turn.
+        """
+        run, fact = self._run, self._fact
+        turns = await self._unclaimed()
+        if isinstance(turns, SendOutcome):
+            return turns
+        chosen = self._candidate or (turns[0] if turns else None)
+        if chosen is None:
+            return SendOutcome.HELD
+        if not is_certain(chosen, fact):
+            return await give_up(run, [fact], OTHER_TEXTS)
+        residue = [turn.id for turn in turns if turn.id != chosen.id]
+        if residue:
+            await run.writer.durable(sending.note_residue, fact.id, residue)
+        await run.writer.durable(
+            sending.stored_by_turns,
+            fact.id,
+            chosen.id,
+            chosen.seq,
+            full=fact.infer == "full",
+            altered=not has_text_of(chosen, fact),
+        )
+        run.counters.written += 1
+        return SendOutcome.DECIDED
+
+    async def _wait_for_late_arrival(self) -> SendOutcome:
+        """Mem0 has replaced or deleted the memory, and the server does not have the fact.
+
+        Sending it again would decide, but would also write what should not be there. So nothing is sent until a
+        request of ours can no longer be on its way. If the turn still does not show, the fact was never stored.
+        """
+        run, fact = self._run, self._fact
+        for _ in range(listings_until_late(run)):
+            if has_waited_for_late_arrival(run, fact.key):
+                break
+            if not await run.pause(LISTING_INTERVAL_S, fact.key, "a write that was cut off may still arrive"):
+                return SendOutcome.DEFERRED
+            turns = await self._unclaimed()
+            if isinstance(turns, SendOutcome):
+                return turns
+            if turns:
+                return await self._by_listing()
+        await run.writer.durable(sending.back_to_planned, [fact.id])
+        return SendOutcome.DECIDED
+
+    async def _unclaimed(self) -> list[Turn] | SendOutcome:
+        """Turns of the session that no receipt claims and that are not those of later facts."""
+        turns = await unclaimed_turns(self._run, self._fact.session, [self._fact])
+        if isinstance(turns, SendOutcome):
+            return turns
+        return [turn for turn in turns if turn.id not in self._turns_of_later_facts]
+
+
+# -- late arrival ---------------------------------------------------------------------------------------------
+
+
+def listings_until_late(run: Run) -> int:
+    """How many listings, `LISTING_INTERVAL_S` apart, outlast a request of ours that may still be on its way."""
+    return max(LATE_ARRIVAL_LISTINGS, ceil(run.api.timeout_s / LISTING_INTERVAL_S) + 1)
+
+
+def has_waited_for_late_arrival(run: Run, key: str) -> bool:
+    """Whether the last send with this key has had that time, in this run and earlier ones."""
+    return run.deferred.unsent_s(key, run.clock()) >= listings_until_late(run) * LISTING_INTERVAL_S
