@@ -1,7 +1,7 @@
-"""Settings: where things are and how fast. Options beat the environment, and that beats `spectron-migrate.yaml`.
+"""Settings: where things are, and how fast. Options beat the environment, which beats `spectron-migrate.yaml`.
 
-What changes *what is written* is not here but in the mapping. Keys come from the environment or from a file
-that is named here; a literal key is refused, and none is ever shown.
+What decides *what is written* is in the mapping. Keys come from the environment or from a file that the settings name;
+a literal key is refused, and no key is ever printed.
 """
 
 from spectron_migrate.settings.load import load_settings

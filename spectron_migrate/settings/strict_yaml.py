@@ -1,8 +1,8 @@
-"""Strict YAML for the two files people write by hand: every value knows its file and line.
+"""Strict YAML for the settings and the mapping: every value knows its file and line.
 
-Stricter than YAML 1.1 on purpose, because both files decide whose memory goes where: a key given twice is
-refused, so are aliases, tags and a second document; `no`, `on` and `2025-01-01` are text, not a truth
-value or a date; `007` is text, because an id is not a number.
+It is stricter than YAML 1.1 because the files decide whose memory goes where. A duplicate key, an alias, a tag and a
+second document are refused; `no`, `on` and `2025-01-01` are text, not a boolean or a date; `007` is text, because an
+id is not a number.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ Scalar = str | int | float | bool | None
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 20
-"""Neither file has use for more; a bound keeps a hostile file from exhausting the parser."""
+"""Neither file needs more; the limits keep a hostile file from exhausting the parser."""
 
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _INT = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _FLOAT = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,40})?([eE][-+]?[0-9]{1,2})?")
-_MACHINE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A value and where it was written: `where` is `file:line`, an option or an environment variable."""
+    """A value and its origin: `where` is `file:line`, an option or an environment variable."""
 
     value: Scalar | tuple[Node, ...] | Mapping[str, Node]
     where: str
     key_where: str = ""
-    """Where the key of this value stands; it can be an earlier line than the value."""
+    """The origin of the key, which can be on an earlier line than the value."""
     raw: str = ""
-    """A scalar as it was written, so that `1.10` can still be told from `1.1`."""
+    """A scalar as it was written, so that `1.10` and `1.1` stay different."""
 
     @property
     def kind(self) -> str:
-        """What it is, in the words of a message."""
+        """The value as messages call it."""
         if isinstance(self.value, Mapping):
             return "a mapping"
         if isinstance(self.value, tuple):
@@ -56,15 +56,14 @@ class Node:
 
 
 class Problems:
-    """Collects everything that is wrong, so that a file is not mended line by line against the tool."""
+    """Collects everything that is wrong, so that a user can fix a file in one go."""
 
     def __init__(self) -> None:
-        """Start with nothing wrong."""
         self.found: list[str] = []
         self.hint: str | None = None
 
     def add(self, where: str, text: str, *, hint: str | None = None) -> None:
-        """Something is wrong at `where`; the first hint given is kept."""
+        """Add a problem at `where`; of all hints the first one is kept."""
         problem = f"{where}: {text}" if where else text
         if problem not in self.found:
             self.found.append(problem)
@@ -77,13 +76,13 @@ class Problems:
 
 
 def shown(value: object) -> str:
-    """Text from outside as one short line of a message: it can hide no line break and no terminal escape."""
+    """Text from outside as one short line of a message, without line breaks and terminal escapes."""
     text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(value)[:200])
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word: the nearest known one, or all of them."""
+    """The end of a message about an unknown word: the most similar known one, or all of them."""
     names = sorted(known)
     close = difflib.get_close_matches(word[:100], names, n=1, cutoff=0.5)
     if close:
@@ -94,8 +93,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def read_yaml(path: Path) -> Node:
     """The whole file as a tree of nodes.
 
-    Raises InputError, with the line where there is one, for a file that is not there, not UTF-8, too large
-    or not the strict YAML described above.
+    Raises InputError, with the line where there is one, for a file that does not exist, is not UTF-8, is too large or
+    is not strict YAML.
     """
     try:
         with path.open("rb") as file:
@@ -116,7 +115,7 @@ def read_yaml(path: Path) -> Node:
 
 
 def parse_yaml(text: str, name: str) -> Node:
-    """As `read_yaml`, for text at hand; `name` stands for the file in messages."""
+    """The tree of a text; `name` stands for the file in messages. Raises what `read_yaml` raises."""
     import yaml
 
     try:
@@ -133,7 +132,7 @@ def parse_yaml(text: str, name: str) -> Node:
     except RecursionError:
         raise InputError(f"{name}: nested too deeply") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:
-        # The parser lets some errors of its own escape, for example for an escape beyond Unicode.
+        # The parser lets some errors of others through, for example for an escape beyond Unicode.
         raise InputError(f"{name}: not YAML: {shown(error)}") from None
     if root is None:
         return Node(None, f"{name}:1")
@@ -144,7 +143,7 @@ def parse_yaml(text: str, name: str) -> Node:
 
 
 class _TreeBuilder:
-    """Turns the parser's nodes into ours, collecting whatever is stricter here than in YAML."""
+    """Turns the parser's nodes into ours, and collects what is legal in YAML and refused here."""
 
     def __init__(self, name: str, problems: Problems) -> None:
         self.name = name
@@ -159,11 +158,11 @@ class _TreeBuilder:
             self.problems.add(where, "nested too deeply")
             return Node(None, where, key_where)
         if id(node) in self.seen:
-            self.problems.add(where, "anchors and aliases (`&`, `*`) are not used here", hint="write it out")
+            self.problems.add(where, "anchors and aliases (`&`, `*`) are not allowed here", hint="write it out")
             return Node(None, where, key_where)
         self.seen.add(id(node))
         if str(node.tag) not in _KNOWN_TAGS:
-            self.problems.add(where, f"tags such as `{shown(node.tag)}` are not used here")
+            self.problems.add(where, f"tags such as `{shown(node.tag)}` are not allowed here")
         if isinstance(node, yaml.MappingNode):
             return Node(self.mapping(node, depth), where, key_where or where)
         if isinstance(node, yaml.SequenceNode):
@@ -184,7 +183,7 @@ class _TreeBuilder:
             if key in found:
                 self.problems.add(where, f"`{shown(key)}` is given twice")
                 continue
-            if _MACHINE.search(key):
+            if _INVISIBLE.search(key):
                 self.problems.add(where, "a key with an invisible character")
                 continue
             found[key] = self.node(value_node, depth + 1, where)
@@ -194,8 +193,8 @@ class _TreeBuilder:
         text = str(node.value)
         plain = getattr(node, "style", None) is None
         if not plain and str(node.tag) != _STR:
-            self.problems.add(where, f"tags such as `{shown(node.tag)}` are not used here")
-        if _MACHINE.search(text):
+            self.problems.add(where, f"tags such as `{shown(node.tag)}` are not allowed here")
+        if _INVISIBLE.search(text):
             self.problems.add(where, "text with an invisible character")
         return Node(resolve(text) if plain else text, where, key_where, text)
 
@@ -211,7 +210,7 @@ _KNOWN_TAGS = frozenset(
 
 
 def resolve(text: str) -> Scalar:
-    """What a plain scalar means: null, true or false, a decimal number, else text."""
+    """The value of a plain scalar: null, a boolean, a decimal number, else text."""
     if text in _NULL:
         return None
     if text in _BOOL:
@@ -224,7 +223,7 @@ def resolve(text: str) -> Scalar:
 
 
 def entries(node: Node, known: Collection[str], what: str, problems: Problems) -> dict[str, Node]:
-    """The entries of a mapping; anything else, and every unknown key, is a problem."""
+    """The entries of a mapping; another value, and every unknown key, is a problem."""
     if not isinstance(node.value, Mapping):
         problems.add(node.where, f"{what} must be a mapping, not {node.kind}")
         return {}
@@ -238,7 +237,7 @@ def entries(node: Node, known: Collection[str], what: str, problems: Problems) -
 
 
 def items(node: Node, what: str, problems: Problems) -> tuple[Node, ...]:
-    """The items of a list; anything else is a problem."""
+    """The items of a list; another value is a problem."""
     if isinstance(node.value, tuple):
         return node.value
     problems.add(node.where, f"{what} must be a list, not {node.kind}")
@@ -246,7 +245,7 @@ def items(node: Node, what: str, problems: Problems) -> tuple[Node, ...]:
 
 
 def text_of(node: Node, what: str, problems: Problems) -> str:
-    """A value that must be text; a number is its own spelling. Empty text is returned beside a problem."""
+    """A value that must be text; a number counts as its spelling. Where it is a problem, the result is empty."""
     if isinstance(node.value, str) and node.value.strip():
         return node.value
     if isinstance(node.value, int | float) and not isinstance(node.value, bool):
@@ -256,7 +255,7 @@ def text_of(node: Node, what: str, problems: Problems) -> str:
 
 
 def choice(node: Node, known: Collection[str], what: str, problems: Problems) -> str:
-    """A value that must be one of some words; the first of them is returned beside a problem."""
+    """A value that must be one of the known words. Where it is a problem, the result is the first of them."""
     if isinstance(node.value, str) and node.value in known:
         return node.value
     given = node.raw if isinstance(node.raw, str) else ""
@@ -265,7 +264,7 @@ def choice(node: Node, known: Collection[str], what: str, problems: Problems) ->
 
 
 def whole_number(node: Node, what: str, problems: Problems, *, least: int, most: int | None = None) -> int:
-    """A whole number within bounds; `least` is returned beside a problem."""
+    """A whole number within bounds. Where it is a problem, the result is `least`."""
     value = node.value
     fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
     if fits and isinstance(value, int) and (most is None or value <= most):
@@ -276,7 +275,7 @@ def whole_number(node: Node, what: str, problems: Problems, *, least: int, most:
 
 
 def check_version(root: Mapping[str, Node], where: str, problems: Problems) -> None:
-    """Both files begin with `version: 1`, so that a later format can never be read as this one."""
+    """Require `version: 1`, so that a later format is never read as this one."""
     node = root.get("version")
     if node is None:
         problems.add(where, "`version` is missing", hint="put `version: 1` at the top")

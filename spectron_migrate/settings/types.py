@@ -1,4 +1,4 @@
-"""The settings as everything else sees them: frozen, with keys that show themselves to nobody."""
+"""The settings as everything else sees them: frozen, and with keys that are never printed."""
 
 from __future__ import annotations
 
@@ -17,43 +17,38 @@ SOURCES: tuple[SourceKind, ...] = ("oss", "platform", "server", "files")
 
 
 class Secret:
-    """A key that shows itself to nobody but who asks with `reveal`."""
+    """A key that is never printed, logged or pickled; `reveal` returns it."""
 
     __slots__ = ("_value",)
 
     def __init__(self, value: str) -> None:
-        """Keep it."""
         self._value = value
 
     def reveal(self) -> str:
-        """The key itself: for the header of a request, and nothing else."""
+        """The key itself, for the header of a request only."""
         return self._value
 
     def __repr__(self) -> str:
-        """Three stars, so that no log, report or traceback can carry it."""
         return "***"
 
     def __eq__(self, other: object) -> bool:
-        """Compare without telling by the time it takes."""
+        """Compare in constant time."""
         mine = self._value.encode()
         return isinstance(other, Secret) and hmac.compare_digest(mine, other._value.encode())
 
     def __reduce__(self) -> NoReturn:
-        """No file and no other process gets it."""
         raise TypeError("a key is not pickled")
 
     def __deepcopy__(self, memo: object) -> Secret:
-        """It never changes, so it is its own copy."""
         return self
 
     def __hash__(self) -> int:
-        """Equal keys hash alike."""
         return hash(("Secret", self._value))
 
 
 @dataclass(frozen=True, slots=True)
 class SpectronAccess:
-    """Where Spectron is, and the key to it: nothing missing."""
+    """Where Spectron is, and the key to it: complete."""
 
     endpoint: str
     context: str
@@ -63,18 +58,18 @@ class SpectronAccess:
 
 @dataclass(frozen=True, slots=True)
 class SpectronSettings:
-    """Where Spectron is; what is not known yet is None."""
+    """Where Spectron is; None for what is not set."""
 
     endpoint: str | None = None
-    """Scheme, host and perhaps a prefix; without `/api/v1` and without a slash at the end."""
+    """Scheme, host and optional prefix, without `/api/v1` and without a slash at the end."""
     context: str | None = None
     api_key: Secret | None = None
     timeout_s: float = 120.0
     reasons: Mapping[str, str] = field(default_factory=dict)
-    """Why something is missing, where it was meant to be there."""
+    """Why a setting that was meant to be there is missing, by its name."""
 
     def require(self) -> SpectronAccess:
-        """All of it; raises InputError without an endpoint or context, KeyRefused without a key."""
+        """The complete access; raises InputError without an endpoint or context, KeyRefused without a key."""
         missing = [name for name in ("endpoint", "context") if getattr(self, name) is None]
         if self.endpoint is None or self.context is None:
             problems = [self.reasons.get(name, f"no Spectron {name} is set") for name in missing]
@@ -87,7 +82,7 @@ class SpectronSettings:
 
 @dataclass(frozen=True, slots=True)
 class Mem0Settings:
-    """Which Mem0 is read."""
+    """The Mem0 that is read."""
 
     kind: SourceKind
     config: str | None = None
@@ -97,7 +92,7 @@ class Mem0Settings:
     files: tuple[str, ...] = ()
     """files: paths or patterns."""
     reasons: Mapping[str, str] = field(default_factory=dict)
-    """Why something is missing, where it was meant to be there."""
+    """Why a setting that was meant to be there is missing, by its name."""
 
     def require_base_url(self) -> str:
         """The address of the platform or server; raises InputError without one."""
@@ -115,7 +110,7 @@ class Mem0Settings:
 
 @dataclass(frozen=True, slots=True)
 class ReplaySettings:
-    """How fast a replay may go, and when it stops; None sets no limit."""
+    """The speed of a replay, and when it stops; None is no limit."""
 
     max_in_flight: int = 64
     max_rps: float | None = None
@@ -126,19 +121,19 @@ class ReplaySettings:
 
 @dataclass(frozen=True, slots=True)
 class VerifySettings:
-    """What dual-verify asks, and what it tolerates."""
+    """The queries of dual-verify, and what it tolerates."""
 
     queries: Path | None = None
     top_k: int = 5
     margin: float = 0.02
-    """How much lower Spectron's success may be, as a share."""
+    """How much lower Spectron's success may be than Mem0's, as a share."""
     min_overlap: float | None = None
     reports: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class GuardSettings:
-    """When a process goes back to Mem0 by itself."""
+    """When an application's process goes back to Mem0 by itself (docs/protocol.md, Cutover)."""
 
     error_rate: float = 0.02
     p95_s: float = 0.8
@@ -147,7 +142,7 @@ class GuardSettings:
 
 @dataclass(frozen=True, slots=True)
 class CutoverSettings:
-    """How the application is moved."""
+    """How the application is moved to Spectron."""
 
     catch_up: Literal["follow", "outbox"] = "follow"
     settle_s: float = 60.0
@@ -156,13 +151,13 @@ class CutoverSettings:
     shadow: float = 0.0
     """Share of searches that also ask Spectron in the background."""
     capture: Literal["memories", "messages"] = "memories"
-    """What an outbox takes down: what Mem0 stored, or what was said."""
+    """What the outbox captures: the memories that Mem0 stored, or the messages that it was given."""
     guard: GuardSettings = field(default_factory=GuardSettings)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that a run needs to know beside its mapping and its own options."""
+    """Everything that a command needs beside its mapping and its own options."""
 
     mem0: Mem0Settings | None
     spectron: SpectronSettings

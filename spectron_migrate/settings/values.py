@@ -1,4 +1,4 @@
-"""Single values: endpoints, keys, durations, and the families of environment variables. Pure but for key files."""
+"""Parses single values: endpoints, contexts, keys, durations, and the families of environment variables."""
 
 from __future__ import annotations
 
@@ -33,35 +33,35 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def context_in(env: Mapping[str, str]) -> str | None:
-    """The Spectron context that the environment names, by whichever family of names; None where it names none."""
+    """The Spectron context in the environment, from the variables of either family; None where it has none."""
     names = [name for family in FAMILIES.values() for name in family["context"]]
     return next((env[name] for name in names if env.get(name)), None)
 
 
 def parse_endpoint(text: str) -> str:
-    """An endpoint in one spelling: no slash at the end, no `/api/v1`, host in lower case.
+    """An endpoint in one spelling: no slash at the end, no `/api/v1`, the host in lower case.
 
-    Raises ValueError, never repeating the text, because a password can stand in it: for anything but https
-    (http only to this machine), user information, a query, a fragment, or what is no address at all.
+    Raises ValueError for anything but https (http is allowed to this machine only), for a user or password, a query,
+    a fragment, and text that is not an address. The error never repeats the text: it may contain a password.
     """
     if not text.isascii() or not text.isprintable() or " " in text or "\\" in text:
-        raise ValueError("holds a character that no address has")
+        raise ValueError("contains a character that no address has")
     try:
         parts = urlsplit(text)
         host, port = (parts.hostname or "").lower(), parts.port
     except ValueError:
-        raise ValueError("is no address such as https://host") from None
+        raise ValueError("is not an address such as https://host") from None
     if "@" in parts.netloc:
-        raise ValueError("holds a user or password; a key belongs into its own setting")
+        raise ValueError("contains a user or password; a key belongs into its own setting")
     if parts.scheme not in ("http", "https") or not _is_host(host):
-        raise ValueError("is no address such as https://host")
+        raise ValueError("is not an address such as https://host")
     if "?" in text or "#" in text:
-        raise ValueError("ends in a query or fragment, which an endpoint has not")
+        raise ValueError("ends in a query or fragment, which no endpoint has")
     if parts.scheme == "http" and not is_loopback(host):
-        raise ValueError("must be https, because a key is sent there; http only reaches this machine")
+        raise ValueError("must be https, because a key is sent there; http is allowed to this machine only")
     prefix = parts.path.rstrip("/").removesuffix("/api/v1").rstrip("/")
     if "/api/v1" in prefix:
-        raise ValueError("goes on after /api/v1; the context is a setting of its own")
+        raise ValueError("continues after /api/v1; the context is a setting of its own")
     if not _PREFIX.fullmatch(prefix):
         raise ValueError("has a path that no endpoint has")
     shown_host = f"[{host}]" if ":" in host else host
@@ -69,7 +69,7 @@ def parse_endpoint(text: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """This machine itself: `localhost`, 127.0.0.0/8 or ::1. A name that only looks like it is not."""
+    """Whether a host is this machine: `localhost`, 127.0.0.0/8 or ::1, and no name that only begins like these."""
     if host == "localhost":
         return True
     try:
@@ -89,9 +89,9 @@ def _is_host(host: str) -> bool:
 
 
 def parse_context(text: str) -> str:
-    """A context id; raises ValueError for what could change the path of a request."""
+    """A context id; raises ValueError for characters that could change the path of a request."""
     if not _CONTEXT.fullmatch(text):
-        raise ValueError("holds a character that no context id has")
+        raise ValueError("contains a character that no context id has")
     return text
 
 
@@ -99,24 +99,24 @@ def parse_duration(text: str) -> float:
     """Seconds of `120s`, `800ms`, `24h`; raises ValueError for anything else."""
     found = _DURATION.fullmatch(text)
     if found is None:
-        raise ValueError("is no duration such as 120s, 24h or 800ms")
+        raise ValueError("is not a duration such as 120s, 24h or 800ms")
     return float(found[1]) * _SECONDS[found[2]]
 
 
 def parse_key(text: str) -> Secret:
-    """A key that can stand in a header; raises ValueError, never repeating it."""
+    """A key that can be sent in a header; raises ValueError, which never repeats the text."""
     if not _KEY.fullmatch(text):
-        raise ValueError("holds a character that no key has")
+        raise ValueError("contains a character that no key has")
     return Secret(text)
 
 
 def read_key(path: Path) -> Secret:
-    """The key that is all a file holds; raises ValueError saying why there is none."""
+    """The key in a file that contains nothing else; raises ValueError with the reason where there is none."""
     try:
         with path.open("rb") as file:
             text = file.read(8192).decode("ascii").strip()
     except UnicodeDecodeError:
-        raise ValueError("holds a character that no key has") from None
+        raise ValueError("contains a character that no key has") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ValueError(f"cannot be read: {reason}") from None
@@ -125,11 +125,11 @@ def read_key(path: Path) -> Secret:
     return parse_key(text)
 
 
-def from_environment(env: Mapping[str, str], problems: Problems) -> dict[str, Node]:
-    """What the environment says about Spectron: `endpoint`, `context`, `api_key`.
+def read_environment(env: Mapping[str, str], problems: Problems) -> dict[str, Node]:
+    """Spectron's `endpoint`, `context` and `api_key` in the environment.
 
-    Two variables with different values for one setting, or settings from two families, are problems: the
-    key of one deployment must never go to the endpoint of another.
+    Two variables with different values for one setting, or settings from two families, are problems: the key of one
+    deployment must never be sent to the endpoint of another.
     """
     found: dict[str, Node] = {}
     families: dict[str, dict[str, str]] = {family: {} for family in FAMILIES}
@@ -147,21 +147,21 @@ def from_environment(env: Mapping[str, str], problems: Problems) -> dict[str, No
     if spectron.keys() - agent_memory.keys() and agent_memory.keys() - spectron.keys():
         one = next(name for setting, name in spectron.items() if setting not in agent_memory)
         other = next(name for setting, name in agent_memory.items() if setting not in spectron)
-        text = f"{one} and {other} are of two families, which are never mixed"
+        text = f"{one} and {other} belong to two families, which are never mixed"
         problems.add("environment", text, hint="use SPECTRON_… or AGENT_MEMORY_…, not both")
     return found
 
 
-def dotted(schema: Mapping[str, object], prefix: str = "") -> list[str]:
-    """The names of all settings, sections left out."""
+def setting_names(schema: Mapping[str, object], prefix: str = "") -> list[str]:
+    """The dotted names of all settings, without those of the sections."""
     names: list[str] = []
     for key, below in schema.items():
-        names += dotted(below, f"{prefix}{key}.") if isinstance(below, Mapping) else [prefix + key]
+        names += setting_names(below, f"{prefix}{key}.") if isinstance(below, Mapping) else [prefix + key]
     return names
 
 
 def option_node(key: str, value: object) -> Node:
-    """An option's value as if it had been written: paths as text, lists item by item."""
+    """The node for an option's value: paths as text, lists item by item."""
     where = f"option `{shown(key)}`"
     if isinstance(value, list | tuple):
         return Node(tuple(option_node(key, item) for item in value), where)

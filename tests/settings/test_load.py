@@ -1,9 +1,7 @@
-"""Settings: options beat the environment, that beats the file; keys are never shown; all problems at once."""
+"""Options beat the environment, which beats the file; all problems are reported at once, and no key is."""
 
 import json
-import pickle
 import traceback
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spectron_migrate.errors import ExitCode, InputError, KeyRefused
-from spectron_migrate.settings import Secret, Settings, is_loopback, load_settings, parse_endpoint
+from spectron_migrate.settings import (
+    CutoverSettings,
+    GuardSettings,
+    ReplaySettings,
+    Secret,
+    Settings,
+    SpectronAccess,
+    SpectronSettings,
+    VerifySettings,
+    load_settings,
+)
 
 KEY = "sk-ctx-0123456789"
 ENV = {"SPECTRON_ENDPOINT": "https://spectron.example", "SPECTRON_CONTEXT": "prod", "SPECTRON_API_KEY": KEY}
@@ -20,7 +28,7 @@ ENV = {"SPECTRON_ENDPOINT": "https://spectron.example", "SPECTRON_CONTEXT": "pro
 
 @pytest.fixture(autouse=True)
 def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No settings file lies where a test runs, unless it put one there."""
+    """The working directory of a test has no settings file, unless the test writes one."""
     monkeypatch.chdir(tmp_path)
 
 
@@ -36,7 +44,7 @@ def load(text: str | None = None, *, env: dict[str, str] | None = None, **overri
 
 
 def refusal(text: str | None = None, *, env: dict[str, str] | None = None, **overrides: Any) -> str:
-    """What is said when these settings are refused."""
+    """The message with which these settings are refused."""
     with pytest.raises(InputError) as refused:
         load(text, env=env, **overrides)
     assert ExitCode.INPUT == refused.value.exit_code
@@ -44,39 +52,45 @@ def refusal(text: str | None = None, *, env: dict[str, str] | None = None, **ove
     return refused.value.message
 
 
-def test_nothing_at_all_is_enough_to_begin_with() -> None:
-    """What is missing is asked for when it is needed."""
-    found = load()
+def test_every_setting_has_a_default() -> None:
+    """A missing setting is a problem only when it is needed."""
+    nothing = Settings(
+        mem0=None,
+        spectron=SpectronSettings(),
+        mapping=None,
+        dump=Path("dump"),
+        state=Path(".spectron-migrate"),
+        replay=ReplaySettings(),
+        verify=VerifySettings(),
+        cutover=CutoverSettings(),
+        file=None,
+    )
 
-    assert found.mem0 is None
-    assert (found.mapping, found.dump, found.state) == (None, Path("dump"), Path(".spectron-migrate"))
-    assert (120.0, 64, 0) == (found.spectron.timeout_s, found.replay.max_in_flight, found.replay.max_refused)
-    assert (5, 0.02, None) == (found.verify.top_k, found.verify.margin, found.verify.min_overlap)
-    assert (86400.0, 0.8, "follow") == (found.cutover.max_age_s, found.cutover.guard.p95_s, found.cutover.catch_up)
+    assert nothing == load()
 
 
 def test_the_environment_alone_is_enough_to_reach_spectron() -> None:
-    """`replay` works as it stands."""
-    found = load(env=ENV).spectron.require()
+    """`replay` works without a file."""
+    access = load(env=ENV).spectron.require()
 
-    assert ("https://spectron.example", "prod", 120.0) == (found.endpoint, found.context, found.timeout_s)
-    assert KEY == found.api_key.reveal()
+    assert SpectronAccess("https://spectron.example", "prod", Secret(KEY), 120.0) == access
 
 
-def test_a_missing_endpoint_or_context_is_input_and_a_missing_key_is_a_key() -> None:
-    """Exit codes 2 and 6, and a hint."""
+def test_a_missing_endpoint_or_context_is_exit_code_2_and_a_missing_key_6() -> None:
     with pytest.raises(InputError, match="no Spectron endpoint is set") as both:
         load().spectron.require()
+    assert "no Spectron context is set" in both.value.message
+    assert "SPECTRON_ENDPOINT" in str(both.value.hint)
+    assert ExitCode.INPUT == both.value.exit_code
+
     with pytest.raises(KeyRefused) as key:
         load(env={**ENV, "SPECTRON_API_KEY": " "}).spectron.require()
-
-    assert "no Spectron context is set" in both.value.message
-    assert (True, 2) == ("SPECTRON_ENDPOINT" in str(both.value.hint), both.value.exit_code)
-    assert (6, "set SPECTRON_API_KEY") == (key.value.exit_code, key.value.hint)
+    assert "set SPECTRON_API_KEY" == key.value.hint
+    assert ExitCode.KEY == key.value.exit_code
 
 
-def test_what_a_file_names_and_the_environment_lacks_is_said_with_its_line() -> None:
-    """Only when it is needed: an export needs no Spectron."""
+def test_a_variable_that_is_not_set_is_named_with_its_line() -> None:
+    """Only when its setting is needed: an export needs no Spectron."""
     found = load('spectron:\n  endpoint: "${PLACE}"\n  context: c\n  api_key: "${KEY}"')
 
     with pytest.raises(InputError, match=r"settings.yaml:3: `spectron.endpoint` needs PLACE, which is not set"):
@@ -88,7 +102,7 @@ def test_what_a_file_names_and_the_environment_lacks_is_said_with_its_line() -> 
 
 
 def test_options_beat_the_environment_which_beats_the_file() -> None:
-    """Each layer only where it says something."""
+    """A layer without a value does not hide the next one."""
     text = "spectron: {endpoint: https://file.example, context: file}\nreplay: {max_in_flight: 8, max_rps: 5}\ndump: d"
     env = {"SPECTRON_CONTEXT": "env"}
 
@@ -96,25 +110,28 @@ def test_options_beat_the_environment_which_beats_the_file() -> None:
 
     assert ("https://file.example", "env") == (found.spectron.endpoint, found.spectron.context)
     assert (2, 5.0) == (found.replay.max_in_flight, found.replay.max_rps)
-    assert found.dump == Path("elsewhere")
-    assert found.state == Path(".spectron-migrate")
+    assert Path("elsewhere") == found.dump
+    assert Path(".spectron-migrate") == found.state
     assert "option" == load(text, env=env, spectron__context="option").spectron.context
 
 
 def test_paths_of_the_file_are_relative_to_it_and_those_of_options_to_the_working_directory() -> None:
-    """So that a file works from everywhere."""
+    """A settings file works from every working directory."""
     folder = Path("conf").absolute()
     text = "mapping: m.yaml\ndump: /abs\nverify: {queries: q.jsonl, reports: [r/a.json]}\nstate: ~/s"
 
     found = load(text, env={"HOME": "/home/al"}, verify__queries="mine.jsonl")
 
-    assert (found.mapping, found.dump, found.state) == (folder / "m.yaml", Path("/abs"), Path("/home/al/s"))
-    assert (found.verify.queries, found.verify.reports) == (Path("mine.jsonl"), (folder / "r/a.json",))
+    assert folder / "m.yaml" == found.mapping
+    assert Path("/abs") == found.dump
+    assert Path("/home/al/s") == found.state
+    assert Path("mine.jsonl") == found.verify.queries
+    assert (folder / "r/a.json",) == found.verify.reports
     assert folder / "settings.yaml" == found.file
 
 
-def test_the_default_file_is_read_where_it_lies_in_the_working_directory() -> None:
-    """It may be absent; a file that was named may not."""
+def test_the_default_file_of_the_working_directory_is_read() -> None:
+    """It may be missing; a file that was named may not."""
     Path("spectron-migrate.yaml").write_text("version: 1\ndump: here\n", encoding="utf-8")
 
     assert load().dump == Path("here")
@@ -131,8 +148,8 @@ def test_the_default_file_is_read_where_it_lies_in_the_working_directory() -> No
         ({"SPECTRON_CONTEXT": "c", "AGENT_MEMORY_CONTEXT": "c"}, (None, "c")),
     ],
 )
-def test_every_family_of_variables_is_understood(env: dict[str, str], expected: tuple[str, str]) -> None:
-    """Two names for one value are no contradiction."""
+def test_variables_of_every_family_are_read(env: dict[str, str], expected: tuple[str, str]) -> None:
+    """Two variables with the same value are allowed."""
     found = load(env=env).spectron
 
     assert expected == (found.endpoint, found.context)
@@ -151,80 +168,22 @@ def test_every_family_of_variables_is_understood(env: dict[str, str], expected: 
         ),
         (
             {"SPECTRON_API_KEY": KEY, "AGENT_MEMORY_ENDPOINT": "https://a.example"},
-            "SPECTRON_API_KEY and AGENT_MEMORY_ENDPOINT are of two families",
+            "SPECTRON_API_KEY and AGENT_MEMORY_ENDPOINT belong to two families",
         ),
     ],
 )
 def test_two_values_for_one_setting_and_mixed_families_are_refused(env: dict[str, str], message: str) -> None:
-    """The key of one deployment must not go to another."""
+    """The key of one deployment must not be sent to another."""
     assert message in refusal(env=env)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("https://Spectron.Example/", "https://spectron.example"),
-        ("https://h.example/api/v1", "https://h.example"),
-        ("https://h.example/api/v1/", "https://h.example"),
-        ("https://h.example:8443/prefix/api/v1/", "https://h.example:8443/prefix"),
-        ("http://localhost:9090", "http://localhost:9090"),
-        ("http://127.0.0.1:9090/", "http://127.0.0.1:9090"),
-        ("http://127.8.9.1", "http://127.8.9.1"),
-        ("http://[::1]:9090", "http://[::1]:9090"),
-        ("https://[2001:db8::1]/", "https://[2001:db8::1]"),
-    ],
-)
-def test_an_endpoint_has_one_spelling(text: str, expected: str) -> None:
-    """However it was pasted; and that spelling is its own."""
-    assert expected == parse_endpoint(text) == parse_endpoint(parse_endpoint(text))
+@pytest.mark.parametrize("text", ["http://h.example", "https://user:hunter2@h.example", "h.example"])
+def test_a_wrong_endpoint_is_refused_without_repeating_it(text: str) -> None:
+    """It may contain a password."""
+    message = refusal(env={"SPECTRON_ENDPOINT": text})
 
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "http://h.example",
-        "http://127.0.0.1.evil.example",
-        "http://localhost.evil.example",
-        "http://0.0.0.0",
-        "http://[::]:80",
-        "http://[::ffff:127.0.0.1]",
-        "http://2130706433",
-        "ftp://h.example",
-        "h.example",
-        "//h.example",
-        "https://",
-        "https:///x",
-        "https://user:hunter2@h.example",
-        "https://hunter2@h.example",
-        "https://h.example?key=hunter2",
-        "https://h.example/#hunter2",
-        "https://h.example/api/v1/ctx",
-        "https://h.example:port",
-        "https://h.example:99999",
-        "https://h.ex ample",
-        "https://h.example\\@evil.example",
-        "https://h.example/../x y",
-        "https://h.example/%2e",
-        "https://h.example\n",
-        "https://[::1%25hunter2]",
-        "https://hé.example",
-    ],
-)
-def test_an_endpoint_that_is_none_is_refused_without_repeating_it(text: str) -> None:
-    """A password can stand in it."""
-    with pytest.raises(ValueError) as refused:
-        parse_endpoint(text)
-
-    assert "hunter2" not in str(refused.value)
-    assert "`spectron.endpoint`" in refusal(env={"SPECTRON_ENDPOINT": f"{text}/"})
-
-
-def test_only_this_machine_is_loopback() -> None:
-    """Plain http carries a key nowhere else."""
-    inside = ("localhost", "127.0.0.1", "127.255.0.1", "::1")
-    outside = ("127.0.0.1.example", "localhost.", "10.0.0.1", "::", "0.0.0.0", "")
-
-    assert [is_loopback(host) for host in (*inside, *outside)] == [True] * 4 + [False] * 6
+    assert "`spectron.endpoint`" in message
+    assert "hunter2" not in message
 
 
 @pytest.mark.parametrize("key", [KEY, f'"{KEY}"', f'"x${{K}}{KEY}"', "1234", "[a]", "true"])
@@ -232,11 +191,11 @@ def test_a_literal_key_is_refused_and_not_repeated(key: str) -> None:
     """Files are committed, mailed and printed."""
     said = refusal(f"spectron:\n  api_key: {key}", env={"K": "v"})
 
-    assert "settings.yaml:3: `spectron.api_key` must not hold the key itself" == said
+    assert "settings.yaml:3: `spectron.api_key` must not contain the key itself" == said
 
 
-def test_a_key_can_lie_in_a_file_that_the_settings_name() -> None:
-    """Relative to the settings; the environment still beats it."""
+def test_a_key_is_read_from_the_file_that_the_settings_name() -> None:
+    """Relative to the settings file; the environment beats it."""
     Path("conf").mkdir()
     Path("conf/key").write_text(f"{KEY}\n", encoding="utf-8")
     text = "spectron: {endpoint: https://a.example, context: c, api_key: {file: key}}"
@@ -248,7 +207,7 @@ def test_a_key_can_lie_in_a_file_that_the_settings_name() -> None:
 @pytest.mark.parametrize(
     ("content", "said"), [(None, "No such file"), (b" \n", "is empty"), (b"a b", "no key has"), (b"\xff", "no key has")]
 )
-def test_a_key_file_without_a_key_is_missed_only_when_the_key_is_needed(content: bytes | None, said: str) -> None:
+def test_a_key_file_without_a_key_is_refused_only_when_the_key_is_needed(content: bytes | None, said: str) -> None:
     """An export needs no Spectron key."""
     Path("conf").mkdir()
     if content is not None:
@@ -261,31 +220,14 @@ def test_a_key_file_without_a_key_is_missed_only_when_the_key_is_needed(content:
 
 
 def test_a_key_that_could_break_a_header_is_refused() -> None:
-    """It is not repeated either."""
+    """The message does not repeat it."""
     for key in (f"{KEY}\r\nX-Other: 1", f"{KEY}é", f"{KEY} x"):
-        assert "SPECTRON_API_KEY: `spectron.api_key` holds a character that no key has" == refusal(
+        assert "SPECTRON_API_KEY: `spectron.api_key` contains a character that no key has" == refusal(
             env={"SPECTRON_API_KEY": key}
         )
 
 
-def test_a_secret_shows_itself_to_nobody() -> None:
-    """Neither in repr, str, format, JSON nor inside other things."""
-    secret = Secret(KEY)
-    found = load(env={**ENV, "MEM0_API_KEY": KEY})
-
-    assert [repr(secret), str(secret), f"{secret}", f"{secret!r:>3}", f"{[secret]}"] == ["***"] * 4 + ["[***]"]
-    assert KEY not in repr(found) + str(found.spectron.require())
-    with pytest.raises(TypeError):
-        json.dumps(secret)
-    with pytest.raises(TypeError):
-        pickle.dumps(secret)
-    assert (True, False, False) == (secret == Secret(KEY), secret == Secret("x"), secret == KEY)
-    assert 1 == len({secret, Secret(KEY)})
-    assert asdict(found)["spectron"]["api_key"] is found.spectron.api_key
-
-
 def test_each_kind_of_mem0_is_read_from_the_file() -> None:
-    """One of four."""
     folder = Path("conf").absolute()
     env = {"K": KEY}
 
@@ -300,11 +242,13 @@ def test_each_kind_of_mem0_is_read_from_the_file() -> None:
     assert platform is not None
     assert server is not None
     assert files is not None
-    assert (oss.kind, oss.config) == ("oss", str(folder / "mem0.yaml"))
+    assert "oss" == oss.kind
+    assert str(folder / "mem0.yaml") == oss.config
     assert "default" == default.config
     assert ("https://api.mem0.ai", KEY) == (platform.require_base_url(), platform.require_key().reveal())
     assert ("server", "https://m.example") == (server.kind, server.require_base_url())
-    assert (files.kind, files.files) == ("files", (str(folder / "old/*.json"), "/abs/x.json"))
+    assert "files" == files.kind
+    assert (str(folder / "old/*.json"), "/abs/x.json") == files.files
     with pytest.raises(KeyRefused, match="no Mem0 key is set"):
         server.require_key()
 
@@ -317,8 +261,8 @@ def test_each_kind_of_mem0_is_read_from_the_file() -> None:
         ({"MEM0_API_KEY": KEY, "MEM0_BASE_URL": "https://m.example"}, ("server", "https://m.example")),
     ],
 )
-def test_the_environment_can_point_to_mem0(env: dict[str, str], expected: tuple[str, str]) -> None:
-    """Where neither options nor file say which."""
+def test_the_environment_can_name_mem0(env: dict[str, str], expected: tuple[str, str]) -> None:
+    """Where neither options nor file name one."""
     found = load(env=env).mem0
 
     assert found is not None
@@ -326,8 +270,8 @@ def test_the_environment_can_point_to_mem0(env: dict[str, str], expected: tuple[
     assert KEY == found.require_key().reveal()
 
 
-def test_options_choose_another_mem0_than_the_file() -> None:
-    """What the file says of a kind is still used when it is chosen."""
+def test_options_select_another_mem0_than_the_file() -> None:
+    """The file's settings of a kind are used when an option selects that kind."""
     text = "mem0: {oss: {config: mem0.yaml}}"
 
     def kind(**overrides: Any) -> tuple[str, str | None, tuple[str, ...]]:
@@ -365,32 +309,32 @@ def test_options_choose_another_mem0_than_the_file() -> None:
         ("verify: {top_k: 51}", "`verify.top_k` must be a whole number from 1 to 50, not `51`"),
         ("verify: {margin: 2}", "`verify.margin` must be a share from 0 to 1, not `2`"),
         ("verify: {reports: a.json}", "`verify.reports` must be a list, not `a.json`"),
-        ("cutover: {settle: soon}", "`cutover.settle` is no duration such as 120s, 24h or 800ms"),
+        ("cutover: {settle: soon}", "`cutover.settle` is not a duration such as 120s, 24h or 800ms"),
         ("cutover: {max_lag: 0}", "`cutover.max_lag` must be longer than nothing"),
         ("cutover: {catch_up: folow}", "`cutover.catch_up` cannot be `folow`, did you mean `follow`?"),
-        ("spectron: {context: a/b}", "`spectron.context` holds a character that no context id has"),
-        ("spectron: {context: ../x}", "`spectron.context` holds a character that no context id has"),
+        ("spectron: {context: a/b}", "`spectron.context` contains a character that no context id has"),
+        ("spectron: {context: ../x}", "`spectron.context` contains a character that no context id has"),
         ("spectron: {api_key: {path: x}}", "unknown key `path` in `spectron.api_key`"),
         ("spectron: {api_key: {}}", "`spectron.api_key` needs `file`"),
         ("mem0: {oss: {}}", "settings.yaml:2: `mem0.oss` needs `config`"),
-        ("mem0: {oss: {config: a}, files: [b]}", "`mem0` is one source, not `files` and `oss`"),
+        ("mem0: {oss: {config: a}, files: [b]}", "`mem0` must be one source, not `files` and `oss`"),
         ("mem0: {files: []}", "`mem0.files` is empty"),
         ("mem0: {server: {base_url: http://m.example}}", "`mem0.server.base_url` must be https"),
         ('dump: "${NOWHERE}"', "settings.yaml:2: `dump` needs NOWHERE, which is not set"),
-        ('dump: "${"', "settings.yaml:2: `dump` has a `${` that names no variable"),
+        ('dump: "${"', "settings.yaml:2: `dump` has a `${` without the name of a variable"),
         ('dump: "a\\0b"', "settings.yaml:2: text with an invisible character"),
         ("dump: [a]", "settings.yaml:2: `dump` must be text, not a list"),
         ("dump: a\ndump: b", "settings.yaml:3: `dump` is given twice"),
         ("dump: {a", "settings.yaml:2: not YAML"),
     ],
 )
-def test_settings_that_cannot_be_meant_are_refused_with_their_line(text: str, message: str) -> None:
-    """One sentence: what, which, where, and the nearest word that is known."""
+def test_a_wrong_setting_is_refused_with_its_line(text: str, message: str) -> None:
+    """One sentence: what, which, where, and the most similar known word."""
     assert message in refusal(text)
 
 
-def test_the_version_is_asked_for() -> None:
-    """A later format is never read as this one; an empty file says nothing."""
+def test_a_file_needs_a_version() -> None:
+    """A later format is never read as this one; an empty file counts as none."""
     path = Path("settings.yaml")
     path.write_text("dump: x", encoding="utf-8")
     with pytest.raises(InputError, match="`version` is missing"):
@@ -399,33 +343,33 @@ def test_the_version_is_asked_for() -> None:
     assert load_settings(path, env={}, overrides={}).dump == Path("dump")
 
 
-def test_an_option_that_cannot_be_meant_is_named_as_one() -> None:
-    """Whatever layer a value came from, the same rules hold."""
+def test_a_wrong_option_is_named_as_an_option() -> None:
+    """The same rules hold for every layer."""
     assert "option `replay.max_in_flight`: `replay.max_in_flight` must be" in refusal(replay__max_in_flight=0)
     assert "options: unknown setting `replay.max`" in refusal(replay__max=1)
     assert "options: unknown setting `spectron.api_key`" in refusal(spectron__api_key=KEY)
 
 
-def test_all_problems_are_named_at_once() -> None:
-    """Of all layers."""
+def test_problems_of_all_layers_are_reported_at_once() -> None:
     said = refusal("dmp: x\nreplay: {max_rps: -1}", env={"SPECTRON_ENDPOINT": "http://h.example"}, verify__top_k=0)
 
     assert said.startswith("4 problems:")
 
 
 def test_durations_have_units_and_bare_numbers_are_seconds() -> None:
-    """In the file as in options."""
     text = "cutover: {settle: 0, max_lag: 1.5m, max_age: 2d, guard: {p95: 800ms, window: 90}}"
 
     found = load(text, spectron__timeout="24h")
 
-    assert (0.0, 90.0, 172800.0) == (found.cutover.settle_s, found.cutover.max_lag_s, found.cutover.max_age_s)
-    assert (0.8, 90.0) == (found.cutover.guard.p95_s, found.cutover.guard.window_s)
+    expected = CutoverSettings(
+        settle_s=0.0, max_lag_s=90.0, max_age_s=172800.0, guard=GuardSettings(p95_s=0.8, window_s=90.0)
+    )
+    assert expected == found.cutover
     assert 86400.0 == found.spectron.timeout_s
 
 
 def loads_or_refuses(text: str) -> None:
-    """Settings, or one InputError: never anything else."""
+    """The text must load or raise InputError, and the message must be safe to print."""
     path = Path("fuzz.yaml")
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     said = ""
@@ -454,7 +398,7 @@ trees = st.recursive(
 @fuzzed
 @given(st.text() | st.text("-:{}[]&*!|>'\"%@`#,? \n\tab10~$", max_size=60))
 def test_any_text_is_settings_or_refused(text: str) -> None:
-    """No traceback for a user's mistake."""
+    """No mistake of a user is a traceback."""
     loads_or_refuses(text)
     loads_or_refuses(f"version: 1\nspectron: {text}")
 
@@ -462,18 +406,5 @@ def test_any_text_is_settings_or_refused(text: str) -> None:
 @fuzzed
 @given(st.dictionaries(words, st.dictionaries(words, trees, max_size=4) | trees, max_size=6))
 def test_any_tree_is_settings_or_refused(tree: dict[str, Any]) -> None:
-    """Right words in wrong places."""
+    """Known keys at any level."""
     loads_or_refuses(json.dumps({"version": 1, **tree}))
-
-
-@fuzzed
-@given(st.text() | st.from_regex(r"https?://[a-z0-9.:@\[\]%/?#\\-]{0,20}"))
-def test_any_endpoint_is_kept_or_refused(text: str) -> None:
-    """And never plain http to another machine."""
-    try:
-        found = parse_endpoint(text)
-    except ValueError:
-        return
-    host = found.removeprefix("http://").split("/")[0].rsplit(":", 1)[0].strip("[]")
-    assert found.startswith("https://") or is_loopback(host) or is_loopback(f"{host}:1".rsplit(":", 1)[0])
-    assert found == parse_endpoint(found)
