@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from spectron_migrate.local.testing import RunningServer, running_server
-from spectron_migrate.rehearsal.ground import FOREIGN_PREFIXES
+from spectron_migrate.rehearsal.subprocesses import FOREIGN_PREFIXES
 from spectron_migrate.spectron.wire import Response, Wire
 from tests.support import contract
 from tests.support.scene import scene

@@ -96,7 +96,7 @@ class _Rehearsal:
 
     def run(self, mem0_config: str | None, dumps: list[Path], mapping: Path | None) -> CommandResult:
         from spectron_migrate.migration.replay import ReplayOptions
-        from spectron_migrate.rehearsal.ground import local_spectron, make_store
+        from spectron_migrate.rehearsal.subprocesses import local_spectron, make_store
 
         next_ = _next(mem0_config, dumps)
         queries = None

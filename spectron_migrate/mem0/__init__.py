@@ -1,4 +1,4 @@
-"""Where memories come from: one reader a kind of Mem0, none of which writes or constructs a Mem0 object.
+"""Readers of Mem0: one for each kind of store, service and file. None of them writes to Mem0 or constructs its objects.
 
-Nothing is imported here, so that a command which needs one reader does not pay for the others.
+Nothing is imported here, so that a command imports only the reader it needs.
 """

@@ -1,9 +1,9 @@
-"""One native row of any Mem0, in any spelling, told as a `Memory`: pure, and it never raises.
+"""Converts one row of any Mem0, in any of its formats, to a `Memory`. Pure, and never raises.
 
-Two shapes exist. A *payload* is what a vector store holds: Mem0's fields and the user's metadata side by
-side, the text under `data`. An *item* is what an API answers: Mem0's fields, and the metadata apart.
-Ids stay the exact strings they are; whatever had to be read with an assumption keeps its original under
-`extra["as_given"]`, and fields unknown to us are kept in `extra`.
+There are two formats. A *payload* is what a vector store holds: Mem0's fields and the user's metadata in one object,
+the text under `data`. An *item* is what Mem0's API returns: the metadata is an object of its own. Ids stay exactly
+as they are. A value whose reading needed an assumption keeps its original under `extra["as_given"]`, and unknown
+fields are kept in `extra`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _PAYLOAD_CAMEL = {
     for name, camel in _CAMEL.items()
     if name not in ("app_id", "session_id", "replaced_by", "lifecycle_state")
 }
-"""Only Mem0's own fields of a payload: what else is spelled so there is the user's metadata."""
+"""Only the fields that Mem0 itself writes into a payload: any other camel-case name there is the user's metadata."""
 
 _TEXT_NAMES = ("memory", "data", "text", "content")
 _PAYLOAD_TEXT_NAMES = ("data", "memory", "text", "content")
@@ -56,16 +56,16 @@ _STATES: dict[str, State] = {
     "replaced": "replaced",
     "superseded": "replaced",
 }
-_OF_AN_ANSWER = ("score", "score_details", "score_breakdown", "rerank_score", "rerankScore", "vector")
-"""Fields that belong to one answer of Mem0's, not to the memory: they would make it look changed."""
+_RESPONSE_FIELDS = ("score", "score_details", "score_breakdown", "rerank_score", "rerankScore", "vector")
+"""Fields of one API response, not of the memory: they differ between responses, so the memory would look changed."""
 
 
 def normalise(row: Any, *, now: datetime) -> Memory | Skipped:
-    """Any raw row: an API item, a stored point, a flat payload, or a line of our own dump."""
+    """Convert any raw row: an API item, a stored point, a flat payload, or a line of a dump."""
     if not isinstance(row, Mapping):
         return Skipped(id="", reason=NOT_AN_OBJECT)
     if "text_at_source" in row and "extra" in row:
-        own = _own_line(row)
+        own = _dump_line(row)
         if own is not None:
             return own
     inner = row.get("source_payload")
@@ -79,8 +79,8 @@ def normalise(row: Any, *, now: datetime) -> Memory | Skipped:
 
 
 def from_payload(row_id: Any, payload: Mapping[str, Json], *, now: datetime) -> Memory | Skipped:
-    """A row as the vector store holds it; what is not Mem0's own field is the user's metadata."""
-    rest = _in_one_spelling(dict(payload), _PAYLOAD_CAMEL)
+    """Convert a row as the vector store holds it; every field that is not Mem0's own is the user's metadata."""
+    rest = _with_python_names(dict(payload), _PAYLOAD_CAMEL)
     raw: dict[str, Json] = {}
     memory_id = row_id if row_id.__class__ is str and row_id else _odd_identifier(row_id, "id", raw)
     if memory_id is None:
@@ -95,8 +95,8 @@ def from_payload(row_id: Any, payload: Mapping[str, Json], *, now: datetime) -> 
 
 
 def from_item(item: Mapping[str, Json], *, now: datetime) -> Memory | Skipped:
-    """A row as an API of Mem0 answers it: metadata apart, unknown fields kept in `extra`."""
-    rest = _in_one_spelling({name: value for name, value in item.items() if name not in _OF_AN_ANSWER}, _CAMEL)
+    """Convert a row as Mem0's API returns it; unknown fields are kept in `extra`."""
+    rest = _with_python_names({name: value for name, value in item.items() if name not in _RESPONSE_FIELDS}, _CAMEL)
     raw: dict[str, Json] = {}
     memory_id = _identifier(rest, "id", raw)
     if memory_id is None:
@@ -128,13 +128,13 @@ def _build(
     now: datetime,
     metadata: dict[str, Json] | None,
 ) -> Memory | Skipped:
-    """Take Mem0's fields out of `rest`; what is left is metadata of a payload, or unknown to an item."""
+    """Take Mem0's fields out of `rest`; what is left is the metadata of a payload, or unknown fields of an item."""
     if not is_unicode(memory_id):
         return Skipped(id=memory_id, reason=HALF_ID)
     given = rest.get("created_at")
     created_at = _take_time(rest, "created_at", raw)
     if rest.get("updated_at") == given and not raw:
-        rest.pop("updated_at", None)  # never changed: the most common case, and no second time to read
+        rest.pop("updated_at", None)  # never changed, the most common case: saves parsing a second time
         updated_at = created_at
     else:
         updated_at = _take_time(rest, "updated_at", raw)
@@ -180,27 +180,27 @@ def _build(
 
 
 def _text_at(created_at: str | None, updated_at: str | None) -> tuple[str | None, TextAtSource]:
-    """Without a history the later of the two times is the best guess of when the text came to be."""
+    """Without a history, the later of the two times is the best guess at when the current text was written."""
     if updated_at is not None and (created_at is None or updated_at > created_at):
         return updated_at, "updated_at"
     return created_at, "none" if created_at is None else "created_at"
 
 
-def _own_line(row: Mapping[str, Json]) -> Memory | None:
+def _dump_line(row: Mapping[str, Json]) -> Memory | None:
     try:
         memory = Memory.from_json(row)
     except (TypeError, ValueError):
         return None
-    well = isinstance(memory.id, str) and is_unicode(memory.id) and isinstance(memory.memory, str)
-    return memory if well else None
+    is_valid = isinstance(memory.id, str) and is_unicode(memory.id) and isinstance(memory.memory, str)
+    return memory if is_valid else None
 
 
 def _has_text(row: Mapping[str, Json]) -> bool:
     return any(isinstance(row.get(name), str) for name in _TEXT_NAMES)
 
 
-def _in_one_spelling(rest: dict[str, Json], camel_names: Mapping[str, str]) -> dict[str, Json]:
-    """TypeScript's names become Python's, but only where Python's is empty: else they are somebody's metadata."""
+def _with_python_names(rest: dict[str, Json], camel_names: Mapping[str, str]) -> dict[str, Json]:
+    """Rename TypeScript's camel-case fields, but only if the Python name is empty: otherwise they are user metadata."""
     for name, camel in camel_names.items():
         if camel in rest and rest.get(name) is None:
             rest[name] = rest.pop(camel)
@@ -208,8 +208,10 @@ def _in_one_spelling(rest: dict[str, Json], camel_names: Mapping[str, str]) -> d
 
 
 def _take_text(rest: dict[str, Json], names: tuple[str, ...], raw: dict[str, Json]) -> str | None:
-    """The first of the names that holds text. A value that is no text is told as JSON, but only under Mem0's
-    own name for it: under the others it is somebody's metadata.
+    """The value of the first of these fields that holds text.
+
+    A value that is not text is converted to JSON, but only under Mem0's own name (the first): under the others it is
+    the user's metadata.
     """
     first = rest.get(names[0])
     if isinstance(first, str):
@@ -237,7 +239,7 @@ def _plain_text(value: Any) -> str:
 
 
 def _identifier(rest: dict[str, Json], name: str, raw: dict[str, Json]) -> str | None:
-    """Ids stay exact: nothing is trimmed or folded; a number becomes its decimal digits."""
+    """An id, exactly as it is: nothing is trimmed or case-folded; a number becomes its decimal digits."""
     value = rest.pop(name, None)
     if value is None or (value.__class__ is str and value):
         return value
@@ -262,7 +264,7 @@ def _odd_identifier(value: Any, name: str, raw: dict[str, Json]) -> str | None:
 def _digits(value: int) -> str:
     try:
         return str(value)
-    except ValueError:  # longer than Python agrees to write in decimal
+    except ValueError:  # more digits than Python converts to decimal
         return hex(value)
 
 
@@ -285,7 +287,7 @@ def _take_expiry(rest: dict[str, Json], raw: dict[str, Json], now: datetime) -> 
 
 
 def _take_app(rest: dict[str, Json], raw: dict[str, Json]) -> str | None:
-    """Platform items carry `app_id`; OpenMemory's backup names the app instead."""
+    """The app: under `app_id` in items of the Platform, under `app` in OpenMemory's backup."""
     if _is_openmemory(rest) and isinstance(rest.get("app"), str):
         if rest.get("app_id") is not None:
             raw["app_id"] = rest.pop("app_id")
@@ -307,12 +309,12 @@ def _take_categories(rest: dict[str, Json], raw: dict[str, Json]) -> tuple[str, 
 
 
 def _state(rest: Mapping[str, Json]) -> State | None:
-    """What Mem0 says of the row, strongest first; None where it says nothing that hides it."""
+    """The state that Mem0 gives the row, the strongest if there are several; None if Mem0 shows the row."""
     named = (rest.get("state"), rest.get("lifecycle_state"))
-    said = {_STATES.get(name.lower()) for name in named if isinstance(name, str)}
+    states = {_STATES.get(name.lower()) for name in named if isinstance(name, str)}
     if rest.get("deleted_at") or rest.get("is_deleted") is True or rest.get("event") == "DELETE":
-        said.add("deleted")
+        states.add("deleted")
     if rest.get("replaced_by"):
-        said.add("replaced")
+        states.add("replaced")
     order: tuple[State, ...] = ("deleted", "archived", "replaced", "expired")
-    return next((state for state in order if state in said), None)
+    return next((state for state in order if state in states), None)

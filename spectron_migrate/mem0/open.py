@@ -1,4 +1,4 @@
-"""The one place that chooses a reader from the settings."""
+"""Chooses the reader for the `mem0` section of the settings."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from spectron_migrate.mem0.stores.history import history_path, open_history
 from spectron_migrate.mem0.stores.oss_config import VectorStore, mem0_source_info, read_mem0_config, vector_store
 from spectron_migrate.records import SourceInfo
 
-__all__ = ["expand", "mem0_source_info", "open_oss", "open_reader", "read_mem0_config", "source_info"]
+__all__ = ["expand_patterns", "mem0_source_info", "open_oss", "open_reader", "read_mem0_config", "source_info"]
 
 _KINDS = ("oss", "platform", "server", "files")
 
 
 def open_reader(mem0: Mapping[str, Any], *, now: datetime, sleep: Sleep | None = None) -> Reader:
-    """The reader for a `mem0` section of the settings; `now` decides what has expired.
+    """The reader for a `mem0` section of the settings; `now` decides which memories have expired.
 
-    `sleep` is how to wait for a server; without it, until the reader is closed at the latest.
-
-    Raises InputError where the section is none, or where what it names is not there.
+    `sleep` waits between attempts to reach a server; the default ends when the reader is closed. Raises InputError
+    if the section is invalid or what it names does not exist.
     """
     kind = _kind_of(mem0)
     section = mem0[kind]
@@ -34,7 +33,7 @@ def open_reader(mem0: Mapping[str, Any], *, now: datetime, sleep: Sleep | None =
     if kind == "files":
         from spectron_migrate.mem0.formats.files import FilesReader
 
-        return FilesReader(expand(section), now=now)
+        return FilesReader(expand_patterns(section), now=now)
     if kind == "platform":
         from spectron_migrate.mem0.served.platform import PlatformReader
 
@@ -45,7 +44,7 @@ def open_reader(mem0: Mapping[str, Any], *, now: datetime, sleep: Sleep | None =
 
 
 def source_info(mem0: Mapping[str, Any]) -> SourceInfo:
-    """Which Mem0 a section names, computed from the settings alone."""
+    """The Mem0 that a section names, computed from the settings alone."""
     kind = _kind_of(mem0)
     if kind == "oss":
         return mem0_source_info(_config_of(mem0[kind]))
@@ -61,9 +60,9 @@ def source_info(mem0: Mapping[str, Any]) -> SourceInfo:
 
 
 def open_oss(config: Mapping[str, Any], *, now: datetime, sleep: Sleep | None = None) -> Reader:
-    """The reader for a configuration of Mem0 OSS; its history comes along where the file is there.
+    """The reader for a configuration of Mem0 OSS, with its history if that file exists.
 
-    Raises InputError for a store that cannot be read completely without changing it, with the reason.
+    Raises InputError, with the reason, for a store that cannot be read completely without changing it.
     """
     store = vector_store(config)
     reader = _reader_of(store, mem0_source_info(config), now, sleep)
@@ -97,13 +96,13 @@ def _reader_of(store: VectorStore, info: SourceInfo, now: datetime, sleep: Sleep
             from spectron_migrate.mem0.stores.chroma_folder import ChromaFolder
 
             return ChromaFolder(folder, store.collection, info, now=now)
-    from spectron_migrate.mem0.served.refused import refused
+    from spectron_migrate.mem0.stores.unsupported import unsupported_store
 
-    raise refused(store)
+    raise unsupported_store(store)
 
 
-def expand(patterns: list[str] | tuple[str, ...]) -> list[Path]:
-    """Files named by name or pattern, each once; raises InputError for those that name nothing."""
+def expand_patterns(patterns: list[str] | tuple[str, ...]) -> list[Path]:
+    """The files that these names and glob patterns match, each once; raises InputError for those without a match."""
     found: dict[Path, None] = {}
     nothing: list[str] = []
     for pattern in patterns:

@@ -1,4 +1,4 @@
-"""The one interface behind which every kind of Mem0 is read."""
+"""The interface that every reader of Mem0 implements."""
 
 from __future__ import annotations
 
@@ -17,113 +17,105 @@ class HistorySource(Protocol):
     """Mem0's own record of changes."""
 
     def text_at(self, memory_id: str, text: str) -> tuple[str, int] | None:
-        """When the memory last changed to this text, and the number of the event; None where unknown."""
+        """When the memory last changed to this text, and the number of that event; None if unknown."""
 
     def rows(self) -> Iterator[dict[str, Json]]:
         """Every event, each with its `memory_id`."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close files and connections."""
 
 
 class Reader(Protocol):
-    """Gives all of one Mem0, and says how much there is; it never writes, locks or constructs there.
+    """Reads all of one Mem0, and says how much there is. It never writes or takes locks there.
 
-    `rows` may be called again for another pass. A reader is a context manager; `close` is harmless twice.
+    `rows` may be called again for another pass. A reader is a context manager; `close` may be called twice.
     """
 
     info: SourceInfo
     history: HistorySource | None
-    """Mem0's own record of changes, where it can be reached."""
+    """Mem0's own record of changes, if it can be reached."""
     rereads: bool
-    """An id that comes twice is one row read twice (a store), not two copies of it (files)."""
+    """True: an id that comes twice is one row read twice (a store). False: it is two copies (files)."""
     notes: list[str]
-    """What the user should know of the last reading."""
+    """What the user should know about the last reading."""
     reporter: Reporter
-    """Told what a person should know before it takes long or costs."""
+    """Gets messages about steps that take long or cost requests, before they begin."""
 
     def narrow(self, filters: Filters, since: str | None) -> None:
-        """Read less, where the store can choose; whoever reads filters again in any case.
+        """Read less if the store can select. The caller applies the filters again in any case.
 
-        `since` is a time in our spelling: rows changed before it need not be given.
+        Rows changed before `since` (a time as `format_time` writes it) may be left out.
         """
 
     def resume_in(self, folder: Path) -> datetime | None:
-        """Keep in the folder what a cut would cost; when the scan began that is gone on with, if there is one."""
+        """Save progress in this folder, so that the scan can be resumed; the start of the scan resumed here, if any."""
 
-    def finished(self) -> None:
-        """The scan is in the dump: nothing has to be kept to go on with."""
+    def discard_progress(self) -> None:
+        """Remove saved progress: the scan is in the dump."""
 
     def native_count(self) -> int | None:
-        """How many rows the store itself says `rows` has to give; None where it cannot say."""
+        """How many rows `rows` has to yield according to the store itself; None if it cannot say."""
 
-    def extent(self) -> int | None:
-        """How much `position` will have moved in the end, about; None where nothing tells. For a bar alone."""
+    def progress_total(self) -> int | None:
+        """Roughly the value of `position` at the end, for a progress bar; None if unknown."""
 
     @property
     def position(self) -> int | None:
-        """How far `rows` has come, where that is not counted in rows."""
+        """How far `rows` has come, if that is not counted in rows."""
 
     def rows(self) -> Iterator[Memory | Skipped]:
-        """Every native row as a memory, or as skipped with a reason; a row that moved meanwhile may come twice."""
+        """Every row as a memory, or as skipped with a reason. A row that changes during the scan may come twice."""
 
     def missing(self) -> int | None:
-        """After `rows` ended: rows the store held at its end that were not given.
+        """After `rows` ended: how many rows the store held at that time that `rows` did not yield.
 
-        None where only a comparison of counts can tell.
+        None if only a comparison with `native_count` can tell.
         """
 
     def relations(self) -> Iterator[Json]:
-        """Graph relations that lie beside the memories, as they were found."""
+        """Graph relations stored beside the memories, unchanged."""
 
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Close files and connections."""
 
-    def __enter__(self) -> Self:
-        """The reader itself."""
+    def __enter__(self) -> Self: ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close it."""
+    ) -> None: ...
 
 
 class ReaderBase:
-    """What most readers share: nothing to narrow, counts to compare, no relations."""
+    """Defaults for readers: no narrowing, no saved progress, completeness by counts, no relations."""
 
     history: HistorySource | None = None
     rereads = True
 
     def __init__(self) -> None:
-        """Start without notes."""
         self.notes: list[str] = []
         self.reporter: Reporter = NullReporter()
 
     def narrow(self, filters: Filters, since: str | None) -> None:
-        """Read everything all the same."""
+        """Read everything; the caller filters."""
 
     def resume_in(self, folder: Path) -> datetime | None:
-        """Reading it again costs nothing."""
         return None
 
-    def finished(self) -> None:
-        """Nothing was kept."""
+    def discard_progress(self) -> None:
+        """There is none."""
 
-    def extent(self) -> int | None:
-        """The count of the store, where it has one."""
+    def progress_total(self) -> int | None:
         return None
 
     @property
     def position(self) -> int | None:
-        """In rows."""
         return None
 
     def missing(self) -> int | None:
-        """Only the counts can tell."""
         return None
 
     def relations(self) -> Iterator[Json]:
-        """No relations."""
         return iter(())
 
     def close(self) -> None:
@@ -132,11 +124,9 @@ class ReaderBase:
             self.history.close()
 
     def __enter__(self) -> Self:
-        """The reader itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close it."""
         self.close()

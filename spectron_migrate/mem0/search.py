@@ -1,8 +1,8 @@
-"""Mem0's own search, asked on a copy, so that its answers can be laid beside Spectron's.
+"""Runs Mem0's own search on a copy of a store, to compare its results with Spectron's.
 
-This is the one place, with the rehearsal's store, where Mem0 itself runs. Constructing a Mem0 object writes:
-up to 1.0.7 it erases an embedded Qdrant folder opened without `on_disk: true`, every version creates what it
-does not find. So it is only ever constructed on a copy, with its own home and telemetry off.
+Mem0 itself runs only here and in the rehearsal's store. Constructing a Mem0 object writes: versions up to 1.0.7 erase
+an embedded Qdrant folder opened without `on_disk: true`, and every version creates what it does not find. It is
+therefore only constructed on a copy, with a home directory of its own and telemetry off.
 """
 
 from __future__ import annotations
@@ -25,23 +25,25 @@ from typing import Any, Self
 
 from spectron_migrate.errors import InputError, Unreachable
 from spectron_migrate.mem0.stores.sqlite_readonly import ReadOnlyDb
+from spectron_migrate.mem0.wordllama_embedder import WordLlamaEmbedding
 from spectron_migrate.records import Json
 
 OWN_KEY = "x_spectron_migrate"
-"""A key of ours in a Mem0 config, taken out before Mem0 sees it. `{"embedder": "wordllama"}` there says that the
-store was embedded by `rehearsal/embed.py`, and that this class stands in for whatever provider is named."""
+"""A key of ours in a Mem0 config, removed before Mem0 sees it. `{"embedder": "wordllama"}` under it says that the store
+was embedded by `WordLlamaEmbedding`, which replaces the class of the provider that the config names."""
 
-OFFLINE_EMBEDDERS = {"wordllama": "spectron_migrate.rehearsal.embed.WordLlamaEmbedding"}
+OFFLINE_EMBEDDERS = {"wordllama": f"{WordLlamaEmbedding.__module__}.{WordLlamaEmbedding.__qualname__}"}
+"""Classes by their full names, as Mem0's table of embedders holds them."""
 
 _DEFAULT_FOLDER = "/tmp/qdrant"  # noqa: S108 - Mem0's own default
 _SERVER_KEYS = ("url", "host", "client")
-_OTHER_WAY = "run the queries where this Mem0 runs and give the answers with --mem0-results"
+_ALTERNATIVE = "run the queries where this Mem0 runs and pass the answers with --mem0-results"
 _NOISY = ("mem0", "httpx", "qdrant_client", "posthog", "wordllama")
 
 
 @dataclass(frozen=True, slots=True)
 class SearchHit:
-    """One answer of Mem0. Scores of different stores and versions do not compare; ranks and ids do."""
+    """One result of Mem0. Scores of different stores and versions are not comparable; ranks and ids are."""
 
     id: str
     text: str
@@ -49,10 +51,10 @@ class SearchHit:
 
 
 class Mem0Search:
-    """Mem0's search over a copy of a store; `close` it, or use it as a context manager."""
+    """Mem0's search over a copy of a store; a context manager."""
 
     def __init__(self, memory: Any, description: str) -> None:
-        """Take over a `mem0.Memory` that stands on a copy; `open_search` makes one."""
+        """`memory`: a `mem0.Memory` opened on a copy. Use `open_search`."""
         self._memory = memory
         self._description = description
         self._ids_are_arguments = "user_id" in inspect.signature(memory.search).parameters
@@ -66,72 +68,71 @@ class Mem0Search:
         run_id: str | None = None,
         top_k: int,
     ) -> list[SearchHit]:
-        """What an application would get: Mem0's own threshold and order, best first, at most `top_k`.
+        """The results that an application would get: with Mem0's own threshold, best first, at most `top_k`.
 
-        Raises InputError for a query without any id (Mem0 refuses those) and Unreachable where Mem0 fails,
-        because a failure must never look like an empty answer.
+        Raises InputError for a query without an id, which Mem0 refuses, and Unreachable if Mem0 fails, because a
+        failure must never look like an empty result.
         """
         given = {"user_id": user_id, "agent_id": agent_id, "run_id": run_id}
         ids = {name: value for name, value in given.items() if value is not None}
         if not ids:
-            raise InputError("a query needs a user, an agent or a run", hint="Mem0 searches inside one of them only")
+            raise InputError(
+                "a query needs a user, an agent or a run", hint="Mem0 only searches the memories of one of them"
+            )
         try:
             if self._ids_are_arguments:
                 answer = self._memory.search(query, limit=top_k, **ids)
             else:
                 answer = self._memory.search(query, top_k=top_k, filters=ids)
-        except Exception as error:  # Mem0 passes on whatever its embedder and store raise
+        except Exception as error:  # Mem0 raises whatever its embedder and store raise
             raise Unreachable(
                 f"Mem0 could not answer a query: {type(error).__name__}",
-                hint=f"asked was {self._description}; is its embedder reachable, with its key?",
+                hint=f"it was {self._description}; is its embedder reachable, with its key?",
             ) from error
         return [_hit(row) for row in _rows(answer)][:top_k]
 
     def describe(self) -> str:
-        """Which Mem0 and which embedder answered, for reports."""
+        """The Mem0 version and the embedder, for reports."""
         return self._description
 
     def close(self) -> None:
-        """Let go of the copy; harmless twice."""
+        """Close the copy. May be called twice."""
         close_memory(self._memory)
 
     def __enter__(self) -> Self:
-        """The search itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close it."""
         self.close()
 
 
 def open_search(config: Mapping[str, Json], *, scratch: Path) -> Mem0Search:
     """Copy the embedded Qdrant folder that `config` names into `scratch` and open Mem0 on the copy.
 
-    `config` is a whole Mem0 config as for `Memory.from_config`. Its embedder and reranker are used as they are.
-    Its language model and graph store are left out: no search of memories needs them, and opening a graph store
-    can write to it. The copy is read whole into memory by Qdrant, about 16 MB for 1,000 memories.
+    `config` is a complete Mem0 config as for `Memory.from_config`. Its embedder and reranker are used unchanged. Its
+    language model and graph store are left out: searching memories does not need them, and opening a graph store can
+    write to it. Qdrant loads the whole copy into memory, about 16 MB for 1,000 memories.
 
-    `scratch` gets folders of its own and is the caller's to remove. Raises InputError where the config names
-    no embedded Qdrant folder, or one without that collection, or Mem0 cannot be constructed from it, and
-    Incomplete where the folder cannot be read now.
+    The caller removes `scratch`. Raises InputError if the config does not name an embedded Qdrant folder with that
+    collection, or Mem0 cannot be constructed from it, and Incomplete if the folder cannot be read now.
     """
     folder, collection = _embedded_folder(config)
     _refuse_missing(folder, collection)
     copied = scratch / "qdrant"
     copy_qdrant_folder(folder, copied)
     prepared = _on_copy(config, copied, scratch / "history.db")
-    with mem0_at_home(scratch / "mem0"), offline_embedder(config):
+    with mem0_home(scratch / "mem0"), offline_embedder(config):
         memory = _construct(prepared)
     return Mem0Search(memory, _describe(memory, config))
 
 
 def copy_qdrant_folder(folder: Path, target: Path) -> None:
-    """Copy an embedded Qdrant folder while an application may be writing to it; its lock stays behind.
+    """Copy an embedded Qdrant folder, without its lock, even while an application writes to it.
 
-    Each `storage.sqlite` is copied in one read transaction, so every collection is whole. Raises InputError or
-    Incomplete where one cannot be read.
+    Each `storage.sqlite` is copied in one read transaction, so every collection is consistent. Raises InputError or
+    Incomplete if one cannot be read.
     """
     target.mkdir(parents=True, mode=0o700)
     shutil.copyfile(folder / "meta.json", target / "meta.json")
@@ -143,11 +144,11 @@ def copy_qdrant_folder(folder: Path, target: Path) -> None:
 
 
 @contextmanager
-def mem0_at_home(home: Path) -> Iterator[None]:
-    """Inside, Mem0 can be imported and constructed: its home is `home`, its telemetry off, its loggers silent.
+def mem0_home(home: Path) -> Iterator[None]:
+    """In the block, Mem0 can be imported and constructed, with `home` as its home, without telemetry and log output.
 
-    Mem0 reads both settings when it is first imported and writes an id into its home right then. The user's
-    own `MEM0_DIR` is put back at the end, since a default Mem0 config is found by it.
+    Mem0 reads both settings when it is first imported, and then writes an id into its home. `MEM0_DIR` is restored at
+    the end, because the default configuration of Mem0 depends on it.
     """
     home.mkdir(parents=True, exist_ok=True)
     before = os.environ.get("MEM0_DIR")
@@ -169,11 +170,11 @@ def mem0_at_home(home: Path) -> Iterator[None]:
 
 @contextmanager
 def offline_embedder(config: Mapping[str, Json]) -> Iterator[None]:
-    """Inside, Mem0 constructs our embedder where `config` asks for it under `OWN_KEY`; otherwise nothing changes.
+    """In the block, Mem0 constructs our embedder if `config` requests it under `OWN_KEY`; otherwise nothing changes.
 
-    Mem0 checks the provider's name against a fixed list but looks its class up in a table, so the class is put
-    in there under the provider that the config names, and the table is put back afterwards. Raises InputError
-    for an embedder that we do not have, or that is not installed.
+    Mem0 checks the name of the provider against a fixed list, but looks its class up in a table. Our class is put into
+    that table under the provider of the config, and the table is restored afterwards. Raises InputError for an
+    embedder that is unknown or not installed.
     """
     wanted = (config.get(OWN_KEY) or {}).get("embedder")
     if wanted is None:
@@ -193,8 +194,8 @@ def offline_embedder(config: Mapping[str, Json]) -> Iterator[None]:
         classes.update(before)
 
 
-def idle_llm() -> dict[str, Json]:
-    """A language model that Mem0 can construct without a key and that is never called."""
+def unused_llm() -> dict[str, Json]:
+    """A language model that Mem0 can construct without a key; it is never called."""
     from mem0.utils.factory import LlmFactory
 
     if "lmstudio" in LlmFactory.provider_to_class:
@@ -203,7 +204,7 @@ def idle_llm() -> dict[str, Json]:
 
 
 def close_memory(memory: Any) -> None:
-    """Close what a `mem0.Memory` holds, in every version: left open, Qdrant's client fails loudly at exit."""
+    """Close the connections of a `mem0.Memory` of any version: a Qdrant client left open prints an error at exit."""
     stores = [getattr(memory, name, None) for name in ("vector_store", "_telemetry_vector_store", "_entity_store")]
     for store in stores:
         client = getattr(store, "client", None)
@@ -229,8 +230,8 @@ def _embedded_folder(config: Mapping[str, Json]) -> tuple[Path, str]:
     if provider != "qdrant" or any(settings.get(key) for key in _SERVER_KEYS):
         where = "a Qdrant server" if provider == "qdrant" else provider
         raise InputError(
-            f"Mem0's search can be asked here on an embedded Qdrant folder, and this config names {where}",
-            hint=_OTHER_WAY,
+            f"Mem0's search can only be run here on an embedded Qdrant folder, and this config names {where}",
+            hint=_ALTERNATIVE,
         )
     return Path(settings.get("path") or _DEFAULT_FOLDER), settings.get("collection_name") or "mem0"
 
@@ -267,16 +268,16 @@ def _construct(prepared: dict[str, Json]) -> Any:
     from mem0 import Memory
 
     try:
-        return Memory.from_config({**prepared, "llm": idle_llm()})
-    except Exception as error:  # whatever the embedder, the reranker or the validation raise; it may quote a key
+        return Memory.from_config({**prepared, "llm": unused_llm()})
+    except Exception as error:  # embedder, reranker and validation raise anything, and may quote a key
         raise InputError(
             f"Mem0 could not be opened on a copy of the store: {_cause(error)} (embedder {_provider(prepared)})",
-            hint=f"give the embedder what it needs, its key for instance; or {_OTHER_WAY}",
+            hint=f"give the embedder what it needs, for instance its key; or {_ALTERNATIVE}",
         ) from error
 
 
 def _cause(error: BaseException) -> str:
-    """The kind of an error alone: its text can hold a key, or a whole config."""
+    """Only the class of an error: its text can contain a key, or a whole config."""
     if isinstance(error, ModuleNotFoundError):
         return f"the module {error.name} is not installed"
     return type(error).__name__
@@ -296,7 +297,7 @@ def _provider(config: Mapping[str, Json]) -> str:
 
 
 def _rows(answer: Json) -> list[Json]:
-    """Mem0 answers with a list or an envelope, by version and by the `version` of its config."""
+    """The rows of a response: a list or an object with `results`, depending on Mem0's version and its config."""
     return list(answer["results"] if isinstance(answer, dict) else answer)
 
 

@@ -1,4 +1,4 @@
-"""Mem0's many spellings of a time, told in our one."""
+"""Converts the formats in which Mem0 writes a time to RFC 3339 in UTC."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from spectron_migrate.records import format_time
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS = ((1_000_000, 1e11), (1_000, 1e14), (1, 1e17), (0, 1e20))
-"""Microseconds of a number below a bound: up to the year 5138 it is seconds, above that milliseconds, and so on."""
+"""(microseconds in a unit, upper bound): a number below 1e11 (the year 5138) is in seconds, below 1e14 in
+milliseconds, and so on; 0 stands for nanoseconds."""
 
 
 def utc_time(value: Any) -> tuple[str | None, bool]:
-    """A time as RFC 3339 in UTC, and whether nothing was assumed or cut to get there.
+    """A time as RFC 3339 in UTC, and whether the conversion is exact: nothing was assumed or rounded.
 
-    A naive time is taken as UTC, a number as seconds, milli-, micro- or nanoseconds since 1970: both are
-    assumptions, so the caller keeps the original. What cannot be read as a time gives None, never an error.
+    A naive time is read as UTC, a number as seconds, milli-, micro- or nanoseconds since 1970. Both are assumptions,
+    so the caller keeps the original. The time is None, never an error, for a value that is not a time.
     """
     if isinstance(value, str):
         return _from_text(value)
     if isinstance(value, datetime):
-        told = _in_utc(value)
-        return told, told is not None and value.tzinfo is not None
+        moment = _in_utc(value)
+        return moment, moment is not None and value.tzinfo is not None
     if isinstance(value, int | float) and not isinstance(value, bool):
         return _from_number(value), False
     return None, value is None
 
 
 def expiry(value: Any, now: datetime) -> tuple[str | None, bool, bool]:
-    """An expiration date: our spelling, whether it is exact, and whether it has passed.
+    """An expiration date: the normalised text, whether it is exact, and whether it has passed.
 
-    A plain date counts until the end of that day in UTC, as Mem0 does it; a time counts to the moment.
+    A plain date lasts until the end of that day in UTC, as in Mem0.
     """
     if isinstance(value, str) and len(value) == 10:
         try:
@@ -53,13 +54,13 @@ def _from_text(text: str) -> tuple[str | None, bool]:
     if moment.tzinfo is None:
         return _in_utc(moment), False
     if len(text) == 32 and text.endswith("+00:00") and text[10] == "T" and text[19] == ".":
-        return f"{text[:26]}Z", True  # how Mem0 writes nearly every time: nothing to convert
-    told = _in_utc(moment)
-    return told, told is not None and ("." not in text or _fraction_fits(text))
+        return f"{text[:26]}Z", True  # the format of nearly every time in Mem0: nothing to convert
+    converted = _in_utc(moment)
+    return converted, converted is not None and ("." not in text or _fraction_fits(text))
 
 
 def _fraction_fits(text: str) -> bool:
-    """False where the text is finer than a microsecond, which our spelling is not."""
+    """False if the text has more than six fractional digits, the most that `format_time` writes."""
     digits = text.split(".", 1)[1]
     length = next((index for index, letter in enumerate(digits) if not letter.isdecimal()), len(digits))
     return length <= 6

@@ -122,7 +122,7 @@ def run_export(
             f"the dump in {dump_dir} cannot be written: {getattr(error, 'strerror', None) or error}",
             hint="what was there is unharmed; is there room on the disk?",
         ) from error
-    reader.finished()
+    reader.discard_progress()
     for note in reader.notes:
         reporter.warn(note)
     if not reading.complete:
@@ -148,9 +148,9 @@ def _read_all(reader: Reader, writer: DumpWriter, reporter: Reporter) -> _ReadRe
             reporter.info("the store changed while it was read; reading it again")
             writer.begin_pass()
         if reader.position is None:
-            reporter.stage("reading Mem0", total=reader.extent() if before is None else before)
+            reporter.stage("reading Mem0", total=reader.progress_total() if before is None else before)
         else:
-            reporter.stage("reading the files, in bytes", total=reader.extent())
+            reporter.stage("reading the files, in bytes", total=reader.progress_total())
         try:
             _read_once(reader, writer, reporter)
         except (Unreachable, Incomplete) as error:

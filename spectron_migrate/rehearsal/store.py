@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from spectron_migrate.errors import InputError
-from spectron_migrate.mem0.search import OWN_KEY, close_memory, idle_llm, mem0_at_home, offline_embedder
+from spectron_migrate.mem0.search import OWN_KEY, close_memory, mem0_home, offline_embedder, unused_llm
+from spectron_migrate.mem0.wordllama_embedder import DIMENSIONS
 from spectron_migrate.records import Json
-from spectron_migrate.rehearsal.embed import DIMENSIONS
 
 Kind = Literal["add", "update", "tag", "delete"]
 
@@ -79,7 +79,7 @@ def make_store(folder: Path) -> Path:
     if (folder / "qdrant").exists():
         raise InputError(f"there is a store in {folder} already", hint="name an empty folder")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with mem0_at_home(folder / "mem0"):
+    with mem0_home(folder / "mem0"):
         config = _config(folder)
         memory = _open(config)
         try:
@@ -175,7 +175,7 @@ def _config(folder: Path) -> dict[str, Json]:
             },
         },
         "embedder": {"provider": provider, "config": {"model": "wordllama", "embedding_dims": DIMENSIONS}},
-        "llm": idle_llm(),
+        "llm": unused_llm(),
         "history_db_path": str(folder / "history.db"),
         "version": "v1.1",
     }

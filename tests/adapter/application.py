@@ -122,7 +122,7 @@ def main() -> None:
     from spectron_migrate import MemoryAdapter
     from tests.adapter.extracting import Extracting
 
-    EmbedderFactory.provider_to_class["lmstudio"] = "spectron_migrate.rehearsal.embed.WordLlamaEmbedding"
+    EmbedderFactory.provider_to_class["lmstudio"] = "spectron_migrate.mem0.wordllama_embedder.WordLlamaEmbedding"
     path, name, log, capture = sys.argv[1:]
     memory = MemoryAdapter(Extracting(Memory.from_config(json.loads(Path(path).read_text()))))
     application, writes = Application(memory, name, Path(log), extracts=capture == "messages"), True

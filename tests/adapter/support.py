@@ -19,7 +19,7 @@ from spectron_migrate.ledger import migration_id
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.open import open_oss, source_info
-from spectron_migrate.mem0.search import close_memory, idle_llm, mem0_at_home
+from spectron_migrate.mem0.search import close_memory, mem0_home, unused_llm
 from spectron_migrate.migration.reconcile import reconcile
 from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds, round_lock
 from spectron_migrate.records import NullReporter, format_time
@@ -27,7 +27,7 @@ from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.journal import Step, publish_routing, read_journal, record_step
 from spectron_migrate.state.processes import ProcessesStatus, read_processes
 
-EMBEDDER = "spectron_migrate.rehearsal.embed.WordLlamaEmbedding"
+EMBEDDER = "spectron_migrate.mem0.wordllama_embedder.WordLlamaEmbedding"
 
 
 def stamp() -> str:
@@ -50,7 +50,7 @@ class Stage:
     @classmethod
     @contextmanager
     def open(cls, folder: Path, server: RunningServer, user: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-        with mem0_at_home(folder / "home"):
+        with mem0_home(folder / "home"):
             from mem0 import Memory
             from mem0.utils.factory import EmbedderFactory
 
@@ -191,7 +191,7 @@ def oss_config(folder: Path, **store: Any) -> dict[str, Any]:
     return {
         "vector_store": store or vector_store,
         "embedder": {"provider": "lmstudio", "config": {"model": "wordllama", "embedding_dims": 256}},
-        "llm": idle_llm(),
+        "llm": unused_llm(),
         "history_db_path": str(folder / "history.db"),
     }
 

@@ -63,7 +63,7 @@ def build(folder: Path, kind: str, rows: int, dims: int, users: int) -> dict[str
         return {"platform": {"base_url": serve(rows, users), "api_key": "bench"}}
     if kind == "pgvector":
         return build_table(folder, ((one, payload(at, users)) for at, one in enumerate(ids)))
-    from tests.mem0.stores import key_of, point, write_store
+    from tests.mem0.qdrant_points import key_of, point, write_store
 
     vector = [random.Random(1).gauss(0, 0.05) for _ in range(dims)]
     points = ((key_of(one), point(one, vector=vector, **payload(at, users))) for at, one in enumerate(ids))

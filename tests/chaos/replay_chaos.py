@@ -37,7 +37,7 @@ from spectron_migrate.local.faults import FAULTS, FaultLayer, Faults
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.records import Memory, SourceInfo, format_time
-from spectron_migrate.rehearsal.ground import clean_environment
+from spectron_migrate.rehearsal.subprocesses import clean_environment
 from tests.support.oracle import Watch, judge
 from tests.support.proxy import Fault, Proxy, Seen, serving
 

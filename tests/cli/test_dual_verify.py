@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from spectron_migrate.cli.app import run
-from spectron_migrate.rehearsal.ground import clean_environment
 from spectron_migrate.rehearsal.store import make_store
+from spectron_migrate.rehearsal.subprocesses import clean_environment
 from tests.support.command import command
 from tests.support.here import server_here
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.rehearsal.ground import clean_environment
+from spectron_migrate.rehearsal.subprocesses import clean_environment
 from tests.mem0.conftest import sample_config
 from tests.mem0.standins import KEY, Platform, Server, serving
 from tests.support.command import command

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.rehearsal.ground import clean_environment
+from spectron_migrate.rehearsal.subprocesses import clean_environment
 from tests.support.spectron import memory, write_raw
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.rehearsal.ground import clean_environment, local_spectron
+from spectron_migrate.rehearsal.subprocesses import clean_environment, local_spectron
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import memory, turns_of, write_raw
 

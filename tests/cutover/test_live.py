@@ -21,7 +21,7 @@ from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.open import open_oss
 from spectron_migrate.records import Memory
-from spectron_migrate.rehearsal.ground import clean_environment
+from spectron_migrate.rehearsal.subprocesses import clean_environment
 from spectron_migrate.state.journal import read_journal
 from tests.support import oracle
 from tests.support.command import command

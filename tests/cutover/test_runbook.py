@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from spectron_migrate.local.testing import RunningServer, running_server
-from spectron_migrate.rehearsal.ground import clean_environment
 from spectron_migrate.rehearsal.store import make_store
+from spectron_migrate.rehearsal.subprocesses import clean_environment
 from spectron_migrate.state.routing import RoutingReader
 from tests.support.command import command
 

@@ -22,7 +22,7 @@ def main() -> None:
     from mem0 import Memory
     from mem0.utils.factory import EmbedderFactory
 
-    EmbedderFactory.provider_to_class["lmstudio"] = "spectron_migrate.rehearsal.embed.WordLlamaEmbedding"
+    EmbedderFactory.provider_to_class["lmstudio"] = "spectron_migrate.mem0.wordllama_embedder.WordLlamaEmbedding"
     path, name, seed = sys.argv[1:]
     memory, dice = Memory.from_config(json.loads(Path(path).read_text())), random.Random(int(seed))
     mine: list[str] = []

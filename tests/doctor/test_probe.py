@@ -18,7 +18,7 @@ import pytest
 from spectron_migrate.cli.app import run
 from spectron_migrate.ledger import Ledger, probes
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.rehearsal.ground import clean_environment
+from spectron_migrate.rehearsal.subprocesses import clean_environment
 from tests.support.here import server_here
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import memory, write_raw

@@ -151,10 +151,10 @@ def told_by(program: str) -> object:
 def test_histories_and_lists_of_ids_have_no_name_at_all(temporary: Path, start: Start) -> None:
     process = start(f"""
         from pathlib import Path
-        from spectron_migrate.mem0.stores.history import History
-        from spectron_migrate.mem0.tally import Tally
-        history = History(Path({str(DATA / "2.2.1-qdrant" / "history.db")!r}))
-        tally = Tally()
+        from spectron_migrate.mem0.stores.history import HistoryFile
+        from spectron_migrate.mem0.seen_ids import SeenIds
+        history = HistoryFile(Path({str(DATA / "2.2.1-qdrant" / "history.db")!r}))
+        tally = SeenIds()
         tally.add([f"id-{{number}}" for number in range(100_000)])
         assert 100_000 == tally.count()
         wait()

@@ -30,7 +30,7 @@ OWNERS = {
     "yaml": ("settings", "mem0"),
     "starlette": ("local",),
     "uvicorn": ("local",),
-    "wordllama": ("local", "rehearsal"),
+    "wordllama": ("local", "mem0"),
     "qdrant_client": (),
 }
 STEPS = ("migration", "verify", "init", "doctor", "rehearsal")

@@ -27,8 +27,8 @@ from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.migration.export import run_export
 from spectron_migrate.records import Filters, Memory, NullReporter, Skipped
 from tests.mem0.conftest import DATA, NOW
+from tests.mem0.qdrant_points import key_of, point, uuid, write_store
 from tests.mem0.standins import KEY, Platform, Qdrant, Row, Server, serving
-from tests.mem0.stores import key_of, point, uuid, write_store
 
 TIME = "2025-01-02T03:04:05.678901+00:00"
 PROMOTED = ("user_id", "agent_id", "run_id", "actor_id", "role", "attributed_to", "expiration_date")

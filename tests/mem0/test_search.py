@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from spectron_migrate.errors import InputError, Unreachable
-from spectron_migrate.mem0.search import OWN_KEY, Mem0Search, SearchHit, mem0_at_home, open_search
+from spectron_migrate.mem0.search import OWN_KEY, Mem0Search, SearchHit, mem0_home, open_search
 from spectron_migrate.rehearsal.store import make_store
 
 HOLDS_THE_STORE = """
@@ -247,8 +247,8 @@ def test_a_failure_of_mem0_is_never_an_empty_answer() -> None:
 
 
 def test_mem0_with_telemetry_on_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with mem0_at_home(tmp_path):
+    with mem0_home(tmp_path):
         from mem0.memory import telemetry
     monkeypatch.setattr(telemetry, "MEM0_TELEMETRY", True)
-    with pytest.raises(RuntimeError, match="telemetry on"), mem0_at_home(tmp_path):
+    with pytest.raises(RuntimeError, match="telemetry on"), mem0_home(tmp_path):
         pass

@@ -29,7 +29,7 @@ from tests.support.dumping import memory
 
 __all__ = ["mem0_app"]
 
-EVERYBODY = Filters()
+ANY_OWNER = Filters()
 
 
 class Clock:
@@ -44,7 +44,7 @@ class Clock:
 
 
 def export(reader: Any, path: Path, **options: Any) -> ExportSummary:
-    asked = {"filters": EVERYBODY, "since": None, "keep_history": False, "reporter": NullReporter(), "clock": Clock()}
+    asked = {"filters": ANY_OWNER, "since": None, "keep_history": False, "reporter": NullReporter(), "clock": Clock()}
     with reader:
         return run_export(reader, path, **{**asked, **options})
 

@@ -24,7 +24,7 @@ from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.migration.reconcile import read_last_result as last_reconciled
 from spectron_migrate.records import format_time
-from spectron_migrate.rehearsal.ground import clean_environment
+from spectron_migrate.rehearsal.subprocesses import clean_environment
 from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK
 from spectron_migrate.state.journal import Step, record_step
 from spectron_migrate.state.routing import FILE as ROUTING

@@ -12,7 +12,7 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.migration.replay import ReplayOptions
 from spectron_migrate.records import Filters
-from tests.mem0.stores import uuid
+from tests.mem0.qdrant_points import uuid
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.scene import NOON, Scene
 from tests.support.spectron import replay

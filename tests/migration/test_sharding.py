@@ -21,7 +21,7 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.shards import Shard, find, hold, open_all
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration import sharding
-from spectron_migrate.rehearsal.ground import clean_environment
+from spectron_migrate.rehearsal.subprocesses import clean_environment
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import memory, turns_of, write_raw
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from spectron_migrate.rehearsal.ground import clean_environment
+from spectron_migrate.rehearsal.subprocesses import clean_environment
 from tests.operator.console import Shown, shown
 from tests.support.waiting import wait_until
 

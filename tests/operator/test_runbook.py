@@ -16,7 +16,7 @@ import pytest
 
 from spectron_migrate.local.testing import running_server
 from spectron_migrate.rehearsal import store
-from spectron_migrate.rehearsal.ground import scratch_environment
+from spectron_migrate.rehearsal.subprocesses import scratch_environment
 from tests.operator.console import shown
 from tests.support import output
 from tests.support.command import command

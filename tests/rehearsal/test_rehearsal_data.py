@@ -14,7 +14,7 @@ import pytest
 
 from spectron_migrate.errors import InputError
 from spectron_migrate.mem0.open import open_oss
-from spectron_migrate.mem0.stores.history import History
+from spectron_migrate.mem0.stores.history import HistoryFile
 from spectron_migrate.records import Memory, format_time
 from spectron_migrate.rehearsal.store import Event, load_events, load_questions, make_store
 
@@ -163,7 +163,7 @@ def test_times_reach_back_over_two_years(rows: dict[str, Memory]) -> None:
 
 
 def test_history_knows_when_each_text_came_to_be(store: Path, rows: dict[str, Memory]) -> None:
-    history = History(store / "history.db")
+    history = HistoryFile(store / "history.db")
     try:
         for key, events in alive().items():
             told = history.text_at(rows[key].id, rows[key].memory)

@@ -22,7 +22,7 @@ from spectron_migrate.migration.follow import Follow, FollowSummary
 from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds
 from spectron_migrate.records import Filters, NullReporter
 from spectron_migrate.spectron.api import SpectronApi
-from tests.mem0.stores import key_of, point, uuid, write_store
+from tests.mem0.qdrant_points import key_of, point, uuid, write_store
 from tests.support.spectron import turns_of
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)

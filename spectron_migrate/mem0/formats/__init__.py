@@ -1,1 +1,1 @@
-"""Mem0's memories in files."""
+"""Reads Mem0's memories from files."""

@@ -1,7 +1,7 @@
-"""Raw dumps of Mem0 in files, as they come: any shape, any mixture, plain, gzipped or in a zip.
+"""Reads raw Mem0 files in any format and any mixture: plain, gzipped or in a zip archive.
 
-Lists, envelopes with `results`, `memories` or `records`, JSON Lines, pages of the Platform, answers of the
-self-hosted server, the records file of Mem0's own OSS-to-Platform script, OpenMemory's backup.
+Formats: lists, objects with `results`, `memories` or `records`, JSON Lines, pages of the Platform, responses of the
+self-hosted server, the records file of Mem0's own OSS-to-Platform script, and OpenMemory's backup.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from spectron_migrate.errors import InputError
-from spectron_migrate.mem0.formats.json_stream import Event, events
+from spectron_migrate.mem0.formats.json_stream import JsonItem, read_items
 from spectron_migrate.mem0.normalise import normalise
 from spectron_migrate.mem0.reader import ReaderBase
 from spectron_migrate.records import Json, Memory, Skipped, SourceInfo
 
 FILES = SourceInfo(kind="files", place="files", provider="files")
-_SHAPES = "a list of memories, an object with results, memories or records, JSON Lines, or OpenMemory's zip"
+_FORMATS = "a list of memories, an object with results, memories or records, JSON Lines, or OpenMemory's zip"
 _SUSPECT_SIZES = (20, 100, 1000)
-"""What Mem0's get_all and its server stop at without a word, by version."""
+"""The sizes at which Mem0's get_all and its server silently truncate a listing, by version."""
 
 _BACKUP = "memories.json"
 _LINES = "memories.jsonl.gz"
 
 
 class FilesReader(ReaderBase):
-    """All rows of the given files, in their order."""
+    """Reads all rows of the given files, in order."""
 
     rereads = False
 
     def __init__(self, paths: Sequence[Path], *, now: datetime) -> None:
-        """Take the files; raises InputError naming all that are not there."""
+        """Raises InputError for all files that are missing or empty."""
         super().__init__()
         self.info = FILES
         self._paths = tuple(paths)
         self._now = now
-        self._short: int | None = None
+        self._missing: int | None = None
         self._with_relations: set[Path] = set()
-        self._behind = 0
+        self._bytes_of_earlier_files = 0
         self._file: BinaryIO | None = None
         problems = [_problem(path) for path in self._paths]
         if not self._paths:
@@ -53,74 +53,75 @@ class FilesReader(ReaderBase):
             raise InputError.of_all([problem for problem in problems if problem])
 
     def native_count(self) -> int | None:
-        """Files do not say how much there should be."""
+        """None: files do not say how many rows there should be."""
         return None
 
-    def extent(self) -> int:
-        """Bytes of all files."""
+    def progress_total(self) -> int:
+        """Size of all files in bytes."""
         return sum(path.stat().st_size for path in self._paths)
 
     @property
     def position(self) -> int:
-        """Bytes that were read."""
-        return self._behind + (self._file.tell() if self._file is not None and not self._file.closed else 0)
+        """Bytes read so far."""
+        in_this_file = self._file.tell() if self._file is not None and not self._file.closed else 0
+        return self._bytes_of_earlier_files + in_this_file
 
     def missing(self) -> int | None:
-        """How many memories the pages of a listing announced beyond those that are there."""
-        return self._short
+        """How many memories the pages of a listing announce that are not in the files."""
+        return self._missing
 
     def rows(self) -> Iterator[Memory | Skipped]:
-        """Every row of every file; a row without an id is named by file and line."""
-        self._short = None
+        """Every row of every file; a row without an id is identified by file and line."""
+        self._missing = None
         self.notes.clear()
         announced: Counter[int] = Counter()
-        self._behind = 0
+        self._bytes_of_earlier_files = 0
         for path in self._paths:
-            with _readable(path) as self._file:
+            with _open_file(path) as self._file:
                 yield from self._rows_of(path, self._file, announced)
-            self._behind += path.stat().st_size
-        self._short = sum(max(0, count - rows) for count, rows in announced.items())
+            self._bytes_of_earlier_files += path.stat().st_size
+        self._missing = sum(max(0, count - rows) for count, rows in announced.items())
 
     def relations(self) -> Iterator[Json]:
-        """Graph relations that lay beside the rows; the files are read again only where there were any."""
+        """Graph relations beside the rows; only the files that contain some are read again."""
         for path in sorted(self._with_relations):
-            with _readable(path) as file:
-                for event in _events(path, file):
-                    if event.kind == "relation":
-                        yield event.value
+            with _open_file(path) as file:
+                for item in _items(path, file):
+                    if item.kind == "relation":
+                        yield item.value
 
     def _rows_of(self, path: Path, file: BinaryIO, announced: Counter[int]) -> Iterator[Memory | Skipped]:
         kept = total = in_envelope = 0
         first: tuple[int, str] | None = None
-        for event in _events(path, file):
-            if event.kind == "relation":
+        for item in _items(path, file):
+            if item.kind == "relation":
                 self._with_relations.add(path)
-            elif event.kind == "envelope":
-                self._judge_envelope(path, event.value, in_envelope, announced)
+            elif item.kind == "envelope":
+                self._check_envelope(path, item.value, in_envelope, announced)
                 in_envelope = 0
             else:
                 total += 1
                 in_envelope += 1
-                row = normalise(_in_context(event), now=self._now)
+                row = normalise(_with_names(item), now=self._now)
                 if isinstance(row, Skipped):
-                    row = row if row.id else Skipped(id=f"{path}:{event.line}", reason=row.reason)
-                    first = first or (event.line, row.reason)
+                    row = row if row.id else Skipped(id=f"{path}:{item.line}", reason=row.reason)
+                    first = first or (item.line, row.reason)
                 else:
                     kept += 1
                 yield row
         if total and not kept and first is not None:
             raise InputError(
-                f"{path} is JSON, but no dump of Mem0: line {first[0]} is {_no_memory(first[1])}",
-                hint=f"known are {_SHAPES}",
+                f"{path} is JSON, but not a dump of Mem0: line {first[0]} is {_describe_reason(first[1])}",
+                hint=f"known are {_FORMATS}",
             )
 
-    def _judge_envelope(self, path: Path, head: Mapping[str, Json], rows: int, announced: Counter[int]) -> None:
+    def _check_envelope(self, path: Path, head: Mapping[str, Json], rows: int, announced: Counter[int]) -> None:
         count = head.get("count")
         if isinstance(count, int) and not isinstance(count, bool):
             announced[count] += rows
         elif rows in _SUSPECT_SIZES:
             self.notes.append(
-                f"{path} holds exactly {rows} memories, where Mem0 cuts a listing off without a word; "
+                f"{path} holds exactly {rows} memories, the size at which Mem0 silently truncates a listing; "
                 "export from the store itself to be sure"
             )
 
@@ -133,7 +134,7 @@ def _problem(path: Path) -> str | None:
     return f"{path} is empty: nothing was written to it" if path.stat().st_size == 0 else None
 
 
-def _no_memory(reason: str) -> str:
+def _describe_reason(reason: str) -> str:
     return {
         "not an object": "not an object",
         "no id": "a row without an id",
@@ -141,31 +142,31 @@ def _no_memory(reason: str) -> str:
     }.get(reason, reason)
 
 
-def _readable(path: Path) -> BinaryIO:
+def _open_file(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _events(path: Path, file: BinaryIO) -> Iterator[Event]:
-    """The events of one file; a damaged archive is told with the file's name."""
+def _items(path: Path, file: BinaryIO) -> Iterator[JsonItem]:
+    """The items of one file; raises InputError with the name of a damaged archive."""
     try:
-        with _opened(path, file) as streams:
+        with _open_streams(path, file) as streams:
             for name, open_stream in streams:
                 with open_stream() as stream:
-                    yield from events(stream, name)
+                    yield from read_items(stream, name)
     except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError) as error:
         raise InputError(
-            f"{path} is a damaged archive: {error}", hint="it may have been cut off; fetch or write it again"
+            f"{path} is a damaged archive: {error}", hint="it may be truncated; fetch or write it again"
         ) from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 @contextmanager
-def _opened(path: Path, file: BinaryIO) -> Iterator[list[tuple[str, Callable[[], BinaryIO]]]]:
-    """The streams of JSON in a file, each with the name that errors give it."""
+def _open_streams(path: Path, file: BinaryIO) -> Iterator[list[tuple[str, Callable[[], BinaryIO]]]]:
+    """The JSON streams in a file, each with its name for error messages."""
     magic = file.read(4)
     file.seek(0)
     if magic.startswith(b"\x1f\x8b"):
@@ -178,7 +179,7 @@ def _opened(path: Path, file: BinaryIO) -> Iterator[list[tuple[str, Callable[[],
 
 
 def _members(archive: zipfile.ZipFile, path: Path) -> list[str]:
-    """OpenMemory writes each memory twice, and `memories.json` says more; other archives are taken whole."""
+    """The members to read: one of OpenMemory's backup, which holds each memory twice; otherwise all JSON files."""
     names = [name for name in archive.namelist() if not name.endswith("/")]
     by_base = {name.rsplit("/", 1)[-1]: name for name in names}
     if _BACKUP in by_base:
@@ -187,35 +188,35 @@ def _members(archive: zipfile.ZipFile, path: Path) -> list[str]:
         return [by_base[_LINES]]
     found = [name for name in names if name.endswith((".json", ".jsonl", ".ndjson", ".json.gz", ".jsonl.gz"))]
     if not found:
-        raise InputError(f"{path} is an archive without a JSON file in it", hint=f"known are {_SHAPES}")
+        raise InputError(f"{path} is an archive without a JSON file in it", hint=f"known are {_FORMATS}")
     return found
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> Callable[[], BinaryIO]:
-    def opened() -> BinaryIO:
+    def open_member() -> BinaryIO:
         stream = cast(BinaryIO, archive.open(name))
         return cast(BinaryIO, gzip.open(stream, "rb")) if name.endswith(".gz") else stream
 
-    return opened
+    return open_member
 
 
-def _in_context(event: Event) -> Any:
-    """A row of OpenMemory's backup names user, app and categories by its database's ids: put their names."""
-    head, row = event.head, event.value
+def _with_names(item: JsonItem) -> Any:
+    """A row of OpenMemory's backup with the names of its user, app and categories instead of their database ids."""
+    head, row = item.head, item.value
     user = head.get("user") if head else None
     if head is None or not isinstance(user, dict) or not isinstance(row, dict) or "content" not in row:
         return row
-    told = dict(row)
+    named = dict(row)
     if row.get("user_id") in (None, user.get("id")):
-        told["user_id"] = user.get("user_id")
+        named["user_id"] = user.get("user_id")
     apps = _names(head.get("apps"))
     if row.get("app_id") in apps:
-        told["app"] = apps[row["app_id"]]
+        named["app"] = apps[row["app_id"]]
     categories = _names(head.get("categories"))
     ids = row.get("category_ids")
     if isinstance(ids, list) and "categories" not in row and all(one in categories for one in ids):
-        told["categories"] = [categories[one] for one in ids]
-    return told
+        named["categories"] = [categories[one] for one in ids]
+    return named
 
 
 def _names(section: Any) -> dict[Any, str]:

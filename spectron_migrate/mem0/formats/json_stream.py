@@ -1,4 +1,4 @@
-"""Rows out of JSON of any size, one at a time: the file never comes into memory as a whole."""
+"""Yields rows from JSON of any size one at a time, without loading the whole file into memory."""
 
 from __future__ import annotations
 
@@ -15,41 +15,40 @@ _CHUNK = 1 << 18
 _SPACE = " \t\n\r"
 _LISTS_OF_ROWS = ("results", "memories", "records")
 _WORDS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
-_CUT_WITHIN = 16
-"""An error this near to the end of what was read so far may only mean that more has to be read."""
+_NEAR_END = 16
+"""A decoding error this close to the end of the window may only mean that more has to be read."""
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """A row, a relation beside the rows, or the end of an envelope that held rows."""
+class JsonItem:
+    """A row, a relation beside the rows, or the end of an envelope (an object that holds a list of rows)."""
 
     kind: Literal["row", "relation", "envelope"]
     value: Json
     line: int
     head: dict[str, Json] | None = None
-    """What stood beside the rows in their envelope, as far as it was read."""
+    """The other fields of the envelope, as far as they were read."""
 
 
-def events(stream: BinaryIO, name: str) -> Iterator[Event]:
-    """Everything in a JSON or JSON Lines stream, in order, any mixture of shapes after one another.
+def read_items(stream: BinaryIO, name: str) -> Iterator[JsonItem]:
+    """Everything in a JSON or JSON Lines stream, in order, in any mixture of formats.
 
-    Raises InputError with name and line where the stream is cut off, is no JSON, or holds something that can
-    be no row.
+    Raises InputError with name and line if the stream is truncated, is not JSON, or holds a value that is not a row.
     """
     scanner = _Scanner(stream, name)
     if not scanner.peek():
         raise InputError(f"{name} is empty: nothing was written to it")
-    while letter := scanner.peek():
-        if letter == "[":
+    while character := scanner.peek():
+        if character == "[":
             yield from _array(scanner, "row", None)
-        elif letter == "{":
+        elif character == "{":
             yield from _object(scanner)
         else:
-            scanner.value()  # a cut or broken file is told first
-            raise scanner.error("is JSON, but no dump of Mem0")
+            scanner.value()  # raises for a truncated or broken file
+            raise scanner.error("is JSON, but not a dump of Mem0")
 
 
-def _array(scanner: _Scanner, kind: Literal["row", "relation"], head: dict[str, Json] | None) -> Iterator[Event]:
+def _array(scanner: _Scanner, kind: Literal["row", "relation"], head: dict[str, Json] | None) -> Iterator[JsonItem]:
     scanner.take("[")
     if scanner.peek() == "]":
         scanner.take("]")
@@ -57,7 +56,7 @@ def _array(scanner: _Scanner, kind: Literal["row", "relation"], head: dict[str, 
     while True:
         scanner.peek()
         line = scanner.line
-        yield Event(kind, scanner.value(), line, head)
+        yield JsonItem(kind, scanner.value(), line, head)
         if scanner.peek() == ",":
             scanner.take(",")
         else:
@@ -65,8 +64,8 @@ def _array(scanner: _Scanner, kind: Literal["row", "relation"], head: dict[str, 
             return
 
 
-def _object(scanner: _Scanner) -> Iterator[Event]:
-    """An object is a row, unless it holds a list of rows: then it is their envelope."""
+def _object(scanner: _Scanner) -> Iterator[JsonItem]:
+    """A row, or an envelope if the object holds a list of rows."""
     line = scanner.line
     whole = scanner.small_value()
     if whole is not None:
@@ -89,69 +88,69 @@ def _object(scanner: _Scanner) -> Iterator[Event]:
         elif scanner.peek() != "}":
             break
     scanner.take("}")
-    yield Event("envelope" if is_envelope else "row", fields, line)
+    yield JsonItem("envelope" if is_envelope else "row", fields, line)
 
 
-def _decoded(whole: dict[str, Json], line: int) -> Iterator[Event]:
+def _decoded(whole: dict[str, Json], line: int) -> Iterator[JsonItem]:
     lists = [name for name in _LISTS_OF_ROWS if isinstance(whole.get(name), list)]
     if not lists:
-        yield Event("row", whole, line)
+        yield JsonItem("row", whole, line)
         return
     head = {name: value for name, value in whole.items() if name not in lists and name != "relations"}
     for name in lists:
         for row in whole[name]:
-            yield Event("row", row, line, head)
+            yield JsonItem("row", row, line, head)
     relations = whole.get("relations")
     if isinstance(relations, list):
         for relation in relations:
-            yield Event("relation", relation, line)
-    yield Event("envelope", head, line)
+            yield JsonItem("relation", relation, line)
+    yield JsonItem("envelope", head, line)
 
 
 class _Scanner:
-    """A window over the text that grows only while one value does not fit."""
+    """Decodes a stream through a window that grows only while one value does not fit into it."""
 
     def __init__(self, stream: BinaryIO, name: str) -> None:
         self._name = name
         self._stream = stream
-        self._letters = codecs.getincrementaldecoder(_encoding(stream))("surrogatepass")
+        self._text_decoder = codecs.getincrementaldecoder(_encoding(stream))("surrogatepass")
         self._decoder = json.JSONDecoder(strict=False)
         self._window = ""
         self._at = 0
         self._ended = False
-        self._counted = 0
-        self._lines = 1
+        self._lines_counted_to = 0
+        self._line = 1
 
     @property
     def line(self) -> int:
-        """The line of the next letter, from 1."""
-        if self._at > self._counted:
-            self._lines += self._window.count("\n", self._counted, self._at)
-            self._counted = self._at
-        return self._lines
+        """Line of the next character, from 1."""
+        if self._at > self._lines_counted_to:
+            self._line += self._window.count("\n", self._lines_counted_to, self._at)
+            self._lines_counted_to = self._at
+        return self._line
 
     def error(self, what: str, *, hint: str | None = None) -> InputError:
-        """An InputError that names stream and line."""
+        """An InputError with the stream's name and the line."""
         return InputError(f"{self._name}, line {self.line} {what}", hint=hint)
 
     def peek(self) -> str:
-        """The next letter that is no space, or nothing at the end."""
+        """The next character that is not white space; empty at the end."""
         while True:
             while self._at < len(self._window):
-                letter = self._window[self._at]
-                if letter not in _SPACE:
-                    return letter
+                character = self._window[self._at]
+                if character not in _SPACE:
+                    return character
                 self._at += 1
             if not self._more():
                 return ""
 
-    def take(self, letter: str) -> None:
-        """Step over the letter that has to stand here."""
+    def take(self, character: str) -> None:
+        """Step over this character; raises InputError if the next one is another."""
         found = self.peek()
         if not found:
-            raise self.error("is cut off", hint="the file was not written to its end")
-        if found != letter:
-            raise self.error(f"is no JSON: {letter!r} expected, {found!r} found")
+            raise self.error("is truncated", hint="the file was not written to its end")
+        if found != character:
+            raise self.error(f"is not JSON: {character!r} expected, {found!r} found")
         self._at += 1
 
     def name(self) -> str:
@@ -163,7 +162,7 @@ class _Scanner:
         return str(name)
 
     def small_value(self) -> Any:
-        """The next value if it lies in the window already, else None and nothing is stepped over."""
+        """The next value if it is completely in the window; otherwise None, and the position stays."""
         try:
             value, end = self._decoder.raw_decode(self._window, self._at)
         except (ValueError, RecursionError):
@@ -172,54 +171,54 @@ class _Scanner:
         return value
 
     def value(self) -> Any:
-        """The next value, however much has to be read for it."""
+        """The next value; reads as much as it needs."""
         while True:
             self.peek()
             try:
                 value, end = self._decoder.raw_decode(self._window, self._at)
             except json.JSONDecodeError as error:
-                if self._ended or not self._may_be_cut(error):
+                if self._ended or not self._may_be_incomplete(error):
                     raise self._broken(error) from error
                 self._more(at_least=len(self._window) - self._at)
                 continue
             except (ValueError, RecursionError) as error:
                 raise self.error(f"holds a value that cannot be read: {error}") from error
             if isinstance(value, int | float) and end > len(self._window) - 3 and self._more():
-                continue  # a number may go on in what was not read yet, after a point or an exponent too
+                continue  # more digits, a fraction or an exponent may follow
             self._at = end
             return value
 
-    def _may_be_cut(self, error: json.JSONDecodeError) -> bool:
-        return error.pos >= len(self._window) - _CUT_WITHIN or error.msg.startswith("Unterminated string")
+    def _may_be_incomplete(self, error: json.JSONDecodeError) -> bool:
+        return error.pos >= len(self._window) - _NEAR_END or error.msg.startswith("Unterminated string")
 
     def _broken(self, error: json.JSONDecodeError) -> InputError:
         rest = self._window[error.pos :]
-        cut = error.msg.startswith("Unterminated string") or any(word.startswith(rest) for word in _WORDS)
+        truncated = error.msg.startswith("Unterminated string") or any(word.startswith(rest) for word in _WORDS)
         self._at = min(max(error.pos, self._at), len(self._window))
-        if cut:
-            return self.error("is cut off", hint="the file was not written to its end")
-        return self.error(f"is no JSON: {error.msg}")
+        if truncated:
+            return self.error("is truncated", hint="the file was not written to its end")
+        return self.error(f"is not JSON: {error.msg}")
 
     def _more(self, at_least: int = 0) -> bool:
-        """Read on, dropping what was stepped over; False at the end of the stream."""
+        """Read more and drop what was stepped over; False at the end of the stream."""
         if self._ended:
             return False
         line = self.line
         try:
             data = self._stream.read(max(_CHUNK, at_least))
-            chunk = self._letters.decode(data, final=not data)
+            chunk = self._text_decoder.decode(data, final=not data)
         except UnicodeError as error:
-            raise InputError(f"{self._name}, after line {line} is no text: {error}") from error
+            raise InputError(f"{self._name}, after line {line} is not text: {error}") from error
         if not data:
             self._ended = True
             return False
         self._window = self._window[self._at :] + chunk
-        self._at = self._counted = 0
+        self._at = self._lines_counted_to = 0
         return True
 
 
 def _encoding(stream: BinaryIO) -> str:
-    """UTF-8 with or without a mark at its beginning; UTF-16 where its mark says so (a shell's redirection)."""
+    """UTF-8 with or without a byte order mark, or UTF-16 with one (as written by a shell's redirection)."""
     head = stream.read(2)
     stream.seek(0)
     return "utf-16" if head in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"

@@ -1,1 +1,1 @@
-"""Mem0's memories behind HTTP: the Platform and the self-hosted server."""
+"""Reads Mem0's memories over HTTP: from the Platform and the self-hosted server."""

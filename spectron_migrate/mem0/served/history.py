@@ -1,4 +1,4 @@
-"""Histories that are asked for over HTTP, in the one shape that a history file has."""
+"""Mem0's history over HTTP, in the format of a history file."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import quote
 
-from spectron_migrate.mem0.served.http import Http, Rejected
+from spectron_migrate.mem0.served.http import JsonClient, Rejected
 from spectron_migrate.mem0.times import utc_time
 from spectron_migrate.records import Json
 
 _PAGE = 100
 
 
-class EventFeed:
-    """The Platform's list of all changes, deleted memories included; read only where it is asked to be kept."""
+class PlatformHistory:
+    """The Platform's list of all changes, deleted memories included; read only if the history is to be kept."""
 
-    def __init__(self, http: Http, notes: list[str]) -> None:
-        """Ask nothing yet; `notes` hear of a Platform that has no such list."""
+    def __init__(self, http: JsonClient, notes: list[str]) -> None:
+        """Sends no request yet. A note is added to `notes` if the Platform has no such list."""
         self._http = http
         self._notes = notes
 
     def text_at(self, memory_id: str, text: str) -> tuple[str, int] | None:
-        """The reader has put this into the rows already."""
+        """None: the reader has already set the time in its rows."""
         return None
 
     def rows(self) -> Iterator[dict[str, Json]]:
-        """Every event as it stands, with a number of its own under `row`."""
+        """Every event, unchanged, with a number under `row`."""
         number = row = 0
         while True:
             number += 1
             try:
                 page = self._http.get("/v1/memories/events/", page=number, limit=_PAGE)
             except Rejected as error:
-                self._notes.append(f"the history was not kept whole: {error.message}")
+                self._notes.append(f"the history was not kept completely: {error.message}")
                 return
             events = page.get("results") if isinstance(page, dict) else page
             for event in events or []:
@@ -43,39 +43,39 @@ class EventFeed:
                 return
 
     def close(self) -> None:
-        """The reader owns the connection."""
+        """Nothing to close: the connection belongs to the reader."""
 
 
-class HistoryOfEach:
-    """The self-hosted server's changes, memory by memory; of deleted ones it tells nothing."""
+class ServerHistory:
+    """The self-hosted server's changes, memory by memory; those of deleted memories are not available."""
 
-    def __init__(self, http: Http, memory_ids: Callable[[], Iterator[str]]) -> None:
-        """`memory_ids` gives those that were read."""
+    def __init__(self, http: JsonClient, memory_ids: Callable[[], Iterator[str]]) -> None:
+        """`memory_ids` yields the ids that were read."""
         self._http = http
         self._memory_ids = memory_ids
 
     def text_at(self, memory_id: str, text: str) -> tuple[str, int] | None:
-        """The reader has put this into the rows already."""
+        """None: the reader has already set the time in its rows."""
         return None
 
     def rows(self) -> Iterator[dict[str, Json]]:
-        """Every event of every memory, with a number of its own under `row`: a request each."""
+        """Every event of every memory, with a number under `row`; one request for each memory."""
         row = 0
         for memory_id in self._memory_ids():
             try:
                 events = self._http.get(f"/memories/{quote(memory_id, safe='')}/history")
             except Rejected:
-                continue  # it went since it was read
+                continue  # deleted since it was read
             for event in events or []:
                 row += 1
                 yield {"row": row, **event}
 
     def close(self) -> None:
-        """The reader owns the connection."""
+        """Nothing to close: the connection belongs to the reader."""
 
 
-def text_came(events: Any, text: str) -> str | None:
-    """When a memory last changed to this text, by its events; None where they do not end in it."""
+def text_changed_at(events: Any, text: str) -> str | None:
+    """When a memory last changed to this text, according to its events; None if its last text is another."""
     if not isinstance(events, list):
         return None
     changes = [
@@ -92,6 +92,6 @@ def text_came(events: Any, text: str) -> str | None:
 
 
 def _moment(event: dict[str, Any]) -> str | None:
-    """An update carries the memory's creation too, where the server keeps both; the later one is its own."""
+    """The time of an event: the later of its two times, because an update may also hold the memory's creation time."""
     times = [utc_time(event.get(name))[0] for name in ("created_at", "updated_at")]
     return max((time for time in times if time is not None), default=None)

@@ -1,8 +1,8 @@
-"""Mem0's Platform, over its HTTP interface: everything once, proven against what it counts itself.
+"""Reads a project of Mem0's Platform over HTTP, and proves that it is complete by the Platform's own statistics.
 
-First one listing of whatever has a user, agent, app or run; what changed since the scan began is listed at the
-end. Only where that falls short of the Platform's own statistics are the owners themselves asked, a hundred at
-a time, and only of the kinds that fall short. Requests cost time and quota, so how many is said before.
+First comes one listing of everything that has a user, agent, app or run, then what changed since the scan began. Only
+if the statistics count more memories are the owners listed too, a hundred in a request, and only those kinds of owners
+of which some are missing. Requests cost time and quota, so their estimated number is reported before they are sent.
 """
 
 from __future__ import annotations
@@ -19,53 +19,61 @@ from urllib.parse import quote
 from spectron_migrate.errors import KeyRefused
 from spectron_migrate.mem0.normalise import normalise
 from spectron_migrate.mem0.reader import ReaderBase, Sleep
-from spectron_migrate.mem0.served.history import EventFeed, text_came
-from spectron_migrate.mem0.served.http import Http, Rejected, checked_url
-from spectron_migrate.mem0.served.platform_listing import EVERYBODY, NO_SUCH_FILTER, Filter, Lister, requests_for
+from spectron_migrate.mem0.seen_ids import OWNER_FIELDS, SeenIds
+from spectron_migrate.mem0.served.history import PlatformHistory, text_changed_at
+from spectron_migrate.mem0.served.http import JsonClient, Rejected, checked_url
+from spectron_migrate.mem0.served.platform_listing import (
+    ANY_OWNER,
+    FILTER_REJECTED,
+    Filter,
+    ListingReader,
+    requests_for,
+)
 from spectron_migrate.mem0.served.platform_spool import Spool
-from spectron_migrate.mem0.tally import OWNER_FIELDS, Tally
 from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo, counted
 
 BASE_URL = "https://api.mem0.ai"
 _TOTALS = {"user": "total_users", "agent": "total_agents", "app": "total_apps", "run": "total_runs"}
-_EDITED = 2_000
-"""How many edited memories have their history asked for; each is a request of its own."""
+_MOST_HISTORY_REQUESTS = 2_000
+"""For so many edited memories at most is the history requested, each in a request of its own."""
 
-_OWNERS_AT_ONCE = 100
-_TRIED_FIRST = 3
-"""Owners whose own counts say whether the Platform understands a question about several at once."""
+_OWNERS_PER_REQUEST = 100
+_OWNERS_IN_TEST = 3
+"""Owners whose counts, one by one and together, show whether the Platform can filter by several owners at once."""
 
 
 def platform_info(section: Mapping[str, Any], project: str = "") -> SourceInfo:
-    """The account is the key's, which no setting tells; `account` names it where one address serves several."""
+    """The Platform at this address. No setting says which account a key belongs to, so `account` may name it."""
     base_url = checked_url(str(section.get("base_url") or BASE_URL), with_key=True)
     account = section.get("account")
     return SourceInfo(kind="platform", place=f"{base_url}#{account}" if account else base_url, provider=project)
 
 
 class PlatformReader(ReaderBase):
-    """One project of the Platform."""
+    """Reads one project of the Platform."""
 
     def __init__(self, section: Mapping[str, Any], *, now: datetime, sleep: Sleep | None) -> None:
-        """Greet the Platform; raises KeyRefused without a good key, Unreachable where it does not answer."""
+        """Connect to the Platform; raises KeyRefused without a valid key, Unreachable if it does not answer."""
         super().__init__()
         key = section.get("api_key")
         if not key:
             raise KeyRefused("there is no key for Mem0's Platform", hint="set MEM0_API_KEY")
         self._now = now
-        self._http = Http(str(section.get("base_url") or BASE_URL), {"Authorization": f"Token {key}"}, sleep=sleep)
-        self._tally = Tally()
+        self._http = JsonClient(
+            str(section.get("base_url") or BASE_URL), {"Authorization": f"Token {key}"}, sleep=sleep
+        )
+        self._seen = SeenIds()
         self._filters = Filters()
         self._since: str | None = None
         self._spool: Spool | None = None
         self._missing: int | None = None
-        self._edited = _EDITED
-        self._wanted: int | None = None
+        self._history_requests_left = _MOST_HISTORY_REQUESTS
+        self._expected: int | None = None
         self._proven = True
         self._resumed = False
-        self.history = EventFeed(self._http, self.notes)
+        self.history = PlatformHistory(self._http, self.notes)
         try:
-            answer = self._http.ask("GET", "/v1/ping/")
+            answer = self._http.request("GET", "/v1/ping/")
         except BaseException:
             self.close()
             raise
@@ -74,30 +82,30 @@ class PlatformReader(ReaderBase):
         self._began = answer.date or datetime.now(UTC)
 
     def narrow(self, filters: Filters, since: str | None) -> None:
-        """Ask for these users (or agents, or runs) alone, and only for what changed since then."""
+        """Read only these users (or agents, or runs), and only what changed since then."""
         self._filters, self._since = filters, since
 
     def resume_in(self, folder: Path) -> datetime | None:
-        """Keep fetched pages in the folder; when the scan began that is gone on with, if there is one."""
-        told = {
+        """Keep fetched pages in this folder; the start of the scan that is resumed, if there is one."""
+        scan = {
             "place": self.info.place,
             "project": self.info.provider,
-            "owners": self._bases(),
+            "owners": self._base_filters(),
             "since": self._since,
         }
-        self._spool = Spool(folder, told)
+        self._spool = Spool(folder, scan)
         began = self._spool.began(self._now)
         self._resumed = began is not None
         self._began = began or self._began
         return began
 
-    def finished(self) -> None:
-        """What was fetched is in the dump: a scan that ran to its end is not gone on with."""
+    def discard_progress(self) -> None:
+        """Remove the fetched pages of a scan that ran to its end: they are in the dump."""
         if self._spool is not None and self._missing is not None:
             self._spool.remove()
 
     def native_count(self) -> int | None:
-        """What the Platform's statistics say; None where the scan is narrower, or there are none."""
+        """The number of memories in the Platform's statistics; None if the scan is narrower, or there are none."""
         if self._filters or self._since is not None:
             return None
         try:
@@ -107,101 +115,103 @@ class PlatformReader(ReaderBase):
         return total if isinstance(total, int) else None
 
     def rows(self) -> Iterator[Memory | Skipped]:
-        """Every memory; what changed during the scan comes again at its end."""
+        """Every memory; those that changed during the scan come again at its end."""
         self._missing = None
-        self._tally.clear()
+        self._seen.clear()
         if self._spool is not None:
             self._spool.open(self._began, resumed=self._resumed)
             self._resumed = False
-        lister = Lister(self._http, self._spool)
+        reader = ListingReader(self._http, self._spool)
         is_whole = self._since is None and not self._filters
         if is_whole:
             self._announce_scan()
-        for base in self._bases():
+        for base in self._base_filters():
             if self._since is not None:
-                yield from self._told(lister.changed(base, self._since, self._began))
+                yield from self._converted(reader.changed_between(base, self._since, self._began))
             else:
-                yield from self._told(lister.frozen(base, self._began))
-            # What comes after the beginning belongs to the next scan: it is taken where it can be had
-            yield from self._told(Lister(self._http, None).fresh(base, self._began))
+                yield from self._converted(reader.created_before(base, self._began))
+            # Changes since the start belong to the next scan, but are taken if the Platform can list them
+            yield from self._converted(ListingReader(self._http, None).changed_since(base, self._began))
         if is_whole:
-            yield from self._told(self._of_owners_that_fall_short(lister))
-            if self._behind_statistics():  # some may have been deleted meanwhile
-                self._wanted = self.native_count()
-        self._missing = max(lister.short, self._behind_statistics(), int(is_whole and not self._proven))
+            yield from self._converted(self._pages_of_owners_with_missing_rows(reader))
+            if self._missing_from_statistics():  # some may have been deleted since
+                self._expected = self.native_count()
+        self._missing = max(reader.missing_rows, self._missing_from_statistics(), int(is_whole and not self._proven))
 
     def missing(self) -> int | None:
-        """Rows that listings announced and did not give, or that the statistics know beyond those given."""
+        """Rows that the listings announced or the statistics count, and that were not delivered."""
         return self._missing
 
     def close(self) -> None:
         """Close the connections."""
         super().close()
         self._http.close()
-        self._tally.close()
+        self._seen.close()
         if self._spool is not None:
             self._spool.close()
 
-    def _bases(self) -> list[Filter]:
-        """The listings that together hold what was asked for.
+    def _base_filters(self) -> list[Filter]:
+        """The filters whose listings together hold what is to be read.
 
-        The Platform's guides disagree whether `{"user_id": x}` shows rows that have a run or an agent too, so
-        those are asked for as well.
+        The Platform's documentation is contradictory on whether `{"user_id": x}` matches rows that also have a run or
+        an agent, so there are filters for these too.
         """
         for kind, ids in (("user", self._filters.users), ("agent", self._filters.agents), ("run", self._filters.runs)):
             if ids:
-                return [listing for one in sorted(ids) for listing in _of_owners(kind, [one])]
-        return [EVERYBODY]
+                return [listing for one in sorted(ids) for listing in _filters_of_owners(kind, [one])]
+        return [ANY_OWNER]
 
-    def _told(self, pages: Iterator[list[Json]]) -> Iterator[Memory | Skipped]:
+    def _converted(self, pages: Iterator[list[Json]]) -> Iterator[Memory | Skipped]:
         for rows in pages:
-            told = [normalise(row, now=self._now) for row in rows]
-            self._tally.give(row for row in told if isinstance(row, Memory))
-            for row in told:
+            converted = [normalise(row, now=self._now) for row in rows]
+            self._seen.add_memories(row for row in converted if isinstance(row, Memory))
+            for row in converted:
                 yield self._with_history(row) if isinstance(row, Memory) else row
 
     def _with_history(self, memory: Memory) -> Memory:
-        """An edit may have been one of metadata alone: only history tells when the text came to be."""
-        if memory.text_at_source != "updated_at" or self._edited == 0:
+        """Take the time of the text from the history, because an edit may have changed the metadata alone."""
+        if memory.text_at_source != "updated_at" or self._history_requests_left == 0:
             return memory
-        self._edited -= 1
-        if self._edited == 0:
+        self._history_requests_left -= 1
+        if self._history_requests_left == 0:
             self.notes.append(
-                f"more than {_EDITED:,} memories were edited: for the others the time of the last edit is taken "
-                "as the time of their text"
+                f"more than {_MOST_HISTORY_REQUESTS:,} memories were edited: for the others the time of the last "
+                "edit is taken as the time of their text"
             )
         try:
             events = self._http.get(f"/v1/memories/{quote(memory.id, safe='')}/history/")
         except Rejected:
             return memory
-        came = text_came(events, memory.memory)
-        return memory if came is None else replace(memory, text_at=came, text_at_source="history")
+        text_at = text_changed_at(events, memory.memory)
+        return memory if text_at is None else replace(memory, text_at=text_at, text_at_source="history")
 
-    def _of_owners_that_fall_short(self, lister: Lister) -> Iterator[list[Json]]:
-        """Ask the owners of the kinds of which fewer were seen than there are, until the statistics are met."""
-        self._wanted, self._proven = self.native_count(), True
-        if self._is_caught_up():
+    def _pages_of_owners_with_missing_rows(self, reader: ListingReader) -> Iterator[list[Json]]:
+        """List the owners of the kinds of which some were not seen, until the rows match the statistics."""
+        self._expected, self._proven = self.native_count(), True
+        if self._has_all_counted():
             return
         try:
             first = self._entities(1)
         except Rejected:
-            self._proven = self._wanted is not None
+            self._proven = self._expected is not None
             if not self._proven:
-                self.notes.append("this Platform gives neither statistics nor owners, so nothing proves the listing")
+                self.notes.append(
+                    "this Platform has neither statistics nor a list of owners, so nothing proves the listing"
+                )
             return
         totals = {kind: total for kind, name in _TOTALS.items() if isinstance(total := first.get(name), int)}
-        short = {kind for kind, total in totals.items() if self._tally.owners(kind) < total}
-        if not short and self._wanted is None:
+        short = {kind for kind, total in totals.items() if self._seen.owner_count(kind) < total}
+        if not short and self._expected is None:
             return
         short = short or set(OWNER_FIELDS)
         owners = (one for one in self._owners(first) if one[0] in short)
-        tried = list(islice(owners, _TRIED_FIRST))
-        at_once = _OWNERS_AT_ONCE if _are_understood_together(lister, tried) else 1
-        self._announce_owners(short, sum(totals.get(kind, 0) for kind in short), at_once)
-        for kind, names in _batches(chain(tried, owners), at_once):
-            for listing in _of_owners(kind, names):
-                yield from lister.frozen(listing, self._began)
-            if self._is_caught_up():
+        first_owners = list(islice(owners, _OWNERS_IN_TEST))
+        batch_size = _OWNERS_PER_REQUEST if _can_filter_several_owners(reader, first_owners) else 1
+        self._announce_owners(short, sum(totals.get(kind, 0) for kind in short), batch_size)
+        for kind, names in _batches(chain(first_owners, owners), batch_size):
+            for listing in _filters_of_owners(kind, names):
+                yield from reader.created_before(listing, self._began)
+            if self._has_all_counted():
                 return
 
     def _announce_scan(self) -> None:
@@ -210,34 +220,34 @@ class PlatformReader(ReaderBase):
             missing = total - len(self._spool or ())
             self._announce(f"the Platform counts {counted(total, 'memory')}", requests_for(missing))
 
-    def _announce_owners(self, short: set[str], owners: int, at_once: int) -> None:
-        known = "" if self._wanted is None else f"the Platform counts {counted(self._wanted, 'memory')}, "
-        each = "one by one" if at_once == 1 else f"{at_once} at a time"
+    def _announce_owners(self, short: set[str], owners: int, batch_size: int) -> None:
+        known = "" if self._expected is None else f"the Platform counts {counted(self._expected, 'memory')}, "
+        each = "one by one" if batch_size == 1 else f"{batch_size} at a time"
         self._announce(
-            f"{known}its listing gave {self._tally.count():,}: asking {owners:,} owners "
+            f"{known}its listing gave {self._seen.count():,}: asking {owners:,} owners "
             f"({', '.join(sorted(short))}) {each}",
-            -(-owners // at_once) * len(OWNER_FIELDS),
+            -(-owners // batch_size) * len(OWNER_FIELDS),
         )
 
     def _announce(self, what: str, requests: int) -> None:
-        minutes = requests * self._http.seconds_a_request() / 60
+        minutes = requests * self._http.mean_request_seconds() / 60
         self.reporter.info(
-            f"{what}: about {requests:,} requests or more, which count against the plan's quota, "
+            f"{what}: about {requests:,} requests or more, which count against the quota of the plan, "
             f"{f'{minutes:,.0f} min' if minutes >= 1 else 'less than a minute'}"
         )
 
-    def _is_caught_up(self) -> bool:
-        return self._wanted is not None and not self._behind_statistics()
+    def _has_all_counted(self) -> bool:
+        return self._expected is not None and not self._missing_from_statistics()
 
-    def _behind_statistics(self) -> int:
-        """How many memories fewer were given than the statistics counted."""
-        return max(0, (self._wanted or 0) - self._tally.count())
+    def _missing_from_statistics(self) -> int:
+        """How many memories the statistics count that were not read."""
+        return max(0, (self._expected or 0) - self._seen.count())
 
     def _owners(self, page: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
         number = 1
         while True:
             for one in page.get("results") or []:
-                if one.get("type") in OWNER_FIELDS and one.get("name"):  # filters take the name; `id` is another thing
+                if one.get("type") in OWNER_FIELDS and one.get("name"):  # filters take the name, not the `id`
                     yield one["type"], str(one["name"])
             if not page.get("next"):
                 return
@@ -245,35 +255,35 @@ class PlatformReader(ReaderBase):
             page = self._entities(number)
 
     def _entities(self, number: int) -> dict[str, Json]:
-        told = self._http.get("/v1/entities/", page=number, page_size=100)
-        return told if isinstance(told, dict) else {"results": told, "next": None}
+        page = self._http.get("/v1/entities/", page=number, page_size=100)
+        return page if isinstance(page, dict) else {"results": page, "next": None}
 
 
-def _of_owners(kind: str, names: Sequence[str]) -> list[Filter]:
-    """All rows of these owners: alone, and with every other kind of owner beside."""
+def _filters_of_owners(kind: str, names: Sequence[str]) -> list[Filter]:
+    """Filters for all rows of these owners: those without another owner, and those with each other kind of owner."""
     own = {OWNER_FIELDS[kind]: names[0] if len(names) == 1 else {"in": list(names)}}
     beside = [{"AND": [own, {field: "*"}]} for other, field in OWNER_FIELDS.items() if other != kind]
     return [own, *beside]
 
 
-def _are_understood_together(lister: Lister, owners: Sequence[tuple[str, str]]) -> bool:
-    """Whether a question about several owners counts what questions about each of them count."""
+def _can_filter_several_owners(reader: ListingReader, owners: Sequence[tuple[str, str]]) -> bool:
+    """Whether the count for several owners together is the sum of their single counts."""
     kinds = {kind for kind, _ in owners}
     names = [name for _, name in owners]
-    if len(kinds) != 1 or len(names) < _TRIED_FIRST:
+    if len(kinds) != 1 or len(names) < _OWNERS_IN_TEST:
         return False
     [kind] = kinds
     try:
-        together = lister.count(_of_owners(kind, names)[0])
+        together = reader.count(_filters_of_owners(kind, names)[0])
     except Rejected as error:
-        if error.status not in NO_SUCH_FILTER:
+        if error.status not in FILTER_REJECTED:
             raise
         return False
-    return together == sum(lister.count(_of_owners(kind, [name])[0]) for name in names)
+    return together == sum(reader.count(_filters_of_owners(kind, [name])[0]) for name in names)
 
 
 def _batches(owners: Iterable[tuple[str, str]], size: int) -> Iterator[tuple[str, list[str]]]:
-    """Owners of one kind that follow each other, so many at a time."""
+    """Batches of consecutive owners of the same kind."""
     for kind, group in groupby(owners, key=itemgetter(0)):
         while names := [name for _, name in islice(group, size)]:
             yield kind, names

@@ -1,4 +1,4 @@
-"""What a scan of the Platform has fetched so far, so that a cut connection does not cost it again."""
+"""Pages that a scan of the Platform has fetched, kept in a file so that an interrupted scan can be resumed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _LONGEST_LIFE = timedelta(hours=24)
 
 
 class Spool:
-    """Pages by the window they belong to; only windows that were fetched whole are given back.
+    """The pages of each listing; only listings that were fetched completely are reused.
 
-    The file's first line says which scan it is of. Another scan's, or one too old, is begun anew.
+    The first line of the file identifies the scan. A file of another scan, or one older than a day, is overwritten.
     """
 
     def __init__(self, folder: Path, scan: Mapping[str, Json]) -> None:
-        """`scan` says what is read (address, account, filters): a spool of something else is not used."""
+        """`scan` identifies what is read (address, account, filters)."""
         self._path = folder / NAME
         self._scan = dict(scan)
         self._pages: dict[bytes, list[int]] = {}
@@ -32,7 +32,7 @@ class Spool:
         self._file: Any = None
 
     def began(self, now: datetime) -> datetime | None:
-        """When the scan began that this spool is of; None where there is nothing to go on with."""
+        """Start of the scan that can be resumed; None if there is none."""
         head = next(self._lines(), None)
         if head is None or head[1].get("scan") != self._scan:
             return None
@@ -40,7 +40,7 @@ class Spool:
         return began if now - began < _LONGEST_LIFE else None
 
     def open(self, began: datetime, *, resumed: bool) -> None:
-        """Go on behind the last whole line, or begin anew."""
+        """Append after the last complete line, or start a new file."""
         self._pages, self._done, self._counts = {}, set(), {}
         if resumed:
             end = self._index()
@@ -54,40 +54,40 @@ class Spool:
             self._write({"scan": self._scan, "began": format_time(began)})
 
     def __len__(self) -> int:
-        """How many rows the windows that are here were counted to have."""
-        return sum(self._counts.get(window, 0) for window in self._done)
+        """Number of rows in the complete listings."""
+        return sum(self._counts.get(listing, 0) for listing in self._done)
 
-    def pages(self, window: str) -> Iterator[list[Json]] | None:
-        """The pages of a window that was fetched whole; None where it has to be fetched."""
-        if _key(window) not in self._done:
+    def pages(self, listing: str) -> Iterator[list[Json]] | None:
+        """The pages of a listing that was fetched completely; None if it has to be fetched."""
+        if _key(listing) not in self._done:
             return None
-        return (self._line_at(place)["rows"] for place in self._pages[_key(window)])
+        return (self._line_at(offset)["rows"] for offset in self._pages[_key(listing)])
 
-    def count(self, window: str) -> int | None:
-        """How many rows the window was counted to have; None where it was not counted yet."""
-        return self._counts.get(_key(window))
+    def count(self, listing: str) -> int | None:
+        """The recorded number of rows of a listing; None if it was not counted yet."""
+        return self._counts.get(_key(listing))
 
-    def put_count(self, window: str, count: int) -> None:
-        """The window was counted."""
-        self._write({"window": window, "count": count})
+    def set_count(self, listing: str, count: int) -> None:
+        """Record the number of rows of a listing."""
+        self._write({"window": listing, "count": count})
 
-    def put(self, window: str, rows: list[Json]) -> None:
-        """A page, as it came."""
-        self._write({"window": window, "rows": rows})
+    def add_page(self, listing: str, rows: list[Json]) -> None:
+        """Record a page."""
+        self._write({"window": listing, "rows": rows})
 
-    def done(self, window: str) -> None:
-        """All pages of the window are here."""
-        self._write({"done": window})
+    def mark_complete(self, listing: str) -> None:
+        """Record that all pages of the listing were fetched."""
+        self._write({"done": listing})
         self._file.flush()
 
     def close(self) -> None:
-        """Keep the file for the next try."""
+        """Close the file and keep it for the next attempt."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def remove(self) -> None:
-        """The scan is in the dump: nothing to go on with."""
+        """Remove the file: the scan is in the dump."""
         self.close()
         self._path.unlink(missing_ok=True)
 
@@ -95,21 +95,21 @@ class Spool:
         self._file.write(json.dumps(value, separators=(",", ":")).encode("ascii") + b"\n")
 
     def _index(self) -> int:
-        """Which windows are whole, and where their pages stand; the end of the last whole line."""
+        """Index the complete listings and the offsets of their pages; returns the end of the last complete line."""
         end = 0
-        for place, line in self._lines():
-            end = place
+        for line_end, line in self._lines():
+            end = line_end
             if "rows" in line:
                 self._pages.setdefault(_key(line["window"]), []).append(line["at"])
             elif "count" in line:
                 self._counts[_key(line["window"])] = line["count"]
             elif "done" in line:
                 self._done.add(_key(line["done"]))
-        self._pages = {window: self._pages.get(window, []) for window in self._done}
+        self._pages = {listing: self._pages.get(listing, []) for listing in self._done}
         return end
 
     def _lines(self) -> Iterator[tuple[int, dict[str, Json]]]:
-        """Each whole line with the place of its end; pages without their rows, but with their place (`at`)."""
+        """Each complete line with the offset of its end; a page without its rows, but with its own offset (`at`)."""
         try:
             file = self._path.open("rb")
         except OSError:
@@ -128,13 +128,13 @@ class Spool:
                 at += len(line)
                 yield at, value
 
-    def _line_at(self, place: int) -> dict[str, Json]:
+    def _line_at(self, offset: int) -> dict[str, Json]:
         with self._path.open("rb") as file:
-            file.seek(place)
+            file.seek(offset)
             value: dict[str, Json] = json.loads(file.readline())
             return value
 
 
-def _key(window: str) -> bytes:
-    """There are thousands of windows, and their names are long."""
-    return hashlib.blake2b(window.encode(), digest_size=16).digest()
+def _key(listing: str) -> bytes:
+    """A short key: there are thousands of listings, and their names (filters as JSON) are long."""
+    return hashlib.blake2b(listing.encode(), digest_size=16).digest()

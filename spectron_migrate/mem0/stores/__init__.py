@@ -1,1 +1,1 @@
-"""Mem0's memories in the stores that Mem0 can be configured with, read natively and read-only."""
+"""Reads Mem0's memories from the stores that Mem0 supports, natively and read-only."""

@@ -1,7 +1,6 @@
-"""An embedded Chroma folder, read from its `chroma.sqlite3`: ids and metadata, without the client.
+"""Reads an embedded Chroma folder from its `chroma.sqlite3`: ids and metadata, without Chroma's client.
 
-Chroma writes to a queue first and then into the tables read here; what the queue holds beyond them is told as
-missing.
+Chroma writes to a queue first and then to the tables read here; rows that are only in the queue count as missing.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ _METADATA = "id, key, string_value, int_value, float_value, bool_value"
 
 
 class ChromaFolder(ReaderBase):
-    """One collection of an embedded Chroma."""
+    """Reads one collection of an embedded Chroma."""
 
     def __init__(self, folder: Path, collection: str, info: SourceInfo, *, now: datetime) -> None:
-        """Open the collection; raises InputError naming those that are there where it is not."""
+        """Open the collection; raises InputError, listing those that exist, if there is no such collection."""
         super().__init__()
         self.info = info
         self._now = now
@@ -33,7 +32,7 @@ class ChromaFolder(ReaderBase):
             raise InputError(f"there is no Chroma folder at {folder}", hint="name the folder Mem0 writes to")
         self._db = ReadOnlyDb(folder / "chroma.sqlite3")
         try:
-            self._collection, self._segment = self._looked_up(collection, folder)
+            self._collection, self._segment = self._find_collection(collection, folder)
             tables = {row[0] for row in self._db.all("SELECT name FROM sqlite_master")}
         except BaseException:
             self._db.close()
@@ -42,12 +41,12 @@ class ChromaFolder(ReaderBase):
         self._has_queue = {"embeddings_queue", "max_seq_id"} <= tables
 
     def native_count(self) -> int:
-        """Embeddings of the collection, and those that only stand in the queue yet."""
+        """Number of embeddings in the collection, including those that are only in the queue."""
         held = self._db.one("SELECT count(*) FROM embeddings WHERE segment_id = ?", (self._segment,))
         return int(held) + self._queued()
 
     def rows(self) -> Iterator[Memory | Skipped]:
-        """Every embedding by its number, each page in one transaction."""
+        """Every embedding in order of its number, each page in one transaction."""
         last = 0
         while True:
             with self._db.snapshot():
@@ -82,7 +81,7 @@ class ChromaFolder(ReaderBase):
         return payloads
 
     def _queued(self) -> int:
-        """Ids whose last word stands in the queue alone; none in a store that was closed well."""
+        """Number of ids whose last change is only in the queue; none in a store that was closed properly."""
         if not self._has_queue:
             return 0
         applied = self._db.all("SELECT seq_id FROM max_seq_id WHERE segment_id = ?", (self._segment,))
@@ -95,7 +94,7 @@ class ChromaFolder(ReaderBase):
             )
         )
 
-    def _looked_up(self, name: str, folder: Path) -> tuple[str, str]:
+    def _find_collection(self, name: str, folder: Path) -> tuple[str, str]:
         found = self._db.all(
             "SELECT c.name, c.id, s.id FROM collections c JOIN segments s ON s.collection = c.id "
             "WHERE s.scope = 'METADATA' ORDER BY c.id"
@@ -108,7 +107,7 @@ class ChromaFolder(ReaderBase):
 
 
 def _value(values: list[Any]) -> Any:
-    """The one of the four columns that is filled; nothing where the metadata was null."""
+    """The one of the four columns that is filled; None if the metadata was null."""
     text, whole, real, flag = values
     if flag is not None:
         return bool(flag)

@@ -1,7 +1,7 @@
-"""A FAISS folder of Mem0's: the memories lie in the docstore beside the index, which is all that is read.
+"""Reads a FAISS folder of Mem0: only the docstore beside the index, which holds the memories.
 
-Mem0 2.x keeps the docstore as JSON, older ones as a pickle. Where both lie there, the younger one counts: an
-application that was not upgraded goes on writing the pickle, although 2.x has made the JSON its own.
+Mem0 2.x keeps the docstore as JSON, older versions as a pickle. If both exist, the newer file counts: an application
+that was not upgraded goes on writing the pickle after 2.x has written the JSON.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from typing import Any
 from spectron_migrate.errors import Incomplete, InputError
 from spectron_migrate.mem0.normalise import from_payload
 from spectron_migrate.mem0.reader import ReaderBase, Sleep
-from spectron_migrate.mem0.stores.qdrant_pickle import ForeignClass
+from spectron_migrate.mem0.stores.qdrant_pickle import UnexpectedClass
 from spectron_migrate.records import Memory, Skipped, SourceInfo, counted
 
 _TRIES = 5
 _PAUSE = 0.2
 _INDEX_HEAD = struct.Struct("<4siq")
-"""A flat index begins with its kind, its dimensions and how many vectors it holds."""
+"""Start of a flat index: its kind, its dimensions, its number of vectors."""
 
 Docstore = Mapping[str, Any]
 
 
 class FaissFolder(ReaderBase):
-    """One collection of a FAISS folder."""
+    """Reads one collection of a FAISS folder."""
 
     def __init__(self, folder: Path, collection: str, info: SourceInfo, *, now: datetime, sleep: Sleep) -> None:
-        """Look the collection up; raises InputError naming those that are there where it is not."""
+        """Find the collection; raises InputError, listing those that exist, if there is no such collection."""
         super().__init__()
         self.info = info
         self._now = now
@@ -43,17 +43,17 @@ class FaissFolder(ReaderBase):
         self._docstore()
 
     def native_count(self) -> int:
-        """Memories of the docstore."""
+        """Number of memories in the docstore."""
         return len(self._docstore())
 
     def rows(self) -> Iterator[Memory | Skipped]:
-        """Every memory of the docstore, as it stood when reading began."""
+        """Every memory of the docstore as it was when reading began."""
         self.notes.clear()
         docstore = self._docstore()
         vectors = self._vectors()
         if vectors is not None and vectors != len(docstore):
             self.notes.append(
-                f"the index beside {self._chosen().name} holds {counted(vectors, 'vector')} for"
+                f"the index beside {self._newest_docstore().name} holds {counted(vectors, 'vector')} for"
                 f" {counted(len(docstore), 'memory')}; "
                 "deletions by Mem0 before 1.0 leave such vectors behind"
             )
@@ -61,26 +61,28 @@ class FaissFolder(ReaderBase):
             yield from_payload(memory_id, payload if isinstance(payload, dict) else {}, now=self._now)
 
     def _docstore(self) -> Docstore:
-        """The whole docstore; an application rewrites it in place, so a torn one is read again."""
+        """The whole docstore; read again if an application was rewriting it in place."""
         failure: Exception | None = None
         for _ in range(_TRIES):
-            path = self._chosen()
+            path = self._newest_docstore()
             before = _stamp(path)
             try:
-                docstore = _parsed(path)
-            except ForeignClass:
+                docstore = _read_docstore(path)
+            except UnexpectedClass:
                 raise
             except (ValueError, EOFError, pickle.UnpicklingError, OSError, KeyError, TypeError) as error:
                 failure = error
             else:
                 if before == _stamp(path):
-                    return self._not_hidden(docstore, path)
+                    return self._check_not_erased(docstore, path)
             self._sleep(_PAUSE)
         if failure is None:
-            raise Incomplete(f"{self._chosen()} changes too fast to be read", hint="run it again")
-        raise InputError(f"{self._chosen()} is no docstore of Mem0's, or was cut off: {failure}") from failure
+            raise Incomplete(f"{self._newest_docstore()} changes too fast to be read", hint="run it again")
+        raise InputError(
+            f"{self._newest_docstore()} is not a docstore of Mem0, or is truncated: {failure}"
+        ) from failure
 
-    def _not_hidden(self, docstore: Docstore, path: Path) -> Docstore:
+    def _check_not_erased(self, docstore: Docstore, path: Path) -> Docstore:
         if not docstore and self._vectors():
             raise Incomplete(
                 f"{path} reads as empty, but the index beside it holds {self._vectors():,} vectors",
@@ -88,7 +90,7 @@ class FaissFolder(ReaderBase):
             )
         return docstore
 
-    def _chosen(self) -> Path:
+    def _newest_docstore(self) -> Path:
         found = [path for tail in (".json", ".pkl") if (path := self._folder / f"{self._name}{tail}").is_file()]
         if found:
             return max(found, key=lambda path: path.stat().st_mtime_ns)
@@ -101,7 +103,7 @@ class FaissFolder(ReaderBase):
         )
 
     def _vectors(self) -> int | None:
-        """How many vectors the index says it holds; None where it is not one that begins with that."""
+        """The number of vectors in the header of the index; None if it is not a flat index."""
         try:
             with (self._folder / f"{self._name}.faiss").open("rb") as file:
                 kind, _, count = _INDEX_HEAD.unpack(file.read(_INDEX_HEAD.size))
@@ -112,13 +114,13 @@ class FaissFolder(ReaderBase):
 
 class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        raise ForeignClass(
-            f"the docstore names the class {module}.{name}, which no memory is made of",
-            hint="the file may be hostile; it was not opened any further",
+        raise UnexpectedClass(
+            f"the docstore names the class {module}.{name}, which is not part of a memory",
+            hint="the file may be malicious; nothing in it was executed",
         )
 
 
-def _parsed(path: Path) -> Docstore:
+def _read_docstore(path: Path) -> Docstore:
     data = path.read_bytes()
     docstore = json.loads(data)["docstore"] if path.suffix == ".json" else _PlainUnpickler(io.BytesIO(data)).load()[0]
     if not isinstance(docstore, dict):

@@ -1,8 +1,8 @@
-"""Mem0's `history.db`: when a memory's current text came to be, and what was deleted.
+"""Mem0's `history.db`: when the current text of a memory was written, and which memories were deleted.
 
-Nothing else tells that time: `updated_at` moves with a metadata edit, and Mem0 before 2.0 sets it on every
-update. The file may be shared by several stores and misses what other processes wrote, so a row counts only
-where it ends in exactly the text the store holds now.
+Nothing else records that time: `updated_at` changes with a metadata edit too, and Mem0 before 2.0 sets it on every
+update. Several stores may share the file, and writes of other processes may be missing from it, so a row counts only
+if its text is exactly the text in the store.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class DeletedMemory:
-    """A memory that history knows to be gone; its owner is not recorded there."""
+    """A memory that was deleted according to the history, which does not record its owner."""
 
     id: str
     memory: str | None
-    """The last text it had."""
+    """Its last text."""
     deleted_at: str | None
-    """Mem0 before 1.0 writes no time."""
+    """None before Mem0 1.0."""
 
 
-class History:
-    """One history file, indexed once by memory in a file without a name, so that memory stays flat."""
+class HistoryFile:
+    """One history file, with an index by memory in a temporary file, so that the process's memory stays small."""
 
     def __init__(self, path: Path) -> None:
         """Read `path`, which exists; raises InputError where it is no history of Mem0's."""
@@ -56,7 +56,7 @@ class History:
         self._db = ReadOnlyDb(path)
         try:
             self._columns = self._known_columns()
-            self._index = self._indexed()
+            self._index = self._build_index()
         except BaseException:
             self.close()
             raise
@@ -64,7 +64,7 @@ class History:
     def text_at(self, memory_id: str, text: str) -> tuple[str, int] | None:
         """When the memory last changed to this text, and the row that says so.
 
-        None where history does not know the memory, or last heard of another text.
+        None if the history does not contain the memory, or its last text there is another.
         """
         found = self._index.execute(
             "SELECT at, row, digest FROM change WHERE memory_id = ? ORDER BY row DESC LIMIT 1", (_key(memory_id),)
@@ -83,7 +83,7 @@ class History:
                 yield DeletedMemory(id=str(event["memory_id"]), memory=event["old_memory"], deleted_at=at)
 
     def rows(self) -> Iterator[dict[str, Json]]:
-        """Every event as it stands, oldest first, with its `row`."""
+        """Every event, unchanged, oldest first, with its `row`."""
         last = 0
         while True:
             page = list(self._rows("rowid > ? ORDER BY rowid LIMIT ?", (last, _PAGE)))
@@ -93,7 +93,7 @@ class History:
             last = page[-1]["row"]
 
     def close(self) -> None:
-        """Close both."""
+        """Close the file and the index."""
         self._db.close()
         if hasattr(self, "_index"):
             self._index.close()
@@ -101,7 +101,7 @@ class History:
     def _known_columns(self) -> tuple[str, ...]:
         present = {row[1] for row in self._db.all("PRAGMA table_info(history)")}
         if not {"memory_id", "new_memory", "event"} <= present:
-            raise InputError(f"{self.path} holds no history of Mem0's", hint="check `history_db_path`")
+            raise InputError(f"{self.path} is not a history of Mem0", hint="check `history_db_path`")
         return tuple(name for name in _COLUMNS if name in present)
 
     def _rows(self, where: str, values: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
@@ -110,10 +110,10 @@ class History:
             named = dict.fromkeys(_COLUMNS) | dict(zip(self._columns, row[1:], strict=True))
             yield {"row": row[0], **named}
 
-    def _indexed(self) -> sqlite3.Connection:
-        """All changes of text, found by memory; rows stand in the order they were written.
+    def _build_index(self) -> sqlite3.Connection:
+        """An index of all changes of text by memory, in the order of their rows.
 
-        Times cannot order them: Mem0 before 1.0 leaves them empty on a deletion.
+        Not by time: Mem0 before 1.0 leaves it empty on a deletion.
         """
         index = sqlite3.connect("", check_same_thread=False, isolation_level=None)
         index.executescript(
@@ -129,13 +129,13 @@ class History:
         return index
 
 
-def open_history(path: Path) -> History | None:
-    """The history at `path`, or None where there is no such file."""
-    return History(path) if path.is_file() else None
+def open_history(path: Path) -> HistoryFile | None:
+    """The history at `path`; None if there is no such file."""
+    return HistoryFile(path) if path.is_file() else None
 
 
 def history_path(config: Mapping[str, Any]) -> Path:
-    """Where Mem0 keeps its history under this configuration."""
+    """Where Mem0 keeps its history with this configuration."""
     named = config.get("history_db_path")
     if isinstance(named, str) and named:
         return Path(named)
@@ -144,7 +144,7 @@ def history_path(config: Mapping[str, Any]) -> Path:
 
 
 def _change_of_text(event: Mapping[str, Any]) -> tuple[bytes, int, str | None, bytes | None] | None:
-    """An event as (memory, row, time, digest of the new text); None where the text stayed the same."""
+    """An event as (memory, row, time, digest of the new text); None if the text did not change."""
     memory_id = event["memory_id"]
     if memory_id is None:
         return None

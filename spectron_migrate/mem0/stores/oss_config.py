@@ -1,7 +1,6 @@
-"""A configuration as `Memory.from_config` takes it: read, checked for what an export needs, never run.
+"""A configuration as `Memory.from_config` takes it: read and checked, never used to construct Mem0.
 
-Only the vector store and the history matter here; models and embedders are not looked at, so that an export
-needs no key.
+Only the vector store and the history matter; models and embedders are ignored, so that an export needs no key.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ PROVIDERS = (
     "oracledb",
 )
 _EMBEDDED = ("qdrant", "faiss", "chroma")
-"""Stores that Mem0 keeps under `/tmp/<provider>` where no path is given."""
+"""Stores that Mem0 keeps under `/tmp/<provider>` if no path is given."""
 
 _QDRANT_PORT = 6333
 _CREDENTIALS = ("password", "api_key", "token", "secret", "access_key")
@@ -64,7 +63,7 @@ class VectorStore:
 
     @property
     def path(self) -> Path | None:
-        """The folder of an embedded store, as Mem0 resolves it: from the directory the process runs in."""
+        """The folder of an embedded store, resolved from the working directory as Mem0 does."""
         if self.provider not in _EMBEDDED or self.url is not None:
             return None
         given = self.settings.get("path")
@@ -74,16 +73,16 @@ class VectorStore:
 
     @property
     def url(self) -> str | None:
-        """Where a store that is served listens, without a credential; None for an embedded one."""
+        """The address of a store server, without credentials; None for an embedded store."""
         url, host, port = (self.settings.get(name) for name in ("url", "host", "port"))
         if isinstance(url, str) and url:
             return without_credentials(self._with_defaults(url))
         if not host or (self.provider in _EMBEDDED and not port):
-            return self._served_without_an_address()
+            return self._default_server()
         return without_credentials(self._with_defaults(f"{host}:{port}" if port else str(host)))
 
-    def _served_without_an_address(self) -> str | None:
-        """A key alone makes Mem0 leave the folder and ask a server: the cloud's, or Qdrant's on this machine."""
+    def _default_server(self) -> str | None:
+        """With a key and no address, Mem0 uses Chroma's cloud or a Qdrant server on this machine, not a folder."""
         if self.provider == "chroma" and self.settings.get("api_key") and self.settings.get("tenant"):
             return "https://api.trychroma.com"
         if self.provider == "qdrant" and (self.settings.get("api_key") or self.settings.get("https") is not None):
@@ -91,7 +90,7 @@ class VectorStore:
         return None
 
     def _with_defaults(self, url: str) -> str:
-        """Scheme and port as the store's own client fills them in: Qdrant's takes https where there is a key."""
+        """Add scheme and port as the store's own client does: Qdrant's uses https if there is a key."""
         if "://" not in url:
             https = self.settings.get("https")
             secure = bool(self.settings.get("api_key")) if https is None else bool(https)
@@ -103,9 +102,9 @@ class VectorStore:
 
 
 def read_mem0_config(path_or_default: str) -> dict[str, Any]:
-    """The configuration in a JSON or YAML file, of standard input (`-`), or what `Memory()` uses (`default`).
+    """The configuration in a JSON or YAML file, from standard input (`-`), or that of `Memory()` (`default`).
 
-    Raises InputError where the file is missing, unreadable, or holds no configuration of Mem0's.
+    Raises InputError if the file is missing, unreadable, or not a configuration of Mem0.
     """
     if path_or_default == DEFAULT:
         return {}
@@ -115,19 +114,19 @@ def read_mem0_config(path_or_default: str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise InputError(
             f"there is no Mem0 configuration at {name}",
-            hint="name the JSON or YAML your application gives to Memory.from_config, or `default`",
+            hint="name the JSON or YAML that your application passes to Memory.from_config, or `default`",
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the Mem0 configuration {name} cannot be read: {error}") from error
-    config = _parsed(text, name)
+    config = _parse(text, name)
     if not isinstance(config, dict):
-        raise InputError(f"{name} holds no Mem0 configuration, but {_kind(config)}")
-    vector_store(config, name=name)  # refuse what no export could use, before anything else happens
+        raise InputError(f"{name} is not a Mem0 configuration, but {_kind(config)}")
+    vector_store(config, name=name)  # refuse an unusable configuration before anything else happens
     return config
 
 
 def vector_store(config: Mapping[str, Any], *, name: str = "the Mem0 configuration") -> VectorStore:
-    """The vector store it names, with Mem0's defaults; raises InputError where it names none that Mem0 has."""
+    """The vector store it names, with Mem0's defaults; raises InputError for one that Mem0 does not have."""
     section = config.get("vector_store")
     if section is None:
         section = {}
@@ -152,12 +151,12 @@ def vector_store(config: Mapping[str, Any], *, name: str = "the Mem0 configurati
 
 
 def mem0_source_info(config: Mapping[str, Any]) -> SourceInfo:
-    """Which Mem0 this configuration opens, without opening it and without a credential."""
+    """The Mem0 that this configuration names, without opening it and without credentials."""
     store = vector_store(config)
     if store.provider in ("pgvector", "supabase"):
-        where = _postgres_place(store.settings)
+        where = _postgres_location(store.settings)
     else:
-        where = store.url or (str(store.path) if store.path is not None else _other_place(store.settings))
+        where = store.url or (str(store.path) if store.path is not None else _other_location(store.settings))
     return SourceInfo(
         kind="oss",
         place=f"{store.provider}:{where}:{store.collection}",
@@ -167,7 +166,7 @@ def mem0_source_info(config: Mapping[str, Any]) -> SourceInfo:
 
 
 def without_credentials(url: str) -> str:
-    """The URL without user, password, query and a slash at its end."""
+    """The URL without user, password, query and final slash."""
     parts = urlsplit(url)
     host = (parts.hostname or "").lower()
     host = f"[{host}]" if ":" in host else host
@@ -175,7 +174,7 @@ def without_credentials(url: str) -> str:
     return urlunsplit((parts.scheme.lower(), host + port, parts.path.rstrip("/"), "", ""))
 
 
-def _parsed(text: str, name: str) -> Any:
+def _parse(text: str, name: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
@@ -192,46 +191,46 @@ def _parsed(text: str, name: str) -> Any:
 
 
 def _from_environment(value: Any, field_name: str, name: str) -> Any:
-    """`${NAME}` in a YAML stands for the environment, so that no password need be written down."""
+    """Replace `${NAME}` by the environment variable, so that the file needs no password."""
     if not (isinstance(value, str) and value.startswith("${") and value.endswith("}")):
         return value
     variable = value[2:-1]
     if variable not in os.environ:
         raise InputError(
-            f"{field_name} in {name} asks for the environment variable {variable}, which is not set",
+            f"{field_name} in {name} refers to the environment variable {variable}, which is not set",
             hint=f"set {variable}",
         )
     return os.environ[variable]
 
 
-def _postgres_place(settings: Mapping[str, Any]) -> str:
-    """Host, port and database, from an address, from libpq's keywords, or from Mem0's own settings."""
+def _postgres_location(settings: Mapping[str, Any]) -> str:
+    """Host, port and database from a connection URL, from libpq's keywords, or from Mem0's own settings."""
     whole = settings.get("connection_string")
     if isinstance(whole, str) and "://" in whole:
-        parts = urlsplit(whole)
-        told: Mapping[str, Any] = {
-            "host": parts.hostname,
-            "port": parts.port,
-            "dbname": parts.path.strip("/"),
-            **dict(parse_qsl(parts.query)),
+        url = urlsplit(whole)
+        parts: Mapping[str, Any] = {
+            "host": url.hostname,
+            "port": url.port,
+            "dbname": url.path.strip("/"),
+            **dict(parse_qsl(url.query)),
         }
     elif isinstance(whole, str):
-        told = dict(part.split("=", 1) for part in whole.split() if "=" in part)
+        parts = dict(part.split("=", 1) for part in whole.split() if "=" in part)
     else:
-        told = settings
-    host, port = told.get("host") or "localhost", told.get("port") or 5432
-    return f"postgresql://{host}:{port}/{told.get('dbname') or 'postgres'}"
+        parts = settings
+    host, port = parts.get("host") or "localhost", parts.get("port") or 5432
+    return f"postgresql://{host}:{port}/{parts.get('dbname') or 'postgres'}"
 
 
-def _other_place(settings: Mapping[str, Any]) -> str:
-    """For stores without a URL: whatever of the settings says where it is, and no credential."""
-    told = {
+def _other_location(settings: Mapping[str, Any]) -> str:
+    """The location of a store without a URL: all its settings except credentials and models."""
+    parts = {
         key: value
         for key, value in settings.items()
         if isinstance(value, str | int) and not any(word in key for word in _CREDENTIALS) and "model" not in key
     }
-    told.pop("collection_name", None)
-    return ",".join(f"{key}={told[key]}" for key in sorted(told))
+    parts.pop("collection_name", None)
+    return ",".join(f"{key}={parts[key]}" for key in sorted(parts))
 
 
 def _installed_version() -> str | None:

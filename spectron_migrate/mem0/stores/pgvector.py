@@ -1,7 +1,7 @@
-"""A table of pgvector's, or of Supabase's vecs, read by SQL: one snapshot, page by page along its key.
+"""Reads a table of pgvector, or of Supabase's vecs, with SQL: one snapshot, page by page in the order of its key.
 
-The snapshot makes the proof exact while an application writes, and nobody waits for it. Mem0's own class would
-create the extension and the table on its first question.
+The snapshot makes the count exact while an application writes, and blocks nobody. Mem0's own class would create the
+extension and the table on its first query.
 """
 
 from __future__ import annotations
@@ -27,64 +27,65 @@ EXTRA = "pip install 'spectron-migrate[pgvector]'"
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class TableLayout:
     """Where a provider keeps its rows."""
 
     schema: str | None
-    """None: wherever the connection's search path finds the table."""
+    """None: where the connection's search path finds the table."""
     payload: str
+    """Name of the payload column."""
 
 
-LAYOUTS = {"pgvector": Layout(None, "payload"), "supabase": Layout("vecs", "metadata")}
+LAYOUTS = {"pgvector": TableLayout(None, "payload"), "supabase": TableLayout("vecs", "metadata")}
 
 
 class PgVectorReader(ReaderBase):
-    """One table of memories."""
+    """Reads one table of memories."""
 
     def __init__(self, store: VectorStore, info: SourceInfo, *, now: datetime) -> None:
-        """Connect and look the table up; raises InputError naming those that are there where it is not."""
+        """Connect and find the table; raises InputError, listing those that exist, if there is no such table."""
         super().__init__()
         self.info = info
         self._now = now
         self._table = store.collection
         self._layout = LAYOUTS[store.provider]
         self._missing: int | None = None
-        self._db = _connected(store.settings, info.place)
+        self._db = _connect(store.settings, info.place)
         try:
-            self._look_it_up()
+            self._check_table()
         except BaseException:
             self._db.close()
             raise
 
     def native_count(self) -> int:
-        """Rows of the table now."""
+        """Number of rows in the table now."""
         return int(self._all(self._sql("SELECT count(*) FROM {table}"))[0][0])
 
     def rows(self) -> Iterator[Memory | Skipped]:
-        """Every row that was there when the first page was read."""
+        """Every row of the snapshot that begins with the first page."""
         import psycopg
 
         self._missing = None
-        given = 0
+        yielded = 0
         first = self._sql("SELECT id::text, {payload}::text FROM {table} ORDER BY id LIMIT {page}")
         following = self._sql("SELECT id::text, {payload}::text FROM {table} WHERE id > %s ORDER BY id LIMIT {page}")
-        with self._explained():
+        with self._converted_errors():
             self._db.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         try:
             count = self.native_count()
             page = self._all(first)
             while page:
-                given += len(page)
+                yielded += len(page)
                 for row_id, payload in page:
                     yield self._row(row_id, payload)
                 page = self._all(following, (page[-1][0],))
-            self._missing = count - given
+            self._missing = count - yielded
         finally:
             if self._db.info.transaction_status != psycopg.pq.TransactionStatus.UNKNOWN:
                 self._db.execute("ROLLBACK")
 
     def missing(self) -> int | None:
-        """The snapshot's own count beyond what it gave."""
+        """The number of rows in the snapshot that `rows` did not yield."""
         return self._missing
 
     def close(self) -> None:
@@ -107,14 +108,14 @@ class PgVectorReader(ReaderBase):
         )
 
     def _all(self, query: Composed | str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        with self._explained():
+        with self._converted_errors():
             return self._db.execute(query, values or None).fetchall()
 
-    def _explained(self) -> _Explained:
-        return _Explained(self.info.place)
+    def _converted_errors(self) -> _ConvertedErrors:
+        return _ConvertedErrors(self.info.place)
 
-    def _look_it_up(self) -> None:
-        """A table is one of Mem0's where it has an id, a vector and a payload."""
+    def _check_table(self) -> None:
+        """Raise InputError unless the table exists and has an id and a payload."""
         listed = self._all(
             "SELECT table_schema, table_name FROM information_schema.columns "
             f"WHERE column_name IN ('id', '{self._layout.payload}') AND table_schema NOT IN ('pg_catalog') "
@@ -129,23 +130,23 @@ class PgVectorReader(ReaderBase):
             )
 
 
-class _Explained:
-    """Turns what the driver raises into our errors; its words name no password."""
+class _ConvertedErrors:
+    """Converts the driver's errors to ours; its messages contain no password."""
 
     def __init__(self, place: str) -> None:
         self._place = place
 
     def __enter__(self) -> None:
-        """Nothing to prepare."""
+        pass
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         import psycopg
 
         if isinstance(error, psycopg.Error):
-            raise _told(error, self._place) from error
+            raise _convert(error, self._place) from error
 
 
-def _connected(settings: Mapping[str, Any], place: str) -> psycopg.Connection[Any]:
+def _connect(settings: Mapping[str, Any], place: str) -> psycopg.Connection[Any]:
     try:
         import psycopg
     except ImportError as error:
@@ -158,7 +159,7 @@ def _connected(settings: Mapping[str, Any], place: str) -> psycopg.Connection[An
         parts["sslmode"] = settings["sslmode"]
     if whole:
         parts = {name: value for name, value in parts.items() if name == "sslmode"}
-    with _Explained(place):
+    with _ConvertedErrors(place):
         return psycopg.connect(
             str(whole or ""),
             autocommit=True,
@@ -169,7 +170,7 @@ def _connected(settings: Mapping[str, Any], place: str) -> psycopg.Connection[An
         )
 
 
-def _told(error: psycopg.Error, place: str) -> MigrateError:
+def _convert(error: psycopg.Error, place: str) -> MigrateError:
     import psycopg
 
     text = " ".join(str(error).split())

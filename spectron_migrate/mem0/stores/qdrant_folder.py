@@ -1,8 +1,8 @@
-"""An embedded Qdrant folder, read from its `storage.sqlite` page by page.
+"""Reads an embedded Qdrant folder from its `storage.sqlite`, page by page.
 
-Nothing of the folder changes, no lock of Qdrant's is taken, and an application may hold it open and write
-meanwhile: after the last page the keys of all pages are listed in one short transaction, and what moved or
-came since is read as well, until nothing did.
+Nothing in the folder changes, no lock of Qdrant is taken, and an application may have it open and write meanwhile:
+after the last page, the keys of all pages are listed in one short transaction, and rows that changed or were added are
+read again, until none did.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from uuid import UUID
 from spectron_migrate.errors import Incomplete, InputError
 from spectron_migrate.mem0.normalise import from_payload
 from spectron_migrate.mem0.reader import ReaderBase
-from spectron_migrate.mem0.stores.qdrant_pickle import Unreadable, read_key, read_point
+from spectron_migrate.mem0.stores.qdrant_pickle import UnreadablePoint, read_key, read_point
 from spectron_migrate.mem0.stores.sqlite_readonly import ReadOnlyDb
 from spectron_migrate.records import Memory, Skipped, SourceInfo
 
@@ -30,7 +30,7 @@ UNREADABLE = "unreadable row"
 _PAGE = 250
 _ROUNDS = 50
 _EMPTY_FILE_PAGES = 3
-"""What SQLite needs for a table and its index without a row."""
+"""Pages that SQLite needs for a table and its index without a row."""
 
 _UUID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _Span = tuple[int, int | None]
@@ -38,15 +38,15 @@ _Span = tuple[int, int | None]
 
 _KEY_LENGTH = 68
 _KEY_START = "gASVKAAAAAAAAACMJ"
-"""In base64, what all pickled keys of UUIDs have in common."""
+"""The common prefix of all pickled UUID keys, in base64."""
 
 _CANONICAL = re.compile(rb"\x80([\x04\x05])\x95\x28\0{7}\x8c\x24([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\x94\.")
-"""The pickled key of a UUID as every client has written it, under protocol 4 or 5."""
+"""The pickled key of a UUID as every client writes it, in pickle protocol 4 or 5."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """What was read: rowids from `first` to `last`, and a fingerprint of the keys found there."""
+    """A page that was read: rowids `first` to `last`, and a fingerprint of its keys."""
 
     first: int
     last: int
@@ -54,10 +54,10 @@ class _Page:
 
 
 class QdrantFolder(ReaderBase):
-    """One collection of an embedded Qdrant."""
+    """Reads one collection of an embedded Qdrant."""
 
     def __init__(self, folder: Path, collection: str, info: SourceInfo, *, now: datetime) -> None:
-        """Open the collection; raises InputError where folder or collection is not there."""
+        """Open the collection; raises InputError if the folder or the collection does not exist."""
         super().__init__()
         self.info = info
         self._now = now
@@ -66,20 +66,20 @@ class QdrantFolder(ReaderBase):
         self._file = _storage_file(folder, collection)
         self._db = ReadOnlyDb(self._file)
         try:
-            self._refuse_a_hidden_store(folder, collection)
+            self._check_not_erased(folder, collection)
         except BaseException:
             self._db.close()
             raise
 
     def native_count(self) -> int:
-        """Rows of the file, outdated copies included."""
+        """Number of rows in the file, outdated copies included."""
         return int(self._db.one("SELECT count(*) FROM points"))
 
     def rows(self) -> Iterator[Memory | Skipped]:
-        """Every row; one that was rewritten while the store was read comes again with its newer content."""
+        """Every row; one that is rewritten during the scan comes again with its new content."""
         self._missing = None
         version = self._db.one("PRAGMA data_version")
-        self._copies = self._newest_copies() if self._has_odd_keys() else None
+        self._copies = self._newest_copies() if self._has_unusual_keys() else None
         pages: list[_Page] = []
         spans: list[_Span] = [(0, None)]
         for _ in range(_ROUNDS):
@@ -89,15 +89,15 @@ class QdrantFolder(ReaderBase):
                     for rowid, key, blob in rows:
                         yield self._row(rowid, key, blob)
             if version == self._db.one("PRAGMA data_version"):
-                spans = []  # nobody wrote meanwhile
+                spans = []  # nobody wrote since
             else:
-                pages, spans = self._moved(pages)
+                pages, spans = self._changed_since_read(pages)
             if not spans:
                 self._missing = 0
                 return
 
     def missing(self) -> int | None:
-        """0 once a whole listing of the keys found nothing that was not read."""
+        """0 if the last listing of all keys found no row that was not read."""
         return self._missing
 
     def close(self) -> None:
@@ -118,69 +118,69 @@ class QdrantFolder(ReaderBase):
             last = page.last
             yield page, rows
 
-    def _moved(self, pages: list[_Page]) -> tuple[list[_Page], list[_Span]]:
-        """Pages that still stand as they were read, and the spans that have to be read (again).
+    def _changed_since_read(self, pages: list[_Page]) -> tuple[list[_Page], list[_Span]]:
+        """The pages that did not change since they were read, and the spans that have to be read (again).
 
-        The listing is one transaction: after it, what is not in a span was given as it stands.
+        The listing is one transaction: every row outside the spans was yielded as it is at that moment.
         """
         pages = sorted(pages, key=lambda page: page.first)
         firsts = [page.first for page in pages]
         keys = [0] * len(pages)
-        loose: int | None = None
+        first_new: int | None = None
         for rowid, key in self._db.stream("SELECT rowid, id FROM points"):
             index = bisect_right(firsts, rowid) - 1
             if index < 0 or rowid > pages[index].last:
-                loose = rowid if loose is None else min(loose, rowid)
+                first_new = rowid if first_new is None else min(first_new, rowid)
             else:
                 keys[index] ^= hash((rowid, key))
         kept: list[_Page] = []
         spans: list[_Span] = []
         for page, now in zip(pages, keys, strict=True):
-            if loose is not None and page.last >= loose:
-                continue  # read again with the loose rows, from the first of them on
+            if first_new is not None and page.last >= first_new:
+                continue  # read again with the new rows, from the first of them on
             if now == page.keys:
                 kept.append(page)
             elif now != 0:
                 spans.append((page.first - 1, page.last))
-        if loose is not None:
-            spans.append((loose - 1, None))
+        if first_new is not None:
+            spans.append((first_new - 1, None))
         return kept, spans
 
     def _row(self, rowid: int, key: str, blob: bytes) -> Memory | Skipped:
         try:
             point_id, payload = read_point(blob)
-        except Unreadable as error:
+        except UnreadablePoint as error:
             return Skipped(id=_id_of_key(key), reason=f"{UNREADABLE}: {error}")
-        spelled_once = _spelled_once(point_id)
-        if self._copies is None and spelled_once != point_id:
+        canonical_id = _canonical_id(point_id)
+        if self._copies is None and canonical_id != point_id:
             self._copies = self._newest_copies()
-        if self._copies and self._copies.get(spelled_once, rowid) > rowid:
+        if self._copies and self._copies.get(canonical_id, rowid) > rowid:
             return Skipped(id=str(point_id), reason=OUTDATED)
-        return from_payload(spelled_once, payload, now=self._now)
+        return from_payload(canonical_id, payload, now=self._now)
 
-    def _has_odd_keys(self) -> bool:
-        """Whether a key is anything but a UUID in the usual pickle; its letters are looked at row by row."""
+    def _has_unusual_keys(self) -> bool:
+        """Whether a key is not a UUID in the usual pickle, judged by length and prefix; `_row` checks the rest."""
         sql = "SELECT EXISTS (SELECT 1 FROM points WHERE length(id) <> ? OR substr(id, 1, ?) <> ?)"
         return bool(self._db.one(sql, (_KEY_LENGTH, len(_KEY_START), _KEY_START)))
 
     def _newest_copies(self) -> dict[Any, int]:
-        """For each point that lies in several rows, the row that counts: the latest written.
+        """For each point with several rows, the row that counts: the one written last.
 
-        Old clients kept a row for each spelling of a UUID. Nearly every store has none of them, so only keys
-        that are not spelled as usual are remembered.
+        Old clients kept a row for each spelling of a UUID. Nearly every store has none of these, so only keys with an
+        unusual spelling are held in memory.
         """
-        odd: dict[Any, int] = {}
+        unusual: dict[Any, int] = {}
         protocols: set[bytes] = set()
         for rowid, key in self._db.stream("SELECT rowid, id FROM points"):
             usual = _CANONICAL.fullmatch(_decoded(key))
             if usual is not None:
                 protocols.add(usual.group(1))
                 continue
-            point_id = _spelled_once(_id_of_key(key))
-            odd[point_id] = max(rowid, odd.get(point_id, 0))
-        if not odd and len(protocols) < 2:
+            point_id = _canonical_id(_id_of_key(key))
+            unusual[point_id] = max(rowid, unusual.get(point_id, 0))
+        if not unusual and len(protocols) < 2:
             return {}
-        copies: dict[Any, int] = dict(odd)
+        copies: dict[Any, int] = dict(unusual)
         seen_twice = len(protocols) == 2
         for rowid, key in self._db.stream("SELECT rowid, id FROM points ORDER BY rowid"):
             usual = _CANONICAL.fullmatch(_decoded(key))
@@ -191,8 +191,8 @@ class QdrantFolder(ReaderBase):
                 copies[point_id] = max(rowid, copies.get(point_id, 0))
         return copies
 
-    def _refuse_a_hidden_store(self, folder: Path, collection: str) -> None:
-        """A file that holds more than an empty table, yet gives no row, is never taken for an empty store."""
+    def _check_not_erased(self, folder: Path, collection: str) -> None:
+        """Raise Incomplete for a file without rows that is larger than an empty table: it was erased."""
         if not self._db.one("SELECT count(*) FROM sqlite_master WHERE name = 'points'"):
             raise InputError(f"{self._file} holds no table of points", hint="is it an embedded Qdrant's file?")
         if self.native_count() == 0 and int(self._db.one("PRAGMA page_count")) > _EMPTY_FILE_PAGES:
@@ -224,22 +224,22 @@ def _storage_file(folder: Path, collection: str) -> Path:
 
 
 def _collections(folder: Path) -> tuple[set[str], dict[str, str]]:
-    """Names by `meta.json`, and by the folders themselves where it is missing or behind."""
+    """The names of the collections, from the folders, and their aliases, from `meta.json`."""
     found = {path.parent.name for path in folder.glob("collection/*/storage.*")}
     aliases: dict[str, str] = {}
     try:
         meta = json.loads((folder / "meta.json").read_text("utf-8"))
         aliases = {str(alias): str(name) for alias, name in dict(meta.get("aliases") or {}).items()}
     except (OSError, ValueError, AttributeError, TypeError):
-        pass  # the folders tell as much; only aliases would be lost, and then the name is not found
+        pass  # without aliases; a collection named by one is then reported as missing
     return found, aliases
 
 
 def _fingerprint(rows: Iterator[tuple[int, str]]) -> int:
-    print_ = 0
+    fingerprint = 0
     for row in rows:
-        print_ ^= hash(row)
-    return print_
+        fingerprint ^= hash(row)
+    return fingerprint
 
 
 def _decoded(key: Any) -> bytes:
@@ -252,15 +252,15 @@ def _decoded(key: Any) -> bytes:
 def _id_of_key(key: Any) -> str:
     try:
         return str(read_key(_decoded(key)))
-    except Unreadable:
+    except UnreadablePoint:
         return str(key)
 
 
-def _spelled_once(point_id: Any) -> Any:
-    """UUIDs in their one lower-case spelling, so that the copies of a point are known as one."""
+def _canonical_id(point_id: Any) -> Any:
+    """A UUID in its canonical lower-case form, which all copies of a point share; another id as it is."""
     if isinstance(point_id, str):
         if _UUID.fullmatch(point_id):
-            return point_id  # as nearly all of them are
+            return point_id  # the common case
         try:
             return str(UUID(point_id)) if len(point_id) >= 32 else point_id
         except ValueError:

@@ -1,8 +1,7 @@
-"""The pickles inside an embedded Qdrant's file, read without running anything of theirs.
+"""Reads the pickles in an embedded Qdrant's file without running code from them.
 
-Qdrant's own client unpickles freely, so opening a stranger's folder with it runs the stranger's code. Here
-the classes a point is made of become inert stand-ins, plain values of the standard library are let through,
-and any other class refuses the whole store by name.
+Qdrant's own client unpickles anything, so a malicious folder can run code in it. Here the classes of a point are
+replaced by inert ones, plain values of the standard library are allowed, and any other class raises UnexpectedClass.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _HEAD = re.compile(
     rb"\x8c\x06vector\x94(?:\}\x94\(?\x8c\0\x94)?\]\x94",
     re.DOTALL,
 )
-"""How every point with a UUID begins: from the first byte to the opened list of its vector."""
+"""Start of every point with a UUID: from the first byte to the start of the list that is its vector."""
 
 _FRAME_AT = 2
 _FRAME_SIZE = 9
@@ -44,16 +43,16 @@ _FLOAT, _FLOAT_SIZE = b"G", 9
 _BATCH_OF_FLOATS = 1000
 
 
-class ForeignClass(InputError):
-    """A pickle names a class that has no business in a point."""
+class UnexpectedClass(InputError):
+    """A pickle names a class that is not part of a point."""
 
 
-class Unreadable(ValueError):
-    """A pickle is cut off or is not a point."""
+class UnreadablePoint(ValueError):
+    """A pickle is truncated or is not a point."""
 
 
 class _Point:
-    """Stands in for a class of the Qdrant client: it keeps the state it is given and does nothing."""
+    """Replaces a class of the Qdrant client; it only keeps the state."""
 
     state: Any = None
 
@@ -67,38 +66,38 @@ class _Unpickler(pickle.Unpickler):
             return _Point
         known = _VALUES.get((module, name))
         if known is None:
-            raise ForeignClass(
-                f"a stored point names the class {module}.{name}, which no memory is made of",
-                hint="the file may be hostile; it was not opened any further",
+            raise UnexpectedClass(
+                f"a stored point names the class {module}.{name}, which is not part of a memory",
+                hint="the file may be malicious; nothing in it was executed",
             )
         return known
 
 
 def read_point(blob: bytes) -> tuple[Any, dict[str, Any]]:
-    """Id and payload of a stored point; the vector is dropped.
+    """Id and payload of a stored point, without its vector.
 
-    Raises ForeignClass where the pickle names a class it should not, Unreadable where it is no point.
+    Raises UnexpectedClass for a class that is not part of a point, UnreadablePoint if it is not a point.
     """
     point = _load(_without_vector(blob))
     state = point.state if isinstance(point, _Point) else None
     fields = state.get("__dict__") if isinstance(state, dict) else None
     if not isinstance(fields, dict) or "id" not in fields:
-        raise Unreadable("not a point")
+        raise UnreadablePoint("not a point")
     payload = fields.get("payload")
     return fields["id"], payload if isinstance(payload, dict) else {}
 
 
 def read_key(pickled: bytes) -> Any:
-    """A point's id as it stands in the key column, which holds a pickle of its own."""
+    """The id of a point from the key column, which holds a pickle of its own."""
     return _load(pickled)
 
 
 def _without_vector(blob: bytes) -> bytes:
-    """The same pickle with its vector emptied, which is most of its bytes and most of the time to read it.
+    """The same pickle with an empty vector: the vector is most of its bytes and of the time to read it.
 
-    Pickles that do not begin exactly as expected come back as they are: this saves time, it decides nothing.
-    The floats of a list stand in batches `( G.. G.. … e`, each float one opcode of nine bytes that leaves no
-    trace in the memo, so that a batch can go without a change to what follows.
+    This is an optimisation only: a pickle that does not begin exactly as expected is returned unchanged. The floats of
+    a list are in batches `( G.. G.. … e`. Each float is one opcode of nine bytes that leaves no trace in the memo, so
+    a batch can be removed without a change to what follows.
     """
     head = _HEAD.match(blob)
     if head is None or int.from_bytes(head["frame"], "little") != len(blob) - _FRAME_AT - _FRAME_SIZE:
@@ -118,7 +117,7 @@ def _without_vector(blob: bytes) -> bytes:
 def _load(blob: bytes) -> Any:
     try:
         return _Unpickler(io.BytesIO(blob)).load()
-    except ForeignClass:
+    except UnexpectedClass:
         raise
-    except Exception as error:  # a broken pickle can raise nearly anything
-        raise Unreadable(f"{type(error).__name__}: {error}") from error
+    except Exception as error:  # a broken pickle can raise nearly any exception
+        raise UnreadablePoint(f"{type(error).__name__}: {error}") from error

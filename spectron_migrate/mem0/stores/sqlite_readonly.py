@@ -1,4 +1,4 @@
-"""SQLite files of somebody else's: read without a byte of theirs changing, also while they write."""
+"""Reads SQLite files of other applications without changing a byte, even while they write."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _VERSION_AT = 18
 
 
 class ReadOnlyDb:
-    """A database opened with `mode=ro`: SQLite's own locks keep a page whole, and none outlives a query.
+    """A database opened with `mode=ro`: SQLite's locks keep pages consistent, and no lock outlives a query.
 
-    `immutable` is never set, because an application may be writing. Two kinds of file cannot be read so
-    without leaving a trace, and are copied away first: one in WAL mode, whose reader writes beside it, and one
-    where a crash left a journal that only a writer may roll back. The copy has a name only while it is made.
+    `immutable` is never set, because an application may be writing. Two kinds of file are copied first, because
+    reading them in place would write: a file in WAL mode, beside which a reader creates files, and one with the
+    journal of a crash, which has to be rolled back. The copy loses its name as soon as it is open.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open `path`; raises InputError where it is no database, Incomplete where it cannot be read now."""
+        """Open `path`; raises InputError if it is not a database, Incomplete if it cannot be read now."""
         self.path = path
         if not path.is_file():
             raise InputError(f"there is no database at {path}")
@@ -46,7 +46,7 @@ class ReadOnlyDb:
             raise self._explained(error) from error
 
     def all(self, sql: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        """All rows of a query at once: the lock is gone when this returns, so keep the answer small."""
+        """All rows of a query, in memory; the lock is released on return."""
         try:
             return self._db.execute(sql, values).fetchall()
         except sqlite3.DatabaseError as error:
@@ -57,7 +57,7 @@ class ReadOnlyDb:
         return self.all(sql, values)[0][0]
 
     def stream(self, sql: str, values: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-        """Rows one by one, under one lock from the first to the last: writers wait, so be quick."""
+        """Rows one by one, under one lock from the first to the last: writers wait meanwhile, so read quickly."""
         try:
             yield from self._db.execute(sql, values)
         except sqlite3.DatabaseError as error:
@@ -65,7 +65,7 @@ class ReadOnlyDb:
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Queries inside see one state of the file; writers wait meanwhile, so be quick."""
+        """Queries in the block see one state of the file; writers wait meanwhile, so read quickly."""
         self.all("BEGIN")
         try:
             yield
@@ -73,17 +73,15 @@ class ReadOnlyDb:
             self.all("ROLLBACK")
 
     def close(self) -> None:
-        """Close the database; a copy of it, if one was needed, ends with that."""
+        """Close the database, and remove its copy if there is one."""
         self._db.close()
 
     def __enter__(self) -> Self:
-        """The database itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close it."""
         self.close()
 
     def _open(self, path: Path, mode: str) -> sqlite3.Connection:
@@ -98,7 +96,7 @@ class ReadOnlyDb:
         return db
 
     def _open_copy(self) -> sqlite3.Connection:
-        """Copied while nothing moved, or not at all."""
+        """Copy the file while nobody writes; raises Incomplete if it changes during each attempt."""
         parts = [self.path.with_name(self.path.name + tail) for tail in ("", "-journal", "-wal")]
         with Scratch() as folder:
             for _ in range(_TRIES):
@@ -108,11 +106,11 @@ class ReadOnlyDb:
                     with suppress(FileNotFoundError):
                         shutil.copyfile(part, folder / part.name)
                 if before == [_stamp(part) for part in parts]:
-                    return self._made_whole(folder / self.path.name)
+                    return self._open_and_recover(folder / self.path.name)
         raise Incomplete(f"{self.path} changes too fast to be copied", hint="run it again in a quieter moment")
 
-    def _made_whole(self, copy: Path) -> sqlite3.Connection:
-        """One file, which goes on without its name: what a journal or a log beside it says is in it."""
+    def _open_and_recover(self, copy: Path) -> sqlite3.Connection:
+        """Open the copy and bring the journal or log beside it into its one file."""
         try:
             db = self._open(copy, "rw")
             db.execute("PRAGMA journal_mode = DELETE").fetchall()
@@ -132,7 +130,7 @@ class ReadOnlyDb:
 
 
 def _is_wal(path: Path) -> bool:
-    """The header says which journal the last writer used."""
+    """Whether the header says that the last writer used WAL mode."""
     with path.open("rb") as file:
         return file.read(_VERSION_AT + 1)[_VERSION_AT:] == _WAL_VERSION
 

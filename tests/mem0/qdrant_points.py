@@ -12,9 +12,9 @@ from typing import Any
 
 def write_store(folder: Path, points: Iterable[tuple[str, bytes]], collection: str = "mem0") -> Path:
     """A collection with these pickled ids and points, in this order."""
-    place = folder / "store" / "collection" / collection
-    place.mkdir(parents=True)
-    with sqlite3.connect(place / "storage.sqlite") as db:
+    directory = folder / "store" / "collection" / collection
+    directory.mkdir(parents=True)
+    with sqlite3.connect(directory / "storage.sqlite") as db:
         db.execute("CREATE TABLE points (id TEXT PRIMARY KEY, point BLOB)")
         db.executemany("INSERT INTO points VALUES (?, ?)", points)
     db.close()

@@ -1,4 +1,4 @@
-"""History tells when a text came to be; metadata edits and other writers do not deceive it."""
+"""The history file says when a text was written, whatever metadata edits and other writers do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from spectron_migrate.errors import InputError
-from spectron_migrate.mem0.stores.history import History, history_path, open_history
+from spectron_migrate.mem0.stores.history import HistoryFile, history_path, open_history
 from tests.mem0.conftest import DATA, VERSIONS, App, sample_rows
 
 COLUMNS = (
@@ -58,7 +58,7 @@ GONE = ("a", None, "DELETE", None, None)
 def test_the_time_of_a_text_is_when_it_last_changed_to_it(
     tmp_path: Path, events: list[tuple[Any, ...]], text: str, told: tuple[str, int] | None
 ) -> None:
-    history = History(write(tmp_path / "history.db", events))
+    history = HistoryFile(write(tmp_path / "history.db", events))
     try:
         assert told == history.text_at("m", text)
     finally:
@@ -67,7 +67,7 @@ def test_the_time_of_a_text_is_when_it_last_changed_to_it(
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_history_of_every_version_knows_every_memory_of_its_store(version: str) -> None:
-    history = History(DATA / f"{version}-qdrant" / "history.db")
+    history = HistoryFile(DATA / f"{version}-qdrant" / "history.db")
     try:
         for memory_id, payload in sample_rows(version).items():
             assert history.text_at(memory_id, payload["data"]) is not None
@@ -83,13 +83,13 @@ def test_a_metadata_edit_of_mem0_itself_does_not_move_the_time(mem0_app: Callabl
     app = mem0_app()
     [memory_id] = app("add", "likes tea", {"user_id": "alice"})
     app("update", memory_id, "likes coffee")
-    history = History(Path(app.config["history_db_path"]))
+    history = HistoryFile(Path(app.config["history_db_path"]))
     before = history.text_at(memory_id, "likes coffee")
     history.close()
 
     app("update", memory_id, None, {"topic": "drinks"})
 
-    history = History(Path(app.config["history_db_path"]))
+    history = HistoryFile(Path(app.config["history_db_path"]))
     after = history.text_at(memory_id, "likes coffee")
     rows = list(history.rows())
     history.close()
@@ -101,7 +101,7 @@ def test_a_metadata_edit_of_mem0_itself_does_not_move_the_time(mem0_app: Callabl
 def test_more_rows_than_a_page_are_all_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spectron_migrate.mem0.stores.history._PAGE", 3)
     events = [("a", f"v{number}", "UPDATE", T.format(1), T.format(2)) for number in range(10)]
-    history = History(write(tmp_path / "history.db", events))
+    history = HistoryFile(write(tmp_path / "history.db", events))
     try:
         assert [f"v{number}" for number in range(10)] == [row["new_memory"] for row in history.rows()]
         assert (TOLD.format(2), 10) == history.text_at("m", "v9")
@@ -115,9 +115,9 @@ def test_another_database_is_refused(tmp_path: Path) -> None:
     db.close()
 
     with pytest.raises(InputError) as error:
-        History(tmp_path / "other.db")
+        HistoryFile(tmp_path / "other.db")
 
-    assert f"{tmp_path}/other.db holds no history of Mem0's" == error.value.message
+    assert f"{tmp_path}/other.db is not a history of Mem0" == error.value.message
 
 
 def test_no_history_is_no_error(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from spectron_migrate.mem0.open import open_reader, source_info
 from spectron_migrate.mem0.stores import qdrant_server
 from spectron_migrate.records import Memory
 from tests.mem0.conftest import NOW
+from tests.mem0.qdrant_points import uuid
 from tests.mem0.standins import KEY, Qdrant, Row, serving
-from tests.mem0.stores import uuid
 
 Start = Callable[..., tuple[Qdrant, dict[str, Any]]]
 

@@ -156,11 +156,11 @@ def test_rows_that_are_no_memory_are_named_by_file_and_line(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([{"id": 1}, {"id": 2}], "is JSON, but no dump of Mem0: line 1 is a row without a text"),
-        ([1, 2], "is JSON, but no dump of Mem0: line 1 is not an object"),
-        ({"openapi": "3.0"}, "is JSON, but no dump of Mem0: line 1 is a row without an id"),
-        ("null", ", line 1 is JSON, but no dump of Mem0"),
-        ('[{"id": "m1", "memory": "cut', ", line 1 is cut off"),
+        ([{"id": 1}, {"id": 2}], "is JSON, but not a dump of Mem0: line 1 is a row without a text"),
+        ([1, 2], "is JSON, but not a dump of Mem0: line 1 is not an object"),
+        ({"openapi": "3.0"}, "is JSON, but not a dump of Mem0: line 1 is a row without an id"),
+        ("null", ", line 1 is JSON, but not a dump of Mem0"),
+        ('[{"id": "m1", "memory": "cut', ", line 1 is truncated"),
     ],
 )
 def test_json_that_is_no_dump_of_mem0_is_refused(tmp_path: Path, value: Any, message: str) -> None:

@@ -39,7 +39,7 @@ def row(number: int, **more: Any) -> Row:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """A server whose listings end at 10 rows."""
-    monkeypatch.setattr(server_module, "_CAP", 10)
+    monkeypatch.setattr(server_module, "_LISTING_LIMIT", 10)
     with ExitStack() as stack:
 
         def start(rows: list[Row], **options: Any) -> tuple[Server, dict[str, Any]]:
@@ -119,7 +119,7 @@ def test_a_server_that_cannot_search_is_said_to_be_cut_short(tmp_path: Path, ser
 
     assert (ExitCode.INCOMPLETE, 10) == (summary.exit_code, summary.memories)
     told_short = " ".join(reporter.warnings)
-    assert "the server counts 50 memories of user 'alice' and gave 10" in told_short
+    assert "the server counts 50 memories of user 'alice' but returned 10" in told_short
     assert "pgvector settings" in told_short
     assert "40 memories that the source announces were not given" in told_short
 
@@ -127,7 +127,7 @@ def test_a_server_that_cannot_search_is_said_to_be_cut_short(tmp_path: Path, ser
 def test_counts_that_end_too_early_prove_nothing(
     tmp_path: Path, server: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "_SCANNED", 30)
+    monkeypatch.setattr(server_module, "_COUNTED_ROWS", 30)
     rows = [row(number) for number in range(40)]
     stand_in, section = server(rows)
     stand_in.scanned = 30

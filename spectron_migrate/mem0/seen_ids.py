@@ -1,4 +1,4 @@
-"""Which ids were given already, on disk: a scan that must notice what it missed keeps no list in memory."""
+"""Ids that a scan has read, kept on disk: a scan must notice what it missed without holding all ids in memory."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from spectron_migrate.records import Memory
 
 OWNER_FIELDS = {"user": "user_id", "agent": "agent_id", "app": "app_id", "run": "run_id"}
-_ASKED_AT_ONCE = 500
-_HELD = 10_000
+_LOOKUP_BATCH = 500
+_MOST_IN_MEMORY = 10_000
 
 
-class Tally:
-    """Ids, and how many of each kind of owner they belong to."""
+class SeenIds:
+    """The ids a scan has read, and how many of its memories belong to each owner."""
 
     def __init__(self) -> None:
-        """Make it in a file without a name, which ends with the process."""
+        """Create it in a temporary file without a name, which ends with the process."""
         self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._db.executescript(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -1000;"
@@ -26,15 +26,15 @@ class Tally:
         )
 
     def add(self, memory_ids: Sequence[str]) -> None:
-        """Remember these ids."""
+        """Record these ids."""
         self._db.execute("BEGIN")
         self._db.executemany("INSERT OR IGNORE INTO seen VALUES (?)", [(_key(one),) for one in memory_ids])
         self._db.execute("COMMIT")
 
-    def give(self, memories: Iterable[Memory]) -> set[str]:
-        """Remember these, and whose they are; which of them were not known: a memory counts once."""
+    def add_memories(self, memories: Iterable[Memory]) -> set[str]:
+        """Record these memories and their owners; returns the ids that were new. A memory counts once."""
         fresh = {memory.id: memory for memory in memories}
-        fresh = {memory_id: fresh[memory_id] for memory_id in self.unseen(fresh)}
+        fresh = {memory_id: fresh[memory_id] for memory_id in self.not_seen(fresh)}
         self.add(list(fresh))
         owners = Counter(
             (kind, _key(owner))
@@ -48,74 +48,73 @@ class Tally:
         self._db.execute("COMMIT")
         return set(fresh)
 
-    def unseen(self, memory_ids: Iterable[str]) -> list[str]:
-        """Those that were never given."""
+    def not_seen(self, memory_ids: Iterable[str]) -> list[str]:
+        """Those of these ids that were not recorded."""
         wanted = {_key(one): one for one in memory_ids}
         keys = list(wanted)
-        for begin in range(0, len(keys), _ASKED_AT_ONCE):
-            part = keys[begin : begin + _ASKED_AT_ONCE]
+        for begin in range(0, len(keys), _LOOKUP_BATCH):
+            part = keys[begin : begin + _LOOKUP_BATCH]
             marks = ", ".join("?" * len(part))
             for (known,) in self._db.execute(f"SELECT id FROM seen WHERE id IN ({marks})", part).fetchall():
                 del wanted[known]
         return list(wanted.values())
 
     def count(self) -> int:
-        """How many ids were given."""
+        """How many ids were recorded."""
         return int(self._db.execute("SELECT count(*) FROM seen").fetchone()[0])
 
     def ids(self) -> Iterator[str]:
-        """All of them."""
+        """All recorded ids."""
         for (memory_id,) in self._db.execute("SELECT id FROM seen"):
             yield memory_id.decode("utf-8", "surrogatepass")
 
-    def owners(self, kind: str) -> int:
-        """How many users, agents, apps or runs had a row."""
+    def owner_count(self, kind: str) -> int:
+        """How many different users, agents, apps or runs (`kind`) have a memory."""
         return int(self._db.execute("SELECT count(*) FROM owner WHERE kind = ?", (kind,)).fetchone()[0])
 
-    def rows_of(self, kind: str, owner: str) -> int:
-        """How many rows one of them had."""
+    def row_count_of(self, kind: str, owner: str) -> int:
+        """How many memories an owner has."""
         sql = "SELECT rows FROM owner WHERE kind = ? AND id = ?"
         found = self._db.execute(sql, (kind, _key(owner))).fetchone()
         return 0 if found is None else int(found[0])
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Remove all ids and owners."""
         self._db.executescript("DELETE FROM seen; DELETE FROM owner;")
 
     def close(self) -> None:
-        """Remove it."""
+        """Close and remove the file."""
         self._db.close()
 
 
-class Ids:
-    """How many different ids there were: in memory while they are few."""
+class DistinctIds:
+    """Counts different ids: in memory while they are few, then on disk."""
 
     def __init__(self) -> None:
-        """Start with none."""
-        self._held: set[str] = set()
-        self._rest: Tally | None = None
+        self._in_memory: set[str] = set()
+        self._on_disk: SeenIds | None = None
 
     def add(self, ids: Sequence[str]) -> None:
-        """Remember these."""
-        if self._rest is not None:
-            self._rest.add(ids)
+        """Add these ids."""
+        if self._on_disk is not None:
+            self._on_disk.add(ids)
             return
-        self._held.update(ids)
-        if len(self._held) > _HELD:
-            self._rest = Tally()
-            self._rest.add(list(self._held))
-            self._held = set()
+        self._in_memory.update(ids)
+        if len(self._in_memory) > _MOST_IN_MEMORY:
+            self._on_disk = SeenIds()
+            self._on_disk.add(list(self._in_memory))
+            self._in_memory = set()
 
     def count(self) -> int:
-        """How many different ones."""
-        return len(self._held) if self._rest is None else self._rest.count()
+        """How many different ids were added."""
+        return len(self._in_memory) if self._on_disk is None else self._on_disk.count()
 
     def close(self) -> None:
-        """Forget them; others may be added then."""
-        self._held.clear()
-        if self._rest is not None:
-            self._rest.close()
-            self._rest = None
+        """Remove all ids; more may be added afterwards."""
+        self._in_memory.clear()
+        if self._on_disk is not None:
+            self._on_disk.close()
+            self._on_disk = None
 
 
 def _key(text: str) -> bytes:

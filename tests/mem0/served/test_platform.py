@@ -20,7 +20,7 @@ from spectron_migrate.records import Filters, NullReporter, format_time
 from tests.mem0.conftest import NOW
 from tests.mem0.standins import KEY, Platform, Row, serving
 
-EVERYBODY = Filters()
+ANY_OWNER = Filters()
 
 
 class Reporter(NullReporter):
@@ -82,7 +82,7 @@ def platform() -> Iterator[Callable[[list[Row]], tuple[Platform, dict[str, Any]]
 def export(
     section: dict[str, Any], path: Path, *, sleep: Any = None, reporter: Any = None, **options: Any
 ) -> ExportSummary:
-    asked = {"filters": EVERYBODY, "since": None, "keep_history": False, **options}
+    asked = {"filters": ANY_OWNER, "since": None, "keep_history": False, **options}
     with open_reader(section, now=NOW, sleep=sleep or Naps()) as reader:
         return run_export(reader, path, reporter=reporter or NullReporter(), clock=lambda: datetime.now(UTC), **asked)
 
@@ -161,14 +161,14 @@ def test_hidden_rows_are_found_by_asking_the_owners_that_fall_short(tmp_path: Pa
     assert (True, texts(rows)) == (summary.complete, told(tmp_path / "dump"))
     [announced] = [line for line in reporter.told if "asking" in line]
     assert "the Platform counts 90 memories, its listing gave 60: asking 3 owners (run) 100 at a time: " in announced
-    assert "about 4 requests or more, which count against the plan's quota" in announced
+    assert "about 4 requests or more, which count against the quota of the plan" in announced
 
 
 @pytest.mark.parametrize("is_understood", ["yes", "no", "wrongly"])
 def test_hidden_rows_of_many_owners_are_asked_for_together_where_that_is_understood(
     tmp_path: Path, platform: Any, monkeypatch: pytest.MonkeyPatch, is_understood: str
 ) -> None:
-    monkeypatch.setattr(platform_reader, "_OWNERS_AT_ONCE", 10)
+    monkeypatch.setattr(platform_reader, "_OWNERS_PER_REQUEST", 10)
     rows = [row(number, user_id=None, session_id=f"run-{number % 60}") for number in range(180)]
     stand_in, section = platform(rows)
     stand_in.understands_in = is_understood
@@ -412,7 +412,7 @@ def test_a_platform_without_a_list_of_changes_is_exported_all_the_same(tmp_path:
     summary = export(section, tmp_path / "dump", keep_history=True, reporter=reporter)
 
     assert (True, 1) == (summary.complete, summary.memories)
-    assert ["the history was not kept whole"] == [warning.split(":")[0] for warning in reporter.warnings]
+    assert ["the history was not kept completely"] == [warning.split(":")[0] for warning in reporter.warnings]
 
 
 @pytest.mark.parametrize("key", ["wrong", None])

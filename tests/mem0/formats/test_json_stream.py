@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from spectron_migrate.errors import InputError
 from spectron_migrate.mem0.formats import json_stream
-from spectron_migrate.mem0.formats.json_stream import events
+from spectron_migrate.mem0.formats.json_stream import read_items
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -37,7 +37,7 @@ SHAPES = {
 
 def rows_of(text: str | bytes, name: str = "file.json") -> list[Any]:
     data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-    return [event.value for event in events(io.BytesIO(data), name) if event.kind == "row"]
+    return [item.value for item in read_items(io.BytesIO(data), name) if item.kind == "row"]
 
 
 @given(ROWS, st.sampled_from(sorted(SHAPES)), st.integers(1, 40), st.sampled_from([None, 1]), st.booleans())
@@ -69,16 +69,16 @@ def test_a_file_that_was_cut_anywhere_never_passes_for_a_whole_one(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[{"id": 1},\n {"id": 2', "file.json, line 2 is cut off"),
-        ('[{"id": 1},\n {"id": "abc', "file.json, line 2 is cut off"),
-        ('[{"id": 1},\n {"id" 2}]', "file.json, line 2 is no JSON: Expecting ':' delimiter"),
-        ("[\n1 2]", "file.json, line 2 is no JSON: ']' expected, '2' found"),
-        ("\n\nhello", "file.json, line 3 is no JSON: Expecting value"),
-        ("3", "file.json, line 1 is JSON, but no dump of Mem0"),
-        ("null", "file.json, line 1 is JSON, but no dump of Mem0"),
-        ('"text"', "file.json, line 1 is JSON, but no dump of Mem0"),
-        ("[]\n,", "file.json, line 2 is no JSON: Expecting value"),
-        ("id,memory\n1,tea", "file.json, line 1 is no JSON: Expecting value"),
+        ('[{"id": 1},\n {"id": 2', "file.json, line 2 is truncated"),
+        ('[{"id": 1},\n {"id": "abc', "file.json, line 2 is truncated"),
+        ('[{"id": 1},\n {"id" 2}]', "file.json, line 2 is not JSON: Expecting ':' delimiter"),
+        ("[\n1 2]", "file.json, line 2 is not JSON: ']' expected, '2' found"),
+        ("\n\nhello", "file.json, line 3 is not JSON: Expecting value"),
+        ("3", "file.json, line 1 is JSON, but not a dump of Mem0"),
+        ("null", "file.json, line 1 is JSON, but not a dump of Mem0"),
+        ('"text"', "file.json, line 1 is JSON, but not a dump of Mem0"),
+        ("[]\n,", "file.json, line 2 is not JSON: Expecting value"),
+        ("id,memory\n1,tea", "file.json, line 1 is not JSON: Expecting value"),
         ("[" * 100_000, "file.json, line 1 holds a value that cannot be read"),
         ("[1" + "0" * 5000 + "]", "file.json, line 1 holds a value that cannot be read"),
     ],
@@ -95,7 +95,7 @@ def test_bytes_that_are_no_text_are_told() -> None:
     with pytest.raises(InputError) as error:
         rows_of(b'[{"id": "\xff\xfe\xfd"}]')
 
-    assert "is no text" in error.value.message
+    assert "is not text" in error.value.message
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -112,7 +112,7 @@ def test_what_stands_beside_the_rows_comes_with_them() -> None:
 
     for chunk in (2, 1 << 18):
         with mock.patch.object(json_stream, "_CHUNK", chunk):
-            row, envelope = list(events(io.BytesIO(text.encode()), "f"))
+            row, envelope = list(read_items(io.BytesIO(text.encode()), "f"))
         assert row.head is not None
         assert {"id": "u"} == row.head["user"]
         assert ("envelope", {"user": {"id": "u"}, "count": 1}) == (envelope.kind, envelope.value)
@@ -133,7 +133,7 @@ def test_memory_does_not_grow_with_the_file(shape: str) -> None:
     def peak(rows: int) -> int:
         stream = big_file(rows, shape)
         tracemalloc.start()
-        assert rows == sum(1 for event in events(stream, "f") if event.kind == "row")
+        assert rows == sum(1 for item in read_items(stream, "f") if item.kind == "row")
         told = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return told

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
@@ -23,7 +22,8 @@ from spectron_migrate.mem0.stores.qdrant_folder import OUTDATED, QdrantFolder
 from spectron_migrate.records import Memory, Skipped
 from tests.mem0.app import config
 from tests.mem0.conftest import DATA, NOW, VERSIONS, App, sample_config, sample_rows
-from tests.mem0.stores import key_of, point, uuid, write_store
+from tests.mem0.qdrant_points import key_of, point, uuid, write_store
+from tests.mem0.stores.support import fingerprints
 
 
 def open_folder(settings: dict[str, Any]) -> QdrantFolder:
@@ -43,14 +43,6 @@ def settings_of(folder: Path, collection: str = "mem0") -> dict[str, Any]:
     settings = config(folder)
     settings["vector_store"]["config"]["collection_name"] = collection
     return settings
-
-
-def fingerprints(folder: Path) -> dict[str, tuple[str, int]]:
-    return {
-        str(path.relative_to(folder)): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -205,7 +197,7 @@ def test_a_foreign_class_is_refused_by_name_and_never_run(tmp_path: Path, where:
     with pytest.raises(InputError) as error:
         read(settings_of(folder))
 
-    assert f"a stored point names the class {os.name}.system, which no memory is made of" == error.value.message
+    assert f"a stored point names the class {os.name}.system, which is not part of a memory" == error.value.message
     assert not Path("/tmp/this-must-not-exist").exists()
 
 

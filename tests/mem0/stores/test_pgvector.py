@@ -18,7 +18,7 @@ from spectron_migrate.mem0.stores import pgvector
 from spectron_migrate.migration.export import run_export
 from spectron_migrate.records import Filters, Memory, NullReporter, Skipped
 from tests.mem0.conftest import NOW, App
-from tests.mem0.stores import uuid
+from tests.mem0.qdrant_points import uuid
 
 Make = Callable[[list[tuple[str, Any]]], dict[str, Any]]
 

@@ -1,7 +1,7 @@
-"""Stores without a reader of their own, and why Mem0's class is not used in its place.
+"""Stores that cannot be read, and why they are not read with Mem0's own classes either.
 
-Mem0's class would have to be opened on the user's server: most of them create or change something on opening,
-and several list only a part without saying so.
+Most of these classes create or change something on the user's server when they are opened, and several silently list
+only a part of the rows.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from spectron_migrate.errors import InputError
 from spectron_migrate.mem0.stores.oss_config import VectorStore
 
 _CREATES = "opening it with Mem0's class may create or change a collection or an index there"
-_NEAREST = "its listing in Mem0 is a nearest-neighbour search, which may leave memories out without a word"
+_NEAREST = "its listing in Mem0 is a nearest-neighbour search, which may silently leave out memories"
 
 REASONS = {
     "azure_ai_search": _CREATES,
     "azure_mysql": _CREATES,
     "baidu": _CREATES,
     "cassandra": f"{_CREATES}, and its scoped listing drops rows",
-    "chroma": "only an embedded Chroma folder can be read; this one is served",
+    "chroma": "only an embedded Chroma folder can be read, not a Chroma server",
     "databricks": _NEAREST,
     "elasticsearch": f"{_CREATES}, and its listing ends at 10,000 rows",
-    "langchain": "what lies behind it has no listing of everything",
+    "langchain": "the store behind it has no listing of everything",
     "milvus": f"{_CREATES}, and its listing ends at 16,384 rows",
     "mongodb": f"{_CREATES}, and an error there reads as an empty store",
     "neptune": _CREATES,
@@ -33,15 +33,15 @@ REASONS = {
     "upstash_vector": _NEAREST,
     "valkey": _NEAREST,
     "vertex_ai_vector_search": _NEAREST,
-    "weaviate": "its listing in Mem0 leaves out all metadata of your own",
+    "weaviate": "its listing in Mem0 leaves out your own metadata",
 }
 OWN_DUMP = (
-    "dump it from your application, where the store is open already, as JSON rows of `id` and `payload` taken with "
+    "dump it from your application, which has the store open already, as JSON rows of `id` and `payload` read with "
     "the store's own client, then `spectron-migrate export --from FILE`"
 )
 
 
-def refused(store: VectorStore) -> InputError:
-    """The error that says why this store is not read, and the way that is left."""
+def unsupported_store(store: VectorStore) -> InputError:
+    """The error that says why this store cannot be read, and what to do instead."""
     reason = REASONS.get(store.provider, _CREATES)
     return InputError(f"a store of {store.provider} cannot be exported directly: {reason}", hint=OWN_DUMP)

@@ -1,7 +1,6 @@
-"""Real embeddings without a key or a network: WordLlama, whose weights are inside its wheel.
+"""Embeddings without a key or a network: WordLlama, whose weights are part of its wheel.
 
-Mem0 constructs this class by its name, see `offline_embedder` in `spectron_migrate.mem0.search`.
-Nothing of Mem0 is imported here.
+Mem0 constructs this class by its name, see `offline_embedder` in `mem0/search.py`. Nothing of Mem0 is imported here.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ DIMENSIONS = 256
 
 
 class WordLlamaEmbedding:
-    """What Mem0 expects of an embedder: `embed`, `embed_batch` and a `config` with `embedding_dims`."""
+    """An embedder for Mem0, which needs `embed`, `embed_batch` and a `config` with `embedding_dims`."""
 
     def __init__(self, config: Any = None) -> None:
-        """Load the model; raises InputError where the extra `local` is not installed."""
+        """Load the model; raises InputError if the extra `local` is not installed."""
         self.config = config
         if config is not None:
             config.model = "wordllama"
@@ -29,11 +28,11 @@ class WordLlamaEmbedding:
         self._model = _load()
 
     def embed(self, text: str, memory_action: str | None = None) -> list[float]:
-        """One vector of length 1; of zeros, where the text has no token."""
+        """The vector of a text, of length 1; all zeros if the text has no token."""
         return self.embed_batch([text])[0]
 
     def embed_batch(self, texts: Sequence[str], memory_action: str | None = "add") -> list[list[float]]:
-        """A vector a text, in their order."""
+        """One vector for each text."""
         if not texts:
             return []
         import numpy as np
@@ -53,8 +52,8 @@ def _load() -> Any:
             "the offline embeddings are not installed", hint="pip install 'spectron-migrate[local]'"
         ) from error
     finally:
-        # Importing it sets up logging for the whole process, and then every library talks
+        # Importing it configures logging for the whole process, and then every library prints
         root.handlers[:] = handlers
         root.setLevel(level)
-    # The tokenizer is in the wheel too, but looked for in the cache first, and then on a hub
+    # The tokenizer is part of the wheel too, but WordLlama looks into a cache and then on a hub first
     return wordllama.WordLlama.load(cache_dir=Path(wordllama.__file__).parent, disable_download=True)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from spectron_migrate.errors import InputError
-from spectron_migrate.mem0.open import expand, open_oss, open_reader, source_info
-from spectron_migrate.mem0.served.refused import REASONS
+from spectron_migrate.mem0.open import expand_patterns, open_oss, open_reader, source_info
 from spectron_migrate.mem0.stores.oss_config import PROVIDERS, mem0_source_info, read_mem0_config, vector_store
+from spectron_migrate.mem0.stores.unsupported import REASONS
 from tests.mem0.conftest import NOW
 
 READ = {"qdrant", "pgvector", "supabase", "faiss", "chroma"}
@@ -66,9 +66,9 @@ def test_a_relative_path_is_taken_from_where_the_process_runs(monkeypatch: pytes
     ("text", "message"),
     [
         ("vector_store:\n  provider: [", "line 2 is neither JSON nor YAML"),
-        ("- a\n- b", "holds no Mem0 configuration, but a list"),
-        ("just text", "holds no Mem0 configuration, but text"),
-        ("", "holds no Mem0 configuration, but nothing"),
+        ("- a\n- b", "is not a Mem0 configuration, but a list"),
+        ("just text", "is not a Mem0 configuration, but text"),
+        ("", "is not a Mem0 configuration, but nothing"),
         ("vector_store: qdrant", "is text, not a section"),
         ("vector_store: {provider: quadrant}", "is 'quadrant', which Mem0 does not have"),
         ("vector_store: {config: 3}", "is a number, not a section"),
@@ -145,7 +145,7 @@ def test_a_path_counts_only_where_mem0_would_open_it(settings: dict[str, Any], p
 def test_a_served_chroma_is_refused(settings: dict[str, Any]) -> None:
     config = {"vector_store": {"provider": "chroma", "config": settings}}
 
-    with pytest.raises(InputError, match="this one is served"):
+    with pytest.raises(InputError, match="not a Chroma server"):
         open_oss(config, now=NOW)
 
 
@@ -159,9 +159,9 @@ def test_patterns_name_each_file_once_and_those_that_name_nothing_are_told(tmp_p
     for name in ("a.json", "b.json"):
         (tmp_path / name).write_text("[]")
 
-    assert [tmp_path / "a.json", tmp_path / "b.json"] == expand([f"{tmp_path}/*.json", f"{tmp_path}/a.json"])
+    assert [tmp_path / "a.json", tmp_path / "b.json"] == expand_patterns([f"{tmp_path}/*.json", f"{tmp_path}/a.json"])
     with pytest.raises(InputError, match="2 problems"):
-        expand([f"{tmp_path}/*.csv", f"{tmp_path}/c.json"])
+        expand_patterns([f"{tmp_path}/*.csv", f"{tmp_path}/c.json"])
 
 
 def test_files_have_one_identity() -> None:
