@@ -8,8 +8,8 @@ import os
 import sys
 from pathlib import Path
 
-from spectron_migrate.local.engine import Reading
-from spectron_migrate.local.faults import Faults, Weather
+from spectron_migrate.local.engine import ContractReading
+from spectron_migrate.local.faults import Faults, FaultSettings
 from spectron_migrate.local.server import StoreRefused, serve
 
 
@@ -27,9 +27,9 @@ def main() -> int:
     more = json.loads(sys.stdin.readline()) if options.more else {}
     try:
         if "reading" in more:
-            more["reading"] = Reading(**more["reading"])
-        if "weather" in more:
-            more["faults"] = Faults(Weather(**more.pop("weather")))
+            more["reading"] = ContractReading(**more["reading"])
+        if "fault_settings" in more:
+            more["faults"] = Faults(FaultSettings(**more.pop("fault_settings")))
         serve(
             host=options.host,
             port=options.port,

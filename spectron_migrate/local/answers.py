@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spectron_migrate.local.auth import Caller
-from spectron_migrate.local.recall import Hit, Recalled
-from spectron_migrate.local.reconcile import Outcome
+from spectron_migrate.local.fact_updates import ExtractionResult
+from spectron_migrate.local.maintenance import FsckReport
+from spectron_migrate.local.results import MemoryHit, QueryResult
 from spectron_migrate.local.storage import (
+    ApiKey,
     Attribute,
     Entity,
-    Key,
     Note,
     Principal,
     Relation,
@@ -19,7 +20,6 @@ from spectron_migrate.local.storage import (
     ScopeNode,
     Turn,
 )
-from spectron_migrate.local.upkeep import Report
 
 Answer = dict[str, Any]
 
@@ -41,7 +41,7 @@ def turn(row: Turn) -> Answer:
     }
 
 
-def hit(found: Hit, resource: Resource | None, *, later: bool) -> Answer:
+def hit(found: MemoryHit, resource: Resource | None, *, later: bool) -> Answer:
     """`MemoryHitJson`; the later generation dates it and says what row it stands for."""
     answer = {"id": found.id, "text": found.text, "source": found.source, "score": found.score}
     if later:
@@ -58,7 +58,7 @@ def _resource(row: Resource) -> Answer:
     return {"kind": "session", "sessionId": row.session, "turnId": row.turn}
 
 
-def trace(id_: str, found: Recalled, took: int) -> Answer:
+def trace(id_: str, found: QueryResult, took: int) -> Answer:
     """`QueryTraceJson`."""
     return {
         "traceId": id_,
@@ -135,7 +135,7 @@ def uncertainty(row: Note) -> Answer:
     return {"about": row.subject, "reason": row.text}
 
 
-def extraction(outcome: Outcome, *, later: bool) -> Answer:
+def extraction(outcome: ExtractionResult, *, later: bool) -> Answer:
     """`ExtractionResultJson`; the rules know no dated events, which the later generation lists as actions."""
     return ({"actions": []} if later else {}) | {
         "turnId": outcome.turn,
@@ -177,7 +177,7 @@ def principal(row: Principal) -> Answer:
     return {"id": row.id, "kind": row.kind, "displayName": row.display_name, "grants": row.grants}
 
 
-def key_detail(row: Key, last_used: str | None) -> Answer:
+def key_detail(row: ApiKey, last_used: str | None) -> Answer:
     """`KeyDetailJson`."""
     return {
         "id": row.id,
@@ -243,7 +243,7 @@ def state(tables: Mapping[str, Sequence[Any]], limit: int | None) -> Answer:
     return answer
 
 
-def fsck(report: Report) -> Answer:
+def fsck(report: FsckReport) -> Answer:
     """`FsckReportJson`."""
     answer: Answer = {
         "duplicates": [

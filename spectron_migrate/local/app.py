@@ -13,13 +13,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from spectron_migrate.local import upkeep
+from spectron_migrate.local import maintenance
 from spectron_migrate.local.auth import Caller
 from spectron_migrate.local.calls import SERVED, access, facts, memory, scopes
 from spectron_migrate.local.engine import Engine
-from spectron_migrate.local.failures import ApiError, not_found, unauthorised
+from spectron_migrate.local.errors import ApiError, not_found, unauthorised
 from spectron_migrate.local.ids import new_id
-from spectron_migrate.local.web import CONTEXT_ID, Call, Handler, body_of, failure
+from spectron_migrate.local.web import CONTEXT_ID, ApiCall, Handler, body_of, failure
 
 _REGISTERED = (access, facts, memory, scopes)
 """Importing them is what registers their calls."""
@@ -150,7 +150,7 @@ class Application:
         methods, params = self._routes.find(segments[4:])
         handler = _by_method(methods, request.method)
         caller = self._caller(segments[3], request)
-        return await handler(Call(self._engine, caller, request, params, await body_of(request)))
+        return await handler(ApiCall(self._engine, caller, request, params, await body_of(request)))
 
     def _date(self) -> bytes:
         """The engine's time as HTTP has it; it is spelled once a second."""
@@ -187,7 +187,7 @@ def _by_method(methods: Mapping[str, Answer], method: str) -> Answer:
 async def _sweep(engine: Engine) -> None:
     """Let go of what is due: at the start, and then each hour."""
     while True:
-        upkeep.expire(engine)
+        maintenance.expire(engine)
         engine.idempotency.sweep(engine.clock())
         await asyncio.sleep(SWEEP_SECONDS)
 
@@ -196,5 +196,5 @@ async def _health(request: Request) -> Response:
     return Response(status_code=200)
 
 
-async def _not_served(call: Call) -> Response:
+async def _not_served(call: ApiCall) -> Response:
     raise ApiError(501, "the local Spectron does not serve this call")

@@ -7,9 +7,9 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from spectron_migrate.local.failures import forbidden, unauthorised
+from spectron_migrate.local.errors import forbidden, unauthorised
 from spectron_migrate.local.scopes import EVERYTHING, ROOT, Selector, canonical_pattern, intersection, readable, within
-from spectron_migrate.local.storage import Grants, Key, Principal, Store
+from spectron_migrate.local.storage import ApiKey, Grants, Principal, Store
 
 VERBS = (
     "memory:read",
@@ -34,7 +34,7 @@ class Caller:
     """An authenticated request: its grants are what is left after the key's narrowing and the delegation."""
 
     principal: Principal
-    key: Key
+    key: ApiKey
     on_behalf_of: Principal | None
     effective: Grants
 
@@ -115,7 +115,7 @@ class Keyring:
             known = self._callers[key.id, target] = self._delegated(key, target.strip())
         return known
 
-    def _delegated(self, key: Key, target: str) -> Caller:
+    def _delegated(self, key: ApiKey, target: str) -> Caller:
         principal = self._principals[key.principal]
         effective = narrow(principal.grants, key.grants)
         if not target:
@@ -155,7 +155,7 @@ def bootstrap(store: Store, api_key: str, principals: Mapping[str, Mapping[str, 
             for key in store.api_keys():
                 if key.id == id_ + FROM_START or key.digest == digest:
                     store.drop_key(key.id)
-            store.put_key(Key(id_ + FROM_START, id_, id_, digest, now))
+            store.put_key(ApiKey(id_ + FROM_START, id_, id_, digest, now))
 
 
 def mint_secret(key_id: str) -> str:

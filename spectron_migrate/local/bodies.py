@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast, get_args
 
-from spectron_migrate.local.failures import ApiError, bad_request
+from spectron_migrate.local.errors import ApiError, bad_request
 from spectron_migrate.local.scopes import BadScope, Selector, parse_selector
 from spectron_migrate.local.storage import Category, Kind
 from spectron_migrate.local.times import read_time
@@ -212,7 +212,7 @@ class Write:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class QueryRequest:
     """What `/query` and `/context` ask."""
 
     query: str
@@ -272,7 +272,7 @@ def read_batch(body: Body) -> Write:
     )
 
 
-def read_question(body: Body) -> Question:
+def read_query(body: Body) -> QueryRequest:
     """The body of `/query`, and that of `/context`, which has fewer fields. Raises ApiError 400."""
     k = body.count("k", 10, 2**31 - 1)
     if k > MAX_HITS:
@@ -282,7 +282,7 @@ def read_question(body: Body) -> Question:
         if family not in _FAMILIES:
             raise bad_request(f"include must be of {', '.join(_FAMILIES)}")
     body.choice("scopeView", ("strict", "merged", "crossTeam"), "strict")
-    return Question(
+    return QueryRequest(
         query=body.required("query"),
         k=k,
         mode=body.choice("mode", QUERY_MODES, "hybrid"),

@@ -7,10 +7,8 @@ embeddings here only know words, so that it is the words that must be the same, 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from spectron_migrate.local.recall import Recalled
+from spectron_migrate.local.results import QueryResult
 
 MOST = 5000
 
@@ -21,13 +19,13 @@ class AnswerCache:
     def __init__(self) -> None:
         """Start empty."""
         self._revision = -1
-        self._answers: dict[Hashable, Recalled] = {}
+        self._answers: dict[Hashable, QueryResult] = {}
 
-    def get(self, asked: Hashable, revision: int) -> Recalled | None:
+    def get(self, asked: Hashable, revision: int) -> QueryResult | None:
         """The answer to the same question, if nothing has changed since."""
         return self._answers.get(asked) if revision == self._revision else None
 
-    def put(self, asked: Hashable, revision: int, answer: Recalled) -> None:
+    def put(self, asked: Hashable, revision: int, answer: QueryResult) -> None:
         """Remember an answer."""
         if revision != self._revision or len(self._answers) >= MOST:
             self._revision = revision

@@ -9,10 +9,10 @@ from typing import Literal
 
 from spectron_migrate.local.auth import Caller, Keyring
 from spectron_migrate.local.cache import AnswerCache
-from spectron_migrate.local.commits import Commits
-from spectron_migrate.local.embed import Embedder
+from spectron_migrate.local.embedding import Embedder
+from spectron_migrate.local.errors import ApiError
 from spectron_migrate.local.extract import Extractor
-from spectron_migrate.local.failures import ApiError
+from spectron_migrate.local.grouped_writes import GroupedWrites
 from spectron_migrate.local.idempotency import Idempotency
 from spectron_migrate.local.scopes import EVERYTHING, Selector, involves, readable
 from spectron_migrate.local.storage import Region, Store
@@ -28,7 +28,7 @@ def wall_clock() -> datetime:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ServerSettings:
     """How one server answers."""
 
     context: str
@@ -40,7 +40,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ContractReading:
     """What the published contract leaves open, as this server reads it. A client must live with every reading."""
 
     unregistered: Literal[400, 403] = 400
@@ -55,7 +55,7 @@ class Reading:
     """Whether the response cache mixes up lenses and callers."""
 
 
-class Regions:
+class ReadableSelectors:
     """Which selectors a caller may look at, remembered: a context has few, and they never change."""
 
     def __init__(self, store: Store) -> None:
@@ -88,23 +88,23 @@ class Regions:
 class Engine:
     """One context, ready to answer."""
 
-    settings: Settings
+    settings: ServerSettings
     store: Store
     embedder: Embedder
     extractor: Extractor
     keyring: Keyring
-    reading: Reading = Reading()
+    reading: ContractReading = ContractReading()
     clock: Callable[[], datetime] = wall_clock
     idempotency: Idempotency = field(init=False)
-    regions: Regions = field(init=False)
-    commits: Commits = field(init=False)
+    regions: ReadableSelectors = field(init=False)
+    commits: GroupedWrites = field(init=False)
     cache: AnswerCache = field(init=False)
 
     def __post_init__(self) -> None:
         """Make what is derived from the store."""
         self.idempotency = Idempotency(self.store)
-        self.regions = Regions(self.store)
-        self.commits = Commits(self.store)
+        self.regions = ReadableSelectors(self.store)
+        self.commits = GroupedWrites(self.store)
         self.cache = AnswerCache()
 
     def now(self) -> str:

@@ -1,11 +1,11 @@
-"""What goes wrong with a service and the network before it, on purpose: a layer around an ASGI application.
+"""Injected faults of a service and its network: a layer around an ASGI application.
 
-Every fault is three answers: is the work done, what becomes of the idempotency key, and what does the client
-see. `FAULTS` names those that are of use; `Faults` says which one a request gets, by a plan, by chance from a
-seed, or by a function, and may be changed at any time. With an engine attached it also moves the server's
-clock and changes how it reads what the published contract leaves open.
+A fault says whether the work is done, what becomes of the idempotency key, and what the client sees. `FAULTS` are the
+named ones. `Faults` chooses one for each request: by a plan, at random from a seed, or by a function, and can be
+changed at any time. Attached to an engine, it also moves the server's clock and changes how the server reads what the
+published contract leaves open.
 
-A server that was started with a weather takes a new one while it runs: `PUT /faults` with a `Weather` as JSON.
+A server that was started with `FaultSettings` takes new ones while it runs: `PUT /faults` with the fields as JSON.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Any, Literal
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from spectron_migrate.local.engine import Api, Engine, Reading
-from spectron_migrate.local.failures import ApiError
+from spectron_migrate.local.engine import Api, ContractReading, Engine
+from spectron_migrate.local.errors import ApiError
 from spectron_migrate.local.idempotency import IN_FLIGHT
 from spectron_migrate.local.web import failure, reply
 
@@ -30,21 +30,21 @@ CONTROL = "/faults"
 TRANSPORT = "spectron.transport"
 """The ASGI extension through which a fault reaches the connection itself."""
 REQUEST = "spectron.request"
-"""The extension in which the application behind the layer finds the request as it came, with its key."""
+"""The extension that gives the application the original request, with its idempotency key."""
 
 
 @dataclass(frozen=True, slots=True)
-class Canned:
-    """An answer that needs no work."""
+class CannedAnswer:
+    """An answer without any work."""
 
     status: int
     message: str
     retry_after: str | None = None
-    """The header as it is sent, so that a test can send nonsense."""
+    """The header as it is sent; a test may send nonsense."""
 
 
-UNKNOWN = Canned(500, "unknown error")
-Told = Literal["answer", "cut", "cut in headers", "garbage", "half", "nothing"] | Canned
+UNKNOWN = CannedAnswer(500, "unknown error")
+ClientSees = Literal["answer", "cut", "cut in headers", "garbage", "half", "nothing"] | CannedAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,46 +52,48 @@ class Fault:
     """What happens to one request."""
 
     work: Literal["done", "not done", "done later", "done in part"] = "done"
-    """`done later`: after some more requests; until then the key is in flight. `done in part`: of a batch, the
-    first half; of anything else, nothing."""
+    """`done later`: a few requests later, and the key is in flight until then. `done in part`: the first half of a
+    batch, and nothing of any other request."""
     key: Literal["kept", "forgotten", "stuck"] = "kept"
-    """Stuck: 409 in flight until the layer is gone, as after a worker whose lock outlives it."""
-    told: Told = "answer"
+    """`stuck`: 409 in flight for as long as the layer lives, as after a worker whose lock outlives it."""
+    shown: ClientSees = "answer"
 
 
 FAULTS: dict[str, Fault] = {
     "none": Fault(),
-    "400": Fault("not done", told=Canned(400, "not this one")),
-    "429": Fault("not done", told=Canned(429, "slow down", "0")),
-    "429_bare": Fault("not done", told=Canned(429, "token budget spent")),
-    "503": Fault("not done", told=Canned(503, "too many requests in flight", "0")),
-    "503_bare": Fault("not done", told=Canned(503, "unavailable")),
-    "500_before": Fault("not done", told=UNKNOWN),
+    "400": Fault("not done", shown=CannedAnswer(400, "not this one")),
+    "429": Fault("not done", shown=CannedAnswer(429, "slow down", "0")),
+    "429_bare": Fault("not done", shown=CannedAnswer(429, "token budget spent")),
+    "503": Fault("not done", shown=CannedAnswer(503, "too many requests in flight", "0")),
+    "503_bare": Fault("not done", shown=CannedAnswer(503, "unavailable")),
+    "500_before": Fault("not done", shown=UNKNOWN),
     "500_before_stuck": Fault("not done", "stuck", UNKNOWN),
-    "500_after": Fault(told=UNKNOWN),
-    "500_after_released": Fault(key="forgotten", told=UNKNOWN),
-    "500_after_stuck": Fault(key="stuck", told=UNKNOWN),
-    "cut_before": Fault("not done", told="cut"),
-    "cut_after": Fault(told="cut"),
-    "cut_after_released": Fault(key="forgotten", told="cut"),
-    "cut_in_headers": Fault(told="cut in headers"),
+    "500_after": Fault(shown=UNKNOWN),
+    "500_after_released": Fault(key="forgotten", shown=UNKNOWN),
+    "500_after_stuck": Fault(key="stuck", shown=UNKNOWN),
+    "cut_before": Fault("not done", shown="cut"),
+    "cut_after": Fault(shown="cut"),
+    "cut_after_released": Fault(key="forgotten", shown="cut"),
+    "cut_in_headers": Fault(shown="cut in headers"),
     "cut_in_batch": Fault("done in part", "forgotten", "cut"),
-    "late": Fault("done later", told="cut"),
-    "garbage": Fault(told="garbage"),
-    "half_answer": Fault(told="half"),
-    "hang_before": Fault("not done", told="nothing"),
-    "hang": Fault(told="nothing"),
+    "late": Fault("done later", shown="cut"),
+    "garbage": Fault(shown="garbage"),
+    "half_answer": Fault(shown="half"),
+    "hang_before": Fault("not done", shown="nothing"),
+    "hang": Fault(shown="nothing"),
     "forgets": Fault(key="forgotten"),
 }
-"""By name; `forgets` does the work anew although the key is known."""
+"""By name; `forgets` does the work again although the key is known."""
 
-PASSING = tuple(name for name in FAULTS if name not in ("none", "400", "hang", "hang_before") and "stuck" not in name)
-"""Those that end by themselves and take no time: what a weather draws from unless it is told."""
+TRANSIENT_FAULTS = tuple(
+    name for name in FAULTS if name not in ("none", "400", "hang", "hang_before") and "stuck" not in name
+)
+"""Faults that pass by themselves and take no time: the default for random ones."""
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """A request that came by."""
+class SeenRequest:
+    """A request that reached the layer."""
 
     number: int
     method: str
@@ -102,107 +104,105 @@ class Request:
 
     @property
     def key(self) -> tuple[str, str] | None:
-        """Whose idempotency key it carries, and which."""
+        """The authorization and the idempotency key; None without a key."""
         key = self.headers.get("idempotency-key")
         return (self.headers.get("authorization", ""), key) if key else None
 
     @property
     def writes_fact(self) -> bool:
-        """Whether it stores memories."""
+        """Whether it writes facts."""
         return self.method == "POST" and self.path.endswith(("/facts", "/facts/batch"))
 
 
 @dataclass(frozen=True, slots=True)
-class Weather:
-    """Which faults are to be expected."""
+class FaultSettings:
+    """Which faults occur."""
 
     plan: Sequence[str] = ()
-    """Names for the writes of facts to come, one by one; then chance decides."""
+    """Faults of the next writes of facts, in order; after them chance decides."""
     chance: float = 0.0
-    """How likely a fault is, from 0 to 1, for each request."""
-    faults: Sequence[str] = PASSING
-    """What chance draws from."""
+    """Probability of a fault, from 0 to 1, for each request."""
+    faults: Sequence[str] = TRANSIENT_FAULTS
+    """Faults to draw from at random."""
     seed: int = 0
     ahead_s: float = 0.0
-    """How far the server's clock is ahead of the real one."""
+    """Seconds by which the server's clock is ahead of the real one."""
     reading: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of `engine.Reading` that differ from those of the start."""
+    """Fields of `engine.ContractReading` that replace those of the start."""
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a fault or a reading that does not exist."""
-        strange = sorted({*self.plan, *self.faults} - set(FAULTS))
-        strange += sorted(set(self.reading) - set(Reading.__slots__))
-        if strange:
-            raise ValueError(f"no such fault or reading: {', '.join(strange)}")
+        """Raises ValueError for an unknown fault or reading."""
+        unknown = sorted({*self.plan, *self.faults} - set(FAULTS))
+        unknown += sorted(set(self.reading) - set(ContractReading.__slots__))
+        if unknown:
+            raise ValueError(f"no such fault or reading: {', '.join(unknown)}")
 
 
-Choose = Callable[[Request], str | Fault]
+Choose = Callable[[SeenRequest], str | Fault]
 
 
 class Faults:
-    """Decides what each request gets."""
+    """Chooses the fault of each request."""
 
-    def __init__(self, weather: Weather | None = None, *, choose: Choose | None = None) -> None:
-        """`choose` may be exchanged at any time; without one the weather decides."""
-        self.choose: Choose = choose or self._by_weather
+    def __init__(self, settings: FaultSettings | None = None, *, choose: Choose | None = None) -> None:
+        """`choose` can be replaced at any time; without it the settings decide."""
+        self.choose: Choose = choose or self._by_settings
         self.counts: Counter[str] = Counter()
-        """How often each fault was played, by name."""
+        """How often each fault occurred, by name."""
         self._engine: Engine | None = None
-        self._reading = Reading()
-        self.turn(weather or Weather())
+        self._reading = ContractReading()
+        self.change_faults(settings or FaultSettings())
 
-    def turn(self, weather: Weather) -> None:
-        """Take another weather from now on."""
-        self.weather = weather
-        self._plan = deque(weather.plan)
-        self._dice = random.Random(weather.seed)
+    def change_faults(self, settings: FaultSettings) -> None:
+        """Use other settings from now on."""
+        self.settings = settings
+        self._plan = deque(settings.plan)
+        self._random = random.Random(settings.seed)
         if self._engine is not None:
-            self._engine.reading = replace(self._reading, **weather.reading)
+            self._engine.reading = replace(self._reading, **settings.reading)
 
     def attach(self, engine: Engine) -> None:
-        """Move the clock of an engine, and change its reading, as the weather says."""
+        """Move the clock of an engine and change its reading, as the settings say."""
         clock = engine.clock
-        engine.clock = lambda: clock() + timedelta(seconds=self.weather.ahead_s)
+        engine.clock = lambda: clock() + timedelta(seconds=self.settings.ahead_s)
         self._engine, self._reading = engine, engine.reading
-        self.turn(self.weather)
+        self.change_faults(self.settings)
 
     @property
     def api(self) -> Api:
-        """The generation whose form errors have."""
+        """The API generation in whose form errors are answered."""
         return self._engine.settings.api if self._engine is not None else "0.0.0"
 
-    def next(self, request: Request) -> Fault:
-        """What a request gets."""
+    def next(self, request: SeenRequest) -> Fault:
+        """The fault of a request."""
         chosen = self.choose(request)
         self.counts[chosen if isinstance(chosen, str) else "other"] += 1
         return FAULTS[chosen] if isinstance(chosen, str) else chosen
 
     def delay(self) -> int:
-        """How many requests late work lets pass before it."""
-        return self._dice.randint(1, 4)
+        """After how many requests late work is done."""
+        return self._random.randint(1, 4)
 
-    def _by_weather(self, request: Request) -> str:
+    def _by_settings(self, request: SeenRequest) -> str:
         if self._plan and request.writes_fact:
             return self._plan.popleft()
-        if self.weather.faults and self._dice.random() < self.weather.chance:
-            return self._dice.choice(list(self.weather.faults))
+        if self.settings.faults and self._random.random() < self.settings.chance:
+            return self._random.choice(list(self.settings.faults))
         return "none"
 
 
 class FaultLayer:
-    """The ASGI application that plays them."""
+    """The ASGI application that injects the faults."""
 
     def __init__(self, app: ASGIApp, faults: Faults) -> None:
-        """Wrap an application."""
         self._app = app
         self._faults = faults
         self._numbers = 0
         self._stuck: set[tuple[str, str]] = set()
         self._later: list[tuple[int, _Exchange]] = []
-        """What is put off, and up to which request."""
+        """Number of the request after which the work is done, and the work."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or not."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -211,15 +211,15 @@ class FaultLayer:
             return
         self._numbers += 1
         if scope["path"] == CONTROL:
-            await exchange.say(self._control(exchange.request))
+            await exchange.answer_with(self._control(exchange.request))
             return
-        await self._play(exchange, self._faults.next(exchange.request))
+        await self._inject(exchange, self._faults.next(exchange.request))
 
-    async def _play(self, exchange: _Exchange, fault: Fault) -> None:
+    async def _inject(self, exchange: _Exchange, fault: Fault) -> None:
         key = exchange.request.key
         await self._catch_up(exchange.request.number)
         if key is not None and (key in self._stuck or any(key == late.request.key for _, late in self._later)):
-            await exchange.tell(Canned(409, IN_FLIGHT), self._faults.api)
+            await exchange.show(CannedAnswer(409, IN_FLIGHT), self._faults.api)
             return
         if fault.key == "stuck" and key is not None:
             self._stuck.add(key)
@@ -229,28 +229,28 @@ class FaultLayer:
             await exchange.work(self._app, with_key=False)
         elif fault.work == "done":
             await exchange.work(self._app, with_key=fault.key == "kept")
-        await exchange.tell(fault.told, self._faults.api)
+        await exchange.show(fault.shown, self._faults.api)
 
     async def _catch_up(self, number: int) -> None:
-        """Do what was put off long enough."""
+        """Do the late work that is due."""
         due = [late for last, late in self._later if last <= number]
         self._later = [(last, late) for last, late in self._later if last > number]
         for late in due:
             await late.work(self._app, with_key=True)
 
-    def _control(self, request: Request) -> Response:
+    def _control(self, request: SeenRequest) -> Response:
         if request.method == "PUT":
             try:
-                self._faults.turn(Weather(**json.loads(request.body)))
+                self._faults.change_faults(FaultSettings(**json.loads(request.body)))
             except (ValueError, TypeError) as error:
                 return reply({"message": str(error)}, 400)
-        return reply({"weather": asdict(self._faults.weather), "counts": dict(self._faults.counts)})
+        return reply({"settings": asdict(self._faults.settings), "counts": dict(self._faults.counts)})
 
 
 class _Exchange:
-    """One request, and what its client sees of the answer."""
+    """One request, its answer, and what the client sees of it."""
 
-    request: Request
+    request: SeenRequest
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._scope = scope
@@ -259,7 +259,7 @@ class _Exchange:
         self._answer: list[Message] = []
 
     async def read(self, number: int) -> bool:
-        """Read the request whole; False where the client has gone before that."""
+        """Read the whole request; False if the client disconnected before its end."""
         body, more = b"", True
         while more:
             message = await self._receive()
@@ -268,11 +268,11 @@ class _Exchange:
             body += message.get("body", b"")
             more = message.get("more_body", False)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self._scope["headers"]}
-        self.request = Request(number, self._scope["method"], self._scope["path"], headers, body)
+        self.request = SeenRequest(number, self._scope["method"], self._scope["path"], headers, body)
         return True
 
     def halve(self) -> bool:
-        """Leave away the second half of a batch; False where it is none of two or more messages."""
+        """Drop the second half of a batch; False if it is no batch of at least two messages."""
         if not self.request.path.endswith("/facts/batch"):
             return False
         body = json.loads(self.request.body)
@@ -283,7 +283,7 @@ class _Exchange:
         return bool(body["messages"])
 
     async def work(self, app: ASGIApp, *, with_key: bool) -> None:
-        """Let the application do its work, and keep the answer."""
+        """Let the application do its work and keep its answer."""
         given = iter([{"type": "http.request", "body": self.request.body, "more_body": False}])
 
         async def receive() -> Message:
@@ -297,34 +297,34 @@ class _Exchange:
         try:
             await app({**self._scope, "headers": kept, "extensions": extensions}, receive, keep)
         except (ConnectionError, EOFError):
-            self._answer = []  # a relay whose server is gone
+            self._answer = []  # the application is a relay, and its server is gone
 
-    async def say(self, response: Response) -> None:
-        """An answer of our own."""
+    async def answer_with(self, response: Response) -> None:
+        """Answer without the application."""
         await response(self._scope, self._receive, self._send)
 
-    async def tell(self, told: Told, api: Api) -> None:
-        """Show the client its side of the fault."""
-        if isinstance(told, Canned):
-            response = failure(ApiError(told.status, told.message), api, self.request.path)
-            if told.retry_after is not None:
-                response.headers["retry-after"] = told.retry_after
-            await self.say(response)
-        elif told == "answer" and self._answer:
+    async def show(self, shown: ClientSees, api: Api) -> None:
+        """Show the client what the fault lets it see."""
+        if isinstance(shown, CannedAnswer):
+            response = failure(ApiError(shown.status, shown.message), api, self.request.path)
+            if shown.retry_after is not None:
+                response.headers["retry-after"] = shown.retry_after
+            await self.answer_with(response)
+        elif shown == "answer" and self._answer:
             for message in self._answer:
                 await self._send(message)
         else:
-            await self._break(told)
+            await self._break(shown)
 
-    async def _break(self, told: str) -> None:
+    async def _break(self, shown: str) -> None:
         transport = self._scope.get("extensions", {}).get(TRANSPORT)
         if transport is None:
-            raise ConnectionResetError(told)
-        if told != "nothing":
-            whole = self._on_the_wire() if self._answer and told in ("cut in headers", "half") else b""
+            raise ConnectionResetError(shown)
+        if shown != "nothing":
+            whole = self._on_the_wire() if self._answer and shown in ("cut in headers", "half") else b""
             head = whole.index(b"\r\n\r\n") + 4 if whole else 0
-            shown = {"cut in headers": whole[: head // 2], "half": whole[: head + (len(whole) - head) // 2]}
-            transport.write(shown.get(told, b"\x00\x01 nonsense\r\n\r\n" if told == "garbage" else b""))
+            parts = {"cut in headers": whole[: head // 2], "half": whole[: head + (len(whole) - head) // 2]}
+            transport.write(parts.get(shown, b"\x00\x01 nonsense\r\n\r\n" if shown == "garbage" else b""))
             transport.close()
         while (await self._receive())["type"] != "http.disconnect":
             pass

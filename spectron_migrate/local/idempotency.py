@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 
-from spectron_migrate.local.failures import ApiError
-from spectron_migrate.local.storage import Replay, Store
+from spectron_migrate.local.errors import ApiError
+from spectron_migrate.local.storage import Store, StoredAnswer
 from spectron_migrate.local.times import stamp
 
 LIFETIME = timedelta(hours=24)
@@ -37,7 +37,7 @@ class Idempotency:
         running = self._in_flight.get((owner, key))
         if running is not None:
             raise ApiError(409, IN_FLIGHT if running == digest else OTHER_BODY)
-        replay = self._store.replay(owner, key)
+        replay = self._store.answer(owner, key)
         if replay is None or replay.created_at <= stamp(now - LIFETIME):
             return None
         if replay.digest != digest:
@@ -55,12 +55,12 @@ class Idempotency:
 
     def keep(self, owner: str, key: str, digest: str, body: bytes, now: datetime) -> None:
         """Store an answer; call inside the transaction of the write."""
-        self._store.put_replay(owner, key, Replay(digest, body, stamp(now)))
+        self._store.put_answer(owner, key, StoredAnswer(digest, body, stamp(now)))
 
     def sweep(self, now: datetime) -> None:
         """Let go of the answers that protect no longer."""
         with self._store.transaction():
-            self._store.drop_replays(stamp(now - LIFETIME))
+            self._store.drop_answers(stamp(now - LIFETIME))
 
 
 def digest(path: str, body: bytes) -> str:

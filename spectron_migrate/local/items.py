@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spectron_migrate.local.storage import Found, Item, Region, Want
-from spectron_migrate.local.vectors import Index, fingerprint
+from spectron_migrate.local.storage import Item, Region, ScoredItem, SearchFilter
+from spectron_migrate.local.vectors import VectorIndex, fingerprint
 
 if TYPE_CHECKING:
     from spectron_migrate.local.storage import Vector
@@ -28,7 +28,7 @@ class ItemTable:
         """Work on an open connection; the arrays are read when they are first needed."""
         self._db = db
         self._dimensions = dimensions
-        self._loaded: Index | None = None
+        self._loaded: VectorIndex | None = None
 
     def passages(self, region: Region) -> Iterator[Item]:
         where, values = in_region(region)
@@ -75,10 +75,10 @@ class ItemTable:
         )
         return item if duplicate_of is None else replace(item, duplicate_of=duplicate_of)
 
-    def nearest(self, vector: Vector, want: Want, limit: int) -> list[Found]:
+    def nearest(self, vector: Vector, want: SearchFilter, limit: int) -> list[ScoredItem]:
         return self._index().nearest(vector, self._mask(want), limit)
 
-    def matching(self, words: Sequence[str], want: Want, limit: int) -> list[Found]:
+    def matching(self, words: Sequence[str], want: SearchFilter, limit: int) -> list[ScoredItem]:
         if not words:
             return []
         index, keep = self._index(), self._mask(want)
@@ -96,12 +96,12 @@ class ItemTable:
                 (query, fetch),
             ).fetchall()
             kept = keep[index.positions(row[0] for row in rows)].tolist()
-            found = [Found(row[0], row[1]) for row, ok in zip(rows, kept, strict=True) if ok]
+            found = [ScoredItem(row[0], row[1]) for row, ok in zip(rows, kept, strict=True) if ok]
             if len(found) >= limit or len(rows) < fetch:
                 return found[:limit]
             fetch *= 16  # most of what matched lies outside the region
 
-    def visible(self, numbers: Iterable[int], want: Want) -> list[int]:
+    def visible(self, numbers: Iterable[int], want: SearchFilter) -> list[int]:
         asked = list(numbers)
         keep = self._mask(want)[self._index().positions(asked)]
         return [number for number, ok in zip(asked, keep, strict=True) if ok]
@@ -134,18 +134,18 @@ class ItemTable:
         self._promote_twins("until IS NOT NULL AND number IN (SELECT value FROM json_each(?))", (marks,))
         return len(live)
 
-    def _index(self) -> Index:
+    def _index(self) -> VectorIndex:
         if self._loaded is None:
             rows = self._db.execute(
                 "SELECT number, selector, kind, until IS NULL, duplicate_of IS NULL, print, vector FROM item"
                 " ORDER BY number"
             ).fetchall()
             packed = np.frombuffer(b"".join(row[6] for row in rows), np.float16).reshape(-1, self._dimensions)
-            self._loaded = Index(self._dimensions, capacity=max(1024, len(rows) + len(rows) // 4))
+            self._loaded = VectorIndex(self._dimensions, capacity=max(1024, len(rows) + len(rows) // 4))
             self._loaded.load([(*row[:5], row[5] + (1 << 63)) for row in rows], packed.astype(np.float32))
         return self._loaded
 
-    def _mask(self, want: Want) -> np.typing.NDArray[np.bool_]:
+    def _mask(self, want: SearchFilter) -> np.typing.NDArray[np.bool_]:
         index = self._index()
         if want.as_of is None:
             keep = index.mask(want.region, want.kinds, duplicates=want.duplicates)

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
+from spectron_migrate.local.errors import ApiError
 from spectron_migrate.local.extract import ENTITY_TYPES, SURE, Extraction, Extractor, Fact, Names, type_of
-from spectron_migrate.local.failures import ApiError
 from spectron_migrate.local.rules import RuleExtractor, slug
 from spectron_migrate.local.storage import Category
 

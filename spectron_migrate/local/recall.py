@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import heapq
 import re
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 from spectron_migrate.local.auth import Caller
-from spectron_migrate.local.bodies import MAX_HITS, Question
+from spectron_migrate.local.bodies import MAX_HITS, QueryRequest
 from spectron_migrate.local.engine import Engine
-from spectron_migrate.local.failures import bad_request
-from spectron_migrate.local.storage import Entity, Found, Region, Want
+from spectron_migrate.local.errors import bad_request
+from spectron_migrate.local.results import MemoryHit, QueryResult
+from spectron_migrate.local.storage import Entity, Region, ScoredItem, SearchFilter
 
 POOL = 256
 """How many candidates each signal gives, whatever `k` is."""
@@ -34,32 +34,8 @@ STOP_WORDS = frozenset(
 )
 _WORD = re.compile(r"[^\W_]+")
 
-Source = Literal["memory_chunk", "attribute", "entity"]
 
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """One result; greater scores are better, and mean nothing across queries."""
-
-    id: str
-    text: str
-    source: Source
-    score: float
-    known_at: str
-
-
-@dataclass(frozen=True, slots=True)
-class Recalled:
-    """What a question found."""
-
-    hits: tuple[Hit, ...]
-    seeds: tuple[str, ...]
-    """Names of known entities that the question mentions."""
-    tier: Literal["cache", "hybrid"] = "hybrid"
-    reason: str = "searched by meaning and by words"
-
-
-def recall_cached(engine: Engine, caller: Caller, question: Question) -> Recalled:
+def recall_cached(engine: Engine, caller: Caller, question: QueryRequest) -> QueryResult:
     """Answer a caller's question, from an earlier one where that asked with the same words in the same place."""
     place = () if engine.reading.shared_cache else (caller.patterns("memory:read"), question.lens)
     words = tuple(sorted(_WORD.findall(question.query.casefold())))
@@ -72,7 +48,7 @@ def recall_cached(engine: Engine, caller: Caller, question: Question) -> Recalle
     return found
 
 
-def recall(engine: Engine, question: Question, region: Region) -> Recalled:
+def recall(engine: Engine, question: QueryRequest, region: Region) -> QueryResult:
     """Answer a question from the rows of a region.
 
     Raises:
@@ -81,13 +57,13 @@ def recall(engine: Engine, question: Question, region: Region) -> Recalled:
     """
     if question.at_instant or question.valid_from or question.valid_until or question.located:
         raise bad_request("atInstant, validFrom, validUntil and location are not served by the local Spectron")
-    want = Want(region, question.kinds, question.duplicates, question.as_of, question.labels)
+    want = SearchFilter(region, question.kinds, question.duplicates, question.as_of, question.labels)
     seeds = _seeds(engine, question.query, region)
     if question.mode == "graph":
         hits = _neighbourhood(engine, seeds, want, question.k)
     else:
         hits = _hits(engine, _ranked(engine, question, want)[: question.k])
-    return Recalled(tuple(hits), tuple(seed.name for seed in seeds))
+    return QueryResult(tuple(hits), tuple(seed.name for seed in seeds))
 
 
 def content_words(text: str) -> list[str]:
@@ -97,9 +73,9 @@ def content_words(text: str) -> list[str]:
     return (telling or words)[:MAX_WORDS]
 
 
-def _ranked(engine: Engine, question: Question, want: Want) -> list[Found]:
-    by_meaning: list[Found] = []
-    by_words: list[Found] = []
+def _ranked(engine: Engine, question: QueryRequest, want: SearchFilter) -> list[ScoredItem]:
+    by_meaning: list[ScoredItem] = []
+    by_words: list[ScoredItem] = []
     if question.mode != "bm25":
         by_meaning = engine.store.nearest(engine.embedder.embed([question.query])[0], want, POOL)
     if question.mode != "vector":
@@ -110,19 +86,21 @@ def _ranked(engine: Engine, question: Question, want: Want) -> list[Found]:
     return by_meaning or by_words
 
 
-def _fused(by_meaning: list[Found], by_words: list[Found]) -> list[Found]:
+def _fused(by_meaning: list[ScoredItem], by_words: list[ScoredItem]) -> list[ScoredItem]:
     """Reciprocal ranks: scores of the two signals cannot be compared, their orders can."""
     scores = {hit.number: 1 / (RANK_CONSTANT + rank) for rank, hit in enumerate(by_meaning, 1)}
     for rank, hit in enumerate(by_words, 1):
         scores[hit.number] = scores.get(hit.number, 0.0) + WORDS_WEIGHT / (RANK_CONSTANT + rank)
     ranked = heapq.nsmallest(MAX_HITS, scores.items(), key=lambda entry: (-entry[1], entry[0]))
-    return [Found(number, score) for number, score in ranked]
+    return [ScoredItem(number, score) for number, score in ranked]
 
 
-def _hits(engine: Engine, found: list[Found]) -> list[Hit]:
+def _hits(engine: Engine, found: list[ScoredItem]) -> list[MemoryHit]:
     items = engine.store.items(hit.number for hit in found)
     return [
-        Hit(item.id, item.text, item.kind, hit.score, item.known_at) for hit in found for item in [items[hit.number]]
+        MemoryHit(item.id, item.text, item.kind, hit.score, item.known_at)
+        for hit in found
+        for item in [items[hit.number]]
     ]
 
 
@@ -133,12 +111,12 @@ def _seeds(engine: Engine, query: str, region: Region) -> list[Entity]:
     return engine.store.entities_named(sorted(names), region) if names else []
 
 
-def _neighbourhood(engine: Engine, seeds: list[Entity], want: Want, k: int) -> list[Hit]:
+def _neighbourhood(engine: Engine, seeds: list[Entity], want: SearchFilter, k: int) -> list[MemoryHit]:
     """The entities that the question names, their facts, then the facts of their neighbours."""
-    hits: dict[str, Hit] = {}
+    hits: dict[str, MemoryHit] = {}
     scores = {seed.id: 1.0 for seed in seeds}
     for seed in seeds:
-        hits[seed.id] = Hit(seed.id, f"{seed.type} {seed.name}", "entity", 1.0, seed.created_at)
+        hits[seed.id] = MemoryHit(seed.id, f"{seed.type} {seed.name}", "entity", 1.0, seed.created_at)
         for edge in engine.store.relations(want.region, entity=seed.id):
             scores.setdefault(edge.object if edge.subject == seed.id else edge.subject, 0.5)
     for entity, score in scores.items():
@@ -146,11 +124,11 @@ def _neighbourhood(engine: Engine, seeds: list[Entity], want: Want, k: int) -> l
         numbers = engine.store.item_numbers(facts)
         seen = engine.store.visible(numbers.values(), replace(want, kinds=frozenset({"attribute"})))
         for item in engine.store.items(seen).values():
-            hits.setdefault(item.id, Hit(item.id, item.text, "attribute", score * 0.9, item.known_at))
+            hits.setdefault(item.id, MemoryHit(item.id, item.text, "attribute", score * 0.9, item.known_at))
     return sorted(hits.values(), key=lambda hit: -hit.score)[:k]
 
 
-def as_prompt(hits: tuple[Hit, ...]) -> str:
+def as_prompt(hits: tuple[MemoryHit, ...]) -> str:
     """Hits as text for a language model's prompt; empty where there is none."""
     facts = [f"- {hit.text}" for hit in hits if hit.source != "memory_chunk"]
     passages = [f"- {hit.text}" for hit in hits if hit.source == "memory_chunk"]

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from spectron_migrate.local.auth import Caller
 from spectron_migrate.local.bodies import Write
 from spectron_migrate.local.engine import Engine
+from spectron_migrate.local.errors import forbidden
 from spectron_migrate.local.extract import Extraction, Fact, Names
-from spectron_migrate.local.failures import forbidden
+from spectron_migrate.local.fact_updates import ExtractionResult, Source, apply_extraction
 from spectron_migrate.local.ids import new_id
-from spectron_migrate.local.reconcile import Outcome, Source, reconcile
 from spectron_migrate.local.scopes import Selector
 from spectron_migrate.local.storage import Item, Session, Turn
 
@@ -31,14 +31,14 @@ _BREAK = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 @dataclass(slots=True)
-class Remembered:
+class WriteResult:
     """What a write made; the answer is drawn from it."""
 
     session: str
     turns: list[str] = field(default_factory=list)
     passages: list[str] = field(default_factory=list)
     """The first passage of each turn."""
-    outcomes: list[Outcome] = field(default_factory=list)
+    outcomes: list[ExtractionResult] = field(default_factory=list)
 
 
 class _Undo(Exception):
@@ -50,7 +50,7 @@ class _Undo(Exception):
 
 
 async def remember(
-    engine: Engine, caller: Caller, write: Write, key: str, digest: str, answer: Callable[[Remembered], bytes]
+    engine: Engine, caller: Caller, write: Write, key: str, digest: str, answer: Callable[[WriteResult], bytes]
 ) -> bytes:
     """Do a write once and give its answer.
 
@@ -74,7 +74,7 @@ async def remember(
     with engine.idempotency.reserved(caller.identity, key, digest):
         extractions, vectors = await _extract(engine, caller, write), await _embed(engine, write)
 
-        def keep(made: Remembered) -> bytes:
+        def keep(made: WriteResult) -> bytes:
             body = answer(made)
             engine.idempotency.keep(caller.identity, key, digest, body, engine.clock())
             return body
@@ -163,11 +163,11 @@ def _commit(
     write: Write,
     extractions: Sequence[Extraction],
     vectors: Sequence[Vector],
-    answer: Callable[[Remembered], bytes],
+    answer: Callable[[WriteResult], bytes],
 ) -> bytes:
     """Everything that a write changes, inside a transaction. A preview ends in `_Undo`."""
     session = _session(engine, caller, write) or open_session(engine, caller, write.scopes)[0]
-    made = Remembered(session.id)
+    made = WriteResult(session.id)
     _Writing(engine, write, session, made, iter(vectors)).run(extractions)
     if write.infer == "preview":
         made.session = write.session or ""
@@ -180,7 +180,7 @@ class _Writing:
     engine: Engine
     write: Write
     session: Session
-    made: Remembered
+    made: WriteResult
     vectors: Iterator[Vector]
 
     def run(self, extractions: Sequence[Extraction]) -> None:
@@ -224,12 +224,12 @@ class _Writing:
             category=self.write.category,
             labels=self.write.labels,
         )
-        outcome = Outcome(turn)
-        reconcile(self.engine.store, self.engine.embedder, extraction, source, outcome)
+        outcome = ExtractionResult(turn)
+        apply_extraction(self.engine.store, self.engine.embedder, extraction, source, outcome)
         self.made.outcomes.append(outcome)
 
     def triples(self, now: str) -> None:
-        outcome = Outcome("")
+        outcome = ExtractionResult("")
         for triple in self.write.triples:
             source = Source(
                 self.session.selector,
@@ -241,5 +241,5 @@ class _Writing:
                 labels=self.write.labels,
             )
             fact = Fact((triple.type, triple.name), triple.key, triple.value or "", 1.0, target=triple.target)
-            reconcile(self.engine.store, self.engine.embedder, Extraction((fact,)), source, outcome)
+            apply_extraction(self.engine.store, self.engine.embedder, Extraction((fact,)), source, outcome)
         self.made.outcomes.append(outcome)

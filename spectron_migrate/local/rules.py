@@ -30,7 +30,7 @@ class RuleExtractor:
         facts: dict[tuple[tuple[str, str], str], Fact] = {}
         instructions = []
         for role, text in messages:
-            reader = _Reader(USER if role == "user" else ASSISTANT)
+            reader = _MessageReader(USER if role == "user" else ASSISTANT)
             for sentence in _SENTENCE_END.split(text):
                 if _INSTRUCTION.match(sentence.strip()):
                     instructions.append(sentence.strip())
@@ -46,7 +46,7 @@ def slug(text: str) -> str:
     return "_".join(words)[:64].strip("_")
 
 
-class _Reader:
+class _MessageReader:
     """One message, read from left to right: a clause without a subject is about that of the clause before."""
 
     def __init__(self, speaker: tuple[str, str]) -> None:

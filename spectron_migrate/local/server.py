@@ -12,8 +12,8 @@ from starlette.types import ASGIApp
 
 from spectron_migrate.local.app import build
 from spectron_migrate.local.auth import Keyring, bootstrap
-from spectron_migrate.local.embed import Embedder, WordLlamaEmbedder
-from spectron_migrate.local.engine import API_VERSIONS, Api, Engine, Reading, Settings, wall_clock
+from spectron_migrate.local.embedding import Embedder, WordLlamaEmbedder
+from spectron_migrate.local.engine import API_VERSIONS, Api, ContractReading, Engine, ServerSettings, wall_clock
 from spectron_migrate.local.extract import Extractor
 from spectron_migrate.local.faults import FaultLayer, Faults
 from spectron_migrate.local.rules import RuleExtractor
@@ -42,7 +42,7 @@ def create_app(
     extraction: bool = True,
     api: str = "0.0.0",
     principals: Mapping[str, Mapping[str, Any]] | None = None,
-    reading: Reading | None = None,
+    reading: ContractReading | None = None,
     faults: Faults | None = None,
     max_in_flight: int = 256,
     embedder: Embedder | None = None,
@@ -79,12 +79,12 @@ def create_app(
     store = SqliteStore(path, context, embedder.dimensions)
     bootstrap(store, api_key, principals or {}, stamp(clock()))
     engine = Engine(
-        Settings(context, version, extraction, max_in_flight),
+        ServerSettings(context, version, extraction, max_in_flight),
         store,
         embedder,
         extractor or RuleExtractor(),
         Keyring(store),
-        reading or Reading(),
+        reading or ContractReading(),
         clock,
     )
     app = build(engine)
@@ -125,7 +125,7 @@ def serve(
     """
     import uvicorn
 
-    from spectron_migrate.local.onewrite import OneWriteProtocol
+    from spectron_migrate.local.buffered_transport import BufferedProtocol
 
     class Server(uvicorn.Server):  # type: ignore[misc] # it comes without types
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -138,7 +138,7 @@ def serve(
         app = create_app(data=data, context=context, api_key=api_key, extraction=extraction, api=api, **more)
         config = uvicorn.Config(
             app,
-            http=OneWriteProtocol,
+            http=BufferedProtocol,
             log_level="warning",
             access_log=False,
             server_header=False,

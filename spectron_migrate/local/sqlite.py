@@ -30,18 +30,18 @@ from spectron_migrate.local.items import ItemTable, in_region
 from spectron_migrate.local.schema import prepare
 from spectron_migrate.local.scopes import Selector
 from spectron_migrate.local.storage import (
+    ApiKey,
     Attribute,
     Entity,
     Erased,
-    Key,
     Note,
     Principal,
     Region,
     Relation,
-    Replay,
     Resource,
     ScopeNode,
     Session,
+    StoredAnswer,
     Turn,
 )
 
@@ -154,13 +154,13 @@ class SqliteStore(ItemTable):
             (principal.id, principal.kind, principal.display_name, json.dumps(principal.grants)),
         )
 
-    def api_keys(self) -> list[Key]:
+    def api_keys(self) -> list[ApiKey]:
         rows = self._db.execute(
             "SELECT id, name, principal, digest, created_at, grants, valid_until FROM key ORDER BY created_at, id"
         )
-        return [replace(Key(*row), grants=None if row[5] is None else json.loads(row[5])) for row in rows]
+        return [replace(ApiKey(*row), grants=None if row[5] is None else json.loads(row[5])) for row in rows]
 
-    def put_key(self, key: Key) -> None:
+    def put_key(self, key: ApiKey) -> None:
         grants = None if key.grants is None else json.dumps(key.grants)
         self._db.execute(
             "INSERT OR REPLACE INTO key VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -414,19 +414,19 @@ class SqliteStore(ItemTable):
 
     # Idempotency
 
-    def replay(self, principal: str, key: str) -> Replay | None:
+    def answer(self, principal: str, key: str) -> StoredAnswer | None:
         row = self._db.execute(
             "SELECT digest, body, created_at FROM idempotency WHERE principal = ? AND key = ?", (principal, key)
         ).fetchone()
-        return Replay(*row) if row else None
+        return StoredAnswer(*row) if row else None
 
-    def put_replay(self, principal: str, key: str, replay: Replay) -> None:
+    def put_answer(self, principal: str, key: str, replay: StoredAnswer) -> None:
         self._db.execute(
             "INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?, ?, ?)",
             (principal, key, replay.digest, replay.body, replay.created_at),
         )
 
-    def drop_replays(self, before: str) -> None:
+    def drop_answers(self, before: str) -> None:
         self._db.execute("DELETE FROM idempotency WHERE created_at < ?", (before,))
 
 

@@ -54,7 +54,7 @@ class Principal:
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class ApiKey:
     """One way of a principal to prove itself; `digest` is all that is kept of the secret."""
 
     id: str
@@ -185,7 +185,7 @@ class Resource:
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
+class StoredAnswer:
     """The answer kept for an idempotency key."""
 
     digest: str
@@ -194,7 +194,7 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
+class SearchFilter:
     """Which items a search is about. Everything given must hold."""
 
     region: Region = None
@@ -207,7 +207,7 @@ class Want:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ScoredItem:
     """An item's number and how well it answers; greater is better."""
 
     number: int
@@ -267,10 +267,10 @@ class Store(Protocol):
     def put_principal(self, principal: Principal) -> None:
         """Add or replace a principal."""
 
-    def api_keys(self) -> list[Key]:
+    def api_keys(self) -> list[ApiKey]:
         """All keys, oldest first."""
 
-    def put_key(self, key: Key) -> None:
+    def put_key(self, key: ApiKey) -> None:
         """Add or replace a key."""
 
     def drop_key(self, id: str) -> None:
@@ -299,13 +299,13 @@ class Store(Protocol):
     def add_item(self, item: Item, vector: Vector) -> Item:
         """Make something findable; a passage learns here of which older one it is a near-duplicate."""
 
-    def nearest(self, vector: Vector, want: Want, limit: int) -> list[Found]:
+    def nearest(self, vector: Vector, want: SearchFilter, limit: int) -> list[ScoredItem]:
         """By cosine, exact, best first; scores from -1 to 1."""
 
-    def matching(self, words: Sequence[str], want: Want, limit: int) -> list[Found]:
+    def matching(self, words: Sequence[str], want: SearchFilter, limit: int) -> list[ScoredItem]:
         """By BM25 over any of the words, best first; scores above 0."""
 
-    def visible(self, numbers: Iterable[int], want: Want) -> list[int]:
+    def visible(self, numbers: Iterable[int], want: SearchFilter) -> list[int]:
         """Those of the items that a search would look at."""
 
     def items(self, numbers: Iterable[int]) -> dict[int, Item]:
@@ -388,11 +388,11 @@ class Store(Protocol):
         """Table -> how many rows were written without a scope, and a few of their ids."""
 
     # Idempotency
-    def replay(self, principal: str, key: str) -> Replay | None:
+    def answer(self, principal: str, key: str) -> StoredAnswer | None:
         """The answer kept for a key."""
 
-    def put_replay(self, principal: str, key: str, replay: Replay) -> None:
+    def put_answer(self, principal: str, key: str, replay: StoredAnswer) -> None:
         """Keep an answer, in the transaction of the write that it answers."""
 
-    def drop_replays(self, before: str) -> None:
+    def drop_answers(self, before: str) -> None:
         """Let go of the answers that are older."""

@@ -11,7 +11,7 @@
     def test_it_answers(spectron):
         client = MyClient(spectron.base_url, context=spectron.context, api_key=spectron.api_key)
 
-Each server takes a free port, so that tests may run side by side.
+Each server takes a free port, so that tests can run side by side.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 START_SECONDS = 60.0
-"""How long a start may take before it counts as failed; a loaded machine is slow."""
+"""A start that takes longer has failed; it is generous, because a loaded machine is slow."""
 
 
 class ServerFailed(Exception):
-    """The server did not come up; the message has what it said."""
+    """The server did not start; the message is what it printed."""
 
 
 class RunningServer:
@@ -53,10 +53,11 @@ class RunningServer:
         port: int = 0,
         **more: Any,
     ) -> None:
-        """Take the options of `server.create_app`; `start` begins.
+        """Options are those of `server.create_app`; `start` starts the process.
 
-        `reading` is given as a dict, and so is `weather`, the fields of a `faults.Weather`: with one the server
-        has faults to play, and `turn` changes them.
+        `reading` is a dict of the fields of `engine.ContractReading`. `fault_settings` is a dict of the fields of
+        `faults.FaultSettings`; only with it, even if empty, does the server inject faults, and `change_faults`
+        changes them.
         """
         self.data = data
         self.context = context
@@ -71,14 +72,14 @@ class RunningServer:
 
     @property
     def database(self) -> Path:
-        """The store's file, to be opened read-only; only with `data`."""
+        """The store's file, to be opened read-only. Raises ValueError without `data`."""
         if self.data is None:
             raise ValueError("a server without data keeps everything in memory")
         return self.data / f"{self.context}.sqlite"
 
     def start(self) -> None:
-        """Start and wait until health answers. Raises ServerFailed."""
-        with tempfile.TemporaryFile("w+") as said:
+        """Start the process and wait until it is healthy. Raises ServerFailed."""
+        with tempfile.TemporaryFile("w+") as stderr:
             # The module is run from wherever this package is, not from the caller's directory.
             self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [
@@ -87,7 +88,7 @@ class RunningServer:
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=said,
+                stderr=stderr,
                 text=True,
                 env={**os.environ, "SPECTRON_API_KEY": self.api_key},
             )
@@ -99,42 +100,42 @@ class RunningServer:
             self.base_url = self.process.stdout.readline().strip() if ready else ""
             if not self.base_url:
                 self.stop()
-                said.seek(0)
-                raise ServerFailed(said.read().strip() or f"no answer in {START_SECONDS:.0f} s")
+                stderr.seek(0)
+                raise ServerFailed(stderr.read().strip() or f"no answer in {START_SECONDS:.0f} s")
         self._port = urlsplit(self.base_url).port or 0
         self._await_health()
 
     def kill(self) -> None:
-        """End it as `kill -9` does."""
+        """Kill the process as `kill -9` does."""
         self.process.send_signal(signal.SIGKILL)
         self._reap()
 
     def restart(self) -> None:
-        """Start again on the same port and data, killing it first where it still runs."""
+        """Start again on the same port and data; kills the process first if it is running."""
         if self.process.poll() is None:
             self.kill()
         self.start()
 
-    def turn(self, **weather: Any) -> dict[str, int]:
-        """Another weather from now on, over restarts too; how often each fault was played since the start.
+    def change_faults(self, **settings: Any) -> dict[str, int]:
+        """Use other fault settings from now on, across restarts too; returns how often each fault has occurred.
 
-        Raises ValueError for one that does not exist.
+        Raises ValueError for an unknown fault or reading.
         """
         address = urlsplit(self.base_url)
         connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=5)
         try:
-            connection.request("PUT", "/faults", json.dumps(weather))
+            connection.request("PUT", "/faults", json.dumps(settings))
             answer = connection.getresponse()
             body = json.loads(answer.read())
         finally:
             connection.close()
         if answer.status != 200:
             raise ValueError(body["message"])
-        self._more["weather"] = weather
+        self._more["fault_settings"] = settings
         return dict(body["counts"])
 
     def stop(self) -> None:
-        """End it in order."""
+        """End the process cleanly."""
         if self.process.poll() is None:
             self.process.terminate()
         self._reap()
@@ -166,18 +167,17 @@ class RunningServer:
 
 @contextmanager
 def running_server(data: Path | None = None, **options: Any) -> Iterator[RunningServer]:
-    """A server that ends with the block.
+    """A server for the duration of the block.
 
     Args:
-        data: directory that keeps the memories over restarts; None keeps them in memory.
+        data: directory that keeps the memories across restarts; None keeps them in memory.
         options: those of `RunningServer`.
 
     Yields:
-        The server: `.base_url`, `.api_key`, `.context`, `.process`, `.data`, `.database`, `.kill()`,
-        `.restart()`.
+        The running server.
 
     Raises:
-        ServerFailed: it did not come up.
+        ServerFailed: it did not start.
     """
     server = RunningServer(data, **options)
     server.start()

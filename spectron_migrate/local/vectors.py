@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spectron_migrate.local.storage import Found, Kind, Region
+from spectron_migrate.local.storage import Kind, Region, ScoredItem
 
 KINDS: tuple[Kind, ...] = ("memory_chunk", "attribute")
 NEAR = 3
@@ -43,7 +43,7 @@ def _note(bands: dict[tuple[int, int], list[int]], at: int, selector: int, print
         bands.setdefault((selector, band), []).append(at)
 
 
-class Index:
+class VectorIndex:
     """Arrays in step with the item table; rows are appended in the order of their numbers."""
 
     def __init__(self, dimensions: int, capacity: int = 1024) -> None:
@@ -150,7 +150,7 @@ class Index:
         """Which rows are among these numbers."""
         return np.isin(self._column("number"), np.fromiter(numbers, np.int64))
 
-    def nearest(self, vector: NDArray[np.float32], keep: NDArray[np.bool_], limit: int) -> list[Found]:
+    def nearest(self, vector: NDArray[np.float32], keep: NDArray[np.bool_], limit: int) -> list[ScoredItem]:
         """Exact cosine over the kept rows; a text without a known word is near to nothing."""
         positions = np.flatnonzero(keep)
         if not len(positions) or not vector.any():
@@ -166,7 +166,7 @@ class Index:
             positions, scores = positions[best], scores[best]
         order = np.lexsort((positions, -scores))
         numbers = self._columns["number"][positions[order]].tolist()
-        return list(map(Found, numbers, scores[order].tolist()))
+        return list(map(ScoredItem, numbers, scores[order].tolist()))
 
     def positions(self, numbers: Iterable[int]) -> NDArray[np.int64]:
         """Where in a mask some rows are."""

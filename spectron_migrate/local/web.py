@@ -15,7 +15,7 @@ from starlette.responses import Response
 from spectron_migrate.local.auth import Caller
 from spectron_migrate.local.bodies import Body
 from spectron_migrate.local.engine import Api, Engine
-from spectron_migrate.local.failures import ApiError
+from spectron_migrate.local.errors import ApiError
 
 MAX_BODY = 32 << 20
 """Bytes; more answers 413."""
@@ -27,7 +27,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ApiCall:
     """An authenticated request on a context."""
 
     engine: Engine
@@ -77,16 +77,16 @@ class Call:
         """How many rows a page may have; more than is allowed is cut down, as the document says."""
         return min(self.number("limit", default), MAX_PAGE)
 
-    def window(self, default: int | None = None) -> Window:
+    def window(self, default: int | None = None) -> PageWindow:
         """Which rows of a list are asked for.
 
         Args:
             default: how many the first generation gives without a limit; None gives all.
         """
         if self.later:
-            return Window(self._cursor(), self.limit())
+            return PageWindow(self._cursor(), self.limit())
         limit = EVERY_ROW if default is None and "limit" not in self.query else self.limit(default or 100)
-        return Window(self.number("offset", 0), limit)
+        return PageWindow(self.number("offset", 0), limit)
 
     def listed(
         self, name: str, rows: list[Any], *, more: bool, total: Callable[[], int] | None = None, bare: bool = False
@@ -115,7 +115,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class PageWindow:
     """A stretch of a list."""
 
     offset: int
@@ -127,7 +127,7 @@ class Window:
         return self.offset + self.limit
 
 
-Handler = Callable[[Call], Awaitable[Response]]
+Handler = Callable[[ApiCall], Awaitable[Response]]
 
 
 def reply(value: Any, status: int = 200) -> Response:

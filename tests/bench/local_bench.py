@@ -28,11 +28,11 @@ from urllib.parse import urlsplit
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from spectron_migrate.local.embed import WordLlamaEmbedder
+from spectron_migrate.local.embedding import WordLlamaEmbedder
 from spectron_migrate.local.ids import new_id
 from spectron_migrate.local.recall import content_words
 from spectron_migrate.local.sqlite import SqliteStore
-from spectron_migrate.local.storage import Item, Session, Turn, Want
+from spectron_migrate.local.storage import Item, SearchFilter, Session, Turn
 from spectron_migrate.local.testing import RunningServer, running_server
 
 NOW = "2026-01-01T00:00:00.000000Z"
@@ -105,7 +105,9 @@ class Bare:
         """Seconds of one search by meaning and by words over everything."""
         began = time.perf_counter()
         (vector,) = self.embedder.embed([query])
-        found = self.store.nearest(vector, Want(), 256) + self.store.matching(content_words(query), Want(), 256)
+        found = self.store.nearest(vector, SearchFilter(), 256) + self.store.matching(
+            content_words(query), SearchFilter(), 256
+        )
         self.store.items(hit.number for hit in found[:10])
         return time.perf_counter() - began
 

@@ -133,10 +133,10 @@ def look(server: RunningServer, rows: list[Row]) -> Seen:
 
 def run(way: Way, rows: list[Row], chance: float, seed: int) -> tuple[float, int, Seen, Seen]:
     """Memories a second of the first run, calls that failed in it, and what was there after it and after a second."""
-    weather = {"chance": chance, "faults": FAULTS, "seed": seed}
+    settings = {"chance": chance, "faults": FAULTS, "seed": seed}
     with tempfile.TemporaryDirectory() as home:
         folder = Path(home)
-        with running_server(folder / "data", context="bench", weather=weather) as server:
+        with running_server(folder / "data", context="bench", fault_settings=settings) as server:
             began = time.monotonic()
             failed = asyncio.run(way(server, rows, folder))
             seconds = time.monotonic() - began

@@ -233,7 +233,7 @@ class World:
             urllib.request.urlopen(f"{url}/api/v1/health").close()
         self.loosen()
         self.ahead_s += 25 * 3600
-        self.server.turn(ahead_s=self.ahead_s)
+        self.server.change_faults(ahead_s=self.ahead_s)
 
     def judge(self, *, finished: bool) -> None:
         """The oracle finds nothing wrong."""
@@ -249,7 +249,7 @@ class World:
 def one_world(folder: Path, corner: Corner, *, kills: int, dice: random.Random, changes: float) -> Counter[str]:
     """Kill and resume so many times, then let it end; what happened, counted. Raises AssertionError."""
     told: Counter[str] = Counter()
-    options = {**corner.server, "reading": corner.reading, "weather": {}}
+    options = {**corner.server, "reading": corner.reading, "fault_settings": {}}
     with running_server(folder / "spectron", context="chaos", **options) as server:
         world = World(folder, server, corner, dice)
         with serving(world) as url:

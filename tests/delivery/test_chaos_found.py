@@ -35,9 +35,9 @@ def test_a_second_turn_that_a_resend_left_is_residue_also_where_the_run_ended_be
     user: str, tmp_path: Path, hours: int
 ) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(3)])
-    with running_server(tmp_path / "data", context="tests", weather={}) as server:
+    with running_server(tmp_path / "data", context="tests", fault_settings={}) as server:
         first = two_turns_of_one_fact(server, tmp_path / "state", dump)
-        server.turn(ahead_s=hours * 3600)
+        server.change_faults(ahead_s=hours * 3600)
         second = replay(server, tmp_path / "state", [dump])
         assert (ExitCode.UNREACHABLE, 1) == (first.exit_code, first.in_doubt)
         assert (ExitCode.DONE, 3, 0) == (second.exit_code, second.written + second.already, second.undecidable)

@@ -52,7 +52,9 @@ def forged(monkeypatch: pytest.MonkeyPatch, change: Callable[[Seen, bytes], byte
 def test_what_a_second_500_leaves_behind_is_listed_as_residue(user: str, tmp_path: Path) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(3)])
     with server_here(
-        tmp_path / "data", context="tests", weather={"plan": ["none", "500_after_released", "500_after_released"]}
+        tmp_path / "data",
+        context="tests",
+        fault_settings={"plan": ["none", "500_after_released", "500_after_released"]},
     ) as server:
         summary = replay(server, tmp_path / "state", [dump])
         assert 3 == summary.written
@@ -64,7 +66,7 @@ def test_what_the_server_left_behind_makes_no_later_fact_of_the_session_undecida
     with server_here(
         tmp_path / "data",
         context="tests",
-        weather={"plan": ["none", *["500_after_released"] * 2, "none", "500_after_released"]},
+        fault_settings={"plan": ["none", *["500_after_released"] * 2, "none", "500_after_released"]},
     ) as server:
         summary = replay(server, tmp_path / "state", [dump])
         assert (ExitCode.DONE, 6, 0) == (summary.exit_code, summary.written, summary.undecidable)
@@ -114,7 +116,9 @@ def test_a_key_stuck_in_flight_is_decided_by_its_turn_when_patience_ends(user: s
                 )
                 return await step.run(api)
 
-    with server_here(tmp_path / "data", context="tests", weather={"plan": ["none", "500_after_stuck"]}) as server:
+    with server_here(
+        tmp_path / "data", context="tests", fault_settings={"plan": ["none", "500_after_stuck"]}
+    ) as server:
         summary = asyncio.run(run(server))
     # The texts of this test state nothing that could be extracted, so the state alone tells nothing.
     assert (ExitCode.DONE, 3, 0) == (summary.exit_code, summary.written, summary.in_doubt)

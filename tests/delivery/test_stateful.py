@@ -29,7 +29,7 @@ from spectron_migrate.dump import open_any
 from spectron_migrate.dump.writer import DumpWriter
 from spectron_migrate.errors import ExitCode, InputError, Interrupted, Unreachable
 from spectron_migrate.ledger import Ledger
-from spectron_migrate.local.faults import PASSING, FaultLayer, Faults
+from spectron_migrate.local.faults import TRANSIENT_FAULTS, FaultLayer, Faults
 from spectron_migrate.local.server import create_app
 from spectron_migrate.mapping import ScopeMapping, load_mapping
 from spectron_migrate.migration.replay import Replay, ReplayOptions, ReplaySummary
@@ -54,7 +54,7 @@ MAPPINGS = {
     "batches": RULE.format(more="write: batch\ninfer: none", scope=OWN),
     "moved": RULE.format(more="", scope="{org: acme, user: '{user_id}'}"),
 }
-FAULTS = (*PASSING, *PASSING, "400", "500_after_stuck", "500_before_stuck")
+FAULTS = (*TRANSIENT_FAULTS, *TRANSIENT_FAULTS, "400", "500_after_stuck", "500_before_stuck")
 Ending = Literal["end", "kill", "power cut", "cancel", "signal"]
 ROUNDS = 8
 """Runs in fair weather after which everything must be decided."""

@@ -18,28 +18,9 @@ MEANT = {
 
 TO_RENAME = {
     "Hit",
-    "_Reader",
-    "Replay",
-    "Outcome",
-    "Question",
-    "Remembered",
-    "Window",
-    "Merge",
     "Found",
-    "Report",
-    "Tally",
-    "Guard",
-    "Asked",
-    "Changes",
-    "Call",
-    "Settings",
-    "Row",
     "Event",
-    "_Loader",
     "Answer",
-    "Finding",
-    "_Reading",
-    "Recalled",
     "Running",
 }
 """They mean different things still; nobody adds one."""

@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote, urlencode
 
 import jsonschema_rs
 
-from spectron_migrate.local.embed import WordLlamaEmbedder
+from spectron_migrate.local.embedding import WordLlamaEmbedder
 from spectron_migrate.local.server import create_app
 from tests.support import contract
 

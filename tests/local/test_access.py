@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.local.engine import Reading
+from spectron_migrate.local.engine import ContractReading
 from tests.local.support import Clock, Spectron, spectron
 
 ALICE, BOB = "user/alice", "user/bob"
@@ -200,8 +200,8 @@ def test_grants_are_given_and_taken(shared: Spectron) -> None:
     assert 403 == shared.call("GET", "/principals", headers=ALICE_BOT).status
 
 
-@pytest.mark.parametrize(("reading", "status"), [(Reading(), 201), (Reading(reregister=409), 409)])
-def test_registering_twice_is_served_in_both_readings(reading: Reading, status: int) -> None:
+@pytest.mark.parametrize(("reading", "status"), [(ContractReading(), 201), (ContractReading(reregister=409), 409)])
+def test_registering_twice_is_served_in_both_readings(reading: ContractReading, status: int) -> None:
     """The published documents do not say."""
     with spectron(reading=reading) as local:
         local.register(ALICE)
@@ -211,11 +211,11 @@ def test_registering_twice_is_served_in_both_readings(reading: Reading, status: 
 
 def test_an_unregistered_write_is_served_in_both_readings() -> None:
     """400 or 403."""
-    with spectron(reading=Reading(unregistered=403)) as local:
+    with spectron(reading=ContractReading(unregistered=403)) as local:
         assert 403 == local.call("POST", "/facts", {"text": "x", "scopes": [[ALICE]]}).status
 
 
 def test_an_answer_without_its_turn_can_be_served() -> None:
     """The document does not require it."""
-    with spectron(reading=Reading(names_turn=False)) as local:
+    with spectron(reading=ContractReading(names_turn=False)) as local:
         assert "turnId" not in local.remember("x")

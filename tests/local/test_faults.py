@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from spectron_migrate.local.engine import Reading
-from spectron_migrate.local.faults import FAULTS, PASSING, Fault, Faults, Request, Weather
+from spectron_migrate.local.engine import ContractReading
+from spectron_migrate.local.faults import FAULTS, TRANSIENT_FAULTS, Fault, Faults, FaultSettings, SeenRequest
 from spectron_migrate.local.server import create_app
 from spectron_migrate.local.testing import running_server
 from tests.local.support import embedder
@@ -82,7 +82,7 @@ def client() -> Iterator[Client]:
 @pytest.mark.parametrize("name", FAULTS)
 def test_each_fault_does_what_it_says(client: Client, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client.faults, "delay", lambda: 3)
-    client.faults.turn(Weather(plan=[name]))
+    client.faults.change_faults(FaultSettings(plan=[name]))
     assert SEEN[name] == (client.write(), client.turns(), client.write())
 
 
@@ -92,14 +92,14 @@ def test_each_fault_does_what_it_says(client: Client, name: str, monkeypatch: py
 def test_a_key_that_is_forgotten_writes_twice_and_one_that_is_kept_does_not(
     client: Client, name: str, turns: int
 ) -> None:
-    client.faults.turn(Weather(plan=[name]))
+    client.faults.change_faults(FaultSettings(plan=[name]))
     client.write()
     client.write()
     assert turns == client.turns()
 
 
 def test_a_batch_that_is_cut_is_stored_by_half_and_goes_in_whole_when_it_comes_again(client: Client) -> None:
-    client.faults.turn(Weather(plan=["cut_in_batch"]))
+    client.faults.change_faults(FaultSettings(plan=["cut_in_batch"]))
     messages = [{"role": "user", "content": text} for text in "abcd"]
     body = {"messages": messages, "session_id": client.session, "infer": "none"}
     with pytest.raises(httpx.TransportError):
@@ -111,21 +111,21 @@ def test_a_batch_that_is_cut_is_stored_by_half_and_goes_in_whole_when_it_comes_a
 
 def test_late_work_is_in_flight_first_and_then_done_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client.faults, "delay", lambda: 4)
-    client.faults.turn(Weather(plan=["late"]))
+    client.faults.change_faults(FaultSettings(plan=["late"]))
     client.write()
     assert [409, 0, 409, 200, 1] == [client.write(), client.turns(), client.write(), client.write(), client.turns()]
 
 
 def test_a_stuck_key_holds_up_nobody_else(client: Client) -> None:
-    client.faults.turn(Weather(plan=["500_after_stuck"]))
+    client.faults.change_faults(FaultSettings(plan=["500_after_stuck"]))
     assert [500, 409, 409, 200] == [client.write(), client.write(), client.write(), client.write(key="other")]
 
 
-def test_the_same_seed_is_the_same_weather(client: Client) -> None:
+def test_the_same_seed_gives_the_same_faults(client: Client) -> None:
     def statuses() -> list[int]:
-        client.faults.turn(Weather(chance=0.5, seed=3, faults=("429", "500_before", "cut_after")))
+        client.faults.change_faults(FaultSettings(chance=0.5, seed=3, faults=("429", "500_before", "cut_after")))
         told = [client.write(key=f"k{number}") for number in range(20)]
-        client.faults.turn(Weather())
+        client.faults.change_faults(FaultSettings())
         return told
 
     first = statuses()
@@ -135,7 +135,7 @@ def test_the_same_seed_is_the_same_weather(client: Client) -> None:
 
 
 def test_a_function_may_decide_and_may_be_exchanged(client: Client) -> None:
-    def only_tea(request: Request) -> str | Fault:
+    def only_tea(request: SeenRequest) -> str | Fault:
         return "429" if request.writes_fact and json.loads(request.body)["text"] == "tea" else "none"
 
     client.faults.choose = only_tea
@@ -148,9 +148,9 @@ def test_a_function_may_decide_and_may_be_exchanged(client: Client) -> None:
 def test_time_moved_past_24_hours_forgets_the_keys_and_dates_the_answers(client: Client) -> None:
     client.write()
     before = client.http.get("/me").headers["date"]
-    client.faults.turn(Weather(ahead_s=23 * 3600))
+    client.faults.change_faults(FaultSettings(ahead_s=23 * 3600))
     assert [200, 1] == [client.write(), client.turns()]
-    client.faults.turn(Weather(ahead_s=25 * 3600))
+    client.faults.change_faults(FaultSettings(ahead_s=25 * 3600))
     assert [200, 2] == [client.write(), client.turns()]
     assert before != client.http.get("/me").headers["date"]
 
@@ -167,7 +167,7 @@ def test_both_readings_while_it_runs(
 ) -> None:
     client.http.post("/scopes", json={"path": "user/alice"})
     first = client.http.post(path, json=body).status_code
-    client.faults.turn(Weather(reading=reading))
+    client.faults.change_faults(FaultSettings(reading=reading))
     assert statuses == [first, client.http.post(path, json=body).status_code]
 
 
@@ -179,13 +179,15 @@ def test_the_other_readings_while_it_runs(client: Client) -> None:
         return len(client.http.post("/query", json={"query": "tea", "lens": [[lens]]}).json()["hits"])
 
     assert hits("org/acme/*") > 0
-    client.faults.turn(Weather(reading={"subtree_has_root": False, "names_turn": False, "shared_cache": True}))
+    client.faults.change_faults(
+        FaultSettings(reading={"subtree_has_root": False, "names_turn": False, "shared_cache": True})
+    )
     assert 0 == hits("org/acme/*")
     assert "turnId" not in client.http.post("/facts", json={"text": "Likes rain"}).json()
     client.http.post("/query", json={"query": "rain likes"})
     elsewhere = client.http.post("/query", json={"query": "likes rain", "lens": [["org/nobody"]]}).json()
     assert ("cache", True) == (elsewhere["tier"], len(elsewhere["hits"]) > 0)
-    client.faults.turn(Weather())
+    client.faults.change_faults(FaultSettings())
     assert hits("org/acme/*") > 0
 
 
@@ -196,19 +198,21 @@ def test_readings_are_those_of_the_server_and_passing_faults_leave_nothing_behin
         "subtree_has_root",
         "names_turn",
         "shared_cache",
-    } == set(Reading.__slots__)
-    assert {"400", "none", "hang", "hang_before", "500_after_stuck", "500_before_stuck"} == set(FAULTS) - set(PASSING)
+    } == set(ContractReading.__slots__)
+    assert {"400", "none", "hang", "hang_before", "500_after_stuck", "500_before_stuck"} == set(FAULTS) - set(
+        TRANSIENT_FAULTS
+    )
 
 
 @pytest.mark.parametrize("wrong", [{"plan": ["x"]}, {"faults": ["y"]}, {"reading": {"z": 1}}])
-def test_a_weather_that_does_not_exist_is_refused(wrong: dict[str, Any]) -> None:
+def test_unknown_fault_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="no such fault or reading"):
-        Weather(**wrong)
+        FaultSettings(**wrong)
 
 
-def test_a_server_process_takes_another_weather_and_keeps_it_over_a_kill(tmp_path: Path) -> None:
-    with running_server(tmp_path, weather={}) as server:
-        server.turn(plan=["429", "429"])
+def test_a_server_process_takes_other_fault_settings_and_keeps_them_after_a_kill(tmp_path: Path) -> None:
+    with running_server(tmp_path, fault_settings={}) as server:
+        server.change_faults(plan=["429", "429"])
         with httpx.Client(
             base_url=f"{server.base_url}/api/v1/local", headers={"authorization": "Bearer sk-local"}
         ) as http:
@@ -219,13 +223,13 @@ def test_a_server_process_takes_another_weather_and_keeps_it_over_a_kill(tmp_pat
         ) as http:
             assert 429 == http.post("/facts", json={"text": "tea"}).status_code
         with pytest.raises(ValueError, match="no such fault"):
-            server.turn(plan=["x"])
-        assert 1 == server.turn(plan=[])["429"]
+            server.change_faults(plan=["x"])
+        assert 1 == server.change_faults(plan=[])["429"]
 
 
 @pytest.mark.parametrize("api", ["0.0.0", "0.2.1"])
 def test_a_canned_answer_has_the_error_form_of_its_generation(api: str) -> None:
-    faults = Faults(Weather(plan=["503"]))
+    faults = Faults(FaultSettings(plan=["503"]))
     with (
         serving(create_app(faults=faults, embedder=embedder(), api=api)) as url,
         httpx.Client(base_url=f"{url}/api/v1/local", headers={"authorization": "Bearer sk-local"}) as http,
@@ -239,6 +243,6 @@ def test_a_canned_answer_has_the_error_form_of_its_generation(api: str) -> None:
     assert (api == "0.2.1") == ("detail" in told.json())
 
 
-def test_without_a_weather_nobody_can_make_a_server_fail(tmp_path: Path) -> None:
+def test_a_server_without_fault_settings_cannot_be_made_to_fail(tmp_path: Path) -> None:
     with running_server(tmp_path) as server:
         assert 404 == httpx.put(f"{server.base_url}/faults", json={"chance": 1}).status_code

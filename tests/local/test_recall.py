@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spectron_migrate.local.engine import Reading
+from spectron_migrate.local.engine import ContractReading
 from tests.local.support import Spectron, spectron
 
 ALICE, BOB = "org/acme/user/alice", "org/acme/user/bob"
@@ -57,7 +57,7 @@ def test_a_row_of_several_clauses_is_seen_through_each(local: Spectron) -> None:
 
 def test_a_subtree_may_be_read_without_its_root() -> None:
     """The published documents do not say; both readings can be served."""
-    with spectron(reading=Reading(subtree_has_root=False)) as local:
+    with spectron(reading=ContractReading(subtree_has_root=False)) as local:
         local.register(ALICE)
         local.remember("one", "org/acme", infer="none")
         local.remember("two", ALICE, infer="none")
@@ -202,7 +202,7 @@ def test_a_question_asked_again_is_answered_from_the_cache(two: Spectron) -> Non
 
 def test_a_cache_that_mixes_up_lenses_can_be_served() -> None:
     """A client must take such an answer for no proof of presence, and for proof of a leak."""
-    with spectron(reading=Reading(shared_cache=True)) as local:
+    with spectron(reading=ContractReading(shared_cache=True)) as local:
         local.register(ALICE, BOB)
         local.remember("Alice plays the violin", ALICE, infer="none")
         local.recall("who plays the violin?", lens=[[ALICE]])

@@ -7,8 +7,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from spectron_migrate.local.engine import Reading, wall_clock
-from spectron_migrate.local.faults import Faults, Weather
+from spectron_migrate.local.engine import ContractReading, wall_clock
+from spectron_migrate.local.faults import Faults, FaultSettings
 from spectron_migrate.local.testing import RunningServer
 from tests.local.support import spectron
 from tests.support.proxy import serving
@@ -27,9 +27,9 @@ class ServerHere(RunningServer):
         """Start; the port is another each time."""
         given = dict(self._given)
         if "reading" in given:
-            given["reading"] = Reading(**given["reading"])
-        if "weather" in given:
-            given["faults"] = Faults(Weather(**given.pop("weather")))
+            given["reading"] = ContractReading(**given["reading"])
+        if "fault_settings" in given:
+            given["faults"] = Faults(FaultSettings(**given.pop("fault_settings")))
         local = self._open.enter_context(spectron(wall_clock, **given))
         self.base_url = self._open.enter_context(serving(local.app))
 

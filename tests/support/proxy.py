@@ -14,22 +14,22 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from spectron_migrate.local import faults
-from spectron_migrate.local.faults import Canned, FaultLayer, Faults
-from spectron_migrate.local.onewrite import OneWriteProtocol
+from spectron_migrate.local.buffered_transport import BufferedProtocol
+from spectron_migrate.local.faults import CannedAnswer, FaultLayer, Faults
 from tests.support import contract
 
-__all__ = ["Canned", "Fault", "Gate", "Proxy", "Seen", "gated", "misbehaving", "refusing", "serving"]
+__all__ = ["CannedAnswer", "Fault", "Gate", "Proxy", "Seen", "gated", "misbehaving", "refusing", "serving"]
 
 Fault = str | faults.Fault
 """A name of `faults.FAULTS`, or one that a test makes up."""
-Seen = faults.Request
+Seen = faults.SeenRequest
 """A request that came by."""
 Choose = Callable[[Seen], Fault]
 
 
 def refusing(status: int, message: str, retry_after: str | None = None) -> faults.Fault:
     """An answer without any work."""
-    return faults.Fault("not done", told=Canned(status, message, retry_after))
+    return faults.Fault("not done", shown=CannedAnswer(status, message, retry_after))
 
 
 @dataclass
@@ -110,15 +110,15 @@ def gated(upstream: str, around: Callable[[Any], Any] = lambda app: app) -> Iter
 @contextmanager
 def serving(app: Any) -> Iterator[str]:
     """An ASGI application on loopback, in a thread of its own, while the block lasts; its base URL."""
-    config = uvicorn.Config(app, http=OneWriteProtocol, log_level="error", date_header=False, ws="none", lifespan="off")
+    config = uvicorn.Config(app, http=BufferedProtocol, log_level="error", date_header=False, ws="none", lifespan="off")
     config.load()
     state = ServerState()
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
 
-    def protocol() -> OneWriteProtocol:
-        return OneWriteProtocol(config=config, server_state=state, app_state={}, _loop=loop)
+    def protocol() -> BufferedProtocol:
+        return BufferedProtocol(config=config, server_state=state, app_state={}, _loop=loop)
 
     async def start() -> asyncio.Server:
         return await loop.create_server(protocol, "127.0.0.1", 0)

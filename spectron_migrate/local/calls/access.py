@@ -14,24 +14,24 @@ from spectron_migrate.local.auth import FROM_START, SYSTEM, VERBS, digest_of, mi
 from spectron_migrate.local.bodies import Body
 from spectron_migrate.local.calls import serves
 from spectron_migrate.local.calls.scopes import path_of
-from spectron_migrate.local.failures import ApiError, bad_request, forbidden, not_found
+from spectron_migrate.local.errors import ApiError, bad_request, forbidden, not_found
 from spectron_migrate.local.scopes import BadScope, canonical_pattern, contains, covers
-from spectron_migrate.local.storage import Grants, Key, Principal
+from spectron_migrate.local.storage import ApiKey, Grants, Principal
 from spectron_migrate.local.times import stamp
-from spectron_migrate.local.web import Call, no_content, reply
+from spectron_migrate.local.web import ApiCall, no_content, reply
 
 Change = Callable[[Sequence[str], str], list[str]]
 """The patterns of a verb, and one more to add or to take away."""
 
 
 @serves("GET", "/me")
-async def me(call: Call) -> Response:
+async def me(call: ApiCall) -> Response:
     """The caller's identity and grants, as they gate every call."""
     return reply(answers.whoami(call.caller))
 
 
 @serves("GET", "/keys")
-async def list_keys(call: Call) -> Response:
+async def list_keys(call: ApiCall) -> Response:
     """The caller's own keys."""
     window = call.window()
     keys = _own_keys(call)
@@ -41,7 +41,7 @@ async def list_keys(call: Call) -> Response:
 
 
 @serves("POST", "/keys")
-async def mint_key(call: Call) -> Response:
+async def mint_key(call: ApiCall) -> Response:
     """A new key of the caller's principal; its grants can only be narrower."""
     _not_delegated(call)
     body, store = call.body(optional=True), call.engine.store
@@ -50,11 +50,11 @@ async def mint_key(call: Call) -> Response:
     name = body.text("name") or id_
     if any(key.name == name for key in store.api_keys()):
         raise ApiError(409, "a key of that name exists")
-    return _issue(call, Key(id_, name, call.caller.principal.id, "", call.engine.now(), grants), status=201)
+    return _issue(call, ApiKey(id_, name, call.caller.principal.id, "", call.engine.now(), grants), status=201)
 
 
 @serves("DELETE", "/keys/{key_name}")
-async def delete_key(call: Call) -> Response:
+async def delete_key(call: ApiCall) -> Response:
     """One of the caller's own keys."""
     _not_delegated(call)
     key = _own_key(call)
@@ -65,14 +65,14 @@ async def delete_key(call: Call) -> Response:
 
 
 @serves("POST", "/keys/{key_name}/rotate")
-async def rotate_key(call: Call) -> Response:
+async def rotate_key(call: ApiCall) -> Response:
     """A new secret; the old one stops at once, the id and the grants stay."""
     _not_delegated(call)
     return _issue(call, _own_key(call), status=200)
 
 
 @serves("GET", "/principals")
-async def list_principals(call: Call) -> Response:
+async def list_principals(call: ApiCall) -> Response:
     """Everybody with grants in this context."""
     _manages_something(call)
     window = call.window()
@@ -82,14 +82,14 @@ async def list_principals(call: Call) -> Response:
 
 
 @serves("GET", "/principals/{principal_id}")
-async def get_principal(call: Call) -> Response:
+async def get_principal(call: ApiCall) -> Response:
     """One of them."""
     _manages_something(call)
     return reply(answers.principal(_principal(call)))
 
 
 @serves("GET", "/principals/{principal_id}/effective")
-async def effective_grants(call: Call) -> Response:
+async def effective_grants(call: ApiCall) -> Response:
     """What a principal may do at a path."""
     path = path_of(call.query.get("path", ""))
     call.caller.require("grant:manage", ((path,),))
@@ -101,18 +101,18 @@ async def effective_grants(call: Call) -> Response:
 
 
 @serves("POST", "/principals/{principal_id}/grants")
-async def grant(call: Call) -> Response:
+async def grant(call: ApiCall) -> Response:
     """Add a pattern to some verbs."""
     return _regrant(call, lambda held, pattern: [*held, *([] if pattern in held else [pattern])])
 
 
 @serves("DELETE", "/principals/{principal_id}/grants")
-async def revoke(call: Call) -> Response:
+async def revoke(call: ApiCall) -> Response:
     """Take a pattern from some verbs."""
     return _regrant(call, lambda held, pattern: [one for one in held if one != pattern])
 
 
-def _regrant(call: Call, change: Change) -> Response:
+def _regrant(call: ApiCall, change: Change) -> Response:
     body = call.body()
     pattern = _pattern(body.required("path"))
     verbs = body.strings("verbs")
@@ -134,7 +134,7 @@ def _regrant(call: Call, change: Change) -> Response:
     return reply(answers.principal(changed))
 
 
-def _issue(call: Call, key: Key, status: int) -> Response:
+def _issue(call: ApiCall, key: ApiKey, status: int) -> Response:
     """Give a key a new secret, which is shown this once."""
     valid_until = key.valid_until
     if "ttlSeconds" in call.query:
@@ -148,7 +148,7 @@ def _issue(call: Call, key: Key, status: int) -> Response:
     return reply(answer | ({"validUntil": valid_until} if valid_until else {}), status)
 
 
-def _narrower(call: Call, body: Body) -> Grants | None:
+def _narrower(call: ApiCall, body: Body) -> Grants | None:
     grants = body.object("grants")
     if grants is None:
         return None
@@ -163,11 +163,11 @@ def _narrower(call: Call, body: Body) -> Grants | None:
     return narrowed
 
 
-def _own_keys(call: Call) -> list[Key]:
+def _own_keys(call: ApiCall) -> list[ApiKey]:
     return [key for key in call.engine.store.api_keys() if key.principal == call.caller.principal.id]
 
 
-def _own_key(call: Call) -> Key:
+def _own_key(call: ApiCall) -> ApiKey:
     for key in _own_keys(call):
         if key.name == call.params["key_name"]:
             if key.id.endswith(FROM_START):
@@ -176,19 +176,19 @@ def _own_key(call: Call) -> Key:
     raise not_found("key not found")
 
 
-def _principal(call: Call) -> Principal:
+def _principal(call: ApiCall) -> Principal:
     principal = call.engine.store.principals().get(call.params["principal_id"])
     if principal is None:
         raise not_found("principal not found")
     return principal
 
 
-def _manages_something(call: Call) -> None:
+def _manages_something(call: ApiCall) -> None:
     if not call.caller.patterns("grant:manage"):
         raise forbidden("grant:manage is not granted")
 
 
-def _not_delegated(call: Call) -> None:
+def _not_delegated(call: ApiCall) -> None:
     if call.caller.on_behalf_of is not None:
         raise forbidden("a delegated caller manages no keys")
 

@@ -6,30 +6,30 @@ from collections.abc import Callable
 
 from starlette.responses import Response
 
-from spectron_migrate.local import answers, upkeep
+from spectron_migrate.local import answers, maintenance
 from spectron_migrate.local.bodies import Body, Write, read_batch, read_fact
 from spectron_migrate.local.calls import serves
 from spectron_migrate.local.idempotency import digest
-from spectron_migrate.local.remember import Remembered, remember
-from spectron_migrate.local.web import Call, encoded, reply
+from spectron_migrate.local.remember import WriteResult, remember
+from spectron_migrate.local.web import ApiCall, encoded, reply
 
 Read = Callable[[Body], Write]
-Shape = Callable[[Call, Write, Remembered], answers.Answer]
+Shape = Callable[[ApiCall, Write, WriteResult], answers.Answer]
 
 
 @serves("POST", "/facts")
-async def facts(call: Call) -> Response:
+async def facts(call: ApiCall) -> Response:
     """One fact."""
     return await _write(call, read_fact, _fact_answer)
 
 
 @serves("POST", "/facts/batch")
-async def facts_batch(call: Call) -> Response:
+async def facts_batch(call: ApiCall) -> Response:
     """A conversation."""
     return await _write(call, read_batch, _batch_answer)
 
 
-async def _write(call: Call, read: Read, shape: Shape) -> Response:
+async def _write(call: ApiCall, read: Read, shape: Shape) -> Response:
     write = read(call.body())
     body = await remember(
         call.engine,
@@ -42,7 +42,7 @@ async def _write(call: Call, read: Read, shape: Shape) -> Response:
     return Response(body, media_type="application/json")
 
 
-def _fact_answer(call: Call, write: Write, made: Remembered) -> answers.Answer:
+def _fact_answer(call: ApiCall, write: Write, made: WriteResult) -> answers.Answer:
     answer: answers.Answer = {"mode": write.infer, "sessionId": made.session}
     if write.infer == "preview":
         answer["preview"] = True
@@ -55,7 +55,7 @@ def _fact_answer(call: Call, write: Write, made: Remembered) -> answers.Answer:
     return answer
 
 
-def _batch_answer(call: Call, write: Write, made: Remembered) -> answers.Answer:
+def _batch_answer(call: ApiCall, write: Write, made: WriteResult) -> answers.Answer:
     return {
         "sessionId": made.session,
         "turnIds": made.turns,
@@ -64,25 +64,25 @@ def _batch_answer(call: Call, write: Write, made: Remembered) -> answers.Answer:
 
 
 @serves("POST", "/forget")
-async def forget(call: Call) -> Response:
+async def forget(call: ApiCall) -> Response:
     """Forget by similarity; there is no narrower aim."""
     body = call.body()
     query = body.required("query")
     dry_run, purge = body.flag("dryRun"), body.flag("purge")
-    return reply({"deleted": upkeep.forget(call.engine, call.caller, query, dry_run=dry_run, purge=purge)})
+    return reply({"deleted": maintenance.forget(call.engine, call.caller, query, dry_run=dry_run, purge=purge)})
 
 
 @serves("POST", "/lifecycle/expire")
-async def expire(call: Call) -> Response:
+async def expire(call: ApiCall) -> Response:
     """The sweep that also runs each hour."""
-    return reply({"affected": upkeep.expire(call.engine)})
+    return reply({"affected": maintenance.expire(call.engine)})
 
 
 @serves("POST", "/fsck")
-async def fsck(call: Call) -> Response:
+async def fsck(call: ApiCall) -> Response:
     """Look for what is wrong; nothing is changed."""
     body = call.body(optional=True)
-    report = upkeep.fsck(
+    report = maintenance.fsck(
         call.engine,
         call.engine.region(call.caller),
         check=body.text("check"),

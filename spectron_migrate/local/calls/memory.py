@@ -1,4 +1,4 @@
-"""Reading memories."""
+"""Calls that read memories."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Any
 from starlette.responses import Response
 
 from spectron_migrate.local import answers
-from spectron_migrate.local.bodies import read_question
+from spectron_migrate.local.bodies import read_query
 from spectron_migrate.local.calls import serves
+from spectron_migrate.local.errors import not_found
 from spectron_migrate.local.extract import type_of
-from spectron_migrate.local.failures import not_found
-from spectron_migrate.local.recall import Recalled, as_prompt, recall_cached
+from spectron_migrate.local.recall import as_prompt, recall_cached
+from spectron_migrate.local.results import QueryResult
 from spectron_migrate.local.storage import Entity, Region
-from spectron_migrate.local.web import Call, no_content, reply
+from spectron_migrate.local.web import ApiCall, no_content, reply
 
 
 @serves("POST", "/query")
-async def query(call: Call) -> Response:
+async def query(call: ApiCall) -> Response:
     """The unified query."""
     found, took = _recall(call)
     resources = call.engine.store.resources([hit.id for hit in found.hits]) if call.later else {}
@@ -36,21 +37,21 @@ async def query(call: Call) -> Response:
 
 
 @serves("POST", "/context")
-async def context(call: Call) -> Response:
+async def context(call: ApiCall) -> Response:
     """The same, as text for a prompt."""
     found, took = _recall(call)
     return reply({"context": as_prompt(found.hits), "tier": found.tier, "queryMs": took})
 
 
-def _recall(call: Call) -> tuple[Recalled, int]:
+def _recall(call: ApiCall) -> tuple[QueryResult, int]:
     """What the question found, and the milliseconds that took."""
     began = time.perf_counter()
-    found = recall_cached(call.engine, call.caller, read_question(call.body()))
+    found = recall_cached(call.engine, call.caller, read_query(call.body()))
     return found, round((time.perf_counter() - began) * 1000)
 
 
 @serves("GET", "/profile")
-async def profile(call: Call) -> Response:
+async def profile(call: ApiCall) -> Response:
     """What is known in the caller's whole region: of every user that its key reaches."""
     region, store = call.engine.region(call.caller), call.engine.store
     rows = store.attributes(region)
@@ -59,7 +60,7 @@ async def profile(call: Call) -> Response:
 
 
 @serves("GET", "/state")
-async def state(call: Call) -> Response:
+async def state(call: ApiCall) -> Response:
     """Everything live, by category; the later generation cuts each table at `limit`."""
     region, store = call.engine.region(call.caller), call.engine.store
     edges, facts = store.relations(region), store.attributes(region)
@@ -75,7 +76,7 @@ async def state(call: Call) -> Response:
 
 
 @serves("GET", "/entities")
-async def list_entities(call: Call) -> Response:
+async def list_entities(call: ApiCall) -> Response:
     """By type, then name."""
     window = call.window()
     rows = call.engine.store.entities(call.engine.region(call.caller), call.query.get("type"))
@@ -84,7 +85,7 @@ async def list_entities(call: Call) -> Response:
 
 
 @serves("GET", "/entities/{entity_type}/{entity_name}")
-async def get_entity(call: Call) -> Response:
+async def get_entity(call: ApiCall) -> Response:
     """One entity with what is live about it."""
     region, store = call.engine.region(call.caller), call.engine.store
     entity = _entity(call, region)
@@ -102,7 +103,7 @@ async def get_entity(call: Call) -> Response:
 
 
 @serves("DELETE", "/entities/{entity_type}/{entity_name}")
-async def delete_entity(call: Call) -> Response:
+async def delete_entity(call: ApiCall) -> Response:
     """Soft-delete it where the caller may forget."""
     region = call.engine.region(call.caller, verb="memory:forget")
     entity = _entity(call, region)
@@ -113,7 +114,7 @@ async def delete_entity(call: Call) -> Response:
 
 
 @serves("GET", "/entities/{entity_type}/{entity_name}/history/{key}")
-async def history(call: Call) -> Response:
+async def history(call: ApiCall) -> Response:
     """All that was ever known under a key, oldest first."""
     rows, store = [], call.engine.store
     entity = store.entity(type_of(call.params["entity_type"]), call.params["entity_name"])
@@ -123,7 +124,7 @@ async def history(call: Call) -> Response:
     return reply({"history": [answers.attribute(row) for row in rows]})
 
 
-def _entity(call: Call, region: Region) -> Entity | None:
+def _entity(call: ApiCall, region: Region) -> Entity | None:
     """The entity, if it occurs where the caller may look."""
     type_ = type_of(call.params["entity_type"])
     named = call.engine.store.entities_named([call.params["entity_name"]], region)

@@ -6,19 +6,19 @@ from dataclasses import replace
 
 from starlette.responses import Response
 
-from spectron_migrate.local import answers, upkeep
-from spectron_migrate.local.bodies import read_question
+from spectron_migrate.local import answers, maintenance
+from spectron_migrate.local.bodies import read_query
 from spectron_migrate.local.calls import serves
-from spectron_migrate.local.failures import ApiError, bad_request, forbidden, not_found
+from spectron_migrate.local.errors import ApiError, bad_request, forbidden, not_found
 from spectron_migrate.local.recall import as_prompt, recall
 from spectron_migrate.local.remember import open_session
 from spectron_migrate.local.scopes import ROOT, BadScope, ancestors, canonical_path, covers
 from spectron_migrate.local.storage import ScopeNode, Session
-from spectron_migrate.local.web import Call, no_content, reply
+from spectron_migrate.local.web import ApiCall, no_content, reply
 
 
 @serves("GET", "/scopes")
-async def list_scopes(call: Call) -> Response:
+async def list_scopes(call: ApiCall) -> Response:
     """Every node that the caller has any grant over, tombstoned ones too."""
     window, nodes = call.window(), list(call.engine.store.scopes().values())
     held = {pattern for patterns in call.caller.effective.values() for pattern in patterns}
@@ -29,7 +29,7 @@ async def list_scopes(call: Call) -> Response:
 
 
 @serves("POST", "/scopes")
-async def register_scope(call: Call) -> Response:
+async def register_scope(call: ApiCall) -> Response:
     """Register a node with its missing ancestors; a tombstoned one comes back to life."""
     body, store, now = call.body(), call.engine.store, call.engine.now()
     path = path_of(body.required("path"))
@@ -49,7 +49,7 @@ async def register_scope(call: Call) -> Response:
 
 
 @serves("DELETE", "/scopes")
-async def tombstone_scope(call: Call) -> Response:
+async def tombstone_scope(call: ApiCall) -> Response:
     """Close a node to new writes; what is in it stays."""
     path, store = path_of(call.query.get("path", "")), call.engine.store
     call.caller.require("scope:delete", ((path,),))
@@ -65,16 +65,16 @@ async def tombstone_scope(call: Call) -> Response:
 
 
 @serves("POST", "/scopes/forget")
-async def forget_scope(call: Call) -> Response:
+async def forget_scope(call: ApiCall) -> Response:
     """Erase a subtree for good."""
     path = path_of(call.body().required("path"))
-    if not upkeep.holds_subtree(call.caller.patterns("memory:forget"), path):
+    if not maintenance.holds_subtree(call.caller.patterns("memory:forget"), path):
         raise forbidden("memory:forget is not granted over that subtree")
-    return reply({"forgotten": upkeep.forget_scope(call.engine, path)})
+    return reply({"forgotten": maintenance.forget_scope(call.engine, path)})
 
 
 @serves("POST", "/sessions")
-async def create_session(call: Call) -> Response:
+async def create_session(call: ApiCall) -> Response:
     """Open a session; both official clients send no body where they have nothing to say."""
     try:
         body = call.body(optional=True)
@@ -87,7 +87,7 @@ async def create_session(call: Call) -> Response:
 
 
 @serves("DELETE", "/sessions/{session_id}")
-async def delete_session(call: Call) -> Response:
+async def delete_session(call: ApiCall) -> Response:
     """Remove a session with its turns and passages; there is no way back."""
     session = session_of(call, "memory:forget")
     with call.engine.store.transaction():
@@ -96,7 +96,7 @@ async def delete_session(call: Call) -> Response:
 
 
 @serves("GET", "/sessions/{session_id}/turns")
-async def list_turns(call: Call) -> Response:
+async def list_turns(call: ApiCall) -> Response:
     """Turns, oldest first."""
     window = call.window(default=100)
     session, store = session_of(call, "memory:read", "memory:write"), call.engine.store
@@ -109,18 +109,18 @@ async def list_turns(call: Call) -> Response:
 
 
 @serves("POST", "/sessions/{session_id}/context")
-async def session_context(call: Call) -> Response:
+async def session_context(call: ApiCall) -> Response:
     """What the session's scope knows about a question, as text for a prompt."""
     body = call.body()
     try:
         session = session_of(call, "memory:read")
     except ApiError as error:
         raise bad_request(error.message) from error  # the document declares no 404 here
-    hits = recall(call.engine, read_question(body), frozenset({session.selector})).hits
+    hits = recall(call.engine, read_query(body), frozenset({session.selector})).hits
     return reply({"context": as_prompt(hits)})
 
 
-def session_of(call: Call, *verbs: str) -> Session:
+def session_of(call: ApiCall, *verbs: str) -> Session:
     """A session that the caller holds one of the verbs over; any other is not there (404)."""
     session = call.engine.store.session(call.params["session_id"])
     if session is not None:

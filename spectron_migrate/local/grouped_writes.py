@@ -10,10 +10,10 @@ from spectron_migrate.local.storage import Store
 
 Result = TypeVar("Result")
 Work = Callable[[], Any]
-Outcome = tuple[Any, Exception | None]
+WorkResult = tuple[Any, Exception | None]
 
 
-class Commits:
+class GroupedWrites:
     """Collects writes until the event loop has looked at all waiting requests, then does them in one transaction.
 
     Each write is whole or not at all for itself: where one raises all are undone, and each is done again in a
@@ -45,14 +45,14 @@ class Commits:
             else:
                 done.set_exception(error)
 
-    def _together(self, works: list[Work]) -> list[Outcome]:
+    def _together(self, works: list[Work]) -> list[WorkResult]:
         try:
             with self._store.transaction():
                 return [(work(), None) for work in works]
         except Exception:
             return [self._attempt(work) for work in works]
 
-    def _attempt(self, work: Work) -> Outcome:
+    def _attempt(self, work: Work) -> WorkResult:
         try:
             with self._store.transaction():
                 return work(), None

@@ -8,9 +8,9 @@ from datetime import timedelta
 
 from spectron_migrate.local.auth import Caller
 from spectron_migrate.local.engine import Engine
-from spectron_migrate.local.failures import bad_request
+from spectron_migrate.local.errors import bad_request
 from spectron_migrate.local.scopes import contains, covers
-from spectron_migrate.local.storage import Region, Want
+from spectron_migrate.local.storage import Region, SearchFilter
 from spectron_migrate.local.times import stamp
 
 CONTEXT_LIFETIME = timedelta(days=7)
@@ -37,7 +37,7 @@ CHECKS = ("duplicates", "contradictions", "injection", "unscoped_content")
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class InjectionFinding:
     """A passage that reads like an attack on the agent that will be given it."""
 
     id: str
@@ -46,19 +46,19 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class FsckReport:
     """What a check found."""
 
     duplicates: tuple[tuple[str, str, float], ...] = ()
     """Two entities of one scope, and how alike their names are."""
     contradictions: tuple[tuple[str, str, list[str]], ...] = ()
     """Entity, key, and values that are live at once in one scope."""
-    injection: tuple[Finding, ...] = ()
+    injection: tuple[InjectionFinding, ...] = ()
     unscoped: tuple[tuple[str, int, list[str]], ...] = ()
     """Table, rows written without a scope, and a few of their ids."""
 
 
-def fsck(engine: Engine, region: Region, *, check: str | None, threshold: float, most: int) -> Report:
+def fsck(engine: Engine, region: Region, *, check: str | None, threshold: float, most: int) -> FsckReport:
     """Look for what is wrong in a region, without changing anything.
 
     Args:
@@ -74,7 +74,7 @@ def fsck(engine: Engine, region: Region, *, check: str | None, threshold: float,
     if check is not None and check not in CHECKS:
         raise bad_request(f"check must be one of {', '.join(CHECKS)}")
     wanted = CHECKS if check is None else (check,)
-    return Report(
+    return FsckReport(
         duplicates=tuple(_duplicates(engine, region, threshold)[:most]) if "duplicates" in wanted else (),
         contradictions=tuple(_contradictions(engine, region)[:most]) if "contradictions" in wanted else (),
         injection=tuple(_injections(engine, region)[:most]) if "injection" in wanted else (),
@@ -111,13 +111,13 @@ def _contradictions(engine: Engine, region: Region) -> list[tuple[str, str, list
     return [(f"{named[id_].type}/{named[id_].name}", key, values) for (id_, key, _), values in clashes.items()]
 
 
-def _injections(engine: Engine, region: Region) -> list[Finding]:
+def _injections(engine: Engine, region: Region) -> list[InjectionFinding]:
     findings = []
     for item in engine.store.passages(region):
         for kind, pattern in INJECTIONS.items():
             match = pattern.search(item.text)
             if match:
-                findings.append(Finding(item.id, kind, match[0][:120]))
+                findings.append(InjectionFinding(item.id, kind, match[0][:120]))
     return findings
 
 
@@ -131,7 +131,7 @@ def forget(engine: Engine, caller: Caller, query: str, *, dry_run: bool, purge: 
 
     There is no narrower aim: a key that reaches several users forgets for all of them.
     """
-    want = Want(engine.region(caller, verb="memory:forget"), duplicates=True)
+    want = SearchFilter(engine.region(caller, verb="memory:forget"), duplicates=True)
     found = engine.store.nearest(engine.embedder.embed([query])[0], want, FORGET_MOST)
     close = [hit.number for hit in found if hit.score >= FORGET_SIMILARITY]
     ids = [item.id for item in engine.store.items(close).values()]

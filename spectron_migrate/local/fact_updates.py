@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from spectron_migrate.local.embed import Embedder
+from spectron_migrate.local.embedding import Embedder
 from spectron_migrate.local.extract import Extraction, Fact, type_of
 from spectron_migrate.local.ids import new_id
 from spectron_migrate.local.storage import Attribute, Category, Entity, Item, Note, Origin, Relation, Store
@@ -44,7 +44,7 @@ class Correction:
 
 
 @dataclass(slots=True)
-class Outcome:
+class ExtractionResult:
     """What one text, or one call, changed."""
 
     turn: str
@@ -58,7 +58,9 @@ class Outcome:
     corrections: list[Correction] = field(default_factory=list)
 
 
-def reconcile(store: Store, embedder: Embedder, extraction: Extraction, source: Source, outcome: Outcome) -> None:
+def apply_extraction(
+    store: Store, embedder: Embedder, extraction: Extraction, source: Source, outcome: ExtractionResult
+) -> None:
     """Write what a text says into the store, inside the caller's transaction; `outcome` tells what happened."""
     for fact in extraction.facts:
         _Step(store, embedder, source, outcome).fact(fact)
@@ -75,7 +77,7 @@ class _Step:
     store: Store
     embedder: Embedder
     source: Source
-    outcome: Outcome
+    outcome: ExtractionResult
 
     def fact(self, fact: Fact) -> None:
         category = self.source.category or fact.category

@@ -10,7 +10,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from spectron_migrate.local.faults import TRANSPORT
 
 
-class OneWrite:
+class BufferedTransport:
     """A transport that sends at the end of a turn of the event loop what was written during it."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -39,12 +39,12 @@ class OneWrite:
         return getattr(self._transport, name)
 
 
-class OneWriteProtocol(HttpToolsProtocol):  # type: ignore[misc] # it comes without types
+class BufferedProtocol(HttpToolsProtocol):  # type: ignore[misc] # it comes without types
     """uvicorn's own, over such a transport."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client has connected."""
-        super().connection_made(OneWrite(cast("asyncio.Transport", transport)))
+        super().connection_made(BufferedTransport(cast("asyncio.Transport", transport)))
 
     def on_message_begin(self) -> None:
         """A request has begun: the application may reach its connection, for faults."""
