@@ -105,7 +105,7 @@ def draw(diagnosis: Diagnosis, answers: list[ProbeFinding] | None) -> Iterator[R
     """The checks, then what the probe found beside what a replay assumes."""
     for check in diagnosis.checks:
         mark, style = _STATUS[check.status]
-        yield Wrapped(f"{check.name}: {check.said}", f"{mark:4} ", lead_style=style)
+        yield Wrapped(f"{check.name}: {check.finding}", f"{mark:4} ", lead_style=style)
         if check.hint and check.status != "ok":
             yield Wrapped(check.hint, "     hint: ")
     if answers is None:

@@ -1,11 +1,12 @@
-"""What would make a migration fail later, found before anything is written, each with how to mend it.
+"""`doctor`: finds what would make a migration fail later, before anything is written, each with how to fix it.
 
-model     a check and what it says
-place     disk, file systems, permissions, git
-memories  the dump beside the mapping: what has no place, filters without an answer, times, what expires
-source    Mem0: its version, its store, and what is dangerous about them
-service   Spectron: reachable, the key, its grants, the clock, the scopes
-run       all of them, one after the other
+check     the result of a check
+machine   disk space, file systems, permissions, git
+mem0      Mem0: its version and store, and what can go wrong with them
+memories  the dump with the mapping: unmapped memories, filters that cannot be answered, times, expiry
+spectron  Spectron: reachable, the key, its grants, the clock, the scopes
+run       all checks, one after the other
+probe     what a Spectron does where its documentation leaves it open (`doctor --probe`)
 """
 
 from spectron_migrate.doctor.check import Check, Diagnosis

@@ -1,4 +1,4 @@
-"""A check and what it says."""
+"""The result of a check, and of all checks together."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ Status = Literal["ok", "warn", "fail", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at. `unknown` where it could not be, or not yet."""
+    """The result of one check; `unknown` if it could not be made, or not yet."""
 
     name: str
     status: Status
-    said: str
-    """What was found; never the text of a memory, never a key."""
+    finding: str
+    """What was found, in a sentence. Never the text of a memory, never a key."""
     hint: str = ""
-    """How to mend it."""
-    code: ExitCode = ExitCode.INPUT
-    """Where it fails: the exit code that the step which needs it would end with."""
+    """How to fix it."""
+    exit_code: ExitCode = ExitCode.INPUT
+    """If it failed: the exit code of the command that would fail because of it."""
 
     def to_json(self) -> dict[str, Json]:
         """As the command's JSON carries it."""
-        return {"name": self.name, "status": self.status, "said": self.said, "hint": self.hint or None}
+        return {"name": self.name, "status": self.status, "said": self.finding, "hint": self.hint or None}
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """All checks, in the order in which a migration needs them."""
+    """All checks, in the order in which a migration depends on them."""
 
     checks: tuple[Check, ...]
 
     @property
     def exit_code(self) -> ExitCode:
-        """0 where nothing fails, warnings or not; else what the first failing check stands for."""
-        return next((check.code for check in self.checks if check.status == "fail"), ExitCode.DONE)
+        """The exit code of the first failed check; 0 if none failed, whatever the warnings."""
+        return next((check.exit_code for check in self.checks if check.status == "fail"), ExitCode.DONE)
 
     def to_json(self) -> dict[str, Json]:
         """The fields of the command's JSON."""
@@ -48,13 +48,13 @@ class Diagnosis:
 
 
 def failed(name: str, error: MigrateError) -> Check:
-    """A check that an error of the user's world ended."""
+    """A failed check with the message, hint and exit code of an error, on one line."""
     first, *rest = (line.strip().removeprefix("- ") for line in error.message.splitlines())
     return Check(name, "fail", f"{first} {'; '.join(rest)}".rstrip(), error.hint or "", error.exit_code)
 
 
-def some(items: Iterable[str], *, most: int = 3) -> str:
-    """A few of many, by name."""
+def first_of(items: Iterable[str], *, most: int = 3) -> str:
+    """The first few items and how many more there are: `a, b, c and 4 more`."""
     known = list(items)
     rest = f" and {len(known) - most} more" if len(known) > most else ""
     return ", ".join(known[:most]) + rest

@@ -1,4 +1,4 @@
-"""The memories beside the mapping: what has no place, whose questions have no answer, whose times are guesses."""
+"""The dump with the mapping: unmapped memories, filters that cannot be answered, guessed times, expiry."""
 
 from __future__ import annotations
 
@@ -6,130 +6,135 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from spectron_migrate.doctor.check import Check, some
+from spectron_migrate.doctor.check import Check, first_of
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.mapping import NotServable, ScopeMapping, Unmapped
 from spectron_migrate.records import Memory, Placement, counted, has_time
 
-MANY = 0.05
-"""A share of guessed times above this is worth a warning."""
-PATHS = 100_000
-"""So many scopes are remembered; of more, the first stand for the rest."""
-_ASKED = (("user_id",), ("user_id", "agent_id"), ("agent_id",), ("app_id",), ("run_id",))
-"""How applications filter; a run alone only where nobody else owns it."""
+MOST_GUESSED = 0.05
+"""A larger share of guessed times is worth a warning."""
+MOST_UNMAPPED_NAMED = 10
+MOST_PATHS = 100_000
+"""How many scopes are remembered for the checks of grants; a dump with more is checked for these alone."""
+_FILTERS = (("user_id",), ("user_id", "agent_id"), ("agent_id",), ("app_id",), ("run_id",))
+"""The filters that applications search by. `run_id` alone counts only if a memory has no other owner."""
 
 
 @dataclass
 class DumpSurvey:
-    """What a pass over the dump found."""
+    """Counts and examples from one pass over the dump."""
 
     rows: int = 0
-    placed: int = 0
+    mapped: int = 0
     unmapped: dict[str, str] = field(default_factory=dict)
-    """A few ids and why no rule takes them."""
+    """Some ids of memories that no rule maps, and why."""
     unmapped_count: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
+    """Memories that the mapping skips, by reason."""
     guessed: int = 0
-    timeless: int = 0
+    """Memories whose time is `updated_at`, which a metadata edit changes too."""
+    without_time: int = 0
     future: int = 0
     expiring: int = 0
     short_lived: int = 0
-    full: int = 0
+    """Memories of category `context`."""
     paths: set[str] = field(default_factory=set)
-    """Nodes that would be written to."""
+    """Scopes that would be written to."""
     filters: dict[tuple[str, ...], dict[str, str]] = field(default_factory=dict)
-    """For each way of asking that these memories allow, one example."""
+    """An example of each filter that finds a memory of this dump: its id names -> ids by name."""
 
     def add(self, memory: Memory, mapping: ScopeMapping, now: str) -> None:
-        """One memory; `now` in our spelling of times."""
+        """Count a memory; `now` as `format_time` gives it."""
         self.rows += 1
-        placed = mapping.map_memory(memory)
-        if isinstance(placed, Unmapped):
+        result = mapping.map_memory(memory)
+        if isinstance(result, Unmapped):
             self.unmapped_count += 1
-            if len(self.unmapped) < 10:
-                self.unmapped[placed.id] = placed.why
+            if len(self.unmapped) < MOST_UNMAPPED_NAMED:
+                self.unmapped[result.id] = result.why
             return
-        if not isinstance(placed, Placement):
-            self.skipped[placed.reason] += 1
+        if not isinstance(result, Placement):
+            self.skipped[result.reason] += 1
             return
-        self.placed += 1
-        self.full += placed.infer == "full"
-        self.short_lived += placed.category == "context"
+        self.mapped += 1
+        self.short_lived += result.category == "context"
         self.expiring += memory.expiration_date is not None
         self.guessed += memory.text_at_source == "updated_at"
-        self.timeless += not has_time(memory)
+        self.without_time += not has_time(memory)
         self.future += has_time(memory) and (memory.text_at or "") > now
-        if len(self.paths) < PATHS:
-            self.paths |= {path for clause in placed.selector for path in clause}
+        if len(self.paths) < MOST_PATHS:
+            self.paths |= {path for clause in result.selector for path in clause}
         owners = memory.entity_ids
-        for names in _ASKED:
-            if names not in self.filters and all(name in owners for name in names):
-                alone = names != ("run_id",) or len(owners) == 1
-                if alone:
-                    self.filters[names] = {name: owners[name] for name in names}
+        for names in _FILTERS:
+            is_of_a_run_alone = names != ("run_id",) or len(owners) == 1
+            if names not in self.filters and owners.keys() >= set(names) and is_of_a_run_alone:
+                self.filters[names] = {name: owners[name] for name in names}
 
 
-def look(dump: Dump, mapping: ScopeMapping, now: str) -> DumpSurvey:
-    """One pass over the dump."""
-    seen = DumpSurvey()
+def survey_dump(dump: Dump, mapping: ScopeMapping, now: str) -> DumpSurvey:
+    """Read every memory of the dump once."""
+    survey = DumpSurvey()
     for memory in dump.memories():
-        seen.add(memory, mapping, now)
-    return seen
+        survey.add(memory, mapping, now)
+    return survey
 
 
-def check_memories(seen: DumpSurvey, dump: Dump) -> Iterator[Check]:
-    """What was read, and what would become of it."""
+def check_memories(survey: DumpSurvey, dump: Dump) -> Iterator[Check]:
+    """How complete the dump is, and what a replay would make of its memories."""
     if dump.complete is False:
-        hint = "export again; until it is complete nothing proves what is missing"
-        yield Check("dump", "fail", f"{dump.path} holds a part of Mem0 only", hint, ExitCode.INCOMPLETE)
-    elif not seen.rows:
+        hint = "export again: nothing tells which memories are missing"
+        yield Check("dump", "fail", f"{dump.path} holds only a part of Mem0", hint, ExitCode.INCOMPLETE)
+    elif not survey.rows:
         yield Check("dump", "fail", f"{dump.path} holds no memory", "is it the right Mem0? export again")
     else:
-        proof = "raw files, which prove nothing" if dump.raw else "a complete reading"
-        yield Check("dump", "ok", f"{counted(seen.rows, 'memory')}, {proof}")
-    if seen.unmapped_count:
-        named = some(f"{mem0_id} ({why})" for mem0_id, why in seen.unmapped.items())
-        said = f"{counted(seen.unmapped_count, 'memory has', 'memories have')} no place: {named}"
-        yield Check("mapping: places", "fail", said, "add a rule for them, or `unmapped: skip`")
+        proof = "raw files, which cannot be proven complete" if dump.raw else "a complete scan"
+        yield Check("dump", "ok", f"{counted(survey.rows, 'memory')}, {proof}")
+    if survey.unmapped_count:
+        named = first_of(f"{mem0_id} ({why})" for mem0_id, why in survey.unmapped.items())
+        finding = (
+            f"{counted(survey.unmapped_count, 'memory matches', 'memories match')} no rule of the mapping: {named}"
+        )
+        yield Check("mapping: places", "fail", finding, "add a rule for them, or `unmapped: skip`")
     else:
-        left = sum(seen.skipped.values())
-        said = f"{counted(len(seen.paths), 'scope')} for {counted(seen.placed, 'memory')}"
-        said += f", {left:,} skipped" if left else ""
-        yield Check("mapping: places", "ok", said)
-    yield from _times(seen)
-    if seen.expiring:
-        said = f"{counted(seen.expiring, 'memory')} would expire in Mem0 and will not in Spectron"
-        yield Check("expiry", "warn", said, "skip them by a rule, or let them stay")
-    if seen.short_lived:
-        which = counted(seen.short_lived, "memory is", "memories are")
-        said = f"{which} written as `context`, which Spectron keeps for 7 days from the memory's time"
-        yield Check("expiry", "warn", said, "category: knowledge stays")
+        skipped = sum(survey.skipped.values())
+        finding = f"{counted(len(survey.paths), 'scope')} for {counted(survey.mapped, 'memory')}"
+        finding += f", {skipped:,} skipped" if skipped else ""
+        yield Check("mapping: places", "ok", finding)
+    yield from _check_times(survey)
+    if survey.expiring:
+        finding = f"{counted(survey.expiring, 'memory')} would expire in Mem0 and will not in Spectron"
+        yield Check("expiry", "warn", finding, "add a rule that skips them, or accept that they stay")
+    if survey.short_lived:
+        which = counted(survey.short_lived, "memory is", "memories are")
+        finding = f"{which} written as `context`, which Spectron keeps for 7 days from the memory's time"
+        yield Check("expiry", "warn", finding, "the category `knowledge` does not expire")
 
 
-def check_filters(seen: DumpSurvey, mapping: ScopeMapping) -> Iterator[Check]:
-    """Which of an application's filters could not be answered any more."""
+def check_filters(survey: DumpSurvey, mapping: ScopeMapping) -> Iterator[Check]:
+    """Which filters of an application Spectron can answer with this mapping."""
     refused = []
-    for names, example in seen.filters.items():
+    for names, example in survey.filters.items():
         try:
             mapping.lens(**example)
         except NotServable as error:
             refused.append(names)
-            hint = f"an application that never asks so may go on; else {error.hint}" if error.hint else ""
+            hint = f"ignore this if the application never searches by it; else {error.hint}" if error.hint else ""
             yield Check("mapping: filters", "warn", error.message, hint)
-    answered = [" and ".join(names) for names in seen.filters if names not in refused]
+    answered = [" and ".join(names) for names in survey.filters if names not in refused]
     if answered:
         yield Check("mapping: filters", "ok", f"searches by {', by '.join(answered)} can be answered")
 
 
-def _times(seen: DumpSurvey) -> Iterator[Check]:
-    if seen.placed and seen.guessed / seen.placed > MANY:
-        said = f"the time of {seen.guessed:,} of {counted(seen.placed, 'memory')} is a guess (`updated_at`)"
-        yield Check("times", "warn", said, "with Mem0's history.db in reach, export finds when each text came to be")
-    if seen.timeless:
-        which = counted(seen.timeless, "memory has", "memories have")
-        said = f"{which} no time: written first, superseding nothing"
-        yield Check("times", "warn", said)
-    if seen.future:
-        said = f"{counted(seen.future, 'memory has', 'memories have')} a time in the future"
-        yield Check("times", "warn", said, "was a clock wrong, or a time zone?")
+def _check_times(survey: DumpSurvey) -> Iterator[Check]:
+    if survey.mapped and survey.guessed / survey.mapped > MOST_GUESSED:
+        finding = f"the time of {survey.guessed:,} of {counted(survey.mapped, 'memory')} is a guess (`updated_at`)"
+        yield Check(
+            "times", "warn", finding, "an export that can read Mem0's history.db knows when each text was written"
+        )
+    if survey.without_time:
+        which = counted(survey.without_time, "memory has", "memories have")
+        finding = f"{which} no time: written first, without superseding anything"
+        yield Check("times", "warn", finding)
+    if survey.future:
+        finding = f"{counted(survey.future, 'memory has', 'memories have')} a time in the future"
+        yield Check("times", "warn", finding, "was a clock or a time zone wrong?")

@@ -1,0 +1,30 @@
+"""Mem0 and its store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from spectron_migrate.doctor.mem0 import check_mem0
+from tests.doctor.support import NOW, check_of
+
+
+@pytest.mark.parametrize(
+    ("version", "on_disk", "status"),
+    [("0.1.118", False, "fail"), ("1.0.7", False, "fail"), ("1.0.8", False, "warn"), ("0.1.118", True, "ok")],
+)
+def test_a_mem0_that_erases_the_store_it_opens_is_reported(
+    tmp_path: Path, version: str, on_disk: bool, status: str
+) -> None:
+    config = {"vector_store": {"provider": "qdrant", "config": {"path": str(tmp_path), "on_disk": on_disk}}}
+    (tmp_path / "mem0.json").write_text(json.dumps(config))
+    checks = check_mem0({"oss": {"config": str(tmp_path / "mem0.json")}}, version=version, now=NOW)
+    assert status == check_of(checks, "mem0 version").status
+
+
+def test_a_store_that_cannot_be_read_is_reported_with_the_alternative(tmp_path: Path) -> None:
+    (tmp_path / "mem0.json").write_text(json.dumps({"vector_store": {"provider": "redis", "config": {}}}))
+    checks = check_mem0({"oss": {"config": str(tmp_path / "mem0.json")}}, version="2.2.1", now=NOW)
+    assert "export --from" in check_of(checks, "mem0", "fail").hint
