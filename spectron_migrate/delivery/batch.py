@@ -75,6 +75,7 @@ class _BatchRecovery:
         self._batch = batch
         self._texts = batch.texts
         self._sent_after = batch.sent_after
+        self._sent_by = batch.sent_by
         self._progress = run.progress(batch.key)
 
     async def decide(self, result: SentBatchResult | None) -> tuple[SendOutcome, Parts]:
@@ -99,8 +100,14 @@ class _BatchRecovery:
                 return SendOutcome.HELD, []
             if result is not None and not await self._pause(self._progress.pause_s):
                 break
-            if await self._is_overtaken():
-                return await self._wait_for_late_arrival()
+            is_overtaken = await self._is_overtaken()
+            # Spectron keeps keys by principal: sent under another one, the same bytes would be a second write.
+            if is_overtaken or self._sent_by != self._run.principal:
+                decision = await self._wait_for_late_arrival()
+                if decision is not None:
+                    return decision
+            if is_overtaken:
+                return await self._plan_again()
             result = await self._resend()
         return SendOutcome.DEFERRED, []
 
@@ -181,12 +188,8 @@ class _BatchRecovery:
         self._count_written(len(stored))
         return SendOutcome.DECIDED, [_as_planned(rest)] if rest else []
 
-    async def _wait_for_late_arrival(self) -> tuple[SendOutcome, Parts]:
-        """Mem0 has replaced or deleted a memory of the batch, and the server has nothing of it.
-
-        So nothing is sent until a request of ours can no longer be on its way; if it still does not show, it was
-        never stored. The facts that are still wanted go again as another batch, under another key.
-        """
+    async def _wait_for_late_arrival(self) -> tuple[SendOutcome, Parts] | None:
+        """Send nothing until a request of ours can no longer be on its way; None where it was never stored."""
         for _ in range(listings_until_late(self._run)):
             if has_waited_for_late_arrival(self._run, self._batch.key):
                 break
@@ -195,6 +198,10 @@ class _BatchRecovery:
             decision = await self._by_listing()
             if decision is not None:
                 return decision
+        return None
+
+    async def _plan_again(self) -> tuple[SendOutcome, Parts]:
+        """The facts that are still wanted go again as another batch, under another key."""
         facts = self._batch.facts
         await self._run.writer.durable(sending.back_to_planned, [fact.id for fact in facts])
         return SendOutcome.DECIDED, [_as_planned(facts)]
@@ -237,8 +244,8 @@ class _BatchRecovery:
     async def _resend(self) -> SentBatchResult:
         """Send the same bytes; where the key has expired, the listing has shown that nothing is there."""
         run = self._run
-        if not is_key_valid(run, self._sent_after, self._batch.sent_by):
-            self._sent_after = run.server_now()
+        if not is_key_valid(run, self._sent_after, self._sent_by):
+            self._sent_after, self._sent_by = run.server_now(), run.principal
             await run.writer.durable(batches.renew_batch, self._batch, self._sent_after, run.principal)
         run.counters.retries += 1
         return await run.send(self._batch)

@@ -120,8 +120,16 @@ class _Recovery:
     async def decide(self) -> SendOutcome:
         """Send the same bytes again while their key is valid; otherwise the listing decides."""
         run, fact = self._run, self._fact
-        if self._candidate is None and await run.writer.grouped(overtaken.is_overtaken, fact.id):
-            return await self._wait_for_late_arrival()
+        if self._candidate is None:
+            is_overtaken = await run.writer.grouped(overtaken.is_overtaken, fact.id)
+            # Spectron keeps keys by principal: sent under another one, the same bytes would be a second write.
+            if is_overtaken or fact.sent_by != run.principal:
+                arrived = await self._wait_for_late_arrival()
+                if arrived is not None:
+                    return arrived
+            if is_overtaken:
+                await run.writer.durable(sending.back_to_planned, [fact.id])
+                return SendOutcome.DECIDED
         self._progress = run.progress(fact.key)
         while True:
             key_valid = is_key_valid(run, fact.sent_after, fact.sent_by)
@@ -260,11 +268,12 @@ class _Recovery:
         run.counters.written += 1
         return SendOutcome.DECIDED
 
-    async def _wait_for_late_arrival(self) -> SendOutcome:
-        """Mem0 has replaced or deleted the memory, and the server does not have the fact.
+    async def _wait_for_late_arrival(self) -> SendOutcome | None:
+        """Send nothing until a request of ours can no longer be on its way; None where it was never stored.
 
-        Sending it again would decide, but would also write what should not be there. So nothing is sent until a
-        request of ours can no longer be on its way. If the turn still does not show, the fact was never stored.
+        For a fact that the server does not have and that must not be sent twice: Mem0 has replaced or deleted the
+        memory, so a resend would write what should not be there; or the API key belongs to another principal now, so
+        Spectron would not recognise the resend.
         """
         run, fact = self._run, self._fact
         for _ in range(listings_until_late(run)):
@@ -277,8 +286,7 @@ class _Recovery:
                 return turns
             if turns:
                 return await self._by_listing()
-        await run.writer.durable(sending.back_to_planned, [fact.id])
-        return SendOutcome.DECIDED
+        return None
 
     async def _unclaimed(self) -> list[Turn] | SendOutcome:
         """Turns of the session that no receipt claims and that are not those of later facts."""
