@@ -70,15 +70,23 @@ class Two:
         return self.played[-1]
 
     def shut(self) -> None:
-        """Bob's writes hang from now on, and nothing else happens for long enough to tell."""
+        """Bob's writes hang from now on. Time passes meanwhile, but only once all other writes are decided.
+
+        Else a slow machine would let the round end before they are.
+        """
         self.scene.hold_s = 0.2
 
         def hangs(seen: Seen) -> bool:
-            if self.is_bobs(seen):
+            if self.is_bobs(seen) and not self.undecided_of_others():
                 self.scene.time.pass_(0.01)
             return self.is_bobs(seen)
 
         self.proxy.shut = hangs
+
+    def undecided_of_others(self) -> list[str]:
+        """Lanes other than bob's with facts that are planned or in doubt."""
+        undecided = [fact for fact in ledger_facts(self.scene.state) if fact["state"] in ("planned", "intended")]
+        return [fact["lane"] for fact in undecided if "user/bob" not in fact["lane"]]
 
     def open(self) -> None:
         self.proxy.shut = lambda seen: False
