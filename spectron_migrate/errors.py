@@ -1,20 +1,28 @@
-"""Every error a user can meet, and the exit code it stands for.
+"""Every error that a user can see, and the exit code that it stands for: one class an exit code.
 
     MigrateError
     |- InputError            2   usage, settings, mapping, dump: refused before anything is written
+    |  |- NotServable        2   the mapping has no lens for a filter (mapping.lens)
     |  `- WrongLedger        2   the ledger belongs to another context, source or endpoint
     |- KeyRefused            6   key or permission
     |  `- ScopeRefused       6   the key is good, but not for this scope
-    |- Unreachable           7   no answer after retries, or lanes held by doubt
+    |- Unreachable           7   no answer after retries, or lanes held by a fact in doubt
     |- LedgerLocked          9   another live process writes this ledger
     |- NotLegal             10   the step is not legal, or not exact, now
     |  `- NotInSpectron     10   Mem0 could answer this call, Spectron cannot
     |- Incomplete           11   the source could not be read or counted in full
     |- NotConfirmed         12   a question was not answered with yes
-    `- Interrupted    130, 143   stopped by a signal; running again goes on
+    `- Interrupted    130, 143   stopped by a signal; running again continues
 
-Outcomes that are no failure of the tool (refused rows, a verdict, a limit) are exit codes of a
-step's summary, not exceptions. Anything else that escapes is a bug of ours: exit code 1.
+A subclass has the exit code of its parent; modules define some for their own use. Results that are not failures of the
+tool (refused memories, a verdict, a limit) are exit codes of a step's summary, not exceptions. Any other exception that
+reaches the command line is a bug: exit code 1.
+
+A message is one sentence that says what is wrong, with which thing, and where; it begins in lower case and has no full
+stop. What to do about it is in the hint. The command line prints both:
+
+    error: mapping.yaml:4: unknown field `usr_id` in `scope`, did you mean `user_id`?
+    hint: add `user_id: "*"` to the rule's `when`
 """
 
 from __future__ import annotations
@@ -24,25 +32,25 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What a script can rely on. Any other code is a failure (137 = killed; the ledger is intact)."""
+    """The exit codes. Any other code is a failure too (137: killed; the ledger is intact)."""
 
     meaning: str
 
     def __new__(cls, code: int, meaning: str) -> ExitCode:
-        """Keep the code and its one-line meaning together, so that the README's table is tested against them."""
+        """A code and its meaning, against which the tables of the documents are tested."""
         member = int.__new__(cls, code)
         member._value_ = code
         member.meaning = meaning
         return member
 
     DONE = 0, "done and clean"
-    BUG = 1, "a bug of ours (traceback in `log.jsonl`)"
+    BUG = 1, "a bug in spectron-migrate (traceback in `log.jsonl`)"
     INPUT = 2, "usage, config, bad input, or a ledger that belongs to another context, source or endpoint"
     REFUSED = 3, "done, but more refused than `max_refused`, or anything undecidable"
     NO_GO = 4, "verdict NO_GO, or a gate not met"
     INCONCLUSIVE = 5, "verdict INCONCLUSIVE"
     KEY = 6, "key or permission"
-    UNREACHABLE = 7, "not reachable after retries, or lanes held by doubt (run again)"
+    UNREACHABLE = 7, "not reachable after retries, or lanes held by a fact in doubt (run again)"
     LIMIT = 8, "stopped with a remainder by a limit that was set"
     LOCKED = 9, "ledger locked by a live process"
     NOT_LEGAL = 10, "step not legal, or not exact, now"
@@ -53,27 +61,26 @@ class ExitCode(IntEnum):
 
 
 class MigrateError(Exception):
-    """One sentence for the user: what, which, where. `hint` says what to do about it."""
+    """Base of all errors: `message` says what, which and where in one sentence, `hint` what to do about it."""
 
     exit_code: ExitCode = ExitCode.BUG
     kind: str = "error"
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        """Keep the sentence and its hint apart, so that JSON can carry both."""
         super().__init__(message)
         self.message = message
         self.hint = hint
 
 
 class InputError(MigrateError):
-    """Usage, settings or input that is refused before anything is written."""
+    """Usage, settings or input that was refused before anything was written."""
 
     exit_code = ExitCode.INPUT
     kind = "input"
 
     @classmethod
     def of_all(cls, problems: Sequence[str], *, hint: str | None = None) -> InputError:
-        """Name all problems at once: nobody should mend a file line by line against the tool."""
+        """One error for all problems, so that a user can fix a file in one go."""
         if len(problems) == 1:
             return cls(problems[0], hint=hint)
         listed = "\n".join(f"  - {problem}" for problem in problems)
@@ -94,7 +101,7 @@ class KeyRefused(MigrateError):
 
 
 class ScopeRefused(KeyRefused):
-    """The key is good, but its grants do not reach this scope: other scopes go on."""
+    """The key is good, but its grants do not include this scope; other scopes continue."""
 
     kind = "scope"
 
@@ -141,13 +148,13 @@ class NotConfirmed(MigrateError):
 
 
 class Interrupted(MigrateError):
-    """A signal stopped the step; running it again goes on."""
+    """A signal stopped the step; running it again continues."""
 
     exit_code = ExitCode.SIGINT
     kind = "interrupted"
 
     def __init__(self, message: str, *, hint: str | None = None, sigterm: bool = False) -> None:
-        """SIGTERM and SIGINT differ in their exit code alone."""
+        """SIGTERM and SIGINT differ only in their exit code."""
         super().__init__(message, hint=hint)
         if sigterm:
             self.exit_code = ExitCode.SIGTERM
