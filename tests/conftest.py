@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -28,6 +29,13 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith(FOREIGN_PREFIXES) and name != "SPECTRON_OPENAPI":
             monkeypatch.delenv(name)
     monkeypatch.setenv("MEM0_TELEMETRY", "False")  # Mem0 looks once, when whichever test is first imports it
+
+
+@pytest.fixture(autouse=True, scope="session")
+def default_sigint() -> None:
+    """Processes that a test starts react to SIGINT, also where the shell of a background job ignores it."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -19,14 +19,6 @@ def in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
-def led_to(spectron: RunningServer, monkeypatch: pytest.MonkeyPatch) -> RunningServer:
-    monkeypatch.setenv("SPECTRON_ENDPOINT", spectron.base_url)
-    monkeypatch.setenv("SPECTRON_CONTEXT", spectron.context)
-    monkeypatch.setenv("SPECTRON_API_KEY", spectron.api_key)
-    return spectron
-
-
 def one_memory(user: str = "alice") -> str:
     return str(write_raw(Path("get_all.json"), [memory(1, user)]))
 
@@ -61,7 +53,7 @@ MAPPING_MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MAPPING_MISTAKES)
 def test_a_mistake_in_the_mapping_is_named_with_its_line(
-    mistake: str, led_to: RunningServer, capsys: pytest.CaptureFixture[str]
+    mistake: str, configured: RunningServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text, where = MAPPING_MISTAKES[mistake]
     Path("mapping.yaml").write_text(text)
@@ -82,7 +74,7 @@ DUMP_MISTAKES = {
 
 @pytest.mark.parametrize("mistake", DUMP_MISTAKES)
 def test_a_file_that_is_no_dump_is_named(
-    mistake: str, led_to: RunningServer, capsys: pytest.CaptureFixture[str]
+    mistake: str, configured: RunningServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("broken.json").write_bytes(DUMP_MISTAKES[mistake])
     assert 2 == run(["replay", "--dump", "broken.json"])
@@ -92,7 +84,7 @@ def test_a_file_that_is_no_dump_is_named(
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
 def test_a_dump_that_was_cut_off_or_altered_is_refused(
-    damage: str, led_to: RunningServer, capsys: pytest.CaptureFixture[str]
+    damage: str, configured: RunningServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert 0 == run(["export", "--from", one_memory(), "-q"])
     capsys.readouterr()
@@ -108,14 +100,14 @@ def test_a_dump_that_was_cut_off_or_altered_is_refused(
 
 
 def test_a_wrong_key_is_exit_code_6(
-    led_to: RunningServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], user: str
+    configured: RunningServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], user: str
 ) -> None:
     monkeypatch.setenv("SPECTRON_API_KEY", "sk-wrong-key-123")
     assert 6 == run(["replay", "--dump", one_memory(user)])
     message = told(capsys)
     assert "401" in message
     assert "sk-wrong-key-123" not in message
-    assert [] == turns_of(led_to, user)
+    assert [] == turns_of(configured, user)
 
 
 def test_no_key_is_exit_code_6_and_no_endpoint_2(
@@ -212,7 +204,7 @@ def test_a_command_without_its_extra_says_how_to_get_it(capsys: pytest.CaptureFi
 
 
 def test_memory_text_is_never_markup_and_never_an_escape(
-    led_to: RunningServer, capsys: pytest.CaptureFixture[str], user: str
+    configured: RunningServer, capsys: pytest.CaptureFixture[str], user: str
 ) -> None:
     hostile = f"[bold red]{user}[/] \x1b[2J\x1b]0;title\x07 <script>"
     rows = [memory(1, user, hostile), {"id": "\x1b[31mred[/red]", "memory": "", "user_id": user}]
@@ -223,4 +215,4 @@ def test_memory_text_is_never_markup_and_never_an_escape(
     assert "\x1b[2J" not in out + err
     assert "\x1b]0" not in out + err
     assert "\x1b[31mred" not in out + err
-    assert hostile == turns_of(led_to, user)[0].content
+    assert hostile == turns_of(configured, user)[0].content

@@ -24,13 +24,10 @@ from tests.support.spectron import memory, write_raw
 STATE = Path(".spectron-migrate")
 
 
-@pytest.fixture
-def led_to(spectron: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunningServer:
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal of 100 columns."""
     monkeypatch.setenv("COLUMNS", "100")
-    for name, value in (("ENDPOINT", spectron.base_url), ("CONTEXT", spectron.context), ("API_KEY", spectron.api_key)):
-        monkeypatch.setenv(f"SPECTRON_{name}", value)
-    return spectron
 
 
 def status(capsys: pytest.CaptureFixture[str], code: int = 0) -> dict[str, Any]:
@@ -44,13 +41,13 @@ def dump_of(rows: list[dict[str, Any]]) -> str:
     return str(write_raw(Path("all.json"), rows))
 
 
-def test_without_a_ledger_it_says_what_makes_one(led_to: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_ledger_it_says_what_makes_one(configured: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:
     assert 2 == run(["status"])
     assert "hint: spectron-migrate replay makes it" in capsys.readouterr().err
 
 
 def test_what_remains_is_told_by_lane_and_the_last_run_by_its_rate(
-    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+    configured: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [memory(number, f"{user}a") for number in range(8)] + [memory(number, f"{user}b") for number in range(2)]
     rows.append(memory(9, f"{user}c", expiration_date="2020-01-01"))
@@ -72,12 +69,12 @@ def test_what_remains_is_told_by_lane_and_the_last_run_by_its_rate(
 
 
 def test_what_is_refused_is_told_with_the_servers_words_and_what_to_run(
-    led_to: RunningServer, user: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    configured: RunningServer, user: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(seen: Seen) -> Fault:
         return "400" if b"number 1" in seen.body else "none"
 
-    with misbehaving(led_to.base_url, refuse) as proxy:
+    with misbehaving(configured.base_url, refuse) as proxy:
         monkeypatch.setenv("SPECTRON_ENDPOINT", proxy.base_url)
         assert 3 == run(["replay", "--dump", dump_of([memory(number, user) for number in range(3)]), "-q"])
     answer = status(capsys)
@@ -90,7 +87,7 @@ def test_what_is_refused_is_told_with_the_servers_words_and_what_to_run(
 
 
 def test_what_is_undecidable_comes_first_because_it_holds_its_lane(
-    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+    configured: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert 0 == run(["replay", "--dump", dump_of([memory(number, user) for number in range(3)]), "-q"])
     with Ledger.open_for_writing(STATE) as ledger, ledger.transaction():
@@ -103,7 +100,7 @@ def test_what_is_undecidable_comes_first_because_it_holds_its_lane(
 
 
 def test_shards_are_read_together_and_a_missing_one_is_exit_code_11(
-    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+    configured: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [memory(number, f"{user}{letter}") for letter in "abcdef" for number in range(2)]
     assert 0 == run(["export", "--from", dump_of(rows), "-q"])
@@ -119,7 +116,7 @@ def test_shards_are_read_together_and_a_missing_one_is_exit_code_11(
 
 
 def test_a_killed_run_is_told_and_so_is_one_at_work(
-    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+    configured: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert 0 == run(["replay", "--dump", dump_of([memory(1, user)]), "-q"])
     gone = subprocess.Popen([sys.executable, "-c", ""])
@@ -138,7 +135,7 @@ def test_a_killed_run_is_told_and_so_is_one_at_work(
 
 
 def test_texts_of_others_reach_a_terminal_as_text(
-    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+    configured: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert 0 == run(["replay", "--dump", dump_of([memory(1, user)]), "-q"])
     with Ledger.open_for_writing(STATE) as ledger, ledger.transaction():
