@@ -96,13 +96,13 @@ class _Rehearsal:
 
     def run(self, mem0_config: str | None, dumps: list[Path], mapping: Path | None) -> CommandResult:
         from spectron_migrate.migration.replay import ReplayOptions
-        from spectron_migrate.rehearsal.subprocesses import local_spectron, make_store
+        from spectron_migrate.rehearsal.subprocesses import local_spectron, make_store_in_subprocess
 
         next_ = _next(mem0_config, dumps)
         queries = None
         if not dumps and mem0_config is None:
             self.invocation.reporter.info("making a small, real Mem0 store")
-            store = make_store(self.folder / "mem0", self.invocation.environment)
+            store = make_store_in_subprocess(self.folder / "mem0", self.invocation.environment)
             mem0_config, queries = str(store), store.parent / "queries.jsonl"
         results: dict[str, CommandResult] = {}
         with local_spectron(self.folder / "spectron", self.invocation.environment) as server:

@@ -1,4 +1,4 @@
-"""The first step of all: both settings files, written from what is found, and never over what is there."""
+"""Init: writes both settings files from what it finds, and never overwrites a file."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from spectron_migrate.mem0.stores.oss_config import DEFAULT, read_mem0_config
 from spectron_migrate.records import Json, Memory, Reporter
 from spectron_migrate.settings import load_settings
 
-LOOKED_AT = 20_000
-"""So many rows are looked at; more would make a first step long and change nothing."""
+MOST_ROWS_READ = 20_000
+"""Most rows that are read: more would take long and change little."""
 CONFIG_NAMES = ("mem0.yaml", "mem0.yml", "mem0.json", "config.yaml", "config.yml", "config.json")
 RAW_NAMES = ("get_all*.json", "mem0*.jsonl", "memories*.json")
 MAPPING = "mapping.yaml"
@@ -30,29 +30,29 @@ _FAMILIES = (
 
 
 @dataclass(frozen=True)
-class Found:
-    """What there is to write about."""
+class Discovery:
+    """What init found, which it writes into the settings."""
 
     mem0: Mapping[str, Any] | None
-    """A `mem0` section for the settings; None where no Mem0 was found."""
+    """The `mem0` section for the settings; None if no Mem0 was found."""
     why: str
-    """How it was found, in words."""
+    """How Mem0 was found, in words."""
     variables: tuple[str, str, str]
-    """Environment variables of endpoint, context and key."""
+    """Environment variables for endpoint, context and key."""
     owners: Owners | None = None
     unread: str = ""
-    """Why the memories were not looked at."""
+    """Why the memories were not read."""
 
 
 @dataclass(frozen=True)
 class InitSummary:
-    """The files that were written, and what they were written from."""
+    """The files that were written, and what was found."""
 
     files: tuple[Path, Path]
-    found: Found
+    found: Discovery
 
     def to_json(self) -> dict[str, Json]:
-        """The fields of the command's JSON; counts, never an id."""
+        """The fields of `init --json`: counts, no ids."""
         owners = self.found.owners
         return {
             "files": [str(file) for file in self.files],
@@ -72,16 +72,16 @@ def run_init(
     now: datetime,
     reporter: Reporter,
 ) -> InitSummary:
-    """Look at what there is beside `settings_file`, and write it and its mapping; both load, or nothing is kept.
+    """Write `settings_file` and its mapping from what is found beside them; both are removed if one does not load.
 
-    Raises InputError where either file is there already, or `mem0_config` is no configuration of Mem0's.
+    Raises InputError if either file exists already, or `mem0_config` is not a configuration of Mem0.
     """
     mapping_file = settings_file.with_name(MAPPING)
-    there = [f"{file} is there already" for file in (settings_file, mapping_file) if file.exists()]
+    there = [f"{file} exists already" for file in (settings_file, mapping_file) if file.exists()]
     if there:
-        raise InputError.of_all(there, hint="nothing is overwritten: move it away, or name another with --config")
-    found = look(settings_file.parent, mem0_config=mem0_config, env=env)
-    found = with_owners(found, settings_file.parent, now=now, reporter=reporter)
+        raise InputError.of_all(there, hint="nothing is overwritten: move it away, or name another file with --config")
+    found = discover(settings_file.parent, mem0_config=mem0_config, env=env)
+    found = count_owners(found, settings_file.parent, now=now, reporter=reporter)
     texts = {
         settings_file: settings_text(found.mem0, found.why, found.variables),
         mapping_file: mapping_text(found.owners),
@@ -100,37 +100,37 @@ def run_init(
     return InitSummary((settings_file, mapping_file), found)
 
 
-def look(folder: Path, *, mem0_config: str | None, env: Mapping[str, str]) -> Found:
-    """Which Mem0 and which Spectron the settings are about, from options, environment and files beside them."""
+def discover(folder: Path, *, mem0_config: str | None, env: Mapping[str, str]) -> Discovery:
+    """Find Mem0 and Spectron from the options, the environment and the files in `folder`."""
     mem0, why = _mem0(folder, mem0_config, env)
     variables = next((family for family in _FAMILIES if any(env.get(name) for name in family)), _FAMILIES[0])
-    return Found(mem0, why, variables)
+    return Discovery(mem0, why, variables)
 
 
-def with_owners(found: Found, folder: Path, *, now: datetime, reporter: Reporter) -> Found:
-    """The same with whose memories there are, where they can be read at no cost; what cannot be read is said."""
+def count_owners(found: Discovery, folder: Path, *, now: datetime, reporter: Reporter) -> Discovery:
+    """Add the owners of the memories if these can be read at no cost; otherwise add why not."""
     if found.mem0 is None:
         return found
     if not {"oss", "files"} & set(found.mem0):
-        return replace(found, unread="a service is not asked here: `spectron-migrate export` reads it")
+        return replace(found, unread="init does not read from a service: `spectron-migrate export` does")
     owners = Owners()
-    reporter.stage("look at the memories")
+    reporter.stage("reading the memories")
     try:
         with open_reader(_from(folder, found.mem0), now=now) as reader:
             rows = iter(reader.rows())
-            for row in islice(rows, LOOKED_AT):
+            for row in islice(rows, MOST_ROWS_READ):
                 reporter.advance(1)
                 if isinstance(row, Memory):
                     owners.add(row)
             owners.all = next(rows, None) is None
     except MigrateError as error:
-        reporter.warn(f"the memories were not looked at: {error.message}")
+        reporter.warn(f"the memories were not read: {error.message}")
         return replace(found, unread=error.message)
     return replace(found, owners=owners)
 
 
 def _from(folder: Path, mem0: Mapping[str, Any]) -> dict[str, Any]:
-    """The section with its paths as seen from here: those in the file are relative to it."""
+    """The section with its paths resolved from `folder`, to which those in the settings are relative."""
     if "files" in mem0:
         return {"files": [str(folder / pattern) for pattern in mem0["files"]]}
     config = mem0["oss"]["config"]
@@ -139,14 +139,17 @@ def _from(folder: Path, mem0: Mapping[str, Any]) -> dict[str, Any]:
 
 def _mem0(folder: Path, named: str | None, env: Mapping[str, str]) -> tuple[dict[str, Any] | None, str]:
     if named == "-":
-        raise InputError("a configuration on standard input cannot be named in a file", hint="save it, and name that")
+        raise InputError(
+            "a configuration from standard input cannot be named in a settings file",
+            hint="save it to a file, and name that",
+        )
     if named is not None:
         read_mem0_config(named)
         config = named if named == DEFAULT else _relative(Path(named), folder)
         return {"oss": {"config": config}}, "named by --mem0-config"
     for name in CONFIG_NAMES:
         if _is_config(folder / name):
-            return {"oss": {"config": name}}, f"{name} is a configuration of Mem0's"
+            return {"oss": {"config": name}}, f"{name} is a configuration of Mem0"
     if env.get("MEM0_BASE_URL"):
         keyed = {"api_key": "${MEM0_API_KEY}"} if env.get("MEM0_API_KEY") else {}
         return {"server": {"base_url": "${MEM0_BASE_URL}", **keyed}}, "MEM0_BASE_URL is set"
@@ -164,7 +167,7 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def _is_config(path: Path) -> bool:
-    """Whether it says where vectors are; a `config.yaml` can be anybody's."""
+    """Whether a file has a `vector_store`: a `config.yaml` may belong to anything."""
     try:
         return path.is_file() and "vector_store" in read_mem0_config(str(path))
     except InputError:
@@ -172,7 +175,7 @@ def _is_config(path: Path) -> bool:
 
 
 def _create(file: Path, text: str) -> None:
-    """Exclusively: whoever made the file meanwhile keeps it."""
+    """Create a file; raises InputError if it exists, even if it was created only now."""
     try:
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except OSError as error:

@@ -1,1 +1,1 @@
-"""A real small Mem0 store to rehearse with, made by Mem0 itself from a data set written by hand."""
+"""The environment of `rehearse`: a small real Mem0 store, made by Mem0 itself from a data set, and a local Spectron."""

@@ -1,8 +1,7 @@
 """Makes a real Mem0 store from the data set: Mem0 writes every memory, update and deletion itself.
 
-Only the times are ours. A store that has grown over two years cannot be made in some seconds, so right after
-Mem0 has written a row its times are set back, in the store and in the history that this very run has made.
-Texts, ids, hashes, vectors and the order of events are Mem0's own.
+Only the times are changed. The data set covers two years, so the times of each row are set back right after Mem0 has
+written it, in the store and in the history. Texts, ids, hashes, vectors and the order of events are Mem0's own.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import sqlite3
+import sys
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib import resources
@@ -21,18 +21,18 @@ from spectron_migrate.mem0.search import OWN_KEY, close_memory, mem0_home, offli
 from spectron_migrate.mem0.wordllama_embedder import DIMENSIONS
 from spectron_migrate.records import Json
 
-Kind = Literal["add", "update", "tag", "delete"]
+EventKind = Literal["add", "update", "tag", "delete"]
 
 CONFIG, KEYS, QUERIES = "mem0.json", "keys.json", "queries.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """One thing that happens to a memory: it is added, updated, tagged (metadata only) or deleted."""
+class MemoryEvent:
+    """A change of one memory: it is added, updated, tagged (only its metadata changes) or deleted."""
 
-    kind: Kind
+    kind: EventKind
     key: str
-    """Names the memory inside the data set; Mem0 chooses the real id."""
+    """Name of the memory in the data set; Mem0 chooses the id."""
     at: datetime
     user: str | None = None
     agent: str | None = None
@@ -45,8 +45,8 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """Something a user could ask, and the keys of the memories that answer it: one of them is enough."""
+class SampleQuestion:
+    """A question a user could ask, and the keys of the memories that answer it, any one of them."""
 
     text: str
     user: str
@@ -54,30 +54,30 @@ class Question:
     expect: tuple[str, ...]
 
 
-def load_events() -> list[Event]:
-    """The data set, oldest first."""
+def load_events() -> list[MemoryEvent]:
+    """The events of the data set, oldest first."""
     return sorted((_event(row) for row in _lines("data.jsonl")), key=lambda event: event.at)
 
 
-def load_questions() -> list[Question]:
+def load_questions() -> list[SampleQuestion]:
     """The questions of the data set."""
     return [
-        Question(row["ask"], row["user"], row.get("agent"), tuple(row["expect"])) for row in _lines("questions.jsonl")
+        SampleQuestion(row["ask"], row["user"], row.get("agent"), tuple(row["expect"]))
+        for row in _lines("questions.jsonl")
     ]
 
 
 def make_store(folder: Path) -> Path:
-    """Make the store in `folder` and return the path of its Mem0 config; nothing outside is written.
+    """Make the store in `folder` and return the path of its Mem0 config; nothing outside the folder is written.
 
-    Beside the config (`mem0.json`, absolute paths) lie the embedded Qdrant (`qdrant/`), Mem0's history
-    (`history.db`) and home (`mem0/`), `keys.json` (key of the data set -> id that Mem0 gave) and
-    `queries.jsonl` (the questions with the ids they expect). Works with every mem0ai from 0.1.60 on; one that
-    knows no expiry dates gets none. Raises InputError where a store is there already, or the offline
-    embeddings are not installed.
+    The folder holds the config (`mem0.json`, with absolute paths), the embedded Qdrant (`qdrant/`), Mem0's history
+    (`history.db`) and home (`mem0/`), `keys.json` (key in the data set -> id in Mem0) and `queries.jsonl` (the
+    questions with the ids they expect). Works with every mem0ai from 0.1.60 on; versions without expiry dates get
+    none. Raises InputError if the folder already holds a store, or the offline embeddings are not installed.
     """
     folder = folder.resolve()
     if (folder / "qdrant").exists():
-        raise InputError(f"there is a store in {folder} already", hint="name an empty folder")
+        raise InputError(f"{folder} already holds a store", hint="name an empty folder")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with mem0_home(folder / "mem0"):
         config = _config(folder)
@@ -96,26 +96,26 @@ def make_store(folder: Path) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class _Written:
+class _WrittenRow:
     memory_id: str
     created: datetime
     at: datetime
 
 
 class _Writer:
-    """Applies events through Mem0's own methods, whichever generation they are of."""
+    """Applies events with Mem0's own methods, in any version of Mem0."""
 
     def __init__(self, memory: Any) -> None:
         self.ids: dict[str, str] = {}
-        self.written: list[_Written] = []
+        self.written: list[_WrittenRow] = []
         self._memory = memory
         self._store = memory.vector_store
         self._created: dict[str, datetime] = {}
         self._add_takes = inspect.signature(memory.add).parameters
         self._update_takes = inspect.signature(memory.update).parameters
 
-    def apply(self, event: Event) -> None:
-        """Let Mem0 do it, then set the times of what it wrote."""
+    def apply(self, event: MemoryEvent) -> None:
+        """Apply one event with Mem0, then set the times of the row it wrote."""
         if event.kind == "add":
             self.ids[event.key] = self._add(event)
             self._created[event.key] = event.at
@@ -126,13 +126,13 @@ class _Writer:
             if event.kind != "add":
                 self._update(memory_id, event)
             self._date_row(memory_id, self._created[event.key], event.at)
-        self.written.append(_Written(memory_id, self._created[event.key], event.at))
+        self.written.append(_WrittenRow(memory_id, self._created[event.key], event.at))
 
-    def _add(self, event: Event) -> str:
+    def _add(self, event: MemoryEvent) -> str:
         ids = {"user_id": event.user, "agent_id": event.agent, "run_id": event.run}
         owners = {name: value for name, value in ids.items() if value is not None}
         if "infer" not in self._add_takes:
-            # So old a Mem0 always asks a language model what to keep; this is what it calls with the answer
+            # Such an old Mem0 always asks a language model first; this is what it calls with the answer
             return str(self._memory._create_memory(event.text, {}, {**event.metadata, **owners}))
         message = {"role": event.role, "content": event.text} | ({"name": event.actor} if event.actor else {})
         expiry = {"expiration_date": event.expires} if event.expires and "expiration_date" in self._add_takes else {}
@@ -140,7 +140,7 @@ class _Writer:
         rows = answer["results"] if isinstance(answer, dict) else answer
         return str(rows[0]["id"])
 
-    def _update(self, memory_id: str, event: Event) -> None:
+    def _update(self, memory_id: str, event: MemoryEvent) -> None:
         change: dict[str, Json] = {"metadata": event.metadata} if "metadata" in self._update_takes else {}
         if not event.metadata:
             change = {}
@@ -161,7 +161,7 @@ class _Writer:
 def _config(folder: Path) -> dict[str, Json]:
     from mem0.utils.factory import EmbedderFactory
 
-    # The provider's name must be one that this Mem0 knows; the class behind it is ours
+    # The provider must be one that this Mem0 knows; `offline_embedder` replaces its class
     provider = "lmstudio" if "lmstudio" in EmbedderFactory.provider_to_class else "huggingface"
     return {
         OWN_KEY: {"embedder": "wordllama"},
@@ -188,8 +188,8 @@ def _open(config: dict[str, Json]) -> Any:
         return Memory.from_config({key: value for key, value in config.items() if key != OWN_KEY})
 
 
-def _date_history(path: Path, written: list[_Written]) -> None:
-    """Mem0 appends one row an event, so the rows are ours in their order; a time it left out stays out."""
+def _date_history(path: Path, written: list[_WrittenRow]) -> None:
+    """Set the times in Mem0's history, which has one row for each event, in order; an empty time stays empty."""
     database = sqlite3.connect(path)
     try:
         rows = database.execute("SELECT rowid, memory_id, created_at, updated_at FROM history ORDER BY rowid")
@@ -208,7 +208,7 @@ def _date_history(path: Path, written: list[_Written]) -> None:
 
 
 def _as_spelled(by_mem0: str, moment: datetime) -> str:
-    """A time in the zone in which this Mem0 has just written one: UTC, or US/Pacific before 1.0."""
+    """A time in the time zone of `by_mem0`, which this Mem0 has just written: UTC, or US/Pacific before 1.0."""
     return moment.astimezone(datetime.fromisoformat(by_mem0).tzinfo).isoformat()
 
 
@@ -231,7 +231,13 @@ def _lines(name: str) -> list[dict[str, Json]]:
     return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
-def _event(row: dict[str, Json]) -> Event:
+def _event(row: dict[str, Json]) -> MemoryEvent:
     fields = dict(row)
     kind = next(iter(fields))
-    return Event(kind=cast(Kind, kind), key=fields.pop(kind), at=datetime.fromisoformat(fields.pop("at")), **fields)
+    return MemoryEvent(
+        kind=cast(EventKind, kind), key=fields.pop(kind), at=datetime.fromisoformat(fields.pop("at")), **fields
+    )
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{make_store(Path(sys.argv[1]))}\n")

@@ -1,9 +1,8 @@
-"""What a rehearsal plays on: a real Mem0 store made for it, and a local Spectron as its own process."""
+"""The Mem0 store and the local Spectron of a rehearsal, each made or served by a process of its own."""
 
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import subprocess
 import sys
@@ -13,18 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spectron_migrate.errors import InputError, Unreachable
+from spectron_migrate.rehearsal import store
 
 CONTEXT = "rehearsal"
 FOREIGN_PREFIXES = ("SPECTRON_", "AGENT_MEMORY_", "MEM0_")
-"""Variables that could lead a rehearsal to somebody's real service: none is looked at, none is handed on."""
-
-_MAKE_STORE = "import sys; from pathlib import Path; from spectron_migrate.rehearsal.store import make_store; \
-print(make_store(Path(sys.argv[1])))"
+"""Variables that could point a rehearsal at a real service: they are neither read nor passed on."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalServer:
-    """A local Spectron that answers."""
+    """A running local Spectron."""
 
     endpoint: str
     context: str
@@ -35,7 +32,7 @@ class LocalServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that lead a command to it."""
+        """The environment variables with which a command uses it."""
         return {
             "SPECTRON_ENDPOINT": self.endpoint,
             "SPECTRON_CONTEXT": self.context,
@@ -44,39 +41,39 @@ class LocalServer:
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment without anything that leads to a real service."""
+    """The environment without the variables that point at a real service."""
     return {name: value for name, value in environment.items() if not name.startswith(FOREIGN_PREFIXES)}
 
 
-def make_store(folder: Path, environment: Mapping[str, str]) -> Path:
-    """Make a real, small Mem0 store with `mem0ai` in a process of its own; returns its Mem0 config.
+def make_store_in_subprocess(folder: Path, environment: Mapping[str, str]) -> Path:
+    """Make the Mem0 store of a rehearsal in a process of its own; returns the path of its Mem0 config.
 
-    Raises InputError where the extra `local` is missing.
+    Raises InputError if the extra `local` is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # Inherited stdin or stdout would let a library of the store speak into our own output.
-    made = subprocess.run(  # noqa: S603 - our own interpreter and module
-        [sys.executable, "-c", _MAKE_STORE, str(folder)],
+    # With an inherited stdout, a library of Mem0 could print into our output.
+    process = subprocess.run(  # noqa: S603 - our own interpreter and module
+        [sys.executable, "-m", store.__name__, str(folder)],
         env=clean_environment(environment),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
     )
-    if made.returncode != 0:
-        last = (made.stderr.strip().splitlines() or ["no message"])[-1]
+    if process.returncode != 0:
+        last = (process.stderr.strip().splitlines() or ["no message"])[-1]
         if "ModuleNotFoundError" in last:
             raise InputError(
                 f"making a Mem0 store needs the extra `local`: {last.split(':', 1)[-1].strip()}",
                 hint="pip install 'spectron-migrate[local]'",
             )
-        raise RuntimeError(f"the rehearsal's Mem0 store could not be made:\n{made.stderr}")
-    return Path(made.stdout.strip().splitlines()[-1])
+        raise RuntimeError(f"the rehearsal's Mem0 store could not be made:\n{process.stderr}")
+    return Path(process.stdout.strip().splitlines()[-1])
 
 
 @contextmanager
 def local_spectron(data: Path, environment: Mapping[str, str]) -> Iterator[LocalServer]:
-    """Serve a local Spectron on a free port while the block runs; raises Unreachable where it does not start."""
+    """Serve a local Spectron on a free port during the block; raises Unreachable if it does not start."""
     data.mkdir(parents=True, exist_ok=True)
     key = secrets.token_urlsafe(24)
     command = ["-m", "spectron_migrate", "local", "--port", "0", "--data", str(data), "--context", CONTEXT, "--json"]
@@ -87,10 +84,10 @@ def local_spectron(data: Path, environment: Mapping[str, str]) -> Iterator[Local
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # Ctrl-C is ours to handle; the server ends after us
+        start_new_session=True,  # Ctrl-C reaches only this process, which ends the server last
     )
     try:
-        yield LocalServer(_listening(server), CONTEXT, key)
+        yield LocalServer(_wait_for_endpoint(server), CONTEXT, key)
     finally:
         server.terminate()
         try:
@@ -100,21 +97,16 @@ def local_spectron(data: Path, environment: Mapping[str, str]) -> Iterator[Local
             server.communicate()
 
 
-def _listening(server: subprocess.Popen[str]) -> str:
-    """The endpoint, from the line that the server writes when it listens."""
+def _wait_for_endpoint(server: subprocess.Popen[str]) -> str:
+    """The endpoint, from the line that the server prints when it listens."""
     assert server.stderr is not None  # noqa: S101 - asked for
-    said: list[str] = []
+    lines: list[str] = []
     for line in server.stderr:
-        said.append(line)
+        lines.append(line)
         if line.startswith("local Spectron at "):
             return line.removeprefix("local Spectron at ").split(",")[0].strip()
     output = server.stdout.read() if server.stdout else ""
-    with_error = [json.loads(line)["error"] for line in output.splitlines() if line.startswith("{")]
-    if with_error:
-        raise InputError(with_error[0]["message"], hint=with_error[0]["hint"])
-    raise Unreachable(f"the local Spectron did not start: {''.join(said).strip() or 'no message'}")
-
-
-def scratch_environment() -> dict[str, str]:
-    """This process's environment, cleaned."""
-    return clean_environment(os.environ)
+    errors = [json.loads(line)["error"] for line in output.splitlines() if line.startswith("{")]
+    if errors:
+        raise InputError(errors[0]["message"], hint=errors[0]["hint"])
+    raise Unreachable(f"the local Spectron did not start: {''.join(lines).strip() or 'no message'}")

@@ -33,7 +33,7 @@ def test_a_second_init_overwrites_nothing(capsys: pytest.CaptureFixture[str]) ->
     assert ExitCode.DONE == run(["init", "-q"])
     before = Path("mapping.yaml").read_bytes()
     assert ExitCode.INPUT == run(["init"])
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert before == Path("mapping.yaml").read_bytes()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spectron_migrate.rehearsal.store import Question, load_events, load_questions
+from spectron_migrate.rehearsal.store import SampleQuestion, load_events, load_questions
 from tests.local.support import Spectron, embedder, spectron
 
 
@@ -24,7 +24,7 @@ def scope(user: str, agent: str) -> str:
     return f"user/u{user.encode().hex()}" + (f"/agent/a{agent.encode().hex()}" if agent else "")
 
 
-def first_here(local: Spectron, question: Question, keys: dict[str, str]) -> str | None:
+def first_here(local: Spectron, question: SampleQuestion, keys: dict[str, str]) -> str | None:
     """The memory behind the best hit."""
     node = scope(question.user, question.agent or "")
     lens = [[node]] if question.agent else [[node], [node + "/*"]]

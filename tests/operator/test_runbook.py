@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 
 from spectron_migrate.local.testing import running_server
 from spectron_migrate.rehearsal import store
-from spectron_migrate.rehearsal.subprocesses import scratch_environment
+from spectron_migrate.rehearsal.subprocesses import clean_environment
 from tests.operator.console import shown
 from tests.support import output
 from tests.support.command import command
@@ -86,7 +87,7 @@ def operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Operat
     shutil.copy(small_store(folder / "mem0", monkeypatch), folder / "mem0.yaml")  # JSON is YAML too
     with running_server(tmp_path / "spectron", context="runbook") as server:
         environment = {
-            **scratch_environment(),
+            **clean_environment(os.environ),
             "SPECTRON_ENDPOINT": server.base_url,
             "SPECTRON_CONTEXT": server.context,
             "SPECTRON_API_KEY": server.api_key,

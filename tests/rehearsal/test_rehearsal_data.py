@@ -16,7 +16,7 @@ from spectron_migrate.errors import InputError
 from spectron_migrate.mem0.open import open_oss
 from spectron_migrate.mem0.stores.history import HistoryFile
 from spectron_migrate.records import Memory, format_time
-from spectron_migrate.rehearsal.store import Event, load_events, load_questions, make_store
+from spectron_migrate.rehearsal.store import MemoryEvent, load_events, load_questions, make_store
 
 TODAY = datetime(2026, 1, 1, tzinfo=UTC)
 WITHOUT_A_NETWORK = """
@@ -32,14 +32,14 @@ print(make_store(Path(sys.argv[1])))
 """
 
 
-def events_by_key() -> dict[str, list[Event]]:
-    grouped: dict[str, list[Event]] = defaultdict(list)
+def events_by_key() -> dict[str, list[MemoryEvent]]:
+    grouped: dict[str, list[MemoryEvent]] = defaultdict(list)
     for event in load_events():
         grouped[event.key].append(event)
     return grouped
 
 
-def alive() -> dict[str, list[Event]]:
+def alive() -> dict[str, list[MemoryEvent]]:
     return {key: events for key, events in events_by_key().items() if events[-1].kind != "delete"}
 
 
@@ -88,7 +88,7 @@ def test_users_have_every_kind_of_id() -> None:
 
 
 @pytest.mark.parametrize(("key", "events"), [pytest.param(*each, id=each[0]) for each in events_by_key().items()])
-def test_a_life_of_a_memory_makes_sense(key: str, events: list[Event]) -> None:
+def test_a_life_of_a_memory_makes_sense(key: str, events: list[MemoryEvent]) -> None:
     first, *later = events
     assert "add" == first.kind
     assert first.text
@@ -184,5 +184,5 @@ def test_queries_name_the_ids_that_mem0_gave(store: Path) -> None:
 
 
 def test_a_store_that_is_there_is_not_written_over(store: Path) -> None:
-    with pytest.raises(InputError, match="there is a store"):
+    with pytest.raises(InputError, match="already holds a store"):
         make_store(store)

@@ -62,9 +62,9 @@ def test_raw_files_are_found_counted_and_ready_to_be_exported(tmp_path: Path) ->
     mem0 = settings_of(summary).mem0
     assert ("files", (str(tmp_path / "get_all*.json"),)) == (mem0.kind, mem0.files)
     text = summary.files[1].read_text()
-    assert "# Looked at 5 memories." in text
-    assert "# 1 belong to nobody" in text
-    assert "a search by agent_id alone cannot be answered" in text
+    assert "# Read 5 memories." in text
+    assert "# 1 have no owner" in text
+    assert "a search by agent_id alone cannot be served" in text
     assert "cook" not in text.replace("cookbook", "")
     assert "anna" not in text
 
@@ -83,7 +83,7 @@ def test_a_service_is_taken_from_the_environment_and_no_key_is_written_down(
     summary = init(tmp_path, **env)
     assert kind == settings_of(summary, **env).mem0.kind
     assert not any(value in file.read_text() for file in summary.files for value in env.values())
-    assert "`spectron-migrate export` reads it" in summary.to_json()["unread"]
+    assert "`spectron-migrate export` does" in summary.to_json()["unread"]
 
 
 @pytest.mark.parametrize("family", ["SPECTRON", "AGENT_MEMORY"])
@@ -116,7 +116,7 @@ def test_a_named_config_is_written_as_seen_from_the_file(tmp_path: Path, monkeyp
 @pytest.mark.parametrize("there", ["spectron-migrate.yaml", "mapping.yaml"])
 def test_nothing_is_overwritten_and_no_half_is_left(tmp_path: Path, there: str) -> None:
     (tmp_path / there).write_text("mine")
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists already"):
         init(tmp_path)
     assert {there: "mine"} == {file.name: file.read_text() for file in tmp_path.iterdir()}
 
@@ -159,7 +159,11 @@ def test_whatever_is_found_the_mapping_places_as_the_built_in_one(owners: list[d
     written = parse_mapping(mapping_text(seen), Path())
     built_in = parse_mapping(DEFAULT_MAPPING, Path())
     assert built_in.digest == written.digest
-    assert len(memories) == sum(seen.together.values()) == sum(seen.of_rule(ids) for ids in _RULES) + seen.together[()]
+    assert (
+        len(memories)
+        == sum(seen.together.values())
+        == sum(seen.count_for_rule(ids) for ids in _RULES) + seen.together[()]
+    )
 
 
 _RULES = [("user_id", "agent_id"), ("user_id",), ("agent_id",), ("app_id",), ("run_id",)]
