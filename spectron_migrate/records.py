@@ -1,7 +1,7 @@
-"""The frozen types that travel between the parts, and the few pure rules about them.
+"""The immutable types that all parts share, and a few pure functions on them.
 
-A raw JSON object never leaves the module that read it: readers turn it into a `Memory`, the mapping
-turns that into a `Placement`, and the ledger keeps both.
+A raw JSON object never leaves the module that read it: a reader converts it to a `Memory`, the mapping adds a
+`Placement`, and the ledger stores both.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ Json = Any
 """A value as `json` reads and writes it."""
 
 State = Literal["active", "expired", "deleted", "archived", "replaced"]
-"""What Mem0 would say of a row: only `active` ones are shown to the application."""
+"""State of a memory in Mem0, which shows only `active` ones to the application."""
 
 TextAtSource = Literal["history", "updated_at", "created_at", "none"]
-"""Where `text_at` comes from; `updated_at` is a guess, because a metadata edit moves it too."""
+"""Where `text_at` comes from; `updated_at` is a guess, because a metadata edit changes it too."""
 
 Infer = Literal["full", "none"]
 Category = Literal["identity", "knowledge", "context"]
 
 Clause = tuple[str, ...]
 Selector = tuple[Clause, ...]
-"""Spectron's ScopeSets: any clause is enough, a reader must cover every path of it."""
+"""Scopes a memory is written to (Spectron's ScopeSets): a reader must cover every path of at least one clause."""
 
 EPOCH = "1970-01-01T00:00:00.000000Z"
 
@@ -37,12 +37,12 @@ NAMED = 10
 """Items that a message lists by name."""
 
 ENTITY_IDS = ("user_id", "agent_id", "app_id", "run_id")
-"""The ids that say whose a memory is."""
+"""The ids that name the owners of a memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """One row of Mem0, told truthfully.
+    """One memory as Mem0 has it.
 
     Times are RFC 3339 in UTC with microseconds and a `Z` (`format_time`), so that they sort as text.
     """
@@ -62,17 +62,17 @@ class Memory:
     expiration_date: str | None = None
     hash: str | None = None
     text_at: str | None = None
-    """When the current text came to be."""
+    """When the current text was written."""
     text_at_source: TextAtSource = "none"
     state: State = "active"
     history_row: int | None = None
-    """Row in Mem0's history of the change that made this text: it breaks ties of time."""
+    """Row of Mem0's history that changed the memory to this text; decides the order of equal times."""
     extra: Mapping[str, Json] = field(default_factory=dict)
-    """All else that Mem0 gave, so that nothing is dropped in silence."""
+    """All other fields that Mem0 returned, so that nothing is silently dropped."""
 
     @property
     def entity_ids(self) -> dict[str, str]:
-        """The ids that say whose memory it is; absent ones are left out."""
+        """The ids of its owners by field name, without those that are None."""
         pairs = {name: getattr(self, name) for name in ENTITY_IDS}
         return {name: value for name, value in pairs.items() if value is not None}
 
@@ -102,29 +102,29 @@ class Memory:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Json]) -> Memory:
-        """The inverse of `to_json`; raises KeyError or TypeError for a line that is none."""
+        """The inverse of `to_json`; raises KeyError or TypeError for any other line."""
         return cls(**{**row, "categories": tuple(row.get("categories") or ())})
 
 
 @dataclass(frozen=True, slots=True)
 class SourceInfo:
-    """Which Mem0 a scan read: computable from the settings alone, never with a credential in it."""
+    """Identifies a Mem0: computed from the settings alone, without credentials."""
 
     kind: Literal["oss", "platform", "server", "files"]
     place: str
-    """Canonical: provider, resolved path or URL without credentials, collection; or base URL and account."""
+    """Provider, resolved path or URL, and collection; or base URL and account. Canonical, without credentials."""
     provider: str = ""
     version: str | None = None
 
     @property
     def identity(self) -> str:
-        """What the migration's id is computed from, together with the context."""
+        """The id of a migration is computed from this and the context."""
         return self.kind if self.kind == "files" else f"{self.kind}:{self.place}"
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A memory, or a raw row, that is not carried on, and why."""
+    """A memory or a raw row that is not migrated, and why."""
 
     id: str
     reason: str
@@ -136,9 +136,9 @@ class Placement:
 
     selector: Selector
     lane: str
-    """Inside a lane the order of `full` facts is kept; lanes run in parallel."""
+    """Facts with `full` keep their order within a lane; lanes are sent in parallel."""
     run: str | None
-    """Memories of one run share sessions; None shares them with all that have no run."""
+    """Memories of one run share sessions; those without a run (None) share theirs."""
     infer: Infer
     category: Category
     labels: tuple[str, ...]
@@ -155,21 +155,21 @@ class Receipt:
     ids: tuple[str, ...]
     """Entity and attribute ids of the extraction."""
     extracted: bool
-    """False where `full` was asked for and nothing was extracted."""
+    """False if `full` was requested and nothing was extracted."""
     tokens: int | None = None
-    """What the write cost, where the answer says so."""
+    """Tokens that the write cost, if the response says so."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchReceipt:
-    """A batch that Spectron confirmed: one receipt a message, in their order."""
+    """A batch that Spectron confirmed: one receipt for each message, in order."""
 
     receipts: tuple[Receipt, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One row of an answer of Spectron's; `source` is its kind, such as `memory_chunk` or `attribute`."""
+    """One result of a Spectron query; `source` is its kind, such as `memory_chunk` or `attribute`."""
 
     id: str
     text: str
@@ -179,18 +179,18 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which memories a command is about; empty means all. Filters choose, they never change the order."""
+    """The memories a command applies to; empty means all. Filters never change the order."""
 
     users: frozenset[str] = frozenset()
     agents: frozenset[str] = frozenset()
     runs: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
-        """True where anything is filtered at all."""
+        """Whether there is any filter."""
         return bool(self.users or self.agents or self.runs)
 
     def admits(self, memory: Memory) -> bool:
-        """A memory must match every kind of id that is filtered by."""
+        """Whether the memory matches every kind of id that is filtered."""
         return (
             (not self.users or memory.user_id in self.users)
             and (not self.agents or memory.agent_id in self.agents)
@@ -199,49 +199,47 @@ class Filters:
 
 
 class Reporter(Protocol):
-    """How logic speaks: it never prints. The command line draws; tests and libraries use `NullReporter`."""
+    """Output of the steps, which never print. The command line draws it; tests and libraries use `NullReporter`."""
 
     def stage(self, name: str, total: int | None = None) -> None:
-        """A new stage begins; `total` items are expected where that is known."""
+        """A stage begins, with `total` items if that number is known."""
 
     def advance(self, done: int = 1, note: str = "") -> None:
-        """`done` more items of the stage are finished; `note` says what slows it down, if anything."""
+        """`done` more items of the stage are finished; `note` says what slows the stage down, if anything."""
 
     def warn(self, message: str) -> None:
-        """Something the user should know; it also goes into the summary's `warnings`."""
+        """A warning, which is also added to the `warnings` of the summary."""
 
     def info(self, message: str) -> None:
-        """A line for a person."""
+        """A line for the user."""
 
 
 class NullReporter:
-    """Says nothing, but keeps the warnings."""
+    """Prints nothing and keeps the warnings."""
 
     def __init__(self) -> None:
-        """Start with no warnings."""
         self.warnings: list[str] = []
 
     def stage(self, name: str, total: int | None = None) -> None:
-        """Ignore it."""
+        pass
 
     def advance(self, done: int = 1, note: str = "") -> None:
-        """Ignore it."""
+        pass
 
     def warn(self, message: str) -> None:
-        """Keep it."""
         self.warnings.append(message)
 
     def info(self, message: str) -> None:
-        """Ignore it."""
+        pass
 
 
 def format_time(moment: datetime) -> str:
-    """RFC 3339, UTC, microseconds, `Z`: one spelling, so that times compare as text and bytes stay stable."""
+    """A time as RFC 3339 in UTC with microseconds and `Z`: one format, so that times can be compared as text."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f").rjust(26, "0") + "Z"
 
 
 def counted(n: int, one: str, many: str | None = None) -> str:
-    """A number with its noun: `1 memory`, `1,234 memories`; `many` where an ending does not make the plural."""
+    """A number with its noun: `1 memory`, `1,234 memories`. `many` is the plural if it is irregular."""
     if n == 1:
         return f"1 {one}"
     if many is None:
@@ -257,12 +255,12 @@ def name_first(items: Sequence[str], *, separator: str = ", ") -> str:
 
 
 def parse_time(text: str) -> datetime:
-    """A time in our own spelling; raises ValueError for any other."""
+    """A time as `format_time` writes it; raises ValueError for any other format."""
     return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
 
 
 def canonical_json(value: Json) -> str:
-    """The same value always gives the same text: keys sorted, no spaces, letters unescaped."""
+    """JSON that is the same text for equal values: keys sorted, no spaces, no escapes for non-ASCII characters."""
     return _CANONICAL.encode(value)
 
 
@@ -271,12 +269,12 @@ _CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",
 
 @lru_cache(maxsize=4096)
 def selector_of(text: str) -> Selector:
-    """A selector from its canonical JSON, as ledgers and workspaces keep it."""
+    """A selector from its canonical JSON, as the ledger stores it."""
     return tuple(tuple(clause) for clause in json.loads(text))
 
 
 def digest(*parts: str) -> str:
-    """SHA-256 over the parts, which cannot run into each other."""
+    """SHA-256 over the parts and their lengths, so that `("ab", "c")` and `("a", "bc")` differ."""
     hasher = hashlib.sha256()
     for part in parts:
         data = part.encode("utf-8", "surrogatepass")
@@ -286,7 +284,7 @@ def digest(*parts: str) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """False where half a letter (a lone surrogate) stands in it, which JSON can carry and nothing else takes."""
+    """False for a text with a lone surrogate (half a character), which only JSON can represent."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -295,17 +293,17 @@ def is_unicode(text: str) -> bool:
 
 
 def same_text(left: str, right: str) -> bool:
-    """Equal exactly, or equal after NFC and without outer space: a server may normalise that much."""
+    """Whether two texts are equal apart from what a server may normalise: NFC and outer white space."""
     if left == right:
         return True
     return unicodedata.normalize("NFC", left).strip() == unicodedata.normalize("NFC", right).strip()
 
 
 def order_key(memory: Memory, scanned_at: str) -> str:
-    """The place of a memory in its lane, as text that sorts.
+    """The order key of a memory in its lane: a text that sorts.
 
-    A time in the future is capped at the start of the scan that read the row, so that one wrong clock
-    cannot hold the high-water of a lane above everything that is still to come.
+    A time in the future is capped at the start of the scan that read the row, so that one wrong clock cannot raise the
+    high-water of a lane above everything that is still to come.
     """
     text_at = min(memory.text_at, scanned_at) if memory.text_at and has_time(memory) else "0"
     return "|".join(
@@ -319,5 +317,5 @@ def order_key(memory: Memory, scanned_at: str) -> str:
 
 
 def has_time(memory: Memory) -> bool:
-    """False for no time at all, and for 1970-01-01, which stores write where they have none."""
+    """Whether the memory has a time; 1970-01-01 is none, because stores write it for a missing time."""
     return memory.text_at is not None and not memory.text_at.startswith("1970-01-01")
