@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from spectron_migrate.doctor import Diagnosis
-    from spectron_migrate.doctor.probe import ProbeFinding
+    from spectron_migrate.doctor.probe_questions import ProbeFinding
     from spectron_migrate.settings import Settings
 
 _STATUS = {"ok": ("ok", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "bold red"), "unknown": ("?", "dim")}
@@ -90,7 +90,7 @@ def _probe(invocation: Invocation, settings: Settings) -> list[ProbeFinding]:
             async with open_api(settings, max_connections=4) as api:
                 probe = Probe(api, ledger, invocation.reporter)
                 invocation.reporter.info(
-                    f"writing to {api.endpoint}, context {api.context}, under {probe.under} (erased at the end)"
+                    f"writing to {api.endpoint}, context {api.context}, under {probe.scope.path} (erased at the end)"
                 )
                 return await probe.run()
 

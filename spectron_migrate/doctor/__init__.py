@@ -6,7 +6,7 @@ mem0      Mem0: its version and store, and what can go wrong with them
 memories  the dump with the mapping: unmapped memories, filters that cannot be answered, times, expiry
 spectron  Spectron: reachable, the key, its grants, the clock, the scopes
 run       all checks, one after the other
-probe     what a Spectron does where its documentation leaves it open (`doctor --probe`)
+probe     what a Spectron does where its documentation leaves it open (`doctor --probe`): probe_questions, probe_scope
 """
 
 from spectron_migrate.doctor.check import Check, Diagnosis

@@ -1,4 +1,4 @@
-"""Trying a Spectron with a few memories: every reading is told, what breaks the promise is named, nothing stays."""
+"""A probe reports what a Spectron does, fails on what breaks the guarantees, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ def in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @contextmanager
-def led_to(monkeypatch: pytest.MonkeyPatch, **options: Any) -> Iterator[RunningServer]:
+def server_for_the_command(monkeypatch: pytest.MonkeyPatch, **options: Any) -> Iterator[RunningServer]:
+    """A local Spectron with these options, named by the environment."""
     with server_here(Path("data").resolve(), context="tried", **options) as server:
-        lead(monkeypatch, server)
+        point_command_at(monkeypatch, server)
         yield server
 
 
-def lead(monkeypatch: pytest.MonkeyPatch, server: RunningServer, endpoint: str = "", key: str = "") -> None:
+def point_command_at(monkeypatch: pytest.MonkeyPatch, server: RunningServer, endpoint: str = "", key: str = "") -> None:
     monkeypatch.setenv("SPECTRON_ENDPOINT", endpoint or server.base_url)
     monkeypatch.setenv("SPECTRON_CONTEXT", server.context)
     monkeypatch.setenv("SPECTRON_API_KEY", key or server.api_key)
@@ -53,7 +54,7 @@ def probe(capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any]]:
     return code, {row["question"]: (row["answer"], row["fits"]) for row in out["probe"]}
 
 
-def left_behind(server: RunningServer) -> int:
+def count_turns(server: RunningServer) -> int:
     """Turns in the server's own table."""
     with sqlite3.connect(f"{server.database.as_uri()}?mode=ro", uri=True) as db:
         count = int(db.execute("SELECT count(*) FROM turns").fetchone()[0])
@@ -61,12 +62,13 @@ def left_behind(server: RunningServer) -> int:
     return count
 
 
-def test_a_server_as_assumed_fits_in_every_answer_and_nothing_of_the_probe_stays(
+def test_a_server_that_behaves_as_assumed_fits_every_question_and_nothing_stays_on_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with led_to(monkeypatch) as server:
+    with server_for_the_command(monkeypatch) as server:
         code, found = probe(capsys)
-        assert (0, 0) == (code, left_behind(server))
+        assert 0 == code
+        assert 0 == count_turns(server)
     assert {} == {question: said for question, said in found.items() if said[1] is False}
     assert "on" == found["extraction"][0]
     with Ledger.open_for_reading(STATE) as ledger:
@@ -83,67 +85,73 @@ READINGS: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("name", READINGS)
-def test_either_reading_of_what_is_unpublished_is_told_and_lived_with(
+def test_either_reading_of_unpublished_behaviour_is_reported_and_accepted(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reading, question, answer = READINGS[name]
-    with led_to(monkeypatch, reading=reading) as server:
+    with server_for_the_command(monkeypatch, reading=reading) as server:
         code, found = probe(capsys)
-        assert (0, 0) == (code, left_behind(server))
+        assert 0 == code
+        assert 0 == count_turns(server)
     assert found[question][0].startswith(answer)
     assert found[question][1] is not False
 
 
-def test_an_answer_without_a_turn_id_is_told(
+def test_an_answer_without_a_turn_id_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with led_to(monkeypatch, reading={"names_turn": False}):
+    with server_for_the_command(monkeypatch, reading={"names_turn": False}):
         code, found = probe(capsys)
-    assert (0, ("no", None)) == (code, found["a write's answer names its turn"])
+    assert 0 == code
+    assert ("no", None) == found["a write's answer names its turn"]
 
 
-def test_a_cache_that_mixes_up_scopes_breaks_the_promise(
+def test_a_cache_shared_across_scopes_fails_the_probe(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with led_to(monkeypatch, reading={"shared_cache": True}):
+    with server_for_the_command(monkeypatch, reading={"shared_cache": True}):
         code, found = probe(capsys)
-    assert (4, False) == (code, found["the lens of b, asked what a was asked"][1])
+    assert 4 == code
+    assert found["the lens of b, asked what a was asked"][1] is False
 
 
-def test_a_context_without_extraction_is_told_and_is_no_failure(
+def test_a_context_without_extraction_is_reported_and_is_no_failure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with led_to(monkeypatch, extraction=False):
+    with server_for_the_command(monkeypatch, extraction=False):
         code, found = probe(capsys)
-        assert (0, False) == (code, found["extraction"][1])
+        assert 0 == code
+        assert found["extraction"][1] is False
         assert 0 == run(["doctor", "--probe"])
     assert "no facts are made of them" in capsys.readouterr().out
 
 
-def test_the_later_generation_is_asked_the_same(
+def test_the_later_generation_of_the_api_is_probed_alike(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with led_to(monkeypatch, api="0.2.1") as server:
+    with server_for_the_command(monkeypatch, api="0.2.1") as server:
         code, found = probe(capsys)
-        assert (0, 0) == (code, left_behind(server))
+        assert 0 == code
+        assert 0 == count_turns(server)
     assert all(said[1] is not False for said in found.values()), found
 
 
-def test_a_server_that_forgets_keys_breaks_the_promise(
+def test_a_server_that_forgets_keys_fails_the_probe(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with led_to(monkeypatch) as server, misbehaving(server.base_url) as proxy:
-        lead(monkeypatch, server, proxy.base_url)
+    with server_for_the_command(monkeypatch) as server, misbehaving(server.base_url) as proxy:
+        point_command_at(monkeypatch, server, proxy.base_url)
         drop_keys(proxy)
         code, found = probe(capsys)
-        assert 0 == left_behind(server)
+        assert 0 == count_turns(server)
     answer, fits = found["the same bytes under the same key"]
-    assert (4, False) == (code, fits)
+    assert 4 == code
+    assert fits is False
     assert "4 turns of 3" in answer
 
 
 def drop_keys(proxy: Any) -> None:
-    """A server that does not know idempotency keys at all."""
+    """As if the server did not know idempotency keys."""
     ask = proxy._ask
 
     async def without(scope: Any, body: bytes) -> Any:
@@ -153,21 +161,19 @@ def drop_keys(proxy: Any) -> None:
     proxy._ask = without
 
 
-def test_a_key_that_could_not_erase_the_probe_writes_nothing(
+def test_with_a_key_that_could_not_erase_the_probe_nothing_is_written(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     grants = {verb: ["*"] for verb in ("memory:read", "memory:write", "scope:read", "scope:create")}
-    with led_to(monkeypatch, principals={"ann": {"key": "sk-ann", "grants": grants}}) as server:
-        lead(monkeypatch, server, key="sk-ann")
+    with server_for_the_command(monkeypatch, principals={"ann": {"key": "sk-ann", "grants": grants}}) as server:
+        point_command_at(monkeypatch, server, key="sk-ann")
         assert 6 == run(["doctor", "--probe", "--json"])
-        assert 0 == left_behind(server)
+        assert 0 == count_turns(server)
     assert "memory:forget" in json.loads(capsys.readouterr().out)["error"]["message"]
     assert not STATE.exists()
 
 
-def test_a_server_that_is_busy_is_waited_for(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_probe_waits_for_a_busy_server(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     busy: list[int] = []
 
     def first_of_each(seen: Seen) -> Fault:
@@ -176,13 +182,13 @@ def test_a_server_that_is_busy_is_waited_for(
             return "503"
         return "none"
 
-    with led_to(monkeypatch) as server, misbehaving(server.base_url, first_of_each) as proxy:
-        lead(monkeypatch, server, proxy.base_url)
+    with server_for_the_command(monkeypatch) as server, misbehaving(server.base_url, first_of_each) as proxy:
+        point_command_at(monkeypatch, server, proxy.base_url)
         assert 0 == probe(capsys)[0]
     assert 2 == len(busy)
 
 
-def test_a_killed_probe_is_erased_by_the_next_one(
+def test_a_probe_erases_what_a_killed_one_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     running: list[subprocess.Popen[bytes]] = []
@@ -193,25 +199,25 @@ def test_a_killed_probe_is_erased_by_the_next_one(
             running[0].wait()
         return "none"
 
-    with led_to(monkeypatch) as server:
+    with server_for_the_command(monkeypatch) as server:
         with misbehaving(server.base_url, kill) as proxy:
-            lead(monkeypatch, server, proxy.base_url)
+            point_command_at(monkeypatch, server, proxy.base_url)
             led = {name: value for name, value in os.environ.items() if name.startswith("SPECTRON_")}
             command = [sys.executable, "-m", "spectron_migrate", "doctor", "--probe"]
             environment = {**clean_environment(os.environ), **led}
             running.append(subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL))
             running[0].wait(timeout=60)
-            assert left_behind(server) > 0
+            assert count_turns(server) > 0
             proxy.choose = lambda seen: "none"
             assert 0 == probe(capsys)[0]
-        assert 0 == left_behind(server)
+        assert 0 == count_turns(server)
 
 
-def test_a_replay_into_a_context_that_was_never_probed_says_so(
+def test_a_replay_into_a_context_that_was_never_probed_warns(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dump = str(write_raw(Path("all.json"), [memory(1, "alice")]))
-    with led_to(monkeypatch):
+    with server_for_the_command(monkeypatch):
         warned = []
         for words in (["replay", "--dump", dump, "--json"], ["status", "--json"]) * 2:
             if words[0] == "replay" and warned:
@@ -223,11 +229,11 @@ def test_a_replay_into_a_context_that_was_never_probed_says_so(
     assert [True, True, False, False] == warned
 
 
-def test_a_plan_takes_the_time_that_was_measured(
+def test_a_forecast_uses_the_seconds_that_a_probe_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dump = str(write_raw(Path("all.json"), [memory(1, "alice")]))
-    with led_to(monkeypatch):
+    with server_for_the_command(monkeypatch):
         assert 0 == probe(capsys)[0]
         assert 0 == run(["replay", "--dump", dump, "--dry-run", "--json"])
     assumed = json.loads(capsys.readouterr().out)["forecast"]["time"]["assumed"]
@@ -235,13 +241,14 @@ def test_a_plan_takes_the_time_that_was_measured(
     assert 0 < assumed["seconds_with_extraction"] < 2
 
 
-def test_after_a_probe_alone_status_says_that_nothing_was_planned_yet(
+def test_status_after_a_probe_alone_shows_that_nothing_was_planned(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with led_to(monkeypatch):
+    with server_for_the_command(monkeypatch):
         assert 0 == probe(capsys)[0]
     assert 0 == run(["status", "--json"])
     answer = json.loads(capsys.readouterr().out)
-    assert ({}, "spectron-migrate replay") == (answer["states"], answer["next"])
+    assert {} == answer["states"]
+    assert "spectron-migrate replay" == answer["next"]
     assert 0 == run(["status"])
     assert "nothing yet" in capsys.readouterr().out
