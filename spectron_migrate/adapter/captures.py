@@ -10,10 +10,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from spectron_migrate.adapter.call_results import ResultsOf, messages_of, results_of
-from spectron_migrate.adapter.worker import Worker
 from spectron_migrate.errors import NotLegal
-from spectron_migrate.mapping import ScopeMapping
-from spectron_migrate.settings.types import Settings, SpectronAccess
+from spectron_migrate.settings.types import Settings
 from spectron_migrate.state.outbox import OtherHost, Outbox
 from spectron_migrate.state.running import About, Running
 
@@ -21,13 +19,12 @@ _log = logging.getLogger("spectron_migrate.adapter")
 
 
 class Captures:
-    """The outbox as this process uses it, and its drainer. Opened once; where it cannot be, nothing is captured."""
+    """The outbox as this process uses it. It is opened once; where that is not possible, nothing is captured."""
 
-    def __init__(self, settings: Settings, mapping: ScopeMapping, access: Callable[[], SpectronAccess]) -> None:
-        """Open the outbox and begin to drain; what goes wrong is told in the log, and by `refuse_other_host`."""
+    def __init__(self, settings: Settings) -> None:
+        """Open the outbox; what goes wrong is logged, and raised by `refuse_other_host`."""
         self._running: Running | None = None
         self._outbox: Outbox | None = None
-        self._worker: Worker | None = None
         self._other_host: OtherHost | None = None
         self._said = False
         self._results_of = messages_of if settings.cutover.capture == "messages" else results_of
@@ -39,10 +36,6 @@ class Captures:
             self._complain(error)
         except (OSError, sqlite3.Error) as error:
             self._complain(error)
-        else:
-            lag = settings.cutover.max_lag_s
-            own = Outbox(settings.state, host=socket.gethostname())  # so that no write waits for its transactions
-            self._worker = Worker(settings.state, own, mapping, access, max_lag_s=lag)
 
     def refuse_other_host(self) -> None:
         """Raises NotLegal where the outbox is another host's: only what this process writes would be missing there."""
@@ -65,9 +58,9 @@ class Captures:
         return Call(self._outbox, self._running, slot, about, method, given, self._results_of, self._complain)
 
     def close(self) -> None:
-        """End the drainer and let go of the file."""
-        if self._worker is not None:
-            self._worker.close()
+        """Close the outbox."""
+        if self._outbox is not None:
+            self._outbox.close()
 
     def forget_in_child(self) -> None:
         """In a child process: the calls are the parent's, and it alone may hold them."""

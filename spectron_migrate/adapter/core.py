@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -80,14 +80,16 @@ class AdapterCore:
     ) -> None:
         """Read settings and mapping; no file is written and nothing is asked. Raises InputError for bad ones."""
         overrides = {"state": _text(state), "mapping": _text(mapping)}
-        self.settings = load_settings(Path(config) if config else None, env=os.environ, overrides=overrides)
+        settings = load_settings(Path(config) if config else None, env=os.environ, overrides=overrides)
+        # The application may change its working directory later.
+        self.settings = replace(settings, state=settings.state.absolute())
         self.mapping = load_mapping(self.settings.mapping)
         self.calls = Mem0Calls(client)
         self.counters = ProcessCounters()
         self.guard = Guard(self.settings.cutover.guard, clock=clock)
         self.written = Written(None)
         try:
-            self.routing = RoutingReader(str(routing) if routing else self.settings.state)
+            self.routing = RoutingReader(_absolute(routing) if routing else self.settings.state)
         except ValueError as error:
             raise InputError(str(error)) from None
         if "://" in str(routing or ""):
@@ -230,7 +232,7 @@ class AdapterCore:
         if routing.catch_up != "outbox" or routing.phase == "complete":
             return None
         if self._captures is None:
-            self._captures = Captures(self.settings, self.mapping, self.access)
+            self._captures = Captures(self.settings)
         return self._captures
 
     # -- how ----------------------------------------------------------------------------------------------
@@ -366,6 +368,10 @@ def _access(settings: Settings, client: Any | None) -> Callable[[], SpectronAcce
         return settings.spectron.require
     access = SpectronAccess(client.base_url, client.context, Secret(client._api_key), client._timeout_s)
     return lambda: access
+
+
+def _absolute(routing: str | Path) -> str:
+    return str(routing) if "://" in str(routing) else str(Path(routing).absolute())
 
 
 def _text(value: str | Path | None) -> str | None:

@@ -6,14 +6,16 @@ import atexit
 import logging
 import os
 import threading
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from spectron_migrate.adapter.counters import ProcessCounters
 from spectron_migrate.adapter.guard import Guard
+from spectron_migrate.state.following import UNDRAINED, is_followed
 from spectron_migrate.state.processes import FOLDER, GuardStatus, OwnFile, ProcessStatus, stamp
-from spectron_migrate.state.routing import RoutingReader
+from spectron_migrate.state.routing import Routing, RoutingReader
 from spectron_migrate.state.written import Written
 
 EVERY_S = 0.5
@@ -44,6 +46,9 @@ class Heartbeat:
         self._told: tuple[object, ...] = ()
         self._told_at = datetime.min.replace(tzinfo=UTC)
         self._problem = ""
+        self._follower_check_at = float("-inf")
+        self._follower_missing = 0
+        """How many checks in a row found that no process drains the outbox."""
 
     def begin(self) -> None:
         """Make sure that the thread of this process runs."""
@@ -85,9 +90,21 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._closed:
-            self._routing.current()
+            self._warn_if_undrained(self._routing.current())
             self.beat()
             self._wake.wait(EVERY_S)
+
+    def _warn_if_undrained(self, routing: Routing) -> None:
+        """Once each time that the outbox is left without a process that drains it."""
+        if time.monotonic() < self._follower_check_at:
+            return
+        self._follower_check_at = time.monotonic() + STILL_THERE_S
+        captures = routing.catch_up == "outbox" and routing.phase in ("started", "shift", "closing")
+        missing = captures and not is_followed(self._state)
+        # Twice in a row: a follower that is being restarted is no news.
+        if missing and self._follower_missing == 1:
+            _log.warning("%s", UNDRAINED)
+        self._follower_missing = self._follower_missing + 1 if missing else 0
 
     def _beat(self) -> None:
         if self._own is None:

@@ -12,11 +12,12 @@ from spectron_migrate.errors import Incomplete, InputError, KeyRefused, MigrateE
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import cutover
 from spectron_migrate.ledger.read.cutover import Undecided
+from spectron_migrate.migration.ledger_access import open_ledgers
 from spectron_migrate.migration.reconcile import Reconciled, read_last_result
-from spectron_migrate.migration.rounds import open_ledgers
 from spectron_migrate.records import digest, selector_of
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state import processes
+from spectron_migrate.state.following import is_followed
 from spectron_migrate.state.journal import CutoverState, read_journal
 from spectron_migrate.state.routing import FILE as ROUTING_FILE
 from spectron_migrate.state.routing import read_routing
@@ -84,6 +85,8 @@ class Evidence:
     """None before anything was planned."""
     missing: str | None = None
     """Which shards have no ledger, as a sentence."""
+    is_followed: bool = True
+    """Whether a process runs `replay --follow`."""
     as_of: str | None = None
     """What Mem0 held at this time is in Spectron, except for users who are behind."""
     reconciled: Reconciled | None = None
@@ -129,6 +132,7 @@ async def gather(
         dump=read_manifest(dump),
         ledger=facts,
         missing=missing,
+        is_followed=is_followed(folder),
         as_of=routing.as_of if routing is not None and is_of_this_cutover else None,
         reconciled=read_last_result(folder),
         report=report,

@@ -19,8 +19,9 @@ from spectron_migrate.cutover.gates import GateResult, evaluate_gates, exit_code
 from spectron_migrate.cutover.phases import Command, StepResult, describe_reads, require_legal
 from spectron_migrate.cutover.privacy import write_privacy_report
 from spectron_migrate.errors import ExitCode, NotConfirmed, NotLegal
+from spectron_migrate.migration.ledger_access import hold_ledgers, round_lock
 from spectron_migrate.migration.reconcile import Reconciled, reconcile
-from spectron_migrate.migration.rounds import CatchUpSettings, Rounds, hold_ledgers, round_lock
+from spectron_migrate.migration.rounds import CatchUpSettings, Rounds
 from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state import processes

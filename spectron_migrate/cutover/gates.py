@@ -26,6 +26,7 @@ from typing import Literal
 from spectron_migrate.cutover.evidence import Evidence
 from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.records import Json, counted
+from spectron_migrate.state.following import UNDRAINED
 from spectron_migrate.state.journal import CutoverState, Step, acceptance_mark
 from spectron_migrate.state.processes import GATE_DAYS
 
@@ -240,6 +241,8 @@ def _lag(evidence: Evidence) -> GateResult:
     lag_s = round(_age_s(evidence.now, evidence.as_of), 1)
     if lag_s <= evidence.max_lag_s:
         return _passed(lag_s, evidence.max_lag_s)
+    if evidence.state.catch_up == "outbox" and not evidence.is_followed:
+        return _failed(lag_s, evidence.max_lag_s, UNDRAINED)
     hint = "is spectron-migrate replay --follow running? if its rounds take longer, raise cutover.max_lag"
     return _failed(lag_s, evidence.max_lag_s, hint)
 

@@ -15,7 +15,7 @@ from spectron_migrate.files.atomic import write_json
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import cutover
 from spectron_migrate.ledger.read.cutover import StaleText
-from spectron_migrate.migration.rounds import open_ledgers
+from spectron_migrate.migration.ledger_access import open_ledgers
 from spectron_migrate.records import Json, selector_of
 
 FILE = "privacy.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 from spectron_migrate.files.atomic import read_json
 from spectron_migrate.records import Json, counted
 from spectron_migrate.state import processes
-from spectron_migrate.state.following import FOLLOW_FILE, is_followed
+from spectron_migrate.state.following import FOLLOW_FILE, UNDRAINED, is_followed
 from spectron_migrate.state.journal import CutoverState, Step, read_journal
 from spectron_migrate.state.routing import FILE as ROUTING_FILE
 from spectron_migrate.state.routing import read_routing
@@ -33,6 +33,9 @@ def cutover_status(folder: Path, *, now: datetime) -> dict[str, Json] | None:
     as_of = routing.as_of if routing is not None else None
     if as_of is None and followed is not None:
         as_of = followed.get("as_of")
+    problem = followed.get("problem") if followed is not None and following else None
+    if state.is_under_way and state.catch_up == "outbox" and not following:
+        problem = UNDRAINED
     lag = None if as_of is None or state.phase == "complete" else (now - datetime.fromisoformat(as_of)).total_seconds()
     return {
         "migration": state.migration or None,
@@ -43,7 +46,7 @@ def cutover_status(folder: Path, *, now: datetime) -> dict[str, Json] | None:
         "since": state.changed_at,
         "sealed": state.sealed,
         "following": following,
-        "problem": followed.get("problem") if followed is not None and following else None,
+        "problem": problem,
         "as_of": as_of,
         "lag_s": None if lag is None else round(lag, 1),
         "behind": None if routing is None or routing.behind is None else len(routing.behind),

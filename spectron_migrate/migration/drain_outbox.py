@@ -1,8 +1,8 @@
 """Draining the outbox: what the adapters captured is planned in the migration's ledger and delivered as replay does.
 
-One drainer exists at a time, in whichever process: it holds the outbox's lock, and the turn that rounds of reading
-Mem0 take, so that the ledger has one writer. Killed at any moment, the next one goes on: a row leaves the outbox only
-when the ledger has it, and what the ledger has already it finds again by memory and text.
+Only rounds drain (`replay --follow`, and the steps of a cutover), under the lock that all rounds hold, so that the
+ledger has one writer. A drain that is killed at any moment is repeated by the next one: a result leaves the outbox
+only when the ledger has it, and a result that the ledger has already is recognized by memory and text.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from pathlib import Path
 
 from spectron_migrate.delivery.deferred import DeferredWork
 from spectron_migrate.delivery.preflight import check_server
+from spectron_migrate.delivery.run import Run
 from spectron_migrate.errors import InputError
 from spectron_migrate.ledger import Ledger, messages, plan
 from spectron_migrate.ledger.merge import Merge
 from spectron_migrate.ledger.read import cutover, memories
+from spectron_migrate.ledger.read.cutover import Undecided
 from spectron_migrate.ledger.shards import refuse_outbox
 from spectron_migrate.mapping import ScopeMapping, Unmapped
 from spectron_migrate.migration.captured import CapturedMessages, memory_of
+from spectron_migrate.migration.caught_up import owners_behind
 from spectron_migrate.migration.deliver import Limits, begin_run, deliver_plan
-from spectron_migrate.migration.rounds import owners_behind, round_lock
 from spectron_migrate.records import NullReporter, format_time, parse_time
 from spectron_migrate.spectron.api import Sleep, SpectronApi
 from spectron_migrate.state import processes
@@ -46,14 +48,18 @@ class Drained:
     taken: int
     """Rows that the ledger has now."""
     written: int
-    left: int
+    left: Undecided
     """Facts of the migration that are not decided."""
+    unknown: int
+    """Calls whose results only a complete reading of Mem0 can tell."""
+    as_of: str
+    """What was captured before this moment is in Spectron, except for users in `behind`."""
     behind: frozenset[str] | None
     """Ids whose changes are not all in Spectron; None for everybody."""
 
 
 class Drainer:
-    """Drains one state directory's outbox; hold the outbox's lock meanwhile."""
+    """Drains the outbox of one state directory."""
 
     def __init__(
         self,
@@ -67,7 +73,7 @@ class Drainer:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        """`hold_s`: a draining ends when so long nothing was decided: lanes that only wait hold nobody but themselves.
+        """`hold_s`: a drain ends after this many seconds without a decision, so that a lane that waits holds no other.
 
         `clock` in seconds, monotonic; `now` with its zone.
         """
@@ -80,55 +86,72 @@ class Drainer:
         self._sleep = sleep
         self._written = Written(state / processes.FOLDER)
         self._deferred = DeferredWork(hold_s, max_in_flight=4 * LANES)
+        self._run: Run | None = None
+
+    def waits(self) -> bool:
+        """Whether anything was captured since the last drain."""
+        return self._outbox.waits()
+
+    def interrupt(self) -> None:
+        """Finish what is in flight, begin nothing more."""
+        if self._run is not None:
+            self._run.halt("signal", "interrupted")
+
+    def close(self) -> None:
+        """Close the outbox."""
+        self._outbox.close()
 
     async def drain(self, api: SpectronApi) -> Drained | None:
-        """Deliver what waits, and say who is caught up; None while the base of the cutover is not planned.
+        """Deliver what waits, and publish who is caught up; hold `round_lock` meanwhile.
 
-        Raises LedgerLocked while somebody else writes the ledger, InputError where the migration is in shards or
-        was planned with another mapping, and what delivery raises.
+        None while the base of the cutover is not planned. Raises LedgerLocked while another process writes the ledger,
+        InputError where the migration is in shards or was planned with another mapping, and what delivery raises.
         """
-        async with round_lock(self._state, sleep=self._sleep, patience_s=0.0):
-            state = read_journal(self._state).state
-            if not state.is_under_way or state.catch_up != "outbox" or state.fence is None:
+        state = read_journal(self._state).state
+        if not state.is_under_way or state.catch_up != "outbox" or state.fence is None:
+            return None
+        refuse_outbox(self._state)
+        if not (self._state / "ledger.db").exists():
+            return None
+        with Ledger.open_for_writing(self._state, create=False) as ledger:
+            base = plan.base_plan(ledger, state.fence)
+            if base is None:
                 return None
-            refuse_outbox(self._state)
-            if not (self._state / "ledger.db").exists():
-                return None
-            with Ledger.open_for_writing(self._state, create=False) as ledger:
-                base = plan.base_plan(ledger, state.fence)
-                if base is None:
-                    return None
-                number, scanned = base
-                self._check_mapping(ledger)
-                with ledger.transaction():
-                    if messages.take_refused_apart(ledger.db, number):
-                        plan.mark_late(ledger, number)
-                self._outbox.settle(scanned)
-                self._written.was_read(parse_time(scanned))
-                now = self._now()
-                self._bury(now)
-                began = self._written.draining(now)
-                running = under_way(self._state)  # before the batch, which has what those left that end meanwhile
-                batch = self._outbox.batch(MOST_CALLS)
-                fresh = [row for row in batch.rows if row.completed > state.fence]  # older ones the base has read
-                unknown = self._plan(ledger, number, fresh) if fresh else frozenset()
-                about = [About(tuple(unknown))] * bool(unknown) + [About(())] * batch.torn
-                if about:
-                    self._outbox.leave_unknown(about, self._now())
-                self._outbox.delivered(batch)
-                written = await self._deliver(ledger, api, number)
-                behind = self._behind(ledger, batch, running)
-                caught_up = CaughtUp(format_time(began), now.timestamp() + self._max_lag_s, behind)
-                publish_routing(self._state, caught_up, now=format_time(self._now()))
-                left = cutover.count_undecided([ledger]).total
-                return Drained(len(batch.rows), written, left, behind)
+            self._check_mapping(ledger)
+            return await self._drain_into(ledger, api, base, fence=state.fence)
+
+    async def _drain_into(self, ledger: Ledger, api: SpectronApi, base: tuple[int, str], *, fence: str) -> Drained:
+        number, scanned = base
+        with ledger.transaction():
+            if messages.take_refused_apart(ledger.db, number):
+                plan.mark_late(ledger, number)
+        self._outbox.settle(scanned)
+        self._written.was_read(parse_time(scanned))
+        now = self._now()
+        self._bury(now)
+        began = self._written.draining(now)
+        running = under_way(self._state)  # before the batch, which has the results of calls that end meanwhile
+        batch = self._outbox.batch(MOST_CALLS)
+        fresh = [row for row in batch.rows if row.completed > fence]  # the base has read older ones
+        unknown = self._plan(ledger, number, fresh) if fresh else frozenset()
+        about = [About(tuple(unknown))] * bool(unknown) + [About(())] * batch.torn
+        if about:
+            self._outbox.leave_unknown(about, self._now())
+        self._outbox.delivered(batch)
+        written = await self._deliver(ledger, api, number)
+        behind = self._behind(ledger, batch, running)
+        as_of = format_time(began)
+        caught_up = CaughtUp(as_of, now.timestamp() + self._max_lag_s, behind)
+        publish_routing(self._state, caught_up, now=format_time(self._now()))
+        left = cutover.count_undecided([ledger])
+        return Drained(len(batch.rows), written, left, len(self._outbox.unknown()), as_of, behind)
 
     def _check_mapping(self, ledger: Ledger) -> None:
         migration = ledger.migration()
         if migration is None or migration.mapping_digest != self._mapping.digest:
             raise InputError(
                 "the mapping is not the one that the migration was planned with, so that nothing is drained with it",
-                hint="give the application the same mapping.yaml",
+                hint="follow with the same mapping.yaml",
             )
 
     def _bury(self, now: datetime) -> None:
@@ -193,7 +216,11 @@ class Drainer:
             now=self._now,
             sleep=self._sleep,
         )
-        await deliver_plan(run)
+        self._run = run
+        try:
+            await deliver_plan(run)
+        finally:
+            self._run = None
         return run.counters.written
 
     def _behind(self, ledger: Ledger, batch: Batch, running: Sequence[About]) -> frozenset[str] | None:

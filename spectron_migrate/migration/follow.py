@@ -1,8 +1,10 @@
-"""Following: while applications go on writing to Mem0, what changes there is brought to Spectron, round by round.
+"""Following: while applications go on writing to Mem0, their changes are brought to Spectron, round by round.
 
 Mem0 itself is the log. A round reads all of Mem0 as export does, into the dump brought up to date, so that updates,
 deletions (by absence) and writers that use nothing of ours are found alike; it plans what changed and has settled,
-and delivers it as replay does. It may be killed at any moment: dump, ledger and routing are each replaced as a whole.
+and delivers it as replay does. With `catch_up: outbox` the follower is also the one process that drains the outbox,
+several times a second; then rounds only prove that nothing was missed. It may be killed at any moment: dump, ledger
+and routing are each replaced as a whole.
 """
 
 from __future__ import annotations
@@ -20,15 +22,26 @@ from spectron_migrate.errors import ExitCode, Incomplete, Interrupted, LedgerLoc
 from spectron_migrate.files.atomic import write_json
 from spectron_migrate.files.locks import FileLock, holder_of, try_lock
 from spectron_migrate.files.private import make_private_directory
+from spectron_migrate.ledger.read.cutover import Undecided
+from spectron_migrate.migration.drain_outbox import Drained
+from spectron_migrate.migration.ledger_access import round_lock
 from spectron_migrate.migration.reconcile import Agreement, write_result
-from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds, round_lock
+from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds
 from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK
-from spectron_migrate.state.journal import publish_routing, read_journal
+from spectron_migrate.state.journal import CutoverState, publish_routing, read_journal
 
 EVERY_S = 5.0
 """Between two rounds; never less than twice what the round took, so that Mem0 is read a third of the time at most."""
+DRAIN_EVERY_S = 0.2
+"""How often the outbox is looked at."""
+PUBLISH_EVERY_S = 1.0
+"""How often an outbox that stays empty is drained all the same, to publish that everybody is caught up."""
+BUSY_S = 1.0
+"""The pause before the next drain where another process holds the ledger."""
+REPORT_EVERY_S = 5.0
+"""How often drains are reported."""
 COMPARE_EVERY_S = 600.0
 """How often all of Mem0 is compared with the ledger, memory by memory, whatever the rounds say."""
 TROUBLE_S = (1.0, 60.0)
@@ -76,12 +89,26 @@ class _Totals:
     written: int = 0
     late: int = 0
     last: Round | None = None
+    left: Undecided | None = None
+    as_of: str | None = None
 
     def add(self, done: Round) -> None:
         self.rounds += 1
-        self.last = done
+        self.last, self.left, self.as_of = done, done.left, done.as_of
         for name in ("new", "changed", "deleted", "written", "late"):
             setattr(self, name, getattr(self, name) + getattr(done, name))
+
+    def add_drain(self, drained: Drained) -> None:
+        self.written += drained.written
+        self.left, self.as_of = drained.left, drained.as_of
+
+
+@dataclass
+class _Drains:
+    """Drains that were not reported yet."""
+
+    results: int = 0
+    written: int = 0
 
 
 class Follow:
@@ -98,7 +125,7 @@ class Follow:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Nothing happens yet. `clock` in seconds, monotonic; `now` with its zone."""
+        """`every_s`: the shortest pause between rounds. `clock` in seconds, monotonic; `now` with its zone."""
         self._settings = settings
         self._reporter = reporter
         self._every_s = every_s
@@ -115,6 +142,13 @@ class Follow:
         self._told_slow = False
         self._agreement = Agreement()
         self._compare_at = float("-inf")
+        self._round_at = float("-inf")
+        """When the next round is due, while the outbox is drained between rounds."""
+        self._round_s = 0.0
+        """How long the last round took."""
+        self._publish_at = float("-inf")
+        self._unreported = _Drains()
+        self._report_at = float("-inf")
 
     def interrupt(self, code: ExitCode) -> None:
         """Finish what is in flight, begin nothing more."""
@@ -125,29 +159,39 @@ class Follow:
     async def run(self, api: SpectronApi) -> FollowSummary:
         """Follow until a signal, the time that was set, or the end of the cutover.
 
-        Mem0 or Spectron being unreachable, or a ledger that somebody else writes, is waited out and told. Raises
+        Outages of Mem0 or Spectron, and a ledger that another process writes, are reported and waited out. Raises
         LedgerLocked where another process follows already, and what no waiting mends (a key, a bad mapping).
         """
         make_private_directory(self._settings.state)
         with _only_follower(self._settings.state):
-            under_way = self._phase_under_way()
+            was_under_way = False
             ended = "stopped"
             try:
                 while self._code is None:
-                    if self._is_over(under_way):
-                        ended = f"the cutover is {read_journal(self._settings.state).state.phase}"
+                    state = self._cutover()
+                    if state.phase == "complete" or (was_under_way and not state.is_under_way):
+                        ended = f"the cutover is {state.phase}"
                         break
-                    under_way = under_way or self._phase_under_way()
+                    was_under_way = state.is_under_way
                     if self._deadline is not None and self._clock() >= self._deadline:
                         ended = "the time that was set is over"
                         break
                     await self._pause(await self._once(api))
             finally:
                 self._keep(ended=ended)
+                self._rounds.close()
             return self._summary(ended)
 
     async def _once(self, api: SpectronApi) -> float:
-        """One round, or its trouble; returns for how long to pause."""
+        """One round or one drain; returns the seconds to pause."""
+        if self._clock() < self._round_at and self._rounds.drains_outbox():
+            return await self._drain(api)
+        pause_s = await self._round(api)
+        self._round_at = self._clock() + pause_s
+        return DRAIN_EVERY_S if self._rounds.drains_outbox() else pause_s
+
+    async def _round(self, api: SpectronApi) -> float:
+        """One round, or the report of what kept it from ending; returns the seconds until the next one is due."""
         began = self._clock()
         compare = began >= self._compare_at
         try:
@@ -159,7 +203,6 @@ class Follow:
         except Interrupted:
             return 0.0
         self._totals.add(done)
-        publish_routing(self._settings.state, done.caught_up(self._settings.max_lag_s), now=self._stamp())
         if compare:
             agree = self._agreement.add(done)
             if agree or (done.compared is not None and done.compared.total):
@@ -171,7 +214,48 @@ class Follow:
             return self._trouble(done.problem, longest_s=STOPPED_S)
         self._problem = done.problem
         self._keep()
-        return self._rest(self._clock() - began)
+        self._round_s = self._clock() - began
+        rest_s = self._rest(self._round_s)
+        if not self._rounds.drains_outbox():
+            return rest_s
+        # Drains deliver what is captured and what the round left; only what bypassed the adapter needs another round.
+        next_s = self._settings.settle_s if done.waiting else self._compare_at - self._clock()
+        return max(rest_s, next_s)
+
+    async def _drain(self, api: SpectronApi) -> float:
+        """Drain the outbox if anything waits in it; returns the seconds to pause."""
+        if not self._rounds.outbox_waits() and self._clock() < self._publish_at:
+            return DRAIN_EVERY_S
+        self._publish_at = self._clock() + PUBLISH_EVERY_S
+        try:
+            async with round_lock(self._settings.state, sleep=self._sleep, patience_s=0.0):
+                drained = await self._rounds.drain(api)
+        except LedgerLocked:
+            return BUSY_S
+        except Unreachable as error:
+            return self._trouble(error.message, longest_s=STOPPED_S)
+        if drained is None or drained.unknown:  # the base is not planned, or only a reading of Mem0 tells
+            self._round_at = min(self._round_at, self._clock() + self._rest(self._round_s))
+        if drained is None:
+            return DRAIN_EVERY_S
+        self._totals.add_drain(drained)
+        self._problem = None
+        self._report(drained)
+        return DRAIN_EVERY_S
+
+    def _report(self, drained: Drained) -> None:
+        self._unreported.results += drained.taken
+        self._unreported.written += drained.written
+        if self._clock() < self._report_at:
+            return
+        self._report_at = self._clock() + REPORT_EVERY_S
+        if self._unreported.results or self._unreported.written:
+            self._reporter.info(
+                f"{drained.as_of[11:19]} drained {counted(self._unreported.results, 'result')};"
+                f" {self._unreported.written:,} written; behind: {_count_behind(drained.behind)}"
+            )
+            self._unreported = _Drains()
+        self._keep()
 
     def _rest(self, took_s: float) -> float:
         """The pause after a round: never so long that what readers know runs out before the next one ends."""
@@ -202,13 +286,8 @@ class Follow:
             for wait in waits:
                 wait.cancel()
 
-    def _phase_under_way(self) -> bool:
-        return read_journal(self._settings.state).state.is_under_way
-
-    def _is_over(self, was_under_way: bool) -> bool:
-        """After `complete` Mem0 is no longer the truth; an abort ends what it began."""
-        state = read_journal(self._settings.state).state
-        return state.phase == "complete" or (was_under_way and not state.is_under_way)
+    def _cutover(self) -> CutoverState:
+        return read_journal(self._settings.state).state
 
     def _keep(self, ended: str | None = None) -> None:
         last = self._totals.last
@@ -219,7 +298,7 @@ class Follow:
                 "host": socket.gethostname(),
                 "at": self._stamp(),
                 "rounds": self._totals.rounds,
-                "as_of": last.as_of if last else None,
+                "as_of": self._totals.as_of,
                 "last": last.to_json() if last else None,
                 "problem": self._problem,
                 "ended": ended,
@@ -228,7 +307,7 @@ class Follow:
 
     def _summary(self, ended: str) -> FollowSummary:
         totals, last = self._totals, self._totals.last
-        left = last.left if last else None
+        left = totals.left
         code = self._code or ExitCode.DONE
         open_end = last is None or last.waiting or (left is not None and left.total)
         if self._code is None and self._deadline is not None and open_end:
@@ -246,7 +325,7 @@ class Follow:
             in_doubt=left.in_doubt if left else 0,
             undecidable=left.undecidable if left else 0,
             refused=last.refused if last else 0,
-            as_of=last.as_of if last else None,
+            as_of=totals.as_of,
             ended=ended,
             exit_code=code,
         )
@@ -264,8 +343,13 @@ def describe_round(number: int, done: Round) -> str:
     parts += [f"{done.left.total:,} left"] if done.left.total else []
     parts += [f"{done.refused:,} refused"] if done.refused else []
     parts += [done.problem] if done.held and done.problem else []
-    behind = "everybody" if done.behind is None else counted(len(done.behind), "id") if done.behind else "nobody"
-    return f"{done.as_of[11:19]} round {number}: {'; '.join(parts)}; behind: {behind}"
+    return f"{done.as_of[11:19]} round {number}: {'; '.join(parts)}; behind: {_count_behind(done.behind)}"
+
+
+def _count_behind(behind: frozenset[str] | None) -> str:
+    if behind is None:
+        return "everybody"
+    return counted(len(behind), "id") if behind else "nobody"
 
 
 def _only_follower(state: Path) -> FileLock:

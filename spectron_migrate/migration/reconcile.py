@@ -15,7 +15,6 @@ from spectron_migrate.files.atomic import read_json, write_json
 from spectron_migrate.migration.rounds import Differences, Round, Rounds
 from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.state.journal import publish_routing
 
 STATE_FILE = "reconciled.json"
 IN_A_ROW = 2
@@ -102,7 +101,6 @@ async def reconcile(
     left, held_s = MOST_ROUNDS, 0.0
     while left:
         done = await rounds.round(api, compare=True, supersede=supersede)
-        publish_routing(rounds.settings.state, done.caught_up(rounds.settings.max_lag_s), now=format_time(now()))
         if agreement.add(done):
             break
         if done.held and held_s < HELD_PATIENCE_S:

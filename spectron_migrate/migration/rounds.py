@@ -1,40 +1,42 @@
-"""One round of catching up: read all of Mem0, plan what changed and has settled, deliver it, say who is behind.
+"""Rounds of catching up: drain the outbox, read all of Mem0, plan what changed and has settled, deliver it.
 
-Rounds never overlap, whoever asks for them: following, or a step of a cutover that has to be sure.
+After each round `routing.json` says which users may be read from Spectron. Rounds are run by `replay --follow` and by
+the steps of a cutover that have to be sure; they hold `ledger_access.round_lock`, so that they never overlap.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from spectron_migrate.delivery.deferred import DeferredWork
 from spectron_migrate.dump import Dump, open_dump, read_manifest
-from spectron_migrate.errors import ExitCode, Incomplete, LedgerLocked
-from spectron_migrate.files.locks import holder_of, try_lock
-from spectron_migrate.files.private import make_private_directory
+from spectron_migrate.errors import ExitCode, Incomplete, NotLegal
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import cutover, memories
 from spectron_migrate.ledger.read.cutover import Undecided
 from spectron_migrate.ledger.schema import STORED
-from spectron_migrate.ledger.shards import Shard, find, open_all
+from spectron_migrate.ledger.shards import Shard, find
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.mem0.reader import Reader
+from spectron_migrate.migration.caught_up import owners_behind
 from spectron_migrate.migration.changes import Changes, Settling
+from spectron_migrate.migration.drain_outbox import Drained, Drainer
 from spectron_migrate.migration.export import ExportSummary, run_export
+from spectron_migrate.migration.ledger_access import open_ledgers
 from spectron_migrate.migration.replay import Replay, ReplayOptions, ReplaySummary
 from spectron_migrate.migration.round_reporter import RoundReporter
 from spectron_migrate.records import Filters, Json, Reporter, counted, digest, format_time
 from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.state.journal import CaughtUp, CutoverState, read_journal
+from spectron_migrate.state.journal import CaughtUp, publish_routing, read_journal
+from spectron_migrate.state.outbox import OtherHost, Outbox
 from spectron_migrate.state.routing import MOST_BEHIND
 
-LOCK_FILE = "round.lock"
 NAMED = 100
 """Memories of a difference that are named."""
 
@@ -153,21 +155,74 @@ class Rounds:
         self._planned: str | None = None
         """Digest of the dump that was planned with nothing left waiting."""
         self._replay: Replay | None = None
+        self._drainer: Drainer | None = None
         self._deferred = DeferredWork(settings.hold_s, max_in_flight=settings.max_in_flight // 2)
 
     def interrupt(self, code: ExitCode) -> None:
         """Finish what is in flight, begin nothing more."""
         self._reporter.stopped = code
+        if self._drainer is not None:
+            self._drainer.interrupt()
         if self._replay is not None:
             self._replay.interrupt(code)
 
     async def round(self, api: SpectronApi, *, compare: bool = False, supersede: bool = True) -> Round:
-        """One round; hold `turn` meanwhile.
+        """Run one round and publish who is caught up; hold `round_lock` meanwhile.
 
         `compare` checks every memory afterwards. `supersede`: False once applications write to Spectron.
         Raises Incomplete where Mem0 could not be read in full, Unreachable, KeyRefused, LedgerLocked, InputError,
         and Interrupted after `interrupt`.
         """
+        # A captured message is to be written as it was said, before the reading finds what Mem0 made of it.
+        await self.drain(api)
+        done = await self._read_and_deliver(api, compare=compare, supersede=supersede)
+        if self.drains_outbox():
+            await self.drain(api)  # it publishes, because it alone knows of calls that run or whose results are unknown
+        else:
+            now = format_time(self._now())
+            publish_routing(self.settings.state, done.caught_up(self.settings.max_lag_s), now=now)
+        return done
+
+    def drains_outbox(self) -> bool:
+        """Whether the adapters capture what the applications write."""
+        state = read_journal(self.settings.state).state
+        return state.is_under_way and state.catch_up == "outbox"
+
+    def outbox_waits(self) -> bool:
+        """Whether anything was captured since the last drain."""
+        return self._outbox_drainer().waits()
+
+    async def drain(self, api: SpectronApi) -> Drained | None:
+        """Deliver what was captured and publish who is caught up; hold `round_lock` meanwhile.
+
+        None where nothing is captured, or before a round has planned the base. Raises NotLegal on a host other than
+        the outbox's, and what `Drainer.drain` raises.
+        """
+        return await self._outbox_drainer().drain(api) if self.drains_outbox() else None
+
+    def _outbox_drainer(self) -> Drainer:
+        if self._drainer is None:
+            try:
+                outbox = Outbox(self.settings.state, host=socket.gethostname())
+            except OtherHost as error:
+                raise NotLegal(str(error), hint="run `spectron-migrate replay --follow` on that host") from None
+            self._drainer = Drainer(
+                self.settings.state,
+                self.settings.mapping,
+                outbox,
+                max_lag_s=self.settings.max_lag_s,
+                clock=self._clock,
+                now=self._now,
+                sleep=self._sleep,
+            )
+        return self._drainer
+
+    def close(self) -> None:
+        """Close the files of the outbox, where they were opened."""
+        if self._drainer is not None:
+            self._drainer.close()
+
+    async def _read_and_deliver(self, api: SpectronApi, *, compare: bool, supersede: bool) -> Round:
         started = self._now()
         before = read_manifest(self.settings.dump)
         known = before is not None and before.digest == self._planned
@@ -277,15 +332,6 @@ class Rounds:
             )
 
 
-def owners_behind(ledgers: Sequence[Ledger], state: CutoverState, refused: Mapping[str, str]) -> set[str] | None:
-    """Every id of those who may not be read from Spectron now; None for too many to name.
-
-    A `refused` memory and one that changed hands hold their owners until somebody accepts them at their gate.
-    """
-    short = state.not_accepted("refused", refused) + state.not_accepted("moved", cutover.moved_memories(ledgers))
-    return cutover.owners_behind(ledgers, MOST_BEHIND, short)
-
-
 def compare_with_ledger(ledgers: Sequence[Ledger], dump: Dump, settling: Settling) -> Differences:
     """Hold every memory of a complete dump against the ledgers, and the ledgers against the dump."""
     waiting = missing = undecided = found = count = 0
@@ -316,44 +362,6 @@ def shards_of(state: Path) -> Sequence[Shard | None]:
         return (None,)
     folders = find(state).complete().folders
     return tuple(Shard(number, len(folders)) for number in range(len(folders)))
-
-
-@contextmanager
-def open_ledgers(state: Path) -> Iterator[list[Ledger]]:
-    """All ledgers of the migration, for reading."""
-    with ExitStack() as open_things:
-        ledgers = open_all(state)
-        for ledger in ledgers:
-            open_things.enter_context(ledger)
-        yield ledgers
-
-
-@contextmanager
-def hold_ledgers(state: Path) -> Iterator[None]:
-    """Keep every replay from writing meanwhile; raises LedgerLocked naming who is at work."""
-    with ExitStack() as open_things:
-        for folder in find(state).complete().folders:
-            open_things.enter_context(Ledger.open_for_writing(folder))
-        yield
-
-
-@asynccontextmanager
-async def round_lock(
-    state: Path, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep, patience_s: float
-) -> AsyncIterator[None]:
-    """Keep every other process from a round; raises LedgerLocked naming who had it for `patience_s` seconds."""
-    make_private_directory(state)
-    waited, pause_s = 0.0, 0.1
-    while (lock := try_lock(state / LOCK_FILE)) is None:
-        if waited >= patience_s:
-            raise LedgerLocked(
-                f"{holder_of(state / LOCK_FILE)} has been running a round for more than {waited:.0f} s",
-                hint="wait until its round has ended",
-            )
-        await sleep(pause_s)
-        waited += pause_s
-    with lock:
-        yield
 
 
 def _is_same(summary: ExportSummary) -> bool:

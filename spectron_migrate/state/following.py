@@ -10,6 +10,12 @@ FOLLOW_FILE = "follow.json"
 """What the follower last reported."""
 FOLLOW_LOCK = "follow.lock"
 
+UNDRAINED = (
+    "no process drains the outbox, so that writes do not reach Spectron and reads stay with Mem0:"
+    " run spectron-migrate replay --follow"
+)
+"""What `status`, `cutover check` and the adapter say while an outbox is filled and nobody follows."""
+
 
 def is_followed(state: Path) -> bool:
     """Whether a living process runs `replay --follow` on this state directory."""

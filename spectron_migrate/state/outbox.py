@@ -30,7 +30,6 @@ from spectron_migrate.state.running import About
 
 FILE = "outbox.db"
 LOG = "outbox.log"
-LOCK = "outbox.lock"
 BUSY_S = 1.0
 """How long a call that raised waits until it is noted as unknown, while others are; beyond it nobody captured it."""
 LARGE = 4_000_000
@@ -184,7 +183,8 @@ class Outbox:
         """Let go of the files."""
         with self._lock:
             self._db.close()
-            os.close(self._log)
+            if self._log >= 0:
+                os.close(self._log)
             self._log = -1
 
     def _lines(self, start: int, most: int) -> tuple[list[tuple[float, Any]], int, bool]:

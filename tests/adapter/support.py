@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,17 +16,21 @@ from typing import Any, Literal
 import pytest
 
 from spectron_migrate import AsyncMemoryAdapter, MemoryAdapter
+from spectron_migrate.errors import ExitCode
 from spectron_migrate.ledger import migration_id
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.open import open_oss, source_info
 from spectron_migrate.mem0.search import close_memory, mem0_home, unused_llm
-from spectron_migrate.migration.reconcile import reconcile
-from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds, round_lock
+from spectron_migrate.migration.follow import Follow
+from spectron_migrate.migration.ledger_access import round_lock
+from spectron_migrate.migration.reconcile import read_last_result, reconcile
+from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds
 from spectron_migrate.records import NullReporter, format_time
 from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.state.journal import Step, publish_routing, read_journal, record_step
+from spectron_migrate.state.journal import Step, record_step
 from spectron_migrate.state.processes import ProcessesStatus, read_processes
+from tests.support.waiting import wait_until
 
 EMBEDDER = "spectron_migrate.mem0.wordllama_embedder.WordLlamaEmbedding"
 
@@ -46,6 +51,7 @@ class Stage:
     """A real `mem0.Memory` on an embedded Qdrant."""
     opened: list[MemoryAdapter] = field(default_factory=list)
     mapping: Path | None = None
+    followers: ExitStack = field(default_factory=ExitStack)
 
     @classmethod
     @contextmanager
@@ -66,6 +72,7 @@ class Stage:
         try:
             yield stage
         finally:
+            stage.followers.close()
             for adapter in stage.opened:
                 adapter._core.close()
                 adapter._backend.close()
@@ -127,10 +134,53 @@ class Stage:
                 return await self.rounds().round(api)
 
         done = asyncio.run(run())
-        if read_journal(self.state).state.is_under_way:
-            publish_routing(self.state, done.caught_up(600.0), now=stamp())
-            self.notice()
+        self.notice()
         return done
+
+    def read(self) -> Round:
+        """Read Mem0 and deliver, and leave what was captured where it is."""
+
+        async def run() -> Round:
+            async with self.api() as api, round_lock(self.state, patience_s=60.0):
+                return await self.rounds()._read_and_deliver(api, compare=False, supersede=True)
+
+        return asyncio.run(run())
+
+    def follow(self) -> None:
+        """`replay --follow` runs until the test ends; it has done its first readings of Mem0."""
+        self.followers.enter_context(self.following())
+        wait_until(lambda: read_last_result(self.state) is not None)
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """`replay --follow` runs, in a thread, while the block lasts."""
+        follow = Follow(self.settings, reporter=NullReporter(), every_s=0.3)
+        loops: list[asyncio.AbstractEventLoop] = []
+        started = threading.Event()
+        failed: list[BaseException] = []
+
+        async def run() -> None:
+            loops.append(asyncio.get_running_loop())
+            started.set()
+            async with self.api() as api:
+                await follow.run(api)
+
+        def run_in_thread() -> None:
+            try:
+                asyncio.run(run())
+            except BaseException as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=run_in_thread)
+        thread.start()
+        started.wait(10)
+        try:
+            yield
+        finally:
+            with suppress(RuntimeError):  # it has ended by itself
+                loops[0].call_soon_threadsafe(follow.interrupt, ExitCode.SIGTERM)
+            thread.join()
+        assert [] == failed
 
     def reconcile(self) -> bool:
         async def run() -> bool:
@@ -142,8 +192,9 @@ class Stage:
     def api(self, endpoint: str | None = None) -> SpectronApi:
         return SpectronApi(endpoint or self.server.base_url, self.server.context, api_key=self.server.api_key)
 
-    def rounds(self) -> Rounds:
-        settings = CatchUpSettings(
+    @property
+    def settings(self) -> CatchUpSettings:
+        return CatchUpSettings(
             state=self.state,
             dump=self.folder / "dump",
             mapping=load_mapping(self.mapping),
@@ -151,7 +202,9 @@ class Stage:
             settle_s=0.0,
             max_lag_s=600.0,
         )
-        return Rounds(settings, reporter=NullReporter())
+
+    def rounds(self) -> Rounds:
+        return Rounds(self.settings, reporter=NullReporter())
 
     def to_spectron(self) -> None:
         """Everything that Mem0 holds is in Spectron, and everybody reads there."""

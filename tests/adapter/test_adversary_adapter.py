@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,13 @@ import pytest
 from spectron_migrate.adapter.added_memories import AddedMemories
 from spectron_migrate.adapter.call_results import results_of
 from spectron_migrate.adapter.mem0_calls import Mem0Calls
-from spectron_migrate.errors import InputError, LedgerLocked
+from spectron_migrate.errors import InputError
 from spectron_migrate.migration.drain_outbox import Drainer
 from spectron_migrate.records import Memory
 from spectron_migrate.state.outbox import Outbox
 from tests.adapter.support import Stage, texts
 from tests.adapter.test_after_complete import Untouchable, done, mine
-from tests.adapter.test_outbox import begun, judged
+from tests.adapter.test_outbox import begun, followed, judged
 from tests.support import oracle
 from tests.support.spectron import turns_of
 from tests.support.waiting import wait_until
@@ -62,7 +61,7 @@ def test_whose_memory_is_not_guessed_from_ids_that_mem0_reads_in_its_own_way(giv
 
 
 def test_an_id_that_mem0_trims_does_not_bring_a_captured_memory_into_another_scope(stage: Stage) -> None:
-    begun(stage)
+    followed(stage)
     adapter = stage.adapter()
     adapter.add("Said by somebody with a space in front", user_id=f" {stage.user} ", infer=False)
     outbox = Outbox(stage.state, host=socket.gethostname())
@@ -186,14 +185,11 @@ def test_a_process_with_another_mapping_drains_nothing_into_other_scopes(stage: 
 
 
 def drained(stage: Stage, adapter: Any) -> None:
-    """What the background does."""
+    """What a follower with the adapter's mapping does."""
 
     async def run() -> None:
         outbox = Outbox(stage.state, host=socket.gethostname())
         async with stage.api() as api:
-            for _ in range(100):
-                with suppress(LedgerLocked):
-                    await Drainer(stage.state, adapter._core.mapping, outbox, max_lag_s=60.0).drain(api)
-                await asyncio.sleep(0.05)  # the worker has its turn now and then
+            await Drainer(stage.state, adapter._core.mapping, outbox, max_lag_s=60.0).drain(api)
 
     asyncio.run(run())

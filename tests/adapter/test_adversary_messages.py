@@ -100,7 +100,7 @@ def test_an_older_text_that_an_overlapping_call_told_late_is_mended_by_reading(
     (told,) = stores(drains, ("ADD", "", "I live in Oslo"))
     says(drains, "Waits", stores(drains, ("ADD", "", "Waits")))
     drains.stage.mem0.update(told["id"], "I live in Rome")
-    drains.stage.catch_up()
+    drains.stage.read()
     says(drains, "I live in Oslo", [told])
     drains.drain()
     assert drains.stage.reconcile()
@@ -111,7 +111,7 @@ def test_an_older_text_that_an_overlapping_call_told_late_is_mended_by_reading(
 # -- what belongs elsewhere by now --------------------------------------------------------------------------------
 
 
-def plans(drains: Drains, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def plans_and_dies(drains: Drains, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """Whoever drains plans, and dies before anything leaves."""
 
     async def dead(*_: object) -> int:
@@ -143,9 +143,9 @@ def test_what_is_anothers_before_its_message_left_lies_where_it_belongs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stage, made = drains.stage, captures(drains)
-    plans(drains, monkeypatch)
+    plans_and_dies(drains, monkeypatch)
     gives(stage, made[0], f"{stage.user}-2")
-    stage.catch_up()
+    stage.read()
     mine, other = f"user/{stage.user}", f"user/{stage.user}-2"
     assert {BEFORE: mine, "I moved to Berlin": other, "My cat is called Ada": mine} == lying(stage)
     judged(stage)
@@ -155,7 +155,7 @@ def test_what_is_anothers_before_its_message_is_refused_lies_where_it_belongs(dr
     stage, made = drains.stage, captures(drains)
     drained_through(drains, refuses(BOTH))
     gives(stage, made[0], f"{stage.user}-2")
-    stage.catch_up()
+    stage.read()
     mine, other = f"user/{stage.user}", f"user/{stage.user}-2"
     assert {BEFORE: mine, "I moved to Berlin": other, "My cat is called Ada": mine} == lying(stage)
     judged(stage)
@@ -171,11 +171,11 @@ def test_what_is_anothers_before_its_message_in_doubt_is_refused_is_not_sent_whe
     gives(stage, made[0], f"{stage.user}-2")
     with misbehaving(stage.server.base_url, refuses(BOTH)) as proxy, monkeypatch.context() as patched:
         patched.setattr(stage.server, "base_url", proxy.base_url)
-        stage.catch_up()
+        stage.read()
     drains.drain()
     mine, other = f"user/{stage.user}", f"user/{stage.user}-2"
     assert {BEFORE: mine, "My cat is called Ada": mine} == lying(stage)
-    stage.catch_up()
+    stage.read()
     assert {BEFORE: mine, "I moved to Berlin": other, "My cat is called Ada": mine} == lying(stage)
     judged(stage)
 
@@ -188,7 +188,7 @@ def test_a_message_that_waits_is_not_sent_where_an_earlier_mapping_had_it(
     diary = {"user_id": stage.user, "metadata": {"kind": "diary"}}
     answer = Extracting(stage.mem0).add(BOTH, **diary)
     tell(drains, messages_of("add", {"messages": BOTH, **diary}, answer) or [])
-    plans(drains, monkeypatch)
+    plans_and_dies(drains, monkeypatch)
     stage.mapping = stage.folder / "diary.yaml"
     stage.mapping.write_text(
         "version: 1\nrules:\n"
@@ -197,7 +197,7 @@ def test_a_message_that_waits_is_not_sent_where_an_earlier_mapping_had_it(
     )
     replay(stage.server, stage.state, [stage.folder / "dump"], mapping=stage.mapping)  # of a reading before it was said
     assert [BEFORE] == turns(stage)
-    stage.catch_up()
+    stage.read()
     assert {f"user/{stage.user}/of/diary"} == set(lying(stage).values()) - {f"user/{stage.user}"}
     assert [BEFORE, "I moved to Berlin", "My cat is called Ada"] == turns(stage)
 
@@ -360,7 +360,7 @@ def test_recall_is_asked_in_the_words_that_mem0_has_of_a_message(drains: Drains)
         says(drains, message, stores(drains, ("ADD", "", memory)))
     drains.drain()
     stage = drains.stage
-    stage.catch_up()
+    stage.read()
     summary = verify(stage.server, stage.state, [stage.folder / "dump"], VerifyOptions(), mem0=Asked(stage.mem0))
     asked = {word for answer in summary.report["answers"] for word in words_of(answer["query"])}
     assert {"cello", "plays", "bees", "keeps"} <= asked

@@ -14,12 +14,13 @@ import pytest
 
 from spectron_migrate.cutover.ungated_steps import start
 from spectron_migrate.dump import open_dump
-from spectron_migrate.errors import InputError, LedgerLocked
+from spectron_migrate.errors import InputError
 from spectron_migrate.ledger.shards import Shard
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.open import open_oss
 from spectron_migrate.migration.drain_outbox import Drained, Drainer
 from spectron_migrate.migration.export import run_export
+from spectron_migrate.migration.ledger_access import round_lock
 from spectron_migrate.migration.replay import Replay, ReplayOptions
 from spectron_migrate.records import Filters, NullReporter
 from spectron_migrate.state.journal import read_journal
@@ -30,7 +31,6 @@ from spectron_migrate.state.running import About, Running
 from spectron_migrate.state.written import Written
 from tests.adapter.support import Stage, ids, stamp
 from tests.adapter.test_outbox import begun, judged, turns
-from tests.support.waiting import wait_until
 
 
 class Drains:
@@ -66,18 +66,10 @@ class Drains:
 
 def drained_by(drainer: Drainer, stage: Stage, endpoint: str | None = None) -> Drained | None:
     async def run() -> Drained | None:
-        async with stage.api(endpoint) as api:
+        async with stage.api(endpoint) as api, round_lock(stage.state, patience_s=10.0):
             return await drainer.drain(api)
 
-    drained: list[Drained | None] = []
-
-    def had_its_turn() -> bool:
-        with suppress(LedgerLocked):  # an adapter's worker may be at it
-            drained.append(asyncio.run(run()))
-        return bool(drained)
-
-    wait_until(had_its_turn)
-    return drained[0]
+    return asyncio.run(run())
 
 
 @pytest.fixture
@@ -129,17 +121,17 @@ def test_what_could_not_be_captured_is_held_until_mem0_is_read(drains: Drains) -
     drains.drain()
     assert drains.is_held()
     assert not drains.written.since("somebody else", drains.as_of)
-    drains.stage.catch_up()
+    drains.stage.read()
     drains.drain()
     assert not drains.is_held()
 
 
 def test_a_call_that_fails_after_the_reading_passed_by_stays_unknown(drains: Drains) -> None:
     """What it stored came after; when it began says nothing."""
-    drains.stage.catch_up()
+    drains.stage.read()
     drains.outbox.leave_unknown([About((drains.stage.user,))], datetime.now(UTC))
     assert frozenset({drains.stage.user}) == drains.drain().behind
-    drains.stage.catch_up()
+    drains.stage.read()
     assert frozenset() == drains.drain().behind
 
 
@@ -148,9 +140,9 @@ def test_a_call_of_a_dead_process_is_unknown_until_mem0_is_read(drains: Drains) 
     process.end(process.begin(["somebody else"], None))
     process.begin([drains.stage.user], None)
     process.close()
-    drains.stage.catch_up()
+    drains.stage.read()
     assert frozenset({drains.stage.user}) == drains.drain().behind
-    drains.stage.catch_up()
+    drains.stage.read()
     assert frozenset() == drains.drain().behind
 
 
@@ -188,7 +180,7 @@ def test_what_a_power_cut_tore_could_be_about_anybody(drains: Drains) -> None:
         log.write(bytes(20))
     drains.outbox.complete([], datetime.now(UTC))
     assert drains.drain().behind is None
-    drains.stage.catch_up()
+    drains.stage.read()
     assert frozenset() == drains.drain().behind
 
 
@@ -214,7 +206,6 @@ def test_an_outbox_that_cannot_be_written_holds_whoever_writes(drains: Drains, m
     adapter = drains.stage.adapter()
     captures = adapter._core._captures
     assert captures is not None
-    captures.close()
     assert captures._outbox is not None
     captures._outbox.close()  # as where the disk is full
     adapter.add("Said while nothing could be captured", user_id=drains.stage.user, infer=False)

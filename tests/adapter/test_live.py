@@ -6,17 +6,14 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
-from spectron_migrate.errors import LedgerLocked, Unreachable
 from spectron_migrate.local.testing import running_server
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.open import open_oss
@@ -127,41 +124,6 @@ class Fleet:
             process.process.wait()
 
 
-@contextmanager
-def following(stage: Stage) -> Iterator[None]:
-    """Rounds of catching up, one after the other, while the block lasts; whatever is down is waited out."""
-    ends = threading.Event()
-    failed: list[BaseException] = []
-
-    def follow() -> None:
-        while not ends.is_set():
-            try:
-                stage.catch_up()
-            except (Unreachable, LedgerLocked):
-                pass
-            except BaseException as error:
-                failed.append(error)
-                return
-            ends.wait(0.3)
-
-    thread = threading.Thread(target=follow)
-    thread.start()
-    try:
-        yield
-    finally:
-        ends.set()
-        thread.join()
-    assert [] == failed
-
-
-@contextmanager
-def draining(stage: Stage) -> Iterator[None]:
-    """Only the base is read from Mem0: what is written from now on, the application's processes bring themselves."""
-    wait_until(lambda: not read_processes(stage.state).not_on(1), seconds=PATIENCE_S)
-    stage.catch_up()
-    yield
-
-
 @pytest.fixture
 def pg_stage(postgres: str, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     """A table of Mem0's in Postgres, which several processes can use, and a Spectron of its own."""
@@ -199,7 +161,9 @@ def test_four_processes_through_all_phases(
     try:
         fleet.wait_for(lambda call: True, many=5)
         stage.start(catch_up)
-        with following(stage) if catch_up == "follow" else draining(stage):
+        if catch_up == "outbox":
+            wait_until(lambda: not read_processes(stage.state).not_on(1), seconds=PATIENCE_S)
+        with stage.following():
             fleet.wait_for(lambda call: True, many=10)
             stage.shift(50)
             wait_until(lambda: any(from_spectron(call) for call in fleet.calls("search")), seconds=PATIENCE_S)

@@ -21,7 +21,7 @@ from spectron_migrate.state.outbox import Result
 from tests.adapter.extracting import Extracting
 from tests.adapter.support import Stage, ids, stamp, texts
 from tests.adapter.test_draining import Drains, drained_by, drains  # noqa: F401 - a fixture
-from tests.adapter.test_outbox import begun, judged, turns
+from tests.adapter.test_outbox import followed, judged, turns
 from tests.support import oracle
 from tests.support.proxy import Seen, misbehaving
 from tests.support.waiting import wait_until
@@ -36,7 +36,7 @@ def mine(stage: Stage) -> dict[str, Any]:
 
 def said(stage: Stage, text: str = BOTH) -> tuple[Any, list[str]]:
     """An adapter whose cutover captures messages, and the ids of what Mem0 made of one that is in Spectron."""
-    begun(stage, capture="messages")
+    followed(stage, capture="messages")
     adapter = stage.adapter(Extracting(stage.mem0))
     made = ids(adapter.add(text, user_id=stage.user))
     wait_until(lambda: text in turns(stage))
@@ -231,7 +231,7 @@ def test_a_message_that_the_server_refuses_is_written_memory_by_memory(drains: D
 
 def test_a_reading_of_mem0_that_was_faster_leaves_nothing_to_the_message(drains: Drains) -> None:  # noqa: F811
     captures(drains)
-    drains.stage.catch_up()
+    drains.stage.read()
     drains.drain()
     assert [BEFORE, "I moved to Berlin", "My cat is called Ada"] == turns(drains.stage)
     judged(drains.stage)
@@ -253,6 +253,7 @@ def test_an_added_and_edited_memory_of_an_empty_mem0_is_planned(stage: Stage) ->
     stage.write_settings(catch_up="outbox")
     stage.start("outbox")
     stage.catch_up()
+    stage.follow()
     adapter = stage.adapter()
     made = ids(adapter.add("I live in Berlin", user_id=stage.user, infer=False))[0]
     adapter.update(made, text="I live in Rome")

@@ -12,7 +12,7 @@ from spectron_migrate.verify.dual_verify import VerifySummary
 from spectron_migrate.verify.options import Query, VerifyOptions
 from tests.adapter.extracting import Extracting
 from tests.adapter.support import Stage, ids
-from tests.adapter.test_outbox import begun, turns
+from tests.adapter.test_outbox import followed, turns
 from tests.support.waiting import wait_until
 from tests.verify.support import failed_gates, named_findings, tampering, verify
 
@@ -45,7 +45,7 @@ class Asked:
 @pytest.fixture
 def told(own_stage: Stage) -> tuple[Stage, list[str]]:
     """All that was told is in Spectron, message by message; ids of what Mem0 made of the first."""
-    stage = begun(own_stage, capture="messages")
+    stage = followed(own_stage, capture="messages")
     adapter = stage.adapter(Extracting(stage.mem0))
     made = [ids(adapter.add(text, user_id=stage.user)) for text in TOLD]
     wait_until(lambda: set(TOLD) <= set(turns(stage)))

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from spectron_migrate.adapter.call_results import results_of
+from spectron_migrate.cutover.evidence import Evidence, gather
+from spectron_migrate.cutover.gates import evaluate_gates
+from spectron_migrate.cutover.status import cutover_status
 from spectron_migrate.errors import NotLegal
+from spectron_migrate.files.atomic import read_json
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.open import open_oss
 from spectron_migrate.records import Memory
 from spectron_migrate.state import outbox as outbox_module
+from spectron_migrate.state.following import FOLLOW_FILE, UNDRAINED
 from spectron_migrate.state.outbox import LOG, OtherHost, Outbox, Result
 from spectron_migrate.state.routing import FILE, Routing, read_routing
 from tests.adapter.support import Stage, ids, stamp, texts
@@ -34,6 +40,12 @@ def begun(stage: Stage, **cutover: Any) -> Stage:
     stage.say("Was here before the cutover began")
     stage.start("outbox")
     stage.catch_up()
+    return stage
+
+
+def followed(stage: Stage, **cutover: Any) -> Stage:
+    """The same, and a process that drains the outbox."""
+    begun(stage, **cutover).follow()
     return stage
 
 
@@ -108,7 +120,7 @@ def test_a_line_that_was_cut_off_takes_no_other_with_it(tmp_path: Path) -> None:
 
 APPENDING = """
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from spectron_migrate.state.outbox import Outbox, Result
 outbox = Outbox(Path(sys.argv[1]), host="web-1")
@@ -175,7 +187,7 @@ def test_another_host_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_second_host_is_told_to_follow(stage: Stage) -> None:
-    begun(stage)
+    stage.start("outbox")
     Outbox(stage.state, host="another-host").close()
     with pytest.raises(NotLegal) as raised:
         stage.adapter()
@@ -203,7 +215,7 @@ def test_an_answer_says_what_was_stored_or_nothing(method: str, given: Any, answ
 
 
 def test_what_is_added_changed_and_deleted_comes_along_by_itself(stage: Stage) -> None:
-    begun(stage)
+    followed(stage)
     stage.shift(100)
     adapter = stage.adapter()
     first = ids(adapter.add("Prefers green tea", user_id=stage.user, metadata={"kind": "taste"}, infer=False))[0]
@@ -228,7 +240,7 @@ def test_what_is_added_changed_and_deleted_comes_along_by_itself(stage: Stage) -
 
 
 def test_calls_that_followed_each_other_arrive_in_order(stage: Stage) -> None:
-    begun(stage)
+    followed(stage)
     adapter = stage.adapter()
     said = [f"Number {number} of what was said" for number in range(12)]
     for text in said:
@@ -241,7 +253,7 @@ def test_calls_that_followed_each_other_arrive_in_order(stage: Stage) -> None:
 
 
 def test_a_call_that_raised_is_unknown_until_mem0_is_read(stage: Stage) -> None:
-    begun(stage)
+    followed(stage)
 
     class Cut:
         """Mem0 stores it, and the answer is lost."""
@@ -285,7 +297,7 @@ def test_what_cannot_be_kept_is_unknown_and_no_call_fails_for_it(stage: Stage, m
 
 def test_a_memory_that_was_captured_and_deleted_unseen_is_not_held_for_living(stage: Stage) -> None:
     """No dump ever had it: only its absence from a whole reading tells."""
-    begun(stage)
+    followed(stage)
     adapter = stage.adapter()
     made = ids(adapter.add("Said and taken back", user_id=stage.user, infer=False))[0]
     wait_until(lambda: "Said and taken back" in turns(stage))
@@ -298,7 +310,7 @@ def test_a_memory_that_was_captured_and_deleted_unseen_is_not_held_for_living(st
 
 def test_a_memory_that_is_deleted_and_added_again_under_its_id_comes_along(stage: Stage) -> None:
     """One batch has both: what the first row buried the second one brings back."""
-    begun(stage)
+    followed(stage)
     adapter = stage.adapter()
     made = ids(adapter.add("Said first", user_id=stage.user, infer=False))[0]
     wait_until(lambda: "Said first" in turns(stage))
@@ -309,13 +321,13 @@ def test_a_memory_that_is_deleted_and_added_again_under_its_id_comes_along(stage
     wait_until(lambda: "Said again" in turns(stage))
 
 
-def test_spectron_being_down_delays_and_loses_nothing(own_stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
-    stage = begun(own_stage)
+def test_spectron_being_down_delays_and_loses_nothing(own_stage: Stage) -> None:
+    stage = followed(own_stage)
     adapter = stage.adapter()
     stage.server.kill()
     for number in range(5):
         adapter.add(f"Said while it was down, {number}", user_id=stage.user, infer=False)
-    wait_until(lambda: "the outbox could not be drained" in caplog.text)
+    wait_until(lambda: (read_json(stage.state / FOLLOW_FILE) or {})["problem"])
     stage.server.start()
     wait_until(lambda: len(turns(stage)) == 6)
     assert stage.reconcile()
@@ -325,7 +337,7 @@ def test_spectron_being_down_delays_and_loses_nothing(own_stage: Stage, caplog: 
 
 def test_whoever_dies_another_process_goes_on(own_stage: Stage) -> None:
     """A process is killed with writes of its own on the way; the next one delivers them, each once."""
-    stage = begun(own_stage)
+    stage = followed(own_stage)
     code = (
         "import sys\nfrom spectron_migrate import MemoryAdapter\n"
         "class Mem0:\n"
@@ -357,3 +369,57 @@ def test_whoever_dies_another_process_goes_on(own_stage: Stage) -> None:
     judged(stage)
     victim.stdin.close()
     victim.stdout.close()
+
+
+# -- one process drains ------------------------------------------------------------------------------------
+
+
+def test_without_a_follower_the_outbox_stands_still_and_everybody_says_so(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun(stage)
+    adapter = stage.adapter()
+    adapter.add("Said while nobody followed", user_id=stage.user, infer=False)
+    assert ["Was here before the cutover began"] == turns(stage)
+    for _ in range(2):  # a follower that is being restarted is no news
+        adapter._core.heartbeat._follower_check_at = float("-inf")
+        adapter._core.heartbeat._warn_if_undrained(adapter._core.routing.current())
+    assert 1 == caplog.text.count("run spectron-migrate replay --follow")
+    told = cutover_status(stage.state, now=datetime.now(UTC) + timedelta(hours=1))
+    assert told is not None
+    assert UNDRAINED == told["problem"]
+    assert "spectron-migrate replay --follow" == told["next"]
+    evidence = asyncio.run(evidence_of(stage))
+    assert [UNDRAINED] == [gate.hint for gate in evaluate_gates(evidence) if gate.name == "lag"]
+
+
+async def evidence_of(stage: Stage) -> Evidence:
+    """What the gates see once nobody has drained for an hour."""
+    later = datetime.now(UTC) + timedelta(hours=1)
+    given: dict[str, Any] = {"mapping": load_mapping(None).digest, "max_lag_s": 60.0, "max_age_s": 86400.0}
+    return await gather(stage.state, stage.folder / "dump", api=None, now=later, **given)
+
+
+def test_a_step_of_the_cutover_drains_without_a_follower(stage: Stage) -> None:
+    begun(stage, capture="messages")
+    adapter = stage.adapter()
+    adapter.add("Said while nobody followed", user_id=stage.user, infer=False)
+    assert stage.reconcile()
+    assert not Outbox(stage.state, host=socket.gethostname()).waits()
+    assert "Said while nobody followed" in turns(stage)
+    judged(stage)
+
+
+def test_an_application_that_changes_its_directory_goes_on(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings name the state directory relative to where the application was started."""
+    begun(stage)
+    adapter = stage.adapter()
+    (stage.folder / "elsewhere").mkdir()
+    monkeypatch.chdir(stage.folder / "elsewhere")
+    adapter.add("Said from elsewhere", user_id=stage.user, infer=False)
+    assert stage.reconcile()
+    assert "Said from elsewhere" in turns(stage)
+    assert [] == list((stage.folder / "elsewhere").iterdir())
+    stage.shift(100)
+    assert "Said from elsewhere" in texts(adapter.search("elsewhere", filters={"user_id": stage.user}))
+    assert 1 == adapter._core.counters.snapshot()["reads"].get("spectron", 0)

@@ -22,8 +22,8 @@ from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.erase import Eraser
+from spectron_migrate.migration.ledger_access import open_ledgers
 from spectron_migrate.migration.replay import ReplayOptions
-from spectron_migrate.migration.rounds import open_ledgers
 from spectron_migrate.migration.sharding import Sharding
 from spectron_migrate.records import Filters, NullReporter
 from spectron_migrate.spectron.api import SpectronApi

@@ -1,0 +1,58 @@
+"""Access to the ledgers of one migration: open them to read, and keep other processes from writing them.
+
+Whatever writes a ledger while a cutover is under way does so in a round (or a drain of the outbox), and rounds hold
+one lock, so that they never overlap, whichever process runs them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+
+from spectron_migrate.errors import LedgerLocked
+from spectron_migrate.files.locks import holder_of, try_lock
+from spectron_migrate.files.private import make_private_directory
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.shards import find, open_all
+
+LOCK_FILE = "round.lock"
+
+
+@contextmanager
+def open_ledgers(state: Path) -> Iterator[list[Ledger]]:
+    """All ledgers of the migration, for reading."""
+    with ExitStack() as open_things:
+        ledgers = open_all(state)
+        for ledger in ledgers:
+            open_things.enter_context(ledger)
+        yield ledgers
+
+
+@contextmanager
+def hold_ledgers(state: Path) -> Iterator[None]:
+    """Keep every replay from writing meanwhile; raises LedgerLocked naming who is at work."""
+    with ExitStack() as open_things:
+        for folder in find(state).complete().folders:
+            open_things.enter_context(Ledger.open_for_writing(folder))
+        yield
+
+
+@asynccontextmanager
+async def round_lock(
+    state: Path, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep, patience_s: float
+) -> AsyncIterator[None]:
+    """Keep every other process from a round; raises LedgerLocked naming who had it for `patience_s` seconds."""
+    make_private_directory(state)
+    waited, pause_s = 0.0, 0.1
+    while (lock := try_lock(state / LOCK_FILE)) is None:
+        if waited >= patience_s:
+            raise LedgerLocked(
+                f"{holder_of(state / LOCK_FILE)} has been running a round for more than {waited:.0f} s",
+                hint="wait until its round has ended",
+            )
+        await sleep(pause_s)
+        waited += pause_s
+    with lock:
+        yield
