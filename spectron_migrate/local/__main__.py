@@ -1,4 +1,4 @@
-"""`python -m spectron_migrate.local`: prints the base URL when it answers. The key is `SPECTRON_API_KEY`."""
+"""`python -m spectron_migrate.local`: prints the base URL once it answers. The key is `SPECTRON_API_KEY`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spectron_migrate.local.server import StoreRefused, serve
 
 
 def main() -> int:
-    """Serve; 2 with one sentence where that cannot begin."""
+    """Serve until a signal; exit code 2 and one sentence if the server cannot start."""
     parser = argparse.ArgumentParser(prog="python -m spectron_migrate.local", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=9090)
@@ -22,7 +22,9 @@ def main() -> int:
     parser.add_argument("--context", default="local")
     parser.add_argument("--no-extraction", action="store_true")
     parser.add_argument("--api", default="0.0.0")
-    parser.add_argument("--more", action="store_true", help="more options of create_app: a line of JSON on stdin")
+    parser.add_argument(
+        "--more", action="store_true", help="read more options of create_app from stdin, as one line of JSON"
+    )
     options = parser.parse_args()
     more = json.loads(sys.stdin.readline()) if options.more else {}
     try:
@@ -38,7 +40,7 @@ def main() -> int:
             api_key=os.environ.get("SPECTRON_API_KEY") or "sk-local",
             extraction=not options.no_extraction,
             api=options.api,
-            ready=lambda url: print(url, flush=True),  # noqa: T201 - this is its one output
+            ready=lambda url: print(url, flush=True),  # noqa: T201 - the only output
             **more,
         )
     except (OSError, ValueError, TypeError, StoreRefused) as error:

@@ -1,4 +1,4 @@
-"""Rows as the published document spells them; responses are camelCase."""
+"""Rows as JSON in the published form; responses are camelCase."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def turn(row: Turn) -> Answer:
     }
 
 
-def hit(found: MemoryHit, resource: Resource | None, *, later: bool) -> Answer:
-    """`MemoryHitJson`; the later generation dates it and says what row it stands for."""
-    answer = {"id": found.id, "text": found.text, "source": found.source, "score": found.score}
+def hit(row: MemoryHit, resource: Resource | None, *, later: bool) -> Answer:
+    """`MemoryHitJson`; the later generation adds the known time and the row behind the hit."""
+    answer = {"id": row.id, "text": row.text, "source": row.source, "score": row.score}
     if later:
-        answer["occurredAt"] = found.known_at
+        answer["occurredAt"] = row.known_at
         if resource is not None:
             answer["resource"] = _resource(resource)
     return answer
@@ -58,15 +58,15 @@ def _resource(row: Resource) -> Answer:
     return {"kind": "session", "sessionId": row.session, "turnId": row.turn}
 
 
-def trace(id_: str, found: QueryResult, took: int) -> Answer:
+def trace(id_: str, result: QueryResult, took: int) -> Answer:
     """`QueryTraceJson`."""
     return {
         "traceId": id_,
-        "resolutionTier": found.tier,
-        "tierReason": found.reason,
+        "resolutionTier": result.tier,
+        "tierReason": result.reason,
         "latencyMs": took,
-        "retrievedCount": len(found.hits),
-        "topScores": [one.score for one in found.hits[:5]],
+        "retrievedCount": len(result.hits),
+        "topScores": [row.score for row in result.hits[:5]],
     }
 
 
@@ -135,10 +135,10 @@ def uncertainty(row: Note) -> Answer:
     return {"about": row.subject, "reason": row.text}
 
 
-def extraction(outcome: ExtractionResult, *, later: bool) -> Answer:
-    """`ExtractionResultJson`; the rules know no dated events, which the later generation lists as actions."""
+def extraction(result: ExtractionResult, *, later: bool) -> Answer:
+    """`ExtractionResultJson`; the later generation lists dated events as actions, which the rules do not extract."""
     return ({"actions": []} if later else {}) | {
-        "turnId": outcome.turn,
+        "turnId": result.turn,
         "entities": [
             {
                 "id": row.id,
@@ -147,7 +147,7 @@ def extraction(outcome: ExtractionResult, *, later: bool) -> Answer:
                 "memoryCategory": row.category,
                 "isNew": is_new,
             }
-            for row, is_new in outcome.entities.values()
+            for row, is_new in result.entities.values()
         ],
         "attributes": [
             {
@@ -157,17 +157,17 @@ def extraction(outcome: ExtractionResult, *, later: bool) -> Answer:
                 "value": row.value,
                 "memoryCategory": row.category,
             }
-            for row in outcome.attributes
+            for row in result.attributes
         ],
         "relations": [
             {"subject": subject, "label": label, "object": object_, "memoryCategory": category}
-            for subject, label, object_, category in outcome.relations
+            for subject, label, object_, category in result.relations
         ],
-        "instructions": [instruction(row) for row in outcome.instructions],
-        "uncertainties": [uncertainty(row) for row in outcome.uncertainties],
+        "instructions": [instruction(row) for row in result.instructions],
+        "uncertainties": [uncertainty(row) for row in result.uncertainties],
         "corrections": [
             {"entityId": row.entity, "key": row.key, "oldValue": row.old, "newValue": row.new}
-            for row in outcome.corrections
+            for row in result.corrections
         ],
     }
 
@@ -205,41 +205,41 @@ def whoami(caller: Caller) -> Answer:
 def profile(
     facts: Sequence[Attribute], entities: Mapping[str, Entity], instructions: Sequence[Note], *, later: bool
 ) -> Answer:
-    """`ProfileResponseJson`: identity is static, what is chosen a preference, the rest dynamic."""
-    piles: dict[str, list[Answer]] = {"static": [], "dynamic": [], "preferences": []}
+    """`ProfileResponseJson`: preferences by key, facts of category identity static, all others dynamic."""
+    groups: dict[str, list[Answer]] = {"static": [], "dynamic": [], "preferences": []}
     if later:
-        piles["selfFacts"] = []
+        groups["selfFacts"] = []
     for fact in facts:
         entry = {"key": fact.key, "value": fact.value}
         about = entities[fact.entity]
         if later:
             entry |= {"entity": about.name, "entityType": about.type}
         if later and (about.type, about.name) == ("person", "user"):
-            piles["selfFacts"].append(entry)
-        chosen = "preference" in fact.key or fact.key.startswith(("favourite", "likes", "dislikes"))
-        piles["preferences" if chosen else "static" if fact.category == "identity" else "dynamic"].append(entry)
-    return {**piles, "instructions": [instruction(row) for row in instructions]}
+            groups["selfFacts"].append(entry)
+        is_preference = "preference" in fact.key or fact.key.startswith(("favourite", "likes", "dislikes"))
+        groups["preferences" if is_preference else "static" if fact.category == "identity" else "dynamic"].append(entry)
+    return {**groups, "instructions": [instruction(row) for row in instructions]}
 
 
-def categorised(row: Entity | Attribute | Relation, shaped: Answer) -> tuple[str, Answer]:
-    """A row under its category."""
-    return row.category, shaped
+def with_category(row: Entity | Attribute | Relation, answer: Answer) -> tuple[str, Answer]:
+    """The category of a row, and its JSON."""
+    return row.category, answer
 
 
 def state(tables: Mapping[str, Sequence[Any]], limit: int | None) -> Answer:
-    """`StateResponseJson`: everything live, by category; cut at the limit where there is one."""
+    """`StateResponseJson`: everything live, by category, with at most `limit` rows of each table."""
     cut = {name: rows[:limit] for name, rows in tables.items()}
     answer: Answer = {
         category: {
-            table: [shaped for of, shaped in cut[table] if of == category]
+            table: [row for row_category, row in cut[table] if row_category == category]
             for table in ("entities", "attributes", "relations")
         }
         for category in ("identity", "knowledge", "context")
     }
     answer |= {"instructions": cut["instructions"], "unknowns": cut["unknowns"]}
     if limit is not None:
-        short = {name: len(rows) > limit for name, rows in tables.items()}
-        answer["truncated"] = {**short, "actions": False}
+        truncated = {name: len(rows) > limit for name, rows in tables.items()}
+        answer["truncated"] = {**truncated, "actions": False}
     return answer
 
 

@@ -1,4 +1,4 @@
-"""The application over one context: the served calls, 501 for the rest of the document, the hourly sweep."""
+"""The ASGI application of one context: served calls, 501 for the other published calls, hourly maintenance."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from spectron_migrate.local.ids import new_id
 from spectron_migrate.local.web import CONTEXT_ID, ApiCall, Handler, body_of, failure
 
 _REGISTERED = (access, facts, memory, scopes)
-"""Importing them is what registers their calls."""
+"""Modules that register their calls when they are imported."""
 
 PREFIX = ("", "api", "v1")
 HEALTH = (*PREFIX, "health")
-SWEEP_SECONDS = 3600
+MAINTENANCE_SECONDS = 3600
 
 Methods = dict[str, Handler]
 Answer = TypeVar("Answer")
@@ -59,21 +59,21 @@ GET /traces
 GET /traces/stats
 GET /traces/{trace_id}
 """
-"""What the document has and a migration does not use."""
+"""Published calls that a migration does not use."""
 
 NOT_SERVED_LATER = """
 GET /actions
 GET /attributes
 GET /relations
 """
-"""What the later generation has besides."""
+"""Further calls of the later generation."""
 
 
 def build(engine: Engine) -> ASGIApp:
-    """The application; it closes the store when it ends."""
-    absent = NOT_SERVED + (NOT_SERVED_LATER if engine.settings.api != "0.0.0" else "")
+    """The application; it closes the store at shutdown."""
+    not_served = NOT_SERVED + (NOT_SERVED_LATER if engine.settings.api != "0.0.0" else "")
     table = dict(SERVED)
-    for line in absent.split("\n"):
+    for line in not_served.split("\n"):
         method, _, path = line.partition(" ")
         if path:
             table[method, path] = _not_served
@@ -81,23 +81,23 @@ def build(engine: Engine) -> ASGIApp:
 
 
 class Routes:
-    """Which handlers a path has; a fixed path wins over one with variable segments."""
+    """Handlers by path; a fixed path takes precedence over one with variable segments."""
 
     def __init__(self, table: Mapping[tuple[str, str], Handler]) -> None:
-        """Sort a table of (method, path)."""
+        """`table`: (method, path) -> handler."""
         self._fixed: dict[tuple[str, ...], Methods] = {}
-        self._open: dict[tuple[str, ...], Methods] = {}
+        self._variable: dict[tuple[str, ...], Methods] = {}
         for (method, path), handler in table.items():
             segments = tuple(path.removeprefix("/").split("/"))
-            paths = self._open if "{" in path else self._fixed
+            paths = self._variable if "{" in path else self._fixed
             paths.setdefault(segments, {})[method] = handler
 
     def find(self, segments: tuple[str, ...]) -> tuple[Methods, dict[str, str]]:
-        """The methods of a path and its variable segments. Raises ApiError 404."""
+        """Handlers by method, and the values of the variable segments. Raises ApiError 404."""
         methods = self._fixed.get(segments)
         if methods is not None:
             return methods, {}
-        for template, methods in self._open.items():
+        for template, methods in self._variable.items():
             if len(template) == len(segments) and all(
                 given if part.startswith("{") else part == given for part, given in zip(template, segments, strict=True)
             ):
@@ -107,19 +107,18 @@ class Routes:
 
 
 class Application:
-    """One context over HTTP: every request gets a trace id, every failure its published form."""
+    """One context over HTTP: adds a trace id to every answer and turns errors into their published form."""
 
     def __init__(self, engine: Engine, routes: Routes) -> None:
-        """Put them together; nothing runs yet."""
         self._engine = engine
         self._routes = routes
         self._in_flight = 0
         self._dated = (0, b"")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or begin and end the server's life."""
+        """Answer one request, or handle startup and shutdown."""
         if scope["type"] == "lifespan":
-            await self._live(receive, send)
+            await self._lifespan(receive, send)
             return
         trace = scope["trace"] = new_id("req")
         self._in_flight += 1
@@ -141,7 +140,7 @@ class Application:
         settings = self._engine.settings
         if self._in_flight > settings.max_in_flight and settings.api != "0.0.0":
             raise ApiError(503, "too many requests in flight", retry_after=1)
-        # Segments are unescaped one by one: an escaped slash belongs to a name and parts nothing.
+        # Segments are unescaped after splitting: an escaped slash is part of a name.
         segments = tuple(unquote(part) for part in request.scope["raw_path"].decode("latin-1").split("/"))
         if segments == HEALTH:
             return await _by_method({"GET": _health}, request.method)(request)
@@ -153,7 +152,7 @@ class Application:
         return await handler(ApiCall(self._engine, caller, request, params, await body_of(request)))
 
     def _date(self) -> bytes:
-        """The engine's time as HTTP has it; it is spelled once a second."""
+        """The engine's time as an HTTP date; formatted once a second."""
         second = int(self._engine.clock().timestamp())
         if second != self._dated[0]:
             self._dated = (second, formatdate(second, usegmt=True).encode())
@@ -166,30 +165,30 @@ class Application:
             raise unauthorised()
         return self._engine.keyring.caller(request.headers, self._engine.now())
 
-    async def _live(self, receive: Receive, send: Send) -> None:
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        sweeping = asyncio.create_task(_sweep(self._engine))
+        maintenance_task = asyncio.create_task(_maintain(self._engine))
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        sweeping.cancel()
+        maintenance_task.cancel()
         self._engine.store.close()
         await send({"type": "lifespan.shutdown.complete"})
 
 
 def _by_method(methods: Mapping[str, Answer], method: str) -> Answer:
-    """The handler of a method; HEAD is GET, whose body the server leaves away. Raises ApiError 405."""
+    """The handler of a method; HEAD uses that of GET, and the server omits the body. Raises ApiError 405."""
     handler = methods.get("GET" if method == "HEAD" else method)
     if handler is None:
         raise ApiError(405, "this path has no such method", allow=tuple(methods))
     return handler
 
 
-async def _sweep(engine: Engine) -> None:
-    """Let go of what is due: at the start, and then each hour."""
+async def _maintain(engine: Engine) -> None:
+    """Expire facts and drop old idempotency keys, at the start and then every hour."""
     while True:
         maintenance.expire(engine)
-        engine.idempotency.sweep(engine.clock())
-        await asyncio.sleep(SWEEP_SECONDS)
+        engine.idempotency.drop_expired(engine.clock())
+        await asyncio.sleep(MAINTENANCE_SECONDS)
 
 
 async def _health(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Who asks, and what they may do: keys, principals, grants, delegation."""
+"""Authentication and grants: keys, principals, delegation."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ VERBS = (
 )
 ALL_GRANTS: Grants = dict.fromkeys(VERBS, (EVERYTHING,))
 OPERATOR = "operator"
-"""The principal of the key that the server was started with; it may do everything."""
+"""The principal of the key that the server was started with; it has all grants."""
 FROM_START = "-start"
-"""Ends the id of a key that the server was started with."""
+"""Suffix of the ids of keys that the server was started with."""
 SYSTEM = "system"
-"""Exists in every context and cannot be changed."""
+"""A principal that exists in every context and cannot be changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An authenticated request: its grants are what is left after the key's narrowing and the delegation."""
+    """The caller of a request. `effective` are the grants that principal, key and delegation all allow."""
 
     principal: Principal
     key: ApiKey
@@ -40,25 +40,25 @@ class Caller:
 
     @property
     def identity(self) -> str:
-        """Whose idempotency keys these are."""
+        """The owner of the caller's idempotency keys."""
         return f"{self.principal.id}\0{self.on_behalf_of.id}" if self.on_behalf_of else self.principal.id
 
     def patterns(self, verb: str) -> tuple[str, ...]:
-        """Where the caller may do something."""
+        """Scope patterns on which the caller may use a verb."""
         return tuple(self.effective.get(verb, ()))
 
     def may(self, verb: str, selector: Selector) -> bool:
-        """May the caller do it to rows of a selector? Reading needs one whole clause, all else every node."""
+        """Whether the caller may use a verb on a selector: reading needs one whole clause, other verbs every node."""
         held = self.patterns(verb)
         return readable(held, selector) if verb == "memory:read" else within(held, selector)
 
     def require(self, verb: str, selector: Selector) -> None:
-        """Raise ApiError 403 where the caller may not."""
+        """Raises ApiError 403 if the caller may not."""
         if not self.may(verb, selector):
             raise forbidden(f"{verb} is not granted there")
 
     def default_region(self) -> Selector:
-        """Where a write goes that names no scope: every node that the write grants start from."""
+        """The selector of a write without scopes: every node that the write grants start from."""
         nodes = (pattern.removesuffix("*") or ROOT for pattern in self.patterns("memory:write"))
         region = tuple(sorted({("/",) if node == ROOT else (node,) for node in nodes}))
         if not region:
@@ -67,42 +67,41 @@ class Caller:
 
 
 def digest_of(secret: str) -> str:
-    """All that is kept of a key. It is random and long, so that a plain hash cannot be searched."""
+    """The digest that is stored instead of a key. Keys are long and random, so a plain hash is enough."""
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def narrow(grants: Grants, by: Grants | None) -> Grants:
-    """The grants that both allow; None narrows nothing."""
+    """The grants that both allow; None allows all."""
     if by is None:
         return grants
-    left = {verb: intersection(patterns, by.get(verb, ())) for verb, patterns in grants.items()}
-    return {verb: patterns for verb, patterns in left.items() if patterns}
+    both = {verb: intersection(patterns, by.get(verb, ())) for verb, patterns in grants.items()}
+    return {verb: patterns for verb, patterns in both.items() if patterns}
 
 
 class Keyring:
-    """The keys of a context in memory, read again when they change."""
+    """The keys and principals of a context in memory."""
 
     def __init__(self, store: Store) -> None:
-        """Read the store."""
         self._store = store
         self._used: dict[str, str] = {}
         self.reload()
 
     def reload(self) -> None:
-        """Call after a key or a principal changed."""
+        """Read the store again; call after a key or a principal changed."""
         self._keys = {key.digest: key for key in self._store.api_keys()}
         self._principals = self._store.principals()
         self._callers: dict[tuple[str, str], Caller] = {}
 
     def last_used(self, key: str) -> str | None:
-        """When a key last proved itself since the start; writing each time to disk is not worth it."""
+        """When a key was last used since the start; this is not stored."""
         return self._used.get(key)
 
     def caller(self, headers: Mapping[str, str], now: str) -> Caller:
         """Authenticate a request.
 
         Raises:
-            ApiError: 401 for a missing, wrong or expired key; 403 where it may not act for that principal.
+            ApiError: 401 for a missing, wrong or expired key; 403 if the principal to act for does not exist.
         """
         scheme, _, secret = headers.get("authorization", "").partition(" ")
         key = self._keys.get(digest_of(secret.strip())) if scheme.casefold() == "bearer" else None
@@ -127,12 +126,12 @@ class Keyring:
 
 
 def bootstrap(store: Store, api_key: str, principals: Mapping[str, Mapping[str, object]], now: str) -> None:
-    """Make the operator and the principals that the server was started with, each with its key.
+    """Store the operator and the principals that the server was started with, each with its key.
 
-    A key is whatever the server was started with last: the one of an earlier start stops to validate.
+    Only the keys of this start are valid; those of an earlier start are replaced.
 
     Args:
-        store: of the context.
+        store: the store of the context.
         api_key: the operator's key.
         principals: id -> `{"key": …, "grants": {verb: [pattern]}, "kind": …}`.
         now: the time of the start.
@@ -141,11 +140,11 @@ def bootstrap(store: Store, api_key: str, principals: Mapping[str, Mapping[str, 
         wanted: dict[str, tuple[str, Principal]] = {
             OPERATOR: (api_key, Principal(OPERATOR, "service", "Operator", ALL_GRANTS))
         }
-        for id_, one in principals.items():
-            grants = one.get("grants", {})
+        for id_, options in principals.items():
+            grants = options.get("grants", {})
             assert isinstance(grants, Mapping)  # noqa: S101 - options of our own process
             held = {verb: [canonical_pattern(pattern) for pattern in patterns] for verb, patterns in grants.items()}
-            wanted[id_] = (str(one["key"]), Principal(id_, str(one.get("kind", "agent")), id_, held))
+            wanted[id_] = (str(options["key"]), Principal(id_, str(options.get("kind", "agent")), id_, held))
         if SYSTEM not in store.principals():
             store.put_principal(Principal(SYSTEM, "service", "System", ALL_GRANTS))
         for id_, (secret, principal) in wanted.items():
@@ -159,5 +158,5 @@ def bootstrap(store: Store, api_key: str, principals: Mapping[str, Mapping[str, 
 
 
 def mint_secret(key_id: str) -> str:
-    """A key in the published form, `sp-{id}-{secret}`."""
+    """A new key in the published form, `sp-{id}-{secret}`."""
     return f"sp-{key_id}-{secrets.token_urlsafe(32)}"

@@ -1,4 +1,4 @@
-"""Request bodies, read and checked: from raw bytes to frozen values, or a 400 that names the field."""
+"""Parses and validates request bodies: raw bytes -> frozen values, or a 400 that names the field."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXTRACT_MODES = ("whole_conversation", "per_message")
 QUERY_MODES = ("hybrid", "vector", "bm25", "graph")
 MAX_HITS = 50
 MAX_LABELS = 64
-"""A write may carry so many; more answer 409."""
+"""At most this many labels per write; more answer 409."""
 MAX_ADDRESSEES = 8
 NEVER_NULL = frozenset(
     (
@@ -36,55 +36,55 @@ NEVER_NULL = frozenset(
         "triples",
     )
 )
-"""Fields that may be absent and never null; the document lets every other optional one be null."""
+"""Optional fields that must not be null; the published document lets every other optional field be null."""
 _FAMILIES: dict[str, Kind] = {"facts": "attribute", "passages": "memory_chunk"}
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
 class Body:
-    """A JSON object whose fields are taken out one by one; unknown fields are ignored."""
+    """A JSON object with typed access to its fields; unknown fields are ignored."""
 
     def __init__(self, fields: Any) -> None:
-        """Raises ApiError 400 where it is no object."""
+        """Raises ApiError 400 if `fields` is not an object."""
         if not isinstance(fields, dict):
             raise bad_request("the body must be a JSON object")
         self._fields: Mapping[str, Any] = fields
 
     @classmethod
     def read(cls, raw: bytes, *, optional: bool = False) -> Body:
-        """Parse a request body; an empty one is an empty object where the body is optional."""
+        """Parse a request body; with `optional`, an empty body is an empty object. Raises ApiError 400."""
         if optional and not raw.strip():
             return cls({})
         try:
             fields = _DECODER.decode(raw.decode())
-            if b"\\u" in raw:  # an escape may hide half a character, which no text can hold
+            if b"\\u" in raw:  # an escape may be a lone surrogate, which cannot be stored
                 json.dumps(fields, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:
             raise bad_request("the body is not valid JSON") from error
         return cls(fields)
 
     def text(self, name: str) -> str | None:
-        """A string, or None where it is absent or null."""
+        """A string, or None if absent or null."""
         value = self._get(name)
         if value is not None and not isinstance(value, str):
             raise bad_request(f"{name} must be a string")
         return value
 
     def required(self, name: str) -> str:
-        """A string that is there and says something."""
+        """A string that is not blank."""
         value = self.text(name)
         if value is None or not value.strip():
             raise bad_request(f"{name} is required")
         return value
 
     def choice(self, name: str, allowed: tuple[str, ...], default: str) -> str:
-        """One of a closed set."""
+        """One of the allowed strings."""
         value = self.text(name)
         if value is None:
             return default
@@ -93,7 +93,7 @@ class Body:
         return value
 
     def flag(self, name: str) -> bool:
-        """True or false; absent is false."""
+        """A boolean; false if absent."""
         value = self._get(name)
         if value is not None and not isinstance(value, bool):
             raise bad_request(f"{name} must be true or false")
@@ -111,7 +111,7 @@ class Body:
         return value
 
     def number(self, name: str, default: float) -> float:
-        """Any number."""
+        """A number, integer or not."""
         value = self._get(name)
         if value is None:
             return default
@@ -120,7 +120,7 @@ class Body:
         return float(value)
 
     def time(self, name: str) -> str | None:
-        """An RFC 3339 time in the store's spelling."""
+        """An RFC 3339 time in the store's format."""
         value = self.text(name)
         if value is None:
             return None
@@ -130,7 +130,7 @@ class Body:
             raise bad_request(f"{name} must be an RFC 3339 time") from error
 
     def strings(self, name: str) -> tuple[str, ...]:
-        """A list of strings; absent is empty."""
+        """A list of strings; empty if absent."""
         value = self._get(name)
         if value is None:
             return ()
@@ -139,14 +139,14 @@ class Body:
         return tuple(value)
 
     def selector(self, name: str, *, patterns: bool = False) -> Selector:
-        """Scope sets; absent is empty."""
+        """A selector; empty if absent."""
         try:
             return parse_selector(self._get(name), patterns=patterns)
         except BadScope as error:
             raise bad_request(str(error)) from error
 
     def objects(self, name: str) -> list[Body]:
-        """A list of objects; absent is empty."""
+        """A list of objects; empty if absent."""
         value = self._get(name)
         if value is None:
             return []
@@ -155,20 +155,20 @@ class Body:
         return [Body(one) for one in value]
 
     def object(self, name: str) -> Body | None:
-        """An object, or None where it is absent or null."""
+        """An object, or None if absent or null."""
         value = self._get(name)
         return None if value is None else Body(value)
 
     def names(self) -> list[str]:
-        """The fields that are there."""
+        """Names of the fields."""
         return list(self._fields)
 
     def any(self, name: str) -> Any:
-        """Whatever is there."""
+        """The raw value; None if absent."""
         return self._get(name)
 
     def _get(self, name: str) -> Any:
-        """None where it is absent, or null where the document allows null."""
+        """The raw value; None if absent or if it is an allowed null."""
         value = self._fields.get(name)
         if value is None and name in self._fields and name in NEVER_NULL:
             raise bad_request(f"{name} must not be null")
@@ -177,7 +177,7 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message to remember."""
+    """One message to store."""
 
     role: str
     content: str
@@ -186,7 +186,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Triple:
-    """A fact given by the caller: an attribute (value), or a relation (target)."""
+    """A fact that the caller gives: an attribute (`value`) or a relation (`target`)."""
 
     type: str
     name: str
@@ -198,7 +198,7 @@ class Triple:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """What `/facts` and `/facts/batch` ask for, in one shape."""
+    """A request of `/facts` or `/facts/batch`."""
 
     messages: tuple[Message, ...]
     infer: str
@@ -213,7 +213,7 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class QueryRequest:
-    """What `/query` and `/context` ask."""
+    """A request of `/query` or `/context`."""
 
     query: str
     k: int
@@ -273,7 +273,7 @@ def read_batch(body: Body) -> Write:
 
 
 def read_query(body: Body) -> QueryRequest:
-    """The body of `/query`, and that of `/context`, which has fewer fields. Raises ApiError 400."""
+    """The body of `/query`, or of `/context`, which has fewer fields. Raises ApiError 400."""
     k = body.count("k", 10, 2**31 - 1)
     if k > MAX_HITS:
         raise bad_request(f"k must be at most {MAX_HITS}")
@@ -332,7 +332,7 @@ def _category(body: Body) -> Category | None:
 
 
 def _addressees(body: Body) -> None:
-    """Checked and then left alone: the rules do not read the second person."""
+    """Validated only: the rules ignore addressees."""
     names = body.strings("addressees")
     if len(names) > MAX_ADDRESSEES or any(not 0 < len(name) <= 128 or len(name.split()) > 8 for name in names):
         raise bad_request(f"addressees must be at most {MAX_ADDRESSEES} names of at most 128 characters and 8 words")

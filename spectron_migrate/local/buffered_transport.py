@@ -1,4 +1,4 @@
-"""Head and body of an answer in one piece: uvicorn writes them one by one, and each write is a system call."""
+"""Sends head and body of an answer in one system call; uvicorn writes them separately."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from spectron_migrate.local.faults import TRANSPORT
 
 
 class BufferedTransport:
-    """A transport that sends at the end of a turn of the event loop what was written during it."""
+    """A transport that collects what is written during one iteration of the event loop and sends it at its end."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
-        """Wrap a transport; all but writing and closing is left to it."""
+        """Wraps a transport, which does everything except writing and closing."""
         self._transport = transport
         self._parts: list[bytes] = []
 
     def write(self, data: bytes) -> None:
-        """Keep it until the end of the turn."""
+        """Send at the end of the iteration."""
         if not self._parts:
             asyncio.get_running_loop().call_soon(self._flush)
         self._parts.append(data)
 
     def close(self) -> None:
-        """Send what is kept, and close."""
+        """Send what was collected, and close."""
         self._flush()
         self._transport.close()
 
@@ -35,18 +35,18 @@ class BufferedTransport:
             self._parts.clear()
 
     def __getattr__(self, name: str) -> Any:
-        """Everything else."""
+        """Delegate everything else."""
         return getattr(self._transport, name)
 
 
 class BufferedProtocol(HttpToolsProtocol):  # type: ignore[misc] # it comes without types
-    """uvicorn's own, over such a transport."""
+    """uvicorn's protocol over a `BufferedTransport`."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client has connected."""
+        """Wrap the transport of a new connection."""
         super().connection_made(BufferedTransport(cast("asyncio.Transport", transport)))
 
     def on_message_begin(self) -> None:
-        """A request has begun: the application may reach its connection, for faults."""
+        """Give the application access to the connection, which injected faults need."""
         super().on_message_begin()
         self.scope["extensions"] = {TRANSPORT: self.transport}

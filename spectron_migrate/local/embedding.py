@@ -1,4 +1,4 @@
-"""Text to vectors: WordLlama, whose weights come with its package, so that no network and no key is needed."""
+"""Text embeddings by WordLlama, whose weights come with its package: no network and no key is needed."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ if TYPE_CHECKING:
 
 
 class Embedder(Protocol):
-    """Turns texts into vectors of length 1; a text without a known word becomes all zeros."""
+    """Turns texts into vectors of length 1; a text without any known word becomes all zeros."""
 
     dimensions: int
 
     def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """One vector a text, in order."""
+        """One vector per text, in order."""
 
 
 class WordLlamaEmbedder:
-    """256 dimensions; loads in the background, so that the server listens before the weights are there."""
+    """256 dimensions; loads in the background, so that the server can listen before the weights are loaded."""
 
     dimensions = 256
 
     def __init__(self) -> None:
-        """Begin to load."""
         self._weights: Any = None
         self._tokenizer: Any = None
         self._failure: BaseException | None = None
@@ -34,7 +33,7 @@ class WordLlamaEmbedder:
         self._loader.start()
 
     def embed(self, texts: Sequence[str]) -> list[Vector]:
-        """Wait for the weights where they are still loading. Raises what loading raised."""
+        """Embed texts once the weights are loaded. Raises what loading raised."""
         self._loader.join()
         if self._failure is not None:
             raise self._failure
@@ -43,7 +42,7 @@ class WordLlamaEmbedder:
         return [self._mean(encoding.ids) for encoding in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
 
     def _mean(self, tokens: list[int]) -> Vector:
-        """The mean of the tokens' vectors, of length 1: what `WordLlama.embed` gives, without its padding."""
+        """The normalised mean of the token vectors: what `WordLlama.embed` gives, without its padding."""
         import numpy as np
 
         mean: Vector = self._weights[tokens].sum(axis=0) if tokens else np.zeros(self.dimensions, np.float32)
@@ -53,14 +52,14 @@ class WordLlamaEmbedder:
     def _load(self) -> None:
         try:
             self._weights, self._tokenizer = _wordllama()
-        except BaseException as error:  # raised again in `embed`, where somebody can see it
+        except BaseException as error:  # raised again in `embed`, in the caller's thread
             self._failure = error
 
 
 def _wordllama() -> tuple[Any, Any]:
-    """The weights and the tokenizer out of the installed package.
+    """The weights and the tokenizer from the files of the installed package.
 
-    The package itself is not imported: it takes as long again as both files, looks for a network, and sets up
+    The package itself is not imported: that takes as long as reading both files, looks for a network, and configures
     the logging of the process.
     """
     from importlib.util import find_spec

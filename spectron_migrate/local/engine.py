@@ -1,4 +1,4 @@
-"""What every call works with: the store of one context, and who turns text into vectors and facts."""
+"""What every call works with: the store of one context, settings, embedder, extractor, caches."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ API_VERSIONS: tuple[Api, ...] = ("0.0.0", "0.2.1")
 
 
 def wall_clock() -> datetime:
-    """The time, where a test gives no other."""
+    """The current time; tests pass another clock."""
     return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """How one server answers."""
+    """Settings of one server."""
 
     context: str
     api: Api = "0.0.0"
@@ -41,52 +41,55 @@ class ServerSettings:
 
 @dataclass(frozen=True, slots=True)
 class ContractReading:
-    """What the published contract leaves open, as this server reads it. A client must live with every reading."""
+    """How this server reads what the published contract leaves open. A client must work with every reading."""
 
     unregistered: Literal[400, 403] = 400
     """Status of a write to a scope that is not registered."""
     reregister: Literal[201, 409] = 201
-    """Status of registering a scope that is there."""
+    """Status of registering a scope that exists."""
     subtree_has_root: bool = True
-    """Whether `org/acme/*` takes in `org/acme` itself."""
+    """Whether `org/acme/*` covers `org/acme` itself."""
     names_turn: bool = True
-    """Whether `/facts` answers with a `turnId`."""
+    """Whether answers of `/facts` have a `turnId`."""
     shared_cache: bool = False
-    """Whether the response cache mixes up lenses and callers."""
+    """Whether the response cache ignores lens and caller."""
 
 
 class ReadableSelectors:
-    """Which selectors a caller may look at, remembered: a context has few, and they never change."""
+    """Which selectors a caller may read; cached, because a context has few and they never change."""
 
     def __init__(self, store: Store) -> None:
-        """Start with nothing remembered."""
         self._store = store
-        self._known: dict[tuple[tuple[str, ...], Selector, bool], tuple[int, frozenset[int]]] = {}
+        self._cached: dict[tuple[tuple[str, ...], Selector, bool], tuple[int, frozenset[int]]] = {}
 
     def of(self, patterns: tuple[str, ...], lens: Selector = (), *, root: bool) -> Region:
-        """The selectors readable under the patterns and seen through the lens; None for all of them.
+        """The selectors that the patterns may read and the lens covers; None for all of them.
 
         Args:
-            patterns: the caller's.
-            lens: what the caller wants to look through.
-            root: whether a subtree in the lens takes in the node it starts from.
+            patterns: the caller's patterns for a verb.
+            lens: narrows them; empty narrows nothing.
+            root: whether a subtree pattern of the lens covers its own root.
         """
         if EVERYTHING in patterns and not lens:
             return None
         selectors = self._store.selectors()
-        seen, region = self._known.pop((patterns, lens, root), (0, frozenset()))
-        if seen < len(selectors):
-            fresh = list(selectors.items())[seen:]
-            region |= {number for number, one in fresh if readable(patterns, one) and involves(lens, one, root=root)}
-        self._known[patterns, lens, root] = (len(selectors), region)  # the latest used is last
-        if len(self._known) > 1000:
-            del self._known[next(iter(self._known))]
+        checked, region = self._cached.pop((patterns, lens, root), (0, frozenset()))
+        if checked < len(selectors):
+            new = list(selectors.items())[checked:]
+            region |= {
+                number
+                for number, selector in new
+                if readable(patterns, selector) and involves(lens, selector, root=root)
+            }
+        self._cached[patterns, lens, root] = (len(selectors), region)  # the most recently used entry is last
+        if len(self._cached) > 1000:
+            del self._cached[next(iter(self._cached))]
         return region
 
 
 @dataclass(slots=True)
 class Engine:
-    """One context, ready to answer."""
+    """One context and everything that its calls need."""
 
     settings: ServerSettings
     store: Store
@@ -101,22 +104,21 @@ class Engine:
     cache: AnswerCache = field(init=False)
 
     def __post_init__(self) -> None:
-        """Make what is derived from the store."""
         self.idempotency = Idempotency(self.store)
         self.regions = ReadableSelectors(self.store)
         self.commits = GroupedWrites(self.store)
         self.cache = AnswerCache()
 
     def now(self) -> str:
-        """The time in the store's spelling."""
+        """The current time in the store's format."""
         return stamp(self.clock())
 
     def region(self, caller: Caller, lens: Selector = (), verb: str = "memory:read") -> Region:
-        """What a caller may see of the context through a lens."""
+        """The selectors on which a caller may use a verb, narrowed by a lens."""
         return self.regions.of(caller.patterns(verb), lens, root=self.reading.subtree_has_root)
 
-    def registered(self, selector: Selector) -> None:
-        """Raise ApiError 400 where a selector names a node that is not there (any more)."""
+    def require_registered(self, selector: Selector) -> None:
+        """Raises ApiError (400, or 403 by the reading) if a node of the selector is unregistered or tombstoned."""
         for path in dict.fromkeys(path for clause in selector for path in clause):
             node = self.store.scope(path)
             if path != "/" and (node is None or node.tombstoned_at is not None):

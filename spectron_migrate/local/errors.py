@@ -1,4 +1,4 @@
-"""The one error a request can end with."""
+"""The error with which a request ends."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ class ApiError(Exception):
 
     Args:
         status: the HTTP status.
-        message: one sentence for the client's developer; never memory text, never a key.
-        retry_after: seconds for a `Retry-After` header, where waiting helps.
-        allow: methods for an `Allow` header, where another one was used.
+        message: one sentence for the client's developer, without memory text or keys.
+        retry_after: seconds for a `Retry-After` header.
+        allow: methods for an `Allow` header.
     """
 
     def __init__(
         self, status: int, message: str, *, retry_after: int | None = None, allow: tuple[str, ...] = ()
     ) -> None:
-        """Keep the parts apart: the form of the body depends on the API generation."""
         super().__init__(message)
         self.status = status
         self.message = message
@@ -32,20 +31,20 @@ class ApiError(Exception):
 
 
 def bad_request(message: str) -> ApiError:
-    """The request cannot be understood or names what must not be named."""
+    """400: the request is malformed or names something invalid."""
     return ApiError(400, message)
 
 
 def unauthorised() -> ApiError:
-    """One answer for a missing key, a wrong key and an unknown context, so that contexts cannot be guessed."""
+    """401 for a missing key, a wrong key and an unknown context alike, so that contexts cannot be guessed."""
     return ApiError(401, "invalid or missing API key")
 
 
 def forbidden(message: str) -> ApiError:
-    """The caller's grants do not reach there."""
+    """403: the caller's grants do not allow it."""
     return ApiError(403, message)
 
 
 def not_found(message: str) -> ApiError:
-    """It does not exist, or the caller may not know that it does."""
+    """404: it does not exist, or the caller may not see it."""
     return ApiError(404, message)

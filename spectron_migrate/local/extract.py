@@ -1,4 +1,4 @@
-"""From a conversation to facts: the interface. `rules` is built in, `language_model` asks an endpoint."""
+"""The interface of fact extraction: `rules` is built in, `language_model` calls an endpoint."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ ENTITY_TYPES = frozenset(
         "other",
     }
 )
-"""The closed set; any other type becomes `other`."""
+"""All entity types; any other name becomes `other`."""
 
 SURE, HEDGED = 0.9, 0.5
-"""Confidence of a plain statement, and of one with a "maybe" in it."""
+"""Confidence of a plain statement, and of a hedged one ("maybe")."""
 
 Names = Sequence[tuple[str, str]]
-"""Entities, as type and name."""
+"""Entities as (type, name)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """An attribute of an entity; `target` names another entity that it ties to."""
+    """An attribute of an entity; with `target`, also a relation to that entity."""
 
     entity: tuple[str, str]
     key: str
@@ -47,29 +47,29 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
-    """All that a text says, in its order."""
+    """Facts and instructions of a text, in its order."""
 
     facts: tuple[Fact, ...] = ()
     instructions: tuple[str, ...] = ()
 
 
 class Extractor(Protocol):
-    """Draws facts from text."""
+    """Extracts facts from text."""
 
     async def extract(self, messages: Sequence[tuple[str, str]], known: Callable[[], Names]) -> Extraction:
-        """Read a conversation, or one message of it.
+        """Extract from a conversation, or from one message of it.
 
         Args:
             messages: role (user, assistant, system, tool) and text of each, in order.
-            known: asks for the entities of the same scope, so that their names are kept the same.
+            known: returns the entities of the same scope, so that the same names are used again.
 
         Raises:
-            ApiError: only for what the whole write must fail with (429). A text from which nothing can be
-                drawn, for whatever reason, is an empty extraction: the text itself is stored all the same.
+            ApiError: 429, with which the whole write fails. If nothing can be extracted, for any other reason, the
+                extraction is empty, and the text itself is stored all the same.
         """
 
 
 def type_of(name: str) -> str:
-    """A type of the closed set."""
+    """The entity type of a name; `other` if there is none."""
     normal = " ".join(name.casefold().split())
     return normal if normal in ENTITY_TYPES else "other"

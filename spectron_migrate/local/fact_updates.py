@@ -1,9 +1,9 @@
-"""What a new fact does to what is already known.
+"""How a new fact changes what is known.
 
-Facts meet only within the same scope, entity and key; scopes never contradict each other. The new value
-supersedes the old one if it is sure enough (`CONFIDENCE_FLOOR`) and at least as sure as the old one. If it
-is not, both stay live and the doubt is noted. What a caller gave (triples) is authoritative: text never
-supersedes it. Arrival decides, not the clock: an old fact written late becomes the current one.
+Facts only affect each other within the same scope, entity and key. A new value supersedes the old one if its confidence
+is at least `CONFIDENCE_FLOOR` and at least that of the old one; otherwise both stay live and an uncertainty is
+recorded. Facts that a caller gives (triples) are authoritative: text never supersedes them. Arrival decides, not the
+known time: an old fact written late becomes the current one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CONFIDENCE_FLOOR = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where facts come from, and what is written on them."""
+    """Origin of facts, and what is stored with them."""
 
     selector: int
     now: str
@@ -35,7 +35,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """A value that took the place of another."""
+    """A value that superseded another."""
 
     entity: str
     key: str
@@ -45,39 +45,39 @@ class Correction:
 
 @dataclass(slots=True)
 class ExtractionResult:
-    """What one text, or one call, changed."""
+    """What the extraction from one text, or one call with triples, changed."""
 
     turn: str
     entities: dict[str, tuple[Entity, bool]] = field(default_factory=dict)
-    """By id, and whether it is new in its scope."""
+    """Id -> entity, and whether it is new in its scope."""
     attributes: list[Attribute] = field(default_factory=list)
     relations: list[tuple[str, str, str, Category]] = field(default_factory=list)
-    """Subject, label, object, category; entities as `type/name`."""
+    """(subject, label, object, category); entities as `type/name`."""
     instructions: list[Note] = field(default_factory=list)
     uncertainties: list[Note] = field(default_factory=list)
     corrections: list[Correction] = field(default_factory=list)
 
 
 def apply_extraction(
-    store: Store, embedder: Embedder, extraction: Extraction, source: Source, outcome: ExtractionResult
+    store: Store, embedder: Embedder, extraction: Extraction, source: Source, result: ExtractionResult
 ) -> None:
-    """Write what a text says into the store, inside the caller's transaction; `outcome` tells what happened."""
+    """Write an extraction into the store, in the caller's transaction; changes are added to `result`."""
     for fact in extraction.facts:
-        _Step(store, embedder, source, outcome).fact(fact)
+        _FactWriter(store, embedder, source, result).fact(fact)
     for text in extraction.instructions:
         label = " ".join(text.split()[:6])
         note = Note(new_id("ins"), "instruction", source.selector, label, text, source.known_at)
         if text not in {known.text for known in store.notes(frozenset({source.selector}), "instruction")}:
             store.add_note(note)
-        outcome.instructions.append(note)
+        result.instructions.append(note)
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class _FactWriter:
     store: Store
     embedder: Embedder
     source: Source
-    outcome: ExtractionResult
+    result: ExtractionResult
 
     def fact(self, fact: Fact) -> None:
         category = self.source.category or fact.category
@@ -96,8 +96,8 @@ class _Step:
         else:
             entity = replace(entity, updated_at=self.source.now)
         self.store.put_entity(entity)
-        is_new = self.store.involve(entity.id, self.source.selector)
-        self.outcome.entities.setdefault(entity.id, (entity, is_new))
+        is_new = self.store.add_entity_scope(entity.id, self.source.selector)
+        self.result.entities.setdefault(entity.id, (entity, is_new))
         return entity
 
     def relation(self, subject: Entity, fact: Fact, category: Category) -> None:
@@ -109,10 +109,10 @@ class _Step:
             for edge in self.store.relations(here, entity=subject.id)
             if edge.subject == subject.id and edge.label == fact.key
         ]
-        self.outcome.relations.append((_named(subject), fact.key, _named(object_), category))
+        self.result.relations.append((_named(subject), fact.key, _named(object_), category))
         if any(edge.object == object_.id for edge in known):
             return
-        if fact.value and fact.confidence >= CONFIDENCE_FLOOR:  # it mirrors an attribute of one value
+        if fact.value and fact.confidence >= CONFIDENCE_FLOOR:  # the relation mirrors an attribute with one value
             for edge in known:
                 self.store.close_relation(edge.id, max(source.known_at, edge.created_at))
         self.store.add_relation(
@@ -134,18 +134,18 @@ class _Step:
         live = self.store.attributes(frozenset({self.source.selector}), entity=entity.id, key=fact.key)
         same = [known for known in live if known.value.casefold() == fact.value.casefold()]
         if same:
-            self.outcome.attributes.append(same[0])
+            self.result.attributes.append(same[0])
             return
         if self.source.origin == "turn" and any(known.origin == "upsert" for known in live):
-            self.doubt(entity, fact, f"{fact.value!r} contradicts an authoritative value")
+            self.uncertainty(entity, fact, f"{fact.value!r} contradicts an authoritative value")
             return
         wins = fact.confidence >= CONFIDENCE_FLOOR and all(fact.confidence >= old.confidence for old in live)
         new = self.new_attribute(entity, fact, category, supersedes=live[-1].id if live and wins else None)
         if live and not wins:
-            self.doubt(entity, fact, f"{fact.value!r} is less certain than what is known")
+            self.uncertainty(entity, fact, f"{fact.value!r} is less certain than the known value")
         for old in live if wins else ():
             self.store.close_attribute(old.id, max(self.source.known_at, old.created_at), superseded_by=new.id)
-            self.outcome.corrections.append(Correction(entity.id, fact.key, old.value, fact.value))
+            self.result.corrections.append(Correction(entity.id, fact.key, old.value, fact.value))
 
     def new_attribute(self, entity: Entity, fact: Fact, category: Category, supersedes: str | None) -> Attribute:
         source = self.source
@@ -167,14 +167,14 @@ class _Step:
         text = f"{entity.name} {fact.key.replace('_', ' ')}: {fact.value}"
         item = Item(attribute.id, "attribute", source.selector, text, source.known_at, labels=source.labels)
         self.store.add_item(item, self.embedder.embed([text])[0])
-        self.outcome.attributes.append(attribute)
+        self.result.attributes.append(attribute)
         return attribute
 
-    def doubt(self, entity: Entity, fact: Fact, reason: str) -> None:
+    def uncertainty(self, entity: Entity, fact: Fact, reason: str) -> None:
         about = f"{_named(entity)} {fact.key}"
         note = Note(new_id("unc"), "uncertainty", self.source.selector, about, reason, self.source.known_at)
         self.store.add_note(note)
-        self.outcome.uncertainties.append(note)
+        self.result.uncertainties.append(note)
 
 
 def _named(entity: Entity) -> str:

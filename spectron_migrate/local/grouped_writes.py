@@ -1,4 +1,4 @@
-"""Writes that arrive together are committed together: a commit costs as much as the write itself."""
+"""Commits writes that arrive together in one transaction: a commit costs as much as the write itself."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ WorkResult = tuple[Any, Exception | None]
 
 
 class GroupedWrites:
-    """Collects writes until the event loop has looked at all waiting requests, then does them in one transaction.
+    """Collects writes until the event loop has handled all waiting requests, then does them in one transaction.
 
-    Each write is whole or not at all for itself: where one raises all are undone, and each is done again in a
-    transaction of its own. None is answered before all are committed.
+    Each write is atomic by itself: if one raises, all are rolled back and each is done again in a transaction of its
+    own. No write returns before all are committed.
     """
 
     def __init__(self, store: Store) -> None:
-        """Start with nothing to do."""
         self._store = store
         self._waiting: list[tuple[Work, asyncio.Future[Any]]] = []
 
     async def run(self, work: Callable[[], Result]) -> Result:
-        """Do a write; what it returns, or raises, once that is durable or undone."""
+        """Do a write; returns or raises what `work` does, once that is committed or rolled back."""
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._flush)

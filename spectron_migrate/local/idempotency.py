@@ -1,7 +1,7 @@
-"""The same key never writes twice: 24 hours, per context and principal.
+"""Idempotency keys: for 24 hours, a key of a principal writes once.
 
-An answer is stored in the transaction of the write that it answers, so that a killed server either has both
-or neither. A write that fails stores nothing, which releases its key.
+The answer is stored in the transaction of its write, so that a killed server has both or neither. A write that fails
+stores no answer, which releases its key.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ OTHER_BODY = "this Idempotency-Key was used with a different body"
 
 
 class Idempotency:
-    """The keys in flight, and through the store those answered."""
+    """Keys in flight (in memory) and answered keys (in the store)."""
 
     def __init__(self, store: Store) -> None:
-        """Nothing is in flight at the start, whatever a killed process was doing."""
+        """Nothing is in flight at the start, even if a killed process had requests."""
         self._store = store
         self._in_flight: dict[tuple[str, str], str] = {}
 
     def stored(self, owner: str, key: str, digest: str, now: datetime) -> bytes | None:
-        """The answer that a key already has.
+        """The stored answer of a key; None if it has none.
 
         Raises:
-            ApiError: 409 where the key belongs to another body, or its first request still runs.
+            ApiError: 409 if the key was used with another body, or its first request is still running.
         """
         running = self._in_flight.get((owner, key))
         if running is not None:
             raise ApiError(409, IN_FLIGHT if running == digest else OTHER_BODY)
-        replay = self._store.answer(owner, key)
-        if replay is None or replay.created_at <= stamp(now - LIFETIME):
+        answer = self._store.answer(owner, key)
+        if answer is None or answer.created_at <= stamp(now - LIFETIME):
             return None
-        if replay.digest != digest:
+        if answer.digest != digest:
             raise ApiError(409, OTHER_BODY)
-        return replay.body
+        return answer.body
 
     @contextmanager
     def reserved(self, owner: str, key: str, digest: str) -> Iterator[None]:
-        """Hold a key while its write runs, and let go of it however that ends."""
+        """Mark a key as in flight for the duration of the block."""
         self._in_flight[owner, key] = digest
         try:
             yield
@@ -54,15 +54,15 @@ class Idempotency:
             del self._in_flight[owner, key]
 
     def keep(self, owner: str, key: str, digest: str, body: bytes, now: datetime) -> None:
-        """Store an answer; call inside the transaction of the write."""
+        """Store an answer; call in the transaction of the write."""
         self._store.put_answer(owner, key, StoredAnswer(digest, body, stamp(now)))
 
-    def sweep(self, now: datetime) -> None:
-        """Let go of the answers that protect no longer."""
+    def drop_expired(self, now: datetime) -> None:
+        """Drop answers that are older than 24 hours."""
         with self._store.transaction():
             self._store.drop_answers(stamp(now - LIFETIME))
 
 
 def digest(path: str, body: bytes) -> str:
-    """What makes two requests the same: the call and the bytes of its body."""
+    """Identifies a request by its path and the bytes of its body."""
     return hashlib.sha256(path.encode() + b"\0" + body).hexdigest()

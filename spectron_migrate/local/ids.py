@@ -1,4 +1,4 @@
-"""Opaque ids, minted here and never by a client."""
+"""Opaque ids; the server makes all of them."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import secrets
 
 
 def new_id(prefix: str) -> str:
-    """Such as `sess_9f2c…`: 96 random bits behind a word that says what it is."""
+    """A new id with 96 random bits, such as `sess_9f2c…`."""
     return f"{prefix}_{secrets.token_hex(12)}"

@@ -1,4 +1,4 @@
-"""The searchable rows of a store file: their table, its FTS5 index, and the arrays in memory, always in step."""
+"""Searchable rows of a store: the item table, its FTS5 index, and the vector index in memory, kept consistent."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 _ITEM = "id, kind, selector, text, known_at, until, duplicate_of, labels, session, turn"
 _SMALL_REGION = 200
-"""Up to so many selectors a BM25 search names them in its own query, so that it reads only their rows."""
+"""Up to this many selectors, a BM25 search names them in its query, so that it reads only their rows."""
 
 
 class ItemTable:
     """The part of `storage.Store` that is about items and search."""
 
     def __init__(self, db: sqlite3.Connection, dimensions: int) -> None:
-        """Work on an open connection; the arrays are read when they are first needed."""
+        """Uses an open connection; the vector index is loaded when it is first needed."""
         self._db = db
         self._dimensions = dimensions
         self._loaded: VectorIndex | None = None
@@ -43,8 +43,8 @@ class ItemTable:
         index = self._index()
         passage = item.kind == "memory_chunk"
         print_ = fingerprint(item.text) if passage else 0
-        twin = index.twin(item.selector, print_) if passage else None
-        duplicate_of = self._id_of(twin) if twin is not None else None
+        original = index.near_duplicate(item.selector, print_) if passage else None
+        duplicate_of = self._id_of(original) if original is not None else None
         packed = vector.astype(np.float16)
         number = self._db.execute(
             f"INSERT INTO item({_ITEM}, print, vector) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -75,16 +75,16 @@ class ItemTable:
         )
         return item if duplicate_of is None else replace(item, duplicate_of=duplicate_of)
 
-    def nearest(self, vector: Vector, want: SearchFilter, limit: int) -> list[ScoredItem]:
-        return self._index().nearest(vector, self._mask(want), limit)
+    def nearest(self, vector: Vector, filter_: SearchFilter, limit: int) -> list[ScoredItem]:
+        return self._index().nearest(vector, self._mask(filter_), limit)
 
-    def matching(self, words: Sequence[str], want: SearchFilter, limit: int) -> list[ScoredItem]:
+    def matching(self, words: Sequence[str], filter_: SearchFilter, limit: int) -> list[ScoredItem]:
         if not words:
             return []
-        index, keep = self._index(), self._mask(want)
+        index, keep = self._index(), self._mask(filter_)
         query = "text : (" + " OR ".join('"' + word.replace('"', "") + '"' for word in words) + ")"
-        if want.region is not None and len(want.region) <= _SMALL_REGION:
-            numbers = " OR ".join(f'"{number}"' for number in sorted(want.region))
+        if filter_.region is not None and len(filter_.region) <= _SMALL_REGION:
+            numbers = " OR ".join(f'"{number}"' for number in sorted(filter_.region))
             query = f"({query}) AND (selector : ({numbers}))" if numbers else ""
         if not query:
             return []
@@ -99,11 +99,11 @@ class ItemTable:
             found = [ScoredItem(row[0], row[1]) for row, ok in zip(rows, kept, strict=True) if ok]
             if len(found) >= limit or len(rows) < fetch:
                 return found[:limit]
-            fetch *= 16  # most of what matched lies outside the region
+            fetch *= 16  # most matches are outside the region
 
-    def visible(self, numbers: Iterable[int], want: SearchFilter) -> list[int]:
+    def visible(self, numbers: Iterable[int], filter_: SearchFilter) -> list[int]:
         asked = list(numbers)
-        keep = self._mask(want)[self._index().positions(asked)]
+        keep = self._mask(filter_)[self._index().positions(asked)]
         return [number for number, ok in zip(asked, keep, strict=True) if ok]
 
     def items(self, numbers: Iterable[int]) -> dict[int, Item]:
@@ -131,7 +131,7 @@ class ItemTable:
             (at, marks),
         )
         self._index().mark(live, live=False)
-        self._promote_twins("until IS NOT NULL AND number IN (SELECT value FROM json_each(?))", (marks,))
+        self._promote_duplicates("until IS NOT NULL AND number IN (SELECT value FROM json_each(?))", (marks,))
         return len(live)
 
     def _index(self) -> VectorIndex:
@@ -145,16 +145,16 @@ class ItemTable:
             self._loaded.load([(*row[:5], row[5] + (1 << 63)) for row in rows], packed.astype(np.float32))
         return self._loaded
 
-    def _mask(self, want: SearchFilter) -> np.typing.NDArray[np.bool_]:
+    def _mask(self, filter_: SearchFilter) -> np.typing.NDArray[np.bool_]:
         index = self._index()
-        if want.as_of is None:
-            keep = index.mask(want.region, want.kinds, duplicates=want.duplicates)
+        if filter_.as_of is None:
+            keep = index.mask(filter_.region, filter_.kinds, duplicates=filter_.duplicates)
         else:
             then = "known_at <= ?1 AND (until IS NULL OR until > ?1)"
-            if not want.duplicates:
+            if not filter_.duplicates:
                 then += " AND duplicate_of IS NULL"
-            keep = index.scope_mask(want.region, want.kinds) & index.among(self._numbers(then, (want.as_of,)))
-        for label in want.labels:
+            keep = index.scope_mask(filter_.region, filter_.kinds) & index.among(self._numbers(then, (filter_.as_of,)))
+        for label in filter_.labels:
             carries = "EXISTS (SELECT 1 FROM json_each(labels) WHERE value = ?)"
             keep = keep & index.among(self._numbers(carries, (label,)))
         return keep
@@ -168,13 +168,13 @@ class ItemTable:
     def _drop_items(self, where: str, values: tuple[Any, ...]) -> int:
         numbers = self._numbers(where, values)
         gone = json.dumps(numbers)
-        self._promote_twins("number IN (SELECT value FROM json_each(?))", (gone,))
+        self._promote_duplicates("number IN (SELECT value FROM json_each(?))", (gone,))
         self._db.execute("DELETE FROM item WHERE number IN (SELECT value FROM json_each(?))", (gone,))
         self._index().mark(numbers, live=False, shown=False)
         return len(numbers)
 
-    def _promote_twins(self, leaving: str, values: tuple[Any, ...]) -> None:
-        """Where an older passage goes, its oldest near-duplicate takes its place, so that the text stays findable."""
+    def _promote_duplicates(self, leaving: str, values: tuple[Any, ...]) -> None:
+        """If a passage is removed, its oldest near-duplicate replaces it, so that the text can still be found."""
         orphans = self._db.execute(
             "SELECT min(number), duplicate_of FROM item WHERE until IS NULL AND duplicate_of IN"
             f" (SELECT id FROM item WHERE {leaving}) AND NOT ({leaving}) GROUP BY duplicate_of",
@@ -185,13 +185,13 @@ class ItemTable:
             self._db.execute("UPDATE item SET duplicate_of = ? WHERE duplicate_of = ?", (self._id_of(number), gone))
             self._index().mark([number], shown=True)
 
-    def _forget_memory(self) -> None:
-        """After a rollback what is in memory may be ahead of the file: read it again when it is needed."""
+    def _drop_caches(self) -> None:
+        """After a rollback the memory may be ahead of the file: load it again when it is needed."""
         self._loaded = None
 
 
 def in_region(region: Region) -> tuple[str, tuple[Any, ...]]:
-    """A condition on the column `selector`, and its values."""
+    """An SQL condition on the column `selector`, and its values."""
     if region is None:
         return "TRUE", ()
     return "selector IN (SELECT value FROM json_each(?))", (json.dumps(sorted(region)),)

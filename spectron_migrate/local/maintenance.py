@@ -1,4 +1,4 @@
-"""Forgetting, expiring, and looking for what is wrong."""
+"""Forget, expire, erase, and check for problems."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from spectron_migrate.local.storage import Region, SearchFilter
 from spectron_migrate.local.times import stamp
 
 CONTEXT_LIFETIME = timedelta(days=7)
-"""Facts of category `context` live so long from the time they were known, backdated ones too."""
+"""Facts of category `context` expire this long after their known time, even if it is backdated."""
 FORGET_SIMILARITY = 0.7
-"""From this cosine on a memory is what `/forget` is asked to forget."""
-FORGET_MOST = 1000
+"""`/forget` deletes memories with at least this cosine to its query."""
+MAX_FORGOTTEN = 1000
 
 INJECTIONS: dict[str, re.Pattern[str]] = {
     kind: re.compile(pattern, re.I)
@@ -38,7 +38,7 @@ CHECKS = ("duplicates", "contradictions", "injection", "unscoped_content")
 
 @dataclass(frozen=True, slots=True)
 class InjectionFinding:
-    """A passage that reads like an attack on the agent that will be given it."""
+    """A passage that looks like a prompt injection."""
 
     id: str
     kind: str
@@ -47,29 +47,29 @@ class InjectionFinding:
 
 @dataclass(frozen=True, slots=True)
 class FsckReport:
-    """What a check found."""
+    """Problems that a check found."""
 
     duplicates: tuple[tuple[str, str, float], ...] = ()
-    """Two entities of one scope, and how alike their names are."""
+    """Two entities of one scope, and the cosine of their names."""
     contradictions: tuple[tuple[str, str, list[str]], ...] = ()
-    """Entity, key, and values that are live at once in one scope."""
+    """Entity, key, and values that are live at the same time in one scope."""
     injection: tuple[InjectionFinding, ...] = ()
     unscoped: tuple[tuple[str, int, list[str]], ...] = ()
-    """Table, rows written without a scope, and a few of their ids."""
+    """Table, number of rows written without a scope, and a sample of their ids."""
 
 
 def fsck(engine: Engine, region: Region, *, check: str | None, threshold: float, most: int) -> FsckReport:
-    """Look for what is wrong in a region, without changing anything.
+    """Check a region for problems; changes nothing.
 
     Args:
         engine: the context.
-        region: where to look.
+        region: the region to check.
         check: one of `CHECKS`; None runs all.
-        threshold: from which likeness on two entities are reported.
-        most: findings of a kind at most.
+        threshold: entities with at least this cosine are reported as duplicates.
+        most: at most this many findings of each kind.
 
     Raises:
-        ApiError: 400 for a check that does not exist.
+        ApiError: 400 for an unknown check.
     """
     if check is not None and check not in CHECKS:
         raise bad_request(f"check must be one of {', '.join(CHECKS)}")
@@ -83,7 +83,7 @@ def fsck(engine: Engine, region: Region, *, check: str | None, threshold: float,
 
 
 def _duplicates(engine: Engine, region: Region, threshold: float) -> list[tuple[str, str, float]]:
-    """Pairs of one type that occur in one scope and whose names mean nearly the same."""
+    """Pairs of entities of the same type and scope whose names are similar."""
     import numpy as np
 
     rows = engine.store.entities(region)
@@ -93,12 +93,12 @@ def _duplicates(engine: Engine, region: Region, threshold: float) -> list[tuple[
     scopes = engine.store.entity_selectors([row.id for row in rows])
     pairs = []
     for at, first in enumerate(rows):
-        likeness = vectors[at + 1 :] @ vectors[at]
-        for other in np.flatnonzero(likeness >= threshold) + at + 1:
+        similarity = vectors[at + 1 :] @ vectors[at]
+        for other in np.flatnonzero(similarity >= threshold) + at + 1:
             second = rows[other]
             if first.type == second.type and scopes[first.id] & scopes[second.id]:
                 names = (f"{first.type}/{first.name}", f"{second.type}/{second.name}")
-                pairs.append((*names, float(likeness[other - at - 1])))
+                pairs.append((*names, float(similarity[other - at - 1])))
     return pairs
 
 
@@ -106,7 +106,7 @@ def _contradictions(engine: Engine, region: Region) -> list[tuple[str, str, list
     live: dict[tuple[str, str, int], list[str]] = {}
     for fact in engine.store.attributes(region):
         live.setdefault((fact.entity, fact.key, fact.selector), []).append(fact.value)
-    clashes = {place: values for place, values in live.items() if len(set(values)) > 1}
+    clashes = {fact: values for fact, values in live.items() if len(set(values)) > 1}
     named = engine.store.entities_by_id({entity for entity, _, _ in clashes})
     return [(f"{named[id_].type}/{named[id_].name}", key, values) for (id_, key, _), values in clashes.items()]
 
@@ -127,12 +127,12 @@ def _unscoped(engine: Engine, region: Region, sample: int) -> list[tuple[str, in
 
 
 def forget(engine: Engine, caller: Caller, query: str, *, dry_run: bool, purge: bool) -> int:
-    """Soft-delete what is close to a query, anywhere the caller may forget; how many memories that is.
+    """Soft-delete memories similar to a query, wherever the caller may forget; returns how many.
 
-    There is no narrower aim: a key that reaches several users forgets for all of them.
+    It cannot be narrowed: a key that covers several users forgets for all of them.
     """
-    want = SearchFilter(engine.region(caller, verb="memory:forget"), duplicates=True)
-    found = engine.store.nearest(engine.embedder.embed([query])[0], want, FORGET_MOST)
+    filter_ = SearchFilter(engine.region(caller, verb="memory:forget"), duplicates=True)
+    found = engine.store.nearest(engine.embedder.embed([query])[0], filter_, MAX_FORGOTTEN)
     close = [hit.number for hit in found if hit.score >= FORGET_SIMILARITY]
     ids = [item.id for item in engine.store.items(close).values()]
     if dry_run:
@@ -145,7 +145,7 @@ def forget(engine: Engine, caller: Caller, query: str, *, dry_run: bool, purge: 
 
 
 def forget_scope(engine: Engine, path: str) -> int:
-    """Erase for good everything tagged under a node or below it, also what another clause owns; how many rows."""
+    """Permanently erase all rows that have a node of a subtree, even among other scopes; returns how many."""
     subtree = path if path == "/" else path + "*"
     inside = [
         number
@@ -157,17 +157,17 @@ def forget_scope(engine: Engine, path: str) -> int:
 
 
 def expire(engine: Engine) -> int:
-    """Close what is past its lifetime; how many facts."""
+    """Close expired facts; returns how many."""
     now = engine.clock()
     with engine.store.transaction():
         return engine.store.expire(stamp(now - CONTEXT_LIFETIME), stamp(now))
 
 
 def subtree_of(path: str) -> str:
-    """The pattern of a node and all below it."""
+    """The pattern of a node and all nodes below it."""
     return "/*" if path == "/" else path + "*"
 
 
 def holds_subtree(patterns: tuple[str, ...], path: str) -> bool:
-    """Does one of the patterns take in a node and all below it?"""
+    """Whether one of the patterns covers a node and all nodes below it."""
     return any(contains(pattern, subtree_of(path)) for pattern in patterns)

@@ -1,4 +1,4 @@
-"""Queries: which passages and facts answer a question, within what the caller may see."""
+"""Queries: passages and facts that answer a request, from what the caller may read."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from spectron_migrate.local.errors import bad_request
 from spectron_migrate.local.results import MemoryHit, QueryResult
 from spectron_migrate.local.storage import Entity, Region, ScoredItem, SearchFilter
 
-POOL = 256
-"""How many candidates each signal gives, whatever `k` is."""
+CANDIDATES = 256
+"""Candidates of each signal, whatever `k` is."""
 RANK_CONSTANT = 60
 WORDS_WEIGHT = 0.5
-"""What a rank by words counts beside a rank by meaning."""
-LEAST_WORD_SCORE = 1e-3
-"""BM25 gives a word in half of all texts next to nothing; such a hit says nothing about the question."""
+"""Weight of a rank by words, relative to a rank by meaning."""
+MIN_WORD_SCORE = 1e-3
+"""Hits below are dropped: BM25 gives them for words that half of all texts contain."""
 MAX_WORDS = 64
 
 STOP_WORDS = frozenset(
@@ -35,59 +35,59 @@ STOP_WORDS = frozenset(
 _WORD = re.compile(r"[^\W_]+")
 
 
-def recall_cached(engine: Engine, caller: Caller, question: QueryRequest) -> QueryResult:
-    """Answer a caller's question, from an earlier one where that asked with the same words in the same place."""
-    place = () if engine.reading.shared_cache else (caller.patterns("memory:read"), question.lens)
-    words = tuple(sorted(_WORD.findall(question.query.casefold())))
-    asked = (place, words, replace(question, query="", lens=()))
-    earlier = engine.cache.get(asked, engine.store.revision()) if words and question.mode == "hybrid" else None
+def recall_cached(engine: Engine, caller: Caller, request: QueryRequest) -> QueryResult:
+    """Answer a question of a caller, from the cache if it was asked before with the same words and lens."""
+    access = () if engine.reading.shared_cache else (caller.patterns("memory:read"), request.lens)
+    words = tuple(sorted(_WORD.findall(request.query.casefold())))
+    key = (access, words, replace(request, query="", lens=()))
+    earlier = engine.cache.get(key, engine.store.revision()) if words and request.mode == "hybrid" else None
     if earlier is not None:
         return replace(earlier, tier="cache", reason="answered from an earlier question")
-    found = recall(engine, question, engine.region(caller, question.lens))
-    engine.cache.put(asked, engine.store.revision(), found)
+    found = recall(engine, request, engine.region(caller, request.lens))
+    engine.cache.put(key, engine.store.revision(), found)
     return found
 
 
-def recall(engine: Engine, question: QueryRequest, region: Region) -> QueryResult:
+def recall(engine: Engine, request: QueryRequest, region: Region) -> QueryResult:
     """Answer a question from the rows of a region.
 
     Raises:
-        ApiError: 400 for what the local Spectron does not keep: system time, valid time, places. To ignore a
-            filter would be to answer another question; the document declares no 501 here.
+        ApiError: 400 for filters that the local Spectron does not support: system time, valid time, location. The
+            published document declares no 501 here.
     """
-    if question.at_instant or question.valid_from or question.valid_until or question.located:
+    if request.at_instant or request.valid_from or request.valid_until or request.located:
         raise bad_request("atInstant, validFrom, validUntil and location are not served by the local Spectron")
-    want = SearchFilter(region, question.kinds, question.duplicates, question.as_of, question.labels)
-    seeds = _seeds(engine, question.query, region)
-    if question.mode == "graph":
-        hits = _neighbourhood(engine, seeds, want, question.k)
+    filter_ = SearchFilter(region, request.kinds, request.duplicates, request.as_of, request.labels)
+    seeds = _seeds(engine, request.query, region)
+    if request.mode == "graph":
+        hits = _neighbourhood(engine, seeds, filter_, request.k)
     else:
-        hits = _hits(engine, _ranked(engine, question, want)[: question.k])
+        hits = _hits(engine, _ranked(engine, request, filter_)[: request.k])
     return QueryResult(tuple(hits), tuple(seed.name for seed in seeds))
 
 
 def content_words(text: str) -> list[str]:
-    """The words that a search is about; all of them where the text has nothing but stop words."""
+    """The words of a text without stop words; all words if it has only stop words."""
     words = list(dict.fromkeys(_WORD.findall(text.casefold())))
-    telling = [word for word in words if word not in STOP_WORDS]
-    return (telling or words)[:MAX_WORDS]
+    content = [word for word in words if word not in STOP_WORDS]
+    return (content or words)[:MAX_WORDS]
 
 
-def _ranked(engine: Engine, question: QueryRequest, want: SearchFilter) -> list[ScoredItem]:
+def _ranked(engine: Engine, request: QueryRequest, filter_: SearchFilter) -> list[ScoredItem]:
     by_meaning: list[ScoredItem] = []
     by_words: list[ScoredItem] = []
-    if question.mode != "bm25":
-        by_meaning = engine.store.nearest(engine.embedder.embed([question.query])[0], want, POOL)
-    if question.mode != "vector":
-        found = engine.store.matching(content_words(question.query), want, POOL)
-        by_words = [hit for hit in found if hit.score >= LEAST_WORD_SCORE or question.mode == "bm25"]
-    if question.mode == "hybrid":
+    if request.mode != "bm25":
+        by_meaning = engine.store.nearest(engine.embedder.embed([request.query])[0], filter_, CANDIDATES)
+    if request.mode != "vector":
+        found = engine.store.matching(content_words(request.query), filter_, CANDIDATES)
+        by_words = [hit for hit in found if hit.score >= MIN_WORD_SCORE or request.mode == "bm25"]
+    if request.mode == "hybrid":
         return _fused(by_meaning, by_words)
     return by_meaning or by_words
 
 
 def _fused(by_meaning: list[ScoredItem], by_words: list[ScoredItem]) -> list[ScoredItem]:
-    """Reciprocal ranks: scores of the two signals cannot be compared, their orders can."""
+    """Reciprocal rank fusion: the scores of the two signals are not comparable, their ranks are."""
     scores = {hit.number: 1 / (RANK_CONSTANT + rank) for rank, hit in enumerate(by_meaning, 1)}
     for rank, hit in enumerate(by_words, 1):
         scores[hit.number] = scores.get(hit.number, 0.0) + WORDS_WEIGHT / (RANK_CONSTANT + rank)
@@ -105,31 +105,33 @@ def _hits(engine: Engine, found: list[ScoredItem]) -> list[MemoryHit]:
 
 
 def _seeds(engine: Engine, query: str, region: Region) -> list[Entity]:
-    """Entities whose whole name occurs in the question."""
+    """Entities whose whole name occurs in the request."""
     words = _WORD.findall(query)[:MAX_WORDS]
     names = {" ".join(words[at : at + length]) for at in range(len(words)) for length in range(1, 4)}
     return engine.store.entities_named(sorted(names), region) if names else []
 
 
-def _neighbourhood(engine: Engine, seeds: list[Entity], want: SearchFilter, k: int) -> list[MemoryHit]:
-    """The entities that the question names, their facts, then the facts of their neighbours."""
+def _neighbourhood(engine: Engine, seeds: list[Entity], filter_: SearchFilter, k: int) -> list[MemoryHit]:
+    """Entities that the query names, their facts, then the facts of their neighbours."""
     hits: dict[str, MemoryHit] = {}
     scores = {seed.id: 1.0 for seed in seeds}
     for seed in seeds:
         hits[seed.id] = MemoryHit(seed.id, f"{seed.type} {seed.name}", "entity", 1.0, seed.created_at)
-        for edge in engine.store.relations(want.region, entity=seed.id):
+        for edge in engine.store.relations(filter_.region, entity=seed.id):
             scores.setdefault(edge.object if edge.subject == seed.id else edge.subject, 0.5)
     for entity, score in scores.items():
-        facts = [fact.id for fact in engine.store.attributes(want.region, entity=entity, history=bool(want.as_of))]
+        facts = [
+            fact.id for fact in engine.store.attributes(filter_.region, entity=entity, history=bool(filter_.as_of))
+        ]
         numbers = engine.store.item_numbers(facts)
-        seen = engine.store.visible(numbers.values(), replace(want, kinds=frozenset({"attribute"})))
+        seen = engine.store.visible(numbers.values(), replace(filter_, kinds=frozenset({"attribute"})))
         for item in engine.store.items(seen).values():
             hits.setdefault(item.id, MemoryHit(item.id, item.text, "attribute", score * 0.9, item.known_at))
     return sorted(hits.values(), key=lambda hit: -hit.score)[:k]
 
 
 def as_prompt(hits: tuple[MemoryHit, ...]) -> str:
-    """Hits as text for a language model's prompt; empty where there is none."""
+    """Hits as text for a prompt; empty without hits."""
     facts = [f"- {hit.text}" for hit in hits if hit.source != "memory_chunk"]
     passages = [f"- {hit.text}" for hit in hits if hit.source == "memory_chunk"]
     parts = []

@@ -1,4 +1,4 @@
-"""The write pipeline: place, extract, then one transaction for session, turns, passages, facts and answer."""
+"""The write pipeline: check scopes, extract, then one transaction for session, turns, passages, facts and answer."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
     from spectron_migrate.local.storage import Vector
 
 PASSAGE_LENGTH = 2000
-"""Longer texts are split into passages of at most so many characters, at the end of a sentence if there is one."""
+"""Longer texts are split into passages of at most this many characters, if possible at the end of a sentence."""
 
-FEW = 8
-"""Up to so many passages are embedded at once: a thread would cost more."""
+EMBEDDED_INLINE = 8
+"""Up to this many passages are embedded on the event loop: a thread would cost more."""
 
 _BREAK = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 @dataclass(slots=True)
 class WriteResult:
-    """What a write made; the answer is drawn from it."""
+    """What a write stored; the answer is made from it."""
 
     session: str
     turns: list[str] = field(default_factory=list)
     passages: list[str] = field(default_factory=list)
     """The first passage of each turn."""
-    outcomes: list[ExtractionResult] = field(default_factory=list)
+    extractions: list[ExtractionResult] = field(default_factory=list)
 
 
-class _Undo(Exception):
-    """Ends the transaction of a preview, and carries its answer out."""
+class _Preview(Exception):
+    """Rolls back the transaction of a preview and carries its answer."""
 
     def __init__(self, answer: bytes) -> None:
         super().__init__()
@@ -52,18 +52,19 @@ class _Undo(Exception):
 async def remember(
     engine: Engine, caller: Caller, write: Write, key: str, digest: str, answer: Callable[[WriteResult], bytes]
 ) -> bytes:
-    """Do a write once and give its answer.
+    """Do a write, once per idempotency key, and return the body of its answer.
 
     Args:
         engine: the context.
-        caller: who writes.
-        write: what.
+        caller: the authenticated caller.
+        write: the request.
         key: the idempotency key; empty for none.
-        digest: of the request, to compare with that of an earlier one under the same key.
-        answer: makes the body of the response.
+        digest: of the request, to compare with an earlier request with the same key.
+        answer: makes the body of the answer.
 
     Raises:
-        ApiError: 400 unregistered scope, 403 outside the caller's grants or an unknown session, 409 key.
+        ApiError: 400 for an unregistered scope, 403 outside the caller's grants or for an unknown session, 409 for a
+            key in flight or used with another body.
     """
     if not key:
         extractions, vectors = await _extract(engine, caller, write), await _embed(engine, write)
@@ -83,11 +84,11 @@ async def remember(
 
 
 def open_session(engine: Engine, caller: Caller, scopes: Selector, metadata: object = None) -> tuple[Session, Selector]:
-    """Make a session where the caller may write; without scopes, in the caller's whole write region."""
+    """Create a session in these scopes; without scopes, in the caller's whole write region. Raises ApiError."""
     selector = scopes or caller.default_region()
     caller.require("memory:write", selector)
     if scopes:
-        engine.registered(scopes)
+        engine.require_registered(scopes)
     number = engine.store.selector_number(selector, unscoped=not scopes)
     session = Session(new_id("sess"), number, engine.now(), metadata)
     engine.store.put_session(session)
@@ -95,7 +96,7 @@ def open_session(engine: Engine, caller: Caller, scopes: Selector, metadata: obj
 
 
 def split(text: str) -> list[str]:
-    """A text as passages that together are the text, but for the white space between them."""
+    """Split a text into passages; only white space between them is lost."""
     if len(text) <= PASSAGE_LENGTH:
         return [text]
     passages = []
@@ -110,11 +111,11 @@ def split(text: str) -> list[str]:
 
 
 async def _extract(engine: Engine, caller: Caller, write: Write) -> list[Extraction]:
-    """One extraction a message, or one in total; none where nothing is to be drawn from the text."""
+    """One extraction per message, or one for the whole conversation; empty ones if nothing is to be extracted."""
     session = _session(engine, caller, write)
     if not session:
         caller.require("memory:write", write.scopes or caller.default_region())
-        engine.registered(write.scopes)
+        engine.require_registered(write.scopes)
     if write.infer not in ("full", "preview") or not engine.settings.extraction:
         return [Extraction() for _ in range(_passes(write))]
     conversation = [(message.role, message.content) for message in write.messages]
@@ -129,9 +130,9 @@ async def _extract(engine: Engine, caller: Caller, write: Write) -> list[Extract
 
 
 async def _embed(engine: Engine, write: Write) -> list[Vector]:
-    """A vector for each passage to come; many are made beside the loop, while it stores what others sent."""
+    """A vector for each passage; many are computed in a thread, so that other requests go on."""
     texts = [part for message in write.messages for part in split(message.content)]
-    if len(texts) <= FEW:
+    if len(texts) <= EMBEDDED_INLINE:
         return engine.embedder.embed(texts)
     return await asyncio.to_thread(engine.embedder.embed, texts)
 
@@ -141,7 +142,7 @@ def _passes(write: Write) -> int:
 
 
 def _session(engine: Engine, caller: Caller, write: Write) -> Session | None:
-    """The pinned session; an unknown one and one out of reach answer the same."""
+    """The session that the write names. Raises the same ApiError if it is unknown or out of reach."""
     if write.session is None:
         return None
     session = engine.store.session(write.session)
@@ -153,8 +154,8 @@ def _session(engine: Engine, caller: Caller, write: Write) -> Session | None:
 async def _done(engine: Engine, work: Callable[[], bytes]) -> bytes:
     try:
         return await engine.commits.run(work)
-    except _Undo as undone:
-        return undone.answer
+    except _Preview as preview:
+        return preview.answer
 
 
 def _commit(
@@ -165,13 +166,13 @@ def _commit(
     vectors: Sequence[Vector],
     answer: Callable[[WriteResult], bytes],
 ) -> bytes:
-    """Everything that a write changes, inside a transaction. A preview ends in `_Undo`."""
+    """All changes of a write, in the caller's transaction. Raises `_Preview` for a preview."""
     session = _session(engine, caller, write) or open_session(engine, caller, write.scopes)[0]
     made = WriteResult(session.id)
     _Writing(engine, write, session, made, iter(vectors)).run(extractions)
     if write.infer == "preview":
         made.session = write.session or ""
-        raise _Undo(answer(made))
+        raise _Preview(answer(made))
     return answer(made)
 
 
@@ -224,12 +225,12 @@ class _Writing:
             category=self.write.category,
             labels=self.write.labels,
         )
-        outcome = ExtractionResult(turn)
-        apply_extraction(self.engine.store, self.engine.embedder, extraction, source, outcome)
-        self.made.outcomes.append(outcome)
+        result = ExtractionResult(turn)
+        apply_extraction(self.engine.store, self.engine.embedder, extraction, source, result)
+        self.made.extractions.append(result)
 
     def triples(self, now: str) -> None:
-        outcome = ExtractionResult("")
+        result = ExtractionResult("")
         for triple in self.write.triples:
             source = Source(
                 self.session.selector,
@@ -241,5 +242,5 @@ class _Writing:
                 labels=self.write.labels,
             )
             fact = Fact((triple.type, triple.name), triple.key, triple.value or "", 1.0, target=triple.target)
-            apply_extraction(self.engine.store, self.engine.embedder, Extraction((fact,)), source, outcome)
-        self.made.outcomes.append(outcome)
+            apply_extraction(self.engine.store, self.engine.embedder, Extraction((fact,)), source, result)
+        self.made.extractions.append(result)

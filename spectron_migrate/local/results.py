@@ -10,7 +10,7 @@ Source = Literal["memory_chunk", "attribute", "entity"]
 
 @dataclass(frozen=True, slots=True)
 class MemoryHit:
-    """One result; greater scores are better, and mean nothing across queries."""
+    """One hit; greater scores are better, and are not comparable across queries."""
 
     id: str
     text: str
@@ -21,10 +21,10 @@ class MemoryHit:
 
 @dataclass(frozen=True, slots=True)
 class QueryResult:
-    """What a question found."""
+    """The answer to a query."""
 
     hits: tuple[MemoryHit, ...]
     seeds: tuple[str, ...]
-    """Names of known entities that the question mentions."""
+    """Names of known entities that the query mentions."""
     tier: Literal["cache", "hybrid"] = "hybrid"
     reason: str = "searched by meaning and by words"

@@ -1,10 +1,9 @@
-"""A small set of patterns for plain English statements about people, in place of a language model.
+"""Fact extraction by patterns for plain English statements about people, in place of a language model.
 
-They know "lives in Berlin", "now eats fish", "Alice's favourite colour is green" and the like. First-person
-text and text without a subject ("Prefers tea") are about the user: they bind to the entity `person/user` of
-their scope. A capitalised name before the verb is a person of that name. A key holds one value where a person
-has one at a time (where they live, what they eat) and is a key for each where they have many (what they like).
-What the rules do not know stays a passage, findable word for word.
+They match "lives in Berlin", "now eats fish", "Alice's favourite colour is green" and the like. First-person text and
+text without a subject ("Prefers tea") are about the user: the entity `person/user` of the scope. A capitalised name
+before the verb is a person of that name. What a person has once (home, diet) has one key; what a person has many of
+(likes) has a key for each value. Text that matches no rule stays a passage and can be found by its words.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ Make = Callable[[str, re.Match[str]], Fact | None]
 
 
 class RuleExtractor:
-    """Sentence by sentence, clause by clause. Implements `Extractor`."""
+    """Implements `Extractor` with the rules, sentence by sentence and clause by clause."""
 
     async def extract(self, messages: Sequence[tuple[str, str]], known: Callable[[], Names]) -> Extraction:
-        """See `Extractor`; `known` is not asked, names are kept as they are written."""
+        """See `Extractor`; ignores `known` and keeps names as they are written."""
         facts: dict[tuple[tuple[str, str], str], Fact] = {}
         instructions = []
         for role, text in messages:
@@ -41,18 +40,18 @@ class RuleExtractor:
 
 
 def slug(text: str) -> str:
-    """A key: lower-case words joined by underscores."""
+    """A key for a text: lower-case words joined by underscores."""
     words = re.findall(r"\w+", re.sub(r"['’]s\b", "", text.casefold()))
     return "_".join(words)[:64].strip("_")
 
 
 class _MessageReader:
-    """One message, read from left to right: a clause without a subject is about that of the clause before."""
+    """Reads one message from left to right; a clause without a subject has that of the clause before it."""
 
     def __init__(self, speaker: tuple[str, str]) -> None:
         self.speaker = speaker
         self.named = speaker
-        """Whom "she" means."""
+        """The entity that "she" refers to."""
 
     def facts(self, sentence: str) -> Iterator[Fact]:
         subject = self.speaker
@@ -67,7 +66,7 @@ class _MessageReader:
             yield replace(found, confidence=HEDGED) if _HEDGE.search(clause) else found
 
     def statement(self, clause: str, subject: tuple[str, str]) -> tuple[tuple[str, str], Fact | None]:
-        """Who a clause is about, and what it says."""
+        """The subject of a clause, and its fact; None if no rule matches."""
         fact = predicate(clause)
         if fact is None:
             someone = _SELF.match(clause)
@@ -82,7 +81,7 @@ class _MessageReader:
 
 
 def predicate(text: str) -> Fact | None:
-    """What is said of a subject that was read already; None where no rule knows the verb."""
+    """The fact in a text after its subject; None if no rule matches the verb."""
     text = text.strip()
     for pattern, make in _PREDICATES:
         match = pattern.match(text)
@@ -93,7 +92,7 @@ def predicate(text: str) -> Fact | None:
 
 
 def _clauses(sentence: str) -> Iterator[str]:
-    """Parts of a sentence that each make a statement: "and" also joins what is no statement (fish and chips)."""
+    """Split a sentence into statements; an "and" between other words (fish and chips) does not split it."""
     start = 0
     for joint in _JOINT.finditer(sentence):
         rest = sentence[joint.end() :]
@@ -106,7 +105,7 @@ def _clauses(sentence: str) -> Iterator[str]:
 
 
 def _name(clause: str) -> tuple[str, str]:
-    """A name of up to three words at the start, if a statement follows it; letters without case count as capital."""
+    """A name of up to three words at the start, if a statement follows; letters without case count as capitals."""
     words = re.match(r"\s*((?:[^\W\d_][\w’'-]*\s+){1,3})", clause)
     parts = words[1].split() if words else []
     for count in range(len(parts), 0, -1):
@@ -118,7 +117,7 @@ def _name(clause: str) -> tuple[str, str]:
 
 
 def _owned(clause: str, speaker: tuple[str, str]) -> Fact | None:
-    """Whose thing is what: "Her sister's name is Mia", "Alice's favourite colour is green"."""
+    """Facts about possessions: "Her sister's name is Mia", "Alice's favourite colour is green"."""
     match = _OWNED.match(clause)
     if match is None or (match["name"] and match["name"][0].islower()):
         return None
@@ -130,7 +129,7 @@ def _owned(clause: str, speaker: tuple[str, str]) -> Fact | None:
 
 
 def _value(text: str) -> str:
-    """The object of a statement, without the words that only place it in time and without the full stop."""
+    """The object of a statement, without words of time at its end and without the full stop."""
     before = None
     while before != text:
         before, text = text, _TAIL.sub("", text)
@@ -138,7 +137,7 @@ def _value(text: str) -> str:
 
 
 def _single(key: str, category: Category = "knowledge", target: str | None = None) -> Make:
-    """One value at a time: the next statement takes the place of the last."""
+    """A key with one value: the next statement supersedes the last."""
 
     def make(value: str, match: re.Match[str]) -> Fact:
         return Fact(USER, key, value, category=category, target=(target, value) if target else None)
@@ -147,18 +146,18 @@ def _single(key: str, category: Category = "knowledge", target: str | None = Non
 
 
 def _each(verb: str) -> Make:
-    """Many at once, each under its own key: who likes tea may like chess as well."""
+    """A key for each value: who likes tea may like chess too."""
 
     def make(value: str, match: re.Match[str]) -> Fact | None:
         thing = slug(value)
-        said = f"no longer: {value}" if _NEGATION.search(match[0][: match.start("value")]) else value
-        return Fact(USER, f"{verb}_{thing}"[:64], said) if thing else None
+        stated = f"no longer: {value}" if _NEGATION.search(match[0][: match.start("value")]) else value
+        return Fact(USER, f"{verb}_{thing}"[:64], stated) if thing else None
 
     return make
 
 
 def _preference(value: str, match: re.Match[str]) -> Fact | None:
-    """Keyed by what is chosen among ("dark mode" -> mode), so that a changed mind supersedes."""
+    """The key is the noun ("dark mode" -> mode), so that another choice supersedes."""
     chosen = _CHOICE_END.split(value, maxsplit=1)[0]
     words = re.findall(r"[\w’'-]+", chosen)
     if not words:

@@ -1,4 +1,4 @@
-"""The tables of a store file, opening it, and refusing what is not ours to open."""
+"""The tables of a store file, and opening it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import sqlite3
 from pathlib import Path
 
 FORMAT = 1
-"""Rises with every change of the tables; `MIGRATIONS` says how an older file is brought up."""
+"""Increases with every change of the tables; `MIGRATIONS` upgrade an older file."""
 
 MIGRATIONS: dict[int, str] = {}
-"""Format -> statements that make the next format of it."""
+"""Format -> statements that upgrade it to the next."""
 
 _TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -112,7 +112,7 @@ def prepare(path: Path | None, context: str, dimensions: int) -> tuple[sqlite3.C
     lock = _hold(path) if path is not None else None
     try:
         connection = _connect(path)
-        _bring_up(connection, path, {"context": context, "dimensions": str(dimensions)})
+        _upgrade(connection, path, {"context": context, "dimensions": str(dimensions)})
     except StoreRefused:
         if lock is not None:
             lock.close()
@@ -126,7 +126,7 @@ def prepare(path: Path | None, context: str, dimensions: int) -> tuple[sqlite3.C
 
 def _connect(path: Path | None) -> sqlite3.Connection:
     if path is not None:
-        path.touch(mode=0o600)  # memories are nobody else's business; SQLite gives its other files the same mode
+        path.touch(mode=0o600)  # only the owner may read memories; SQLite gives its other files the same mode
     connection = sqlite3.connect(
         path or ":memory:", isolation_level=None, check_same_thread=False, cached_statements=256
     )
@@ -138,7 +138,7 @@ def _connect(path: Path | None) -> sqlite3.Connection:
 
 
 def _hold(path: Path) -> sqlite3.Connection:
-    """An exclusive lock that ends with the process, however it ends, on every system that SQLite knows."""
+    """An exclusive lock that ends with the process, on every system that SQLite supports."""
     beside = path.with_suffix(".lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -156,7 +156,7 @@ def _hold(path: Path) -> sqlite3.Connection:
     return lock
 
 
-def _bring_up(connection: sqlite3.Connection, path: Path | None, expected: dict[str, str]) -> None:
+def _upgrade(connection: sqlite3.Connection, path: Path | None, expected: dict[str, str]) -> None:
     (found,) = connection.execute("PRAGMA user_version").fetchone()
     if found > FORMAT:
         raise StoreRefused(f"{path} was written by a newer version (format {found}, this one knows {FORMAT})")
@@ -177,7 +177,7 @@ def _bring_up(connection: sqlite3.Connection, path: Path | None, expected: dict[
 
 
 def _run(connection: sqlite3.Connection, statements: str) -> None:
-    """One by one: `executescript` would commit the transaction that all of them must share."""
+    """Run statements one by one: `executescript` would commit the transaction that they share."""
     statement = ""
     for line in statements.splitlines(keepends=True):
         statement += line

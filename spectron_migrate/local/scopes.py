@@ -1,8 +1,8 @@
-"""Scope paths, patterns and selectors: who covers what. Pure.
+"""Scope paths, patterns and selectors, and which of them cover which (pure).
 
-A path is canonical with a trailing slash (`org/acme/user/alice/`), the root is `/`. A pattern is a path
-(that node alone) or a subtree (`org/acme/*`, everything: `/*`). A selector is a disjunction of clauses:
-any clause is enough, and a reader must cover every path of it.
+A path in canonical form ends with a slash (`org/acme/user/alice/`); the root is `/`. A pattern is a path (that node
+alone) or a subtree (`org/acme/*`; everything: `/*`). A selector is a disjunction of clauses: a reader must cover every
+path of at least one clause.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _SEGMENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 class BadScope(ValueError):
-    """Not a scope path, pattern or selector; the message says which part and why."""
+    """Not a valid scope path, pattern or selector; the message says why."""
 
 
 def canonical_path(text: str) -> str:
-    """`org/acme`, `/org/acme` and `org/acme/` are the same node. Raises BadScope."""
+    """The canonical form: `org/acme`, `/org/acme` and `org/acme/` are the same node. Raises BadScope."""
     if text == ROOT:
         return ROOT
     segments = text.removeprefix("/").removesuffix("/").split("/")
@@ -47,19 +47,19 @@ def canonical_pattern(text: str) -> str:
 
 
 def ancestors(path: str) -> Iterator[str]:
-    """Every node above a path, the root left out, outermost first."""
+    """Every node above a path except the root, outermost first."""
     segments = path.removesuffix("/").split("/")
     for depth in range(1, len(segments)):
         yield "/".join(segments[:depth]) + "/"
 
 
 def covers(pattern: str, path: str, *, root: bool = True) -> bool:
-    """Does a pattern take in a node?
+    """Whether a pattern covers a node.
 
     Args:
         pattern: a path or a subtree.
         path: a node.
-        root: whether a subtree takes in the node it starts from; the published documents do not say.
+        root: whether a subtree covers its own root; the published documents do not say.
 
     >>> covers("org/acme/*", "org/acme/"), covers("org/acme/", "org/acme/user/alice/")
     (True, False)
@@ -72,14 +72,14 @@ def covers(pattern: str, path: str, *, root: bool = True) -> bool:
 
 
 def contains(wide: str, narrow: str) -> bool:
-    """Does one pattern take in all that another does?"""
+    """Whether one pattern covers all that another covers."""
     if narrow.endswith("*"):
         return wide == EVERYTHING or (wide.endswith("*") and narrow.startswith(wide[:-1]))
     return covers(wide, narrow)
 
 
 def intersection(left: Iterable[str], right: Sequence[str]) -> tuple[str, ...]:
-    """What both lists of patterns take in. Patterns of a tree nest or are apart, so the narrower of each pair."""
+    """What both lists cover: patterns are nested or disjoint, so it is the narrower of each nested pair."""
     both = {
         narrow
         for one in left
@@ -91,19 +91,19 @@ def intersection(left: Iterable[str], right: Sequence[str]) -> tuple[str, ...]:
 
 
 def within(patterns: Iterable[str], selector: Selector) -> bool:
-    """May somebody who holds these patterns write there? Every node of every clause must be covered."""
+    """Whether these patterns allow writing there: they must cover every node of every clause."""
     held = tuple(patterns)
     return all(any(covers(pattern, path) for pattern in held) for clause in selector for path in clause)
 
 
 def readable(patterns: Iterable[str], selector: Selector) -> bool:
-    """May somebody who holds these patterns read it? All nodes of one clause are enough."""
+    """Whether these patterns allow reading it: they must cover every node of one clause."""
     held = tuple(patterns)
     return any(all(any(covers(pattern, path) for pattern in held) for path in clause) for clause in selector)
 
 
 def involves(lens: Selector, selector: Selector, *, root: bool = True) -> bool:
-    """Is a row seen through a lens? It must involve every pattern of some clause; an empty lens shows all."""
+    """Whether a lens shows a row: it has a node for every pattern of some clause. An empty lens shows all."""
     if not lens:
         return True
     nodes = {path for clause in selector for path in clause}
@@ -111,7 +111,7 @@ def involves(lens: Selector, selector: Selector, *, root: bool = True) -> bool:
 
 
 def parse_selector(value: Any, *, patterns: bool = False) -> Selector:
-    """Read `ScopeSets` as JSON has it; a bare string is a clause of its own. Raises BadScope.
+    """Parse `ScopeSets` from JSON; a bare string is a clause of its own. Raises BadScope.
 
     Args:
         value: the JSON value; null and an empty list mean no selector.

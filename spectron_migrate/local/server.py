@@ -1,4 +1,4 @@
-"""Starting the local Spectron: `serve` on a socket, `create_app` for a test in the same process."""
+"""Starts the local Spectron: `serve` on a socket, `create_app` for a test in the same process."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ __all__ = ["StoreRefused", "create_app", "serve", "store_path"]
 
 
 KEEP_ALIVE_SECONDS = 75
-"""A client that reuses an idle connection just as the server closes it sees a failure that is none."""
+"""Longer than clients keep idle connections: one that the server closes as it is reused looks like a failure."""
 
 
 def store_path(data: Path, context: str) -> Path:
-    """The database of a context inside a data directory; `sqlite` says how to read along."""
+    """The database of a context in a data directory; `sqlite` documents its views."""
     return data / f"{context}.sqlite"
 
 
@@ -53,21 +53,21 @@ def create_app(
 
     Args:
         data: directory that keeps the memories; None keeps them in memory.
-        context: the context id; every other one answers 401.
-        api_key: of the operator, who may do everything.
-        extraction: the Context's setting; False stores text without drawing facts from it.
-        api: the generation of the published document to answer in: 0.0.0 or 0.2.1.
-        principals: more of them: id -> `{"key": …, "grants": {verb: [pattern]}, "kind": …}`.
-        reading: of what the published contract leaves open.
-        faults: what shall go wrong; changeable while it runs.
-        max_in_flight: beyond it API 0.2.1 answers 503.
-        embedder: turns text into vectors; WordLlama when not given.
-        extractor: draws facts from text; rules when not given.
-        clock: gives the time.
+        context: the context id; all others answer 401.
+        api_key: the key of the operator, who has all grants.
+        extraction: False stores text without extracting facts.
+        api: the generation of the API: 0.0.0 or 0.2.1.
+        principals: further principals: id -> `{"key": …, "grants": {verb: [pattern]}, "kind": …}`.
+        reading: how to read what the published contract leaves open.
+        faults: faults to inject; can be changed while the server runs.
+        max_in_flight: API 0.2.1 answers 503 to more requests than this.
+        embedder: turns text into vectors; WordLlama if not given.
+        extractor: extracts facts from text; the rules if not given.
+        clock: the current time.
 
     Raises:
-        ValueError: a context id or API version that does not exist.
-        StoreRefused: the data cannot be opened, and why.
+        ValueError: an invalid context id or an unknown API version.
+        StoreRefused: the store cannot be opened; the message says why.
     """
     if not CONTEXT_ID.fullmatch(context):
         raise ValueError(f"{context!r} is not a context id")
@@ -110,17 +110,17 @@ def serve(
 
     Args:
         host: address to listen on.
-        port: 0 takes any free one.
+        port: 0 takes any free port.
         data: see `create_app`, as for the next four.
         context: the context id.
         api_key: the operator's key.
-        extraction: whether facts are drawn from text.
-        api: generation of the answers.
-        ready: called with the base URL once the server really answers.
-        more: the other options of `create_app`.
+        extraction: whether facts are extracted from text.
+        api: the generation of the API.
+        ready: called with the base URL once the server answers.
+        more: further options of `create_app`.
 
     Raises:
-        OSError: the port is taken, or the address is not of this machine.
+        OSError: the port is in use, or the address is not one of this machine.
         ValueError, StoreRefused: see `create_app`.
     """
     import uvicorn
@@ -142,7 +142,7 @@ def serve(
             log_level="warning",
             access_log=False,
             server_header=False,
-            date_header=False,  # ours is of the engine's clock
+            date_header=False,  # the application sends one by the engine's clock
             proxy_headers=False,
             ws="none",
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
@@ -153,16 +153,18 @@ def serve(
 
 
 def base_url(host: str, port: int) -> str:
-    """What a client is given."""
+    """The base URL of a server."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # Naming the protocol makes asyncio switch off Nagle's delay, 40 ms an answer, on each connection.
+    # With an explicit protocol asyncio disables Nagle's algorithm, which would delay each answer by 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the port of a killed one is free at once
+        listener.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # the port of a killed server is free immediately
         listener.bind((host, port))
     except OSError:
         listener.close()

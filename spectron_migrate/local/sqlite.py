@@ -1,10 +1,10 @@
 """The store in one SQLite file (or in memory): tables, FTS5 for BM25, and the vectors beside them.
 
-What an acknowledged write survives: the process being killed at any moment (`kill -9`), because each
-transaction is in the write-ahead log before it is answered. The log is not synced for each transaction, so
-that a power cut or a crash of the machine may lose the last ones; the file itself stays consistent.
+An acknowledged write survives `kill -9` at any moment, because each transaction is in the write-ahead log before it is
+answered. The log is not synced for each transaction: a power cut or a crash of the machine may lose the last ones, and
+the file stays consistent.
 
-For reading along (an oracle in a test, a curious person), these views are kept stable:
+For readers of the file (an oracle in a test, a curious person), these views are kept stable:
 
     turns       id, session, seq, role, content, created_at, said_at, scopes, metadata
     sessions    id, scopes, metadata, created_at, turns
@@ -13,8 +13,8 @@ For reading along (an oracle in a test, a curious person), these views are kept 
     passages    id, turn, session, text, scopes, known_at, until, duplicate_of
     idempotency principal, key, digest, body, created_at   (a table)
 
-`scopes` is the selector as JSON with canonical paths (`[["user/alice/"]]`). Open the file read-only
-(`file:…?mode=ro`); the server may run meanwhile.
+`scopes` is the selector as JSON with canonical paths (`[["user/alice/"]]`). Open the file read-only (`file:…?mode=ro`);
+the server may be running.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ _ATTRIBUTE = (
 _RELATION = "id, subject, label, object, selector, category, origin, turn, session, created_at, valid_until"
 _ENTITY = "id, type, name, category, created_at, updated_at, importance"
 _SESSIONS = 10_000
-"""Sessions kept in memory: a write asks for its own twice, and they never change."""
+"""Sessions cached in memory: a write reads its session twice, and sessions never change."""
 
 
 class SqliteStore(ItemTable):
-    """Implements `storage.Store`; see there for what each call means."""
+    """Implements `storage.Store`, which documents the methods."""
 
     def __init__(self, path: Path | None, context: str, dimensions: int) -> None:
         """Open or create the store of a context.
@@ -67,7 +67,7 @@ class SqliteStore(ItemTable):
             dimensions: length of the vectors.
 
         Raises:
-            StoreRefused: the file is of another context or format, or another process has it open.
+            StoreRefused: the file is of another context or format, or in use by another process.
         """
         db, self._lock = prepare(path, context, dimensions)
         super().__init__(db, dimensions)
@@ -84,15 +84,15 @@ class SqliteStore(ItemTable):
             yield
             self._db.execute("RELEASE part" if inner else "COMMIT")
         except BaseException:
-            if self._db.in_transaction:  # SQLite itself may have rolled back
+            if self._db.in_transaction:  # SQLite may have rolled back by itself
                 self._db.execute("ROLLBACK TO part" if inner else "ROLLBACK")
                 if inner:
                     self._db.execute("RELEASE part")
-            self._forget_memory()
+            self._drop_caches()
             raise
 
-    def _forget_memory(self) -> None:
-        super()._forget_memory()
+    def _drop_caches(self) -> None:
+        super()._drop_caches()
         self._sessions.clear()
         rows = self._db.execute("SELECT number, clauses FROM selector")
         self._selectors.clear()
@@ -248,7 +248,7 @@ class SqliteStore(ItemTable):
             ),
         )
 
-    def involve(self, entity: str, selector: int) -> bool:
+    def add_entity_scope(self, entity: str, selector: int) -> bool:
         cursor = self._db.execute(
             "INSERT INTO entity_scope(entity, selector) VALUES (?, ?)"
             " ON CONFLICT(entity, selector) DO UPDATE SET until = NULL WHERE until IS NOT NULL",
@@ -357,7 +357,7 @@ class SqliteStore(ItemTable):
         )
         return [Note(*row) for row in rows]
 
-    # Upkeep
+    # Maintenance
 
     def expire(self, before: str, at: str) -> int:
         facts = self._db.execute(

@@ -1,7 +1,7 @@
-"""What the local Spectron keeps, and the interface of the thing that keeps it.
+"""The rows of the local Spectron, and the interface of the store that keeps them.
 
-`sqlite.SqliteStore` is the implementation. Another one has to satisfy `Store`; nothing above this module
-knows about tables, files or matrices. All calls are made from one thread.
+`sqlite.SqliteStore` implements `Store`; no other module depends on tables, files or matrices. All calls are made from
+one thread.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Vector = NDArray[np.float32]
-    """Of length 1, or all zeros for a text without a single known word."""
+    """Of length 1, or all zeros for a text without any known word."""
 
 Category = Literal["identity", "knowledge", "context"]
 Grants = Mapping[str, Sequence[str]]
 """Verb -> scope patterns."""
 Region = frozenset[int] | None
-"""The selectors (by number) that may be looked at; None is all of them."""
+"""The numbers of the selectors that may be read; None: all."""
 Kind = Literal["memory_chunk", "attribute"]
 Origin = Literal["turn", "upsert"]
-"""Where a fact comes from: extracted from a turn, or given by the caller, which makes it authoritative."""
+"""Origin of a fact: extracted from a turn, or given by the caller (authoritative)."""
 
 # Times are RFC 3339 in UTC with microseconds and a `Z`, so that they compare as text.
 
@@ -45,7 +45,7 @@ class ScopeNode:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Somebody with grants of their own."""
+    """A user, agent or service with its own grants."""
 
     id: str
     kind: str
@@ -55,7 +55,7 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """One way of a principal to prove itself; `digest` is all that is kept of the secret."""
+    """An API key of a principal; only the digest of its secret is stored."""
 
     id: str
     name: str
@@ -69,7 +69,7 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A conversation; its selector is the scope of everything in it."""
+    """A session; its selector is the scope of everything in it."""
 
     id: str
     selector: int
@@ -93,14 +93,14 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """Something that a search can find: a passage (a turn's literal text) or an attribute (a fact as a line)."""
+    """Something that a search finds: a passage (literal text of a turn) or an attribute (a fact as a line of text)."""
 
     id: str
     kind: Kind
     selector: int
     text: str
     known_at: str
-    """From when on an `asOf` query sees it."""
+    """An `asOf` query for this time or later finds it."""
     until: str | None = None
     """When it was superseded, forgotten or expired; None while it is live."""
     duplicate_of: str | None = None
@@ -111,7 +111,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """A named thing; one for each normalised type and name in a context."""
+    """An entity; unique by type and normalised name in a context."""
 
     id: str
     type: str
@@ -124,7 +124,7 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """What is, or was, known about an entity under one key in one scope."""
+    """A current or past value of an entity's key in one scope."""
 
     id: str
     entity: str
@@ -137,7 +137,7 @@ class Attribute:
     turn: str | None
     session: str | None
     created_at: str
-    """Known time: `observed_at` where the writer gave one."""
+    """Known time: `observed_at` if the writer gave it."""
     valid_until: str | None = None
     supersedes: str | None = None
     superseded_by: str | None = None
@@ -175,7 +175,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """The row behind an item: the fact it renders, or the turn it is a passage of."""
+    """The row behind an item: its fact, or the turn of its passage."""
 
     entity_type: str | None
     entity_name: str | None
@@ -186,7 +186,7 @@ class Resource:
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """The answer kept for an idempotency key."""
+    """The answer stored for an idempotency key."""
 
     digest: str
     body: bytes
@@ -195,20 +195,20 @@ class StoredAnswer:
 
 @dataclass(frozen=True, slots=True)
 class SearchFilter:
-    """Which items a search is about. Everything given must hold."""
+    """Which items a search considers; all conditions must hold."""
 
     region: Region = None
     kinds: frozenset[Kind] = frozenset({"memory_chunk", "attribute"})
     duplicates: bool = False
-    """Whether near-duplicates of an older passage are shown."""
+    """Whether near-duplicates of an older passage are included."""
     as_of: str | None = None
-    """Look at what was known then instead of what is live now."""
+    """Search what was known at this time instead of what is live now."""
     labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredItem:
-    """An item's number and how well it answers; greater is better."""
+    """An item's number and its score; greater is better."""
 
     number: int
     score: float
@@ -216,33 +216,33 @@ class ScoredItem:
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """How many rows an erasure removed, by table."""
+    """How many rows were erased, by table."""
 
     rows: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Rows of all tables."""
         return sum(self.rows.values())
 
 
 class Store(Protocol):
-    """Everything one context knows. Every change happens inside `transaction()`, whole or not at all.
+    """The store of one context. Every change is made inside `transaction()`.
 
-    When `transaction()` ends without an exception its changes survive a killed process.
+    Changes survive a killed process once `transaction()` has ended without an exception.
     """
 
     def transaction(self) -> AbstractContextManager[None]:
-        """Commit at the end, undo everything on an exception; nothing may be awaited inside.
+        """Commit at the end, roll back on an exception; nothing may be awaited inside.
 
-        Inside another one it is a part of that: undone alone, and durable when the outer one is.
+        A nested one can be rolled back alone, and is committed with the outer one.
         """
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
 
     def revision(self) -> int:
-        """Rises with every change."""
+        """Increases with every change."""
 
     # Scopes. A selector gets a number that never changes; rows carry that number.
     def scopes(self) -> dict[str, ScopeNode]:
@@ -255,10 +255,10 @@ class Store(Protocol):
         """Add or replace a node."""
 
     def selector_number(self, selector: Selector, *, unscoped: bool = False) -> int:
-        """The number of a selector; `unscoped` marks rows whose writer named no scope."""
+        """The number of a selector, new if needed; `unscoped` marks rows of a writer that named no scope."""
 
     def selectors(self) -> Mapping[int, Selector]:
-        """All selectors that were ever used; only grows."""
+        """All selectors that were ever used; none is ever removed."""
 
     # Principals and keys
     def principals(self) -> dict[str, Principal]:
@@ -281,10 +281,10 @@ class Store(Protocol):
         """Add a session."""
 
     def session(self, id: str) -> Session | None:
-        """The session, if there is one; without its metadata, which no call gives back."""
+        """The session, or None; without its metadata, which no call returns."""
 
     def drop_session(self, id: str) -> None:
-        """Remove a session, its turns and its passages. Facts drawn from them stay."""
+        """Remove a session, its turns and its passages. Facts extracted from them stay."""
 
     def add_turn(self, turn: Turn) -> Turn:
         """Append a turn and give it the next `seq` of its session."""
@@ -297,56 +297,56 @@ class Store(Protocol):
 
     # Items and search
     def add_item(self, item: Item, vector: Vector) -> Item:
-        """Make something findable; a passage learns here of which older one it is a near-duplicate."""
+        """Add an item to the search; returns it with `duplicate_of` if it is a near-duplicate of an older passage."""
 
-    def nearest(self, vector: Vector, want: SearchFilter, limit: int) -> list[ScoredItem]:
-        """By cosine, exact, best first; scores from -1 to 1."""
+    def nearest(self, vector: Vector, filter_: SearchFilter, limit: int) -> list[ScoredItem]:
+        """Items by exact cosine, best first; scores from -1 to 1."""
 
-    def matching(self, words: Sequence[str], want: SearchFilter, limit: int) -> list[ScoredItem]:
-        """By BM25 over any of the words, best first; scores above 0."""
+    def matching(self, words: Sequence[str], filter_: SearchFilter, limit: int) -> list[ScoredItem]:
+        """Items by BM25 over any of the words, best first; scores above 0."""
 
-    def visible(self, numbers: Iterable[int], want: SearchFilter) -> list[int]:
-        """Those of the items that a search would look at."""
+    def visible(self, numbers: Iterable[int], filter_: SearchFilter) -> list[int]:
+        """Those of the items that a search would consider."""
 
     def items(self, numbers: Iterable[int]) -> dict[int, Item]:
-        """The items behind the numbers of a search."""
+        """Number -> item."""
 
     def item_numbers(self, ids: Sequence[str]) -> dict[str, int]:
-        """The numbers behind ids."""
+        """Id -> number."""
 
     def close_items(self, ids: Sequence[str], at: str) -> int:
-        """Soft-delete items, and the facts they show, as of a time; how many were live."""
+        """Soft-delete items and their facts as of a time; returns how many were live."""
 
     # Facts
     def entity(self, type: str, name: str) -> Entity | None:
-        """By exact normalised type and name."""
+        """The entity of a type and a normalised name, or None."""
 
     def put_entity(self, entity: Entity) -> None:
         """Add or replace an entity."""
 
-    def involve(self, entity: str, selector: int) -> bool:
-        """Note that an entity occurs in a scope; False if that was known."""
+    def add_entity_scope(self, entity: str, selector: int) -> bool:
+        """Record that an entity occurs in a scope; False if that was known."""
 
     def entities(self, region: Region, type: str | None = None) -> list[Entity]:
         """Entities that occur in the region, by type and name."""
 
     def entities_named(self, names: Sequence[str], region: Region) -> list[Entity]:
-        """Entities of the region that bear one of these names, whatever their type."""
+        """Entities of the region with one of these names, of any type."""
 
     def entities_by_id(self, ids: Iterable[str]) -> dict[str, Entity]:
-        """The entities behind ids."""
+        """Id -> entity."""
 
     def entity_selectors(self, ids: Sequence[str]) -> dict[str, frozenset[int]]:
-        """Where entities occur."""
+        """Id -> numbers of the selectors in which the entity occurs."""
 
     def resources(self, ids: Sequence[str]) -> dict[str, Resource]:
-        """What the items behind ids stand for."""
+        """Item id -> the row behind it."""
 
     def drop_entity(self, entity: str, region: Region, at: str) -> int:
-        """Soft-delete an entity with its live facts in the region; how many rows that closed."""
+        """Soft-delete an entity with its live facts in the region; returns how many rows were closed."""
 
     def add_attribute(self, attribute: Attribute) -> None:
-        """Add a fact; closing what it supersedes is the caller's job."""
+        """Add a fact; the caller closes those that it supersedes."""
 
     def close_attribute(self, id: str, at: str, superseded_by: str | None = None) -> None:
         """End a fact's validity; it stays in the history."""
@@ -354,7 +354,7 @@ class Store(Protocol):
     def attributes(
         self, region: Region, *, entity: str | None = None, key: str | None = None, history: bool = False
     ) -> list[Attribute]:
-        """Facts in the region, oldest first; live ones only unless `history`."""
+        """Facts in the region, oldest first; only live ones without `history`."""
 
     def add_relation(self, relation: Relation) -> None:
         """Add an edge."""
@@ -371,28 +371,28 @@ class Store(Protocol):
     def notes(self, region: Region, kind: Literal["instruction", "uncertainty"]) -> list[Note]:
         """Instructions or uncertainties in the region, oldest first."""
 
-    # Upkeep
+    # Maintenance
     def expire(self, before: str, at: str) -> int:
-        """Close the live `context` facts whose known time is earlier than `before`; how many."""
+        """Close the live facts of category `context` with a known time before `before`; returns how many."""
 
     def purge(self, ids: Sequence[str]) -> int:
-        """Remove for good what is closed under the keys of these facts, themselves included; how many."""
+        """Permanently remove the closed facts under the keys of these facts, including these; returns how many."""
 
     def erase(self, selectors: Sequence[int]) -> Erased:
-        """Remove for good everything that carries one of these selectors."""
+        """Permanently remove every row with one of these selectors."""
 
     def passages(self, region: Region) -> Iterator[Item]:
         """All live passages of a region, oldest first."""
 
     def unscoped(self, region: Region, sample: int) -> dict[str, tuple[int, list[str]]]:
-        """Table -> how many rows were written without a scope, and a few of their ids."""
+        """Table -> number of rows that were written without a scope, and a sample of their ids."""
 
     # Idempotency
     def answer(self, principal: str, key: str) -> StoredAnswer | None:
-        """The answer kept for a key."""
+        """The stored answer of a key, or None."""
 
     def put_answer(self, principal: str, key: str, replay: StoredAnswer) -> None:
-        """Keep an answer, in the transaction of the write that it answers."""
+        """Store an answer, in the transaction of its write."""
 
     def drop_answers(self, before: str) -> None:
-        """Let go of the answers that are older."""
+        """Drop answers created before a time."""

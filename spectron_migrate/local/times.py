@@ -9,12 +9,12 @@ _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d+)?([Zz]|[+-]
 
 
 def stamp(moment: datetime) -> str:
-    """A moment in the one spelling."""
+    """A time in the store's format."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def read_time(text: str) -> str:
-    """Any RFC 3339 time in the one spelling; raises ValueError for anything else."""
+    """An RFC 3339 time in the store's format. Raises ValueError."""
     match = _RFC3339.fullmatch(text)
     if match is None:
         raise ValueError("not an RFC 3339 time")

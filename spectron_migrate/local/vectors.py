@@ -1,4 +1,4 @@
-"""The searchable rows of one context in memory: their vectors, and what a search filters by."""
+"""The vector index of one context: vectors in memory, and the columns that a search filters by."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from spectron_migrate.local.storage import Kind, Region, ScoredItem
 
 KINDS: tuple[Kind, ...] = ("memory_chunk", "attribute")
 NEAR = 3
-"""Two passages are near-duplicates when their 64-bit fingerprints differ in at most so many bits."""
+"""Passages are near-duplicates if their 64-bit fingerprints differ in at most this many bits."""
 
 _WORD = re.compile(r"\w+")
 _BANDS = NEAR + 1
-"""Of 16 bits each: prints that differ in at most `NEAR` bits agree in at least one whole band."""
+"""Bands of 16 bits: fingerprints that differ in at most `NEAR` bits are equal in at least one band."""
 
 
 def fingerprint(text: str) -> int:
-    """A simhash over words and pairs of words: the same but for case, spaces and punctuation is equal."""
+    """A simhash over words and pairs of words; case, spaces and punctuation do not matter."""
     words = _WORD.findall(text.casefold())
     features = words + [f"{first} {second}" for first, second in pairwise(words)]
     hashes = b"".join(blake2b(part.encode(), digest_size=8).digest() for part in features or [text.strip()])
@@ -33,21 +33,20 @@ def fingerprint(text: str) -> int:
 
 
 def _bands(print_: int) -> Iterator[int]:
-    """Each band with its place, as one number."""
-    for place in range(_BANDS):
-        yield place << 16 | print_ >> 16 * place & 0xFFFF
+    """Each band with its position, as one number."""
+    for position in range(_BANDS):
+        yield position << 16 | print_ >> 16 * position & 0xFFFF
 
 
-def _note(bands: dict[tuple[int, int], list[int]], at: int, selector: int, print_: int) -> None:
+def _add_bands(bands: dict[tuple[int, int], list[int]], at: int, selector: int, print_: int) -> None:
     for band in _bands(print_):
         bands.setdefault((selector, band), []).append(at)
 
 
 class VectorIndex:
-    """Arrays in step with the item table; rows are appended in the order of their numbers."""
+    """Arrays with one entry per row of the item table, in the order of the rows' numbers."""
 
     def __init__(self, dimensions: int, capacity: int = 1024) -> None:
-        """Start empty."""
         self.size = 0
         self._columns: dict[str, NDArray[Any]] = {
             "vector": np.zeros((capacity, dimensions), np.float32),
@@ -59,14 +58,14 @@ class VectorIndex:
             "print": np.zeros(capacity, np.uint64),
         }
         self._bands: dict[tuple[int, int], list[int]] | None = None
-        """Scope and band of a print -> positions of the passages that have it; made for the first write."""
+        """(selector, band) -> positions of passages with that band; built at the first write."""
 
     def load(self, rows: Sequence[tuple[Any, ...]], vectors: NDArray[np.float32]) -> None:
-        """Take many rows at once, in the order of their numbers, into an index that is empty.
+        """Load many rows into an empty index, in the order of their numbers.
 
         Args:
             rows: number, selector, kind, live, shown, print of each.
-            vectors: one a row.
+            vectors: one per row.
         """
         if not rows:
             return
@@ -88,7 +87,7 @@ class VectorIndex:
         shown: bool,
         print_: int,
     ) -> None:
-        """Append a row; its number must be greater than all before."""
+        """Append a row; its number must be greater than all others."""
         if self.size == len(self._columns["number"]):
             self._grow()
         values = {
@@ -103,19 +102,19 @@ class VectorIndex:
         for name, value in values.items():
             self._columns[name][self.size] = value
         if self._bands is not None and kind == "memory_chunk":
-            _note(self._bands, self.size, selector, print_)
+            _add_bands(self._bands, self.size, selector, print_)
         self.size += 1
 
     def mark(self, numbers: Iterable[int], *, live: bool | None = None, shown: bool | None = None) -> None:
-        """Change what searches see of some rows; a row that was removed for good is neither live nor shown."""
+        """Change the visibility of rows; a permanently removed row is neither live nor shown."""
         positions = np.searchsorted(self._column("number"), np.fromiter(numbers, np.int64))
         if live is not None:
             self._columns["live"][positions] = live
         if shown is not None:
             self._columns["shown"][positions] = shown
 
-    def twin(self, selector: int, print_: int) -> int | None:
-        """The oldest live passage in the same scope that is nearly the same text and no duplicate itself."""
+    def near_duplicate(self, selector: int, print_: int) -> int | None:
+        """The number of the oldest live passage in the same scope with nearly the same text, duplicates excluded."""
         if self._bands is None:
             self._bands = self._all_bands()
         live, shown, prints = (self._columns[name] for name in ("live", "shown", "print"))
@@ -128,7 +127,7 @@ class VectorIndex:
         return int(self._columns["number"][min(close)]) if close else None
 
     def mask(self, region: Region, kinds: Collection[Kind], *, duplicates: bool) -> NDArray[np.bool_]:
-        """Which rows a search over what is live now may look at."""
+        """Mask of the live rows that a search may return."""
         keep = self.scope_mask(region, kinds)
         keep &= self._column("live")
         if not duplicates:
@@ -136,7 +135,7 @@ class VectorIndex:
         return keep
 
     def scope_mask(self, region: Region, kinds: Collection[Kind]) -> NDArray[np.bool_]:
-        """Which rows lie in a region and are of a kind, live or not."""
+        """Mask of the rows of a region and of some kinds, live or not."""
         wanted = np.array([kind in kinds for kind in KINDS])
         keep: NDArray[np.bool_] = wanted[self._column("kind")]
         if region is not None:
@@ -147,16 +146,15 @@ class VectorIndex:
         return keep
 
     def among(self, numbers: Iterable[int]) -> NDArray[np.bool_]:
-        """Which rows are among these numbers."""
+        """Mask of the rows with these numbers."""
         return np.isin(self._column("number"), np.fromiter(numbers, np.int64))
 
     def nearest(self, vector: NDArray[np.float32], keep: NDArray[np.bool_], limit: int) -> list[ScoredItem]:
-        """Exact cosine over the kept rows; a text without a known word is near to nothing."""
+        """The nearest rows of a mask by exact cosine; none for a zero vector (a text without any known word)."""
         positions = np.flatnonzero(keep)
         if not len(positions) or not vector.any():
             return []
-        # einsum computes in this thread. The threads of `@` wait for each other: on a busy machine that takes
-        # four times as long.
+        # einsum computes in this thread; `@` uses several, which takes four times as long on a busy machine.
         if len(positions) * 4 > self.size:  # gathering rows costs more than multiplying all of them
             scores = np.einsum("ij,j->i", self._column("vector"), vector)[positions]
         else:
@@ -169,7 +167,7 @@ class VectorIndex:
         return list(map(ScoredItem, numbers, scores[order].tolist()))
 
     def positions(self, numbers: Iterable[int]) -> NDArray[np.int64]:
-        """Where in a mask some rows are."""
+        """Positions of rows in a mask."""
         found: NDArray[np.int64] = np.searchsorted(self._column("number"), np.fromiter(numbers, np.int64))
         return found
 
@@ -177,7 +175,7 @@ class VectorIndex:
         bands: dict[tuple[int, int], list[int]] = {}
         selectors, prints = self._column("selector").tolist(), self._column("print").tolist()
         for at in np.flatnonzero(self._column("kind") == KINDS.index("memory_chunk")).tolist():
-            _note(bands, at, selectors[at], prints[at])
+            _add_bands(bands, at, selectors[at], prints[at])
         return bands
 
     def _column(self, name: str) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""What a handler is given, and how it answers: pages, errors, JSON, in the published forms."""
+"""The request that a handler gets, and its answers in the published forms: pages, errors, JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from spectron_migrate.local.engine import Api, Engine
 from spectron_migrate.local.errors import ApiError
 
 MAX_BODY = 32 << 20
-"""Bytes; more answers 413."""
+"""Bytes; larger bodies answer 413."""
 MAX_PAGE = 500
 EVERY_ROW = 1 << 61
 CONTEXT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -39,17 +39,17 @@ class ApiCall:
 
     @property
     def query(self) -> Mapping[str, str]:
-        """The query string."""
+        """Parameters of the query string."""
         return self.request.query_params
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """By name, whatever the case."""
+        """Headers by name, in any case."""
         return self.request.headers
 
     @property
     def path(self) -> str:
-        """As it was asked for."""
+        """The path of the request."""
         return str(self.request.scope["path"])
 
     @property
@@ -58,30 +58,30 @@ class ApiCall:
         return str(self.request.scope["trace"])
 
     def body(self, *, optional: bool = False) -> Body:
-        """The JSON object that was sent. Raises ApiError 400."""
+        """The JSON object of the body. Raises ApiError 400."""
         return Body.read(self.raw, optional=optional)
 
     @property
     def later(self) -> bool:
-        """Whether the answer is of the later generation."""
+        """Whether the server answers in the later generation of the API."""
         return self.engine.settings.api != "0.0.0"
 
     def number(self, name: str, default: int) -> int:
-        """A whole number of the query string. Raises ApiError 422, or 400 in the later generation."""
+        """A whole number from the query string. Raises ApiError 422, or 400 in the later generation."""
         text = self.query.get(name, str(default))
         if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
             raise ApiError(400 if self.later else 422, f"{name} must be a whole number of at least 0")
         return int(text)
 
     def limit(self, default: int = 100) -> int:
-        """How many rows a page may have; more than is allowed is cut down, as the document says."""
+        """The page size; a larger one is reduced to the maximum, as the published document says."""
         return min(self.number("limit", default), MAX_PAGE)
 
     def window(self, default: int | None = None) -> PageWindow:
-        """Which rows of a list are asked for.
+        """The requested part of a list.
 
         Args:
-            default: how many the first generation gives without a limit; None gives all.
+            default: page size of the first generation without a limit; None: all rows.
         """
         if self.later:
             return PageWindow(self._cursor(), self.limit())
@@ -91,7 +91,7 @@ class ApiCall:
     def listed(
         self, name: str, rows: list[Any], *, more: bool, total: Callable[[], int] | None = None, bare: bool = False
     ) -> Response:
-        """A list as the generation has it: an envelope with a cursor, or under its name, or bare."""
+        """A list in the form of the generation: an envelope with a cursor, an object with one field, or bare."""
         if not self.later:
             return reply(rows if bare else {name: rows})
         window = self.window()
@@ -110,20 +110,20 @@ class ApiCall:
             if word != "after" or not re.fullmatch(r"\d{1,18}", number):
                 raise ValueError(word)
         except ValueError as error:
-            raise ApiError(400, "cursor is not one that was given out") from error
+            raise ApiError(400, "cursor is invalid") from error
         return int(number)
 
 
 @dataclass(frozen=True, slots=True)
 class PageWindow:
-    """A stretch of a list."""
+    """A part of a list."""
 
     offset: int
     limit: int
 
     @property
     def end(self) -> int:
-        """Where the next stretch begins."""
+        """Offset of the next part."""
         return self.offset + self.limit
 
 
@@ -131,22 +131,22 @@ Handler = Callable[[ApiCall], Awaitable[Response]]
 
 
 def reply(value: Any, status: int = 200) -> Response:
-    """JSON."""
+    """A JSON answer."""
     return Response(encoded(value), status, media_type="application/json")
 
 
 def encoded(value: Any) -> bytes:
-    """JSON as it goes over the wire."""
+    """Compact JSON in UTF-8."""
     return _ENCODER.encode(value).encode()
 
 
 def no_content() -> Response:
-    """204."""
+    """An empty answer with status 204."""
     return Response(status_code=204)
 
 
 def failure(error: ApiError, api: Api, path: str) -> Response:
-    """`{"message"}`; the later generation answers problem details (RFC 7807) beside it."""
+    """An error answer: `{"message"}`, with problem details (RFC 7807) in the later generation."""
     body: dict[str, Any] = {"message": error.message}
     media_type = "application/json"
     if api != "0.0.0":
@@ -169,7 +169,7 @@ def failure(error: ApiError, api: Api, path: str) -> Response:
 
 
 async def body_of(request: Request) -> bytes:
-    """The whole body, or ApiError 413 before the end of one that is too large."""
+    """The whole body. Raises ApiError 413 as soon as it is too large."""
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)

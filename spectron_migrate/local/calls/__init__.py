@@ -1,4 +1,4 @@
-"""The calls of the published document that are served, one handler each; every module here registers its own."""
+"""Handlers of the served calls; each module registers its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SERVED: dict[tuple[str, str], Handler] = {}
 
 
 def serves(method: str, path: str) -> Callable[[Handler], Handler]:
-    """Register a handler."""
+    """Register the decorated handler for a method and a path."""
 
     def register(handler: Handler) -> Handler:
         SERVED[method, path] = handler

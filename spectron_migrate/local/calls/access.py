@@ -1,4 +1,4 @@
-"""Who the caller is, its keys, and the grants of principals."""
+"""Calls on the caller's identity, API keys, and the grants of principals."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from spectron_migrate.local.times import stamp
 from spectron_migrate.local.web import ApiCall, no_content, reply
 
 Change = Callable[[Sequence[str], str], list[str]]
-"""The patterns of a verb, and one more to add or to take away."""
+"""The patterns that a verb has and another pattern -> the new patterns."""
 
 
 @serves("GET", "/me")
 async def me(call: ApiCall) -> Response:
-    """The caller's identity and grants, as they gate every call."""
+    """The caller's identity and grants."""
     return reply(answers.whoami(call.caller))
 
 
@@ -42,10 +42,10 @@ async def list_keys(call: ApiCall) -> Response:
 
 @serves("POST", "/keys")
 async def mint_key(call: ApiCall) -> Response:
-    """A new key of the caller's principal; its grants can only be narrower."""
-    _not_delegated(call)
+    """Create a key of the caller's principal, with the same or narrower grants."""
+    _refuse_delegated(call)
     body, store = call.body(optional=True), call.engine.store
-    grants = _narrower(call, body)
+    grants = _narrowed_grants(call, body)
     id_ = secrets.token_hex(6)
     name = body.text("name") or id_
     if any(key.name == name for key in store.api_keys()):
@@ -55,8 +55,8 @@ async def mint_key(call: ApiCall) -> Response:
 
 @serves("DELETE", "/keys/{key_name}")
 async def delete_key(call: ApiCall) -> Response:
-    """One of the caller's own keys."""
-    _not_delegated(call)
+    """Delete one of the caller's own keys."""
+    _refuse_delegated(call)
     key = _own_key(call)
     with call.engine.store.transaction():
         call.engine.store.drop_key(key.id)
@@ -66,15 +66,15 @@ async def delete_key(call: ApiCall) -> Response:
 
 @serves("POST", "/keys/{key_name}/rotate")
 async def rotate_key(call: ApiCall) -> Response:
-    """A new secret; the old one stops at once, the id and the grants stay."""
-    _not_delegated(call)
+    """Replace the secret of a key; the old one is invalid at once, id and grants stay."""
+    _refuse_delegated(call)
     return _issue(call, _own_key(call), status=200)
 
 
 @serves("GET", "/principals")
 async def list_principals(call: ApiCall) -> Response:
-    """Everybody with grants in this context."""
-    _manages_something(call)
+    """All principals of the context."""
+    _require_any_manage_grant(call)
     window = call.window()
     rows = [answers.principal(row) for row in call.engine.store.principals().values()]
     more = len(rows) > window.end
@@ -83,14 +83,14 @@ async def list_principals(call: ApiCall) -> Response:
 
 @serves("GET", "/principals/{principal_id}")
 async def get_principal(call: ApiCall) -> Response:
-    """One of them."""
-    _manages_something(call)
+    """One principal."""
+    _require_any_manage_grant(call)
     return reply(answers.principal(_principal(call)))
 
 
 @serves("GET", "/principals/{principal_id}/effective")
 async def effective_grants(call: ApiCall) -> Response:
-    """What a principal may do at a path."""
+    """The verbs that a principal may use at a path."""
     path = path_of(call.query.get("path", ""))
     call.caller.require("grant:manage", ((path,),))
     principal = _principal(call)
@@ -102,13 +102,13 @@ async def effective_grants(call: ApiCall) -> Response:
 
 @serves("POST", "/principals/{principal_id}/grants")
 async def grant(call: ApiCall) -> Response:
-    """Add a pattern to some verbs."""
+    """Grant verbs on a pattern."""
     return _regrant(call, lambda held, pattern: [*held, *([] if pattern in held else [pattern])])
 
 
 @serves("DELETE", "/principals/{principal_id}/grants")
 async def revoke(call: ApiCall) -> Response:
-    """Take a pattern from some verbs."""
+    """Revoke verbs on a pattern."""
     return _regrant(call, lambda held, pattern: [one for one in held if one != pattern])
 
 
@@ -135,7 +135,7 @@ def _regrant(call: ApiCall, change: Change) -> Response:
 
 
 def _issue(call: ApiCall, key: ApiKey, status: int) -> Response:
-    """Give a key a new secret, which is shown this once."""
+    """Give a key a new secret; only this answer shows it."""
     valid_until = key.valid_until
     if "ttlSeconds" in call.query:
         seconds = timedelta(seconds=min(call.number("ttlSeconds", 0), 10**9))
@@ -148,7 +148,7 @@ def _issue(call: ApiCall, key: ApiKey, status: int) -> Response:
     return reply(answer | ({"validUntil": valid_until} if valid_until else {}), status)
 
 
-def _narrower(call: ApiCall, body: Body) -> Grants | None:
+def _narrowed_grants(call: ApiCall, body: Body) -> Grants | None:
     grants = body.object("grants")
     if grants is None:
         return None
@@ -171,7 +171,7 @@ def _own_key(call: ApiCall) -> ApiKey:
     for key in _own_keys(call):
         if key.name == call.params["key_name"]:
             if key.id.endswith(FROM_START):
-                raise forbidden("the server was started with this key: it changes with the next start")
+                raise forbidden("the server was started with this key, and only a new start changes it")
             return key
     raise not_found("key not found")
 
@@ -183,14 +183,14 @@ def _principal(call: ApiCall) -> Principal:
     return principal
 
 
-def _manages_something(call: ApiCall) -> None:
+def _require_any_manage_grant(call: ApiCall) -> None:
     if not call.caller.patterns("grant:manage"):
         raise forbidden("grant:manage is not granted")
 
 
-def _not_delegated(call: ApiCall) -> None:
+def _refuse_delegated(call: ApiCall) -> None:
     if call.caller.on_behalf_of is not None:
-        raise forbidden("a delegated caller manages no keys")
+        raise forbidden("a delegated caller cannot manage keys")
 
 
 def _pattern(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Writing memories, and erasing them."""
+"""Calls that write, forget and check memories."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from spectron_migrate.local.remember import WriteResult, remember
 from spectron_migrate.local.web import ApiCall, encoded, reply
 
 Read = Callable[[Body], Write]
-Shape = Callable[[ApiCall, Write, WriteResult], answers.Answer]
+ToAnswer = Callable[[ApiCall, Write, WriteResult], answers.Answer]
 
 
 @serves("POST", "/facts")
 async def facts(call: ApiCall) -> Response:
-    """One fact."""
+    """`/facts`: write one text, or triples."""
     return await _write(call, read_fact, _fact_answer)
 
 
 @serves("POST", "/facts/batch")
 async def facts_batch(call: ApiCall) -> Response:
-    """A conversation."""
+    """`/facts/batch`: write a conversation."""
     return await _write(call, read_batch, _batch_answer)
 
 
-async def _write(call: ApiCall, read: Read, shape: Shape) -> Response:
+async def _write(call: ApiCall, read: Read, to_answer: ToAnswer) -> Response:
     write = read(call.body())
     body = await remember(
         call.engine,
@@ -37,35 +37,35 @@ async def _write(call: ApiCall, read: Read, shape: Shape) -> Response:
         write,
         call.headers.get("idempotency-key", ""),
         digest(call.path, call.raw),
-        lambda made: encoded(shape(call, write, made)),
+        lambda result: encoded(to_answer(call, write, result)),
     )
     return Response(body, media_type="application/json")
 
 
-def _fact_answer(call: ApiCall, write: Write, made: WriteResult) -> answers.Answer:
-    answer: answers.Answer = {"mode": write.infer, "sessionId": made.session}
+def _fact_answer(call: ApiCall, write: Write, result: WriteResult) -> answers.Answer:
+    answer: answers.Answer = {"mode": write.infer, "sessionId": result.session}
     if write.infer == "preview":
         answer["preview"] = True
-    elif made.turns:
-        answer |= {"turnId": made.turns[0], "chunkId": made.passages[0]}
+    elif result.turns:
+        answer |= {"turnId": result.turns[0], "chunkId": result.passages[0]}
         if not call.engine.reading.names_turn:
             del answer["turnId"]
-    if made.outcomes:
-        answer["extraction"] = answers.extraction(made.outcomes[0], later=call.later)
+    if result.extractions:
+        answer["extraction"] = answers.extraction(result.extractions[0], later=call.later)
     return answer
 
 
-def _batch_answer(call: ApiCall, write: Write, made: WriteResult) -> answers.Answer:
+def _batch_answer(call: ApiCall, write: Write, result: WriteResult) -> answers.Answer:
     return {
-        "sessionId": made.session,
-        "turnIds": made.turns,
-        "extractions": [answers.extraction(outcome, later=call.later) for outcome in made.outcomes],
+        "sessionId": result.session,
+        "turnIds": result.turns,
+        "extractions": [answers.extraction(extraction, later=call.later) for extraction in result.extractions],
     }
 
 
 @serves("POST", "/forget")
 async def forget(call: ApiCall) -> Response:
-    """Forget by similarity; there is no narrower aim."""
+    """Forget by similarity, in the caller's whole region: the call has no scope."""
     body = call.body()
     query = body.required("query")
     dry_run, purge = body.flag("dryRun"), body.flag("purge")
@@ -74,13 +74,13 @@ async def forget(call: ApiCall) -> Response:
 
 @serves("POST", "/lifecycle/expire")
 async def expire(call: ApiCall) -> Response:
-    """The sweep that also runs each hour."""
+    """Expire facts now; this also happens every hour."""
     return reply({"affected": maintenance.expire(call.engine)})
 
 
 @serves("POST", "/fsck")
 async def fsck(call: ApiCall) -> Response:
-    """Look for what is wrong; nothing is changed."""
+    """Check for problems; changes nothing."""
     body = call.body(optional=True)
     report = maintenance.fsck(
         call.engine,

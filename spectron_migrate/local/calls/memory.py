@@ -21,7 +21,7 @@ from spectron_migrate.local.web import ApiCall, no_content, reply
 
 @serves("POST", "/query")
 async def query(call: ApiCall) -> Response:
-    """The unified query."""
+    """`/query`: passages and facts that answer a question."""
     found, took = _recall(call)
     resources = call.engine.store.resources([hit.id for hit in found.hits]) if call.later else {}
     hits = [answers.hit(hit, resources.get(hit.id), later=call.later) for hit in found.hits]
@@ -38,13 +38,13 @@ async def query(call: ApiCall) -> Response:
 
 @serves("POST", "/context")
 async def context(call: ApiCall) -> Response:
-    """The same, as text for a prompt."""
+    """`/context`: the same as text for a prompt."""
     found, took = _recall(call)
     return reply({"context": as_prompt(found.hits), "tier": found.tier, "queryMs": took})
 
 
 def _recall(call: ApiCall) -> tuple[QueryResult, int]:
-    """What the question found, and the milliseconds that took."""
+    """The result of the query and the milliseconds that it took."""
     began = time.perf_counter()
     found = recall_cached(call.engine, call.caller, read_query(call.body()))
     return found, round((time.perf_counter() - began) * 1000)
@@ -52,7 +52,7 @@ def _recall(call: ApiCall) -> tuple[QueryResult, int]:
 
 @serves("GET", "/profile")
 async def profile(call: ApiCall) -> Response:
-    """What is known in the caller's whole region: of every user that its key reaches."""
+    """What is known in the caller's whole region, which may cover many users."""
     region, store = call.engine.region(call.caller), call.engine.store
     rows = store.attributes(region)
     entities = store.entities_by_id({row.entity for row in rows})
@@ -61,14 +61,14 @@ async def profile(call: ApiCall) -> Response:
 
 @serves("GET", "/state")
 async def state(call: ApiCall) -> Response:
-    """Everything live, by category; the later generation cuts each table at `limit`."""
+    """Everything live, by category; in the later generation at most `limit` rows of each table."""
     region, store = call.engine.region(call.caller), call.engine.store
     edges, facts = store.relations(region), store.attributes(region)
     named = store.entities_by_id({id_ for edge in edges for id_ in (edge.subject, edge.object)})
     tables: dict[str, Sequence[Any]] = {
-        "entities": [answers.categorised(row, answers.entity(row)) for row in store.entities(region)],
-        "attributes": [answers.categorised(row, answers.attribute(row)) for row in facts],
-        "relations": [answers.categorised(row, answers.relation(row, named)) for row in edges],
+        "entities": [answers.with_category(row, answers.entity(row)) for row in store.entities(region)],
+        "attributes": [answers.with_category(row, answers.attribute(row)) for row in facts],
+        "relations": [answers.with_category(row, answers.relation(row, named)) for row in edges],
         "instructions": [answers.instruction(row) for row in store.notes(region, "instruction")],
         "unknowns": [answers.uncertainty(row) for row in store.notes(region, "uncertainty")],
     }
@@ -77,7 +77,7 @@ async def state(call: ApiCall) -> Response:
 
 @serves("GET", "/entities")
 async def list_entities(call: ApiCall) -> Response:
-    """By type, then name."""
+    """Entities by type, then name."""
     window = call.window()
     rows = call.engine.store.entities(call.engine.region(call.caller), call.query.get("type"))
     page = [answers.entity(row) for row in rows[window.offset : window.end]]
@@ -86,7 +86,7 @@ async def list_entities(call: ApiCall) -> Response:
 
 @serves("GET", "/entities/{entity_type}/{entity_name}")
 async def get_entity(call: ApiCall) -> Response:
-    """One entity with what is live about it."""
+    """One entity with its live attributes and relations."""
     region, store = call.engine.region(call.caller), call.engine.store
     entity = _entity(call, region)
     if entity is None:
@@ -104,7 +104,7 @@ async def get_entity(call: ApiCall) -> Response:
 
 @serves("DELETE", "/entities/{entity_type}/{entity_name}")
 async def delete_entity(call: ApiCall) -> Response:
-    """Soft-delete it where the caller may forget."""
+    """Soft-delete an entity where the caller may forget."""
     region = call.engine.region(call.caller, verb="memory:forget")
     entity = _entity(call, region)
     if entity is not None:
@@ -115,7 +115,7 @@ async def delete_entity(call: ApiCall) -> Response:
 
 @serves("GET", "/entities/{entity_type}/{entity_name}/history/{key}")
 async def history(call: ApiCall) -> Response:
-    """All that was ever known under a key, oldest first."""
+    """Every value that a key ever had, oldest first."""
     rows, store = [], call.engine.store
     entity = store.entity(type_of(call.params["entity_type"]), call.params["entity_name"])
     if entity is not None:
@@ -125,7 +125,7 @@ async def history(call: ApiCall) -> Response:
 
 
 def _entity(call: ApiCall, region: Region) -> Entity | None:
-    """The entity, if it occurs where the caller may look."""
+    """The entity, if it occurs in the region."""
     type_ = type_of(call.params["entity_type"])
     named = call.engine.store.entities_named([call.params["entity_name"]], region)
     return next((entity for entity in named if entity.type == type_), None)

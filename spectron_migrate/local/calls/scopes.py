@@ -1,4 +1,4 @@
-"""Scopes and sessions."""
+"""Calls on scopes and sessions."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from spectron_migrate.local.web import ApiCall, no_content, reply
 
 @serves("GET", "/scopes")
 async def list_scopes(call: ApiCall) -> Response:
-    """Every node that the caller has any grant over, tombstoned ones too."""
+    """Nodes that any of the caller's grants covers, tombstoned ones too."""
     window, nodes = call.window(), list(call.engine.store.scopes().values())
     held = {pattern for patterns in call.caller.effective.values() for pattern in patterns}
-    # The page is cut before it is filtered, so that it may be shorter than asked while more follow.
+    # The page is cut before it is filtered, so it may be shorter than the limit although more pages follow.
     page = nodes[window.offset : window.end]
     seen = [node for node in page if any(covers(pattern, node.path) for pattern in held)]
     return call.listed("scopes", [answers.scope_node(node) for node in seen], more=len(nodes) > window.end, bare=True)
@@ -30,7 +30,7 @@ async def list_scopes(call: ApiCall) -> Response:
 
 @serves("POST", "/scopes")
 async def register_scope(call: ApiCall) -> Response:
-    """Register a node with its missing ancestors; a tombstoned one comes back to life."""
+    """Register a node and its missing ancestors; revives a tombstoned node."""
     body, store, now = call.body(), call.engine.store, call.engine.now()
     path = path_of(body.required("path"))
     call.caller.require("scope:create", ((path,),))
@@ -50,7 +50,7 @@ async def register_scope(call: ApiCall) -> Response:
 
 @serves("DELETE", "/scopes")
 async def tombstone_scope(call: ApiCall) -> Response:
-    """Close a node to new writes; what is in it stays."""
+    """Tombstone a node: it refuses new writes and keeps its content."""
     path, store = path_of(call.query.get("path", "")), call.engine.store
     call.caller.require("scope:delete", ((path,),))
     node = store.scope(path)
@@ -66,7 +66,7 @@ async def tombstone_scope(call: ApiCall) -> Response:
 
 @serves("POST", "/scopes/forget")
 async def forget_scope(call: ApiCall) -> Response:
-    """Erase a subtree for good."""
+    """Erase a subtree permanently."""
     path = path_of(call.body().required("path"))
     if not maintenance.holds_subtree(call.caller.patterns("memory:forget"), path):
         raise forbidden("memory:forget is not granted over that subtree")
@@ -75,7 +75,7 @@ async def forget_scope(call: ApiCall) -> Response:
 
 @serves("POST", "/sessions")
 async def create_session(call: ApiCall) -> Response:
-    """Open a session; both official clients send no body where they have nothing to say."""
+    """Create a session; the body may be empty, as both official clients send it."""
     try:
         body = call.body(optional=True)
         scopes, metadata = body.selector("scopes"), body.any("metadata")
@@ -88,7 +88,7 @@ async def create_session(call: ApiCall) -> Response:
 
 @serves("DELETE", "/sessions/{session_id}")
 async def delete_session(call: ApiCall) -> Response:
-    """Remove a session with its turns and passages; there is no way back."""
+    """Remove a session with its turns and passages, permanently."""
     session = session_of(call, "memory:forget")
     with call.engine.store.transaction():
         call.engine.store.drop_session(session.id)
@@ -97,11 +97,11 @@ async def delete_session(call: ApiCall) -> Response:
 
 @serves("GET", "/sessions/{session_id}/turns")
 async def list_turns(call: ApiCall) -> Response:
-    """Turns, oldest first."""
+    """Turns of a session, oldest first."""
     window = call.window(default=100)
     session, store = session_of(call, "memory:read", "memory:write"), call.engine.store
     if not call.caller.may("memory:read", store.selectors()[session.selector]):
-        return call.listed("turns", [], more=False)  # who may only write reads nothing, and is not told more
+        return call.listed("turns", [], more=False)  # a caller that may only write sees an empty list
     turns = store.turns(session.id, offset=window.offset, limit=window.limit + 1)
     rows = [answers.turn(turn) for turn in turns[: window.limit]]
     more = len(turns) > window.limit
@@ -110,7 +110,7 @@ async def list_turns(call: ApiCall) -> Response:
 
 @serves("POST", "/sessions/{session_id}/context")
 async def session_context(call: ApiCall) -> Response:
-    """What the session's scope knows about a question, as text for a prompt."""
+    """What the session's scope knows about a query, as text for a prompt."""
     body = call.body()
     try:
         session = session_of(call, "memory:read")
@@ -121,7 +121,7 @@ async def session_context(call: ApiCall) -> Response:
 
 
 def session_of(call: ApiCall, *verbs: str) -> Session:
-    """A session that the caller holds one of the verbs over; any other is not there (404)."""
+    """The session, if the caller holds one of the verbs over it; ApiError 404 otherwise."""
     session = call.engine.store.session(call.params["session_id"])
     if session is not None:
         selector = call.engine.store.selectors()[session.selector]
@@ -131,7 +131,7 @@ def session_of(call: ApiCall, *verbs: str) -> Session:
 
 
 def path_of(text: str) -> str:
-    """A canonical path, or 400."""
+    """The canonical path. Raises ApiError 400."""
     try:
         return canonical_path(text)
     except BadScope as error:
