@@ -1,4 +1,4 @@
-"""Queries: passages and facts that answer a request, from what the caller may read."""
+"""Queries: passages and facts that answer a question, from what the caller may read."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _hits(engine: Engine, found: list[ScoredItem]) -> list[MemoryHit]:
 
 
 def _seeds(engine: Engine, query: str, region: Region) -> list[Entity]:
-    """Entities whose whole name occurs in the request."""
+    """Entities whose whole name occurs in the query."""
     words = _WORD.findall(query)[:MAX_WORDS]
     names = {" ".join(words[at : at + length]) for at in range(len(words)) for length in range(1, 4)}
     return engine.store.entities_named(sorted(names), region) if names else []
