@@ -8,7 +8,7 @@ import pytest
 
 from spectron_migrate.delivery.brake import Brake, Stopping
 from spectron_migrate.delivery.limiter import START, Limiter
-from tests.delivery.simulated import Server, limiter, load, lognormal, now, play
+from tests.delivery.support import Server, limiter, load, lognormal, now, play
 
 SECONDS = 60
 

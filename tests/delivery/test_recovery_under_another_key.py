@@ -13,9 +13,9 @@ from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.replay import Replay, ReplayOptions, ReplaySummary
 from spectron_migrate.records import NullReporter
 from spectron_migrate.spectron.api import SpectronApi
-from tests.delivery.playing import mapping_file
 from tests.support.here import server_here
 from tests.support.proxy import Fault, Seen, misbehaving
+from tests.support.replaying import mapping_file
 from tests.support.spectron import memory, turns_of, write_raw
 
 ARRIVES_AFTER_S = 15.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
@@ -9,6 +10,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Mapping
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +19,22 @@ import httpx
 import pytest
 
 from spectron_migrate.cli.app import run
+from spectron_migrate.errors import ExitCode, NotLegal
 from spectron_migrate.ledger import Ledger, erasing
 from spectron_migrate.local.testing import RunningServer
+from spectron_migrate.migration.erase import Eraser
+from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.records import NullReporter
 from spectron_migrate.rehearsal.subprocesses import clean_environment
+from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.following import FOLLOW_LOCK
+from spectron_migrate.state.journal import Step, record_step
 from tests.support.here import server_here
-from tests.support.proxy import Fault, Seen, misbehaving
-from tests.support.spectron import memory, turns_of, write_raw
+from tests.support.proxy import Fault, Seen, misbehaving, refusing
+from tests.support.replaying import BATCH, mapping_file, replay_in_no_time, texts, without_evidence
+from tests.support.spectron import memory, replay, turns_of, write_raw
+
+NOW = "2026-05-04T12:00:00.000000Z"
 
 STATE = Path(".spectron-migrate")
 
@@ -340,3 +352,123 @@ def test_shards_are_erased_together(led_to: RunningServer, user: str) -> None:
     for number in range(2):
         assert 0 == run(["replay", "--shard", f"{number}/2", "-q"])
     assert [2, 2, 2, 2] == [len(turns_of(led_to, f"{user}{letter}")) for letter in "abcd"]
+
+
+def erase_scope(server: RunningServer, state: Path, path: str, between: object = None) -> int:
+    async def work() -> int:
+        async with SpectronApi(server.base_url, server.context, api_key=server.api_key, timeout_s=20.0) as api:
+            with Ledger.open_for_writing(state) as ledger:
+                known = ledger.migration()
+                assert known is not None
+                eraser = Eraser([ledger], api, state, migration=known.id, now=NOW, reporter=NullReporter())
+                found = await eraser.examine([path])
+                if callable(between):
+                    between()
+                return await eraser.carry_out(found)
+
+    return asyncio.run(work())
+
+
+def others_turns(server: RunningServer, path: str) -> int:
+    with closing(sqlite3.connect(f"{server.database.as_uri()}?mode=ro", uri=True)) as db:
+        return int(db.execute("SELECT count(*) FROM turns WHERE scopes LIKE ?", (f'%"{path}/%',)).fetchone()[0])
+
+
+def call_api(server: RunningServer, method: str, path: str, body: Mapping[str, object] | None = None) -> None:
+    import httpx
+
+    answer = httpx.request(
+        method,
+        f"{server.base_url}/api/v1/{server.context}{path}",
+        json=body,
+        headers={"Authorization": f"Bearer {server.api_key}"},
+    )
+    assert answer.status_code in (200, 201, 204), answer.text
+
+
+def test_a_tombstoned_node_of_others_below_a_scope_keeps_it_from_being_erased(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    """Tombstoning takes the node alone: what was written there is still there, and would go."""
+    dump = write_raw(tmp_path / "all.json", [memory(number, user, f"{user} thing {number}") for number in range(60)])
+    replay(spectron, tmp_path / "state", [dump])
+    theirs = f"user/{user}/diary"
+    call_api(spectron, "POST", "/scopes", {"path": theirs})
+    call_api(spectron, "POST", "/facts", {"text": "zzz their own words", "infer": "none", "scopes": [[theirs]]})
+    call_api(spectron, "DELETE", f"/scopes?path={theirs}")
+    assert 1 == others_turns(spectron, theirs)
+    with suppress(NotLegal):
+        erase_scope(spectron, tmp_path / "state", f"user/{user}")
+    assert 1 == others_turns(spectron, theirs)
+
+
+def test_a_node_that_others_make_while_somebody_thinks_it_over_keeps_the_scope_from_being_erased(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user, f"{user} thing {number}") for number in range(60)])
+    replay(spectron, tmp_path / "state", [dump])
+    theirs = f"user/{user}/diary"
+
+    def meanwhile() -> None:
+        call_api(spectron, "POST", "/scopes", {"path": theirs})
+        call_api(spectron, "POST", "/facts", {"text": "zzz their own words", "infer": "none", "scopes": [[theirs]]})
+
+    with suppress(NotLegal):
+        erase_scope(spectron, tmp_path / "state", f"user/{user}", meanwhile)
+    assert 1 == others_turns(spectron, theirs)
+
+
+def test_a_cutover_that_begins_while_somebody_thinks_it_over_keeps_the_scope_from_being_erased(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    replay(spectron, tmp_path / "state", [write_raw(tmp_path / "all.json", [memory(1, user)])])
+
+    def meanwhile() -> None:
+        record_step(tmp_path / "state", Step("start", NOW, "anna", migration="m"))
+
+    with pytest.raises(NotLegal):
+        erase_scope(spectron, tmp_path / "state", f"user/{user}", meanwhile)
+    assert 1 == len(turns_of(spectron, user))
+
+
+def test_words_of_others_that_are_part_of_ours_are_not_taken_for_ours(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    replay(spectron, tmp_path / "state", [write_raw(tmp_path / "all.json", [memory(1, user, "likes tea with milk")])])
+    theirs = {"text": "tea with milk", "infer": "none", "scopes": [[f"user/{user}"]]}
+    call_api(spectron, "POST", "/facts", theirs)
+    with suppress(NotLegal):
+        erase_scope(spectron, tmp_path / "state", f"user/{user}")
+    assert "tea with milk" in texts(spectron, user)
+
+
+def test_a_scope_whose_batch_a_person_found_absent_can_be_erased(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    mapping, state = mapping_file(tmp_path, BATCH), tmp_path / "state"
+    first = write_raw(tmp_path / "one.json", [memory(1, user)])
+    replay_in_no_time(spectron, state, first, mapping=mapping)
+    both = write_raw(tmp_path / "both.json", [memory(1, user), memory(2, user)])
+    with misbehaving(spectron.base_url, without_evidence("cut_before")) as proxy:
+        replay_in_no_time(spectron, state, both, endpoint=proxy.base_url, mapping=mapping)
+    absent = ReplayOptions(resolve={f"{user}-0002": "absent"}, limit=0)
+    replay_in_no_time(spectron, state, both, mapping=mapping, options=absent)
+    erase_scope(spectron, state, f"user/{user}")
+    done = replay_in_no_time(spectron, state, both, mapping=mapping)
+    assert (ExitCode.DONE, 2) == (done.exit_code, len(texts(spectron, user)))
+
+
+def test_what_was_refused_before_an_erase_holds_nothing_late_after_it(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    state = tmp_path / "state"
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(3)])
+
+    def refuse_the_newest(seen: Seen) -> Fault:
+        return refusing(422, "not this one") if seen.writes_fact and b"number 2" in seen.body else "none"
+
+    with misbehaving(spectron.base_url, refuse_the_newest) as proxy:
+        replay(spectron, state, [dump], endpoint=proxy.base_url)
+    erase_scope(spectron, state, f"user/{user}")
+    done = replay(spectron, state, [dump])
+    assert (2, 0) == (done.written, done.late)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
+from contextlib import closing, suppress
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,15 +19,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectron_migrate.cli.app import run
+from spectron_migrate.dump import open_dump
 from spectron_migrate.dump.plan_file import read_plan
-from spectron_migrate.errors import Incomplete, InputError, LedgerLocked
+from spectron_migrate.errors import ExitCode, Incomplete, InputError, LedgerLocked, NotLegal
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.shards import Shard, find, hold, open_all
 from spectron_migrate.local.testing import RunningServer
+from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration import sharding
+from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.migration.sharding import Sharding
+from spectron_migrate.records import Filters
 from spectron_migrate.rehearsal.subprocesses import clean_environment
 from tests.support.proxy import Fault, Seen, misbehaving
-from tests.support.spectron import memory, turns_of, write_raw
+from tests.support.replaying import texts
+from tests.support.scene import Scene
+from tests.support.spectron import memory, replay, turns_of, write_raw
+
+NOW = "2026-05-04T12:00:00.000000Z"
 
 
 @pytest.fixture
@@ -289,3 +302,77 @@ def test_a_ledger_appears_whole_to_whoever_reads_meanwhile(tmp_path: Path) -> No
     over.set()
     reader.join()
     assert [] == met
+
+
+def test_a_memory_that_moves_to_another_shards_lane_while_followed_is_not_written_twice(scene: Scene) -> None:
+    owners = [f"{scene.user}{letter}" for letter in "abcdefghijkl"]
+    one, other = (next(each for each in owners if Shard(part, 2).takes(f"user/{each}")) for part in range(2))
+    old = scene.time.moment - timedelta(hours=2)
+    scene.store.put(1, "a thing of one", one, old)
+    scene.store.put(2, "a thing of the other", other, old)
+    dump = scene.export()
+    for number in range(2):
+        options = ReplayOptions(shard=Shard(number, 2))
+        assert ExitCode.DONE == replay(scene.server, scene.state, [dump], options=options).exit_code
+    scene.time.pass_(600)
+    scene.store.put(1, "a thing of one", other, old)
+    done = scene.round(compare=True)
+    assert ["a thing of the other"] == texts(scene.server, other), done
+
+
+def test_a_plain_replay_of_another_dump_beside_shards_is_refused(scene: Scene, tmp_path: Path) -> None:
+    owners = [f"{scene.user}{letter}" for letter in "abcdefghijkl"]
+    one, other = (next(each for each in owners if Shard(part, 2).takes(f"user/{each}")) for part in range(2))
+    old = scene.time.moment - timedelta(hours=2)
+    scene.store.put(1, "a thing of one", one, old)
+    scene.store.put(2, "a thing of the other", other, old)
+    dump = scene.export()
+    replay(scene.server, scene.state, [dump], options=ReplayOptions(shard=Shard(0, 2)))
+    again = Scene(scene.store, scene.server, tmp_path / "elsewhere", scene.user)
+    with pytest.raises((InputError, NotLegal)):
+        replay(
+            scene.server,
+            scene.state,
+            [again.export()],
+            options=ReplayOptions(filters=Filters(users=frozenset({other}))),
+        )
+
+
+def test_two_shards_with_two_copies_of_the_dump_do_not_work_side_by_side(scene: Scene, tmp_path: Path) -> None:
+    """Else one takes a memory by its old lane and the other by its new one."""
+    scene.put(1, "a thing")
+    first = scene.export()
+    again = Scene(scene.store, scene.server, tmp_path / "elsewhere", scene.user)
+    again.time.pass_(60)
+    second = again.export()
+    mapping = load_mapping(None)
+    with open_dump(first) as one, open_dump(second) as two:
+        running = Sharding(Shard(0, 2), scene.state, one, mapping, context=scene.server.context)
+        begin_shard(running, scene)
+        other = Sharding(Shard(1, 2), scene.state, two, mapping, context=scene.server.context)
+        with closing(running), closing(other), pytest.raises((LedgerLocked, InputError)):
+            begin_shard(other, scene)
+
+
+def begin_shard(sharding: Sharding, scene: Scene) -> None:
+    """What a shard does before it plans and sends."""
+
+    async def agree() -> None:
+        async with scene.api() as api:
+            await sharding.first_listing(api, now=NOW)
+
+    sharding.join(sleep=lambda _: None)
+    asyncio.run(agree())
+
+
+def test_a_shard_whose_ledger_was_lost_does_not_write_everything_again(scene: Scene) -> None:
+    """The listing in plan.json is of before the first run: it cannot tell that the scopes are there by now."""
+    scene.put(1, "a thing")
+    dump = scene.export()
+    number = next(part for part in range(2) if Shard(part, 2).takes(f"user/{scene.user}"))
+    options = ReplayOptions(shard=Shard(number, 2))
+    assert 1 == replay(scene.server, scene.state, [dump], options=options).written
+    shutil.rmtree(scene.state)
+    with suppress(NotLegal):
+        again = replay(scene.server, scene.state, [dump], options=options)
+        pytest.fail(f"it went on: {again.written} written, {again.refused} refused, {scene.texts} there")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.replay import ReplayOptions
-from tests.delivery.playing import mapping_file, replay_in_no_time
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
-from tests.support.spectron import memory, turns_of, write_raw
-
-NONE = "infer: none\nwrite: batch\n"
+from tests.support.replaying import BATCH, expected_texts, mapping_file, replay_in_no_time, texts
+from tests.support.scene import Scene
+from tests.support.spectron import memory, write_raw
 
 
 def is_batch(seen: Seen) -> bool:
@@ -23,21 +26,11 @@ def is_batch(seen: Seen) -> bool:
     return seen.path.endswith("/facts/batch")
 
 
-def texts(server: RunningServer, user: str) -> list[str]:
-    """What the server holds of a user, in the order of the sessions and turns."""
-    return [turn.content for turn in turns_of(server, user)]
-
-
-def expected(user: str, count: int) -> list[str]:
-    """What it should hold."""
-    return [f"{user} remembers thing number {number}" for number in range(count)]
-
-
 def test_memories_go_many_a_request_and_arrive_once_in_order(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(70)])
-    mapping = mapping_file(tmp_path, NONE)
+    mapping = mapping_file(tmp_path, BATCH)
     with misbehaving(spectron.base_url) as proxy:
         summary = replay_in_no_time(spectron, tmp_path / "state", dump, endpoint=proxy.base_url, mapping=mapping)
         batches = [json.loads(seen.body) for seen in proxy.seen if is_batch(seen)]
@@ -45,7 +38,7 @@ def test_memories_go_many_a_request_and_arrive_once_in_order(
     assert [32, 32, 6] == [len(batch["messages"]) for batch in batches]
     assert {("per_message", "none")} == {(batch["extract"], batch["infer"]) for batch in batches}
     assert "2025-01-01T00:00:00.000000Z" == batches[0]["messages"][0]["ts"]
-    assert expected(user, 70) == texts(spectron, user)
+    assert expected_texts(user, 70) == texts(spectron, user)
     again = replay_in_no_time(spectron, tmp_path / "state", dump, mapping=mapping)
     assert (0, 70) == (again.written, again.already)
 
@@ -53,7 +46,7 @@ def test_memories_go_many_a_request_and_arrive_once_in_order(
 def test_every_turn_of_a_batch_is_the_receipt_of_its_memory(spectron: RunningServer, user: str, tmp_path: Path) -> None:
     rows = [memory(number, user, "the same words") for number in range(5)] + [memory(9, user, "other words")]
     dump = write_raw(tmp_path / "all.json", rows)
-    replay_in_no_time(spectron, tmp_path / "state", dump, mapping=mapping_file(tmp_path, NONE))
+    replay_in_no_time(spectron, tmp_path / "state", dump, mapping=mapping_file(tmp_path, BATCH))
     with Ledger.open_for_reading(tmp_path / "state") as ledger:
         rows_kept = ledger.db.execute("SELECT state, turn_id, position, batch FROM fact ORDER BY position").fetchall()
     assert {"written"} == {row["state"] for row in rows_kept}
@@ -100,10 +93,10 @@ def test_every_fault_of_a_batch_ends_in_each_memory_once(
             tmp_path / "state",
             dump,
             endpoint=proxy.base_url,
-            mapping=mapping_file(tmp_path, NONE),
+            mapping=mapping_file(tmp_path, BATCH),
         )
     assert (ExitCode.DONE, 40, 0) == (summary.exit_code, summary.written, summary.undecidable)
-    assert sorted(expected(user, 40)) == sorted(texts(spectron, user))
+    assert sorted(expected_texts(user, 40)) == sorted(texts(spectron, user))
 
 
 def test_after_a_cut_with_nothing_there_the_same_bytes_go_again(
@@ -119,7 +112,7 @@ def test_after_a_cut_with_nothing_there_the_same_bytes_go_again(
 
     with misbehaving(spectron.base_url, cut_first) as proxy:
         replay_in_no_time(
-            spectron, tmp_path / "state", dump, endpoint=proxy.base_url, mapping=mapping_file(tmp_path, NONE)
+            spectron, tmp_path / "state", dump, endpoint=proxy.base_url, mapping=mapping_file(tmp_path, BATCH)
         )
         sent = [(seen.headers["idempotency-key"], seen.body) for seen in proxy.seen if is_batch(seen)]
     assert (2, 1) == (len(sent), len(set(sent)))
@@ -142,12 +135,12 @@ def test_a_part_is_believed_after_a_quarter_of_an_hour_and_the_rest_goes_under_a
             tmp_path / "state",
             dump,
             endpoint=proxy.base_url,
-            mapping=mapping_file(tmp_path, NONE),
+            mapping=mapping_file(tmp_path, BATCH),
             waited=moments.append,
         )
         sent = [seen for seen in proxy.seen if is_batch(seen)]
     assert (ExitCode.DONE, 10) == (summary.exit_code, summary.written)
-    assert expected(user, 10) == texts(spectron, user)
+    assert expected_texts(user, 10) == texts(spectron, user)
     assert moments[-1] >= 900
     assert [10, 5] == [len(json.loads(seen.body)["messages"]) for seen in sent]
     assert 2 == len({seen.headers["idempotency-key"] for seen in sent})
@@ -166,7 +159,7 @@ def test_turns_that_are_not_the_batchs_make_all_of_it_undecidable(
             body.replace(b"thing number 0", b"thing number 7") if "/turns" in seen.path else None
         )
         summary = replay_in_no_time(
-            spectron, tmp_path / "state", dump, endpoint=proxy.base_url, mapping=mapping_file(tmp_path, NONE)
+            spectron, tmp_path / "state", dump, endpoint=proxy.base_url, mapping=mapping_file(tmp_path, BATCH)
         )
     assert (ExitCode.REFUSED, 4) == (summary.exit_code, summary.undecidable)
 
@@ -182,11 +175,13 @@ def test_one_memory_that_the_server_will_not_have_does_not_keep_the_others_of_it
 
     with misbehaving(spectron.base_url, refuse) as proxy:
         summary = replay_in_no_time(
-            spectron, tmp_path / "state", dump, endpoint=proxy.base_url, mapping=mapping_file(tmp_path, NONE)
+            spectron, tmp_path / "state", dump, endpoint=proxy.base_url, mapping=mapping_file(tmp_path, BATCH)
         )
     assert (19, 1, ExitCode.REFUSED) == (summary.written, summary.refused, summary.exit_code)
     assert [f"{user}-0013"] == [row["id"] for row in summary.reasons]
-    assert sorted(set(expected(user, 20)) - {f"{user} remembers thing number 13"}) == sorted(texts(spectron, user))
+    assert sorted(set(expected_texts(user, 20)) - {f"{user} remembers thing number 13"}) == sorted(
+        texts(spectron, user)
+    )
 
 
 def test_a_batch_that_a_dead_process_sent_is_settled_before_anything_else(
@@ -200,13 +195,13 @@ def test_a_batch_that_a_dead_process_sent_is_settled_before_anything_else(
         silent = silent or is_batch(seen)
         return "cut_after" if silent else "none"
 
-    mapping = mapping_file(tmp_path, NONE)
+    mapping = mapping_file(tmp_path, BATCH)
     with misbehaving(spectron.base_url, fall_silent) as proxy:
         first = replay_in_no_time(spectron, tmp_path / "state", dump, endpoint=proxy.base_url, mapping=mapping)
     assert (0, 32) == (first.written, first.in_doubt)
     second = replay_in_no_time(spectron, tmp_path / "state", dump, mapping=mapping)
     assert (ExitCode.DONE, 50) == (second.exit_code, second.written)
-    assert expected(user, 50) == sorted(texts(spectron, user), key=lambda text: int(text.split()[-1]))
+    assert expected_texts(user, 50) == sorted(texts(spectron, user), key=lambda text: int(text.split()[-1]))
 
 
 def test_a_limit_counts_memories_in_batches_too(spectron: RunningServer, user: str, tmp_path: Path) -> None:
@@ -215,7 +210,90 @@ def test_a_limit_counts_memories_in_batches_too(spectron: RunningServer, user: s
         spectron,
         tmp_path / "state",
         dump,
-        mapping=mapping_file(tmp_path, NONE),
+        mapping=mapping_file(tmp_path, BATCH),
         options=ReplayOptions(limit=40),
     )
     assert (ExitCode.LIMIT, 40, 10) == (summary.exit_code, summary.written, summary.remaining)
+
+
+def never_arrives(seen: Seen) -> Fault:
+    return "cut_before" if seen.path.endswith("/facts/batch") else "none"
+
+
+def test_a_batch_that_never_left_does_not_bring_back_a_memory_deleted_meanwhile(scene: Scene, tmp_path: Path) -> None:
+    mapping = mapping_file(tmp_path, "infer: none\nwrite: batch\n")
+    for number in range(4):
+        scene.put(number, f"{scene.user} remembers thing number {number}")
+    with misbehaving(scene.server.base_url, never_arrives) as proxy:
+        first = replay_in_no_time(scene.server, scene.state, scene.export(), endpoint=proxy.base_url, mapping=mapping)
+    assert 4 == first.in_doubt
+    scene.time.pass_(60)
+    scene.store.drop(2)
+    replay_in_no_time(scene.server, scene.state, scene.export(), mapping=mapping)
+    assert f"{scene.user} remembers thing number 2" not in texts(scene.server, scene.user)
+
+
+def test_a_batch_that_never_left_does_not_write_a_text_replaced_meanwhile(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    mapping = mapping_file(tmp_path, "infer: none\nwrite: batch\n")
+    rows = [memory(number, user) for number in range(4)]
+    with misbehaving(spectron.base_url, never_arrives) as proxy:
+        first = write_raw(tmp_path / "one.json", rows)
+        replay_in_no_time(spectron, tmp_path / "state", first, endpoint=proxy.base_url, mapping=mapping)
+    rows[1] = {**rows[1], "memory": "a newer text", "updated_at": "2025-02-01T00:00:00+00:00"}
+    second = write_raw(tmp_path / "two.json", rows)
+    replay_in_no_time(spectron, tmp_path / "state", second, mapping=mapping)
+    assert f"{user} remembers thing number 1" not in texts(spectron, user)
+
+
+class PowerCut(Exception):
+    """The machine is off."""
+
+
+@pytest.mark.parametrize("answer", ["none", "cut_in_batch"])
+def test_a_power_cut_between_any_two_commits_of_batches_costs_no_memory(
+    spectron: RunningServer, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    """What was not asked to be on the disk is lost with it."""
+    mapping = mapping_file(tmp_path, "infer: none\nwrite: batch\nsession: {by: run_id, size: 5}\n")
+    commit = GroupCommit._commit
+    for cut in range(1, 9):
+        one = f"{user}{answer[-3:]}{cut}"
+        dump = write_raw(tmp_path / f"{one}.json", [memory(number, one) for number in range(8)])
+        state, disk, seen = tmp_path / f"state{cut}", tmp_path / f"disk{cut}", [0]
+
+        def commits(
+            self: GroupCommit,
+            group: list[Any],
+            *,
+            state: Path = state,
+            disk: Path = disk,
+            seen: list[int] = seen,
+            cut: int = cut,
+        ) -> list[Any]:
+            durable = any(each[2] for each in group)
+            seen[0] += durable
+            if seen[0] > cut:
+                raise PowerCut
+            done = commit(self, group)
+            if durable:
+                shutil.copytree(state, disk, dirs_exist_ok=True)
+            return done
+
+        played = [0]
+
+        def fault(seen: Seen, played: list[int] = played) -> Fault:
+            played[0] += seen.path.endswith("/facts/batch")
+            return answer if seen.path.endswith("/facts/batch") and played[0] in (1, 2) else "none"
+
+        with monkeypatch.context() as patched, misbehaving(spectron.base_url, fault) as proxy:
+            patched.setattr(GroupCommit, "_commit", commits)
+            with suppress(PowerCut, ExceptionGroup):
+                replay_in_no_time(spectron, state, dump, endpoint=proxy.base_url, mapping=mapping)
+        if seen[0] > cut:
+            shutil.rmtree(state)
+            shutil.copytree(disk, state)
+        done = replay_in_no_time(spectron, state, dump, mapping=mapping)
+        expected = [f"{one} remembers thing number {number}" for number in range(8)]
+        assert (expected, ExitCode.DONE) == (sorted(texts(spectron, one)), done.exit_code), (cut, done)

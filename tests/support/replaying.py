@@ -1,4 +1,4 @@
-"""Replays whose waiting takes no time while their clock moves on, and replays that are killed."""
+"""Replays whose waits take no time while their clock moves on, replays that are killed, and what they need."""
 
 from __future__ import annotations
 
@@ -8,15 +8,25 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from spectron_migrate.dump import open_any
+from spectron_migrate.dump.writer import DumpWriter
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.replay import Replay, ReplayOptions, ReplaySummary
-from spectron_migrate.records import NullReporter
+from spectron_migrate.records import Filters, Memory, NullReporter, SourceInfo, format_time
 from spectron_migrate.spectron.api import SpectronApi
-from tests.support.proxy import Fault, Seen, misbehaving
+from tests.support.proxy import Fault, Proxy, Seen, misbehaving, refusing
+from tests.support.spectron import turns_of
+
+NONE = "infer: none\n"
+BATCH = "infer: none\nwrite: batch\n"
+TODAY = datetime.now(UTC).replace(microsecond=0)
+SOURCE = SourceInfo(kind="oss", place="qdrant:/review:mem0", provider="qdrant", version="2.2.1")
 
 
 def replay_in_no_time(
@@ -95,3 +105,59 @@ def killed(server: RunningServer, folder: Path, dump: Path, fault: str, when: Ca
         running.append(subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE))
         running[0].communicate(timeout=60)
         assert -signal.SIGKILL == running[0].returncode
+
+
+def mem0_row(user: str, number: int, text: str) -> Memory:
+    """A memory as a reader gives it, at hour `number` of one day."""
+    at = format_time(datetime(2025, 1, 1, number, tzinfo=UTC))
+    return Memory(
+        id=f"{user}-{number}", memory=text, user_id=user, created_at=at, text_at=at, text_at_source="created_at"
+    )
+
+
+def complete_scan(path: Path, rows: list[Memory], began: datetime, users: frozenset[str] = frozenset()) -> Path:
+    """A dump directory as a complete scan leaves it; `users` limits the scan to them."""
+    with DumpWriter(path, SOURCE, began, rereads=True, filters=Filters(users=users)) as writer:
+        for one in rows:
+            writer.add(one)
+        writer.commit(complete=True, native_count=len(rows), ended=began + timedelta(seconds=1))
+    return path
+
+
+def texts(server: RunningServer, user: str) -> list[str]:
+    """The texts that the server has of a user, in the order they were stored."""
+    return [turn.content for turn in turns_of(server, user)]
+
+
+def expected_texts(user: str, count: int) -> list[str]:
+    """The texts of the first `count` memories that `memory` makes."""
+    return [f"{user} remembers thing number {number}" for number in range(count)]
+
+
+def is_write(seen: Seen) -> bool:
+    """Whether a request writes a fact."""
+    return seen.method == "POST" and seen.path.endswith("/facts")
+
+
+async def nap(_: float) -> None:
+    """Waiting that takes no time."""
+    await asyncio.sleep(0)
+
+
+def forged(monkeypatch: pytest.MonkeyPatch, change: Callable[[Seen, bytes], bytes | None]) -> None:
+    """Answers of the server, changed on their way by `change(request, answer body) -> body or None`."""
+    monkeypatch.setattr(Proxy, "change", lambda _, seen, body: change(seen, body))
+
+
+def without_evidence(fault: str) -> Callable[[Seen], Fault]:
+    """A write has this fault, and from then on the server knows no session."""
+    written = False
+
+    def choose(seen: Seen) -> Fault:
+        nonlocal written
+        if seen.writes_fact:
+            written = True
+            return fault
+        return refusing(404, "no such session") if written and "/turns" in seen.path else "none"
+
+    return choose

@@ -1,36 +1,13 @@
-"""One writer, whole commits: what the ledger promises when things go wrong around it."""
+"""Grouped commits: whole or not at all."""
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from spectron_migrate.errors import LedgerLocked
 from spectron_migrate.ledger import Ledger
-from spectron_migrate.ledger.ledger import LARGEST_JOURNAL
 from spectron_migrate.ledger.writer import GroupCommit
-
-
-def test_a_lock_file_that_was_taken_away_while_waiting_for_it_locks_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    state = tmp_path / "state"
-    leaving = Ledger.open_for_writing(state)  # claims nothing, so it clears up after itself
-    (state / "log.jsonl").touch()
-    flock = fcntl.flock
-
-    def late(handle: Any, flags: int) -> None:
-        monkeypatch.setattr(fcntl, "flock", flock)
-        leaving.close()
-        flock(handle, flags)
-
-    monkeypatch.setattr(fcntl, "flock", late)
-    with Ledger.open_for_writing(state), pytest.raises(LedgerLocked), Ledger.open_for_writing(state):
-        pass
 
 
 def test_a_change_that_fails_keeps_nothing_of_its_group_and_the_writer_goes_on(tmp_path: Path) -> None:
@@ -77,15 +54,3 @@ def test_a_task_that_is_cancelled_while_its_change_is_committed_leaves_the_other
         assert "b" == asyncio.run(run(ledger))
         kept = [row["question"] for row in ledger.db.execute("SELECT question FROM probe ORDER BY question")]
     assert ["a", "b"] == kept
-
-
-def test_a_large_transaction_leaves_no_large_journal_behind(tmp_path: Path) -> None:
-    journal = tmp_path / "ledger.db-wal"
-    answers = "INSERT INTO probe VALUES ('e', 'c', ?, ?, 'now')"
-    with Ledger.open_for_writing(tmp_path) as ledger:
-        with ledger.transaction(durable=False) as db:
-            db.executemany(answers, ((str(number), "x" * 2**20) for number in range(65)))
-        assert LARGEST_JOURNAL < journal.stat().st_size
-        with ledger.transaction(durable=False) as db:
-            db.execute(answers, ("one more", "yes"))
-        assert LARGEST_JOURNAL == journal.stat().st_size

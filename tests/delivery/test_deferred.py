@@ -23,9 +23,9 @@ from spectron_migrate.records import Memory, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.journal import Step, record_step
 from spectron_migrate.state.routing import FILE, Routing, name_of, read_routing
-from tests.delivery.playing import mapping_file
 from tests.support.oracle import Watch, judge, ledger_facts
 from tests.support.proxy import Fault, Gate, Seen, gated, refusing
+from tests.support.replaying import mapping_file
 from tests.support.scene import Scene, Store
 from tests.support.spectron import turns_of
 

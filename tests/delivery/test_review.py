@@ -1,0 +1,36 @@
+"""The review file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from spectron_migrate.errors import ExitCode
+from spectron_migrate.local.testing import RunningServer
+from spectron_migrate.migration.replay import ReplayOptions
+from tests.support.proxy import Fault, Seen, misbehaving
+from tests.support.spectron import memory, replay, write_raw
+
+
+def test_a_refused_memory_goes_to_review_with_the_servers_words_and_its_lane_goes_on(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(3)])
+    mapping = tmp_path / "mapping.yaml"
+    # A label the server refuses: keys that begin with an underscore are its own.
+    mapping.write_text("version: 1\nrules:\n  - when: {user_id: '*'}\n    scope: {user: '{user_id}'}\n")
+
+    def refuse_second(seen: Seen) -> Fault:
+        return "400" if b"number 1" in seen.body else "none"
+
+    with misbehaving(spectron.base_url, refuse_second) as proxy:
+        summary = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url, mapping=mapping)
+    assert (ExitCode.REFUSED, 2, 1) == (summary.exit_code, summary.written, summary.refused)
+    assert summary.review is not None
+    row = json.loads(Path(summary.review).read_text())
+    assert (f"{user}-0001", "400 not this one", "refused") == (row["id"], row["reason"], row["state"])
+    assert f"{user} remembers thing number 1" == row["memory"]["memory"]
+    assert 0o600 == Path(summary.review).stat().st_mode & 0o777
+
+    again = replay(spectron, tmp_path / "state", [dump], mapping=mapping, options=ReplayOptions(retry_failed=True))
+    assert (ExitCode.DONE, 1, 1, None) == (again.exit_code, again.written, again.late, again.review)

@@ -1,0 +1,215 @@
+"""Limits, signals and servers that fail: every run ends, and the next one goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from spectron_migrate.delivery.tokens import estimate_tokens
+from spectron_migrate.dump import open_any
+from spectron_migrate.errors import ExitCode, InputError
+from spectron_migrate.ledger import ledger as ledger_module
+from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.mapping import load_mapping
+from spectron_migrate.migration.replay import Replay, ReplayOptions, ReplaySummary
+from spectron_migrate.records import NullReporter
+from spectron_migrate.spectron.api import SpectronApi
+from tests.support.proxy import Fault, Seen, misbehaving, refusing
+from tests.support.replaying import is_write, nap, replay_in_no_time, texts
+from tests.support.spectron import memory, replay, turns_of, write_raw
+
+
+def test_a_limit_stops_with_a_remainder_and_the_next_run_goes_on(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(20)])
+    first = replay(spectron, tmp_path / "state", [dump], options=ReplayOptions(limit=7))
+    assert (ExitCode.LIMIT, 7, 13) == (first.exit_code, first.written, first.remaining)
+    second = replay(spectron, tmp_path / "state", [dump])
+    assert (ExitCode.DONE, 13, 7) == (second.exit_code, second.written, second.already)
+    expected = [f"{user} remembers thing number {number}" for number in range(20)]
+    assert expected == [turn.content for turn in turns_of(spectron, user)]
+
+
+def test_a_limit_holds_over_all_lanes_together(spectron: RunningServer, user: str, tmp_path: Path) -> None:
+    rows = [memory(number, f"{user}{letter}") for letter in "abcdefgh" for number in range(10)]
+    dump = write_raw(tmp_path / "all.json", rows)
+    summary = replay(spectron, tmp_path / "state", [dump], options=ReplayOptions(limit=5))
+    assert (ExitCode.LIMIT, 5, 75) == (summary.exit_code, summary.written, summary.remaining)
+
+
+def test_a_limit_with_a_remainder_is_told_also_where_memories_were_refused(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(5)])
+
+    def refuse_first(seen: Seen) -> Fault:
+        return "400" if is_write(seen) and b"number 0" in seen.body else "none"
+
+    with misbehaving(spectron.base_url, refuse_first) as proxy:
+        summary = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url, options=ReplayOptions(limit=2))
+    assert (1, 1, 3) == (summary.refused, summary.written, summary.remaining)
+    assert ExitCode.LIMIT == summary.exit_code, "3 says done, and it is not done"
+
+
+def test_the_tokens_that_were_set_are_not_exceeded(spectron: RunningServer, user: str, tmp_path: Path) -> None:
+    rows = [memory(number, user) for number in range(10)]
+    dump = write_raw(tmp_path / "all.json", rows)
+    each = estimate_tokens(rows[0]["memory"], "full")[1]
+    first = replay_in_no_time(
+        spectron, tmp_path / "state", dump, options=ReplayOptions(max_tokens=4 * each + each // 2)
+    )
+    assert (ExitCode.LIMIT, 4, 6, 4 * each) == (first.exit_code, first.written, first.remaining, first.tokens)
+    second = replay_in_no_time(spectron, tmp_path / "state", dump)
+    assert (ExitCode.DONE, 6) == (second.exit_code, second.written)
+
+
+def test_tokens_are_counted_as_the_server_tells_them_where_it_does(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(10)])
+    with misbehaving(spectron.base_url) as proxy:
+        proxy.change = lambda seen, body: (  # type: ignore[method-assign]
+            json.dumps({**json.loads(body), "usage": {"totalTokens": 5}}).encode() if seen.writes_fact else None
+        )
+        summary = replay_in_no_time(
+            spectron,
+            tmp_path / "state",
+            dump,
+            endpoint=proxy.base_url,
+            options=ReplayOptions(max_tokens=10_000),
+        )
+    assert (ExitCode.DONE, 10, 50) == (summary.exit_code, summary.written, summary.tokens)
+
+
+def test_a_signal_ends_a_run_that_waits_for_what_the_server_asked_for(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(3)])
+    step: Replay
+
+    async def sleep(seconds: float) -> None:
+        if seconds < 100:
+            await asyncio.sleep(0)
+            return
+        step.interrupt(ExitCode.SIGTERM)
+        await asyncio.Event().wait()  # an hour, as far as a test is concerned
+
+    async def run(endpoint: str) -> ReplaySummary:
+        nonlocal step
+        async with SpectronApi(endpoint, spectron.context, api_key=spectron.api_key, sleep=nap) as api:
+            with open_any([dump]) as opened:
+                step = Replay(
+                    tmp_path / "state",
+                    opened,
+                    load_mapping(None),
+                    ReplayOptions(),
+                    reporter=NullReporter(),
+                    sleep=sleep,
+                )
+                return await asyncio.wait_for(step.run(api), timeout=10)
+
+    busy = refusing(503, "busy", "3600")
+    with misbehaving(spectron.base_url, lambda seen: busy if is_write(seen) else "none") as proxy:
+        summary = asyncio.run(run(proxy.base_url))
+    assert (ExitCode.SIGTERM, 3) == (summary.exit_code, summary.remaining)
+
+
+def test_a_403_stops_its_scope_alone_and_the_next_run_ends_it_once(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    rows = [memory(number, f"{user}{letter}") for letter in "abc" for number in range(10)]
+    dump = write_raw(tmp_path / "all.json", rows)
+
+    def forbid(seen: Seen) -> Fault:
+        hit = is_write(seen) and f"{user}b remembers thing number 5".encode() in seen.body
+        return refusing(403, "not in your region") if hit else "none"
+
+    with misbehaving(spectron.base_url, forbid) as proxy:
+        first = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
+    assert (ExitCode.KEY, 25, 1, 4) == (first.exit_code, first.written, first.in_doubt, first.remaining)
+    second = replay(spectron, tmp_path / "state", [dump])
+    assert (ExitCode.DONE, 5) == (second.exit_code, second.written)
+    for letter in "abc":
+        expected = [f"{user}{letter} remembers thing number {number}" for number in range(10)]
+        assert expected == [turn.content for turn in turns_of(spectron, f"{user}{letter}")]
+
+
+def test_a_retry_after_that_is_no_number_is_no_crash(spectron: RunningServer, user: str, tmp_path: Path) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(1, user)])
+    writes = 0
+
+    def once(seen: Seen) -> Fault:
+        nonlocal writes
+        writes += is_write(seen)
+        return refusing(503, "busy", "\u00b2") if is_write(seen) and writes == 1 else "none"
+
+    with misbehaving(spectron.base_url, once) as proxy:
+        summary = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
+    assert (ExitCode.DONE, 1) == (summary.exit_code, summary.written)
+
+
+def test_a_server_that_dies_on_the_way_ends_the_run_with_a_remainder(user: str, tmp_path: Path) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(30)])
+    with running_server(tmp_path / "data", context="tests") as server:
+
+        def die(seen: Seen) -> Fault:
+            if seen.path.endswith("/facts") and seen.number == 20:
+                server.kill()
+            return "none"
+
+        with misbehaving(server.base_url, die) as proxy:
+            first = replay(server, tmp_path / "state", [dump], endpoint=proxy.base_url)
+        assert ExitCode.UNREACHABLE == first.exit_code
+        assert 30 == first.written + first.in_doubt + first.remaining
+        server.restart()
+        second = replay(server, tmp_path / "state", [dump])
+        assert (ExitCode.DONE, 30) == (second.exit_code, first.written + second.written)
+        assert 30 == len(turns_of(server, user))
+
+
+@pytest.mark.parametrize("what", ["/facts", "/sessions", "/scopes"])
+@pytest.mark.parametrize(("most_s", "options"), [(1900.0, ReplayOptions()), (100.5, ReplayOptions(max_seconds=100.0))])
+def test_a_server_that_asks_to_be_asked_tomorrow_is_not_waited_for_in_silence(
+    spectron: RunningServer, user: str, tmp_path: Path, what: str, most_s: float, options: ReplayOptions
+) -> None:
+    waits = [0.0]
+
+    def tomorrow(seen: Seen) -> Fault:
+        return refusing(503, "later", "86400") if seen.method == "POST" and seen.path.endswith(what) else "none"
+
+    dump = write_raw(tmp_path / "all.json", [memory(1, user)])
+    with misbehaving(spectron.base_url, tomorrow) as proxy:
+        done = replay_in_no_time(
+            spectron, tmp_path / "state", dump, endpoint=proxy.base_url, options=options, waited=waits.append
+        )
+    assert done.exit_code in (ExitCode.UNREACHABLE, ExitCode.LIMIT)
+    assert waits[-1] <= most_s
+
+
+@pytest.mark.parametrize("room", [0, 1, 2, 4, 8])
+def test_a_full_disk_is_said_and_costs_no_memory(
+    spectron: RunningServer, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """Wherever it is met: when planning, when intending, when keeping a receipt."""
+    connect = ledger_module._connect
+
+    def full(path: Path, *, read_only: bool) -> sqlite3.Connection:
+        connection = connect(path, read_only=read_only)
+        if path.name == "ledger.db" and not read_only:
+            pages = connection.execute("PRAGMA page_count").fetchone()[0]
+            connection.execute(f"PRAGMA max_page_count = {pages + room}")
+        return connection
+
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(30)])
+    with monkeypatch.context() as patched:
+        patched.setattr(ledger_module, "_connect", full)
+        with pytest.raises(InputError, match="cannot be written: database or disk is full"):
+            replay_in_no_time(spectron, tmp_path / "state", dump)
+    done = replay_in_no_time(spectron, tmp_path / "state", dump)
+    assert (ExitCode.DONE, 30) == (done.exit_code, len(set(texts(spectron, user))))
+    assert 30 == len(texts(spectron, user))

@@ -1,0 +1,80 @@
+"""Scopes and sessions: registered and opened before a fact uses them, whatever the server answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from spectron_migrate.errors import ExitCode, NotLegal
+from spectron_migrate.local.testing import RunningServer
+from tests.support.proxy import Fault, Seen, misbehaving, refusing
+from tests.support.replaying import forged, replay_in_no_time
+from tests.support.spectron import memory, replay, turns_of, write_raw
+
+
+def test_a_run_takes_sessions_of_its_own_and_none_is_larger_than_the_mapping_says(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    rows = [memory(number, user, run_id=f"run{number % 2}" if number < 6 else None) for number in range(16)]
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text(
+        "version: 1\nrules:\n  - when: {user_id: '*'}\n    scope: {user: '{user_id}'}\nsession: {by: run_id, size: 4}\n"
+    )
+    replay(spectron, tmp_path / "state", [write_raw(tmp_path / "all.json", rows)], mapping=mapping)
+    sessions: dict[str, list[int]] = {}
+    for turn in turns_of(spectron, user):
+        sessions.setdefault(turn.session, []).append(turn.seq)
+    assert [2, 3, 3, 4, 4] == sorted(len(each) for each in sessions.values())
+    assert all(each == sorted(each) for each in sessions.values())
+
+
+def test_a_session_that_was_refused_with_retry_after_is_no_orphan(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(3)])
+    opened = 0
+
+    def busy(seen: Seen) -> Fault:
+        nonlocal opened
+        opened += seen.path.endswith("/sessions")
+        if not seen.path.endswith("/sessions") or opened > 4:
+            return "none"
+        return "cut_after" if opened == 4 else refusing(503, "busy", "1")
+
+    with misbehaving(spectron.base_url, busy) as proxy:
+        summary = replay_in_no_time(spectron, tmp_path / "state", dump, endpoint=proxy.base_url)
+    assert (ExitCode.DONE, 3) == (summary.exit_code, summary.written)
+    assert 1 == summary.orphans, "the one whose answer was cut, not those that the server did not make"
+    assert "3 answers 503" in (summary.slowed_down or "")
+
+
+def test_one_scope_that_the_server_will_not_register_does_not_stop_the_others(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    rows = [memory(number, f"{user}{letter}") for letter in "abcdefgh" for number in range(20)]
+    dump = write_raw(tmp_path / "all.json", rows)
+
+    def refuse_scope(seen: Seen) -> Fault:
+        return "400" if seen.path.endswith("/scopes") and f"{user}c".encode() in seen.body else "none"
+
+    with misbehaving(spectron.base_url, refuse_scope) as proxy:
+        summary = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
+    assert 140 == summary.written
+
+
+def test_a_session_opened_in_another_scope_ends_the_run_with_one_sentence(
+    spectron: RunningServer, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(3)])
+
+    def elsewhere(seen: Seen, body: bytes) -> bytes | None:
+        if not seen.path.endswith("/sessions"):
+            return None
+        return json.dumps({**json.loads(body), "scopes": [["somewhere/else/"]]}).encode()
+
+    forged(monkeypatch, elsewhere)
+    with misbehaving(spectron.base_url) as proxy, pytest.raises(NotLegal, match="somewhere/else"):
+        replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
+    assert [] == turns_of(spectron, user)
