@@ -1,4 +1,4 @@
-"""Mappings, memories and filters from a small world, so that ids, words and plain texts meet often."""
+"""Generates mappings and memories from few ids, words and texts, so that they collide often."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ conditions = st.sampled_from(("*", "*", "*", "*", "*", "*", "*", "a", "kb", "a*"
 
 
 def write_table(folder: Path) -> None:
-    """The lookup tables that generated rules name: one by user, one by agent."""
+    """Write the lookup tables that generated rules name: one by user, one by agent."""
     for key in ("user_id", "agent_id"):
         rows = [f'"{name}","{found}"' for name, found in TABLE.items()]
         (folder / f"{key}.csv").write_text("\n".join([f"{key},looked", *rows]), encoding="utf-8")
@@ -71,7 +71,7 @@ def scopes(draw: st.DrawFn, fields: list[str]) -> dict[str, Any]:
 
 @st.composite
 def paths(draw: st.DrawFn, fields: list[str]) -> dict[str, str]:
-    """A path whose fields mostly stand under their own word, as people write them."""
+    """A path in which most fields follow their own word, as in real mappings."""
     path: dict[str, str] = {}
     for _ in range(draw(st.integers(1, 3))):
         value = draw(st.sampled_from((*PLAIN[: draw(st.integers(1, 4))], *fields, *fields, *fields)))
@@ -126,7 +126,7 @@ def memories(draw: st.DrawFn) -> Memory:
 
 @st.composite
 def kindred(draw: st.DrawFn) -> list[Memory]:
-    """Memories that differ in little: what could be mixed up, if anything can."""
+    """Memories that differ in one field each: the ones that a mapping could mix up."""
     first = draw(memories())
     found = [first]
     for _ in range(draw(st.integers(1, 5))):

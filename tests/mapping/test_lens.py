@@ -1,4 +1,4 @@
-"""The lens law: a lens shows every memory that its filter would match, and none of another user."""
+"""The lens law: a lens covers every memory that its filter matches in Mem0, and none of another user."""
 
 from itertools import combinations
 from pathlib import Path
@@ -35,7 +35,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def of(rules: str, folder: Path = Path()) -> ScopeMapping:
+def mapping_of(rules: str, folder: Path = Path()) -> ScopeMapping:
     """A mapping of these rules."""
     return parse_mapping("version: 1\nrules:\n" + rules, folder)
 
@@ -51,12 +51,12 @@ def lens_of(mapping: ScopeMapping, memory: Memory, names: tuple[str, ...]) -> Le
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(mapping_texts(), kindred())
 def test_the_lens_law(tables: Path, text: str, found: list[Memory]) -> None:
-    """For every memory and every filter that matches it: covered, or the filter is refused."""
+    """For every memory and every filter that matches it, the lens covers it or the filter is refused."""
     mapping = sound(text, tables)
     assume(mapping is not None)
     assert mapping is not None
-    placed = [(memory, mapping.map_memory(memory)) for memory in found]
-    written = [(memory, place) for memory, place in placed if isinstance(place, Placement)]
+    mapped = [(memory, mapping.map_memory(memory)) for memory in found]
+    written = [(memory, place) for memory, place in mapped if isinstance(place, Placement)]
 
     for memory, place in written:
         for names in FILTERS:
@@ -65,21 +65,21 @@ def test_the_lens_law(tables: Path, text: str, found: list[Memory]) -> None:
                 if lens is not None:
                     assert covers(lens.selector, place.selector)
                     assert ("run_id" in names) == (lens.run_filter is not None)
-                    no_leak(lens, names, memory, written)
+                    assert_no_leak(lens, names, memory, written)
 
 
-def no_leak(lens: Lens, names: tuple[str, ...], memory: Memory, written: list[tuple[Memory, Placement]]) -> None:
-    """A memory of another owner is seen only through nodes that are shared on purpose, by its own rule too."""
+def assert_no_leak(lens: Lens, names: tuple[str, ...], memory: Memory, written: list[tuple[Memory, Placement]]) -> None:
+    """A memory of another owner is covered only by nodes that are shared on purpose, also by its own rule."""
     owner = names[0]
     for other, place in written:
         if getattr(other, owner) != getattr(memory, owner):
             assert not covers(lens.own, place.selector)
-            meant = any(set(clause) <= set(lens.shared) for clause in place.selector)
-            assert meant or not covers(lens.selector, place.selector)
+            on_purpose = any(set(clause) <= set(lens.shared) for clause in place.selector)
+            assert on_purpose or not covers(lens.selector, place.selector)
 
 
 def test_a_user_is_read_as_node_and_subtree_beside_what_is_shared() -> None:
-    """The shared node exactly: below it lie all users."""
+    """The shared node without its subtree: below it are all users."""
     mapping = parse_mapping(ACME, Path())
 
     assert mapping.lens(user_id="alice") == Lens(
@@ -90,7 +90,7 @@ def test_a_user_is_read_as_node_and_subtree_beside_what_is_shared() -> None:
 
 
 def test_a_user_and_agent_are_read_as_their_node_beside_what_is_shared() -> None:
-    """Memories of the same user without that agent are not of the filter."""
+    """Memories of the same user without that agent do not match the filter."""
     node = "org/acme/user/alice/agent/bot"
 
     lens = parse_mapping(ACME, Path()).lens(user_id="alice", agent_id="bot")
@@ -99,8 +99,8 @@ def test_a_user_and_agent_are_read_as_their_node_beside_what_is_shared() -> None
     assert ("org/acme",) == lens.shared
 
 
-def test_a_run_beside_a_user_leaves_the_lens_as_it_is() -> None:
-    """A run is a session; hits are kept by the ledger's run."""
+def test_a_run_beside_a_user_does_not_change_the_lens() -> None:
+    """A run is a session, not a scope; its hits are selected by the run in the ledger."""
     mapping = load_mapping(None)
 
     lens = mapping.lens(user_id="alice", run_id="r1")
@@ -111,14 +111,14 @@ def test_a_run_beside_a_user_leaves_the_lens_as_it_is() -> None:
 
 @pytest.mark.parametrize("name", ["agent_id", "app_id", "run_id"])
 def test_the_default_refuses_filters_without_a_user(name: str) -> None:
-    """Such memories may lie under any user; the message names the rule."""
+    """Their memories can be below any user; the message names the rule."""
     with pytest.raises(NotServable, match=rf"a filter by {name} .* built-in rule 1 writes such memories below a user"):
         load_mapping(None).lens(**{name: "x"})
 
 
-def test_an_agent_is_served_where_no_rule_puts_it_under_a_user() -> None:
+def test_an_agent_is_servable_where_no_rule_writes_it_below_a_user() -> None:
     """Here the agent's rule comes first."""
-    mapping = of(
+    mapping = mapping_of(
         """
   - {when: {agent_id: "*"}, scope: {agent: "{agent_id}"}}
   - {when: {user_id: "*"}, scope: {user: "{user_id}"}}
@@ -132,9 +132,9 @@ def test_an_agent_is_served_where_no_rule_puts_it_under_a_user() -> None:
         mapping.lens(user_id="alice", agent_id="bot")
 
 
-def test_a_run_alone_is_served_by_its_own_rule() -> None:
-    """Where runs come first, nothing else can hold such a memory."""
-    mapping = of('  - {when: {run_id: "*"}, scope: {run: "{run_id}"}}\n')
+def test_a_run_alone_is_servable_by_its_own_rule() -> None:
+    """If the rule for runs is the first, no other rule can take such a memory."""
+    mapping = mapping_of('  - {when: {run_id: "*"}, scope: {run: "{run_id}"}}\n')
 
     assert (("run/r1",), ("run/r1/*",)) == mapping.lens(run_id="r1").selector
 
@@ -147,15 +147,15 @@ def test_a_filter_without_any_id_is_refused() -> None:
 
 def test_a_filter_that_no_rule_takes_is_refused() -> None:
     """An empty lens would read everything."""
-    mapping = of('  - {when: {user_id: "team-*"}, scope: {user: "{user_id}"}}\n')
+    mapping = mapping_of('  - {when: {user_id: "team-*"}, scope: {user: "{user_id}"}}\n')
 
     with pytest.raises(NotServable, match="no rule"):
         mapping.lens(user_id="alice")
 
 
 def test_a_shared_node_built_from_other_fields_makes_the_filter_not_servable() -> None:
-    """Which teams alice's memories went to cannot be known from her id."""
-    mapping = of(
+    """alice's id does not say to which teams her memories were written."""
+    mapping = mapping_of(
         """
   - {when: {metadata.team: "*"}, scope: {team: "{metadata.team}"}}
   - {when: {user_id: "*"}, scope: {user: "{user_id}"}}
@@ -166,9 +166,9 @@ def test_a_shared_node_built_from_other_fields_makes_the_filter_not_servable() -
         mapping.lens(user_id="alice")
 
 
-def test_a_clause_that_is_shared_only_in_part_on_purpose_makes_the_filter_not_servable() -> None:
-    """Reading the constant node alone would involve every team's memories."""
-    mapping = of(
+def test_a_clause_of_which_only_one_node_is_constant_makes_the_filter_not_servable() -> None:
+    """Reading the constant node alone would show every team's memories."""
+    mapping = mapping_of(
         """
   - {when: {metadata.team: "*"}, scope: {all_of: [{org: acme}, {team: "{metadata.team}"}]}}
   - {when: {user_id: "*"}, scope: {user: "{user_id}"}}
@@ -180,8 +180,8 @@ def test_a_clause_that_is_shared_only_in_part_on_purpose_makes_the_filter_not_se
 
 
 def test_a_clause_that_is_shared_as_a_whole_is_read_as_a_whole() -> None:
-    """What is in one of its nodes alone stays unseen."""
-    mapping = of(
+    """A memory in only one of its nodes is not covered."""
+    mapping = mapping_of(
         """
   - {when: {metadata.kind: kb}, scope: {all_of: [{org: acme}, {clearance: kb}]}}
   - {when: {user_id: "*"}, scope: {user: "{user_id}"}}
@@ -194,34 +194,35 @@ def test_a_clause_that_is_shared_as_a_whole_is_read_as_a_whole() -> None:
     assert lens.own == lens.selector[:2]
 
 
-def test_a_field_above_the_user_that_the_filter_does_not_say_makes_it_not_servable() -> None:
-    """A pattern can end in `/*`, not have it in the middle."""
-    mapping = of('  - {when: {user_id: "*", metadata.org: "*"}, scope: {org: "{metadata.org}", user: "{user_id}"}}\n')
+def test_a_field_above_the_user_that_the_filter_does_not_name_makes_it_not_servable() -> None:
+    """A pattern can end in `/*`, but cannot have it in the middle."""
+    mapping = mapping_of(
+        '  - {when: {user_id: "*", metadata.org: "*"}, scope: {org: "{metadata.org}", user: "{user_id}"}}\n'
+    )
 
     with pytest.raises(NotServable, match="rule 1"):
         mapping.lens(user_id="alice")
 
 
-def test_a_node_that_says_less_than_the_filter_is_read_exactly_unless_more_lies_below_it() -> None:
-    """Topics of the user lie below; nothing is said of the agent, so both have to be read."""
-    mapping = of(
+def test_the_subtree_of_a_node_above_the_filter_is_read_only_if_a_rule_writes_there() -> None:
+    """Topics are written below the user whatever the agent is, so the filter by both reads them too."""
+    mapping = mapping_of(
         """
   - {when: {user_id: "*", metadata.topic: "*"}, scope: {user: "{user_id}", topic: "{metadata.topic}"}}
   - {when: {user_id: "*"}, scope: {user: "{user_id}"}}
 """
     )
-    exactly = of('  - {when: {user_id: "*"}, scope: {user: "{user_id}"}}\n')
+    exactly = mapping_of('  - {when: {user_id: "*"}, scope: {user: "{user_id}"}}\n')
     user_and_agent = {"user_id": "alice", "agent_id": "bot"}
 
-    found = (mapping.lens(**user_and_agent).selector, exactly.lens(**user_and_agent).selector)
-
-    assert ((("user/alice",), ("user/alice/*",)), (("user/alice",),)) == found
+    assert (("user/alice",), ("user/alice/*",)) == mapping.lens(**user_and_agent).selector
+    assert (("user/alice",),) == exactly.lens(**user_and_agent).selector
 
 
 @pytest.mark.parametrize("asked", ['agent_id: "*"', "agent_id: kb", 'metadata.source: "*"', "expired: true"])
-def test_a_rule_hides_a_later_one_only_from_what_it_surely_takes(asked: str) -> None:
-    """Some of alice's memories pass the first rule by, so the second counts."""
-    mapping = of(
+def test_a_rule_hides_a_later_one_only_from_memories_that_it_takes_in_every_case(asked: str) -> None:
+    """The first rule does not take all of alice's memories, so the others count."""
+    mapping = mapping_of(
         f"""
   - {{when: {{{asked}}}, scope: {{org: acme}}}}
   - {{when: {{user_id: "*", agent_id: "*"}}, scope: {{user: "{{user_id}}", agent: "{{agent_id}}"}}}}
@@ -233,9 +234,9 @@ def test_a_rule_hides_a_later_one_only_from_what_it_surely_takes(asked: str) -> 
     assert expected == mapping.lens(user_id="alice").selector
 
 
-def test_a_rule_that_asks_for_less_is_not_hidden_by_one_that_asks_for_more() -> None:
-    """Alice speaks with other agents than that one too."""
-    mapping = of(
+def test_a_rule_is_not_hidden_by_one_with_stricter_conditions() -> None:
+    """alice has memories with other agents too."""
+    mapping = mapping_of(
         """
   - {when: {agent_id: "kb*"}, scope: {org: acme}}
   - {when: {user_id: "*", agent_id: "*"}, scope: {user: "{user_id}"}}
@@ -247,9 +248,9 @@ def test_a_rule_that_asks_for_less_is_not_hidden_by_one_that_asks_for_more() -> 
     assert (("org/acme",),) == mapping.lens(user_id="alice", agent_id="kb-bot").selector
 
 
-def test_what_a_rule_fixes_itself_needs_not_be_in_the_filter() -> None:
-    """The rule's author chose that one agent's node, so it is shared on purpose."""
-    mapping = of(
+def test_a_field_that_a_rule_fixes_need_not_be_in_the_filter() -> None:
+    """The author of the rule chose the node of that agent, so it is shared on purpose."""
+    mapping = mapping_of(
         """
   - {when: {agent_id: kb-bot}, scope: {agent: "{agent_id}"}}
   - {when: {user_id: "*"}, scope: {user: "{user_id}"}}
@@ -260,9 +261,9 @@ def test_what_a_rule_fixes_itself_needs_not_be_in_the_filter() -> None:
     assert () == mapping.lens(user_id="alice", agent_id="other").shared
 
 
-def test_a_skipping_rule_needs_nothing_read_and_hides_what_it_takes() -> None:
-    """What is not written cannot be missed."""
-    mapping = of(
+def test_a_rule_that_skips_adds_nothing_to_the_lens_and_hides_later_rules() -> None:
+    """Its memories are not written."""
+    mapping = mapping_of(
         """
   - {when: {agent_id: "*"}, skip: true}
   - {when: {user_id: "*"}, scope: {user: "{user_id}"}}
@@ -275,9 +276,8 @@ def test_a_skipping_rule_needs_nothing_read_and_hides_what_it_takes() -> None:
 
 
 def test_captured_parts_and_tables_are_resolved_from_the_filter(tmp_path: Path) -> None:
-    """Both say the tenant of a user."""
     (tmp_path / "orgs.csv").write_text("user_id,org\nbob,Initech\n", encoding="utf-8")
-    mapping = of(
+    mapping = mapping_of(
         """
   - {when: {user_id: "{tenant}:{user}"}, scope: {tenant: "{tenant}", user: "{user}"}}
   - when: {user_id: "*"}
@@ -293,9 +293,9 @@ def test_captured_parts_and_tables_are_resolved_from_the_filter(tmp_path: Path) 
         mapping.lens(user_id="eve")
 
 
-def test_a_shared_node_never_opens_what_needs_another_node_too() -> None:
+def test_a_shared_node_never_shows_memories_that_need_another_node_too() -> None:
     """`all_of` with the shared node would show alice's memory to every reader of that node."""
-    mapping = of(
+    mapping = mapping_of(
         """
   - {when: {metadata.source: kb}, scope: {org: acme}}
   - {when: {user_id: "*"}, scope: {all_of: [{user: "{user_id}"}, {org: acme}]}}
@@ -307,9 +307,11 @@ def test_a_shared_node_never_opens_what_needs_another_node_too() -> None:
 
 
 def test_all_of_and_any_of_are_read_by_the_users_node() -> None:
-    """Involving one path is enough for a lens; who may read is the grants' matter."""
+    """A lens covers a memory by one of its paths; grants limit reading further."""
     for kind in ("all_of", "any_of"):
-        mapping = of(f'  - {{when: {{user_id: "*"}}, scope: {{{kind}: [{{user: "{{user_id}}"}}, {{team: x}}]}}}}\n')
+        mapping = mapping_of(
+            f'  - {{when: {{user_id: "*"}}, scope: {{{kind}: [{{user: "{{user_id}}"}}, {{team: x}}]}}}}\n'
+        )
 
         assert (("user/alice",), ("user/alice/*",)) == mapping.lens(user_id="alice").selector
 
@@ -334,8 +336,8 @@ def test_all_of_and_any_of_are_read_by_the_users_node() -> None:
         ((("a/b",),), (), False),
     ],
 )
-def test_a_lens_covers_what_involves_every_pattern_of_a_clause(
+def test_a_lens_covers_a_memory_that_matches_every_pattern_of_a_clause(
     lens: Selector, target: Selector, expected: bool
 ) -> None:
-    """As published for lenses; whether a subtree has its root is not relied on."""
+    """As published; the lens does not rely on whether a subtree includes its root."""
     assert expected == covers(lens, target)

@@ -1,4 +1,4 @@
-"""The example files: each loads, and does what its comments say."""
+"""The example files in configs/: each loads and does what its comments say."""
 
 from pathlib import Path
 
@@ -25,8 +25,7 @@ def selector(mapping: ScopeMapping, **fields: object) -> Selector:
 
 
 @pytest.mark.parametrize("path", MAPPINGS, ids=lambda path: path.stem)
-def test_every_mapping_of_the_cookbook_loads_and_places_a_user(path: Path) -> None:
-    """An example that does not run teaches mistakes."""
+def test_every_mapping_of_the_cookbook_writes_a_user_to_a_scope_of_its_own(path: Path) -> None:
     mapping = load_mapping(path)
     user = "acme:alice" if path.stem == "tenants-in-ids" else "alice"
 
@@ -34,7 +33,6 @@ def test_every_mapping_of_the_cookbook_loads_and_places_a_user(path: Path) -> No
 
 
 def test_the_settings_example_loads_with_the_mapping_beside_it() -> None:
-    """With the two variables that it names."""
     env = {"SPECTRON_ENDPOINT": "https://spectron.example", "SPECTRON_API_KEY": "sk-ctx-1"}
 
     found = load_settings(CONFIGS / "spectron-migrate.yaml", env=env, overrides={})
@@ -44,16 +42,14 @@ def test_the_settings_example_loads_with_the_mapping_beside_it() -> None:
     assert load_mapping(found.mapping).rules
 
 
-def test_agents_of_a_user_are_read_together_or_one_by_one() -> None:
-    """agent-per-user."""
+def test_agent_per_user_is_read_together_or_agent_by_agent() -> None:
     mapping = example("agent-per-user")
 
     assert (("user/alice",), ("user/alice/*",)) == mapping.lens(user_id="alice").selector
     assert ("user/alice/agent/bot",) == mapping.lens(user_id="alice", agent_id="bot").selector[0]
 
 
-def test_what_an_agent_learned_is_read_by_agent_alone() -> None:
-    """agent-first."""
+def test_agent_first_is_read_by_agent_alone() -> None:
     mapping = example("agent-first")
 
     assert (("agent/bot",), ("agent/bot/*",)) == mapping.lens(agent_id="bot").selector
@@ -61,8 +57,7 @@ def test_what_an_agent_learned_is_read_by_agent_alone() -> None:
         mapping.lens(user_id="alice")
 
 
-def test_clauses_of_all_of_and_any_of() -> None:
-    """all-of, any-of."""
+def test_all_of_and_any_of_make_one_clause_or_several() -> None:
     medical = selector(example("all-of"), user_id="alice", metadata={"kind": "medical"})
     decision = selector(example("any-of"), user_id="alice", metadata={"team": "red", "kind": "decision"})
 
@@ -71,7 +66,7 @@ def test_clauses_of_all_of_and_any_of() -> None:
 
 
 def test_tenants_come_from_the_id_or_from_a_table() -> None:
-    """tenants-in-ids, tenants-by-table: who has none is refused by name."""
+    """A user without a tenant is refused by name."""
     in_ids, by_table = example("tenants-in-ids"), example("tenants-by-table")
 
     assert (("tenant/acme/user/alice",),) == selector(in_ids, user_id="acme:alice")
@@ -86,23 +81,22 @@ def test_tenants_come_from_the_id_or_from_a_table() -> None:
     assert isinstance(by_table.map_memory(Memory("m1", "text", user_id="eve")), Unmapped)
 
 
-def test_small_talk_is_left_behind_by_name() -> None:
-    """skipping."""
+def test_skipping_leaves_small_talk_out_by_name() -> None:
     mapping = example("skipping")
 
     found = mapping.map_memory(Memory("m1", "hi", user_id="alice", categories=("small_talk",)))
 
-    assert found == Skipped("m1", "rule small talk")
+    assert Skipped("m1", "rule small talk") == found
 
 
-def test_old_memories_arrive_without_extraction_and_expired_ones_apart() -> None:
-    """old-memories."""
+def test_old_memories_are_written_without_extraction_and_expired_ones_apart() -> None:
     mapping = example("old-memories")
     old = mapping.map_memory(Memory("m1", "text", user_id="alice", text_at="2023-05-01T00:00:00.000000Z"))
     new = mapping.map_memory(Memory("m1", "text", user_id="alice", text_at="2024-05-01T00:00:00.000000Z"))
 
     assert isinstance(old, Placement)
     assert isinstance(new, Placement)
-    assert ("none", "full") == (old.infer, new.infer)
+    assert "none" == old.infer
+    assert "full" == new.infer
     assert old.selector == new.selector
     assert (("user/alice/kept/expired",),) == selector(mapping, user_id="alice", state="expired")

@@ -1,4 +1,4 @@
-"""Mappings under which two ids could come to share a scope are refused when they are loaded, with the rules named."""
+"""A mapping under which two ids could share a scope is refused when it is loaded, and the rules are named."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ REFUSED = {
   - {when: {user_id: "{org}:{user}"}, scope: {org: "{org}", user: "{user}"}}
   - {when: {user_id: "{org}/{user}"}, scope: {org: "{org}", user: "{user}"}}
 """,
-    "one capture, its parts the other way round": """
+    "one capture, its parts swapped": """
   - {when: {user_id: "{a}:{b}", metadata.x: "*"}, scope: {org: "{a}", user: "{b}"}}
   - {when: {user_id: "{a}:{b}"}, scope: {org: "{b}", user: "{a}"}}
 """,
@@ -66,7 +66,7 @@ REFUSED = {
     "two paths of one rule": """
   - {when: {user_id: "*", metadata.peer: "*"}, scope: {any_of: [{user: "{user_id}"}, {user: "{metadata.peer}"}]}}
 """,
-    "a field of the memory that is no id": """
+    "a field of the memory that is not an id": """
   - {when: {metadata.owner: "*"}, scope: {user: "{metadata.owner}"}}
   - {when: {user_id: "*"}, scope: {user: "{user_id}"}}
 """,
@@ -131,8 +131,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("rules", REFUSED.values(), ids=REFUSED)
-def test_what_could_mix_two_ids_is_refused(rules: str, folder: Path) -> None:
-    """Before anything is written, naming the rules by their lines."""
+def test_a_mapping_that_could_mix_two_ids_is_refused(rules: str, folder: Path) -> None:
+    """The message names the rules with their lines."""
     with pytest.raises(InputError, match="become one scope for two different") as refused:
         parse_mapping(f"version: 1\nrules:{rules}", folder)
 
@@ -141,19 +141,18 @@ def test_what_could_mix_two_ids_is_refused(rules: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("rules", SOUND.values(), ids=SOUND)
-def test_what_cannot_mix_two_ids_is_taken(rules: str, folder: Path) -> None:
-    """A refusal must mean something."""
+def test_a_mapping_that_cannot_mix_two_ids_is_accepted(rules: str, folder: Path) -> None:
     assert parse_mapping(f"version: 1\nrules:{rules}", folder).rules
 
 
-def test_a_capture_can_be_put_together_again() -> None:
-    """Each part but the last is as short as it can be, so that no two ids give the same parts."""
+def test_two_ids_never_have_the_same_captured_parts() -> None:
+    """Each part but the last is as short as possible."""
     rules = '\n  - {when: {user_id: "{org}:{user}"}, scope: {org: "{org}", user: "{user}"}}'
     mapping = parse_mapping(f"version: 1\nrules:{rules}", Path())
-    places = {
+    mapped = {
         name: mapping.map_memory(Memory("m", "text", user_id=name)) for name in ("a:b:c", "::b", "a:b", ":b", "a:", "a")
     }
 
-    found = {name: place.selector[0][0] for name, place in places.items() if isinstance(place, Placement)}
+    found = {name: place.selector[0][0] for name, place in mapped.items() if isinstance(place, Placement)}
     assert {"a:b:c": "org/a/user/x--b-3ac", "::b": "org/x---3a/user/b", "a:b": "org/a/user/b"} == found
-    assert all(isinstance(places[name], Unmapped) for name in (":b", "a:", "a"))
+    assert all(isinstance(mapped[name], Unmapped) for name in (":b", "a:", "a"))
