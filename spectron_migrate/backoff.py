@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+from email.utils import parsedate_to_datetime
 
 
 def backoff_s(
@@ -17,3 +19,18 @@ def backoff_s(
     if jitter:
         wait_s *= random.uniform(0.5, 1.0)
     return max(wait_s, asked_s or 0.0)
+
+
+def retry_after_s(text: str | None, date: str | None) -> float | None:
+    """Seconds that a `Retry-After` header asks for; None if it is missing or invalid.
+
+    RFC 9110 allows a number or a date. A date is compared with the response's `Date`, the server's own clock.
+    """
+    if not text:
+        return None
+    if re.fullmatch(r"[0-9]+", text.strip()):
+        return float(text)
+    try:
+        return max(0.0, (parsedate_to_datetime(text) - parsedate_to_datetime(date or "")).total_seconds())
+    except (ValueError, TypeError, OverflowError):
+        return None

@@ -277,10 +277,20 @@ def digest(*parts: str) -> str:
     """SHA-256 over the parts and their lengths, so that `("ab", "c")` and `("a", "bc")` differ."""
     hasher = hashlib.sha256()
     for part in parts:
-        data = part.encode("utf-8", "surrogatepass")
+        data = to_bytes(part)
         hasher.update(len(data).to_bytes(8, "big"))
         hasher.update(data)
     return hasher.hexdigest()
+
+
+def to_bytes(text: str) -> bytes:
+    """UTF-8 for any text, also one with a lone surrogate, which SQLite and strict UTF-8 refuse."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def from_bytes(data: bytes) -> str:
+    """The inverse of `to_bytes`."""
+    return data.decode("utf-8", "surrogatepass")
 
 
 def is_unicode(text: str) -> bool:

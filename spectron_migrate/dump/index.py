@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from spectron_migrate.records import Json, Memory
+from spectron_migrate.records import Json, Memory, from_bytes, to_bytes
 
 NOT_WRITTEN = -1
 _SCHEMA = """
@@ -96,7 +96,7 @@ class SeenIndex:
             part = entries[begin : begin + _INSERT_BATCH]
             values: list[object] = []
             for entry, offset in zip(part, offsets[begin : begin + _INSERT_BATCH], strict=True):
-                values += (key(entry.id), number, offset, record_digest(entry.line), entry.text)
+                values += (to_bytes(entry.id), number, offset, record_digest(entry.line), entry.text)
             rows = ", ".join(["(?, ?, ?, ?, ?)"] * len(part))
             self._db.execute(f"INSERT INTO seen (id, pass, offset, record, text) VALUES {rows}", values)
         self._db.execute("COMMIT")
@@ -129,7 +129,7 @@ class SeenIndex:
     def find_all(self, memory_ids: Sequence[str]) -> dict[str, SeenRow]:
         """The rows of these ids, at most 1,000; call `sort` first."""
         marks = ", ".join("?" * len(memory_ids))
-        rows = self._db.execute(f"{_SELECT} WHERE id IN ({marks})", [key(one) for one in memory_ids])
+        rows = self._db.execute(f"{_SELECT} WHERE id IN ({marks})", [to_bytes(one) for one in memory_ids])
         return {found.id: found for found in map(_seen_row, rows)}
 
     def beside(
@@ -179,12 +179,12 @@ class SeenIndex:
     def always_admit(self, memory_ids: Iterator[str]) -> None:
         """Let the scan take these ids whatever its filters say."""
         self._db.execute("BEGIN")
-        self._db.executemany("INSERT OR IGNORE INTO wanted VALUES (?)", ((key(one),) for one in memory_ids))
+        self._db.executemany("INSERT OR IGNORE INTO wanted VALUES (?)", ((to_bytes(one),) for one in memory_ids))
         self._db.execute("COMMIT")
 
     def is_always_admitted(self, memory_id: str) -> bool:
         """Whether `always_admit` was called for this id."""
-        return self._db.execute("SELECT 1 FROM wanted WHERE id = ?", (key(memory_id),)).fetchone() is not None
+        return self._db.execute("SELECT 1 FROM wanted WHERE id = ?", (to_bytes(memory_id),)).fetchone() is not None
 
     def count_owners(self, owners: Sequence[tuple[str | None, str | None, str | None]], sign: int = 1) -> None:
         """Add one memory to (`sign` -1: subtract it from) the counts of its user, agent and run, for each of these."""
@@ -200,7 +200,7 @@ class SeenIndex:
         self._db.executemany(
             "INSERT INTO owner VALUES (?, ?, ?) "
             "ON CONFLICT (kind, id) DO UPDATE SET memories = memories + excluded.memories",
-            [(kind, key(one), count) for (kind, one), count in self._counted.items()],
+            [(kind, to_bytes(one), count) for (kind, one), count in self._counted.items()],
         )
         self._db.execute("COMMIT")
         self._counted.clear()
@@ -215,7 +215,7 @@ class SeenIndex:
         """Memories of each user."""
         self._write_owners()
         sql = "SELECT id, memories FROM owner WHERE kind = 'user' AND memories > 0 ORDER BY id"
-        return {row[0].decode("utf-8", "surrogatepass"): row[1] for row in self._db.execute(sql)}
+        return {from_bytes(row[0]): row[1] for row in self._db.execute(sql)}
 
     def close(self) -> None:
         """Close and remove it."""
@@ -239,17 +239,12 @@ def _batches(lines: Iterable[tuple[bytes, Json]]) -> Iterator[list[tuple[bytes, 
 
 def _seen_row(row: tuple[int, bytes, int, int, bytes, bytes]) -> SeenRow:
     number, memory_id, pass_number, offset, record, text = row
-    return SeenRow(number, memory_id.decode("utf-8", "surrogatepass"), pass_number, offset, record, text)
-
-
-def key(memory_id: str) -> bytes:
-    """An id as bytes: SQLite refuses text with a lone surrogate."""
-    return memory_id.encode("utf-8", "surrogatepass")
+    return SeenRow(number, from_bytes(memory_id), pass_number, offset, record, text)
 
 
 def text_digest(text: str) -> bytes:
     """A short digest, equal for equal texts."""
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return hashlib.blake2b(to_bytes(text), digest_size=8).digest()
 
 
 def record_digest(line: bytes) -> bytes:

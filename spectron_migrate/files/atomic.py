@@ -16,7 +16,7 @@ from spectron_migrate.records import Json
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = False, mode: int = 0o600) -> Iterator[BinaryIO]:
-    """A file to write to that takes the name `path` at the end of the block; a reader sees the old file or the new.
+    """A file to write to that gets the name `path` at the end of the block; a reader sees the old file or the new one.
 
     After an exception `path` is as it was. `durable`: the new file survives a power cut. Raises OSError.
     """
@@ -42,7 +42,7 @@ def replace_file(path: Path, data: bytes, *, durable: bool = False, mode: int = 
 
 
 def create_file(path: Path, data: bytes) -> bool:
-    """Write `data` under this name, durably; False where the name is taken, whose file stays as it is."""
+    """Write a new file durably; False if the name is taken, and that file stays as it is."""
     draft = _draft_of(path)
     write_durably(draft, data)
     try:
@@ -96,7 +96,7 @@ def write_json(path: Path, value: Mapping[str, Json]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Json] | None:
-    """The object that `write_json` wrote; None where the file is missing or cannot be read."""
+    """The object that `write_json` wrote; None if the file is missing or cannot be read."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError):

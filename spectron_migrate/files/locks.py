@@ -30,9 +30,9 @@ class FileLock:
 
 
 def try_lock(path: Path) -> FileLock | None:
-    """Lock this file and write the process number into it; None while another process holds it.
+    """Lock this file and write the process number into it; None while another process holds the lock.
 
-    The file is created where it is missing. Raises OSError where that is not possible.
+    Creates the file if it is missing. Raises OSError if that is not possible.
     """
     while True:
         file = _open(path)
@@ -73,7 +73,7 @@ def is_held(path: Path) -> bool:
     try:
         return not try_lock_handle(handle, shared=True)
     except OSError:
-        return True  # cannot be told: as if it were held
+        return True  # cannot be determined: report it as held
     finally:
         os.close(handle)
 
@@ -84,9 +84,9 @@ def lock_handle(handle: int) -> None:
 
 
 def try_lock_handle(handle: int, *, shared: bool = False) -> bool:
-    """Lock an open file or directory, or turn the lock held on it into this kind; False where another's forbids it.
+    """Lock an open file or directory, or convert the lock held on it; False if another process's lock prevents it.
 
-    An exclusive lock admits no other, a shared one admits other shared ones.
+    An exclusive lock admits no other lock, a shared one admits other shared ones.
     """
     try:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -105,7 +105,7 @@ def _open(path: Path) -> FileIO:
 
 
 def _is_still_at(path: Path, file: FileIO) -> bool:
-    """False where the last holder removed the file before it was locked here: that lock keeps nobody out."""
+    """False if the last holder removed the file before it was locked here: such a lock keeps no other process out."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -117,4 +117,4 @@ def _name_holder(file: FileIO) -> None:
         file.truncate(0)
         file.write(f"{os.getpid()}\n".encode())
     except OSError:
-        pass  # a full disk: the lock holds without a name as well
+        pass  # the disk is full; the lock works without a name too

@@ -1,7 +1,7 @@
-"""Private folders for what a step needs on disk meanwhile: gone with the step, also where it was killed.
+"""Private temporary folders, removed at the end of a step, or later if its process was killed.
 
-A folder is locked as long as its process lives, so whoever makes the next one knows which are left over, and
-removes them. What can lie in a file without a name lies there instead, and nothing has to be removed.
+A folder is locked as long as its process lives, so the next process that creates one can tell which are left over and
+removes them. Data that fits in one file is kept in a file without a name instead, which needs no removal.
 """
 
 from __future__ import annotations
@@ -20,37 +20,35 @@ PREFIX = "spectron-migrate-scratch-"
 
 
 class Scratch:
-    """A new folder that its owner alone may enter, and that is removed on `close`."""
+    """A new folder that only its owner may enter; `close` removes it."""
 
     def __init__(self, base: Path | None = None) -> None:
-        """Make it in `base`, or among the temporary files, after those of dead processes there are removed."""
+        """Create it in `base` (default: the system's temporary directory), after removing those of dead processes there."""
         base = base or Path(tempfile.gettempdir())
         sweep(base)
         self.path, lock = _locked_folder(base)
-        self._end = weakref.finalize(self, _removed, self.path, lock)  # also where nobody closes it
+        self._finalizer = weakref.finalize(self, _remove, self.path, lock)  # also if `close` is never called
 
     def close(self) -> None:
-        """Remove it and all that is in it; harmless twice."""
-        self._end()
+        """Remove the folder and its content. May be called twice."""
+        self._finalizer()
 
     def __enter__(self) -> Path:
-        """The folder."""
         return self.path
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Remove it."""
         self.close()
 
 
 def sweep(base: Path) -> None:
-    """Remove the scratch folders of processes that are no more."""
+    """Remove the scratch folders of processes that have ended."""
     for path in base.glob(f"{PREFIX}*"):
         try:
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError:
-            continue  # another user's, or gone by now
+            continue  # another user's, or already removed
         try:
             if try_lock_handle(lock):
                 shutil.rmtree(path, ignore_errors=True)
@@ -59,7 +57,7 @@ def sweep(base: Path) -> None:
 
 
 def _locked_folder(base: Path) -> tuple[Path, int]:
-    """A folder and the lock on it; a sweep that came between the two may have taken it, then another is made."""
+    """A new folder and the lock on it. If a sweep removes the folder before it is locked, another one is made."""
     while True:
         path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
         with suppress(FileNotFoundError):
@@ -70,6 +68,6 @@ def _locked_folder(base: Path) -> tuple[Path, int]:
             os.close(lock)
 
 
-def _removed(path: Path, lock: int) -> None:
+def _remove(path: Path, lock: int) -> None:
     shutil.rmtree(path, ignore_errors=True)
     os.close(lock)

@@ -1,4 +1,4 @@
-"""Disk space of a file: reserved before it is mapped, given back without moving what stays."""
+"""Disk space of a file: reserved before it is memory-mapped, released without moving the rest."""
 
 from __future__ import annotations
 

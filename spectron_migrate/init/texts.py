@@ -129,9 +129,11 @@ def _comments_on(owners: Owners | None) -> list[str]:
         lines.append(
             f"# {owners.escaped} have an id that is not legal in a scope: it is escaped, reversibly (`x--…`).\n"
         )
-    nobody = owners.together[()]
-    if nobody:
-        lines.append(f"# {nobody} have no owner: no rule applies to them, and a replay refuses until one does.\n")
+    without_owner = owners.together[()]
+    if without_owner:
+        lines.append(
+            f"# {without_owner} have no owner: no rule applies to them, and a replay refuses until one does.\n"
+        )
     for separator, n in owners.tenants.items():
         if n and n >= TENANT_SHARE * owners.rows:
             lines.append(

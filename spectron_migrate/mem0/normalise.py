@@ -109,7 +109,9 @@ def from_item(item: Mapping[str, Json], *, now: datetime) -> Memory | Skipped:
     if given is not None and not isinstance(given, Mapping):
         raw["metadata"] = given
     extra: dict[str, Json] = {}
-    if "text_lemmatized" in metadata:  # the self-hosted server's list of everybody mixes these in
+    if (
+        "text_lemmatized" in metadata
+    ):  # the self-hosted server's list of all memories mixes these fields into the metadata
         extra["text_lemmatized"] = metadata.pop("text_lemmatized")
         if "role" in metadata and "role" not in rest:
             rest["role"] = metadata.pop("role")

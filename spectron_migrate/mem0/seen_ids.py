@@ -6,7 +6,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from spectron_migrate.records import Memory
+from spectron_migrate.records import Memory, from_bytes, to_bytes
 
 OWNER_FIELDS = {"user": "user_id", "agent": "agent_id", "app": "app_id", "run": "run_id"}
 _LOOKUP_BATCH = 500
@@ -28,7 +28,7 @@ class SeenIds:
     def add(self, memory_ids: Sequence[str]) -> None:
         """Record these ids."""
         self._db.execute("BEGIN")
-        self._db.executemany("INSERT OR IGNORE INTO seen VALUES (?)", [(_key(one),) for one in memory_ids])
+        self._db.executemany("INSERT OR IGNORE INTO seen VALUES (?)", [(to_bytes(one),) for one in memory_ids])
         self._db.execute("COMMIT")
 
     def add_memories(self, memories: Iterable[Memory]) -> set[str]:
@@ -37,7 +37,7 @@ class SeenIds:
         fresh = {memory_id: fresh[memory_id] for memory_id in self.not_seen(fresh)}
         self.add(list(fresh))
         owners = Counter(
-            (kind, _key(owner))
+            (kind, to_bytes(owner))
             for memory in fresh.values()
             for kind, field in OWNER_FIELDS.items()
             if (owner := getattr(memory, field)) is not None
@@ -50,7 +50,7 @@ class SeenIds:
 
     def not_seen(self, memory_ids: Iterable[str]) -> list[str]:
         """Those of these ids that were not recorded."""
-        wanted = {_key(one): one for one in memory_ids}
+        wanted = {to_bytes(one): one for one in memory_ids}
         keys = list(wanted)
         for begin in range(0, len(keys), _LOOKUP_BATCH):
             part = keys[begin : begin + _LOOKUP_BATCH]
@@ -66,7 +66,7 @@ class SeenIds:
     def ids(self) -> Iterator[str]:
         """All recorded ids."""
         for (memory_id,) in self._db.execute("SELECT id FROM seen"):
-            yield memory_id.decode("utf-8", "surrogatepass")
+            yield from_bytes(memory_id)
 
     def owner_count(self, kind: str) -> int:
         """How many different users, agents, apps or runs (`kind`) have a memory."""
@@ -75,7 +75,7 @@ class SeenIds:
     def row_count_of(self, kind: str, owner: str) -> int:
         """How many memories an owner has."""
         sql = "SELECT rows FROM owner WHERE kind = ? AND id = ?"
-        found = self._db.execute(sql, (kind, _key(owner))).fetchone()
+        found = self._db.execute(sql, (kind, to_bytes(owner))).fetchone()
         return 0 if found is None else int(found[0])
 
     def clear(self) -> None:
@@ -115,7 +115,3 @@ class DistinctIds:
         if self._on_disk is not None:
             self._on_disk.close()
             self._on_disk = None
-
-
-def _key(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")

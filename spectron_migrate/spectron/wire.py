@@ -8,7 +8,6 @@ connector, which knows that no connection was ever made for the request.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -21,6 +20,7 @@ import aiohttp
 from yarl import URL
 
 from spectron_migrate import __version__
+from spectron_migrate.backoff import retry_after_s
 from spectron_migrate.errors import InputError
 from spectron_migrate.records import Json, format_time
 
@@ -195,13 +195,14 @@ def _read(response: aiohttp.ClientResponse, raw: bytes) -> Response:
         body = json.loads(raw) if raw else None
     except ValueError:
         body = None
+    asked_s = retry_after_s(response.headers.get("retry-after"), response.headers.get("date"))
     return Response(
         status=response.status,
         body=body,
         raw=raw,
         date=_http_date(response.headers.get("date")),
         trace_id=response.headers.get("x-trace-id"),
-        retry_after_s=_retry_after(response.headers.get("retry-after"), response.headers.get("date")),
+        retry_after_s=None if asked_s is None else min(LONGEST_WAIT_S, asked_s),
     )
 
 
@@ -212,19 +213,6 @@ def _http_date(text: str | None) -> str | None:
     try:
         return format_time(parsedate_to_datetime(text))
     except (ValueError, TypeError):
-        return None
-
-
-def _retry_after(text: str | None, date: str | None) -> float | None:
-    """Seconds, at most LONGEST_WAIT_S. RFC 9110 allows a number or a date; a date is read by the server's clock."""
-    if not text:
-        return None
-    if re.fullmatch(r"[0-9]+", text.strip()):
-        return min(LONGEST_WAIT_S, float(text))
-    try:
-        asked = (parsedate_to_datetime(text) - parsedate_to_datetime(date or "")).total_seconds()
-        return min(LONGEST_WAIT_S, max(0.0, asked))
-    except (ValueError, TypeError, OverflowError):
         return None
 
 

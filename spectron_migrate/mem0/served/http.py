@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from email.utils import format_datetime, parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
-from spectron_migrate.backoff import backoff_s
+from spectron_migrate.backoff import backoff_s, retry_after_s
 from spectron_migrate.errors import InputError, KeyRefused, Unreachable
 from spectron_migrate.mem0.stores.oss_config import without_credentials
 from spectron_migrate.records import Json
+from spectron_migrate.settings.values import is_loopback
 
 _MOST_TRIES = 7
 _FIRST_WAIT_S = 0.5
@@ -87,7 +87,7 @@ class JsonClient:
                     return JsonResponse(response.json(), _date(response))
                 self._raise_unless_retryable(response, method, path)
                 failure = f"status {response.status_code}"
-                wait_s = _retry_after(response)
+                wait_s = _asked_wait_s(response)
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 failure = _describe(error)
             except json.JSONDecodeError:
@@ -157,30 +157,19 @@ def checked_url(url: str, *, with_key: bool) -> str:
         raise InputError(
             f"the address {without_credentials(url)} contains a user or a password", hint="give the key separately"
         )
-    if with_key and parts.scheme == "http" and not _is_loopback(parts.hostname):
+    if with_key and parts.scheme == "http" and not _is_local(parts.hostname):
         raise InputError(f"{without_credentials(url)} is not https, so the key would be sent unencrypted")
     return without_credentials(url)
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
+def _is_local(host: str) -> bool:
+    return is_loopback(host) or host.endswith(".localhost")
 
 
-def _retry_after(response: httpx.Response) -> float | None:
+def _asked_wait_s(response: httpx.Response) -> float | None:
     """The wait that the server asks for, in seconds; None if it asks for none."""
-    value = response.headers.get("Retry-After", "")
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        until = parsedate_to_datetime(value)
-        return max(0.0, (until - (_date(response) or datetime.now(UTC))).total_seconds())
-    except (ValueError, TypeError):
-        return None
+    date = response.headers.get("Date") or format_datetime(datetime.now(UTC))
+    return retry_after_s(response.headers.get("Retry-After"), date)
 
 
 def _date(response: httpx.Response) -> datetime | None:

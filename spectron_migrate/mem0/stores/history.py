@@ -19,7 +19,7 @@ from typing import Any
 from spectron_migrate.errors import InputError
 from spectron_migrate.mem0.stores.sqlite_readonly import ReadOnlyDb
 from spectron_migrate.mem0.times import utc_time
-from spectron_migrate.records import Json
+from spectron_migrate.records import Json, to_bytes
 
 _PAGE = 2000
 _COLUMNS = (
@@ -67,7 +67,7 @@ class HistoryFile:
         None if the history does not contain the memory, or its last text there is another.
         """
         found = self._index.execute(
-            "SELECT at, row, digest FROM change WHERE memory_id = ? ORDER BY row DESC LIMIT 1", (_key(memory_id),)
+            "SELECT at, row, digest FROM change WHERE memory_id = ? ORDER BY row DESC LIMIT 1", (to_bytes(memory_id),)
         ).fetchone()
         if found is None or found[0] is None or found[2] != _digest(text):
             return None
@@ -149,17 +149,13 @@ def _change_of_text(event: Mapping[str, Any]) -> tuple[bytes, int, str | None, b
     if memory_id is None:
         return None
     if event["event"] == "DELETE" or event["is_deleted"]:
-        return _key(str(memory_id)), event["row"], None, None
+        return to_bytes(str(memory_id)), event["row"], None, None
     new = event["new_memory"]
     if not isinstance(new, str) or new == event["old_memory"]:
         return None
     at, _ = utc_time(event["updated_at"] if event["event"] == "UPDATE" else event["created_at"])
-    return _key(str(memory_id)), event["row"], at, _digest(new)
-
-
-def _key(memory_id: str) -> bytes:
-    return memory_id.encode("utf-8", "surrogatepass")
+    return to_bytes(str(memory_id)), event["row"], at, _digest(new)
 
 
 def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return hashlib.blake2b(to_bytes(text), digest_size=16).digest()
