@@ -23,7 +23,7 @@ class Scratch:
     """A new folder that only its owner may enter; `close` removes it."""
 
     def __init__(self, base: Path | None = None) -> None:
-        """Create it in `base` (default: the system's temporary directory), after removing those of dead processes there."""
+        """Create it in `base` (default: the system's temporary directory) and remove those of dead processes there."""
         base = base or Path(tempfile.gettempdir())
         sweep(base)
         self.path, lock = _locked_folder(base)
