@@ -1,4 +1,4 @@
-"""The whole cutover while four processes write to Mem0, with everything that can be killed being killed."""
+"""A whole cutover while four processes write to Mem0, and every process that can be killed is killed."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 @dataclass
-class Lines:
-    """What a process says on stderr, read along so that it never blocks."""
+class StderrLines:
+    """The lines that a process writes to stderr, read by a thread so that the process never blocks."""
 
     process: subprocess.Popen[str]
-    said: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._news = threading.Condition()
@@ -48,25 +48,25 @@ class Lines:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             with self._news:
-                self.said.append(line)
+                self.lines.append(line)
                 self._news.notify_all()
         with self._news:
             self._news.notify_all()
 
     def wait_for(self, words: str, *, after: int = 0) -> int:
-        """The number of the first line with these words; fails where the process ends without it."""
+        """The number of the first line that contains these words; fails if the process ends without it."""
         with self._news:
             assert self._news.wait_for(
-                lambda: any(words in line for line in self.said[after:]) or not self._thread.is_alive(), PATIENCE_S
-            ), self.said
-            found = [number for number, line in enumerate(self.said) if number >= after and words in line]
-        assert found, self.said
+                lambda: any(words in line for line in self.lines[after:]) or not self._thread.is_alive(), PATIENCE_S
+            ), self.lines
+            found = [number for number, line in enumerate(self.lines) if number >= after and words in line]
+        assert found, self.lines
         return found[0]
 
 
 @dataclass
 class Site:
-    """A Mem0 in Postgres, a Spectron behind a proxy, the settings between them, and the processes."""
+    """A Mem0 in Postgres, a Spectron behind a proxy, and a directory with settings that name both."""
 
     folder: Path
     config: dict[str, Any]
@@ -77,7 +77,7 @@ class Site:
     victim: subprocess.Popen[str] | None = None
 
     def choose(self, seen: Seen) -> Fault:
-        """Kills the victim in the middle of a request; the answer of which is lost on the way, too."""
+        """Kill the victim in the middle of a request, whose answer is lost as well."""
         self.writes += seen.path.endswith("/facts")
         if self.victim is not None and self.writes >= self.kill_at:
             self.victim.kill()
@@ -95,7 +95,7 @@ class Site:
         }
 
     def begin(self, *words: str) -> subprocess.Popen[str]:
-        """A process of its own, to be killed."""
+        """Start a command in a process that can be killed."""
         return subprocess.Popen(
             [sys.executable, "-m", "spectron_migrate", *words],
             cwd=self.folder,
@@ -106,16 +106,16 @@ class Site:
             text=True,
         )
 
-    def told(self, *words: str) -> dict[str, Any]:
-        """Run a command to its end; what its JSON says."""
+    def run(self, *words: str) -> dict[str, Any]:
+        """Run a command to its end; returns its JSON."""
         body: dict[str, Any] = json.loads(command(self.folder, *words, "--json", environment=self.environment).stdout)
         return body
 
-    def follow(self) -> Lines:
-        return Lines(self.begin("replay", "--follow"))
+    def follow(self) -> StderrLines:
+        return StderrLines(self.begin("replay", "--follow"))
 
-    def killed(self, process: subprocess.Popen[str], *, after_writes: int = 0) -> None:
-        """Kill -9 in the middle of a request, once it has written so much more."""
+    def kill(self, process: subprocess.Popen[str], *, after_writes: int = 0) -> None:
+        """Kill -9 a process in the middle of a request, after so many more writes."""
         self.kill_at, self.victim = self.writes + after_writes, process
         process.wait(PATIENCE_S)
 
@@ -131,7 +131,7 @@ class Site:
 
 @pytest.fixture
 def site(postgres: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
-    """A new table of Mem0's, and a Spectron of its own."""
+    """A new table for Mem0, and a Spectron of its own."""
     import psycopg
 
     table = f"live_{os.getpid()}"
@@ -163,7 +163,7 @@ def site(postgres: str, tmp_path: Path, request: pytest.FixtureRequest) -> Itera
 
 @contextmanager
 def writers(site: Site, count: int) -> Iterator[Callable[[], list[dict[str, int]]]]:
-    """Applications at work; the block is given a way to stop them and to hear what they did."""
+    """Applications that write to Mem0; yields a function that stops them and returns what each did."""
     running: list[subprocess.Popen[str]] = []
     for number in range(count):
         config = {**site.config, "history_db_path": str(site.folder / f"history-{number}.db")}
@@ -187,14 +187,14 @@ def writers(site: Site, count: int) -> Iterator[Callable[[], list[dict[str, int]
                 text=True,
             )
         )
-        if number == 0:  # Mem0 makes its table without a thought for others that do so at the same moment
+        if number == 0:  # several processes that create Mem0's table at once fail
             assert running[0].stdout is not None
             assert "writing" == json.loads(running[0].stdout.readline())
 
     def stop() -> list[dict[str, int]]:
-        told = [json.loads(each.communicate(timeout=60)[0].splitlines()[-1]) for each in running]
+        counts = [json.loads(each.communicate(timeout=60)[0].splitlines()[-1]) for each in running]
         running.clear()
-        return told
+        return counts
 
     try:
         yield stop
@@ -204,23 +204,23 @@ def writers(site: Site, count: int) -> Iterator[Callable[[], list[dict[str, int]
             each.communicate()
 
 
-def insist(work: Callable[[], dict[str, Any]], codes: tuple[int, ...] = (0,), *, tries: int = 6) -> dict[str, Any]:
-    """Run a command until it goes through: beside living writers it may be held back for a moment."""
+def retry(work: Callable[[], dict[str, Any]], codes: tuple[int, ...] = (0,), *, tries: int = 6) -> dict[str, Any]:
+    """Run a command until it succeeds: while applications write, gates may fail for a moment."""
     for _ in range(tries):
-        told = work()
-        if told["exit_code"] in codes:
-            return told
-    raise AssertionError(told)
+        answer = work()
+        if answer["exit_code"] in codes:
+            return answer
+    raise AssertionError(answer)
 
 
-def test_four_writers_and_every_kind_of_kill_end_with_all_of_mem0_in_spectron_once_and_in_order(
+def test_with_four_writers_and_kills_at_every_stage_all_of_mem0_is_in_spectron_once_and_in_order(
     site: Site,
 ) -> None:
     with ExitStack() as at_the_end, writers(site, 4) as stop:
-        assert "started" == site.told("cutover", "start")["phase"]
+        assert "started" == site.run("cutover", "start")["phase"]
         follow = site.follow()
         at_the_end.callback(lambda: follow.process.kill())
-        site.killed(follow.process, after_writes=9)
+        site.kill(follow.process, after_writes=9)
 
         follow = site.follow()
         follow.wait_for("round 1:")
@@ -228,33 +228,34 @@ def test_four_writers_and_every_kind_of_kill_end_with_all_of_mem0_in_spectron_on
         known = follow.wait_for("not all of it")
         site.server.restart()
         follow.wait_for(" round ", after=known)
-        site.killed(follow.process, after_writes=5)
+        site.kill(follow.process, after_writes=5)
         follow = site.follow()
         follow.wait_for("round 2:")
 
-        # A write that was cut off, and that Mem0 has replaced since, holds its lane for two minutes.
-        insist(lambda: site.told("dual-verify", "--sample", "10"), (0, 5), tries=60)
-        if not site.told("cutover", "check")["ready"]:
-            insist(lambda: site.told("cutover", "accept", "verdict", "--reason", "writers are at work"), (0, 2))
-        assert 50 == insist(lambda: site.told("cutover", "shift", "50"))["percent"]
-        assert "started" == site.told("cutover", "revert")["phase"]
+        # A write in doubt whose memory Mem0 has replaced meanwhile holds its lane for two minutes.
+        retry(lambda: site.run("dual-verify", "--sample", "10"), (0, 5), tries=60)
+        if not site.run("cutover", "check")["ready"]:
+            retry(lambda: site.run("cutover", "accept", "verdict", "--reason", "writers are at work"), (0, 2))
+        assert 50 == retry(lambda: site.run("cutover", "shift", "50"))["percent"]
+        assert "started" == site.run("cutover", "revert")["phase"]
         shifting = site.begin("cutover", "shift", "100")
-        site.killed(shifting)
+        site.kill(shifting)
         assert "started" == read_journal(site.state).state.phase
-        assert 100 == insist(lambda: site.told("cutover", "shift", "100"))["percent"]
+        assert 100 == retry(lambda: site.run("cutover", "shift", "100"))["percent"]
         site.server.kill()
         site.server.restart()
         did = stop()
 
-        migration = site.told("status")["migration"]
+        migration = site.run("status")["migration"]
         closing = site.begin("cutover", "complete", "--migration", migration, "--yes")
         wait_until(lambda: read_journal(site.state).state.phase == "closing")
-        site.killed(closing)
+        site.kill(closing)
         assert "closing" == read_journal(site.state).state.phase
-        done = insist(lambda: site.told("cutover", "complete", "--migration", migration, "--yes"))
-        assert ("complete", True) == (done["phase"], done["sealed"])
+        done = retry(lambda: site.run("cutover", "complete", "--migration", migration, "--yes"))
+        assert "complete" == done["phase"]
+        assert done["sealed"]
         follow.process.wait(PATIENCE_S)
-        assert 0 == follow.process.returncode, follow.said
+        assert 0 == follow.process.returncode, follow.lines
 
     memories = site.memories()
     wrong = oracle.judge(site.server.database, site.state, memories, load_mapping(None))

@@ -1,7 +1,7 @@
-"""An application that goes on writing to Mem0 and knows nothing of a migration: adds, changes and deletes memories.
+"""An application that adds, changes and deletes memories in Mem0 and knows nothing of a migration.
 
-Usage: python -m tests.cutover.writer CONFIG.json NAME SEED; it writes until its standard input is closed, then says
-in a line of JSON what it did. Its embeddings are WordLlama's.
+Usage: python -m tests.cutover.writer CONFIG.json NAME SEED. It writes until its standard input is closed, then prints
+one line of JSON with how often it did what. Its embeddings are WordLlama's.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def act(memory: Any, dice: random.Random, mine: list[str], name: str, number: int) -> str:
-    """One call of an application's; returns which."""
+    """Make one random call; returns which."""
     text = f"{name} speaks of {dice.choice(TOPICS)} for the {number}. time"
     chance = dice.random()
     if len(mine) < 3 or chance < 0.6:

@@ -1,0 +1,157 @@
+"""A migration from export to complete on the command line: every command, its exit code and its output."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectron_migrate.local.testing import RunningServer, running_server
+from spectron_migrate.rehearsal.store import make_store
+from spectron_migrate.rehearsal.subprocesses import clean_environment
+from spectron_migrate.state.routing import RoutingReader
+from tests.support.command import command
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+@dataclass
+class Workplace:
+    """A working directory with settings, and a local Spectron that they name."""
+
+    folder: Path
+    server: RunningServer
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **clean_environment(os.environ),
+            "SPECTRON_ENDPOINT": self.server.base_url,
+            "SPECTRON_CONTEXT": self.server.context,
+            "SPECTRON_API_KEY": self.server.api_key,
+            "COLUMNS": "120",
+        }
+
+    def follow(self) -> subprocess.Popen[str]:
+        """Start `replay --follow`, which runs beside the other commands."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "spectron_migrate", "replay", "--follow"],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, line: str, code: int | tuple[int, ...] = 0) -> str:
+        ended = command(self.folder, *shlex.split(line), environment=self.environment)
+        assert ended.returncode in (code if isinstance(code, tuple) else (code,)), ended
+        return ended.stdout + ended.stderr
+
+    def run_json(self, line: str) -> dict[str, Any]:
+        ended = command(self.folder, *shlex.split(line), "--json", environment=self.environment)
+        answer: dict[str, Any] = json.loads(ended.stdout)
+        return answer
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The config of a small real Mem0 store, shared because nothing writes to it."""
+    return make_store(tmp_path_factory.mktemp("mem0"))
+
+
+@pytest.fixture
+def workplace(store: Path, tmp_path: Path) -> Iterator[Workplace]:
+    """A Spectron of its own, and settings that name it."""
+    (tmp_path / "spectron-migrate.yaml").write_text(
+        f"version: 1\nmem0: {{oss: {{config: {store}}}}}\ncutover: {{settle: 1s, max_lag: 120s}}\n"
+    )
+    with running_server(tmp_path / "spectron", context="acme") as server:
+        yield Workplace(tmp_path, server)
+
+
+def test_a_migration_from_export_to_complete(workplace: Workplace) -> None:
+    assert "Export: complete" in workplace.run("export")
+    workplace.run("replay --dry-run")
+    workplace.run("replay")
+    workplace.run("dual-verify --sample 20", (0, 5))
+
+    # Nothing is read from Spectron before a cutover has begun and its gates pass.
+    assert "not legal now: no cutover has begun" in workplace.run("cutover shift 5", 10)
+    assert "base: no cutover has begun" in workplace.run("cutover check", 4)
+    assert "everything is read from Mem0 as before" in workplace.run('cutover start --reason "window of Monday"')
+    assert "replay --follow" in workplace.run("status")
+    following = workplace.follow()
+    assert following.stderr is not None
+    while " round 2:" not in following.stderr.readline():
+        assert following.poll() is None
+
+    assert "not replayed since the cutover began" in workplace.run("cutover check", 4)
+    workplace.run("dual-verify --sample 20", (0, 5))
+    answer = workplace.run_json("cutover check")
+    held = {gate["name"]: gate for gate in answer["gates"] if not gate["passed"]}
+    assert set(held) <= {"verdict", "will_not_expire"}
+    assert "will_not_expire" in held
+    assert not answer["ready"]
+    assert "--reason is missing" in workplace.run("cutover accept will_not_expire", 2)
+    workplace.run('cutover accept will_not_expire --reason "they may stay"')
+    if "verdict" in held:
+        assert "inconclusive" == held["verdict"]["outcome"]
+        workplace.run('cutover accept verdict --reason "a small store, looked at by hand"')
+    assert "All gates pass" in workplace.run("cutover check")
+
+    # One user first, then a share, then back, then everybody.
+    user = next(iter(json.loads((workplace.folder / "dump" / "manifest.json").read_text())["users"]))
+    routing = RoutingReader(workplace.folder / ".spectron-migrate", check_every_s=0)
+    assert "mem0" == routing.current().route(user_id=user)
+    workplace.run(f"cutover shift 100 --user {shlex.quote(user)}")
+    assert "spectron" == routing.current().route(user_id=user)
+    assert "5 % of users" in workplace.run("cutover shift 5")
+    assert "everything is read from Mem0" in workplace.run('cutover revert --reason "support calls"')
+    assert "mem0" == routing.current().route(user_id=user)
+    assert "100 % of users" in workplace.run("cutover shift 100")
+    shown = workplace.run("status")
+    assert re.search(r"following\s+yes", shown)
+    assert "support calls" in shown
+
+    # The one step that cannot be undone asks.
+    answer = workplace.run_json("cutover complete")
+    assert 12 == answer["exit_code"]
+    assert "not_confirmed" == answer["error"]["kind"]
+    confirm = str(answer["error"]["hint"]).removeprefix("spectron-migrate ")
+    assert "Spectron is now the only store; Mem0 is no longer needed" in workplace.run(confirm)
+    assert "not legal any more" in workplace.run("cutover revert", 10)
+    assert 0 == following.wait(60)
+    assert "the cutover is complete" in following.communicate()[0]
+    answer = workplace.run_json("status")
+    assert "complete" == answer["cutover"]["phase"]
+    assert answer["cutover"]["sealed"]
+    assert answer["next"] is None
+
+
+def test_after_an_abort_everything_is_read_from_mem0(workplace: Workplace) -> None:
+    workplace.run("cutover start")
+    assert "Cutover: started" in workplace.run("status")
+    answer = workplace.run_json("status")
+    assert "started" == answer["cutover"]["phase"]
+    assert "spectron-migrate replay --follow" == answer["next"]
+    following = workplace.follow()
+    assert following.stderr is not None
+    while " round 1:" not in following.stderr.readline():
+        assert following.poll() is None
+    assert 12 == workplace.run_json("cutover abort")["exit_code"]
+    workplace.run("cutover abort --yes")
+    assert 0 == following.wait(60)
+    cutover = workplace.run_json("status")["cutover"]
+    assert "mem0" == cutover["phase"]
+    assert ["start", "abort"] == [step["step"] for step in cutover["steps"]]
