@@ -23,12 +23,12 @@ def test_a_new_value_supersedes_the_old_one_and_the_old_one_stays_in_the_history
     (correction,) = made["extraction"]["corrections"]
     old, new = local.ok("GET", "/entities/person/user/history/food_preference")["history"]
     assert ("vegetarian food", "fish") == (correction["oldValue"], correction["newValue"])
-    assert ("vegetarian food", "2024-01-01T00:00:00.000000Z", "2025-05-31T22:00:00.000000Z") == (
-        old["value"],
-        old["createdAt"],
-        old["validUntil"],
-    )
-    assert (old["id"], new["id"], None) == (new["supersedes"], old["supersededBy"], new["validUntil"])
+    assert "vegetarian food" == old["value"]
+    assert "2024-01-01T00:00:00.000000Z" == old["createdAt"]
+    assert "2025-05-31T22:00:00.000000Z" == old["validUntil"]
+    assert old["id"] == new["supersedes"]
+    assert new["id"] == old["supersededBy"]
+    assert new["validUntil"] is None
     facts = local.recall("what food does the user eat", include=["facts"])
     assert ["user food preference: fish"] == [hit["text"] for hit in facts]
 

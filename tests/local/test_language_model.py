@@ -82,7 +82,9 @@ def test_its_facts_are_reconciled_like_any_other(model: Model) -> None:
         assert 1 == len(local.ok("GET", "/profile")["instructions"])
     path, key, body = model.asked[-1]
     asked = json.loads(body["messages"][1]["content"])
-    assert ("/v1/chat/completions", "Bearer sk-model", "small") == (path, key, body["model"])
+    assert "/v1/chat/completions" == path
+    assert "Bearer sk-model" == key
+    assert "small" == body["model"]
     assert ["person/user"] == asked["known_entities"]
     assert [{"role": "user", "text": "und jetzt in Lissabon"}] == asked["conversation"]
 
