@@ -1,4 +1,4 @@
-"""Kill the local Spectron with -9 under load, again and again, and count what it acknowledged and lost.
+"""Kill the local Spectron with -9 under load, many times, and count acknowledged writes that are lost or doubled.
 
     python tests/local/chaos_kill.py [--rounds 50] [--writers 4]
 
@@ -35,7 +35,7 @@ SCOPE = "user/chaos"
 
 @dataclass
 class Load:
-    """What the writers sent, and what came back."""
+    """Requests that the writers sent, and their answers."""
 
     acknowledged: dict[str, bytes] = field(default_factory=dict)
     """Key -> answer."""
@@ -44,14 +44,14 @@ class Load:
 
 
 class Writer(threading.Thread):
-    """Sends facts and small batches one after the other until the connection breaks."""
+    """Sends facts and small batches until the connection breaks."""
 
     def __init__(self, server: RunningServer, load: Load, session: str, numbers: Callable[[], int]) -> None:
         super().__init__(daemon=True)
         self.server, self.load, self.session, self.numbers = server, load, session, numbers
 
     def run(self) -> None:
-        """Until the server is gone."""
+        """Send until the server is gone."""
         connection = connect(self.server)
         try:
             while True:
@@ -69,7 +69,7 @@ class Writer(threading.Thread):
 
 
 def texts_of(number: int) -> list[str]:
-    """What write number n stores: one text, or five in a batch."""
+    """The texts of write number n: one, or five in a batch."""
     return [f"User likes thing {number}"] if number % 5 else [f"Part {part} of message {number}" for part in range(5)]
 
 
@@ -83,7 +83,7 @@ def request_for(number: int, session: str) -> tuple[str, bytes]:
 
 
 def connect(server: RunningServer) -> http.client.HTTPConnection:
-    """One connection, kept alive."""
+    """A connection that is kept alive."""
     address = urlsplit(server.base_url)
     return http.client.HTTPConnection(address.hostname or "", address.port, timeout=30)
 
@@ -91,7 +91,7 @@ def connect(server: RunningServer) -> http.client.HTTPConnection:
 def post(
     connection: http.client.HTTPConnection, server: RunningServer, path: str, body: bytes, key: str = ""
 ) -> tuple[int, bytes]:
-    """One request; the answer read to its end."""
+    """Send one request and read the whole answer."""
     headers = {"Authorization": f"Bearer {server.api_key}", "Content-Type": "application/json"}
     connection.request(
         "POST", f"/api/v1/{server.context}{path}", body, headers | ({"Idempotency-Key": key} if key else {})
@@ -101,7 +101,7 @@ def post(
 
 
 def open_session(server: RunningServer) -> str:
-    """A session in the one scope."""
+    """Create a session in the scope that all writers use."""
     connection = connect(server)
     post(connection, server, "/scopes", json.dumps({"path": SCOPE}).encode())
     _, answer = post(connection, server, "/sessions", json.dumps({"scopes": [[SCOPE]]}).encode())
@@ -110,7 +110,7 @@ def open_session(server: RunningServer) -> str:
 
 
 def stored(server: RunningServer) -> Counter[str]:
-    """Every text in the turn table, and every passage that should lie beside it."""
+    """All texts of turns, and all passages."""
     with sqlite3.connect(f"file:{server.database}?mode=ro", uri=True) as db:
         turns = Counter(row[0] for row in db.execute("SELECT content FROM turns"))
         passages = Counter(row[0] for row in db.execute("SELECT text FROM passages"))
@@ -123,7 +123,7 @@ def stored(server: RunningServer) -> Counter[str]:
 
 
 def one_round(server: RunningServer, load: Load, numbers: Callable[[], int], writers: int, seconds: float) -> None:
-    """Load, kill, restart, send again, compare."""
+    """One round: load, kill, restart, send again, compare."""
     session = open_session(server)
     threads = [Writer(server, load, session, numbers) for _ in range(writers)]
     for thread in threads:
@@ -148,7 +148,7 @@ def one_round(server: RunningServer, load: Load, numbers: Callable[[], int], wri
 
 
 def stored_after_kill(server: RunningServer) -> Counter[str]:
-    """Start again, and read the tables."""
+    """Restart and read the tables."""
     server.restart()
     return stored(server)
 
@@ -171,7 +171,7 @@ def run(rounds: int, writers: int, seed: int, report: Callable[[str], None]) -> 
 
 
 def main() -> int:
-    """From the command line."""
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--writers", type=int, default=4)

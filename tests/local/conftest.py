@@ -12,6 +12,6 @@ from tests.local.support import spectron as running
 
 @pytest.fixture
 def local() -> Iterator[Spectron]:
-    """In this process, with a clock that stands still."""
+    """A server in this process, with a clock that does not advance by itself."""
     with running() as server:
         yield server

@@ -1,4 +1,4 @@
-"""A local Spectron in this process, whose every exchange is held against the published document."""
+"""A local Spectron in this process; every exchange is validated against the published document."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ ANYWHERE = {405, 413, 501}
 
 @cache
 def embedder() -> WordLlamaEmbedder:
-    """The weights are read once."""
+    """One embedder for all tests, so that the weights are loaded once."""
     return WordLlamaEmbedder()
 
 
 @dataclass
 class Clock:
-    """A clock that stands still until it is moved."""
+    """A clock that only advances when told to."""
 
     now: datetime = NOON
 
@@ -63,13 +63,13 @@ class Answer:
 
     @property
     def body(self) -> Any:
-        """The JSON of it."""
+        """The JSON body."""
         return json.loads(self.raw)
 
 
 @dataclass
 class Spectron:
-    """The application, called without a socket."""
+    """A client of the application, without a socket."""
 
     app: Any
     clock: Any
@@ -82,13 +82,13 @@ class Spectron:
     def call(
         self, method: str, path: str, body: Any = None, /, *, headers: Mapping[str, str] | None = None, **query: Any
     ) -> Answer:
-        """One exchange on the context."""
+        """Send one request to the context."""
         return self.loop.run_until_complete(self.exchange(method, path, body, headers=headers, **query))
 
     async def exchange(
         self, method: str, path: str, body: Any = None, /, *, headers: Mapping[str, str] | None = None, **query: Any
     ) -> Answer:
-        """The same, for several at once."""
+        """Send several requests concurrently."""
         raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
         sent = {"authorization": f"Bearer {self.key}", **self.headers, **(headers or {})}
         answer = await asgi(self.app, method, f"/api/v1/{self.context}{path}", raw, sent, query)
@@ -97,7 +97,7 @@ class Spectron:
         return answer
 
     def ok(self, method: str, path: str, body: Any = None, /, **named: Any) -> Any:
-        """The JSON of an exchange that must go well."""
+        """Send a request that must succeed; returns its JSON."""
         answer = self.call(method, path, body, **named)
         assert answer.status in (200, 201, 204), (answer.status, answer.raw)
         return answer.body if answer.raw else None
@@ -108,7 +108,7 @@ class Spectron:
             self.ok("POST", "/scopes", {"path": path})
 
     def remember(self, text: str, scope: str | None = None, **fields: Any) -> Any:
-        """Write a fact; with extraction unless told otherwise."""
+        """Write a fact, with extraction by default."""
         return self.ok("POST", "/facts", {"text": text, **({"scopes": [[scope]]} if scope else {}), **fields})
 
     def recall(self, query: str, *, headers: Mapping[str, str] | None = None, **fields: Any) -> list[Any]:
@@ -128,7 +128,7 @@ class Spectron:
 
 @contextmanager
 def spectron(clock: Callable[[], datetime] | None = None, **options: Any) -> Iterator[Spectron]:
-    """A server in this process while the block lasts."""
+    """A server in this process for the duration of the block."""
     clock = clock or Clock()
     loop = asyncio.new_event_loop()
     app = create_app(clock=clock, embedder=options.pop("embedder", embedder()), **options)
@@ -155,7 +155,7 @@ def spectron(clock: Callable[[], datetime] | None = None, **options: Any) -> Ite
 async def asgi(
     app: Any, method: str, path: str, raw: bytes, headers: Mapping[str, str], query: Mapping[str, Any]
 ) -> Answer:
-    """One request as a server hands it over."""
+    """Call the application with one request, as a server does."""
     messages: list[Any] = []
     given = iter([{"type": "http.request", "body": raw, "more_body": False}])
 
@@ -183,7 +183,7 @@ async def asgi(
 
 
 def check(method: str, path: str, raw: bytes, answer: Answer) -> None:
-    """An answer has a published status and body; a request that went well was a published one."""
+    """Assert that status and body of an answer are published, and the request too if it succeeded."""
     assert answer.headers.get("x-trace-id")
     document = contract.document()
     if document is None:
@@ -214,7 +214,7 @@ def check(method: str, path: str, raw: bytes, answer: Answer) -> None:
 
 
 def _bare_clauses(raw: bytes) -> bool:
-    """The text of the document takes a bare string for a clause, its schema does not."""
+    """Turn bare strings in scopes into clauses: the document's text allows them, its schema does not."""
     body = json.loads(raw)
     named = [body.get("scopes"), body.get("lens")] if isinstance(body, dict) else []
     return any(isinstance(one, str) or any(isinstance(clause, str) for clause in one or ()) for one in named)

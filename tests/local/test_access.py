@@ -38,15 +38,13 @@ def shared() -> Any:
 
 
 @pytest.mark.parametrize("header", [{}, as_("wrong"), {"authorization": "sk-local"}, {"authorization": "Basic c2s="}])
-def test_without_the_right_key_it_is_401(local: Spectron, header: dict[str, str]) -> None:
-    """On every call, served or not."""
+def test_every_call_without_a_valid_key_is_401(local: Spectron, header: dict[str, str]) -> None:
     for method, path in (("GET", "/me"), ("POST", "/facts"), ("GET", "/traces"), ("POST", "/query")):
         answer = local.call(method, path, {}, headers={"authorization": "", **header})
         assert 401 == answer.status
 
 
-def test_an_unknown_context_looks_like_a_wrong_key_and_a_malformed_one_is_422(local: Spectron) -> None:
-    """So that contexts cannot be guessed."""
+def test_an_unknown_context_is_401_like_a_wrong_key_and_a_malformed_one_is_422(local: Spectron) -> None:
     local.context = "other"
     unknown = local.call("GET", "/me")
     local.context = "not!an!id"
@@ -55,16 +53,14 @@ def test_an_unknown_context_looks_like_a_wrong_key_and_a_malformed_one_is_422(lo
     assert (401, 422) == (unknown.status, malformed.status)
 
 
-def test_me_tells_the_grants_that_gate_every_call(shared: Spectron) -> None:
-    """The principal's, and what is left of them."""
+def test_me_shows_the_grants_of_principal_and_key(shared: Spectron) -> None:
     me = shared.ok("GET", "/me", headers=ALICE_BOT)
 
     assert ("alice-bot", "agent") == (me["principalId"], me["kind"])
     assert ["user/alice/*"] == me["effectiveGrants"]["memory:read"]
 
 
-def test_outside_its_grants_a_write_is_403_and_a_read_is_empty(shared: Spectron) -> None:
-    """Never the other way round."""
+def test_outside_the_grants_a_write_is_403_and_a_read_is_empty(shared: Spectron) -> None:
     written = shared.call("POST", "/facts", {"text": "x", "scopes": [[BOB]]}, headers=ALICE_BOT)
     both = shared.call("POST", "/facts", {"text": "x", "scopes": [[ALICE, BOB]]}, headers=ALICE_BOT)
     session = shared.call("POST", "/sessions", {"scopes": [[BOB]]}, headers=ALICE_BOT)
@@ -74,8 +70,7 @@ def test_outside_its_grants_a_write_is_403_and_a_read_is_empty(shared: Spectron)
     assert [] == shared.passages("who plays", headers=ALICE_BOT, lens=[[BOB]])
 
 
-def test_a_session_out_of_reach_is_403_to_write_and_404_to_read(shared: Spectron) -> None:
-    """As an unknown one."""
+def test_a_session_outside_the_grants_is_403_to_write_and_404_to_read(shared: Spectron) -> None:
     session = shared.ok("POST", "/sessions", {"scopes": [[BOB]]})["id"]
 
     assert 403 == shared.call("POST", "/facts", {"text": "x", "session_id": session}, headers=ALICE_BOT).status
@@ -83,8 +78,7 @@ def test_a_session_out_of_reach_is_403_to_write_and_404_to_read(shared: Spectron
     assert 404 == shared.call("DELETE", f"/sessions/{session}", headers=ALICE_BOT).status
 
 
-def test_a_write_grant_without_a_read_grant_writes_and_reads_nothing(shared: Spectron) -> None:
-    """The answers are 200 all the same."""
+def test_a_write_grant_alone_answers_writes_with_200_and_reads_with_nothing(shared: Spectron) -> None:
     session = shared.ok("POST", "/sessions", {"scopes": [[ALICE]]}, headers=WRITER)["id"]
     shared.ok("POST", "/facts", {"text": "written", "session_id": session}, headers=WRITER)
 
@@ -93,8 +87,7 @@ def test_a_write_grant_without_a_read_grant_writes_and_reads_nothing(shared: Spe
     assert 1 == len(shared.ok("GET", f"/sessions/{session}/turns")["turns"])
 
 
-def test_without_scopes_a_write_goes_to_the_callers_whole_region(shared: Spectron) -> None:
-    """Where fsck finds it as unscoped content."""
+def test_a_write_without_scopes_goes_to_the_callers_whole_region_and_fsck_lists_it(shared: Spectron) -> None:
     made = shared.ok("POST", "/sessions", {}, headers=ALICE_BOT)
 
     assert [["user/alice/"]] == made["scopes"]
@@ -103,16 +96,14 @@ def test_without_scopes_a_write_goes_to_the_callers_whole_region(shared: Spectro
     assert ("session", [made["id"]]) == (finding["table"], finding["sampleIds"])
 
 
-def test_a_row_needs_one_clause_covered_whole(shared: Spectron) -> None:
-    """A co-owner reads it, half a clause does not."""
+def test_a_reader_must_cover_every_node_of_one_clause(shared: Spectron) -> None:
     shared.ok("POST", "/facts", {"text": "either plays", "scopes": [[ALICE], [BOB]], "infer": "none"})
     shared.ok("POST", "/facts", {"text": "together plays", "scopes": [[ALICE, BOB]], "infer": "none"})
 
     assert {"Alice plays the violin", "either plays"} == set(shared.passages("plays", headers=ALICE_BOT))
 
 
-def test_scopes_are_listed_and_made_only_where_they_are_granted(shared: Spectron) -> None:
-    """Any verb over a node shows it."""
+def test_scopes_are_listed_under_any_grant_and_created_only_with_scope_create(shared: Spectron) -> None:
     paths = [node["path"] for node in shared.ok("GET", "/scopes", headers=WRITER)]
 
     assert ["user/alice/"] == paths
@@ -121,8 +112,7 @@ def test_scopes_are_listed_and_made_only_where_they_are_granted(shared: Spectron
     assert 403 == shared.call("POST", "/scopes/forget", {"path": ALICE}, headers=ALICE_BOT).status
 
 
-def test_profile_and_state_are_about_the_callers_region(shared: Spectron) -> None:
-    """No more."""
+def test_profile_and_state_are_limited_to_the_callers_region(shared: Spectron) -> None:
     shared.remember("Lives in Berlin", ALICE)
     shared.remember("Lives in Rome", BOB)
 
@@ -132,8 +122,7 @@ def test_profile_and_state_are_about_the_callers_region(shared: Spectron) -> Non
     assert {"Berlin", "user"} == {row["name"] for row in state["identity"]["entities"]}
 
 
-def test_delegation_leaves_what_both_may(shared: Spectron) -> None:
-    """And is shown by /me; an unknown principal is refused, not ignored."""
+def test_delegation_leaves_the_grants_of_both_and_refuses_an_unknown_principal(shared: Spectron) -> None:
     behalf = {"x-spectron-on-behalf-of": "alice-bot"}
 
     me = shared.ok("GET", "/me", headers=behalf)
@@ -146,8 +135,7 @@ def test_delegation_leaves_what_both_may(shared: Spectron) -> None:
     assert 403 == shared.call("GET", "/me", headers={"x-spectron-on-behalf-of": "x"}).status
 
 
-def test_a_minted_key_can_only_be_narrower(shared: Spectron) -> None:
-    """By its own grants."""
+def test_a_new_key_can_only_have_narrower_grants(shared: Spectron) -> None:
     made = shared.ok("POST", "/keys", {"name": "bob-only", "grants": {"memory:read": ["user/bob/*"]}})
     key = as_(made["key"])
 
@@ -160,8 +148,7 @@ def test_a_minted_key_can_only_be_narrower(shared: Spectron) -> None:
     assert {"operator", "bob-only"} == {row["name"] for row in shared.ok("GET", "/keys")}
 
 
-def test_a_key_expires_rotates_and_is_deleted() -> None:
-    """Each at once."""
+def test_expiry_rotation_and_deletion_of_a_key_take_effect_at_once() -> None:
     clock = Clock()
     with spectron(clock, principals=PRINCIPALS) as local:
         made = local.ok("POST", "/keys", {"name": "short"}, ttlSeconds=60)
@@ -179,8 +166,7 @@ def test_a_key_expires_rotates_and_is_deleted() -> None:
         assert 403 == local.call("POST", "/keys", {}, headers={"x-spectron-on-behalf-of": "nobody"}).status
 
 
-def test_grants_are_given_and_taken(shared: Spectron) -> None:
-    """By who manages the region."""
+def test_grants_are_changed_only_by_a_manager_of_the_region(shared: Spectron) -> None:
     change = {"path": "user/bob/*", "verbs": ["memory:read"]}
 
     shared.ok("POST", "/principals/alice-bot/grants", change)
@@ -201,21 +187,18 @@ def test_grants_are_given_and_taken(shared: Spectron) -> None:
 
 
 @pytest.mark.parametrize(("reading", "status"), [(ContractReading(), 201), (ContractReading(reregister=409), 409)])
-def test_registering_twice_is_served_in_both_readings(reading: ContractReading, status: int) -> None:
-    """The published documents do not say."""
+def test_registering_twice_answers_by_the_reading(reading: ContractReading, status: int) -> None:
     with spectron(reading=reading) as local:
         local.register(ALICE)
 
         assert status == local.call("POST", "/scopes", {"path": ALICE}).status
 
 
-def test_an_unregistered_write_is_served_in_both_readings() -> None:
-    """400 or 403."""
+def test_a_write_to_an_unregistered_scope_answers_by_the_reading() -> None:
     with spectron(reading=ContractReading(unregistered=403)) as local:
         assert 403 == local.call("POST", "/facts", {"text": "x", "scopes": [[ALICE]]}).status
 
 
-def test_an_answer_without_its_turn_can_be_served() -> None:
-    """The document does not require it."""
+def test_a_reading_answers_without_a_turn_id() -> None:
     with spectron(reading=ContractReading(names_turn=False)) as local:
         assert "turnId" not in local.remember("x")

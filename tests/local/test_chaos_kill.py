@@ -1,4 +1,4 @@
-"""A short run of the kill -9 chaos; `chaos_kill.py` runs as long as one likes."""
+"""A short run of `chaos_kill.py`, which can run for any time."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from tests.local import chaos_kill
 
 
 @pytest.mark.timeout(300)
-def test_no_acknowledged_write_is_lost_when_the_server_is_killed() -> None:
-    """Nor is one there twice after it was sent again."""
+def test_a_killed_server_loses_no_acknowledged_write_and_doubles_none_that_is_resent() -> None:
     load = chaos_kill.run(rounds=4, writers=3, seed=1, report=lambda line: None)
 
     assert load.acknowledged

@@ -1,4 +1,4 @@
-"""What a new fact does to what is already known."""
+"""How a new fact changes what is known."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ def registered(local: Spectron) -> None:
 
 
 def test_a_new_value_supersedes_the_old_one_and_the_old_one_stays_in_the_history(local: Spectron) -> None:
-    """Linked both ways, and told as a correction."""
     local.remember("Prefers vegetarian food", ALICE, observed_at="2024-01-01T00:00:00Z")
     made = local.remember("Now eats fish", ALICE, observed_at="2025-06-01T00:00:00+02:00")
 
@@ -34,7 +33,6 @@ def test_a_new_value_supersedes_the_old_one_and_the_old_one_stays_in_the_history
 
 
 def test_scopes_never_contradict_each_other(local: Spectron) -> None:
-    """Each has its own current value of the same entity and key."""
     local.remember("Lives in Berlin", ALICE)
     made = local.remember("Lives in Lisbon", BOB)
 
@@ -43,7 +41,6 @@ def test_scopes_never_contradict_each_other(local: Spectron) -> None:
 
 
 def test_the_same_value_again_changes_nothing(local: Spectron) -> None:
-    """The answer names the fact that is there."""
     first = local.remember("Lives in Berlin", ALICE)
     again = local.remember("I live in Berlin now", ALICE)
 
@@ -52,16 +49,14 @@ def test_the_same_value_again_changes_nothing(local: Spectron) -> None:
     assert [] == again["extraction"]["corrections"]
 
 
-def test_arrival_decides_and_not_the_clock(local: Spectron) -> None:
-    """An old fact that is written late becomes the current one: the writer keeps the order."""
+def test_arrival_decides_and_not_the_known_time(local: Spectron) -> None:
     local.remember("Moved to Lisbon", ALICE, observed_at="2025-01-01T00:00:00Z")
     local.remember("Moved to Berlin", ALICE, observed_at="2020-01-01T00:00:00Z")
 
     assert [("Lisbon", False), ("Berlin", True)] == local.history("lives_in")
 
 
-def test_an_uncertain_statement_supersedes_nothing(local: Spectron) -> None:
-    """Below the confidence floor both stay live, and the doubt is noted."""
+def test_an_uncertain_statement_supersedes_nothing_and_is_recorded(local: Spectron) -> None:
     local.remember("Prefers green tea", ALICE)
     made = local.remember("Maybe prefers black tea", ALICE)
 
@@ -73,8 +68,7 @@ def test_an_uncertain_statement_supersedes_nothing(local: Spectron) -> None:
     ]
 
 
-def test_what_a_caller_gave_is_not_overwritten_by_talk(local: Spectron) -> None:
-    """Triples are authoritative; newer triples supersede them."""
+def test_triples_are_superseded_by_triples_only(local: Spectron) -> None:
     triple = {"entity": {"type": "person", "name": "user"}, "key": "lives_in", "value": "Berlin"}
     write = {"infer": "triples", "scopes": [[ALICE]]}
     local.ok("POST", "/facts", {**write, "triples": [triple]})
@@ -87,8 +81,7 @@ def test_what_a_caller_gave_is_not_overwritten_by_talk(local: Spectron) -> None:
     assert [("Berlin", False), ("Rome", True)] == local.history("lives_in")
 
 
-def test_many_likes_live_side_by_side_until_one_is_taken_back(local: Spectron) -> None:
-    """Each has a key of its own."""
+def test_each_like_has_its_own_key_until_it_is_negated(local: Spectron) -> None:
     local.remember("Likes tea", ALICE)
     local.remember("Likes chess", ALICE)
     local.remember("No longer likes tea", ALICE)
@@ -98,7 +91,6 @@ def test_many_likes_live_side_by_side_until_one_is_taken_back(local: Spectron) -
 
 
 def test_as_of_shows_what_was_known_then(local: Spectron) -> None:
-    """By known time, which `observed_at` sets for facts; passages are known when they arrive."""
     local.remember("Lives in Berlin", ALICE, observed_at="2024-01-01T00:00:00Z")
     local.remember("Moved to Lisbon", ALICE, observed_at="2025-01-01T00:00:00Z")
 
@@ -111,8 +103,7 @@ def test_as_of_shows_what_was_known_then(local: Spectron) -> None:
     assert {"user lives in: Lisbon", "Lives in Berlin", "Moved to Lisbon"} == set(known("2026-06-01T00:00:00Z"))
 
 
-def test_the_category_of_a_write_goes_onto_its_facts(local: Spectron) -> None:
-    """Otherwise the rules give identity or knowledge, never `context`, which expires."""
+def test_facts_have_the_category_of_their_write_and_never_context_by_themselves(local: Spectron) -> None:
     given = local.remember("Lives in Berlin", ALICE, memory_category="context")
     chosen = local.remember("Lives in Berlin", BOB)
 
@@ -120,8 +111,7 @@ def test_the_category_of_a_write_goes_onto_its_facts(local: Spectron) -> None:
     assert "identity" == chosen["extraction"]["attributes"][0]["memoryCategory"]
 
 
-def test_instructions_are_kept_as_such(local: Spectron) -> None:
-    """They are in the profile."""
+def test_instructions_are_in_the_profile(local: Spectron) -> None:
     local.remember("Always answer in German. Never use emojis.", ALICE)
     local.remember("Always answer in German.", ALICE)
 
@@ -129,8 +119,7 @@ def test_instructions_are_kept_as_such(local: Spectron) -> None:
     assert ["Always answer in German.", "Never use emojis."] == texts
 
 
-def test_profile_sorts_facts_by_what_they_are(local: Spectron) -> None:
-    """For the caller's whole region: there is no filter by user."""
+def test_profile_groups_facts_of_the_callers_whole_region(local: Spectron) -> None:
     local.remember("Lives in Berlin and prefers dark mode", ALICE)
     local.remember("Drives a tram", BOB)
 
@@ -141,8 +130,7 @@ def test_profile_sorts_facts_by_what_they_are(local: Spectron) -> None:
     assert [{"key": "drives", "value": "a tram"}] == profile["dynamic"]
 
 
-def test_a_deleted_entity_is_gone_and_known_again_when_it_is_spoken_of(local: Spectron) -> None:
-    """Softly: its history stays."""
+def test_a_deleted_entity_returns_with_its_history_when_it_is_named_again(local: Spectron) -> None:
     local.remember("Lives in Berlin", ALICE)
 
     local.ok("DELETE", "/entities/person/user")
@@ -153,8 +141,7 @@ def test_a_deleted_entity_is_gone_and_known_again_when_it_is_spoken_of(local: Sp
     assert ["Rome"] == [row["value"] for row in local.ok("GET", "/entities/person/user")["attributes"]]
 
 
-def test_entities_are_listed_by_type_and_name(local: Spectron) -> None:
-    """A page at a time, where it is asked for."""
+def test_entities_are_listed_in_pages_by_type_and_name(local: Spectron) -> None:
     local.remember("Lives in Berlin and works at Siemens", ALICE)
 
     def names(**query: object) -> list[str]:
@@ -165,8 +152,7 @@ def test_entities_are_listed_by_type_and_name(local: Spectron) -> None:
     assert ["Berlin"] == names(type="location")
 
 
-def test_a_name_with_a_slash_is_one_name(local: Spectron) -> None:
-    """Escaped in the path it parts nothing."""
+def test_an_escaped_slash_is_part_of_a_name(local: Spectron) -> None:
     triple = {"entity": {"type": "organisation", "name": "AC/DC"}, "key": "a/b", "value": "x"}
     local.ok("POST", "/facts", {"infer": "triples", "triples": [triple]})
 

@@ -1,4 +1,4 @@
-"""The faults do what they say, over real connections: a client's own tests rest on them."""
+"""Injected faults over real connections: tests of clients depend on them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SEEN: dict[str, tuple[int, int, int]] = {
 
 
 class Client:
-    """Writes over a real connection; no answer at all is 0."""
+    """Writes over a real connection; no answer counts as status 0."""
 
     def __init__(self, url: str, faults: Faults) -> None:
         self.faults = faults
@@ -65,13 +65,13 @@ class Client:
             return NO_ANSWER
 
     def turns(self) -> int:
-        """How many there are."""
+        """The number of stored turns."""
         return len(self.http.get(f"/sessions/{self.session}/turns").json()["turns"])
 
 
 @pytest.fixture
 def client() -> Iterator[Client]:
-    """A client of a server that goes wrong as it is told."""
+    """A client of a server with injected faults."""
     faults = Faults()
     with serving(create_app(faults=faults, embedder=embedder())) as url:
         made = Client(url, faults)
@@ -80,7 +80,7 @@ def client() -> Iterator[Client]:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_each_fault_does_what_it_says(client: Client, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_fault_has_its_effects(client: Client, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client.faults, "delay", lambda: 3)
     client.faults.change_faults(FaultSettings(plan=[name]))
     assert SEEN[name] == (client.write(), client.turns(), client.write())
@@ -89,16 +89,14 @@ def test_each_fault_does_what_it_says(client: Client, name: str, monkeypatch: py
 @pytest.mark.parametrize(
     ("name", "turns"), [("500_after", 1), ("500_after_released", 2), ("cut_after_released", 2), ("forgets", 2)]
 )
-def test_a_key_that_is_forgotten_writes_twice_and_one_that_is_kept_does_not(
-    client: Client, name: str, turns: int
-) -> None:
+def test_a_forgotten_key_writes_twice_and_a_kept_key_once(client: Client, name: str, turns: int) -> None:
     client.faults.change_faults(FaultSettings(plan=[name]))
     client.write()
     client.write()
     assert turns == client.turns()
 
 
-def test_a_batch_that_is_cut_is_stored_by_half_and_goes_in_whole_when_it_comes_again(client: Client) -> None:
+def test_a_cut_batch_is_stored_by_half_and_as_a_whole_when_it_is_resent(client: Client) -> None:
     client.faults.change_faults(FaultSettings(plan=["cut_in_batch"]))
     messages = [{"role": "user", "content": text} for text in "abcd"]
     body = {"messages": messages, "session_id": client.session, "infer": "none"}
@@ -116,7 +114,7 @@ def test_late_work_is_in_flight_first_and_then_done_once(client: Client, monkeyp
     assert [409, 0, 409, 200, 1] == [client.write(), client.turns(), client.write(), client.write(), client.turns()]
 
 
-def test_a_stuck_key_holds_up_nobody_else(client: Client) -> None:
+def test_a_stuck_key_does_not_block_other_keys(client: Client) -> None:
     client.faults.change_faults(FaultSettings(plan=["500_after_stuck"]))
     assert [500, 409, 409, 200] == [client.write(), client.write(), client.write(), client.write(key="other")]
 
@@ -134,7 +132,7 @@ def test_the_same_seed_gives_the_same_faults(client: Client) -> None:
     assert {429, 500, 0} & set(first)
 
 
-def test_a_function_may_decide_and_may_be_exchanged(client: Client) -> None:
+def test_a_function_can_choose_faults_and_can_be_replaced(client: Client) -> None:
     def only_tea(request: SeenRequest) -> str | Fault:
         return "429" if request.writes_fact and json.loads(request.body)["text"] == "tea" else "none"
 
@@ -145,7 +143,7 @@ def test_a_function_may_decide_and_may_be_exchanged(client: Client) -> None:
     assert 1 == client.faults.counts["429"]
 
 
-def test_time_moved_past_24_hours_forgets_the_keys_and_dates_the_answers(client: Client) -> None:
+def test_a_clock_moved_by_24_hours_drops_the_keys_and_dates_the_answers(client: Client) -> None:
     client.write()
     before = client.http.get("/me").headers["date"]
     client.faults.change_faults(FaultSettings(ahead_s=23 * 3600))
@@ -162,7 +160,7 @@ def test_time_moved_past_24_hours_forgets_the_keys_and_dates_the_answers(client:
         ({"reregister": 409}, "/scopes", {"path": "user/alice"}, [201, 409]),
     ],
 )
-def test_both_readings_while_it_runs(
+def test_registration_readings_can_be_changed_while_it_runs(
     client: Client, reading: dict[str, Any], path: str, body: object, statuses: list[int]
 ) -> None:
     client.http.post("/scopes", json={"path": "user/alice"})
@@ -171,7 +169,7 @@ def test_both_readings_while_it_runs(
     assert statuses == [first, client.http.post(path, json=body).status_code]
 
 
-def test_the_other_readings_while_it_runs(client: Client) -> None:
+def test_the_other_readings_can_be_changed_while_it_runs(client: Client) -> None:
     client.http.post("/scopes", json={"path": "org/acme"})
     client.http.post("/facts", json={"text": "Likes tea", "scopes": [["org/acme"]]})
 
@@ -191,7 +189,7 @@ def test_the_other_readings_while_it_runs(client: Client) -> None:
     assert hits("org/acme/*") > 0
 
 
-def test_readings_are_those_of_the_server_and_passing_faults_leave_nothing_behind() -> None:
+def test_settings_name_all_readings_and_transient_faults_exclude_lasting_ones() -> None:
     assert {
         "unregistered",
         "reregister",

@@ -1,4 +1,4 @@
-"""The same key never writes twice."""
+"""An idempotency key writes once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEY = {"idempotency-key": "k-1"}
 
 
 class Slow:
-    """An extractor that waits to be let go, as a language model does, and may then fail."""
+    """An extractor that waits until it is released, as for a language model, and can then fail."""
 
     def __init__(self) -> None:
         self.began = asyncio.Event()
@@ -24,7 +24,7 @@ class Slow:
         self.failure: Exception | None = None
 
     async def extract(self, messages: Sequence[tuple[str, str]], known: Callable[[], Names]) -> Extraction:
-        """Nothing, when it is let go."""
+        """Return nothing once it is released."""
         self.began.set()
         await self.let_go.wait()
         if self.failure is not None:
@@ -38,7 +38,6 @@ def turns(local: Spectron, session: str) -> list[str]:
 
 @pytest.mark.parametrize("path", ["/facts", "/facts/batch"])
 def test_the_same_key_and_bytes_give_the_stored_answer(local: Spectron, path: str) -> None:
-    """Byte for byte, and nothing is written again."""
     session = local.ok("POST", "/sessions", {})["id"]
     body = {"session_id": session} | (
         {"text": "tea"} if path == "/facts" else {"messages": [{"role": "user", "content": "tea"}]}
@@ -52,7 +51,6 @@ def test_the_same_key_and_bytes_give_the_stored_answer(local: Spectron, path: st
 
 
 def test_the_same_key_with_other_bytes_is_409(local: Spectron) -> None:
-    """Also on the other of the two calls."""
     session = local.ok("POST", "/sessions", {})["id"]
     local.ok("POST", "/facts", {"text": "tea", "session_id": session}, headers=KEY)
 
@@ -64,8 +62,7 @@ def test_the_same_key_with_other_bytes_is_409(local: Spectron) -> None:
     assert ["tea"] == turns(local, session)
 
 
-def test_without_a_key_the_same_bytes_write_twice(local: Spectron) -> None:
-    """There is no other protection."""
+def test_the_same_bytes_without_a_key_write_twice(local: Spectron) -> None:
     session = local.ok("POST", "/sessions", {})["id"]
     for _ in range(2):
         local.remember("tea", session_id=session)
@@ -73,8 +70,7 @@ def test_without_a_key_the_same_bytes_write_twice(local: Spectron) -> None:
     assert ["tea", "tea"] == turns(local, session)
 
 
-def test_a_key_protects_for_24_hours(local: Spectron) -> None:
-    """After that it is as good as new."""
+def test_a_key_writes_again_after_24_hours(local: Spectron) -> None:
     session = local.ok("POST", "/sessions", {})["id"]
     body = {"text": "tea", "session_id": session}
     local.ok("POST", "/facts", body, headers=KEY)
@@ -88,7 +84,6 @@ def test_a_key_protects_for_24_hours(local: Spectron) -> None:
 
 
 def test_a_key_belongs_to_its_principal() -> None:
-    """Another one's equal key is another key."""
     grants = {"memory:write": ["/*"], "memory:read": ["/*"]}
     with spectron(principals={"bot": {"key": "sk-bot", "grants": grants}}) as local:
         session = local.ok("POST", "/sessions", {})["id"]
@@ -100,7 +95,6 @@ def test_a_key_belongs_to_its_principal() -> None:
 
 
 def test_a_refused_write_releases_its_key(local: Spectron) -> None:
-    """So that a mended request may use it."""
     body = {"text": "tea", "scopes": [["user/alice"]]}
     refused = local.call("POST", "/facts", body, headers=KEY)
     local.register("user/alice")
@@ -110,7 +104,6 @@ def test_a_refused_write_releases_its_key(local: Spectron) -> None:
 
 
 def test_a_key_in_flight_is_409_until_its_write_ends() -> None:
-    """The second may then have the answer of the first."""
     extractor = Slow()
     with spectron(extractor=extractor) as local:
         session = local.ok("POST", "/sessions", {})["id"]
@@ -129,8 +122,7 @@ def test_a_key_in_flight_is_409_until_its_write_ends() -> None:
         assert ["tea"] == turns(local, session)
 
 
-def test_a_write_that_breaks_releases_its_key_and_stores_nothing() -> None:
-    """500, then the same bytes go through."""
+def test_a_write_that_fails_with_500_releases_its_key_and_stores_nothing() -> None:
     extractor = Slow()
     extractor.let_go.set()
     extractor.failure = RuntimeError("broken")
@@ -157,7 +149,6 @@ async def _unchecked(local: Spectron, body: object) -> tuple[int, bytes]:
 
 
 def test_keys_sessions_and_turns_outlive_a_restart(tmp_path: Path) -> None:
-    """All is in the data directory."""
     with spectron(data=tmp_path) as local:
         local.register("user/alice")
         session = local.ok("POST", "/sessions", {"scopes": [["user/alice"]]})["id"]
@@ -173,20 +164,19 @@ def test_keys_sessions_and_turns_outlive_a_restart(tmp_path: Path) -> None:
 
 
 class Fragile:
-    """Embeds as ever, but breaks on one text, in the middle of the transaction that stores its fact."""
+    """An embedder that fails on one text, in the middle of the transaction that stores its fact."""
 
     def __init__(self) -> None:
         self.dimensions = embedder().dimensions
 
     def embed(self, texts: Sequence[str]) -> list[Any]:
-        """Break on a rendered fact about glass."""
+        """Fail on a fact about glass."""
         if any(text.startswith("user") and "glass" in text for text in texts):
             raise RuntimeError("broken")
         return embedder().embed(texts)
 
 
-def test_writes_that_are_committed_together_fail_alone() -> None:
-    """And what is in memory is again what is in the tables."""
+def test_a_failing_write_does_not_affect_the_writes_grouped_with_it() -> None:
     with spectron(embedder=Fragile()) as local:
         local.api = "unchecked"
         session = local.ok("POST", "/sessions", {})["id"]

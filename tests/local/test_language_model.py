@@ -1,4 +1,4 @@
-"""Extraction by a model behind an OpenAI-compatible endpoint: a real one on loopback, with answers of ours."""
+"""Extraction by a model behind an OpenAI-compatible endpoint: a server on loopback with canned answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.local.support import spectron
 
 
 class Model(ThreadingHTTPServer):
-    """Answers each request with the same words, and remembers what it was asked."""
+    """Answers each request with the same content, and records the requests."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Endpoint)
@@ -31,12 +31,12 @@ class Model(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The base URL."""
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
 
 class Endpoint(BaseHTTPRequestHandler):
-    """The one call that is used."""
+    """Handles the one call that is used."""
 
     server: Model
 
@@ -68,8 +68,7 @@ def model() -> Iterator[Model]:
     server.server_close()
 
 
-def test_its_facts_are_reconciled_like_any_other(model: Model) -> None:
-    """It is shown the conversation and the known names, with the key."""
+def test_facts_of_the_model_supersede_like_those_of_the_rules(model: Model) -> None:
     fact = {"type": "person", "name": "user", "key": "Lives In", "value": "Berlin", "confidence": 0.8}
     with spectron(extractor=LanguageModelExtractor(model.url, "small", "sk-model")) as local:
         model.said = {"facts": [fact], "instructions": ["Answer in German"]}
@@ -92,8 +91,7 @@ def test_its_facts_are_reconciled_like_any_other(model: Model) -> None:
 @pytest.mark.parametrize(
     "said", ["no json", [], {"facts": [5, {}, {"name": "x"}]}, {"facts": 5}, {"instructions": [5]}, "null"]
 )
-def test_nonsense_is_no_fact_and_no_failure(model: Model, said: object) -> None:
-    """The text is stored all the same."""
+def test_a_malformed_answer_stores_the_text_without_facts(model: Model, said: object) -> None:
     model.said = said
     with spectron(extractor=LanguageModelExtractor(model.url, "small")) as local:
         made = local.remember("Lives in Berlin")
@@ -102,8 +100,7 @@ def test_nonsense_is_no_fact_and_no_failure(model: Model, said: object) -> None:
         assert ["Lives in Berlin"] == local.passages("Berlin")
 
 
-def test_a_model_that_is_not_there_is_no_failure(model: Model) -> None:
-    """Nor one that fails; one that is busy is the client's to wait for."""
+def test_an_unreachable_model_stores_the_text_and_a_busy_one_is_429(model: Model) -> None:
     with spectron(extractor=LanguageModelExtractor("http://127.0.0.1:9/v1", "small")) as local:
         assert [] == local.remember("x")["extraction"]["attributes"]
     with spectron(extractor=LanguageModelExtractor(model.url, "small")) as local:
@@ -116,8 +113,7 @@ def test_a_model_that_is_not_there_is_no_failure(model: Model) -> None:
         assert ["x"] == local.passages("x y")
 
 
-def test_the_environment_names_it_or_the_rules_are_used() -> None:
-    """Never by half, never in the clear, and never with the key in its repr."""
+def test_the_environment_names_endpoint_and_model_together_and_over_https() -> None:
     names = ("SPECTRON_LOCAL_MODEL_ENDPOINT", "SPECTRON_LOCAL_MODEL", "SPECTRON_LOCAL_MODEL_API_KEY")
     full = dict(zip(names, ("https://models.example/v1", "small", "sk-secret"), strict=True))
 
@@ -134,7 +130,7 @@ def test_the_environment_names_it_or_the_rules_are_used() -> None:
 
 @contextmanager
 def served(*options: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client, list[str]]]:
-    """`spectron-migrate local` as a person starts it; what it said so far is in the list."""
+    """`spectron-migrate local` as a user starts it; the list has the lines that it has printed."""
     process = subprocess.Popen(
         [sys.executable, "-m", "spectron_migrate", "local", "--port", "0", *options],
         env={**os.environ, **environment},
@@ -152,8 +148,7 @@ def served(*options: str, **environment: str) -> Iterator[tuple[subprocess.Popen
         process.communicate(timeout=30)
 
 
-def test_the_command_line_sends_texts_where_it_was_told_and_says_so(model: Model) -> None:
-    """Options beat the environment; the key comes from there alone."""
+def test_the_command_line_uses_the_options_before_the_environment_and_prints_the_endpoint(model: Model) -> None:
     model.said = {"facts": [{"type": "person", "name": "user", "key": "home", "value": "Ulm"}]}
     options = ("--model-endpoint", model.url, "--model", "small")
     with served(*options, SPECTRON_LOCAL_MODEL="other", SPECTRON_LOCAL_MODEL_API_KEY="sk-model") as (_, client, said):
@@ -163,8 +158,7 @@ def test_the_command_line_sends_texts_where_it_was_told_and_says_so(model: Model
     assert f"texts go to small at {model.url.split('/')[2]}" in said[0]
 
 
-def test_the_command_line_tells_what_a_failing_model_answers(model: Model) -> None:
-    """The text is stored, and whoever watches the server learns why nothing was drawn from it."""
+def test_the_command_line_prints_why_no_facts_were_extracted(model: Model) -> None:
     model.status = 401
     with served(SPECTRON_LOCAL_MODEL_ENDPOINT=model.url, SPECTRON_LOCAL_MODEL="small") as (process, client, _):
         made = client.post("/facts", json={"text": "Lives in Ulm"}).json()
@@ -177,8 +171,7 @@ def test_the_command_line_tells_what_a_failing_model_answers(model: Model) -> No
     assert ["Lives in Ulm"] == [hit["text"] for hit in found]
 
 
-def test_half_a_setting_is_refused_before_it_listens() -> None:
-    """Exit 2, one sentence."""
+def test_an_incomplete_setting_exits_with_2_before_it_listens() -> None:
     told = subprocess.run(
         [sys.executable, "-m", "spectron_migrate", "local", "--model", "small"],
         env=dict(os.environ),
@@ -190,8 +183,7 @@ def test_half_a_setting_is_refused_before_it_listens() -> None:
     assert (2, True) == (told.returncode, "needs SPECTRON_LOCAL_MODEL_ENDPOINT" in told.stderr)
 
 
-def test_without_the_setting_the_rules_are_used() -> None:
-    """No text leaves the machine."""
+def test_the_command_line_uses_the_rules_by_default() -> None:
     with served() as (_, client, said):
         made = client.post("/facts", json={"text": "Lives in Ulm"}).json()
     assert "extracts by rules" in said[0]

@@ -1,4 +1,4 @@
-"""What a client reads differently under `--api 0.2.1`."""
+"""Answers that differ with `--api 0.2.1`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def later() -> Iterator[Spectron]:
 
 
 def walk(server: Spectron, path: str, name: str, **query: Any) -> tuple[list[Any], int]:
-    """All rows of a list, and how many pages that took."""
+    """All rows of a list, and the number of pages."""
     rows, pages = [], 0
     while True:
         answer = server.ok("GET", path, **query)
@@ -39,8 +39,7 @@ def walk(server: Spectron, path: str, name: str, **query: Any) -> tuple[list[Any
     ("path", "name"),
     [("/scopes", "scopes"), ("/keys", "keys"), ("/principals", "principals"), ("/entities", "entities")],
 )
-def test_lists_come_in_envelopes(later: Spectron, path: str, name: str) -> None:
-    """Walked by cursor to the same rows."""
+def test_lists_have_envelopes_and_cursors_to_the_same_rows(later: Spectron, path: str, name: str) -> None:
     later.remember("Lives in Berlin", ALICE)
     later.ok("POST", "/keys", {"name": "second"})
 
@@ -51,8 +50,7 @@ def test_lists_come_in_envelopes(later: Spectron, path: str, name: str) -> None:
     assert len(whole) == pages >= 2
 
 
-def test_turns_are_walked_by_cursor_and_counted_when_asked(later: Spectron) -> None:
-    """New ones come at the end."""
+def test_turns_have_a_cursor_and_a_total_on_request(later: Spectron) -> None:
     messages = [{"role": "user", "content": f"message {number}"} for number in range(5)]
     session = later.ok("POST", "/facts/batch", {"messages": messages, "infer": "none"})["sessionId"]
     path = f"/sessions/{session}/turns"
@@ -66,13 +64,11 @@ def test_turns_are_walked_by_cursor_and_counted_when_asked(later: Spectron) -> N
 
 
 @pytest.mark.parametrize("cursor", ["x", "YWZ0ZXI6", "b3RoZXI6MQ==", "é"])
-def test_a_made_up_cursor_is_400(later: Spectron, cursor: str) -> None:
-    """It never shows other rows."""
+def test_an_invalid_cursor_is_400(later: Spectron, cursor: str) -> None:
     assert 400 == later.call("GET", "/scopes", cursor=cursor).status
 
 
-def test_a_page_of_scopes_is_cut_before_it_is_filtered() -> None:
-    """So that a short page does not mean the end."""
+def test_a_short_page_of_scopes_is_not_the_last() -> None:
     grants = {"memory:read": ["user/z/*"]}
     with spectron(api="0.2.1", principals={"z": {"key": "sk-z", "grants": grants}}) as later:
         later.register(*(f"user/{letter}" for letter in "abcz"))
@@ -85,8 +81,7 @@ def test_a_page_of_scopes_is_cut_before_it_is_filtered() -> None:
     assert ["user/z/"] == [row["path"] for row in rows]
 
 
-def test_hits_are_dated_and_point_at_their_row(later: Spectron) -> None:
-    """The fact, or the session and turn."""
+def test_hits_have_a_time_and_name_their_fact_or_turn(later: Spectron) -> None:
     made = later.remember("Lives in Berlin", ALICE, observed_at="2024-01-01T00:00:00Z")
 
     answer = later.ok("POST", "/query", {"query": "Berlin"})
@@ -102,8 +97,7 @@ def test_hits_are_dated_and_point_at_their_row(later: Spectron) -> None:
     ]
 
 
-def test_extraction_profile_and_state_have_their_new_fields(later: Spectron) -> None:
-    """A client that reads the old ones finds them all."""
+def test_extraction_profile_and_state_have_new_fields_beside_the_old(later: Spectron) -> None:
     made = later.remember("Lives in Berlin and likes tea", ALICE)
 
     profile, state = later.ok("GET", "/profile"), later.ok("GET", "/state", limit=1)
@@ -115,8 +109,7 @@ def test_extraction_profile_and_state_have_their_new_fields(later: Spectron) -> 
     }
 
 
-def test_errors_are_problem_details_beside_the_message(later: Spectron) -> None:
-    """Both published forms in one body."""
+def test_errors_have_a_message_and_problem_details(later: Spectron) -> None:
     answer = later.call("POST", "/facts", {})
 
     assert "application/problem+json" == answer.headers["content-type"]
@@ -126,8 +119,7 @@ def test_errors_are_problem_details_beside_the_message(later: Spectron) -> None:
     assert 403 == later.call("DELETE", "/scopes", path="/").status
 
 
-def test_too_many_requests_in_flight_are_503_with_a_time_to_wait() -> None:
-    """Not begun: sent again, they go through."""
+def test_too_many_requests_in_flight_are_503_with_retry_after_and_not_begun() -> None:
     extractor = Slow()
     with spectron(api="0.2.1", extractor=extractor, max_in_flight=1) as later:
 
@@ -145,8 +137,7 @@ def test_too_many_requests_in_flight_are_503_with_a_time_to_wait() -> None:
         assert ["one"] == later.passages("one two")
 
 
-def test_addressees_are_checked_where_they_are_read(later: Spectron) -> None:
-    """At most eight names; without extraction nobody looks."""
+def test_addressees_are_validated_only_with_extraction(later: Spectron) -> None:
     nine = [f"Name{number}" for number in range(9)]
 
     assert 400 == later.call("POST", "/facts", {"text": "x", "addressees": nine}).status

@@ -1,4 +1,4 @@
-"""Forget, expire, fsck, and the rest of the document."""
+"""Forget, expire and fsck; published calls that are not served."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from tests.support import contract
 ALICE, BOB = "user/alice", "user/bob"
 
 
-def test_forget_is_soft_and_can_be_tried_first(local: Spectron) -> None:
-    """What is forgotten is still seen as of before."""
+def test_forget_keeps_the_history_and_has_a_dry_run(local: Spectron) -> None:
     local.remember("Plays the violin", infer="none")
     local.remember("Works at Siemens", infer="none")
 
@@ -27,8 +26,7 @@ def test_forget_is_soft_and_can_be_tried_first(local: Spectron) -> None:
     assert {"deleted": 0} == local.ok("POST", "/forget", {"query": "plays the violin"})
 
 
-def test_forget_knows_no_scope(local: Spectron) -> None:
-    """A key that reaches two users forgets for both."""
+def test_forget_covers_all_users_of_a_key(local: Spectron) -> None:
     local.register(ALICE, BOB)
     for scope in (ALICE, BOB):
         local.remember("Plays the violin", scope, infer="none")
@@ -36,8 +34,7 @@ def test_forget_knows_no_scope(local: Spectron) -> None:
     assert {"deleted": 2} == local.ok("POST", "/forget", {"query": "plays the violin"})
 
 
-def test_purge_takes_the_history_too(local: Spectron) -> None:
-    """Without it the superseded rows are kept."""
+def test_purge_removes_the_history(local: Spectron) -> None:
     local.remember("Lives in Berlin")
     local.remember("Lives in Lisbon")
 
@@ -49,8 +46,7 @@ def test_purge_takes_the_history_too(local: Spectron) -> None:
     assert [] == local.history("lives_in")
 
 
-def test_forgetting_a_scope_erases_its_subtree_for_good(local: Spectron) -> None:
-    """Sessions, turns, passages, facts, entities; and what a second clause owned."""
+def test_forgetting_a_scope_erases_its_subtree_permanently(local: Spectron) -> None:
     local.register("org/a/user/x", "org/b")
     made = local.remember("Lives in Berlin", "org/a/user/x")
     local.ok("POST", "/facts", {"text": "shared Berlin", "scopes": [["org/a"], ["org/b"]]})
@@ -67,7 +63,6 @@ def test_forgetting_a_scope_erases_its_subtree_for_good(local: Spectron) -> None
 
 
 def test_context_facts_expire_after_seven_days_of_known_time(local: Spectron) -> None:
-    """A backdated one at the first sweep; other categories never."""
     local.remember("Likes tea", memory_category="context")
     local.remember("Likes chess", memory_category="knowledge", observed_at="2020-01-01T00:00:00Z")
     local.remember("Likes rain", memory_category="context", observed_at="2020-01-01T00:00:00Z")
@@ -80,8 +75,7 @@ def test_context_facts_expire_after_seven_days_of_known_time(local: Spectron) ->
     assert ["Likes tea"] == local.passages("tea", mode="bm25")
 
 
-def test_fsck_finds_what_is_wrong(local: Spectron) -> None:
-    """And changes nothing."""
+def test_fsck_reports_problems_and_changes_nothing(local: Spectron) -> None:
     local.register(ALICE)
     local.remember("Alice Smith lives in Berlin", ALICE)
     local.remember("Smith Alice lives in Berlin", ALICE)
@@ -99,8 +93,7 @@ def test_fsck_finds_what_is_wrong(local: Spectron) -> None:
     assert 400 == local.call("POST", "/fsck", {"check": "everything"}).status
 
 
-def test_the_root_cannot_be_tombstoned(local: Spectron) -> None:
-    """Nor a node that is not there."""
+def test_the_root_and_unregistered_nodes_cannot_be_tombstoned(local: Spectron) -> None:
     assert 400 == local.call("DELETE", "/scopes", path="/").status
     assert 400 == local.call("DELETE", "/scopes", path="user/none").status
     assert 400 == local.call("DELETE", "/scopes").status
@@ -113,15 +106,13 @@ def calls() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("method", "path"), calls())
 def test_what_is_not_served_says_so(local: Spectron, method: str, path: str) -> None:
-    """501 in the published error form."""
     answer = local.call(method, path.replace("{", "").replace("}", ""), {} if method == "POST" else None)
 
     assert 501 == answer.status
     assert answer.body["message"]
 
 
-def test_every_call_of_the_document_is_served_or_says_that_it_is_not() -> None:
-    """None is forgotten, none is made up."""
+def test_every_published_call_is_either_served_or_501() -> None:
     document = contract.document()
     if document is None:
         pytest.skip("not checked: the calls against the published API document")
@@ -136,18 +127,15 @@ def test_every_call_of_the_document_is_served_or_says_that_it_is_not() -> None:
 
 
 def test_an_unknown_path_is_404_and_a_wrong_method_405(local: Spectron) -> None:
-    """In the same form."""
     assert 404 == local.call("GET", "/nothing/here").status
     assert 405 == local.call("DELETE", "/facts").status
 
 
 def test_a_body_that_is_too_large_is_413(local: Spectron) -> None:
-    """It is not read to its end."""
     assert 413 == local.call("POST", "/facts", b" " * (33 << 20)).status
 
 
-def test_later_calls_exist_only_in_the_later_generation(local: Spectron) -> None:
-    """404 here, 501 there."""
+def test_later_calls_are_404_in_the_first_generation_and_501_in_the_later(local: Spectron) -> None:
     later = [line.split(" ")[1] for line in NOT_SERVED_LATER.split("\n") if line]
     with spectron(api="0.2.1") as newer:
         for path in later:

@@ -1,4 +1,4 @@
-"""The server as a process: start, kill -9, restart, and what it refuses to open."""
+"""The server as a process: start, kill -9, restart, refused options and data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
-    """One for whoever only talks to it."""
+    """A server shared by the tests that only send requests."""
     with running_server() as running:
         yield running
 
@@ -37,8 +37,7 @@ def client(server: RunningServer, **options: Any) -> httpx.Client:
     )
 
 
-def test_it_keeps_everything_through_a_kill(tmp_path: Path) -> None:
-    """On the same port; the answer of a key is the same bytes."""
+def test_a_killed_server_keeps_memories_keys_and_port(tmp_path: Path) -> None:
     with running_server(tmp_path, context="acme", api_key="sk-other") as server:
         with client(server) as http:
             session = http.post("/sessions").json()["id"]
@@ -60,8 +59,7 @@ def test_it_keeps_everything_through_a_kill(tmp_path: Path) -> None:
         assert again.headers["x-trace-id"] != first.headers["x-trace-id"]
 
 
-def test_an_oracle_reads_along_while_it_runs(tmp_path: Path) -> None:
-    """The views are what other tests rest on."""
+def test_the_documented_views_can_be_read_while_it_runs(tmp_path: Path) -> None:
     with running_server(tmp_path) as server:
         with client(server) as http:
             http.post("/scopes", json={"path": "user/alice"})
@@ -82,8 +80,7 @@ def test_an_oracle_reads_along_while_it_runs(tmp_path: Path) -> None:
         db.close()
 
 
-def test_two_servers_do_not_share_data(tmp_path: Path) -> None:
-    """The second says so in one sentence; the first goes on."""
+def test_a_second_server_on_the_same_data_is_refused(tmp_path: Path) -> None:
     with running_server(tmp_path) as server:
         with pytest.raises(ServerFailed, match="in use by another"), running_server(tmp_path):
             pass
@@ -91,8 +88,7 @@ def test_two_servers_do_not_share_data(tmp_path: Path) -> None:
             assert 200 == http.get("/me").status_code
 
 
-def test_a_taken_port_is_named(server: RunningServer) -> None:
-    """And so is everything else that cannot be."""
+def test_a_port_in_use_or_a_wrong_option_exits_with_2_and_names_it(server: RunningServer) -> None:
     port = int(server.base_url.rsplit(":", 1)[1])
     with pytest.raises(ServerFailed, match="in use"), running_server(port=port):
         pass
@@ -111,8 +107,7 @@ def test_a_taken_port_is_named(server: RunningServer) -> None:
         ("PRAGMA user_version = 0", "not a store"),
     ],
 )
-def test_data_that_is_not_its_own_is_refused(tmp_path: Path, spoil: str, message: str) -> None:
-    """Never opened halfway, never changed."""
+def test_data_of_another_context_or_format_is_refused_unchanged(tmp_path: Path, spoil: str, message: str) -> None:
     with spectron(data=tmp_path):
         pass
     db = sqlite3.connect(store_path(tmp_path, "local"))
@@ -124,8 +119,7 @@ def test_data_that_is_not_its_own_is_refused(tmp_path: Path, spoil: str, message
         pass
 
 
-def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
-    """And left as it is."""
+def test_a_file_that_is_no_database_is_refused_unchanged(tmp_path: Path) -> None:
     store_path(tmp_path, "local").write_text("no database at all, but long enough to look at\n" * 50)
 
     with pytest.raises(ServerFailed, match="not a store"), running_server(tmp_path):
@@ -134,15 +128,13 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["file", "/proc/nope"])
-def test_a_data_directory_that_cannot_be_one_is_named(tmp_path: Path, place: str) -> None:
-    """And is not taken for a taken port."""
+def test_an_unusable_data_directory_is_named(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ServerFailed, match="cannot be written"), running_server(tmp_path / place):
         pass
 
 
-def test_memories_are_for_their_owner_alone(tmp_path: Path) -> None:
-    """Directory and files, also those that SQLite makes beside them."""
+def test_files_are_readable_by_their_owner_alone(tmp_path: Path) -> None:
     data = tmp_path / "new"
     with running_server(data) as server, client(server) as http:
         http.post("/sessions")
@@ -151,8 +143,7 @@ def test_memories_are_for_their_owner_alone(tmp_path: Path) -> None:
     assert {"new": 0o700} == {name: mode for name, mode in modes.items() if mode != 0o600}
 
 
-def test_a_store_says_its_format(tmp_path: Path) -> None:
-    """So that a later version knows how to bring it up."""
+def test_a_store_records_its_format(tmp_path: Path) -> None:
     with spectron(data=tmp_path):
         pass
     db = sqlite3.connect(store_path(tmp_path, "local"))
@@ -160,8 +151,7 @@ def test_a_store_says_its_format(tmp_path: Path) -> None:
     db.close()
 
 
-def test_answers_do_not_wait_for_the_networks_sake(server: RunningServer) -> None:
-    """Twenty small answers on one connection come at once; with Nagle's delay they would take 40 ms each."""
+def test_small_answers_are_not_delayed_by_nagles_algorithm(server: RunningServer) -> None:
     with client(server) as http:
         http.get("/me")
         took = sum(http.get("/me").elapsed.total_seconds() for _ in range(20))
@@ -169,8 +159,7 @@ def test_answers_do_not_wait_for_the_networks_sake(server: RunningServer) -> Non
     assert took < 20 * 0.03
 
 
-def test_a_torn_request_leaves_the_server_standing(server: RunningServer) -> None:
-    """A client that goes away in the middle of its body."""
+def test_a_client_that_disconnects_does_not_stop_the_server(server: RunningServer) -> None:
     host, port = server.base_url.removeprefix("http://").split(":")
     torn = http.client.HTTPConnection(host, int(port))
     torn.putrequest("POST", f"/api/v1/{server.context}/facts")
@@ -183,16 +172,14 @@ def test_a_torn_request_leaves_the_server_standing(server: RunningServer) -> Non
         assert [] == again.post("/query", json={"query": "half"}).json()["hits"]
 
 
-def test_the_package_loads_nothing_heavy() -> None:
-    """Importing the fixture must not cost a test suite the server's imports."""
+def test_the_testing_module_imports_nothing_of_the_server() -> None:
     code = "import sys, spectron_migrate.local.testing; print([m for m in ('numpy', 'starlette') if m in sys.modules])"
 
     assert "[]" == subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
 
 
 @pytest.mark.parametrize("path", [b"/\xff\xfe", b"/api/v1/\xff/me", b"/api/v1/local/entities/%ff/%00", b"/api/v1//me"])
-def test_a_path_that_is_no_text_is_no_failure(server: RunningServer, path: bytes) -> None:
-    """Whatever bytes come: a published status, never a 500."""
+def test_an_undecodable_path_is_no_500(server: RunningServer, path: bytes) -> None:
     host, port = server.base_url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as raw:
         raw.sendall(
@@ -203,8 +190,7 @@ def test_a_path_that_is_no_text_is_no_failure(server: RunningServer, path: bytes
     assert status in (b"400", b"404", b"422")
 
 
-def test_the_fixture_of_the_readme_runs(tmp_path: Path) -> None:
-    """As somebody copies it, in a project of their own."""
+def test_the_documented_fixture_runs_in_another_project(tmp_path: Path) -> None:
     blocks = (Path(__file__).parents[2] / "README.md").read_text().split("```python\n")[1:]
     fixture = next(block.split("```")[0] for block in blocks if "running_server" in block)
     (tmp_path / "test_theirs.py").write_text(

@@ -1,4 +1,4 @@
-"""The hand-written memories and questions of the rehearsal, asked here and asked as Mem0 asks its store."""
+"""The memories and questions of the rehearsal, compared with a ranking as Mem0 does it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tests.local.support import Spectron, embedder, spectron
 
 
 def memories() -> dict[str, tuple[str, str, str, str]]:
-    """Key -> text, when that came to be, user and agent; as they are in the end, oldest first."""
+    """Key -> final text with its time, user and agent; oldest first."""
     found: dict[str, tuple[str, str, str, str]] = {}
     for event in load_events():
         if event.kind == "delete":
@@ -20,20 +20,19 @@ def memories() -> dict[str, tuple[str, str, str, str]]:
 
 
 def scope(user: str, agent: str) -> str:
-    """A node of its own for each pair of ids."""
+    """The scope of a pair of ids."""
     return f"user/u{user.encode().hex()}" + (f"/agent/a{agent.encode().hex()}" if agent else "")
 
 
 def first_here(local: Spectron, question: SampleQuestion, keys: dict[str, str]) -> str | None:
-    """The memory behind the best hit."""
+    """Key of the memory that is the best hit."""
     node = scope(question.user, question.agent or "")
     lens = [[node]] if question.agent else [[node], [node + "/*"]]
     known = [keys[hit["id"]] for hit in local.recall(question.text, lens=lens, k=5) if hit["id"] in keys]
     return known[0] if known else None
 
 
-def test_the_right_memory_comes_first_as_often_as_with_mem0() -> None:
-    """With the same embeddings: Mem0 ranks by their cosine alone."""
+def test_the_right_memory_is_first_as_often_as_with_mem0s_ranking() -> None:
     rows, questions = memories(), load_questions()
     vectors = dict(zip(rows, embedder().embed([text for text, *_ in rows.values()]), strict=True))
     with spectron() as local:

@@ -40,13 +40,13 @@ def two(local: Spectron) -> Spectron:
     ],
 )
 @pytest.mark.parametrize("mode", ["hybrid", "vector", "bm25"])
-def test_a_lens_narrows_what_is_seen(two: Spectron, lens: list[list[str]], expected: set[str], mode: str) -> None:
-    """Never an error: what lies outside is not there."""
+def test_a_lens_narrows_the_hits_and_is_never_an_error(
+    two: Spectron, lens: list[list[str]], expected: set[str], mode: str
+) -> None:
     assert expected == {text.split()[0] for text in two.passages("who plays what", lens=lens, mode=mode)}
 
 
-def test_a_row_of_several_clauses_is_seen_through_each(local: Spectron) -> None:
-    """And through a clause of all its nodes."""
+def test_a_row_with_several_clauses_is_found_through_each(local: Spectron) -> None:
     local.register("team/a", "team/b")
     local.ok("POST", "/facts", {"text": "shared plan", "scopes": [["team/a"], ["team/b"]]})
     local.ok("POST", "/facts", {"text": "joint plan", "scopes": [["team/a", "team/b"]]})
@@ -55,8 +55,7 @@ def test_a_row_of_several_clauses_is_seen_through_each(local: Spectron) -> None:
     assert {"shared plan", "joint plan"} == set(local.passages("plan", lens=[["team/a", "team/b"]]))
 
 
-def test_a_subtree_may_be_read_without_its_root() -> None:
-    """The published documents do not say; both readings can be served."""
+def test_a_reading_excludes_the_root_of_a_subtree() -> None:
     with spectron(reading=ContractReading(subtree_has_root=False)) as local:
         local.register(ALICE)
         local.remember("one", "org/acme", infer="none")
@@ -66,7 +65,6 @@ def test_a_subtree_may_be_read_without_its_root() -> None:
 
 
 def test_k_is_at_most_50(two: Spectron) -> None:
-    """More is refused, none is allowed."""
     assert 400 == two.call("POST", "/query", {"query": "x", "k": 51}).status
     assert [] == two.recall("plays", k=0)
     assert 1 == len(two.recall("plays", k=1))
@@ -85,21 +83,18 @@ def test_k_is_at_most_50(two: Spectron) -> None:
         {"query": "x", "scopeView": "wide"},
     ],
 )
-def test_a_bad_question_is_400(local: Spectron, body: Any) -> None:
-    """It says which field."""
+def test_an_invalid_query_is_400_and_names_the_field(local: Spectron, body: Any) -> None:
     assert 400 == local.call("POST", "/query", body).status
 
 
 @pytest.mark.parametrize(
     "field", [{"atInstant": "2024-01-01T00:00:00Z"}, {"validFrom": "2024-01-01T00:00:00Z"}, {"location": {}}]
 )
-def test_what_is_not_kept_is_refused_and_not_ignored(local: Spectron, field: Any) -> None:
-    """Ignoring a filter would answer another question."""
+def test_unsupported_filters_are_refused(local: Spectron, field: Any) -> None:
     assert 400 == local.call("POST", "/query", {"query": "x", **field}).status
 
 
-def test_hits_are_of_the_families_asked_for(local: Spectron) -> None:
-    """Facts are rendered, passages are literal."""
+def test_include_chooses_facts_or_passages(local: Spectron) -> None:
     local.remember("Lives in Berlin")
 
     assert {"attribute", "memory_chunk"} == {hit["source"] for hit in local.recall("Berlin")}
@@ -107,8 +102,7 @@ def test_hits_are_of_the_families_asked_for(local: Spectron) -> None:
     assert ["Lives in Berlin"] == [hit["text"] for hit in local.recall("Berlin", include=["passages"])]
 
 
-def test_near_duplicates_are_hidden_unless_asked_for(local: Spectron) -> None:
-    """Within a scope; the oldest is shown, and another takes its place when it goes."""
+def test_near_duplicates_are_hidden_by_default_and_replace_a_removed_original(local: Spectron) -> None:
     local.register(ALICE, BOB)
     sessions = [local.ok("POST", "/sessions", {"scopes": [[ALICE]]})["id"] for _ in range(2)]
     for session, text in zip(sessions, ["Plays the violin", "plays the  violin!"], strict=True):
@@ -122,16 +116,14 @@ def test_near_duplicates_are_hidden_unless_asked_for(local: Spectron) -> None:
     assert ["plays the  violin!"] == local.passages("violin", lens=[[ALICE]])
 
 
-def test_texts_that_differ_in_a_word_are_no_duplicates(local: Spectron) -> None:
-    """Where somebody lives matters."""
+def test_texts_that_differ_in_a_word_are_no_near_duplicates(local: Spectron) -> None:
     for city in ("Berlin", "Lisbon", "Rome"):
         local.remember(f"The user told us that they live in {city} with their family", infer="none")
 
     assert 3 == len(local.passages("where do they live"))
 
 
-def test_labels_narrow_to_rows_that_carry_all(local: Spectron) -> None:
-    """On passages and on facts."""
+def test_labels_narrow_to_passages_and_facts_that_have_all(local: Spectron) -> None:
     local.remember("Lives in Berlin", labels=["source=mem0", "run=1"])
     local.remember("Lived in Rome", labels=["source=mem0"])
 
@@ -141,8 +133,7 @@ def test_labels_narrow_to_rows_that_carry_all(local: Spectron) -> None:
     assert [] == local.recall("lives", labels=["source=other"])
 
 
-def test_words_find_by_their_stem_and_common_words_find_nothing(local: Spectron) -> None:
-    """What every question has in it says nothing about it."""
+def test_words_match_by_stem_and_common_words_match_nothing(local: Spectron) -> None:
     for number in range(5):
         local.remember(f"What is the plan for topic{number}", infer="none")
     local.remember("Plays violins", infer="none")
@@ -155,13 +146,11 @@ def test_words_find_by_their_stem_and_common_words_find_nothing(local: Spectron)
     "query", ['"', "AND OR NOT", "text:x", "a*", "NEAR(a b)", "-x", "(", "selector : 1", "\u0000", "🙂", "%", "' OR 1"]
 )
 @pytest.mark.parametrize("mode", ["hybrid", "bm25", "graph"])
-def test_no_query_is_a_command(two: Spectron, query: str, mode: str) -> None:
-    """Whatever the search engine's own language would make of it."""
+def test_query_text_is_never_fts_syntax(two: Spectron, query: str, mode: str) -> None:
     assert 200 == two.call("POST", "/query", {"query": query, "mode": mode, "lens": [[ALICE]]}).status
 
 
-def test_graph_mode_walks_from_the_entities_that_the_question_names(local: Spectron) -> None:
-    """The entity, its facts, then those of its neighbours."""
+def test_graph_mode_returns_named_entities_their_facts_and_those_of_neighbours(local: Spectron) -> None:
     local.remember("Alice works at Siemens")
     local.remember("Bob lives in Rome")
 
@@ -173,8 +162,7 @@ def test_graph_mode_walks_from_the_entities_that_the_question_names(local: Spect
     assert [] == local.recall("Who knows nobody?", mode="graph")
 
 
-def test_the_answer_names_the_entities_it_recognised(local: Spectron) -> None:
-    """As seeds."""
+def test_the_answer_names_seed_entities(local: Spectron) -> None:
     local.remember("Alice works at Siemens")
 
     answer = local.ok("POST", "/query", {"query": "where does alice work?"})
@@ -184,8 +172,7 @@ def test_the_answer_names_the_entities_it_recognised(local: Spectron) -> None:
     assert "hybrid" == local.ok("POST", "/query", {"query": "anything else?"})["classificationKind"]
 
 
-def test_a_question_asked_again_is_answered_from_the_cache(two: Spectron) -> None:
-    """Tier `cache`, in the same lens only, until anything is written."""
+def test_an_equal_query_in_the_same_lens_is_answered_from_the_cache_until_a_write(two: Spectron) -> None:
     question = {"query": "who plays the violin?", "lens": [[ALICE]]}
 
     first = two.ok("POST", "/query", question)
@@ -200,8 +187,7 @@ def test_a_question_asked_again_is_answered_from_the_cache(two: Spectron) -> Non
     assert 2 == len(after["hits"])
 
 
-def test_a_cache_that_mixes_up_lenses_can_be_served() -> None:
-    """A client must take such an answer for no proof of presence, and for proof of a leak."""
+def test_a_reading_shares_the_cache_across_lenses() -> None:
     with spectron(reading=ContractReading(shared_cache=True)) as local:
         local.register(ALICE, BOB)
         local.remember("Alice plays the violin", ALICE, infer="none")
@@ -212,8 +198,7 @@ def test_a_cache_that_mixes_up_lenses_can_be_served() -> None:
         ]
 
 
-def test_context_is_the_hits_as_text(two: Spectron) -> None:
-    """For a prompt; a session's is about its own scope."""
+def test_context_is_the_hits_as_text_and_of_the_sessions_scope_for_a_session(two: Spectron) -> None:
     context = two.ok("POST", "/context", {"query": "violin", "lens": [[ALICE]]})["context"]
     session = two.ok("POST", "/sessions", {"scopes": [[BOB]]})["id"]
 
@@ -228,7 +213,6 @@ texts = st.lists(st.text(st.sampled_from("abcd "), min_size=1, max_size=12).filt
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts)
 def test_every_memory_is_found_by_its_own_text_before_and_after_a_restart(tmp_path: Path, texts: list[str]) -> None:
-    """The vectors in memory and those on disk are the same."""
     data = tmp_path / str(len(list(tmp_path.iterdir())))
 
     def found(local: Spectron) -> list[list[Any]]:

@@ -1,4 +1,4 @@
-"""What the built-in rules read out of a text."""
+"""Facts that the built-in rules extract."""
 
 from __future__ import annotations
 
@@ -53,33 +53,28 @@ def read(text: str, role: str = "user") -> Extraction:
     ],
 )
 def test_plain_statements_become_facts(text: str, expected: list[tuple[str, str, str]]) -> None:
-    """Subject, key, value; what no rule knows stays a passage."""
     assert expected == [(fact.entity[1], fact.key, fact.value) for fact in read(text).facts]
 
 
-def test_the_assistants_first_person_is_not_the_user() -> None:
-    """What it says of itself binds to itself."""
+def test_first_person_of_the_assistant_is_about_the_assistant() -> None:
     (fact,) = read("I live in the cloud", role="assistant").facts
 
     assert ("agent", "assistant") == fact.entity
 
 
-def test_a_hedged_statement_is_less_sure() -> None:
-    """Below the floor of reconciliation."""
+def test_a_hedged_statement_is_below_the_confidence_floor() -> None:
     (fact,) = read("I might prefer tea").facts
 
     assert fact.confidence < 0.7
 
 
 @given(st.text(max_size=300))
-def test_any_text_can_be_read(text: str) -> None:
-    """Whatever it is: no error, and nothing empty."""
+def test_any_text_is_extracted_without_errors_or_empty_facts(text: str) -> None:
     for fact in read(text).facts:
         assert fact.key
         assert fact.value.strip()
 
 
 @given(st.integers(1, 400))
-def test_a_text_made_to_be_slow_is_read_all_the_same(count: int) -> None:
-    """No pattern may take exponential time."""
+def test_no_pattern_takes_exponential_time(count: int) -> None:
     assert all(fact.value.strip() for fact in read("a, " * count + "lives " * count + "now " * count).facts)

@@ -1,4 +1,4 @@
-"""The published Python client against the local Spectron, blocking and async: every method that is served."""
+"""Every served method of the published Python client, blocking and async, against the local Spectron."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINDS = pytest.mark.parametrize("kind", [Memory, AsyncMemory])
 
 
 class Client:
-    """Either client, called alike."""
+    """Calls the blocking and the async client in the same way."""
 
     def __init__(self, client: Any, loop: asyncio.AbstractEventLoop) -> None:
         self.client = client
@@ -37,13 +37,13 @@ class Client:
         return self.wait(method(*given, **named))
 
     def wait(self, value: Any) -> Any:
-        """The value, awaited where it has to be."""
+        """The value, awaited if it is awaitable."""
         return self.loop.run_until_complete(value) if inspect.isawaitable(value) else value
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
-    """One for all; each test uses scopes of its own."""
+    """One server for all tests; each test uses its own scopes."""
     bot = {"key": "sk-bot", "grants": {"memory:read": ["bot/*"], "memory:write": ["bot/*"]}}
     with running_server(context="sdk", principals={"bot": bot}) as running:
         yield running
@@ -66,8 +66,7 @@ def make(server: RunningServer) -> Iterator[Any]:
 
 
 @KINDS
-def test_memories_go_in_and_come_out(make: Any, kind: type[Any]) -> None:
-    """remember, remember_many, recall, query_context, profile, state, forget."""
+def test_the_client_writes_recalls_and_forgets(make: Any, kind: type[Any]) -> None:
     scope = f"user/{kind.__name__.lower()}"
     client = make(kind)
     client("scopes.register", scope, display_name="A user")
@@ -100,8 +99,7 @@ def test_memories_go_in_and_come_out(make: Any, kind: type[Any]) -> None:
 
 
 @KINDS
-def test_sessions_live_and_go(make: Any, kind: type[Any]) -> None:
-    """create with and without a body, turns, context, delete."""
+def test_the_client_creates_reads_and_deletes_sessions(make: Any, kind: type[Any]) -> None:
     client = make(kind)
     session = client("sessions.create")
     client("scopes.register", "team/sessions")
@@ -120,8 +118,7 @@ def test_sessions_live_and_go(make: Any, kind: type[Any]) -> None:
 
 
 @KINDS
-def test_entities_scopes_keys_and_principals(make: Any, kind: type[Any]) -> None:
-    """The rest of what is served."""
+def test_the_client_manages_entities_scopes_keys_and_principals(make: Any, kind: type[Any]) -> None:
     client, name = make(kind), kind.__name__
     client("scopes.register", "org/a")
     client("remember", f"{name} lives in Berlin. {name} moved to Lisbon.", scopes="org/a")
@@ -158,8 +155,7 @@ def test_entities_scopes_keys_and_principals(make: Any, kind: type[Any]) -> None
 
 
 @KINDS
-def test_errors_are_the_clients_own(make: Any, kind: type[Any], server: RunningServer) -> None:
-    """Each status becomes the class that the client has for it, with the trace id."""
+def test_each_error_status_becomes_the_clients_error_class(make: Any, kind: type[Any], server: RunningServer) -> None:
     client = make(kind)
     with pytest.raises(MemoryAuthError):
         make(kind, key="sk-wrong")("whoami")
@@ -198,13 +194,11 @@ NOT_SERVED: dict[str, tuple[Any, ...]] = {
 @KINDS
 @pytest.mark.parametrize("name", NOT_SERVED)
 def test_what_is_not_served_says_so(make: Any, kind: type[Any], name: str) -> None:
-    """501 in the published form, whatever the call."""
     with pytest.raises(MemoryAPIError, match="does not serve this call") as told:
         make(kind)(name, *NOT_SERVED[name])
     assert 501 == told.value.status_code
 
 
 @KINDS
-def test_the_clients_delegation_goes_unseen(make: Any, kind: type[Any]) -> None:
-    """It sends X-Memory-On-Behalf-Of, which no document knows: only /me shows that nothing was delegated."""
+def test_the_clients_delegation_header_is_ignored(make: Any, kind: type[Any]) -> None:
     assert make(kind)("whoami", on_behalf_of="bot").delegated_principal_id is None

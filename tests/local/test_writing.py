@@ -11,8 +11,7 @@ from tests.local.support import Spectron, spectron
 ALICE = "org/acme/user/alice"
 
 
-def test_registering_makes_the_missing_ancestors(local: Spectron) -> None:
-    """And registering again is no error."""
+def test_registering_creates_missing_ancestors_and_can_be_repeated(local: Spectron) -> None:
     local.register(ALICE, ALICE)
 
     paths = [node["path"] for node in local.ok("GET", "/scopes")]
@@ -21,8 +20,7 @@ def test_registering_makes_the_missing_ancestors(local: Spectron) -> None:
 
 
 @pytest.mark.parametrize("call", ["/facts", "/facts/batch", "/sessions"])
-def test_a_write_to_an_unregistered_scope_is_refused(local: Spectron, call: str) -> None:
-    """400, and nothing is stored."""
+def test_a_write_to_an_unregistered_scope_is_400_and_stores_nothing(local: Spectron, call: str) -> None:
     body = {"text": "x", "messages": [{"role": "user", "content": "x"}], "scopes": [[ALICE]]}
     wanted = {"/facts": ["text", "scopes"], "/facts/batch": ["messages", "scopes"], "/sessions": ["scopes"]}
 
@@ -33,8 +31,7 @@ def test_a_write_to_an_unregistered_scope_is_refused(local: Spectron, call: str)
     assert [] == local.recall("x")
 
 
-def test_a_tombstoned_scope_takes_no_new_writes_and_keeps_what_it_has(local: Spectron) -> None:
-    """Until it is registered again."""
+def test_a_tombstoned_scope_keeps_its_content_and_refuses_writes_until_it_is_registered_again(local: Spectron) -> None:
     local.register(ALICE)
     local.remember("Alice plays the violin", ALICE)
 
@@ -50,7 +47,6 @@ def test_a_tombstoned_scope_takes_no_new_writes_and_keeps_what_it_has(local: Spe
 
 
 def test_a_session_echoes_its_scopes_in_canonical_form(local: Spectron) -> None:
-    """So that a client can compare them."""
     local.register(ALICE, "team/a")
 
     session = local.ok("POST", "/sessions", {"scopes": [[ALICE, "team/a"]], "metadata": {"run": 7}})
@@ -59,13 +55,11 @@ def test_a_session_echoes_its_scopes_in_canonical_form(local: Spectron) -> None:
 
 
 @pytest.mark.parametrize("body", [None, {}])
-def test_a_session_needs_no_body(local: Spectron, body: Any) -> None:
-    """It is then in the caller's whole write region."""
+def test_a_session_without_a_body_is_in_the_callers_whole_region(local: Spectron, body: Any) -> None:
     assert [["/"]] == local.ok("POST", "/sessions", body)["scopes"]
 
 
-def test_turns_are_listed_word_for_word_in_order_of_arrival(local: Spectron) -> None:
-    """Page by page, each once."""
+def test_turns_are_listed_verbatim_in_order_of_arrival_each_once(local: Spectron) -> None:
     session = local.ok("POST", "/sessions", {})["id"]
     texts = [f"  turn {number}\u0000 🙂\n" for number in range(7)]
     for text in texts:
@@ -82,8 +76,7 @@ def test_turns_are_listed_word_for_word_in_order_of_arrival(local: Spectron) -> 
     assert [3, 3, 1] == [len(page) for page in pages]
 
 
-def test_a_page_of_turns_has_100_and_at_most_500(local: Spectron) -> None:
-    """More is cut down, not refused."""
+def test_a_page_has_100_turns_by_default_and_at_most_500(local: Spectron) -> None:
     messages = [{"role": "user", "content": f"message {number}"} for number in range(501)]
     session = local.ok("POST", "/facts/batch", {"messages": messages, "infer": "none"})["sessionId"]
 
@@ -92,15 +85,13 @@ def test_a_page_of_turns_has_100_and_at_most_500(local: Spectron) -> None:
 
 
 @pytest.mark.parametrize("query", [{"limit": "x"}, {"limit": "-1"}, {"offset": "1.5"}])
-def test_a_limit_that_is_no_number_is_422(local: Spectron, query: dict[str, str]) -> None:
-    """As declared for that call."""
+def test_an_invalid_limit_is_422(local: Spectron, query: dict[str, str]) -> None:
     session = local.ok("POST", "/sessions", {})["id"]
 
     assert 422 == local.call("GET", f"/sessions/{session}/turns", **query).status
 
 
-def test_deleting_a_session_removes_its_turns_and_passages(local: Spectron) -> None:
-    """Really: they are nowhere any more. What was drawn from them stays."""
+def test_deleting_a_session_removes_its_turns_and_passages_and_keeps_its_facts(local: Spectron) -> None:
     session = local.ok("POST", "/sessions", {})["id"]
     local.remember("Lives in Berlin", session_id=session)
 
@@ -114,14 +105,12 @@ def test_deleting_a_session_removes_its_turns_and_passages(local: Spectron) -> N
 
 
 def test_an_unknown_session_is_403_to_write_and_404_to_read(local: Spectron) -> None:
-    """A write does not say whether it exists; for its context the document declares 400 alone."""
     assert 403 == local.call("POST", "/facts", {"text": "x", "session_id": "sess_none"}).status
     assert 404 == local.call("GET", "/sessions/sess_none/turns").status
     assert 400 == local.call("POST", "/sessions/sess_none/context", {"query": "x"}).status
 
 
-def test_none_stores_the_text_alone(local: Spectron) -> None:
-    """Turn and passage, and no fact."""
+def test_infer_none_stores_turn_and_passage_without_facts(local: Spectron) -> None:
     made = local.remember("Lives in Berlin", infer="none")
 
     assert {"mode", "sessionId", "turnId", "chunkId"} == set(made)
@@ -131,8 +120,7 @@ def test_none_stores_the_text_alone(local: Spectron) -> None:
     assert [] == local.ok("GET", "/entities")["entities"]
 
 
-def test_full_draws_facts_and_names_them(local: Spectron) -> None:
-    """The answer has the ids of all it wrote."""
+def test_infer_full_answers_with_the_ids_of_all_it_stored(local: Spectron) -> None:
     made = local.remember("Lives in Berlin")
 
     extraction = made["extraction"]
@@ -143,8 +131,7 @@ def test_full_draws_facts_and_names_them(local: Spectron) -> None:
     assert {attribute["id"], made["chunkId"]} == {hit["id"] for hit in local.recall("where does the user live")}
 
 
-def test_without_extraction_full_stores_the_text_and_answers_an_empty_extraction() -> None:
-    """The trap of a Context whose setting is off: 200, and no facts."""
+def test_without_extraction_infer_full_answers_200_with_an_empty_extraction() -> None:
     with spectron(extraction=False) as local:
         made = local.remember("Lives in Berlin")
 
@@ -152,8 +139,7 @@ def test_without_extraction_full_stores_the_text_and_answers_an_empty_extraction
         assert ["Lives in Berlin"] == local.passages("Berlin")
 
 
-def test_preview_tells_and_stores_nothing(local: Spectron) -> None:
-    """No session, no turn, no fact."""
+def test_a_preview_stores_nothing(local: Spectron) -> None:
     shown = local.remember("Lives in Berlin", infer="preview")
 
     assert shown["preview"] is True
@@ -164,7 +150,6 @@ def test_preview_tells_and_stores_nothing(local: Spectron) -> None:
 
 
 def test_triples_become_attributes_and_relations(local: Spectron) -> None:
-    """Types outside the closed set become `other`."""
     bob = {"type": "Person", "name": "Bob"}
     local.ok(
         "POST",
@@ -185,8 +170,7 @@ def test_triples_become_attributes_and_relations(local: Spectron) -> None:
     ]
 
 
-def test_a_batch_is_one_session_with_a_turn_a_message(local: Spectron) -> None:
-    """One extraction in total, or one a message."""
+def test_a_batch_stores_one_turn_per_message_and_extracts_once_or_per_message(local: Spectron) -> None:
     messages = [
         {"role": "user", "content": "I live in Berlin", "ts": "2024-01-01T00:00:00Z"},
         {"role": "assistant", "content": "Noted"},
@@ -206,8 +190,7 @@ def test_a_batch_is_one_session_with_a_turn_a_message(local: Spectron) -> None:
     assert [message["content"] for message in messages] == [turn["content"] for turn in turns]
 
 
-def test_a_batch_is_stored_whole_or_not_at_all(local: Spectron) -> None:
-    """One bad message, and nothing of it is there."""
+def test_a_batch_with_a_bad_message_stores_nothing(local: Spectron) -> None:
     session = local.ok("POST", "/sessions", {})["id"]
     messages = [{"role": "user", "content": "good"}, {"role": "user", "content": " "}]
 
@@ -244,7 +227,6 @@ def test_a_batch_is_stored_whole_or_not_at_all(local: Spectron) -> None:
     ],
 )
 def test_a_bad_fact_is_400_and_stores_nothing(local: Spectron, body: Any) -> None:
-    """With a message that says which field."""
     answer = local.call("POST", "/facts", body)
 
     assert 400 == answer.status
@@ -253,7 +235,6 @@ def test_a_bad_fact_is_400_and_stores_nothing(local: Spectron, body: Any) -> Non
 
 
 def test_too_many_labels_are_409(local: Spectron) -> None:
-    """Another 409 than those of a key."""
     answer = local.call("POST", "/facts", {"text": "x", "labels": [f"k{number}=v" for number in range(65)]})
 
     assert 409 == answer.status
@@ -261,7 +242,6 @@ def test_too_many_labels_are_409(local: Spectron) -> None:
 
 
 def test_a_long_text_is_split_into_passages_that_are_all_found(local: Spectron) -> None:
-    """`chunkId` names the first."""
     sentences = [f"Sentence number {number} speaks of topic{number}." for number in range(200)]
 
     made = local.remember(" ".join(sentences), infer="none")
@@ -272,7 +252,6 @@ def test_a_long_text_is_split_into_passages_that_are_all_found(local: Spectron) 
 
 
 def test_a_text_without_a_single_letter_is_stored_too(local: Spectron) -> None:
-    """It has no known word: nothing is near to it, and nothing breaks."""
     session = local.remember("🙂🙂", infer="none")["sessionId"]
 
     assert ["🙂🙂"] == [turn["content"] for turn in local.ok("GET", f"/sessions/{session}/turns")["turns"]]
