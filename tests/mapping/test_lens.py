@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from spectron_migrate.mapping import Lens, NotServable, ScopeMapping, covers, load_mapping, parse_mapping
 from spectron_migrate.records import Memory, Placement, Selector
 from tests.mapping.strategies import IDS, kindred, mapping_texts, sound, write_table
+from tests.mapping.support import mapping_of
 
 FILTERS = [names for count in (1, 2, 3, 4) for names in combinations(IDS, count)]
 
@@ -33,11 +34,6 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tables")
     write_table(folder)
     return folder
-
-
-def mapping_of(rules: str, folder: Path = Path()) -> ScopeMapping:
-    """A mapping of these rules."""
-    return parse_mapping("version: 1\nrules:\n" + rules, folder)
 
 
 def lens_of(mapping: ScopeMapping, memory: Memory, names: tuple[str, ...]) -> Lens | None:
@@ -284,7 +280,7 @@ def test_captured_parts_and_tables_are_resolved_from_the_filter(tmp_path: Path) 
     lookup: {file: orgs.csv, key: user_id, value: org}
     scope: {org: "{org}", user: "{user_id}"}
 """,
-        tmp_path,
+        folder=tmp_path,
     )
 
     assert ("tenant/acme/user/x--al-3aice",) == mapping.lens(user_id="acme:al:ice").selector[0]

@@ -51,11 +51,10 @@ def test_a_memory_that_mem0_does_not_show_is_skipped_unless_a_rule_names_its_sta
     hidden = memory(user_id="al", state=state)
 
     assert Skipped("m1", state) == load_mapping(None).map_memory(hidden)
-    assert Skipped("m1", state) == mapping_of(
-        rules.replace("STATE: true", "STATE: false".replace("STATE", state))
-    ).map_memory(hidden)
-    assert (("old/al",),) == mapped(mapping_of(rules.replace("STATE", state)), user_id="al", state=state).selector
-    assert (("user/al",),) == mapped(mapping_of(rules.replace("STATE", state)), user_id="al").selector
+    assert Skipped("m1", state) == mapping_of(rules.replace("STATE: true", f"{state}: false")).map_memory(hidden)
+    naming = mapping_of(rules.replace("STATE", state))
+    assert (("old/al",),) == mapped(naming, user_id="al", state=state).selector
+    assert (("user/al",),) == mapped(naming, user_id="al").selector
 
 
 def test_the_first_rule_that_matches_wins_with_its_own_options() -> None:
