@@ -1,4 +1,4 @@
-"""What a page shows at a prompt: its commands, and the lines that it says they answer."""
+"""The console blocks of a page: its commands, and the output that it shows for them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _COMMENT = re.compile(r"\s+# .*$")
 
 @dataclass(frozen=True)
 class Shown:
-    """One command of a page; in a line of its answer `…` stands for anything."""
+    """One command and its output; in a line of output `…` stands for anything."""
 
     command: str
     answer: tuple[str, ...]
 
-    def lacks(self, said: str) -> list[str]:
-        """The lines that did not come, in their order; how a terminal breaks lines does not matter."""
-        rest, missing = " ".join(said.split()), []
+    def missing_from(self, output: str) -> list[str]:
+        """The lines that `output` does not contain in this order; line breaks do not matter."""
+        rest, missing = " ".join(output.split()), []
         for line in self.answer:
             wanted = r".*?".join(re.escape(" ".join(part.split())) for part in line.split("…"))
             found = re.search(wanted, rest)

@@ -1,4 +1,4 @@
-"""`--help` of every command as a page of the documentation.
+"""Writes docs/cli.md: the `--help` of every command.
 
 Usage: python -m tests.operator.help_page > docs/cli.md
 """
@@ -12,13 +12,15 @@ import sys
 from functools import cache
 from importlib.metadata import version
 
-HEAD = """\
+from spectron_migrate.cli.app import app
+
+INTRODUCTION = """\
 # Command line
 
-Made by `python -m tests.operator.help_page` with Typer {version}; a test compares it with what the program says.
+Written by `python -m tests.operator.help_page` with Typer {version}; a test compares it with the program's own help.
 """
 COLUMNS = "100"
-ASK = """
+PRINT_HELP = """
 import json, sys
 from spectron_migrate.cli.app import run
 for words in json.loads(sys.argv[1]):
@@ -28,9 +30,7 @@ for words in json.loads(sys.argv[1]):
 
 
 def commands() -> list[list[str]]:
-    """Every command and subcommand, in the order of the program's own help."""
-    from spectron_migrate.cli.app import app
-
+    """Every command and subcommand, in the order of the program's help; first the program itself."""
     found: list[list[str]] = [[], *([str(command.name)] for command in app.registered_commands)]
     for group in app.registered_groups:
         found.append([str(group.name)])
@@ -40,21 +40,21 @@ def commands() -> list[list[str]]:
 
 
 @cache
-def help_of_all() -> dict[tuple[str, ...], str]:
-    """What the program says of each command, at a width of its own: one process asks for them all."""
+def help_texts() -> dict[tuple[str, ...], str]:
+    """The help of each command at a fixed width; one process prints them all."""
     environment = {**os.environ, "COLUMNS": COLUMNS, "TERMINAL_WIDTH": COLUMNS, "NO_COLOR": "1"}
-    asked = [sys.executable, "-c", ASK, json.dumps(commands())]
-    said = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True).stdout
-    texts = ["\n".join(line.rstrip() for line in text.strip("\n").splitlines()) for text in said.split("\f")]
+    words = [sys.executable, "-c", PRINT_HELP, json.dumps(commands())]
+    output = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
+    texts = ["\n".join(line.rstrip() for line in text.strip("\n").splitlines()) for text in output.split("\f")]
     return dict(zip(map(tuple, commands()), texts[:-1], strict=True))
 
 
 def page() -> str:
-    parts = [
-        f"## {' '.join(['spectron-migrate', *words])}\n\n```text\n{text}\n```\n"
-        for words, text in help_of_all().items()
+    """The whole page."""
+    sections = [
+        f"## {' '.join(['spectron-migrate', *words])}\n\n```text\n{text}\n```\n" for words, text in help_texts().items()
     ]
-    return "\n".join([HEAD.format(version=version("typer")), *parts])
+    return "\n".join([INTRODUCTION.format(version=version("typer")), *sections])
 
 
 if __name__ == "__main__":

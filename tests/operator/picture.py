@@ -1,4 +1,4 @@
-"""A picture of the terminal, from a real run: the last screen of a rehearsal.
+"""Draws docs/terminal.svg from a real run: the last screen of a rehearsal.
 
 Usage: python -m tests.operator.picture > docs/terminal.svg
 """
@@ -19,7 +19,7 @@ _FONTS = re.compile(r"\s*@font-face \{.*?\}", re.DOTALL)
 
 
 def rehearsal() -> str:
-    """What is on a colour terminal when a rehearsal ends."""
+    """The output of a rehearsal on a colour terminal, from dual-verify on, as one screen."""
     environment = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": str(WIDTH), "TERM": "xterm-256color"}
     asked = [sys.executable, "-m", "spectron_migrate", "rehearse"]
     said = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True).stdout
@@ -27,7 +27,7 @@ def rehearsal() -> str:
 
 
 def one_screen(lines: list[str]) -> list[str]:
-    """The head of the table and the end of the run, from a whole question on; `⋮` is for what is left out."""
+    """The head of the table and the end of the run, beginning with a whole query; `⋮` for the rows left out."""
     head = next(number for number, line in enumerate(lines) if "──" in line) + 1
     begins = next(
         number for number in range(len(lines) - HEIGHT, len(lines)) if not _ESCAPES.sub("", lines[number]).strip()
@@ -36,7 +36,7 @@ def one_screen(lines: list[str]) -> list[str]:
 
 
 def picture(said: str) -> str:
-    """As SVG, without fonts that would have to be fetched."""
+    """The text as SVG, without fonts that would have to be downloaded."""
     from rich.console import Console
     from rich.text import Text
 

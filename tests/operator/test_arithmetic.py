@@ -1,4 +1,4 @@
-"""The figures on the page of arithmetic are those that its formulas give."""
+"""The figures of docs/arithmetic.md follow from its formulas."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ def numbers(cell: str) -> list[float]:
 
 
 @pytest.mark.parametrize(("row", "in_flight"), [("at 64 in flight", 64), ("at 512 in flight (8 shards)", 512)])
-def test_times_are_memories_by_latency_by_what_is_in_flight(row: str, in_flight: int) -> None:
+def test_times_are_memories_times_latency_divided_by_requests_in_flight(row: str, in_flight: int) -> None:
     expected = [n * latency / in_flight for n, latency in zip(MEMORIES, LATENCY_S, strict=True)]
     assert expected == pytest.approx([seconds(cell) for cell in TABLE[row]], rel=0.05)
 
 
-def test_the_largest_user_waits_for_each_of_its_memories() -> None:
-    told = TABLE["largest user with 50,000 memories, alone"]
-    assert [50_000 * 2.0] * 2 == pytest.approx([seconds(told[0]), seconds(told[2])], rel=0.05)
+def test_the_largest_user_takes_as_long_as_its_memories_one_by_one() -> None:
+    row = TABLE["largest user with 50,000 memories, alone"]
+    assert [50_000 * 2.0] * 2 == pytest.approx([seconds(row[0]), seconds(row[2])], rel=0.05)
 
 
 def test_tokens_and_money_follow_from_the_published_figures() -> None:
-    for place, (low, high) in enumerate(TOKENS):
-        tokens = sorted({MEMORIES[place] * low, MEMORIES[place] * high})
-        assert tokens == pytest.approx(numbers(TABLE["tokens"][place]), rel=0.05)
+    for column, (low, high) in enumerate(TOKENS):
+        tokens = sorted({MEMORIES[column] * low, MEMORIES[column] * high})
+        assert tokens == pytest.approx(numbers(TABLE["tokens"][column]), rel=0.05)
         money = [n / 1e6 * 28 for n in tokens]
-        assert money == pytest.approx(numbers(TABLE["money at $28 a million"][place]), rel=0.06)
+        assert money == pytest.approx(numbers(TABLE["money at $28 a million"][column]), rel=0.06)
 
 
-def test_a_narrow_limit_is_told_in_days() -> None:
-    told = TABLE["requests at 10 a second, if that is all you get"]
-    assert [n / 10 for n in MEMORIES] == pytest.approx([seconds(cell) for cell in told], rel=0.05)
+def test_a_narrow_rate_limit_is_shown_in_days() -> None:
+    row = TABLE["requests at 10 a second, if that is all you get"]
+    assert [n / 10 for n in MEMORIES] == pytest.approx([seconds(cell) for cell in row], rel=0.05)

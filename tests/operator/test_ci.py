@@ -1,4 +1,4 @@
-"""The CI files are tried by running the very commands in them."""
+"""The CI files in configs/ci are tested by running their commands."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BIN = Path(sys.executable).parent
 
 
 def github(job: str) -> list[str]:
-    """The commands of a job, those that install left out: what is tested is installed already."""
+    """The commands of a job without those that install, because the program is installed already."""
     steps = yaml.safe_load((CI / "github-actions.yml").read_text())["jobs"][job]["steps"]
     return [step["run"] for step in steps if "run" in step and not step["run"].startswith("pip install")]
 
@@ -35,7 +35,7 @@ def gitlab(job: str) -> list[str]:
 
 @pytest.fixture
 def checkout(tmp_path: Path, spectron: RunningServer) -> dict[str, Any]:
-    """A repository as the files suppose it, and the environment of a runner."""
+    """A repository as the CI files expect it, and the environment of a runner."""
     folder = tmp_path / "repo"
     folder.mkdir()
     shutil.copytree(STORE / "store", folder / "store")
@@ -62,8 +62,8 @@ def checkout(tmp_path: Path, spectron: RunningServer) -> dict[str, Any]:
     return {"cwd": folder, "env": environment}
 
 
-def play(commands: list[str], checkout: dict[str, Any]) -> list[int]:
-    """Run them as a runner does, and stop at the first that fails."""
+def run_all(commands: list[str], checkout: dict[str, Any]) -> list[int]:
+    """Run commands as a runner does; the exit codes up to the first that fails."""
     codes = []
     for command in commands:
         ended = subprocess.run(["bash", "-eo", "pipefail", "-c", command], capture_output=True, text=True, **checkout)
@@ -79,15 +79,15 @@ def published(checkout: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize(("commands", "prefix"), [(github("rehearse"), "4711-1"), (gitlab("rehearse"), "815-2")])
-def test_a_rehearsal_writes_under_a_prefix_of_its_own_and_publishes_no_text(
+def test_a_rehearsal_writes_below_a_prefix_of_its_own_and_publishes_no_text(
     checkout: dict[str, Any], spectron: RunningServer, commands: list[str], prefix: str
 ) -> None:
-    assert [0] * len(commands) == play(commands, checkout)
+    assert [0] * len(commands) == run_all(commands, checkout)
     texts = [json.loads(line)["memory"] for line in (checkout["cwd"] / "dump" / "memories.jsonl").open()]
     assert texts
-    told = published(checkout)
-    assert "dual-verify: GO" in told
-    assert [] == [text for text in texts if text in told]
+    reports = published(checkout)
+    assert "dual-verify: GO" in reports
+    assert [] == [text for text in texts if text in reports]
     with sqlite3.connect(checkout["cwd"] / ".spectron-migrate" / "ledger.db") as db:
         scopes = {path for (path,) in db.execute("SELECT path FROM scope WHERE intended_at IS NOT NULL")}
     assert scopes
@@ -97,7 +97,7 @@ def test_a_rehearsal_writes_under_a_prefix_of_its_own_and_publishes_no_text(
 
 
 @pytest.mark.parametrize("commands", [github("gate"), gitlab("gate")])
-def test_a_gate_goes_on_with_the_state_it_kept_and_fails_where_no_cutover_has_begun(
+def test_a_gate_reuses_the_state_it_kept_and_fails_before_a_cutover_has_begun(
     checkout: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, commands: list[str]
 ) -> None:
     from spectron_migrate.local.testing import running_server
@@ -105,9 +105,9 @@ def test_a_gate_goes_on_with_the_state_it_kept_and_fails_where_no_cutover_has_be
     with running_server(tmp_path_factory.mktemp("gate"), context="gate") as server:
         checkout["env"] |= {"SPECTRON_ENDPOINT": server.base_url, "SPECTRON_CONTEXT": "gate"}
         checkout["env"]["SPECTRON_API_KEY"] = server.api_key
-        check = next(place for place, command in enumerate(commands) if "cutover check" in command)
+        check = next(number for number, command in enumerate(commands) if "cutover check" in command)
         for _ in range(2):
-            assert [*[0] * check, 4] == play(commands[: check + 1], checkout)
+            assert [*[0] * check, 4] == run_all(commands[: check + 1], checkout)
 
 
 def test_only_reports_without_texts_are_published() -> None:
@@ -116,10 +116,11 @@ def test_only_reports_without_texts_are_published() -> None:
         uploads = [step["with"]["path"].split() for step in job["steps"] if "upload-artifact" in step.get("uses", "")]
         assert [["reports/verify.xml", "reports/verify.md"]] == uploads
     kept = yaml.safe_load((CI / "gitlab-ci.yml").read_text())[".migration"]["artifacts"]
-    assert ({"junit": "reports/verify.xml"}, ["reports/verify.md"]) == (kept["reports"], kept["paths"])
+    assert {"junit": "reports/verify.xml"} == kept["reports"]
+    assert ["reports/verify.md"] == kept["paths"]
     assert "--report-texts" not in "".join((CI / name).read_text() for name in ("github-actions.yml", "gitlab-ci.yml"))
 
 
-def test_a_ledger_has_one_writer_in_ci_too() -> None:
+def test_only_one_job_at_a_time_writes_a_ledger() -> None:
     assert yaml.safe_load((CI / "github-actions.yml").read_text())["concurrency"]
     assert yaml.safe_load((CI / "gitlab-ci.yml").read_text())[".migration"]["resource_group"]

@@ -1,4 +1,4 @@
-"""The README says what the program does."""
+"""The README names the commands and exit codes of the program."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def test_the_table_of_exit_codes_is_the_one_in_the_code() -> None:
     assert [(str(int(code)), code.meaning) for code in ExitCode] == written
 
 
-def test_every_error_class_owns_an_exit_code_of_the_table() -> None:
-    def below(kind: type[MigrateError]) -> list[type[MigrateError]]:
-        return [kind, *(each for sub in kind.__subclasses__() for each in below(sub))]
+def test_every_error_class_has_an_exit_code_of_the_table() -> None:
+    def with_subclasses(error: type[MigrateError]) -> list[type[MigrateError]]:
+        return [error, *(each for subclass in error.__subclasses__() for each in with_subclasses(subclass))]
 
-    assert all(isinstance(kind.exit_code, ExitCode) for kind in below(MigrateError))
+    assert [] == [error for error in with_subclasses(MigrateError) if not isinstance(error.exit_code, ExitCode)]
 
 
-def test_every_command_is_in_the_readme_and_none_that_is_not_there() -> None:
+def test_the_readme_names_every_command_and_no_other() -> None:
     table = set(re.findall(r"^\| `([a-z-]+)` \|", README, re.MULTILINE))
     assert set(commands()) == table
     used = set(re.findall(r"^\$ spectron-migrate ([a-z-]+)", README, re.MULTILINE))
@@ -51,7 +51,7 @@ def test_every_link_in_the_readme_leads_somewhere() -> None:
 
 
 @pytest.mark.parametrize("argument", ["--version", "--help"])
-def test_version_and_help_load_nothing_heavy(argument: str) -> None:
+def test_version_and_help_import_nothing_heavy(argument: str) -> None:
     import subprocess
     import sys
 

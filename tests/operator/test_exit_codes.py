@@ -1,4 +1,4 @@
-"""Every exit code of the table is produced by a command, and what it says with `--json` is as documented."""
+"""Every exit code is produced by some command, and its `--json` object is as documented."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ PAGE = (ROOT / "docs" / "exit-codes.md").read_text(encoding="utf-8")
 
 
 @dataclass
-class Place:
-    """A directory with two memories of a user, and a Spectron that the environment leads to."""
+class Sandbox:
+    """The working directory with a dump of two memories, and the Spectron that the environment names."""
 
     server: RunningServer
     user: str
@@ -37,13 +37,13 @@ class Place:
     capsys: pytest.CaptureFixture[str]
 
     def run(self, *words: str) -> int:
-        """One command with `--json`; its object is valid and says its exit code."""
+        """Run one command with `--json` and check its object; returns its exit code."""
         self.capsys.readouterr()
         code = run([*words, "--json"])
-        told = json.loads(self.capsys.readouterr().out)
-        output.check(told)
-        assert code == told["exit_code"]
-        assert (code in (0, 3, 4, 5, 8)) == ("error" not in told)
+        answer = json.loads(self.capsys.readouterr().out)
+        output.check(answer)
+        assert code == answer["exit_code"]
+        assert (code in (0, 3, 4, 5, 8)) == ("error" not in answer)
         return code
 
     def rows(self, n: int) -> list[dict[str, Any]]:
@@ -51,80 +51,80 @@ class Place:
 
 
 @pytest.fixture
-def place(
+def sandbox(
     spectron: RunningServer,
     user: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> Place:
+) -> Sandbox:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SPECTRON_ENDPOINT", spectron.base_url)
     monkeypatch.setenv("SPECTRON_CONTEXT", spectron.context)
     monkeypatch.setenv("SPECTRON_API_KEY", spectron.api_key)
-    made = Place(spectron, user, monkeypatch, capsys)
+    made = Sandbox(spectron, user, monkeypatch, capsys)
     write_raw(tmp_path / "get_all.json", made.rows(2))
     return made
 
 
-def done(place: Place) -> int:
-    return place.run("replay", "--dump", "get_all.json")
+def done(sandbox: Sandbox) -> int:
+    return sandbox.run("replay", "--dump", "get_all.json")
 
 
-def bug(place: Place) -> int:
+def bug(sandbox: Sandbox) -> int:
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    place.patch.setattr("spectron_migrate.migration.export.run_export", broken)
-    code = place.run("export", "--from", "get_all.json")
+    sandbox.patch.setattr("spectron_migrate.migration.export.run_export", broken)
+    code = sandbox.run("export", "--from", "get_all.json")
     assert "ZeroDivisionError" in (Path(".spectron-migrate") / "log.jsonl").read_text()
     return code
 
 
-def bad_input(place: Place) -> int:
-    return place.run("replay", "--dump", "nowhere.json")
+def bad_input(sandbox: Sandbox) -> int:
+    return sandbox.run("replay", "--dump", "nowhere.json")
 
 
-def refused(place: Place) -> int:
+def refused(sandbox: Sandbox) -> int:
     def choose(seen: Seen) -> Fault:
         return "400" if b"number 1" in seen.body else "none"
 
-    with misbehaving(place.server.base_url, choose) as proxy:
-        place.patch.setenv("SPECTRON_ENDPOINT", proxy.base_url)
-        return place.run("replay", "--dump", "get_all.json")
+    with misbehaving(sandbox.server.base_url, choose) as proxy:
+        sandbox.patch.setenv("SPECTRON_ENDPOINT", proxy.base_url)
+        return sandbox.run("replay", "--dump", "get_all.json")
 
 
-def no_go(place: Place) -> int:
-    assert 0 == place.run("export", "--from", "get_all.json")
-    assert 8 == place.run("replay", "--limit", "1")
-    return place.run("dual-verify")
+def no_go(sandbox: Sandbox) -> int:
+    assert 0 == sandbox.run("export", "--from", "get_all.json")
+    assert 8 == sandbox.run("replay", "--limit", "1")
+    return sandbox.run("dual-verify")
 
 
-def inconclusive(place: Place) -> int:
-    assert 0 == place.run("export", "--from", "get_all.json")
-    assert 0 == place.run("replay")
-    write_raw(Path("get_all.json"), place.rows(3))
-    assert 0 == place.run("export", "--from", "get_all.json")
-    return place.run("dual-verify")
+def inconclusive(sandbox: Sandbox) -> int:
+    assert 0 == sandbox.run("export", "--from", "get_all.json")
+    assert 0 == sandbox.run("replay")
+    write_raw(Path("get_all.json"), sandbox.rows(3))
+    assert 0 == sandbox.run("export", "--from", "get_all.json")
+    return sandbox.run("dual-verify")
 
 
-def key(place: Place) -> int:
-    place.patch.setenv("SPECTRON_API_KEY", "sk-another")
-    return place.run("replay", "--dump", "get_all.json")
+def key(sandbox: Sandbox) -> int:
+    sandbox.patch.setenv("SPECTRON_API_KEY", "sk-another")
+    return sandbox.run("replay", "--dump", "get_all.json")
 
 
-def unreachable(place: Place) -> int:
-    place.patch.setattr("spectron_migrate.spectron.api.READ_TRIES", 1)
-    place.patch.setenv("SPECTRON_ENDPOINT", "http://127.0.0.1:9")
-    return place.run("replay", "--dump", "get_all.json")
+def unreachable(sandbox: Sandbox) -> int:
+    sandbox.patch.setattr("spectron_migrate.spectron.api.READ_TRIES", 1)
+    sandbox.patch.setenv("SPECTRON_ENDPOINT", "http://127.0.0.1:9")
+    return sandbox.run("replay", "--dump", "get_all.json")
 
 
-def limit(place: Place) -> int:
-    return place.run("replay", "--dump", "get_all.json", "--limit", "1")
+def limit(sandbox: Sandbox) -> int:
+    return sandbox.run("replay", "--dump", "get_all.json", "--limit", "1")
 
 
-def locked(place: Place) -> int:
-    assert 0 == place.run("replay", "--dump", "get_all.json")
+def locked(sandbox: Sandbox) -> int:
+    assert 0 == sandbox.run("replay", "--dump", "get_all.json")
     with Ledger.open_for_writing(Path(".spectron-migrate")):
         ended = subprocess.run(
             [sys.executable, "-m", "spectron_migrate", "replay", "--dump", "get_all.json", "--json"],
@@ -135,30 +135,30 @@ def locked(place: Place) -> int:
     return ended.returncode
 
 
-def not_legal(place: Place) -> int:
-    assert 0 == place.run("replay", "--dump", "get_all.json")
+def not_legal(sandbox: Sandbox) -> int:
+    assert 0 == sandbox.run("replay", "--dump", "get_all.json")
     shutil.rmtree(".spectron-migrate")
-    return place.run("replay", "--dump", "get_all.json")
+    return sandbox.run("replay", "--dump", "get_all.json")
 
 
-def incomplete(place: Place) -> int:
-    assert 0 == place.run("export", "--from", "get_all.json")
-    assert 0 == place.run("replay", "--shard", "0/2")
-    return place.run("dual-verify")
+def incomplete(sandbox: Sandbox) -> int:
+    assert 0 == sandbox.run("export", "--from", "get_all.json")
+    assert 0 == sandbox.run("replay", "--shard", "0/2")
+    return sandbox.run("dual-verify")
 
 
-def not_confirmed(place: Place) -> int:
-    assert 0 == place.run("export", "--from", "get_all.json")
-    assert 0 == place.run("replay")
+def not_confirmed(sandbox: Sandbox) -> int:
+    assert 0 == sandbox.run("export", "--from", "get_all.json")
+    assert 0 == sandbox.run("replay")
     with Ledger.open_for_reading(Path(".spectron-migrate")) as ledger:
         migration = ledger.migration()
     assert migration is not None
-    return place.run("erase", "--migration", migration.id, "--scope", f"user/{place.user}")
+    return sandbox.run("erase", "--migration", migration.id, "--scope", f"user/{sandbox.user}")
 
 
-def signalled(sent: signal.Signals) -> Callable[[Place], int]:
-    def play(place: Place) -> int:
-        write_raw(Path("get_all.json"), place.rows(50))
+def signalled(sent: signal.Signals) -> Callable[[Sandbox], int]:
+    def play(sandbox: Sandbox) -> int:
+        write_raw(Path("get_all.json"), sandbox.rows(50))
         running: list[subprocess.Popen[str]] = []
 
         def signal_at(seen: Seen) -> Fault:
@@ -166,8 +166,8 @@ def signalled(sent: signal.Signals) -> Callable[[Place], int]:
                 running[0].send_signal(sent)
             return "none"
 
-        with misbehaving(place.server.base_url, signal_at) as proxy:
-            place.patch.setenv("SPECTRON_ENDPOINT", proxy.base_url)
+        with misbehaving(sandbox.server.base_url, signal_at) as proxy:
+            sandbox.patch.setenv("SPECTRON_ENDPOINT", proxy.base_url)
             words = ["replay", "--dump", "get_all.json", "--json"]
             process = subprocess.Popen(
                 [sys.executable, "-m", "spectron_migrate", *words],
@@ -183,7 +183,7 @@ def signalled(sent: signal.Signals) -> Callable[[Place], int]:
     return play
 
 
-PRODUCED: dict[ExitCode, Callable[[Place], int]] = {
+PRODUCED: dict[ExitCode, Callable[[Sandbox], int]] = {
     ExitCode.DONE: done,
     ExitCode.BUG: bug,
     ExitCode.INPUT: bad_input,
@@ -203,18 +203,18 @@ PRODUCED: dict[ExitCode, Callable[[Place], int]] = {
 
 
 @pytest.mark.parametrize("code", PRODUCED, ids=lambda code: code.name.lower())
-def test_every_exit_code_is_produced(place: Place, code: ExitCode) -> None:
-    assert code == PRODUCED[code](place)
+def test_every_exit_code_is_produced(sandbox: Sandbox, code: ExitCode) -> None:
+    assert code == PRODUCED[code](sandbox)
 
 
-def test_none_is_left_out_here_or_on_the_page() -> None:
+def test_every_exit_code_is_tested_here_and_explained_on_the_page() -> None:
     assert set(ExitCode) == set(PRODUCED)
-    told = {
+    explained = {
         int(number): meaning
         for numbers, meaning in re.findall(r"^\| ([\d, ]+) \| ([^|]+) \|", PAGE, re.MULTILINE)
         for number in numbers.split(", ")
     }
-    assert {int(code) for code in ExitCode} == set(told)
+    assert {int(code) for code in ExitCode} == set(explained)
     for code in ExitCode:
         if code not in (ExitCode.SIGINT, ExitCode.SIGTERM):
-            assert code.meaning.split(" (")[0].replace("`", "") == told[code].strip().replace("`", "")
+            assert code.meaning.split(" (")[0].replace("`", "") == explained[code].strip().replace("`", "")

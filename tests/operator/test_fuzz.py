@@ -1,4 +1,4 @@
-"""Whatever a file or a server says: no traceback, no hang, and an exit code of the table.
+"""Whatever a file or a server contains: no traceback, no hang, and a documented exit code.
 
 More of it: FUZZ_EXAMPLES=1000 python -m pytest tests/operator/test_fuzz.py --timeout 7200
 """
@@ -28,13 +28,13 @@ FUZZ = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-TOLD = """
+VOCABULARY = """
 version rules when scope user org user_id {user_id} agent_id * all_of any_of infer full none category knowledge
 unmapped skip session by run_id size labels lookup file key value metadata.x {a}:{b} mem0 oss config default
 spectron endpoint context api_key ${HOME} ${NOTHING} timeout 120s replay max_in_flight verify reports cutover
 query expect results memory id created_at 2025-01-01T00:00:00Z 1970-01-01 relations
 """
-WORDS = st.sampled_from(TOLD.split())
+WORDS = st.sampled_from(VOCABULARY.split())
 SCALARS = st.one_of(
     WORDS, st.none(), st.booleans(), st.integers(-3, 10**12), st.floats(), st.text(max_size=6), st.just("=1+1")
 )
@@ -67,15 +67,15 @@ def in_a_directory_with_a_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     write_raw(tmp_path / "get_all.json", [memory(0, "anna"), memory(1, "bo")])
 
 
-def told(capsys: pytest.CaptureFixture[str], *words: str) -> int:
-    """One command: a documented code, and nothing but a valid object on stdout."""
+def run_checked(capsys: pytest.CaptureFixture[str], *words: str) -> int:
+    """Run one command and check its exit code and its object on stdout; returns the exit code."""
     capsys.readouterr()
     code = run([*words, "--json"])
-    said = capsys.readouterr()
-    output.check(json.loads(said.out))
+    printed = capsys.readouterr()
+    output.check(json.loads(printed.out))
     assert code in set(ExitCode)
     assert code != ExitCode.BUG, Path(".spectron-migrate/log.jsonl").read_text().splitlines()[-1]
-    assert "Traceback" not in said.err
+    assert "Traceback" not in printed.err
     return code
 
 
@@ -83,23 +83,23 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> int:
 @given(content=st.one_of(YAML, BYTES))
 def test_any_mapping_is_read_or_refused(content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mapping.yaml").write_bytes(content)
-    assert told(capsys, "replay", "--dump", "get_all.json", "--dry-run", "--mapping", "mapping.yaml") in (0, 2)
+    assert run_checked(capsys, "replay", "--dump", "get_all.json", "--dry-run", "--mapping", "mapping.yaml") in (0, 2)
 
 
 @FUZZ
 @given(content=st.one_of(YAML, BYTES), command=st.sampled_from(["status", "export", "dual-verify"]))
-def test_any_settings_end_in_a_code_of_the_table(
+def test_any_settings_end_in_a_documented_exit_code(
     content: bytes, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("settings.yaml").write_bytes(content)
-    told(capsys, command, "--config", "settings.yaml")
+    run_checked(capsys, command, "--config", "settings.yaml")
 
 
 @FUZZ
 @given(content=st.one_of(JSON, BYTES))
 def test_any_raw_file_of_mem0_is_read_or_refused(content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     Path("raw.json").write_bytes(content)
-    assert told(capsys, "replay", "--dump", "raw.json", "--dry-run") in (0, 2)
+    assert run_checked(capsys, "replay", "--dump", "raw.json", "--dry-run") in (0, 2)
 
 
 @FUZZ
@@ -109,7 +109,7 @@ def test_any_file_of_queries_is_refused_as_input(
 ) -> None:
     file = Path(f"queries{suffix}")
     file.write_bytes(content)
-    assert ExitCode.INPUT == told(capsys, "dual-verify", "--queries", str(file))
+    assert ExitCode.INPUT == run_checked(capsys, "dual-verify", "--queries", str(file))
 
 
 @FUZZ
@@ -123,19 +123,19 @@ def test_a_damaged_dump_is_read_or_refused(
     name: str, at: int, put: bytes, cut: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if not Path("dump").exists():
-        assert 0 == told(capsys, "export", "--from", "get_all.json")
+        assert 0 == run_checked(capsys, "export", "--from", "get_all.json")
         Path("whole").mkdir()
         for file in Path("dump").glob("*.json*"):
             Path("whole", file.name).write_bytes(file.read_bytes())
     whole = Path("whole", name).read_bytes()
     at %= len(whole)
     Path("dump", name).write_bytes(whole[:at] + put + (b"" if cut else whole[at + len(put) :]))
-    assert told(capsys, "replay", "--dump", "dump", "--dry-run") in (0, 2)
+    assert run_checked(capsys, "replay", "--dump", "dump", "--dry-run") in (0, 2)
     Path("dump", name).write_bytes(whole)
 
 
 class Garbage(BaseHTTPRequestHandler):
-    """Answers whatever it is told to, whatever it is asked."""
+    """A server that gives the same answer to every request."""
 
     protocol_version = "HTTP/1.1"
     answer: tuple[int, dict[str, str], bytes] = (200, {}, b"")
@@ -194,7 +194,7 @@ ANSWERS = st.one_of(
     date=st.sampled_from(["", "Thu, 01 Jan 1970 00:00:00 GMT", "yesterday", "2026-01-01"]),
     command=st.sampled_from([("doctor",), ("replay", "--dump", "get_all.json", "--max-seconds", "1")]),
 )
-def test_any_answer_of_a_server_ends_in_a_code_of_the_table(
+def test_any_answer_of_a_server_ends_in_a_documented_exit_code(
     status: int,
     body: bytes,
     date: str,
@@ -205,4 +205,4 @@ def test_any_answer_of_a_server_ends_in_a_code_of_the_table(
     if status == 204:
         body = b""
     garbage.answer = (status, {"Date": date} if date else {}, body)
-    told(capsys, *command)
+    run_checked(capsys, *command)

@@ -1,4 +1,4 @@
-"""The manifests are as Kubernetes publishes them, exit codes are those of the program, the image has what it needs."""
+"""The manifests are valid Kubernetes and use the exit codes of the program; the image has what it needs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ JOBS = {document["metadata"]["name"]: document["spec"] for _, document in DOCUME
 
 @pytest.mark.parametrize("version", ["1.31", "1.34", kubernetes_validate.latest_version()])
 @pytest.mark.parametrize(("name", "document"), [(f"{name} {each['kind']}", each) for name, each in DOCUMENTS])
-def test_every_document_is_as_published(name: str, document: dict[str, Any], version: str) -> None:
+def test_every_document_is_valid(name: str, document: dict[str, Any], version: str) -> None:
     kubernetes_validate.validate(document, version, strict=True)
 
 
@@ -39,10 +39,10 @@ def rules_of(job: dict[str, Any]) -> dict[str, set[int]]:
 
 RETRIED = {ExitCode.UNREACHABLE, ExitCode.LOCKED, ExitCode.SIGINT, ExitCode.SIGTERM}
 OF_OTHER_COMMANDS = {ExitCode.NO_GO, ExitCode.INCONCLUSIVE, ExitCode.NOT_CONFIRMED}
-"""A verdict and a question do not come from export or replay."""
+"""export and replay give no verdict and ask no question."""
 
 
-def test_what_running_again_mends_is_retried_and_all_else_is_not() -> None:
+def test_exit_codes_that_a_retry_can_fix_are_retried_and_no_others() -> None:
     plain = rules_of(JOBS["memory-migration"])["FailJob"]
     assert {code for code in ExitCode if code} - RETRIED - OF_OTHER_COMMANDS <= plain
     assert not plain & RETRIED
@@ -58,29 +58,33 @@ def test_a_shard_that_fails_alone_does_not_stop_the_others() -> None:
 
 
 @pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
-def test_a_disruption_is_no_failure_and_a_write_in_flight_has_time_to_end(job: dict[str, Any]) -> None:
+def test_a_disruption_does_not_count_and_a_write_in_flight_has_time_to_end(job: dict[str, Any]) -> None:
     disruption = job["podFailurePolicy"]["rules"][0]
-    assert ("Ignore", "DisruptionTarget") == (disruption["action"], disruption["onPodConditions"][0]["type"])
+    assert "Ignore" == disruption["action"]
+    assert "DisruptionTarget" == disruption["onPodConditions"][0]["type"]
     timeout = load_settings(None, env={}, overrides={}).spectron.timeout_s
     assert job["template"]["spec"]["terminationGracePeriodSeconds"] > timeout
     assert "Failed" == job["podReplacementPolicy"]
 
 
 @pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
-def test_no_container_may_more_than_it_must(job: dict[str, Any]) -> None:
+def test_a_container_has_no_rights_that_it_does_not_need(job: dict[str, Any]) -> None:
     pod = job["template"]["spec"]
     rights = pod["securityContext"]
-    assert (True, False) == (rights["runAsNonRoot"], pod["automountServiceAccountToken"])
-    assert ("RuntimeDefault", "OnRootMismatch") == (rights["seccompProfile"]["type"], rights["fsGroupChangePolicy"])
+    assert rights["runAsNonRoot"] is True
+    assert pod["automountServiceAccountToken"] is False
+    assert "RuntimeDefault" == rights["seccompProfile"]["type"]
+    assert "OnRootMismatch" == rights["fsGroupChangePolicy"]
     for container in [*pod.get("initContainers", ()), *pod["containers"]]:
         rights = container["securityContext"]
-        assert (True, False) == (rights["readOnlyRootFilesystem"], rights["allowPrivilegeEscalation"])
+        assert rights["readOnlyRootFilesystem"] is True
+        assert rights["allowPrivilegeEscalation"] is False
         assert ["ALL"] == rights["capabilities"]["drop"]
         assert {"requests", "limits"} == set(container["resources"])
         assert ["/data"] == [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")]
 
 
-def test_the_network_policy_is_about_every_job_and_lets_out_what_the_settings_name() -> None:
+def test_the_network_policy_covers_every_job_and_allows_the_ports_of_the_settings() -> None:
     (policy,) = [document["spec"] for _, document in DOCUMENTS if document["kind"] == "NetworkPolicy"]
     (selected,) = policy["podSelector"]["matchExpressions"]
     assert set(JOBS) == set(selected["values"])
@@ -96,11 +100,12 @@ def test_the_settings_in_the_manifest_load(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     keys = {"SPECTRON_API_KEY": "sk", "MEM0_API_KEY": "m0"}
     settings = load_settings(tmp_path / "spectron-migrate.yaml", env=keys, overrides={})
-    assert (Path("/data/dump"), Path("/data/state")) == (settings.dump, settings.state)
+    assert Path("/data/dump") == settings.dump
+    assert Path("/data/state") == settings.state
     parse_mapping(data["mapping.yaml"], tmp_path)
 
 
-def test_the_image_runs_without_rights_and_takes_nothing_private_along() -> None:
+def test_the_image_runs_unprivileged_and_contains_nothing_private() -> None:
     text = (ROOT / "Dockerfile").read_text()
     assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
     assert ["/data"] == re.findall(r"^VOLUME (.+)$", text, re.MULTILINE)

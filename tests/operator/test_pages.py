@@ -1,4 +1,4 @@
-"""The documentation says what the program does: commands, options, links, help."""
+"""The documents name commands, options, files and links that exist."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[2]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
 
 
-def shown() -> list[tuple[str, list[str]]]:
-    """Every command line of ours that a page shows at a prompt, or in a table as code."""
+def shown_command_lines() -> list[tuple[str, list[str]]]:
+    """Every command line of ours that a page shows at a prompt or as code: the page, and the words."""
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
@@ -28,19 +28,19 @@ def shown() -> list[tuple[str, list[str]]]:
 
 
 def options_of(words: list[str]) -> set[str] | None:
-    """The options that a command of this name has, from its own help."""
+    """The options in the help of the command; None where there is no such command."""
     names = [word for word in words if not word.startswith("-")]
     known = help_page.commands()
     for length in (2, 1):
         if names[:length] in known:
-            text = help_page.help_of_all()[tuple(names[:length])]
+            text = help_page.help_texts()[tuple(names[:length])]
             return set(re.findall(r"(?<![\w-])(--?[a-z][a-z0-9-]*)", text))
     return None
 
 
-def test_every_command_line_on_a_page_is_one_that_the_program_has() -> None:
+def test_every_command_line_on_a_page_has_a_command_and_options_of_the_program() -> None:
     wrong = []
-    for page, words in shown():
+    for page, words in shown_command_lines():
         known = options_of(words)
         if known is None:
             wrong.append(f"{page}: {' '.join(words)}: no such command")
@@ -50,13 +50,13 @@ def test_every_command_line_on_a_page_is_one_that_the_program_has() -> None:
     assert [] == wrong
 
 
-def test_the_page_of_help_is_what_the_program_says() -> None:
+def test_the_page_of_help_is_the_help_of_the_program() -> None:
     page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     made_with = re.search(r"with Typer ([\w.]+)", page)
     assert made_with
     for words in help_page.commands():
         assert f"\n## {' '.join(['spectron-migrate', *words])}\n" in page
-    if made_with[1] == version("typer"):  # another one lays it out otherwise
+    if made_with[1] == version("typer"):  # other versions have another layout
         assert help_page.page() == page, "python -m tests.operator.help_page > docs/cli.md"
 
 
@@ -70,7 +70,7 @@ def test_every_link_leads_somewhere() -> None:
     assert [] == broken
 
 
-def test_every_command_is_in_the_runbook_or_on_a_page() -> None:
+def test_every_command_is_on_some_page() -> None:
     text = " ".join(page.read_text(encoding="utf-8") for page in PAGES)
     assert [] == [name for command in app.registered_commands if (name := str(command.name)) not in text]
 
@@ -80,7 +80,7 @@ def test_every_mapping_of_the_cookbook_is_on_its_page() -> None:
     assert [] == [file.name for file in sorted((ROOT / "configs" / "mappings").iterdir()) if file.name not in page]
 
 
-def test_no_page_names_a_key_or_a_place_on_a_machine() -> None:
+def test_no_page_contains_a_key_or_a_path_of_a_machine() -> None:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         assert [] == re.findall(r"(?:sk-(?!local)[\w-]{6,}|/(?:home|root|Users)/\w+)", text), page.name

@@ -1,4 +1,4 @@
-"""The README is followed as a newcomer would: from an empty directory to `complete`, with its own lines alone."""
+"""The commands of the README, run in an empty directory, lead to `complete` and print what it shows."""
 
 from __future__ import annotations
 
@@ -23,55 +23,56 @@ from tests.support.waiting import wait_until
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NOT_YET = (4, 10)
-"""What `cutover` ends with while following and comparing are still at it: a person waits and asks again."""
+"""Exit codes of `cutover` while following and comparing are not finished: a person waits and repeats the command."""
 
 
 @dataclass
 class Newcomer:
-    """Somebody with an empty directory and a shell."""
+    """A person with an empty directory and a shell."""
 
     folder: Path
     environment: dict[str, str]
-    left_running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    background: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def types(self, shown: Shown) -> None:
-        """A line of the README: what it shows must come, and the exit code be 0."""
+    def enter(self, shown: Shown) -> None:
+        """Run a command of the README; its output must contain what the README shows, and its exit code be 0."""
         words = shlex.split(shown.command)
         if words[0] == "export":
             self.environment |= dict(word.split("=", 1) for word in words[1:])
         elif words[-1] == "&":
-            self.leaves_running(shown)
+            self.start_in_background(shown)
         else:
-            self.waits_for(shown)
+            self.run_until_ready(shown)
 
-    def leaves_running(self, shown: Shown) -> None:
-        said = self.folder / f"said-{len(self.left_running)}.txt"
-        with said.open("wb") as file:
+    def start_in_background(self, shown: Shown) -> None:
+        output = self.folder / f"output-{len(self.background)}.txt"
+        with output.open("wb") as file:
             command = f"exec {shown.command.removesuffix('&')}"
-            self.left_running.append(
+            self.background.append(
                 subprocess.Popen(
                     ["bash", "-c", command], cwd=self.folder, env=self.environment, stdout=file, stderr=file
                 )
             )
-        wait_until(lambda: not shown.lacks(said.read_text()), said=lambda: (shown.command, said.read_text()))
+        wait_until(lambda: not shown.missing_from(output.read_text()), said=lambda: (shown.command, output.read_text()))
 
-    def waits_for(self, shown: Shown) -> None:
-        answers = [self.asks(shown.command)]
+    def run_until_ready(self, shown: Shown) -> None:
+        answers = [self.run(shown.command)]
 
         def is_ready() -> bool:
             if answers[-1][0] in NOT_YET:
-                answers.append(self.asks(shown.command))
+                answers.append(self.run(shown.command))
             return answers[-1][0] not in NOT_YET
 
         wait_until(is_ready, every_s=0.5, said=lambda: answers[-1])
-        code, said = answers[-1]
-        assert (0, []) == (code, shown.lacks(said)), (shown.command, said)
-        assert "Traceback" not in said
+        code, output = answers[-1]
+        assert 0 == code, (shown.command, output)
+        assert [] == shown.missing_from(output), (shown.command, output)
+        assert "Traceback" not in output
 
-    def asks(self, command: str) -> tuple[int, str]:
-        asked = ["bash", "-c", command]
+    def run(self, command: str) -> tuple[int, str]:
+        words = ["bash", "-c", command]
         ended = subprocess.run(
-            asked, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=280
+            words, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=280
         )
         return ended.returncode, ended.stderr + ended.stdout
 
@@ -88,7 +89,7 @@ def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
     path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
     someone = Newcomer(folder, {**clean_environment(os.environ), "PATH": path, "HOME": str(tmp_path), "COLUMNS": "80"})
     yield someone
-    for process in someone.left_running:
+    for process in someone.background:
         process.terminate()
         process.wait(timeout=30)
 
@@ -100,22 +101,24 @@ def free_port() -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_its_own_lines_lead_to_complete(newcomer: Newcomer) -> None:
-    # All that is changed: a port that is free here, and the id that the reader takes from `status`.
+def test_its_commands_lead_to_complete(newcomer: Newcomer) -> None:
+    # Two things are replaced: the port by a free one, and ID by the id that `status` shows.
     for each in shown(README.replace("9090", str(free_port()))):
         if shlex.split(each.command)[0] in ("spectron-migrate", "export"):
             if "--migration ID" in each.command:
-                told = json.loads(newcomer.asks("spectron-migrate status --json")[1])
-                each = Shown(each.command.replace("--migration ID", f"--migration {told['migration']}"), each.answer)
-            newcomer.types(each)
-    told = json.loads(newcomer.asks("spectron-migrate status --json")[1])
-    assert ("complete", True, None) == (told["cutover"]["phase"], told["cutover"]["sealed"], told["next"])
-    _, following = newcomer.left_running
+                status = json.loads(newcomer.run("spectron-migrate status --json")[1])
+                each = Shown(each.command.replace("--migration ID", f"--migration {status['migration']}"), each.answer)
+            newcomer.enter(each)
+    status = json.loads(newcomer.run("spectron-migrate status --json")[1])
+    assert "complete" == status["cutover"]["phase"]
+    assert status["cutover"]["sealed"] is True
+    assert status["next"] is None
+    _, following = newcomer.background
     assert 0 == following.wait(60)
     assert "the cutover is complete" in (newcomer.folder / "follow.log").read_text()
 
 
-def test_what_it_installs_is_what_the_package_offers() -> None:
+def test_it_installs_extras_that_the_package_has() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = re.findall(r"(?:pipx|pip) install '([^']+)'|uvx --from '([^']+)' (\S+)", README)
     assert asked
@@ -126,7 +129,7 @@ def test_what_it_installs_is_what_the_package_offers() -> None:
         assert command in ("", *project["scripts"])
 
 
-def test_every_target_of_make_that_a_page_names_is_there() -> None:
+def test_every_target_of_make_that_a_page_names_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
     pages = [README, (ROOT / "CONTRIBUTING.md").read_text()]
     named = {target for page in pages for target in re.findall(r"\bmake ([a-z-]+)", page.replace("made", ""))}
