@@ -132,16 +132,16 @@ def spectron(clock: Callable[[], datetime] | None = None, **options: Any) -> Ite
     clock = clock or Clock()
     loop = asyncio.new_event_loop()
     app = create_app(clock=clock, embedder=options.pop("embedder", embedder()), **options)
-    told: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+    events: asyncio.Queue[dict[str, str]] = asyncio.Queue()
 
     async def send(message: Mapping[str, Any]) -> None:
         assert "failed" not in message["type"], message
 
     async def run_for(message: str) -> None:
-        await told.put({"type": message})
+        await events.put({"type": message})
         await asyncio.sleep(0.0)
 
-    living = loop.create_task(app({"type": "lifespan", "state": {}}, told.get, send))
+    living = loop.create_task(app({"type": "lifespan", "state": {}}, events.get, send))
     loop.run_until_complete(run_for("lifespan.startup"))
     try:
         named = {name: options[name] for name in ("context", "api") if name in options}

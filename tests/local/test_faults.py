@@ -122,9 +122,9 @@ def test_a_stuck_key_does_not_block_other_keys(client: Client) -> None:
 def test_the_same_seed_gives_the_same_faults(client: Client) -> None:
     def statuses() -> list[int]:
         client.faults.change_faults(FaultSettings(chance=0.5, seed=3, faults=("429", "500_before", "cut_after")))
-        told = [client.write(key=f"k{number}") for number in range(20)]
+        statuses = [client.write(key=f"k{number}") for number in range(20)]
         client.faults.change_faults(FaultSettings())
-        return told
+        return statuses
 
     first = statuses()
     assert first == statuses()
@@ -232,11 +232,11 @@ def test_a_canned_answer_has_the_error_form_of_its_generation(api: str) -> None:
         serving(create_app(faults=faults, embedder=embedder(), api=api)) as url,
         httpx.Client(base_url=f"{url}/api/v1/local", headers={"authorization": "Bearer sk-local"}) as http,
     ):
-        told = http.post("/facts", json={"text": "tea"})
-    assert 503 == told.status_code
-    assert "0" == told.headers["retry-after"]
-    assert "too many requests in flight" == told.json()["message"]
-    assert (api == "0.2.1") == ("detail" in told.json())
+        answer = http.post("/facts", json={"text": "tea"})
+    assert 503 == answer.status_code
+    assert "0" == answer.headers["retry-after"]
+    assert "too many requests in flight" == answer.json()["message"]
+    assert (api == "0.2.1") == ("detail" in answer.json())
 
 
 def test_a_server_without_fault_settings_cannot_be_made_to_fail(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ class Model(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Endpoint)
-        self.said: object = {"facts": []}
+        self.content: object = {"facts": []}
         self.status = 200
         self.asked: list[Any] = []
 
@@ -44,7 +44,7 @@ class Endpoint(BaseHTTPRequestHandler):
         """Answer."""
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.server.asked.append((self.path, self.headers.get("authorization"), body))
-        content = self.server.said if isinstance(self.server.said, str) else json.dumps(self.server.said)
+        content = self.server.content if isinstance(self.server.content, str) else json.dumps(self.server.content)
         answer = json.dumps({"choices": [{"message": {"content": content}}]}).encode()
         self.send_response(self.server.status)
         self.send_header("retry-after", "7")
@@ -71,9 +71,9 @@ def model() -> Iterator[Model]:
 def test_facts_of_the_model_supersede_like_those_of_the_rules(model: Model) -> None:
     fact = {"type": "person", "name": "user", "key": "Lives In", "value": "Berlin", "confidence": 0.8}
     with spectron(extractor=LanguageModelExtractor(model.url, "small", "sk-model")) as local:
-        model.said = {"facts": [fact], "instructions": ["Answer in German"]}
+        model.content = {"facts": [fact], "instructions": ["Answer in German"]}
         session = local.remember("ich wohne in Berlin")["sessionId"]
-        model.said = {"facts": [{**fact, "value": "Lisbon", "category": "nonsense"}]}
+        model.content = {"facts": [{**fact, "value": "Lisbon", "category": "nonsense"}]}
         made = local.remember("und jetzt in Lissabon", session_id=session)
 
         assert [("Berlin", False), ("Lisbon", True)] == local.history("lives_in")
@@ -89,10 +89,10 @@ def test_facts_of_the_model_supersede_like_those_of_the_rules(model: Model) -> N
 
 
 @pytest.mark.parametrize(
-    "said", ["no json", [], {"facts": [5, {}, {"name": "x"}]}, {"facts": 5}, {"instructions": [5]}, "null"]
+    "content", ["no json", [], {"facts": [5, {}, {"name": "x"}]}, {"facts": 5}, {"instructions": [5]}, "null"]
 )
-def test_a_malformed_answer_stores_the_text_without_facts(model: Model, said: object) -> None:
-    model.said = said
+def test_a_malformed_answer_stores_the_text_without_facts(model: Model, content: object) -> None:
+    model.content = content
     with spectron(extractor=LanguageModelExtractor(model.url, "small")) as local:
         made = local.remember("Lives in Berlin")
 
@@ -139,23 +139,27 @@ def served(*options: str, **environment: str) -> Iterator[tuple[subprocess.Popen
     )
     try:
         assert process.stderr is not None
-        said = [process.stderr.readline(), process.stderr.readline()]
-        url = said[0].removeprefix("local Spectron at ").split(",")[0]
+        printed = [process.stderr.readline(), process.stderr.readline()]
+        url = printed[0].removeprefix("local Spectron at ").split(",")[0]
         with httpx.Client(base_url=f"{url}/api/v1/local", headers={"authorization": "Bearer sk-local"}) as client:
-            yield process, client, said
+            yield process, client, printed
     finally:
         process.terminate()
         process.communicate(timeout=30)
 
 
 def test_the_command_line_uses_the_options_before_the_environment_and_prints_the_endpoint(model: Model) -> None:
-    model.said = {"facts": [{"type": "person", "name": "user", "key": "home", "value": "Ulm"}]}
+    model.content = {"facts": [{"type": "person", "name": "user", "key": "home", "value": "Ulm"}]}
     options = ("--model-endpoint", model.url, "--model", "small")
-    with served(*options, SPECTRON_LOCAL_MODEL="other", SPECTRON_LOCAL_MODEL_API_KEY="sk-model") as (_, client, said):
+    with served(*options, SPECTRON_LOCAL_MODEL="other", SPECTRON_LOCAL_MODEL_API_KEY="sk-model") as (
+        _,
+        client,
+        printed,
+    ):
         made = client.post("/facts", json={"text": "in Ulm daheim"}).json()
     assert "Ulm" == made["extraction"]["attributes"][0]["value"]
     assert ("Bearer sk-model", "small") == (model.asked[0][1], model.asked[0][2]["model"])
-    assert f"texts go to small at {model.url.split('/')[2]}" in said[0]
+    assert f"texts go to small at {model.url.split('/')[2]}" in printed[0]
 
 
 def test_the_command_line_prints_why_no_facts_were_extracted(model: Model) -> None:
@@ -163,16 +167,16 @@ def test_the_command_line_prints_why_no_facts_were_extracted(model: Model) -> No
     with served(SPECTRON_LOCAL_MODEL_ENDPOINT=model.url, SPECTRON_LOCAL_MODEL="small") as (process, client, _):
         made = client.post("/facts", json={"text": "Lives in Ulm"}).json()
         assert process.stderr is not None
-        told = process.stderr.readline()
+        line = process.stderr.readline()
         found = client.post("/query", json={"query": "Ulm", "include": ["passages"]}).json()["hits"]
     assert [] == made["extraction"]["attributes"]
-    assert "small at 127.0.0.1" in told
-    assert "answered 401 Unauthorized: 1 texts stored without facts" in told
+    assert "small at 127.0.0.1" in line
+    assert "answered 401 Unauthorized: 1 texts stored without facts" in line
     assert ["Lives in Ulm"] == [hit["text"] for hit in found]
 
 
 def test_an_incomplete_setting_exits_with_2_before_it_listens() -> None:
-    told = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-m", "spectron_migrate", "local", "--model", "small"],
         env=dict(os.environ),
         capture_output=True,
@@ -180,11 +184,11 @@ def test_an_incomplete_setting_exits_with_2_before_it_listens() -> None:
         timeout=60,
         check=False,
     )
-    assert (2, True) == (told.returncode, "needs SPECTRON_LOCAL_MODEL_ENDPOINT" in told.stderr)
+    assert (2, True) == (finished.returncode, "needs SPECTRON_LOCAL_MODEL_ENDPOINT" in finished.stderr)
 
 
 def test_the_command_line_uses_the_rules_by_default() -> None:
-    with served() as (_, client, said):
+    with served() as (_, client, printed):
         made = client.post("/facts", json={"text": "Lives in Ulm"}).json()
-    assert "extracts by rules" in said[0]
+    assert "extracts by rules" in printed[0]
     assert "Ulm" == made["extraction"]["attributes"][0]["value"]

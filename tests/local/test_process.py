@@ -199,7 +199,7 @@ def test_the_documented_fixture_runs_in_another_project(tmp_path: Path) -> None:
         "    url = f'{spectron.base_url}/api/v1/{spectron.context}/me'\n"
         "    assert 200 == httpx.get(url, headers={'authorization': f'Bearer {spectron.api_key}'}).status_code\n"
     )
-    told = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_theirs.py"],
         cwd=tmp_path,
         capture_output=True,
@@ -207,4 +207,4 @@ def test_the_documented_fixture_runs_in_another_project(tmp_path: Path) -> None:
         timeout=100,
         check=False,
     )
-    assert 0 == told.returncode, told.stdout
+    assert 0 == finished.returncode, finished.stdout

@@ -194,9 +194,9 @@ NOT_SERVED: dict[str, tuple[Any, ...]] = {
 @KINDS
 @pytest.mark.parametrize("name", NOT_SERVED)
 def test_what_is_not_served_says_so(make: Any, kind: type[Any], name: str) -> None:
-    with pytest.raises(MemoryAPIError, match="does not serve this call") as told:
+    with pytest.raises(MemoryAPIError, match="does not serve this call") as refused:
         make(kind)(name, *NOT_SERVED[name])
-    assert 501 == told.value.status_code
+    assert 501 == refused.value.status_code
 
 
 @KINDS

@@ -38,7 +38,7 @@ def rules(
 
 
 @pytest.mark.parametrize(
-    ("held", "last", "told", "expected"),
+    ("held", "last", "given_rules", "expected"),
     [
         pytest.param(HELD, WRITTEN, rules(), ("stored", ()), id="stored"),
         pytest.param(HELD, None, rules(), ("missing", ()), id="never planned"),
@@ -93,9 +93,9 @@ def rules(
     ],
 )
 def test_a_memory_has_the_expectation_that_follows_from_dump_and_ledger(
-    held: Memory, last: LastVersion | None, told: ExpectationRules, expected: tuple[str, tuple[str, ...]]
+    held: Memory, last: LastVersion | None, given_rules: ExpectationRules, expected: tuple[str, tuple[str, ...]]
 ) -> None:
-    expectation = expectation_of(held, last, told)
+    expectation = expectation_of(held, last, given_rules)
     assert expected == (expectation.kind, tuple(finding.kind for finding in expectation.findings))
 
 
@@ -136,8 +136,8 @@ def test_another_sources_dump_is_refused(spectron: RunningServer, user: str, tmp
     dump = write_raw(tmp_path / "all.json", [memory(0, user)])
     replay(spectron, tmp_path / "state", [dump])
     with Ledger.open_for_writing(tmp_path / "state") as ledger, ledger.transaction() as db:
-        db.execute("UPDATE migration SET source = 'platform:somewhere'")
-    with pytest.raises(WrongLedger, match="belongs to source platform:somewhere"):
+        db.execute("UPDATE migration SET source = 'platform:other'")
+    with pytest.raises(WrongLedger, match="belongs to source platform:other"):
         verify(spectron, tmp_path / "state", [dump])
 
 

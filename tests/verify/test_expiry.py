@@ -65,9 +65,9 @@ def test_a_memory_that_the_mapping_writes_as_context_is_about_to_expire(tmp_path
     mapping.write_text(SHORT)
     with server_here(tmp_path / "spectron", context="short") as server:
         summary = asked_about_geese(server, tmp_path, mapping=mapping)
-    told = why(summary)
-    assert "expiring" == told["why"]
-    assert told["detail"].startswith(
+    difference = why(summary)
+    assert "expiring" == difference["why"]
+    assert difference["detail"].startswith(
         "it is about to expire at 2025-01-08T00:00:00.000000Z: Spectron keeps context for 7"
     )
     assert 6 == gate_named(summary, "expiring").value
@@ -77,17 +77,17 @@ def test_a_memory_that_the_mapping_writes_as_context_is_about_to_expire(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("days", "said"), [(1, "its fact is about to expire at "), (60, "its fact is no longer there: expired or")]
+    ("days", "detail"), [(1, "its fact is about to expire at "), (60, "its fact is no longer there: expired or")]
 )
-def test_a_fact_in_spectrons_own_category_context_expires(tmp_path: Path, days: int, said: str) -> None:
+def test_a_fact_in_spectrons_own_category_context_expires(tmp_path: Path, days: int, detail: str) -> None:
     with server_here(tmp_path / "spectron", context="bucketed") as server:
         asked_about_geese(server, tmp_path, days=days)
         with tampering(server) as db:
             db.execute("UPDATE attribute SET category = 'context'")
         summary = asked_about_geese(server, tmp_path, now=datetime.now(UTC).isoformat()[:19], days=days)
-    told = why(summary)
-    assert "expiring" == told["why"]
-    assert told["detail"].startswith(said)
+    difference = why(summary)
+    assert "expiring" == difference["why"]
+    assert difference["detail"].startswith(detail)
     assert "expiring" not in [gate.name for gate in summary.gates]
 
 

@@ -20,7 +20,7 @@ SENTENCES = ("Prefers window seats on long flights", "Is training for the Lisbon
 
 
 def fill(server: RunningServer, folder: Path, texts: dict[str, list[str]]) -> Path:
-    rows = [memory(number, user, text) for user, said in texts.items() for number, text in enumerate(said)]
+    rows = [memory(number, user, text) for user, sentences in texts.items() for number, text in enumerate(sentences)]
     dump = write_raw(folder / "all.json", rows)
     assert ExitCode.DONE == replay(server, folder / "state", [dump]).exit_code
     return dump
@@ -54,9 +54,9 @@ def test_a_cache_shared_across_scopes_is_a_leak(spectron: RunningServer, user: s
         summary = verify(spectron, tmp_path / "state", [dump], endpoint=endpoint)
     assert "isolation" in failed_gates(summary)
     assert ExitCode.NO_GO == summary.exit_code
-    told = summary.to_json()
-    assert told["leaks_count"] == len(told["leaks"]) > 0
-    assert {"id", "reason", "where"} == set(told["leaks"][0])
+    body = summary.to_json()
+    assert body["leaks_count"] == len(body["leaks"]) > 0
+    assert {"id", "reason", "where"} == set(body["leaks"][0])
 
 
 def test_a_passage_in_another_users_scope_is_a_leak_that_names_the_memory(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ def test_a_generated_question_uses_words_of_the_text_but_never_repeats_it(texts:
             assert [] == words_of(text)
             continue
         assert question.casefold().split() != text.casefold().split()
-        said = [word for word in words_of(question) if word not in ("what", "about", "and", "anything")]
-        assert all(any(word in known for known in words_of(text)) for word in said)
+        asked = [word for word in words_of(question) if word not in ("what", "about", "and", "anything")]
+        assert all(any(word in known for known in words_of(text)) for word in asked)
 
 
 def test_the_rarest_words_come_first() -> None:

@@ -31,7 +31,7 @@ def test_each_line_is_an_answer(tmp_path: Path, *, enveloped: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "part"),
     [
         ("", "has no answer of Mem0"),
         ('{"command": "dual-verify", "measured": {"recall": null}, "answers": []}', "has no answer of Mem0"),
@@ -44,11 +44,11 @@ def test_each_line_is_an_answer(tmp_path: Path, *, enveloped: bool) -> None:
         ('{"query": "a", "user_id": "u", "results": []}\n' * 2, "saved.jsonl:2: a second answer"),
     ],
 )
-def test_a_malformed_results_file_is_refused_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+def test_a_malformed_results_file_is_refused_with_its_line(tmp_path: Path, text: str, part: str) -> None:
     (tmp_path / "saved.jsonl").write_text(text)
     with pytest.raises(InputError) as refused:
         load_results(tmp_path / "saved.jsonl")
-    assert said in refused.value.message
+    assert part in refused.value.message
 
 
 def test_the_report_of_an_earlier_run_replaces_mem0(spectron: RunningServer, user: str, tmp_path: Path) -> None:

@@ -28,10 +28,10 @@ def test_excused_queries_and_unanswered_ones_are_not_compared() -> None:
     failed = answer("a", 1.0, 0.0)
     failed["mem0"] = {**failed["mem0"], "error": "no answer"}
     del failed["measures"]["mem0"]
-    told = collect_metrics([answer("a", 1.0, 1.0), {**answer("a", 1.0, 0.0), "excused": "superseded"}, failed]).to_json(
-        margin=0.02, everything=False
-    )
-    assert 3 == told["queries"]
-    assert 1 == told["compared"]
-    assert {"superseded": 1} == told["excused"]
-    assert {"mem0": 1} == told["failed"]
+    metrics = collect_metrics(
+        [answer("a", 1.0, 1.0), {**answer("a", 1.0, 0.0), "excused": "superseded"}, failed]
+    ).to_json(margin=0.02, everything=False)
+    assert 3 == metrics["queries"]
+    assert 1 == metrics["compared"]
+    assert {"superseded": 1} == metrics["excused"]
+    assert {"mem0": 1} == metrics["failed"]

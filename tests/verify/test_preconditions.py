@@ -20,7 +20,7 @@ def test_options_out_of_range_are_refused(spectron: RunningServer, user: str, tm
     replay(spectron, tmp_path / "state", [dump])
     with pytest.raises(InputError) as refused:
         verify(spectron, tmp_path / "state", [dump], VerifyOptions(top_k=51, sample=0, margin=2.0))
-    assert all(said in refused.value.message for said in ("3 problems", "top_k is 51", "sample is 0", "margin is 2.0"))
+    assert all(part in refused.value.message for part in ("3 problems", "top_k is 51", "sample is 0", "margin is 2.0"))
 
 
 def test_a_ledger_of_another_context_is_refused(spectron: RunningServer, user: str, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_lines_of_a_text_file_are_queries_of_the_given_user(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "part"),
     [
         ("q.txt", "tea?\n", "q.txt:1: it has none of user_id"),
         ("q.jsonl", '{"query": "tea?", "user_id": "a"}\n{"query": \n', "q.jsonl:2: not JSON"),
@@ -73,12 +73,12 @@ def test_lines_of_a_text_file_are_queries_of_the_given_user(tmp_path: Path) -> N
         ("q.xlsx", "", "is not a file of queries"),
     ],
 )
-def test_a_bad_file_is_refused_by_file_and_line(tmp_path: Path, name: str, text: str, said: str) -> None:
+def test_a_bad_file_is_refused_by_file_and_line(tmp_path: Path, name: str, text: str, part: str) -> None:
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(InputError) as refused:
         load_queries(path)
-    assert said in refused.value.message
+    assert part in refused.value.message
 
 
 def test_all_bad_lines_are_named(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_all_bad_lines_are_named(tmp_path: Path) -> None:
     path.write_text('{"query": "a"}\n{"query": "b", "user_id": "u"}\n{"user_id": "u"}\n')
     with pytest.raises(InputError) as refused:
         load_queries(path)
-    assert all(said in refused.value.message for said in ("2 problems", "q.jsonl:1", "q.jsonl:3"))
+    assert all(part in refused.value.message for part in ("2 problems", "q.jsonl:1", "q.jsonl:3"))
 
 
 def test_a_missing_or_undecodable_file_is_refused(tmp_path: Path) -> None:

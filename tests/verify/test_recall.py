@@ -32,9 +32,9 @@ def test_equal_systems_are_a_go_when_every_memory_was_asked_for(
     assert "words 1.0" == recall["mem0"]
     assert {"mem0": 1.0, "spectron": 1.0} == recall["metrics"]["success"]
     assert {"overlap": 1.0, "rbo": pytest.approx(1.0)} == recall["metrics"]["noise_floor"]
-    told = summary.to_json()
-    assert 4 == told["queries"]
-    assert 0 == told["explained"]["lost"]
+    body = summary.to_json()
+    assert 4 == body["queries"]
+    assert 0 == body["explained"]["lost"]
 
 
 def test_recall_is_not_measured_without_mem0(spectron: RunningServer, user: str, tmp_path: Path) -> None:
@@ -241,12 +241,12 @@ def test_unknown_expected_ids_are_warned_of_and_not_compared(
 ) -> None:
     dump = write_raw(tmp_path / "all.json", hobby_rows)
     replay(spectron, tmp_path / "state", [dump])
-    said = RecordingReporter()
+    reporter = RecordingReporter()
     options = VerifyOptions(queries=(Query("bees", user_id=user, expect=("nobody",)),), require_recall=True)
-    summary = verify(spectron, tmp_path / "state", [dump], options, mem0=WordSearch(hobby_rows), reporter=said)
+    summary = verify(spectron, tmp_path / "state", [dump], options, mem0=WordSearch(hobby_rows), reporter=reporter)
     assert "INCONCLUSIVE" == summary.verdict
     assert 0 == summary.report["measured"]["recall"]["metrics"]["compared"]
-    assert any("nor ledger, such as nobody" in line for line in said.warnings)
+    assert any("nor ledger, such as nobody" in line for line in reporter.warnings)
 
 
 def test_a_query_that_no_lens_can_serve_is_reported_with_its_rule(
@@ -256,14 +256,14 @@ def test_a_query_that_no_lens_can_serve_is_reported_with_its_rule(
     dump = write_raw(tmp_path / "all.json", rows)
     replay(spectron, tmp_path / "state", [dump])
     asked = (Query("bees", user_id=user, expect=(rows[0]["id"],)), Query("stamps", agent_id="bot"))
-    said = RecordingReporter()
+    reporter = RecordingReporter()
     report = tmp_path / "verify.md"
     options = VerifyOptions(queries=asked, reports=(report,))
-    summary = verify(spectron, tmp_path / "state", [dump], options, mem0=WordSearch(rows), reporter=said)
+    summary = verify(spectron, tmp_path / "state", [dump], options, mem0=WordSearch(rows), reporter=reporter)
     assert 1 == gate_named(summary, "asked").value
     assert gate_named(summary, "asked").passed is None
     assert "INCONCLUSIVE" == summary.verdict
     assert any(
-        line.startswith("1 query was not asked: a filter by agent_id cannot be served") for line in said.warnings
+        line.startswith("1 query was not asked: a filter by agent_id cannot be served") for line in reporter.warnings
     )
     assert "not asked: 1, a filter by agent" in report.read_text()

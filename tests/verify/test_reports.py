@@ -190,7 +190,7 @@ def test_a_report_that_cannot_be_written_is_refused_before_any_request(
     options = VerifyOptions(reports=(tmp_path / "r.pdf", tmp_path / "r.json", tmp_path / "r.docx"))
     with pytest.raises(InputError) as refused:
         verify(spectron, tmp_path / "state", [dump], options, endpoint="http://127.0.0.1:1")
-    assert all(said in refused.value.message for said in ("2 problems", "r.pdf", "r.docx", ".json, .md, .html, .xml"))
+    assert all(part in refused.value.message for part in ("2 problems", "r.pdf", "r.docx", ".json, .md, .html, .xml"))
 
 
 def test_the_header_of_a_json_report_is_read_without_its_findings_and_answers(

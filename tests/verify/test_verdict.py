@@ -43,8 +43,8 @@ CLEAN = {
 def measured(metrics: Metrics | None = None, *, everything: bool = False, **integrity: int) -> dict[str, Any]:
     recall = None
     if metrics is not None:
-        told = metrics.to_json(margin=0.02, everything=everything)
-        recall = {"mem0": "mem0ai", "made_of": "the memories", "metrics": told, "explained": dict(metrics.explained)}
+        values = metrics.to_json(margin=0.02, everything=everything)
+        recall = {"mem0": "mem0ai", "made_of": "the memories", "metrics": values, "explained": dict(metrics.explained)}
     return {
         "dump": {"complete": True, "whole": True, "raw": False},
         "integrity": {**CLEAN, **integrity},
@@ -127,8 +127,8 @@ def test_queries_that_no_lens_can_serve_decide_only_if_they_come_from_a_file(
     refused: int, made_of: str, verdict: str
 ) -> None:
     why = "a filter by agent_id cannot be served: rule 1 writes such memories below a user (change that rule)"
-    told = [{**answer(f"u{n}", 1.0, 1.0), **({"not_servable": why} if n < refused else {})} for n in range(400)]
-    found = measured(collect_metrics(told))
+    answers = [{**answer(f"u{n}", 1.0, 1.0), **({"not_servable": why} if n < refused else {})} for n in range(400)]
+    found = measured(collect_metrics(answers))
     found["recall"]["made_of"] = made_of
     gate = next(gate for gate in gates_of(found, OPTIONS) if gate.name == "asked")
     assert refused == gate.value
@@ -246,10 +246,10 @@ def test_equal_systems_pass_more_often_with_more_queries(capsys: pytest.CaptureF
     sizes = [(50, 2), (200, 2), (500, 4)]
     chances = [chance_of_go(users, queries, 0.0, runs=25, seed=3) for users, queries in sizes]
     with capsys.disabled():
-        told = ", ".join(
+        shown = ", ".join(
             f"{users} users x {queries}: {chance:.0%}" for (users, queries), chance in zip(sizes, chances, strict=True)
         )
-        print(f"\nchance of GO for equal systems: {told}")
+        print(f"\nchance of GO for equal systems: {shown}")
     assert chances == sorted(chances)
     assert chances[-1] >= 0.9
 
