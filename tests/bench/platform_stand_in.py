@@ -1,4 +1,4 @@
-"""A Platform of any size that holds no row: each is made from its number when a page is asked for.
+"""A Platform of any size that stores no rows: each is generated from its number when a page is requested.
 
 Row `n` was created `n` seconds after the beginning of 2020, so that a window of time is a range of numbers and
 neither a count nor a page costs more in a large project than in a small one.
@@ -37,7 +37,7 @@ def item(number: int, users: int) -> dict[str, Any]:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """The four questions that an export asks."""
+    """The four requests that an export sends."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -48,8 +48,8 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
     def do_GET(self) -> None:
-        told = {"/v1/stats/": {"total_memories": self.rows}, "/v1/ping/": {"status": "ok", "project_id": "bench"}}
-        self._send(told[urlsplit(self.path).path])
+        answer = {"/v1/stats/": {"total_memories": self.rows}, "/v1/ping/": {"status": "ok", "project_id": "bench"}}
+        self._send(answer[urlsplit(self.path).path])
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -92,7 +92,7 @@ def _seconds(text: str) -> float:
 
 
 def serve(rows: int, users: int) -> str:
-    """Its address; it answers from a process of its own, which ends with this one."""
+    """Start it in a process of its own, which ends with this one; returns its address."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.bench.platform_stand_in", str(rows), str(users)], stdout=subprocess.PIPE
     )
@@ -102,7 +102,7 @@ def serve(rows: int, users: int) -> str:
 
 
 def bare_listing(address: str) -> int:
-    """Every page of the one listing, one after another, as a loop that a user writes would fetch it."""
+    """Fetch every page of the listing one after another, as a simple loop of a user would."""
     import httpx
 
     body = {"filters": {"OR": [{"user_id": "*"}, {"agent_id": "*"}]}, "show_expired": True}
@@ -111,9 +111,9 @@ def bare_listing(address: str) -> int:
         while more:
             page += 1
             asked = {"page": page, "page_size": PAGE}
-            told = client.post(f"{address}/v3/memories/", params=asked, json=body).json()
-            rows += len(told["results"])
-            more = told["next"] is not None
+            answer = client.post(f"{address}/v3/memories/", params=asked, json=body).json()
+            rows += len(answer["results"])
+            more = answer["next"] is not None
     return rows
 
 

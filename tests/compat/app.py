@@ -32,8 +32,8 @@ class Application:
         self.texts: dict[str, str] = {}
 
     def add(self, text: str, **options: Any) -> str:
-        told = self.memory.add(text, infer=False, **options)
-        [made] = told["results"] if isinstance(told, dict) else told
+        answer = self.memory.add(text, infer=False, **options)
+        [made] = answer["results"] if isinstance(answer, dict) else answer
         self.texts[made["id"]] = made["memory"]
         return str(made["id"])
 
@@ -70,8 +70,8 @@ class Application:
 
     def raw(self) -> list[dict[str, Any]]:
         """Everything in the store as it stands there."""
-        told = self.memory.vector_store.list(None, **{"top_k" if IS_V2 else "limit": 10**6})
-        rows = told[0] if isinstance(told[0], list) else told
+        answer = self.memory.vector_store.list(None, **{"top_k" if IS_V2 else "limit": 10**6})
+        rows = answer[0] if isinstance(answer[0], list) else answer
         return [{"id": str(row.id), "payload": row.payload} for row in rows]
 
     def write(self) -> dict[str, Any]:

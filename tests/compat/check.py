@@ -1,4 +1,4 @@
-"""Does an export beside any Mem0 have everything, and leave everything as it is?
+"""Checks that an export beside any Mem0 is complete and changes nothing.
 
 Usage: python -m tests.compat.check [VERSION…] [--work DIR] [--rows N] [--seconds N]
 
@@ -33,8 +33,8 @@ IN_EXTRA = ("text_lemmatized", "attributed_to")
 
 
 @dataclass
-class Place:
-    """Where one check takes place: an interpreter with its mem0ai, and a folder for the user's store."""
+class Setup:
+    """The environment of one check: an interpreter with its mem0ai, and a folder for the user's store."""
 
     python: Path
     folder: Path
@@ -51,9 +51,9 @@ class Place:
         command += ["--mem0-config", str(self.folder / "user" / "mem0.json"), "--dump", str(self.folder / dump)]
         began = time.monotonic()
         done = subprocess.run(command, capture_output=True, text=True, env=self.environment, cwd=self.folder)
-        told: dict[str, Any] = json.loads(done.stdout)
-        assert done.returncode == told["exit_code"], done.stderr
-        return {**told, "began": began, "ended": time.monotonic()}
+        result: dict[str, Any] = json.loads(done.stdout)
+        assert done.returncode == result["exit_code"], done.stderr
+        return {**result, "began": began, "ended": time.monotonic()}
 
     def memories(self, dump: str) -> dict[str, dict[str, Any]]:
         lines = (self.folder / dump / "memories.jsonl").read_text("utf-8").split("\n")
@@ -65,23 +65,30 @@ class Place:
         return {str(path): _fingerprint(path) for path in below}
 
 
-class Running:
+class RunningApplication:
     """The application's process."""
 
-    def __init__(self, place: Place) -> None:
-        settings = config(place.folder / "user")
+    def __init__(self, setup: Setup) -> None:
+        settings = config(setup.folder / "user")
         assert "on_disk" not in settings["vector_store"]["config"]
-        (place.folder / "home").mkdir()
-        (place.folder / "user").mkdir()
-        (place.folder / "user" / "mem0.json").write_text(json.dumps(settings))
+        (setup.folder / "home").mkdir()
+        (setup.folder / "user").mkdir()
+        (setup.folder / "user" / "mem0.json").write_text(json.dumps(settings))
         self.process = subprocess.Popen(
-            [place.python, "-W", "ignore", "-m", "tests.compat.app", str(place.folder / "user" / "mem0.json")],
+            [
+                setup.python,
+                "-W",
+                "ignore",
+                "-m",
+                "tests.compat.app",
+                str(setup.folder / "user" / "mem0.json"),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
             cwd=ROOT,
-            env=place.environment,
+            env=setup.environment,
         )
         self.version = self.answer()
 
@@ -106,61 +113,62 @@ class Running:
         self.process.stdout.close()
 
 
-def check(place: Place, *, rows: int, seconds: float) -> str:
-    """One line of what was shown; raises AssertionError with what is wrong."""
-    application = Running(place)
+def check(setup: Setup, *, rows: int, seconds: float) -> str:
+    """Run the check; returns a one-line summary, raises AssertionError with the difference."""
+    application = RunningApplication(setup)
     try:
         application("build", rows)
-        truth = application("raw")
-        before = place.fingerprint()
-        quiet = place.export("quiet")
-        assert before == place.fingerprint(), _difference(before, place.fingerprint())
-        same_rows(truth, place.memories("quiet"))
-        assert (True, len(truth), len(truth)) == (quiet["complete"], quiet["native_count"], quiet["memories"]), quiet
+        stored = application("raw")
+        before = setup.fingerprint()
+        quiet = setup.export("quiet")
+        assert before == setup.fingerprint(), _difference(before, setup.fingerprint())
+        same_rows(stored, setup.memories("quiet"))
+        assert (True, len(stored), len(stored)) == (quiet["complete"], quiet["native_count"], quiet["memories"]), quiet
 
-        exports = _while_it_writes(place, application, seconds)
+        exports = _while_it_writes(setup, application, seconds)
         written = application.answer()
         assert [] == [call for call in written["calls"] if call["error"]]
-        for number, told in enumerate(exports):
-            _possible(written["calls"], told, place.memories(f"busy-{number}"), {row["id"] for row in truth})
+        for number, export in enumerate(exports):
+            _possible(written["calls"], export, setup.memories(f"busy-{number}"), {row["id"] for row in stored})
         after = application("raw")
         assert written["texts"] == {row["id"]: row["payload"]["data"] for row in after}
     finally:
         application.close()
 
-    before = place.fingerprint()
-    closed = place.export("quiet")
-    assert before == place.fingerprint(), _difference(before, place.fingerprint())
-    same_rows(after, place.memories("quiet"))
-    gone = {row["id"] for row in truth} - {row["id"] for row in after}
-    assert (True, len(gone)) == (closed["complete"], closed["deleted"])
-    again = place.export("quiet")
+    before = setup.fingerprint()
+    closed = setup.export("quiet")
+    assert before == setup.fingerprint(), _difference(before, setup.fingerprint())
+    same_rows(after, setup.memories("quiet"))
+    gone = {row["id"] for row in stored} - {row["id"] for row in after}
+    assert closed["complete"]
+    assert len(gone) == closed["deleted"]
+    again = setup.export("quiet")
     assert (0, 0, 0) == (again["new"], again["changed"], again["deleted"]), again
     slowest = max(call["ended"] - call["began"] for call in written["calls"])
     return (
-        f"mem0ai {application.version}: {len(truth)} rows while it held them, {len(after)} after "
+        f"mem0ai {application.version}: {len(stored)} rows while it held them, {len(after)} after "
         f"{len(written['calls'])} writes beside {len(exports)} exports: 0 missing, 0 altered, 0 invented, "
         f"0 errors for the application (slowest write {slowest * 1000:.0f} ms), no byte or time of its files changed"
     )
 
 
-def _while_it_writes(place: Place, application: Running, seconds: float) -> list[dict[str, Any]]:
+def _while_it_writes(setup: Setup, application: RunningApplication, seconds: float) -> list[dict[str, Any]]:
     application.tell("write")
     assert "writing" == application.answer()
     exports: list[dict[str, Any]] = []
     until = time.monotonic() + seconds
     while time.monotonic() < until or not exports:
-        exports.append(place.export(f"busy-{len(exports)}"))
+        exports.append(setup.export(f"busy-{len(exports)}"))
         assert (True, 0) == (exports[-1]["complete"], exports[-1]["exit_code"]), exports[-1]
     application.tell("stop")
     return exports
 
 
-def same_rows(truth: list[dict[str, Any]], told: dict[str, dict[str, Any]]) -> None:
-    """Row for row and field for field what the store holds."""
-    assert {row["id"] for row in truth} == set(told)
-    for row in truth:
-        rest, memory = dict(row["payload"]), told[row["id"]]
+def same_rows(stored: list[dict[str, Any]], exported: dict[str, dict[str, Any]]) -> None:
+    """The export equals the store, row by row and field by field."""
+    assert {row["id"] for row in stored} == set(exported)
+    for row in stored:
+        rest, memory = dict(row["payload"]), exported[row["id"]]
         assert rest.pop("data") == memory["memory"]
         for name in FIELDS:
             assert rest.pop(name, None) == memory[name], (name, row)
@@ -175,19 +183,19 @@ def same_rows(truth: list[dict[str, Any]], told: dict[str, dict[str, Any]]) -> N
 
 
 def _possible(
-    calls: list[dict[str, Any]], export: dict[str, Any], told: dict[str, dict[str, Any]], known: set[str]
+    calls: list[dict[str, Any]], export: dict[str, Any], exported: dict[str, dict[str, Any]], known: set[str]
 ) -> None:
-    """What an export gave beside a writer is what the store held at some moment while it ran."""
+    """Each memory exported beside a writer is one that the store held at some moment during the export."""
     states: dict[str, list[tuple[float, float, str | None]]] = {}
     for call in calls:
         text = None if call["what"] == "delete" else call["text"]
         states.setdefault(call["id"], []).append((call["began"], call["ended"], text))
-    assert set(told) <= set(states) | known
+    assert set(exported) <= set(states) | known
     for memory_id, changes in states.items():
         before = [text for _, ended, text in changes if ended < export["began"]]
         during = [text for began, ended, text in changes if ended >= export["began"] and began <= export["ended"]]
         possible = {*(before[-1:] or [None]), *during}
-        found = told[memory_id]["memory"] if memory_id in told else None
+        found = exported[memory_id]["memory"] if memory_id in exported else None
         assert found in possible, (memory_id, found, possible)
 
 
@@ -202,7 +210,7 @@ def _difference(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 def interpreter(version: str, work: Path) -> Path:
-    """A virtual environment with this version of mem0ai and this project, made where it is missing."""
+    """A virtual environment with this version of mem0ai and this project, created if it is missing."""
     python = work / f"venv-{version}" / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", python.parent.parent], check=True)
@@ -224,8 +232,8 @@ def main() -> None:
             folder = Path(scratch) / version
             folder.mkdir()
             began = datetime.now(UTC)
-            told = check(Place(interpreter(version, work), folder), rows=asked.rows, seconds=asked.seconds)
-            print(f"{told} ({(datetime.now(UTC) - began).seconds} s)", flush=True)
+            line = check(Setup(interpreter(version, work), folder), rows=asked.rows, seconds=asked.seconds)
+            print(f"{line} ({(datetime.now(UTC) - began).seconds} s)", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.compat.check import Place, check
+from tests.compat.check import Setup, check
 
 
 def test_an_application_and_an_export_do_not_disturb_each_other(tmp_path: Path) -> None:
-    told = check(Place(Path(sys.executable), tmp_path), rows=15, seconds=2)
+    result = check(Setup(Path(sys.executable), tmp_path), rows=15, seconds=2)
 
-    assert "0 missing, 0 altered, 0 invented, 0 errors" in told
+    assert "0 missing, 0 altered, 0 invented, 0 errors" in result

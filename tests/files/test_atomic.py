@@ -34,7 +34,7 @@ def test_a_file_is_replaced_and_has_the_mode_that_was_asked_for(tmp_path: Path, 
     assert 0o644 == path.stat().st_mode & 0o777
 
 
-def test_a_file_that_is_there_is_not_created_again(tmp_path: Path) -> None:
+def test_an_existing_file_is_not_created_again(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     assert create_file(path, b"first")
     assert not create_file(path, b"second")
@@ -42,7 +42,7 @@ def test_a_file_that_is_there_is_not_created_again(tmp_path: Path) -> None:
     assert [path] == list(tmp_path.iterdir())
 
 
-def test_an_append_replaces_what_lies_behind_the_given_length(tmp_path: Path) -> None:
+def test_an_append_replaces_everything_after_the_given_length(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     append_durably(path, b"one\n", after=0)
     path.write_bytes(b"one\ntorn line that is longer")

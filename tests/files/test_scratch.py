@@ -1,4 +1,4 @@
-"""What lies on disk meanwhile ends with the process, also where it was killed."""
+"""Temporary files end with their process, even if it is killed."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ def raw_file(folder: Path) -> Path:
 def test_a_folder_is_private_and_ends_with_its_owner(temporary: Path) -> None:
     with Scratch() as folder:
         (folder / "memories").write_text(SECRET)
-        assert (0o700, [folder]) == (folder.stat().st_mode & 0o777, list(temporary.iterdir()))
+        assert 0o700 == folder.stat().st_mode & 0o777
+        assert [folder] == list(temporary.iterdir())
     assert [] == list(temporary.iterdir())
 
     forgotten = Scratch()
@@ -74,7 +75,7 @@ def test_a_folder_is_private_and_ends_with_its_owner(temporary: Path) -> None:
     assert [] == list(temporary.iterdir())
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next_and_that_of_a_live_one_stays(
+def test_the_folder_of_a_killed_process_is_removed_by_the_next_and_that_of_a_live_one_stays(
     temporary: Path, start: Start
 ) -> None:
     program = "from spectron_migrate.files.scratch import Scratch\nscratch = Scratch()\nwait()"
@@ -90,7 +91,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_and_that_of_a_live_on
     assert [] == list(temporary.iterdir())
 
 
-def test_what_is_not_ours_is_never_removed(temporary: Path, tmp_path: Path) -> None:
+def test_files_of_others_are_never_removed(temporary: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "kept").write_text("kept")
@@ -133,7 +134,7 @@ def test_killed_while_raw_files_are_merged_the_next_opening_leaves_nothing(
     [left] = temporary.iterdir()
     assert 0o700 == left.stat().st_mode & 0o777
 
-    assert {"rows": ["m1"], "left": []} == told_by(f"""
+    assert {"rows": ["m1"], "left": []} == answer_of(f"""
         import json, os
         from pathlib import Path
         from spectron_migrate.dump import open_any
@@ -143,7 +144,7 @@ def test_killed_while_raw_files_are_merged_the_next_opening_leaves_nothing(
         """)
 
 
-def told_by(program: str) -> object:
+def answer_of(program: str) -> object:
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, check=True)
     return json.loads(done.stdout)
 

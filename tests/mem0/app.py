@@ -16,7 +16,7 @@ DIMS = 16
 
 
 def embedding_class() -> type:
-    """Only called where mem0 is imported already."""
+    """Called only after mem0 was imported."""
     from mem0.embeddings.base import EmbeddingBase
 
     class HashEmbedding(EmbeddingBase):

@@ -1,4 +1,4 @@
-"""Stand-ins for what Mem0 is when it is served: real HTTP on loopback, and trouble where a test asks for it."""
+"""Stand-ins for the servers that Mem0 runs or uses: real HTTP on loopback, with faults if a test wants them."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, status: int, value: Any, headers: dict[str, str] | None = None, torn: str | None = None) -> None:
         data = json.dumps(value).encode()
         self.send_response(status)
-        for name, told in (headers or {}).items():
-            self.send_header(name, told)
+        for name, answer in (headers or {}).items():
+            self.send_header(name, answer)
         self.send_header("Content-Type", "application/json")
         if torn == "torn":  # an answer that ends early and says it is whole
             data = data[: len(data) // 2]
@@ -311,8 +311,8 @@ class Qdrant(StandIn):
             case "POST", found if found == f"{base}/points/scroll":
                 return 200, {"result": self._scroll(body)}
             case "POST", found if found == f"{base}/points":
-                told = [self._point(one, body) for one in body["ids"] if one in self.points]
-                return 200, {"result": told}
+                answer = [self._point(one, body) for one in body["ids"] if one in self.points]
+                return 200, {"result": answer}
         return 404, {"status": {"error": f"Not found: {path}"}}
 
     def _scroll(self, body: Any) -> Row:

@@ -84,8 +84,8 @@ class Case:
 
 
 def expected_of(rows: list[Any]) -> dict[str, Memory]:
-    told = [normalise(row, now=NOW) for row in rows]
-    return {row.id: row for row in told if isinstance(row, Memory)}
+    found = [normalise(row, now=NOW) for row in rows]
+    return {row.id: row for row in found if isinstance(row, Memory)}
 
 
 def of_payloads() -> dict[str, Memory]:
@@ -181,9 +181,9 @@ def pgvector(folder: Path, address: str) -> Iterator[Case]:
 def platform(folder: Path) -> Iterator[Case]:
     rows = []
     for one, payload in payloads().items():
-        told = item(one, payload)
-        told["session_id"] = told.pop("run_id", None)
-        rows.append(told)
+        found = item(one, payload)
+        found["session_id"] = found.pop("run_id", None)
+        rows.append(found)
     stand_in = Platform(rows)
     with serving(stand_in) as url:
         section = {"platform": {"base_url": url, "api_key": KEY}}
@@ -282,7 +282,7 @@ def test_every_row_is_given_as_it_is(case: Case) -> None:
         assert case.expected == given(reader)
 
 
-def test_a_second_pass_gives_the_same(case: Case) -> None:
+def test_a_second_pass_reads_the_same(case: Case) -> None:
     with opened(case) as reader:
         assert given(reader) == given(reader)
 
@@ -299,8 +299,8 @@ def test_nothing_at_the_source_changes(case: Case) -> None:
 
 def test_the_counts_say_that_nothing_is_missing(case: Case) -> None:
     with opened(case) as reader:
-        told = given(reader)
-        assert reader.native_count() in (None, len(told))
+        found = given(reader)
+        assert reader.native_count() in (None, len(found))
         assert reader.missing() in (None, 0)
 
 
@@ -322,10 +322,14 @@ def test_closing_twice_does_no_harm(case: Case) -> None:
 def test_an_export_is_complete_and_nothing_is_altered(case: Case, tmp_path: Path) -> None:
     summary = export(case, tmp_path / "dump")
 
-    assert (True, len(case.expected)) == (summary.complete, summary.memories)
+    assert summary.complete
+    assert len(case.expected) == summary.memories
     assert case.expected == {row.id: row for row in open_dump(tmp_path / "dump").memories()}
     again = export(case, tmp_path / "dump")
-    assert (True, 0, 0, 0) == (again.complete, again.new, again.changed, again.deleted)
+    assert again.complete
+    assert 0 == again.new
+    assert 0 == again.changed
+    assert 0 == again.deleted
 
 
 @pytest.mark.parametrize(
@@ -338,11 +342,12 @@ def test_an_export_is_complete_and_nothing_is_altered(case: Case, tmp_path: Path
     ],
     ids=["user", "users", "agent", "user and run"],
 )
-def test_a_narrower_export_has_all_it_was_asked_for(case: Case, tmp_path: Path, filters: Filters) -> None:
+def test_a_filtered_export_has_all_its_rows(case: Case, tmp_path: Path, filters: Filters) -> None:
     summary = export(case, tmp_path / "dump", filters)
 
     wanted = {one for one, row in case.expected.items() if filters.admits(row)}
-    assert (True, wanted) == (summary.complete, {row.id for row in open_dump(tmp_path / "dump").memories()})
+    assert summary.complete
+    assert wanted == {row.id for row in open_dump(tmp_path / "dump").memories()}
 
 
 HOOKED = """
@@ -377,7 +382,7 @@ print("LOADED", sorted({"mem0", "qdrant_client", "chromadb", "faiss", "posthog"}
 def test_an_export_connects_to_nothing_else_and_leaves_nothing_outside_its_dump(
     case: Case, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """A driver in C is not heard by the hook: for it the sockets of the process are counted."""
+    """The hook does not see a driver in C: its sockets are counted instead."""
     home, temporary = tmp_path / "home", tmp_path / "temporary"
     home.mkdir()
     temporary.mkdir()
@@ -402,4 +407,5 @@ def test_an_export_connects_to_nothing_else_and_leaves_nothing_outside_its_dump(
     by_driver = request.node.callspec.params["case"] == "pgvector"
     if not addresses:
         assert f"SOCKETS {int(by_driver)}" in lines
-    assert ([], []) == (list(home.iterdir()), list(temporary.iterdir()))
+    assert [] == list(home.iterdir())
+    assert [] == list(temporary.iterdir())

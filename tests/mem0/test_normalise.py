@@ -1,4 +1,4 @@
-"""Any row of any Mem0 becomes a memory, or is skipped with a reason; nothing raises and nothing is invented."""
+"""Any row of any Mem0 becomes a memory or is skipped with a reason; nothing raises, nothing is invented."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ ROWS = st.dictionaries(NAMES | st.text(max_size=5), JSON, max_size=10)
 
 
 def memory(row: Any) -> Memory:
-    told = normalise(row, now=NOW)
-    assert isinstance(told, Memory), told
-    return told
+    result = normalise(row, now=NOW)
+    assert isinstance(result, Memory), result
+    return result
 
 
 def point(**payload: Any) -> dict[str, Any]:
@@ -45,66 +45,66 @@ def item(**values: Any) -> dict[str, Any]:
 
 
 @given(JSON | ROWS)
-def test_nothing_raises_and_what_comes_out_is_well_formed(row: Any) -> None:
-    told = normalise(row, now=NOW)
+def test_nothing_raises_and_every_result_is_well_formed(row: Any) -> None:
+    result = normalise(row, now=NOW)
 
-    if isinstance(told, Skipped):
-        assert told.reason
+    if isinstance(result, Skipped):
+        assert result.reason
         return
-    assert told.id
-    assert isinstance(told.memory, str)
-    assert {str, type(None)} >= {type(value) for value in (told.user_id, told.agent_id, told.run_id, told.role)}
-    assert told.text_at in (told.created_at, told.updated_at)
+    assert result.id
+    assert isinstance(result.memory, str)
+    assert {str, type(None)} >= {type(value) for value in (result.user_id, result.agent_id, result.run_id, result.role)}
+    assert result.text_at in (result.created_at, result.updated_at)
 
 
 @given(st.dictionaries(st.text(max_size=6), JSON, max_size=6), st.text())
 def test_every_value_of_a_payload_is_in_the_memory(metadata: dict[str, Any], text: str) -> None:
-    told = normalise({"id": "m1", "payload": {**metadata, "data": text}}, now=NOW)
+    result = normalise({"id": "m1", "payload": {**metadata, "data": text}}, now=NOW)
 
-    if isinstance(told, Skipped):
-        assert ENTITY_ROW == told.reason
+    if isinstance(result, Skipped):
+        assert ENTITY_ROW == result.reason
         return
-    assert text == told.memory
+    assert text == result.memory
     known = {field.name for field in fields(Memory)} | {"data", "attributed_to", "text_lemmatized"}
     known |= {name.split("_")[0] + "".join(word.title() for word in name.split("_")[1:]) for name in known}
     left = {name: value for name, value in metadata.items() if name not in known}
-    assert {**left, **told.metadata} == dict(told.metadata)
+    assert {**left, **result.metadata} == dict(result.metadata)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_payloads_of_every_version_are_told_in_full(version: str) -> None:
+def test_the_payloads_of_every_version_are_read_completely(version: str) -> None:
     for memory_id, payload in sample_rows(version).items():
-        told = memory({"id": memory_id, "payload": payload})
+        result = memory({"id": memory_id, "payload": payload})
 
         again: dict[str, Any] = {
-            **told.metadata,
-            **{name: value for name, value in told.extra.items() if name != "as_given"},
-            "data": told.memory,
-            "hash": told.hash,
-            "user_id": told.user_id,
-            "agent_id": told.agent_id,
-            "run_id": told.run_id,
-            "actor_id": told.actor_id,
-            "role": told.role,
-            "expiration_date": told.expiration_date,
+            **result.metadata,
+            **{name: value for name, value in result.extra.items() if name != "as_given"},
+            "data": result.memory,
+            "hash": result.hash,
+            "user_id": result.user_id,
+            "agent_id": result.agent_id,
+            "run_id": result.run_id,
+            "actor_id": result.actor_id,
+            "role": result.role,
+            "expiration_date": result.expiration_date,
         }
         times = {"created_at", "updated_at"}
         assert {name: value for name, value in payload.items() if name not in times} == {
             name: again[name] for name in payload if name not in times
         }
         assert {name for name in again if again[name] is not None} <= set(payload)
-        assert told.created_at is not None
+        assert result.created_at is not None
 
 
-def test_an_answer_of_get_all_and_its_payload_tell_the_same_memory() -> None:
+def test_a_row_of_get_all_and_its_payload_are_the_same_memory() -> None:
     payloads = sample_rows("2.2.1")
     answers = json.loads((DATA / "2.2.1-qdrant" / "get_all_alice_show_expired.json").read_text("utf-8"))["results"]
     assert answers
     for answer in answers:
         of_answer = memory(answer)
         of_payload = memory({"id": answer["id"], "payload": payloads[answer["id"]]})
-        told = of_payload.to_json() | {"extra": {}}
-        assert told == of_answer.to_json() | {"extra": {}}
+        result = of_payload.to_json() | {"extra": {}}
+        assert result == of_answer.to_json() | {"extra": {}}
 
 
 @pytest.mark.parametrize(
@@ -123,11 +123,11 @@ def test_an_answer_of_get_all_and_its_payload_tell_the_same_memory() -> None:
         (point(entity_type="person", linkedMemoryIds=["m2"]), ENTITY_ROW),
     ],
 )
-def test_what_is_no_memory_is_skipped_and_says_why(row: Any, reason: str) -> None:
-    told = normalise(row, now=NOW)
+def test_a_row_that_is_not_a_memory_is_skipped_with_the_reason(row: Any, reason: str) -> None:
+    result = normalise(row, now=NOW)
 
-    assert isinstance(told, Skipped)
-    assert reason == told.reason
+    assert isinstance(result, Skipped)
+    assert reason == result.reason
 
 
 def test_metadata_may_be_named_like_the_entity_store() -> None:
@@ -148,17 +148,17 @@ def test_ids_stay_the_exact_strings_they_are(name: str, given: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"), [(42, "42"), (-1, "-1"), (4.5, "4.5"), (1e22, "1" + "0" * 22), (True, "true")]
+    ("given", "expected"), [(42, "42"), (-1, "-1"), (4.5, "4.5"), (1e22, "1" + "0" * 22), (True, "true")]
 )
-def test_a_number_as_id_becomes_its_digits_and_the_original_is_kept(given: Any, told: str) -> None:
+def test_a_number_as_id_becomes_its_digits_and_the_original_is_kept(given: Any, expected: str) -> None:
     row = memory(point(user_id=given))
 
-    assert told == row.user_id
+    assert expected == row.user_id
     assert {"user_id": given} == row.extra["as_given"]
 
 
 @pytest.mark.parametrize("given", [["a"], {"in": ["a"]}, ""])
-def test_what_is_no_id_is_none_and_kept(given: Any) -> None:
+def test_a_value_that_is_not_an_id_is_none_and_kept(given: Any) -> None:
     row = memory(point(user_id=given))
 
     assert row.user_id is None
@@ -176,13 +176,16 @@ def test_metadata_named_like_fields_of_an_answer_stays_metadata() -> None:
         "app_id": "a",
     }
 
-    told = memory(point(**named))
+    result = memory(point(**named))
 
-    assert ("m1", "likes tea", "active", None) == (told.id, told.memory, told.state, told.app_id)
-    assert named == told.metadata
+    assert "m1" == result.id
+    assert "likes tea" == result.memory
+    assert "active" == result.state
+    assert result.app_id is None
+    assert named == result.metadata
 
 
-def test_typescript_spelling_is_read_as_the_same_fields() -> None:
+def test_camel_case_fields_are_read_as_the_same_fields() -> None:
     camel = memory(
         {
             "id": "m1",
@@ -199,29 +202,34 @@ def test_typescript_spelling_is_read_as_the_same_fields() -> None:
         }
     )
 
-    assert ("alice", "bot", "r1") == (camel.user_id, camel.agent_id, camel.run_id)
-    assert ("2025-01-02T03:04:05.678000Z", "2025-01-03T03:04:05.678000Z") == (camel.created_at, camel.updated_at)
+    assert "alice" == camel.user_id
+    assert "bot" == camel.agent_id
+    assert "r1" == camel.run_id
+    assert "2025-01-02T03:04:05.678000Z" == camel.created_at
+    assert "2025-01-03T03:04:05.678000Z" == camel.updated_at
     assert {"text_lemmatized": "like tea", "attributed_to": "user"} == camel.extra
     assert {} == camel.metadata
 
 
-def test_both_spellings_at_once_leave_the_second_as_metadata() -> None:
-    told = memory(point(created_at="2025-01-02T00:00:00+00:00", createdAt="mine"))
+def test_with_both_spellings_the_second_stays_metadata() -> None:
+    result = memory(point(created_at="2025-01-02T00:00:00+00:00", createdAt="mine"))
 
-    assert "2025-01-02T00:00:00.000000Z" == told.created_at
-    assert {"createdAt": "mine"} == told.metadata
+    assert "2025-01-02T00:00:00.000000Z" == result.created_at
+    assert {"createdAt": "mine"} == result.metadata
 
 
-def test_metadata_in_typescripts_spelling_keeps_its_names() -> None:
+def test_camel_case_metadata_keeps_its_names() -> None:
     metadata = {"appId": "a", "sessionId": "s", "replacedBy": "m2", "lifecycleState": "archived"}
 
-    told = memory(point(**metadata))
+    result = memory(point(**metadata))
 
-    assert (metadata, "active", None) == (told.metadata, told.state, told.run_id)
+    assert metadata == result.metadata
+    assert "active" == result.state
+    assert result.run_id is None
 
 
-def test_a_platform_item_is_told_in_full() -> None:
-    told = memory(
+def test_a_platform_item_is_read_completely() -> None:
+    result = memory(
         {
             "id": "m1",
             "memory": "likes tea",
@@ -240,10 +248,15 @@ def test_a_platform_item_is_told_in_full() -> None:
         }
     )
 
-    assert ("shop", "s1", ("food", "drinks")) == (told.app_id, told.run_id, told.categories)
-    assert ("2025-01-02T11:04:05.678901Z", "2025-02-02T11:04:05.000000Z") == (told.created_at, told.updated_at)
-    assert ("2099-01-01", "active", "updated_at") == (told.expiration_date, told.state, told.text_at_source)
-    assert {"structured_attributes": {"day": 3}, "synthesized": False} == told.extra
+    assert "shop" == result.app_id
+    assert "s1" == result.run_id
+    assert ("food", "drinks") == result.categories
+    assert "2025-01-02T11:04:05.678901Z" == result.created_at
+    assert "2025-02-02T11:04:05.000000Z" == result.updated_at
+    assert "2099-01-01" == result.expiration_date
+    assert "active" == result.state
+    assert "updated_at" == result.text_at_source
+    assert {"structured_attributes": {"day": 3}, "synthesized": False} == result.extra
 
 
 @pytest.mark.parametrize(
@@ -267,12 +280,12 @@ def test_a_platform_item_is_told_in_full() -> None:
         ({"state": "something new"}, "active"),
     ],
 )
-def test_the_state_is_what_mem0_would_say_now(values: dict[str, Any], state: str) -> None:
+def test_the_state_is_that_of_mem0_now(values: dict[str, Any], state: str) -> None:
     assert state == memory(item(**values)).state
 
 
 @pytest.mark.parametrize(
-    ("given", "told", "kept"),
+    ("given", "expected", "kept"),
     [
         ("2025-01-02T03:04:05.678901+00:00", "2025-01-02T03:04:05.678901Z", False),
         ("2025-01-02T03:04:05.678901-08:00", "2025-01-02T11:04:05.678901Z", False),
@@ -296,32 +309,34 @@ def test_the_state_is_what_mem0_would_say_now(values: dict[str, Any], state: str
         (None, None, False),
     ],
 )
-def test_a_time_is_told_in_utc_and_an_assumption_keeps_the_original(given: Any, told: str | None, kept: bool) -> None:
+def test_a_time_is_converted_to_utc_and_an_assumption_keeps_the_original(
+    given: Any, expected: str | None, kept: bool
+) -> None:
     row = memory(point(created_at=given))
 
-    assert told == row.created_at
+    assert expected == row.created_at
     assert kept == ("as_given" in row.extra)
     if kept:
         assert given == row.extra["as_given"]["created_at"]
 
 
-def test_the_servers_list_of_everybody_gives_back_role_and_metadata_apart() -> None:
+def test_the_servers_list_of_everything_is_read_with_role_and_metadata_apart() -> None:
     rows = json.loads((DATA / "server-2.2.1" / "get_memories_all_admin.json").read_text("utf-8"))["results"]
     scoped = json.loads((DATA / "server-2.2.1" / "get_memories_alice.json").read_text("utf-8"))["results"]
     everybody = {row["id"]: memory(row) for row in rows}
 
     for row in scoped:
-        told, same = memory(row), everybody[row["id"]]
-        assert told.to_json() | {"extra": {}} == same.to_json() | {"extra": {}}
+        result, same = memory(row), everybody[row["id"]]
+        assert result.to_json() | {"extra": {}} == same.to_json() | {"extra": {}}
 
 
-def test_our_own_line_is_read_back_as_it_is() -> None:
-    told = memory(point(user_id=42, topic="tea"))
+def test_a_line_of_a_dump_is_read_back_unchanged() -> None:
+    result = memory(point(user_id=42, topic="tea"))
 
-    assert told == normalise(json.loads(json.dumps(told.to_json())), now=NOW)
+    assert result == normalise(json.loads(json.dumps(result.to_json())), now=NOW)
 
 
 def test_unknown_fields_of_an_item_are_kept_but_not_those_of_one_answer() -> None:
-    told = memory(item(score=0.5, score_details={"a": 1}, owner="o", as_given="theirs", user_id=1))
+    result = memory(item(score=0.5, score_details={"a": 1}, owner="o", as_given="theirs", user_id=1))
 
-    assert {"owner": "o", "as_given": {"user_id": 1, "as_given": "theirs"}} == told.extra
+    assert {"owner": "o", "as_given": {"user_id": 1, "as_given": "theirs"}} == result.extra

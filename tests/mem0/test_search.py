@@ -1,4 +1,4 @@
-"""Mem0's own search, asked on a copy: right answers, and nothing of the user's changes."""
+"""Mem0's own search on a copy: right answers, and the user's store does not change."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ def test_it_answers_most_questions_of_the_data_set(search: Mem0Search, config_pa
     assert found / len(rows) >= 0.85
 
 
-def test_best_comes_first_and_never_more_than_asked_for(search: Mem0Search) -> None:
+def test_the_best_hit_is_first_and_there_are_never_more_than_requested(search: Mem0Search) -> None:
     hits = search.search("evening tea", user_id="alice", top_k=2)
     scores = [hit.score or 0.0 for hit in hits]
     assert 2 == len(hits)
     assert sorted(scores, reverse=True) == scores
 
 
-def test_it_stays_inside_the_ids_asked_for(search: Mem0Search, keys: dict[str, str]) -> None:
+def test_it_finds_memories_of_these_ids_alone(search: Mem0Search, keys: dict[str, str]) -> None:
     names = {value: key for key, value in keys.items()}
     query = "food, recipes and allergies"
     alone = search.search(query, user_id="alice", top_k=50)
@@ -172,7 +172,7 @@ def test_closing_twice_is_harmless(config: dict[str, Any], tmp_path: Path) -> No
         assert again.search("tea", user_id="alice", top_k=1)
 
 
-def test_a_folder_that_is_not_there_is_refused_before_anything_is_made(config: dict[str, Any], tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused_before_anything_is_created(config: dict[str, Any], tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     with pytest.raises(InputError, match="there is no embedded Qdrant at"):
         open_search(with_store(config, path=str(missing)), scratch=tmp_path / "scratch")
@@ -180,7 +180,7 @@ def test_a_folder_that_is_not_there_is_refused_before_anything_is_made(config: d
     assert not (tmp_path / "scratch").exists()
 
 
-def test_a_collection_that_is_not_there_is_refused_with_those_that_are(config: dict[str, Any], tmp_path: Path) -> None:
+def test_an_unknown_collection_is_refused_with_those_that_exist(config: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no collection 'memories'") as refused:
         open_search(with_store(config, collection_name="memories"), scratch=tmp_path)
     assert "it has mem0" == refused.value.hint
@@ -200,7 +200,9 @@ def test_another_store_is_refused_with_the_other_way(store: dict[str, Any], name
     assert "--mem0-results" in (refused.value.hint or "")
 
 
-def test_an_embedder_that_cannot_be_made_is_named_without_its_key(config: dict[str, Any], tmp_path: Path) -> None:
+def test_an_embedder_that_cannot_be_constructed_is_named_without_its_key(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
     mine = {key: value for key, value in config.items() if key != OWN_KEY}
     mine["embedder"] = {"provider": "openai", "config": {"api_key": "sk-very-secret", "nonsense": 1}}
     with pytest.raises(InputError, match="embedder openai") as refused:
@@ -214,7 +216,7 @@ def test_an_offline_embedder_that_we_do_not_have_is_refused(config: dict[str, An
 
 
 class OlderMem0:
-    """How `search` looks before 2.0: ids as arguments, `limit`, and a bare list where the config says v1.0."""
+    """`search` before 2.0: ids as arguments, `limit`, and a bare list with a v1.0 config."""
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
@@ -233,7 +235,7 @@ class OlderMem0:
         return [{"id": "1", "memory": "Likes tea", "score": 0.5}]
 
 
-def test_mem0_before_2_is_asked_in_its_own_way() -> None:
+def test_mem0_before_2_is_called_with_its_own_arguments() -> None:
     older = OlderMem0()
     hits = Mem0Search(older, "older").search("tea", user_id="alice", run_id="r", top_k=7)
     assert [SearchHit("1", "Likes tea", 0.5)] == hits

@@ -33,7 +33,7 @@ ANY_OWNER = Filters()
 
 
 class Clock:
-    """A minute passes between two looks at it."""
+    """A clock that advances by a minute with each call."""
 
     def __init__(self) -> None:
         self.now = NOW
@@ -50,7 +50,7 @@ def export(reader: Any, path: Path, **options: Any) -> ExportSummary:
 
 
 class Moving(ReaderBase):
-    """A store whose listings and counts are told beforehand: passes[n] is what the n-th reading gives."""
+    """A store with prepared listings and counts: `passes[n]` is what the n-th reading yields."""
 
     info = SourceInfo("server", "http://mem0")
 
@@ -70,13 +70,18 @@ class Moving(ReaderBase):
 def test_a_store_of_every_version_is_exported_row_for_row(tmp_path: Path, version: str) -> None:
     summary = export(open_oss(sample_config(version), now=NOW), tmp_path / "dump")
 
-    truth = sample_rows(version)
-    assert (ExitCode.DONE, True, len(truth)) == (summary.exit_code, summary.complete, summary.native_count)
-    assert (len(truth), len(truth), 0, 0) == (summary.memories, summary.new, summary.changed, summary.deleted)
-    told = {row.id: row for row in open_dump(tmp_path / "dump").memories()}
-    assert set(truth) == set(told)
-    for memory_id, payload in truth.items():
-        row = told[memory_id]
+    stored = sample_rows(version)
+    assert ExitCode.DONE == summary.exit_code
+    assert summary.complete
+    assert len(stored) == summary.native_count
+    assert len(stored) == summary.memories
+    assert len(stored) == summary.new
+    assert 0 == summary.changed
+    assert 0 == summary.deleted
+    found = {row.id: row for row in open_dump(tmp_path / "dump").memories()}
+    assert set(stored) == set(found)
+    for memory_id, payload in stored.items():
+        row = found[memory_id]
         assert payload["data"] == row.memory
         assert payload.get("user_id") == row.user_id
         assert datetime.fromisoformat(payload["created_at"]) == datetime.fromisoformat(row.created_at or "")
@@ -89,7 +94,10 @@ def test_exporting_again_changes_nothing(tmp_path: Path) -> None:
 
     again = export(open_oss(sample_config("2.2.1"), now=NOW), tmp_path / "dump")
 
-    assert (0, 0, 0, True) == (again.new, again.changed, again.deleted, again.complete)
+    assert 0 == again.new
+    assert 0 == again.changed
+    assert 0 == again.deleted
+    assert again.complete
     assert before == (tmp_path / "dump" / "memories.jsonl").read_bytes()
 
 
@@ -102,7 +110,11 @@ def test_a_real_store_is_followed_through_additions_edits_and_deletions(
     [meta] = app("add", "has a cat", {"user_id": "bob", "agent_id": "bot", "run_id": "r1"})
     [gone] = app("add", "will go", {"user_id": "bob"})
     first = export(open_oss(app.config, now=NOW), tmp_path / "dump")
-    assert (4, 4, 2, 1, 1) == (first.memories, first.new, first.users, first.agents, first.runs)
+    assert 4 == first.memories
+    assert 4 == first.new
+    assert 2 == first.users
+    assert 1 == first.agents
+    assert 1 == first.runs
 
     app("update", text, "likes coffee")
     app("update", meta, None, {"edited": True})
@@ -110,20 +122,18 @@ def test_a_real_store_is_followed_through_additions_edits_and_deletions(
     [new] = app("add", "is new", {"user_id": "carol"})
     second = export(open_oss(app.config, now=NOW), tmp_path / "dump", keep_history=True)
 
-    assert (4, 1, 1, 1, 1) == (
-        second.memories,
-        second.new,
-        second.changed_text,
-        second.changed_otherwise,
-        second.deleted,
-    )
+    assert 4 == second.memories
+    assert 1 == second.new
+    assert 1 == second.changed_text
+    assert 1 == second.changed_otherwise
+    assert 1 == second.deleted
     dump = open_dump(tmp_path / "dump")
-    told = {row.id: row for row in dump.memories()}
+    found = {row.id: row for row in dump.memories()}
     assert {same: "stays", text: "likes coffee", meta: "has a cat", new: "is new"} == {
-        memory_id: row.memory for memory_id, row in told.items()
+        memory_id: row.memory for memory_id, row in found.items()
     }
-    assert {"topic": "drinks"} == told[text].metadata
-    assert told[meta].created_at == told[meta].text_at != told[meta].updated_at
+    assert {"topic": "drinks"} == found[text].metadata
+    assert found[meta].created_at == found[meta].text_at != found[meta].updated_at
     assert {gone} == set(dump.tombstones)
     assert {"ADD", "UPDATE", "DELETE"} == {event["event"] for event in dump.history()}
     assert {same, text, meta, gone, new} == {event["memory_id"] for event in dump.history()}
@@ -142,22 +152,25 @@ def test_an_export_beside_a_writing_application_is_complete(tmp_path: Path, mem0
     last = export(open_oss(app.config, now=NOW), tmp_path / "dump")
     held = {row["id"]: row["payload"]["data"] for row in app("all")}
     assert held == {row.id: row.memory for row in open_dump(tmp_path / "dump").memories()}
-    assert (0, len(held)) == (last.deleted, last.native_count)
+    assert 0 == last.deleted
+    assert len(held) == last.native_count
 
 
 def test_a_filter_leaves_the_rest_out_and_counts_it(tmp_path: Path) -> None:
-    truth = [payload for payload in sample_rows("2.2.1").values() if payload.get("user_id") == "alice"]
+    stored = [payload for payload in sample_rows("2.2.1").values() if payload.get("user_id") == "alice"]
 
     summary = export(
         open_oss(sample_config("2.2.1"), now=NOW), tmp_path / "dump", filters=Filters(users=frozenset({"alice"}))
     )
 
-    assert (len(truth), 1, True) == (summary.memories, summary.users, summary.complete)
+    assert len(stored) == summary.memories
+    assert 1 == summary.users
+    assert summary.complete
     assert len(sample_rows("2.2.1")) == summary.filtered + summary.memories
     assert not open_dump(tmp_path / "dump").whole
 
 
-def test_history_is_kept_for_the_owners_that_were_asked_for(tmp_path: Path, mem0_app: Callable[..., App]) -> None:
+def test_history_is_kept_for_the_owners_in_the_filter(tmp_path: Path, mem0_app: Callable[..., App]) -> None:
     app = mem0_app()
     [alices] = app("add", "likes tea", {"user_id": "alice"})
     [bobs] = app("add", "likes rum", {"user_id": "bob"})
@@ -168,8 +181,8 @@ def test_history_is_kept_for_the_owners_that_were_asked_for(tmp_path: Path, mem0
             filters=Filters(users=frozenset({user})),
             keep_history=True,
         )
-        told = {event["memory_id"] for event in open_dump(tmp_path / "dump").history()}
-        assert told == ({alices} if user == "alice" else {alices, bobs})
+        found = {event["memory_id"] for event in open_dump(tmp_path / "dump").history()}
+        assert found == ({alices} if user == "alice" else {alices, bobs})
 
 
 def test_without_a_history_the_times_of_the_row_make_a_guess(tmp_path: Path) -> None:
@@ -177,8 +190,8 @@ def test_without_a_history_the_times_of_the_row_make_a_guess(tmp_path: Path) -> 
 
     export(open_oss(settings, now=NOW), tmp_path / "dump")
 
-    told = list(open_dump(tmp_path / "dump").memories())
-    assert {"created_at", "updated_at"} == {row.text_at_source for row in told}
+    found = list(open_dump(tmp_path / "dump").memories())
+    assert {"created_at", "updated_at"} == {row.text_at_source for row in found}
 
 
 def test_since_only_shortens_the_reading(tmp_path: Path) -> None:
@@ -189,9 +202,12 @@ def test_since_only_shortens_the_reading(tmp_path: Path) -> None:
 
     summary = export(Moving([changed], [3, 3]), tmp_path / "dump", since="2025-05-01T00:00:00.000000Z")
 
-    assert (0, 1, 0, True) == (summary.new, summary.changed, summary.deleted, summary.complete)
-    told = {row.id: row.memory for row in open_dump(tmp_path / "dump").memories()}
-    assert {"m1": "likes tea", "m2": "likes tea", "m3": "edited"} == told
+    assert 0 == summary.new
+    assert 1 == summary.changed
+    assert 0 == summary.deleted
+    assert summary.complete
+    found = {row.id: row.memory for row in open_dump(tmp_path / "dump").memories()}
+    assert {"m1": "likes tea", "m2": "likes tea", "m3": "edited"} == found
 
 
 def test_a_store_that_moved_is_read_again_until_it_adds_up(tmp_path: Path) -> None:
@@ -199,7 +215,8 @@ def test_a_store_that_moved_is_read_again_until_it_adds_up(tmp_path: Path) -> No
 
     summary = export(Moving([[one, two], [one, three]], [3, 2, 2]), tmp_path / "dump")
 
-    assert (True, 2) == (summary.complete, summary.memories)
+    assert summary.complete
+    assert 2 == summary.memories
     assert {"m1", "m3"} == {row.id for row in open_dump(tmp_path / "dump").memories()}
 
 
@@ -210,7 +227,9 @@ def test_a_store_that_does_not_add_up_is_kept_but_not_called_complete(tmp_path: 
 
     summary = export(Moving([[one, two]] * 3, counts), tmp_path / "dump", reporter=reporter)
 
-    assert (ExitCode.INCOMPLETE, False, 2) == (summary.exit_code, summary.complete, summary.memories)
+    assert ExitCode.INCOMPLETE == summary.exit_code
+    assert not summary.complete
+    assert 2 == summary.memories
     assert not open_dump(tmp_path / "dump").complete
     assert 1 == len(reporter.warnings)
     assert reporter.warnings[0].startswith("not complete: ")
@@ -221,10 +240,11 @@ def test_rows_that_are_skipped_add_up_and_are_named(tmp_path: Path) -> None:
 
     summary = export(Moving([rows], [3, 3]), tmp_path / "dump")
 
-    assert (True, 2) == (summary.complete, summary.skipped_count)
-    told = summary.to_json()
-    assert [{"id": "m2", "reason": "no text field"}, {"id": "", "reason": "no id"}] == told["skipped"]
-    assert {"no text field": 1, "no id": 1} == told["skipped_reasons"]
+    assert summary.complete
+    assert 2 == summary.skipped_count
+    result = summary.to_json()
+    assert [{"id": "m2", "reason": "no text field"}, {"id": "", "reason": "no id"}] == result["skipped"]
+    assert {"no text field": 1, "no id": 1} == result["skipped_reasons"]
 
 
 def test_a_row_that_cannot_be_read_makes_it_incomplete(tmp_path: Path) -> None:
@@ -236,18 +256,19 @@ def test_a_row_that_cannot_be_read_makes_it_incomplete(tmp_path: Path) -> None:
 def test_long_lists_are_cut_and_point_to_the_whole(tmp_path: Path) -> None:
     rows = [Skipped(f"m{number}", "no text field") for number in range(150)]
 
-    told = export(Moving([rows], [150, 150]), tmp_path / "dump").to_json()
+    result = export(Moving([rows], [150, 150]), tmp_path / "dump").to_json()
 
-    assert (100, 150) == (len(told["skipped"]), told["skipped_count"])
-    assert 150 == len(Path(told["skipped_path"]).read_text().splitlines())
+    assert 100 == len(result["skipped"])
+    assert 150 == result["skipped_count"]
+    assert 150 == len(Path(result["skipped_path"]).read_text().splitlines())
 
 
 def test_the_summary_is_json_and_has_the_promised_fields(tmp_path: Path) -> None:
-    told = export(Moving([[memory("m1")]], [1, 1]), tmp_path / "dump").to_json()
+    result = export(Moving([[memory("m1")]], [1, 1]), tmp_path / "dump").to_json()
 
     promised = "source complete memories native_count users agents runs skipped new changed deleted dump"
-    assert set(promised.split()) <= set(told)
-    assert told == json.loads(json.dumps(told))
+    assert set(promised.split()) <= set(result)
+    assert result == json.loads(json.dumps(result))
 
 
 def test_raw_files_become_a_dump_that_claims_no_scan_of_mem0(tmp_path: Path) -> None:
@@ -257,8 +278,11 @@ def test_raw_files_become_a_dump_that_claims_no_scan_of_mem0(tmp_path: Path) -> 
     summary = export(FilesReader([raw], now=NOW), tmp_path / "dump")
 
     dump = open_dump(tmp_path / "dump")
-    assert (True, None, "files") == (summary.complete, summary.native_count, summary.source)
-    assert (None, [{"source": "a"}]) == (dump.began, list(dump.relations()))
+    assert summary.complete
+    assert summary.native_count is None
+    assert "files" == summary.source
+    assert dump.began is None
+    assert [{"source": "a"}] == list(dump.relations())
 
 
 IDS = st.sampled_from(["a", "b", "c", 1, "1", "", None, "with space", "\x1b[2J", 2.5, True])
@@ -286,7 +310,7 @@ ODD_ROWS = st.one_of(
 @given(rows=st.lists(ODD_ROWS, max_size=12), again=st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_every_row_is_a_memory_or_is_named_with_a_reason(rows: list[Any], again: bool) -> None:
-    """Nothing is dropped in silence, nothing doubled, nothing invented."""
+    """Nothing is silently dropped, doubled or invented."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         (folder / "odd.json").write_text(json.dumps([{"id": "plain", "memory": "a plain one"}, *rows]))
@@ -294,16 +318,18 @@ def test_every_row_is_a_memory_or_is_named_with_a_reason(rows: list[Any], again:
         summary = export(FilesReader([folder / "odd.json"], now=NOW), folder / "dump")
         if again:
             summary = export(FilesReader([folder / "odd.json"], now=NOW), folder / "dump")
-            assert (0, 0, 0) == (summary.new, summary.changed, summary.deleted)
+            assert 0 == summary.new
+            assert 0 == summary.changed
+            assert 0 == summary.deleted
 
         with open_dump(folder / "dump") as dump:
-            told = list(dump.memories())
+            found = list(dump.memories())
             named = dump.skipped
-        assert len(told) == summary.memories == len({row.id for row in told})
-        assert 1 + len(rows) == len(told) + len(named) == len(told) + summary.skipped_count
+        assert len(found) == summary.memories == len({row.id for row in found})
+        assert 1 + len(rows) == len(found) + len(named) == len(found) + summary.skipped_count
         assert all(row.reason for row in named)
         given_texts = [row.get("memory", row.get("payload", {}).get("data")) for row in rows if isinstance(row, dict)]
-        for row in told:
+        for row in found:
             origin = [*given_texts, "a plain one"]
             assert any(row.memory == text or row.memory == canonical_json(text) for text in origin)
 
@@ -315,7 +341,7 @@ def test_pages_that_announce_more_are_incomplete(tmp_path: Path) -> None:
     assert ExitCode.INCOMPLETE == export(FilesReader([raw], now=NOW), tmp_path / "dump").exit_code
 
 
-def test_a_dump_that_cannot_be_written_is_told_without_a_traceback(tmp_path: Path) -> None:
+def test_a_dump_that_cannot_be_written_is_reported_without_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
     with pytest.raises(InputError, match="is not a directory"):
@@ -324,7 +350,7 @@ def test_a_dump_that_cannot_be_written_is_told_without_a_traceback(tmp_path: Pat
         export(Moving([[]], [0, 0]), tmp_path / "file" / "dump")
 
 
-def test_a_source_that_reads_as_empty_all_at_once_is_an_error_and_buries_nothing(tmp_path: Path) -> None:
+def test_a_source_that_suddenly_reads_as_empty_is_an_error_and_sets_no_tombstone(tmp_path: Path) -> None:
     export(Moving([[memory("m1"), memory("m2")]], [2, 2]), tmp_path / "dump")
 
     with pytest.raises(Incomplete, match=r"reads as empty, but the dump in .* holds 2 memories"):
@@ -344,13 +370,16 @@ class Cut(Moving):
         raise Unreachable("nothing answers any more")
 
 
-def test_what_was_read_before_a_cut_is_kept(tmp_path: Path) -> None:
+def test_rows_read_before_the_connection_was_lost_are_kept(tmp_path: Path) -> None:
     export(Moving([[memory("m1"), memory("m2")]], [2, 2]), tmp_path / "dump")
     reporter = NullReporter()
 
     summary = export(Cut([[memory("m1", "edited")]], [2]), tmp_path / "dump", reporter=reporter)
 
-    assert (ExitCode.INCOMPLETE, 2, 1, 0) == (summary.exit_code, summary.memories, summary.changed, summary.deleted)
+    assert ExitCode.INCOMPLETE == summary.exit_code
+    assert 2 == summary.memories
+    assert 1 == summary.changed
+    assert 0 == summary.deleted
     assert [
         "nothing answers any more",
         "not complete: the connection to the source was lost; run it again",
@@ -371,7 +400,7 @@ except InputError as error:
 """
 
 
-def test_a_full_disk_is_told_and_leaves_the_old_dump(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_leaves_the_old_dump(tmp_path: Path) -> None:
     dump = tmp_path / "dump"
     export(Moving([[memory("m1")]], [1, 1]), dump)
 

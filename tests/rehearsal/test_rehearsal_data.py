@@ -52,21 +52,23 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [sys.executable, "-c", WITHOUT_A_NETWORK, str(folder)],
         env={**environment, "HOME": str(home)}, capture_output=True, text=True, check=False, cwd=home,
     )  # fmt: skip
-    assert (0, f"{folder / 'mem0.json'}\n", "") == (made.returncode, made.stdout, made.stderr)
+    assert 0 == made.returncode
+    assert f"{folder / 'mem0.json'}\n" == made.stdout
+    assert "" == made.stderr
     assert [] == list(home.iterdir())
     return folder
 
 
 @pytest.fixture(scope="module")
 def rows(store: Path) -> dict[str, Memory]:
-    """What lies in the store, by key of the data set."""
+    """The memories in the store, by key in the data set."""
     keys = {memory_id: key for key, memory_id in json.loads((store / "keys.json").read_text("utf-8")).items()}
     config = json.loads((store / "mem0.json").read_text("utf-8"))
     with open_oss(config, now=TODAY) as reader:
         return {keys[row.id]: row for row in reader.rows() if isinstance(row, Memory)}
 
 
-def test_it_is_as_large_and_as_mixed_as_a_small_real_store() -> None:
+def test_the_data_set_is_as_large_and_as_mixed_as_a_small_real_store() -> None:
     added = [events[0] for events in alive().values()]
     assert len(added) >= 150
     assert 5 == len({event.user for event in added if event.user})
@@ -101,7 +103,7 @@ def test_a_life_of_a_memory_makes_sense(key: str, events: list[MemoryEvent]) -> 
     assert all(event.metadata for event in later if event.kind == "tag")
 
 
-def test_what_is_hard_to_carry_is_in_it() -> None:
+def test_the_data_set_holds_everything_that_is_hard_to_migrate() -> None:
     added = [events[0] for events in events_by_key().values()]
     texts = [event.text for event in added]
     kinds = Counter(event.kind for event in load_events())
@@ -144,7 +146,9 @@ def test_every_living_memory_is_in_the_store_with_its_last_text(rows: dict[str, 
 def test_owners_and_metadata_are_those_of_the_data_set(rows: dict[str, Memory]) -> None:
     for key, events in alive().items():
         first, row = events[0], rows[key]
-        assert (first.user, first.agent, first.run) == (row.user_id, row.agent_id, row.run_id)
+        assert first.user == row.user_id
+        assert first.agent == row.agent_id
+        assert first.run == row.run_id
         assert first.actor == row.actor_id
         if len(events) == 1:
             assert first.metadata == dict(row.metadata)
@@ -166,9 +170,9 @@ def test_history_knows_when_each_text_came_to_be(store: Path, rows: dict[str, Me
     history = HistoryFile(store / "history.db")
     try:
         for key, events in alive().items():
-            told = history.text_at(rows[key].id, rows[key].memory)
-            assert told is not None
-            assert format_time([event.at for event in events if event.text][-1]) == told[0]
+            change = history.text_at(rows[key].id, rows[key].memory)
+            assert change is not None
+            assert format_time([event.at for event in events if event.text][-1]) == change[0]
         deleted = {memory.memory: memory.deleted_at for memory in history.deleted()}
     finally:
         history.close()
@@ -183,6 +187,6 @@ def test_queries_name_the_ids_that_mem0_gave(store: Path) -> None:
     assert expected == [(query["query"], query["user_id"], query["expect"]) for query in queries]
 
 
-def test_a_store_that_is_there_is_not_written_over(store: Path) -> None:
+def test_an_existing_store_is_not_overwritten(store: Path) -> None:
     with pytest.raises(InputError, match="already holds a store"):
         make_store(store)

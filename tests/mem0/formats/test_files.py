@@ -1,4 +1,4 @@
-"""Raw files of Mem0 are taken as they come."""
+"""Raw Mem0 files are read in every format."""
 
 from __future__ import annotations
 
@@ -58,12 +58,14 @@ ROW = {"id": "m1", "memory": "likes tea", "user_id": "alice", "created_at": "202
         },
     ],
 )
-def test_every_shape_is_taken_as_it_is(tmp_path: Path, shape: Any) -> None:
-    [told] = read(write(tmp_path / "file", shape))
+def test_every_format_is_read(tmp_path: Path, shape: Any) -> None:
+    [found] = read(write(tmp_path / "file", shape))
 
-    assert isinstance(told, Memory)
-    assert ("m1", "likes tea", "alice") == (told.id, told.memory, told.user_id)
-    assert "2025-01-02T03:04:05.000000Z" == told.created_at
+    assert isinstance(found, Memory)
+    assert "m1" == found.id
+    assert "likes tea" == found.memory
+    assert "alice" == found.user_id
+    assert "2025-01-02T03:04:05.000000Z" == found.created_at
 
 
 def test_a_mixture_of_files_gives_the_rows_of_all(tmp_path: Path) -> None:
@@ -71,10 +73,10 @@ def test_a_mixture_of_files_gives_the_rows_of_all(tmp_path: Path) -> None:
     zipped = tmp_path / "raw.json.gz"
     zipped.write_bytes(gzip.compress(raw.read_bytes()))
 
-    told = read(ALICE, zipped)
+    found = read(ALICE, zipped)
 
     answers = json.loads(ALICE.read_text("utf-8"))["results"]
-    assert [row["id"] for row in answers] + list(sample_rows("1.0.11")) == [row.id for row in told]
+    assert [row["id"] for row in answers] + list(sample_rows("1.0.11")) == [row.id for row in found]
 
 
 def openmemory(tmp_path: Path, *, members: set[str]) -> Path:
@@ -125,14 +127,17 @@ def openmemory(tmp_path: Path, *, members: set[str]) -> Path:
         ({"memories.jsonl.gz"}, None),
     ],
 )
-def test_an_openmemory_backup_gives_names_instead_of_its_databases_ids(
+def test_an_openmemory_backup_is_read_with_names_instead_of_database_ids(
     tmp_path: Path, members: set[str], user: str | None
 ) -> None:
-    [told] = read(openmemory(tmp_path, members=members))
+    [found] = read(openmemory(tmp_path, members=members))
 
-    assert isinstance(told, Memory)
-    assert (user, "cursor", ("food",), "archived") == (told.user_id, told.app_id, told.categories, told.state)
-    assert "likes tea" == told.memory
+    assert isinstance(found, Memory)
+    assert user == found.user_id
+    assert "cursor" == found.app_id
+    assert ("food",) == found.categories
+    assert "archived" == found.state
+    assert "likes tea" == found.memory
 
 
 def test_relations_beside_the_rows_are_kept(tmp_path: Path) -> None:
@@ -145,12 +150,12 @@ def test_relations_beside_the_rows_are_kept(tmp_path: Path) -> None:
     assert 1 + len(json.loads(ALICE.read_text("utf-8"))["results"]) == len(rows)
 
 
-def test_rows_that_are_no_memory_are_named_by_file_and_line(tmp_path: Path) -> None:
+def test_rows_that_are_not_memories_are_identified_by_file_and_line(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", f'{json.dumps(ROW)}\n{{"memory": "no id"}}\n{{"id": "m2"}}\n')
 
-    told = read(path)
+    found = read(path)
 
-    assert [Skipped(f"{path}:2", "no id"), Skipped("m2", "no text field")] == told[1:]
+    assert [Skipped(f"{path}:2", "no id"), Skipped("m2", "no text field")] == found[1:]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +181,7 @@ def test_an_empty_listing_is_one(tmp_path: Path) -> None:
     assert [] == read(write(tmp_path / "file.json", {"results": []}))
 
 
-def test_all_files_that_are_not_there_are_named_at_once(tmp_path: Path) -> None:
+def test_all_missing_files_are_reported_together(tmp_path: Path) -> None:
     (tmp_path / "empty.json").touch()
 
     with pytest.raises(InputError) as error:
@@ -186,7 +191,7 @@ def test_all_files_that_are_not_there_are_named_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [30, 60])
-def test_a_damaged_archive_is_told(tmp_path: Path, cut: int) -> None:
+def test_a_damaged_archive_is_reported(tmp_path: Path, cut: int) -> None:
     whole = gzip.compress(json.dumps([ROW] * 50).encode())
     path = tmp_path / "a.json.gz"
     path.write_bytes(whole[:cut])
@@ -197,7 +202,7 @@ def test_a_damaged_archive_is_told(tmp_path: Path, cut: int) -> None:
     assert str(path) in error.value.message
 
 
-def test_a_cut_off_zip_is_told(tmp_path: Path) -> None:
+def test_a_truncated_zip_is_reported(tmp_path: Path) -> None:
     path = openmemory(tmp_path, members={"memories.json"})
     path.write_bytes(path.read_bytes()[:-30])
 
@@ -207,7 +212,7 @@ def test_a_cut_off_zip_is_told(tmp_path: Path) -> None:
     assert f"{path} is a damaged archive: File is not a zip file" == error.value.message
 
 
-def test_pages_that_announce_more_than_is_there_are_short(tmp_path: Path) -> None:
+def test_pages_that_announce_more_rows_than_they_hold_are_incomplete(tmp_path: Path) -> None:
     paths = [
         write(tmp_path / f"{at}.json", {"count": 3, "next": "…", "results": [{**ROW, "id": f"m{at}"}]}) for at in (1, 2)
     ]
@@ -217,13 +222,13 @@ def test_pages_that_announce_more_than_is_there_are_short(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("rows", "suspects"), [(19, 0), (20, 1), (100, 1), (101, 0)])
-def test_a_listing_as_long_as_mem0s_cut_is_pointed_out(tmp_path: Path, rows: int, suspects: int) -> None:
+def test_a_listing_as_long_as_mem0s_limit_is_noted(tmp_path: Path, rows: int, suspects: int) -> None:
     path = write(tmp_path / "a.json", {"results": [{**ROW, "id": str(at)} for at in range(rows)]})
     with FilesReader([path], now=NOW) as reader:
         assert rows == len(list(reader.rows()))
         assert suspects == len(reader.notes)
 
 
-def test_reading_twice_gives_the_same_rows() -> None:
+def test_reading_twice_yields_the_same_rows() -> None:
     with FilesReader([ALICE], now=NOW) as reader:
         assert all(left == right for left, right in itertools.zip_longest(reader.rows(), list(reader.rows())))

@@ -1,4 +1,4 @@
-"""Rows come out of JSON of any size and shape one at a time, and damage is told with its line."""
+"""Rows come out of JSON of any size and shape one at a time, and damage is found with its line."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def rows_of(text: str | bytes, name: str = "file.json") -> list[Any]:
 
 
 @given(ROWS, st.sampled_from(sorted(SHAPES)), st.integers(1, 40), st.sampled_from([None, 1]), st.booleans())
-def test_every_shape_gives_the_rows_whatever_the_size_of_a_read(
+def test_every_format_yields_its_rows_whatever_the_size_of_a_read(
     rows: list[Any], shape: str, chunk: int, indent: int | None, ascii_only: bool
 ) -> None:
     text = SHAPES[shape](rows, indent=indent, ensure_ascii=ascii_only) or "[]"
@@ -51,7 +51,7 @@ def test_every_shape_gives_the_rows_whatever_the_size_of_a_read(
 
 
 @given(ROWS.filter(bool), st.sampled_from(sorted(SHAPES)), st.integers(1, 40), st.data())
-def test_a_file_that_was_cut_anywhere_never_passes_for_a_whole_one(
+def test_a_file_truncated_anywhere_is_never_taken_for_a_complete_one(
     rows: list[Any], shape: str, chunk: int, data: st.DataObject
 ) -> None:
     text = SHAPES[shape](rows)
@@ -59,11 +59,11 @@ def test_a_file_that_was_cut_anywhere_never_passes_for_a_whole_one(
 
     with mock.patch.object(json_stream, "_CHUNK", chunk):
         try:
-            told = rows_of(text[:cut])
+            found = rows_of(text[:cut])
         except InputError:
             return
     assert shape in ("lines", "pages", "mixture")  # there every line is whole by itself
-    assert told == rows[: len(told)]
+    assert found == rows[: len(found)]
 
 
 @pytest.mark.parametrize(
@@ -84,14 +84,14 @@ def test_a_file_that_was_cut_anywhere_never_passes_for_a_whole_one(
     ],
 )
 @pytest.mark.parametrize("chunk", [3, 1 << 18])
-def test_damage_is_told_with_its_line(text: str, message: str, chunk: int) -> None:
+def test_damage_is_reported_with_its_line(text: str, message: str, chunk: int) -> None:
     with mock.patch.object(json_stream, "_CHUNK", chunk), pytest.raises(InputError) as error:
         rows_of(text)
 
     assert error.value.message.startswith(message)
 
 
-def test_bytes_that_are_no_text_are_told() -> None:
+def test_bytes_that_are_not_text_are_reported() -> None:
     with pytest.raises(InputError) as error:
         rows_of(b'[{"id": "\xff\xfe\xfd"}]')
 
@@ -107,7 +107,7 @@ def test_raw_control_characters_and_half_surrogates_are_data() -> None:
     assert [{"a": "\x00\n\t\x1b"}, {"a": "\ud800"}] == rows_of('[{"a": "\x00\n\t\x1b"}, {"a": "\\ud800"}]')
 
 
-def test_what_stands_beside_the_rows_comes_with_them() -> None:
+def test_fields_beside_the_rows_come_with_them() -> None:
     text = json.dumps({"user": {"id": "u"}, "memories": [{"id": "m"}], "count": 1})
 
     for chunk in (2, 1 << 18):
@@ -115,7 +115,8 @@ def test_what_stands_beside_the_rows_comes_with_them() -> None:
             row, envelope = list(read_items(io.BytesIO(text.encode()), "f"))
         assert row.head is not None
         assert {"id": "u"} == row.head["user"]
-        assert ("envelope", {"user": {"id": "u"}, "count": 1}) == (envelope.kind, envelope.value)
+        assert "envelope" == envelope.kind
+        assert {"user": {"id": "u"}, "count": 1} == envelope.value
 
 
 def big_file(rows: int, shape: str) -> BinaryIO:
@@ -134,8 +135,8 @@ def test_memory_does_not_grow_with_the_file(shape: str) -> None:
         stream = big_file(rows, shape)
         tracemalloc.start()
         assert rows == sum(1 for item in read_items(stream, "f") if item.kind == "row")
-        told = tracemalloc.get_traced_memory()[1]
+        peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        return told
+        return peak
 
     assert peak(40_000) < 1.2 * peak(4_000)

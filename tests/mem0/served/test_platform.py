@@ -1,4 +1,4 @@
-"""The Platform is read whole, or said not to be, whatever it pages, hides, limits or breaks."""
+"""The Platform is read whole, or announced_requests not to be, whatever it pages, hides, limits or breaks."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ ANY_OWNER = Filters()
 class Reporter(NullReporter):
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[str] = []
+        self.lines: list[str] = []
 
     def info(self, message: str) -> None:
-        self.told.append(message)
+        self.lines.append(message)
 
 
 class Naps:
-    """A sleep that only remembers."""
+    """A sleep that only records its calls."""
 
     def __init__(self) -> None:
         self.taken: list[float] = []
@@ -87,7 +87,7 @@ def export(
         return run_export(reader, path, reporter=reporter or NullReporter(), clock=lambda: datetime.now(UTC), **asked)
 
 
-def told(path: Path) -> dict[str, str]:
+def dumped_texts(path: Path) -> dict[str, str]:
     return {memory.id: memory.memory for memory in open_dump(path).memories()}
 
 
@@ -101,8 +101,10 @@ def test_everything_is_read_in_windows_with_small_page_numbers(tmp_path: Path, p
 
     summary = export(section, tmp_path / "dump")
 
-    assert (ExitCode.DONE, 500, 500) == (summary.exit_code, summary.memories, summary.native_count)
-    assert texts(rows) == told(tmp_path / "dump")
+    assert ExitCode.DONE == summary.exit_code
+    assert 500 == summary.memories
+    assert 500 == summary.native_count
+    assert texts(rows) == dumped_texts(tmp_path / "dump")
     assert 40 >= stand_in.most_rows_of_a_page_number
     assert {"GET", "POST"} == {method for method, _, _ in stand_in.asked}
     assert {"/v3/memories/", "/v1/ping/", "/v1/stats/"} == {path.split("?")[0] for _, path, _ in stand_in.asked}
@@ -121,10 +123,13 @@ def test_expired_rows_and_every_kind_of_owner_are_read(tmp_path: Path, platform:
 
     summary = export(section, tmp_path / "dump")
 
-    assert texts(rows) == told(tmp_path / "dump")
+    assert texts(rows) == dumped_texts(tmp_path / "dump")
     states = {memory.id[-1]: memory.state for memory in open_dump(tmp_path / "dump").memories()}
     assert {"1": "expired", "2": "active", "3": "active", "4": "active", "5": "active", "6": "replaced"} == states
-    assert (True, 3, 1, 1) == (summary.complete, summary.users, summary.agents, summary.runs)
+    assert summary.complete
+    assert 3 == summary.users
+    assert 1 == summary.agents
+    assert 1 == summary.runs
 
 
 @pytest.mark.parametrize("every", [2, 3, 5])
@@ -136,7 +141,8 @@ def test_trouble_costs_patience_but_no_row(tmp_path: Path, platform: Any, every:
 
     summary = export(section, tmp_path / "dump", sleep=naps)
 
-    assert (True, texts(rows)) == (summary.complete, told(tmp_path / "dump"))
+    assert summary.complete
+    assert texts(rows) == dumped_texts(tmp_path / "dump")
     assert naps.taken
 
 
@@ -150,7 +156,7 @@ def test_retry_after_is_waited_for(tmp_path: Path, platform: Any) -> None:
     assert {1.0} == set(naps.taken)
 
 
-def test_hidden_rows_are_found_by_asking_the_owners_that_fall_short(tmp_path: Path, platform: Any) -> None:
+def test_hidden_rows_are_found_by_listing_the_owners_with_missing_rows(tmp_path: Path, platform: Any) -> None:
     rows = [row(number, session_id=f"run-{number % 9}" if number % 3 == 0 else None) for number in range(90)]
     stand_in, section = platform(rows)
     stand_in.hidden = lambda one: one["session_id"] is not None
@@ -158,14 +164,15 @@ def test_hidden_rows_are_found_by_asking_the_owners_that_fall_short(tmp_path: Pa
 
     summary = export(section, tmp_path / "dump", reporter=reporter)
 
-    assert (True, texts(rows)) == (summary.complete, told(tmp_path / "dump"))
-    [announced] = [line for line in reporter.told if "asking" in line]
+    assert summary.complete
+    assert texts(rows) == dumped_texts(tmp_path / "dump")
+    [announced] = [line for line in reporter.lines if "asking" in line]
     assert "the Platform counts 90 memories, its listing gave 60: asking 3 owners (run) 100 at a time: " in announced
     assert "about 4 requests or more, which count against the quota of the plan" in announced
 
 
 @pytest.mark.parametrize("is_understood", ["yes", "no", "wrongly"])
-def test_hidden_rows_of_many_owners_are_asked_for_together_where_that_is_understood(
+def test_hidden_rows_of_many_owners_are_requested_together_if_the_platform_can_do_that(
     tmp_path: Path, platform: Any, monkeypatch: pytest.MonkeyPatch, is_understood: str
 ) -> None:
     monkeypatch.setattr(platform_reader, "_OWNERS_PER_REQUEST", 10)
@@ -176,21 +183,22 @@ def test_hidden_rows_of_many_owners_are_asked_for_together_where_that_is_underst
 
     summary = export(section, tmp_path / "dump")
 
-    assert (True, texts(rows)) == (summary.complete, told(tmp_path / "dump"))
+    assert summary.complete
+    assert texts(rows) == dumped_texts(tmp_path / "dump")
     by_owner = [body for _, path, body in stand_in.asked if "memories" in path and "run-" in str(body)]
     assert (len(by_owner) < 120) == (is_understood == "yes")
 
 
-def test_as_many_requests_are_made_as_were_said_before(tmp_path: Path, platform: Any) -> None:
+def test_as_many_requests_are_sent_as_were_announced(tmp_path: Path, platform: Any) -> None:
     """In pages of 10 and windows of 40; in the Platform's own 3 million memories of 200,000 users take 20,006."""
     stand_in, section = platform([row(number, user_id=f"user-{number % 400}") for number in range(1200)])
     reporter = Reporter()
 
     export(section, tmp_path / "dump", reporter=reporter)
 
-    said = platform_listing.requests_for(1200)
-    assert 0.8 * said < len(stand_in.asked) < 1.2 * said
-    assert any(f"1,200 memories: about {said:,} requests or more" in line for line in reporter.told)
+    announced_requests = platform_listing.requests_for(1200)
+    assert 0.8 * announced_requests < len(stand_in.asked) < 1.2 * announced_requests
+    assert any(f"1,200 memories: about {announced_requests:,} requests or more" in line for line in reporter.lines)
 
 
 def test_requests_grow_with_the_memories_and_not_with_their_owners(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +208,7 @@ def test_requests_grow_with_the_memories_and_not_with_their_owners(monkeypatch: 
     assert 20_006 == platform_listing.requests_for(3_000_000)
 
 
-def test_rows_made_meanwhile_with_an_older_time_cost_their_window_alone(tmp_path: Path, platform: Any) -> None:
+def test_rows_added_during_the_scan_with_an_older_time_cost_only_their_window(tmp_path: Path, platform: Any) -> None:
     rows = [row(number) for number in range(600)]
     stand_in, section = platform(rows)
     export(section, tmp_path / "still")
@@ -210,7 +218,7 @@ def test_rows_made_meanwhile_with_an_older_time_cost_their_window_alone(tmp_path
 
     export(section, tmp_path / "dump")
 
-    assert texts([*rows, late]) == told(tmp_path / "dump")
+    assert texts([*rows, late]) == dumped_texts(tmp_path / "dump")
     assert len(stand_in.asked) - asked < 1.6 * asked
 
 
@@ -221,7 +229,8 @@ def test_a_platform_that_proves_nothing_is_never_complete(tmp_path: Path, platfo
 
     summary = export(section, tmp_path / "dump", reporter=reporter)
 
-    assert (ExitCode.INCOMPLETE, 20) == (summary.exit_code, summary.memories)
+    assert ExitCode.INCOMPLETE == summary.exit_code
+    assert 20 == summary.memories
     assert any("nothing proves the listing" in warning for warning in reporter.warnings)
 
 
@@ -232,7 +241,8 @@ def test_hidden_rows_of_owners_that_were_seen_are_found_too(tmp_path: Path, plat
 
     summary = export(section, tmp_path / "dump")
 
-    assert (True, texts(rows)) == (summary.complete, told(tmp_path / "dump"))
+    assert summary.complete
+    assert texts(rows) == dumped_texts(tmp_path / "dump")
 
 
 def test_statistics_that_know_more_make_it_incomplete(tmp_path: Path, platform: Any) -> None:
@@ -242,7 +252,9 @@ def test_statistics_that_know_more_make_it_incomplete(tmp_path: Path, platform: 
 
     summary = export(section, tmp_path / "dump", reporter=reporter)
 
-    assert (ExitCode.INCOMPLETE, 20, 23) == (summary.exit_code, summary.memories, summary.native_count)
+    assert ExitCode.INCOMPLETE == summary.exit_code
+    assert 20 == summary.memories
+    assert 23 == summary.native_count
     assert any("3 memories" in warning for warning in reporter.warnings)
 
 
@@ -254,7 +266,9 @@ def test_without_statistics_the_owners_prove_it(tmp_path: Path, platform: Any) -
 
     summary = export(section, tmp_path / "dump")
 
-    assert (True, texts(rows), None) == (summary.complete, told(tmp_path / "dump"), summary.native_count)
+    assert summary.complete
+    assert texts(rows) == dumped_texts(tmp_path / "dump")
+    assert summary.native_count is None
 
 
 def test_a_platform_without_a_filter_by_time_is_paged_through(tmp_path: Path, platform: Any) -> None:
@@ -264,7 +278,8 @@ def test_a_platform_without_a_filter_by_time_is_paged_through(tmp_path: Path, pl
 
     summary = export(section, tmp_path / "dump")
 
-    assert (True, texts(rows)) == (summary.complete, told(tmp_path / "dump"))
+    assert summary.complete
+    assert texts(rows) == dumped_texts(tmp_path / "dump")
 
 
 def test_rows_without_a_time_or_all_of_one_moment_are_read(tmp_path: Path, platform: Any) -> None:
@@ -273,10 +288,11 @@ def test_rows_without_a_time_or_all_of_one_moment_are_read(tmp_path: Path, platf
 
     summary = export(section, tmp_path / "dump")
 
-    assert (True, texts(rows)) == (summary.complete, told(tmp_path / "dump"))
+    assert summary.complete
+    assert texts(rows) == dumped_texts(tmp_path / "dump")
 
 
-def test_rows_that_come_change_and_go_meanwhile_are_told_as_they_are_in_the_end(tmp_path: Path, platform: Any) -> None:
+def test_rows_added_changed_and_deleted_during_the_scan_end_as_they_are(tmp_path: Path, platform: Any) -> None:
     rows = [row(number) for number in range(150)]
     stand_in, section = platform(rows)
     chance = random.Random(1)
@@ -297,14 +313,15 @@ def test_rows_that_come_change_and_go_meanwhile_are_told_as_they_are_in_the_end(
     stand_in.before_answer = lambda number: None
 
     held = texts(list(stand_in.memories.values()))
-    given = told(tmp_path / "dump")
+    given = dumped_texts(tmp_path / "dump")
     original = texts(rows)
     assert {one for one in original if one in held} <= set(given)
     again = export(section, tmp_path / "dump")
-    assert (True, held) == (again.complete, told(tmp_path / "dump"))
+    assert again.complete
+    assert held == dumped_texts(tmp_path / "dump")
 
 
-def test_a_scan_that_was_cut_goes_on_where_it_was(tmp_path: Path, platform: Any) -> None:
+def test_an_interrupted_scan_is_resumed(tmp_path: Path, platform: Any) -> None:
     rows = [row(number) for number in range(400)]
     stand_in, section = platform(rows)
     export(section, tmp_path / "whole")
@@ -315,7 +332,8 @@ def test_a_scan_that_was_cut_goes_on_where_it_was(tmp_path: Path, platform: Any)
 
     cut = export(section, tmp_path / "dump", reporter=reporter)
 
-    assert (ExitCode.INCOMPLETE, False) == (cut.exit_code, open_dump(tmp_path / "dump").complete)
+    assert ExitCode.INCOMPLETE == cut.exit_code
+    assert not open_dump(tmp_path / "dump").complete
     assert 0 < cut.memories < 400
     assert "gave no usable answer" in reporter.warnings[0]
     began = open_dump(tmp_path / "dump").began
@@ -324,14 +342,15 @@ def test_a_scan_that_was_cut_goes_on_where_it_was(tmp_path: Path, platform: Any)
 
     summary = export(section, tmp_path / "dump")
 
-    assert (True, texts(rows)) == (summary.complete, told(tmp_path / "dump"))
+    assert summary.complete
+    assert texts(rows) == dumped_texts(tmp_path / "dump")
     assert len(stand_in.asked) < 0.75 * whole
     assert began is not None
     assert open_dump(tmp_path / "dump").manifest.scan_began[:19] <= began[:19]
     assert not (tmp_path / "dump" / ".scan").exists()
 
 
-def test_another_scans_pages_are_not_taken(tmp_path: Path, platform: Any) -> None:
+def test_pages_of_another_scan_are_not_used(tmp_path: Path, platform: Any) -> None:
     stand_in, section = platform([row(number) for number in range(200)])
     stand_in.trouble.down_after = 40
     export(section, tmp_path / "dump")
@@ -361,11 +380,12 @@ def test_a_users_export_asks_for_that_user_alone(tmp_path: Path, platform: Any) 
 
     summary = export(section, tmp_path / "dump", filters=Filters(users=frozenset({"user-3"})))
 
-    assert texts([one for one in rows if one["user_id"] == "user-3"]) == told(tmp_path / "dump")
-    assert (True, 0) == (summary.complete, summary.filtered)
+    assert texts([one for one in rows if one["user_id"] == "user-3"]) == dumped_texts(tmp_path / "dump")
+    assert summary.complete
+    assert 0 == summary.filtered
 
 
-def test_since_asks_only_for_what_changed(tmp_path: Path, platform: Any) -> None:
+def test_since_requests_only_what_changed(tmp_path: Path, platform: Any) -> None:
     rows = [row(number) for number in range(300)]
     stand_in, section = platform(rows)
     export(section, tmp_path / "dump")
@@ -375,12 +395,14 @@ def test_since_asks_only_for_what_changed(tmp_path: Path, platform: Any) -> None
 
     summary = export(section, tmp_path / "dump", since="2026-10-01T00:00:00.000000Z")
 
-    assert (1, 0, True) == (summary.changed, summary.deleted, summary.complete)
-    assert "edited" == told(tmp_path / "dump")[edited["id"]]
+    assert 1 == summary.changed
+    assert 0 == summary.deleted
+    assert summary.complete
+    assert "edited" == dumped_texts(tmp_path / "dump")[edited["id"]]
     assert len(stand_in.asked) < 8
 
 
-def test_history_tells_when_an_edited_text_came_to_be(tmp_path: Path, platform: Any) -> None:
+def test_the_time_of_an_edited_text_comes_from_history(tmp_path: Path, platform: Any) -> None:
     rows = [row(1), row(2, updated_at="2024-06-01T00:00:00.000000Z"), row(3, updated_at="2024-06-01T00:00:00.000000Z")]
     stand_in, section = platform(rows)
     add = {"event": "ADD", "old_memory": None, "created_at": "2024-01-01T00:00:00Z"}
@@ -411,12 +433,13 @@ def test_a_platform_without_a_list_of_changes_is_exported_all_the_same(tmp_path:
 
     summary = export(section, tmp_path / "dump", keep_history=True, reporter=reporter)
 
-    assert (True, 1) == (summary.complete, summary.memories)
+    assert summary.complete
+    assert 1 == summary.memories
     assert ["the history was not kept completely"] == [warning.split(":")[0] for warning in reporter.warnings]
 
 
 @pytest.mark.parametrize("key", ["wrong", None])
-def test_a_wrong_or_missing_key_is_told_and_never_shown(platform: Any, key: str | None) -> None:
+def test_a_wrong_or_missing_key_is_reported_and_never_shown(platform: Any, key: str | None) -> None:
     _, section = platform([])
     section["platform"]["api_key"] = key
 

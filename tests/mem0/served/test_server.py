@@ -57,7 +57,7 @@ def export(section: dict[str, Any], path: Path, *, reporter: Any = None, **optio
         return run_export(reader, path, reporter=reporter or NullReporter(), clock=lambda: datetime.now(UTC), **asked)
 
 
-def told(path: Path) -> dict[str, str]:
+def dumped_texts(path: Path) -> dict[str, str]:
     return {memory.id: memory.memory for memory in open_dump(path).memories()}
 
 
@@ -77,17 +77,19 @@ def test_small_owners_are_listed_and_nothing_is_written(tmp_path: Path, server: 
 
     summary = export(section, tmp_path / "dump")
 
-    assert (ExitCode.DONE, texts(rows)) == (summary.exit_code, told(tmp_path / "dump"))
+    assert ExitCode.DONE == summary.exit_code
+    assert texts(rows) == dumped_texts(tmp_path / "dump")
     assert {"GET"} == {method for method, _, _ in stand_in.asked}
 
 
-def test_an_administrators_list_is_enough_where_it_does_not_end_early(tmp_path: Path, server: Start) -> None:
+def test_an_administrators_list_is_enough_if_it_is_complete(tmp_path: Path, server: Start) -> None:
     rows = [row(number, user_id=f"user-{number}") for number in range(9)]
     stand_in, section = server(rows, admin=True)
 
     summary = export(section, tmp_path / "dump")
 
-    assert (True, texts(rows)) == (summary.complete, told(tmp_path / "dump"))
+    assert summary.complete
+    assert texts(rows) == dumped_texts(tmp_path / "dump")
     assert 1 == sum(1 for _, path, _ in stand_in.asked if path.startswith("/memories"))
 
 
@@ -98,30 +100,35 @@ def test_a_long_listing_is_split_by_agent_and_run(tmp_path: Path, server: Start)
 
     summary = export(section, tmp_path / "dump")
 
-    assert (True, texts(rows), 0) == (summary.complete, told(tmp_path / "dump"), searches(stand_in))
+    assert summary.complete
+    assert texts(rows) == dumped_texts(tmp_path / "dump")
+    assert 0 == searches(stand_in)
 
 
-def test_what_cannot_be_split_is_searched(tmp_path: Path, server: Start) -> None:
+def test_a_listing_that_cannot_be_split_is_read_by_a_search(tmp_path: Path, server: Start) -> None:
     rows = [row(number) for number in range(50)]
     stand_in, section = server(rows)
 
     summary = export(section, tmp_path / "dump")
 
-    assert (True, texts(rows), 1) == (summary.complete, told(tmp_path / "dump"), searches(stand_in))
+    assert summary.complete
+    assert texts(rows) == dumped_texts(tmp_path / "dump")
+    assert 1 == searches(stand_in)
 
 
-def test_a_server_that_cannot_search_is_said_to_be_cut_short(tmp_path: Path, server: Start) -> None:
+def test_a_server_that_cannot_search_is_reported_as_incomplete(tmp_path: Path, server: Start) -> None:
     stand_in, section = server([row(number) for number in range(50)])
     stand_in.can_search = False
     reporter = NullReporter()
 
     summary = export(section, tmp_path / "dump", reporter=reporter)
 
-    assert (ExitCode.INCOMPLETE, 10) == (summary.exit_code, summary.memories)
-    told_short = " ".join(reporter.warnings)
-    assert "the server counts 50 memories of user 'alice' but returned 10" in told_short
-    assert "pgvector settings" in told_short
-    assert "40 memories that the source announces were not given" in told_short
+    assert ExitCode.INCOMPLETE == summary.exit_code
+    assert 10 == summary.memories
+    warning = " ".join(reporter.warnings)
+    assert "the server counts 50 memories of user 'alice' but returned 10" in warning
+    assert "pgvector settings" in warning
+    assert "40 memories that the source announces were not given" in warning
 
 
 def test_counts_that_end_too_early_prove_nothing(
@@ -134,7 +141,8 @@ def test_counts_that_end_too_early_prove_nothing(
 
     summary = export(section, tmp_path / "dump")
 
-    assert (ExitCode.INCOMPLETE, texts(rows)) == (summary.exit_code, told(tmp_path / "dump"))
+    assert ExitCode.INCOMPLETE == summary.exit_code
+    assert texts(rows) == dumped_texts(tmp_path / "dump")
 
 
 @pytest.mark.parametrize("every", [2, 3])
@@ -145,7 +153,8 @@ def test_trouble_costs_patience_but_no_row(tmp_path: Path, server: Start, every:
 
     summary = export(section, tmp_path / "dump")
 
-    assert (True, texts(rows)) == (summary.complete, told(tmp_path / "dump"))
+    assert summary.complete
+    assert texts(rows) == dumped_texts(tmp_path / "dump")
 
 
 def test_a_users_export_asks_for_that_user_alone(tmp_path: Path, server: Start) -> None:
@@ -154,14 +163,12 @@ def test_a_users_export_asks_for_that_user_alone(tmp_path: Path, server: Start) 
 
     summary = export(section, tmp_path / "dump", filters=Filters(users=frozenset({"user-1"})))
 
-    assert (True, texts([one for one in rows if one["user_id"] == "user-1"])) == (
-        summary.complete,
-        told(tmp_path / "dump"),
-    )
+    assert summary.complete
+    assert texts([one for one in rows if one["user_id"] == "user-1"]) == dumped_texts(tmp_path / "dump")
     assert not any("user-0" in path for _, path, _ in stand_in.asked)
 
 
-def test_history_tells_when_an_edited_text_came_to_be(tmp_path: Path, server: Start) -> None:
+def test_the_time_of_an_edited_text_comes_from_history(tmp_path: Path, server: Start) -> None:
     rows = [row(1), row(2, updated_at="2025-06-01T00:00:00+00:00")]
     stand_in, section = server(rows)
     change = {"created_at": rows[1]["created_at"], "updated_at": "2025-03-01T00:00:00+00:00"}
@@ -178,7 +185,7 @@ def test_history_tells_when_an_edited_text_came_to_be(tmp_path: Path, server: St
     assert "2025-03-01T00:00:00.000000Z" == came["2"]
 
 
-def test_a_wrong_key_is_told(server: Start) -> None:
+def test_a_wrong_key_is_reported(server: Start) -> None:
     _, section = server([])
     section["server"]["api_key"] = "wrong"
 

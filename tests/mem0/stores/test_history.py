@@ -40,7 +40,7 @@ GONE = ("a", None, "DELETE", None, None)
 
 
 @pytest.mark.parametrize(
-    ("events", "text", "told"),
+    ("events", "text", "found"),
     [
         ([ADD], "a", (TOLD.format(1), 1)),
         ([ADD, CHANGE], "b", (TOLD.format(2), 2)),
@@ -56,11 +56,11 @@ GONE = ("a", None, "DELETE", None, None)
     ],
 )
 def test_the_time_of_a_text_is_when_it_last_changed_to_it(
-    tmp_path: Path, events: list[tuple[Any, ...]], text: str, told: tuple[str, int] | None
+    tmp_path: Path, events: list[tuple[Any, ...]], text: str, found: tuple[str, int] | None
 ) -> None:
     history = HistoryFile(write(tmp_path / "history.db", events))
     try:
-        assert told == history.text_at("m", text)
+        assert found == history.text_at("m", text)
     finally:
         history.close()
 
@@ -124,7 +124,7 @@ def test_no_history_is_no_error(tmp_path: Path) -> None:
     assert open_history(tmp_path / "history.db") is None
 
 
-def test_where_mem0_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_history_file_is_where_mem0_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/a")
     monkeypatch.delenv("MEM0_DIR", raising=False)
     assert Path("/home/a/.mem0/history.db") == history_path({})

@@ -37,7 +37,9 @@ def test_standard_input_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_default_is_what_mem0_opens_by_itself() -> None:
     store = vector_store(read_mem0_config("default"))
 
-    assert ("qdrant", "mem0", Path("/tmp/qdrant")) == (store.provider, store.collection, store.path)
+    assert "qdrant" == store.provider
+    assert "mem0" == store.collection
+    assert Path("/tmp/qdrant") == store.path
     assert "qdrant:/tmp/qdrant:mem0" == mem0_source_info({}).place
 
 
@@ -50,11 +52,14 @@ def test_the_defaults_are_those_of_the_installed_mem0(monkeypatch: pytest.Monkey
     for provider in ("qdrant", "faiss"):
         theirs = VectorStoreConfig(provider=provider, config={}).config
         ours = vector_store({"vector_store": {"provider": provider}})
-        assert (theirs.collection_name, theirs.path) == (ours.collection, str(ours.path))
+        assert theirs.collection_name == ours.collection
+        assert theirs.path == str(ours.path)
     assert set(VectorStoreConfig()._provider_configs) == set(PROVIDERS)
 
 
-def test_a_relative_path_is_taken_from_where_the_process_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_relative_path_is_resolved_from_the_working_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
 
     store = vector_store({"vector_store": {"config": {"path": "data/q"}}})
@@ -76,7 +81,7 @@ def test_a_relative_path_is_taken_from_where_the_process_runs(monkeypatch: pytes
         ("vector_store: {config: {path: '${NOT_SET_ANYWHERE}'}}", "NOT_SET_ANYWHERE, which is not set"),
     ],
 )
-def test_what_is_no_configuration_is_refused_by_file(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_that_is_not_a_configuration_is_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "mem0.yaml"
     path.write_text(text)
 
@@ -87,12 +92,12 @@ def test_what_is_no_configuration_is_refused_by_file(tmp_path: Path, text: str, 
     assert message in error.value.message
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no Mem0 configuration at"):
         read_mem0_config(str(tmp_path / "none.yaml"))
 
 
-def test_the_environment_fills_in_what_should_not_be_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_filled_in_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PG_PASSWORD_FOR_TEST", "s3cret")
     config = {"vector_store": {"provider": "pgvector", "config": {"password": "${PG_PASSWORD_FOR_TEST}", "host": "db"}}}
 
@@ -155,7 +160,7 @@ def test_exactly_one_source_has_to_be_named(section: dict[str, Any]) -> None:
         open_reader(section, now=NOW)
 
 
-def test_patterns_name_each_file_once_and_those_that_name_nothing_are_told(tmp_path: Path) -> None:
+def test_patterns_match_each_file_once_and_those_without_a_match_are_reported(tmp_path: Path) -> None:
     for name in ("a.json", "b.json"):
         (tmp_path / name).write_text("[]")
 

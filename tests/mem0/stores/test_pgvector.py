@@ -52,9 +52,10 @@ def table(postgres: str, request: pytest.FixtureRequest) -> Iterator[Make]:
 
 def read(settings: dict[str, Any]) -> list[Memory | Skipped]:
     with open_oss(settings, now=NOW) as reader:
-        told = list(reader.rows())
-        assert (0, len(told)) == (reader.missing(), reader.native_count())
-        return told
+        found = list(reader.rows())
+        assert 0 == reader.missing()
+        assert len(found) == reader.native_count()
+        return found
 
 
 def texts(rows: list[Memory | Skipped]) -> dict[str, str]:
@@ -65,13 +66,13 @@ def texts(rows: list[Memory | Skipped]) -> dict[str, str]:
 def test_every_row_is_read_page_by_page(table: Make, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr(pgvector, "_PAGE", 5)
 
-    told = read(table([(uuid(number), {"data": f"note {number}"}) for number in range(count)]))
+    found = read(table([(uuid(number), {"data": f"note {number}"}) for number in range(count)]))
 
-    assert {uuid(number): f"note {number}" for number in range(count)} == texts(told)
+    assert {uuid(number): f"note {number}" for number in range(count)} == texts(found)
 
 
-def test_odd_payloads_are_told_or_named(table: Make) -> None:
-    told = read(
+def test_unusual_payloads_are_read_or_skipped_with_a_reason(table: Make) -> None:
+    found = read(
         table(
             [
                 (uuid(1), {"data": "tea", "user_id": 42, "created_at": 1735787045, "nested": {"a": [1, None]}}),
@@ -82,9 +83,10 @@ def test_odd_payloads_are_told_or_named(table: Make) -> None:
         )
     )
 
-    [first, *rest] = told
+    [first, *rest] = found
     assert isinstance(first, Memory)
-    assert ("42", {"nested": {"a": [1, None]}}) == (first.user_id, dict(first.metadata))
+    assert "42" == first.user_id
+    assert {"nested": {"a": [1, None]}} == dict(first.metadata)
     assert [Skipped(uuid(number), "no text field") for number in (2, 3, 4)] == rest
 
 
@@ -96,17 +98,17 @@ def test_the_snapshot_is_one_while_an_application_writes(
     monkeypatch.setattr(pgvector, "_PAGE", 5)
     settings = table([(uuid(number), {"data": f"note {number}"}) for number in range(20)])
     name = settings["vector_store"]["config"]["collection_name"]
-    told: list[Memory | Skipped] = []
+    found: list[Memory | Skipped] = []
     with open_oss(settings, now=NOW) as reader, psycopg.connect(postgres, autocommit=True) as writer:
         for row in reader.rows():
-            told.append(row)
+            found.append(row)
             writer.execute(f'DELETE FROM "{name}" WHERE id = %s', (uuid(19),))
-            values = (uuid(100 + len(told)), json.dumps({"data": "late"}))
+            values = (uuid(100 + len(found)), json.dumps({"data": "late"}))
             writer.execute(f"INSERT INTO \"{name}\" VALUES (%s, '[1,2]', %s)", values)
         assert 0 == reader.missing()
         assert 39 == reader.native_count()
 
-    assert {uuid(number): f"note {number}" for number in range(20)} == texts(told)
+    assert {uuid(number): f"note {number}" for number in range(20)} == texts(found)
 
 
 def test_a_store_that_mem0_itself_wrote_is_exported_and_unchanged(
@@ -133,10 +135,13 @@ def test_a_store_that_mem0_itself_wrote_is_exported_and_unchanged(
             )
         assert before == db.execute(objects).fetchone()
 
-    assert (True, 2, 2) == (summary.complete, summary.memories, summary.native_count)
-    told = {row.id: row for row in open_dump(tmp_path / "dump").memories()}
-    assert {first: "likes coffee", second: "has a cat"} == {memory_id: row.memory for memory_id, row in told.items()}
-    assert ({"topic": "drinks"}, "history") == (told[first].metadata, told[first].text_at_source)
+    assert summary.complete
+    assert 2 == summary.memories
+    assert 2 == summary.native_count
+    found = {row.id: row for row in open_dump(tmp_path / "dump").memories()}
+    assert {first: "likes coffee", second: "has a cat"} == {memory_id: row.memory for memory_id, row in found.items()}
+    assert {"topic": "drinks"} == found[first].metadata
+    assert "history" == found[first].text_at_source
 
 
 def test_a_user_who_may_only_read_is_enough(table: Make, postgres: str) -> None:
@@ -148,11 +153,11 @@ def test_a_user_who_may_only_read_is_enough(table: Make, postgres: str) -> None:
         db.execute("CREATE ROLE reader LOGIN PASSWORD 'secret'")
         db.execute(f'GRANT SELECT ON "{name}" TO reader')
         try:
-            told = read(config(postgres.replace("//postgres:@", "//reader:secret@"), name))
+            found = read(config(postgres.replace("//postgres:@", "//reader:secret@"), name))
         finally:
             db.execute(f'REVOKE ALL ON "{name}" FROM reader')
             db.execute("DROP ROLE reader")
-    assert {uuid(1): "tea"} == texts(told)
+    assert {uuid(1): "tea"} == texts(found)
 
 
 def test_the_session_cannot_write(table: Make) -> None:
@@ -165,7 +170,7 @@ def test_the_session_cannot_write(table: Make) -> None:
             reader._db.execute(reader._sql("DELETE FROM {table}"))
 
 
-def test_a_table_that_is_not_there_names_those_that_are_and_is_not_made(table: Make, postgres: str) -> None:
+def test_an_unknown_table_is_refused_with_those_that_exist_and_not_created(table: Make, postgres: str) -> None:
     import psycopg
 
     there = table([])["vector_store"]["config"]["collection_name"]
@@ -190,9 +195,9 @@ def test_the_tables_of_supabase_are_read_the_same_way(postgres: str) -> None:
         )
         settings = config(postgres, "memories")
         settings["vector_store"]["provider"] = "supabase"
-        told = read(settings)
+        found = read(settings)
         db.execute("DROP SCHEMA vecs CASCADE")
-    assert 2500 == len(texts(told))
+    assert 2500 == len(texts(found))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +207,7 @@ def test_the_tables_of_supabase_are_read_the_same_way(postgres: str) -> None:
         ("not an address", (InputError, Unreachable)),
     ],
 )
-def test_an_address_where_nothing_answers_is_told_without_its_password(address: str, expected: Any) -> None:
+def test_an_address_without_an_answer_is_reported_without_its_password(address: str, expected: Any) -> None:
     pytest.importorskip("psycopg")
     with pytest.raises(expected) as error:
         open_oss(config(address, "memories"), now=NOW)
@@ -210,7 +215,7 @@ def test_an_address_where_nothing_answers_is_told_without_its_password(address: 
     assert "s3cret" not in error.value.message + (error.value.hint or "")
 
 
-def test_a_wrong_user_is_told(postgres: str) -> None:
+def test_a_wrong_user_is_reported(postgres: str) -> None:
     with pytest.raises((KeyRefused, Unreachable)) as error:
         open_oss(config(postgres.replace("//postgres:@", "//nobody:s3cret@"), "memories"), now=NOW)
 
@@ -235,7 +240,7 @@ def test_without_the_driver_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
         ({"connection_string": "host=db user=me password=s3cret dbname=app"}, "db:5432/app"),
     ],
 )
-def test_the_place_is_told_without_a_credential(settings: dict[str, Any], place: str) -> None:
+def test_the_source_is_named_without_credentials(settings: dict[str, Any], place: str) -> None:
     store = {"provider": "pgvector", "config": settings}
 
     assert f"pgvector:postgresql://{place}:mem0" == source_info({"oss": {"config": {"vector_store": store}}}).place

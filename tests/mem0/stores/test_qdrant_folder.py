@@ -34,9 +34,9 @@ def open_folder(settings: dict[str, Any]) -> QdrantFolder:
 
 def read(settings: dict[str, Any]) -> list[Memory | Skipped]:
     with open_folder(settings) as reader:
-        told = list(reader.rows())
+        found = list(reader.rows())
         assert 0 == reader.missing()
-        return told
+        return found
 
 
 def settings_of(folder: Path, collection: str = "mem0") -> dict[str, Any]:
@@ -46,13 +46,13 @@ def settings_of(folder: Path, collection: str = "mem0") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_row_of_every_version_is_told_unaltered(version: str) -> None:
-    told = {row.id: row for row in read(sample_config(version)) if isinstance(row, Memory)}
+def test_every_row_of_every_version_is_read_unaltered(version: str) -> None:
+    found = {row.id: row for row in read(sample_config(version)) if isinstance(row, Memory)}
 
-    truth = sample_rows(version)
-    assert set(truth) == set(told)
-    assert {memory_id: payload["data"] for memory_id, payload in truth.items()} == {
-        memory_id: row.memory for memory_id, row in told.items()
+    stored = sample_rows(version)
+    assert set(stored) == set(found)
+    assert {memory_id: payload["data"] for memory_id, payload in stored.items()} == {
+        memory_id: row.memory for memory_id, row in found.items()
     }
 
 
@@ -83,10 +83,10 @@ def test_an_application_that_holds_the_store_keeps_its_lock_and_its_bytes(mem0_a
     folder = Path(app.config["vector_store"]["config"]["path"])
     before = fingerprints(folder)
 
-    told = read(app.config)
+    found = read(app.config)
 
     assert before == fingerprints(folder)
-    assert {f"note {number}" for number in range(5)} == {row.memory for row in told if isinstance(row, Memory)}
+    assert {f"note {number}" for number in range(5)} == {row.memory for row in found if isinstance(row, Memory)}
     [added] = app("add", "still writing", {"user_id": "alice"})
     assert "still writing" == app("get", added)["memory"]
 
@@ -97,21 +97,21 @@ def test_rows_written_while_reading_are_read_in_the_end(mem0_app: Callable[..., 
         app("add", f"note {number}", {"user_id": "alice"})
     app.begin("churn", 0, 200)
 
-    told: dict[str, str] = {}
+    found: dict[str, str] = {}
     with open_folder(app.config) as reader:
         for _ in range(5):
             for row in reader.rows():
                 assert isinstance(row, Memory)
-                told[row.id] = row.memory
+                found[row.id] = row.memory
             assert 0 == reader.missing()
     churned = app.answer()
     for row in read(app.config):
         assert isinstance(row, Memory)
-        told[row.id] = row.memory
+        found[row.id] = row.memory
 
     held = {row["id"]: row["payload"]["data"] for row in app("all")}
-    assert set(churned) <= set(told)
-    assert held == told
+    assert set(churned) <= set(found)
+    assert held == found
 
 
 def test_a_row_moved_by_a_writer_between_two_pages_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,12 +119,12 @@ def test_a_row_moved_by_a_writer_between_two_pages_is_not_lost(tmp_path: Path, m
     rows = [(key_of(uuid(number)), point(uuid(number), data=f"old {number}")) for number in range(10)]
     folder = write_store(tmp_path, rows)
     writer = sqlite3.connect(folder / "store/collection/mem0/storage.sqlite", isolation_level=None)
-    told: dict[str, str] = {}
+    found: dict[str, str] = {}
     given = 0
     with open_folder(settings_of(folder)) as reader:
         for row in reader.rows():
             assert isinstance(row, Memory)
-            told[row.id] = row.memory
+            found[row.id] = row.memory
             given += 1
             if given == 4:  # a row already read is rewritten, one not yet read is rewritten, one comes, one goes
                 for number in (0, 9, 11):
@@ -140,7 +140,7 @@ def test_a_row_moved_by_a_writer_between_two_pages_is_not_lost(tmp_path: Path, m
 
     expected = {uuid(number): f"old {number}" for number in range(1, 8)}
     expected |= {uuid(0): "new 0", uuid(9): "new 9", uuid(12): "reused"}
-    assert expected == {memory_id: told[memory_id] for memory_id in expected}
+    assert expected == {memory_id: found[memory_id] for memory_id in expected}
 
 
 def test_only_the_latest_copy_of_a_point_counts(tmp_path: Path) -> None:
@@ -156,13 +156,13 @@ def test_only_the_latest_copy_of_a_point_counts(tmp_path: Path) -> None:
         ],
     )
 
-    told = read(settings_of(folder))
+    found = read(settings_of(folder))
 
     assert {lettered: "second spelling", uuid(2): "protocol 5", "3": "a number"} == {
-        row.id: row.memory for row in told if isinstance(row, Memory)
+        row.id: row.memory for row in found if isinstance(row, Memory)
     }
     assert [Skipped(lettered.upper(), OUTDATED), Skipped(uuid(2), OUTDATED)] == [
-        row for row in told if isinstance(row, Skipped)
+        row for row in found if isinstance(row, Skipped)
     ]
 
 
@@ -213,7 +213,7 @@ def test_a_torn_row_is_named_and_the_others_are_read(tmp_path: Path) -> None:
     assert torn.reason.startswith("unreadable row: ")
 
 
-def test_a_collection_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
+def test_an_unknown_collection_is_refused_with_those_that_exist(tmp_path: Path) -> None:
     folder = write_store(tmp_path, [], collection="memories")
     write_store(tmp_path, [], collection="others")
 
@@ -224,7 +224,7 @@ def test_a_collection_that_is_not_there_names_those_that_are(tmp_path: Path) -> 
     assert "collections there: memories, others" == error.value.hint
 
 
-def test_a_folder_that_is_not_there_is_told_and_not_made(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused_and_not_created(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         read(settings_of(tmp_path / "nowhere"))
 
@@ -253,7 +253,7 @@ def test_an_empty_collection_is_complete_but_an_emptied_one_is_an_error(tmp_path
     assert error.value.message.startswith(f"collection mem0 in {folder}/store reads as empty, but its file holds ")
 
 
-def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_reported(tmp_path: Path) -> None:
     folder = write_store(tmp_path, [])
     (folder / "store/collection/mem0/storage.sqlite").write_bytes(b"not a database" * 100)
 
@@ -274,7 +274,7 @@ os.kill(os.getpid(), 9)
 """
 
 
-def test_what_a_killed_application_left_half_written_is_rolled_back_in_a_copy(tmp_path: Path) -> None:
+def test_the_half_written_file_of_a_killed_application_is_rolled_back_in_a_copy(tmp_path: Path) -> None:
     rows = [(key_of(uuid(number)), point(uuid(number), data=f"note {number}")) for number in range(50)]
     folder = write_store(tmp_path, rows)
     file = folder / "store/collection/mem0/storage.sqlite"
@@ -282,9 +282,9 @@ def test_what_a_killed_application_left_half_written_is_rolled_back_in_a_copy(tm
     assert file.with_name("storage.sqlite-journal").exists()
     before = fingerprints(folder)
 
-    told = read(settings_of(folder))
+    found = read(settings_of(folder))
 
-    assert {f"note {number}" for number in range(50)} == {row.memory for row in told if isinstance(row, Memory)}
+    assert {f"note {number}" for number in range(50)} == {row.memory for row in found if isinstance(row, Memory)}
     assert before == fingerprints(folder)
 
 
@@ -306,7 +306,7 @@ def test_reading_imports_no_qdrant_client_and_no_mem0() -> None:
     )
     settings = json.dumps(sample_config("1.0.11"))
     began = time.perf_counter()
-    told = subprocess.run([sys.executable, "-c", script, settings], check=True, capture_output=True, text=True).stdout
+    found = subprocess.run([sys.executable, "-c", script, settings], check=True, capture_output=True, text=True).stdout
 
-    assert f"{len(sample_rows('1.0.11'))} []\n" == told
+    assert f"{len(sample_rows('1.0.11'))} []\n" == found
     assert time.perf_counter() - began < 10

@@ -39,9 +39,9 @@ def points(count: int) -> dict[str, Row]:
 
 def read(section: dict[str, Any]) -> dict[str, str]:
     with open_reader(section, now=NOW, sleep=lambda seconds: None) as reader:
-        told = {row.id: row.memory for row in reader.rows() if isinstance(row, Memory)}
+        found = {row.id: row.memory for row in reader.rows() if isinstance(row, Memory)}
         assert 0 == reader.missing()
-        return told
+        return found
 
 
 def texts(rows: dict[str, Row]) -> dict[str, str]:
@@ -57,7 +57,7 @@ def test_every_point_is_read_with_questions_that_change_nothing(qdrant: Start, c
     assert allowed >= {path for _, path, _ in stand_in.asked}
 
 
-def test_points_that_come_behind_the_cursor_are_read_too(qdrant: Start) -> None:
+def test_points_added_behind_the_cursor_are_read_too(qdrant: Start) -> None:
     stand_in, section = qdrant(points(50))
 
     def live(number: int) -> None:
@@ -80,7 +80,7 @@ def test_trouble_costs_patience_but_no_row(qdrant: Start, every: int) -> None:
     assert texts(points(60)) == read(section)
 
 
-def test_a_collection_that_is_not_there_names_those_that_are(qdrant: Start) -> None:
+def test_an_unknown_collection_is_refused_with_those_that_exist(qdrant: Start) -> None:
     _, section = qdrant(points(1), collection_name="memories")
 
     with pytest.raises(InputError) as error:
@@ -90,7 +90,7 @@ def test_a_collection_that_is_not_there_names_those_that_are(qdrant: Start) -> N
     assert "collections there: mem0, other" == error.value.hint
 
 
-def test_a_wrong_key_is_told(qdrant: Start) -> None:
+def test_a_wrong_key_is_reported(qdrant: Start) -> None:
     _, section = qdrant(points(1), api_key="wrong")
 
     with pytest.raises(KeyRefused):
@@ -107,7 +107,7 @@ def test_a_wrong_key_is_told(qdrant: Start) -> None:
         ({"host": "q.example", "port": 6333, "https": False}, "http://q.example:6333"),
     ],
 )
-def test_the_address_is_the_one_qdrants_client_would_take(config: dict[str, Any], place: str) -> None:
+def test_the_address_is_the_one_that_qdrants_client_would_use(config: dict[str, Any], place: str) -> None:
     section = {"oss": {"config": {"vector_store": {"provider": "qdrant", "config": config}}}}
 
     assert f"qdrant:{place}:mem0" == source_info(section).place
