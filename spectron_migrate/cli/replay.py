@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from spectron_migrate.dump import Dump
-    from spectron_migrate.migration.replay import Replay, ReplayOptions, ReplaySummary
+    from spectron_migrate.migration.replay import Replay, ReplayOptions
+    from spectron_migrate.migration.replay_summary import ReplaySummary
     from spectron_migrate.settings import Settings
 
 LONGEST = 500

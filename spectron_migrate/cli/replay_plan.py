@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from spectron_migrate.migration.forecast import Forecast
-    from spectron_migrate.migration.replay import ReplaySummary
+    from spectron_migrate.migration.replay_summary import ReplaySummary
 
 SHOWN = 5
 """Lines of a list; `--json` has a hundred."""

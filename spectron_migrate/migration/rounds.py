@@ -29,7 +29,8 @@ from spectron_migrate.migration.changes import Changes, Settling
 from spectron_migrate.migration.drain_outbox import Drained, Drainer
 from spectron_migrate.migration.export import ExportSummary, run_export
 from spectron_migrate.migration.ledger_access import open_ledgers
-from spectron_migrate.migration.replay import Replay, ReplayOptions, ReplaySummary
+from spectron_migrate.migration.replay import Replay, ReplayOptions
+from spectron_migrate.migration.replay_summary import ReplaySummary
 from spectron_migrate.migration.round_reporter import RoundReporter
 from spectron_migrate.records import Filters, Json, Reporter, counted, digest, format_time
 from spectron_migrate.spectron.api import SpectronApi

@@ -1,0 +1,146 @@
+"""What a replay did, counted by the ledger before and after it, and the exit code that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from spectron_migrate.delivery.run import Counters, Run
+from spectron_migrate.errors import ExitCode
+from spectron_migrate.ledger import Ledger, merge, sessions
+from spectron_migrate.ledger.read import plans
+from spectron_migrate.ledger.read.plans import PlanCounts, plan_counts
+from spectron_migrate.migration.forecast import Forecast
+from spectron_migrate.records import Json
+
+_STOP_CODES = {"limit": ExitCode.LIMIT, "key": ExitCode.KEY, "unreachable": ExitCode.UNREACHABLE}
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySummary:
+    """What became of the memories of this run.
+
+    `planned = written + already + refused + skipped + in_doubt + undecidable + remaining`.
+    """
+
+    migration: str
+    planned: int
+    written: int
+    stored_not_extracted: int
+    """Part of `written`: the text is stored, nothing was extracted from it."""
+    late: int
+    """Part of `written`: sent after newer facts of its lane, so it superseded nothing."""
+    already: int
+    refused: int
+    skipped: int
+    in_doubt: int
+    undecidable: int
+    remaining: int
+    scopes: int
+    lanes: int
+    sessions: int
+    requests: int
+    retries: int
+    tokens: int
+    """What the writes cost, as the server says or estimated at the upper end; 0 where no limit is set."""
+    orphans: int
+    """Sessions, of all runs, whose creation was never confirmed: empty if they exist, and left alone."""
+    slowed_down: str | None
+    """What slowed the run down; None where nothing did."""
+    review: str | None
+    skipped_by_reason: dict[str, int]
+    will_not_expire: list[str]
+    """The first memories that expire in Mem0 but will not in Spectron."""
+    will_not_expire_count: int
+    reasons: list[dict[str, Json]]
+    """The first refused and undecidable memories, with the server's messages."""
+    stopped: str | None
+    dry_run: bool
+    exit_code: ExitCode
+    forecast: Forecast | None = None
+    """Of a dry run: what a replay would do."""
+
+    def to_json(self) -> dict[str, Json]:
+        """The fields of the command's JSON."""
+        left_out = ("exit_code", "migration", "forecast")
+        shown = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in left_out}
+        return shown if self.forecast is None else {**shown, "forecast": self.forecast.to_json()}
+
+
+def summarize(
+    ledger: Ledger,
+    plan: int,
+    *,
+    before: PlanCounts,
+    run: Run | None = None,
+    review: Path | None = None,
+    max_refused: int = 0,
+    interrupted: ExitCode | None = None,
+) -> ReplaySummary:
+    """The summary of a run over the plan; without a run, of a dry run.
+
+    `before`: the counts when the run began; `review`: the review file; `interrupted`: the exit code of a signal.
+    """
+    after = plan_counts(ledger, plan)
+    counts = after.by_state
+    replaced = plans.count_replaced(ledger, plan)
+    skipped = plans.skipped_by_reason(ledger, plan)
+    if replaced:
+        skipped[merge.REPLACED] = skipped.get(merge.REPLACED, 0) + replaced
+    scopes, lanes = plans.scopes_and_lanes(ledger, plan)
+    lasting = plans.will_not_expire(ledger, plan)
+    migration = ledger.migration()
+    counters = run.counters if run else Counters()
+    return ReplaySummary(
+        migration=migration.id if migration else "",
+        planned=sum(counts.values()) + replaced,
+        written=after.stored - before.stored,
+        stored_not_extracted=after.not_extracted - before.not_extracted,
+        late=after.late - before.late,
+        already=before.stored,
+        refused=counts.get("refused", 0),
+        skipped=sum(skipped.values()),
+        in_doubt=counts.get("intended", 0),
+        undecidable=counts.get("undecidable", 0),
+        remaining=counts.get("planned", 0),
+        scopes=scopes,
+        lanes=lanes,
+        sessions=counters.sessions,
+        requests=run.api.wire.requests if run else 0,
+        retries=counters.retries,
+        tokens=counters.tokens,
+        orphans=sessions.count_orphans(ledger),
+        slowed_down=run.limiter.summary if run else None,
+        review=str(review) if review else None,
+        skipped_by_reason=skipped,
+        will_not_expire=lasting[: plans.LISTED],
+        will_not_expire_count=len(lasting),
+        reasons=[
+            {"id": row.mem0_id, "state": row.state, "reason": row.reason}
+            for row in plans.named_facts(ledger, plan, ("refused", "undecidable"), limit=plans.LISTED)
+        ],
+        stopped=why_stopped(run) if run else None,
+        dry_run=run is None,
+        exit_code=_exit_code(counts, run, max_refused, interrupted) if run else ExitCode.DONE,
+    )
+
+
+def why_stopped(run: Run) -> str | None:
+    """Why the run, or the first of its scopes, stopped before its work was done; None where neither did."""
+    return run.stop.reason if run.stop else next(iter(run.stopped_scopes.values()), None)
+
+
+def _exit_code(counts: Mapping[str, int], run: Run, max_refused: int, interrupted: ExitCode | None) -> ExitCode:
+    """The most urgent of what happened."""
+    if interrupted is not None:
+        return interrupted
+    if run.stop is not None and run.stop.kind == "key":
+        return ExitCode.KEY
+    if counts.get("undecidable", 0):
+        return ExitCode.REFUSED
+    if counts.get("planned", 0) + counts.get("intended", 0):
+        if run.stopped_scopes:
+            return ExitCode.KEY
+        return _STOP_CODES[run.stop.kind] if run.stop is not None else ExitCode.UNREACHABLE
+    return ExitCode.REFUSED if counts.get("refused", 0) > max_refused else ExitCode.DONE
