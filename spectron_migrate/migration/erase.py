@@ -1,12 +1,12 @@
-"""Erase: take back what a replay wrote, scope by scope, only where that hits nothing of anybody else.
+"""Erase what a replay wrote, scope by scope, only where nothing of anybody else is lost.
 
-Nothing on the wire deletes one memory: `POST /scopes/forget` erases a node with everything below it. So a scope
-is erased only where the ledger shows that our own 201 created its node, that every node below it came to be by
-our registering, that no memory of ours in it is also in a scope that stays, and that every turn in our sessions
-there is ours. What it cannot see it says: facts that others wrote there without a session of ours.
+Spectron has no call that deletes one memory: `POST /scopes/forget` erases a node with everything below it. So a scope
+is erased only where the ledger shows that our own 201 created its node, that all nodes below it were created by our
+registering, that no memory of ours in it is also in a scope that stays, and that every turn in our sessions there is
+ours. Facts that others wrote there without a session of ours cannot be seen; the command says so.
 
-Each scope is noted as begun before the call and as done after it, in the ledger. A scope that was begun and not
-done holds up every replay, and erasing it again ends it. Afterwards its memories are planned anew, under new keys.
+The ledger notes each scope as begun before the call and as done after it. A scope that is begun and not done blocks
+every replay until it is erased again. Afterwards its memories are planned again, under new keys.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from spectron_migrate.state.journal import read_journal
 __all__ = ["CANNOT_SEE", "Erasable", "Eraser", "unfinished"]
 
 CANNOT_SEE = (
-    "not seen from here: facts that others wrote to these scopes without a session of ours, and documents;"
-    " they would be erased too"
+    "cannot be seen, and would be erased too: facts that others wrote to these scopes without a session of ours, and"
+    " documents"
 )
-LOOK_K = 50
+PASSAGES = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Erasable:
-    """A scope that may be erased, and what goes with it."""
+    """A scope that may be erased, and what is erased with it."""
 
     path: str
     nodes: tuple[str, ...]
-    """Registered nodes below it; they stay, empty."""
+    """Registered nodes below it; they stay, but empty."""
     memories: int
-    """Memories of ours in it that are planned anew afterwards."""
+    """Memories of ours in it, which are planned again afterwards."""
     sessions: tuple[str, ...]
     turns: int
     begun: bool
@@ -60,13 +60,13 @@ class Erasable:
 
 
 @dataclass
-class _Looked:
+class _Examined:
     problems: list[str] = field(default_factory=list)
     turns: int = 0
 
 
 class Eraser:
-    """One erase: `examine` first, then `carry_out` what somebody confirmed."""
+    """One erase: `examine` first, then `carry_out` what a person confirmed."""
 
     def __init__(
         self, ledgers: Sequence[Ledger], api: SpectronApi, state: Path, *, migration: str, now: str, reporter: Reporter
@@ -80,77 +80,77 @@ class Eraser:
         for ledger in ledgers:
             known = ledger.migration()
             if known is None or known.id != migration or known.context != api.context:
-                told = f"{known.id} of context {known.context}" if known else "none"
+                found = f"{known.id} of context {known.context}" if known else "none"
                 raise WrongLedger(
-                    f"the ledger at {ledger.path} is of migration {told}, not {migration} of context {api.context}",
+                    f"the ledger at {ledger.path} is of migration {found}, not {migration} of context {api.context}",
                     hint="spectron-migrate status names the migration",
                 )
 
     async def examine(self, paths: Sequence[str]) -> list[Erasable]:
-        """What may be erased; changes nothing.
+        """Examine scopes without changing anything.
 
-        Raises NotLegal with every reason why a scope cannot be taken back exactly, KeyRefused without the grant,
-        InputError for a scope that this migration does not know.
+        Raises NotLegal naming every reason why erasing would not be exact, KeyRefused without the grants, and
+        InputError for the root.
         """
-        self._not_cut_over()
+        self._check_no_cutover()
         wanted = _outermost(path.strip("/") for path in paths)
         me = await self._api.me()
         _require_grants(me, wanted)
-        listed = await self._listed()
+        listed = await self._list_nodes()
         problems = [one for path in wanted for one in self._problems(path, wanted, listed)]
         if problems:
-            raise _not_exact(problems)
+            raise _not_exact_error(problems)
         found: list[Erasable] = []
         for path in wanted:
-            looked = await self._look(path)
-            problems += looked.problems
-            found.append(self._erasable(path, listed, looked.turns))
+            examined = await self._examine_sessions(path)
+            problems += examined.problems
+            found.append(self._erasable(path, listed, examined.turns))
         if problems:
-            raise _not_exact(problems)
+            raise _not_exact_error(problems)
         return found
 
     async def carry_out(self, chosen: Sequence[Erasable]) -> int:
-        """Erase what was examined; returns how many rows the server says it erased.
+        """Erase scopes that `examine` returned; returns how many rows the server reports as erased.
 
-        Each scope is examined again right before, because somebody may have thought it over for an hour. Killed
-        at any moment, it is ended by being run again. Raises NotLegal as `examine` does.
+        Each scope is examined again right before, because the confirmation may have taken an hour. After a kill at
+        any moment, running it again finishes it. Raises NotLegal as `examine` does.
         """
         wanted = [scope.path for scope in chosen]
         forgotten = 0
         self._reporter.stage("erase")
         for scope in chosen:
-            self._not_cut_over()
-            changed = self._problems(scope.path, wanted, await self._listed())
-            changed += (await self._look(scope.path)).problems
+            self._check_no_cutover()
+            changed = self._problems(scope.path, wanted, await self._list_nodes())
+            changed += (await self._examine_sessions(scope.path)).problems
             if changed:
-                raise _not_exact(changed)
+                raise _not_exact_error(changed)
             for ledger in self._ledgers:
                 with ledger.transaction():
                     erasing.begin(ledger, scope.path, now=self._now)
             forgotten += await self._api.forget_scope(scope.path)
-            await self._is_gone(scope)
+            await self._check_erased(scope)
             for ledger in self._ledgers:
                 with ledger.transaction():
                     erasing.finish(ledger, scope.path, now=self._now)
             self._reporter.advance(1)
         return forgotten
 
-    # -- what stands in the way ---------------------------------------------------------------------------
+    # -- what prevents it ---------------------------------------------------------------------------------
 
-    def _not_cut_over(self) -> None:
-        """Once an application was led to Spectron, what is there may be more than what we wrote."""
+    def _check_no_cutover(self) -> None:
+        """Raises NotLegal once an application may have written to Spectron, and while `replay --follow` runs."""
         if (self._state / "routing.json").exists() or read_journal(self._state).state.ever_began:
             raise NotLegal(
-                "a cutover of this migration has begun: what is in Spectron may not be ours alone",
-                hint="erase is for rehearsed and abandoned replays; cutover revert leads reads back to Mem0",
+                "a cutover of this migration has begun: not everything in Spectron may be from this migration",
+                hint="erase is for replays that are tried out or abandoned; cutover revert sends reads back to Mem0",
             )
         if is_followed(self._state):
             raise NotLegal(
-                "replay --follow is at work: it would write again what is erased", hint="stop it, then erase"
+                "replay --follow is running: it would write again what is erased", hint="stop it, then erase"
             )
 
-    async def _listed(self) -> list[str]:
-        """Every node, tombstoned ones too: a tombstone leaves what was written there."""
+    async def _list_nodes(self) -> list[str]:
+        """Every node, tombstoned ones too: what was written there is still there."""
         return [node.path for node in await self._api.scopes()]
 
     def _problems(self, path: str, wanted: Sequence[str], listed: Sequence[str]) -> list[str]:
@@ -159,7 +159,7 @@ class Eraser:
     def _problems_of_nodes(self, path: str, listed: Sequence[str]) -> list[str]:
         problems = []
         if not any(erasing.is_ours(ledger, path) for ledger in self._ledgers):
-            problems.append(f"scope {path} is none that this migration registered itself")
+            problems.append(f"scope {path} was not registered by this migration")
         problems += [
             f"scope {node} below {path} was made by somebody else"
             for node in listed
@@ -180,10 +180,10 @@ class Eraser:
                     problems.append(f"{undecided} memories in {path} are not decided yet")
         return problems
 
-    async def _look(self, path: str) -> _Looked:
-        """Whether our sessions there hold our turns and nothing else."""
-        looked = _Looked()
-        begun = self._begun(path)
+    async def _examine_sessions(self, path: str) -> _Examined:
+        """Compare our sessions there with our turns: they must hold those and nothing else."""
+        examined = _Examined()
+        begun = self._is_begun(path)
         for ledger in self._ledgers:
             for session in erasing.sessions_in(ledger, path):
                 try:
@@ -191,34 +191,34 @@ class Eraser:
                 except UnknownSession:
                     listed = set()
                 if session.claimed - listed and not begun:
-                    looked.problems.append(
+                    examined.problems.append(
                         f"session {session.server_id} in {path} lacks {counted(len(session.claimed - listed), 'turn')}"
                         " that were confirmed: is this the right server?"
                     )
                 others = len(listed - session.claimed - session.residue)
                 if others:
                     foreign = counted(others, "turn")
-                    looked.problems.append(f"session {session.server_id} in {path} holds {foreign} of others")
-                looked.turns += len(listed)
-        if not looked.problems:
-            looked.problems += await self._strangers(path)
-        return looked
+                    examined.problems.append(f"session {session.server_id} in {path} holds {foreign} of others")
+                examined.turns += len(listed)
+        if not examined.problems:
+            examined.problems += await self._foreign_passages(path)
+        return examined
 
-    async def _strangers(self, path: str) -> list[str]:
-        """One look at what recall finds there: passages that are in no text of ours were written by somebody else."""
+    async def _foreign_passages(self, path: str) -> list[str]:
+        """Query the scope once: passages that are in no text of ours were written by somebody else."""
         lens = ((path,), (f"{path}/*",))
         found = await self._api.query(
-            path.rsplit("/", 1)[-1], lens=lens, k=LOOK_K, include=("passages",), include_duplicates=True
+            path.rsplit("/", 1)[-1], lens=lens, k=PASSAGES, include=("passages",), include_duplicates=True
         )
         passages = [hit for hit in found.hits if hit.source == "memory_chunk"]
-        strange = [
+        foreign = [
             hit
             for hit in passages
             if not any(erasing.wrote(ledger, path, hit.id, hit.text) for ledger in self._ledgers)
         ]
-        return [f"{len(strange)} passages in {path} were written by somebody else"] if strange else []
+        return [f"{len(foreign)} passages in {path} were written by somebody else"] if foreign else []
 
-    def _begun(self, path: str) -> bool:
+    def _is_begun(self, path: str) -> bool:
         return any(path in unfinished(ledger) for ledger in self._ledgers)
 
     def _erasable(self, path: str, listed: Sequence[str], turns: int) -> Erasable:
@@ -228,11 +228,11 @@ class Eraser:
             memories=sum(erasing.count_in(ledger, path) for ledger in self._ledgers),
             sessions=tuple(one.server_id for ledger in self._ledgers for one in erasing.sessions_in(ledger, path)),
             turns=turns,
-            begun=self._begun(path),
+            begun=self._is_begun(path),
         )
 
-    async def _is_gone(self, scope: Erasable) -> None:
-        """The server's word is good, its listing is better."""
+    async def _check_erased(self, scope: Erasable) -> None:
+        """Raises Unreachable where our sessions still list turns after the server reported the scope as erased."""
         for session in scope.sessions:
             try:
                 left = await self._api.turns(session)
@@ -240,9 +240,9 @@ class Eraser:
                 continue
             if left:
                 raise Unreachable(
-                    f"Spectron says that scope {scope.path} is erased, but still lists"
+                    f"Spectron reports scope {scope.path} as erased, but still lists"
                     f" {counted(len(left), 'turn')} of {session}",
-                    hint="run erase again; until it ends, this migration writes nothing",
+                    hint="run erase again; this migration writes nothing until it has finished",
                 )
 
 
@@ -253,20 +253,20 @@ def _require_grants(me: Me, paths: Sequence[str]) -> None:
     require_grant(me, "memory:read", paths, hint=hint)
 
 
-def _not_exact(problems: Sequence[str]) -> MigrateError:
+def _not_exact_error(problems: Sequence[str]) -> MigrateError:
     shown = list(dict.fromkeys(problems))
     named = name_first(shown, separator="; ")
     return NotLegal(
-        f"not erased, because it would not be exact: {named}",
-        hint="undecided memories: spectron-migrate status; scopes that belong together: name them together",
+        f"nothing was erased, because it would not be exact: {named}",
+        hint="spectron-migrate status lists undecided memories; scopes that share memories must be named together",
     )
 
 
 def _outermost(paths: Iterable[str]) -> list[str]:
-    """Without those that lie below another one; raises InputError for the root."""
+    """The paths without those below another one; raises InputError for the root."""
     wanted = list(dict.fromkeys(paths))
     if not wanted or "" in wanted:
-        raise InputError("--scope names no scope", hint="name each as status and the review files do: user/alice")
+        raise InputError("--scope names no scope", hint="name each as the mapping does: user/alice")
     return [path for path in wanted if not any(_is_below(path, other) for other in wanted)]
 
 

@@ -1,10 +1,10 @@
-"""Which memories of one scope are likely about the same thing with another value: a stated measure of the texts.
+"""Finds memories of one scope that are likely to contradict each other, by a stated measure of their texts.
 
-Two texts, in small letters, without a leading "the user", their words in alphabetical order, are alike by
-rapidfuzz's ratio: twice the letters they share in order, over all letters of both, in percent. From `ALIKE`
-on, two different texts are called likely to contradict each other ("Prefers vegetarian food", "Prefers vegan
-food"). It sees words, not meaning: "Lives in Oslo" and "Moved to Rome" escape it, "likes tea" beside "likes
-tea with milk" does not. What supersedes what, the server decides.
+Two texts are compared in lower case, without a leading "the user" and with their words in alphabetical order, by
+rapidfuzz's ratio: twice the letters that they share in order, over all letters of both, in percent. From `ALIKE` on,
+two different texts count as likely to contradict each other ("Prefers vegetarian food", "Prefers vegan food"). The
+measure sees words, not meaning: it misses "Lives in Oslo" and "Moved to Rome", and it reports "likes tea" and "likes
+tea with milk". The server alone decides what supersedes what.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from spectron_migrate.records import selector_of
 
 ALIKE = 60
-"""Percent. On the rehearsal's memories it finds 6 corrections and 1 pair that is none."""
+"""Percent. On the memories of `rehearse` it finds 6 corrections and 1 pair that is not one."""
 NEWEST = 100
-"""Memories of a scope that are compared with each other: the newest ones."""
+"""How many memories of a scope are compared with each other, the newest ones."""
 MOST_PAIRS = 10_000_000
-"""Pairs that are compared in all, so that a plan of a million memories stays a matter of seconds."""
+"""Pairs that are compared in total, so that a plan of a million memories takes seconds."""
 EXAMPLES = 100
 _WORD = re.compile(r"\w+")
 _NOBODY = {"the", "user", "users", "s"}
@@ -40,38 +40,38 @@ class LikelyPair:
 
     @property
     def scope_path(self) -> str:
-        """For people: the path alone where there is just one."""
+        """The path alone where there is just one, else the selector."""
         selector = selector_of(self.scope)
         return selector[0][0] if len(selector) == 1 and len(selector[0]) == 1 else self.scope
 
 
 @dataclass
 class Likeness:
-    """Compares the memories of one scope after the other; give each scope's oldest first."""
+    """Compares the memories of one scope after the other, each scope's oldest first."""
 
     contradicting: int = 0
     """Memories that are likely to contradict an older one of their scope."""
     repeated: int = 0
-    """Memories whose words an older one of their scope has already."""
+    """Memories that have the same words as an older one of their scope."""
     compared: int = 0
     """Memories that were compared with others."""
     scopes: int = 0
-    """Scopes in which any of that was found."""
+    """Scopes with contradicting or repeated memories."""
     pairs: list[LikelyPair] = field(default_factory=list)
-    """The first of them, each newer memory with the nearest older one."""
+    """The first pairs, each newer memory with the most similar older one."""
     _scope: str = ""
     _window: deque[tuple[str, str, str]] = field(default_factory=lambda: deque(maxlen=NEWEST))
     _budget: int = MOST_PAIRS
 
     def add(self, scope: str, mem0_id: str, text: str) -> None:
-        """The next memory; those of one scope come together, oldest first."""
+        """Add the next memory; those of one scope must come together, oldest first."""
         if scope != self._scope:
             self.finish()
             self._scope = scope
         self._window.append((mem0_id, text, words(text)))
 
     def finish(self) -> None:
-        """Compare what the last scope holds."""
+        """Compare the memories of the last scope."""
         window = list(self._window)
         self._window.clear()
         pairs = len(window) * (len(window) - 1) // 2
@@ -102,7 +102,7 @@ class Likeness:
 
 
 def words(text: str) -> str:
-    """The words of a text as they are compared."""
+    """The words of a text in the form in which they are compared."""
     found = _WORD.findall(text[:2000].casefold())
     start = next((place for place, word in enumerate(found) if word not in _NOBODY), 0)
     return " ".join(sorted(found[start:]))

@@ -1,4 +1,4 @@
-"""From a dump to a plan in the ledger: every memory is planned, skipped by name, or refused before anything is sent."""
+"""Make a plan in the ledger from a dump: every memory is planned, skipped by name, or refused before any send."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from spectron_migrate.records import (
 )
 
 GUESSED_SHARE = 0.05
-"""A share of guessed times above this is worth a warning."""
+"""A larger share of guessed times gives a warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,12 @@ class Planned:
 
     id: int
     merged: bool
-    """False where the same dump, mapping and filters were planned before: the ledger is read, not the dump."""
+    """False where the same dump, mapping and filters were planned before, so the dump was not read again."""
 
 
 @dataclass
-class _Noticed:
-    """What planning noticed on the way, for warnings."""
+class _TimeNotes:
+    """What planning counts for its warnings about times."""
 
     taken: int = 0
     guessed: int = 0
@@ -64,23 +64,23 @@ def make_plan(
     context: str,
     now: str,
     reporter: Reporter,
-    go_on: Callable[[], None] = lambda: None,
+    check_interrupted: Callable[[], None] = lambda: None,
     sharding: Sharding | None = None,
     changes: Changes | None = None,
 ) -> Planned:
     """Merge the memories that pass the filters into the ledger, in one transaction.
 
-    With `changes` only what changed and has settled is merged, into the plan that is there.
+    With `changes`, only what changed and has settled is merged, into the existing plan. `check_interrupted` is called
+    for each memory and may raise.
 
-    Raises WrongLedger for a ledger of another context or source, InputError for memories that the mapping
-    refuses and for a changed mapping that would move what was sent already. Nothing is kept then. `go_on` is
-    called for each memory and may raise.
+    Raises WrongLedger for a ledger of another context or source, and InputError for memories without a rule and for
+    a changed mapping that would move what was sent already; then the ledger is as before.
     """
     _warn_unknown(filters, dump, reporter)
     _warn_raw(dump, reporter)
     _refuse_half_erased(ledger)
-    fingerprint = digest(dump.digest, mapping.digest, *_spell(filters))
-    scan = _scan(dump)
+    fingerprint = digest(dump.digest, mapping.digest, *_filter_parts(filters))
+    scan = _scan_row(dump)
     with ledger.transaction():
         migration = ledger.claim(
             context=context,
@@ -94,24 +94,33 @@ def make_plan(
         merge_into = partial(Merge, ledger, scan=scan, migration=migration.id, same_mapping=same_mapping, now=now)
         last = plan.last_plan(ledger)
         if last is not None:
-            _bury(merge_into(last[0]), ledger, dump)
+            _tombstone_unseen_captures(merge_into(last[0]), ledger, dump)
             messages.take_refused_apart(ledger.db, last[0])
             if last[1] == fingerprint:
                 return Planned(last[0], merged=False)
         reporter.stage("plan", dump.count)
         if not same_mapping:
-            _hold_against_sent(ledger, mapping)
+            _check_sent_memories(ledger, mapping)
             messages.take_planned_apart(ledger.db)
-        onto = changes.onto(ledger, scan, mapping_digest=mapping.digest) if changes is not None else None
-        number = plan.begin_plan(ledger, scan, fingerprint, now) if onto is None else onto
+        continued = changes.continue_plan(ledger, scan, mapping_digest=mapping.digest) if changes is not None else None
+        number = plan.begin_plan(ledger, scan, fingerprint, now) if continued is None else continued
         if not filters:
             messages.adopt(ledger.db, number)
         merge = merge_into(number)
-        noticed = _Noticed()
+        notes = _TimeNotes()
         if changes is None or not changes.unchanged:
-            chosen = partial(_is_chosen, ledger, filters, changes)
-            mine = _whose(ledger, sharding)
-            noticed = _merge_all(merge, dump, mapping, chosen, mine, now=now, reporter=reporter, go_on=go_on)
+            is_wanted = partial(_is_wanted, ledger, filters, changes)
+            own_share = _own_share(ledger, sharding)
+            notes = _merge_memories(
+                merge,
+                dump,
+                mapping,
+                is_wanted,
+                own_share,
+                now=now,
+                reporter=reporter,
+                check_interrupted=check_interrupted,
+            )
             _merge_tombstones(merge, ledger, dump, filters)
         _refuse_moves(merge.scope_changes)
         plan.finish_plan(ledger, number, mapping_digest=mapping.digest)
@@ -120,12 +129,12 @@ def make_plan(
     if filters:
         _warn_left_behind(ledger, number, dump, mapping, filters, now=now, reporter=reporter)
     if merge.moved:
-        reporter.warn(f"{merge.moved} memories belong to another scope in Mem0 now: they stay where they were sent")
-    _warn(noticed, plans.count_replaced(ledger, number), reporter)
+        reporter.warn(f"{merge.moved} memories are in another scope in Mem0 now: they stay where they were sent")
+    _warn_about_times(notes, plans.count_replaced(ledger, number), reporter)
     return Planned(number, merged=True)
 
 
-def _scan(dump: Dump) -> plan.ScanRow:
+def _scan_row(dump: Dump) -> plan.ScanRow:
     return plan.ScanRow(
         id=dump.digest,
         kind=dump.source.kind,
@@ -140,8 +149,8 @@ def _refuse_half_erased(ledger: Ledger) -> None:
     halted = erasing.unfinished(ledger)
     if halted:
         raise NotLegal(
-            f"an erase of scope {', '.join(halted)} was begun and not finished",
-            hint="end it: spectron-migrate erase with the same scope; until then nothing is written",
+            f"an erase of scope {', '.join(halted)} was begun but not finished",
+            hint="run spectron-migrate erase for the same scope again; nothing is written before it has finished",
         )
 
 
@@ -152,48 +161,49 @@ def _merge_tombstones(merge: Merge, ledger: Ledger, dump: Dump, filters: Filters
             merge.tombstone(mem0_id, stone.first_missed)
 
 
-def _merge_all(
+def _merge_memories(
     merge: Merge,
     dump: Dump,
     mapping: ScopeMapping,
-    chosen: Callable[[Memory], bool],
-    mine: _Mine,
+    is_wanted: Callable[[Memory], bool],
+    own_share: _OwnShare,
     *,
     now: str,
     reporter: Reporter,
-    go_on: Callable[[], None],
-) -> _Noticed:
-    noticed = _Noticed()
+    check_interrupted: Callable[[], None],
+) -> _TimeNotes:
+    notes = _TimeNotes()
     refused: list[Unmapped] = []
     for memory in dump.memories():
         reporter.advance(1)
-        go_on()
-        if not chosen(memory):
+        check_interrupted()
+        if not is_wanted(memory):
             continue
         placed = mapping.map_memory(memory)
         if isinstance(placed, Unmapped):
             refused.append(placed)
             continue
-        own = mine(memory, placed)
+        own = own_share(memory, placed)
         if own is None:
             continue
         if not refused:
             merge.add(memory, own, seen_again=dump.manifest.returned_at.get(memory.id))
         if isinstance(own, Placement):
-            _notice(noticed, memory, now)
+            _note(notes, memory, now)
     if refused:
         problems = [f"the mapping has no rule for memory {one.id}: {one.why}" for one in refused[:NAMED]]
         more = [f"and {len(refused) - NAMED} more"] if len(refused) > NAMED else []
         raise InputError.of_all(
             problems + more, hint="give them a rule, or let them go by name with `unmapped: skip` in the mapping"
         )
-    return noticed
+    return notes
 
 
-def _bury(merge: Merge, ledger: Ledger, dump: Dump) -> None:
-    """What adapters captured and a complete reading does not show was deleted by a call that nobody captured.
+def _tombstone_unseen_captures(merge: Merge, ledger: Ledger, dump: Dump) -> None:
+    """Tombstone the memories that adapters captured before this complete scan, and that it does not show.
 
-    Absence alone tells it: no dump ever held such a memory, so none can miss it.
+    A call that no adapter captured has deleted them. They need this, because no dump ever held them: tombstones of
+    a dump are for memories that an earlier dump held.
     """
     if dump.raw or not dump.complete or not dump.whole or dump.began is None:
         return
@@ -204,30 +214,33 @@ def _bury(merge: Merge, ledger: Ledger, dump: Dump) -> None:
         merge.tombstone(mem0_id, dump.began)
 
 
-_Mine = Callable[[Memory, "Placement | Skipped"], "Placement | Skipped | None"]
+_OwnShare = Callable[[Memory, "Placement | Skipped"], "Placement | Skipped | None"]
 
 
-def _whose(ledger: Ledger, sharding: Sharding | None) -> _Mine:
-    """Without shards everything is ours."""
+def _own_share(ledger: Ledger, sharding: Sharding | None) -> _OwnShare:
+    """What this process plans of each memory: everything, where there are no shards."""
     if sharding is None:
         return lambda _, placed: placed
-    return partial(sharding.own, ledger)
+    return partial(sharding.own_share, ledger)
 
 
-def _is_chosen(ledger: Ledger, filters: Filters, changes: Changes | None, memory: Memory) -> bool:
-    return filters.admits(memory) and (changes is None or changes.wants(ledger, memory))
+def _is_wanted(ledger: Ledger, filters: Filters, changes: Changes | None, memory: Memory) -> bool:
+    return filters.admits(memory) and (changes is None or changes.is_wanted(ledger, memory))
 
 
-def _notice(noticed: _Noticed, memory: Memory, now: str) -> None:
-    noticed.taken += 1
-    noticed.guessed += memory.text_at_source == "updated_at"
-    noticed.timeless += not has_time(memory)
-    noticed.future += memory.text_at is not None and memory.text_at > now
-    noticed.expiring += memory.expiration_date is not None
+def _note(notes: _TimeNotes, memory: Memory, now: str) -> None:
+    notes.taken += 1
+    notes.guessed += memory.text_at_source == "updated_at"
+    notes.timeless += not has_time(memory)
+    notes.future += memory.text_at is not None and memory.text_at > now
+    notes.expiring += memory.expiration_date is not None
 
 
-def _hold_against_sent(ledger: Ledger, mapping: ScopeMapping) -> None:
-    """Whatever this run is about: all that was sent stays where it is, in the lane that the new mapping gives it."""
+def _check_sent_memories(ledger: Ledger, mapping: ScopeMapping) -> None:
+    """Check every sent memory against a changed mapping, whatever the filters: none may change its scope.
+
+    Each moves to the lane that the new mapping gives it, so that the order of the lane holds.
+    """
     moves = []
     for each in plan.sent(ledger):
         placed = mapping.map_memory(each.memory)
@@ -242,25 +255,25 @@ def _hold_against_sent(ledger: Ledger, mapping: ScopeMapping) -> None:
 
 
 def _refuse_moves(changes: list[plan.ScopeChange]) -> None:
-    """A memory in two scopes is worse than an old mapping."""
+    """Raises InputError for memories that would be in two scopes."""
     if not changes:
         return
     named = [f"memory {one.mem0_id} was sent to {one.sent_to}, now {one.now}" for one in changes[:NAMED]]
     raise InputError(
         f"the changed mapping moves {counted(len(changes), 'memory')} already sent: {'; '.join(named)}",
-        hint="go on with the mapping that sent them, or begin anew in a fresh context with its own --state",
+        hint="continue with the mapping that sent them, or start over in a fresh context with its own --state",
     )
 
 
 def _warn_unknown(filters: Filters, dump: Dump, reporter: Reporter) -> None:
-    """A name that nobody bears is more often a slip than a wish."""
+    """Warn about users in the filters that the dump does not have: probably a typing error."""
     unknown = sorted(filters.users - dump.manifest.users.keys())
     if unknown:
         reporter.warn(f"the dump has no memory of user {name_first([repr(user) for user in unknown])}")
 
 
 def _warn_raw(dump: Dump, reporter: Reporter) -> None:
-    """What raw files leave out is told here: no export has said it."""
+    """Warn about the rows that raw files lose; for a dump, `export` did so."""
     for note in dump.notes:
         reporter.warn(note)
     left_out = list(islice(dump.skipped, NAMED)) if dump.raw else []
@@ -274,7 +287,7 @@ def _warn_raw(dump: Dump, reporter: Reporter) -> None:
 def _warn_left_behind(
     ledger: Ledger, number: int, dump: Dump, mapping: ScopeMapping, filters: Filters, *, now: str, reporter: Reporter
 ) -> None:
-    """Filters choose memories, never the order: what they leave behind in a lane will come late."""
+    """Warn about older memories of a lane that the filters leave out, because they will be late."""
     left = 0
     for memory in dump.memories():
         if filters.admits(memory):
@@ -285,28 +298,28 @@ def _warn_left_behind(
             left += plans.would_come_late(ledger, number, placed.lane, key, memory.id)
     if left:
         reporter.warn(
-            f"the filters leave {left} older memories behind in the same scopes' order: written later, they come late"
-            " and supersede nothing"
+            f"the filters leave out {left} older memories of the same scopes: written later, they will be late and"
+            " supersede nothing"
         )
 
 
-def _warn(noticed: _Noticed, replaced: int, reporter: Reporter) -> None:
-    if noticed.taken and noticed.guessed / noticed.taken > GUESSED_SHARE:
+def _warn_about_times(notes: _TimeNotes, replaced: int, reporter: Reporter) -> None:
+    if notes.taken and notes.guessed / notes.taken > GUESSED_SHARE:
         reporter.warn(
-            f"{noticed.guessed} of {noticed.taken} memories have a guessed time (`updated_at`, which a metadata edit"
-            " moves too): their order may not be the order of the texts"
+            f"{notes.guessed} of {notes.taken} memories have a guessed time (`updated_at`, which metadata edits change"
+            " too): their order may differ from the order of the texts"
         )
-    if noticed.timeless:
-        reporter.warn(f"{noticed.timeless} memories have no time: they go in first, and supersede nothing")
-    if noticed.future:
-        reporter.warn(f"{noticed.future} memories have a time in the future")
-    if noticed.expiring:
-        reporter.warn(f"{counted(noticed.expiring, 'memory')} would expire in Mem0 and will not in Spectron")
+    if notes.timeless:
+        reporter.warn(f"{notes.timeless} memories have no time: they are written first and supersede nothing")
+    if notes.future:
+        reporter.warn(f"{notes.future} memories have a time in the future")
+    if notes.expiring:
+        reporter.warn(f"{counted(notes.expiring, 'memory')} will expire in Mem0 but not in Spectron")
     if replaced:
-        reporter.warn(f"{replaced} memories are older here than in the ledger and were left out")
+        reporter.warn(f"{replaced} memories have an older text in this dump than in the ledger and were left out")
 
 
-def _spell(filters: Filters) -> list[str]:
+def _filter_parts(filters: Filters) -> list[str]:
     return [
         "\n".join(f"{kind}={value}" for value in sorted(values))
         for kind, values in (("user", filters.users), ("agent", filters.agents), ("run", filters.runs))

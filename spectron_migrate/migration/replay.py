@@ -115,7 +115,7 @@ class Replay:
                 context=context,
                 now=self._stamp(),
                 reporter=self._reporter,
-                go_on=self._raise_if_interrupted,
+                check_interrupted=self._raise_if_interrupted,
                 sharding=self._join(context, open_things, dry_run=True),
             )
             with ledger.transaction():
@@ -159,7 +159,7 @@ class Replay:
                 context=api.context,
                 now=self._stamp(),
                 reporter=self._reporter,
-                go_on=self._raise_if_interrupted,
+                check_interrupted=self._raise_if_interrupted,
                 sharding=sharding,
                 changes=self._changes,
             )
