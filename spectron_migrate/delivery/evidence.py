@@ -85,7 +85,7 @@ async def _turns_in_order(run: Run, facts: Sequence[IntendedFact]) -> list[Turn]
     if len(turns) > len(facts):
         await run.writer.durable(sessions.close_session, session.id)
         foreign = counted(len(turns) - len(facts), "turn")
-        return await give_up(run, facts, f"somebody else wrote {foreign} in our session")
+        return await give_up(run, facts, f"somebody else wrote {foreign} to our session")
     for turn, fact in zip(turns, facts, strict=False):
         # While the key is valid, the server itself will say which turn is this fact's: see `_by_receipt`.
         if not (is_certain(turn, fact) or is_key_valid(run, fact.sent_after, fact.sent_by)):

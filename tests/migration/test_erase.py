@@ -160,7 +160,7 @@ def test_looking_changes_nothing(led_to: RunningServer, user: str, capsys: pytes
     assert 0 == erase(f"user/{user}", yes=False, more=("--dry-run",))
     answer = told(capsys)
     assert (False, 1) == (answer["erased"], answer["scopes"][0]["memories"])
-    assert any("not seen from here" in warning for warning in answer["warnings"])
+    assert any("cannot be seen" in warning for warning in answer["warnings"])
     assert 1 == len(turns_of(led_to, user))
 
 
@@ -194,7 +194,7 @@ def test_a_node_above_that_was_made_on_the_way_is_not_ours_to_erase(
 ) -> None:
     replayed([memory(1, user)])
     capsys.readouterr()
-    assert "scope user is none that this migration registered itself" in refused(erase("user"), capsys)
+    assert "scope user was not registered by this migration" in refused(erase("user"), capsys)
 
 
 def test_a_scope_that_was_there_before_is_not_hit(
@@ -203,7 +203,7 @@ def test_a_scope_that_was_there_before_is_not_hit(
     post(led_to, "/scopes", {"path": f"user/{user}"})
     replayed([memory(1, user)], "--into-existing")
     capsys.readouterr()
-    assert f"scope user/{user} is none that this migration registered" in refused(erase(f"user/{user}"), capsys)
+    assert f"scope user/{user} was not registered by this migration" in refused(erase(f"user/{user}"), capsys)
 
 
 def test_turns_of_others_in_our_session_are_not_hit(
@@ -265,7 +265,7 @@ def test_nothing_is_erased_while_somebody_follows_mem0(
     capsys.readouterr()
     with (STATE / FOLLOW_LOCK).open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert "--follow is at work" in refused(erase(f"user/{user}"), capsys)
+        assert "--follow is running" in refused(erase(f"user/{user}"), capsys)
 
 
 def test_another_migration_is_refused(led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -327,7 +327,7 @@ def test_killed_around_the_call_it_holds_up_every_replay_until_it_is_run_again(
         assert [f"user/{user}"] == erasing.unfinished(ledger)
     capsys.readouterr()
     assert 10 == run(["replay", "--dump", "all.json", "--json"])
-    assert "begun and not finished" in told(capsys)["error"]["message"]
+    assert "begun but not finished" in told(capsys)["error"]["message"]
     assert 0 == run(["status", "--json"])
     assert "erase" in told(capsys)["next"]
     assert 0 == erase(f"user/{user}")

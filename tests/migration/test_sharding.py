@@ -277,7 +277,7 @@ def test_a_shard_that_planned_an_older_export_than_the_one_that_stands_writes_no
     )
     capsys.readouterr()
     assert 9 == run(["replay", "--shard", "0/2", "--json"])
-    assert "another shard has begun" in error(capsys)
+    assert "another shard has started" in error(capsys)
     assert all([] == turns_of(led_to, f"{user}{letter}") for letter in "abcdef")
 
 
