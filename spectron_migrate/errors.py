@@ -1,4 +1,4 @@
-"""Every error that a user can see, and the exit code that it stands for: one class an exit code.
+"""Every error that a user can see, and the exit code that it stands for: one class per exit code.
 
     MigrateError
     |- InputError            2   usage, settings, mapping, dump: refused before anything is written

@@ -1,4 +1,4 @@
-"""`spectron-migrate cutover`: a command a step; all steps run and draw alike."""
+"""`spectron-migrate cutover`: one subcommand per step; all steps run and draw alike."""
 
 from __future__ import annotations
 
@@ -47,11 +47,13 @@ def start(options: GlobalOptions, reason: ReasonOption = "") -> int:
     Example: spectron-migrate cutover start; spectron-migrate replay --follow
     """
 
-    def step(at: StepContext) -> StepResult:
+    def step(inputs: StepInputs) -> StepResult:
         from spectron_migrate.cutover import ungated_steps
 
-        catch_up = at.settings.cutover.catch_up
-        return ungated_steps.start(at.folder, _migration_id(at.settings), catch_up, why=reason, **at.signature)
+        catch_up = inputs.settings.cutover.catch_up
+        return ungated_steps.start(
+            inputs.folder, _migration_id(inputs.settings), catch_up, why=reason, **inputs.signature
+        )
 
     return run_command("cutover", options, partial(run, step=step))
 
@@ -63,7 +65,9 @@ def check(options: GlobalOptions) -> int:
 
     Example: spectron-migrate cutover check --json
     """
-    return run_command("cutover", options, partial(run, step=lambda at: at.with_api_if_set(at.cutover.check)))
+    return run_command(
+        "cutover", options, partial(run, step=lambda inputs: inputs.with_api_if_set(inputs.cutover.check))
+    )
 
 
 @app.command("shift", cls=SectionedCommand, short_help="Read a percentage of users from Spectron.")
@@ -78,7 +82,7 @@ def shift(
         list[str] | None,
         typer.Option(
             "--user",
-            help="Pin these users to Mem0 (0) or Spectron (100); @FILE: one id a line.",
+            help="Pin these users to Mem0 (0) or Spectron (100); @FILE: one id per line.",
             metavar="ID|@FILE",
         ),
     ] = None,
@@ -89,16 +93,16 @@ def shift(
     Example: spectron-migrate cutover shift 100 --user alice; spectron-migrate cutover shift 5
     """
 
-    def step(at: StepContext) -> StepResult:
+    def step(inputs: StepInputs) -> StepResult:
         from spectron_migrate.cutover import ungated_steps
 
         users = sorted(read_filters(user).users)
-        signature = at.signature
+        signature = inputs.signature
         wanted = ungated_steps.shift_step(percent, users, now=signature["now"], who=signature["who"], why=reason)
-        back = ungated_steps.shift_back(at.folder, wanted, reporter=at.invocation.reporter)
+        back = ungated_steps.shift_back(inputs.folder, wanted, reporter=inputs.invocation.reporter)
         if back is not None:
             return back
-        return run_async(at.cutover.shift(at.open_api, percent, users, why=reason))
+        return run_async(inputs.cutover.shift(inputs.open_api, percent, users, why=reason))
 
     return run_command("cutover", options, partial(run, step=step))
 
@@ -116,13 +120,13 @@ def accept(
     Example: spectron-migrate cutover accept verdict --reason "only 20 users, checked by hand"
     """
 
-    def step(at: StepContext) -> StepResult:
+    def step(inputs: StepInputs) -> StepResult:
         if not reason.strip():
             hint = f"spectron-migrate cutover accept {gate} --reason TEXT"
             raise InputError("--reason is missing: it is recorded why a gate was accepted", hint=hint)
         name, _, first = gate.partition("=")
         ids = [each for word in (first, *(more or ())) for each in word.split(",") if each]
-        return at.with_api_if_set(lambda api: at.cutover.accept(api, name, ids, why=reason))
+        return inputs.with_api_if_set(lambda api: inputs.cutover.accept(api, name, ids, why=reason))
 
     return run_command("cutover", options, partial(run, step=step))
 
@@ -135,10 +139,10 @@ def revert(options: GlobalOptions, reason: ReasonOption = "") -> int:
     Example: spectron-migrate cutover revert --reason "support reports wrong answers"
     """
 
-    def step(at: StepContext) -> StepResult:
+    def step(inputs: StepInputs) -> StepResult:
         from spectron_migrate.cutover import ungated_steps
 
-        return ungated_steps.revert(at.folder, why=reason, **at.signature)
+        return ungated_steps.revert(inputs.folder, why=reason, **inputs.signature)
 
     return run_command("cutover", options, partial(run, step=step))
 
@@ -164,12 +168,14 @@ def complete(
     Example: spectron-migrate cutover complete --migration 0123456789abcdef --yes
     """
 
-    def step(at: StepContext) -> StepResult:
+    def step(inputs: StepInputs) -> StepResult:
         named, is_confirmed = migration, yes
-        if not yes and at.invocation.may_ask:
-            named = at.invocation.ask("Spectron becomes the only store, for good. Type the migration's id to confirm: ")
+        if not yes and inputs.invocation.may_ask:
+            named = inputs.invocation.ask(
+                "Spectron becomes the only store, for good. Type the migration's id to confirm: "
+            )
             is_confirmed = True
-        return run_async(at.cutover.complete(at.open_api, named, yes=is_confirmed, why=reason))
+        return run_async(inputs.cutover.complete(inputs.open_api, named, yes=is_confirmed, why=reason))
 
     return run_command("cutover", options, partial(run, step=step))
 
@@ -186,12 +192,14 @@ def abort(
     Example: spectron-migrate cutover abort --yes
     """
 
-    def step(at: StepContext) -> StepResult:
+    def step(inputs: StepInputs) -> StepResult:
         from spectron_migrate.cutover import ungated_steps
 
-        ask = at.invocation.ask
-        sure = yes or (at.invocation.may_ask and ask("End the cutover? The next one starts over. (yes/no) ") == "yes")
-        return ungated_steps.abort(at.folder, yes=sure, why=reason, **at.signature)
+        ask = inputs.invocation.ask
+        sure = yes or (
+            inputs.invocation.may_ask and ask("End the cutover? The next one starts over. (yes/no) ") == "yes"
+        )
+        return ungated_steps.abort(inputs.folder, yes=sure, why=reason, **inputs.signature)
 
     return run_command("cutover", options, partial(run, step=step))
 
@@ -205,7 +213,7 @@ class Signature(TypedDict):
 
 
 @dataclass
-class StepContext:
+class StepInputs:
     """What a step works with; settings are read only by the steps that need them."""
 
     invocation: Invocation
@@ -240,7 +248,7 @@ class StepContext:
         )
 
     def open_api(self) -> SpectronApi:
-        """The wire; says which host and context before anything is written."""
+        """The wire; prints the host and context before anything is written."""
         settings = self.settings
         settings.spectron.require()
         self.invocation.reporter.info(f"Spectron at {settings.spectron.endpoint}, context {settings.spectron.context}")
@@ -260,19 +268,19 @@ class StepContext:
         return run_async(run_work())
 
 
-def run(invocation: Invocation, step: Callable[[StepContext], StepResult]) -> CommandResult:
+def run(invocation: Invocation, step: Callable[[StepInputs], StepResult]) -> CommandResult:
     """Take one step of a cutover."""
     from spectron_migrate.cutover.status import next_command
     from spectron_migrate.state.following import is_followed
 
-    at = StepContext(invocation)
-    stand = step(at)
+    inputs = StepInputs(invocation)
+    result = step(inputs)
     return CommandResult(
-        stand.exit_code,
-        stand.to_json(),
-        draw(stand),
-        migration=stand.state.migration or None,
-        next=next_command(stand.state, following=is_followed(at.folder), ready=stand.ready),
+        result.exit_code,
+        result.to_json(),
+        draw(result),
+        migration=result.state.migration or None,
+        next=next_command(result.state, following=is_followed(inputs.folder), ready=result.ready),
     )
 
 
@@ -307,26 +315,26 @@ def _migration_id(settings: Settings) -> str:
     return expected
 
 
-def draw(stand: StepResult) -> Iterator[RenderableType]:
+def draw(result: StepResult) -> Iterator[RenderableType]:
     """The phase, the gates, and what to do about those that do not pass."""
-    yield facts(f"Cutover: {stand.note or stand.state.phase}", _rows(stand))
-    if stand.gates:
+    yield facts(f"Cutover: {result.note or result.state.phase}", _rows(result))
+    if result.gates:
         yield listing(
-            "All gates pass" if stand.ready else "Gates",
+            "All gates pass" if result.ready else "Gates",
             ("gate", "value", "limit", ""),
-            [(gate.name, _value(gate.value), _value(gate.limit), OUTCOMES[gate.outcome]) for gate in stand.gates],
+            [(gate.name, _value(gate.value), _value(gate.limit), OUTCOMES[gate.outcome]) for gate in result.gates],
         )
-    for gate in stand.gates:
+    for gate in result.gates:
         if not gate.passed:
             yield plain(f"{gate.name}: {gate.hint}")
         elif gate.accepted_by:
             yield plain(f"{gate.name}: accepted by {gate.accepted_by}", style="dim")
-    if stand.ready is False:
+    if result.ready is False:
         yield plain("reads move to Spectron only when every gate passes", style="bold")
 
 
-def _rows(stand: StepResult) -> list[tuple[str, object]]:
-    state = stand.state
+def _rows(result: StepResult) -> list[tuple[str, object]]:
+    state = result.state
     rows: list[tuple[str, object]] = [("phase", state.phase), ("read from Spectron", f"{state.percent:g} % of users")]
     if state.pinned_to_spectron or state.pinned_to_mem0:
         rows.append(
@@ -337,15 +345,15 @@ def _rows(stand: StepResult) -> list[tuple[str, object]]:
         )
     if state.fence:
         rows.append(("began", f"{_value(state.fence)} UTC"))
-    if stand.reconciled is not None:
-        differ = counted(stand.reconciled.differences, "memory differs", "memories differ")
-        result = "agree" if stand.reconciled.agree else differ
-        rows.append(("Mem0 and the ledger", f"{result}, {counted(stand.reconciled.memories, 'memory')} compared"))
-    if stand.privacy is not None and (stand.privacy.deleted or stand.privacy.replaced):
-        deleted = counted(stand.privacy.deleted, "memory")
-        replaced = counted(stand.privacy.replaced, "older text")
+    if result.reconciled is not None:
+        differ = counted(result.reconciled.differences, "memory differs", "memories differ")
+        agreement = "agree" if result.reconciled.agree else differ
+        rows.append(("Mem0 and the ledger", f"{agreement}, {counted(result.reconciled.memories, 'memory')} compared"))
+    if result.privacy is not None and (result.privacy.deleted or result.privacy.replaced):
+        deleted = counted(result.privacy.deleted, "memory")
+        replaced = counted(result.privacy.replaced, "older text")
         rows.append(("gone from Mem0, still in Spectron", f"{deleted}, {replaced} of others"))
-        rows.append(("", f"{stand.privacy.exact:,} can be erased exactly; listed in {stand.privacy.path}"))
+        rows.append(("", f"{result.privacy.exact:,} can be erased exactly; listed in {result.privacy.path}"))
     return rows
 
 

@@ -102,7 +102,7 @@ def _next(dump: Path) -> str:
 
 
 def draw(diagnosis: Diagnosis, answers: list[ProbeFinding] | None) -> Iterator[RenderableType]:
-    """The checks, then what the probe found beside what a replay assumes."""
+    """The checks, then the answers of the probe and what a replay assumes."""
     for check in diagnosis.checks:
         mark, style = _STATUS[check.status]
         yield Wrapped(f"{check.name}: {check.finding}", f"{mark:4} ", lead_style=style)

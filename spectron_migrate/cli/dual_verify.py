@@ -120,7 +120,7 @@ def command(
 
 
 def run(invocation: Invocation, settings: Settings, request: VerifyRequest) -> CommandResult:
-    """Verify against Spectron and, where it can be asked, Mem0; writes the reports."""
+    """Verify against Spectron and, if it can be searched, Mem0; writes the reports."""
     from spectron_migrate.ledger.shards import open_all
     from spectron_migrate.verify.reports.files import check_paths
 

@@ -52,7 +52,7 @@ def command(
 ) -> int:
     """Remove what a replay wrote to a scope, where nothing else is stored there.
 
-    Afterwards its memories are planned again: the next replay writes them anew.
+    Afterwards its memories are planned again: the next replay writes them again.
 
     \b
     Example: spectron-migrate erase --migration 387bc241adff8ede --scope user/alice --dry-run

@@ -18,19 +18,22 @@ from spectron_migrate.records import Filters
 UserOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--user", help="Only these users; @FILE: one id a line.", metavar="ID|@FILE", autocompletion=completion.users
+        "--user", help="Only these users; @FILE: one id per line.", metavar="ID|@FILE", autocompletion=completion.users
     ),
 ]
 AgentOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--agent", help="Only these agents; @FILE: one id a line.", metavar="ID|@FILE", autocompletion=completion.agents
+        "--agent",
+        help="Only these agents; @FILE: one id per line.",
+        metavar="ID|@FILE",
+        autocompletion=completion.agents,
     ),
 ]
 RunOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--run", help="Only these runs; @FILE: one id a line.", metavar="ID|@FILE", autocompletion=completion.runs
+        "--run", help="Only these runs; @FILE: one id per line.", metavar="ID|@FILE", autocompletion=completion.runs
     ),
 ]
 MappingOption = Annotated[

@@ -76,12 +76,19 @@ def command(
     max_in_flight: Annotated[
         int | None,
         typer.Option(
-            "--max-in-flight", min=1, max=1024, help="Most requests at once (64).", metavar="N", rich_help_panel=PACE
+            "--max-in-flight",
+            min=1,
+            max=1024,
+            help="Maximum number of concurrent requests (64).",
+            metavar="N",
+            rich_help_panel=PACE,
         ),
     ] = None,
     max_rps: Annotated[
         float | None,
-        typer.Option("--max-rps", min=0.01, help="Most requests per second.", metavar="X", rich_help_panel=PACE),
+        typer.Option(
+            "--max-rps", min=0.01, help="Maximum number of requests per second.", metavar="X", rich_help_panel=PACE
+        ),
     ] = None,
     max_seconds: Annotated[
         float | None,
@@ -169,7 +176,7 @@ def _parse_resolutions(words: list[str]) -> dict[str, Literal["present", "absent
 def run(
     invocation: Invocation, settings: Settings, dumps: list[Path], replay_options: ReplayOptions, *, dry_run: bool
 ) -> CommandResult:
-    """Replay the dumps, or plan it; raises InputError where they hold no memory."""
+    """Replay the dumps, or plan it; raises InputError where they contain no memory."""
     from spectron_migrate.mapping import load_mapping
     from spectron_migrate.migration.replay import Replay
 
@@ -208,7 +215,7 @@ def _mention_later_writes(invocation: Invocation, settings: Settings, dump: Dump
 
     if dump.source.kind != "files" and not read_journal(settings.state).state.is_under_way:
         invocation.reporter.info(
-            f"this dump holds nothing that was written to Mem0 after {dump.manifest.scan_began[:19]}Z;"
+            f"this dump contains nothing that was written to Mem0 after {dump.manifest.scan_began[:19]}Z;"
             " for an application that keeps writing: cutover start, then replay --follow"
         )
 

@@ -94,8 +94,8 @@ def run_command(command: str, options: GlobalOptions, run: Callable[[Invocation]
         result = run(invocation)
     except (MigrateError, KeyboardInterrupt) as error:
         reporter.close()
-        told = error if isinstance(error, MigrateError) else interrupted()
-        return print_error(command, told, as_json=options.as_json, warnings=reporter.warnings, began=began)
+        reported = error if isinstance(error, MigrateError) else interrupted()
+        return print_error(command, reported, as_json=options.as_json, warnings=reporter.warnings, began=began)
     except BrokenPipeError:
         return _discard_output()
     except Exception as error:

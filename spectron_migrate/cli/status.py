@@ -220,7 +220,7 @@ def _rows(state: State) -> list[tuple[str, object]]:
     rows.append(("scopes, sessions", f"{number(ledger.scopes)}, {_sessions(ledger.sessions)}"))
     rows += [("last run", line) for line in map(_run, ledger.runs[:8])]
     if ledger.erased:
-        rows.append(("erased, planned anew", ", ".join(list(ledger.erased)[-5:])))
+        rows.append(("erased, planned again", ", ".join(list(ledger.erased)[-5:])))
     rows.append(("probed", _probe(ledger)))
     return rows
 

@@ -32,7 +32,7 @@ class NotServable(InputError):
 
 @dataclass(frozen=True, slots=True)
 class Lens:
-    """What Spectron is asked for in place of a Mem0 filter."""
+    """The scopes to search in Spectron in place of a Mem0 filter."""
 
     selector: Selector
     """Clauses of nodes and `/*` subtrees; never empty, because an empty lens reads everything."""
@@ -161,7 +161,7 @@ class _LensBuilder:
         if len(filled) == len(self.ids):
             self.nodes["/".join(levels[: max(filled)])] = True
         else:
-            # The node says less than the filter, so memories of others can lie below it: the subtree is read
+            # The filter names more than the node does, so memories of others can be below it: the subtree is read
             # only if the rule writes there.
             node = "/".join(levels)
             self.nodes[node] = self.nodes.get(node, False) or len(levels) < len(path.levels)

@@ -92,9 +92,9 @@ class ScopeMapping:
     ) -> Lens:
         """The lens for a Mem0 filter, by the lens law (`mapping.lens`).
 
-        A filter by a user, or by a user and an agent, reads that node and everything below it, and beside it each
-        constant node (`org/acme`) to which a rule can write such memories. A run beside other ids does not change the
-        lens: hits are kept by `run_filter`. Raises NotServable, naming the rule to change, where the rules could
+        A filter by a user, or by a user and an agent, reads that node, everything below it, and each constant node
+        (`org/acme`) to which a rule can write such memories. A run in addition to other ids does not change the lens:
+        `run_filter` selects the hits. Raises NotServable, naming the rule to change, where the rules could
         write a matching memory to a scope that the filter does not determine.
         """
         given = {"user_id": user_id, "agent_id": agent_id, "app_id": app_id, "run_id": run_id}

@@ -1,4 +1,4 @@
-"""Settings from options, environment and file: one function a section; all problems are reported at once."""
+"""Settings from options, environment and file: one function per section; all problems are reported at once."""
 
 from __future__ import annotations
 

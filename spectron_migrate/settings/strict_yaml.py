@@ -123,9 +123,9 @@ def parse_yaml(text: str, name: str) -> Node:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
-        said = str(error.problem or error.context or error)
-        hint = "indent with spaces: YAML allows no tabs there" if "'\\t'" in said else None
-        raise InputError(f"{name}:{line}: not YAML: {shown(said)}", hint=hint) from None
+        reason = str(error.problem or error.context or error)
+        hint = "indent with spaces: YAML allows no tabs there" if "'\\t'" in reason else None
+        raise InputError(f"{name}:{line}: not YAML: {shown(reason)}", hint=hint) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise InputError(f"{name}:{line}: a character that YAML does not allow") from None

@@ -157,7 +157,7 @@ class CutoverSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that a command needs beside its mapping and its own options."""
+    """Everything that a command needs, apart from its mapping and its own options."""
 
     mem0: Mem0Settings | None
     spectron: SpectronSettings
