@@ -111,7 +111,9 @@ def shift(
 @with_global_options
 def accept(
     options: GlobalOptions,
-    gate: Annotated[str, typer.Argument(help="refused, verdict, will_not_expire or calls.", metavar="GATE[=ID…]")],
+    gate: Annotated[
+        str, typer.Argument(help="refused, moved, verdict, will_not_expire or calls.", metavar="GATE[=ID…]")
+    ],
     more: Annotated[list[str] | None, typer.Argument(help="More ids.", metavar="[ID…]")] = None,
     reason: ReasonOption = "",
 ) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from spectron_migrate.dump import Manifest, read_manifest
 from spectron_migrate.errors import Incomplete, InputError, KeyRefused, MigrateError
 from spectron_migrate.ledger import Ledger
-from spectron_migrate.ledger.read import cutover
+from spectron_migrate.ledger.read import cutover as ledger_reads
 from spectron_migrate.ledger.read.cutover import Undecided
 from spectron_migrate.migration.ledger_access import open_ledgers
 from spectron_migrate.migration.reconcile import Reconciled, read_last_result
@@ -112,7 +112,7 @@ async def gather(
         with open_ledgers(folder) as ledgers:
             facts = _ledger_evidence(ledgers)
             report = _read_report(folder / LAST_REPORT, ledgers)
-            selectors = cutover.selectors_in_use(ledgers)
+            selectors = ledger_reads.selectors_in_use(ledgers)
     except Incomplete as error:
         missing = error.message
     except InputError:
@@ -148,10 +148,10 @@ def _ledger_evidence(ledgers: Sequence[Ledger]) -> LedgerEvidence | None:
     return LedgerEvidence(
         migration=migration.id,
         mapping=migration.mapping_digest,
-        left=cutover.count_undecided(ledgers),
-        refused=cutover.refused_memories(ledgers),
-        will_not_expire=cutover.will_not_expire(ledgers),
-        moved=cutover.moved_memories(ledgers),
+        left=ledger_reads.count_undecided(ledgers),
+        refused=ledger_reads.refused_memories(ledgers),
+        will_not_expire=ledger_reads.will_not_expire(ledgers),
+        moved=ledger_reads.moved_memories(ledgers),
     )
 
 
@@ -166,7 +166,7 @@ def _read_report(path: Path, ledgers: Sequence[Ledger]) -> VerificationReport | 
             began=str(report["began"]),
             ended=str(report["ended"]),
             leaks=int(report["measured"]["isolation"]["leaks"]),
-            scan_began=cutover.scan_began(ledgers, str(report["dump"])),
+            scan_began=ledger_reads.scan_began(ledgers, str(report["dump"])),
             whole=not report["options"]["users"],
         )
     except (OSError, ValueError, KeyError, TypeError):

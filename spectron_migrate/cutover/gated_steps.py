@@ -27,7 +27,7 @@ from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state import processes
 from spectron_migrate.state.journal import CutoverState, Step, publish_routing, read_journal, record_step, whoami
 
-TURN_PATIENCE_S = 120.0
+ROUND_PATIENCE_S = 120.0
 """How long a step waits for a round of another process."""
 ROUTING_SEEN_S = 2.0
 """Within this time, applications on this host have read a changed `routing.json`: they look twice a second."""
@@ -100,7 +100,7 @@ class Cutover:
         if back is not None:
             return back
         state = self._require_legal("shift")
-        async with round_lock(self._folder, sleep=self._sleep, patience_s=TURN_PATIENCE_S), api() as wire:
+        async with round_lock(self._folder, sleep=self._sleep, patience_s=ROUND_PATIENCE_S), api() as wire:
             reconciled = await self._reconcile(wire)
             gates = await self._evaluate_gates(wire)
             if exit_code_of(gates) != ExitCode.DONE:
@@ -129,7 +129,7 @@ class Cutover:
                 "`complete` cannot be undone, and it was not confirmed",
                 hint=f"spectron-migrate cutover complete --migration {state.migration} --yes",
             )
-        async with round_lock(self._folder, sleep=self._sleep, patience_s=TURN_PATIENCE_S), api() as wire:
+        async with round_lock(self._folder, sleep=self._sleep, patience_s=ROUND_PATIENCE_S), api() as wire:
             gates: tuple[GateResult, ...] = ()
             if state.phase != "complete":
                 if state.phase != "closing":

@@ -10,6 +10,7 @@
    `accept="by memory"` with `memories` in the result (like `_refused`), or `accept="as a whole"` with `about` in the
    result (like `_verdict`). Acceptances are recorded in the journal with who, when and why, and hold for exactly what
    the gate showed at that moment.
+   Name it in the help of `cutover accept` (cli/cutover.py).
 5. Add evidence that fails it to `FAILING` in tests/cutover/test_gates.py.
 
 `cutover check`, `shift`, `complete`, `accept` and their JSON take all gates from `GATES`; nothing else changes.

@@ -13,7 +13,7 @@ from pathlib import Path
 from spectron_migrate.errors import Incomplete, InputError
 from spectron_migrate.files.atomic import write_json
 from spectron_migrate.ledger import Ledger
-from spectron_migrate.ledger.read import cutover
+from spectron_migrate.ledger.read import cutover as ledger_reads
 from spectron_migrate.ledger.read.cutover import StaleText
 from spectron_migrate.migration.ledger_access import open_ledgers
 from spectron_migrate.records import Json, selector_of
@@ -49,8 +49,8 @@ def write_privacy_report(folder: Path, *, now: str) -> PrivacySummary | None:
 
 
 def _write(folder: Path, ledgers: Sequence[Ledger], now: str) -> PrivacySummary:
-    living = [path for ledger in ledgers for text in cutover.living_selectors(ledger) for path in _paths(text)]
-    rows = [_row(text, living) for ledger in ledgers for text in cutover.stale_texts(ledger)]
+    living = [path for ledger in ledgers for text in ledger_reads.living_selectors(ledger) for path in _paths(text)]
+    rows = [_row(text, living) for ledger in ledgers for text in ledger_reads.stale_texts(ledger)]
     report = {
         "schema": 1,
         "at": now,

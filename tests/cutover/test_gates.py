@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from spectron_migrate.cli.app import run
 from spectron_migrate.cutover.evidence import Evidence, KeyGrants
 from spectron_migrate.cutover.gates import (
     ACCEPTABLE,
@@ -93,6 +94,12 @@ def test_a_gate_that_fails_says_what_to_do_and_keeps_the_step_back(name: str, hi
 
 def test_every_gate_has_evidence_that_fails_it() -> None:
     assert {each.name for each in GATES} == {name for name, _, _ in FAILING}
+
+
+def test_the_help_of_accept_names_every_gate_that_can_be_accepted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ExitCode.DONE == run(["cutover", "accept", "--help"])
+    help_text = capsys.readouterr().out
+    assert [] == [name for name in ACCEPTABLE if name not in help_text]
 
 
 def test_evidence_dated_in_the_future_is_not_fresh() -> None:
