@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -11,6 +11,7 @@ from spectron_migrate import __version__
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import InputError, NotLegal
 from spectron_migrate.ledger import Ledger, erasing, messages, plan
+from spectron_migrate.ledger.ledger import MigrationRow
 from spectron_migrate.ledger.merge import Merge
 from spectron_migrate.ledger.read import memories, plans
 from spectron_migrate.mapping import ScopeMapping, Unmapped
@@ -22,7 +23,6 @@ from spectron_migrate.records import (
     Memory,
     Placement,
     Reporter,
-    Skipped,
     canonical_json,
     counted,
     digest,
@@ -82,14 +82,7 @@ def make_plan(
     fingerprint = digest(dump.digest, mapping.digest, *_filter_parts(filters))
     scan = _scan_row(dump)
     with ledger.transaction():
-        migration = ledger.claim(
-            context=context,
-            source=dump.source.identity,
-            mapping_digest=mapping.digest,
-            tool_version=__version__,
-            now=now,
-            shard=(sharding.shard.number, sharding.shard.of) if sharding else (0, 1),
-        )
+        migration = _claim(ledger, dump, mapping, sharding, context=context, now=now)
         same_mapping = migration.mapping_digest == mapping.digest
         merge_into = partial(Merge, ledger, scan=scan, migration=migration.id, same_mapping=same_mapping, now=now)
         last = plan.last_plan(ledger)
@@ -109,18 +102,8 @@ def make_plan(
         merge = merge_into(number)
         notes = _TimeNotes()
         if changes is None or not changes.unchanged:
-            is_wanted = partial(_is_wanted, ledger, filters, changes)
-            own_share = _own_share(ledger, sharding)
-            notes = _merge_memories(
-                merge,
-                dump,
-                mapping,
-                is_wanted,
-                own_share,
-                now=now,
-                reporter=reporter,
-                check_interrupted=check_interrupted,
-            )
+            chosen = _chosen_memories(ledger, dump, filters, changes, reporter, check_interrupted)
+            notes = _merge_memories(merge, ledger, dump, mapping, chosen, sharding, now=now)
             _merge_tombstones(merge, ledger, dump, filters)
         _refuse_moves(merge.scope_changes)
         plan.finish_plan(ledger, number, mapping_digest=mapping.digest)
@@ -132,6 +115,19 @@ def make_plan(
         reporter.warn(f"{merge.moved} memories are in another scope in Mem0 now: they stay where they were sent")
     _warn_about_times(notes, plans.count_replaced(ledger, number), reporter)
     return Planned(number, merged=True)
+
+
+def _claim(
+    ledger: Ledger, dump: Dump, mapping: ScopeMapping, sharding: Sharding | None, *, context: str, now: str
+) -> MigrationRow:
+    return ledger.claim(
+        context=context,
+        source=dump.source.identity,
+        mapping_digest=mapping.digest,
+        tool_version=__version__,
+        now=now,
+        shard=(sharding.shard.number, sharding.shard.of) if sharding else (0, 1),
+    )
 
 
 def _scan_row(dump: Dump) -> plan.ScanRow:
@@ -161,29 +157,41 @@ def _merge_tombstones(merge: Merge, ledger: Ledger, dump: Dump, filters: Filters
             merge.tombstone(mem0_id, stone.first_missed)
 
 
-def _merge_memories(
-    merge: Merge,
+def _chosen_memories(
+    ledger: Ledger,
     dump: Dump,
-    mapping: ScopeMapping,
-    is_wanted: Callable[[Memory], bool],
-    own_share: _OwnShare,
-    *,
-    now: str,
+    filters: Filters,
+    changes: Changes | None,
     reporter: Reporter,
     check_interrupted: Callable[[], None],
-) -> _TimeNotes:
-    notes = _TimeNotes()
-    refused: list[Unmapped] = []
+) -> Iterator[Memory]:
+    """The memories of the dump that this plan is about."""
     for memory in dump.memories():
         reporter.advance(1)
         check_interrupted()
-        if not is_wanted(memory):
-            continue
+        if filters.admits(memory) and (changes is None or changes.is_wanted(ledger, memory)):
+            yield memory
+
+
+def _merge_memories(
+    merge: Merge,
+    ledger: Ledger,
+    dump: Dump,
+    mapping: ScopeMapping,
+    chosen: Iterable[Memory],
+    sharding: Sharding | None,
+    *,
+    now: str,
+) -> _TimeNotes:
+    """Merge each memory, unless another shard plans it; raises InputError naming those without a rule."""
+    notes = _TimeNotes()
+    refused: list[Unmapped] = []
+    for memory in chosen:
         placed = mapping.map_memory(memory)
         if isinstance(placed, Unmapped):
             refused.append(placed)
             continue
-        own = own_share(memory, placed)
+        own = placed if sharding is None else sharding.own_share(ledger, memory, placed)
         if own is None:
             continue
         if not refused:
@@ -212,20 +220,6 @@ def _tombstone_unseen_captures(merge: Merge, ledger: Ledger, dump: Dump) -> None
         gone.difference_update(memory.id for memory in dump.memories())
     for mem0_id in sorted(gone):
         merge.tombstone(mem0_id, dump.began)
-
-
-_OwnShare = Callable[[Memory, "Placement | Skipped"], "Placement | Skipped | None"]
-
-
-def _own_share(ledger: Ledger, sharding: Sharding | None) -> _OwnShare:
-    """What this process plans of each memory: everything, where there are no shards."""
-    if sharding is None:
-        return lambda _, placed: placed
-    return partial(sharding.own_share, ledger)
-
-
-def _is_wanted(ledger: Ledger, filters: Filters, changes: Changes | None, memory: Memory) -> bool:
-    return filters.admits(memory) and (changes is None or changes.is_wanted(ledger, memory))
 
 
 def _note(notes: _TimeNotes, memory: Memory, now: str) -> None:
