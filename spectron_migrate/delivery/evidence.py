@@ -1,8 +1,8 @@
 """The evidence about facts in doubt: the listing of turns of their sessions (docs/protocol.md, Recovery).
 
 A session is a serial log: at most one send of it is undecided at a time, so the turns that no receipt claims are a
-prefix of the intended facts, in their order. Count and position decide, so facts with the same text need not be told
-apart; all the same the text of each turn must agree.
+prefix of the intended facts, in their order. Count and position decide, so facts with the same text need not be
+distinguished; all the same the text of each turn must agree.
 """
 
 from __future__ import annotations

@@ -104,5 +104,5 @@ class Likeness:
 def words(text: str) -> str:
     """The words of a text in the form in which they are compared."""
     found = _WORD.findall(text[:2000].casefold())
-    start = next((place for place, word in enumerate(found) if word not in _NOBODY), 0)
+    start = next((position for position, word in enumerate(found) if word not in _NOBODY), 0)
     return " ".join(sorted(found[start:]))

@@ -187,11 +187,11 @@ def _merge_memories(
     notes = _TimeNotes()
     refused: list[Unmapped] = []
     for memory in chosen:
-        placed = mapping.map_memory(memory)
-        if isinstance(placed, Unmapped):
-            refused.append(placed)
+        mapped = mapping.map_memory(memory)
+        if isinstance(mapped, Unmapped):
+            refused.append(mapped)
             continue
-        own = placed if sharding is None else sharding.own_share(ledger, memory, placed)
+        own = mapped if sharding is None else sharding.own_share(ledger, memory, mapped)
         if own is None:
             continue
         if not refused:
@@ -237,12 +237,12 @@ def _check_sent_memories(ledger: Ledger, mapping: ScopeMapping) -> None:
     """
     moves = []
     for each in plan.sent(ledger):
-        placed = mapping.map_memory(each.memory)
-        if not isinstance(placed, Placement):
+        mapped = mapping.map_memory(each.memory)
+        if not isinstance(mapped, Placement):
             continue
-        now = canonical_json(placed.selector)
+        now = canonical_json(mapped.selector)
         if now == each.selector:
-            plan.relane(ledger, each.memory.id, placed.lane)
+            plan.relane(ledger, each.memory.id, mapped.lane)
         elif each.stands:
             moves.append(plan.ScopeChange(each.memory.id, each.selector, now))
     _refuse_moves(moves)
@@ -286,10 +286,10 @@ def _warn_left_behind(
     for memory in dump.memories():
         if filters.admits(memory):
             continue
-        placed = mapping.map_memory(memory)
-        if isinstance(placed, Placement) and placed.infer == "full":
+        mapped = mapping.map_memory(memory)
+        if isinstance(mapped, Placement) and mapped.infer == "full":
             key = order_key(memory, dump.began or now)
-            left += plans.would_come_late(ledger, number, placed.lane, key, memory.id)
+            left += plans.would_come_late(ledger, number, mapped.lane, key, memory.id)
     if left:
         reporter.warn(
             f"the filters leave out {left} older memories of the same scopes: written later, they will be late and"

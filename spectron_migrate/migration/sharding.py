@@ -77,20 +77,20 @@ class Sharding:
         """Let other shards take over a newer export."""
         self._open.close()
 
-    def own_share(self, ledger: Ledger, memory: Memory, placed: Placement | Skipped) -> Placement | Skipped | None:
+    def own_share(self, ledger: Ledger, memory: Memory, mapped: Placement | Skipped) -> Placement | Skipped | None:
         """What this shard plans for the memory; None where another shard does.
 
         A memory that this shard sent stays with it, and one that another shard sent is not sent again, whatever lane
         a later export puts it in. A skipped memory has no lane: the hash of its id decides which shard names it.
         """
         known = memories.is_known(ledger, memory.id)
-        if isinstance(placed, Skipped):
-            return placed if known or self.shard.takes(memory.id) else None
-        if not self.shard.takes(placed.lane):
+        if isinstance(mapped, Skipped):
+            return mapped if known or self.shard.takes(memory.id) else None
+        if not self.shard.takes(mapped.lane):
             return Skipped(memory.id, merge.ELSEWHERE) if known else None
         if any(memories.was_sent(sibling, memory.id) for sibling in self._others):
             return Skipped(memory.id, merge.MOVED)
-        return placed
+        return mapped
 
     async def first_listing(self, api: SpectronApi, *, now: str, ledger: Ledger | None = None) -> Sequence[str]:
         """The scopes that existed before any shard registered one; the first shard to ask keeps them for all.

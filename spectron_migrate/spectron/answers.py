@@ -79,18 +79,18 @@ WriteResult = Receipt | NotStored
 BatchResult = BatchReceipt | NotStored
 
 
-def classify(answer: Response, *, session_id: str, infer: Infer) -> WriteResult:
+def classify(response: Response, *, session_id: str, infer: Infer) -> WriteResult:
     """What a whole response to POST /facts says about the memory."""
-    if answer.status == 200:
-        return _stored(answer.body, session_id=session_id, infer=infer)
-    return _not_stored(answer)
+    if response.status == 200:
+        return _stored(response.body, session_id=session_id, infer=infer)
+    return _not_stored(response)
 
 
-def classify_batch(answer: Response, *, session_id: str, infer: Infer, messages: int) -> BatchResult:
+def classify_batch(response: Response, *, session_id: str, infer: Infer, messages: int) -> BatchResult:
     """What a whole response to POST /facts/batch says about its messages; extractions are joined by `turnId`."""
-    if answer.status != 200:
-        return _not_stored(answer)
-    body = answer.body
+    if response.status != 200:
+        return _not_stored(response)
+    body = response.body
     if not isinstance(body, dict) or not isinstance(body.get("sessionId"), str):
         return Doubt("200 with a body that is not the answer to a batch")
     if body["sessionId"] != session_id:
@@ -103,19 +103,19 @@ def classify_batch(answer: Response, *, session_id: str, infer: Infer, messages:
     return BatchReceipt(tuple(_receipt(turn, None, extractions.get(turn, {}), infer) for turn in turns))
 
 
-def _not_stored(answer: Response) -> NotStored:
-    said = f"{answer.status} {answer.message}"
-    if answer.status in (429, 503) and answer.retry_after_s is not None:
-        return RetryLater(said, answer.retry_after_s)
-    if answer.status == 409:
-        return OtherBody(said) if _DIFFERENT_BODY.search(answer.message) else InFlight(said)
-    if answer.status in (400, 404, 413, 422):
-        return Refused(answer.status, said)
-    if answer.status == 401:
-        return KeyRejected(said)
-    if answer.status == 403:
-        return ScopeRejected(said)
-    return Doubt(said, finished=answer.status >= 500)
+def _not_stored(response: Response) -> NotStored:
+    reason = f"{response.status} {response.message}"
+    if response.status in (429, 503) and response.retry_after_s is not None:
+        return RetryLater(reason, response.retry_after_s)
+    if response.status == 409:
+        return OtherBody(reason) if _DIFFERENT_BODY.search(response.message) else InFlight(reason)
+    if response.status in (400, 404, 413, 422):
+        return Refused(response.status, reason)
+    if response.status == 401:
+        return KeyRejected(reason)
+    if response.status == 403:
+        return ScopeRejected(reason)
+    return Doubt(reason, finished=response.status >= 500)
 
 
 def _stored(body: Json, *, session_id: str, infer: Infer) -> WriteResult:

@@ -126,11 +126,13 @@ class SpectronApi:
 
     async def post_fact(self, content: bytes, *, key: str) -> Response:
         """POST /facts with these exact bytes under this idempotency key; raises NotBegun or InDoubt."""
-        return await self._post("/facts", content, {"Idempotency-Key": key})
+        return await self.wire.call("POST", f"{self._prefix}/facts", content=content, headers={"Idempotency-Key": key})
 
     async def post_batch(self, content: bytes, *, key: str) -> Response:
         """POST /facts/batch with these exact bytes under this idempotency key; raises NotBegun or InDoubt."""
-        return await self._post("/facts/batch", content, {"Idempotency-Key": key})
+        return await self.wire.call(
+            "POST", f"{self._prefix}/facts/batch", content=content, headers={"Idempotency-Key": key}
+        )
 
     async def register_scope(self, path: str) -> Response:
         """POST /scopes; not idempotent by contract, so the caller interprets the response."""
@@ -138,17 +140,17 @@ class SpectronApi:
 
     async def create_session(self, selector: Selector, metadata: Mapping[str, Json] | None = None) -> OpenedSession:
         """POST /sessions with explicit scopes; raises NotBegun, InDoubt, KeyRefused or MigrateError."""
-        answer = await self._post(
+        response = await self._post(
             "/sessions",
             _body({"scopes": [list(clause) for clause in selector], "metadata": dict(metadata or {})}),
         )
-        if answer.is_throttled:
-            raise answer.as_not_begun()
-        if answer.status == 201 and isinstance(answer.body, dict) and isinstance(answer.body.get("id"), str):
-            return OpenedSession(answer.body["id"], _selector(answer.body.get("scopes")), answer.date)
-        if answer.status < 300 or answer.status >= 500:
-            raise InDoubt(f"{answer.status} {answer.message}", finished=True)
-        raise self.failure(answer, f"a session for {canonical_json(selector)}")
+        if response.is_throttled:
+            raise response.as_not_begun()
+        if response.status == 201 and isinstance(response.body, dict) and isinstance(response.body.get("id"), str):
+            return OpenedSession(response.body["id"], _selector(response.body.get("scopes")), response.date)
+        if response.status < 300 or response.status >= 500:
+            raise InDoubt(f"{response.status} {response.message}", finished=True)
+        raise self.failure(response, f"a session for {canonical_json(selector)}")
 
     async def exchange(
         self, method: str, path: str, body: Mapping[str, Json], headers: Mapping[str, str] | None = None
@@ -158,16 +160,16 @@ class SpectronApi:
 
     async def forget(self, query: str, *, dry_run: bool) -> int:
         """POST /forget: by meaning, over everything that the key reaches; returns the number of rows."""
-        answer = await self._post("/forget", _body({"query": query, "dryRun": dry_run}))
-        return int(self._ok(answer, "forget").get("deleted", 0))
+        response = await self._post("/forget", _body({"query": query, "dryRun": dry_run}))
+        return int(self._ok(response, "forget").get("deleted", 0))
 
     async def forget_scope(self, path: str) -> int:
         """POST /scopes/forget: erase a node and everything below it for good; returns the number of rows.
 
         Repeating it is harmless.
         """
-        answer = await self._read("POST", "/scopes/forget", content=_body({"path": f"{path}/"}))
-        return int(self._ok(answer, f"erasing scope {path}").get("forgotten", 0))
+        response = await self._read("POST", "/scopes/forget", content=_body({"path": f"{path}/"}))
+        return int(self._ok(response, f"erasing scope {path}").get("forgotten", 0))
 
     async def tombstone_scope(self, path: str) -> bool:
         """DELETE /scopes: close an empty node to writes; False where the server refuses."""
@@ -181,10 +183,10 @@ class SpectronApi:
 
     async def me(self) -> Me:
         """GET /me; raises KeyRefused for a key (or a context) that the server does not know."""
-        answer = await self._read("GET", "/me")
-        body = self._ok(answer, "who the key is (/me)")
+        response = await self._read("GET", "/me")
+        body = self._ok(response, "who the key is (/me)")
         principal = body.get("delegatedPrincipalId") or body.get("principalId") or ""
-        return Me(str(principal), _grants(body.get("effectiveGrants")), answer.date)
+        return Me(str(principal), _grants(body.get("effectiveGrants")), response.date)
 
     async def scopes(self) -> list[ScopeNode]:
         """All registered scopes that the key may see, including tombstoned ones."""
@@ -231,7 +233,7 @@ class SpectronApi:
             "source": source,
             **({"asOf": as_of} if as_of is not None else {}),
         }
-        answer = self._ok(await self._read("POST", "/query", content=_body(body)), "a recall")
+        response = self._ok(await self._read("POST", "/query", content=_body(body)), "a recall")
         hits = tuple(
             Hit(
                 str(hit.get("id", "")),
@@ -239,9 +241,9 @@ class SpectronApi:
                 str(hit.get("source", "")),
                 float(hit.get("score") or 0.0),
             )
-            for hit in answer.get("hits") or []
+            for hit in response.get("hits") or []
         )
-        return Recall(hits, str(answer.get("tier", "")))
+        return Recall(hits, str(response.get("tier", "")))
 
     async def render_context(self, query: str, *, lens: Selector, k: int) -> str:
         """POST /context: the text that the server would put into a prompt."""
@@ -260,24 +262,24 @@ class SpectronApi:
     async def entity_keys(self, entity_type: str, name: str) -> list[str]:
         """The keys of an entity's current attributes; empty where the server knows no such entity."""
         path = f"/entities/{quote(entity_type, safe='')}/{quote(name, safe='')}"
-        answer = await self._read("GET", path)
-        if answer.status == 404:
+        response = await self._read("GET", path)
+        if response.status == 404:
             return []
-        rows = self._ok(answer, f"the entity {entity_type}/{name}").get("attributes") or []
+        rows = self._ok(response, f"the entity {entity_type}/{name}").get("attributes") or []
         return list(dict.fromkeys(str(row["key"]) for row in rows if isinstance(row, dict) and row.get("key")))
 
     async def entity_history(self, entity_type: str, name: str, key: str) -> list[dict[str, Json]]:
         """The supersession chain of one attribute; empty where the server knows none."""
         path = f"/entities/{quote(entity_type, safe='')}/{quote(name, safe='')}/history/{quote(key, safe='')}"
-        answer = await self._read("GET", path)
-        if answer.status == 404:
+        response = await self._read("GET", path)
+        if response.status == 404:
             return []
-        return list(self._ok(answer, f"the history of {key}").get("history") or [])
+        return list(self._ok(response, f"the history of {key}").get("history") or [])
 
     # -- how --
 
-    async def _post(self, path: str, content: bytes, headers: Mapping[str, str] | None = None) -> Response:
-        return await self.wire.call("POST", self._prefix + path, content=content, headers=headers)
+    async def _post(self, path: str, content: bytes) -> Response:
+        return await self.wire.call("POST", self._prefix + path, content=content)
 
     async def _read(
         self,
@@ -289,25 +291,25 @@ class SpectronApi:
         absolute: bool = False,
     ) -> Response:
         """A call that changes nothing, repeated after 429, 5xx and no response; then raises Unreachable."""
-        said = ""
+        reason = ""
         for attempt in range(self._read_tries):
             asked_s = 0.0
             try:
-                answer = await self.wire.call(
+                response = await self.wire.call(
                     method, path if absolute else self._prefix + path, content=content, params=params
                 )
             except (NotBegun, InDoubt) as problem:
-                said = problem.reason
+                reason = problem.reason
             else:
-                if answer.status == 501 or (answer.status != 429 and answer.status < 500):
-                    return answer
-                said = f"{answer.status} {answer.message}"
-                asked_s = min(answer.retry_after_s or 0.0, MAX_READ_WAIT_S)
+                if response.status == 501 or (response.status != 429 and response.status < 500):
+                    return response
+                reason = f"{response.status} {response.message}"
+                asked_s = min(response.retry_after_s or 0.0, MAX_READ_WAIT_S)
             if attempt < self._read_tries - 1:
                 await self._sleep(backoff_s(attempt, first_s=0.25, longest_s=8.0, asked_s=asked_s, jitter=True))
         tries = f"{method} {path} in {self._read_tries} tries"
         raise Unreachable(
-            f"Spectron at {self.endpoint} gave no usable response to {tries}: {said}",
+            f"Spectron at {self.endpoint} gave no usable response to {tries}: {reason}",
             hint="is the endpoint right and the server up? running again goes on where this stopped",
         )
 
@@ -316,8 +318,8 @@ class SpectronApi:
         params = {"limit": str(PAGE)}
         offset = 0
         while True:
-            answer = await self._read("GET", path, params=params)
-            body: Any = answer.body if answer.status == 200 else self._ok(answer, f"the list of {name}")
+            response = await self._read("GET", path, params=params)
+            body: Any = response.body if response.status == 200 else self._ok(response, f"the list of {name}")
             rows = body if isinstance(body, list) else body.get(name) if isinstance(body, dict) else None
             if not isinstance(rows, list) or not all(isinstance(row, dict) and _KEYS[name] in row for row in rows):
                 raise Unreachable(f"Spectron at {self.endpoint} answered the list of {name} with something else")
@@ -334,30 +336,30 @@ class SpectronApi:
                 offset += len(rows)
                 params = {"limit": str(PAGE), "offset": str(offset)}
 
-    def _ok(self, answer: Response, what: str) -> dict[str, Json]:
-        if answer.status == 200 and isinstance(answer.body, dict):
-            return answer.body
-        raise self.failure(answer, what)
+    def _ok(self, response: Response, what: str) -> dict[str, Json]:
+        if response.status == 200 and isinstance(response.body, dict):
+            return response.body
+        raise self.failure(response, what)
 
-    def failure(self, answer: Response, what: str) -> MigrateError:
-        """The error for a response that is none of the expected ones; the one place that reads 401 and 403 so.
+    def failure(self, response: Response, what: str) -> MigrateError:
+        """The error for an unexpected response. Those of writes of facts are in `answers`.
 
         `what`: what was asked for, such as `the list of scopes`.
         """
-        said = f"{answer.status} {answer.message}"
-        if answer.status == 401:
+        reason = f"{response.status} {response.message}"
+        if response.status == 401:
             return KeyRefused(
-                f"Spectron at {self.endpoint} refused the key for context {self.context}: {said}",
+                f"Spectron at {self.endpoint} refused the key for context {self.context}: {reason}",
                 hint="check SPECTRON_API_KEY and SPECTRON_CONTEXT: an unknown context is answered like a wrong key",
             )
-        if answer.status == 403:
+        if response.status == 403:
             return ScopeRefused(
-                f"the key may not do this in context {self.context}: {what}: {said}",
+                f"the key may not do this in context {self.context}: {what}: {reason}",
                 hint="grant the key what it needs there",
             )
-        if answer.status == 404 and what == "the list of turns":
-            return UnknownSession(f"Spectron at {self.endpoint} does not list the session: {said}")
-        return Unreachable(f"Spectron at {self.endpoint} could not answer {what}: {said}")
+        if response.status == 404 and what == "the list of turns":
+            return UnknownSession(f"Spectron at {self.endpoint} does not list the session: {reason}")
+        return Unreachable(f"Spectron at {self.endpoint} could not answer {what}: {reason}")
 
 
 def _body(value: Mapping[str, Json]) -> bytes:

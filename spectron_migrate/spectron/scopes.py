@@ -27,19 +27,19 @@ async def register(api: SpectronApi, path: str) -> bool:
     Raises NotBegun or InDoubt where the outcome is unknown, KeyRefused without the grant. What a server answers
     for a node that exists is unpublished, so any other answer is settled by listing the scopes.
     """
-    answer = await api.register_scope(path)
-    if answer.status == 201:
+    response = await api.register_scope(path)
+    if response.status == 201:
         return True
-    if answer.is_throttled:
-        raise answer.as_not_begun()
-    if answer.status >= 500:
-        raise InDoubt(f"{answer.status} {answer.message}", finished=True)
-    if answer.status in (401, 403):
-        raise api.failure(answer, f"registering scope {path} (scope:create)")
+    if response.is_throttled:
+        raise response.as_not_begun()
+    if response.status >= 500:
+        raise InDoubt(f"{response.status} {response.message}", finished=True)
+    if response.status in (401, 403):
+        raise api.failure(response, f"registering scope {path} (scope:create)")
     if path in await live_paths(api):
         return False
     raise ScopeRefused(
-        f"Spectron did not register scope {path}: {answer.status} {answer.message}",
+        f"Spectron did not register scope {path}: {response.status} {response.message}",
         hint="the node may be tombstoned, or a limit of depth or number of nodes is reached",
     )
 

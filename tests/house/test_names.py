@@ -13,11 +13,11 @@ MEANT = {
     "ScopeNode": SPECTRON,
     "Session": SPECTRON,
     "Turn": SPECTRON,
+    "Hit": SPECTRON,
 }
 """Class names that occur more than once, and the one thing that they mean."""
 
 TO_RENAME = {
-    "Hit",
     "Found",
     "Event",
     "Answer",
