@@ -224,7 +224,7 @@ class SeenIndex:
 
 
 def _batches(lines: Iterable[tuple[bytes, Json]]) -> Iterator[list[tuple[bytes, Json]]]:
-    """Lines with what they say, so many at a time, fewer where they are long."""
+    """Batches of lines, smaller if the lines are long."""
     batch: list[tuple[bytes, Json]] = []
     size = 0
     for line in lines:

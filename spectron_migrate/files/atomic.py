@@ -64,9 +64,9 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def append_durably(path: Path, data: bytes, *, after: int) -> None:
-    """Write `data` behind the first `after` bytes of a file, in place of what follows them; it survives a power cut.
+    """Write `data` after the first `after` bytes of a file, replacing what followed them; it survives a power cut.
 
-    The file is created where it is missing. Raises OSError.
+    Creates the file if it is missing. Raises OSError.
     """
     is_new = not path.exists()
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)

@@ -24,7 +24,7 @@ def reserve_space(handle: int, size: int) -> None:
 def release_space(handle: int, start: int, end: int) -> None:
     """Give back the disk space of bytes `start` to `end`, which then read as zeros; offsets do not change.
 
-    Safe while other processes append. Raises OSError where the system or the file system cannot do that.
+    Safe while other processes append. Raises OSError if the system or the file system cannot do that.
     """
     import ctypes
 

@@ -120,7 +120,7 @@ def run_export(
     except (OSError, sqlite3.OperationalError) as error:
         raise InputError(
             f"the dump in {dump_dir} cannot be written: {getattr(error, 'strerror', None) or error}",
-            hint="what was there is unharmed; is there room on the disk?",
+            hint="the old dump is unharmed; is the disk full?",
         ) from error
     reader.discard_progress()
     for note in reader.notes:

@@ -35,7 +35,7 @@ from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo,
 BASE_URL = "https://api.mem0.ai"
 _TOTALS = {"user": "total_users", "agent": "total_agents", "app": "total_apps", "run": "total_runs"}
 _MOST_HISTORY_REQUESTS = 2_000
-"""For so many edited memories at most is the history requested, each in a request of its own."""
+"""Most edited memories whose history is requested, each in a request of its own."""
 
 _OWNERS_PER_REQUEST = 100
 _OWNERS_IN_TEST = 3

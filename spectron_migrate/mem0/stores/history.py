@@ -51,7 +51,7 @@ class HistoryFile:
     """One history file, with an index by memory in a temporary file, so that the process's memory stays small."""
 
     def __init__(self, path: Path) -> None:
-        """Read `path`, which exists; raises InputError where it is no history of Mem0's."""
+        """Open an existing file; raises InputError if it is not a history of Mem0."""
         self.path = path
         self._db = ReadOnlyDb(path)
         try:

@@ -101,7 +101,7 @@ class QdrantServer(ReaderBase):
     def _result(self, path: str, body: dict[str, Any]) -> Any:
         answer = self._http.post(path, body)
         if not isinstance(answer, dict) or answer.get("result") is None:
-            raise Incomplete(f"{self._http.base_url} gave an answer to {path} that is not one of Qdrant")
+            raise Incomplete(f"{self._http.base_url} gave an answer to {path} that is not from Qdrant")
         return answer["result"]
 
     def _check_collection(self) -> None:
