@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
 from spectron_migrate.backoff import backoff_s, retry_after_s
-from spectron_migrate.errors import InputError, KeyRefused, Unreachable
-from spectron_migrate.mem0.stores.oss_config import without_credentials
+from spectron_migrate.errors import KeyRefused, Unreachable
+from spectron_migrate.mem0.addresses import checked_url
 from spectron_migrate.records import Json
-from spectron_migrate.settings.values import is_loopback
 
 _MOST_TRIES = 7
 _FIRST_WAIT_S = 0.5
@@ -146,24 +144,6 @@ class JsonClient:
             )
         if status != 429 and status not in _RETRIED_STATUSES:
             raise Rejected(f"{self.base_url} answered {status} to {method} {path}: {_detail(response)}", status)
-
-
-def checked_url(url: str, *, with_key: bool) -> str:
-    """The address without a final slash. Raises InputError unless it is https, or needs no key, or is this machine."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(f"{without_credentials(url)!r} is not an address", hint="an address begins with https://")
-    if parts.username or parts.password:
-        raise InputError(
-            f"the address {without_credentials(url)} contains a user or a password", hint="give the key separately"
-        )
-    if with_key and parts.scheme == "http" and not _is_local(parts.hostname):
-        raise InputError(f"{without_credentials(url)} is not https, so the key would be sent unencrypted")
-    return without_credentials(url)
-
-
-def _is_local(host: str) -> bool:
-    return is_loopback(host) or host.endswith(".localhost")
 
 
 def _asked_wait_s(response: httpx.Response) -> float | None:

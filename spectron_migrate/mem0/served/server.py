@@ -15,11 +15,12 @@ from typing import Any
 from urllib.parse import quote
 
 from spectron_migrate.errors import Incomplete, KeyRefused
+from spectron_migrate.mem0.addresses import checked_url
 from spectron_migrate.mem0.normalise import normalise
 from spectron_migrate.mem0.reader import ReaderBase, Sleep
 from spectron_migrate.mem0.seen_ids import SeenIds
 from spectron_migrate.mem0.served.history import ServerHistory, text_changed_at
-from spectron_migrate.mem0.served.http import JsonClient, Rejected, checked_url
+from spectron_migrate.mem0.served.http import JsonClient, Rejected
 from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo, counted
 
 _LISTING_LIMIT = 1_000

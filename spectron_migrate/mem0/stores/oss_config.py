@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from spectron_migrate.errors import InputError
+from spectron_migrate.mem0.addresses import without_credentials
 from spectron_migrate.records import SourceInfo
 
 DEFAULT = "default"
@@ -163,15 +164,6 @@ def mem0_source_info(config: Mapping[str, Any]) -> SourceInfo:
         provider=store.provider,
         version=_installed_version(),
     )
-
-
-def without_credentials(url: str) -> str:
-    """The URL without user, password, query and final slash."""
-    parts = urlsplit(url)
-    host = (parts.hostname or "").lower()
-    host = f"[{host}]" if ":" in host else host
-    port = f":{parts.port}" if parts.port is not None else ""
-    return urlunsplit((parts.scheme.lower(), host + port, parts.path.rstrip("/"), "", ""))
 
 
 def _parse(text: str, name: str) -> Any:
