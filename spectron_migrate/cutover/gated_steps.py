@@ -121,7 +121,9 @@ class Cutover:
         """
         state = self._require_legal("complete")
         if state.phase == "complete" and state.sealed:
-            return StepResult(state, note=f"the cutover is complete since {state.changed_at}; nothing was changed")
+            return StepResult(
+                state, note=f"the cutover has been complete since {state.changed_at}; nothing was changed"
+            )
         if state.phase != "complete":
             _require_all_reads_shifted(state)
         if migration != state.migration or not yes:

@@ -5,7 +5,7 @@ old `routing.json`; the next step or round of following updates it. The journal 
 may hold the ledger for minutes, and a revert must not wait for that.
 
 Each line carries the SHA-256 of the line before it (`prev`), so that a manual edit is noticed. It is not a signature:
-whoever edits all later lines too is not noticed.
+an edit that also changes all later lines goes unnoticed.
 """
 
 from __future__ import annotations
@@ -306,6 +306,8 @@ def _publish(folder: Path, state: CutoverState, caught_up: CaughtUp | None, *, n
 
 
 def _routing(state: CutoverState, old: Routing | None, caught_up: CaughtUp | None, *, now: str) -> Routing:
+    """The routing for this state. Without `caught_up`, what `old` says of the same cutover is kept."""
+
     def names(ids: frozenset[str]) -> frozenset[str]:
         return frozenset(name_of(state.migration, each) for each in ids)
 
@@ -334,6 +336,7 @@ def _routing(state: CutoverState, old: Routing | None, caught_up: CaughtUp | Non
 
 
 def _apply(lines: Sequence[bytes], path: Path) -> Journal:
+    """The journal with these lines; `path` is for error messages. Raises InputError."""
     state, steps, prev = CutoverState(), [], ""
     for number, line in enumerate(lines, start=1):
         try:
@@ -353,6 +356,7 @@ def _apply(lines: Sequence[bytes], path: Path) -> Journal:
 
 
 def _lines(path: Path) -> list[bytes]:
+    """The whole lines of the file, each with its newline."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:

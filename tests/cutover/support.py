@@ -93,7 +93,7 @@ class Operator:
 
     @property
     def signature(self) -> dict[str, Any]:
-        return {"now": format_time(self.scene.time.now()), "who": "anna@host (1)", "reporter": self.scene.said}
+        return {"now": format_time(self.scene.time.now()), "who": "anna@host (1)", "reporter": self.scene.reporter}
 
     @property
     def migration(self) -> str:
@@ -115,7 +115,7 @@ class Operator:
         scene = self.scene
         given: dict[str, Any] = {"now": scene.time.now, "sleep": scene.time.sleep, **named}
         return Cutover(
-            scene.state, lambda: scene.settings, max_age_s=86400, reporter=scene.said, who="anna@host (1)", **given
+            scene.state, lambda: scene.settings, max_age_s=86400, reporter=scene.reporter, who="anna@host (1)", **given
         )
 
     def start(self) -> StepResult:

@@ -66,7 +66,7 @@ def test_complete_and_check_may_be_repeated(operator: Operator) -> None:
     operator.make_ready()
     operator.shift(100)
     operator.complete()
-    assert "the cutover is complete since" in operator.complete().note
+    assert "the cutover has been complete since" in operator.complete().note
     checked = operator.check()
     assert ExitCode.DONE == checked.exit_code
     assert () == checked.gates

@@ -45,5 +45,5 @@ def test_an_operator_is_warned_of_a_journal_that_was_edited_by_hand(operator: Op
     path.write_bytes(path.read_bytes().replace(b'"percent":100.0', b'"percent":10.0'))
     operator.revert()
     assert ["the journal of the cutover was edited by hand: line 3 does not follow the one before"] == (
-        operator.scene.said.warnings
+        operator.scene.reporter.warnings
     )

@@ -302,7 +302,7 @@ def test_no_more_requests_go_on_behind_than_leave_room_for_others(two: Two) -> N
     async def rounds(_: Rounds, api: SpectronApi) -> Round:
         few = Rounds(
             replace(two.scene.settings, max_in_flight=4),
-            reporter=two.scene.said,
+            reporter=two.scene.reporter,
             clock=two.scene.time.clock,
             now=two.scene.time.now,
             sleep=two.scene.time.sleep,
@@ -501,7 +501,7 @@ def reconciled(two: Two) -> Reconciled:
     time = two.scene.time
 
     async def run(rounds: Rounds, api: SpectronApi) -> Reconciled:
-        return await reconcile(rounds, api, reporter=two.scene.said, now=time.now, sleep=time.sleep)
+        return await reconcile(rounds, api, reporter=two.scene.reporter, now=time.now, sleep=time.sleep)
 
     return two.play(run)
 

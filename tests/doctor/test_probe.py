@@ -69,11 +69,11 @@ def test_a_server_that_behaves_as_assumed_fits_every_question_and_nothing_stays_
         code, found = probe(capsys)
         assert 0 == code
         assert 0 == count_turns(server)
-    assert {} == {question: said for question, said in found.items() if said[1] is False}
+    assert {} == {question: answer for question, answer in found.items() if answer[1] is False}
     assert "on" == found["extraction"][0]
     with Ledger.open_for_reading(STATE) as ledger:
         kept = {row.question: row.answer for row in probes.probe_answers(ledger, "tried")}
-        assert {question: said[0] for question, said in found.items()} == kept
+        assert {question: answer[0] for question, answer in found.items()} == kept
         assert {probes.FULL_WRITE, probes.NONE_WRITE} == set(probes.measured_seconds(ledger, "tried"))
 
 
@@ -133,7 +133,7 @@ def test_the_later_generation_of_the_api_is_probed_alike(
         code, found = probe(capsys)
         assert 0 == code
         assert 0 == count_turns(server)
-    assert all(said[1] is not False for said in found.values()), found
+    assert all(answer[1] is not False for answer in found.values()), found
 
 
 def test_a_server_that_forgets_keys_fails_the_probe(

@@ -46,8 +46,8 @@ def test_rounds_follow_until_the_time_is_over_with_a_line_each(scene: Scene) -> 
     scene.put(1, "one")
     done = scene.follow(max_seconds=12)
     assert (ExitCode.DONE, 3, 1) == (done.exit_code, done.rounds, done.written)
-    assert 3 == len(scene.said.lines)
-    assert "1 memory in Mem0; 1 new" in scene.said.lines[0]
+    assert 3 == len(scene.reporter.lines)
+    assert "1 memory in Mem0; 1 new" in scene.reporter.lines[0]
     told = read_json(scene.state / FOLLOW_FILE)
     assert told is not None
     assert (3, None, "the time that was set is over") == (told["rounds"], told["problem"], told["ended"])
@@ -102,7 +102,7 @@ def test_mem0_out_of_reach_is_waited_out_and_told(scene: Scene) -> None:
     scene.open_reader = sometimes
     done = scene.follow(max_seconds=10)
     assert (ExitCode.DONE, 1) == (done.exit_code, done.written)
-    waited = [line.rpartition("again in ")[2] for line in scene.said.lines if "cannot be reached" in line]
+    waited = [line.rpartition("again in ")[2] for line in scene.reporter.lines if "cannot be reached" in line]
     assert ["1 s", "2 s", "4 s"] == waited
 
 
@@ -123,7 +123,7 @@ def test_spectron_out_of_reach_is_waited_out_and_told(user: str, tmp_path: Path)
 
         done = scene.follow(max_seconds=400, sleep=restarts)
         assert (ExitCode.DONE, 1) == (done.exit_code, done.written)
-        assert any("not all of it" in line for line in scene.said.lines)
+        assert any("not all of it" in line for line in scene.reporter.lines)
         assert ["one", "two"] == scene.texts
 
 
@@ -158,7 +158,7 @@ def test_it_gives_way_to_whoever_writes_the_ledger(scene: Scene) -> None:
 
     done = scene.follow(max_seconds=30, sleep=lets_go)
     assert (ExitCode.DONE, 1) == (done.exit_code, done.written)
-    assert "is being written by process" in scene.said.lines[0]
+    assert "is being written by process" in scene.reporter.lines[0]
 
 
 @pytest.mark.parametrize("ends", ["abort", "complete"])
@@ -301,7 +301,7 @@ def test_a_pause_ends_before_what_readers_know_runs_out(scene: Scene) -> None:
     scene.open_reader = slowly
     scene.follow(max_seconds=100, sleep=sleep)
     assert pauses[0] + 2 * 20 < scene.settings.max_lag_s
-    assert [] == scene.said.warnings
+    assert [] == scene.reporter.warnings
     scene.open_reader = lambda now: (scene.time.pass_(30), scene.store.open(now))[1]
     scene.follow(max_seconds=100)
-    assert "cutover.max_lag (60 s) should be above 90 s" in scene.said.warnings[0]
+    assert "cutover.max_lag (60 s) should be above 90 s" in scene.reporter.warnings[0]

@@ -1,4 +1,4 @@
-"""A Mem0 store that a test writes row by row, time that a test moves, and rounds over both."""
+"""A Mem0 store that a test writes row by row, a clock that it moves, and rounds of following over both."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from tests.support.spectron import turns_of
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 
 
-class Said(NullReporter):
-    """Keeps the lines for people too."""
+class RecordingReporter(NullReporter):
+    """Keeps the lines for people as well as the warnings."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Said(NullReporter):
 
 @dataclass
 class Time:
-    """A wall clock that moves only where somebody sleeps or says so."""
+    """A wall clock that moves only in `sleep` and `pass_`."""
 
     moment: datetime = NOON
 
@@ -62,7 +62,7 @@ class Time:
 
 @dataclass
 class Store:
-    """An embedded Qdrant folder as Mem0 has it; each call is what an application's would leave there."""
+    """An embedded Qdrant folder of Mem0; each method leaves in it what a call of an application would."""
 
     folder: Path
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -103,14 +103,14 @@ class Store:
 
 @dataclass
 class Scene:
-    """A store, a Spectron, a state directory, and the time."""
+    """A Mem0 store, a Spectron, a state directory between them, and a clock."""
 
     store: Store
     server: RunningServer
     folder: Path
     user: str
     time: Time = field(default_factory=Time)
-    said: Said = field(default_factory=Said)
+    reporter: RecordingReporter = field(default_factory=RecordingReporter)
     settle_s: float = 60.0
     hold_s: float = 5.0
     mapping: Path | None = None
@@ -167,7 +167,7 @@ class Scene:
 
     def rounds(self) -> Rounds:
         named: dict[str, Any] = {"clock": self.time.clock, "now": self.time.now, "sleep": self.time.sleep}
-        return Rounds(self.settings, reporter=self.said, **named)
+        return Rounds(self.settings, reporter=self.reporter, **named)
 
     def round(self, rounds: Rounds | None = None, **named: Any) -> Round:
         """One round, from a process that knows of no other unless `rounds` goes on."""
@@ -196,7 +196,7 @@ class Scene:
 
     def follower(self, **named: Any) -> Follow:
         given: dict[str, Any] = {"clock": self.time.clock, "now": self.time.now, "sleep": self.time.sleep, **named}
-        return Follow(self.settings, reporter=self.said, **given)
+        return Follow(self.settings, reporter=self.reporter, **given)
 
 
 @pytest.fixture
