@@ -39,7 +39,8 @@ def test_memories_arrive_once_oldest_first_whatever_order_the_dump_has(
     dump = write_raw(tmp_path / "all.json", rows)
     summary = replay(spectron, tmp_path / "state", [dump])
     expected = [f"{user} remembers thing number {number}" for number in range(40)]
-    assert (ExitCode.DONE, 40) == (summary.exit_code, summary.written)
+    assert ExitCode.DONE == summary.exit_code
+    assert 40 == summary.written
     assert expected == [turn.content for turn in turns_of(spectron, user)]
     assert {(f"user/{user}/",)} == {turn.scopes for turn in turns_of(spectron, user)}
 
@@ -50,7 +51,9 @@ def test_a_second_run_sends_nothing(spectron: RunningServer, user: str, tmp_path
     with misbehaving(spectron.base_url) as proxy:
         again = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
         assert {"GET"} == {seen.method for seen in proxy.seen}
-    assert (0, 12, ExitCode.DONE) == (again.written, again.already, again.exit_code)
+    assert 0 == again.written
+    assert 12 == again.already
+    assert ExitCode.DONE == again.exit_code
     assert 12 == len(turns_of(spectron, user))
 
 
@@ -65,7 +68,8 @@ def test_identical_texts_are_as_many_turns_as_they_are_memories(
     with misbehaving(spectron.base_url, every_third) as proxy:
         summary = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
         assert "cut_after" in proxy.faults
-    assert (15, ExitCode.DONE) == (summary.written, summary.exit_code)
+    assert 15 == summary.written
+    assert ExitCode.DONE == summary.exit_code
     assert 15 == len(turns_of(spectron, user))
 
 
@@ -84,7 +88,9 @@ def test_every_fault_of_a_write_ends_in_exactly_one_turn(
     with misbehaving(spectron.base_url, second_write) as proxy:
         summary = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
         assert 1 == proxy.faults.count(fault)
-    assert (ExitCode.DONE, 10, 0) == (summary.exit_code, summary.written, summary.in_doubt)
+    assert ExitCode.DONE == summary.exit_code
+    assert 10 == summary.written
+    assert 0 == summary.in_doubt
     expected = [f"{user} remembers thing number {number}" for number in range(10)]
     assert expected == [turn.content for turn in turns_of(spectron, user)]
 
@@ -109,7 +115,8 @@ def test_faults_everywhere_and_runs_until_done_still_mean_exactly_once_in_order(
                 continue  # a read that had no answer in all its tries ends a run; the next goes on
             if summary.exit_code == ExitCode.DONE:
                 break
-    assert (ExitCode.DONE, 45) == (summary.exit_code, summary.written + summary.already)
+    assert ExitCode.DONE == summary.exit_code
+    assert 45 == summary.written + summary.already
     for one in users:
         expected = [f"{one} remembers thing number {number}" for number in range(15)]
         assert expected == [turn.content for turn in turns_of(spectron, one)]

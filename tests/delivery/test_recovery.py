@@ -91,14 +91,18 @@ def played(spectron: RunningServer, user: str, tmp_path: Path) -> Played:
 
 def assert_once_in_order(played: Played, summary: ReplaySummary) -> None:
     """All went in, each once, in order, and what was sent again was equal to the byte."""
-    assert (ExitCode.DONE, COUNT, 0) == (summary.exit_code, summary.written, summary.in_doubt)
+    assert ExitCode.DONE == summary.exit_code
+    assert COUNT == summary.written
+    assert 0 == summary.in_doubt
     assert played.all_texts == played.texts
     assert 1 == len({(seen.headers["idempotency-key"], seen.body) for seen in played.sent})
 
 
 def test_200_whole_body_our_session_is_the_receipt(played: Played) -> None:
     assert_once_in_order(played, played.run("none"))
-    assert (1, 0, "answer") == (len(played.sent), played.listings, played.second("decided_by"))
+    assert 1 == len(played.sent)
+    assert 0 == played.listings
+    assert "answer" == played.second("decided_by")
 
 
 def test_200_without_a_turn_id_takes_the_one_turn_nobody_claims(user: str, tmp_path: Path) -> None:
@@ -117,18 +121,17 @@ def test_200_for_another_session_stops_the_scope_and_is_undecidable(played: Play
         return json.dumps({**json.loads(body), "sessionId": "sess_other"}).encode()
 
     summary = played.run("none", change=elsewhere)
-    assert (ExitCode.REFUSED, 1, 1, 2) == (
-        summary.exit_code,
-        summary.written,
-        summary.undecidable,
-        summary.remaining,
-    )
+    assert ExitCode.REFUSED == summary.exit_code
+    assert 1 == summary.written
+    assert 1 == summary.undecidable
+    assert 2 == summary.remaining
 
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_429_and_503_with_retry_after_have_not_begun_and_the_same_bytes_wait(played: Played, status: int) -> None:
     assert_once_in_order(played, played.run(refusing(status, "busy", "7"), times=3))
-    assert (4, 0) == (len(played.sent), played.listings)
+    assert 4 == len(played.sent)
+    assert 0 == played.listings
 
 
 def test_409_in_flight_waits_with_the_same_bytes(user: str, tmp_path: Path) -> None:
@@ -140,43 +143,59 @@ def test_409_in_flight_waits_with_the_same_bytes(user: str, tmp_path: Path) -> N
 def test_409_in_flight_that_never_ends_is_decided_by_the_turns_or_holds_its_lane(user: str, tmp_path: Path) -> None:
     with server_here(tmp_path / "data", context="tests") as server:
         there = Played(server, user, tmp_path)
-        assert (ExitCode.DONE, COUNT) == ((summary := there.run("500_after_stuck")).exit_code, summary.written)
-        assert ("turns", there.all_texts) == (there.second("decided_by"), there.texts)
+        assert ExitCode.DONE == (summary := there.run("500_after_stuck")).exit_code
+        assert COUNT == summary.written
+        assert "turns" == there.second("decided_by")
+        assert there.all_texts == there.texts
         (tmp_path / "b").mkdir()
         absent = Played(server, f"{user}b", tmp_path / "b")
         held = absent.run("500_before_stuck")
-    assert (ExitCode.UNREACHABLE, 1, 1, 2) == (held.exit_code, held.written, held.in_doubt, held.remaining)
+    assert ExitCode.UNREACHABLE == held.exit_code
+    assert 1 == held.written
+    assert 1 == held.in_doubt
+    assert 2 == held.remaining
 
 
 def test_409_other_body_is_review_and_never_a_new_key(played: Played) -> None:
     summary = played.run(refusing(409, "key was used with a different body"), times=9)
-    assert (ExitCode.REFUSED, COUNT - 1, 1) == (summary.exit_code, summary.written, summary.refused)
+    assert ExitCode.REFUSED == summary.exit_code
+    assert COUNT - 1 == summary.written
+    assert 1 == summary.refused
     assert 1 == len({seen.headers["idempotency-key"] for seen in played.sent})
 
 
 @pytest.mark.parametrize("status", [400, 404, 413, 422])
 def test_a_refusal_goes_to_review_and_the_lane_goes_on(played: Played, status: int) -> None:
     summary = played.run(refusing(status, "not this one"))
-    assert (ExitCode.REFUSED, COUNT - 1, 1) == (summary.exit_code, summary.written, summary.refused)
+    assert ExitCode.REFUSED == summary.exit_code
+    assert COUNT - 1 == summary.written
+    assert 1 == summary.refused
     assert f"{status} not this one" == played.second("reason")
     assert [text for text in played.all_texts if "number 1" not in text] == played.texts
 
 
 def test_401_stops_all(played: Played) -> None:
     summary = played.run(refusing(401, "expired"))
-    assert (ExitCode.KEY, 1, 1, 2) == (summary.exit_code, summary.written, summary.in_doubt, summary.remaining)
+    assert ExitCode.KEY == summary.exit_code
+    assert 1 == summary.written
+    assert 1 == summary.in_doubt
+    assert 2 == summary.remaining
 
 
 def test_403_stops_the_scope_and_the_fact_stays_in_doubt(played: Played) -> None:
     summary = played.run(refusing(403, "not in your region"))
-    assert (ExitCode.KEY, 1, 1, 2) == (summary.exit_code, summary.written, summary.in_doubt, summary.remaining)
+    assert ExitCode.KEY == summary.exit_code
+    assert 1 == summary.written
+    assert 1 == summary.in_doubt
+    assert 2 == summary.remaining
     assert_once_after(played)
 
 
 def assert_once_after(played: Played) -> None:
     """The next run ends it, each memory once."""
     summary = replay_in_no_time(played.server, played.folder / "state", played.dump)
-    assert (ExitCode.DONE, 0) == (summary.exit_code, summary.remaining)
+    assert ExitCode.DONE == summary.exit_code
+    assert 0 == summary.remaining
     assert played.all_texts == played.texts
 
 
@@ -201,7 +220,9 @@ def assert_once_after(played: Played) -> None:
 )
 def test_in_doubt_asks_the_turns_first_and_then_sends_the_same_bytes(played: Played, fault: Fault) -> None:
     summary = played.run(fault)
-    assert (ExitCode.DONE, COUNT, 0) == (summary.exit_code, summary.written, summary.in_doubt)
+    assert ExitCode.DONE == summary.exit_code
+    assert COUNT == summary.written
+    assert 0 == summary.in_doubt
     assert played.listings >= 1
     assert 1 == len({(seen.headers["idempotency-key"], seen.body) for seen in played.sent})
     if fault != "cut_after_released":
@@ -214,11 +235,13 @@ def test_in_doubt_asks_the_turns_first_and_then_sends_the_same_bytes(played: Pla
 
 def test_a_second_failure_while_a_candidate_stands_is_stored_not_extracted(played: Played) -> None:
     summary = played.run("500_after_released", times=2)
-    assert (ExitCode.DONE, COUNT) == (summary.exit_code, summary.written)
-    assert ("stored_not_extracted", "extraction unknown") == (played.second("state"), played.second("reason"))
+    assert ExitCode.DONE == summary.exit_code
+    assert COUNT == summary.written
+    assert "stored_not_extracted" == played.second("state")
+    assert "extraction unknown" == played.second("reason")
 
 
-def test_ours_killed_is_in_doubt_and_settled_by_the_next_run(played: Played) -> None:
+def test_a_write_of_a_killed_run_is_decided_by_the_next_run(played: Played) -> None:
     killed(played.server, played.folder, played.dump, "cut_after", lambda seen: b"number 1" in seen.body)
     assert_once_after(played)
 
@@ -227,18 +250,18 @@ def test_tries_spent_while_others_succeed_is_refused_only_after_an_answer_that_e
     played: Played,
 ) -> None:
     poison = played.run("500_before", times=99)
-    assert (COUNT - 1, 1, 0) == (poison.written, poison.refused, poison.in_doubt)
+    assert COUNT - 1 == poison.written
+    assert 1 == poison.refused
+    assert 0 == poison.in_doubt
 
 
 def test_tries_spent_without_an_answer_hold_the_lane(played: Played) -> None:
     cut = played.run("cut_before", times=99)
-    assert (ExitCode.UNREACHABLE, 1, 0, 1, 2) == (
-        cut.exit_code,
-        cut.written,
-        cut.refused,
-        cut.in_doubt,
-        cut.remaining,
-    )
+    assert ExitCode.UNREACHABLE == cut.exit_code
+    assert 1 == cut.written
+    assert 0 == cut.refused
+    assert 1 == cut.in_doubt
+    assert 2 == cut.remaining
 
 
 def test_texts_that_the_server_alters_are_proven_by_their_own_keys_after_a_kill(played: Played) -> None:
@@ -248,7 +271,9 @@ def test_texts_that_the_server_alters_are_proven_by_their_own_keys_after_a_kill(
         return body.replace(b"remembers", b"[MASKED]") if "/turns" in seen.path else None
 
     summary = played.run("none", change=masked)
-    assert (ExitCode.DONE, 0, 0) == (summary.exit_code, summary.undecidable, summary.remaining)
+    assert ExitCode.DONE == summary.exit_code
+    assert 0 == summary.undecidable
+    assert 0 == summary.remaining
     assert played.all_texts == played.texts
     assert 1 == played.second("altered")
 
@@ -269,7 +294,8 @@ def test_a_turn_of_somebody_else_in_our_session_is_never_taken_for_ours(played: 
         return json.dumps(told).encode()
 
     summary = played.run("none", change=foreign)
-    assert (ExitCode.REFUSED, True) == (summary.exit_code, summary.undecidable >= 1)
+    assert ExitCode.REFUSED == summary.exit_code
+    assert summary.undecidable >= 1
     assert "turn_foreign" != played.second("turn_id")
 
 
@@ -302,7 +328,9 @@ def test_what_the_server_left_behind_makes_no_later_fact_of_the_session_undecida
         fault_settings={"plan": ["none", *["500_after_released"] * 2, "none", "500_after_released"]},
     ) as server:
         summary = replay(server, tmp_path / "state", [dump])
-        assert (ExitCode.DONE, 6, 0) == (summary.exit_code, summary.written, summary.undecidable)
+        assert ExitCode.DONE == summary.exit_code
+        assert 6 == summary.written
+        assert 0 == summary.undecidable
 
 
 def test_a_fact_is_given_up_only_after_a_last_look_at_the_turns(
@@ -354,7 +382,9 @@ def test_a_key_stuck_in_flight_is_decided_by_its_turn_when_patience_ends(user: s
     ) as server:
         summary = asyncio.run(run(server))
     # The texts of this test state nothing that could be extracted, so the state alone tells nothing.
-    assert (ExitCode.DONE, 3, 0) == (summary.exit_code, summary.written, summary.in_doubt)
+    assert ExitCode.DONE == summary.exit_code
+    assert 3 == summary.written
+    assert 0 == summary.in_doubt
     assert naps < 300, "waits grow while a key is in flight"
 
 
@@ -371,7 +401,8 @@ def test_a_write_answered_for_another_session_is_undecidable_and_exit_3(
     forged(monkeypatch, other_session)
     with misbehaving(spectron.base_url) as proxy:
         summary = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
-    assert (1, 2) == (summary.undecidable, summary.remaining)
+    assert 1 == summary.undecidable
+    assert 2 == summary.remaining
     assert ExitCode.REFUSED == summary.exit_code
 
 
@@ -431,8 +462,11 @@ def test_a_second_turn_that_a_resend_left_is_residue_also_where_the_run_ended_be
         first = two_turns_of_one_fact(server, tmp_path / "state", dump)
         server.change_faults(ahead_s=hours * 3600)
         second = replay(server, tmp_path / "state", [dump])
-        assert (ExitCode.UNREACHABLE, 1) == (first.exit_code, first.in_doubt)
-        assert (ExitCode.DONE, 3, 0) == (second.exit_code, second.written + second.already, second.undecidable)
+        assert ExitCode.UNREACHABLE == first.exit_code
+        assert 1 == first.in_doubt
+        assert ExitCode.DONE == second.exit_code
+        assert 3 == second.written + second.already
+        assert 0 == second.undecidable
         facts = ledger_facts(tmp_path / "state")
         assert [1] == [len(json.loads(fact["residue"])) for fact in facts if fact["residue"]]
         turns = {turn.id: turn for turn in server_turns(server.database)}
@@ -466,7 +500,7 @@ def test_a_turn_that_answers_name_twice_is_claimed_once_and_the_other_memory_is_
     assert 3 == done.already + done.undecidable + done.remaining
 
 
-def test_after_kill_9_the_runs_of_a_user_are_settled_in_the_order_of_the_lane(
+def test_after_kill_9_the_sessions_of_a_lane_are_decided_in_its_order(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
     rows = [memory(number, user, f"text {number}", run_id=f"run{number % 2}") for number in range(8)]
@@ -480,7 +514,7 @@ def test_after_kill_9_the_runs_of_a_user_are_settled_in_the_order_of_the_lane(
     assert sorted(sent_full) == sent_full
 
 
-def test_a_memory_deleted_in_mem0_is_not_sent_because_a_killed_run_meant_to(
+def test_an_intent_of_a_killed_run_is_not_sent_once_mem0_deleted_the_memory(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
     rows = [mem0_row(user, number, f"text {number}") for number in range(4)]

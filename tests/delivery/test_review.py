@@ -12,7 +12,7 @@ from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import memory, replay, write_raw
 
 
-def test_a_refused_memory_goes_to_review_with_the_servers_words_and_its_lane_goes_on(
+def test_a_refused_memory_goes_to_review_with_the_servers_message_and_its_lane_goes_on(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(3)])
@@ -25,12 +25,19 @@ def test_a_refused_memory_goes_to_review_with_the_servers_words_and_its_lane_goe
 
     with misbehaving(spectron.base_url, refuse_second) as proxy:
         summary = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url, mapping=mapping)
-    assert (ExitCode.REFUSED, 2, 1) == (summary.exit_code, summary.written, summary.refused)
+    assert ExitCode.REFUSED == summary.exit_code
+    assert 2 == summary.written
+    assert 1 == summary.refused
     assert summary.review is not None
     row = json.loads(Path(summary.review).read_text())
-    assert (f"{user}-0001", "400 not this one", "refused") == (row["id"], row["reason"], row["state"])
+    assert f"{user}-0001" == row["id"]
+    assert "400 not this one" == row["reason"]
+    assert "refused" == row["state"]
     assert f"{user} remembers thing number 1" == row["memory"]["memory"]
     assert 0o600 == Path(summary.review).stat().st_mode & 0o777
 
     again = replay(spectron, tmp_path / "state", [dump], mapping=mapping, options=ReplayOptions(retry_failed=True))
-    assert (ExitCode.DONE, 1, 1, None) == (again.exit_code, again.written, again.late, again.review)
+    assert ExitCode.DONE == again.exit_code
+    assert 1 == again.written
+    assert 1 == again.late
+    assert again.review is None

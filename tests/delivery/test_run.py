@@ -29,9 +29,13 @@ def test_a_limit_stops_with_a_remainder_and_the_next_run_goes_on(
 ) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(20)])
     first = replay(spectron, tmp_path / "state", [dump], options=ReplayOptions(limit=7))
-    assert (ExitCode.LIMIT, 7, 13) == (first.exit_code, first.written, first.remaining)
+    assert ExitCode.LIMIT == first.exit_code
+    assert 7 == first.written
+    assert 13 == first.remaining
     second = replay(spectron, tmp_path / "state", [dump])
-    assert (ExitCode.DONE, 13, 7) == (second.exit_code, second.written, second.already)
+    assert ExitCode.DONE == second.exit_code
+    assert 13 == second.written
+    assert 7 == second.already
     expected = [f"{user} remembers thing number {number}" for number in range(20)]
     assert expected == [turn.content for turn in turns_of(spectron, user)]
 
@@ -40,10 +44,12 @@ def test_a_limit_holds_over_all_lanes_together(spectron: RunningServer, user: st
     rows = [memory(number, f"{user}{letter}") for letter in "abcdefgh" for number in range(10)]
     dump = write_raw(tmp_path / "all.json", rows)
     summary = replay(spectron, tmp_path / "state", [dump], options=ReplayOptions(limit=5))
-    assert (ExitCode.LIMIT, 5, 75) == (summary.exit_code, summary.written, summary.remaining)
+    assert ExitCode.LIMIT == summary.exit_code
+    assert 5 == summary.written
+    assert 75 == summary.remaining
 
 
-def test_a_limit_with_a_remainder_is_told_also_where_memories_were_refused(
+def test_a_limit_with_a_remainder_exits_8_even_if_memories_were_refused(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(5)])
@@ -53,25 +59,29 @@ def test_a_limit_with_a_remainder_is_told_also_where_memories_were_refused(
 
     with misbehaving(spectron.base_url, refuse_first) as proxy:
         summary = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url, options=ReplayOptions(limit=2))
-    assert (1, 1, 3) == (summary.refused, summary.written, summary.remaining)
+    assert 1 == summary.refused
+    assert 1 == summary.written
+    assert 3 == summary.remaining
     assert ExitCode.LIMIT == summary.exit_code, "3 says done, and it is not done"
 
 
-def test_the_tokens_that_were_set_are_not_exceeded(spectron: RunningServer, user: str, tmp_path: Path) -> None:
+def test_the_token_limit_is_not_exceeded(spectron: RunningServer, user: str, tmp_path: Path) -> None:
     rows = [memory(number, user) for number in range(10)]
     dump = write_raw(tmp_path / "all.json", rows)
     each = estimate_tokens(rows[0]["memory"], "full")[1]
     first = replay_in_no_time(
         spectron, tmp_path / "state", dump, options=ReplayOptions(max_tokens=4 * each + each // 2)
     )
-    assert (ExitCode.LIMIT, 4, 6, 4 * each) == (first.exit_code, first.written, first.remaining, first.tokens)
+    assert ExitCode.LIMIT == first.exit_code
+    assert 4 == first.written
+    assert 6 == first.remaining
+    assert 4 * each == first.tokens
     second = replay_in_no_time(spectron, tmp_path / "state", dump)
-    assert (ExitCode.DONE, 6) == (second.exit_code, second.written)
+    assert ExitCode.DONE == second.exit_code
+    assert 6 == second.written
 
 
-def test_tokens_are_counted_as_the_server_tells_them_where_it_does(
-    spectron: RunningServer, user: str, tmp_path: Path
-) -> None:
+def test_tokens_are_counted_as_the_server_reports_them(spectron: RunningServer, user: str, tmp_path: Path) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(10)])
     with misbehaving(spectron.base_url) as proxy:
         proxy.change = lambda seen, body: (  # type: ignore[method-assign]
@@ -84,7 +94,9 @@ def test_tokens_are_counted_as_the_server_tells_them_where_it_does(
             endpoint=proxy.base_url,
             options=ReplayOptions(max_tokens=10_000),
         )
-    assert (ExitCode.DONE, 10, 50) == (summary.exit_code, summary.written, summary.tokens)
+    assert ExitCode.DONE == summary.exit_code
+    assert 10 == summary.written
+    assert 50 == summary.tokens
 
 
 def test_a_signal_ends_a_run_that_waits_for_what_the_server_asked_for(
@@ -117,7 +129,8 @@ def test_a_signal_ends_a_run_that_waits_for_what_the_server_asked_for(
     busy = refusing(503, "busy", "3600")
     with misbehaving(spectron.base_url, lambda seen: busy if is_write(seen) else "none") as proxy:
         summary = asyncio.run(run(proxy.base_url))
-    assert (ExitCode.SIGTERM, 3) == (summary.exit_code, summary.remaining)
+    assert ExitCode.SIGTERM == summary.exit_code
+    assert 3 == summary.remaining
 
 
 def test_a_403_stops_its_scope_alone_and_the_next_run_ends_it_once(
@@ -132,15 +145,19 @@ def test_a_403_stops_its_scope_alone_and_the_next_run_ends_it_once(
 
     with misbehaving(spectron.base_url, forbid) as proxy:
         first = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
-    assert (ExitCode.KEY, 25, 1, 4) == (first.exit_code, first.written, first.in_doubt, first.remaining)
+    assert ExitCode.KEY == first.exit_code
+    assert 25 == first.written
+    assert 1 == first.in_doubt
+    assert 4 == first.remaining
     second = replay(spectron, tmp_path / "state", [dump])
-    assert (ExitCode.DONE, 5) == (second.exit_code, second.written)
+    assert ExitCode.DONE == second.exit_code
+    assert 5 == second.written
     for letter in "abc":
         expected = [f"{user}{letter} remembers thing number {number}" for number in range(10)]
         assert expected == [turn.content for turn in turns_of(spectron, f"{user}{letter}")]
 
 
-def test_a_retry_after_that_is_no_number_is_no_crash(spectron: RunningServer, user: str, tmp_path: Path) -> None:
+def test_a_malformed_retry_after_is_ignored(spectron: RunningServer, user: str, tmp_path: Path) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(1, user)])
     writes = 0
 
@@ -151,7 +168,8 @@ def test_a_retry_after_that_is_no_number_is_no_crash(spectron: RunningServer, us
 
     with misbehaving(spectron.base_url, once) as proxy:
         summary = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
-    assert (ExitCode.DONE, 1) == (summary.exit_code, summary.written)
+    assert ExitCode.DONE == summary.exit_code
+    assert 1 == summary.written
 
 
 def test_a_server_that_dies_on_the_way_ends_the_run_with_a_remainder(user: str, tmp_path: Path) -> None:
@@ -169,13 +187,14 @@ def test_a_server_that_dies_on_the_way_ends_the_run_with_a_remainder(user: str, 
         assert 30 == first.written + first.in_doubt + first.remaining
         server.restart()
         second = replay(server, tmp_path / "state", [dump])
-        assert (ExitCode.DONE, 30) == (second.exit_code, first.written + second.written)
+        assert ExitCode.DONE == second.exit_code
+        assert 30 == first.written + second.written
         assert 30 == len(turns_of(server, user))
 
 
 @pytest.mark.parametrize("what", ["/facts", "/sessions", "/scopes"])
 @pytest.mark.parametrize(("most_s", "options"), [(1900.0, ReplayOptions()), (100.5, ReplayOptions(max_seconds=100.0))])
-def test_a_server_that_asks_to_be_asked_tomorrow_is_not_waited_for_in_silence(
+def test_a_retry_after_of_a_day_does_not_hold_up_the_run(
     spectron: RunningServer, user: str, tmp_path: Path, what: str, most_s: float, options: ReplayOptions
 ) -> None:
     waits = [0.0]
@@ -193,7 +212,7 @@ def test_a_server_that_asks_to_be_asked_tomorrow_is_not_waited_for_in_silence(
 
 
 @pytest.mark.parametrize("room", [0, 1, 2, 4, 8])
-def test_a_full_disk_is_said_and_costs_no_memory(
+def test_a_full_disk_is_an_error_and_loses_no_memory(
     spectron: RunningServer, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
     """Wherever it is met: when planning, when intending, when keeping a receipt."""
@@ -212,5 +231,6 @@ def test_a_full_disk_is_said_and_costs_no_memory(
         with pytest.raises(InputError, match="cannot be written: database or disk is full"):
             replay_in_no_time(spectron, tmp_path / "state", dump)
     done = replay_in_no_time(spectron, tmp_path / "state", dump)
-    assert (ExitCode.DONE, 30) == (done.exit_code, len(set(texts(spectron, user))))
+    assert ExitCode.DONE == done.exit_code
+    assert 30 == len(set(texts(spectron, user)))
     assert 30 == len(texts(spectron, user))

@@ -45,7 +45,8 @@ def test_a_session_that_was_refused_with_retry_after_is_no_orphan(
 
     with misbehaving(spectron.base_url, busy) as proxy:
         summary = replay_in_no_time(spectron, tmp_path / "state", dump, endpoint=proxy.base_url)
-    assert (ExitCode.DONE, 3) == (summary.exit_code, summary.written)
+    assert ExitCode.DONE == summary.exit_code
+    assert 3 == summary.written
     assert 1 == summary.orphans, "the one whose answer was cut, not those that the server did not make"
     assert "3 answers 503" in (summary.slowed_down or "")
 
@@ -64,7 +65,7 @@ def test_one_scope_that_the_server_will_not_register_does_not_stop_the_others(
     assert 140 == summary.written
 
 
-def test_a_session_opened_in_another_scope_ends_the_run_with_one_sentence(
+def test_a_session_opened_in_another_scope_ends_the_run(
     spectron: RunningServer, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(3)])

@@ -346,7 +346,8 @@ class Migration(RuleBasedStateMachine):
                 continue
             assert summary is not None
             if summary.exit_code in (ExitCode.DONE, ExitCode.REFUSED) and summary.undecidable == 0:
-                assert (0, 0) == (summary.remaining, summary.in_doubt)
+                assert 0 == summary.remaining
+                assert 0 == summary.in_doubt
                 break
             world.pass_time(hours=25)
         event(f"the end: {summary.exit_code.name}, undecidable {summary.undecidable}")

@@ -25,7 +25,8 @@ def test_a_scope_runs_parallel_through_several_open_sessions_without_extraction(
             spectron, tmp_path / "state", dump, endpoint=proxy.base_url, mapping=mapping_file(tmp_path, SHORT_SESSIONS)
         )
         order = [json.loads(seen.body)["session_id"] for seen in proxy.seen if seen.writes_fact]
-    assert (ExitCode.DONE, 43) == (summary.exit_code, summary.written)
+    assert ExitCode.DONE == summary.exit_code
+    assert 43 == summary.written
     assert 9 <= summary.sessions <= 14, "as many as one after the other, but for those that are not full at the end"
     assert len(set(order[:9])) > 1, "sessions take turns"
     sessions: dict[str, list[int]] = {}
@@ -41,7 +42,8 @@ def test_places_that_one_stream_has_reserved_in_a_full_session_no_other_stream_t
     rows = [memory(number, user, run_id=None if number % 3 else "r1") for number in range(200)]
     mapping = mapping_file(tmp_path, "infer: none\nsession: {by: run_id, size: 2}\n")
     summary = replay_in_no_time(spectron, tmp_path / "state", write_raw(tmp_path / "all.json", rows), mapping=mapping)
-    assert (ExitCode.DONE, 200) == (summary.exit_code, summary.written)
+    assert ExitCode.DONE == summary.exit_code
+    assert 200 == summary.written
     sessions = Counter(turn.session for turn in turns_of(spectron, user))
     assert {1, 2} >= set(sessions.values())
 
@@ -82,7 +84,10 @@ def test_doubt_holds_one_session_and_the_others_go_on(spectron: RunningServer, u
     mapping = mapping_file(tmp_path, SHORT_SESSIONS)
     with misbehaving(spectron.base_url, cut_one) as proxy:
         first = replay_in_no_time(spectron, tmp_path / "state", dump, endpoint=proxy.base_url, mapping=mapping)
-    assert (ExitCode.UNREACHABLE, 29, 1) == (first.exit_code, first.written, first.in_doubt)
+    assert ExitCode.UNREACHABLE == first.exit_code
+    assert 29 == first.written
+    assert 1 == first.in_doubt
     second = replay_in_no_time(spectron, tmp_path / "state", dump, mapping=mapping)
-    assert (ExitCode.DONE, 1) == (second.exit_code, second.written)
+    assert ExitCode.DONE == second.exit_code
+    assert 1 == second.written
     assert 30 == len(turns_of(spectron, user))

@@ -109,18 +109,25 @@ def test_an_erased_scope_is_empty_its_neighbour_whole_and_the_next_replay_writes
     assert {} == rows_under(led_to, f"user/{user}a")
     assert 5 == len(turns_of(led_to, f"{user}b"))
     answer = told(capsys)
-    assert (5, 5, True) == (answer["scopes"][0]["memories"], answer["scopes"][0]["turns"], answer["erased"])
+    assert 5 == answer["scopes"][0]["memories"]
+    assert 5 == answer["scopes"][0]["turns"]
+    assert answer["erased"]
     assert 0 == run(["status", "--json"])
     standing = told(capsys)
-    assert ([f"user/{user}a"], 5) == (list(standing["erased"]), standing["states"]["planned"])
+    assert [f"user/{user}a"] == list(standing["erased"])
+    assert 5 == standing["states"]["planned"]
     assert 0 == run(["replay", "--dump", "all.json", "--json"])
     again = told(capsys)
-    assert (5, 5, 0, 0) == (again["written"], again["already"], again["late"], again["refused"])
+    assert 5 == again["written"]
+    assert 5 == again["already"]
+    assert 0 == again["late"]
+    assert 0 == again["refused"]
     expected = [f"{user}a remembers thing number {number}" for number in range(5)]
     assert expected == [turn.content for turn in turns_of(led_to, f"{user}a")]
     assert run(["dual-verify", "--dump", "all.json", "--json"]) in (0, 5)
     integrity = told(capsys)["integrity"]
-    assert (10, 10) == (integrity["expected"], integrity["present"])
+    assert 10 == integrity["expected"]
+    assert 10 == integrity["present"]
 
 
 def test_what_was_written_in_batches_is_erased_and_written_again(
@@ -159,7 +166,8 @@ def test_looking_changes_nothing(led_to: RunningServer, user: str, capsys: pytes
     capsys.readouterr()
     assert 0 == erase(f"user/{user}", yes=False, more=("--dry-run",))
     answer = told(capsys)
-    assert (False, 1) == (answer["erased"], answer["scopes"][0]["memories"])
+    assert not answer["erased"]
+    assert 1 == answer["scopes"][0]["memories"]
     assert any("cannot be seen" in warning for warning in answer["warnings"])
     assert 1 == len(turns_of(led_to, user))
 
@@ -170,7 +178,8 @@ def test_without_a_terminal_each_scope_has_to_be_confirmed_before_the_first_is_e
     replayed([memory(1, f"{user}{letter}") for letter in "ab"])
     capsys.readouterr()
     code = erase(f"user/{user}a", f"user/{user}b", yes=False, more=("--yes", f"user/{user}a"))
-    assert (12, f"--yes user/{user}b") == (code, told(capsys)["error"]["hint"].removeprefix("repeat it: "))
+    assert 12 == code
+    assert f"--yes user/{user}b" == told(capsys)["error"]["hint"].removeprefix("repeat it: ")
     assert [1, 1] == [len(turns_of(led_to, f"{user}{letter}")) for letter in "ab"]
 
 
@@ -386,7 +395,7 @@ def call_api(server: RunningServer, method: str, path: str, body: Mapping[str, o
     assert answer.status_code in (200, 201, 204), answer.text
 
 
-def test_a_tombstoned_node_of_others_below_a_scope_keeps_it_from_being_erased(
+def test_a_tombstoned_node_of_others_below_a_scope_prevents_the_erase(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
     """Tombstoning takes the node alone: what was written there is still there, and would go."""
@@ -402,7 +411,7 @@ def test_a_tombstoned_node_of_others_below_a_scope_keeps_it_from_being_erased(
     assert 1 == others_turns(spectron, theirs)
 
 
-def test_a_node_that_others_make_while_somebody_thinks_it_over_keeps_the_scope_from_being_erased(
+def test_a_node_of_others_made_before_the_confirmation_prevents_the_erase(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user, f"{user} thing {number}") for number in range(60)])
@@ -418,7 +427,7 @@ def test_a_node_that_others_make_while_somebody_thinks_it_over_keeps_the_scope_f
     assert 1 == others_turns(spectron, theirs)
 
 
-def test_a_cutover_that_begins_while_somebody_thinks_it_over_keeps_the_scope_from_being_erased(
+def test_a_cutover_begun_before_the_confirmation_prevents_the_erase(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
     replay(spectron, tmp_path / "state", [write_raw(tmp_path / "all.json", [memory(1, user)])])
@@ -431,7 +440,7 @@ def test_a_cutover_that_begins_while_somebody_thinks_it_over_keeps_the_scope_fro
     assert 1 == len(turns_of(spectron, user))
 
 
-def test_words_of_others_that_are_part_of_ours_are_not_taken_for_ours(
+def test_texts_of_others_that_are_part_of_ours_are_not_taken_for_ours(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
     replay(spectron, tmp_path / "state", [write_raw(tmp_path / "all.json", [memory(1, user, "likes tea with milk")])])
@@ -455,7 +464,8 @@ def test_a_scope_whose_batch_a_person_found_absent_can_be_erased(
     replay_in_no_time(spectron, state, both, mapping=mapping, options=absent)
     erase_scope(spectron, state, f"user/{user}")
     done = replay_in_no_time(spectron, state, both, mapping=mapping)
-    assert (ExitCode.DONE, 2) == (done.exit_code, len(texts(spectron, user)))
+    assert ExitCode.DONE == done.exit_code
+    assert 2 == len(texts(spectron, user))
 
 
 def test_what_was_refused_before_an_erase_holds_nothing_late_after_it(
@@ -471,4 +481,5 @@ def test_what_was_refused_before_an_erase_holds_nothing_late_after_it(
         replay(spectron, state, [dump], endpoint=proxy.base_url)
     erase_scope(spectron, state, f"user/{user}")
     done = replay(spectron, state, [dump])
-    assert (2, 0) == (done.written, done.late)
+    assert 2 == done.written
+    assert 0 == done.late

@@ -40,7 +40,9 @@ def files(folder: Path) -> set[str]:
 
 def test_a_plan_needs_no_server_and_leaves_no_trace(capsys: pytest.CaptureFixture[str]) -> None:
     answer = planned([memory(1, "alice")], capsys)
-    assert (1, 0, True) == (answer["remaining"], answer["written"], answer["dry_run"])
+    assert 1 == answer["remaining"]
+    assert 0 == answer["written"]
+    assert answer["dry_run"]
     assert {"all.json"} == {path.name for path in Path().iterdir()}
 
 
@@ -54,12 +56,10 @@ def test_a_plan_beside_a_ledger_leaves_it_as_it_is(
     before = files(STATE)
     monkeypatch.delenv("SPECTRON_CONTEXT")
     answer = planned([memory(1, user), memory(2, user), memory(0, user)], capsys)
-    assert (1, 2, 2, 1) == (
-        answer["already"],
-        answer["remaining"],
-        answer["forecast"]["memories"],
-        answer["forecast"]["late"],
-    )
+    assert 1 == answer["already"]
+    assert 2 == answer["remaining"]
+    assert 2 == answer["forecast"]["memories"]
+    assert 1 == answer["forecast"]["late"]
     assert before == files(STATE)
     with Ledger.open_for_reading(STATE) as ledger:
         assert 1 == ledger.db.execute("SELECT count(*) FROM fact").fetchone()[0]
@@ -78,8 +78,10 @@ def test_sessions_and_requests_are_those_that_the_replay_then_makes(
     forecast = planned(rows, capsys, "--mapping", "mapping.yaml")["forecast"]
     assert 0 == run(["replay", "--dump", "all.json", "--mapping", "mapping.yaml", "--json"])
     made = json.loads(capsys.readouterr().out)
-    assert (forecast["sessions"], forecast["memories"]) == (made["sessions"], made["written"])
-    assert (41, 40) == (forecast["memories"], forecast["with_extraction"])
+    assert forecast["sessions"] == made["sessions"]
+    assert forecast["memories"] == made["written"]
+    assert 41 == forecast["memories"]
+    assert 40 == forecast["with_extraction"]
     assert forecast["requests"] <= made["requests"] <= forecast["requests"] + 5
 
 
@@ -88,18 +90,17 @@ def test_a_batch_is_one_request(capsys: pytest.CaptureFixture[str]) -> None:
     Path("mapping.yaml").write_text(f"version: 1\nwrite: batch\nsession: {{by: run_id, size: 50}}\nrules:\n{rule}")
     rows = [memory(number, "alice") for number in range(120)]
     forecast = planned(rows, capsys, "--mapping", "mapping.yaml")["forecast"]
-    assert (3, 2 + 2 + 1 + 3 + 1) == (forecast["sessions"], forecast["requests"])
+    assert 3 == forecast["sessions"]
+    assert 2 + 2 + 1 + 3 + 1 == forecast["requests"]
 
 
 def test_the_largest_lane_bounds_the_time_and_many_lanes_are_bound_by_what_may_be_in_flight(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     one = planned([memory(number, "alice") for number in range(30)], capsys)["forecast"]
-    assert ({"lane": "user/alice", "full": 30, "none": 0}, 60.0, "the largest lane") == (
-        one["largest_lanes"][0],
-        one["time"]["seconds"],
-        one["time"]["bound_by"],
-    )
+    assert {"lane": "user/alice", "full": 30, "none": 0} == one["largest_lanes"][0]
+    assert 60.0 == one["time"]["seconds"]
+    assert "the largest lane" == one["time"]["bound_by"]
     many = [memory(1, f"user{number}") for number in range(40)]
     assert "2 in flight" == planned(many, capsys, "--max-in-flight", "2")["forecast"]["time"]["bound_by"]
     assert "max_rps" == planned(many, capsys, "--max-rps", "0.5")["forecast"]["time"]["bound_by"]
@@ -111,7 +112,8 @@ def test_tokens_are_counted_by_rule_from_the_published_stages(capsys: pytest.Cap
     assert {"user/{user_id}": (2, 600, 5800), "user/{user_id}/agent/{agent_id}": (1, 300, 2900)} == {
         rule["scope"]: (rule["memories"], rule["low"], rule["high"]) for rule in tokens["rules"]
     }
-    assert (900, 8700) == (tokens["low"], tokens["high"])
+    assert 900 == tokens["low"]
+    assert 8700 == tokens["high"]
 
 
 def test_a_long_text_counts_by_its_length() -> None:
@@ -142,12 +144,10 @@ def test_likely_contradictions_are_told_by_id_and_never_by_text_in_json(capsys: 
     assert 0 == run(["replay", "--dump", dump, "--dry-run", "--json"])
     out = capsys.readouterr().out
     found = json.loads(out)["forecast"]["contradictions"]
-    assert (1, 3, "alice-0001", "alice-0002") == (
-        found["likely_count"],
-        found["compared"],
-        found["likely"][0]["older"],
-        found["likely"][0]["newer"],
-    )
+    assert 1 == found["likely_count"]
+    assert 3 == found["compared"]
+    assert "alice-0001" == found["likely"][0]["older"]
+    assert "alice-0002" == found["likely"][0]["newer"]
     assert "Initech" not in out
     assert 0 == run(["replay", "--dump", dump, "--dry-run"])
     screen = capsys.readouterr().out
@@ -183,7 +183,8 @@ def test_what_is_skipped_is_told_by_reason_and_what_will_not_expire_by_name(
     ]
     answer = planned(rows, capsys)
     assert {"expired": 1, "empty text": 1} == answer["skipped_by_reason"]
-    assert (["alice-0004"], 1) == (answer["will_not_expire"], answer["will_not_expire_count"])
+    assert ["alice-0004"] == answer["will_not_expire"]
+    assert 1 == answer["will_not_expire_count"]
     assert any("not in Spectron" in warning for warning in answer["warnings"])
 
 

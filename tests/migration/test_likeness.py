@@ -37,8 +37,10 @@ APART = [
 @pytest.mark.parametrize(("older", "newer"), CONTRADICT)
 def test_the_same_thing_with_another_value_is_likely_to_contradict(older: str, newer: str) -> None:
     found = compared(older, newer)
-    assert (1, 0) == (found.contradicting, found.repeated)
-    assert ("m0", "m1") == (found.pairs[0].older, found.pairs[0].newer)
+    assert 1 == found.contradicting
+    assert 0 == found.repeated
+    assert "m0" == found.pairs[0].older
+    assert "m1" == found.pairs[0].newer
 
 
 @pytest.mark.parametrize(("older", "newer"), APART)
@@ -48,7 +50,8 @@ def test_two_things_are_not(older: str, newer: str) -> None:
 
 def test_the_same_words_are_a_repetition_and_no_contradiction() -> None:
     found = compared("Likes rooibos tea", "the user likes Rooibos tea.")
-    assert (0, 1) == (found.contradicting, found.repeated)
+    assert 0 == found.contradicting
+    assert 1 == found.repeated
 
 
 def test_only_memories_of_one_scope_are_compared() -> None:
@@ -56,7 +59,8 @@ def test_only_memories_of_one_scope_are_compared() -> None:
     likeness.add('[["user/a"]]', "1", "Works at Acme")
     likeness.add('[["user/b"]]', "2", "Works at Initech")
     likeness.finish()
-    assert (0, 0) == (likeness.contradicting, likeness.compared)
+    assert 0 == likeness.contradicting
+    assert 0 == likeness.compared
 
 
 def test_a_large_scope_is_compared_among_its_newest_alone() -> None:
@@ -86,7 +90,8 @@ def test_on_the_rehearsals_memories_most_of_what_it_finds_is_a_correction() -> N
             likeness.add(str(owner), event.key, event.text)
     likeness.finish()
     found = {(pair.older_text.split()[0], pair.newer_text.split()[0]) for pair in likeness.pairs}
-    assert (7, 1) == (likeness.contradicting, likeness.repeated), likeness.pairs
+    assert 7 == likeness.contradicting, likeness.pairs
+    assert 1 == likeness.repeated, likeness.pairs
     assert ("Weekly", "Weekly") in found
     assert ("Buys", "Buys") in found
 

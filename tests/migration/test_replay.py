@@ -34,12 +34,15 @@ def test_a_dry_run_needs_no_server_and_leaves_no_trace(tmp_path: Path, user: str
     with open_any([dump]) as opened:
         step = Replay(tmp_path / "state", opened, load_mapping(None), ReplayOptions(), reporter=NullReporter())
         summary = step.dry_run(context="anything")
-    assert (9, 9, 1, 1) == (summary.planned, summary.remaining, summary.scopes, summary.lanes)
+    assert 9 == summary.planned
+    assert 9 == summary.remaining
+    assert 1 == summary.scopes
+    assert 1 == summary.lanes
     assert before == sorted(tmp_path.rglob("*"))
 
 
 @pytest.mark.parametrize(("answer", "texts"), [("present", 2), ("absent", 3)])
-def test_a_person_decides_what_evidence_does_not(
+def test_a_person_resolves_what_the_evidence_does_not_decide(
     spectron: RunningServer, user: str, tmp_path: Path, answer: Literal["present", "absent"], texts: int
 ) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(3)])
@@ -49,11 +52,16 @@ def test_a_person_decides_what_evidence_does_not(
 
     with misbehaving(spectron.base_url, cut_second) as proxy:
         first = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
-    assert (ExitCode.UNREACHABLE, 1, 1, 1) == (first.exit_code, first.written, first.in_doubt, first.remaining)
+    assert ExitCode.UNREACHABLE == first.exit_code
+    assert 1 == first.written
+    assert 1 == first.in_doubt
+    assert 1 == first.remaining
     with Ledger.open_for_writing(tmp_path / "state") as ledger, ledger.transaction() as db:
         db.execute("UPDATE fact SET state = 'undecidable', reason = 'for this test' WHERE state = 'intended'")
     held = replay(spectron, tmp_path / "state", [dump])
-    assert (ExitCode.REFUSED, 1, 1) == (held.exit_code, held.undecidable, held.remaining)
+    assert ExitCode.REFUSED == held.exit_code
+    assert 1 == held.undecidable
+    assert 1 == held.remaining
     resolved = ReplayOptions(resolve={f"{user}-0001": answer})
     assert ExitCode.DONE == replay(spectron, tmp_path / "state", [dump], options=resolved).exit_code
     assert texts == len(turns_of(spectron, user))
@@ -61,7 +69,7 @@ def test_a_person_decides_what_evidence_does_not(
         replay(spectron, tmp_path / "state", [dump], options=resolved)
 
 
-def test_a_persons_word_about_one_text_of_a_memory_does_not_decide_its_other_text(
+def test_resolving_one_version_of_a_memory_does_not_decide_another(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
     """With `none` two texts of one memory may both be undecidable: the old one is there, the new one is not."""
@@ -83,7 +91,7 @@ def test_a_persons_word_about_one_text_of_a_memory_does_not_decide_its_other_tex
     assert "a newer text" in texts(spectron, user) or "written" != said[2]
 
 
-def test_an_earlier_text_that_is_undecidable_is_no_exit_0(
+def test_an_undecidable_earlier_text_exits_3(
     spectron: RunningServer, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = write_raw(tmp_path / "a.json", [memory(1, user, "likes tea")])

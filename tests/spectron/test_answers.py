@@ -101,7 +101,8 @@ def test_401_stops_all_and_403_the_scope() -> None:
 )
 def test_any_other_status_is_in_doubt(status: int, finished: bool) -> None:
     found = verdict(answer(status, {"message": "?"}))
-    assert (True, finished) == (isinstance(found, Doubt), found.finished)
+    assert isinstance(found, Doubt)
+    assert finished == found.finished
 
 
 def test_a_servers_words_stay_on_one_line_and_carry_no_escape() -> None:

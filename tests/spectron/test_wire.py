@@ -10,7 +10,7 @@ from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.spectron.wire import InDoubt, NotBegun
 
 
-def test_only_a_connection_that_never_stood_is_a_proof_that_nothing_was_sent() -> None:
+def test_only_a_refused_connection_proves_that_nothing_was_sent() -> None:
     async def post(endpoint: str) -> None:
         async with SpectronApi(endpoint, "c", api_key="k", timeout_s=5) as api:
             await api.post_fact(b"{}", key="k")
