@@ -56,7 +56,6 @@ NO_MODULE = (*GONE, "at_once", "ending", "expect", "pool", "shape", "since", "st
 """Words that do not say what is in a module."""
 
 TO_RENAME = {
-    "_promote_twins",
     "_said",
     "_told",
     "_told_at",
