@@ -1,4 +1,4 @@
-"""A user's mistake: one sentence saying what and where, a hint, the exit code of the table, nothing written."""
+"""A mistake of the user: one sentence that says what and where, a hint, a documented exit code, nothing written."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def one_memory(user: str = "alice") -> str:
     return str(write_raw(Path("get_all.json"), [memory(1, user)]))
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> str:
-    """What went to stderr; stdout stays empty and nobody sees a traceback."""
+def error_shown(capsys: pytest.CaptureFixture[str]) -> str:
+    """The text on stderr, which must contain an error and no traceback; stdout must be empty."""
     out, err = capsys.readouterr()
     assert "" == out
     assert "Traceback" not in err
@@ -35,16 +35,16 @@ def told(capsys: pytest.CaptureFixture[str]) -> str:
 MAPPING_MISTAKES = {
     "unreadable YAML": ("version: 1\nrules: [}\n", "mapping.yaml:2"),
     "an unknown key": ("version: 1\nrulez: []\n", "mapping.yaml:2"),
-    "a field that no memory has": (
+    "an unknown field": (
         "version: 1\nrules:\n  - when: {user_id: '*'}\n    scope: {user: '{usr_id}'}\n",
         "mapping.yaml:4",
     ),
-    "a field that the rule does not ask for": (
+    "a field without a condition": (
         "version: 1\nrules:\n  - when: {user_id: '*'}\n    scope: {agent: '{agent_id}'}\n",
         "mapping.yaml:4",
     ),
     "an empty scope": ("version: 1\nrules:\n  - when: {user_id: '*'}\n    scope: {}\n", "mapping.yaml:4"),
-    "a segment that is none": (
+    "an illegal segment": (
         "version: 1\nrules:\n  - when: {user_id: '*'}\n    scope: {org: 'ACME Inc', user: '{user_id}'}\n",
         "mapping.yaml:4",
     ),
@@ -58,7 +58,7 @@ def test_a_mistake_in_the_mapping_is_named_with_its_line(
     text, where = MAPPING_MISTAKES[mistake]
     Path("mapping.yaml").write_text(text)
     assert 2 == run(["replay", "--dump", one_memory(), "--mapping", "mapping.yaml"])
-    assert where in told(capsys)
+    assert where in error_shown(capsys)
     assert not Path(".spectron-migrate").exists()
 
 
@@ -73,17 +73,17 @@ DUMP_MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", DUMP_MISTAKES)
-def test_a_file_that_is_no_dump_is_named(
+def test_a_file_that_is_not_a_dump_is_named(
     mistake: str, configured: RunningServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("broken.json").write_bytes(DUMP_MISTAKES[mistake])
     assert 2 == run(["replay", "--dump", "broken.json"])
-    assert "broken.json" in told(capsys) or mistake == "a list of numbers"
+    assert "broken.json" in error_shown(capsys) or mistake == "a list of numbers"
     assert not Path(".spectron-migrate").exists()
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
-def test_a_dump_that_was_cut_off_or_altered_is_refused(
+def test_a_truncated_or_altered_dump_is_refused(
     damage: str, configured: RunningServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert 0 == run(["export", "--from", one_memory(), "-q"])
@@ -95,7 +95,7 @@ def test_a_dump_that_was_cut_off_or_altered_is_refused(
         data = memories.read_bytes()
         memories.write_bytes(data[:-20] if damage == "cut" else data.replace(b"alice", b"mallo"))
     assert 2 == run(["replay"])
-    assert "memories.jsonl" in told(capsys)
+    assert "memories.jsonl" in error_shown(capsys)
     assert not Path(".spectron-migrate").exists()
 
 
@@ -104,7 +104,7 @@ def test_a_wrong_key_is_exit_code_6(
 ) -> None:
     monkeypatch.setenv("SPECTRON_API_KEY", "sk-wrong-key-123")
     assert 6 == run(["replay", "--dump", one_memory(user)])
-    message = told(capsys)
+    message = error_shown(capsys)
     assert "401" in message
     assert "sk-wrong-key-123" not in message
     assert [] == turns_of(configured, user)
@@ -115,16 +115,16 @@ def test_no_key_is_exit_code_6_and_no_endpoint_2(
 ) -> None:
     dump = one_memory()
     assert 2 == run(["replay", "--dump", dump])
-    assert "SPECTRON_ENDPOINT" in told(capsys)
+    assert "SPECTRON_ENDPOINT" in error_shown(capsys)
     monkeypatch.setenv("SPECTRON_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("SPECTRON_CONTEXT", "c")
     assert 6 == run(["replay", "--dump", dump])
-    assert "SPECTRON_API_KEY" in told(capsys)
+    assert "SPECTRON_API_KEY" in error_shown(capsys)
     assert not Path(".spectron-migrate").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "named"),
     [
         (["replay", "--dump", "nowhere"], "nowhere"),
         (["replay", "--usr", "alice"], "--usr"),
@@ -141,29 +141,33 @@ def test_no_key_is_exit_code_6_and_no_endpoint_2(
         (["replay", "--config", "nowhere.yaml"], "nowhere.yaml"),
     ],
 )
-def test_a_wrong_word_is_exit_code_2_and_named(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+def test_a_wrong_argument_is_exit_code_2_and_named(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert 2 == run(arguments)
-    assert said in told(capsys)
+    assert named in error_shown(capsys)
 
 
 @pytest.mark.parametrize("arguments", [["replay", "--dump", "nowhere"], ["replay", "--usr", "x"], ["status"]])
-def test_with_json_a_failure_too_is_exactly_one_object(
+def test_with_json_a_failure_is_exactly_one_object_too(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert 2 == run([*arguments, "--json"])
     out = capsys.readouterr().out
     answer = json.loads(out)
     assert 1 == out.count("\n")
-    assert (1, arguments[0], 2) == (answer["schema"], answer["command"], answer["exit_code"])
+    assert 1 == answer["schema"]
+    assert arguments[0] == answer["command"]
+    assert 2 == answer["exit_code"]
     assert {"kind", "message", "hint"} == set(answer["error"])
 
 
-def test_settings_with_an_unknown_key_name_the_nearest_known_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_key_in_the_settings_is_refused_with_the_most_similar_known_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     Path("spectron-migrate.yaml").write_text("version: 1\nspectron: {endpiont: https://x.example}\n")
     assert 2 == run(["replay", "--dump", one_memory()])
-    message = told(capsys)
+    message = error_shown(capsys)
     assert "spectron-migrate.yaml:2" in message
     assert "endpoint" in message
 
@@ -171,10 +175,10 @@ def test_settings_with_an_unknown_key_name_the_nearest_known_one(capsys: pytest.
 def test_a_key_written_into_the_settings_is_refused_and_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
     Path("spectron-migrate.yaml").write_text("version: 1\nspectron: {api_key: sk-literal-secret}\n")
     assert 2 == run(["replay", "--dump", one_memory()])
-    assert "sk-literal-secret" not in told(capsys)
+    assert "sk-literal-secret" not in error_shown(capsys)
 
 
-def test_a_bug_of_ours_is_exit_code_1_with_the_traceback_in_the_log_alone(
+def test_a_bug_is_exit_code_1_and_its_traceback_is_only_in_the_log(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SPECTRON_API_KEY", "sk-secret-in-a-bug")
@@ -184,7 +188,7 @@ def test_a_bug_of_ours_is_exit_code_1_with_the_traceback_in_the_log_alone(
 
     monkeypatch.setattr("spectron_migrate.cli.replay.run", broken)
     assert 1 == run(["replay", "--dump", one_memory()])
-    message = told(capsys)
+    message = error_shown(capsys)
     assert "log.jsonl" in message
     record = json.loads(Path(".spectron-migrate/log.jsonl").read_text().splitlines()[-1])
     assert "RuntimeError" in record["traceback"]
@@ -198,7 +202,8 @@ def test_a_command_without_its_extra_says_how_to_get_it(capsys: pytest.CaptureFi
         "from spectron_migrate.cli.app import run; sys.exit(run(['local', '--port', '0']))"
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
-    assert (2, "") == (ended.returncode, ended.stdout)
+    assert 2 == ended.returncode
+    assert "" == ended.stdout
     assert "spectron-migrate[local]" in ended.stderr
     assert "Traceback" not in ended.stderr
 

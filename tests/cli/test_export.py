@@ -1,4 +1,4 @@
-"""`export` as a command: what people and scripts see, and how it ends where it is ended."""
+"""`export`: its summary, its `--json` object, and how a signal ends it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def write(path: Path, value: Any) -> Path:
     return path
 
 
-def test_the_summary_says_what_changed_and_names_what_was_skipped(tmp_path: Path) -> None:
+def test_the_summary_counts_changes_and_lists_skipped_rows(tmp_path: Path) -> None:
     file = write(tmp_path / "all.json", [*rows(3), {"id": "\x1b[31mred"}, {"memory": "without an id"}])
     run(tmp_path, "--from", str(file))
     write(file, [*rows(2, metadata={"edited": True}), {**rows(3)[2], "memory": "another"}, *rows(4)[3:]])
@@ -66,25 +66,26 @@ def test_json_is_one_object_with_the_promised_fields(tmp_path: Path) -> None:
 
     done = run(tmp_path, "--mem0-config", str(config), "--json")
 
-    told = json.loads(done.stdout)
+    answer = json.loads(done.stdout)
     envelope = {"schema", "command", "version", "migration", "exit_code", "warnings", "next", "seconds"}
     fields = {"source", "complete", "memories", "native_count", "users", "agents", "runs", "skipped"}
-    assert envelope | fields | {"new", "changed", "deleted", "dump"} <= set(told)
-    assert (1, "export", 0, True, 76, 76) == tuple(
-        told[name] for name in ("schema", "command", "exit_code", "complete", "memories", "native_count")
-    )
+    assert envelope | fields | {"new", "changed", "deleted", "dump"} <= set(answer)
+    expected = {"schema": 1, "command": "export", "exit_code": 0, "complete": True, "memories": 76, "native_count": 76}
+    assert expected == {name: answer[name] for name in expected}
 
 
 @pytest.mark.parametrize("kind", ["platform", "server"])
-def test_a_served_mem0_is_asked_with_the_key_of_the_environment_which_is_never_shown(tmp_path: Path, kind: str) -> None:
+def test_the_key_of_a_served_mem0_comes_from_the_environment_and_is_never_shown(tmp_path: Path, kind: str) -> None:
     held = rows(5, created_at="2025-01-01T00:00:00Z", updated_at="2025-01-01T00:00:00Z")
     stand_in = Platform(held) if kind == "platform" else Server(held, admin=False)
     with serving(stand_in) as url:
         environment = {**clean_environment(os.environ), "MEM0_API_KEY": KEY, "MEM0_BASE_URL": url}
         done = command(tmp_path, "export", "--source", kind, "--json", "-v", environment=environment)
 
-    told = json.loads(done.stdout)
-    assert (0, True, 5) == (done.returncode, told["complete"], told["memories"])
+    answer = json.loads(done.stdout)
+    assert 0 == done.returncode
+    assert answer["complete"] is True
+    assert 5 == answer["memories"]
     written = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
     assert KEY not in done.stdout + done.stderr + written
 
@@ -93,7 +94,7 @@ def test_a_served_mem0_is_asked_with_the_key_of_the_environment_which_is_never_s
     ("since", "memories"),
     [("2025-01-01", 3), ("2025-01-02T00:30:00+02:00", 2), ("2025-01-02", 1), ("2025-01-02T00:00:00.5Z", 0)],
 )
-def test_since_is_a_time_in_any_spelling(tmp_path: Path, since: str, memories: int) -> None:
+def test_since_takes_a_time_in_any_spelling(tmp_path: Path, since: str, memories: int) -> None:
     times = ("2025-01-01T00:00:00Z", "2025-01-01T23:00:00Z", "2025-01-02T00:00:00Z")
     file = write(tmp_path / "all.json", [{**rows(3)[at], "created_at": time} for at, time in enumerate(times)])
 
@@ -102,32 +103,29 @@ def test_since_is_a_time_in_any_spelling(tmp_path: Path, since: str, memories: i
     assert memories == json.loads(done.stdout)["memories"]
 
 
-def test_since_that_is_no_time_is_refused_instead_of_reading_nothing(tmp_path: Path) -> None:
+def test_since_without_a_time_is_refused_instead_of_reading_nothing(tmp_path: Path) -> None:
     file = write(tmp_path / "all.json", rows(3))
 
     done = run(tmp_path, "--from", str(file), "--since", "yesterday")
 
-    assert (2, "error: --since is 'yesterday', which is not a time") == (done.returncode, done.stderr.splitlines()[0])
+    assert 2 == done.returncode
+    assert "error: --since is 'yesterday', which is not a time" == done.stderr.splitlines()[0]
     assert not (tmp_path / "dump").exists()
 
 
-def test_json_is_one_object_also_where_it_fails(tmp_path: Path) -> None:
+def test_json_is_one_object_when_it_fails_too(tmp_path: Path) -> None:
     done = run(tmp_path, "--from", "missing.json", "--json")
 
-    told = json.loads(done.stdout)
-    assert (2, 2, "input", "there is no file missing.json") == (
-        done.returncode,
-        told["exit_code"],
-        told["error"]["kind"],
-        told["error"]["message"],
-    )
+    answer = json.loads(done.stdout)
+    assert 2 == done.returncode
+    assert 2 == answer["exit_code"]
+    assert "input" == answer["error"]["kind"]
+    assert "there is no file missing.json" == answer["error"]["message"]
     assert not (tmp_path / "dump").exists()
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_it_at_once_even_while_a_server_asks_for_patience(
-    tmp_path: Path, sent: signal.Signals, code: int
-) -> None:
+def test_a_signal_ends_it_even_while_a_server_asks_it_to_wait(tmp_path: Path, sent: signal.Signals, code: int) -> None:
     platform = Platform(rows(600, created_at="2025-01-01T00:00:00Z", updated_at="2025-01-01T00:00:00Z"))
     with serving(platform) as url:
         environment = {**clean_environment(os.environ), "MEM0_API_KEY": KEY, "MEM0_BASE_URL": url}
@@ -148,8 +146,10 @@ def test_a_signal_ends_it_at_once_even_while_a_server_asks_for_patience(
         process.send_signal(sent)
         out, _ = process.communicate(timeout=20)
 
-    told = json.loads(out)
-    assert (code, code, "interrupted") == (process.returncode, told["exit_code"], told["error"]["kind"])
+    answer = json.loads(out)
+    assert code == process.returncode
+    assert code == answer["exit_code"]
+    assert "interrupted" == answer["error"]["kind"]
     after = files_of(tmp_path / "dump")
     assert after.pop(".scan")  # what was fetched, for the next try
     assert before == after

@@ -1,4 +1,4 @@
-"""`init` as a command: what it writes is what the next commands go by."""
+"""`init`: the next commands use the files that it writes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ def in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path)
 
 
-def test_export_and_replay_go_by_what_init_wrote(capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_and_replay_use_the_files_that_init_wrote(capsys: pytest.CaptureFixture[str]) -> None:
     write_raw(Path("get_all.json"), [memory(number, "anna") for number in range(3)])
     assert ExitCode.DONE == run(["init", "--json"])
-    told = json.loads(capsys.readouterr().out)
-    assert ("files", 3, "spectron-migrate doctor") == (told["mem0"], told["memories"], told["next"])
-    assert ["spectron-migrate.yaml", "mapping.yaml"] == told["files"]
+    answer = json.loads(capsys.readouterr().out)
+    assert "files" == answer["mem0"]
+    assert 3 == answer["memories"]
+    assert "spectron-migrate doctor" == answer["next"]
+    assert ["spectron-migrate.yaml", "mapping.yaml"] == answer["files"]
     assert ExitCode.DONE == run(["export", "--json"])
     assert ExitCode.DONE == run(["replay", "--dry-run", "--json"])
     planned = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -37,7 +39,7 @@ def test_a_second_init_overwrites_nothing(capsys: pytest.CaptureFixture[str]) ->
     assert before == Path("mapping.yaml").read_bytes()
 
 
-def test_people_see_what_was_found(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_summary_says_what_was_found(capsys: pytest.CaptureFixture[str]) -> None:
     write_raw(Path("get_all.json"), [memory(1, "anna\x1b[31m")])
     assert ExitCode.DONE == run(["init", "--config", "other.yaml"])
     out = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The whole migration on one machine, and nothing of it leaves the machine."""
+"""`rehearse`: the whole migration on one machine, without any request to another."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 @contextmanager
 def canary() -> Iterator[tuple[str, list[str]]]:
-    """A listener that nobody may connect to."""
+    """An address, and the list of connections to it, which must stay empty."""
     visits: list[str] = []
     listener = socket.create_server(("127.0.0.1", 0))
 
@@ -33,7 +33,7 @@ def canary() -> Iterator[tuple[str, list[str]]]:
                 connection, _ = listener.accept()
             except OSError:
                 return
-            visits.append("somebody came")
+            visits.append("a connection")
             connection.close()
 
     thread = threading.Thread(target=listen, daemon=True)
@@ -64,31 +64,34 @@ def steps(ended: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return found
 
 
-def test_it_makes_a_store_migrates_it_and_proves_it_without_a_visit_to_anybodys_service(tmp_path: Path) -> None:
+def test_it_makes_migrates_and_verifies_a_store_without_a_request_to_any_service_of_the_environment(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "home").mkdir()
     with canary() as (endpoint, visits):
         (tmp_path / "spectron-migrate.yaml").write_text(
             f"version: 1\nspectron: {{endpoint: {endpoint}, context: real}}\n"
             f"mem0: {{platform: {{base_url: {endpoint}}}}}\n"
         )
-        led_astray = {
+        foreign = {
             f"{family}_{name}": value
             for family in ("SPECTRON", "AGENT_MEMORY")
             for name, value in (("ENDPOINT", endpoint), ("CONTEXT", "real"), ("API_KEY", "sk-real-key-0123456789"))
         }
         done = steps(
-            rehearse(
-                tmp_path, "--json", **led_astray, SPECTRON_URL=endpoint, MEM0_API_KEY="m0-x", MEM0_BASE_URL=endpoint
-            )
+            rehearse(tmp_path, "--json", **foreign, SPECTRON_URL=endpoint, MEM0_API_KEY="m0-x", MEM0_BASE_URL=endpoint)
         )
     assert [] == visits
     assert {"complete": True, "memories": 167, "native_count": 167, "users": 5, "agents": 2}.items() <= done[
         "export"
     ].items()
-    assert (164, 3, 0) == (done["replay"]["written"], done["replay"]["skipped"], done["replay"]["remaining"])
-    assert (0, 164) == (done["replay again"]["written"], done["replay again"]["already"])
+    replayed = {"written": 164, "skipped": 3, "remaining": 0}
+    assert replayed == {name: done["replay"][name] for name in replayed}
+    assert 0 == done["replay again"]["written"]
+    assert 164 == done["replay again"]["already"]
     integrity = done["dual-verify"]["integrity"]
-    assert (164, 164) == (integrity["expected"], integrity["present"])
+    assert 164 == integrity["expected"]
+    assert 164 == integrity["present"]
     for kind in ("missing", "altered", "doubled", "misplaced"):
         assert [] == integrity[kind]
     assert [] == done["dual-verify"]["leaks"]
@@ -97,16 +100,19 @@ def test_it_makes_a_store_migrates_it_and_proves_it_without_a_visit_to_anybodys_
     assert [] == list((tmp_path / "home").iterdir())
 
 
-def test_with_ones_own_raw_file_it_needs_no_store(tmp_path: Path) -> None:
+def test_with_a_raw_file_it_makes_no_store(tmp_path: Path) -> None:
     rows = [memory(number, user) for user in ("alice", "bob") for number in range(8)]
     dump = write_raw(tmp_path / "get_all.json", rows)
     done = steps(rehearse(tmp_path, "--dump", str(dump), "--json"))
     assert "export" not in done
-    assert (16, 0) == (done["replay"]["written"], done["replay again"]["written"])
+    assert 16 == done["replay"]["written"]
+    assert 0 == done["replay again"]["written"]
     assert 16 == done["dual-verify"]["integrity"]["present"]
 
 
-def test_people_see_each_command_line_before_its_result_and_can_go_on_with_what_is_kept(tmp_path: Path) -> None:
+def test_it_prints_each_command_line_before_its_summary_and_keeps_a_folder_that_commands_can_use(
+    tmp_path: Path,
+) -> None:
     dump = write_raw(tmp_path / "get_all.json", [memory(number, "alice") for number in range(3)])
     ended = rehearse(tmp_path, "--dump", str(dump), "--keep", "kept")
     assert 0 == ended.returncode, ended.stderr
@@ -124,8 +130,9 @@ def test_people_see_each_command_line_before_its_result_and_can_go_on_with_what_
     assert 3 == sum(json.loads(status.stdout)["states"].values())
 
 
-def test_a_folder_that_holds_something_is_not_touched(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "mine.txt").write_text("mine")
     ended = rehearse(tmp_path, "--keep", "kept")
-    assert (2, ["mine.txt"]) == (ended.returncode, [path.name for path in (tmp_path / "kept").iterdir()])
+    assert 2 == ended.returncode
+    assert ["mine.txt"] == [path.name for path in (tmp_path / "kept").iterdir()]

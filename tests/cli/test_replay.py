@@ -70,12 +70,12 @@ def test_a_file_without_ids_is_refused_before_anything_is_written(
 
 
 @pytest.mark.usefixtures("configured")
-def test_older_memories_that_a_filter_leaves_behind_are_counted_before_they_come_late(
+def test_older_memories_that_a_filter_leaves_out_are_counted_before_they_come_late(
     user: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_raw(Path("all.json"), [memory(number, user, run_id=f"r{number}") for number in range(3)])
     answer = replay(capsys, "--run", "r2")
-    assert [] != [warning for warning in answer["warnings"] if "leave 2 older memories behind" in warning]
+    assert [] != [warning for warning in answer["warnings"] if "leave out 2 older memories" in warning]
     assert 2 == replay(capsys)["late"]
 
 

@@ -1,4 +1,4 @@
-"""Where am I, what next: one screen, also across shards, and after every way a run can end."""
+"""`status`: the state and the next command, over all shards and after every way in which a run can end."""
 
 from __future__ import annotations
 
@@ -41,34 +41,39 @@ def dump_of(rows: list[dict[str, Any]]) -> str:
     return str(write_raw(Path("all.json"), rows))
 
 
-def test_without_a_ledger_it_says_what_makes_one(configured: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_ledger_it_names_the_command_that_makes_one(
+    configured: RunningServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert 2 == run(["status"])
     assert "hint: spectron-migrate replay makes it" in capsys.readouterr().err
 
 
-def test_what_remains_is_told_by_lane_and_the_last_run_by_its_rate(
+def test_it_shows_what_remains_by_lane_and_the_rate_of_the_last_run(
     configured: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [memory(number, f"{user}a") for number in range(8)] + [memory(number, f"{user}b") for number in range(2)]
     rows.append(memory(9, f"{user}c", expiration_date="2020-01-01"))
     assert 8 == run(["replay", "--dump", dump_of(rows), "--limit", "4", "-q"])
     answer = status(capsys)
-    assert (6, 1) == (answer["states"]["planned"], answer["states"]["skipped"])
+    assert 6 == answer["states"]["planned"]
+    assert 1 == answer["states"]["skipped"]
     assert {"expired": 1} == answer["skipped_by_reason"]
     assert 6 == sum(lane["remaining"] for lane in answer["largest_lanes"])
     assert answer["lanes_left"] == len(answer["largest_lanes"])
     (last,) = answer["runs"]
-    assert (4, False) == (last["written"], last["at_work"])
+    assert 4 == last["written"]
+    assert last["at_work"] is False
     assert "limit" in last["stopped"] or "number" in last["stopped"]
     assert last["a_second"] > 0
     assert "spectron-migrate replay" == answer["next"]
     assert 0 == run(["replay", "--dump", "all.json", "-q"])
     answer = status(capsys)
-    assert ([], "spectron-migrate dual-verify") == (answer["largest_lanes"], answer["next"])
+    assert [] == answer["largest_lanes"]
+    assert "spectron-migrate dual-verify" == answer["next"]
     assert 1 == len(answer["runs"])
 
 
-def test_what_is_refused_is_told_with_the_servers_words_and_what_to_run(
+def test_it_shows_refused_memories_with_the_answer_of_the_server_and_the_next_command(
     configured: RunningServer, user: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(seen: Seen) -> Fault:
@@ -86,7 +91,7 @@ def test_what_is_refused_is_told_with_the_servers_words_and_what_to_run(
     assert 100 >= max(map(len, screen.splitlines()))
 
 
-def test_what_is_undecidable_comes_first_because_it_holds_its_lane(
+def test_an_undecidable_memory_comes_first_because_it_holds_its_lane(
     configured: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert 0 == run(["replay", "--dump", dump_of([memory(number, user) for number in range(3)]), "-q"])
@@ -106,16 +111,16 @@ def test_shards_are_read_together_and_a_missing_one_is_exit_code_11(
     assert 0 == run(["export", "--from", dump_of(rows), "-q"])
     assert 0 == run(["replay", "--shard", "0/2", "-q"])
     answer = status(capsys, 11)
-    assert ({"found": 1, "missing": ["1/2"]}, "spectron-migrate replay --shard 1/2") == (
-        answer["shards"],
-        answer["next"],
-    )
+    assert {"found": 1, "missing": ["1/2"]} == answer["shards"]
+    assert "spectron-migrate replay --shard 1/2" == answer["next"]
     assert 0 == run(["replay", "--shard", "1/2", "-q"])
     answer = status(capsys)
-    assert (12, 2, 6) == (sum(answer["states"].values()), len(answer["runs"]), answer["scopes"])
+    assert 12 == sum(answer["states"].values())
+    assert 2 == len(answer["runs"])
+    assert 6 == answer["scopes"]
 
 
-def test_a_killed_run_is_told_and_so_is_one_at_work(
+def test_it_shows_a_killed_run_and_one_that_is_running(
     configured: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert 0 == run(["replay", "--dump", dump_of([memory(1, user)]), "-q"])
@@ -125,16 +130,16 @@ def test_a_killed_run_is_told_and_so_is_one_at_work(
         run_ = last_run(ledger)
         assert run_ is not None
         for process in (gone.pid, run_.process):
-            told = json.dumps({"began": run_.began, "process": process, "plan": 1, "stored_before": 0})
+            detail = json.dumps({"began": run_.began, "process": process, "plan": 1, "stored_before": 0})
             with ledger.transaction():
-                ledger.db.execute("UPDATE step SET detail = ? WHERE kind = 'run'", (told,))
+                ledger.db.execute("UPDATE step SET detail = ? WHERE kind = 'run'", (detail,))
             capsys.readouterr()
             assert 0 == run(["status"])
             screen = capsys.readouterr().out
             assert ("was killed: running again is safe" if process == gone.pid else "running since") in screen
 
 
-def test_texts_of_others_reach_a_terminal_as_text(
+def test_text_of_the_server_is_neither_markup_nor_an_escape(
     configured: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert 0 == run(["replay", "--dump", dump_of([memory(1, user)]), "-q"])

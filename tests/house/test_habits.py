@@ -52,3 +52,50 @@ def test_a_file_of_tests_keeps_the_habits(file: Path) -> None:
         node.lineno for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "time.sleep"
     ]
     assert [] == sleeps, "tests.support.waiting waits for what happens"
+
+
+TEST_FILES = sorted(Path(__file__).parents[1].rglob("*.py"))
+TO_MOVE = {
+    "adapter/test_adversary_adapter.py",
+    "adapter/test_adversary_messages.py",
+    "adapter/test_draining.py",
+    "adapter/test_held_drains.py",
+    "adapter/test_messages.py",
+    "adapter/test_messages_verified.py",
+    "local/test_later_generation.py",
+}
+"""Files that still import from a test module; no other one may."""
+
+
+def imports_of_test_modules(tree: ast.AST) -> list[str]:
+    """Test modules from which a file imports: their helpers belong into a support module."""
+    imported = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            imported += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names]
+    return [name for name in imported if name.startswith("tests.") and ".test_" in name]
+
+
+def test_nobody_imports_from_a_test_module() -> None:
+    tests = Path(__file__).parents[1]
+    found = {
+        str(file.relative_to(tests)): names
+        for file in TEST_FILES
+        if (names := imports_of_test_modules(ast.parse(file.read_text(encoding="utf-8"))))
+    }
+    assert {} == {name: names for name, names in found.items() if name not in TO_MOVE}
+
+
+def test_no_assert_compares_a_tuple_of_five() -> None:
+    """One fact an assert: of a long tuple nobody sees which part is wrong."""
+    long = [
+        f"{file.name}:{node.lineno}"
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Assert) and isinstance(node.test, ast.Compare) and isinstance(node.test.ops[0], ast.Eq)
+        for side in (node.test.left, *node.test.comparators)
+        if isinstance(side, ast.Tuple) and len(side.elts) > 4 and not is_literal(side)
+    ]
+    assert [] == long

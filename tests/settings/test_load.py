@@ -13,6 +13,7 @@ from spectron_migrate.errors import ExitCode, InputError, KeyRefused
 from spectron_migrate.settings import (
     CutoverSettings,
     GuardSettings,
+    Mem0Settings,
     ReplaySettings,
     Secret,
     Settings,
@@ -274,17 +275,15 @@ def test_options_select_another_mem0_than_the_file() -> None:
     """The file's settings of a kind are used when an option selects that kind."""
     text = "mem0: {oss: {config: mem0.yaml}}"
 
-    def kind(**overrides: Any) -> tuple[str, str | None, tuple[str, ...]]:
-        found = load(text, **overrides).mem0
-        assert found is not None
-        return found.kind, found.config, found.files
+    def mem0(**overrides: Any) -> Mem0Settings | None:
+        return load(text, **overrides).mem0
 
-    assert ("files", None, ("a.json",)) == kind(mem0__files=["a.json"])
-    assert ("oss", "default", ()) == kind(mem0__oss__config="default")
-    assert ("oss", "x.yaml", ()) == kind(mem0__oss__config=Path("x.yaml"))
-    assert kind(mem0__source="oss") == ("oss", str(Path("conf/mem0.yaml").absolute()), ())
-    assert "platform" == kind(mem0__source="platform")[0]
-    assert "files" == kind(mem0__source="file", mem0__files=["a"])[0]
+    assert Mem0Settings("files", files=("a.json",)) == mem0(mem0__files=["a.json"])
+    assert Mem0Settings("oss", config="default") == mem0(mem0__oss__config="default")
+    assert Mem0Settings("oss", config="x.yaml") == mem0(mem0__oss__config=Path("x.yaml"))
+    assert Mem0Settings("oss", config=str(Path("conf/mem0.yaml").absolute())) == mem0(mem0__source="oss")
+    assert Mem0Settings("platform", base_url="https://api.mem0.ai") == mem0(mem0__source="platform")
+    assert Mem0Settings("files", files=("a",)) == mem0(mem0__source="file", mem0__files=["a"])
 
 
 @pytest.mark.parametrize(
