@@ -12,7 +12,6 @@ from spectron_migrate.dump.opened import Dump, open_dump
 from spectron_migrate.dump.writer import DumpWriter
 from spectron_migrate.errors import InputError
 from spectron_migrate.files.scratch import Scratch
-from spectron_migrate.mem0.formats.files import FilesReader
 from spectron_migrate.records import counted, digest
 
 
@@ -32,6 +31,8 @@ def open_any(paths: Sequence[Path], *, now: datetime | None = None) -> Dump:
 
 
 def _open_raw(paths: Sequence[Path], now: datetime) -> Dump:
+    from spectron_migrate.mem0.formats.files import FilesReader  # loads archive formats, which a dump does not need
+
     with Scratch() as scratch:
         folder = scratch / "dump"
         with FilesReader(paths, now=now) as reader, DumpWriter(folder, reader.info, now) as writer:

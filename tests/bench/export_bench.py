@@ -104,10 +104,10 @@ def bare(section: dict[str, Any], folder: Path) -> int:
     if "platform" in section:
         return bare_listing(section["platform"]["base_url"])
     if "files" in section:
-        from spectron_migrate.mem0.formats.json_stream import events
+        from spectron_migrate.mem0.formats.json_stream import read_items
 
         with Path(section["files"][0]).open("rb") as stream:
-            return sum(1 for event in events(stream, "file") if event.kind == "row")
+            return sum(1 for item in read_items(stream, "file") if item.kind == "row")
     store = section["oss"]["config"]["vector_store"]
     if store["provider"] == "pgvector":
         return bare_table(store["config"]["connection_string"])
