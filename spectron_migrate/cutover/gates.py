@@ -5,7 +5,8 @@
 1. Decide what it judges. If `Evidence` (evidence.py) does not hold that yet, add a field and fill it in `gather`.
 2. Write a function like `_lag` here, from `Evidence` to `GateResult`. It is pure: no files, no network, no clock.
    Return `_passed(value, limit)` or `_failed(value, limit, hint)`; the hint names the command that helps.
-3. Add it to `GATES`. Its name is public: it is in the JSON of `cutover check` and in the journal.
+3. Add it to `GATES`. Its name is public: it is in the JSON of `cutover check` and in the journal. List it in
+   docs/protocol.md, Cutover.
 4. If an operator may accept what the gate shows, say so in `GATES` and describe what exactly is accepted:
    `accept="by memory"` with `memories` in the result (like `_refused`), or `accept="as a whole"` with `about` in the
    result (like `_verdict`). Acceptances are recorded in the journal with who, when and why, and hold for exactly what
