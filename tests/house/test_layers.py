@@ -14,8 +14,9 @@ PACKAGE = Path(__file__).parents[2] / "spectron_migrate"
 LAYERS: list[tuple[str, ...]] = [
     ("errors", "records"),
     ("backoff", "files", "judge"),
+    ("state",),
     ("settings", "mapping"),
-    ("spectron", "mem0", "dump", "ledger", "state"),
+    ("spectron", "mem0", "dump", "ledger"),
     ("delivery",),
     ("migration", "verify", "init", "doctor", "rehearsal"),
     ("cutover", "adapter"),
