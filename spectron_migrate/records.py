@@ -328,4 +328,9 @@ def order_key(memory: Memory, scanned_at: str) -> str:
 
 def has_time(memory: Memory) -> bool:
     """Whether the memory has a time; 1970-01-01 is none, because stores write it for a missing time."""
-    return memory.text_at is not None and not memory.text_at.startswith("1970-01-01")
+    return memory.text_at is not None and is_time(memory.text_at)
+
+
+def is_time(text: str) -> bool:
+    """False for 1970-01-01, which stores write for a missing time."""
+    return not text.startswith("1970-01-01")

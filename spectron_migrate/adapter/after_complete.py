@@ -24,7 +24,7 @@ from spectron_migrate.adapter.mem0_calls import owners_of
 from spectron_migrate.adapter.search_results import as_mem0, as_mem0_time, is_expired
 from spectron_migrate.backoff import backoff_s
 from spectron_migrate.errors import InputError, NotInSpectron, Unreachable
-from spectron_migrate.ledger.merge import fact_body
+from spectron_migrate.ledger.bodies import fact_body
 from spectron_migrate.mapping import NotServable
 from spectron_migrate.records import Memory, Placement, canonical_json, format_time
 

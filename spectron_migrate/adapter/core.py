@@ -95,8 +95,7 @@ class AdapterCore:
         if "://" in str(routing or ""):
             self.routing.fetch()  # the first write has to know already where it belongs
         self.routing.current()
-        several = any(len(rule.paths) > 1 for rule in self.mapping.rules)
-        self.catalogue = Catalogue(self.settings.state, several_paths=several, clock=clock)
+        self.catalogue = Catalogue(self.settings.state, clock=clock)
         self.access = _access(self.settings, spectron_client)
         self.spectron_thread = SpectronThread(self.access)
         self.heartbeat = Heartbeat(self.settings.state, self.routing, self.counters, self.guard, self.written)

@@ -40,7 +40,7 @@ async def _deliver_full(run: Run, lane: str) -> None:
             run.should_stop() or await recover_batch(run, batch) is not SendOutcome.DECIDED
         ):
             return
-    if not await run.writer.grouped(sending.held_full, lane):
+    if not await run.writer.grouped(sending.is_held, lane):
         await Stream(run, Feed(run, lane, "full"), "full").deliver()
 
 

@@ -11,7 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from spectron_migrate.ledger.ledger import Ledger
-from spectron_migrate.ledger.sending import IntendedFact, PlannedFact, intended_of, receipt, still_planned
+from spectron_migrate.ledger.sending import (
+    INTENDED,
+    IntendedFact,
+    PlannedFact,
+    body_of,
+    intended_of,
+    keep_request,
+    receipt,
+    still_planned,
+)
 from spectron_migrate.ledger.sessions import SessionRow, known_session
 from spectron_migrate.records import BatchReceipt, Json, canonical_json, digest
 
@@ -52,26 +61,20 @@ def intend_batch(
     for fact in facts:
         if fact.id not in rows:
             continue
-        body = json.loads(rows[fact.id]["body"])
-        letters += len(rows[fact.id]["body"])
+        body = body_of(rows[fact.id])
+        letters += len(canonical_json(body))
         if bodies and (letters > MOST_LETTERS or body.get("labels") != bodies[0].get("labels")):
             break
         chosen.append(fact.id)
         bodies.append(body)
     if not chosen:
         return None
-    content = canonical_json(_body(bodies, session))
+    content = canonical_json(_batch_body(bodies, session))
     key = digest("batch", *(rows[fact]["key"] for fact in chosen))
-    cursor = ledger.db.execute(
-        "INSERT INTO batch(session, body, key, sent_after, sent_by) VALUES (?, ?, ?, ?, ?)",
-        (session.id, content, key, sent_after, sent_by),
-    )
-    number = cursor.lastrowid
-    assert number is not None  # noqa: S101 - an INSERT always has one
+    number = keep_request(ledger, content, key, sent_after, sent_by, is_batch=True)
     ledger.db.executemany(
-        "UPDATE fact SET state = 'intended', session = ?, position = ?, batch = ?, sent_after = ?, sent_by = ?"
-        " WHERE id = ?",
-        [(session.id, session.used + at, number, sent_after, sent_by, fact) for at, fact in enumerate(chosen)],
+        "UPDATE fact SET state = 'intended', session = ?, position = ?, request = ?, was_sent = 1 WHERE id = ?",
+        [(session.id, session.used + at, number, fact) for at, fact in enumerate(chosen)],
     )
     return _batch(ledger, number)
 
@@ -79,11 +82,11 @@ def intend_batch(
 def intended_batches(ledger: Ledger, lane: str) -> list[IntendedBatch]:
     """Batches of a lane that are undecided, in the order of sending."""
     rows = ledger.db.execute(
-        "SELECT batch FROM fact WHERE state = 'intended' AND lane = ? AND batch IS NOT NULL"
-        " GROUP BY batch ORDER BY min(order_key)",
+        "SELECT request.id FROM fact JOIN request ON request.id = fact.request JOIN lane ON lane.no = fact.lane"
+        " WHERE state = 'intended' AND lane.name = ? AND is_batch = 1 GROUP BY request.id ORDER BY min(order_key)",
         (lane,),
     ).fetchall()
-    return [_batch(ledger, row["batch"]) for row in rows]
+    return [_batch(ledger, row["id"]) for row in rows]
 
 
 def count_full(ledger: Ledger, plan: int) -> int:
@@ -103,21 +106,15 @@ def receipt_batch(ledger: Ledger, batch: IntendedBatch, got: BatchReceipt) -> No
 def renew_batch(ledger: Ledger, batch: IntendedBatch, sent_after: str, sent_by: str) -> None:
     """The same bytes go again, and the key's day begins anew."""
     ledger.db.execute(
-        "UPDATE batch SET sent_after = ?, sent_by = ? WHERE id = ?",
-        (sent_after, sent_by, batch.id),
-    )
-    ledger.db.execute(
-        "UPDATE fact SET attempts = attempts + 1, sent_after = ?, sent_by = ? WHERE batch = ? AND state = 'intended'",
+        "UPDATE request SET attempts = attempts + 1, sent_after = ?, sent_by = ? WHERE id = ?",
         (sent_after, sent_by, batch.id),
     )
 
 
 def _batch(ledger: Ledger, number: int) -> IntendedBatch:
-    row = ledger.db.execute("SELECT * FROM batch WHERE id = ?", (number,)).fetchone()
-    session = known_session(ledger, row["session"])
-    facts = ledger.db.execute(
-        "SELECT * FROM fact WHERE batch = ? AND state = 'intended' ORDER BY position", (number,)
-    ).fetchall()
+    row = ledger.db.execute("SELECT * FROM request WHERE id = ?", (number,)).fetchone()
+    facts = ledger.db.execute(f"{INTENDED} AND fact.request = ? ORDER BY position", (number,)).fetchall()
+    session = known_session(ledger, facts[0]["session"])
     return IntendedBatch(
         row["id"],
         session,
@@ -129,7 +126,7 @@ def _batch(ledger: Ledger, number: int) -> IntendedBatch:
     )
 
 
-def _body(bodies: Sequence[dict[str, Json]], session: SessionRow) -> dict[str, Json]:
+def _batch_body(bodies: Sequence[dict[str, Json]], session: SessionRow) -> dict[str, Json]:
     """What POST /facts/batch is told: it knows no category, and its `ts` is only when a message was spoken."""
     first = bodies[0]
     messages = []

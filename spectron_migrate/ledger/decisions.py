@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from spectron_migrate.ledger.ledger import Ledger
-from spectron_migrate.ledger.overtaken import skip_overtaken
-from spectron_migrate.ledger.sending import plan_again
+from spectron_migrate.ledger.overtaken import skip_if_overtaken
+from spectron_migrate.ledger.sending import plan_again, stored_by_person
 
-_UNDECIDABLE = """
-SELECT id, mem0_id, version, body, session FROM fact WHERE state = 'undecidable'
- AND (mem0_id = :named OR mem0_id || '@' || version = :named) ORDER BY version
-"""
+_UNDECIDABLE = (
+    "SELECT fact.id, number, session FROM fact JOIN version ON version.id = fact.id WHERE state = 'undecidable'"
+    " AND (mem0_id = ? OR mem0_id || '@' || number = ?) ORDER BY number"
+)
 
 
 def resolve(ledger: Ledger, named: str, *, present: bool, now: str) -> str | None:
@@ -20,22 +20,19 @@ def resolve(ledger: Ledger, named: str, *, present: bool, now: str) -> str | Non
     be taken for the next memory's.
     """
     db = ledger.db
-    rows = db.execute(_UNDECIDABLE, {"named": named}).fetchall()
+    rows = db.execute(_UNDECIDABLE, (named, named)).fetchall()
     if not rows:
         return f"memory {named} is not undecidable"
     if len(rows) > 1:
-        each = " or ".join(f"{named}@{row['version']}" for row in rows)
+        each = " or ".join(f"{named}@{row['number']}" for row in rows)
         return f"memory {named} has {len(rows)} undecidable texts: say which, {each}"
     row = rows[0]
     db.execute("UPDATE session SET state = 'closed' WHERE id = ? AND state = 'open'", (row["session"],))
     if present:
-        db.execute(
-            "UPDATE fact SET state = 'written', decided_by = 'person', reason = NULL, turn_id = candidate WHERE id = ?",
-            (row["id"],),
-        )
+        stored_by_person(ledger, row["id"])
     else:
-        plan_again(ledger, row["id"], row["body"])
-        skip_overtaken(ledger, row)
+        plan_again(ledger, row["id"])
+        skip_if_overtaken(ledger, row["id"])
     db.execute(
         "INSERT INTO step(kind, subject, detail, who, at) VALUES ('resolve', ?, ?, 'replay --resolve', ?)",
         (named, "present" if present else "absent", now),
@@ -46,7 +43,7 @@ def resolve(ledger: Ledger, named: str, *, present: bool, now: str) -> str | Non
 def retry_refused(ledger: Ledger, plan: int) -> int:
     """Plan refused facts of the plan once more, under the same key, in a new session."""
     changed = ledger.db.execute(
-        "UPDATE fact SET state = 'planned', reason = NULL, session = NULL, position = NULL, attempts = 0"
+        "UPDATE fact SET state = 'planned', reason = NULL, session = NULL, position = NULL"
         " WHERE plan = ? AND state = 'refused'",
         (plan,),
     )

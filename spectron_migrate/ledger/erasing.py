@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from sqlite3 import Row
 
 from spectron_migrate.ledger.ledger import Ledger
-from spectron_migrate.ledger.overtaken import skip_overtaken
-from spectron_migrate.ledger.schema import SENT, marks
+from spectron_migrate.ledger.overtaken import skip_if_overtaken
+from spectron_migrate.ledger.schema import CONTAINS, SENT, marks
+from spectron_migrate.ledger.sending import claimed_turns, plan_again, residue_turns
 from spectron_migrate.records import Selector, canonical_json, selector_of
 
 KIND = "erase"
@@ -66,11 +67,10 @@ def sessions_in(ledger: Ledger, path: str) -> Iterator[SessionThere]:
     for row in _sessions(ledger, path):
         if row["server_id"] is None:
             continue
-        facts = ledger.db.execute("SELECT turn_id, residue FROM fact WHERE session = ?", (row["id"],)).fetchall()
         yield SessionThere(
             row["server_id"],
-            frozenset(fact["turn_id"] for fact in facts if fact["turn_id"]),
-            frozenset(turn for fact in facts if fact["residue"] for turn in json.loads(fact["residue"])),
+            frozenset(claimed_turns(ledger, row["id"])),
+            frozenset(residue_turns(ledger, row["id"])),
         )
 
 
@@ -89,20 +89,22 @@ def wrote(ledger: Ledger, path: str, chunk_id: str, text: str) -> bool:
 
     A long text is stored in several passages of which only the first is told, so the others are known as its parts.
     """
-    needle = canonical_json(text.strip())[1:-1]
+    part = text.strip()
     for row in _sessions(ledger, path):
         facts = ledger.db.execute(
-            "SELECT chunk_id, residue, body FROM fact WHERE session = ? AND (chunk_id = ? OR instr(body, ?) > 0)",
-            (row["id"], chunk_id, needle),
+            "SELECT chunk_id, version.text, EXISTS (SELECT 1 FROM residue WHERE residue.fact = fact.id) AS has_residue"
+            " FROM fact JOIN version ON version.id = fact.id LEFT JOIN receipt ON receipt.fact = fact.id"
+            f" WHERE fact.session = ? AND (chunk_id = ? OR {CONTAINS})",
+            (row["id"], chunk_id, part),
         )
         for fact in facts:
             if fact["chunk_id"] == chunk_id:
                 return True
-            whole = str(json.loads(fact["body"])["text"]).strip()
-            if whole == text.strip():
-                if fact["chunk_id"] is None or fact["residue"] is not None:
+            whole = fact["text"].strip()
+            if whole == part:
+                if fact["chunk_id"] is None or fact["has_residue"]:
                     return True
-            elif len(whole) >= SPLIT and (len(needle) >= PART or whole.endswith(text.strip())):
+            elif len(whole) >= SPLIT and (len(part) >= PART or whole.endswith(part)):
                 return True
     return False
 
@@ -121,34 +123,21 @@ def finish(ledger: Ledger, path: str, *, now: str) -> None:
     """
     db = ledger.db
     for session in [row["id"] for row in _sessions(ledger, path)]:
+        for table in ("receipt", "extracted"):
+            db.execute(f"DELETE FROM {table} WHERE fact IN (SELECT id FROM fact WHERE session = ?)", (session,))
+        db.execute("DELETE FROM residue WHERE session = ?", (session,))
         facts = db.execute(
-            f"SELECT id, mem0_id, version, body FROM fact WHERE session = ? AND state IN ({marks(SENT)})",
-            (session, *SENT),
+            f"SELECT id FROM fact WHERE session = ? AND state IN ({marks(SENT)}) ORDER BY position", (session, *SENT)
         )
-        for fact in facts.fetchall():
-            _plan_again(ledger, fact)
+        for fact in [row["id"] for row in facts.fetchall()]:
+            plan_again(ledger, fact)
+            db.execute("UPDATE fact SET late = 0 WHERE id = ?", (fact,))
+            skip_if_overtaken(ledger, fact)
         # What was refused there is no longer in anybody's way either.
-        db.execute(
-            "UPDATE fact SET session = NULL, position = NULL, sent_after = NULL, sent_by = NULL WHERE session = ?",
-            (session,),
-        )
-        db.execute("UPDATE fact SET batch = NULL WHERE batch IN (SELECT id FROM batch WHERE session = ?)", (session,))
-        db.execute("DELETE FROM batch WHERE session = ?", (session,))
+        db.execute("UPDATE fact SET session = NULL, position = NULL, was_sent = 0 WHERE session = ?", (session,))
         db.execute("DELETE FROM session WHERE id = ?", (session,))
     db.execute("UPDATE plan SET complete = 0")
     _step(ledger, path, {"phase": DONE}, now)
-
-
-def _plan_again(ledger: Ledger, fact: Row) -> None:
-    body = json.loads(fact["body"])
-    body.pop("session_id", None)
-    ledger.db.execute(
-        "UPDATE fact SET state = 'planned', reason = NULL, body = ?, late = 0, session = NULL, position = NULL,"
-        " batch = NULL, sent_after = NULL, sent_by = NULL, attempts = 0, turn_id = NULL, seq = NULL, chunk_id = NULL,"
-        " ids = NULL, decided_by = NULL, altered = 0, candidate = NULL, residue = NULL WHERE id = ?",
-        (canonical_json(body), fact["id"]),
-    )
-    skip_overtaken(ledger, fact)
 
 
 def erased(ledger: Ledger) -> dict[str, str]:
@@ -164,12 +153,13 @@ def erased_times(ledger: Ledger) -> int:
 
 
 def _sessions(ledger: Ledger, path: str) -> list[Row]:
-    rows = ledger.db.execute("SELECT id, server_id, selector FROM session ORDER BY id").fetchall()
-    return [row for row in rows if _touches(selector_of(row["selector"]), path)]
-
-
-def _touches(selector: Selector, path: str) -> bool:
-    return any(one == path or one.startswith(path + "/") for clause in selector for one in clause)
+    """The sessions with a path in the scope or below it."""
+    return ledger.db.execute(
+        "SELECT session.id, server_id, selector.text AS selector FROM session"
+        " JOIN selector ON selector.no = session.selector WHERE selector.no IN"
+        " (SELECT selector FROM selector_path WHERE path = ? OR path >= ? AND path < ?) ORDER BY session.id",
+        (path, f"{path}/", f"{path}0"),  # `0` comes right after `/`
+    ).fetchall()
 
 
 def _step(ledger: Ledger, path: str, detail: dict[str, object], now: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spectron_migrate.errors import InputError, LedgerLocked, WrongLedger
-from spectron_migrate.files.locks import FileLock, holder_of, is_held, lock_handle, try_lock
+from spectron_migrate.files.locks import FileLock, holder_of, try_lock
 from spectron_migrate.files.private import make_private_directory
-from spectron_migrate.ledger.schema import ADDED, DDL, MIGRATIONS, VERSION
+from spectron_migrate.ledger import sqlite, upgrade
+from spectron_migrate.ledger.schema import DDL, FORMAT
 from spectron_migrate.records import digest
-
-LARGEST_JOURNAL = 64 * 2**20
-"""Bytes of SQLite's journal that stay between transactions: a plan of a million memories leaves 2 GB otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +35,30 @@ def migration_id(context: str, source: str) -> str:
 
 
 class Ledger:
-    """One ledger file. Methods of other modules here take it as their first argument."""
+    """One ledger file. Functions of other modules here take it as their first argument."""
 
     def __init__(
-        self, path: Path, connection: sqlite3.Connection, lock: FileLock | None, *, scratch: bool = False
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        *,
+        lock: FileLock | None = None,
+        private: sqlite.PrivateDatabase | None = None,
+        stamp: tuple[int, ...] | None = None,
     ) -> None:
         """Use `open_for_writing`, `open_for_reading` or `scratch_copy`."""
         self.path = path
         self.db = connection
         self._lock = lock
-        self._scratch = scratch
+        self._private = private
+        self._stamp = stamp
 
     @classmethod
     def open_for_writing(cls, state: Path, *, create: bool = True) -> Ledger:
-        """Open `state/ledger.db` as its only writer; raises LedgerLocked naming the other process."""
+        """Open `state/ledger.db` as its only writer; raises LedgerLocked naming the other process.
+
+        One of an earlier format is brought up to date, and a copy of it is kept as `ledger-format-N.db`.
+        """
         make_private_directory(state)
         path = state / "ledger.db"
         if not create and not path.exists():
@@ -59,74 +66,85 @@ class Ledger:
         lock = _lock(state / "ledger.lock")
         try:
             if not path.exists():
-                _make(path)
-            connection = _connect(path, read_only=False)
-            _prepare(connection, path)
+                sqlite.create_file(path, DDL, FORMAT)
+            connection = sqlite.connect(path, read_only=False)
+            found = sqlite.format_of(connection, path, FORMAT)
+            sqlite.prepare_for_writing(connection)
+            if found != FORMAT:
+                sqlite.keep_copy(connection, path.with_name(f"ledger-format-{found}.db"))
+                upgrade.bring_up_to_date(connection)
         except BaseException:
             lock.close()
             raise
-        return cls(path, connection, lock)
+        return cls(path, connection, lock=lock)
 
     @classmethod
     def open_for_reading(cls, state: Path) -> Ledger:
-        """Open an existing ledger beside whoever writes it; raises InputError where there is none."""
+        """Open an existing ledger beside the process that writes it; raises InputError where there is none.
+
+        Reading changes no file: of one of an earlier format a private copy is brought up to date and read.
+        """
         path = state / "ledger.db"
         try:
-            connection = _connect(path, read_only=True)
+            connection = sqlite.connect(path, read_only=True)
         except sqlite3.OperationalError as error:
             if path.exists():
                 raise
             raise InputError(
                 f"there is no ledger at {path}", hint="spectron-migrate replay makes it, or name --state"
             ) from error
-        _check_version(connection, path)
-        _read_as_of_today(connection)
-        return cls(path, connection, None)
+        if sqlite.format_of(connection, path, FORMAT) == FORMAT:
+            return cls(path, connection)
+        stamp = sqlite.file_stamp(path)
+        try:
+            private = sqlite.private_database(state, connection)
+        finally:
+            connection.close()
+        upgrade.bring_up_to_date(private.connection)
+        return cls(path, private.connection, private=private, stamp=stamp)
 
     @classmethod
     @contextmanager
     def scratch_copy(cls, state: Path) -> Iterator[Ledger]:
-        """A private copy that may be planned into and is thrown away; empty where there is no ledger yet.
-
-        On the disk, so that memory stays flat however many memories there are; its file loses its name at once,
-        so that nothing is left of it even where the process is killed.
-        """
+        """A private copy that may be planned into and is thrown away; empty where there is no ledger yet."""
         path = state / "ledger.db"
         fresh = not state.is_dir()
         make_private_directory(state)
-        for left in state.glob(".scratch-*"):
-            if not is_held(left):
-                left.unlink(missing_ok=True)  # of a process that was killed before its file had lost its name
-        file = state / f".scratch-{os.getpid()}"
-        held = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        lock_handle(held)
-        connection = sqlite3.connect(file, isolation_level=None)
-        connection.row_factory = sqlite3.Row
+        original = sqlite.connect(path, read_only=True) if path.exists() else None
         try:
-            if path.exists():
-                original = _connect(path, read_only=True)
-                _check_version(original, path)
-                original.backup(connection)
+            if original is not None:
+                sqlite.format_of(original, path, FORMAT)
+            private = sqlite.private_database(state, original)
+        finally:
+            if original is not None:
                 original.close()
-                _bring_up_to_date(connection)
-            for name, value in _SCRATCH.items():
-                connection.execute(f"PRAGMA {name} = {value}")
-            if not path.exists():
-                connection.executescript(DDL)
-            connection.execute("BEGIN IMMEDIATE")  # for good: nothing of this is ever committed
-            file.unlink()
+        try:
+            if original is None:
+                private.connection.executescript(f"{DDL}PRAGMA user_version = {FORMAT};")
+            upgrade.bring_up_to_date(private.connection)
+            private.connection.execute("BEGIN IMMEDIATE")  # for good: nothing of this is ever committed
             if fresh:
                 _remove_empty(state)
-            yield cls(path, connection, None, scratch=True)
+            yield cls(path, private.connection, private=private)
         finally:
-            file.unlink(missing_ok=True)
-            connection.close()
-            os.close(held)
+            private.close()
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether this is a private copy, brought up to date, of a ledger of an earlier format."""
+        return self._stamp is not None
+
+    @property
+    def is_outdated_copy(self) -> bool:
+        """Whether this is a copy of a ledger of an earlier format, which was written since."""
+        return self._stamp is not None and self._stamp != sqlite.file_stamp(self.path)
 
     def close(self) -> None:
         """Close the file and let others in. A ledger that nobody claimed is none: it goes again."""
         unclaimed = self._lock is not None and self.migration() is None and not self._probed()
         self.db.close()
+        if self._private is not None:
+            self._private.close()
         if unclaimed:
             _discard(self.path)
         if self._lock is not None:
@@ -147,23 +165,11 @@ class Ledger:
 
         Raises InputError where the disk does not take it.
         """
-        if self._scratch:
+        if self._private is not None:
             yield self.db  # thrown away as a whole
             return
-        try:
-            self.db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            self.db.execute("BEGIN IMMEDIATE")
+        with sqlite.transaction(self.db, self.path, durable=durable):
             yield self.db
-            self.db.execute("COMMIT")
-        except BaseException as error:
-            if self.db.in_transaction:  # a disk that is full has ended it already
-                self.db.execute("ROLLBACK")
-            if isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF in _DISK:
-                raise InputError(
-                    f"the ledger {self.path} cannot be written: {error}",
-                    hint="nothing that was recorded is lost; is there room on the disk? running again goes on",
-                ) from error
-            raise
 
     def migration(self) -> MigrationRow | None:
         """Whose ledger this is; None while nothing was planned."""
@@ -207,19 +213,6 @@ class Ledger:
         self.db.execute("UPDATE migration SET endpoint = ?, principal = ?", (endpoint, principal))
 
 
-_DISK = (
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_BUSY,
-)
-"""What a disk, or somebody else at the file, keeps from being written; the rest would be a bug of ours."""
-
-_SCRATCH = {"locking_mode": "EXCLUSIVE", "journal_mode": "OFF", "synchronous": "OFF", "cache_size": "-32768"}
-"""What nobody else sees and nobody keeps needs no journal; 32 MB of it stay in memory."""
-
-
 def _discard(path: Path) -> None:
     """Leave nothing behind of a run that was refused before it planned anything."""
     for left in (path, path.with_name("ledger.db-wal"), path.with_name("ledger.db-shm"), path.with_name("ledger.lock")):
@@ -231,75 +224,6 @@ def _remove_empty(folder: Path) -> None:
     if {left.name for left in folder.iterdir()} <= {".gitignore"}:
         (folder / ".gitignore").unlink(missing_ok=True)
         folder.rmdir()
-
-
-def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
-    # Written from one thread at a time (`writer`), never from two at once.
-    connection = sqlite3.connect(
-        f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rw'}",
-        uri=True,
-        isolation_level=None,
-        check_same_thread=False,
-        timeout=30.0,
-    )
-    connection.row_factory = sqlite3.Row
-    connection.execute("PRAGMA foreign_keys = ON")
-    return connection
-
-
-def _make(path: Path) -> None:
-    """A new ledger appears whole under its name: whoever reads meets it ready or not at all."""
-    pending = path.with_name(".ledger.db.new")
-    for left in (pending, *path.parent.glob(".ledger.db.new-*")):
-        left.unlink(missing_ok=True)
-    pending.touch(mode=0o600)
-    connection = _connect(pending, read_only=False)
-    _prepare(connection, pending)
-    connection.close()
-    pending.replace(path)
-
-
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute(f"PRAGMA journal_size_limit = {LARGEST_JOURNAL}")
-    if connection.execute("PRAGMA user_version").fetchone()[0] == 0 and not _tables(connection):
-        connection.executescript(f"BEGIN IMMEDIATE;{DDL}PRAGMA user_version = {VERSION};COMMIT;")
-    _check_version(connection, path)
-    _bring_up_to_date(connection)
-
-
-def _bring_up_to_date(connection: sqlite3.Connection) -> None:
-    """One version after the other, each whole or not at all."""
-    found = connection.execute("PRAGMA user_version").fetchone()[0]
-    for version in range(found, VERSION):
-        connection.executescript(f"BEGIN IMMEDIATE;{MIGRATIONS[version]}PRAGMA user_version = {version + 1};COMMIT;")
-
-
-def _read_as_of_today(connection: sqlite3.Connection) -> None:
-    """Reading changes no older ledger: views of this connection stand before the tables that lack columns."""
-    found = connection.execute("PRAGMA user_version").fetchone()[0]
-    lacking: dict[str, tuple[str, ...]] = {}
-    for version in range(found, VERSION):
-        for table, columns in ADDED[version].items():
-            lacking[table] = lacking.get(table, ()) + columns
-    for table, columns in lacking.items():
-        connection.execute(f"CREATE TEMP VIEW {table} AS SELECT *, {', '.join(columns)} FROM main.{table}")
-
-
-def _check_version(connection: sqlite3.Connection, path: Path) -> None:
-    try:
-        found = connection.execute("PRAGMA user_version").fetchone()[0]
-    except sqlite3.DatabaseError as error:
-        raise InputError(f"{path} is no ledger: {error}", hint="is --state right?") from error
-    if not 1 <= found <= VERSION:
-        raise InputError(
-            f"the ledger at {path} has format {found}, this version reads formats 1 to {VERSION}",
-            hint="go on with the version of spectron-migrate that wrote it last",
-        )
-
-
-def _tables(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
 
 
 def _lock(path: Path) -> FileLock:

@@ -10,19 +10,21 @@ import json
 from sqlite3 import Row
 
 from spectron_migrate.ledger import messages
+from spectron_migrate.ledger.bodies import infer_of, role_of
 from spectron_migrate.ledger.erasing import erased_times
 from spectron_migrate.ledger.ledger import Ledger
+from spectron_migrate.ledger.numbered import lane_number, selector_number
 from spectron_migrate.ledger.plan import LIVE, ScanRow, ScopeChange
-from spectron_migrate.ledger.schema import SENT
+from spectron_migrate.ledger.schema import CARRIER, SENT
 from spectron_migrate.records import (
     ENTITY_IDS,
     Json,
     Memory,
     Placement,
+    Selector,
     Skipped,
     canonical_json,
     digest,
-    has_time,
     order_key,
 )
 
@@ -31,7 +33,13 @@ REPLACED = "replaced"
 MOVED = "moved to another scope in Mem0 after it was sent"
 ELSEWHERE = "in the lanes of another shard now"
 _SENT = ", ".join(f"'{state}'" for state in SENT)
-_ITSELF_OR_ITS_MESSAGES = "SELECT ?1 UNION ALL SELECT message FROM fact AS made WHERE made.mem0_id = ?1"
+_SENT_OF_IT = (
+    f"FROM version JOIN fact ON fact.id = version.id JOIN {CARRIER}"
+    f" WHERE version.mem0_id = ? AND carrier.state IN ({_SENT})"
+)
+"""What may be in Spectron of a memory: its own facts, and the messages that hold it."""
+_MOST_NUMBERS = 10_000
+"""Numbers of lanes and selectors that are kept at hand."""
 
 
 class Merge:
@@ -57,6 +65,10 @@ class Merge:
         self._erased = (f"erased {erased}",) if erased else ()
         # A dump names each memory once, so in an empty ledger there is nothing to look up. Captures do not.
         self._empty = scan.kind != LIVE and ledger.db.execute("SELECT 1 FROM memory").fetchone() is None
+        self._scan_number = _scan_number(ledger, scan)
+        self._next_id = int(ledger.db.execute("SELECT coalesce(max(id), 0) + 1 FROM version").fetchone()[0])
+        self._lanes: dict[str, int] = {}
+        self._selectors: dict[Selector, int] = {}
 
     def add(
         self,
@@ -83,18 +95,18 @@ class Merge:
         self._remember(memory, moved_from=self._owners_when_sent(memory.id) if moved else None)
         if moved and isinstance(placed, Placement):
             placed = Skipped(memory.id, MOVED)
-        if last is not None and last["version"] > 1:
+        if last is not None and last["number"] > 1:
             self._adopt_doubts(memory.id)
         if last is None:
             self._insert(memory, text_digest, placed, version=1, message=message)
-        elif last["text_digest"] == text_digest:
+        elif last["digest"] == text_digest:
             self._again(last, memory, placed)
         elif self._newer(memory, last):
             self._adopt_doubts(memory.id)
-            self._insert(memory, text_digest, placed, version=last["version"] + 1, message=message)
+            self._insert(memory, text_digest, placed, version=last["number"] + 1, message=message)
             self._db.execute(
                 "UPDATE fact SET state = 'skipped', reason = ? WHERE id = ? AND state = 'planned'",
-                (f"{REPLACED} by version {last['version'] + 1}", last["id"]),
+                (f"{REPLACED} by version {last['number'] + 1}", last["id"]),
             )
             messages.overtake(self._db, memory.id, self._plan, self._scan.began or self._now)
         else:
@@ -113,9 +125,9 @@ class Merge:
         A reading that began later and saw the memory knows better.
         """
         changed = self._db.execute(
-            "UPDATE memory SET tombstoned_at = coalesce(tombstoned_at, ?1) WHERE mem0_id = ?2"
-            " AND coalesce((SELECT began FROM scan WHERE scan.id = memory.scan), '') < ?1",
-            (at, mem0_id),
+            "UPDATE memory SET tombstoned_at = coalesce(tombstoned_at, ?) WHERE mem0_id = ?"
+            " AND coalesce((SELECT began FROM scan WHERE scan.no = memory.scan), '') < ?",
+            (at, mem0_id, at),
         )
         if changed.rowcount:
             self._skip_gone(mem0_id)
@@ -130,12 +142,13 @@ class Merge:
 
     def _skip_gone(self, mem0_id: str) -> None:
         self._db.execute(
-            "UPDATE fact SET state = 'skipped', reason = ? WHERE mem0_id = ? AND state = 'planned'",
+            "UPDATE fact SET state = 'skipped', reason = ? WHERE state = 'planned'"
+            " AND id IN (SELECT id FROM version WHERE mem0_id = ?)",
             (messages.DELETED, mem0_id),
         )
         self._db.execute(
-            "UPDATE fact SET plan = ?1 WHERE mem0_id = ?2 AND version ="
-            " (SELECT max(version) FROM fact WHERE mem0_id = ?2)",
+            "UPDATE fact SET plan = ? WHERE id = (SELECT id FROM memory JOIN version"
+            " ON version.mem0_id = memory.mem0_id AND number = newest_version WHERE memory.mem0_id = ?)",
             (self._plan, mem0_id),
         )
 
@@ -145,10 +158,7 @@ class Merge:
             return self._moves(mem0_id, placed)
         if placed.reason not in (MOVED, ELSEWHERE):
             return False
-        sent = self._db.execute(
-            f"SELECT 1 FROM fact WHERE mem0_id IN ({_ITSELF_OR_ITS_MESSAGES}) AND state IN ({_SENT})", (mem0_id,)
-        )
-        return sent.fetchone() is not None
+        return self._db.execute(f"SELECT 1 {_SENT_OF_IT} LIMIT 1", (mem0_id,)).fetchone() is not None
 
     def _owners_when_sent(self, mem0_id: str) -> str | None:
         """The ids under which it is in Spectron; they see there what is another's by now."""
@@ -160,31 +170,33 @@ class Merge:
 
     def _moves(self, mem0_id: str, placed: Placement) -> bool:
         """Whether this would put a version elsewhere than one that may be in Spectron already: none may be."""
-        now = canonical_json(placed.selector)
         moved = self._db.execute(
-            f"SELECT selector FROM fact WHERE mem0_id IN ({_ITSELF_OR_ITS_MESSAGES}) AND selector != ?2"
-            f" AND state IN ({_SENT})",
-            (mem0_id, now),
+            f"SELECT carrier.selector {_SENT_OF_IT} AND carrier.selector != ? LIMIT 1",
+            (mem0_id, self._selector(placed.selector)),
         ).fetchone()
         if moved is None:
             return False
         self.moved += 1
         if not self._same_mapping:
-            self.scope_changes.append(ScopeChange(mem0_id, moved["selector"], now))
+            sent_to = self._db.execute("SELECT text FROM selector WHERE no = ?", (moved["selector"],)).fetchone()
+            self.scope_changes.append(ScopeChange(mem0_id, sent_to["text"], canonical_json(placed.selector)))
         return True
 
     def _adopt_doubts(self, mem0_id: str) -> None:
         """What is undecided about an earlier text is this plan's to decide."""
         self._db.execute(
-            "UPDATE fact SET plan = ? WHERE mem0_id = ? AND state IN ('intended', 'undecidable')", (self._plan, mem0_id)
+            "UPDATE fact SET plan = ? WHERE state IN ('intended', 'undecidable')"
+            " AND id IN (SELECT id FROM version WHERE mem0_id = ?)",
+            (self._plan, mem0_id),
         )
 
     def _again(self, last: Row, memory: Memory, placed: Placement | Skipped) -> None:
-        if last["message"] is not None:
-            where = canonical_json(placed.selector) if isinstance(placed, Placement) else ""
-            messages.part(self._db, last["message"], where, self._plan)
-        if last["message"] is not None and messages.carries(self._db, last["message"]):
-            messages.returned(self._db, last["message"])
+        message = last["message"]
+        if message is not None:
+            selector = self._selector(placed.selector) if isinstance(placed, Placement) else None
+            messages.part(self._db, message, selector, self._plan)
+        if message is not None and messages.is_on_its_way(self._db, message):
+            messages.returned(self._db, message)
         elif last["state"] not in SENT:
             return self._replan(last, memory, placed)
         self._db.execute("UPDATE fact SET plan = ? WHERE id = ?", (self._plan, last["id"]))
@@ -192,15 +204,14 @@ class Merge:
 
     def _replan(self, last: Row, memory: Memory, placed: Placement | Skipped) -> None:
         """Nothing of it is in Spectron: the mapping of now holds, whatever an earlier one said."""
-        row = self._row(memory, last["text_digest"], placed, last["version"])
+        text, fact = self._rows(memory, last["digest"], placed, last["number"])
         if last["state"] == "refused" and isinstance(placed, Placement):
             # Refused by the server it stays, until somebody asks for another try; and it keeps its key.
-            row.update(state="refused", reason=last["reason"], key=last["key"])
-        names = ("lane", "order_key", "selector", "run", "infer", "body", "key", "state", "reason", "text_at")
+            fact.update(state="refused", reason=last["reason"], key=last["key"])
+        self._db.execute("UPDATE version SET text = ?, text_at = ? WHERE id = ?", (text, memory.text_at, last["id"]))
         self._db.execute(
-            f"UPDATE fact SET plan = ?, late = 0, message = NULL, {', '.join(f'{name} = ?' for name in names)}"
-            " WHERE id = ?",
-            (self._plan, *(row[name] for name in names), last["id"]),
+            f"UPDATE fact SET late = 0, message = NULL, {', '.join(f'{name} = ?' for name in fact)} WHERE id = ?",
+            (*fact.values(), last["id"]),
         )
 
     def _newer(self, memory: Memory, last: Row) -> bool:
@@ -215,8 +226,9 @@ class Merge:
 
     def _last(self, mem0_id: str) -> Row | None:
         row: Row | None = self._db.execute(
-            "SELECT id, version, text_digest, text_at, recorded_at, state, reason, key, message FROM fact"
-            " WHERE mem0_id = ? ORDER BY version DESC LIMIT 1",
+            "SELECT version.id, number, version.digest, text_at, recorded_at, state, reason, key, message"
+            " FROM memory JOIN version ON version.mem0_id = memory.mem0_id AND number = newest_version"
+            " JOIN fact ON fact.id = version.id WHERE memory.mem0_id = ?",
             (mem0_id,),
         ).fetchone()
         return row
@@ -225,12 +237,22 @@ class Merge:
         record = _record(memory)
         # Seen again: a tombstone falls. An older reading tells nothing new.
         self._db.execute(
-            "INSERT INTO memory(mem0_id, record, digest, scan, expires, moved_from) VALUES (?, ?, ?, ?, ?, ?)"
+            "INSERT INTO memory(mem0_id, record, digest, scan, newest_version, mem0_state, expires, moved_from)"
+            " VALUES (?, ?, ?, ?, 1, ?, ?, ?)"
             " ON CONFLICT(mem0_id) DO UPDATE SET record = excluded.record, digest = excluded.digest,"
-            " scan = excluded.scan, expires = excluded.expires, moved_from = excluded.moved_from, tombstoned_at = NULL"
-            " WHERE coalesce((SELECT began FROM scan WHERE id = excluded.scan), '')"
-            " >= coalesce((SELECT began FROM scan WHERE id = memory.scan), '')",
-            (memory.id, record, digest(record), self._scan.id, memory.expiration_date, moved_from),
+            " scan = excluded.scan, mem0_state = excluded.mem0_state, expires = excluded.expires,"
+            " moved_from = excluded.moved_from, tombstoned_at = NULL"
+            " WHERE coalesce((SELECT began FROM scan WHERE no = excluded.scan), '')"
+            " >= coalesce((SELECT began FROM scan WHERE no = memory.scan), '')",
+            (
+                memory.id,
+                record,
+                digest(record),
+                self._scan_number,
+                memory.state,
+                memory.expiration_date,
+                moved_from,
+            ),
         )
 
     def _insert(
@@ -242,39 +264,64 @@ class Merge:
         version: int,
         message: str | None = None,
     ) -> None:
-        row = self._row(memory, text_digest, placed, version)
-        if message is not None and row["state"] == "planned":
-            row |= {"state": "skipped", "reason": messages.CARRIED, "message": message}
+        text, fact = self._rows(memory, text_digest, placed, version)
+        carrier = messages.fact_of_message(self._db, message) if message is not None else None
+        if carrier is not None and fact["state"] == "planned":
+            fact |= {"state": "skipped", "reason": messages.CARRIED, "message": carrier}
+        number, self._next_id = self._next_id, self._next_id + 1
         self._db.execute(
-            f"INSERT INTO fact({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", tuple(row.values())
+            "INSERT INTO version(id, mem0_id, number, text, digest, text_at, scan, recorded_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (number, memory.id, version, text, text_digest, memory.text_at, self._scan_number, self._now),
         )
+        self._db.execute(
+            f"INSERT INTO fact(id, {', '.join(fact)}) VALUES (?{', ?' * len(fact)})", (number, *fact.values())
+        )
+        if version > 1:
+            self._db.execute("UPDATE memory SET newest_version = ? WHERE mem0_id = ?", (version, memory.id))
 
-    def _row(self, memory: Memory, text_digest: str, placed: Placement | Skipped, version: int) -> dict[str, Json]:
-        row: dict[str, Json] = {
-            "mem0_id": memory.id,
-            "version": version,
-            "text_digest": text_digest,
-            "text_at": memory.text_at,
-            "scan": self._scan.id,
-            "recorded_at": self._now,
-            "plan": self._plan,
-            "order_key": order_key(memory, self._scan.began or self._now),
-        }
+    def _rows(
+        self, memory: Memory, text_digest: str, placed: Placement | Skipped, version: int
+    ) -> tuple[str | None, dict[str, Json]]:
+        """The text to keep, and how it is sent."""
+        fact: dict[str, Json] = {"plan": self._plan, "order_key": order_key(memory, self._scan.began or self._now)}
         if isinstance(placed, Skipped):
-            nowhere = {"lane": "", "selector": "[]", "run": None, "infer": "none", "body": "", "key": ""}
-            return {**row, **nowhere, "state": "skipped", "reason": placed.reason}
-        body = fact_body(memory, placed)
-        return {
-            **row,
-            "lane": placed.lane,
-            "selector": canonical_json(placed.selector),
+            nowhere = ("lane", "selector", "run", "role", "category", "labels")
+            fact |= {**dict.fromkeys(nowhere), "infer": "none", "key": ""}
+            return None, {**fact, "state": "skipped", "reason": placed.reason}
+        return memory.memory, {
+            **fact,
+            "lane": self._lane(placed.lane),
+            "selector": self._selector(placed.selector),
             "run": placed.run,
-            "infer": body["infer"],
-            "body": canonical_json(body),
+            "infer": infer_of(memory, placed),
+            "role": role_of(memory),
+            "category": placed.category,
+            "labels": canonical_json(placed.labels) if placed.labels else None,
             "key": digest(self._migration, memory.id, str(version), text_digest, placed.lane, *self._erased),
             "state": "planned",
             "reason": None,
         }
+
+    def _lane(self, name: str) -> int:
+        if name not in self._lanes:
+            if len(self._lanes) >= _MOST_NUMBERS:
+                self._lanes.clear()
+            self._lanes[name] = lane_number(self._db, name)
+        return self._lanes[name]
+
+    def _selector(self, selector: Selector) -> int:
+        if selector not in self._selectors:
+            if len(self._selectors) >= _MOST_NUMBERS:
+                self._selectors.clear()
+            self._selectors[selector] = selector_number(self._db, selector)
+        return self._selectors[selector]
+
+
+def _scan_number(ledger: Ledger, scan: ScanRow) -> int | None:
+    """None before the scan is kept: tombstones need its times alone."""
+    row = ledger.db.execute("SELECT no FROM scan WHERE id = ?", (scan.id,)).fetchone()
+    return int(row["no"]) if row else None
 
 
 def _record(memory: Memory) -> str:
@@ -288,22 +335,3 @@ def record_digest(memory: Memory) -> str:
 
 
 _ESCAPED = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
-
-
-def fact_body(memory: Memory, placed: Placement) -> dict[str, Json]:
-    """What POST /facts is told, but for the session.
-
-    A memory without a time goes in with `infer: none`, because it may not supersede anything.
-    """
-    body: dict[str, Json] = {
-        "text": memory.memory,
-        "infer": placed.infer if has_time(memory) else "none",
-        "scopes": [list(clause) for clause in placed.selector],
-        "role": "assistant" if memory.role == "assistant" else "user",
-        "memory_category": placed.category,
-    }
-    if memory.text_at is not None and has_time(memory):
-        body["observed_at"] = memory.text_at
-    if placed.labels:
-        body["labels"] = list(placed.labels)
-    return body

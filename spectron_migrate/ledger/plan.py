@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from spectron_migrate.ledger.ledger import Ledger
-from spectron_migrate.ledger.schema import SENT, marks
-from spectron_migrate.records import Json, Memory, canonical_json
+from spectron_migrate.ledger.numbered import lane_number
+from spectron_migrate.ledger.schema import SENT, UNDECIDED, marks
+from spectron_migrate.records import Memory
 
 _PAGE = 1000
 LIVE = "live"
@@ -50,18 +51,22 @@ class ScanRow:
 
 def begin_plan(ledger: Ledger, scan: ScanRow, fingerprint: str, now: str) -> int:
     """Open a plan; every fact it touches belongs to it from then on. Call inside a transaction."""
-    keep_scan(ledger, scan)
-    cursor = ledger.db.execute("INSERT INTO plan(fingerprint, scan, at) VALUES (?, ?, ?)", (fingerprint, scan.id, now))
-    assert cursor.lastrowid is not None  # noqa: S101 - an INSERT always has one
-    return cursor.lastrowid
+    number = keep_scan(ledger, scan)
+    row = ledger.db.execute(
+        "INSERT INTO plan(fingerprint, scan, at) VALUES (?, ?, ?) RETURNING id", (fingerprint, number, now)
+    ).fetchone()
+    return int(row["id"])
 
 
-def keep_scan(ledger: Ledger, scan: ScanRow) -> None:
-    """Remember a reading of Mem0."""
-    ledger.db.execute(
-        "INSERT OR REPLACE INTO scan(id, kind, began, ended, complete, manifest_digest) VALUES (?, ?, ?, ?, ?, ?)",
+def keep_scan(ledger: Ledger, scan: ScanRow) -> int:
+    """Remember a reading of Mem0; returns its number."""
+    row = ledger.db.execute(
+        "INSERT INTO scan(id, kind, began, ended, complete, manifest_digest) VALUES (?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT(id) DO UPDATE SET kind = excluded.kind, began = excluded.began, ended = excluded.ended,"
+        " complete = excluded.complete, manifest_digest = excluded.manifest_digest RETURNING no",
         (scan.id, scan.kind, scan.began, scan.ended, scan.complete, scan.manifest_digest),
-    )
+    ).fetchone()
+    return int(row["no"])
 
 
 def captured_before(ledger: Ledger, moment: str) -> set[str]:
@@ -69,8 +74,8 @@ def captured_before(ledger: Ledger, moment: str) -> set[str]:
     if ledger.db.execute("SELECT 1 FROM scan WHERE kind = ? LIMIT 1", (LIVE,)).fetchone() is None:
         return set()
     rows = ledger.db.execute(
-        "SELECT mem0_id FROM memory JOIN scan ON scan.id = memory.scan"
-        " WHERE scan.kind = ? AND scan.ended < ? AND memory.tombstoned_at IS NULL AND NOT is_message",
+        "SELECT mem0_id FROM memory JOIN scan ON scan.no = memory.scan"
+        " WHERE scan.kind = ? AND scan.ended < ? AND memory.tombstoned_at IS NULL AND is_message = 0",
         (LIVE, moment),
     )
     return {row["mem0_id"] for row in rows}
@@ -95,7 +100,8 @@ def base_plan(ledger: Ledger, fence: str) -> tuple[int, str] | None:
 def last_plan_and_scan(ledger: Ledger) -> tuple[int, str, str] | None:
     """Id, fingerprint and scan of the newest finished plan."""
     row = ledger.db.execute(
-        "SELECT id, fingerprint, scan FROM plan WHERE complete = 1 ORDER BY id DESC LIMIT 1"
+        "SELECT plan.id, fingerprint, scan.id AS scan FROM plan JOIN scan ON scan.no = plan.scan"
+        " WHERE plan.complete = 1 ORDER BY plan.id DESC LIMIT 1"
     ).fetchone()
     return (row["id"], row["fingerprint"], row["scan"]) if row else None
 
@@ -103,14 +109,15 @@ def last_plan_and_scan(ledger: Ledger) -> tuple[int, str, str] | None:
 def adopt_undecided(ledger: Ledger, plan: int) -> None:
     """Move what other plans left undecided into this plan."""
     ledger.db.execute(
-        "UPDATE fact SET plan = ? WHERE state IN ('planned', 'intended', 'undecidable') AND plan != ?", (plan, plan)
+        f"UPDATE fact SET plan = ? WHERE state IN ({marks(UNDECIDED)}) AND plan != ?", (plan, *UNDECIDED, plan)
     )
 
 
 def set_fingerprint(ledger: Ledger, plan: int, fingerprint: str, *, scan: str | None = None) -> None:
     """Change what the plan was made of; the scan stays where none is given."""
     ledger.db.execute(
-        "UPDATE plan SET fingerprint = ?, scan = coalesce(?, scan) WHERE id = ?", (fingerprint, scan, plan)
+        "UPDATE plan SET fingerprint = ?, scan = coalesce((SELECT no FROM scan WHERE id = ?), scan) WHERE id = ?",
+        (fingerprint, scan, plan),
     )
 
 
@@ -118,9 +125,9 @@ def finish_plan(ledger: Ledger, plan: int, *, mapping_digest: str) -> None:
     """The merge is whole: a run may go on from it."""
     ledger.db.execute(
         "UPDATE plan SET complete = 1, (scopes, lanes) ="
-        " (SELECT count(DISTINCT selector), count(DISTINCT lane) FROM fact WHERE plan = ?1 AND state != 'skipped')"
-        " WHERE id = ?1",
-        (plan,),
+        " (SELECT count(DISTINCT selector), count(DISTINCT lane) FROM fact WHERE plan = ? AND state != 'skipped')"
+        " WHERE id = ?",
+        (plan, plan),
     )
     ledger.db.execute("UPDATE migration SET mapping_digest = ?", (mapping_digest,))
 
@@ -130,9 +137,13 @@ def sent(ledger: Ledger) -> Iterator[Sent]:
     last = ""
     while True:
         rows = ledger.db.execute(
-            f"SELECT memory.mem0_id, record, selector, lane, tombstoned_at IS NULL AND moved_from IS NULL AS stands"
-            f" FROM memory JOIN fact ON fact.mem0_id = memory.mem0_id AND state IN ({marks(SENT)})"
-            " WHERE memory.mem0_id > ? GROUP BY memory.mem0_id ORDER BY memory.mem0_id LIMIT ?",
+            "SELECT memory.mem0_id, record, selector.text AS selector, lane.name AS lane,"
+            " tombstoned_at IS NULL AND moved_from IS NULL AS stands"
+            " FROM memory JOIN fact ON fact.id ="
+            " (SELECT max(own.id) FROM version JOIN fact AS own ON own.id = version.id"
+            f"  WHERE version.mem0_id = memory.mem0_id AND own.state IN ({marks(SENT)}))"
+            " JOIN selector ON selector.no = fact.selector JOIN lane ON lane.no = fact.lane"
+            " WHERE memory.mem0_id > ? ORDER BY memory.mem0_id LIMIT ?",
             (*SENT, last, _PAGE),
         ).fetchall()
         for row in rows:
@@ -144,36 +155,27 @@ def sent(ledger: Ledger) -> Iterator[Sent]:
 
 
 def relane(ledger: Ledger, mem0_id: str, lane: str) -> None:
-    """A changed mapping may give the same scope another lane: what was sent bounds the order of that one now."""
+    """Move what was sent of a memory to the lane that a changed mapping gives it: it bounds the order there now."""
     ledger.db.execute(
-        f"UPDATE fact SET lane = ? WHERE mem0_id = ? AND state IN ({marks(SENT)})", (lane, mem0_id, *SENT)
+        f"UPDATE fact SET lane = ? WHERE state IN ({marks(SENT)}) AND id IN (SELECT id FROM version WHERE mem0_id = ?)",
+        (lane_number(ledger.db, lane), *SENT, mem0_id),
     )
 
 
 def mark_late(ledger: Ledger, plan: int, *, everything: bool = False) -> int:
     """Turn `full` facts that come too late for their lane into `none`: their text arrives, nothing is superseded.
 
-    `everything`: what is still planned comes too late as a whole, because others write to Spectron by now.
-
-    Too late is what lies below the lane's high-water, the greatest order key sent with `full`. Returns how
-    many of the plan are late now.
+    Too late is what lies below the lane's high-water, the greatest order key sent with `full`; with `everything` all
+    that is still planned, because others write to Spectron now. Returns how many of the plan are late now.
     """
-    db = ledger.db
-    below = db.execute(
-        "SELECT id, body FROM fact WHERE plan = ? AND state = 'planned' AND infer = 'full' AND (? OR order_key <"
-        " (SELECT max(sent.order_key) FROM fact AS sent"
-        "  WHERE sent.lane = fact.lane AND sent.infer = 'full' AND sent.sent_after IS NOT NULL))",
-        (plan, everything),
-    ).fetchall()
-    for row in below:
-        db.execute(
-            "UPDATE fact SET infer = 'none', late = 1, body = ? WHERE id = ?",
-            (_with_infer_none(row["body"]), row["id"]),
-        )
-    counted = db.execute("SELECT count(*) FROM fact WHERE plan = ? AND late = 1 AND state = 'planned'", (plan,))
+    below = (
+        "order_key < (SELECT max(sent.order_key) FROM fact AS sent"
+        " WHERE sent.lane = fact.lane AND sent.infer = 'full' AND sent.was_sent = 1)"
+    )
+    ledger.db.execute(
+        "UPDATE fact SET infer = 'none', late = 1 WHERE plan = ? AND state = 'planned' AND infer = 'full'"
+        + ("" if everything else f" AND {below}"),
+        (plan,),
+    )
+    counted = ledger.db.execute("SELECT count(*) FROM fact WHERE plan = ? AND late = 1 AND state = 'planned'", (plan,))
     return int(counted.fetchone()[0])
-
-
-def _with_infer_none(body: str) -> str:
-    changed: Mapping[str, Json] = {**json.loads(body), "infer": "none"}
-    return canonical_json(changed)

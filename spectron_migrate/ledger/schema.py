@@ -1,10 +1,15 @@
-"""The tables. Every state a fact can be in is spelled here, and nowhere else.
+"""The tables, and what several modules ask of them in the same words.
+
+A memory has versions, one for each different text. Each version has one fact: how, where and when that text is sent.
 
     planned -> intended -> written | stored_not_extracted | refused
     beside it: skipped, undecidable
 
-`intended` means: the bytes and the session are on disk and may have left. A fact that is intended in no
-running process is in doubt. Times are the fixed-width spelling of `records.format_time`.
+`intended` means: the bytes and the session are on disk and may have left. A fact that is intended in no running
+process is in doubt. Times are the fixed-width spelling of `records.format_time`.
+
+The statements of this package keep to what SQLite and Postgres share. What only SQLite understands stands in `DDL`,
+`sqlite` and `upgrade`.
 """
 
 from __future__ import annotations
@@ -12,13 +17,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-VERSION = 3
-"""Kept in `PRAGMA user_version`. An older one is brought up to date, a newer one refused, never guessed at."""
+FORMAT = 4
+"""Kept in `PRAGMA user_version`. An older ledger is brought up to date (`upgrade`), a newer one refused."""
 
 FactState = Literal["planned", "intended", "written", "stored_not_extracted", "refused", "skipped", "undecidable"]
 STORED: tuple[FactState, ...] = ("written", "stored_not_extracted")
 SENT: tuple[FactState, ...] = ("intended", "written", "stored_not_extracted", "undecidable")
 """States in which bytes may be on the server: such a fact never changes its scope."""
+UNDECIDED: tuple[FactState, ...] = ("planned", "intended", "undecidable")
+"""States in which the text is not in Spectron yet, or nobody can say."""
+
+FACTS = "fact JOIN version ON version.id = fact.id JOIN memory ON memory.mem0_id = version.mem0_id"
+"""Every fact with its text and its memory."""
+IS_CURRENT = "version.number = memory.newest_version AND memory.tombstoned_at IS NULL"
+"""Of a row of `FACTS`: the newest text of a memory that Mem0 has. Every other one is overtaken."""
+CARRIER = "fact AS carrier ON carrier.id = coalesce(fact.message, fact.id)"
+"""To join to `fact`: what is sent for a version, which is its own fact or that of the message that holds it."""
+
+CONTAINS = "replace(version.text, ?, '') != version.text"
+"""Whether a text contains another; the engines name their own function for it differently."""
 
 
 def marks(values: Sequence[object]) -> str:
@@ -26,7 +43,7 @@ def marks(values: Sequence[object]) -> str:
     return ", ".join("?" * len(values))
 
 
-DDL = """
+_TABLES = """
 CREATE TABLE migration(
   id TEXT PRIMARY KEY,              -- digest(context, source): a lost ledger meets its own keys again
   endpoint TEXT, context TEXT NOT NULL, principal TEXT,
@@ -35,35 +52,53 @@ CREATE TABLE migration(
   shard INTEGER NOT NULL, shards INTEGER NOT NULL,
   scopes_listed_at TEXT,            -- the listing of scopes before we registered the first
   tool_version TEXT NOT NULL, created_at TEXT NOT NULL
-) STRICT;
+){rows};
 
 CREATE TABLE scan(
-  id TEXT PRIMARY KEY, kind TEXT NOT NULL,
+  no INTEGER PRIMARY KEY,
+  id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL,
   began TEXT, ended TEXT,           -- began is NULL for raw files: nobody knows when they were read from Mem0
   complete INTEGER, manifest_digest TEXT NOT NULL
-) STRICT;
+){rows};
 
 CREATE TABLE plan(                  -- one merge of a dump under a mapping and filters: what a run is about
   id INTEGER PRIMARY KEY,
   fingerprint TEXT NOT NULL,        -- digest(manifest, mapping, filters): the same again needs no new merge
-  scan TEXT NOT NULL REFERENCES scan(id),
+  scan INTEGER NOT NULL REFERENCES scan(no),
   replaced INTEGER NOT NULL DEFAULT 0,  -- rows of the dump that are older than what the ledger has
   scopes INTEGER, lanes INTEGER,    -- of what it writes, counted once
   complete INTEGER NOT NULL DEFAULT 0,
   at TEXT NOT NULL
-) STRICT;
+){rows};
 
 CREATE TABLE memory(
-  mem0_id TEXT PRIMARY KEY, record TEXT NOT NULL, digest TEXT NOT NULL,
-  scan TEXT NOT NULL REFERENCES scan(id),
+  mem0_id TEXT PRIMARY KEY,
+  record TEXT NOT NULL,             -- all that Mem0 says of it, JSON
+  digest TEXT NOT NULL,             -- of the record; empty: to be looked at again
+  scan INTEGER NOT NULL REFERENCES scan(no),
+  newest_version INTEGER NOT NULL,  -- number of its newest text
+  mem0_state TEXT NOT NULL,         -- active, or why Mem0 does not show it
   expires TEXT,                     -- as Mem0 gave it: Spectron has no expiry, so it is listed
-  moved_from TEXT,                  -- whose it was when it was sent, where Mem0 has it elsewhere by now
+  moved_from TEXT,                  -- the ids it was sent under, where Mem0 has it under others now, JSON
   tombstoned_at TEXT,
-  is_message INTEGER NOT NULL DEFAULT 0  -- no memory of Mem0's, but what the application said
-) STRICT, WITHOUT ROWID;
+  is_message INTEGER NOT NULL DEFAULT 0  -- not a memory of Mem0's but a message of the application's
+){keyed};
 CREATE INDEX memory_expires ON memory(mem0_id) WHERE expires IS NOT NULL;
 CREATE INDEX memory_moved ON memory(mem0_id) WHERE moved_from IS NOT NULL;
-CREATE INDEX memory_message ON memory(mem0_id) WHERE is_message;
+CREATE INDEX memory_message ON memory(mem0_id) WHERE is_message = 1;
+
+CREATE TABLE version(               -- one text of a memory
+  id INTEGER PRIMARY KEY,
+  mem0_id TEXT NOT NULL, number INTEGER NOT NULL,
+  text TEXT,                        -- NULL where the mapping never gave it a place
+  digest TEXT NOT NULL, text_at TEXT,
+  scan INTEGER NOT NULL REFERENCES scan(no), recorded_at TEXT NOT NULL,
+  UNIQUE (mem0_id, number)
+){rows};
+
+CREATE TABLE lane(no INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE){rows};
+CREATE TABLE selector(no INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE){rows};  -- canonical JSON of its clauses
+CREATE TABLE selector_path(path TEXT NOT NULL, selector INTEGER NOT NULL, PRIMARY KEY (path, selector)){keyed};
 
 CREATE TABLE scope(
   path TEXT PRIMARY KEY,
@@ -71,103 +106,87 @@ CREATE TABLE scope(
   intended_at TEXT,                 -- durable before the first POST /scopes for it
   registered INTEGER NOT NULL DEFAULT 0,
   created_by_us INTEGER NOT NULL DEFAULT 0   -- our own 201
-) STRICT, WITHOUT ROWID;
+){keyed};
 
 CREATE TABLE session(
   id INTEGER PRIMARY KEY,
-  selector TEXT NOT NULL, run TEXT, infer TEXT NOT NULL, part INTEGER NOT NULL,
+  selector INTEGER NOT NULL REFERENCES selector(no), run TEXT, infer TEXT NOT NULL, part INTEGER NOT NULL,
   state TEXT NOT NULL CHECK (state IN ('opening', 'open', 'closed', 'orphan')),
   server_id TEXT UNIQUE, echo TEXT,
   created_at TEXT NOT NULL,
   UNIQUE (selector, run, infer, part)
-) STRICT;
+){rows};
 CREATE INDEX session_open ON session(selector, infer, run) WHERE state = 'open';
 
-CREATE TABLE batch(                 -- facts that were sent in one request, under one key
+CREATE TABLE request(               -- bytes that may have left, until what became of them is decided
   id INTEGER PRIMARY KEY,
-  session INTEGER NOT NULL REFERENCES session(id),
+  is_batch INTEGER NOT NULL,
   body TEXT NOT NULL, key TEXT NOT NULL,
-  sent_after TEXT NOT NULL, sent_by TEXT NOT NULL
-) STRICT;
+  sent_after TEXT NOT NULL,         -- the server's clock at the intent, a lower bound
+  sent_by TEXT NOT NULL,            -- the principal: the server keeps keys by it
+  attempts INTEGER NOT NULL DEFAULT 0,
+  candidate TEXT                    -- a turn seen in the listing before the answer came
+){rows};
 
-CREATE TABLE fact(
-  id INTEGER PRIMARY KEY,
-  mem0_id TEXT NOT NULL, version INTEGER NOT NULL,
-  text_digest TEXT NOT NULL, text_at TEXT,
-  scan TEXT NOT NULL REFERENCES scan(id), recorded_at TEXT NOT NULL,
+CREATE TABLE fact(                  -- how a version is sent
+  id INTEGER PRIMARY KEY REFERENCES version(id),
   plan INTEGER NOT NULL REFERENCES plan(id),
-  lane TEXT NOT NULL, order_key TEXT NOT NULL,
-  selector TEXT NOT NULL, run TEXT, infer TEXT NOT NULL,
-  body TEXT NOT NULL,               -- without session_id while planned; the final bytes once intended
+  lane INTEGER REFERENCES lane(no), order_key TEXT NOT NULL,
+  selector INTEGER REFERENCES selector(no), run TEXT, infer TEXT NOT NULL,
+  role TEXT, category TEXT, labels TEXT,  -- what else its request says
   key TEXT NOT NULL,
   state TEXT NOT NULL CHECK (state IN
     ('planned', 'intended', 'written', 'stored_not_extracted', 'refused', 'skipped', 'undecidable')),
   reason TEXT,
   late INTEGER NOT NULL DEFAULT 0,
   session INTEGER REFERENCES session(id), position INTEGER,
-  sent_after TEXT,                  -- the server's clock at the intent, a lower bound
-  sent_by TEXT,                     -- the principal: the server keeps keys by it
-  attempts INTEGER NOT NULL DEFAULT 0,
-  turn_id TEXT, seq INTEGER, chunk_id TEXT, ids TEXT,
-  decided_by TEXT,                  -- answer | turns | person
-  altered INTEGER NOT NULL DEFAULT 0,
-  candidate TEXT,                   -- a turn seen in the listing before the answer came
-  residue TEXT,                     -- turns the server left behind for this fact, a JSON list
-  batch INTEGER REFERENCES batch(id),  -- then bytes and key are those of the batch
-  message TEXT,                     -- the message in whose turn this text is; then it is skipped itself
-  UNIQUE (mem0_id, version), UNIQUE (session, position), UNIQUE (session, turn_id)
-) STRICT;
+  request INTEGER,                  -- intended or undecidable; facts of one batch share it
+  was_sent INTEGER NOT NULL DEFAULT 0,
+  message INTEGER,                  -- the message's fact in whose turn this text is; then it is skipped itself
+  UNIQUE (session, position)
+){rows};
 CREATE INDEX fact_planned ON fact(lane, infer, plan, order_key) WHERE state = 'planned';
 CREATE INDEX fact_intended ON fact(lane, session, position) WHERE state = 'intended';
 CREATE INDEX fact_undecidable ON fact(lane) WHERE state = 'undecidable';
-CREATE INDEX fact_high_water ON fact(lane, order_key) WHERE infer = 'full' AND sent_after IS NOT NULL;
+CREATE INDEX fact_high_water ON fact(lane, order_key) WHERE infer = 'full' AND was_sent = 1;
 CREATE INDEX fact_plan ON fact(plan, state);
 CREATE INDEX fact_skipped ON fact(reason) WHERE state = 'skipped';
 CREATE INDEX fact_late ON fact(state) WHERE late = 1;
-CREATE INDEX fact_refused ON fact(mem0_id) WHERE state = 'refused';
+CREATE INDEX fact_refused ON fact(id) WHERE state = 'refused';
+CREATE INDEX fact_request ON fact(request) WHERE request IS NOT NULL;
 CREATE INDEX fact_message ON fact(message) WHERE message IS NOT NULL;
+
+CREATE TABLE receipt(               -- what Spectron, or a person, said of a fact that is stored
+  fact INTEGER PRIMARY KEY REFERENCES fact(id),
+  session INTEGER NOT NULL REFERENCES session(id),
+  turn_id TEXT, seq INTEGER, chunk_id TEXT,
+  decided_by TEXT NOT NULL,         -- answer | turns | person
+  altered INTEGER NOT NULL DEFAULT 0,
+  UNIQUE (turn_id, session)
+){rows};
+CREATE INDEX receipt_chunk ON receipt(chunk_id);
+CREATE TABLE extracted(             -- entities and attributes that the extraction of a fact made or touched
+  fact INTEGER NOT NULL, id TEXT NOT NULL, PRIMARY KEY (fact, id)
+){keyed};
+CREATE INDEX extracted_id ON extracted(id);
+CREATE VIEW receipt_id(id, fact) AS -- every id of Spectron's, and the facts that it was made of
+  SELECT turn_id, fact FROM receipt UNION ALL SELECT chunk_id, fact FROM receipt
+  UNION ALL SELECT id, fact FROM extracted;
+CREATE TABLE residue(               -- turns that the server left behind for a fact, beside the one it answered with
+  session INTEGER NOT NULL, turn_id TEXT NOT NULL, fact INTEGER NOT NULL, PRIMARY KEY (session, turn_id)
+){keyed};
+CREATE INDEX residue_fact ON residue(fact);
 
 CREATE TABLE probe(
   endpoint TEXT NOT NULL, context TEXT NOT NULL, question TEXT NOT NULL, answer TEXT NOT NULL, at TEXT NOT NULL,
   PRIMARY KEY (endpoint, context, question)
-) STRICT, WITHOUT ROWID;
+){keyed};
 
 CREATE TABLE step(                  -- what a person or a command did: erase, resolve, cutover
   id INTEGER PRIMARY KEY, kind TEXT NOT NULL, subject TEXT NOT NULL, detail TEXT NOT NULL,
   who TEXT NOT NULL, at TEXT NOT NULL
-) STRICT;
+){rows};
 """
 
-MIGRATIONS = {
-    1: """
-CREATE TABLE batch(
-  id INTEGER PRIMARY KEY,
-  session INTEGER NOT NULL REFERENCES session(id),
-  body TEXT NOT NULL, key TEXT NOT NULL,
-  sent_after TEXT NOT NULL, sent_by TEXT NOT NULL
-) STRICT;
-ALTER TABLE fact ADD COLUMN batch INTEGER REFERENCES batch(id);
-ALTER TABLE plan ADD COLUMN scopes INTEGER;
-ALTER TABLE plan ADD COLUMN lanes INTEGER;
-ALTER TABLE memory ADD COLUMN moved_from TEXT;
-CREATE INDEX memory_moved ON memory(mem0_id) WHERE moved_from IS NOT NULL;
-UPDATE plan SET (scopes, lanes) =
-  (SELECT count(DISTINCT selector), count(DISTINCT lane) FROM fact WHERE fact.plan = plan.id AND state != 'skipped');
-CREATE INDEX fact_skipped ON fact(reason) WHERE state = 'skipped';
-CREATE INDEX fact_late ON fact(state) WHERE late = 1;
-CREATE INDEX fact_refused ON fact(mem0_id) WHERE state = 'refused';
-""",
-    2: """
-ALTER TABLE memory ADD COLUMN is_message INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE fact ADD COLUMN message TEXT;
-CREATE INDEX memory_message ON memory(mem0_id) WHERE is_message;
-CREATE INDEX fact_message ON fact(message) WHERE message IS NOT NULL;
-""",
-}
-"""From each older version to the next. They only add."""
-
-ADDED: dict[int, dict[str, tuple[str, ...]]] = {
-    1: {"fact": ("NULL AS batch",), "plan": ("NULL AS scopes", "NULL AS lanes"), "memory": ("NULL AS moved_from",)},
-    2: {"fact": ("NULL AS message",), "memory": ("0 AS is_message",)},
-}
-"""What the tables of each older version lack, as a reader of today finds it."""
+DDL = _TABLES.format(rows=" STRICT", keyed=" STRICT, WITHOUT ROWID")
+"""The tables as SQLite makes them: `STRICT` checks types, `WITHOUT ROWID` lays a table out by its key."""

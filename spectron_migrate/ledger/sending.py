@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from sqlite3 import Row
 
+from spectron_migrate.ledger.bodies import build_body
 from spectron_migrate.ledger.ledger import Ledger
-from spectron_migrate.ledger.overtaken import skip_overtaken
-from spectron_migrate.ledger.schema import FactState, marks
+from spectron_migrate.ledger.overtaken import skip_if_overtaken
+from spectron_migrate.ledger.schema import FACTS, IS_CURRENT, FactState, marks
 from spectron_migrate.ledger.sessions import SessionRow, known_session
-from spectron_migrate.records import Infer, Receipt, Selector, canonical_json, selector_of
+from spectron_migrate.records import Infer, Json, Receipt, Selector, canonical_json, selector_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,31 +51,35 @@ class IntendedFact:
 
 # -- lanes ------------------------------------------------------------------------------------------------
 
+_LANE = "lane = (SELECT no FROM lane WHERE name = ?)"
+
 
 def lanes_to_do(ledger: Ledger, plan: int, *, after: str | None, limit: int) -> list[str]:
-    """Lanes with something to send or in doubt, in order, from behind `after`; one index step a lane."""
+    """Lanes with something to send or in doubt, those behind `after`, always in the same order; one index step each."""
+    db = ledger.db
     lanes: list[str] = []
-    found = after
+    row = db.execute("SELECT no FROM lane WHERE name = ?", (after,)).fetchone() if after is not None else None
+    found = int(row["no"]) if row else -1
     while len(lanes) < limit:
-        row = ledger.db.execute(
-            "SELECT min(lane) FROM (SELECT min(lane) AS lane FROM fact WHERE state = 'planned' AND lane > ?1"
-            " UNION ALL SELECT min(lane) FROM fact WHERE state = 'intended' AND lane > ?1)",
-            (found if found is not None else "",),
+        row = db.execute(
+            "SELECT min(lane) AS lane FROM (SELECT min(lane) AS lane FROM fact WHERE state = 'planned' AND lane > ?"
+            " UNION ALL SELECT min(lane) AS lane FROM fact WHERE state = 'intended' AND lane > ?) AS next",
+            (found, found),
         ).fetchone()
-        found = row[0]
-        if found is None:
+        if row["lane"] is None:
             break
+        found = row["lane"]
         if _has_work(ledger, plan, found):
-            lanes.append(found)
+            lanes.append(db.execute("SELECT name FROM lane WHERE no = ?", (found,)).fetchone()["name"])
     return lanes
 
 
-def _has_work(ledger: Ledger, plan: int, lane: str) -> bool:
-    # Doubt is settled whatever the plan: it stands in the lane's way.
+def _has_work(ledger: Ledger, plan: int, lane: int) -> bool:
+    # Doubt is settled whatever the plan: it is in the lane's way.
     row = ledger.db.execute(
-        "SELECT EXISTS(SELECT 1 FROM fact WHERE state = 'intended' AND lane = ?1)"
-        " OR EXISTS(SELECT 1 FROM fact WHERE state = 'planned' AND lane = ?1 AND plan = ?2)",
-        (lane, plan),
+        "SELECT EXISTS(SELECT 1 FROM fact WHERE state = 'intended' AND lane = ?)"
+        " OR EXISTS(SELECT 1 FROM fact WHERE state = 'planned' AND lane = ? AND plan = ?)",
+        (lane, lane, plan),
     ).fetchone()
     return bool(row[0])
 
@@ -84,9 +89,9 @@ def next_planned(
 ) -> list[PlannedFact]:
     """The next facts of a lane behind the order key `after`, oldest first."""
     rows = ledger.db.execute(
-        "SELECT id, mem0_id, selector, run, infer, order_key, length(body) AS size FROM fact"
-        " WHERE state = 'planned' AND lane = ? AND plan = ? AND infer = ? AND order_key > ?"
-        " ORDER BY order_key LIMIT ?",
+        "SELECT fact.id, version.mem0_id, selector.text AS selector, run, infer, order_key"
+        " FROM fact JOIN version ON version.id = fact.id JOIN selector ON selector.no = fact.selector"
+        f" WHERE state = 'planned' AND {_LANE} AND plan = ? AND infer = ? AND order_key > ? ORDER BY order_key LIMIT ?",
         (lane, plan, infer, after, limit),
     )
     return [
@@ -98,8 +103,8 @@ def next_planned(
 def count_planned(ledger: Ledger, plan: int, lane: str, infer: Infer, most: int) -> int:
     """How many facts of a lane are planned, up to `most`."""
     row = ledger.db.execute(
-        "SELECT count(*) FROM (SELECT 1 FROM fact WHERE state = 'planned' AND lane = ? AND plan = ? AND infer = ?"
-        " LIMIT ?)",
+        f"SELECT count(*) FROM (SELECT 1 FROM fact WHERE state = 'planned' AND {_LANE} AND plan = ? AND infer = ?"
+        " LIMIT ?) AS some",
         (lane, plan, infer, most),
     ).fetchone()
     return int(row[0])
@@ -108,19 +113,19 @@ def count_planned(ledger: Ledger, plan: int, lane: str, infer: Infer, most: int)
 def large_lanes(ledger: Ledger, plan: int, *, least: int, most: int) -> list[str]:
     """The largest lanes of at least so many planned facts, largest first: they take longest, so they begin first."""
     rows = ledger.db.execute(
-        "SELECT lane FROM fact WHERE state = 'planned' AND plan = ? GROUP BY lane HAVING count(*) >= ?"
-        " ORDER BY count(*) DESC LIMIT ?",
+        "SELECT name FROM (SELECT lane, count(*) AS n FROM fact WHERE state = 'planned' AND plan = ?"
+        "  GROUP BY lane HAVING count(*) >= ?) AS large JOIN lane ON lane.no = large.lane ORDER BY n DESC, no LIMIT ?",
         (plan, least, most),
     )
-    return [row["lane"] for row in rows]
+    return [row["name"] for row in rows]
 
 
-def held_full(ledger: Ledger, lane: str) -> bool:
+def is_held(ledger: Ledger, lane: str) -> bool:
     """Whether a `full` fact of the lane is in doubt or undecidable: nothing newer may pass it."""
     row = ledger.db.execute(
-        "SELECT EXISTS(SELECT 1 FROM fact WHERE state = 'intended' AND lane = ?1 AND infer = 'full')"
-        " OR EXISTS(SELECT 1 FROM fact WHERE state = 'undecidable' AND lane = ?1 AND infer = 'full')",
-        (lane,),
+        f"SELECT EXISTS(SELECT 1 FROM fact WHERE state = 'intended' AND {_LANE} AND infer = 'full')"
+        f" OR EXISTS(SELECT 1 FROM fact WHERE state = 'undecidable' AND {_LANE} AND infer = 'full')",
+        (lane, lane),
     ).fetchone()
     return bool(row[0])
 
@@ -133,7 +138,7 @@ def intend(
 ) -> list[IntendedFact]:
     """Fix bytes, key, session and position of facts that are about to be sent, in their order.
 
-    A fact that a newer version or a tombstone overtook since it was planned is no longer planned, and left out.
+    A fact that a newer version or a tombstone overtook is skipped, and left out.
     """
     rows = still_planned(ledger, [fact.id for fact, _ in facts])
     intended = []
@@ -144,7 +149,12 @@ def intend(
             continue
         position = used.get(session.id, session.used)
         used[session.id] = position + 1
-        content = canonical_json({**json.loads(row["body"]), "session_id": session.server_id})
+        content = canonical_json({**body_of(row), "session_id": session.server_id})
+        request = keep_request(ledger, content, row["key"], sent_after, sent_by)
+        ledger.db.execute(
+            "UPDATE fact SET state = 'intended', session = ?, position = ?, request = ?, was_sent = 1 WHERE id = ?",
+            (session.id, position, request, fact.id),
+        )
         intended.append(
             IntendedFact(
                 fact.id,
@@ -161,44 +171,67 @@ def intend(
                 sent_by,
             )
         )
-    ledger.db.executemany(
-        "UPDATE fact SET state = 'intended', session = ?, position = ?, batch = NULL, body = ?, sent_after = ?,"
-        " sent_by = ? WHERE id = ?",
-        [(one.session.id, one.position, one.content.decode(), sent_after, sent_by, one.id) for one in intended],
-    )
     return intended
 
 
+def keep_request(
+    ledger: Ledger, content: str, key: str, sent_after: str, sent_by: str, *, is_batch: bool = False
+) -> int:
+    """Keep the bytes that are about to leave; returns their number."""
+    row = ledger.db.execute(
+        "INSERT INTO request(is_batch, body, key, sent_after, sent_by) VALUES (?, ?, ?, ?, ?) RETURNING id",
+        (int(is_batch), content, key, sent_after, sent_by),
+    ).fetchone()
+    return int(row["id"])
+
+
 def still_planned(ledger: Ledger, facts: Sequence[int]) -> dict[int, Row]:
-    """Those of the facts that are still to be sent, with body and key; overtaken ones are skipped by name."""
+    """Those of the facts that are still to be sent, with all that their bodies say; overtaken ones are skipped."""
     rows = ledger.db.execute(
-        "SELECT fact.id, fact.mem0_id, version, body, key, tombstoned_at,"
-        " (SELECT max(version) FROM fact AS newer WHERE newer.mem0_id = fact.mem0_id) AS newest"
-        " FROM fact LEFT JOIN memory ON memory.mem0_id = fact.mem0_id"
-        f" WHERE fact.id IN ({marks(facts)}) AND state = 'planned'",
+        f"SELECT fact.id, key, infer, role, category, labels, version.text, text_at, selector.text AS selector,"
+        f" {IS_CURRENT} AS is_current FROM {FACTS} JOIN selector ON selector.no = fact.selector"
+        f" WHERE fact.id IN ({marks(facts)}) AND fact.state = 'planned'",
         tuple(facts),
     ).fetchall()
     wanted = {}
     for row in rows:
-        if row["newest"] > row["version"] or row["tombstoned_at"] is not None:
-            skip_overtaken(ledger, row)
-        else:
+        if row["is_current"]:
             wanted[row["id"]] = row
+        else:
+            skip_if_overtaken(ledger, row["id"])
     return wanted
+
+
+def body_of(row: Row) -> dict[str, Json]:
+    """The body of a planned fact, but for the session."""
+    return build_body(
+        text=row["text"],
+        infer=row["infer"],
+        selector=selector_of(row["selector"]),
+        role=row["role"],
+        category=row["category"],
+        text_at=row["text_at"],
+        labels=json.loads(row["labels"]) if row["labels"] else (),
+    )
+
+
+INTENDED = (
+    "SELECT fact.id, version.mem0_id, session, position, body, request.key, infer, sent_after, attempts, candidate,"
+    " order_key, sent_by FROM fact JOIN version ON version.id = fact.id JOIN request ON request.id = fact.request"
+    " WHERE state = 'intended'"
+)
 
 
 def intended_facts(ledger: Ledger, *, lane: str | None = None, session: int | None = None) -> list[IntendedFact]:
     """What is intended alone, not in a batch, and undecided, in the order of sending."""
-    where, value = ("fact.lane = ?", lane) if session is None else ("fact.session = ?", session)
-    rows = ledger.db.execute(
-        f"SELECT fact.* FROM fact WHERE state = 'intended' AND batch IS NULL AND {where} ORDER BY order_key", (value,)
-    ).fetchall()
+    where, value = (_LANE, lane) if session is None else ("fact.session = ?", session)
+    rows = ledger.db.execute(f"{INTENDED} AND is_batch = 0 AND {where} ORDER BY order_key", (value,)).fetchall()
     sessions = {number: known_session(ledger, number) for number in {row["session"] for row in rows}}
     return [intended_of(row, sessions[row["session"]]) for row in rows]
 
 
 def intended_of(row: Row, session: SessionRow) -> IntendedFact:
-    """A row of the table as what it means."""
+    """A row of `INTENDED` as what it means."""
     return IntendedFact(
         row["id"],
         row["mem0_id"],
@@ -216,29 +249,31 @@ def intended_of(row: Row, session: SessionRow) -> IntendedFact:
 
 
 def back_to_planned(ledger: Ledger, facts: Sequence[int]) -> None:
-    """Facts that certainly never left: they get a new session and position, under the same key.
-
-    One that a newer version or a tombstone overtook meanwhile is skipped instead.
-    """
+    """Plan facts again that certainly never left, under the same key; overtaken ones are skipped instead."""
     for fact in facts:
-        row = ledger.db.execute(
-            "SELECT id, mem0_id, version, body FROM fact WHERE id = ? AND state = 'intended'", (fact,)
-        ).fetchone()
-        if row is None:
-            continue
-        plan_again(ledger, fact, row["body"])
-        skip_overtaken(ledger, row)
+        row = ledger.db.execute("SELECT 1 FROM fact WHERE id = ? AND state = 'intended'", (fact,)).fetchone()
+        if row is not None:
+            plan_again(ledger, fact)
+            skip_if_overtaken(ledger, fact)
 
 
-def plan_again(ledger: Ledger, fact: int, body: str) -> None:
+def plan_again(ledger: Ledger, fact: int) -> None:
     """It counts as never sent: a new session and position, under the same key."""
-    changed = json.loads(body)
-    changed.pop("session_id", None)
+    _drop_request(ledger, fact)
     ledger.db.execute(
-        "UPDATE fact SET state = 'planned', reason = NULL, session = NULL, position = NULL, batch = NULL,"
-        " sent_after = NULL, body = ? WHERE id = ?",
-        (canonical_json(changed), fact),
+        "UPDATE fact SET state = 'planned', reason = NULL, session = NULL, position = NULL, was_sent = 0 WHERE id = ?",
+        (fact,),
     )
+
+
+def _drop_request(ledger: Ledger, fact: int) -> None:
+    """What became of the bytes is decided; those of a batch stay until all of it is."""
+    ledger.db.execute(
+        "DELETE FROM request WHERE id = (SELECT request FROM fact WHERE id = ?)"
+        " AND NOT EXISTS (SELECT 1 FROM fact WHERE fact.request = request.id AND fact.id != ?)",
+        (fact, fact),
+    )
+    ledger.db.execute("UPDATE fact SET request = NULL WHERE id = ?", (fact,))
 
 
 def receipt(
@@ -246,45 +281,58 @@ def receipt(
 ) -> None:
     """Decided: stored."""
     state: FactState = "written" if got.extracted else "stored_not_extracted"
-    ledger.db.execute(
-        "UPDATE fact SET state = ?, reason = ?, turn_id = ?, chunk_id = ?, ids = ?, decided_by = ?, candidate = NULL,"
-        " seq = coalesce(?, seq), altered = ? WHERE id = ?",
-        (
-            state,
-            None if got.extracted else "nothing was extracted",
-            got.turn_id,
-            got.chunk_id,
-            canonical_json(got.ids),
-            decided_by,
-            seq,
-            altered,
-            fact,
-        ),
+    _store(ledger, fact, state, None if got.extracted else "nothing was extracted")
+    _keep_receipt(ledger, fact, got.turn_id, seq, got.chunk_id, decided_by, altered=altered)
+    ledger.db.executemany(
+        "INSERT INTO extracted(fact, id) VALUES (?, ?) ON CONFLICT DO NOTHING", [(fact, one) for one in got.ids]
     )
 
 
 def stored_by_turns(ledger: Ledger, fact: int, turn_id: str, seq: int, *, full: bool, altered: bool) -> None:
     """Decided by the listing of turns alone: the answer, and so what was extracted, is not known."""
+    state: FactState = "stored_not_extracted" if full else "written"
+    _store(ledger, fact, state, "extraction unknown" if full else None)
+    _keep_receipt(ledger, fact, turn_id, seq, None, "turns", altered=altered)
+
+
+def stored_by_person(ledger: Ledger, fact: int) -> None:
+    """Decided by a person; its turn is the candidate, where there is one."""
+    row = ledger.db.execute(
+        "SELECT candidate FROM fact JOIN request ON request.id = fact.request WHERE fact.id = ?", (fact,)
+    ).fetchone()
+    _store(ledger, fact, "written", None)
+    _keep_receipt(ledger, fact, row["candidate"] if row else None, None, None, "person", altered=False)
+
+
+def _store(ledger: Ledger, fact: int, state: FactState, reason: str | None) -> None:
+    _drop_request(ledger, fact)
+    ledger.db.execute("UPDATE fact SET state = ?, reason = ? WHERE id = ?", (state, reason, fact))
+
+
+def _keep_receipt(
+    ledger: Ledger,
+    fact: int,
+    turn_id: str | None,
+    seq: int | None,
+    chunk_id: str | None,
+    decided_by: str,
+    *,
+    altered: bool,
+) -> None:
     ledger.db.execute(
-        "UPDATE fact SET state = ?, reason = ?, turn_id = ?, seq = ?, decided_by = 'turns', altered = ?,"
-        " candidate = NULL WHERE id = ?",
-        (
-            "stored_not_extracted" if full else "written",
-            "extraction unknown" if full else None,
-            turn_id,
-            seq,
-            altered,
-            fact,
-        ),
+        "INSERT INTO receipt(fact, session, turn_id, seq, chunk_id, decided_by, altered)"
+        " SELECT id, session, ?, ?, ?, ?, ? FROM fact WHERE id = ? AND session IS NOT NULL"
+        " ON CONFLICT(fact) DO UPDATE SET session = excluded.session, turn_id = excluded.turn_id,"
+        " seq = coalesce(excluded.seq, receipt.seq), chunk_id = coalesce(excluded.chunk_id, receipt.chunk_id),"
+        " decided_by = excluded.decided_by, altered = excluded.altered",
+        (turn_id, seq, chunk_id, decided_by, int(altered), fact),
     )
 
 
 def refuse(ledger: Ledger, fact: int, reason: str) -> None:
     """The server will not have it, in its own words."""
-    ledger.db.execute(
-        "UPDATE fact SET state = 'refused', reason = ?, decided_by = 'answer', attempts = attempts + 1 WHERE id = ?",
-        (reason, fact),
-    )
+    _drop_request(ledger, fact)
+    ledger.db.execute("UPDATE fact SET state = 'refused', reason = ? WHERE id = ?", (reason, fact))
 
 
 def undecidable(ledger: Ledger, fact: int, reason: str) -> None:
@@ -292,33 +340,42 @@ def undecidable(ledger: Ledger, fact: int, reason: str) -> None:
     ledger.db.execute("UPDATE fact SET state = 'undecidable', reason = ? WHERE id = ?", (reason, fact))
 
 
+_REQUEST = "id = (SELECT request FROM fact WHERE fact.id = ?)"
+
+
 def note_attempt(ledger: Ledger, fact: int, *, sent_after: str, sent_by: str) -> None:
     """The same bytes go again, and the key's day begins anew."""
     ledger.db.execute(
-        "UPDATE fact SET attempts = attempts + 1, sent_after = ?, sent_by = ? WHERE id = ?",
+        f"UPDATE request SET attempts = attempts + 1, sent_after = ?, sent_by = ? WHERE {_REQUEST}",
         (sent_after, sent_by, fact),
     )
 
 
 def note_candidate(ledger: Ledger, fact: int, turn_id: str) -> None:
-    """A turn that nobody claims stands in the listing: probably this fact's."""
-    ledger.db.execute("UPDATE fact SET candidate = ? WHERE id = ?", (turn_id, fact))
+    """The listing has a turn that no receipt claims: probably this fact's."""
+    ledger.db.execute(f"UPDATE request SET candidate = ? WHERE {_REQUEST}", (turn_id, fact))
 
 
 def note_residue(ledger: Ledger, fact: int, turn_ids: Sequence[str]) -> None:
     """Turns that the server left behind for this fact beside the one it answered with."""
-    row = ledger.db.execute("SELECT residue FROM fact WHERE id = ?", (fact,)).fetchone()
-    known = json.loads(row["residue"]) if row["residue"] else []
-    ledger.db.execute("UPDATE fact SET residue = ? WHERE id = ?", (canonical_json(sorted({*known, *turn_ids})), fact))
+    ledger.db.executemany(
+        "INSERT INTO residue(session, turn_id, fact) SELECT session, ?, id FROM fact WHERE id = ?"
+        " AND session IS NOT NULL ON CONFLICT DO NOTHING",
+        [(turn_id, fact) for turn_id in turn_ids],
+    )
 
 
 def claimed_turns(ledger: Ledger, session: int) -> set[str]:
     """Turn ids of the session that have a receipt."""
-    rows = ledger.db.execute("SELECT turn_id FROM fact WHERE session = ? AND turn_id IS NOT NULL", (session,))
+    rows = ledger.db.execute(
+        "SELECT turn_id FROM fact JOIN receipt ON receipt.fact = fact.id"
+        " WHERE fact.session = ? AND turn_id IS NOT NULL",
+        (session,),
+    )
     return {row["turn_id"] for row in rows}
 
 
 def residue_turns(ledger: Ledger, session: int) -> set[str]:
     """Turn ids of the session that are known as left behind by the server."""
-    rows = ledger.db.execute("SELECT residue FROM fact WHERE session = ? AND residue IS NOT NULL", (session,))
-    return {turn for row in rows for turn in json.loads(row["residue"])}
+    rows = ledger.db.execute("SELECT turn_id FROM residue WHERE session = ?", (session,))
+    return {row["turn_id"] for row in rows}

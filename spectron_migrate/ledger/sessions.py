@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlite3 import Row
 
 from spectron_migrate.ledger.ledger import Ledger
+from spectron_migrate.ledger.numbered import selector_number
 from spectron_migrate.records import Infer, Selector, canonical_json, selector_of
 
 
@@ -30,14 +31,15 @@ def open_session(
 
     `taken`: sessions that another stream writes to, because in one session one send is undecided at most.
     """
+    same_run, run_value = _same_run(run)
     rows = ledger.db.execute(
-        "SELECT * FROM session WHERE selector = ? AND run IS ? AND infer = ? AND state = 'open' ORDER BY part",
-        (canonical_json(selector), run, infer),
+        f"{_SESSION} WHERE selector.text = ? AND infer = ? AND {same_run} AND state = 'open' ORDER BY part",
+        (canonical_json(selector), infer, *run_value),
     ).fetchall()
     for row in rows:
         if row["id"] in taken:
             continue
-        session = session_of(ledger, row)
+        session = _session_of(row)
         if session.used < size:
             return session
         close_session(ledger, session.id)
@@ -46,15 +48,23 @@ def open_session(
 
 def begin_session(ledger: Ledger, selector: Selector, run: str | None, infer: Infer, now: str) -> int:
     """Note that a session is about to be made. One whose answer is never known stays an empty orphan."""
-    text = canonical_json(selector)
-    cursor = ledger.db.execute(
-        "INSERT INTO session(selector, run, infer, part, state, created_at) VALUES (?1, ?2, ?3,"
-        " (SELECT coalesce(max(part) + 1, 0) FROM session WHERE selector = ?1 AND run IS ?2 AND infer = ?3),"
-        " 'opening', ?4)",
-        (text, run, infer, now),
-    )
-    assert cursor.lastrowid is not None  # noqa: S101 - an INSERT always has one
-    return cursor.lastrowid
+    number = selector_number(ledger.db, selector)
+    same_run, run_value = _same_run(run)
+    part = ledger.db.execute(
+        f"SELECT coalesce(max(part) + 1, 0) FROM session WHERE selector = ? AND infer = ? AND {same_run}",
+        (number, infer, *run_value),
+    ).fetchone()[0]
+    row = ledger.db.execute(
+        "INSERT INTO session(selector, run, infer, part, state, created_at) VALUES (?, ?, ?, ?, 'opening', ?)"
+        " RETURNING id",
+        (number, run, infer, part, now),
+    ).fetchone()
+    return int(row["id"])
+
+
+def _same_run(run: str | None) -> tuple[str, tuple[str, ...]]:
+    """Memories without a run share sessions."""
+    return ("run IS NULL", ()) if run is None else ("run = ?", (run,))
 
 
 def session_made(ledger: Ledger, session: int, server_id: str, echo: Selector | None) -> None:
@@ -95,25 +105,26 @@ def count_orphans(ledger: Ledger) -> int:
 
 def keep_scope_listing(ledger: Ledger, paths: Sequence[str], now: str) -> None:
     """The scopes that are there before we register anything; kept once, for good."""
-    ledger.db.executemany("INSERT OR IGNORE INTO scope(path, listed_before) VALUES (?, 1)", [(path,) for path in paths])
+    ledger.db.executemany(
+        "INSERT INTO scope(path, listed_before) VALUES (?, 1) ON CONFLICT(path) DO NOTHING", [(path,) for path in paths]
+    )
     ledger.db.execute("UPDATE migration SET scopes_listed_at = ? WHERE scopes_listed_at IS NULL", (now,))
 
 
 def intend_scopes(ledger: Ledger, paths: Sequence[str], now: str) -> None:
     """Note, before the first POST /scopes, every path that it may create."""
     ledger.db.executemany(
-        "INSERT INTO scope(path, listed_before, intended_at) VALUES (?1, 0, ?2) ON CONFLICT(path) DO UPDATE"
-        " SET intended_at = coalesce(intended_at, ?2)",
+        "INSERT INTO scope(path, listed_before, intended_at) VALUES (?, 0, ?) ON CONFLICT(path) DO UPDATE"
+        " SET intended_at = coalesce(scope.intended_at, excluded.intended_at)",
         [(path, now) for path in paths],
     )
 
 
 def scope_registered(ledger: Ledger, path: str, *, created_by_us: bool) -> None:
     """The node is there; ours where our own 201 made it."""
-    ledger.db.execute(
-        "UPDATE scope SET registered = 1, created_by_us = max(created_by_us, ?) WHERE path = ?",
-        (created_by_us, path),
-    )
+    ledger.db.execute("UPDATE scope SET registered = 1 WHERE path = ?", (path,))
+    if created_by_us:
+        ledger.db.execute("UPDATE scope SET created_by_us = 1 WHERE path = ?", (path,))
 
 
 def is_registered(ledger: Ledger, path: str) -> bool:
@@ -122,14 +133,17 @@ def is_registered(ledger: Ledger, path: str) -> bool:
     return row is not None and bool(row["registered"])
 
 
+_SESSION = (
+    "SELECT session.id, selector.text AS selector, run, infer, server_id,"
+    " (SELECT coalesce(max(position) + 1, 0) FROM fact WHERE fact.session = session.id) AS used"
+    " FROM session JOIN selector ON selector.no = session.selector"
+)
+
+
 def known_session(ledger: Ledger, session: int) -> SessionRow:
     """A session by its number."""
-    return session_of(ledger, ledger.db.execute("SELECT * FROM session WHERE id = ?", (session,)).fetchone())
+    return _session_of(ledger.db.execute(f"{_SESSION} WHERE session.id = ?", (session,)).fetchone())
 
 
-def session_of(ledger: Ledger, row: Row) -> SessionRow:
-    """A row of the table as what it means."""
-    used = ledger.db.execute(
-        "SELECT coalesce(max(position) + 1, 0) AS used FROM fact WHERE session = ?", (row["id"],)
-    ).fetchone()["used"]
-    return SessionRow(row["id"], selector_of(row["selector"]), row["run"], row["infer"], row["server_id"], used)
+def _session_of(row: Row) -> SessionRow:
+    return SessionRow(row["id"], selector_of(row["selector"]), row["run"], row["infer"], row["server_id"], row["used"])

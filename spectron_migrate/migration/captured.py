@@ -52,7 +52,9 @@ class CapturedMessages:
         placed = self._mapping.map_memory(message) if message is not None else None
         if message is None or not isinstance(placed, Placement):
             return
-        again = messages.carries(self._ledger.db, message.id)  # whoever planned it died before saying so
+        again = (
+            messages.fact_of_message(self._ledger.db, message.id) is not None
+        )  # whoever planned it died before saying so
         if again or all(self._goes_with(placed, made) for made in self._made[message.id]):
             self._merge.add_message(message, placed)
             self._taken.add(message.id)
@@ -63,7 +65,7 @@ class CapturedMessages:
         A row before this one may have taken it apart.
         """
         message = row.record.get("message")
-        return message if message in self._taken and messages.carries(self._ledger.db, message) else None
+        return message if message in self._taken and messages.fact_of_message(self._ledger.db, message) else None
 
     def _goes_with(self, placed: Placement, row: Row) -> bool:
         if row.event == "DELETE":

@@ -5,17 +5,17 @@ Read from the scratch copy of the ledger that a dry run planned into; memory sta
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from sqlite3 import Row
 
 from spectron_migrate.delivery.stream import BATCH_SIZE
 from spectron_migrate.delivery.tokens import estimate_tokens
 from spectron_migrate.dump import Dump
 from spectron_migrate.ledger import Ledger, probes
+from spectron_migrate.ledger.read import planned
+from spectron_migrate.ledger.read.planned import PlannedLane, PlannedMemory
+from spectron_migrate.ledger.scratch_counts import ScratchCounts
 from spectron_migrate.mapping import Rule, ScopeMapping
 from spectron_migrate.migration.likeness import ALIKE, NEWEST, LikelyPair, Likeness
 from spectron_migrate.records import Json, Memory, Reporter
@@ -27,14 +27,9 @@ BULK = 20
 """So many guessed times within one minute look like a bulk edit, which says nothing about the texts."""
 GUESSED_SHARE = 0.05
 """A scope with a larger share of guessed times is named."""
+_USER, _USER_IN_SCOPE, _MINUTE, _CHAIN = "user", "user in scope", "minute", "updates of a memory"
 LANES = 5
 """The largest lanes that are told."""
-
-_TABLES = """
-CREATE TABLE forecast_owner(user TEXT, selector TEXT, PRIMARY KEY (user, selector)) STRICT, WITHOUT ROWID;
-CREATE TABLE forecast_minute(minute TEXT PRIMARY KEY, n INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE forecast_chain(mem0_id TEXT PRIMARY KEY, n INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +68,6 @@ class RuleShare:
 
 
 @dataclass(frozen=True, slots=True)
-class LaneShare:
-    """A lane and how many memories wait in it."""
-
-    lane: str
-    full: int
-    none: int
-
-
-@dataclass(frozen=True, slots=True)
 class Forecast:
     """What a replay would do."""
 
@@ -92,7 +78,7 @@ class Forecast:
     """At least: one a memory (or batch), one a session, one a scope."""
     late: int
     rules: list[RuleShare]
-    lanes: list[LaneShare]
+    lanes: list[PlannedLane]
     """The largest, by what bounds the time: facts with extraction go one after the other inside a lane."""
     pace: Pace
     seconds: float
@@ -173,29 +159,28 @@ def make_forecast(
     ledger: Ledger, number: int, dump: Dump, mapping: ScopeMapping, pace: Pace, *, reporter: Reporter
 ) -> Forecast:
     """Forecast what the plan in a scratch ledger would come to."""
-    for statement in filter(str.strip, _TABLES.split(";")):
-        ledger.db.execute(statement)
+    counts = ScratchCounts(ledger)
     lanes, full, none = _lanes(ledger, number)
     reporter.stage("forecast", full + none)
-    seen = _Seen(mapping)
-    for row, scope in _planned(ledger, number):
-        seen.add(ledger, row, scope)
+    seen = _Seen(mapping, counts)
+    for each in planned.planned_memories(ledger, number):
+        seen.add(each)
         reporter.advance(1)
     seen.end_scope()
-    bulk = _one(ledger, "SELECT count(*) FROM forecast_minute WHERE n >= ?", BULK)
+    bulk = counts.keys_with(_MINUTE, BULK)
     if seen.guessed_scopes or bulk:
         reporter.warn(
             f"guessed times (`updated_at`): {seen.guessed_scopes} scopes have over {GUESSED_SHARE:.0%} of them, and"
             f" {bulk} minutes have {BULK} or more, as a bulk edit leaves them: their order may not be that of the texts"
         )
-    updated, longest = _update_chains(ledger, dump)
+    updated, longest = _update_chains(counts, dump)
     seconds, bound = _time(lanes, full, none, seen.sessions, pace)
     return Forecast(
         memories=full + none,
         full=full,
         sessions=seen.sessions,
         requests=seen.requests + seen.sessions + seen.scopes,
-        late=_one(ledger, "SELECT count(*) FROM fact WHERE plan = ? AND state = 'planned' AND late = 1", number),
+        late=planned.count_late_planned(ledger, number),
         rules=[share for share in seen.rules if share.memories],
         lanes=lanes,
         pace=pace,
@@ -204,9 +189,7 @@ def make_forecast(
         guessed=seen.guessed,
         guessed_scopes=seen.guessed_scopes,
         bulk_minutes=bulk,
-        users_in_several_scopes=_one(
-            ledger, "SELECT count(*) FROM (SELECT 1 FROM forecast_owner GROUP BY user HAVING count(*) >= ?)", 2
-        ),
+        users_in_several_scopes=counts.keys_with(_USER, 2),
         likeness=seen.likeness,
         updated=updated,
         longest_chain=longest,
@@ -218,6 +201,7 @@ class _Seen:
     """What one pass over the plan, scope by scope, adds up to."""
 
     mapping: ScopeMapping
+    counts: ScratchCounts
     rules: list[RuleShare] = field(init=False)
     likeness: Likeness = field(default_factory=Likeness)
     sessions: int = 0
@@ -234,23 +218,21 @@ class _Seen:
     def __post_init__(self) -> None:
         self.rules = [RuleShare(_spelled(rule)) for rule in self.mapping.rules]
 
-    def add(self, ledger: Ledger, row: Row, scope: str) -> None:
+    def add(self, planned: PlannedMemory) -> None:
+        scope, memory = planned.selector, planned.memory
         if scope != self._scope:
             self.end_scope()
             self._scope, self._user = scope, None
-        memory = Memory.from_json(json.loads(row["record"]))
-        self._groups[row["run"], row["infer"]] += 1
-        self._share(memory, row["infer"])
+        self._groups[planned.run, planned.infer] += 1
+        self._share(memory, planned.infer)
         self.likeness.add(scope, memory.id, memory.memory)
         if memory.user_id is not None and memory.user_id != self._user:
             self._user = memory.user_id
-            ledger.db.execute("INSERT OR IGNORE INTO forecast_owner VALUES (?, ?)", (memory.user_id, scope))
+            if self.counts.add(_USER_IN_SCOPE, f"{scope}{memory.user_id}") == 1:
+                self.counts.add(_USER, memory.user_id)
         if memory.text_at_source == "updated_at" and memory.text_at is not None:
             self._guessed_here += 1
-            ledger.db.execute(
-                "INSERT INTO forecast_minute VALUES (?, 1) ON CONFLICT(minute) DO UPDATE SET n = n + 1",
-                (memory.text_at[:16],),
-            )
+            self.counts.add(_MINUTE, memory.text_at[:16])
 
     def end_scope(self) -> None:
         if self._scope is None:
@@ -280,40 +262,23 @@ class _Seen:
         share.tokens_high += high
 
 
-def _planned(ledger: Ledger, number: int) -> Iterator[tuple[Row, str]]:
-    """Facts to be sent with their memory, scope by scope, oldest first; only what is sorted is held by SQLite."""
-    ordered = ledger.db.execute(
-        "SELECT id, selector FROM fact WHERE plan = ? AND state = 'planned' ORDER BY selector, order_key", (number,)
-    )
-    for fact in ordered:
-        row = ledger.db.execute(
-            "SELECT run, infer, record FROM fact JOIN memory USING (mem0_id) WHERE id = ?", (fact["id"],)
-        ).fetchone()
-        yield row, fact["selector"]
-
-
-def _lanes(ledger: Ledger, number: int) -> tuple[list[LaneShare], int, int]:
+def _lanes(ledger: Ledger, number: int) -> tuple[list[PlannedLane], int, int]:
     """The lanes with most to wait for, and all facts with and without extraction."""
-    rows = ledger.db.execute(
-        "SELECT lane, count(*) FILTER (WHERE infer = 'full') AS full, count(*) FILTER (WHERE infer = 'none') AS none"
-        " FROM fact WHERE state = 'planned' AND plan = ? GROUP BY lane",
-        (number,),
-    )
-    largest: list[LaneShare] = []
+    largest: list[PlannedLane] = []
     full = none = 0
-    for row in rows:
-        full, none = full + row["full"], none + row["none"]
-        largest.append(LaneShare(row["lane"], row["full"], row["none"]))
+    for lane in planned.planned_lanes(ledger, number):
+        full, none = full + lane.full, none + lane.none
+        largest.append(lane)
         if len(largest) > 1000:
             largest = _largest(largest)
     return _largest(largest), full, none
 
 
-def _largest(lanes: list[LaneShare]) -> list[LaneShare]:
+def _largest(lanes: list[PlannedLane]) -> list[PlannedLane]:
     return sorted(lanes, key=lambda one: (-one.full, -one.none, one.lane))[:LANES]
 
 
-def _time(lanes: list[LaneShare], full: int, none: int, sessions: int, pace: Pace) -> tuple[float, str]:
+def _time(lanes: list[PlannedLane], full: int, none: int, sessions: int, pace: Pace) -> tuple[float, str]:
     """Seconds, and what they come from: nothing is faster than the slowest of the three."""
     work = full * pace.full_s + (none + sessions) * pace.none_s
     bounds = {
@@ -326,29 +291,20 @@ def _time(lanes: list[LaneShare], full: int, none: int, sessions: int, pace: Pac
     return bounds[bound], bound
 
 
-def _update_chains(ledger: Ledger, dump: Dump) -> tuple[int | None, int]:
+def _update_chains(counts: ScratchCounts, dump: Dump) -> tuple[int | None, int]:
     """Memories that Mem0 updated by its own history, and most updates of one; None without a history."""
     any_history = False
     for row in dump.history():
         any_history = True
         if row.get("event") == "UPDATE" and row.get("memory_id"):
-            ledger.db.execute(
-                "INSERT INTO forecast_chain VALUES (?, 1) ON CONFLICT(mem0_id) DO UPDATE SET n = n + 1",
-                (str(row["memory_id"]),),
-            )
+            counts.add(_CHAIN, str(row["memory_id"]))
     if not any_history:
         return None, 0
-    return _one(ledger, "SELECT count(*) FROM forecast_chain WHERE n >= ?", 1), _one(
-        ledger, "SELECT coalesce(max(n), 0) FROM forecast_chain WHERE n >= ?", 1
-    )
+    return counts.keys_with(_CHAIN, 1), counts.most(_CHAIN)
 
 
 def _spelled(rule: Rule) -> str:
     return " or ".join(" and ".join(str(path) for path in clause) for clause in rule.clauses)
 
 
-def _one(ledger: Ledger, query: str, value: int) -> int:
-    return int(ledger.db.execute(query, (value,)).fetchone()[0])
-
-
-__all__ = ["Forecast", "LaneShare", "LikelyPair", "Pace", "RuleShare", "make_forecast"]
+__all__ = ["Forecast", "LikelyPair", "Pace", "PlannedLane", "RuleShare", "make_forecast"]

@@ -20,7 +20,7 @@ from spectron_migrate.errors import ExitCode, Incomplete, NotLegal
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import cutover, memories
 from spectron_migrate.ledger.read.cutover import Undecided
-from spectron_migrate.ledger.schema import STORED
+from spectron_migrate.ledger.schema import STORED, UNDECIDED
 from spectron_migrate.ledger.shards import Shard, find
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.mem0.reader import Reader
@@ -348,7 +348,7 @@ def compare_with_ledger(ledgers: Sequence[Ledger], dump: Dump, settling: Settlin
                 waiting += 1
                 continue
             missing += 1
-        elif known.state in cutover.UNDECIDED_STATES:
+        elif known.state in UNDECIDED:
             undecided += 1
         else:
             continue

@@ -18,7 +18,7 @@ from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.records import Json, Reporter, canonical_json, counted, digest, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.verify.differences import Explainer
-from spectron_migrate.verify.expected import copy_receipts, record_expectations
+from spectron_migrate.verify.expected import index_receipts, record_expectations
 from spectron_migrate.verify.integrity import check_sessions
 from spectron_migrate.verify.isolation import check_isolation
 from spectron_migrate.verify.metrics import Metrics, collect_metrics
@@ -73,6 +73,7 @@ async def run_dual_verify(
     make_private_directory(folder)
     work = Workspace.open(
         folder / "verify.db",
+        ledgers,
         about=_fingerprint(ledgers, api, dump, mapping, mem0_search, options),
         not_before=format_time(now() - RESUMABLE_FOR),
         now=format_time(now()),
@@ -120,7 +121,7 @@ class _Run:
         if self.work.resumed:
             self.reporter.info(f"resuming the verification that began at {self.work.began}")
             return
-        copy_receipts(self.work, self.ledgers, seed=self.options.seed, reporter=self.reporter)
+        index_receipts(self.work, seed=self.options.seed, reporter=self.reporter)
         record_expectations(self.work, self.ledgers, dump, self.mapping, self.options, reporter=self.reporter)
         self.work.staged()
 

@@ -48,17 +48,14 @@ class ExpectationRules:
     """Mem0 ids of refused memories whose absence a person has accepted."""
 
 
-def copy_receipts(work: Workspace, ledgers: Sequence[Ledger], *, seed: int, reporter: Reporter) -> None:
-    """Copy sessions and receipts of all ledgers into the workspace."""
+def index_receipts(work: Workspace, *, seed: int, reporter: Reporter) -> None:
+    """Note every stored version of the ledgers in the workspace."""
     reporter.stage("read the ledger")
-    for source, ledger in enumerate(ledgers):
+    for source, ledger in enumerate(work.ledgers):
         with work.change():
-            for session in receipts.our_sessions(ledger):
-                work.add_session(session, source)
             for row in receipts.receipts(ledger):
-                work.add_receipt(row, seed=seed)
+                work.add_receipt(source, row, seed=seed)
                 reporter.advance(1)
-            work.add_messages(receipts.memories_in_messages(ledger))
 
 
 def record_expectations(

@@ -42,7 +42,7 @@ async def check_sessions(
 
     Raises KeyRefused or Unreachable: a memory that cannot be read is never called missing.
     """
-    reporter.stage("turns", work.count("session"))
+    reporter.stage("turns", work.count_sessions())
 
     async def check(item: tuple[OurSession, int, int]) -> None:
         session, source, scope = item

@@ -56,7 +56,7 @@ async def check_placement(
 
     A memory that expired before `now` is `untestable` if it is not found.
     """
-    total = work.count("fact") if sample is None else sample
+    total = work.count_facts() if sample is None else sample
     reporter.stage("recallable", total)
     all_scopes = _all_scopes(work)
 
@@ -126,7 +126,7 @@ def _searches(work: Workspace, sample: int | None) -> Iterator[KeywordSearch]:
 
 
 def _sample(work: Workspace, sample: int) -> set[int]:
-    return {fact.no for fact in work.drawn("1", sample)}
+    return {fact.no for fact in work.drawn(sample)}
 
 
 async def _findings(

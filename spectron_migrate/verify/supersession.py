@@ -141,7 +141,7 @@ async def check_supersession(
                     work.keep("supersession", entity, wrong_order(values, work.owners_of))
         reporter.advance(1)
 
-    await for_each(list(work.drawn("infer = 'full' AND ids != '[]'", sample)), check, in_flight=in_flight)
+    await for_each(list(work.drawn(sample, extracted=True)), check, in_flight=in_flight)
 
 
 def wrong_order(values: Sequence[EntityValue], owners_of: Callable[[str], Sequence[StoredMemory]]) -> list[Finding]:

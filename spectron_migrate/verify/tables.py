@@ -3,44 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sqlite3
-from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
-from types import MappingProxyType
 
 from spectron_migrate.errors import LedgerLocked
 from spectron_migrate.files.locks import FileLock, try_lock
 from spectron_migrate.judge import plain
+from spectron_migrate.ledger.read.receipts import ReceiptRow
 from spectron_migrate.records import selector_of
 from spectron_migrate.verify.stored_memory import StoredMemory
+
+FORMAT = "2"
+"""Of the file. A run that was begun with another one begins anew."""
+LEDGERS = 1024
+"""A fact's number in the file is its number in its ledger, times this, plus the ledger's."""
 
 DDL = """
 CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE scope(no INTEGER PRIMARY KEY, selector TEXT NOT NULL UNIQUE);
-CREATE TABLE path(path TEXT NOT NULL, scope INTEGER NOT NULL, PRIMARY KEY (path, scope)) WITHOUT ROWID;
-CREATE TABLE session(
-  no INTEGER PRIMARY KEY, id TEXT NOT NULL, source INTEGER NOT NULL, scope INTEGER NOT NULL, infer TEXT NOT NULL,
-  residue TEXT NOT NULL, undecided TEXT NOT NULL
-);
 CREATE TABLE fact(
-  no INTEGER PRIMARY KEY, mem0_id TEXT NOT NULL, version INTEGER NOT NULL, newest INTEGER NOT NULL,
-  text TEXT NOT NULL, text_at TEXT, order_key TEXT NOT NULL, scope INTEGER NOT NULL, run TEXT, infer TEXT NOT NULL,
-  category TEXT, state TEXT NOT NULL, session TEXT NOT NULL, turn_id TEXT, chunk_id TEXT, ids TEXT NOT NULL,
-  late INTEGER NOT NULL, echoed INTEGER NOT NULL, tombstoned INTEGER NOT NULL, owners TEXT NOT NULL,
-  owner TEXT NOT NULL, plain BLOB NOT NULL, lot BLOB NOT NULL
+  no INTEGER PRIMARY KEY, mem0_id TEXT NOT NULL, newest INTEGER NOT NULL, tombstoned INTEGER NOT NULL,
+  scope INTEGER NOT NULL, extracted INTEGER NOT NULL, category TEXT, owner TEXT NOT NULL, plain BLOB NOT NULL,
+  lot BLOB NOT NULL
 );
-CREATE INDEX fact_memory ON fact(mem0_id, version);
 CREATE INDEX fact_scope ON fact(scope, lot);
-CREATE INDEX fact_session ON fact(session);
 CREATE INDEX fact_plain ON fact(plain);
 CREATE INDEX fact_owner ON fact(owner, lot);
-CREATE TABLE receipt(id TEXT NOT NULL, fact INTEGER NOT NULL, PRIMARY KEY (id, fact)) WITHOUT ROWID;
 CREATE TABLE expected(mem0_id TEXT PRIMARY KEY, kind TEXT NOT NULL, reason TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX expected_kind ON expected(kind, reason);
-CREATE TABLE carried(mem0_id TEXT PRIMARY KEY, message TEXT NOT NULL, text TEXT NOT NULL) WITHOUT ROWID;
-CREATE INDEX carried_message ON carried(message);
 CREATE TABLE leftover(turn TEXT PRIMARY KEY, scope INTEGER NOT NULL, plain BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE finding(
   no INTEGER PRIMARY KEY, layer TEXT NOT NULL, kind TEXT NOT NULL, mem0_id TEXT, reason TEXT NOT NULL,
@@ -63,51 +53,31 @@ def text_mark(text: str) -> str:
     return text_key(text)[:6].hex()
 
 
-def path_range(pattern: str) -> tuple[str, str]:
-    """The paths that a pattern may match, as a half-open range of text."""
-    if pattern in ("*", "/*"):
-        return "", "\U0010ffff"
-    if pattern.endswith("/*"):
-        root = pattern.strip("/")[:-2]
-        return f"{root}/", f"{root}0"  # `0` comes right after `/`
-    node = pattern.strip("/")
-    return node, f"{node}\0"
-
-
-def fact_of(row: sqlite3.Row) -> StoredMemory:
-    """A fact from its row, which has its selector beside it."""
+def stored_memory(known: sqlite3.Row, row: ReceiptRow) -> StoredMemory:
+    """A fact as it was when the run began, with all that its ledger says of it."""
     return StoredMemory(
-        no=row["no"],
-        mem0_id=row["mem0_id"],
-        version=row["version"],
-        newest=bool(row["newest"]),
-        text=row["text"],
-        text_at=row["text_at"],
-        order_key=row["order_key"],
-        selector=_selector(row["selector"]),
-        scope=row["scope"],
-        run=row["run"],
-        infer=row["infer"],
-        category=row["category"],
-        state=row["state"],
-        session_id=row["session"],
-        turn_id=row["turn_id"],
-        chunk_id=row["chunk_id"],
-        ids=tuple(json.loads(row["ids"])) if row["ids"] != "[]" else (),
-        late=bool(row["late"]),
-        echoed=bool(row["echoed"]),
-        tombstoned=bool(row["tombstoned"]),
-        owners=_owners(row["owners"]),
+        no=known["no"],
+        mem0_id=row.mem0_id,
+        version=row.version,
+        newest=bool(known["newest"]),
+        text=row.text,
+        text_at=row.text_at,
+        order_key=row.order_key,
+        selector=selector_of(row.selector),
+        scope=known["scope"],
+        run=row.run,
+        infer=row.infer,
+        category=row.category,
+        state=row.state,
+        session_id=row.session_id,
+        turn_id=row.turn_id,
+        chunk_id=row.chunk_id,
+        ids=row.ids,
+        late=row.late,
+        echoed=row.echoed,
+        tombstoned=bool(known["tombstoned"]),
+        owners=row.owners,
     )
-
-
-# Neighbouring rows have the same scope and owner: parsing them once each is most of what reading a row costs.
-_selector = lru_cache(1024)(selector_of)
-
-
-@lru_cache(1024)
-def _owners(text: str) -> Mapping[str, str]:
-    return MappingProxyType(json.loads(text))
 
 
 def connect(path: Path) -> sqlite3.Connection:

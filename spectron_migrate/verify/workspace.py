@@ -1,45 +1,54 @@
-"""What a verification knows while it runs, in one private file of the state directory.
+"""What a verification knows while it runs: a private file of the state directory, beside the ledgers it reads.
 
-The receipts of all ledgers are copied here once, indexed by session, scope, id and text, so that memory stays
-flat; findings and what is done are kept here too, so that a run which was stopped goes on. The file holds
-texts: it has mode 0600, and a run that ends removes it.
+What is stored is read from the ledgers themselves. The file holds what they do not know: which memories are expected,
+what was found and what is done, so that a run which was stopped goes on; and of each stored version where it is drawn
+and what other texts it equals. It holds texts of findings: it has mode 0600, and a run that ends removes it.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from spectron_migrate.files.locks import FileLock
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.read import receipts
 from spectron_migrate.ledger.read.receipts import OurSession, ReceiptRow
-from spectron_migrate.mapping import covers
+from spectron_migrate.ledger.read.scopes import selectors_covered
 from spectron_migrate.records import Json, Selector, canonical_json, digest, selector_of
 from spectron_migrate.verify.findings import Finding, FindingKind, Layer
 from spectron_migrate.verify.stored_memory import StoredMemory
-from spectron_migrate.verify.tables import DDL, connect, fact_of, hold, path_range, remove, text_key
+from spectron_migrate.verify.tables import DDL, FORMAT, LEDGERS, connect, hold, remove, stored_memory, text_key
 
 PAGE = 500
 """Rows that are read at once."""
-_FACT = "fact.*, scope.selector FROM fact JOIN scope ON scope.no = fact.scope"
-_STANDS = "EXISTS (SELECT 1 FROM expected WHERE expected.mem0_id = fact.mem0_id AND expected.kind = 'stored')"
+_EXPECTED = (
+    "newest = 1 AND tombstoned = 0 AND EXISTS"
+    " (SELECT 1 FROM expected WHERE expected.mem0_id = fact.mem0_id AND expected.kind = 'stored')"
+)
+"""The newest text of a memory that should be in Spectron."""
 
 
 class Workspace:
     """One verification's file; `open` resumes an unfinished run about the same things."""
 
-    def __init__(self, path: Path, db: sqlite3.Connection, lock: FileLock, *, resumed: bool) -> None:
+    def __init__(
+        self, path: Path, db: sqlite3.Connection, ledgers: Sequence[Ledger], lock: FileLock, *, resumed: bool
+    ) -> None:
         """Use `open`."""
         self.path = path
         self.db = db
+        self.ledgers = ledgers
         self._lock = lock
         self.resumed = resumed
 
     @classmethod
-    def open(cls, path: Path, *, about: str, not_before: str, now: str) -> Self:
+    def open(cls, path: Path, ledgers: Sequence[Ledger], *, about: str, not_before: str, now: str) -> Self:
         """Go on with the run that is about the same and began at `not_before` or later; else begin anew.
 
         `about` is a digest of everything that the run depends on; times are compared as text. Raises
@@ -50,15 +59,16 @@ class Workspace:
             with suppress(sqlite3.DatabaseError):
                 db = connect(path)
                 kept = dict(db.execute("SELECT name, value FROM meta").fetchall())
-                if kept.get("about") == about and kept.get("staged") and kept.get("began", "") >= not_before:
-                    return cls(path, db, lock, resumed=True)
+                alike = kept.get("format") == FORMAT and kept.get("about") == about
+                if alike and kept.get("staged") and kept.get("began", "") >= not_before:
+                    return cls(path, db, ledgers, lock, resumed=True)
                 db.close()
             remove(path)
         path.touch(mode=0o600)
         db = connect(path)
         db.executescript(DDL)
-        db.executemany("INSERT INTO meta VALUES (?, ?)", [("about", about), ("began", now)])
-        return cls(path, db, lock, resumed=False)
+        db.executemany("INSERT INTO meta VALUES (?, ?)", [("format", FORMAT), ("about", about), ("began", now)])
+        return cls(path, db, ledgers, lock, resumed=False)
 
     @property
     def began(self) -> str:
@@ -89,56 +99,23 @@ class Workspace:
 
     # -- filling it ---------------------------------------------------------------------------------------
 
-    def add_session(self, session: OurSession, source: int) -> None:
-        """A session of the ledger with number `source`."""
+    def add_receipt(self, source: int, row: ReceiptRow, *, seed: int) -> None:
+        """A stored version in the ledger with number `source`."""
         self.db.execute(
-            "INSERT INTO session(id, source, scope, infer, residue, undecided) VALUES (?, ?, ?, ?, ?, ?)",
+            f"INSERT INTO fact VALUES ({', '.join('?' * 10)})",
             (
-                session.server_id,
-                source,
-                self._scope(session.selector),
-                session.infer,
-                canonical_json(sorted(session.residue)),
-                canonical_json(session.undecided),
-            ),
-        )
-
-    def add_receipt(self, row: ReceiptRow, *, seed: int) -> None:
-        """A stored version of a memory."""
-        cursor = self.db.execute(
-            f"INSERT INTO fact VALUES ({', '.join('?' * 23)})",
-            (
-                None,
+                row.fact * LEDGERS + source,
                 row.mem0_id,
-                row.version,
                 row.newest,
-                row.text,
-                row.text_at,
-                row.order_key,
-                self._scope(row.selector),
-                row.run,
-                row.infer,
-                row.category,
-                row.state,
-                row.session_id,
-                row.turn_id,
-                row.chunk_id,
-                canonical_json(row.ids),
-                row.late,
-                row.echoed,
                 row.tombstoned,
-                canonical_json(row.owners),
+                self._scope(row.selector),
+                row.infer == "full" and bool(row.ids),
+                row.category,
                 next(iter(row.owners.values()), ""),
                 text_key(row.text),
                 bytes.fromhex(digest(str(seed), row.mem0_id)[:16]),
             ),
         )
-        ids = {row.turn_id, row.chunk_id, *row.ids} - {None}
-        self.db.executemany("INSERT INTO receipt VALUES (?, ?)", [(each, cursor.lastrowid) for each in ids])
-
-    def add_messages(self, rows: Iterable[tuple[str, str, str]]) -> None:
-        """Memories that are in the turn of a message, that message, and their texts."""
-        self.db.executemany("INSERT OR REPLACE INTO carried VALUES (?, ?, ?)", rows)
 
     def expect(self, mem0_id: str, kind: str, reason: str) -> None:
         """What should have become of a memory: stored, carried, missing, pending, skipped or gone."""
@@ -221,36 +198,28 @@ class Workspace:
 
     def sessions(self) -> Iterator[tuple[OurSession, int, int]]:
         """Every session with its ledger's number and its scope's."""
-        for row in self._pages(
-            "session.no, session.id, source, scope, infer, residue, undecided, selector"
-            " FROM session JOIN scope ON scope.no = session.scope",
-            "session.no",
-            (),
-        ):
-            yield (
-                OurSession(
-                    row["id"],
-                    row["selector"],
-                    row["infer"],
-                    frozenset(json.loads(row["residue"])),
-                    tuple((mem0_id, text) for mem0_id, text in json.loads(row["undecided"])),
-                ),
-                row["source"],
-                row["scope"],
-            )
+        for source, ledger in enumerate(self.ledgers):
+            for session in receipts.our_sessions(ledger):
+                yield session, source, self._scope(session.selector)
 
-    def count(self, table: str) -> int:
-        """Rows of one of our tables."""
-        return int(self.db.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+    def count_sessions(self) -> int:
+        """Sessions of ours."""
+        return sum(receipts.count_sessions(ledger) for ledger in self.ledgers)
+
+    def count_facts(self) -> int:
+        """Versions of memories that are stored."""
+        return int(self.db.execute("SELECT count(*) FROM fact").fetchone()[0])
 
     def facts_in(self, session: str) -> list[StoredMemory]:
         """The facts of one session that the run is about, in the order they were sent."""
-        rows = self.db.execute(
-            f"SELECT {_FACT} JOIN expected ON expected.mem0_id = fact.mem0_id"
-            " WHERE session = ? AND expected.kind IN ('stored', 'pending') ORDER BY fact.no",
-            (session,),
-        )
-        return [fact_of(row) for row in rows]
+        found = []
+        for source, ledger in enumerate(self.ledgers):
+            for row in receipts.receipts_in_session(ledger, session):
+                known = self.db.execute("SELECT * FROM fact WHERE no = ?", (row.fact * LEDGERS + source,)).fetchone()
+                kind, _ = self.expected(row.mem0_id) or ("", "")
+                if known is not None and kind in ("stored", "pending"):
+                    found.append(stored_memory(known, row))
+        return found
 
     def scopes(self) -> list[tuple[int, Selector]]:
         """Every scope that holds a fact, by selector."""
@@ -261,48 +230,41 @@ class Workspace:
 
     def scopes_covered(self, lens: Selector) -> Iterator[tuple[int, Selector]]:
         """The scopes that a lens covers."""
-        found: dict[int, Selector] = {}
-        for clause in lens:
-            low, high = path_range(clause[0])
-            rows = self.db.execute(
-                "SELECT DISTINCT no, selector FROM path JOIN scope ON scope.no = path.scope"
-                " WHERE path >= ? AND path < ? ORDER BY no",
-                (low, high),
-            )
-            found |= {row["no"]: selector_of(row["selector"]) for row in rows}
-        return ((no, selector) for no, selector in found.items() if covers(lens, selector))
+        found = {
+            self._scope(canonical_json(selector)): selector
+            for ledger in self.ledgers
+            for selector in selectors_covered(ledger, lens).values()
+        }
+        return iter(sorted(found.items()))
 
     def facts_of(self, scope: int, *, standing: bool = False, limit: int | None = None) -> Iterator[StoredMemory]:
         """Facts of a scope in the order of the lot; `standing`: newest texts of memories that should be there."""
-        condition = f"scope = ?{f' AND newest = 1 AND tombstoned = 0 AND {_STANDS}' if standing else ''}"
-        rows = self.db.execute(
-            f"SELECT {_FACT} WHERE {condition} ORDER BY lot, fact.no LIMIT ?", (scope, -1 if limit is None else limit)
-        )
-        while page := rows.fetchmany(PAGE):
-            yield from map(fact_of, page)
+        return self._facts(f"scope = ?{f' AND {_EXPECTED}' if standing else ''} ORDER BY lot, no", (scope,), limit)
 
     def standing_texts(self, scope: int, limit: int) -> Iterator[tuple[str, str]]:
         """Mem0 id and text of memories that should be in a scope."""
-        rows = self.db.execute(
-            f"SELECT mem0_id, text FROM fact WHERE scope = ? AND newest = 1 AND tombstoned = 0 AND {_STANDS} LIMIT ?",
-            (scope, limit),
-        )
-        return ((row["mem0_id"], row["text"]) for row in rows)
+        numbers = self.db.execute(f"SELECT no FROM fact WHERE scope = ? AND {_EXPECTED} LIMIT ?", (scope, limit))
+        return self._texts([row["no"] for row in numbers])
 
     def texts_of(self, scope: int) -> Iterator[str]:
         """The texts of a scope's facts."""
-        rows = self.db.execute("SELECT text FROM fact WHERE scope = ?", (scope,))
-        return (row["text"] for row in rows)
+        numbers = self.db.execute("SELECT no FROM fact WHERE scope = ?", (scope,))
+        while page := numbers.fetchmany(PAGE):
+            yield from (text for _, text in self._texts([row["no"] for row in page]))
 
     def owners_of(self, row_id: str) -> list[StoredMemory]:
         """Facts whose receipt names a turn, chunk, entity or attribute id."""
-        rows = self.db.execute(f"SELECT {_FACT} WHERE fact.no IN (SELECT fact FROM receipt WHERE id = ?)", (row_id,))
-        return [fact_of(row) for row in rows]
+        numbers = [
+            fact * LEDGERS + source
+            for source, ledger in enumerate(self.ledgers)
+            for fact in receipts.facts_made_into(ledger, [row_id]).get(row_id, ())
+        ]
+        marks = ", ".join("?" * len(numbers))
+        return list(self._facts(f"no IN ({marks}) ORDER BY no", tuple(numbers)))
 
     def with_text(self, text: str) -> list[StoredMemory]:
         """Facts whose text is the same but for case, spaces and Unicode form."""
-        rows = self.db.execute(f"SELECT {_FACT} WHERE plain = ? ORDER BY fact.no", (text_key(text),))
-        return [fact_of(row) for row in rows]
+        return list(self._facts("plain = ? ORDER BY no", (text_key(text),)))
 
     def leftovers(self, text: str, scope: int) -> int:
         """How many turns left behind in a scope have this text."""
@@ -313,52 +275,40 @@ class Workspace:
 
     def newest(self, mem0_id: str) -> StoredMemory | None:
         """The newest stored text of a memory."""
-        row = self.db.execute(f"SELECT {_FACT} WHERE mem0_id = ? ORDER BY version DESC LIMIT 1", (mem0_id,)).fetchone()
-        return fact_of(row) if row else None
+        numbers = [
+            (row.version, row.fact * LEDGERS + source)
+            for source, ledger in enumerate(self.ledgers)
+            if (row := receipts.newest_receipt(ledger, mem0_id)) is not None
+        ]
+        return next(self._facts("no = ?", (max(numbers)[1],)), None) if numbers else None
 
     def standing_for(self, mem0_id: str) -> StoredMemory | None:
         """The message in whose turn a memory is; None for a memory of its own."""
-        row = self.db.execute("SELECT message FROM carried WHERE mem0_id = ?", (mem0_id,)).fetchone()
-        return self.newest(row["message"]) if row else None
+        found = (receipts.message_of(ledger, mem0_id) for ledger in self.ledgers)
+        message = next((each for each in found if each is not None), None)
+        return self.newest(message) if message is not None else None
 
     def texts_in(self, message: str) -> list[str]:
         """The texts of the memories in the turn of a message; none for a memory of its own."""
-        rows = self.db.execute("SELECT text FROM carried WHERE message = ? ORDER BY mem0_id", (message,))
-        return [row["text"] for row in rows]
+        return [text for ledger in self.ledgers for text in receipts.texts_in_message(ledger, message)]
 
     def owner_counts(self) -> list[tuple[str, int]]:
-        """Whose memories stand, and how many of each."""
-        rows = self.db.execute(
-            f"SELECT owner, count(*) AS n FROM fact WHERE newest = 1 AND tombstoned = 0 AND {_STANDS}"
-            " GROUP BY owner ORDER BY owner"
-        )
+        """Whose memories should be there, and how many of each."""
+        rows = self.db.execute(f"SELECT owner, count(*) AS n FROM fact WHERE {_EXPECTED} GROUP BY owner ORDER BY owner")
         return [(row["owner"], row["n"]) for row in rows]
 
     def count_category(self, category: str) -> int:
-        """How many memories stand that were written with a category."""
-        row = self.db.execute(
-            f"SELECT count(*) FROM fact WHERE category = ? AND newest = 1 AND tombstoned = 0 AND {_STANDS}", (category,)
-        ).fetchone()
+        """How many memories should be there that were written with a category."""
+        row = self.db.execute(f"SELECT count(*) FROM fact WHERE category = ? AND {_EXPECTED}", (category,)).fetchone()
         return int(row[0])
 
     def drawn_of(self, owner: str, limit: int) -> list[StoredMemory]:
-        """The first of an owner's standing memories by lot."""
-        rows = self.db.execute(
-            f"SELECT {_FACT} WHERE owner = ? AND newest = 1 AND tombstoned = 0 AND {_STANDS}"
-            " ORDER BY lot, fact.no LIMIT ?",
-            (owner, limit),
-        )
-        return [fact_of(row) for row in rows]
+        """The first by lot of an owner's memories that should be there."""
+        return list(self._facts(f"owner = ? AND {_EXPECTED} ORDER BY lot, no", (owner,), limit))
 
-    def drawn(self, condition: str, limit: int | None) -> Iterator[StoredMemory]:
-        """Standing memories that meet a condition of ours, in the order of the lot."""
-        rows = self.db.execute(
-            f"SELECT {_FACT} WHERE newest = 1 AND tombstoned = 0 AND {_STANDS} AND {condition}"
-            " ORDER BY lot, fact.no LIMIT ?",
-            (-1 if limit is None else limit,),
-        )
-        while page := rows.fetchmany(PAGE):
-            yield from map(fact_of, page)
+    def drawn(self, limit: int | None, *, extracted: bool = False) -> Iterator[StoredMemory]:
+        """Memories that should be there, in the order of the lot; `extracted`: only those with entities."""
+        return self._facts(f"{_EXPECTED}{' AND extracted = 1' if extracted else ''} ORDER BY lot, no", (), limit)
 
     def findings(self, *kinds: FindingKind) -> Iterator[Finding]:
         """Findings of some kinds (all, where none is named), by memory."""
@@ -399,22 +349,31 @@ class Workspace:
 
     def _scope(self, selector: str) -> int:
         row = self.db.execute("SELECT no FROM scope WHERE selector = ?", (selector,)).fetchone()
-        if row is not None:
-            return int(row["no"])
-        number = self.db.execute("INSERT INTO scope(selector) VALUES (?)", (selector,)).lastrowid
-        assert number is not None  # noqa: S101 - an INSERT always has one
-        paths = {path for clause in selector_of(selector) for path in clause}
-        self.db.executemany("INSERT INTO path VALUES (?, ?)", [(path, number) for path in paths])
-        return number
+        if row is None:
+            row = self.db.execute("INSERT INTO scope(selector) VALUES (?) RETURNING no", (selector,)).fetchone()
+        return int(row["no"])
 
-    def _pages(self, what: str, key: str, values: tuple[Any, ...]) -> Iterator[sqlite3.Row]:
-        """Rows in the order of an integer key, a page at a time: others may be written meanwhile."""
-        after = -1
-        while True:
-            page = self.db.execute(
-                f"SELECT {what} WHERE {key} > ? ORDER BY {key} LIMIT {PAGE}", (*values, after)
-            ).fetchall()
-            yield from page
-            if len(page) < PAGE:
-                return
-            after = page[-1]["no"]
+    def _facts(
+        self, condition: str, values: tuple[str | int | bytes, ...], limit: int | None = None
+    ) -> Iterator[StoredMemory]:
+        """What the ledgers say of the facts that meet a condition, in its order."""
+        rows = self.db.execute(
+            f"SELECT * FROM fact WHERE {condition} LIMIT ?", (*values, -1 if limit is None else limit)
+        )
+        while page := rows.fetchmany(PAGE):
+            found: dict[int, ReceiptRow] = {}
+            for source, facts in _by_ledger(row["no"] for row in page).items():
+                found |= {row.fact * LEDGERS + source: row for row in receipts.receipts_of(self.ledgers[source], facts)}
+            # What was erased meanwhile is gone.
+            yield from (stored_memory(row, found[row["no"]]) for row in page if row["no"] in found)
+
+    def _texts(self, numbers: Sequence[int]) -> Iterator[tuple[str, str]]:
+        for source, facts in _by_ledger(numbers).items():
+            yield from receipts.texts_of(self.ledgers[source], facts)
+
+
+def _by_ledger(numbers: Iterable[int]) -> dict[int, list[int]]:
+    found: defaultdict[int, list[int]] = defaultdict(list)
+    for number in numbers:
+        found[number % LEDGERS].append(number // LEDGERS)
+    return found

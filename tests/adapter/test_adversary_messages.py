@@ -35,6 +35,7 @@ from tests.adapter.test_messages import (
 from tests.adapter.test_messages_verified import Asked
 from tests.adapter.test_outbox import begun, judged, turns
 from tests.support import oracle
+from tests.support.ledgers import facts_of
 from tests.support.proxy import misbehaving
 from tests.support.spectron import replay
 from tests.support.waiting import wait_until
@@ -287,11 +288,15 @@ def test_a_short_text_that_the_turns_decided_is_found_and_once_deleted_hidden_fo
 
 def resolves(stage: Stage, made: list[str]) -> bool:
     """A person says that what nothing could decide is there; False while an adapter's worker has the ledger."""
-    sent = f"mem0_id IN ({marks(made)}) OR mem0_id IN (SELECT mem0_id FROM memory WHERE is_message)"
-    unknown = "state = 'undecidable', turn_id = NULL, chunk_id = NULL, ids = NULL"
+    of_these = (
+        "id IN (SELECT version.id FROM version JOIN memory ON memory.mem0_id = version.mem0_id"
+        f" WHERE is_message = 1 OR version.mem0_id IN ({marks(made)}))"
+    )
     with suppress(LedgerLocked), Ledger.open_for_writing(stage.state) as ledger, ledger.transaction() as db:
-        db.execute(f"UPDATE fact SET {unknown} WHERE state != 'skipped' AND ({sent})", made)
-        rows = db.execute("SELECT mem0_id FROM fact WHERE state = 'undecidable'").fetchall()
+        db.execute(f"UPDATE fact SET state = 'undecidable' WHERE state != 'skipped' AND {of_these}", made)
+        db.execute("DELETE FROM receipt WHERE fact IN (SELECT id FROM fact WHERE state = 'undecidable')")
+        db.execute("DELETE FROM extracted WHERE fact IN (SELECT id FROM fact WHERE state = 'undecidable')")
+        rows = facts_of(ledger, "fact.state = 'undecidable'")
         return {None} == {decisions.resolve(ledger, row["mem0_id"], present=True, now=stamp()) for row in rows}
     return False
 

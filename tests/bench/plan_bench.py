@@ -69,7 +69,7 @@ def write_ledger(state: Path, dump: Path) -> None:
             reporter=NullReporter(),
         )
         with ledger.transaction():
-            ledger.db.execute("UPDATE fact SET state = 'written', sent_after = recorded_at WHERE id % 10 != 0")
+            ledger.db.execute("UPDATE fact SET state = 'written', was_sent = 1 WHERE id % 10 != 0")
             ledger.db.execute("UPDATE fact SET state = 'refused', reason = '400 no' WHERE id % 1000 = 0")
             ledger.db.execute("UPDATE fact SET state = 'skipped', reason = 'expired' WHERE id % 100 = 10")
 

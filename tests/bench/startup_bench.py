@@ -51,14 +51,16 @@ def grow_ledger(folder: Path, rows: int) -> Path:
     write_dump(folder / "dump", SEED)
     write_ledger(folder / "state", folder / "dump")
     with Ledger.open_for_writing(folder / "state") as ledger, ledger.transaction():
-        columns = [row["name"] for row in ledger.db.execute("PRAGMA table_info(fact)") if row["name"] != "id"]
-        copied = ["copy.n || mem0_id" if name in ("mem0_id", "key") else name for name in columns]
         more = rows // SEED - 1
-        ledger.db.execute(
-            f"WITH RECURSIVE copy(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM copy WHERE n < {more})"
-            f" INSERT INTO fact({', '.join(columns)}) SELECT {', '.join(copied)} FROM copy, fact"
-            f" WHERE fact.id <= {SEED}"
-        )
+        copies = f"WITH RECURSIVE copy(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM copy WHERE n < {more})"
+        for table in ("version", "fact"):
+            columns = [row["name"] for row in ledger.db.execute(f"PRAGMA table_info({table})")]
+            changed = {"id": f"copy.n * {SEED} + id", "mem0_id": "copy.n || mem0_id", "key": "copy.n || key"}
+            copied = [changed.get(name, name) for name in columns]
+            ledger.db.execute(
+                f"{copies} INSERT INTO {table}({', '.join(columns)}) SELECT {', '.join(copied)} FROM copy, {table}"
+                f" WHERE {table}.id <= {SEED}"
+            )
     return folder / "state"
 
 

@@ -15,6 +15,7 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read.completion import TIME_LIMIT_S
 from spectron_migrate.local.testing import RunningServer
 from tests.support.command import command
+from tests.support.ledgers import OF_MEMORY
 from tests.support.spectron import memory, replay, write_raw
 
 
@@ -56,7 +57,7 @@ def test_migration_scopes_and_undecidable_memories_are_offered(migrated: Path, u
     with Ledger.open_for_writing(migrated / ".spectron-migrate") as ledger:
         migration = ledger.migration()
         with ledger.transaction() as db:
-            db.execute("UPDATE fact SET state = 'undecidable' WHERE mem0_id = ?", (f"{user}-b-0001",))
+            db.execute(f"UPDATE fact SET state = 'undecidable' WHERE {OF_MEMORY}", (f"{user}-b-0001",))
     assert migration is not None
     assert [migration.id] == offered(migrated, "cutover", "complete", "--migration", "")
     assert f"user/{user}-b" in offered(migrated, "erase", "--scope", f"user/{user}")
@@ -74,8 +75,8 @@ def test_a_large_ledger_does_not_delay_the_shell(migrated: Path, monkeypatch: py
     with Ledger.open_for_writing(migrated / ".spectron-migrate") as ledger, ledger.transaction() as db:
         db.execute(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000)"
-            " INSERT INTO memory(mem0_id, record, digest, scan)"
-            " SELECT 'x' || i, json_object('user_id', 'zz' || i), '', (SELECT id FROM scan LIMIT 1) FROM n"
+            " INSERT INTO memory(mem0_id, record, digest, scan, newest_version, mem0_state)"
+            " SELECT 'x' || i, json_object('user_id', 'zz' || i), '', (SELECT no FROM scan LIMIT 1), 1, 'active' FROM n"
         )
     context: Any = SimpleNamespace(params={"state": migrated / ".spectron-migrate"})
     began = time.monotonic()

@@ -264,6 +264,6 @@ def test_with_four_writers_and_kills_at_every_stage_all_of_mem0_is_in_spectron_o
     assert len(memories) == totals["added"] - totals["deleted"]
     assert min(totals.values()) > 0
     with Ledger.open_for_reading(site.state) as ledger:
-        stored = ledger.db.execute("SELECT count(*) FROM fact WHERE turn_id IS NOT NULL").fetchone()[0]
+        stored = ledger.db.execute("SELECT count(*) FROM receipt WHERE turn_id IS NOT NULL").fetchone()[0]
         late = ledger.db.execute("SELECT count(*) FROM fact WHERE late = 1").fetchone()[0]
     print(f"writers {totals}; {len(memories)} memories in Mem0, {stored} texts in Spectron, {late} late")

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from spectron_migrate.migration.replay_summary import ReplaySummary
 from spectron_migrate.records import NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from tests.support.here import server_here
+from tests.support.ledgers import facts_of
 from tests.support.oracle import ledger_facts, server_turns, strangers
 from tests.support.proxy import Fault, Proxy, Seen, misbehaving, refusing
 from tests.support.replaying import (
@@ -77,10 +79,9 @@ class Played:
     def all_texts(self) -> list[str]:
         return [f"{self.user} remembers thing number {number}" for number in range(COUNT)]
 
-    def second(self, column: str) -> object:
+    def second(self, column: str) -> Any:
         with Ledger.open_for_reading(self.folder / "state") as ledger:
-            row = ledger.db.execute(f"SELECT {column} FROM fact WHERE mem0_id = ?", (f"{self.user}-0001",)).fetchone()
-        return row[0]
+            return facts_of(ledger, "version.mem0_id = ?", f"{self.user}-0001")[0][column]
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def test_200_without_a_turn_id_takes_the_one_turn_nobody_claims(user: str, tmp_p
         played = Played(server, user, tmp_path)
         assert_once_in_order(played, played.run("none"))
         with Ledger.open_for_reading(tmp_path / "state") as ledger:
-            claimed = ledger.db.execute("SELECT count(DISTINCT turn_id) FROM fact").fetchone()[0]
+            claimed = ledger.db.execute("SELECT count(DISTINCT turn_id) FROM receipt").fetchone()[0]
     assert COUNT == claimed
 
 
@@ -230,7 +231,7 @@ def test_in_doubt_asks_the_turns_first_and_then_sends_the_same_bytes(played: Pla
         return
     # The key was released with the work done, so the same bytes did it again: that turn is named as residue.
     assert COUNT + 1 == len(played.texts)
-    assert 1 == len(json.loads(str(played.second("residue"))))
+    assert 1 == len(played.second("residue"))
 
 
 def test_a_second_failure_while_a_candidate_stands_is_stored_not_extracted(played: Played) -> None:
@@ -302,9 +303,8 @@ def test_a_turn_of_somebody_else_in_our_session_is_never_taken_for_ours(played: 
 def unclaimed(state: Path, server: RunningServer, user: str) -> int:
     """Turns in the user's scopes that the ledger knows neither as receipt nor as residue."""
     with Ledger.open_for_reading(state) as ledger:
-        rows = ledger.db.execute("SELECT turn_id, residue FROM fact").fetchall()
+        rows = ledger.db.execute("SELECT turn_id FROM receipt UNION SELECT turn_id FROM residue").fetchall()
     known = {row["turn_id"] for row in rows if row["turn_id"]}
-    known |= {turn for row in rows if row["residue"] for turn in json.loads(row["residue"])}
     return len(turns_of(server, user)) - len(known)
 
 
@@ -468,7 +468,7 @@ def test_a_second_turn_that_a_resend_left_is_residue_also_where_the_run_ended_be
         assert 3 == second.written + second.already
         assert 0 == second.undecidable
         facts = ledger_facts(tmp_path / "state")
-        assert [1] == [len(json.loads(fact["residue"])) for fact in facts if fact["residue"]]
+        assert [1] == [len(fact["residue"]) for fact in facts if fact["residue"]]
         turns = {turn.id: turn for turn in server_turns(server.database)}
         assert [] == list(strangers(facts, turns, finished=True))
 

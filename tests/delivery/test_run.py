@@ -12,7 +12,7 @@ import pytest
 from spectron_migrate.delivery.tokens import estimate_tokens
 from spectron_migrate.dump import open_any
 from spectron_migrate.errors import ExitCode, InputError
-from spectron_migrate.ledger import ledger as ledger_module
+from spectron_migrate.ledger import sqlite as ledger_file
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.replay import Replay, ReplayOptions
@@ -216,7 +216,7 @@ def test_a_full_disk_is_an_error_and_loses_no_memory(
     spectron: RunningServer, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
     """Wherever it is met: when planning, when intending, when keeping a receipt."""
-    connect = ledger_module._connect
+    connect = ledger_file.connect
 
     def full(path: Path, *, read_only: bool) -> sqlite3.Connection:
         connection = connect(path, read_only=read_only)
@@ -225,12 +225,12 @@ def test_a_full_disk_is_an_error_and_loses_no_memory(
             connection.execute(f"PRAGMA max_page_count = {pages + room}")
         return connection
 
-    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(30)])
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(60)])
     with monkeypatch.context() as patched:
-        patched.setattr(ledger_module, "_connect", full)
+        patched.setattr(ledger_file, "connect", full)
         with pytest.raises(InputError, match="cannot be written: database or disk is full"):
             replay_in_no_time(spectron, tmp_path / "state", dump)
     done = replay_in_no_time(spectron, tmp_path / "state", dump)
     assert ExitCode.DONE == done.exit_code
-    assert 30 == len(set(texts(spectron, user)))
-    assert 30 == len(texts(spectron, user))
+    assert 60 == len(set(texts(spectron, user)))
+    assert 60 == len(texts(spectron, user))

@@ -13,6 +13,7 @@ from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.migration.replay import ReplayOptions
 from spectron_migrate.records import Filters
 from tests.mem0.qdrant_points import uuid
+from tests.support.ledgers import OF_MEMORY, facts_of
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.scene import NOON, Scene
 from tests.support.spectron import replay
@@ -69,7 +70,7 @@ def test_what_comes_later_than_the_settle_time_supersedes_nothing(scene: Scene) 
     assert (1, 1) == (done.written, done.late)
     assert ["now", "long before"] == scene.texts
     with Ledger.open_for_reading(scene.state) as ledger:
-        row = ledger.db.execute("SELECT infer FROM fact WHERE mem0_id = ?", (uuid(2),)).fetchone()
+        row = facts_of(ledger, "version.mem0_id = ?", uuid(2))[0]
     assert "none" == row["infer"]
 
 
@@ -207,10 +208,10 @@ def test_the_comparison_finds_what_the_ledger_does_not_know(scene: Scene, tmp_pa
     rounds = scene.rounds()
     scene.round(rounds)
     with Ledger.open_for_writing(scene.state) as ledger, ledger.transaction() as db:
-        db.execute("UPDATE fact SET text_digest = 'other' WHERE mem0_id = ?", (uuid(1),))
-        db.execute("UPDATE fact SET state = 'undecidable' WHERE mem0_id = ?", (uuid(2),))
+        db.execute("UPDATE version SET digest = 'other' WHERE mem0_id = ?", (uuid(1),))
+        db.execute(f"UPDATE fact SET state = 'undecidable' WHERE {OF_MEMORY}", (uuid(2),))
         db.execute("UPDATE memory SET mem0_id = 'unheard of' WHERE mem0_id = ?", (uuid(3),))
-        db.execute("UPDATE fact SET mem0_id = 'unheard of' WHERE mem0_id = ?", (uuid(3),))
+        db.execute("UPDATE version SET mem0_id = 'unheard of' WHERE mem0_id = ?", (uuid(3),))
     done = scene.round(rounds, compare=True)
     assert done.compared is not None
     assert (2, 1, 1) == (done.compared.missing, done.compared.undecided, done.compared.extra)

@@ -65,7 +65,7 @@ def plan_one(number: int, state: Path, dump: Path, now: datetime, *, send: bool)
         if send:
             with ledger.transaction():
                 ledger.db.execute(
-                    "UPDATE fact SET state = 'written', sent_after = recorded_at WHERE plan = ? AND state = 'planned'",
+                    "UPDATE fact SET state = 'written', was_sent = 1 WHERE plan = ? AND state = 'planned'",
                     (planned.id,),
                 )
 
@@ -88,9 +88,9 @@ def test_no_memory_is_sent_from_two_shards_and_none_is_left_out(
             for number in order:
                 plan_one(number, state, dump, now, send=sends[number])
         opened = ledgers(state)
-        sent = [{row[0] for row in one.db.execute(f"SELECT mem0_id FROM fact WHERE {SENT}")} for one in opened]
+        sent = [{row[0] for row in one.db.execute(f"{_IDS} WHERE {SENT}")} for one in opened]
         waiting = [{row[0] for row in one.db.execute(_WAITING)} for one in opened]
-        known = {row[0] for one in opened for row in one.db.execute("SELECT mem0_id FROM fact")}
+        known = {row[0] for one in opened for row in one.db.execute(_IDS)}
         for one in opened:
             one.close()
     for mem0_id in known:
@@ -103,4 +103,5 @@ def test_no_memory_is_sent_from_two_shards_and_none_is_left_out(
     assert readable <= set().union(*sent, *waiting)
 
 
-_WAITING = "SELECT mem0_id FROM fact WHERE state = 'planned'"
+_IDS = "SELECT mem0_id FROM fact JOIN version ON version.id = fact.id"
+_WAITING = f"{_IDS} WHERE state = 'planned'"

@@ -30,6 +30,7 @@ from spectron_migrate.ledger.schema import STORED
 from spectron_migrate.local.faults import REQUEST
 from spectron_migrate.mapping import ScopeMapping, covers
 from spectron_migrate.records import Memory, Placement, same_text, selector_of
+from tests.support.ledgers import facts_of
 from tests.support.proxy import Fault, Seen
 
 MOVED = "moved to another scope"
@@ -71,11 +72,7 @@ def server_sessions(database: Path) -> dict[str, int]:
 def ledger_facts(state: Path) -> list[dict[str, Any]]:
     """Every fact of the ledger, with its session and whether its memory's tombstone stands."""
     with Ledger.open_for_reading(state) as ledger:
-        rows = ledger.db.execute(
-            "SELECT fact.*, session.server_id, memory.tombstoned_at, memory.is_message FROM fact"
-            " LEFT JOIN session ON session.id = fact.session LEFT JOIN memory ON memory.mem0_id = fact.mem0_id"
-        ).fetchall()
-    return [dict(row) for row in rows]
+        return facts_of(ledger)
 
 
 def judge(
@@ -111,7 +108,7 @@ def _claims(facts: list[dict[str, Any]], turns: Mapping[str, Turn]) -> Iterable[
         if turn.id in claimed:
             yield f"I2: turn {turn.id} is claimed by {claimed[turn.id]} and by {name}"
         claimed[turn.id] = name
-        if turn.session != fact["server_id"] or not same_text(turn.text, json.loads(fact["body"])["text"]):
+        if turn.session != fact["server_id"] or not same_text(turn.text, fact["text"]):
             yield f"I1: {name} claims a turn of another session or text: {turn}"
         if turn.paths != {path for clause in selector_of(fact["selector"]) for path in clause}:
             yield f"I7: {name} belongs to {fact['selector']} and lies in {sorted(turn.paths)}"
@@ -120,7 +117,7 @@ def _claims(facts: list[dict[str, Any]], turns: Mapping[str, Turn]) -> Iterable[
 def strangers(facts: list[dict[str, Any]], turns: Mapping[str, Turn], *, finished: bool) -> Iterable[str]:
     """I2: what nobody claims. Before the end one send a lane and stream may be undecided."""
     known = {fact["turn_id"] for fact in facts} | {fact["candidate"] for fact in facts}
-    known |= {turn for fact in facts if fact["residue"] for turn in json.loads(fact["residue"])}
+    known |= {turn for fact in facts if fact["residue"] for turn in fact["residue"]}
     unsure = {fact["server_id"] for fact in facts if fact["state"] in ("intended", "undecidable")}
     for turn in turns.values():
         if turn.id not in known and (finished or turn.session not in unsure):
@@ -171,7 +168,7 @@ def _all_named(facts: list[dict[str, Any]], memories: Iterable[Memory], mapping:
         placed = mapping.map_memory(memory)
         if MOVED in (found["reason"] or "") or not isinstance(placed, Placement):
             continue
-        if found["body"] and json.loads(found["body"])["text"] != memory.memory:
+        if found["text"] is not None and found["text"] != memory.memory:
             yield f"I1: the newest version of {memory.id} is not its text"
         if found["tombstoned_at"]:
             yield f"I9: {memory.id} is in Mem0 and its tombstone stands"
@@ -286,15 +283,7 @@ class Watch:
     def _undecided(self, key: str) -> list[dict[str, Any]]:
         """What the ledger holds at this moment under the key, and all that is intended."""
         with Ledger.open_for_reading(self.state) as ledger:
-            rows = ledger.db.execute(
-                "SELECT fact.*, coalesce(batch.key, fact.key) AS sent_key,"
-                " coalesce(batch.body, fact.body) AS sent_body, session.server_id, memory.tombstoned_at"
-                " FROM fact JOIN session ON session.id = fact.session"
-                " JOIN memory ON memory.mem0_id = fact.mem0_id LEFT JOIN batch ON batch.id = fact.batch"
-                " WHERE fact.state = 'intended' OR sent_key = ?",
-                (key,),
-            ).fetchall()
-        return [dict(row) for row in rows]
+            return facts_of(ledger, "fact.state = 'intended' OR request.key = ?", key)
 
     def _alone(self, mine: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         """I6."""

@@ -10,6 +10,7 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.verify.options import VerifyOptions
+from tests.support.ledgers import facts_of
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.support import FILLED_TEXTS, Filled, failed_gates, named_findings, tampering, verify
 
@@ -108,12 +109,10 @@ def test_turns_of_failed_writes_are_residue_until_accepted(spectron: RunningServ
     replay(spectron, tmp_path / "state", [dump])
     with Ledger.open_for_writing(tmp_path / "state") as ledger, ledger.transaction() as db:
         # As if the server had stored the text twice for one write, and delivery had found that out.
-        db.execute(
-            "UPDATE fact SET residue = json_array((SELECT turn_id FROM fact WHERE mem0_id = ?)), turn_id = ?"
-            " WHERE mem0_id = ?",
-            (f"{user}-0001", "turn-gone", f"{user}-0001"),
-        )
-        db.execute("UPDATE fact SET residue = NULL WHERE mem0_id = ?", (f"{user}-0000",))
+        written = facts_of(ledger, "version.mem0_id = ?", f"{user}-0001")[0]
+        residue = (written["session"], written["turn_id"], written["id"])
+        db.execute("INSERT INTO residue(session, turn_id, fact) VALUES (?, ?, ?)", residue)
+        db.execute("UPDATE receipt SET turn_id = 'turn-gone' WHERE fact = ?", (written["id"],))
     summary = verify(spectron, tmp_path / "state", [dump])
     accepted = verify(spectron, tmp_path / "state", [dump], VerifyOptions(accept_residue=True))
     assert 1 == summary.report["measured"]["integrity"]["residue"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.records import NullReporter
-from spectron_migrate.verify.expected import copy_receipts, record_expectations
+from spectron_migrate.verify.expected import index_receipts, record_expectations
 from spectron_migrate.verify.options import Query, VerifyOptions
 from spectron_migrate.verify.queries import generate_queries, load_queries
 from spectron_migrate.verify.workspace import Workspace
@@ -98,7 +99,7 @@ def test_a_missing_or_undecodable_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def work(spectron: RunningServer, user: str, tmp_path: Path) -> Workspace:
+def work(spectron: RunningServer, user: str, tmp_path: Path) -> Iterator[Workspace]:
     """Three users with 1, 3 and 20 memories."""
     rows = [
         memory(number, f"{user}{name}", f"Told about topic{name}{number} on day{number}")
@@ -107,11 +108,11 @@ def work(spectron: RunningServer, user: str, tmp_path: Path) -> Workspace:
     ]
     dump = write_raw(tmp_path / "all.json", rows)
     replay(spectron, tmp_path / "state", [dump])
-    work = Workspace.open(tmp_path / "verify.db", about="x", not_before="", now="2025")
     with Ledger.open_for_reading(tmp_path / "state") as ledger:
-        copy_receipts(work, [ledger], seed=0, reporter=NullReporter())
+        work = Workspace.open(tmp_path / "verify.db", [ledger], about="x", not_before="", now="2025")
+        index_receipts(work, seed=0, reporter=NullReporter())
         record_expectations(work, [ledger], None, load_mapping(None), VerifyOptions(), reporter=NullReporter())
-    return work
+        yield work
 
 
 @pytest.mark.parametrize(("n", "shares"), [(2, 2), (9, 9), (24, 24), (500, 24)])

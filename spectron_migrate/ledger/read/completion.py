@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
@@ -12,23 +14,16 @@ MOST = 50
 TIME_LIMIT_S = 0.2
 
 IdKind = Literal["user_id", "agent_id", "run_id", "undecidable memory", "migration", "scope"]
-_OWNER = (
-    "SELECT DISTINCT json_extract(record, '$.{field}') AS owner FROM memory"
-    " WHERE owner GLOB ? AND owner IS NOT NULL LIMIT ?"
-)
 _QUERIES: dict[IdKind, str] = {
-    "user_id": _OWNER.format(field="user_id"),
-    "agent_id": _OWNER.format(field="agent_id"),
-    "run_id": _OWNER.format(field="run_id"),
-    "undecidable memory": "SELECT DISTINCT mem0_id FROM fact WHERE state = 'undecidable' AND mem0_id GLOB ? LIMIT ?",
-    "migration": "SELECT id FROM migration WHERE id GLOB ? LIMIT ?",
-    "scope": "SELECT path FROM scope WHERE created_by_us = 1 AND path GLOB ? ORDER BY path LIMIT ?",
+    "undecidable memory": "SELECT DISTINCT mem0_id FROM fact JOIN version ON version.id = fact.id"
+    " WHERE state = 'undecidable' AND substr(mem0_id, 1, length(?)) = ? LIMIT ?",
+    "migration": "SELECT id FROM migration WHERE substr(id, 1, length(?)) = ? LIMIT ?",
+    "scope": "SELECT path FROM scope WHERE created_by_us = 1 AND substr(path, 1, length(?)) = ? ORDER BY path LIMIT ?",
 }
 
 
 def ids_beginning_with(prefix: str, kind: IdKind, state: Path) -> list[str]:
     """At most 50 ids in all ledgers of a state directory, sorted; none where there is no ledger. Raises nothing."""
-    pattern = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in prefix) + "*"
     deadline = time.monotonic() + TIME_LIMIT_S
     found: set[str] = set()
     for path in (state / "ledger.db", *sorted(state.glob("shard-*/ledger.db"))):
@@ -37,8 +32,21 @@ def ids_beginning_with(prefix: str, kind: IdKind, state: Path) -> list[str]:
         try:
             with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0.05)) as db:
                 db.set_progress_handler(lambda: time.monotonic() > deadline, 1000)
-                for row in db.execute(_QUERIES[kind], (pattern, MOST)):
-                    found.add(str(row[0]))
-        except sqlite3.Error:
-            continue  # not a ledger, or out of time: what was found so far is returned
+                for word in _ids(db, prefix, kind):
+                    found.add(word)
+                    if len(found) >= MOST:
+                        break
+        except (sqlite3.Error, ValueError):
+            continue  # not a ledger of this format, or out of time: what was found so far is returned
     return sorted(found)[:MOST]
+
+
+def _ids(db: sqlite3.Connection, prefix: str, kind: IdKind) -> Iterator[str]:
+    if kind in _QUERIES:
+        for row in db.execute(_QUERIES[kind], (prefix, prefix, MOST)):
+            yield str(row[0])
+        return
+    for row in db.execute("SELECT record FROM memory"):
+        owner = json.loads(row[0]).get(kind)
+        if owner is not None and str(owner).startswith(prefix):
+            yield str(owner)

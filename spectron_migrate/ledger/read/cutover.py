@@ -7,12 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from spectron_migrate.ledger.ledger import Ledger
-from spectron_migrate.ledger.messages import FACTS
-from spectron_migrate.ledger.schema import STORED, marks
+from spectron_migrate.ledger.schema import CARRIER, FACTS, IS_CURRENT, STORED, UNDECIDED, marks
 from spectron_migrate.records import ENTITY_IDS
-
-UNDECIDED_STATES = ("planned", "intended", "undecidable")
-"""States in which the text is not in Spectron yet, or nobody can say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +46,7 @@ def count_undecided(ledgers: Sequence[Ledger]) -> Undecided:
         sum(
             ledger.db.execute("SELECT count(*) FROM fact WHERE state = ?", (state,)).fetchone()[0] for ledger in ledgers
         )
-        for state in UNDECIDED_STATES
+        for state in UNDECIDED
     ]
     return Undecided(*counts)
 
@@ -64,9 +60,8 @@ def owners_behind(ledgers: Sequence[Ledger], most: int, short: Sequence[str]) ->
     owners: set[str] = set()
     for ledger in ledgers:
         rows = ledger.db.execute(
-            "SELECT record, moved_from FROM fact JOIN memory USING (mem0_id)"
-            f" WHERE state IN ({marks(UNDECIDED_STATES)}) LIMIT ?",
-            (*UNDECIDED_STATES, most * 4),
+            f"SELECT record, moved_from FROM {FACTS} WHERE state IN ({marks(UNDECIDED)}) LIMIT ?",
+            (*UNDECIDED, most * 4),
         ).fetchall()
         if len(rows) + len(short) >= most * 4:
             return None
@@ -83,7 +78,7 @@ def owners_behind(ledgers: Sequence[Ledger], most: int, short: Sequence[str]) ->
 def count_living(ledgers: Sequence[Ledger]) -> int:
     """How many memories the ledgers hold for existing in Mem0."""
     return sum(
-        ledger.db.execute("SELECT count(*) FROM memory WHERE tombstoned_at IS NULL AND NOT is_message").fetchone()[0]
+        ledger.db.execute("SELECT count(*) FROM memory WHERE tombstoned_at IS NULL AND is_message = 0").fetchone()[0]
         for ledger in ledgers
     )
 
@@ -93,13 +88,10 @@ def refused_memories(ledgers: Sequence[Ledger]) -> dict[str, str]:
     found: dict[str, str] = {}
     for ledger in ledgers:
         rows = ledger.db.execute(
-            "SELECT mem0_id, version, reason FROM fact WHERE state = 'refused'"
-            " AND NOT EXISTS (SELECT 1 FROM fact AS later"
-            "  WHERE later.mem0_id = fact.mem0_id AND later.version > fact.version)"
-            " AND EXISTS (SELECT 1 FROM memory WHERE memory.mem0_id = fact.mem0_id AND tombstoned_at IS NULL)"
-            " ORDER BY mem0_id"
+            f"SELECT memory.mem0_id, number, reason FROM {FACTS} WHERE state = 'refused' AND {IS_CURRENT}"
+            " ORDER BY memory.mem0_id"
         )
-        found |= {row["mem0_id"]: f"version {row['version']}: {row['reason'] or ''}" for row in rows}
+        found |= {row["mem0_id"]: f"version {row['number']}: {row['reason'] or ''}" for row in rows}
     return found
 
 
@@ -121,8 +113,8 @@ def will_not_expire(ledgers: Sequence[Ledger]) -> dict[str, str]:
     for ledger in ledgers:
         rows = ledger.db.execute(
             "SELECT mem0_id, expires FROM memory WHERE expires IS NOT NULL AND tombstoned_at IS NULL"
-            f" AND NOT is_message AND EXISTS (SELECT 1 FROM {FACTS} WHERE made.mem0_id = memory.mem0_id"
-            f" AND fact.state IN ({marks(STORED)})) ORDER BY mem0_id",
+            f" AND is_message = 0 AND EXISTS (SELECT 1 FROM version JOIN fact ON fact.id = version.id JOIN {CARRIER}"
+            f" WHERE version.mem0_id = memory.mem0_id AND carrier.state IN ({marks(STORED)})) ORDER BY mem0_id",
             STORED,
         )
         found |= {row["mem0_id"]: row["expires"] for row in rows}
@@ -132,38 +124,38 @@ def will_not_expire(ledgers: Sequence[Ledger]) -> dict[str, str]:
 def stale_texts(ledger: Ledger) -> Iterator[StaleText]:
     """Texts in Spectron of memories that Mem0 has deleted, no longer shows, or has another text of."""
     rows = ledger.db.execute(
-        "SELECT made.mem0_id, made.version, fact.selector, tombstoned_at, fact.turn_id,"
-        f" coalesce(json_extract(record, '$.state'), 'active') AS now FROM {FACTS}"
-        " JOIN memory ON memory.mem0_id = made.mem0_id"
-        f" WHERE NOT is_message AND fact.state IN ({marks(STORED)}) AND (tombstoned_at IS NOT NULL OR now != 'active'"
-        "  OR EXISTS (SELECT 1 FROM fact AS later WHERE later.mem0_id = made.mem0_id AND later.version > made.version))"
-        " ORDER BY made.mem0_id, made.version",
+        "SELECT memory.mem0_id, number, selector.text AS selector, tombstoned_at, receipt.turn_id, mem0_state"
+        f" FROM {FACTS} JOIN {CARRIER} JOIN selector ON selector.no = carrier.selector"
+        " LEFT JOIN receipt ON receipt.fact = carrier.id"
+        f" WHERE is_message = 0 AND carrier.state IN ({marks(STORED)})"
+        f" AND (mem0_state != 'active' OR NOT ({IS_CURRENT})) ORDER BY memory.mem0_id, number",
         STORED,
     )
     for row in rows:
         yield StaleText(
-            row["mem0_id"], row["version"], row["selector"], row["tombstoned_at"], row["now"], row["turn_id"]
+            row["mem0_id"], row["number"], row["selector"], row["tombstoned_at"], row["mem0_state"], row["turn_id"]
         )
 
 
 def living_selectors(ledger: Ledger) -> set[str]:
     """Selectors to which something was stored that Mem0 still has."""
     rows = ledger.db.execute(
-        "SELECT DISTINCT selector FROM fact JOIN memory USING (mem0_id)"
-        f" WHERE fact.state IN ({marks(STORED)}) AND tombstoned_at IS NULL"
-        "  AND coalesce(json_extract(record, '$.state'), 'active') = 'active' AND NOT EXISTS"
-        "  (SELECT 1 FROM fact AS later WHERE later.mem0_id = fact.mem0_id AND later.version > fact.version)",
+        "SELECT text FROM selector WHERE no IN"
+        f" (SELECT selector FROM {FACTS} WHERE state IN ({marks(STORED)}) AND mem0_state = 'active' AND {IS_CURRENT})",
         STORED,
     )
-    return {row["selector"] for row in rows}
+    return {row["text"] for row in rows}
 
 
 def selectors_in_use(ledgers: Sequence[Ledger]) -> list[str]:
     """Every selector to which something is, or may be, in Spectron."""
     found: set[str] = set()
     for ledger in ledgers:
-        rows = ledger.db.execute("SELECT DISTINCT selector FROM fact WHERE state NOT IN ('skipped', 'refused')")
-        found.update(row["selector"] for row in rows)
+        rows = ledger.db.execute(
+            "SELECT text FROM selector WHERE no IN"
+            " (SELECT selector FROM fact WHERE state NOT IN ('skipped', 'refused'))"
+        )
+        found.update(row["text"] for row in rows)
     return sorted(found)
 
 

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from spectron_migrate.ledger.ledger import Ledger
-from spectron_migrate.ledger.messages import FACTS
 from spectron_migrate.ledger.plan import LIVE
-from spectron_migrate.ledger.schema import SENT, STORED, marks
+from spectron_migrate.ledger.schema import CARRIER, FACTS, SENT, STORED, marks
 from spectron_migrate.records import Memory
 
 
@@ -36,30 +35,45 @@ class LastVersion:
 def last_version(ledger: Ledger, mem0_id: str) -> LastVersion | None:
     """The newest text of one memory; None where the ledger does not know the memory."""
     row = ledger.db.execute(
-        "SELECT fact.version, fact.text_digest, fact.text_at, fact.recorded_at, fact.reason, fact.selector,"
-        f" fact.message, coalesce(sent.state, fact.state) AS state, tombstoned_at, EXISTS (SELECT 1 FROM {FACTS}"
-        f"  WHERE made.mem0_id = memory.mem0_id AND fact.state IN ({marks(STORED)})) AS any_stored"
-        " FROM fact JOIN memory USING (mem0_id) LEFT JOIN fact AS sent ON sent.mem0_id = fact.message"
-        " WHERE fact.mem0_id = ? ORDER BY fact.version DESC LIMIT 1",
+        "SELECT version.number, version.digest, version.text_at, version.recorded_at, carrier.state, fact.reason,"
+        " coalesce(selector.text, '[]') AS selector, tombstoned_at, whole.mem0_id AS message,"
+        f" EXISTS (SELECT 1 {_ALL} WHERE own.mem0_id = memory.mem0_id AND carrier.state IN ({marks(STORED)})) AS stored"
+        f" FROM {FACTS} JOIN {CARRIER} LEFT JOIN selector ON selector.no = fact.selector"
+        " LEFT JOIN version AS whole ON whole.id = fact.message"
+        " WHERE memory.mem0_id = ? AND version.number = newest_version",
         (*STORED, mem0_id),
     ).fetchone()
     if row is None:
         return None
-    values = {name: row[name] for name in _LAST}
-    return LastVersion(**values, any_stored=bool(row["any_stored"]))
+    return LastVersion(
+        version=row["number"],
+        text_digest=row["digest"],
+        text_at=row["text_at"],
+        recorded_at=row["recorded_at"],
+        state=row["state"],
+        reason=row["reason"],
+        selector=row["selector"],
+        tombstoned_at=row["tombstoned_at"],
+        any_stored=bool(row["stored"]),
+        message=row["message"],
+    )
 
 
-_LAST = ("version", "text_digest", "text_at", "recorded_at", "state", "reason", "selector", "tombstoned_at", "message")
+_ALL = f"FROM version AS own JOIN fact ON fact.id = own.id JOIN {CARRIER}"
 
 
 def is_known(ledger: Ledger, mem0_id: str) -> bool:
     """Whether the memory was ever planned or skipped."""
-    return ledger.db.execute("SELECT 1 FROM fact WHERE mem0_id = ?", (mem0_id,)).fetchone() is not None
+    return ledger.db.execute("SELECT 1 FROM version WHERE mem0_id = ?", (mem0_id,)).fetchone() is not None
 
 
 def was_sent(ledger: Ledger, mem0_id: str) -> bool:
     """Whether any version of the memory is, or may be, in Spectron."""
-    row = ledger.db.execute(f"SELECT 1 FROM fact WHERE mem0_id = ? AND state IN ({marks(SENT)})", (mem0_id, *SENT))
+    row = ledger.db.execute(
+        "SELECT 1 FROM version JOIN fact ON fact.id = version.id"
+        f" WHERE mem0_id = ? AND state IN ({marks(SENT)}) LIMIT 1",
+        (mem0_id, *SENT),
+    )
     return row.fetchone() is not None
 
 
@@ -88,8 +102,8 @@ class KnownDigests:
 def known_digests(ledger: Ledger, mem0_id: str) -> KnownDigests | None:
     """None where the ledger does not know the memory."""
     row = ledger.db.execute(
-        "SELECT digest, tombstoned_at, (SELECT text_digest FROM fact WHERE fact.mem0_id = memory.mem0_id"
-        " ORDER BY version DESC LIMIT 1) AS text FROM memory WHERE mem0_id = ?",
+        "SELECT memory.digest, tombstoned_at, version.digest AS text FROM memory LEFT JOIN version"
+        " ON version.mem0_id = memory.mem0_id AND number = newest_version WHERE memory.mem0_id = ?",
         (mem0_id,),
     ).fetchone()
     return KnownDigests(row["digest"], row["text"], row["tombstoned_at"] is not None) if row else None
@@ -98,8 +112,33 @@ def known_digests(ledger: Ledger, mem0_id: str) -> KnownDigests | None:
 def was_read_after(ledger: Ledger, mem0_id: str, moment: str) -> bool:
     """Whether the newest text of the memory came from a reading of Mem0 that began after this moment."""
     found = ledger.db.execute(
-        "SELECT scan.began FROM fact JOIN scan ON scan.id = fact.scan WHERE fact.mem0_id = ? AND scan.kind != ?"
-        " AND fact.version = (SELECT max(version) FROM fact AS other WHERE other.mem0_id = fact.mem0_id)",
+        "SELECT scan.began FROM memory JOIN version ON version.mem0_id = memory.mem0_id AND number = newest_version"
+        " JOIN scan ON scan.no = version.scan WHERE memory.mem0_id = ? AND scan.kind != ?",
         (mem0_id, LIVE),
     ).fetchone()
     return found is not None and found["began"] is not None and moment < found["began"]
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryText:
+    """One text of a memory's history."""
+
+    number: int
+    text: str
+    text_at: str | None
+
+
+def texts_of_memory(ledger: Ledger, mem0_id: str) -> list[MemoryText]:
+    """The texts of a memory that were planned, oldest first."""
+    rows = ledger.db.execute(
+        "SELECT number, text, text_at FROM version WHERE mem0_id = ? AND text IS NOT NULL ORDER BY number", (mem0_id,)
+    )
+    return [MemoryText(row["number"], row["text"], row["text_at"]) for row in rows]
+
+
+def shown_memory(ledger: Ledger, mem0_id: str) -> tuple[Memory, bool] | None:
+    """A memory as Mem0 last showed it, and whether it still had it; None for an unknown one and for a message."""
+    row = ledger.db.execute(
+        "SELECT record, tombstoned_at FROM memory WHERE mem0_id = ? AND is_message = 0", (mem0_id,)
+    ).fetchone()
+    return (Memory.from_json(json.loads(row["record"])), row["tombstoned_at"] is None) if row else None

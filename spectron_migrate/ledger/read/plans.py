@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from spectron_migrate.ledger.ledger import Ledger
-from spectron_migrate.ledger.messages import FACTS
-from spectron_migrate.ledger.schema import STORED, marks
+from spectron_migrate.ledger.schema import CARRIER, STORED, marks
 
 LISTED = 100
 """Items of a list that are carried in a summary; the count and the file have the rest."""
@@ -79,12 +77,13 @@ def skipped_by_reason(ledger: Ledger, plan: int) -> dict[str, int]:
 def will_not_expire(ledger: Ledger, plan: int) -> list[str]:
     """Ids of memories that would expire in Mem0 and that are, or will be, in Spectron for good by this plan."""
     rows = ledger.db.execute(
-        "SELECT mem0_id FROM memory WHERE expires IS NOT NULL AND NOT is_message AND EXISTS"
-        f" (SELECT 1 FROM {FACTS} WHERE made.mem0_id = memory.mem0_id AND +fact.plan = ?"
-        "  AND fact.state IN ('planned', 'intended', 'written', 'stored_not_extracted')) ORDER BY mem0_id",
+        "SELECT mem0_id FROM memory WHERE expires IS NOT NULL AND is_message = 0 AND EXISTS"
+        f" (SELECT 1 FROM version JOIN fact ON fact.id = version.id JOIN {CARRIER}"
+        "  WHERE version.mem0_id = memory.mem0_id AND +carrier.plan = ?"
+        "  AND carrier.state IN ('planned', 'intended', 'written', 'stored_not_extracted')) ORDER BY mem0_id",
         (plan,),
     )
-    return [row[0] for row in rows]
+    return [row["mem0_id"] for row in rows]
 
 
 def scopes_and_lanes(ledger: Ledger, plan: int) -> tuple[int, int]:
@@ -96,25 +95,31 @@ def scopes_and_lanes(ledger: Ledger, plan: int) -> tuple[int, int]:
 def named_facts(ledger: Ledger, plan: int, states: Sequence[str], limit: int | None = None) -> Iterator[NamedFact]:
     """Facts of the plan in these states, by id."""
     rows = ledger.db.execute(
-        f"SELECT mem0_id, version, state, reason FROM fact WHERE plan = ? AND state IN ({marks(states)})"
-        " ORDER BY mem0_id, version LIMIT ?",
-        (plan, *states, -1 if limit is None else limit),
+        "SELECT mem0_id, number, state, reason FROM fact JOIN version ON version.id = fact.id"
+        f" WHERE plan = ? AND state IN ({marks(states)}) ORDER BY mem0_id, number"
+        + (" LIMIT ?" if limit is not None else ""),
+        (plan, *states) if limit is None else (plan, *states, limit),
     )
-    return (NamedFact(row["mem0_id"], row["version"], row["state"], row["reason"]) for row in rows)
+    return (NamedFact(row["mem0_id"], row["number"], row["state"], row["reason"]) for row in rows)
 
 
 def was_planned(ledger: Ledger, dump_digest: str) -> bool:
     """Whether a finished plan was made of exactly this dump."""
-    row = ledger.db.execute("SELECT 1 FROM plan WHERE scan = ? AND complete = 1 LIMIT 1", (dump_digest,)).fetchone()
+    row = ledger.db.execute(
+        "SELECT 1 FROM plan JOIN scan ON scan.no = plan.scan WHERE scan.id = ? AND plan.complete = 1 LIMIT 1",
+        (dump_digest,),
+    ).fetchone()
     return row is not None
 
 
 def target_paths(ledger: Ledger, plan: int) -> list[str]:
     """Every path that a fact of the plan is, or will be, written to."""
     rows = ledger.db.execute(
-        "SELECT DISTINCT selector FROM fact WHERE plan = ? AND state IN ('planned', 'intended')", (plan,)
+        "SELECT DISTINCT path FROM selector_path WHERE selector IN"
+        " (SELECT selector FROM fact WHERE plan = ? AND state IN ('planned', 'intended')) ORDER BY path",
+        (plan,),
     )
-    return sorted({path for row in rows for clause in json.loads(row["selector"]) for path in clause})
+    return [row["path"] for row in rows]
 
 
 def foreign_paths(ledger: Ledger, paths: Sequence[str]) -> list[str]:
@@ -131,8 +136,9 @@ def foreign_paths(ledger: Ledger, paths: Sequence[str]) -> list[str]:
 def would_come_late(ledger: Ledger, plan: int, lane: str, key: str, mem0_id: str) -> bool:
     """Whether the plan sends something of the lane that is newer than a memory which was never sent."""
     row = ledger.db.execute(
-        "SELECT EXISTS(SELECT 1 FROM fact WHERE state = 'planned' AND lane = ?1 AND infer = 'full' AND plan = ?2"
-        " AND order_key > ?3) AND NOT EXISTS(SELECT 1 FROM fact WHERE mem0_id = ?4 AND sent_after IS NOT NULL)",
+        "SELECT EXISTS(SELECT 1 FROM fact WHERE state = 'planned' AND lane = (SELECT no FROM lane WHERE name = ?)"
+        "  AND infer = 'full' AND plan = ? AND order_key > ?)"
+        " AND NOT EXISTS(SELECT 1 FROM version JOIN fact ON fact.id = version.id WHERE mem0_id = ? AND was_sent = 1)",
         (lane, plan, key, mem0_id),
     ).fetchone()
     return bool(row[0])

@@ -1,20 +1,25 @@
-"""What is in Spectron, and under which ids: receipts as streams, so that memory use stays flat."""
+"""What is in Spectron, and under which ids; pages and streams, so that memory use stays flat."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from sqlite3 import Row
 
 from spectron_migrate.ledger.ledger import Ledger
-from spectron_migrate.ledger.schema import STORED, marks
-from spectron_migrate.records import Infer, Json
+from spectron_migrate.ledger.schema import FACTS, IS_CURRENT, STORED, marks
+from spectron_migrate.records import ENTITY_IDS, Infer, Json
+
+_PAGE = 500
 
 
 @dataclass(frozen=True, slots=True)
 class ReceiptRow:
     """A stored version of a memory, with everything that tells it apart on the server."""
 
+    fact: int
     mem0_id: str
     version: int
     newest: bool
@@ -23,7 +28,7 @@ class ReceiptRow:
     text_at: str | None
     order_key: str
     selector: str
-    """Canonical JSON, as the ledger keeps it."""
+    """Canonical JSON."""
     run: str | None
     infer: Infer
     category: str | None
@@ -54,120 +59,210 @@ class OurSession:
 
 
 _RECEIPTS = (
-    "SELECT fact.mem0_id, fact.version, fact.body, fact.text_at, fact.order_key, fact.selector, fact.run, fact.infer,"
-    " fact.state, session.server_id, fact.turn_id, fact.chunk_id, fact.ids, fact.late,"
-    " session.echo IS NOT NULL AS echoed, memory.tombstoned_at IS NOT NULL AS tombstoned, memory.record,"
-    " NOT EXISTS (SELECT 1 FROM fact AS later WHERE later.mem0_id = fact.mem0_id AND later.version > fact.version)"
-    " AS newest"
-    " FROM fact JOIN session ON session.id = fact.session JOIN memory ON memory.mem0_id = fact.mem0_id"
-    f" WHERE fact.state IN ({', '.join('?' * len(STORED))})"
+    "SELECT fact.id, memory.mem0_id, number, number = newest_version AS newest, version.text, text_at, order_key,"
+    " selector.text AS selector, fact.run, fact.infer, category, fact.state, server_id, turn_id, chunk_id, late,"
+    " echo IS NOT NULL AS echoed, tombstoned_at IS NOT NULL AS tombstoned, record"
+    f" FROM {FACTS} JOIN receipt ON receipt.fact = fact.id JOIN session ON session.id = fact.session"
+    " JOIN selector ON selector.no = fact.selector"
+    " WHERE fact.state IN ('written', 'stored_not_extracted')"
 )
 
 
 def receipts(ledger: Ledger) -> Iterator[ReceiptRow]:
     """Every stored version, session by session, in the order they were sent."""
-    rows = ledger.db.execute(f"{_RECEIPTS} ORDER BY fact.session, fact.position", STORED)
+    rows = ledger.db.execute(f"{_RECEIPTS} ORDER BY fact.session, fact.position")
+    while page := rows.fetchmany(_PAGE):
+        yield from _with_ids(ledger, page)
+
+
+def receipts_of(ledger: Ledger, facts: Sequence[int]) -> Iterator[ReceiptRow]:
+    """Those of some facts that are stored, in no order."""
+    for start in range(0, len(facts), _PAGE):
+        some = facts[start : start + _PAGE]
+        rows = ledger.db.execute(f"{_RECEIPTS} AND fact.id IN ({marks(some)})", tuple(some)).fetchall()
+        yield from _with_ids(ledger, rows)
+
+
+def receipts_in_session(ledger: Ledger, server_id: str) -> list[ReceiptRow]:
+    """What is stored in one session, in the order it was sent."""
+    rows = ledger.db.execute(f"{_RECEIPTS} AND server_id = ? ORDER BY fact.position", (server_id,)).fetchall()
+    return list(_with_ids(ledger, rows))
+
+
+def newest_receipt(ledger: Ledger, mem0_id: str) -> ReceiptRow | None:
+    """The newest stored text of a memory."""
+    rows = ledger.db.execute(f"{_RECEIPTS} AND memory.mem0_id = ? ORDER BY number DESC LIMIT 1", (mem0_id,)).fetchall()
+    return next(_with_ids(ledger, rows), None)
+
+
+def texts_of(ledger: Ledger, facts: Sequence[int]) -> Iterator[tuple[str, str]]:
+    """Mem0 id and text of some facts, in no order."""
+    for start in range(0, len(facts), _PAGE):
+        some = facts[start : start + _PAGE]
+        rows = ledger.db.execute(f"SELECT mem0_id, text FROM version WHERE id IN ({marks(some)})", tuple(some))
+        yield from ((row["mem0_id"], row["text"]) for row in rows.fetchall())
+
+
+def facts_made_into(ledger: Ledger, ids: Sequence[str]) -> dict[str, list[int]]:
+    """For each of Spectron's ids of turns, passages, entities and attributes the facts that it was made of."""
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for start in range(0, len(ids), _PAGE):
+        some = ids[start : start + _PAGE]
+        for row in ledger.db.execute(
+            f"SELECT DISTINCT id, fact FROM receipt_id WHERE id IN ({marks(some)})", tuple(some)
+        ):
+            found[row["id"]].append(row["fact"])
+    return dict(found)
+
+
+def extracted_ids(ledger: Ledger, facts: Sequence[int]) -> dict[int, list[str]]:
+    """The entities and attributes of each fact, by id."""
+    found: defaultdict[int, list[str]] = defaultdict(list)
+    for row in ledger.db.execute(
+        f"SELECT fact, id FROM extracted WHERE fact IN ({marks(facts)}) ORDER BY fact, id", tuple(facts)
+    ):
+        found[row["fact"]].append(row["id"])
+    return found
+
+
+def _with_ids(ledger: Ledger, rows: Iterable[Row]) -> Iterator[ReceiptRow]:
+    rows = list(rows)
+    ids = extracted_ids(ledger, [row["id"] for row in rows])
     for row in rows:
-        record, body = json.loads(row["record"]), json.loads(row["body"])
+        record = json.loads(row["record"])
         yield ReceiptRow(
+            fact=row["id"],
             mem0_id=row["mem0_id"],
-            version=row["version"],
+            version=row["number"],
             newest=bool(row["newest"]),
-            text=str(body["text"]),
+            text=row["text"],
             text_at=row["text_at"],
             order_key=row["order_key"],
             selector=row["selector"],
             run=row["run"],
             infer=row["infer"],
-            category=body.get("memory_category"),
+            category=row["category"],
             state=row["state"],
             session_id=row["server_id"],
             turn_id=row["turn_id"],
             chunk_id=row["chunk_id"],
-            ids=tuple(json.loads(row["ids"])) if row["ids"] else (),
+            ids=tuple(ids.get(row["id"], ())),
             late=bool(row["late"]),
             echoed=bool(row["echoed"]),
             tombstoned=bool(row["tombstoned"]),
-            owners={name: record[name] for name in ("user_id", "agent_id", "app_id", "run_id") if record.get(name)},
+            owners={name: record[name] for name in ENTITY_IDS if record.get(name)},
         )
 
 
-def memories_in_messages(ledger: Ledger) -> Iterator[tuple[str, str, str]]:
-    """Memories that Mem0 has and that are in the turn of a message, that message, and their texts."""
+# -- messages ---------------------------------------------------------------------------------------------
+
+
+def message_of(ledger: Ledger, mem0_id: str) -> str | None:
+    """The message in whose turn the newest text of a memory is; None for a memory of its own."""
+    row = ledger.db.execute(
+        f"SELECT whole.mem0_id FROM {FACTS} JOIN version AS whole ON whole.id = fact.message"
+        f" WHERE memory.mem0_id = ? AND {IS_CURRENT}",
+        (mem0_id,),
+    ).fetchone()
+    return str(row["mem0_id"]) if row else None
+
+
+def texts_in_message(ledger: Ledger, message_id: str) -> list[str]:
+    """The texts of the memories in the turn of a message; none for a memory of its own."""
     rows = ledger.db.execute(
-        "SELECT fact.mem0_id, message, body FROM fact JOIN memory USING (mem0_id) WHERE message IS NOT NULL"
-        " AND tombstoned_at IS NULL AND NOT EXISTS (SELECT 1 FROM fact AS later"
-        "  WHERE later.mem0_id = fact.mem0_id AND later.version > fact.version)"
+        f"SELECT version.text FROM {FACTS} JOIN version AS whole ON whole.id = fact.message"
+        f" WHERE whole.mem0_id = ? AND {IS_CURRENT} ORDER BY memory.mem0_id",
+        (message_id,),
     )
-    return ((row["mem0_id"], row["message"], str(json.loads(row["body"])["text"])) for row in rows)
+    return [row["text"] for row in rows]
+
+
+# -- sessions and turns -----------------------------------------------------------------------------------
 
 
 def claimed_turns(ledger: Ledger, server_id: str) -> set[str]:
     """Turn ids of a session that have a receipt at this moment."""
     rows = ledger.db.execute(
-        "SELECT turn_id FROM fact JOIN session ON session.id = fact.session"
+        "SELECT turn_id FROM session JOIN fact ON fact.session = session.id JOIN receipt ON receipt.fact = fact.id"
         " WHERE server_id = ? AND turn_id IS NOT NULL",
         (server_id,),
     )
     return {row["turn_id"] for row in rows}
 
 
+_HAS_TURN = (
+    "EXISTS (SELECT 1 FROM fact JOIN receipt ON receipt.fact = fact.id"
+    " WHERE fact.session = session.id AND turn_id IS NOT NULL)"
+)
+
+
 def session_to_show(ledger: Ledger) -> tuple[str, set[str]] | None:
     """A session that the right server has: the newest with claimed turns and these, else the newest at all."""
     row = ledger.db.execute(
-        "SELECT session.id, server_id FROM session WHERE server_id IS NOT NULL ORDER BY EXISTS"
-        " (SELECT 1 FROM fact WHERE fact.session = session.id AND turn_id IS NOT NULL) DESC, session.id DESC LIMIT 1"
+        f"SELECT server_id FROM session WHERE server_id IS NOT NULL ORDER BY {_HAS_TURN} DESC, id DESC LIMIT 1"
     ).fetchone()
-    if row is None:
-        return None
-    turns = ledger.db.execute("SELECT turn_id FROM fact WHERE session = ? AND turn_id IS NOT NULL", (row["id"],))
-    return row["server_id"], {turn["turn_id"] for turn in turns}
+    return (row["server_id"], claimed_turns(ledger, row["server_id"])) if row else None
 
 
 def newest_session(ledger: Ledger) -> str | None:
     """The server's id of the newest session with a receipt."""
     row = ledger.db.execute(
-        "SELECT server_id FROM session WHERE server_id IS NOT NULL AND EXISTS"
-        " (SELECT 1 FROM fact WHERE fact.session = session.id AND turn_id IS NOT NULL) ORDER BY id DESC LIMIT 1"
+        f"SELECT server_id FROM session WHERE server_id IS NOT NULL AND {_HAS_TURN} ORDER BY id DESC LIMIT 1"
     ).fetchone()
     return str(row["server_id"]) if row else None
 
 
+def count_sessions(ledger: Ledger) -> int:
+    """Sessions that the server made for us."""
+    return int(ledger.db.execute("SELECT count(*) FROM session WHERE server_id IS NOT NULL").fetchone()[0])
+
+
 def our_sessions(ledger: Ledger) -> Iterator[OurSession]:
-    """Every session that the server made for us, empty ones included."""
-    rows = ledger.db.execute(
-        "SELECT id, server_id, selector, infer FROM session WHERE server_id IS NOT NULL ORDER BY id"
-    )
-    for row in rows:
-        left = ledger.db.execute("SELECT residue FROM fact WHERE session = ? AND residue IS NOT NULL", (row["id"],))
-        undecided = ledger.db.execute(
-            "SELECT mem0_id, body FROM fact WHERE session = ? AND state IN ('intended', 'undecidable')"
-            " ORDER BY position",
-            (row["id"],),
-        )
-        yield OurSession(
-            server_id=row["server_id"],
-            selector=row["selector"],
-            infer=row["infer"],
-            residue=frozenset(turn for fact in left for turn in json.loads(fact["residue"])),
-            undecided=tuple((fact["mem0_id"], str(json.loads(fact["body"])["text"])) for fact in undecided),
-        )
+    """Every session that the server made for us, empty ones included; a page at a time."""
+    after = -1
+    while True:
+        page = ledger.db.execute(
+            "SELECT session.id, server_id, selector.text AS selector, infer FROM session"
+            " JOIN selector ON selector.no = session.selector WHERE server_id IS NOT NULL AND session.id > ?"
+            " ORDER BY session.id LIMIT ?",
+            (after, _PAGE),
+        ).fetchall()
+        for row in page:
+            residue = ledger.db.execute("SELECT turn_id FROM residue WHERE session = ?", (row["id"],))
+            undecided = ledger.db.execute(
+                "SELECT mem0_id, text FROM fact JOIN version ON version.id = fact.id"
+                " WHERE session = ? AND state IN ('intended', 'undecidable') ORDER BY position",
+                (row["id"],),
+            )
+            yield OurSession(
+                server_id=row["server_id"],
+                selector=row["selector"],
+                infer=row["infer"],
+                residue=frozenset(each["turn_id"] for each in residue),
+                undecided=tuple((each["mem0_id"], each["text"]) for each in undecided),
+            )
+        if len(page) < _PAGE:
+            return
+        after = page[-1]["id"]
 
 
 def fingerprint(ledger: Ledger) -> list[Json]:
     """What changes whenever the ledger says something else about what is stored."""
-    row = ledger.db.execute(
-        "SELECT count(*), max(id), count(turn_id), max(recorded_at), max(plan) FROM fact"
-    ).fetchone()
+    facts = ledger.db.execute("SELECT count(*), max(id), max(plan) FROM fact").fetchone()
+    turns = ledger.db.execute("SELECT count(turn_id) FROM receipt").fetchone()
+    recorded = ledger.db.execute("SELECT max(recorded_at) FROM version").fetchone()
     states = ledger.db.execute("SELECT state, count(*) FROM fact GROUP BY state ORDER BY state").fetchall()
     gone = ledger.db.execute("SELECT count(*) FROM memory WHERE tombstoned_at IS NOT NULL").fetchone()
     migration = ledger.migration()
-    return [migration.id if migration else None, *row, [list(state) for state in states], gone[0]]
+    told = [migration.id if migration else None, *facts, turns[0], recorded[0]]
+    return [*told, [list(state) for state in states], gone[0]]
 
 
 def written_selectors(ledger: Ledger) -> list[str]:
     """The different selectors, as canonical JSON, to which anything was stored."""
     rows = ledger.db.execute(
-        f"SELECT DISTINCT selector FROM fact WHERE state IN ({marks(STORED)}) ORDER BY selector", STORED
+        f"SELECT text FROM selector WHERE no IN (SELECT selector FROM fact WHERE state IN ({marks(STORED)}))"
+        " ORDER BY text",
+        STORED,
     )
-    return [row["selector"] for row in rows]
+    return [row["text"] for row in rows]

@@ -117,11 +117,12 @@ def _summed(ledgers: Sequence[Ledger], query: str) -> dict[str, int]:
 
 def _lanes(ledger: Ledger) -> tuple[int, list[LaneLeft]]:
     rows = ledger.db.execute(
-        "SELECT lane, n, count(*) OVER () AS lanes FROM"
-        " (SELECT lane, count(*) AS n FROM fact WHERE state = 'planned' GROUP BY lane) ORDER BY n DESC, lane LIMIT ?",
+        "SELECT name, n, lanes FROM (SELECT lane, n, count(*) OVER () AS lanes FROM"
+        "  (SELECT lane, count(*) AS n FROM fact WHERE state = 'planned' GROUP BY lane) AS counted"
+        "  ORDER BY n DESC, lane LIMIT ?) AS largest JOIN lane ON lane.no = largest.lane ORDER BY n DESC, lane.no",
         (LANES,),
     ).fetchall()
-    return (rows[0]["lanes"] if rows else 0), [LaneLeft(row["lane"], row["n"]) for row in rows]
+    return (rows[0]["lanes"] if rows else 0), [LaneLeft(row["name"], row["n"]) for row in rows]
 
 
 def _named(ledger: Ledger) -> list[NamedFact]:
@@ -131,8 +132,9 @@ def _named(ledger: Ledger) -> list[NamedFact]:
     for state in ("undecidable", "refused"):
         for plan in plans:
             rows = ledger.db.execute(
-                "SELECT mem0_id, version, state, reason FROM fact WHERE plan = ? AND state = ? LIMIT ?",
+                "SELECT mem0_id, number, state, reason FROM fact JOIN version ON version.id = fact.id"
+                " WHERE plan = ? AND state = ? LIMIT ?",
                 (plan, state, LISTED - len(found)),
             )
-            found += [NamedFact(row["mem0_id"], row["version"], row["state"], row["reason"]) for row in rows]
+            found += [NamedFact(row["mem0_id"], row["number"], row["state"], row["reason"]) for row in rows]
     return found

@@ -1,0 +1,33 @@
+"""Counts by key in a scratch ledger, so that memory use stays flat however many keys there are."""
+
+from __future__ import annotations
+
+from spectron_migrate.ledger.ledger import Ledger
+
+
+class ScratchCounts:
+    """How often each key of a kind was added; only for a ledger that is thrown away."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        """Make the table."""
+        self._db = ledger.db
+        self._db.execute("CREATE TABLE scratch_count(kind TEXT, word TEXT, n INTEGER, PRIMARY KEY (kind, word))")
+
+    def add(self, kind: str, key: str) -> int:
+        """Count one more; returns how many these are."""
+        row = self._db.execute(
+            "INSERT INTO scratch_count(kind, word, n) VALUES (?, ?, 1)"
+            " ON CONFLICT(kind, word) DO UPDATE SET n = scratch_count.n + 1 RETURNING n",
+            (kind, key),
+        ).fetchone()
+        return int(row["n"])
+
+    def keys_with(self, kind: str, least: int) -> int:
+        """How many keys were added at least so often."""
+        row = self._db.execute("SELECT count(*) FROM scratch_count WHERE kind = ? AND n >= ?", (kind, least))
+        return int(row.fetchone()[0])
+
+    def most(self, kind: str) -> int:
+        """How often the key was added that was added most; 0 where none was."""
+        row = self._db.execute("SELECT coalesce(max(n), 0) FROM scratch_count WHERE kind = ?", (kind,))
+        return int(row.fetchone()[0])

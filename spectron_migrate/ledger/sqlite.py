@@ -1,0 +1,176 @@
+"""The ledger as an SQLite file: connections, what is durable, and copies that nobody else sees."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from spectron_migrate.errors import InputError
+from spectron_migrate.files.atomic import sync_folder
+from spectron_migrate.files.locks import is_held, lock_handle
+
+LARGEST_JOURNAL = 64 * 2**20
+"""Bytes of SQLite's journal that stay between transactions: a plan of a million memories leaves 2 GB otherwise."""
+
+_DISK = (
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_BUSY,
+)
+"""Errors of the disk, or of another process that holds the file. Every other one is a bug of ours."""
+
+_PRIVATE = {"locking_mode": "EXCLUSIVE", "journal_mode": "OFF", "synchronous": "OFF", "cache_size": "-32768"}
+"""A file that nobody else sees and nobody keeps needs no journal; 32 MB of it stay in memory."""
+_PRIVATE_NAME = ".scratch-"
+
+
+def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    """Open a file that is there."""
+    # Written from one thread at a time (`writer`), never from two at once.
+    connection = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rw'}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=30.0,
+    )
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+def prepare_for_writing(connection: sqlite3.Connection) -> None:
+    """Write ahead, so that readers are never in the way."""
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA journal_size_limit = {LARGEST_JOURNAL}")
+
+
+def create_file(path: Path, ddl: str, version: int) -> None:
+    """A new ledger appears whole under its name: a reader finds it ready or not at all."""
+    pending = path.with_name(".ledger.db.new")
+    for left in (pending, *path.parent.glob(".ledger.db.new-*")):
+        left.unlink(missing_ok=True)
+    pending.touch(mode=0o600)
+    connection = connect(pending, read_only=False)
+    prepare_for_writing(connection)
+    connection.executescript(f"BEGIN IMMEDIATE;{ddl}PRAGMA user_version = {version};COMMIT;")
+    connection.close()
+    pending.replace(path)
+
+
+def format_of(connection: sqlite3.Connection, path: Path, newest: int) -> int:
+    """The file's format; raises InputError for one that this version does not read, and for a file of another kind."""
+    try:
+        found = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    except sqlite3.DatabaseError as error:
+        raise InputError(f"{path} is no ledger: {error}", hint="is --state right?") from error
+    if not 1 <= found <= newest:
+        raise InputError(
+            f"the ledger at {path} has format {found}, this version reads formats 1 to {newest}",
+            hint="go on with the version of spectron-migrate that wrote it last",
+        )
+    return found
+
+
+def keep_copy(connection: sqlite3.Connection, path: Path) -> None:
+    """Copy the database into a private file of this name, durably."""
+    pending = path.with_name(f".{path.name}.new")
+    pending.unlink(missing_ok=True)
+    handle = os.open(pending, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        copy = sqlite3.connect(pending)
+        connection.backup(copy)
+        copy.close()
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    pending.replace(path)
+    sync_folder(path.parent)
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection, path: Path, *, durable: bool) -> Iterator[None]:
+    """All or nothing. `durable`: on the disk when this returns, not only safe from our own death.
+
+    Raises InputError where the disk does not take it.
+    """
+    try:
+        connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("COMMIT")
+    except BaseException as error:
+        if connection.in_transaction:  # a disk that is full has ended it already
+            connection.execute("ROLLBACK")
+        if isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF in _DISK:
+            raise InputError(
+                f"the ledger {path} cannot be written: {error}",
+                hint="nothing that was recorded is lost; is there room on the disk? running again goes on",
+            ) from error
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateDatabase:
+    """A database in a file without a name: nothing of it is left, even where the process is killed."""
+
+    connection: sqlite3.Connection
+    _handle: int
+
+    def close(self) -> None:
+        """Remove it."""
+        self.connection.close()
+        os.close(self._handle)
+
+
+def private_database(folder: Path, original: sqlite3.Connection | None) -> PrivateDatabase:
+    """A copy of the original, or an empty one; in `folder`, or among temporary files where that takes none.
+
+    On the disk, so that memory use stays flat however many memories there are.
+    """
+    for left in folder.glob(f"{_PRIVATE_NAME}*"):
+        if not is_held(left):
+            left.unlink(missing_ok=True)  # of a process that was killed before its file had lost its name
+    try:
+        handle, name = tempfile.mkstemp(prefix=_PRIVATE_NAME, dir=folder)
+    except OSError:
+        handle, name = tempfile.mkstemp(prefix=_PRIVATE_NAME)
+    connection = None
+    try:
+        lock_handle(handle)
+        connection = sqlite3.connect(name, isolation_level=None, check_same_thread=False)
+        connection.row_factory = sqlite3.Row
+        if original is not None:
+            original.backup(connection)
+        for setting, value in _PRIVATE.items():
+            connection.execute(f"PRAGMA {setting} = {value}")
+        connection.execute("BEGIN IMMEDIATE")  # takes the lock, which stays: the name is not needed again
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection is not None:
+            connection.close()
+        os.close(handle)
+        raise
+    finally:
+        Path(name).unlink(missing_ok=True)
+    return PrivateDatabase(connection, handle)
+
+
+def file_stamp(path: Path) -> tuple[int, ...]:
+    """Differs whenever somebody wrote the ledger."""
+    stamp: list[int] = []
+    for file in (path, path.with_name(f"{path.name}-wal")):
+        try:
+            stat = file.stat()
+        except OSError:
+            stamp += [0, 0]
+        else:
+            stamp += [stat.st_size, stat.st_mtime_ns]
+    return tuple(stamp)
