@@ -71,8 +71,9 @@ class Ledger:
             found = sqlite.format_of(connection, path, FORMAT)
             sqlite.prepare_for_writing(connection)
             if found != FORMAT:
-                sqlite.keep_copy(connection, path.with_name(f"ledger-format-{found}.db"))
-                upgrade.bring_up_to_date(connection)
+                with sqlite.disk_errors(connection, path):
+                    sqlite.keep_copy(connection, path.with_name(f"ledger-format-{found}.db"))
+                    upgrade.bring_up_to_date(connection)
         except BaseException:
             lock.close()
             raise

@@ -101,11 +101,18 @@ def transaction(connection: sqlite3.Connection, path: Path, *, durable: bool) ->
 
     Raises InputError where the disk does not take it.
     """
-    try:
+    with disk_errors(connection, path):
         connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         connection.execute("BEGIN IMMEDIATE")
         yield
         connection.execute("COMMIT")
+
+
+@contextmanager
+def disk_errors(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
+    """Roll back whatever fails; raises InputError where that is the disk's doing."""
+    try:
+        yield
     except BaseException as error:
         if connection.in_transaction:  # a disk that is full has ended it already
             connection.execute("ROLLBACK")

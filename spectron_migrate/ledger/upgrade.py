@@ -61,7 +61,7 @@ INSERT INTO selector_path(path, selector)
   FROM selector, json_each(selector.text) AS clause, json_each(clause.value) AS path;
 INSERT INTO scope SELECT * FROM old_scope;
 INSERT INTO session(id, selector, run, infer, part, state, server_id, echo, created_at)
-  SELECT id, selector.no, run, infer, part, state, server_id, echo, created_at
+  SELECT old.id, selector.no, run, infer, part, state, server_id, echo, created_at
   FROM old_session AS old JOIN selector ON selector.text = old.selector;
 INSERT INTO request(id, is_batch, body, key, sent_after, sent_by, attempts, candidate)
   SELECT id, 0, body, key, coalesce(sent_after, ''), coalesce(sent_by, ''), attempts, candidate FROM old_fact
@@ -87,7 +87,7 @@ INSERT INTO extracted(fact, id)
   SELECT receipt.fact, made.value FROM receipt JOIN old_fact ON old_fact.id = receipt.fact,
     json_each(coalesce(old_fact.ids, '[]')) AS made WHERE true ON CONFLICT DO NOTHING;
 INSERT INTO residue(session, turn_id, fact)
-  SELECT session, left_over.value, id FROM old_fact, json_each(residue) AS left_over
+  SELECT session, left_over.value, old_fact.id FROM old_fact, json_each(residue) AS left_over
   WHERE session IS NOT NULL AND residue IS NOT NULL ON CONFLICT DO NOTHING;
 INSERT INTO probe SELECT * FROM old_probe;
 INSERT INTO step SELECT * FROM old_step;
@@ -99,7 +99,7 @@ def bring_up_to_date(connection: sqlite3.Connection) -> None:
     found = connection.execute("PRAGMA user_version").fetchone()[0]
     if found == FORMAT:
         return
-    steps = [*(_TO_2 for _ in range(found, 2)), *(_TO_3 for _ in range(found, 3))]
+    steps = [step for step, made in ((_TO_2, 2), (_TO_3, 3)) if found < made]
     steps += [f"DROP INDEX IF EXISTS {name};" for name in _INDEXES_OF_3]
     steps += [f"ALTER TABLE {name} RENAME TO old_{name};" for name in _TABLES_OF_3]
     steps += [DDL, _FILL_4, *(f"DROP TABLE old_{name};" for name in reversed(_TABLES_OF_3))]
@@ -108,11 +108,9 @@ def bring_up_to_date(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA foreign_keys = OFF")  # while tables are exchanged; the old ones kept to them
     try:
         connection.executescript(f"BEGIN IMMEDIATE;{''.join(steps)}PRAGMA user_version = {FORMAT};COMMIT;")
-    except BaseException:
+    finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
-        raise
-    finally:
         connection.execute("PRAGMA foreign_keys = ON")
 
 
