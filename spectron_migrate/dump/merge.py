@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -61,9 +60,3 @@ def same_source(old: SourceInfo, new: SourceInfo) -> bool:
 def describe_source(source: SourceInfo) -> str:
     """A source, for a message."""
     return f"{source.identity} {source.provider}" if source.kind == "platform" else source.identity
-
-
-def changed_at(line: bytes) -> str:
-    """When the row last changed according to Mem0; empty if Mem0 does not say."""
-    row = json.loads(line)
-    return str(row["updated_at"] or row["created_at"] or "")

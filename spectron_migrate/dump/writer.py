@@ -16,8 +16,9 @@ from types import TracebackType
 from typing import Self
 
 from spectron_migrate import __version__
+from spectron_migrate.dump.copies import row_to_drop
 from spectron_migrate.dump.files import LineFile, json_line, prepare_directory, roll_forward
-from spectron_migrate.dump.index import BATCH_BYTES, NOT_WRITTEN, Entry, SeenIndex, SeenRow
+from spectron_migrate.dump.index import BATCH_BYTES, NOT_WRITTEN, Entry, SeenIndex
 from spectron_migrate.dump.manifest import (
     DELETED,
     MANIFEST,
@@ -28,16 +29,11 @@ from spectron_migrate.dump.manifest import (
     pending_name,
     read_manifest,
 )
-from spectron_migrate.dump.merge import MergeResult, changed_at, describe_source, limits_of, owners_of, same_source
+from spectron_migrate.dump.merge import MergeResult, describe_source, limits_of, owners_of, same_source
 from spectron_migrate.dump.opened import Dump, open_dump
 from spectron_migrate.errors import InputError
 from spectron_migrate.files.atomic import sync_folder, write_durably
 from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo, digest, format_time, parse_time
-
-IDENTICAL = "identical copy of the same id"
-OLDER = "older copy of the same id"
-OTHER = "another copy of the same id with the same time"
-"""Reasons to skip a row."""
 
 _BATCH = 1000
 
@@ -247,35 +243,15 @@ class DumpWriter:
             kept, *rest = rows
             dropped = []
             for row in rest:
-                loser = self._loser(kept, row)
+                loser, reason = row_to_drop(kept, row, self._files[MEMORIES].line_at, rereads=self._rereads)
+                if reason is not None:
+                    self._skip(Skipped(row.id, reason))
                 dropped.append(loser)
                 last = max(kept.pass_number, row.pass_number)
                 kept = replace(row if loser is kept else kept, pass_number=last)
             self._seen.keep_only(kept, dropped)
         self._seen.sort()
         self._settled = True
-
-    def _loser(self, kept: SeenRow, row: SeenRow) -> SeenRow:
-        """Which of two rows of one id to drop. Copies in files are listed as skipped, a row read twice is not."""
-        if not row.written:
-            return row if kept.written else kept  # a written row wins over one that was skipped or filtered out
-        if not kept.written:
-            return kept
-        memories = self._files[MEMORIES]
-        ours, theirs = memories.line_at(kept.offset), memories.line_at(row.offset)
-        are_copies = kept.pass_number == row.pass_number and not self._rereads
-        if ours == theirs:
-            if are_copies:
-                self._skip(Skipped(row.id, IDENTICAL))
-            return row
-        at, its = changed_at(ours), changed_at(theirs)
-        if are_copies:
-            self._skip(Skipped(row.id, OTHER if at == its else OLDER))
-        if kept.pass_number < row.pass_number:
-            return kept
-        if at == its and not self._rereads:  # the choice must not depend on the order of the files
-            return kept if theirs > ours else row
-        return kept if its >= at else row
 
     def _skip(self, row: Skipped) -> None:
         self.skipped[row.reason.split(":", 1)[0]] += 1

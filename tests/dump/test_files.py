@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spectron_migrate.dump.files import json_line
@@ -25,6 +25,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.text(st.characters(), max_size=5), JSON), st.text(st.characters()))
 def test_a_line_keeps_any_memory_and_is_one_line(metadata: dict[str, Any], text: str) -> None:
     line = json_line(memory("m", text, metadata=metadata).to_json())

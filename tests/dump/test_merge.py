@@ -6,13 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from spectron_migrate.dump import open_dump
-from spectron_migrate.dump.writer import IDENTICAL, OLDER, OTHER
 from spectron_migrate.errors import InputError
-from spectron_migrate.records import Filters, Memory, Skipped, SourceInfo
+from spectron_migrate.records import Filters, Skipped, SourceInfo
 from tests.support.dumping import memory, scan, texts
 
 ALICE = Filters(users=frozenset({"alice"}))
@@ -127,36 +124,6 @@ def test_a_dump_is_complete_only_if_each_scan_it_holds_rows_of_was(tmp_path: Pat
 def test_only_a_scan_without_filters_makes_a_dump_whole(tmp_path: Path) -> None:
     assert not scan(tmp_path / "dump", [memory("a1")], filters=ALICE).manifest.whole
     assert scan(tmp_path / "dump", [memory("a1")], day=1).manifest.whole
-
-
-ROW = st.builds(
-    memory,
-    st.sampled_from(["m1", "m2", "m3"]),
-    st.sampled_from(["a", "b"]),
-    st.sampled_from(["alice", "bob"]),
-    updated_at=st.sampled_from([None, "2025-02-01T00:00:00.000000Z", "2025-03-01T00:00:00.000000Z"]),
-)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(ROW, max_size=12), st.randoms())
-def test_copies_in_files_are_merged_the_same_way_in_any_order(
-    tmp_path_factory: pytest.TempPathFactory, rows: list[Memory], random: Any
-) -> None:
-    files = SourceInfo("files", "files")
-    path = tmp_path_factory.mktemp("merge")
-    first = scan(path / "a", list(rows), source=files)
-    shuffled = list(rows)
-    random.shuffle(shuffled)
-    second = scan(path / "b", list(shuffled), source=files)
-
-    kept = {row.id: row for row in open_dump(path / "a").memories()}
-    assert kept == {row.id: row for row in open_dump(path / "b").memories()}
-    assert first.manifest.users == second.manifest.users
-    for row in rows:
-        assert (row.updated_at or row.created_at or "") <= (kept[row.id].updated_at or kept[row.id].created_at or "")
-    assert len(rows) == len(kept) + sum(first.manifest.skipped.values())
-    assert {IDENTICAL, OLDER, OTHER} >= set(first.manifest.skipped)
 
 
 def test_the_dump_of_another_source_is_refused(tmp_path: Path) -> None:

@@ -17,14 +17,6 @@ from spectron_migrate.records import Skipped
 from tests.support.dumping import SOURCE, START, memory, scan, texts
 
 
-def test_a_row_read_twice_from_a_store_counts_once_with_its_last_content(tmp_path: Path) -> None:
-    changes = scan(tmp_path / "dump", [memory("m1", "before"), memory("m2"), memory("m1", "after")])
-
-    assert {"m1": "after", "m2": "likes tea"} == texts(open_dump(tmp_path / "dump"))
-    assert {} == changes.manifest.skipped
-    assert {"alice": 2} == changes.manifest.users
-
-
 def test_a_second_pass_forgets_what_is_no_longer_there(tmp_path: Path) -> None:
     with DumpWriter(tmp_path / "dump", SOURCE, START, rereads=True) as writer:
         for row in (memory("m1"), memory("m2"), Skipped("m3", "no text field"), Skipped("", "no id")):

@@ -1,0 +1,52 @@
+"""Of several rows of one id one is kept, in whatever order they come."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spectron_migrate.dump import open_dump
+from spectron_migrate.dump.copies import IDENTICAL, OLDER, OTHER
+from spectron_migrate.records import Memory, SourceInfo
+from tests.support.dumping import memory, scan, texts
+
+ROW = st.builds(
+    memory,
+    st.sampled_from(["m1", "m2", "m3"]),
+    st.sampled_from(["a", "b"]),
+    st.sampled_from(["alice", "bob"]),
+    updated_at=st.sampled_from([None, "2025-02-01T00:00:00.000000Z", "2025-03-01T00:00:00.000000Z"]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(ROW, max_size=12), st.randoms())
+def test_copies_in_files_are_merged_the_same_way_in_any_order(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Memory], random: Any
+) -> None:
+    files = SourceInfo("files", "files")
+    path = tmp_path_factory.mktemp("merge")
+    first = scan(path / "a", list(rows), source=files)
+    shuffled = list(rows)
+    random.shuffle(shuffled)
+    second = scan(path / "b", list(shuffled), source=files)
+
+    kept = {row.id: row for row in open_dump(path / "a").memories()}
+    assert kept == {row.id: row for row in open_dump(path / "b").memories()}
+    assert first.manifest.users == second.manifest.users
+    for row in rows:
+        assert (row.updated_at or row.created_at or "") <= (kept[row.id].updated_at or kept[row.id].created_at or "")
+    assert len(rows) == len(kept) + sum(first.manifest.skipped.values())
+    assert {IDENTICAL, OLDER, OTHER} >= set(first.manifest.skipped)
+
+
+def test_a_row_read_twice_from_a_store_counts_once_with_its_last_content(tmp_path: Path) -> None:
+    changes = scan(tmp_path / "dump", [memory("m1", "before"), memory("m2"), memory("m1", "after")])
+
+    assert {"m1": "after", "m2": "likes tea"} == texts(open_dump(tmp_path / "dump"))
+    assert {} == changes.manifest.skipped
+    assert {"alice": 2} == changes.manifest.users
