@@ -31,7 +31,7 @@ app = typer.Typer(
 _COMMANDS = (
     ("rehearse", rehearse.command, "Run the whole migration against a local Spectron."),
     ("init", init.command, "Write both settings files from what is found here."),
-    ("doctor", doctor.command, "Check settings, Mem0, Spectron and mapping before they fail."),
+    ("doctor", doctor.command, "Check settings, Mem0, Spectron and mapping."),
     ("export", export.command, "Read Mem0 completely, verify the count, write the dump."),
     ("replay", replay.command, "Write what is not yet in Spectron, exactly once, in order."),
     ("dual-verify", dual_verify.command, "Compare Mem0 and Spectron: a verdict."),

@@ -104,7 +104,7 @@ class SectionedCommand(TyperCommand):
 def _heading(param: Any) -> str:
     if param.param_type_name == "argument":
         return "Arguments"
-    if param.name == "help" or param.name in GlobalOptions.__dataclass_fields__:
+    if "--help" in param.opts or param.name in GlobalOptions.__dataclass_fields__:
         return _GLOBAL
     return getattr(param, "rich_help_panel", None) or "Options"
 

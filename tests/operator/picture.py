@@ -12,8 +12,6 @@ import subprocess
 import sys
 
 WIDTH = 112
-HEIGHT = 40
-"""Lines of one screen."""
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _FONTS = re.compile(r"\s*@font-face \{.*?\}", re.DOTALL)
 
@@ -27,12 +25,12 @@ def rehearsal() -> str:
 
 
 def one_screen(lines: list[str]) -> list[str]:
-    """The head of the table and the end of the run, beginning with a whole query; `⋮` for the rows left out."""
-    head = next(number for number, line in enumerate(lines) if "──" in line) + 1
-    begins = next(
-        number for number in range(len(lines) - HEIGHT, len(lines)) if not _ESCAPES.sub("", lines[number]).strip()
-    )
-    return [*lines[:head], "  ⋮", *lines[begins + 1 :]]
+    """The head of the table, its last query, and the end of the run; `⋮` for the queries left out."""
+    plain = [_ESCAPES.sub("", line).strip() for line in lines]
+    head = next(number for number, line in enumerate(plain) if "──" in line) + 1
+    counts = plain.index("Memories")
+    last_query = max(number for number, line in enumerate(plain[: counts - 3]) if not line)
+    return [*lines[:head], "  ⋮", *lines[last_query + 1 :]]
 
 
 def picture(said: str) -> str:
