@@ -79,76 +79,78 @@ class ListingReader:
         self._http = http
         self._spool = spool
 
-    def count(self, what: Filter) -> int:
+    def count(self, query: Filter) -> int:
         """The number of rows of a listing."""
-        return self._page(what, 1, size=1).count
+        return self._page(query, 1, size=1).count
 
-    def created_before(self, what: Filter, until: datetime) -> Iterator[list[Json]]:
+    def created_before(self, query: Filter, until: datetime) -> Iterator[list[Json]]:
         """Everything created before `until`, window by window, oldest first; then the rows without a time."""
         first = TimeWindow(None, until)
         try:
-            windows = [(first, self._window_count(_within(what, first)))]
+            windows = [(first, self._window_count(_within(query, first)))]
         except Rejected as error:
             if error.status not in FILTER_REJECTED:
                 raise
-            yield from self.all_pages(what)  # this Platform cannot filter by time
+            yield from self.all_pages(query)  # this Platform cannot filter by time
             return
         read: list[tuple[TimeWindow, int]] = []
         while windows:
             window, count = windows.pop()
-            halves = self._halves(what, window, count)
+            halves = self._halves(query, window, count)
             if halves:
                 windows.extend(reversed(halves))
             else:
-                read.append((window, (yield from self.all_pages(_within(what, window))) if count else 0))
-        yield from self._late_rows(what, until, read)
+                read.append((window, (yield from self.all_pages(_within(query, window))) if count else 0))
+        yield from self._late_rows(query, until, read)
 
-    def _late_rows(self, what: Filter, until: datetime, read: Sequence[tuple[TimeWindow, int]]) -> Iterator[list[Json]]:
+    def _late_rows(
+        self, query: Filter, until: datetime, read: Sequence[tuple[TimeWindow, int]]
+    ) -> Iterator[list[Json]]:
         """Rows that were added during the scan with an older time, and rows without a time."""
-        since = {"AND": [what, {"created_at": {"gte": format_time(until)}}]}
-        expected = self.count(what) - self.count(since)
+        since = {"AND": [query, {"created_at": {"gte": format_time(until)}}]}
+        expected = self.count(query) - self.count(since)
         found = sum(rows for _, rows in read)
         if expected <= found:
             return
         for window, rows in read if len(read) > 1 else ():
-            if self.count(_within(what, window)) > rows:
-                found += (yield from self.all_pages(_within(what, window), again=True)) - rows
+            if self.count(_within(query, window)) > rows:
+                found += (yield from self.all_pages(_within(query, window), again=True)) - rows
         if expected > found:
-            yield from self.all_pages(what)
+            yield from self.all_pages(query)
 
-    def changed_between(self, what: Filter, since: str, until: datetime) -> Iterator[list[Json]]:
+    def changed_between(self, query: Filter, since: str, until: datetime) -> Iterator[list[Json]]:
         """What was created or edited in this span; everything before `until` if this Platform has no such filter."""
         for times in _created_or_edited({"gte": since, "lt": format_time(until)}):
-            if self._is_supported({"AND": [what, times]}):
-                yield from self.all_pages({"AND": [what, times]})
+            if self._is_supported({"AND": [query, times]}):
+                yield from self.all_pages({"AND": [query, times]})
                 return
-        yield from self.created_before(what, until)
+        yield from self.created_before(query, until)
 
-    def changed_since(self, what: Filter, since: datetime) -> Iterator[list[Json]]:
+    def changed_since(self, query: Filter, since: datetime) -> Iterator[list[Json]]:
         """What was created or edited since a moment, or only created, or nothing: by the filters of this Platform."""
         span = {"gte": format_time(since)}
         for times in (*_created_or_edited(span), {"created_at": span}):
-            if self._is_supported({"AND": [what, times]}):
-                yield from self.all_pages({"AND": [what, times]})
+            if self._is_supported({"AND": [query, times]}):
+                yield from self.all_pages({"AND": [query, times]})
                 return
 
-    def _is_supported(self, what: Filter) -> bool:
+    def _is_supported(self, query: Filter) -> bool:
         try:
-            self.count(what)
+            self.count(query)
         except Rejected as error:
             if error.status not in FILTER_REJECTED:
                 raise
             return False
         return True
 
-    def all_pages(self, what: Filter, *, again: bool = False) -> Generator[list[Json], None, int]:
+    def all_pages(self, query: Filter, *, again: bool = False) -> Generator[list[Json], None, int]:
         """All pages of a listing, read again until nothing changed meanwhile; returns the number of different rows.
 
         Rows that were announced but not delivered are added to `missing_rows`: at least one if the listing changed
         in every attempt, because a deleted row lets another slip unseen from one page to the one before. `again`
         sends the requests even if the spool has the pages.
         """
-        name = json.dumps(what, sort_keys=True)
+        name = json.dumps(query, sort_keys=True)
         kept = self._spool.pages(name) if self._spool is not None and not again else None
         with closing(DistinctIds()) as ids, closing(DistinctIds()) as ids_now:
             if kept is not None:
@@ -159,7 +161,7 @@ class ListingReader:
             for _ in range(_TRIES):
                 counts: set[int] = set()
                 ids_now.close()
-                for page in self._pages(what):
+                for page in self._pages(query):
                     counts.add(page.count)
                     ids_now.add(list(_ids(page.rows)))
                     ids.add(list(_ids(page.rows)))
@@ -175,26 +177,26 @@ class ListingReader:
                 self._spool.mark_complete(name)
             return ids.count()
 
-    def _halves(self, what: Filter, window: TimeWindow, count: int) -> list[tuple[TimeWindow, int]]:
+    def _halves(self, query: Filter, window: TimeWindow, count: int) -> list[tuple[TimeWindow, int]]:
         """Two smaller windows with their counts; none if the window is small or narrow, or the filter has no effect."""
         halves = window.halves() if count > _WINDOW else None
         if halves is None:
             return []
-        counts = [self._window_count(_within(what, half)) for half in halves]
+        counts = [self._window_count(_within(query, half)) for half in halves]
         return [] if counts == [count, count] else list(zip(halves, counts, strict=True))
 
-    def _window_count(self, what: Filter) -> int:
+    def _window_count(self, query: Filter) -> int:
         """The number of rows of a window; a resumed scan has it in the spool."""
-        name = json.dumps(what, sort_keys=True)
+        name = json.dumps(query, sort_keys=True)
         known = self._spool.count(name) if self._spool is not None else None
         if known is None:
-            known = self.count(what)
+            known = self.count(query)
             if self._spool is not None:
                 self._spool.set_count(name, known)
         return known
 
-    def _pages(self, what: Filter) -> Iterator[Page]:
-        first = self._page(what, 1)
+    def _pages(self, query: Filter) -> Iterator[Page]:
+        first = self._page(query, 1)
         yield first
         number, last = 1, first.last
         expected = -(-first.count // PAGE)
@@ -202,7 +204,7 @@ class ListingReader:
         try:
             while not last:
                 ahead = range(number + 1, max(number + 1, min(number + _PARALLEL, expected)) + 1)
-                for page in pool.map(lambda each: self._page(what, each), ahead):
+                for page in pool.map(lambda each: self._page(query, each), ahead):
                     number += 1
                     last = page.last
                     yield page
@@ -211,8 +213,8 @@ class ListingReader:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # a request may wait for minutes, an interrupt must not
 
-    def _page(self, what: Filter, number: int, *, size: int | None = None) -> Page:
-        body = {"filters": what, "show_expired": True}
+    def _page(self, query: Filter, number: int, *, size: int | None = None) -> Page:
+        body = {"filters": query, "show_expired": True}
         try:
             answer = self._http.request(
                 "POST", "/v3/memories/", params={"page": number, "page_size": size or PAGE}, body=body
@@ -242,8 +244,8 @@ def _created_or_edited(span: Filter) -> tuple[Filter, Filter]:
     return {"OR": [edited, created]}, edited
 
 
-def _within(what: Filter, window: TimeWindow) -> Filter:
-    return {"AND": [what, window.as_filter()]}
+def _within(query: Filter, window: TimeWindow) -> Filter:
+    return {"AND": [query, window.as_filter()]}
 
 
 def _ids(rows: list[Json]) -> Iterator[str]:
