@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,8 +41,6 @@ def command(
 
 def run(invocation: Invocation, mem0_config: str | None) -> CommandResult:
     """Write both files; raises InputError where one exists already."""
-    from datetime import UTC, datetime
-
     from spectron_migrate.init import run_init
     from spectron_migrate.settings import DEFAULT_FILE
 

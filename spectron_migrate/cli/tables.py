@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from spectron_migrate.cli.terminal import printable
@@ -41,8 +42,6 @@ class Wrapped:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         """Called by rich to print the text."""
-        from textwrap import wrap
-
         from rich.cells import cell_len
         from rich.text import Text
 

@@ -62,7 +62,6 @@ TO_MOVE = {
     "adapter/test_held_drains.py",
     "adapter/test_messages.py",
     "adapter/test_messages_verified.py",
-    "local/test_later_generation.py",
 }
 """Files that still import from a test module; no other one may."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote, urlencode
 import jsonschema_rs
 
 from spectron_migrate.local.embedding import WordLlamaEmbedder
+from spectron_migrate.local.extract import Extraction, Names
 from spectron_migrate.local.server import create_app
 from tests.support import contract
 
@@ -241,3 +242,20 @@ def _templates() -> list[tuple[str, re.Pattern[str], dict[str, Any]]]:
 def _validator(schema: str) -> Any:
     document = contract.document() or {}
     return jsonschema_rs.validator_for({**json.loads(schema), "components": document["components"]})
+
+
+class SlowExtractor:
+    """An extractor that waits until `let_go` is set, like a slow language model, and can then fail."""
+
+    def __init__(self) -> None:
+        self.began = asyncio.Event()
+        self.let_go = asyncio.Event()
+        self.failure: Exception | None = None
+
+    async def extract(self, messages: Sequence[tuple[str, str]], known: Callable[[], Names]) -> Extraction:
+        """Return nothing once it is released."""
+        self.began.set()
+        await self.let_go.wait()
+        if self.failure is not None:
+            raise self.failure
+        return Extraction()

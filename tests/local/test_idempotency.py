@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from spectron_migrate.local.extract import Extraction, Names
-from tests.local.support import Spectron, embedder, spectron
+from tests.local.support import SlowExtractor, Spectron, embedder, spectron
 
 KEY = {"idempotency-key": "k-1"}
-
-
-class Slow:
-    """An extractor that waits until it is released, as for a language model, and can then fail."""
-
-    def __init__(self) -> None:
-        self.began = asyncio.Event()
-        self.let_go = asyncio.Event()
-        self.failure: Exception | None = None
-
-    async def extract(self, messages: Sequence[tuple[str, str]], known: Callable[[], Names]) -> Extraction:
-        """Return nothing once it is released."""
-        self.began.set()
-        await self.let_go.wait()
-        if self.failure is not None:
-            raise self.failure
-        return Extraction()
 
 
 def turns(local: Spectron, session: str) -> list[str]:
@@ -104,7 +86,7 @@ def test_a_refused_write_releases_its_key(local: Spectron) -> None:
 
 
 def test_a_key_in_flight_is_409_until_its_write_ends() -> None:
-    extractor = Slow()
+    extractor = SlowExtractor()
     with spectron(extractor=extractor) as local:
         session = local.ok("POST", "/sessions", {})["id"]
         body = {"text": "tea", "session_id": session}
@@ -123,7 +105,7 @@ def test_a_key_in_flight_is_409_until_its_write_ends() -> None:
 
 
 def test_a_write_that_fails_with_500_releases_its_key_and_stores_nothing() -> None:
-    extractor = Slow()
+    extractor = SlowExtractor()
     extractor.let_go.set()
     extractor.failure = RuntimeError("broken")
     with spectron(extractor=extractor) as local:

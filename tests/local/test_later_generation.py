@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.local.support import Spectron, spectron
-from tests.local.test_idempotency import Slow
+from tests.local.support import SlowExtractor, Spectron, spectron
 
 ALICE = "user/alice"
 
@@ -120,7 +119,7 @@ def test_errors_have_a_message_and_problem_details(later: Spectron) -> None:
 
 
 def test_too_many_requests_in_flight_are_503_with_retry_after_and_not_begun() -> None:
-    extractor = Slow()
+    extractor = SlowExtractor()
     with spectron(api="0.2.1", extractor=extractor, max_in_flight=1) as later:
 
         async def overlap() -> tuple[Any, Any]:
