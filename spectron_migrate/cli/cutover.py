@@ -88,7 +88,7 @@ def shift(
     ] = None,
     reason: ReasonOption = "",
 ) -> int:
-    """Read a percentage of users from Spectron: up only while every gate passes, down at once.
+    """Read a percentage of users from Spectron: up only while every gate passes, down immediately.
 
     Example: spectron-migrate cutover shift 100 --user alice; spectron-migrate cutover shift 5
     """
@@ -133,10 +133,10 @@ def accept(
     return run_command("cutover", options, partial(run, step=step))
 
 
-@app.command("revert", cls=SectionedCommand, short_help="Read everything from Mem0 again, at once.")
+@app.command("revert", cls=SectionedCommand, short_help="Read everything from Mem0 again, immediately.")
 @with_global_options
 def revert(options: GlobalOptions, reason: ReasonOption = "") -> int:
-    """Read everything from Mem0 again, at once; following goes on. With --state it needs no settings.
+    """Read everything from Mem0 again, immediately; following continues. With --state it needs no settings.
 
     Example: spectron-migrate cutover revert --reason "support reports wrong answers"
     """

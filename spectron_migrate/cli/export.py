@@ -40,7 +40,7 @@ def command(
     options: GlobalOptions,
     source: Annotated[
         str | None,
-        typer.Option("--source", help="oss, platform, server or file; needed where several are set.", metavar="KIND"),
+        typer.Option("--source", help="oss, platform, server or file, if it is ambiguous.", metavar="KIND"),
     ] = None,
     mem0_config: Annotated[
         str | None,
