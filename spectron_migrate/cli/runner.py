@@ -235,6 +235,6 @@ def _without_keys(text: str) -> str:
 
 
 def _discard_output() -> int:
-    """Send the rest of stdout to nowhere: whoever read it has closed the pipe, which is no error."""
+    """Discard the rest of stdout: its reader has closed the pipe, which is not an error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return int(ExitCode.DONE)
