@@ -12,11 +12,9 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from spectron_migrate.dump.manifest import (
-    DELETED,
     EXPORT_AGAIN,
     HISTORY,
     MEMORIES,
-    RELATIONS,
     SKIPPED,
     Manifest,
     Tombstone,
@@ -99,17 +97,9 @@ class Dump:
         """Every memory that Mem0 held, expired and archived ones included, in no particular order."""
         return (Memory.from_json(row) for row in self._lines(MEMORIES))
 
-    def deleted(self) -> Iterator[Memory]:
-        """The last known record of each memory that has a tombstone."""
-        return (Memory.from_json(row) for row in self._lines(DELETED))
-
     def history(self) -> Iterator[dict[str, Json]]:
         """Mem0's history, if the export kept it."""
         return self._lines(HISTORY)
-
-    def relations(self) -> Iterator[Json]:
-        """Graph relations that were beside the memories."""
-        return self._lines(RELATIONS)
 
     def as_raw(self, path: Path, digest: str, notes: Sequence[str]) -> Dump:
         """The same memories as a dump of raw files, which takes over the open files of this one."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from spectron_migrate.dump import open_dump
+from spectron_migrate.dump.manifest import DELETED
 from spectron_migrate.errors import InputError
 from spectron_migrate.records import Filters, Skipped, SourceInfo
 from tests.support.dumping import memory, scan, texts
@@ -31,7 +32,7 @@ def test_a_second_scan_reports_new_changed_and_deleted_memories(tmp_path: Path) 
     assert {"same", "text", "metadata", "new"} == set(texts(dump))
     assert {"gone"} == set(dump.tombstones)
     assert "2026-01-02T00:00:00.000000Z" == dump.tombstones["gone"].first_missed
-    assert ["gone"] == [row.id for row in dump.deleted()]
+    assert ["gone"] == [row["id"] for _, row in dump.raw_lines(DELETED)]
 
 
 def test_a_tombstone_stays_as_it_was_set_until_the_memory_returns(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from spectron_migrate.errors import InputError
 from spectron_migrate.mem0.open import open_oss
 from spectron_migrate.mem0.stores.history import HistoryFile
+from spectron_migrate.mem0.times import utc_time
 from spectron_migrate.records import Memory, format_time
 from spectron_migrate.rehearsal.store import MemoryEvent, load_events, load_questions, make_store
 
@@ -173,11 +174,12 @@ def test_history_knows_when_each_text_came_to_be(store: Path, rows: dict[str, Me
             change = history.text_at(rows[key].id, rows[key].memory)
             assert change is not None
             assert format_time([event.at for event in events if event.text][-1]) == change[0]
-        deleted = {memory.memory: memory.deleted_at for memory in history.deleted()}
+        deletions = [event for event in history.rows() if event["event"] == "DELETE"]
     finally:
         history.close()
     gone = [events for events in events_by_key().values() if events[-1].kind == "delete"]
-    assert {events[0].text: format_time(events[-1].at) for events in gone} == deleted
+    deleted_at = {event["old_memory"]: utc_time(event["updated_at"])[0] for event in deletions}
+    assert {events[0].text: format_time(events[-1].at) for events in gone} == deleted_at
 
 
 def test_queries_name_the_ids_that_mem0_gave(store: Path) -> None:

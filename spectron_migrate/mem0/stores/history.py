@@ -11,7 +11,6 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,17 +33,6 @@ _COLUMNS = (
     "actor_id",
     "role",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class DeletedMemory:
-    """A memory that was deleted according to the history, which does not record its owner."""
-
-    id: str
-    memory: str | None
-    """Its last text."""
-    deleted_at: str | None
-    """None before Mem0 1.0."""
 
 
 class HistoryFile:
@@ -72,15 +60,6 @@ class HistoryFile:
         if found is None or found[0] is None or found[2] != _digest(text):
             return None
         return found[0], found[1]
-
-    def deleted(self) -> Iterator[DeletedMemory]:
-        """Memories whose last event is a deletion."""
-        last = "SELECT max(row) AS row, digest FROM change GROUP BY memory_id"
-        for row in self._index.execute(f"SELECT row FROM ({last}) WHERE digest IS NULL ORDER BY row").fetchall():
-            event = next(self._rows("rowid = ?", (row[0],)), None)
-            if event is not None and event["memory_id"] is not None:
-                at, _ = utc_time(event["updated_at"])
-                yield DeletedMemory(id=str(event["memory_id"]), memory=event["old_memory"], deleted_at=at)
 
     def rows(self) -> Iterator[dict[str, Json]]:
         """Every event, unchanged, oldest first, with its `row`."""

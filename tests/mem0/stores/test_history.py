@@ -71,12 +71,12 @@ def test_the_history_of_every_version_knows_every_memory_of_its_store(version: s
     try:
         for memory_id, payload in sample_rows(version).items():
             assert history.text_at(memory_id, payload["data"]) is not None
-        gone = list(history.deleted())
+        deletions = [event for event in history.rows() if event["event"] == "DELETE"]
     finally:
         history.close()
-    assert 6 == len(gone)
-    assert all(one.memory for one in gone)
-    assert ("0.1.118" == version) == all(one.deleted_at is None for one in gone)
+    assert 6 == len(deletions)
+    assert all(event["old_memory"] for event in deletions)
+    assert ("0.1.118" == version) == all(event["updated_at"] is None for event in deletions)
 
 
 def test_a_metadata_edit_of_mem0_itself_does_not_move_the_time(mem0_app: Callable[..., App]) -> None:
