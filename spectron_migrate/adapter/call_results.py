@@ -8,15 +8,15 @@ from dataclasses import replace
 from typing import Any
 
 from spectron_migrate.adapter.mem0_calls import ENTITIES, is_id, owners_of
-from spectron_migrate.state.outbox import Result
+from spectron_migrate.state.call_log import CallResult
 
-ResultsOf = Callable[[str, Mapping[str, Any], Any], list[Result] | None]
+ResultsOf = Callable[[str, Mapping[str, Any], Any], list[CallResult] | None]
 KEPT = ("actor_id", "role", "expiration_date")
 UNSAID = ("system", "developer", "tool", "function")
 """Roles of messages that instruct the model or hand it data: nobody said them, and Mem0 makes no memory of them."""
 
 
-def results_of(method: str, given: Mapping[str, Any], answer: Any) -> list[Result] | None:
+def results_of(method: str, given: Mapping[str, Any], answer: Any) -> list[CallResult] | None:
     """The memories that changed, in Mem0's order; None where the answer does not say.
 
     `given`: the call's arguments by name.
@@ -25,14 +25,14 @@ def results_of(method: str, given: Mapping[str, Any], answer: Any) -> list[Resul
         return _added(given, answer)
     memory_id = given.get("memory_id")
     if method == "delete" and memory_id is not None:
-        return [Result("DELETE", str(memory_id))]
+        return [CallResult("DELETE", str(memory_id))]
     if method == "update" and memory_id is not None:
         text = given.get("text") if given.get("text") is not None else given.get("data")
-        return [Result("UPDATE", str(memory_id), text)] if isinstance(text, str) else []  # metadata is no new text
+        return [CallResult("UPDATE", str(memory_id), text)] if isinstance(text, str) else []  # metadata is no new text
     return None
 
 
-def messages_of(method: str, given: Mapping[str, Any], answer: Any) -> list[Result] | None:
+def messages_of(method: str, given: Mapping[str, Any], answer: Any) -> list[CallResult] | None:
     """What was said, and behind it what Mem0 made of it; the memories alone where they are what was said.
 
     Several messages are one, as Mem0 reads them. Of what Mem0 made nothing is kept nothing either: no deletion there
@@ -49,7 +49,7 @@ def messages_of(method: str, given: Mapping[str, Any], answer: Any) -> list[Resu
     message = f"message-{uuid.uuid4()}"
     record = {**_about(given), **({"role": role} if role is not None else {})}
     made = [replace(each, record={**(each.record or {}), "message": message}) for each in results]
-    return [Result("MESSAGE", message, text, record), *made]
+    return [CallResult("MESSAGE", message, text, record), *made]
 
 
 def _said(messages: Any) -> tuple[str, str | None]:
@@ -78,12 +78,12 @@ def _about(given: Mapping[str, Any]) -> dict[str, Any]:
     return about
 
 
-def _added(given: Mapping[str, Any], answer: Any) -> list[Result] | None:
+def _added(given: Mapping[str, Any], answer: Any) -> list[CallResult] | None:
     rows = answer.get("results") if isinstance(answer, dict) else answer
     if not isinstance(rows, list) or not _tells_owners(given):
         return None
     about = _about(given)
-    found: list[Result] = []
+    found: list[CallResult] = []
     for row in rows:
         event = row.get("event") if isinstance(row, dict) else None
         if event == "NONE":
@@ -96,7 +96,7 @@ def _added(given: Mapping[str, Any], answer: Any) -> list[Result] | None:
         record = (
             {**about, **{name: row[name] for name in KEPT if row.get(name) is not None}} if event == "ADD" else None
         )
-        found.append(Result(event, str(row["id"]), text if event != "DELETE" else None, record))
+        found.append(CallResult(event, str(row["id"]), text if event != "DELETE" else None, record))
     return found
 
 

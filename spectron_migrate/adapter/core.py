@@ -20,23 +20,22 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from spectron_migrate.adapter.captures import Captures
+from spectron_migrate.adapter.call_results import messages_of, results_of
 from spectron_migrate.adapter.catalogue import Catalogue, NoCatalogue
 from spectron_migrate.adapter.counters import ProcessCounters
 from spectron_migrate.adapter.guard import Guard
-from spectron_migrate.adapter.heartbeat import Heartbeat
+from spectron_migrate.adapter.heartbeat import Heartbeat, as_of_seconds
 from spectron_migrate.adapter.mem0_calls import ENTITIES, Mem0Calls, SearchRequest
 from spectron_migrate.adapter.search_results import HIDDEN, RenderedHits, SearchResults, TooManyHidden, render_hits
 from spectron_migrate.adapter.shadow import ShadowReads
 from spectron_migrate.adapter.spectron_thread import SpectronAnswer, SpectronThread
-from spectron_migrate.adapter.writes import WriteTracker
+from spectron_migrate.adapter.writes import WriteTracker, is_captured
 from spectron_migrate.errors import InputError
 from spectron_migrate.mapping import Lens, NotServable, load_mapping
-from spectron_migrate.records import Memory, parse_time
+from spectron_migrate.records import Memory
 from spectron_migrate.settings import load_settings
 from spectron_migrate.settings.types import Secret, Settings, SpectronAccess
 from spectron_migrate.state.routing import Routing, RoutingReader, name_of, subject_of
-from spectron_migrate.state.written import Written
 
 MAX_K = 50
 """What Spectron is asked for, as verification asks: some hits are no memories, or old ones."""
@@ -87,7 +86,6 @@ class AdapterCore:
         self.calls = Mem0Calls(client)
         self.counters = ProcessCounters()
         self.guard = Guard(self.settings.cutover.guard, clock=clock)
-        self.written = Written(None)
         try:
             self.routing = RoutingReader(_absolute(routing) if routing else self.settings.state)
         except ValueError as error:
@@ -98,26 +96,23 @@ class AdapterCore:
         self.catalogue = Catalogue(self.settings.state, clock=clock)
         self.access = _access(self.settings, spectron_client)
         self.spectron_thread = SpectronThread(self.access)
-        self.heartbeat = Heartbeat(self.settings.state, self.routing, self.counters, self.guard, self.written)
+        self.heartbeat = Heartbeat(self.settings.state, self.routing, self.counters, self.guard)
+        self.process_calls = self.heartbeat.calls
         self.lens = lru_cache(maxsize=4096)(self._lens)
         self._clock = clock
         self._ready: tuple[float, str | None] = (float("-inf"), "not looked at yet")
         self.shadow = ShadowReads(self, self.settings.cutover.shadow, rng or random.Random())
         self._said: set[str] = set()
-        self._captures: Captures | None = None
         self._writes = WriteTracker(
             self.calls,
-            self.counters,
-            self.written,
+            self.process_calls,
             self.catalogue,
             routing=self.routing.current,
             moment=self._moment,
-            captures=self._outbox,
+            results_of=messages_of if self.settings.cutover.capture == "messages" else results_of,
         )
-        if self.routing.current().phase not in ("mem0", "complete") and (
-            capturing := self._outbox(self.routing.current())
-        ):
-            capturing.refuse_other_host()
+        if is_captured(self.routing.current()):
+            self.process_calls.refuse_other_host()
         self._as_of: tuple[str | None, float] = (None, float("-inf"))
         _CORES.add(self)
 
@@ -226,14 +221,6 @@ class AdapterCore:
         self.heartbeat.begin()
         return self._writes.around(method, args, kwargs)
 
-    def _outbox(self, routing: Routing) -> Captures | None:
-        """Where writes are captured, while the cutover says so."""
-        if routing.catch_up != "outbox" or routing.phase == "complete":
-            return None
-        if self._captures is None:
-            self._captures = Captures(self.settings)
-        return self._captures
-
     # -- how ----------------------------------------------------------------------------------------------
 
     def is_complete(self) -> bool:
@@ -246,9 +233,8 @@ class AdapterCore:
 
     def close(self) -> None:
         """Tell the last news and let go of threads, files and connections; the wrapped client is the caller's."""
-        if self._captures is not None:
-            self._captures.close()
         self.heartbeat.close()
+        self.process_calls.close()
         self.routing.close()
         self.spectron_thread.close()
         self.catalogue.close()
@@ -257,13 +243,9 @@ class AdapterCore:
         """In a child process: what belongs to the parent is left alone, and made anew."""
         self.spectron_thread.forget_after_fork()
         self.catalogue.forget_after_fork()
-        for part in (self.counters, self.guard, self.written, self.heartbeat):
+        for part in (self.counters, self.guard, self.heartbeat, self.process_calls):
             part.forget_after_fork()
         self.shadow.under_way = 0
-        if self._captures is not None:
-            self._captures.forget_in_child()
-            _PARENTS.append(self._captures)
-        self._captures = None
 
     def _lens(self, ids: tuple[tuple[str, str], ...]) -> Lens | str:
         try:
@@ -299,15 +281,12 @@ class AdapterCore:
         subject = subject_of(**asked.ids)
         if subject is None or not routing.is_caught_up(name_of(routing.migration, subject), time.time()):
             return False
-        return not self.written.since(subject, self._moment(routing.as_of))
+        return not self.process_calls.must_wait(subject, self._moment(routing.as_of))
 
     def _moment(self, as_of: str | None) -> float:
         known, moment = self._as_of
         if as_of != known:
-            try:
-                moment = parse_time(as_of).timestamp() if as_of else float("-inf")
-            except ValueError:
-                moment = float("-inf")
+            moment = as_of_seconds(as_of)
             self._as_of = (as_of, moment)
         return moment
 
@@ -349,8 +328,6 @@ class AdapterCore:
 
 
 _CORES: weakref.WeakSet[AdapterCore] = weakref.WeakSet()
-_PARENTS: list[Captures] = []
-"""What a child process must neither use nor close."""
 
 
 def _after_fork() -> None:

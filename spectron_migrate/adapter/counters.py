@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from spectron_migrate.state.routing import Routing
-
 MOST_NAMES = 200
 """Different calls that are told apart: names are an application's code, but some could be made of its data."""
 OTHERS = "other calls"
@@ -26,7 +24,6 @@ class ProcessCounters:
         self._calls: dict[str, Counter[str]] = {}
         self._reads: Counter[str] = Counter()
         self._shadow: Counter[str] = Counter()
-        self._running: dict[int, int] = {}
 
     def call(self, method: str, details: tuple[str, ...] = ()) -> None:
         """The application called what Spectron cannot answer."""
@@ -55,30 +52,10 @@ class ProcessCounters:
             self._shadow.update(sums)
             self.changes += 1
 
-    def began(self, current: Callable[[], Routing]) -> Routing:
-        """A write begins; what is in force for it.
-
-        It is counted before anybody can be told that no write runs under it.
-        """
-        with self._lock:
-            routing = current()
-            self._running[routing.epoch] = self._running.get(routing.epoch, 0) + 1
-            self.changes += 1
-        return routing
-
-    def ended(self, epoch: int) -> None:
-        """It ended."""
-        with self._lock:
-            left = self._running.pop(epoch, 0) - 1
-            if left > 0:
-                self._running[epoch] = left
-            self.changes += 1
-
     def forget_after_fork(self) -> None:
         """In a child process: what was counted is the parent's, and so may the lock be."""
         self._lock = threading.Lock()
-        self._calls, self._running = {}, {}
-        self._reads, self._shadow = Counter(), Counter()
+        self._calls, self._reads, self._shadow = {}, Counter(), Counter()
 
     def snapshot(self) -> dict[str, Any]:
         """The fields of a process's report."""
@@ -87,5 +64,4 @@ class ProcessCounters:
                 "calls": {name: dict(days) for name, days in self._calls.items()},
                 "reads": dict(self._reads),
                 "shadow": {name: round(float(value), 4) for name, value in self._shadow.items()},
-                "running_epoch": min(self._running, default=None),
             }

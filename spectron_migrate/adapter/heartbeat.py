@@ -7,16 +7,16 @@ import logging
 import os
 import threading
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from spectron_migrate.adapter.counters import ProcessCounters
 from spectron_migrate.adapter.guard import Guard
+from spectron_migrate.adapter.process_calls import ProcessCalls
+from spectron_migrate.records import parse_time
 from spectron_migrate.state.following import UNDRAINED, is_followed
 from spectron_migrate.state.processes import FOLDER, GuardStatus, OwnFile, ProcessStatus, stamp
 from spectron_migrate.state.routing import Routing, RoutingReader
-from spectron_migrate.state.written import Written
 
 EVERY_S = 0.5
 STILL_THERE_S = 5.0
@@ -28,15 +28,14 @@ _log = logging.getLogger("spectron_migrate.adapter")
 class Heartbeat:
     """One thread; it begins with the first call, and again in a child process. No caller sees what fails here."""
 
-    def __init__(
-        self, state: Path, routing: RoutingReader, counters: ProcessCounters, guard: Guard, written: Written
-    ) -> None:
+    def __init__(self, state: Path, routing: RoutingReader, counters: ProcessCounters, guard: Guard) -> None:
         """`state`: the state directory; while it does not exist, nothing is written."""
         self._state = state
         self._routing = routing
         self._counters = counters
         self._guard = guard
-        self._written = written
+        self.calls = ProcessCalls(state, self.token)
+        """The calls of this process to Mem0."""
         self._lock = threading.Lock()
         self._own: OwnFile | None = None
         self._pid = 0
@@ -57,11 +56,16 @@ class Heartbeat:
         with self._lock:
             if self._pid == os.getpid():
                 return
-            self._pid, self._own, self._told = os.getpid(), None, ()
+            self._pid, self._told = os.getpid(), ()
             self._began = stamp(datetime.now(UTC))
-            self._share()
             threading.Thread(target=self._run, name="spectron-adapter", daemon=True).start()
             atexit.register(self.close)
+
+    def token(self) -> str | None:
+        """What names this process in the log of calls; None without a state directory. Raises OSError."""
+        with self._lock:
+            own = self._own_file()
+        return own.token if own is not None else None
 
     def beat(self) -> None:
         """Tell the news, if there is any."""
@@ -90,7 +94,9 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._closed:
-            self._warn_if_undrained(self._routing.current())
+            routing = self._routing.current()
+            self._warn_if_undrained(routing)
+            self.calls.maintain(as_of=as_of_seconds(routing.as_of), drained=routing.catch_up == "outbox")
             self.beat()
             self._wake.wait(EVERY_S)
 
@@ -107,39 +113,45 @@ class Heartbeat:
         self._follower_missing = self._follower_missing + 1 if missing else 0
 
     def _beat(self) -> None:
-        if self._own is None:
-            if not self._state.is_dir():
-                return
-            self._own = OwnFile(self._state)
-            self._share()
+        own = self._own_file()
+        if own is None:
+            return
         routing = self._routing.current()
-        news = (self._counters.changes, routing.epoch, self._routing.problem, self._guard.state, self._guard.trips)
+        changes = (self._counters.changes, self.calls.changes)
+        news = (changes, routing.epoch, self._routing.problem, self._guard.state, self._guard.trips)
         now = datetime.now(UTC)
         if news == self._told and (now - self._told_at).total_seconds() < STILL_THERE_S:
             return
         guard = GuardStatus(self._guard.state != "closed", self._guard.since, self._guard.reason, self._guard.trips)
-        self._own.write(
+        own.write(
             ProcessStatus(
-                host=self._own.host,
-                pid=self._own.pid,
+                host=own.host,
+                pid=own.pid,
                 began=self._began,
                 heartbeat=stamp(now),
                 epoch=routing.epoch,
                 routing_problem=self._routing.problem,
                 guard=guard,
+                running_epoch=self.calls.oldest_epoch,
                 **self._counters.snapshot(),
             )
         )
         self._told, self._told_at = news, now
 
-    def _share(self) -> None:
-        """Before the first write: the other processes have to know of it."""
-        with suppress(OSError):
-            if self._state.is_dir():
-                (self._state / FOLDER).mkdir(mode=0o700, exist_ok=True)
-                self._written.share(self._state / FOLDER)
+    def _own_file(self) -> OwnFile | None:
+        if self._own is None and self._state.is_dir():
+            self._own = OwnFile(self._state)
+        return self._own
 
     def _complain(self, problem: str) -> None:
         if problem != self._problem:
             _log.warning("%s", problem)
             self._problem = problem
+
+
+def as_of_seconds(as_of: str | None) -> float:
+    """A time of the routing in seconds since 1970; minus infinity where it names none."""
+    try:
+        return parse_time(as_of).timestamp() if as_of else float("-inf")
+    except ValueError:
+        return float("-inf")

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from spectron_migrate.adapter.captures import Captures
+from spectron_migrate.adapter.call_results import ResultsOf
 from spectron_migrate.adapter.catalogue import Catalogue, NoCatalogue
-from spectron_migrate.adapter.counters import ProcessCounters
 from spectron_migrate.adapter.mem0_calls import Mem0Calls, owners_of
 from spectron_migrate.adapter.mem0_methods import BY_MEMORY_ID
+from spectron_migrate.adapter.process_calls import ProcessCalls
+from spectron_migrate.state.call_log import CallSubject, encode_results
 from spectron_migrate.state.routing import Routing
-from spectron_migrate.state.written import Written
 
 LATE_S = 60.0
 """What Mem0 only accepted, or what a network cut off, may become visible this much later."""
 RECENT = 10_000
 """Memories that this process added, whose owners are known before the catalogue has them."""
+_log = logging.getLogger("spectron_migrate.adapter")
 _ON_ITS_WAY = ("httpx", "httpcore", "requests", "urllib3", "aiohttp", "asyncio", "mem0.exceptions")
 
 
@@ -27,33 +29,31 @@ class WriteTracker:
     def __init__(
         self,
         calls: Mem0Calls,
-        counters: ProcessCounters,
-        written: Written,
+        process_calls: ProcessCalls,
         catalogue: Catalogue,
         *,
         routing: Callable[[], Routing],
         moment: Callable[[str | None], float],
-        captures: Callable[[Routing], Captures | None],
+        results_of: ResultsOf,
     ) -> None:
-        """`moment`: of an `as_of`; `captures`: where writes are captured, while the cutover says so."""
+        """`moment`: seconds since 1970 of an `as_of`; `results_of`: what a call left in Mem0."""
         self.calls = calls
-        self.counters = counters
-        self.written = written
+        self.process_calls = process_calls
         self.routing = routing
         self.moment = moment
-        self.captures = captures
+        self.results_of = results_of
         self._catalogue = catalogue
         self._recent: dict[str, list[str]] = {}
 
     def around(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _TrackedWrite:
-        """Reads of what a write is about come from Mem0 until it is known to be in Spectron.
+        """A context around one call: reads by those whom it is about come from Mem0 until Spectron has it.
 
-        As a context, it gives what is to be called with Mem0's answer.
+        Call what the context gives with Mem0's answer.
         """
         return _TrackedWrite(self, method, args, kwargs)
 
     def owners(self, memory_id: str) -> list[str]:
-        """Who can find a memory; nobody by name where that cannot be told, and then it could be anybody."""
+        """The owners of a memory; empty if they are not known, and then it could be anybody's."""
         recent = self._recent.get(memory_id)
         if recent is not None:
             return recent
@@ -63,33 +63,35 @@ class WriteTracker:
             return []
         return list(known[0].entity_ids.values()) if known is not None else []
 
-    def learn(self, rows: Sequence[dict[str, Any]], about: list[str]) -> None:
+    def learn(self, rows: Sequence[dict[str, Any]], owners: Sequence[str]) -> None:
         """Memories that were added just now are theirs."""
         if len(self._recent) >= RECENT:
             self._recent = {}
         for row in rows:
             if row.get("event") == "ADD" and row.get("id"):
-                self._recent[str(row["id"])] = about
+                self._recent[str(row["id"])] = list(owners)
 
 
 class _TrackedWrite:
-    """One write. Written out, because every `contextmanager` would cost an application's call more than its notes."""
+    """One call. Written out, because a `contextmanager` would cost the application more than the notes."""
 
-    def __init__(self, writes: WriteTracker, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        self._writes = writes
+    def __init__(self, tracker: WriteTracker, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        self._tracker = tracker
         self._method = method
         self._args = args
         self._kwargs = kwargs
+        self._results: str | None = None
         self._later_s = 0.0
 
     def __enter__(self) -> Callable[[Any], None]:
-        self._routing = self._writes.counters.began(self._writes.routing)
+        calls = self._tracker.process_calls
+        self._number, self._routing = calls.start(self._tracker.routing)
         if self._routing.phase == "mem0":
             return _unnoted
         try:
             self._begin()
         except BaseException:
-            self._writes.counters.ended(self._routing.epoch)
+            calls.finish(self._number)
             raise
         return self._answered
 
@@ -98,34 +100,48 @@ class _TrackedWrite:
             if self._routing.phase != "mem0":
                 self._end(error)
         finally:
-            self._writes.counters.ended(self._routing.epoch)
+            self._tracker.process_calls.finish(self._number)
 
     def _begin(self) -> None:
-        writes = self._writes
-        given = writes.calls.named(self._method, self._args, self._kwargs)
-        memory_id = str(given.get("memory_id")) if self._method in BY_MEMORY_ID else None
-        self._about = list(owners_of(given).values()) if memory_id is None else writes.owners(memory_id)
-        captures = writes.captures(self._routing)
-        self._call = captures.begin(self._method, given, self._about, memory_id) if captures is not None else None
-        self._captured = captures is None or self._call is not None
-        self._as_of = writes.moment(self._routing.as_of)
-        # Before the call too: a process that dies in the middle may have written, and nothing says so afterwards.
-        writes.written.note(self._about, max(time.time(), self._as_of))
+        tracker = self._tracker
+        self._given = tracker.calls.named(self._method, self._args, self._kwargs)
+        memory_id = str(self._given.get("memory_id")) if self._method in BY_MEMORY_ID else None
+        owners = owners_of(self._given).values() if memory_id is None else tracker.owners(memory_id)
+        self._subject = CallSubject(tuple(owners), memory_id)
+        self._captures = is_captured(self._routing)
+        self._as_of = tracker.moment(self._routing.as_of)
+        self._call = tracker.process_calls.note_begin(
+            self._number, self._routing.epoch, self._now(), self._subject, capture=self._captures
+        )
 
     def _answered(self, answer: Any) -> None:
         rows = rows_of(answer)
         self._later_s = LATE_S if is_pending(rows) else 0.0
-        if self._method == "add" and self._about:
-            self._writes.learn(rows, self._about)
-        if self._call is not None:
-            self._call.returned(answer)
+        if self._method == "add" and self._subject.owners:
+            self._tracker.learn(rows, self._subject.owners)
+        if not self._captures:
+            return
+        try:
+            results = self._tracker.results_of(self._method, self._given, answer)
+            self._results = encode_results(results) if results is not None else None
+        except Exception as error:  # metadata that is no JSON: Mem0 has it, so the call must not fail
+            _log.warning("what Mem0 stored cannot be captured; reconciling finds it: %s", error)
 
     def _end(self, error: BaseException | None) -> None:
         if error is not None:
+            self._results = None
             self._later_s = LATE_S if _may_come_late(error) else 0.0
-        captured = self._call.end(self._later_s) if self._call is not None else self._captured
-        # A clock that was put back must not let this write look older than what the routing tells about.
-        self._writes.written.note(self._about, max(time.time(), self._as_of) + self._later_s, captured=captured)
+        at = self._now() + self._later_s
+        self._tracker.process_calls.note_end(self._call, at, self._results, self._subject, capture=self._captures)
+
+    def _now(self) -> float:
+        # A clock that was put back must not let this call look older than what the routing tells about.
+        return max(time.time(), self._as_of)
+
+
+def is_captured(routing: Routing) -> bool:
+    """Whether what calls leave in Mem0 is to be captured, so that it comes to Spectron."""
+    return routing.catch_up == "outbox" and routing.phase not in ("mem0", "complete")
 
 
 def _unnoted(_: Any) -> None:

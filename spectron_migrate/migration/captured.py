@@ -10,10 +10,10 @@ from spectron_migrate.ledger.merge import Merge
 from spectron_migrate.ledger.read import memories
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.records import Memory, Placement, digest
-from spectron_migrate.state.outbox import Row
+from spectron_migrate.state.outbox import CapturedResult
 
 
-def memory_of(row: Row, known: Memory | None) -> Memory | None:
+def memory_of(row: CapturedResult, known: Memory | None) -> Memory | None:
     """The memory as the call left it; None for a change of one that nobody has heard of."""
     told = {**known.to_json(), **row.record} if known is not None else row.record
     if row.text is None or (row.event == "UPDATE" and known is None):
@@ -32,18 +32,18 @@ def memory_of(row: Row, known: Memory | None) -> Memory | None:
 class CapturedMessages:
     """The messages among some rows. What Mem0 made of a message follows it, and names it in its record."""
 
-    def __init__(self, ledger: Ledger, mapping: ScopeMapping, merge: Merge, rows: Sequence[Row]) -> None:
+    def __init__(self, ledger: Ledger, mapping: ScopeMapping, merge: Merge, rows: Sequence[CapturedResult]) -> None:
         """Nothing is merged yet."""
         self._ledger = ledger
         self._mapping = mapping
         self._merge = merge
-        self._made: defaultdict[str, list[Row]] = defaultdict(list)
+        self._made: defaultdict[str, list[CapturedResult]] = defaultdict(list)
         self._taken: set[str] = set()
         for row in rows:
             if "message" in row.record:
                 self._made[row.record["message"]].append(row)
 
-    def take(self, row: Row) -> None:
+    def take(self, row: CapturedResult) -> None:
         """Plan a message in place of its memories, if all of them belong where it does and none is known already.
 
         Else the memories are written themselves: a reading of Mem0 was faster, or the mapping tells them apart.
@@ -59,7 +59,7 @@ class CapturedMessages:
             self._merge.add_message(message, placed)
             self._taken.add(message.id)
 
-    def of(self, row: Row) -> str | None:
+    def of(self, row: CapturedResult) -> str | None:
         """The message that is written in place of what the row tells; None where the memory itself is.
 
         A row before this one may have taken it apart.
@@ -67,7 +67,7 @@ class CapturedMessages:
         message = row.record.get("message")
         return message if message in self._taken and messages.fact_of_message(self._ledger.db, message) else None
 
-    def _goes_with(self, placed: Placement, row: Row) -> bool:
+    def _goes_with(self, placed: Placement, row: CapturedResult) -> bool:
         if row.event == "DELETE":
             return True
         memory = memory_of(row, memories.memory_of(self._ledger, row.mem0_id))

@@ -27,13 +27,11 @@ from spectron_migrate.mapping import ScopeMapping, Unmapped
 from spectron_migrate.migration.captured import CapturedMessages, memory_of
 from spectron_migrate.migration.caught_up import owners_behind
 from spectron_migrate.migration.deliver import Limits, begin_run, deliver_plan
-from spectron_migrate.records import NullReporter, format_time, parse_time
+from spectron_migrate.records import NullReporter, format_time
 from spectron_migrate.spectron.api import Sleep, SpectronApi
-from spectron_migrate.state import processes
+from spectron_migrate.state.call_log import ANYBODY, CallSubject
 from spectron_migrate.state.journal import CaughtUp, publish_routing, read_journal
-from spectron_migrate.state.outbox import Batch, Outbox, Row
-from spectron_migrate.state.running import About, left_by_the_dead, under_way
-from spectron_migrate.state.written import Written
+from spectron_migrate.state.outbox import CapturedResult, Outbox
 
 MOST_CALLS = 500
 """Calls whose results are planned in one transaction."""
@@ -84,7 +82,6 @@ class Drainer:
         self._clock = clock
         self._now = now
         self._sleep = sleep
-        self._written = Written(state / processes.FOLDER)
         self._deferred = DeferredWork(hold_s, max_in_flight=4 * LANES)
         self._run: Run | None = None
 
@@ -126,25 +123,21 @@ class Drainer:
             if messages.take_refused_apart(ledger.db, number):
                 plan.mark_late(ledger, number)
         self._outbox.settle(scanned)
-        self._written.was_read(parse_time(scanned))
         now = self._now()
-        self._bury(now)
-        began = self._written.draining(now)
-        running = under_way(self._state)  # before the batch, which has the results of calls that end meanwhile
-        batch = self._outbox.batch(MOST_CALLS)
-        fresh = [row for row in batch.rows if row.completed > fence]  # the base has read older ones
-        unknown = self._plan(ledger, number, fresh) if fresh else frozenset()
-        about = [About(tuple(unknown))] * bool(unknown) + [About(())] * batch.torn
-        if about:
-            self._outbox.leave_unknown(about, self._now())
-        self._outbox.delivered(batch)
+        batch = self._outbox.batch(MOST_CALLS, now)
+        fresh = [result for result in batch.results if result.completed > fence]  # the base has read older ones
+        unmapped = self._plan(ledger, number, fresh) if fresh else frozenset()
+        self._outbox.delivered(batch, CallSubject(tuple(unmapped)) if unmapped else None)
         written = await self._deliver(ledger, api, number)
-        behind = self._behind(ledger, batch, running)
-        as_of = format_time(began)
+        unknown = self._outbox.unknown()
+        if self._outbox.missed_at >= scanned:  # a write that could not be noted at all
+            unknown.append(ANYBODY)
+        behind = self._behind(ledger, [*unknown, *batch.running]) if batch.is_whole else None
+        as_of = format_time(batch.as_of)
         caught_up = CaughtUp(as_of, now.timestamp() + self._max_lag_s, behind)
         publish_routing(self._state, caught_up, now=format_time(self._now()))
         left = cutover.count_undecided([ledger])
-        return Drained(len(batch.rows), written, left, len(self._outbox.unknown()), as_of, behind)
+        return Drained(len(batch.results), written, left, len(unknown), as_of, behind)
 
     def _check_mapping(self, ledger: Ledger) -> None:
         migration = ledger.migration()
@@ -154,13 +147,7 @@ class Drainer:
                 hint="follow with the same mapping.yaml",
             )
 
-    def _bury(self, now: datetime) -> None:
-        """What processes were doing that are dead by now is unknown."""
-        for path, calls in left_by_the_dead(self._state):
-            self._outbox.leave_unknown(calls, now)
-            path.unlink()
-
-    def _plan(self, ledger: Ledger, number: int, rows: Sequence[Row]) -> frozenset[str]:
+    def _plan(self, ledger: Ledger, number: int, rows: Sequence[CapturedResult]) -> frozenset[str]:
         """Merge the rows in their order; ids of owners of rows that say too little, for reconciling to find."""
         migration = ledger.migration()
         assert migration is not None  # noqa: S101 - there is a plan
@@ -181,7 +168,7 @@ class Drainer:
             plan.mark_late(ledger, number)
         return frozenset(unknown)
 
-    def _merge(self, ledger: Ledger, merge: Merge, row: Row, message: str | None) -> set[str]:
+    def _merge(self, ledger: Ledger, merge: Merge, row: CapturedResult, message: str | None) -> set[str]:
         if row.event == "DELETE":
             merge.tombstone(row.mem0_id, row.completed)
             return set()
@@ -223,20 +210,17 @@ class Drainer:
             self._run = None
         return run.counters.written
 
-    def _behind(self, ledger: Ledger, batch: Batch, running: Sequence[About]) -> frozenset[str] | None:
+    def _behind(self, ledger: Ledger, calls: Sequence[CallSubject]) -> frozenset[str] | None:
         """Ids of whom Spectron does not know everything; None for everybody.
 
-        Whoever a call is about that runs stays behind with it: should its process die, nothing else would tell before
-        the next draining that it may have written.
+        `calls`: those whose results are unknown, and those that run. The owner of a running call stays behind, because
+        if its process dies, nothing tells before the next drain that it may have written.
         """
-        if batch.calls == MOST_CALLS:
-            return None
         refused = cutover.refused_memories([ledger])
         owners = owners_behind([ledger], read_journal(self._state).state, refused)
-        unknown = [*self._outbox.unknown(), *running]
-        if owners is None or any(not call.owners and call.memory is None for call in unknown):
+        if owners is None or any(not call.owners and call.memory is None for call in calls):
             return None
-        return frozenset(owners).union(*(call.owners or _owners_of(ledger, call.memory) for call in unknown))
+        return frozenset(owners).union(*(call.owners or _owners_of(ledger, call.memory) for call in calls))
 
 
 def _owners_of(ledger: Ledger, mem0_id: str | None) -> set[str]:

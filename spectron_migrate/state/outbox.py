@@ -1,47 +1,41 @@
-"""The outbox: what an application's adapters saw Mem0 store, waiting to come to Spectron. One host's.
+"""The outbox: what the adapters saw Mem0 store, waiting to be brought to Spectron. It belongs to one host.
 
-Adapters only append, one write to one file a call (`outbox.log`), as soon as Mem0 returned: if one call returned before
-another began, its results come first. Nobody waits for anybody, because nothing in the file ever moves: what was
-drained becomes a hole in it, which takes no room. How far it was drained, and what is *unknown*, lies beside it in
-`outbox.db`: what a process left open that died (`running`), a call that raised, or an answer that names no memory. It
-is not lost: Mem0 is the truth, and reconciling finds it. What was appended survives the death of any process at once,
-and a power cut within moments; what such a cut takes is unknown too. Standard library alone, because applications
-import this.
+Adapters append to the log of calls (`call_log`), and only `replay --follow` and the steps of a cutover drain it. How
+far it was drained lies beside it in `outbox.db`, with the calls whose results are *unknown*: a process died during
+the call, the call raised, or its answer names no memory. Nothing of them is lost: Mem0 is the truth, and a complete
+reading finds it. Standard library alone, because applications import this.
 """
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import sqlite3
 import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from spectron_migrate.files.shared_sqlite import open_shared
-from spectron_migrate.files.space import release_space
-from spectron_migrate.state.running import About
+from spectron_migrate.state.call_log import (
+    ANYBODY,
+    CallLog,
+    CallSubject,
+    CallView,
+    Event,
+    mark_line,
+    unknown_line,
+)
+from spectron_migrate.state.outbox_before import absorb_calls
+from spectron_migrate.state.processes import is_process_alive
 
 FILE = "outbox.db"
-LOG = "outbox.log"
-BUSY_S = 1.0
-"""How long a call that raised waits until it is noted as unknown, while others are; beyond it nobody captured it."""
-LARGE = 4_000_000
-"""Bytes that were drained and are worth giving back."""
-_NAME = b"filling "
-_NAME_LENGTH = 64
-"""Bytes at most; they stay when all else was given back."""
-_encode = json.JSONEncoder(check_circular=False, allow_nan=False).encode
+BUSY_S = 5.0
+"""How long opening it, or a change, waits for another process."""
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
-
-Event = Literal["ADD", "UPDATE", "DELETE", "MESSAGE"]
-"""What a call did to a memory; or what the application said, followed by what Mem0 made of it."""
 
 _DDL = """
 CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -56,22 +50,11 @@ class OtherHost(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """One memory that a call left in Mem0."""
-
-    event: Event
-    mem0_id: str
-    text: str | None = None
-    record: dict[str, Any] | None = None
-    """What else is known of it: the fields of a memory."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A result that waits, in order of completion."""
+class CapturedResult:
+    """A result that waits to be planned, in order of completion."""
 
     completed: str
-    """When, RFC 3339; it rises from row to row even where the clock goes back, so that it can stand for the order."""
+    """When, RFC 3339. It rises from result to result even if the clock goes back, so that it tells their order."""
     event: Event
     mem0_id: str
     text: str | None
@@ -79,156 +62,187 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """The results of the calls that completed first."""
+class OutboxBatch:
+    """What one drain takes from the log."""
 
-    rows: tuple[Row, ...]
-    calls: int
-    up_to: int
-    """Where in the file it ends, in bytes; what is appended meanwhile comes behind."""
-    torn: bool
-    """Whether something in between cannot be read, as a power cut leaves it: it could be about anybody."""
+    as_of: datetime
+    """The time of its mark, later than every earlier one's: of what stands before the mark nothing is missing."""
+    results: tuple[CapturedResult, ...]
+    unknown: tuple[tuple[datetime, CallSubject], ...]
+    """Calls whose results a reading of Mem0 has to tell, each with the time by which they are there."""
+    running: tuple[CallSubject, ...]
+    """Calls that had begun before its end, and not ended."""
+    end: int
+    """Where it ends, in bytes; what is appended meanwhile comes behind."""
+    restart: int
+    """Where the oldest of the running calls begins: the log from here on tells again which calls run."""
+    is_whole: bool
+    """Whether it reaches its mark; if not, more waits before it."""
+    absorbed: tuple[Path, ...]
+    """Files of version 0.1 that are no longer needed once the unknown calls are kept."""
+
+
+def claim_host(state: Path, host: str) -> None:
+    """Make this host the outbox's, if it has none yet.
+
+    Raises OtherHost if it belongs to another one, OSError or sqlite3.Error if that cannot be found out.
+    """
+    with closing(open_shared(state / FILE, _DDL, busy_s=BUSY_S)) as db:
+        db.execute("INSERT OR IGNORE INTO meta VALUES ('host', ?)", (host,))
+        owner = db.execute("SELECT value FROM meta WHERE name = 'host'").fetchone()[0]
+    if owner != host:
+        raise OtherHost(f"the outbox in {state} belongs to host {owner}, this is {host}")
 
 
 class Outbox:
-    """Safe to use from several threads and processes of one host."""
+    """The drainer's end of it; safe to use from several threads, by one drainer at a time."""
 
     def __init__(self, state: Path, *, host: str) -> None:
-        """Open it, or make it.
+        """Open it, or create it.
 
-        Raises OtherHost where it is another host's, OSError or sqlite3.Error where it cannot be used.
+        Raises OtherHost if it is another host's, OSError or sqlite3.Error if it cannot be used.
         """
+        claim_host(state, host)
+        self._state = state
         self._lock = threading.Lock()
-        self._log = os.open(state / LOG, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        self._name()
-        self._given_back = _NAME_LENGTH
+        self._log = CallLog(state)
         self._db = open_shared(state / FILE, _DDL, busy_s=BUSY_S)
-        self._db.execute("PRAGMA synchronous = NORMAL")
-        with self._change() as db:
-            db.execute("INSERT OR IGNORE INTO meta VALUES ('host', ?)", (host,))
-        owner = self._meta("host")
-        if owner != host:
-            self.close()
-            raise OtherHost(f"the outbox in {state} belongs to host {owner}, this is {host}")
-
-    # -- what applications do: as little as possible, because a user waits for it --
-
-    def complete(self, results: Sequence[Result], now: datetime) -> None:
-        """A call returned, and this is what it left in Mem0.
-
-        Raises OSError where that cannot be kept, TypeError or ValueError where it is no JSON, a NaN included.
-        """
-        told = [[each.event, each.mem0_id, each.text, each.record or {}] for each in results]
-        # Behind a line of its own, should one that was cut off stand before it.
-        line = f"\n{_encode([now.timestamp(), told])}\n".encode()
-        with self._lock:  # `close` is not to hand the file's number to somebody else meanwhile
-            written = os.write(self._log, line)
-        if written != len(line):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def leave_unknown(self, calls: Sequence[About], at: datetime) -> None:
-        """Nobody can say from here what these calls left in Mem0 until `at`; a reading that begins later finds it."""
-        with self._change() as db:
-            rows = [(_stamp(at), call.to_json()) for call in calls]
-            db.executemany("INSERT INTO unknown(at, about) VALUES (?, ?)", rows)
-
-    # -- what the drainer does --
-
-    def batch(self, calls: int) -> Batch:
-        """The results of so many calls that wait, first completed first."""
-        with self._lock:
-            last, start = self._meta("last"), self._drained()
-            lines, up_to, torn = self._lines(start, calls)
-        moment = _moment(last) if last is not None else datetime.min.replace(tzinfo=UTC)
-        rows: list[Row] = []
-        for at, results in lines:
-            moment = max(moment, datetime.fromtimestamp(at, UTC))
-            for event, mem0_id, text, record in results:
-                moment += timedelta(microseconds=1)
-                rows.append(Row(_stamp(moment), event, mem0_id, text, record))
-        return Batch(tuple(rows), len(lines), up_to, torn)
+        self._db.execute("PRAGMA synchronous = FULL")
+        self._view = CallView()
+        self._marked = _LONG_AGO
+        """The last mark of this process, delivered or not."""
+        self._view_end = -1
+        """How far `_view` has read the log; it is read again where that is not how far it was drained."""
 
     def waits(self) -> bool:
-        """Whether any result waits."""
-        with self._lock:
-            return os.fstat(self._log).st_size > self._drained()
+        """Whether anything was appended since the last drain."""
+        return self._log.size > self._drained()
 
-    def delivered(self, batch: Batch) -> None:
-        """The ledger has it."""
-        with self._lock:
-            if batch.up_to == self._drained():
-                return
-            # So that after a power cut too the file reaches as far as it was drained, and its hole no further.
-            os.fdatasync(self._log)
-            self._db.execute("PRAGMA synchronous = FULL")
+    def batch(self, calls: int, now: datetime) -> OutboxBatch:
+        """Mark the log, and read what was appended before the mark: the results of so many calls at most.
+
+        Raises OSError if the log cannot be written.
+        """
+        start, last = self._drained(), self._meta("last")
+        self._read_running(start)
+        before = absorb_calls(self._state, now)
+        self._bury(now)
+        as_of = max(now, self._last_mark() + timedelta(microseconds=1))
+        self._marked = as_of
+        mark = mark_line(as_of.timestamp())
+        self._log.append(mark)
+        reader = _BatchReader(self._view, _moment(last) if last is not None else _LONG_AGO)
+        end = self._fold(start, reader=reader, most=calls, until=mark.encode())
+        unknown = [*before.unknown, *reader.unknown]
+        if self._view.torn:
+            unknown.append((as_of, ANYBODY))
+            self._view.torn = 0
+        return OutboxBatch(
+            as_of=as_of,
+            results=tuple(reader.results),
+            unknown=tuple(unknown),
+            running=(*before.running, *(subject for subject, _ in self._view.running.values())),
+            end=end,
+            restart=self._view.oldest_running(end),
+            is_whole=reader.is_whole,
+            absorbed=before.files,
+        )
+
+    def delivered(self, batch: OutboxBatch, more_unknown: CallSubject | None = None) -> None:
+        """The ledger has the batch; `more_unknown`: whose results in it say too little."""
+        # So that after a power cut too the file reaches as far as it was drained, and its hole no further.
+        self._log.sync()
+        name = self._log.name
+        values = [("drained", f"{name} {batch.end}"), ("restart", f"{name} {batch.restart}")]
+        values += [("marked", _stamp(batch.as_of))]
+        values += [("last", batch.results[-1].completed)] if batch.results else []
+        unknown = [*batch.unknown, *([(batch.as_of, more_unknown)] if more_unknown is not None else [])]
+        rows = [(_stamp(at), subject.to_json()) for at, subject in unknown]
         with self._change() as db:
-            values = [("drained", f"{self._named()} {batch.up_to}")]
-            values += [("last", batch.rows[-1].completed)] if batch.rows else []
             db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values)
-        if batch.up_to - self._given_back >= LARGE:
-            self._give_back(batch.up_to)
+            db.executemany("INSERT INTO unknown(at, about) VALUES (?, ?)", rows)
+        self._log.release(batch.restart)
+        for path in batch.absorbed:
+            path.unlink(missing_ok=True)
 
-    def unknown(self) -> list[About]:
-        """Calls of which nobody knows what they left in Mem0."""
+    def unknown(self) -> list[CallSubject]:
+        """Calls whose results nobody knows."""
         with self._lock:
             found = self._db.execute("SELECT about FROM unknown ORDER BY id").fetchall()
-        return [About.from_json(row[0]) for row in found]
+        return [_subject(row[0]) for row in found]
+
+    @property
+    def missed_at(self) -> str:
+        """When a write could last not be noted in the log at all, RFC 3339."""
+        at = self._log.missed_at
+        return _stamp(datetime.fromtimestamp(at, UTC)) if at > 0 else ""
 
     def settle(self, scanned_since: str) -> None:
-        """All of Mem0 was read, beginning at this moment: what was left there before it is known now."""
+        """All of Mem0 was read, beginning at this time: what calls left there before it is known now."""
         with self._change() as db:
             db.execute("DELETE FROM unknown WHERE at < ?", (scanned_since,))
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files; may be called twice."""
         with self._lock:
             self._db.close()
-            if self._log >= 0:
-                os.close(self._log)
-            self._log = -1
+            self._log.close()
 
-    def _lines(self, start: int, most: int) -> tuple[list[tuple[float, Any]], int, bool]:
-        """Whole lines from there on, where they end, and whether some of them are none."""
-        found: list[tuple[float, Any]] = []
-        torn = False
-        with open(os.dup(self._log), "rb") as log:
-            log.seek(start)
-            for line in log:
-                if not line.endswith(b"\n") or len(found) >= most:
+    def _read_running(self, drained: int) -> None:
+        """Read again which calls run, where that is not known."""
+        if self._view_end == drained:
+            return
+        self._view = CallView()
+        restart = self._position("restart")
+        self._fold(self._log.first_line() if restart is None else restart, end=drained)
+        self._view.torn = 0  # it was counted when it was drained
+
+    def _bury(self, now: datetime) -> None:
+        """Calls of processes that died are over, and their results unknown."""
+        bury_the_dead(self._log, self._view, self._state, now.timestamp())
+
+    def _fold(
+        self,
+        start: int,
+        *,
+        end: int | None = None,
+        reader: _BatchReader | None = None,
+        most: int = 0,
+        until: bytes = b"",
+    ) -> int:
+        """Read the lines from `start` to `end` or the line `until`, at most so many calls; returns where it stopped."""
+        while (end is None or start < end) and (data := self._log.whole_lines(start)):
+            for line in data.splitlines(keepends=True):
+                if end is not None and start >= end:
                     break
+                text = line.rstrip(b"\n")
+                self._view.fold(text, start)
                 start += len(line)
-                if not line.strip() or line.startswith(_NAME):
-                    continue
-                try:
-                    at, results = json.loads(line)
-                    found.append((at, results))
-                except ValueError:
-                    torn = True
-        return found, start, torn
+                if reader is not None:
+                    reader.add(text)
+                    reader.is_whole = text == until
+                    if reader.is_whole or reader.calls >= most:
+                        self._view_end = start
+                        return start
+        self._view_end = start
+        return start
 
-    def _name(self) -> None:
-        """A new file begins with a name of its own: how far an earlier one was drained says nothing of it."""
-        if not os.fstat(self._log).st_size:
-            os.write(self._log, b"%s%d" % (_NAME, time.time_ns()) + b"\n")
-
-    def _named(self) -> str:
-        line = os.pread(self._log, _NAME_LENGTH, 0).split(b"\n", 1)[0]
-        return line[len(_NAME) :].decode("ascii", "replace") if line.startswith(_NAME) else ""
+    def _last_mark(self) -> datetime:
+        marked = self._meta("marked")
+        return max(self._marked, _moment(marked)) if marked is not None else self._marked
 
     def _drained(self) -> int:
-        """How far this file was drained."""
-        name, _, up_to = (self._meta("drained") or " 0").rpartition(" ")
-        return int(up_to) if name == self._named() else 0
+        drained = self._position("drained")
+        return self._log.first_line() if drained is None else drained
 
-    def _give_back(self, drained: int) -> None:
-        """Free the room of what was drained; a file system that cannot do that keeps it."""
-        with self._lock:
-            with suppress(OSError):
-                release_space(self._log, _NAME_LENGTH, drained)
-            self._given_back = drained
+    def _position(self, name: str) -> int | None:
+        """An offset in the file as it is now; None if it was noted for another file, or never."""
+        file, _, offset = (self._meta(name) or "").rpartition(" ")
+        return int(offset) if offset and file == self._log.name else None
 
     def _meta(self, name: str) -> str | None:
-        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        with self._lock:
+            row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
         return None if row is None else str(row[0])
 
     @contextmanager
@@ -241,6 +255,59 @@ class Outbox:
                 self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
+
+
+class _BatchReader:
+    """The results and the unknown calls among the lines of a batch."""
+
+    def __init__(self, view: CallView, last: datetime) -> None:
+        self.results: list[CapturedResult] = []
+        self.unknown: list[tuple[datetime, CallSubject]] = []
+        self.calls = 0
+        self.is_whole = False
+        self._view = view
+        self._last = last
+
+    def add(self, line: bytes) -> None:
+        try:
+            if line.startswith(b"end "):
+                _, _, at, results = line.split(b" ", 3)
+                if results != b"-":
+                    self._complete(float(at), json.loads(results))
+            elif line.startswith(b"unknown "):
+                _, _, until, subject = line.split(b" ", 3)
+                self.unknown.append((datetime.fromtimestamp(float(until), UTC), CallSubject.from_json(subject)))
+                self.calls += 1
+            elif line.startswith(b"["):  # the version before wrote no lines but these
+                at_before, results_before = json.loads(line)
+                self._complete(at_before, results_before)
+        except (ValueError, TypeError):
+            self._view.torn += 1
+
+    def _complete(self, at: float, results: Any) -> None:
+        self.calls += 1
+        self._last = max(self._last, datetime.fromtimestamp(at, UTC))
+        for event, mem0_id, text, record in results:
+            self._last += timedelta(microseconds=1)
+            self.results.append(CapturedResult(_stamp(self._last), event, mem0_id, text, record))
+
+
+def bury_the_dead(log: CallLog, view: CallView, state: Path, now: float) -> None:
+    """Note in the log that calls of processes which died are over, with unknown results. Raises OSError."""
+    calls = [(call.decode(), subject) for call, (subject, _) in list(view.running.items())]
+    dead = {
+        process for process in {call.rpartition("/")[0] for call, _ in calls} if not is_process_alive(state, process)
+    }
+    for call, subject in calls:
+        if call.rpartition("/")[0] in dead:
+            log.append(unknown_line(call, now, subject))
+
+
+def _subject(text: str) -> CallSubject:
+    try:
+        return CallSubject.from_json(text)
+    except ValueError:
+        return ANYBODY
 
 
 def _stamp(moment: datetime) -> str:

@@ -19,7 +19,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -199,6 +199,10 @@ class OwnFile:
         self.host, self.pid = socket.gethostname(), os.getpid()
         fold(state)
         self._path, self._lock = _take_name(folder, self.pid)
+        self.token = f"{self._path.stem}:{time.time_ns():x}"
+        """Names this process in the log of calls, and no other one that ever had its number."""
+        with suppress(OSError):  # a full disk: then the lock is all that is known of it
+            self._path.with_suffix(".lock").write_text(f"{self.token}\n")
         if self._path.exists():  # of a dead process with our number, which somebody else is folding right now
             self._path.replace(folder / f"left-{self.pid}-{time.time_ns()}.json")
 
@@ -209,6 +213,18 @@ class OwnFile:
     def close(self) -> None:
         """The process no longer uses the adapter: what it counted stays."""
         self._lock.close()
+
+
+def is_process_alive(state: Path, token: str) -> bool:
+    """Whether the process with this token lives, as far as its lock tells."""
+    lock = state / FOLDER / f"{token.partition(':')[0]}.lock"
+    if not is_held(lock):
+        return False
+    try:
+        held_by = lock.read_text().strip()
+    except OSError:
+        return True
+    return held_by == token or ":" not in held_by  # a process that has just taken the lock writes its token next
 
 
 def fold(state: Path, *, now: datetime | None = None) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,8 +30,17 @@ from spectron_migrate.migration.reconcile import read_last_result, reconcile
 from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds
 from spectron_migrate.records import NullReporter, format_time
 from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.state.call_log import (
+    CallLog,
+    CallResult,
+    CallSubject,
+    begin_line,
+    encode_results,
+    end_line,
+    unknown_line,
+)
 from spectron_migrate.state.journal import Step, record_step
-from spectron_migrate.state.processes import ProcessesStatus, read_processes
+from spectron_migrate.state.processes import OwnFile, ProcessesStatus, read_processes
 from tests.support.waiting import wait_until
 
 EMBEDDER = "spectron_migrate.mem0.wordllama_embedder.WordLlamaEmbedding"
@@ -217,6 +228,37 @@ class Stage:
         adapter._core.heartbeat.begin()
         adapter._core.heartbeat.beat()
         return read_processes(self.state)
+
+
+class NotedCalls:
+    """Calls as an application process notes them in the log of the host."""
+
+    def __init__(self, state: Path) -> None:
+        self._log = CallLog(state)
+        self._process = OwnFile(state)
+        self._numbers = itertools.count()
+
+    def begin(self, subject: CallSubject) -> str:
+        """A call begins; its name."""
+        call = f"{self._process.token}/{next(self._numbers)}"
+        self._log.append(begin_line(call, 1, time.time(), subject))
+        return call
+
+    def end(self, call: str, results: Sequence[CallResult] = (), at: datetime | None = None) -> None:
+        """It returned, and this is what it left in Mem0."""
+        self._log.append(end_line(call, (at or datetime.now(UTC)).timestamp(), encode_results(results)))
+
+    def complete(self, results: Sequence[CallResult], at: datetime | None = None, *, owner: str = "nobody") -> None:
+        """A call from its beginning to its end."""
+        self.end(self.begin(CallSubject((owner,))), results, at)
+
+    def leave_unknown(self, subject: CallSubject, at: datetime | None = None) -> None:
+        """A call that raised."""
+        self._log.append(unknown_line(self.begin(subject), (at or datetime.now(UTC)).timestamp(), subject))
+
+    def die(self) -> None:
+        """The process is killed: its lock is released, and nothing else happens."""
+        self._process.close()
 
 
 def environment(server: RunningServer) -> dict[str, str]:

@@ -15,7 +15,7 @@ from spectron_migrate.errors import LedgerLocked
 from spectron_migrate.ledger import Ledger, decisions, plan
 from spectron_migrate.ledger.read import cutover, plans
 from spectron_migrate.ledger.schema import marks
-from spectron_migrate.state.outbox import Result
+from spectron_migrate.state.call_log import CallResult
 from spectron_migrate.verify.keywords import words_of
 from spectron_migrate.verify.options import VerifyOptions
 from tests.adapter.extracting import Extracting
@@ -243,10 +243,10 @@ def test_metadata_that_is_no_json_fails_no_call_and_is_found_by_reading(
 
 def test_what_no_ledger_could_be_asked_about_is_not_kept(drains: Drains) -> None:  # noqa: F811
     """SQLite calls a record with a NaN malformed, and whoever looks for what Mem0 has deleted would fail over it."""
-    told = Result("ADD", "m", "I like tea", {"user_id": drains.stage.user, "metadata": {"at": float("nan")}})
+    told = CallResult("ADD", "m", "I like tea", {"user_id": drains.stage.user, "metadata": {"at": float("nan")}})
     with pytest.raises(ValueError, match="JSON"):
         tell(drains, [told])
-    assert () == drains.outbox.batch(9).rows
+    assert () == drains.outbox.batch(9, drains.now).results
 
 
 def test_once_spectron_is_the_truth_metadata_that_is_no_json_fails_no_call(stage: Stage) -> None:

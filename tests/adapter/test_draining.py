@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
+import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from spectron_migrate.adapter.process_calls import ProcessCalls
 from spectron_migrate.cutover.ungated_steps import start
 from spectron_migrate.dump import open_dump
 from spectron_migrate.errors import InputError
@@ -23,14 +28,13 @@ from spectron_migrate.migration.export import run_export
 from spectron_migrate.migration.ledger_access import round_lock
 from spectron_migrate.migration.replay import Replay, ReplayOptions
 from spectron_migrate.records import Filters, NullReporter
-from spectron_migrate.state.journal import read_journal
-from spectron_migrate.state.outbox import LOG, Outbox, Result
-from spectron_migrate.state.processes import FOLDER
+from spectron_migrate.state.call_log import ANYBODY, FILE, CallLog, CallResult, CallSubject
+from spectron_migrate.state.journal import Step, read_journal, record_step
+from spectron_migrate.state.outbox import Outbox
 from spectron_migrate.state.routing import read_routing
-from spectron_migrate.state.running import About, Running
-from spectron_migrate.state.written import Written
-from tests.adapter.support import Stage, ids, stamp
+from tests.adapter.support import NotedCalls, Stage, ids, stamp
 from tests.adapter.test_outbox import begun, judged, turns
+from tests.support import oracle
 
 
 class Drains:
@@ -39,12 +43,22 @@ class Drains:
     def __init__(self, stage: Stage) -> None:
         self.stage = begun(stage)
         self.outbox = Outbox(stage.state, host=socket.gethostname())
+        self.calls = NotedCalls(stage.state)
+        """Of one application process."""
+        self.reader = ProcessCalls(stage.state, lambda: None)
+        """Another process, which reads."""
         self.now = datetime.now(UTC)
-        folder = stage.state / FOLDER
-        folder.mkdir(mode=0o700)
-        self.written = Written(folder)
-        mapping = load_mapping(stage.mapping)
-        self._drainer = Drainer(stage.state, mapping, self.outbox, max_lag_s=60.0, now=lambda: self.now)
+        self._drainer = self._new_drainer()
+
+    def restart(self) -> None:
+        """Another process drains from now on."""
+        self.outbox.close()
+        self.outbox = Outbox(self.stage.state, host=socket.gethostname())
+        self._drainer = self._new_drainer()
+
+    def _new_drainer(self) -> Drainer:
+        mapping = load_mapping(self.stage.mapping)
+        return Drainer(self.stage.state, mapping, self.outbox, max_lag_s=60.0, now=lambda: self.now)
 
     def drain(self) -> Drained:
         self.now = max(self.now, datetime.now(UTC))
@@ -61,7 +75,7 @@ class Drains:
 
     def is_held(self) -> bool:
         """Whether the user's reads stay with Mem0 although nobody is behind."""
-        return self.written.since(self.stage.user, self.as_of)
+        return self.reader.must_wait(self.stage.user, self.as_of)
 
 
 def drained_by(drainer: Drainer, stage: Stage, endpoint: str | None = None) -> Drained | None:
@@ -84,11 +98,12 @@ def test_nothing_is_sent_before_the_base_is_planned(stage: Stage) -> None:
     stage.start("outbox")
     outbox = Outbox(stage.state, host=socket.gethostname())
     made = stage.say("Said meanwhile")
-    told = Result("ADD", made, "Said meanwhile", {"user_id": stage.user})
-    outbox.complete([told], datetime.now(UTC))
+    told = CallResult("ADD", made, "Said meanwhile", {"user_id": stage.user})
+    NotedCalls(stage.state).complete([told])
     drainer = Drainer(stage.state, load_mapping(None), outbox, max_lag_s=60.0)
     assert drained_by(drainer, stage) is None
-    assert ([], ["Said meanwhile"]) == (turns(stage), [row.text for row in outbox.batch(9).rows])
+    assert [] == turns(stage)
+    assert outbox.waits()
     stage.catch_up()
     assert drained_by(drainer, stage) is not None
     assert not outbox.waits()
@@ -99,7 +114,7 @@ def test_nothing_is_sent_before_the_base_is_planned(stage: Stage) -> None:
 
 def test_a_write_that_ended_after_the_draining_began_is_held(drains: Drains) -> None:
     drains.drain()
-    drains.written.note([drains.stage.user], drains.now.timestamp())  # in the same microsecond
+    drains.calls.complete([], drains.now, owner=drains.stage.user)  # in the same microsecond
     assert drains.is_held()
     drains.now += timedelta(microseconds=1)
     drains.drain()
@@ -109,61 +124,70 @@ def test_a_write_that_ended_after_the_draining_began_is_held(drains: Drains) -> 
 def test_a_clock_that_is_put_back_does_not_make_a_write_older_than_a_draining_that_missed_it(drains: Drains) -> None:
     drains.drain()
     drained_at = drains.as_of
-    drains.written.note([drains.stage.user], drained_at - 3600)
+    drains.calls.complete([], datetime.fromtimestamp(drained_at - 3600, UTC), owner=drains.stage.user)
     assert drains.is_held()
     drains.drain()
     assert drained_at < drains.as_of
     assert not drains.is_held()
 
 
-def test_what_could_not_be_captured_is_held_until_mem0_is_read(drains: Drains) -> None:
-    drains.written.note([drains.stage.user], datetime.now(UTC).timestamp(), captured=False)
-    drains.drain()
+def test_what_could_not_be_noted_holds_everybody_until_mem0_is_read(drains: Drains) -> None:
+    """A full disk takes no line; what it takes is the time of a file."""
+    CallLog(drains.stage.state).note_missed(time.time())
     assert drains.is_held()
-    assert not drains.written.since("somebody else", drains.as_of)
+    assert drains.drain().behind is None
     drains.stage.read()
-    drains.drain()
+    assert frozenset() == drains.drain().behind
     assert not drains.is_held()
 
 
 def test_a_call_that_fails_after_the_reading_passed_by_stays_unknown(drains: Drains) -> None:
     """What it stored came after; when it began says nothing."""
     drains.stage.read()
-    drains.outbox.leave_unknown([About((drains.stage.user,))], datetime.now(UTC))
+    drains.calls.leave_unknown(CallSubject((drains.stage.user,)))
     assert frozenset({drains.stage.user}) == drains.drain().behind
     drains.stage.read()
     assert frozenset() == drains.drain().behind
 
 
 def test_a_call_of_a_dead_process_is_unknown_until_mem0_is_read(drains: Drains) -> None:
-    process = Running(drains.stage.state)
-    process.end(process.begin(["somebody else"], None))
-    process.begin([drains.stage.user], None)
-    process.close()
+    drains.calls.complete([], owner="somebody else")
+    drains.calls.begin(CallSubject((drains.stage.user,)))
+    drains.calls.die()
     drains.stage.read()
+    assert frozenset({drains.stage.user}) == drains.drain().behind
     assert frozenset({drains.stage.user}) == drains.drain().behind
     drains.stage.read()
     assert frozenset() == drains.drain().behind
 
 
-def test_whoever_a_running_call_is_about_stays_behind_so_that_its_process_may_die(drains: Drains) -> None:
-    """What it stored could be read for before the next draining comes to know of its death."""
-    process = Running(drains.stage.state)
-    slot = process.begin([drains.stage.user], None)
+def test_the_owner_of_a_running_call_stays_behind_so_that_its_process_may_die(drains: Drains) -> None:
+    """What it stored could be read for before the next drain learns of its death."""
+    call = drains.calls.begin(CallSubject((drains.stage.user,)))
     assert frozenset({drains.stage.user}) == drains.drain().behind
-    process.end(slot)
+    assert drains.is_held()
+    drains.calls.end(call)
     assert frozenset() == drains.drain().behind
+    assert not drains.is_held()
+
+
+def test_a_call_that_outlasts_drains_and_drainers_is_still_known_to_run(drains: Drains) -> None:
+    drains.calls.begin(CallSubject((drains.stage.user,)))
+    for _ in range(2):
+        assert frozenset({drains.stage.user}) == drains.drain().behind
+    drains.restart()
+    assert frozenset({drains.stage.user}) == drains.drain().behind
 
 
 def test_a_failed_change_of_one_memory_is_about_its_owner(drains: Drains) -> None:
     known = ids(drains.stage.mem0.get_all(filters={"user_id": drains.stage.user}))[0]
-    calls = [About((), memory) for memory in (known, "no-such-memory")]
-    drains.outbox.leave_unknown(calls, datetime.now(UTC))
+    for memory in (known, "no-such-memory"):
+        drains.calls.leave_unknown(CallSubject((), memory))
     assert frozenset({drains.stage.user}) == drains.drain().behind
 
 
 def test_a_failed_change_of_who_knows_what_is_about_everybody(drains: Drains) -> None:
-    drains.outbox.leave_unknown([About(())], datetime.now(UTC))
+    drains.calls.leave_unknown(ANYBODY)
     assert drains.drain().behind is None
 
 
@@ -171,23 +195,22 @@ def test_a_memory_that_no_rule_places_keeps_its_owner_behind(stage: Stage) -> No
     stage.mapping = stage.folder / "users.yaml"
     stage.mapping.write_text('version: 1\nrules: [{when: {user_id: "*"}, scope: {user: "{user_id}"}}]\n')
     drains = Drains(stage)
-    drains.outbox.complete([Result("ADD", "m-of-bot", "Said by a bot", {"agent_id": "bot"})], drains.now)
+    drains.calls.complete([CallResult("ADD", "m-of-bot", "Said by a bot", {"agent_id": "bot"})], drains.now)
     assert [frozenset({"bot"})] * 2 == [drains.drain().behind, drains.drain().behind]
 
 
 def test_what_a_power_cut_tore_could_be_about_anybody(drains: Drains) -> None:
-    with (drains.stage.state / LOG).open("ab") as log:
+    with (drains.stage.state / FILE).open("ab") as log:
         log.write(bytes(20))
-    drains.outbox.complete([], datetime.now(UTC))
+    drains.calls.complete([])
     assert drains.drain().behind is None
     drains.stage.read()
     assert frozenset() == drains.drain().behind
 
 
 def test_what_is_captured_is_there_once_its_owner_is_not_held(drains: Drains) -> None:
-    told = Result("ADD", "m-captured", "Was captured", {"user_id": drains.stage.user})
-    drains.outbox.complete([told], datetime.now(UTC))
-    drains.written.note([drains.stage.user], datetime.now(UTC).timestamp())
+    told = CallResult("ADD", "m-captured", "Was captured", {"user_id": drains.stage.user})
+    drains.calls.complete([told], owner=drains.stage.user)
     assert frozenset() == drains.drain().behind
     assert not drains.is_held()
     assert "Was captured" in turns(drains.stage)
@@ -202,15 +225,28 @@ def test_other_processes_know_of_the_first_write_of_a_new_one(drains: Drains, mo
     assert drains.is_held()
 
 
-def test_an_outbox_that_cannot_be_written_holds_whoever_writes(drains: Drains, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_cannot_be_written_holds_reads_and_fails_no_call(
+    drains: Drains, monkeypatch: pytest.MonkeyPatch
+) -> None:
     adapter = drains.stage.adapter()
-    captures = adapter._core._captures
-    assert captures is not None
-    assert captures._outbox is not None
-    captures._outbox.close()  # as where the disk is full
-    adapter.add("Said while nothing could be captured", user_id=drains.stage.user, infer=False)
-    drains.drain()
+    adapter.add("Said before", user_id="somebody", infer=False)
+
+    def full(line: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = adapter._core.process_calls._log
+    assert log is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(log, "append", full)
+        adapter.add("Said while nothing could be noted", user_id=drains.stage.user, infer=False)
     assert drains.is_held()
+    assert drains.drain().behind is None
+    adapter._core.heartbeat.calls.maintain(as_of=0.0, drained=True)  # what is owed, once there is room
+    drains.drain()
+    assert [CallSubject((drains.stage.user,))] == drains.outbox.unknown()
+    drains.stage.read()
+    assert frozenset() == drains.drain().behind
+    assert "Said while nothing could be noted" in turns(drains.stage)
 
 
 class Failing:
@@ -253,3 +289,26 @@ def test_shards_are_refused_while_an_outbox_catches_up(stage: Stage) -> None:
         asyncio.run(run())
     assert "follow" in (raised.value.hint or "")
     assert [] == list(stage.state.glob("shard-*"))
+
+
+# -- an outbox of the version before -----------------------------------------------------------------------
+
+
+def test_an_outbox_begun_with_the_version_before_is_delivered_exactly_once(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.state.mkdir(mode=0o700)
+    with tarfile.open(Path(__file__).parents[1] / "data" / "outbox-before" / "state.tar.gz") as archive:
+        archive.extractall(stage.state, filter="data")
+    monkeypatch.setattr(socket, "gethostname", lambda: "web-1")
+    begun = "2026-01-01T00:00:00.000000Z"
+    record_step(stage.state, Step("start", begun, "a test", migration=stage.migration, catch_up="outbox"))
+    stage.say("Was here before the cutover began")
+    stage.read()
+    for _ in range(3):
+        outbox = Outbox(stage.state, host="web-1")
+        drainer = Drainer(stage.state, load_mapping(None), outbox, max_lag_s=60.0)
+        assert drained_by(drainer, stage) is not None
+        outbox.close()
+    found = [turn for turn in oracle.server_turns(stage.server.database) if "user/before-alice" in turn.paths]
+    assert ["Waits too", "Waits, and was changed"] == sorted(turn.text for turn in found)

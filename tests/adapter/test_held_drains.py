@@ -14,10 +14,10 @@ from spectron_migrate.local.idempotency import IN_FLIGHT
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.drain_outbox import Drained, Drainer
 from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.state.outbox import Outbox, Result
-from spectron_migrate.state.processes import FOLDER
+from spectron_migrate.state.call_log import CallResult
+from spectron_migrate.state.outbox import Outbox
 from spectron_migrate.state.routing import FILE, Routing, name_of, read_routing
-from tests.adapter.support import Stage
+from tests.adapter.support import NotedCalls, Stage
 from tests.adapter.test_outbox import begun, judged
 from tests.support.proxy import Fault, Gate, Seen, gated, refusing
 from tests.support.scene import Time
@@ -36,7 +36,7 @@ class Two:
     stage: Stage
     proxy: Gate
     drainer: Drainer
-    outbox: Outbox
+    calls: NotedCalls
     time: Time
     fault: Fault = "none"
 
@@ -51,7 +51,7 @@ class Two:
     def say(self, text: str, user: str) -> str:
         """Mem0 has it, and so has the outbox."""
         mem0_id = self.stage.say(text, user_id=user)
-        self.outbox.complete([Result("ADD", mem0_id, text, {"user_id": user})], self.time.now())
+        self.calls.complete([CallResult("ADD", mem0_id, text, {"user_id": user})], self.time.now())
         return mem0_id
 
     def is_bobs(self, seen: Seen) -> bool:
@@ -109,7 +109,6 @@ class Two:
 @pytest.fixture
 def two(stage: Stage) -> Iterator[Two]:
     begun(stage)
-    (stage.state / FOLDER).mkdir(mode=0o700)
     outbox, time = Outbox(stage.state, host=socket.gethostname()), Time(datetime.now(UTC))
     drainer = Drainer(
         stage.state,
@@ -122,7 +121,7 @@ def two(stage: Stage) -> Iterator[Two]:
         sleep=time.sleep,
     )
     with gated(stage.server.base_url) as proxy:
-        made = Two(stage, proxy, drainer, outbox, time)
+        made = Two(stage, proxy, drainer, NotedCalls(stage.state), time)
         proxy.choose = made.choose
         yield made
     outbox.close()
@@ -177,7 +176,7 @@ def test_a_write_that_was_cut_off_and_replaced_is_looked_for_as_long_as_ever(two
     two.fault = "none"
     two.stage.mem0.update(mem0_id, "replaces it")
     two.time.pass_(1)
-    two.outbox.complete([Result("UPDATE", mem0_id, "replaces it", {"user_id": two.bob})], two.time.now())
+    two.calls.complete([CallResult("UPDATE", mem0_id, "replaces it", {"user_id": two.bob})], two.time.now())
     began = two.time.moment
     assert timedelta(seconds=120) <= two.drained_to_the_end() - began < timedelta(seconds=140)
     assert ["replaces it"] == two.texts(two.bob)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.drain_outbox import Drained
 from spectron_migrate.migration.replay import Replay, ReplayOptions
 from spectron_migrate.records import NullReporter
-from spectron_migrate.state.outbox import Result
+from spectron_migrate.state.call_log import CallResult
 from tests.adapter.extracting import Extracting
 from tests.adapter.support import Stage, ids, stamp, texts
 from tests.adapter.test_draining import Drains, drained_by, drains  # noqa: F401 - a fixture
@@ -187,8 +186,8 @@ def captures(drains: Drains, text: str = BOTH) -> list[str]:  # noqa: F811 - a f
     return ids(answer)
 
 
-def tell(drains: Drains, results: Sequence[Result]) -> None:  # noqa: F811
-    drains.outbox.complete(results, datetime.now(UTC))
+def tell(drains: Drains, results: Sequence[CallResult]) -> None:  # noqa: F811
+    drains.calls.complete(results, owner=drains.stage.user)
 
 
 def drained_through(drains: Drains, choose: Any) -> Drained:  # noqa: F811
@@ -210,7 +209,7 @@ def refuses(text: str) -> Any:
 
 def test_what_is_deleted_before_its_message_left_never_leaves(drains: Drains) -> None:  # noqa: F811
     made = captures(drains)
-    tell(drains, [Result("DELETE", made[0])])
+    tell(drains, [CallResult("DELETE", made[0])])
     drains.stage.mem0.delete(made[0])
     drains.drain()
     assert [BEFORE, "My cat is called Ada"] == turns(drains.stage)
@@ -240,7 +239,7 @@ def test_a_reading_of_mem0_that_was_faster_leaves_nothing_to_the_message(drains:
 def test_rows_that_are_drained_twice_are_written_once(drains: Drains, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     captures(drains)
     with monkeypatch.context() as patched:  # whoever planned them died before it could say so
-        patched.setattr(drains.outbox, "delivered", lambda batch: None)
+        patched.setattr(drains.outbox, "delivered", lambda *_: None)
         drains.drain()
     drains.drain()
     assert [BEFORE, BOTH] == turns(drains.stage)
@@ -286,7 +285,7 @@ def test_a_new_plan_of_everything_writes_nothing_of_it_again(drains: Drains) -> 
 def test_a_message_that_was_erased_does_not_bring_back_what_mem0_let_go_of(drains: Drains) -> None:  # noqa: F811
     made = captures(drains)
     drains.drain()
-    tell(drains, [Result("DELETE", made[0])])
+    tell(drains, [CallResult("DELETE", made[0])])
     drains.drain()
     stage = drains.stage
     with Ledger.open_for_writing(stage.state) as ledger, ledger.transaction():

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,11 +20,11 @@ from spectron_migrate.files.atomic import read_json
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.open import open_oss
 from spectron_migrate.records import Memory
-from spectron_migrate.state import outbox as outbox_module
+from spectron_migrate.state.call_log import CallResult, CallSubject
 from spectron_migrate.state.following import FOLLOW_FILE, UNDRAINED
-from spectron_migrate.state.outbox import LOG, OtherHost, Outbox, Result
+from spectron_migrate.state.outbox import Outbox
 from spectron_migrate.state.routing import FILE, Routing, read_routing
-from tests.adapter.support import Stage, ids, stamp, texts
+from tests.adapter.support import NotedCalls, Stage, ids, stamp, texts
 from tests.support import oracle
 from tests.support.waiting import wait_until
 
@@ -64,128 +63,6 @@ def turns(stage: Stage) -> list[str]:
     return [turn.text for turn in sorted(mine, key=lambda turn: turn.arrived)]
 
 
-def test_results_wait_in_the_order_of_completion(tmp_path: Path) -> None:
-    outbox = Outbox(tmp_path, host="web-1")
-    outbox.complete([Result("ADD", "m2", "two"), Result("ADD", "m3", "three")], NOW)
-    outbox.complete([Result("ADD", "m1", "one")], datetime(2026, 11, 22, 11, tzinfo=UTC))  # the clock went back
-    batch = outbox.batch(10)
-    rows = batch.rows
-    assert ["m2", "m3", "m1"] == [row.mem0_id for row in rows]
-    assert sorted({row.completed for row in rows}) == [row.completed for row in rows]
-    outbox.complete([Result("ADD", "m4", "four")], NOW)
-    outbox.delivered(batch)  # what came meanwhile stays
-    assert ["m4"] == [row.mem0_id for row in outbox.batch(10).rows]
-    assert rows[-1].completed < outbox.batch(10).rows[0].completed
-
-
-def test_what_was_drained_takes_no_room_and_nothing_is_passed_by(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(outbox_module, "LARGE", 20_000)
-    outbox, other = Outbox(tmp_path, host="web-1"), Outbox(tmp_path, host="web-1")
-    said = [f"m{number}" for number in range(50)]
-    seen = []
-    for mem0_id in said:
-        other.complete([Result("ADD", mem0_id, "x" * 5000)], NOW)
-        if mem0_id != "m40":  # falls behind by one
-            batch = outbox.batch(1)
-            seen += [row.mem0_id for row in batch.rows]
-            outbox.delivered(batch)
-    assert outbox.waits()
-    drained_by_the_next_one = Outbox(tmp_path, host="web-1")
-    seen += [row.mem0_id for row in drained_by_the_next_one.batch(9).rows]
-    assert said == seen
-    assert (tmp_path / LOG).stat().st_blocks * 512 < 50_000 < 250_000 < (tmp_path / LOG).stat().st_size
-
-
-def test_a_file_that_is_begun_anew_hides_nothing(tmp_path: Path) -> None:
-    outbox = Outbox(tmp_path, host="web-1")
-    outbox.complete([Result("ADD", "m1", "one")], NOW)
-    outbox.delivered(outbox.batch(9))
-    outbox.close()
-    (tmp_path / LOG).unlink()
-    anew = Outbox(tmp_path, host="web-1")
-    anew.complete([Result("ADD", "m2", "two"), Result("ADD", "m3", "three")], NOW)
-    assert ["m2", "m3"] == [row.mem0_id for row in anew.batch(9).rows]
-
-
-def test_a_line_that_was_cut_off_takes_no_other_with_it(tmp_path: Path) -> None:
-    outbox = Outbox(tmp_path, host="web-1")
-    with (tmp_path / LOG).open("ab") as log:
-        log.write(b'\n["2026-11-22T12:00')
-    assert ((), False) == (outbox.batch(9).rows, outbox.batch(9).torn)
-    outbox.complete([Result("ADD", "m1", "one")], NOW)
-    assert (["m1"], True) == ([row.mem0_id for row in outbox.batch(9).rows], outbox.batch(9).torn)
-
-
-APPENDING = """
-import sys
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from spectron_migrate.state.outbox import Outbox, Result
-outbox = Outbox(Path(sys.argv[1]), host="web-1")
-for number in range(int(sys.argv[3])):
-    outbox.complete([Result("ADD", f"{sys.argv[2]} {number}", "x" * 500)], datetime.now(UTC))
-    print(number, flush=True)
-"""
-DRAINING = """
-import sys
-from pathlib import Path
-from spectron_migrate.state import outbox as outbox_module
-outbox_module.LARGE = 20_000
-outbox = outbox_module.Outbox(Path(sys.argv[1]), host="web-1")
-while True:
-    batch = outbox.batch(7)
-    for row in batch.rows:
-        print(row.completed, row.mem0_id, flush=True)
-    outbox.delivered(batch)
-"""
-
-
-def started(code: str, *args: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", code, *map(str, args)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
-def killed_after(process: subprocess.Popen[str], lines: int) -> list[str]:
-    """What it said until it was killed, in the middle of whatever it was doing."""
-    assert process.stdout is not None
-    said = [process.stdout.readline() for _ in range(lines)]
-    process.kill()
-    said += process.stdout.readlines()
-    process.wait()
-    process.stdout.close()
-    return [line.rstrip("\n") for line in said if line.endswith("\n")]
-
-
-def test_what_is_appended_is_drained_in_order_whoever_is_killed_meanwhile(tmp_path: Path) -> None:
-    """Processes append until they are killed, and whoever drains, and gives room back, is killed too."""
-    survivor = started(APPENDING, tmp_path, "survivor", 2000)
-    acknowledged, seen = {}, []
-    for name in ("a", "b", "c"):
-        victim = started(APPENDING, tmp_path, name, 100_000)
-        seen += killed_after(started(DRAINING, tmp_path), 45)
-        acknowledged[name] = len(killed_after(victim, 300))
-    survivor.wait(60)
-    acknowledged["survivor"] = len(killed_after(survivor, 2000))
-    outbox = Outbox(tmp_path, host="web-1")
-    while (batch := outbox.batch(500)).calls:
-        seen += [f"{row.completed} {row.mem0_id}" for row in batch.rows]
-        outbox.delivered(batch)
-    once = list(dict.fromkeys(seen))  # what was drained by one who died before saying so is drained again
-    assert sorted(once) == once
-    for name, least in acknowledged.items():
-        mine = [line.split(" ", 1)[1] for line in once if f" {name} " in line]
-        assert [f"{name} {number}" for number in range(len(mine))] == mine
-        assert least <= len(mine) <= least + 1  # the last one was killed before it could say so
-
-
-def test_another_host_is_refused(tmp_path: Path) -> None:
-    Outbox(tmp_path, host="web-1").close()
-    with pytest.raises(OtherHost, match="belongs to host web-1, this is web-2"):
-        Outbox(tmp_path, host="web-2")
-
-
 def test_a_second_host_is_told_to_follow(stage: Stage) -> None:
     stage.start("outbox")
     Outbox(stage.state, host="another-host").close()
@@ -202,11 +79,11 @@ def test_a_second_host_is_told_to_follow(stage: Stage) -> None:
         ("add", {"user_id": "u"}, {"results": [{"id": "m", "memory": "x", "event": "NONE"}]}, []),
         ("add", {"user_id": "u"}, {"results": [{"event_id": "e", "status": "PENDING"}]}, None),
         ("add", {"user_id": "u"}, {"message": "ok"}, None),
-        ("add", {}, [{"id": "m", "event": "DELETE", "memory": "x"}], [Result("DELETE", "m")]),
-        ("add", {}, [{"id": "m", "event": "UPDATE", "memory": "x"}], [Result("UPDATE", "m", "x")]),
-        ("update", {"memory_id": "m", "data": "x"}, {}, [Result("UPDATE", "m", "x")]),
+        ("add", {}, [{"id": "m", "event": "DELETE", "memory": "x"}], [CallResult("DELETE", "m")]),
+        ("add", {}, [{"id": "m", "event": "UPDATE", "memory": "x"}], [CallResult("UPDATE", "m", "x")]),
+        ("update", {"memory_id": "m", "data": "x"}, {}, [CallResult("UPDATE", "m", "x")]),
         ("update", {"memory_id": "m", "metadata": {}}, {}, []),
-        ("delete", {"memory_id": "m"}, {}, [Result("DELETE", "m")]),
+        ("delete", {"memory_id": "m"}, {}, [CallResult("DELETE", "m")]),
         ("delete_all", {"user_id": "u"}, {}, None),
     ],
 )
@@ -270,7 +147,6 @@ def test_a_call_that_raised_is_unknown_until_mem0_is_read(stage: Stage) -> None:
     with pytest.raises(ConnectionError):
         adapter.add("Was stored all the same", user_id=stage.user, infer=False)
     outbox = Outbox(stage.state, host=socket.gethostname())
-    assert [(stage.user,)] == [call.owners for call in outbox.unknown()]
     raised = stamp()
     wait_until(lambda: ((read_routing(stage.state / FILE) or Routing()).as_of or "") > raised)  # not this user
     assert "Was stored all the same" in texts(adapter.search("stored", filters={"user_id": stage.user}))
@@ -291,8 +167,8 @@ def test_what_cannot_be_kept_is_unknown_and_no_call_fails_for_it(stage: Stage, m
             return {"results": [{"id": "m-odd", "memory": messages, "event": "ADD"}]}
 
     assert "m-odd" in ids(stage.adapter(Takes()).add("Said", user_id=stage.user, metadata=more))
-    outbox = Outbox(stage.state, host=socket.gethostname())
-    assert [(stage.user,)] == [call.owners for call in outbox.unknown()]
+    batch = Outbox(stage.state, host=socket.gethostname()).batch(9, datetime.now(UTC))
+    assert [CallSubject((stage.user,))] == [subject for _, subject in batch.unknown]
 
 
 def test_a_memory_that_was_captured_and_deleted_unseen_is_not_held_for_living(stage: Stage) -> None:
@@ -314,10 +190,8 @@ def test_a_memory_that_is_deleted_and_added_again_under_its_id_comes_along(stage
     adapter = stage.adapter()
     made = ids(adapter.add("Said first", user_id=stage.user, infer=False))[0]
     wait_until(lambda: "Said first" in turns(stage))
-    outbox = Outbox(stage.state, host=socket.gethostname())
-    again = Result("ADD", made, "Said again", {"user_id": stage.user})
-    outbox.complete([Result("DELETE", made), again], datetime.now(UTC))
-    wait_until(lambda: not outbox.waits())
+    again = CallResult("ADD", made, "Said again", {"user_id": stage.user})
+    NotedCalls(stage.state).complete([CallResult("DELETE", made), again])
     wait_until(lambda: "Said again" in turns(stage))
 
 

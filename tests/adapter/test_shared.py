@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import subprocess
 import sys
@@ -13,8 +12,6 @@ import pytest
 from spectron_migrate.adapter.added_memories import AddedMemories
 from spectron_migrate.files.shared_sqlite import open_shared
 from spectron_migrate.records import Memory
-from spectron_migrate.state.running import FIRST, Running, under_way
-from spectron_migrate.state.written import Written
 from tests.adapter.support import Stage
 
 ROOT = Path(__file__).parent.parent.parent
@@ -71,19 +68,6 @@ def test_opening_a_file_once_more_lets_go_of_no_lock(tmp_path: Path) -> None:
     assert 2 == second.execute("SELECT count(*) FROM told").fetchone()[0]
     first.close()
     second.close()
-
-
-def test_a_system_that_cannot_take_room_ahead_has_it_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """macOS has no `posix_fallocate`."""
-    monkeypatch.delattr(os, "posix_fallocate")
-    running, one, other = Running(tmp_path), Written(tmp_path), Written(tmp_path)
-    for _ in range(FIRST + 1):
-        running.begin(["ada"], None)
-    one.note(["ada"], 100.0)
-    assert (True, False) == (other.since("ada", 100.0), other.since("bob", 100.0))
-    assert {("ada",)} == {call.owners for call in under_way(tmp_path)}
-    assert FIRST + 1 == len(under_way(tmp_path))
-    running.close()
 
 
 def test_what_cannot_be_kept_fails_no_write_that_spectron_has(

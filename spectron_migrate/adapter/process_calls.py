@@ -1,0 +1,246 @@
+"""The calls that change Mem0 as one process notes them, and whose reads have to wait for those of all processes.
+
+Each call is noted in the log of the host (`state/call_log.py`) before and after it is made. No call of an application
+ever fails for it: where the log cannot be written, a file says that something was missed, and everybody's reads stay
+with Mem0 until all of it was read. Before a cutover begins nothing is written; without a state directory everything
+stays in the memory of the process.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import socket
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from spectron_migrate.errors import NotLegal
+from spectron_migrate.state.call_log import NEVER, CallLog, CallSubject, CallView, begin_line, end_line, unknown_line
+from spectron_migrate.state.outbox import OtherHost, bury_the_dead, claim_host
+from spectron_migrate.state.outbox_before import is_in_use
+from spectron_migrate.state.routing import Routing
+
+RETRY_S = 1.0
+"""How often opening a log that could not be opened is tried again, and whether files of version 0.1 are still there."""
+CHECKPOINT = 1 << 16
+"""Bytes of the log between two offsets at which some of it can be given back."""
+KEPT_S = 300.0
+"""For how long after that lines are kept: results that Mem0 only accepted may become visible this much later."""
+MOST_OWNERS = 10_000
+"""Owners that are remembered before those are dropped of whom Spectron has everything."""
+
+_log = logging.getLogger("spectron_migrate.adapter")
+
+
+class ProcessCalls:
+    """Safe to use from several threads; in a child process after `forget_after_fork`."""
+
+    def __init__(self, state: Path, process: Callable[[], str | None]) -> None:
+        """`process`: the token of this process in `processes/`; None while it has none."""
+        self._state = state
+        self._process = process
+        self._token: str | None = None
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._epochs: dict[int, int] = {}
+        """Calls that run, with the step of the cutover in which each began."""
+        self._log: CallLog | None = None
+        self._view = CallView()
+        self._position = 0
+        self._retry_at = NEVER
+        self._check_before_at = NEVER
+        self._is_before_in_use = False
+        self._missed_here = NEVER
+        self._checkpoints: deque[tuple[float, int]] = deque()
+        """Times at which the log had been read up to an offset."""
+        self._owed: list[str] = []
+        """Lines for which the log had no room, to be written once it has."""
+        self._is_claimed = False
+        self._complained = False
+        self.changes = 0
+
+    # -- noting calls --
+
+    def start(self, routing: Callable[[], Routing]) -> tuple[int, Routing]:
+        """A call begins: its number, and the routing that is in force for it.
+
+        It counts as running before anybody can learn that no call of an earlier epoch runs.
+        """
+        with self._lock:
+            current = routing()
+            number = next(self._numbers)
+            self._epochs[number] = current.epoch
+            self.changes += 1
+        return number, current
+
+    def finish(self, number: int) -> None:
+        """It is over."""
+        with self._lock:
+            self._epochs.pop(number, None)
+            self.changes += 1
+
+    @property
+    def oldest_epoch(self) -> int | None:
+        """The step of the cutover in which the oldest running call began; None where none runs."""
+        with self._lock:
+            return min(self._epochs.values(), default=None)
+
+    def note_begin(self, number: int, epoch: int, at: float, subject: CallSubject, *, capture: bool) -> str:
+        """The call is about to be made; returns its name in the log. `capture`: its results will be noted too."""
+        if not self._open(capture=capture):
+            call = f"-/{number}"
+            self._view.fold(begin_line(call, epoch, at, subject).encode(), self._position)
+            return call
+        call = f"{self._token}/{number}"
+        self._append(begin_line(call, epoch, at, subject), at)
+        return call
+
+    def note_end(self, call: str, at: float, results: str | None, subject: CallSubject, *, capture: bool) -> None:
+        """It is over, and this is what it left in Mem0, as JSON; None if nobody knows, or if it is not captured."""
+        known = not capture or results is not None
+        line = end_line(call, at, results or "-") if known else unknown_line(call, at, subject)
+        if self._log is None or call.startswith("-/"):
+            self._view.fold(line.encode(), self._position)
+        elif call.rpartition("/")[0] == self._token:  # else a child process, and the call is its parent's
+            self._append(line, at, otherwise=unknown_line(call, at, subject))
+
+    def refuse_other_host(self) -> None:
+        """Raise NotLegal if the outbox is another host's: what only this process writes would be missing there."""
+        try:
+            claim_host(self._state, socket.gethostname())
+        except OtherHost as error:
+            raise NotLegal(
+                str(error),
+                hint="with `cutover: {catch_up: follow}` any number of hosts may write: abort and start anew with it",
+            ) from None
+        except (OSError, sqlite3.Error) as error:
+            self._complain(error)
+
+    # -- whose reads have to wait --
+
+    def must_wait(self, owner: str, as_of: float) -> bool:
+        """Whether Spectron, caught up as of this time, may lack something that a read by this id finds."""
+        if self._missed_here >= as_of or self._view_of_before():
+            return True
+        self._open(capture=False)
+        if self._log is not None:
+            try:
+                if self._log.missed_at >= as_of:
+                    return True
+                self._tail(self._log)
+            except OSError:
+                return True  # what other processes note cannot be seen
+        if self._view.owners > MOST_OWNERS:
+            with self._lock:
+                self._view.forget_before(as_of)
+        return self._view.must_wait(owner, as_of)
+
+    # -- in the background --
+
+    def maintain(self, *, as_of: float, drained: bool) -> None:
+        """Write what is owed, note the end of calls whose processes died, and give back space that nobody drains.
+
+        `drained`: a follower drains the log, and gives its space back itself.
+        """
+        log = self._log
+        if log is None:
+            return
+        with suppress(OSError):
+            self._tail(log)
+            if self._view.running:
+                bury_the_dead(log, self._view, self._state, time.time())
+            while self._owed:
+                log.append(self._owed[0])
+                self._owed.pop(0)
+            if not drained:
+                self._release(log, as_of)
+
+    def forget_after_fork(self) -> None:
+        """In a child process: the calls and the lock are the parent's; the log can be used on."""
+        self._lock = threading.Lock()
+        self._token, self._epochs, self._owed = None, {}, []
+        self._view, self._position = CallView(), self._log.first_line() if self._log is not None else 0
+        if self._log is not None:
+            self._log.forget_after_fork()
+
+    def close(self) -> None:
+        """Write what is owed, and close the log."""
+        self.maintain(as_of=NEVER, drained=True)
+        if self._log is not None:
+            self._log.close()
+
+    # -- how --
+
+    def _open(self, *, capture: bool) -> bool:
+        """Whether the log can be used; to capture, the outbox must be this host's."""
+        if self._token is not None and (self._is_claimed or not capture):
+            return True
+        if time.monotonic() < self._retry_at:
+            return False
+        self._retry_at = time.monotonic() + RETRY_S
+        try:
+            if not self._state.is_dir():
+                return False
+            if capture and not self._is_claimed:
+                claim_host(self._state, socket.gethostname())
+                self._is_claimed = True
+            if self._log is None:
+                log = CallLog(self._state)
+                self._position = log.first_line()
+                self._log = log
+            self._token = self._process()
+        except (OSError, sqlite3.Error, OtherHost) as error:
+            if capture:
+                self._complain(error)
+            return False
+        self._retry_at = NEVER
+        return self._token is not None
+
+    def _append(self, line: str, at: float, *, otherwise: str = "") -> None:
+        assert self._log is not None  # noqa: S101 - opened before
+        try:
+            self._log.append(line)
+        except (OSError, ValueError) as error:
+            self._complain(error)
+            self._missed_here = max(self._missed_here, at)
+            if otherwise:
+                self._owed.append(otherwise)
+            with suppress(OSError):
+                self._log.note_missed(at)
+
+    def _tail(self, log: CallLog) -> None:
+        """Read what was appended since. Raises OSError."""
+        if log.size == self._position:
+            return
+        with self._lock:
+            while data := log.whole_lines(self._position):
+                for line in data.splitlines(keepends=True):
+                    self._view.fold(line.rstrip(b"\n"), self._position)
+                    self._position += len(line)
+            if not self._checkpoints or self._position - self._checkpoints[-1][1] >= CHECKPOINT:
+                self._checkpoints.append((time.time(), self._position))
+
+    def _release(self, log: CallLog, as_of: float) -> None:
+        """Give back what nobody needs: lines of calls that ended long before `as_of`."""
+        end = 0
+        while self._checkpoints and self._checkpoints[0][0] + KEPT_S < as_of:
+            _, end = self._checkpoints.popleft()
+        if end:
+            log.release(min(end, self._view.oldest_running(end)))
+
+    def _view_of_before(self) -> bool:
+        """Whether times of version 0.1 lie here that the drainer has not taken over: then everybody waits."""
+        if time.monotonic() >= self._check_before_at:
+            self._check_before_at = time.monotonic() + RETRY_S
+            self._is_before_in_use = is_in_use(self._state)
+        return self._is_before_in_use
+
+    def _complain(self, error: Exception) -> None:
+        if not self._complained:
+            self._complained = True
+            _log.warning("writes to Mem0 are not captured; reconciling will find them: %s", error)

@@ -1,0 +1,299 @@
+"""The log of the calls that change Mem0, `outbox.log`: the one record of what the processes of a host are writing.
+
+Every process appends a line before and a line after each such call, each with one `write` to a file opened with
+O_APPEND, so that lines never mix and their order is the order in which they were written: if one call returned before
+another began, its results come first. Lines are:
+
+    begin <call> <epoch> <time> <subject>     the call is about to be made, in this step of the cutover
+    end <call> <time> <results>               it is over; its results as JSON, or `-` if results are not captured
+    unknown <call> <until> <subject>          it is over, and only a reading of Mem0 after `until` tells its results
+    mark <time> .                             the outbox was drained up to here, as of this time
+
+`<call>` is the process and the number of the call in it, `<subject>` whose memories it is about (`CallSubject`), times
+are seconds since 1970. Nothing in the file ever moves: the space of what is no longer needed is given back as a hole.
+A line survives the death of its process at once, and a power cut within moments; such a cut leaves zeros or a torn
+line, which count as a call of unknown results that could be about anybody. Standard library alone, because
+applications import this.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from spectron_migrate.files.space import release_space
+
+FILE = "outbox.log"
+MISSED_FILE = "outbox.missed"
+"""Its modification time is that of the last write for which the log had no room: a full disk still takes a time."""
+LARGE = 4_000_000
+"""Bytes worth giving back to the disk."""
+NEVER = float("-inf")
+_NAME = b"filling "
+_KEPT = 512
+"""Bytes at the beginning, with the name of the file, that are never given back."""
+_CHUNK = 1 << 18
+_BLOCK = 4096
+_encode = json.JSONEncoder(check_circular=False, allow_nan=False).encode
+
+Event = Literal["ADD", "UPDATE", "DELETE", "MESSAGE"]
+"""What a call did to a memory; or, as MESSAGE, what the application said, followed by what Mem0 made of it."""
+
+
+class CallSubject(NamedTuple):
+    """Whose memories a call is about."""
+
+    owners: tuple[str, ...]
+    """Their ids; empty if it could be anybody's."""
+    memory: str | None = None
+    """The one memory that it changes."""
+
+    def to_json(self) -> str:
+        """As a line of the log holds it."""
+        return _subject_to_json(self)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> CallSubject:
+        """The inverse of `to_json`; raises ValueError for anything else."""
+        return _subject_from_json(text)
+
+
+# The same few users write again and again, and a user waits for each call.
+@lru_cache(maxsize=4096)
+def _subject_to_json(subject: CallSubject) -> str:
+    return _encode(subject)
+
+
+@lru_cache(maxsize=4096)
+def _subject_from_json(text: str | bytes) -> CallSubject:
+    try:
+        owners, memory = json.loads(text)
+        return CallSubject(tuple(map(str, owners)), memory)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+
+
+ANYBODY = CallSubject(())
+
+
+@dataclass(frozen=True, slots=True)
+class CallResult:
+    """One memory that a call left in Mem0."""
+
+    event: Event
+    mem0_id: str
+    text: str | None = None
+    record: dict[str, Any] | None = None
+    """What else is known of it: the fields of a memory."""
+
+
+def encode_results(results: Sequence[CallResult]) -> str:
+    """As an `end` line holds them. Raises TypeError or ValueError for what is not JSON, NaN included."""
+    return _encode([[each.event, each.mem0_id, each.text, each.record or {}] for each in results])
+
+
+class CallLog:
+    """The file. Safe to use from several threads and processes of one host."""
+
+    def __init__(self, state: Path) -> None:
+        """Open it, or create it; raises OSError."""
+        self._lock = threading.Lock()
+        self._file = open(state / FILE, "ab+", buffering=0, opener=_private)  # noqa: SIM115 - open as long as this
+        self._handle = self._file.fileno()
+        self._missed = state / MISSED_FILE
+        self._released = _KEPT
+        if not self.size:
+            # A new file has a name of its own: how far an earlier one was drained says nothing of it.
+            os.write(self._handle, b"%s%d" % (_NAME, time.time_ns()) + b"\n")
+
+    # -- appending: as little as possible, because a user waits for it --
+
+    def append(self, line: str) -> None:
+        """Append a line; raises OSError if that is not possible."""
+        # An empty line first, should a torn one stand before it.
+        data = f"\n{line}\n".encode()
+        with self._lock:  # `close` must not hand the file's number to somebody else meanwhile
+            written = os.write(self._handle, data)
+        if written != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def note_missed(self, at: float) -> None:
+        """A write could not be noted: until all of Mem0 was read after `at`, nobody knows whose. Raises OSError."""
+        at = max(at, self.missed_at)
+        os.close(os.open(self._missed, os.O_RDWR | os.O_CREAT, 0o600))
+        os.utime(self._missed, (at, at))
+
+    @property
+    def missed_at(self) -> float:
+        """When a write could last not be noted, in seconds since 1970."""
+        try:
+            return os.stat(self._missed).st_mtime
+        except FileNotFoundError:
+            return NEVER
+
+    # -- reading --
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+        return os.fstat(self._handle).st_size
+
+    def whole_lines(self, start: int) -> bytes:
+        """Some whole lines from `start` on, a line's beginning; empty where there are none yet."""
+        length = _CHUNK
+        while True:
+            data = os.pread(self._handle, length, start)
+            end = data.rfind(b"\n") + 1
+            if end or len(data) < length:
+                return data[:end]
+            length *= 2
+
+    def first_line(self) -> int:
+        """Where the first line is that was not given back."""
+        head = os.pread(self._handle, _KEPT + 1, 0)
+        if len(head) <= _KEPT or head[_KEPT]:
+            return 0
+        position = _KEPT
+        while data := os.pread(self._handle, _BLOCK, position):
+            rest = data.lstrip(b"\0")
+            if rest:
+                return position + len(data) - len(rest)
+            position += len(data)
+            with suppress(OSError):  # ENXIO: nothing but a hole follows
+                position = os.lseek(self._handle, position, os.SEEK_DATA)
+        return position
+
+    @property
+    def name(self) -> str:
+        """Distinguishes this file from one that was there before."""
+        line = os.pread(self._handle, _KEPT, 0).split(b"\n", 1)[0]
+        return line[len(_NAME) :].decode("ascii", "replace") if line.startswith(_NAME) else ""
+
+    # -- giving space back --
+
+    def sync(self) -> None:
+        """Make durable what was appended. Raises OSError."""
+        os.fdatasync(self._handle)
+
+    def release(self, end: int) -> None:
+        """Give the space before `end`, a line's beginning, back to the disk, once it is worth it."""
+        if end - self._released < LARGE:
+            return
+        with suppress(OSError):  # a file system that cannot do that keeps it
+            release_space(self._handle, _KEPT, end)
+        self._released = end
+
+    def close(self) -> None:
+        """Close the file; may be called twice."""
+        with self._lock:
+            self._file.close()
+            self._handle = -1
+
+    def forget_after_fork(self) -> None:
+        """In a child process: another thread of the parent may have held the lock."""
+        self._lock = threading.Lock()
+
+
+class CallView:
+    """What the lines of the log add up to: which calls run, and until when reads of an owner have to wait."""
+
+    def __init__(self) -> None:
+        """Of no lines; `fold` adds one."""
+        self.running: dict[bytes, tuple[CallSubject, int]] = {}
+        """Calls that have begun and not ended, each with the offset of its line."""
+        self.torn = 0
+        """Lines that could not be read."""
+        self._until: dict[str, float] = {}
+        self._until_anybody = NEVER
+        self._marked = NEVER
+
+    def fold(self, line: bytes, offset: int) -> None:
+        """Add a line, which begins at `offset`."""
+        kind, _, rest = line.partition(b" ")
+        try:
+            if kind == b"begin":
+                call, _, _, subject = rest.split(b" ", 3)
+                self.running[call] = (CallSubject.from_json(subject), offset)
+            elif kind == b"end":
+                call, at, _ = rest.split(b" ", 2)
+                self._wait(self._ended(call), float(at))
+            elif kind == b"unknown":
+                call, until, told = rest.split(b" ", 2)
+                subject_of_call = CallSubject.from_json(told)
+                self.running.pop(call, None)
+                self._wait(subject_of_call, float(until))
+            elif kind == b"mark":
+                at, _ = rest.split(b" ")
+                self._marked = max(self._marked, float(at))
+            elif line.startswith(b"["):  # a call of the version before, whose owners stand in its results, if at all
+                at, _ = line[1:].split(b",", 1)
+                self._wait(ANYBODY, float(at))
+            elif line and not line.startswith(_NAME):
+                raise ValueError("not a line of the log")
+        except ValueError:
+            self.torn += 1
+            self._wait(ANYBODY, time.time())
+
+    def must_wait(self, owner: str, as_of: float) -> bool:
+        """Whether Spectron, caught up as of this time, may lack something that a read by this id finds."""
+        if self._until_anybody >= as_of or self._until.get(owner, NEVER) >= as_of:
+            return True
+        return any(owner in subject.owners or not subject.owners for subject, _ in list(self.running.values()))
+
+    def forget_before(self, as_of: float) -> None:
+        """Drop owners of whom Spectron has everything."""
+        self._until = {owner: until for owner, until in self._until.items() if until >= as_of}
+
+    @property
+    def owners(self) -> int:
+        """How many owners are remembered."""
+        return len(self._until)
+
+    def oldest_running(self, otherwise: int) -> int:
+        """Where the line of the oldest running call begins."""
+        return min((offset for _, offset in self.running.values()), default=otherwise)
+
+    def _ended(self, call: bytes) -> CallSubject:
+        known = self.running.pop(call, None)
+        return known[0] if known is not None else ANYBODY
+
+    def _wait(self, subject: CallSubject, until: float) -> None:
+        # The order of lines decides, not the clock: a line behind a mark was not drained with it.
+        until = max(until, self._marked)
+        if not subject.owners:
+            self._until_anybody = max(self._until_anybody, until)
+        for owner in subject.owners:
+            self._until[owner] = max(self._until.get(owner, NEVER), until)
+
+
+def begin_line(call: str, epoch: int, at: float, subject: CallSubject) -> str:
+    """A call is about to be made."""
+    return f"begin {call} {epoch} {at!r} {subject.to_json()}"
+
+
+def end_line(call: str, at: float, results: str = "-") -> str:
+    """A call is over; `results` as `encode_results` gives them."""
+    return f"end {call} {at!r} {results}"
+
+
+def unknown_line(call: str, until: float, subject: CallSubject) -> str:
+    """A call is over, and nobody can say what it left in Mem0, or leaves there until this time."""
+    return f"unknown {call} {until!r} {subject.to_json()}"
+
+
+def mark_line(at: float) -> str:
+    """What stands before it is being drained."""
+    return f"mark {at!r} ."
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
