@@ -1,8 +1,8 @@
-"""What was written after the migration ended, as Mem0's callers expect to find it again.
+"""Memories added after `complete`, with what Mem0's callers expect of them and Spectron does not keep.
 
-Spectron keeps text, scope and labels; the id that a caller was given, the metadata and who wrote it when are kept
-here, in `since.db` of the state directory, by all processes of the host. Where there is no such directory nothing is
-kept: the memory itself is in Spectron all the same, and is found by its text.
+Spectron keeps text, scope and labels. The id that the caller was given, the metadata, the author and the times are
+kept here, in `since.db` of the state directory, by all processes of the host. Without a state directory nothing is
+kept: the memory is in Spectron all the same, and a search finds it by its text.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from spectron_migrate.records import Memory, canonical_json
 
 FILE = "since.db"
 BUSY_S = 30.0
-"""How long a call waits for other processes that write."""
+"""How long a write waits for other processes."""
 _DDL = """
 CREATE TABLE IF NOT EXISTS memory(
   id TEXT PRIMARY KEY, user_id TEXT, agent_id TEXT, run_id TEXT, app_id TEXT, record TEXT NOT NULL
@@ -58,7 +58,7 @@ class AddedMemories:
     def add(self, memory: Memory, rows: Iterable[str | None]) -> None:
         """Keep a memory that Spectron has stored, and the ids of what Spectron made of it.
 
-        Where that is not possible it is told in the log: an error would have the application write it again.
+        A failure is logged, not raised: the application would write the memory again.
         """
         try:
             self._keep(memory, rows)
@@ -81,7 +81,7 @@ class AddedMemories:
                 db.executemany("INSERT OR IGNORE INTO made VALUES (?, ?)", made)
 
     def made_of(self, rows: Sequence[str]) -> dict[str, Memory]:
-        """For Spectron's ids the memory that each was made of, where it was only one."""
+        """For Spectron's ids the memory that each was made of, if it was exactly one."""
         found = self._rows(
             "SELECT made.row, min(memory.record) FROM made JOIN memory ON memory.id = made.memory"
             f" WHERE made.row IN ({marks(rows)}) GROUP BY made.row HAVING count(*) = 1",
@@ -101,7 +101,7 @@ class AddedMemories:
         return [Memory.from_json(json.loads(record)) for _, record in found]
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with self._lock:
             if self._db is not None:
                 self._db.close()

@@ -1,7 +1,7 @@
-"""After `complete`: Spectron is the truth, and Mem0's calls are answered by it as far as it can.
+"""Answers Mem0's calls once the cutover is complete.
 
-`add` writes to Spectron, `search` asks it. What Mem0 knew of its memories is answered from the catalogue; what Spectron
-has no way to do raises `NotInSpectron` and says what to use instead.
+`add` writes to Spectron, `search` queries it. `get`, `get_all` and `history` are answered from the catalogue and from
+what was added since. What Spectron cannot do raises `NotInSpectron` and says what to use instead.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def not_in_spectron(method: str, why: str = "") -> NotInSpectron:
 
 
 class SpectronBackend:
-    """One per adapter; its calls return futures, or answer at once."""
+    """One per adapter. `add` returns a future; the other calls answer directly."""
 
     def __init__(self, core: AdapterCore) -> None:
-        """Nothing is opened yet."""
+        """Opens nothing yet."""
         self._core = core
         self._added = AddedMemories(core.settings.state)
         self._open: dict[tuple[Any, ...], _Open] = {}
@@ -81,10 +81,10 @@ class SpectronBackend:
     # -- writing ------------------------------------------------------------------------------------------
 
     def add(self, messages: Any, kwargs: Mapping[str, Any]) -> Future[dict[str, Any]]:
-        """Write each message once; the future has Mem0's answer.
+        """Write each message once; the future's result has the form of Mem0's.
 
-        Each message of a conversation that somebody said is one memory: Spectron makes facts of them itself.
-        Raises InputError for what is no message, or has no place in the mapping.
+        Each message of a conversation becomes one memory, system and tool messages excepted: Spectron extracts facts
+        itself. Raises InputError for anything but messages, and for memories that no rule maps.
         """
         owners = self._core.calls.trimmed(owners_of(kwargs))
         texts = _texts(messages, unsaid=("system",) if kwargs.get("infer") is False else UNSAID)
@@ -109,7 +109,7 @@ class SpectronBackend:
             app_id=owners.get("app_id"),
             actor_id=name,
             role=role,
-            # What is no JSON must not fail behind the write, where the memory is kept.
+            # What is not JSON must fail here, not after the write, where the memory is recorded.
             metadata=json.loads(json.dumps(kwargs.get("metadata") or {}, default=str)),
             created_at=now,
             updated_at=now,
@@ -119,11 +119,11 @@ class SpectronBackend:
         placed = self._core.mapping.map_memory(memory)
         if not isinstance(placed, Placement):
             why = getattr(placed, "why", None) or getattr(placed, "reason", "")
-            raise InputError(f"a memory has no place in the mapping: {why}", hint="give it a user_id, or a rule")
+            raise InputError(f"no rule maps this memory: {why}", hint="give it a user_id, or add a rule")
         return memory, replace(placed, infer="none") if kwargs.get("infer") is False else placed
 
     async def _write(self, api: SpectronApi, memory: Memory, placed: Placement) -> dict[str, Any]:
-        # A lane's facts go one after the other; a child process has sessions of its own.
+        # The facts of a lane are sent one after the other; a child process has sessions of its own.
         async with self._locks.setdefault((os.getpid(), placed.lane), asyncio.Lock()):
             opened = await self._session(api, placed)
             body = {**fact_body(memory, placed), "session_id": opened.session.id}
@@ -149,7 +149,7 @@ class SpectronBackend:
         from spectron_migrate.spectron.scopes import ensure, paths_of
         from spectron_migrate.spectron.wire import InDoubt, NotBegun
 
-        said = ""
+        problem_text = ""
         for attempt in range(OPEN_TRIES):
             try:
                 unknown = [path for path in paths_of(placed.selector) if path not in self._registered]
@@ -159,15 +159,15 @@ class SpectronBackend:
                 metadata = {"source": "mem0", **({"mem0_run": placed.run} if placed.run else {})}
                 return (await api.create_session(placed.selector, metadata)).id
             except (NotBegun, InDoubt) as problem:
-                said = problem.reason
+                problem_text = problem.reason
             except Unreachable as problem:
-                said = problem.message
+                problem_text = problem.message
             if attempt < OPEN_TRIES - 1:
                 await asyncio.sleep(backoff_s(attempt, first_s=0.25, longest_s=8.0, jitter=True))
-        raise Unreachable(f"Spectron opened no session for {canonical_json(placed.selector)}: {said}")
+        raise Unreachable(f"Spectron opened no session for {canonical_json(placed.selector)}: {problem_text}")
 
     def answer(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Any other call of Mem0's: from the catalogue, or NotInSpectron."""
+        """Any other method of Mem0: answered from the catalogue, or NotInSpectron."""
         if method == "get_all":
             return self.get_all(kwargs)
         memory_id = str(args[0] if args else kwargs.get("memory_id"))
@@ -177,12 +177,12 @@ class SpectronBackend:
             return self.history(memory_id)
         raise not_in_spectron(method)
 
-    # -- what Mem0 knew -----------------------------------------------------------------------------------
+    # -- reading memories by id ---------------------------------------------------------------------------
 
     def get(self, memory_id: str) -> dict[str, Any] | None:
-        """A memory by the id that Mem0, or `add`, gave; None for one that Mem0 had deleted.
+        """A memory by its id from Mem0 or from `add`; None if Mem0 had deleted it.
 
-        Raises NotInSpectron for an id that is not known here.
+        Raises NotInSpectron for an unknown id.
         """
         added = self._added.memory(memory_id)
         if added is not None:
@@ -193,11 +193,11 @@ class SpectronBackend:
             raise not_in_spectron("get", str(error)) from None
         if known is None:
             raise not_in_spectron("get", f"memory {memory_id} is not in the migration's catalogue")
-        memory, stands = known
-        return as_mem0(memory) if stands and not is_expired(memory, _today()) else None
+        memory, exists = known
+        return as_mem0(memory) if exists and not is_expired(memory, _today()) else None
 
     def history(self, memory_id: str) -> list[dict[str, Any]]:
-        """The texts of a memory, oldest first, as Mem0's `history` tells them; raises NotInSpectron as `get`."""
+        """The texts of a memory, oldest first, in the form of Mem0's `history`; raises NotInSpectron as `get` does."""
         added = self._added.memory(memory_id)
         if added is not None:
             return [_event(memory_id, None, added.memory, "ADD", added.created_at)]
@@ -218,9 +218,9 @@ class SpectronBackend:
         return events
 
     def get_all(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The memories of an id: those of the migration, and those that adapters of this host have added since.
+        """The memories of these ids: those migrated, and those that adapters on this host have added since.
 
-        Raises NotInSpectron for more than plain ids, and where the catalogue is not here.
+        Raises NotInSpectron if more than plain ids is asked for, or if there is no catalogue.
         """
         asked = self._core.calls.read(("",), {**kwargs})
         if asked is None or asked.beyond:
@@ -236,12 +236,12 @@ class SpectronBackend:
         return {"results": rows[: asked.top_k]}
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._added.close()
 
 
 def _texts(messages: Any, *, unsaid: Collection[str]) -> list[tuple[str, str | None, str]]:
-    """Role, name and text of what `add` was given, but for some roles."""
+    """Role, name and text of each message given to `add`, except for roles in `unsaid`."""
     each = [messages] if isinstance(messages, str | Mapping) else messages
     if not isinstance(each, Sequence):
         raise InputError(f"messages are a text, a message or a list of them, not {type(messages).__name__}")

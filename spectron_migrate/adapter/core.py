@@ -1,7 +1,7 @@
-"""What both adapters share: where a search goes, what Spectron's answer becomes, and what is noted about writes.
+"""What both adapters share: where a search goes, how Spectron's answer is rendered, and what is noted about writes.
 
-Whatever goes wrong on Spectron's side before `complete` ends in Mem0's answer and a count, never in an error of the
-application: until then Mem0 is the truth, and all that Spectron adds is optional.
+Before `complete` a failure on Spectron's side never becomes an error of the application: it is counted, and Mem0
+answers. Mem0 is authoritative until then, and Spectron is optional.
 """
 
 from __future__ import annotations
@@ -38,28 +38,30 @@ from spectron_migrate.settings.types import Secret, Settings, SpectronAccess
 from spectron_migrate.state.routing import Routing, RoutingReader, name_of, subject_of
 
 MAX_K = 50
-"""What Spectron is asked for, as verification asks: some hits are no memories, or old ones."""
+"""Hits asked of Spectron, as many as verification asks for: some hits are not memories, or are old texts."""
 PATIENCE = 2.5
 """How long a search waits for Spectron, as a multiple of the p95 budget; then Mem0 answers it."""
 READY_EVERY_S = 1.0
+"""How often it is checked whether ledger, mapping and context fit each other."""
 
 _log = logging.getLogger("spectron_migrate.adapter")
 
 
 Added = Callable[[Sequence[str]], Mapping[str, Memory]]
+"""Of ids of Spectron's rows, the memories added after `complete` that they were made of."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchPlan:
-    """What is to be done with one search."""
+    """Where one search goes, and how it is asked there."""
 
     asked: SearchRequest | None
     lens: Lens | None
     to_spectron: bool
     complete: bool
-    """Spectron is the truth: there is no other answer."""
+    """The cutover is complete: only Spectron answers."""
     why_not: str = ""
-    """Why Spectron cannot answer it at all."""
+    """Why Spectron cannot answer it; empty if it can."""
 
 
 class AdapterCore:
@@ -77,7 +79,7 @@ class AdapterCore:
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        """Read settings and mapping; no file is written and nothing is asked. Raises InputError for bad ones."""
+        """Read settings and mapping; writes no file and sends no request. Raises InputError if they are invalid."""
         overrides = {"state": _text(state), "mapping": _text(mapping)}
         settings = load_settings(Path(config) if config else None, env=os.environ, overrides=overrides)
         # The application may change its working directory later.
@@ -102,7 +104,7 @@ class AdapterCore:
         self._clock = clock
         self._ready: tuple[float, str | None] = (float("-inf"), "not looked at yet")
         self.shadow = ShadowReads(self, self.settings.cutover.shadow, rng or random.Random())
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
         self._writes = WriteTracker(
             self.calls,
             self.process_calls,
@@ -119,12 +121,14 @@ class AdapterCore:
     # -- searches -----------------------------------------------------------------------------------------
 
     def plan(self, args: Sequence[Any], kwargs: Mapping[str, Any], *, wanted: bool = False) -> SearchPlan:
-        """Decide about one search; `wanted`: the application itself asks for Spectron."""
+        """Decide where one search goes; `wanted`: the application asks for Spectron by itself."""
         self.heartbeat.begin()
         routing = self.routing.current()
         asked = self.calls.read(args, kwargs)
         if asked is None:
-            return SearchPlan(None, None, False, routing.phase == "complete", "the call is not one of Mem0's")
+            return SearchPlan(
+                None, None, False, routing.phase == "complete", "the call does not match Mem0's signature"
+            )
         lens, why_not = self._servable(asked)
         if routing.phase == "complete":
             return SearchPlan(asked, lens, lens is not None, True, why_not)
@@ -138,7 +142,7 @@ class AdapterCore:
         return SearchPlan(asked, lens, where == "spectron", False, why_not)
 
     def ask(self, plan: SearchPlan) -> Future[SpectronAnswer] | None:
-        """Ask Spectron; None where it could not even be asked. Raises MigrateError after `complete`."""
+        """Query Spectron; None if no query could be sent. Raises MigrateError after `complete`."""
         try:
             return self.query(plan)
         except Exception as error:
@@ -148,7 +152,7 @@ class AdapterCore:
             return None
 
     def query(self, plan: SearchPlan) -> Future[SpectronAnswer]:
-        """Ask Spectron; raises what keeps it from being asked."""
+        """Query Spectron; raises if the query cannot be sent."""
         assert plan.asked is not None and plan.lens is not None  # noqa: S101, PT018 - planned so
         return self.spectron_thread.query(plan.asked.query, plan.lens.selector, k=MAX_K, timeout_s=self.patience_s)
 
@@ -158,22 +162,22 @@ class AdapterCore:
         return PATIENCE * self.settings.cutover.guard.p95_s
 
     def found(self, plan: SearchPlan, answer: SpectronAnswer, added: Added | None = None) -> SearchResults:
-        """Spectron's answer in Mem0's shape; `added` knows what was written after `complete`.
+        """Spectron's answer as Mem0 gives its results; `added` finds what was added after `complete`.
 
-        Raises, before that, NoCatalogue: without it nothing old or deleted could be hidden; and Crowded where what
-        is hidden took places of what Spectron may have left out.
+        Before that, raises NoCatalogue, because without a catalogue old and deleted memories could not be hidden, and
+        TooManyHidden if hidden hits took the places of others that Spectron did not return.
         """
-        told = self.render_hits(plan, answer, added)
-        hidden = sum(told.left_out.get(why, 0) for why in HIDDEN)
+        rendered = self.render_hits(plan, answer, added)
+        hidden = sum(rendered.left_out.get(why, 0) for why in HIDDEN)
         assert plan.asked is not None  # noqa: S101 - planned so
-        if hidden and not plan.complete and len(answer.rows) >= MAX_K and len(told.rows) < plan.asked.top_k:
+        if hidden and not plan.complete and len(answer.rows) >= MAX_K and len(rendered.rows) < plan.asked.top_k:
             raise TooManyHidden(f"{hidden} of {len(answer.rows)} hits are not to be shown, and there may be more")
         self.counters.read("spectron")
-        self.counters.reads(told.left_out)
-        return SearchResults(results=list(told.rows))
+        self.counters.reads(rendered.left_out)
+        return SearchResults(results=list(rendered.rows))
 
     def render_hits(self, plan: SearchPlan, answer: SpectronAnswer, added: Added | None = None) -> RenderedHits:
-        """As `found`, for comparing: nothing is counted."""
+        """As `found`, but counts nothing: for comparing."""
         assert plan.asked is not None and plan.lens is not None  # noqa: S101, PT018 - planned so
         return render_hits(
             answer.rows,
@@ -188,7 +192,7 @@ class AdapterCore:
         )
 
     def answered(self, plan: SearchPlan, answer: Any) -> None:
-        """Mem0 answered a search: perhaps ask Spectron the same in the background."""
+        """Mem0 answered a search; Spectron may be asked the same in the background."""
         self.calls.learn(answer)
         self.shadow.after(plan, answer)
 
@@ -197,19 +201,19 @@ class AdapterCore:
         self.guard.note(seconds, failed=False)
 
     def failed(self, error: BaseException, seconds: float) -> None:
-        """A search could not be answered by Spectron: counted, told once, and Mem0 answers."""
+        """Spectron could not answer a search: count it, and log each kind of error once. Mem0 answers."""
         if isinstance(error, NoCatalogue | TooManyHidden):
             self.counters.read("crowded" if isinstance(error, TooManyHidden) else "no catalogue")
         else:
             self.counters.read("failed")
             self.guard.note(seconds, failed=True)
-        said = f"{type(error).__name__}: {getattr(error, 'message', None) or error}"[:300]
-        if type(error).__name__ not in self._said:
-            self._said.add(type(error).__name__)
-            _log.warning("a search was answered by Mem0 instead of Spectron: %s", said)
+        description = f"{type(error).__name__}: {getattr(error, 'message', None) or error}"[:300]
+        if type(error).__name__ not in self._logged:
+            self._logged.add(type(error).__name__)
+            _log.warning("a search was answered by Mem0 instead of Spectron: %s", description)
 
     def is_fair(self, asked: SearchRequest) -> bool:
-        """Whether Spectron should know all that Mem0 knows about what is asked."""
+        """Whether Spectron should have everything that Mem0 has of these owners, so that answers can be compared."""
         return self._is_caught_up(self.routing.current(), asked) and not self._not_ready()
 
     # -- writes -------------------------------------------------------------------------------------------
@@ -217,14 +221,14 @@ class AdapterCore:
     def writing(
         self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> AbstractContextManager[Callable[[Any], None]]:
-        """Around a write to Mem0; call what is given with Mem0's answer."""
+        """A context around a call that changes Mem0. Call what it gives with Mem0's answer."""
         self.heartbeat.begin()
         return self._writes.around(method, args, kwargs)
 
-    # -- how ----------------------------------------------------------------------------------------------
+    # -- state --------------------------------------------------------------------------------------------
 
     def is_complete(self) -> bool:
-        """Whether Spectron is the truth."""
+        """Whether the cutover is complete."""
         return self.routing.current().phase == "complete"
 
     def now(self) -> float:
@@ -232,7 +236,7 @@ class AdapterCore:
         return self._clock()
 
     def close(self) -> None:
-        """Tell the last news and let go of threads, files and connections; the wrapped client is the caller's."""
+        """Write the last status and close threads, files and connections; the wrapped client stays open."""
         self.heartbeat.close()
         self.process_calls.close()
         self.routing.close()
@@ -240,7 +244,7 @@ class AdapterCore:
         self.catalogue.close()
 
     def after_fork(self) -> None:
-        """In a child process: what belongs to the parent is left alone, and made anew."""
+        """In a child process: leave the parent's files, connections and threads alone, and use new ones."""
         self.spectron_thread.forget_after_fork()
         self.catalogue.forget_after_fork()
         for part in (self.counters, self.guard, self.heartbeat, self.process_calls):
@@ -271,13 +275,13 @@ class AdapterCore:
         return "spectron" if self._is_caught_up(routing, asked) else "behind"
 
     def _may_want(self, routing: Routing, asked: SearchRequest) -> bool:
-        """An application may ask for Spectron by itself while some reads go there; what is pinned to Mem0 stays."""
+        """An application may ask for Spectron by itself while reads are shifted; pinned users stay."""
         subject = subject_of(**asked.ids)
         pinned = subject is not None and name_of(routing.migration, subject) in routing.pinned_to_mem0
         return routing.phase in ("shift", "closing") and not pinned
 
     def _is_caught_up(self, routing: Routing, asked: SearchRequest) -> bool:
-        """Whether all that these ids can find is in Spectron, what this host has just written included."""
+        """Whether all that a search by these ids can find is in Spectron, this host's last writes included."""
         subject = subject_of(**asked.ids)
         if subject is None or not routing.is_caught_up(name_of(routing.migration, subject), time.time()):
             return False
@@ -291,13 +295,13 @@ class AdapterCore:
         return moment
 
     def _held_back(self) -> str:
-        """Why a search that could go to Spectron does not, now; empty where nothing holds it back."""
+        """Why searches do not go to Spectron at the moment; empty if they do."""
         if self.guard.state != "closed":
             return "guarded"
         return "no catalogue" if self._not_ready() else ""
 
     def _not_ready(self) -> bool:
-        """Whether what lies here is not what the memories in Spectron were written by: then nothing is read there."""
+        """Whether ledger, mapping or context are missing or differ from those the memories were written with."""
         looked, problem = self._ready
         if self._clock() - looked >= READY_EVERY_S:
             found = self._problem()
@@ -321,7 +325,7 @@ class AdapterCore:
         except Exception as error:
             return str(error)
         if migration.mapping_digest != self.mapping.digest:
-            return "the mapping is not the one that wrote the memories: give the application the same mapping.yaml"
+            return "the memories were written with another mapping: give the application the same mapping.yaml"
         if migration.context != context:
             return f"the memories are in context {migration.context}, and the settings name {context}"
         return None

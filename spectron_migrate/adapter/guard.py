@@ -1,8 +1,8 @@
 """The guard: a process whose reads from Spectron fail, or take too long, goes back to Mem0 by itself.
 
-It goes back as soon as the window holds too many failures, or too slow a p95. Then no user's read waits for Spectron
-any more: after a pause some searches are asked there once more in the background, and only a row of good answers
-brings the reads back; a bad one begins the pause anew, twice as long. So it never swings to and fro with the traffic.
+It goes back as soon as its window has too many failures or too high a p95. No read waits for Spectron then. After a
+pause some searches are also asked of Spectron in the background; several good answers in a row bring the reads back,
+and a bad one starts the pause again, twice as long, so that the guard does not flap with the traffic.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from spectron_migrate.settings.types import GuardSettings
 from spectron_migrate.state.processes import stamp
 
 LEAST_FAILURES = 3
-"""Fewer than this in a window are chance."""
+"""Fewer failures than this in a window do not count."""
 LEAST_ANSWERS = 20
-"""With fewer answers than this in a window there is no p95 to speak of."""
+"""With fewer answers than this in a window, no p95 is computed."""
 PROBES = 5
-"""Good answers in a row that end it."""
+"""Good answers in a row that bring the reads back."""
 WELL_WITHIN = 0.8
-"""The share of the p95 budget that a probe may take: coming back needs more than just not being bad."""
+"""The share of the p95 budget that a probe may take, so that reads do not come back at the very limit."""
 LONGEST_PAUSE = 10
 """In windows."""
 
@@ -71,7 +71,7 @@ class Guard:
 
     @property
     def state(self) -> State:
-        """What holds now."""
+        """The state now."""
         if not self._is_open:
             return "closed"
         return "probing" if self._clock() >= self._until else "open"
@@ -94,7 +94,7 @@ class Guard:
             return True
 
     def probed(self, seconds: float, *, failed: bool) -> None:
-        """What the background found."""
+        """The outcome of a probe."""
         with self._lock:
             self._probe_runs = False
             if failed or seconds > self._budget.p95_s * WELL_WITHIN:
@@ -107,7 +107,7 @@ class Guard:
                 self._events.clear()
 
     def forget_after_fork(self) -> None:
-        """In a child process: a lock that another thread of the parent held would stay closed."""
+        """In a child process: another thread of the parent may have held the lock."""
         self._lock = threading.Lock()
 
     def _judge(self) -> None:

@@ -1,8 +1,8 @@
-"""What a search of Mem0's asks for, in whichever generation's form, and whether Spectron could answer it (pure).
+"""What a call of Mem0 asks for, in the form of any generation, and whether Spectron could answer it (pure).
 
-The wrapped client's own signature says how to read a call: ids as keywords or in `filters`, `limit` or `top_k`,
+The wrapped client's own signature tells how to read a call: ids as keywords or in `filters`, `limit` or `top_k`,
 positional or not, options as keywords or as an object. Only plain equality of ids can become a lens. Whatever else
-narrows a search is named in `beyond`, so that it is answered by Mem0 and counted.
+narrows a search is named in `beyond`; Mem0 answers such a search, and it is counted.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 ENTITIES = ("user_id", "agent_id", "run_id", "app_id")
 PLATFORM_TOP_K = 10
 USUAL_THRESHOLD = 0.1
-"""What Mem0 asks for by itself; scores of the two systems do not compare, so a higher one is Mem0's to judge."""
+"""Mem0's own default. Scores of the two systems are not comparable, so a search with a higher one goes to Mem0."""
 _ID_TYPES = (str, int)
 _LENGTHS = ("top_k", "limit")
 _WITHOUT_EFFECT = frozenset({"rerank", "version", "output_format", "api_version", "async_mode", "enable_graph"})
-"""What asks for a ranking or a form of Mem0's own: Spectron ranks by itself, the form is kept anyway."""
+"""Options about ranking and the form of answers: Spectron ranks by itself, and the form is kept anyway."""
 _READ = ("search", "get_all", "add", "update", "delete")
-"""Calls whose signatures tell how to read them."""
+"""Methods whose signatures are read."""
 _MOST_NAME = 48
 
 
@@ -34,19 +34,19 @@ class SearchRequest:
     ids: Mapping[str, str]
     top_k: int
     beyond: tuple[str, ...] = ()
-    """What it asks for that Spectron cannot answer."""
+    """What it asks for beyond plain ids, which Spectron cannot answer."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Form:
-    """A signature, read once: binding with `inspect` takes longer than all the rest of an adapter's call."""
+    """A signature, read once: `inspect`'s binding would take longer than all the rest of an adapter's call."""
 
     names: frozenset[str]
     by_position: tuple[str, ...]
     defaults: Mapping[str, Any]
     required: frozenset[str]
     takes_any: bool
-    """Further keywords."""
+    """Whether it takes any keyword."""
 
     @classmethod
     def of(cls, signature: inspect.Signature) -> _Form:
@@ -61,7 +61,7 @@ class _Form:
         )
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The arguments by name, defaults and the fields of an `options` object included; None where it is no call."""
+        """The arguments by name, with defaults and the fields of `options`; None if the client would refuse them."""
         if not _is_call(self, len(args), tuple(kwargs)):
             return None
         given = {**self.defaults, **dict(zip(self.by_position, args, strict=False)), **kwargs}
@@ -71,7 +71,7 @@ class _Form:
 
 @lru_cache(maxsize=1024)
 def _is_call(form: _Form, count: int, keywords: tuple[str, ...]) -> bool:
-    """Whether it takes so many positional arguments and these keywords; an application's calls are of few kinds."""
+    """Whether it takes so many positional arguments and these keywords. Cached: an application has few kinds."""
     placed = form.by_position[:count]
     given = {*form.defaults, *placed, *keywords}
     if len(placed) < count or {*placed} & {*keywords}:
@@ -88,18 +88,18 @@ class Mem0Calls:
         search = self._forms["search"]
         names = search.names if search is not None else frozenset()
         self.ids_are_keywords = "user_id" in names
-        """The generation that wants ids as keywords, and knows `limit`."""
+        """The generation that takes ids as keywords, and `limit`."""
         self.ids_are_filters = not self.ids_are_keywords and bool(names & {"top_k", "options"})
-        """The generation that wants ids in `filters`, and knows `top_k`."""
+        """The generation that takes ids in `filters`, and `top_k`."""
         self._answers_with_list = "version" in names and "options" not in names
-        """The hosted client answered so before it had generations."""
+        """The oldest hosted client answered with a list."""
 
     def trimmed(self, ids: dict[str, str]) -> dict[str, str]:
         """Ids as this generation takes them."""
         return {name: value.strip() for name, value in ids.items()} if self.ids_are_filters else ids
 
     def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> SearchRequest | None:
-        """What a search asks for, its keywords fitted; None where only Mem0 itself can say what is wrong with it."""
+        """What a search asks for, its keywords fitted; None if the call is invalid, which Mem0 itself has to say."""
         given = self._given("search", args, kwargs)
         if given is None or not isinstance(given.get("query"), str):
             return None
@@ -122,21 +122,21 @@ class Mem0Calls:
         return SearchRequest(given["query"], ids, length, tuple(_named(each) for each in beyond))
 
     def named(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of a call by name; the keywords alone where the client would refuse it."""
+        """The arguments of a call by name; only the keywords if the client would refuse it."""
         form = self._forms.get(method)
         given = form.bind(args, kwargs) if form is not None else None
         return dict(kwargs) if given is None else given
 
     def learn(self, answer: Any) -> None:
-        """Mem0 answered a search: the application is used to this form."""
+        """Remember the form in which Mem0 answers searches."""
         self._answers_with_list = isinstance(answer, list)
 
     def shaped(self, found: Any) -> Any:
-        """An answer in the form that the application is used to."""
+        """An answer in the form that the application is used to: the results alone, or in a mapping."""
         return found["results"] if self._answers_with_list else found
 
     def fit(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The keywords as this client's generation takes them, where they are of the other one."""
+        """The keywords as this client's generation takes them, converted if they are of the other one."""
         if self._forms.get(method) is None or args[1:]:
             return kwargs
         if self.ids_are_filters and any(name in kwargs for name in ENTITIES):
@@ -159,7 +159,7 @@ class Mem0Calls:
 
 
 def owners_of(kwargs: Mapping[str, Any]) -> dict[str, str]:
-    """The ids that a call names, at the top or in its filters; of several for one kind, one."""
+    """The ids that a call names, as keywords or in its filters; one a kind."""
     filters = kwargs.get("filters")
     ids = _plain_ids(filters)[0] if isinstance(filters, dict) else {}
     for name in ENTITIES:
@@ -170,7 +170,7 @@ def owners_of(kwargs: Mapping[str, Any]) -> dict[str, str]:
 
 
 def is_id(value: Any) -> bool:
-    """Whether every generation of Mem0 takes this for an id: what is empty, one drops and another refuses."""
+    """Whether every generation of Mem0 takes this as an id: an empty one is dropped by one and refused by another."""
     return isinstance(value, _ID_TYPES) and not isinstance(value, bool) and str(value).strip() != ""
 
 
@@ -224,5 +224,5 @@ def _form(method: Any) -> _Form | None:
 
 
 def _named(name: str) -> str:
-    """For counts: names are an application's code, but some could be made of its data."""
+    """As counts show it: most names are an application's code, but some could be made of its data."""
     return "".join(letter if letter.isprintable() else "?" for letter in name)[:_MOST_NAME]

@@ -1,4 +1,4 @@
-"""Mem0's calls beside `add` and `search`, and what is known about them."""
+"""Mem0's methods beside `add` and `search`: which change memories, and which Spectron cannot answer."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 from spectron_migrate.adapter.mem0_calls import owners_of
 
 WRITES = frozenset({"update", "delete", "delete_all", "reset", "batch_update", "batch_delete", "delete_users"})
-"""What changes memories: reads of whoever it is about come from Mem0 until it has come along."""
+"""Methods that change memories: their owners are read from Mem0 until the change is in Spectron."""
 
 BY_MEMORY_ID = frozenset({"update", "delete"})
-"""Writes whose first argument is one memory's id."""
+"""Those of them whose first argument is the id of one memory."""
 
 COUNTED = frozenset(
     {
@@ -29,9 +29,9 @@ COUNTED = frozenset(
         "sample_profiles",
     }
 )
-"""What Spectron has no equivalent of: counted for the gate, refused or answered otherwise once it is the truth."""
+"""Methods that Spectron has no equivalent of: counted for the gate `calls`; after `complete` refused or emulated."""
 
 
 def details_of(name: str, kwargs: Mapping[str, Any]) -> tuple[str, ...]:
-    """By what a listing or a deletion is narrowed, without the values."""
+    """The kinds of ids by which a listing or a deletion is narrowed, without their values."""
     return tuple(sorted(owners_of(kwargs))) if name in ("get_all", "delete_all") else ()

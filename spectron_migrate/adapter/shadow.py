@@ -1,8 +1,8 @@
 """Shadow reads: a sample of the searches that Mem0 answered is asked of Spectron too, in the background.
 
-Nobody waits for them and few run at once. What comes of them are sums, for the people who decide about the cutover:
-how many were asked and failed, how long they took, how much of Mem0's answer Spectron found. The same way a process
-whose guard sent it back to Mem0 tries whether Spectron is well again.
+Nobody waits for them, and few run at once. They yield sums for the people who decide about the cutover: how many were
+asked and failed, how long they took, how much of Mem0's answer Spectron found. A process whose guard sent its reads
+back to Mem0 probes Spectron in the same way.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from spectron_migrate.adapter.core import AdapterCore, SearchPlan
 
 MOST = 4
-"""At once; more of the sample are left out, and counted."""
+"""Shadow reads that run at once; more of the sample are dropped, and counted."""
 PAUSE_S = 1.0
-"""For how long a Spectron that failed is asked nothing: to fail at every search would cost the application time."""
+"""After a failure no shadow read is begun for this long: a failure at every search would cost the application time."""
 
 _log = logging.getLogger("spectron_migrate.adapter")
 
@@ -38,7 +38,7 @@ class ShadowReads:
         self._not_before = float("-inf")
 
     def after(self, plan: SearchPlan, mem0_answer: Any) -> None:
-        """Mem0 answered a search: perhaps ask Spectron the same. Never waits, never raises."""
+        """Mem0 answered a search; the same may be asked of Spectron now. Never waits, never raises."""
         if plan.asked is None or plan.lens is None or plan.complete:
             return
         if self._core.guard.may_probe():
@@ -54,7 +54,7 @@ class ShadowReads:
         began = self._core.now()
         try:
             future = self._core.query(plan)
-        except Exception as error:  # no key, a bad endpoint, too many calls: all the same to the application
+        except Exception as error:  # no key, a bad endpoint, too many queries: nothing that the application should see
             self._done(plan, None, error, began, mem0_ids, probes)
             return
         self.under_way += 1
@@ -85,7 +85,7 @@ class ShadowReads:
             return
         try:
             ours = [row["id"] for row in core.render_hits(plan, answer).rows]
-        except Exception as problem:  # in the loop's thread nobody could catch it
+        except Exception as problem:  # in the loop's thread nobody would catch it
             _log.warning("a shadow read could not be compared: %s", problem)
             core.counters.shadow(asked=1, failed=1)
             return

@@ -1,7 +1,7 @@
-"""Asking Spectron from an application's threads: one loop in a thread of its own, few calls at once, one try each.
+"""Queries to Spectron from an application's threads: one event loop in a thread of its own, few at once, one try each.
 
-An application's search must not wait for retries, nor for a server that hangs: a call that is not answered in its
-time counts as failed, and where too many are under way already, the next one fails at once.
+A search of an application must not wait for retries or for a server that hangs: a query without an answer in time
+has failed, and while too many are under way, the next one fails at once.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from spectron_migrate.spectron.api import SpectronApi
 
 MOST = 64
-"""Calls under way at once; more would only wait for each other."""
+"""Queries under way at once; more would only wait for each other."""
 
 T = TypeVar("T")
 
 
 class Busy(Unreachable):
-    """Too many calls wait for Spectron already."""
+    """Too many queries are under way already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +41,10 @@ class SpectronAnswer:
 
 
 class SpectronThread:
-    """Safe to use from several threads; the thread and its connections are made by the first call."""
+    """Safe to use from several threads; the first query starts the thread and opens connections."""
 
     def __init__(self, access: Callable[[], SpectronAccess]) -> None:
-        """`access` is asked at the first call; it may raise what is missing, as a MigrateError."""
+        """`access` is called at the first query; it may raise MigrateError if settings are missing."""
         self._access = access
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -53,15 +53,15 @@ class SpectronThread:
 
     @property
     def under_way(self) -> int:
-        """Calls that are not answered yet."""
+        """Queries without an answer yet."""
         return self._under_way
 
     def query(self, text: str, lens: Selector, *, k: int, timeout_s: float) -> Future[SpectronAnswer]:
-        """Ask once; the future raises MigrateError or TimeoutError. Raises Busy, or what is missing to ask at all."""
+        """Ask once; the future raises MigrateError or TimeoutError. Raises Busy, and what `access` raises."""
 
         async def ask(api: SpectronApi) -> SpectronAnswer:
             began = time.monotonic()
-            # By itself Spectron hides what is nearly the same as an older text, even where Mem0 has replaced that one.
+            # By default Spectron hides near-duplicates of an older text, even if Mem0 has replaced that one.
             query = api.query(text, lens=lens, k=k, include_duplicates=True)
             recall = await asyncio.wait_for(query, timeout_s)
             rows = tuple(SpectronHit(hit.id, hit.text, hit.source, hit.score) for hit in recall.hits)
@@ -70,10 +70,10 @@ class SpectronThread:
         return self.run(ask)
 
     def run(self, call: Callable[[SpectronApi], Coroutine[Any, Any, T]]) -> Future[T]:
-        """Run a call on the loop; its outcome is the future's."""
+        """Run a coroutine on the loop; the future has its outcome."""
         with self._lock:
             if self._under_way >= MOST:
-                raise Busy(f"{MOST} calls wait for Spectron already")
+                raise Busy(f"{MOST} queries to Spectron are under way already")
             loop, api = self._started()
             self._under_way += 1
 
@@ -87,11 +87,11 @@ class SpectronThread:
         return asyncio.run_coroutine_threadsafe(count(), loop)
 
     def forget_after_fork(self) -> None:
-        """In a child process: thread and connections are the parent's, so new ones are made when needed."""
+        """In a child process: thread and connections are the parent's; new ones are made when needed."""
         self._lock, self._loop, self._api, self._under_way = threading.Lock(), None, None, 0
 
     def close(self) -> None:
-        """Close the connections and end the thread; what is under way fails."""
+        """Close the connections and end the thread; queries under way fail."""
         with self._lock:
             loop, api, self._loop, self._api = self._loop, self._api, None, None
         if loop is None or api is None:

@@ -75,7 +75,7 @@ class OutboxBatch:
     end: int
     """Where it ends, in bytes; what is appended meanwhile comes behind."""
     restart: int
-    """Where the oldest of the running calls begins: the log from here on tells again which calls run."""
+    """Where the oldest running call begins, or the mark: the log from here on tells again which calls run."""
     is_whole: bool
     """Whether it reaches its mark; if not, more waits before it."""
     absorbed: tuple[Path, ...]
@@ -143,7 +143,8 @@ class Outbox:
             unknown=tuple(unknown),
             running=(*before.running, *(subject for subject, _ in self._view.running.values())),
             end=end,
-            restart=self._view.oldest_running(end),
+            # The mark stays readable: a process that begins later has to know what it was drained as of.
+            restart=self._view.oldest_running(end - len(mark) - 1 if reader.is_whole else end),
             is_whole=reader.is_whole,
             absorbed=before.files,
         )

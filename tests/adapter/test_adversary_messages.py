@@ -272,6 +272,7 @@ def test_a_short_text_that_the_turns_decided_is_found_and_once_deleted_hidden_fo
     made = Extracting(stage.mem0).add("Cat Ada. Dog Bo", user_id=stage.user)
     tell(drains, messages_of("add", given, made) or [])
     drained_through(drains, lambda seen: "500_after_released" if seen.writes_fact else "none")
+    drains.drain()
     stage.shift(100)
     adapter = stage.adapter(Extracting(stage.mem0))
     assert {"Cat Ada", "Dog Bo", BEFORE} == set(from_spectron(adapter, stage, "Cat Ada Dog Bo"))

@@ -117,7 +117,7 @@ def test_what_spectron_cannot_do_says_what_to_use(done: Stage, method: str, args
 
 
 def test_a_memory_without_a_place_is_refused(done: Stage) -> None:
-    with pytest.raises(InputError, match="no place in the mapping"):
+    with pytest.raises(InputError, match="no rule maps this memory"):
         done.adapter(Untouchable()).add("Whose is this?")
 
 
