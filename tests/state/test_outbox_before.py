@@ -44,7 +44,7 @@ def test_what_was_unknown_stays_unknown_and_what_ran_becomes_it(state: Path) -> 
     unknown = outbox.unknown()
     assert bob == unknown[0]
     assert {dave, erin, ANYBODY} == set(unknown[1:])
-    assert len(unknown) == 4
+    assert 4 == len(unknown)
     outbox.settle("2026-01-15T14:00:00.000000Z")
     assert [] == outbox.unknown()
 
