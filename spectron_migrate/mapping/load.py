@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +11,7 @@ from typing import cast
 from spectron_migrate.errors import InputError
 from spectron_migrate.mapping.collisions import find_collisions
 from spectron_migrate.mapping.conditions import CAPTURE_NAME, Capture, Condition, parse_condition
+from spectron_migrate.mapping.lookup_tables import read_lookup_table
 from spectron_migrate.mapping.rules import (
     METADATA,
     STATES,
@@ -22,7 +21,6 @@ from spectron_migrate.mapping.rules import (
     Constant,
     FieldSegment,
     LookupSegment,
-    LookupTable,
     PathTemplate,
     Rule,
     SegmentTemplate,
@@ -91,8 +89,6 @@ class _Defaults:
 class _RuleNames:
     """The names that the templates of one rule may use."""
 
-    label: str
-    where: str
     conditions: dict[str, Condition] = field(default_factory=dict)
     segments: dict[str, SegmentTemplate] = field(default_factory=dict)
     """What captured and looked-up names stand for."""
@@ -174,7 +170,7 @@ class _MappingParser:
             return None
         title = text_of(keys["name"], "`name`", self.problems) if "name" in keys else ""
         label = f"built-in rule {at + 1}" if self.built_in else f"rule {at + 1} ({node.where})"
-        names = _RuleNames(label, node.where)
+        names = _RuleNames()
         state = self.when(keys.get("when"), names)
         self.lookups(keys.get("lookup"), names)
         skips = self.skips(keys)
@@ -267,39 +263,8 @@ class _MappingParser:
                 self.problems.add(one.where, text, hint=f'add `{shown(key)}: "*"` to the rule\'s `when`')
             if not CAPTURE_NAME.fullmatch(value):
                 self.problems.add(given["value"].where, "`value` must be letters, digits and `_`")
-            table = self.table(self.folder / file, file, key, value, given["file"].where)
-            self.define(value, LookupSegment(key, LookupTable(file, key, value, table)), one.where, names)
-
-    def table(self, path: Path, file: str, key: str, value: str, where: str) -> dict[str, str]:
-        try:
-            text = path.read_bytes().decode("utf-8-sig")
-        except UnicodeDecodeError:
-            self.problems.add(where, f"{shown(file)} is not UTF-8 text")
-            return {}
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            self.problems.add(where, f"cannot read {shown(file)}: {reason}")
-            return {}
-        rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        try:
-            missing = [name for name in (key, value) if name not in (rows.fieldnames or ())]
-            for name in missing:
-                self.problems.add(f"{shown(file)}:1", f"no column `{shown(name)}`")
-            return {} if missing else self.table_rows(rows, file, key, value)
-        except csv.Error as error:
-            self.problems.add(f"{shown(file)}:{rows.reader.line_num}", f"not CSV: {error}")
-            return {}
-
-    def table_rows(self, rows: csv.DictReader[str], file: str, key: str, value: str) -> dict[str, str]:
-        table: dict[str, str] = {}
-        for row in rows:
-            name, found = row[key], row[value]
-            where = f"{shown(file)}:{rows.line_num}"
-            if not name or not found:
-                self.problems.add(where, f"no `{shown(value if name else key)}`")
-            elif table.setdefault(name, found) != found:
-                self.problems.add(where, f"two values for one `{shown(key)}`")
-        return table
+            table = read_lookup_table(self.folder, file, key, value, given["file"].where, self.problems)
+            self.define(value, LookupSegment(key, table), one.where, names)
 
     def scope(self, node: Node, names: _RuleNames) -> tuple[tuple[PathTemplate, ...], ...]:
         """The clauses: one of one path; with `all_of` one of several paths; with `any_of` several of one path."""
