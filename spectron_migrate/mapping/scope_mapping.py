@@ -24,8 +24,8 @@ class Unmapped:
 class ScopeMapping:
     """The rules of a mapping file. Pure and total; writing and reading use the same rules.
 
-    Two laws, tested with generated mappings: two ids never share a scope (`find_collisions`), and a lens covers
-    exactly what its filter matches (`mapping.lens`).
+    Two laws, tested with generated mappings: two ids never share a scope (`find_collisions`), and a lens covers every
+    memory that its filter matches and none of another user (`mapping.lens`).
     """
 
     rules: tuple[Rule, ...]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
-from spectron_migrate.mapping import ScopeMapping, Unmapped, segment
+from spectron_migrate.mapping import ScopeMapping, Unmapped, lens, segment, segments
 from spectron_migrate.records import Memory, Placement, Skipped
 from tests.mapping.strategies import IDS, kindred, mapping_texts, memories, sound, write_table
 
@@ -89,3 +91,10 @@ def test_every_memory_is_mapped_to_legal_paths_or_named(tables: Path, text: str,
         for path in clause:
             assert all(segment(part) == part or part.startswith("x--") for part in path.split("/"))
             assert 0 == len(path.split("/")) % 2
+
+
+@pytest.mark.parametrize("module", [lens, segments], ids=lambda module: module.__name__)
+def test_the_examples_in_the_docstrings_hold(module: ModuleType) -> None:
+    result = doctest.testmod(module)
+    assert result.attempted
+    assert 0 == result.failed
