@@ -17,14 +17,11 @@ from pathlib import Path
 
 from spectron_migrate.errors import InputError, MigrateError, NotLegal, Unreachable, WrongLedger
 from spectron_migrate.ledger import Ledger, erasing
-from spectron_migrate.ledger.erasing import unfinished
 from spectron_migrate.records import Json, Reporter, counted, name_first
 from spectron_migrate.spectron.api import SpectronApi, UnknownSession
 from spectron_migrate.spectron.grants import Me, require_grant
 from spectron_migrate.state.following import is_followed
 from spectron_migrate.state.journal import read_journal
-
-__all__ = ["CANNOT_SEE", "Erasable", "Eraser", "unfinished"]
 
 CANNOT_SEE = (
     "cannot be seen, and would be erased too: facts that others wrote to these scopes without a session of ours, and"
@@ -219,7 +216,7 @@ class Eraser:
         return [f"{len(foreign)} passages in {path} were written by somebody else"] if foreign else []
 
     def _is_begun(self, path: str) -> bool:
-        return any(path in unfinished(ledger) for ledger in self._ledgers)
+        return any(path in erasing.unfinished(ledger) for ledger in self._ledgers)
 
     def _erasable(self, path: str, listed: Sequence[str], turns: int) -> Erasable:
         return Erasable(

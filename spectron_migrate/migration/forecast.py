@@ -1,6 +1,6 @@
-"""What a replay would come to: counts, tokens, time and what is likely to be superseded, before anything is sent.
+"""Forecast a replay before anything is sent: counts, tokens, time, and what is likely to be superseded.
 
-Read from the scratch copy of the ledger that a dry run planned into; memory stays flat.
+It reads the scratch copy of the ledger that a dry run planned into; memory use does not grow with the plan.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from spectron_migrate.ledger.read import planned
 from spectron_migrate.ledger.read.planned import PlannedLane, PlannedMemory
 from spectron_migrate.ledger.scratch_counts import ScratchCounts
 from spectron_migrate.mapping import Rule, ScopeMapping
-from spectron_migrate.migration.likeness import ALIKE, NEWEST, LikelyPair, Likeness
+from spectron_migrate.migration.likeness import ALIKE, NEWEST, Likeness
 from spectron_migrate.records import Json, Memory, Reporter
 
 FULL_S = 2.0
 NONE_S = 0.2
-"""Seconds a write, where no probe has measured them: none are published."""
+"""Assumed seconds per write where no probe has measured them; Spectron publishes none."""
 BULK = 20
-"""So many guessed times within one minute look like a bulk edit, which says nothing about the texts."""
+"""This many guessed times within one minute look like a bulk edit, which did not change the texts."""
 GUESSED_SHARE = 0.05
-"""A scope with a larger share of guessed times is named."""
+"""A scope with a larger share of guessed times is counted in the warning."""
 _USER, _USER_IN_SCOPE, _MINUTE, _CHAIN = "user", "user in scope", "minute", "updates of a memory"
 LANES = 5
-"""The largest lanes that are told."""
+"""How many of the largest lanes are listed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How fast writes are taken to be."""
+    """How fast writes are assumed to be."""
 
     in_flight: int
     max_rps: float | None = None
     full_s: float = FULL_S
     none_s: float = NONE_S
     measured: bool = False
-    """By `doctor --probe`, in this context."""
+    """Whether `doctor --probe` measured the times in this context."""
 
     @classmethod
     def of(cls, state: Path, context: str, in_flight: int, max_rps: float | None) -> Pace:
-        """As a probe of the context measured it, where the state directory knows of one."""
+        """The pace that a probe of the context measured, if the ledger has one; else the assumed one."""
         measured: dict[str, float] = {}
         if (state / "ledger.db").exists():
             with Ledger.open_for_reading(state) as ledger:
@@ -58,10 +58,10 @@ class Pace:
 
 @dataclass(slots=True)
 class RuleShare:
-    """What one rule of the mapping takes."""
+    """The memories of one rule of the mapping."""
 
     scope: str
-    """Its templates."""
+    """The scope templates of the rule."""
     memories: int = 0
     tokens_low: int = 0
     tokens_high: int = 0
@@ -69,40 +69,40 @@ class RuleShare:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a replay would do."""
+    """What a replay of the plan would do."""
 
     memories: int
     full: int
     sessions: int
     requests: int
-    """At least: one a memory (or batch), one a session, one a scope."""
+    """At least this many: one per memory (or batch), per session and per scope."""
     late: int
     rules: list[RuleShare]
     lanes: list[PlannedLane]
-    """The largest, by what bounds the time: facts with extraction go one after the other inside a lane."""
+    """The largest lanes, by facts with extraction: those go one after the other inside a lane."""
     pace: Pace
     seconds: float
     bound: str
-    """What the time comes from: the largest lane, all that may be in flight, or `max_rps`."""
+    """What limits the time: the largest lane, the requests in flight, or `max_rps`."""
     guessed: int
-    """Memories whose time is `updated_at`, which a metadata edit moves too."""
+    """Memories whose time is `updated_at`, which metadata edits change too."""
     guessed_scopes: int
-    """Scopes with more than `GUESSED_SHARE` of those."""
+    """Scopes with a larger share of them than `GUESSED_SHARE`."""
     bulk_minutes: int
-    """Minutes that hold `BULK` guessed times or more."""
+    """Minutes with `BULK` guessed times or more."""
     users_in_several_scopes: int
     likeness: Likeness
     updated: int | None
-    """Memories that Mem0 itself updated; None where the dump has no history."""
+    """Memories that Mem0 updated, by its own history; None where the dump has none."""
     longest_chain: int
 
     @property
     def tokens(self) -> tuple[int, int]:
-        """Of all rules, from and to."""
+        """Tokens of all rules, from and to."""
         return sum(rule.tokens_low for rule in self.rules), sum(rule.tokens_high for rule in self.rules)
 
     def to_json(self) -> dict[str, Json]:
-        """As `--json` tells it: ids, never texts."""
+        """For `--json`: ids, never texts."""
         low, high = self.tokens
         return {
             "memories": self.memories,
@@ -158,47 +158,47 @@ class Forecast:
 def make_forecast(
     ledger: Ledger, number: int, dump: Dump, mapping: ScopeMapping, pace: Pace, *, reporter: Reporter
 ) -> Forecast:
-    """Forecast what the plan in a scratch ledger would come to."""
+    """Forecast the plan of a scratch ledger."""
     counts = ScratchCounts(ledger)
     lanes, full, none = _lanes(ledger, number)
     reporter.stage("forecast", full + none)
-    seen = _Seen(mapping, counts)
+    totals = _PlanTotals(mapping, counts)
     for each in planned.planned_memories(ledger, number):
-        seen.add(each)
+        totals.add(each)
         reporter.advance(1)
-    seen.end_scope()
+    totals.end_scope()
     bulk = counts.keys_with(_MINUTE, BULK)
-    if seen.guessed_scopes or bulk:
+    if totals.guessed_scopes or bulk:
         reporter.warn(
-            f"guessed times (`updated_at`): {seen.guessed_scopes} scopes have over {GUESSED_SHARE:.0%} of them, and"
-            f" {bulk} minutes have {BULK} or more, as a bulk edit leaves them: their order may not be that of the texts"
+            f"guessed times (`updated_at`): {totals.guessed_scopes} scopes have over {GUESSED_SHARE:.0%} of them, and"
+            f" {bulk} minutes have {BULK} or more, as after a bulk edit: their order may differ from that of the texts"
         )
     updated, longest = _update_chains(counts, dump)
-    seconds, bound = _time(lanes, full, none, seen.sessions, pace)
+    seconds, bound = _time(lanes, full, none, totals.sessions, pace)
     return Forecast(
         memories=full + none,
         full=full,
-        sessions=seen.sessions,
-        requests=seen.requests + seen.sessions + seen.scopes,
+        sessions=totals.sessions,
+        requests=totals.requests + totals.sessions + totals.scopes,
         late=planned.count_late_planned(ledger, number),
-        rules=[share for share in seen.rules if share.memories],
+        rules=[share for share in totals.rules if share.memories],
         lanes=lanes,
         pace=pace,
         seconds=seconds,
         bound=bound,
-        guessed=seen.guessed,
-        guessed_scopes=seen.guessed_scopes,
+        guessed=totals.guessed,
+        guessed_scopes=totals.guessed_scopes,
         bulk_minutes=bulk,
         users_in_several_scopes=counts.keys_with(_USER, 2),
-        likeness=seen.likeness,
+        likeness=totals.likeness,
         updated=updated,
         longest_chain=longest,
     )
 
 
 @dataclass
-class _Seen:
-    """What one pass over the plan, scope by scope, adds up to."""
+class _PlanTotals:
+    """What one pass over the plan adds up; give it each scope's memories together, oldest first."""
 
     mapping: ScopeMapping
     counts: ScratchCounts
@@ -206,7 +206,7 @@ class _Seen:
     likeness: Likeness = field(default_factory=Likeness)
     sessions: int = 0
     requests: int = 0
-    """That carry memories."""
+    """Requests that write memories."""
     scopes: int = 0
     guessed: int = 0
     guessed_scopes: int = 0
@@ -216,7 +216,7 @@ class _Seen:
     _user: str | None = None
 
     def __post_init__(self) -> None:
-        self.rules = [RuleShare(_spelled(rule)) for rule in self.mapping.rules]
+        self.rules = [RuleShare(_scope_templates(rule)) for rule in self.mapping.rules]
 
     def add(self, planned: PlannedMemory) -> None:
         scope, memory = planned.selector, planned.memory
@@ -252,18 +252,18 @@ class _Seen:
         self.likeness.finish()
 
     def _share(self, memory: Memory, infer: str) -> None:
-        place = next((place for place, rule in enumerate(self.mapping.rules) if rule.takes(memory)), None)
-        if place is None:
-            return  # a text that Mem0 has replaced since it was planned
+        number = next((number for number, rule in enumerate(self.mapping.rules) if rule.takes(memory)), None)
+        if number is None:
+            return  # the memory has no rule any more: Mem0 has changed it since this text was planned
         low, high = estimate_tokens(memory.memory, infer)
-        share = self.rules[place]
+        share = self.rules[number]
         share.memories += 1
         share.tokens_low += low
         share.tokens_high += high
 
 
 def _lanes(ledger: Ledger, number: int) -> tuple[list[PlannedLane], int, int]:
-    """The lanes with most to wait for, and all facts with and without extraction."""
+    """The largest lanes, and how many facts of all lanes are with and without extraction."""
     largest: list[PlannedLane] = []
     full = none = 0
     for lane in planned.planned_lanes(ledger, number):
@@ -279,7 +279,7 @@ def _largest(lanes: list[PlannedLane]) -> list[PlannedLane]:
 
 
 def _time(lanes: list[PlannedLane], full: int, none: int, sessions: int, pace: Pace) -> tuple[float, str]:
-    """Seconds, and what they come from: nothing is faster than the slowest of the three."""
+    """Seconds, and what limits them: the slowest of the three bounds."""
     work = full * pace.full_s + (none + sessions) * pace.none_s
     bounds = {
         "the largest lane": max((lane.full for lane in lanes), default=0) * pace.full_s,
@@ -292,7 +292,7 @@ def _time(lanes: list[PlannedLane], full: int, none: int, sessions: int, pace: P
 
 
 def _update_chains(counts: ScratchCounts, dump: Dump) -> tuple[int | None, int]:
-    """Memories that Mem0 updated by its own history, and most updates of one; None without a history."""
+    """How many memories Mem0 updated, and the most updates of one, by its history; None without a history."""
     any_history = False
     for row in dump.history():
         any_history = True
@@ -303,8 +303,5 @@ def _update_chains(counts: ScratchCounts, dump: Dump) -> tuple[int | None, int]:
     return counts.keys_with(_CHAIN, 1), counts.most(_CHAIN)
 
 
-def _spelled(rule: Rule) -> str:
+def _scope_templates(rule: Rule) -> str:
     return " or ".join(" and ".join(str(path) for path in clause) for clause in rule.clauses)
-
-
-__all__ = ["Forecast", "LikelyPair", "Pace", "PlannedLane", "RuleShare", "make_forecast"]

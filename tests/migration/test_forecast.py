@@ -127,7 +127,7 @@ def test_guessed_times_and_bulk_edits_are_named(capsys: pytest.CaptureFixture[st
     rows = [memory(number, "alice", updated_at=edited.format(number)) for number in range(25)] + [memory(1, "bob")]
     answer = planned(rows, capsys)
     assert {"memories": 25, "scopes": 1, "bulk_minutes": 1} == answer["forecast"]["guessed_times"]
-    assert any("as a bulk edit leaves them" in said for said in answer["warnings"])
+    assert any("as after a bulk edit" in said for said in answer["warnings"])
 
 
 def test_users_in_several_scopes_are_counted_because_nothing_supersedes_across_them(
