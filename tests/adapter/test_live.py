@@ -203,7 +203,7 @@ def judged(stage: Stage) -> None:
     with open_oss(stage.config, now=datetime.now(UTC)) as reader:
         memories = [row for row in reader.rows() if isinstance(row, Memory)]
     assert memories
-    assert [] == oracle.judge(stage.server.database, stage.state, memories, load_mapping(None))
+    assert [] == oracle.find_violations(stage.server.database, stage.state, memories, load_mapping(None))
 
 
 def added_once(stage: Stage, calls: list[dict[str, Any]]) -> None:

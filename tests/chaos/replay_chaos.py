@@ -38,7 +38,7 @@ from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.records import Memory, SourceInfo, format_time
 from spectron_migrate.rehearsal.subprocesses import clean_environment
-from tests.support.oracle import Watch, judge
+from tests.support.oracle import Watch, find_violations
 from tests.support.proxy import Fault, Proxy, Seen, serving
 
 SOURCE = SourceInfo(kind="oss", place="qdrant:/chaos:mem0", provider="qdrant", version="2.2.1")
@@ -121,7 +121,7 @@ class World:
         """The weather, and the one request at which somebody dies."""
         self.requests += 1
         if self.requests == self.kill_at:
-            self.watch.blind = self.victim != "server"
+            self.watch.client_is_dead = self.victim != "server"
             self._kill()
             return self.dice.choice(["cut_before", "cut_after", "none"])
         return self.dice.choice(self.weather) if self.dice.random() < self.chance else "none"
@@ -240,10 +240,10 @@ class World:
         mapping = load_mapping(self.mapping)
         wrong = self.watch.wrong + self.proxy.wrong
         if (self.folder / "state" / "ledger.db").exists():
-            wrong = wrong + judge(
+            wrong = wrong + find_violations(
                 self.server.database, self.folder / "state", self.mem0.values(), mapping, finished=finished
             )
-        assert [] == wrong, self.watch.told(wrong)
+        assert [] == wrong, self.watch.with_log(wrong)
 
 
 def one_world(folder: Path, corner: Corner, *, kills: int, dice: random.Random, changes: float) -> Counter[str]:

@@ -258,7 +258,7 @@ def test_with_four_writers_and_kills_at_every_stage_all_of_mem0_is_in_spectron_o
         assert 0 == follow.process.returncode, follow.lines
 
     memories = site.memories()
-    wrong = oracle.judge(site.server.database, site.state, memories, load_mapping(None))
+    wrong = oracle.find_violations(site.server.database, site.state, memories, load_mapping(None))
     assert [] == wrong
     totals = {kind: sum(each.get(kind, 0) for each in did) for kind in ("added", "changed", "deleted")}
     assert len(memories) == totals["added"] - totals["deleted"]

@@ -22,7 +22,7 @@ from spectron_migrate.records import Memory, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.journal import Step, record_step
 from spectron_migrate.state.routing import FILE, Routing, name_of, read_routing
-from tests.support.oracle import Watch, judge, ledger_facts
+from tests.support.oracle import Watch, find_violations, ledger_facts
 from tests.support.proxy import Fault, Gate, Seen, gated, refusing
 from tests.support.replaying import mapping_file
 from tests.support.scene import Scene, Store
@@ -101,7 +101,7 @@ class Two:
         with self.scene.store.open(self.scene.time.now()) as reader:
             memories = [row for row in reader.rows() if isinstance(row, Memory)]
         mapping = load_mapping(self.scene.mapping)
-        return self.watch.wrong + judge(self.scene.server.database, self.scene.state, memories, mapping)
+        return self.watch.wrong + find_violations(self.scene.server.database, self.scene.state, memories, mapping)
 
     def play(self, rounds: Callable[[Rounds, SpectronApi], Awaitable[T]]) -> T:
         """Rounds of one process, whose requests may outlast a round."""

@@ -22,7 +22,7 @@ from spectron_migrate.records import NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from tests.support.here import server_here
 from tests.support.ledgers import facts_of
-from tests.support.oracle import ledger_facts, server_turns, strangers
+from tests.support.oracle import ledger_facts, server_turns, unclaimed_turns
 from tests.support.proxy import Fault, Proxy, Seen, misbehaving, refusing
 from tests.support.replaying import (
     BATCH,
@@ -470,7 +470,7 @@ def test_a_second_turn_that_a_resend_left_is_residue_also_where_the_run_ended_be
         facts = ledger_facts(tmp_path / "state")
         assert [1] == [len(fact["residue"]) for fact in facts if fact["residue"]]
         turns = {turn.id: turn for turn in server_turns(server.database)}
-        assert [] == list(strangers(facts, turns, finished=True))
+        assert [] == list(unclaimed_turns(facts, turns, finished=True))
 
 
 @pytest.mark.parametrize("mode", ["", NONE, BATCH])

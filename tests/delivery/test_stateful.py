@@ -37,7 +37,7 @@ from spectron_migrate.migration.replay_summary import ReplaySummary
 from spectron_migrate.records import Filters, Memory, NullReporter, SourceInfo, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from tests.local.support import embedder
-from tests.support.oracle import Watch, judge
+from tests.support.oracle import Watch, find_violations
 from tests.support.proxy import Fault, Seen, serving
 
 pytestmark = pytest.mark.slow
@@ -96,7 +96,7 @@ class Run:
         name = f"{seen.method} {seen.path} {seen.headers.get('idempotency-key', seen.body)}"
         self.tries[name] = self.tries.get(name, 0) + 1
         dice = random.Random(f"{self.seed} {self.tries[name]} {name}")
-        if self.requests == self.at and self.ending != "end" and not self.world.watch.blind:
+        if self.requests == self.at and self.ending != "end" and not self.world.watch.client_is_dead:
             self.at = 0
             self._end()
             return dice.choice(["cut_before", "cut_after", "none"]) if self.ending != "signal" else "none"
@@ -108,7 +108,7 @@ class Run:
         if self.ending == "signal":
             loop.call_soon_threadsafe(step.interrupt, ExitCode.SIGTERM)
             return
-        self.world.watch.blind = True
+        self.world.watch.client_is_dead = True
         if self.ending == "kill":
             self.image = image_of(self.world.state / "ledger.db")
         elif self.ending == "power cut":
@@ -197,8 +197,8 @@ class World:
             return
         database = self.folder / "spectron" / "tests.sqlite"
         mapping = self.read_mapping(self.mapping)
-        wrong = self.watch.wrong + judge(database, self.state, self.mem0.values(), mapping, finished=finished)
-        assert [] == wrong, self.watch.told(wrong)
+        wrong = self.watch.wrong + find_violations(database, self.state, self.mem0.values(), mapping, finished=finished)
+        assert [] == wrong, self.watch.with_log(wrong)
 
     def _noting(self) -> Any:
         transaction = Ledger.transaction

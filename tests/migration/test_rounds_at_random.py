@@ -83,7 +83,7 @@ def test_whatever_happens_all_of_mem0_is_in_spectron_once_and_in_order(tmp_path:
         with scene.store.open(scene.time.now()) as reader:
             memories = [row for row in reader.rows() if isinstance(row, Memory)]
         assert len(application.living) == len(memories)
-        assert [] == oracle.judge(server.database, scene.state, memories, load_mapping(None))
+        assert [] == oracle.find_violations(server.database, scene.state, memories, load_mapping(None))
 
 
 def one_round(scene: Scene, rounds: Rounds, dice: random.Random, *, kills: bool = True) -> Rounds:

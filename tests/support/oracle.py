@@ -1,4 +1,4 @@
-"""The invariants of a migration, judged on the server's own tables, the ledger, and the wire as it happens.
+"""The invariants of a migration (docs/protocol.md, Invariants), checked on the server, the ledger and the wire.
 
 I1   every version of every memory is one claimed turn, or skipped, refused or undecidable by name
 I2   no turn is claimed twice; an unclaimed turn in a session of ours is listed residue
@@ -6,11 +6,11 @@ I3   no byte leaves before its intent and its session are on disk
 I4   in a session the server's `seq` rises with the position
 I5   in a lane `full` turns arrive in the order of their keys
 I6   in a session, and in a lane with `full`, nothing is sent while another send is undecided
-I7   a turn lies where the mapping puts its memory, and where the lens of its owner looks
-I8   no session is deleted or made by a write, no scope is empty
-I9   with writers stopped, the memories of Mem0 are those claimed, but for the named
+I7   a turn is in the scopes that the mapping gives its memory, and the lens of its owner covers them
+I8   no session is deleted or created by a write, no scope is empty
+I9   with writers stopped, the memories of Mem0 are those claimed, except the named ones
 I10  a key is sent again with the same bytes
-I11  nothing is sent for the first time while its tombstone stands
+I11  nothing is sent for the first time while its memory has a tombstone
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from tests.support.proxy import Fault, Seen
 
 MOVED = "moved to another scope"
 NOT_BEGUN = ("429", "503")
-"""Answers by which the server says that it did not begin: the bytes do not count as sent."""
+"""Faults after which the server has not started: the bytes do not count as sent."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A turn as it lies in the server's table; `arrived` counts over the whole server."""
+    """A row of the server's table of turns; `arrived` counts over the whole server."""
 
     id: str
     session: str
@@ -64,34 +64,38 @@ def server_turns(database: Path) -> list[Turn]:
 
 
 def server_sessions(database: Path) -> dict[str, int]:
-    """Every session that the server has, and how many turns are in it."""
+    """Every session that the server has, with its number of turns."""
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as db:
         return dict(db.execute("SELECT id, turns FROM sessions").fetchall())
 
 
 def ledger_facts(state: Path) -> list[dict[str, Any]]:
-    """Every fact of the ledger, with its session and whether its memory's tombstone stands."""
+    """Every fact of the ledger, with its session and the tombstone of its memory."""
     with Ledger.open_for_reading(state) as ledger:
         return facts_of(ledger)
 
 
-def judge(
+def find_violations(
     database: Path, state: Path, memories: Iterable[Memory], mapping: ScopeMapping, *, finished: bool = True
 ) -> list[str]:
-    """What is wrong; empty where all holds.
+    """Every violation of an invariant, in words.
 
-    `memories` is what Mem0 has now; only where `finished` must all of it be decided.
+    `memories`: what Mem0 has now; only if `finished`, all of it must be decided.
     """
     turns, facts = {turn.id: turn for turn in server_turns(database)}, ledger_facts(state)
-    wrong = [*_claims(facts, turns), *strangers(facts, turns, finished=finished)]
-    wrong += [*_session_order(facts, turns), *_lane_order(facts, turns), *_orphans(facts, server_sessions(database))]
+    wrong = [*_check_claims(facts, turns), *unclaimed_turns(facts, turns, finished=finished)]
+    wrong += [
+        *_check_session_order(facts, turns),
+        *_check_lane_order(facts, turns),
+        *_check_sessions(facts, server_sessions(database)),
+    ]
     if finished:
-        wrong += _all_named(facts, memories, mapping)
+        wrong += _check_memories(facts, memories, mapping)
     return wrong
 
 
-def _claims(facts: list[dict[str, Any]], turns: Mapping[str, Turn]) -> Iterable[str]:
-    """I1, I2, I7 of what is stored."""
+def _check_claims(facts: list[dict[str, Any]], turns: Mapping[str, Turn]) -> Iterable[str]:
+    """I1, I2 and I7, of what is stored."""
     claimed: dict[str, str] = {}
     for fact in facts:
         name = f"{fact['mem0_id']} version {fact['version']}"
@@ -114,8 +118,8 @@ def _claims(facts: list[dict[str, Any]], turns: Mapping[str, Turn]) -> Iterable[
             yield f"I7: {name} belongs to {fact['selector']} and lies in {sorted(turn.paths)}"
 
 
-def strangers(facts: list[dict[str, Any]], turns: Mapping[str, Turn], *, finished: bool) -> Iterable[str]:
-    """I2: what nobody claims. Before the end one send a lane and stream may be undecided."""
+def unclaimed_turns(facts: list[dict[str, Any]], turns: Mapping[str, Turn], *, finished: bool) -> Iterable[str]:
+    """I2: turns that no fact claims. Before the end, sessions with undecided facts may have some."""
     known = {fact["turn_id"] for fact in facts} | {fact["candidate"] for fact in facts}
     known |= {turn for fact in facts if fact["residue"] for turn in fact["residue"]}
     unsure = {fact["server_id"] for fact in facts if fact["state"] in ("intended", "undecidable")}
@@ -124,8 +128,8 @@ def strangers(facts: list[dict[str, Any]], turns: Mapping[str, Turn], *, finishe
             yield f"I2: nobody claims {turn}"
 
 
-def _orphans(facts: list[dict[str, Any]], sessions: Mapping[str, int]) -> Iterable[str]:
-    """I8: a session that the ledger does not know may only be one whose answer was lost."""
+def _check_sessions(facts: list[dict[str, Any]], sessions: Mapping[str, int]) -> Iterable[str]:
+    """I8: a session that the ledger does not know must be empty: its response was lost."""
     ours = {fact["server_id"] for fact in facts}
     return (f"I8: session {id_} has {count} turns and is not ours" for id_, count in sessions.items()
             if count and id_ not in ours)  # fmt: skip
@@ -135,26 +139,26 @@ def _stored(facts: list[dict[str, Any]], turns: Mapping[str, Turn]) -> list[dict
     return [{**fact, "turn": turns[fact["turn_id"]]} for fact in facts if fact["turn_id"] in turns]
 
 
-def _session_order(facts: list[dict[str, Any]], turns: Mapping[str, Turn]) -> Iterable[str]:
-    """I4."""
+def _check_session_order(facts: list[dict[str, Any]], turns: Mapping[str, Turn]) -> Iterable[str]:
+    """I4, in each session."""
     rows = sorted(_stored(facts, turns), key=lambda fact: (fact["session"], fact["position"]))
     for one, two in pairwise(rows):
         if one["session"] == two["session"] and one["turn"].seq >= two["turn"].seq:
             yield f"I4: {two['mem0_id']} was sent after {one['mem0_id']} and stored before it"
 
 
-def _lane_order(facts: list[dict[str, Any]], turns: Mapping[str, Turn]) -> Iterable[str]:
-    """I5."""
+def _check_lane_order(facts: list[dict[str, Any]], turns: Mapping[str, Turn]) -> Iterable[str]:
+    """I5, in each lane."""
     full = [fact for fact in _stored(facts, turns) if fact["infer"] == "full"]
     for one, two in pairwise(sorted(full, key=lambda fact: (fact["lane"], fact["turn"].arrived))):
         if one["lane"] == two["lane"] and one["order_key"] > two["order_key"]:
             yield f"I5: in {one['lane']} {two['mem0_id']} came after {one['mem0_id']}, which is newer"
 
 
-def _all_named(facts: list[dict[str, Any]], memories: Iterable[Memory], mapping: ScopeMapping) -> Iterable[str]:
-    """I1, I7, I9 of what Mem0 has now."""
+def _check_memories(facts: list[dict[str, Any]], memories: Iterable[Memory], mapping: ScopeMapping) -> Iterable[str]:
+    """I1, I7 and I9, of what Mem0 has now."""
     newest = {fact["mem0_id"]: fact for fact in sorted(facts, key=lambda fact: int(fact["version"]))}
-    said = {id_: fact for id_, fact in newest.items() if fact["is_message"]}
+    messages = {id_: fact for id_, fact in newest.items() if fact["is_message"]}
     for fact in facts:
         if fact["state"] in ("planned", "intended"):
             yield f"I1: {fact['mem0_id']} version {fact['version']} is still {fact['state']}"
@@ -165,95 +169,95 @@ def _all_named(facts: list[dict[str, Any]], memories: Iterable[Memory], mapping:
         if found is None:
             yield f"I1: the ledger never heard of {memory.id}"
             continue
-        placed = mapping.map_memory(memory)
-        if MOVED in (found["reason"] or "") or not isinstance(placed, Placement):
+        mapped = mapping.map_memory(memory)
+        if MOVED in (found["reason"] or "") or not isinstance(mapped, Placement):
             continue
         if found["text"] is not None and found["text"] != memory.memory:
             yield f"I1: the newest version of {memory.id} is not its text"
         if found["tombstoned_at"]:
-            yield f"I9: {memory.id} is in Mem0 and its tombstone stands"
-        sent = said[found["message"]] if found["message"] else found
+            yield f"I9: {memory.id} is in Mem0 but has a tombstone"
+        sent = messages[found["message"]] if found["message"] else found
         if sent["tombstoned_at"]:
             yield f"I9: {memory.id} is in Mem0, and its message {sent['mem0_id']} counts as deleted"
         if sent["selector"] != found["selector"]:
             yield f"I7: {memory.id} belongs to {found['selector']}, its message lies in {sent['selector']}"
         if sent["state"] not in (*STORED, "refused", "undecidable"):
             yield f"I9: {memory.id} is {found['state']} ({found['reason']})"
-        if selector_of(found["selector"]) != placed.selector:
-            yield f"I7: {memory.id} is in {found['selector']}, the mapping puts it into {placed.selector}"
-        elif memory.user_id and not covers(mapping.lens(user_id=memory.user_id).selector, placed.selector):
+        if selector_of(found["selector"]) != mapped.selector:
+            yield f"I7: {memory.id} is in {found['selector']}, the mapping puts it into {mapped.selector}"
+        elif memory.user_id and not covers(mapping.lens(user_id=memory.user_id).selector, mapped.selector):
             yield f"I7: the lens of {memory.user_id} does not see {memory.id}"
-    standing = {newest[memory_id]["message"] for memory_id in now if memory_id in newest}
+    carriers = {newest[memory_id]["message"] for memory_id in now if memory_id in newest}
     for id_, fact in newest.items():
-        if id_ not in now | standing and fact["state"] in STORED and not fact["tombstoned_at"]:
+        if id_ not in now | carriers and fact["state"] in STORED and not fact["tombstoned_at"]:
             yield f"I9: {id_} is claimed, not in Mem0, and has no tombstone"
 
 
 @dataclass
 class Watch:
-    """Looks at each request before its fault is played; give it as a proxy's `choose`, and `around` its server."""
+    """Checks each request before its fault is played: the `choose` of a proxy, and `around` its server."""
 
     state: Path
     choose: Callable[[Seen], Fault] = lambda seen: "none"
     wrong: list[str] = field(default_factory=list)
-    blind: bool = False
-    """Whether the client counts as dead: what it still sends never arrives."""
+    client_is_dead: bool = False
+    """Whether the client counts as killed: what it still sends never arrives."""
     sent: dict[str, bytes] = field(default_factory=dict)
     """The bytes that each key was last sent with."""
     refused: set[str] = field(default_factory=set)
-    """Keys that may go again with other bytes: the server would not have the first."""
-    _left: set[str] = field(default_factory=set)
-    """Keys that were sent, but for those that a run began with as refused."""
+    """Keys of refused facts: they may be sent again with other bytes."""
+    _sent_keys: set[str] = field(default_factory=set)
+    """Keys that were sent, except those of refused facts."""
     _answered: set[str] = field(default_factory=set)
-    """Keys that had a whole 200: if the ledger lost that, the listing or the same bytes say it again."""
-    _told: dict[str, str] = field(default_factory=dict)
+    """Keys that got a whole 200; if the ledger lost it, the listing or the same bytes bring it back."""
+    _faults: dict[str, str] = field(default_factory=dict)
     log: deque[str] = field(default_factory=lambda: deque(maxlen=60))
-    """The last requests, for a person who wonders."""
+    """The last requests."""
 
     def begin_run(self) -> None:
-        """Another process."""
-        self.blind = False
+        """Another process starts."""
+        self.client_is_dead = False
         if (self.state / "ledger.db").exists():
             self.refused |= {fact["key"] for fact in ledger_facts(self.state) if fact["state"] == "refused"}
-        self._left -= self.refused
+        self._sent_keys -= self.refused
         self.log.append("-- run")
 
-    def told(self, wrong: list[str]) -> str:
-        """Violations with the requests before them."""
+    def with_log(self, wrong: list[str]) -> str:
+        """Violations, with the requests before them."""
         return "\n".join([*wrong, "-- the last requests", *self.log])
 
     def __call__(self, seen: Seen) -> Fault:
-        if self.blind:
+        if self.client_is_dead:
             return "cut_before"
         try:
-            return self._look(seen)
+            return self._check_request(seen)
         except Exception as error:
-            self.wrong.append(f"the oracle itself broke: {error!r}")
+            self.wrong.append(f"the oracle failed: {error!r}")
             raise
 
-    def _look(self, seen: Seen) -> Fault:
+    def _check_request(self, seen: Seen) -> Fault:
         if seen.method == "DELETE":
             self.wrong.append(f"I8: {seen.method} {seen.path}")
         if seen.writes_fact:
-            self._write(seen)  # before the choice, which may be to kill whoever writes the ledger
+            self._check_write(seen)  # before the choice, which may be to kill whoever writes the ledger
         fault = self.choose(seen)
         key = seen.headers.get("idempotency-key", "")
         self.log.append(f"{seen.method} {seen.path[-30:]} {key[:6]} {seen.body[-150:]!r}: {fault}")
         if key and fault not in NOT_BEGUN:
             self.sent[key] = seen.body
-            self._left.add(key)
+            self._sent_keys.add(key)
         if key:
-            self._told[key] = fault if isinstance(fault, str) else ""
+            self._faults[key] = fault if isinstance(fault, str) else ""
         return fault
 
     def around(self, app: Any) -> Any:
-        """The server's application, with a look at its answers."""
+        """The application of the server, with its responses noted."""
 
         async def looking(scope: Any, receive: Any, send: Any) -> None:
             key = scope["extensions"][REQUEST].headers.get("idempotency-key", "")
 
             async def look(message: Any) -> None:
-                if message.get("status") == 200 and self._told.get(key) in ("none", "forgets"):
+                if message.get("status") == 200 and self._faults.get(key) in ("none", "forgets"):
                     self._answered.add(key)
                 await send(message)
 
@@ -261,35 +265,35 @@ class Watch:
 
         return looking
 
-    def _write(self, seen: Seen) -> None:
+    def _check_write(self, seen: Seen) -> None:
         body, key = json.loads(seen.body), seen.headers["idempotency-key"]
         if not body.get("session_id") or not body.get("scopes") or not all(body["scopes"]):
             self.wrong.append(f"I8: a write without its session or scope: {body}")
         if self.sent.get(key, seen.body) != seen.body and key not in self.refused:
             self.wrong.append(f"I10: {self.sent[key]!r} goes again as {seen.body!r}")
         rows = self._undecided(key)
-        mine = [row for row in rows if row["sent_key"] == key]
-        if not mine or any(
-            row["sent_body"].encode() != seen.body or row["server_id"] != body["session_id"] for row in mine
+        own = [row for row in rows if row["sent_key"] == key]
+        if not own or any(
+            row["sent_body"].encode() != seen.body or row["server_id"] != body["session_id"] for row in own
         ):
             self.wrong.append(f"I3: not on disk as it is sent: {seen.body!r}")
             return
-        for row in mine:
+        for row in own:
             if row["tombstoned_at"] and key not in self.sent:
                 self.wrong.append(f"I11: {row['mem0_id']} is sent although Mem0 has deleted it")
         if key not in self._answered:
-            self._alone(mine[0], rows)
+            self._check_alone(own[0], rows)
 
     def _undecided(self, key: str) -> list[dict[str, Any]]:
-        """What the ledger holds at this moment under the key, and all that is intended."""
+        """What the ledger has under the key now, and everything that is intended."""
         with Ledger.open_for_reading(self.state) as ledger:
             return facts_of(ledger, "fact.state = 'intended' OR request.key = ?", key)
 
-    def _alone(self, mine: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-        """I6."""
+    def _check_alone(self, own: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        """I6, for one write."""
         for other in rows:
-            same_lane = other["lane"] == mine["lane"] and other["infer"] == mine["infer"] == "full"
-            if other["sent_key"] == mine["sent_key"] or not (same_lane or other["session"] == mine["session"]):
+            same_lane = other["lane"] == own["lane"] and other["infer"] == own["infer"] == "full"
+            if other["sent_key"] == own["sent_key"] or not (same_lane or other["session"] == own["session"]):
                 continue
-            if other["state"] == "intended" and other["sent_key"] in self._left - self._answered:
-                self.wrong.append(f"I6: {mine['mem0_id']} is sent while {other['mem0_id']} is undecided")
+            if other["state"] == "intended" and other["sent_key"] in self._sent_keys - self._answered:
+                self.wrong.append(f"I6: {own['mem0_id']} is sent while {other['mem0_id']} is undecided")
