@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from spectron_migrate.local.testing import RunningServer, running_server
-from tests.adapter.support import Stage
+from tests.adapter.drains import Drains
+from tests.adapter.support import TEA, Stage
 from tests.mem0.conftest import postgres
 
 __all__ = ["postgres"]
@@ -29,3 +30,22 @@ def own_stage(user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         Stage.open(tmp_path, server, user, monkeypatch) as stage,
     ):
         yield stage
+
+
+@pytest.fixture
+def drains(stage: Stage) -> Iterator[Drains]:
+    """A cutover by outbox whose base is in Spectron, and which is drained when the test says so."""
+    made = Drains(stage)
+    yield made
+    made.outbox.close()
+
+
+@pytest.fixture
+def done(stage: Stage) -> Stage:
+    """A completed migration of two memories."""
+    stage.say(TEA, metadata={"kind": "taste"})
+    stage.say("Lives in Lisbon near the river", run_id="r1")
+    stage.to_spectron()
+    stage.step("closing")
+    stage.step("complete")
+    return stage

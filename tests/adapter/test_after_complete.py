@@ -3,36 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from spectron_migrate import NotInSpectron
 from spectron_migrate.errors import InputError, Unreachable
-from tests.adapter.support import Stage, ids, texts
+from tests.adapter.drains import WITH_TOOLS
+from tests.adapter.support import TEA, Stage, Untouchable, ids, texts, turns
 from tests.support.spectron import turns_of
-
-TEA = "Prefers green tea over coffee in the morning"
-
-
-class Untouchable:
-    """A Mem0 that nobody may call any more."""
-
-    def search(self, query: str, *, top_k: int = 20, filters: Any = None, **kwargs: Any) -> Any:
-        raise AssertionError("Mem0 was asked")
-
-    add = get = get_all = update = delete = delete_all = history = reset = search
-
-
-@pytest.fixture
-def done(stage: Stage) -> Stage:
-    """A completed migration of two memories."""
-    stage.say(TEA, metadata={"kind": "taste"})
-    stage.say("Lives in Lisbon near the river", run_id="r1")
-    stage.to_spectron()
-    stage.step("closing")
-    stage.step("complete")
-    return stage
 
 
 def mine(stage: Stage) -> dict[str, Any]:
@@ -137,3 +117,54 @@ def test_the_guides_adapter_goes_on_too(done: Stage) -> None:
             await adapter.delete("an-id")
 
     asyncio.run(run())
+
+
+LONG = " ".join(
+    f"In the year {1000 + number} something else happened in the town by the river." for number in range(60)
+)
+
+
+def test_what_is_added_under_an_id_that_mem0_trims_is_found_under_it(done: Stage) -> None:
+    adapter = done.adapter(Untouchable())
+    adapter.add("Plays the viola", user_id=f" {done.user} ", infer=False)
+    assert "Plays the viola" in [turn.content for turn in turns_of(done.server, done.user)]
+    assert "Plays the viola" in texts(adapter.search("viola", **mine(done)))
+
+
+def test_the_rest_of_a_long_text_that_mem0_deleted_does_not_come_back_as_a_new_memory(stage: Stage) -> None:
+    """A long text is stored in several passages, and the receipt names the first one alone."""
+    gone = stage.say(LONG)
+    stage.say("Has two grey cats")
+    stage.start()
+    stage.catch_up()
+    stage.mem0.delete(gone)
+    stage.catch_up()
+    stage.shift(100)
+    stage.step("closing")
+    stage.step("complete")
+    found = stage.adapter(Untouchable()).search("what happened in the year 1055 by the river", **mine(stage))
+    assert [] == [text for text in texts(found) if text in LONG]
+
+
+def test_a_search_of_one_run_is_not_answered_with_what_another_host_wrote_in_another(done: Stage) -> None:
+    there = done.adapter(Untouchable())
+    there.add("The code word is heron", user_id=done.user, run_id="r2")
+    (done.state / "since.db").unlink()  # another host has another state directory
+    found = done.adapter(Untouchable()).search("code word", filters={"user_id": done.user, "run_id": "r1"})
+    assert "The code word is heron" not in texts(found)
+
+
+def test_once_spectron_is_the_truth_what_a_tool_answered_is_nobodys_memory(stage: Stage) -> None:
+    stage.start()
+    stage.step("complete")
+    adapter = stage.adapter()
+    assert ["What is my balance?", "You have 3 euros"] == texts(adapter.add(WITH_TOOLS, user_id=stage.user))
+    assert ["What is my balance?", "You have 3 euros"] == turns(stage)
+
+
+def test_once_spectron_is_the_truth_metadata_that_is_no_json_fails_no_call(stage: Stage) -> None:
+    stage.start()
+    stage.step("complete")
+    adapter = stage.adapter()
+    (made,) = ids(adapter.add("I like tea", user_id=stage.user, metadata={"at": datetime(2026, 11, 22, tzinfo=UTC)}))
+    assert {"at": "2026-11-22 00:00:00+00:00"} == adapter.get(made)["metadata"]

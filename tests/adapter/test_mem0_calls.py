@@ -152,3 +152,16 @@ def test_calls_of_the_other_generation_are_fitted() -> None:
 def test_calls_of_the_own_generation_stay_as_they_are() -> None:
     given = {"filters": {"user_id": "alice", "OR": []}, "threshold": 0.5}
     assert given is Mem0Calls(Newer()).fit("search", ("tea",), given)
+
+
+class OlderMem0:
+    """The signatures of the generation that takes ids as keywords."""
+
+    def add(self, messages: Any, *, user_id: Any = None, agent_id: Any = None, run_id: Any = None) -> Any: ...
+
+    def search(self, query: str, *, user_id: Any = None, agent_id: Any = None, limit: int = 100) -> Any: ...
+
+
+def test_an_empty_id_is_left_to_mem0_to_make_sense_of() -> None:
+    asked = Mem0Calls(OlderMem0()).read(("tea",), {"user_id": "", "agent_id": "bot"})
+    assert asked is None or asked.beyond

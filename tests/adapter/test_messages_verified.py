@@ -9,10 +9,11 @@ import pytest
 
 from spectron_migrate.mem0.search import SearchHit
 from spectron_migrate.verify.dual_verify import VerifySummary
+from spectron_migrate.verify.keywords import words_of
 from spectron_migrate.verify.options import Query, VerifyOptions
+from tests.adapter.drains import Drains, says, stores
 from tests.adapter.extracting import Extracting
-from tests.adapter.support import Stage, ids
-from tests.adapter.test_outbox import followed, turns
+from tests.adapter.support import Stage, followed, ids, turns
 from tests.support.waiting import wait_until
 from tests.verify.support import failed_gates, named_findings, tampering, verify
 
@@ -90,3 +91,17 @@ def test_a_query_for_a_memory_is_answered_by_its_message(told: tuple[Stage, list
     assert {"mem0": 1.0, "spectron": 1.0} == {
         side: answer["measures"][side]["success"] for side in ("mem0", "spectron")
     }
+
+
+def test_recall_is_asked_in_the_words_that_mem0_has_of_a_message(drains: Drains) -> None:
+    """In those of the message itself, which only Spectron holds, it could but win."""
+    said = {"Zanzibar quokka": "Plays the cello", "Xylophone quartz": "Keeps two bees"}
+    for message, memory in said.items():
+        says(drains, message, stores(drains, ("ADD", "", memory)))
+    drains.drain()
+    stage = drains.stage
+    stage.read()
+    summary = verify(stage.server, stage.state, [stage.folder / "dump"], VerifyOptions(), mem0=Asked(stage.mem0))
+    asked = {word for answer in summary.report["answers"] for word in words_of(answer["query"])}
+    assert {"cello", "plays", "bees", "keeps"} <= asked
+    assert asked.isdisjoint({"zanzibar", "quokka", "xylophone", "quartz"})

@@ -6,61 +6,31 @@ import asyncio
 import socket
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from spectron_migrate.adapter.call_results import results_of
 from spectron_migrate.cutover.evidence import Evidence, gather
 from spectron_migrate.cutover.gates import evaluate_gates
 from spectron_migrate.cutover.status import cutover_status
 from spectron_migrate.errors import NotLegal
 from spectron_migrate.files.atomic import read_json
 from spectron_migrate.mapping import load_mapping
-from spectron_migrate.mem0.open import open_oss
-from spectron_migrate.records import Memory
 from spectron_migrate.state.call_log import CallResult, CallSubject
 from spectron_migrate.state.following import FOLLOW_FILE, UNDRAINED
 from spectron_migrate.state.outbox import Outbox
 from spectron_migrate.state.routing import FILE, Routing, read_routing
-from tests.adapter.support import NotedCalls, Stage, ids, stamp, texts
+from tests.adapter.drains import BEFORE, BOTH
+from tests.adapter.extracting import Extracting
+from tests.adapter.support import NotedCalls, Stage, begun, followed, ids, judged, stamp, texts, turns
 from tests.support import oracle
 from tests.support.waiting import wait_until
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 ITSELF: list[Any] = []
 ITSELF.append(ITSELF)
-
-
-def begun(stage: Stage, **cutover: Any) -> Stage:
-    """A cutover by outbox whose base is in Spectron."""
-    stage.write_settings(catch_up="outbox", **cutover)
-    stage.say("Was here before the cutover began")
-    stage.start("outbox")
-    stage.catch_up()
-    return stage
-
-
-def followed(stage: Stage, **cutover: Any) -> Stage:
-    """The same, and a process that drains the outbox."""
-    begun(stage, **cutover).follow()
-    return stage
-
-
-def judged(stage: Stage) -> None:
-    with open_oss(stage.config, now=datetime.now(UTC)) as reader:
-        memories = [row for row in reader.rows() if isinstance(row, Memory)]
-    wrong = oracle.find_violations(stage.server.database, stage.state, memories, load_mapping(None))
-    mine = [each for each in wrong if not each.startswith(("I8: session", "I2: nobody claims"))]
-    assert [] == mine
-
-
-def turns(stage: Stage) -> list[str]:
-    """What the server has of the user, in the order of arrival."""
-    found = oracle.server_turns(stage.server.database)
-    mine = [turn for turn in found if any(path.startswith(f"user/{stage.user}") for path in turn.paths)]
-    return [turn.text for turn in sorted(mine, key=lambda turn: turn.arrived)]
 
 
 def test_a_second_host_is_told_to_follow(stage: Stage) -> None:
@@ -70,25 +40,6 @@ def test_a_second_host_is_told_to_follow(stage: Stage) -> None:
         stage.adapter()
     assert "follow" in (raised.value.hint or "")
     assert socket.gethostname() in raised.value.message
-
-
-@pytest.mark.parametrize(
-    ("method", "given", "answer", "expected"),
-    [
-        ("add", {"user_id": "u"}, {"results": []}, []),
-        ("add", {"user_id": "u"}, {"results": [{"id": "m", "memory": "x", "event": "NONE"}]}, []),
-        ("add", {"user_id": "u"}, {"results": [{"event_id": "e", "status": "PENDING"}]}, None),
-        ("add", {"user_id": "u"}, {"message": "ok"}, None),
-        ("add", {}, [{"id": "m", "event": "DELETE", "memory": "x"}], [CallResult("DELETE", "m")]),
-        ("add", {}, [{"id": "m", "event": "UPDATE", "memory": "x"}], [CallResult("UPDATE", "m", "x")]),
-        ("update", {"memory_id": "m", "data": "x"}, {}, [CallResult("UPDATE", "m", "x")]),
-        ("update", {"memory_id": "m", "metadata": {}}, {}, []),
-        ("delete", {"memory_id": "m"}, {}, [CallResult("DELETE", "m")]),
-        ("delete_all", {"user_id": "u"}, {}, None),
-    ],
-)
-def test_an_answer_says_what_was_stored_or_nothing(method: str, given: Any, answer: Any, expected: Any) -> None:
-    assert expected == results_of(method, given, answer)
 
 
 def test_what_is_added_changed_and_deleted_comes_along_by_itself(stage: Stage) -> None:
@@ -297,3 +248,60 @@ def test_an_application_that_changes_its_directory_goes_on(stage: Stage, monkeyp
     stage.shift(100)
     assert "Said from elsewhere" in texts(adapter.search("elsewhere", filters={"user_id": stage.user}))
     assert 1 == adapter._core.counters.snapshot()["reads"].get("spectron", 0)
+
+
+def test_an_id_that_mem0_trims_does_not_bring_a_captured_memory_into_another_scope(stage: Stage) -> None:
+    followed(stage)
+    adapter = stage.adapter()
+    adapter.add("Said by somebody with a space in front", user_id=f" {stage.user} ", infer=False)
+    outbox = Outbox(stage.state, host=socket.gethostname())
+    wait_until(lambda: not outbox.waits())
+    assert stage.reconcile()
+    paths = {
+        path
+        for turn in oracle.server_turns(stage.server.database)
+        if turn.text == "Said by somebody with a space in front"
+        for path in turn.paths
+    }
+    assert {f"user/{stage.user}"} == paths
+    judged(stage)
+
+
+def test_a_write_that_began_before_the_cutover_is_waited_for(stage: Stage) -> None:
+    """Else its memory is neither in the base nor captured, and nobody knows of it."""
+    going, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        def add(self, messages: Any, *, user_id: str | None = None, infer: bool = True) -> Any:
+            going.set()
+            go_on.wait(20)
+            return stage.mem0.add(messages, user_id=user_id, infer=infer)
+
+    stage.state.mkdir(mode=0o700, exist_ok=True)
+    stage.write_settings(catch_up="outbox")
+    adapter = stage.adapter(Slow())
+    named = {"user_id": stage.user, "infer": False}
+    writing = threading.Thread(target=adapter.add, args=("Said slowly",), kwargs=named)
+    writing.start()
+    going.wait(20)
+    stage.start("outbox")
+    try:
+        assert 1 == len(stage.overview(adapter).not_on(1))
+    finally:
+        go_on.set()
+        writing.join()
+    assert 0 == len(stage.overview(adapter).not_on(1))
+
+
+@pytest.mark.parametrize("value", [datetime(2026, 11, 22, tzinfo=UTC), float("nan")], ids=["time", "no number"])
+@pytest.mark.parametrize("capture", ["memories", "messages"])
+def test_metadata_that_is_no_json_fails_no_call_and_is_found_by_reading(
+    stage: Stage, capture: str, value: object
+) -> None:
+    begun(stage, capture=capture)
+    adapter = stage.adapter(Extracting(stage.mem0))
+    made = ids(adapter.add(BOTH, user_id=stage.user, metadata={"at": value}))
+    assert 2 == len(made)
+    assert stage.reconcile()
+    assert [BEFORE, "I moved to Berlin", "My cat is called Ada"] == turns(stage)
+    judged(stage)

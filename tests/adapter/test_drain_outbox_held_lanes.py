@@ -17,8 +17,7 @@ from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.call_log import CallResult
 from spectron_migrate.state.outbox import Outbox
 from spectron_migrate.state.routing import FILE, Routing, name_of, read_routing
-from tests.adapter.support import NotedCalls, Stage
-from tests.adapter.test_outbox import begun, judged
+from tests.adapter.support import NotedCalls, Stage, begun, judged
 from tests.support.proxy import Fault, Gate, Seen, gated, refusing
 from tests.support.scene import Time
 from tests.support.spectron import turns_of

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from spectron_migrate.adapter.call_results import messages_of
 from spectron_migrate.dump import open_dump
-from spectron_migrate.ledger import Ledger, erasing
-from spectron_migrate.ledger.read import cutover
+from spectron_migrate.ledger import Ledger, erasing, plan
+from spectron_migrate.ledger.read import cutover, plans
 from spectron_migrate.mapping import load_mapping
-from spectron_migrate.migration.drain_outbox import Drained
 from spectron_migrate.migration.replay import Replay, ReplayOptions
 from spectron_migrate.records import NullReporter
 from spectron_migrate.state.call_log import CallResult
+from tests.adapter.drains import (
+    BEFORE,
+    BOTH,
+    Drains,
+    captures,
+    drained_by,
+    drained_through,
+    from_spectron,
+    mine,
+    refuses,
+    tell,
+)
 from tests.adapter.extracting import Extracting
-from tests.adapter.support import Stage, ids, stamp, texts
-from tests.adapter.test_draining import Drains, drained_by, drains  # noqa: F401 - a fixture
-from tests.adapter.test_outbox import followed, judged, turns
+from tests.adapter.support import Stage, followed, ids, judged, stamp, texts, turns
 from tests.support import oracle
-from tests.support.proxy import Seen, misbehaving
 from tests.support.waiting import wait_until
-
-BOTH = "I moved to Berlin. My cat is called Ada"
-BEFORE = "Was here before the cutover began"
-
-
-def mine(stage: Stage) -> dict[str, Any]:
-    return {"filters": {"user_id": stage.user}, "top_k": 50}
 
 
 def said(stage: Stage, text: str = BOTH) -> tuple[Any, list[str]]:
@@ -43,81 +43,10 @@ def said(stage: Stage, text: str = BOTH) -> tuple[Any, list[str]]:
     return adapter, made
 
 
-def from_spectron(adapter: Any, stage: Stage, query: str) -> list[str]:
-    """Texts of an answer that Spectron gave."""
-
-    def count() -> int:
-        return int(adapter._core.counters.snapshot()["reads"].get("spectron", 0))
-
-    found: list[str] = []
-
-    def answered() -> bool:
-        before = count()
-        found[:] = texts(adapter.search(query, **mine(stage)))
-        return count() > before
-
-    wait_until(answered)
-    return found
-
-
 def privately(stage: Stage) -> set[str]:
     """Memories that Mem0 has let go of and whose texts Spectron still holds."""
     with Ledger.open_for_reading(stage.state) as ledger:
         return {left.mem0_id for left in cutover.stale_texts(ledger)}
-
-
-# -- what is captured ---------------------------------------------------------------------------------------
-
-
-def added(*texts: str, event: str = "ADD") -> dict[str, Any]:
-    return {"results": [{"id": f"m{place}", "memory": text, "event": event} for place, text in enumerate(texts)]}
-
-
-def test_a_message_comes_before_what_mem0_made_of_it_and_is_named_by_it() -> None:
-    message, one, two = messages_of("add", {"messages": BOTH, "user_id": "ada"}, added("moved", "cat")) or []
-    assert ("MESSAGE", BOTH) == (message.event, message.text)
-    assert "ada" == (message.record or {})["user_id"]
-    assert [("ADD", "m0", "moved"), ("ADD", "m1", "cat")] == [
-        (each.event, each.mem0_id, each.text) for each in (one, two)
-    ]
-    assert [message.mem0_id] * 2 == [(each.record or {})["message"] for each in (one, two)]
-
-
-def test_a_conversation_is_one_message_without_its_instructions() -> None:
-    conversation = [
-        {"role": "system", "content": "You are kind"},
-        {"role": "user", "content": "I moved"},
-        {"role": "assistant", "content": "Where to?"},
-    ]
-    message = (messages_of("add", {"messages": conversation, "user_id": "ada"}, added("moved")) or [])[0]
-    assert "user: I moved\nassistant: Where to?" == message.text
-
-
-@pytest.mark.parametrize(
-    ("given", "answer"),
-    [
-        ({"messages": BOTH, "infer": False}, added(BOTH)),
-        ({"messages": BOTH, "memory_type": "procedural_memory"}, added("moved")),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, added("a cat")),
-        ({"messages": [{"role": "system", "content": "You are kind"}]}, added("kind")),
-        ({"messages": "Forget my cat"}, added("cat", event="DELETE")),
-    ],
-    ids=["as it is", "procedural", "an image", "instructions alone", "a deletion"],
-)
-def test_where_there_is_no_message_to_write_the_memories_are_captured(given: dict[str, Any], answer: Any) -> None:
-    results = messages_of("add", {"user_id": "ada", **given}, answer) or []
-    assert [row["event"] for row in answer["results"]] == [each.event for each in results]
-    assert all("message" not in (each.record or {}) for each in results)
-
-
-@pytest.mark.parametrize("answer", [added(), {"results": [{"event": "NONE", "id": "m1", "memory": "x"}]}])
-def test_of_what_mem0_made_nothing_is_kept_nothing(answer: Any) -> None:
-    assert [] == messages_of("add", {"messages": "Hm", "user_id": "ada"}, answer)
-
-
-@pytest.mark.parametrize("answer", [{"results": [{"event_id": "e1", "status": "PENDING"}]}, "queued", None])
-def test_an_answer_that_names_no_memory_is_unknown(answer: Any) -> None:
-    assert messages_of("add", {"messages": BOTH, "user_id": "ada"}, answer) is None
 
 
 # -- what becomes of it -------------------------------------------------------------------------------------
@@ -178,36 +107,7 @@ def test_once_spectron_is_the_truth_each_memory_is_known_by_its_id(stage: Stage)
 # -- step by step -------------------------------------------------------------------------------------------
 
 
-def captures(drains: Drains, text: str = BOTH) -> list[str]:  # noqa: F811 - a fixture
-    """Mem0 stores it, and the outbox has it."""
-    stage = drains.stage
-    answer = Extracting(stage.mem0).add(text, user_id=stage.user)
-    tell(drains, messages_of("add", {"messages": text, "user_id": stage.user}, answer) or [])
-    return ids(answer)
-
-
-def tell(drains: Drains, results: Sequence[CallResult]) -> None:  # noqa: F811
-    drains.calls.complete(results, owner=drains.stage.user)
-
-
-def drained_through(drains: Drains, choose: Any) -> Drained:  # noqa: F811
-    """As `drain`, with a server that misbehaves."""
-    with misbehaving(drains.stage.server.base_url, choose) as proxy:
-        drained = drained_by(drains._drainer, drains.stage, proxy.base_url)
-    assert drained is not None
-    return drained
-
-
-def refuses(text: str) -> Any:
-    """The server would not have this text."""
-
-    def choose(seen: Seen) -> str:
-        return "400" if seen.writes_fact and text.encode() in seen.body else "none"
-
-    return choose
-
-
-def test_what_is_deleted_before_its_message_left_never_leaves(drains: Drains) -> None:  # noqa: F811
+def test_what_is_deleted_before_its_message_left_never_leaves(drains: Drains) -> None:
     made = captures(drains)
     tell(drains, [CallResult("DELETE", made[0])])
     drains.stage.mem0.delete(made[0])
@@ -217,7 +117,7 @@ def test_what_is_deleted_before_its_message_left_never_leaves(drains: Drains) ->
     judged(drains.stage)
 
 
-def test_a_message_that_the_server_refuses_is_written_memory_by_memory(drains: Drains) -> None:  # noqa: F811
+def test_a_message_that_the_server_refuses_is_written_memory_by_memory(drains: Drains) -> None:
     captures(drains)
     first = drained_through(drains, refuses(BOTH))
     assert {drains.stage.user} == first.behind
@@ -228,7 +128,7 @@ def test_a_message_that_the_server_refuses_is_written_memory_by_memory(drains: D
     judged(drains.stage)
 
 
-def test_a_reading_of_mem0_that_was_faster_leaves_nothing_to_the_message(drains: Drains) -> None:  # noqa: F811
+def test_a_reading_of_mem0_that_was_faster_leaves_nothing_to_the_message(drains: Drains) -> None:
     captures(drains)
     drains.stage.read()
     drains.drain()
@@ -236,7 +136,7 @@ def test_a_reading_of_mem0_that_was_faster_leaves_nothing_to_the_message(drains:
     judged(drains.stage)
 
 
-def test_rows_that_are_drained_twice_are_written_once(drains: Drains, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_rows_that_are_drained_twice_are_written_once(drains: Drains, monkeypatch: pytest.MonkeyPatch) -> None:
     captures(drains)
     with monkeypatch.context() as patched:  # whoever planned them died before it could say so
         patched.setattr(drains.outbox, "delivered", lambda *_: None)
@@ -261,7 +161,7 @@ def test_an_added_and_edited_memory_of_an_empty_mem0_is_planned(stage: Stage) ->
     judged(stage)
 
 
-def test_a_new_plan_of_everything_writes_nothing_of_it_again(drains: Drains) -> None:  # noqa: F811
+def test_a_new_plan_of_everything_writes_nothing_of_it_again(drains: Drains) -> None:
     made = captures(drains)
     drains.drain()
     stage = drains.stage
@@ -282,7 +182,7 @@ def test_a_new_plan_of_everything_writes_nothing_of_it_again(drains: Drains) -> 
     assert 2 == len(made)
 
 
-def test_a_message_that_was_erased_does_not_bring_back_what_mem0_let_go_of(drains: Drains) -> None:  # noqa: F811
+def test_a_message_that_was_erased_does_not_bring_back_what_mem0_let_go_of(drains: Drains) -> None:
     made = captures(drains)
     drains.drain()
     tell(drains, [CallResult("DELETE", made[0])])
@@ -296,7 +196,7 @@ def test_a_message_that_was_erased_does_not_bring_back_what_mem0_let_go_of(drain
     assert {"its memories are written instead"} == {fact["reason"] for fact in facts.values() if fact["is_message"]}
 
 
-def test_a_message_whose_memories_the_mapping_tells_apart_is_not_written(drains: Drains) -> None:  # noqa: F811
+def test_a_message_whose_memories_the_mapping_tells_apart_is_not_written(drains: Drains) -> None:
     stage = drains.stage
     apart = stage.folder / "apart.yaml"
     apart.write_text(
@@ -312,3 +212,14 @@ def test_a_message_whose_memories_the_mapping_tells_apart_is_not_written(drains:
     tell(drains, messages_of("add", {"messages": BOTH, "user_id": stage.user}, answer) or [])
     drained_by(drains._drainer, stage)
     assert [BEFORE, "I moved to Berlin", "My cat is called Ada"] == turns(stage)
+
+
+def test_of_a_message_the_memories_are_named_that_will_not_expire(drains: Drains) -> None:
+    given = {"user_id": drains.stage.user, "expiration_date": "2999-01-01"}
+    answer = Extracting(drains.stage.mem0).add(BOTH, **given)
+    tell(drains, messages_of("add", {"messages": BOTH, **given}, answer) or [])
+    drains.drain()
+    with Ledger.open_for_reading(drains.stage.state) as ledger:
+        (number, _) = plan.last_plan(ledger) or (0, "")
+        assert sorted(ids(answer)) == plans.will_not_expire(ledger, number)
+        assert set(ids(answer)) == set(cutover.will_not_expire([ledger]))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from spectron_migrate.adapter.added_memories import AddedMemories
 from spectron_migrate.files.shared_sqlite import open_shared
-from spectron_migrate.records import Memory
-from tests.adapter.support import Stage
 
 ROOT = Path(__file__).parent.parent.parent
+
+
 DDL = "CREATE TABLE IF NOT EXISTS told(word TEXT) STRICT;"
+
+
 ROUNDS, PROCESSES = 30, 4
 
 
@@ -68,27 +68,3 @@ def test_opening_a_file_once_more_lets_go_of_no_lock(tmp_path: Path) -> None:
     assert 2 == second.execute("SELECT count(*) FROM told").fetchone()[0]
     first.close()
     second.close()
-
-
-def test_what_cannot_be_kept_fails_no_write_that_spectron_has(
-    stage: Stage, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """An application that was told of an error would write once more."""
-    stage.to_spectron()
-    stage.step("closing")
-    stage.step("complete")
-    adapter = stage.adapter()
-    (stage.state / "since.db").mkdir()
-    assert "Said once" == adapter.add("Said once", user_id=stage.user)["results"][0]["memory"]
-    assert "its id is not kept" in caplog.text
-
-
-def test_a_memory_and_its_rows_are_kept_together_or_not_at_all(tmp_path: Path) -> None:
-    since = AddedMemories(tmp_path)
-    since.add(Memory(id="m1", memory="one", user_id="ada"), ["turn", "chunk"])
-    db = sqlite3.connect(tmp_path / "since.db")
-    db.execute("DROP TABLE made")
-    db.close()
-    since.add(Memory(id="m2", memory="two", user_id="ada"), ["turn"])
-    assert ["m1"] == [memory.id for memory in since.all_of({"user_id": "ada"})]
-    since.close()

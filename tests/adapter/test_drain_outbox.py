@@ -8,7 +8,6 @@ import socket
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,81 +15,22 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.adapter.process_calls import ProcessCalls
 from spectron_migrate.cutover.ungated_steps import start
 from spectron_migrate.dump import open_dump
 from spectron_migrate.errors import InputError
 from spectron_migrate.ledger.shards import Shard
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.open import open_oss
-from spectron_migrate.migration.drain_outbox import Drained, Drainer
+from spectron_migrate.migration.drain_outbox import Drainer
 from spectron_migrate.migration.export import run_export
-from spectron_migrate.migration.ledger_access import round_lock
 from spectron_migrate.migration.replay import Replay, ReplayOptions
 from spectron_migrate.records import Filters, NullReporter
 from spectron_migrate.state.call_log import ANYBODY, FILE, CallLog, CallResult, CallSubject
 from spectron_migrate.state.journal import Step, read_journal, record_step
 from spectron_migrate.state.outbox import Outbox
-from spectron_migrate.state.routing import read_routing
-from tests.adapter.support import NotedCalls, Stage, ids, stamp
-from tests.adapter.test_outbox import begun, judged, turns
+from tests.adapter.drains import Drains, drained_by, tell
+from tests.adapter.support import NotedCalls, Stage, begun, ids, judged, stamp, turns
 from tests.support import oracle
-
-
-class Drains:
-    """A cutover by outbox without any application's worker: it is drained when a test says so."""
-
-    def __init__(self, stage: Stage) -> None:
-        self.stage = begun(stage)
-        self.outbox = Outbox(stage.state, host=socket.gethostname())
-        self.calls = NotedCalls(stage.state)
-        """Of one application process."""
-        self.reader = ProcessCalls(stage.state, lambda: None)
-        """Another process, which reads."""
-        self.now = datetime.now(UTC)
-        self._drainer = self._new_drainer()
-
-    def restart(self) -> None:
-        """Another process drains from now on."""
-        self.outbox.close()
-        self.outbox = Outbox(self.stage.state, host=socket.gethostname())
-        self._drainer = self._new_drainer()
-
-    def _new_drainer(self) -> Drainer:
-        mapping = load_mapping(self.stage.mapping)
-        return Drainer(self.stage.state, mapping, self.outbox, max_lag_s=60.0, now=lambda: self.now)
-
-    def drain(self) -> Drained:
-        self.now = max(self.now, datetime.now(UTC))
-        drained = drained_by(self._drainer, self.stage)
-        assert drained is not None
-        return drained
-
-    @property
-    def as_of(self) -> float:
-        routing = read_routing(self.stage.state / "routing.json")
-        assert routing is not None
-        assert routing.as_of is not None
-        return datetime.fromisoformat(routing.as_of).timestamp()
-
-    def is_held(self) -> bool:
-        """Whether the user's reads stay with Mem0 although nobody is behind."""
-        return self.reader.must_wait(self.stage.user, self.as_of)
-
-
-def drained_by(drainer: Drainer, stage: Stage, endpoint: str | None = None) -> Drained | None:
-    async def run() -> Drained | None:
-        async with stage.api(endpoint) as api, round_lock(stage.state, patience_s=10.0):
-            return await drainer.drain(api)
-
-    return asyncio.run(run())
-
-
-@pytest.fixture
-def drains(stage: Stage) -> Iterator[Drains]:
-    made = Drains(stage)
-    yield made
-    made.outbox.close()
 
 
 def test_nothing_is_sent_before_the_base_is_planned(stage: Stage) -> None:
@@ -312,3 +252,37 @@ def test_an_outbox_begun_with_the_version_before_is_delivered_exactly_once(
         outbox.close()
     found = [turn for turn in oracle.server_turns(stage.server.database) if "user/before-alice" in turn.paths]
     assert ["Waits too", "Waits, and was changed"] == sorted(turn.text for turn in found)
+
+
+def test_a_process_with_another_mapping_drains_nothing_into_other_scopes(stage: Stage) -> None:
+    """Someone deployed the application with an edited mapping.yaml: what it says was never planned nor verified."""
+    begun(stage)
+    (stage.folder / "mapping.yaml").write_text(
+        "version: 1\nrules:\n  - when: {user_id: '*'}\n    scope: {org: elsewhere, user: '{user_id}'}\n"
+    )
+    adapter = stage.adapter(mapping=stage.folder / "mapping.yaml")
+    adapter.add("Said under another mapping", user_id=stage.user, infer=False)
+    with pytest.raises(InputError, match="mapping"):
+        drained(stage, adapter)
+    found = [turn for turn in oracle.server_turns(stage.server.database) if turn.text == "Said under another mapping"]
+    assert [] == found
+    assert Outbox(stage.state, host=socket.gethostname()).waits()
+
+
+def drained(stage: Stage, adapter: Any) -> None:
+    """What a follower with the adapter's mapping does."""
+
+    async def run() -> None:
+        outbox = Outbox(stage.state, host=socket.gethostname())
+        async with stage.api() as api:
+            await Drainer(stage.state, adapter._core.mapping, outbox, max_lag_s=60.0).drain(api)
+
+    asyncio.run(run())
+
+
+def test_what_no_ledger_could_be_asked_about_is_not_kept(drains: Drains) -> None:
+    """SQLite calls a record with a NaN malformed, and whoever looks for what Mem0 has deleted would fail over it."""
+    told = CallResult("ADD", "m", "I like tea", {"user_id": drains.stage.user, "metadata": {"at": float("nan")}})
+    with pytest.raises(ValueError, match="JSON"):
+        tell(drains, [told])
+    assert () == drains.outbox.batch(9, drains.now).results
