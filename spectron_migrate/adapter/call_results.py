@@ -13,7 +13,7 @@ from spectron_migrate.state.call_log import CallResult
 ResultsOf = Callable[[str, Mapping[str, Any], Any], list[CallResult] | None]
 KEPT = ("actor_id", "role", "expiration_date")
 UNSAID = ("system", "developer", "tool", "function")
-"""Roles of messages that instruct the model or hand it data: nobody said them, and Mem0 makes no memory of them."""
+"""Roles of messages that instruct the model or hand it data: nobody spoken them, and Mem0 makes no memory of them."""
 
 
 def results_of(method: str, given: Mapping[str, Any], answer: Any) -> list[CallResult] | None:
@@ -33,7 +33,7 @@ def results_of(method: str, given: Mapping[str, Any], answer: Any) -> list[CallR
 
 
 def messages_of(method: str, given: Mapping[str, Any], answer: Any) -> list[CallResult] | None:
-    """What was said, and behind it what Mem0 made of it; the memories alone where they are what was said.
+    """What was spoken, and behind it what Mem0 made of it; the memories alone where they are what was said.
 
     Several messages are one, as Mem0 reads them. Of what Mem0 made nothing is kept nothing either: no deletion there
     could ever take it back. And where it changed a memory, the new text says what an earlier message did as well.
@@ -43,7 +43,7 @@ def messages_of(method: str, given: Mapping[str, Any], answer: Any) -> list[Call
     events = {each.event for each in results or ()}
     if results is None or as_it_is or "ADD" not in events or "UPDATE" in events:
         return results
-    text, role = _said(given.get("messages"))
+    text, role = _message_text(given.get("messages"))
     if not text.strip():
         return results
     message = f"message-{uuid.uuid4()}"
@@ -52,7 +52,7 @@ def messages_of(method: str, given: Mapping[str, Any], answer: Any) -> list[Call
     return [CallResult("MESSAGE", message, text, record), *made]
 
 
-def _said(messages: Any) -> tuple[str, str | None]:
+def _message_text(messages: Any) -> tuple[str, str | None]:
     """Text and role of what `add` was given; no text where there is more than text."""
     each = [messages] if isinstance(messages, str | Mapping) else messages
     if not isinstance(each, list | tuple):
@@ -60,14 +60,14 @@ def _said(messages: Any) -> tuple[str, str | None]:
     rows = [{"content": row} if isinstance(row, str) else row for row in each]
     if not all(isinstance(row, Mapping) for row in rows):
         return "", None
-    told = [(str(row.get("role") or "user"), row.get("content")) for row in rows]
+    turns = [(str(row.get("role") or "user"), row.get("content")) for row in rows]
     # A call of a tool has no content.
-    said = [(role, content) for role, content in told if role not in UNSAID and content is not None]
-    if not all(isinstance(content, str) for _, content in said):
+    spoken = [(role, content) for role, content in turns if role not in UNSAID and content is not None]
+    if not all(isinstance(content, str) for _, content in spoken):
         return "", None
-    if len(said) == 1:
-        return said[0][1], said[0][0]
-    return "\n".join(f"{role}: {content}" for role, content in said), None
+    if len(spoken) == 1:
+        return spoken[0][1], spoken[0][0]
+    return "\n".join(f"{role}: {content}" for role, content in spoken), None
 
 
 def _about(given: Mapping[str, Any]) -> dict[str, Any]:

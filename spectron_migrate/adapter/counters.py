@@ -1,4 +1,4 @@
-"""What a process counts about itself: calls that Spectron cannot answer, where reads came from, shadow comparisons."""
+"""Counts of one process: calls that Spectron cannot answer, where reads came from, shadow comparisons."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 MOST_NAMES = 200
-"""Different calls that are told apart: names are an application's code, but some could be made of its data."""
+"""Different calls that are counted by name: most names are an application's code, but some could be made of data."""
 OTHERS = "other calls"
 
 
@@ -26,7 +26,7 @@ class ProcessCounters:
         self._shadow: Counter[str] = Counter()
 
     def call(self, method: str, details: tuple[str, ...] = ()) -> None:
-        """The application called what Spectron cannot answer."""
+        """Count a call that Spectron cannot answer."""
         name = f"{method}({', '.join(sorted(set(details)))})" if details else method
         day = self._now().date().isoformat()
         with self._lock:
@@ -36,13 +36,13 @@ class ProcessCounters:
             self.changes += 1
 
     def read(self, where: str) -> None:
-        """Where a search was answered, or why not by Spectron."""
+        """Count where a search was answered, or why not by Spectron."""
         with self._lock:
             self._reads[where] += 1
             self.changes += 1
 
     def reads(self, counts: Mapping[str, int]) -> None:
-        """What was left out of an answer, and why."""
+        """Count what was left out of an answer, by reason."""
         with self._lock:
             self._reads.update(counts)
 
@@ -53,12 +53,12 @@ class ProcessCounters:
             self.changes += 1
 
     def forget_after_fork(self) -> None:
-        """In a child process: what was counted is the parent's, and so may the lock be."""
+        """In a child process: the counts are the parent's, and another thread of it may have held the lock."""
         self._lock = threading.Lock()
         self._calls, self._reads, self._shadow = {}, Counter(), Counter()
 
     def snapshot(self) -> dict[str, Any]:
-        """The fields of a process's report."""
+        """The counts as `ProcessStatus` holds them."""
         with self._lock:
             return {
                 "calls": {name: dict(days) for name, days in self._calls.items()},

@@ -1,4 +1,4 @@
-"""What the adapter does in the background: look at the routing, and tell the others how this process is doing."""
+"""The adapter's background thread: reads the routing, writes the status of this process, and maintains its calls."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from spectron_migrate.state.processes import FOLDER, GuardStatus, OwnFile, Proce
 from spectron_migrate.state.routing import Routing, RoutingReader
 
 EVERY_S = 0.5
-STILL_THERE_S = 5.0
-"""Without news, the file is written this often."""
+UNCHANGED_S = 5.0
+"""How often the status is written if it has not changed."""
 
 _log = logging.getLogger("spectron_migrate.adapter")
 
 
 class Heartbeat:
-    """One thread; it begins with the first call, and again in a child process. No caller sees what fails here."""
+    """One thread, started by the first call, and again in a child process. Failures are logged, never raised."""
 
     def __init__(self, state: Path, routing: RoutingReader, counters: ProcessCounters, guard: Guard) -> None:
-        """`state`: the state directory; while it does not exist, nothing is written."""
+        """`state`: the state directory; nothing is written while it does not exist."""
         self._state = state
         self._routing = routing
         self._counters = counters
@@ -42,21 +42,21 @@ class Heartbeat:
         self._began = stamp(datetime.now(UTC))
         self._wake = threading.Event()
         self._closed = False
-        self._told: tuple[object, ...] = ()
-        self._told_at = datetime.min.replace(tzinfo=UTC)
+        self._written: tuple[object, ...] = ()
+        self._written_at = datetime.min.replace(tzinfo=UTC)
         self._problem = ""
         self._follower_check_at = float("-inf")
         self._follower_missing = 0
         """How many checks in a row found that no process drains the outbox."""
 
     def begin(self) -> None:
-        """Make sure that the thread of this process runs."""
+        """Start the thread, if it does not run in this process."""
         if self._pid == os.getpid() or self._closed:
             return
         with self._lock:
             if self._pid == os.getpid():
                 return
-            self._pid, self._told = os.getpid(), ()
+            self._pid, self._written = os.getpid(), ()
             self._began = stamp(datetime.now(UTC))
             threading.Thread(target=self._run, name="spectron-adapter", daemon=True).start()
             atexit.register(self.close)
@@ -68,7 +68,7 @@ class Heartbeat:
         return own.token if own is not None else None
 
     def beat(self) -> None:
-        """Tell the news, if there is any."""
+        """Write the status, if it has changed."""
         with self._lock:
             try:
                 self._beat()
@@ -76,14 +76,14 @@ class Heartbeat:
                 self._complain(f"{self._state / FOLDER} cannot be written: {error.strerror or error}")
 
     def forget_after_fork(self) -> None:
-        """In a child process: the file is the parent's, and so is its lock."""
+        """In a child process: file and lock are the parent's."""
         self._lock = threading.Lock()
         if self._own is not None:
             self._own.close()
         self._own = None
 
     def close(self) -> None:
-        """Tell the last news and end."""
+        """Write the last status and stop the thread."""
         self._closed = True
         self._wake.set()
         if self._pid == os.getpid():
@@ -104,7 +104,7 @@ class Heartbeat:
         """Once each time that the outbox is left without a process that drains it."""
         if time.monotonic() < self._follower_check_at:
             return
-        self._follower_check_at = time.monotonic() + STILL_THERE_S
+        self._follower_check_at = time.monotonic() + UNCHANGED_S
         captures = routing.catch_up == "outbox" and routing.phase in ("started", "shift", "closing")
         missing = captures and not is_followed(self._state)
         # Twice in a row: a follower that is being restarted is no news.
@@ -120,7 +120,7 @@ class Heartbeat:
         changes = (self._counters.changes, self.calls.changes)
         news = (changes, routing.epoch, self._routing.problem, self._guard.state, self._guard.trips)
         now = datetime.now(UTC)
-        if news == self._told and (now - self._told_at).total_seconds() < STILL_THERE_S:
+        if news == self._written and (now - self._written_at).total_seconds() < UNCHANGED_S:
             return
         guard = GuardStatus(self._guard.state != "closed", self._guard.since, self._guard.reason, self._guard.trips)
         own.write(
@@ -136,7 +136,7 @@ class Heartbeat:
                 **self._counters.snapshot(),
             )
         )
-        self._told, self._told_at = news, now
+        self._written, self._written_at = news, now
 
     def _own_file(self) -> OwnFile | None:
         if self._own is None and self._state.is_dir():

@@ -20,7 +20,17 @@ from contextlib import suppress
 from pathlib import Path
 
 from spectron_migrate.errors import NotLegal
-from spectron_migrate.state.call_log import NEVER, CallLog, CallSubject, CallView, begin_line, end_line, unknown_line
+from spectron_migrate.state.call_log import (
+    NEVER,
+    CallLog,
+    CallSubject,
+    CallView,
+    begin_line,
+    end_line,
+    missed_at,
+    note_missed,
+    unknown_line,
+)
 from spectron_migrate.state.outbox import OtherHost, bury_the_dead, claim_host
 from spectron_migrate.state.outbox_before import is_in_use
 from spectron_migrate.state.routing import Routing
@@ -31,6 +41,10 @@ CHECKPOINT = 1 << 16
 """Bytes of the log between two offsets at which some of it can be given back."""
 KEPT_S = 300.0
 """For how long after that lines are kept: results that Mem0 only accepted may become visible this much later."""
+MOST_TAIL = 1_000_000
+"""Bytes of the log that a search reads at most; where more is new, the search waits for the background to read it."""
+_UNNAMED = "-"
+"""In place of the token of a process that has none."""
 MOST_OWNERS = 10_000
 """Owners that are remembered before those are dropped of whom Spectron has everything."""
 
@@ -46,6 +60,8 @@ class ProcessCalls:
         self._process = process
         self._token: str | None = None
         self._lock = threading.Lock()
+        self._view_lock = threading.Lock()
+        """Held while the log is opened or read, which may take longer than a call may wait."""
         self._numbers = itertools.count(1)
         self._epochs: dict[int, int] = {}
         """Calls that run, with the step of the cutover in which each began."""
@@ -93,8 +109,8 @@ class ProcessCalls:
     def note_begin(self, number: int, epoch: int, at: float, subject: CallSubject, *, capture: bool) -> str:
         """The call is about to be made; returns its name in the log. `capture`: its results will be noted too."""
         if not self._open(capture=capture):
-            call = f"-/{number}"
-            self._view.fold(begin_line(call, epoch, at, subject).encode(), self._position)
+            call = f"{_UNNAMED}/{number}"
+            self._remember(begin_line(call, epoch, at, subject), at)
             return call
         call = f"{self._token}/{number}"
         self._append(begin_line(call, epoch, at, subject), at)
@@ -104,8 +120,8 @@ class ProcessCalls:
         """It is over, and this is what it left in Mem0, as JSON; None if nobody knows, or if it is not captured."""
         known = not capture or results is not None
         line = end_line(call, at, results or "-") if known else unknown_line(call, at, subject)
-        if self._log is None or call.startswith("-/"):
-            self._view.fold(line.encode(), self._position)
+        if call.startswith(_UNNAMED):
+            self._remember(line, at)
         elif call.rpartition("/")[0] == self._token:  # else a child process, and the call is its parent's
             self._append(line, at, otherwise=unknown_line(call, at, subject))
 
@@ -130,13 +146,13 @@ class ProcessCalls:
         self._open(capture=False)
         if self._log is not None:
             try:
-                if self._log.missed_at >= as_of:
+                if missed_at(self._state) >= as_of or self._log.size - self._position > MOST_TAIL:
                     return True
                 self._tail(self._log)
             except OSError:
                 return True  # what other processes note cannot be seen
         if self._view.owners > MOST_OWNERS:
-            with self._lock:
+            with self._view_lock:
                 self._view.forget_before(as_of)
         return self._view.must_wait(owner, as_of)
 
@@ -162,7 +178,7 @@ class ProcessCalls:
 
     def forget_after_fork(self) -> None:
         """In a child process: the calls and the lock are the parent's; the log can be used on."""
-        self._lock = threading.Lock()
+        self._lock, self._view_lock = threading.Lock(), threading.Lock()
         self._token, self._epochs, self._owed = None, {}, []
         self._view, self._position = CallView(), self._log.first_line() if self._log is not None else 0
         if self._log is not None:
@@ -180,6 +196,10 @@ class ProcessCalls:
         """Whether the log can be used; to capture, the outbox must be this host's."""
         if self._token is not None and (self._is_claimed or not capture):
             return True
+        with self._view_lock:
+            return self._try_to_open(capture=capture)
+
+    def _try_to_open(self, *, capture: bool) -> bool:
         if time.monotonic() < self._retry_at:
             return False
         self._retry_at = time.monotonic() + RETRY_S
@@ -211,13 +231,20 @@ class ProcessCalls:
             if otherwise:
                 self._owed.append(otherwise)
             with suppress(OSError):
-                self._log.note_missed(at)
+                note_missed(self._state, at)
+
+    def _remember(self, line: str, at: float) -> None:
+        """Keep in memory what cannot be noted in the log; others can at least learn that something is missing there."""
+        self._view.fold(line.encode(), self._position)
+        with suppress(OSError):
+            if self._state.is_dir():
+                note_missed(self._state, at)
 
     def _tail(self, log: CallLog) -> None:
         """Read what was appended since. Raises OSError."""
         if log.size == self._position:
             return
-        with self._lock:
+        with self._view_lock:
             while data := log.whole_lines(self._position):
                 for line in data.splitlines(keepends=True):
                     self._view.fold(line.rstrip(b"\n"), self._position)

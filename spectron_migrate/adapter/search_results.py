@@ -1,8 +1,8 @@
-"""Spectron's hits as Mem0's callers know them (pure but for the catalogue that is given).
+"""Renders Spectron's hits as results of Mem0 (pure, except for the catalogue that is given).
 
-A hit becomes the memory it was made of: its id, its literal text, its metadata and times, each memory once, in the
-order of the hits. Old texts, deleted and expired memories are hidden. A hit that is no single memory of Mem0's is
-left out; after `complete`, a passage that nobody knows is a memory written since, and is given under its own id.
+A hit becomes the memory that it was made of: its id, literal text, metadata and times, each memory once, in the order
+of the hits. Old texts and deleted or expired memories are hidden. A hit that is not one memory is left out. After
+`complete` a passage that neither ledger nor state directory knows was added since, and is shown under its own id.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from spectron_migrate.mapping import Lens, covers
 from spectron_migrate.records import Hit, Memory, Selector
 
 HIDDEN = ("stale", "run_filtered", "other owner", "expired")
-"""Why a memory that Spectron answers with is not shown: Mem0 would not show it either."""
+"""Reasons for which a memory among Spectron's hits is not shown: Mem0 would not show it either."""
 _PASSAGES = frozenset({"memory_chunk", "turn"})
 
 
 class TooManyHidden(Exception):
-    """An answer is as long as Spectron gives any, and too much of it is not to be shown."""
+    """An answer has as many hits as Spectron gives, and too many of them are hidden."""
 
 
 class SearchResults(dict[str, Any]):
-    """An answer in Mem0's shape, `{"results": […]}`, that can also be printed as the guide prints Spectron's."""
+    """An answer in Mem0's form, `{"results": […]}`, with `formatted` as Spectron's guide uses it."""
 
     @property
     def formatted(self) -> str:
@@ -47,7 +47,7 @@ class SearchResults(dict[str, Any]):
 
 @dataclass(frozen=True, slots=True)
 class RenderedHits:
-    """What an application is shown, and what was left out."""
+    """The results that an application is shown, and how many hits were left out, by reason."""
 
     rows: tuple[dict[str, Any], ...]
     left_out: Mapping[str, int]
@@ -55,7 +55,7 @@ class RenderedHits:
 
 @dataclass(frozen=True, slots=True)
 class SpectronHit:
-    """One hit of Spectron's."""
+    """One hit of an answer of Spectron."""
 
     id: str
     text: str
@@ -77,9 +77,9 @@ def render_hits(
 ) -> RenderedHits:
     """The memories of an answer, best first, at most `top_k`.
 
-    `ids`: what was asked for; `today`: YYYY-MM-DD. Once Spectron is the truth, `added` names memories that were
-    written since by the ids of their rows, and `owners`, what was asked for, says whose the passages are that nobody
-    knows. Raises NoCatalogue.
+    `ids`: those that the search names; `today`: YYYY-MM-DD. After `complete`, `added` finds memories added since by the
+    ids of Spectron's rows, and `owners` are the ids given to passages that neither ledger nor `added` knows. Raises
+    NoCatalogue.
     """
     made_of = catalogue.made_of(lens.selector, [hit.id for hit in hits]) if catalogue is not None else {}
     unnamed = [hit for hit in hits if hit.id not in made_of]
@@ -99,7 +99,7 @@ def render_hits(
             continue
         verdict = judge_hit(Hit(hit.id, hit.text, hit.source), candidates)
         stored = _next_of(verdict, live, rows) if isinstance(verdict, Matched) else None
-        if owners is not None and stored is not None and _says_something_else(hit, stored, verdict):
+        if owners is not None and stored is not None and _is_another_text(hit, stored, verdict):
             stored = None
         own = newer.get(hit.id)
         memories = (own,) if own is not None else _nearest_first(stored.memories, query) if stored is not None else ()
@@ -129,7 +129,7 @@ def _live(
     lens: Lens,
     catalogue: Catalogue | None,
 ) -> dict[str, StoredVersion]:
-    """What an answer may be about: what its receipts name, and where a passage is not named, all of the lens."""
+    """Current versions that hits may be: those named by receipts; all of the lens, if a passage has no receipt."""
     known = {each.no: each for found in made_of.values() for each in found}
     if catalogue is not None and any(hit.source in _PASSAGES for hit in unnamed):
         known.update({each.no: each for each in catalogue.all_in(lens.selector)})
@@ -137,7 +137,7 @@ def _live(
 
 
 def as_mem0(memory: Memory, *, score: float | None = None) -> dict[str, Any]:
-    """A memory as `search` and `get` of Mem0 give it."""
+    """A memory as Mem0's `search` and `get` return it."""
     row: dict[str, Any] = {"id": memory.id, "memory": memory.memory, "hash": memory.hash}
     row["metadata"] = dict(memory.metadata) or None
     if score is not None:
@@ -154,44 +154,44 @@ def as_mem0(memory: Memory, *, score: float | None = None) -> dict[str, Any]:
 
 
 def as_added_elsewhere(hit: SpectronHit, owners: Mapping[str, str]) -> dict[str, Any]:
-    """A memory that was written after the migration ended: Spectron's own id is all it has."""
+    """A memory that another host added after `complete`: of it, only Spectron's id and text are known."""
     text_hash = hashlib.md5(hit.text.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
     row = {"id": hit.id, "memory": hit.text, "hash": text_hash, "metadata": None, "score": hit.score}
     return {**row, "created_at": None, "updated_at": None, **owners}
 
 
 def as_mem0_time(text: str | None) -> str | None:
-    """Mem0 spells the zone out."""
+    """A time as Mem0 spells it: with the offset in place of `Z`."""
     return f"{text[:-1]}+00:00" if text is not None and text.endswith("Z") else text
 
 
 def is_expired(memory: Memory, today: str) -> bool:
-    """Mem0 hides a memory from the day after its expiry on."""
+    """Whether Mem0 hides the memory: from the day after its expiration date on."""
     return memory.expiration_date is not None and memory.expiration_date[:10] < today
 
 
 def _why_not_new(hit: SpectronHit, lens: Lens, catalogue: Catalogue | None) -> str:
-    """Why a passage that nobody knows is no memory written since; empty where it is one."""
+    """Why an unknown passage is not shown as a memory added since; empty if it is shown."""
     if lens.run_filter is not None:
-        return "run_filtered"  # of which run it is nobody knows either
+        return "run_filtered"  # its run is not known either
     in_parts = len(hit.text) >= PASSAGE_LETTERS
     is_old = catalogue is not None and catalogue.was_in_old_text(lens.selector, hit.text, in_parts=in_parts)
     return "stale" if is_old else ""
 
 
-def _says_something_else(hit: SpectronHit, stored: StoredVersion, verdict: HitMatch) -> bool:
-    """Whether a text is only like a memory's, and no passage of it: once Spectron is the truth, it is another one."""
+def _is_another_text(hit: SpectronHit, stored: StoredVersion, verdict: HitMatch) -> bool:
+    """Whether a text is only similar to a memory's and no passage of it: after `complete` it is another memory."""
     return isinstance(verdict, Matched) and verdict.by == "similar" and plain(hit.text) not in plain(stored.text)
 
 
 def _next_of(verdict: Matched, live: Mapping[str, StoredVersion], rows: Mapping[str, Any]) -> StoredVersion:
-    """Where several memories have one text, each further hit of it is the next of them."""
+    """The memory that a hit stands for; of several memories with one text, the next one that is not shown yet."""
     choices = [live[name] for name in (verdict.mem0_id, *sorted(verdict.also))]
     return next((each for each in choices if any(one.id not in rows for one in each.memories)), choices[0])
 
 
 def _nearest_first(memories: Sequence[Memory], query: str) -> Sequence[Memory]:
-    """Of a message an application that asks for few is shown those that it asks about."""
+    """The memories of a message, those most similar to the query first, in case only few are shown."""
     if len(memories) < 2:
         return memories
     from rapidfuzz import fuzz
@@ -201,9 +201,9 @@ def _nearest_first(memories: Sequence[Memory], query: str) -> Sequence[Memory]:
 
 
 def _is_elsewhere(memory: Memory, selector: Selector, lens: Lens, ids: Mapping[str, str]) -> bool:
-    """Whether Mem0 would not show it for these ids: by now it is somebody else's, or the lens is wider than the filter.
+    """Whether Mem0 would not show it for these ids: its owner changed, or the lens is wider than the filter.
 
-    What lies in a node that is shared on purpose is everybody's, whoever wrote it.
+    What is in a node that is shared on purpose is shown to everybody.
     """
     known = memory.entity_ids
     differs = any(known.get(name) != value for name, value in ids.items() if name != "run_id" or len(ids) == 1)

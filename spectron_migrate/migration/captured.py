@@ -1,4 +1,4 @@
-"""What the adapters captured, as memories; and which messages are written in place of what Mem0 made of them."""
+"""Captured results as memories, and captured messages that are written in place of the memories Mem0 made of them."""
 
 from __future__ import annotations
 
@@ -13,68 +13,67 @@ from spectron_migrate.records import Memory, Placement, digest
 from spectron_migrate.state.outbox import CapturedResult
 
 
-def memory_of(row: CapturedResult, known: Memory | None) -> Memory | None:
-    """The memory as the call left it; None for a change of one that nobody has heard of."""
-    told = {**known.to_json(), **row.record} if known is not None else row.record
-    if row.text is None or (row.event == "UPDATE" and known is None):
+def memory_of(result: CapturedResult, known: Memory | None) -> Memory | None:
+    """The memory as the call left it; None for a change of an unknown memory."""
+    fields = {**known.to_json(), **result.record} if known is not None else result.record
+    if result.text is None or (result.event == "UPDATE" and known is None):
         return None
-    created = known.created_at if known is not None else row.completed
+    created = known.created_at if known is not None else result.completed
     times = {
         "created_at": created,
-        "updated_at": row.completed,
-        "text_at": row.completed,
+        "updated_at": result.completed,
+        "text_at": result.completed,
         "text_at_source": "updated_at",
     }
-    kept = {name: value for name, value in told.items() if name in Memory.__slots__}
-    return Memory.from_json({**kept, "id": row.mem0_id, "memory": row.text, "hash": None, **times})
+    kept = {name: value for name, value in fields.items() if name in Memory.__slots__}
+    return Memory.from_json({**kept, "id": result.mem0_id, "memory": result.text, "hash": None, **times})
 
 
 class CapturedMessages:
-    """The messages among some rows. What Mem0 made of a message follows it, and names it in its record."""
+    """The messages among captured results. What Mem0 made of a message follows it and names it in its record."""
 
-    def __init__(self, ledger: Ledger, mapping: ScopeMapping, merge: Merge, rows: Sequence[CapturedResult]) -> None:
-        """Nothing is merged yet."""
+    def __init__(self, ledger: Ledger, mapping: ScopeMapping, merge: Merge, results: Sequence[CapturedResult]) -> None:
+        """`results` in order of completion."""
         self._ledger = ledger
         self._mapping = mapping
         self._merge = merge
         self._made: defaultdict[str, list[CapturedResult]] = defaultdict(list)
         self._taken: set[str] = set()
-        for row in rows:
-            if "message" in row.record:
-                self._made[row.record["message"]].append(row)
+        for result in results:
+            if "message" in result.record:
+                self._made[result.record["message"]].append(result)
 
-    def take(self, row: CapturedResult) -> None:
-        """Plan a message in place of its memories, if all of them belong where it does and none is known already.
+    def take(self, result: CapturedResult) -> None:
+        """Plan a message in place of its memories, if all of them map to its selector and none is known already.
 
-        Else the memories are written themselves: a reading of Mem0 was faster, or the mapping tells them apart.
+        Otherwise the memories themselves are written: a reading of Mem0 was faster, or they map to other scopes.
         """
-        message = memory_of(row, None)
-        placed = self._mapping.map_memory(message) if message is not None else None
-        if message is None or not isinstance(placed, Placement):
+        message = memory_of(result, None)
+        placement = self._mapping.map_memory(message) if message is not None else None
+        if message is None or not isinstance(placement, Placement):
             return
-        again = (
-            messages.fact_of_message(self._ledger.db, message.id) is not None
-        )  # whoever planned it died before saying so
-        if again or all(self._goes_with(placed, made) for made in self._made[message.id]):
-            self._merge.add_message(message, placed)
+        # A drain that was killed may have planned it already.
+        is_planned = messages.fact_of_message(self._ledger.db, message.id) is not None
+        if is_planned or all(self._goes_with(placement, made) for made in self._made[message.id]):
+            self._merge.add_message(message, placement)
             self._taken.add(message.id)
 
-    def of(self, row: CapturedResult) -> str | None:
-        """The message that is written in place of what the row tells; None where the memory itself is.
+    def of(self, result: CapturedResult) -> str | None:
+        """The message that is written in place of this result; None if the memory itself is written.
 
-        A row before this one may have taken it apart.
+        An earlier result may have taken the message apart.
         """
-        message = row.record.get("message")
+        message = result.record.get("message")
         return message if message in self._taken and messages.fact_of_message(self._ledger.db, message) else None
 
-    def _goes_with(self, placed: Placement, row: CapturedResult) -> bool:
-        if row.event == "DELETE":
+    def _goes_with(self, placement: Placement, result: CapturedResult) -> bool:
+        if result.event == "DELETE":
             return True
-        memory = memory_of(row, memories.memory_of(self._ledger, row.mem0_id))
-        if memory is None or memories.was_read_after(self._ledger, row.mem0_id, row.completed):
+        memory = memory_of(result, memories.memory_of(self._ledger, result.mem0_id))
+        if memory is None or memories.was_read_after(self._ledger, result.mem0_id, result.completed):
             return False
-        known = memories.last_version(self._ledger, row.mem0_id)
+        known = memories.last_version(self._ledger, result.mem0_id)
         if known is not None and known.text_digest == digest(memory.memory):
             return False
         own = self._mapping.map_memory(memory)
-        return isinstance(own, Placement) and own.selector == placed.selector
+        return isinstance(own, Placement) and own.selector == placement.selector

@@ -41,10 +41,10 @@ HOLD_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """What one draining did."""
+    """What one drain did."""
 
     taken: int
-    """Rows that the ledger has now."""
+    """Results that the ledger has now."""
     written: int
     left: Undecided
     """Facts of the migration that are not decided."""
@@ -143,46 +143,46 @@ class Drainer:
         migration = ledger.migration()
         if migration is None or migration.mapping_digest != self._mapping.digest:
             raise InputError(
-                "the mapping is not the one that the migration was planned with, so that nothing is drained with it",
+                "the migration was planned with another mapping, so that nothing is drained with this one",
                 hint="follow with the same mapping.yaml",
             )
 
-    def _plan(self, ledger: Ledger, number: int, rows: Sequence[CapturedResult]) -> frozenset[str]:
-        """Merge the rows in their order; ids of owners of rows that say too little, for reconciling to find."""
+    def _plan(self, ledger: Ledger, number: int, results: Sequence[CapturedResult]) -> frozenset[str]:
+        """Merge the results in their order; returns owners of those that no rule maps."""
         migration = ledger.migration()
         assert migration is not None  # noqa: S101 - there is a plan
         scan = plan.ScanRow(
-            f"{plan.LIVE} {rows[0].completed}", plan.LIVE, rows[0].completed, rows[-1].completed, None, ""
+            f"{plan.LIVE} {results[0].completed}", plan.LIVE, results[0].completed, results[-1].completed, None, ""
         )
         unknown: set[str] = set()
         with ledger.transaction():
             plan.keep_scan(ledger, scan)
             now = format_time(self._now())
             merge = Merge(ledger, number, scan, migration=migration.id, same_mapping=True, now=now)
-            said = CapturedMessages(ledger, self._mapping, merge, rows)
-            for row in rows:
-                if row.event == "MESSAGE":
-                    said.take(row)
+            captured = CapturedMessages(ledger, self._mapping, merge, results)
+            for result in results:
+                if result.event == "MESSAGE":
+                    captured.take(result)
                 else:
-                    unknown |= self._merge(ledger, merge, row, said.of(row))
+                    unknown |= self._merge(ledger, merge, result, captured.of(result))
             plan.mark_late(ledger, number)
         return frozenset(unknown)
 
-    def _merge(self, ledger: Ledger, merge: Merge, row: CapturedResult, message: str | None) -> set[str]:
-        if row.event == "DELETE":
-            merge.tombstone(row.mem0_id, row.completed)
+    def _merge(self, ledger: Ledger, merge: Merge, result: CapturedResult, message: str | None) -> set[str]:
+        if result.event == "DELETE":
+            merge.tombstone(result.mem0_id, result.completed)
             return set()
-        known = memories.memory_of(ledger, row.mem0_id)
-        if known is not None and memories.was_read_after(ledger, row.mem0_id, row.completed):
-            return set()  # a reading of Mem0 that began later gave what the ledger has
-        memory = memory_of(row, known)
+        known = memories.memory_of(ledger, result.mem0_id)
+        if known is not None and memories.was_read_after(ledger, result.mem0_id, result.completed):
+            return set()  # the ledger has the text from a reading of Mem0 that began later
+        memory = memory_of(result, known)
         if memory is None:
             return set()
-        placed = self._mapping.map_memory(memory)
-        if isinstance(placed, Unmapped):
+        placement = self._mapping.map_memory(memory)
+        if isinstance(placement, Unmapped):
             return set(memory.entity_ids.values())
-        # A row of the same batch may have deleted it before.
-        merge.add(memory, placed, seen_again=row.completed, message=message)
+        # An earlier result of the same batch may have deleted it.
+        merge.add(memory, placement, seen_again=result.completed, message=message)
         return set()
 
     async def _deliver(self, ledger: Ledger, api: SpectronApi, number: int) -> int:
@@ -224,6 +224,6 @@ class Drainer:
 
 
 def _owners_of(ledger: Ledger, mem0_id: str | None) -> set[str]:
-    """Whose a memory is; nobody's where the ledger never heard of it: then nothing of it is in Spectron to be old."""
+    """The owners of a memory; none if the ledger does not know it: then Spectron has no old text of it."""
     known = memories.memory_of(ledger, mem0_id) if mem0_id is not None else None
     return set(known.entity_ids.values()) if known is not None else set()

@@ -33,7 +33,8 @@ from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK
 from spectron_migrate.state.journal import CutoverState, publish_routing, read_journal
 
 EVERY_S = 5.0
-"""Between two rounds; never less than twice what the round took, so that Mem0 is read a third of the time at most."""
+"""The shortest pause between rounds. It is at least twice the length of a round, so that Mem0 is being read at most a
+third of the time."""
 DRAIN_EVERY_S = 0.2
 """How often the outbox is looked at."""
 PUBLISH_EVERY_S = 1.0
@@ -43,16 +44,16 @@ BUSY_S = 1.0
 REPORT_EVERY_S = 5.0
 """How often drains are reported."""
 COMPARE_EVERY_S = 600.0
-"""How often all of Mem0 is compared with the ledger, memory by memory, whatever the rounds say."""
+"""How often all of Mem0 is compared with the ledger, memory by memory."""
 TROUBLE_S = (1.0, 60.0)
-"""The first and the longest pause after a round that could not be finished."""
+"""The first and the longest pause after a round that failed."""
 STOPPED_S = 10.0
-"""The longest where some lanes alone are stopped: the others are waiting for their next round."""
+"""The longest pause if only some lanes failed: the others wait for the next round."""
 
 
 @dataclass(frozen=True, slots=True)
 class FollowSummary:
-    """What following did, all rounds together."""
+    """What following did, over all rounds and drains."""
 
     migration: str
     rounds: int
@@ -68,16 +69,16 @@ class FollowSummary:
     undecidable: int
     refused: int
     as_of: str | None
-    """All that Mem0 held then is in Spectron, but for what waits or remains."""
+    """What Mem0 held at this time is in Spectron, except for what waits or remains."""
     ended: str
     """Why it ended."""
     exit_code: ExitCode
 
     def to_json(self) -> dict[str, Json]:
         """The fields of the command's JSON."""
-        told = asdict(self)
-        del told["exit_code"], told["migration"]
-        return told
+        fields = asdict(self)
+        del fields["exit_code"], fields["migration"]
+        return fields
 
 
 @dataclass
@@ -112,7 +113,7 @@ class _Drains:
 
 
 class Follow:
-    """One process that follows; `interrupt` may be called from a signal handler."""
+    """The process that follows; `interrupt` may be called from a signal handler."""
 
     def __init__(
         self,
@@ -139,7 +140,7 @@ class Follow:
         self._code: ExitCode | None = None
         self._problem: str | None = None
         self._trouble_s = TROUBLE_S[0]
-        self._told_slow = False
+        self._has_warned_slow = False
         self._agreement = Agreement()
         self._compare_at = float("-inf")
         self._round_at = float("-inf")
@@ -258,10 +259,10 @@ class Follow:
         self._keep()
 
     def _rest(self, took_s: float) -> float:
-        """The pause after a round: never so long that what readers know runs out before the next one ends."""
+        """The pause after a round, short enough that `routing.json` is renewed before it runs out."""
         room = self._settings.max_lag_s - 2.5 * took_s
-        if room < 0 and not self._told_slow:
-            self._told_slow = True
+        if room < 0 and not self._has_warned_slow:
+            self._has_warned_slow = True
             self._reporter.warn(
                 f"a round takes {took_s:.0f} s, so that users are read from Mem0 part of the time: cutover.max_lag"
                 f" ({self._settings.max_lag_s:g} s) should be above {3 * took_s:.0f} s"
@@ -271,12 +272,14 @@ class Follow:
     def _trouble(self, problem: str, *, longest_s: float = TROUBLE_S[1]) -> float:
         self._trouble_s = TROUBLE_S[0] if self._problem is None else min(longest_s, self._trouble_s * 2)
         self._problem = problem
-        self._reporter.info(f"{self._stamp()[11:19]} not all of it: {problem}; again in {self._trouble_s:.0f} s")
+        self._reporter.info(
+            f"{self._stamp()[11:19]} not everything was delivered: {problem}; again in {self._trouble_s:.0f} s"
+        )
         self._keep()
         return self._trouble_s
 
     async def _pause(self, seconds: float) -> None:
-        """Sleep; a signal ends it, and so does the time that was set."""
+        """Sleep until a signal or the time limit ends it."""
         if self._deadline is not None:
             seconds = min(seconds, max(0.0, self._deadline - self._clock()))
         waits = {asyncio.ensure_future(self._sleep(seconds)), asyncio.ensure_future(self._woken.wait())}
@@ -335,7 +338,7 @@ class Follow:
 
 
 def describe_round(number: int, done: Round) -> str:
-    """A round in one line, for a person and a log file alike."""
+    """A round in one line, for people and log files."""
     found = f"{done.new:,} new, {done.changed:,} changed, {done.deleted:,} deleted"
     parts = [f"{counted(done.memories, 'memory')} in Mem0", found, f"{done.written:,} written"]
     parts += [f"{done.late:,} of them late"] if done.late else []
@@ -357,5 +360,5 @@ def _only_follower(state: Path) -> FileLock:
     path = state / FOLLOW_LOCK
     lock = try_lock(path)
     if lock is None:
-        raise LedgerLocked(f"{holder_of(path)} follows already", hint="one is enough; stop it first")
+        raise LedgerLocked(f"{holder_of(path)} follows already", hint="stop it first: one process follows at a time")
     return lock

@@ -1,6 +1,6 @@
-"""Reconciling: all of Mem0 against the ledger, memory by memory, until two readings in a row agree.
+"""Reconciling: compare all of Mem0 with the ledger, memory by memory, until two readings in a row agree.
 
-It is what makes following a guarantee: whatever wrote to Mem0, by whatever way, is in what is compared.
+This is what makes following a guarantee: any write to Mem0, by whatever way, is in what is compared.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from spectron_migrate.spectron.api import SpectronApi
 STATE_FILE = "reconciled.json"
 IN_A_ROW = 2
 MOST_ROUNDS = 8
-"""Rounds after which writers that never pause are left to following."""
+"""Rounds after which reconciling gives up on writers that never pause."""
 HELD_EVERY_S = 5.0
 HELD_PATIENCE_S = 960.0
-"""How often, and for how long, lanes that are held by doubt are looked at again: time decides after 15 minutes."""
+"""How often, and for how long, lanes held by doubt are tried again; after 15 minutes time decides them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """What the last readings came to."""
+    """The result of the last readings."""
 
     agree: bool
     quiet: bool
-    """Nothing changed in Mem0 meanwhile, and nothing waits: what counts when Mem0 is to be left for good."""
+    """Nothing changed in Mem0 meanwhile, and nothing waits; `complete` needs this."""
     began: str
     """When the first of the readings that agree began."""
     ended: str
@@ -47,17 +47,17 @@ class Reconciled:
 
 
 class Agreement:
-    """Counts the rounds in a row that agree."""
+    """Counts rounds in a row in which Mem0 and the ledger agree."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        """`quiet`: only rounds count in which Mem0 stood still."""
+        """`quiet`: only rounds count in which nothing changed in Mem0."""
         self._want_quiet = quiet
         self._row: list[Round] = []
         self._rounds = 0
         self._last: Round | None = None
 
     def add(self, done: Round) -> bool:
-        """Whether two rounds in a row agree now; `done` must have been compared."""
+        """Add a round that compared; returns whether two in a row agree now."""
         self._rounds += 1
         self._last = done
         agrees = done.compared is not None and done.compared.total == 0 and (done.quiet or not self._want_quiet)
@@ -65,7 +65,7 @@ class Agreement:
         return len(self._row) == IN_A_ROW
 
     def result(self, now: str) -> Reconciled:
-        """What the rounds so far came to."""
+        """The result so far."""
         last = self._last
         compared = last.compared if last is not None and last.compared is not None else Differences(0, 0, 0, 0, 0)
         agree = len(self._row) == IN_A_ROW
@@ -92,10 +92,10 @@ async def reconcile(
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Reconciled:
-    """Read, deliver and compare until two rounds agree, or until it is plain that they will not; keeps the result.
+    """Run rounds that compare until two in a row agree, or too many did not; writes the result for the gates.
 
-    `quiet`: also wait until what is too young has settled, and until nothing changes any more. Hold
-    `round_lock` meanwhile. Raises what a round raises.
+    `quiet`: also wait until young memories have settled and nothing changes any more. Hold `round_lock` meanwhile.
+    Raises what a round raises.
     """
     agreement = Agreement(quiet=quiet)
     left, held_s = MOST_ROUNDS, 0.0
@@ -123,14 +123,14 @@ async def reconcile(
 
 
 def write_result(state: Path, result: Reconciled) -> None:
-    """Remember it for the gates."""
+    """Write the result for the gates."""
     write_json(state / STATE_FILE, result.to_json())
 
 
 def read_last_result(state: Path) -> Reconciled | None:
-    """What the last reconciling came to; None where there was none."""
-    told = read_json(state / STATE_FILE)
+    """The last result; None if there is none."""
+    written = read_json(state / STATE_FILE)
     try:
-        return None if told is None else Reconciled(**{**told, "named": tuple(told["named"])})
+        return None if written is None else Reconciled(**{**written, "named": tuple(written["named"])})
     except (KeyError, TypeError):
         return None

@@ -1,4 +1,4 @@
-"""What rounds tell: each has one line of its own, so what export and replay say inside it is left out."""
+"""The reporter of rounds: each round reports one line, so what export and replay report inside it is left out."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from spectron_migrate.records import Reporter
 
 
 class RoundReporter:
-    """Passes each warning on once, leaves out the rest, and lets a signal end a reading."""
+    """Passes each warning on once, drops the rest, and raises Interrupted from a reading after a signal."""
 
     def __init__(self, inner: Reporter) -> None:
-        """`inner` is who tells people."""
+        """`inner` shows warnings."""
         self._inner = inner
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
         self.stopped: ExitCode | None = None
-        self._ends = False
+        self._is_reading = False
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """A signal ends what happens here; planning and delivery have their own ways to stop."""
-        self._ends = True
+        """A context in which a signal raises Interrupted; planning and delivery stop in their own ways."""
+        self._is_reading = True
         try:
             yield
         finally:
-            self._ends = False
+            self._is_reading = False
 
     def stage(self, name: str, total: int | None = None) -> None:
         """Not shown."""
@@ -38,13 +38,13 @@ class RoundReporter:
 
     def warn(self, message: str) -> None:
         """Shown once."""
-        if message not in self._said:
-            self._said.add(message)
+        if message not in self._warned:
+            self._warned.add(message)
             self._inner.warn(message)
 
     def info(self, message: str) -> None:
         """A round has one line of its own."""
 
     def _go_on(self) -> None:
-        if self.stopped is not None and self._ends:
+        if self.stopped is not None and self._is_reading:
             raise Interrupted("interrupted", sigterm=self.stopped == ExitCode.SIGTERM)

@@ -39,23 +39,23 @@ from spectron_migrate.state.outbox import OtherHost, Outbox
 from spectron_migrate.state.routing import MOST_BEHIND
 
 NAMED = 100
-"""Memories of a difference that are named."""
+"""How many memories that differ are named."""
 
 
 @dataclass(frozen=True, slots=True)
 class CatchUpSettings:
-    """What is caught up, and with what patience."""
+    """What is caught up with what, and the limits of a round."""
 
     state: Path
     dump: Path
     mapping: ScopeMapping
     open_reader: Callable[[datetime], Reader]
-    """Opens Mem0 for one reading; the time decides what has expired."""
+    """Opens Mem0 for one reading; the argument is the time at which expiry is judged."""
     settle_s: float = 60.0
-    """A text younger than this waits, so that an older one of its lane can still come before it."""
+    """A text younger than this waits, so that an older text of its lane can still be sent before it."""
     max_lag_s: float = 60.0
     hold_s: float = 5.0
-    """A round ends when so long nothing was decided: lanes that only wait hold nobody but themselves."""
+    """A round ends after this many seconds without a decision, so that lanes that wait hold no others."""
     max_in_flight: int = 64
     max_rps: float | None = None
     into_existing: bool = False
@@ -64,22 +64,22 @@ class CatchUpSettings:
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """Memory by memory: what Mem0 holds against what the ledger says."""
+    """Mem0 compared with the ledger, memory by memory."""
 
     memories: int
     waiting: int
-    """Too young to be sent: no difference."""
+    """Too young to be sent; not counted as a difference."""
     missing: int
-    """The ledger does not know them, or knows another text."""
+    """In Mem0, and unknown to the ledger or known with another text."""
     undecided: int
     extra: int
-    """The ledger holds them for existing, and Mem0 has not got them."""
+    """Alive in the ledger, and not in Mem0."""
     named: tuple[str, ...] = ()
     """The first ids that are missing or undecided."""
 
     @property
     def total(self) -> int:
-        """How many there are; 0 where Mem0 and ledger agree."""
+        """How many there are; 0 if Mem0 and the ledger agree."""
         return self.missing + self.undecided + self.extra
 
 
@@ -103,27 +103,27 @@ class Round:
     waiting: int
     left: Undecided
     behind: frozenset[str] | None
-    """Ids whose changes are not all in Spectron; None for too many to name."""
+    """Ids whose changes are not all in Spectron; None if they are too many to list."""
     problem: str | None = None
     """Why it did not deliver everything."""
     held: int = 0
-    """Lanes that only wait, for time or the server to decide: nothing else kept it from delivering everything."""
+    """Lanes that wait for the server or for time to decide; counted only if nothing else was left undelivered."""
     compared: Differences | None = None
 
     @property
     def as_of(self) -> str:
-        """What Mem0 held then is in Spectron, but for those who are behind."""
+        """What Mem0 held at this time is in Spectron, except for users in `behind`."""
         return format_time(self.began_at)
 
     def caught_up(self, max_lag_s: float) -> CaughtUp:
-        """What readers may rely on, and for so many seconds from its beginning."""
+        """As `routing.json` publishes it, valid for so many seconds from the beginning of the round."""
         return CaughtUp(self.as_of, self.began_at.timestamp() + max_lag_s, self.behind)
 
     @property
     def quiet(self) -> bool:
-        """Whether Mem0 was as the round before had found it, and nothing is on its way."""
-        stirred = self.new + self.changed + self.touched + self.deleted + self.returned + self.waiting
-        return not stirred and not self.left.total
+        """Whether Mem0 had not changed since the round before, and nothing is left to deliver."""
+        changes = self.new + self.changed + self.touched + self.deleted + self.returned + self.waiting
+        return not changes and not self.left.total
 
     def to_json(self) -> dict[str, Json]:
         """For `follow.json` and summaries."""
@@ -135,7 +135,7 @@ class Round:
 
 
 class Rounds:
-    """Rounds one after the other; it remembers just enough to make a quiet one cheap."""
+    """Runs rounds one after the other; it remembers just enough to make a quiet one cheap."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class Rounds:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Nothing happens yet. `clock` in seconds, monotonic; `now` with its zone."""
+        """`clock` in seconds, monotonic; `now` with its zone."""
         self.settings = settings
         self._reporter = RoundReporter(reporter)
         self._clock = clock
@@ -234,7 +234,7 @@ class Rounds:
                 hint="nothing was planned from it",
             )
         with open_dump(self.settings.dump) as dump:
-            # A scan under a clock that was ahead keeps later ones ahead of it; what is promised follows the clock.
+            # A scan made while the clock was ahead dates later scans after it; what is published must follow the clock.
             began = min(dump.manifest.scan_began, format_time(started))
             settling = Settling(began, self.settings.settle_s, self._first_seen)
             changes, done = await self._deliver(
@@ -242,7 +242,7 @@ class Rounds:
             )
             self._first_seen = settling.first_seen
             concluded = await asyncio.to_thread(self._conclude, dump, began, summary, changes, done, compare)
-            # Where they differ somebody else planned since, and the same dump says something new.
+            # If they differ, another process has planned since, so that the same dump has to be planned again.
             differs = concluded.compared is not None and concluded.compared.total
             self._planned = None if concluded.waiting or differs else dump.digest
             return concluded
@@ -334,7 +334,7 @@ class Rounds:
 
 
 def compare_with_ledger(ledgers: Sequence[Ledger], dump: Dump, settling: Settling) -> Differences:
-    """Hold every memory of a complete dump against the ledgers, and the ledgers against the dump."""
+    """Compare every memory of a complete dump with the ledgers, and the ledgers with the dump."""
     waiting = missing = undecided = found = count = 0
     named: list[str] = []
     for memory in dump.memories():
@@ -370,7 +370,7 @@ def _is_same(summary: ExportSummary) -> bool:
 
 
 def _problem(done: Sequence[ReplaySummary], held: Mapping[str, str]) -> str | None:
-    """What a delivery that did not finish says; what is undecidable holds its own lane, and is no trouble."""
+    """Why a delivery did not finish; undecidable facts hold only their own lane and are no problem."""
     if held:
         return f"{counted(len(held), 'lane is', 'lanes are')} held by doubt: {next(iter(held.values()))}"
     for each in done:

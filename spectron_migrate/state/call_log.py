@@ -109,7 +109,6 @@ class CallLog:
         self._lock = threading.Lock()
         self._file = open(state / FILE, "ab+", buffering=0, opener=_private)  # noqa: SIM115 - open as long as this
         self._handle = self._file.fileno()
-        self._missed = state / MISSED_FILE
         self._released = _KEPT
         if not self.size:
             # A new file has a name of its own: how far an earlier one was drained says nothing of it.
@@ -125,20 +124,6 @@ class CallLog:
             written = os.write(self._handle, data)
         if written != len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def note_missed(self, at: float) -> None:
-        """A write could not be noted: until all of Mem0 was read after `at`, nobody knows whose. Raises OSError."""
-        at = max(at, self.missed_at)
-        os.close(os.open(self._missed, os.O_RDWR | os.O_CREAT, 0o600))
-        os.utime(self._missed, (at, at))
-
-    @property
-    def missed_at(self) -> float:
-        """When a write could last not be noted, in seconds since 1970."""
-        try:
-            return os.stat(self._missed).st_mtime
-        except FileNotFoundError:
-            return NEVER
 
     # -- reading --
 
@@ -203,6 +188,22 @@ class CallLog:
         self._lock = threading.Lock()
 
 
+def note_missed(state: Path, at: float) -> None:
+    """A call could not be noted in the log: whose it was, only a reading of Mem0 after `at` tells. Raises OSError."""
+    path = state / MISSED_FILE
+    at = max(at, missed_at(state))
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    os.utime(path, (at, at))
+
+
+def missed_at(state: Path) -> float:
+    """When a call could last not be noted, in seconds since 1970. Raises OSError."""
+    try:
+        return os.stat(state / MISSED_FILE).st_mtime
+    except FileNotFoundError:
+        return NEVER
+
+
 class CallView:
     """What the lines of the log add up to: which calls run, and until when reads of an owner have to wait."""
 
@@ -227,8 +228,8 @@ class CallView:
                 call, at, _ = rest.split(b" ", 2)
                 self._wait(self._ended(call), float(at))
             elif kind == b"unknown":
-                call, until, told = rest.split(b" ", 2)
-                subject_of_call = CallSubject.from_json(told)
+                call, until, about = rest.split(b" ", 2)
+                subject_of_call = CallSubject.from_json(about)
                 self.running.pop(call, None)
                 self._wait(subject_of_call, float(until))
             elif kind == b"mark":

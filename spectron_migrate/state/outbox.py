@@ -26,6 +26,7 @@ from spectron_migrate.state.call_log import (
     CallView,
     Event,
     mark_line,
+    missed_at,
     unknown_line,
 )
 from spectron_migrate.state.outbox_before import absorb_calls
@@ -175,7 +176,7 @@ class Outbox:
     @property
     def missed_at(self) -> str:
         """When a write could last not be noted in the log at all, RFC 3339."""
-        at = self._log.missed_at
+        at = missed_at(self._state)
         return _stamp(datetime.fromtimestamp(at, UTC)) if at > 0 else ""
 
     def settle(self, scanned_since: str) -> None:

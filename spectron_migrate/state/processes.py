@@ -1,10 +1,10 @@
-"""`processes/`: what each application process that uses the adapter says about itself, for gates and for `status`.
+"""`processes/`: the status of each application process that uses the adapter, for gates and for `status`.
 
-A process writes one small file, `<pid>.json`, in the background: which step of the cutover it has seen, what it called
-that Spectron cannot answer, where its reads came from, what its guard and its shadow reads found. It holds a lock
-beside the file while it lives, so that a file left by a dead process is told from one of a live process even where
-the system gave its number to another. What dead processes counted is folded into `past.json`. Standard library
-alone, because applications import this; no text and no id of a memory or a user is ever in here.
+A process writes one small file, `<pid>.json`, in the background: the last step of the cutover it has seen, its calls
+that Spectron cannot answer, where its reads came from, what its guard and its shadow reads found. While it lives it
+holds a lock on `<pid>.lock` beside the file, with its token inside, so that a dead process is recognized even if the
+system has given its number to another one. The counts of dead processes are added to `past.json`. Standard library
+alone, because applications import this. No text and no id of a memory or a user is ever in these files.
 
     {"schema": 1, "host": "web-1", "pid": 41, "began": "…Z", "heartbeat": "…Z", "epoch": 7, "running_epoch": null,
      "routing_problem": null, "calls": {"get_all(user_id)": {"2026-11-22": 12}}, "reads": {"mem0": 90, "spectron": 10},
@@ -32,7 +32,7 @@ FOLDER = "processes"
 PAST = "past.json"
 SCHEMA = 1
 GATE_DAYS = 7
-"""How far back the calls count that Spectron cannot answer."""
+"""How many days of calls that Spectron cannot answer count for the gate."""
 _KEPT_DAYS = GATE_DAYS + 1
 _MOST_BYTES = 1_000_000
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
@@ -40,49 +40,49 @@ _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 @dataclass(frozen=True, slots=True)
 class GuardStatus:
-    """Whether a process has gone back to Mem0 by itself."""
+    """The guard of a process: whether it has sent its reads back to Mem0 by itself."""
 
     open: bool = False
-    """True: its reads come from Mem0 until Spectron has shown that it is well again."""
+    """True: its reads come from Mem0 until probes of Spectron succeed."""
     since: str | None = None
     reason: str = ""
     trips: int = 0
-    """How often it went back since the process began."""
+    """How often that happened since the process began."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessStatus:
-    """What one process says."""
+    """The status of one process."""
 
     host: str
     pid: int
     began: str
     heartbeat: str
     epoch: int = 0
-    """The step of the cutover that it has seen."""
+    """The last step of the cutover that it has seen."""
     running_epoch: int | None = None
-    """The step that its oldest running write began in; None where none runs."""
+    """The step in which its oldest running write began; None if no write runs."""
     routing_problem: str | None = None
     calls: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Call that Spectron cannot answer -> day -> how often."""
     reads: Mapping[str, int] = field(default_factory=dict)
-    """Where searches were answered, and why not by Spectron."""
+    """Where searches were answered, or why not by Spectron -> how often."""
     guard: GuardStatus = field(default_factory=GuardStatus)
     shadow: Mapping[str, float] = field(default_factory=dict)
     alive: bool = False
 
     @property
     def settled_epoch(self) -> int:
-        """No write of this process is of an earlier step than this one."""
+        """The step that every running and later write of this process has seen."""
         return self.epoch if self.running_epoch is None else min(self.epoch, self.running_epoch)
 
     def to_json(self) -> dict[str, Any]:
         """As the file holds it."""
-        told = {name: getattr(self, name) for name in self.__slots__ if name != "alive"}
+        fields = {name: getattr(self, name) for name in self.__slots__ if name != "alive"}
         guard = {name: getattr(self.guard, name) for name in GuardStatus.__slots__}
         return {
             "schema": SCHEMA,
-            **told,
+            **fields,
             "calls": {name: dict(days) for name, days in self.calls.items()},
             "guard": guard,
         }
@@ -113,25 +113,25 @@ class ProcessStatus:
 
 @dataclass(frozen=True, slots=True)
 class ProcessesStatus:
-    """All processes of a state directory, live and past, added up."""
+    """All processes of a state directory: the live ones, and the counts of live and past ones added up."""
 
     reports: tuple[ProcessStatus, ...] = ()
     """Of live processes."""
     calls: Mapping[str, int] = field(default_factory=dict)
-    """What Spectron cannot answer, of the last days."""
+    """Calls that Spectron cannot answer, of the last days."""
     reads: Mapping[str, int] = field(default_factory=dict)
     shadow: Mapping[str, float] = field(default_factory=dict)
     measured: bool = False
-    """Whether any process ever used the adapter here: without one, nothing was measured."""
+    """Whether any process ever used the adapter here."""
     broken: tuple[str, ...] = ()
-    """Files of live processes that cannot be read."""
+    """Names of unreadable files of live processes."""
 
     def not_on(self, epoch: int) -> tuple[ProcessStatus, ...]:
-        """Live processes that have not seen this step, or still run a write of an earlier one."""
+        """Live processes that have not seen this step, or still run a write begun before it."""
         return tuple(report for report in self.reports if report.settled_epoch < epoch)
 
     def to_json(self) -> dict[str, Any] | None:
-        """For `status`: what the application's processes are doing; None where none ever used the adapter."""
+        """As `status` shows it; None if no process ever used the adapter."""
         if not self.measured:
             return None
         guarded = [report for report in self.reports if report.guard.open]
@@ -165,7 +165,7 @@ class ProcessesStatus:
 
 
 def read_processes(state: Path, *, now: datetime | None = None) -> ProcessesStatus:
-    """What the processes of a state directory say; nothing is changed. An empty one where none ever used it."""
+    """Read the status of all processes of a state directory; changes nothing."""
     folder = state / FOLDER
     live: list[ProcessStatus] = []
     all_of_them: list[ProcessStatus] = []
@@ -190,10 +190,10 @@ def read_processes(state: Path, *, now: datetime | None = None) -> ProcessesStat
 
 
 class OwnFile:
-    """The file of this process; `write` as often as there is news, `close` at the end."""
+    """The status file of this process, and its lock; `close` at the end."""
 
     def __init__(self, state: Path) -> None:
-        """Take a name in `state/processes` for as long as this lives; raises OSError where that cannot be written."""
+        """Take a name in `state/processes` until `close`; raises OSError if the directory cannot be written."""
         folder = state / FOLDER
         folder.mkdir(mode=0o700, exist_ok=True)
         self.host, self.pid = socket.gethostname(), os.getpid()
@@ -203,15 +203,15 @@ class OwnFile:
         """Names this process in the log of calls, and no other one that ever had its number."""
         with suppress(OSError):  # a full disk: then the lock is all that is known of it
             self._path.with_suffix(".lock").write_text(f"{self.token}\n")
-        if self._path.exists():  # of a dead process with our number, which somebody else is folding right now
+        if self._path.exists():  # of a dead process with our number, which another process is folding right now
             self._path.replace(folder / f"left-{self.pid}-{time.time_ns()}.json")
 
     def write(self, report: ProcessStatus) -> None:
-        """Put it in place as a whole; raises OSError where that fails."""
+        """Replace the file as a whole; raises OSError."""
         replace_file(self._path, json.dumps(report.to_json(), separators=(",", ":")).encode())
 
     def close(self) -> None:
-        """The process no longer uses the adapter: what it counted stays."""
+        """The process no longer uses the adapter. Its counts stay."""
         self._lock.close()
 
 
@@ -228,7 +228,7 @@ def is_process_alive(state: Path, token: str) -> bool:
 
 
 def fold(state: Path, *, now: datetime | None = None) -> None:
-    """Add what dead processes counted to `past.json` and remove their files, so that they stay few."""
+    """Add the counts of dead processes to `past.json` and remove their files."""
     folder = state / FOLDER
     with _alone(folder) as mine:
         if not mine:
@@ -246,7 +246,7 @@ def fold(state: Path, *, now: datetime | None = None) -> None:
 
 
 def _dead(folder: Path, held: ExitStack) -> Iterator[Path]:
-    """Files that nobody holds; they are held from now on, so that no new process takes such a name meanwhile."""
+    """Status files of dead processes; `held` keeps their locks, so that no new process takes such a name meanwhile."""
     for path in sorted(folder.glob("*.json")):
         if path.name == PAST:
             continue
@@ -257,7 +257,7 @@ def _dead(folder: Path, held: ExitStack) -> Iterator[Path]:
 
 
 def stamp(moment: datetime) -> str:
-    """A time as the files spell it."""
+    """A time as the files have it."""
     return moment.astimezone(UTC).strftime(_TIME)
 
 
@@ -309,7 +309,7 @@ def _counts(value: Any) -> dict[str, int]:
 
 
 def _take_name(folder: Path, pid: int) -> tuple[Path, FileLock]:
-    """`<pid>.json`; where containers share a directory, and so a number, the next free name."""
+    """`<pid>.json`, or the next free name: containers that share a directory may have the same process number."""
     for suffix in ["", *(f"-{number}" for number in range(1, 1000))]:
         path = folder / f"{pid}{suffix}.json"
         lock = try_lock(path.with_suffix(".lock"))
@@ -320,7 +320,7 @@ def _take_name(folder: Path, pid: int) -> tuple[Path, FileLock]:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[bool]:
-    """One at a time folds; whoever comes second leaves it to the first."""
+    """Whether this process alone folds now; if another one does, it is left to that one."""
     lock = try_lock(folder / "fold.lock") if folder.is_dir() else None
     try:
         yield lock is not None

@@ -25,7 +25,7 @@ from spectron_migrate.migration.drain_outbox import Drainer
 from spectron_migrate.migration.export import run_export
 from spectron_migrate.migration.replay import Replay, ReplayOptions
 from spectron_migrate.records import Filters, NullReporter
-from spectron_migrate.state.call_log import ANYBODY, FILE, CallLog, CallResult, CallSubject
+from spectron_migrate.state.call_log import ANYBODY, FILE, CallResult, CallSubject, note_missed
 from spectron_migrate.state.journal import Step, read_journal, record_step
 from spectron_migrate.state.outbox import Outbox
 from tests.adapter.drains import Drains, drained_by, tell
@@ -73,7 +73,7 @@ def test_a_clock_that_is_put_back_does_not_make_a_write_older_than_a_draining_th
 
 def test_what_could_not_be_noted_holds_everybody_until_mem0_is_read(drains: Drains) -> None:
     """A full disk takes no line; what it takes is the time of a file."""
-    CallLog(drains.stage.state).note_missed(time.time())
+    note_missed(drains.stage.state, time.time())
     assert drains.is_held()
     assert drains.drain().behind is None
     drains.stage.read()

@@ -269,3 +269,21 @@ def test_what_cannot_be_noted_holds_everybody_in_every_process(tmp_path: Path, m
         process.write(time.time(), ANYBODY)
     assert other.must_wait("somebody", time.time() - 60)
     assert process.must_wait("somebody", time.time() - 60)
+
+
+def test_a_process_that_cannot_take_a_name_lets_others_know_that_something_is_missing(tmp_path: Path) -> None:
+    reader = Process(tmp_path)
+    nameless = ProcessCalls(tmp_path, lambda: None)
+    now = time.time()
+    nameless.note_begin(1, 3, now, ALICE, capture=True)
+    assert reader.must_wait("alice", now - 60)
+
+
+def test_a_search_does_not_wait_for_a_long_log_to_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_calls, "MOST_TAIL", 1000)
+    writer, reader = Process(tmp_path), Process(tmp_path)
+    for _ in range(30):
+        writer.write(100.0)
+    assert reader.must_wait("bob", LATER)
+    reader.maintain(as_of=0.0, drained=True)
+    assert not reader.must_wait("bob", LATER)

@@ -225,7 +225,7 @@ def test_with_four_writers_and_kills_at_every_stage_all_of_mem0_is_in_spectron_o
         follow = site.follow()
         follow.wait_for("round 1:")
         site.server.kill()
-        known = follow.wait_for("not all of it")
+        known = follow.wait_for("not everything was delivered")
         site.server.restart()
         follow.wait_for(" round ", after=known)
         site.kill(follow.process, after_writes=5)

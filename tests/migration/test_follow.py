@@ -123,7 +123,7 @@ def test_spectron_out_of_reach_is_waited_out_and_told(user: str, tmp_path: Path)
 
         done = scene.follow(max_seconds=400, sleep=restarts)
         assert (ExitCode.DONE, 1) == (done.exit_code, done.written)
-        assert any("not all of it" in line for line in scene.reporter.lines)
+        assert any("not everything was delivered" in line for line in scene.reporter.lines)
         assert ["one", "two"] == scene.texts
 
 
