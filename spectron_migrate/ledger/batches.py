@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.sending import (
     INTENDED,
+    REQUEST,
     IntendedFact,
     PlannedFact,
     body_of,
     intended_of,
-    keep_request,
     receipt,
     still_planned,
 )
@@ -71,9 +71,10 @@ def intend_batch(
         return None
     content = canonical_json(_batch_body(bodies, session))
     key = digest("batch", *(rows[fact]["key"] for fact in chosen))
-    number = keep_request(ledger, content, key, sent_after, sent_by, is_batch=True)
+    number = int(ledger.db.execute("SELECT coalesce(min(id), 0) - 1 FROM request WHERE id < 0").fetchone()[0])
+    ledger.db.execute(REQUEST, (number, content, key, sent_after, sent_by))
     ledger.db.executemany(
-        "UPDATE fact SET state = 'intended', session = ?, position = ?, request = ?, was_sent = 1 WHERE id = ?",
+        "UPDATE fact SET state = 'intended', session = ?, position = ?, batch = ?, was_sent = 1 WHERE id = ?",
         [(session.id, session.used + at, number, fact) for at, fact in enumerate(chosen)],
     )
     return _batch(ledger, number)
@@ -82,11 +83,11 @@ def intend_batch(
 def intended_batches(ledger: Ledger, lane: str) -> list[IntendedBatch]:
     """Batches of a lane that are undecided, in the order of sending."""
     rows = ledger.db.execute(
-        "SELECT request.id FROM fact JOIN request ON request.id = fact.request JOIN lane ON lane.no = fact.lane"
-        " WHERE state = 'intended' AND lane.name = ? AND is_batch = 1 GROUP BY request.id ORDER BY min(order_key)",
+        "SELECT batch FROM fact JOIN lane ON lane.no = fact.lane"
+        " WHERE state = 'intended' AND lane.name = ? AND batch IS NOT NULL GROUP BY batch ORDER BY min(order_key)",
         (lane,),
     ).fetchall()
-    return [_batch(ledger, row["id"]) for row in rows]
+    return [_batch(ledger, row["batch"]) for row in rows]
 
 
 def count_full(ledger: Ledger, plan: int) -> int:
@@ -113,7 +114,7 @@ def renew_batch(ledger: Ledger, batch: IntendedBatch, sent_after: str, sent_by: 
 
 def _batch(ledger: Ledger, number: int) -> IntendedBatch:
     row = ledger.db.execute("SELECT * FROM request WHERE id = ?", (number,)).fetchone()
-    facts = ledger.db.execute(f"{INTENDED} AND fact.request = ? ORDER BY position", (number,)).fetchall()
+    facts = ledger.db.execute(f"{INTENDED} AND fact.batch = ? ORDER BY position", (number,)).fetchall()
     session = known_session(ledger, facts[0]["session"])
     return IntendedBatch(
         row["id"],

@@ -119,8 +119,7 @@ CREATE TABLE session(
 CREATE INDEX session_open ON session(selector, infer, run) WHERE state = 'open';
 
 CREATE TABLE request(               -- bytes that may have left, until what became of them is decided
-  id INTEGER PRIMARY KEY,
-  is_batch INTEGER NOT NULL,
+  id INTEGER PRIMARY KEY,           -- the fact's; of a batch, which several facts share, a number below 0
   body TEXT NOT NULL, key TEXT NOT NULL,
   sent_after TEXT NOT NULL,         -- the server's clock at the intent, a lower bound
   sent_by TEXT NOT NULL,            -- the principal: the server keeps keys by it
@@ -140,7 +139,7 @@ CREATE TABLE fact(                  -- how a version is sent
   reason TEXT,
   late INTEGER NOT NULL DEFAULT 0,
   session INTEGER REFERENCES session(id), position INTEGER,
-  request INTEGER,                  -- intended or undecidable; facts of one batch share it
+  batch INTEGER,                    -- its request, where it is not sent alone
   was_sent INTEGER NOT NULL DEFAULT 0,
   message INTEGER,                  -- the message's fact in whose turn this text is; then it is skipped itself
   UNIQUE (session, position)
@@ -153,12 +152,12 @@ CREATE INDEX fact_plan ON fact(plan, state);
 CREATE INDEX fact_skipped ON fact(reason) WHERE state = 'skipped';
 CREATE INDEX fact_late ON fact(state) WHERE late = 1;
 CREATE INDEX fact_refused ON fact(id) WHERE state = 'refused';
-CREATE INDEX fact_request ON fact(request) WHERE request IS NOT NULL;
+CREATE INDEX fact_batch ON fact(batch) WHERE batch IS NOT NULL;
 CREATE INDEX fact_message ON fact(message) WHERE message IS NOT NULL;
 
 CREATE TABLE receipt(               -- what Spectron, or a person, said of a fact that is stored
-  fact INTEGER PRIMARY KEY REFERENCES fact(id),
-  session INTEGER NOT NULL REFERENCES session(id),
+  fact INTEGER PRIMARY KEY,
+  session INTEGER NOT NULL,
   turn_id TEXT, seq INTEGER, chunk_id TEXT,
   decided_by TEXT NOT NULL,         -- answer | turns | person
   altered INTEGER NOT NULL DEFAULT 0,

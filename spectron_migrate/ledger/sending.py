@@ -150,11 +150,6 @@ def intend(
         position = used.get(session.id, session.used)
         used[session.id] = position + 1
         content = canonical_json({**body_of(row), "session_id": session.server_id})
-        request = keep_request(ledger, content, row["key"], sent_after, sent_by)
-        ledger.db.execute(
-            "UPDATE fact SET state = 'intended', session = ?, position = ?, request = ?, was_sent = 1 WHERE id = ?",
-            (session.id, position, request, fact.id),
-        )
         intended.append(
             IntendedFact(
                 fact.id,
@@ -171,18 +166,18 @@ def intend(
                 sent_by,
             )
         )
+    ledger.db.executemany(
+        REQUEST, [(one.id, one.content.decode(), one.key, one.sent_after, one.sent_by) for one in intended]
+    )
+    ledger.db.executemany(
+        "UPDATE fact SET state = 'intended', session = ?, position = ?, was_sent = 1 WHERE id = ?",
+        [(one.session.id, one.position, one.id) for one in intended],
+    )
     return intended
 
 
-def keep_request(
-    ledger: Ledger, content: str, key: str, sent_after: str, sent_by: str, *, is_batch: bool = False
-) -> int:
-    """Keep the bytes that are about to leave; returns their number."""
-    row = ledger.db.execute(
-        "INSERT INTO request(is_batch, body, key, sent_after, sent_by) VALUES (?, ?, ?, ?, ?) RETURNING id",
-        (int(is_batch), content, key, sent_after, sent_by),
-    ).fetchone()
-    return int(row["id"])
+REQUEST = "INSERT INTO request(id, body, key, sent_after, sent_by) VALUES (?, ?, ?, ?, ?)"
+"""Keeps bytes that are about to leave."""
 
 
 def still_planned(ledger: Ledger, facts: Sequence[int]) -> dict[int, Row]:
@@ -217,7 +212,8 @@ def body_of(row: Row) -> dict[str, Json]:
 
 INTENDED = (
     "SELECT fact.id, version.mem0_id, session, position, body, request.key, infer, sent_after, attempts, candidate,"
-    " order_key, sent_by FROM fact JOIN version ON version.id = fact.id JOIN request ON request.id = fact.request"
+    " order_key, sent_by FROM fact JOIN version ON version.id = fact.id"
+    " JOIN request ON request.id = coalesce(fact.batch, fact.id)"
     " WHERE state = 'intended'"
 )
 
@@ -225,7 +221,7 @@ INTENDED = (
 def intended_facts(ledger: Ledger, *, lane: str | None = None, session: int | None = None) -> list[IntendedFact]:
     """What is intended alone, not in a batch, and undecided, in the order of sending."""
     where, value = (_LANE, lane) if session is None else ("fact.session = ?", session)
-    rows = ledger.db.execute(f"{INTENDED} AND is_batch = 0 AND {where} ORDER BY order_key", (value,)).fetchall()
+    rows = ledger.db.execute(f"{INTENDED} AND batch IS NULL AND {where} ORDER BY order_key", (value,)).fetchall()
     sessions = {number: known_session(ledger, number) for number in {row["session"] for row in rows}}
     return [intended_of(row, sessions[row["session"]]) for row in rows]
 
@@ -261,19 +257,25 @@ def plan_again(ledger: Ledger, fact: int) -> None:
     """It counts as never sent: a new session and position, under the same key."""
     _drop_request(ledger, fact)
     ledger.db.execute(
-        "UPDATE fact SET state = 'planned', reason = NULL, session = NULL, position = NULL, was_sent = 0 WHERE id = ?",
+        "UPDATE fact SET state = 'planned', reason = NULL, session = NULL, position = NULL, batch = NULL, was_sent = 0"
+        " WHERE id = ?",
         (fact,),
     )
 
 
+def _decide(ledger: Ledger, fact: int, state: FactState, reason: str | None) -> None:
+    _drop_request(ledger, fact)
+    ledger.db.execute("UPDATE fact SET state = ?, reason = ?, batch = NULL WHERE id = ?", (state, reason, fact))
+
+
 def _drop_request(ledger: Ledger, fact: int) -> None:
     """What became of the bytes is decided; those of a batch stay until all of it is."""
-    ledger.db.execute(
-        "DELETE FROM request WHERE id = (SELECT request FROM fact WHERE id = ?)"
-        " AND NOT EXISTS (SELECT 1 FROM fact WHERE fact.request = request.id AND fact.id != ?)",
-        (fact, fact),
-    )
-    ledger.db.execute("UPDATE fact SET request = NULL WHERE id = ?", (fact,))
+    if ledger.db.execute("DELETE FROM request WHERE id = ?", (fact,)).rowcount == 0:
+        ledger.db.execute(
+            "DELETE FROM request WHERE id = (SELECT batch FROM fact WHERE id = ?)"
+            " AND NOT EXISTS (SELECT 1 FROM fact WHERE fact.batch = request.id AND fact.id != ?)",
+            (fact, fact),
+        )
 
 
 def receipt(
@@ -281,32 +283,26 @@ def receipt(
 ) -> None:
     """Decided: stored."""
     state: FactState = "written" if got.extracted else "stored_not_extracted"
-    _store(ledger, fact, state, None if got.extracted else "nothing was extracted")
+    _decide(ledger, fact, state, None if got.extracted else "nothing was extracted")
     _keep_receipt(ledger, fact, got.turn_id, seq, got.chunk_id, decided_by, altered=altered)
-    ledger.db.executemany(
-        "INSERT INTO extracted(fact, id) VALUES (?, ?) ON CONFLICT DO NOTHING", [(fact, one) for one in got.ids]
-    )
+    if got.ids:
+        ledger.db.executemany(
+            "INSERT INTO extracted(fact, id) VALUES (?, ?) ON CONFLICT DO NOTHING", [(fact, one) for one in got.ids]
+        )
 
 
 def stored_by_turns(ledger: Ledger, fact: int, turn_id: str, seq: int, *, full: bool, altered: bool) -> None:
     """Decided by the listing of turns alone: the answer, and so what was extracted, is not known."""
     state: FactState = "stored_not_extracted" if full else "written"
-    _store(ledger, fact, state, "extraction unknown" if full else None)
+    _decide(ledger, fact, state, "extraction unknown" if full else None)
     _keep_receipt(ledger, fact, turn_id, seq, None, "turns", altered=altered)
 
 
 def stored_by_person(ledger: Ledger, fact: int) -> None:
     """Decided by a person; its turn is the candidate, where there is one."""
-    row = ledger.db.execute(
-        "SELECT candidate FROM fact JOIN request ON request.id = fact.request WHERE fact.id = ?", (fact,)
-    ).fetchone()
-    _store(ledger, fact, "written", None)
+    row = ledger.db.execute("SELECT candidate FROM request WHERE id = ?", (fact,)).fetchone()
+    _decide(ledger, fact, "written", None)
     _keep_receipt(ledger, fact, row["candidate"] if row else None, None, None, "person", altered=False)
-
-
-def _store(ledger: Ledger, fact: int, state: FactState, reason: str | None) -> None:
-    _drop_request(ledger, fact)
-    ledger.db.execute("UPDATE fact SET state = ?, reason = ? WHERE id = ?", (state, reason, fact))
 
 
 def _keep_receipt(
@@ -331,8 +327,7 @@ def _keep_receipt(
 
 def refuse(ledger: Ledger, fact: int, reason: str) -> None:
     """The server will not have it, in its own words."""
-    _drop_request(ledger, fact)
-    ledger.db.execute("UPDATE fact SET state = 'refused', reason = ? WHERE id = ?", (reason, fact))
+    _decide(ledger, fact, "refused", reason)
 
 
 def undecidable(ledger: Ledger, fact: int, reason: str) -> None:
@@ -340,20 +335,17 @@ def undecidable(ledger: Ledger, fact: int, reason: str) -> None:
     ledger.db.execute("UPDATE fact SET state = 'undecidable', reason = ? WHERE id = ?", (reason, fact))
 
 
-_REQUEST = "id = (SELECT request FROM fact WHERE fact.id = ?)"
-
-
 def note_attempt(ledger: Ledger, fact: int, *, sent_after: str, sent_by: str) -> None:
     """The same bytes go again, and the key's day begins anew."""
     ledger.db.execute(
-        f"UPDATE request SET attempts = attempts + 1, sent_after = ?, sent_by = ? WHERE {_REQUEST}",
+        "UPDATE request SET attempts = attempts + 1, sent_after = ?, sent_by = ? WHERE id = ?",
         (sent_after, sent_by, fact),
     )
 
 
 def note_candidate(ledger: Ledger, fact: int, turn_id: str) -> None:
     """The listing has a turn that no receipt claims: probably this fact's."""
-    ledger.db.execute(f"UPDATE request SET candidate = ? WHERE {_REQUEST}", (turn_id, fact))
+    ledger.db.execute("UPDATE request SET candidate = ? WHERE id = ?", (turn_id, fact))
 
 
 def note_residue(ledger: Ledger, fact: int, turn_ids: Sequence[str]) -> None:

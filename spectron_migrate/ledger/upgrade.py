@@ -63,20 +63,18 @@ INSERT INTO scope SELECT * FROM old_scope;
 INSERT INTO session(id, selector, run, infer, part, state, server_id, echo, created_at)
   SELECT old.id, selector.no, run, infer, part, state, server_id, echo, created_at
   FROM old_session AS old JOIN selector ON selector.text = old.selector;
-INSERT INTO request(id, is_batch, body, key, sent_after, sent_by, attempts, candidate)
-  SELECT id, 0, body, key, coalesce(sent_after, ''), coalesce(sent_by, ''), attempts, candidate FROM old_fact
+INSERT INTO request(id, body, key, sent_after, sent_by, attempts, candidate)
+  SELECT id, body, key, coalesce(sent_after, ''), coalesce(sent_by, ''), attempts, candidate FROM old_fact
   WHERE batch IS NULL AND state IN ('intended', 'undecidable');
-INSERT INTO request(id, is_batch, body, key, sent_after, sent_by, attempts)
-  SELECT (SELECT max(id) FROM old_fact) + id, 1, body, key, sent_after, sent_by,
-    (SELECT max(attempts) FROM old_fact WHERE old_fact.batch = old.id)
+INSERT INTO request(id, body, key, sent_after, sent_by, attempts)
+  SELECT -id, body, key, sent_after, sent_by, (SELECT max(attempts) FROM old_fact WHERE old_fact.batch = old.id)
   FROM old_batch AS old WHERE EXISTS
     (SELECT 1 FROM old_fact WHERE old_fact.batch = old.id AND state IN ('intended', 'undecidable'));
 INSERT INTO fact(id, plan, lane, order_key, selector, run, infer, role, category, labels, key, state, reason, late,
-    session, position, request, was_sent, message)
+    session, position, batch, was_sent, message)
   SELECT old.id, plan, lane.no, order_key, selector.no, run, infer, json_word(body, 'role'),
     json_word(body, 'memory_category'), json_list(body, 'labels'), key, state, reason, late, session, position,
-    CASE WHEN state IN ('intended', 'undecidable')
-      THEN CASE WHEN batch IS NULL THEN old.id ELSE (SELECT max(id) FROM old_fact) + batch END END,
+    CASE WHEN state IN ('intended', 'undecidable') THEN -batch END,
     sent_after IS NOT NULL, (SELECT id FROM old_fact AS whole WHERE whole.mem0_id = old.message)
   FROM old_fact AS old LEFT JOIN lane ON lane.name = old.lane LEFT JOIN selector ON selector.text = old.selector
   ORDER BY old.id;

@@ -165,7 +165,7 @@ def test_nothing_leaves_before_its_intent_and_its_session_are_on_disk(
             with Ledger.open_for_reading(state) as ledger:
                 row = ledger.db.execute(
                     "SELECT body, server_id FROM fact JOIN session ON session.id = fact.session"
-                    " JOIN request ON request.id = fact.request WHERE request.key = ?",
+                    " JOIN request ON request.id = fact.id WHERE request.key = ?",
                     (seen.headers["idempotency-key"],),
                 ).fetchone()
             if row is None or row["body"].encode() != seen.body or row["server_id"].encode() not in seen.body:

@@ -12,12 +12,11 @@ OF_MEMORY = "id IN (SELECT id FROM version WHERE mem0_id = ?)"
 _FACTS = (
     "SELECT fact.*, lane.name AS lane, selector.text AS selector, version.mem0_id, version.number AS version,"
     " version.text, version.text_at, turn_id, seq, chunk_id, decided_by, altered, candidate, attempts, sent_after,"
-    " is_batch,"
     " request.key AS sent_key, request.body AS sent_body, session.server_id, tombstoned_at, is_message,"
     " whole.mem0_id AS message FROM fact JOIN version ON version.id = fact.id"
     " LEFT JOIN memory ON memory.mem0_id = version.mem0_id LEFT JOIN session ON session.id = fact.session"
     " LEFT JOIN lane ON lane.no = fact.lane LEFT JOIN selector ON selector.no = fact.selector"
-    " LEFT JOIN receipt ON receipt.fact = fact.id LEFT JOIN request ON request.id = fact.request"
+    " LEFT JOIN receipt ON receipt.fact = fact.id LEFT JOIN request ON request.id = coalesce(fact.batch, fact.id)"
     " LEFT JOIN version AS whole ON whole.id = fact.message"
 )
 
