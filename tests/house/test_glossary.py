@@ -55,18 +55,7 @@ GONE = ("conduct", "ground", "heart", "hushed", "said", "somewhere", "standing",
 NO_MODULE = (*GONE, "at_once", "ending", "expect", "pool", "shape", "since", "stored", "surface")
 """Words that do not say what is in a module."""
 
-TO_RENAME = {
-    "_said",
-    "_told",
-    "_told_at",
-    "_told_slow",
-    "said",
-    "said_at",
-    "standing",
-    "standing_for",
-    "standing_texts",
-    "told",
-}
+TO_RENAME = {"said_at", "standing", "standing_for", "standing_texts", "told"}
 """Names that have such a word still; nobody adds one."""
 
 
