@@ -15,14 +15,14 @@ from spectron_migrate.adapter.search_results import SearchResults
 
 
 class AsyncMemoryAdapter:
-    """The guide's thin adapter, with nothing lost when one side is down.
+    """The thin adapter of the published guide; nothing is lost when one side is down.
 
         adapter = AsyncMemoryAdapter(Memory(), SpectronClient(base_url=…, api_key=…))
         await adapter.add("I prefer vegetarian food.", user_id="alice")
         await adapter.search("What does Alice eat?", user_id="alice")
 
-    Memories are written to Mem0, and come along to Spectron as the migration is set up; searches are answered as the
-    routing says. A synchronous client is called in a thread, so that the event loop is never held.
+    Memories are written to Mem0 and brought to Spectron as the migration is set up; searches are answered as the
+    routing says. A synchronous client is called in a thread, so that the event loop is never blocked.
     """
 
     def __init__(
@@ -57,8 +57,8 @@ class AsyncMemoryAdapter:
     async def search(self, query: str, user_id: str | None = None, use_spectron: bool = False, **kwargs: Any) -> Any:
         """Search in Mem0's shape, answered by Mem0 or by Spectron, as the routing says.
 
-        `use_spectron`: ask Spectron for this search whatever the percentage, while some reads go there and this user's
-        memories are all there; the answer then has `formatted` too, whoever gave it.
+        `use_spectron`: ask Spectron for this search whatever the percentage, while reads are being shifted and all
+        memories of this user are there. The answer then has `formatted` as well, from either system.
         """
         core = self._core
         given = {**kwargs, **({"user_id": user_id} if user_id is not None else {})}
@@ -72,7 +72,7 @@ class AsyncMemoryAdapter:
         return _as_found(answer) if use_spectron else answer
 
     async def close(self) -> None:
-        """Tell the last news and let go of our threads, files and connections; the clients are the caller's."""
+        """Write the last status and close the adapter's threads, files and connections; the clients stay open."""
         await asyncio.to_thread(self._core.close)
         self._backend.close()
 

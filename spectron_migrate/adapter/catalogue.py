@@ -134,7 +134,7 @@ class Catalogue:
         return iter(seen.values())
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the ledgers."""
         with self._lock:
             for ledger in self._ledgers:
                 ledger.close()

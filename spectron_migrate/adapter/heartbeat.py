@@ -107,7 +107,7 @@ class Heartbeat:
         self._follower_check_at = time.monotonic() + UNCHANGED_S
         captures = routing.catch_up == "outbox" and routing.phase in ("started", "shift", "closing")
         missing = captures and not is_followed(self._state)
-        # Twice in a row: a follower that is being restarted is no news.
+        # Twice in a row: a follower may just be restarting.
         if missing and self._follower_missing == 1:
             _log.warning("%s", UNDRAINED)
         self._follower_missing = self._follower_missing + 1 if missing else 0
@@ -118,9 +118,9 @@ class Heartbeat:
             return
         routing = self._routing.current()
         changes = (self._counters.changes, self.calls.changes)
-        news = (changes, routing.epoch, self._routing.problem, self._guard.state, self._guard.trips)
+        status = (changes, routing.epoch, self._routing.problem, self._guard.state, self._guard.trips)
         now = datetime.now(UTC)
-        if news == self._written and (now - self._written_at).total_seconds() < UNCHANGED_S:
+        if status == self._written and (now - self._written_at).total_seconds() < UNCHANGED_S:
             return
         guard = GuardStatus(self._guard.state != "closed", self._guard.since, self._guard.reason, self._guard.trips)
         own.write(
@@ -136,7 +136,7 @@ class Heartbeat:
                 **self._counters.snapshot(),
             )
         )
-        self._written, self._written_at = news, now
+        self._written, self._written_at = status, now
 
     def _own_file(self) -> OwnFile | None:
         if self._own is None and self._state.is_dir():

@@ -19,9 +19,9 @@ class MemoryAdapter:
         memory.add("I prefer vegetarian food.", user_id="alice")
         memory.search("What does Alice eat?", user_id="alice")["results"]
 
-    Until the cutover is complete every call is Mem0's own, only searches may be answered by Spectron, as the routing
-    says, in Mem0's shape. After it Spectron answers; what it cannot do raises NotInSpectron. All attributes of the
-    wrapped client can be reached.
+    Until the cutover is complete every call goes to Mem0, except for searches that the routing sends to Spectron;
+    their results have Mem0's form. Afterwards Spectron answers, and what it cannot do raises NotInSpectron. All other
+    attributes are those of the wrapped client.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class MemoryAdapter:
         mapping: str | Path | None = None,
         routing: str | Path | None = None,
     ) -> None:
-        """Wrap a client; nothing is asked and nothing written yet.
+        """Wrap a client; sends no request and writes no file.
 
         Args:
             mem0_client: the application's `Memory` or `MemoryClient`.
@@ -45,7 +45,7 @@ class MemoryAdapter:
             routing: file or https address of `routing.json`; by default it lies in the state directory.
 
         Raises:
-            InputError: settings or mapping are bad.
+            InputError: settings or mapping are invalid.
         """
         self._mem0 = mem0_client
         self._core = AdapterCore(
@@ -80,7 +80,7 @@ class MemoryAdapter:
         return answer
 
     def close(self) -> None:
-        """Tell the last news and let go of our threads, files and connections, and close the client if it can be."""
+        """Write the last status, close threads, files and connections, and close the client if it has `close`."""
         self._core.close()
         self._backend.close()
         close = getattr(self._mem0, "close", None)
@@ -94,7 +94,7 @@ class MemoryAdapter:
         self.close()
 
     def __getattr__(self, name: str) -> Any:
-        """Everything else is the wrapped client's; what Spectron cannot answer is counted for the gate."""
+        """Everything else is the wrapped client's; calls that Spectron cannot answer are counted."""
         if name.startswith("__") or name == "_mem0":
             raise AttributeError(name)
         made = self._made.get(name)
@@ -126,7 +126,7 @@ class MemoryAdapter:
         return call
 
     def _from_spectron(self, plan: SearchPlan) -> SearchResults | None:
-        """Spectron's answer; None where Mem0 has to answer, which is counted."""
+        """Spectron's answer; None if Mem0 has to answer, which is counted."""
         core = self._core
         future = core.ask(plan)
         if future is None:

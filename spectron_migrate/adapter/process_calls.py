@@ -46,7 +46,7 @@ MOST_TAIL = 1_000_000
 _UNNAMED = "-"
 """In place of the token of a process that has none."""
 MOST_OWNERS = 10_000
-"""Owners that are remembered before those are dropped of whom Spectron has everything."""
+"""Beyond this many owners, those are forgotten of whom Spectron has everything."""
 
 _log = logging.getLogger("spectron_migrate.adapter")
 
@@ -261,7 +261,7 @@ class ProcessCalls:
             log.release(min(end, self._view.oldest_running(end)))
 
     def _view_of_before(self) -> bool:
-        """Whether times of version 0.1 lie here that the drainer has not taken over: then everybody waits."""
+        """Whether files of version 0.1 were not taken over by a drain yet: then everybody waits."""
         if time.monotonic() >= self._check_before_at:
             self._check_before_at = time.monotonic() + RETRY_S
             self._is_before_in_use = is_in_use(self._state)

@@ -1,4 +1,4 @@
-"""What is noted around a write to Mem0: whose reads have to wait for it, and what it stored, for the outbox."""
+"""Notes each call that changes Mem0: whose reads have to wait for it, and what it left in Mem0."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from spectron_migrate.state.call_log import CallSubject, encode_results
 from spectron_migrate.state.routing import Routing
 
 LATE_S = 60.0
-"""What Mem0 only accepted, or what a network cut off, may become visible this much later."""
+"""What Mem0 has only accepted, or a call that the network cut off, may become visible this much later."""
 RECENT = 10_000
-"""Memories that this process added, whose owners are known before the catalogue has them."""
+"""How many memories added by this process are remembered with their owners, until the catalogue has them."""
 _log = logging.getLogger("spectron_migrate.adapter")
 _ON_ITS_WAY = ("httpx", "httpcore", "requests", "urllib3", "aiohttp", "asyncio", "mem0.exceptions")
 
@@ -46,7 +46,7 @@ class WriteTracker:
         self._recent: dict[str, list[str]] = {}
 
     def around(self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _TrackedWrite:
-        """A context around one call: reads by those whom it is about come from Mem0 until Spectron has it.
+        """A context around one call: its owners are read from Mem0 until Spectron has what it wrote.
 
         Call what the context gives with Mem0's answer.
         """
@@ -64,7 +64,7 @@ class WriteTracker:
         return list(known[0].entity_ids.values()) if known is not None else []
 
     def learn(self, rows: Sequence[dict[str, Any]], owners: Sequence[str]) -> None:
-        """Memories that were added just now are theirs."""
+        """Remember the owners of memories that were added just now."""
         if len(self._recent) >= RECENT:
             self._recent = {}
         for row in rows:
@@ -145,21 +145,21 @@ def is_captured(routing: Routing) -> bool:
 
 
 def _unnoted(_: Any) -> None:
-    """No cutover is under way."""
+    """No cutover is under way: nothing is noted."""
 
 
 def rows_of(answer: Any) -> list[dict[str, Any]]:
-    """What an answer of Mem0's lists, in any of its forms: all of them are plain JSON."""
+    """The rows of an answer of Mem0, in any of its forms."""
     rows = answer.get("results", answer) if isinstance(answer, dict) else answer
     rows = [rows] if isinstance(rows, dict) else rows
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
 def is_pending(rows: Sequence[dict[str, Any]]) -> bool:
-    """Whether Mem0 only took note: the hosted one extracts memories later."""
+    """Whether Mem0 has only accepted the call: the hosted one extracts memories later."""
     return any(row.get("status") == "PENDING" or "event_id" in row for row in rows)
 
 
 def _may_come_late(error: BaseException) -> bool:
-    """Whether a call was cut off on its way, or cancelled, so that Mem0 may still be at work."""
+    """Whether the error leaves Mem0 possibly still at work: a network error, a time-out, a cancelled call."""
     return type(error).__module__.startswith(_ON_ITS_WAY)

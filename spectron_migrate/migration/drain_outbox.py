@@ -211,7 +211,7 @@ class Drainer:
         return run.counters.written
 
     def _behind(self, ledger: Ledger, calls: Sequence[CallSubject]) -> frozenset[str] | None:
-        """Ids of whom Spectron does not know everything; None for everybody.
+        """Ids whose changes are not all in Spectron; None for everybody.
 
         `calls`: those whose results are unknown, and those that run. The owner of a running call stays behind, because
         if its process dies, nothing tells before the next drain that it may have written.

@@ -251,7 +251,7 @@ class CallView:
         return any(owner in subject.owners or not subject.owners for subject, _ in list(self.running.values()))
 
     def forget_before(self, as_of: float) -> None:
-        """Drop owners of whom Spectron has everything."""
+        """Forget owners of whom Spectron has everything."""
         self._until = {owner: until for owner, until in self._until.items() if until >= as_of}
 
     @property

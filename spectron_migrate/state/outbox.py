@@ -2,8 +2,8 @@
 
 Adapters append to the log of calls (`call_log`), and only `replay --follow` and the steps of a cutover drain it. How
 far it was drained lies beside it in `outbox.db`, with the calls whose results are *unknown*: a process died during
-the call, the call raised, or its answer names no memory. Nothing of them is lost: Mem0 is the truth, and a complete
-reading finds it. Standard library alone, because applications import this.
+the call, the call raised, or its answer names no memory. Nothing of them is lost: Mem0 is authoritative, and
+a complete reading finds it. Standard library alone, because applications import this.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def claim_host(state: Path, host: str) -> None:
 
 
 class Outbox:
-    """The drainer's end of it; safe to use from several threads, by one drainer at a time."""
+    """The outbox as the follower drains it; safe to use from several threads, by one drainer at a time."""
 
     def __init__(self, state: Path, *, host: str) -> None:
         """Open it, or create it.
