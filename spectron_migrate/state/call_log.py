@@ -153,7 +153,7 @@ class CallLog:
             if rest:
                 return position + len(data) - len(rest)
             position += len(data)
-            with suppress(OSError):  # ENXIO: nothing but a hole follows
+            with suppress(OSError, AttributeError):  # nothing but a hole follows, or a system without holes
                 position = os.lseek(self._handle, position, os.SEEK_DATA)
         return position
 

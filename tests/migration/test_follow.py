@@ -25,6 +25,7 @@ from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.migration.reconcile import read_last_result as last_reconciled
 from spectron_migrate.records import format_time
 from spectron_migrate.rehearsal.subprocesses import clean_environment
+from spectron_migrate.state.call_log import CallLog, CallSubject, unknown_line
 from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK
 from spectron_migrate.state.journal import Step, record_step
 from spectron_migrate.state.routing import FILE as ROUTING
@@ -305,3 +306,35 @@ def test_a_pause_ends_before_what_readers_know_runs_out(scene: Scene) -> None:
     scene.open_reader = lambda now: (scene.time.pass_(30), scene.store.open(now))[1]
     scene.follow(max_seconds=100)
     assert "cutover.max_lag (60 s) should be above 90 s" in scene.reporter.warnings[0]
+
+
+def begin_by_outbox(scene: Scene) -> None:
+    started = format_time(scene.time.now())
+    record_step(scene.state, Step("start", started, "anna", migration="f" * 16, catch_up="outbox"))
+    scene.time.pass_(1)
+
+
+def test_an_outbox_is_drained_between_rounds_and_mem0_is_read_on_the_timer(scene: Scene) -> None:
+    begin_by_outbox(scene)
+    scene.put(1, "one")
+    done = scene.follow(max_seconds=60)
+    assert 2 == done.rounds  # which agree; the next comparison is due after ten minutes
+    assert ["one"] == scene.texts
+    routing = read_routing(scene.state / ROUTING)
+    assert routing is not None
+    age = scene.time.moment - datetime.fromisoformat(routing.as_of or "")
+    assert age.total_seconds() < 2
+    assert frozenset() == routing.behind
+
+
+def test_a_call_of_unknown_results_has_mem0_read_before_the_timer(scene: Scene) -> None:
+    begin_by_outbox(scene)
+    scene.put(1, "one")
+    scene.follow(max_seconds=20)
+    now = scene.time.moment.timestamp()
+    CallLog(scene.state).append(unknown_line("41:a/1", now + 30, CallSubject((scene.user,))))
+    done = scene.follow(max_seconds=120)
+    assert 3 <= done.rounds
+    routing = read_routing(scene.state / ROUTING)
+    assert routing is not None
+    assert frozenset() == routing.behind
