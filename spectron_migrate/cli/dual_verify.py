@@ -349,12 +349,13 @@ def _wrong_memories(summary: VerifySummary) -> list[tuple[str, str, str]]:
 
 
 def _draw_gates(summary: VerifySummary) -> Iterator[RenderableType]:
-    """The gates that pass in one line, the others in a table with their hints."""
+    """The gates that pass in one line, with what some of them stand on; the others in a table with their hints."""
     from spectron_migrate.verify.reports.text import gate_result
 
     outcomes = [(gate, gate_result(gate.to_json())) for gate in summary.gates]
     passed = [gate.name for gate, word in outcomes if word == "passed"]
-    yield facts(f"Gates: {len(passed)} of {len(outcomes)} passed", [("passed", ", ".join(passed) or "none")])
+    notes = [(gate.name, gate.hint) for gate, word in outcomes if word == "passed" and gate.hint]
+    yield facts(f"Gates: {len(passed)} of {len(outcomes)} passed", [("passed", ", ".join(passed) or "none"), *notes])
     others = [
         (gate.name, _value(gate.value), _value(gate.limit), word, gate.hint)
         for gate, word in outcomes

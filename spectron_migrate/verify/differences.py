@@ -13,8 +13,8 @@ from spectron_migrate.spectron.api import MAX_K, Recall, SpectronApi
 from spectron_migrate.verify.expiry import Expiry, expiry_of, expiry_of_facts
 from spectron_migrate.verify.keywords import WordFrequencies
 from spectron_migrate.verify.near_duplicates import NearDuplicates
-from spectron_migrate.verify.options import Query
-from spectron_migrate.verify.placement import SOURCE, is_among, search_for, wordings
+from spectron_migrate.verify.options import SOURCE, Query
+from spectron_migrate.verify.placement import is_among, search_for, wordings
 from spectron_migrate.verify.stored_memory import StoredMemory
 from spectron_migrate.verify.supersession import EntityHistories, Supersession
 from spectron_migrate.verify.workspace import Workspace

@@ -20,10 +20,11 @@ from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.verify.differences import Explainer
 from spectron_migrate.verify.expected import index_receipts, record_expectations
 from spectron_migrate.verify.integrity import check_sessions
-from spectron_migrate.verify.isolation import check_isolation
+from spectron_migrate.verify.isolation import check_isolation, scope_readers
 from spectron_migrate.verify.metrics import Metrics, collect_metrics
 from spectron_migrate.verify.near_duplicates import NearDuplicates
 from spectron_migrate.verify.options import Query, VerifyOptions
+from spectron_migrate.verify.other_lenses import check_other_lenses
 from spectron_migrate.verify.placement import check_placement
 from spectron_migrate.verify.preconditions import check_ledgers, check_options, check_server
 from spectron_migrate.verify.queries import generate_queries
@@ -144,17 +145,34 @@ class _Run:
         return {**integrity_counts(work), "supersession_told": self.histories.unavailable is None}
 
     async def isolation(self) -> dict[str, Json]:
+        options = self.options
+        readers = scope_readers(self.work, self.mapping)
+        questions = await check_other_lenses(
+            self.work,
+            self.api,
+            readers,
+            sample=options.placement_sample,
+            rng=Random(options.seed),
+            in_flight=options.in_flight,
+            reporter=self.reporter,
+        )
         pairs = await check_isolation(
             self.work,
             self.api,
-            self.mapping,
-            pairs=self.options.pairs,
-            rng=Random(self.options.seed),
-            in_flight=self.options.in_flight,
+            readers,
+            pairs=options.pairs,
+            rng=Random(options.seed),
+            in_flight=options.in_flight,
             reporter=self.reporter,
         )
         count = self.work.count_findings
-        return {"pairs": pairs, "leaks": count("leak"), "suspects": count("suspect"), "scopes": len(self.work.scopes())}
+        return {
+            "pairs": pairs,
+            "questions": questions,
+            "leaks": count("leak"),
+            "suspects": count("suspect"),
+            "scopes": len(self.work.scopes()),
+        }
 
     async def recall(self, mem0: Mem0Side | None) -> dict[str, Json] | None:
         queries = self._queries()

@@ -1,14 +1,17 @@
-"""What should be in Spectron: for each memory the newer of dump and ledger, and its state in the ledger.
+"""What should be in Spectron: each memory of the dump in its text, and its state in the ledger.
 
 Every memory is exactly one of: stored, carried (it is in the turn of a message, and that message is checked instead),
-missing, pending (Mem0 changed after the replay), skipped, gone (deleted in Mem0). Only the first three say something
-about the migration; `pending` means that another replay is needed.
+missing, pending (Mem0 has another text than the ledger, or one that was not replayed), skipped, gone (deleted in Mem0).
+Only the first three say something about the migration; `pending` means that another export or replay is needed.
+
+Which of two texts is the newer one is decided by replay. Verification does not decide it again by the same rule:
+where dump and ledger differ, the memory is pending.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import WrongLedger
@@ -17,7 +20,17 @@ from spectron_migrate.ledger.read import memories, plans, receipts
 from spectron_migrate.ledger.read.memories import LastVersion
 from spectron_migrate.ledger.schema import STORED
 from spectron_migrate.mapping import Lens, NotServable, ScopeMapping, Unmapped, covers
-from spectron_migrate.records import Filters, Memory, Placement, Reporter, Skipped, canonical_json, digest, selector_of
+from spectron_migrate.records import (
+    Filters,
+    Memory,
+    Placement,
+    Reporter,
+    Skipped,
+    canonical_json,
+    digest,
+    same_text,
+    selector_of,
+)
 from spectron_migrate.verify.findings import Finding
 from spectron_migrate.verify.options import VerifyOptions
 from spectron_migrate.verify.workspace import Workspace
@@ -92,10 +105,8 @@ def expectation_of(memory: Memory, last: LastVersion | None, rules: ExpectationR
         if rules.planned:
             return Expectation("missing", "never planned: the replay left it out")
         return Expectation("pending", "new since the replay")
-    if last.text_digest != digest(memory.memory) and _newer(memory, last, rules.began):
-        return Expectation(
-            "pending", "its text changed after the replay", _stale(memory.id, "an older text") if stored else ()
-        )
+    if last.text_digest != digest(memory.memory):
+        return _other_text(memory.id, last, rules.began)
     if last.state == "skipped" and not rules.planned:
         return Expectation("pending", f"the replay skipped it: {last.reason}")
     return from_ledger(memory.id, last, rules.accepted, _misplaced(memory, last, mapped, rules.mapping))
@@ -153,7 +164,10 @@ def _from_dump(
     for memory in dump.memories():
         reporter.advance(1)
         if options.filters.admits(memory):
-            batches.add(memory.id, expectation_of(memory, _last(ledgers, memory.id), rules))
+            expectation = expectation_of(memory, _last(ledgers, memory.id), rules)
+            if expectation.kind == "stored":
+                expectation = replace(expectation, findings=(*expectation.findings, *_sent_otherwise(work, memory)))
+            batches.add(memory.id, expectation)
     for mem0_id in dump.tombstones:
         last = _last(ledgers, mem0_id)
         if last is not None and _admitted(ledgers, mem0_id, options.filters):
@@ -191,11 +205,21 @@ def _stale(mem0_id: str, reason: str) -> tuple[Finding, ...]:
     return (Finding("stale", mem0_id, reason),)
 
 
-def _newer(memory: Memory, last: LastVersion, began: str | None) -> bool:
-    """Whether the dump's text is newer than the ledger's, by the rule with which replay numbers versions."""
-    if memory.text_at is not None and memory.text_at > (last.text_at or ""):
-        return True
-    return began is not None and began > last.recorded_at
+def _other_text(mem0_id: str, last: LastVersion, began: str | None) -> Expectation:
+    """Mem0's text is not the ledger's newest: never counted as stored, whichever of them the replay took for newer."""
+    if began is not None and began <= last.recorded_at:
+        return Expectation("pending", "the ledger has another text of it, recorded after this dump was read")
+    findings = _stale(mem0_id, "its text in Mem0 is another") if last.any_stored else ()
+    return Expectation("pending", "its text in Mem0 is not the one that was replayed", findings)
+
+
+def _sent_otherwise(work: Workspace, memory: Memory) -> tuple[Finding, ...]:
+    """Mem0's text compared with the text that was sent, word for word; digests are the writer's own record."""
+    sent = work.newest(memory.id)
+    if sent is None or same_text(sent.text, memory.memory):
+        return ()
+    texts = {"written": memory.memory, "found": sent.text}
+    return (Finding("altered", memory.id, "the text that was sent is not Mem0's", "ledger", texts),)
 
 
 def _misplaced(memory: Memory, last: LastVersion, mapped: Placement, mapping: ScopeMapping) -> tuple[Finding, ...]:

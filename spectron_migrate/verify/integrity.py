@@ -73,6 +73,11 @@ def findings_of(listing: SessionListing) -> list[Finding]:
     ]
 
 
+def is_masked(found: str, written: str) -> bool:
+    """Whether the server masked a part of the text, as it does where redaction is on."""
+    return _MASK.search(found) is not None and _MASK.search(written) is None
+
+
 def _absent_or_altered(listing: SessionListing, by_id: dict[str, Turn]) -> list[Finding]:
     findings: list[Finding] = []
     where = f"session {listing.session.server_id}"
@@ -83,10 +88,12 @@ def _absent_or_altered(listing: SessionListing, by_id: dict[str, Turn]) -> list[
             reason = f"its turn is not listed{version}" if by_id else f"its session lists no turns{version}"
             findings.append(Finding("missing", fact.mem0_id, reason, where, {"written": fact.text}))
         elif not same_text(turn.content, fact.text):
-            masked = _MASK.search(turn.content) is not None and _MASK.search(fact.text) is None
-            reason = f"its text was {'masked' if masked else 'changed'}{version}"
+            reason = f"its text was {'masked' if is_masked(turn.content, fact.text) else 'changed'}{version}"
             texts = {"written": fact.text, "found": turn.content}
             findings.append(Finding("altered", fact.mem0_id, reason, f"{where}, turn {turn.id}", texts))
+        elif turn.role and turn.role != fact.role:
+            reason = f"its role was changed from {fact.role} to {turn.role}{version}"
+            findings.append(Finding("altered", fact.mem0_id, reason, f"{where}, turn {turn.id}"))
     return findings
 
 

@@ -27,6 +27,11 @@ class Interval:
     """`users`: users like these. `queries`: further queries of the same users. `all`: nothing was sampled."""
 
 
+def most_of_none(n: int, *, confidence: float = 0.95) -> float:
+    """The largest share (0 to 1) of which a sample of `n` without a single case can be (exact binomial)."""
+    return -math.expm1(math.log1p(-confidence) / n)
+
+
 def paired_interval(
     differences: Mapping[str, Sequence[float]], *, confidence: float = 0.95, everything: bool = False
 ) -> Interval:

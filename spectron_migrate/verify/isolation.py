@@ -1,4 +1,6 @@
-"""Whether users see each other's memories: for pairs of scopes, the same query through both lenses.
+"""Whether users see each other's memories: the same query through the owner's lens and through another reader's.
+
+Here pairs of scopes are asked both ways, by words and by meaning; `other_lenses` asks for every memory once.
 
 A leak is a hit that came from a memory of scope A and appears in B's lens, although B's lens covers no memory that
 it could have come from. An equal text or a shared entity alone is no leak: the query is repeated with words that only
@@ -7,8 +9,9 @@ A has.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from random import Random
 
@@ -19,13 +22,15 @@ from spectron_migrate.spectron.api import MAX_K, SpectronApi
 from spectron_migrate.verify.expected import lens_of
 from spectron_migrate.verify.findings import Finding
 from spectron_migrate.verify.keywords import WordFrequencies, words_of
+from spectron_migrate.verify.options import SOURCE
 from spectron_migrate.verify.parallel import for_each
-from spectron_migrate.verify.placement import SOURCE
 from spectron_migrate.verify.stored_memory import StoredMemory, selector_text
 from spectron_migrate.verify.workspace import Workspace
 
 MEMORIES_PER_DIRECTION = 3
 """Memories of A that are searched for in each direction of a pair."""
+_LONG_QUERY = 48
+"""Words of a query that is to tell whether a suspect is a leak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,7 @@ class Suspicion:
 async def check_isolation(
     work: Workspace,
     api: SpectronApi,
-    mapping: ScopeMapping,
+    readers: Sequence[ScopeReader],
     *,
     pairs: int,
     rng: Random,
@@ -63,7 +68,7 @@ async def check_isolation(
     reporter: Reporter,
 ) -> int:
     """Try pairs of scopes in both directions; returns how many (0 if no two scopes are separate)."""
-    chosen = choose_pairs(scope_readers(work, mapping), pairs, rng)
+    chosen = choose_pairs(readers, pairs, rng)
     reporter.stage("isolation", len(chosen))
 
     async def check(pair: tuple[ScopeReader, ScopeReader]) -> None:
@@ -129,23 +134,26 @@ async def _search_as_other(
 ) -> list[Finding]:
     """Search for memories of `owner` first through its own lens, then with the same words through `other`'s."""
     own_words = WordFrequencies(work.texts_of(owner.scope))
-    other_words = WordFrequencies(_texts_covered(work, other.lens))
+    other_words = words_seen_by(work, other)
     found: dict[tuple[str, str], Finding] = {}
     for fact in list(work.facts_of(owner.scope, standing=True, limit=MEMORIES_PER_DIRECTION)):
         query = " ".join(own_words.rarest(fact.text)) or fact.text
         for mode in ("hybrid", "bm25"):
             # The owner must ask first: a cache shared across scopes then answers the other with the owner's hits.
-            await _ask(api, query, owner.lens, mode)
-            hits = await _ask(api, query, other.lens, mode)
-            for suspicion in suspicions(work, hits, fact, owner, other):
-                finding = await _settle(work, api, suspicion, other, other_words)
+            await ask(api, query, owner.lens, mode)
+            hits = await ask(api, query, other.lens, mode)
+            for suspicion in suspicions(work, hits, fact, other):
+                finding = await settle(api, suspicion, other, other_words)
                 found.setdefault((finding.kind, suspicion.hit.id), finding)
     return list(found.values())
 
 
-def suspicions(
-    work: Workspace, hits: Sequence[Hit], fact: StoredMemory, owner: ScopeReader, other: ScopeReader
-) -> list[Suspicion]:
+def words_seen_by(work: Workspace, reader: ScopeReader) -> Callable[[], WordFrequencies]:
+    """The words of everything that a reader's lens covers, counted when they are first needed."""
+    return cache(lambda: WordFrequencies(_texts_covered(work, reader.lens)))
+
+
+def suspicions(work: Workspace, hits: Sequence[Hit], fact: StoredMemory, other: ScopeReader) -> list[Suspicion]:
     """Hits in `other`'s lens that, by ids and texts, came from a memory that `other` must not see."""
     suspected = []
     for hit in hits:
@@ -154,20 +162,19 @@ def suspicions(
             if not any(covers(other.lens, source.selector) for source in sources):
                 suspected.append(Suspicion(sources[0], hit, certain=hit.source != "entity"))
             continue
-        same_text = work.with_text(hit.text)
+        same_text = [*work.with_text(hit.text), *work.with_passage(hit.text)]
         if any(covers(other.lens, same.selector) for same in same_text):
             continue
-        owned = [same for same in same_text if covers(owner.lens, same.selector)]
         piece = plain(hit.text)
-        if not owned and len(piece) >= PASSAGE_LETTERS and piece in plain(fact.text):
-            owned = [fact]
-        if owned:
-            suspected.append(Suspicion(owned[0], hit, certain=False))
+        if not same_text and len(piece) >= PASSAGE_LETTERS and piece in plain(fact.text):
+            same_text = [fact]
+        if same_text:
+            suspected.append(Suspicion(same_text[0], hit, certain=False))
     return suspected
 
 
-async def _settle(
-    work: Workspace, api: SpectronApi, suspicion: Suspicion, other: ScopeReader, other_words: WordFrequencies
+async def settle(
+    api: SpectronApi, suspicion: Suspicion, other: ScopeReader, other_words: Callable[[], WordFrequencies]
 ) -> Finding:
     """A leak or only a suspect: an uncertain hit is searched for again with words that `other` does not have."""
     fact, hit = suspicion.fact, suspicion.hit
@@ -176,12 +183,13 @@ async def _settle(
     if suspicion.certain:
         reason = f"{hit.source} {hit.id} came from it and is visible in another user's lens"
         return Finding("leak", fact.mem0_id, reason, where, texts)
-    only_here = [word for word in words_of(fact.text) if word not in other_words]
+    of_both = words_of(hit.text) if hit.source not in ("attribute", "entity") else words_of(fact.text)
+    only_here = [word for word in of_both if word not in other_words()][:_LONG_QUERY]
     if not only_here:
         reason = f"{hit.source} {hit.id} resembles it, and the reader has every word of it too"
         return Finding("suspect", fact.mem0_id, reason, where, texts)
     for mode in ("bm25", "hybrid"):
-        hits = await _ask(api, " ".join(only_here), other.lens, mode)
+        hits = await ask(api, " ".join(only_here), other.lens, mode)
         if any(again.id == hit.id for again in hits) and hit.source != "entity":
             reason = f"{hit.source} {hit.id} has its text, and words that only it has find it in another user's lens"
             return Finding("leak", fact.mem0_id, reason, where, texts)
@@ -189,7 +197,8 @@ async def _settle(
     return Finding("suspect", fact.mem0_id, reason, where, texts)
 
 
-async def _ask(api: SpectronApi, query: str, lens: Selector, mode: str) -> Sequence[Hit]:
+async def ask(api: SpectronApi, query: str, lens: Selector, mode: str) -> Sequence[Hit]:
+    """The hits of a query through a lens, near-duplicates included."""
     return (await api.query(query, lens=lens, k=MAX_K, mode=mode, include_duplicates=True, source=SOURCE)).hits
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from spectron_migrate.records import Filters, Json
 
+SOURCE = "mem0-migration-verify"
+"""Marks our queries on the server, because recall reinforces what it finds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Query:

@@ -1,8 +1,11 @@
-"""Whether every memory can be found in its scope: searches for each by its rarest words.
+"""Whether every memory can be found in its scope, whole and once: searches for each by its rarest words.
 
 The search covers exactly the scope that the memory was written to, by words alone (bm25), over passages, with
 near-duplicates included. A memory that no wording finds there is searched for in all scopes of the migration, which
 distinguishes a memory in the wrong scope from one that cannot be found at all.
+
+What is found is compared with the text. Where a passage is only a piece of it, the words after that piece are searched
+for, until all of the text is found.
 """
 
 from __future__ import annotations
@@ -19,15 +22,20 @@ from spectron_migrate.records import Hit, Reporter, Selector
 from spectron_migrate.spectron.api import MAX_K, SpectronApi
 from spectron_migrate.verify.expiry import expiry_of
 from spectron_migrate.verify.findings import Finding
+from spectron_migrate.verify.integrity import is_masked
 from spectron_migrate.verify.keywords import WordFrequencies, words_of
+from spectron_migrate.verify.options import SOURCE
 from spectron_migrate.verify.parallel import for_each
+from spectron_migrate.verify.passages import Passages, Piece, exact_form
 from spectron_migrate.verify.stored_memory import StoredMemory, selector_text
 from spectron_migrate.verify.workspace import Workspace
 
-SOURCE = "mem0-migration-verify"
-"""Marks our queries on the server, because recall reinforces what it finds."""
 _LONG_QUERY = 48
 """Words of the second wording."""
+_PART = 300
+"""Letters from which the words are taken that should find the passage where they stand."""
+_KEPT = 1000
+"""Texts of passages whose expected number is kept."""
 
 Presence = Literal["present", "cached", "absent"]
 """`cached`: only in an answer from a cache, which does not prove that the memory is present."""
@@ -39,6 +47,8 @@ class KeywordSearch:
 
     fact: StoredMemory
     words: tuple[str, ...]
+    frequencies: WordFrequencies
+    """Of the memory's scope."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +68,13 @@ async def check_placement(
     """
     total = work.count_facts() if sample is None else sample
     reporter.stage("recallable", total)
-    all_scopes = _all_scopes(work)
+    placement = _Placement(work, api, now)
 
     async def check(search: KeywordSearch) -> None:
-        is_missing = work.has_finding("missing", search.fact.mem0_id)  # by its turn, which is more exact
-        if not is_missing and not work.is_done("recallable", str(search.fact.no)):
-            work.keep("recallable", str(search.fact.no), await _findings(work, api, search, all_scopes, now))
+        fact = search.fact
+        is_missing = work.has_finding("missing", fact.mem0_id)  # by its turn, which is more exact
+        if not is_missing and not work.is_done("recallable", str(fact.no)):
+            work.keep("recallable", str(fact.no), await placement.findings_of(search))
         reporter.advance(1)
 
     await for_each(_searches(work, sample), check, in_flight=in_flight)
@@ -98,7 +109,7 @@ def is_among(work: Workspace, fact: StoredMemory, hits: Sequence[Hit]) -> bool:
         if found == text or (len(found) >= PASSAGE_LETTERS and found in text):
             others = [owner.no for owner in work.owners_of(hit.id)]
             # A full list of hits may have cut the memory off behind others with the same text.
-            if not others or fact.no in others or len(hits) >= MAX_K:
+            if not others or fact.no in others or (len(hits) >= MAX_K and plain(hits[-1].text) == found):
                 return True
     return False
 
@@ -122,37 +133,158 @@ def _searches(work: Workspace, sample: int | None) -> Iterator[KeywordSearch]:
         for fact in work.facts_of(scope, standing=True):
             if drawn is None or fact.no in drawn or not fact.echoed:
                 frequencies = frequencies or WordFrequencies(work.texts_of(scope))
-                yield KeywordSearch(fact, tuple(frequencies.rarest(fact.text)))
+                yield KeywordSearch(fact, tuple(frequencies.rarest(fact.text)), frequencies)
 
 
 def _sample(work: Workspace, sample: int) -> set[int]:
     return {fact.no for fact in work.drawn(sample)}
 
 
-async def _findings(
-    work: Workspace, api: SpectronApi, search: KeywordSearch, all_scopes: Selector, now: datetime
-) -> list[Finding]:
-    fact = search.fact
-    where = f"scope {selector_text(fact.selector)}"
-    cached = False
-    for wording in wordings(fact, search.words):
-        presence, hits = await search_for(work, api, fact, fact.selector, wording)
-        if presence == "present":
-            return _copies(work, fact, hits, where)
-        cached = cached or presence == "cached"
-    texts = {"written": fact.text, "asked": " ".join(search.words)}
-    if cached:
-        reason = "only a cache answers with it, which proves nothing"
-        return [Finding("untestable", fact.mem0_id, reason, where, texts)]
-    if not search.words:
-        return [Finding("untestable", fact.mem0_id, "it has no word to search for", where, texts)]
-    for wording in wordings(fact, search.words):
-        if (await search_for(work, api, fact, all_scopes, wording))[0] == "present":
-            return [Finding("misplaced", fact.mem0_id, "it is found in another scope, not in its own", where, texts)]
-    expiry = expiry_of(fact, now)
-    if expiry is not None and expiry.over:
-        return [Finding("untestable", fact.mem0_id, str(expiry), where, texts)]
-    return [Finding("misplaced", fact.mem0_id, "its own words do not find it in its scope", where, texts)]
+class _Placement:
+    """Searches for memories in their scopes, and compares what is found with their texts."""
+
+    def __init__(self, work: Workspace, api: SpectronApi, now: datetime) -> None:
+        self._work = work
+        self._api = api
+        self._now = now
+        self._all_scopes = _all_scopes(work)
+        self._expected: dict[tuple[int, str], int] = {}
+        """How often a scope should hold a passage with this text; for the newest questions."""
+
+    async def findings_of(self, search: KeywordSearch) -> list[Finding]:
+        """Whether the memory is found in its scope, whole and once."""
+        fact = search.fact
+        cached = False
+        for wording in wordings(fact, search.words):
+            presence, hits = await search_for(self._work, self._api, fact, fact.selector, wording)
+            if presence == "present":
+                return await self._compare(search, hits)
+            cached = cached or presence == "cached"
+        return [await self._not_found(search, cached=cached)]
+
+    async def _not_found(self, search: KeywordSearch, *, cached: bool) -> Finding:
+        fact = search.fact
+        if cached:
+            return self._untestable(fact, "only a cache answers with it, which proves nothing")
+        if not search.words:
+            return self._untestable(fact, "it has no word to search for")
+        where = f"scope {selector_text(fact.selector)}"
+        texts = {"written": fact.text, "asked": " ".join(search.words)}
+        for wording in wordings(fact, search.words):
+            if (await search_for(self._work, self._api, fact, self._all_scopes, wording))[0] == "present":
+                return Finding("misplaced", fact.mem0_id, "it is found in another scope, not in its own", where, texts)
+        expiry = expiry_of(fact, self._now)
+        if expiry is not None and expiry.over:
+            return self._untestable(fact, str(expiry))
+        return Finding("misplaced", fact.mem0_id, "its own words do not find it in its scope", where, texts)
+
+    async def _compare(self, search: KeywordSearch, hits: Sequence[Hit]) -> list[Finding]:
+        """Compare every passage with its piece of the text; those that were not found yet are searched for."""
+        fact = search.fact
+        if self._work.has_finding("altered", fact.mem0_id):
+            return []  # by its turn: its passages are then those of the other text
+        passages = Passages(fact, lambda hit_id: self._is_of_another(fact, hit_id))
+        passages.add(hits)
+        pieces, gap = passages.pieces()
+        while gap is not None and not passages.first_is_wrong:
+            finding = await self._search_from(search, passages, gap)
+            if finding is not None:
+                return [finding]
+            pieces, gap = passages.pieces()
+        if passages.first_is_wrong:
+            return [self._altered(fact, 0, passages.seen[fact.chunk_id or ""])]
+        if len(pieces) == 1:
+            return _copies(self._work, fact, hits, f"scope {selector_text(fact.selector)}")
+        self._work.claim_passages(fact.no, [(piece.id, piece.text) for piece in pieces])
+        return self._copies_of_pieces(fact, passages, pieces)
+
+    async def _search_from(self, search: KeywordSearch, passages: Passages, gap: int) -> Finding | None:
+        """Search for the passage at this letter of the text; None if it is found, and added to the passages."""
+        fact = search.fact
+        part = passages.whole[gap : gap + _PART]
+        words = search.frequencies.rarest(part)
+        cached = hidden = False
+        for wording in _wordings_of(part, passages.whole[gap : gap + 2000], words):
+            recall = await self._api.query(
+                wording.query,
+                lens=fact.selector,
+                k=MAX_K,
+                mode=wording.mode,
+                include=("passages",),
+                include_duplicates=True,
+                source=SOURCE,
+            )
+            if recall.tier == "cache":
+                cached = True
+                continue
+            is_full = len(recall.hits) >= MAX_K
+            passages.add(recall.hits)
+            still = passages.pieces()[1]
+            if still is None or still > gap:
+                return None
+            # A passage with all the words may stand behind fifty others that have them all too.
+            hidden = hidden or (is_full and all(set(words) <= set(words_of(hit.text)) for hit in recall.hits))
+        found = passages.altered(gap)
+        if found is not None:
+            return self._altered(fact, gap, found)
+        if cached:
+            return self._untestable(fact, "only a cache answers with one of its passages, which proves nothing")
+        if hidden:
+            return self._untestable(fact, "more than 50 passages have the words of one of its passages")
+        expiry = expiry_of(fact, self._now)
+        if expiry is not None and expiry.over:
+            return self._untestable(fact, str(expiry))
+        where = f"scope {selector_text(fact.selector)}"
+        texts = {"written": passages.whole[gap:], "asked": " ".join(words)}
+        reason = f"no passage holds its text from letter {gap + 1:,} on"
+        return Finding("missing", fact.mem0_id, reason, where, texts)
+
+    def _copies_of_pieces(self, fact: StoredMemory, passages: Passages, pieces: Sequence[Piece]) -> list[Finding]:
+        """A `doubled` finding if the scope has a passage more often than the texts that were written there have it."""
+        where = f"scope {selector_text(fact.selector)}"
+        for text, needed in Counter(piece.text for piece in pieces).items():
+            found = len(passages.ids_with(text))
+            if found > needed and found > self._times_expected(fact, text, needed):
+                if self._work.has_finding("doubled", fact.mem0_id):
+                    return []  # the listing of turns has already found it
+                reason = f"a passage of its text is stored {found} times, more often than it was written"
+                return [Finding("doubled", fact.mem0_id, reason, where, {"found": text})]
+        return []
+
+    def _times_expected(self, fact: StoredMemory, text: str, needed: int) -> int:
+        key = (fact.scope, text)
+        if key not in self._expected:
+            if len(self._expected) >= _KEPT:
+                self._expected.clear()
+            scopes = [no for no, _ in self._work.scopes_covered(fact.selector)]
+            texts = (written for scope in scopes for written in self._work.texts_of(scope))
+            self._expected[key] = sum(exact_form(written).count(text) for written in texts)
+        return self._expected[key] + needed * self._work.leftovers(fact.text, fact.scope)
+
+    def _is_of_another(self, fact: StoredMemory, hit_id: str) -> bool:
+        owners = [owner.no for owner in self._work.owners_of(hit_id)] or self._work.claimants_of(hit_id)
+        return bool(owners) and fact.no not in owners
+
+    def _altered(self, fact: StoredMemory, gap: int, found: str) -> Finding:
+        masked = is_masked(found, fact.text)
+        reason = f"its passage at letter {gap + 1:,} was {'masked' if masked else 'changed'}"
+        texts = {"written": exact_form(fact.text)[gap : gap + max(_PART, len(found))], "found": found}
+        return Finding("altered", fact.mem0_id, reason, f"scope {selector_text(fact.selector)}", texts)
+
+    def _untestable(self, fact: StoredMemory, reason: str) -> Finding:
+        texts = {"written": fact.text}
+        return Finding("untestable", fact.mem0_id, reason, f"scope {selector_text(fact.selector)}", texts)
+
+
+def _wordings_of(part: str, rest: str, words: Sequence[str]) -> list[Wording]:
+    """Queries for the passage that begins with `part`, from the narrowest to the widest."""
+    ordered = [
+        Wording(" ".join(words), "bm25"),
+        Wording(" ".join(words_of(part)[:_LONG_QUERY]), "bm25"),
+        Wording(part, "hybrid"),
+        Wording(rest, "vector"),
+    ]
+    return [wording for wording in ordered if wording.query.strip()]
 
 
 def _copies(work: Workspace, fact: StoredMemory, hits: Sequence[Hit], where: str) -> list[Finding]:

@@ -22,9 +22,8 @@ from spectron_migrate.verify.differences import Difference, Explainer, SpectronR
 from spectron_migrate.verify.judged_hits import HitJudge, JudgedHit
 from spectron_migrate.verify.measures import ndcg_at_k, overlap_at_k, rbo_ext, reciprocal_rank, success_at_k
 from spectron_migrate.verify.near_duplicates import NearDuplicates
-from spectron_migrate.verify.options import Query
+from spectron_migrate.verify.options import SOURCE, Query
 from spectron_migrate.verify.parallel import for_each
-from spectron_migrate.verify.placement import SOURCE
 from spectron_migrate.verify.tables import text_mark
 from spectron_migrate.verify.workspace import Workspace
 

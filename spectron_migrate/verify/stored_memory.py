@@ -25,6 +25,8 @@ class StoredMemory:
     infer: Infer
     category: str | None
     """`memory_category` as it was sent; None if the server chose."""
+    role: str
+    """As it was sent."""
     state: str
     session_id: str
     turn_id: str | None

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from math import floor, log10
 from typing import Any, Literal
 
 from spectron_migrate.errors import ExitCode
-from spectron_migrate.records import Json
+from spectron_migrate.records import Json, counted
 from spectron_migrate.verify.differences import AGAINST
+from spectron_migrate.verify.intervals import most_of_none
 
 Verdict = Literal["GO", "NO_GO", "INCONCLUSIVE"]
 
@@ -153,7 +155,16 @@ def _isolation(found: Mapping[str, Json]) -> VerdictGate:
             measured=False,
             decides=False,
         )
-    return VerdictGate("isolation", 0, 0, True)
+    return VerdictGate("isolation", 0, 0, True, _bound(found.get("questions", 0)))
+
+
+def _bound(questions: int) -> str:
+    """What the absence of leaks shows: memories that leak are at most this share, with 95 % confidence."""
+    if not questions:
+        return ""
+    percent = 100 * most_of_none(questions)
+    shown = f"{percent:.0f}" if percent >= 1 else f"{percent:.{1 - floor(log10(percent)) - 1}f}"
+    return f"no leak in {counted(questions, 'question')}: fewer than {shown} % at 95 %"
 
 
 def _recall(measured: Mapping[str, Json], options: Mapping[str, Json]) -> list[VerdictGate]:

@@ -154,6 +154,11 @@ class Workspace:
         """A turn that is known to be left behind by the server: its text may be found once more than written."""
         self.db.execute("INSERT OR IGNORE INTO leftover VALUES (?, ?, ?)", (turn_id, scope, text_key(text)))
 
+    def claim_passages(self, fact: int, passages: Iterable[tuple[str, str]]) -> None:
+        """Ids and texts of the passages that together hold a long text; receipts name only the first of them."""
+        rows = [(passage, fact, text_key(text)) for passage, text in passages]
+        self.db.executemany("INSERT OR REPLACE INTO passage VALUES (?, ?, ?)", rows)
+
     def name_entity(self, entity: str, type_: str, name: str) -> None:
         """What the server calls the entity of an id."""
         self.db.execute("INSERT OR REPLACE INTO entity VALUES (?, ?, ?)", (entity, type_, name))
@@ -265,6 +270,14 @@ class Workspace:
     def with_text(self, text: str) -> list[StoredMemory]:
         """Facts whose text is the same but for case, spaces and Unicode form."""
         return list(self._facts("plain = ? ORDER BY no", (text_key(text),)))
+
+    def with_passage(self, text: str) -> list[StoredMemory]:
+        """Facts with a long text of which this is a passage, as far as their passages were found."""
+        return list(self._facts("no IN (SELECT fact FROM passage WHERE plain = ?) ORDER BY no", (text_key(text),)))
+
+    def claimants_of(self, passage: str) -> list[int]:
+        """The fact whose text a passage was found to be part of."""
+        return [row["fact"] for row in self.db.execute("SELECT fact FROM passage WHERE id = ?", (passage,))]
 
     def leftovers(self, text: str, scope: int) -> int:
         """How many turns left behind in a scope have this text."""

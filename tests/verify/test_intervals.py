@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectron_migrate.verify.intervals import Interval, paired_interval, t_quantile, units_needed
+from spectron_migrate.verify.intervals import Interval, most_of_none, paired_interval, t_quantile, units_needed
 
 differences = st.dictionaries(
     st.text(min_size=1, max_size=3),
@@ -100,3 +100,9 @@ def test_the_number_needed_grows_with_the_square_of_the_width() -> None:
     assert 200 == units_needed(Interval(0.0, -0.04, 0.04, 50, "users"), 0.02)
     assert 50 == units_needed(Interval(0.0, -0.01, 0.01, 50, "users"), 0.02)
     assert units_needed(Interval(-0.02, -0.06, 0.02, 50, "users"), 0.02) is None
+
+
+@pytest.mark.parametrize(("n", "most"), [(1, 0.95), (3, 0.6316), (59, 0.0495), (4120, 0.000727)])
+def test_a_sample_without_a_case_bounds_the_share_of_cases(n: int, most: float) -> None:
+    assert most_of_none(n) == pytest.approx(most, abs=1e-4)
+    assert (1 - most_of_none(n)) ** n == pytest.approx(0.05)

@@ -136,6 +136,18 @@ def test_queries_that_no_lens_can_serve_decide_only_if_they_come_from_a_file(
     assert verdict == verdict_of(gates_of(found, OPTIONS))
 
 
+@pytest.mark.parametrize(
+    ("questions", "shown"),
+    [(4120, "4,120 questions: fewer than 0.07 %"), (20, "20 questions: fewer than 14 %"), (1, "1 question: fewer")],
+)
+def test_without_a_leak_the_gate_says_what_that_shows(questions: int, shown: str) -> None:
+    found = measured()
+    found["isolation"]["questions"] = questions
+    gate = next(gate for gate in gates_of(found, OPTIONS) if gate.name == "isolation")
+    assert gate.passed is True
+    assert shown in gate.hint
+
+
 def test_one_leak_is_no_go() -> None:
     found = measured()
     found["isolation"]["leaks"] = 1

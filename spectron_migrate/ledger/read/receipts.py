@@ -33,6 +33,8 @@ class ReceiptRow:
     infer: Infer
     category: str | None
     """As it was sent; None leaves it to the server."""
+    role: str
+    """As it was sent."""
     state: str
     session_id: str
     turn_id: str | None
@@ -60,7 +62,7 @@ class OurSession:
 
 _RECEIPTS = (
     "SELECT fact.id, memory.mem0_id, number, number = newest_version AS newest, version.text, text_at, order_key,"
-    " selector.text AS selector, fact.run, fact.infer, category, fact.state, server_id, turn_id, chunk_id, late,"
+    " selector.text AS selector, fact.run, fact.infer, category, role, fact.state, server_id, turn_id, chunk_id, late,"
     " echo IS NOT NULL AS echoed, tombstoned_at IS NOT NULL AS tombstoned, record"
     f" FROM {FACTS} JOIN receipt ON receipt.fact = fact.id JOIN session ON session.id = fact.session"
     " JOIN selector ON selector.no = fact.selector"
@@ -142,6 +144,7 @@ def _with_ids(ledger: Ledger, rows: Iterable[Row]) -> Iterator[ReceiptRow]:
             run=row["run"],
             infer=row["infer"],
             category=row["category"],
+            role=row["role"] or "user",
             state=row["state"],
             session_id=row["server_id"],
             turn_id=row["turn_id"],
