@@ -257,8 +257,8 @@ def fingerprint(ledger: Ledger) -> list[Json]:
     states = ledger.db.execute("SELECT state, count(*) FROM fact GROUP BY state ORDER BY state").fetchall()
     gone = ledger.db.execute("SELECT count(*) FROM memory WHERE tombstoned_at IS NOT NULL").fetchone()
     migration = ledger.migration()
-    told = [migration.id if migration else None, *facts, turns[0], recorded[0]]
-    return [*told, [list(state) for state in states], gone[0]]
+    counts = [migration.id if migration else None, *facts, turns[0], recorded[0]]
+    return [*counts, [list(state) for state in states], gone[0]]
 
 
 def written_selectors(ledger: Ledger) -> list[str]:
