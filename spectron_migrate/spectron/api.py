@@ -12,11 +12,11 @@ from spectron_migrate.backoff import backoff_s
 from spectron_migrate.errors import ExitCode, KeyRefused, MigrateError, ScopeRefused, Unreachable
 from spectron_migrate.records import Hit, Json, Selector, canonical_json
 from spectron_migrate.spectron.grants import Me
+from spectron_migrate.spectron.paging import NotAListing, Paging
 from spectron_migrate.spectron.wire import InDoubt, NotBegun, Response, Wire
 
 Sleep = Callable[[float], Awaitable[None]]
 MAX_K = 50
-PAGE = 500
 READ_TRIES = 6
 MAX_READ_WAIT_S = 60.0
 """Longest `Retry-After` that a read obeys; a server that asks for more counts as unreachable for now."""
@@ -314,27 +314,17 @@ class SpectronApi:
         )
 
     async def _pages(self, path: str, name: str) -> AsyncIterator[dict[str, Json]]:
-        """Rows of a listing, in any published format: a bare list, `{name: […]}` by offset, or with a cursor."""
-        params = {"limit": str(PAGE)}
-        offset = 0
-        while True:
-            response = await self._read("GET", path, params=params)
+        """Rows of a listing in any published format, each once."""
+        paging = Paging(name, _KEYS[name])
+        while paging.params is not None:
+            response = await self._read("GET", path, params=paging.params)
             body: Any = response.body if response.status == 200 else self._ok(response, f"the list of {name}")
-            rows = body if isinstance(body, list) else body.get(name) if isinstance(body, dict) else None
-            if not isinstance(rows, list) or not all(isinstance(row, dict) and _KEYS[name] in row for row in rows):
-                raise Unreachable(f"Spectron at {self.endpoint} answered the list of {name} with something else")
+            try:
+                rows = paging.read(body)
+            except NotAListing as problem:
+                raise Unreachable(f"Spectron at {self.endpoint} answered the list of {name} {problem}") from problem
             for row in rows:
                 yield row
-            page = body.get("page") if isinstance(body, dict) else None
-            if isinstance(page, dict):
-                if not page.get("nextCursor"):
-                    return  # a short page is not the last one; only a missing cursor ends the listing
-                params = {"limit": str(PAGE), "cursor": str(page["nextCursor"])}
-            elif isinstance(body, list) or not rows:
-                return
-            else:
-                offset += len(rows)
-                params = {"limit": str(PAGE), "offset": str(offset)}
 
     def _ok(self, response: Response, what: str) -> dict[str, Json]:
         if response.status == 200 and isinstance(response.body, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from spectron_migrate.errors import ExitCode, KeyRefused, NotLegal, Unreachable, WrongLedger
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.spectron.paging import PAGE
 from tests.support.here import server_here
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.replaying import forged, is_write
@@ -96,3 +99,20 @@ def test_a_malformed_listing_of_scopes_does_not_make_foreign_scopes_ours(
     with misbehaving(spectron.base_url) as proxy, pytest.raises((NotLegal, Unreachable)):
         replay(spectron, tmp_path / "lost", [dump], endpoint=proxy.base_url)
     assert 1 == len(turns_of(spectron, user))
+
+
+def test_scopes_beyond_the_first_page_of_a_bare_list_are_seen_as_foreign(user: str, tmp_path: Path) -> None:
+    """A server of the first generation cuts the list at the limit without saying so."""
+    dump = write_raw(tmp_path / "all.json", [memory(1, f"z{user}")])
+
+    async def register_many(server: RunningServer) -> None:
+        async with SpectronApi(server.base_url, server.context, api_key=server.api_key, timeout_s=20.0) as api:
+            for number in range(PAGE + 20):
+                assert 201 == (await api.register_scope(f"user/a{number:04d}")).status
+
+    with server_here(tmp_path / "data", context="tests") as server:
+        asyncio.run(register_many(server))
+        replay(server, tmp_path / "first", [dump])
+        with pytest.raises(NotLegal, match=f"user/z{user}"):
+            replay(server, tmp_path / "lost-ledger", [dump])
+        assert 1 == len(turns_of(server, f"z{user}"))

@@ -1,0 +1,78 @@
+"""Reads a listing page by page, in any published format, and always comes to an end.
+
+Three formats are published: a bare list and `{name: […]}`, both asked for by offset, and a page with a cursor. A
+server may ignore the limit, the offset, or both; it may cut a bare list without saying so; it may give a cursor
+beside `hasMore: false`, or the same cursor for ever.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spectron_migrate.records import Json
+
+PAGE = 500
+PAGES_WITHOUT_ROWS = 20
+"""Pages in a row, each with a cursor of its own, that may have nothing new before the listing counts as broken."""
+
+
+class NotAListing(Exception):
+    """The server answered something else than a listing, or one that has no end."""
+
+
+class Paging:
+    """The state of one listing; `params` are those of the next request, None at the end."""
+
+    def __init__(self, name: str, key: str) -> None:
+        """`name`: the field of the rows; `key`: the field that tells them apart."""
+        self.params: dict[str, str] | None = {"limit": str(PAGE)}
+        self._name = name
+        self._key = key
+        self._seen: set[str] = set()
+        self._cursors: set[str] = set()
+        self._without_rows = 0
+        self._limited = True
+
+    def read(self, body: Any) -> list[dict[str, Json]]:
+        """The rows of a page that no earlier page had; raises NotAListing."""
+        rows = body if isinstance(body, list) else body.get(self._name) if isinstance(body, dict) else None
+        if not isinstance(rows, list) or not all(isinstance(row, dict) and self._key in row for row in rows):
+            raise NotAListing("with something else")
+        new = []
+        for row in rows:
+            key = str(row[self._key])
+            if key not in self._seen:
+                self._seen.add(key)
+                new.append(row)
+        page = body.get("page") if isinstance(body, dict) else None
+        self.params = self._after_cursor(page, new) if isinstance(page, dict) else self._after_offset(rows, new)
+        return new
+
+    def _after_cursor(self, page: dict[str, Json], new: list[dict[str, Json]]) -> dict[str, str] | None:
+        """A short page is not the last one: only a missing cursor, or `hasMore: false`, ends the listing."""
+        if not page.get("nextCursor") or page.get("hasMore") is False:
+            return None
+        cursor = str(page["nextCursor"])
+        if cursor in self._cursors:
+            if page.get("hasMore") is True:
+                raise NotAListing("with the same cursor twice, and with more rows that it does not show")
+            return None
+        self._cursors.add(cursor)
+        self._without_rows = 0 if new else self._without_rows + 1
+        if self._without_rows >= PAGES_WITHOUT_ROWS:
+            raise NotAListing(f"with {PAGES_WITHOUT_ROWS} pages in a row that have nothing new, and no end")
+        return {"limit": str(PAGE), "cursor": cursor}
+
+    def _after_offset(self, rows: list[Any], new: list[dict[str, Json]]) -> dict[str, str] | None:
+        """Asked further until nothing new comes.
+
+        Where the server ignores the offset, a list that is exactly as long as the limit is asked for without one.
+        """
+        if not self._limited or len(rows) > PAGE or not rows:
+            return None
+        if new:
+            return {"limit": str(PAGE), "offset": str(len(self._seen))}
+        if len(rows) < PAGE:
+            return None
+        self._limited = False
+        return {}
