@@ -32,7 +32,8 @@ def test_an_answer_says_what_was_stored_or_nothing(method: str, given: Any, answ
 
 def test_a_message_comes_before_what_mem0_made_of_it_and_is_named_by_it() -> None:
     message, one, two = messages_of("add", {"messages": BOTH, "user_id": "ada"}, added("moved", "cat")) or []
-    assert ("MESSAGE", BOTH) == (message.event, message.text)
+    assert "MESSAGE" == message.event
+    assert BOTH == message.text
     assert "ada" == (message.record or {})["user_id"]
     assert [("ADD", "m0", "moved"), ("ADD", "m1", "cat")] == [
         (each.event, each.mem0_id, each.text) for each in (one, two)

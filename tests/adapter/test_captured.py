@@ -65,7 +65,8 @@ def test_a_deleted_memory_is_hidden_and_the_others_of_its_message_are_not(stage:
     adapter, made = said(stage)
     adapter.delete(made[0])
     found = from_spectron(adapter, stage, "Berlin cat Ada")
-    assert (True, False) == ("My cat is called Ada" in found, "I moved to Berlin" in found)
+    assert "My cat is called Ada" in found
+    assert "I moved to Berlin" not in found
     assert {made[0]} == privately(stage)
     adapter.delete(made[1])
     assert [BEFORE] == from_spectron(adapter, stage, "Berlin cat Ada")
@@ -192,7 +193,8 @@ def test_a_message_that_was_erased_does_not_bring_back_what_mem0_let_go_of(drain
         erasing.begin(ledger, f"user/{stage.user}", now=stamp())
         erasing.finish(ledger, f"user/{stage.user}", now=stamp())
     facts = {fact["mem0_id"]: fact for fact in oracle.ledger_facts(stage.state)}
-    assert ("skipped", "planned") == (facts[made[0]]["state"], facts[made[1]]["state"])
+    assert "skipped" == facts[made[0]]["state"]
+    assert "planned" == facts[made[1]]["state"]
     assert {"its memories are written instead"} == {fact["reason"] for fact in facts.values() if fact["is_message"]}
 
 

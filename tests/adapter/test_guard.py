@@ -36,7 +36,9 @@ def test_one_failure_is_chance_three_are_too_many() -> None:
     fail(guard, 2)
     assert "closed" == guard.state
     fail(guard, 1)
-    assert ("open", "100.0% of 3 reads failed", 1) == (guard.state, guard.reason, guard.trips)
+    assert "open" == guard.state
+    assert "100.0% of 3 reads failed" == guard.reason
+    assert 1 == guard.trips
 
 
 def test_failures_within_the_budget_are_borne() -> None:
@@ -74,7 +76,8 @@ def test_it_comes_back_only_after_a_pause_and_a_row_of_good_answers() -> None:
         assert guard.may_probe()
         assert not guard.may_probe()  # one at a time
         guard.probed(0.1, failed=False)
-    assert ("closed", None) == (guard.state, guard.since)
+    assert "closed" == guard.state
+    assert guard.since is None
     fail(guard, 2)  # what was before it went back is forgotten
     assert "closed" == guard.state
 

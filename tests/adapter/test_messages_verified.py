@@ -62,7 +62,9 @@ def test_messages_are_looked_at_in_place_of_their_memories(told: tuple[Stage, li
     stage, made = told
     summary = verified(stage)
     integrity = summary.report["measured"]["integrity"]
-    assert (7, 7, 12) == (integrity["expected"], integrity["present"], integrity["carried"])
+    assert 7 == integrity["expected"]
+    assert 7 == integrity["present"]
+    assert 12 == integrity["carried"]
     assert set() == named_findings(summary)
     assert [] == failed_gates(summary)
     measured = summary.report["measured"]["recall"]["metrics"]

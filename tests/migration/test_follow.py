@@ -46,18 +46,24 @@ def begin(scene: Scene) -> str:
 def test_rounds_follow_until_the_time_is_over_with_a_line_each(scene: Scene) -> None:
     scene.put(1, "one")
     done = scene.follow(max_seconds=12)
-    assert (ExitCode.DONE, 3, 1) == (done.exit_code, done.rounds, done.written)
+    assert ExitCode.DONE == done.exit_code
+    assert 3 == done.rounds
+    assert 1 == done.written
     assert 3 == len(scene.reporter.lines)
     assert "1 memory in Mem0; 1 new" in scene.reporter.lines[0]
     told = read_json(scene.state / FOLLOW_FILE)
     assert told is not None
-    assert (3, None, "the time that was set is over") == (told["rounds"], told["problem"], told["ended"])
+    assert 3 == told["rounds"]
+    assert told["problem"] is None
+    assert "the time that was set is over" == told["ended"]
 
 
 def test_what_still_waits_when_the_time_is_over_is_a_remainder(scene: Scene) -> None:
     scene.put(1, "one", ago=5)
     done = scene.follow(max_seconds=12)
-    assert (ExitCode.LIMIT, 1, 0) == (done.exit_code, done.waiting, done.written)
+    assert ExitCode.LIMIT == done.exit_code
+    assert 1 == done.waiting
+    assert 0 == done.written
 
 
 def test_readers_learn_who_is_behind_and_until_when_that_holds(scene: Scene) -> None:
@@ -87,7 +93,10 @@ def test_two_comparisons_in_a_row_are_kept_for_the_gates(scene: Scene) -> None:
     scene.follow(max_seconds=12)
     found = last_reconciled(scene.state)
     assert found is not None
-    assert (True, True, 1, 0) == (found.agree, found.quiet, found.memories, found.differences)
+    assert found.agree
+    assert found.quiet
+    assert 1 == found.memories
+    assert 0 == found.differences
 
 
 def test_mem0_out_of_reach_is_waited_out_and_told(scene: Scene) -> None:
@@ -102,7 +111,8 @@ def test_mem0_out_of_reach_is_waited_out_and_told(scene: Scene) -> None:
 
     scene.open_reader = sometimes
     done = scene.follow(max_seconds=10)
-    assert (ExitCode.DONE, 1) == (done.exit_code, done.written)
+    assert ExitCode.DONE == done.exit_code
+    assert 1 == done.written
     waited = [line.rpartition("again in ")[2] for line in scene.reporter.lines if "cannot be reached" in line]
     assert ["1 s", "2 s", "4 s"] == waited
 
@@ -123,7 +133,8 @@ def test_spectron_out_of_reach_is_waited_out_and_told(user: str, tmp_path: Path)
             await scene.time.sleep(seconds)
 
         done = scene.follow(max_seconds=400, sleep=restarts)
-        assert (ExitCode.DONE, 1) == (done.exit_code, done.written)
+        assert ExitCode.DONE == done.exit_code
+        assert 1 == done.written
         assert any("not everything was delivered" in line for line in scene.reporter.lines)
         assert ["one", "two"] == scene.texts
 
@@ -158,7 +169,8 @@ def test_it_gives_way_to_whoever_writes_the_ledger(scene: Scene) -> None:
         await scene.time.sleep(seconds)
 
     done = scene.follow(max_seconds=30, sleep=lets_go)
-    assert (ExitCode.DONE, 1) == (done.exit_code, done.written)
+    assert ExitCode.DONE == done.exit_code
+    assert 1 == done.written
     assert "is being written by process" in scene.reporter.lines[0]
 
 
@@ -175,7 +187,8 @@ def test_the_end_of_the_cutover_ends_it(scene: Scene, ends: Any) -> None:
         await scene.time.sleep(seconds)
 
     done = scene.follow(sleep=then)
-    assert (ExitCode.DONE, 2) == (done.exit_code, done.rounds)
+    assert ExitCode.DONE == done.exit_code
+    assert 2 == done.rounds
     assert done.ended in ("the cutover is mem0", "the cutover is complete")
 
 
@@ -236,18 +249,14 @@ def test_json_is_one_object_and_useless_options_are_refused(spectron: RunningSer
     settings(tmp_path, store)
     out, _ = following(tmp_path, spectron, "--json", "--max-seconds", "1").communicate(timeout=60)
     told = json.loads(out)
-    assert (0, 1, 0, "the time that was set is over") == (
-        told["exit_code"],
-        told["written"],
-        told["waiting"],
-        told["ended"],
-    )
+    assert 0 == told["exit_code"]
+    assert 1 == told["written"]
+    assert 0 == told["waiting"]
+    assert "the time that was set is over" == told["ended"]
     for useless in (["--user", user, "--limit", "3"], ["--dry-run"]):
         process = following(tmp_path, spectron, "--json", *useless)
-        assert (2, "--follow") == (
-            process.wait(60),
-            json.loads(process.communicate()[0])["error"]["message"].split()[0],
-        )
+        assert 2 == process.wait(60)
+        assert "--follow" == json.loads(process.communicate()[0])["error"]["message"].split()[0]
 
 
 @pytest.mark.parametrize("seed", range(2))

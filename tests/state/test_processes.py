@@ -35,7 +35,8 @@ def test_a_live_process_is_read_back_as_it_told(tmp_path: Path) -> None:
     assert told == ProcessStatus.from_json(seen.reports[0].to_json(), alive=False)
     assert seen.reports[0].alive
     assert {"get_all(user_id)": 4} == seen.calls
-    assert (1, 0) == (len(seen.not_on(3)), len(seen.not_on(2)))
+    assert 1 == len(seen.not_on(3))
+    assert 0 == len(seen.not_on(2))
     own.close()
     assert () == read_processes(tmp_path, now=NOW).reports
 
@@ -54,7 +55,9 @@ def test_what_dead_processes_counted_stays_and_their_files_go(tmp_path: Path) ->
     fold(tmp_path, now=NOW)
     assert {PAST, "fold.lock"} == {path.name for path in (tmp_path / FOLDER).iterdir()}
     seen = read_processes(tmp_path, now=NOW)
-    assert ({"delete": 5}, {"mem0": 5}, {"overlap": 1.0}) == (seen.calls, seen.reads, seen.shadow)
+    assert {"delete": 5} == seen.calls
+    assert {"mem0": 5} == seen.reads
+    assert {"overlap": 1.0} == seen.shadow
     assert seen.measured
 
 
@@ -102,6 +105,7 @@ def test_what_they_say_is_told_together(tmp_path: Path) -> None:
     told = read_processes(tmp_path, now=NOW).to_json()
     own.close()
     assert told is not None
-    assert (1, ["not there"]) == (told["processes"], told["problems"])
+    assert 1 == told["processes"]
+    assert ["not there"] == told["problems"]
     assert [{"host": "web-1", "pid": own.pid, "since": STAMP, "reason": "p95 is 900 ms"}] == told["guarded"]
     assert {"asked": 4, "failed": 1, "mean_ms": 10.0, "mean_overlap": 0.75} == told["shadow"]
