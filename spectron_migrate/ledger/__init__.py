@@ -1,8 +1,8 @@
 """The ledger: what was intended, what was sent, what was decided. One SQLite file, one writer.
 
-`schema` holds the tables, `ledger` opens and guards them, `plan` and `merge` bring memories into them, `messages` those
-of captured messages, `sending` moves one fact from intent to receipt, `views` reads for verification and status,
-`writer` groups commits.
+`schema` holds the tables; `ledger` opens the file, `sqlite` knows its engine, `upgrade` reads earlier formats. `plan`,
+`merge` and `messages` bring memories into it, `sending` and `batches` move facts from intent to receipt, `writer`
+groups commits. `read` answers questions.
 """
 
 from spectron_migrate.ledger.ledger import Ledger, MigrationRow, migration_id

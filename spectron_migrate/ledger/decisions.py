@@ -1,4 +1,4 @@
-"""What a person decides: about facts that nothing else can decide, and to try refused ones once more."""
+"""What a person decides: the outcome of undecidable facts, and another try for refused ones."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _UNDECIDABLE = (
 
 
 def resolve(ledger: Ledger, named: str, *, present: bool, now: str) -> str | None:
-    """A person decides an undecidable fact; returns why that cannot be. An absent one is planned again.
+    """Record the outcome of an undecidable fact; an absent one is planned again. Returns the reason if it cannot be.
 
-    `named`: the memory's id, or `ID@VERSION` where several of its texts are undecidable: a word about one of them
-    says nothing about the others. Its session is closed: a turn that no receipt claims stands there now, and would
-    be taken for the next memory's.
+    `named`: the memory's id, or `ID@VERSION` if several of its texts are undecidable, because the outcome of one
+    says nothing about the others. Its session is closed: it may hold a turn that no receipt claims, which would be
+    taken for the next memory's.
     """
     db = ledger.db
     rows = db.execute(_UNDECIDABLE, (named, named)).fetchall()
@@ -41,7 +41,7 @@ def resolve(ledger: Ledger, named: str, *, present: bool, now: str) -> str | Non
 
 
 def retry_refused(ledger: Ledger, plan: int) -> int:
-    """Plan refused facts of the plan once more, under the same key, in a new session."""
+    """Plan the refused facts of the plan again, under the same key, in a new session; returns their number."""
     changed = ledger.db.execute(
         "UPDATE fact SET state = 'planned', reason = NULL, session = NULL, position = NULL"
         " WHERE plan = ? AND state = 'refused'",

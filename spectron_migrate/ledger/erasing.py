@@ -1,7 +1,7 @@
-"""What the ledger knows of a scope that is to be erased, and what it says afterwards.
+"""What the ledger knows of a scope that is to be erased, and what it records afterwards.
 
-A scope takes in every selector that has a path in it or below it, because forgetting a node takes those rows too.
-Whatever was sent belongs to a session, so the sessions lead to it.
+A scope includes every selector with a path at or below it, because erasing a node removes those rows too. Everything
+that was sent belongs to a session, so the sessions of those selectors lead to it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from spectron_migrate.records import Selector, canonical_json, selector_of
 KIND = "erase"
 BEGUN, DONE = "begun", "done"
 SPLIT, PART = 1000, 100
-"""Letters from which on a text may be stored in several passages, and what such a part has at least, unless it is
-the end."""
+"""Characters from which a text may be stored in several passages, and the least that each but the last has."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionThere:
-    """A session of ours in the scope, and the turns in it that we know."""
+    """One of our sessions in the scope, and its known turns."""
 
     server_id: str
     claimed: frozenset[str]
@@ -34,7 +33,7 @@ class SessionThere:
 
 
 def unfinished(ledger: Ledger) -> list[str]:
-    """Scopes whose erase was begun and not finished."""
+    """Scopes whose erase began and did not finish."""
     last: dict[str, str] = {}
     for row in ledger.db.execute("SELECT subject, detail FROM step WHERE kind = ? ORDER BY id", (KIND,)):
         last[row["subject"]] = json.loads(row["detail"])["phase"]
@@ -42,19 +41,19 @@ def unfinished(ledger: Ledger) -> list[str]:
 
 
 def is_ours(ledger: Ledger, path: str) -> bool:
-    """Whether our own 201 created the node."""
+    """Whether our own request created the node (201), and it was not listed before."""
     row = ledger.db.execute("SELECT created_by_us, listed_before FROM scope WHERE path = ?", (path,)).fetchone()
     return row is not None and bool(row["created_by_us"]) and not row["listed_before"]
 
 
 def was_intended(ledger: Ledger, path: str) -> bool:
-    """Whether the node came to be by our registering: absent before, and in a durable intent of ours."""
+    """Whether the node was absent before, and we durably intended to register it."""
     row = ledger.db.execute("SELECT intended_at, listed_before FROM scope WHERE path = ?", (path,)).fetchone()
     return row is not None and row["intended_at"] is not None and not row["listed_before"]
 
 
 def selectors_in(ledger: Ledger, path: str) -> Iterator[tuple[Selector, int]]:
-    """The selector of every session that the scope takes in, and how many of its facts nobody has decided."""
+    """The selector of every session in the scope, and how many of its facts are undecided."""
     for row in _sessions(ledger, path):
         undecided = ledger.db.execute(
             "SELECT count(*) FROM fact WHERE session = ? AND state IN ('intended', 'undecidable')", (row["id"],)
@@ -63,7 +62,7 @@ def selectors_in(ledger: Ledger, path: str) -> Iterator[tuple[Selector, int]]:
 
 
 def sessions_in(ledger: Ledger, path: str) -> Iterator[SessionThere]:
-    """Sessions of ours in the scope that the server made."""
+    """Our sessions in the scope that the server created."""
     for row in _sessions(ledger, path):
         if row["server_id"] is None:
             continue
@@ -75,7 +74,7 @@ def sessions_in(ledger: Ledger, path: str) -> Iterator[SessionThere]:
 
 
 def count_in(ledger: Ledger, path: str) -> int:
-    """Memories of ours in the scope that are in Spectron."""
+    """How many facts in the scope are, or may be, in Spectron."""
     return sum(
         ledger.db.execute(
             f"SELECT count(*) FROM fact WHERE session = ? AND state IN ({marks(SENT)})", (row["id"], *SENT)
@@ -85,9 +84,9 @@ def count_in(ledger: Ledger, path: str) -> int:
 
 
 def wrote(ledger: Ledger, path: str, chunk_id: str, text: str) -> bool:
-    """Whether a passage is ours: by its id; by its text alone only where we were not told the id.
+    """Whether a passage is ours: by its id, or by its text if we do not know the id.
 
-    A long text is stored in several passages of which only the first is told, so the others are known as its parts.
+    A long text is stored in several passages and the answer names only the first; the others are recognised as parts.
     """
     part = text.strip()
     for row in _sessions(ledger, path):
@@ -110,16 +109,16 @@ def wrote(ledger: Ledger, path: str, chunk_id: str, text: str) -> bool:
 
 
 def begin(ledger: Ledger, path: str, *, now: str) -> None:
-    """Note, before the call, that the scope is about to be erased. Call inside a transaction."""
+    """Record, before the call, that the scope is about to be erased. Call inside a transaction."""
     sessions = [row["server_id"] for row in _sessions(ledger, path)]
     _step(ledger, path, {"phase": BEGUN, "memories": count_in(ledger, path), "sessions": sessions}, now)
 
 
 def finish(ledger: Ledger, path: str, *, now: str) -> None:
-    """The scope is empty: its memories are planned anew, its sessions are no more. Call inside a transaction.
+    """Record that the scope is empty: plan its facts again and remove its sessions. Call inside a transaction.
 
-    Nothing of an older text is written again, nor of a memory that Mem0 no longer has. Plans have to be made
-    anew, because keys that the server still holds would answer instead of writing.
+    Overtaken facts are skipped. Every plan must be made again, because the server may still hold the old keys and would
+    answer with them instead of writing.
     """
     db = ledger.db
     for session in [row["id"] for row in _sessions(ledger, path)]:
@@ -133,7 +132,7 @@ def finish(ledger: Ledger, path: str, *, now: str) -> None:
             plan_again(ledger, fact)
             db.execute("UPDATE fact SET late = 0 WHERE id = ?", (fact,))
             skip_if_overtaken(ledger, fact)
-        # What was refused there is no longer in anybody's way either.
+        # Refused facts of the session lose it too.
         db.execute("UPDATE fact SET session = NULL, position = NULL, was_sent = 0 WHERE session = ?", (session,))
         db.execute("DELETE FROM session WHERE id = ?", (session,))
     db.execute("UPDATE plan SET complete = 0")
@@ -141,13 +140,13 @@ def finish(ledger: Ledger, path: str, *, now: str) -> None:
 
 
 def erased(ledger: Ledger) -> dict[str, str]:
-    """Scopes that were erased, and when last."""
+    """Erased scopes, and when each was last erased."""
     rows = ledger.db.execute("SELECT subject, detail, at FROM step WHERE kind = ? ORDER BY id", (KIND,))
     return {row["subject"]: row["at"] for row in rows if json.loads(row["detail"])["phase"] == DONE}
 
 
 def erased_times(ledger: Ledger) -> int:
-    """How often anything was erased: keys made after that must differ from those the server may still hold."""
+    """Number of finished erases: new keys must differ from those that the server may still hold."""
     rows = ledger.db.execute("SELECT detail FROM step WHERE kind = ?", (KIND,))
     return sum(json.loads(row["detail"])["phase"] == DONE for row in rows)
 

@@ -1,4 +1,4 @@
-"""Plans: what a run is about, made of a reading of Mem0, and what comes too late for its place in it."""
+"""Plans: the facts that a run sends, made from a scan of Mem0; and which of them are late."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from spectron_migrate.records import Memory
 
 _PAGE = 1000
 LIVE = "live"
-"""The kind of a scan that is none: what the application's adapters saw Mem0 store."""
+"""The kind of a scan that stands for rows which adapters captured."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScopeChange:
-    """A memory that was sent to one scope and that a changed mapping would put into another."""
+    """A memory that a changed mapping would move to another scope than it was sent to."""
 
     mem0_id: str
     sent_to: str
@@ -27,19 +27,19 @@ class ScopeChange:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A memory of which a text may be in Spectron."""
+    """A memory with a text that may be in Spectron."""
 
     memory: Memory
     """As Mem0 last showed it."""
     selector: str
     lane: str
     stands: bool
-    """Whether Mem0 still has it, where it was when it was sent."""
+    """Whether Mem0 still has it, under the owners it was sent under."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScanRow:
-    """The reading of Mem0 that the memories come from."""
+    """The scan of Mem0 that memories come from."""
 
     id: str
     kind: str
@@ -50,7 +50,7 @@ class ScanRow:
 
 
 def begin_plan(ledger: Ledger, scan: ScanRow, fingerprint: str, now: str) -> int:
-    """Open a plan; every fact it touches belongs to it from then on. Call inside a transaction."""
+    """Begin a plan and return its id; the facts that it touches belong to it. Call inside a transaction."""
     number = keep_scan(ledger, scan)
     row = ledger.db.execute(
         "INSERT INTO plan(fingerprint, scan, at) VALUES (?, ?, ?) RETURNING id", (fingerprint, number, now)
@@ -59,7 +59,7 @@ def begin_plan(ledger: Ledger, scan: ScanRow, fingerprint: str, now: str) -> int
 
 
 def keep_scan(ledger: Ledger, scan: ScanRow) -> int:
-    """Remember a reading of Mem0; returns its number."""
+    """Store a scan; returns its number."""
     row = ledger.db.execute(
         "INSERT INTO scan(id, kind, began, ended, complete, manifest_digest) VALUES (?, ?, ?, ?, ?, ?)"
         " ON CONFLICT(id) DO UPDATE SET kind = excluded.kind, began = excluded.began, ended = excluded.ended,"
@@ -70,7 +70,7 @@ def keep_scan(ledger: Ledger, scan: ScanRow) -> int:
 
 
 def captured_before(ledger: Ledger, moment: str) -> set[str]:
-    """Memories that adapters captured before this moment and that no reading of Mem0 has shown yet."""
+    """Memories that adapters captured before this moment and that no scan has shown yet."""
     if ledger.db.execute("SELECT 1 FROM scan WHERE kind = ? LIMIT 1", (LIVE,)).fetchone() is None:
         return set()
     rows = ledger.db.execute(
@@ -88,7 +88,7 @@ def last_plan(ledger: Ledger) -> tuple[int, str] | None:
 
 
 def base_plan(ledger: Ledger, fence: str) -> tuple[int, str] | None:
-    """The newest plan, and when the reading behind it began, once one was made of a reading after the fence."""
+    """The newest plan, and the beginning of the newest complete scan after the fence; None if there is no such scan."""
     row = ledger.db.execute(
         "SELECT (SELECT max(id) FROM plan WHERE complete = 1) AS number, max(scan.began) AS began FROM scan"
         " WHERE complete = 1 AND kind != ? AND began > ?",
@@ -122,7 +122,7 @@ def set_fingerprint(ledger: Ledger, plan: int, fingerprint: str, *, scan: str | 
 
 
 def finish_plan(ledger: Ledger, plan: int, *, mapping_digest: str) -> None:
-    """The merge is whole: a run may go on from it."""
+    """Mark the plan as complete: a run may resume it."""
     ledger.db.execute(
         "UPDATE plan SET complete = 1, (scopes, lanes) ="
         " (SELECT count(DISTINCT selector), count(DISTINCT lane) FROM fact WHERE plan = ? AND state != 'skipped')"
@@ -133,7 +133,7 @@ def finish_plan(ledger: Ledger, plan: int, *, mapping_digest: str) -> None:
 
 
 def sent(ledger: Ledger) -> Iterator[Sent]:
-    """Every memory that may be in Spectron, and where; a page at a time, so that the ledger may change meanwhile."""
+    """Every memory that may be in Spectron, and where; read in pages, so that the ledger may be changed meanwhile."""
     last = ""
     while True:
         rows = ledger.db.execute(

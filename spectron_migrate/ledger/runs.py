@@ -1,4 +1,4 @@
-"""The last run of a replay, kept for `status`: when it began, what it wrote, how it ended."""
+"""The last run of `replay`, kept for `status`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spectron_migrate.records import canonical_json
 
 @dataclass(frozen=True, slots=True)
 class LastRun:
-    """One run; `ended` is None while it is at work, and for good where it was killed."""
+    """One run; `ended` is None while it runs, and remains so if it is killed."""
 
     began: str
     process: int
@@ -26,11 +26,11 @@ class LastRun:
     requests: int = 0
     retries: int = 0
     stopped: str | None = None
-    """Why it ended before its work did."""
+    """Why it ended early; None if it did not."""
 
     @property
     def is_alive(self) -> bool:
-        """Whether a process of its number still runs."""
+        """Whether a process with its pid exists."""
         try:
             os.kill(self.process, 0)
         except ProcessLookupError:
@@ -41,10 +41,10 @@ class LastRun:
 
 
 @contextmanager
-def noted(
-    ledger: Ledger, *, plan: int, stored: int, now: Callable[[], str], told: Callable[[LastRun], LastRun]
+def record_run(
+    ledger: Ledger, *, plan: int, stored: int, now: Callable[[], str], add_outcome: Callable[[LastRun], LastRun]
 ) -> Iterator[None]:
-    """Note the run that the block is; `told` fills in at its end what became of it."""
+    """Record the run of the block; `add_outcome` completes the record at its end."""
     run = LastRun(now(), os.getpid(), plan, stored)
     with ledger.transaction():
         ledger.db.execute("DELETE FROM step WHERE kind = 'run'")
@@ -55,7 +55,7 @@ def noted(
     try:
         yield
     finally:
-        ended = replace(told(run), ended=now())
+        ended = replace(add_outcome(run), ended=now())
         with ledger.transaction():
             ledger.db.execute("UPDATE step SET detail = ? WHERE kind = 'run'", (canonical_json(asdict(ended)),))
 

@@ -1,4 +1,4 @@
-"""Sessions and scopes of ours: noted before they are asked for, so that none is made unknown to the ledger."""
+"""Our sessions and scopes: recorded before they are requested, so that the ledger knows all that may exist."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spectron_migrate.records import Infer, Selector, canonical_json, selector_o
 
 @dataclass(frozen=True, slots=True)
 class SessionRow:
-    """A session of ours; `server_id` is None until the server made it."""
+    """One of our sessions; `server_id` is None until the server has created it."""
 
     id: int
     selector: Selector
@@ -21,15 +21,15 @@ class SessionRow:
     infer: Infer
     server_id: str | None
     used: int
-    """Positions given out so far."""
+    """Positions assigned so far."""
 
 
 def open_session(
     ledger: Ledger, selector: Selector, run: str | None, infer: Infer, size: int, *, taken: Collection[int] = ()
 ) -> SessionRow | None:
-    """An open session for these facts that still has room; full ones are closed on the way.
+    """An open session for these facts that has room; full ones are closed.
 
-    `taken`: sessions that another stream writes to, because in one session one send is undecided at most.
+    `taken`: sessions that another stream writes to, because a session has at most one undecided send.
     """
     same_run, run_value = _same_run(run)
     rows = ledger.db.execute(
@@ -47,7 +47,7 @@ def open_session(
 
 
 def begin_session(ledger: Ledger, selector: Selector, run: str | None, infer: Infer, now: str) -> int:
-    """Note that a session is about to be made. One whose answer is never known stays an empty orphan."""
+    """Record that a session is about to be created. If the answer never arrives it becomes an orphan."""
     number = selector_number(ledger.db, selector)
     same_run, run_value = _same_run(run)
     part = ledger.db.execute(
@@ -68,7 +68,7 @@ def _same_run(run: str | None) -> tuple[str, tuple[str, ...]]:
 
 
 def session_made(ledger: Ledger, session: int, server_id: str, echo: Selector | None) -> None:
-    """Keep the id that the server gave, before any fact names it."""
+    """Store the server's id, before any fact names it."""
     ledger.db.execute(
         "UPDATE session SET state = 'open', server_id = ?, echo = ? WHERE id = ?",
         (server_id, canonical_json(echo) if echo is not None else None, session),
@@ -76,27 +76,27 @@ def session_made(ledger: Ledger, session: int, server_id: str, echo: Selector | 
 
 
 def session_not_made(ledger: Ledger, session: int) -> None:
-    """The server said that it did not make it: there is nothing to keep, and nothing to count."""
+    """Remove a session that the server did not create."""
     ledger.db.execute("DELETE FROM session WHERE id = ? AND server_id IS NULL", (session,))
 
 
 def orphan_session(ledger: Ledger, session: int) -> None:
-    """Its answer never came: if the server made it, it stays empty; it is counted, never deleted."""
+    """Mark a session whose answer never arrived. If the server created it, it stays empty and is never deleted."""
     ledger.db.execute("UPDATE session SET state = 'orphan' WHERE id = ?", (session,))
 
 
 def close_session(ledger: Ledger, session: int) -> None:
-    """Nothing is written to it any more; on the wire that takes no call."""
+    """Stop writing to a session; that takes no request."""
     ledger.db.execute("UPDATE session SET state = 'closed' WHERE id = ?", (session,))
 
 
 def orphan_openings(ledger: Ledger) -> int:
-    """Sessions that a process of ours was opening when it died: nobody knows whether the server made them."""
+    """Mark the sessions that a process was opening when it died as orphans; returns their number."""
     return ledger.db.execute("UPDATE session SET state = 'orphan' WHERE state = 'opening'").rowcount
 
 
 def count_orphans(ledger: Ledger) -> int:
-    """Sessions that the server may have made for nobody: empty, and left alone."""
+    """How many sessions are orphans."""
     return int(ledger.db.execute("SELECT count(*) FROM session WHERE state = 'orphan'").fetchone()[0])
 
 
@@ -104,7 +104,7 @@ def count_orphans(ledger: Ledger) -> int:
 
 
 def keep_scope_listing(ledger: Ledger, paths: Sequence[str], now: str) -> None:
-    """The scopes that are there before we register anything; kept once, for good."""
+    """Store the scopes that existed before we registered any; only the first listing counts."""
     ledger.db.executemany(
         "INSERT INTO scope(path, listed_before) VALUES (?, 1) ON CONFLICT(path) DO NOTHING", [(path,) for path in paths]
     )
@@ -112,7 +112,7 @@ def keep_scope_listing(ledger: Ledger, paths: Sequence[str], now: str) -> None:
 
 
 def intend_scopes(ledger: Ledger, paths: Sequence[str], now: str) -> None:
-    """Note, before the first POST /scopes, every path that it may create."""
+    """Record every path that POST /scopes may create, before it is called."""
     ledger.db.executemany(
         "INSERT INTO scope(path, listed_before, intended_at) VALUES (?, 0, ?) ON CONFLICT(path) DO UPDATE"
         " SET intended_at = coalesce(scope.intended_at, excluded.intended_at)",
@@ -121,14 +121,14 @@ def intend_scopes(ledger: Ledger, paths: Sequence[str], now: str) -> None:
 
 
 def scope_registered(ledger: Ledger, path: str, *, created_by_us: bool) -> None:
-    """The node is there; ours where our own 201 made it."""
+    """Record that the node exists; it is ours if our own request created it (201)."""
     ledger.db.execute("UPDATE scope SET registered = 1 WHERE path = ?", (path,))
     if created_by_us:
         ledger.db.execute("UPDATE scope SET created_by_us = 1 WHERE path = ?", (path,))
 
 
 def is_registered(ledger: Ledger, path: str) -> bool:
-    """Whether this ledger saw the node registered."""
+    """Whether we registered the node, or found it registered."""
     row = ledger.db.execute("SELECT registered FROM scope WHERE path = ?", (path,)).fetchone()
     return row is not None and bool(row["registered"])
 

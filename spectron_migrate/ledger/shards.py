@@ -1,4 +1,4 @@
-"""Shards: which lanes are whose, where their ledgers lie, and how they keep to one plan while they run."""
+"""Shards: which lanes each takes, where their ledgers are, and how they share one plan while they run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.records import counted
 
 HASH = "sha256(lane), first 8 bytes, big-endian, modulo shards"
-"""How a lane finds its shard; kept in the plan that the shards share, so that all of them agree."""
+"""How a lane is assigned to a shard; stored in the shared plan, so that all shards agree."""
 LOCK = "shards.lock"
 MOST = 1024
 _FOLDER = re.compile(r"shard-([0-9]+)-of-([0-9]+)")
@@ -27,10 +27,10 @@ _PAUSE_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One of several processes that replay one dump together: it takes whole lanes."""
+    """One of several processes that replay one dump together; each takes whole lanes."""
 
     number: int
-    """From 0."""
+    """Starts at 0."""
     of: int
 
     @classmethod
@@ -50,11 +50,11 @@ class Shard:
         return f"{self.number}/{self.of}"
 
     def folder(self, state: Path) -> Path:
-        """Where this shard keeps its ledger and its review files."""
+        """The directory of this shard's ledger and review files."""
         return state / f"shard-{self.number}-of-{self.of}"
 
     def takes(self, lane: str) -> bool:
-        """Whether the lane is this shard's."""
+        """Whether this shard sends the lane."""
         hashed = hashlib.sha256(lane.encode("utf-8", "surrogatepass")).digest()[:8]
         return int.from_bytes(hashed, "big") % self.of == self.number
 
@@ -64,14 +64,14 @@ class Found:
     """The ledgers of a state directory."""
 
     folders: tuple[Path, ...]
-    """One for a plain migration, else one for each shard that has begun."""
+    """One for a migration without shards, else one for each shard that has run."""
     missing: tuple[str, ...] = ()
-    """Shards that have not begun, or whose ledger is gone."""
+    """Shards that have no ledger here."""
 
     sharded: bool = False
 
     def complete(self) -> Found:
-        """Itself; raises Incomplete where a shard is missing."""
+        """Return itself; raises Incomplete if a shard is missing."""
         if self.missing:
             raise Incomplete(
                 f"{counted(len(self.missing), 'shard has', 'shards have')} no ledger here: {', '.join(self.missing)}",
@@ -81,7 +81,7 @@ class Found:
 
 
 def counts_in(state: Path) -> list[int]:
-    """In how many shards the migration in `state` was begun: one number, none for a plain one."""
+    """The numbers of shards found in `state`: one, or none for a migration without shards."""
     return sorted({of for of, _ in _shards_in(state)})
 
 

@@ -188,7 +188,9 @@ class Replay:
             run = self._begin(ledger, api, planned.id, principal=me.principal)
             if self._interrupted is None:
                 result = partial(_with_result, run)
-                with runs.noted(ledger, plan=planned.id, stored=before.stored, now=self._stamp, told=result):
+                with runs.record_run(
+                    ledger, plan=planned.id, stored=before.stored, now=self._stamp, add_outcome=result
+                ):
                     self._reporter.stage("replay", before.waiting)
                     await deliver_plan(run)
             review = write_review(ledger, planned.id, self._state / "review")

@@ -1,4 +1,4 @@
-"""Reading the ledgers of a migration for its cutover: who is behind, what is left, what is in Spectron for good."""
+"""What a cutover asks of the ledgers: who is behind, what is undecided, what Spectron has that Mem0 has not."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class StaleText:
     selector: str
     """Canonical JSON, as the ledger keeps it."""
     deleted_at: str | None
-    """Since when Mem0 has no such memory; None where it still has a row of it."""
+    """When the memory was found missing in Mem0; None if Mem0 still has a row of it."""
     now: str
     """What Mem0 says of its row: `active`, or that it is deleted, expired, archived or replaced."""
     turn_id: str | None
@@ -52,10 +52,10 @@ def count_undecided(ledgers: Sequence[Ledger]) -> Undecided:
 
 
 def owners_behind(ledgers: Sequence[Ledger], most: int, short: Sequence[str]) -> set[str] | None:
-    """Every id of those whom Spectron would not show what Mem0 does; None where they are more than `most`.
+    """Ids of all owners of whom Spectron lacks something that Mem0 has; None if there are more than `most`.
 
-    That is whose memory is not decided, or is among the `short`: decided, and yet not there for whom Mem0 has it.
-    Of a memory that belongs to somebody else by now it is both.
+    These are the owners of undecided memories and of those in `short`: decided, but not in Spectron for their owner. A
+    memory that changed owners counts for both.
     """
     owners: set[str] = set()
     for ledger in ledgers:
@@ -76,7 +76,7 @@ def owners_behind(ledgers: Sequence[Ledger], most: int, short: Sequence[str]) ->
 
 
 def count_living(ledgers: Sequence[Ledger]) -> int:
-    """How many memories the ledgers hold for existing in Mem0."""
+    """How many memories exist in Mem0 as far as the ledgers know."""
     return sum(
         ledger.db.execute("SELECT count(*) FROM memory WHERE tombstoned_at IS NULL AND is_message = 0").fetchone()[0]
         for ledger in ledgers
@@ -84,7 +84,7 @@ def count_living(ledgers: Sequence[Ledger]) -> int:
 
 
 def refused_memories(ledgers: Sequence[Ledger]) -> dict[str, str]:
-    """Memories whose newest text the server refused; which text, and its words."""
+    """Memories whose newest text the server refused, with the version and its reason."""
     found: dict[str, str] = {}
     for ledger in ledgers:
         rows = ledger.db.execute(
@@ -96,7 +96,7 @@ def refused_memories(ledgers: Sequence[Ledger]) -> dict[str, str]:
 
 
 def moved_memories(ledgers: Sequence[Ledger]) -> dict[str, str]:
-    """Memories that are in Spectron under other owners than Mem0 has them under by now, and those owners."""
+    """Memories that are in Spectron under other owners than in Mem0, with the owners in Spectron as JSON."""
     found: dict[str, str] = {}
     for ledger in ledgers:
         rows = ledger.db.execute(
@@ -160,7 +160,7 @@ def selectors_in_use(ledgers: Sequence[Ledger]) -> list[str]:
 
 
 def scan_began(ledgers: Sequence[Ledger], scan: str) -> str | None:
-    """When a reading of Mem0 began that was planned here; None where it was not."""
+    """When a scan began; None if it is unknown here, or its time is."""
     for ledger in ledgers:
         row = ledger.db.execute("SELECT began FROM scan WHERE id = ?", (scan,)).fetchone()
         if row is not None:

@@ -9,12 +9,12 @@ from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.schema import CARRIER, STORED, marks
 
 LISTED = 100
-"""Items of a list that are carried in a summary; the count and the file have the rest."""
+"""Most items of a list in a summary."""
 
 
 @dataclass(frozen=True, slots=True)
 class NamedFact:
-    """A fact in a list for people: which memory, and why."""
+    """A fact in a list for people: its memory, and the reason for its state."""
 
     mem0_id: str
     version: int
@@ -24,7 +24,7 @@ class NamedFact:
 
 @dataclass(frozen=True, slots=True)
 class PlanCounts:
-    """Facts of a plan at one moment: the difference of two is what a run did."""
+    """Facts of a plan at one moment; the difference between two is what a run did."""
 
     stored: int
     not_extracted: int
@@ -66,7 +66,7 @@ def count_late(ledger: Ledger, plan: int) -> int:
 
 
 def skipped_by_reason(ledger: Ledger, plan: int) -> dict[str, int]:
-    """How many of the plan are skipped, by reason, most first."""
+    """Skipped facts of the plan by reason, most frequent first."""
     rows = ledger.db.execute(
         "SELECT reason, count(*) AS n FROM fact WHERE plan = ? AND state = 'skipped' GROUP BY reason ORDER BY n DESC",
         (plan,),
@@ -87,7 +87,7 @@ def will_not_expire(ledger: Ledger, plan: int) -> list[str]:
 
 
 def scopes_and_lanes(ledger: Ledger, plan: int) -> tuple[int, int]:
-    """Different selectors and lanes of what the plan writes or wrote, as they were counted when it was made."""
+    """Numbers of selectors and lanes of the plan, as counted when it was made."""
     row = ledger.db.execute("SELECT scopes, lanes FROM plan WHERE id = ?", (plan,)).fetchone()
     return int(row["scopes"] or 0), int(row["lanes"] or 0)
 
@@ -123,7 +123,7 @@ def target_paths(ledger: Ledger, plan: int) -> list[str]:
 
 
 def foreign_paths(ledger: Ledger, paths: Sequence[str]) -> list[str]:
-    """Those of the paths that were registered before this migration intended any."""
+    """Those of the paths that existed before this migration registered any."""
     return [
         path
         for path in paths
@@ -145,11 +145,11 @@ def would_come_late(ledger: Ledger, plan: int, lane: str, key: str, mem0_id: str
 
 
 def made_at(ledger: Ledger) -> str:
-    """When the ledger was made: two of the same migration differ in it."""
+    """When the ledger was created; tells a new ledger of the same migration from the old one."""
     row = ledger.db.execute("SELECT created_at FROM migration").fetchone()
     return str(row["created_at"]) if row else ""
 
 
 def knows_other_dump(ledger: Ledger, dump_digest: str) -> bool:
-    """Whether another dump than this was ever merged into the ledger."""
+    """Whether the ledger has a scan of any other dump."""
     return ledger.db.execute("SELECT 1 FROM scan WHERE id != ?", (dump_digest,)).fetchone() is not None

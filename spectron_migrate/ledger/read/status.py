@@ -1,4 +1,4 @@
-"""Where a migration stands, over all its ledgers: counts from indexes alone, so that a million memories cost little."""
+"""How far a migration is, over all its ledgers: counted in indexes alone, so that a million memories cost little."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from spectron_migrate.ledger.runs import LastRun, last_run
 from spectron_migrate.ledger.schema import FactState
 
 LANES = 5
-"""Lanes that are told: those with most to do."""
+"""How many lanes are listed: those with the most facts left."""
 
 
 @dataclass(frozen=True, slots=True)
 class LaneLeft:
-    """A lane and how many of its memories wait."""
+    """A lane and how many of its facts are left."""
 
     lane: str
     remaining: int
@@ -38,7 +38,7 @@ class MigrationStatus:
     lanes_left: int
     lanes: list[LaneLeft]
     sessions: dict[str, int]
-    """By state; an orphan is one whose answer never came: if the server made it, it is empty."""
+    """By state. An orphan is a session whose answer never arrived; if the server created it, it is empty."""
     scopes: int
     named: list[NamedFact]
     """The first refused and undecidable memories, and why."""
@@ -60,7 +60,7 @@ class MigrationStatus:
 
 
 def read_status(ledgers: Sequence[Ledger], root: Ledger | None = None) -> MigrationStatus:
-    """Read all ledgers of one migration; `root` is where probes are kept, if that is another one."""
+    """Read all ledgers of a migration; `root` holds the probe answers if it is another ledger."""
     migration = next((found for ledger in ledgers if (found := ledger.migration()) is not None), None)
     lanes = [_lanes(ledger) for ledger in ledgers]
     skipped = _summed(ledgers, "SELECT reason, count(*) FROM fact WHERE state = 'skipped' GROUP BY reason")
@@ -87,7 +87,7 @@ def count_all(ledger: Ledger) -> dict[str, int]:
 
 
 def _states(ledgers: Sequence[Ledger]) -> dict[str, int]:
-    """Facts by state. Most are written in the end: they are what the others leave, and are not counted one by one."""
+    """Facts by state. `written` is computed from the total, because it is by far the largest."""
     total: Counter[str] = Counter()
     for ledger in ledgers:
         *others, (_, every) = ledger.db.execute(_STATES).fetchall()
