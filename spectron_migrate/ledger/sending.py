@@ -182,6 +182,8 @@ REQUEST = "INSERT INTO request(id, body, key, sent_after, sent_by) VALUES (?, ?,
 
 def still_planned(ledger: Ledger, facts: Sequence[int]) -> dict[int, Row]:
     """Those of the facts that are still to be sent, with all that their bodies say; overtaken ones are skipped."""
+    if not facts:
+        return {}
     rows = ledger.db.execute(
         f"SELECT fact.id, key, infer, role, category, labels, version.text, text_at, selector.text AS selector,"
         f" {IS_CURRENT} AS is_current FROM {FACTS} JOIN selector ON selector.no = fact.selector"

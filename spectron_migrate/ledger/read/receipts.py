@@ -120,6 +120,8 @@ def facts_made_into(ledger: Ledger, ids: Sequence[str]) -> dict[str, list[int]]:
 def extracted_ids(ledger: Ledger, facts: Sequence[int]) -> dict[int, list[str]]:
     """The entities and attributes of each fact, by id."""
     found: defaultdict[int, list[str]] = defaultdict(list)
+    if not facts:
+        return found
     for row in ledger.db.execute(
         f"SELECT fact, id FROM extracted WHERE fact IN ({marks(facts)}) ORDER BY fact, id", tuple(facts)
     ):
