@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from sqlite3 import Row
+from types import MappingProxyType
 
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.schema import FACTS, IS_CURRENT, STORED, marks
@@ -44,7 +46,7 @@ class ReceiptRow:
     late: bool
     echoed: bool
     tombstoned: bool
-    owners: dict[str, str]
+    owners: Mapping[str, str]
     """The ids that say whose memory it is, of the newest record."""
 
 
@@ -133,7 +135,6 @@ def _with_ids(ledger: Ledger, rows: Iterable[Row]) -> Iterator[ReceiptRow]:
     rows = list(rows)
     ids = extracted_ids(ledger, [row["id"] for row in rows])
     for row in rows:
-        record = json.loads(row["record"])
         yield ReceiptRow(
             fact=row["id"],
             mem0_id=row["mem0_id"],
@@ -155,8 +156,15 @@ def _with_ids(ledger: Ledger, rows: Iterable[Row]) -> Iterator[ReceiptRow]:
             late=bool(row["late"]),
             echoed=bool(row["echoed"]),
             tombstoned=bool(row["tombstoned"]),
-            owners={name: record[name] for name in ENTITY_IDS if record.get(name)},
+            owners=_owners(row["record"]),
         )
+
+
+@lru_cache(4096)
+def _owners(record: str) -> Mapping[str, str]:
+    """Verification asks for the same facts again and again: parsing their records is most of what reading costs."""
+    known = json.loads(record)
+    return MappingProxyType({name: known[name] for name in ENTITY_IDS if known.get(name)})
 
 
 # -- messages ---------------------------------------------------------------------------------------------
