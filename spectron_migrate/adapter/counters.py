@@ -23,6 +23,7 @@ class ProcessCounters:
         self._lock = threading.Lock()
         self._calls: dict[str, Counter[str]] = {}
         self._reads: Counter[str] = Counter()
+        self._last_read: datetime | None = None
         self._shadow: Counter[str] = Counter()
 
     def call(self, method: str, details: tuple[str, ...] = ()) -> None:
@@ -39,6 +40,7 @@ class ProcessCounters:
         """Count where a search was answered, or why not by Spectron."""
         with self._lock:
             self._reads[where] += 1
+            self._last_read = self._now()
             self.changes += 1
 
     def reads(self, counts: Mapping[str, int]) -> None:
@@ -55,7 +57,12 @@ class ProcessCounters:
     def forget_after_fork(self) -> None:
         """In a child process: the counts are the parent's, and another thread of it may have held the lock."""
         self._lock = threading.Lock()
-        self._calls, self._reads, self._shadow = {}, Counter(), Counter()
+        self._calls, self._reads, self._shadow, self._last_read = {}, Counter(), Counter(), None
+
+    @property
+    def last_read(self) -> datetime | None:
+        """When this process last searched; None if it never did."""
+        return self._last_read
 
     def snapshot(self) -> dict[str, Any]:
         """The counts as `ProcessStatus` holds them."""

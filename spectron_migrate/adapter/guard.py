@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from spectron_migrate.settings.types import GuardSettings
-from spectron_migrate.state.processes import stamp
+from spectron_migrate.state.process_status import stamp
 
 LEAST_FAILURES = 3
 """Fewer failures than this in a window do not count."""

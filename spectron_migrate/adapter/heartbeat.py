@@ -15,7 +15,8 @@ from spectron_migrate.adapter.guard import Guard
 from spectron_migrate.adapter.process_calls import ProcessCalls
 from spectron_migrate.records import parse_time
 from spectron_migrate.state.following import UNDRAINED, is_followed
-from spectron_migrate.state.processes import FOLDER, GuardStatus, OwnFile, ProcessStatus, stamp
+from spectron_migrate.state.process_status import GuardStatus, ProcessStatus, stamp
+from spectron_migrate.state.processes import FOLDER, OwnFile
 from spectron_migrate.state.routing import Routing, RoutingReader
 
 EVERY_S = 0.5
@@ -117,12 +118,15 @@ class Heartbeat:
         if own is None:
             return
         routing = self._routing.current()
-        changes = (self._counters.changes, self.calls.changes)
-        status = (changes, routing.epoch, self._routing.problem, self._guard.state, self._guard.trips)
+        changes, guard = (self._counters.changes, self.calls.changes), (self._guard.state, self._guard.trips)
+        status = (changes, routing.epoch, self._routing.problem, guard, self._closed)
         now = datetime.now(UTC)
         if status == self._written and (now - self._written_at).total_seconds() < UNCHANGED_S:
             return
-        guard = GuardStatus(self._guard.state != "closed", self._guard.since, self._guard.reason, self._guard.trips)
+        last_read = self._counters.last_read
+        guard_status = GuardStatus(
+            self._guard.state != "closed", self._guard.since, self._guard.reason, self._guard.trips
+        )
         own.write(
             ProcessStatus(
                 host=own.host,
@@ -131,7 +135,9 @@ class Heartbeat:
                 heartbeat=stamp(now),
                 epoch=routing.epoch,
                 routing_problem=self._routing.problem,
-                guard=guard,
+                last_reads={} if last_read is None else {own.host: stamp(last_read)},
+                ended=stamp(now) if self._closed else None,
+                guard=guard_status,
                 running_epoch=self.calls.oldest_epoch,
                 **self._counters.snapshot(),
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -15,7 +15,7 @@ from spectron_migrate.cli import completion
 from spectron_migrate.cli.opening import catch_up_settings, mem0_section, open_api
 from spectron_migrate.cli.options import GlobalOptions, SectionedCommand, read_filters, with_global_options
 from spectron_migrate.cli.runner import CommandResult, Invocation, run_async, run_command
-from spectron_migrate.cli.tables import facts, listing, plain
+from spectron_migrate.cli.tables import duration, facts, listing, plain
 from spectron_migrate.errors import InputError, KeyRefused, WrongLedger
 from spectron_migrate.records import Reporter, counted, format_time
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from spectron_migrate.cutover.gated_steps import Cutover
+    from spectron_migrate.cutover.gates import GateResult
     from spectron_migrate.cutover.phases import StepResult
     from spectron_migrate.settings import Settings
     from spectron_migrate.spectron.api import SpectronApi
@@ -112,7 +113,11 @@ def shift(
 def accept(
     options: GlobalOptions,
     gate: Annotated[
-        str, typer.Argument(help="refused, moved, verdict, will_not_expire or calls.", metavar="GATE[=ID…]")
+        str,
+        typer.Argument(
+            help="refused, moved, verdict, will_not_expire, application, calls, processes or soak.",
+            metavar="GATE[=ID…]",
+        ),
     ],
     more: Annotated[list[str] | None, typer.Argument(help="More ids.", metavar="[ID…]")] = None,
     reason: ReasonOption = "",
@@ -246,6 +251,7 @@ class StepInputs:
             self.settings.state,
             lambda: catch_up_settings(self.settings),
             max_age_s=self.settings.cutover.max_age_s,
+            soak_s=self.settings.cutover.soak_s,
             reporter=self.invocation.reporter,
         )
 
@@ -320,19 +326,50 @@ def _migration_id(settings: Settings) -> str:
 def draw(result: StepResult) -> Iterator[RenderableType]:
     """The phase, the gates, and what to do about those that do not pass."""
     yield facts(f"Cutover: {result.note or result.state.phase}", _rows(result))
+    from spectron_migrate.cutover.gates import gates_before
+    from spectron_migrate.cutover.next_step import next_gated_step
+
+    needed = gates_before(result.gates, next_gated_step(result.state))
     if result.gates:
         yield listing(
-            "All gates pass" if result.ready else "Gates",
+            _gates_title(result),
             ("gate", "value", "limit", ""),
-            [(gate.name, _value(gate.value), _value(gate.limit), OUTCOMES[gate.outcome]) for gate in result.gates],
+            [(gate.name, _gate_value(gate), _gate_limit(gate), _outcome(gate, needed)) for gate in result.gates],
         )
     for gate in result.gates:
         if not gate.passed:
-            yield plain(f"{gate.name}: {gate.hint}")
+            before = "" if gate in needed else f", before {_HELD[gate.holds]}"
+            yield plain(f"{gate.name}{before}: {gate.hint}", style="" if gate in needed else "dim")
         elif gate.accepted_by:
             yield plain(f"{gate.name}: accepted by {gate.accepted_by}", style="dim")
     if result.ready is False:
-        yield plain("reads move to Spectron only when every gate passes", style="bold")
+        yield plain("reads, and in the end writes, move to Spectron only when these gates pass", style="bold")
+
+
+_HELD = {"shift": "the next shift", "all": "a shift of all users", "complete": "complete"}
+
+
+def _gates_title(result: StepResult) -> str:
+    if not result.ready:
+        return "Gates"
+    return "All gates pass" if all(gate.passed for gate in result.gates) else "All gates pass that the next step needs"
+
+
+def _outcome(gate: GateResult, needed: Sequence[GateResult]) -> str:
+    """A gate that only a later step needs is no failure yet."""
+    return OUTCOMES[gate.outcome] if gate.passed or gate in needed else f"before {_HELD[gate.holds]}"
+
+
+def _gate_value(gate: GateResult) -> str:
+    return _span(gate.value) if gate.name == "soak" else _value(gate.value)
+
+
+def _gate_limit(gate: GateResult) -> str:
+    return _span(gate.limit) if gate.name == "soak" else _value(gate.limit)
+
+
+def _span(seconds: object) -> str:
+    return duration(seconds) if isinstance(seconds, int | float) else _value(seconds)
 
 
 def _rows(result: StepResult) -> list[tuple[str, object]]:

@@ -94,6 +94,12 @@ class Evidence:
     key: KeyGrants = field(default_factory=lambda: KeyGrants(problem="not asked"))
     calls: Mapping[str, int] | None = None
     """The application's recent calls that Spectron cannot answer, by name; None if no process counts them."""
+    last_reads: Mapping[str, str] = field(default_factory=dict)
+    """Host -> when an application there last read through the adapter or the routing."""
+    lost: Mapping[str, str] = field(default_factory=dict)
+    """Processes of the application that fell silent without saying that they ended, and their last heartbeats."""
+    soak_s: float = 0.0
+    """How long all users must have been read from Spectron before `complete`."""
 
 
 async def gather(
@@ -104,6 +110,7 @@ async def gather(
     mapping: str,
     max_lag_s: float,
     max_age_s: float,
+    soak_s: float,
     now: datetime,
 ) -> Evidence:
     """Gather the evidence. What cannot be read is recorded in it, not raised; only the journal must be readable."""
@@ -137,7 +144,10 @@ async def gather(
         reconciled=read_last_result(folder),
         report=report,
         key=await _read_grants(api, selectors),
-        calls=application.calls if application.measured else None,
+        calls=application.calls if application.calls_measured else None,
+        last_reads=application.last_reads,
+        lost=application.lost,
+        soak_s=soak_s,
     )
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from spectron_migrate.cutover import ungated_steps
 from spectron_migrate.cutover.evidence import gather
-from spectron_migrate.cutover.gates import GateResult, evaluate_gates, exit_code_of, prepare_acceptance
+from spectron_migrate.cutover.gates import GateResult, evaluate_gates, exit_code_of, gates_before, prepare_acceptance
+from spectron_migrate.cutover.next_step import next_gated_step
 from spectron_migrate.cutover.phases import Command, StepResult, describe_reads, require_legal
 from spectron_migrate.cutover.privacy import write_privacy_report
 from spectron_migrate.errors import ExitCode, NotConfirmed, NotLegal
@@ -44,6 +45,7 @@ class Cutover:
         settings: Callable[[], CatchUpSettings],
         *,
         max_age_s: float,
+        soak_s: float,
         reporter: Reporter,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -52,11 +54,13 @@ class Cutover:
         """`folder` is the state directory; `who` is recorded with every step, by default user, host and process.
 
         `settings` is called only when Mem0 or Spectron is needed, so broken settings never keep reads from
-        going back to Mem0. `max_age_s`: how old a verdict and a comparison may be.
+        going back to Mem0. `max_age_s`: how old a verdict and a comparison may be. `soak_s`: how long all users must
+        have been read from Spectron before `complete`.
         """
         self._make_settings = settings
         self._folder = folder
         self._max_age_s = max_age_s
+        self._soak_s = soak_s
         self._reporter = reporter
         self._now = now
         self._sleep = sleep
@@ -75,7 +79,9 @@ class Cutover:
             return StepResult(state, privacy=privacy, exit_code=ExitCode.NO_GO, note=note)
         gates = await self._evaluate_gates(api)
         privacy = write_privacy_report(self._folder, now=self._stamp()) if state.ever_began else None
-        return StepResult(state, gates, privacy=privacy, exit_code=exit_code_of(gates))
+        needed = gates_before(gates, next_gated_step(state))
+        code = exit_code_of(needed)
+        return StepResult(state, gates, privacy=privacy, ready=code == ExitCode.DONE, exit_code=code)
 
     async def accept(self, api: SpectronApi | None, gate: str, ids: Sequence[str], *, why: str) -> StepResult:
         """Let a gate pass for what it shows now. Raises InputError if it cannot be accepted."""
@@ -85,7 +91,9 @@ class Cutover:
         state = record_step(self._folder, step)
         gates = await self._evaluate_gates(api)
         memories = f", {counted(len(chosen), 'memory')}" if chosen else ""
-        return StepResult(state, gates, note=f"accepted: {gate}{memories}")
+        needed = gates_before(gates, next_gated_step(state))
+        ready = exit_code_of(needed) == ExitCode.DONE
+        return StepResult(state, gates, ready=ready, note=f"accepted: {gate}{memories}")
 
     async def shift(
         self, api: Callable[[], SpectronApi], percent: float, users: Sequence[str] = (), *, why: str = ""
@@ -103,12 +111,15 @@ class Cutover:
         async with round_lock(self._folder, sleep=self._sleep, patience_s=ROUND_PATIENCE_S), api() as wire:
             reconciled = await self._reconcile(wire)
             gates = await self._evaluate_gates(wire)
-            if exit_code_of(gates) != ExitCode.DONE:
+            moves_all = state.after(step).all_read_since is not None
+            code = exit_code_of(gates_before(gates, "all" if moves_all else "shift"))
+            if code != ExitCode.DONE:
                 note = "nothing was changed: not every gate passes"
-                return StepResult(state, gates, reconciled, exit_code=exit_code_of(gates), note=note)
+                return StepResult(state, gates, reconciled, ready=False, exit_code=code, note=note)
             step = replace(step, at=self._stamp(), gates=_for_the_journal(gates))
             state = record_step(self._folder, step, decided_in=state)
-        return StepResult(state, gates, reconciled, note=describe_reads(state))
+        ready = exit_code_of(gates_before(gates, next_gated_step(state))) == ExitCode.DONE
+        return StepResult(state, gates, reconciled, ready=ready, note=describe_reads(state))
 
     async def complete(
         self, api: Callable[[], SpectronApi], migration: str | None, *, yes: bool, why: str = ""
@@ -134,6 +145,13 @@ class Cutover:
         async with round_lock(self._folder, sleep=self._sleep, patience_s=ROUND_PATIENCE_S), api() as wire:
             gates: tuple[GateResult, ...] = ()
             if state.phase != "complete":
+                gates = await self._evaluate_gates(wire)
+                code = exit_code_of(gate for gate in gates if gate.holds != "shift")
+                if code != ExitCode.DONE:
+                    note = "nothing was changed: not every gate passes"
+                    return StepResult(state, gates, ready=False, exit_code=code, note=note)
+                if not self._soak_s:
+                    self._reporter.warn("cutover.soak is 0s: nobody waited to see how Spectron answers all users")
                 if state.phase != "closing":
                     closing = Step("closing", self._stamp(), self._who, why)
                     state = record_step(self._folder, closing, decided_in=state)
@@ -142,8 +160,10 @@ class Cutover:
                 with hold_ledgers(self._folder):
                     gates = _require_quiet(await self._evaluate_gates(wire), reconciled)
                     if exit_code_of(gates) != ExitCode.DONE:
-                        note = "applications still write to Mem0: not every gate passes"
-                        return StepResult(state, gates, reconciled, exit_code=exit_code_of(gates), note=note)
+                        note = "Mem0 cannot be left yet: not every gate passes"
+                        return StepResult(
+                            state, gates, reconciled, ready=False, exit_code=exit_code_of(gates), note=note
+                        )
                     step = Step("complete", self._stamp(), self._who, why, gates=_for_the_journal(gates))
                     state = record_step(self._folder, step, decided_in=state)
             return await self._seal(wire, state, gates)
@@ -201,6 +221,7 @@ class Cutover:
             mapping=self._settings.mapping.digest,
             max_lag_s=self._settings.max_lag_s,
             max_age_s=self._max_age_s,
+            soak_s=self._soak_s,
             now=self._now(),
         )
         return tuple(evaluate_gates(evidence))

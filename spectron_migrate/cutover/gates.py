@@ -12,10 +12,13 @@
    result (like `_verdict`). Acceptances are recorded in the journal with who, when and why, and hold for exactly what
    the gate showed at that moment.
    Name it in the help of `cutover accept` (cli/cutover.py).
-5. Add evidence that fails it to `FAILING` in tests/cutover/test_gates.py.
+5. Say what it holds back: every shift towards Spectron (the default), the shift of all users, or `complete` alone.
+   A gate holds everything that comes after that, too.
+6. Add evidence that fails it to `FAILING` in tests/cutover/test_gates.py.
 
 `cutover check`, `shift`, `complete`, `accept` and their JSON take all gates from `GATES`; nothing else changes.
-A leak, a verdict of NO_GO and memories that are not delivered yet can never be accepted.
+A leak, a verdict of NO_GO and memories that are not delivered yet can never be accepted. What was not measured does
+not pass: it is accepted by name, or it holds back what the gate protects.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from datetime import datetime
 from typing import Literal
 
 from spectron_migrate.cutover.evidence import Evidence
+from spectron_migrate.cutover.next_step import GATED_STEPS, GatedStep
 from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.records import Json, counted
 from spectron_migrate.state.following import UNDRAINED
@@ -33,6 +37,8 @@ from spectron_migrate.state.journal import CutoverState, Step, acceptance_mark
 from spectron_migrate.state.processes import GATE_DAYS
 
 MOST_LISTED = 100
+ATTACHED_WITHIN_S = 3600.0
+"""An application counts as attached if it read through the adapter or the routing within this time."""
 GateOutcome = Literal["passed", "failed", "inconclusive", "incomplete"]
 
 
@@ -52,7 +58,9 @@ class GateResult:
     about: str = ""
     """For a gate that is accepted as a whole: identifies what is accepted. Empty if it cannot be accepted now."""
     name: str = ""
-    """Filled in by `evaluate_gates`."""
+    """Filled in by `evaluate_gates`, as is `holds`."""
+    holds: GatedStep = "shift"
+    """The first step that the gate holds back."""
     accepted_by: str | None = None
     """Who accepted what the gate shows, when and why; filled in by `evaluate_gates`."""
 
@@ -71,6 +79,7 @@ class GateResult:
             "outcome": self.outcome,
             "hint": self.hint,
             "accepted_by": self.accepted_by,
+            "holds": self.holds,
         }
         if self.memories:
             fields |= {"ids": list(self.memories)[:MOST_LISTED], "ids_count": len(self.memories)}
@@ -84,11 +93,21 @@ class CutoverGate:
     name: str
     check: Callable[[Evidence], GateResult]
     accept: Literal["never", "by memory", "as a whole"] = "never"
+    holds: GatedStep = "shift"
+    """The first step that the gate holds back. It holds back those that come after it as well."""
 
 
 def evaluate_gates(evidence: Evidence) -> list[GateResult]:
     """The result of every gate, in the order of `GATES`, with acceptances applied."""
-    return [_accepted(gate, replace(gate.check(evidence), name=gate.name), evidence.state) for gate in GATES]
+    return [
+        _accepted(gate, replace(gate.check(evidence), name=gate.name, holds=gate.holds), evidence.state)
+        for gate in GATES
+    ]
+
+
+def gates_before(gates: Iterable[GateResult], step: GatedStep) -> list[GateResult]:
+    """The gates that must pass before this step."""
+    return [gate for gate in gates if GATED_STEPS.index(gate.holds) <= GATED_STEPS.index(step)]
 
 
 def exit_code_of(gates: Iterable[GateResult]) -> ExitCode:
@@ -312,15 +331,63 @@ def _calls(evidence: Evidence) -> GateResult:
     """The application did not lately make calls that Spectron cannot answer."""
     calls = evidence.calls
     if calls is None:
-        if evidence.state.catch_up == "follow":
-            return _passed("not measured", 0)
-        return _failed("not measured", 0, "no process has counted its calls yet")
+        hint = (
+            "no process of the application counts its calls; attach it (docs/routing.md), or if you know that it makes"
+            " none of them: spectron-migrate cutover accept calls --reason TEXT"
+        )
+        return GateResult("not measured", 0, "failed", hint, about="not measured")
     if not calls:
         return _passed(0, 0)
     value = dict(sorted(calls.items()))
     counts = ", ".join(f"{name} {count:,}" for name, count in value.items())
-    hint = f"in the last {GATE_DAYS} days: {counts}; if the application can do without them: cutover accept calls"
-    return GateResult(value, 0, "failed", f"{hint} --reason TEXT", about=" ".join(value))
+    hint = (
+        f"in the last {GATE_DAYS} days: {counts}; if the application can do without them:"
+        " spectron-migrate cutover accept calls --reason TEXT"
+    )
+    return GateResult(value, 0, "failed", hint, about=" ".join(value))
+
+
+def _application(evidence: Evidence) -> GateResult:
+    """The application lately read through the adapter or the routing file: otherwise a shift moves nobody."""
+    limit = "a read within 1 h"
+    attached = {
+        host: at for host, at in sorted(evidence.last_reads.items()) if _age_s(evidence.now, at) <= ATTACHED_WITHIN_S
+    }
+    if attached:
+        return _passed(attached, limit)
+    hint = (
+        "no application reads through the adapter or routing.json, so it would go on with Mem0 alone: attach it"
+        " (docs/routing.md), or if none is to be attached: spectron-migrate cutover accept application --reason TEXT"
+    )
+    silent = {host: f"last read at {at}" for host, at in sorted(evidence.last_reads.items())[:MOST_LISTED]}
+    return GateResult(silent or "none seen", limit, "failed", hint, about="not attached")
+
+
+def _processes(evidence: Evidence) -> GateResult:
+    """No process of the application fell silent: one that still runs would not learn that Mem0 is left."""
+    fence = evidence.state.fence
+    lost = {name: at for name, at in evidence.lost.items() if fence is not None and at >= fence}
+    hint = (
+        f"without saying that they ended: {', '.join(f'{name} at {at}' for name, at in sorted(lost.items())[:3])};"
+        " make sure that they no longer run, then spectron-migrate cutover accept processes=HOST/PID --reason TEXT"
+    )
+    return _every_memory_accepted(lost, hint)
+
+
+def _soak(evidence: Evidence) -> GateResult:
+    """All users have been read from Spectron for long enough."""
+    since, soak_s = evidence.state.all_read_since, evidence.soak_s
+    limit: Json = soak_s if soak_s else "0s: none is asked for"
+    if since is None:
+        return _failed(None, limit, "it begins when all users are read from Spectron: cutover shift 100")
+    soaked_s = round((evidence.now - datetime.fromisoformat(since)).total_seconds(), 1)
+    if soaked_s >= soak_s:
+        return _passed(soaked_s, limit)
+    hint = (
+        f"all users are read from Spectron since {since}, which is less than cutover.soak; wait, or"
+        " spectron-migrate cutover accept soak --reason TEXT"
+    )
+    return GateResult(soaked_s, limit, "failed", hint, about=f"since {since}")
 
 
 def _age_s(now: datetime, then: str) -> float:
@@ -339,7 +406,10 @@ GATES: tuple[CutoverGate, ...] = (
     CutoverGate("leaks", _leaks),
     CutoverGate("will_not_expire", _will_not_expire, accept="by memory"),
     CutoverGate("key", _key),
-    CutoverGate("calls", _calls, accept="as a whole"),
+    CutoverGate("application", _application, accept="as a whole", holds="all"),
+    CutoverGate("calls", _calls, accept="as a whole", holds="all"),
+    CutoverGate("processes", _processes, accept="by memory", holds="complete"),
+    CutoverGate("soak", _soak, accept="as a whole", holds="complete"),
 )
 
 ACCEPTABLE = tuple(gate.name for gate in GATES if gate.accept != "never")

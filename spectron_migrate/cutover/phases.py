@@ -53,10 +53,8 @@ class StepResult:
     note: str = ""
     """The outcome in one sentence."""
 
-    @property
-    def ready(self) -> bool | None:
-        """True if every gate passed, None if the gates were not evaluated."""
-        return all(gate.passed for gate in self.gates) if self.gates else None
+    ready: bool | None = None
+    """Whether every gate passes that the next step needs; None if the gates were not evaluated."""
 
     def to_json(self) -> dict[str, Json]:
         """The fields of the command's JSON."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
+from shlex import quote
 
+from spectron_migrate.cutover.next_step import next_share
 from spectron_migrate.files.atomic import read_json
 from spectron_migrate.records import Json, counted
 from spectron_migrate.state import processes
@@ -15,8 +17,6 @@ from spectron_migrate.state.routing import read_routing
 
 LAST_STEPS = 10
 """How many of the journal's steps are shown."""
-SHARES = (1, 5, 25, 50, 100)
-"""Percentages of users that are suggested for the next shift."""
 
 
 def cutover_status(folder: Path, *, now: datetime) -> dict[str, Json] | None:
@@ -60,19 +60,23 @@ def cutover_status(folder: Path, *, now: datetime) -> dict[str, Json] | None:
 
 
 def next_command(state: CutoverState, *, following: bool, ready: bool | None = None) -> str | None:
-    """The command to run next; None if the cutover is over or never began. `ready`: whether every gate passes."""
+    """The command to run next; None if the cutover is over or never began.
+
+    `ready`: whether every gate passes that the next step needs; None if the gates were not evaluated.
+    """
     if state.phase == "complete":
         return None if state.sealed else _complete_command(state)
     if not state.is_under_way:
         return None
     if not following:
         return "spectron-migrate replay --follow"
-    if state.phase == "closing" or (state.phase == "shift" and state.percent == 100 and not state.pinned_to_mem0):
+    if not ready:
+        return "spectron-migrate cutover check"
+    if state.all_read_since is not None:
         return _complete_command(state)
-    if ready:
-        percent = next((share for share in SHARES if share > state.percent), 100)
-        return f"spectron-migrate cutover shift {percent:g}"
-    return "spectron-migrate cutover check"
+    if state.percent == 100:
+        return f"spectron-migrate cutover shift 100 --user {quote(min(state.pinned_to_mem0))}"
+    return f"spectron-migrate cutover shift {next_share(state.percent):g}"
 
 
 def _complete_command(state: CutoverState) -> str:

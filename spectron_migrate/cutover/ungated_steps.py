@@ -51,6 +51,9 @@ def start(
     state = record_step(folder, step, decided_in=state)
     if catch_up == "outbox":
         _wait_for_processes(folder, state.epoch, reporter, sleep)
+    reporter.info(
+        "what this costs: `erase` is refused until `cutover abort`, and for good once a read was shifted to Spectron"
+    )
     return StepResult(state, note="the cutover began; everything is read from Mem0 as before")
 
 

@@ -21,7 +21,8 @@ from spectron_migrate.records import Json, Reporter, counted, name_first
 from spectron_migrate.spectron.api import SpectronApi, UnknownSession
 from spectron_migrate.spectron.grants import Me, require_grant
 from spectron_migrate.state.following import is_followed
-from spectron_migrate.state.journal import read_journal
+from spectron_migrate.state.journal import FILE as JOURNAL_FILE
+from spectron_migrate.state.journal import is_truncated, read_journal
 
 CANNOT_SEE = (
     "cannot be seen, and would be erased too: facts that others wrote to these scopes without a session of ours, and"
@@ -135,11 +136,24 @@ class Eraser:
     # -- what prevents it ---------------------------------------------------------------------------------
 
     def _check_no_cutover(self) -> None:
-        """Raises NotLegal once an application may have written to Spectron, and while `replay --follow` runs."""
-        if (self._state / "routing.json").exists() or read_journal(self._state).state.ever_began:
+        """Raises NotLegal during a cutover, once a read was ever shifted, and while `replay --follow` runs."""
+        cutover = read_journal(self._state).state
+        if is_truncated(self._state, cutover):
             raise NotLegal(
-                "a cutover of this migration has begun: not everything in Spectron may be from this migration",
-                hint="erase is for replays that are tried out or abandoned; cutover revert sends reads back to Mem0",
+                f"lines of {JOURNAL_FILE} are missing, so nobody knows whether a read was ever shifted to Spectron",
+                hint="restore the file; without it, migrate to another context instead",
+            )
+        if cutover.ever_shifted is not None:
+            raise NotLegal(
+                f"reads were shifted to Spectron at {cutover.ever_shifted}: applications have used these scopes, and"
+                " not everything in them may be from this migration",
+                hint="cutover abort sends reads to Mem0, and then nothing reads these scopes; to start over, migrate to"
+                " another context with its own --state",
+            )
+        if cutover.is_under_way:
+            raise NotLegal(
+                "a cutover is under way: replay --follow would write again what is erased",
+                hint="spectron-migrate cutover abort --yes, then erase: no read was shifted to Spectron yet",
             )
         if is_followed(self._state):
             raise NotLegal(

@@ -20,6 +20,12 @@ STATE_FILE = "reconciled.json"
 IN_A_ROW = 2
 MOST_ROUNDS = 8
 """Rounds after which reconciling gives up on writers that never pause."""
+QUIET_PAUSE_S = 5.0
+"""The least time between the two readings that prove that Mem0 stood still, whatever `settle` is.
+
+Two readings of a small store take milliseconds. An application that writes every second would fit its writes around
+both, and between an adapter's last look at the routing (0.5 s) and the end of its call to Mem0 some seconds pass.
+"""
 HELD_EVERY_S = 5.0
 HELD_PATIENCE_S = 960.0
 """How often, and for how long, lanes held by doubt are tried again; after 15 minutes time decides them."""
@@ -111,6 +117,8 @@ async def reconcile(
         if done.problem is not None:
             break
         left -= 1
+        if quiet and not done.waiting:
+            await sleep(QUIET_PAUSE_S)
         if quiet and done.waiting:
             reporter.info(
                 f"{counted(done.waiting, 'memory is', 'memories are')} younger than"

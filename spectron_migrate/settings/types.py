@@ -147,6 +147,8 @@ class CutoverSettings:
     catch_up: Literal["follow", "outbox"] = "follow"
     settle_s: float = 60.0
     max_lag_s: float = 60.0
+    soak_s: float = 86400.0
+    """How long all users must have been read from Spectron before `cutover complete`."""
     max_age_s: float = 86400.0
     shadow: float = 0.0
     """Share of searches that also ask Spectron in the background."""

@@ -115,10 +115,14 @@ class CutoverState:
     """When the last step was recorded."""
     sealed: bool = False
     """After `complete`: what was still written to Mem0 while applications switched is carried over too."""
+    all_read_since: str | None = None
+    """Since when all users are read from Spectron; None while some are not."""
     accepted: tuple[Step, ...] = ()
     """All `accept` steps of this cutover."""
     ever_began: bool = False
     """True if any cutover ever began here: from then on an application may have written to the migration's scopes."""
+    ever_shifted: str | None = None
+    """When a read was first shifted to Spectron, in this or an earlier cutover; None if none ever was."""
     altered: int | None = None
     """Number of the first line whose `prev` does not match: the journal was edited by hand."""
 
@@ -135,6 +139,15 @@ class CutoverState:
 
     def after(self, step: Step) -> CutoverState:
         """The state after a step."""
+        after = self._after(step)
+        reads_all = after.is_under_way and after.percent == 100 and not after.pinned_to_mem0
+        return replace(
+            after,
+            all_read_since=(self.all_read_since or step.at) if reads_all else None,
+            ever_shifted=self.ever_shifted or (step.at if after.percent or after.pinned_to_spectron else None),
+        )
+
+    def _after(self, step: Step) -> CutoverState:
         moved = replace(self, epoch=max(self.epoch + 1, step.epoch or 0), changed_at=step.at)
         match step.step:
             case "start":
@@ -260,6 +273,13 @@ def publish_routing(folder: Path, caught_up: CaughtUp | None = None, *, now: str
         if not state.epoch:
             return None
         return _publish(folder, state, caught_up, now=now)
+
+
+def is_truncated(folder: Path, state: CutoverState) -> bool:
+    """Whether `routing.json` shows that lines of the journal, which gave this state, are missing."""
+    if not state.ever_began:
+        return (folder / ROUTING_FILE).exists()
+    return _routing_ahead(folder, state) is not None
 
 
 def _routing_ahead(folder: Path, state: CutoverState) -> Routing | None:

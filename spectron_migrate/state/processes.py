@@ -3,11 +3,17 @@
 A process writes one small file, `<pid>.json`, in the background: the last step of the cutover it has seen, its calls
 that Spectron cannot answer, where its reads came from, what its guard and its shadow reads found. While it lives it
 holds a lock on `<pid>.lock` beside the file, with its token inside, so that a dead process is recognized even if the
-system has given its number to another one. The counts of dead processes are added to `past.json`. Standard library
-alone, because applications import this. No text and no id of a memory or a user is ever in these files.
+system has given its number to another one. When it stops it writes `ended`. The counts of dead processes are added to
+`past.json`, which also names those that died without writing `ended`.
+
+An application in another language publishes the same facts as files in `applications/`
+(configs/heartbeat.schema.json). They have no locks: such a process is live while its heartbeat is recent.
+
+Standard library alone, because applications import this; no text and no id of a memory or a user is ever in here.
 
     {"schema": 1, "host": "web-1", "pid": 41, "began": "…Z", "heartbeat": "…Z", "epoch": 7, "running_epoch": null,
      "routing_problem": null, "calls": {"get_all(user_id)": {"2026-11-22": 12}}, "reads": {"mem0": 90, "spectron": 10},
+     "last_reads": {"web-1": "…Z"}, "ended": null, "lost": {},
      "guard": {"open": false, "since": null, "reason": "", "trips": 0}, "shadow": {"asked": 5, "overlap": 3.4}}
 """
 
@@ -18,7 +24,7 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -27,88 +33,16 @@ from typing import Any
 
 from spectron_migrate.files.atomic import replace_file
 from spectron_migrate.files.locks import FileLock, is_held, try_lock
+from spectron_migrate.state.heartbeat_files import APPLICATIONS, read_heartbeats
+from spectron_migrate.state.process_status import SILENT_S, ProcessStatus, age_s, stamp
 
 FOLDER = "processes"
 PAST = "past.json"
-SCHEMA = 1
+MOST_LOST = 1_000
 GATE_DAYS = 7
 """How many days of calls that Spectron cannot answer count for the gate."""
 _KEPT_DAYS = GATE_DAYS + 1
 _MOST_BYTES = 1_000_000
-_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
-
-
-@dataclass(frozen=True, slots=True)
-class GuardStatus:
-    """The guard of a process: whether it has sent its reads back to Mem0 by itself."""
-
-    open: bool = False
-    """True: its reads come from Mem0 until probes of Spectron succeed."""
-    since: str | None = None
-    reason: str = ""
-    trips: int = 0
-    """How often that happened since the process began."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessStatus:
-    """The status of one process."""
-
-    host: str
-    pid: int
-    began: str
-    heartbeat: str
-    epoch: int = 0
-    """The last step of the cutover that it has seen."""
-    running_epoch: int | None = None
-    """The step in which its oldest running write began; None if no write runs."""
-    routing_problem: str | None = None
-    calls: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Call that Spectron cannot answer -> day -> how often."""
-    reads: Mapping[str, int] = field(default_factory=dict)
-    """Where searches were answered, or why not by Spectron -> how often."""
-    guard: GuardStatus = field(default_factory=GuardStatus)
-    shadow: Mapping[str, float] = field(default_factory=dict)
-    alive: bool = False
-
-    @property
-    def settled_epoch(self) -> int:
-        """The step that every running and later write of this process has seen."""
-        return self.epoch if self.running_epoch is None else min(self.epoch, self.running_epoch)
-
-    def to_json(self) -> dict[str, Any]:
-        """As the file holds it."""
-        fields = {name: getattr(self, name) for name in self.__slots__ if name != "alive"}
-        guard = {name: getattr(self.guard, name) for name in GuardStatus.__slots__}
-        return {
-            "schema": SCHEMA,
-            **fields,
-            "calls": {name: dict(days) for name, days in self.calls.items()},
-            "guard": guard,
-        }
-
-    @classmethod
-    def from_json(cls, value: Any, *, alive: bool) -> ProcessStatus:
-        """The inverse of `to_json`; raises ValueError for anything else."""
-        try:
-            if value["schema"] != SCHEMA:
-                raise ValueError(f"schema {value['schema']}")
-            return cls(
-                host=str(value["host"]),
-                pid=int(value["pid"]),
-                began=str(value["began"]),
-                heartbeat=str(value["heartbeat"]),
-                epoch=int(value["epoch"]),
-                running_epoch=None if value["running_epoch"] is None else int(value["running_epoch"]),
-                routing_problem=value["routing_problem"],
-                calls={str(name): _counts(days) for name, days in value["calls"].items()},
-                reads=_counts(value["reads"]),
-                guard=GuardStatus(**value["guard"]),
-                shadow={str(name): float(number) for name, number in value["shadow"].items()},
-                alive=alive,
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"no report of a process: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +55,14 @@ class ProcessesStatus:
     """Calls that Spectron cannot answer, of the last days."""
     reads: Mapping[str, int] = field(default_factory=dict)
     shadow: Mapping[str, float] = field(default_factory=dict)
+    last_reads: Mapping[str, str] = field(default_factory=dict)
+    """Host -> when an application there last read through the adapter or the routing."""
+    lost: Mapping[str, str] = field(default_factory=dict)
+    """Processes that stopped reporting themselves without saying that they ended, and their last heartbeats."""
     measured: bool = False
-    """Whether any process ever used the adapter here."""
+    """Whether any process ever reported itself here: without one, nothing was measured."""
+    calls_measured: bool = False
+    """Whether any of them counts the calls that Spectron cannot answer."""
     broken: tuple[str, ...] = ()
     """Names of unreadable files of live processes."""
 
@@ -165,7 +105,8 @@ class ProcessesStatus:
 
 
 def read_processes(state: Path, *, now: datetime | None = None) -> ProcessesStatus:
-    """Read the status of all processes of a state directory; changes nothing."""
+    """What the processes of a state directory say; nothing is changed. An empty one where none ever used it."""
+    now = now or datetime.now(UTC)
     folder = state / FOLDER
     live: list[ProcessStatus] = []
     all_of_them: list[ProcessStatus] = []
@@ -178,15 +119,47 @@ def read_processes(state: Path, *, now: datetime | None = None) -> ProcessesStat
             continue
         all_of_them.append(report)
         live += [report] if alive else []
-    since = _days_back(now or datetime.now(UTC), GATE_DAYS)
+    published, unreadable = read_heartbeats(state / APPLICATIONS, now)
+    all_of_them += published
+    live += [report for report in published if report.alive]
+    broken += unreadable
+    since = _days_back(now, GATE_DAYS)
     return ProcessesStatus(
         reports=tuple(live),
         calls={name: sum(days.values()) for name, days in _calls(all_of_them, since).items()},
         reads=_add(report.reads for report in all_of_them),
         shadow=_add(report.shadow for report in all_of_them),
+        last_reads=_newest(report.last_reads for report in all_of_them),
+        lost=_lost(all_of_them, now),
         measured=bool(all_of_them or broken),
+        calls_measured=any(report.counts_calls for report in all_of_them),
         broken=tuple(broken),
     )
+
+
+def _lost(reports: Sequence[ProcessStatus], now: datetime) -> dict[str, str]:
+    """The processes that stopped reporting themselves without saying that they ended, and their last heartbeats.
+
+    One whose host and number belong to a later process is not among them: two never have the same number at once.
+    """
+    lost = _newest(report.lost for report in reports)
+    for report in reports:
+        name = f"{report.host}/{report.pid}"
+        if report.ended is not None or (report.alive and age_s(report.heartbeat, now) < SILENT_S):
+            if lost.get(name, report.heartbeat) <= report.heartbeat:
+                lost.pop(name, None)
+        elif report.host:
+            lost[name] = max(report.heartbeat, lost.get(name, ""))
+    return lost
+
+
+def _newest(each: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Name -> its newest time, over all of these."""
+    newest: dict[str, str] = {}
+    for times in each:
+        for name, at in times.items():
+            newest[name] = max(at, newest.get(name, at))
+    return newest
 
 
 class OwnFile:
@@ -256,13 +229,9 @@ def _dead(folder: Path, held: ExitStack) -> Iterator[Path]:
             yield path
 
 
-def stamp(moment: datetime) -> str:
-    """A time as the files have it."""
-    return moment.astimezone(UTC).strftime(_TIME)
-
-
 def _sum(reports: Iterable[ProcessStatus], moment: datetime) -> ProcessStatus:
     each = list(reports)
+    newest_lost = sorted(_lost(each, moment).items(), key=lambda pair: pair[1])[-MOST_LOST:]
     return ProcessStatus(
         host="",
         pid=0,
@@ -271,6 +240,8 @@ def _sum(reports: Iterable[ProcessStatus], moment: datetime) -> ProcessStatus:
         calls=_calls(each, _days_back(moment, _KEPT_DAYS)),
         reads=_add(report.reads for report in each),
         shadow=_add(report.shadow for report in each),
+        last_reads=_newest(report.last_reads for report in each),
+        lost=dict(newest_lost),
     )
 
 
@@ -302,10 +273,6 @@ def _read(path: Path, *, alive: bool) -> ProcessStatus | None:
             return ProcessStatus.from_json(json.loads(file.read(_MOST_BYTES)), alive=alive)
     except (OSError, ValueError, RecursionError):
         return None
-
-
-def _counts(value: Any) -> dict[str, int]:
-    return {str(name): int(number) for name, number in value.items()}
 
 
 def _take_name(folder: Path, pid: int) -> tuple[Path, FileLock]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,7 +12,8 @@ from typing import Any
 from spectron_migrate.cutover import ungated_steps
 from spectron_migrate.cutover.evidence import Evidence, KeyGrants, LedgerEvidence, VerificationReport
 from spectron_migrate.cutover.gated_steps import Cutover
-from spectron_migrate.cutover.gates import GateResult
+from spectron_migrate.cutover.gates import GateResult, gates_before
+from spectron_migrate.cutover.next_step import next_gated_step
 from spectron_migrate.cutover.phases import StepResult
 from spectron_migrate.dump import Manifest
 from spectron_migrate.ledger import migration_id
@@ -19,6 +21,7 @@ from spectron_migrate.ledger.read.cutover import Undecided
 from spectron_migrate.mem0.open import mem0_source_info
 from spectron_migrate.migration.reconcile import Reconciled
 from spectron_migrate.records import SourceInfo, format_time
+from spectron_migrate.state.heartbeat_files import APPLICATIONS
 from spectron_migrate.state.journal import CutoverState, Step, StepName, read_journal, record_step
 from spectron_migrate.state.routing import FILE as ROUTING_FILE
 from spectron_migrate.state.routing import Phase, Routing, read_routing
@@ -53,7 +56,7 @@ LEDGER = LedgerEvidence("m", "mapping", Undecided(0, 0, 0), {}, {})
 REPORT = VerificationReport("GO", "m", "mapping", at(19), VERIFIED, leaks=0, scan_began=SCANNED)
 AGREED = Reconciled(True, True, at(26), at(27), rounds=2, memories=3, waiting=0, differences=0)
 GOOD = Evidence(
-    state=CutoverState(phase="started", migration="m", fence=FENCE),
+    state=CutoverState(phase="shift", percent=100, migration="m", fence=FENCE, all_read_since=at(10)),
     now=NOW,
     max_lag_s=60,
     max_age_s=86400,
@@ -64,6 +67,9 @@ GOOD = Evidence(
     reconciled=AGREED,
     report=REPORT,
     key=KeyGrants("me"),
+    calls={},
+    last_reads={"web-1": at(29)},
+    soak_s=1200,
 )
 
 STEPS_TO: dict[Phase, tuple[StepName, ...]] = {
@@ -81,8 +87,8 @@ def gate(result: StepResult, name: str) -> GateResult:
 
 
 def failing(result: StepResult) -> set[str]:
-    """The names of the gates that do not pass."""
-    return {each.name for each in result.gates if not each.passed}
+    """The names of the gates that do not pass and that the next step needs."""
+    return {each.name for each in gates_before(result.gates, next_gated_step(result.state)) if not each.passed}
 
 
 @dataclass
@@ -113,7 +119,7 @@ class Operator:
 
     def cutover(self, **named: Any) -> Cutover:
         scene = self.scene
-        given: dict[str, Any] = {"now": scene.time.now, "sleep": scene.time.sleep, **named}
+        given: dict[str, Any] = {"now": scene.time.now, "sleep": scene.time.sleep, "soak_s": 0, **named}
         return Cutover(
             scene.state, lambda: scene.settings, max_age_s=86400, reporter=scene.reporter, who="anna@host (1)", **given
         )
@@ -133,11 +139,28 @@ class Operator:
     def complete(self, migration: str | None = None, *, yes: bool = True, **named: Any) -> StepResult:
         return asyncio.run(self.cutover(**named).complete(self.scene.api, migration or self.migration, yes=yes))
 
-    def check(self) -> StepResult:
-        return self._with_api(self.cutover().check)
+    def check(self, **named: Any) -> StepResult:
+        return self._with_api(self.cutover(**named).check)
 
-    def accept(self, gate: str, *ids: str) -> StepResult:
-        return self._with_api(lambda api: self.cutover().accept(api, gate, ids, why="seen by hand"))
+    def accept(self, gate: str, *ids: str, **named: Any) -> StepResult:
+        return self._with_api(lambda api: self.cutover(**named).accept(api, gate, ids, why="seen by hand"))
+
+    def beat(self, host: str = "web-1", *, pid: int = 1, **more: Any) -> None:
+        """A process of an application in another language publishes its heartbeat; it has read just now."""
+        now = format_time(self.scene.time.now())
+        path = self.scene.state / APPLICATIONS / f"{host}-{pid}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        epoch = read_journal(self.scene.state).state.epoch
+        fields = {
+            "schema": 1,
+            "host": host,
+            "pid": pid,
+            "heartbeat": now,
+            "last_read": now,
+            "epoch": epoch,
+            "calls": {},
+        }
+        path.write_text(json.dumps(fields | more))
 
     def record(self, *names: StepName, **more: Any) -> None:
         """Write steps into the journal, whether they are legal or not."""
@@ -145,9 +168,11 @@ class Operator:
             given = {"start": {"migration": self.migration}, "shift": {"percent": 100.0}}.get(name, {}) | more
             record_step(self.scene.state, Step(name, format_time(self.scene.time.now()), "anna", **given))
 
-    def make_ready(self) -> None:
-        """Start, follow, verify and accept until every gate passes."""
+    def make_ready(self, *, attached: bool = True) -> None:
+        """Start, follow, verify and accept until a shift is possible; with an application that is `attached`."""
         self.start()
+        if attached:  # it has ended, so that it needs no further heartbeats while the clock moves
+            self.beat(ended=format_time(self.scene.time.now()))
         self.scene.follow(max_seconds=12)
         verify(self.scene.server, self.scene.state, [self.scene.settings.dump], now=self.scene.time.now)
         if not gate(self.check(), "verdict").passed:

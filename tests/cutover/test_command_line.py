@@ -74,7 +74,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workplace(store: Path, tmp_path: Path) -> Iterator[Workplace]:
     """A Spectron of its own, and settings that name it."""
     (tmp_path / "spectron-migrate.yaml").write_text(
-        f"version: 1\nmem0: {{oss: {{config: {store}}}}}\ncutover: {{settle: 1s, max_lag: 120s}}\n"
+        f"version: 1\nmem0: {{oss: {{config: {store}}}}}\ncutover: {{settle: 1s, max_lag: 120s, soak: 0s}}\n"
     )
     with running_server(tmp_path / "spectron", context="acme") as server:
         yield Workplace(tmp_path, server)
@@ -100,7 +100,9 @@ def test_a_migration_from_export_to_complete(workplace: Workplace) -> None:
     workplace.run("dual-verify --sample 20", (0, 5))
     answer = workplace.run_json("cutover check")
     held = {gate["name"]: gate for gate in answer["gates"] if not gate["passed"]}
-    assert set(held) <= {"verdict", "will_not_expire"}
+    later = {name for name, gate in held.items() if gate["holds"] != "shift"}
+    assert {"application", "calls", "soak"} == later
+    assert set(held) <= {"verdict", "will_not_expire", *later}
     assert "will_not_expire" in held
     assert not answer["ready"]
     assert "--reason is missing" in workplace.run("cutover accept will_not_expire", 2)
@@ -119,7 +121,14 @@ def test_a_migration_from_export_to_complete(workplace: Workplace) -> None:
     assert "5 % of users" in workplace.run("cutover shift 5")
     assert "everything is read from Mem0" in workplace.run('cutover revert --reason "support calls"')
     assert "mem0" == routing.current().route(user_id=user)
+    refused = workplace.run("cutover shift 100", 4)
+    assert "no application reads through the adapter" in refused
+    workplace.run('cutover accept application --reason "none is attached in this test"')
+    workplace.run('cutover accept calls --reason "none is attached in this test"')
     assert "100 % of users" in workplace.run("cutover shift 100")
+    checked = workplace.run("cutover check")
+    assert "0s: none is asked for" in checked
+    assert "next: spectron-migrate cutover complete" in checked
     shown = workplace.run("status")
     assert re.search(r"following\s+yes", shown)
     assert "support calls" in shown

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -10,8 +12,10 @@ import pytest
 from spectron_migrate.cutover import gated_steps
 from spectron_migrate.errors import ExitCode, LedgerLocked, NotConfirmed, NotLegal
 from spectron_migrate.ledger import Ledger
+from spectron_migrate.migration.reconcile import QUIET_PAUSE_S
+from spectron_migrate.records import format_time
 from spectron_migrate.state.journal import read_journal
-from tests.cutover.support import Operator, gate
+from tests.cutover.support import Operator, failing, gate
 from tests.support.spectron import replay
 
 
@@ -24,6 +28,72 @@ def test_complete_is_not_legal_before_all_users_are_read_from_spectron(operator:
     operator.record("pin", mem0=("alice",))
     with pytest.raises(NotLegal, match="1 user pinned to Mem0"):
         operator.complete()
+
+
+def test_complete_is_refused_until_an_application_is_attached_and_everybody_was_read_for_long_enough(
+    operator: Operator,
+) -> None:
+    soak_s = 3600.0
+    operator.make_ready(attached=False)
+    operator.shift(50)
+    assert {"application", "calls"} == failing(operator.shift(100, soak_s=soak_s))
+    operator.accept("application", soak_s=soak_s)
+    operator.accept("calls", soak_s=soak_s)
+    assert ExitCode.DONE == operator.shift(100, soak_s=soak_s).exit_code
+    operator.revert()
+    operator.scene.time.pass_(60)
+    operator.beat()
+    assert ExitCode.DONE == operator.shift(100, soak_s=soak_s).exit_code
+
+    refused = operator.complete(soak_s=soak_s)
+    assert ExitCode.NO_GO == refused.exit_code
+    assert {"soak"} == failing(refused)
+    assert "shift" == operator.state.phase, "nothing was changed"
+    for _ in range(3600 // 30):
+        operator.scene.time.pass_(30)
+        operator.beat()
+    operator.scene.follow(max_seconds=12)
+    assert operator.check(soak_s=soak_s).ready
+    assert "complete" == operator.complete(soak_s=soak_s).state.phase
+
+
+def test_complete_is_refused_where_the_application_no_longer_reads(operator: Operator) -> None:
+    operator.make_ready()
+    operator.shift(100)
+    operator.scene.time.pass_(3700)
+    operator.scene.follow(max_seconds=12)
+    refused = operator.complete()
+    assert {"application"} == failing(refused)
+    assert "web-1" in str(gate(refused, "application").value)
+    assert "shift" == operator.state.phase
+
+
+def test_complete_names_a_process_that_fell_silent_until_it_is_accepted(operator: Operator) -> None:
+    operator.make_ready()
+    operator.beat("web-2", pid=41)
+    operator.shift(100)
+    operator.scene.time.pass_(61)
+    refused = operator.complete()
+    assert ExitCode.NO_GO == refused.exit_code
+    assert "web-2/41" in gate(refused, "processes").hint
+    operator.accept("processes", "web-2/41")
+    assert "complete" == operator.complete().state.phase
+
+
+def test_a_process_that_says_that_it_ends_is_not_missed(operator: Operator) -> None:
+    operator.make_ready()
+    operator.beat("web-2", pid=41)
+    operator.shift(100)
+    operator.beat("web-2", pid=41, ended=format_time(operator.scene.time.now()))
+    operator.scene.time.pass_(61)
+    assert "complete" == operator.complete().state.phase
+
+
+def test_complete_says_that_nobody_soaked(operator: Operator) -> None:
+    operator.make_ready()
+    operator.shift(100)
+    operator.complete()
+    assert any("cutover.soak is 0s" in each for each in operator.scene.reporter.warnings)
 
 
 def test_complete_must_be_confirmed_for_the_right_migration(operator: Operator) -> None:
@@ -88,6 +158,44 @@ def test_complete_fails_while_mem0_is_written_to_and_can_be_run_again(operator: 
     assert "still written to" in gate(result, "reconciled").hint
     operator.scene.open_reader = None
     assert "complete" == operator.complete().state.phase
+
+
+@dataclass
+class Writer:
+    """An application that goes on writing to Mem0 at random moments, while a step of the cutover sleeps."""
+
+    operator: Operator
+    dice: random.Random
+    longest_pause_s: float
+    written: int = 0
+    pause_s: float = 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        """Let the time pass and write whenever a pause is over."""
+        while seconds > 0:
+            if self.pause_s <= 0:
+                self.pause_s = self.dice.uniform(0.1, self.longest_pause_s)
+                self.written += 1
+                self.operator.scene.put(1000 + self.written, f"written as number {self.written}", ago=0)
+            step = min(seconds, self.pause_s)
+            seconds, self.pause_s = seconds - step, self.pause_s - step
+            await self.operator.scene.time.sleep(step)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_without_a_settle_time_complete_still_notices_that_mem0_is_written_to(operator: Operator, seed: int) -> None:
+    operator.scene.settle_s = 0.0
+    operator.make_ready()
+    operator.shift(100)
+    writer = Writer(operator, random.Random(seed), longest_pause_s=QUIET_PAUSE_S - 0.1)
+    refused = operator.complete(sleep=writer.sleep)
+    assert writer.written > 2
+    assert ExitCode.NO_GO == refused.exit_code
+    assert "closing" == refused.state.phase
+    assert "complete" == operator.complete().state.phase
+    assert sorted(f"written as number {each + 1}" for each in range(writer.written)) == sorted(
+        text for text in operator.scene.texts if text.startswith("written as")
+    )
 
 
 def test_complete_does_not_switch_while_a_replay_that_may_supersede_is_running(

@@ -16,8 +16,10 @@ from spectron_migrate.cutover.gates import (
     GateResult,
     evaluate_gates,
     exit_code_of,
+    gates_before,
     prepare_acceptance,
 )
+from spectron_migrate.cutover.next_step import GatedStep
 from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.ledger.read.cutover import Undecided
 from spectron_migrate.state.journal import CutoverState, Step
@@ -79,7 +81,13 @@ FAILING: list[tuple[str, str, Evidence]] = [
         replace(GOOD, key=KeyGrants("me", ("memory:read user/a",))),
     ),
     ("calls", "get_all 3", replace(GOOD, calls={"get_all": 3})),
-    ("calls", "no process", replace(GOOD, state=replace(GOOD.state, catch_up="outbox"))),
+    ("calls", "no process", replace(GOOD, calls=None)),
+    ("application", "attach it", replace(GOOD, last_reads={})),
+    ("application", "attach it", replace(GOOD, last_reads={"web-1": "2026-11-22T09:29:59.000000Z"})),
+    ("application", "attach it", replace(GOOD, last_reads={"web-1": "2027-11-22T09:29:59.000000Z"})),
+    ("processes", "web-2/41 at", replace(GOOD, lost={"web-2/41": at(15)})),
+    ("soak", "shift 100", replace(GOOD, state=replace(GOOD.state, all_read_since=None))),
+    ("soak", "less than cutover.soak", replace(GOOD, soak_s=1201)),
 ]
 
 
@@ -172,6 +180,52 @@ def test_calls_are_accepted_by_name_not_by_number() -> None:
     assert gate("calls", replace(evidence, calls={"get_all": 900})).passed
     assert not gate("calls", replace(evidence, calls={"get_all": 3, "delete": 1})).passed
     assert gate("calls", replace(GOOD, calls={})).passed
+
+
+def test_calls_that_nobody_counted_are_accepted_until_somebody_counts_them() -> None:
+    evidence = accepted(replace(GOOD, calls=None), "calls")
+    assert gate("calls", evidence).passed
+    assert not gate("calls", replace(evidence, calls={"get_all": 3})).passed
+
+
+def test_an_application_that_is_not_attached_is_accepted_by_name() -> None:
+    evidence = accepted(replace(GOOD, last_reads={}), "application")
+    assert "anna@host" in (gate("application", evidence).accepted_by or "")
+
+
+def test_processes_that_fell_silent_are_accepted_one_by_one_and_only_until_they_return() -> None:
+    evidence = accepted(replace(GOOD, lost={"web-1/1": at(15), "web-2/41": at(16)}), "processes", "web-1/1")
+    assert "1 of them are not accepted" in gate("processes", evidence).hint
+    both = accepted(evidence, "processes", "web-2/41")
+    assert gate("processes", both).passed
+    silent_again = replace(both, lost={"web-1/1": at(15), "web-2/41": at(25)})
+    assert not gate("processes", silent_again).passed
+
+
+def test_processes_that_fell_silent_before_the_cutover_began_are_not_asked_for() -> None:
+    assert gate("processes", replace(GOOD, lost={"web-2/41": at(0)})).passed
+
+
+def test_a_soak_is_accepted_for_this_time_at_100_percent_alone() -> None:
+    evidence = accepted(replace(GOOD, soak_s=86400), "soak")
+    assert gate("soak", evidence).passed
+    after_a_revert = replace(evidence, state=replace(evidence.state, all_read_since=at(25)))
+    assert not gate("soak", after_a_revert).passed
+
+
+def test_a_soak_of_0_s_passes_and_says_so() -> None:
+    found = gate("soak", replace(GOOD, soak_s=0))
+    assert found.passed
+    assert "0s: none is asked for" == found.limit
+
+
+@pytest.mark.parametrize(
+    ("step", "missing"),
+    [("shift", set()), ("all", {"application", "calls"}), ("complete", {"application", "calls", "processes", "soak"})],
+)
+def test_a_gate_holds_back_what_it_protects_and_nothing_before(step: GatedStep, missing: set[str]) -> None:
+    evidence = replace(GOOD, last_reads={}, calls=None, lost={"web-2/41": at(15)}, soak_s=86400)
+    assert missing == {each.name for each in gates_before(evaluate_gates(evidence), step) if not each.passed}
 
 
 @pytest.mark.parametrize("name", ["base", "delivered", "reconciled", "lag", "leaks", "key", "nonsense"])

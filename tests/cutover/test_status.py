@@ -12,7 +12,8 @@ from spectron_migrate.cutover.status import cutover_status, next_command
 from spectron_migrate.state.journal import CutoverState, Step, record_step
 
 STARTED = CutoverState(phase="started", migration="m" * 16)
-SHIFTED = replace(STARTED, phase="shift", percent=100)
+SHIFTED = replace(STARTED, phase="shift", percent=100, all_read_since="2026-11-22T10:00:00.000000Z")
+PINNED = replace(SHIFTED, pinned_to_mem0=frozenset({"a"}), all_read_since=None)
 COMPLETE = f"spectron-migrate cutover complete --migration {'m' * 16} --yes"
 AT = "2026-11-22T10:00:00.000000Z"
 
@@ -25,10 +26,14 @@ AT = "2026-11-22T10:00:00.000000Z"
         (STARTED, True, None, "spectron-migrate cutover check"),
         (STARTED, True, False, "spectron-migrate cutover check"),
         (STARTED, True, True, "spectron-migrate cutover shift 1"),
-        (replace(SHIFTED, percent=25), True, True, "spectron-migrate cutover shift 50"),
-        (SHIFTED, True, None, COMPLETE),
-        (replace(SHIFTED, pinned_to_mem0=frozenset({"a"})), True, None, "spectron-migrate cutover check"),
-        (replace(SHIFTED, phase="closing"), True, None, COMPLETE),
+        (replace(STARTED, phase="shift", percent=25), True, True, "spectron-migrate cutover shift 50"),
+        (SHIFTED, True, None, "spectron-migrate cutover check"),
+        (SHIFTED, True, False, "spectron-migrate cutover check"),
+        (SHIFTED, True, True, COMPLETE),
+        (PINNED, True, None, "spectron-migrate cutover check"),
+        (PINNED, True, True, "spectron-migrate cutover shift 100 --user a"),
+        (replace(SHIFTED, phase="closing"), True, None, "spectron-migrate cutover check"),
+        (replace(SHIFTED, phase="closing"), True, True, COMPLETE),
         (replace(SHIFTED, phase="complete"), False, None, COMPLETE),
         (replace(SHIFTED, phase="complete", sealed=True), False, None, None),
     ],

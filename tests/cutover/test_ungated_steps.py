@@ -22,6 +22,7 @@ from spectron_migrate.errors import ExitCode, InputError, MigrateError, NotConfi
 from spectron_migrate.records import NullReporter
 from spectron_migrate.state import processes
 from spectron_migrate.state.journal import CutoverState, Step, StepName, read_journal, record_step
+from spectron_migrate.state.process_status import ProcessStatus
 from spectron_migrate.state.routing import Routing, RoutingReader, read_routing
 from tests.cutover.support import Operator
 from tests.support.waiting import wait_until
@@ -31,8 +32,8 @@ NOW = "2026-05-04T12:00:00.000000Z"
 # -- start --------------------------------------------------------------------------------------------------
 
 
-def process_status(own: processes.OwnFile, host: str) -> processes.ProcessStatus:
-    return processes.ProcessStatus(host=host, pid=own.pid, began="", heartbeat="")
+def process_status(own: processes.OwnFile, host: str) -> ProcessStatus:
+    return ProcessStatus(host=host, pid=own.pid, began="", heartbeat="")
 
 
 def test_outbox_is_refused_if_processes_on_another_host_use_the_state_directory(operator: Operator) -> None:

@@ -28,7 +28,7 @@ from spectron_migrate.records import NullReporter
 from spectron_migrate.rehearsal.subprocesses import clean_environment
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.following import FOLLOW_LOCK
-from spectron_migrate.state.journal import Step, record_step
+from spectron_migrate.state.journal import Step, StepName, record_step
 from tests.support.here import server_here
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.replaying import BATCH, mapping_file, replay_in_no_time, texts, without_evidence
@@ -258,13 +258,64 @@ def test_what_is_not_decided_has_to_be_decided_first(
     assert "1 memories" in refused(erase(f"user/{user}"), capsys)
 
 
-def test_nothing_is_erased_once_a_cutover_has_begun(
+def record(*steps: StepName, **more: Any) -> None:
+    """Steps of a cutover, as the command records them."""
+    for name in steps:
+        record_step(STATE, Step(name, NOW, "anna", **({"migration": migration()} if name == "start" else more)))
+
+
+def test_nothing_is_erased_while_a_cutover_is_under_way_and_the_hint_leads_to_the_erase(
     led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     replayed([memory(1, user)])
-    (STATE / "routing.json").write_text("{}")
+    record("start")
     capsys.readouterr()
-    assert "cutover" in refused(erase(f"user/{user}"), capsys)
+    assert "under way" in refused(erase(f"user/{user}"), capsys)
+    record("abort")
+    assert 0 == erase(f"user/{user}")
+    assert [] == turns_of(led_to, user)
+
+
+@pytest.mark.parametrize(
+    ("step", "more"), [("shift", {"percent": 1.0}), ("pin", {"spectron": ("alice",)})], ids=["shift", "pin"]
+)
+def test_nothing_is_erased_once_a_read_was_shifted_not_even_after_an_abort_and_a_new_start(
+    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str], step: StepName, more: dict[str, Any]
+) -> None:
+    replayed([memory(1, user)])
+    record("start", step, **more)
+    capsys.readouterr()
+    for steps in ((), ("revert",), ("abort",), ("start",), ("abort",)):
+        record(*steps)  # type: ignore[arg-type]
+        assert f"reads were shifted to Spectron at {NOW}" in refused(erase(f"user/{user}"), capsys)
+    assert 1 == len(turns_of(led_to, user))
+
+
+def test_a_shift_of_0_percent_and_a_pin_to_mem0_move_no_read(
+    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replayed([memory(1, user)])
+    record("start")
+    record("shift", percent=0.0)
+    record("pin", mem0=("alice",))
+    record("abort")
+    assert 0 == erase(f"user/{user}")
+
+
+def test_nothing_is_erased_where_the_journal_lacks_what_the_routing_knows(
+    led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replayed([memory(1, user)])
+    record("start")
+    started = (STATE / "cutover.jsonl").read_bytes()
+    record("shift", percent=50.0)
+    record("abort")
+    for journal in (started, b""):
+        (STATE / "cutover.jsonl").write_bytes(journal)
+        capsys.readouterr()
+        assert "lines of cutover.jsonl are missing" in refused(erase(f"user/{user}"), capsys)
+    (STATE / "routing.json").write_text("{}")
+    assert "lines of cutover.jsonl are missing" in refused(erase(f"user/{user}"), capsys)
 
 
 def test_nothing_is_erased_while_somebody_follows_mem0(

@@ -109,13 +109,14 @@ def test_the_runbook_leads_to_complete(operator: Operator) -> None:
                 assert 0 == operator.types([*words, "--keep", "kept"] if "--keep" not in words else words)[0]
             case ["replay", "--follow"]:
                 # The only thing that is changed: rounds come faster than they would for a service.
-                settings.write_text(settings.read_text() + "cutover: {settle: 1s, max_lag: 120s}\n")
+                settings.write_text(settings.read_text() + "cutover: {settle: 1s, max_lag: 120s, soak: 0s}\n")
                 operator.follows()
             case ["cutover", "check"]:
                 code, told = operator.types(words)
                 waiting = {gate["name"] for gate in told["gates"] if gate["passed"] is not True}
-                if "will_not_expire" in waiting:
-                    assert 0 == operator.types(["cutover", "accept", "will_not_expire", "--reason", "they may stay"])[0]
+                # No application is attached here.
+                for name in waiting & {"will_not_expire", "application", "calls"}:
+                    assert 0 == operator.types(["cutover", "accept", name, "--reason", "a rehearsal"])[0]
                 operator.until_ready(words)
             case ["cutover", "shift", *_]:
                 operator.until_ready(words)

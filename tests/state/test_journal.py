@@ -65,6 +65,7 @@ def test_steps_add_up_to_a_state_and_the_routing_follows(tmp_path: Path) -> None
         fence=AT,
         changed_at=AT,
         ever_began=True,
+        ever_shifted=AT,
     )
     assert expected == state
     assert expected == read_journal(tmp_path).state
