@@ -7,13 +7,15 @@ connector, which knows that no connection was ever made for the request.
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 
 LONGEST_WAIT_S = 900.0
 """Longest `Retry-After` that is obeyed: a run that sleeps for a day cannot be told from one that hangs."""
+SHORTEST_KEY = 6
+SCRUBBED = "***"
+"""Stands for the API key where a server repeats it."""
+_TEXTS = frozenset({"text", "content", "context"})
 MAX_MESSAGE = 300
 """Characters of a server's error message that are kept."""
 
@@ -92,6 +98,39 @@ class Response:
         return _one_line(self.raw.decode("utf-8", "replace")) or f"HTTP {self.status} without a body"
 
 
+class _Scrubber:
+    """Removes the API key from what a server says: some repeat the Authorization header in their errors.
+
+    Texts of memories in a response of success stay as they are, because they are compared letter by letter.
+    """
+
+    def __init__(self, api_key: str) -> None:
+        """A key shorter than `SHORTEST_KEY` is no secret, and is part of ordinary words."""
+        spellings = {api_key, quote(api_key, safe=""), html.escape(api_key), json.dumps(api_key)[1:-1]}
+        words = sorted(filter(None, spellings), key=len, reverse=True)
+        self._key = re.compile("|".join(map(re.escape, words)), re.IGNORECASE) if len(api_key) >= SHORTEST_KEY else None
+
+    def text(self, text: str) -> str:
+        return self._key.sub(SCRUBBED, text) if self._key is not None else text
+
+    def raw(self, raw: bytes) -> bytes:
+        text = raw.decode("utf-8", "replace")
+        scrubbed = self.text(text)
+        return raw if scrubbed == text else scrubbed.encode()
+
+    def json(self, value: Json, *, keep: frozenset[str]) -> Json:
+        """Every string of a body but those of the fields `keep`."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, list):
+            return [self.json(each, keep=keep) for each in value]
+        if isinstance(value, dict):
+            return {
+                self.text(name): each if name in keep else self.json(each, keep=keep) for name, each in value.items()
+            }
+        return value
+
+
 class _Connector(aiohttp.TCPConnector):
     """Raises `_NotConnected` where no connection could be made, and nothing else does."""
 
@@ -123,6 +162,7 @@ class Wire:
             "Accept": "application/json",
             "User-Agent": f"spectron-migrate/{__version__}",
         }
+        self._scrubber = _Scrubber(api_key)
         self._timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=min(timeout_s, 15.0))
         self._max_connections = max_connections
         self._proxy = _proxy_for(self.base_url)
@@ -147,12 +187,12 @@ class Wire:
             async with self._open().request(
                 method, url, data=content, headers=sent, allow_redirects=False, proxy=self._proxy
             ) as response:
-                answer = _read(response, await response.read())
+                answer = _read(response, await response.read(), self._scrubber)
         except _NotConnected as error:
             raise NotBegun(f"no connection to {self.base_url}: {_one_line(str(error))}") from error
         except Exception as error:
             # Deliberately every class: aiohttp does not say what a malformed response raises.
-            raise InDoubt(f"{type(error).__name__}: {_one_line(str(error))}") from error
+            raise InDoubt(f"{type(error).__name__}: {_one_line(self._scrubber.text(str(error)))}") from error
         if answer.date is not None and answer.date > (self.server_now or ""):
             self.server_now = answer.date
         return answer
@@ -190,18 +230,24 @@ def _proxy_for(base_url: str) -> str | None:
     return proxy
 
 
-def _read(response: aiohttp.ClientResponse, raw: bytes) -> Response:
+def _read(response: aiohttp.ClientResponse, raw: bytes, scrubber: _Scrubber) -> Response:
     try:
         body = json.loads(raw) if raw else None
     except ValueError:
         body = None
+    scrubbed = scrubber.raw(raw)
+    if response.status >= 300:
+        body = scrubber.json(body, keep=frozenset())
+    elif scrubbed != raw:
+        body = scrubber.json(body, keep=_TEXTS)
+    trace_id = response.headers.get("x-trace-id")
     asked_s = retry_after_s(response.headers.get("retry-after"), response.headers.get("date"))
     return Response(
         status=response.status,
         body=body,
-        raw=raw,
+        raw=scrubbed,
         date=_http_date(response.headers.get("date")),
-        trace_id=response.headers.get("x-trace-id"),
+        trace_id=None if trace_id is None else scrubber.text(trace_id),
         retry_after_s=None if asked_s is None else min(LONGEST_WAIT_S, asked_s),
     )
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.replay import ReplayOptions
-from tests.support.proxy import Fault, Seen, misbehaving
+from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.spectron import memory, replay, write_raw
 
 
@@ -41,3 +43,22 @@ def test_a_refused_memory_goes_to_review_with_the_servers_message_and_its_lane_g
     assert 1 == again.written
     assert 1 == again.late
     assert again.review is None
+
+
+@pytest.mark.parametrize("status", [400, 403, 409, 500])
+def test_a_key_that_the_server_repeats_stands_nowhere(
+    spectron: RunningServer, user: str, tmp_path: Path, status: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(3)])
+
+    def repeat_header(seen: Seen) -> Fault:
+        wrong = b"number 1" in seen.body and seen.writes_fact
+        return refusing(status, f"no such {seen.headers['authorization']}") if wrong else "none"
+
+    with misbehaving(spectron.base_url, repeat_header) as proxy:
+        summary = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    out, err = capfd.readouterr()
+    assert 3 > summary.written
+    assert spectron.api_key.encode() not in written
+    assert spectron.api_key not in f"{out} {err} {summary}"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
+from urllib.parse import quote
 
 import pytest
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.spectron.api import SpectronApi, Turn
 from spectron_migrate.spectron.wire import InDoubt, NotBegun
+from tests.support.proxy import serving
 
 
 def test_only_a_refused_connection_proves_that_nothing_was_sent() -> None:
@@ -26,3 +30,62 @@ def test_only_a_refused_connection_proves_that_nothing_was_sent() -> None:
         asyncio.run(post("http://127.0.0.1:9"))
     with pytest.raises(InDoubt):
         asyncio.run(cut())
+
+
+SECRET = "sp-7f3a-Geheim+und/lang="
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 403, 404, 409, 422, 429, 500, 503])
+@pytest.mark.parametrize("spelling", ["json", "text", "quoted", "upper", "nested"])
+def test_a_key_that_the_server_repeats_is_scrubbed(status: int, spelling: str) -> None:
+    said = f"bad header Authorization: Bearer {SECRET}"
+    bodies: dict[str, Response] = {
+        "json": JSONResponse({"detail": said, "status": status}, status),
+        "text": PlainTextResponse(said, status),
+        "quoted": PlainTextResponse(quote(said, safe=""), status),
+        "upper": JSONResponse({"message": said.upper()}, status),
+        "nested": JSONResponse({"sessionId": said, "error": {"headers": [{said: said}]}}, status),
+    }
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        bodies[spelling].headers["x-trace-id"] = said
+        await bodies[spelling](scope, receive, send)
+
+    async def ask(endpoint: str) -> str:
+        async with SpectronApi(endpoint, "c", api_key=SECRET, timeout_s=5) as api:
+            response = await api.post_fact(b"{}", key="k")
+        return f"{response.message} {response.body} {response.raw!r} {response.trace_id}"
+
+    with serving(app) as endpoint:
+        seen = asyncio.run(ask(endpoint)).casefold()
+    assert SECRET.casefold() not in seen
+    assert quote(SECRET, safe="").casefold() not in seen
+
+
+def test_the_text_of_a_memory_that_holds_the_key_is_left_as_it_is() -> None:
+    turn = {"id": "t1", "content": f"my key is {SECRET}", "seq": 1, "role": "user", "createdAt": ""}
+
+    async def ask(endpoint: str) -> list[Turn]:
+        async with SpectronApi(endpoint, "c", api_key=SECRET, timeout_s=5) as api:
+            return await api.turns("s1")
+
+    with serving(JSONResponse({"turns": [turn], "page": {"hasMore": False}})) as endpoint:
+        assert [turn["content"]] == [one.content for one in asyncio.run(ask(endpoint))]
+
+
+def test_a_malformed_response_with_the_key_is_scrubbed_too() -> None:
+    async def ask() -> str:
+        async def repeat(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(f"HTTP/1.1 200 ok\r\nBearer {SECRET}\r\n\r\n".encode())
+            writer.close()
+
+        async with await asyncio.start_server(repeat, "127.0.0.1", 0) as server:
+            endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            async with SpectronApi(endpoint, "c", api_key=SECRET, timeout_s=5) as api:
+                with pytest.raises(InDoubt) as problem:
+                    await api.post_fact(b"{}", key="k")
+        return problem.value.reason
+
+    reason = asyncio.run(ask())
+    assert SECRET not in reason
