@@ -10,7 +10,7 @@ another began, its results come first. Lines are:
     mark <time> .                             the outbox was drained up to here, as of this time
 
 `<call>` is the process and the number of the call in it, `<subject>` whose memories it is about (`CallSubject`), times
-are seconds since 1970. Nothing in the file ever moves: the space of what is no longer needed is given back as a hole.
+are seconds since 1970, to the microsecond, as `as_of` in `routing.json` is. Nothing in the file ever moves: the space of what is no longer needed is given back as a hole.
 A line survives the death of its process at once, and a power cut within moments; such a cut leaves zeros or a torn
 line, which count as a call of unknown results that could be about anybody. Standard library alone, because
 applications import this.
@@ -278,22 +278,22 @@ class CallView:
 
 def begin_line(call: str, epoch: int, at: float, subject: CallSubject) -> str:
     """A call is about to be made."""
-    return f"begin {call} {epoch} {at!r} {subject.to_json()}"
+    return f"begin {call} {epoch} {at:.6f} {subject.to_json()}"
 
 
 def end_line(call: str, at: float, results: str = "-") -> str:
     """A call is over; `results` as `encode_results` gives them."""
-    return f"end {call} {at!r} {results}"
+    return f"end {call} {at:.6f} {results}"
 
 
 def unknown_line(call: str, until: float, subject: CallSubject) -> str:
     """A call is over, and nobody can say what it left in Mem0, or leaves there until this time."""
-    return f"unknown {call} {until!r} {subject.to_json()}"
+    return f"unknown {call} {until:.6f} {subject.to_json()}"
 
 
 def mark_line(at: float) -> str:
     """What stands before it is being drained."""
-    return f"mark {at!r} ."
+    return f"mark {at:.6f} ."
 
 
 def _private(path: str, flags: int) -> int:

@@ -92,7 +92,7 @@ from spectron_migrate.state.processes import OwnFile
 own, alice = OwnFile(Path(sys.argv[1])), CallSubject(("alice",))
 calls = ProcessCalls(Path(sys.argv[1]), lambda: own.token)
 for number in range(int(sys.argv[2])):
-    last = time.time()
+    last = round(time.time(), 6)
     calls.note_end(calls.note_begin(number, 1, last, alice, capture=False), last, None, alice, capture=False)
     assert calls.must_wait("alice", last)
     print(repr(last), flush=True)
