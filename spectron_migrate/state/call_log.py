@@ -10,10 +10,10 @@ another began, its results come first. Lines are:
     mark <time> .                             the outbox was drained up to here, as of this time
 
 `<call>` is the process and the number of the call in it, `<subject>` whose memories it is about (`CallSubject`), times
-are seconds since 1970, to the microsecond, as `as_of` in `routing.json` is. Nothing in the file ever moves: the space of what is no longer needed is given back as a hole.
-A line survives the death of its process at once, and a power cut within moments; such a cut leaves zeros or a torn
-line, which count as a call of unknown results that could be about anybody. Standard library alone, because
-applications import this.
+are seconds since 1970, to the microsecond, as `as_of` in `routing.json` is. Nothing in the file ever moves: the space
+of what is no longer needed is given back as a hole. A line survives the death of its process at once, and a power cut
+within moments; such a cut leaves zeros or a torn line, which count as a call of unknown results that could be about
+anybody. Standard library alone, because applications import this.
 """
 
 from __future__ import annotations

@@ -88,7 +88,10 @@ def test_a_line_of_the_version_before_holds_everybody_until_it_is_drained() -> N
     assert not view.must_wait("bob", 101.0)
 
 
-@given(st.lists(st.tuples(st.text(max_size=5), st.floats(1, 1e9))), st.text(max_size=5), st.floats(1, 1e9))
+TIMES = st.integers(1, 10**15).map(lambda number: number / 1_000_000)
+
+
+@given(st.lists(st.tuples(st.text(max_size=5), TIMES)), st.text(max_size=5), TIMES)
 def test_no_write_is_ever_missed(writes: list[tuple[str, float]], reader: str, as_of: float) -> None:
     view = CallView()
     for number, (owner, at) in enumerate(writes):
