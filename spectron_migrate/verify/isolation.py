@@ -89,7 +89,7 @@ def scope_readers(work: Workspace, mapping: ScopeMapping) -> list[ScopeReader]:
     """Every scope with the lens of the owner of one of its memories, by path."""
     found = []
     for scope, selector in work.scopes():
-        fact = next(work.facts_of(scope, standing=True, limit=1), None)
+        fact = next(work.facts_of(scope, only_expected=True, limit=1), None)
         if fact is not None:
             lens = lens_of(dict(fact.owners), mapping)
             found.append(ScopeReader(scope, selector, lens.selector if lens is not None else selector))
@@ -136,7 +136,7 @@ async def _search_as_other(
     own_words = WordFrequencies(work.texts_of(owner.scope))
     other_words = words_seen_by(work, other)
     found: dict[tuple[str, str], Finding] = {}
-    for fact in list(work.facts_of(owner.scope, standing=True, limit=MEMORIES_PER_DIRECTION)):
+    for fact in list(work.facts_of(owner.scope, only_expected=True, limit=MEMORIES_PER_DIRECTION)):
         query = " ".join(own_words.rarest(fact.text)) or fact.text
         for mode in ("hybrid", "bm25"):
             # The owner must ask first: a cache shared across scopes then answers the other with the owner's hits.

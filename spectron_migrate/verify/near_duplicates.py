@@ -53,7 +53,7 @@ class NearDuplicates:
                 oldest = next(iter(self._scopes))
                 del self._scopes[oldest], self._sizes[oldest]
             groups: dict[str, _TextGroup] = defaultdict(_TextGroup)
-            for mem0_id, text in self._work.standing_texts(scope, SCANNED):
+            for mem0_id, text in self._work.expected_texts(scope, SCANNED):
                 group = groups[_digits(text)]
                 group.ids.append(mem0_id)
                 group.texts.append(plain(text))

@@ -130,7 +130,7 @@ def _searches(work: Workspace, sample: int | None) -> Iterator[KeywordSearch]:
     drawn = None if sample is None else _sample(work, sample)
     for scope, _ in work.scopes():
         frequencies: WordFrequencies | None = None
-        for fact in work.facts_of(scope, standing=True):
+        for fact in work.facts_of(scope, only_expected=True):
             if drawn is None or fact.no in drawn or not fact.echoed:
                 frequencies = frequencies or WordFrequencies(work.texts_of(scope))
                 yield KeywordSearch(fact, tuple(frequencies.rarest(fact.text)), frequencies)

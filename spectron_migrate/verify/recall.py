@@ -167,7 +167,7 @@ class RecallTest:
 
     def _as_compared(self, hit: SearchHit) -> tuple[str, str]:
         """Id and mark of a hit of Mem0; of the message if it is in one, because Spectron holds only that message."""
-        message = self._work.standing_for(hit.id)
+        message = self._work.message_of(hit.id)
         return (hit.id, text_mark(hit.text)) if message is None else (message.mem0_id, text_mark(message.text))
 
     async def _ask_spectron(self, query: Query, lens: Lens) -> tuple[RankedAnswer, list[JudgedHit], SpectronRanks]:
@@ -209,7 +209,7 @@ class RecallTest:
         return frozenset({query.target, *duplicates})
 
     def _holder(self, mem0_id: str) -> str:
-        message = self._work.standing_for(mem0_id)
+        message = self._work.message_of(mem0_id)
         return mem0_id if message is None else message.mem0_id
 
     def _measures(self, expect: frozenset[str], mem0: RankedAnswer | None, spectron: RankedAnswer) -> dict[str, Json]:

@@ -163,9 +163,9 @@ class Workspace:
         """What the server calls the entity of an id."""
         self.db.execute("INSERT OR REPLACE INTO entity VALUES (?, ?, ?)", (entity, type_, name))
 
-    def answered(self, number: int, told: Json) -> None:
+    def answered(self, number: int, answers: Json) -> None:
         """Both systems' answers to a query."""
-        self.db.execute("INSERT OR REPLACE INTO answer VALUES (?, ?)", (number, canonical_json(told)))
+        self.db.execute("INSERT OR REPLACE INTO answer VALUES (?, ?)", (number, canonical_json(answers)))
 
     # -- reading it ---------------------------------------------------------------------------------------
 
@@ -187,10 +187,10 @@ class Workspace:
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Memories by kind and reason."""
-        told: dict[str, dict[str, int]] = {}
+        by_kind: dict[str, dict[str, int]] = {}
         for row in self.db.execute("SELECT kind, reason, count(*) AS n FROM expected GROUP BY kind, reason"):
-            told.setdefault(row["kind"], {})[row["reason"]] = row["n"]
-        return told
+            by_kind.setdefault(row["kind"], {})[row["reason"]] = row["n"]
+        return by_kind
 
     def ids_of(self, kind: str) -> Iterator[tuple[str, str]]:
         """Memories of a kind and their reasons, by id."""
@@ -242,11 +242,11 @@ class Workspace:
         }
         return iter(sorted(found.items()))
 
-    def facts_of(self, scope: int, *, standing: bool = False, limit: int | None = None) -> Iterator[StoredMemory]:
-        """Facts of a scope in the order of the lot; `standing`: newest texts of memories that should be there."""
-        return self._facts(f"scope = ?{f' AND {_EXPECTED}' if standing else ''} ORDER BY lot, no", (scope,), limit)
+    def facts_of(self, scope: int, *, only_expected: bool = False, limit: int | None = None) -> Iterator[StoredMemory]:
+        """Facts of a scope in the order of the lot; `only_expected`: newest texts of memories that should be there."""
+        return self._facts(f"scope = ?{f' AND {_EXPECTED}' if only_expected else ''} ORDER BY lot, no", (scope,), limit)
 
-    def standing_texts(self, scope: int, limit: int) -> Iterator[tuple[str, str]]:
+    def expected_texts(self, scope: int, limit: int) -> Iterator[tuple[str, str]]:
         """Mem0 id and text of memories that should be in a scope."""
         numbers = self.db.execute(f"SELECT no FROM fact WHERE scope = ? AND {_EXPECTED} LIMIT ?", (scope, limit))
         return self._texts([row["no"] for row in numbers])
@@ -295,7 +295,7 @@ class Workspace:
         ]
         return next(self._facts("no = ?", (max(numbers)[1],)), None) if numbers else None
 
-    def standing_for(self, mem0_id: str) -> StoredMemory | None:
+    def message_of(self, mem0_id: str) -> StoredMemory | None:
         """The message in whose turn a memory is; None for a memory of its own."""
         found = (receipts.message_of(ledger, mem0_id) for ledger in self.ledgers)
         message = next((each for each in found if each is not None), None)

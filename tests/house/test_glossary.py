@@ -57,7 +57,7 @@ NO_MODULE = (*GONE, "at_once", "ending", "expect", "pool", "shape", "since", "st
 
 MEANT = {"said_at"}
 """Names that mean such a word literally: the time at which a message was said."""
-TO_RENAME = {"standing", "standing_for", "standing_texts", "told"}
+TO_RENAME = {"told"}
 """Names that have such a word still; nobody adds one."""
 
 
