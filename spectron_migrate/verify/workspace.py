@@ -27,6 +27,8 @@ from spectron_migrate.verify.tables import DDL, FORMAT, LEDGERS, connect, hold, 
 
 PAGE = 500
 """Rows that are read at once."""
+RECENT = 4000
+"""Facts that are kept at hand: the hits of many searches name the same ones."""
 _EXPECTED = (
     "newest = 1 AND tombstoned = 0 AND EXISTS"
     " (SELECT 1 FROM expected WHERE expected.mem0_id = fact.mem0_id AND expected.kind = 'stored')"
@@ -46,6 +48,7 @@ class Workspace:
         self.ledgers = ledgers
         self._lock = lock
         self.resumed = resumed
+        self._recent: dict[int, StoredMemory] = {}
 
     @classmethod
     def open(cls, path: Path, ledgers: Sequence[Ledger], *, about: str, not_before: str, now: str) -> Self:
@@ -264,6 +267,8 @@ class Workspace:
             for source, ledger in enumerate(self.ledgers)
             for fact in receipts.facts_made_into(ledger, [row_id]).get(row_id, ())
         ]
+        if not numbers:
+            return []
         marks = ", ".join("?" * len(numbers))
         return list(self._facts(f"no IN ({marks}) ORDER BY no", tuple(numbers)))
 
@@ -374,11 +379,15 @@ class Workspace:
             f"SELECT * FROM fact WHERE {condition} LIMIT ?", (*values, -1 if limit is None else limit)
         )
         while page := rows.fetchmany(PAGE):
-            found: dict[int, ReceiptRow] = {}
-            for source, facts in _by_ledger(row["no"] for row in page).items():
-                found |= {row.fact * LEDGERS + source: row for row in receipts.receipts_of(self.ledgers[source], facts)}
-            # What was erased meanwhile is gone.
-            yield from (stored_memory(row, found[row["no"]]) for row in page if row["no"] in found)
+            if len(self._recent) > RECENT:
+                self._recent.clear()
+            known = {row["no"]: row for row in page if row["no"] not in self._recent}
+            for source, facts in _by_ledger(known).items():
+                for row in receipts.receipts_of(self.ledgers[source], facts):
+                    number = row.fact * LEDGERS + source
+                    self._recent[number] = stored_memory(known[number], row)
+            found = [self._recent[row["no"]] for row in page if row["no"] in self._recent]
+            yield from found  # what was erased meanwhile is gone
 
     def _texts(self, numbers: Sequence[int]) -> Iterator[tuple[str, str]]:
         for source, facts in _by_ledger(numbers).items():
