@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from spectron_migrate.delivery.outcomes import SendOutcome, give_up
@@ -26,19 +26,36 @@ KEY_LIFETIME = timedelta(hours=20)
 OTHER_TEXTS = "the turns of the session have other texts than were sent"
 
 
-async def unclaimed_turns(run: Run, session: SessionRow, facts: Sequence[IntendedFact]) -> list[Turn] | SendOutcome:
+async def unclaimed_turns(
+    run: Run,
+    session: SessionRow,
+    facts: Sequence[IntendedFact],
+    *,
+    shows: Callable[[list[Turn]], bool] = lambda turns: True,
+) -> list[Turn] | SendOutcome:
     """Turns of the session that no receipt claims, oldest first; an outcome where the listing is no evidence.
 
-    A listing is evidence only if it shows every turn that is already claimed. `facts` are given up where it never
-    will be.
+    A listing is evidence only if it shows every turn that is already claimed. One that does not, or of whose
+    unclaimed turns `shows` is false, is asked for again for some seconds, because it may lag. `facts` are given up
+    where it still lacks a claimed turn.
     """
     assert session.server_id is not None  # noqa: S101 - a fact is intended only in a session that was made
     listing = f"turns of {session.server_id}"
     if not run.is_due(listing):
         return SendOutcome.DEFERRED
+    claimed, residue = await run.writer.grouped(
+        lambda ledger: (sending.claimed_turns(ledger, session.id), sending.residue_turns(ledger, session.id))
+    )
+
+    def unclaimed(listed: list[Turn]) -> list[Turn]:
+        return sorted((turn for turn in listed if turn.id not in claimed | residue), key=lambda turn: turn.seq)
+
+    def is_whole(listed: list[Turn]) -> bool:
+        return claimed <= {turn.id for turn in listed} and shows(unclaimed(listed))
+
     try:
         async with asyncio.timeout(run.deferred.listing_limit_s):
-            listed = await run.api.turns(session.server_id)
+            listed = await run.api.turns(session.server_id, shows=is_whole)
     except ScopeRefused as error:
         run.stopped_scopes[session.selector] = error.message
         return SendOutcome.HELD
@@ -51,14 +68,10 @@ async def unclaimed_turns(run: Run, session: SessionRow, facts: Sequence[Intende
         timed_out = f"no response to the listing of session {session.server_id}"
         run.give_up_on(listing, error.message if isinstance(error, Unreachable) else timed_out)
         return SendOutcome.DEFERRED
-    claimed, residue = await run.writer.grouped(
-        lambda ledger: (sending.claimed_turns(ledger, session.id), sending.residue_turns(ledger, session.id))
-    )
     missing = claimed - {turn.id for turn in listed}
     if missing:
         return await give_up(run, facts, f"the listing of the session lacks {counted(len(missing), 'confirmed turn')}")
-    known = claimed | residue
-    return sorted((turn for turn in listed if turn.id not in known), key=lambda turn: turn.seq)
+    return unclaimed(listed)
 
 
 async def turns_by_fact(run: Run, facts: Sequence[IntendedFact]) -> dict[int, Turn] | SendOutcome:

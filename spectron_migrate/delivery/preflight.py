@@ -54,7 +54,8 @@ async def _check_same_server(ledger: Ledger, api: SpectronApi) -> None:
         return
     server_id, claimed = known
     try:
-        lacking = claimed - {turn.id for turn in await api.turns(server_id)}
+        listed = await api.turns(server_id, shows=lambda turns: claimed <= {turn.id for turn in turns})
+        lacking = claimed - {turn.id for turn in listed}
         found = f"{len(lacking):,} of {counted(len(claimed), 'turn')} of session {server_id} not listed"
     except UnknownSession as error:
         lacking, found = {server_id}, error.message

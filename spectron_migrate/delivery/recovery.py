@@ -7,7 +7,7 @@ evidence does not decide is undecidable and goes to a person, it is never guesse
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import ceil
 
 from spectron_migrate.delivery.deferred import Unanswered
@@ -209,12 +209,19 @@ class _Recovery:
         fact's own key must name it.
         """
         run, fact, candidate = self._run, self._fact, self._candidate
-        turns = await self._unclaimed()
+        claimed = await run.writer.grouped(sending.claimed_turns, fact.session.id)
+
+        def shows_turn(turns: list[Turn]) -> bool:
+            if receipt.turn_id is None:
+                return bool(turns)
+            return receipt.turn_id in claimed or any(turn.id == receipt.turn_id for turn in turns)
+
+        turns = await self._unclaimed(shows_turn)
         if isinstance(turns, SendOutcome):
             return turns
         if candidate is not None and not is_certain(candidate, fact) and receipt.turn_id != candidate.id:
             return await give_up(run, [fact], OTHER_TEXTS)
-        if receipt.turn_id in await run.writer.grouped(sending.claimed_turns, fact.session.id):
+        if receipt.turn_id in claimed:
             return await give_up(run, [fact], "the response names a turn that belongs to another memory")
         only_turn = turns[0].id if len(turns) == 1 else None
         turn_id = receipt.turn_id or (candidate.id if candidate else only_turn)
@@ -288,9 +295,9 @@ class _Recovery:
                 return await self._by_listing()
         return None
 
-    async def _unclaimed(self) -> list[Turn] | SendOutcome:
+    async def _unclaimed(self, shows: Callable[[list[Turn]], bool] = lambda turns: True) -> list[Turn] | SendOutcome:
         """Turns of the session that no receipt claims and that are not those of later facts."""
-        turns = await unclaimed_turns(self._run, self._fact.session, [self._fact])
+        turns = await unclaimed_turns(self._run, self._fact.session, [self._fact], shows=shows)
         if isinstance(turns, SendOutcome):
             return turns
         return [turn for turn in turns if turn.id not in self._turns_of_later_facts]

@@ -18,6 +18,8 @@ from spectron_migrate.spectron.wire import InDoubt, NotBegun, Response, Wire
 Sleep = Callable[[float], Awaitable[None]]
 MAX_K = 50
 READ_TRIES = 6
+LISTING_TRIES = 6
+"""Listings of a session, about 8 s in all, before what they lack counts as not there."""
 MAX_READ_WAIT_S = 60.0
 """Longest `Retry-After` that a read obeys; a server that asks for more counts as unreachable for now."""
 _KEYS = {"turns": "id", "scopes": "path", "entities": "id"}
@@ -193,19 +195,18 @@ class SpectronApi:
         rows = [row async for row in self._pages("/scopes", "scopes")]
         return [ScopeNode(str(row["path"]).strip("/"), bool(row.get("tombstonedAt"))) for row in rows]
 
-    async def turns(self, session_id: str) -> list[Turn]:
-        """All turns of a session, oldest first; raises UnknownSession, KeyRefused or Unreachable."""
+    async def turns(self, session_id: str, *, shows: Callable[[list[Turn]], bool] | None = None) -> list[Turn]:
+        """All turns of a session, oldest first; raises UnknownSession, KeyRefused or Unreachable.
+
+        A listing may lag behind the writes: while `shows` is false of it, it is asked for again, for some seconds.
+        """
         path = f"/sessions/{quote(session_id, safe='')}/turns"
-        return [
-            Turn(
-                str(row["id"]),
-                str(row.get("content", "")),
-                int(row.get("seq", 0)),
-                str(row.get("role", "")),
-                str(row.get("createdAt", "")),
-            )
-            async for row in self._pages(path, "turns")
-        ]
+        for attempt in range(LISTING_TRIES):
+            turns = _turns([row async for row in self._pages(path, "turns")])
+            if shows is None or shows(turns) or attempt == LISTING_TRIES - 1:
+                break
+            await self._sleep(backoff_s(attempt, first_s=0.25, longest_s=4.0))
+        return turns
 
     async def query(
         self,
@@ -350,6 +351,23 @@ class SpectronApi:
         if response.status == 404 and what == "the list of turns":
             return UnknownSession(f"Spectron at {self.endpoint} does not list the session: {reason}")
         return Unreachable(f"Spectron at {self.endpoint} could not answer {what}: {reason}")
+
+
+def _turns(rows: Sequence[Mapping[str, Any]]) -> list[Turn]:
+    """Where any row lacks a number, the order of the listing numbers them all."""
+    numbers = [row.get("seq") for row in rows]
+    if not all(isinstance(number, int) for number in numbers):
+        numbers = list(range(len(rows)))
+    return [
+        Turn(
+            str(row["id"]),
+            str(row.get("content") or ""),
+            int(number or 0),
+            str(row.get("role") or ""),
+            str(row.get("createdAt") or ""),
+        )
+        for row, number in zip(rows, numbers, strict=True)
+    ]
 
 
 def _body(value: Mapping[str, Json]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import pytest
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.replay import ReplayOptions
+from tests.support.here import server_here
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
-from tests.support.replaying import forged, is_write, replay_in_no_time, texts
+from tests.support.replaying import expected_texts, forged, is_write, mapping_file, replay_in_no_time, texts
 from tests.support.spectron import memory, replay, write_raw
 
 
@@ -77,3 +79,81 @@ def test_a_turn_resolved_as_present_is_not_taken_for_the_next_memory(
         replay_in_no_time(spectron, tmp_path / "state", dump, endpoint=proxy.base_url, options=present)
     last = replay_in_no_time(spectron, tmp_path / "state", dump)
     assert [f"{user} remembers thing number {number}" for number in range(2)] == texts(spectron, user), last
+
+
+LAG_S = 0.5
+
+
+class LaggingListing:
+    """Listings of turns that leave out what was written less than `LAG_S` seconds ago."""
+
+    def __init__(self) -> None:
+        self.moment = 0.0
+        self.first_seen: dict[str, float] = {}
+
+    def change(self, seen: Seen, body: bytes) -> bytes | None:
+        if seen.method != "GET" or "/turns" not in seen.path:
+            return None
+        listing = json.loads(body)
+        shown = [
+            turn
+            for turn in listing["turns"]
+            if self.moment - self.first_seen.setdefault(turn["id"], self.moment) >= LAG_S
+        ]
+        return json.dumps({**listing, "turns": shown}).encode()
+
+
+@pytest.mark.parametrize("settings", ["infer: full\n", "infer: none\n", "infer: none\nwrite: batch\n"])
+@pytest.mark.parametrize("names_turn", [True, False])
+@pytest.mark.parametrize("fault", ["cut_after", "500_after", "cut_before"])
+def test_a_listing_that_lags_makes_nothing_undecidable(
+    user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str, *, names_turn: bool, fault: str
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(12)])
+    lagging = LaggingListing()
+    forged(monkeypatch, lagging.change)
+    writes = 0
+
+    def every_third(seen: Seen) -> Fault:
+        nonlocal writes
+        writes += seen.writes_fact
+        return fault if seen.writes_fact and writes % 3 == 2 else "none"
+
+    with server_here(tmp_path / "data", context="tests", reading={"names_turn": names_turn}) as server:
+        with misbehaving(server.base_url, every_third) as proxy:
+            summaries = [
+                replay_in_no_time(
+                    server,
+                    tmp_path / "state",
+                    dump,
+                    endpoint=proxy.base_url,
+                    mapping=mapping_file(tmp_path, settings),
+                    waited=lambda moment: setattr(lagging, "moment", lagging.moment + 0.25),
+                )
+                for _ in range(2)
+            ]
+        stored = texts(server, user)
+    assert ExitCode.DONE == summaries[-1].exit_code
+    assert 0 == summaries[-1].undecidable
+    assert set(expected_texts(user, 12)) == set(stored)
+
+
+def test_turns_without_a_number_are_in_the_order_of_the_listing(
+    spectron: RunningServer, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(6)])
+
+    def without_numbers(seen: Seen, body: bytes) -> bytes | None:
+        if seen.method != "GET" or "/turns" not in seen.path:
+            return None
+        listing = json.loads(body)
+        return json.dumps({**listing, "turns": [{**turn, "seq": None} for turn in listing["turns"]]}).encode()
+
+    forged(monkeypatch, without_numbers)
+    with misbehaving(
+        spectron.base_url, lambda seen: "cut_after" if is_write(seen) and b"number 3" in seen.body else "none"
+    ) as proxy:
+        replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
+    summary = replay(spectron, tmp_path / "state", [dump])
+    assert ExitCode.DONE == summary.exit_code
+    assert expected_texts(user, 6) == texts(spectron, user)
