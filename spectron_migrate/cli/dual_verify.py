@@ -55,6 +55,7 @@ class VerifyRequest:
     seed: int = 0
     top_k: int | None = None
     report_texts: bool = False
+    accept: tuple[str, ...] = ()
     reports: tuple[Path, ...] = ()
 
 
@@ -82,6 +83,14 @@ def command(
     user: UserOption = None,
     top_k: Annotated[
         int | None, typer.Option("--top-k", min=1, max=50, help="Hits to compare (5).", metavar="K")
+    ] = None,
+    accept: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--accept",
+            help="Let a gate pass: source, supersession, recall, asked (if undecided) or residue; may be repeated.",
+            metavar="GATE",
+        ),
     ] = None,
     report_texts: Annotated[
         bool, typer.Option("--report-texts", help="Also put texts into the reports for CI.")
@@ -112,6 +121,7 @@ def command(
             seed=seed,
             top_k=top_k,
             report_texts=report_texts,
+            accept=tuple(accept or ()),
             reports=tuple(report or settings.verify.reports),
         )
         return run(invocation, settings, request)
@@ -182,6 +192,7 @@ def _verify_options(settings: Settings, request: VerifyRequest) -> VerifyOptions
         min_overlap=settings.verify.min_overlap,
         in_flight=IN_FLIGHT,
         report_texts=request.report_texts,
+        accepted_gates=frozenset(request.accept),
         reports=request.reports,
     )
 
@@ -215,7 +226,8 @@ def _next(summary: VerifySummary, settings: Settings) -> str | None:
     if summary.exit_code == ExitCode.NO_GO:
         return "spectron-migrate replay"
     if summary.exit_code != ExitCode.DONE:
-        return "spectron-migrate dual-verify --sample 1000"
+        recall = next(gate for gate in summary.gates if gate.name == "recall")
+        return "spectron-migrate dual-verify --sample 1000" if recall.passed is None and recall.measured else None
     cutover = read_journal(settings.state).state
     if cutover.phase == "complete" or settings.mem0 is None or settings.mem0.kind == "files":
         return None

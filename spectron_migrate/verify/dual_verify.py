@@ -17,6 +17,7 @@ from spectron_migrate.ledger.read import receipts
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.records import Json, Reporter, canonical_json, counted, digest, format_time
 from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.verify.acceptances import with_acceptances
 from spectron_migrate.verify.differences import Explainer
 from spectron_migrate.verify.expected import index_receipts, record_expectations
 from spectron_migrate.verify.integrity import check_sessions
@@ -72,6 +73,7 @@ async def run_dual_verify(
     await check_server(ledgers, api)
     folder = state or ledgers[0].path.parent
     make_private_directory(folder)
+    options = with_acceptances(options, folder, ledgers)
     work = Workspace.open(
         folder / "verify.db",
         ledgers,

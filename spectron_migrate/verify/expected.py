@@ -59,6 +59,8 @@ class ExpectationRules:
     """When the scan of the dump began; None if unknown."""
     accepted: frozenset[str]
     """Mem0 ids of refused memories whose absence a person has accepted."""
+    accepted_moved: frozenset[str] = frozenset()
+    """Mem0 ids of memories that a person lets stay where they were sent."""
 
 
 def index_receipts(work: Workspace, *, seed: int, reporter: Reporter) -> None:
@@ -109,7 +111,8 @@ def expectation_of(memory: Memory, last: LastVersion | None, rules: ExpectationR
         return _other_text(memory.id, last, rules.began)
     if last.state == "skipped" and not rules.planned:
         return Expectation("pending", f"the replay skipped it: {last.reason}")
-    return from_ledger(memory.id, last, rules.accepted, _misplaced(memory, last, mapped, rules.mapping))
+    misplaced = () if memory.id in rules.accepted_moved else _misplaced(memory, last, mapped, rules.mapping)
+    return from_ledger(memory.id, last, rules.accepted, misplaced)
 
 
 def from_ledger(
@@ -158,7 +161,7 @@ def _from_dump(
     reporter: Reporter,
 ) -> None:
     planned = any(plans.was_planned(ledger, dump.digest) for ledger in ledgers)
-    rules = ExpectationRules(mapping, planned, dump.began, options.accepted)
+    rules = ExpectationRules(mapping, planned, dump.began, options.accepted, options.accepted_moved)
     reporter.stage("compare dump and ledger", dump.count)
     batches = _Batches(work)
     for memory in dump.memories():

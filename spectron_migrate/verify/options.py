@@ -60,9 +60,10 @@ class VerifyOptions:
     """Queries that Mem0 is asked twice, to measure how much it differs from itself."""
     accepted: frozenset[str] = frozenset()
     """Mem0 ids of refused memories whose absence a person has accepted."""
-    accept_residue: bool = False
-    require_recall: bool = False
-    """Whether a recall gate that was not measured prevents GO."""
+    accepted_moved: frozenset[str] = frozenset()
+    """Mem0 ids of memories that a person lets stay where they were sent, though Mem0 has them under other ids now."""
+    accepted_gates: frozenset[str] = frozenset()
+    """Gates that pass whatever they show now (those in `verdict.ACCEPTABLE`)."""
     report_texts: bool = False
     reports: tuple[Path, ...] = ()
 
@@ -79,6 +80,6 @@ class VerifyOptions:
             "pairs": self.pairs,
             "corrections": self.corrections,
             "accepted": sorted(self.accepted),
-            "accept_residue": self.accept_residue,
-            "require_recall": self.require_recall,
+            "accepted_moved": sorted(self.accepted_moved),
+            "accepted_gates": sorted(self.accepted_gates),
         }

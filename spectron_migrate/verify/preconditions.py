@@ -11,6 +11,7 @@ from spectron_migrate.records import selector_of
 from spectron_migrate.spectron.api import MAX_K, SpectronApi, UnknownSession
 from spectron_migrate.spectron.grants import require_grant
 from spectron_migrate.verify.options import VerifyOptions
+from spectron_migrate.verify.verdict import ACCEPTABLE
 
 
 def check_options(options: VerifyOptions) -> None:
@@ -26,6 +27,10 @@ def check_options(options: VerifyOptions) -> None:
         problems.append(f"margin is {options.margin}: it must be a share from 0 to 1, such as 0.02")
     if options.in_flight < 1:
         problems.append(f"in_flight is {options.in_flight}: it must be at least 1")
+    problems += [
+        f"the gate {name} cannot be accepted: only {', '.join(ACCEPTABLE)}"
+        for name in sorted(options.accepted_gates - set(ACCEPTABLE))
+    ]
     if problems:
         raise InputError.of_all(problems)
 

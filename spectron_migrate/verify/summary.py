@@ -83,7 +83,7 @@ def integrity_counts(work: Workspace) -> dict[str, Json]:
         "present": counts.get("stored", 0) - len((missing | altered) - work.kind_ids("pending", missing | altered)),
         "missing": len(missing) + counts.get("missing", 0),
         "altered": len(altered),
-        "masked": sum("masked" in finding.reason for finding in work.findings("altered")),
+        "masked": len({finding.mem0_id for finding in work.findings("altered") if "masked" in finding.reason}),
         "doubled": len(work.found_ids("doubled")),
         "foreign": work.count_findings("foreign"),
         "misplaced": len(work.found_ids("misplaced")),

@@ -1,13 +1,14 @@
 """The gates of a verification and the verdict that follows from them (pure).
 
 Both are computed from `measured` and `options` of the JSON report alone, so that anybody can compute them again.
-A gate that could not be decided never counts as passed: the verdict is INCONCLUSIVE at best.
+GO means that every gate passed or was accepted by name. A gate that could not be decided, or that there was nothing to
+measure with, never counts as passed: the verdict is INCONCLUSIVE at best, and the gate's hint says what is missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from math import floor, log10
 from typing import Any, Literal
 
@@ -24,6 +25,9 @@ EXIT_CODES: dict[Verdict, ExitCode] = {
     "INCONCLUSIVE": ExitCode.INCONCLUSIVE,
 }
 
+ACCEPTABLE = ("source", "supersession", "residue", "recall", "asked")
+"""Gates that a person may accept: `residue` whatever it counts, `source` where it was not measured, the others where
+they are undecided."""
 MIN_MEM0_SUCCESS = 0.1
 """If Mem0 itself finds less than this share of the memories asked for, being as good as Mem0 proves nothing."""
 MAX_UNTESTABLE = 0.05
@@ -41,9 +45,11 @@ class VerdictGate:
     """None: undecided."""
     hint: str = ""
     measured: bool = True
-    """False if there was nothing to measure it with; it is undecided then, and counts only if it `decides`."""
+    """False if there was nothing to measure it with; it is undecided then."""
     decides: bool = True
     """False for a gate that is shown but does not affect the verdict."""
+    accepted: bool = False
+    """Whether a person accepted what it shows; it counts as passed then."""
 
     def to_json(self) -> dict[str, Json]:
         """As the command's JSON and the reports carry it."""
@@ -51,9 +57,9 @@ class VerdictGate:
 
 
 def verdict_of(gates: Iterable[VerdictGate | Mapping[str, Any]]) -> Verdict:
-    """NO_GO if any deciding gate failed, else INCONCLUSIVE if any is undecided, else GO."""
+    """NO_GO if a deciding gate failed, else INCONCLUSIVE if one is undecided, else GO. Accepted gates have passed."""
     rows = [gate.to_json() if isinstance(gate, VerdictGate) else gate for gate in gates]
-    outcomes = [gate["passed"] for gate in rows if gate["decides"]]
+    outcomes = [gate["passed"] for gate in rows if gate["decides"] and not gate["accepted"]]
     if False in outcomes:
         return "NO_GO"
     return "INCONCLUSIVE" if None in outcomes else "GO"
@@ -61,12 +67,21 @@ def verdict_of(gates: Iterable[VerdictGate | Mapping[str, Any]]) -> Verdict:
 
 def gates_of(measured: Mapping[str, Json], options: Mapping[str, Json]) -> list[VerdictGate]:
     """All gates, the most serious first."""
-    return [
+    gates = [
         _source(measured["dump"]),
-        *_integrity(measured["integrity"], options),
+        *_integrity(measured["integrity"]),
         _isolation(measured["isolation"]),
         *_recall(measured, options),
     ]
+    return [replace(gate, accepted=_is_accepted(gate, options["accepted_gates"])) for gate in gates]
+
+
+def _is_accepted(gate: VerdictGate, names: Sequence[str]) -> bool:
+    if gate.passed or gate.name not in names or gate.name not in ACCEPTABLE:
+        return False
+    if gate.name == "source":
+        return not gate.measured  # a reading that is known to be incomplete is never accepted
+    return gate.passed is None or gate.name == "residue"
 
 
 def _source(read: Mapping[str, Json] | None) -> VerdictGate:
@@ -82,10 +97,10 @@ def _source(read: Mapping[str, Json] | None) -> VerdictGate:
     else:
         hint = "Mem0 was not read completely, and no gate checks what was missed: export again"
         return VerdictGate("source", False, True, None, hint)
-    return VerdictGate("source", None, True, None, hint, measured=False, decides=False)
+    return VerdictGate("source", None, True, None, hint, measured=False)
 
 
-def _integrity(found: Mapping[str, Json], options: Mapping[str, Json]) -> list[VerdictGate]:
+def _integrity(found: Mapping[str, Json]) -> list[VerdictGate]:
     gates = [
         _zero("missing", found["missing"], "run replay again; refused memories are in the review directory"),
         _zero("altered", found["altered"], _altered_hint(found)),
@@ -101,8 +116,8 @@ def _integrity(found: Mapping[str, Json], options: Mapping[str, Json]) -> list[V
             "residue",
             residue,
             0,
-            residue == 0 or bool(options["accept_residue"]),
-            "" if not residue else "failed writes left turns on the server; accept them, or have them erased",
+            residue == 0,
+            "" if not residue else "failed writes left turns on the server: --accept residue, or have them erased",
         )
     )
     pending = found["pending"]
@@ -127,7 +142,7 @@ def _supersession(found: Mapping[str, Json]) -> VerdictGate:
             "supersession", found["superseded_wrongly"], "an older fact superseded a newer one: see the report"
         )
     hint = "not measured: the server did not list its entities"
-    return VerdictGate("supersession", None, 0, None, hint, measured=False, decides=False)
+    return VerdictGate("supersession", None, 0, None, hint, measured=False)
 
 
 def _zero(name: str, value: int, hint: str) -> VerdictGate:
@@ -175,7 +190,7 @@ def _recall(measured: Mapping[str, Json], options: Mapping[str, Json]) -> list[V
             if found is not None
             else "no query was asked"
         )
-        return [_unmeasured("recall", options, hint)]
+        return [_unmeasured("recall", hint)]
     metrics = found["metrics"]
     gates = [_non_inferior(metrics, options), *_servable(found)]
     if options["min_overlap"] is not None:
@@ -201,9 +216,7 @@ def _servable(found: Mapping[str, Json]) -> list[VerdictGate]:
     if not metrics["not_servable"]:
         return []
     reason = max(metrics["not_servable_why"].items(), key=lambda one: (one[1], one[0]))[0]
-    # Generated queries only guess what the application asks; queries from a file are what it asks.
-    decides = found["made_of"] == "a file" or metrics["not_servable"] == metrics["queries"]
-    return [VerdictGate("asked", metrics["not_servable"], 0, None, f"not asked: {reason}", decides=decides)]
+    return [VerdictGate("asked", metrics["not_servable"], 0, None, f"not asked: {reason}")]
 
 
 def _non_inferior(metrics: Mapping[str, Json], options: Mapping[str, Json]) -> VerdictGate:
@@ -211,9 +224,7 @@ def _non_inferior(metrics: Mapping[str, Json], options: Mapping[str, Json]) -> V
     limit = -float(options["margin"])
     interval = metrics["difference"]
     if interval is None:
-        return _unmeasured(
-            "recall", options, "no query names its answer: set `expect` in the queries, or run without --queries"
-        )
+        return _unmeasured("recall", "no query names its answer: set `expect` in the queries, or run without --queries")
     value = interval["mean"]
     if metrics["success"]["mem0"] < MIN_MEM0_SUCCESS:
         hint = f"Mem0 itself finds only {metrics['success']['mem0']:.0%} of them: are its store and embedder right?"
@@ -231,7 +242,5 @@ def _non_inferior(metrics: Mapping[str, Json], options: Mapping[str, Json]) -> V
     return VerdictGate("recall", value, limit, None, hint)
 
 
-def _unmeasured(name: str, options: Mapping[str, Json], hint: str) -> VerdictGate:
-    return VerdictGate(
-        name, None, None, None, f"not measured: {hint}", measured=False, decides=bool(options["require_recall"])
-    )
+def _unmeasured(name: str, hint: str) -> VerdictGate:
+    return VerdictGate(name, None, None, None, f"not measured: {hint}", measured=False)

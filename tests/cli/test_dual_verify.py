@@ -102,6 +102,7 @@ def test_reports_for_ci_hold_counts_and_no_text(tmp_path: Path, capsys: pytest.C
         (["--mem0-config", "nowhere.yaml"], "nowhere.yaml"),
         (["--state", "elsewhere"], "elsewhere"),
         (["--dump", "nowhere"], "nowhere"),
+        (["--accept", "missing"], "the gate missing cannot be accepted"),
     ],
 )
 def test_bad_input_is_named(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

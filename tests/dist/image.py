@@ -283,7 +283,7 @@ def play(on: Trial) -> None:
         assert (0, True) == (told["in_doubt"], 0 < told["remaining"] < 300)
     assert (0, 300) == (on.expect(0, "replay")["remaining"], on.expect(0, "replay")["already"])
     on.signalled("TERM", lambda seen: seen.path.endswith("/query"), "dual-verify", "--sample", "50")
-    verdict = on.expect(0, "dual-verify", "--sample", "20", "--report", "verify.md")
+    verdict = on.expect(0, "dual-verify", "--sample", "20", "--accept", "recall", "--report", "verify.md")
     assert ("GO", 300) == (verdict["verdict"], verdict["integrity"]["present"])
     look = on.run.start(
         "--volume", f"{on.volume}:/data", "--entrypoint", "sh", IMAGE, "-c", "ls -ld /data/dump /data/.spectron-migrate"

@@ -98,7 +98,7 @@ def test_shards(server: RunningServer, run_json: Run) -> None:
     assert ["1/2"] == run_json("status", 11)["shards"]["missing"]
     run_json("replay --shard 1/2")
     assert 2 == run_json("status")["shards"]["found"]
-    run_json("dual-verify")
+    run_json("dual-verify --accept source --accept recall")
 
 
 def test_every_step_of_a_cutover(server: RunningServer, run_json: Run) -> None:

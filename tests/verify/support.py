@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,14 @@ def verify(
     mapping: Path | None = None,
     endpoint: str | None = None,
     reporter: NullReporter | None = None,
+    accept: Iterable[str] | None = None,
     **more: Any,
 ) -> VerifySummary:
-    """One dual-verify in this process."""
+    """One dual-verify in this process; accepts what raw files, or a test without Mem0, cannot show."""
+    options = options or VerifyOptions(sample=10)
+    if accept is None:
+        accept = ("source",) if mem0 else ("source", "recall")
+    options = replace(options, accepted_gates=options.accepted_gates | set(accept))
 
     async def run() -> VerifySummary:
         api = SpectronApi(endpoint or server.base_url, server.context, api_key=server.api_key, sleep=_nap)
@@ -48,7 +53,7 @@ def verify(
                     dump=dump,
                     mapping=load_mapping(mapping),
                     mem0_search=mem0,
-                    options=options or VerifyOptions(sample=10),
+                    options=options,
                     reporter=reporter or NullReporter(),
                     **more,
                 )

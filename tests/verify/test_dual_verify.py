@@ -156,7 +156,7 @@ def test_shards_are_read_together_and_the_dump_is_not_needed(
                 dump=None,
                 mapping=load_mapping(None),
                 mem0_search=None,
-                options=VerifyOptions(),
+                options=VerifyOptions(accepted_gates=frozenset({"source", "recall"})),
                 reporter=NullReporter(),
                 state=tmp_path / "together",
                 now=lambda: datetime.now(UTC),

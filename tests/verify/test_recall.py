@@ -44,9 +44,10 @@ def test_recall_is_not_measured_without_mem0(spectron: RunningServer, user: str,
     gate = gate_named(summary, "recall")
     assert gate.passed is None
     assert gate.measured is False
+    assert gate.accepted is True
     assert "GO" == summary.verdict
     assert gate.hint.startswith("not measured: ")
-    strict = verify(spectron, tmp_path / "state", [dump], VerifyOptions(require_recall=True))
+    strict = verify(spectron, tmp_path / "state", [dump], accept=["source"])
     assert ExitCode.INCONCLUSIVE == strict.exit_code
 
 
@@ -242,7 +243,7 @@ def test_unknown_expected_ids_are_warned_of_and_not_compared(
     dump = write_raw(tmp_path / "all.json", hobby_rows)
     replay(spectron, tmp_path / "state", [dump])
     reporter = RecordingReporter()
-    options = VerifyOptions(queries=(Query("bees", user_id=user, expect=("nobody",)),), require_recall=True)
+    options = VerifyOptions(queries=(Query("bees", user_id=user, expect=("nobody",)),))
     summary = verify(spectron, tmp_path / "state", [dump], options, mem0=WordSearch(hobby_rows), reporter=reporter)
     assert "INCONCLUSIVE" == summary.verdict
     assert 0 == summary.report["measured"]["recall"]["metrics"]["compared"]

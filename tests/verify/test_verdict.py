@@ -13,12 +13,13 @@ import pytest
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.verify.metrics import Metrics, collect_metrics
 from spectron_migrate.verify.options import VerifyOptions
-from spectron_migrate.verify.verdict import EXIT_CODES, VerdictGate, gates_of, verdict_of
+from spectron_migrate.verify.verdict import ACCEPTABLE, EXIT_CODES, VerdictGate, gates_of, verdict_of
 from tests.support.here import server_here
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.support import WordSearch, tampering, verify
 
-OPTIONS = VerifyOptions().to_json()
+OPTIONS = VerifyOptions(accepted_gates=frozenset({"recall"})).to_json()
+NOTHING_ACCEPTED = VerifyOptions().to_json()
 
 
 CLEAN = {
@@ -70,6 +71,12 @@ def answer(owner: str, mem0: float, spectron: float) -> dict[str, Any]:
     }
 
 
+def measured_without(part: str) -> dict[str, Any]:
+    """What a clean verification measured, but for one part."""
+    metrics = collect_metrics(answer(f"u{number}", 1.0, 1.0) for number in range(400))
+    return {**measured(metrics), part: None}
+
+
 @pytest.mark.parametrize(
     ("integrity", "expected"),
     [
@@ -99,8 +106,8 @@ def test_a_single_finding_decides_the_verdict(integrity: dict[str, int], expecte
         ({"complete": True, "whole": True, "raw": False}, True, "GO"),
         ({"complete": True, "whole": False, "raw": False}, True, "GO"),
         ({"complete": False, "whole": False, "raw": False}, None, "INCONCLUSIVE"),
-        ({"complete": None, "whole": False, "raw": True}, None, "GO"),
-        (None, None, "GO"),
+        ({"complete": None, "whole": False, "raw": True}, None, "INCONCLUSIVE"),
+        (None, None, "INCONCLUSIVE"),
     ],
 )
 def test_an_incomplete_source_is_inconclusive(read: Any, passed: bool | None, verdict: str) -> None:
@@ -116,24 +123,43 @@ def test_the_recall_gate_is_undecided_if_mem0_itself_finds_nothing() -> None:
     gate = next(gate for gate in gates_of(measured(metrics), OPTIONS) if gate.name == "recall")
     assert gate.passed is None
     assert "Mem0 itself finds only 5% of them: are its store and embedder right?" == gate.hint
-    assert "INCONCLUSIVE" == verdict_of(gates_of(measured(metrics), OPTIONS))
+    assert "INCONCLUSIVE" == verdict_of(gates_of(measured(metrics), NOTHING_ACCEPTED))
+
+
+@pytest.mark.parametrize(("accepted", "verdict"), [((), "INCONCLUSIVE"), (("asked",), "GO")])
+def test_queries_that_no_lens_can_serve_are_undecided_until_accepted(accepted: tuple[str, ...], verdict: str) -> None:
+    why = "a filter by agent_id cannot be served: rule 1 writes such memories below a user (change that rule)"
+    answers = [{**answer(f"u{n}", 1.0, 1.0), **({"not_servable": why} if n < 8 else {})} for n in range(400)]
+    found = measured(collect_metrics(answers))
+    options = VerifyOptions(accepted_gates=frozenset(accepted)).to_json()
+    gate = next(gate for gate in gates_of(found, options) if gate.name == "asked")
+    assert 8 == gate.value
+    assert f"not asked: {why}" == gate.hint
+    assert verdict == verdict_of(gates_of(found, options))
 
 
 @pytest.mark.parametrize(
-    ("refused", "made_of", "verdict"),
-    [(8, "the memories", "GO"), (8, "a file", "INCONCLUSIVE"), (400, "the memories", "INCONCLUSIVE")],
+    ("found", "name", "missing"),
+    [
+        (measured_without("recall"), "recall", "no query was asked"),
+        (measured_without("dump"), "source", "without a dump only the replayed memories are known"),
+    ],
 )
-def test_queries_that_no_lens_can_serve_decide_only_if_they_come_from_a_file(
-    refused: int, made_of: str, verdict: str
+def test_what_was_not_measured_is_named_and_not_a_go_until_accepted(
+    found: dict[str, Any], name: str, missing: str
 ) -> None:
-    why = "a filter by agent_id cannot be served: rule 1 writes such memories below a user (change that rule)"
-    answers = [{**answer(f"u{n}", 1.0, 1.0), **({"not_servable": why} if n < refused else {})} for n in range(400)]
-    found = measured(collect_metrics(answers))
-    found["recall"]["made_of"] = made_of
-    gate = next(gate for gate in gates_of(found, OPTIONS) if gate.name == "asked")
-    assert refused == gate.value
-    assert f"not asked: {why}" == gate.hint
-    assert verdict == verdict_of(gates_of(found, OPTIONS))
+    gate = next(gate for gate in gates_of(found, NOTHING_ACCEPTED) if gate.name == name)
+    accepted = VerifyOptions(accepted_gates=frozenset({name})).to_json()
+    assert f"not measured: {missing}" == gate.hint
+    assert "INCONCLUSIVE" == verdict_of(gates_of(found, NOTHING_ACCEPTED))
+    assert "GO" == verdict_of(gates_of(found, accepted))
+
+
+def test_a_failed_gate_is_never_accepted_except_residue() -> None:
+    everything = VerifyOptions(accepted_gates=frozenset({*ACCEPTABLE, "missing", "isolation"})).to_json()
+    assert "NO_GO" == verdict_of(gates_of(measured(missing=1), everything))
+    assert "NO_GO" == verdict_of(gates_of(measured(superseded_wrongly=1), everything))
+    assert "GO" == verdict_of(gates_of(measured(residue=1), everything))
 
 
 @pytest.mark.parametrize(
@@ -177,10 +203,13 @@ def recompute(report: dict[str, Any]) -> str:
     found, options = report["measured"]["integrity"], report["options"]
     wrong = ("missing", "altered", "doubled", "foreign", "misplaced", "order", "superseded_wrongly")
     no_go = any(found[name] for name in wrong) or report["measured"]["isolation"]["leaks"] > 0
-    no_go = no_go or (found["residue"] > 0 and not options["accept_residue"])
+    accepted = options["accepted_gates"]
+    no_go = no_go or (found["residue"] > 0 and "residue" not in accepted)
     read = report["measured"]["dump"]
     undecided = found["pending"] > 0 or found["expected"] == 0
     undecided = undecided or (read is not None and not read["raw"] and not read["complete"])
+    undecided = undecided or ("source" not in accepted and (read is None or read["raw"]))
+    undecided = undecided or ("supersession" not in accepted and not found["supersession_told"])
     undecided = undecided or found["untestable"] > max(1, found["expected"] // 20)
     recall = report["measured"]["recall"]
     if recall is not None and recall["mem0"] is not None:
@@ -193,8 +222,7 @@ def recompute(report: dict[str, Any]) -> str:
         no_go = no_go or any(why in ("lost", "unexplained", "superseded_wrongly") for why in whys)
         undecided = undecided or "pending" in whys
         not_asked = [row for row in report["answers"] if "not_servable" in row]
-        undecided = undecided or (bool(not_asked) and recall["made_of"] == "a file")
-        undecided = undecided or (bool(not_asked) and len(not_asked) == len(report["answers"]))
+        undecided = undecided or (bool(not_asked) and "asked" not in accepted)
         found_by_mem0 = [
             row["measures"]["mem0"]["success"]
             for row in report["answers"]

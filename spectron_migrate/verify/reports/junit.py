@@ -10,12 +10,12 @@ from spectron_migrate.verify.reports.text import LISTED, findings_by_kind, visib
 
 
 def junit_report(report: Mapping[str, Json], *, texts: bool) -> str:
-    """One test case a gate: an undecided gate is an error, an unmeasured one is skipped."""
+    """One test case a gate: an undecided gate is an error; one that is accepted or does not decide is skipped."""
     groups = findings_by_kind(report["findings"])
     cases, failures, errors, skipped = [], 0, 0, 0
     for gate in report["gates"]:
         result = ""
-        if not gate["measured"]:
+        if gate["accepted"] or (gate["passed"] is not True and not gate["decides"]):
             skipped += 1
             result = f"<skipped message={_attribute(gate['hint'])}/>"
         elif gate["passed"] is False:

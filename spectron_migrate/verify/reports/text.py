@@ -41,7 +41,9 @@ def interval_text(interval: Mapping[str, Json]) -> str:
 
 
 def gate_result(gate: Mapping[str, Json]) -> str:
-    """`passed`, `FAILED`, `undecided` or `not measured`."""
+    """`passed`, `accepted`, `FAILED`, `undecided` or `not measured`."""
+    if gate["accepted"]:
+        return "accepted"
     if not gate["measured"]:
         return "not measured"
     return {True: "passed", False: "FAILED", None: "undecided"}[gate["passed"]]

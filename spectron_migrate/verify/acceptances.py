@@ -1,0 +1,26 @@
+"""What a person accepted at the gates of the cutover, as verification counts it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.read.cutover import moved_memories, refused_memories
+from spectron_migrate.state.journal import read_journal
+from spectron_migrate.verify.options import VerifyOptions
+
+
+def with_acceptances(options: VerifyOptions, folder: Path, ledgers: Sequence[Ledger]) -> VerifyOptions:
+    """The options with the memories that the journal in this directory accepts, for what the ledgers say of them now.
+
+    Raises InputError for a journal that cannot be read.
+    """
+    state = read_journal(folder).state
+    refused, moved = refused_memories(ledgers), moved_memories(ledgers)
+    return replace(
+        options,
+        accepted=options.accepted | (set(refused) - set(state.not_accepted("refused", refused))),
+        accepted_moved=options.accepted_moved | (set(moved) - set(state.not_accepted("moved", moved))),
+    )
