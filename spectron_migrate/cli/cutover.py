@@ -288,7 +288,9 @@ def run(invocation: Invocation, step: Callable[[StepInputs], StepResult]) -> Com
         result.to_json(),
         draw(result),
         migration=result.state.migration or None,
-        next=next_command(result.state, following=is_followed(inputs.folder), ready=result.ready),
+        next=next_command(
+            result.state, following=is_followed(inputs.folder), ready=result.ready, late=result.late_writes
+        ),
     )
 
 

@@ -1,4 +1,5 @@
-"""`spectron-migrate replay`. `replay_plan.py` draws what `--dry-run` shows, `replay_follow.py` runs `--follow`."""
+"""`spectron-migrate replay`. `replay_plan.py` draws what `--dry-run` shows, `replay_follow.py` runs `--follow`,
+`replay_late_writers.py` runs `--late-writers`."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from spectron_migrate.cli import completion, replay_follow, replay_plan
+from spectron_migrate.cli import completion, replay_follow, replay_late_writers, replay_plan
 from spectron_migrate.cli.opening import open_api, open_dump
 from spectron_migrate.cli.options import (
     PACE,
@@ -117,6 +118,14 @@ def command(
             rich_help_panel=REMAINDER,
         ),
     ] = False,
+    late_writers: Annotated[
+        bool,
+        typer.Option(
+            "--late-writers",
+            help="After `cutover complete`: write what was still written to Mem0; it supersedes nothing.",
+            rich_help_panel=REMAINDER,
+        ),
+    ] = False,
     follow: Annotated[
         bool, typer.Option("--follow", help="Keep writing what changes in Mem0, round by round, until stopped.")
     ] = False,
@@ -150,8 +159,13 @@ def command(
             shard=Shard.parse(shard) if shard is not None else None,
             accept_expiry=accept_expiry,
         )
+        if late_writers:
+            if follow:
+                raise InputError("--late-writers is for after `cutover complete`, --follow for before it")
+            replay_follow.check_options("--late-writers", replay_options, dump=bool(dump), dry_run=dry_run)
+            return replay_late_writers.run(invocation, settings, replay_options)
         if follow:
-            replay_follow.check_options(replay_options, dump=bool(dump), dry_run=dry_run)
+            replay_follow.check_options("--follow", replay_options, dump=bool(dump), dry_run=dry_run)
             return replay_follow.run(invocation, settings, replay_options)
         if not dry_run:
             _warn_if_never_probed(invocation, settings)

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from spectron_migrate.settings import Settings
 
 
-def check_options(replay_options: ReplayOptions, *, dump: bool, dry_run: bool) -> None:
-    """Raise InputError for options that make no sense with `--follow`."""
+def check_options(option: str, replay_options: ReplayOptions, *, dump: bool, dry_run: bool) -> None:
+    """Raise InputError for options that make no sense with `option`: `--follow` or `--late-writers`."""
     if dump or dry_run or replay_options.shard:
         raise InputError(
-            "--follow reads Mem0 itself and serves every shard: it takes no --dump, no --dry-run and no --shard",
+            f"{option} reads Mem0 itself and serves every shard: it takes no --dump, no --dry-run and no --shard",
             hint="the settings say which Mem0 it reads and where its dump is",
         )
     useless = {
@@ -35,7 +35,7 @@ def check_options(replay_options: ReplayOptions, *, dump: bool, dry_run: bool) -
     given = [name for name, is_given in useless.items() if is_given]
     if given:
         raise InputError(
-            f"--follow writes all of Mem0 and takes no {', no '.join(given)}",
+            f"{option} writes all of Mem0 and takes no {', no '.join(given)}",
             hint="use them in a replay of its own; following waits until it has ended",
         )
 

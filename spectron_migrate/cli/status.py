@@ -282,10 +282,18 @@ def _cutover_rows(cutover: dict[str, Json]) -> list[tuple[str, object]]:
         )
         ago = duration(cutover["lag_s"])
         rows.append(("Spectron is complete up to", f"{cutover['as_of'][:19]}Z, {ago} ago; {behind}"))
+    late = cutover["late_writes"]
+    if late is not None:
+        newer = f"{number(late['count'])} newer than Spectron" if late["count"] else "nothing newer"
+        rows.append(("Mem0, read again", f"{late['at'][:19]}Z: {newer}{_first(late['ids'])}"))
     rows.append(("routing.json", cutover["routing"]))
     if cutover["journal_altered_at_line"] is not None:
         rows.append(("journal", f"altered by hand from line {cutover['journal_altered_at_line']} on"))
     return rows
+
+
+def _first(ids: list[str]) -> str:
+    return f", the first: {', '.join(ids[:3])}" if ids else ""
 
 
 def _application_rows(application: dict[str, Json]) -> list[tuple[str, object]]:

@@ -19,7 +19,8 @@ from spectron_migrate.cutover.gates import GateResult, evaluate_gates, exit_code
 from spectron_migrate.cutover.next_step import next_gated_step
 from spectron_migrate.cutover.phases import Command, StepResult, describe_reads, require_legal
 from spectron_migrate.cutover.privacy import write_privacy_report
-from spectron_migrate.errors import ExitCode, NotConfirmed, NotLegal
+from spectron_migrate.errors import ExitCode, InputError, KeyRefused, NotConfirmed, NotLegal
+from spectron_migrate.migration.late_writers import read_late_writes
 from spectron_migrate.migration.ledger_access import hold_ledgers, round_lock
 from spectron_migrate.migration.reconcile import Reconciled, reconcile
 from spectron_migrate.migration.rounds import CatchUpSettings, Rounds
@@ -73,8 +74,7 @@ class Cutover:
         if state.phase == "complete":
             privacy = write_privacy_report(self._folder, now=self._stamp())
             if state.sealed:
-                note = "Spectron is the only store; nothing is left to check"
-                return StepResult(state, privacy=privacy, note=note)
+                return await self._check_late_writes(StepResult(state, privacy=privacy))
             note = "Spectron is the only store, but late writes to Mem0 are not carried over yet: run complete again"
             return StepResult(state, privacy=privacy, exit_code=ExitCode.NO_GO, note=note)
         gates = await self._evaluate_gates(api)
@@ -82,6 +82,28 @@ class Cutover:
         needed = gates_before(gates, next_gated_step(state))
         code = exit_code_of(needed)
         return StepResult(state, gates, privacy=privacy, ready=code == ExitCode.DONE, exit_code=code)
+
+    async def _check_late_writes(self, result: StepResult) -> StepResult:
+        """Read Mem0 once more and name what is newer there: somebody still writes to it."""
+        try:
+            settings = self._settings
+        except (InputError, KeyRefused) as error:
+            note = f"Spectron is the only store; Mem0 was not read again, because {error.message}"
+            return replace(result, note=note)
+        async with round_lock(self._folder, sleep=self._sleep, patience_s=ROUND_PATIENCE_S):
+            rounds = Rounds(settings, reporter=self._reporter, now=self._now, sleep=self._sleep)
+            late = await read_late_writes(rounds, now=self._now)
+        if late.count:
+            newer = counted(late.count, "memory in Mem0 is newer", "memories in Mem0 are newer")
+            note = (
+                f"Spectron is the only store, but {newer}, among them {', '.join(late.ids[:3])}: something still writes"
+                " to Mem0; stop it, then run spectron-migrate replay --late-writers"
+            )
+            return replace(result, late_writes=late, exit_code=ExitCode.NO_GO, note=note)
+        gone = f"; {counted(late.gone, 'memory that it no longer has stays', 'memories that it no longer has stay')}"
+        kept = f"{gone} in Spectron" if late.gone else ""
+        note = f"Spectron is the only store; Mem0 was read again and holds nothing newer{kept}"
+        return replace(result, late_writes=late, note=note)
 
     async def accept(self, api: SpectronApi | None, gate: str, ids: Sequence[str], *, why: str) -> StepResult:
         """Let a gate pass for what it shows now. Raises InputError if it cannot be accepted."""
@@ -175,7 +197,7 @@ class Cutover:
         privacy = write_privacy_report(self._folder, now=self._stamp())
         if not (reconciled.agree and reconciled.quiet):
             note = "Spectron is the only store, but something still writes to Mem0: stop it, then run this again"
-            return StepResult(state, gates, reconciled, privacy, ExitCode.NO_GO, note)
+            return StepResult(state, gates, reconciled, privacy, exit_code=ExitCode.NO_GO, note=note)
         state = record_step(self._folder, Step("sealed", self._stamp(), self._who), decided_in=state)
         note = "Spectron is now the only store; Mem0 is no longer needed"
         return StepResult(state, gates, reconciled, privacy, note=note)

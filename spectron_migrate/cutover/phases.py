@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 from spectron_migrate.errors import ExitCode, NotLegal
 from spectron_migrate.records import Json, Reporter, counted
 from spectron_migrate.state.journal import STEPS_BACK, CutoverState, JournalTruncated, publish_routing, read_journal
+from spectron_migrate.state.late_writes import LateWrites
 from spectron_migrate.state.routing import Phase
 
 if TYPE_CHECKING:  # `cutover revert` must not wait for what the gates and a reconcile import
@@ -49,6 +50,8 @@ class StepResult:
     """Empty if the command did not evaluate the gates."""
     reconciled: Reconciled | None = None
     privacy: PrivacySummary | None = None
+    late_writes: LateWrites | None = None
+    """After `complete`: what Mem0 holds that is newer than Spectron."""
     exit_code: ExitCode = ExitCode.DONE
     note: str = ""
     """The outcome in one sentence."""
@@ -73,6 +76,7 @@ class StepResult:
             "legal": list(LEGAL[self.state.phase]),
             "reconciled": self.reconciled.to_json() if self.reconciled else None,
             "privacy": self.privacy.to_json() if self.privacy else None,
+            "late_writes": self.late_writes.to_json() if self.late_writes else None,
             "note": self.note,
         }
 

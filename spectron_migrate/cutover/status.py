@@ -12,6 +12,7 @@ from spectron_migrate.records import Json, counted
 from spectron_migrate.state import processes
 from spectron_migrate.state.following import FOLLOW_FILE, UNDRAINED, is_followed
 from spectron_migrate.state.journal import CutoverState, Step, read_journal
+from spectron_migrate.state.late_writes import LateWrites, last_late_writes
 from spectron_migrate.state.routing import FILE as ROUTING_FILE
 from spectron_migrate.state.routing import read_routing
 
@@ -26,6 +27,7 @@ def cutover_status(folder: Path, *, now: datetime) -> dict[str, Json] | None:
     if not journal.steps and followed is None:
         return None
     state, following = journal.state, is_followed(folder)
+    late = last_late_writes(folder) if state.phase == "complete" else None
     try:
         routing, broken = read_routing(folder / ROUTING_FILE), None
     except ValueError as error:
@@ -55,17 +57,23 @@ def cutover_status(folder: Path, *, now: datetime) -> dict[str, Json] | None:
         "application": processes.read_processes(folder, now=now).to_json(),
         "steps": [_step_to_json(step) for step in journal.steps[-LAST_STEPS:]],
         "steps_count": len(journal.steps),
-        "next": next_command(state, following=following),
+        "late_writes": late.to_json() if late is not None else None,
+        "next": next_command(state, following=following, late=late),
     }
 
 
-def next_command(state: CutoverState, *, following: bool, ready: bool | None = None) -> str | None:
+def next_command(
+    state: CutoverState, *, following: bool, ready: bool | None = None, late: LateWrites | None = None
+) -> str | None:
     """The command to run next; None if the cutover is over or never began.
 
-    `ready`: whether every gate passes that the next step needs; None if the gates were not evaluated.
+    `ready`: whether every gate passes that the next step needs; None if the gates were not evaluated. `late`: what the
+    last reading of Mem0 after `complete` found.
     """
     if state.phase == "complete":
-        return None if state.sealed else _complete_command(state)
+        if not state.sealed:
+            return _complete_command(state)
+        return "spectron-migrate replay --late-writers" if late is not None and late.count else None
     if not state.is_under_way:
         return None
     if not following:

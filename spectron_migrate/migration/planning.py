@@ -87,7 +87,8 @@ def make_plan(
         merge_into = partial(Merge, ledger, scan=scan, migration=migration.id, same_mapping=same_mapping, now=now)
         last = plan.last_plan(ledger)
         if last is not None:
-            _tombstone_unseen_captures(merge_into(last[0]), ledger, dump)
+            if changes is None or changes.deletions:
+                _tombstone_unseen_captures(merge_into(last[0]), ledger, dump)
             messages.take_refused_apart(ledger.db, last[0])
             if last[1] == fingerprint:
                 return Planned(last[0], merged=False)
@@ -104,7 +105,8 @@ def make_plan(
         if changes is None or not changes.unchanged:
             chosen = _chosen_memories(ledger, dump, filters, changes, reporter, check_interrupted)
             notes = _merge_memories(merge, ledger, dump, mapping, chosen, sharding, now=now)
-            _merge_tombstones(merge, ledger, dump, filters)
+            if changes is None or changes.deletions:
+                _merge_tombstones(merge, ledger, dump, filters)
         _refuse_moves(merge.scope_changes)
         plan.finish_plan(ledger, number, mapping_digest=mapping.digest)
         if changes is not None:

@@ -184,6 +184,24 @@ class Rounds:
             publish_routing(self.settings.state, done.caught_up(self.settings.max_lag_s), now=now)
         return done
 
+    async def bring_late(self, api: SpectronApi) -> Round:
+        """Run one round for what was written to Mem0 after `complete`; hold `round_lock` meanwhile.
+
+        Nothing that it writes supersedes anything, and that Mem0 no longer has a memory is not carried over. Raises
+        what `round` raises.
+        """
+        return await self._read_and_deliver(api, compare=False, supersede=False, deletions=False)
+
+    async def compare(self) -> Differences:
+        """Read all of Mem0 and compare it with the ledger; nothing is sent. Hold `round_lock` meanwhile.
+
+        Raises Incomplete if Mem0 could not be read in full, Unreachable.
+        """
+        began = format_time(self._now())
+        await self._read_mem0()
+        with open_dump(self.settings.dump) as dump, open_ledgers(self.settings.state) as ledgers:
+            return compare_with_ledger(ledgers, dump, Settling(began, 0.0))
+
     def drains_outbox(self) -> bool:
         """Whether the adapters capture what the applications write."""
         state = read_journal(self.settings.state).state
@@ -223,22 +241,34 @@ class Rounds:
         if self._drainer is not None:
             self._drainer.close()
 
-    async def _read_and_deliver(self, api: SpectronApi, *, compare: bool, supersede: bool) -> Round:
-        started = self._now()
-        before = read_manifest(self.settings.dump)
-        known = before is not None and before.digest == self._planned
+    async def _read_mem0(self) -> ExportSummary:
+        """Bring the dump up to date; raises Incomplete if Mem0 could not be read in full."""
         summary = await asyncio.to_thread(self._scan)
         if not summary.complete:
             raise Incomplete(
                 f"Mem0 could not be read in full ({counted(summary.memories, 'memory')} of {summary.native_count})",
                 hint="nothing was planned from it",
             )
+        return summary
+
+    async def _read_and_deliver(
+        self, api: SpectronApi, *, compare: bool, supersede: bool, deletions: bool = True
+    ) -> Round:
+        started = self._now()
+        before = read_manifest(self.settings.dump)
+        known = before is not None and before.digest == self._planned
+        summary = await self._read_mem0()
         with open_dump(self.settings.dump) as dump:
             # A scan made while the clock was ahead dates later scans after it; what is published must follow the clock.
             began = min(dump.manifest.scan_began, format_time(started))
             settling = Settling(began, self.settings.settle_s, self._first_seen)
             changes, done = await self._deliver(
-                api, dump, settling, unchanged=known and _is_same(summary), late=not supersede
+                api,
+                dump,
+                settling,
+                unchanged=known and _is_same(summary),
+                late=not supersede,
+                deletions=deletions,
             )
             self._first_seen = settling.first_seen
             concluded = await asyncio.to_thread(self._conclude, dump, began, summary, changes, done, compare)
@@ -262,12 +292,12 @@ class Rounds:
             )
 
     async def _deliver(
-        self, api: SpectronApi, dump: Dump, settling: Settling, *, unchanged: bool, late: bool
+        self, api: SpectronApi, dump: Dump, settling: Settling, *, unchanged: bool, late: bool, deletions: bool
     ) -> tuple[list[Changes], list[ReplaySummary]]:
         all_changes, done = [], []
         self._deferred.begin_run()
         for shard in shards_of(self.settings.state):
-            changes = Changes(settling, unchanged=unchanged, most_waiting=MOST_BEHIND)
+            changes = Changes(settling, unchanged=unchanged, most_waiting=MOST_BEHIND, deletions=deletions)
             options = ReplayOptions(
                 supersede=not late,
                 max_in_flight=self.settings.max_in_flight,

@@ -19,10 +19,13 @@ from spectron_migrate.dump import Manifest
 from spectron_migrate.ledger import migration_id
 from spectron_migrate.ledger.read.cutover import Undecided
 from spectron_migrate.mem0.open import mem0_source_info
+from spectron_migrate.migration.late_writers import bring_late_writes
 from spectron_migrate.migration.reconcile import Reconciled
+from spectron_migrate.migration.rounds import Round
 from spectron_migrate.records import SourceInfo, format_time
 from spectron_migrate.state.heartbeat_files import APPLICATIONS
 from spectron_migrate.state.journal import CutoverState, Step, StepName, read_journal, record_step
+from spectron_migrate.state.late_writes import LateWrites
 from spectron_migrate.state.routing import FILE as ROUTING_FILE
 from spectron_migrate.state.routing import Phase, Routing, read_routing
 from tests.support.scene import Scene
@@ -141,6 +144,19 @@ class Operator:
 
     def check(self, **named: Any) -> StepResult:
         return self._with_api(self.cutover(**named).check)
+
+    def bring_late_writes(self) -> tuple[Round, LateWrites]:
+        """What `replay --late-writers` does."""
+        scene = self.scene
+
+        async def run() -> tuple[Round, LateWrites]:
+            async with scene.api() as api:
+                return await bring_late_writes(
+                    scene.rounds(), api, reporter=scene.reporter, now=scene.time.now, sleep=scene.time.sleep
+                )
+
+        scene.settle_s = 0.0
+        return asyncio.run(run())
 
     def accept(self, gate: str, *ids: str, **named: Any) -> StepResult:
         return self._with_api(lambda api: self.cutover(**named).accept(api, gate, ids, why="seen by hand"))

@@ -1,0 +1,46 @@
+"""`late_writes.json`: what the last reading of Mem0 after `cutover complete` found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from spectron_migrate.files.atomic import read_json, write_json
+from spectron_migrate.records import Json
+
+FILE = "late_writes.json"
+
+
+@dataclass(frozen=True, slots=True)
+class LateWrites:
+    """What Mem0 holds that is newer than Spectron, as of one complete reading."""
+
+    at: str
+    """When it ended."""
+    memories: int
+    """How many memories Mem0 held."""
+    count: int
+    """How many of them are new or changed, and not in Spectron."""
+    ids: tuple[str, ...] = ()
+    """The first of them."""
+    gone: int = 0
+    """How many memories Mem0 no longer has. They stay in Spectron."""
+
+    def to_json(self) -> dict[str, Json]:
+        """As the file and the JSON of the commands hold it."""
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return {**fields, "ids": list(self.ids)}
+
+
+def last_late_writes(state: Path) -> LateWrites | None:
+    """What the last reading found; None if there was none since `complete`, or its file cannot be read."""
+    found = read_json(state / FILE)
+    try:
+        return None if found is None else LateWrites(**{**found, "ids": tuple(found["ids"])})
+    except (KeyError, TypeError):
+        return None
+
+
+def keep_late_writes(state: Path, late: LateWrites) -> None:
+    """Remember what a reading found."""
+    write_json(state / FILE, late.to_json())
