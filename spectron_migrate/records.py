@@ -128,6 +128,8 @@ class Skipped:
 
     id: str
     reason: str
+    has_content: bool = False
+    """Whether a text or rows are lost with it, so that the reading is not complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,10 +329,10 @@ def order_key(memory: Memory, scanned_at: str) -> str:
 
 
 def has_time(memory: Memory) -> bool:
-    """Whether the memory has a time; 1970-01-01 is none, because stores write it for a missing time."""
+    """Whether the memory has a time."""
     return memory.text_at is not None and is_time(memory.text_at)
 
 
 def is_time(text: str) -> bool:
-    """False for 1970-01-01, which stores write for a missing time."""
-    return not text.startswith("1970-01-01")
+    """False for 1970-01-01 and the year 1, which stores and languages write for a missing time."""
+    return not text.startswith(("1970-01-01", "0001-"))

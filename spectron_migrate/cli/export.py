@@ -154,6 +154,8 @@ def draw(summary: ExportSummary) -> Iterator[RenderableType]:
     ]
     if summary.returned:
         rows.append(("returned", f"{number(len(summary.returned))} that had been deleted"))
+    if summary.relations:
+        rows.append(("graph relations, not moved", number(summary.relations)))
     if summary.filtered:
         rows.append(("left out by filters", number(summary.filtered)))
     yield facts(f"Export: {_completeness(summary)}", [*rows, ("dump", summary.dump)])
@@ -173,8 +175,10 @@ def _changed(summary: ExportSummary) -> str:
 
 
 def _completeness(summary: ExportSummary) -> str:
-    if not summary.complete:
+    if summary.complete is False:
         return "NOT complete"
+    if summary.complete is None:
+        return "done; not provable that nothing is missing"
     if summary.source == "files":
-        return "every row of the files is accounted for"
+        return "complete: every total that the files announce was met"
     return "complete: every row of the source is accounted for"

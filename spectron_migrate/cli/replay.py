@@ -191,6 +191,7 @@ def run(
     invocation: Invocation, settings: Settings, dumps: list[Path], replay_options: ReplayOptions, *, dry_run: bool
 ) -> CommandResult:
     """Replay the dumps, or plan it; raises InputError where they contain no memory."""
+    from spectron_migrate.dump.manifest import describe_relations
     from spectron_migrate.mapping import load_mapping
     from spectron_migrate.migration.replay import Replay
 
@@ -199,6 +200,10 @@ def run(
     with open_dump(dumps) as dump:
         if dump.complete is False:
             reporter.warn(f"the dump {dump.path} is not complete: memories missing in it will not be written")
+        elif dump.complete is None and not dump.raw:
+            reporter.warn(f"nothing shows that the dump {dump.path} is complete, and nothing that it is not")
+        if dump.relations:
+            reporter.warn(describe_relations(dump.relations))
         if dump.count == 0:
             raise InputError(f"there is no memory in {', '.join(map(str, dumps))}")
         replay = Replay(settings.state, dump, mapping, replay_options, reporter=reporter)

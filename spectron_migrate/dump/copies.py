@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from spectron_migrate.dump.index import SeenRow
+from spectron_migrate.records import ENTITY_IDS, Json
 
 IDENTICAL = "identical copy of the same id"
 OLDER = "older copy of the same id"
 OTHER = "another copy of the same id with the same time"
+OTHER_TEXT = "another text of the same id with the same time"
+OTHER_OWNER = "the same id with another owner"
 """Reasons why a copy is skipped."""
+
+CONFLICTS = (OTHER_TEXT, OTHER_OWNER)
+"""Reasons for which a memory may be lost: nothing tells which of the two is the memory of that id."""
 
 
 def row_to_drop(
@@ -27,19 +33,36 @@ def row_to_drop(
     if not kept.written:
         return kept, None
     are_copies = kept.pass_number == row.pass_number and not rereads
-    ours, theirs = line_at(kept.offset), line_at(row.offset)
-    if ours == theirs:
+    our_line, their_line = line_at(kept.offset), line_at(row.offset)
+    if our_line == their_line:
         return row, IDENTICAL if are_copies else None
-    ours_changed, theirs_changed = _changed_at(ours), _changed_at(theirs)
+    ours, theirs = json.loads(our_line), json.loads(their_line)
     if not are_copies:
-        is_newer = kept.pass_number < row.pass_number or theirs_changed >= ours_changed
+        is_newer = kept.pass_number < row.pass_number or _changed_at(theirs) >= _changed_at(ours)
         return (kept if is_newer else row), None
-    if ours_changed == theirs_changed:
-        return (kept if theirs > ours else row), OTHER
-    return (kept if theirs_changed > ours_changed else row), OLDER
+    if _differ_in_creation_alone(ours, theirs):
+        is_earlier = theirs["created_at"] is not None and (ours["created_at"] or "~") > theirs["created_at"]
+        return (kept if is_earlier else row), IDENTICAL
+    is_later = (_changed_at(theirs), their_line) > (_changed_at(ours), our_line)
+    loser = kept if is_later else row
+    if _have_different_owners(ours, theirs):
+        return loser, OTHER_OWNER
+    if _changed_at(ours) != _changed_at(theirs):
+        return loser, OLDER
+    return loser, OTHER if ours["memory"] == theirs["memory"] else OTHER_TEXT
 
 
-def _changed_at(line: bytes) -> str:
+def _changed_at(row: Mapping[str, Json]) -> str:
     """When the row last changed according to Mem0; empty if Mem0 does not say."""
-    row = json.loads(line)
     return str(row["updated_at"] or row["created_at"] or "")
+
+
+def _differ_in_creation_alone(ours: Mapping[str, Json], theirs: Mapping[str, Json]) -> bool:
+    """Whether `created_at`, and what was computed from it, is all that differs: an import then gave it a later one."""
+    ignored = ("created_at", "text_at", "text_at_source")
+    return all(theirs.get(name) == value for name, value in ours.items() if name not in ignored)
+
+
+def _have_different_owners(ours: Mapping[str, Json], theirs: Mapping[str, Json]) -> bool:
+    """Whether they name different owners of one kind: two memories then, that number their rows alike."""
+    return any(ours[name] and theirs[name] and ours[name] != theirs[name] for name in ENTITY_IDS)

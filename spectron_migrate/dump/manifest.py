@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from spectron_migrate.errors import InputError
-from spectron_migrate.records import Json, SourceInfo, canonical_json, digest
+from spectron_migrate.records import Json, SourceInfo, canonical_json, counted, digest
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -53,8 +53,9 @@ class Manifest:
     scan_id: str
     scan_began: str
     """Start of the last scan."""
-    complete: bool
-    """Each scan from which a memory in the dump comes read all that it was asked for, proven by counts."""
+    complete: bool | None
+    """Whether each scan from which a memory in the dump comes read all that it was asked for: true if counts prove
+    it, false if something is missing, None if neither can be shown."""
     whole: bool
     """Some scan read everything, without a filter: a memory that is not in the dump was not in Mem0."""
     memories: int
@@ -77,6 +78,17 @@ class Manifest:
     tombstones: Mapping[str, Tombstone] = field(default_factory=dict)
     files: Mapping[str, FileSum] = field(default_factory=dict)
     format: int = FORMAT
+
+    @property
+    def completeness(self) -> bool | None:
+        """`complete`; None for a dump of files from before their totals were counted, which claimed to be complete."""
+        is_claim = self.complete is True and self.source.kind == "files" and self.native_count is None
+        return None if is_claim else self.complete
+
+    @property
+    def relations(self) -> int:
+        """How many graph relations the dump holds."""
+        return self.files[RELATIONS].lines if RELATIONS in self.files else 0
 
     @property
     def digest(self) -> str:
@@ -183,3 +195,14 @@ def read_manifest(path: Path) -> Manifest | None:
 def pending_name(name: str, scan_id: str) -> str:
     """Name of a new file beside the old one, until the new manifest is renamed into place."""
     return f".{name}.{scan_id}"
+
+
+def describe_relations(number: int) -> str:
+    """The warning about graph relations."""
+    which = counted(number, "graph relation is", "graph relations are")
+    return f"{which} in {RELATIONS} of the dump and not moved: Spectron extracts its own from the memories"
+
+
+def all_complete(*parts: bool | None) -> bool | None:
+    """False if one part is not complete, None if that is not provable of one, else True."""
+    return False if False in parts else None if None in parts else True

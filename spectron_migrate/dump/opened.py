@@ -65,8 +65,14 @@ class Dump:
 
     @property
     def complete(self) -> bool | None:
-        """Whether the dump is proven complete; None for raw files, which prove nothing."""
-        return None if self.raw else self.manifest.complete
+        """Whether the dump is shown to be complete; None if that is not provable, as for raw files at best."""
+        complete = self.manifest.completeness
+        return None if self.raw and complete else complete
+
+    @property
+    def relations(self) -> int:
+        """How many graph relations it holds, which are not moved."""
+        return self.manifest.relations
 
     @property
     def whole(self) -> bool:

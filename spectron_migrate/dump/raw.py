@@ -12,7 +12,7 @@ from spectron_migrate.dump.opened import Dump, open_dump
 from spectron_migrate.dump.writer import DumpWriter
 from spectron_migrate.errors import InputError
 from spectron_migrate.files.scratch import Scratch
-from spectron_migrate.records import counted, digest
+from spectron_migrate.records import Memory, counted, digest
 
 
 def open_any(paths: Sequence[Path], *, now: datetime | None = None) -> Dump:
@@ -32,20 +32,26 @@ def open_any(paths: Sequence[Path], *, now: datetime | None = None) -> Dump:
 
 def _open_raw(paths: Sequence[Path], now: datetime) -> Dump:
     from spectron_migrate.mem0.formats.files import FilesReader  # loads archive formats, which a dump does not need
+    from spectron_migrate.mem0.unreadable import UnreadableFields
 
     with Scratch() as scratch:
         folder = scratch / "dump"
         with FilesReader(paths, now=now) as reader, DumpWriter(folder, reader.info, now) as writer:
+            unreadable = UnreadableFields()
             for row in reader.rows():
+                if isinstance(row, Memory):
+                    unreadable.add(row)
                 writer.add(row)
             for relation in reader.relations():
                 writer.append_line(RELATIONS, relation)
-            writer.commit(complete=True, native_count=None, ended=now)
-            missing = reader.missing()
-            notes = list(reader.notes)
+            missing, left_out = reader.missing(), writer.left_out()
+            writer.commit(complete=False if missing or left_out else None, native_count=None, ended=now)
+            notes = [*reader.notes, *unreadable.notes()]
             if missing:
                 which = counted(missing, "memory that the pages announce is", "memories that the pages announce are")
                 notes.append(f"{which} missing")
+            if left_out:
+                notes.append(f"{counted(sum(left_out.values()), 'row')} with content left out: {', '.join(left_out)}")
         dump = open_dump(folder)  # its files stay open after their directory is removed
     sums = sorted(_sha256(path) for path in paths)
     return dump.as_raw(paths[0], digest("raw", *sums), notes)

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from spectron_migrate import __version__
-from spectron_migrate.dump.copies import row_to_drop
+from spectron_migrate.dump.copies import CONFLICTS, row_to_drop
 from spectron_migrate.dump.files import LineFile, json_line, prepare_directory, roll_forward
 from spectron_migrate.dump.index import BATCH_BYTES, NOT_WRITTEN, Entry, SeenIndex
 from spectron_migrate.dump.manifest import (
@@ -26,6 +26,7 @@ from spectron_migrate.dump.manifest import (
     SKIPPED,
     Manifest,
     Tombstone,
+    all_complete,
     pending_name,
     read_manifest,
 )
@@ -71,6 +72,7 @@ class DumpWriter:
         """
         self.path = path
         self.skipped: Counter[str] = Counter()
+        self._left_out: Counter[str] = Counter()
         self.filtered = 0
         self._source = source
         self._filters = filters or Filters()
@@ -99,6 +101,7 @@ class DumpWriter:
         self._settle()
         self._pass += 1
         self.skipped.clear()
+        self._left_out.clear()
         self.filtered = 0
         self._without_id = 0
         self._open_file(SKIPPED)
@@ -127,6 +130,11 @@ class DumpWriter:
         self.filtered += 1
         self._add(Entry.unwritten(row.id))
         return False
+
+    def left_out(self) -> dict[str, int]:
+        """How many rows with content this pass has skipped, by reason: it is not complete then."""
+        self._settle()
+        return dict(self._left_out)
 
     def append_line(self, name: str, value: Json) -> None:
         """Append a line to one of the other files (history, relations)."""
@@ -159,7 +167,7 @@ class DumpWriter:
     def commit(
         self,
         *,
-        complete: bool,
+        complete: bool | None,
         native_count: int | None,
         ended: datetime,
         fence: str | None = None,
@@ -167,16 +175,16 @@ class DumpWriter:
     ) -> DumpUpdate:
         """Replace the dump by the result of the scan: all of it, or, after a crash, none of it.
 
-        Memories that were not seen get a tombstone only if the scan is `complete`, and only for the owners it
-        admits. `advance` gets the number of memories of the old dump merged since its last call.
+        Memories that were not seen get a tombstone only if the scan is shown to be `complete` (True, not None), and
+        only for the owners it admits. `advance` gets the number of memories of the old dump merged since its last call.
         """
         self._settle()
-        if complete:
+        if complete is not False:
             self._seen.forget_before(self._pass)
         self._drop_dead_lines()
         merge = MergeResult()
         if self._old is not None:
-            sets_tombstones = complete and self._since is None and self._source.kind != "files"
+            sets_tombstones = complete is True and self._since is None and self._source.kind != "files"
             self._merge_old(self._old, merge, advance, sets_tombstones=sets_tombstones)
         manifest = self._manifest(merge, complete, native_count, format_time(ended), fence)
         new = self._seen.written() - merge.matched - len(merge.returned)
@@ -239,13 +247,16 @@ class DumpWriter:
         self._flush()
         if self._settled:
             return
+        line_at = self._files[MEMORIES].line_at
         for rows in self._seen.repeated():
+            if not self._rereads:  # copies in files: the same one is kept in whatever order they came
+                rows.sort(key=lambda row: (row.pass_number, line_at(row.offset) if row.written else b""))
             kept, *rest = rows
             dropped = []
             for row in rest:
-                loser, reason = row_to_drop(kept, row, self._files[MEMORIES].line_at, rereads=self._rereads)
+                loser, reason = row_to_drop(kept, row, line_at, rereads=self._rereads)
                 if reason is not None:
-                    self._skip(Skipped(row.id, reason))
+                    self._skip(Skipped(row.id, reason, has_content=reason in CONFLICTS))
                 dropped.append(loser)
                 last = max(kept.pass_number, row.pass_number)
                 kept = replace(row if loser is kept else kept, pass_number=last)
@@ -254,7 +265,10 @@ class DumpWriter:
         self._settled = True
 
     def _skip(self, row: Skipped) -> None:
-        self.skipped[row.reason.split(":", 1)[0]] += 1
+        reason = row.reason.split(":", 1)[0]
+        self.skipped[reason] += 1
+        if row.has_content:
+            self._left_out[reason] += 1
         self._files[SKIPPED].write(json_line({"id": row.id, "reason": row.reason}))
 
     # --- the old dump
@@ -326,10 +340,10 @@ class DumpWriter:
     # --- the new dump
 
     def _manifest(
-        self, merge: MergeResult, complete: bool, native_count: int | None, ended: str, fence: str | None
+        self, merge: MergeResult, complete: bool | None, native_count: int | None, ended: str, fence: str | None
     ) -> Manifest:
         old = self._old.manifest if self._old is not None else None
-        whole = complete and not self._filters and self._since is None
+        whole = complete is True and not self._filters and self._since is None
         is_all_from_this_scan = old is None or not merge.carried
         files = {name: file.checksum() for name, file in self._files.items() if file.count or name == MEMORIES}
         if old is not None:
@@ -343,7 +357,7 @@ class DumpWriter:
             ended=ended,
             scan_id=self._scan_id,
             scan_began=self._began,
-            complete=complete and (whole or old is None or old.complete),
+            complete=complete if whole or old is None else all_complete(complete, old.completeness),
             whole=whole or (old is not None and old.whole),
             memories=self._files[MEMORIES].count,
             users=self._seen.users(),

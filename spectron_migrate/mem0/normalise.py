@@ -9,18 +9,23 @@ fields are kept in `extra`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, cast
 from uuid import UUID
 
+from spectron_migrate.mem0.formats.envelopes import has_text
+from spectron_migrate.mem0.formats.unwrap import owners_beside, parsed, unwrap
 from spectron_migrate.mem0.times import expiry, utc_time
 from spectron_migrate.records import Json, Memory, Skipped, State, TextAtSource, canonical_json, is_unicode
 
 NO_TEXT = "no text field"
 NO_ID = "no id"
+TEXT_WITHOUT_ID = "a text without an id"
 ENTITY_ROW = "a row of Mem0's entity store, not a memory"
 NOT_AN_OBJECT = "not an object"
+LIST_LEFT_OUT = "a list of rows that is not read"
 HALF_ID = "its id holds half a letter (a lone surrogate), which nothing can name"
 
 _CAMEL = {
@@ -45,6 +50,8 @@ _PAYLOAD_CAMEL = {
 }
 """Only the fields that Mem0 itself writes into a payload: any other camel-case name there is the user's metadata."""
 
+_ENTITY_TYPE = ("entity_type", "entityType")
+_LINKED = ("linked_memory_ids", "linkedMemoryIds")
 _TEXT_NAMES = ("memory", "data", "text", "content")
 _PAYLOAD_TEXT_NAMES = ("data", "memory", "text", "content")
 _STATES: dict[str, State] = {
@@ -56,26 +63,46 @@ _STATES: dict[str, State] = {
     "replaced": "replaced",
     "superseded": "replaced",
 }
-_RESPONSE_FIELDS = ("score", "score_details", "score_breakdown", "rerank_score", "rerankScore", "vector")
+_RESPONSE_FIELDS = (
+    *("score", "score_details", "score_breakdown", "rerank_score", "rerankScore", "vector", "vectors", "embedding"),
+    *("_score", "_index", "sort"),
+)
 """Fields of one API response, not of the memory: they differ between responses, so the memory would look changed."""
 
 
-def normalise(row: Any, *, now: datetime) -> Memory | Skipped:
-    """Convert any raw row: an API item, a stored point, a flat payload, or a line of a dump."""
+def normalise(row: Any, *, now: datetime, head: Mapping[str, Json] | None = None) -> Memory | Skipped:
+    """Convert any raw row: an API item, a stored point, a flat payload, or a line of a dump.
+
+    `head`: the fields of the envelope around the row; the owners that it names count for a row without an owner.
+    """
     if not isinstance(row, Mapping):
         return Skipped(id="", reason=NOT_AN_OBJECT)
     if "text_at_source" in row and "extra" in row:
         own = _dump_line(row)
         if own is not None:
             return own
-    inner = row.get("source_payload")
-    if not isinstance(inner, Mapping) and not _has_text(row):
-        inner = row.get("payload")
-    if isinstance(inner, Mapping):
-        return from_payload(row.get("id"), inner, now=now)
-    if "memory" not in row and isinstance(row.get("data"), str):
-        return from_payload(row.get("id"), {name: row[name] for name in row if name != "id"}, now=now)
-    return from_item(row, now=now)
+    row_id, payload, item = unwrap(row)
+    result: Memory | Skipped
+    if payload is not None:
+        result = from_payload(row_id, payload, now=now)
+    elif "memory" not in item and isinstance(item.get("data"), str):
+        result = from_payload(row_id, {name: item[name] for name in item if name != "id"}, now=now)
+    else:
+        result = from_item(item, now=now)
+    if isinstance(result, Skipped):
+        return (
+            Skipped(result.id, TEXT_WITHOUT_ID, has_content=True)
+            if result.reason == NO_ID and has_text(row)
+            else result
+        )
+    if result.entity_ids:
+        return result
+    raw: dict[str, Json] = {}
+    beside = owners_beside(row, head)
+    owners: dict[str, Any] = {
+        name: value if isinstance(value, str) else _odd_identifier(value, name, raw) for name, value in beside.items()
+    }
+    return replace(result, **owners) if owners else result
 
 
 def from_payload(row_id: Any, payload: Mapping[str, Json], *, now: datetime) -> Memory | Skipped:
@@ -85,7 +112,7 @@ def from_payload(row_id: Any, payload: Mapping[str, Json], *, now: datetime) -> 
     memory_id = row_id if row_id.__class__ is str and row_id else _odd_identifier(row_id, "id", raw)
     if memory_id is None:
         return Skipped(id="", reason=NO_ID)
-    if "entity_type" in rest and ("linked_memory_ids" in rest or "linkedMemoryIds" in rest):
+    if any(name in rest for name in _ENTITY_TYPE) and any(name in rest for name in _LINKED):
         return Skipped(id=memory_id, reason=ENTITY_ROW)
     text = _take_text(rest, _PAYLOAD_TEXT_NAMES, raw)
     if text is None:
@@ -105,19 +132,35 @@ def from_item(item: Mapping[str, Json], *, now: datetime) -> Memory | Skipped:
     if text is None:
         return Skipped(id=memory_id, reason=NO_TEXT)
     given = rest.pop("metadata", None)
-    metadata = dict(given) if isinstance(given, Mapping) else {}
-    if given is not None and not isinstance(given, Mapping):
+    held = parsed(given)
+    metadata = dict(held) if isinstance(held, Mapping) else {}
+    if held is not None and not isinstance(held, Mapping):
         raw["metadata"] = given
     extra: dict[str, Json] = {}
-    if (
-        "text_lemmatized" in metadata
-    ):  # the self-hosted server's list of all memories mixes these fields into the metadata
-        extra["text_lemmatized"] = metadata.pop("text_lemmatized")
-        if "role" in metadata and "role" not in rest:
-            rest["role"] = metadata.pop("role")
+    _lift_own_fields(metadata, rest, extra)
     if rest.get("run_id") is None and rest.get("session_id") is not None:
         rest["run_id"] = rest.pop("session_id")
     return _build(memory_id, text, rest, raw, extra, now=now, metadata=metadata)
+
+
+def _lift_own_fields(metadata: dict[str, Json], rest: dict[str, Json], extra: dict[str, Json]) -> None:
+    """Take the fields that Mem0 wrote itself out of the metadata, where some of its listings put them.
+
+    The self-hosted server's listing of all memories is known by its lemmatised text, or by its ids, which are there
+    even if they are null; the Platform's, whose metadata is the user's alone, also has `app_id` or categories.
+    """
+    _with_python_names(metadata, {"text_lemmatized": "textLemmatized"})
+    is_admin = {"hash", "user_id", "agent_id", "run_id"} <= rest.keys() and not {"app_id", "categories"} & rest.keys()
+    if "text_lemmatized" not in metadata and not is_admin:
+        return
+    _with_python_names(metadata, {"attributed_to": "attributedTo"})
+    metadata.pop("text_lemmatized", None)  # an index of the text, which the listing of one owner does not show
+    attributed_to = metadata.pop("attributed_to", None)
+    if attributed_to is not None and rest.get("attributed_to") is None:
+        extra["attributed_to"] = attributed_to
+    for name in ("role", "actor_id", "user_id", "agent_id", "run_id", "hash"):
+        if name in metadata and rest.get(name) in (None, metadata[name]):
+            rest[name] = metadata.pop(name)
 
 
 def _build(
@@ -132,7 +175,7 @@ def _build(
 ) -> Memory | Skipped:
     """Take Mem0's fields out of `rest`; what is left is the metadata of a payload, or unknown fields of an item."""
     if not is_unicode(memory_id):
-        return Skipped(id=memory_id, reason=HALF_ID)
+        return Skipped(id=memory_id, reason=HALF_ID, has_content=True)
     given = rest.get("created_at")
     created_at = _take_time(rest, "created_at", raw)
     if rest.get("updated_at") == given and not raw:
@@ -152,7 +195,7 @@ def _build(
     else:
         app_id = _take_app(rest, raw)
         categories = _take_categories(rest, raw)
-        state = _state(rest) or state
+        state = _state(rest, raw) or state
         extra.update({name: value for name, value in rest.items() if value is not None})
     if raw:
         if "as_given" in extra:
@@ -195,10 +238,6 @@ def _dump_line(row: Mapping[str, Json]) -> Memory | None:
         return None
     is_valid = isinstance(memory.id, str) and is_unicode(memory.id) and isinstance(memory.memory, str)
     return memory if is_valid else None
-
-
-def _has_text(row: Mapping[str, Json]) -> bool:
-    return any(isinstance(row.get(name), str) for name in _TEXT_NAMES)
 
 
 def _with_python_names(rest: dict[str, Json], camel_names: Mapping[str, str]) -> dict[str, Json]:
@@ -302,21 +341,43 @@ def _is_openmemory(rest: Mapping[str, Json]) -> bool:
 
 
 def _take_categories(rest: dict[str, Json], raw: dict[str, Json]) -> tuple[str, ...]:
-    value = rest.pop("categories", None)
-    if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
-        return tuple(value)
-    if value is not None:
-        raw["categories"] = value
-    return ()
+    """A list of names; a text of JSON, names with commas between them and objects with a name are read as one."""
+    given = rest.pop("categories", None)
+    value = parsed(given)
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        names: list[Any] = [name.strip() for name in value.split(",") if name.strip()]
+    elif isinstance(value, list | tuple):
+        names = [one.get("name") if isinstance(one, Mapping) else one for one in value]
+    else:
+        names = [None]
+    are_names = all(isinstance(name, str) for name in names)
+    if isinstance(value, str) or list(value) != names or not are_names:
+        raw["categories"] = given
+    return tuple(names) if are_names else ()
 
 
-def _state(rest: Mapping[str, Json]) -> State | None:
-    """The state that Mem0 gives the row, the strongest if there are several; None if Mem0 shows the row."""
-    named = (rest.get("state"), rest.get("lifecycle_state"))
-    states = {_STATES.get(name.lower()) for name in named if isinstance(name, str)}
-    if rest.get("deleted_at") or rest.get("is_deleted") is True or rest.get("event") == "DELETE":
-        states.add("deleted")
-    if rest.get("replaced_by"):
-        states.add("replaced")
+def _state(rest: Mapping[str, Json], raw: dict[str, Json]) -> State | None:
+    """The state that Mem0 gives the row; None if Mem0 shows it.
+
+    A named state decides. The marks beside it (`deleted_at`, `replaced_by`) may be left from an earlier state, and
+    count only without one.
+    """
+    states: set[State | None] = set()
+    for name in ("state", "lifecycle_state"):
+        given = rest.get(name)
+        known = _STATES.get(given.strip().lower()) if isinstance(given, str) else None
+        if known is not None:
+            states.add(known)
+        elif given not in (None, ""):
+            raw[name] = given
+    if not states:
+        if rest.get("deleted_at") or rest.get("is_deleted") is True or rest.get("event") == "DELETE":
+            states.add("deleted")
+        if rest.get("archived_at"):
+            states.add("archived")
+        if rest.get("replaced_by"):
+            states.add("replaced")
     order: tuple[State, ...] = ("deleted", "archived", "replaced", "expired")
     return next((state for state in order if state in states), None)

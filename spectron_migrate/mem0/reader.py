@@ -37,6 +37,8 @@ class Reader(Protocol):
     """Mem0's own record of changes, if it can be reached."""
     rereads: bool
     """True: an id that comes twice is one row read twice (a store). False: it is two copies (files)."""
+    unproven: str
+    """After `rows` ended: why it cannot be shown that nothing is missing; empty if it can, or if something is."""
     notes: list[str]
     """What the user should know about the last reading."""
     reporter: Reporter
@@ -94,6 +96,7 @@ class ReaderBase:
 
     def __init__(self) -> None:
         self.notes: list[str] = []
+        self.unproven = ""
         self.reporter: Reporter = NullReporter()
 
     def narrow(self, filters: Filters, since: str | None) -> None:

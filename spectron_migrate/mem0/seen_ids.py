@@ -78,6 +78,12 @@ class SeenIds:
         found = self._db.execute(sql, (kind, to_bytes(owner))).fetchone()
         return 0 if found is None else int(found[0])
 
+    def owners_with(self, sizes: Sequence[int]) -> list[tuple[str, str, int]]:
+        """Kind, id and number of memories of the owners that have exactly so many."""
+        marks = ", ".join("?" * len(sizes))
+        sql = f"SELECT kind, id, rows FROM owner WHERE rows IN ({marks}) ORDER BY kind, id"
+        return [(kind, from_bytes(owner), rows) for kind, owner, rows in self._db.execute(sql, sizes)]
+
     def clear(self) -> None:
         """Remove all ids and owners."""
         self._db.executescript("DELETE FROM seen; DELETE FROM owner;")
@@ -108,6 +114,10 @@ class DistinctIds:
     def count(self) -> int:
         """How many different ids were added."""
         return len(self._in_memory) if self._on_disk is None else self._on_disk.count()
+
+    def ids(self) -> Iterator[str]:
+        """All ids."""
+        return iter(self._in_memory) if self._on_disk is None else self._on_disk.ids()
 
     def close(self) -> None:
         """Remove all ids; more may be added afterwards."""

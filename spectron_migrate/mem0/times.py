@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from spectron_migrate.records import format_time
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_UNITS = ((1_000_000, 1e11), (1_000, 1e14), (1, 1e17), (0, 1e20))
+_UNITS: tuple[tuple[int, int], ...] = ((1_000_000, 10**11), (1_000, 10**14), (1, 10**17), (0, 10**20))
 """(microseconds in a unit, upper bound): a number below 1e11 (the year 5138) is in seconds, below 1e14 in
 milliseconds, and so on; 0 stands for nanoseconds."""
+
+_COMPACT_DATE = 8
+"""Digits of a date without separators, `20260301`."""
+
+_COMPACT = re.compile(r"(?:19|20)\d{12}", re.ASCII)
+_NUMBER = re.compile(r"-?\d{9,25}(?:\.\d+)?", re.ASCII)
+_ISO_LIKE = re.compile(
+    r"(?P<date>\d{4}[-/]\d\d[-/]\d\d)(?P<time>[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?)?"
+    r"\s*(?P<zone>[zZ]|UTC|GMT|[+-]\d\d(?::?\d\d)?)?(?: (?:UTC|GMT|\+0000)(?: m=\S+)?)?",
+    re.ASCII,
+)
+"""ISO 8601 with a space before the zone, the zone by name or twice (Go), or slashes."""
+
+_ZONE_NAME = re.compile(r" \([^()]*\)$")
+"""The name of the zone after a JavaScript `Date`."""
 
 
 def utc_time(value: Any) -> tuple[str | None, bool]:
@@ -45,18 +64,57 @@ def expiry(value: Any, now: datetime) -> tuple[str | None, bool, bool]:
 
 
 def _from_text(text: str) -> tuple[str | None, bool]:
-    if text.isdecimal() and text.isascii() and len(text) > 8:
-        return _from_number(int(text[:25])), False
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        return None, False
+        return _from_other_spelling(text)
     if moment.tzinfo is None:
+        if text.isdecimal() and len(text) > _COMPACT_DATE:
+            return _from_other_spelling(text)  # digits alone are a number since 1970, or a compact time
         return _in_utc(moment), False
     if len(text) == 32 and text.endswith("+00:00") and text[10] == "T" and text[19] == ".":
         return f"{text[:26]}Z", True  # the format of nearly every time in Mem0: nothing to convert
     converted = _in_utc(moment)
     return converted, converted is not None and ("." not in text or _fraction_fits(text))
+
+
+def _from_other_spelling(given: str) -> tuple[str | None, bool]:
+    """A time as databases, logs, mail and other languages write it; without a zone it is read as UTC."""
+    text = given.strip()
+    if _COMPACT.fullmatch(text):
+        return _in_utc(datetime.strptime(text, "%Y%m%d%H%M%S")), False
+    if _NUMBER.fullmatch(text):
+        return _from_number(Decimal(text)), False
+    if text != given:
+        return _from_text(text)
+    parts = _ISO_LIKE.fullmatch(text)
+    if parts is not None:
+        year, rest, zone = parts["date"].replace("/", "-"), parts["time"] or "", parts["zone"] or ""
+        zone = "+00:00" if zone in ("UTC", "GMT", "Z", "z") else zone
+        respelled = f"{year}{rest}{zone}"
+        return _from_text(respelled) if respelled != text else (None, False)
+    for read in (_from_ordinal, parsedate_to_datetime, _from_words):
+        try:
+            moment = read(_ZONE_NAME.sub("", text))
+        except (ValueError, TypeError, IndexError):
+            continue
+        return _in_utc(moment), moment.tzinfo is not None
+    return None, False
+
+
+def _from_ordinal(text: str) -> datetime:
+    """Year and day of the year: `2026-060T10:00:00Z`."""
+    day, _, rest = text.replace(" ", "T").partition("T")
+    date_ = datetime.strptime(day, "%Y-%j").date()
+    return datetime.fromisoformat(f"{date_}T{rest}" if rest else str(date_))
+
+
+def _from_words(text: str) -> datetime:
+    """As C's `ctime` and JavaScript's `Date` write it."""
+    for spelling in ("%a %b %d %H:%M:%S %Y", "%a %b %d %Y %H:%M:%S GMT%z", "%b %d, %Y %H:%M:%S", "%b %d, %Y"):
+        with suppress(ValueError):
+            return datetime.strptime(text, spelling)
+    raise ValueError(text)
 
 
 def _fraction_fits(text: str) -> bool:
@@ -66,12 +124,14 @@ def _fraction_fits(text: str) -> bool:
     return length <= 6
 
 
-def _from_number(number: float) -> str | None:
-    unit = next((unit for unit, below in _UNITS if abs(number) < below), None)
+def _from_number(number: float | Decimal) -> str | None:
+    size: Any = abs(number)
+    unit = next((unit for unit, below in _UNITS if size < below), None)
     if unit is None:
         return None
     try:
-        return _in_utc(_EPOCH + timedelta(microseconds=1) * (number * unit if unit >= 1 else number // 1000))
+        micros = number * unit if unit >= 1 else number // 1000
+        return _in_utc(_EPOCH + timedelta(microseconds=1) * (int(micros) if isinstance(micros, Decimal) else micros))
     except (ValueError, OverflowError):
         return None
 

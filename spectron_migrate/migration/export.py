@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from spectron_migrate.dump.manifest import HISTORY, RELATIONS, SKIPPED
+from spectron_migrate.dump.manifest import HISTORY, RELATIONS, SKIPPED, describe_relations
 from spectron_migrate.dump.writer import DumpUpdate, DumpWriter
 from spectron_migrate.errors import ExitCode, Incomplete, InputError, Unreachable
 from spectron_migrate.mem0.reader import Reader
-from spectron_migrate.mem0.stores.qdrant_folder import UNREADABLE
+from spectron_migrate.mem0.unreadable import UnreadableFields
 from spectron_migrate.records import Filters, Json, Memory, Reporter, Skipped, counted
 
 _MOST_PASSES = 3
@@ -25,7 +25,8 @@ class ExportSummary:
     """What an export read and what it changed in the dump."""
 
     source: str
-    complete: bool
+    complete: bool | None
+    """None: not provable, nothing is known to be missing."""
     memories: int
     """Memories in the dump now, without the deleted ones."""
     native_count: int | None
@@ -42,6 +43,8 @@ class ExportSummary:
     changed_otherwise: int
     deleted: int
     returned: tuple[str, ...]
+    relations: int
+    """Graph relations in the dump, which are not moved."""
     dump: str
 
     @property
@@ -51,8 +54,8 @@ class ExportSummary:
 
     @property
     def exit_code(self) -> ExitCode:
-        """0, or 11 if the counts do not add up."""
-        return ExitCode.DONE if self.complete else ExitCode.INCOMPLETE
+        """0, or 11 if something is missing."""
+        return ExitCode.INCOMPLETE if self.complete is False else ExitCode.DONE
 
     def to_json(self) -> dict[str, Json]:
         """The fields of `export --json`, without the common envelope."""
@@ -75,6 +78,7 @@ class ExportSummary:
             "deleted": self.deleted,
             "returned": list(self.returned[:_MOST_LISTED]),
             "returned_count": len(self.returned),
+            "relations": self.relations,
             "dump": self.dump,
         }
 
@@ -103,7 +107,7 @@ def run_export(
     try:
         with DumpWriter(dump_dir, reader.info, began, filters=filters, since=since, rereads=reader.rereads) as writer:
             reading = _read_all(reader, writer, reporter)
-            if reading.complete:
+            if reading.complete is not False:
                 _refuse_empty_source(writer, dump_dir)
             if not reading.interrupted:
                 _keep_relations_and_history(reader, writer, filters, keep_history)
@@ -123,10 +127,15 @@ def run_export(
             hint="the old dump is unharmed; is the disk full?",
         ) from error
     reader.discard_progress()
-    for note in reader.notes:
+    for note in (*reader.notes, *reading.unreadable.notes()):
         reporter.warn(note)
-    if not reading.complete:
+    if reading.complete is False:
         reporter.warn(_explain_incomplete(reader, reading, writer))
+    elif reading.complete is None:
+        reporter.warn(f"not provable that nothing is missing: {reader.unproven}")
+    relations = changes.manifest.relations
+    if relations:
+        reporter.warn(describe_relations(relations))
     return _summary(reader, changes, reading, skipped, dump_dir)
 
 
@@ -135,7 +144,8 @@ class _ReadResult:
     """The outcome of reading the source."""
 
     native_count: int | None
-    complete: bool
+    complete: bool | None
+    unreadable: UnreadableFields
     interrupted: bool = False
     """The source stopped answering before the end."""
 
@@ -151,27 +161,32 @@ def _read_all(reader: Reader, writer: DumpWriter, reporter: Reporter) -> _ReadRe
             reporter.stage("reading Mem0", total=reader.progress_total() if before is None else before)
         else:
             reporter.stage("reading the files, in bytes", total=reader.progress_total())
+        unreadable = UnreadableFields()
         try:
-            _read_once(reader, writer, reporter)
+            _read_once(reader, writer, reporter, unreadable)
         except (Unreachable, Incomplete) as error:
             if not writer.distinct_rows():
                 raise
             reporter.warn(error.message)
-            return _ReadResult(None, complete=False, interrupted=True)
+            return _ReadResult(None, False, unreadable, interrupted=True)
         after = reader.native_count()
         if _is_complete(reader, writer, before, after):
-            return _ReadResult(after, complete=UNREADABLE not in writer.skipped)
+            complete = None if reader.unproven else True
+            return _ReadResult(after, False if writer.left_out() else complete, unreadable)
         if reader.missing() is not None or after is None:
-            return _ReadResult(after, complete=False)
+            return _ReadResult(after, False, unreadable)
         before = after
-    return _ReadResult(before, complete=False)
+    return _ReadResult(before, False, unreadable)
 
 
-def _read_once(reader: Reader, writer: DumpWriter, reporter: Reporter) -> None:
+def _read_once(reader: Reader, writer: DumpWriter, reporter: Reporter, unreadable: UnreadableFields) -> None:
     history, done, number = reader.history, 0, 0
     for number, row in enumerate(reader.rows(), start=1):
-        # Only history knows when the text came to be; the times of the row allow no more than a guess
-        known = history.text_at(row.id, row.memory) if history is not None and isinstance(row, Memory) else None
+        known = None
+        if isinstance(row, Memory):
+            unreadable.add(row)
+            # Only history knows when the text came to be; the times of the row allow no more than a guess
+            known = history.text_at(row.id, row.memory) if history is not None else None
         writer.add(row, text_at=known)
         if number % _REPORT_EVERY == 0:
             position = number if reader.position is None else reader.position
@@ -222,14 +237,15 @@ def _listed_skipped(writer: DumpWriter) -> tuple[Skipped, ...]:
 
 def _explain_incomplete(reader: Reader, reading: _ReadResult, writer: DumpWriter) -> str:
     missing = reader.missing()
-    unreadable = writer.skipped[UNREADABLE]
+    left_out = writer.left_out()
     if reading.interrupted:
         return "not complete: the connection to the source was lost; run it again"
     if missing:
         which = counted(missing, "memory that the source announces was", "memories that the source announces were")
         return f"not complete: {which} not given"
-    if unreadable:
-        return f"not complete: {counted(unreadable, 'row')} could not be read"
+    if left_out:
+        reasons = ", ".join(f"{reason} ({rows:,})" for reason, rows in left_out.items())
+        return f"not complete: {counted(sum(left_out.values()), 'row')} with content left out: {reasons}"
     if reading.native_count is None:
         return "not complete: the source does not say how much it holds"
     return f"not complete: the source says it holds {counted(reading.native_count, 'row')}, but gave a different number"
@@ -256,5 +272,6 @@ def _summary(
         changed_otherwise=changes.changed_otherwise,
         deleted=changes.deleted,
         returned=manifest.returned,
+        relations=manifest.relations,
         dump=str(dump_dir),
     )

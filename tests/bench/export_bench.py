@@ -106,8 +106,8 @@ def bare(section: dict[str, Any], folder: Path) -> int:
     if "files" in section:
         from spectron_migrate.mem0.formats.json_stream import read_items
 
-        with Path(section["files"][0]).open("rb") as stream:
-            return sum(1 for item in read_items(stream, "file") if item.kind == "row")
+        file = Path(section["files"][0])
+        return sum(1 for item in read_items(lambda: file.open("rb"), "file") if item.kind == "row")
     store = section["oss"]["config"]["vector_store"]
     if store["provider"] == "pgvector":
         return bare_table(store["config"]["connection_string"])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectron_migrate.dump import open_dump
-from spectron_migrate.dump.copies import IDENTICAL, OLDER, OTHER
+from spectron_migrate.dump.copies import IDENTICAL, OLDER, OTHER, OTHER_OWNER, OTHER_TEXT
 from spectron_migrate.records import Memory, SourceInfo
 from tests.support.dumping import memory, scan, texts
 
@@ -41,7 +41,7 @@ def test_copies_in_files_are_merged_the_same_way_in_any_order(
     for row in rows:
         assert (row.updated_at or row.created_at or "") <= (kept[row.id].updated_at or kept[row.id].created_at or "")
     assert len(rows) == len(kept) + sum(first.manifest.skipped.values())
-    assert {IDENTICAL, OLDER, OTHER} >= set(first.manifest.skipped)
+    assert {IDENTICAL, OLDER, OTHER, OTHER_OWNER, OTHER_TEXT} >= set(first.manifest.skipped)
 
 
 def test_a_row_read_twice_from_a_store_counts_once_with_its_last_content(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectron_migrate.mem0.normalise import ENTITY_ROW, NO_ID, NO_TEXT, NOT_AN_OBJECT, normalise
+from spectron_migrate.mem0.normalise import ENTITY_ROW, NO_ID, NO_TEXT, NOT_AN_OBJECT, TEXT_WITHOUT_ID, normalise
 from spectron_migrate.records import Memory, Skipped
 from tests.mem0.conftest import DATA, NOW, VERSIONS, sample_rows
 
@@ -113,14 +113,15 @@ def test_a_row_of_get_all_and_its_payload_are_the_same_memory() -> None:
         (None, NOT_AN_OBJECT),
         ([], NOT_AN_OBJECT),
         ({}, NO_ID),
-        ({"memory": "no id"}, NO_ID),
-        ({"id": "", "memory": "empty id"}, NO_ID),
+        ({"memory": "no id"}, TEXT_WITHOUT_ID),
+        ({"id": "", "memory": "empty id"}, TEXT_WITHOUT_ID),
         ({"id": "m1"}, NO_TEXT),
         ({"id": "m1", "memory": None}, NO_TEXT),
         (point(data=None), NO_TEXT),
         (point(data=None, content="somebody's metadata"), NO_TEXT),
         (point(entity_type="person", linked_memory_ids=["m2"]), ENTITY_ROW),
         (point(entity_type="person", linkedMemoryIds=["m2"]), ENTITY_ROW),
+        (point(entityType="person", linkedMemoryIds=["m2"]), ENTITY_ROW),
     ],
 )
 def test_a_row_that_is_not_a_memory_is_skipped_with_the_reason(row: Any, reason: str) -> None:

@@ -249,7 +249,9 @@ def test_rows_that_are_skipped_add_up_and_are_named(tmp_path: Path) -> None:
 
 
 def test_a_row_that_cannot_be_read_makes_it_incomplete(tmp_path: Path) -> None:
-    summary = export(Moving([[memory("m1"), Skipped("m2", "unreadable row: torn")]], [2, 2]), tmp_path / "dump")
+    torn = Skipped("m2", "unreadable row: torn", has_content=True)
+
+    summary = export(Moving([[memory("m1"), torn]], [2, 2]), tmp_path / "dump")
 
     assert ExitCode.INCOMPLETE == summary.exit_code
 
@@ -279,8 +281,10 @@ def test_raw_files_become_a_dump_that_claims_no_scan_of_mem0(tmp_path: Path) -> 
     summary = export(FilesReader([raw], now=NOW), tmp_path / "dump")
 
     dump = open_dump(tmp_path / "dump")
-    assert summary.complete
+    assert summary.complete is None
+    assert ExitCode.DONE == summary.exit_code
     assert summary.native_count is None
+    assert 1 == summary.relations
     assert "files" == summary.source
     assert dump.began is None
     assert [{"source": "a"}] == [row for _, row in dump.raw_lines(RELATIONS)]

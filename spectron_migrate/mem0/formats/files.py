@@ -9,24 +9,30 @@ from __future__ import annotations
 import gzip
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, nullcontext
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from spectron_migrate.errors import InputError
-from spectron_migrate.mem0.formats.json_stream import JsonItem, read_items
-from spectron_migrate.mem0.normalise import normalise
+from spectron_migrate.mem0.formats.envelopes import JsonItem, has_id, has_text
+from spectron_migrate.mem0.formats.json_stream import read_items
+from spectron_migrate.mem0.formats.listings import Listings
+from spectron_migrate.mem0.formats.other_kinds import refuse_other_kinds
+from spectron_migrate.mem0.normalise import LIST_LEFT_OUT, normalise
 from spectron_migrate.mem0.reader import ReaderBase
-from spectron_migrate.records import Json, Memory, Skipped, SourceInfo
+from spectron_migrate.mem0.seen_ids import SeenIds
+from spectron_migrate.records import NAMED, Json, Memory, Skipped, SourceInfo, name_first
 
 FILES = SourceInfo(kind="files", place="files", provider="files")
 _FORMATS = "a list of memories, an object with results, memories or records, JSON Lines, or OpenMemory's zip"
-_SUSPECT_SIZES = (20, 100, 1000)
+_SUSPECT_SIZES = (20, 100, 200, 1000)
 """The sizes at which Mem0's get_all and its server silently truncate a listing, by version."""
 
+_BATCH = 1000
 _BACKUP = "memories.json"
 _LINES = "memories.jsonl.gz"
 
@@ -43,6 +49,7 @@ class FilesReader(ReaderBase):
         self._paths = tuple(paths)
         self._now = now
         self._missing: int | None = None
+        self._total: int | None = None
         self._with_relations: set[Path] = set()
         self._bytes_of_earlier_files = 0
         self._file: BinaryIO | None = None
@@ -53,8 +60,8 @@ class FilesReader(ReaderBase):
             raise InputError.of_all([problem for problem in problems if problem])
 
     def native_count(self) -> int | None:
-        """None: files do not say how many rows there should be."""
-        return None
+        """The totals that the pages announce, if each was met; None if that is not provable."""
+        return self._total
 
     def progress_total(self) -> int:
         """Size of all files in bytes."""
@@ -67,63 +74,98 @@ class FilesReader(ReaderBase):
         return self._bytes_of_earlier_files + in_this_file
 
     def missing(self) -> int | None:
-        """How many memories the pages of a listing announce that are not in the files."""
+        """How many memories the pages of a listing announce that are not in the files, at least."""
         return self._missing
 
     def rows(self) -> Iterator[Memory | Skipped]:
         """Every row of every file; a row without an id is identified by file and line."""
-        self._missing = None
+        self._missing = self._total = None
         self.notes.clear()
-        announced: Counter[int] = Counter()
+        self.unproven = ""
         self._bytes_of_earlier_files = 0
-        for path in self._paths:
-            with _open_file(path) as self._file:
-                yield from self._rows_of(path, self._file, announced)
-            self._bytes_of_earlier_files += path.stat().st_size
-        self._missing = sum(max(0, count - rows) for count, rows in announced.items())
+        with closing(Listings()) as listings, closing(SeenIds()) as seen:
+            for path in self._paths:
+                with _open_file(path) as self._file:
+                    yield from self._rows_of(path, listings, seen)
+                self._bytes_of_earlier_files += path.stat().st_size
+            listings.finish()
+            unread = seen.not_seen(listings.next_ids())
+            self._missing = listings.missing or len(unread)
+            self._total = None if unread else listings.total
+            self.notes.extend(dict.fromkeys(listings.notes))
+            if not self._missing and self._total is None:
+                self.unproven = "the files do not say how many memories there are"
+                self.notes.extend(_suspect_owners(seen))
 
     def relations(self) -> Iterator[Json]:
         """Graph relations beside the rows; only the files that contain some are read again."""
         for path in sorted(self._with_relations):
-            with _open_file(path) as file:
-                for item in _items(path, file):
-                    if item.kind == "relation":
-                        yield item.value
+            for item in _items(path):
+                if item.kind == "relation":
+                    yield item.value
 
-    def _rows_of(self, path: Path, file: BinaryIO, announced: Counter[int]) -> Iterator[Memory | Skipped]:
-        kept = total = in_envelope = 0
-        first: tuple[int, str] | None = None
-        for item in _items(path, file):
+    def _rows_of(self, path: Path, listings: Listings, seen: SeenIds) -> Iterator[Memory | Skipped]:
+        kept = total = loose = 0
+        first: tuple[int, Json] | None = None
+        batch: list[Memory] = []
+        for item in _items(path, self._file):
             if item.kind == "relation":
                 self._with_relations.add(path)
             elif item.kind == "envelope":
-                self._check_envelope(path, item.value, in_envelope, announced)
-                in_envelope = 0
+                listings.end(item.listing, item.value, f"{path}, the list that ends in line {item.line},")
+            elif item.kind == "left_out":
+                yield Skipped(f"{path}:{item.line}:{item.value}", LIST_LEFT_OUT, has_content=True)
             else:
-                total += 1
-                in_envelope += 1
-                row = normalise(_with_names(item), now=self._now)
+                total, loose = total + 1, loose + (item.listing == 0)
+                row = normalise(_with_names(item), now=self._now, head=item.head)
                 if isinstance(row, Skipped):
-                    row = row if row.id else Skipped(id=f"{path}:{item.line}", reason=row.reason)
-                    first = first or (item.line, row.reason)
+                    row = row if row.id else replace(row, id=f"{path}:{item.line}")
+                    first = first or (item.line, item.value)
+                    owner = None
                 else:
                     kept += 1
+                    batch.append(row)
+                    owner = next((f"{name} {value}" for name, value in row.entity_ids.items()), None)
+                listings.add(item.listing, item.head, row.id, owner)
+                if len(batch) >= _BATCH:
+                    seen.add_memories(batch)
+                    batch = []
                 yield row
+        seen.add_memories(batch)
+        if loose:
+            listings.end(0, None, str(path))
         if total and not kept and first is not None:
             raise InputError(
-                f"{path} is JSON, but not a dump of Mem0: line {first[0]} is {_describe_reason(first[1])}",
+                f"{path} is JSON, but not a dump of Mem0: line {first[0]} is {_describe(first[1])}",
                 hint=f"known are {_FORMATS}",
             )
 
-    def _check_envelope(self, path: Path, head: Mapping[str, Json], rows: int, announced: Counter[int]) -> None:
-        count = head.get("count")
-        if isinstance(count, int) and not isinstance(count, bool):
-            announced[count] += rows
-        elif rows in _SUSPECT_SIZES:
-            self.notes.append(
-                f"{path} holds exactly {rows} memories, the size at which Mem0 silently truncates a listing; "
-                "export from the store itself to be sure"
-            )
+
+def _suspect_owners(seen: SeenIds) -> Iterator[str]:
+    """Owners with exactly as many memories as one truncated listing of Mem0 holds."""
+    owners = seen.owners_with(_SUSPECT_SIZES)
+    if owners:
+        named = name_first([f"{kind} {owner} ({rows:,})" for kind, owner, rows in owners])
+        yield (
+            f"exactly as many memories as a listing that Mem0 silently truncates: {named}; "
+            "export from the store itself to be sure"
+        )
+    elif seen.count() in _SUSPECT_SIZES:
+        yield (
+            f"the files hold exactly {seen.count():,} memories, the size at which Mem0 silently truncates a listing; "
+            "export from the store itself to be sure"
+        )
+
+
+def _describe(value: Any) -> str:
+    """A value that is not a row, by its fields."""
+    if not isinstance(value, Mapping):
+        return "not an object"
+    names = ", ".join(map(str, list(value)[:NAMED])) + (", …" if len(value) > NAMED else "")
+    if not names:
+        return "an empty object"
+    missing = "an id" if has_text(value) else "a text" if has_id(value) else "an id and a text"
+    return f"an object with {names}: {missing} is missing" if len(missing) < 8 else f"an object with {names}"
 
 
 def _problem(path: Path) -> str | None:
@@ -134,14 +176,6 @@ def _problem(path: Path) -> str | None:
     return f"{path} is empty: nothing was written to it" if path.stat().st_size == 0 else None
 
 
-def _describe_reason(reason: str) -> str:
-    return {
-        "not an object": "not an object",
-        "no id": "a row without an id",
-        "no text field": "a row without a text",
-    }.get(reason, reason)
-
-
 def _open_file(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
@@ -149,13 +183,15 @@ def _open_file(path: Path) -> BinaryIO:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _items(path: Path, file: BinaryIO) -> Iterator[JsonItem]:
-    """The items of one file; raises InputError with the name of a damaged archive."""
+def _items(path: Path, file: BinaryIO | None = None) -> Iterator[JsonItem]:
+    """The items of one file; `file`, if it is open already, shows how far the reading has come.
+
+    Raises InputError with the name of a damaged archive.
+    """
     try:
-        with _open_streams(path, file) as streams:
-            for name, open_stream in streams:
-                with open_stream() as stream:
-                    yield from read_items(stream, name)
+        with _open_file(path) if file is None else nullcontext(file) as opened:
+            for name, open_stream in _streams(path, opened):
+                yield from read_items(open_stream, name)
     except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError) as error:
         raise InputError(
             f"{path} is a damaged archive: {error}", hint="it may be truncated; fetch or write it again"
@@ -164,18 +200,19 @@ def _items(path: Path, file: BinaryIO) -> Iterator[JsonItem]:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-@contextmanager
-def _open_streams(path: Path, file: BinaryIO) -> Iterator[list[tuple[str, Callable[[], BinaryIO]]]]:
-    """The JSON streams in a file, each with its name for error messages."""
+def _streams(path: Path, file: BinaryIO) -> list[tuple[str, Callable[[], BinaryIO]]]:
+    """The JSON streams in an open file, each with its name for error messages and how to open it, more than once."""
     magic = file.read(4)
     file.seek(0)
     if magic.startswith(b"\x1f\x8b"):
-        yield [(str(path), lambda: cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb")))]
-    elif magic == b"PK\x03\x04":
-        with zipfile.ZipFile(file) as archive:
-            yield [(f"{path}:{name}", _member(archive, name)) for name in _members(archive, path)]
-    else:
-        yield [(str(path), lambda: file)]
+        opened = iter([cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb"))])
+        return [(str(path), lambda: next(opened, None) or cast(BinaryIO, gzip.open(path, "rb")))]
+    if magic == b"PK\x03\x04":
+        archive = zipfile.ZipFile(file)
+        return [(f"{path}:{name}", partial(_member, archive, name)) for name in _members(archive, path)]
+    refuse_other_kinds(path, file)
+    plain = iter([file])
+    return [(str(path), lambda: next(plain, None) or _open_file(path))]
 
 
 def _members(archive: zipfile.ZipFile, path: Path) -> list[str]:
@@ -192,12 +229,9 @@ def _members(archive: zipfile.ZipFile, path: Path) -> list[str]:
     return found
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> Callable[[], BinaryIO]:
-    def open_member() -> BinaryIO:
-        stream = cast(BinaryIO, archive.open(name))
-        return cast(BinaryIO, gzip.open(stream, "rb")) if name.endswith(".gz") else stream
-
-    return open_member
+def _member(archive: zipfile.ZipFile, name: str) -> BinaryIO:
+    stream = cast(BinaryIO, archive.open(name))
+    return cast(BinaryIO, gzip.open(stream, "rb")) if name.endswith(".gz") else stream
 
 
 def _with_names(item: JsonItem) -> Any:

@@ -4,51 +4,110 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from itertools import count
+from typing import Any, BinaryIO
 
 from spectron_migrate.errors import InputError
+from spectron_migrate.mem0.formats.envelopes import (
+    RELATIONS,
+    JsonItem,
+    fields_left_out,
+    has_text,
+    head_below,
+    head_of,
+    is_envelope,
+    is_row,
+    row_fields,
+    rows_in,
+    walk,
+)
 from spectron_migrate.records import Json
 
 _CHUNK = 1 << 18
+_SMALL = 4
+"""Reads within which an object is decoded as a whole."""
+
+_MOST_SKETCHED = 10_000
+"""Elements of a list without rows, such as OpenMemory's categories, that are kept beside the rows."""
+
+_DEEPEST = 6
 _SPACE = " \t\n\r"
-_LISTS_OF_ROWS = ("results", "memories", "records")
 _WORDS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
 _NEAR_END = 16
 """A decoding error this close to the end of the window may only mean that more has to be read."""
 
 
-@dataclass(frozen=True, slots=True)
-class JsonItem:
-    """A row, a relation beside the rows, or the end of an envelope (an object that holds a list of rows)."""
-
-    kind: Literal["row", "relation", "envelope"]
-    value: Json
-    line: int
-    head: dict[str, Json] | None = None
-    """The other fields of the envelope, as far as they were read."""
-
-
-def read_items(stream: BinaryIO, name: str) -> Iterator[JsonItem]:
+def read_items(open_stream: Callable[[], BinaryIO], name: str) -> Iterator[JsonItem]:
     """Everything in a JSON or JSON Lines stream, in order, in any mixture of formats.
 
-    Raises InputError with name and line if the stream is truncated, is not JSON, or holds a value that is not a row.
+    `open_stream` opens it from its start, which is done a second time for an object that is too large to be decoded
+    as a whole. Raises InputError with name and line if the stream is truncated, is not JSON, or holds a value that is
+    not a row.
     """
-    scanner = _Scanner(stream, name)
-    if not scanner.peek():
-        raise InputError(f"{name} is empty: nothing was written to it")
-    while character := scanner.peek():
-        if character == "[":
-            yield from _array(scanner, "row", None)
-        elif character == "{":
-            yield from _object(scanner)
+    with closing(open_stream()) as stream, closing(_sketches(open_stream, name)) as sketches:
+        scanner = _Scanner(stream, name)
+        numbers = count(1)
+        if not scanner.peek():
+            raise InputError(f"{name} is empty: nothing was written to it")
+        while character := scanner.peek():
+            if character == "[":
+                yield from _array(scanner, {}, numbers, "")
+            elif character == "{":
+                line = scanner.line
+                whole = scanner.small_value()
+                if whole is not None:
+                    yield from walk(whole, line, numbers)
+                else:
+                    yield from _object(scanner, next(sketches), None, numbers, "")
+            else:
+                scanner.value()  # raises for a truncated or broken file
+                raise scanner.error("is JSON, but not a dump of Mem0")
+
+
+def _array(scanner: _Scanner, head: dict[str, Json], numbers: Iterator[int], name: str) -> Iterator[JsonItem]:
+    number, line = next(numbers), scanner.line
+    has_rows = has_elements = False
+    for value, line in _elements(scanner):
+        has_elements = True
+        if is_envelope(value):
+            yield from walk(value, line, numbers, head, listing=number, name=name if isinstance(value, list) else "")
         else:
-            scanner.value()  # raises for a truncated or broken file
-            raise scanner.error("is JSON, but not a dump of Mem0")
+            has_rows = True
+            yield JsonItem("row", value, line, head, number)
+    if has_rows or not has_elements:
+        yield JsonItem("envelope", head, line, None, number)
 
 
-def _array(scanner: _Scanner, kind: Literal["row", "relation"], head: dict[str, Json] | None) -> Iterator[JsonItem]:
+def _object(
+    scanner: _Scanner, sketch: dict[str, Json], around: dict[str, Json] | None, numbers: Iterator[int], name: str
+) -> Iterator[JsonItem]:
+    """A large object, whose structure is known from its sketch."""
+    line = scanner.line
+    taken = row_fields(sketch)
+    if not taken or has_text(sketch):
+        yield JsonItem("row", sketch if taken else scanner.value(), line, around)
+    if not taken:
+        return
+    head = head_of(sketch, taken, around)
+    for field in _fields(scanner):
+        below = head_below(name, head, field)
+        if field in taken and scanner.peek() == "[":
+            yield from _array(scanner, below, numbers, field)
+        elif field in taken:
+            yield from _object(scanner, sketch[field], below, numbers, field)
+        elif field == RELATIONS and scanner.peek() == "[":
+            for relation, at in _elements(scanner):
+                yield JsonItem("relation", relation, at)
+        else:
+            _sketch(scanner)
+    for left in fields_left_out(sketch, taken):
+        yield JsonItem("left_out", left, line)
+
+
+def _elements(scanner: _Scanner) -> Iterator[tuple[Any, int]]:
+    """The elements of a list, each with its line."""
     scanner.take("[")
     if scanner.peek() == "]":
         scanner.take("]")
@@ -56,55 +115,52 @@ def _array(scanner: _Scanner, kind: Literal["row", "relation"], head: dict[str, 
     while True:
         scanner.peek()
         line = scanner.line
-        yield JsonItem(kind, scanner.value(), line, head)
-        if scanner.peek() == ",":
-            scanner.take(",")
-        else:
+        yield scanner.value(), line
+        if scanner.peek() != ",":
             scanner.take("]")
             return
+        scanner.take(",")
 
 
-def _object(scanner: _Scanner) -> Iterator[JsonItem]:
-    """A row, or an envelope if the object holds a list of rows."""
-    line = scanner.line
-    whole = scanner.small_value()
-    if whole is not None:
-        yield from _decoded(whole, line)
-        return
-    fields: dict[str, Json] = {}
-    is_envelope = False
+def _fields(scanner: _Scanner) -> Iterator[str]:
+    """The names of the fields of an object; the caller steps over the value before it asks for the next one."""
     scanner.take("{")
     while scanner.peek() != "}":
-        name = scanner.name()
-        if name in _LISTS_OF_ROWS and scanner.peek() == "[":
-            is_envelope = True
-            yield from _array(scanner, "row", fields)
-        elif name == "relations" and scanner.peek() == "[":
-            yield from _array(scanner, "relation", None)
-        else:
-            fields[name] = scanner.value()
+        yield scanner.name()
         if scanner.peek() == ",":
             scanner.take(",")
         elif scanner.peek() != "}":
             break
     scanner.take("}")
-    yield JsonItem("envelope" if is_envelope else "row", fields, line)
 
 
-def _decoded(whole: dict[str, Json], line: int) -> Iterator[JsonItem]:
-    lists = [name for name in _LISTS_OF_ROWS if isinstance(whole.get(name), list)]
-    if not lists:
-        yield JsonItem("row", whole, line)
-        return
-    head = {name: value for name, value in whole.items() if name not in lists and name != "relations"}
-    for name in lists:
-        for row in whole[name]:
-            yield JsonItem("row", row, line, head)
-    relations = whole.get("relations")
-    if isinstance(relations, list):
-        for relation in relations:
-            yield JsonItem("relation", relation, line)
-    yield JsonItem("envelope", head, line)
+def _sketches(open_stream: Callable[[], BinaryIO], name: str) -> Generator[dict[str, Json]]:
+    """The sketch of each object in the stream that is too large to be decoded as a whole, in order."""
+    with closing(open_stream()) as stream:
+        scanner = _Scanner(stream, name)
+        while character := scanner.peek():
+            if character == "[":
+                for _ in _elements(scanner):
+                    pass
+            elif character != "{":
+                scanner.value()
+            elif scanner.small_value() is None:
+                yield _sketch(scanner)
+
+
+def _sketch(scanner: _Scanner, depth: int = 0) -> Any:
+    """The next value with its lists cut after their first row: what comes before and after the rows, without them."""
+    if scanner.peek() == "[":
+        kept: list[Any] = []
+        has_row = False
+        for value, _ in _elements(scanner):
+            if not has_row and len(kept) < _MOST_SKETCHED:
+                kept.append(value)
+                has_row = is_row(value) or rows_in([value])
+        return kept
+    if scanner.peek() != "{" or depth > _DEEPEST:
+        return scanner.value()
+    return {name: _sketch(scanner, depth + 1) for name in _fields(scanner)}
 
 
 class _Scanner:
@@ -162,13 +218,22 @@ class _Scanner:
         return str(name)
 
     def small_value(self) -> Any:
-        """The next value if it is completely in the window; otherwise None, and the position stays."""
-        try:
-            value, end = self._decoder.raw_decode(self._window, self._at)
-        except (ValueError, RecursionError):
-            return None
-        self._at = end
-        return value
+        """The next value if it is no longer than `_SMALL` reads; otherwise None, and the position stays."""
+        longest = _SMALL * _CHUNK
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._window, self._at)
+            except json.JSONDecodeError as error:
+                missing = longest - (len(self._window) - self._at)
+                if missing > 0 and self._may_be_incomplete(error) and self._more():
+                    continue
+                return None
+            except (ValueError, RecursionError):
+                return None
+            if end - self._at > longest:
+                return None
+            self._at = end
+            return value
 
     def value(self) -> Any:
         """The next value; reads as much as it needs."""

@@ -150,7 +150,7 @@ class QdrantFolder(ReaderBase):
         try:
             point_id, payload = read_point(blob)
         except UnreadablePoint as error:
-            return Skipped(id=_id_of_key(key), reason=f"{UNREADABLE}: {error}")
+            return Skipped(id=_id_of_key(key), reason=f"{UNREADABLE}: {error}", has_content=True)
         canonical_id = _canonical_id(point_id)
         if self._copies is None and canonical_id != point_id:
             self._copies = self._newest_copies()

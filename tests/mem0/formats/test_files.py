@@ -13,6 +13,7 @@ import pytest
 
 from spectron_migrate.errors import InputError
 from spectron_migrate.mem0.formats.files import FilesReader
+from spectron_migrate.mem0.normalise import TEXT_WITHOUT_ID
 from spectron_migrate.records import Memory, Skipped
 from tests.mem0.conftest import DATA, NOW, sample_rows
 
@@ -155,15 +156,15 @@ def test_rows_that_are_not_memories_are_identified_by_file_and_line(tmp_path: Pa
 
     found = read(path)
 
-    assert [Skipped(f"{path}:2", "no id"), Skipped("m2", "no text field")] == found[1:]
+    assert [Skipped(f"{path}:2", TEXT_WITHOUT_ID, has_content=True), Skipped("m2", "no text field")] == found[1:]
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([{"id": 1}, {"id": 2}], "is JSON, but not a dump of Mem0: line 1 is a row without a text"),
+        ([{"id": 1}, {"id": 2}], "is JSON, but not a dump of Mem0: line 1 is an object with id: a text is missing"),
         ([1, 2], "is JSON, but not a dump of Mem0: line 1 is not an object"),
-        ({"openapi": "3.0"}, "is JSON, but not a dump of Mem0: line 1 is a row without an id"),
+        ({"openapi": "3.0"}, "is JSON, but not a dump of Mem0: line 1 is an object with openapi"),
         ("null", ", line 1 is JSON, but not a dump of Mem0"),
         ('[{"id": "m1", "memory": "cut', ", line 1 is truncated"),
     ],

@@ -1,0 +1,108 @@
+"""Brings a raw row into one of two formats, an item or an id with a payload, whatever it came out of. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from spectron_migrate.mem0.formats.envelopes import IDS, has_payload_in_metadata, has_text
+from spectron_migrate.records import ENTITY_IDS, Json
+
+_CAMEL_IDS = {"user_id": "userId", "agent_id": "agentId", "app_id": "appId", "run_id": "runId"}
+_BESIDE = ("export_scope", "scope", "export_metadata", "filters", "user")
+"""Fields in which a row or an envelope names the owners."""
+
+
+def unwrap(row: Mapping[str, Json]) -> tuple[Any, Mapping[str, Json] | None, dict[str, Json]]:
+    """The id of a row, its payload if it has one, and the row itself as an item.
+
+    Known are a stored point with its payload, as an object or as JSON text, under `payload` or `metadata`; a hit of
+    Elasticsearch or OpenSearch; and the Extended JSON of MongoDB's tools.
+    """
+    item = {name: plain(value) if isinstance(value, dict | list) else value for name, value in row.items()}
+    source = item.get("_source")
+    if isinstance(source, Mapping):
+        item = {"_id": item.get("_id"), **source}
+    row_id = item.get("id")
+    if row_id in (None, ""):
+        alias = next((name for name in IDS if item.get(name) not in (None, "")), "id")
+        row_id = item.pop(alias, row_id)
+        item["id"] = row_id
+    for name in ("source_payload", "payload", "metadata"):
+        inner = parsed(item.get(name))
+        if not isinstance(inner, Mapping):
+            continue
+        is_payload = has_payload_in_metadata(inner and {"data": inner.get("data")}) if name == "metadata" else True
+        if name == "source_payload" or (is_payload and not _has_own_text(item)):
+            return row_id, inner, item
+    return row_id, None, item
+
+
+def parsed(value: Any) -> Any:
+    """The object or list that a text of JSON stands for; any other value as it is."""
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+        try:
+            return plain(json.loads(value))
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def plain(value: Any) -> Any:
+    """Without the wrappers of MongoDB's Extended JSON, such as `{"$date": …}`."""
+    if isinstance(value, list):
+        return [plain(one) if isinstance(one, dict | list) else one for one in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1:
+        [(name, inner)] = value.items()
+        if name in ("$oid", "$uuid", "$date"):
+            return plain(inner)
+        if name in ("$numberLong", "$numberInt", "$numberDouble", "$numberDecimal") and isinstance(inner, str):
+            return _number(inner)
+    return {name: plain(one) if isinstance(one, dict | list) else one for name, one in value.items()}
+
+
+def owners_beside(*places: Mapping[str, Json] | None) -> dict[str, Json]:
+    """The owners that the first of these places names: a row, then the envelope around it."""
+    for place in places:
+        for part in _parts(place or {}):
+            owners = {name: _owner(part, name) for name in ENTITY_IDS}
+            found = {name: value for name, value in owners.items() if value is not None}
+            if found:
+                return found
+    return {}
+
+
+def _parts(place: Mapping[str, Json]) -> Iterator[Mapping[str, Json]]:
+    yield place
+    for name in _BESIDE:
+        part = place.get(name)
+        if isinstance(part, Mapping):
+            yield part
+            conditions = part.get("AND")
+            if isinstance(conditions, list) and all(isinstance(one, Mapping) for one in conditions):
+                yield {key: value for one in conditions for key, value in one.items()}
+
+
+def _owner(part: Mapping[str, Json], name: str) -> Json:
+    names = (name, _CAMEL_IDS[name], *(("session_id", "sessionId") if name == "run_id" else ()))
+    for one in names:
+        value = part.get(one)
+        if isinstance(value, str | int) and not isinstance(value, bool) and value not in ("", "*"):
+            return value
+    return None
+
+
+def _has_own_text(item: Mapping[str, Json]) -> bool:
+    return has_text({name: value for name, value in item.items() if name in ("memory", "data", "text", "content")})
+
+
+def _number(text: str) -> Json:
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return text
+    return int(number) if number == number.to_integral_value() and "." not in text else float(number)

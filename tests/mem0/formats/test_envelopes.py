@@ -1,0 +1,122 @@
+"""Any envelope around any rows gives these rows, and what is not read is named."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spectron_migrate.mem0.formats import json_stream
+from spectron_migrate.mem0.formats.json_stream import read_items
+from spectron_migrate.mem0.normalise import normalise
+from spectron_migrate.records import Memory
+from tests.mem0.conftest import NOW
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+LISTS = st.lists(st.fixed_dictionaries({"id": st.text(min_size=1), "memory": st.text()}) | VALUES, max_size=3)
+METADATA = st.dictionaries(st.sampled_from(["results", "memories", "records", "data_", "items", "relations"]), LISTS)
+TEXTS: list[Callable[[str, dict[str, Any]], dict[str, Any]]] = [
+    lambda text, more: {**more, "memory": text, "user_id": "dana"},
+    lambda text, more: {"memory": text, "user_id": "dana", "metadata": more},
+    lambda text, more: {"payload": {**more, "data": text, "user_id": "dana"}},
+    lambda text, more: {"payload": json.dumps({**more, "data": text, "user_id": "dana"})},
+    lambda text, more: {"_source": {"metadata": {**more, "data": text, "user_id": "dana"}}},
+    lambda text, more: {"metadata": {**more, "data": text, "user_id": "dana"}},
+]
+WRAPPERS: list[Callable[[list[Any]], Any]] = [
+    *[lambda rows, name=name: {name: rows} for name in ("results", "memories", "data", "items", "records")],
+    lambda rows: {"status": "ok", "result": {"points": rows, "next_page_offset": None}},
+    lambda rows: {"took": 1, "hits": {"total": {"value": 1}, "hits": rows}},
+    lambda rows: {"status": "success", "scope": {"user_id": "dana"}, "count": 2, "data": rows},
+    lambda rows: {"data": {"results": rows, "page": 1}, "ok": True},
+    lambda rows: {"export": {"inner": {"memories": rows}}},
+    lambda rows: {"dana": rows},
+    lambda rows: {"users": [{"user_id": "dana", "memories": rows}]},
+    lambda rows: [{"results": rows[:1]}, {"results": rows[1:]}],
+    lambda rows: [rows[:1], *rows[1:]],
+    lambda rows: rows,
+]
+
+
+@st.composite
+def wrapped_rows(draw: st.DrawFn) -> tuple[str, list[tuple[str, str]]]:
+    """A file, and the ids and texts of its rows."""
+    rows, expected = [], []
+    for number in range(draw(st.integers(1, 5))):
+        text = draw(st.text(min_size=1, max_size=8).filter(str.strip))
+        row = draw(st.sampled_from(TEXTS))(text, draw(METADATA))
+        name = "_id" if "_source" in row else draw(st.sampled_from(["id", "_id"]))
+        row[name] = f"m{number}"
+        expected.append((f"m{number}", text))
+        rows.append(dict(draw(st.permutations(list(row.items())))))
+    if draw(st.booleans()):
+        return "\n".join(map(json.dumps, rows)), expected
+    return json.dumps(draw(st.sampled_from(WRAPPERS))(rows), indent=draw(st.sampled_from([None, 1]))), expected
+
+
+def memories(text: str) -> list[Memory]:
+    found = []
+    for item in read_items(lambda: io.BytesIO(text.encode()), "file"):
+        assert item.kind in ("row", "envelope")
+        if item.kind == "row":
+            memory = normalise(item.value, now=NOW, head=item.head)
+            assert isinstance(memory, Memory), memory
+            found.append(memory)
+    return found
+
+
+@settings(max_examples=300, deadline=None)
+@given(wrapped_rows(), st.sampled_from([1, 7, 40, 1 << 18]))
+def test_any_envelope_around_any_rows_gives_these_rows(file: tuple[str, list[tuple[str, str]]], chunk: int) -> None:
+    text, expected = file
+    with mock.patch.object(json_stream, "_CHUNK", chunk):
+        found = memories(text)
+
+    assert expected == [(memory.id, memory.memory) for memory in found]
+    assert {"dana"} == {memory.user_id for memory in found}
+
+
+OWNERS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"user_id": "dana"}, {}),
+    ({"userId": "dana"}, {}),
+    ({"scope": {"user_id": "dana"}}, {}),
+    ({"export_metadata": {"user_id": "dana"}}, {}),
+    ({"filters": {"AND": [{"user_id": "dana"}]}}, {}),
+    ({}, {"export_scope": {"user_id": "dana"}}),
+    ({"user_id": "emil"}, {"user_id": "dana"}),
+    ({"user_id": "emil"}, {"export_scope": {"user_id": "dana"}}),
+]
+
+
+@pytest.mark.parametrize(("around", "own"), OWNERS, ids=str)
+@pytest.mark.parametrize("chunk", [4, 1 << 18])
+@pytest.mark.parametrize("owner_first", [True, False])
+def test_owners_beside_the_rows_are_theirs_unless_a_row_has_one(
+    around: dict[str, Any], own: dict[str, Any], chunk: int, owner_first: bool
+) -> None:
+    rows = {"memories": [{"id": "m1", "memory": "likes tea", **own}]}
+    with mock.patch.object(json_stream, "_CHUNK", chunk):
+        [memory] = memories(json.dumps({**around, **rows} if owner_first else {**rows, **around}))
+
+    assert "dana" == memory.user_id
+
+
+def test_a_list_of_rows_beside_those_that_are_read_is_named() -> None:
+    row = {"id": "m1", "memory": "likes tea"}
+    text = json.dumps({"results": [row], "deleted": [row]})
+
+    for chunk in (4, 1 << 18):
+        with mock.patch.object(json_stream, "_CHUNK", chunk):
+            items = list(read_items(lambda: io.BytesIO(text.encode()), "file"))
+        assert ["deleted"] == [item.value for item in items if item.kind == "left_out"]
+        assert 1 == sum(item.kind == "row" for item in items)

@@ -1,0 +1,171 @@
+"""Whether the pages in files are all there is: shown by their totals, refuted, or said not to be provable."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spectron_migrate.mem0.formats.files import FilesReader
+from tests.mem0.conftest import NOW
+
+
+def rows(user: str, *numbers: int) -> list[dict[str, Any]]:
+    return [{"id": f"{user}-{number}", "memory": f"note {number}", "user_id": user} for number in numbers]
+
+
+def completeness(folder: Path, *pages: Any) -> bool | None:
+    """As an export would say it: True, False, or None for not provable."""
+    paths = []
+    for number, page in enumerate(pages):
+        paths.append(folder / f"page{number}.json")
+        paths[-1].write_text(json.dumps(page))
+    with FilesReader(paths, now=NOW) as reader:
+        assert list(reader.rows())
+        if reader.missing():
+            return False
+        return None if reader.unproven else True
+
+
+def page(part: list[dict[str, Any]], total: int | None, *, first: bool, last: bool) -> dict[str, Any]:
+    fields = {"next": None if last else "https://mem0/?page=9", "previous": None if first else "https://mem0/?page=1"}
+    return {**fields, **({} if total is None else {"count": total}), "results": part}
+
+
+@st.composite
+def paged_listings(draw: st.DrawFn) -> list[tuple[dict[str, Any], int]]:
+    """Pages, each with the number of its listing, of one listing for each of some users."""
+    pages = []
+    has_total = draw(st.booleans())
+    for number, user in enumerate(draw(st.lists(st.sampled_from(["dana", "emil", "fay"]), min_size=1, unique=True))):
+        total, size = draw(st.integers(2, 9)), draw(st.integers(1, 4))
+        all_rows = iter(rows(user, *range(total)))
+        parts = []
+        while part := list(islice(all_rows, size)):
+            parts.append(part)
+        for at, part in enumerate(parts):
+            whole = page(part, total if has_total else None, first=at == 0, last=at == len(parts) - 1)
+            pages.append((whole, number))
+    return pages
+
+
+@settings(max_examples=150, deadline=None)
+@given(paged_listings(), st.data())
+def test_no_mixture_of_pages_is_complete_while_something_is_missing(
+    pages: list[tuple[dict[str, Any], int]], data: st.DataObject
+) -> None:
+    order = data.draw(st.permutations(pages))
+    again = data.draw(st.lists(st.sampled_from(order), max_size=2))
+    kept = data.draw(st.lists(st.sampled_from(order), min_size=1, unique_by=lambda one: json.dumps(one)))
+    listings = {number for _, number in kept}
+    is_missing = {one["results"][0]["id"] for one, number in pages if number in listings} - {
+        one["results"][0]["id"] for one, _ in kept
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        found = completeness(Path(folder), *[one for one, _ in [*kept, *(each for each in again if each in kept)]])
+
+    if is_missing:
+        assert found is not True
+        if all("count" in one for one, _ in kept) and len(listings) == 1:
+            assert found is False
+    else:
+        assert found is not False
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 30), st.integers(1, 9), st.booleans(), st.randoms())
+def test_all_pages_of_one_listing_are_complete(size: int, page_size: int, by_user: bool, random: Any) -> None:
+    all_rows = [row for number in range(size) for row in rows(f"user{number // 3 if by_user else number}", number)]
+    starts = range(0, size, page_size)
+    pages = [page(all_rows[at : at + page_size], size, first=at == 0, last=at + page_size >= size) for at in starts]
+    random.shuffle(pages)
+    with tempfile.TemporaryDirectory() as folder:
+        found = completeness(Path(folder), *pages)
+    assert found in ((True, None) if len(pages) > 1 else (None,))
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        [page(rows(user, *range(20)), 40, first=True, last=False) for user in ("dana", "emil")],
+        [{"total": 4, "results": rows("dana", 1, 2)}, {"total": 4, "results": rows("emil", 1, 2)}],
+        [{"next": "https://mem0/?page=2", "results": rows("dana", 1)}],
+        [{"has_more": True, "data": rows("dana", 1)}],
+        [{"pagination": {"page": 1, "total_pages": 3}, "memories": rows("dana", 1)}],
+        [{"hits": {"total": {"value": 3, "relation": "eq"}, "hits": rows("dana", 1)}}],
+        [{"result": {"points": rows("dana", 1), "next_page_offset": "dana-2"}}],
+        [
+            {"result": {"points": rows("dana", 1), "next_page_offset": "dana-2"}},
+            {"result": {"points": rows("dana", 3), "next_page_offset": None}},
+        ],
+        [page(rows("dana", 1, 2), 4, first=True, last=False)] * 2,
+        [page(rows("dana", 1, 1, 2), 3, first=True, last=True)],
+    ],
+    ids=str,
+)
+def test_pages_with_something_missing_are_not_complete(tmp_path: Path, pages: list[Any]) -> None:
+    assert completeness(tmp_path, *pages) is False
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        [rows("dana", 1, 2)],
+        [{"results": rows("dana", 1)}],
+        [{"count": 2, "results": rows("dana", 1, 2)}],
+        [page(rows("dana", 1, 2), 2, first=True, last=True)],
+        [{"hits": {"total": {"value": 1, "relation": "gte"}, "hits": rows("dana", 1)}}],
+        [
+            {"result": {"points": rows("dana", 1), "next_page_offset": "emil-1"}},
+            {"result": {"points": rows("emil", 1), "next_page_offset": None}},
+        ],
+        [{"count": 1, "results": rows("dana", 1)}, {"count": 1, "results": rows("emil", 1)}],
+    ],
+    ids=str,
+)
+def test_a_counter_that_may_be_of_its_own_rows_proves_nothing(tmp_path: Path, pages: list[Any]) -> None:
+    assert completeness(tmp_path, *pages) is None
+
+
+def test_totals_met_by_different_ids_prove_completeness_for_the_users_they_name(tmp_path: Path) -> None:
+    dana = [page(rows("dana", 1, 2), 3, first=True, last=False), page(rows("dana", 3), 3, first=False, last=True)]
+    emil = [page(rows("emil", 1, 2), 3, first=True, last=False), page(rows("emil", 3), 3, first=False, last=True)]
+
+    assert completeness(tmp_path, *dana, *emil) is True
+    assert completeness(tmp_path, *dana, *emil, rows("fay", 1)) is None
+
+
+def test_a_page_that_was_saved_twice_is_named(tmp_path: Path) -> None:
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).write_text(json.dumps({"results": rows("dana", 1, 2)}))
+
+    with FilesReader([tmp_path / "a.json", tmp_path / "b.json"], now=NOW) as reader:
+        list(reader.rows())
+
+    [note] = reader.notes
+    assert "repeats" in note
+    assert f"{tmp_path / 'a.json'}" in note
+
+
+@pytest.mark.parametrize("size", [20, 100, 200, 1000])
+@pytest.mark.parametrize("shape", ["list", "lines", "results"])
+def test_as_many_rows_of_one_owner_as_mem0_truncates_to_are_noted(tmp_path: Path, size: int, shape: str) -> None:
+    found = [*rows("dana", *range(size)), *rows("emil", 1)]
+    text = {
+        "list": json.dumps(found),
+        "lines": "\n".join(map(json.dumps, found)),
+        "results": json.dumps({"results": found}),
+    }[shape]
+    (tmp_path / "a.json").write_text(text)
+
+    with FilesReader([tmp_path / "a.json"], now=NOW) as reader:
+        list(reader.rows())
+
+    [note] = reader.notes
+    assert f"user dana ({size:,})" in note
