@@ -195,7 +195,7 @@ def _base(evidence: Evidence) -> GateResult:
         return _failed(began, fence, "no cutover has begun: spectron-migrate cutover start")
     if dump is None:
         return _failed(began, fence, "there is no dump yet: spectron-migrate replay --follow")
-    if not dump.complete or not dump.whole:
+    if not dump.complete or not dump.whole or dump.began is None:
         hint = "the newest dump is not complete: spectron-migrate export, without filters"
         return GateResult(began, fence, "incomplete", hint)
     if dump.began <= fence:

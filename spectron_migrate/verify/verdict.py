@@ -90,6 +90,8 @@ def _source(read: Mapping[str, Json] | None) -> VerdictGate:
         hint = "not measured: without a dump only the replayed memories are known"
     elif read["raw"]:
         hint = "not measured: raw files do not prove that they hold all of Mem0; an export does"
+    elif read["complete"] is None:
+        hint = "not measured: nothing shows that the export holds all of Mem0; an export of the store itself does"
     elif read["complete"]:
         return VerdictGate(
             "source", True, True, True, "" if read["whole"] else "for the part of Mem0 that was exported"

@@ -50,3 +50,24 @@ def test_a_row_read_twice_from_a_store_counts_once_with_its_last_content(tmp_pat
     assert {"m1": "after", "m2": "likes tea"} == texts(open_dump(tmp_path / "dump"))
     assert {} == changes.manifest.skipped
     assert {"alice": 2} == changes.manifest.users
+
+
+FILES = SourceInfo("files", "files")
+
+
+def test_one_id_with_two_owners_is_content_left_out(tmp_path: Path) -> None:
+    changes = scan(
+        tmp_path / "dump", [memory("m1", "plays the oboe"), memory("m1", "has a canoe", "bob")], source=FILES
+    )
+
+    assert {OTHER_OWNER: 1} == changes.manifest.skipped
+
+
+def test_of_copies_that_differ_in_creation_alone_the_earliest_stands(tmp_path: Path) -> None:
+    times = ["2025-03-01T00:00:00.000000Z", "2024-03-01T00:00:00.000000Z", "2026-03-01T00:00:00.000000Z"]
+    rows = [memory("m1", created_at=time, updated_at="2026-04-01T00:00:00.000000Z") for time in times]
+
+    changes = scan(tmp_path / "dump", list(rows), source=FILES)
+
+    assert [times[1]] == [row.created_at for row in open_dump(tmp_path / "dump").memories()]
+    assert {IDENTICAL: 2} == changes.manifest.skipped

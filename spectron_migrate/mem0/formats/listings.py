@@ -28,7 +28,7 @@ Owner = str | None
 
 
 @dataclass(slots=True)
-class _Page:
+class _OpenList:
     """A list of rows that is being read."""
 
     facts: PageFacts
@@ -83,7 +83,7 @@ class Listings:
         self.total: int | None = None
         """After `finish`: the total of all listings, if each was shown to be complete."""
         self.notes: list[str] = []
-        self._pages: dict[int, _Page] = {}
+        self._pages: dict[int, _OpenList] = {}
         self._by_owner: dict[_Key, dict[str, _Listing]] = {}
         self._whole: dict[_Key, _Listing] = {}
         self._read: dict[tuple[int, int, Owner], str] = {}
@@ -153,10 +153,10 @@ class Listings:
         for listing in [*self._whole.values(), *(one for part in self._by_owner.values() for one in part.values())]:
             listing.ids.close()
 
-    def _begin(self, number: int, head: Mapping[str, Json] | None) -> _Page:
-        self._pages[number] = _Page(page_facts(head or {}))
+    def _begin(self, number: int, head: Mapping[str, Json] | None) -> _OpenList:
+        self._pages[number] = _OpenList(page_facts(head or {}))
         return self._pages[number]
 
-    def _flush(self, page: _Page) -> None:
+    def _flush(self, page: _OpenList) -> None:
         batch, page.batch = page.batch, []
         page.ids.add(batch)
