@@ -39,6 +39,8 @@ class RecoveryProgress:
     """Responses that left it in doubt."""
     in_flight: int = 0
     """Responses that the first request is still being processed."""
+    passage_queries: int = 0
+    """Queries that did not find the passage of a text that is stored."""
     partial_turns: tuple[str, ...] = ()
     """Of a batch: the turns that the last listing showed."""
     partial_since: float = 0.0

@@ -20,6 +20,7 @@ from spectron_migrate.delivery.evidence import (
     unclaimed_turns,
 )
 from spectron_migrate.delivery.outcomes import SendOutcome, give_up, stop_wrong_session
+from spectron_migrate.delivery.passages import Passage, find_passage
 from spectron_migrate.delivery.run import FactResult, Run
 from spectron_migrate.ledger import Ledger, overtaken, sending
 from spectron_migrate.ledger.sending import IntendedFact
@@ -135,7 +136,8 @@ class _Recovery:
             key_valid = is_key_valid(run, fact.sent_after, fact.sent_by)
             if self._candidate is not None:
                 await run.writer.durable(sending.note_candidate, fact.id, self._candidate.id)
-                if not key_valid:
+                # A `none` fact has nothing but its turn and passage: sent again, it could only be stored twice.
+                if not key_valid or (fact.infer == "none" and is_certain(self._candidate, fact)):
                     return await self._by_listing()
             elif not key_valid:
                 # The listing shows nothing, so a new day of the same key begins.
@@ -264,6 +266,9 @@ class _Recovery:
         residue = [turn.id for turn in turns if turn.id != chosen.id]
         if residue:
             await run.writer.durable(sending.note_residue, fact.id, residue)
+        passage = await find_passage(run, fact, chosen) if fact.infer == "none" else Passage.NOT_TOLD
+        if passage is Passage.UNANSWERED:
+            return SendOutcome.DEFERRED
         await run.writer.durable(
             sending.stored_by_turns,
             fact.id,
@@ -271,6 +276,8 @@ class _Recovery:
             chosen.seq,
             full=fact.infer == "full",
             altered=not has_text_of(chosen, fact),
+            chunk_id=passage if isinstance(passage, str) else None,
+            without_passage=passage is Passage.ABSENT,
         )
         run.counters.written += 1
         return SendOutcome.DECIDED

@@ -1,4 +1,4 @@
-"""The review file: every memory that was refused or is undecidable, with the server's message, for a person."""
+"""The review file: every memory that was refused, is undecidable, or cannot be found, with the reason, for a person."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from spectron_migrate.files.atomic import replacing
 from spectron_migrate.files.private import make_private_directory
-from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger import Ledger, sending
 from spectron_migrate.ledger.read import memories, plans
 from spectron_migrate.records import canonical_json
 
@@ -15,7 +15,7 @@ from spectron_migrate.records import canonical_json
 def write_review(ledger: Ledger, plan: int, folder: Path) -> Path | None:
     """Write `refused.jsonl` atomically; None, and no file, where there is nothing to review."""
     path = folder / "refused.jsonl"
-    rows = list(plans.named_facts(ledger, plan, ("refused", "undecidable")))
+    rows = list(plans.named_facts(ledger, plan, ("refused", "undecidable"), reason=sending.WITHOUT_PASSAGE))
     if not rows:
         with suppress(FileNotFoundError):
             path.unlink()

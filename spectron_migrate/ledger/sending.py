@@ -293,11 +293,25 @@ def receipt(
         )
 
 
-def stored_by_turns(ledger: Ledger, fact: int, turn_id: str, seq: int, *, full: bool, altered: bool) -> None:
+WITHOUT_PASSAGE = "stored without passage"
+"""Reason of a fact whose turn is there and whose text cannot be found; only a person sends it again."""
+
+
+def stored_by_turns(
+    ledger: Ledger,
+    fact: int,
+    turn_id: str,
+    seq: int,
+    *,
+    full: bool,
+    altered: bool,
+    chunk_id: str | None = None,
+    without_passage: bool = False,
+) -> None:
     """Decided by the listing of turns alone: the answer, and so what was extracted, is not known."""
-    state: FactState = "stored_not_extracted" if full else "written"
-    _decide(ledger, fact, state, "extraction unknown" if full else None)
-    _keep_receipt(ledger, fact, turn_id, seq, None, "turns", altered=altered)
+    state: FactState = "stored_not_extracted" if full or without_passage else "written"
+    _decide(ledger, fact, state, WITHOUT_PASSAGE if without_passage else "extraction unknown" if full else None)
+    _keep_receipt(ledger, fact, turn_id, seq, chunk_id, "turns", altered=altered)
 
 
 def stored_by_person(ledger: Ledger, fact: int) -> None:
@@ -367,6 +381,17 @@ def claimed_turns(ledger: Ledger, session: int) -> set[str]:
         (session,),
     )
     return {row["turn_id"] for row in rows}
+
+
+def claimed_passages(ledger: Ledger, chunk_ids: Sequence[str]) -> set[str]:
+    """Those of the passages that a receipt names."""
+    if not chunk_ids:
+        return set()
+    rows = ledger.db.execute(
+        f"SELECT chunk_id FROM receipt WHERE chunk_id IN ({marks(chunk_ids)})",
+        tuple(chunk_ids),
+    )
+    return {row["chunk_id"] for row in rows}
 
 
 def residue_turns(ledger: Ledger, session: int) -> set[str]:

@@ -92,13 +92,15 @@ def scopes_and_lanes(ledger: Ledger, plan: int) -> tuple[int, int]:
     return int(row["scopes"] or 0), int(row["lanes"] or 0)
 
 
-def named_facts(ledger: Ledger, plan: int, states: Sequence[str], limit: int | None = None) -> Iterator[NamedFact]:
-    """Facts of the plan in these states, by id."""
+def named_facts(
+    ledger: Ledger, plan: int, states: Sequence[str], limit: int | None = None, *, reason: str | None = None
+) -> Iterator[NamedFact]:
+    """Facts of the plan in these states, by id; also those that are stored, for which `reason` stands."""
     rows = ledger.db.execute(
-        "SELECT mem0_id, number, state, reason FROM fact JOIN version ON version.id = fact.id"
-        f" WHERE plan = ? AND state IN ({marks(states)}) ORDER BY mem0_id, number"
-        + (" LIMIT ?" if limit is not None else ""),
-        (plan, *states) if limit is None else (plan, *states, limit),
+        "SELECT mem0_id, number, state, reason FROM fact JOIN version ON version.id = fact.id WHERE plan = ?"
+        f" AND (state IN ({marks(states)}) OR (state = 'stored_not_extracted' AND reason = ?))"
+        " ORDER BY mem0_id, number" + (" LIMIT ?" if limit is not None else ""),
+        (plan, *states, reason) if limit is None else (plan, *states, reason, limit),
     )
     return (NamedFact(row["mem0_id"], row["number"], row["state"], row["reason"]) for row in rows)
 

@@ -1,0 +1,71 @@
+"""Whether a text that the server stored can be found: its turn is one thing, the passage that answers show another."""
+
+from __future__ import annotations
+
+import unicodedata
+from enum import Enum
+
+from spectron_migrate.delivery.run import Run
+from spectron_migrate.errors import KeyRefused, ScopeRefused, Unreachable
+from spectron_migrate.ledger import sending
+from spectron_migrate.ledger.sending import IntendedFact
+from spectron_migrate.records import Hit
+from spectron_migrate.spectron.api import MAX_K, Turn
+
+PASSAGE_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0)
+"""Pauses between queries for a passage, 30 s in all, before it counts as absent."""
+_LONGEST_QUERY = 1_000
+
+
+class Passage(Enum):
+    """What the queries say, where they name no passage."""
+
+    ABSENT = "absent"
+    NOT_TOLD = "not told"
+    """The key may not ask, or there are as many hits as a query can show, equal and all of other memories."""
+    UNANSWERED = "unanswered"
+
+
+async def find_passage(run: Run, fact: IntendedFact, turn: Turn) -> str | Passage:
+    """The id of the passage of a turn that no other memory has, asked for in its exact scopes."""
+    progress = run.progress(fact.key)
+    while True:
+        try:
+            found = await run.api.query(
+                turn.content[:_LONGEST_QUERY],
+                lens=fact.session.selector,
+                k=MAX_K,
+                mode="bm25",
+                include=("passages",),
+                include_duplicates=True,
+            )
+        except ScopeRefused:
+            return Passage.NOT_TOLD
+        except KeyRefused as error:
+            run.halt("key", error.message)
+            return Passage.UNANSWERED
+        except Unreachable as error:
+            run.give_up_on(fact.key, error.message)
+            return Passage.UNANSWERED
+        pieces = [hit for hit in found.hits if hit.source == "memory_chunk" and _is_piece(hit, turn)]
+        claimed = await run.writer.grouped(sending.claimed_passages, [hit.id for hit in pieces])
+        free = [hit.id for hit in pieces if hit.id not in claimed]
+        if free:
+            return free[0]
+        if len(pieces) >= MAX_K:
+            return Passage.NOT_TOLD
+        if progress.passage_queries >= len(PASSAGE_PAUSES_S):
+            return Passage.ABSENT
+        pause_s = PASSAGE_PAUSES_S[progress.passage_queries]
+        progress.passage_queries += 1
+        if not await run.pause(pause_s, fact.key, "a text that was stored cannot be found yet"):
+            return Passage.UNANSWERED
+
+
+def _is_piece(hit: Hit, turn: Turn) -> bool:
+    """A long text is cut into several passages."""
+    return bool(hit.text.strip()) and _folded(hit.text) in _folded(turn.content)
+
+
+def _folded(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).split())
