@@ -11,7 +11,7 @@ from spectron_migrate.errors import KeyRefused, MigrateError, NotLegal, ScopeRef
 from spectron_migrate.ledger import sessions
 from spectron_migrate.ledger.sending import PlannedFact
 from spectron_migrate.ledger.sessions import SessionRow
-from spectron_migrate.records import Selector, canonical_json
+from spectron_migrate.records import canonical_json
 from spectron_migrate.spectron import scopes
 from spectron_migrate.spectron.wire import InDoubt, NotBegun
 
@@ -124,27 +124,14 @@ async def _request_session(run: Run, fact: PlannedFact, key: str) -> SessionRow:
                 raise
             await patience.wait(why=problem.reason)
             continue
+        except NotLegal:  # made, in other scopes than asked for
+            await run.writer.durable(sessions.orphan_session, row)
+            raise
         except MigrateError:
             await run.writer.grouped(sessions.session_not_made, row)
             raise
         run.counters.sessions += 1
-        await _check_echo(run, opened.selector, fact.selector, row)
         # Durable with the next durable commit, which is that of the first fact in it.
         run.writer.post(sessions.session_made, row, opened.id, opened.selector)
         return SessionRow(row, fact.selector, fact.run, fact.infer, opened.id, 0)
     raise Stopping("the session is deferred")
-
-
-async def _check_echo(run: Run, echo: Selector | None, asked: Selector, row: int) -> None:
-    """Raises NotLegal for a session in another scope than asked for: it would put memories where others read them."""
-    if echo is None or _as_sets(echo) == _as_sets(asked):
-        return
-    await run.writer.durable(sessions.orphan_session, row)
-    raise NotLegal(
-        f"Spectron opened a session in {canonical_json(echo)} instead of {canonical_json(asked)}",
-        hint="nothing was written to it; check the grants of the key against the mapping",
-    )
-
-
-def _as_sets(selector: Selector) -> set[frozenset[str]]:
-    return {frozenset(path.strip("/") for path in clause) for clause in selector}

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from spectron_migrate.backoff import backoff_s
 from spectron_migrate.errors import ExitCode, KeyRefused, MigrateError, ScopeRefused, Unreachable
 from spectron_migrate.records import Hit, Json, Selector, canonical_json
+from spectron_migrate.spectron.echo import check_echo
 from spectron_migrate.spectron.grants import Me
 from spectron_migrate.spectron.paging import NotAListing, Paging
 from spectron_migrate.spectron.wire import InDoubt, NotBegun, Response, Wire
@@ -141,7 +142,10 @@ class SpectronApi:
         return await self._post("/scopes", _body({"path": path}))
 
     async def create_session(self, selector: Selector, metadata: Mapping[str, Json] | None = None) -> OpenedSession:
-        """POST /sessions with explicit scopes; raises NotBegun, InDoubt, KeyRefused or MigrateError."""
+        """POST /sessions with explicit scopes; raises NotBegun, InDoubt, KeyRefused or MigrateError.
+
+        Raises NotLegal where the server made it in other scopes: nobody may write to it.
+        """
         response = await self._post(
             "/sessions",
             _body({"scopes": [list(clause) for clause in selector], "metadata": dict(metadata or {})}),
@@ -149,7 +153,9 @@ class SpectronApi:
         if response.is_throttled:
             raise response.as_not_begun()
         if response.status == 201 and isinstance(response.body, dict) and isinstance(response.body.get("id"), str):
-            return OpenedSession(response.body["id"], _selector(response.body.get("scopes")), response.date)
+            echo = _selector(response.body.get("scopes"))
+            check_echo(echo, selector)
+            return OpenedSession(response.body["id"], echo, response.date)
         if response.status < 300 or response.status >= 500:
             raise InDoubt(f"{response.status} {response.message}", finished=True)
         raise self.failure(response, f"a session for {canonical_json(selector)}")

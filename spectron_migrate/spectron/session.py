@@ -12,15 +12,18 @@ Leaving the block sends nothing: a session is closed by no longer using it, and 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import uuid
+from collections import Counter
 from collections.abc import Generator, Mapping
 from typing import Any, NoReturn
+from weakref import WeakValueDictionary
 
 from spectron_migrate.backoff import backoff_s
-from spectron_migrate.errors import InputError, KeyRefused, MigrateError, NotLegal, Unreachable
+from spectron_migrate.errors import InputError, KeyRefused, MigrateError, NotLegal, ScopeRefused, Unreachable
 from spectron_migrate.mapping import segment
-from spectron_migrate.records import Category, Infer, Json, Receipt, Selector, canonical_json
+from spectron_migrate.records import Category, Infer, Json, Receipt, Selector, canonical_json, same_text
 from spectron_migrate.settings import parse_endpoint
 from spectron_migrate.settings.values import context_in
 from spectron_migrate.spectron.answers import (
@@ -31,10 +34,11 @@ from spectron_migrate.spectron.answers import (
     Refused,
     RetryLater,
     ScopeRejected,
+    WriteResult,
     WrongSession,
     classify,
 )
-from spectron_migrate.spectron.api import Recall, Sleep, SpectronApi
+from spectron_migrate.spectron.api import Recall, Sleep, SpectronApi, UnknownSession
 from spectron_migrate.spectron.grants import is_within
 from spectron_migrate.spectron.scopes import ensure
 from spectron_migrate.spectron.wire import InDoubt, NotBegun
@@ -51,6 +55,13 @@ class Session:
         self.path = path
         self._api = api
         self._sleep = sleep
+        self._claimed: set[str] = set()
+        """Turns that a write of this object was confirmed with."""
+        self._unnamed: Counter[str] = Counter()
+        """How many confirmed writes of a text were answered without a turn."""
+        self._unconfirmed: dict[bytes, str] = {}
+        """The keys of bytes whose write ended in doubt: called again, they go under the same key."""
+        self._locks: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
 
     @property
     def lens(self) -> Selector:
@@ -66,11 +77,15 @@ class Session:
         memory_category: Category = "knowledge",
         observed_at: str | None = None,
         labels: Mapping[str, str] | None = None,
+        key: str | None = None,
     ) -> Receipt:
         """Store a text exactly once: all tries send the same bytes under the same idempotency key.
 
-        The category is always sent, because a memory that Spectron itself puts into `context` expires after 7 days.
-        Raises KeyRefused, InputError for a text that the server refuses, Unreachable after the last try.
+        After a doubt the session's turns are listed before anything is sent again. `key`: an idempotency key of the
+        caller's, for one text in one session; without it, a call that ended in Unreachable keeps its key for the
+        next call with the same text. The category is always sent, because a memory that Spectron itself puts into
+        `context` expires after 7 days. Raises KeyRefused, InputError for a text that the server refuses, Unreachable
+        after the last try.
         """
         body: dict[str, Json] = {
             "text": text,
@@ -84,7 +99,7 @@ class Session:
             body["observed_at"] = observed_at
         if labels:
             body["labels"] = [f"{name}={value}" for name, value in sorted(labels.items())]
-        return await self.write(canonical_json(body).encode(), infer)
+        return await self.write(canonical_json(body).encode(), infer, key=key)
 
     async def add_turn(self, *, role: str, content: str) -> Receipt:
         """Add a turn of a conversation; on the wire that is a write to this session."""
@@ -121,33 +136,107 @@ class Session:
                 hint=f"use a key that is granted {verb} for {self.path} and {self.path}/* only",
             )
 
-    async def write(self, content: bytes, infer: Infer) -> Receipt:
+    async def write(self, content: bytes, infer: Infer, *, key: str | None = None) -> Receipt:
         """Send the bytes of a POST /facts that names this session; retries and raises as `remember` does."""
-        key = uuid.uuid4().hex
-        reason = ""
-        for attempt in range(WRITE_TRIES):
-            asked_s: float | None = None
+        # One at a time of the same bytes: only then can a turn with their text be told to be theirs.
+        async with self._locks.setdefault(content, asyncio.Lock()):
+            unconfirmed = self._unconfirmed.get(content)
+            write = _Write(self, content, infer, key or unconfirmed or uuid.uuid4().hex)
+            self._unconfirmed[content] = write.key
             try:
-                result = classify(await self._api.post_fact(content, key=key), session_id=self.id, infer=infer)
-            except (NotBegun, InDoubt) as problem:
-                reason = problem.reason
+                receipt = await write.run(look_first=unconfirmed is not None)
+            except InputError:
+                del self._unconfirmed[content]  # refused, so nothing is in doubt
+                raise
+            del self._unconfirmed[content]
+        return receipt
+
+    def _note(self, receipt: Receipt, text: str) -> None:
+        """Its turn cannot be that of another write."""
+        if receipt.turn_id is not None:
+            self._claimed.add(receipt.turn_id)
+        else:
+            self._unnamed[text] += 1
+
+
+class _Write:
+    """One write: the same bytes under the same key until it is certain what became of them.
+
+    After a doubt the session's turns are listed before anything is sent again: a turn with this text that no other
+    write has is the receipt. So a server that stored the text and then failed, or that forgot the key, has it once.
+    """
+
+    def __init__(self, session: Session, content: bytes, infer: Infer, key: str) -> None:
+        self.key = key
+        self._session = session
+        self._api = session._api
+        self._content = content
+        self._infer = infer
+        self._text = str(json.loads(content)["text"])
+        self._waited_in_flight_s = 0.0
+
+    async def run(self, *, look_first: bool) -> Receipt:
+        """`look_first`: an earlier call for these bytes ended in doubt."""
+        receipt = await self._look() if look_first else None
+        tries, reason = 0, ""
+        while receipt is None and tries < WRITE_TRIES:
+            result = await self._send()
+            asked_s: float | None = None
+            is_doubt = True
+            match result:
+                case Receipt():
+                    receipt = result
+                    break
+                case NotBegun():
+                    reason, is_doubt = result.reason, False
+                case RetryLater(reason, asked_s):
+                    is_doubt = False
+                case InFlight(reason):
+                    pass
+                case Doubt(reason):
+                    pass
+                case KeyRejected(reason) | ScopeRejected(reason):
+                    raise KeyRefused(f"the key may not write to {self._session.path}: {reason}")
+                case WrongSession(other):
+                    raise MigrateError(f"Spectron wrote to session {other} instead of {self._session.id}")
+                case OtherBody(reason) | Refused(_, reason):
+                    raise InputError(f"Spectron refused the text: {reason}")
+            pause_s = backoff_s(tries, first_s=0.25, longest_s=8.0, asked_s=asked_s, jitter=True)
+            if isinstance(result, InFlight) and self._waited_in_flight_s < self._api.timeout_s:
+                self._waited_in_flight_s += pause_s
+                tries = min(tries + 1, WRITE_TRIES - 1)  # it is being processed: wait as long as that may take
             else:
-                match result:
-                    case Receipt():
-                        return result
-                    case RetryLater(reason, asked_s):
-                        pass
-                    case InFlight(reason) | Doubt(reason):
-                        pass
-                    case KeyRejected(reason) | ScopeRejected(reason):
-                        raise KeyRefused(f"the key may not write to {self.path}: {reason}")
-                    case WrongSession(other):
-                        raise MigrateError(f"Spectron wrote to session {other} instead of {self.id}")
-                    case OtherBody(reason) | Refused(_, reason):
-                        raise InputError(f"Spectron refused the text: {reason}")
-            if attempt < WRITE_TRIES - 1:
-                await self._sleep(backoff_s(attempt, first_s=0.25, longest_s=8.0, asked_s=asked_s, jitter=True))
-        raise Unreachable(f"Spectron did not confirm a write to {self.path} in {WRITE_TRIES} tries: {reason}")
+                tries += 1
+            if tries < WRITE_TRIES or is_doubt:
+                await self._session._sleep(pause_s)
+            if is_doubt:
+                receipt = await self._look()
+        if receipt is None:
+            raise Unreachable(
+                f"Spectron did not confirm a write to {self._session.path} in {WRITE_TRIES} tries: {reason}",
+                hint="call it again with the same text in the same session: it is looked for before it is sent",
+            )
+        self._session._note(receipt, self._text)
+        return receipt
+
+    async def _send(self) -> WriteResult | NotBegun:
+        try:
+            response = await self._api.post_fact(self._content, key=self.key)
+        except NotBegun as problem:
+            return problem
+        except InDoubt as problem:
+            return Doubt(problem.reason, problem.finished)
+        return classify(response, session_id=self._session.id, infer=self._infer)
+
+    async def _look(self) -> Receipt | None:
+        """The turn of this write, if the session has it. Raises Unreachable where it cannot be listed."""
+        try:
+            listed = await self._api.turns(self._session.id)
+        except (KeyRefused, ScopeRefused, UnknownSession):
+            return None  # the key may not read: the idempotency key alone protects the write
+        own = [turn for turn in listed if turn.id not in self._session._claimed and same_text(turn.content, self._text)]
+        own = own[self._session._unnamed[self._text] :]
+        return Receipt(own[0].id, None, (), self._infer == "none") if own else None
 
 
 def _missing_context() -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.server
+import json
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -16,6 +17,7 @@ from spectron_migrate import SpectronClient
 from spectron_migrate.errors import InputError, KeyRefused, NotLegal, Unreachable
 from spectron_migrate.local.testing import RunningServer, running_server
 from tests.support.proxy import Fault, Seen, misbehaving
+from tests.support.replaying import forged
 from tests.support.spectron import turns_of
 
 T = TypeVar("T")
@@ -230,3 +232,119 @@ def test_a_redirect_carries_no_key_anywhere(spectron: RunningServer) -> None:
         with pytest.raises(Unreachable):
             run(work)
         assert [] == proxy.seen
+
+
+def remember_all(server: RunningServer, user: str, count: int, choose: Callable[[Seen], Fault], **more: Any) -> int:
+    """Remember texts as an application does that calls again once where a call failed; returns the failures."""
+    failures = 0
+
+    async def work() -> None:
+        nonlocal failures
+        async with client(server, base_url=proxy.base_url).sessions.create(scope={"user": user}) as session:
+            for number in range(count):
+                for _ in range(3):
+                    try:
+                        await session.remember(f"thing {number} of {user}", **more)
+                        break
+                    except Unreachable:
+                        failures += 1
+
+    with misbehaving(server.base_url, choose) as proxy:
+        run(work)
+    return failures
+
+
+DOUBTFUL = ["500_after_released", "cut_after_released", "500_after_stuck", "cut_after", "cut_before", "garbage", "late"]
+
+
+@pytest.mark.parametrize("infer", ["none", "full"])
+@pytest.mark.parametrize("fault", DOUBTFUL)
+def test_a_text_is_stored_once_whatever_becomes_of_its_response(
+    spectron: RunningServer, user: str, fault: str, infer: str
+) -> None:
+    writes = 0
+
+    def every_third(seen: Seen) -> Fault:
+        nonlocal writes
+        writes += seen.writes_fact
+        return fault if seen.writes_fact and writes % 3 == 1 else "none"
+
+    remember_all(spectron, user, 20, every_third, infer=infer)
+    expected = [f"thing {number} of {user}" for number in range(20)]
+    assert expected == [turn.content for turn in turns_of(spectron, user)]
+
+
+def test_a_call_that_failed_and_is_made_again_keeps_its_key(spectron: RunningServer, user: str) -> None:
+    keys: list[str] = []
+
+    def silent_at_first(seen: Seen) -> Fault:
+        if not seen.writes_fact:
+            return "cut_before" if "/turns" in seen.path and len(keys) < 4 else "none"
+        keys.append(seen.headers["idempotency-key"])
+        return "cut_after" if len(keys) < 4 else "none"
+
+    assert 0 < remember_all(spectron, user, 1, silent_at_first)
+    assert 1 == len(set(keys))
+    assert 1 == len(turns_of(spectron, user))
+
+
+def test_the_same_text_twice_on_purpose_is_stored_twice(spectron: RunningServer, user: str) -> None:
+    async def work() -> None:
+        async with client(spectron, base_url=proxy.base_url).sessions.create(scope={"user": user}) as session:
+            for _ in range(4):
+                await session.remember("again", infer="none")
+
+    with misbehaving(spectron.base_url, lambda seen: "500_after_released" if seen.writes_fact else "none") as proxy:
+        run(work)
+    assert ["again"] * 4 == [turn.content for turn in turns_of(spectron, user)]
+
+
+def test_a_key_of_the_callers_is_kept_on_the_wire(spectron: RunningServer, user: str) -> None:
+    async def work() -> None:
+        async with client(spectron).sessions.create(scope={"user": user}) as session:
+            for _ in range(2):
+                await session.remember("once", key="order-17-note")
+
+    run(work)
+    assert ["once"] == [turn.content for turn in turns_of(spectron, user)]
+
+
+def test_a_write_in_flight_is_waited_for_as_long_as_it_may_take(spectron: RunningServer, user: str) -> None:
+    waited: list[float] = []
+
+    async def count(seconds: float) -> None:
+        waited.append(seconds)
+        await asyncio.sleep(0)
+
+    async def work(base_url: str) -> None:
+        one = SpectronClient(
+            base_url=base_url, api_key=spectron.api_key, context=spectron.context, sleep=count, timeout=60.0
+        )
+        async with one.sessions.create(scope={"user": user}) as session:
+            await session.remember("slow")
+
+    with (
+        misbehaving(spectron.base_url, lambda seen: "500_before_stuck" if seen.writes_fact else "none") as proxy,
+        pytest.raises(Unreachable),
+    ):
+        run(lambda: work(proxy.base_url))
+    assert 60.0 <= sum(waited)
+
+
+def test_a_session_in_another_scope_is_refused(
+    spectron: RunningServer, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shared(seen: Seen, body: bytes) -> bytes | None:
+        if seen.method != "POST" or not seen.path.endswith("/sessions"):
+            return None
+        return json.dumps({**json.loads(body), "scopes": [["shared/"]]}).encode()
+
+    forged(monkeypatch, shared)
+
+    async def work() -> None:
+        async with client(spectron, base_url=proxy.base_url).sessions.create(scope={"user": user}) as session:
+            await session.remember("my PIN is 1234")
+
+    with misbehaving(spectron.base_url) as proxy, pytest.raises(NotLegal, match="instead of"):
+        run(work)
+    assert [] == turns_of(spectron, user)
