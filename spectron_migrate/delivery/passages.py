@@ -21,7 +21,7 @@ class Passage(Enum):
     """What the queries say, where they name no passage."""
 
     ABSENT = "absent"
-    NOT_TOLD = "not told"
+    UNKNOWN = "unknown"
     """The key may not ask, or there are as many hits as a query can show, equal and all of other memories."""
     UNANSWERED = "unanswered"
 
@@ -40,7 +40,7 @@ async def find_passage(run: Run, fact: IntendedFact, turn: Turn) -> str | Passag
                 include_duplicates=True,
             )
         except ScopeRefused:
-            return Passage.NOT_TOLD
+            return Passage.UNKNOWN
         except KeyRefused as error:
             run.halt("key", error.message)
             return Passage.UNANSWERED
@@ -53,7 +53,7 @@ async def find_passage(run: Run, fact: IntendedFact, turn: Turn) -> str | Passag
         if free:
             return free[0]
         if len(pieces) >= MAX_K:
-            return Passage.NOT_TOLD
+            return Passage.UNKNOWN
         if progress.passage_queries >= len(PASSAGE_PAUSES_S):
             return Passage.ABSENT
         pause_s = PASSAGE_PAUSES_S[progress.passage_queries]

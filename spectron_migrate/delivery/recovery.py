@@ -266,7 +266,7 @@ class _Recovery:
         residue = [turn.id for turn in turns if turn.id != chosen.id]
         if residue:
             await run.writer.durable(sending.note_residue, fact.id, residue)
-        passage = await find_passage(run, fact, chosen) if fact.infer == "none" else Passage.NOT_TOLD
+        passage = await find_passage(run, fact, chosen) if fact.infer == "none" else Passage.UNKNOWN
         if passage is Passage.UNANSWERED:
             return SendOutcome.DEFERRED
         await run.writer.durable(
