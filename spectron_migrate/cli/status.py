@@ -302,6 +302,12 @@ def _application_rows(application: dict[str, Json]) -> list[tuple[str, object]]:
         ("processes", number(application["processes"])),
         ("searches", reads or "none yet"),
     ]
+    if application["last_reads"]:
+        last = [f"{host} at {at[:19]}Z" for host, at in application["last_reads"].items()]
+        rows.append(("last search", ", ".join(last[:5])))
+    if application["lost"]:
+        lost = [f"{name} at {at[:19]}Z" for name, at in application["lost"].items()]
+        rows.append(("fell silent", ", ".join(lost[:5])))
     for each in application["guarded"]:
         process = f"process {each['pid']} on {each['host']}"
         rows.append(("back on Mem0", f"{process} since {each['since'][:19]}Z: {each['reason']}"))

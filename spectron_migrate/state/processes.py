@@ -39,6 +39,7 @@ from spectron_migrate.state.process_status import SILENT_S, ProcessStatus, age_s
 FOLDER = "processes"
 PAST = "past.json"
 MOST_LOST = 1_000
+MOST_NAMED = 100
 GATE_DAYS = 7
 """How many days of calls that Spectron cannot answer count for the gate."""
 _KEPT_DAYS = GATE_DAYS + 1
@@ -83,6 +84,8 @@ class ProcessesStatus:
                 for each in guarded
             ],
             "reads": dict(self.reads),
+            "last_reads": dict(sorted(self.last_reads.items())[:MOST_NAMED]),
+            "lost": dict(sorted(self.lost.items(), key=lambda pair: pair[1], reverse=True)[:MOST_NAMED]),
             "calls": dict(self.calls),
             "shadow": self._shadow(),
             "problems": [*problems, *(f"{name} cannot be read" for name in self.broken)],

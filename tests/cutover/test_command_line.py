@@ -19,6 +19,7 @@ from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.rehearsal.store import make_store
 from spectron_migrate.rehearsal.subprocesses import clean_environment
 from spectron_migrate.state.routing import RoutingReader
+from tests.support import output
 from tests.support.command import command
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -133,6 +134,9 @@ def test_a_migration_from_export_to_complete(workplace: Workplace) -> None:
     assert re.search(r"following\s+yes", shown)
     assert "support calls" in shown
 
+    assert "Mem0 is not left yet" in workplace.run("replay --late-writers", 10)
+    assert "takes no --limit" in workplace.run("replay --late-writers --limit 3", 2)
+
     # The one step that cannot be undone asks.
     answer = workplace.run_json("cutover complete")
     assert 12 == answer["exit_code"]
@@ -146,6 +150,14 @@ def test_a_migration_from_export_to_complete(workplace: Workplace) -> None:
     assert "complete" == answer["cutover"]["phase"]
     assert answer["cutover"]["sealed"]
     assert answer["next"] is None
+
+    # Nobody wrote to Mem0 any more.
+    assert "holds nothing newer" in workplace.run("cutover check")
+    answer = output.check(workplace.run_json("replay --late-writers"))
+    assert 0 == answer["exit_code"]
+    assert 0 == answer["written"]
+    assert 0 == answer["late_writes"]["count"]
+    assert 0 == output.check(workplace.run_json("status"))["cutover"]["late_writes"]["count"]
 
 
 def test_after_an_abort_everything_is_read_from_mem0(workplace: Workplace) -> None:
