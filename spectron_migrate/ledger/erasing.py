@@ -40,6 +40,14 @@ def unfinished(ledger: Ledger) -> list[str]:
     return sorted(path for path, phase in last.items() if phase == BEGUN)
 
 
+def begun_at(ledger: Ledger, path: str) -> str | None:
+    """When the erase of a scope that is not finished began last; None where none is."""
+    row = ledger.db.execute(
+        "SELECT detail, at FROM step WHERE kind = ? AND subject = ? ORDER BY id DESC LIMIT 1", (KIND, path)
+    ).fetchone()
+    return row["at"] if row is not None and json.loads(row["detail"])["phase"] == BEGUN else None
+
+
 def is_ours(ledger: Ledger, path: str) -> bool:
     """Whether our own request created the node (201), and it was not listed before."""
     row = ledger.db.execute("SELECT created_by_us, listed_before FROM scope WHERE path = ?", (path,)).fetchone()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from spectron_migrate.errors import InputError, MigrateError, NotLegal, Unreachable, WrongLedger
 from spectron_migrate.ledger import Ledger, erasing
-from spectron_migrate.records import Json, Reporter, counted, name_first
+from spectron_migrate.records import Json, Reporter, counted, name_first, parse_time
 from spectron_migrate.spectron.api import SpectronApi, UnknownSession
 from spectron_migrate.spectron.grants import Me, require_grant
 from spectron_migrate.state.following import is_followed
@@ -118,6 +118,7 @@ class Eraser:
         self._reporter.stage("erase")
         for scope in chosen:
             self._check_no_cutover()
+            began_s = self._seconds_since_begun(scope.path)
             changed = self._problems(scope.path, wanted, await self._list_nodes())
             changed += (await self._examine_sessions(scope.path)).problems
             if changed:
@@ -125,13 +126,35 @@ class Eraser:
             for ledger in self._ledgers:
                 with ledger.transaction():
                     erasing.begin(ledger, scope.path, now=self._now)
-            forgotten += await self._api.forget_scope(scope.path)
+            forgotten += await self._forget(scope, began_s)
             await self._check_erased(scope)
             for ledger in self._ledgers:
                 with ledger.transaction():
                     erasing.finish(ledger, scope.path, now=self._now)
             self._reporter.advance(1)
         return forgotten
+
+    async def _forget(self, scope: Erasable, began_s: float | None) -> int:
+        """Erase the scope, and outlast every call to do so that was cut off, also one of an earlier process.
+
+        It could still arrive, and would take what the next replay writes.
+        """
+        doubts = 0
+
+        def note_doubt() -> None:
+            nonlocal doubts
+            doubts += 1
+
+        forgotten = await self._api.forget_scope(scope.path, on_doubt=note_doubt)
+        if doubts or began_s is not None:
+            self._reporter.info("a call to erase was cut off and may still arrive: waiting until it cannot")
+            await self._api.outlast_requests(0.0 if doubts or began_s is None else began_s)
+        return forgotten
+
+    def _seconds_since_begun(self, path: str) -> float | None:
+        """How long ago an earlier process began to erase the scope; None where none did, or all finished."""
+        began = [at for ledger in self._ledgers if (at := erasing.begun_at(ledger, path)) is not None]
+        return (parse_time(self._now) - parse_time(max(began))).total_seconds() if began else None
 
     # -- what prevents it ---------------------------------------------------------------------------------
 
@@ -221,6 +244,8 @@ class Eraser:
         found = await self._api.query(
             path.rsplit("/", 1)[-1], lens=lens, k=PASSAGES, include=("passages",), include_duplicates=True
         )
+        if len(found.hits) >= PASSAGES and not self._is_begun(path):
+            return [f"{path} holds {PASSAGES} passages or more, and a query cannot show that all are of this migration"]
         passages = [hit for hit in found.hits if hit.source == "memory_chunk"]
         foreign = [
             hit

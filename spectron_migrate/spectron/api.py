@@ -171,17 +171,22 @@ class SpectronApi:
         response = await self._post("/forget", _body({"query": query, "dryRun": dry_run}))
         return int(self._ok(response, "forget").get("deleted", 0))
 
-    async def forget_scope(self, path: str) -> int:
+    async def forget_scope(self, path: str, *, on_doubt: Callable[[], None] = lambda: None) -> int:
         """POST /scopes/forget: erase a node and everything below it for good; returns the number of rows.
 
-        Repeating it is harmless.
+        Repeating it is harmless; `on_doubt` is called for each try that may still arrive later.
         """
-        response = await self._read("POST", "/scopes/forget", content=_body({"path": f"{path}/"}))
+        body = _body({"path": f"{path}/"})
+        response = await self._read("POST", "/scopes/forget", content=body, on_doubt=on_doubt)
         return int(self._ok(response, f"erasing scope {path}").get("forgotten", 0))
 
     async def tombstone_scope(self, path: str) -> bool:
         """DELETE /scopes: close an empty node to writes; False where the server refuses."""
         return (await self._read("DELETE", "/scopes", params={"path": path})).status == 204
+
+    async def outlast_requests(self, already_s: float = 0.0) -> None:
+        """Wait until no request that was cut off before `already_s` seconds can arrive any more."""
+        await self._sleep(max(0.0, self.timeout_s - already_s))
 
     # -- reads: repeated until there is a usable response, at most READ_TRIES times --
 
@@ -296,6 +301,7 @@ class SpectronApi:
         content: bytes | None = None,
         params: Mapping[str, str] | None = None,
         absolute: bool = False,
+        on_doubt: Callable[[], None] = lambda: None,
     ) -> Response:
         """A call that changes nothing, repeated after 429, 5xx and no response; then raises Unreachable."""
         reason = ""
@@ -307,10 +313,14 @@ class SpectronApi:
                 )
             except (NotBegun, InDoubt) as problem:
                 reason = problem.reason
+                if isinstance(problem, InDoubt):
+                    on_doubt()
             else:
                 if response.status == 501 or (response.status != 429 and response.status < 500):
                     return response
                 reason = f"{response.status} {response.message}"
+                if response.status >= 500 and not response.is_throttled:
+                    on_doubt()
                 asked_s = min(response.retry_after_s or 0.0, MAX_READ_WAIT_S)
             if attempt < self._read_tries - 1:
                 await self._sleep(backoff_s(attempt, first_s=0.25, longest_s=8.0, asked_s=asked_s, jitter=True))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 
 from spectron_migrate.errors import ScopeRefused
-from spectron_migrate.records import Selector
+from spectron_migrate.records import Selector, parse_time
 from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.spectron.wire import InDoubt
+from spectron_migrate.spectron.wire import InDoubt, Response
+
+JUST_NOW = timedelta(seconds=5)
+"""Age, by the server's own clock, up to which a node counts as made by the call that it answers."""
 
 
 def paths_of(selector: Selector) -> list[str]:
@@ -29,7 +33,7 @@ async def register(api: SpectronApi, path: str) -> bool:
     """
     response = await api.register_scope(path)
     if response.status == 201:
-        return True
+        return not _is_older(response)
     if response.is_throttled:
         raise response.as_not_begun()
     if response.status >= 500:
@@ -42,6 +46,18 @@ async def register(api: SpectronApi, path: str) -> bool:
         f"Spectron did not register scope {path}: {response.status} {response.message}",
         hint="the node may be tombstoned, or a limit of depth or number of nodes is reached",
     )
+
+
+def _is_older(response: Response) -> bool:
+    """Whether the node was there before this call: some servers answer 201 again for a node that exists."""
+    created = response.body.get("createdAt") if isinstance(response.body, dict) else None
+    if not isinstance(created, str) or response.date is None:
+        return False
+    try:
+        made = datetime.fromisoformat(created.replace("Z", "+00:00"))
+    except ValueError:
+        return False
+    return parse_time(response.date) - (made if made.tzinfo else made.replace(tzinfo=UTC)) > JUST_NOW
 
 
 async def ensure(api: SpectronApi, paths: Iterable[str]) -> None:

@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -390,7 +390,14 @@ def test_killed_around_the_call_it_holds_up_every_replay_until_it_is_run_again(
     assert "begun but not finished" in told(capsys)["error"]["message"]
     assert 0 == run(["status", "--json"])
     assert "erase" in told(capsys)["next"]
+    waits: list[float] = []
+
+    async def outlast(api: SpectronApi, already_s: float = 0.0) -> None:
+        waits.append(api.timeout_s - already_s)
+
+    monkeypatch.setattr(SpectronApi, "outlast_requests", outlast)
     assert 0 == erase(f"user/{user}")
+    assert 1 == len(waits)
     replayed([memory(number, user) for number in range(3)])
     assert [f"{user} remembers thing number {number}" for number in range(3)] == [
         turn.content for turn in turns_of(led_to, user)
@@ -414,9 +421,22 @@ def test_shards_are_erased_together(led_to: RunningServer, user: str) -> None:
     assert [2, 2, 2, 2] == [len(turns_of(led_to, f"{user}{letter}")) for letter in "abcd"]
 
 
-def erase_scope(server: RunningServer, state: Path, path: str, between: object = None) -> int:
+def erase_scope(
+    server: RunningServer,
+    state: Path,
+    path: str,
+    between: object = None,
+    *,
+    endpoint: str | None = None,
+    waited: Callable[[float], None] = lambda seconds: None,
+) -> int:
+    async def sleep(seconds: float) -> None:
+        waited(seconds)
+        await asyncio.sleep(0)
+
     async def work() -> int:
-        async with SpectronApi(server.base_url, server.context, api_key=server.api_key, timeout_s=20.0) as api:
+        where = endpoint or server.base_url
+        async with SpectronApi(where, server.context, api_key=server.api_key, timeout_s=20.0, sleep=sleep) as api:
             with Ledger.open_for_writing(state) as ledger:
                 known = ledger.migration()
                 assert known is not None
@@ -450,7 +470,7 @@ def test_a_tombstoned_node_of_others_below_a_scope_prevents_the_erase(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
     """Tombstoning takes the node alone: what was written there is still there, and would go."""
-    dump = write_raw(tmp_path / "all.json", [memory(number, user, f"{user} thing {number}") for number in range(60)])
+    dump = write_raw(tmp_path / "all.json", [memory(number, user, f"{user} thing {number}") for number in range(40)])
     replay(spectron, tmp_path / "state", [dump])
     theirs = f"user/{user}/diary"
     call_api(spectron, "POST", "/scopes", {"path": theirs})
@@ -465,7 +485,7 @@ def test_a_tombstoned_node_of_others_below_a_scope_prevents_the_erase(
 def test_a_node_of_others_made_before_the_confirmation_prevents_the_erase(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
-    dump = write_raw(tmp_path / "all.json", [memory(number, user, f"{user} thing {number}") for number in range(60)])
+    dump = write_raw(tmp_path / "all.json", [memory(number, user, f"{user} thing {number}") for number in range(40)])
     replay(spectron, tmp_path / "state", [dump])
     theirs = f"user/{user}/diary"
 
@@ -534,3 +554,53 @@ def test_what_was_refused_before_an_erase_holds_nothing_late_after_it(
     done = replay(spectron, state, [dump])
     assert 2 == done.written
     assert 0 == done.late
+
+
+def test_a_scope_that_holds_more_than_one_query_can_show_is_not_erased(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(55)])
+    replay(spectron, tmp_path / "state", [dump])
+    call_api(spectron, "POST", "/facts", {"text": "zzz their own words", "infer": "none", "scopes": [[f"user/{user}"]]})
+    with pytest.raises(NotLegal, match="cannot show"):
+        erase_scope(spectron, tmp_path / "state", f"user/{user}")
+    assert 56 == len(turns_of(spectron, user))
+
+
+def test_a_scope_of_others_that_a_server_answers_201_again_for_is_not_ours(user: str, tmp_path: Path) -> None:
+    first = write_raw(tmp_path / "first.json", [memory(1, f"{user}a")])
+    both = write_raw(tmp_path / "both.json", [memory(1, f"{user}a"), memory(1, f"{user}b")])
+    with server_here(tmp_path / "data", context="tests", fault_settings={"ahead_s": -3600.0}) as server:
+        replay(server, tmp_path / "state", [first])
+        call_api(server, "POST", "/scopes", {"path": f"user/{user}b"})
+        server.change_faults(ahead_s=0.0)
+        replay(server, tmp_path / "state", [both])
+        with pytest.raises(NotLegal, match="was not registered by this migration"):
+            erase_scope(server, tmp_path / "state", f"user/{user}b")
+
+
+@pytest.mark.parametrize("fault", ["cut_before", "cut_after", "500_after"])
+def test_a_call_to_erase_that_may_still_arrive_is_outlasted(
+    spectron: RunningServer, user: str, tmp_path: Path, fault: str
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(3)])
+    replay(spectron, tmp_path / "state", [dump])
+    calls = 0
+    waits: list[float] = []
+
+    def doubtful_at_first(seen: Seen) -> Fault:
+        nonlocal calls
+        calls += seen.path.endswith("/scopes/forget")
+        return fault if seen.path.endswith("/scopes/forget") and calls == 1 else "none"
+
+    def note(seconds: float) -> None:
+        waits.append(seconds)
+        if seconds >= 20.0:
+            with Ledger.open_for_reading(tmp_path / "state") as ledger:
+                assert [f"user/{user}"] == erasing.unfinished(ledger)
+
+    with misbehaving(spectron.base_url, doubtful_at_first) as proxy:
+        erase_scope(spectron, tmp_path / "state", f"user/{user}", endpoint=proxy.base_url, waited=note)
+    assert 20.0 <= max(waits)
+    with Ledger.open_for_reading(tmp_path / "state") as ledger:
+        assert [] == erasing.unfinished(ledger)
