@@ -1,7 +1,8 @@
-"""Settings: where things are, and how fast. Options beat the environment, which beats `spectron-migrate.yaml`.
+"""Settings: where things are, and how fast.
 
-What decides *what is written* is in the mapping. Keys come from the environment or from a file that the settings name;
-a literal key is refused, and no key is ever printed.
+An option overrides the environment, which overrides `spectron-migrate.yaml`. What decides *what is written* is in the
+mapping. Keys come from the environment or from a file that the settings name; a literal key is refused, and no key is
+ever printed.
 """
 
 from spectron_migrate.settings.load import load_settings

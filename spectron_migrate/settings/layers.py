@@ -1,4 +1,4 @@
-"""Looks settings up in their layers (options beat environment beats file) and parses each to its type."""
+"""Looks settings up and parses each to its type: an option overrides the environment, which overrides the file."""
 
 from __future__ import annotations
 
@@ -111,18 +111,15 @@ class Layers:
 
     def key(self, key: str) -> Secret | None:
         """A key from the environment, or from a file that the settings name; never from the settings themselves."""
-        node = self.variables.get(key)
-        if node is None:
-            node = self.written.get(key)
-            if node is None:
-                return None
-            if isinstance(node.value, Mapping):
-                return self._key_from_file(key, node)
-            if not isinstance(node.value, str) or not _VARIABLE.fullmatch(node.value.strip()):
-                variable = "MEM0_API_KEY" if key.startswith("mem0") else "SPECTRON_API_KEY"
-                hint = f'write api_key: "${{{variable}}}", or api_key: {{file: FILE}}'
-                self.problems.add(node.where, f"`{key}` must not contain the key itself", hint=hint)
-                return None
+        written = self.written.get(key)
+        is_section = written is not None and isinstance(written.value, Mapping)
+        if written is not None and not is_section and not _is_variable(written):
+            variable = "MEM0_API_KEY" if key.startswith("mem0") else "SPECTRON_API_KEY"
+            hint = f'write api_key: "${{{variable}}}", or api_key: {{file: FILE}}'
+            self.problems.add(written.where, f"`{key}` must not contain the key itself", hint=hint)
+            return None
+        if key not in self.variables and written is not None and is_section:
+            return self._key_from_file(key, written)
         return self.parsed(key, parse_key)
 
     def _key_from_file(self, key: str, node: Node) -> Secret | None:
@@ -202,6 +199,10 @@ class Layers:
         if value is not None and (value < 0 or (value == 0 and not zero)):
             self.problems.add(node.where, f"`{key}` must be longer than nothing")
         return default if value is None else value
+
+
+def _is_variable(node: Node) -> bool:
+    return isinstance(node.value, str) and _VARIABLE.fullmatch(node.value.strip()) is not None
 
 
 def _float(node: Node | None) -> float | None:

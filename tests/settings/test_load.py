@@ -1,4 +1,4 @@
-"""Options beat the environment, which beats the file; all problems are reported at once, and no key is."""
+"""Options override the environment, which overrides the file; all problems are reported at once, and no key is."""
 
 import json
 import traceback
@@ -191,6 +191,7 @@ def test_a_wrong_endpoint_is_refused_without_repeating_it(text: str) -> None:
 def test_a_literal_key_is_refused_and_not_repeated(key: str) -> None:
     """Files are committed, mailed and printed."""
     said = refusal(f"spectron:\n  api_key: {key}", env={"K": "v"})
+    assert said == refusal(f"spectron:\n  api_key: {key}", env={"K": "v", "SPECTRON_API_KEY": "another"})
 
     assert "settings.yaml:3: `spectron.api_key` must not contain the key itself" == said
 
