@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,9 @@ from spectron_migrate.files.private import make_private_directory
 from spectron_migrate.ledger import sqlite, upgrade
 from spectron_migrate.ledger.schema import DDL, FORMAT
 from spectron_migrate.records import digest
+
+_PLANNED = ("fact", "version", "memory", "selector_path", "selector", "lane", "plan", "scan", "scope", "migration")
+"""The tables of a plan of which nothing was sent, in an order in which each may be emptied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,8 @@ class Ledger:
         """A private copy that may be planned into and is thrown away; empty where there is no ledger yet."""
         path = state / "ledger.db"
         fresh = not state.is_dir()
-        make_private_directory(state)
+        with suppress(OSError):  # it is for the copy alone, which can also be among the temporary files
+            make_private_directory(state)
         original = sqlite.connect(path, read_only=True) if path.exists() else None
         try:
             if original is not None:
@@ -124,7 +128,7 @@ class Ledger:
                 private.connection.executescript(f"{DDL}PRAGMA user_version = {FORMAT};")
             upgrade.bring_up_to_date(private.connection)
             private.connection.execute("BEGIN IMMEDIATE")  # for good: nothing of this is ever committed
-            if fresh:
+            if fresh and state.is_dir():
                 _remove_empty(state)
             yield cls(path, private.connection, private=private)
         finally:
@@ -189,8 +193,14 @@ class Ledger:
         now: str,
         shard: tuple[int, int] = (0, 1),
     ) -> MigrationRow:
-        """Make this the ledger of a migration, or check that it is; raises WrongLedger. Call inside a transaction."""
+        """Make this the ledger of a migration, or check that it is; raises WrongLedger. Call inside a transaction.
+
+        A ledger from which nothing was sent yet belongs to nobody: another context or source replaces its plan.
+        """
         known = self.migration()
+        if known is not None and (known.context, known.source) != (context, source) and not self._has_sent():
+            self._forget_plan()
+            known = None
         if known is None:
             self.db.execute(
                 "INSERT INTO migration"
@@ -208,6 +218,15 @@ class Ledger:
                     hint="give each migration its own --state directory",
                 )
         return known
+
+    def _has_sent(self) -> bool:
+        """Whether a scope was to be registered or a session to be opened: what belongs to a server from then on."""
+        sent = "SELECT 1 FROM session UNION ALL SELECT 1 FROM scope WHERE intended_at IS NOT NULL"
+        return self.db.execute(f"{sent} LIMIT 1").fetchone() is not None
+
+    def _forget_plan(self) -> None:
+        for table in _PLANNED:
+            self.db.execute(f"DELETE FROM {table}")
 
     def keep_server(self, endpoint: str, principal: str) -> None:
         """Note where the migration writes, and as whom. Call inside a transaction."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.errors import InputError, LedgerLocked
+from spectron_migrate.errors import InputError, LedgerLocked, MigrateError, WrongLedger
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import plans
 from spectron_migrate.ledger.schema import FORMAT
@@ -66,3 +66,21 @@ def test_a_ledger_of_a_version_to_come_is_refused(spectron: RunningServer, user:
     db.close()
     with pytest.raises(InputError, match=f"has format {FORMAT + 1}, this version reads formats 1 to {FORMAT}"):
         replay_in_no_time(spectron, tmp_path / "state", dump)
+
+
+def test_a_ledger_from_which_nothing_was_sent_belongs_to_no_context_yet(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    state, raw = tmp_path / "state", write_raw(tmp_path / "all.json", [memory(1, user), memory(2, user)])
+    mistyped = RunningServer(context="testz", api_key=spectron.api_key)
+    mistyped.base_url = spectron.base_url
+    with pytest.raises(MigrateError):
+        replay(mistyped, state, [raw])
+    with Ledger.open_for_reading(state) as ledger:
+        assert "testz" == ledger.migration().context  # type: ignore[union-attr]
+    summary = replay(spectron, state, [raw])
+    assert 2 == summary.written
+    with Ledger.open_for_reading(state) as ledger:
+        assert spectron.context == ledger.migration().context  # type: ignore[union-attr]
+    with pytest.raises(WrongLedger):
+        replay(mistyped, state, [raw])
