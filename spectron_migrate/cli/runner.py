@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from spectron_migrate import __version__
+from spectron_migrate.cli.disk import disk_error
 from spectron_migrate.cli.options import GlobalOptions
 from spectron_migrate.cli.signals import interrupted
-from spectron_migrate.cli.terminal import TerminalReporter, printable
+from spectron_migrate.cli.terminal import TerminalReporter, make_printable, printable
 from spectron_migrate.errors import ExitCode, MigrateError
 from spectron_migrate.records import Json, format_time
 
@@ -53,6 +54,8 @@ class Invocation:
     console: Console
     reporter: TerminalReporter
     environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+    state: Path = Path(".spectron-migrate")
+    """The state directory, as far as it is known."""
 
     @property
     def shows_tables(self) -> bool:
@@ -69,7 +72,9 @@ class Invocation:
         from spectron_migrate.settings import load_settings
 
         given = {**(overrides or {}), "state": self.options.state}
-        return load_settings(self.options.config, env=self.environment, overrides=given)
+        settings = load_settings(self.options.config, env=self.environment, overrides=given)
+        self.state = settings.state
+        return settings
 
     def ask(self, question: str) -> str:
         """Ask on stderr; the answer without surrounding spaces."""
@@ -85,6 +90,7 @@ def run_command(command: str, options: GlobalOptions, run: Callable[[Invocation]
     else goes to stderr.
     """
     began = time.monotonic()
+    make_printable()
     try:
         invocation = _prepare(options)
     except KeyboardInterrupt:  # importing rich takes a while
@@ -100,6 +106,9 @@ def run_command(command: str, options: GlobalOptions, run: Callable[[Invocation]
         return _discard_output()
     except Exception as error:
         reporter.close()
+        of_disk = disk_error(error, state=invocation.state)
+        if of_disk is not None:
+            return print_error(command, of_disk, as_json=options.as_json, warnings=reporter.warnings, began=began)
         return _print_bug(command, error, options, began=began)
     reporter.close()
     _append_to_log(options, {"event": "end", "command": command, "exit_code": int(result.exit_code)})
@@ -125,6 +134,7 @@ def _prepare(options: GlobalOptions) -> Invocation:
         options,
         Console(soft_wrap=True, highlight=False, markup=False, emoji=False),
         TerminalReporter(quiet=options.quiet or options.as_json, verbose=options.verbose),
+        state=options.state or Path(".spectron-migrate"),
     )
 
 
@@ -173,9 +183,10 @@ def _print_bug(command: str, error: Exception, options: GlobalOptions, *, began:
     """Write the traceback of an unexpected error to the log; people get one sentence."""
     trace = _without_keys("".join(traceback.format_exception(error)))
     path = _append_to_log(options, {"event": "bug", "command": command, "traceback": trace}, create=True)
+    where = f"the traceback is in {path}" if path else "no log can be written here: -v shows the traceback"
     bug = MigrateError(
         f"this is a bug in spectron-migrate: {type(error).__name__}",
-        hint=f"the traceback is in {path}; everything that was recorded is kept, and running again is safe",
+        hint=f"{where}; everything that was recorded is kept, and running again is safe",
     )
     if options.verbose:
         sys.stderr.write(trace)
@@ -208,21 +219,27 @@ def _print_json(
         _discard_output()
 
 
-def _append_to_log(options: GlobalOptions, record: dict[str, Json], *, create: bool = False) -> Path:
-    """Append to `log.jsonl` in the state directory: counts and codes, never a memory's text or a key."""
+def _append_to_log(options: GlobalOptions, record: dict[str, Json], *, create: bool = False) -> Path | None:
+    """Append to `log.jsonl` in the state directory: counts and codes, never a memory's text or a key.
+
+    Returns its path; None where the disk does not take it, which must not hide how the command ended.
+    """
     state = options.state or Path(".spectron-migrate")
     path = state / "log.jsonl"
-    if create:
-        from spectron_migrate.files.private import make_private_directory
+    line = json.dumps({"at": format_time(datetime.now(UTC)), "version": __version__, **record})
+    try:
+        if create:
+            from spectron_migrate.files.private import make_private_directory
 
-        make_private_directory(state)
-    if state.is_dir():
-        line = json.dumps({"at": format_time(datetime.now(UTC)), "version": __version__, **record})
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            os.write(descriptor, (line + "\n").encode())
-        finally:
-            os.close(descriptor)
+            make_private_directory(state)
+        if state.is_dir():
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                os.write(descriptor, (line + "\n").encode())
+            finally:
+                os.close(descriptor)
+    except OSError:
+        return None
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,13 @@ LINE_EVERY = 5000
 def printable(text: str) -> str:
     """Text whose control characters are escaped (`\\x1b`), line breaks aside: a terminal shows them, never obeys."""
     return "".join(letter if letter.isprintable() or letter == "\n" else f"\\x{ord(letter):02x}" for letter in text)
+
+
+def make_printable() -> None:
+    """Print a replacement for what the encoding of stdout or stderr lacks, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 class TerminalReporter:

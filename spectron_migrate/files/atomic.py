@@ -7,7 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,7 +18,8 @@ from spectron_migrate.records import Json
 def replacing(path: Path, *, durable: bool = False, mode: int = 0o600) -> Iterator[BinaryIO]:
     """A file to write to that gets the name `path` at the end of the block; a reader sees the old file or the new one.
 
-    After an exception `path` is as it was. `durable`: the new file survives a power cut. Raises OSError.
+    After an exception `path` is as it was. `durable`: the new file survives a power cut. Raises OSError, which names
+    the path.
     """
     draft = _draft_of(path)
     try:
@@ -28,8 +29,11 @@ def replacing(path: Path, *, durable: bool = False, mode: int = 0o600) -> Iterat
             if durable:
                 os.fsync(file.fileno())
         draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(draft)):
+            error.filename, error.filename2 = str(path), None
         raise
     if durable:
         sync_folder(path.parent)

@@ -6,7 +6,10 @@ from pathlib import Path
 
 
 def make_private_directory(folder: Path) -> None:
-    """Make a directory that only its owner may enter and that git ignores; an existing one stays as it is."""
+    """Make a directory that only its owner may enter and that git ignores; an existing one stays as it is.
+
+    Raises OSError, which names the path, also where a file or a link to nothing has this name.
+    """
     if folder.is_dir():
         return
     folder.mkdir(mode=0o700, parents=True)

@@ -33,9 +33,14 @@ _PRIVATE_NAME = ".scratch-"
 
 def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     """Open a file that is there."""
+    mode = "rw"
+    if read_only:
+        # Readers of a journal make a file beside it; where nobody can make one, nobody writes either.
+        nobody_writes = not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
+        mode = "ro&immutable=1" if nobody_writes else "ro"
     # Written from one thread at a time (`writer`), never from two at once.
     connection = sqlite3.connect(
-        f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rw'}",
+        f"{path.resolve().as_uri()}?mode={mode}",
         uri=True,
         isolation_level=None,
         check_same_thread=False,

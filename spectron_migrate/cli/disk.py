@@ -1,0 +1,60 @@
+"""Errors of the disk as a user sees them: one sentence that names the path, whichever code met them."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from pathlib import Path
+
+from spectron_migrate.errors import InputError, MigrateError, Unreachable
+
+_LASTING = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EEXIST,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+}
+"""Until a person does something about the path."""
+_PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE}
+"""Of a file system that may answer again: a network drive, or too many open files."""
+_WITHOUT_PATH = {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE}
+"""Errors of a disk even where Python names no path: a write to an open file does not."""
+_OF_SQLITE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+
+
+def disk_error(error: BaseException, *, state: Path) -> MigrateError | None:
+    """The error that a user sees for one of the disk; None for any other error.
+
+    `state`: the directory to name where the error names no path.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        found = (disk_error(each, state=state) for each in error.exceptions)
+        return next((each for each in found if each is not None), None)
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        return _sentence(state, str(error), code == sqlite3.SQLITE_IOERR) if code in _OF_SQLITE else None
+    if not isinstance(error, OSError) or isinstance(error, ConnectionError):
+        return None
+    if error.filename is None and error.errno not in _WITHOUT_PATH:
+        return None
+    if error.errno not in _LASTING | _PASSING:
+        return None
+    named = error.filename2 or error.filename or state
+    path = named.decode(errors="replace") if isinstance(named, bytes) else str(named)
+    return _sentence(path, error.strerror or type(error).__name__, error.errno in _PASSING)
+
+
+def _sentence(path: Path | str, reason: str, may_pass: bool) -> MigrateError:
+    kind = Unreachable if may_pass else InputError
+    return kind(
+        f"cannot read or write {path}: {reason[:1].lower()}{reason[1:]}",
+        hint="is there room, and may you write there? what was recorded is kept, and running again is safe",
+    )

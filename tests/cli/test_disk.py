@@ -1,0 +1,184 @@
+"""A directory that cannot be written: one sentence with the path, exit 2, one JSON object, whichever command runs."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectron_migrate.local.testing import RunningServer
+from tests.cli.support import command_line, environment_for
+from tests.support import output
+from tests.support.spectron import memory, write_raw
+
+_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE = 24, 1
+
+
+def obey_permissions() -> None:
+    """In a child that is root: the program that it becomes may only write where the permissions allow it."""
+    ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, 0, 0, 0)
+
+
+def small_disk() -> None:
+    """In a child: no file may grow beyond 48 KiB, as on a disk that is nearly full."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (48 * 1024, 48 * 1024))
+
+
+def a_file(path: Path) -> None:
+    path.write_text("not a directory\n")
+
+
+def a_dangling_link(path: Path) -> None:
+    path.symlink_to(path.with_name("nowhere") / "deeper")
+
+
+def a_read_only_directory(path: Path) -> None:
+    path.mkdir()
+    path.chmod(0o500)
+
+
+def below_a_file(path: Path) -> None:
+    path.parent.rmdir()
+    path.parent.write_text("not a directory\n")
+
+
+COMMANDS: dict[str, list[str]] = {
+    "export": ["export", "--from", "get_all.json", "--dump", "PLACE"],
+    "replay": ["replay", "--dump", "get_all.json", "--state", "PLACE"],
+    "follow": ["replay", "--follow", "--state", "PLACE"],
+    "status": ["status", "--state", "PLACE"],
+    "dual-verify": ["dual-verify", "--dump", "get_all.json", "--state", "PLACE"],
+    "cutover start": ["cutover", "start", "--yes", "--state", "PLACE"],
+    "cutover check": ["cutover", "check", "--state", "PLACE"],
+    "erase": ["erase", "--migration", "x", "--yes", "--state", "PLACE"],
+    "rehearse": ["rehearse", "--dump", "get_all.json", "--keep", "PLACE"],
+    "local": ["local", "--port", "0", "--data", "PLACE"],
+    "doctor --probe": ["doctor", "--probe", "--state", "PLACE"],
+}
+
+
+def run_in(
+    folder: Path, server: RunningServer, words: list[str], prepare: Callable[[], None] = obey_permissions
+) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    ended = subprocess.run(
+        command_line(*words, "--json"),
+        cwd=folder,
+        env={**environment_for(server), "PYTHONDONTWRITEBYTECODE": "1"},
+        preexec_fn=prepare,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in ended.stderr
+    assert 1 == ended.stdout.count("\n"), ended.stdout + ended.stderr
+    answer = json.loads(ended.stdout)
+    output.check(answer)
+    assert ended.returncode == answer["exit_code"]
+    return ended, answer
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_calls_a_directory_that_it_cannot_write_a_bug(
+    command: str, spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    write_raw(tmp_path / "get_all.json", [memory(1, user)])
+    place = tmp_path / "place"
+    a_read_only_directory(place)
+    words = [str(place) if word == "PLACE" else word for word in COMMANDS[command]]
+    _, answer = run_in(tmp_path, spectron, words)
+    assert 1 != answer["exit_code"], answer
+
+
+@pytest.mark.parametrize(
+    ("command", "place"),
+    [
+        ("export", a_file),
+        ("export", a_dangling_link),
+        ("export", below_a_file),
+        ("replay", a_file),
+        ("replay", a_dangling_link),
+        ("replay", below_a_file),
+        ("replay", a_read_only_directory),
+        ("rehearse", a_dangling_link),
+        ("rehearse", a_read_only_directory),
+    ],
+)
+def test_a_path_that_takes_no_directory_is_named_in_one_sentence(
+    command: str, place: Callable[[Path], None], spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    write_raw(tmp_path / "get_all.json", [memory(1, user)])
+    path = tmp_path / "outer" / "place"
+    path.parent.mkdir()
+    place(path)
+    words = [str(path) if word == "PLACE" else word for word in COMMANDS[command]]
+    _, answer = run_in(tmp_path, spectron, words)
+    assert 2 == answer["exit_code"], answer
+    assert str(path.parent) in answer["error"]["message"]
+    assert "\n" not in answer["error"]["message"]
+
+
+@pytest.mark.parametrize("command", ["export", "replay"])
+def test_a_full_disk_is_one_sentence_with_the_path(
+    command: str, spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    write_raw(tmp_path / "get_all.json", [memory(each, user, "tea " * 400 + str(each)) for each in range(60)])
+    place = tmp_path / "place"
+    words = [str(place) if word == "PLACE" else word for word in COMMANDS[command]]
+    _, answer = run_in(tmp_path, spectron, words, small_disk)
+    assert answer["exit_code"] in (2, 7)
+    assert "place" in answer["error"]["message"]
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_dry_run_needs_no_directory_that_it_can_write(
+    known: bool, spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    write_raw(tmp_path / "get_all.json", [memory(1, user), memory(2, user)])
+    if known:
+        run_in(tmp_path, spectron, ["replay", "--dump", "get_all.json", "--limit", "1"])
+        (tmp_path / ".spectron-migrate").chmod(0o500)
+    tmp_path.chmod(0o500)
+    try:
+        before = sorted(os.listdir(tmp_path))
+        _, answer = run_in(tmp_path, spectron, ["replay", "--dump", "get_all.json", "--dry-run"])
+        assert 0 == answer["exit_code"], answer
+        assert (1 if known else 2) == answer["forecast"]["memories"]
+        assert before == sorted(os.listdir(tmp_path))
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_status_reads_a_ledger_in_a_directory_that_it_cannot_write(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    write_raw(tmp_path / "get_all.json", [memory(1, user)])
+    run_in(tmp_path, spectron, ["replay", "--dump", "get_all.json"])
+    (tmp_path / ".spectron-migrate").chmod(0o500)
+    _, answer = run_in(tmp_path, spectron, ["status"])
+    assert 0 == answer["exit_code"], answer
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+def test_what_the_terminal_cannot_show_is_replaced(
+    encoding: str, spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    write_raw(tmp_path / "get_all.json", [memory(1, user, "茶 ☕ ż")])
+    for words in (["replay", "--dump", "get_all.json", "--dry-run"], ["replay", "--dump", "茶.json"]):
+        ended = subprocess.run(
+            command_line(*words),
+            cwd=tmp_path,
+            env={**environment_for(spectron), "PYTHONIOENCODING": encoding},
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert b"Traceback" not in ended.stderr
+        assert b"bug" not in ended.stderr
