@@ -55,15 +55,20 @@ def _check_readable(section: Mapping[str, Any], now: datetime) -> Check:
 def _check_version(section: Mapping[str, Any], version: str | None) -> Check:
     """Warn of versions of mem0ai that erase the store they open."""
     from spectron_migrate.mem0.open import read_mem0_config
+    from spectron_migrate.mem0.stores.config_spellings import TYPESCRIPT
     from spectron_migrate.mem0.stores.oss_config import vector_store
 
     config = section["oss"].get("config") or "default"
-    store = vector_store(read_mem0_config(str(config)))
+    mem0_config = read_mem0_config(str(config))
+    store = vector_store(mem0_config)
+    erases_when_opened = store.provider == "qdrant" and store.path is not None and not store.settings.get("on_disk")
+    if erases_when_opened and TYPESCRIPT in mem0_config:
+        finding = f"Mem0 for TypeScript erases {store.path} when an application opens it without `onDisk: true`"
+        return Check("mem0 version", "warn", finding, "back up the folder, and set onDisk: true in every config of it")
     if version is None:
         finding = "mem0ai is not installed here, so dual-verify cannot ask Mem0"
         return Check("mem0 version", "unknown", finding)
-    may_erase = store.provider == "qdrant" and store.path is not None and not store.settings.get("on_disk")
-    if not may_erase:
+    if not erases_when_opened:
         return Check("mem0 version", "ok", f"mem0ai {version}, {store.provider}")
     if _version_tuple(version) <= LAST_ERASING_VERSION:
         finding = f"mem0ai {version} erases {store.path} when an application opens it without `on_disk: true`"

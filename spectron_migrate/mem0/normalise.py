@@ -107,7 +107,9 @@ def normalise(row: Any, *, now: datetime, head: Mapping[str, Json] | None = None
 
 def from_payload(row_id: Any, payload: Mapping[str, Json], *, now: datetime) -> Memory | Skipped:
     """Convert a row as the vector store holds it; every field that is not Mem0's own is the user's metadata."""
-    rest = _with_python_names(dict(payload), _PAYLOAD_CAMEL)
+    rest = dict(payload)
+    of_user = _take_times_of_user(rest) if "createdAt" in rest else {}
+    _with_python_names(rest, _PAYLOAD_CAMEL)
     raw: dict[str, Json] = {}
     memory_id = row_id if row_id.__class__ is str and row_id else _odd_identifier(row_id, "id", raw)
     if memory_id is None:
@@ -118,7 +120,10 @@ def from_payload(row_id: Any, payload: Mapping[str, Json], *, now: datetime) -> 
     if text is None:
         return Skipped(id=memory_id, reason=NO_TEXT)
     extra = {name: rest.pop(name) for name in ("text_lemmatized", "attributed_to") if rest.get(name) is not None}
-    return _build(memory_id, text, rest, raw, extra, now=now, metadata=None)
+    result = _build(memory_id, text, rest, raw, extra, now=now, metadata=None)
+    if of_user and isinstance(result, Memory):
+        return replace(result, metadata={**result.metadata, **of_user})
+    return result
 
 
 def from_item(item: Mapping[str, Json], *, now: datetime) -> Memory | Skipped:
@@ -141,6 +146,13 @@ def from_item(item: Mapping[str, Json], *, now: datetime) -> Memory | Skipped:
     if rest.get("run_id") is None and rest.get("session_id") is not None:
         rest["run_id"] = rest.pop("session_id")
     return _build(memory_id, text, rest, raw, extra, now=now, metadata=metadata)
+
+
+def _take_times_of_user(rest: dict[str, Json]) -> dict[str, Json]:
+    """In a payload that Mem0 for TypeScript wrote, `created_at` and `updated_at` are the user's metadata."""
+    if "textLemmatized" not in rest:
+        return {}
+    return {name: rest.pop(name) for name in ("created_at", "updated_at") if name in rest}
 
 
 def _lift_own_fields(metadata: dict[str, Json], rest: dict[str, Json], extra: dict[str, Json]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from spectron_migrate.errors import InputError
 from spectron_migrate.mem0.reader import Reader, Sleep
+from spectron_migrate.mem0.stores.config_spellings import python_config
 from spectron_migrate.mem0.stores.history import history_path, open_history
 from spectron_migrate.mem0.stores.oss_config import VectorStore, mem0_source_info, read_mem0_config, vector_store
 from spectron_migrate.records import SourceInfo
@@ -67,7 +68,8 @@ def open_oss(config: Mapping[str, Any], *, now: datetime, sleep: Sleep | None = 
     store = vector_store(config)
     reader = _reader_of(store, mem0_source_info(config), now, sleep)
     try:
-        reader.history = open_history(history_path(config))
+        path = history_path(config)
+        reader.history = open_history(path) if path is not None else None
     except BaseException:
         reader.close()
         raise
@@ -84,7 +86,7 @@ def _reader_of(store: VectorStore, info: SourceInfo, now: datetime, sleep: Sleep
             from spectron_migrate.mem0.stores.qdrant_server import QdrantServer
 
             return QdrantServer(store, info, now=now, sleep=sleep)
-        case (("pgvector" | "supabase"), _):
+        case (("pgvector" | "supabase"), _) if store.provider == "pgvector" or store.settings.get("connection_string"):
             from spectron_migrate.mem0.stores.pgvector import PgVectorReader
 
             return PgVectorReader(store, info, now=now)
@@ -92,6 +94,10 @@ def _reader_of(store: VectorStore, info: SourceInfo, now: datetime, sleep: Sleep
             from spectron_migrate.mem0.stores.faiss_folder import FaissFolder
 
             return FaissFolder(folder, store.collection, info, now=now, sleep=sleep or time.sleep)
+        case "memory", Path() as file:
+            from spectron_migrate.mem0.stores.typescript_sqlite import TypescriptSqlite
+
+            return TypescriptSqlite(file, info, now=now)
         case "chroma", Path() as folder:
             from spectron_migrate.mem0.stores.chroma_folder import ChromaFolder
 
@@ -126,4 +132,4 @@ def _kind_of(mem0: Mapping[str, Any]) -> str:
 def _config_of(section: Any) -> Mapping[str, Any]:
     """`{"config": "mem0.yaml"}` names a file; `{"config": {...}}` is the configuration itself."""
     config = section.get("config", "default") if isinstance(section, Mapping) else section
-    return config if isinstance(config, Mapping) else read_mem0_config(str(config))
+    return python_config(config, "mem0.oss.config") if isinstance(config, Mapping) else read_mem0_config(str(config))

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from spectron_migrate.errors import InputError
+from spectron_migrate.mem0.stores.config_spellings import TYPESCRIPT
+from spectron_migrate.mem0.stores.oss_config import MEMORY
 from spectron_migrate.mem0.stores.sqlite_readonly import ReadOnlyDb
 from spectron_migrate.mem0.times import utc_time
 from spectron_migrate.records import Json, to_bytes
@@ -33,6 +35,11 @@ _COLUMNS = (
     "actor_id",
     "role",
 )
+_TABLES: dict[str, dict[str, str]] = {
+    "history": {},
+    "memory_history": {"old_memory": "previous_value", "new_memory": "new_value", "event": "action"},
+}
+"""The tables of Mem0 for Python and for TypeScript, each with its names of our columns, where they differ."""
 
 
 class HistoryFile:
@@ -78,13 +85,16 @@ class HistoryFile:
             self._index.close()
 
     def _known_columns(self) -> tuple[str, ...]:
-        present = {row[1] for row in self._db.all("PRAGMA table_info(history)")}
-        if not {"memory_id", "new_memory", "event"} <= present:
-            raise InputError(f"{self.path} is not a history of Mem0", hint="check `history_db_path`")
-        return tuple(name for name in _COLUMNS if name in present)
+        for self._table, self._names in _TABLES.items():
+            present = {row[1] for row in self._db.all(f"PRAGMA table_info({self._table})")}
+            known = tuple(name for name in _COLUMNS if self._names.get(name, name) in present)
+            if {"memory_id", "new_memory", "event"} <= set(known):
+                return known
+        raise InputError(f"{self.path} is not a history of Mem0", hint="check `history_db_path`")
 
     def _rows(self, where: str, values: tuple[Any, ...]) -> Iterator[dict[str, Any]]:
-        sql = f"SELECT rowid, {', '.join(self._columns)} FROM history WHERE {where}"
+        columns = ", ".join(self._names.get(name, name) for name in self._columns)
+        sql = f"SELECT rowid, {columns} FROM {self._table} WHERE {where}"
         for row in self._db.all(sql, values):
             named = dict.fromkeys(_COLUMNS) | dict(zip(self._columns, row[1:], strict=True))
             yield {"row": row[0], **named}
@@ -113,13 +123,25 @@ def open_history(path: Path) -> HistoryFile | None:
     return HistoryFile(path) if path.is_file() else None
 
 
-def history_path(config: Mapping[str, Any]) -> Path:
-    """Where Mem0 keeps its history with this configuration."""
+def history_path(config: Mapping[str, Any]) -> Path | None:
+    """Where Mem0 keeps its history with this configuration; None if not in a file, or not at all."""
     named = config.get("history_db_path")
     if isinstance(named, str) and named:
         return Path(named)
+    if config.get(TYPESCRIPT) or (config.get("vector_store") or {}).get("provider") == MEMORY:
+        return _typescript_history(config)
     home = os.environ.get("MEM0_DIR") or os.path.join(os.path.expanduser("~"), ".mem0")
     return Path(home) / "history.db"
+
+
+def _typescript_history(config: Mapping[str, Any]) -> Path | None:
+    """TypeScript's `memory.db` in the working directory, unless the configuration says otherwise."""
+    section = config.get("history_store")
+    store: Mapping[str, Any] = section if isinstance(section, Mapping) else {}
+    if config.get("disable_history") or store.get("provider", "sqlite") != "sqlite":
+        return None
+    named = (store.get("config") or {}).get("historyDbPath")
+    return Path(named) if isinstance(named, str) and named else Path("memory.db")
 
 
 def _change_of_text(event: Mapping[str, Any]) -> tuple[bytes, int, str | None, bytes | None] | None:

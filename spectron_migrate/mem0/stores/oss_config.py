@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,9 +18,14 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from spectron_migrate.errors import InputError
 from spectron_migrate.mem0.addresses import without_credentials
+from spectron_migrate.mem0.stores.config_spellings import TYPESCRIPT, python_config
 from spectron_migrate.records import SourceInfo
 
 DEFAULT = "default"
+MEMORY = "memory"
+"""The default store of Mem0 for TypeScript, a SQLite file; Python's Mem0 does not have it."""
+
+_MEMORY_FILE = "vector_store.db"
 PROVIDERS = (
     "qdrant",
     "chroma",
@@ -50,6 +56,8 @@ PROVIDERS = (
 _EMBEDDED = ("qdrant", "faiss", "chroma")
 """Stores that Mem0 keeps under `/tmp/<provider>` if no path is given."""
 
+TYPESCRIPT_PROVIDERS = ("vectorize",)
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}|^env:([A-Za-z_][A-Za-z0-9_]*)$")
 _QDRANT_PORT = 6333
 _CREDENTIALS = ("password", "api_key", "token", "secret", "access_key")
 
@@ -64,7 +72,9 @@ class VectorStore:
 
     @property
     def path(self) -> Path | None:
-        """The folder of an embedded store, resolved from the working directory as Mem0 does."""
+        """The folder, or TypeScript's file, of an embedded store, resolved from the working directory as Mem0 does."""
+        if self.provider == MEMORY:
+            return _memory_file(self.settings.get("db_path"))
         if self.provider not in _EMBEDDED or self.url is not None:
             return None
         given = self.settings.get("path")
@@ -122,8 +132,9 @@ def read_mem0_config(path_or_default: str) -> dict[str, Any]:
     config = _parse(text, name)
     if not isinstance(config, dict):
         raise InputError(f"{name} is not a Mem0 configuration, but {_kind(config)}")
-    vector_store(config, name=name)  # refuse an unusable configuration before anything else happens
-    return config
+    converted = python_config(config, name)
+    vector_store(converted, name=name)  # refuse an unusable configuration before anything else happens
+    return converted
 
 
 def vector_store(config: Mapping[str, Any], *, name: str = "the Mem0 configuration") -> VectorStore:
@@ -134,10 +145,10 @@ def vector_store(config: Mapping[str, Any], *, name: str = "the Mem0 configurati
     if not isinstance(section, Mapping):
         raise InputError(f"vector_store in {name} is {_kind(section)}, not a section")
     provider = section.get("provider", "qdrant")
-    if provider not in PROVIDERS:
+    if provider not in (*PROVIDERS, MEMORY, *TYPESCRIPT_PROVIDERS):
         raise InputError(
             f"vector_store.provider in {name} is {provider!r}, which Mem0 does not have",
-            hint=f"it has {', '.join(PROVIDERS)}",
+            hint=f"it has {', '.join((*PROVIDERS, MEMORY, *TYPESCRIPT_PROVIDERS))}",
         )
     settings = section.get("config")
     if settings is None:
@@ -145,7 +156,11 @@ def vector_store(config: Mapping[str, Any], *, name: str = "the Mem0 configurati
     if not isinstance(settings, Mapping):
         raise InputError(f"vector_store.config in {name} is {_kind(settings)}, not a section")
     settings = {key: _from_environment(value, f"vector_store.config.{key}", name) for key, value in settings.items()}
-    collection = settings.get("collection_name") or settings.get("index_name") or "mem0"
+    is_typescript = bool(config.get(TYPESCRIPT))
+    if is_typescript and provider == "pgvector" and not settings.get("connection_string"):
+        settings.setdefault("dbname", "vector_store")
+    default = "memories" if is_typescript or provider == MEMORY else "mem0"
+    collection = settings.get("collection_name") or settings.get("index_name") or default
     if not isinstance(collection, str):
         raise InputError(f"vector_store.config.collection_name in {name} is {_kind(collection)}, not a name")
     return VectorStore(provider=provider, collection=collection, settings=settings)
@@ -166,6 +181,15 @@ def mem0_source_info(config: Mapping[str, Any]) -> SourceInfo:
     )
 
 
+def _memory_file(named: Any) -> Path:
+    """TypeScript's file of memories; older versions kept it in the working directory."""
+    if isinstance(named, str) and named:
+        return Path(os.path.realpath(os.path.expanduser(named)))
+    home = Path(os.path.expanduser("~")) / ".mem0" / _MEMORY_FILE
+    here = Path(os.path.realpath(_MEMORY_FILE))
+    return here if here.is_file() and not home.is_file() else home
+
+
 def _parse(text: str, name: str) -> Any:
     try:
         return json.loads(text)
@@ -183,16 +207,20 @@ def _parse(text: str, name: str) -> Any:
 
 
 def _from_environment(value: Any, field_name: str, name: str) -> Any:
-    """Replace `${NAME}` by the environment variable, so that the file needs no password."""
-    if not (isinstance(value, str) and value.startswith("${") and value.endswith("}")):
+    """Replace `${NAME}`, or OpenMemory's `env:NAME`, by the environment variable: the file then needs no password."""
+    if not isinstance(value, str):
         return value
-    variable = value[2:-1]
-    if variable not in os.environ:
-        raise InputError(
-            f"{field_name} in {name} refers to the environment variable {variable}, which is not set",
-            hint=f"set {variable}",
-        )
-    return os.environ[variable]
+
+    def filled(reference: re.Match[str]) -> str:
+        variable = reference[1] or reference[2]
+        if variable not in os.environ:
+            raise InputError(
+                f"{field_name} in {name} refers to the environment variable {variable}, which is not set",
+                hint=f"set {variable}",
+            )
+        return os.environ[variable]
+
+    return _VARIABLE.sub(filled, value)
 
 
 def _postgres_location(settings: Mapping[str, Any]) -> str:

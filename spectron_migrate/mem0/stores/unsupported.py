@@ -29,10 +29,12 @@ REASONS = {
     "pinecone": f"{_NEAREST}, and an error there reads as an empty store",
     "redis": "opening it with Mem0's class can rebuild the live index",
     "s3_vectors": _CREATES,
+    "supabase": "only with a `connection_string`: through its REST interface, row-level security hides rows silently",
     "turbopuffer": _NEAREST,
     "upstash_vector": _NEAREST,
     "valkey": _NEAREST,
     "vertex_ai_vector_search": _NEAREST,
+    "vectorize": _CREATES,
     "weaviate": "its listing in Mem0 leaves out your own metadata",
 }
 OWN_DUMP = (

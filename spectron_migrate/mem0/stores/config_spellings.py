@@ -1,0 +1,101 @@
+"""Brings a configuration of Mem0 for Python, Mem0 for TypeScript, OpenMemory or OpenClaw into Python's spelling. Pure.
+
+A key that is not understood is refused: the store that Mem0 opens by default is another one than the one meant.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from spectron_migrate.errors import InputError
+from spectron_migrate.settings.strict_yaml import nearest
+
+TYPESCRIPT = "typescript"
+"""Key of a converted configuration that says that Mem0 for TypeScript has it, whose defaults differ."""
+
+_TOP = (
+    *("vector_store", "history_db_path", "history_store", "llm", "embedder", "graph_store", "reranker", "version"),
+    *("custom_prompt", "custom_instructions", "custom_fact_extraction_prompt", "custom_update_memory_prompt"),
+    *("custom_categories", "disable_history", "enable_graph", "telemetry", "collection_name", "name", "logger"),
+)
+_STORE = ("provider", "config")
+_SETTINGS = {
+    "qdrant": (
+        *("collection_name", "embedding_model_dims", "client", "host", "port", "path", "url", "api_key", "on_disk"),
+        *("https", "dimension", "timeout", "prefer_grpc", "grpc_port"),
+    ),
+    "chroma": ("collection_name", "client", "path", "host", "port", "api_key", "tenant", "database", "ssl", "url"),
+    "faiss": (*("collection_name", "path", "distance_strategy", "normalize_l2", "embedding_model_dims", "dimension"),),
+    "memory": ("collection_name", "db_path", "dimension", "embedding_model_dims"),
+}
+_CONTAINERS = ("mem0", "oss")
+_DEEPEST = 6
+_CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
+
+
+def python_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The configuration in Python's spelling; raises InputError, naming the key, for one that is not understood."""
+    inner = _inside(config)
+    converted: dict[str, Any] = {}
+    for key, value in inner.items():
+        python = snake(key)
+        if python in converted:
+            raise InputError(f"{name} has {key!r} in two spellings", hint="keep one of them")
+        if python not in (*_TOP, TYPESCRIPT):
+            raise InputError(f"{name} has the key {key!r}, which Mem0 does not know: {nearest(python, _TOP)}")
+        converted[python] = value
+    if "vectorStore" in inner or "historyStore" in inner or "historyDbPath" in inner:
+        converted[TYPESCRIPT] = True
+    if "vector_store" not in converted:
+        keys = ", ".join(map(str, config)) or "nothing"
+        raise InputError(
+            f"{name} names no vector store: it has {keys}",
+            hint="`default` instead of a file means the store that Memory() opens without a configuration",
+        )
+    section = converted["vector_store"]
+    if isinstance(section, Mapping):
+        converted["vector_store"] = _store(section, name, is_typescript=TYPESCRIPT in converted)
+    return converted
+
+
+def snake(key: str) -> str:
+    """`collectionName` as `collection_name`."""
+    return _CAMEL.sub(r"_\1", str(key)).lower() if not str(key).isupper() else str(key)
+
+
+def _store(section: Mapping[str, Any], name: str, *, is_typescript: bool) -> dict[str, Any]:
+    unknown = [key for key in section if key not in _STORE]
+    if unknown:
+        raise InputError(f"vector_store in {name} has the key {unknown[0]!r}: {nearest(str(unknown[0]), _STORE)}")
+    store = dict(section)
+    provider = store.get("provider")
+    if isinstance(provider, str):
+        provider = provider.replace("-", "_").lower()
+        store["provider"] = "neptune" if provider == "neptune_analytics" else provider
+    elif provider is None and is_typescript:
+        store["provider"] = "memory"
+    if isinstance(store.get("config"), Mapping):
+        settings = {snake(key): value for key, value in store["config"].items()}
+        known = _SETTINGS.get(store.get("provider", "qdrant"), tuple(settings))
+        for key in settings:
+            if key not in known:
+                raise InputError(f"vector_store.config in {name} has the key {key!r}: {nearest(key, known)}")
+        store["config"] = settings
+    return store
+
+
+def _inside(config: Mapping[str, Any], depth: int = 0) -> Mapping[str, Any]:
+    """Mem0's own part: OpenMemory has it under `mem0`, OpenClaw under `oss`, below the plug-in's name."""
+    if "vector_store" in config or "vectorStore" in config or depth > _DEEPEST:
+        return config
+    for key in _CONTAINERS:
+        if isinstance(config.get(key), Mapping):
+            return _inside(config[key], depth + 1)
+    found = [
+        inner
+        for value in config.values()
+        if isinstance(value, Mapping) and (inner := _inside(value, depth + 1)) is not value
+    ]
+    return found[0] if len(found) == 1 else config
