@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -86,6 +87,7 @@ class Fleet:
     def __init__(self, stage: Stage, count: int, capture: str) -> None:
         self.stage = stage
         self.capture = capture
+        self.killed: list[int] = []
         # Mem0 makes its table at the first write, and Postgres lets only one of several do so at the same moment.
         first = Process(stage, "p0", capture).ready()
         self.all = [first, *(Process(stage, f"p{number}", capture) for number in range(1, count))]
@@ -93,6 +95,7 @@ class Fleet:
 
     def kill_one(self) -> None:
         victim = self.live.pop(0)
+        self.killed.append(victim.process.pid)
         victim.process.kill()
         victim.process.wait(PATIENCE_S)
         self.all.append(Process(self.stage, f"p{len(self.all)}", self.capture))
@@ -181,6 +184,7 @@ def test_four_processes_through_all_phases(
             again = time.time()
             stage.shift(100)
             fleet.wait_for(from_spectron)
+            assert_gates_see(fleet)
             stage.step("closing")
             fleet.tell("read")
         assert stage.reconcile()
@@ -204,6 +208,14 @@ def judged(stage: Stage) -> None:
         memories = [row for row in reader.rows() if isinstance(row, Memory)]
     assert memories
     assert [] == oracle.find_violations(stage.server.database, stage.state, memories, load_mapping(None))
+
+
+def assert_gates_see(fleet: Fleet) -> None:
+    """What the gates `application`, `calls` and `processes` judge: it is attached, and one process was killed."""
+    seen = read_processes(fleet.stage.state)
+    assert {socket.gethostname()} == set(seen.last_reads)
+    assert seen.calls_measured
+    assert {f"{socket.gethostname()}/{pid}" for pid in fleet.killed} == set(seen.lost)
 
 
 def added_once(stage: Stage, calls: list[dict[str, Any]]) -> None:
