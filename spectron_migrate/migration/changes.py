@@ -42,19 +42,15 @@ class Settling:
 class Changes:
     """Chooses the memories of a dump that one round plans; afterwards `waiting_owners` are those who must wait."""
 
-    def __init__(
-        self, settling: Settling, *, unchanged: bool = False, most_waiting: int, deletions: bool = True
-    ) -> None:
+    def __init__(self, settling: Settling, *, unchanged: bool = False, most_waiting: int) -> None:
         """`unchanged`: the scan found nothing that an earlier round has not planned, so no memory is checked.
 
-        `deletions`: whether to plan that Mem0 no longer has a memory.
         `most_waiting`: how many owners of waiting memories are kept by name.
         """
         self.waiting = 0
         self.waiting_owners: set[str] | None = set()
         """Ids of the users, agents, runs and apps of waiting memories; None for too many."""
         self.unchanged = unchanged
-        self.deletions = deletions
         self._settling = settling
         self._most = most_waiting
         self._all = False

@@ -1,8 +1,8 @@
 """Writers that go on with Mem0 after `cutover complete`: what they left there, and how it comes to Spectron.
 
 A host that never read the routing, or a job that nobody thought of, writes to Mem0 as before. `read_late_writes` finds
-what is newer there than in the ledger; `bring_late_writes` delivers it as late memories. Neither carries over that Mem0
-no longer has a memory: once Spectron is the only store, an emptied Mem0 must not hide anything in it.
+what is newer there than in the ledger; `bring_late_writes` delivers it as late memories. Once a cutover is
+sealed, deletions are no longer carried over: an emptied Mem0 must not hide anything in Spectron.
 """
 
 from __future__ import annotations

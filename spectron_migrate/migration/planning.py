@@ -67,10 +67,12 @@ def make_plan(
     check_interrupted: Callable[[], None] = lambda: None,
     sharding: Sharding | None = None,
     changes: Changes | None = None,
+    deletions: bool = True,
 ) -> Planned:
     """Merge the memories that pass the filters into the ledger, in one transaction.
 
-    With `changes`, only what changed and has settled is merged, into the existing plan. `check_interrupted` is called
+    With `changes`, only what changed and has settled is merged, into the existing plan. `deletions`: whether to plan
+    that Mem0 no longer has a memory. `check_interrupted` is called
     for each memory and may raise.
 
     Raises WrongLedger for a ledger of another context or source, and InputError for memories without a rule and for
@@ -87,7 +89,7 @@ def make_plan(
         merge_into = partial(Merge, ledger, scan=scan, migration=migration.id, same_mapping=same_mapping, now=now)
         last = plan.last_plan(ledger)
         if last is not None:
-            if changes is None or changes.deletions:
+            if deletions:
                 _tombstone_unseen_captures(merge_into(last[0]), ledger, dump)
             messages.take_refused_apart(ledger.db, last[0])
             if last[1] == fingerprint:
@@ -105,7 +107,7 @@ def make_plan(
         if changes is None or not changes.unchanged:
             chosen = _chosen_memories(ledger, dump, filters, changes, reporter, check_interrupted)
             notes = _merge_memories(merge, ledger, dump, mapping, chosen, sharding, now=now)
-            if changes is None or changes.deletions:
+            if deletions:
                 _merge_tombstones(merge, ledger, dump, filters)
         _refuse_moves(merge.scope_changes)
         plan.finish_plan(ledger, number, mapping_digest=mapping.digest)

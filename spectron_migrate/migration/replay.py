@@ -117,6 +117,7 @@ class Replay:
                 reporter=self._reporter,
                 check_interrupted=self._raise_if_interrupted,
                 sharding=self._join(context, open_things, dry_run=True),
+                deletions=self._counts_deletions(),
             )
             with ledger.transaction():
                 if self._options.retry_failed:
@@ -162,6 +163,7 @@ class Replay:
                 check_interrupted=self._raise_if_interrupted,
                 sharding=sharding,
                 changes=self._changes,
+                deletions=self._counts_deletions(),
             )
             self._resolve(ledger)
             me = await self._read_unless_interrupted(
@@ -264,6 +266,10 @@ class Replay:
     def _others_write(self) -> bool:
         # After `complete` applications write to Spectron, and what they write is newer than anything in Mem0.
         return not self._options.supersede or read_journal(self._root).state.phase == "complete"
+
+    def _counts_deletions(self) -> bool:
+        # Once sealed, Mem0 is left: emptying it must not hide in Spectron what applications read there.
+        return not read_journal(self._root).state.sealed
 
     def _raise_if_interrupted(self) -> None:
         if self._interrupted is not None:

@@ -187,10 +187,9 @@ class Rounds:
     async def bring_late(self, api: SpectronApi) -> Round:
         """Run one round for what was written to Mem0 after `complete`; hold `round_lock` meanwhile.
 
-        Nothing that it writes supersedes anything, and that Mem0 no longer has a memory is not carried over. Raises
-        what `round` raises.
+        Nothing that it writes supersedes anything. Raises what `round` raises.
         """
-        return await self._read_and_deliver(api, compare=False, supersede=False, deletions=False)
+        return await self._read_and_deliver(api, compare=False, supersede=False)
 
     async def compare(self) -> Differences:
         """Read all of Mem0 and compare it with the ledger; nothing is sent. Hold `round_lock` meanwhile.
@@ -251,9 +250,7 @@ class Rounds:
             )
         return summary
 
-    async def _read_and_deliver(
-        self, api: SpectronApi, *, compare: bool, supersede: bool, deletions: bool = True
-    ) -> Round:
+    async def _read_and_deliver(self, api: SpectronApi, *, compare: bool, supersede: bool) -> Round:
         started = self._now()
         before = read_manifest(self.settings.dump)
         known = before is not None and before.digest == self._planned
@@ -268,7 +265,6 @@ class Rounds:
                 settling,
                 unchanged=known and _is_same(summary),
                 late=not supersede,
-                deletions=deletions,
             )
             self._first_seen = settling.first_seen
             concluded = await asyncio.to_thread(self._conclude, dump, began, summary, changes, done, compare)
@@ -292,12 +288,12 @@ class Rounds:
             )
 
     async def _deliver(
-        self, api: SpectronApi, dump: Dump, settling: Settling, *, unchanged: bool, late: bool, deletions: bool
+        self, api: SpectronApi, dump: Dump, settling: Settling, *, unchanged: bool, late: bool
     ) -> tuple[list[Changes], list[ReplaySummary]]:
         all_changes, done = [], []
         self._deferred.begin_run()
         for shard in shards_of(self.settings.state):
-            changes = Changes(settling, unchanged=unchanged, most_waiting=MOST_BEHIND, deletions=deletions)
+            changes = Changes(settling, unchanged=unchanged, most_waiting=MOST_BEHIND)
             options = ReplayOptions(
                 supersede=not late,
                 max_in_flight=self.settings.max_in_flight,

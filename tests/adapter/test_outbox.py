@@ -221,7 +221,8 @@ def test_without_a_follower_the_outbox_stands_still_and_everybody_says_so(
 async def evidence_of(stage: Stage) -> Evidence:
     """What the gates see once nobody has drained for an hour."""
     later = datetime.now(UTC) + timedelta(hours=1)
-    given: dict[str, Any] = {"mapping": load_mapping(None).digest, "max_lag_s": 60.0, "max_age_s": 86400.0}
+    mapping = load_mapping(None).digest
+    given: dict[str, Any] = {"mapping": mapping, "max_lag_s": 60.0, "max_age_s": 86400.0, "soak_s": 0.0}
     return await gather(stage.state, stage.folder / "dump", api=None, now=later, **given)
 
 

@@ -14,6 +14,7 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.state.late_writes import last_late_writes
 from tests.cutover.support import Operator
 from tests.mem0.qdrant_points import uuid
+from tests.support.spectron import replay
 
 
 @pytest.fixture
@@ -78,6 +79,14 @@ def test_deletions_in_mem0_after_complete_hide_nothing_in_spectron(completed: Op
     done, left = completed.bring_late_writes()
     assert 1 == done.written
     assert 5 == left.gone
+    with Ledger.open_for_reading(completed.scene.state) as ledger:
+        assert [] == ledger.db.execute("SELECT 1 FROM memory WHERE tombstoned_at IS NOT NULL").fetchall()
+
+
+def test_a_plain_replay_after_complete_hides_nothing_either(completed: Operator) -> None:
+    for number in range(5):
+        completed.scene.store.drop(number)
+    replay(completed.scene.server, completed.scene.state, [completed.scene.export()])
     with Ledger.open_for_reading(completed.scene.state) as ledger:
         assert [] == ledger.db.execute("SELECT 1 FROM memory WHERE tombstoned_at IS NOT NULL").fetchall()
 
