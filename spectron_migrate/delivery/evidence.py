@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from spectron_migrate.delivery.outcomes import SendOutcome, give_up
 from spectron_migrate.delivery.run import Run
-from spectron_migrate.errors import KeyRefused, ScopeRefused, Unreachable
+from spectron_migrate.errors import KeyRefused, MigrateError, ScopeRefused, Unreachable
 from spectron_migrate.ledger import sending, sessions
 from spectron_migrate.ledger.sending import IntendedFact
 from spectron_migrate.ledger.sessions import SessionRow
@@ -72,6 +72,22 @@ async def unclaimed_turns(
     if missing:
         return await give_up(run, facts, f"the listing of the session lacks {counted(len(missing), 'confirmed turn')}")
     return unclaimed(listed)
+
+
+async def has_ended(run: Run, fact: IntendedFact) -> bool:
+    """Whether the server no longer knows the session that it refused a fact for.
+
+    False for the first fact of a session: one that ends before it is used would be followed by another, for ever.
+    """
+    if fact.position == 0 or fact.session.server_id is None:
+        return False
+    try:
+        await run.api.turns(fact.session.server_id)
+    except UnknownSession:
+        return True
+    except MigrateError:
+        return False
+    return False
 
 
 async def turns_by_fact(run: Run, facts: Sequence[IntendedFact]) -> dict[int, Turn] | SendOutcome:

@@ -13,6 +13,7 @@ from math import ceil
 from spectron_migrate.delivery.deferred import Unanswered
 from spectron_migrate.delivery.evidence import (
     OTHER_TEXTS,
+    has_ended,
     has_text_of,
     is_certain,
     is_key_valid,
@@ -63,12 +64,19 @@ async def decide_first_send(run: Run, fact: IntendedFact, result: FactResult) ->
             return SendOutcome.DEFERRED
         case InFlight() | OtherBody():  # 409
             return await recover(run, [fact])
-        case Refused(_, reason):  # 400, 404, 413, 422
+        case Refused(status, reason):  # 400, 404, 413, 422
+            if status == 404 and await has_ended(run, fact):
+                return SendOutcome.SESSION_ENDED
             await run.writer.durable(sending.refuse, fact.id, reason)
             run.count_decided()
             return SendOutcome.DECIDED
-        case KeyRejected() | ScopeRejected():  # 401, 403
+        case KeyRejected():  # 401
             return SendOutcome.HELD
+        case ScopeRejected():  # 403, also for a session that is unknown
+            if not await has_ended(run, fact):
+                return SendOutcome.HELD
+            run.stopped_scopes.pop(fact.session.selector, None)
+            return SendOutcome.SESSION_ENDED
         case Doubt():  # no response, or any other one
             return await recover(run, [fact])
 

@@ -130,6 +130,12 @@ async def _request_session(run: Run, fact: PlannedFact, key: str) -> SessionRow:
         except MigrateError:
             await run.writer.grouped(sessions.session_not_made, row)
             raise
+        if await run.writer.grouped(sessions.is_known_session, opened.id):
+            await run.writer.durable(sessions.orphan_session, row)
+            raise NotLegal(
+                f"Spectron answered POST /sessions with session {opened.id}, which this migration has opened before",
+                hint="in a shared session nothing in doubt can be decided: Spectron must open a new one each time",
+            )
         run.counters.sessions += 1
         # Durable with the next durable commit, which is that of the first fact in it.
         run.writer.post(sessions.session_made, row, opened.id, opened.selector)

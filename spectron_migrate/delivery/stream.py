@@ -110,9 +110,14 @@ class Stream:
                 continue
             if outcome is SendOutcome.DEFERRED:
                 self._drop_session(intent.session)
-            unsent = intended[at + (outcome is not SendOutcome.NEVER_SENT) :]
+            is_unsent = outcome in (SendOutcome.NEVER_SENT, SendOutcome.SESSION_ENDED)
+            unsent = intended[at + (not is_unsent) :]
+            if outcome is SendOutcome.SESSION_ENDED:
+                await run.writer.durable(sessions.close_session, intent.session.id)
             await self._plan_again([each.id for each in unsent])
-            if outcome in (SendOutcome.NEVER_SENT, SendOutcome.DEFERRED) or not await self._may_pass(intent.session):
+            if outcome is SendOutcome.SESSION_ENDED:
+                pass  # they are the next ones, in a new session
+            elif outcome in (SendOutcome.NEVER_SENT, SendOutcome.DEFERRED) or not await self._may_pass(intent.session):
                 return False
             ids = {each.id for each in unsent}
             self._feed.give_back([fact for fact, _ in pairs if fact.id in ids] + list(facts[len(pairs) :]))

@@ -75,6 +75,11 @@ def session_made(ledger: Ledger, session: int, server_id: str, echo: Selector | 
     )
 
 
+def is_known_session(ledger: Ledger, server_id: str) -> bool:
+    """Whether the server gave this id for a session of ours before."""
+    return ledger.db.execute("SELECT 1 FROM session WHERE server_id = ?", (server_id,)).fetchone() is not None
+
+
 def session_not_made(ledger: Ledger, session: int) -> None:
     """Remove a session that the server did not create."""
     ledger.db.execute("DELETE FROM session WHERE id = ? AND server_id IS NULL", (session,))

@@ -10,7 +10,7 @@ import pytest
 from spectron_migrate.errors import ExitCode, NotLegal
 from spectron_migrate.local.testing import RunningServer
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
-from tests.support.replaying import forged, replay_in_no_time
+from tests.support.replaying import expected_texts, forged, mapping_file, replay_in_no_time, texts
 from tests.support.spectron import memory, replay, turns_of, write_raw
 
 
@@ -79,3 +79,69 @@ def test_a_session_opened_in_another_scope_ends_the_run(
     with misbehaving(spectron.base_url) as proxy, pytest.raises(NotLegal, match="somewhere/else"):
         replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
     assert [] == turns_of(spectron, user)
+
+
+@pytest.mark.parametrize("settings", ["infer: full\n", "infer: none\n"])
+@pytest.mark.parametrize("status", [404, 403])
+def test_what_is_left_of_a_session_that_ended_goes_on_in_a_new_one(
+    spectron: RunningServer, user: str, tmp_path: Path, status: int, settings: str
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(12)])
+    ended: set[str] = set()
+
+    def end_after_some(seen: Seen) -> Fault:
+        if "/turns" in seen.path:
+            return refusing(404, "no such session") if seen.path.split("/")[-2] in ended else "none"
+        if not seen.writes_fact:
+            return "none"
+        session = json.loads(seen.body)["session_id"]
+        if b"number 5" in seen.body and not ended:
+            ended.add(session)
+        return refusing(status, "unknown session") if session in ended else "none"
+
+    with misbehaving(spectron.base_url, end_after_some) as proxy:
+        summary = replay_in_no_time(
+            spectron, tmp_path / "state", dump, endpoint=proxy.base_url, mapping=mapping_file(tmp_path, settings)
+        )
+    assert ExitCode.DONE == summary.exit_code
+    assert expected_texts(user, 12) == texts(spectron, user)
+
+
+def test_a_server_that_ends_every_session_is_given_up(spectron: RunningServer, user: str, tmp_path: Path) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(3)])
+    requests = 0
+
+    def never(seen: Seen) -> Fault:
+        nonlocal requests
+        requests += 1
+        return refusing(404, "unknown session") if seen.writes_fact or "/turns" in seen.path else "none"
+
+    with misbehaving(spectron.base_url, never) as proxy:
+        summary = replay_in_no_time(spectron, tmp_path / "state", dump, endpoint=proxy.base_url)
+    assert ExitCode.REFUSED == summary.exit_code
+    assert 30 > requests
+
+
+def test_a_server_that_gives_one_session_twice_ends_the_run(
+    spectron: RunningServer, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(12)])
+    first: list[str] = []
+
+    def get_or_create(seen: Seen, body: bytes) -> bytes | None:
+        if seen.method != "POST" or not seen.path.endswith("/sessions"):
+            return None
+        answer = json.loads(body)
+        first.append(answer["id"])
+        return json.dumps({**answer, "id": first[0]}).encode()
+
+    forged(monkeypatch, get_or_create)
+    with misbehaving(spectron.base_url) as proxy, pytest.raises(NotLegal, match="opened before"):
+        replay_in_no_time(
+            spectron,
+            tmp_path / "state",
+            dump,
+            endpoint=proxy.base_url,
+            mapping=mapping_file(tmp_path, "infer: none\nsession: {by: run_id, size: 5}\n"),
+        )
+    assert 12 > len(turns_of(spectron, user))
