@@ -29,9 +29,12 @@ def runs(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def undecidable(ctx: typer.Context, incomplete: str) -> list[str]:
-    """`ID=present` and `ID=absent` for each undecidable memory."""
-    ids = _ids(ctx, "undecidable memory", incomplete.split("=")[0])
-    answers = [f"{mem0_id}={answer}" for mem0_id in ids for answer in ("present", "absent")]
+    """`ID=present` and `ID=absent` for each undecidable memory, `ID=newer` and `ID=older` for each pending one."""
+    prefix = incomplete.split("=")[0]
+    undecided = _ids(ctx, "undecidable memory", prefix)
+    answers = [f"{mem0_id}={answer}" for mem0_id in undecided for answer in ("present", "absent")]
+    pending = _ids(ctx, "pending memory", prefix)
+    answers += [f"{mem0_id}={answer}" for mem0_id in pending for answer in ("newer", "older")]
     return [word for word in answers if word.startswith(incomplete)]
 
 

@@ -64,8 +64,9 @@ def command(
         list[str] | None,
         typer.Option(
             "--resolve",
-            help="Whether an undecidable memory is in Spectron; may be repeated.",
-            metavar="ID=present|absent",
+            help="Decide about a memory: whether an undecidable one is in Spectron, or whether the text of a"
+            " pending one is newer; may be repeated.",
+            metavar="ID=present|absent|newer|older",
             rich_help_panel=REMAINDER,
             autocompletion=completion.undecidable,
         ),
@@ -145,11 +146,13 @@ def command(
         from spectron_migrate.migration.replay import ReplayOptions
 
         settings = invocation.settings({"mapping": mapping})
+        resolutions, choices = _parse_resolutions(resolve or [])
         replay_options = ReplayOptions(
             filters=read_filters(user, agent, run_id),
             limit=limit,
             retry_failed=retry_failed,
-            resolve=_parse_resolutions(resolve or []),
+            resolve=resolutions,
+            choices=choices,
             into_existing=into_existing,
             max_in_flight=max_in_flight or settings.replay.max_in_flight,
             max_rps=max_rps or settings.replay.max_rps,
@@ -174,17 +177,25 @@ def command(
     return run_command("replay", options, run_with_options)
 
 
-def _parse_resolutions(words: list[str]) -> dict[str, Literal["present", "absent"]]:
+def _parse_resolutions(
+    words: list[str],
+) -> tuple[dict[str, Literal["present", "absent"]], dict[str, Literal["newer", "older"]]]:
+    """Answers about undecidable memories, and about pending ones."""
     resolutions: dict[str, Literal["present", "absent"]] = {}
+    choices: dict[str, Literal["newer", "older"]] = {}
     for word in words:
         mem0_id, _, answer = word.rpartition("=")
-        if not mem0_id or answer not in ("present", "absent"):
-            raise InputError(
-                f"--resolve is {word}, it must be ID=present or ID=absent",
-                hint="spectron-migrate status names the memories that wait for an answer",
-            )
-        resolutions[mem0_id] = "present" if answer == "present" else "absent"
-    return resolutions
+        match mem0_id and answer:
+            case "present" | "absent" as outcome:
+                resolutions[mem0_id] = outcome
+            case "newer" | "older" as choice:
+                choices[mem0_id] = choice
+            case _:
+                raise InputError(
+                    f"--resolve is {word}, it must be ID=present, ID=absent, ID=newer or ID=older",
+                    hint="spectron-migrate status names the memories that wait for an answer",
+                )
+    return resolutions, choices
 
 
 def run(
@@ -319,6 +330,7 @@ def _rows(summary: ReplaySummary) -> list[tuple[str, str]]:
         ("refused", number(summary.refused)),
         ("in doubt", number(summary.in_doubt)),
         ("undecidable", number(summary.undecidable)),
+        ("  pending: which text is newer?", number(summary.pending)),
         ("will not expire", number(summary.will_not_expire_count)),
         ("scopes, lanes", f"{number(summary.scopes)}, {number(summary.lanes)}"),
         ("sessions, requests, retries", f"{summary.sessions:,}, {summary.requests:,}, {summary.retries:,}"),

@@ -140,7 +140,7 @@ def _body(state: State) -> dict[str, Json]:
         "lanes_left": ledger.lanes_left,
         "largest_lanes": [asdict(lane) for lane in ledger.lanes],
         "reasons": [{"id": row.mem0_id, "state": row.state, "reason": row.reason} for row in ledger.named],
-        "reasons_count": ledger.states.get("refused", 0) + ledger.states.get("undecidable", 0),
+        "reasons_count": ledger.states.get("refused", 0) + ledger.states.get("undecidable", 0) + ledger.pending,
         "runs": [{**asdict(run), "at_work": _is_running(run), "a_second": _rate(run)} for run in ledger.runs],
         "probe": [asdict(row) for row in ledger.probe],
         "erased": dict(list(ledger.erased.items())[-100:]),
@@ -171,6 +171,9 @@ def next_command(state: State) -> str | None:
     if states.get("undecidable", 0):
         first = next((row.mem0_id for row in state.ledger.named if row.state == "undecidable"), "ID")
         return f"look it up, then spectron-migrate replay --resolve {quote(first)}=present (or =absent)"
+    if state.ledger.pending:
+        first = next((row.mem0_id for row in state.ledger.named if row.state == "pending"), "ID")
+        return f"look it up, then spectron-migrate replay --resolve {quote(first)}=newer (or =older)"
     if cutover is not None and (cutover["next"] or cutover["phase"] == "complete"):
         return str(cutover["next"]) if cutover["next"] else None
     if states.get("planned", 0) or states.get("intended", 0) or migration is None:

@@ -1,4 +1,4 @@
-"""The review file: every memory that was refused, is undecidable, or cannot be found, with the reason, for a person."""
+"""The review file: memories that were refused, are undecidable or pending, or cannot be found, with the reason."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from spectron_migrate.files.atomic import replacing
 from spectron_migrate.files.private import make_private_directory
 from spectron_migrate.ledger import Ledger, sending
+from spectron_migrate.ledger.pending import find_pending
 from spectron_migrate.ledger.read import memories, plans
 from spectron_migrate.records import canonical_json
 
@@ -15,7 +16,8 @@ from spectron_migrate.records import canonical_json
 def write_review(ledger: Ledger, plan: int, folder: Path) -> Path | None:
     """Write `refused.jsonl` atomically; None, and no file, where there is nothing to review."""
     path = folder / "refused.jsonl"
-    rows = list(plans.named_facts(ledger, plan, ("refused", "undecidable"), reason=sending.WITHOUT_PASSAGE))
+    states = ("refused", "undecidable", "pending")
+    rows = list(plans.named_facts(ledger, plan, states, reason=sending.WITHOUT_PASSAGE))
     if not rows:
         with suppress(FileNotFoundError):
             path.unlink()
@@ -23,7 +25,8 @@ def write_review(ledger: Ledger, plan: int, folder: Path) -> Path | None:
     make_private_directory(folder)
     with replacing(path) as lines:
         for row in rows:
-            memory = memories.memory_of(ledger, row.mem0_id)
+            found = find_pending(ledger, row.mem0_id) if row.state == "pending" else None
+            memory = found.memory if found is not None else memories.memory_of(ledger, row.mem0_id)
             record = memory.to_json() if memory else None
             line = {"id": row.mem0_id, "version": row.version, "state": row.state, "reason": row.reason}
             lines.write((canonical_json({**line, "memory": record}) + "\n").encode())

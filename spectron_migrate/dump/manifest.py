@@ -18,6 +18,9 @@ SKIPPED = "skipped.jsonl"
 HISTORY = "history.jsonl"
 RELATIONS = "relations.jsonl"
 
+MOST_ANCESTORS = 500
+"""How many generations back a dump knows its ancestors; of older ones nobody can say that it descends from them."""
+
 EXPORT_AGAIN = "export it again: `spectron-migrate export`"
 
 
@@ -77,6 +80,10 @@ class Manifest:
     """For each id that any scan found again after a tombstone: the start of that scan."""
     tombstones: Mapping[str, Tombstone] = field(default_factory=dict)
     files: Mapping[str, FileSum] = field(default_factory=dict)
+    generation: int = 0
+    """How often the dump was brought up to date, counted from 1; 0 in a manifest made before generations were kept."""
+    ancestors: tuple[str, ...] = ()
+    """Digests of the manifests that it was brought up to date from, newest first; the newest `MOST_ANCESTORS`."""
     format: int = FORMAT
 
     @property
@@ -91,6 +98,11 @@ class Manifest:
         return self.files[RELATIONS].lines if RELATIONS in self.files else 0
 
     @property
+    def previous(self) -> str | None:
+        """Digest of the manifest that this one was brought up to date from; None for the first."""
+        return self.ancestors[0] if self.ancestors else None
+
+    @property
     def digest(self) -> str:
         """SHA-256 over all fields, which include the SHA-256 of every file."""
         return digest(canonical_json(self._fields()))
@@ -101,7 +113,14 @@ class Manifest:
 
     def _fields(self) -> dict[str, Json]:
         info = self.source
+        # A manifest made before generations were kept has none of these fields, and its digest must still match.
+        lineage = {
+            "generation": self.generation,
+            "previous": self.previous,
+            "earlier": list(self.ancestors[1:]),
+        }
         return {
+            **(lineage if self.generation else {}),
             "format": self.format,
             "tool": self.tool,
             "source": {
@@ -165,6 +184,8 @@ class Manifest:
                 key: Tombstone(stone["first_missed"], stone["scan"]) for key, stone in value["tombstones"].items()
             },
             files={name: FileSum(file["sha256"], file["size"], file["lines"]) for name, file in value["files"].items()},
+            generation=value.get("generation", 0),
+            ancestors=(value["previous"], *value["earlier"]) if value.get("previous") is not None else (),
         )
 
 

@@ -85,6 +85,11 @@ class Dump:
         return self._raw_digest if self._raw_digest is not None else self.manifest.digest
 
     @property
+    def ancestors(self) -> tuple[str, ...]:
+        """Digests of the dumps that it was brought up to date from, newest first; raw files have none."""
+        return () if self.raw else self.manifest.ancestors
+
+    @property
     def tombstones(self) -> Mapping[str, Tombstone]:
         """Tombstones of memories that Mem0 no longer has, by id; `memories` does not yield these."""
         return self.manifest.tombstones

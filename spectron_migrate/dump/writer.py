@@ -23,6 +23,7 @@ from spectron_migrate.dump.manifest import (
     DELETED,
     MANIFEST,
     MEMORIES,
+    MOST_ANCESTORS,
     SKIPPED,
     Manifest,
     Tombstone,
@@ -371,6 +372,8 @@ class DumpWriter:
             returned_at=self._returned_at(merge),
             tombstones=merge.tombstones,
             files=files,
+            generation=1 if old is None else max(old.generation, 1) + 1,
+            ancestors=() if old is None else (old.digest, *old.ancestors)[:MOST_ANCESTORS],
         )
 
     def _publish(self, manifest: Manifest) -> None:

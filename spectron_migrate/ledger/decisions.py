@@ -33,11 +33,16 @@ def resolve(ledger: Ledger, named: str, *, present: bool, now: str) -> str | Non
     else:
         plan_again(ledger, row["id"])
         skip_if_overtaken(ledger, row["id"])
-    db.execute(
-        "INSERT INTO step(kind, subject, detail, who, at) VALUES ('resolve', ?, ?, 'replay --resolve', ?)",
-        (named, "present" if present else "absent", now),
-    )
+    keep_decision(ledger, named, "present" if present else "absent", now=now)
     return None
+
+
+def keep_decision(ledger: Ledger, named: str, answer: str, *, now: str) -> None:
+    """Keep what a person said of a memory."""
+    ledger.db.execute(
+        "INSERT INTO step(kind, subject, detail, who, at) VALUES ('resolve', ?, ?, 'replay --resolve', ?)",
+        (named, answer, now),
+    )
 
 
 def retry_refused(ledger: Ledger, plan: int) -> int:

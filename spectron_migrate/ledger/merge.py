@@ -14,10 +14,13 @@ from spectron_migrate.ledger.bodies import infer_of, role_of
 from spectron_migrate.ledger.erasing import erased_times
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.numbered import lane_number, selector_number
+from spectron_migrate.ledger.pending import note_pending
 from spectron_migrate.ledger.plan import LIVE, ScanRow, ScopeChange
+from spectron_migrate.ledger.recency import LastText, Recency, RecencyRule
 from spectron_migrate.ledger.schema import CARRIER, SENT
 from spectron_migrate.records import (
     ENTITY_IDS,
+    NAMED,
     Json,
     Memory,
     Placement,
@@ -66,6 +69,11 @@ class Merge:
         # A dump names each memory once, so in an empty ledger there is nothing to look up. Captures do not.
         self._empty = scan.kind != LIVE and ledger.db.execute("SELECT 1 FROM memory").fetchone() is None
         self._scan_number = _scan_number(ledger, scan)
+        self._rule = RecencyRule(ledger.db, scan, self._scan_number)
+        self.left_out: list[str] = []
+        """The first memories whose text is older than the ledger's."""
+        self.waiting: list[Memory] = []
+        """Memories that were captured after the scan began: the next scan decides."""
         self._next_id = int(ledger.db.execute("SELECT coalesce(max(id), 0) + 1 FROM version").fetchone()[0])
         self._lanes: dict[str, int] = {}
         self._selectors: dict[Selector, int] = {}
@@ -77,10 +85,12 @@ class Merge:
         *,
         seen_again: str | None = None,
         message: str | None = None,
+        is_newer: bool = False,
     ) -> None:
         """Plan the memory, or skip it by name; a text that is known already stays as it is.
 
         `seen_again`: when a scan began that found it after it had been missed. `message`: in whose turn a new text is.
+        `is_newer`: a person said so.
         """
         text_digest = digest(memory.memory)
         if self._empty:
@@ -88,20 +98,30 @@ class Merge:
             self._insert(memory, text_digest, placed, version=1)
             return
         last = self._last(memory.id)
-        if self._is_gone(memory.id, seen_again):
+        if last is not None and not is_newer and self._is_gone(memory, last, seen_again):
             self._skip_gone(memory.id)  # an older reading cannot bring back what a newer one missed
             return
-        moved = self._has_moved(memory.id, placed)
-        self._remember(memory, moved_from=self._owners_when_sent(memory.id) if moved else None)
-        if moved and isinstance(placed, Placement):
-            placed = Skipped(memory.id, MOVED)
         if last is not None and last["number"] > 1:
             self._adopt_doubts(memory.id)
+        if last is not None and last["digest"] != text_digest:
+            recency = "newer" if is_newer else self._rule.compare(memory.text_at, _last_text(last))
+            if recency != "newer":
+                self._leave_out(memory, last, recency)
+                return
+            is_newer = True
+        moved = self._has_moved(memory.id, placed)
+        self._remember(
+            memory,
+            moved_from=self._owners_when_sent(memory.id) if moved else None,
+            is_newer=is_newer or (last is not None and self._shows_later(last)),
+        )
+        if moved and isinstance(placed, Placement):
+            placed = Skipped(memory.id, MOVED)
         if last is None:
             self._insert(memory, text_digest, placed, version=1, message=message)
         elif last["digest"] == text_digest:
             self._again(last, memory, placed)
-        elif self._newer(memory, last):
+        else:
             self._adopt_doubts(memory.id)
             self._insert(memory, text_digest, placed, version=last["number"] + 1, message=message)
             self._db.execute(
@@ -109,8 +129,26 @@ class Merge:
                 (f"{REPLACED} by version {last['number'] + 1}", last["id"]),
             )
             messages.overtake(self._db, memory.id, self._plan, self._scan.began or self._now)
-        else:
-            self._db.execute("UPDATE plan SET replaced = replaced + 1 WHERE id = ?", (self._plan,))
+
+    def _shows_later(self, last: Row) -> bool:
+        """Whether this reading is newer than the last one of the memory, or lifts its tombstone."""
+        return last["tombstoned_at"] is not None or self._rule.descends_from(last["seen_in"])
+
+    def _leave_out(self, memory: Memory, last: Row, recency: Recency) -> None:
+        if recency == "unknown" and self._note_pending(memory, last):
+            return
+        if recency == "waits":
+            self.waiting.append(memory)
+            return
+        if len(self.left_out) < NAMED:
+            self.left_out.append(memory.id)
+        self._db.execute("UPDATE plan SET replaced = replaced + 1 WHERE id = ?", (self._plan,))
+
+    def _note_pending(self, memory: Memory, last: Row) -> bool:
+        """False where a person said before that this text is the older one."""
+        if self._scan_number is None:
+            return False
+        return note_pending(self._db, memory.id, _record(memory), self._scan_number, last["number"], self._plan)
 
     def add_message(self, message: Memory, placed: Placement) -> None:
         """Plan what the application said, in place of the memories that Mem0 made of it: they name it."""
@@ -124,21 +162,35 @@ class Merge:
 
         A reading that began later and saw the memory knows better.
         """
+        known = self._db.execute("SELECT scan FROM memory WHERE mem0_id = ?", (mem0_id,)).fetchone()
+        is_newer = known is not None and self._rule.descends_from(known["scan"])
         changed = self._db.execute(
-            "UPDATE memory SET tombstoned_at = coalesce(tombstoned_at, ?) WHERE mem0_id = ?"
-            " AND coalesce((SELECT began FROM scan WHERE scan.no = memory.scan), '') < ?",
-            (at, mem0_id, at),
+            "UPDATE memory SET tombstoned_at = coalesce(tombstoned_at, ?),"
+            " tombstoned_by = CASE WHEN tombstoned_at IS NULL THEN ? ELSE tombstoned_by END WHERE mem0_id = ?"
+            " AND (? OR coalesce((SELECT began FROM scan WHERE scan.no = memory.scan), '') < ?)",
+            (at, self._scan_number, mem0_id, is_newer, at),
         )
         if changed.rowcount:
             self._skip_gone(mem0_id)
             messages.overtake(self._db, mem0_id, self._plan, at)
 
-    def _is_gone(self, mem0_id: str, seen_again: str | None) -> bool:
-        """Whether a tombstone stands that is newer than what this dump knows of the memory."""
-        row = self._db.execute("SELECT tombstoned_at FROM memory WHERE mem0_id = ?", (mem0_id,)).fetchone()
-        if row is None or row["tombstoned_at"] is None:
+    def _is_gone(self, memory: Memory, last: Row, seen_again: str | None) -> bool:
+        """Whether a tombstone stands that this dump does not lift.
+
+        One that a scan set is lifted only by a dump that descends from that scan's. Along a line of dumps their times
+        rise, even if the clock is set back.
+        """
+        if last["tombstoned_at"] is None:
             return False
-        return max(self._scan.began or "", seen_again or "") <= str(row["tombstoned_at"])
+        if max(self._scan.began or "", seen_again or "") <= str(last["tombstoned_at"]):
+            return True
+        stone = last["tombstoned_by"]
+        if self._scan.kind == LIVE or stone is None or last["stone_kind"] == LIVE:
+            return False
+        if self._rule.is_same_or_descends_from(stone):
+            return False
+        self._note_pending(memory, last)
+        return True
 
     def _skip_gone(self, mem0_id: str) -> None:
         self._db.execute(
@@ -214,35 +266,30 @@ class Merge:
             (*fact.values(), last["id"]),
         )
 
-    def _newer(self, memory: Memory, last: Row) -> bool:
-        """Whether this text came after the one the ledger has.
-
-        By its own time; or because the scan that read it began after the other was recorded. A raw file
-        tells no scan time, so an old copy of it can never win by being read late.
-        """
-        if memory.text_at is not None and memory.text_at > (last["text_at"] or ""):
-            return True
-        return self._scan.began is not None and self._scan.began > last["recorded_at"]
-
     def _last(self, mem0_id: str) -> Row | None:
         row: Row | None = self._db.execute(
-            "SELECT version.id, number, version.digest, text_at, recorded_at, state, reason, key, message"
+            "SELECT version.id, number, version.digest, text_at, recorded_at, state, reason, key, message,"
+            " tombstoned_at, tombstoned_by, stone.kind AS stone_kind, read.kind AS text_kind,"
+            " seen.no AS seen_in, seen.kind AS seen_kind, seen.ended AS seen_until"
             " FROM memory JOIN version ON version.mem0_id = memory.mem0_id AND number = newest_version"
-            " JOIN fact ON fact.id = version.id WHERE memory.mem0_id = ?",
+            " JOIN fact ON fact.id = version.id JOIN scan AS read ON read.no = version.scan"
+            " JOIN scan AS seen ON seen.no = memory.scan LEFT JOIN scan AS stone ON stone.no = tombstoned_by"
+            " WHERE memory.mem0_id = ?",
             (mem0_id,),
         ).fetchone()
         return row
 
-    def _remember(self, memory: Memory, *, moved_from: str | None = None) -> None:
+    def _remember(self, memory: Memory, *, moved_from: str | None = None, is_newer: bool = False) -> None:
+        """Keep what Mem0 says of it, unless an older reading says it."""
         record = _record(memory)
-        # Seen again: a tombstone falls. An older reading tells nothing new.
+        # Seen again: a tombstone falls.
         self._db.execute(
             "INSERT INTO memory(mem0_id, record, digest, scan, newest_version, mem0_state, expires, moved_from)"
             " VALUES (?, ?, ?, ?, 1, ?, ?, ?)"
             " ON CONFLICT(mem0_id) DO UPDATE SET record = excluded.record, digest = excluded.digest,"
             " scan = excluded.scan, mem0_state = excluded.mem0_state, expires = excluded.expires,"
-            " moved_from = excluded.moved_from, tombstoned_at = NULL"
-            " WHERE coalesce((SELECT began FROM scan WHERE no = excluded.scan), '')"
+            " moved_from = excluded.moved_from, tombstoned_at = NULL, tombstoned_by = NULL"
+            " WHERE ? OR coalesce((SELECT began FROM scan WHERE no = excluded.scan), '')"
             " >= coalesce((SELECT began FROM scan WHERE no = memory.scan), '')",
             (
                 memory.id,
@@ -252,8 +299,11 @@ class Merge:
                 memory.state,
                 memory.expiration_date,
                 moved_from,
+                is_newer,
             ),
         )
+        if is_newer:
+            self._db.execute("DELETE FROM pending WHERE mem0_id = ?", (memory.id,))
 
     def _insert(
         self,
@@ -316,6 +366,16 @@ class Merge:
                 self._selectors.clear()
             self._selectors[selector] = selector_number(self._db, selector)
         return self._selectors[selector]
+
+
+def _last_text(last: Row) -> LastText:
+    return LastText(
+        text_at=last["text_at"],
+        recorded_at=last["recorded_at"],
+        is_captured=last["text_kind"] == LIVE,
+        seen_in=last["seen_in"],
+        captured_at=last["seen_until"] if last["seen_kind"] == LIVE else None,
+    )
 
 
 def _scan_number(ledger: Ledger, scan: ScanRow) -> int | None:

@@ -47,6 +47,8 @@ class ScanRow:
     ended: str | None
     complete: bool | None
     manifest_digest: str
+    ancestors: tuple[str, ...] = ()
+    """Ids of the scans from which its dump was brought up to date, newest first."""
 
 
 def begin_plan(ledger: Ledger, scan: ScanRow, fingerprint: str, now: str) -> int:
@@ -61,12 +63,22 @@ def begin_plan(ledger: Ledger, scan: ScanRow, fingerprint: str, now: str) -> int
 def keep_scan(ledger: Ledger, scan: ScanRow) -> int:
     """Store a scan; returns its number."""
     row = ledger.db.execute(
-        "INSERT INTO scan(id, kind, began, ended, complete, manifest_digest) VALUES (?, ?, ?, ?, ?, ?)"
+        "INSERT INTO scan(id, kind, began, ended, complete, manifest_digest, parent) VALUES (?, ?, ?, ?, ?, ?, ?)"
         " ON CONFLICT(id) DO UPDATE SET kind = excluded.kind, began = excluded.began, ended = excluded.ended,"
-        " complete = excluded.complete, manifest_digest = excluded.manifest_digest RETURNING no",
-        (scan.id, scan.kind, scan.began, scan.ended, scan.complete, scan.manifest_digest),
+        " complete = excluded.complete, manifest_digest = excluded.manifest_digest, parent = excluded.parent"
+        " RETURNING no",
+        (scan.id, scan.kind, scan.began, scan.ended, scan.complete, scan.manifest_digest, _parent(ledger, scan)),
     ).fetchone()
     return int(row["no"])
+
+
+def _parent(ledger: Ledger, scan: ScanRow) -> int | None:
+    """The newest ancestor that was planned here."""
+    for ancestor in scan.ancestors:
+        row = ledger.db.execute("SELECT no FROM scan WHERE id = ?", (ancestor,)).fetchone()
+        if row is not None:
+            return int(row["no"])
+    return None
 
 
 def captured_before(ledger: Ledger, moment: str) -> set[str]:

@@ -58,7 +58,8 @@ CREATE TABLE scan(
   no INTEGER PRIMARY KEY,
   id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL,
   began TEXT, ended TEXT,           -- began is NULL for raw files: nobody knows when they were read from Mem0
-  complete INTEGER, manifest_digest TEXT NOT NULL
+  complete INTEGER, manifest_digest TEXT NOT NULL,
+  parent INTEGER                    -- the newest scan known here from which its dump was brought up to date
 ){rows};
 
 CREATE TABLE plan(                  -- one merge of a dump under a mapping and filters: what a run is about
@@ -81,6 +82,7 @@ CREATE TABLE memory(
   expires TEXT,                     -- as Mem0 gave it: Spectron has no expiry, so it is listed
   moved_from TEXT,                  -- the ids it was sent under, where Mem0 has it under others now, JSON
   tombstoned_at TEXT,
+  tombstoned_by INTEGER,            -- the scan whose plan set it
   is_message INTEGER NOT NULL DEFAULT 0  -- not a memory of Mem0's but a message of the application's
 ){keyed};
 CREATE INDEX memory_expires ON memory(mem0_id) WHERE expires IS NOT NULL;
@@ -95,6 +97,15 @@ CREATE TABLE version(               -- one text of a memory
   scan INTEGER NOT NULL REFERENCES scan(no), recorded_at TEXT NOT NULL,
   UNIQUE (mem0_id, number)
 ){rows};
+
+CREATE TABLE pending(               -- a text of which nobody knows whether it is newer than the ledger's last one
+  mem0_id TEXT NOT NULL, scan INTEGER NOT NULL REFERENCES scan(no),
+  version INTEGER NOT NULL,         -- the last one at that time
+  record TEXT NOT NULL,             -- the memory with that text, JSON
+  plan INTEGER NOT NULL,
+  is_older INTEGER NOT NULL DEFAULT 0,  -- a person said so
+  PRIMARY KEY (mem0_id, scan)
+){keyed};
 
 CREATE TABLE lane(no INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE){rows};
 CREATE TABLE selector(no INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE){rows};  -- canonical JSON of its clauses

@@ -84,7 +84,7 @@ class Changes:
         if as_known and not self._all:
             return False
         if not same_text and not self._settling.is_settled(memory):
-            self._note_waiting(memory)
+            self.note_waiting(memory)
             return False
         return True
 
@@ -95,7 +95,8 @@ class Changes:
         else:
             plan.set_fingerprint(ledger, number, _fingerprint(scan.id, mapping_digest), scan=scan.id)
 
-    def _note_waiting(self, memory: Memory) -> None:
+    def note_waiting(self, memory: Memory) -> None:
+        """Leave the memory to a later round."""
         self.waiting += 1
         if self.waiting_owners is not None:
             self.waiting_owners.update(memory.entity_ids.values())

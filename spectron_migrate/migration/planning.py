@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from typing import Literal
 
 from spectron_migrate import __version__
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import InputError, NotLegal
-from spectron_migrate.ledger import Ledger, erasing, messages, plan
+from spectron_migrate.ledger import Ledger, decisions, erasing, messages, pending, plan
 from spectron_migrate.ledger.ledger import MigrationRow
 from spectron_migrate.ledger.merge import Merge
 from spectron_migrate.ledger.read import memories, plans
@@ -68,15 +69,17 @@ def make_plan(
     sharding: Sharding | None = None,
     changes: Changes | None = None,
     deletions: bool = True,
+    choices: Mapping[str, Literal["newer", "older"]] | None = None,
 ) -> Planned:
     """Merge the memories that pass the filters into the ledger, in one transaction.
 
     With `changes`, only what changed and has settled is merged, into the existing plan. `deletions`: whether to plan
-    that Mem0 no longer has a memory. `check_interrupted` is called
-    for each memory and may raise.
+    that Mem0 no longer has a memory. `check_interrupted` is called for each memory and may raise. `choices`: what a
+    person says of the text of pending memories, by Mem0 id.
 
-    Raises WrongLedger for a ledger of another context or source, and InputError for memories without a rule and for
-    a changed mapping that would move what was sent already; then the ledger is as before.
+    Raises WrongLedger for a ledger of another context or source, and InputError for memories without a rule, for
+    a changed mapping that would move what was sent already, and for choices about memories that are not pending; then
+    the ledger is as before.
     """
     _warn_unknown(filters, dump, reporter)
     _warn_raw(dump, reporter)
@@ -88,11 +91,14 @@ def make_plan(
         same_mapping = migration.mapping_digest == mapping.digest
         merge_into = partial(Merge, ledger, scan=scan, migration=migration.id, same_mapping=same_mapping, now=now)
         last = plan.last_plan(ledger)
+        choose = partial(_apply_choices, ledger, mapping, sharding, choices or {}, merge_into, now=now)
         if last is not None:
+            plan.keep_scan(ledger, scan)
             if deletions:
                 _tombstone_unseen_captures(merge_into(last[0]), ledger, dump)
             messages.take_refused_apart(ledger.db, last[0])
             if last[1] == fingerprint:
+                choose(last[0])
                 return Planned(last[0], merged=False)
         reporter.stage("plan", dump.count)
         if not same_mapping:
@@ -106,9 +112,10 @@ def make_plan(
         notes = _TimeNotes()
         if changes is None or not changes.unchanged:
             chosen = _chosen_memories(ledger, dump, filters, changes, reporter, check_interrupted)
-            notes = _merge_memories(merge, ledger, dump, mapping, chosen, sharding, now=now)
+            notes = _merge_memories(merge, ledger, dump, mapping, chosen, sharding, now=now, changes=changes)
             if deletions:
                 _merge_tombstones(merge, ledger, dump, filters)
+        choose(number)
         _refuse_moves(merge.scope_changes)
         plan.finish_plan(ledger, number, mapping_digest=mapping.digest)
         if changes is not None:
@@ -117,7 +124,8 @@ def make_plan(
         _warn_left_behind(ledger, number, dump, mapping, filters, now=now, reporter=reporter)
     if merge.moved:
         reporter.warn(f"{merge.moved} memories are in another scope in Mem0 now: they stay where they were sent")
-    _warn_about_times(notes, plans.count_replaced(ledger, number), reporter)
+    _warn_about_times(notes, reporter)
+    _warn_left_out(merge, plans.count_replaced(ledger, number), reporter)
     return Planned(number, merged=True)
 
 
@@ -142,6 +150,7 @@ def _scan_row(dump: Dump) -> plan.ScanRow:
         ended=None if dump.raw else dump.manifest.ended,
         complete=dump.complete,
         manifest_digest=dump.digest,
+        ancestors=dump.ancestors,
     )
 
 
@@ -186,6 +195,7 @@ def _merge_memories(
     sharding: Sharding | None,
     *,
     now: str,
+    changes: Changes | None,
 ) -> _TimeNotes:
     """Merge each memory, unless another shard plans it; raises InputError naming those without a rule."""
     notes = _TimeNotes()
@@ -200,6 +210,8 @@ def _merge_memories(
             continue
         if not refused:
             merge.add(memory, own, seen_again=dump.manifest.returned_at.get(memory.id))
+            if changes is not None and merge.waiting:
+                changes.note_waiting(merge.waiting.pop())
         if isinstance(own, Placement):
             _note(notes, memory, now)
     if refused:
@@ -209,6 +221,40 @@ def _merge_memories(
             problems + more, hint="give them a rule, or let them go by name with `unmapped: skip` in the mapping"
         )
     return notes
+
+
+def _apply_choices(
+    ledger: Ledger,
+    mapping: ScopeMapping,
+    sharding: Sharding | None,
+    choices: Mapping[str, Literal["newer", "older"]],
+    merge_into: Callable[..., Merge],
+    number: int,
+    *,
+    now: str,
+) -> None:
+    """Plan, or leave out, what a person decided; raises InputError naming every memory that is not pending."""
+    wrong = []
+    for mem0_id, answer in choices.items():
+        found = pending.find_pending(ledger, mem0_id)
+        if found is None:
+            wrong.append(f"memory {mem0_id} is not pending")
+            continue
+        decisions.keep_decision(ledger, mem0_id, answer, now=now)
+        if answer == "older":
+            pending.say_older(ledger, mem0_id)
+            continue
+        mapped = mapping.map_memory(found.memory)
+        if isinstance(mapped, Unmapped):
+            wrong.append(f"the mapping has no rule for memory {mem0_id}: {mapped.why}")
+            continue
+        own = mapped if sharding is None else sharding.own_share(ledger, found.memory, mapped)
+        if own is not None:
+            merge = merge_into(number, scan=found.scan)
+            merge.add(found.memory, own, is_newer=True)
+            _refuse_moves(merge.scope_changes)
+    if wrong:
+        raise InputError.of_all(wrong, hint="spectron-migrate status lists the memories that wait for a decision")
 
 
 def _tombstone_unseen_captures(merge: Merge, ledger: Ledger, dump: Dump) -> None:
@@ -301,7 +347,7 @@ def _warn_left_behind(
         )
 
 
-def _warn_about_times(notes: _TimeNotes, replaced: int, reporter: Reporter) -> None:
+def _warn_about_times(notes: _TimeNotes, reporter: Reporter) -> None:
     if notes.taken and notes.guessed / notes.taken > GUESSED_SHARE:
         reporter.warn(
             f"{notes.guessed} of {notes.taken} memories have a guessed time (`updated_at`, which metadata edits change"
@@ -313,8 +359,22 @@ def _warn_about_times(notes: _TimeNotes, replaced: int, reporter: Reporter) -> N
         reporter.warn(f"{notes.future} memories have a time in the future")
     if notes.expiring:
         reporter.warn(f"{counted(notes.expiring, 'memory')} will expire in Mem0 but not in Spectron")
+
+
+def _warn_left_out(merge: Merge, replaced: int, reporter: Reporter) -> None:
+    """Name the memories whose text was left out."""
     if replaced:
-        reporter.warn(f"{replaced} memories have an older text in this dump than in the ledger and were left out")
+        named = f": {name_first(merge.left_out)}" if merge.left_out else ""
+        reporter.warn(
+            f"{counted(replaced, 'memory has', 'memories have')} an older text in this dump than in the ledger, which"
+            f" was left out{named}"
+        )
+    waiting = [memory.id for memory in merge.waiting]
+    if waiting:
+        reporter.warn(
+            f"{counted(len(waiting), 'memory was', 'memories were')} captured after this dump was read, with another"
+            f" text; the next export decides: {name_first(waiting)}"
+        )
 
 
 def _filter_parts(filters: Filters) -> list[str]:

@@ -43,6 +43,8 @@ class ReplayOptions:
     retry_failed: bool = False
     resolve: Mapping[str, Literal["present", "absent"]] = field(default_factory=dict)
     """Decisions of a person about undecidable memories, by Mem0 id, or `ID@VERSION` where one has several."""
+    choices: Mapping[str, Literal["newer", "older"]] = field(default_factory=dict)
+    """Decisions of a person about the text of pending memories, by Mem0 id."""
     into_existing: bool = False
     supersede: bool = True
     """False where others already write to Spectron: everything sent now is late and supersedes nothing."""
@@ -164,6 +166,7 @@ class Replay:
                 sharding=sharding,
                 changes=self._changes,
                 deletions=self._counts_deletions(),
+                choices=self._options.choices,
             )
             self._resolve(ledger)
             me = await self._read_unless_interrupted(

@@ -36,6 +36,9 @@ class ReplaySummary:
     skipped: int
     in_doubt: int
     undecidable: int
+    """A person has to decide: undecidable and pending memories."""
+    pending: int
+    """Part of `undecidable`: nobody knows whether Mem0's text or the ledger's is the newer one."""
     remaining: int
     scopes: int
     lanes: int
@@ -91,10 +94,11 @@ def summarize(
     scopes, lanes = plans.scopes_and_lanes(ledger, plan)
     lasting = plans.will_not_expire(ledger, plan)
     migration = ledger.migration()
+    undetermined = plans.count_pending(ledger, plan)
     counters = run.counters if run else Counters()
     return ReplaySummary(
         migration=migration.id if migration else "",
-        planned=sum(counts.values()) + replaced,
+        planned=sum(counts.values()) + replaced + undetermined,
         written=after.stored - before.stored,
         stored_not_extracted=after.not_extracted - before.not_extracted,
         late=after.late - before.late,
@@ -102,7 +106,8 @@ def summarize(
         refused=counts.get("refused", 0),
         skipped=sum(skipped.values()),
         in_doubt=counts.get("intended", 0),
-        undecidable=counts.get("undecidable", 0),
+        undecidable=counts.get("undecidable", 0) + undetermined,
+        pending=undetermined,
         remaining=counts.get("planned", 0),
         scopes=scopes,
         lanes=lanes,
@@ -118,11 +123,13 @@ def summarize(
         will_not_expire_count=len(lasting),
         reasons=[
             {"id": row.mem0_id, "state": row.state, "reason": row.reason}
-            for row in plans.named_facts(ledger, plan, ("refused", "undecidable"), limit=plans.LISTED)
+            for row in plans.named_facts(ledger, plan, ("refused", "undecidable", "pending"), limit=plans.LISTED)
         ],
         stopped=why_stopped(run) if run else None,
         dry_run=run is None,
-        exit_code=_exit_code(counts, run, max_refused, interrupted) if run else ExitCode.DONE,
+        exit_code=_exit_code({**counts, "pending": undetermined}, run, max_refused, interrupted)
+        if run
+        else ExitCode.DONE,
     )
 
 
@@ -137,7 +144,7 @@ def _exit_code(counts: Mapping[str, int], run: Run, max_refused: int, interrupte
         return interrupted
     if run.stop is not None and run.stop.kind == "key":
         return ExitCode.KEY
-    if counts.get("undecidable", 0):
+    if counts.get("undecidable", 0) or counts["pending"]:
         return ExitCode.REFUSED
     if counts.get("planned", 0) + counts.get("intended", 0):
         if run.stopped_scopes:

@@ -130,7 +130,9 @@ def test_a_limit_leaves_a_remainder_and_names_the_command_that_continues(
 @pytest.mark.parametrize("word", ["m1", "m1=maybe", "=present"])
 def test_a_resolution_without_id_or_answer_is_refused(word: str, user: str, capsys: pytest.CaptureFixture[str]) -> None:
     write_raw(Path("all.json"), [memory(1, user)])
-    assert "ID=present or ID=absent" in replay(capsys, "--resolve", word, code=2)["error"]["message"]
+    assert (
+        "ID=present, ID=absent, ID=newer or ID=older" in replay(capsys, "--resolve", word, code=2)["error"]["message"]
+    )
 
 
 def test_the_answer_of_a_person_decides_an_undecidable_memory(
@@ -188,3 +190,24 @@ def test_a_second_process_on_the_same_ledger_is_refused_naming_the_first(
     assert 9 == second[0].returncode
     assert str(first.pid) in json.loads(second[0].stdout)["error"]["message"]
     assert 20 == len(turns_of(spectron, user))
+
+
+@pytest.mark.parametrize(("answer", "texts"), [("newer", ["likes tea", "likes coffee"]), ("older", ["likes tea"])])
+def test_an_edit_with_an_unchanged_time_is_named_and_a_person_decides(
+    configured: RunningServer, user: str, capsys: pytest.CaptureFixture[str], answer: str, texts: list[str]
+) -> None:
+    write_raw(Path("all.json"), [memory(1, user, "likes tea")])
+    replay(capsys)
+    write_raw(Path("all.json"), [memory(1, user, "likes coffee")])
+    found = replay(capsys, code=3)
+    assert 1 == found["pending"]
+    assert 1 == found["undecidable"]
+    assert [(f"{user}-0001", "pending")] == [(row["id"], row["state"]) for row in found["reasons"]]
+    (reviewed,) = [json.loads(line) for line in Path(found["review"]).read_text().splitlines()]
+    assert "likes coffee" == reviewed["memory"]["memory"]
+    run(["status", "--json"])
+    assert f"--resolve {user}-0001=newer" in json.loads(capsys.readouterr().out)["next"]
+    decided = replay(capsys, "--resolve", f"{user}-0001={answer}")
+    assert 0 == decided["pending"]
+    assert texts == [turn.content for turn in turns_of(configured, user)]
+    assert 0 == replay(capsys)["pending"]

@@ -13,10 +13,12 @@ from typing import Literal
 MOST = 50
 TIME_LIMIT_S = 0.2
 
-IdKind = Literal["user_id", "agent_id", "run_id", "undecidable memory", "migration", "scope"]
+IdKind = Literal["user_id", "agent_id", "run_id", "undecidable memory", "pending memory", "migration", "scope"]
 _QUERIES: dict[IdKind, str] = {
     "undecidable memory": "SELECT DISTINCT mem0_id FROM fact JOIN version ON version.id = fact.id"
     " WHERE state = 'undecidable' AND substr(mem0_id, 1, length(?)) = ? LIMIT ?",
+    "pending memory": "SELECT DISTINCT mem0_id FROM pending"
+    " WHERE is_older = 0 AND substr(mem0_id, 1, length(?)) = ? LIMIT ?",
     "migration": "SELECT id FROM migration WHERE substr(id, 1, length(?)) = ? LIMIT ?",
     "scope": "SELECT path FROM scope WHERE created_by_us = 1 AND substr(path, 1, length(?)) = ? ORDER BY path LIMIT ?",
 }

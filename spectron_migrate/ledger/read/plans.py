@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from spectron_migrate.ledger.ledger import Ledger
+from spectron_migrate.ledger.pending import OPEN, REASON
 from spectron_migrate.ledger.schema import CARRIER, STORED, marks
 
 LISTED = 100
@@ -56,6 +57,12 @@ def count_replaced(ledger: Ledger, plan: int) -> int:
     return int(row["replaced"])
 
 
+def count_pending(ledger: Ledger, plan: int) -> int:
+    """Memories of the plan of which nobody knows whether their text is newer than the ledger's."""
+    row = ledger.db.execute(f"SELECT count(DISTINCT mem0_id) FROM pending WHERE plan = ? AND {OPEN}", (plan,))
+    return int(row.fetchone()[0])
+
+
 def count_late(ledger: Ledger, plan: int) -> int:
     """Late facts of the plan that are stored."""
     row = ledger.db.execute(
@@ -95,12 +102,16 @@ def scopes_and_lanes(ledger: Ledger, plan: int) -> tuple[int, int]:
 def named_facts(
     ledger: Ledger, plan: int, states: Sequence[str], limit: int | None = None, *, reason: str | None = None
 ) -> Iterator[NamedFact]:
-    """Facts of the plan in these states, by id; also those that are stored, for which `reason` stands."""
+    """Facts of the plan in these states, by id; also those that are stored, for which `reason` stands.
+
+    `pending` among the states adds its pending memories.
+    """
     rows = ledger.db.execute(
         "SELECT mem0_id, number, state, reason FROM fact JOIN version ON version.id = fact.id WHERE plan = ?"
         f" AND (state IN ({marks(states)}) OR (state = 'stored_not_extracted' AND reason = ?))"
+        f" UNION ALL SELECT mem0_id, version, 'pending', ? FROM pending WHERE plan = ? AND ? AND {OPEN}"
         " ORDER BY mem0_id, number" + (" LIMIT ?" if limit is not None else ""),
-        (plan, *states, reason) if limit is None else (plan, *states, reason, limit),
+        (plan, *states, reason, REASON, plan, "pending" in states, *([] if limit is None else [limit])),
     )
     return (NamedFact(row["mem0_id"], row["number"], row["state"], row["reason"]) for row in rows)
 

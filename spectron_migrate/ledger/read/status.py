@@ -9,6 +9,7 @@ from typing import get_args
 
 from spectron_migrate.ledger.erasing import erased
 from spectron_migrate.ledger.ledger import Ledger, MigrationRow
+from spectron_migrate.ledger.pending import OPEN, REASON
 from spectron_migrate.ledger.probes import ProbeAnswer, probe_answers
 from spectron_migrate.ledger.read.plans import LISTED, NamedFact
 from spectron_migrate.ledger.runs import LastRun, last_run
@@ -41,12 +42,14 @@ class MigrationStatus:
     """By state. An orphan is a session whose answer never arrived; if the server created it, it is empty."""
     scopes: int
     named: list[NamedFact]
-    """The first refused and undecidable memories, and why."""
+    """The first refused, undecidable and pending memories, and why."""
     runs: list[LastRun]
     """The last run of each ledger."""
     probe: list[ProbeAnswer]
     erased: dict[str, str]
     """Scopes that were erased, and when: their memories are planned anew."""
+    pending: int = 0
+    """Memories of which nobody knows whether Mem0's text or the ledger's is the newer one."""
 
     @property
     def remaining(self) -> int:
@@ -74,6 +77,7 @@ def read_status(ledgers: Sequence[Ledger], root: Ledger | None = None) -> Migrat
         lanes=sorted((lane for _, found in lanes for lane in found), key=lambda lane: -lane.remaining)[:LANES],
         sessions=_summed(ledgers, "SELECT state, count(*) FROM session GROUP BY state"),
         scopes=len({row[0] for ledger in ledgers for row in ledger.db.execute(_SCOPES)}),
+        pending=sum(int(ledger.db.execute(_PENDING).fetchone()[0]) for ledger in ledgers),
         named=[row for ledger in ledgers for row in _named(ledger)][:LISTED],
         runs=[run for ledger in ledgers if (run := last_run(ledger)) is not None],
         probe=[] if migration is None else [row for each in probed for row in probe_answers(each, migration.context)],
@@ -104,6 +108,7 @@ _STATES = (
 )
 """One statement, because a replay may be writing meanwhile."""
 _LATE = "SELECT count(*) FROM fact WHERE late = 1"
+_PENDING = f"SELECT count(DISTINCT mem0_id) FROM pending WHERE {OPEN}"
 _SCOPES = "SELECT path FROM scope WHERE registered = 1"
 
 
@@ -137,4 +142,7 @@ def _named(ledger: Ledger) -> list[NamedFact]:
                 (plan, state, LISTED - len(found)),
             )
             found += [NamedFact(row["mem0_id"], row["number"], row["state"], row["reason"]) for row in rows]
-    return found
+    rows = ledger.db.execute(
+        f"SELECT mem0_id, version FROM pending WHERE {OPEN} ORDER BY mem0_id LIMIT ?", (LISTED - len(found),)
+    )
+    return found + [NamedFact(row["mem0_id"], row["version"], "pending", REASON) for row in rows]

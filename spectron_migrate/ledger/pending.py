@@ -1,0 +1,67 @@
+"""Pending memories: Mem0 and ledger have different texts, and neither descent nor times tell which one is newer.
+
+They wait for a person, who says `replay --resolve ID=newer` or `ID=older` of the text that is not in the ledger.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import dataclass
+
+from spectron_migrate.ledger.ledger import Ledger
+from spectron_migrate.ledger.plan import ScanRow
+from spectron_migrate.records import Memory
+
+REASON = (
+    "its text differs from the one in the ledger, and no time tells which is newer: replay --resolve ID=newer or"
+    " ID=older says what this text is"
+)
+OPEN = "is_older = 0 AND pending.version = (SELECT newest_version FROM memory WHERE memory.mem0_id = pending.mem0_id)"
+"""Of a row of `pending`: nobody has decided it, and the ledger still has the text that it was compared with."""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingText:
+    """A text of which nobody knows whether it is newer, and the scan that showed it."""
+
+    memory: Memory
+    scan: ScanRow
+
+
+def note_pending(db: sqlite3.Connection, mem0_id: str, record: str, scan: int, version: int, plan: int) -> bool:
+    """Keep a memory as pending; False where a person said of this text of this scan that it is older."""
+    known = db.execute(
+        "SELECT is_older FROM pending WHERE mem0_id = ? AND scan = ? AND version = ?", (mem0_id, scan, version)
+    ).fetchone()
+    if known is not None and known["is_older"]:
+        return False
+    db.execute("DELETE FROM pending WHERE mem0_id = ? AND (is_older = 0 OR scan = ?)", (mem0_id, scan))
+    db.execute(
+        "INSERT INTO pending(mem0_id, scan, version, record, plan) VALUES (?, ?, ?, ?, ?)",
+        (mem0_id, scan, version, record, plan),
+    )
+    return True
+
+
+def find_pending(ledger: Ledger, mem0_id: str) -> PendingText | None:
+    """The pending text of a memory; None where there is none."""
+    row = ledger.db.execute(
+        "SELECT record, scan.id, kind, began, ended, complete, manifest_digest FROM pending"
+        f" JOIN scan ON scan.no = pending.scan WHERE mem0_id = ? AND {OPEN}",
+        (mem0_id,),
+    ).fetchone()
+    if row is None:
+        return None
+    complete = None if row["complete"] is None else bool(row["complete"])
+    scan = ScanRow(row["id"], row["kind"], row["began"], row["ended"], complete, row["manifest_digest"])
+    return PendingText(Memory.from_json(json.loads(row["record"])), scan)
+
+
+def say_older(ledger: Ledger, mem0_id: str) -> None:
+    """Leave the pending text out for good: a person said that it is older. Call inside a transaction."""
+    ledger.db.execute(
+        f"UPDATE plan SET replaced = replaced + 1 WHERE id = (SELECT plan FROM pending WHERE mem0_id = ? AND {OPEN})",
+        (mem0_id,),
+    )
+    ledger.db.execute(f"UPDATE pending SET is_older = 1 WHERE mem0_id = ? AND {OPEN}", (mem0_id,))
