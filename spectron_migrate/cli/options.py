@@ -110,7 +110,7 @@ def _heading(param: Any) -> str:
 
 
 def read_filters(user: list[str] | None, agent: list[str] | None = None, run: list[str] | None = None) -> Filters:
-    """Filters from ids and `@FILE`s; raises InputError naming every file that cannot be read or is empty."""
+    """Filters from ids and `@FILE`s; raises InputError naming every file and id that is empty or cannot be read."""
     problems: list[str] = []
     filters = Filters(*(frozenset(_read_ids(values or [], problems)) for values in (user, agent, run)))
     if problems:
@@ -121,6 +121,9 @@ def read_filters(user: list[str] | None, agent: list[str] | None = None, run: li
 def _read_ids(values: list[str], problems: list[str]) -> list[str]:
     ids: list[str] = []
     for value in values:
+        if not value.strip():
+            problems.append("an id in --user, --agent or --run is empty, which no memory has")
+            continue
         if not value.startswith("@"):
             ids.append(value)
             continue

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
 import time
 import traceback
@@ -112,7 +113,7 @@ def run_command(command: str, options: GlobalOptions, run: Callable[[Invocation]
         return _print_bug(command, error, options, began=began)
     reporter.close()
     _append_to_log(options, {"event": "end", "command": command, "exit_code": int(result.exit_code)})
-    next_ = _with_global_options(result.next, options)
+    next_ = _as_found_here(_with_global_options(result.next, options))
     if options.as_json:
         _print_json(command, result, next_=next_, warnings=reporter.warnings, began=began)
     elif not options.quiet:
@@ -151,6 +152,14 @@ def _with_global_options(next_: str | None, options: GlobalOptions) -> str | Non
     return re.sub(
         r"spectron-migrate (?:cutover )?[a-z-]+", lambda found: f"{found[0]} {shlex.join(given)}", next_, count=1
     )
+
+
+def _as_found_here(next_: str | None) -> str | None:
+    """The next command line with the path by which this program was called, where its name alone is not found."""
+    called = Path(sys.argv[0])
+    if next_ is None or called.name != "spectron-migrate" or shutil.which(called.name):
+        return next_
+    return re.sub(r"^spectron-migrate\b", lambda _: shlex.quote(str(called)), next_)
 
 
 def _print_tables(console: Console, result: CommandResult, next_: str | None) -> None:

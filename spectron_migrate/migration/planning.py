@@ -81,7 +81,7 @@ def make_plan(
     a changed mapping that would move what was sent already, and for choices about memories that are not pending; then
     the ledger is as before.
     """
-    _warn_unknown(filters, dump, reporter)
+    _check_users(ledger, filters, dump, reporter)
     _warn_raw(dump, reporter)
     _refuse_half_erased(ledger)
     fingerprint = digest(dump.digest, mapping.digest, *_filter_parts(filters))
@@ -309,11 +309,22 @@ def _refuse_moves(changes: list[plan.ScopeChange]) -> None:
     )
 
 
-def _warn_unknown(filters: Filters, dump: Dump, reporter: Reporter) -> None:
-    """Warn about users in the filters that the dump does not have: probably a typing error."""
+def _check_users(ledger: Ledger, filters: Filters, dump: Dump, reporter: Reporter) -> None:
+    """Warn about users in the filters that the dump does not have; raises InputError if it and the ledger have none.
+
+    It is probably a typing error: a run that selects nothing must not look like one that has nothing left to do.
+    """
     unknown = sorted(filters.users - dump.manifest.users.keys())
-    if unknown:
-        reporter.warn(f"the dump has no memory of user {name_first([repr(user) for user in unknown])}")
+    if not unknown:
+        return
+    named = name_first([repr(user) for user in unknown])
+    selects_nobody = set(unknown) == filters.users and not filters.agents and not filters.runs
+    if selects_nobody and not any(memories.knows_user(ledger, user) for user in unknown):
+        there = name_first([repr(user) for user in sorted(dump.manifest.users)]) or "none"
+        raise InputError(
+            f"the dump in {dump.path} has no memory of user {named}", hint=f"it has memories of these users: {there}"
+        )
+    reporter.warn(f"the dump has no memory of user {named}")
 
 
 def _warn_raw(dump: Dump, reporter: Reporter) -> None:

@@ -9,12 +9,15 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from spectron_migrate.errors import InputError, Unreachable
 from spectron_migrate.rehearsal import store
 
 CONTEXT = "rehearsal"
+EXTRA = ("starlette", "uvicorn", "wordllama", "numpy")
+"""Modules of the extra `local`."""
 FOREIGN_PREFIXES = ("SPECTRON_", "AGENT_MEMORY_", "MEM0_")
 """Variables that could point a rehearsal at a real service: they are neither read nor passed on."""
 
@@ -50,6 +53,12 @@ def make_store_in_subprocess(folder: Path, environment: Mapping[str, str]) -> Pa
 
     Raises InputError if the extra `local` is missing.
     """
+    missing = [name for name in EXTRA if find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"a rehearsal needs the extra `local` ({', '.join(missing)} is not installed)",
+            hint="pip install 'spectron-migrate[local]'",
+        )
     folder.mkdir(parents=True, exist_ok=True)
     # With an inherited stdout, a library of Mem0 could print into our output.
     process = subprocess.run(  # noqa: S603 - our own interpreter and module
@@ -62,7 +71,7 @@ def make_store_in_subprocess(folder: Path, environment: Mapping[str, str]) -> Pa
     )
     if process.returncode != 0:
         last = (process.stderr.strip().splitlines() or ["no message"])[-1]
-        if "ModuleNotFoundError" in last:
+        if any(name in last for name in ("ModuleNotFoundError", "ImportError", InputError.__name__)):
             raise InputError(
                 f"making a Mem0 store needs the extra `local`: {last.split(':', 1)[-1].strip()}",
                 hint="pip install 'spectron-migrate[local]'",

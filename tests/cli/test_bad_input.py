@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -194,6 +195,52 @@ def test_a_bug_is_exit_code_1_and_its_traceback_is_only_in_the_log(
     assert "RuntimeError" in record["traceback"]
     assert "sk-secret-in-a-bug" not in record["traceback"]
     assert 0o600 == Path(".spectron-migrate/log.jsonl").stat().st_mode & 0o777
+
+
+@pytest.mark.parametrize("selected", ["nobody", "", " "])
+def test_a_user_that_nobody_is_gets_exit_code_2_and_the_users_that_are_there(
+    selected: str, configured: RunningServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert 2 == run(["replay", "--dump", one_memory("alice"), "--user", selected])
+    message = error_shown(capsys)
+    assert ("alice" if selected == "nobody" else "empty") in message
+    assert not Path(".spectron-migrate").exists()
+
+
+def test_a_user_whose_memories_were_all_deleted_can_still_be_named(configured: RunningServer, user: str) -> None:
+    other = f"{user}-other"
+    write_raw(Path("get_all.json"), [memory(1, user), memory(2, other)])
+    assert 0 == run(["export", "--from", "get_all.json"])
+    assert 0 == run(["replay"])
+    write_raw(Path("get_all.json"), [memory(2, other)])
+    assert 0 == run(["export", "--from", "get_all.json"])
+    assert 0 == run(["replay", "--user", user])
+
+
+@pytest.mark.parametrize("module", ["starlette", "wordllama"])
+def test_a_rehearsal_without_its_extra_says_how_to_get_it(module: str) -> None:
+    script = (
+        f"import sys; sys.modules['{module}'] = None;"
+        "from spectron_migrate.cli.app import run; sys.exit(run(['rehearse', '--json']))"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    error = json.loads(ended.stdout)["error"]
+    assert 2 == ended.returncode
+    assert module in error["message"]
+    assert "pip install 'spectron-migrate[local]'" == error["hint"]
+
+
+def test_the_next_command_is_one_that_this_shell_finds(configured: RunningServer, user: str) -> None:
+    program = Path(sys.executable).with_name("spectron-migrate")
+    ended = subprocess.run(
+        [program, "replay", "--dump", one_memory(user), "--dry-run", "--json"],
+        env={**os.environ, "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert json.loads(ended.stdout)["next"].startswith(f"{program} replay")
 
 
 def test_a_command_without_its_extra_says_how_to_get_it(capsys: pytest.CaptureFixture[str]) -> None:

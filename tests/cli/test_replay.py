@@ -50,8 +50,8 @@ def test_a_memory_has_to_match_every_kind_of_filter(user: str, capsys: pytest.Ca
 @pytest.mark.usefixtures("configured")
 def test_a_warning_names_a_user_that_the_dump_does_not_have(user: str, capsys: pytest.CaptureFixture[str]) -> None:
     write_raw(Path("all.json"), [memory(1, user)])
-    answer = replay(capsys, "--user", "alcie")
-    assert 0 == answer["planned"]
+    answer = replay(capsys, "--user", "alcie", "--user", user)
+    assert 1 == answer["planned"]
     assert [] != [warning for warning in answer["warnings"] if "no memory of user 'alcie'" in warning]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.plan import LIVE
 from spectron_migrate.ledger.schema import CARRIER, FACTS, SENT, STORED, marks
-from spectron_migrate.records import Memory
+from spectron_migrate.records import Memory, canonical_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,13 @@ class LastVersion:
     """Whether any version of it is stored, this one or an older one."""
     message: str | None = None
     """The message whose turn holds it; the state is that one's then."""
+
+
+def knows_user(ledger: Ledger, user: str) -> bool:
+    """Whether the ledger has a memory of this user. Reads every record: not for a path that runs often."""
+    named = f'"user_id":{canonical_json(user)}'
+    statement = "SELECT 1 FROM memory WHERE replace(record, ?, '') != record LIMIT 1"
+    return ledger.db.execute(statement, (named,)).fetchone() is not None
 
 
 def last_version(ledger: Ledger, mem0_id: str) -> LastVersion | None:
