@@ -95,8 +95,11 @@ def record_expectations(
 
 def expectation_of(memory: Memory, last: LastVersion | None, rules: ExpectationRules) -> Expectation:
     """The expectation of a memory of the dump; `last` is the newest version that the ledger knows."""
-    if last is not None and last.tombstoned_at is not None and (rules.began or "") <= last.tombstoned_at:
-        return _gone(memory.id, last)  # an older scan cannot bring back what a newer one found deleted
+    if last is not None and last.tombstoned_at is not None:
+        if rules.began is None:
+            return Expectation("pending", "deleted in Mem0 by the ledger, and this file does not say when it was read")
+        if rules.began <= last.tombstoned_at:
+            return _gone(memory.id, last)  # an older scan cannot bring back what a newer one found deleted
     mapped = rules.mapping.map_memory(memory)
     stored = last is not None and last.any_stored
     if isinstance(mapped, Skipped):

@@ -11,9 +11,10 @@ for, until all of the text is found.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Literal
 
 from spectron_migrate.judge import PASSAGE_LETTERS, plain
@@ -34,6 +35,8 @@ _LONG_QUERY = 48
 """Words of the second wording."""
 _PART = 300
 """Letters from which the words are taken that should find the passage where they stand."""
+_SHARERS = 20
+"""Memories at most that are compared because they have a passage in common."""
 _KEPT = 1000
 """Texts of passages whose expected number is kept."""
 
@@ -183,20 +186,49 @@ class _Placement:
         fact = search.fact
         if self._work.has_finding("altered", fact.mem0_id):
             return []  # by its turn: its passages are then those of the other text
-        passages = Passages(fact, lambda hit_id: self._is_of_another(fact, hit_id))
+        passages = Passages(fact, partial(self._is_of_another, fact))
         passages.add(hits)
+        found = await self._cover(search, passages)
+        if isinstance(found, Finding):
+            return [found]
+        if passages.first_is_wrong:
+            return [self._altered(fact, 0, passages.seen[fact.chunk_id or ""])]
+        if len(found) == 1:
+            return _copies(self._work, fact, hits, f"scope {selector_text(fact.selector)}")
+        self._work.claim_passages(fact.no, [(piece.id, piece.text) for piece in found])
+        lacking = await self._lacking(search, passages, found)
+        return [lacking] if lacking is not None else self._copies_of_pieces(fact, passages, found)
+
+    async def _cover(self, search: KeywordSearch, passages: Passages) -> Sequence[Piece] | Finding:
+        """Search until the passages cover the text; the finding if they do not."""
         pieces, gap = passages.pieces()
         while gap is not None and not passages.first_is_wrong:
             finding = await self._search_from(search, passages, gap)
             if finding is not None:
-                return [finding]
+                return finding
             pieces, gap = passages.pieces()
-        if passages.first_is_wrong:
-            return [self._altered(fact, 0, passages.seen[fact.chunk_id or ""])]
-        if len(pieces) == 1:
-            return _copies(self._work, fact, hits, f"scope {selector_text(fact.selector)}")
-        self._work.claim_passages(fact.no, [(piece.id, piece.text) for piece in pieces])
-        return self._copies_of_pieces(fact, passages, pieces)
+        return pieces
+
+    async def _lacking(self, search: KeywordSearch, passages: Passages, pieces: Sequence[Piece]) -> Finding | None:
+        """Whether several memories with a common part need more passages with a text than there are."""
+        fact = search.fact
+        for piece in pieces:
+            ids = passages.ids_with(piece.text)
+            sharers = [each for each in self._work.with_passage(piece.text) if each.scope == fact.scope]
+            if not len(ids) < len(sharers) or len(ids) >= MAX_K:
+                continue
+            needing = [each for each in sharers[:_SHARERS] if not await self._covers_without(search, each, ids)]
+            if len(needing) > len(ids):
+                where, texts = f"scope {selector_text(fact.selector)}", {"written": piece.text}
+                reason = f"{len(needing)} memories need a passage of this text each, {len(ids)} are there"
+                return Finding("missing", fact.mem0_id, reason, where, texts)
+        return None
+
+    async def _covers_without(self, search: KeywordSearch, fact: StoredMemory, ids: Collection[str]) -> bool:
+        words = tuple(search.frequencies.rarest(fact.text))
+        others = Passages(fact, lambda hit_id: hit_id in ids or self._is_of_another(fact, hit_id))
+        found = await self._cover(KeywordSearch(fact, words, search.frequencies), others)
+        return not isinstance(found, Finding)
 
     async def _search_from(self, search: KeywordSearch, passages: Passages, gap: int) -> Finding | None:
         """Search for the passage at this letter of the text; None if it is found, and added to the passages."""
@@ -262,8 +294,8 @@ class _Placement:
         return self._expected[key] + needed * self._work.leftovers(fact.text, fact.scope)
 
     def _is_of_another(self, fact: StoredMemory, hit_id: str) -> bool:
-        owners = [owner.no for owner in self._work.owners_of(hit_id)] or self._work.claimants_of(hit_id)
-        return bool(owners) and fact.no not in owners
+        owners = self._work.owners_of(hit_id)
+        return bool(owners) and all(owner.no != fact.no for owner in owners)
 
     def _altered(self, fact: StoredMemory, gap: int, found: str) -> Finding:
         masked = is_masked(found, fact.text)

@@ -13,7 +13,7 @@ from spectron_migrate.ledger.read.receipts import ReceiptRow
 from spectron_migrate.records import selector_of
 from spectron_migrate.verify.stored_memory import StoredMemory
 
-FORMAT = "3"
+FORMAT = "4"
 """Of the file. A run that was begun with another one begins anew."""
 LEDGERS = 1024
 """A fact's number in the file is its number in its ledger, times this, plus the ledger's."""
@@ -32,7 +32,7 @@ CREATE INDEX fact_owner ON fact(owner, lot);
 CREATE TABLE expected(mem0_id TEXT PRIMARY KEY, kind TEXT NOT NULL, reason TEXT NOT NULL) WITHOUT ROWID;
 CREATE INDEX expected_kind ON expected(kind, reason);
 CREATE TABLE leftover(turn TEXT PRIMARY KEY, scope INTEGER NOT NULL, plain BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE passage(id TEXT PRIMARY KEY, fact INTEGER NOT NULL, plain BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE passage(id TEXT, fact INTEGER, plain BLOB NOT NULL, PRIMARY KEY (fact, id)) WITHOUT ROWID;
 CREATE INDEX passage_plain ON passage(plain);
 CREATE TABLE finding(
   no INTEGER PRIMARY KEY, layer TEXT NOT NULL, kind TEXT NOT NULL, mem0_id TEXT, reason TEXT NOT NULL,

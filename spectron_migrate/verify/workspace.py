@@ -280,10 +280,6 @@ class Workspace:
         """Facts with a long text of which this is a passage, as far as their passages were found."""
         return list(self._facts("no IN (SELECT fact FROM passage WHERE plain = ?) ORDER BY no", (text_key(text),)))
 
-    def claimants_of(self, passage: str) -> list[int]:
-        """The fact whose text a passage was found to be part of."""
-        return [row["fact"] for row in self.db.execute("SELECT fact FROM passage WHERE id = ?", (passage,))]
-
     def leftovers(self, text: str, scope: int) -> int:
         """How many turns left behind in a scope have this text."""
         row = self.db.execute(

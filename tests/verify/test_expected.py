@@ -43,6 +43,9 @@ def rules(
         pytest.param(HELD, WRITTEN, rules(), ("stored", ()), id="stored"),
         pytest.param(HELD, None, rules(), ("missing", ()), id="never planned"),
         pytest.param(HELD, replace(WRITTEN, tombstoned_at=LATER), rules(began=AT), ("gone", ("stale",)), id="deleted"),
+        pytest.param(
+            HELD, replace(WRITTEN, tombstoned_at=LATER), rules(), ("pending", ()), id="deleted, or seen again"
+        ),
         pytest.param(HELD, replace(WRITTEN, tombstoned_at=AT), rules(began=LATER), ("stored", ()), id="seen again"),
         pytest.param(
             replace(HELD, state="expired"),
