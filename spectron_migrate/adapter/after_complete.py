@@ -86,6 +86,7 @@ class SpectronBackend:
         Each message of a conversation becomes one memory, system and tool messages excepted: Spectron extracts facts
         itself. Raises InputError for anything but messages, and for memories that no rule maps.
         """
+        self._core.refuse_if_closed()
         owners = self._core.calls.trimmed(owners_of(kwargs))
         texts = _texts(messages, unsaid=("system",) if kwargs.get("infer") is False else UNSAID)
         pairs = [self._place(role, name, text, owners, kwargs) for role, name, text in texts]

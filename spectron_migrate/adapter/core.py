@@ -30,12 +30,13 @@ from spectron_migrate.adapter.search_results import HIDDEN, RenderedHits, Search
 from spectron_migrate.adapter.shadow import ShadowReads
 from spectron_migrate.adapter.spectron_thread import SpectronAnswer, SpectronThread
 from spectron_migrate.adapter.writes import WriteTracker, is_captured
-from spectron_migrate.errors import InputError
+from spectron_migrate.errors import InputError, NotLegal
 from spectron_migrate.mapping import Lens, NotServable, load_mapping
 from spectron_migrate.records import Memory
 from spectron_migrate.settings import load_settings
 from spectron_migrate.settings.types import Secret, Settings, SpectronAccess
-from spectron_migrate.state.routing import Routing, RoutingReader, name_of, subject_of
+from spectron_migrate.state.routing import Routing, name_of, subject_of
+from spectron_migrate.state.routing_reader import RoutingReader
 
 MAX_K = 50
 """Hits asked of Spectron, as many as verification asks for: some hits are not memories, or are old texts."""
@@ -89,7 +90,11 @@ class AdapterCore:
         self.counters = ProcessCounters()
         self.guard = Guard(self.settings.cutover.guard, clock=clock)
         try:
-            self.routing = RoutingReader(_absolute(routing) if routing else self.settings.state)
+            self.routing = RoutingReader(
+                str(routing or self.settings.state),
+                state=self.settings.state,
+                named=bool(routing) or self.settings.state_is_named,
+            )
         except ValueError as error:
             raise InputError(str(error)) from None
         if "://" in str(routing or ""):
@@ -105,11 +110,12 @@ class AdapterCore:
         self._ready: tuple[float, str | None] = (float("-inf"), "not looked at yet")
         self.shadow = ShadowReads(self, self.settings.cutover.shadow, rng or random.Random())
         self._logged: set[str] = set()
+        self._closed = False
         self._writes = WriteTracker(
             self.calls,
             self.process_calls,
             self.catalogue,
-            routing=self.routing.current,
+            routing=self.routing.for_write,
             moment=self._moment,
             results_of=messages_of if self.settings.cutover.capture == "messages" else results_of,
         )
@@ -134,7 +140,7 @@ class AdapterCore:
             return SearchPlan(asked, lens, lens is not None, True, why_not)
         if why_not:
             self.counters.call("search", asked.beyond or ("scope",))
-        where = self._where(routing, asked, wanted)
+        where = "unreadable" if self._cannot_read_routing() else self._where(routing, asked, wanted)
         if where == "spectron":
             where = "beyond" if lens is None else self._held_back() or "spectron"
         if where != "spectron":
@@ -221,7 +227,11 @@ class AdapterCore:
     def writing(
         self, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> AbstractContextManager[Callable[[Any], None]]:
-        """A context around a call that changes Mem0. Call what it gives with Mem0's answer."""
+        """A context around a call that changes Mem0. Call what it gives with Mem0's answer.
+
+        Raises NotLegal if the adapter is closed, and RoutingUnreadable if Mem0 may not be the one to write to.
+        """
+        self.refuse_if_closed()
         self.heartbeat.begin()
         return self._writes.around(method, args, kwargs)
 
@@ -235,8 +245,16 @@ class AdapterCore:
         """Seconds, monotonic."""
         return self._clock()
 
+    def refuse_if_closed(self) -> None:
+        """Raise NotLegal once the adapter is closed: nothing would note what is written, or learn of `complete`."""
+        if self._closed:
+            raise NotLegal(
+                "nothing was written: the adapter is closed", hint="close it after the last call, or make a new one"
+            )
+
     def close(self) -> None:
         """Write the last status and close threads, files and connections; the wrapped client stays open."""
+        self._closed = True
         self.heartbeat.close()
         self.process_calls.close()
         self.routing.close()
@@ -294,6 +312,13 @@ class AdapterCore:
             self._as_of = (as_of, moment)
         return moment
 
+    def _cannot_read_routing(self) -> bool:
+        problem = self.routing.unreadable
+        if problem is not None and problem not in self._logged:
+            self._logged.add(problem)
+            _log.warning("searches are answered by Mem0, and writes are refused: %s", problem)
+        return problem is not None
+
     def _held_back(self) -> str:
         """Why searches do not go to Spectron at the moment; empty if they do."""
         if self.guard.state != "closed":
@@ -348,10 +373,6 @@ def _access(settings: Settings, client: Any | None) -> Callable[[], SpectronAcce
         return settings.spectron.require
     access = SpectronAccess(client.base_url, client.context, Secret(client._api_key), client._timeout_s)
     return lambda: access
-
-
-def _absolute(routing: str | Path) -> str:
-    return str(routing) if "://" in str(routing) else str(Path(routing).absolute())
 
 
 def _text(value: str | Path | None) -> str | None:

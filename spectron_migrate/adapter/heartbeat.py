@@ -17,7 +17,8 @@ from spectron_migrate.records import parse_time
 from spectron_migrate.state.following import UNDRAINED, is_followed
 from spectron_migrate.state.process_status import GuardStatus, ProcessStatus, stamp
 from spectron_migrate.state.processes import FOLDER, OwnFile
-from spectron_migrate.state.routing import Routing, RoutingReader
+from spectron_migrate.state.routing import Routing
+from spectron_migrate.state.routing_reader import RoutingReader
 
 EVERY_S = 0.5
 UNCHANGED_S = 5.0

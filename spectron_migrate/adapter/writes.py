@@ -12,6 +12,7 @@ from spectron_migrate.adapter.catalogue import Catalogue, NoCatalogue
 from spectron_migrate.adapter.mem0_calls import Mem0Calls, owners_of
 from spectron_migrate.adapter.mem0_methods import BY_MEMORY_ID
 from spectron_migrate.adapter.process_calls import ProcessCalls
+from spectron_migrate.errors import NotLegal
 from spectron_migrate.state.call_log import CallSubject, encode_results
 from spectron_migrate.state.routing import Routing
 
@@ -86,6 +87,9 @@ class _TrackedWrite:
     def __enter__(self) -> Callable[[Any], None]:
         calls = self._tracker.process_calls
         self._number, self._routing = calls.start(self._tracker.routing)
+        if self._routing.phase == "complete":
+            calls.finish(self._number)
+            raise NotLegal("nothing was written: the cutover was completed at this moment", hint="make the call again")
         if self._routing.phase == "mem0":
             return _unnoted
         try:

@@ -77,6 +77,7 @@ def load_settings(path: Path | None, *, env: Mapping[str, str], overrides: Mappi
         verify=_verify(layers),
         cutover=_cutover(layers),
         file=path,
+        state_is_named=layers.find("state") is not None,
     )
     problems.refuse()
     return settings

@@ -171,3 +171,5 @@ class Settings:
     cutover: CutoverSettings
     file: Path | None
     """The settings file that was read, if any."""
+    state_is_named: bool = False
+    """An option or the file names the state directory; it is not the default."""

@@ -325,6 +325,11 @@ def _publish(folder: Path, state: CutoverState, caught_up: CaughtUp | None, *, n
     return routing
 
 
+def routing_of(state: CutoverState, old: Routing | None = None) -> Routing:
+    """The routing that follows from the journal alone; how far Spectron has caught up is taken from `old`."""
+    return _routing(state, old, None, now=state.changed_at or "")
+
+
 def _routing(state: CutoverState, old: Routing | None, caught_up: CaughtUp | None, *, now: str) -> Routing:
     """The routing for this state. Without `caught_up`, what `old` says of the same cutover is kept."""
 

@@ -17,18 +17,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import math
-import os
-import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from spectron_migrate.files.atomic import replace_file
 
@@ -38,17 +30,12 @@ BUCKETS = 10_000
 MOST_BEHIND = 5_000
 """If more users than this are behind, they are not listed: everybody counts as behind."""
 MOST_BYTES = 4_000_000
-CHECK_EVERY_S = 0.5
-"""How often a reader checks the file for changes. A revert must reach readers within a second."""
-FETCH_TIMEOUT_S = 5.0
 
 Phase = Literal["mem0", "started", "shift", "closing", "complete"]
 PHASES: tuple[Phase, ...] = ("mem0", "started", "shift", "closing", "complete")
 CatchUp = Literal["follow", "outbox"]
 Route = Literal["mem0", "spectron", "behind"]
 """Where a read goes. `behind` is read from Mem0 as well, because not all of the user's memories are in Spectron yet."""
-
-_log = logging.getLogger("spectron_migrate.routing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +151,7 @@ def read_routing(path: Path) -> Routing | None:
     """The routing in a file; None if there is none. Raises ValueError if it cannot be read or is not a routing."""
     try:
         with path.open("rb") as file:
-            return _parse(file.read(MOST_BYTES + 1))
+            return parse_routing(file.read(MOST_BYTES + 1))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -181,162 +168,8 @@ def write_routing(path: Path, routing: Routing) -> None:
     replace_file(path, data, durable=True, mode=0o644)
 
 
-@dataclass
-class _LastRead:
-    """What a reader last got from its source."""
-
-    routing: Routing = field(default_factory=Routing)
-    problem: str | None = "not read yet"
-    stamp: Any = None
-    """Changes with the source: inode, size and time of a file, ETag of an address."""
-    expires: float = math.inf
-    """When `fresh_until` passes, by the reader's monotonic clock."""
-
-
-class RoutingReader:
-    """The newest routing from a file or an https address, for an application that asks at every read.
-
-    `current` reads a clock, and calls `stat` on the file twice a second. An address is fetched by a background thread,
-    so no read ever waits for the network. If the source is broken or missing, the last good routing stays in force,
-    `problem` says why, and one line is logged. A routing that is not renewed expires (`fresh_until`): a reader that
-    lost its source reads from Mem0 in the end. A wall clock that is behind, or was set back, does not prolong it.
-    """
-
-    def __init__(
-        self,
-        source: Path | str,
-        *,
-        check_every_s: float = CHECK_EVERY_S,
-        clock: Callable[[], float] = time.monotonic,
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        """`source`: the file, its state directory, or an address.
-
-        `clock`: monotonic seconds; `now`: seconds since 1970. Raises ValueError for an address that is neither https
-        nor on this machine.
-        """
-        text = str(source)
-        self._url = text if "://" in text else None
-        if self._url is not None and not _may_be_fetched(self._url):
-            raise ValueError("the address of a routing must be https, or on this machine")
-        path = Path(text)
-        self._path = path if path.suffix == ".json" else path / FILE
-        self._last = _LastRead()
-        self._every_s = check_every_s
-        self._clock = clock
-        self._now = now
-        self._next_look = float("-inf")
-        self._fetcher: threading.Thread | None = None
-        self._pid = 0
-        self._closed = threading.Event()
-
-    @property
-    def problem(self) -> str | None:
-        """Why `current` may be out of date; None if the source was read at the last attempt."""
-        return self._last.problem
-
-    def current(self) -> Routing:
-        """The newest good routing. Never raises and never waits for the network."""
-        now = self._clock()
-        if self._url is not None:
-            self._keep_fetching()
-        elif now >= self._next_look:
-            self._next_look = now + self._every_s
-            self._read_file()
-        last = self._last
-        if now >= last.expires:
-            last.routing, last.expires = replace(last.routing, fresh_until=0.0), math.inf
-        return last.routing
-
-    def close(self) -> None:
-        """Stop the background thread, if there is one."""
-        self._closed.set()
-
-    def _read_file(self) -> None:
-        try:
-            status = self._path.stat()
-            stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
-            if stamp == self._last.stamp and self._last.problem is None:
-                return
-            with self._path.open("rb") as file:
-                routing = _parse(file.read(MOST_BYTES + 1))
-        except (OSError, ValueError) as error:
-            self._keep_the_last(f"{self._path}: {getattr(error, 'strerror', None) or error}")
-            return
-        self._take(routing, stamp)
-
-    def _keep_fetching(self) -> None:
-        if self._fetcher is not None and self._pid == os.getpid():  # threads do not survive a fork
-            return
-        self._pid = os.getpid()
-        self._fetcher = threading.Thread(target=self._fetch_forever, name="spectron-routing", daemon=True)
-        self._fetcher.start()
-
-    def _fetch_forever(self) -> None:
-        while not self._closed.is_set():
-            self.fetch()
-            self._closed.wait(self._every_s)
-
-    def fetch(self) -> None:
-        """Fetch the address now. An application calls this only if its very first read must not go to Mem0."""
-        from urllib.error import HTTPError
-        from urllib.request import HTTPRedirectHandler, Request, build_opener
-
-        class NoRedirect(HTTPRedirectHandler):
-            """A redirect is an error: only the application's configuration decides where the routing comes from."""
-
-            def redirect_request(self, *_: Any, **__: Any) -> None:
-                return None
-
-        headers = {"Accept": "application/json", "User-Agent": "spectron-migrate"}
-        if self._last.stamp is not None:
-            headers["If-None-Match"] = self._last.stamp
-        try:
-            request = Request(self._url or "", headers=headers)  # noqa: S310 - the scheme was checked
-            with build_opener(NoRedirect).open(request, timeout=FETCH_TIMEOUT_S) as answer:
-                self._take(_parse(answer.read(MOST_BYTES + 1)), answer.headers.get("ETag"))
-        except HTTPError as error:
-            error.close()
-            if error.code == 304:
-                self._last.problem = None
-            else:
-                self._keep_the_last(f"{self._url}: answered {error.code}")
-        except Exception as error:  # nothing that a network does may fail an application's read
-            self._keep_the_last(f"{self._url}: {getattr(error, 'reason', None) or error}")
-
-    def _take(self, routing: Routing, stamp: Any) -> None:
-        if self._last.routing.epoch > routing.epoch and self._last.routing.migration == routing.migration:
-            self._keep_the_last(f"{self._url or self._path}: older than the last one read")
-            return
-        if self._last.problem not in (None, "not read yet"):
-            _log.warning("routing: can be read again, epoch %d, %s", routing.epoch, routing.phase)
-        self._last = _LastRead(routing, None, stamp, self._clock() + _expires_in_s(routing, self._now()))
-
-    def _keep_the_last(self, problem: str) -> None:
-        if problem != self._last.problem:
-            _log.warning("routing: the last good one stays in force: %s", problem)
-            self._last.problem = problem
-
-
-def _expires_in_s(routing: Routing, now: float) -> float:
-    """Seconds until it expires: by the wall clock, but at most the period it was written for."""
-    if routing.fresh_until is None:
-        return math.inf
-    remaining_s = routing.fresh_until - now
-    with suppress(ValueError, TypeError):
-        remaining_s = min(remaining_s, routing.fresh_until - datetime.fromisoformat(routing.as_of or "").timestamp())
-    return max(0.0, remaining_s)
-
-
-def _may_be_fetched(url: str) -> bool:
-    with suppress(ValueError):
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        return parts.scheme == "https" or (parts.scheme == "http" and host in ("localhost", "127.0.0.1", "::1"))
-    return False
-
-
-def _parse(data: bytes) -> Routing:
+def parse_routing(data: bytes) -> Routing:
+    """The routing in these bytes; raises ValueError."""
     if len(data) > MOST_BYTES:
         raise ValueError(f"larger than {MOST_BYTES:,} bytes")
     try:

@@ -123,7 +123,7 @@ class Stage:
     def notice(self) -> None:
         """As when half a second goes by: adapters look at the routing again."""
         for adapter in self.opened:
-            adapter._core.routing._read_file()
+            adapter._core.routing.look()
             adapter._core._ready = (float("-inf"), None)
 
     def start(self, catch_up: Literal["follow", "outbox"] = "follow") -> None:

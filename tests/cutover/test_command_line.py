@@ -18,7 +18,7 @@ import pytest
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.rehearsal.store import make_store
 from spectron_migrate.rehearsal.subprocesses import clean_environment
-from spectron_migrate.state.routing import RoutingReader
+from spectron_migrate.state.routing_reader import RoutingReader
 from tests.support import output
 from tests.support.command import command
 

@@ -23,7 +23,8 @@ from spectron_migrate.records import NullReporter
 from spectron_migrate.state import processes
 from spectron_migrate.state.journal import CutoverState, Step, StepName, read_journal, record_step
 from spectron_migrate.state.process_status import ProcessStatus
-from spectron_migrate.state.routing import Routing, RoutingReader, read_routing
+from spectron_migrate.state.routing import Routing, read_routing
+from spectron_migrate.state.routing_reader import RoutingReader
 from tests.cutover.support import Operator
 from tests.support.waiting import wait_until
 

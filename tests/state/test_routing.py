@@ -29,12 +29,12 @@ from spectron_migrate.state.routing import (
     BUCKETS,
     FILE,
     Routing,
-    RoutingReader,
     bucket_of,
     name_of,
     read_routing,
     write_routing,
 )
+from spectron_migrate.state.routing_reader import RoutingReader
 from tests.support.waiting import wait_until
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "configs" / "routing.schema.json").read_text("utf-8"))

@@ -1,0 +1,282 @@
+"""The routing that is in force, for an application that asks at every call.
+
+It is read from `routing.json`, or from an https address that serves it, and from the journal beside it
+(`state/journal.py`), which is authoritative. Mem0 may only be written to while one of them can be read and does not say
+`complete`. This module uses the standard library alone, because applications import it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from spectron_migrate.errors import InputError, NotLegal
+from spectron_migrate.state import journal
+from spectron_migrate.state.routing import FILE, MOST_BYTES, Routing, parse_routing
+
+CHECK_EVERY_S = 0.5
+"""How often a reader checks the files for changes. A revert must reach readers within a second."""
+FETCH_TIMEOUT_S = 5.0
+TRUSTED_S = 60.0
+"""For how long after an answer of an address its routing counts as read; as long as a silent process counts as live."""
+SIGNS = ("ledger.db", "*/ledger.db", "log.jsonl")
+"""Where one of these lies, `spectron-migrate` has worked: it is a state directory, not an empty volume."""
+TRACES = (journal.FILE, journal.LOCK_FILE, "since.db")
+"""Files that a cutover leaves in the state directory: where one of them lies, a cutover has begun."""
+
+_log = logging.getLogger("spectron_migrate.routing")
+
+
+class RoutingUnreadable(NotLegal):
+    """Nobody can say whether the cutover is complete: neither the routing nor the journal can be read."""
+
+    kind = "routing_unreadable"
+
+
+@dataclass
+class _LastRead:
+    """What a reader last got from its source."""
+
+    routing: Routing = field(default_factory=Routing)
+    problem: str | None = "not read yet"
+    stamp: Any = None
+    """Changes with the source: inode, size and time of the files, ETag of an address."""
+    expires: float = math.inf
+    """When `fresh_until` passes, by the reader's monotonic clock."""
+
+
+class RoutingReader:
+    """The newest routing from a state directory, a file or an https address.
+
+    `current` reads a clock, and calls `stat` on the files twice a second. An address is fetched by a background thread,
+    so no read ever waits for the network. If the source is broken or missing, the journal decides; without it the last
+    good routing stays in force for reads, `problem` says why, and one line is logged. A routing that is not renewed
+    expires (`fresh_until`): a reader that lost its source reads from Mem0 in the end. A wall clock that is behind, or
+    was set back, does not prolong it.
+
+    Once `complete` was read it stays, whatever the source says or loses later.
+    """
+
+    def __init__(
+        self,
+        source: Path | str,
+        *,
+        state: Path | None = None,
+        named: bool = True,
+        check_every_s: float = CHECK_EVERY_S,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """`source`: the file, its state directory, or an address; a relative path is resolved here, once.
+
+        `state`: the state directory, if it is not where the file lies.
+        `named`: somebody chose the source. A default counts as chosen once its directory exists.
+        `clock`: monotonic seconds; `now`: seconds since 1970. Raises ValueError for an address that is neither https
+        nor on this machine.
+        """
+        text = str(source)
+        self._url = text if "://" in text else None
+        if self._url is not None and not _may_be_fetched(self._url):
+            raise ValueError("the address of a routing must be https, or on this machine")
+        path = Path(text).absolute()
+        self._path = path if path.suffix == ".json" else path / FILE
+        beside = [] if self._url is not None else [self._path.parent]
+        self._folders = dict.fromkeys([*beside, *([state.absolute()] if state is not None else [])])
+        """Where the journal may lie."""
+        self._named = named
+        self._last = _LastRead()
+        self._every_s = check_every_s
+        self._clock = clock
+        self._now = now
+        self._next_look = float("-inf")
+        self._known_until = float("-inf")
+        """Until when it is known whether the cutover is complete, by the monotonic clock."""
+        self._journals: dict[Path, tuple[Any, journal.CutoverState]] = {}
+        self._fetcher: threading.Thread | None = None
+        self._pid = 0
+        self._closed = threading.Event()
+
+    @property
+    def problem(self) -> str | None:
+        """Why `current` may be out of date; None if the source was read at the last attempt."""
+        return self._last.problem
+
+    @property
+    def unreadable(self) -> str | None:
+        """Why nobody can say whether the cutover is complete; None if that is known, or no source was ever named."""
+        if self._last.routing.phase == "complete" or self._clock() <= self._known_until or not self._is_named():
+            return None
+        return self._last.problem or f"{self._url or self._path}: not read"
+
+    def current(self) -> Routing:
+        """The newest good routing. Never raises and never waits for the network."""
+        now = self._clock()
+        if self._url is not None:
+            self._keep_fetching()
+        if now >= self._next_look:
+            self._next_look = now + self._every_s
+            self.look()
+        last = self._last
+        if now >= last.expires:
+            last.routing, last.expires = replace(last.routing, fresh_until=0.0), math.inf
+        return last.routing
+
+    def for_write(self) -> Routing:
+        """The routing under which Mem0 may be written to; raises RoutingUnreadable where nobody knows that it may."""
+        routing = self.current()
+        if self.unreadable is not None:
+            self.look()  # it may be back since the last look
+            routing = self._last.routing
+        problem = self.unreadable
+        if problem is not None:
+            raise RoutingUnreadable(
+                f"nothing was written: whether Mem0 or Spectron is to be written to cannot be read ({problem})",
+                hint="give this process the migration's state directory (its volume, an absolute path), or restore"
+                " routing.json or cutover.jsonl in it",
+            )
+        return routing
+
+    def close(self) -> None:
+        """Stop the background thread, if there is one."""
+        self._closed.set()
+
+    def look(self) -> None:
+        """Read the files now, if they have changed."""
+        if self._last.routing.phase == "complete":
+            return
+        self._named = self._is_named()
+        state, journal_stamp = self._read_journal()
+        if self._url is not None:
+            if state is not None and state.phase == "complete":
+                self._take(journal.routing_of(state), journal_stamp, None)
+            return
+        routing, problem = None, None
+        stamp: tuple[Any, ...] = (journal_stamp,)
+        try:
+            status = self._path.stat()
+            stamp = (journal_stamp, status.st_ino, status.st_size, status.st_mtime_ns)
+            if stamp == self._last.stamp and self._last.problem is None:
+                return
+            with self._path.open("rb") as file:
+                routing = parse_routing(file.read(MOST_BYTES + 1))
+        except (OSError, ValueError) as error:
+            problem = f"{self._path}: {getattr(error, 'strerror', None) or error}"
+        if state is not None and (routing is None or state.epoch > routing.epoch):
+            routing = journal.routing_of(state, routing or self._last.routing)
+        if routing is not None:
+            self._take(routing, stamp, problem)
+        else:
+            self._known_until = math.inf if self._never_began() else float("-inf")
+            self._keep_the_last(problem or "")
+
+    def _read_journal(self) -> tuple[journal.CutoverState | None, Any]:
+        """What the journal says, and what changes with it; None if it is missing, broken or empty."""
+        newest: tuple[journal.CutoverState | None, Any] = (None, None)
+        for folder in self._folders:
+            with suppress(OSError, InputError):
+                status = (folder / journal.FILE).stat()
+                stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+                if folder not in self._journals or stamp != self._journals[folder][0]:
+                    self._journals[folder] = (stamp, journal.read_journal(folder).state)
+                state = self._journals[folder][1]
+                if state.epoch > (newest[0].epoch if newest[0] is not None else 0):
+                    newest = (state, stamp)
+        return newest
+
+    def _is_named(self) -> bool:
+        return self._named or any(folder.is_dir() for folder in self._folders)
+
+    def _never_began(self) -> bool:
+        """Whether it is a state directory in which no cutover has begun yet."""
+        if self._last.routing.epoch or any((folder / name).exists() for folder in self._folders for name in TRACES):
+            return False
+        return any(found for folder in self._folders for pattern in SIGNS for found in folder.glob(pattern))
+
+    def _keep_fetching(self) -> None:
+        if self._fetcher is not None and self._pid == os.getpid():  # threads do not survive a fork
+            return
+        self._pid = os.getpid()
+        self._fetcher = threading.Thread(target=self._fetch_forever, name="spectron-routing", daemon=True)
+        self._fetcher.start()
+
+    def _fetch_forever(self) -> None:
+        while not self._closed.is_set():
+            self.fetch()
+            self._closed.wait(self._every_s)
+
+    def fetch(self) -> None:
+        """Fetch the address now. An application calls this only if its very first call must know already."""
+        from urllib.error import HTTPError
+        from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+        class NoRedirect(HTTPRedirectHandler):
+            """A redirect is an error: only the application's configuration decides where the routing comes from."""
+
+            def redirect_request(self, *_: Any, **__: Any) -> None:
+                return None
+
+        headers = {"Accept": "application/json", "User-Agent": "spectron-migrate"}
+        if self._last.stamp is not None:
+            headers["If-None-Match"] = self._last.stamp
+        try:
+            request = Request(self._url or "", headers=headers)  # noqa: S310 - the scheme was checked
+            with build_opener(NoRedirect).open(request, timeout=FETCH_TIMEOUT_S) as answer:
+                self._take(parse_routing(answer.read(MOST_BYTES + 1)), answer.headers.get("ETag"), None)
+        except HTTPError as error:
+            error.close()
+            if error.code == 304:
+                self._last.problem = None
+                self._known_until = self._clock() + TRUSTED_S
+            else:
+                self._keep_the_last(f"{self._url}: answered {error.code}")
+        except Exception as error:  # nothing that a network does may fail an application's read
+            self._keep_the_last(f"{self._url}: {getattr(error, 'reason', None) or error}")
+
+    def _take(self, routing: Routing, stamp: Any, problem: str | None) -> None:
+        """Put a routing in force. `problem`: why the journal had to say it."""
+        last = self._last.routing
+        older = last.epoch > routing.epoch and last.migration == routing.migration
+        if last.phase == "complete" or older:
+            if self._url is None:
+                self._known_until = float("-inf")
+            self._keep_the_last(f"{self._url or self._path}: older than the last one read")
+            return
+        if problem is None and self._last.problem not in (None, "not read yet"):
+            _log.warning("routing: can be read again, epoch %d, %s", routing.epoch, routing.phase)
+        if problem is not None and problem != self._last.problem:
+            _log.warning("routing: the journal says %s, epoch %d: %s", routing.phase, routing.epoch, problem)
+        self._known_until = self._clock() + TRUSTED_S if self._url is not None else math.inf
+        self._last = _LastRead(routing, problem, stamp, self._clock() + _expires_in_s(routing, self._now()))
+
+    def _keep_the_last(self, problem: str) -> None:
+        if problem != self._last.problem:
+            _log.warning("routing: the last good one stays in force: %s", problem)
+            self._last.problem = problem
+
+
+def _expires_in_s(routing: Routing, now: float) -> float:
+    """Seconds until it expires: by the wall clock, but at most the period it was written for."""
+    if routing.fresh_until is None:
+        return math.inf
+    remaining_s = routing.fresh_until - now
+    with suppress(ValueError, TypeError):
+        remaining_s = min(remaining_s, routing.fresh_until - datetime.fromisoformat(routing.as_of or "").timestamp())
+    return max(0.0, remaining_s)
+
+
+def _may_be_fetched(url: str) -> bool:
+    with suppress(ValueError):
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        return parts.scheme == "https" or (parts.scheme == "http" and host in ("localhost", "127.0.0.1", "::1"))
+    return False

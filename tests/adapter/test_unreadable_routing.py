@@ -1,0 +1,208 @@
+"""A process that cannot tell whether the cutover is complete does not write to Mem0."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectron_migrate.errors import NotLegal
+from spectron_migrate.state.journal import FILE as JOURNAL
+from spectron_migrate.state.routing import FILE
+from spectron_migrate.state.routing_reader import RoutingUnreadable
+from tests.adapter.support import TEA, Stage, Untouchable, texts
+from tests.support.spectron import turns_of
+
+SAID = "Now drinks oolong tea"
+
+
+def lose_state(state: Path) -> None:
+    state.rename(state.with_name("elsewhere"))
+
+
+def lose_volume(state: Path) -> None:
+    lose_state(state)
+    (state / "lost+found").mkdir(parents=True)
+
+
+def lose_both_files(state: Path) -> None:
+    (state / FILE).unlink()
+    (state / JOURNAL).unlink()
+
+
+def tear_both_files(state: Path) -> None:
+    for name in (FILE, JOURNAL):
+        (state / name).write_bytes((state / name).read_bytes()[:40])
+
+
+def empty_both_files(state: Path) -> None:
+    for name in (FILE, JOURNAL):
+        (state / name).write_bytes(b"")
+
+
+def forbid(state: Path) -> None:
+    for name in (FILE, JOURNAL):
+        (state / name).unlink()
+        (state / name).mkdir()
+
+
+LOSSES = [lose_state, lose_volume, lose_both_files, tear_both_files, empty_both_files, forbid]
+Loss = Callable[[Path], None]
+
+
+def remove_routing(state: Path) -> None:
+    (state / FILE).unlink()
+
+
+def tear_routing(state: Path) -> None:
+    (state / FILE).write_bytes((state / FILE).read_bytes()[:40])
+
+
+def put_an_older_one_back(state: Path) -> None:
+    (state / FILE).write_bytes((state / "older.json").read_bytes())
+
+
+HARMS = [remove_routing, tear_routing, put_an_older_one_back]
+
+
+def in_mem0(stage: Stage) -> list[str]:
+    return texts(stage.mem0.get_all(filters={"user_id": stage.user}))
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_a_new_process_without_the_state_writes_nothing(done: Stage, lose: Loss) -> None:
+    lose(done.state)
+    adapter = done.adapter(state=done.state)
+    with pytest.raises(RoutingUnreadable) as raised:
+        adapter.add(SAID, user_id=done.user, infer=False)
+    assert raised.value.hint
+    assert SAID not in in_mem0(done)
+
+
+@pytest.mark.parametrize("call", ["update", "delete", "delete_all"])
+def test_no_other_write_reaches_mem0_either(done: Stage, call: str) -> None:
+    lose_state(done.state)
+    adapter = done.adapter(Untouchable(), state=done.state)
+    with pytest.raises(RoutingUnreadable):
+        getattr(adapter, call)(*({"update": ("an-id", "x"), "delete": ("an-id",)}.get(call, ())))
+
+
+def test_the_guides_adapter_writes_nothing_either(done: Stage) -> None:
+    lose_state(done.state)
+    with pytest.raises(RoutingUnreadable):
+        asyncio.run(done.async_adapter(state=done.state).add(SAID, done.user, infer=False))
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_a_search_says_that_mem0_answers_it(done: Stage, lose: Loss, caplog: pytest.LogCaptureFixture) -> None:
+    lose(done.state)
+    adapter = done.adapter(state=done.state)
+    assert TEA in texts(adapter.search("green tea", filters={"user_id": done.user}))
+    assert 1 == adapter._core.counters.snapshot()["reads"]["unreadable"]
+    assert any("searches are answered by Mem0, and writes are refused" in each.message for each in caplog.records)
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_the_journal_makes_it_complete_without_a_good_routing(stage: Stage, harm: Loss) -> None:
+    stage.say(TEA)
+    stage.to_spectron()
+    shutil.copy(stage.state / FILE, stage.state / "older.json")
+    stage.step("closing")
+    stage.step("complete")
+    harm(stage.state)
+    stage.adapter(Untouchable()).add(SAID, user_id=stage.user, infer=False)
+    assert SAID in [turn.content for turn in turns_of(stage.server, stage.user)]
+
+
+@pytest.mark.parametrize("lose", [*LOSSES, *HARMS])
+def test_complete_stays_for_who_has_seen_it(done: Stage, lose: Loss) -> None:
+    routing = done.state / FILE
+    (done.state / "older.json").write_text(routing.read_text().replace('"complete"', '"shift"'))
+    adapter = done.adapter(Untouchable())
+    lose(done.state)
+    done.notice()
+    adapter.add(SAID, user_id=done.user, infer=False)
+    assert SAID in [turn.content for turn in turns_of(done.server, done.user)]
+
+
+def test_complete_stays_in_a_child_process(done: Stage) -> None:
+    adapter = done.adapter(Untouchable())
+    lose_state(done.state)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if adapter._core.is_complete() else 1)
+    assert 0 == os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_who_loses_the_state_before_complete_stops_writing_until_it_is_back(stage: Stage, lose: Loss) -> None:
+    stage.start()
+    adapter = stage.adapter()
+    adapter.add(TEA, user_id=stage.user, infer=False)
+    shutil.copytree(stage.state, stage.folder / "kept")
+    lose(stage.state)
+    stage.notice()
+    with pytest.raises(RoutingUnreadable):
+        adapter.add(SAID, user_id=stage.user, infer=False)
+    shutil.rmtree(stage.state, ignore_errors=True)
+    shutil.copytree(stage.folder / "kept", stage.state)
+    adapter.add("Is back again", user_id=stage.user, infer=False)
+    assert {TEA, "Is back again"} == set(in_mem0(stage))
+
+
+def test_before_complete_the_journal_alone_lets_writes_go_on(stage: Stage) -> None:
+    stage.start()
+    (stage.state / FILE).unlink()
+    stage.adapter().add(SAID, user_id=stage.user, infer=False)
+    assert [SAID] == in_mem0(stage)
+
+
+def test_another_working_directory_changes_nothing(done: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = done.adapter(Untouchable(), state=".spectron-migrate")
+    (done.folder / "other").mkdir()
+    monkeypatch.chdir(done.folder / "other")
+    done.notice()
+    adapter.add(SAID, user_id=done.user, infer=False)
+    monkeypatch.setenv("MEM0_TELEMETRY", "False")
+    stray = done.adapter(state=".spectron-migrate")
+    with pytest.raises(RoutingUnreadable):
+        stray.add("Never written", user_id=done.user, infer=False)
+
+
+def test_an_application_that_never_began_a_cutover_works(stage: Stage) -> None:
+    adapter = stage.adapter()
+    adapter.add(TEA, user_id=stage.user, infer=False)
+    assert [TEA] == in_mem0(stage)
+
+
+def test_so_does_one_whose_named_state_was_replayed_to_and_never_cut_over(stage: Stage) -> None:
+    stage.start()
+    stage.catch_up()
+    for name in (FILE, JOURNAL, "cutover.lock"):
+        (stage.state / name).unlink()
+    stage.adapter(state=stage.state).add(TEA, user_id=stage.user, infer=False)
+    assert [TEA] == in_mem0(stage)
+
+
+@pytest.mark.parametrize("named", [{"routing": "https://127.0.0.1:9/routing.json"}, {"routing": "gone/routing.json"}])
+def test_a_routing_that_was_named_and_never_read_refuses_writes(stage: Stage, named: dict[str, Any]) -> None:
+    with pytest.raises(RoutingUnreadable):
+        stage.adapter(**named).add(SAID, user_id=stage.user, infer=False)
+
+
+@pytest.mark.parametrize("phase", ["before", "started", "complete"])
+def test_a_write_after_close_is_refused(stage: Stage, phase: str) -> None:
+    if phase != "before":
+        stage.start()
+    if phase == "complete":
+        stage.step("complete")
+    adapter = stage.adapter()
+    adapter.add(TEA, user_id=stage.user, infer=False)
+    adapter._core.close()
+    with pytest.raises(NotLegal, match="the adapter is closed"):
+        adapter.add(SAID, user_id=stage.user, infer=False)
