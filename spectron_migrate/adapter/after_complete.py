@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from spectron_migrate.spectron.session import Session
 
 OPEN_TRIES = 5
+MOST_FAILED = 1_000
+"""How many calls that raised are remembered."""
 INSTEAD = {
     "update": "add what is true now: Spectron supersedes the older fact by itself",
     "delete": "a SpectronClient session's `forget`, which forgets by meaning, or POST /scopes/forget for a whole scope",
@@ -54,6 +56,18 @@ class _Open:
     used: int = 0
 
 
+@dataclass
+class _Request:
+    """One message of a call: the memory it becomes, and how it is sent. Made once, also if the call is repeated."""
+
+    memory: Memory
+    placed: Placement
+    opened: _Open | None = None
+    """The session that it was sent to."""
+    row: dict[str, Any] | None = None
+    """What the caller is told of it, once it is stored."""
+
+
 def not_in_spectron(method: str, why: str = "") -> NotInSpectron:
     """The error for a call that only Mem0 could answer."""
     return NotInSpectron(
@@ -72,6 +86,8 @@ class SpectronBackend:
         self._open: dict[tuple[Any, ...], _Open] = {}
         self._locks: dict[tuple[int, str], asyncio.Lock] = {}
         self._registered: set[str] = set()
+        self._failed: dict[tuple[int, str], list[_Request]] = {}
+        """Calls that raised: called again, they send the same bytes, and what was stored is not sent again."""
 
     @property
     def added(self) -> AddedMemories:
@@ -89,10 +105,18 @@ class SpectronBackend:
         self._core.refuse_if_closed()
         owners = self._core.calls.trimmed(owners_of(kwargs))
         texts = _texts(messages, unsaid=("system",) if kwargs.get("infer") is False else UNSAID)
-        pairs = [self._place(role, name, text, owners, kwargs) for role, name, text in texts]
+        made = [_Request(*self._place(role, name, text, owners, kwargs)) for role, name, text in texts]
+        call = (os.getpid(), canonical_json([_without_times(request) for request in made]))
 
         async def write(api: SpectronApi) -> dict[str, Any]:
-            return {"results": [await self._write(api, memory, placed) for memory, placed in pairs]}
+            requests = self._failed.pop(call, made)
+            try:
+                return {"results": [await self._write(api, request) for request in requests]}
+            except BaseException:
+                self._failed[call] = requests
+                while len(self._failed) > MOST_FAILED:
+                    del self._failed[next(iter(self._failed))]
+                raise
 
         return self._core.spectron_thread.run(write)
 
@@ -123,17 +147,23 @@ class SpectronBackend:
             raise InputError(f"no rule maps this memory: {why}", hint="give it a user_id, or add a rule")
         return memory, replace(placed, infer="none") if kwargs.get("infer") is False else placed
 
-    async def _write(self, api: SpectronApi, memory: Memory, placed: Placement) -> dict[str, Any]:
+    async def _write(self, api: SpectronApi, request: _Request) -> dict[str, Any]:
+        if request.row is not None:
+            return request.row
+        memory, placed = request.memory, request.placed
         # The facts of a lane are sent one after the other; a child process has sessions of its own.
         async with self._locks.setdefault((os.getpid(), placed.lane), asyncio.Lock()):
-            opened = await self._session(api, placed)
+            if request.opened is None:
+                request.opened = await self._session(api, placed)
+                request.opened.used += 1
+            opened = request.opened
             body = {**fact_body(memory, placed), "session_id": opened.session.id}
-            opened.used += 1
             stored = await opened.session.write(canonical_json(body).encode(), placed.infer)
         given = replace(memory, id=stored.chunk_id or stored.turn_id or memory.id)
         self._added.add(given, (stored.turn_id, stored.chunk_id, *stored.ids))
         row = {"id": given.id, "memory": given.memory, "event": "ADD", "role": given.role, "actor_id": given.actor_id}
-        return {name: value for name, value in row.items() if value is not None}
+        request.row = {name: value for name, value in row.items() if value is not None}
+        return request.row
 
     async def _session(self, api: SpectronApi, placed: Placement) -> _Open:
         from spectron_migrate.spectron.session import Session
@@ -257,6 +287,12 @@ def _texts(messages: Any, *, unsaid: Collection[str]) -> list[tuple[str, str | N
         if content.strip():
             found.append((role, given.get("name"), content))
     return found
+
+
+def _without_times(request: _Request) -> list[Any]:
+    """What two calls have in common if one repeats the other."""
+    memory = replace(request.memory, id="", created_at=None, updated_at=None, text_at=None)
+    return [memory.to_json(), request.placed.selector, request.placed.infer]
 
 
 def _event(memory_id: str, old: str | None, new: str | None, event: str, at: str | None) -> dict[str, Any]:
