@@ -84,6 +84,8 @@ class Manifest:
     """How often the dump was brought up to date, counted from 1; 0 in a manifest made before generations were kept."""
     ancestors: tuple[str, ...] = ()
     """Digests of the manifests that it was brought up to date from, newest first; the newest `MOST_ANCESTORS`."""
+    imported: bool = False
+    """Whether all `updated_at` are those of one import, so that they say nothing about the texts."""
     format: int = FORMAT
 
     @property
@@ -142,6 +144,7 @@ class Manifest:
             "runs": self.runs,
             "skipped": dict(self.skipped),
             "filtered": self.filtered,
+            **({"imported": True} if self.imported else {}),
             "fence": self.fence,
             "returned": list(self.returned),
             "returned_at": dict(self.returned_at),
@@ -178,6 +181,7 @@ class Manifest:
             skipped=value["skipped"],
             filtered=value["filtered"],
             fence=value["fence"],
+            imported=value.get("imported", False),
             returned=tuple(value["returned"]),
             returned_at=value["returned_at"],
             tombstones={

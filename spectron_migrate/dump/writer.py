@@ -18,6 +18,7 @@ from typing import Self
 from spectron_migrate import __version__
 from spectron_migrate.dump.copies import CONFLICTS, row_to_drop
 from spectron_migrate.dump.files import LineFile, json_line, prepare_directory, roll_forward
+from spectron_migrate.dump.import_signs import ImportSigns
 from spectron_migrate.dump.index import BATCH_BYTES, NOT_WRITTEN, Entry, SeenIndex
 from spectron_migrate.dump.manifest import (
     DELETED,
@@ -74,6 +75,7 @@ class DumpWriter:
         self.path = path
         self.skipped: Counter[str] = Counter()
         self._left_out: Counter[str] = Counter()
+        self._import_signs = ImportSigns()
         self.filtered = 0
         self._source = source
         self._filters = filters or Filters()
@@ -122,6 +124,7 @@ class DumpWriter:
                 self._without_id += 1
             return True
         if self._admits(row):
+            self._import_signs.add(row.created_at, row.updated_at)
             line = row.to_json()
             if text_at is not None:
                 line["text_at"], line["history_row"] = text_at
@@ -329,6 +332,7 @@ class DumpWriter:
                 self.append_line(DELETED, row)
             else:
                 merge.carried += 1
+                self._import_signs.add(row["created_at"], row["updated_at"])
                 self._files[MEMORIES].write(line)
                 self._seen.count_owners([owners_of(row)])
         for line, row, found in self._seen.beside(old.raw_lines(DELETED)):
@@ -368,6 +372,7 @@ class DumpWriter:
             filtered=self.filtered,
             filters=limits_of(self._filters, self._since),
             fence=fence,
+            imported=self._import_signs.is_import,
             returned=tuple(merge.returned),
             returned_at=self._returned_at(merge),
             tombstones=merge.tombstones,

@@ -27,6 +27,7 @@ from spectron_migrate.mapping.rules import (
 )
 from spectron_migrate.mapping.scope_mapping import ScopeMapping
 from spectron_migrate.mapping.segments import is_plain
+from spectron_migrate.mapping.text_times import TEXT_AT, TextAt
 from spectron_migrate.records import Category, Infer, State
 from spectron_migrate.settings.strict_yaml import (
     Node,
@@ -65,7 +66,7 @@ unmapped: refuse
 """
 """Used without a mapping file; it refuses only memories without any owner."""
 
-_TOP_KEYS = ("version", "rules", "session", "infer", "write", "category", "labels", "unmapped")
+_TOP_KEYS = ("version", "rules", "session", "infer", "write", "category", "labels", "text_at", "unmapped")
 _RULE_KEYS = ("when", "scope", "category", "infer", "labels", "skip", "lookup", "name")
 _INFER = ("full", "none")
 _CATEGORY = ("knowledge", "identity", "context")
@@ -136,6 +137,7 @@ class _MappingParser:
             session_size=100 if size is None else whole_number(size, "`size`", self.problems, least=1, most=10_000),
             infer=cast(Infer, defaults.infer),
             write="batch" if self.word(top, "write", ("facts", "batch")) == "batch" else "facts",
+            text_at=cast(TextAt, self.word(top, "text_at", TEXT_AT)),
             unmapped="skip" if self.word(top, "unmapped", ("refuse", "skip")) == "skip" else "refuse",
         )
         self.problems.refuse()

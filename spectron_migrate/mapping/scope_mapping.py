@@ -7,6 +7,7 @@ from typing import Literal
 
 from spectron_migrate.mapping.lens import Lens, lens_for
 from spectron_migrate.mapping.rules import Rule
+from spectron_migrate.mapping.text_times import TextAt
 from spectron_migrate.records import Infer, Memory, Placement, Selector, Skipped, canonical_json, digest, is_unicode
 
 NOT_UNICODE = "contains a lone surrogate (half a character), which no server accepts"
@@ -36,11 +37,15 @@ class ScopeMapping:
     """For rules without `infer`."""
     write: Literal["facts", "batch"]
     unmapped: Literal["refuse", "skip"]
+    text_at: TextAt = "auto"
+    """Which time of a memory is that of its text."""
 
     @property
     def digest(self) -> str:
         """Fingerprint of everything that changes what is written: lookup tables included, comments not."""
-        settings = [self.session_by, self.session_size, self.write, self.unmapped]
+        settings: list[str | int] = [self.session_by, self.session_size, self.write, self.unmapped]
+        if self.text_at != "auto":
+            settings.append(self.text_at)
         return digest("mapping 1", canonical_json([settings, [rule.to_json() for rule in self.rules]]))
 
     def map_memory(self, memory: Memory) -> Placement | Skipped | Unmapped:

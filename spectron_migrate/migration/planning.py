@@ -16,6 +16,7 @@ from spectron_migrate.ledger.ledger import MigrationRow
 from spectron_migrate.ledger.merge import Merge
 from spectron_migrate.ledger.read import memories, plans
 from spectron_migrate.mapping import ScopeMapping, Unmapped
+from spectron_migrate.mapping.text_times import with_text_at
 from spectron_migrate.migration.changes import Changes
 from spectron_migrate.migration.sharding import Sharding
 from spectron_migrate.records import (
@@ -51,7 +52,12 @@ class _TimeNotes:
 
     taken: int = 0
     guessed: int = 0
+    chosen: int = 0
+    """Memories whose later `updated_at` was not taken for the time of their text."""
     timeless: int = 0
+    unreadable: int = 0
+    unread: str = ""
+    """The first memory whose time cannot be read."""
     future: int = 0
     expiring: int = 0
 
@@ -111,7 +117,7 @@ def make_plan(
         merge = merge_into(number)
         notes = _TimeNotes()
         if changes is None or not changes.unchanged:
-            chosen = _chosen_memories(ledger, dump, filters, changes, reporter, check_interrupted)
+            chosen = _chosen_memories(ledger, dump, mapping, filters, changes, reporter, check_interrupted)
             notes = _merge_memories(merge, ledger, dump, mapping, chosen, sharding, now=now, changes=changes)
             if deletions:
                 _merge_tombstones(merge, ledger, dump, filters)
@@ -170,16 +176,23 @@ def _merge_tombstones(merge: Merge, ledger: Ledger, dump: Dump, filters: Filters
             merge.tombstone(mem0_id, stone.first_missed)
 
 
+def _timed_memories(dump: Dump, mapping: ScopeMapping) -> Iterator[Memory]:
+    """The memories of the dump, each with the time that the mapping's `text_at` chooses."""
+    imported = dump.manifest.imported
+    return (with_text_at(memory, mapping.text_at, imported=imported) for memory in dump.memories())
+
+
 def _chosen_memories(
     ledger: Ledger,
     dump: Dump,
+    mapping: ScopeMapping,
     filters: Filters,
     changes: Changes | None,
     reporter: Reporter,
     check_interrupted: Callable[[], None],
 ) -> Iterator[Memory]:
     """The memories of the dump that this plan is about."""
-    for memory in dump.memories():
+    for memory in _timed_memories(dump, mapping):
         reporter.advance(1)
         check_interrupted()
         if filters.admits(memory) and (changes is None or changes.is_wanted(ledger, memory)):
@@ -275,7 +288,13 @@ def _tombstone_unseen_captures(merge: Merge, ledger: Ledger, dump: Dump) -> None
 def _note(notes: _TimeNotes, memory: Memory, now: str) -> None:
     notes.taken += 1
     notes.guessed += memory.text_at_source == "updated_at"
-    notes.timeless += not has_time(memory)
+    notes.chosen += memory.text_at_source == "created_at" and (memory.updated_at or "") > (memory.created_at or "")
+    if not has_time(memory):
+        given = (memory.extra.get("as_given") or {}).get("created_at") if memory.created_at is None else None
+        notes.timeless += given is None
+        notes.unreadable += given is not None
+        if given is not None and not notes.unread:
+            notes.unread = f"memory {memory.id} has {str(given)!r:.60}"
     notes.future += memory.text_at is not None and memory.text_at > now
     notes.expiring += memory.expiration_date is not None
 
@@ -344,7 +363,7 @@ def _warn_left_behind(
 ) -> None:
     """Warn about older memories of a lane that the filters leave out, because they will be late."""
     left = 0
-    for memory in dump.memories():
+    for memory in _timed_memories(dump, mapping):
         if filters.admits(memory):
             continue
         mapped = mapping.map_memory(memory)
@@ -362,8 +381,18 @@ def _warn_about_times(notes: _TimeNotes, reporter: Reporter) -> None:
     if notes.taken and notes.guessed / notes.taken > GUESSED_SHARE:
         reporter.warn(
             f"{notes.guessed} of {notes.taken} memories have a guessed time (`updated_at`, which metadata edits change"
-            " too): their order may differ from the order of the texts"
+            " too): their order may differ from the order of the texts; `text_at: created_at` in the mapping takes"
+            " `created_at` instead"
         )
+    if notes.chosen:
+        reporter.warn(
+            f"{counted(notes.chosen, 'memory has', 'memories have')} a later `updated_at`, and `created_at` is taken as"
+            " the time of the text, because an import wrote them all at once or the mapping says so:"
+            " `text_at: updated_at` in the mapping takes the other"
+        )
+    if notes.unreadable:
+        which = counted(notes.unreadable, "memory has a time that cannot", "memories have a time that cannot")
+        reporter.warn(f"{which} be read, and no other: written first, superseding nothing; {notes.unread}")
     if notes.timeless:
         reporter.warn(f"{notes.timeless} memories have no time: they are written first and supersede nothing")
     if notes.future:
