@@ -19,6 +19,7 @@ from spectron_migrate.mapping import ScopeMapping, Unmapped
 from spectron_migrate.mapping.text_times import with_text_at
 from spectron_migrate.migration.changes import Changes
 from spectron_migrate.migration.sharding import Sharding
+from spectron_migrate.migration.time_notes import TimeNotes
 from spectron_migrate.records import (
     NAMED,
     Filters,
@@ -28,13 +29,9 @@ from spectron_migrate.records import (
     canonical_json,
     counted,
     digest,
-    has_time,
     name_first,
     order_key,
 )
-
-GUESSED_SHARE = 0.05
-"""A larger share of guessed times gives a warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,22 +41,6 @@ class Planned:
     id: int
     merged: bool
     """False where the same dump, mapping and filters were planned before, so the dump was not read again."""
-
-
-@dataclass
-class _TimeNotes:
-    """What planning counts for its warnings about times."""
-
-    taken: int = 0
-    guessed: int = 0
-    chosen: int = 0
-    """Memories whose later `updated_at` was not taken for the time of their text."""
-    timeless: int = 0
-    unreadable: int = 0
-    unread: str = ""
-    """The first memory whose time cannot be read."""
-    future: int = 0
-    expiring: int = 0
 
 
 def make_plan(
@@ -115,7 +96,7 @@ def make_plan(
         if not filters:
             messages.adopt(ledger.db, number)
         merge = merge_into(number)
-        notes = _TimeNotes()
+        notes = TimeNotes()
         if changes is None or not changes.unchanged:
             chosen = _chosen_memories(ledger, dump, mapping, filters, changes, reporter, check_interrupted)
             notes = _merge_memories(merge, ledger, dump, mapping, chosen, sharding, now=now, changes=changes)
@@ -130,7 +111,7 @@ def make_plan(
         _warn_left_behind(ledger, number, dump, mapping, filters, now=now, reporter=reporter)
     if merge.moved:
         reporter.warn(f"{merge.moved} memories are in another scope in Mem0 now: they stay where they were sent")
-    _warn_about_times(notes, reporter)
+    notes.warn(reporter)
     _warn_left_out(merge, plans.count_replaced(ledger, number), reporter)
     return Planned(number, merged=True)
 
@@ -209,9 +190,9 @@ def _merge_memories(
     *,
     now: str,
     changes: Changes | None,
-) -> _TimeNotes:
+) -> TimeNotes:
     """Merge each memory, unless another shard plans it; raises InputError naming those without a rule."""
-    notes = _TimeNotes()
+    notes = TimeNotes()
     refused: list[Unmapped] = []
     for memory in chosen:
         mapped = mapping.map_memory(memory)
@@ -226,7 +207,7 @@ def _merge_memories(
             if changes is not None and merge.waiting:
                 changes.note_waiting(merge.waiting.pop())
         if isinstance(own, Placement):
-            _note(notes, memory, now)
+            notes.add(memory, now)
     if refused:
         problems = [f"the mapping has no rule for memory {one.id}: {one.why}" for one in refused[:NAMED]]
         more = [f"and {len(refused) - NAMED} more"] if len(refused) > NAMED else []
@@ -283,20 +264,6 @@ def _tombstone_unseen_captures(merge: Merge, ledger: Ledger, dump: Dump) -> None
         gone.difference_update(memory.id for memory in dump.memories())
     for mem0_id in sorted(gone):
         merge.tombstone(mem0_id, dump.began)
-
-
-def _note(notes: _TimeNotes, memory: Memory, now: str) -> None:
-    notes.taken += 1
-    notes.guessed += memory.text_at_source == "updated_at"
-    notes.chosen += memory.text_at_source == "created_at" and (memory.updated_at or "") > (memory.created_at or "")
-    if not has_time(memory):
-        given = (memory.extra.get("as_given") or {}).get("created_at") if memory.created_at is None else None
-        notes.timeless += given is None
-        notes.unreadable += given is not None
-        if given is not None and not notes.unread:
-            notes.unread = f"memory {memory.id} has {str(given)!r:.60}"
-    notes.future += memory.text_at is not None and memory.text_at > now
-    notes.expiring += memory.expiration_date is not None
 
 
 def _check_sent_memories(ledger: Ledger, mapping: ScopeMapping) -> None:
@@ -375,30 +342,6 @@ def _warn_left_behind(
             f"the filters leave out {left} older memories of the same scopes: written later, they will be late and"
             " supersede nothing"
         )
-
-
-def _warn_about_times(notes: _TimeNotes, reporter: Reporter) -> None:
-    if notes.taken and notes.guessed / notes.taken > GUESSED_SHARE:
-        reporter.warn(
-            f"{notes.guessed} of {notes.taken} memories have a guessed time (`updated_at`, which metadata edits change"
-            " too): their order may differ from the order of the texts; `text_at: created_at` in the mapping takes"
-            " `created_at` instead"
-        )
-    if notes.chosen:
-        reporter.warn(
-            f"{counted(notes.chosen, 'memory has', 'memories have')} a later `updated_at`, and `created_at` is taken as"
-            " the time of the text, because an import wrote them all at once or the mapping says so:"
-            " `text_at: updated_at` in the mapping takes the other"
-        )
-    if notes.unreadable:
-        which = counted(notes.unreadable, "memory has a time that cannot", "memories have a time that cannot")
-        reporter.warn(f"{which} be read, and no other: written first, superseding nothing; {notes.unread}")
-    if notes.timeless:
-        reporter.warn(f"{notes.timeless} memories have no time: they are written first and supersede nothing")
-    if notes.future:
-        reporter.warn(f"{notes.future} memories have a time in the future")
-    if notes.expiring:
-        reporter.warn(f"{counted(notes.expiring, 'memory')} will expire in Mem0 but not in Spectron")
 
 
 def _warn_left_out(merge: Merge, replaced: int, reporter: Reporter) -> None:
