@@ -24,13 +24,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from spectron_migrate.errors import InputError, Unreachable
+from spectron_migrate.mem0.stores.config_spellings import OWN_KEY
 from spectron_migrate.mem0.stores.sqlite_readonly import ReadOnlyDb
 from spectron_migrate.mem0.wordllama_embedder import WordLlamaEmbedding
 from spectron_migrate.records import Json
-
-OWN_KEY = "x_spectron_migrate"
-"""A key of ours in a Mem0 config, removed before Mem0 sees it. `{"embedder": "wordllama"}` under it says that the store
-was embedded by `WordLlamaEmbedding`, which replaces the class of the provider that the config names."""
 
 OFFLINE_EMBEDDERS = {"wordllama": f"{WordLlamaEmbedding.__module__}.{WordLlamaEmbedding.__qualname__}"}
 """Classes by their full names, as Mem0's table of embedders holds them."""

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from spectron_migrate.errors import InputError
-from spectron_migrate.mem0.search import OWN_KEY, close_memory, mem0_home, offline_embedder, unused_llm
+from spectron_migrate.mem0.search import close_memory, mem0_home, offline_embedder, unused_llm
+from spectron_migrate.mem0.stores.config_spellings import OWN_KEY
 from spectron_migrate.mem0.wordllama_embedder import DIMENSIONS
 from spectron_migrate.records import Json
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from spectron_migrate.errors import InputError, Unreachable
-from spectron_migrate.mem0.search import OWN_KEY, Mem0Search, SearchHit, mem0_home, open_search
+from spectron_migrate.mem0.search import Mem0Search, SearchHit, mem0_home, open_search
+from spectron_migrate.mem0.stores.config_spellings import OWN_KEY
 from spectron_migrate.rehearsal.store import make_store
 
 HOLDS_THE_STORE = """

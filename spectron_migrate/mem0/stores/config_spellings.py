@@ -30,6 +30,10 @@ _SETTINGS = {
     "faiss": (*("collection_name", "path", "distance_strategy", "normalize_l2", "embedding_model_dims", "dimension"),),
     "memory": ("collection_name", "db_path", "dimension", "embedding_model_dims"),
 }
+OWN_KEY = "x_spectron_migrate"
+"""A key of ours in a Mem0 config, removed before Mem0 sees it. `{"embedder": "wordllama"}` under it says that the store
+was embedded by `WordLlamaEmbedding`, which replaces the class of the provider that the config names."""
+
 _CONTAINERS = ("mem0", "oss")
 _DEEPEST = 6
 _CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
@@ -43,7 +47,7 @@ def python_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
         python = snake(key)
         if python in converted:
             raise InputError(f"{name} has {key!r} in two spellings", hint="keep one of them")
-        if python not in (*_TOP, TYPESCRIPT):
+        if python not in (*_TOP, TYPESCRIPT, OWN_KEY):
             raise InputError(f"{name} has the key {key!r}, which Mem0 does not know: {nearest(python, _TOP)}")
         converted[python] = value
     if "vectorStore" in inner or "historyStore" in inner or "historyDbPath" in inner:
