@@ -17,7 +17,7 @@ UNSAID = ("system", "developer", "tool", "function")
 
 
 def results_of(method: str, given: Mapping[str, Any], answer: Any) -> list[CallResult] | None:
-    """The memories that changed, in Mem0's order; None where the answer does not say.
+    """The memories that changed, in Mem0's order; None if the answer does not show them.
 
     `given`: the call's arguments by name.
     """
@@ -53,7 +53,7 @@ def messages_of(method: str, given: Mapping[str, Any], answer: Any) -> list[Call
 
 
 def _message_text(messages: Any) -> tuple[str, str | None]:
-    """Text and role of what `add` was given; no text where there is more than text."""
+    """Text and role of the messages given to `add`; an empty text if they have other parts than text."""
     each = [messages] if isinstance(messages, str | Mapping) else messages
     if not isinstance(each, list | tuple):
         return "", None
@@ -71,7 +71,7 @@ def _message_text(messages: Any) -> tuple[str, str | None]:
 
 
 def _about(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the call says of all that it stores."""
+    """Owners, metadata and expiry that the call gives all its memories."""
     about: dict[str, Any] = {**owners_of(given), "metadata": dict(given.get("metadata") or {})}
     if given.get("expiration_date") is not None:
         about["expiration_date"] = str(given["expiration_date"])
@@ -101,7 +101,9 @@ def _added(given: Mapping[str, Any], answer: Any) -> list[CallResult] | None:
 
 
 def _tells_owners(given: Mapping[str, Any]) -> bool:
-    """Whether the call says whose its memories are: some generations trim ids, drop empty ones, or read metadata."""
+    """Whether the owners of the memories follow from the call: some generations trim ids, drop empty ones, or read
+    metadata.
+    """
     named = {name: given[name] for name in ENTITIES if given.get(name) is not None}
     hidden = set(given.get("metadata") or {}) & set(ENTITIES) - set(named)
     return not hidden and all(is_id(value) and str(value) == str(value).strip() for value in named.values())

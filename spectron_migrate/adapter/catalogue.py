@@ -1,8 +1,8 @@
-"""The catalogue: which memory a row of Spectron's is, and all that Mem0 said of it, read from the migration's ledger.
+"""The catalogue: which memory a row of Spectron is, and what Mem0 had about it, read from the migration's ledger.
 
 Spectron answers with ids of its own. The receipts in the ledger say which memory each of them was made of, the
-memories' records hold what Mem0's callers expect: their id, metadata, times. Nothing here writes, nothing is kept in
-an application's memory, and every answer is as fresh as the ledger.
+memories' records hold what Mem0's callers expect: their id, metadata, times. It writes nothing and caches nothing, so
+every answer is as fresh as the ledger.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from spectron_migrate.mapping import covers
 from spectron_migrate.records import Memory, Selector
 
 WIDEST = 20_000
-"""Facts in one lens; where there are more, an application is not given all of its memories."""
+"""The most facts in one lens for `get_all`; with more it raises TooWide."""
 LOOK_EVERY_S = 1.0
-"""How often it is looked whether the ledger is another file now."""
+"""How often it is checked whether the ledger was replaced by another file."""
 MOST_TEXTS = 2_000
-"""Facts of a lens whose texts are compared with a row that no receipt names."""
+"""The most facts of a lens whose texts are compared with a row that no receipt names."""
 
 FactNo = tuple[int, int]
 """Number of the ledger, and of the fact in it."""
@@ -39,7 +39,7 @@ _PARENTS: list[Ledger] = []
 
 
 class NoCatalogue(Exception):
-    """There is no ledger that can be read here; the message says why."""
+    """No ledger can be read; the message says why."""
 
 
 class TooWide(NoCatalogue):
@@ -56,16 +56,16 @@ class StoredVersion:
     live: bool
     """The newest text of a memory that Mem0 still has."""
     memories: tuple[Memory, ...]
-    """What an application is shown for it: the memory, or those that Mem0 made of a message and still has."""
+    """What an application is shown for it: the memory; for a message, its memories that Mem0 still has."""
     selector: Selector
-    """Where it lies."""
+    """The selector under which it was written."""
     turn_id: str | None
     chunk_id: str | None
     ids: frozenset[str]
 
 
 class Catalogue:
-    """Safe to use from several threads; opened when it is first asked."""
+    """Safe to use from several threads; opens the ledger at the first call."""
 
     def __init__(self, state: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
         """`state`: the migration's state directory."""
@@ -78,7 +78,7 @@ class Catalogue:
         self._copied = False
 
     def migration(self) -> MigrationRow:
-        """Whose catalogue this is; raises NoCatalogue."""
+        """The migration of the ledger; raises NoCatalogue."""
         with self._lock:
             found = next((row for ledger in self._open() if (row := ledger.migration()) is not None), None)
         if found is None:
@@ -86,7 +86,7 @@ class Catalogue:
         return found
 
     def made_of(self, lens: Selector, ids: Sequence[str]) -> dict[str, list[StoredVersion]]:
-        """For each of Spectron's ids the versions it was made of, within the lens; raises NoCatalogue."""
+        """For each id of Spectron the versions in the lens behind it; raises NoCatalogue."""
         found: defaultdict[str, list[StoredVersion]] = defaultdict(list)
         with self._lock:
             for number, ledger in enumerate(self._open()):
@@ -97,16 +97,16 @@ class Catalogue:
         return {each: found[each] for each in ids if found[each]}
 
     def all_in(self, lens: Selector) -> list[StoredVersion]:
-        """All versions within the lens, where they are few enough to compare texts; else none."""
+        """All versions in the lens; none if they are more than `MOST_TEXTS`."""
         with self._lock:
             found = self._all_in(lens, MOST_TEXTS)
         return found if found is not None else []
 
     def was_in_old_text(self, lens: Selector, text: str, *, in_parts: bool) -> bool:
-        """Whether it is a text within the lens that Mem0 has deleted or replaced; raises NoCatalogue.
+        """Whether Mem0 has deleted or replaced this text, which was sent to the lens; raises NoCatalogue.
 
-        Asked for what no receipt names: a part of a long text (`in_parts`), of which only the first is named, or a
-        text whose answer never came, or came after others.
+        For passages that no receipt names: a later part of a long text (`in_parts`), or a text whose response never
+        arrived or was late.
         """
         with self._lock:
             return any(
@@ -115,7 +115,7 @@ class Catalogue:
             )
 
     def memory(self, mem0_id: str) -> tuple[Memory, bool] | None:
-        """A memory as Mem0 last showed it, and whether it still had it; None for an unknown one and for a message."""
+        """A memory as Mem0 last returned it, and whether Mem0 still has it; None for an unknown id or a message."""
         with self._lock:
             return next((row for ledger in self._open() if (row := memories.shown_memory(ledger, mem0_id))), None)
 
@@ -125,7 +125,7 @@ class Catalogue:
             return [text for ledger in self._open() for text in memories.texts_of_memory(ledger, mem0_id)]
 
     def memories_in(self, lens: Selector) -> Iterator[Memory]:
-        """The memories that lie within the lens now, each once; raises TooWide where they are too many."""
+        """The memories in the lens, each once; raises TooWide if they are too many."""
         with self._lock:
             rows = self._all_in(lens, WIDEST)
         if rows is None:
@@ -149,7 +149,7 @@ class Catalogue:
     # -- the files ----------------------------------------------------------------------------------------
 
     def _open(self) -> list[Ledger]:
-        """The ledgers; opened again where they are other files than before."""
+        """The ledgers; opened again if they are other files than before."""
         if self._ledgers and self._clock() < self._look_at:
             return self._ledgers
         self._look_at = self._clock() + LOOK_EVERY_S
@@ -158,7 +158,7 @@ class Catalogue:
             inodes = tuple((folder / "ledger.db").stat().st_ino for folder in folders)
             if any(ledger.is_outdated_copy for ledger in self._ledgers):
                 self.close()
-                self._copied = True  # once: what another version is writing now cannot be followed by copies
+                self._copied = True  # once: a copy cannot follow what another version writes
             if inodes != self._inodes:
                 self.close()
                 self._ledgers = [self._open_one(folder) for folder in folders]

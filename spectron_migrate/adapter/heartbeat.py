@@ -64,7 +64,7 @@ class Heartbeat:
             atexit.register(self.close)
 
     def token(self) -> str | None:
-        """What names this process in the log of calls; None without a state directory. Raises OSError."""
+        """The name of this process in the log of calls; None without a state directory. Raises OSError."""
         with self._lock:
             own = self._own_file()
         return own.token if own is not None else None
@@ -103,7 +103,7 @@ class Heartbeat:
             self._wake.wait(EVERY_S)
 
     def _warn_if_undrained(self, routing: Routing) -> None:
-        """Once each time that the outbox is left without a process that drains it."""
+        """Warn once whenever no process drains the outbox."""
         if time.monotonic() < self._follower_check_at:
             return
         self._follower_check_at = time.monotonic() + UNCHANGED_S
@@ -157,7 +157,7 @@ class Heartbeat:
 
 
 def as_of_seconds(as_of: str | None) -> float:
-    """A time of the routing in seconds since 1970; minus infinity where it names none."""
+    """The `as_of` of a routing in seconds since 1970; minus infinity if it has none."""
     try:
         return parse_time(as_of).timestamp() if as_of else float("-inf")
     except ValueError:

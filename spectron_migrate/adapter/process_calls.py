@@ -1,9 +1,9 @@
 """The calls that change Mem0 as one process notes them, and whose reads have to wait for those of all processes.
 
-Each call is noted in the log of the host (`state/call_log.py`) before and after it is made. No call of an application
-ever fails for it: where the log cannot be written, a file says that something was missed, and everybody's reads stay
-with Mem0 until all of it was read. Before a cutover begins nothing is written; without a state directory everything
-stays in the memory of the process.
+Each call is noted in the log of the host (`state/call_log.py`) before and after it is made. A log that cannot be
+written never makes a call of the application fail: then the file `outbox.missed` gets the time, and everybody's reads
+stay with Mem0 until all of Mem0 was read. Before a cutover begins nothing is written; without a state directory
+everything stays in the memory of the process.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from spectron_migrate.state.routing import Routing
 RETRY_S = 1.0
 """How often opening a log that could not be opened is tried again, and whether files of version 0.1 are still there."""
 CHECKPOINT = 1 << 16
-"""Bytes of the log between two offsets at which some of it can be given back."""
+"""Bytes between two noted offsets; space is given back up to one of them."""
 KEPT_S = 300.0
-"""For how long after that lines are kept: results that Mem0 only accepted may become visible this much later."""
+"""How long lines are kept after they were drained: memories that Mem0 only accepted may appear this much later."""
 MOST_TAIL = 1_000_000
 """Bytes of the log that a search reads at most; where more is new, the search waits for the background to read it."""
 _UNNAMED = "-"
@@ -83,9 +83,9 @@ class ProcessCalls:
     # -- noting calls --
 
     def start(self, routing: Callable[[], Routing]) -> tuple[int, Routing]:
-        """A call begins: its number, and the routing that is in force for it.
+        """Begin a call; returns its number and the routing in force for it.
 
-        It counts as running before anybody can learn that no call of an earlier epoch runs.
+        It counts as running before another process can learn that no call of an earlier epoch runs.
         """
         with self._lock:
             current = routing()
@@ -95,7 +95,7 @@ class ProcessCalls:
         return number, current
 
     def finish(self, number: int) -> None:
-        """It is over."""
+        """The call is over."""
         with self._lock:
             self._epochs.pop(number, None)
             self.changes += 1
@@ -107,7 +107,10 @@ class ProcessCalls:
             return min(self._epochs.values(), default=None)
 
     def note_begin(self, number: int, epoch: int, at: float, subject: CallSubject, *, capture: bool) -> str:
-        """The call is about to be made; returns its name in the log. `capture`: its results will be noted too."""
+        """Write the line before a call; returns the call's name in the log.
+
+        `capture`: the results are noted after it.
+        """
         if not self._open(capture=capture):
             call = f"{_UNNAMED}/{number}"
             self._remember(begin_line(call, epoch, at, subject), at)
@@ -117,7 +120,7 @@ class ProcessCalls:
         return call
 
     def note_end(self, call: str, at: float, results: str | None, subject: CallSubject, *, capture: bool) -> None:
-        """It is over, and this is what it left in Mem0, as JSON; None if nobody knows, or if it is not captured."""
+        """Write the line after a call. `results`: what it left in Mem0, as JSON; None if unknown or not captured."""
         known = not capture or results is not None
         line = end_line(call, at, results or "-") if known else unknown_line(call, at, subject)
         if call.startswith(_UNNAMED):
@@ -126,7 +129,7 @@ class ProcessCalls:
             self._append(line, at, otherwise=unknown_line(call, at, subject))
 
     def refuse_other_host(self) -> None:
-        """Raise NotLegal if the outbox is another host's: what only this process writes would be missing there."""
+        """Raises NotLegal if the outbox belongs to another host, which would not see the calls of this one."""
         try:
             claim_host(self._state, socket.gethostname())
         except OtherHost as error:
@@ -159,7 +162,7 @@ class ProcessCalls:
     # -- in the background --
 
     def maintain(self, *, as_of: float, drained: bool) -> None:
-        """Write what is owed, note the end of calls whose processes died, and give back space that nobody drains.
+        """Write lines that had no room, end calls of dead processes, and give back space of the log.
 
         `drained`: a follower drains the log, and gives its space back itself.
         """

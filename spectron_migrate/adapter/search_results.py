@@ -41,7 +41,7 @@ class SearchResults(dict[str, Any]):
 
     @property
     def formatted(self) -> str:
-        """The texts for a prompt, one a line."""
+        """The texts for a prompt, one on each line."""
         return "\n".join(f"- {' '.join(str(row['memory']).split())}" for row in self.get("results", ()))
 
 

@@ -128,7 +128,7 @@ class _TrackedWrite:
         try:
             results = self._tracker.results_of(self._method, self._given, answer)
             self._results = encode_results(results) if results is not None else None
-        except Exception as error:  # metadata that is no JSON: Mem0 has it, so the call must not fail
+        except Exception as error:  # metadata that is not JSON: Mem0 has stored it, so the call must not fail
             _log.warning("what Mem0 stored cannot be captured; reconciling finds it: %s", error)
 
     def _end(self, error: BaseException | None) -> None:
@@ -139,7 +139,7 @@ class _TrackedWrite:
         self._tracker.process_calls.note_end(self._call, at, self._results, self._subject, capture=self._captures)
 
     def _now(self) -> float:
-        # A clock that was put back must not let this call look older than what the routing tells about.
+        # Never earlier than `as_of`, even if the clock was set back: otherwise the call would count as caught up.
         return max(time.time(), self._as_of)
 
 

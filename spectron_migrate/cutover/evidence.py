@@ -48,7 +48,11 @@ class VerificationReport:
 
 @dataclass(frozen=True, slots=True)
 class LedgerEvidence:
-    """What the ledgers of the migration say, over all shards. The mappings are from memory id to a text to accept."""
+    """What the ledgers have, over all shards.
+
+    A dictionary has, for each memory's id, what its gate shows about the memory; an acceptance holds for exactly this
+    text.
+    """
 
     migration: str
     mapping: str
@@ -88,7 +92,7 @@ class Evidence:
     is_followed: bool = True
     """Whether a process runs `replay --follow`."""
     as_of: str | None = None
-    """What Mem0 held at this time is in Spectron, except for users who are behind."""
+    """Everything that Mem0 had at this time is in Spectron, except for users who are behind."""
     reconciled: Reconciled | None = None
     report: VerificationReport | None = None
     key: KeyGrants = field(default_factory=lambda: KeyGrants(problem="not asked"))

@@ -103,7 +103,7 @@ class Run:
         self.halt("failure", error.message)
 
     def give_up_on(self, key: str, reason: str) -> None:
-        """More waiting will not help: a replay stops, a round of following goes on without it."""
+        """Give up on `key`: a replay stops, a round of following defers it and goes on."""
         if self.deferred.idle_limit_s is None:
             self.halt("unreachable", reason)
         else:

@@ -103,7 +103,7 @@ async def _register_patiently(run: Run, path: str) -> bool:
 async def _request_session(run: Run, fact: PlannedFact, key: str) -> SessionRow:
     """Open a session; its id is durable before any fact uses it. One whose response is lost stays an orphan.
 
-    Where the next run takes the response, the orphan may be counted although the session is used after all.
+    If the next run takes the response, the session is used, but it may have been counted as an orphan.
     """
     patience, unanswered = Patience(run, key), 0
     metadata = {"source": "mem0", **({"mem0_run": fact.run} if fact.run else {})}

@@ -58,7 +58,7 @@ class Feed:
         self._page.extend(found)
 
     def give_back(self, facts: Sequence[PlannedFact]) -> None:
-        """They were not sent, so they are the next ones again."""
+        """Return facts that were not sent; `take` gives them first."""
         self._page.extendleft(reversed(facts))
 
 
@@ -82,7 +82,7 @@ class Stream:
                 facts = await self._feed.take(BATCH_SIZE if run.batches else INTENTS_PER_COMMIT)
                 allowed = run.reserve_sends(len(facts))
                 self._feed.give_back(facts[allowed:])
-                # Where nothing is allowed, other lanes have reserved it, and they send.
+                # If nothing is left of the allowance, other lanes have reserved it and are sending.
                 if not allowed or not await send(facts[:allowed]):
                     return
         finally:
@@ -224,9 +224,8 @@ class Stream:
         self._sessions[session.selector, session.run] = replace(session, used=session.used + count)
 
     def _drop_session(self, session: SessionRow) -> None:
-        """Stop using the session, but keep other streams from it.
-
-        A write to it is in doubt, or places in it are not on disk yet.
+        """Stop using the session, but keep other streams from it: a write to it is in doubt, or positions in it are not
+        on disk yet.
         """
         self._sessions.pop((session.selector, session.run), None)
         self._claimed.pop(session.id, None)

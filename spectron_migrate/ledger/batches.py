@@ -1,7 +1,7 @@
-"""Facts that go in one request: their bytes and their key are the batch's, and its decision is theirs.
+"""Batches: facts that are sent in one request. They share its bytes and key and are decided together.
 
-Like single intents they are durable before the first byte leaves. A fact keeps its own key, under which it
-would go alone; the key of a batch follows from those of its facts, so another set of facts is another key.
+As with single facts, the intent is on disk before the first byte leaves. Each fact keeps its own key for the case that
+it is sent alone. The key of the batch is derived from the keys of its facts, so another set of facts has another key.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from spectron_migrate.ledger.sessions import SessionRow, known_session
 from spectron_migrate.records import BatchReceipt, Json, canonical_json, digest
 
 MOST_LETTERS = 100_000
-"""Of all the bodies of a batch together; nothing is published, and one long text may always go alone."""
+"""The most letters of all texts in one batch. Spectron publishes no limit; a longer text is sent alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,9 @@ class IntendedBatch:
 def intend_batch(
     ledger: Ledger, facts: Sequence[PlannedFact], session: SessionRow, sent_after: str, sent_by: str
 ) -> IntendedBatch | None:
-    """Fix bytes, key, session and positions of the first of the facts that can go together.
+    """Fix bytes, key, session and positions of as many of the first facts as fit in one batch.
 
-    Overtaken ones are skipped by name, those that would not fit stay planned. None where nothing is left to send.
+    Overtaken facts become skipped; those that do not fit stay planned. None if nothing is left to send.
     """
     rows = still_planned(ledger, [fact.id for fact in facts])
     chosen: list[int] = []
@@ -99,13 +99,13 @@ def count_full(ledger: Ledger, plan: int) -> int:
 
 
 def receipt_batch(ledger: Ledger, batch: IntendedBatch, got: BatchReceipt) -> None:
-    """Decided: every message of it is stored."""
+    """Record the receipts of a batch of which every message is stored."""
     for fact, one in zip(batch.facts, got.receipts, strict=True):
         receipt(ledger, fact.id, one, decided_by="answer")
 
 
 def renew_batch(ledger: Ledger, batch: IntendedBatch, sent_after: str, sent_by: str) -> None:
-    """The same bytes go again, and the key's day begins anew."""
+    """Note that the same bytes are sent again: the key is valid for another day."""
     ledger.db.execute(
         "UPDATE request SET attempts = attempts + 1, sent_after = ?, sent_by = ? WHERE id = ?",
         (sent_after, sent_by, batch.id),
@@ -128,7 +128,7 @@ def _batch(ledger: Ledger, number: int) -> IntendedBatch:
 
 
 def _batch_body(bodies: Sequence[dict[str, Json]], session: SessionRow) -> dict[str, Json]:
-    """What POST /facts/batch is told: it knows no category, and its `ts` is only when a message was spoken."""
+    """The body of POST /facts/batch. A batch has no categories, and `ts` is the time of the message."""
     first = bodies[0]
     messages = []
     for body in bodies:

@@ -1,4 +1,4 @@
-"""What POST /facts is told of a memory."""
+"""The body of POST /facts for a memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from spectron_migrate.records import Infer, Json, Memory, Placement, has_time, i
 
 
 def fact_body(memory: Memory, placed: Placement) -> dict[str, Json]:
-    """The body of a memory that the mapping gave a scope, but for the session."""
+    """The body of a memory with a placement, without the session."""
     return build_body(
         text=memory.memory,
         infer=infer_of(memory, placed),
@@ -40,7 +40,7 @@ def build_body(
     text_at: str | None,
     labels: Sequence[str],
 ) -> dict[str, Json]:
-    """The fields of the request, but for the session."""
+    """The fields of the request, without the session."""
     body: dict[str, Json] = {
         "text": text,
         "infer": infer,

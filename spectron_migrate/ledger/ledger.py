@@ -1,4 +1,4 @@
-"""Opening the ledger: the right one, by one process alone, in a private directory."""
+"""Opens the ledger: checks whose it is, lets one process write, and keeps its directory private."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class MigrationRow:
 
 
 def migration_id(context: str, source: str) -> str:
-    """The same for the same context and source, so that a lost ledger meets its old keys instead of doubling."""
+    """Made of context and source alone: a new ledger has the keys of a lost one, so nothing is written twice."""
     return digest("migration", context, source)[:16]
 
 
@@ -60,7 +60,7 @@ class Ledger:
     def open_for_writing(cls, state: Path, *, create: bool = True) -> Ledger:
         """Open `state/ledger.db` as its only writer; raises LedgerLocked naming the other process.
 
-        One of an earlier format is brought up to date, and a copy of it is kept as `ledger-format-N.db`.
+        A ledger of an earlier format is brought up to date; a copy of it stays as `ledger-format-N.db`.
         """
         make_private_directory(state)
         path = state / "ledger.db"
@@ -86,7 +86,7 @@ class Ledger:
     def open_for_reading(cls, state: Path) -> Ledger:
         """Open an existing ledger beside the process that writes it; raises InputError where there is none.
 
-        Reading changes no file: of one of an earlier format a private copy is brought up to date and read.
+        Reading changes no file: if the ledger has an earlier format, a private copy is brought up to date and read.
         """
         path = state / "ledger.db"
         try:
@@ -127,7 +127,7 @@ class Ledger:
             if original is None:
                 private.connection.executescript(f"{DDL}PRAGMA user_version = {FORMAT};")
             upgrade.bring_up_to_date(private.connection)
-            private.connection.execute("BEGIN IMMEDIATE")  # for good: nothing of this is ever committed
+            private.connection.execute("BEGIN IMMEDIATE")  # never committed: the copy is thrown away
             if fresh and state.is_dir():
                 _remove_empty(state)
             yield cls(path, private.connection, private=private)
@@ -145,7 +145,7 @@ class Ledger:
         return self._stamp is not None and self._stamp != sqlite.file_stamp(self.path)
 
     def close(self) -> None:
-        """Close the file and let others in. A ledger that nobody claimed is none: it goes again."""
+        """Close the file and release its lock; a new ledger that no run claimed is deleted."""
         unclaimed = self._lock is not None and self.migration() is None and not self._probed()
         self.db.close()
         if self._private is not None:
@@ -166,7 +166,7 @@ class Ledger:
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        """All or nothing. `durable`: on the disk when this returns, not only safe from our own death.
+        """A transaction. `durable`: it survives a power cut when this returns, not only the end of the process.
 
         Raises InputError where the disk does not take it.
         """
@@ -234,7 +234,7 @@ class Ledger:
 
 
 def _discard(path: Path) -> None:
-    """Leave nothing behind of a run that was refused before it planned anything."""
+    """Delete the ledger of a run that was refused before it planned anything."""
     for left in (path, path.with_name("ledger.db-wal"), path.with_name("ledger.db-shm"), path.with_name("ledger.lock")):
         left.unlink(missing_ok=True)
     _remove_empty(path.parent)

@@ -40,9 +40,9 @@ _SENT_OF_IT = (
     f"FROM version JOIN fact ON fact.id = version.id JOIN {CARRIER}"
     f" WHERE version.mem0_id = ? AND carrier.state IN ({_SENT})"
 )
-"""What may be in Spectron of a memory: its own facts, and the messages that hold it."""
+"""The facts that may have brought a memory to Spectron: its own, and those of messages that contain it."""
 _MOST_NUMBERS = 10_000
-"""Numbers of lanes and selectors that are kept at hand."""
+"""How many numbers of lanes, and of selectors, are cached."""
 
 
 class Merge:
@@ -51,7 +51,7 @@ class Merge:
     def __init__(
         self, ledger: Ledger, plan: int, scan: ScanRow, *, migration: str, same_mapping: bool, now: str
     ) -> None:
-        """`now` stands in for the start of the scan where a raw file has none.
+        """`now` replaces the start of the scan if a raw file names none.
 
         `same_mapping`: a memory whose scope differs from where it was sent was moved in Mem0, not by the mapping.
         """
@@ -63,10 +63,11 @@ class Merge:
         self._migration = migration
         self._now = now
         self.scope_changes: list[ScopeChange] = []
-        # The server may hold the keys of what was erased for a day: they would answer instead of writing.
+        # For a day the server may still know the keys of erased facts: it would replay their responses instead of
+        # writing.
         erased = erased_times(ledger)
         self._erased = (f"erased {erased}",) if erased else ()
-        # A dump names each memory once, so in an empty ledger there is nothing to look up. Captures do not.
+        # A dump has each memory once, so an empty ledger needs no lookups. The outbox may have a memory several times.
         self._empty = scan.kind != LIVE and ledger.db.execute("SELECT 1 FROM memory").fetchone() is None
         self._scan_number = _scan_number(ledger, scan)
         self._rule = RecencyRule(ledger.db, scan, self._scan_number)
@@ -87,10 +88,10 @@ class Merge:
         message: str | None = None,
         is_newer: bool = False,
     ) -> None:
-        """Plan the memory, or skip it by name; a text that is known already stays as it is.
+        """Plan the memory, or skip it with a reason. A text that the ledger knows keeps its version.
 
-        `seen_again`: when a scan began that found it after it had been missed. `message`: in whose turn a new text is.
-        `is_newer`: a person said so.
+        `seen_again`: when the scan began that found it after an earlier one had missed it. `message`: the fact of the
+        message whose turn contains a new text. `is_newer`: a person said so.
         """
         text_digest = digest(memory.memory)
         if self._empty:
@@ -151,16 +152,16 @@ class Merge:
         return note_pending(self._db, memory.id, _record(memory), self._scan_number, last["number"], self._plan)
 
     def add_message(self, message: Memory, placed: Placement) -> None:
-        """Plan what the application said, in place of the memories that Mem0 made of it: they name it."""
+        """Plan a captured message, in place of the memories that Mem0 made of it; their records name the message."""
         if self._last(message.id) is None:
             self._remember(message)
             self._db.execute("UPDATE memory SET is_message = 1 WHERE mem0_id = ?", (message.id,))
             self._insert(message, digest(message.memory), placed, version=1)
 
     def tombstone(self, mem0_id: str, at: str) -> None:
-        """Mem0 no longer has the memory since `at`: what was not sent of it never will be.
+        """Record that Mem0 has not had the memory since `at`: its planned texts are not sent any more.
 
-        A reading that began later and saw the memory knows better.
+        Nothing happens if a scan that began later found the memory.
         """
         known = self._db.execute("SELECT scan FROM memory WHERE mem0_id = ?", (mem0_id,)).fetchone()
         is_newer = known is not None and self._rule.descends_from(known["scan"])
@@ -205,7 +206,7 @@ class Merge:
         )
 
     def _has_moved(self, mem0_id: str, placed: Placement | Skipped) -> bool:
-        """Whether it is in Spectron where Mem0 no longer has it."""
+        """Whether the memory is in Spectron under other owners than those Mem0 has for it now."""
         if isinstance(placed, Placement):
             return self._moves(mem0_id, placed)
         if placed.reason not in (MOVED, ELSEWHERE):
@@ -213,7 +214,7 @@ class Merge:
         return self._db.execute(f"SELECT 1 {_SENT_OF_IT} LIMIT 1", (mem0_id,)).fetchone() is not None
 
     def _owners_when_sent(self, mem0_id: str) -> str | None:
-        """The ids under which it is in Spectron; they see there what is another's by now."""
+        """The ids under which the memory is in Spectron, where their owners still find what is another's now."""
         row = self._db.execute("SELECT record, moved_from FROM memory WHERE mem0_id = ?", (mem0_id,)).fetchone()
         if row is None or row["moved_from"] is not None:
             return row["moved_from"] if row is not None else None
@@ -221,7 +222,7 @@ class Merge:
         return canonical_json({name: record[name] for name in ENTITY_IDS if record.get(name)})
 
     def _moves(self, mem0_id: str, placed: Placement) -> bool:
-        """Whether this would put a version elsewhere than one that may be in Spectron already: none may be."""
+        """Whether a version may be in Spectron under another selector; then the memory is not written again."""
         moved = self._db.execute(
             f"SELECT carrier.selector {_SENT_OF_IT} AND carrier.selector != ? LIMIT 1",
             (mem0_id, self._selector(placed.selector)),
@@ -235,7 +236,7 @@ class Merge:
         return True
 
     def _adopt_doubts(self, mem0_id: str) -> None:
-        """What is undecided about an earlier text is this plan's to decide."""
+        """Take undecided versions of the memory into this plan, which then decides them."""
         self._db.execute(
             "UPDATE fact SET plan = ? WHERE state IN ('intended', 'undecidable')"
             " AND id IN (SELECT id FROM version WHERE mem0_id = ?)",
@@ -255,10 +256,10 @@ class Merge:
         return None
 
     def _replan(self, last: Row, memory: Memory, placed: Placement | Skipped) -> None:
-        """Nothing of it is in Spectron: the mapping of now holds, whatever an earlier one said."""
+        """Plan the newest version again, by the present mapping: nothing of it is in Spectron."""
         text, fact = self._rows(memory, last["digest"], placed, last["number"])
         if last["state"] == "refused" and isinstance(placed, Placement):
-            # Refused by the server it stays, until somebody asks for another try; and it keeps its key.
+            # A refused fact stays refused until somebody retries it, and keeps its key.
             fact.update(state="refused", reason=last["reason"], key=last["key"])
         self._db.execute("UPDATE version SET text = ?, text_at = ? WHERE id = ?", (text, memory.text_at, last["id"]))
         self._db.execute(
@@ -379,18 +380,18 @@ def _last_text(last: Row) -> LastText:
 
 
 def _scan_number(ledger: Ledger, scan: ScanRow) -> int | None:
-    """None before the scan is kept: tombstones need its times alone."""
+    """The scan's number in the ledger; None if it is not recorded yet, as before tombstones are set."""
     row = ledger.db.execute("SELECT no FROM scan WHERE id = ?", (scan.id,)).fetchone()
     return int(row["no"]) if row else None
 
 
 def _record(memory: Memory) -> str:
-    """A memory as the ledger keeps it; escaped, because a lone surrogate in some field is no reason to lose the row."""
+    """A memory as the ledger stores it; escaped, so that a row with a lone surrogate can be written."""
     return _ESCAPED.encode(memory.to_json())
 
 
 def record_digest(memory: Memory) -> str:
-    """Differs whenever anything that Mem0 says of the memory does."""
+    """A digest of everything that Mem0 has about the memory."""
     return digest(_record(memory))
 
 

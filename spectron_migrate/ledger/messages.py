@@ -1,8 +1,8 @@
 """Messages in place of memories (`cutover.capture: messages`): one turn holds what the application said.
 
 A message is planned and sent as a memory is; the memories that Mem0 made of it are skipped, and name it. While any of
-them is current, so is the message: a search that finds it shows those. As soon as nothing of it is on its way and it
-would say what Mem0 has replaced or deleted meanwhile, or the server refuses it, its memories are written instead.
+them is current, so is the message: a search that finds it shows those. If Mem0 replaces or deletes one of its memories
+before it is sent, or if the server refuses it, its memories are written one by one instead.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def is_on_its_way(db: Connection, message: int) -> bool:
 
 
 def adopt(db: Connection, plan: int) -> None:
-    """No dump names a message: what is not decided of any belongs to the newest plan."""
+    """Move undecided messages into the newest plan; dumps do not contain messages."""
     db.execute(
         f"UPDATE fact SET plan = ? WHERE plan != ? AND state IN ({marks(UNDECIDED)}) AND id IN"
         " (SELECT version.id FROM memory JOIN version ON version.mem0_id = memory.mem0_id WHERE is_message = 1)",
@@ -52,13 +52,13 @@ def adopt(db: Connection, plan: int) -> None:
 
 
 def take_planned_apart(db: Connection) -> None:
-    """Plan the memories instead of messages that were planned by another mapping."""
+    """Skip messages that were planned with another mapping, and plan their memories instead."""
     for message, _ in _messages(db, "planned"):
         skip(db, message, APART)
 
 
 def part(db: Connection, message: int, selector: int | None, plan: int) -> None:
-    """A memory of the message belongs to this selector now: a message planned for another one is taken apart."""
+    """Take a planned message apart if the mapping gives one of its memories another selector."""
     elsewhere = db.execute(
         "SELECT 1 FROM fact WHERE id = ? AND state = 'planned' AND selector != ?", (message, selector or 0)
     )
@@ -67,7 +67,10 @@ def part(db: Connection, message: int, selector: int | None, plan: int) -> None:
 
 
 def overtake(db: Connection, mem0_id: str, plan: int, at: str) -> None:
-    """A memory is gone since `at`, or has another text: what said the old one is taken apart while it can be."""
+    """A memory was deleted at `at`, or has another text: take planned messages with the old text apart.
+
+    A message that was sent gets a tombstone once Mem0 has none of its memories any more.
+    """
     rows = db.execute(
         "SELECT DISTINCT carrier.id, carrier.state"
         f" FROM {FACTS} JOIN fact AS carrier ON carrier.id = fact.message"
@@ -86,20 +89,20 @@ def overtake(db: Connection, mem0_id: str, plan: int, at: str) -> None:
 
 
 def returned(db: Connection, message: int) -> None:
-    """A memory of it is current again, and so is the message."""
+    """Mem0 has a memory of the message again: remove the message's tombstone."""
     db.execute(
         "UPDATE memory SET tombstoned_at = NULL WHERE mem0_id = (SELECT mem0_id FROM version WHERE id = ?)", (message,)
     )
 
 
 def is_torn(db: Connection, message: int) -> bool:
-    """Whether a message says a text that Mem0 has replaced or deleted."""
+    """Whether a message contains a text that Mem0 has replaced or deleted."""
     row = db.execute(f"SELECT 1 FROM {FACTS} WHERE fact.message = ? AND NOT ({IS_CURRENT}) LIMIT 1", (message,))
     return row.fetchone() is not None
 
 
 def take_refused_apart(db: Connection, plan: int) -> int:
-    """Plan the memories of messages that the server refused one by one; returns how many messages these were."""
+    """Plan, one by one, the memories of messages that the server refused; returns the number of these messages."""
     refused = _messages(db, "refused")
     for message, reason in refused:
         skip(db, message, f"refused ({reason}); {APART}", plan=plan)
@@ -107,9 +110,9 @@ def take_refused_apart(db: Connection, plan: int) -> int:
 
 
 def skip(db: Connection, fact: int, reason: str, *, plan: int | None = None) -> None:
-    """Do not send a fact. Of a message, current memories are planned themselves, in its own plan or this one.
+    """Skip a fact. The current memories of a message are then planned one by one, in `plan` or in its own plan.
 
-    A memory that has moved meanwhile is left to the next reading of Mem0, which says where it belongs.
+    A memory whose owners changed meanwhile is planned by the next scan, which names its owners.
     """
     db.execute("UPDATE fact SET state = 'skipped', reason = ? WHERE id = ?", (reason, fact))
     db.execute(
@@ -127,7 +130,7 @@ def skip(db: Connection, fact: int, reason: str, *, plan: int | None = None) -> 
 
 
 def _messages(db: Connection, state: FactState) -> list[tuple[int, str | None]]:
-    """All messages in this state and why, found among the messages and not among all that is planned."""
+    """All messages in this state with their reasons; the query begins with the messages, which are few."""
     rows = db.execute(
         "SELECT fact.id, fact.reason FROM memory JOIN version ON version.mem0_id = memory.mem0_id"
         " JOIN fact ON fact.id = version.id WHERE is_message = 1 AND +fact.state = ?",

@@ -25,7 +25,9 @@ def is_overtaken(ledger: Ledger, fact: int) -> bool:
 
 
 def skip_if_overtaken(ledger: Ledger, fact: int) -> bool:
-    """Skip a planned fact that should no longer be sent; of a message, what is left is planned itself."""
+    """Skip a planned fact that should no longer be sent; memories of a message that Mem0 still has are planned one by
+    one.
+    """
     reason = why_overtaken(ledger, fact)
     if reason is not None:
         messages.skip(ledger.db, fact, reason)

@@ -119,14 +119,14 @@ def last_plan_and_scan(ledger: Ledger) -> tuple[int, str, str] | None:
 
 
 def adopt_undecided(ledger: Ledger, plan: int) -> None:
-    """Move what other plans left undecided into this plan."""
+    """Move undecided facts of other plans into this plan."""
     ledger.db.execute(
         f"UPDATE fact SET plan = ? WHERE state IN ({marks(UNDECIDED)}) AND plan != ?", (plan, *UNDECIDED, plan)
     )
 
 
 def set_fingerprint(ledger: Ledger, plan: int, fingerprint: str, *, scan: str | None = None) -> None:
-    """Change what the plan was made of; the scan stays where none is given."""
+    """Set the plan's fingerprint, and its scan if one is given."""
     ledger.db.execute(
         "UPDATE plan SET fingerprint = ?, scan = coalesce((SELECT no FROM scan WHERE id = ?), scan) WHERE id = ?",
         (fingerprint, scan, plan),
@@ -167,7 +167,9 @@ def sent(ledger: Ledger) -> Iterator[Sent]:
 
 
 def relane(ledger: Ledger, mem0_id: str, lane: str) -> None:
-    """Move what was sent of a memory to the lane that a changed mapping gives it: it bounds the order there now."""
+    """Move the sent facts of a memory to its lane under a changed mapping, so that they count for that lane's
+    high-water.
+    """
     ledger.db.execute(
         f"UPDATE fact SET lane = ? WHERE state IN ({marks(SENT)}) AND id IN (SELECT id FROM version WHERE mem0_id = ?)",
         (lane_number(ledger.db, lane), *SENT, mem0_id),
@@ -175,10 +177,11 @@ def relane(ledger: Ledger, mem0_id: str, lane: str) -> None:
 
 
 def mark_late(ledger: Ledger, plan: int, *, everything: bool = False) -> int:
-    """Turn `full` facts that come too late for their lane into `none`: their text arrives, nothing is superseded.
+    """Turn `full` facts that come too late for their lane into `none`: their text is stored, but supersedes nothing.
 
-    Too late is what lies below the lane's high-water, the greatest order key sent with `full`; with `everything` all
-    that is still planned, because others write to Spectron now. Returns how many of the plan are late now.
+    A fact is late if its order key is below the lane's high-water, the greatest order key sent with `full`. With
+    `everything` all planned facts are late, because applications already write to Spectron. Returns how many facts of
+    the plan are late.
     """
     below = (
         "order_key < (SELECT max(sent.order_key) FROM fact AS sent"

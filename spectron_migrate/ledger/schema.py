@@ -1,4 +1,4 @@
-"""The tables, and what several modules ask of them in the same words.
+"""The tables, and expressions that several modules use.
 
 A memory has versions, one for each different text. Each version has one fact: how, where and when that text is sent.
 
@@ -25,14 +25,14 @@ STORED: tuple[FactState, ...] = ("written", "stored_not_extracted")
 SENT: tuple[FactState, ...] = ("intended", "written", "stored_not_extracted", "undecidable")
 """States in which bytes may be on the server: such a fact never changes its scope."""
 UNDECIDED: tuple[FactState, ...] = ("planned", "intended", "undecidable")
-"""States in which the text is not in Spectron yet, or nobody can say."""
+"""States in which it is not decided whether the text is in Spectron."""
 
 FACTS = "fact JOIN version ON version.id = fact.id JOIN memory ON memory.mem0_id = version.mem0_id"
 """Every fact with its text and its memory."""
 IS_CURRENT = "version.number = memory.newest_version AND memory.tombstoned_at IS NULL"
-"""Of a row of `FACTS`: the newest text of a memory that Mem0 has. Every other one is overtaken."""
+"""A condition on a row of `FACTS`: it is the newest text of a memory that Mem0 has. Every other row is overtaken."""
 CARRIER = "fact AS carrier ON carrier.id = coalesce(fact.message, fact.id)"
-"""To join to `fact`: what is sent for a version, which is its own fact or that of the message that holds it."""
+"""Joined to `fact`: the fact that is sent for it, which is itself or that of the message that contains the memory."""
 
 CONTAINS = "replace(version.text, ?, '') != version.text"
 """Whether a text contains another; the engines name their own function for it differently."""

@@ -14,7 +14,7 @@ class ScratchCounts:
         self._db.execute("CREATE TABLE scratch_count(kind TEXT, word TEXT, n INTEGER, PRIMARY KEY (kind, word))")
 
     def add(self, kind: str, key: str) -> int:
-        """Count one more; returns how many these are."""
+        """Count one more; returns the count of this key."""
         row = self._db.execute(
             "INSERT INTO scratch_count(kind, word, n) VALUES (?, ?, 1)"
             " ON CONFLICT(kind, word) DO UPDATE SET n = scratch_count.n + 1 RETURNING n",
@@ -23,11 +23,11 @@ class ScratchCounts:
         return int(row["n"])
 
     def keys_with(self, kind: str, least: int) -> int:
-        """How many keys were added at least so often."""
+        """How many keys were added `least` times or more."""
         row = self._db.execute("SELECT count(*) FROM scratch_count WHERE kind = ? AND n >= ?", (kind, least))
         return int(row.fetchone()[0])
 
     def most(self, kind: str) -> int:
-        """How often the key was added that was added most; 0 where none was."""
+        """The highest count of a key; 0 if there is none."""
         row = self._db.execute("SELECT coalesce(max(n), 0) FROM scratch_count WHERE kind = ?", (kind,))
         return int(row.fetchone()[0])

@@ -1,7 +1,8 @@
-"""One fact's way from intent to receipt. Every function here runs inside a transaction of `writer`.
+"""Facts that are sent one by one, from intent to receipt. Call every function here inside a transaction of `writer`.
 
-Durable before the first byte leaves: the session's id, the final bytes, the key. Durable before the
-session's next byte: every decision but a plain 200, so that a decision which is lost is always a 200.
+Before the first byte leaves, the session's id, the final bytes and the key are on disk. Before the next byte of the
+session, every decision except a plain 200 is on disk: so a decision that is lost is always a 200, and the next run
+finds its turn in the listing.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ _LANE = "lane = (SELECT no FROM lane WHERE name = ?)"
 
 
 def lanes_to_do(ledger: Ledger, plan: int, *, after: str | None, limit: int) -> list[str]:
-    """Lanes with something to send or in doubt, those behind `after`, always in the same order; one index step each."""
+    """Lanes after `after` with a fact to send or in doubt, always in the same order.
+
+    Each takes one lookup in an index.
+    """
     db = ledger.db
     lanes: list[str] = []
     row = db.execute("SELECT no FROM lane WHERE name = ?", (after,)).fetchone() if after is not None else None
@@ -75,7 +79,7 @@ def lanes_to_do(ledger: Ledger, plan: int, *, after: str | None, limit: int) -> 
 
 
 def _has_work(ledger: Ledger, plan: int, lane: int) -> bool:
-    # Doubt is settled whatever the plan: it is in the lane's way.
+    # A fact in doubt is decided whichever plan it belongs to: until then the lane may not go on.
     row = ledger.db.execute(
         "SELECT EXISTS(SELECT 1 FROM fact WHERE state = 'intended' AND lane = ?)"
         " OR EXISTS(SELECT 1 FROM fact WHERE state = 'planned' AND lane = ? AND plan = ?)",
@@ -87,7 +91,7 @@ def _has_work(ledger: Ledger, plan: int, lane: int) -> bool:
 def next_planned(
     ledger: Ledger, plan: int, lane: str, infer: Infer, limit: int, *, after: str = ""
 ) -> list[PlannedFact]:
-    """The next facts of a lane behind the order key `after`, oldest first."""
+    """The next planned facts of a lane after the order key `after`, oldest first."""
     rows = ledger.db.execute(
         "SELECT fact.id, version.mem0_id, selector.text AS selector, run, infer, order_key"
         " FROM fact JOIN version ON version.id = fact.id JOIN selector ON selector.no = fact.selector"
@@ -111,7 +115,7 @@ def count_planned(ledger: Ledger, plan: int, lane: str, infer: Infer, most: int)
 
 
 def large_lanes(ledger: Ledger, plan: int, *, least: int, most: int) -> list[str]:
-    """The largest lanes of at least so many planned facts, largest first: they take longest, so they begin first."""
+    """The lanes with the most planned facts, `least` or more, largest first: they take longest, so they begin first."""
     rows = ledger.db.execute(
         "SELECT name FROM (SELECT lane, count(*) AS n FROM fact WHERE state = 'planned' AND plan = ?"
         "  GROUP BY lane HAVING count(*) >= ?) AS large JOIN lane ON lane.no = large.lane ORDER BY n DESC, no LIMIT ?",
@@ -181,7 +185,7 @@ REQUEST = "INSERT INTO request(id, body, key, sent_after, sent_by) VALUES (?, ?,
 
 
 def still_planned(ledger: Ledger, facts: Sequence[int]) -> dict[int, Row]:
-    """Those of the facts that are still to be sent, with all that their bodies say; overtaken ones are skipped."""
+    """The facts that are still planned, with everything their bodies need, by id; overtaken ones become skipped."""
     if not facts:
         return {}
     rows = ledger.db.execute(
@@ -200,7 +204,7 @@ def still_planned(ledger: Ledger, facts: Sequence[int]) -> dict[int, Row]:
 
 
 def body_of(row: Row) -> dict[str, Json]:
-    """The body of a planned fact, but for the session."""
+    """The body of a planned fact, without the session."""
     return build_body(
         text=row["text"],
         infer=row["infer"],
@@ -221,7 +225,7 @@ INTENDED = (
 
 
 def intended_facts(ledger: Ledger, *, lane: str | None = None, session: int | None = None) -> list[IntendedFact]:
-    """What is intended alone, not in a batch, and undecided, in the order of sending."""
+    """Intended facts that were sent one by one, not in a batch, in the order of sending."""
     where, value = (_LANE, lane) if session is None else ("fact.session = ?", session)
     rows = ledger.db.execute(f"{INTENDED} AND batch IS NULL AND {where} ORDER BY order_key", (value,)).fetchall()
     sessions = {number: known_session(ledger, number) for number in {row["session"] for row in rows}}
@@ -229,7 +233,7 @@ def intended_facts(ledger: Ledger, *, lane: str | None = None, session: int | No
 
 
 def intended_of(row: Row, session: SessionRow) -> IntendedFact:
-    """A row of `INTENDED` as what it means."""
+    """Make an `IntendedFact` of a row of `INTENDED`."""
     return IntendedFact(
         row["id"],
         row["mem0_id"],
@@ -247,7 +251,7 @@ def intended_of(row: Row, session: SessionRow) -> IntendedFact:
 
 
 def back_to_planned(ledger: Ledger, facts: Sequence[int]) -> None:
-    """Plan facts again that certainly never left, under the same key; overtaken ones are skipped instead."""
+    """Plan facts again whose bytes certainly never left, under the same key; overtaken ones become skipped."""
     for fact in facts:
         row = ledger.db.execute("SELECT 1 FROM fact WHERE id = ? AND state = 'intended'", (fact,)).fetchone()
         if row is not None:
@@ -256,7 +260,7 @@ def back_to_planned(ledger: Ledger, facts: Sequence[int]) -> None:
 
 
 def plan_again(ledger: Ledger, fact: int) -> None:
-    """It counts as never sent: a new session and position, under the same key."""
+    """Treat the fact as never sent: it keeps its key and will get another session and position."""
     _drop_request(ledger, fact)
     ledger.db.execute(
         "UPDATE fact SET state = 'planned', reason = NULL, session = NULL, position = NULL, batch = NULL, was_sent = 0"
@@ -271,7 +275,7 @@ def _decide(ledger: Ledger, fact: int, state: FactState, reason: str | None) -> 
 
 
 def _drop_request(ledger: Ledger, fact: int) -> None:
-    """What became of the bytes is decided; those of a batch stay until all of it is."""
+    """Forget the request of a decided fact; that of a batch is kept until all its facts are decided."""
     if ledger.db.execute("DELETE FROM request WHERE id = ?", (fact,)).rowcount == 0:
         ledger.db.execute(
             "DELETE FROM request WHERE id = (SELECT batch FROM fact WHERE id = ?)"
@@ -283,7 +287,7 @@ def _drop_request(ledger: Ledger, fact: int) -> None:
 def receipt(
     ledger: Ledger, fact: int, got: Receipt, *, decided_by: str, seq: int | None = None, altered: bool = False
 ) -> None:
-    """Decided: stored."""
+    """Record the receipt of a fact that is stored."""
     state: FactState = "written" if got.extracted else "stored_not_extracted"
     _decide(ledger, fact, state, None if got.extracted else "nothing was extracted")
     _keep_receipt(ledger, fact, got.turn_id, seq, got.chunk_id, decided_by, altered=altered)
@@ -308,14 +312,14 @@ def stored_by_turns(
     chunk_id: str | None = None,
     without_passage: bool = False,
 ) -> None:
-    """Decided by the listing of turns alone: the answer, and so what was extracted, is not known."""
+    """Record that the listing of turns shows the fact; without its response, what was extracted stays unknown."""
     state: FactState = "stored_not_extracted" if full or without_passage else "written"
     _decide(ledger, fact, state, WITHOUT_PASSAGE if without_passage else "extraction unknown" if full else None)
     _keep_receipt(ledger, fact, turn_id, seq, chunk_id, "turns", altered=altered)
 
 
 def stored_by_person(ledger: Ledger, fact: int) -> None:
-    """Decided by a person; its turn is the candidate, where there is one."""
+    """Record that a person decided the fact is stored; its turn is the candidate, if there is one."""
     row = ledger.db.execute("SELECT candidate FROM request WHERE id = ?", (fact,)).fetchone()
     _decide(ledger, fact, "written", None)
     _keep_receipt(ledger, fact, row["candidate"] if row else None, None, None, "person", altered=False)
@@ -342,17 +346,17 @@ def _keep_receipt(
 
 
 def refuse(ledger: Ledger, fact: int, reason: str) -> None:
-    """The server will not have it, in its own words."""
+    """Record that the server refused the fact; `reason` is the server's."""
     _decide(ledger, fact, "refused", reason)
 
 
 def undecidable(ledger: Ledger, fact: int, reason: str) -> None:
-    """Nobody can tell from here; a person resolves it by name."""
+    """Record that the evidence does not decide the fact: a person has to resolve it by its id."""
     ledger.db.execute("UPDATE fact SET state = 'undecidable', reason = ? WHERE id = ?", (reason, fact))
 
 
 def note_attempt(ledger: Ledger, fact: int, *, sent_after: str, sent_by: str) -> None:
-    """The same bytes go again, and the key's day begins anew."""
+    """Note that the same bytes are sent again: the key is valid for another day."""
     ledger.db.execute(
         "UPDATE request SET attempts = attempts + 1, sent_after = ?, sent_by = ? WHERE id = ?",
         (sent_after, sent_by, fact),
@@ -360,12 +364,12 @@ def note_attempt(ledger: Ledger, fact: int, *, sent_after: str, sent_by: str) ->
 
 
 def note_candidate(ledger: Ledger, fact: int, turn_id: str) -> None:
-    """The listing has a turn that no receipt claims: probably this fact's."""
+    """Keep a turn of the listing that no receipt claims; it is probably this fact's."""
     ledger.db.execute("UPDATE request SET candidate = ? WHERE id = ?", (turn_id, fact))
 
 
 def note_residue(ledger: Ledger, fact: int, turn_ids: Sequence[str]) -> None:
-    """Turns that the server left behind for this fact beside the one it answered with."""
+    """Keep turns that earlier sends of this fact left on the server, besides the one that its receipt names."""
     ledger.db.executemany(
         "INSERT INTO residue(session, turn_id, fact) SELECT session, ?, id FROM fact WHERE id = ?"
         " AND session IS NOT NULL ON CONFLICT DO NOTHING",
@@ -395,6 +399,6 @@ def claimed_passages(ledger: Ledger, chunk_ids: Sequence[str]) -> set[str]:
 
 
 def residue_turns(ledger: Ledger, session: int) -> set[str]:
-    """Turn ids of the session that are known as left behind by the server."""
+    """Turn ids of the session that earlier sends of a fact left behind."""
     rows = ledger.db.execute("SELECT turn_id FROM residue WHERE session = ?", (session,))
     return {row["turn_id"] for row in rows}

@@ -136,9 +136,9 @@ def open_all(state: Path) -> list[Ledger]:
 def hold(
     state: Path, agreed: Callable[[], bool], agree: Callable[[], None], *, sleep: Callable[[float], None] = time.sleep
 ) -> IO[str]:
-    """Keep the plan that the shards share as it is while one of them runs; the handle's end lets go.
+    """Keep the shared plan of the shards unchanged until the returned handle is closed.
 
-    `agreed` says whether that plan is ours already, `agree` makes it so: it is called only while no shard runs.
+    `agreed` returns whether that plan is the caller's; `agree` replaces it, and is called only while no shard runs.
     Raises LedgerLocked where others run with another plan.
     """
     make_private_directory(state)

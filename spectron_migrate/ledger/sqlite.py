@@ -1,4 +1,4 @@
-"""The ledger as an SQLite file: connections, what is durable, and copies that nobody else sees."""
+"""The ledger as an SQLite file: connections, durability, and private copies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DISK = (
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_BUSY,
 )
-"""Errors of the disk, or of another process that holds the file. Every other one is a bug of ours."""
+"""Errors of the disk, or of another process that holds the file. Every other error is a bug in this program."""
 
 _PRIVATE = {"locking_mode": "EXCLUSIVE", "journal_mode": "OFF", "synchronous": "OFF", "cache_size": "-32768"}
 """A file that nobody else sees and nobody keeps needs no journal; 32 MB of it stay in memory."""
@@ -52,13 +52,13 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
 
 
 def prepare_for_writing(connection: sqlite3.Connection) -> None:
-    """Write ahead, so that readers are never in the way."""
+    """Use SQLite's write-ahead log, so that readers never block the writer."""
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA journal_size_limit = {LARGEST_JOURNAL}")
 
 
 def create_file(path: Path, ddl: str, version: int) -> None:
-    """A new ledger appears whole under its name: a reader finds it ready or not at all."""
+    """Create a ledger under another name and rename it, so that a reader finds it complete or not at all."""
     pending = path.with_name(".ledger.db.new")
     for left in (pending, *path.parent.glob(".ledger.db.new-*")):
         left.unlink(missing_ok=True)
@@ -102,7 +102,7 @@ def keep_copy(connection: sqlite3.Connection, path: Path) -> None:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection, path: Path, *, durable: bool) -> Iterator[None]:
-    """All or nothing. `durable`: on the disk when this returns, not only safe from our own death.
+    """A transaction. `durable`: it survives a power cut when this returns, not only the end of the process.
 
     Raises InputError where the disk does not take it.
     """
@@ -115,7 +115,7 @@ def transaction(connection: sqlite3.Connection, path: Path, *, durable: bool) ->
 
 @contextmanager
 def disk_errors(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
-    """Roll back whatever fails; raises InputError where that is the disk's doing."""
+    """Roll back on any error; raises InputError if the disk caused it."""
     try:
         yield
     except BaseException as error:
@@ -131,7 +131,7 @@ def disk_errors(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class PrivateDatabase:
-    """A database in a file without a name: nothing of it is left, even where the process is killed."""
+    """A database in a file without a name: nothing remains of it, even if the process is killed."""
 
     connection: sqlite3.Connection
     _handle: int
@@ -143,13 +143,12 @@ class PrivateDatabase:
 
 
 def private_database(folder: Path, original: sqlite3.Connection | None) -> PrivateDatabase:
-    """A copy of the original, or an empty one; in `folder`, or among temporary files where that takes none.
-
-    On the disk, so that memory use stays flat however many memories there are.
+    """A copy of the original, or an empty database, in `folder` or, if that is not writable, in the directory for
+    temporary files. It is on disk, so that a large ledger needs no more memory than a small one.
     """
     for left in folder.glob(f"{_PRIVATE_NAME}*"):
         if not is_held(left):
-            left.unlink(missing_ok=True)  # of a process that was killed before its file had lost its name
+            left.unlink(missing_ok=True)  # left by a process that was killed before it removed the name of its file
     try:
         handle, name = tempfile.mkstemp(prefix=_PRIVATE_NAME, dir=folder)
     except OSError:

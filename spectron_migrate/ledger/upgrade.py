@@ -1,6 +1,6 @@
-"""Bringing a ledger of an earlier format up to date: in one transaction, whole or not at all.
+"""Brings a ledger of an earlier format up to date, in one transaction.
 
-SQLite's alone: no other engine ever held these formats.
+For SQLite only: these formats never existed elsewhere.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def bring_up_to_date(connection: sqlite3.Connection) -> None:
     steps += [DDL, _FILL_4, *(f"DROP TABLE old_{name};" for name in reversed(_TABLES_OF_3))]
     connection.create_function("json_word", 2, _json_word, deterministic=True)
     connection.create_function("json_list", 2, _json_list, deterministic=True)
-    connection.execute("PRAGMA foreign_keys = OFF")  # while tables are exchanged; the old ones kept to them
+    connection.execute("PRAGMA foreign_keys = OFF")  # off while tables are replaced
     try:
         connection.executescript(f"BEGIN IMMEDIATE;{''.join(steps)}PRAGMA user_version = {FORMAT};COMMIT;")
     finally:

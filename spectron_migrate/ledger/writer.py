@@ -1,4 +1,4 @@
-"""Commits in groups: many lanes write at once, the disk is asked once for all of them.
+"""Group commit: the changes of many lanes are committed together, with one fsync.
 
 All access to the ledger while facts are being sent goes through here, in one thread, so that a read
 always sees what was written before it.
@@ -26,10 +26,10 @@ def _call(change: Callable[..., T], args: tuple[Any, ...], named: dict[str, Any]
 
 
 class GroupCommit:
-    """Runs changes in the order they were given, as many as are waiting in one transaction."""
+    """Runs changes in the order in which they are submitted; all that wait go into one transaction."""
 
     def __init__(self, ledger: Ledger) -> None:
-        """The ledger must not be used by others until `close`."""
+        """Until `close`, use the ledger only through this object."""
         self._ledger = ledger
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._waiting: list[_Waiting] = []
@@ -37,24 +37,27 @@ class GroupCommit:
         self._lost: Exception | None = None
 
     async def durable(self, change: Callable[Concatenate[Ledger, P], T], *args: P.args, **named: P.kwargs) -> T:
-        """Run `change(ledger, …)`; when this returns it is on the disk."""
+        """Run `change(ledger, …)`; when this returns, it is on disk."""
         result: T = await self._add(partial(_call, change, args, named), durable=True)
         return result
 
     async def grouped(self, change: Callable[Concatenate[Ledger, P], T], *args: P.args, **named: P.kwargs) -> T:
-        """Run a change or a read; it survives our own death at once, a power cut after the next durable one."""
+        """Run a change or a read.
+
+        A change survives the end of the process at once, and a power cut after the next durable change.
+        """
         result: T = await self._add(partial(_call, change, args, named), durable=False)
         return result
 
     def post(self, change: Callable[Concatenate[Ledger, P], object], *args: P.args, **named: P.kwargs) -> None:
-        """Run a change like `grouped`, without waiting for it: later reads and commits come after it.
+        """Run a change like `grouped` without waiting for it.
 
-        Where it fails, whoever writes or reads next is told.
+        Later changes and reads come after it; if it fails, the next of them raises its error.
         """
         self._begin(partial(_call, change, args, named), None, durable=False)
 
     async def close(self) -> None:
-        """Finish what is waiting; raises what a posted change failed with."""
+        """Finish everything that waits; raises the error of a posted change."""
         while self._running is not None:
             await asyncio.wait({self._running})
         self._thread.shutdown()

@@ -23,7 +23,7 @@ class Unmapped:
 
 @dataclass(frozen=True, slots=True)
 class ScopeMapping:
-    """The rules of a mapping file. Pure and total; writing and reading use the same rules.
+    """The rules of a mapping file. Pure, and defined for every memory; writing and reading use the same rules.
 
     Two laws, tested with generated mappings: two ids never share a scope (`find_collisions`), and a lens covers every
     memory that its filter matches and none of another user (`mapping.lens`).

@@ -1,4 +1,4 @@
-"""Which users may be read from Spectron, as far as the ledgers tell."""
+"""Which users may be read from Spectron, according to the ledgers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from spectron_migrate.state.routing import MOST_BEHIND
 
 
 def owners_behind(ledgers: Sequence[Ledger], state: CutoverState, refused: Mapping[str, str]) -> set[str] | None:
-    """Every id of those who may not be read from Spectron now; None for too many to name.
+    """The ids of all owners who must not be read from Spectron now; None if they are too many to list.
 
-    A `refused` memory and one that changed hands hold their owners until somebody accepts them at their gate.
+    Owners of a `refused` memory, and of one whose owners changed, stay behind until it is accepted at its gate.
     """
     short = state.not_accepted("refused", refused) + state.not_accepted("moved", cutover.moved_memories(ledgers))
     return cutover.owners_behind(ledgers, MOST_BEHIND, short)

@@ -1,10 +1,9 @@
-"""Following: while applications go on writing to Mem0, their changes are brought to Spectron, round by round.
+"""Following: brings the changes that applications go on making in Mem0 to Spectron, round by round.
 
-Mem0 itself is the log. A round reads all of Mem0 as export does, into the dump brought up to date, so that updates,
-deletions (by absence) and writers that use nothing of ours are found alike; it plans what changed and has settled,
-and delivers it as replay does. With `catch_up: outbox` the follower is also the one process that drains the outbox,
-several times a second; then rounds only prove that nothing was missed. It may be killed at any moment: dump, ledger
-and routing are each replaced as a whole.
+A round reads all of Mem0 into the dump, as export does. That finds updates, deletions (a memory is missing) and writes
+that bypass the adapter. Then it plans what changed and has settled, and delivers it as replay does. With `catch_up:
+outbox` the follower is also the one process that drains the outbox, several times a second; then rounds only prove that
+nothing was missed. It may be killed at any moment: dump, ledger and routing are each replaced as a whole.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ third of the time."""
 DRAIN_EVERY_S = 0.2
 """How often the outbox is looked at."""
 PUBLISH_EVERY_S = 1.0
-"""How often an outbox that stays empty is drained all the same, to publish that everybody is caught up."""
+"""How often an empty outbox is drained, only to publish that everybody is caught up."""
 BUSY_S = 1.0
 """The pause before the next drain where another process holds the ledger."""
 REPORT_EVERY_S = 5.0
@@ -158,10 +157,11 @@ class Follow:
         self._woken.set()
 
     async def run(self, api: SpectronApi) -> FollowSummary:
-        """Follow until a signal, the time that was set, or the end of the cutover.
+        """Follow until a signal, `max_seconds`, or the end of the cutover.
 
         Outages of Mem0 or Spectron, and a ledger that another process writes, are reported and waited out. Raises
-        LedgerLocked where another process follows already, and what no waiting mends (a key, a bad mapping).
+        LedgerLocked if another process follows, and errors that waiting cannot mend, such as a rejected key or a bad
+        mapping.
         """
         make_private_directory(self._settings.state)
         with _only_follower(self._settings.state):
@@ -192,7 +192,7 @@ class Follow:
         return DRAIN_EVERY_S if self._rounds.drains_outbox() else pause_s
 
     async def _round(self, api: SpectronApi) -> float:
-        """One round, or the report of what kept it from ending; returns the seconds until the next one is due."""
+        """Run one round, or report why it failed; returns the seconds until the next one."""
         began = self._clock()
         compare = began >= self._compare_at
         try:
@@ -235,7 +235,7 @@ class Follow:
             return BUSY_S
         except Unreachable as error:
             return self._trouble(error.message, longest_s=STOPPED_S)
-        if drained is None or drained.unknown:  # the base is not planned, or only a reading of Mem0 tells
+        if drained is None or drained.unknown:  # no base yet, or only a round finds some results
             self._round_at = min(self._round_at, self._clock() + self._rest(self._round_s))
         if drained is None:
             return DRAIN_EVERY_S
@@ -356,7 +356,7 @@ def _count_behind(behind: frozenset[str] | None) -> str:
 
 
 def _only_follower(state: Path) -> FileLock:
-    """The lock of the one process that follows; raises LedgerLocked, naming it, where another one has it."""
+    """Take the lock of the process that follows; raises LedgerLocked naming the process that holds it."""
     path = state / FOLLOW_LOCK
     lock = try_lock(path)
     if lock is None:

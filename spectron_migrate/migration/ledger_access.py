@@ -1,7 +1,7 @@
 """Access to the ledgers of one migration: open them to read, and keep other processes from writing them.
 
-Whatever writes a ledger while a cutover is under way does so in a round (or a drain of the outbox), and rounds hold
-one lock, so that they never overlap, whichever process runs them.
+During a cutover, ledgers are written only in rounds and drains. Both hold one lock, so that two processes never do it
+at the same time.
 """
 
 from __future__ import annotations

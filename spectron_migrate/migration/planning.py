@@ -1,4 +1,7 @@
-"""Make a plan in the ledger from a dump: every memory is planned, skipped by name, or refused before any send."""
+"""Makes a plan in the ledger from a dump.
+
+Every memory is planned or skipped with a reason; a memory without a rule stops planning before anything is sent.
+"""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Reconciled:
     quiet: bool
     """Nothing changed in Mem0 meanwhile, and nothing waits; `complete` needs this."""
     began: str
-    """When the first of the readings that agree began."""
+    """When the first of the agreeing scans began."""
     ended: str
     rounds: int
     memories: int

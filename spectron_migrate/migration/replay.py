@@ -36,7 +36,7 @@ from spectron_migrate.state.journal import read_journal
 
 @dataclass(frozen=True, slots=True)
 class ReplayOptions:
-    """Options of one run; none of them changes what is written in the end."""
+    """Options of one run; they do not change what is in Spectron once everything is delivered."""
 
     filters: Filters = field(default_factory=Filters)
     limit: int | None = None
@@ -47,7 +47,7 @@ class ReplayOptions:
     """Decisions of a person about the text of pending memories, by Mem0 id."""
     into_existing: bool = False
     supersede: bool = True
-    """False where others already write to Spectron: everything sent now is late and supersedes nothing."""
+    """False once applications write to Spectron: everything sent from then on is late and supersedes nothing."""
     max_in_flight: int = 64
     max_rps: float | None = None
     max_seconds: float | None = None

@@ -1,4 +1,4 @@
-"""What a replay did, counted by the ledger before and after it, and the exit code that follows."""
+"""The summary of a replay, from counts of the ledger before and after it, and its exit code."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ReplaySummary:
     tokens: int
     """What the writes cost, as the server says or estimated at the upper end; 0 where no limit is set."""
     orphans: int
-    """Sessions, of all runs, whose creation was never confirmed: empty if they exist, and left alone."""
+    """Sessions of all runs whose creation got no response; if they exist they are empty, and stay."""
     slowed_down: str | None
     """What slowed the run down; None where nothing did."""
     review: str | None
@@ -62,7 +62,7 @@ class ReplaySummary:
     dry_run: bool
     exit_code: ExitCode
     forecast: Forecast | None = None
-    """Of a dry run: what a replay would do."""
+    """The forecast of a dry run; None for a replay."""
 
     def to_json(self) -> dict[str, Json]:
         """The fields of the command's JSON."""
@@ -139,7 +139,7 @@ def why_stopped(run: Run) -> str | None:
 
 
 def _exit_code(counts: Mapping[str, int], run: Run, max_refused: int, interrupted: ExitCode | None) -> ExitCode:
-    """The most urgent of what happened."""
+    """The exit code of the most urgent problem."""
     if interrupted is not None:
         return interrupted
     if run.stop is not None and run.stop.kind == "key":

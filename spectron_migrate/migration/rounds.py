@@ -1,7 +1,7 @@
 """Rounds of catching up: drain the outbox, read all of Mem0, plan what changed and has settled, deliver it.
 
-After each round `routing.json` says which users may be read from Spectron. Rounds are run by `replay --follow` and by
-the steps of a cutover that have to be sure; they hold `ledger_access.round_lock`, so that they never overlap.
+After each round `routing.json` says which users may be read from Spectron. `replay --follow` runs rounds, and so do the
+steps of a cutover that reconcile. They hold `ledger_access.round_lock`, so that two rounds never overlap.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class Rounds:
         self._sleep = sleep
         self._first_seen: dict[str, str] = {}
         self._planned: str | None = None
-        """Digest of the dump that was planned with nothing left waiting."""
+        """Digest of the dump that was planned in full, without waiting memories."""
         self._replay: Replay | None = None
         self._drainer: Drainer | None = None
         self._deferred = DeferredWork(settings.hold_s, max_in_flight=settings.max_in_flight // 2)
@@ -174,7 +174,7 @@ class Rounds:
         Raises Incomplete where Mem0 could not be read in full, Unreachable, KeyRefused, LedgerLocked, InputError,
         and Interrupted after `interrupt`.
         """
-        # A captured message is to be written as it was said, before the reading finds what Mem0 made of it.
+        # Drain first, so that captured messages are planned before the scan finds the memories that Mem0 made of them.
         await self.drain(api)
         done = await self._read_and_deliver(api, compare=compare, supersede=supersede)
         if self.drains_outbox():
@@ -236,7 +236,7 @@ class Rounds:
         return self._drainer
 
     def close(self) -> None:
-        """Close the files of the outbox, where they were opened."""
+        """Close the outbox, if it was opened."""
         if self._drainer is not None:
             self._drainer.close()
 
@@ -365,7 +365,7 @@ def compare_with_ledger(ledgers: Sequence[Ledger], dump: Dump, settling: Settlin
     named: list[str] = []
     for memory in dump.memories():
         count += 1
-        # A memory that changed shards is known in both: what was sent counts.
+        # If several shards know the memory, the one that sent it counts.
         rows = [row for ledger in ledgers if (row := memories.last_version(ledger, memory.id))]
         known = min(rows, key=lambda row: row.state not in STORED, default=None)
         found += sum(row.tombstoned_at is None for row in rows)
@@ -384,7 +384,7 @@ def compare_with_ledger(ledgers: Sequence[Ledger], dump: Dump, settling: Settlin
 
 
 def shards_of(state: Path) -> Sequence[Shard | None]:
-    """The shards that a migration was begun in; one None for a plain one, or none yet. Raises Incomplete."""
+    """The shards of the migration; `(None,)` if it has none. Raises Incomplete if the ledger of a shard is missing."""
     if not any(state.glob("shard-*-of-*/ledger.db")):
         return (None,)
     folders = find(state).complete().folders

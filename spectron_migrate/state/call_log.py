@@ -1,4 +1,4 @@
-"""The log of the calls that change Mem0, `outbox.log`: the one record of what the processes of a host are writing.
+"""The log of calls that change Mem0, `outbox.log`, which all processes of a host write.
 
 Every process appends a line before and a line after each such call, each with one `write` to a file opened with
 O_APPEND, so that lines never mix and their order is the order in which they were written: if one call returned before
@@ -34,7 +34,7 @@ from spectron_migrate.files.space import release_space
 
 FILE = "outbox.log"
 MISSED_FILE = "outbox.missed"
-"""Its modification time is that of the last write for which the log had no room: a full disk still takes a time."""
+"""Its modification time is that of the last call for which the log had no room; that can be set even on a full disk."""
 LARGE = 4_000_000
 """Bytes worth giving back to the disk."""
 NEVER = float("-inf")
@@ -143,7 +143,7 @@ class CallLog:
             length *= 2
 
     def first_line(self) -> int:
-        """Where the first line is that was not given back."""
+        """The offset of the first line whose space was not given back."""
         head = os.pread(self._handle, _KEPT + 1, 0)
         if len(head) <= _KEPT or head[_KEPT]:
             return 0
@@ -205,10 +205,12 @@ def missed_at(state: Path) -> float:
 
 
 class CallView:
-    """What the lines of the log add up to: which calls run, and until when reads of an owner have to wait."""
+    """The state that the lines of the log add up to: the running calls, and until when reads of each owner have to
+    wait.
+    """
 
     def __init__(self) -> None:
-        """Of no lines; `fold` adds one."""
+        """An empty view; `fold` adds a line."""
         self.running: dict[bytes, tuple[CallSubject, int]] = {}
         """Calls that have begun and not ended, each with the offset of its line."""
         self.torn = 0

@@ -55,7 +55,7 @@ class CapturedResult:
     """A result that waits to be planned, in order of completion."""
 
     completed: str
-    """When, RFC 3339. It rises from result to result even if the clock goes back, so that it tells their order."""
+    """RFC 3339. It rises from result to result even if the clock is set back, so it gives their order."""
     event: Event
     mem0_id: str
     text: str | None
@@ -67,18 +67,18 @@ class OutboxBatch:
     """What one drain takes from the log."""
 
     as_of: datetime
-    """The time of its mark, later than every earlier one's: of what stands before the mark nothing is missing."""
+    """The time of its mark, later than that of every earlier mark. Nothing before the mark is missing."""
     results: tuple[CapturedResult, ...]
     unknown: tuple[tuple[datetime, CallSubject], ...]
-    """Calls whose results a reading of Mem0 has to tell, each with the time by which they are there."""
+    """Unknown calls, each with a time: a scan that began later has their results."""
     running: tuple[CallSubject, ...]
-    """Calls that had begun before its end, and not ended."""
+    """Calls that began before the end of the batch and have not ended."""
     end: int
-    """Where it ends, in bytes; what is appended meanwhile comes behind."""
+    """The offset of its end; what is appended meanwhile comes after it."""
     restart: int
-    """Where the oldest running call begins, or the mark: the log from here on tells again which calls run."""
+    """The offset of the oldest running call, or of the mark: reading from here shows again which calls run."""
     is_whole: bool
-    """Whether it reaches its mark; if not, more waits before it."""
+    """Whether it reaches its mark; otherwise more results wait before the mark."""
     absorbed: tuple[Path, ...]
     """Files of version 0.1 that are no longer needed once the unknown calls are kept."""
 
@@ -113,7 +113,7 @@ class Outbox:
         self._marked = _LONG_AGO
         """The last mark of this process, delivered or not."""
         self._view_end = -1
-        """How far `_view` has read the log; it is read again where that is not how far it was drained."""
+        """How far `_view` has read the log. If that is not the drained offset, the log is read again."""
 
     def waits(self) -> bool:
         """Whether anything was appended since the last drain."""
@@ -144,15 +144,15 @@ class Outbox:
             unknown=tuple(unknown),
             running=(*before.running, *(subject for subject, _ in self._view.running.values())),
             end=end,
-            # The mark stays readable: a process that begins later has to know what it was drained as of.
+            # The mark is kept, so that a process that starts later knows as of when the log was drained.
             restart=self._view.oldest_running(end - len(mark) - 1 if reader.is_whole else end),
             is_whole=reader.is_whole,
             absorbed=before.files,
         )
 
     def delivered(self, batch: OutboxBatch, more_unknown: CallSubject | None = None) -> None:
-        """The ledger has the batch; `more_unknown`: whose results in it say too little."""
-        # So that after a power cut too the file reaches as far as it was drained, and its hole no further.
+        """Note that the ledger has the batch. `more_unknown`: owners of results that could not be planned."""
+        # First sync the log, so that after a power cut it is at least as long as the drained offset.
         self._log.sync()
         name = self._log.name
         values = [("drained", f"{name} {batch.end}"), ("restart", f"{name} {batch.restart}")]
@@ -168,7 +168,7 @@ class Outbox:
             path.unlink(missing_ok=True)
 
     def unknown(self) -> list[CallSubject]:
-        """Calls whose results nobody knows."""
+        """The unknown calls."""
         with self._lock:
             found = self._db.execute("SELECT about FROM unknown ORDER BY id").fetchall()
         return [_subject(row[0]) for row in found]
@@ -180,7 +180,7 @@ class Outbox:
         return _stamp(datetime.fromtimestamp(at, UTC)) if at > 0 else ""
 
     def settle(self, scanned_since: str) -> None:
-        """All of Mem0 was read, beginning at this time: what calls left there before it is known now."""
+        """Forget unknown calls that a complete scan of Mem0, begun at this time, has covered."""
         with self._change() as db:
             db.execute("DELETE FROM unknown WHERE at < ?", (scanned_since,))
 
@@ -191,7 +191,7 @@ class Outbox:
             self._log.close()
 
     def _read_running(self, drained: int) -> None:
-        """Read again which calls run, where that is not known."""
+        """Read again which calls run, if that is not known."""
         if self._view_end == drained:
             return
         self._view = CallView()

@@ -33,12 +33,12 @@ class CallsBefore:
 
 
 def is_in_use(state: Path) -> bool:
-    """Whether times of writes lie here that nobody has taken over yet."""
+    """Whether there are times of writes that no drain has taken over yet."""
     return (state / WRITTEN_FOLDER / "written.map").exists()
 
 
 def absorb_calls(state: Path, now: datetime) -> CallsBefore:
-    """The calls that run, and those whose results nobody knows."""
+    """The running and the unknown calls."""
     running: list[CallSubject] = []
     unknown: list[tuple[datetime, CallSubject]] = []
     files: list[Path] = []

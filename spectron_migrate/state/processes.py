@@ -6,10 +6,9 @@ holds a lock on `<pid>.lock` beside the file, with its token inside, so that a d
 system has given its number to another one. When it stops it writes `ended`. The counts of dead processes are added to
 `past.json`, which also names those that died without writing `ended`.
 
-An application in another language publishes the same facts as files in `applications/`
-(configs/heartbeat.schema.json). They have no locks: such a process is live while its heartbeat is recent.
-
-Standard library alone, because applications import this; no text and no id of a memory or a user is ever in here.
+An application in another language publishes the same facts as files in `applications/` (configs/heartbeat.schema.json).
+They have no locks: such a process is live while its heartbeat is recent. Standard library alone, because applications
+import this; the files contain no texts and no ids of memories or users.
 
     {"schema": 1, "host": "web-1", "pid": 41, "began": "…Z", "heartbeat": "…Z", "epoch": 7, "running_epoch": null,
      "routing_problem": null, "calls": {"get_all(user_id)": {"2026-11-22": 12}}, "reads": {"mem0": 90, "spectron": 10},
@@ -108,7 +107,7 @@ class ProcessesStatus:
 
 
 def read_processes(state: Path, *, now: datetime | None = None) -> ProcessesStatus:
-    """What the processes of a state directory say; nothing is changed. An empty one where none ever used it."""
+    """Read the statuses of all processes of a state directory; changes nothing."""
     now = now or datetime.now(UTC)
     folder = state / FOLDER
     live: list[ProcessStatus] = []
@@ -176,8 +175,8 @@ class OwnFile:
         fold(state)
         self._path, self._lock = _take_name(folder, self.pid)
         self.token = f"{self._path.stem}:{time.time_ns():x}"
-        """Names this process in the log of calls, and no other one that ever had its number."""
-        with suppress(OSError):  # a full disk: then the lock is all that is known of it
+        """The name of this process in the log of calls; another process with the same pid has another name."""
+        with suppress(OSError):  # a full disk: then only the lock shows that it lives
             self._path.with_suffix(".lock").write_text(f"{self.token}\n")
         if self._path.exists():  # of a dead process with our number, which another process is folding right now
             self._path.replace(folder / f"left-{self.pid}-{time.time_ns()}.json")
@@ -192,7 +191,7 @@ class OwnFile:
 
 
 def is_process_alive(state: Path, token: str) -> bool:
-    """Whether the process with this token lives, as far as its lock tells."""
+    """Whether the process with this token lives, according to its lock."""
     lock = state / FOLDER / f"{token.partition(':')[0]}.lock"
     if not is_held(lock):
         return False
@@ -256,7 +255,7 @@ def _add(counts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _calls(reports: Iterable[ProcessStatus], since: str) -> dict[str, dict[str, int]]:
-    """Call -> day -> how often, of all processes together, from this day on."""
+    """Call -> day -> how often, over all processes, since this day."""
     total: dict[str, Counter[str]] = {}
     for report in reports:
         for name, days in report.calls.items():

@@ -14,7 +14,7 @@ from spectron_migrate.records import selector_of
 from spectron_migrate.verify.stored_memory import StoredMemory
 
 FORMAT = "4"
-"""Of the file. A run that was begun with another one begins anew."""
+"""The format of the file; a run in another format begins anew."""
 LEDGERS = 1024
 """A fact's number in the file is its number in its ledger, times this, plus the ledger's."""
 
@@ -56,7 +56,7 @@ def text_mark(text: str) -> str:
 
 
 def stored_memory(known: sqlite3.Row, row: ReceiptRow) -> StoredMemory:
-    """A fact as it was when the run began, with all that its ledger says of it."""
+    """A fact as it was when the run began, with the columns of its ledger."""
     return StoredMemory(
         no=known["no"],
         mem0_id=row.mem0_id,
@@ -84,7 +84,7 @@ def stored_memory(known: sqlite3.Row, row: ReceiptRow) -> StoredMemory:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the file, which has to be there."""
+    """Open the file, which must exist."""
     db = sqlite3.connect(path, isolation_level=None)
     db.row_factory = sqlite3.Row
     db.execute("PRAGMA journal_mode = WAL")
@@ -93,7 +93,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def remove(path: Path) -> None:
-    """Remove the file and what SQLite lays beside it."""
+    """Remove the file and SQLite's files beside it."""
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 

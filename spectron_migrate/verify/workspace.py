@@ -1,8 +1,8 @@
-"""What a verification knows while it runs: a private file of the state directory, beside the ledgers it reads.
+"""The workspace of a verification: a private file in the state directory. What is stored is read from the ledgers.
 
-What is stored is read from the ledgers themselves. The file holds what they do not know: which memories are expected,
-what was found and what is done, so that a run which was stopped goes on; and of each stored version where it is drawn
-and what other texts it equals. It holds texts of findings: it has mode 0600, and a run that ends removes it.
+The file has everything else: which memories are expected, the findings, and what is done, so that a stopped run can be
+resumed; and for each stored version its place in the random order and a key for equal texts. It holds texts of
+findings: it has mode 0600, and a run that ends removes it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _EXPECTED = (
 
 
 class Workspace:
-    """One verification's file; `open` resumes an unfinished run about the same things."""
+    """The file of one verification; `open` resumes an unfinished run with the same options and ledgers."""
 
     def __init__(
         self, path: Path, db: sqlite3.Connection, ledgers: Sequence[Ledger], lock: FileLock, *, resumed: bool
@@ -52,7 +52,7 @@ class Workspace:
 
     @classmethod
     def open(cls, path: Path, ledgers: Sequence[Ledger], *, about: str, not_before: str, now: str) -> Self:
-        """Go on with the run that is about the same and began at `not_before` or later; else begin anew.
+        """Resume the run with the same `about` that began at `not_before` or later; otherwise begin a new one.
 
         `about` is a digest of everything that the run depends on; times are compared as text. Raises
         LedgerLocked where another process verifies here.
@@ -75,15 +75,15 @@ class Workspace:
 
     @property
     def began(self) -> str:
-        """When the run began that this is, or goes on with."""
+        """When the run began, also if it was resumed."""
         return str(self.db.execute("SELECT value FROM meta WHERE name = 'began'").fetchone()[0])
 
     def staged(self) -> None:
-        """Everything the ledgers and the dump say is in here: the run can be resumed from now on."""
+        """Note that everything from ledgers and dump is loaded: from now on the run can be resumed."""
         self.db.execute("INSERT INTO meta VALUES ('staged', '1')")
 
     def close(self, *, finished: bool) -> None:
-        """Let go of the file; a finished run's is removed."""
+        """Close the file; that of a finished run is removed."""
         self.db.close()
         if finished:
             remove(self.path)
@@ -91,7 +91,7 @@ class Workspace:
 
     @contextmanager
     def change(self) -> Iterator[None]:
-        """All or nothing. Nothing may be awaited inside."""
+        """A transaction; do not await inside."""
         self.db.execute("BEGIN")
         try:
             yield
@@ -125,7 +125,7 @@ class Workspace:
         self.db.execute("INSERT OR REPLACE INTO expected VALUES (?, ?, ?)", (mem0_id, kind, reason))
 
     def keep(self, layer: Layer, subject: str, findings: Iterable[Finding]) -> None:
-        """The subject of a layer is done, with these findings; one transaction."""
+        """Record the findings of one subject and mark it as done, in one transaction."""
         with self.change():
             self.note(layer, findings)
             self.db.execute("INSERT OR IGNORE INTO done VALUES (?, ?)", (layer, subject))
@@ -141,7 +141,7 @@ class Workspace:
         )
 
     def settle_stale(self) -> None:
-        """What is known only now that every memory is judged: which texts should not be shown any more."""
+        """Mark the stale texts; possible once the expectation of every memory is recorded."""
         gone = "EXISTS (SELECT 1 FROM expected WHERE expected.mem0_id = fact.mem0_id AND expected.kind = 'gone')"
         self.db.execute(f"UPDATE fact SET tombstoned = {gone} WHERE tombstoned != {gone}")
         # Older texts of memories that have a newer one: nothing on the server takes them away.
@@ -154,7 +154,7 @@ class Workspace:
         )
 
     def leave(self, turn_id: str, scope: int, text: str) -> None:
-        """A turn that is known to be left behind by the server: its text may be found once more than written."""
+        """Note a turn of residue: its text may be found once more than it was written."""
         self.db.execute("INSERT OR IGNORE INTO leftover VALUES (?, ?, ?)", (turn_id, scope, text_key(text)))
 
     def claim_passages(self, fact: int, passages: Iterable[tuple[str, str]]) -> None:
@@ -173,7 +173,7 @@ class Workspace:
     # -- reading it ---------------------------------------------------------------------------------------
 
     def is_done(self, layer: Layer, subject: str) -> bool:
-        """Whether an earlier part of this run did it."""
+        """Whether it is done, perhaps before the run was resumed."""
         return (
             self.db.execute("SELECT 1 FROM done WHERE layer = ? AND subject = ?", (layer, subject)).fetchone()
             is not None
@@ -281,7 +281,7 @@ class Workspace:
         return list(self._facts("no IN (SELECT fact FROM passage WHERE plain = ?) ORDER BY no", (text_key(text),)))
 
     def leftovers(self, text: str, scope: int) -> int:
-        """How many turns left behind in a scope have this text."""
+        """How many turns of residue in a scope have this text."""
         row = self.db.execute(
             "SELECT count(*) FROM leftover WHERE plain = ? AND scope = ?", (text_key(text), scope)
         ).fetchone()
@@ -317,11 +317,11 @@ class Workspace:
         return int(row[0])
 
     def drawn_of(self, owner: str, limit: int) -> list[StoredMemory]:
-        """The first by lot of an owner's memories that should be there."""
+        """The memories of an owner that should be there, in random order, up to `limit`."""
         return list(self._facts(f"owner = ? AND {_EXPECTED} ORDER BY lot, no", (owner,), limit))
 
     def drawn(self, limit: int | None, *, extracted: bool = False) -> Iterator[StoredMemory]:
-        """Memories that should be there, in the order of the lot; `extracted`: only those with entities."""
+        """Memories that should be there, in random order; `extracted`: only those with entities."""
         return self._facts(f"{_EXPECTED}{' AND extracted = 1' if extracted else ''} ORDER BY lot, no", (), limit)
 
     def findings(self, *kinds: FindingKind) -> Iterator[Finding]:

@@ -1,5 +1,6 @@
-"""Reading the ledger, one module a question. Nothing here changes it.
+"""Reads the ledger; one module for each question. Nothing here changes it.
 
 `plans`: what a plan writes, and what became of it. `memories`: what is known of one memory. `receipts`: what is in
-Spectron, and under which ids. `status`: how far a migration is. `cutover`: what Spectron lacks, or has too much.
+Spectron, and under which ids. `status`: how far a migration is. `cutover`: what Spectron lacks, and what it has
+although Mem0 has not.
 """

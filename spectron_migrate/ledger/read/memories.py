@@ -29,7 +29,7 @@ class LastVersion:
     any_stored: bool
     """Whether any version of it is stored, this one or an older one."""
     message: str | None = None
-    """The message whose turn holds it; the state is that one's then."""
+    """The message whose turn contains the text; `state` is then the message's."""
 
 
 def knows_user(ledger: Ledger, user: str) -> bool:
@@ -98,7 +98,7 @@ def memory_of(ledger: Ledger, mem0_id: str) -> Memory | None:
 
 @dataclass(frozen=True, slots=True)
 class KnownDigests:
-    """What tells whether a memory changed since the ledger last saw it."""
+    """Digests that show whether a memory changed since the ledger last recorded it."""
 
     record: str
     text: str | None
@@ -144,7 +144,7 @@ def texts_of_memory(ledger: Ledger, mem0_id: str) -> list[MemoryText]:
 
 
 def shown_memory(ledger: Ledger, mem0_id: str) -> tuple[Memory, bool] | None:
-    """A memory as Mem0 last showed it, and whether it still had it; None for an unknown one and for a message."""
+    """A memory as Mem0 last returned it, and whether Mem0 still has it; None for an unknown id or a message."""
     row = ledger.db.execute(
         "SELECT record, tombstoned_at FROM memory WHERE mem0_id = ? AND is_message = 0", (mem0_id,)
     ).fetchone()

@@ -31,7 +31,7 @@ class PlannedLane:
 
 
 def planned_memories(ledger: Ledger, plan: int) -> Iterator[PlannedMemory]:
-    """Scope by scope, oldest first; only what is sorted is held by the engine."""
+    """Scope by scope, oldest first; rows are streamed, SQLite sorts them on disk."""
     ordered = ledger.db.execute(
         "SELECT id, selector FROM fact WHERE plan = ? AND state = 'planned' ORDER BY selector, order_key", (plan,)
     )

@@ -147,7 +147,9 @@ def foreign_paths(ledger: Ledger, paths: Sequence[str]) -> list[str]:
 
 
 def would_come_late(ledger: Ledger, plan: int, lane: str, key: str, mem0_id: str) -> bool:
-    """Whether the plan sends something of the lane that is newer than a memory which was never sent."""
+    """Whether the plan sends a fact in this lane that is newer than the memory, and no text of the memory was ever
+    sent.
+    """
     row = ledger.db.execute(
         "SELECT EXISTS(SELECT 1 FROM fact WHERE state = 'planned' AND lane = (SELECT no FROM lane WHERE name = ?)"
         "  AND infer = 'full' AND plan = ? AND order_key > ?)"

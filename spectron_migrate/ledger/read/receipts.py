@@ -19,7 +19,7 @@ _PAGE = 500
 
 @dataclass(frozen=True, slots=True)
 class ReceiptRow:
-    """A stored version of a memory, with everything that tells it apart on the server."""
+    """A stored version of a memory, with the ids by which it is recognized on the server."""
 
     fact: int
     mem0_id: str
@@ -34,7 +34,7 @@ class ReceiptRow:
     run: str | None
     infer: Infer
     category: str | None
-    """As it was sent; None leaves it to the server."""
+    """As it was sent; None if the server set the time."""
     role: str
     """As it was sent."""
     state: str
@@ -108,7 +108,7 @@ def texts_of(ledger: Ledger, facts: Sequence[int]) -> Iterator[tuple[str, str]]:
 
 
 def facts_made_into(ledger: Ledger, ids: Sequence[str]) -> dict[str, list[int]]:
-    """For each of Spectron's ids of turns, passages, entities and attributes the facts that it was made of."""
+    """The facts behind each id of a turn, passage, entity or attribute of Spectron."""
     found: defaultdict[str, list[int]] = defaultdict(list)
     for start in range(0, len(ids), _PAGE):
         some = ids[start : start + _PAGE]
@@ -210,7 +210,7 @@ _HAS_TURN = (
 
 
 def session_to_show(ledger: Ledger) -> tuple[str, set[str]] | None:
-    """A session that the right server has: the newest with claimed turns and these, else the newest at all."""
+    """A session that proves the server, and its claimed turns: the newest with any, else the newest of all."""
     row = ledger.db.execute(
         f"SELECT server_id FROM session WHERE server_id IS NOT NULL ORDER BY {_HAS_TURN} DESC, id DESC LIMIT 1"
     ).fetchone()
@@ -260,7 +260,7 @@ def our_sessions(ledger: Ledger) -> Iterator[OurSession]:
 
 
 def fingerprint(ledger: Ledger) -> list[Json]:
-    """What changes whenever the ledger says something else about what is stored."""
+    """A fingerprint of the ledger: it changes whenever facts, their states or receipts do."""
     facts = ledger.db.execute("SELECT count(*), max(id), max(plan) FROM fact").fetchone()
     turns = ledger.db.execute("SELECT count(turn_id) FROM receipt").fetchone()
     recorded = ledger.db.execute("SELECT max(recorded_at) FROM version").fetchone()

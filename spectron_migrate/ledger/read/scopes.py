@@ -18,7 +18,7 @@ _PAGE = 500
 
 @dataclass(frozen=True, slots=True)
 class SentVersion:
-    """A version that is stored, and what an application is shown for it."""
+    """A stored version, and the memory that an application is shown for it."""
 
     fact: int
     number: int
@@ -26,7 +26,7 @@ class SentVersion:
     is_current: bool
     """The newest text of a memory that Mem0 has."""
     memories: tuple[Memory, ...]
-    """The memory itself, or the current ones in the turn of a message."""
+    """The memory itself; for a message, its memories that Mem0 still has."""
     selector: Selector
     turn_id: str | None
     chunk_id: str | None
@@ -90,10 +90,10 @@ def sent_versions(ledger: Ledger, facts: Sequence[int]) -> Iterator[SentVersion]
 
 
 def has_overtaken_text(ledger: Ledger, selectors: Sequence[int], text: str, *, in_parts: bool) -> bool:
-    """Whether it is a text sent to these selectors that Mem0 has deleted or replaced.
+    """Whether Mem0 has deleted or replaced this text, which was sent to these selectors.
 
-    Asked for what no receipt names: a part of a long text (`in_parts`), of which only the first is named, or a text
-    whose answer never came, or came after others.
+    For passages that no receipt names: a later part of a long text (`in_parts`), or a text whose response never arrived
+    or was late.
     """
     same = (
         CONTAINS

@@ -131,7 +131,7 @@ def _lanes(ledger: Ledger) -> tuple[int, list[LaneLeft]]:
 
 
 def _named(ledger: Ledger) -> list[NamedFact]:
-    """By plan, because that is what the index begins with; the undecidable first, as they hold their lanes."""
+    """Plan by plan, because the index begins with the plan; undecidable facts first, because they hold their lanes."""
     found: list[NamedFact] = []
     plans = [row["id"] for row in ledger.db.execute("SELECT id FROM plan ORDER BY id DESC")]
     for state in ("undecidable", "refused"):
