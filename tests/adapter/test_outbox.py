@@ -279,6 +279,7 @@ def test_a_write_that_began_before_the_cutover_is_waited_for(stage: Stage) -> No
             return stage.mem0.add(messages, user_id=user_id, infer=infer)
 
     stage.state.mkdir(mode=0o700, exist_ok=True)
+    (stage.state / "log.jsonl").touch()  # a command has worked here: it is no empty volume
     stage.write_settings(catch_up="outbox")
     adapter = stage.adapter(Slow())
     named = {"user_id": stage.user, "infer": False}

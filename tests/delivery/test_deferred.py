@@ -413,23 +413,30 @@ def test_the_wait_for_a_late_arrival_begins_again_after_a_resend(two: Two) -> No
     assert [] == two.wrong()
 
 
-@pytest.mark.parametrize("mapping", ["", NONE])
-def test_a_write_that_stays_in_flight_is_decided_by_its_turn_after_a_quarter_of_an_hour(
-    two: Two, tmp_path: Path, mapping: str
-) -> None:
-    two.scene.mapping, two.fault, two.every_s = mapping_file(tmp_path, mapping), "500_after_stuck", 40.0
+def in_flight_with_its_turn_there(two: Two) -> timedelta:
+    """Play until a write that stays in flight, and whose turn is there, is decided; how long that took."""
+    two.fault, two.every_s = "500_after_stuck", 40.0
     two.put("in flight for ever", "bob")
     two.put("of ann", "ann")
     began = two.scene.time.moment
     last = two.play(two.until_none_is_held)
-    assert timedelta(seconds=900) <= two.scene.time.moment - began < timedelta(seconds=960)
     assert 0 == last.left.total
     assert last.problem is None
-    assert ["in flight for ever"] == two.texts("bob")
     [fact] = [fact for fact in ledger_facts(two.scene.state) if "flight" in (fact["text"] or "")]
     assert "turns" == fact["decided_by"]
-    assert 1 == len(two.texts("bob"))
+    assert ["in flight for ever"] == two.texts("bob")
     assert [] == two.wrong()
+    return two.scene.time.moment - began
+
+
+def test_a_write_that_stays_in_flight_is_decided_by_its_turn_after_a_quarter_of_an_hour(two: Two) -> None:
+    assert timedelta(seconds=900) <= in_flight_with_its_turn_there(two) < timedelta(seconds=960)
+
+
+def test_without_extraction_the_turn_that_is_there_decides_at_once(two: Two, tmp_path: Path) -> None:
+    """Nothing is left to be done for such a text, so nothing is waited for."""
+    two.scene.mapping = mapping_file(tmp_path, NONE)
+    assert timedelta(seconds=60) > in_flight_with_its_turn_there(two)
 
 
 def test_a_write_in_flight_for_ever_without_a_turn_stays_in_doubt(two: Two) -> None:

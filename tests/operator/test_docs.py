@@ -12,7 +12,12 @@ from spectron_migrate.errors import ExitCode, MigrateError
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-TITLES = re.findall(r"^#+ (.+)$", README, re.MULTILINE)
+
+
+def headings_of(page: Path) -> set[str]:
+    """The anchors of a page's headings."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def commands() -> list[str]:
@@ -45,9 +50,12 @@ def test_every_command_has_help_with_an_example(command: str, capsys: pytest.Cap
 
 
 def test_every_link_in_the_readme_leads_somewhere() -> None:
-    headings = {re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in TITLES}
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
-        assert target[1:] in headings if target.startswith("#") else (ROOT / target).exists(), target
+        name, _, heading = target.partition("#")
+        page = ROOT / (name or "README.md")
+        assert page.exists(), target
+        if heading:
+            assert heading in headings_of(page), target
 
 
 @pytest.mark.parametrize("argument", ["--version", "--help"])
