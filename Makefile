@@ -3,13 +3,18 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint bench chaos dist-test image-test compat clean
+.PHONY: demo test quick lint bench chaos dist-test image-test compat clean
 
 demo: $(VENV)/.ready
 	$(BIN)/spectron-migrate rehearse
 
 test: lint
 	$(BIN)/python -m pytest -n auto
+
+# What takes no more than a minute, for while one writes; the rest is in `test`.
+quick: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -n auto -m 'not slow'
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -14,6 +14,8 @@ from tests.adapter.drains import WITH_TOOLS
 from tests.adapter.support import TEA, Stage, Untouchable, ids, texts, turns
 from tests.support.spectron import turns_of
 
+pytestmark = pytest.mark.slow
+
 
 def mine(stage: Stage) -> dict[str, Any]:
     return {"filters": {"user_id": stage.user}}

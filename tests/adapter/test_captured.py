@@ -32,6 +32,8 @@ from tests.adapter.support import Stage, followed, ids, judged, stamp, texts, tu
 from tests.support import oracle
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 
 def said(stage: Stage, text: str = BOTH) -> tuple[Any, list[str]]:
     """An adapter whose cutover captures messages, and the ids of what Mem0 made of one that is in Spectron."""

@@ -24,6 +24,8 @@ from tests.support import oracle
 from tests.support.proxy import misbehaving
 from tests.support.spectron import replay
 
+pytestmark = pytest.mark.slow
+
 
 def test_what_a_memory_says_beyond_the_message_that_changed_it_is_found(drains: Drains) -> None:
     """Mem0 merges what is said into what it knows, and the earlier message is hidden for its old text."""

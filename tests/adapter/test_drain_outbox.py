@@ -32,6 +32,8 @@ from tests.adapter.drains import Drains, drained_by, tell
 from tests.adapter.support import NotedCalls, Stage, begun, ids, judged, stamp, turns
 from tests.support import oracle
 
+pytestmark = pytest.mark.slow
+
 
 def test_nothing_is_sent_before_the_base_is_planned(stage: Stage) -> None:
     old = [stage.say(f"Said before, {number}") for number in range(3)]

@@ -17,6 +17,8 @@ from tests.adapter.support import Stage, followed, ids, turns
 from tests.support.waiting import wait_until
 from tests.verify.support import failed_gates, named_findings, tampering, verify
 
+pytestmark = pytest.mark.slow
+
 TOLD = [
     "I moved to Berlin in spring. My cat is called Ada",
     "Green tea keeps me awake. I drink rooibos in the evening",

@@ -28,6 +28,8 @@ from tests.adapter.support import NotedCalls, Stage, begun, followed, ids, judge
 from tests.support import oracle
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 ITSELF: list[Any] = []
 ITSELF.append(ITSELF)

@@ -14,6 +14,8 @@ from spectron_migrate.state.journal import Step, record_step
 from spectron_migrate.state.routing import FILE
 from tests.adapter.support import Stage, ids, stamp, texts
 
+pytestmark = pytest.mark.slow
+
 TEA = "Prefers green tea over coffee in the morning"
 TRIP = "Is planning a trip to Lisbon in the spring"
 

@@ -18,6 +18,8 @@ from tests.support import oracle
 from tests.support.ledgers import facts_of
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 
 async def nap(_: float) -> None:
     """In place of waiting."""

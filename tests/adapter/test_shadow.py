@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from typer.testing import CliRunner
 
 from spectron_migrate.adapter.guard import PROBES
@@ -11,6 +12,8 @@ from spectron_migrate.adapter.shadow import PAUSE_S
 from spectron_migrate.cli.app import app
 from tests.adapter.support import Stage, ids
 from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.slow
 
 TEA = "Prefers green tea over coffee in the morning"
 

@@ -18,6 +18,8 @@ from spectron_migrate.state.routing_reader import RoutingUnreadable
 from tests.adapter.support import TEA, Stage, Untouchable, texts
 from tests.support.spectron import turns_of
 
+pytestmark = pytest.mark.slow
+
 SAID = "Now drinks oolong tea"
 
 

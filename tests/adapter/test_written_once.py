@@ -13,6 +13,8 @@ from tests.adapter.support import Stage, Untouchable, texts, turns
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.replaying import forged
 
+pytestmark = pytest.mark.slow
+
 DOUBTFUL = ["500_after_released", "cut_after_released", "cut_after", "garbage"]
 
 

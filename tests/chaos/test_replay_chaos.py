@@ -12,6 +12,8 @@ from tests.chaos.replay_chaos import CORNERS, run
 from tests.support.oracle import server_turns
 from tests.support.spectron import memory, replay, write_raw
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)

@@ -18,6 +18,8 @@ from tests.cli.support import command_line, environment_for
 from tests.support import output
 from tests.support.spectron import memory, write_raw
 
+pytestmark = pytest.mark.slow
+
 _PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE = 24, 1
 
 

@@ -20,6 +20,8 @@ from tests.mem0.standins import KEY, Platform, Server, serving
 from tests.support.command import command
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, "-m", "spectron_migrate", "export"]
 
 

@@ -16,6 +16,8 @@ from tests.cli.support import command_line, environment_for
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import memory, turns_of, write_raw
 
+pytestmark = pytest.mark.slow
+
 STATE = Path(".spectron-migrate")
 BATCH_MAPPING = 'version: 1\nwrite: batch\nrules:\n  - when: {user_id: "*"}\n    scope: {user: "{user_id}"}\n'
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.compat.check import Setup, check
+
+pytestmark = pytest.mark.slow
 
 
 def test_an_application_and_an_export_do_not_disturb_each_other(tmp_path: Path) -> None:

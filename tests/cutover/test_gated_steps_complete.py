@@ -18,6 +18,8 @@ from spectron_migrate.state.journal import read_journal
 from tests.cutover.support import Operator, failing, gate
 from tests.support.spectron import replay
 
+pytestmark = pytest.mark.slow
+
 
 def test_complete_is_not_legal_before_all_users_are_read_from_spectron(operator: Operator) -> None:
     operator.record("start")

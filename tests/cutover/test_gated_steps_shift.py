@@ -17,6 +17,8 @@ from spectron_migrate.state.journal import read_journal
 from tests.cutover.support import Operator, failing, gate
 from tests.support.spectron import replay
 
+pytestmark = pytest.mark.slow
+
 
 def test_nothing_is_shifted_while_a_gate_fails(operator: Operator) -> None:
     operator.start()

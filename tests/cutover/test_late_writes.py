@@ -16,6 +16,8 @@ from tests.cutover.support import Operator
 from tests.mem0.qdrant_points import uuid
 from tests.support.spectron import replay
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def completed(operator: Operator) -> Operator:

@@ -28,6 +28,8 @@ from spectron_migrate.state.routing_reader import RoutingReader
 from tests.cutover.support import Operator
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 NOW = "2026-05-04T12:00:00.000000Z"
 
 # -- start --------------------------------------------------------------------------------------------------

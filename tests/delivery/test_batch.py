@@ -21,6 +21,8 @@ from tests.support.replaying import BATCH, expected_texts, mapping_file, replay_
 from tests.support.scene import Scene
 from tests.support.spectron import memory, write_raw
 
+pytestmark = pytest.mark.slow
+
 
 def is_batch(seen: Seen) -> bool:
     """Whether a request writes a batch."""

@@ -15,6 +15,8 @@ from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.replaying import expected_texts, forged, is_write, mapping_file, replay_in_no_time, texts
 from tests.support.spectron import memory, replay, write_raw
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "body", [b"<html>welcome to the hotel</html>", b'"busy"', b"null", b'{"turns":[{"content":1}]}']

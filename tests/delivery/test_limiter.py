@@ -10,6 +10,8 @@ from spectron_migrate.delivery.brake import Brake, Stopping
 from spectron_migrate.delivery.limiter import START, Limiter
 from tests.delivery.support import Server, limiter, load, lognormal, now, play
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 60
 
 

@@ -17,6 +17,8 @@ from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.replaying import forged, is_write
 from tests.support.spectron import memory, replay, turns_of, write_raw
 
+pytestmark = pytest.mark.slow
+
 
 def test_scopes_that_others_made_are_refused_before_anything_is_sent(
     spectron: RunningServer, user: str, tmp_path: Path

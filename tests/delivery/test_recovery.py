@@ -38,6 +38,8 @@ from tests.support.replaying import (
 )
 from tests.support.spectron import memory, replay, turns_of, write_raw
 
+pytestmark = pytest.mark.slow
+
 COUNT = 4
 
 

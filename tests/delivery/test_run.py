@@ -23,6 +23,8 @@ from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.replaying import is_write, nap, replay_in_no_time, texts
 from tests.support.spectron import memory, replay, turns_of, write_raw
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_limit_stops_with_a_remainder_and_the_next_run_goes_on(
     spectron: RunningServer, user: str, tmp_path: Path

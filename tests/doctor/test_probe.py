@@ -23,6 +23,8 @@ from tests.support.here import server_here
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import memory, write_raw
 
+pytestmark = pytest.mark.slow
+
 STATE = Path(".spectron-migrate")
 
 

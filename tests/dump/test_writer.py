@@ -16,6 +16,8 @@ from spectron_migrate.dump.writer import DumpWriter
 from spectron_migrate.records import Skipped
 from tests.support.dumping import SOURCE, START, memory, scan, texts
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_second_pass_forgets_what_is_no_longer_there(tmp_path: Path) -> None:
     with DumpWriter(tmp_path / "dump", SOURCE, START, rereads=True) as writer:

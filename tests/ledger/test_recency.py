@@ -26,6 +26,8 @@ from spectron_migrate.records import Filters, Memory, Placement, format_time
 from tests.support.dumping import memory, scan
 from tests.support.scene import RecordingReporter
 
+pytestmark = pytest.mark.slow
+
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 WRITTEN = "2026-05-01T10:00:00.000000Z"
 TIMES = {

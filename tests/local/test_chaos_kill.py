@@ -6,6 +6,8 @@ import pytest
 
 from tests.local import chaos_kill
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.timeout(300)
 def test_a_killed_server_loses_no_acknowledged_write_and_doubles_none_that_is_resent() -> None:

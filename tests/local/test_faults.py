@@ -18,6 +18,8 @@ from spectron_migrate.local.testing import running_server
 from tests.local.support import embedder
 from tests.support.proxy import serving
 
+pytestmark = pytest.mark.slow
+
 NO_ANSWER = 0
 # What the client sees of a write, how many turns there are then, and what the same bytes are answered next.
 SEEN: dict[str, tuple[int, int, int]] = {

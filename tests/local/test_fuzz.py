@@ -15,6 +15,8 @@ from spectron_migrate.local.calls import SERVED
 from tests.local.support import Spectron, spectron
 from tests.support import contract
 
+pytestmark = pytest.mark.slow
+
 STRANGE = [
     *(
         "",

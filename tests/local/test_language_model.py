@@ -19,6 +19,8 @@ from spectron_migrate.local.language_model import LanguageModelExtractor, from_e
 from spectron_migrate.local.rules import RuleExtractor
 from tests.local.support import spectron
 
+pytestmark = pytest.mark.slow
+
 
 class Model(ThreadingHTTPServer):
     """Answers each request with the same content, and records the requests."""

@@ -21,6 +21,8 @@ from spectron_migrate.local.scopes import (
     within,
 )
 
+pytestmark = pytest.mark.slow
+
 paths = st.lists(st.sampled_from(["a", "b", "c1"]), max_size=4).map(lambda parts: "/".join(parts) + "/")
 patterns = st.one_of(paths, paths.map(lambda path: EVERYTHING if path == "/" else path + "*"))
 selectors = st.lists(st.lists(paths, min_size=1, max_size=2).map(tuple), min_size=1, max_size=2).map(tuple)

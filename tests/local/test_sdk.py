@@ -19,6 +19,8 @@ from surrealdb_memory import (
 
 from spectron_migrate.local.testing import RunningServer, running_server
 
+pytestmark = pytest.mark.slow
+
 KINDS = pytest.mark.parametrize("kind", [Memory, AsyncMemory])
 
 

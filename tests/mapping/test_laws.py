@@ -16,6 +16,8 @@ from spectron_migrate.mapping import ScopeMapping, Unmapped, lens, segment, segm
 from spectron_migrate.records import Memory, Placement, Skipped
 from tests.mapping.strategies import IDS, kindred, mapping_texts, memories, sound, write_table
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -11,6 +11,8 @@ from spectron_migrate.records import Memory, Placement, Selector
 from tests.mapping.strategies import IDS, kindred, mapping_texts, sound, write_table
 from tests.mapping.support import mapping_of
 
+pytestmark = pytest.mark.slow
+
 FILTERS = [names for count in (1, 2, 3, 4) for names in combinations(IDS, count)]
 
 ACME = """

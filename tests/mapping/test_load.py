@@ -12,6 +12,8 @@ from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.mapping import DEFAULT_MAPPING, ScopeMapping, load_mapping, parse_mapping
 from tests.mapping.support import TENANTS, mapped, mapping_of
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_default_is_the_same_mapping_when_it_is_read_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "mapping.yaml").write_text(DEFAULT_MAPPING, encoding="utf-8")

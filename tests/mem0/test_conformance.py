@@ -30,6 +30,8 @@ from tests.mem0.conftest import DATA, NOW
 from tests.mem0.qdrant_points import key_of, point, uuid, write_store
 from tests.mem0.standins import KEY, Platform, Qdrant, Row, Server, serving
 
+pytestmark = pytest.mark.slow
+
 TIME = "2025-01-02T03:04:05.678901+00:00"
 PROMOTED = ("user_id", "agent_id", "run_id", "actor_id", "role", "attributed_to", "expiration_date")
 CORE = {"data", "hash", "created_at", "updated_at", "id", "text_lemmatized", *PROMOTED}

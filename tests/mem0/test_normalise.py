@@ -14,6 +14,8 @@ from spectron_migrate.mem0.normalise import ENTITY_ROW, NO_ID, NO_TEXT, NOT_AN_O
 from spectron_migrate.records import Memory, Skipped
 from tests.mem0.conftest import DATA, NOW, VERSIONS, sample_rows
 
+pytestmark = pytest.mark.slow
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=4),

@@ -18,6 +18,8 @@ from spectron_migrate.mem0.search import Mem0Search, SearchHit, mem0_home, open_
 from spectron_migrate.mem0.stores.config_spellings import OWN_KEY
 from spectron_migrate.rehearsal.store import make_store
 
+pytestmark = pytest.mark.slow
+
 HOLDS_THE_STORE = """
 import sys
 from qdrant_client import QdrantClient

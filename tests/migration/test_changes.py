@@ -6,6 +6,8 @@ import shutil
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from spectron_migrate.ledger.read import cutover
 from spectron_migrate.migration.ledger_access import open_ledgers
 from spectron_migrate.state.journal import Step, acceptance_mark, record_step
@@ -13,6 +15,8 @@ from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.replaying import texts
 from tests.support.scene import Scene
 from tests.support.spectron import replay
+
+pytestmark = pytest.mark.slow
 
 NOW = "2026-05-04T12:00:00.000000Z"
 

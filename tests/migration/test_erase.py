@@ -34,6 +34,8 @@ from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.replaying import BATCH, mapping_file, replay_in_no_time, texts, without_evidence
 from tests.support.spectron import memory, replay, turns_of, write_raw
 
+pytestmark = pytest.mark.slow
+
 NOW = "2026-05-04T12:00:00.000000Z"
 
 STATE = Path(".spectron-migrate")

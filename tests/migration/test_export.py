@@ -28,6 +28,8 @@ from spectron_migrate.records import Filters, Memory, NullReporter, Skipped, Sou
 from tests.mem0.conftest import NOW, VERSIONS, App, mem0_app, sample_config, sample_rows
 from tests.support.dumping import memory
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["mem0_app"]
 
 ANY_OWNER = Filters()

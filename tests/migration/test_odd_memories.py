@@ -16,6 +16,8 @@ from tests.support.replaying import mapping_file, texts
 from tests.support.spectron import memory, replay, turns_of, write_raw
 from tests.verify.support import verify
 
+pytestmark = pytest.mark.slow
+
 HALF = "\ud83d"
 
 

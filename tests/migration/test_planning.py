@@ -17,6 +17,8 @@ from tests.support.proxy import Seen, misbehaving
 from tests.support.replaying import TODAY, complete_scan, mapping_file, mem0_row, texts
 from tests.support.spectron import memory, replay, turns_of, write_raw
 
+pytestmark = pytest.mark.slow
+
 
 def infers(server: RunningServer, seen: list[Seen]) -> dict[str, str]:
     """Of every fact that was sent: its text and how."""

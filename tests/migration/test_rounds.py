@@ -18,6 +18,8 @@ from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.scene import NOON, Scene
 from tests.support.spectron import replay
 
+pytestmark = pytest.mark.slow
+
 
 def test_what_is_new_changed_or_deleted_arrives_and_nothing_else_is_sent(scene: Scene) -> None:
     for number in range(5):

@@ -36,6 +36,8 @@ from tests.support.replaying import texts
 from tests.support.scene import Scene
 from tests.support.spectron import memory, replay, turns_of, write_raw
 
+pytestmark = pytest.mark.slow
+
 NOW = "2026-05-04T12:00:00.000000Z"
 
 

@@ -6,6 +6,7 @@ import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +18,8 @@ from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.planning import make_plan
 from spectron_migrate.migration.sharding import Sharding
 from spectron_migrate.records import Filters, Memory, NullReporter, SourceInfo, format_time
+
+pytestmark = pytest.mark.slow
 
 SHARDS = 3
 SENT = "state IN ('intended', 'written', 'stored_not_extracted', 'undecidable')"

@@ -22,6 +22,8 @@ from spectron_migrate.errors import ExitCode
 from tests.support import output
 from tests.support.spectron import memory, write_raw
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 FUZZ = settings(
     max_examples=int(os.environ.get("FUZZ_EXAMPLES", "12")),

@@ -20,6 +20,8 @@ from spectron_migrate.rehearsal.subprocesses import clean_environment
 from tests.operator.console import Shown, shown
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NOT_YET = (4, 10)

@@ -19,6 +19,8 @@ from spectron_migrate.mem0.times import utc_time
 from spectron_migrate.records import Memory, format_time
 from spectron_migrate.rehearsal.store import MemoryEvent, load_events, load_questions, make_store
 
+pytestmark = pytest.mark.slow
+
 TODAY = datetime(2026, 1, 1, tzinfo=UTC)
 WITHOUT_A_NETWORK = """
 import socket, sys

@@ -23,6 +23,8 @@ from spectron_migrate.settings import (
     load_settings,
 )
 
+pytestmark = pytest.mark.slow
+
 KEY = "sk-ctx-0123456789"
 ENV = {"SPECTRON_ENDPOINT": "https://spectron.example", "SPECTRON_CONTEXT": "prod", "SPECTRON_API_KEY": KEY}
 

@@ -20,6 +20,8 @@ from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.replaying import forged
 from tests.support.spectron import turns_of
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 
 

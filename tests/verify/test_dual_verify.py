@@ -35,6 +35,8 @@ from tests.verify.support import (
     verify,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def test_an_untouched_spectron_is_a_go_each_time_it_is_verified(filled: Filled) -> None:
     for _ in range(2):

@@ -14,6 +14,8 @@ from tests.support.proxy import misbehaving
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.support import RecordingReporter, verify
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def stopped(spectron: RunningServer, user: str, tmp_path: Path) -> Path:

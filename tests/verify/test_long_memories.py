@@ -13,6 +13,8 @@ from tests.support.here import server_here
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.support import PLAIN, named_findings, tampering, verify
 
+pytestmark = pytest.mark.slow
+
 WORDS = [f"{first}{last}" for first in ("lan", "vio", "com", "ket", "sad", "tel") for last in ("tern", "lin", "pass")]
 
 

@@ -17,6 +17,8 @@ from tests.support.spectron import memory, replay, write_raw
 from tests.verify.rewriting_proxy import rewriting_answers
 from tests.verify.support import HOBBIES, PLAIN, RecordingReporter, WordSearch, answer_to, gate_named, tampering, verify
 
+pytestmark = pytest.mark.slow
+
 
 def test_equal_systems_are_a_go_when_every_memory_was_asked_for(
     spectron: RunningServer, user: str, tmp_path: Path

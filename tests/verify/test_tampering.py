@@ -21,6 +21,8 @@ from tests.support.here import server_here
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.support import named_findings, tampering, verify
 
+pytestmark = pytest.mark.slow
+
 USERS = ("anna", "bo", "cleo", "dan", "eve", "finn")
 PLACES = ("harbour", "attic", "orchard", "museum", "ferry", "bakery", "lighthouse", "stadium", "chapel", "quarry")
 THINGS = ("lantern", "violin", "compass", "kettle", "ladder", "saddle", "telescope", "anvil", "teapot", "globe")

@@ -18,6 +18,8 @@ from tests.support.here import server_here
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.support import WordSearch, tampering, verify
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = VerifyOptions(accepted_gates=frozenset({"recall"})).to_json()
 NOTHING_ACCEPTED = VerifyOptions().to_json()
 

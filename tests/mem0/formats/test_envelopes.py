@@ -18,6 +18,8 @@ from spectron_migrate.mem0.normalise import normalise
 from spectron_migrate.records import Memory
 from tests.mem0.conftest import NOW
 
+pytestmark = pytest.mark.slow
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

@@ -16,6 +16,8 @@ from spectron_migrate.errors import InputError
 from spectron_migrate.mem0.formats import json_stream
 from spectron_migrate.mem0.formats.json_stream import read_items
 
+pytestmark = pytest.mark.slow
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),

@@ -20,6 +20,8 @@ from spectron_migrate.records import Filters, NullReporter, format_time
 from tests.mem0.conftest import NOW
 from tests.mem0.standins import KEY, Platform, Row, serving
 
+pytestmark = pytest.mark.slow
+
 ANY_OWNER = Filters()
 
 

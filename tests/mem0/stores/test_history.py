@@ -13,6 +13,8 @@ from spectron_migrate.errors import InputError
 from spectron_migrate.mem0.stores.history import HistoryFile, history_path, open_history
 from tests.mem0.conftest import DATA, VERSIONS, App, sample_rows
 
+pytestmark = pytest.mark.slow
+
 COLUMNS = (
     "id TEXT PRIMARY KEY, memory_id TEXT, old_memory TEXT, new_memory TEXT, event TEXT, "
     "created_at DATETIME, updated_at DATETIME, is_deleted INTEGER"

@@ -20,6 +20,8 @@ from spectron_migrate.records import Filters, Memory, NullReporter, Skipped
 from tests.mem0.conftest import NOW, App
 from tests.mem0.qdrant_points import uuid
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[[list[tuple[str, Any]]], dict[str, Any]]
 
 

@@ -25,6 +25,8 @@ from tests.mem0.conftest import DATA, NOW, VERSIONS, App, sample_config, sample_
 from tests.mem0.qdrant_points import key_of, point, uuid, write_store
 from tests.mem0.stores.support import fingerprints
 
+pytestmark = pytest.mark.slow
+
 
 def open_folder(settings: dict[str, Any]) -> QdrantFolder:
     reader = open_oss(settings, now=NOW)
