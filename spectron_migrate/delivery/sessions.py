@@ -130,14 +130,13 @@ async def _request_session(run: Run, fact: PlannedFact, key: str) -> SessionRow:
         except MigrateError:
             await run.writer.grouped(sessions.session_not_made, row)
             raise
-        if await run.writer.grouped(sessions.is_known_session, opened.id):
+        # On the disk with the next durable commit, which is that of the first fact in it.
+        if not await run.writer.grouped(sessions.session_made, row, opened.id, opened.selector):
             await run.writer.durable(sessions.orphan_session, row)
             raise NotLegal(
                 f"Spectron answered POST /sessions with session {opened.id}, which this migration has opened before",
                 hint="in a shared session nothing in doubt can be decided: Spectron must open a new one each time",
             )
         run.counters.sessions += 1
-        # Durable with the next durable commit, which is that of the first fact in it.
-        run.writer.post(sessions.session_made, row, opened.id, opened.selector)
         return SessionRow(row, fact.selector, fact.run, fact.infer, opened.id, 0)
     raise Stopping("the session is deferred")

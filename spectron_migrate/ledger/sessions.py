@@ -67,17 +67,18 @@ def _same_run(run: str | None) -> tuple[str, tuple[str, ...]]:
     return ("run IS NULL", ()) if run is None else ("run = ?", (run,))
 
 
-def session_made(ledger: Ledger, session: int, server_id: str, echo: Selector | None) -> None:
-    """Store the server's id, before any fact names it."""
+def session_made(ledger: Ledger, session: int, server_id: str, echo: Selector | None) -> bool:
+    """Store the server's id, before any fact names it; False if the server gave this id for a session of ours before.
+
+    The check and the note are one change: two sessions may be opened at the same moment.
+    """
+    if ledger.db.execute("SELECT 1 FROM session WHERE server_id = ?", (server_id,)).fetchone() is not None:
+        return False
     ledger.db.execute(
         "UPDATE session SET state = 'open', server_id = ?, echo = ? WHERE id = ?",
         (server_id, canonical_json(echo) if echo is not None else None, session),
     )
-
-
-def is_known_session(ledger: Ledger, server_id: str) -> bool:
-    """Whether the server gave this id for a session of ours before."""
-    return ledger.db.execute("SELECT 1 FROM session WHERE server_id = ?", (server_id,)).fetchone() is not None
+    return True
 
 
 def session_not_made(ledger: Ledger, session: int) -> None:
