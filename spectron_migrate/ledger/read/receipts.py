@@ -34,7 +34,7 @@ class ReceiptRow:
     run: str | None
     infer: Infer
     category: str | None
-    """As it was sent; None if the server set the time."""
+    """`memory_category` as it was sent; None if the server chose it."""
     role: str
     """As it was sent."""
     state: str
