@@ -177,6 +177,10 @@ class Hit:
     text: str
     source: str
     score: float = 0.0
+    session_id: str | None = None
+    """The session of a passage, where the server's generation names it."""
+    turn_id: str | None = None
+    """Its turn; may be absent where the session is there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,8 @@ class ContractReading:
     """Whether `org/acme/*` covers `org/acme` itself."""
     names_turn: bool = True
     """Whether answers of `/facts` have a `turnId`."""
+    hits_name_turn: bool = True
+    """Whether the `resource` of a passage has a `turnId` beside its `sessionId` (later generations)."""
     shared_cache: bool = False
     """Whether the response cache ignores lens and caller."""
 

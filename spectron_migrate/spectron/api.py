@@ -13,6 +13,7 @@ from spectron_migrate.errors import ExitCode, KeyRefused, MigrateError, ScopeRef
 from spectron_migrate.records import Hit, Json, Selector, canonical_json
 from spectron_migrate.spectron.echo import check_echo
 from spectron_migrate.spectron.grants import Me
+from spectron_migrate.spectron.hits import hit_of
 from spectron_migrate.spectron.paging import NotAListing, Paging
 from spectron_migrate.spectron.wire import InDoubt, NotBegun, Response, Wire
 
@@ -246,16 +247,7 @@ class SpectronApi:
             **({"asOf": as_of} if as_of is not None else {}),
         }
         response = self._ok(await self._read("POST", "/query", content=_body(body)), "a recall")
-        hits = tuple(
-            Hit(
-                str(hit.get("id", "")),
-                str(hit.get("text", "")),
-                str(hit.get("source", "")),
-                float(hit.get("score") or 0.0),
-            )
-            for hit in response.get("hits") or []
-        )
-        return Recall(hits, str(response.get("tier", "")))
+        return Recall(tuple(hit_of(row) for row in response.get("hits") or []), str(response.get("tier", "")))
 
     async def render_context(self, query: str, *, lens: Selector, k: int) -> str:
         """POST /context: the text that the server would put into a prompt."""

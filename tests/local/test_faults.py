@@ -197,6 +197,7 @@ def test_settings_name_all_readings_and_transient_faults_exclude_lasting_ones() 
         "reregister",
         "subtree_has_root",
         "names_turn",
+        "hits_name_turn",
         "shared_cache",
     } == set(ContractReading.__slots__)
     assert {"400", "none", "hang", "hang_before", "500_after_stuck", "500_before_stuck"} == set(FAULTS) - set(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from spectron_migrate.local.engine import ContractReading
 from tests.local.support import SlowExtractor, Spectron, spectron
 
 ALICE = "user/alice"
@@ -94,6 +95,16 @@ def test_hits_have_a_time_and_name_their_fact_or_turn(later: Spectron) -> None:
     assert {"kind": "session", "sessionId": made["sessionId"], "turnId": made["turnId"]} == hits["memory_chunk"][
         "resource"
     ]
+
+
+def test_a_passage_may_name_its_session_without_its_turn() -> None:
+    with spectron(api="0.2.1", reading=ContractReading(hits_name_turn=False)) as server:
+        server.register(ALICE)
+        made = server.remember("Likes chess", ALICE, infer="none")
+
+        hits = server.ok("POST", "/query", {"query": "chess"})["hits"]
+
+    assert [{"kind": "session", "sessionId": made["sessionId"], "turnId": None}] == [hit["resource"] for hit in hits]
 
 
 def test_extraction_profile_and_state_have_new_fields_beside_the_old(later: Spectron) -> None:

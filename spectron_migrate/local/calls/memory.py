@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from starlette.responses import Response
@@ -24,6 +25,8 @@ async def query(call: ApiCall) -> Response:
     """`/query`: passages and facts that answer a question."""
     found, took = _recall(call)
     resources = call.engine.store.resources([hit.id for hit in found.hits]) if call.later else {}
+    if not call.engine.reading.hits_name_turn:
+        resources = {id_: replace(resource, turn=None) for id_, resource in resources.items()}
     hits = [answers.hit(hit, resources.get(hit.id), later=call.later) for hit in found.hits]
     answer = {
         "tier": found.tier,
