@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from spectron_migrate.settings import Settings
 
 T = TypeVar("T")
-SECRET_VARIABLES = ("SPECTRON_API_KEY", "AGENT_MEMORY_API_KEY", "MEM0_API_KEY")
+SECRET_VARIABLES = ("SPECTRON_API_KEY", "AGENT_MEMORY_API_KEY", "SURREAL_MEMORY_API_KEY", "MEM0_API_KEY")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from spectron_migrate.rehearsal import store
 CONTEXT = "rehearsal"
 EXTRA = ("starlette", "uvicorn", "wordllama", "numpy")
 """Modules of the extra `local`."""
-FOREIGN_PREFIXES = ("SPECTRON_", "AGENT_MEMORY_", "MEM0_")
+FOREIGN_PREFIXES = ("SPECTRON_", "AGENT_MEMORY_", "SURREAL_MEMORY_", "MEM0_")
 """Variables that could point a rehearsal at a real service: they are neither read nor passed on."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,6 +23,11 @@ FAMILIES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "context": ("AGENT_MEMORY_CONTEXT",),
         "api_key": ("AGENT_MEMORY_API_KEY",),
     },
+    "SURREAL_MEMORY": {
+        "endpoint": ("SURREAL_MEMORY_URL",),
+        "context": ("SURREAL_MEMORY_CONTEXT_ID",),
+        "api_key": ("SURREAL_MEMORY_API_KEY",),
+    },
 }
 
 _CONTEXT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:~-]{0,199}")
@@ -33,9 +39,14 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def context_in(env: Mapping[str, str]) -> str | None:
-    """The Spectron context in the environment, from the variables of either family; None where it has none."""
-    names = [name for family in FAMILIES.values() for name in family["context"]]
-    return next((env[name] for name in names if env.get(name)), None)
+    """The Spectron context in the environment, from the variables of any family; None where it has none.
+
+    Raises ValueError where two variables name different contexts.
+    """
+    found = {name: env[name] for family in FAMILIES.values() for name in family["context"] if env.get(name)}
+    if len(set(found.values())) > 1:
+        raise ValueError(f"{' and '.join(list(found)[:2])} differ")
+    return next(iter(found.values()), None)
 
 
 def parse_endpoint(text: str) -> str:
@@ -143,12 +154,12 @@ def read_environment(env: Mapping[str, str], problems: Problems) -> dict[str, No
                 first = found.setdefault(setting, Node(value, name))
                 if str(first.value).rstrip("/") != value.rstrip("/"):
                     problems.add("environment", f"{first.where} and {name} differ", hint="unset one of them")
-    spectron, agent_memory = families.values()
-    if spectron.keys() - agent_memory.keys() and agent_memory.keys() - spectron.keys():
-        one = next(name for setting, name in spectron.items() if setting not in agent_memory)
-        other = next(name for setting, name in agent_memory.items() if setting not in spectron)
-        text = f"{one} and {other} belong to two families, which are never mixed"
-        problems.add("environment", text, hint="use SPECTRON_… or AGENT_MEMORY_…, not both")
+    for (left, some), (right, others) in combinations(families.items(), 2):
+        if some.keys() - others.keys() and others.keys() - some.keys():
+            one = next(name for setting, name in some.items() if setting not in others)
+            other = next(name for setting, name in others.items() if setting not in some)
+            text = f"{one} and {other} belong to two families, which are never mixed"
+            problems.add("environment", text, hint=f"use {left}_… or {right}_…, not both")
     return found
 
 

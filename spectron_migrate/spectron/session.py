@@ -17,7 +17,7 @@ import os
 import uuid
 from collections import Counter
 from collections.abc import Generator, Mapping
-from typing import Any, NoReturn
+from typing import Any
 from weakref import WeakValueDictionary
 
 from spectron_migrate.backoff import backoff_s
@@ -239,8 +239,15 @@ class _Write:
         return Receipt(own[0].id, None, (), self._infer == "none") if own else None
 
 
-def _missing_context() -> NoReturn:
-    raise InputError("no Spectron context is known", hint="give context=, or set SPECTRON_CONTEXT")
+def _context_of_environment() -> str:
+    """Raises InputError where no variable, or two different ones, name a context."""
+    try:
+        found = context_in(os.environ)
+    except ValueError as error:
+        raise InputError(f"the Spectron context: {error}", hint="give context=, or unset one of them") from None
+    if found is None:
+        raise InputError("no Spectron context is known", hint="give context=, or set SPECTRON_CONTEXT")
+    return found
 
 
 class _Opening:
@@ -304,7 +311,7 @@ class SpectronClient:
             self.base_url = parse_endpoint(base_url)
         except ValueError as error:
             raise InputError(f"base_url {error}") from None
-        self.context = context or context_in(os.environ) or _missing_context()
+        self.context = context or _context_of_environment()
         self.sessions = Sessions(self)
         self._timeout_s = timeout
         self._sleep = sleep

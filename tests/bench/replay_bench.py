@@ -153,7 +153,11 @@ def run(
     """One command in a process of its own; its memory is read from the kernel while it runs."""
     (folder / "spectron-migrate.yaml").write_text(f"version: 1\nreplay: {{max_in_flight: {in_flight}}}\n")
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("SPECTRON", "AGENT_MEMORY"))},
+        **{
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("SPECTRON", "AGENT_MEMORY", "SURREAL_MEMORY"))
+        },
         "SPECTRON_ENDPOINT": server.url,
         "SPECTRON_CONTEXT": "bench",
         "SPECTRON_API_KEY": "sk-bench",

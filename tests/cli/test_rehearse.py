@@ -75,12 +75,13 @@ def test_it_makes_migrates_and_verifies_a_store_without_a_request_to_any_service
         )
         foreign = {
             f"{family}_{name}": value
-            for family in ("SPECTRON", "AGENT_MEMORY")
-            for name, value in (("ENDPOINT", endpoint), ("CONTEXT", "real"), ("API_KEY", "sk-real-key-0123456789"))
+            for family in ("SPECTRON", "AGENT_MEMORY", "SURREAL_MEMORY")
+            for name, value in (
+                *(("ENDPOINT", endpoint), ("URL", endpoint), ("CONTEXT", "real"), ("CONTEXT_ID", "real")),
+                ("API_KEY", "sk-real-key-0123456789"),
+            )
         }
-        done = steps(
-            rehearse(tmp_path, "--json", **foreign, SPECTRON_URL=endpoint, MEM0_API_KEY="m0-x", MEM0_BASE_URL=endpoint)
-        )
+        done = steps(rehearse(tmp_path, "--json", **foreign, MEM0_API_KEY="m0-x", MEM0_BASE_URL=endpoint))
     assert [] == visits
     assert {"complete": True, "memories": 167, "native_count": 167, "users": 5, "agents": 2}.items() <= done[
         "export"

@@ -84,9 +84,16 @@ def test_a_service_is_taken_from_the_environment_and_no_key_is_written_down(
     assert "`spectron-migrate export` does" in summary.to_json()["unread"]
 
 
-@pytest.mark.parametrize("family", ["SPECTRON", "AGENT_MEMORY"])
-def test_the_settings_refer_to_the_spectron_variables_that_are_set(tmp_path: Path, family: str) -> None:
-    env = {f"{family}_ENDPOINT": "https://spectron.example", f"{family}_CONTEXT": "acme", f"{family}_API_KEY": "sk-1"}
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("SPECTRON_ENDPOINT", "SPECTRON_CONTEXT", "SPECTRON_API_KEY"),
+        ("AGENT_MEMORY_ENDPOINT", "AGENT_MEMORY_CONTEXT", "AGENT_MEMORY_API_KEY"),
+        ("SURREAL_MEMORY_URL", "SURREAL_MEMORY_CONTEXT_ID", "SURREAL_MEMORY_API_KEY"),
+    ],
+)
+def test_the_settings_refer_to_the_spectron_variables_that_are_set(tmp_path: Path, names: tuple[str, ...]) -> None:
+    env = dict(zip(names, ("https://spectron.example", "acme", "sk-1"), strict=True))
     access = settings_of(init(tmp_path, **env), **env).spectron.require()
     assert "https://spectron.example" == access.endpoint
     assert "acme" == access.context

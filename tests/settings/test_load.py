@@ -149,6 +149,7 @@ def test_the_default_file_of_the_working_directory_is_read() -> None:
         ({"SPECTRON_URL": "https://a.example/", "SPECTRON_ENDPOINT": "https://a.example"}, ("https://a.example", None)),
         ({"AGENT_MEMORY_ENDPOINT": "https://a.example", "AGENT_MEMORY_CONTEXT": "c"}, ("https://a.example", "c")),
         ({"SPECTRON_CONTEXT": "c", "AGENT_MEMORY_CONTEXT": "c"}, (None, "c")),
+        ({"SURREAL_MEMORY_URL": "https://a.example", "SURREAL_MEMORY_CONTEXT_ID": "c"}, ("https://a.example", "c")),
     ],
 )
 def test_variables_of_every_family_are_read(env: dict[str, str], expected: tuple[str, str]) -> None:
@@ -172,6 +173,14 @@ def test_variables_of_every_family_are_read(env: dict[str, str], expected: tuple
         (
             {"SPECTRON_API_KEY": KEY, "AGENT_MEMORY_ENDPOINT": "https://a.example"},
             "SPECTRON_API_KEY and AGENT_MEMORY_ENDPOINT belong to two families",
+        ),
+        (
+            {"SURREAL_MEMORY_URL": "https://a.example", "AGENT_MEMORY_API_KEY": KEY},
+            "AGENT_MEMORY_API_KEY and SURREAL_MEMORY_URL belong to two families",
+        ),
+        (
+            {"SPECTRON_URL": "https://a.example", "SURREAL_MEMORY_URL": "https://b.example"},
+            "environment: SPECTRON_URL and SURREAL_MEMORY_URL differ",
         ),
     ],
 )

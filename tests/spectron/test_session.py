@@ -201,6 +201,15 @@ def test_an_endpoint_that_would_show_the_key_is_refused(base_url: str) -> None:
         SpectronClient(base_url=base_url, api_key="k", context="c")
 
 
+def test_the_context_of_the_environment_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SURREAL_MEMORY_CONTEXT_ID", "acme")
+    assert "acme" == SpectronClient(base_url="https://spectron.example", api_key="k").context
+
+    monkeypatch.setenv("AGENT_MEMORY_CONTEXT", "other")
+    with pytest.raises(InputError, match="AGENT_MEMORY_CONTEXT and SURREAL_MEMORY_CONTEXT_ID differ"):
+        SpectronClient(base_url="https://spectron.example", api_key="k")
+
+
 @contextmanager
 def redirecting(to: str) -> Iterator[str]:
     class Handler(http.server.BaseHTTPRequestHandler):
