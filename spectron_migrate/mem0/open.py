@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spectron_migrate.errors import InputError
 from spectron_migrate.mem0.reader import Reader, Sleep
@@ -15,6 +15,9 @@ from spectron_migrate.mem0.stores.config_spellings import python_config
 from spectron_migrate.mem0.stores.history import history_path, open_history
 from spectron_migrate.mem0.stores.oss_config import VectorStore, mem0_source_info, read_mem0_config, vector_store
 from spectron_migrate.records import SourceInfo
+
+if TYPE_CHECKING:
+    from spectron_migrate.mem0.stores.listed import ListedStore
 
 __all__ = ["expand_patterns", "mem0_source_info", "open_oss", "open_reader", "read_mem0_config", "source_info"]
 
@@ -82,14 +85,6 @@ def _reader_of(store: VectorStore, info: SourceInfo, now: datetime, sleep: Sleep
             from spectron_migrate.mem0.stores.qdrant_folder import QdrantFolder
 
             return QdrantFolder(folder, store.collection, info, now=now)
-        case "qdrant", None:
-            from spectron_migrate.mem0.stores.qdrant_server import QdrantServer
-
-            return QdrantServer(store, info, now=now, sleep=sleep)
-        case (("pgvector" | "supabase"), _) if store.provider == "pgvector" or store.settings.get("connection_string"):
-            from spectron_migrate.mem0.stores.pgvector import PgVectorReader
-
-            return PgVectorReader(store, info, now=now)
         case "faiss", Path() as folder:
             from spectron_migrate.mem0.stores.faiss_folder import FaissFolder
 
@@ -98,10 +93,25 @@ def _reader_of(store: VectorStore, info: SourceInfo, now: datetime, sleep: Sleep
             from spectron_migrate.mem0.stores.typescript_sqlite import TypescriptSqlite
 
             return TypescriptSqlite(file, info, now=now)
+    from spectron_migrate.mem0.stores.listed import ListedReader
+
+    return ListedReader(_listed_store(store, info.place, sleep), info, now=now, sleep=sleep)
+
+
+def _listed_store(store: VectorStore, place: str, sleep: Sleep | None) -> ListedStore:
+    match store.provider, store.path:
+        case "qdrant", None:
+            from spectron_migrate.mem0.stores.qdrant_server import QdrantServer
+
+            return QdrantServer(store, sleep=sleep)
+        case (("pgvector" | "supabase"), _) if store.provider == "pgvector" or store.settings.get("connection_string"):
+            from spectron_migrate.mem0.stores.pgvector import PgVector
+
+            return PgVector(store, place)
         case "chroma", Path() as folder:
             from spectron_migrate.mem0.stores.chroma_folder import ChromaFolder
 
-            return ChromaFolder(folder, store.collection, info, now=now)
+            return ChromaFolder(folder, store.collection)
     from spectron_migrate.mem0.stores.unsupported import unsupported_store
 
     raise unsupported_store(store)

@@ -1,4 +1,4 @@
-"""JSON over HTTP to Mem0's Platform, its self-hosted server and Qdrant: retries, no redirects, no key in messages."""
+"""JSON over HTTP to Mem0's Platform, its self-hosted server and stores: retries, no redirects, no key in messages."""
 
 from __future__ import annotations
 
@@ -49,13 +49,19 @@ class JsonClient:
     """JSON over HTTP against one host; safe to share between threads."""
 
     def __init__(
-        self, base_url: str, headers: Mapping[str, str], *, sleep: Callable[[float], object] | None = None
+        self,
+        base_url: str,
+        headers: Mapping[str, str],
+        *,
+        sleep: Callable[[float], object] | None = None,
+        key: str = "MEM0_API_KEY",
     ) -> None:
         """`headers` hold the key, if there is one; raises InputError for an address that would expose it.
 
-        `sleep` waits between attempts; the default ends early when `close` is called.
+        `sleep` waits between attempts; the default ends early when `close` is called. `key` names the key in hints.
         """
         self.base_url = checked_url(base_url, with_key=bool(headers))
+        self._key = key
         self._requests = 0
         self._closed = threading.Event()
         self._sleep = sleep or self._closed.wait
@@ -135,7 +141,7 @@ class JsonClient:
         if status in (401, 403):
             raise KeyRefused(
                 f"{self.base_url} refuses the key (status {status} to {method} {path})",
-                hint="check MEM0_API_KEY, and that the key may read what is asked for",
+                hint=f"check {self._key}, and that the key may read what is asked for",
             )
         if 300 <= status < 400:
             raise Unreachable(

@@ -1,52 +1,54 @@
-"""Reads an embedded Chroma folder from its `chroma.sqlite3`: ids and metadata, without Chroma's client.
+"""An embedded Chroma folder, read from its `chroma.sqlite3`: ids and metadata, without Chroma's client.
 
 Chroma writes to a queue first and then to the tables read here; rows that are only in the queue count as missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from spectron_migrate.errors import InputError
-from spectron_migrate.mem0.normalise import from_payload
-from spectron_migrate.mem0.reader import ReaderBase
+from spectron_migrate.mem0.stores.listed import ListedStore, Row
 from spectron_migrate.mem0.stores.sqlite_readonly import ReadOnlyDb
-from spectron_migrate.records import Memory, Skipped, SourceInfo
 
 _PAGE = 500
 _METADATA = "id, key, string_value, int_value, float_value, bool_value"
 
 
-class ChromaFolder(ReaderBase):
-    """Reads one collection of an embedded Chroma."""
+class ChromaFolder(ListedStore):
+    """One collection of an embedded Chroma."""
 
-    def __init__(self, folder: Path, collection: str, info: SourceInfo, *, now: datetime) -> None:
-        """Open the collection; raises InputError, listing those that exist, if there is no such collection."""
-        super().__init__()
-        self.info = info
-        self._now = now
+    def __init__(self, folder: Path, collection: str) -> None:
+        """Open the folder; raises InputError if there is none."""
+        super().__init__(collection, f"in {folder}")
         if not (folder / "chroma.sqlite3").is_file():
             raise InputError(f"there is no Chroma folder at {folder}", hint="name the folder Mem0 writes to")
         self._db = ReadOnlyDb(folder / "chroma.sqlite3")
         try:
-            self._collection, self._segment = self._find_collection(collection, folder)
+            self._found = self._collections()
             tables = {row[0] for row in self._db.all("SELECT name FROM sqlite_master")}
         except BaseException:
             self._db.close()
             raise
+        self._collection, self._segment = self._found.get(collection, ("", ""))
         self._has_lists = "embedding_metadata_array" in tables
         self._has_queue = {"embeddings_queue", "max_seq_id"} <= tables
 
-    def native_count(self) -> int:
+    def exists(self) -> bool:
+        return self.name in self._found
+
+    def names(self) -> list[str]:
+        return list(self._found)
+
+    def count(self) -> int:
         """Number of embeddings in the collection, including those that are only in the queue."""
         held = self._db.one("SELECT count(*) FROM embeddings WHERE segment_id = ?", (self._segment,))
         return int(held) + self._queued()
 
-    def rows(self) -> Iterator[Memory | Skipped]:
-        """Every embedding in order of its number, each page in one transaction."""
+    def pages(self, *, payload: bool) -> Iterator[list[Row]]:
+        """Every embedding in order of its number, which grows; each page in one transaction."""
         last = 0
         while True:
             with self._db.snapshot():
@@ -54,16 +56,20 @@ class ChromaFolder(ReaderBase):
                     "SELECT id, embedding_id FROM embeddings WHERE segment_id = ? AND id > ? ORDER BY id LIMIT ?",
                     (self._segment, last, _PAGE),
                 )
-                payloads = self._payloads(page[0][0], page[-1][0]) if page else {}
-            for number, embedding_id in page:
-                yield from_payload(embedding_id, payloads.get(number, {}), now=self._now)
+                payloads = self._payloads(page[0][0], page[-1][0]) if page and payload else {}
+            yield [Row(embedding_id, embedding_id, payloads.get(number)) for number, embedding_id in page]
             if len(page) < _PAGE:
                 return
             last = page[-1][0]
 
+    def fetch(self, keys: Sequence[str]) -> Iterator[Row]:
+        for key in keys:
+            with self._db.snapshot():
+                sql = "SELECT id FROM embeddings WHERE segment_id = ? AND embedding_id = ?"
+                for (number,) in self._db.all(sql, (self._segment, key)):
+                    yield Row(key, key, self._payloads(number, number).get(number))
+
     def close(self) -> None:
-        """Close the file."""
-        super().close()
         self._db.close()
 
     def _payloads(self, first: int, last: int) -> dict[int, dict[str, Any]]:
@@ -94,16 +100,13 @@ class ChromaFolder(ReaderBase):
             )
         )
 
-    def _find_collection(self, name: str, folder: Path) -> tuple[str, str]:
+    def _collections(self) -> dict[str, tuple[str, str]]:
+        """Id of the collection and of its segment of metadata, by name."""
         found = self._db.all(
             "SELECT c.name, c.id, s.id FROM collections c JOIN segments s ON s.collection = c.id "
-            "WHERE s.scope = 'METADATA' ORDER BY c.id"
+            "WHERE s.scope = 'METADATA' ORDER BY c.id DESC"
         )
-        for known, collection, segment in found:
-            if known == name:
-                return str(collection), str(segment)
-        listed = ", ".join(sorted({row[0] for row in found})) or "none at all"
-        raise InputError(f"there is no collection {name} in {folder}", hint=f"collections there: {listed}")
+        return {name: (str(collection), str(segment)) for name, collection, segment in found}
 
 
 def _value(values: list[Any]) -> Any:

@@ -15,6 +15,7 @@ from spectron_migrate.dump import open_dump
 from spectron_migrate.errors import InputError, KeyRefused, Unreachable
 from spectron_migrate.mem0.open import open_oss, source_info
 from spectron_migrate.mem0.stores import pgvector
+from spectron_migrate.mem0.stores.listed import ListedReader
 from spectron_migrate.migration.export import run_export
 from spectron_migrate.records import Filters, Memory, NullReporter, Skipped
 from tests.mem0.conftest import NOW, App
@@ -167,9 +168,11 @@ def test_the_session_cannot_write(table: Make) -> None:
 
     settings = table([(uuid(1), {"data": "tea"})])
     with open_oss(settings, now=NOW) as reader:
-        assert isinstance(reader, pgvector.PgVectorReader)
+        assert isinstance(reader, ListedReader)
+        store = reader.store
+        assert isinstance(store, pgvector.PgVector)
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
-            reader._db.execute(reader._sql("DELETE FROM {table}"))
+            store._db.execute(store._sql("DELETE FROM {table}"))
 
 
 def test_an_unknown_table_is_refused_with_those_that_exist_and_not_created(table: Make, postgres: str) -> None:

@@ -72,6 +72,20 @@ def test_points_added_behind_the_cursor_are_read_too(qdrant: Start) -> None:
     assert texts(stand_in.points).items() <= given.items()
 
 
+def test_a_point_that_replaced_another_behind_the_cursor_is_read_although_the_counts_are_equal(qdrant: Start) -> None:
+    stand_in, section = qdrant(points(50))
+    late = uuid(2)[:-1] + "x"
+
+    def replace(number: int) -> None:
+        if number == 5:
+            del stand_in.points[uuid(1)]
+            stand_in.points[late] = {"data": "late"}
+
+    stand_in.before_answer = replace
+
+    assert "late" == read(section)[late]
+
+
 @pytest.mark.parametrize("every", [2, 3])
 def test_trouble_costs_patience_but_no_row(qdrant: Start, every: int) -> None:
     stand_in, section = qdrant(points(60))

@@ -1,0 +1,277 @@
+"""Reads a store that can be listed: the store answers a few questions, and one reader proves that nothing is missing.
+
+A store without a snapshot is listed twice. The first listing gives the rows. The second one lists keys alone, and rows
+that appeared meanwhile are fetched: every row that existed when it began has then been given. Its length is compared
+with the store's own count, because a listing can be short both times.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import datetime
+from itertools import islice
+from typing import Any, Literal, NamedTuple
+
+from spectron_migrate.errors import Incomplete, InputError, MigrateError
+from spectron_migrate.mem0.normalise import from_payload
+from spectron_migrate.mem0.reader import ReaderBase, Sleep
+from spectron_migrate.mem0.seen_ids import SeenIds
+from spectron_migrate.records import Memory, Skipped, SourceInfo, counted
+
+UNREADABLE = "a payload that is not a JSON object"
+_MOST_LISTINGS = 20
+"""Listings of keys while an application goes on adding rows."""
+
+_MOST_DISAGREEMENTS = 3
+"""Listings that are shorter than the store's count, before that is reported."""
+
+_WAITS_S = (1.0, 2.0, 4.0, 8.0, 15.0)
+"""Waits for a count that follows the rows with a delay."""
+
+_FETCHED = 500
+
+
+class Row(NamedTuple):
+    """One row of a store."""
+
+    key: str
+    """What the store knows the row by; unique in it."""
+    id: Any
+    """The id of the memory."""
+    payload: Any
+    """Mem0's payload, as an object or as its JSON; None in a listing of keys."""
+
+
+class ListedStore:
+    """What a store answers. None of it may change anything there.
+
+    Any method may raise an error of the store's driver that `explained` knows, or one of ours.
+    """
+
+    kind = "collection"
+    """What the store calls a set of memories, for messages."""
+    counts: Literal["exact", "late", "never"] = "exact"
+    """Whether `count` is exact, follows changes with a delay, or does not exist."""
+
+    def __init__(self, name: str, where: str) -> None:
+        """`name`: the collection, table or index with the memories; `where`: "at ADDRESS", without credentials."""
+        self.name = name
+        self.where = where
+        self.held: int | None = None
+        """After `pages` has begun to read a snapshot: how many rows that snapshot holds. None: there is no snapshot."""
+        self.notes: list[str] = []
+        """What the user should know about the last reading."""
+
+    def exists(self) -> bool:
+        """Whether the store has this collection."""
+        raise NotImplementedError
+
+    def names(self) -> Sequence[str] | None:
+        """Collections that the store has; None if the key may not list them."""
+        raise NotImplementedError
+
+    def count(self) -> int | None:
+        """Number of rows according to the store itself; None if it cannot say."""
+        return None
+
+    def pages(self, *, payload: bool) -> Iterator[Sequence[Row]]:
+        """Every row that exists from the first page to the last, at least once; without `payload` only the keys.
+
+        It sets `held` before its first page if it reads a snapshot.
+        """
+        raise NotImplementedError
+
+    def fetch(self, keys: Sequence[str]) -> Iterable[Row]:
+        """The rows with these keys, without those that are gone. Only asked of a store without a snapshot."""
+        raise NotImplementedError
+
+    def explained(self, error: Exception) -> MigrateError | None:
+        """One of our errors for an error of the driver; None for one that is not the driver's."""
+        return None
+
+    def close(self) -> None:
+        """Close the connection. May be called twice."""
+
+
+class ListedReader(ReaderBase):
+    """Reads one collection of a store."""
+
+    def __init__(self, store: ListedStore, info: SourceInfo, *, now: datetime, sleep: Sleep | None = None) -> None:
+        """Find the collection; raises InputError, listing those that exist, if there is no such collection.
+
+        `sleep` waits for a count that follows the rows with a delay.
+        """
+        super().__init__()
+        self.info = info
+        self.store = store
+        self._now = now
+        self._sleep = sleep or time.sleep
+        self._missing: int | None = None
+        self._seen = SeenIds()
+        try:
+            self._check_exists()
+        except BaseException:
+            self.close()
+            raise
+
+    def native_count(self) -> int | None:
+        """Number of rows according to the store."""
+        with self._explaining():
+            return self.store.count()
+
+    def rows(self) -> Iterator[Memory | Skipped]:
+        """Every row, then those that were added during the scan."""
+        self._missing, self.unproven = None, ""
+        self._seen.clear()
+        self.store.notes.clear()
+        for page in self._pages(payload=True):
+            self._seen.add([row.key for row in page])
+            yield from self._converted(page)
+        if self.store.held is None:
+            yield from self._late_rows()
+        else:
+            self._missing = max(0, self.store.held - self._seen.count())
+        self.notes = list(self.store.notes)
+
+    def missing(self) -> int | None:
+        """The rows that the store counts and does not list; None before `rows` has ended."""
+        return self._missing
+
+    def close(self) -> None:
+        """Close the connection."""
+        super().close()
+        self.store.close()
+        self._seen.close()
+
+    def _late_rows(self) -> Iterator[Memory | Skipped]:
+        """List keys until none is new and the store's count agrees; give the rows whose keys are new."""
+        disagreed = 0
+        for number in range(1, _MOST_LISTINGS + 1):
+            before = self.native_count()
+            late = 0
+            listed = SeenIds()
+            try:
+                for page in self._pages(payload=False):
+                    keys = [row.key for row in page]
+                    listed.add(keys)
+                    fresh = self._seen.not_seen(keys)
+                    late += len(fresh)
+                    yield from self._fetched(fresh)
+                if not late or number == _MOST_LISTINGS:
+                    if self._agrees(listed, before):
+                        return
+                    disagreed += 1
+            finally:
+                listed.close()
+            if disagreed == _MOST_DISAGREEMENTS:
+                return
+
+    def _agrees(self, listed: SeenIds, before: int | None) -> bool:
+        """Whether the store confirms that its last listing was whole; sets `missing` and `unproven`."""
+        number = listed.count()
+        self._missing, self.unproven = 0, ""
+        if self.store.counts == "never":
+            hidden = self._listed_once(listed)
+            if hidden:
+                self.unproven = (
+                    f"two listings of the {self.store.kind} differ in {counted(hidden, 'row')}, which are both there"
+                )
+            return not hidden
+        if self.store.counts == "exact":
+            after = self.native_count()
+            least = min((count for count in (before, after) if count is not None), default=0)
+            self._missing = max(0, least - number)
+            return not self._missing
+        return self._agrees_in_time(number)
+
+    def _agrees_in_time(self, number: int) -> bool:
+        count = self.native_count()
+        for wait_s in _WAITS_S:
+            if count == number:
+                return True
+            self._sleep(wait_s)
+            count = self.native_count()
+        if count == number:
+            return True
+        if not number and count:
+            self._missing = count
+        else:
+            counting = "does not say how many it holds" if count is None else f"counts {count:,}, which may be late"
+            self.unproven = f"the {self.store.kind} lists {counted(number, 'row')} and {counting}; run it again later"
+        return False
+
+    def _listed_once(self, listed: SeenIds) -> int:
+        """How many rows of the first listing the last one left out although they are still there."""
+        if listed.count() >= self._seen.count():
+            return 0
+        hidden = 0
+        keys = self._seen.ids()
+        while part := list(islice(keys, _FETCHED)):
+            gone = listed.not_seen(part)
+            if gone:
+                with self._explaining():
+                    hidden += sum(1 for _ in self.store.fetch(gone))
+        return hidden
+
+    def _fetched(self, keys: Sequence[str]) -> Iterator[Memory | Skipped]:
+        for begin in range(0, len(keys), _FETCHED):
+            part = keys[begin : begin + _FETCHED]
+            with self._explaining():
+                found = list(self.store.fetch(part))
+            self._seen.add(part)  # a row that is not found was deleted again
+            yield from self._converted(found)
+
+    def _pages(self, *, payload: bool) -> Iterator[Sequence[Row]]:
+        self.store.held = None
+        with closing(self.store.pages(payload=payload)) as pages:  # type: ignore[type-var]
+            while True:
+                with self._explaining():
+                    page = next(pages, None)
+                if page is None:
+                    return
+                yield page
+
+    def _converted(self, page: Iterable[Row]) -> Iterator[Memory | Skipped]:
+        for row in page:
+            payload = row.payload
+            if isinstance(payload, str | bytes):
+                try:
+                    payload = json.loads(payload)
+                except (ValueError, RecursionError):
+                    yield Skipped(str(row.id), UNREADABLE, has_content=True)
+                    continue
+            yield from_payload(row.id, payload if isinstance(payload, dict) else {}, now=self._now)
+
+    def _check_exists(self) -> None:
+        with self._explaining():
+            if self.store.exists():
+                return
+            names = self.store.names()
+        listed = "" if names is None else f"{self.store.kind}s there: {', '.join(sorted(names)) or 'none at all'}"
+        raise InputError(
+            f"there is no {self.store.kind} {self.store.name} {self.store.where}",
+            hint=listed or f"check the name; this key may not list the {self.store.kind}s that there are",
+        )
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Convert the driver's errors to ours."""
+        try:
+            yield
+        except MigrateError:
+            raise
+        except Exception as error:
+            ours = self.store.explained(error)
+            if ours is None:
+                raise
+            raise ours from error
+
+
+def object_of(answer: Any, who: str) -> dict[str, Any]:
+    """An answer that is a JSON object; raises Incomplete for one that another server gave."""
+    if not isinstance(answer, dict):
+        raise Incomplete(f"{who} gave an answer that is not from such a store", hint="is it the right address?")
+    return answer
