@@ -18,7 +18,7 @@ from pathlib import Path
 
 from spectron_migrate.files.shared_sqlite import open_shared
 from spectron_migrate.ledger.schema import marks
-from spectron_migrate.records import Memory, canonical_json
+from spectron_migrate.records import Memory, Selector, canonical_json, selector_of
 
 FILE = "since.db"
 BUSY_S = 30.0
@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS memory(
 CREATE INDEX IF NOT EXISTS memory_user ON memory(user_id) WHERE user_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS memory_agent ON memory(agent_id) WHERE agent_id IS NOT NULL;
 CREATE INDEX IF NOT EXISTS memory_run ON memory(run_id) WHERE run_id IS NOT NULL;
+CREATE TABLE IF NOT EXISTS placed(memory TEXT PRIMARY KEY, selector TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS made(row TEXT, memory TEXT, PRIMARY KEY (row, memory)) STRICT, WITHOUT ROWID;
 """
 
@@ -55,17 +56,17 @@ class AddedMemories:
         _PARENTS.append(self._db)
         self._lock, self._db = threading.Lock(), None
 
-    def add(self, memory: Memory, rows: Iterable[str | None]) -> None:
-        """Keep a memory that Spectron has stored, and the ids of what Spectron made of it.
+    def add(self, memory: Memory, rows: Iterable[str | None], selector: Selector) -> None:
+        """Keep a memory that Spectron has stored under this selector, and the ids of what Spectron made of it.
 
         A failure is logged, not raised: the application would write the memory again.
         """
         try:
-            self._keep(memory, rows)
+            self._keep(memory, rows, selector)
         except (OSError, sqlite3.Error) as error:
             _log.warning("a memory is in Spectron, and its id is not kept in %s: %s", self._path, error)
 
-    def _keep(self, memory: Memory, rows: Iterable[str | None]) -> None:
+    def _keep(self, memory: Memory, rows: Iterable[str | None], selector: Selector) -> None:
         with self._lock:
             db = self._open(create=True)
             if db is None:
@@ -77,6 +78,7 @@ class AddedMemories:
                     "INSERT OR REPLACE INTO memory VALUES (?, ?, ?, ?, ?, ?)",
                     (memory.id, *ids, canonical_json(memory.to_json())),
                 )
+                db.execute("INSERT OR REPLACE INTO placed VALUES (?, ?)", (memory.id, canonical_json(selector)))
                 made = [(row, memory.id) for row in rows if row is not None]
                 db.executemany("INSERT OR IGNORE INTO made VALUES (?, ?)", made)
 
@@ -100,6 +102,12 @@ class AddedMemories:
         found = self._rows(f"SELECT id, record FROM memory WHERE {where or 'FALSE'}", tuple(ids.values()))
         return [Memory.from_json(json.loads(record)) for _, record in found]
 
+    def selectors_of(self, ids: Mapping[str, str]) -> list[Selector]:
+        """The selectors under which memories that have all of these ids were stored, each once."""
+        where = " AND ".join(f"{name} = ?" for name in ids)
+        statement = f"SELECT DISTINCT selector FROM memory JOIN placed ON placed.memory = memory.id WHERE {where}"
+        return [selector_of(row[0]) for row in self._rows(statement, tuple(ids.values()))]
+
     def close(self) -> None:
         """Close the file."""
         with self._lock:
@@ -107,7 +115,7 @@ class AddedMemories:
                 self._db.close()
             self._db = None
 
-    def _rows(self, query: str, values: Sequence[str]) -> list[tuple[str, str]]:
+    def _rows(self, query: str, values: Sequence[str]) -> list[tuple[str, ...]]:
         with self._lock:
             db = self._open(create=False)
             return db.execute(query, values).fetchall() if db is not None else []

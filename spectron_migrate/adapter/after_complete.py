@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from spectron_migrate.adapter.added_memories import AddedMemories
 from spectron_migrate.adapter.call_results import UNSAID
 from spectron_migrate.adapter.catalogue import NoCatalogue
 from spectron_migrate.adapter.core import AdapterCore
@@ -33,6 +32,9 @@ if TYPE_CHECKING:
     from spectron_migrate.spectron.session import Session
 
 OPEN_TRIES = 5
+RETRY_S = 3600.0
+"""For how long after a call that raised the same call counts as its retry. Later the same words are a new statement:
+their user may have said the opposite in between."""
 MOST_FAILED = 1_000
 """How many calls that raised are remembered."""
 INSTEAD = {
@@ -68,6 +70,14 @@ class _Request:
     """What the caller is told of it, once it is stored."""
 
 
+@dataclass
+class _Failed:
+    """A call that raised, and when (monotonic)."""
+
+    requests: list[_Request]
+    at: float
+
+
 def not_in_spectron(method: str, why: str = "") -> NotInSpectron:
     """The error for a call that only Mem0 could answer."""
     return NotInSpectron(
@@ -82,17 +92,11 @@ class SpectronBackend:
     def __init__(self, core: AdapterCore) -> None:
         """Opens nothing yet."""
         self._core = core
-        self._added = AddedMemories(core.settings.state)
         self._open: dict[tuple[Any, ...], _Open] = {}
         self._locks: dict[tuple[int, str], asyncio.Lock] = {}
         self._registered: set[str] = set()
-        self._failed: dict[tuple[int, str], list[_Request]] = {}
+        self._failed: dict[tuple[int, str], _Failed] = {}
         """Calls that raised: called again, they send the same bytes, and what was stored is not sent again."""
-
-    @property
-    def added(self) -> AddedMemories:
-        """The memories that were added after `complete`."""
-        return self._added
 
     # -- writing ------------------------------------------------------------------------------------------
 
@@ -109,16 +113,22 @@ class SpectronBackend:
         call = (os.getpid(), canonical_json([_without_times(request) for request in made]))
 
         async def write(api: SpectronApi) -> dict[str, Any]:
-            requests = self._failed.pop(call, made)
+            await asyncio.to_thread(self._core.mapping_check.refuse, owners, writes=True)
+            requests = self._retried(call) or made
             try:
                 return {"results": [await self._write(api, request) for request in requests]}
             except BaseException:
-                self._failed[call] = requests
+                self._failed[call] = _Failed(requests, self._core.now())
                 while len(self._failed) > MOST_FAILED:
                     del self._failed[next(iter(self._failed))]
                 raise
 
         return self._core.spectron_thread.run(write)
+
+    def _retried(self, call: tuple[int, str]) -> list[_Request] | None:
+        """The requests of a failed call that this call repeats."""
+        failed = self._failed.pop(call, None)
+        return failed.requests if failed is not None and self._core.now() - failed.at < RETRY_S else None
 
     def _place(
         self, role: str, name: str | None, text: str, owners: Mapping[str, str], kwargs: Mapping[str, Any]
@@ -158,9 +168,14 @@ class SpectronBackend:
                 request.opened.used += 1
             opened = request.opened
             body = {**fact_body(memory, placed), "session_id": opened.session.id}
-            stored = await opened.session.write(canonical_json(body).encode(), placed.infer)
+            try:
+                stored = await opened.session.write(canonical_json(body).encode(), placed.infer)
+            except BaseException:
+                # It may have left a turn: in this session, that of another call could not be told from it.
+                self._open = {key: each for key, each in self._open.items() if each is not opened}
+                raise
         given = replace(memory, id=stored.chunk_id or stored.turn_id or memory.id)
-        self._added.add(given, (stored.turn_id, stored.chunk_id, *stored.ids))
+        self._core.added.add(given, (stored.turn_id, stored.chunk_id, *stored.ids), placed.selector)
         row = {"id": given.id, "memory": given.memory, "event": "ADD", "role": given.role, "actor_id": given.actor_id}
         request.row = {name: value for name, value in row.items() if value is not None}
         return request.row
@@ -215,7 +230,7 @@ class SpectronBackend:
 
         Raises NotInSpectron for an unknown id.
         """
-        added = self._added.memory(memory_id)
+        added = self._core.added.memory(memory_id)
         if added is not None:
             return as_mem0(added)
         try:
@@ -229,7 +244,7 @@ class SpectronBackend:
 
     def history(self, memory_id: str) -> list[dict[str, Any]]:
         """The texts of a memory, oldest first, in the form of Mem0's `history`; raises NotInSpectron as `get` does."""
-        added = self._added.memory(memory_id)
+        added = self._core.added.memory(memory_id)
         if added is not None:
             return [_event(memory_id, None, added.memory, "ADD", added.created_at)]
         try:
@@ -256,19 +271,16 @@ class SpectronBackend:
         asked = self._core.calls.read(("",), {**kwargs})
         if asked is None or asked.beyond:
             raise not_in_spectron("get_all", ", ".join(asked.beyond) if asked else "the call is not one of Mem0's")
+        self._core.mapping_check.refuse(asked.ids, writes=False)
         try:
             lens = self._core.mapping.lens(**dict(asked.ids))
             migrated = list(self._core.catalogue.memories_in(lens.selector))
         except (NoCatalogue, NotServable) as error:
             raise not_in_spectron("get_all", str(error)) from None
-        each = {memory.id: memory for memory in (*migrated, *self._added.all_of(asked.ids))}
+        each = {memory.id: memory for memory in (*migrated, *self._core.added.all_of(asked.ids))}
         matching = [memory for memory in each.values() if _matches(memory, asked.ids)]
         rows = [as_mem0(memory) for memory in matching if not is_expired(memory, _today())]
         return {"results": rows[: asked.top_k]}
-
-    def close(self) -> None:
-        """Close the file."""
-        self._added.close()
 
 
 def _texts(messages: Any, *, unsaid: Collection[str]) -> list[tuple[str, str | None, str]]:

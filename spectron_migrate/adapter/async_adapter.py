@@ -74,7 +74,6 @@ class AsyncMemoryAdapter:
     async def close(self) -> None:
         """Write the last status and close the adapter's threads, files and connections; the clients stay open."""
         await asyncio.to_thread(self._core.close)
-        self._backend.close()
 
     async def __aenter__(self) -> AsyncMemoryAdapter:
         return self
@@ -133,11 +132,14 @@ class AsyncMemoryAdapter:
         return found
 
     async def _from_backend(self, plan: SearchPlan) -> SearchResults:
-        future = self._core.ask(plan) if plan.to_spectron else None
+        core = self._core
+        if plan.asked is not None:
+            await asyncio.to_thread(core.mapping_check.refuse, plan.asked.ids, writes=False)
+        future = core.ask(plan) if plan.to_spectron else None
         if future is None:
             raise not_in_spectron("search", plan.why_not)
         answer = await asyncio.wrap_future(future)
-        return await asyncio.to_thread(self._core.found, plan, answer, self._backend.added.made_of)
+        return await asyncio.to_thread(core.found, plan, answer, core.added.made_of)
 
 
 def _as_found(answer: Any) -> SearchResults:

@@ -133,6 +133,15 @@ class Catalogue:
         seen = {memory.id: memory for row in rows if row.live for memory in row.memories}
         return iter(seen.values())
 
+    def places(self) -> Iterator[tuple[str, str]]:
+        """Record and selector (JSON) of every current memory, read by connections of its own; raises NoCatalogue."""
+        try:
+            for folder in find(self._state).complete().folders:
+                with Ledger.open_for_reading(folder) as ledger:
+                    yield from scopes.places_of_current(ledger)
+        except (MigrateError, OSError, sqlite3.Error) as error:
+            raise NoCatalogue(f"the ledger in {self._state} cannot be read: {error}") from error
+
     def close(self) -> None:
         """Close the ledgers."""
         with self._lock:

@@ -20,11 +20,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from spectron_migrate.adapter.added_memories import AddedMemories
 from spectron_migrate.adapter.call_results import messages_of, results_of
 from spectron_migrate.adapter.catalogue import Catalogue, NoCatalogue
 from spectron_migrate.adapter.counters import ProcessCounters
 from spectron_migrate.adapter.guard import Guard
 from spectron_migrate.adapter.heartbeat import Heartbeat, as_of_seconds
+from spectron_migrate.adapter.mapping_check import MappingCheck
 from spectron_migrate.adapter.mem0_calls import ENTITIES, Mem0Calls, SearchRequest
 from spectron_migrate.adapter.search_results import HIDDEN, RenderedHits, SearchResults, TooManyHidden, render_hits
 from spectron_migrate.adapter.shadow import ShadowReads
@@ -32,6 +34,7 @@ from spectron_migrate.adapter.spectron_thread import SpectronAnswer, SpectronThr
 from spectron_migrate.adapter.writes import WriteTracker, is_captured
 from spectron_migrate.errors import InputError, NotLegal
 from spectron_migrate.mapping import Lens, NotServable, load_mapping
+from spectron_migrate.mapping.unused import describe_unused
 from spectron_migrate.records import Memory
 from spectron_migrate.settings import load_settings
 from spectron_migrate.settings.types import Secret, Settings, SpectronAccess
@@ -86,6 +89,9 @@ class AdapterCore:
         # The application may change its working directory later.
         self.settings = replace(settings, state=settings.state.absolute())
         self.mapping = load_mapping(self.settings.mapping)
+        beside = [Path(), settings.state.parent, *([settings.file.parent] if settings.file else [])]
+        for text in describe_unused(beside, self.mapping, settings.mapping):
+            _log.warning("%s", text)
         self.calls = Mem0Calls(client)
         self.counters = ProcessCounters()
         self.guard = Guard(self.settings.cutover.guard, clock=clock)
@@ -101,6 +107,8 @@ class AdapterCore:
             self.routing.fetch()  # the first write has to know already where it belongs
         self.routing.current()
         self.catalogue = Catalogue(self.settings.state, clock=clock)
+        self.added = AddedMemories(self.settings.state)
+        self.mapping_check = MappingCheck(self.mapping, self.catalogue, self.added, self.routing.current, clock=clock)
         self.access = _access(self.settings, spectron_client)
         self.spectron_thread = SpectronThread(self.access)
         self.heartbeat = Heartbeat(self.settings.state, self.routing, self.counters, self.guard)
@@ -260,12 +268,13 @@ class AdapterCore:
         self.routing.close()
         self.spectron_thread.close()
         self.catalogue.close()
+        self.added.close()
 
     def after_fork(self) -> None:
         """In a child process: leave the parent's files, connections and threads alone, and use new ones."""
         self.spectron_thread.forget_after_fork()
         self.catalogue.forget_after_fork()
-        for part in (self.counters, self.guard, self.heartbeat, self.process_calls):
+        for part in (self.counters, self.guard, self.heartbeat, self.process_calls, self.mapping_check):
             part.forget_after_fork()
         self.shadow.under_way = 0
 

@@ -82,7 +82,6 @@ class MemoryAdapter:
     def close(self) -> None:
         """Write the last status, close threads, files and connections, and close the client if it has `close`."""
         self._core.close()
-        self._backend.close()
         close = getattr(self._mem0, "close", None)
         if callable(close):
             close()
@@ -143,8 +142,11 @@ class MemoryAdapter:
         return found
 
     def _from_backend(self, plan: SearchPlan) -> Any:
+        core = self._core
+        if plan.asked is not None:
+            core.mapping_check.refuse(plan.asked.ids, writes=False)
         if not plan.to_spectron:
             raise not_in_spectron("search", plan.why_not)
-        future = self._core.ask(plan)
+        future = core.ask(plan)
         assert future is not None  # noqa: S101 - it raises instead
-        return self._core.calls.shaped(self._core.found(plan, future.result(), self._backend.added.made_of))
+        return core.calls.shaped(core.found(plan, future.result(), core.added.made_of))

@@ -204,10 +204,14 @@ def run(
     """Replay the dumps, or plan it; raises InputError where they contain no memory."""
     from spectron_migrate.dump.manifest import describe_relations
     from spectron_migrate.mapping import load_mapping
+    from spectron_migrate.mapping.unused import describe_unused
     from spectron_migrate.migration.replay import Replay
 
     mapping = load_mapping(settings.mapping)
     reporter = invocation.reporter
+    beside = [Path(), *([settings.file.parent] if settings.file else [])]
+    for text in describe_unused(beside, mapping, settings.mapping):
+        reporter.warn(text)
     with open_dump(dumps) as dump:
         if dump.complete is False:
             reporter.warn(f"the dump {dump.path} is not complete: memories missing in it will not be written")

@@ -186,7 +186,16 @@ class Cutover:
                         return StepResult(
                             state, gates, reconciled, ready=False, exit_code=exit_code_of(gates), note=note
                         )
-                    step = Step("complete", self._stamp(), self._who, why, gates=_for_the_journal(gates))
+                    mapping = self._settings.mapping
+                    step = Step(
+                        "complete",
+                        self._stamp(),
+                        self._who,
+                        why,
+                        gates=_for_the_journal(gates),
+                        mapping_digest=mapping.digest,
+                        rules_digest=mapping.rules_digest,
+                    )
                     state = record_step(self._folder, step, decided_in=state)
             return await self._seal(wire, state, gates)
 

@@ -214,7 +214,7 @@ class Rule:
             clauses.append(tuple(filled))
         return tuple(clauses)
 
-    def to_json(self) -> Json:
+    def to_json(self) -> dict[str, Json]:
         """Everything in the rule that changes what is written, for the mapping's fingerprint."""
         tables = {
             str(template): [str(template), template.field, sorted(template.lookup.table.items())]

@@ -48,6 +48,12 @@ class ScopeMapping:
             settings.append(self.text_at)
         return digest("mapping 1", canonical_json([settings, [rule.to_json() for rule in self.rules]]))
 
+    @property
+    def rules_digest(self) -> str:
+        """As `digest`, but without the rows of lookup tables, which may grow."""
+        rules = [{**rule.to_json(), "tables": []} for rule in self.rules]
+        return digest("rules 1", canonical_json([self.session_by, self.write, self.unmapped, self.text_at, rules]))
+
     def map_memory(self, memory: Memory) -> Placement | Skipped | Unmapped:
         """Where and how a memory is written; the first rule that takes it decides. Raises nothing.
 

@@ -77,6 +77,10 @@ class Step:
     """`start`: how writes to Mem0 are caught up."""
     gates: tuple[Mapping[str, Json], ...] = ()
     """`shift`, `complete`: the results of all gates at this step."""
+    mapping_digest: str = ""
+    """`complete`: the digest of the mapping, with its lookup tables."""
+    rules_digest: str = ""
+    """`complete`: the digest of the mapping without the rows of its lookup tables."""
     epoch: int | None = None
     """`revert`, `abort` on a journal with missing lines: the epoch of this step, above that of `routing.json`."""
 
@@ -115,6 +119,9 @@ class CutoverState:
     """When the last step was recorded."""
     sealed: bool = False
     """After `complete`: what was still written to Mem0 while applications switched is carried over too."""
+    mapping_digest: str = ""
+    """After `complete`: of the mapping that the memories were written with; see `Step`."""
+    rules_digest: str = ""
     all_read_since: str | None = None
     """Since when all users are read from Spectron; None while some are not."""
     accepted: tuple[Step, ...] = ()
@@ -180,7 +187,13 @@ class CutoverState:
                 return replace(moved, phase="closing")
             case "complete":
                 return replace(
-                    moved, phase="complete", percent=100, pinned_to_spectron=frozenset(), pinned_to_mem0=frozenset()
+                    moved,
+                    phase="complete",
+                    percent=100,
+                    pinned_to_spectron=frozenset(),
+                    pinned_to_mem0=frozenset(),
+                    mapping_digest=step.mapping_digest,
+                    rules_digest=step.rules_digest,
                 )
             case "sealed":
                 return replace(moved, sealed=True)
@@ -345,6 +358,8 @@ def _routing(state: CutoverState, old: Routing | None, caught_up: CaughtUp | Non
         epoch=state.epoch,
         catch_up=state.catch_up,
         fence=state.fence,
+        mapping_digest=state.mapping_digest,
+        rules_digest=state.rules_digest,
         updated_at=now,
     )
     if state.phase == "complete":

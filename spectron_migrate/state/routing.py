@@ -61,6 +61,10 @@ class Routing:
     """Until when `as_of` and `behind` are valid, in seconds since 1970; None: forever."""
     behind: frozenset[str] | None = None
     """Names of users with changes that are not in Spectron yet; None: everybody."""
+    mapping_digest: str = ""
+    """After `complete`: digest of the mapping that the memories were written with; empty: not known."""
+    rules_digest: str = ""
+    """The same without the rows of its lookup tables."""
     updated_at: str = ""
     schema: int = SCHEMA
 
@@ -116,10 +120,12 @@ class Routing:
                 as_of=_text_or_none(value["as_of"]),
                 fresh_until=None if value["fresh_until"] is None else _number(value["fresh_until"]),
                 behind=None if behind is None else frozenset(_names(behind)),
+                mapping_digest=_text(value.get("mapping_digest", "")),
+                rules_digest=_text(value.get("rules_digest", "")),
                 updated_at=_text(value["updated_at"]),
                 schema=int(_number(value["schema"])),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a routing: {error}") from None
         if routing.schema != SCHEMA:
             raise ValueError(f"schema {routing.schema}, this version reads schema {SCHEMA}")

@@ -8,7 +8,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -88,16 +88,20 @@ class Stage:
             stage.followers.close()
             for adapter in stage.opened:
                 adapter._core.close()
-                adapter._backend.close()
             close_memory(memory)
 
     @property
     def state(self) -> Path:
         return self.folder / ".spectron-migrate"
 
-    def write_settings(self, **cutover: Any) -> None:
-        """`spectron-migrate.yaml` of the application."""
-        settings = {"version": 1, "mem0": {"oss": {"config": "mem0.json"}}, "cutover": {"settle": "0s", **cutover}}
+    def write_settings(self, more: Mapping[str, Any] | None = None, **cutover: Any) -> None:
+        """`spectron-migrate.yaml` of the application; `more` beside its section `cutover`."""
+        settings: dict[str, Any] = {
+            "version": 1,
+            "mem0": {"oss": {"config": "mem0.json"}},
+            "cutover": {"settle": "0s", **cutover},
+            **(more or {}),
+        }
         (self.folder / "spectron-migrate.yaml").write_text(json.dumps(settings))
 
     def adapter(self, client: Any = None, **named: Any) -> MemoryAdapter:
@@ -133,6 +137,13 @@ class Stage:
 
     def shift(self, percent: float) -> None:
         record_step(self.state, Step("shift", stamp(), "a test", percent=percent))
+        self.notice()
+
+    def complete(self) -> None:
+        """As `cutover complete` records it, with the mapping that is in force."""
+        mapping = load_mapping(self.mapping)
+        digests = {"mapping_digest": mapping.digest, "rules_digest": mapping.rules_digest}
+        record_step(self.state, Step("complete", stamp(), "a test", **digests))
         self.notice()
 
     def step(self, name: Any) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from spectron_migrate.adapter.after_complete import RETRY_S
 from spectron_migrate.errors import NotLegal, Unreachable
 from tests.adapter.support import Stage, Untouchable, texts, turns
 from tests.support.proxy import Fault, Seen, misbehaving
@@ -103,6 +105,45 @@ def test_of_a_conversation_that_failed_half_way_nothing_is_stored_twice(
         adapter._core.close()
     assert ["I moved to Porto", "Porto it is"] == texts(answer)
     assert ["I moved to Porto", "Porto it is"] == turns(stage)
+
+
+def lost_answer(adapter: Any, keys: list[str], user: str, **more: Any) -> None:
+    """A call that raises, although its text is stored."""
+    with pytest.raises(Unreachable):
+        adapter.add("I live in Porto", user_id=user, **more)
+    keys.append("listings work again")
+
+
+def test_what_is_said_again_after_an_hour_is_a_new_statement(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose, keys = failing(1)
+    with misbehaving(stage.server.base_url, choose) as proxy:
+        adapter = through(stage, proxy.base_url, monkeypatch)
+        lost_answer(adapter, keys, stage.user)
+        adapter.add("I live in Lisbon", user_id=stage.user)
+        adapter._core._clock = lambda: time.monotonic() + RETRY_S
+        adapter.add("I live in Porto", user_id=stage.user)
+        adapter._core.close()
+    assert ["I live in Porto", "I live in Lisbon", "I live in Porto"] == turns(stage)
+
+
+def test_a_new_statement_in_doubt_is_not_taken_for_the_one_that_failed_before(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose, keys = failing(1)
+    again = iter(["cut_before", *["none"] * 9])
+
+    def then(seen: Seen) -> Fault:
+        fault = choose(seen)
+        return next(again) if seen.writes_fact and len(keys) > 2 else fault
+
+    with misbehaving(stage.server.base_url, then) as proxy:
+        adapter = through(stage, proxy.base_url, monkeypatch)
+        lost_answer(adapter, keys, stage.user, metadata={"message": 1})
+        adapter.add("I live in Porto", user_id=stage.user, metadata={"message": 2})
+        assert ["I live in Porto"] * 2 == turns(stage)
+        adapter.add("I live in Porto", user_id=stage.user, metadata={"message": 1})
+        adapter._core.close()
+    assert ["I live in Porto"] * 2 == turns(stage)
 
 
 def test_the_same_text_twice_on_purpose_is_stored_twice(stage: Stage) -> None:

@@ -213,3 +213,15 @@ def test_an_edit_with_an_unchanged_time_is_named_and_a_person_decides(
     assert 0 == decided["pending"]
     assert texts == [turn.content for turn in turns_of(configured, user)]
     assert 0 == replay(capsys)["pending"]
+
+
+@pytest.mark.usefixtures("configured")
+def test_a_mapping_that_lies_there_and_is_not_in_force_is_warned_of(
+    user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_raw(Path("all.json"), [memory(1, user)])
+    Path("mapping.yaml").write_text('version: 1\nrules:\n  - when: {user_id: "*"}\n    scope: {org: "{user_id}"}\n')
+    (warning,) = [text for text in replay(capsys, "--dry-run")["warnings"] if "mapping.yaml" in text]
+    assert warning.endswith("mapping.yaml is not in force; in force: the built-in rules")
+    answer = replay(capsys, "--dry-run", "--mapping", "mapping.yaml")
+    assert [] == [text for text in answer["warnings"] if "mapping.yaml" in text]

@@ -12,9 +12,11 @@ import pytest
 from spectron_migrate.cutover import gated_steps
 from spectron_migrate.errors import ExitCode, LedgerLocked, NotConfirmed, NotLegal
 from spectron_migrate.ledger import Ledger
+from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.reconcile import QUIET_PAUSE_S
 from spectron_migrate.records import format_time
 from spectron_migrate.state.journal import read_journal
+from spectron_migrate.state.routing import FILE, read_routing
 from tests.cutover.support import Operator, failing, gate
 from tests.support.spectron import replay
 
@@ -89,6 +91,17 @@ def test_a_process_that_says_that_it_ends_is_not_missed(operator: Operator) -> N
     operator.beat("web-2", pid=41, ended=format_time(operator.scene.time.now()))
     operator.scene.time.pass_(61)
     assert "complete" == operator.complete().state.phase
+
+
+def test_complete_publishes_which_mapping_is_in_force(operator: Operator) -> None:
+    operator.make_ready()
+    operator.shift(100)
+    operator.complete()
+    routing = read_routing(operator.scene.state / FILE)
+    assert routing is not None
+    in_force = load_mapping(None)
+    assert in_force.digest == routing.mapping_digest
+    assert in_force.rules_digest == routing.rules_digest
 
 
 def test_complete_says_that_nobody_soaked(operator: Operator) -> None:

@@ -89,6 +89,19 @@ def sent_versions(ledger: Ledger, facts: Sequence[int]) -> Iterator[SentVersion]
             )
 
 
+def places_of_current(ledger: Ledger) -> Iterator[tuple[str, str]]:
+    """Record and selector, both as JSON, of every memory whose newest text is stored. Reads the whole ledger.
+
+    Without memories that Mem0 has under other ids now: they stay where they were sent.
+    """
+    rows = ledger.db.execute(
+        f"SELECT record, selector.text AS selector FROM {FACTS} JOIN selector ON selector.no = fact.selector"
+        f" WHERE fact.state IN ({marks(STORED)}) AND {IS_CURRENT} AND moved_from IS NULL",
+        STORED,
+    )
+    return ((row["record"], row["selector"]) for row in rows)
+
+
 def has_overtaken_text(ledger: Ledger, selectors: Sequence[int], text: str, *, in_parts: bool) -> bool:
     """Whether Mem0 has deleted or replaced this text, which was sent to these selectors.
 
