@@ -38,8 +38,6 @@ Filter = frozenset[tuple[str, str]]
 class OtherMapping(InputError):
     """The mapping is not the one that these memories were written with, and does not look where they are."""
 
-    kind = "other_mapping"
-
 
 class MappingCheck:
     """One per adapter; safe to use from several threads."""
