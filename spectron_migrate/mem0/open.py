@@ -112,6 +112,18 @@ def _listed_store(store: VectorStore, place: str, sleep: Sleep | None) -> Listed
             from spectron_migrate.mem0.stores.chroma_folder import ChromaFolder
 
             return ChromaFolder(folder, store.collection)
+        case "chroma", None:
+            from spectron_migrate.mem0.stores.chroma_server import ChromaServer
+
+            return ChromaServer(store, sleep=sleep)
+        case (("redis" | "valkey"), _):
+            from spectron_migrate.mem0.stores.redis_hashes import RedisHashes
+
+            return RedisHashes(store, sleep=sleep or time.sleep)
+        case (("elasticsearch" | "opensearch"), _):
+            from spectron_migrate.mem0.stores.search_index import SearchIndex
+
+            return SearchIndex(store, sleep=sleep)
     from spectron_migrate.mem0.stores.unsupported import unsupported_store
 
     raise unsupported_store(store)

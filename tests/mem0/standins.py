@@ -66,6 +66,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._handle("POST")
 
+    def do_DELETE(self) -> None:
+        self._handle("DELETE")
+
     def _handle(self, method: str) -> None:
         stand_in = self.stand_in
         sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))

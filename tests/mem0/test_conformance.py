@@ -27,38 +27,14 @@ from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.migration.export import ExportSummary, run_export
 from spectron_migrate.records import Filters, Memory, NullReporter, Skipped
 from tests.mem0.conftest import DATA, NOW
-from tests.mem0.qdrant_points import key_of, point, uuid, write_store
+from tests.mem0.qdrant_points import key_of, point, write_store
+from tests.mem0.rows import odd_payloads as payloads
 from tests.mem0.standins import KEY, Platform, Qdrant, Row, Server, serving
 
 pytestmark = pytest.mark.slow
 
-TIME = "2025-01-02T03:04:05.678901+00:00"
 PROMOTED = ("user_id", "agent_id", "run_id", "actor_id", "role", "attributed_to", "expiration_date")
 CORE = {"data", "hash", "created_at", "updated_at", "id", "text_lemmatized", *PROMOTED}
-
-
-def payloads() -> dict[str, Row]:
-    """Rows such as real stores have: plain ones and odd ones, all with an owner that an API would list."""
-    plain = {"created_at": TIME, "updated_at": TIME, "hash": "h", "role": "user"}
-    rows: list[Row] = [
-        {**plain, "data": "likes tea", "user_id": "alice", "topic": "drinks", "nested": {"a": [1, None, True]}},
-        {**plain, "data": "both", "user_id": "alice", "agent_id": "bot", "run_id": "run-1", "actor_id": "phone"},
-        {**plain, "data": "agent only", "agent_id": "bot"},
-        {**plain, "data": "run only", "run_id": "run-2"},
-        {**plain, "data": "an id with a space", "user_id": "anna maria"},
-        {**plain, "data": "Zoë 日本語 🙂\n\t", "user_id": "Zoë"},
-        {**plain, "data": "", "user_id": "alice"},
-        {**plain, "data": "x" * 20_000, "user_id": "alice"},
-        {**plain, "data": "twice", "user_id": "alice"},
-        {**plain, "data": "twice", "user_id": "alice"},
-        {**plain, "data": "expired", "user_id": "alice", "expiration_date": "2020-01-01"},
-        {**plain, "data": "will expire", "user_id": "alice", "expiration_date": "2099-01-01"},
-        {"data": "no time", "user_id": "alice"},
-        {"data": "old zone", "user_id": "alice", "created_at": "2025-01-01T16:00:00.000001-08:00", "updated_at": None},
-        {"data": "no zone", "user_id": "alice", "created_at": "2025-01-02T03:04:05"},
-    ]
-    rows += [{**plain, "data": f"note {number}", "user_id": f"user-{number % 9}"} for number in range(40)]
-    return {uuid(number): row for number, row in enumerate(rows)}
 
 
 def item(memory_id: str, payload: Row) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -55,19 +56,30 @@ class JsonClient:
         *,
         sleep: Callable[[float], object] | None = None,
         key: str = "MEM0_API_KEY",
+        verify: bool | str = True,
+        auth: httpx.Auth | None = None,
+        plain_http: bool = False,
     ) -> None:
         """`headers` hold the key, if there is one; raises InputError for an address that would expose it.
 
         `sleep` waits between attempts; the default ends early when `close` is called. `key` names the key in hints.
+        `verify`: whether the certificate is checked, or the file of the authority that signed it. `plain_http`: the key
+        may be sent without encryption, as Mem0 sends it to a store in the same network.
         """
-        self.base_url = checked_url(base_url, with_key=bool(headers))
+        self.base_url = checked_url(base_url, with_key=bool(headers) and not plain_http)
         self._key = key
         self._requests = 0
         self._closed = threading.Event()
         self._sleep = sleep or self._closed.wait
         self._seconds = 0.0
         self._lock = threading.Lock()
-        self._client = httpx.Client(headers=dict(headers), timeout=_TIMEOUT, follow_redirects=False)
+        self._client = httpx.Client(
+            headers=dict(headers),
+            timeout=_TIMEOUT,
+            follow_redirects=False,
+            auth=auth,
+            verify=ssl.create_default_context(cafile=verify) if isinstance(verify, str) else verify,
+        )
 
     def get(self, path: str, **params: Any) -> Json:
         """GET as JSON; raises Rejected, KeyRefused or Unreachable."""

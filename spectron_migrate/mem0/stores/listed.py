@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from itertools import islice
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
+from spectron_migrate.backoff import backoff_s
 from spectron_migrate.errors import Incomplete, InputError, MigrateError
 from spectron_migrate.mem0.normalise import from_payload
 from spectron_migrate.mem0.reader import ReaderBase, Sleep
@@ -32,6 +33,9 @@ _WAITS_S = (1.0, 2.0, 4.0, 8.0, 15.0)
 """Waits for a count that follows the rows with a delay."""
 
 _FETCHED = 500
+_MOST_TRIES = 6
+
+Answer = TypeVar("Answer")
 
 
 class Row(NamedTuple):
@@ -53,6 +57,8 @@ class ListedStore:
 
     kind = "collection"
     """What the store calls a set of memories, for messages."""
+    rereads = True
+    """False: the store may hold one memory under several keys, so an id that comes twice is two copies."""
     counts: Literal["exact", "late", "never"] = "exact"
     """Whether `count` is exact, follows changes with a delay, or does not exist."""
 
@@ -107,6 +113,7 @@ class ListedReader(ReaderBase):
         super().__init__()
         self.info = info
         self.store = store
+        self.rereads = store.rereads
         self._now = now
         self._sleep = sleep or time.sleep
         self._missing: int | None = None
@@ -268,6 +275,26 @@ class ListedReader(ReaderBase):
             if ours is None:
                 raise
             raise ours from error
+
+
+def retried(ask: Callable[[], Answer], transient: tuple[type[Exception], ...], sleep: Sleep) -> Answer:
+    """What `ask` returns; asked again, with growing waits, while it raises one of `transient`."""
+    tries = 0
+    while True:
+        try:
+            return ask()
+        except transient:
+            tries += 1
+            if tries == _MOST_TRIES:
+                raise
+        sleep(backoff_s(tries, first_s=0.25, longest_s=15.0))
+
+
+def missing_driver(package: str, extra: str) -> InputError:
+    """The error for a store whose driver cannot be imported."""
+    return InputError(
+        f"reading this store needs {package}, which is not installed", hint=f"pip install 'spectron-migrate[{extra}]'"
+    )
 
 
 def object_of(answer: Any, who: str) -> dict[str, Any]:

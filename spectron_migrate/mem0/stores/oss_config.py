@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -59,6 +60,7 @@ _EMBEDDED = ("qdrant", "faiss", "chroma")
 TYPESCRIPT_PROVIDERS = ("vectorize",)
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}|^env:([A-Za-z_][A-Za-z0-9_]*)$")
 _QDRANT_PORT = 6333
+_SEARCH_ENGINES = ("elasticsearch", "opensearch")
 _CREDENTIALS = ("password", "api_key", "token", "secret", "access_key")
 
 
@@ -85,6 +87,8 @@ class VectorStore:
     @property
     def url(self) -> str | None:
         """The address of a store server, without credentials; None for an embedded store."""
+        if self.provider in _SEARCH_ENGINES:
+            return self._search_engine()
         url, host, port = (self.settings.get(name) for name in ("url", "host", "port"))
         if isinstance(url, str) and url:
             return without_credentials(self._with_defaults(url))
@@ -99,6 +103,18 @@ class VectorStore:
         if self.provider == "qdrant" and (self.settings.get("api_key") or self.settings.get("https") is not None):
             return self._with_defaults("localhost")
         return None
+
+    def _search_engine(self) -> str:
+        """Elasticsearch's host has its scheme, and a cloud id stands for all; OpenSearch has `use_ssl`."""
+        cloud = self.settings.get("cloud_id")
+        if cloud:
+            domain, _, cluster = b64decode(str(cloud).rpartition(":")[2]).decode().partition("$")
+            return f"https://{cluster.partition('$')[0]}.{domain}"
+        host, port = str(self.settings.get("host") or "localhost"), self.settings.get("port") or 9200
+        if "://" not in host:
+            host = f"{'https' if self.settings.get('use_ssl') else 'http'}://{host}"
+        parts = urlsplit(host)
+        return without_credentials(host if parts.port else f"{parts.scheme}://{parts.netloc}:{port}{parts.path}")
 
     def _with_defaults(self, url: str) -> str:
         """Add scheme and port as the store's own client does: Qdrant's uses https if there is a key."""
@@ -245,12 +261,18 @@ def _postgres_location(settings: Mapping[str, Any]) -> str:
 def _other_location(settings: Mapping[str, Any]) -> str:
     """The location of a store without a URL: all its settings except credentials and models."""
     parts = {
-        key: value
+        key: _without_secret(value) if isinstance(value, str) else value
         for key, value in settings.items()
         if isinstance(value, str | int) and not any(word in key for word in _CREDENTIALS) and "model" not in key
     }
     parts.pop("collection_name", None)
     return ",".join(f"{key}={parts[key]}" for key in sorted(parts))
+
+
+def _without_secret(value: str) -> str:
+    """An address without user, password and options; other text as it is."""
+    scheme, separator, rest = value.partition("://")
+    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}" if separator else value
 
 
 def _installed_version() -> str | None:

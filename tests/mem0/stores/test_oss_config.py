@@ -15,7 +15,7 @@ from spectron_migrate.mem0.stores.oss_config import PROVIDERS, mem0_source_info,
 from spectron_migrate.mem0.stores.unsupported import REASONS
 from tests.mem0.conftest import NOW
 
-READ = {"qdrant", "pgvector", "supabase", "faiss", "chroma"}
+READ = {"qdrant", "pgvector", "supabase", "faiss", "chroma", "redis", "valkey", "elasticsearch", "opensearch"}
 TYPESCRIPT_ONLY = {"vectorize"}
 
 
@@ -147,12 +147,29 @@ def test_a_path_counts_only_where_mem0_would_open_it(settings: dict[str, Any], p
     assert f"oss:qdrant:{place}:mem0" == mem0_source_info(config).identity
 
 
-@pytest.mark.parametrize("settings", [{"host": "localhost", "port": 8000}, {"api_key": "s3cret", "tenant": "t"}])
-def test_a_served_chroma_is_refused(settings: dict[str, Any]) -> None:
-    config = {"vector_store": {"provider": "chroma", "config": settings}}
+@pytest.mark.parametrize(
+    ("provider", "settings", "place"),
+    [
+        ("chroma", {"host": "localhost", "port": 8000}, "http://localhost:8000"),
+        ("chroma", {"api_key": "s3cret", "tenant": "t"}, "https://api.trychroma.com"),
+        ("redis", {"redis_url": "redis://:s3cret@db:6379/2?protocol=3"}, "redis_url=redis://db:6379/2"),
+        ("valkey", {"valkey_url": "valkey://me:s3cret@db:6379"}, "valkey_url=valkey://db:6379"),
+        ("elasticsearch", {"host": "https://es", "user": "u", "password": "s3cret"}, "https://es:9200"),
+        (
+            "elasticsearch",
+            {"cloud_id": "n:ZXUuZXMuaW86OTI0MyRhYmMkZGVm", "api_key": "s3cret"},
+            "https://abc.eu.es.io:9243",
+        ),
+        ("opensearch", {"host": "os", "port": 443, "use_ssl": True, "http_auth": ["u", "s3cret"]}, "https://os:443"),
+        ("opensearch", {}, "http://localhost:9200"),
+    ],
+)
+def test_a_server_is_named_by_its_address_without_credentials(
+    provider: str, settings: dict[str, Any], place: str
+) -> None:
+    config = {"vector_store": {"provider": provider, "config": settings}}
 
-    with pytest.raises(InputError, match="not a Chroma server"):
-        open_oss(config, now=NOW)
+    assert f"oss:{provider}:{place}:mem0" == mem0_source_info(config).identity
 
 
 @pytest.mark.parametrize("section", [{}, {"oss": {}, "files": []}, {"nothing": 1}])
