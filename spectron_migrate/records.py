@@ -132,6 +132,11 @@ class Skipped:
     """Whether a text or rows are lost with it, so that the reading is not complete."""
 
 
+def reason_key(reason: str) -> str:
+    """What is counted of a reason: without the details after its colon."""
+    return reason.split(":", 1)[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Where and how the mapping writes one memory."""

@@ -115,7 +115,7 @@ def accept(
     gate: Annotated[
         str,
         typer.Argument(
-            help="refused, moved, verdict, will_not_expire, application, calls, processes or soak.",
+            help="base, refused, moved, verdict, will_not_expire, application, calls, processes or soak.",
             metavar="GATE[=ID…]",
         ),
     ],

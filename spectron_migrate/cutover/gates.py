@@ -186,7 +186,7 @@ def _every_memory_accepted(memories: Mapping[str, str], hint: str) -> GateResult
 
 
 def _base(evidence: Evidence) -> GateResult:
-    """The newest dump began after the fence and is proven complete."""
+    """The newest dump began after the fence and is complete; where that is not provable, it is accepted."""
     fence, dump = evidence.state.fence, evidence.dump
     began = dump.began if dump else None
     if evidence.missing is not None:
@@ -195,11 +195,15 @@ def _base(evidence: Evidence) -> GateResult:
         return _failed(began, fence, "no cutover has begun: spectron-migrate cutover start")
     if dump is None:
         return _failed(began, fence, "there is no dump yet: spectron-migrate replay --follow")
-    if not dump.complete or not dump.whole or dump.began is None:
+    is_unproven = dump.completeness is None and not dump.filters
+    if not is_unproven and not (dump.completeness and dump.whole):
         hint = "the newest dump is not complete: spectron-migrate export, without filters"
         return GateResult(began, fence, "incomplete", hint)
     if dump.began <= fence:
         return _failed(began, fence, "Mem0 was read before the cutover began: spectron-migrate replay --follow")
+    if is_unproven:
+        hint = "nothing shows that Mem0 was read completely: spectron-migrate cutover accept base --reason TEXT"
+        return GateResult(began, fence, "inconclusive", hint, about=f"not provable: {dump.source.identity}")
     return _passed(began, fence)
 
 
@@ -396,7 +400,7 @@ def _age_s(now: datetime, then: str) -> float:
 
 
 GATES: tuple[CutoverGate, ...] = (
-    CutoverGate("base", _base),
+    CutoverGate("base", _base, accept="as a whole"),
     CutoverGate("delivered", _delivered),
     CutoverGate("refused", _refused, accept="by memory"),
     CutoverGate("moved", _moved, accept="by memory"),

@@ -21,7 +21,6 @@ _SCHEMA = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -1000;
 CREATE TABLE seen (number INTEGER PRIMARY KEY, id BLOB, pass INTEGER, offset INTEGER, record BLOB, text BLOB);
 CREATE TABLE dead (offset INTEGER PRIMARY KEY);
-CREATE TABLE wanted (id BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE owner (kind TEXT, id BLOB, memories INTEGER, PRIMARY KEY (kind, id)) WITHOUT ROWID;
 """
 _SELECT = "SELECT number, id, pass, offset, record, text FROM seen"
@@ -175,16 +174,6 @@ class SeenIndex:
     def dead(self) -> Iterator[int]:
         """Offsets of lines that do not count, ascending."""
         return (row[0] for row in self._db.execute("SELECT offset FROM dead ORDER BY offset"))
-
-    def always_admit(self, memory_ids: Iterator[str]) -> None:
-        """Let the scan take these ids whatever its filters say."""
-        self._db.execute("BEGIN")
-        self._db.executemany("INSERT OR IGNORE INTO wanted VALUES (?)", ((to_bytes(one),) for one in memory_ids))
-        self._db.execute("COMMIT")
-
-    def is_always_admitted(self, memory_id: str) -> bool:
-        """Whether `always_admit` was called for this id."""
-        return self._db.execute("SELECT 1 FROM wanted WHERE id = ?", (to_bytes(memory_id),)).fetchone() is not None
 
     def count_owners(self, owners: Sequence[tuple[str | None, str | None, str | None]], sign: int = 1) -> None:
         """Add one memory to (`sign` -1: subtract it from) the counts of its user, agent and run, for each of these."""

@@ -68,6 +68,8 @@ class Manifest:
     runs: int
     skipped: Mapping[str, int]
     """How many rows of the last scan were skipped, by reason; each is named in `skipped.jsonl`."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Those of the skipped rows that had content, so that something is missing."""
     filtered: int = 0
     """Rows of the last scan that its filters left out."""
     filters: Mapping[str, Json] = field(default_factory=dict)
@@ -143,6 +145,7 @@ class Manifest:
             "agents": self.agents,
             "runs": self.runs,
             "skipped": dict(self.skipped),
+            **({"left_out": dict(self.left_out)} if self.left_out else {}),
             "filtered": self.filtered,
             **({"imported": True} if self.imported else {}),
             "fence": self.fence,
@@ -179,6 +182,7 @@ class Manifest:
             agents=value["agents"],
             runs=value["runs"],
             skipped=value["skipped"],
+            left_out=value.get("left_out", {}),
             filtered=value["filtered"],
             fence=value["fence"],
             imported=value.get("imported", False),

@@ -22,7 +22,7 @@ from spectron_migrate.dump.manifest import (
     read_manifest,
 )
 from spectron_migrate.errors import InputError
-from spectron_migrate.records import Json, Memory, Skipped, SourceInfo
+from spectron_migrate.records import Json, Memory, Skipped, SourceInfo, reason_key
 
 
 class Dump:
@@ -103,6 +103,11 @@ class Dump:
     def skipped(self) -> tuple[Skipped, ...]:
         """Rows of the last scan that are not a memory, or are an older copy of one, each with its reason."""
         return tuple(Skipped(id=row["id"], reason=row["reason"]) for row in self._lines(SKIPPED))
+
+    @property
+    def left_out(self) -> Iterator[Skipped]:
+        """Those of the skipped rows that had content, so that a memory is missing."""
+        return (row for row in self.skipped if reason_key(row.reason) in self.manifest.left_out)
 
     def memories(self) -> Iterator[Memory]:
         """Every memory that Mem0 held, expired and archived ones included, in no particular order."""

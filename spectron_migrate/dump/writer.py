@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from spectron_migrate import __version__
+from spectron_migrate.dump.admission import Admission
 from spectron_migrate.dump.copies import CONFLICTS, row_to_drop
 from spectron_migrate.dump.files import LineFile, json_line, prepare_directory, roll_forward
 from spectron_migrate.dump.import_signs import ImportSigns
@@ -36,7 +37,17 @@ from spectron_migrate.dump.merge import MergeResult, describe_source, limits_of,
 from spectron_migrate.dump.opened import Dump, open_dump
 from spectron_migrate.errors import InputError
 from spectron_migrate.files.atomic import sync_folder, write_durably
-from spectron_migrate.records import Filters, Json, Memory, Skipped, SourceInfo, digest, format_time, parse_time
+from spectron_migrate.records import (
+    Filters,
+    Json,
+    Memory,
+    Skipped,
+    SourceInfo,
+    digest,
+    format_time,
+    parse_time,
+    reason_key,
+)
 
 _BATCH = 1000
 
@@ -80,6 +91,7 @@ class DumpWriter:
         self._source = source
         self._filters = filters or Filters()
         self._since = since
+        self._admission = Admission(self._filters, since)
         self._rereads = rereads
         self._files: dict[str, LineFile] = {}
         self._batch: list[Entry] = []
@@ -93,7 +105,8 @@ class DumpWriter:
             self._began = _after(self._old.manifest.scan_began if self._old is not None else None, format_time(began))
             self._scan_id = digest(source.identity, self._began)[:16]
             self._seen = self._index = SeenIndex(path / f".seen.{self._scan_id}")
-            self._admit_owners_known_before()
+            if self._old is not None:
+                self._admission.learn(self._old.memories(), self._old.tombstones)
             self.begin_pass()
         except BaseException:
             self.abort()
@@ -123,7 +136,7 @@ class DumpWriter:
             else:
                 self._without_id += 1
             return True
-        if self._admits(row):
+        if self._admission.admits(row):
             self._import_signs.add(row.created_at, row.updated_at)
             line = row.to_json()
             if text_at is not None:
@@ -209,6 +222,7 @@ class DumpWriter:
         if self._index is not None:
             self._index.close()
             self._index = None
+        self._admission.close()
         self._lock.close()
 
     def __enter__(self) -> Self:
@@ -220,11 +234,6 @@ class DumpWriter:
         self.abort()
 
     # --- the rows of the scan
-
-    def _admits(self, memory: Memory) -> bool:
-        if self._since is not None and (memory.updated_at or memory.created_at or self._since) < self._since:
-            return False
-        return not self._filters or self._filters.admits(memory) or self._seen.is_always_admitted(memory.id)
 
     def _add(self, entry: Entry) -> None:
         self._batch.append(entry)
@@ -269,7 +278,7 @@ class DumpWriter:
         self._settled = True
 
     def _skip(self, row: Skipped) -> None:
-        reason = row.reason.split(":", 1)[0]
+        reason = reason_key(row.reason)
         self.skipped[reason] += 1
         if row.has_content:
             self._left_out[reason] += 1
@@ -293,12 +302,6 @@ class DumpWriter:
         for leftover in [*self.path.glob(".*.jsonl.*"), *self.path.glob(".seen.*"), *self.path.glob(".manifest.*")]:
             leftover.unlink()
         return old
-
-    def _admit_owners_known_before(self) -> None:
-        """Admit memories that the old dump has for these owners or under a tombstone, even if their owner changed."""
-        if self._filters and self._old is not None:
-            self._seen.always_admit(memory.id for memory in self._old.memories() if self._filters.admits(memory))
-            self._seen.always_admit(iter(self._old.tombstones))
 
     def _drop_dead_lines(self) -> None:
         """Rewrite the file of memories without the dead lines."""
@@ -369,6 +372,7 @@ class DumpWriter:
             agents=self._seen.owners("agent"),
             runs=self._seen.owners("run"),
             skipped=dict(sorted(self.skipped.items())),
+            left_out=dict(sorted(self._left_out.items())),
             filtered=self.filtered,
             filters=limits_of(self._filters, self._since),
             fence=fence,

@@ -72,7 +72,7 @@ def make_plan(
     the ledger is as before.
     """
     _check_users(ledger, filters, dump, reporter)
-    _warn_raw(dump, reporter)
+    _warn_skipped(dump, reporter)
     _refuse_half_erased(ledger)
     fingerprint = digest(dump.digest, mapping.digest, *_filter_parts(filters))
     scan = _scan_row(dump)
@@ -316,13 +316,13 @@ def _check_users(ledger: Ledger, filters: Filters, dump: Dump, reporter: Reporte
     reporter.warn(f"the dump has no memory of user {named}")
 
 
-def _warn_raw(dump: Dump, reporter: Reporter) -> None:
-    """Warn about the rows that raw files lose; for a dump, `export` did so."""
+def _warn_skipped(dump: Dump, reporter: Reporter) -> None:
+    """Name the rows that the dump left out although they had content; of raw files, every row that is no memory."""
     for note in dump.notes:
         reporter.warn(note)
-    left_out = list(islice(dump.skipped, NAMED)) if dump.raw else []
+    left_out = list(islice(dump.skipped if dump.raw else dump.left_out, NAMED))
     if left_out:
-        count = sum(dump.manifest.skipped.values())
+        count = sum((dump.manifest.skipped if dump.raw else dump.manifest.left_out).values())
         named = "; ".join(f"memory {row.id}: {row.reason}" for row in left_out)
         more = f"; and {count - NAMED} more" if count > NAMED else ""
         reporter.warn(f"{counted(count, 'row')} of {dump.path} will not be written: {named}{more}")

@@ -126,7 +126,8 @@ class Replay:
                     decisions.retry_refused(ledger, planned.id)
                 plan.mark_late(ledger, planned.id)
                 self._refuse_expiry(ledger, planned.id)
-            summary = summarize(ledger, planned.id, before=plan_counts(ledger, planned.id))
+            before = plan_counts(ledger, planned.id)
+            summary = summarize(ledger, planned.id, before=before, left_out=self._left_out())
             pace = Pace.of(self._root, context, self._options.max_in_flight, self._options.max_rps)
             forecast = make_forecast(ledger, planned.id, self._dump, self._mapping, pace, reporter=self._reporter)
             return replace(summary, forecast=forecast)
@@ -207,7 +208,14 @@ class Replay:
                 review=review,
                 max_refused=self._options.max_refused,
                 interrupted=self._interrupted,
+                left_out=self._left_out(),
             )
+
+    def _left_out(self) -> Mapping[str, int]:
+        """Rows with content that the dump left out; one shard counts them, and only where nothing is filtered."""
+        options = self._options
+        is_counted = not options.filters and (options.shard is None or options.shard.number == 0)
+        return self._dump.manifest.left_out if is_counted else {}
 
     def _refuse_expiry(self, ledger: Ledger, number: int) -> None:
         """Refuse extraction in batches: a batch carries no category and no time, so its facts may expire in a week."""

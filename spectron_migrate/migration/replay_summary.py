@@ -80,10 +80,12 @@ def summarize(
     review: Path | None = None,
     max_refused: int = 0,
     interrupted: ExitCode | None = None,
+    left_out: Mapping[str, int] | None = None,
 ) -> ReplaySummary:
     """The summary of a run over the plan; without a run, of a dry run.
 
-    `before`: the counts when the run began; `review`: the review file; `interrupted`: the exit code of a signal.
+    `before`: the counts when the run began; `review`: the review file; `interrupted`: the exit code of a signal;
+    `left_out`: rows with content that the dump does not hold, by reason. They count as skipped.
     """
     after = plan_counts(ledger, plan)
     counts = after.by_state
@@ -91,6 +93,9 @@ def summarize(
     skipped = plans.skipped_by_reason(ledger, plan)
     if replaced:
         skipped[merge.REPLACED] = skipped.get(merge.REPLACED, 0) + replaced
+    missing = left_out or {}
+    for reason, rows in missing.items():
+        skipped[reason] = skipped.get(reason, 0) + rows
     scopes, lanes = plans.scopes_and_lanes(ledger, plan)
     lasting = plans.will_not_expire(ledger, plan)
     migration = ledger.migration()
@@ -98,7 +103,7 @@ def summarize(
     counters = run.counters if run else Counters()
     return ReplaySummary(
         migration=migration.id if migration else "",
-        planned=sum(counts.values()) + replaced + undetermined,
+        planned=sum(counts.values()) + replaced + undetermined + sum(missing.values()),
         written=after.stored - before.stored,
         stored_not_extracted=after.not_extracted - before.not_extracted,
         late=after.late - before.late,

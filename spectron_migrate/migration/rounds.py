@@ -241,9 +241,12 @@ class Rounds:
             self._drainer.close()
 
     async def _read_mem0(self) -> ExportSummary:
-        """Bring the dump up to date; raises Incomplete if Mem0 could not be read in full."""
+        """Bring the dump up to date; raises Incomplete if something of Mem0 is known to be missing.
+
+        Where completeness is not provable, no deletion is carried over, and the gate `base` holds until it is accepted.
+        """
         summary = await asyncio.to_thread(self._scan)
-        if not summary.complete:
+        if summary.complete is False:
             raise Incomplete(
                 f"Mem0 could not be read in full ({counted(summary.memories, 'memory')} of {summary.native_count})",
                 hint="nothing was planned from it",

@@ -88,17 +88,16 @@ def _source(read: Mapping[str, Json] | None) -> VerdictGate:
     """Whether Mem0 was read completely: no other gate can find what the export missed."""
     if read is None:
         hint = "not measured: without a dump only the replayed memories are known"
+    elif read["complete"] is False:
+        hint = "Mem0 was not read completely, and no gate checks what was missed: export again"
+        return VerdictGate("source", False, True, None, hint)
     elif read["raw"]:
         hint = "not measured: raw files do not prove that they hold all of Mem0; an export does"
     elif read["complete"] is None:
         hint = "not measured: nothing shows that the export holds all of Mem0; an export of the store itself does"
-    elif read["complete"]:
-        return VerdictGate(
-            "source", True, True, True, "" if read["whole"] else "for the part of Mem0 that was exported"
-        )
     else:
-        hint = "Mem0 was not read completely, and no gate checks what was missed: export again"
-        return VerdictGate("source", False, True, None, hint)
+        part = "" if read["whole"] else "for the part of Mem0 that was exported"
+        return VerdictGate("source", True, True, True, part)
     return VerdictGate("source", None, True, None, hint, measured=False)
 
 

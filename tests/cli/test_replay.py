@@ -225,3 +225,29 @@ def test_a_mapping_that_lies_there_and_is_not_in_force_is_warned_of(
     assert warning.endswith("mapping.yaml is not in force; in force: the built-in rules")
     answer = replay(capsys, "--dry-run", "--mapping", "mapping.yaml")
     assert [] == [text for text in answer["warnings"] if "mapping.yaml" in text]
+
+
+@pytest.mark.usefixtures("configured")
+@pytest.mark.parametrize("is_exported", [True, False])
+def test_what_a_dump_left_out_although_it_had_a_text_is_counted_and_named(
+    user: str, capsys: pytest.CaptureFixture[str], is_exported: bool
+) -> None:
+    of_another = {**memory(1, user), "user_id": f"{user}b"}
+    rows = [memory(1, user), of_another, {"memory": "without an id"}]
+    for row, name in zip(rows, "abc", strict=True):
+        write_raw(Path(f"{name}.json"), [row] if "id" in row else [row, memory(2, user)])
+    files = [word for name in "abc" for word in ("--dump", f"{name}.json")]
+    if is_exported:
+        froms = [word.replace("--dump", "--from") for word in files]
+        assert 11 == run(["export", *froms, "--dump", "dump", "--json"])
+        files = ["--dump", "dump"]
+    capsys.readouterr()
+    assert 0 == run(["replay", *files, "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert 2 == answer["written"]
+    assert 2 == answer["skipped"]
+    assert 4 == answer["planned"]
+    assert {"the same id with another owner": 1, "a text without an id": 1} == answer["skipped_by_reason"]
+    [warning] = [one for one in answer["warnings"] if "will not be written: " in one]
+    assert "another owner" in warning
+    assert "without an id" in warning

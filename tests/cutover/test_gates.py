@@ -22,6 +22,7 @@ from spectron_migrate.cutover.gates import (
 from spectron_migrate.cutover.next_step import GatedStep
 from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.ledger.read.cutover import Undecided
+from spectron_migrate.records import SourceInfo
 from spectron_migrate.state.journal import CutoverState, Step
 from tests.cutover.support import AGREED, DUMP, FENCE, GOOD, LEDGER, REPORT, VERIFIED, at
 
@@ -175,6 +176,25 @@ def test_an_inconclusive_verdict_is_accepted_for_that_report_alone() -> None:
     assert "inconclusive" == gate("verdict", again).outcome
 
 
+def test_a_dump_of_which_nothing_shows_that_it_is_complete_is_accepted_by_name_and_one_with_gaps_never() -> None:
+    unproven = replace(GOOD, dump=replace(DUMP, complete=None, whole=False))
+    assert "inconclusive" == gate("base", unproven).outcome
+    assert "cutover accept base" in gate("base", unproven).hint
+    evidence = accepted(unproven, "base")
+    assert gate("base", evidence).passed
+    next_round = replace(DUMP, complete=None, whole=False, scan_id="the next", began=at(6))
+    assert gate("base", replace(evidence, dump=next_round)).passed
+    for other in (
+        replace(DUMP, complete=False, whole=False),
+        replace(DUMP, complete=None, whole=False, filters={"users": ["alice"]}),
+        replace(DUMP, complete=None, whole=False, source=SourceInfo("oss", "elsewhere")),
+        replace(DUMP, complete=None, whole=False, began=at(0)),
+    ):
+        assert not gate("base", replace(evidence, dump=other)).passed
+    with pytest.raises(InputError, match="nothing to accept"):
+        accepted(replace(GOOD, dump=replace(DUMP, complete=False)), "base")
+
+
 def test_calls_are_accepted_by_name_not_by_number() -> None:
     evidence = accepted(replace(GOOD, calls={"get_all": 3}), "calls")
     assert gate("calls", replace(evidence, calls={"get_all": 900})).passed
@@ -228,7 +248,7 @@ def test_a_gate_holds_back_what_it_protects_and_nothing_before(step: GatedStep, 
     assert missing == {each.name for each in gates_before(evaluate_gates(evidence), step) if not each.passed}
 
 
-@pytest.mark.parametrize("name", ["base", "delivered", "reconciled", "lag", "leaks", "key", "nonsense"])
+@pytest.mark.parametrize("name", ["delivered", "reconciled", "lag", "leaks", "key", "nonsense"])
 def test_a_gate_that_must_pass_cannot_be_accepted(name: str) -> None:
     with pytest.raises(InputError) as refused:
         prepare_acceptance(evaluate_gates(GOOD), name, ())

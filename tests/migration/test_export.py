@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,7 @@ def test_since_only_shortens_the_reading(tmp_path: Path) -> None:
     old, new = "2025-01-01T00:00:00.000000Z", "2025-06-01T00:00:00.000000Z"
     rows = [memory("m1"), memory("m2"), memory("m3", updated_at=new)]
     export(Moving([rows], [3, 3]), tmp_path / "dump")
-    changed = [memory("m1", "edited", updated_at=old), memory("m3", "edited", updated_at=new), memory("m4")]
+    changed = [memory("m1", updated_at=old, role="user"), memory("m3", "edited", updated_at=new), memory("m4")]
 
     summary = export(Moving([changed], [3, 3]), tmp_path / "dump", since="2025-05-01T00:00:00.000000Z")
 
@@ -211,6 +212,23 @@ def test_since_only_shortens_the_reading(tmp_path: Path) -> None:
     assert summary.complete
     found = {row.id: row.memory for row in open_dump(tmp_path / "dump").memories()}
     assert {"m1": "likes tea", "m2": "likes tea", "m3": "edited"} == found
+
+
+@pytest.mark.parametrize("edit", [{"memory": "edited"}, {"hash": "another"}])
+def test_a_text_that_changed_while_its_time_did_not_is_a_new_version_in_spite_of_since(
+    tmp_path: Path, edit: dict[str, str]
+) -> None:
+    rows = [memory("m1", hash="one"), memory("m2", hash="two")]
+    export(Moving([rows], [2, 2]), tmp_path / "dump")
+
+    summary = export(
+        Moving([[replace(rows[0], **edit), rows[1]]], [2, 2]), tmp_path / "dump", since="2025-05-01T00:00:00.000000Z"
+    )
+
+    assert 1 == summary.changed
+    assert 1 == summary.filtered
+    [changed] = [row for row in open_dump(tmp_path / "dump").memories() if row.id == "m1"]
+    assert replace(rows[0], **edit) == changed
 
 
 def test_a_store_that_moved_is_read_again_until_it_adds_up(tmp_path: Path) -> None:

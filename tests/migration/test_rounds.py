@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from spectron_migrate.dump import read_manifest
 from spectron_migrate.errors import ExitCode, Incomplete, KeyRefused
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.mem0.reader import Reader
@@ -246,3 +247,27 @@ def test_a_key_that_is_refused_ends_it(scene: Scene) -> None:
         scene.endpoint = proxy.base_url
         with pytest.raises(KeyRefused):
             scene.follow(max_seconds=60)
+
+
+def test_a_round_delivers_what_is_there_though_nothing_shows_that_it_is_all_and_carries_over_no_deletion(
+    scene: Scene,
+) -> None:
+    def unproven(now: datetime) -> Reader:
+        reader = scene.store.open(now)
+        reader.unproven = "the store counts late"
+        return reader
+
+    scene.open_reader = unproven
+    scene.put(1, "one")
+    scene.put(2, "two")
+    rounds = scene.rounds()
+    assert 2 == scene.round(rounds).written
+    scene.store.drop(2)
+    scene.put(3, "three")
+    second = scene.round(rounds, compare=True)
+    assert (1, 0) == (second.written, second.deleted)
+    assert second.compared is not None
+    assert 0 == second.compared.total
+    manifest = read_manifest(scene.settings.dump)
+    assert manifest is not None
+    assert manifest.complete is None
