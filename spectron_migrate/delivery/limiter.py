@@ -6,6 +6,10 @@ round (about as many responses as there are slots) is compared with the best one
 queue at the server, and by Little's law it really works on slots x best / now of them. A smaller limit must improve
 latency; where it does not, the server itself became slower and the limit goes back up, because otherwise noise and
 long texts would throttle the run for good.
+
+Writes go before requests that prepare writes (scopes, sessions): the slots of many lanes that all prepare would
+otherwise keep the first memory waiting. Where writes leave slots free, lanes are prepared beside them. Scopes get half
+of the slots at most, so that a lane whose scope is registered need not wait for a slot again.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
+from enum import IntEnum
 from types import TracebackType
 
 from spectron_migrate.spectron.api import Sleep
@@ -37,11 +42,20 @@ RECENT_S = 30.0
 """How long `why` reports a response that slowed the run down."""
 
 
+class Kind(IntEnum):
+    """What a request is for; the first kind gets the next free slot."""
+
+    WRITE = 0
+    SESSION = 1
+    SCOPE = 2
+
+
 class Slot:
     """One request in flight, from its first byte to its response: `async with limiter.slot() as slot`."""
 
-    def __init__(self, limiter: Limiter) -> None:
+    def __init__(self, limiter: Limiter, kind: Kind) -> None:
         self._limiter = limiter
+        self.kind = kind
         self.began = 0.0
 
     async def __aenter__(self) -> Slot:
@@ -51,17 +65,23 @@ class Slot:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._limiter._leave()
+        self._limiter._leave(self.kind)
 
 
 class Limiter:
     """Slots for requests; entering one waits for a free slot and for the pace."""
 
     def __init__(
-        self, *, max_in_flight: int, max_rps: float | None = None, clock: Callable[[], float], sleep: Sleep
+        self,
+        *,
+        max_in_flight: int,
+        max_rps: float | None = None,
+        known: float | None = None,
+        clock: Callable[[], float],
+        sleep: Sleep,
     ) -> None:
-        """`clock` in seconds, monotonic; `max_rps`: requests per second."""
-        self.limit = float(min(START, max_in_flight))
+        """`clock` in seconds, monotonic; `max_rps`: requests per second; `known`: the limit at which a run ended."""
+        self.limit = min(float(max_in_flight), max(START, known or START))
         self.in_flight = 0
         """Requests without a response yet."""
         self.throttled: Counter[str] = Counter()
@@ -69,8 +89,8 @@ class Limiter:
         self.queued = 0
         """How often the limit was lowered because responses took too long."""
         self.max_in_flight = max_in_flight
-        self._taken = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._taken = dict.fromkeys(Kind, 0)
+        self._waiting: dict[Kind, deque[asyncio.Future[None]]] = {kind: deque() for kind in Kind}
         self._clock = clock
         self._sleep = sleep
         self._gap_s = 1.0 / max_rps if max_rps else 0.0
@@ -81,14 +101,15 @@ class Limiter:
         self._slow_start = True
         self._step, self._stepped, self._calm, self._wait, self._held = 1.0, False, 0, 1, 0
         self._best_s = self._now_s = float("inf")
+        self._prepared_best_s: dict[Kind, float] = {}
         self._before: tuple[float, float] | None = None
         self._answers, self._took_s, self._round = 0, 0.0, float(FIRST_ROUNDS)
         self._scarce = self._asked_for_less = False
         self._round_began = clock()
 
-    def slot(self) -> Slot:
+    def slot(self, kind: Kind = Kind.WRITE) -> Slot:
         """A slot to enter."""
-        return Slot(self)
+        return Slot(self, kind)
 
     @property
     def paused_s(self) -> float:
@@ -127,13 +148,27 @@ class Limiter:
         if slot.began < self._round_began:
             return  # it was sent under another limit
         took_s = self._clock() - slot.began
+        if slot.kind is not Kind.WRITE:
+            self._note_prepared(slot.kind, took_s)
+            return
         self._answers += 1
         self._took_s += took_s
-        self._scarce = self._scarce or bool(self._waiting)
-        if self._slow_start and self._waiting and took_s < QUEUEING * self._best_s:
+        self._scarce = self._scarce or self._is_scarce
+        if self._slow_start and self._is_scarce and took_s < QUEUEING * self._best_s:
             self._set(self.limit + 1.0)
         if self._answers >= self._round:
             self._end_round()
+
+    def _note_prepared(self, kind: Kind, took_s: float) -> None:
+        """What prepares writes takes a time of its own, so it is compared with its like and stays out of the rounds."""
+        best_s = self._prepared_best_s.get(kind, float("inf"))
+        if self._slow_start and self._is_scarce and took_s < QUEUEING * best_s:
+            self._set(self.limit + 1.0)
+        self._prepared_best_s[kind] = min(best_s, took_s)
+
+    @property
+    def _is_scarce(self) -> bool:
+        return any(self._waiting.values())
 
     def slow_down(self, status: str, retry_after_s: float | None) -> None:
         """The server asked for fewer requests. Call it inside the slot."""
@@ -214,32 +249,37 @@ class Limiter:
     # -- slots --------------------------------------------------------------------------------------------
 
     async def _enter(self, slot: Slot) -> None:
-        if self._waiting or self._taken >= int(self.limit):
+        if self._free_slots(slot.kind) <= 0 or any(self._waiting[kind] for kind in Kind if kind <= slot.kind):
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
+            self._waiting[slot.kind].append(turn)
             try:
                 await turn  # `_wake` has already taken the slot for it
             except asyncio.CancelledError:
                 if turn.done() and not turn.cancelled():
-                    self._free()
+                    self._free(slot.kind)
                 raise
         else:
-            self._taken += 1
+            self._taken[slot.kind] += 1
         try:
             await self._pace()
         except BaseException:
-            self._free()
+            self._free(slot.kind)
             raise
         self.in_flight += 1
         slot.began = self._clock()
 
-    def _leave(self) -> None:
+    def _leave(self, kind: Kind) -> None:
         self.in_flight -= 1
-        self._free()
+        self._free(kind)
 
-    def _free(self) -> None:
-        self._taken -= 1
+    def _free(self, kind: Kind) -> None:
+        self._taken[kind] -= 1
         self._wake()
+
+    def _free_slots(self, kind: Kind) -> int:
+        """How many slots a request of this kind may take now."""
+        free = int(self.limit) - sum(self._taken.values())
+        return min(free, max(1, int(self.limit) // 2) - self._taken[kind]) if kind is Kind.SCOPE else free
 
     async def _pace(self) -> None:
         while True:
@@ -251,13 +291,14 @@ class Limiter:
             await self._sleep(ready - now)
 
     def _wake(self) -> None:
-        free = int(self.limit) - self._taken
-        while free > 0 and self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                self._taken += 1
-                free -= 1
+        for kind, waiting in self._waiting.items():
+            free = self._free_slots(kind)
+            while free > 0 and waiting:
+                turn = waiting.popleft()
+                if not turn.done():
+                    turn.set_result(None)
+                    self._taken[kind] += 1
+                    free -= 1
 
 
 def _counted(recent: deque[tuple[float, str]]) -> list[tuple[str, int]]:

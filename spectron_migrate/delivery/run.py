@@ -10,7 +10,7 @@ from typing import TypeVar, overload
 from spectron_migrate.backoff import backoff_s
 from spectron_migrate.delivery.brake import Brake, Stop, StopKind, Stopping, TooLong
 from spectron_migrate.delivery.deferred import DeferredWork, RecoveryProgress, Unanswered
-from spectron_migrate.delivery.limiter import Limiter
+from spectron_migrate.delivery.limiter import Kind, Limiter
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.ledger.batches import IntendedBatch
 from spectron_migrate.ledger.ledger import Ledger
@@ -244,15 +244,17 @@ class Run:
             return classify(response, session_id=session.server_id, infer=intent.infer)
         return classify_batch(response, session_id=session.server_id, infer=session.infer, messages=len(intent.facts))
 
-    async def call_in_slot(self, key: str, call: Callable[[], Awaitable[T]]) -> T:
+    async def call_in_slot(self, key: str, kind: Kind, call: Callable[[], Awaitable[T]]) -> T:
         """A request that prepares writes (scopes, sessions), in a slot; raises what it raises, and Unanswered."""
-        async with self.limiter.slot():
+        async with self.limiter.slot(kind) as slot:
             try:
-                return await self.deferred.await_response(key, b"", call, self.brake)
+                found = await self.deferred.await_response(key, b"", call, self.brake)
             except NotBegun as problem:
                 if problem.status is not None:
                     self.limiter.slow_down(str(problem.status), problem.retry_after_s)
                 raise
+            self.limiter.note_success(slot)
+            return found
 
     def _note_rejection(self, result: WriteResult | BatchResult, selector: Selector) -> None:
         if isinstance(result, KeyRejected):

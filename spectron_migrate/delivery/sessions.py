@@ -6,6 +6,7 @@ import asyncio
 
 from spectron_migrate.delivery.brake import Stopping
 from spectron_migrate.delivery.deferred import Unanswered
+from spectron_migrate.delivery.limiter import Kind
 from spectron_migrate.delivery.run import Patience, Run
 from spectron_migrate.errors import KeyRefused, MigrateError, NotLegal, ScopeRefused, Unreachable
 from spectron_migrate.ledger import sessions
@@ -85,7 +86,7 @@ async def _register_patiently(run: Run, path: str) -> bool:
     while run.is_due(key):
         retry_after_s = None
         try:
-            return await run.call_in_slot(key, lambda: scopes.register(run.api, path))
+            return await run.call_in_slot(key, Kind.SCOPE, lambda: scopes.register(run.api, path))
         except NotBegun as problem:
             retry_after_s, reason = problem.retry_after_s, problem.reason
             if patience.is_over():
@@ -110,7 +111,7 @@ async def _request_session(run: Run, fact: PlannedFact, key: str) -> SessionRow:
     while run.is_due(key):
         row = await run.writer.durable(sessions.begin_session, fact.selector, fact.run, fact.infer, run.now())
         try:
-            opened = await run.call_in_slot(key, lambda: run.api.create_session(fact.selector, metadata))
+            opened = await run.call_in_slot(key, Kind.SESSION, lambda: run.api.create_session(fact.selector, metadata))
         except NotBegun as problem:
             await run.writer.grouped(sessions.session_not_made, row)
             if patience.is_over():

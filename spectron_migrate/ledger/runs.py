@@ -27,6 +27,8 @@ class LastRun:
     retries: int = 0
     stopped: str | None = None
     """Why it ended early; None if it did not."""
+    in_flight: float | None = None
+    """How many requests in flight the server allowed at its end: the next run begins with as many."""
 
     @property
     def is_alive(self) -> bool:
@@ -45,7 +47,7 @@ def record_run(
     ledger: Ledger, *, plan: int, stored: int, now: Callable[[], str], add_outcome: Callable[[LastRun], LastRun]
 ) -> Iterator[None]:
     """Record the run of the block; `add_outcome` completes the record at its end."""
-    run = LastRun(now(), os.getpid(), plan, stored)
+    run = LastRun(now(), os.getpid(), plan, stored, in_flight=known_in_flight(ledger))
     with ledger.transaction():
         ledger.db.execute("DELETE FROM step WHERE kind = 'run'")
         ledger.db.execute(
@@ -64,3 +66,9 @@ def last_run(ledger: Ledger) -> LastRun | None:
     """The newest run; None where there was none yet."""
     row = ledger.db.execute("SELECT detail FROM step WHERE kind = 'run'").fetchone()
     return LastRun(**json.loads(row["detail"])) if row else None
+
+
+def known_in_flight(ledger: Ledger) -> float | None:
+    """How many requests in flight the server allowed at the end of the newest run; None if no run knows."""
+    last = last_run(ledger)
+    return last.in_flight if last else None

@@ -27,6 +27,8 @@ class Limits:
     max_facts: int | None = None
     max_seconds: float | None = None
     max_tokens: int | None = None
+    known: float | None = None
+    """How many requests in flight the server is known to allow; None begins with few."""
 
 
 def begin_run(
@@ -50,7 +52,13 @@ def begin_run(
     `limits.max_seconds` counts from this call.
     """
     brake = Brake(sleep, clock=clock, max_seconds=limits.max_seconds, idle_limit_s=deferred.idle_limit_s)
-    limiter = Limiter(max_in_flight=limits.max_in_flight, max_rps=limits.max_rps, clock=clock, sleep=brake.sleep)
+    limiter = Limiter(
+        max_in_flight=limits.max_in_flight,
+        max_rps=limits.max_rps,
+        known=limits.known,
+        clock=clock,
+        sleep=brake.sleep,
+    )
     return Run(
         ledger=ledger,
         writer=GroupCommit(ledger),

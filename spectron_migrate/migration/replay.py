@@ -253,6 +253,7 @@ class Replay:
                 max_facts=options.limit,
                 max_seconds=options.max_seconds,
                 max_tokens=options.max_tokens,
+                known=runs.known_in_flight(ledger),
             ),
             batches=self._mapping.write == "batch",
             deferred=self._deferred,
@@ -302,4 +303,5 @@ def _with_result(run: Run, noted: runs.LastRun) -> runs.LastRun:
         requests=run.api.wire.requests,
         retries=run.counters.retries,
         stopped=why_stopped(run),
+        in_flight=run.limiter.limit,
     )

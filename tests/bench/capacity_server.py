@@ -32,7 +32,7 @@ class Capacity:
         self.at_work = self.most_at_work = self.most_waiting = 0
         self.waiting: deque[Any] = deque()
         self.written = self.rejected = self.sessions = self.scopes = 0
-        self.first = self.last = 0.0
+        self.first = self.last = self.asked_first = self.sent_first = 0.0
         self.each_second: dict[int, int] = {}
         self.turns: dict[str, int] = {}
 
@@ -57,6 +57,8 @@ class Capacity:
             "sessions": self.sessions,
             "scopes": self.scopes,
             "seconds": self.last - self.first,
+            "whole_seconds": self.last - self.asked_first,
+            "first_sent_after": self.sent_first - self.asked_first,
             "now": time.monotonic() - begin,
             "most_at_work": self.most_at_work,
             "most_waiting": self.most_waiting,
@@ -90,7 +92,10 @@ class Exchange(asyncio.Protocol):
         self.handle(method.decode(), path.decode().partition("?")[0], rest[:length])
 
     def handle(self, method: str, path: str, body: bytes) -> None:
+        if not path.endswith("/control"):
+            self.capacity.asked_first = self.capacity.asked_first or time.monotonic()
         if path.endswith("/facts"):
+            self.capacity.sent_first = self.capacity.sent_first or time.monotonic()
             self.fact(body)
         elif path.endswith("/sessions"):
             self.capacity.sessions += 1

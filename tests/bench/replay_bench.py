@@ -1,10 +1,12 @@
 """How fast a replay is against a bare HTTP loop at the same concurrency in the same run, and what it costs.
 
-Usage: python -m tests.bench.replay_bench [speed|capacity|lanes|ledger|memory …] [--seconds 20] [--rows 1000000]
+Usage: python -m tests.bench.replay_bench [speed|capacity|start|lanes|ledger|memory …] [--seconds 20] [--rows 1000000]
 
 `speed`     memories/s into a server of fixed latency, as a share of a bare `HttpxAiohttpClient` loop
 `capacity`  a server with a fixed number of places: share of them that is used, share of requests rejected,
             and how soon both recover when the capacity halves and doubles
+`start`     many users with few memories each: the whole run, from its first request to its last answer, as a share of
+            the bare loop, and when its first memory is sent
 `lanes`     many users with few memories each, one user with all of them, and both together
 `ledger`    what the ledger costs: time beside the same replay without a disk, processor, room
 `memory`    peak memory (VmHWM) and seconds of dry run, replay, a second run with nothing to do, and `status`, of
@@ -256,6 +258,27 @@ def capacity(seconds: float) -> None:
         )
 
 
+def start(seconds: float) -> None:
+    """Registering scopes and opening sessions counts: with many users a replay begins with that."""
+    print("first memory after so many requests, and share of the bare loop; then again with as many users more")
+    print(f"{'latency':>8} {'users':>6} {'in flight':>9} {'first':>7} {'share':>6} {'first':>7} {'share':>6}   needed")
+    for latency, users, in_flight, needed in ((0.05, 160, 64, 0.85), (0.2, 160, 64, 0.9), (0.2, 2000, 256, 0.8)):
+        with serving(latency=latency) as server:
+            alone = measure_bare(server, in_flight, min(seconds, 10.0))
+        each = 20_000 // users
+        cells = []
+        with tempfile.TemporaryDirectory() as home, serving(latency=latency) as server:
+            for counts in ([each] * users, [each] * users * 2):  # the second run knows what the server can do
+                server.change(asked_first=0.0, sent_first=0.0, written=0)
+                make_dump(Path(home), counts)
+                run(Path(home), server, "replay", in_flight=in_flight)
+                told = server.stats()
+                assert each * users == told["written"]
+                share = told["written"] / told["whole_seconds"] / alone
+                cells.append(f"{told['first_sent_after'] / latency:>5.1f} x {share:>6.3f}")
+        print(f"{latency * 1000:5.0f} ms {users:>6} {in_flight:>9} {' '.join(cells)}   < 4 x, {needed}", flush=True)
+
+
 def lanes(seconds: float) -> None:
     """Few memories each: the server is full. One user: one after the other. Both: the longer of the two."""
     latency, in_flight = 0.05, 64
@@ -335,7 +358,7 @@ if __name__ == "__main__":
         asyncio.run(bare(sys.argv[2], int(sys.argv[3]), float(sys.argv[4])))
         sys.exit()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", default=["speed", "capacity", "lanes", "ledger", "memory"])
+    parser.add_argument("what", nargs="*", default=["speed", "capacity", "start", "lanes", "ledger", "memory"])
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rows", type=int, default=1_000_000)
     chosen = parser.parse_args()
@@ -343,4 +366,6 @@ if __name__ == "__main__":
         if what == "memory":
             memory_and_resume(chosen.rows)
         else:
-            {"speed": speed, "capacity": capacity, "lanes": lanes, "ledger": ledger}[what](chosen.seconds)
+            {"speed": speed, "capacity": capacity, "start": start, "lanes": lanes, "ledger": ledger}[what](
+                chosen.seconds
+            )

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from spectron_migrate.delivery.brake import Brake, Stopping
-from spectron_migrate.delivery.limiter import START, Limiter
+from spectron_migrate.delivery.limiter import START, Kind, Limiter
 from tests.delivery.support import Server, limiter, load, lognormal, now, play
 
 pytestmark = pytest.mark.slow
@@ -122,6 +122,82 @@ def test_it_starts_small_and_grows_to_its_limit_while_all_goes_well() -> None:
     first, last, _ = play(main())
     assert float(START) == first
     assert 64.0 == last
+
+
+def test_it_begins_where_the_last_run_ended_within_its_own_maximum() -> None:
+    async def main() -> tuple[float, ...]:
+        return tuple(limiter(64, known=known).limit for known in (None, 1.0, 40.0, 200.0))
+
+    assert (START, START, 40.0, 64.0) == play(main())
+
+
+def test_answers_that_prepare_writes_make_it_grow_too() -> None:
+    async def main() -> float:
+        found = limiter(64)
+
+        async def one() -> None:
+            async with found.slot(Kind.SESSION) as slot:
+                await asyncio.sleep(0.05)
+                found.note_success(slot)
+
+        await asyncio.gather(*(one() for _ in range(200)))
+        return found.limit
+
+    assert 64.0 == play(main())
+
+
+def test_sessions_that_take_a_fraction_of_a_writes_time_do_not_make_writes_look_slow() -> None:
+    async def main() -> Limiter:
+        found = limiter(64)
+
+        async def one(kind: Kind, takes_s: float) -> None:
+            async with found.slot(kind) as slot:
+                await asyncio.sleep(takes_s)
+                found.note_success(slot)
+
+        for _ in range(20):
+            sessions = [one(Kind.SESSION, 0.01) for _ in range(100)]
+            await asyncio.gather(*sessions, *(one(Kind.WRITE, 1.0) for _ in range(100)))
+        return found
+
+    found = play(main())
+    assert 64.0 == found.limit
+    assert 0 == found.queued
+
+
+def test_a_write_goes_before_sessions_and_these_before_scopes() -> None:
+    async def main() -> list[str]:
+        found, order = limiter(4), []
+
+        async def one(kind: Kind) -> None:
+            async with found.slot(kind):
+                order.append(kind.name)
+                await asyncio.sleep(0.1)
+
+        kinds = [Kind.WRITE] * 4 + [Kind.SCOPE, Kind.SCOPE, Kind.SESSION, Kind.WRITE]
+        await asyncio.gather(*(one(kind) for kind in kinds))
+        return order[4:]
+
+    assert ["WRITE", "SESSION", "SCOPE", "SCOPE"] == play(main())
+
+
+def test_scopes_leave_half_of_the_slots_to_the_lanes_that_have_theirs() -> None:
+    async def main() -> list[float]:
+        found, began = limiter(4), []
+
+        async def register() -> None:
+            async with found.slot(Kind.SCOPE):
+                await asyncio.sleep(1.0)
+
+        scopes = [asyncio.create_task(register()) for _ in range(10)]
+        await asyncio.sleep(0.5)
+        for kind in (Kind.SESSION, Kind.WRITE):
+            async with found.slot(kind):
+                began.append(now())
+        await asyncio.gather(*scopes)
+        return began
+
+    assert [0.5, 0.5] == play(main())
 
 
 def test_it_reports_why_it_is_slow_until_it_no_longer_is() -> None:
