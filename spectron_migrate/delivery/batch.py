@@ -11,15 +11,10 @@ from collections.abc import Sequence
 
 from spectron_migrate.delivery.deferred import Unanswered
 from spectron_migrate.delivery.evidence import is_key_valid, unclaimed_turns
+from spectron_migrate.delivery.key_question import may_be_forgotten
 from spectron_migrate.delivery.outcomes import SendOutcome, give_up, stop_wrong_session
-from spectron_migrate.delivery.recovery import (
-    IN_FLIGHT_LIMIT_S,
-    LISTING_INTERVAL_S,
-    MAX_TRIES,
-    has_waited_for_late_arrival,
-    listings_until_late,
-)
-from spectron_migrate.delivery.run import Run, SentBatchResult
+from spectron_migrate.delivery.recovery import IN_FLIGHT_LIMIT_S, MAX_TRIES, late_listings, outlast_s
+from spectron_migrate.delivery.run import NotYet, Patience, Run, SentBatchResult
 from spectron_migrate.delivery.tokens import estimate_tokens
 from spectron_migrate.ledger import Ledger, batches, overtaken, sending
 from spectron_migrate.ledger.batches import IntendedBatch
@@ -77,6 +72,7 @@ class _BatchRecovery:
         self._sent_after = batch.sent_after
         self._sent_by = batch.sent_by
         self._progress = run.progress(batch.key)
+        self._patience = Patience(run, batch.key)
 
     async def decide(self, result: SentBatchResult | None) -> tuple[SendOutcome, Parts]:
         """Decide it by the result of the last send, or by the listing where there is none."""
@@ -103,7 +99,11 @@ class _BatchRecovery:
             is_overtaken = await self._is_overtaken()
             # Spectron keeps keys by principal: sent under another one, the same bytes would be a second write.
             if is_overtaken or self._sent_by != self._run.principal:
-                decision = await self._wait_for_late_arrival()
+                decision = await self._wait_for_late_arrival(outlast_s(self._run))
+                if decision is not None:
+                    return decision
+            elif await may_be_forgotten(self._run, self._batch.key):
+                decision = await self._wait_for_late_arrival(self._run.api.timeout_s)
                 if decision is not None:
                     return decision
             if is_overtaken:
@@ -119,10 +119,13 @@ class _BatchRecovery:
                 return None
             case BatchReceipt():  # 200, our session
                 run.writer.post(batches.receipt_batch, batch, result)
+                run.deferred.keys.newest_held = batch.as_one_fact(), result.receipts[0].turn_id or ""
                 self._count_written(len(batch.facts))
                 return SendOutcome.DECIDED
             case WrongSession(session_id):  # 200, another session
                 return await stop_wrong_session(run, batch.facts, session_id)
+            case NotYet():  # not started: what is listed now decides how it goes on
+                return None
             case NotBegun() | RetryLater() | Unanswered():  # not started, or its response may still come
                 return SendOutcome.DEFERRED
             case InFlight():  # 409, the first request is still being processed
@@ -188,12 +191,13 @@ class _BatchRecovery:
         self._count_written(len(stored))
         return SendOutcome.DECIDED, [_as_planned(rest)] if rest else []
 
-    async def _wait_for_late_arrival(self) -> tuple[SendOutcome, Parts] | None:
-        """Send nothing until a request of ours can no longer be on its way; None where it was never stored."""
-        for _ in range(listings_until_late(self._run)):
-            if has_waited_for_late_arrival(self._run, self._batch.key):
+    async def _wait_for_late_arrival(self, seconds: float) -> tuple[SendOutcome, Parts] | None:
+        """Send nothing for so long after the last request; None where it was never stored."""
+        run, key = self._run, self._batch.key
+        for pause_s in late_listings(seconds):
+            if run.deferred.unsent_s(key, run.clock()) >= seconds:
                 break
-            if not await self._pause(LISTING_INTERVAL_S):
+            if not await self._pause(pause_s):
                 return SendOutcome.DEFERRED, []
             decision = await self._by_listing()
             if decision is not None:
@@ -248,7 +252,7 @@ class _BatchRecovery:
             self._sent_after, self._sent_by = run.server_now(), run.principal
             await run.writer.durable(batches.renew_batch, self._batch, self._sent_after, run.principal)
         run.counters.retries += 1
-        return await run.send(self._batch)
+        return await run.send(self._batch, patience=self._patience)
 
     # -- both ---------------------------------------------------------------------------------------------
 

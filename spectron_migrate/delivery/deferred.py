@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from spectron_migrate.backoff import backoff_s
 from spectron_migrate.delivery.brake import Brake
+from spectron_migrate.delivery.key_memory import KeyMemory
 
 T = TypeVar("T")
 
@@ -65,6 +66,7 @@ class DeferredWork:
         """What the current run deferred, and why."""
         self.written_before = 0
         """Facts that earlier runs wrote."""
+        self.keys = KeyMemory()
         self._max_in_flight = max_in_flight
         self._not_before: dict[str, tuple[float, str]] = {}
         self._progress: dict[str, RecoveryProgress] = {}
@@ -108,11 +110,13 @@ class DeferredWork:
     def note_send(self, key: str) -> None:
         """The key is being sent now."""
         self._unsent_since.pop(key, None)
+        self.keys.note_send(key)
 
     def forget(self, key: str) -> None:
         """The write is decided, or recovery gave up on it: a later one begins anew."""
         for kept in (self._not_before, self._progress, self._unsent_since, self._in_flight):
             kept.pop(key, None)
+        self.keys.forget(key)
 
     async def await_response(self, key: str, content: bytes, send: Callable[[], Awaitable[T]], brake: Brake) -> T:
         """The result of `send`, or of the request with the same bytes that an earlier run left in flight.
@@ -136,6 +140,11 @@ class DeferredWork:
             request.cancel()
             raise
         return await request
+
+    def left_in_flight(self, key: str, content: bytes) -> bool:
+        """Whether an earlier run left a request with these bytes in flight, whose response can be taken."""
+        sent, request = self._in_flight.get(key, (b"", None))
+        return sent == content and request is not None and not request.cancelled()
 
     def _take_in_flight(self, key: str, content: bytes) -> asyncio.Future[Any] | None:
         sent, request = self._in_flight.pop(key, (b"", None))

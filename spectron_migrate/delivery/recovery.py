@@ -20,9 +20,10 @@ from spectron_migrate.delivery.evidence import (
     turns_by_fact,
     unclaimed_turns,
 )
+from spectron_migrate.delivery.key_question import Key, ask_key, may_be_forgotten
 from spectron_migrate.delivery.outcomes import SendOutcome, give_up, stop_wrong_session
 from spectron_migrate.delivery.passages import Passage, find_passage
-from spectron_migrate.delivery.run import FactResult, Run
+from spectron_migrate.delivery.run import FactResult, NotYet, Patience, Run
 from spectron_migrate.ledger import Ledger, overtaken, sending
 from spectron_migrate.ledger.sending import IntendedFact
 from spectron_migrate.records import Receipt
@@ -44,8 +45,8 @@ IN_FLIGHT_LIMIT_S = 900.0
 MAX_TRIES = 6
 """Doubtful responses to the same bytes before recovery gives up for this run."""
 LISTING_INTERVAL_S = 8.0
-LATE_ARRIVAL_LISTINGS = 15
-"""Listings, `LISTING_INTERVAL_S` apart, that must show nothing before a write counts as never arrived."""
+LATE_ARRIVAL_S = 120.0
+"""Listings must show nothing for at least so long before a write counts as never arrived."""
 
 
 # -- the first send -----------------------------------------------------------------------------------------
@@ -125,45 +126,62 @@ class _Recovery:
         self._fact = fact
         self._candidate = candidate
         self._turns_of_later_facts = turns_of_later_facts
+        self._progress = run.progress(fact.key)
+        self._patience = Patience(run, fact.key)
 
     async def decide(self) -> SendOutcome:
-        """Send the same bytes again while their key is valid; otherwise the listing decides."""
+        """Send the same bytes again while the server holds their key; otherwise the listing decides."""
         run, fact = self._run, self._fact
-        if self._candidate is None:
-            is_overtaken = await run.writer.grouped(overtaken.is_overtaken, fact.id)
-            # Spectron keeps keys by principal: sent under another one, the same bytes would be a second write.
-            if is_overtaken or fact.sent_by != run.principal:
-                arrived = await self._wait_for_late_arrival()
-                if arrived is not None:
-                    return arrived
-            if is_overtaken:
-                await run.writer.durable(sending.back_to_planned, [fact.id])
-                return SendOutcome.DECIDED
-        self._progress = run.progress(fact.key)
+        is_overtaken = self._candidate is None and await run.writer.grouped(overtaken.is_overtaken, fact.id)
+        # Spectron keeps keys by principal: sent under another one, the same bytes would be a second write.
+        if self._candidate is None and (is_overtaken or fact.sent_by != run.principal):
+            outcome = await self._wait_for_late_arrival(outlast_s(run))
+            if outcome is not None:
+                return outcome
+        if self._candidate is None and is_overtaken:
+            await run.writer.durable(sending.back_to_planned, [fact.id])
+            return SendOutcome.DECIDED
         while True:
-            key_valid = is_key_valid(run, fact.sent_after, fact.sent_by)
-            if self._candidate is not None:
-                await run.writer.durable(sending.note_candidate, fact.id, self._candidate.id)
-                # A `none` fact has nothing but its turn and passage: sent again, it could only be stored twice.
-                if not key_valid or (fact.infer == "none" and is_certain(self._candidate, fact)):
-                    return await self._by_listing()
-            elif not key_valid:
-                # The listing shows nothing, so a new day of the same key begins.
-                now = run.server_now()
-                await run.writer.durable(sending.note_attempt, fact.id, sent_after=now, sent_by=run.principal)
-            run.counters.retries += 1
-            result = await run.send(fact)
-            outcome = await self._by_response(result)
+            outcome = await self._wait_if_forgotten()
+            if outcome is not None:
+                return outcome
+            result = await self._next_response()
+            outcome = result if isinstance(result, SendOutcome) else await self._by_response(result)
             if outcome is not None:
                 return outcome
             why = result.reason if isinstance(result, InFlight | Doubt) else ""
             if not await run.pause(self._progress.pause_s, fact.key, why):
                 return SendOutcome.DEFERRED
             if self._candidate is None:
-                turns = await self._unclaimed()
-                if isinstance(turns, SendOutcome):
-                    return turns
-                self._candidate = turns[0] if turns else None
+                outcome = await self._look_for_candidate()
+                if outcome is not None:
+                    return outcome
+
+    async def _next_response(self) -> FactResult | SendOutcome:
+        """The response to the same bytes, or to the key question where that says more; an outcome where neither may go.
+
+        Where there is a candidate, the bytes go again only if the server holds their key: else it would store them
+        twice.
+        """
+        run, fact, candidate = self._run, self._fact, self._candidate
+        is_valid = is_key_valid(run, fact.sent_after, fact.sent_by)
+        if candidate is not None:
+            await run.writer.durable(sending.note_candidate, fact.id, candidate.id)
+            # A `none` fact has nothing but its turn and passage: sent again, it could only be stored twice.
+            if not is_valid or (fact.infer == "none" and is_certain(candidate, fact)):
+                return await self._by_listing()
+            if not run.deferred.left_in_flight(fact.key, fact.content):
+                key = await ask_key(run, fact)
+                if key is Key.FORGOTTEN:
+                    return await self._by_listing()
+                if not isinstance(key, Key):
+                    return key
+        elif not is_valid:
+            # The listing shows nothing, so a new day of the same key begins.
+            now = run.server_now()
+            await run.writer.durable(sending.note_attempt, fact.id, sent_after=now, sent_by=run.principal)
+        run.counters.retries += 1
+        return await run.send(fact, patience=self._patience)
 
     async def _by_response(self, result: FactResult) -> SendOutcome | None:
         """The recovery table for the response to a resend; None to wait and send the same bytes again."""
@@ -173,6 +191,8 @@ class _Recovery:
                 return await self._by_receipt(result)
             case WrongSession(session_id):  # 200, another session
                 return await stop_wrong_session(run, [fact], session_id)
+            case NotYet():  # not started: what is listed now decides how it goes on
+                return None
             case NotBegun() | RetryLater() | Unanswered():  # not started, or its response may still come
                 return SendOutcome.DEFERRED
             case InFlight():  # 409, the first request is still being processed
@@ -238,6 +258,8 @@ class _Recovery:
         if turn_id is None:
             return await give_up(run, [fact], "the response names no turn, and the listing has several or none")
         residue = [turn.id for turn in turns if turn.id != turn_id]
+        if residue:
+            run.deferred.keys.note_lost()  # the same bytes were stored more than once
         turn = next((turn for turn in turns if turn.id == turn_id), None)
         named = Receipt(turn_id, receipt.chunk_id, receipt.ids, receipt.extracted)
 
@@ -290,24 +312,37 @@ class _Recovery:
         run.counters.written += 1
         return SendOutcome.DECIDED
 
-    async def _wait_for_late_arrival(self) -> SendOutcome | None:
-        """Send nothing until a request of ours can no longer be on its way; None where it was never stored.
+    async def _wait_if_forgotten(self) -> SendOutcome | None:
+        """Before bytes go again that the server may not recognise: let their first request arrive, or fail to."""
+        run, fact = self._run, self._fact
+        is_valid = is_key_valid(run, fact.sent_after, fact.sent_by)
+        if self._candidate is None and is_valid and await may_be_forgotten(run, fact.key):
+            return await self._wait_for_late_arrival(run.api.timeout_s)
+        return None
+
+    async def _wait_for_late_arrival(self, seconds: float) -> SendOutcome | None:
+        """Send nothing for so long after the last request, and take a turn that appears for the candidate.
 
         For a fact that the server does not have and that must not be sent twice: Mem0 has replaced or deleted the
-        memory, so a resend would write what should not be there; or the API key belongs to another principal now, so
-        Spectron would not recognise the resend.
+        memory, so a resend would write what should not be there; or the API key belongs to another principal now, or
+        the server has forgotten keys, so Spectron would not recognise the resend. An outcome where that waits.
         """
         run, fact = self._run, self._fact
-        for _ in range(listings_until_late(run)):
-            if has_waited_for_late_arrival(run, fact.key):
+        for pause_s in late_listings(seconds):
+            if self._candidate is not None or run.deferred.unsent_s(fact.key, run.clock()) >= seconds:
                 break
-            if not await run.pause(LISTING_INTERVAL_S, fact.key, "a write that was cut off may still arrive"):
+            if not await run.pause(pause_s, fact.key, "a write that was cut off may still arrive"):
                 return SendOutcome.DEFERRED
-            turns = await self._unclaimed()
-            if isinstance(turns, SendOutcome):
-                return turns
-            if turns:
-                return await self._by_listing()
+            outcome = await self._look_for_candidate()
+            if outcome is not None:
+                return outcome
+        return None
+
+    async def _look_for_candidate(self) -> SendOutcome | None:
+        turns = await self._unclaimed()
+        if isinstance(turns, SendOutcome):
+            return turns
+        self._candidate = turns[0] if turns else None
         return None
 
     async def _unclaimed(self, shows: Callable[[list[Turn]], bool] = lambda turns: True) -> list[Turn] | SendOutcome:
@@ -321,11 +356,12 @@ class _Recovery:
 # -- late arrival ---------------------------------------------------------------------------------------------
 
 
-def listings_until_late(run: Run) -> int:
-    """How many listings, `LISTING_INTERVAL_S` apart, outlast a request of ours that may still be on its way."""
-    return max(LATE_ARRIVAL_LISTINGS, ceil(run.api.timeout_s / LISTING_INTERVAL_S) + 1)
+def outlast_s(run: Run) -> float:
+    """Seconds that outlast a request of ours that may still be on its way, and the server's work on it."""
+    return max(LATE_ARRIVAL_S, run.api.timeout_s + LISTING_INTERVAL_S)
 
 
-def has_waited_for_late_arrival(run: Run, key: str) -> bool:
-    """Whether the last send with this key has had that time, in this run and earlier ones."""
-    return run.deferred.unsent_s(key, run.clock()) >= listings_until_late(run) * LISTING_INTERVAL_S
+def late_listings(seconds: float) -> Sequence[float]:
+    """Pauses before listings that cover so many seconds."""
+    pause_s = min(LISTING_INTERVAL_S, seconds)
+    return [pause_s] * ceil(seconds / pause_s)

@@ -17,7 +17,8 @@ def write_review(ledger: Ledger, plan: int, folder: Path) -> Path | None:
     """Write `refused.jsonl` atomically; None, and no file, where there is nothing to review."""
     path = folder / "refused.jsonl"
     states = ("refused", "undecidable", "pending")
-    rows = list(plans.named_facts(ledger, plan, states, reason=sending.WITHOUT_PASSAGE))
+    stored_reasons = (sending.WITHOUT_PASSAGE, sending.EXTRACTION_UNKNOWN)
+    rows = list(plans.named_facts(ledger, plan, states, stored_reasons=stored_reasons))
     if not rows:
         with suppress(FileNotFoundError):
             path.unlink()

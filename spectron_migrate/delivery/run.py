@@ -10,6 +10,7 @@ from typing import TypeVar, overload
 from spectron_migrate.backoff import backoff_s
 from spectron_migrate.delivery.brake import Brake, Stop, StopKind, Stopping, TooLong
 from spectron_migrate.delivery.deferred import DeferredWork, RecoveryProgress, Unanswered
+from spectron_migrate.delivery.key_memory import KeyQuestion
 from spectron_migrate.delivery.limiter import Kind, Limiter
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.ledger.batches import IntendedBatch
@@ -20,12 +21,16 @@ from spectron_migrate.records import Reporter, Selector
 from spectron_migrate.spectron.answers import (
     BatchResult,
     Doubt,
+    InFlight,
+    KeyNotHeld,
     KeyRejected,
+    OtherBody,
     RetryLater,
     ScopeRejected,
     WriteResult,
     classify,
     classify_batch,
+    classify_question,
 )
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.spectron.wire import InDoubt, NotBegun
@@ -42,6 +47,11 @@ GIVEN_UP_FOR_S = 60.0
 FactResult = WriteResult | NotBegun | Unanswered
 """What one send of a fact came to. NotBegun: nothing was started, also because the run stops."""
 SentBatchResult = BatchResult | NotBegun | Unanswered
+Intent = IntendedFact | IntendedBatch | KeyQuestion
+
+
+class NotYet(NotBegun):
+    """The server did not start on a write that is sent again: before the next try the listing is looked at."""
 
 
 @dataclass
@@ -185,18 +195,25 @@ class Run:
         return self.api.wire.server_now or self.now()
 
     @overload
-    async def send(self, intent: IntendedFact) -> FactResult: ...
+    async def send(self, intent: IntendedFact, *, patience: Patience | None = None) -> FactResult: ...
     @overload
-    async def send(self, intent: IntendedBatch) -> SentBatchResult: ...
-    async def send(self, intent: IntendedFact | IntendedBatch) -> FactResult | SentBatchResult:
+    async def send(self, intent: IntendedBatch, *, patience: Patience | None = None) -> SentBatchResult: ...
+    @overload
+    async def send(self, intent: KeyQuestion) -> FactResult | KeyNotHeld: ...
+    async def send(
+        self, intent: Intent, *, patience: Patience | None = None
+    ) -> FactResult | SentBatchResult | KeyNotHeld:
         """Send the bytes of an intent until the server starts on them, and classify what came of it.
 
         The first row of the recovery table is handled here: where the server did not start (429 or 503 with
         `Retry-After`, no connection), the same bytes go again after a pause, up to a limit.
+
+        `patience`: of a write that is in doubt already, which goes once only and comes to NotYet where it did not
+        begin; what is listed then decides how it goes on, because the server may have restarted.
         """
         if not self.is_due(intent.key):
             return Stopping("it is deferred")
-        patience = Patience(self, intent.key)
+        is_resend, patience = patience is not None, patience or Patience(self, intent.key)
         while True:
             try:
                 result = await self._request(intent)
@@ -208,25 +225,29 @@ class Run:
                 connected, reason, asked_s = False, problem.reason, problem.retry_after_s
             else:
                 if not isinstance(result, RetryLater):
-                    self._note_rejection(result, intent.session.selector)
+                    self._note_result(intent, result)
                     return result
                 connected, reason, asked_s = True, result.reason, result.retry_after_s
             self.counters.retries += 1
             if patience.is_over(THROTTLED_LIMIT_S if connected else NO_CONNECTION_LIMIT_S):
                 self.give_up_on(intent.key, reason)
             elif await patience.wait(asked_s, why=reason):
+                if is_resend:
+                    return NotYet(reason)
                 continue
             if not connected:
                 self.halt("unreachable", reason)  # without a connection no lane can send
             return Stopping(reason)
 
-    async def _request(self, intent: IntendedFact | IntendedBatch) -> WriteResult | BatchResult:
+    async def _request(self, intent: Intent) -> WriteResult | BatchResult | KeyNotHeld:
         """One request in a slot; the limiter learns from its response before the slot is free again."""
-        post = self.api.post_fact if isinstance(intent, IntendedFact) else self.api.post_batch
+        post = self.api.post_batch if isinstance(intent, IntendedBatch) else self.api.post_fact
         async with self.limiter.slot() as slot:
             if self.should_stop():
                 raise Stopping("the run stops")
-            self.deferred.note_send(intent.key)
+            self.deferred.keys.note_refused_connections(self.api.wire.refused)
+            if not isinstance(intent, KeyQuestion):
+                self.deferred.note_send(intent.key)
             try:
                 response = await self.deferred.await_response(
                     intent.key, intent.content, lambda: post(intent.content, key=intent.key), self.brake
@@ -240,9 +261,15 @@ class Run:
                 self.limiter.note_success(slot)
         session = intent.session
         assert session.server_id is not None  # noqa: S101 - a fact is intended only in a session that was made
-        if isinstance(intent, IntendedFact):
-            return classify(response, session_id=session.server_id, infer=intent.infer)
-        return classify_batch(response, session_id=session.server_id, infer=session.infer, messages=len(intent.facts))
+        match intent:
+            case IntendedFact():
+                return classify(response, session_id=session.server_id, infer=intent.infer)
+            case KeyQuestion():
+                return classify_question(response, session_id=session.server_id, infer=intent.infer)
+            case IntendedBatch():
+                return classify_batch(
+                    response, session_id=session.server_id, infer=session.infer, messages=len(intent.facts)
+                )
 
     async def call_in_slot(self, key: str, kind: Kind, call: Callable[[], Awaitable[T]]) -> T:
         """A request that prepares writes (scopes, sessions), in a slot; raises what it raises, and Unanswered."""
@@ -256,11 +283,15 @@ class Run:
             self.limiter.note_success(slot)
             return found
 
-    def _note_rejection(self, result: WriteResult | BatchResult, selector: Selector) -> None:
+    def _note_result(self, intent: Intent, result: WriteResult | BatchResult | KeyNotHeld) -> None:
         if isinstance(result, KeyRejected):
             self.halt("key", result.reason)
-        elif isinstance(result, ScopeRejected):
-            self.stopped_scopes[selector] = result.reason
+        if isinstance(intent, KeyQuestion):
+            return
+        if isinstance(result, ScopeRejected):
+            self.stopped_scopes[intent.session.selector] = result.reason
+        if not isinstance(result, Doubt | InFlight | OtherBody):
+            self.deferred.keys.forget(intent.key)
 
 
 class Patience:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from spectron_migrate.delivery.key_question import remember_held_key
 from spectron_migrate.delivery.lane import deliver_lane
 from spectron_migrate.delivery.run import Run
 from spectron_migrate.errors import MigrateError
@@ -25,6 +26,7 @@ async def deliver_lanes(run: Run) -> None:
     workers = LANES_PER_REQUEST * run.limiter.max_in_flight
     run.spare_streams = workers
     await run.writer.durable(sessions.orphan_openings)
+    await remember_held_key(run)
     queue: asyncio.Queue[str | None] = asyncio.Queue(maxsize=PAGE)
     try:
         async with asyncio.TaskGroup() as group:

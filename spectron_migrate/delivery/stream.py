@@ -133,6 +133,8 @@ class Stream:
         if isinstance(result, Receipt) and await self._claim(fact, result.turn_id):
             # Posted, not durable: a receipt that is lost is a 200, which the same bytes bring back.
             run.writer.post(sending.receipt, fact.id, result, decided_by="answer")
+            if result.turn_id is not None:
+                run.deferred.keys.newest_held = (fact, result.turn_id)
             run.counters.written += 1
             run.counters.tokens += (result.tokens if result.tokens is not None else cost) - cost
             run.count_decided()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.sending import (
@@ -40,6 +40,11 @@ class IntendedBatch:
     key: str
     sent_after: str
     sent_by: str
+
+    def as_one_fact(self) -> IntendedFact:
+        """The first fact, with its own text under the key of the batch: what the key question needs."""
+        first = {"text": self.texts[0], "scopes": self.session.selector, "session_id": self.session.server_id}
+        return replace(self.facts[0], content=canonical_json(first).encode(), key=self.key)
 
     @property
     def texts(self) -> list[str]:

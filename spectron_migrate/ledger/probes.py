@@ -44,6 +44,12 @@ def probe_answers(ledger: Ledger, context: str, endpoint: str | None = None) -> 
     return [ProbeAnswer(row["question"], row["answer"], row["at"]) for row in rows]
 
 
+def answer_to(ledger: Ledger, endpoint: str, context: str, question: str) -> str:
+    """What an endpoint answered to one question; empty if it was never asked."""
+    answers = probe_answers(ledger, context, endpoint)
+    return next((answer.answer for answer in answers if answer.question == question), "")
+
+
 def measured_seconds(ledger: Ledger, context: str) -> dict[str, float]:
     """Seconds that writes took when the context was last probed, by question."""
     found: dict[str, float] = {}

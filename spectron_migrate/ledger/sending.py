@@ -299,6 +299,8 @@ def receipt(
 
 WITHOUT_PASSAGE = "stored without passage"
 """Reason of a fact whose turn is there and whose text cannot be found; only a person sends it again."""
+EXTRACTION_UNKNOWN = "extraction unknown"
+"""Reason of a fact whose turn is there and whose answer is lost: what was extracted of it is not known."""
 
 
 def stored_by_turns(
@@ -314,7 +316,7 @@ def stored_by_turns(
 ) -> None:
     """Record that the listing of turns shows the fact; without its response, what was extracted stays unknown."""
     state: FactState = "stored_not_extracted" if full or without_passage else "written"
-    _decide(ledger, fact, state, WITHOUT_PASSAGE if without_passage else "extraction unknown" if full else None)
+    _decide(ledger, fact, state, WITHOUT_PASSAGE if without_passage else EXTRACTION_UNKNOWN if full else None)
     _keep_receipt(ledger, fact, turn_id, seq, chunk_id, "turns", altered=altered)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -57,6 +58,9 @@ class Fault:
     key: Literal["kept", "forgotten", "stuck"] = "kept"
     """`stuck`: 409 in flight for as long as the layer lives, as after a worker whose lock outlives it."""
     shown: ClientSees = "answer"
+    every_key: Literal["kept", "forgotten"] = "kept"
+    """`forgotten`: after the work the server forgets the keys of all requests. Where the client sees no answer it
+    restarts: what was stuck, or to be done later, is lost."""
 
 
 FAULTS: dict[str, Fault] = {
@@ -82,6 +86,9 @@ FAULTS: dict[str, Fault] = {
     "hang_before": Fault("not done", shown="nothing"),
     "hang": Fault(shown="nothing"),
     "forgets": Fault(key="forgotten"),
+    "restart_without_keys": Fault(shown="cut", every_key="forgotten"),
+    "restart_without_keys_before": Fault("not done", shown="cut", every_key="forgotten"),
+    "failover_without_keys": Fault(every_key="forgotten"),
 }
 """By name; `forgets` does the work again although the key is known."""
 
@@ -89,6 +96,9 @@ TRANSIENT_FAULTS = tuple(
     name for name in FAULTS if name not in ("none", "400", "hang", "hang_before") and "stuck" not in name
 )
 """Faults that pass by themselves and take no time: the default for random ones."""
+
+
+_PREVIEW = re.compile(rb'"infer":\s*"preview"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +120,13 @@ class SeenRequest:
 
     @property
     def writes_fact(self) -> bool:
-        """Whether it writes facts."""
-        return self.method == "POST" and self.path.endswith(("/facts", "/facts/batch"))
+        """Whether it writes facts. A preview writes nothing."""
+        return self.method == "POST" and self.path.endswith(("/facts", "/facts/batch")) and not self.is_preview
+
+    @property
+    def is_preview(self) -> bool:
+        """Whether it asks what a write would extract."""
+        return self.path.endswith("/facts") and _PREVIEW.search(self.body) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +213,8 @@ class FaultLayer:
         self._app = app
         self._faults = faults
         self._numbers = 0
+        self._forgotten = 0
+        """How often the server has forgotten all keys: each time the application sees other keys."""
         self._stuck: set[tuple[str, str]] = set()
         self._later: list[tuple[int, _Exchange]] = []
         """Number of the request after which the work is done, and the work."""
@@ -226,17 +243,29 @@ class FaultLayer:
         if fault.work == "done later":
             self._later.append((exchange.request.number + self._faults.delay(), exchange))
         elif fault.work == "done in part" and exchange.halve():
-            await exchange.work(self._app, with_key=False)
+            await exchange.work(self._app, key_prefix=None)
         elif fault.work == "done":
-            await exchange.work(self._app, with_key=fault.key == "kept")
+            await exchange.work(self._app, key_prefix=self._key_prefix if fault.key == "kept" else None)
+        if fault.every_key == "forgotten":
+            self._forget_keys(restarts=fault.shown != "answer")
         await exchange.show(fault.shown, self._faults.api)
+
+    @property
+    def _key_prefix(self) -> bytes:
+        return b"%d-" % self._forgotten if self._forgotten else b""
+
+    def _forget_keys(self, *, restarts: bool) -> None:
+        self._forgotten += 1
+        if restarts:
+            self._stuck.clear()
+            self._later.clear()
 
     async def _catch_up(self, number: int) -> None:
         """Do the late work that is due."""
         due = [late for last, late in self._later if last <= number]
         self._later = [(last, late) for last, late in self._later if last > number]
         for late in due:
-            await late.work(self._app, with_key=True)
+            await late.work(self._app, key_prefix=self._key_prefix)
 
     def _control(self, request: SeenRequest) -> Response:
         if request.method == "PUT":
@@ -282,8 +311,11 @@ class _Exchange:
         self._scope["headers"] = [pair for pair in self._scope["headers"] if pair[0] != b"content-length"] + [length]
         return bool(body["messages"])
 
-    async def work(self, app: ASGIApp, *, with_key: bool) -> None:
-        """Let the application do its work and keep its answer."""
+    async def work(self, app: ASGIApp, *, key_prefix: bytes | None) -> None:
+        """Let the application do its work and keep its answer.
+
+        `key_prefix`: what it sees before the idempotency key; None to hide the key.
+        """
         given = iter([{"type": "http.request", "body": self.request.body, "more_body": False}])
 
         async def receive() -> Message:
@@ -292,7 +324,11 @@ class _Exchange:
         async def keep(message: Message) -> None:
             self._answer.append(message)
 
-        kept = [pair for pair in self._scope["headers"] if with_key or pair[0] != b"idempotency-key"]
+        kept = [
+            (name, (key_prefix or b"") + value if name == b"idempotency-key" else value)
+            for name, value in self._scope["headers"]
+            if key_prefix is not None or name != b"idempotency-key"
+        ]
         extensions = {**self._scope.get("extensions", {}), REQUEST: self.request}
         try:
             await app({**self._scope, "headers": kept, "extensions": extensions}, receive, keep)

@@ -74,6 +74,11 @@ class Doubt:
     finished: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class KeyNotHeld:
+    """A preview was made: the server does not know the idempotency key, and has stored nothing."""
+
+
 NotStored = WrongSession | RetryLater | InFlight | OtherBody | Refused | KeyRejected | ScopeRejected | Doubt
 WriteResult = Receipt | NotStored
 BatchResult = BatchReceipt | NotStored
@@ -84,6 +89,22 @@ def classify(response: Response, *, session_id: str, infer: Infer) -> WriteResul
     if response.status == 200:
         return _stored(response.body, session_id=session_id, infer=infer)
     return _not_stored(response)
+
+
+def classify_question(response: Response, *, session_id: str, infer: Infer) -> WriteResult | KeyNotHeld:
+    """What a whole response to the key question says (`infer: preview` under the key of a write).
+
+    OtherBody: the key is held. Receipt: the server gave the answer that it stored under the key.
+    """
+    body = response.body
+    if response.status != 200:
+        return _not_stored(response)
+    if isinstance(body, dict) and body.get("mode") == "preview":
+        return KeyNotHeld()
+    result = _stored(body, session_id=session_id, infer=infer)
+    if isinstance(body, dict) and body.get("mode") and isinstance(result, Receipt) and result.turn_id is not None:
+        return result
+    return Doubt("200 that is neither a preview nor a stored answer")
 
 
 def classify_batch(response: Response, *, session_id: str, infer: Infer, messages: int) -> BatchResult:

@@ -155,6 +155,8 @@ class Wire:
         """
         self.base_url = base_url.rstrip("/")
         self.requests = 0
+        self.refused = 0
+        """How often no connection could be made."""
         self.server_now: str | None = None
         """The newest `Date` seen: a lower bound for the server's clock from then on."""
         self._headers = {
@@ -189,6 +191,7 @@ class Wire:
             ) as response:
                 answer = _read(response, await response.read(), self._scrubber)
         except _NotConnected as error:
+            self.refused += 1
             raise NotBegun(f"no connection to {self.base_url}: {_one_line(str(error))}") from error
         except Exception as error:
             # Deliberately every class: aiohttp does not say what a malformed response raises.

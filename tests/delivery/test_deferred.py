@@ -508,8 +508,8 @@ def test_what_a_try_left_behind_is_residue_although_another_round_finds_it(two: 
     two.scene.time.pass_(5)
     assert 0 == two.scene.round(rounds).left.total
     [fact] = [fact for fact in ledger_facts(two.scene.state) if "twice" in (fact["text"] or "")]
-    assert "answer" == fact["decided_by"]
-    assert 2 == len(fact["residue"])
+    assert "turns" == fact["decided_by"]
+    assert 1 == len(fact["residue"])
     assert [] == two.wrong()
 
 

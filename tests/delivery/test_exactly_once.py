@@ -63,7 +63,7 @@ def test_identical_texts_are_as_many_turns_as_they_are_memories(
     dump = write_raw(tmp_path / "all.json", [memory(number, user, "the same words") for number in range(15)])
 
     def every_third(seen: Seen) -> Fault:
-        return "cut_after" if seen.path.endswith("/facts") and seen.number % 3 == 0 else "none"
+        return "cut_after" if seen.writes_fact and seen.number % 3 == 0 else "none"
 
     with misbehaving(spectron.base_url, every_third) as proxy:
         summary = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
@@ -82,8 +82,8 @@ def test_every_fault_of_a_write_ends_in_exactly_one_turn(
 
     def second_write(seen: Seen) -> Fault:
         nonlocal writes
-        writes += seen.path.endswith("/facts")
-        return fault if seen.path.endswith("/facts") and writes == 2 else "none"
+        writes += seen.writes_fact
+        return fault if seen.writes_fact and writes == 2 else "none"
 
     with misbehaving(spectron.base_url, second_write) as proxy:
         summary = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
@@ -136,7 +136,7 @@ def test_kill_9_at_any_point_and_another_run_end_the_same(
     running: list[subprocess.Popen[bytes]] = []
 
     def kill_at(seen: Seen) -> Fault:
-        if seen.path.endswith("/facts") and seen.number == 6 + 9 * point and running:
+        if seen.writes_fact and seen.number == 6 + 9 * point and running:
             running.pop().send_signal(signal.SIGKILL)
             return "cut_after" if point % 2 else "cut_before"
         return "none"
@@ -174,7 +174,7 @@ def test_nothing_leaves_before_its_intent_and_its_session_are_on_disk(
 
     with misbehaving(spectron.base_url, look_first) as proxy:
         replay(spectron, state, [dump], endpoint=proxy.base_url)
-        sent = [seen for seen in proxy.seen if seen.path.endswith("/facts")]
+        sent = [seen for seen in proxy.seen if seen.writes_fact]
     assert [] == unprepared
     assert 10 == len(sent)
 
@@ -183,13 +183,13 @@ def test_resends_of_a_key_are_equal_to_the_byte(spectron: RunningServer, user: s
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(12)])
 
     def twice(seen: Seen) -> Fault:
-        return "cut_after" if seen.path.endswith("/facts") and seen.number % 2 else "none"
+        return "cut_after" if seen.writes_fact and seen.number % 2 else "none"
 
     with misbehaving(spectron.base_url, twice) as proxy:
         replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
         bodies: dict[str, set[bytes]] = {}
         for seen in proxy.seen:
-            if seen.path.endswith("/facts"):
+            if seen.writes_fact:
                 bodies.setdefault(seen.headers["idempotency-key"], set()).add(seen.body)
     assert 12 == len(bodies)
     assert {1} == {len(each) for each in bodies.values()}
@@ -203,7 +203,7 @@ def test_no_session_is_deleted_no_scope_is_empty_and_every_fact_names_its_sessio
         replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
         assert {"GET", "POST"} == {seen.method for seen in proxy.seen}
         for seen in proxy.seen:
-            if seen.path.endswith("/facts"):
+            if seen.writes_fact:
                 assert b'"session_id":"' in seen.body
                 assert f'"scopes":[["user/{user}"]]'.encode() in seen.body
                 assert b'"memory_category":"knowledge"' in seen.body

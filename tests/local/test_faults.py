@@ -45,6 +45,9 @@ SEEN: dict[str, tuple[int, int, int]] = {
     "hang_before": (NO_ANSWER, 0, 200),
     "hang": (NO_ANSWER, 1, 200),
     "forgets": (200, 1, 200),
+    "restart_without_keys": (NO_ANSWER, 1, 200),
+    "restart_without_keys_before": (NO_ANSWER, 0, 200),
+    "failover_without_keys": (200, 1, 200),
 }
 
 
@@ -96,6 +99,25 @@ def test_a_forgotten_key_writes_twice_and_a_kept_key_once(client: Client, name: 
     client.write()
     client.write()
     assert turns == client.turns()
+
+
+@pytest.mark.parametrize("name", ["restart_without_keys", "failover_without_keys"])
+def test_a_server_that_forgets_every_key_does_earlier_work_again(client: Client, name: str) -> None:
+    client.write(key="before")
+    client.faults.change_faults(FaultSettings(plan=[name]))
+    client.write(key="at that moment")
+    client.write(key="before")
+    client.write(key="at that moment")
+    client.write(key="before")
+    assert 4 == client.turns()
+
+
+def test_a_restart_loses_what_was_to_be_done_later(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client.faults, "delay", lambda: 2)
+    client.faults.change_faults(FaultSettings(plan=["late", "restart_without_keys_before"]))
+    client.write(key="late")
+    client.write(key="another")
+    assert [0, 0, 0] == [client.turns() for _ in range(3)]
 
 
 def test_a_cut_batch_is_stored_by_half_and_as_a_whole_when_it_is_resent(client: Client) -> None:

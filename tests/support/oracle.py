@@ -241,7 +241,7 @@ class Watch:
         if seen.writes_fact:
             self._check_write(seen)  # before the choice, which may be to kill whoever writes the ledger
         fault = self.choose(seen)
-        key = seen.headers.get("idempotency-key", "")
+        key = "" if seen.is_preview else seen.headers.get("idempotency-key", "")
         self.log.append(f"{seen.method} {seen.path[-30:]} {key[:6]} {seen.body[-150:]!r}: {fault}")
         if key and fault not in NOT_BEGUN:
             self.sent[key] = seen.body
@@ -254,7 +254,8 @@ class Watch:
         """The application of the server, with its responses noted."""
 
         async def looking(scope: Any, receive: Any, send: Any) -> None:
-            key = scope["extensions"][REQUEST].headers.get("idempotency-key", "")
+            seen = scope["extensions"][REQUEST]
+            key = "" if seen.is_preview else seen.headers.get("idempotency-key", "")
 
             async def look(message: Any) -> None:
                 if message.get("status") == 200 and self._faults.get(key) in ("none", "forgets"):

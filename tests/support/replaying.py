@@ -75,7 +75,15 @@ def mapping_file(folder: Path, lines: str) -> Path:
     return path
 
 
-def killed(server: RunningServer, folder: Path, dump: Path, fault: str, when: Callable[[Seen], bool]) -> None:
+def killed(
+    server: RunningServer,
+    folder: Path,
+    dump: Path,
+    fault: str,
+    when: Callable[[Seen], bool],
+    *,
+    mapping: Path | None = None,
+) -> None:
     """A replay in a process of its own, killed at the first write that `when` is true of; that one gets the fault."""
     running: list[subprocess.Popen[bytes]] = []
 
@@ -102,6 +110,7 @@ def killed(server: RunningServer, folder: Path, dump: Path, fault: str, when: Ca
             "--state",
             "state",
             "--json",
+            *(["--mapping", str(mapping)] if mapping else []),
         ]
         running.append(subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE))
         running[0].communicate(timeout=60)
@@ -137,7 +146,7 @@ def expected_texts(user: str, count: int) -> list[str]:
 
 def is_write(seen: Seen) -> bool:
     """Whether a request writes a fact."""
-    return seen.method == "POST" and seen.path.endswith("/facts")
+    return seen.writes_fact and seen.path.endswith("/facts")
 
 
 async def nap(_: float) -> None:

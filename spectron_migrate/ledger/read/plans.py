@@ -100,18 +100,23 @@ def scopes_and_lanes(ledger: Ledger, plan: int) -> tuple[int, int]:
 
 
 def named_facts(
-    ledger: Ledger, plan: int, states: Sequence[str], limit: int | None = None, *, reason: str | None = None
+    ledger: Ledger,
+    plan: int,
+    states: Sequence[str],
+    limit: int | None = None,
+    *,
+    stored_reasons: Sequence[str] = (),
 ) -> Iterator[NamedFact]:
-    """Facts of the plan in these states, by id; also those that are stored, for which `reason` stands.
+    """Facts of the plan in these states, by id; also those that are stored for one of `stored_reasons`.
 
     `pending` among the states adds its pending memories.
     """
     rows = ledger.db.execute(
         "SELECT mem0_id, number, state, reason FROM fact JOIN version ON version.id = fact.id WHERE plan = ?"
-        f" AND (state IN ({marks(states)}) OR (state = 'stored_not_extracted' AND reason = ?))"
+        f" AND (state IN ({marks(states)}) OR (state = 'stored_not_extracted' AND reason IN ({marks(stored_reasons)})))"
         f" UNION ALL SELECT mem0_id, version, 'pending', ? FROM pending WHERE plan = ? AND ? AND {OPEN}"
         " ORDER BY mem0_id, number" + (" LIMIT ?" if limit is not None else ""),
-        (plan, *states, reason, REASON, plan, "pending" in states, *([] if limit is None else [limit])),
+        (plan, *states, *stored_reasons, REASON, plan, "pending" in states, *([] if limit is None else [limit])),
     )
     return (NamedFact(row["mem0_id"], row["number"], row["state"], row["reason"]) for row in rows)
 

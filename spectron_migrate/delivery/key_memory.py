@@ -1,0 +1,93 @@
+"""What one process knows of a server's memory for idempotency keys: a restart or a failover may lose it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+from spectron_migrate.ledger.sending import IntendedFact
+from spectron_migrate.ledger.sessions import SessionRow
+from spectron_migrate.records import Infer, canonical_json
+
+
+@dataclass(frozen=True, slots=True)
+class KeyQuestion:
+    """A preview under the key of a write: the server makes it only if it does not know the key."""
+
+    fact: IntendedFact
+
+    @property
+    def key(self) -> str:
+        return self.fact.key
+
+    @property
+    def session(self) -> SessionRow:
+        return self.fact.session
+
+    @property
+    def infer(self) -> Infer:
+        """Of the write, whose stored answer the server may give."""
+        return self.fact.infer
+
+    @property
+    def content(self) -> bytes:
+        """The bytes of the write with `infer: preview`: another body under the same key."""
+        return canonical_json({**json.loads(self.fact.content), "infer": "preview"}).encode()
+
+
+Held = tuple[IntendedFact, str]
+"""A write that was answered, and the turn that the answer named: the server should hold its key."""
+
+
+@dataclass
+class KeyMemory:
+    """Events are numbered: what was sent before the newest loss may be forgotten."""
+
+    question_works: bool = False
+    """Whether the server answered the key question for a key that it holds as it should."""
+    held_reason: str = ""
+    """How it answered then."""
+    asked_in_vain: set[str] = field(default_factory=set)
+    """Keys that should be held, for which it made a preview or did not answer."""
+    newest_held: Held | None = None
+    """The newest write that this process had answered; before its first, that of the ledger."""
+    has_begun: bool = False
+    """Whether the ledger was asked for it."""
+    _events: int = 0
+    _lost: int = 0
+    _sent: dict[str, tuple[int, Held | None]] = field(default_factory=dict)
+    _before: Held | None = None
+    _refused: int = 0
+
+    def begin(self, held: Held | None) -> None:
+        """The process begins; `held`: the newest write of earlier ones that was answered."""
+        self.has_begun = True
+        self.newest_held = self._before = held
+
+    def note_send(self, key: str) -> None:
+        """The key is being sent."""
+        self._events += 1
+        self._sent[key] = (self._events, self.newest_held)
+
+    def note_lost(self) -> None:
+        """A key that should be held is not, or the server may have restarted."""
+        self._events += 1
+        self._lost = self._events
+
+    def note_refused_connections(self, refused: int) -> None:
+        """`refused`: connections that the server's host has refused so far, as it does while the server restarts."""
+        if refused > self._refused:
+            self._refused = refused
+            self.note_lost()
+
+    def forget(self, key: str) -> None:
+        """What became of the write with this key is decided."""
+        self._sent.pop(key, None)
+
+    def held_before(self, key: str) -> Held | None:
+        """A write that was answered before this key was sent: if its key is forgotten, this one may be."""
+        return self._sent[key][1] if key in self._sent else self._before
+
+    def may_be_forgotten(self, key: str) -> bool:
+        """Whether the server may have lost the key since it was sent."""
+        return self._sent.get(key, (0, None))[0] < self._lost
