@@ -63,6 +63,7 @@ def catch_up_settings(settings: Settings, options: ReplayOptions | None = None) 
     """
     from spectron_migrate.mapping import load_mapping
     from spectron_migrate.mem0.open import open_reader
+    from spectron_migrate.mem0.state_mark import state_mark
     from spectron_migrate.migration.rounds import CatchUpSettings
 
     settings.spectron.require()
@@ -83,8 +84,10 @@ def catch_up_settings(settings: Settings, options: ReplayOptions | None = None) 
         dump=settings.dump,
         mapping=load_mapping(settings.mapping),
         open_reader=open_source,
+        state_mark=lambda now_ns: state_mark(section, now_ns=now_ns),
         settle_s=settings.cutover.settle_s,
         max_lag_s=settings.cutover.max_lag_s,
+        reconcile_s=settings.cutover.reconcile_s,
         max_in_flight=options.max_in_flight if options else settings.replay.max_in_flight,
         max_rps=options.max_rps if options else settings.replay.max_rps,
         into_existing=options.into_existing if options else False,

@@ -191,6 +191,21 @@ def open_dump(path: Path) -> Dump:
             tried = manifest.digest  # an export may be replacing the dump at this moment: try once more
 
 
+_MOST_HASHES = 100
+_SHA256: dict[tuple[int, ...], str] = {}
+"""Of files that this process has hashed, by what changes with every write: a follower opens the same dump again."""
+
+
+def _sha256(file: io.BufferedReader) -> str:
+    status = os.fstat(file.fileno())
+    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    if key not in _SHA256:
+        if len(_SHA256) > _MOST_HASHES:
+            _SHA256.clear()
+        _SHA256[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _SHA256[key]
+
+
 def _checked(path: Path, name: str, manifest: Manifest) -> BinaryIO:
     """The file as the manifest describes it, under its final name or still under the pending one."""
     expected = manifest.files[name]
@@ -203,7 +218,7 @@ def _checked(path: Path, name: str, manifest: Manifest) -> BinaryIO:
         except OSError:
             continue
         size = os.fstat(file.fileno()).st_size
-        if size == expected.size and hashlib.file_digest(file, "sha256").hexdigest() == expected.sha256:
+        if size == expected.size and _sha256(file) == expected.sha256:
             return file
         file.close()
         found = found or (candidate, size)

@@ -19,7 +19,15 @@ from spectron_migrate.records import SourceInfo
 if TYPE_CHECKING:
     from spectron_migrate.mem0.stores.listed import ListedStore
 
-__all__ = ["expand_patterns", "mem0_source_info", "open_oss", "open_reader", "read_mem0_config", "source_info"]
+__all__ = [
+    "config_of",
+    "expand_patterns",
+    "mem0_source_info",
+    "open_oss",
+    "open_reader",
+    "read_mem0_config",
+    "source_info",
+]
 
 _KINDS = ("oss", "platform", "server", "files")
 
@@ -33,7 +41,7 @@ def open_reader(mem0: Mapping[str, Any], *, now: datetime, sleep: Sleep | None =
     kind = _kind_of(mem0)
     section = mem0[kind]
     if kind == "oss":
-        return open_oss(_config_of(section), now=now, sleep=sleep)
+        return open_oss(config_of(section), now=now, sleep=sleep)
     if kind == "files":
         from spectron_migrate.mem0.formats.files import FilesReader
 
@@ -51,7 +59,7 @@ def source_info(mem0: Mapping[str, Any]) -> SourceInfo:
     """The Mem0 that a section names, computed from the settings alone."""
     kind = _kind_of(mem0)
     if kind == "oss":
-        return mem0_source_info(_config_of(mem0[kind]))
+        return mem0_source_info(config_of(mem0[kind]))
     if kind == "platform":
         from spectron_migrate.mem0.served.platform import platform_info
 
@@ -151,7 +159,7 @@ def _kind_of(mem0: Mapping[str, Any]) -> str:
     return kinds[0]
 
 
-def _config_of(section: Any) -> Mapping[str, Any]:
+def config_of(section: Any) -> Mapping[str, Any]:
     """`{"config": "mem0.yaml"}` names a file; `{"config": {...}}` is the configuration itself."""
     config = section.get("config", "default") if isinstance(section, Mapping) else section
     return python_config(config, "mem0.oss.config") if isinstance(config, Mapping) else read_mem0_config(str(config))

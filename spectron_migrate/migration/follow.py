@@ -1,9 +1,10 @@
 """Following: brings the changes that applications go on making in Mem0 to Spectron, round by round.
 
-A round reads all of Mem0 into the dump, as export does. That finds updates, deletions (a memory is missing) and writes
-that bypass the adapter. Then it plans what changed and has settled, and delivers it as replay does. With `catch_up:
-outbox` the follower is also the one process that drains the outbox, several times a second; then rounds only prove that
-nothing was missed. It may be killed at any moment: dump, ledger and routing are each replaced as a whole.
+A round reads all of Mem0 into the dump, as export does, unless Mem0 is known not to have changed. That finds updates,
+deletions (a memory is missing) and writes that bypass the adapter. Then it plans what changed and has settled, and
+delivers it as replay does. With `catch_up: outbox` the follower is also the one process that drains the outbox, several
+times a second; then rounds only prove that nothing was missed. It may be killed at any moment: dump, ledger and routing
+are each replaced as a whole.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ BUSY_S = 1.0
 """The pause before the next drain where another process holds the ledger."""
 REPORT_EVERY_S = 5.0
 """How often drains are reported."""
-COMPARE_EVERY_S = 600.0
-"""How often all of Mem0 is compared with the ledger, memory by memory."""
+RECONCILING_SHARE = 1 / 3
+"""The share of the time, at most, in which rounds read all of Mem0 only because `cutover.reconcile` says so."""
 TROUBLE_S = (1.0, 60.0)
 """The first and the longest pause after a round that failed."""
 STOPPED_S = 10.0
@@ -209,7 +210,8 @@ class Follow:
             if agree or (done.compared is not None and done.compared.total):
                 write_result(self._settings.state, self._agreement.result(self._stamp()))
             if agree:
-                self._compare_at = began + COMPARE_EVERY_S
+                took_s = self._clock() - began
+                self._compare_at = began + max(self._settings.reconcile_s, took_s / RECONCILING_SHARE)
         self._reporter.info(describe_round(self._totals.rounds, done))
         if done.problem is not None and not done.held:
             return self._trouble(done.problem, longest_s=STOPPED_S)
@@ -340,7 +342,9 @@ class Follow:
 def describe_round(number: int, done: Round) -> str:
     """A round in one line, for people and log files."""
     found = f"{done.new:,} new, {done.changed:,} changed, {done.deleted:,} deleted"
-    parts = [f"{counted(done.memories, 'memory')} in Mem0", found, f"{done.written:,} written"]
+    parts = [f"{counted(done.memories, 'memory')} in Mem0", found if done.was_read else "unchanged"]
+    parts += [f"{done.written:,} written"] if done.was_read or done.written else []
+    parts += [f"{done.missed:,} of them missed before"] if done.missed else []
     parts += [f"{done.late:,} of them late"] if done.late else []
     parts += [f"{done.waiting:,} wait to settle"] if done.waiting else []
     parts += [f"{done.left.total:,} left"] if done.left.total else []

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from spectron_migrate.files.atomic import read_json, write_json
-from spectron_migrate.migration.rounds import Differences, Round, Rounds
+from spectron_migrate.migration.differences import Differences
+from spectron_migrate.migration.rounds import Round, Rounds
 from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
 

@@ -1,4 +1,6 @@
-"""Rounds of catching up: drain the outbox, read all of Mem0, plan what changed and has settled, deliver it.
+"""Rounds of catching up: drain the outbox, read Mem0, plan what changed and has settled, deliver it.
+
+A round reads all of Mem0, unless a mark of its state says that nothing has changed since the last reading.
 
 After each round `routing.json` says which users may be read from Spectron. `replay --follow` runs rounds, and so do the
 steps of a cutover that reconcile. They hold `ledger_access.round_lock`, so that two rounds never overlap.
@@ -16,30 +18,27 @@ from pathlib import Path
 
 from spectron_migrate.delivery.deferred import DeferredWork
 from spectron_migrate.dump import Dump, open_dump, read_manifest
-from spectron_migrate.errors import ExitCode, Incomplete, NotLegal
+from spectron_migrate.errors import ExitCode, NotLegal
 from spectron_migrate.ledger import Ledger
-from spectron_migrate.ledger.read import cutover, memories
+from spectron_migrate.ledger.read import cutover
 from spectron_migrate.ledger.read.cutover import Undecided
-from spectron_migrate.ledger.schema import STORED, UNDECIDED
 from spectron_migrate.ledger.shards import Shard, find
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.migration.caught_up import owners_behind
 from spectron_migrate.migration.changes import Changes, Settling
+from spectron_migrate.migration.differences import Differences, compare_with_ledger
 from spectron_migrate.migration.drain_outbox import Drained, Drainer
-from spectron_migrate.migration.export import ExportSummary, run_export
 from spectron_migrate.migration.ledger_access import open_ledgers
+from spectron_migrate.migration.reading import Mem0Reading, Reading
 from spectron_migrate.migration.replay import Replay, ReplayOptions
 from spectron_migrate.migration.replay_summary import ReplaySummary
 from spectron_migrate.migration.round_reporter import RoundReporter
-from spectron_migrate.records import Filters, Json, Reporter, counted, digest, format_time
+from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.journal import CaughtUp, publish_routing, read_journal
 from spectron_migrate.state.outbox import OtherHost, Outbox
 from spectron_migrate.state.routing import MOST_BEHIND
-
-NAMED = 100
-"""How many memories that differ are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,36 +50,19 @@ class CatchUpSettings:
     mapping: ScopeMapping
     open_reader: Callable[[datetime], Reader]
     """Opens Mem0 for one reading; the argument is the time at which expiry is judged."""
+    state_mark: Callable[[int], str | None] = lambda now_ns: None
+    """A mark of Mem0's state, as `mem0.state_mark` makes it; None if it has none. The argument is the wall clock."""
     settle_s: float = 60.0
     """A text younger than this waits, so that an older text of its lane can still be sent before it."""
     max_lag_s: float = 60.0
+    reconcile_s: float = 600.0
+    """How often a follower reads all of Mem0 and compares it with the ledger, memory by memory."""
     hold_s: float = 5.0
     """A round ends after this many seconds without a decision, so that lanes that wait hold no others."""
     max_in_flight: int = 64
     max_rps: float | None = None
     into_existing: bool = False
     accept_expiry: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Differences:
-    """Mem0 compared with the ledger, memory by memory."""
-
-    memories: int
-    waiting: int
-    """Too young to be sent; not counted as a difference."""
-    missing: int
-    """In Mem0, and unknown to the ledger or known with another text."""
-    undecided: int
-    extra: int
-    """Alive in the ledger, and not in Mem0."""
-    named: tuple[str, ...] = ()
-    """The first ids that are missing or undecided."""
-
-    @property
-    def total(self) -> int:
-        """How many there are; 0 if Mem0 and the ledger agree."""
-        return self.missing + self.undecided + self.extra
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +91,10 @@ class Round:
     held: int = 0
     """Lanes that wait for the server or for time to decide; counted only if nothing else was left undelivered."""
     compared: Differences | None = None
+    was_read: bool = True
+    """False: Mem0 had not changed since the last reading, so it was not read."""
+    missed: int = 0
+    """Changes that the mark of Mem0's state did not show, and the reading found."""
 
     @property
     def as_of(self) -> str:
@@ -131,6 +117,7 @@ class Round:
         behind = None if self.behind is None else len(self.behind)
         counts = {"remaining": self.left.remaining, "in_doubt": self.left.in_doubt}
         more = {"undecidable": self.left.undecidable, "behind": behind, "as_of": self.as_of}
+        more |= {"read": self.was_read, "missed": self.missed}
         return {name: getattr(self, name) for name in kept} | counts | more
 
 
@@ -155,6 +142,9 @@ class Rounds:
         self._first_seen: dict[str, str] = {}
         self._planned: str | None = None
         """Digest of the dump that was planned in full, without waiting memories."""
+        self._mem0 = Mem0Reading(
+            settings.dump, settings.state, settings.open_reader, settings.state_mark, reporter=self._reporter, now=now
+        )
         self._replay: Replay | None = None
         self._drainer: Drainer | None = None
         self._deferred = DeferredWork(settings.hold_s, max_in_flight=settings.max_in_flight // 2)
@@ -197,7 +187,7 @@ class Rounds:
         Raises Incomplete if Mem0 could not be read in full, Unreachable.
         """
         began = format_time(self._now())
-        await self._read_mem0()
+        await self._mem0.read()
         with open_dump(self.settings.dump) as dump, open_ledgers(self.settings.state) as ledgers:
             return compare_with_ledger(ledgers, dump, Settling(began, 0.0))
 
@@ -240,55 +230,33 @@ class Rounds:
         if self._drainer is not None:
             self._drainer.close()
 
-    async def _read_mem0(self) -> ExportSummary:
-        """Bring the dump up to date; raises Incomplete if something of Mem0 is known to be missing.
-
-        Where completeness is not provable, no deletion is carried over, and the gate `base` holds until it is accepted.
-        """
-        summary = await asyncio.to_thread(self._scan)
-        if summary.complete is False:
-            raise Incomplete(
-                f"Mem0 could not be read in full ({counted(summary.memories, 'memory')} of {summary.native_count})",
-                hint="nothing was planned from it",
-            )
-        return summary
-
     async def _read_and_deliver(self, api: SpectronApi, *, compare: bool, supersede: bool) -> Round:
         started = self._now()
         before = read_manifest(self.settings.dump)
         known = before is not None and before.digest == self._planned
-        summary = await self._read_mem0()
+        # With an outbox only a reading tells what became of calls whose results are unknown.
+        reads = compare or self.drains_outbox()
+        reading = await (self._mem0.read() if reads else self._mem0.read_if_changed())
+        unchanged = known and not reading.changes
+        if unchanged and not reading.was_read and not await asyncio.to_thread(self._has_something_to_send):
+            return await asyncio.to_thread(self._conclude, format_time(started), reading, (), (), None)
         with open_dump(self.settings.dump) as dump:
             # A scan made while the clock was ahead dates later scans after it; what is published must follow the clock.
-            began = min(dump.manifest.scan_began, format_time(started))
+            began = min(dump.manifest.scan_began, format_time(started)) if reading.was_read else format_time(started)
             settling = Settling(began, self.settings.settle_s, self._first_seen)
-            changes, done = await self._deliver(
-                api,
-                dump,
-                settling,
-                unchanged=known and _is_same(summary),
-                late=not supersede,
-            )
+            changes, done = await self._deliver(api, dump, settling, unchanged=unchanged, late=not supersede)
             self._first_seen = settling.first_seen
-            concluded = await asyncio.to_thread(self._conclude, dump, began, summary, changes, done, compare)
+            compared = dump if compare else None
+            concluded = await asyncio.to_thread(self._conclude, began, reading, changes, done, compared)
             # If they differ, another process has planned since, so that the same dump has to be planned again.
             differs = concluded.compared is not None and concluded.compared.total
             self._planned = None if concluded.waiting or differs else dump.digest
             return concluded
 
-    def _scan(self) -> ExportSummary:
-        state = read_journal(self.settings.state).state
-        with self._reporter.reading(), self.settings.open_reader(self._now()) as reader:
-            return run_export(
-                reader,
-                self.settings.dump,
-                filters=Filters(),
-                since=None,
-                keep_history=False,
-                reporter=self._reporter,
-                clock=self._now,
-                fence=state.fence if state.is_under_way else None,
-            )
+    def _has_something_to_send(self) -> bool:
+        with open_ledgers(self.settings.state) as ledgers:
+            left = cutover.count_undecided(ledgers)
+            return bool(left.remaining or left.in_doubt)
 
     async def _deliver(
         self, api: SpectronApi, dump: Dump, settling: Settling, *, unchanged: bool, late: bool
@@ -326,13 +294,13 @@ class Rounds:
 
     def _conclude(
         self,
-        dump: Dump,
         began: str,
-        summary: ExportSummary,
+        reading: Reading,
         changes: Sequence[Changes],
         done: Sequence[ReplaySummary],
-        compare: bool,
+        compared: Dump | None,
     ) -> Round:
+        """`compared`: the dump whose memories are compared with the ledger one by one; None for no comparison."""
         with open_ledgers(self.settings.state) as ledgers:
             left = cutover.count_undecided(ledgers)
             refused = cutover.refused_memories(ledgers)
@@ -342,48 +310,26 @@ class Rounds:
             settling = Settling(began, self.settings.settle_s, self._first_seen)
             held = {} if any(each.stopped for each in done) else self._deferred.reasons
             return Round(
-                migration=done[0].migration,
+                migration=_migration(ledgers),
                 began_at=datetime.fromisoformat(began),
-                memories=summary.memories,
-                new=summary.new,
-                changed=summary.changed_text,
-                touched=summary.changed_otherwise,
-                deleted=summary.deleted,
-                returned=len(summary.returned),
+                memories=reading.memories,
+                new=reading.new,
+                changed=reading.changed,
+                touched=reading.touched,
+                deleted=reading.deleted,
+                returned=reading.returned,
+                was_read=reading.was_read,
+                missed=reading.missed,
                 written=sum(each.written for each in done),
                 late=sum(each.late for each in done),
                 refused=len(refused),
-                waiting=max(each.waiting for each in changes),
+                waiting=max((each.waiting for each in changes), default=0),
                 left=left,
                 behind=None if behind is None else frozenset(behind),
                 problem=_problem(done, held),
                 held=len(held),
-                compared=compare_with_ledger(ledgers, dump, settling) if compare else None,
+                compared=None if compared is None else compare_with_ledger(ledgers, compared, settling),
             )
-
-
-def compare_with_ledger(ledgers: Sequence[Ledger], dump: Dump, settling: Settling) -> Differences:
-    """Compare every memory of a complete dump with the ledgers, and the ledgers with the dump."""
-    waiting = missing = undecided = found = count = 0
-    named: list[str] = []
-    for memory in dump.memories():
-        count += 1
-        # If several shards know the memory, the one that sent it counts.
-        rows = [row for ledger in ledgers if (row := memories.last_version(ledger, memory.id))]
-        known = min(rows, key=lambda row: row.state not in STORED, default=None)
-        found += sum(row.tombstoned_at is None for row in rows)
-        if known is None or known.tombstoned_at is not None or known.text_digest != digest(memory.memory):
-            if not settling.is_settled(memory):
-                waiting += 1
-                continue
-            missing += 1
-        elif known.state in UNDECIDED:
-            undecided += 1
-        else:
-            continue
-        if len(named) < NAMED:
-            named.append(memory.id)
-    return Differences(count, waiting, missing, undecided, cutover.count_living(ledgers) - found, tuple(named))
 
 
 def shards_of(state: Path) -> Sequence[Shard | None]:
@@ -394,8 +340,10 @@ def shards_of(state: Path) -> Sequence[Shard | None]:
     return tuple(Shard(number, len(folders)) for number in range(len(folders)))
 
 
-def _is_same(summary: ExportSummary) -> bool:
-    return not (summary.new or summary.changed or summary.deleted or summary.returned)
+def _migration(ledgers: Sequence[Ledger]) -> str:
+    migration = ledgers[0].migration()
+    assert migration is not None  # noqa: S101 - a round concludes after a plan
+    return migration.id
 
 
 def _problem(done: Sequence[ReplaySummary], held: Mapping[str, str]) -> str | None:

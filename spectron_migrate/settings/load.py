@@ -39,7 +39,7 @@ SCHEMA: Mapping[str, Any] = {
     "replay": dict.fromkeys(("max_in_flight", "max_rps", "max_tokens", "max_seconds", "max_refused")),
     "verify": dict.fromkeys(("queries", "top_k", "margin", "min_overlap", "reports")),
     "cutover": {
-        **dict.fromkeys(("catch_up", "settle", "max_lag", "soak", "max_age", "shadow", "capture")),
+        **dict.fromkeys(("catch_up", "settle", "max_lag", "reconcile", "soak", "max_age", "shadow", "capture")),
         "guard": dict.fromkeys(("error_rate", "p95", "window")),
     },
 }
@@ -133,6 +133,7 @@ def _cutover(layers: Layers) -> CutoverSettings:
         catch_up=cast(Literal["follow", "outbox"], catch_up),
         settle_s=layers.seconds("cutover.settle", 60.0, zero=True),
         max_lag_s=layers.seconds("cutover.max_lag", 60.0),
+        reconcile_s=layers.seconds("cutover.reconcile", 600.0),
         soak_s=layers.seconds("cutover.soak", 86400.0, zero=True),
         max_age_s=layers.seconds("cutover.max_age", 86400.0),
         shadow=layers.share("cutover.shadow", 0.0),

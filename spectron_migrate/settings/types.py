@@ -147,6 +147,8 @@ class CutoverSettings:
     catch_up: Literal["follow", "outbox"] = "follow"
     settle_s: float = 60.0
     max_lag_s: float = 60.0
+    reconcile_s: float = 600.0
+    """How often a follower reads all of Mem0 and compares it with the ledger, whatever seems to have changed."""
     soak_s: float = 86400.0
     """How long all users must have been read from Spectron before `cutover complete`."""
     max_age_s: float = 86400.0

@@ -12,7 +12,8 @@ from spectron_migrate.errors import ExitCode, Incomplete, KeyRefused
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.migration.replay import ReplayOptions
-from spectron_migrate.records import Filters
+from spectron_migrate.records import Filters, format_time
+from spectron_migrate.state.journal import Step, record_step
 from tests.mem0.qdrant_points import uuid
 from tests.support.ledgers import OF_MEMORY, facts_of
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
@@ -47,6 +48,57 @@ def test_a_round_of_another_process_sends_no_more_than_one_that_goes_on(scene: S
     scene.put(2, "two")
     assert (1, 0) == (scene.round().written, scene.round().written)
     assert ["one", "two"] == scene.texts
+
+
+def test_an_unchanged_mem0_is_not_read_and_its_users_are_caught_up_all_the_same(scene: Scene) -> None:
+    scene.put(1, "one")
+    rounds = scene.rounds()
+    first = scene.round(rounds)
+    readings = scene.store.readings
+    scene.time.pass_(30)
+    second = scene.round(rounds)
+    assert readings == scene.store.readings
+    assert not second.was_read
+    assert (1, 0, frozenset()) == (second.memories, second.written, second.behind)
+    assert second.began_at >= first.began_at + timedelta(seconds=30)
+    assert second.quiet
+
+
+def test_what_waits_to_settle_is_sent_in_time_although_mem0_is_not_read_again(scene: Scene) -> None:
+    scene.put(1, "just now", ago=10)
+    rounds = scene.rounds()
+    assert 1 == scene.round(rounds).waiting
+    readings = scene.store.readings
+    scene.time.pass_(60)
+    assert 1 == scene.round(rounds).written
+    assert readings == scene.store.readings
+    assert ["just now"] == scene.texts
+
+
+def test_a_comparison_and_the_first_round_after_the_cutover_began_read_all_of_mem0(scene: Scene) -> None:
+    scene.put(1, "one")
+    rounds = scene.rounds()
+    scene.round(rounds)
+    readings = scene.store.readings
+    assert scene.round(rounds, compare=True).was_read
+    assert readings + 1 == scene.store.readings
+    record_step(scene.state, Step("start", format_time(scene.time.now()), "anna"))
+    assert scene.round(rounds).was_read
+
+
+def test_a_change_that_the_state_of_the_store_did_not_show_is_counted_and_the_state_no_longer_believed(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(scene.store), "mark", lambda store, now_ns: "always the same")
+    scene.put(1, "one")
+    rounds = scene.rounds()
+    scene.round(rounds)
+    scene.put(2, "two")
+    assert not scene.round(rounds).was_read
+    found = scene.round(rounds, compare=True)
+    assert (1, 1) == (found.missed, found.written)
+    assert any("1 change of Mem0 did not show" in warning for warning in scene.reporter.warnings)
+    assert scene.round(rounds).was_read
 
 
 def test_a_young_text_waits_and_its_user_is_behind_until_an_older_one_can_no_longer_come(scene: Scene) -> None:

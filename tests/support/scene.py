@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.open import open_oss
 from spectron_migrate.mem0.reader import Reader
+from spectron_migrate.mem0.state_mark import state_mark
 from spectron_migrate.migration.export import run_export
 from spectron_migrate.migration.follow import Follow, FollowSummary
 from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds
@@ -66,6 +68,8 @@ class Store:
 
     folder: Path
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    readings: int = 0
+    """How often it was opened to be read."""
 
     def __post_init__(self) -> None:
         write_store(self.folder, [])
@@ -94,7 +98,12 @@ class Store:
         self._run("DELETE FROM points WHERE id = ?", key_of(uuid(number)))
 
     def open(self, now: datetime) -> Reader:
+        self.readings += 1
         return open_oss(self.config, now=now)
+
+    def mark(self, now_ns: int) -> str | None:
+        """As of an hour from now, so that no file counts as one that may still be changing."""
+        return state_mark({"oss": {"config": self.config}}, now_ns=time.time_ns() + 3_600 * 10**9)
 
     def _run(self, statement: str, *values: Any) -> None:
         with closing(sqlite3.connect(self.folder / "store/collection/mem0/storage.sqlite")) as db, db:
@@ -128,6 +137,7 @@ class Scene:
             dump=self.folder / "dump",
             mapping=load_mapping(self.mapping),
             open_reader=self.open_reader or self.store.open,
+            state_mark=self.store.mark if self.open_reader is None else lambda now_ns: None,
             settle_s=self.settle_s,
             max_lag_s=60.0,
             hold_s=self.hold_s,

@@ -64,6 +64,16 @@ class PgVector(ListedStore):
     def count(self) -> int:
         return int(self._all("SELECT count(*) FROM {table}")[0][0])
 
+    def state(self) -> str:
+        """The same again only while no transaction has written to this server in between."""
+        import psycopg
+
+        try:
+            row = self._db.execute("SELECT pg_postmaster_start_time()::text, txid_current_snapshot()::text").fetchone()
+        except psycopg.Error as error:
+            raise _convert(error, self._place) from error
+        return "/".join(row or ())
+
     def pages(self, *, payload: bool) -> Iterator[list[Row]]:
         """One snapshot, in the order of its key."""
         import psycopg

@@ -1,0 +1,82 @@
+"""A mark of the state of a Mem0: while it is the same, nothing there has changed, so nothing needs to be read again.
+
+A mark costs no reading of rows. Only stores that say so for certain have one: files by their metadata and the head of
+the file, Postgres by its snapshot. What a mark cannot see is found by the whole reading that follows in any case
+(docs/protocol.md, Cutover).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from spectron_migrate.mem0.open import config_of, mem0_source_info
+from spectron_migrate.mem0.stores.history import history_path
+from spectron_migrate.mem0.stores.oss_config import VectorStore, vector_store
+from spectron_migrate.records import digest
+
+FRESH_NS = 1_000_000_000
+"""A file changed less than this before the mark was taken has none: a second change may get the same time."""
+_HEAD = 128
+"""Bytes that hold the counter which SQLite raises with every transaction, and the salts of its write-ahead log."""
+
+
+def state_mark(mem0: Mapping[str, Any], *, now_ns: int) -> str | None:
+    """The mark of a `mem0` section of the settings; None where there is none, or none now.
+
+    Take it before a reading: a change during the reading then makes the next mark differ. `now_ns` is the wall clock
+    in nanoseconds. Raises what opening the store raises.
+    """
+    if mem0.get("oss") is None:
+        return None
+    config = config_of(mem0["oss"])
+    store = vector_store(config)
+    if store.provider in ("pgvector", "supabase"):
+        return _postgres_mark(store, mem0_source_info(config).place)
+    files = _files_of(store)
+    history = history_path(config)
+    return _files_mark([*files, *([history] if history is not None else [])], now_ns) if files else None
+
+
+def _files_of(store: VectorStore) -> list[Path]:
+    match store.provider, store.path:
+        case "qdrant", Path() as folder:
+            return [folder / "meta.json", *sorted(folder.glob("collection/*/storage.*"))]
+        case "faiss", Path() as folder:
+            return sorted(folder.glob(f"{store.collection}.*"))
+        case "chroma", Path() as folder:
+            return [folder / "chroma.sqlite3"]
+        case "memory", Path() as file:
+            return [file]
+    return []
+
+
+def _files_mark(files: Iterable[Path], now_ns: int) -> str | None:
+    """Of every file, and of the journal or log that SQLite keeps beside it."""
+    parts: list[str] = []
+    for file in (Path(f"{path}{tail}") for path in files for tail in ("", "-wal", "-journal")):
+        try:
+            with file.open("rb") as opened:
+                status = os.fstat(opened.fileno())
+                head = opened.read(_HEAD)
+        except FileNotFoundError:
+            parts.append(f"{file} is not there")
+            continue
+        if status.st_mtime_ns > now_ns - FRESH_NS:
+            return None
+        parts += [str(file), head.hex()]
+        parts += [str(each) for each in (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)]
+    return digest(*parts)
+
+
+def _postgres_mark(store: VectorStore, place: str) -> str | None:
+    """Postgres numbers every transaction that writes, anywhere on the server; reading takes no number."""
+    if store.provider == "supabase" and not store.settings.get("connection_string"):
+        return None
+    from spectron_migrate.mem0.stores.pgvector import PgVector
+
+    with closing(PgVector(store, place)) as table:
+        return table.state()

@@ -1,0 +1,61 @@
+"""All of Mem0 compared with the ledgers, memory by memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from spectron_migrate.dump import Dump
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.read import cutover, memories
+from spectron_migrate.ledger.schema import STORED, UNDECIDED
+from spectron_migrate.migration.changes import Settling
+from spectron_migrate.records import digest
+
+NAMED = 100
+"""How many memories that differ are named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """Mem0 compared with the ledger, memory by memory."""
+
+    memories: int
+    waiting: int
+    """Too young to be sent; not counted as a difference."""
+    missing: int
+    """In Mem0, and unknown to the ledger or known with another text."""
+    undecided: int
+    extra: int
+    """Alive in the ledger, and not in Mem0."""
+    named: tuple[str, ...] = ()
+    """The first ids that are missing or undecided."""
+
+    @property
+    def total(self) -> int:
+        """How many there are; 0 if Mem0 and the ledger agree."""
+        return self.missing + self.undecided + self.extra
+
+
+def compare_with_ledger(ledgers: Sequence[Ledger], dump: Dump, settling: Settling) -> Differences:
+    """Compare every memory of a complete dump with the ledgers, and the ledgers with the dump."""
+    waiting = missing = undecided = found = count = 0
+    named: list[str] = []
+    for memory in dump.memories():
+        count += 1
+        # If several shards know the memory, the one that sent it counts.
+        rows = [row for ledger in ledgers if (row := memories.last_version(ledger, memory.id))]
+        known = min(rows, key=lambda row: row.state not in STORED, default=None)
+        found += sum(row.tombstoned_at is None for row in rows)
+        if known is None or known.tombstoned_at is not None or known.text_digest != digest(memory.memory):
+            if not settling.is_settled(memory):
+                waiting += 1
+                continue
+            missing += 1
+        elif known.state in UNDECIDED:
+            undecided += 1
+        else:
+            continue
+        if len(named) < NAMED:
+            named.append(memory.id)
+    return Differences(count, waiting, missing, undecided, cutover.count_living(ledgers) - found, tuple(named))
