@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spectron_migrate.delivery.deferred import Unanswered
+from spectron_migrate.delivery.ended_session import leave_session_of_batch
 from spectron_migrate.delivery.evidence import is_key_valid, unclaimed_turns
 from spectron_migrate.delivery.key_question import may_be_forgotten
 from spectron_migrate.delivery.outcomes import SendOutcome, give_up, stop_wrong_session
-from spectron_migrate.delivery.recovery import IN_FLIGHT_LIMIT_S, MAX_TRIES, late_listings, outlast_s
 from spectron_migrate.delivery.run import NotYet, Patience, Run, SentBatchResult
 from spectron_migrate.delivery.tokens import estimate_tokens
+from spectron_migrate.delivery.waits import IN_FLIGHT_LIMIT_S, MAX_TRIES, late_listings, outlast_s
 from spectron_migrate.ledger import Ledger, batches, overtaken, sending
 from spectron_migrate.ledger.batches import IntendedBatch
 from spectron_migrate.ledger.sending import IntendedFact, PlannedFact
@@ -77,6 +78,10 @@ class _BatchRecovery:
     async def decide(self, result: SentBatchResult | None) -> tuple[SendOutcome, Parts]:
         """Decide it by the result of the last send, or by the listing where there is none."""
         decision = await self._decide(result)
+        if decision[0] is SendOutcome.SESSION_ENDED:
+            outcome = await leave_session_of_batch(self._run, self._batch)
+            ended = outcome is SendOutcome.SESSION_ENDED
+            decision = outcome, [_as_planned(self._batch.facts)] if ended else []
         if decision[0] is not SendOutcome.DEFERRED:
             self._run.deferred.forget(self._batch.key)
         return decision
@@ -133,6 +138,9 @@ class _BatchRecovery:
                 return None
             case OtherBody() | Refused():  # 409 with another body; 400, 404, 413, 422
                 return None
+            case ScopeRejected() if await self._turns() is SendOutcome.SESSION_ENDED:  # 403: the session is unknown
+                run.stopped_scopes.pop(batch.session.selector, None)
+                return SendOutcome.SESSION_ENDED
             case KeyRejected() | ScopeRejected():  # 401, 403
                 return SendOutcome.HELD
             case Doubt():  # no response, or any other one

@@ -37,7 +37,7 @@ async def unclaimed_turns(
 
     A listing is evidence only if it shows every turn that is already claimed. One that does not, or of whose
     unclaimed turns `shows` is false, is asked for again for some seconds, because it may lag. `facts` are given up
-    where it still lacks a claimed turn.
+    where it still lacks a claimed turn. SESSION_ENDED where the server does not know the session.
     """
     assert session.server_id is not None  # noqa: S101 - a fact is intended only in a session that was made
     listing = f"turns of {session.server_id}"
@@ -62,8 +62,9 @@ async def unclaimed_turns(
     except KeyRefused as error:
         run.halt("key", error.message)
         return SendOutcome.HELD
-    except UnknownSession as error:
-        return await give_up(run, facts, error.message)
+    except UnknownSession:
+        run.unlisted_sessions.add(session.id)
+        return SendOutcome.SESSION_ENDED
     except (Unreachable, TimeoutError) as error:
         timed_out = f"no response to the listing of session {session.server_id}"
         run.give_up_on(listing, error.message if isinstance(error, Unreachable) else timed_out)

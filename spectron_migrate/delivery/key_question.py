@@ -32,6 +32,8 @@ class Key(Enum):
     """The same bytes bring the first answer back and write nothing."""
     FORGOTTEN = "forgotten"
     """The same bytes would be written again."""
+    UNKNOWN = "unknown"
+    """The question is worth nothing here: the key counts as forgotten."""
 
 
 async def ask_key(run: Run, fact: IntendedFact) -> Key | FactResult:
@@ -43,7 +45,7 @@ async def ask_key(run: Run, fact: IntendedFact) -> Key | FactResult:
     if not isinstance(usable, bool):
         return usable
     if not usable:
-        return Key.FORGOTTEN
+        return Key.UNKNOWN
     memory = run.deferred.keys
     result = await run.send(KeyQuestion(fact))
     match result:

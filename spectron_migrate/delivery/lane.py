@@ -21,6 +21,9 @@ from spectron_migrate.ledger.batches import IntendedBatch
 from spectron_migrate.ledger.sending import IntendedFact
 from spectron_migrate.ledger.sessions import SessionRow
 
+GOES_ON = (SendOutcome.DECIDED, SendOutcome.SESSION_ENDED)
+"""Outcomes of recovery after which the lane goes on: everything is decided or planned again."""
+
 
 async def deliver_lane(run: Run, lane: str) -> None:
     """Decide what is in doubt, then send until nothing is left, the lane is held, or the run stops."""
@@ -33,12 +36,10 @@ async def _deliver_full(run: Run, lane: str) -> None:
     facts = await run.writer.grouped(sending.intended_facts, lane=lane)
     doubts = [fact for fact in facts if fact.infer == "full"]
     # Over all sessions of the lane they were sent one after the other, so they are decided together.
-    if doubts and (run.should_stop() or await recover(run, doubts) is not SendOutcome.DECIDED):
+    if doubts and (run.should_stop() or await recover(run, doubts) not in GOES_ON):
         return
     for batch in await run.writer.grouped(batches.intended_batches, lane):
-        if batch.session.infer == "full" and (
-            run.should_stop() or await recover_batch(run, batch) is not SendOutcome.DECIDED
-        ):
+        if batch.session.infer == "full" and (run.should_stop() or await recover_batch(run, batch) not in GOES_ON):
             return
     if not await run.writer.grouped(sending.is_held, lane):
         await Stream(run, Feed(run, lane, "full"), "full").deliver()
@@ -78,7 +79,7 @@ async def _recover_session(run: Run, session: SessionRow, doubt: Sequence[Intend
     run.taken_sessions.add(session.id)
     try:
         outcome = await (recover_batch(run, doubt) if isinstance(doubt, IntendedBatch) else recover(run, doubt))
-        failed = outcome not in (SendOutcome.DECIDED, SendOutcome.DEFERRED)
+        failed = outcome not in (*GOES_ON, SendOutcome.DEFERRED)
         if failed and session.selector not in run.stopped_scopes and run.stop is None:
             await run.writer.durable(sessions.close_session, session.id)
         return outcome

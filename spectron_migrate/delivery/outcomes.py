@@ -23,7 +23,7 @@ class SendOutcome(Enum):
     """Still in doubt, with retries left: the next run continues recovery where this one stopped."""
     NEVER_SENT = "never sent"
     SESSION_ENDED = "session ended"
-    """The server refused the fact because it no longer knows the session: it goes on in a new one."""
+    """The server no longer knows the session and has not stored the fact: it goes on in a new one."""
 
 
 async def give_up(run: Run, facts: Sequence[IntendedFact], reason: str) -> SendOutcome:

@@ -8,9 +8,9 @@ evidence does not decide is undecidable and goes to a person, it is never guesse
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import ceil
 
 from spectron_migrate.delivery.deferred import Unanswered
+from spectron_migrate.delivery.ended_session import leave_session
 from spectron_migrate.delivery.evidence import (
     OTHER_TEXTS,
     has_ended,
@@ -24,6 +24,7 @@ from spectron_migrate.delivery.key_question import Key, ask_key, may_be_forgotte
 from spectron_migrate.delivery.outcomes import SendOutcome, give_up, stop_wrong_session
 from spectron_migrate.delivery.passages import Passage, find_passage
 from spectron_migrate.delivery.run import FactResult, NotYet, Patience, Run
+from spectron_migrate.delivery.waits import IN_FLIGHT_LIMIT_S, MAX_TRIES, late_listings, outlast_s
 from spectron_migrate.ledger import Ledger, overtaken, sending
 from spectron_migrate.ledger.sending import IntendedFact
 from spectron_migrate.records import Receipt
@@ -39,15 +40,6 @@ from spectron_migrate.spectron.answers import (
 )
 from spectron_migrate.spectron.api import Turn
 from spectron_migrate.spectron.wire import NotBegun
-
-IN_FLIGHT_LIMIT_S = 900.0
-"""How long a request that the server is still processing is waited for."""
-MAX_TRIES = 6
-"""Doubtful responses to the same bytes before recovery gives up for this run."""
-LISTING_INTERVAL_S = 8.0
-LATE_ARRIVAL_S = 120.0
-"""Listings must show nothing for at least so long before a write counts as never arrived."""
-
 
 # -- the first send -----------------------------------------------------------------------------------------
 
@@ -94,6 +86,8 @@ async def recover(run: Run, facts: Sequence[IntendedFact]) -> SendOutcome:
     if not all(run.is_due(fact.key) for fact in facts):
         return SendOutcome.DEFERRED
     turns = await turns_by_fact(run, facts)
+    if turns is SendOutcome.SESSION_ENDED:
+        return await _recover_around_ended(run, facts)
     if isinstance(turns, SendOutcome):
         return turns
     stored = len(turns)
@@ -106,6 +100,8 @@ async def recover(run: Run, facts: Sequence[IntendedFact]) -> SendOutcome:
         candidate = turns.pop(fact.id, None)
         turns_of_later_facts = {turn.id for turn in turns.values()}
         outcome = await _Recovery(run, fact, candidate, turns_of_later_facts).decide()
+        if outcome is SendOutcome.SESSION_ENDED:
+            outcome = await leave_session(run, [fact])
         if outcome is SendOutcome.DEFERRED:
             return outcome
         run.deferred.forget(fact.key)
@@ -113,6 +109,27 @@ async def recover(run: Run, facts: Sequence[IntendedFact]) -> SendOutcome:
             return outcome
         run.count_decided()
     return SendOutcome.DECIDED
+
+
+async def _recover_around_ended(run: Run, facts: Sequence[IntendedFact]) -> SendOutcome:
+    """Some of the facts are in a session that the server no longer knows: decide those before it, then its own.
+
+    Those after it were sent only if all before them were decided.
+    """
+    ended = next(fact.session.id for fact in facts if fact.session.id in run.unlisted_sessions)
+    first = next(at for at, fact in enumerate(facts) if fact.session.id == ended)
+    run.unlisted_sessions.discard(ended)
+    if first:
+        outcome = await recover(run, facts[:first])
+        if outcome is not SendOutcome.DECIDED:
+            return outcome
+    of_session = [fact for fact in facts[first:] if fact.session.id == ended]
+    outcome = await leave_session(run, of_session)
+    others = [fact for fact in facts[first:] if fact.session.id != ended]
+    if outcome not in (SendOutcome.DECIDED, SendOutcome.SESSION_ENDED) or not others:
+        return outcome
+    after = await recover(run, others)
+    return outcome if after is SendOutcome.DECIDED else after
 
 
 class _Recovery:
@@ -172,10 +189,10 @@ class _Recovery:
                 return await self._by_listing()
             if not run.deferred.left_in_flight(fact.key, fact.content):
                 key = await ask_key(run, fact)
-                if key is Key.FORGOTTEN:
-                    return await self._by_listing()
                 if not isinstance(key, Key):
                     return key
+                if key is not Key.HELD:
+                    return await self._by_listing()
         elif not is_valid:
             # The listing shows nothing, so a new day of the same key begins.
             now = run.server_now()
@@ -202,8 +219,13 @@ class _Recovery:
             case OtherBody(reason) | Refused(_, reason):  # 409 with another body; 400, 404, 413, 422
                 if self._candidate is not None:
                     return await self._by_listing()
+                if isinstance(result, Refused) and result.status == 404 and await self._is_unlisted():
+                    return SendOutcome.SESSION_ENDED
                 await run.writer.durable(sending.refuse, fact.id, reason)
                 return SendOutcome.DECIDED
+            case ScopeRejected() if await self._is_unlisted():  # 403, because the session is unknown
+                run.stopped_scopes.pop(fact.session.selector, None)
+                return SendOutcome.SESSION_ENDED
             case KeyRejected() | ScopeRejected():  # 401, 403
                 return SendOutcome.HELD
             case Doubt(reason, finished):  # no response, or any other one
@@ -338,6 +360,10 @@ class _Recovery:
                 return outcome
         return None
 
+    async def _is_unlisted(self) -> bool:
+        """Whether the server does not know the session."""
+        return await self._unclaimed() is SendOutcome.SESSION_ENDED
+
     async def _look_for_candidate(self) -> SendOutcome | None:
         turns = await self._unclaimed()
         if isinstance(turns, SendOutcome):
@@ -351,17 +377,3 @@ class _Recovery:
         if isinstance(turns, SendOutcome):
             return turns
         return [turn for turn in turns if turn.id not in self._turns_of_later_facts]
-
-
-# -- late arrival ---------------------------------------------------------------------------------------------
-
-
-def outlast_s(run: Run) -> float:
-    """Seconds that outlast a request of ours that may still be on its way, and the server's work on it."""
-    return max(LATE_ARRIVAL_S, run.api.timeout_s + LISTING_INTERVAL_S)
-
-
-def late_listings(seconds: float) -> Sequence[float]:
-    """Pauses before listings that cover so many seconds."""
-    pause_s = min(LISTING_INTERVAL_S, seconds)
-    return [pause_s] * ceil(seconds / pause_s)

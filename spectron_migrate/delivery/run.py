@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar, overload
@@ -93,6 +94,10 @@ class Run:
     stopped_scopes: dict[Selector, str] = field(default_factory=dict)
     """Scopes that nothing more is sent to, and why."""
     counters: Counters = field(default_factory=Counters)
+    unlisted_sessions: set[int] = field(default_factory=set)
+    """Sessions that the server said it does not know when their turns were asked for."""
+    ended_sessions: Counter[int] = field(default_factory=Counter)
+    """How many sessions of a fact ended before it was decided, by fact."""
     taken_sessions: set[int] = field(default_factory=set)
     """Sessions that one stream of this run writes to; no other stream may."""
     registering: dict[str, asyncio.Event] = field(default_factory=dict)

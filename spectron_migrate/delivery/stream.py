@@ -199,11 +199,14 @@ class Stream:
         if outcome is SendOutcome.DEFERRED:
             self._drop_session(batch.session)
             return False
+        if outcome is SendOutcome.SESSION_ENDED:
+            self._drop_session(batch.session)
         for part in parts:
             # What the server did not take goes again in smaller sets, each under a key of its own.
             if run.should_stop() or not await self._send_batches(part):
                 return False
-        return outcome is SendOutcome.DECIDED or await self._may_pass(batch.session)
+        is_done = outcome in (SendOutcome.DECIDED, SendOutcome.SESSION_ENDED)
+        return is_done or await self._may_pass(batch.session)
 
     # -- sessions -----------------------------------------------------------------------------------------
 

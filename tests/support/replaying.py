@@ -165,7 +165,7 @@ def without_evidence(fault: str) -> Callable[[Seen], Fault]:
 
     def choose(seen: Seen) -> Fault:
         nonlocal written
-        if seen.writes_fact:
+        if seen.writes_fact or seen.is_preview:
             written = True
             return fault
         return refusing(404, "no such session") if written and "/turns" in seen.path else "none"

@@ -1,0 +1,104 @@
+"""Writes in doubt in a session that the server no longer knows: they go on in a new one, once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from spectron_migrate.errors import ExitCode
+from spectron_migrate.local.testing import RunningServer
+from spectron_migrate.migration.replay_summary import ReplaySummary
+from tests.support.oracle import ledger_facts
+from tests.support.proxy import Fault, Seen, misbehaving, refusing
+from tests.support.replaying import BATCH, NONE, expected_texts, mapping_file, replay_in_no_time, texts
+from tests.support.spectron import memory, write_raw
+
+pytestmark = pytest.mark.slow
+
+MODES = {"full": "infer: full\n", "none": NONE, "batch": BATCH}
+COUNT = 12
+
+
+class Ending:
+    """The session of the sixth memory ends at that memory's first write, which has a fault."""
+
+    def __init__(self, fault: Fault, status: int, *, answers_known_keys: bool, ends: int = 1) -> None:
+        self.fault, self.status, self.answers_known_keys, self.ends = fault, status, answers_known_keys, ends
+        self.ended: set[str] = set()
+        self.known: set[str] = set()
+        self.waits = 0.0
+
+    def __call__(self, seen: Seen) -> Fault:
+        if "/turns" in seen.path:
+            return refusing(404, "no such session") if seen.path.split("/")[-2] in self.ended else "none"
+        if not seen.path.endswith(("/facts", "/facts/batch")):
+            return "none"
+        session, key = json.loads(seen.body)["session_id"], seen.headers["idempotency-key"]
+        if b"number 5" in seen.body and len(self.ended) < self.ends and session not in self.ended:
+            self.ended.add(session)
+            if "after" in str(self.fault):
+                self.known.add(key)
+            return self.fault
+        if session in self.ended and not (self.answers_known_keys and key in self.known):
+            return refusing(self.status, "the session does not exist or is out of reach")
+        return "none"
+
+
+def replayed(server: RunningServer, user: str, folder: Path, mode: str, ending: Ending) -> ReplaySummary:
+    dump = write_raw(folder / "all.json", [memory(number, user) for number in range(COUNT)])
+
+    def waited(moment: float) -> None:
+        ending.waits = moment
+
+    with misbehaving(server.base_url, ending) as proxy:
+        return replay_in_no_time(
+            server,
+            folder / "state",
+            dump,
+            endpoint=proxy.base_url,
+            mapping=mapping_file(folder, MODES[mode]),
+            waited=waited,
+        )
+
+
+@pytest.mark.parametrize("status", [404, 403])
+@pytest.mark.parametrize("fault", ["cut_before", "cut_after", "500_before", "500_after"])
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_in_doubt_when_its_session_ends_is_stored_once(
+    spectron: RunningServer, user: str, tmp_path: Path, mode: str, fault: str, status: int
+) -> None:
+    ending = Ending(fault, status, answers_known_keys=True)
+    summary = replayed(spectron, user, tmp_path, mode, ending)
+    assert ExitCode.DONE == summary.exit_code
+    assert 0 == summary.in_doubt + summary.undecidable + summary.remaining
+    assert expected_texts(user, COUNT) == texts(spectron, user)
+    assert 20.0 <= ending.waits, "a request that may still arrive is waited for"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_was_stored_in_a_session_that_answers_nothing_more_is_named_and_not_stored_twice(
+    spectron: RunningServer, user: str, tmp_path: Path, mode: str
+) -> None:
+    """In the new session its key meets 409: it was used with the body of the old one."""
+    summary = replayed(spectron, user, tmp_path, mode, Ending("cut_after", 404, answers_known_keys=False))
+    stored = texts(spectron, user)
+    assert sorted(expected_texts(user, COUNT)) == sorted(stored)
+    if mode == "batch":
+        return
+    assert ExitCode.REFUSED == summary.exit_code
+    (named,) = (fact for fact in ledger_facts(tmp_path / "state") if fact["state"] == "refused")
+    assert f"{user}-0005" == named["mem0_id"]
+
+
+@pytest.mark.parametrize("mode", ["full", "none"])
+def test_a_server_that_ends_every_session_it_is_in_doubt_about_does_not_keep_a_run_for_ever(
+    spectron: RunningServer, user: str, tmp_path: Path, mode: str
+) -> None:
+    ending = Ending("cut_before", 404, answers_known_keys=True, ends=99)
+    summary = replayed(spectron, user, tmp_path, mode, ending)
+    assert ExitCode.DONE != summary.exit_code
+    assert 6 > len(ending.ended)
+    stored = texts(spectron, user)
+    assert len(set(stored)) == len(stored)
