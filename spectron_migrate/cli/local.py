@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DEFAULT_KEY = "sk-local"
 KEY_LENGTH_OFF_LOOPBACK = 16
-APIS = ("0.0.0", "0.2.1")
+APIS = ("0.0.0", "0.2.1", "0.3.0")
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def command(
         bool, typer.Option("--no-extraction", help="Only store texts, as a Context does by default.")
     ] = False,
     api: Annotated[
-        str, typer.Option("--api", help="Generation of the published API: 0.0.0 or 0.2.1.", metavar="VERSION")
-    ] = "0.0.0",
+        str, typer.Option("--api", help="Generation of the published API: 0.0.0, 0.2.1 or 0.3.0.", metavar="VERSION")
+    ] = "0.3.0",
     model_endpoint: Annotated[
         str | None,
         typer.Option(

@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from spectron_migrate.local.engine import ContractReading
+from spectron_migrate.local.engine import NEWEST, ContractReading
 from spectron_migrate.local.faults import Faults, FaultSettings
 from spectron_migrate.local.server import StoreRefused, serve
 
@@ -21,7 +21,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--context", default="local")
     parser.add_argument("--no-extraction", action="store_true")
-    parser.add_argument("--api", default="0.0.0")
+    parser.add_argument("--api", default=NEWEST)
     parser.add_argument(
         "--more", action="store_true", help="read more options of create_app from stdin, as one line of JSON"
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from spectron_migrate.local.auth import Caller
 from spectron_migrate.local.fact_updates import ExtractionResult
 from spectron_migrate.local.maintenance import FsckReport
 from spectron_migrate.local.results import MemoryHit, QueryResult
+from spectron_migrate.local.scopes import Selector
 from spectron_migrate.local.storage import (
     ApiKey,
     Attribute,
@@ -42,11 +44,14 @@ def turn(row: Turn) -> Answer:
 
 
 def hit(row: MemoryHit, resource: Resource | None, *, later: bool) -> Answer:
-    """`MemoryHitJson`; the later generation adds the known time and the row behind the hit."""
+    """`MemoryHitJson`; all generations but the first add the known time and the row behind the hit."""
     answer = {"id": row.id, "text": row.text, "source": row.source, "score": row.score}
     if later:
         answer["occurredAt"] = row.known_at
-        if resource is not None:
+        if row.source == "entity":
+            type_, _, name = row.text.partition(" ")
+            answer["resource"] = {"kind": "entity", "entityType": type_, "name": name}
+        elif resource is not None:
             answer["resource"] = _resource(resource)
     return answer
 
@@ -55,7 +60,7 @@ def _resource(row: Resource) -> Answer:
     """`ResourceRef`."""
     if row.key is not None:
         return {"kind": "attribute", "entityType": row.entity_type, "name": row.entity_name, "key": row.key}
-    return {"kind": "session", "sessionId": row.session, "turnId": row.turn}
+    return {"kind": "session", "sessionId": row.session, "turnId": row.turn, "position": row.position}
 
 
 def trace(id_: str, result: QueryResult, took: int) -> Answer:
@@ -83,46 +88,71 @@ def entity(row: Entity) -> Answer:
     }
 
 
-def attribute(row: Attribute) -> Answer:
-    """`AttributeDetailJson`."""
-    return {
-        "id": row.id,
-        "entity": row.entity,
-        "key": row.key,
-        "value": row.value,
-        "memoryCategory": row.category,
-        "importance": row.importance,
-        "createdAt": row.created_at,
-        "validUntil": row.valid_until,
-        "supersedes": row.supersedes,
-        "supersededBy": row.superseded_by,
-        "source": source(row),
-    }
+@dataclass(frozen=True, slots=True)
+class FactAnswers:
+    """Attributes and relations as the generation shows them."""
+
+    entities: Mapping[str, Entity]
+    """Id -> entity, of all that the rows name."""
+    scopes: Mapping[int, Selector]
+    """Selector number -> selector."""
+    shows_labels: bool
+    """Whether rows show scope, labels, confidence and a sentence (0.3.0)."""
+
+    def attribute(self, row: Attribute) -> Answer:
+        """`AttributeDetailJson`."""
+        about = self.entities[row.entity]
+        answer: Answer = {
+            "id": row.id,
+            "entity": ref(about) if self.shows_labels else row.entity,
+            "key": row.key,
+            "value": row.value,
+            "memoryCategory": row.category,
+            "importance": row.importance,
+            "createdAt": row.created_at,
+            "validUntil": row.valid_until,
+            "supersedes": row.supersedes,
+            "supersededBy": row.superseded_by,
+            "source": self._source(row),
+        }
+        return answer | self._labelled(row, f"{about.name} {row.key.replace('_', ' ')}: {row.value}")
+
+    def relation(self, row: Relation) -> Answer:
+        """`RelationDetailJson`; subject and object as `entity:<type>/<name>`."""
+        subject, object_ = self.entities[row.subject], self.entities[row.object]
+        answer: Answer = {
+            "id": row.id,
+            "subject": ref(subject),
+            "object": ref(object_),
+            "label": row.label,
+            "memoryCategory": row.category,
+            "createdAt": row.created_at,
+            "validUntil": row.valid_until,
+            "source": self._source(row),
+        }
+        return answer | self._labelled(row, f"{subject.name} {row.label.replace('_', ' ')} {object_.name}")
+
+    def _labelled(self, row: Attribute | Relation, summary: str) -> Answer:
+        if not self.shows_labels:
+            return {}
+        return {
+            "scope": self.scopes[row.selector],
+            "labels": row.labels,
+            "confidence": row.confidence,
+            "summary": summary,
+        }
+
+    def _source(self, row: Attribute | Relation) -> Answer:
+        """`SourceRefJson`."""
+        answer: Answer = {"kind": row.origin}
+        if row.turn is not None:
+            answer |= {"ref": f"turn:{row.turn}", "sessionId": row.session}
+        return answer | ({"trust": 1.0 if row.origin == "upsert" else 0.7} if self.shows_labels else {})
 
 
-def relation(row: Relation, named: Mapping[str, Entity]) -> Answer:
-    """`RelationDetailJson`; subject and object as `entity:<type>/<name>`."""
-    return {
-        "id": row.id,
-        "subject": _ref(named[row.subject]),
-        "object": _ref(named[row.object]),
-        "label": row.label,
-        "memoryCategory": row.category,
-        "createdAt": row.created_at,
-        "validUntil": row.valid_until,
-        "source": source(row),
-    }
-
-
-def _ref(row: Entity) -> str:
+def ref(row: Entity) -> str:
+    """The navigable reference of an entity."""
     return f"entity:{row.type}/{row.name}"
-
-
-def source(row: Attribute | Relation) -> Answer:
-    """`SourceRefJson`."""
-    if row.turn is None:
-        return {"kind": row.origin}
-    return {"kind": row.origin, "ref": f"turn:{row.turn}", "sessionId": row.session}
 
 
 def instruction(row: Note) -> Answer:
@@ -135,8 +165,24 @@ def uncertainty(row: Note) -> Answer:
     return {"about": row.subject, "reason": row.text}
 
 
+def uncertainty_detail(row: Note, selector: Selector) -> Answer:
+    """`UncertaintyJson`; none is ever settled here, because that call is not served."""
+    return {
+        "id": row.id,
+        "about": row.subject,
+        "reason": row.text,
+        "entity": f"entity:{row.entity}" if row.entity else None,
+        "key": row.key,
+        "resolved": False,
+        "resolvable": False,
+        "scope": selector,
+        "labels": row.labels,
+        "createdAt": row.created_at,
+    }
+
+
 def extraction(result: ExtractionResult, *, later: bool) -> Answer:
-    """`ExtractionResultJson`; the later generation lists dated events as actions, which the rules do not extract."""
+    """`ExtractionResultJson`; all generations but the first list dated events, which the rules do not extract."""
     return ({"actions": []} if later else {}) | {
         "turnId": result.turn,
         "entities": [
@@ -238,6 +284,8 @@ def state(tables: Mapping[str, Sequence[Any]], limit: int | None) -> Answer:
     }
     answer |= {"instructions": cut["instructions"], "unknowns": cut["unknowns"]}
     if limit is not None:
+        for category in ("identity", "knowledge", "context"):
+            answer[category]["actions"] = []
         truncated = {name: len(rows) > limit for name, rows in tables.items()}
         answer["truncated"] = {**truncated, "actions": False}
     return answer

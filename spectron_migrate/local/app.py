@@ -15,13 +15,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from spectron_migrate.local import maintenance
 from spectron_migrate.local.auth import Caller
-from spectron_migrate.local.calls import SERVED, access, facts, memory, scopes
+from spectron_migrate.local.calls import access, entities, facts, memory, scopes, served_by
 from spectron_migrate.local.engine import Engine
 from spectron_migrate.local.errors import ApiError, not_found, unauthorised
 from spectron_migrate.local.ids import new_id
 from spectron_migrate.local.web import CONTEXT_ID, ApiCall, Handler, body_of, failure
 
-_REGISTERED = (access, facts, memory, scopes)
+_REGISTERED = (access, entities, facts, memory, scopes)
 """Modules that register their calls when they are imported."""
 
 PREFIX = ("", "api", "v1")
@@ -61,18 +61,20 @@ GET /traces/{trace_id}
 """
 """Published calls that a migration does not use."""
 
-NOT_SERVED_LATER = """
-GET /actions
-GET /attributes
-GET /relations
+NOT_SERVED_SINCE_030 = """
+GET /entities/search
+GET /entities/top
+GET /entities/{entity_type}/{entity_name}/neighbourhood
+POST /lookup
+POST /uncertainty/{uncertainty_id}/resolve
 """
-"""Further calls of the later generation."""
+"""Further calls of 0.3.0."""
 
 
 def build(engine: Engine) -> ASGIApp:
     """The application; it closes the store at shutdown."""
-    not_served = NOT_SERVED + (NOT_SERVED_LATER if engine.settings.api != "0.0.0" else "")
-    table = dict(SERVED)
+    not_served = NOT_SERVED + (NOT_SERVED_SINCE_030 if engine.settings.is_at_least("0.3.0") else "")
+    table = served_by(engine.settings)
     for line in not_served.split("\n"):
         method, _, path = line.partition(" ")
         if path:
@@ -138,7 +140,7 @@ class Application:
 
     async def _answer(self, request: Request) -> Response:
         settings = self._engine.settings
-        if self._in_flight > settings.max_in_flight and settings.api != "0.0.0":
+        if self._in_flight > settings.max_in_flight and settings.is_at_least("0.2.1"):
             raise ApiError(503, "too many requests in flight", retry_after=1)
         # Segments are unescaped after splitting: an escaped slash is part of a name.
         segments = tuple(unquote(part) for part in request.scope["raw_path"].decode("latin-1").split("/"))

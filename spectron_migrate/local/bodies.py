@@ -186,7 +186,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Triple:
-    """A fact that the caller gives: an attribute (`value`) or a relation (`target`)."""
+    """A fact that the caller gives: an attribute (`value`), a relation (`target`), or an entity alone (neither)."""
 
     type: str
     name: str
@@ -194,6 +194,7 @@ class Triple:
     value: str | None
     target: tuple[str, str] | None
     category: Category | None
+    confidence: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +209,7 @@ class Write:
     category: Category | None = None
     observed_at: str | None = None
     triples: tuple[Triple, ...] = ()
+    is_batch: bool = False
     whole_conversation: bool = False
 
 
@@ -229,10 +231,19 @@ class QueryRequest:
     located: bool
 
 
-def read_fact(body: Body) -> Write:
-    """The body of `/facts`. Raises ApiError 400."""
+def read_fact(body: Body, *, families: bool) -> Write:
+    """The body of `/facts`.
+
+    Args:
+        body: the request.
+        families: whether triples are of the four families of 0.3.0.
+
+    Raises:
+        ApiError: 400, or 422 for a bad entry of the four families.
+    """
     infer = body.choice("infer", INFER_MODES, "full")
-    triples = tuple(_triple(one) for one in body.objects("triples"))
+    read = _entry if families else _triple
+    triples = tuple(read(one) for one in body.objects("triples"))
     role = body.choice("role", ROLES, "user")
     if infer == "triples":
         if not triples:
@@ -268,6 +279,7 @@ def read_batch(body: Body) -> Write:
         session=body.text("session_id"),
         scopes=body.selector("scopes") or body.selector("scope"),
         labels=_labels(body),
+        is_batch=True,
         whole_conversation=body.choice("extract", EXTRACT_MODES, EXTRACT_MODES[0]) == "whole_conversation",
     )
 
@@ -322,6 +334,42 @@ def _triple(body: Body) -> Triple:
         target=None if target is None else (target.required("type"), target.required("name")),
         category=_category(body),
     )
+
+
+def _entry(body: Body) -> Triple:
+    """An entry of 0.3.0: attribute, relation or entity; raises ApiError 422 where it is none, 501 for an action."""
+    try:
+        entity, target = body.object("entity"), body.object("target")
+        if entity is None:
+            raise bad_request("a triple needs an entity")
+        said = [name for name in ("value", "target", "verb") if body.any(name) is not None]
+        if len(said) > 1:
+            raise bad_request(f"a triple has one of value, target and verb, not {' and '.join(said)}")
+        times = [name for name in ("occurred_at", "temporal_hint") if body.any(name) is not None]
+        bounds = [name for name in ("valid_from", "valid_until") if body.any(name) is not None]
+        confidence = body.number("confidence", 1.0)
+        if len(times) > 1 or (bounds and said != ["target"]) or ("valid_from" in bounds and times):
+            raise bad_request(f"a triple cannot have {' and '.join(times + bounds)}")
+        if not 0 <= confidence <= 1 or (body.any("confidence") is not None and "target" in said):
+            raise bad_request("confidence is from 0 to 1, and of attributes and actions only")
+        for name in ("occurred_at", *bounds):
+            body.time(name)
+        triple = Triple(
+            type=entity.required("type"),
+            name=entity.required("name"),
+            key=body.required("key") if said in (["value"], ["target"]) else "",
+            value=body.required("value") if said == ["value"] else None,
+            target=None if target is None else (target.required("type"), target.required("name")),
+            category=_category(body),
+            confidence=confidence,
+        )
+        if said == ["verb"] and (body.any("key") is not None or not body.required("verb")):
+            raise bad_request("an action has a verb and no key")
+    except ApiError as error:
+        raise ApiError(422, error.message) from error
+    if said == ["verb"]:
+        raise ApiError(501, "the local Spectron keeps no actions")
+    return triple
 
 
 def _category(body: Body) -> Category | None:

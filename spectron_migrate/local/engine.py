@@ -18,8 +18,10 @@ from spectron_migrate.local.scopes import EVERYTHING, Selector, involves, readab
 from spectron_migrate.local.storage import Region, Store
 from spectron_migrate.local.times import stamp
 
-Api = Literal["0.0.0", "0.2.1"]
-API_VERSIONS: tuple[Api, ...] = ("0.0.0", "0.2.1")
+Api = Literal["0.0.0", "0.2.1", "0.3.0"]
+API_VERSIONS: tuple[Api, ...] = ("0.0.0", "0.2.1", "0.3.0")
+"""Generations of the published API, oldest first."""
+NEWEST: Api = API_VERSIONS[-1]
 
 
 def wall_clock() -> datetime:
@@ -32,11 +34,15 @@ class ServerSettings:
     """Settings of one server."""
 
     context: str
-    api: Api = "0.0.0"
+    api: Api = NEWEST
     extraction: bool = True
     """The Context's `llm_extraction_enabled`: without it `infer: full` answers 200 with an empty extraction."""
     max_in_flight: int = 256
-    """The later generation answers 503 beyond it."""
+    """All generations but the first answer 503 beyond it."""
+
+    def is_at_least(self, api: Api) -> bool:
+        """Whether this server's generation is that one or a later one."""
+        return API_VERSIONS.index(self.api) >= API_VERSIONS.index(api)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,8 @@ class ContractReading:
     """Whether answers of `/facts` have a `turnId`."""
     hits_name_turn: bool = True
     """Whether the `resource` of a passage has a `turnId` beside its `sessionId` (later generations)."""
+    merges_labels: bool = True
+    """Whether a fact that is stated again gets the labels of that write too (0.3.0)."""
     shared_cache: bool = False
     """Whether the response cache ignores lens and caller."""
 

@@ -9,6 +9,7 @@ known time: an old fact written late becomes the current one.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from spectron_migrate.local.embedding import Embedder
 from spectron_migrate.local.extract import Extraction, Fact, type_of
@@ -31,6 +32,9 @@ class Source:
     category: Category | None = None
     """Overrides the category of each fact."""
     labels: tuple[str, ...] = ()
+    """Stamped on every row that the write makes."""
+    merges_labels: bool = True
+    """Whether a row that the write states again gets them too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,7 @@ def apply_extraction(
         _FactWriter(store, embedder, source, result).fact(fact)
     for text in extraction.instructions:
         label = " ".join(text.split()[:6])
-        note = Note(new_id("ins"), "instruction", source.selector, label, text, source.known_at)
+        note = Note(new_id("ins"), "instruction", source.selector, label, text, source.known_at, labels=source.labels)
         if text not in {known.text for known in store.notes(frozenset({source.selector}), "instruction")}:
             store.add_note(note)
         result.instructions.append(note)
@@ -110,8 +114,10 @@ class _FactWriter:
             if edge.subject == subject.id and edge.label == fact.key
         ]
         self.result.relations.append((_named(subject), fact.key, _named(object_), category))
-        if any(edge.object == object_.id for edge in known):
-            return
+        for edge in known:
+            if edge.object == object_.id:
+                self.relabel("relation", edge)
+                return
         if fact.value and fact.confidence >= CONFIDENCE_FLOOR:  # the relation mirrors an attribute with one value
             for edge in known:
                 self.store.close_relation(edge.id, max(source.known_at, edge.created_at))
@@ -127,6 +133,8 @@ class _FactWriter:
                 source.turn,
                 source.session,
                 source.known_at,
+                confidence=fact.confidence,
+                labels=source.labels,
             )
         )
 
@@ -134,6 +142,7 @@ class _FactWriter:
         live = self.store.attributes(frozenset({self.source.selector}), entity=entity.id, key=fact.key)
         same = [known for known in live if known.value.casefold() == fact.value.casefold()]
         if same:
+            self.relabel("attribute", same[0])
             self.result.attributes.append(same[0])
             return
         if self.source.origin == "turn" and any(known.origin == "upsert" for known in live):
@@ -162,6 +171,7 @@ class _FactWriter:
             source.session,
             source.known_at,
             supersedes=supersedes,
+            labels=source.labels,
         )
         self.store.add_attribute(attribute)
         text = f"{entity.name} {fact.key.replace('_', ' ')}: {fact.value}"
@@ -170,9 +180,26 @@ class _FactWriter:
         self.result.attributes.append(attribute)
         return attribute
 
+    def relabel(self, table: Literal["attribute", "relation"], row: Attribute | Relation) -> None:
+        """A row that is stated again carries the labels of both writes."""
+        labels = tuple(dict.fromkeys((*row.labels, *self.source.labels)))
+        if self.source.merges_labels and labels != row.labels:
+            self.store.relabel(table, row.id, labels)
+
     def uncertainty(self, entity: Entity, fact: Fact, reason: str) -> None:
         about = f"{_named(entity)} {fact.key}"
-        note = Note(new_id("unc"), "uncertainty", self.source.selector, about, reason, self.source.known_at)
+        source = self.source
+        note = Note(
+            new_id("unc"),
+            "uncertainty",
+            source.selector,
+            about,
+            reason,
+            source.known_at,
+            entity=_named(entity),
+            key=fact.key,
+            labels=source.labels,
+        )
         self.store.add_note(note)
         self.result.uncertainties.append(note)
 

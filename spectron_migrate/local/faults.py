@@ -22,7 +22,7 @@ from typing import Any, Literal
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from spectron_migrate.local.engine import Api, ContractReading, Engine
+from spectron_migrate.local.engine import NEWEST, Api, ContractReading, Engine
 from spectron_migrate.local.errors import ApiError
 from spectron_migrate.local.idempotency import IN_FLIGHT
 from spectron_migrate.local.web import failure, reply
@@ -186,7 +186,7 @@ class Faults:
     @property
     def api(self) -> Api:
         """The API generation in whose form errors are answered."""
-        return self._engine.settings.api if self._engine is not None else "0.0.0"
+        return self._engine.settings.api if self._engine is not None else NEWEST
 
     def next(self, request: SeenRequest) -> Fault:
         """The fault of a request."""

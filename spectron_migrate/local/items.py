@@ -134,6 +134,14 @@ class ItemTable:
         self._promote_duplicates("until IS NOT NULL AND number IN (SELECT value FROM json_each(?))", (marks,))
         return len(live)
 
+    def hide_items(self, ids: Sequence[str]) -> int:
+        times = self._db.execute(
+            "SELECT known_at, json_group_array(id) FROM item WHERE until IS NULL"
+            " AND id IN (SELECT value FROM json_each(?)) GROUP BY known_at",
+            (json.dumps(ids),),
+        ).fetchall()
+        return sum(self.close_items(json.loads(group), at) for at, group in times)
+
     def _index(self) -> VectorIndex:
         if self._loaded is None:
             rows = self._db.execute(

@@ -138,7 +138,10 @@ def forget(engine: Engine, caller: Caller, query: str, *, dry_run: bool, purge: 
     if dry_run:
         return len(ids)
     with engine.store.transaction():
-        engine.store.close_items(ids, engine.now())
+        if engine.settings.is_at_least("0.3.0"):
+            engine.store.hide_items(ids)  # withheld from point-in-time reads as well
+        else:
+            engine.store.close_items(ids, engine.now())
         if purge:
             engine.store.purge(ids)
     return len(ids)

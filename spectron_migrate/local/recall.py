@@ -15,6 +15,8 @@ from spectron_migrate.local.storage import Entity, Region, ScoredItem, SearchFil
 
 CANDIDATES = 256
 """Candidates of each signal, whatever `k` is."""
+NEXT_RANKS = 5
+"""Ranks beyond `k` that an answer of 0.3.0 shows beside its hits."""
 RANK_CONSTANT = 60
 WORDS_WEIGHT = 0.5
 """Weight of a rank by words, relative to a rank by meaning."""
@@ -60,10 +62,11 @@ def recall(engine: Engine, request: QueryRequest, region: Region) -> QueryResult
     filter_ = SearchFilter(region, request.kinds, request.duplicates, request.as_of, request.labels)
     seeds = _seeds(engine, request.query, region)
     if request.mode == "graph":
-        hits = _neighbourhood(engine, seeds, filter_, request.k)
+        hits = _neighbourhood(engine, seeds, filter_)
     else:
-        hits = _hits(engine, _ranked(engine, request, filter_)[: request.k])
-    return QueryResult(tuple(hits), tuple(seed.name for seed in seeds))
+        hits = _hits(engine, _ranked(engine, request, filter_)[: request.k + NEXT_RANKS])
+    next_ranks = hits[request.k : request.k + NEXT_RANKS]
+    return QueryResult(tuple(hits[: request.k]), tuple(next_ranks), tuple(seed.name for seed in seeds))
 
 
 def content_words(text: str) -> list[str]:
@@ -91,7 +94,7 @@ def _fused(by_meaning: list[ScoredItem], by_words: list[ScoredItem]) -> list[Sco
     scores = {hit.number: 1 / (RANK_CONSTANT + rank) for rank, hit in enumerate(by_meaning, 1)}
     for rank, hit in enumerate(by_words, 1):
         scores[hit.number] = scores.get(hit.number, 0.0) + WORDS_WEIGHT / (RANK_CONSTANT + rank)
-    ranked = heapq.nsmallest(MAX_HITS, scores.items(), key=lambda entry: (-entry[1], entry[0]))
+    ranked = heapq.nsmallest(MAX_HITS + NEXT_RANKS, scores.items(), key=lambda entry: (-entry[1], entry[0]))
     return [ScoredItem(number, score) for number, score in ranked]
 
 
@@ -111,7 +114,7 @@ def _seeds(engine: Engine, query: str, region: Region) -> list[Entity]:
     return engine.store.entities_named(sorted(names), region) if names else []
 
 
-def _neighbourhood(engine: Engine, seeds: list[Entity], filter_: SearchFilter, k: int) -> list[MemoryHit]:
+def _neighbourhood(engine: Engine, seeds: list[Entity], filter_: SearchFilter) -> list[MemoryHit]:
     """Entities that the query names, their facts, then the facts of their neighbours."""
     hits: dict[str, MemoryHit] = {}
     scores = {seed.id: 1.0 for seed in seeds}
@@ -127,7 +130,7 @@ def _neighbourhood(engine: Engine, seeds: list[Entity], filter_: SearchFilter, k
         seen = engine.store.visible(numbers.values(), replace(filter_, kinds=frozenset({"attribute"})))
         for item in engine.store.items(seen).values():
             hits.setdefault(item.id, MemoryHit(item.id, item.text, "attribute", score * 0.9, item.known_at))
-    return sorted(hits.values(), key=lambda hit: -hit.score)[:k]
+    return sorted(hits.values(), key=lambda hit: -hit.score)
 
 
 def as_prompt(hits: tuple[MemoryHit, ...]) -> str:

@@ -198,6 +198,12 @@ class _Writing:
             for turn_id, extraction in zip(turns, extractions, strict=True):
                 self.facts(extraction, turn_id, now)
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels reach the rows only from 0.3.0 on, and never those of a batch."""
+        applied = self.engine.settings.is_at_least("0.3.0") and not self.write.is_batch
+        return self.write.labels if applied else ()
+
     def passages(self, turn: Turn) -> str:
         ids = []
         for text in split(turn.content):
@@ -207,7 +213,7 @@ class _Writing:
                 self.session.selector,
                 text,
                 turn.created_at,
-                labels=self.write.labels,
+                labels=self.labels,
                 session=self.session.id,
                 turn=turn.id,
             )
@@ -223,7 +229,8 @@ class _Writing:
             turn=turn,
             session=self.session.id,
             category=self.write.category,
-            labels=self.write.labels,
+            labels=self.labels,
+            merges_labels=self.engine.reading.merges_labels,
         )
         result = ExtractionResult(turn)
         apply_extraction(self.engine.store, self.engine.embedder, extraction, source, result)
@@ -239,8 +246,11 @@ class _Writing:
                 origin="upsert",
                 session=self.session.id,
                 category=triple.category or self.write.category,
-                labels=self.write.labels,
+                labels=self.labels,
+                merges_labels=self.engine.reading.merges_labels,
             )
-            fact = Fact((triple.type, triple.name), triple.key, triple.value or "", 1.0, target=triple.target)
+            fact = Fact(
+                (triple.type, triple.name), triple.key, triple.value or "", triple.confidence, target=triple.target
+            )
             apply_extraction(self.engine.store, self.engine.embedder, Extraction((fact,)), source, result)
         self.made.extractions.append(result)

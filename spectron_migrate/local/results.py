@@ -24,6 +24,8 @@ class QueryResult:
     """The answer to a query."""
 
     hits: tuple[MemoryHit, ...]
+    next_ranks: tuple[MemoryHit, ...]
+    """What came next and is no hit (`contextHits` of 0.3.0)."""
     seeds: tuple[str, ...]
     """Names of known entities that the query mentions."""
     tier: Literal["cache", "hybrid"] = "hybrid"

@@ -5,10 +5,25 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-FORMAT = 1
+FORMAT = 2
 """Increases with every change of the tables; `MIGRATIONS` upgrade an older file."""
 
-MIGRATIONS: dict[int, str] = {}
+MIGRATIONS: dict[int, str] = {
+    1: """
+ALTER TABLE attribute ADD COLUMN labels TEXT;
+ALTER TABLE relation ADD COLUMN confidence REAL NOT NULL DEFAULT 1.0;
+ALTER TABLE relation ADD COLUMN labels TEXT;
+ALTER TABLE note ADD COLUMN entity TEXT;
+ALTER TABLE note ADD COLUMN key TEXT;
+ALTER TABLE note ADD COLUMN labels TEXT;
+DROP VIEW facts;
+CREATE VIEW facts AS
+    SELECT attribute.id, entity.type || '/' || entity.name AS entity, key, value, clauses AS scopes,
+        attribute.category, confidence, origin, turn, session, attribute.created_at, valid_until, supersedes,
+        superseded_by, attribute.labels
+    FROM attribute JOIN entity ON entity.id = attribute.entity JOIN selector ON selector.number = attribute.selector;
+"""
+}
 """Format -> statements that upgrade it to the next."""
 
 _TABLES = """
@@ -60,18 +75,20 @@ CREATE TABLE entity_scope (
 CREATE TABLE attribute (
     id TEXT PRIMARY KEY, entity TEXT NOT NULL, selector INTEGER NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL,
     category TEXT NOT NULL, confidence REAL NOT NULL, origin TEXT NOT NULL, turn TEXT, session TEXT,
-    created_at TEXT NOT NULL, valid_until TEXT, supersedes TEXT, superseded_by TEXT, importance REAL NOT NULL
+    created_at TEXT NOT NULL, valid_until TEXT, supersedes TEXT, superseded_by TEXT, importance REAL NOT NULL,
+    labels TEXT
 );
 CREATE INDEX attribute_entity ON attribute(entity, key, selector);
 CREATE TABLE relation (
     id TEXT PRIMARY KEY, subject TEXT NOT NULL, label TEXT NOT NULL, object TEXT NOT NULL, selector INTEGER NOT NULL,
-    category TEXT NOT NULL, origin TEXT NOT NULL, turn TEXT, session TEXT, created_at TEXT NOT NULL, valid_until TEXT
+    category TEXT NOT NULL, origin TEXT NOT NULL, turn TEXT, session TEXT, created_at TEXT NOT NULL, valid_until TEXT,
+    confidence REAL NOT NULL, labels TEXT
 );
 CREATE INDEX relation_subject ON relation(subject, label);
 CREATE INDEX relation_object ON relation(object);
 CREATE TABLE note (
     id TEXT PRIMARY KEY, kind TEXT NOT NULL, selector INTEGER NOT NULL, subject TEXT NOT NULL, text TEXT NOT NULL,
-    created_at TEXT NOT NULL
+    created_at TEXT NOT NULL, entity TEXT, key TEXT, labels TEXT
 );
 CREATE TABLE idempotency (
     principal TEXT NOT NULL, key TEXT NOT NULL, digest TEXT NOT NULL, body BLOB NOT NULL, created_at TEXT NOT NULL,
@@ -88,7 +105,7 @@ CREATE VIEW sessions AS
 CREATE VIEW facts AS
     SELECT attribute.id, entity.type || '/' || entity.name AS entity, key, value, clauses AS scopes,
         attribute.category, confidence, origin, turn, session, attribute.created_at, valid_until, supersedes,
-        superseded_by
+        superseded_by, attribute.labels
     FROM attribute JOIN entity ON entity.id = attribute.entity JOIN selector ON selector.number = attribute.selector;
 CREATE VIEW passages AS
     SELECT item.id, turn, session, text, clauses AS scopes, known_at, until, duplicate_of

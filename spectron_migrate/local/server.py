@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 from spectron_migrate.local.app import build
 from spectron_migrate.local.auth import Keyring, bootstrap
 from spectron_migrate.local.embedding import Embedder, WordLlamaEmbedder
-from spectron_migrate.local.engine import API_VERSIONS, Api, ContractReading, Engine, ServerSettings, wall_clock
+from spectron_migrate.local.engine import API_VERSIONS, NEWEST, Api, ContractReading, Engine, ServerSettings, wall_clock
 from spectron_migrate.local.extract import Extractor
 from spectron_migrate.local.faults import FaultLayer, Faults
 from spectron_migrate.local.rules import RuleExtractor
@@ -40,7 +40,7 @@ def create_app(
     context: str = "local",
     api_key: str = "sk-local",
     extraction: bool = True,
-    api: str = "0.0.0",
+    api: str = NEWEST,
     principals: Mapping[str, Mapping[str, Any]] | None = None,
     reading: ContractReading | None = None,
     faults: Faults | None = None,
@@ -56,11 +56,11 @@ def create_app(
         context: the context id; all others answer 401.
         api_key: the key of the operator, who has all grants.
         extraction: False stores text without extracting facts.
-        api: the generation of the API: 0.0.0 or 0.2.1.
+        api: the generation of the API: one of `engine.API_VERSIONS`.
         principals: further principals: id -> `{"key": …, "grants": {verb: [pattern]}, "kind": …}`.
         reading: how to read what the published contract leaves open.
         faults: faults to inject; can be changed while the server runs.
-        max_in_flight: API 0.2.1 answers 503 to more requests than this.
+        max_in_flight: from API 0.2.1 on, more requests than this answer 503.
         embedder: turns text into vectors; WordLlama if not given.
         extractor: extracts facts from text; the rules if not given.
         clock: the current time.
@@ -102,7 +102,7 @@ def serve(
     context: str = "local",
     api_key: str = "sk-local",
     extraction: bool = True,
-    api: str = "0.0.0",
+    api: str = NEWEST,
     ready: Callable[[str], None] | None = None,
     **more: Any,
 ) -> None:

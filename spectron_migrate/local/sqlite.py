@@ -9,7 +9,7 @@ For readers of the file (an oracle in a test, a curious person), these views are
     turns       id, session, seq, role, content, created_at, said_at, scopes, metadata
     sessions    id, scopes, metadata, created_at, turns
     facts       id, entity, key, value, scopes, category, confidence, origin, turn, session,
-                created_at, valid_until, supersedes, superseded_by
+                created_at, valid_until, supersedes, superseded_by, labels (as JSON, or null)
     passages    id, turn, session, text, scopes, known_at, until, duplicate_of
     idempotency principal, key, digest, body, created_at   (a table)
 
@@ -47,9 +47,12 @@ from spectron_migrate.local.storage import (
 
 _ATTRIBUTE = (
     "id, entity, selector, key, value, category, confidence, origin, turn, session, created_at,"
-    " valid_until, supersedes, superseded_by, importance"
+    " valid_until, supersedes, superseded_by, importance, labels"
 )
-_RELATION = "id, subject, label, object, selector, category, origin, turn, session, created_at, valid_until"
+_RELATION = (
+    "id, subject, label, object, selector, category, origin, turn, session, created_at, valid_until, confidence, labels"
+)
+_NOTE = "id, kind, selector, subject, text, created_at, entity, key, labels"
 _ENTITY = "id, type, name, category, created_at, updated_at, importance"
 _SESSIONS = 10_000
 """Sessions cached in memory: a write reads its session twice, and sessions never change."""
@@ -293,7 +296,8 @@ class SqliteStore(ItemTable):
 
     def resources(self, ids: Sequence[str]) -> dict[str, Resource]:
         rows = self._db.execute(
-            "SELECT item.id, entity.type, entity.name, key, item.session, item.turn FROM item"
+            "SELECT item.id, entity.type, entity.name, key, item.session, item.turn, (SELECT seq FROM turn"
+            " WHERE turn.session = item.session AND turn.id = item.turn) FROM item"
             " LEFT JOIN attribute ON attribute.id = item.id LEFT JOIN entity ON entity.id = attribute.entity"
             " WHERE item.id IN (SELECT value FROM json_each(?))",
             (json.dumps(ids),),
@@ -311,12 +315,16 @@ class SqliteStore(ItemTable):
         return len(facts) + len(edges)
 
     def add_attribute(self, attribute: Attribute) -> None:
-        marks = ", ".join("?" * 15)
+        marks = ", ".join("?" * 16)
         self._db.execute(f"INSERT INTO attribute({_ATTRIBUTE}) VALUES ({marks})", tuple(_fields(attribute).values()))
 
     def close_attribute(self, id: str, at: str, superseded_by: str | None = None) -> None:
         self.close_items([id], at)
         self._db.execute("UPDATE attribute SET superseded_by = ? WHERE id = ?", (superseded_by, id))
+
+    def relabel(self, table: Literal["attribute", "relation"], id: str, labels: Sequence[str]) -> None:
+        self._db.execute(f"UPDATE {table} SET labels = ? WHERE id = ?", (json.dumps(labels), id))
+        self._db.execute("UPDATE item SET labels = ? WHERE id = ?", (json.dumps(labels), id))
 
     def attributes(
         self, region: Region, *, entity: str | None = None, key: str | None = None, history: bool = False
@@ -328,10 +336,10 @@ class SqliteStore(ItemTable):
         if not history:
             where += " AND valid_until IS NULL"
         rows = self._db.execute(f"SELECT {_ATTRIBUTE} FROM attribute WHERE {where} ORDER BY rowid", values)
-        return [Attribute(*row) for row in rows]
+        return [replace(Attribute(*row), labels=_labels(row[15])) for row in rows]
 
     def add_relation(self, relation: Relation) -> None:
-        marks = ", ".join("?" * 11)
+        marks = ", ".join("?" * 13)
         self._db.execute(f"INSERT INTO relation({_RELATION}) VALUES ({marks})", tuple(_fields(relation).values()))
 
     def close_relation(self, id: str, at: str) -> None:
@@ -344,18 +352,19 @@ class SqliteStore(ItemTable):
         rows = self._db.execute(
             f"SELECT {_RELATION} FROM relation WHERE valid_until IS NULL AND {where} ORDER BY rowid", values
         )
-        return [Relation(*row) for row in rows]
+        return [replace(Relation(*row), labels=_labels(row[12])) for row in rows]
 
     def add_note(self, note: Note) -> None:
-        self._db.execute("INSERT INTO note VALUES (?, ?, ?, ?, ?, ?)", tuple(_fields(note).values()))
+        marks = ", ".join("?" * 9)
+        self._db.execute(f"INSERT INTO note({_NOTE}) VALUES ({marks})", tuple(_fields(note).values()))
 
     def notes(self, region: Region, kind: Literal["instruction", "uncertainty"]) -> list[Note]:
         where, values = in_region(region)
         rows = self._db.execute(
-            f"SELECT id, kind, selector, subject, text, created_at FROM note WHERE kind = ? AND {where} ORDER BY rowid",
+            f"SELECT {_NOTE} FROM note WHERE kind = ? AND {where} ORDER BY rowid",
             (kind, *values),
         )
-        return [Note(*row) for row in rows]
+        return [replace(Note(*row), labels=_labels(row[8])) for row in rows]
 
     # Maintenance
 
@@ -439,4 +448,9 @@ def _selector(clauses: str) -> Selector:
 
 
 def _fields(row: Attribute | Relation | Note) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in row.__slots__}
+    fields = {name: getattr(row, name) for name in row.__slots__}
+    return fields | {"labels": json.dumps(row.labels) if row.labels else None}
+
+
+def _labels(text: str | None) -> tuple[str, ...]:
+    return tuple(json.loads(text)) if text else ()

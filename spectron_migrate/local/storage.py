@@ -142,6 +142,7 @@ class Attribute:
     supersedes: str | None = None
     superseded_by: str | None = None
     importance: float = 1.0
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +160,8 @@ class Relation:
     session: str | None
     created_at: str
     valid_until: str | None = None
+    confidence: float = 1.0
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +174,10 @@ class Note:
     subject: str
     text: str
     created_at: str
+    entity: str | None = None
+    """What an uncertainty is about, if that is one key of one entity."""
+    key: str | None = None
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +189,8 @@ class Resource:
     key: str | None
     session: str | None
     turn: str | None
+    position: int | None
+    """The turn's number in its session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +360,9 @@ class Store(Protocol):
     def close_attribute(self, id: str, at: str, superseded_by: str | None = None) -> None:
         """End a fact's validity; it stays in the history."""
 
+    def relabel(self, table: Literal["attribute", "relation"], id: str, labels: Sequence[str]) -> None:
+        """Replace the labels of a fact."""
+
     def attributes(
         self, region: Region, *, entity: str | None = None, key: str | None = None, history: bool = False
     ) -> list[Attribute]:
@@ -367,6 +379,9 @@ class Store(Protocol):
 
     def add_note(self, note: Note) -> None:
         """Add an instruction or an uncertainty."""
+
+    def hide_items(self, ids: Sequence[str]) -> int:
+        """Close items as of their own known time, so that no `asOf` finds them; returns how many were live."""
 
     def notes(self, region: Region, kind: Literal["instruction", "uncertainty"]) -> list[Note]:
         """Instructions or uncertainties in the region, oldest first."""

@@ -31,6 +31,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from spectron_migrate.local.engine import NEWEST
+
 START_SECONDS = 60.0
 """A start that takes longer has failed; it is generous, because a loaded machine is slow."""
 
@@ -49,7 +51,7 @@ class RunningServer:
         context: str = "local",
         api_key: str = "sk-local",
         extraction: bool = True,
-        api: str = "0.0.0",
+        api: str = NEWEST,
         port: int = 0,
         **more: Any,
     ) -> None:

@@ -62,15 +62,20 @@ class ApiCall:
         return Body.read(self.raw, optional=optional)
 
     @property
-    def later(self) -> bool:
-        """Whether the server answers in the later generation of the API."""
-        return self.engine.settings.api != "0.0.0"
+    def has_pages(self) -> bool:
+        """Whether lists have envelopes and cursors, and hits a resource (0.2.1)."""
+        return self.engine.settings.is_at_least("0.2.1")
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether facts show scope, labels and confidence, and entities are bounded (0.3.0)."""
+        return self.engine.settings.is_at_least("0.3.0")
 
     def number(self, name: str, default: int) -> int:
-        """A whole number from the query string. Raises ApiError 422, or 400 in the later generation."""
+        """A whole number from the query string. Raises ApiError 422, or 400 in all generations but the first."""
         text = self.query.get(name, str(default))
         if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
-            raise ApiError(400 if self.later else 422, f"{name} must be a whole number of at least 0")
+            raise ApiError(400 if self.has_pages else 422, f"{name} must be a whole number of at least 0")
         return int(text)
 
     def limit(self, default: int = 100) -> int:
@@ -83,8 +88,9 @@ class ApiCall:
         Args:
             default: page size of the first generation without a limit; None: all rows.
         """
-        if self.later:
-            return PageWindow(self._cursor(), self.limit())
+        if self.has_pages:
+            # `offset` is deprecated there, and still taken.
+            return PageWindow(self._cursor() or self.number("offset", 0), self.limit())
         limit = EVERY_ROW if default is None and "limit" not in self.query else self.limit(default or 100)
         return PageWindow(self.number("offset", 0), limit)
 
@@ -92,7 +98,7 @@ class ApiCall:
         self, name: str, rows: list[Any], *, more: bool, total: Callable[[], int] | None = None, bare: bool = False
     ) -> Response:
         """A list in the form of the generation: an envelope with a cursor, an object with one field, or bare."""
-        if not self.later:
+        if not self.has_pages:
             return reply(rows if bare else {name: rows})
         window = self.window()
         page: dict[str, Any] = {"hasMore": more}
@@ -146,10 +152,10 @@ def no_content() -> Response:
 
 
 def failure(error: ApiError, api: Api, path: str) -> Response:
-    """An error answer: `{"message"}`, with problem details (RFC 7807) in the later generation."""
+    """An error answer: `{"message"}`, with problem details (RFC 7807) in 0.2.1."""
     body: dict[str, Any] = {"message": error.message}
     media_type = "application/json"
-    if api != "0.0.0":
+    if api == "0.2.1":
         media_type = "application/problem+json"
         body |= {
             "type": "about:blank",

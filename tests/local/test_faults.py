@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from spectron_migrate.local.engine import ContractReading
+from spectron_migrate.local.engine import API_VERSIONS, ContractReading
 from spectron_migrate.local.faults import FAULTS, TRANSIENT_FAULTS, Fault, Faults, FaultSettings, SeenRequest
 from spectron_migrate.local.server import create_app
 from spectron_migrate.local.testing import running_server
@@ -219,6 +219,7 @@ def test_settings_name_all_readings_and_transient_faults_exclude_lasting_ones() 
         "reregister",
         "subtree_has_root",
         "names_turn",
+        "merges_labels",
         "hits_name_turn",
         "shared_cache",
     } == set(ContractReading.__slots__)
@@ -250,7 +251,7 @@ def test_a_server_process_takes_other_fault_settings_and_keeps_them_after_a_kill
         assert 1 == server.change_faults(plan=[])["429"]
 
 
-@pytest.mark.parametrize("api", ["0.0.0", "0.2.1"])
+@pytest.mark.parametrize("api", API_VERSIONS)
 def test_a_canned_answer_has_the_error_form_of_its_generation(api: str) -> None:
     faults = Faults(FaultSettings(plan=["503"]))
     with (

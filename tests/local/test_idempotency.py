@@ -122,12 +122,12 @@ def test_a_write_that_fails_with_500_releases_its_key_and_stores_nothing() -> No
 
 
 async def _unchecked(local: Spectron, body: object) -> tuple[int, bytes]:
-    api, local.api = local.api, "unchecked"
+    local.checked = False
     try:
         answer = await local.exchange("POST", "/facts", body, headers=KEY)
         return answer.status, answer.raw
     finally:
-        local.api = api
+        local.checked = True
 
 
 def test_keys_sessions_and_turns_outlive_a_restart(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ class Fragile:
 
 def test_a_failing_write_does_not_affect_the_writes_grouped_with_it() -> None:
     with spectron(embedder=Fragile()) as local:
-        local.api = "unchecked"
+        local.checked = False
         session = local.ok("POST", "/sessions", {})["id"]
         things = ["tea", "chess", "glass", "rain"]
 

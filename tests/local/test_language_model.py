@@ -106,7 +106,7 @@ def test_an_unreachable_model_stores_the_text_and_a_busy_one_is_429(model: Model
     with spectron(extractor=LanguageModelExtractor("http://127.0.0.1:9/v1", "small")) as local:
         assert [] == local.remember("x")["extraction"]["attributes"]
     with spectron(extractor=LanguageModelExtractor(model.url, "small")) as local:
-        local.api = "unchecked"
+        local.checked = False
         model.status = 500
         assert [] == local.remember("x")["extraction"]["attributes"]
         model.status = 429

@@ -47,7 +47,7 @@ class Client:
 def server() -> Iterator[RunningServer]:
     """One server for all tests; each test uses its own scopes."""
     bot = {"key": "sk-bot", "grants": {"memory:read": ["bot/*"], "memory:write": ["bot/*"]}}
-    with running_server(context="sdk", principals={"bot": bot}) as running:
+    with running_server(context="sdk", api="0.0.0", principals={"bot": bot}) as running:
         yield running
 
 

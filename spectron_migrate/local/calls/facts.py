@@ -20,7 +20,7 @@ ToAnswer = Callable[[ApiCall, Write, WriteResult], answers.Answer]
 @serves("POST", "/facts")
 async def facts(call: ApiCall) -> Response:
     """`/facts`: write one text, or triples."""
-    return await _write(call, read_fact, _fact_answer)
+    return await _write(call, lambda body: read_fact(body, families=call.has_labels), _fact_answer)
 
 
 @serves("POST", "/facts/batch")
@@ -51,7 +51,7 @@ def _fact_answer(call: ApiCall, write: Write, result: WriteResult) -> answers.An
         if not call.engine.reading.names_turn:
             del answer["turnId"]
     if result.extractions:
-        answer["extraction"] = answers.extraction(result.extractions[0], later=call.later)
+        answer["extraction"] = answers.extraction(result.extractions[0], later=call.has_pages)
     return answer
 
 
@@ -59,7 +59,7 @@ def _batch_answer(call: ApiCall, write: Write, result: WriteResult) -> answers.A
     return {
         "sessionId": result.session,
         "turnIds": result.turns,
-        "extractions": [answers.extraction(extraction, later=call.later) for extraction in result.extractions],
+        "extractions": [answers.extraction(extraction, later=call.has_pages) for extraction in result.extractions],
     }
 
 

@@ -55,7 +55,7 @@ async def tombstone_scope(call: ApiCall) -> Response:
     call.caller.require("scope:delete", ((path,),))
     node = store.scope(path)
     if path == ROOT:
-        raise ApiError(400 if call.engine.settings.api == "0.0.0" else 403, "the root cannot be tombstoned")
+        raise ApiError(403 if call.has_pages else 400, "the root cannot be tombstoned")
     if node is None:
         raise bad_request(f"scope {path} is not registered")
     if node.tombstoned_at is None:
