@@ -54,7 +54,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class KeyRejected:
-    """401: nothing more can be sent with this API key."""
+    """401, or 422 that names the context: nothing more can be sent with this API key to this context."""
 
     reason: str
 
@@ -130,6 +130,8 @@ def _not_stored(response: Response) -> NotStored:
         return RetryLater(reason, response.retry_after_s)
     if response.status == 409:
         return OtherBody(reason) if _DIFFERENT_BODY.search(response.message) else InFlight(reason)
+    if response.names_bad_context:
+        return KeyRejected(reason)
     if response.status in (400, 404, 413, 422):
         return Refused(response.status, reason)
     if response.status == 401:

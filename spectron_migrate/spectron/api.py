@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from spectron_migrate.backoff import backoff_s
-from spectron_migrate.errors import ExitCode, KeyRefused, MigrateError, ScopeRefused, Unreachable
+from spectron_migrate.errors import ExitCode, InputError, KeyRefused, MigrateError, ScopeRefused, Unreachable
 from spectron_migrate.records import Hit, Json, Selector, canonical_json
 from spectron_migrate.spectron.echo import check_echo
 from spectron_migrate.spectron.grants import Me
 from spectron_migrate.spectron.hits import hit_of
 from spectron_migrate.spectron.paging import NotAListing, Paging
+from spectron_migrate.spectron.selectors import selector_of
 from spectron_migrate.spectron.wire import InDoubt, NotBegun, Response, Wire
 
 Sleep = Callable[[float], Awaitable[None]]
@@ -24,7 +25,10 @@ LISTING_TRIES = 6
 """Listings of a session, about 8 s in all, before what they lack counts as not there."""
 MAX_READ_WAIT_S = 60.0
 """Longest `Retry-After` that a read obeys; a server that asks for more counts as unreachable for now."""
-_KEYS = {"turns": "id", "scopes": "path", "entities": "id"}
+_KEYS = {"scopes": "path"}
+"""What tells the rows of a listing apart, where it is not `id`."""
+Generation = Literal["0.0.0", "0.2.1", "0.3.0"]
+"""Generations of the published API; a newer server counts as the last one."""
 
 
 class UnknownSession(MigrateError):
@@ -60,15 +64,6 @@ class Turn:
     seq: int
     role: str
     created_at: str
-
-
-@dataclass(frozen=True, slots=True)
-class Entity:
-    """A named thing that facts are about."""
-
-    id: str
-    type: str
-    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +110,7 @@ class SpectronApi:
         self._prefix = f"/{quote(context, safe='')}"
         self._sleep = sleep
         self._read_tries = read_tries
+        self._generation: Generation | None = None
 
     async def __aenter__(self) -> SpectronApi:
         return self
@@ -154,7 +150,7 @@ class SpectronApi:
         if response.is_throttled:
             raise response.as_not_begun()
         if response.status == 201 and isinstance(response.body, dict) and isinstance(response.body.get("id"), str):
-            echo = _selector(response.body.get("scopes"))
+            echo = selector_of(response.body.get("scopes"))
             check_echo(echo, selector)
             return OpenedSession(response.body["id"], echo, response.date)
         if response.status < 300 or response.status >= 500:
@@ -169,7 +165,11 @@ class SpectronApi:
 
     async def forget(self, query: str, *, dry_run: bool) -> int:
         """POST /forget: by meaning, over everything that the key reaches; returns the number of rows."""
-        response = await self._post("/forget", _body({"query": query, "dryRun": dry_run}))
+        body = _body({"query": query, "dryRun": dry_run})
+        if dry_run:
+            response = await self._read("POST", "/forget", content=body)
+        else:
+            response = await self._once_begun("/forget", body)
         return int(self._ok(response, "forget").get("deleted", 0))
 
     async def forget_scope(self, path: str, *, on_doubt: Callable[[], None] = lambda: None) -> int:
@@ -204,7 +204,7 @@ class SpectronApi:
 
     async def scopes(self) -> list[ScopeNode]:
         """All registered scopes that the key may see, including tombstoned ones."""
-        rows = [row async for row in self._pages("/scopes", "scopes")]
+        rows = [row async for row in self.pages("/scopes", "scopes")]
         return [ScopeNode(str(row["path"]).strip("/"), bool(row.get("tombstonedAt"))) for row in rows]
 
     async def turns(self, session_id: str, *, shows: Callable[[list[Turn]], bool] | None = None) -> list[Turn]:
@@ -214,7 +214,7 @@ class SpectronApi:
         """
         path = f"/sessions/{quote(session_id, safe='')}/turns"
         for attempt in range(LISTING_TRIES):
-            turns = _turns([row async for row in self._pages(path, "turns")])
+            turns = _turns([row async for row in self.pages(path, "turns")])
             if shows is None or shows(turns) or attempt == LISTING_TRIES - 1:
                 break
             await self._sleep(backoff_s(attempt, first_s=0.25, longest_s=4.0))
@@ -258,32 +258,38 @@ class SpectronApi:
         """GET /profile: over everything that the key reaches; it takes no scope."""
         return self._ok(await self._read("GET", "/profile"), "the profile")
 
-    async def entities(self) -> AsyncIterator[Entity]:
-        """All entities that the key may see, page by page."""
-        async for row in self._pages("/entities", "entities"):
-            yield Entity(str(row.get("id", "")), str(row.get("entityType", "")), str(row.get("name", "")))
-
-    async def entity_keys(self, entity_type: str, name: str) -> list[str]:
-        """The keys of an entity's current attributes; empty where the server knows no such entity."""
-        path = f"/entities/{quote(entity_type, safe='')}/{quote(name, safe='')}"
-        response = await self._read("GET", path)
-        if response.status == 404:
-            return []
-        rows = self._ok(response, f"the entity {entity_type}/{name}").get("attributes") or []
-        return list(dict.fromkeys(str(row["key"]) for row in rows if isinstance(row, dict) and row.get("key")))
-
-    async def entity_history(self, entity_type: str, name: str, key: str) -> list[dict[str, Json]]:
-        """The supersession chain of one attribute; empty where the server knows none."""
-        path = f"/entities/{quote(entity_type, safe='')}/{quote(name, safe='')}/history/{quote(key, safe='')}"
-        response = await self._read("GET", path)
-        if response.status == 404:
-            return []
-        return list(self._ok(response, f"the history of {key}").get("history") or [])
-
     # -- how --
+
+    async def generation(self) -> Generation:
+        """The generation of the server's API, by what it answers: the form of a list, and whether a route exists."""
+        if self._generation is None:
+            scopes = await self._read("GET", "/scopes", params={"limit": "1"})
+            if scopes.status != 200:
+                self._ok(scopes, "the list of scopes")
+            if isinstance(scopes.body, list):
+                self._generation = "0.0.0"
+            else:
+                found = await self._read("GET", "/uncertainty", params={"limit": "1"})
+                self._generation = "0.2.1" if found.status in (404, 405, 501) else "0.3.0"
+        return self._generation
+
+    async def read_row(self, path: str, what: str) -> dict[str, Json] | None:
+        """The answer of a GET; None where the server knows nothing there (404)."""
+        response = await self._read("GET", path)
+        return None if response.status == 404 else self._ok(response, what)
 
     async def _post(self, path: str, content: bytes) -> Response:
         return await self.wire.call("POST", self._prefix + path, content=content)
+
+    async def _once_begun(self, path: str, content: bytes) -> Response:
+        """A write that is sent again only where it was not begun (429 and 503); raises NotBegun or InDoubt."""
+        for attempt in range(self._read_tries - 1):
+            response = await self._post(path, content)
+            if not response.is_throttled:
+                return response
+            asked_s = min(response.retry_after_s or 0.0, MAX_READ_WAIT_S)
+            await self._sleep(backoff_s(attempt, first_s=0.25, longest_s=8.0, asked_s=asked_s, jitter=True))
+        return await self._post(path, content)
 
     async def _read(
         self,
@@ -322,11 +328,16 @@ class SpectronApi:
             hint="is the endpoint right and the server up? running again goes on where this stopped",
         )
 
-    async def _pages(self, path: str, name: str) -> AsyncIterator[dict[str, Json]]:
-        """Rows of a listing in any published format, each once."""
-        paging = Paging(name, _KEYS[name])
+    async def pages(
+        self, path: str, name: str, query: Mapping[str, str] | None = None
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Rows of a listing in any published format, each once; none of what the server does not know (404).
+
+        `name`: the field of the rows; `query`: further parameters.
+        """
+        paging = Paging(name, _KEYS.get(name, "id"))
         while paging.params is not None:
-            response = await self._read("GET", path, params=paging.params)
+            response = await self._read("GET", path, params={**(query or {}), **paging.params})
             body: Any = response.body if response.status == 200 else self._ok(response, f"the list of {name}")
             try:
                 rows = paging.read(body)
@@ -350,6 +361,11 @@ class SpectronApi:
             return KeyRefused(
                 f"Spectron at {self.endpoint} refused the key for context {self.context}: {reason}",
                 hint="check SPECTRON_API_KEY and SPECTRON_CONTEXT: an unknown context is answered like a wrong key",
+            )
+        if response.names_bad_context:
+            return InputError(
+                f"Spectron at {self.endpoint} takes no context {self.context}: {reason}",
+                hint="check SPECTRON_CONTEXT: it is the context's id, not its display name",
             )
         if response.status == 403:
             return ScopeRefused(
@@ -396,12 +412,3 @@ def _grants(value: Json) -> dict[str, tuple[str, ...]]:
         for verb, patterns in rows
         if isinstance(patterns, list)
     }
-
-
-def _selector(value: Json) -> Selector | None:
-    if not isinstance(value, list):
-        return None
-    clauses = [[clause] if isinstance(clause, str) else clause for clause in value]
-    if not all(isinstance(clause, list) and all(isinstance(path, str) for path in clause) for clause in clauses):
-        return None
-    return tuple(tuple(path.strip("/") for path in clause) for clause in clauses)

@@ -37,6 +37,9 @@ SHORTEST_KEY = 6
 SCRUBBED = "***"
 """Stands for the API key where a server repeats it."""
 _TEXTS = frozenset({"text", "content", "context"})
+_BAD_CONTEXT = re.compile(
+    r"(?:invalid|malformed|unknown|bad) context\b|context(?: id)? .{0,80}?is (?:invalid|not)", re.I
+)
 MAX_MESSAGE = 300
 """Characters of a server's error message that are kept."""
 
@@ -83,6 +86,11 @@ class Response:
     def is_throttled(self) -> bool:
         """Whether the server is asking for fewer requests."""
         return self.status in (429, 503)
+
+    @property
+    def names_bad_context(self) -> bool:
+        """Whether a 422 is about the context of the path; any other 422 is about the body."""
+        return self.status == 422 and _BAD_CONTEXT.match(self.message) is not None
 
     def as_not_begun(self) -> NotBegun:
         """For a throttled request that carried no idempotency key: it was not started."""

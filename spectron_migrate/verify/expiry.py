@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from spectron_migrate.records import format_time
+from spectron_migrate.spectron.graph import EntityValue
 from spectron_migrate.verify.stored_memory import StoredMemory
-from spectron_migrate.verify.supersession import EntityValue
 
 SHORT_LIVED = "context"
 LIFETIME = timedelta(days=7)

@@ -12,31 +12,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from spectron_migrate.errors import MigrateError
-from spectron_migrate.records import Json, Reporter
+from spectron_migrate.records import Reporter
 from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.spectron.graph import EntityValue, Graph
 from spectron_migrate.verify.findings import Finding
 from spectron_migrate.verify.parallel import for_each
 from spectron_migrate.verify.stored_memory import StoredMemory, selector_text
 from spectron_migrate.verify.workspace import Workspace
 
-MAX_KEYS = 200
-"""At most this many keys of an entity are read."""
 _CACHED = 256
 """Entities whose history is kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class EntityValue:
-    """One value in the history of an entity's key."""
-
-    id: str
-    key: str
-    value: str
-    superseded_by: str | None
-    live: bool
-    category: str = ""
-    known_at: str = ""
-    """The server's `createdAt`: when the value was known, as `observed_at` said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +44,7 @@ class EntityHistories:
     def __init__(self, work: Workspace, api: SpectronApi) -> None:
         self._work = work
         self._api = api
+        self._graph = Graph(api)
         self._listing = asyncio.Lock()
         self.unavailable: str | None = None
         """Why the server did not list its entities; None if it did."""
@@ -76,7 +62,8 @@ class EntityHistories:
     async def values_of(self, fact: StoredMemory) -> tuple[list[EntityValue], bool]:
         """All values of the entities that the memory names, and whether a value extracted from it has disappeared.
 
-        The server lists only keys with a current value, so it does not report a value that expired without a successor.
+        Before 0.3.0 the server lists only keys with a current value, so that it does not report a value that expired
+        without a successor.
         """
         values = [value for entity in fact.ids for value in await self.of(entity)]
         entities = {row_id for row_id in fact.ids if self._work.entity(row_id) is not None}
@@ -104,20 +91,17 @@ class EntityHistories:
         named = self._work.entity(entity) if self.unavailable is None else None
         if named is None:
             return []
-        keys = await self._api.entity_keys(*named)
-        if len(keys) > MAX_KEYS:
+        history = await self._graph.history(*named)
+        if not history.is_complete:
             self._incomplete.add(entity)
-        values: list[EntityValue] = []
-        for key in keys[:MAX_KEYS]:
-            values += [_value(row, key) for row in await self._api.entity_history(*named, key)]
-        return values
+        return list(history.values)
 
     async def _name_all(self) -> None:
         """Learn type and name of every entity: receipts name entities by id, histories are read by type and name."""
         if self.unavailable or self._work.is_done("supersession", "entities"):
             return
         try:
-            async for entity in self._api.entities():
+            async for entity in self._graph.entities():
                 self._work.name_entity(entity.id, entity.type, entity.name)
         except MigrateError as error:
             await self._api.me()  # raises if the whole server is unreachable
@@ -176,18 +160,6 @@ def _inversions(
                 newest_live = max(current_owners, key=_time)
                 if _time(newest_live) < _time(newest):
                     yield current, newest_live, replaced, newest
-
-
-def _value(row: dict[str, Json], key: str) -> EntityValue:
-    return EntityValue(
-        str(row.get("id", "")),
-        str(row.get("key") or key),
-        str(row.get("value", "")),
-        str(row["supersededBy"]) if row.get("supersededBy") else None,
-        row.get("validUntil") is None,
-        str(row.get("memoryCategory") or ""),
-        str(row.get("createdAt") or ""),
-    )
 
 
 def _time(fact: StoredMemory) -> str:

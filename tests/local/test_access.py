@@ -44,6 +44,7 @@ def test_every_call_without_a_valid_key_is_401(local: Spectron, header: dict[str
         assert 401 == answer.status
 
 
+@pytest.mark.every_generation
 def test_an_unknown_context_is_401_like_a_wrong_key_and_a_malformed_one_is_422(local: Spectron) -> None:
     local.context = "other"
     unknown = local.call("GET", "/me")

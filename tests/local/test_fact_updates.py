@@ -15,6 +15,7 @@ def registered(local: Spectron) -> None:
     local.register(ALICE, BOB)
 
 
+@pytest.mark.every_generation
 def test_a_new_value_supersedes_the_old_one_and_the_old_one_stays_in_the_history(local: Spectron) -> None:
     local.remember("Prefers vegetarian food", ALICE, observed_at="2024-01-01T00:00:00Z")
     made = local.remember("Now eats fish", ALICE, observed_at="2025-06-01T00:00:00+02:00")
@@ -56,6 +57,7 @@ def test_arrival_decides_and_not_the_known_time(local: Spectron) -> None:
     assert [("Lisbon", False), ("Berlin", True)] == local.history("lives_in")
 
 
+@pytest.mark.every_generation
 def test_an_uncertain_statement_supersedes_nothing_and_is_recorded(local: Spectron) -> None:
     local.remember("Prefers green tea", ALICE)
     made = local.remember("Maybe prefers black tea", ALICE)
@@ -90,6 +92,7 @@ def test_each_like_has_its_own_key_until_it_is_negated(local: Spectron) -> None:
     assert [("tea", False), ("no longer: tea", True)] == local.history("likes_tea")
 
 
+@pytest.mark.every_generation
 def test_as_of_shows_what_was_known_then(local: Spectron) -> None:
     local.remember("Lives in Berlin", ALICE, observed_at="2024-01-01T00:00:00Z")
     local.remember("Moved to Lisbon", ALICE, observed_at="2025-01-01T00:00:00Z")
@@ -119,6 +122,7 @@ def test_instructions_are_in_the_profile(local: Spectron) -> None:
     assert ["Always answer in German.", "Never use emojis."] == texts
 
 
+@pytest.mark.every_generation
 def test_profile_groups_facts_of_the_callers_whole_region(local: Spectron) -> None:
     local.remember("Lives in Berlin and prefers dark mode", ALICE)
     local.remember("Drives a tram", BOB)
@@ -144,6 +148,7 @@ def test_a_deleted_entity_returns_with_its_history_when_it_is_named_again(local:
     assert ["Rome"] == [row["value"] for row in local.ok("GET", "/entities/person/user")["attributes"]]
 
 
+@pytest.mark.every_generation
 def test_entities_are_listed_in_pages_by_type_and_name(local: Spectron) -> None:
     local.remember("Lives in Berlin and works at Siemens", ALICE)
 

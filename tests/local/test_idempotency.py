@@ -18,6 +18,7 @@ def turns(local: Spectron, session: str) -> list[str]:
     return [turn["content"] for turn in local.ok("GET", f"/sessions/{session}/turns")["turns"]]
 
 
+@pytest.mark.every_generation
 @pytest.mark.parametrize("path", ["/facts", "/facts/batch"])
 def test_the_same_key_and_bytes_give_the_stored_answer(local: Spectron, path: str) -> None:
     session = local.ok("POST", "/sessions", {})["id"]
@@ -32,6 +33,7 @@ def test_the_same_key_and_bytes_give_the_stored_answer(local: Spectron, path: st
     assert ["tea"] == turns(local, session)
 
 
+@pytest.mark.every_generation
 def test_the_same_key_with_other_bytes_is_409(local: Spectron) -> None:
     session = local.ok("POST", "/sessions", {})["id"]
     local.ok("POST", "/facts", {"text": "tea", "session_id": session}, headers=KEY)
@@ -76,6 +78,7 @@ def test_a_key_belongs_to_its_principal() -> None:
         assert ["tea", "tea"] == turns(local, session)
 
 
+@pytest.mark.every_generation
 def test_a_refused_write_releases_its_key(local: Spectron) -> None:
     body = {"text": "tea", "scopes": [["user/alice"]]}
     refused = local.call("POST", "/facts", body, headers=KEY)

@@ -46,6 +46,7 @@ def test_a_lens_narrows_the_hits_and_is_never_an_error(
     assert expected == {text.split()[0] for text in two.passages("who plays what", lens=lens, mode=mode)}
 
 
+@pytest.mark.every_generation
 def test_a_row_with_several_clauses_is_found_through_each(local: Spectron) -> None:
     local.register("team/a", "team/b")
     local.ok("POST", "/facts", {"text": "shared plan", "scopes": [["team/a"], ["team/b"]]})
@@ -94,6 +95,7 @@ def test_unsupported_filters_are_refused(local: Spectron, field: Any) -> None:
     assert 400 == local.call("POST", "/query", {"query": "x", **field}).status
 
 
+@pytest.mark.every_generation
 def test_include_chooses_facts_or_passages(local: Spectron) -> None:
     local.remember("Lives in Berlin")
 
@@ -102,6 +104,7 @@ def test_include_chooses_facts_or_passages(local: Spectron) -> None:
     assert ["Lives in Berlin"] == [hit["text"] for hit in local.recall("Berlin", include=["passages"])]
 
 
+@pytest.mark.every_generation
 def test_near_duplicates_are_hidden_by_default_and_replace_a_removed_original(local: Spectron) -> None:
     local.register(ALICE, BOB)
     sessions = [local.ok("POST", "/sessions", {"scopes": [[ALICE]]})["id"] for _ in range(2)]

@@ -11,6 +11,7 @@ from tests.local.support import Spectron, spectron
 ALICE = "org/acme/user/alice"
 
 
+@pytest.mark.every_generation
 def test_registering_creates_missing_ancestors_and_can_be_repeated(local: Spectron) -> None:
     local.register(ALICE, ALICE)
 
@@ -31,6 +32,7 @@ def test_a_write_to_an_unregistered_scope_is_400_and_stores_nothing(local: Spect
     assert [] == local.recall("x")
 
 
+@pytest.mark.every_generation
 def test_a_tombstoned_scope_keeps_its_content_and_refuses_writes_until_it_is_registered_again(local: Spectron) -> None:
     local.register(ALICE)
     local.remember("Alice plays the violin", ALICE)
@@ -46,6 +48,7 @@ def test_a_tombstoned_scope_keeps_its_content_and_refuses_writes_until_it_is_reg
     local.remember("x", ALICE)
 
 
+@pytest.mark.every_generation
 def test_a_session_echoes_its_scopes_in_canonical_form(local: Spectron) -> None:
     local.register(ALICE, "team/a")
 
@@ -59,6 +62,7 @@ def test_a_session_without_a_body_is_in_the_callers_whole_region(local: Spectron
     assert [["/"]] == local.ok("POST", "/sessions", body)["scopes"]
 
 
+@pytest.mark.every_generation
 def test_turns_are_listed_verbatim_in_order_of_arrival_each_once(local: Spectron) -> None:
     session = local.ok("POST", "/sessions", {})["id"]
     texts = [f"  turn {number}\u0000 🙂\n" for number in range(7)]
@@ -91,6 +95,7 @@ def test_an_invalid_limit_is_400(local: Spectron, query: dict[str, str]) -> None
     assert 400 == local.call("GET", f"/sessions/{session}/turns", **query).status
 
 
+@pytest.mark.every_generation
 def test_deleting_a_session_removes_its_turns_and_passages_and_keeps_its_facts(local: Spectron) -> None:
     session = local.ok("POST", "/sessions", {})["id"]
     local.remember("Lives in Berlin", session_id=session)
@@ -104,12 +109,14 @@ def test_deleting_a_session_removes_its_turns_and_passages_and_keeps_its_facts(l
     assert [("Berlin", True)] == local.history("lives_in")
 
 
+@pytest.mark.every_generation
 def test_an_unknown_session_is_403_to_write_and_404_to_read(local: Spectron) -> None:
     assert 403 == local.call("POST", "/facts", {"text": "x", "session_id": "sess_none"}).status
     assert 404 == local.call("GET", "/sessions/sess_none/turns").status
     assert 400 == local.call("POST", "/sessions/sess_none/context", {"query": "x"}).status
 
 
+@pytest.mark.every_generation
 def test_infer_none_stores_turn_and_passage_without_facts(local: Spectron) -> None:
     made = local.remember("Lives in Berlin", infer="none")
 
@@ -120,6 +127,7 @@ def test_infer_none_stores_turn_and_passage_without_facts(local: Spectron) -> No
     assert [] == local.ok("GET", "/entities")["entities"]
 
 
+@pytest.mark.every_generation
 def test_infer_full_answers_with_the_ids_of_all_it_stored(local: Spectron) -> None:
     made = local.remember("Lives in Berlin")
 
@@ -139,6 +147,7 @@ def test_without_extraction_infer_full_answers_200_with_an_empty_extraction() ->
         assert ["Lives in Berlin"] == local.passages("Berlin")
 
 
+@pytest.mark.every_generation
 def test_a_preview_stores_nothing(local: Spectron) -> None:
     shown = local.remember("Lives in Berlin", infer="preview")
 
@@ -149,6 +158,7 @@ def test_a_preview_stores_nothing(local: Spectron) -> None:
     assert 0 == local.ok("POST", "/fsck", {})["total"]
 
 
+@pytest.mark.every_generation
 def test_triples_become_attributes_and_relations(local: Spectron) -> None:
     bob = {"type": "Person", "name": "Bob"}
     local.ok(
@@ -170,6 +180,7 @@ def test_triples_become_attributes_and_relations(local: Spectron) -> None:
     ]
 
 
+@pytest.mark.every_generation
 def test_a_batch_stores_one_turn_per_message_and_extracts_once_or_per_message(local: Spectron) -> None:
     messages = [
         {"role": "user", "content": "I live in Berlin", "ts": "2024-01-01T00:00:00Z"},

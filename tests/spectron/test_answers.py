@@ -91,6 +91,11 @@ def test_a_refusal_carries_the_servers_own_words_in_either_error_form(status: in
     assert Refused(status, f"{status} too long") == verdict(answer(status, problem))
 
 
+def test_422_about_the_context_stops_all_and_any_other_refuses_the_memory() -> None:
+    assert isinstance(verdict(answer(422, {"message": "invalid context id"})), KeyRejected)
+    assert isinstance(verdict(answer(422, {"message": "a triple has one of value, target and verb"})), Refused)
+
+
 def test_401_stops_all_and_403_the_scope() -> None:
     assert isinstance(verdict(answer(401, {"message": "no"})), KeyRejected)
     assert isinstance(verdict(answer(403, {"message": "no"})), ScopeRejected)

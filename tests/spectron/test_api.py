@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from spectron_migrate.errors import InputError
+from spectron_migrate.local.engine import API_VERSIONS
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.records import Hit
 from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.spectron.wire import NotBegun
 from tests.support.here import server_here
+from tests.support.proxy import Fault, Seen, misbehaving, refusing
 
 
 def hits(server: RunningServer, text: str) -> tuple[Hit, ...]:
@@ -40,7 +44,7 @@ def written(server: RunningServer, text: str) -> str:
 
 @pytest.mark.parametrize(
     ("api", "hits_name_turn", "names"),
-    [("0.0.0", True, (False, False)), ("0.2.1", True, (True, True)), ("0.2.1", False, (True, False))],
+    [("0.0.0", True, (False, False)), ("0.2.1", False, (True, False)), ("0.3.0", True, (True, True))],
 )
 def test_a_hit_names_its_session_and_turn_where_the_generation_does(
     tmp_path: Path, api: str, names: tuple[bool, bool], *, hits_name_turn: bool
@@ -51,3 +55,41 @@ def test_a_hit_names_its_session_and_turn_where_the_generation_does(
         (hit,) = hits(server, "chess")
 
     assert names == (hit.session_id == session, hit.turn_id is not None)
+
+
+def test_a_context_id_that_the_server_cannot_read_is_an_error_of_the_settings(tmp_path: Path) -> None:
+    async def run(server: RunningServer) -> None:
+        async with SpectronApi(server.base_url, "a~b", api_key=server.api_key) as api:
+            await api.me()
+
+    with server_here(tmp_path) as server, pytest.raises(InputError, match="takes no context a~b"):
+        asyncio.run(run(server))
+
+
+@pytest.mark.parametrize("api", API_VERSIONS)
+def test_every_call_waits_and_asks_again_after_503(tmp_path: Path, api: str) -> None:
+    waits: list[float] = []
+
+    async def note(seconds: float) -> None:
+        waits.append(seconds)
+
+    async def run(url: str, server: RunningServer) -> None:
+        async with SpectronApi(url, server.context, api_key=server.api_key, sleep=note) as client:
+            await client.me()
+            await client.scopes()
+            await client.forget("nothing", dry_run=False)
+            await client.query("tea", lens=(("user/alice",),), k=1)
+            with pytest.raises(NotBegun, match="503"):
+                await client.create_session((("user/alice",),))
+
+    busy: set[str] = set()
+
+    def once(seen: Seen) -> Fault:
+        first = seen.path not in busy
+        busy.add(seen.path)
+        return refusing(503, "too many requests in flight", "7") if first else "none"
+
+    with server_here(tmp_path, api=api) as server, misbehaving(server.base_url, once) as proxy:
+        asyncio.run(run(proxy.base_url, server))
+
+    assert [7.0] * 4 == waits

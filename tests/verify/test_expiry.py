@@ -10,9 +10,9 @@ import pytest
 
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mem0.search import SearchHit
+from spectron_migrate.spectron.graph import EntityValue
 from spectron_migrate.verify.expiry import expiry_of_facts
 from spectron_migrate.verify.options import Query, VerifyOptions
-from spectron_migrate.verify.supersession import EntityValue
 from tests.support.here import server_here
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.support import WordSearch, answer_to, gate_named, tampering, verify
@@ -77,10 +77,15 @@ def test_a_memory_that_the_mapping_writes_as_context_is_about_to_expire(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("days", "detail"), [(1, "its fact is about to expire at "), (60, "its fact is no longer there: expired or")]
+    ("api", "days", "detail"),
+    [
+        ("0.3.0", 1, "its fact is about to expire at "),
+        ("0.3.0", 60, "its fact expired at "),
+        ("0.0.0", 60, "its fact is no longer there: expired or"),
+    ],
 )
-def test_a_fact_in_spectrons_own_category_context_expires(tmp_path: Path, days: int, detail: str) -> None:
-    with server_here(tmp_path / "spectron", context="bucketed") as server:
+def test_a_fact_in_spectrons_own_category_context_expires(tmp_path: Path, api: str, days: int, detail: str) -> None:
+    with server_here(tmp_path / "spectron", context="bucketed", api=api) as server:
         asked_about_geese(server, tmp_path, days=days)
         with tampering(server) as db:
             db.execute("UPDATE attribute SET category = 'context'")

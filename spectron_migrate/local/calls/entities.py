@@ -36,10 +36,7 @@ async def get_entity(call: ApiCall) -> Response:
         return reply(_entity_answer(call, entity, facts, edges))
     if any(name in call.query for name in ("atInstant", "validFrom", "validUntil")):
         raise ApiError(501, "the local Spectron keeps no system time and no valid time")
-    try:  # the document declares no 400 here
-        then, limit = _time(call, "asOf"), call.limit(default=MAX_PAGE)
-    except ApiError as error:
-        raise ApiError(422, error.message) from error
+    then, limit = call.undeclared_400(lambda: (_time(call, "asOf"), call.limit(default=MAX_PAGE)))
     if then is not None:
         known = store.attributes(region, entity=entity.id, history=True)
         facts = [row for row in known if row.created_at <= then and (row.valid_until or "~") > then]

@@ -88,4 +88,4 @@ async def state(call: ApiCall) -> Response:
         "instructions": [answers.instruction(row) for row in store.notes(region, "instruction")],
         "unknowns": [answers.uncertainty(row) for row in store.notes(region, "uncertainty")],
     }
-    return reply(answers.state(tables, call.limit() if call.has_pages else None))
+    return reply(answers.state(tables, call.undeclared_400(call.limit) if call.has_pages else None))
