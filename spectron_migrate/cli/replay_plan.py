@@ -35,6 +35,7 @@ def draw(summary: ReplaySummary, forecast: Forecast) -> Iterator[RenderableType]
         ("scopes, lanes", f"{number(summary.scopes)}, {number(summary.lanes)}"),
         ("sessions, requests", f"{number(forecast.sessions)}, {number(forecast.requests)}"),
         ("guessed times", _guessed_times(forecast)),
+        *((f"label left out: {why}", number(count)) for why, count in forecast.labels_left_out.most_common(5)),
         ("users in several scopes", _users_in_several_scopes(forecast)),
     ]
     yield facts(

@@ -57,7 +57,7 @@ _MAPPING_TAIL = """\
 session: {by: run_id, size: 100}      # a Mem0 run becomes sessions of at most so many memories; or `by: none`
 infer: full                           # full: a language model extracts facts from the text | none: text only
 category: knowledge                   # identity | knowledge; what Spectron calls `context` expires after 7 days
-labels: {source: mem0}
+labels: {source: mem0, mem0_id: "{id}"}  # tells later which memory made what; at most 3; {metadata.x} works
 unmapped: refuse                      # or skip: then they are counted and listed
 """
 _ORG = """\

@@ -342,32 +342,32 @@ def _entry(body: Body) -> Triple:
         entity, target = body.object("entity"), body.object("target")
         if entity is None:
             raise bad_request("a triple needs an entity")
-        said = [name for name in ("value", "target", "verb") if body.any(name) is not None]
-        if len(said) > 1:
-            raise bad_request(f"a triple has one of value, target and verb, not {' and '.join(said)}")
+        given = [name for name in ("value", "target", "verb") if body.any(name) is not None]
+        if len(given) > 1:
+            raise bad_request(f"a triple has one of value, target and verb, not {' and '.join(given)}")
         times = [name for name in ("occurred_at", "temporal_hint") if body.any(name) is not None]
         bounds = [name for name in ("valid_from", "valid_until") if body.any(name) is not None]
         confidence = body.number("confidence", 1.0)
-        if len(times) > 1 or (bounds and said != ["target"]) or ("valid_from" in bounds and times):
+        if len(times) > 1 or (bounds and given != ["target"]) or ("valid_from" in bounds and times):
             raise bad_request(f"a triple cannot have {' and '.join(times + bounds)}")
-        if not 0 <= confidence <= 1 or (body.any("confidence") is not None and "target" in said):
+        if not 0 <= confidence <= 1 or (body.any("confidence") is not None and "target" in given):
             raise bad_request("confidence is from 0 to 1, and of attributes and actions only")
         for name in ("occurred_at", *bounds):
             body.time(name)
         triple = Triple(
             type=entity.required("type"),
             name=entity.required("name"),
-            key=body.required("key") if said in (["value"], ["target"]) else "",
-            value=body.required("value") if said == ["value"] else None,
+            key=body.required("key") if given in (["value"], ["target"]) else "",
+            value=body.required("value") if given == ["value"] else None,
             target=None if target is None else (target.required("type"), target.required("name")),
             category=_category(body),
             confidence=confidence,
         )
-        if said == ["verb"] and (body.any("key") is not None or not body.required("verb")):
+        if given == ["verb"] and (body.any("key") is not None or not body.required("verb")):
             raise bad_request("an action has a verb and no key")
     except ApiError as error:
         raise ApiError(422, error.message) from error
-    if said == ["verb"]:
+    if given == ["verb"]:
         raise ApiError(501, "the local Spectron keeps no actions")
     return triple
 

@@ -11,6 +11,7 @@ from typing import cast
 from spectron_migrate.errors import InputError
 from spectron_migrate.mapping.collisions import find_collisions
 from spectron_migrate.mapping.conditions import CAPTURE_NAME, Capture, Condition, parse_condition
+from spectron_migrate.mapping.labels import LabelTemplate
 from spectron_migrate.mapping.lookup_tables import read_lookup_table
 from spectron_migrate.mapping.rules import (
     METADATA,
@@ -83,7 +84,7 @@ class _Defaults:
 
     infer: str
     category: str
-    labels: Mapping[str, str]
+    labels: Mapping[str, LabelTemplate]
 
 
 @dataclass(slots=True)
@@ -191,7 +192,7 @@ class _MappingParser:
             skip=f"rule {title or at + 1}" if skips else None,
             category=cast(Category, self.word(keys, "category", _CATEGORY, defaults.category)),
             infer=cast(Infer, self.word(keys, "infer", _INFER, defaults.infer)),
-            labels=tuple(f"{key}={value}" for key, value in labels.items()),
+            labels=tuple(labels.values()),
         )
 
     def skips(self, keys: Mapping[str, Node]) -> bool:
@@ -321,22 +322,27 @@ class _MappingParser:
             self.problems.add(node.where, text, hint=f'add `{shown(name)}: "*"` to the rule\'s `when`')
         return FieldSegment(name)
 
-    def labels(self, node: Node | None) -> dict[str, str]:
-        """Labels are plain text; keys that begin with `_` are reserved by Spectron."""
+    def labels(self, node: Node | None) -> dict[str, LabelTemplate]:
+        """Labels are plain text, or one field of the memory; keys that begin with `_` are reserved by Spectron."""
         if node is None:
             return {}
         if not isinstance(node.value, Mapping):
             self.problems.add(node.where, f"`labels` must be a mapping, not {node.kind}")
             return {}
-        found: dict[str, str] = {}
+        found: dict[str, LabelTemplate] = {}
         for key, child in node.value.items():
             if not _LABEL_KEY.fullmatch(key):
                 hint = "letters, digits, `.`, `-`, `_` and `/`, and no `_` at the start"
                 self.problems.add(child.key_where, f"`{shown(key)}` is not a legal label", hint=hint)
             text = text_of(child, f"label `{shown(key)}`", self.problems)
-            if "{" in text or "\n" in text:
-                self.problems.add(child.where, f"label `{shown(key)}` must be one line of plain text")
-            found[key] = text
+            named = _TEMPLATE.fullmatch(text)
+            if named is None and ("{" in text or "\n" in text):
+                self.problems.add(child.where, f"label `{shown(key)}` must be one line of plain text, or one field")
+            name = named[1] if named is not None else None
+            if name is not None and name not in ("id", *TEXT_FIELDS) and not _METADATA.fullmatch(name):
+                known = ["id", *TEXT_FIELDS, "metadata.…"]
+                self.problems.add(child.where, f"unknown field `{shown(name)}` in a label, {nearest(name, known)}")
+            found[key] = LabelTemplate(key, None if name is not None else text, name)
         return found
 
 

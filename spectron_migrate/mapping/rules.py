@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from spectron_migrate.mapping.conditions import Capture, Condition, Exact
+from spectron_migrate.mapping.labels import Labels, LabelTemplate, fill_labels
 from spectron_migrate.mapping.segments import scalar_text, segment
 from spectron_migrate.records import Category, Infer, Json, Memory, Selector, State
 
@@ -167,7 +168,7 @@ class Rule:
     """In a rule that skips: the reason under which its memories are counted."""
     category: Category
     infer: Infer
-    labels: tuple[str, ...]
+    labels: tuple[LabelTemplate, ...]
 
     def takes(self, memory: Memory) -> bool:
         """Whether the memory is in the rule's state and meets every condition."""
@@ -214,6 +215,11 @@ class Rule:
             clauses.append(tuple(filled))
         return tuple(clauses)
 
+    def labels_of(self, memory: Memory, *, together: bool = False) -> Labels:
+        """The labels of a memory that the rule takes; `together`: it is sent with others in one request."""
+        values = [field_value(memory, each.field) if each.field is not None else None for each in self.labels]
+        return fill_labels(self.labels, values, together=together)
+
     def to_json(self) -> dict[str, Json]:
         """Everything in the rule that changes what is written, for the mapping's fingerprint."""
         tables = {
@@ -230,7 +236,7 @@ class Rule:
             "skip": self.skip is not None,
             "category": self.category,
             "infer": self.infer,
-            "labels": list(self.labels),
+            "labels": [str(label) for label in self.labels],
         }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from spectron_migrate.mapping.labels import ID
 from spectron_migrate.mapping.lens import Lens, lens_for
 from spectron_migrate.mapping.rules import Rule
 from spectron_migrate.mapping.text_times import TextAt
@@ -54,6 +55,12 @@ class ScopeMapping:
         rules = [{**rule.to_json(), "tables": []} for rule in self.rules]
         return digest("rules 1", canonical_json([self.session_by, self.write, self.unmapped, self.text_at, rules]))
 
+    @property
+    def id_label(self) -> str | None:
+        """The key of the label that holds a memory's id, by which Spectron's rows are traced; None without one."""
+        keys = [each.key for rule in self.rules for each in rule.labels if each.field == ID]
+        return keys[0] if keys and self.write == "facts" else None
+
     def map_memory(self, memory: Memory) -> Placement | Skipped | Unmapped:
         """Where and how a memory is written; the first rule that takes it decides. Raises nothing.
 
@@ -84,7 +91,7 @@ class ScopeMapping:
             run=memory.run_id if self.session_by == "run_id" else None,
             infer=rule.infer,
             category=rule.category,
-            labels=rule.labels,
+            labels=rule.labels_of(memory, together=self.write == "batch").labels,
             rule=rule.index,
         )
 

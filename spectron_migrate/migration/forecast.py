@@ -95,6 +95,8 @@ class Forecast:
     updated: int | None
     """Memories that Mem0 updated, by its own history; None where the dump has none."""
     longest_chain: int
+    labels_left_out: Counter[str]
+    """Labels that memories are written without, by key and reason."""
 
     @property
     def tokens(self) -> tuple[int, int]:
@@ -137,6 +139,7 @@ class Forecast:
             },
             "users_in_several_scopes": self.users_in_several_scopes,
             "contradictions": self._contradictions(),
+            "labels_left_out": dict(self.labels_left_out.most_common()),
             "mem0_updates": None if self.updated is None else {"memories": self.updated, "longest": self.longest_chain},
         }
 
@@ -193,6 +196,7 @@ def make_forecast(
         likeness=totals.likeness,
         updated=updated,
         longest_chain=longest,
+        labels_left_out=totals.labels_left_out,
     )
 
 
@@ -210,6 +214,7 @@ class _PlanTotals:
     scopes: int = 0
     guessed: int = 0
     guessed_scopes: int = 0
+    labels_left_out: Counter[str] = field(default_factory=Counter)
     _scope: str | None = None
     _groups: Counter[tuple[str | None, str]] = field(default_factory=Counter)
     _guessed_here: int = 0
@@ -260,6 +265,8 @@ class _PlanTotals:
         share.memories += 1
         share.tokens_low += low
         share.tokens_high += high
+        together = self.mapping.write == "batch"
+        self.labels_left_out.update(self.mapping.rules[number].labels_of(memory, together=together).left_out)
 
 
 def _lanes(ledger: Ledger, number: int) -> tuple[list[PlannedLane], int, int]:

@@ -52,7 +52,7 @@ class EntityValue:
 
 
 @dataclass(frozen=True, slots=True)
-class Relation:
+class EntityLink:
     """An edge between two entities, each as `type/name`."""
 
     id: str
@@ -107,10 +107,10 @@ class Graph:
         async for row in self._api.pages("/attributes", "attributes", query):
             yield value_of(row)
 
-    async def relations(self, **query: str) -> AsyncIterator[Relation]:
+    async def relations(self, **query: str) -> AsyncIterator[EntityLink]:
         """Live relations, newest first, from 0.2.1 on; `src`, `dst` (as `type/name`) and `label` narrow them."""
         async for row in self._api.pages("/relations", "relations", query):
-            yield Relation(
+            yield EntityLink(
                 str(row.get("id", "")),
                 _ref(row.get("subject")),
                 str(row.get("label", "")),

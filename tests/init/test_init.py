@@ -11,7 +11,6 @@ import pytest
 
 from spectron_migrate.errors import InputError
 from spectron_migrate.init import InitSummary, run_init
-from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mapping.load import parse_mapping
 from spectron_migrate.records import Memory, NullReporter
 from spectron_migrate.settings import load_settings
@@ -158,4 +157,3 @@ def test_without_a_mem0_the_settings_load_and_show_how_to_name_one(tmp_path: Pat
     summary = init(tmp_path)
     assert None is settings_of(summary).mem0
     assert "no Mem0 was found here" in summary.files[0].read_text()
-    assert load_mapping(summary.files[1]).digest == load_mapping(None).digest

@@ -19,14 +19,18 @@ OWNER_IDS = st.fixed_dictionaries(
 
 @settings(deadline=None)
 @given(owners=st.lists(OWNER_IDS, max_size=6))
-def test_the_mapping_equals_the_built_in_one_whatever_was_found(owners: list[dict[str, str]]) -> None:
+def test_the_mapping_equals_the_built_in_one_with_a_label_for_the_id_whatever_was_found(
+    owners: list[dict[str, str]],
+) -> None:
     seen = Owners()
     memories = [Memory(id=str(number), memory="x", **ids) for number, ids in enumerate(owners)]
     for memory in memories:
         seen.add(memory)
     written = parse_mapping(mapping_text(seen), Path())
-    built_in = parse_mapping(DEFAULT_MAPPING, Path())
+    labelled = DEFAULT_MAPPING.replace("labels: {source: mem0}", 'labels: {source: mem0, mem0_id: "{id}"}')
+    built_in = parse_mapping(labelled, Path())
     assert built_in.digest == written.digest
+    assert "mem0_id" == written.id_label
     assert len(memories) == sum(seen.together.values())
     assert len(memories) == sum(seen.count_for_rule(ids) for ids in _RULES) + seen.together[()]
 

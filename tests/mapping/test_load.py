@@ -47,7 +47,11 @@ OK = '  - {when: {user_id: "*"}, scope: {user: "{user_id}"}}'
         (f"version: 1\nsession: {{size: 0}}\nrules:\n{OK}", "`size` must be a whole number from 1 to 10000, not `0`"),
         (f"version: 1\ninfer: ful\nrules:\n{OK}", "mapping.yaml:2: `infer` cannot be `ful`, did you mean `full`?"),
         (f"version: 1\nlabels: {{_x: y}}\nrules:\n{OK}", "mapping.yaml:2: `_x` is not a legal label"),
-        (f'version: 1\nlabels: {{x: "{{user_id}}"}}\nrules:\n{OK}', "label `x` must be one line of plain text"),
+        (
+            f'version: 1\nlabels: {{x: "a {{id}}"}}\nrules:\n{OK}',
+            "label `x` must be one line of plain text, or one field",
+        ),
+        (f'version: 1\nlabels: {{x: "{{idd}}"}}\nrules:\n{OK}', "unknown field `idd` in a label, did you mean `id`"),
         (
             "- {when: {user: x}, scope: {a: b}}",
             "mapping.yaml:3: unknown field `user` in `when`, did you mean `user_id`?",

@@ -201,3 +201,24 @@ def test_the_screen_fits_a_hundred_columns(capsys: pytest.CaptureFixture[str]) -
 )
 def test_a_time_is_told_as_people_say_it(seconds: float, said: str) -> None:
     assert said == duration(seconds)
+
+
+def test_labels_that_do_not_fit_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mapping = tmp_path / "labelled.yaml"
+    mapping.write_text(
+        'version: 1\nrules: [{when: {user_id: "*"}, scope: {user: "{user_id}"}}]\n'
+        'labels: {a: b, c: d, team: "{metadata.team}", mem0_id: "{id}"}\n'
+    )
+    rows = [
+        memory(1, "alice", metadata={"team": "red"}),
+        memory(2, "alice"),
+        memory(3, "bob", metadata={"team": "x\ny"}),
+    ]
+
+    answer = planned(rows, capsys, "--mapping", str(mapping))
+
+    assert {
+        "team: more than 3 labels": 1,
+        "team: no value": 1,
+        "team: not one line of at most 256 letters": 1,
+    } == answer["forecast"]["labels_left_out"]
