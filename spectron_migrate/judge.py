@@ -3,9 +3,12 @@
 Spectron answers with rows of its own: passages, but also entities and attributes rendered as sentences. So a hit is
 matched in this order:
 
-1. its id is in a memory's receipt (turn, chunk, entity, attribute);
-2. its text equals a memory's text, except for case, spaces and Unicode form;
-3. its text is nearly a memory's text, or a passage of one.
+1. the turn that it names (its `resource`, in later generations) is in a memory's receipt;
+2. its id is in a memory's receipt (turn, chunk, entity, attribute);
+3. its text equals a memory's text, except for case, spaces and Unicode form;
+4. its text is nearly a memory's text, or a passage of one.
+
+A hit that names a turn is never, by its text, a memory whose receipt names another turn.
 
 A hit that is not matched is either `Ignored` for a stated reason (several memories fit, or its kind is not a memory),
 or `Unmatched`: no memory of the index has its text.
@@ -16,7 +19,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,7 +56,7 @@ class Matched:
     """The hit is this memory."""
 
     mem0_id: str
-    by: Literal["receipt", "text", "similar"]
+    by: Literal["turn", "receipt", "text", "similar"]
     also: frozenset[str] = frozenset()
     """Other memories with the same text, where the text decided: the hit may be any of them."""
 
@@ -80,28 +83,40 @@ class MemoryIndex:
         self.texts: dict[str, str] = {}
         self.owners: dict[str, set[str]] = defaultdict(set)
         self.same_text: dict[str, list[str]] = defaultdict(list)
+        self.turns: dict[str, str] = {}
+        """Memory -> the turn that its receipt names."""
         for memory in known:
             text = plain(memory.text)
             self.texts[memory.mem0_id] = text
             self.same_text[text].append(memory.mem0_id)
+            if memory.turn_id is not None:
+                self.turns[memory.mem0_id] = memory.turn_id
             for row in {memory.turn_id, memory.chunk_id, *memory.ids} - {None}:
                 self.owners[str(row)].add(memory.mem0_id)
 
 
 def judge_hit(hit: Hit, index: MemoryIndex) -> HitMatch:
     """The memory of the index that the hit is; deterministic."""
+    of_turn = index.owners.get(hit.turn_id or "")
+    if of_turn:
+        return _of_owners(hit, sorted(of_turn), index, by="turn")
     owners = index.owners.get(hit.id)
     if owners:
-        return _of_owners(hit, sorted(owners), index)
+        return _of_owners(hit, sorted(owners), index, by="receipt")
     text = plain(hit.text)
-    equal = sorted(index.same_text.get(text, ()))
+    equal = sorted(each for each in index.same_text.get(text, ()) if _may_be(hit, each, index))
     if equal:
         return Matched(equal[0], "text", also=frozenset(equal[1:]))
     if hit.source in _RENDERED:
         return Ignored(f"{hit.source} that no receipt names")
     if hit.source in _NOT_MEMORIES:
         return Ignored(f"{hit.source}, which is not a memory")
-    return _nearest(text, index)
+    return _nearest(hit, text, index)
+
+
+def _may_be(hit: Hit, mem0_id: str, index: MemoryIndex) -> bool:
+    """Whether a hit whose turn is nobody's may be this memory: not if both name a turn, as they differ."""
+    return hit.turn_id is None or mem0_id not in index.turns
 
 
 def plain(text: str) -> str:
@@ -109,22 +124,23 @@ def plain(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold()).split())
 
 
-def _of_owners(hit: Hit, owners: list[str], index: MemoryIndex) -> HitMatch:
+def _of_owners(hit: Hit, owners: list[str], index: MemoryIndex, *, by: Literal["turn", "receipt"]) -> HitMatch:
     """A row made by one memory is that memory; one made by several is the one that clearly fits its text best."""
     if len(owners) == 1:
-        return Matched(owners[0], "receipt")
+        return Matched(owners[0], by)
     from rapidfuzz import fuzz
 
     text = plain(hit.text)
     fits = sorted(((fuzz.token_set_ratio(text, index.texts[owner]), owner) for owner in owners), reverse=True)
     if fits[0][0] - fits[1][0] >= CLEARLY_BETTER_PERCENT:
-        return Matched(fits[0][1], "receipt")
+        return Matched(fits[0][1], by)
     return Ignored(f"{hit.source} that {len(owners)} memories share")
 
 
-def _nearest(text: str, index: MemoryIndex) -> HitMatch:
-    within = {mem0_id for mem0_id, whole in index.texts.items() if _is_passage(text, whole)}
-    near = within or _similar(text, index)
+def _nearest(hit: Hit, text: str, index: MemoryIndex) -> HitMatch:
+    texts = {mem0_id: whole for mem0_id, whole in index.texts.items() if _may_be(hit, mem0_id, index)}
+    within = {mem0_id for mem0_id, whole in texts.items() if _is_passage(text, whole)}
+    near = within or _similar(text, texts)
     if len(near) == 1:
         return Matched(near.pop(), "similar")
     return Ignored(f"text as near to {len(near)} memories") if near else Unmatched()
@@ -134,7 +150,7 @@ def _is_passage(text: str, whole: str) -> bool:
     return len(text) >= PASSAGE_LETTERS and text in whole
 
 
-def _similar(text: str, index: MemoryIndex) -> set[str]:
+def _similar(text: str, texts: Mapping[str, str]) -> set[str]:
     """The memories most similar to the text, above the threshold; several only where they are equally similar.
 
     Numbers must agree: "invoice 1001" is 92 % like "invoice 1002", but another memory.
@@ -144,7 +160,7 @@ def _similar(text: str, index: MemoryIndex) -> set[str]:
     numbers = _NUMBER.findall(text)
     ratios = {
         mem0_id: fuzz.ratio(text, other, score_cutoff=SIMILAR_PERCENT)
-        for mem0_id, other in index.texts.items()
+        for mem0_id, other in texts.items()
         if _NUMBER.findall(other) == numbers
     }
     best = max(ratios.values(), default=0.0)

@@ -27,6 +27,20 @@ def test_a_chunk_or_turn_of_a_receipt_is_that_memory_whatever_its_text() -> None
     assert Matched("m-berlin", "receipt") == judge_hit(hit("turn:2", source="turn"), INDEX)
 
 
+def of_turn(turn_id: str, text: str) -> Hit:
+    return Hit("chunk:unknown", text, "memory_chunk", session_id="session:1", turn_id=turn_id)
+
+
+def test_the_turn_that_a_hit_names_beats_its_id_and_its_text() -> None:
+    assert Matched("m-tea", "turn") == judge_hit(of_turn("turn:3", "Lives in Berlin"), INDEX)
+
+
+def test_an_equal_text_of_another_turn_is_not_the_memory() -> None:
+    assert Unmatched() == judge_hit(of_turn("turn:9", "Lives in Berlin"), INDEX)
+    without_turn = MemoryIndex([KnownMemory("m", "Lives in Berlin")])
+    assert Matched("m", "text") == judge_hit(of_turn("turn:9", "Lives in Berlin"), without_turn)
+
+
 def test_an_id_beats_an_equal_text() -> None:
     assert Matched("m-lisbon", "receipt") == judge_hit(hit("chunk:1", "Lives in Berlin"), INDEX)
 

@@ -11,7 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from spectron_migrate.adapter.catalogue import Catalogue, StoredVersion
 from spectron_migrate.judge import (
@@ -26,6 +26,8 @@ from spectron_migrate.judge import (
 )
 from spectron_migrate.mapping import Lens, covers
 from spectron_migrate.records import Hit, Memory, Selector
+
+T = TypeVar("T")
 
 HIDDEN = ("stale", "run_filtered", "other owner", "expired")
 """Reasons for which a memory among Spectron's hits is not shown: Mem0 would not show it either."""
@@ -53,18 +55,8 @@ class RenderedHits:
     left_out: Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class SpectronHit:
-    """One hit of an answer of Spectron."""
-
-    id: str
-    text: str
-    source: str
-    score: float
-
-
 def render_hits(
-    hits: Sequence[SpectronHit],
+    hits: Sequence[Hit],
     lens: Lens,
     catalogue: Catalogue | None,
     *,
@@ -81,10 +73,13 @@ def render_hits(
     ids of Spectron's rows, and `owners` are the ids given to passages that neither ledger nor `added` knows. Raises
     NoCatalogue.
     """
-    made_of = catalogue.made_of(lens.selector, [hit.id for hit in hits]) if catalogue is not None else {}
-    unnamed = [hit for hit in hits if hit.id not in made_of]
-    newer = added([hit.id for hit in unnamed]) if added is not None and unnamed else {}
-    live = _live(made_of, [hit for hit in unnamed if hit.id not in newer], lens, catalogue)
+    # The turn of a hit says more than its id: a receipt names only the first passage of a long text.
+    rows_behind = [row for hit in hits for row in (hit.turn_id, hit.id) if row is not None]
+    made_of = catalogue.made_of(lens.selector, rows_behind) if catalogue is not None else {}
+    unnamed = [hit for hit in hits if not _behind(hit, made_of)]
+    asked = [row for hit in unnamed for row in (hit.turn_id, hit.id) if row is not None]
+    newer = added(asked) if added is not None and unnamed else {}
+    live = _live(made_of, [hit for hit in unnamed if not _behind(hit, newer)], lens, catalogue)
     candidates = MemoryIndex(
         KnownMemory(name, each.text, each.turn_id, each.chunk_id, each.ids) for name, each in live.items()
     )
@@ -93,15 +88,15 @@ def render_hits(
     for hit in hits:
         if len(rows) >= top_k:
             break
-        found = made_of.get(hit.id)
+        found = _behind(hit, made_of)
         if found and not any(each.live for each in found):
             left_out["stale"] += 1
             continue
-        verdict = judge_hit(Hit(hit.id, hit.text, hit.source), candidates)
+        verdict = judge_hit(hit, candidates)
         stored = _next_of(verdict, live, rows) if isinstance(verdict, Matched) else None
         if owners is not None and stored is not None and _is_another_text(hit, stored, verdict):
             stored = None
-        own = newer.get(hit.id)
+        own = _behind(hit, newer)
         memories = (own,) if own is not None else _nearest_first(stored.memories, query) if stored is not None else ()
         for memory in memories:
             elsewhere = stored is not None and _is_elsewhere(memory, stored.selector, lens, ids)
@@ -123,9 +118,15 @@ def render_hits(
     return RenderedHits(tuple(rows.values())[:top_k], left_out)
 
 
+def _behind(hit: Hit, rows: Mapping[str, T]) -> T | None:
+    """What is known of the hit's turn, else of its own id."""
+    found = rows.get(hit.turn_id) if hit.turn_id is not None else None
+    return found if found is not None else rows.get(hit.id)
+
+
 def _live(
     made_of: Mapping[str, Sequence[StoredVersion]],
-    unnamed: Sequence[SpectronHit],
+    unnamed: Sequence[Hit],
     lens: Lens,
     catalogue: Catalogue | None,
 ) -> dict[str, StoredVersion]:
@@ -153,7 +154,7 @@ def as_mem0(memory: Memory, *, score: float | None = None) -> dict[str, Any]:
     return {**row, **{name: value for name, value in optional.items() if value is not None}}
 
 
-def as_added_elsewhere(hit: SpectronHit, owners: Mapping[str, str]) -> dict[str, Any]:
+def as_added_elsewhere(hit: Hit, owners: Mapping[str, str]) -> dict[str, Any]:
     """A memory that another host added after `complete`: of it, only Spectron's id and text are known."""
     text_hash = hashlib.md5(hit.text.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
     row = {"id": hit.id, "memory": hit.text, "hash": text_hash, "metadata": None, "score": hit.score}
@@ -170,7 +171,7 @@ def is_expired(memory: Memory, today: str) -> bool:
     return memory.expiration_date is not None and memory.expiration_date[:10] < today
 
 
-def _why_not_new(hit: SpectronHit, lens: Lens, catalogue: Catalogue | None) -> str:
+def _why_not_new(hit: Hit, lens: Lens, catalogue: Catalogue | None) -> str:
     """Why an unknown passage is not shown as a memory added since; empty if it is shown."""
     if lens.run_filter is not None:
         return "run_filtered"  # its run is not known either
@@ -179,7 +180,7 @@ def _why_not_new(hit: SpectronHit, lens: Lens, catalogue: Catalogue | None) -> s
     return "stale" if is_old else ""
 
 
-def _is_another_text(hit: SpectronHit, stored: StoredVersion, verdict: HitMatch) -> bool:
+def _is_another_text(hit: Hit, stored: StoredVersion, verdict: HitMatch) -> bool:
     """Whether a text is only similar to a memory's and no passage of it: after `complete` it is another memory."""
     return isinstance(verdict, Matched) and verdict.by == "similar" and plain(hit.text) not in plain(stored.text)
 

@@ -14,9 +14,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from spectron_migrate.adapter.search_results import SpectronHit
 from spectron_migrate.errors import Unreachable
-from spectron_migrate.records import Selector
+from spectron_migrate.records import Hit, Selector
 from spectron_migrate.settings.types import SpectronAccess
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ class Busy(Unreachable):
 class SpectronAnswer:
     """What Spectron answered, and how long that took."""
 
-    rows: tuple[SpectronHit, ...]
+    rows: tuple[Hit, ...]
     seconds: float
 
 
@@ -64,8 +63,7 @@ class SpectronThread:
             # By default Spectron hides near-duplicates of an older text, even if Mem0 has replaced that one.
             query = api.query(text, lens=lens, k=k, include_duplicates=True)
             recall = await asyncio.wait_for(query, timeout_s)
-            rows = tuple(SpectronHit(hit.id, hit.text, hit.source, hit.score) for hit in recall.hits)
-            return SpectronAnswer(rows, time.monotonic() - began)
+            return SpectronAnswer(recall.hits, time.monotonic() - began)
 
         return self.run(ask)
 

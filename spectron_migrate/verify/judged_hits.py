@@ -77,7 +77,11 @@ class HitJudge:
 
     def _named_by(self, recall: Recall, lens: Selector) -> _Memories:
         work = self._work
-        named = [fact for hit in recall.hits for fact in (*work.owners_of(hit.id), *work.with_text(hit.text))]
+        named = [
+            fact
+            for hit in recall.hits
+            for fact in (*work.owners_of(hit.turn_id or ""), *work.owners_of(hit.id), *work.with_text(hit.text))
+        ]
         return _memories(fact for fact in named if covers(lens, fact.selector))
 
 

@@ -102,17 +102,20 @@ async def search_for(
 
 
 def is_among(work: Workspace, fact: StoredMemory, hits: Sequence[Hit]) -> bool:
-    """Whether a hit is the memory: by the ids of its receipt; by text only if the hit is not another memory's."""
-    own = {fact.chunk_id, fact.turn_id}
-    if any(hit.id in own for hit in hits):
+    """Whether a hit is the memory: by its turn, then by the ids of the receipt; by text only if it is no other's."""
+    own = {fact.chunk_id, fact.turn_id} - {None}
+    if any(hit.turn_id in own or hit.id in own for hit in hits):
         return True
     text = plain(fact.text)
     for hit in hits:
         found = plain(hit.text)
         if found == text or (len(found) >= PASSAGE_LETTERS and found in text):
-            others = [owner.no for owner in work.owners_of(hit.id)]
             # A full list of hits may have cut the memory off behind others with the same text.
-            if not others or fact.no in others or (len(hits) >= MAX_K and plain(hits[-1].text) == found):
+            if len(hits) >= MAX_K and plain(hits[-1].text) == found:
+                return True
+            others = [owner.no for owner in work.owners_of(hit.id)]
+            is_of_another_turn = hit.turn_id is not None and fact.turn_id is not None
+            if not is_of_another_turn and (not others or fact.no in others):
                 return True
     return False
 
