@@ -15,10 +15,12 @@ from decimal import Decimal
 from typing import Any, cast
 from uuid import UUID
 
-from spectron_migrate.mem0.formats.envelopes import has_text
+from spectron_migrate.mem0.formats.envelopes import has_text, names_text
 from spectron_migrate.mem0.formats.unwrap import owners_beside, parsed, unwrap
+from spectron_migrate.mem0.formats.words import words_in
+from spectron_migrate.mem0.states import state_of
 from spectron_migrate.mem0.times import expiry, utc_time
-from spectron_migrate.records import Json, Memory, Skipped, State, TextAtSource, canonical_json, is_unicode
+from spectron_migrate.records import ENTITY_IDS, Json, Memory, Skipped, State, TextAtSource, canonical_json, is_unicode
 
 NO_TEXT = "no text field"
 NO_ID = "no id"
@@ -26,6 +28,8 @@ TEXT_WITHOUT_ID = "a text without an id"
 ENTITY_ROW = "a row of Mem0's entity store, not a memory"
 NOT_AN_OBJECT = "not an object"
 LIST_LEFT_OUT = "a list of rows that is not read"
+UNKNOWN_TEXT = "words in fields of which none is known to be a text"
+ODD_OWNER = "an owner that is not one id"
 HALF_ID = "its id holds half a letter (a lone surrogate), which nothing can name"
 
 _CAMEL = {
@@ -54,15 +58,6 @@ _ENTITY_TYPE = ("entity_type", "entityType")
 _LINKED = ("linked_memory_ids", "linkedMemoryIds")
 _TEXT_NAMES = ("memory", "data", "text", "content")
 _PAYLOAD_TEXT_NAMES = ("data", "memory", "text", "content")
-_STATES: dict[str, State] = {
-    "active": "active",
-    "paused": "archived",  # OpenMemory keeps a paused memory but does not show it
-    "archived": "archived",
-    "deleted": "deleted",
-    "expired": "expired",
-    "replaced": "replaced",
-    "superseded": "replaced",
-}
 _RESPONSE_FIELDS = (
     *("score", "score_details", "score_breakdown", "rerank_score", "rerankScore", "vector", "vectors", "embedding"),
     *("_score", "_index", "sort"),
@@ -76,7 +71,7 @@ def normalise(row: Any, *, now: datetime, head: Mapping[str, Json] | None = None
     `head`: the fields of the envelope around the row; the owners that it names count for a row without an owner.
     """
     if not isinstance(row, Mapping):
-        return Skipped(id="", reason=NOT_AN_OBJECT)
+        return Skipped(id="", reason=NOT_AN_OBJECT, has_content=bool(words_in(row)))
     if "text_at_source" in row and "extra" in row:
         own = _dump_line(row)
         if own is not None:
@@ -90,11 +85,7 @@ def normalise(row: Any, *, now: datetime, head: Mapping[str, Json] | None = None
     else:
         result = from_item(item, now=now)
     if isinstance(result, Skipped):
-        return (
-            Skipped(result.id, TEXT_WITHOUT_ID, has_content=True)
-            if result.reason == NO_ID and has_text(row)
-            else result
-        )
+        return _with_content(result, row)
     if result.entity_ids:
         return result
     raw: dict[str, Json] = {}
@@ -103,6 +94,17 @@ def normalise(row: Any, *, now: datetime, head: Mapping[str, Json] | None = None
         name: value if isinstance(value, str) else _odd_identifier(value, name, raw) for name, value in beside.items()
     }
     return replace(result, **owners) if owners else result
+
+
+def _with_content(skipped: Skipped, row: Mapping[str, Json]) -> Skipped:
+    """A row of a file that is no memory: something is lost with it if it has a text, or words in any other field."""
+    if skipped.reason == NO_ID and has_text(row):
+        return Skipped(skipped.id, TEXT_WITHOUT_ID, has_content=True)
+    if skipped.reason in (NO_ID, NO_TEXT) and not names_text(row):  # a text that is named and empty is none
+        found = words_in(row)
+        if found:
+            return Skipped(skipped.id, f"{UNKNOWN_TEXT}: {found}", has_content=True)
+    return skipped
 
 
 def from_payload(row_id: Any, payload: Mapping[str, Json], *, now: datetime) -> Memory | Skipped:
@@ -207,9 +209,12 @@ def _build(
     else:
         app_id = _take_app(rest, raw)
         categories = _take_categories(rest, raw)
-        state = _state(rest, raw) or state
+        state = state_of(rest, raw) or state
         extra.update({name: value for name, value in rest.items() if value is not None})
     if raw:
+        odd = next((name for name in ENTITY_IDS if isinstance(raw.get(name), list | Mapping) and raw[name]), None)
+        if odd is not None:
+            return Skipped(id=memory_id, reason=f"{ODD_OWNER}: {odd}", has_content=True)
         if "as_given" in extra:
             raw["as_given"] = extra["as_given"]
         extra["as_given"] = raw
@@ -368,28 +373,3 @@ def _take_categories(rest: dict[str, Json], raw: dict[str, Json]) -> tuple[str, 
     if isinstance(value, str) or list(value) != names or not are_names:
         raw["categories"] = given
     return tuple(names) if are_names else ()
-
-
-def _state(rest: Mapping[str, Json], raw: dict[str, Json]) -> State | None:
-    """The state that Mem0 gives the row; None if Mem0 shows it.
-
-    A named state decides. The marks beside it (`deleted_at`, `replaced_by`) may be left from an earlier state, and
-    count only without one.
-    """
-    states: set[State | None] = set()
-    for name in ("state", "lifecycle_state"):
-        given = rest.get(name)
-        known = _STATES.get(given.strip().lower()) if isinstance(given, str) else None
-        if known is not None:
-            states.add(known)
-        elif given not in (None, ""):
-            raw[name] = given
-    if not states:
-        if rest.get("deleted_at") or rest.get("is_deleted") is True or rest.get("event") == "DELETE":
-            states.add("deleted")
-        if rest.get("archived_at"):
-            states.add("archived")
-        if rest.get("replaced_by"):
-            states.add("replaced")
-    order: tuple[State, ...] = ("deleted", "archived", "replaced", "expired")
-    return next((state for state in order if state in states), None)

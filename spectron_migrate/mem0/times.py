@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from spectron_migrate.records import format_time
 
@@ -20,16 +22,22 @@ _COMPACT_DATE = 8
 """Digits of a date without separators, `20260301`."""
 
 _COMPACT = re.compile(r"(?:19|20)\d{12}", re.ASCII)
-_NUMBER = re.compile(r"-?\d{9,25}(?:\.\d+)?", re.ASCII)
+_NUMBER = re.compile(r"-?(?:\d{9,25}(?:\.\d+)?|\d(?:\.\d+)?[eE]\+?\d{1,2})", re.ASCII)
 _ISO_LIKE = re.compile(
     r"(?P<date>\d{4}[-/]\d\d[-/]\d\d)(?P<time>[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?)?"
-    r"\s*(?P<zone>[zZ]|UTC|GMT|[+-]\d\d(?::?\d\d)?)?(?: (?:UTC|GMT|\+0000)(?: m=\S+)?)?",
+    r"\s*(?P<zone>[zZ]|UTC|GMT|[+-]\d\d(?::?\d\d)?)?(?: (?:UTC|GMT|[+-]\d{4})(?: m=\S+)?)?"
+    r"\s*(?:\[?(?P<place>[A-Za-z]+(?:/[A-Za-z_+-]+)*)\]?)?",
     re.ASCII,
 )
-"""ISO 8601 with a space before the zone, the zone by name or twice (Go), or slashes."""
+"""ISO 8601 with a space before the zone, the zone by name, by its place (Java) or twice (Go), or slashes."""
+
+_ZONES = {"EST": -5, "EDT": -4, "CST": -6, "CDT": -5, "MST": -7, "MDT": -6, "PST": -8, "PDT": -7}
+"""Hours of the zones that RFC 5322 names."""
 
 _ZONE_NAME = re.compile(r" \([^()]*\)$")
 """The name of the zone after a JavaScript `Date`."""
+
+_ZONE_WORD = re.compile(r"\b[A-Z]{3,5}\b")
 
 
 def utc_time(value: Any) -> tuple[str | None, bool]:
@@ -45,6 +53,8 @@ def utc_time(value: Any) -> tuple[str | None, bool]:
         return moment, moment is not None and value.tzinfo is not None
     if isinstance(value, int | float) and not isinstance(value, bool):
         return _from_number(value), False
+    if isinstance(value, Mapping):
+        return _from_object(value), False
     return None, value is None
 
 
@@ -92,14 +102,47 @@ def _from_other_spelling(given: str) -> tuple[str | None, bool]:
         year, rest, zone = parts["date"].replace("/", "-"), parts["time"] or "", parts["zone"] or ""
         zone = "+00:00" if zone in ("UTC", "GMT", "Z", "z") else zone
         respelled = f"{year}{rest}{zone}"
+        if parts["place"] and not zone:
+            return _in_place(respelled, parts["place"])
         return _from_text(respelled) if respelled != text else (None, False)
-    for read in (_from_ordinal, parsedate_to_datetime, _from_words):
+    for read in (_from_ordinal, _from_words, _from_mail):
         try:
             moment = read(_ZONE_NAME.sub("", text))
         except (ValueError, TypeError, IndexError):
             continue
         return _in_utc(moment), moment.tzinfo is not None
     return None, False
+
+
+def _in_place(text: str, place: str) -> tuple[str | None, bool]:
+    """A local time with the name of its zone, or the place that has it (`Europe/Vienna`)."""
+    try:
+        return _in_utc(datetime.fromisoformat(text).replace(tzinfo=_zone(place))), False
+    except ValueError:
+        return None, False
+
+
+def _zone(name: str) -> tzinfo:
+    """A zone by its name; raises ValueError for one that is not known."""
+    try:
+        return timezone(timedelta(hours=_ZONES[name])) if name in _ZONES else ZoneInfo(name)
+    except (OSError, KeyError) as error:  # a zone that is not known raises a KeyError
+        raise ValueError(name) from error
+
+
+def _from_mail(text: str) -> datetime:
+    """As mail, HTTP, and Unix's `date` write it; a zone by a name that they do not define is looked up."""
+    moment = parsedate_to_datetime(text)
+    name = _ZONE_WORD.search(text)
+    return moment if moment.tzinfo is not None or name is None else moment.replace(tzinfo=_zone(name[0]))
+
+
+def _from_object(value: Mapping[str, Any]) -> str | None:
+    """A time of protobuf or Firestore: seconds and nanoseconds since 1970."""
+    for seconds, nanos in (("seconds", "nanos"), ("seconds", "nanoseconds"), ("_seconds", "_nanoseconds")):
+        if set(value) == {seconds, nanos} and all(type(one) is int for one in value.values()):
+            return _from_number(Decimal(value[seconds]) + Decimal(value[nanos]) / 10**9)
+    return None
 
 
 def _from_ordinal(text: str) -> datetime:
@@ -111,7 +154,10 @@ def _from_ordinal(text: str) -> datetime:
 
 def _from_words(text: str) -> datetime:
     """As C's `ctime` and JavaScript's `Date` write it."""
-    for spelling in ("%a %b %d %H:%M:%S %Y", "%a %b %d %Y %H:%M:%S GMT%z", "%b %d, %Y %H:%M:%S", "%b %d, %Y"):
+    for spelling in (
+        *("%a %b %d %H:%M:%S %Y", "%a %b %d %Y %H:%M:%S GMT%z", "%b %d, %Y %H:%M:%S", "%b %d, %Y"),
+        *("%B %d, %Y %H:%M:%S", "%B %d, %Y", "%b %d, %Y, %I:%M:%S %p"),
+    ):
         with suppress(ValueError):
             return datetime.strptime(text, spelling)
     raise ValueError(text)

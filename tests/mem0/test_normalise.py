@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectron_migrate.mem0.normalise import ENTITY_ROW, NO_ID, NO_TEXT, NOT_AN_OBJECT, TEXT_WITHOUT_ID, normalise
+from spectron_migrate.mem0.normalise import (
+    ENTITY_ROW,
+    NO_ID,
+    NO_TEXT,
+    NOT_AN_OBJECT,
+    ODD_OWNER,
+    TEXT_WITHOUT_ID,
+    UNKNOWN_TEXT,
+    normalise,
+)
 from spectron_migrate.records import Memory, Skipped
 from tests.mem0.conftest import DATA, NOW, VERSIONS, sample_rows
 
@@ -160,12 +169,19 @@ def test_a_number_as_id_becomes_its_digits_and_the_original_is_kept(given: Any, 
     assert {"user_id": given} == row.extra["as_given"]
 
 
-@pytest.mark.parametrize("given", [["a"], {"in": ["a"]}, ""])
-def test_a_value_that_is_not_an_id_is_none_and_kept(given: Any) -> None:
-    row = memory(point(user_id=given))
+def test_an_empty_text_is_no_id_and_kept() -> None:
+    row = memory(point(user_id=""))
 
     assert row.user_id is None
-    assert {"user_id": given} == row.extra["as_given"]
+    assert {"user_id": ""} == row.extra["as_given"]
+
+
+@pytest.mark.parametrize("name", ["user_id", "agent_id", "run_id"])
+@pytest.mark.parametrize("given", [["a"], ["a", "b"], {"in": ["a"]}])
+def test_a_memory_whose_owner_cannot_be_read_is_not_given_to_its_other_owners(name: str, given: Any) -> None:
+    others = {"user_id": "alice", "agent_id": "bot", "run_id": "r1"}
+    for row in (point(**{**others, name: given}), {"id": "m1", "memory": "likes tea", **others, name: given}):
+        assert Skipped("m1", f"{ODD_OWNER}: {name}", has_content=True) == normalise(row, now=NOW)
 
 
 def test_metadata_named_like_fields_of_an_answer_stays_metadata() -> None:
@@ -343,3 +359,82 @@ def test_unknown_fields_of_an_item_are_kept_but_not_those_of_one_answer() -> Non
     result = memory(item(score=0.5, score_details={"a": 1}, owner="o", as_given="theirs", user_id=1))
 
     assert {"owner": "o", "as_given": {"user_id": 1, "as_given": "theirs"}} == result.extra
+
+
+WORDY = [
+    {"id": "m1", "fact": "likes tea", "user_id": "alice"},
+    {"id": "m1", "payload": {"fact": {"value": "likes tea"}}},
+    {"error": "rate limit reached", "status": 429},
+    {"detail": ["Not found."], "message": "no memory here"},
+    "likes tea",
+    {"id": "m1", "note": "お茶が好きです"},
+]
+QUIET = [
+    {"id": "m1"},
+    {"id": "m1", "memory": None, "note": "words beside an empty text"},
+    {"id": "m1", "payload": {"data": None, "note": "words beside an empty text"}},
+    {"id": "m1", "status": "deleted", "created_at": "2025-01-02 03:04:05 UTC", "at": "Sun, 01 Mar 2026 10:00:00 GMT"},
+    {"status": "ok", "version": "2.0", "embedding": ["a b"]},
+    5,
+    None,
+]
+
+
+@pytest.mark.parametrize("row", WORDY, ids=str)
+def test_a_row_of_a_file_with_words_in_an_unknown_field_is_missed(row: Any) -> None:
+    result = normalise(row, now=NOW)
+
+    assert isinstance(result, Skipped)
+    assert result.has_content
+    if isinstance(row, dict):
+        assert result.reason.startswith(UNKNOWN_TEXT)
+
+
+@pytest.mark.parametrize("row", QUIET, ids=str)
+def test_a_row_without_any_text_is_skipped_quietly(row: Any) -> None:
+    result = normalise(row, now=NOW)
+
+    assert isinstance(result, Skipped)
+    assert not result.has_content
+
+
+LISTED: list[dict[str, Any]] = [
+    {"actor_id": "ops-bot", "role": "assistant", "attributed_to": "assistant"},
+    {"actor_id": "ops-bot", "agent_id": "helper"},
+    {"role": "user", "run_id": "r1"},
+]
+
+
+@pytest.mark.parametrize("own", LISTED, ids=str)
+@pytest.mark.parametrize("has_lemmas", [True, False])
+def test_a_memory_has_one_shape_whichever_listing_it_came_from(own: dict[str, Any], has_lemmas: bool) -> None:
+    """The server's listing of all memories puts into the metadata what its listing of one owner has beside it."""
+    at = {"created_at": "2025-01-02T03:04:05+00:00", "updated_at": "2025-01-02T03:04:05+00:00"}
+    base = {"id": "m1", "memory": "signs off", "hash": "h", **at, "user_id": "team"}
+    ids = {"user_id": "team", "agent_id": own.get("agent_id"), "run_id": own.get("run_id")}
+    lemmas = {"text_lemmatized": "sign off"} if has_lemmas else {}
+    kept = {name: value for name, value in own.items() if name not in ("agent_id", "run_id")}
+
+    of_one_owner = memory({**base, **own, "metadata": {"topic": "work"}})
+    of_all = memory({**base, **ids, "metadata": {**lemmas, **kept, "topic": "work"}})
+    in_the_store = memory({"id": "m1", "payload": {"data": "signs off", **base, **own, **lemmas, "topic": "work"}})
+
+    for found in (of_all, in_the_store):
+        for name in ("user_id", "agent_id", "run_id", "actor_id", "role", "hash", "metadata", "text_at"):
+            if found is in_the_store and name == "metadata":
+                continue
+            assert getattr(of_one_owner, name) == getattr(found, name), name
+
+
+@given(st.lists(st.text(alphabet="abc, ", min_size=1, max_size=4).map(str.strip).filter(bool), max_size=3))
+def test_categories_are_read_as_a_list_a_text_of_json_objects_and_names_with_commas(names: list[str]) -> None:
+    plain = [name for name in names if "," not in name]
+    for spelled in (plain, json.dumps(plain), [{"name": name} for name in plain], ", ".join(plain)):
+        assert tuple(plain) == memory(item(categories=spelled)).categories
+
+
+@given(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=5), max_size=3))
+def test_metadata_is_read_as_an_object_and_as_a_text_of_json(metadata: dict[str, Any]) -> None:
+    metadata = {f"k{name}": value for name, value in metadata.items()}
+    for spelled in (metadata, json.dumps(metadata), json.dumps(metadata, indent=1)):
+        assert metadata == memory(item(metadata=spelled)).metadata

@@ -1,7 +1,8 @@
 """Which part of a JSON value is a row, and where the rows of an envelope are. Pure.
 
 A row has an id and a text, whatever else it holds. An envelope has neither, and somewhere in it are rows: under one of
-the names that Mem0, its stores and its tools use, or, if there is none of those, in any list of rows.
+the names that Mem0, its stores and its tools use, or, if there is none of those, in any list of rows. A table is an
+object that is a list of rows in another form (`mem0/formats/tables.py`): columns, or rows by their ids.
 """
 
 from __future__ import annotations
@@ -10,25 +11,41 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from spectron_migrate.mem0.formats.tables import is_table, rows_of_table
 from spectron_migrate.records import Json
 
 RELATIONS = "relations"
 IDS = ("id", "_id", "memory_id")
-_TEXTS = ("memory", "data", "text", "content")
-_OWN_TEXTS = ("memory", "data")
-_INNER = ("payload", "source_payload", "_source")
-_ROWS = ("results", "memories", "records", "data", "items", "points", "hits", "rows", "documents", "result")
+LANGCHAIN_ID = "_mem0_id"
+"""Where Mem0 for TypeScript keeps the id in the metadata of a document of LangChain."""
+
+TEXTS = ("memory", "data", "text", "content", "page_content", "pageContent")
+_OWN_TEXTS = ("memory", "data", "page_content", "pageContent")
+_INNER = ("payload", "source_payload", "properties", "_source")
+_ROWS = (
+    *("results", "memories", "records", "data", "items", "points", "hits", "rows", "documents", "objects", "vectors"),
+    *("matches", "result"),
+)
+_MARKS = (
+    *("user_id", "agent_id", "run_id", "app_id", "created_at", "updated_at", "hash", "metadata", "userId", "agentId"),
+    *("runId", "createdAt", "updatedAt"),
+)
+"""Fields of a memory, one of which it has beside its text if it stands under its id."""
+
 _KEYED_BY_USER = ("users", "by_user", "per_user")
 _DEEPEST = 6
 
 
 @dataclass(frozen=True, slots=True)
 class JsonItem:
-    """A row, a relation beside the rows, the end of a list of rows, or a list of rows that is not read."""
+    """A row, a relation beside the rows, the end of a list of rows, or what is not read.
 
-    kind: Literal["row", "relation", "envelope", "left_out"]
+    A `copy` is a row that another file of the same archive should hold as well.
+    """
+
+    kind: Literal["row", "relation", "envelope", "left_out", "unread", "copy", "none"]
     value: Json
-    """Of an envelope: its other fields, with those of the objects around it. Of a list left out: its name."""
+    """Of an envelope: its other fields, with those of the objects around it. Of a list or file left out: its name."""
     line: int
     head: dict[str, Json] | None = None
     """Of a row: the fields of the envelopes around it; None for a row in no list."""
@@ -43,12 +60,14 @@ def is_row(value: Any) -> bool:
 
 def has_id(row: Mapping[str, Json]) -> bool:
     """Whether one of the fields for an id holds one."""
-    return any(row.get(name) not in (None, "") for name in IDS) or (
-        isinstance(row.get("_source"), Mapping) and has_id(row["_source"])
+    return (
+        any(row.get(name) not in (None, "") for name in IDS)
+        or any(isinstance(row.get(name), Mapping) and has_id(row[name]) for name in ("_source", "_additional"))
+        or (isinstance(row.get("metadata"), Mapping) and row["metadata"].get(LANGCHAIN_ID) not in (None, ""))
     )
 
 
-def has_text(row: Mapping[str, Json], names: tuple[str, ...] = _TEXTS) -> bool:
+def has_text(row: Mapping[str, Json], names: tuple[str, ...] = TEXTS) -> bool:
     """Whether the object, or a payload in it, holds the text of a memory under one of these names."""
     for name in names:
         value = row.get(name)
@@ -65,6 +84,12 @@ def has_text(row: Mapping[str, Json], names: tuple[str, ...] = _TEXTS) -> bool:
     return has_payload_in_metadata(row.get("metadata"))
 
 
+def names_text(row: Mapping[str, Json]) -> bool:
+    """Whether the object, or a payload in it, has a field for the text, whatever it holds."""
+    parts = [row, *(row[name] for name in _INNER if isinstance(row.get(name), Mapping))]
+    return any(name in part for part in parts for name in TEXTS)
+
+
 def has_payload_in_metadata(metadata: Any) -> bool:
     """Several stores hold Mem0's payload in a field or column named metadata; `data` is the text of a payload."""
     return isinstance(metadata, Mapping) and isinstance(metadata.get("data"), str)
@@ -77,7 +102,7 @@ def rows_in(value: Any, depth: int = 0) -> bool:
     if isinstance(value, list):
         return any(_is_own_row(one) or (isinstance(one, list | dict) and rows_in(one, depth + 1)) for one in value)
     if isinstance(value, dict) and not is_row(value):
-        return any(
+        return is_row_table(value) or any(
             rows_in(child, depth + 1)
             for name, child in value.items()
             if name != RELATIONS and isinstance(child, list | dict)
@@ -91,6 +116,11 @@ def row_fields(value: Mapping[str, Json]) -> list[str]:
         return []
     named = [name for name in _ROWS if name in value and _holds_rows(value[name], owner_has_id=has_id(value))]
     return named or [name for name, child in value.items() if name != RELATIONS and rows_in(child)]
+
+
+def is_row_table(value: Any) -> bool:
+    """Whether an object is a table: columns, or rows under their ids, such as `{"m1": {"memory": …}}`."""
+    return isinstance(value, Mapping) and not has_text(value) and is_table(value, _is_memory)
 
 
 def fields_left_out(value: Mapping[str, Json], taken: list[str]) -> list[str]:
@@ -120,6 +150,11 @@ def walk(
     """The items of a decoded value: a row, a list, or an envelope. `numbers` gives each list of rows its number."""
     if isinstance(value, list):
         yield from _walk_list(value, line, numbers, head or {}, name)
+        return
+    if is_row_table(value):
+        rows, left_out = rows_of_table(value, has_id)
+        yield from _walk_list(rows, line, numbers, head or {}, name)
+        yield from (JsonItem("left_out", one, line) for one in left_out)
         return
     taken = row_fields(value) if isinstance(value, dict) else []
     if not taken or has_text(value):
@@ -154,7 +189,13 @@ def is_envelope(value: Any) -> bool:
     """Whether rows are in the value, and it is none itself."""
     if isinstance(value, list):
         return any(is_row(one) for one in value) or rows_in(value)
-    return isinstance(value, dict) and bool(row_fields(value))
+    return isinstance(value, dict) and (is_row_table(value) or bool(row_fields(value)))
+
+
+def _is_memory(value: Mapping[str, Json]) -> bool:
+    """Whether an object has the text and another field of a memory, with or without an id."""
+    parts = [value, *(value[name] for name in _INNER if isinstance(value.get(name), Mapping))]
+    return has_text(value, _OWN_TEXTS) and any(name in part for part in parts for name in _MARKS)
 
 
 def _is_own_row(value: Any) -> bool:
@@ -167,4 +208,4 @@ def _holds_rows(value: Any, *, owner_has_id: bool) -> bool:
         if any(is_row(one) for one in value) or rows_in(value):
             return True
         return not owner_has_id and (not value or any(isinstance(one, Mapping) for one in value))
-    return isinstance(value, Mapping) and (is_row(value) or bool(row_fields(value)))
+    return isinstance(value, Mapping) and (is_row(value) or is_row_table(value) or bool(row_fields(value)))

@@ -9,19 +9,18 @@ from __future__ import annotations
 import gzip
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from spectron_migrate.errors import InputError
+from spectron_migrate.mem0.formats.archives import open_file, streams_of
 from spectron_migrate.mem0.formats.envelopes import JsonItem, has_id, has_text
 from spectron_migrate.mem0.formats.json_stream import read_items
 from spectron_migrate.mem0.formats.listings import Listings
-from spectron_migrate.mem0.formats.other_kinds import refuse_other_kinds
 from spectron_migrate.mem0.normalise import LIST_LEFT_OUT, normalise
 from spectron_migrate.mem0.reader import ReaderBase
 from spectron_migrate.mem0.seen_ids import SeenIds
@@ -32,9 +31,9 @@ _FORMATS = "a list of memories, an object with results, memories or records, JSO
 _SUSPECT_SIZES = (20, 100, 200, 1000)
 """The sizes at which Mem0's get_all and its server silently truncate a listing, by version."""
 
+FILE_LEFT_OUT = "a file in an archive that is not read"
+LINE_WITHOUT_MEMORY = "a memory that is in a backup's memories.jsonl.gz, and not in its memories.json"
 _BATCH = 1000
-_BACKUP = "memories.json"
-_LINES = "memories.jsonl.gz"
 
 
 class FilesReader(ReaderBase):
@@ -85,7 +84,7 @@ class FilesReader(ReaderBase):
         self._bytes_of_earlier_files = 0
         with closing(Listings()) as listings, closing(SeenIds()) as seen:
             for path in self._paths:
-                with _open_file(path) as self._file:
+                with open_file(path) as self._file:
                     yield from self._rows_of(path, listings, seen)
                 self._bytes_of_earlier_files += path.stat().st_size
             listings.finish()
@@ -108,6 +107,7 @@ class FilesReader(ReaderBase):
         kept = total = loose = 0
         first: tuple[int, Json] | None = None
         batch: list[Memory] = []
+        copies: list[str] = []
         for item in _items(path, self._file):
             if item.kind == "relation":
                 self._with_relations.add(path)
@@ -115,7 +115,11 @@ class FilesReader(ReaderBase):
                 listings.end(item.listing, item.value, f"{path}, the list that ends in line {item.line},")
             elif item.kind == "left_out":
                 yield Skipped(f"{path}:{item.line}:{item.value}", LIST_LEFT_OUT, has_content=True)
-            else:
+            elif item.kind == "unread":
+                yield Skipped(f"{path}:{item.value}", FILE_LEFT_OUT, has_content=True)
+            elif item.kind == "copy":
+                copies.append(normalise(item.value, now=self._now).id)
+            elif item.kind == "row":
                 total, loose = total + 1, loose + (item.listing == 0)
                 row = normalise(_with_names(item), now=self._now, head=item.head)
                 if isinstance(row, Skipped):
@@ -132,6 +136,8 @@ class FilesReader(ReaderBase):
                     batch = []
                 yield row
         seen.add_memories(batch)
+        for missing in seen.not_seen(copies):
+            yield Skipped(missing, LINE_WITHOUT_MEMORY, has_content=True)
         if loose:
             listings.end(0, None, str(path))
         if total and not kept and first is not None:
@@ -176,62 +182,25 @@ def _problem(path: Path) -> str | None:
     return f"{path} is empty: nothing was written to it" if path.stat().st_size == 0 else None
 
 
-def _open_file(path: Path) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
 def _items(path: Path, file: BinaryIO | None = None) -> Iterator[JsonItem]:
     """The items of one file; `file`, if it is open already, shows how far the reading has come.
 
     Raises InputError with the name of a damaged archive.
     """
     try:
-        with _open_file(path) if file is None else nullcontext(file) as opened:
-            for name, open_stream in _streams(path, opened):
-                yield from read_items(open_stream, name)
+        with open_file(path) if file is None else nullcontext(file) as opened:
+            streams, unread = streams_of(path, opened)
+            for stream in streams:
+                for item in read_items(stream.open, stream.name):
+                    yield item if not stream.again else replace(item, kind="copy" if item.kind == "row" else "none")
+            for name in unread:
+                yield JsonItem("unread", name, 0)
     except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError) as error:
         raise InputError(
             f"{path} is a damaged archive: {error}", hint="it may be truncated; fetch or write it again"
         ) from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _streams(path: Path, file: BinaryIO) -> list[tuple[str, Callable[[], BinaryIO]]]:
-    """The JSON streams in an open file, each with its name for error messages and how to open it, more than once."""
-    magic = file.read(4)
-    file.seek(0)
-    if magic.startswith(b"\x1f\x8b"):
-        opened = iter([cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb"))])
-        return [(str(path), lambda: next(opened, None) or cast(BinaryIO, gzip.open(path, "rb")))]
-    if magic == b"PK\x03\x04":
-        archive = zipfile.ZipFile(file)
-        return [(f"{path}:{name}", partial(_member, archive, name)) for name in _members(archive, path)]
-    refuse_other_kinds(path, file)
-    plain = iter([file])
-    return [(str(path), lambda: next(plain, None) or _open_file(path))]
-
-
-def _members(archive: zipfile.ZipFile, path: Path) -> list[str]:
-    """The members to read: one of OpenMemory's backup, which holds each memory twice; otherwise all JSON files."""
-    names = [name for name in archive.namelist() if not name.endswith("/")]
-    by_base = {name.rsplit("/", 1)[-1]: name for name in names}
-    if _BACKUP in by_base:
-        return [by_base[_BACKUP]]
-    if _LINES in by_base:
-        return [by_base[_LINES]]
-    found = [name for name in names if name.endswith((".json", ".jsonl", ".ndjson", ".json.gz", ".jsonl.gz"))]
-    if not found:
-        raise InputError(f"{path} is an archive without a JSON file in it", hint=f"known are {_FORMATS}")
-    return found
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> BinaryIO:
-    stream = cast(BinaryIO, archive.open(name))
-    return cast(BinaryIO, gzip.open(stream, "rb")) if name.endswith(".gz") else stream
 
 
 def _with_names(item: JsonItem) -> Any:

@@ -19,6 +19,7 @@ from spectron_migrate.mem0.formats.envelopes import (
     head_of,
     is_envelope,
     is_row,
+    is_row_table,
     row_fields,
     rows_in,
     walk,
@@ -33,7 +34,9 @@ _MOST_SKETCHED = 10_000
 """Elements of a list without rows, such as OpenMemory's categories, that are kept beside the rows."""
 
 _DEEPEST = 6
-_SPACE = " \t\n\r"
+_SPACE = " \t\n\r\ufeff\x1e"
+"""Between values also a byte order mark, where files were joined, and the separator of RFC 7464."""
+
 _WORDS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
 _NEAR_END = 16
 """A decoding error this close to the end of the window may only mean that more has to be read."""
@@ -85,6 +88,9 @@ def _object(
 ) -> Iterator[JsonItem]:
     """A large object, whose structure is known from its sketch."""
     line = scanner.line
+    if is_row_table(sketch):
+        yield from walk(scanner.value(), line, numbers, around, name=name)
+        return
     taken = row_fields(sketch)
     if not taken or has_text(sketch):
         yield JsonItem("row", sketch if taken else scanner.value(), line, around)
@@ -283,7 +289,8 @@ class _Scanner:
 
 
 def _encoding(stream: BinaryIO) -> str:
-    """UTF-8 with or without a byte order mark, or UTF-16 with one (as written by a shell's redirection)."""
-    head = stream.read(2)
+    """UTF-8, UTF-16 or UTF-32, with or without a byte order mark: the first letter of JSON is ASCII."""
+    head = stream.read(4)
     stream.seek(0)
-    return "utf-16" if head in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    found = json.detect_encoding(head)
+    return "utf-8-sig" if found == "utf-8" else found

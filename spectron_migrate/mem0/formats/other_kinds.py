@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import re
-from pathlib import Path
 from typing import BinaryIO
 
 from spectron_migrate.errors import InputError
@@ -12,19 +12,71 @@ _HEAD = 1024
 _TAR_MARK = slice(257, 262)
 _STORE = "name the store: `--mem0-config FILE`"
 _ROWS = "give its rows as JSON, each with `id` and `payload`"
-_SQL = re.compile(rb"\s*(--|/\*|PRAGMA |BEGIN|CREATE |INSERT |COPY |SET |DROP )", re.IGNORECASE)
-_CSV = re.compile(rb'"?[\w .-]{1,60}"?([,;\t]"?[\w .-]{0,60}"?)+\r?\n')
-_MARKDOWN = re.compile(rb"\s*(#{1,6} |---\r?\n|[*-] (?!\d))")
+_PSQL = "`psql -At -c \"select json_build_object('id', id, 'payload', payload) from mem0\"`"
+_BINARY: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
+    ((b"PAR1",), "a Parquet file", _ROWS),
+    ((b"PGDMP",), "a dump of PostgreSQL", f"restore it and {_STORE}"),
+    ((b"%PDF",), "a PDF", _ROWS),
+    ((b"REDIS0",), "a snapshot of Redis", _STORE),
+    ((b"Obj\x01", b"ARROW1", b"\x93NUMPY", b"\x80\x03", b"\x80\x04", b"\x80\x05"), "a file of a data library", _ROWS),
+    (
+        (b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"(\xb5/\xfd", b"Rar!", b"\x04\x22M\x18"),
+        "a compressed file of a kind that is not read",
+        "unpack it; gzip and zip are read as they are",
+    ),
+)
+"""First bytes, what the file is, and what to do."""
+
+_TEXTS: tuple[tuple[re.Pattern[str], str, str], ...] = (
+    (re.compile(r"HTTP/[\d.]+ \d{3}"), "an HTTP response with its headers", "save the body alone: `curl` without `-i`"),
+    (
+        re.compile(r"\s*(--[ \r\n]|/\*|PRAGMA |BEGIN|CREATE |INSERT |COPY |SET |DROP |USE )", re.IGNORECASE),
+        "SQL",
+        f"restore it and {_STORE}; or {_ROWS}",
+    ),
+    (
+        re.compile(r" [^\n]*\n-{3,}[-+]*\r?\n|-\[ RECORD 1"),
+        "a table that psql printed",
+        f"let it print JSON: {_PSQL}; or {_STORE}",
+    ),
+    (re.compile(r"\+-[-+]+\+\r?\n"), "a table that a database's client printed", f"{_STORE}; or {_ROWS}"),
+    (
+        re.compile(r"[\[{(]\s*\{?\s*'|\[\s*\w+\("),
+        "a list as Python or JavaScript print it",
+        "write it with `json.dumps` or `JSON.stringify`",
+    ),
+    (
+        re.compile(r"[\[{][\s\[{]*\w+: |\s*(module\.exports|export default|const |let |var )"),
+        "an object as JavaScript or the shell of MongoDB print it",
+        "write it with `JSON.stringify` or `mongoexport --jsonArray`",
+    ),
+    (re.compile(r"\s*<"), "HTML or XML", _ROWS),
+    (re.compile(r"\s*(---\r?\n)?\s*(- )?[A-Za-z_][\w -]*:(\s|$)"), "YAML", _ROWS),
+    (
+        re.compile(r"\s*(#{1,6} |---\r?\n|[*-] (?!\d))"),
+        "Markdown",
+        f"Markdown has no ids and no times: {_STORE}; or {_ROWS}",
+    ),
+    (
+        re.compile(r'"?[\w .-]{1,60}"?([,;\t|]"?[^\n,;\t|]{0,200}"?)*[,;\t|]'),
+        "CSV or another table of columns",
+        f"it does not say what is text, number or object: {_STORE}; or let the database print JSON, as {_PSQL} does",
+    ),
+    (re.compile(r'"(\\.|[^"\\])*"?\s*$|"\s*[\[{]'), "JSON written as a text within JSON", "unwrap it: `jq -r . FILE`"),
+)
+"""How a text begins, what it is, and what to do; in this order."""
+
+_SCALAR = re.compile(r"null|true|false|-?\d+(\.\d+)?")
 
 
-def refuse_other_kinds(path: Path, file: BinaryIO) -> None:
+def refuse_other_kinds(name: str, file: BinaryIO) -> None:
     """Raise InputError for a file of another kind; the position of `file` is not kept."""
     file.seek(0)
     head = file.read(_HEAD)
     file.seek(0)
     known = _kind(head)
     if known is not None:
-        raise InputError(f"{path} is {known[0]}, not JSON", hint=known[1])
+        raise InputError(f"{name} is {known[0]}, not JSON", hint=known[1])
 
 
 def _kind(head: bytes) -> tuple[str, str] | None:
@@ -36,23 +88,18 @@ def _kind(head: bytes) -> tuple[str, str] | None:
         )
     if head[_TAR_MARK] == b"ustar":
         return "a tar archive", "unpack it, and name the store or the JSON files in it"
-    if head.startswith((b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"(\xb5/\xfd", b"Rar!")):
-        return "a compressed file of a kind that is not read", "unpack it; gzip and zip are read as they are"
-    if head.startswith(b"PAR1"):
-        return "a Parquet file", _ROWS
-    if head.startswith(b"PGDMP"):
-        return "a dump of PostgreSQL", f"restore it and {_STORE}"
-    if head.startswith(b"%PDF"):
-        return "a PDF", _ROWS
-    text = head.removeprefix(b"\xef\xbb\xbf")
-    if text.lstrip()[:1] in (b"{", b"[", b""):
+    for marks, what, hint in _BINARY:
+        if head.startswith(marks):
+            return what, hint
+    encoding = json.detect_encoding(head[:4])
+    text = head.decode(encoding, "replace").lstrip("\ufeff\x1e")
+    if not text.strip() or _SCALAR.fullmatch(text.strip()):
         return None
-    if _SQL.match(text):
-        return "SQL", f"restore it and {_STORE}; or {_ROWS}"
-    if _MARKDOWN.match(text):
-        return "Markdown", f"Markdown has no ids and no times: {_STORE}; or {_ROWS}"
-    if text.lstrip().startswith(b"<"):
-        return "HTML or XML", _ROWS
-    if _CSV.match(text):
-        return "CSV", f"CSV does not say what is text, number or object: {_STORE}; or {_ROWS}"
-    return None
+    found = next(((what, hint) for begins, what, hint in _TEXTS if begins.match(text)), None)
+    if found is not None:
+        return found
+    if text.lstrip()[0] in "{[":
+        return None
+    if "\0" in text or text.count("\ufffd") > 1:
+        return "a binary file", f"{_STORE}; or {_ROWS}"
+    return "plain text", _ROWS

@@ -7,10 +7,13 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from spectron_migrate.mem0.formats.envelopes import IDS, has_payload_in_metadata, has_text
+from spectron_migrate.mem0.formats.envelopes import IDS, LANGCHAIN_ID, has_payload_in_metadata, has_text
 from spectron_migrate.records import ENTITY_IDS, Json
 
 _CAMEL_IDS = {"user_id": "userId", "agent_id": "agentId", "app_id": "appId", "run_id": "runId"}
+_PAGES = ("page_content", "pageContent")
+"""The text of a document of LangChain, whose metadata is beside it."""
+
 _BESIDE = ("export_scope", "scope", "export_metadata", "filters", "user")
 """Fields in which a row or an envelope names the owners."""
 
@@ -18,25 +21,39 @@ _BESIDE = ("export_scope", "scope", "export_metadata", "filters", "user")
 def unwrap(row: Mapping[str, Json]) -> tuple[Any, Mapping[str, Json] | None, dict[str, Json]]:
     """The id of a row, its payload if it has one, and the row itself as an item.
 
-    Known are a stored point with its payload, as an object or as JSON text, under `payload` or `metadata`; a hit of
-    Elasticsearch or OpenSearch; and the Extended JSON of MongoDB's tools.
+    Known are a stored point with its payload, as an object or as JSON text, under `payload` or `metadata`; an object of
+    Weaviate; a document of LangChain; a hit of Elasticsearch or OpenSearch; and the Extended JSON of MongoDB's tools.
     """
     item = {name: plain(value) if isinstance(value, dict | list) else value for name, value in row.items()}
     source = item.get("_source")
     if isinstance(source, Mapping):
         item = {"_id": item.get("_id"), **source}
+    if isinstance(item.get("_additional"), Mapping):
+        item = {**item.pop("_additional"), **item}
     row_id = item.get("id")
     if row_id in (None, ""):
         alias = next((name for name in IDS if item.get(name) not in (None, "")), "id")
         row_id = item.pop(alias, row_id)
         item["id"] = row_id
-    for name in ("source_payload", "payload", "metadata"):
+    metadata = item.get("metadata")
+    if row_id in (None, "") and isinstance(metadata, Mapping) and LANGCHAIN_ID in metadata:
+        row_id, item["metadata"] = (
+            metadata[LANGCHAIN_ID],
+            {key: metadata[key] for key in metadata if key != LANGCHAIN_ID},
+        )
+    for name in ("source_payload", "payload", "properties", "metadata"):
         inner = parsed(item.get(name))
         if not isinstance(inner, Mapping):
             continue
+        if name == "properties":  # every object has every property of its class
+            inner = {key: value for key, value in inner.items() if value is not None}
         is_payload = has_payload_in_metadata(inner and {"data": inner.get("data")}) if name == "metadata" else True
         if name == "source_payload" or (is_payload and not _has_own_text(item)):
             return row_id, inner, item
+    page = next((item[name] for name in _PAGES if isinstance(item.get(name), str)), None)
+    if page is not None and not _has_own_text(item):
+        inner = parsed(item.get("metadata"))
+        return row_id, {**(inner if isinstance(inner, Mapping) else {}), "data": page}, item
     return row_id, None, item
 
 

@@ -34,6 +34,8 @@ TEXTS: list[Callable[[str, dict[str, Any]], dict[str, Any]]] = [
     lambda text, more: {"payload": json.dumps({**more, "data": text, "user_id": "dana"})},
     lambda text, more: {"_source": {"metadata": {**more, "data": text, "user_id": "dana"}}},
     lambda text, more: {"metadata": {**more, "data": text, "user_id": "dana"}},
+    lambda text, more: {"class": "Mem0", "properties": {**more, "data": text, "user_id": "dana", "run_id": None}},
+    lambda text, more: {"page_content": text, "metadata": {**more, "user_id": "dana"}},
 ]
 WRAPPERS: list[Callable[[list[Any]], Any]] = [
     *[lambda rows, name=name: {name: rows} for name in ("results", "memories", "data", "items", "records")],
@@ -46,8 +48,24 @@ WRAPPERS: list[Callable[[list[Any]], Any]] = [
     lambda rows: {"users": [{"user_id": "dana", "memories": rows}]},
     lambda rows: [{"results": rows[:1]}, {"results": rows[1:]}],
     lambda rows: [rows[:1], *rows[1:]],
+    lambda rows: {"vectors": by_id(rows), "namespace": "", "usage": {"read_units": 1}},
+    lambda rows: {"result": by_id(rows)},
+    lambda rows: by_id(rows),
+    lambda rows: {"page": 1, "objects": rows},
     lambda rows: rows,
 ]
+
+
+def by_id(rows: list[Any]) -> dict[str, Any]:
+    """Rows under their ids, every second one without an id of its own; only those that one knows by their text."""
+    known = [row for row in rows if "_source" not in row and "page_content" not in row]
+    if len(known) < len(rows):
+        return {"results": rows}
+    names = [next(name for name in ("id", "_id") if name in row) for row in rows]
+    return {
+        row[name]: {key: value for key, value in row.items() if key != name or at % 2}
+        for at, (row, name) in enumerate(zip(rows, names, strict=True))
+    }
 
 
 @st.composite
@@ -111,6 +129,45 @@ def test_owners_beside_the_rows_are_theirs_unless_a_row_has_one(
         [memory] = memories(json.dumps({**around, **rows} if owner_first else {**rows, **around}))
 
     assert "dana" == memory.user_id
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 5), st.booleans(), st.booleans(), st.sampled_from([4, 1 << 18]), st.sampled_from([[], [0.5]]))
+def test_columns_are_rows(size: int, has_documents: bool, is_nested: bool, chunk: int, vectors: list[float]) -> None:
+    """As Chroma's `get` and `query` return them, with Mem0's text in the metadata or beside it."""
+    payloads = [{"user_id": "dana", "seq": n, **({} if has_documents else {"data": f"note {n}"})} for n in range(size)]
+    columns: dict[str, Any] = {
+        "ids": [f"m{number}" for number in range(size)],
+        "embeddings": [vectors] * size,
+        "documents": [f"note {number}" if has_documents else None for number in range(size)],
+        "metadatas": payloads,
+        "included": ["metadatas"],
+    }
+    if is_nested:
+        columns = {name: [column] if name != "included" else column for name, column in columns.items()}
+    with mock.patch.object(json_stream, "_CHUNK", chunk):
+        found = memories(json.dumps(columns))
+
+    assert [(f"m{number}", f"note {number}", number) for number in range(size)] == [
+        (memory.id, memory.memory, memory.metadata["seq"]) for memory in found
+    ]
+
+
+def test_a_column_of_another_length_than_the_ids_is_named() -> None:
+    text = json.dumps({"ids": ["m1", "m2"], "metadatas": [{"data": "likes tea"}]})
+
+    items = list(read_items(lambda: io.BytesIO(text.encode()), "file"))
+
+    assert ["metadatas"] == [item.value for item in items if item.kind == "left_out"]
+
+
+def test_numbers_beside_the_rows_are_no_rows_by_id() -> None:
+    row = {"id": "m1", "memory": "likes tea"}
+    text = json.dumps({"results": [row], "system": {"host": {"memory": "12 MB"}}, "took": {"data": "3 ms"}})
+
+    items = list(read_items(lambda: io.BytesIO(text.encode()), "file"))
+
+    assert ["row", "envelope"] == [item.kind for item in items]
 
 
 def test_a_list_of_rows_beside_those_that_are_read_is_named() -> None:
