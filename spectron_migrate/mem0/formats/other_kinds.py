@@ -70,7 +70,7 @@ _SCALAR = re.compile(r"null|true|false|-?\d+(\.\d+)?")
 
 
 def refuse_other_kinds(name: str, file: BinaryIO) -> None:
-    """Raise InputError for a file of another kind; the position of `file` is not kept."""
+    """Raise InputError for a file of another kind; `file` is at its start afterwards."""
     file.seek(0)
     head = file.read(_HEAD)
     file.seek(0)

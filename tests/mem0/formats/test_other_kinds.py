@@ -119,7 +119,9 @@ def test_no_json_is_taken_for_another_kind(
     value: Any, indent: int | str | None, is_ascii: bool, encoding: str, before: str
 ) -> None:
     text = before + json.dumps(value, indent=indent, ensure_ascii=is_ascii)
-    refuse_other_kinds("file", io.BytesIO(text.encode(encoding, "surrogatepass")))
+    file = io.BytesIO(text.encode(encoding, "surrogatepass"))
+    refuse_other_kinds("file", file)
+    assert 0 == file.tell()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
