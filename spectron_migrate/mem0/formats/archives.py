@@ -24,7 +24,7 @@ _DATA = (
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
+class JsonStream:
     """A JSON stream."""
 
     name: str
@@ -35,7 +35,7 @@ class Stream:
     """The stream with the same memories, of which only what is missing there counts; empty if there is none."""
 
 
-def streams_of(path: Path, file: BinaryIO) -> tuple[list[Stream], list[str]]:
+def streams_of(path: Path, file: BinaryIO) -> tuple[list[JsonStream], list[str]]:
     """The streams to read in an open file, and the names of members that may hold memories and are not read.
 
     Raises InputError for a file that is no JSON, and for an archive without any.
@@ -46,12 +46,12 @@ def streams_of(path: Path, file: BinaryIO) -> tuple[list[Stream], list[str]]:
         zipped = iter([cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb"))])
         with gzip.open(path, "rb") as unzipped:
             refuse_other_kinds(str(path), cast(BinaryIO, unzipped))
-        return [Stream(str(path), lambda: next(zipped, None) or cast(BinaryIO, gzip.open(path, "rb")))], []
+        return [JsonStream(str(path), lambda: next(zipped, None) or cast(BinaryIO, gzip.open(path, "rb")))], []
     if magic == b"PK\x03\x04":
         return _members(zipfile.ZipFile(file), path)
     refuse_other_kinds(str(path), file)
     plain = iter([file])
-    return [Stream(str(path), lambda: next(plain, None) or open_file(path))], []
+    return [JsonStream(str(path), lambda: next(plain, None) or open_file(path))], []
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -62,7 +62,7 @@ def open_file(path: Path) -> BinaryIO:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _members(archive: zipfile.ZipFile, path: Path) -> tuple[list[Stream], list[str]]:
+def _members(archive: zipfile.ZipFile, path: Path) -> tuple[list[JsonStream], list[str]]:
     """All JSON members. OpenMemory's backup holds each memory twice: its lines come second, for what its JSON lacks."""
     names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
     read = [name for name in names if name.lower().removesuffix(".gz").endswith(_JSON)]
@@ -79,7 +79,7 @@ def _members(archive: zipfile.ZipFile, path: Path) -> tuple[list[Stream], list[s
         again = f"{path}:{backup}" if base == _LINES and backup in read else ""
         with _open_member(archive, name) as opened:
             refuse_other_kinds(f"{path}:{name}", opened)
-        streams.append(Stream(f"{path}:{name}", partial(_open_member, archive, name), again))
+        streams.append(JsonStream(f"{path}:{name}", partial(_open_member, archive, name), again))
     return streams, unread
 
 
