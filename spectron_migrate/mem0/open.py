@@ -132,6 +132,30 @@ def _listed_store(store: VectorStore, place: str, sleep: Sleep | None) -> Listed
             from spectron_migrate.mem0.stores.search_index import SearchIndex
 
             return SearchIndex(store, sleep=sleep)
+        case "supabase", _:
+            from spectron_migrate.mem0.stores.supabase_rest import SupabaseRest
+
+            return SupabaseRest(store, sleep=sleep)
+        case "upstash_vector", _:
+            from spectron_migrate.mem0.stores.upstash_vector import UpstashVector
+
+            return UpstashVector(store, sleep=sleep)
+        case "turbopuffer", _:
+            from spectron_migrate.mem0.stores.turbopuffer import Turbopuffer
+
+            return Turbopuffer(store, sleep=sleep)
+        case "weaviate", _:
+            from spectron_migrate.mem0.stores.weaviate import Weaviate
+
+            return Weaviate(store, sleep=sleep)
+        case "azure_ai_search", _:
+            from spectron_migrate.mem0.stores.azure_ai_search import AzureAiSearch
+
+            return AzureAiSearch(store, sleep=sleep)
+        case "vectorize", _:
+            from spectron_migrate.mem0.stores.vectorize import Vectorize
+
+            return Vectorize(store, sleep=sleep)
     from spectron_migrate.mem0.stores.unsupported import unsupported_store
 
     raise unsupported_store(store)

@@ -45,6 +45,7 @@ class StandIn:
         self.asked: list[tuple[str, str, Any]] = []
         self.keeps_waiting = ""
         """Requests with this in their address are asked to come back in ten minutes."""
+        self.more_headers: dict[str, str] = {}
         self.before_answer: Callable[[int], None] = lambda number: None
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
@@ -91,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         stand_in.before_answer(len(stand_in.asked))
         status, value = stand_in.answer(method, unquote(parts.path), query, body)
-        self._send(status, value, torn=way)
+        self._send(status, value, stand_in.more_headers, torn=way)
 
     def _send(self, status: int, value: Any, headers: dict[str, str] | None = None, torn: str | None = None) -> None:
         data = json.dumps(value).encode()

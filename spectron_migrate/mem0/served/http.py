@@ -44,6 +44,8 @@ class JsonResponse:
 
     value: Json
     date: datetime | None
+    headers: Mapping[str, str]
+    """By names in lower case."""
 
 
 class JsonClient:
@@ -90,7 +92,13 @@ class JsonClient:
         return self.request("POST", path, params=params, body=body).value
 
     def request(
-        self, method: str, path: str, *, params: Mapping[str, Any] | None = None, body: Json = None
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Json = None,
+        headers: Mapping[str, str] | None = None,
     ) -> JsonResponse:
         """Retry until there is a complete response; the waits double, or are as long as the server asks for."""
         waited, failure = 0.0, "no answer"
@@ -98,9 +106,9 @@ class JsonClient:
         while tries < _MOST_TRIES:
             wait_s: float | None = None
             try:
-                response = self._send(method, path, params or {}, body)
+                response = self._send(method, path, params or {}, body, headers)
                 if response.status_code < 300:
-                    return JsonResponse(response.json(), _date(response))
+                    return JsonResponse(response.json(), _date(response), response.headers)
                 self._raise_unless_retryable(response, method, path)
                 failure = f"status {response.status_code}"
                 wait_s = _asked_wait_s(response)
@@ -136,13 +144,14 @@ class JsonClient:
         """Without the headers, which hold the key."""
         return f"JsonClient({self.base_url!r})"
 
-    def _send(self, method: str, path: str, params: Mapping[str, Any], body: Json) -> httpx.Response:
+    def _send(
+        self, method: str, path: str, params: Mapping[str, Any], body: Json, headers: Mapping[str, str] | None
+    ) -> httpx.Response:
         query = {name: value for name, value in params.items() if value is not None}
         began = time.perf_counter()
         try:
-            if body is None:
-                return self._client.request(method, self.base_url + path, params=query)
-            return self._client.request(method, self.base_url + path, params=query, json=body)
+            more: dict[str, Any] = {} if body is None else {"json": body}
+            return self._client.request(method, self.base_url + path, params=query, headers=headers, **more)
         finally:
             with self._lock:
                 self._requests += 1

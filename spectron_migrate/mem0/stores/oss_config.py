@@ -58,6 +58,8 @@ _EMBEDDED = ("qdrant", "faiss", "chroma")
 """Stores that Mem0 keeps under `/tmp/<provider>` if no path is given."""
 
 TYPESCRIPT_PROVIDERS = ("vectorize",)
+_OWN_NAMES = {"vectorize": "index_name", "supabase": "table_name"}
+"""Settings of Mem0 for TypeScript that count where it ignores the name of the collection."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}|^env:([A-Za-z_][A-Za-z0-9_]*)$")
 _QDRANT_PORT = 6333
 _SEARCH_ENGINES = ("elasticsearch", "opensearch")
@@ -176,7 +178,8 @@ def vector_store(config: Mapping[str, Any], *, name: str = "the Mem0 configurati
     if is_typescript and provider == "pgvector" and not settings.get("connection_string"):
         settings.setdefault("dbname", "vector_store")
     default = "memories" if is_typescript or provider == MEMORY else "mem0"
-    collection = settings.get("collection_name") or settings.get("index_name") or default
+    own = settings.get(_OWN_NAMES.get(provider, ""))
+    collection = own or settings.get("collection_name") or settings.get("index_name") or default
     if not isinstance(collection, str):
         raise InputError(f"vector_store.config.collection_name in {name} is {_kind(collection)}, not a name")
     return VectorStore(provider=provider, collection=collection, settings=settings)
@@ -185,7 +188,9 @@ def vector_store(config: Mapping[str, Any], *, name: str = "the Mem0 configurati
 def mem0_source_info(config: Mapping[str, Any]) -> SourceInfo:
     """The Mem0 that this configuration names, without opening it and without credentials."""
     store = vector_store(config)
-    if store.provider in ("pgvector", "supabase"):
+    if store.provider == "supabase" and not store.settings.get("connection_string"):
+        where = without_credentials(str(store.settings.get("supabase_url") or ""))
+    elif store.provider in ("pgvector", "supabase"):
         where = _postgres_location(store.settings)
     else:
         where = store.url or (str(store.path) if store.path is not None else _other_location(store.settings))
@@ -265,7 +270,8 @@ def _other_location(settings: Mapping[str, Any]) -> str:
         for key, value in settings.items()
         if isinstance(value, str | int) and not any(word in key for word in _CREDENTIALS) and "model" not in key
     }
-    parts.pop("collection_name", None)
+    for name in ("collection_name", *_OWN_NAMES.values()):
+        parts.pop(name, None)
     return ",".join(f"{key}={parts[key]}" for key in sorted(parts))
 
 

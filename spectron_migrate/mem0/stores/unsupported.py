@@ -13,7 +13,6 @@ _CREATES = "opening it with Mem0's class may create or change a collection or an
 _NEAREST = "its listing in Mem0 is a nearest-neighbour search, which may silently leave out memories"
 
 REASONS = {
-    "azure_ai_search": _CREATES,
     "azure_mysql": _CREATES,
     "baidu": _CREATES,
     "cassandra": f"{_CREATES}, and its scoped listing drops rows",
@@ -25,12 +24,7 @@ REASONS = {
     "oracledb": _CREATES,
     "pinecone": f"{_NEAREST}, and an error there reads as an empty store",
     "s3_vectors": _CREATES,
-    "supabase": "only with a `connection_string`: through its REST interface, row-level security hides rows silently",
-    "turbopuffer": _NEAREST,
-    "upstash_vector": _NEAREST,
     "vertex_ai_vector_search": _NEAREST,
-    "vectorize": _CREATES,
-    "weaviate": "its listing in Mem0 leaves out your own metadata",
 }
 OWN_DUMP = (
     "dump it from your application, which has the store open already, as JSON rows of `id` and `payload` read with "

@@ -20,6 +20,14 @@ import pytest
 
 from tests.mem0.rows import Row
 from tests.mem0.standins import KEY, serving
+from tests.mem0.stores.rest_standins import (
+    AzureSearch,
+    CloudflareVectorize,
+    PostgRest,
+    TurbopufferHere,
+    Upstash,
+    WeaviateHere,
+)
 from tests.mem0.stores.store_standins import Chroma, HeldQdrant, Holder, SearchEngine
 from tests.support.tcp import Relay, free_port, relaying
 from tests.support.waiting import wait_until
@@ -118,6 +126,46 @@ def _search_engine(provider: str, **how: Any) -> Callable[[Path], Any]:
             )
 
     return run
+
+
+def _service(
+    provider: str, make: Callable[[], Holder], settings: Callable[[str], dict[str, Any]], kept: Callable[[Row], Row]
+) -> Callable[[Path], Any]:
+    @contextmanager
+    def run(folder: Path) -> Iterator[Kind]:
+        stand_in = make()
+        with serving(stand_in) as url, pytest.MonkeyPatch.context() as patched:
+            patched.setenv("CLOUDFLARE_BASE_URL", url)
+            kind = StandInKind(provider, stand_in, url, settings)
+            kind.kept = kept  # type: ignore[method-assign]
+            yield kind
+
+    return run
+
+
+def _whole(row: Row) -> Row:
+    return row
+
+
+def _without_null(row: Row) -> Row:
+    return {name: value for name, value in row.items() if value is not None}
+
+
+SERVICES: dict[str, Callable[[Path], Any]] = {
+    "upstash_vector": _service("upstash_vector", Upstash, lambda url: {"url": url, "token": KEY}, _whole),
+    "turbopuffer": _service(
+        "turbopuffer", TurbopufferHere, lambda url: {"api_key": KEY, "extra_params": {"base_url": url}}, flat
+    ),
+    "weaviate": _service(
+        "weaviate", WeaviateHere, lambda url: {"cluster_url": url, "auth_client_secret": KEY}, _without_null
+    ),
+    "azure_ai_search": _service(
+        "azure_ai_search", AzureSearch, lambda url: {"service_name": url, "api_key": KEY}, _whole
+    ),
+    "supabase": _service("supabase", PostgRest, lambda url: {"supabase_url": url, "supabase_key": KEY}, _whole),
+    "vectorize": _service("vectorize", CloudflareVectorize, lambda url: {"account_id": "acc", "api_key": KEY}, _whole),
+}
+"""Stores that only exist as a service."""
 
 
 # --- real servers
@@ -303,4 +351,5 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "elasticsearch, scrolled": _search_engine("elasticsearch", has_pit=False),
     "opensearch": opensearch,
     "opensearch, stand-in": _search_engine("opensearch"),
+    **SERVICES,
 }

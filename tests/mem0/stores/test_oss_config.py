@@ -16,6 +16,7 @@ from spectron_migrate.mem0.stores.unsupported import REASONS
 from tests.mem0.conftest import NOW
 
 READ = {"qdrant", "pgvector", "supabase", "faiss", "chroma", "redis", "valkey", "elasticsearch", "opensearch"}
+READ |= {"upstash_vector", "turbopuffer", "weaviate", "azure_ai_search", "vectorize"}
 TYPESCRIPT_ONLY = {"vectorize"}
 
 
