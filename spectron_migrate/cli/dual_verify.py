@@ -325,8 +325,18 @@ def _memory_rows(integrity: Mapping[str, Json], isolation: Mapping[str, Json]) -
         ("expected", number(integrity["expected"])),
         ("present, word for word", number(integrity["present"])),
         *((label, number(integrity[name])) for name, label in labels.items() if integrity[name]),
+        *_traced_rows(integrity["traced"]),
         ("pairs of scopes tested", f"{number(isolation['pairs'])}, {counted(isolation['leaks'], 'leak')}"),
     ]
+
+
+def _traced_rows(traced: Mapping[str, Json]) -> list[tuple[str, object]]:
+    if not traced["told"]:
+        return [("facts by memory", f"cannot be known: {traced['why']}")]
+    named = f"{counted(traced['attributes'], 'attribute')}, {counted(traced['relations'], 'relation')}"
+    untraced = f"; {number(traced['untraced'])} of no known memory" if traced["untraced"] else ""
+    elsewhere = f"; {number(traced['elsewhere'])} in another scope" if traced["elsewhere"] else ""
+    return [("facts by memory", named + untraced + elsewhere)]
 
 
 def _recall_rows(recall: Mapping[str, Json]) -> list[tuple[str, object]]:

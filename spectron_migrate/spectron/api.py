@@ -210,12 +210,21 @@ class SpectronApi:
     async def turns(self, session_id: str, *, shows: Callable[[list[Turn]], bool] | None = None) -> list[Turn]:
         """All turns of a session, oldest first; raises UnknownSession, KeyRefused or Unreachable.
 
-        A listing may lag behind the writes: while `shows` is false of it, it is asked for again, for some seconds.
+        A listing may lag behind the writes: while `shows` is false of it, it is asked for again, for some seconds. So
+        is one with fewer turns than the server counts, if it is known to count them; that raises in the end.
         """
         path = f"/sessions/{quote(session_id, safe='')}/turns"
+        counted = self._generation not in (None, "0.0.0")
         for attempt in range(LISTING_TRIES):
-            turns = _turns([row async for row in self.pages(path, "turns")])
-            if shows is None or shows(turns) or attempt == LISTING_TRIES - 1:
+            paging = Paging("turns", "id")
+            query = {"count": "true"} if counted else None
+            turns = _turns([row async for row in self.pages(path, "turns", query, paging)])
+            is_last = attempt == LISTING_TRIES - 1
+            if len(turns) < (paging.total or 0):
+                if is_last:
+                    what = f"lists {len(turns)} of the {paging.total} turns of session {session_id}"
+                    raise Unreachable(f"Spectron at {self.endpoint} {what}")
+            elif shows is None or shows(turns) or is_last:
                 break
             await self._sleep(backoff_s(attempt, first_s=0.25, longest_s=4.0))
         return turns
@@ -329,13 +338,13 @@ class SpectronApi:
         )
 
     async def pages(
-        self, path: str, name: str, query: Mapping[str, str] | None = None
+        self, path: str, name: str, query: Mapping[str, str] | None = None, paging: Paging | None = None
     ) -> AsyncIterator[dict[str, Any]]:
         """Rows of a listing in any published format, each once; none of what the server does not know (404).
 
         `name`: the field of the rows; `query`: further parameters.
         """
-        paging = Paging(name, _KEYS.get(name, "id"))
+        paging = paging or Paging(name, _KEYS.get(name, "id"))
         while paging.params is not None:
             response = await self._read("GET", path, params={**(query or {}), **paging.params})
             body: Any = response.body if response.status == 200 else self._ok(response, f"the list of {name}")

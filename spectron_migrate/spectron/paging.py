@@ -26,6 +26,8 @@ class Paging:
     def __init__(self, name: str, key: str) -> None:
         """`name`: the field of the rows; `key`: the field that tells them apart."""
         self.params: dict[str, str] | None = {"limit": str(PAGE)}
+        self.total: int | None = None
+        """How many rows the server counts, if it was asked (`count=true`)."""
         self._name = name
         self._key = key
         self._seen: set[str] = set()
@@ -45,6 +47,8 @@ class Paging:
                 self._seen.add(key)
                 new.append(row)
         page = body.get("page") if isinstance(body, dict) else None
+        if isinstance(page, dict) and isinstance(page.get("totalSize"), int):
+            self.total = max(self.total or 0, page["totalSize"])
         self.params = self._after_cursor(page, new) if isinstance(page, dict) else self._after_offset(rows, new)
         return new
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ from random import Random
 
 from spectron_migrate import __version__
 from spectron_migrate.dump import Dump
+from spectron_migrate.errors import MigrateError
 from spectron_migrate.files.private import make_private_directory
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import receipts
@@ -34,6 +36,7 @@ from spectron_migrate.verify.reports.files import check_paths, write_reports
 from spectron_migrate.verify.reports.json_file import LAST_REPORT, LAST_REPORT_OF_SOME
 from spectron_migrate.verify.summary import VerifySummary, dump_completeness, integrity_counts, summarise
 from spectron_migrate.verify.supersession import EntityHistories, check_supersession
+from spectron_migrate.verify.traces import check_traces
 from spectron_migrate.verify.workspace import Workspace
 
 __all__ = ["VerifySummary", "run_dual_verify"]
@@ -130,7 +133,10 @@ class _Run:
 
     async def integrity(self) -> dict[str, Json]:
         work, options = self.work, self.options
+        with suppress(MigrateError):  # whoever may not list scopes verifies without it
+            await self.api.generation()
         await check_sessions(work, self.ledgers, self.api, in_flight=options.in_flight, reporter=self.reporter)
+        traced = await check_traces(work, self.api, self.mapping.id_label, self.reporter)
         await check_placement(
             work,
             self.api,
@@ -144,7 +150,8 @@ class _Run:
         )
         if self.histories.unavailable:
             self.reporter.warn(f"supersession is not checked: {self.histories.unavailable}")
-        return {**integrity_counts(work), "supersession_told": self.histories.unavailable is None}
+        told = {"supersession_told": self.histories.unavailable is None, "traced": traced}
+        return {**integrity_counts(work), **told}
 
     async def isolation(self) -> dict[str, Json]:
         options = self.options

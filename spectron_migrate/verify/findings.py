@@ -14,6 +14,7 @@ FindingKind = Literal[
     "doubled",
     "foreign",
     "misplaced",
+    "misplaced_fact",
     "untestable",
     "order",
     "superseded_wrongly",
@@ -23,7 +24,7 @@ FindingKind = Literal[
     "stale",
 ]
 
-Layer = Literal["present", "recallable", "supersession", "isolation", "recall"]
+Layer = Literal["present", "recallable", "traced", "supersession", "isolation", "recall"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ class HitJudge:
                 return self._named_by(recall, lens)
         while self._cached and sum(len(by_key) for _, by_key in self._cached.values()) > _CACHED:
             self._cached.pop(next(iter(self._cached)))
-        self._cached[lens] = _memories(facts)
+        self._cached[lens] = self._memories(facts)
         return self._cached[lens]
 
     def _named_by(self, recall: Recall, lens: Selector) -> _Memories:
@@ -82,16 +82,18 @@ class HitJudge:
             for hit in recall.hits
             for fact in (*work.owners_of(hit.turn_id or ""), *work.owners_of(hit.id), *work.with_text(hit.text))
         ]
-        return _memories(fact for fact in named if covers(lens, fact.selector))
+        return self._memories(fact for fact in named if covers(lens, fact.selector))
 
-
-def _memories(facts: Iterable[StoredMemory]) -> _Memories:
-    """Keyed by number, not by Mem0 id: versions of one memory must stay distinct."""
-    by_key = {str(fact.no): fact for fact in facts}
-    known = (
-        KnownMemory(key, fact.text, fact.turn_id, fact.chunk_id, frozenset(fact.ids)) for key, fact in by_key.items()
-    )
-    return MemoryIndex(known), by_key
+    def _memories(self, facts: Iterable[StoredMemory]) -> _Memories:
+        """Keyed by number, not by Mem0 id: versions of one memory must stay distinct."""
+        by_key = {str(fact.no): fact for fact in facts}
+        known = (
+            KnownMemory(
+                key, fact.text, fact.turn_id, fact.chunk_id, frozenset(fact.ids) | self._work.traced_rows(fact.no)
+            )
+            for key, fact in by_key.items()
+        )
+        return MemoryIndex(known), by_key
 
 
 def _dropped(fact: StoredMemory, lens: Lens) -> str:

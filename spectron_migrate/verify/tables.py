@@ -13,7 +13,7 @@ from spectron_migrate.ledger.read.receipts import ReceiptRow
 from spectron_migrate.records import selector_of
 from spectron_migrate.verify.stored_memory import StoredMemory
 
-FORMAT = "4"
+FORMAT = "5"
 """The format of the file; a run in another format begins anew."""
 LEDGERS = 1024
 """A fact's number in the file is its number in its ledger, times this, plus the ledger's."""
@@ -41,6 +41,9 @@ CREATE TABLE finding(
 CREATE INDEX finding_kind ON finding(kind, mem0_id);
 CREATE TABLE done(layer TEXT NOT NULL, subject TEXT NOT NULL, PRIMARY KEY (layer, subject)) WITHOUT ROWID;
 CREATE TABLE entity(id TEXT PRIMARY KEY, type TEXT NOT NULL, name TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE trace(row TEXT NOT NULL, fact INTEGER NOT NULL, PRIMARY KEY (row, fact)) WITHOUT ROWID;
+CREATE INDEX trace_fact ON trace(fact);
+CREATE TABLE traced(name TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE answer(no INTEGER PRIMARY KEY, told TEXT NOT NULL);
 """
 

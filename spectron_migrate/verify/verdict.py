@@ -110,6 +110,7 @@ def _integrity(found: Mapping[str, Json]) -> list[VerdictGate]:
         _zero("misplaced", found["misplaced"], "the report says where each was written and whether it was found"),
         _zero("order", found["order"], "older texts of these memories may have superseded newer ones"),
         _supersession(found),
+        *_facts(found.get("traced")),
     ]
     residue = found["residue"]
     gates.append(
@@ -144,6 +145,18 @@ def _supersession(found: Mapping[str, Json]) -> VerdictGate:
         )
     hint = "not measured: the server did not list its entities"
     return VerdictGate("supersession", None, 0, None, hint, measured=False)
+
+
+def _facts(traced: Mapping[str, Json] | None) -> list[VerdictGate]:
+    """Whether every fact that Spectron made lies where one of its memories is; a report of version 0.1 has none."""
+    if traced is None:
+        return []
+    if not traced["told"]:
+        hint = f"cannot be known: {traced['why']}"
+        return [VerdictGate("facts", None, 0, None, hint, measured=False, decides=False)]
+    return [
+        _zero("facts", traced["elsewhere"], "Spectron keeps facts of these memories in another scope: see the report")
+    ]
 
 
 def _zero(name: str, value: int, hint: str) -> VerdictGate:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -166,6 +166,15 @@ class Workspace:
         """What the server calls the entity of an id."""
         self.db.execute("INSERT OR REPLACE INTO entity VALUES (?, ?, ?)", (entity, type_, name))
 
+    def keep_traces(self, traces: Iterable[tuple[int, str]], counts: Mapping[str, int], found: list[Finding]) -> None:
+        """Which facts made which rows, by label alone, and how many rows were walked."""
+        with self.change():
+            rows = [(row, fact) for fact, row in traces]
+            self.db.executemany("INSERT OR IGNORE INTO trace VALUES (?, ?)", rows)
+            self.db.executemany("INSERT OR REPLACE INTO traced VALUES (?, ?)", counts.items())
+            self.note("traced", found)
+            self.db.execute("INSERT OR IGNORE INTO done VALUES ('traced', 'all')")
+
     def answered(self, number: int, answers: Json) -> None:
         """Both systems' answers to a query."""
         self.db.execute("INSERT OR REPLACE INTO answer VALUES (?, ?)", (number, canonical_json(answers)))
@@ -261,16 +270,24 @@ class Workspace:
             yield from (text for _, text in self._texts([row["no"] for row in page]))
 
     def owners_of(self, row_id: str) -> list[StoredMemory]:
-        """Facts whose receipt names a turn, chunk, entity or attribute id."""
+        """Facts whose receipt, or else whose label, names a turn, chunk, entity or attribute id."""
         numbers = [
             fact * LEDGERS + source
             for source, ledger in enumerate(self.ledgers)
             for fact in receipts.facts_made_into(ledger, [row_id]).get(row_id, ())
         ]
-        if not numbers:
-            return []
+        if not numbers:  # a label may name its memory, where no receipt names the row
+            numbers = [row["fact"] for row in self.db.execute("SELECT fact FROM trace WHERE row = ?", (row_id,))]
         marks = ", ".join("?" * len(numbers))
         return list(self._facts(f"no IN ({marks}) ORDER BY no", tuple(numbers)))
+
+    def traced_rows(self, fact: int) -> set[str]:
+        """The rows that a label traces to a fact."""
+        return {row["row"] for row in self.db.execute("SELECT row FROM trace WHERE fact = ?", (fact,))}
+
+    def trace_counts(self) -> dict[str, int]:
+        """How many attributes and relations were traced to a memory, and how many in our scopes were not."""
+        return {row["name"]: row["n"] for row in self.db.execute("SELECT name, n FROM traced")}
 
     def with_text(self, text: str) -> list[StoredMemory]:
         """Facts whose text is the same but for case, spaces and Unicode form."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spectron_migrate.errors import InputError
+from spectron_migrate.errors import InputError, Unreachable
 from spectron_migrate.local.engine import API_VERSIONS
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.records import Hit
@@ -93,3 +93,32 @@ def test_every_call_waits_and_asks_again_after_503(tmp_path: Path, api: str) -> 
         asyncio.run(run(proxy.base_url, server))
 
     assert [7.0] * 4 == waits
+
+
+@pytest.mark.parametrize(("told", "problem"), [(True, "lists 1 of the 2 turns"), (False, "")])
+def test_a_listing_with_fewer_turns_than_the_server_counts_is_an_error(
+    tmp_path: Path, problem: str, *, told: bool
+) -> None:
+    """Asked for only where the server is known to count: the older generations have no such parameter."""
+
+    def one_more(seen: Seen, body: bytes) -> bytes | None:
+        return body.replace(b'"totalSize":1', b'"totalSize":2') if seen.path.endswith("/turns") else None
+
+    async def listed(url: str, server: RunningServer, session: str) -> int:
+        async with SpectronApi(url, server.context, api_key=server.api_key, sleep=no_wait) as api:
+            if told:
+                await api.generation()
+            return len(await api.turns(session))
+
+    with server_here(tmp_path) as server, misbehaving(server.base_url) as proxy:
+        session = written(server, "Likes chess")
+        proxy.change = one_more  # type: ignore[method-assign]
+        if not problem:
+            assert 1 == asyncio.run(listed(proxy.base_url, server, session))
+            return
+        with pytest.raises(Unreachable, match=problem):
+            asyncio.run(listed(proxy.base_url, server, session))
+
+
+async def no_wait(_: float) -> None:
+    await asyncio.sleep(0)

@@ -40,6 +40,7 @@ _KINDS_OF = {
     "misplaced": ("misplaced",),
     "order": ("order",),
     "supersession": ("superseded_wrongly",),
+    "facts": ("misplaced_fact",),
     "residue": ("residue",),
     "isolation": ("leak",),
 }

@@ -1,0 +1,110 @@
+"""Which memory made which attribute and relation, and whether each lies where one of its memories is.
+
+From API 0.3.0 on a fact shows its scope and the labels of its writes, of which one may hold the id of the memory. All
+live attributes and relations are walked once. A row is ours if a receipt or such a label names a memory of the ledger.
+Older generations show neither scope nor labels: there only receipts trace attributes, and nothing traces relations.
+
+A label names a memory and not its version. So it stands in for a receipt only where no receipt names the row and the
+memory has one version.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator
+
+from spectron_migrate.errors import MigrateError
+from spectron_migrate.mapping.labels import id_of
+from spectron_migrate.records import Json, Reporter, Selector
+from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.spectron.graph import EntityLink, EntityValue, Graph
+from spectron_migrate.verify.findings import Finding
+from spectron_migrate.verify.stored_memory import StoredMemory, selector_text
+from spectron_migrate.verify.workspace import Workspace
+
+_WHOLE = "all"
+_TOO_OLD = "this Spectron shows neither labels nor scope of its facts (API before 0.3.0)"
+
+
+async def check_traces(work: Workspace, api: SpectronApi, key: str | None, reporter: Reporter) -> dict[str, Json]:
+    """Walk all facts; findings and traces go into the workspace. `key`: the label that holds a memory's id.
+
+    Returns what is known: counts, or why nothing can be known.
+    """
+    graph = Graph(api)
+    try:
+        shows_labels = await graph.shows_labels()
+    except MigrateError as error:
+        await api.me()  # raises if the whole server is unreachable
+        return _unknown(error.message)
+    if not shows_labels:
+        return _unknown(_TOO_OLD)
+    if not work.is_done("traced", _WHOLE):
+        reporter.stage("facts")
+        walk = _Walk(work, key)
+        try:
+            async for row in _rows(graph):
+                walk.add(row)
+                reporter.advance(1)
+        except MigrateError as error:
+            await api.me()
+            return _unknown(error.message)
+        work.keep_traces(walk.traces, dict(walk.counts), walk.findings)
+    return {"told": True, "why": "", **work.trace_counts(), "elsewhere": work.count_findings("misplaced_fact")}
+
+
+async def _rows(graph: Graph) -> AsyncIterator[EntityValue | EntityLink]:
+    async for value in graph.attributes():
+        yield value
+    async for link in graph.relations():
+        yield link
+
+
+def _unknown(why: str) -> dict[str, Json]:
+    return {"told": False, "why": why, "attributes": 0, "relations": 0, "untraced": 0, "elsewhere": 0}
+
+
+class _Walk:
+    """What one walk over the facts adds up."""
+
+    def __init__(self, work: Workspace, key: str | None) -> None:
+        self._work = work
+        self._key = key
+        self._scopes = {_as_sets(selector) for _, selector in work.scopes()}
+        self.counts: Counter[str] = Counter(attributes=0, relations=0, untraced=0)
+        self.traces: list[tuple[int, str]] = []
+        self.findings: list[Finding] = []
+
+    def add(self, row: EntityValue | EntityLink) -> None:
+        """Count one row; note whose it is, and where it should not be."""
+        kind = "attributes" if isinstance(row, EntityValue) else "relations"
+        by_receipt = self._work.owners_of(row.id)
+        labelled = [
+            fact
+            for mem0_id in (id_of(row.labels or (), self._key) if self._key is not None else ())
+            if (fact := self._work.newest(mem0_id)) is not None
+        ]
+        memories = [*by_receipt, *labelled]
+        where = _as_sets(row.scopes or ())
+        if not memories:
+            self.counts["untraced"] += where in self._scopes
+            return
+        self.counts[kind] += 1
+        if not by_receipt:
+            self.traces += [(fact.no, row.id) for fact in labelled if fact.version == 1]
+        if all(_as_sets(fact.selector) != where for fact in memories):
+            self.findings.append(_elsewhere(row, memories))
+
+
+def _elsewhere(row: EntityValue | EntityLink, memories: list[StoredMemory]) -> Finding:
+    if isinstance(row, EntityValue):
+        what, text = "attribute", f"{row.entity} {row.key}: {row.value}"
+    else:
+        what, text = "relation", f"{row.subject} {row.label} {row.object}"
+    where = f"{what} {row.id} in scope {selector_text(row.scopes or ()) or 'of nobody'}"
+    reason = f"a fact made of it is not in {selector_text(memories[0].selector)}, nor where another memory of it is"
+    return Finding("misplaced_fact", memories[0].mem0_id, reason, where, {"fact": text, "written": memories[0].text})
+
+
+def _as_sets(selector: Selector) -> frozenset[frozenset[str]]:
+    return frozenset(frozenset(clause) for clause in selector)
