@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from spectron_migrate.dump import Dump
     from spectron_migrate.migration.replay import Replay, ReplayOptions
     from spectron_migrate.migration.replay_summary import ReplaySummary
+    from spectron_migrate.records import Json
     from spectron_migrate.settings import Settings
 
 LONGEST = 500
@@ -305,11 +306,22 @@ def draw(summary: ReplaySummary) -> Iterator[RenderableType]:
         yield facts(_headline(summary), _rows(summary))
         if summary.stored_not_extracted:
             yield plain(NONE_EXTRACTED if summary.stored_not_extracted == summary.written else NOT_EXTRACTED)
+        if summary.uncertain is not None and summary.uncertain.first is not None:
+            yield from draw_uncertain(summary.uncertain.first)
     if summary.reasons:
         shown = [(row["id"], row["state"], row["reason"]) for row in summary.reasons[:10]]
         yield listing("For a person to look at", ["memory", "state", "reason"], shown)
         if summary.review:
             yield plain(f"all of them, with the memories: {summary.review}")
+
+
+def draw_uncertain(first: Mapping[str, Json]) -> Iterator[RenderableType]:
+    """The newest uncertainty with both texts; which one is right is for a person to say, in Spectron."""
+    rows = [
+        (first["memory"], first["text"]),
+        *((row["memory"] or "?", row["text"] or row["value"]) for row in first["others"]),
+    ]
+    yield listing(f"Spectron is unsure about {first['about']}: {first['reason']}", ["memory", "text"], rows)
 
 
 def _headline(summary: ReplaySummary) -> str:
@@ -340,6 +352,7 @@ def _rows(summary: ReplaySummary) -> list[tuple[str, str]]:
         ("sessions, requests, retries", f"{summary.sessions:,}, {summary.requests:,}, {summary.retries:,}"),
         ("sessions without an answer", f"{number(summary.orphans)}, empty if they exist" if summary.orphans else ""),
         ("tokens, at most", number(summary.tokens)),
+        ("Spectron is unsure about", summary.uncertain.sentence() if summary.uncertain is not None else ""),
         ("slowed down by", summary.slowed_down or ""),
     ]
     return without_zeros(rows, keep=("written now", "remaining"))

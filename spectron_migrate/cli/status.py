@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from spectron_migrate.ledger.read.status import MigrationStatus
     from spectron_migrate.ledger.runs import LastRun
     from spectron_migrate.ledger.shards import Found
+    from spectron_migrate.state.uncertain import Uncertainties
 
 STATES = {
     "written": "written",
@@ -44,6 +45,8 @@ class State:
     """Scopes whose erase was begun and not finished."""
     cutover: dict[str, Json] | None
     """None where no cutover was ever begun."""
+    uncertain: list[Uncertainties]
+    """What Spectron was unsure about after the last replay, of each shard."""
 
 
 @with_global_options
@@ -93,6 +96,7 @@ def _read_state(folder: Path, cutover: dict[str, Json] | None) -> State:
     from spectron_migrate.ledger import Ledger, shards
     from spectron_migrate.ledger.erasing import unfinished
     from spectron_migrate.ledger.read.status import read_status
+    from spectron_migrate.state.uncertain import last_uncertainties
 
     found = shards.find(folder)
     ledgers = [Ledger.open_for_reading(each) for each in found.folders]
@@ -103,6 +107,7 @@ def _read_state(folder: Path, cutover: dict[str, Json] | None) -> State:
         read_status(ledgers, root),
         half_erased=[path for ledger in ledgers for path in unfinished(ledger)],
         cutover=cutover,
+        uncertain=[each for path in found.folders if (each := last_uncertainties(path)) is not None],
     )
     for ledger in [*ledgers, *([root] if root else [])]:
         ledger.close()
@@ -117,6 +122,7 @@ def _cutover_before_any_replay(folder: Path, cutover: dict[str, Json]) -> Comman
         "source": None,
         "states": {},
         "reasons": [],
+        "uncertain": [],
         "cutover": cutover,
     }
     return CommandResult(
@@ -145,6 +151,7 @@ def _body(state: State) -> dict[str, Json]:
         "probe": [asdict(row) for row in ledger.probe],
         "erased": dict(list(ledger.erased.items())[-100:]),
         "cutover": state.cutover,
+        "uncertain": [each.to_json(texts=False) for each in state.uncertain],
     }
 
 
@@ -222,6 +229,7 @@ def _rows(state: State) -> list[tuple[str, object]]:
         rows.append(("late: supersede nothing", number(ledger.late)))
     rows.append(("scopes, sessions", f"{number(ledger.scopes)}, {_sessions(ledger.sessions)}"))
     rows += [("last run", line) for line in map(_run, ledger.runs[:8])]
+    rows += [("Spectron is unsure about", each.sentence()) for each in state.uncertain if each.known]
     if ledger.erased:
         rows.append(("erased, planned again", ", ".join(list(ledger.erased)[-5:])))
     rows.append(("probed", _probe(ledger)))

@@ -16,6 +16,7 @@ from spectron_migrate.delivery.deferred import DeferredWork
 from spectron_migrate.delivery.preflight import check_server
 from spectron_migrate.delivery.review import write_review
 from spectron_migrate.delivery.run import Run
+from spectron_migrate.delivery.uncertain import read_uncertainties
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import ExitCode, InputError, Interrupted
 from spectron_migrate.ledger import Ledger, batches, decisions, plan, runs
@@ -32,6 +33,7 @@ from spectron_migrate.records import Filters, Reporter, format_time
 from spectron_migrate.spectron.api import Sleep, SpectronApi
 from spectron_migrate.spectron.grants import Me
 from spectron_migrate.state.journal import read_journal
+from spectron_migrate.state.uncertain import Uncertainties, keep_uncertainties
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +202,7 @@ class Replay:
                     self._reporter.stage("replay", before.waiting)
                     await deliver_plan(run)
             review = write_review(ledger, planned.id, self._state / "review")
-            return summarize(
+            summary = summarize(
                 ledger,
                 planned.id,
                 before=before,
@@ -210,6 +212,15 @@ class Replay:
                 interrupted=self._interrupted,
                 left_out=self._left_out(),
             )
+            return replace(summary, uncertain=await self._uncertain(ledger, api, summary))
+
+    async def _uncertain(self, ledger: Ledger, api: SpectronApi, summary: ReplaySummary) -> Uncertainties | None:
+        """Ask what Spectron is unsure about, once a run by itself has sent something and was not stopped."""
+        if self._changes is not None or not summary.written or self._interrupted or summary.stopped:
+            return None
+        found = await read_uncertainties(api, [ledger], self._mapping.id_label, now=self._stamp())
+        keep_uncertainties(self._state, found)
+        return found
 
     def _left_out(self) -> Mapping[str, int]:
         """Rows with content that the dump left out; one shard counts them, and only where nothing is filtered."""

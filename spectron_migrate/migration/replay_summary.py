@@ -13,6 +13,7 @@ from spectron_migrate.ledger.read import plans
 from spectron_migrate.ledger.read.plans import PlanCounts, plan_counts
 from spectron_migrate.migration.forecast import Forecast
 from spectron_migrate.records import Json
+from spectron_migrate.state.uncertain import Uncertainties
 
 _STOP_CODES = {"limit": ExitCode.LIMIT, "key": ExitCode.KEY, "unreachable": ExitCode.UNREACHABLE}
 
@@ -63,12 +64,17 @@ class ReplaySummary:
     exit_code: ExitCode
     forecast: Forecast | None = None
     """The forecast of a dry run; None for a replay."""
+    uncertain: Uncertainties | None = None
+    """What Spectron is unsure about after the run; None for a dry run, and for one that sent nothing."""
 
     def to_json(self) -> dict[str, Json]:
         """The fields of the command's JSON."""
-        left_out = ("exit_code", "migration", "forecast")
+        left_out = ("exit_code", "migration", "forecast", "uncertain")
         shown = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in left_out}
-        return shown if self.forecast is None else {**shown, "forecast": self.forecast.to_json()}
+        if self.forecast is not None:
+            shown["forecast"] = self.forecast.to_json()
+        shown["uncertain"] = self.uncertain.to_json(texts=False) if self.uncertain is not None else None
+        return shown
 
 
 def summarize(

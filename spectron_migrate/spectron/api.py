@@ -12,7 +12,7 @@ from spectron_migrate.backoff import backoff_s
 from spectron_migrate.errors import ExitCode, InputError, KeyRefused, MigrateError, ScopeRefused, Unreachable
 from spectron_migrate.records import Hit, Json, Selector, canonical_json
 from spectron_migrate.spectron.echo import check_echo
-from spectron_migrate.spectron.grants import Me
+from spectron_migrate.spectron.grants import Me, grants_of
 from spectron_migrate.spectron.hits import hit_of
 from spectron_migrate.spectron.paging import NotAListing, Paging
 from spectron_migrate.spectron.selectors import selector_of
@@ -200,7 +200,7 @@ class SpectronApi:
         response = await self._read("GET", "/me")
         body = self._ok(response, "who the key is (/me)")
         principal = body.get("delegatedPrincipalId") or body.get("principalId") or ""
-        return Me(str(principal), _grants(body.get("effectiveGrants")), response.date)
+        return Me(str(principal), grants_of(body.get("effectiveGrants")), response.date)
 
     async def scopes(self) -> list[ScopeNode]:
         """All registered scopes that the key may see, including tombstoned ones."""
@@ -411,13 +411,3 @@ def _not_empty(lens: Selector) -> Selector:
     if not lens or not all(lens):
         raise ValueError("an empty lens would read everything that the key reaches")
     return lens
-
-
-def _grants(value: Json) -> dict[str, tuple[str, ...]]:
-    """Verb -> path patterns; anything malformed grants nothing."""
-    rows = value.items() if isinstance(value, dict) else ()
-    return {
-        str(verb): tuple(each for each in patterns if isinstance(each, str))
-        for verb, patterns in rows
-        if isinstance(patterns, list)
-    }

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from spectron_migrate.errors import KeyRefused
-from spectron_migrate.records import counted, name_first
+from spectron_migrate.records import Json, counted, name_first
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +63,13 @@ def is_within(pattern: str, path: str) -> bool:
     """Whether a grant pattern reaches nothing but the path and what is below it."""
     root = pattern.strip("/").removesuffix("/*")
     return root not in ("", "*") and pattern_covers(f"{path}/*", root)
+
+
+def grants_of(value: Json) -> dict[str, tuple[str, ...]]:
+    """Verb -> path patterns; anything malformed grants nothing."""
+    rows = value.items() if isinstance(value, dict) else ()
+    return {
+        str(verb): tuple(each for each in patterns if isinstance(each, str))
+        for verb, patterns in rows
+        if isinstance(patterns, list)
+    }

@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 
 from spectron_migrate import __version__
+from spectron_migrate.delivery.uncertain import read_uncertainties
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.files.private import make_private_directory
@@ -94,7 +95,9 @@ async def run_dual_verify(
             "isolation": await run.isolation(),
             "recall": await run.recall(mem0_search),
         }
+        uncertain = await read_uncertainties(api, ledgers, mapping.id_label, now=format_time(now()))
         summary = summarise(work, ledgers, api, dump, mapping, options, measured, run.metrics, format_time(now()))
+        summary = replace(summary, report={**summary.report, "uncertain": uncertain.to_json(texts=False)})
         # The cutover gates must not take a verdict about some users for one about all of them.
         kept = folder / (LAST_REPORT_OF_SOME if options.filters else LAST_REPORT)
         write_reports(summary.report, [kept], texts=True)
@@ -150,8 +153,8 @@ class _Run:
         )
         if self.histories.unavailable:
             self.reporter.warn(f"supersession is not checked: {self.histories.unavailable}")
-        told = {"supersession_told": self.histories.unavailable is None, "traced": traced}
-        return {**integrity_counts(work), **told}
+        facts = {"supersession_told": self.histories.unavailable is None, "traced": traced}
+        return {**integrity_counts(work), **facts}
 
     async def isolation(self) -> dict[str, Json]:
         options = self.options

@@ -1,0 +1,67 @@
+"""`uncertainties.json`: what Spectron was unsure about when it was last asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from spectron_migrate.files.atomic import read_json, write_json
+from spectron_migrate.records import Json
+
+FILE = "uncertainties.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Uncertainties:
+    """What is open in Spectron about the memories of a migration; nothing of it is ever resolved by this tool."""
+
+    at: str
+    known: bool
+    """Whether the server lists what it is unsure about (from API 0.3.0 on)."""
+    why: str = ""
+    """Why it cannot be known; else empty."""
+    count: int = 0
+    unlabelled: int = 0
+    """Further ones in scopes of ours, whose memory no label names."""
+    by_user: Mapping[str, int] = field(default_factory=dict)
+    first: Mapping[str, Json] | None = None
+    """The newest one: `id`, `about`, `reason`, `memory`, `text`, and `others`, the memories whose value stands."""
+
+    def to_json(self, *, texts: bool = True) -> dict[str, Json]:
+        """As the file holds it; without `texts`, as the JSON of commands does."""
+        first = dict(self.first) if self.first is not None else None
+        if first is not None and not texts:
+            first = {
+                "about": first["about"],
+                "memory": first["memory"],
+                "others": [row["memory"] for row in first["others"]],
+            }
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return {**fields, "by_user": dict(self.by_user), "first": first}
+
+    def sentence(self) -> str:
+        """How many there are, and of whom."""
+        if not self.known:
+            return f"cannot be known: {self.why}"
+        more = f"; {self.unlabelled:,} more in these scopes, without a label" if self.unlabelled else ""
+        if not self.count:
+            return f"none{more}"
+        named = sorted(self.by_user.items(), key=lambda each: (-each[1], each[0]))
+        users = ", ".join(f"{user} {count:,}" for user, count in named[:3])
+        others = f" and {len(named) - 3:,} more users" if len(named) > 3 else ""
+        return f"{self.count:,}: {users}{others}{more}"
+
+
+def last_uncertainties(state: Path) -> Uncertainties | None:
+    """What was found last; None if nobody asked, or the file cannot be read."""
+    found = read_json(state / FILE)
+    try:
+        return None if found is None else Uncertainties(**found)
+    except TypeError:
+        return None
+
+
+def keep_uncertainties(state: Path, found: Uncertainties) -> None:
+    """Remember what was found."""
+    write_json(state / FILE, found.to_json())
