@@ -27,8 +27,8 @@ REASONS = {
     "vertex_ai_vector_search": _NEAREST,
 }
 OWN_DUMP = (
-    "dump it from your application, which has the store open already, as JSON rows of `id` and `payload` read with "
-    "the store's own client, then `spectron-migrate export --from FILE`"
+    "dump it from your application, which has the store open already: docs/sources.md has some ten lines for it, then"
+    " `spectron-migrate export --from FILE`"
 )
 
 
