@@ -78,12 +78,12 @@ class _Failed:
     at: float
 
 
-def not_in_spectron(method: str, why: str = "") -> NotInSpectron:
-    """The error for a call that only Mem0 could answer."""
-    return NotInSpectron(
-        f"Spectron cannot answer Mem0's {method}{f': {why}' if why else ''}",
-        hint=f"use {INSTEAD.get(method, 'Spectron by its own client (SpectronClient)')}",
-    )
+def not_in_spectron(method: str, why: str = "", beyond: Sequence[str] = ()) -> NotInSpectron:
+    """The error for a call that only Mem0 could answer. `beyond`: what of a search Spectron cannot answer."""
+    instead = f"use {INSTEAD.get(method, 'Spectron by its own client (SpectronClient)')}"
+    if tuple(beyond) == ("threshold",):
+        instead = "use `search` without `threshold` and take the first `top_k`: Spectron's scores are on another scale"
+    return NotInSpectron(f"Spectron cannot answer Mem0's {method}{f': {why}' if why else ''}", hint=instead)
 
 
 class SpectronBackend:

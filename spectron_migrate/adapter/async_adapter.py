@@ -137,7 +137,7 @@ class AsyncMemoryAdapter:
             await asyncio.to_thread(core.mapping_check.refuse, plan.asked.ids, writes=False)
         future = core.ask(plan) if plan.to_spectron else None
         if future is None:
-            raise not_in_spectron("search", plan.why_not)
+            raise not_in_spectron("search", plan.why_not, plan.asked.beyond if plan.asked else ())
         answer = await asyncio.wrap_future(future)
         return await asyncio.to_thread(core.found, plan, answer, core.added.made_of)
 

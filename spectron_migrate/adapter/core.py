@@ -28,7 +28,14 @@ from spectron_migrate.adapter.guard import Guard
 from spectron_migrate.adapter.heartbeat import Heartbeat, as_of_seconds
 from spectron_migrate.adapter.mapping_check import MappingCheck
 from spectron_migrate.adapter.mem0_calls import ENTITIES, Mem0Calls, SearchRequest
-from spectron_migrate.adapter.search_results import HIDDEN, RenderedHits, SearchResults, TooManyHidden, render_hits
+from spectron_migrate.adapter.search_results import (
+    HIDDEN,
+    RenderedHits,
+    SearchResults,
+    TooManyHidden,
+    ranked,
+    render_hits,
+)
 from spectron_migrate.adapter.shadow import ShadowReads
 from spectron_migrate.adapter.spectron_thread import SpectronAnswer, SpectronThread
 from spectron_migrate.adapter.writes import WriteTracker, is_captured
@@ -188,7 +195,8 @@ class AdapterCore:
             raise TooManyHidden(f"{hidden} of {len(answer.rows)} hits are not to be shown, and there may be more")
         self.counters.read("spectron")
         self.counters.reads(rendered.left_out)
-        return SearchResults(results=list(rendered.rows))
+        rows = ranked(rendered.rows) if self.settings.adapter.score == "rank" else list(rendered.rows)
+        return SearchResults(results=rows)
 
     def render_hits(self, plan: SearchPlan, answer: SpectronAnswer, added: Added | None = None) -> RenderedHits:
         """As `found`, but counts nothing: for comparing."""

@@ -146,7 +146,7 @@ class MemoryAdapter:
         if plan.asked is not None:
             core.mapping_check.refuse(plan.asked.ids, writes=False)
         if not plan.to_spectron:
-            raise not_in_spectron("search", plan.why_not)
+            raise not_in_spectron("search", plan.why_not, plan.asked.beyond if plan.asked else ())
         future = core.ask(plan)
         assert future is not None  # noqa: S101 - it raises instead
         return core.calls.shaped(core.found(plan, future.result(), core.added.made_of))

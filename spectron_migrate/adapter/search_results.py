@@ -137,6 +137,14 @@ def _live(
     return {f"{no[0]}.{no[1]}": each for no, each in known.items() if each.live}
 
 
+def ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with their rank as the score: 1.0 for the first, falling evenly to 1/n for the last of n.
+
+    Spectron's own scores are far below Mem0's; an application that compares them with a number would find nothing.
+    """
+    return [{**row, "score": (len(rows) - place) / len(rows)} for place, row in enumerate(rows)]
+
+
 def as_mem0(memory: Memory, *, score: float | None = None) -> dict[str, Any]:
     """A memory as Mem0's `search` and `get` return it."""
     row: dict[str, Any] = {"id": memory.id, "memory": memory.memory, "hash": memory.hash}

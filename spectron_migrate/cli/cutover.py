@@ -16,7 +16,7 @@ from spectron_migrate.cli.opening import catch_up_settings, mem0_section, open_a
 from spectron_migrate.cli.options import GlobalOptions, SectionedCommand, read_filters, with_global_options
 from spectron_migrate.cli.runner import CommandResult, Invocation, run_async, run_command
 from spectron_migrate.cli.tables import duration, facts, listing, plain
-from spectron_migrate.errors import InputError, KeyRefused, WrongLedger
+from spectron_migrate.errors import ExitCode, InputError, KeyRefused, WrongLedger
 from spectron_migrate.records import Reporter, counted, format_time
 
 if TYPE_CHECKING:
@@ -37,6 +37,12 @@ app = typer.Typer(
 )
 
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; recorded with the step.", metavar="TEXT")]
+SCORES = {
+    "rank": "scores: a result from Spectron has its rank as `score` (1.0 for the first, falling evenly); an application"
+    " that compares scores with a number has to be changed",
+    "spectron": "scores: results from Spectron have Spectron's own `score`, far below Mem0's; an application that"
+    " compares scores with a number has to be changed",
+}
 OUTCOMES = {"passed": "passed", "failed": "FAILED", "inconclusive": "undecided", "incomplete": "NOT COMPLETE"}
 
 
@@ -103,7 +109,10 @@ def shift(
         back = ungated_steps.shift_back(inputs.folder, wanted, reporter=inputs.invocation.reporter)
         if back is not None:
             return back
-        return run_async(inputs.cutover.shift(inputs.open_api, percent, users, why=reason))
+        result = run_async(inputs.cutover.shift(inputs.open_api, percent, users, why=reason))
+        if result.exit_code == ExitCode.DONE:
+            inputs.invocation.reporter.info(SCORES[inputs.settings.adapter.score])
+        return result
 
     return run_command("cutover", options, partial(run, step=step))
 

@@ -8,6 +8,7 @@ ever printed.
 from spectron_migrate.settings.load import load_settings
 from spectron_migrate.settings.types import (
     DEFAULT_FILE,
+    AdapterSettings,
     CutoverSettings,
     GuardSettings,
     Mem0Settings,
@@ -23,6 +24,7 @@ from spectron_migrate.settings.values import is_loopback, parse_endpoint
 
 __all__ = [
     "DEFAULT_FILE",
+    "AdapterSettings",
     "CutoverSettings",
     "GuardSettings",
     "Mem0Settings",

@@ -11,6 +11,7 @@ from spectron_migrate.settings.strict_yaml import Node, Problems, check_version,
 from spectron_migrate.settings.types import (
     DEFAULT_FILE,
     SOURCES,
+    AdapterSettings,
     CutoverSettings,
     GuardSettings,
     Mem0Settings,
@@ -42,6 +43,7 @@ SCHEMA: Mapping[str, Any] = {
         **dict.fromkeys(("catch_up", "settle", "max_lag", "reconcile", "soak", "max_age", "shadow", "capture")),
         "guard": dict.fromkeys(("error_rate", "p95", "window")),
     },
+    "adapter": {"score": None},
 }
 """Every key of the file; a mapping is a section."""
 
@@ -76,6 +78,7 @@ def load_settings(path: Path | None, *, env: Mapping[str, str], overrides: Mappi
         replay=_replay(layers),
         verify=_verify(layers),
         cutover=_cutover(layers),
+        adapter=_adapter(layers),
         file=path,
         state_is_named=layers.find("state") is not None,
     )
@@ -144,6 +147,11 @@ def _cutover(layers: Layers) -> CutoverSettings:
             window_s=layers.seconds("cutover.guard.window", 60.0),
         ),
     )
+
+
+def _adapter(layers: Layers) -> AdapterSettings:
+    score = layers.word("adapter.score", ("rank", "spectron"))
+    return AdapterSettings(score=cast(Literal["rank", "spectron"], score))
 
 
 def _mem0(layers: Layers) -> Mem0Settings | None:

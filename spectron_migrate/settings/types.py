@@ -160,6 +160,14 @@ class CutoverSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterSettings:
+    """What the adapter shows an application."""
+
+    score: Literal["rank", "spectron"] = "rank"
+    """The `score` of a result that Spectron found: its rank as a number from 1 down, or Spectron's own score."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that a command needs, apart from its mapping and its own options."""
 
@@ -175,3 +183,4 @@ class Settings:
     """The settings file that was read, if any."""
     state_is_named: bool = False
     """An option or the file names the state directory; it is not the default."""
+    adapter: AdapterSettings = field(default_factory=AdapterSettings)

@@ -119,7 +119,9 @@ def test_a_migration_from_export_to_complete(workplace: Workplace) -> None:
     assert "mem0" == routing.current().route(user_id=user)
     workplace.run(f"cutover shift 100 --user {shlex.quote(user)}")
     assert "spectron" == routing.current().route(user_id=user)
-    assert "5 % of users" in workplace.run("cutover shift 5")
+    shifted = workplace.run("cutover shift 5")
+    assert "5 % of users" in shifted
+    assert "has its rank as `score`" in shifted
     assert "everything is read from Mem0" in workplace.run('cutover revert --reason "support calls"')
     assert "mem0" == routing.current().route(user_id=user)
     refused = workplace.run("cutover shift 100", 4)
