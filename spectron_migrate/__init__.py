@@ -3,30 +3,47 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["AsyncMemoryAdapter", "MemoryAdapter", "NotInSpectron", "SpectronClient", "__version__"]
+__all__ = [
+    "AsyncMemoryAdapter",
+    "InputError",
+    "KeyRefused",
+    "MemoryAdapter",
+    "MigrateError",
+    "NotInSpectron",
+    "NotLegal",
+    "OtherMapping",
+    "RoutingUnreadable",
+    "ScopeRefused",
+    "SpectronClient",
+    "Unreachable",
+    "__version__",
+]
 
 if TYPE_CHECKING:
-    from spectron_migrate.adapter import AsyncMemoryAdapter, MemoryAdapter
-    from spectron_migrate.errors import NotInSpectron
+    from spectron_migrate.adapter import (
+        AsyncMemoryAdapter,
+        InputError,
+        KeyRefused,
+        MemoryAdapter,
+        MigrateError,
+        NotInSpectron,
+        NotLegal,
+        OtherMapping,
+        RoutingUnreadable,
+        ScopeRefused,
+        Unreachable,
+    )
     from spectron_migrate.spectron.session import SpectronClient
 
 
 def __getattr__(name: str) -> Any:
     """Load what an application imports on first use: the command line must not pay for it."""
-    if name == "AsyncMemoryAdapter":
-        from spectron_migrate.adapter import AsyncMemoryAdapter
-
-        return AsyncMemoryAdapter
-    if name == "MemoryAdapter":
-        from spectron_migrate.adapter import MemoryAdapter
-
-        return MemoryAdapter
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "SpectronClient":
         from spectron_migrate.spectron.session import SpectronClient
 
         return SpectronClient
-    if name == "NotInSpectron":
-        from spectron_migrate.errors import NotInSpectron
+    from spectron_migrate import adapter
 
-        return NotInSpectron
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(adapter, name)

@@ -71,6 +71,10 @@ class MigrateError(Exception):
         self.message = message
         self.hint = hint
 
+    def __str__(self) -> str:
+        """Both, for an application's log."""
+        return f"{self.message} (hint: {self.hint})" if self.hint else self.message
+
 
 class InputError(MigrateError):
     """Usage, settings or input that was refused before anything was written."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from spectron_migrate.adapter.after_complete import SpectronBackend, not_in_spectron
-from spectron_migrate.adapter.core import AdapterCore, SearchPlan
-from spectron_migrate.adapter.mem0_methods import COUNTED, WRITES, details_of
+from spectron_migrate.adapter import mem0_signatures as mem0
+from spectron_migrate.adapter.after_complete import not_in_spectron
+from spectron_migrate.adapter.base import AdapterBase
+from spectron_migrate.adapter.core import SearchPlan
+from spectron_migrate.adapter.mem0_methods import WRITES, details_of
+from spectron_migrate.adapter.mem0_signatures import awaited_as
 from spectron_migrate.adapter.search_results import SearchResults
 
 
-class AsyncMemoryAdapter:
+class AsyncMemoryAdapter(AdapterBase):
     """The thin adapter of the published guide; nothing is lost when one side is down.
 
         adapter = AsyncMemoryAdapter(Memory(), SpectronClient(base_url=…, api_key=…))
@@ -25,51 +27,74 @@ class AsyncMemoryAdapter:
     routing says. A synchronous client is called in a thread, so that the event loop is never blocked.
     """
 
-    def __init__(
-        self,
-        mem0_client: Any,
-        spectron_client: Any | None = None,
-        *,
-        config: str | Path | None = None,
-        state: str | Path | None = None,
-        mapping: str | Path | None = None,
-        routing: str | Path | None = None,
-    ) -> None:
-        """As `MemoryAdapter`; `mem0_client` may also be an `AsyncMemory` or `AsyncMemoryClient`."""
-        self.mem0 = mem0_client
-        self.spectron = spectron_client
-        self._core = AdapterCore(
-            mem0_client, spectron_client, config=config, state=state, mapping=mapping, routing=routing
-        )
-        self._backend = SpectronBackend(self._core)
-
-    async def add(self, content: Any, user_id: str | None = None, **kwargs: Any) -> Any:
-        """Remember something; further keywords are those of Mem0's `add`."""
+    @awaited_as(mem0.add_awaited)
+    async def add(self, messages: Any = None, user_id: Any = None, **kwargs: Any) -> Any:
+        """Remember something; further keywords are those of Mem0's `add`. The guide calls the first one `content`."""
         core = self._core
-        given = {**kwargs, **({"user_id": user_id} if user_id is not None else {})}
+        messages = kwargs.pop("content", None) if messages is None else messages
+        options, given = _guided(user_id, kwargs)
         if core.is_complete():
-            return await asyncio.wrap_future(self._backend.add(content, given))
-        with core.writing("add", (content,), given) as answered:
-            answer = await self._call("add", content, **given)
+            named = core.calls.named("add", (messages, *options), given)
+            return await asyncio.wrap_future(self._backend.add(messages, named))
+        with core.writing("add", (messages, *options), given) as answered:
+            answer = await self._call("add", messages, *options, **given)
             answered(answer)
         return answer
 
-    async def search(self, query: str, user_id: str | None = None, use_spectron: bool = False, **kwargs: Any) -> Any:
+    @awaited_as(mem0.search_awaited)
+    async def search(self, query: Any, user_id: Any = None, use_spectron: bool = False, **kwargs: Any) -> Any:
         """Search in Mem0's shape, answered by Mem0 or by Spectron, as the routing says.
 
         `use_spectron`: ask Spectron for this search whatever the percentage, while reads are being shifted and all
-        memories of this user are there. The answer then has `formatted` as well, from either system.
+        memories of this user are there. The answer has `formatted` as well, from either system.
         """
         core = self._core
-        given = {**kwargs, **({"user_id": user_id} if user_id is not None else {})}
-        fitted = core.calls.fit("search", (query,), given)
-        plan = core.plan((query,), fitted, wanted=use_spectron)
+        options, given = _guided(user_id, kwargs)
+        fitted = core.calls.fit("search", (query, *options), given)
+        plan = core.plan((query, *options), fitted, wanted=use_spectron)
         found = await (self._from_backend(plan) if plan.complete else self._from_spectron(plan))
         if found is not None:
             return found if use_spectron else core.calls.shaped(found)
-        answer = await self._call("search", query, **fitted)
+        answer = await self._call("search", query, *options, **fitted)
         core.answered(plan, answer)
-        return _as_found(answer) if use_spectron else answer
+        if isinstance(answer, dict):
+            return SearchResults(answer)
+        return SearchResults(results=answer) if use_spectron else answer
+
+    @awaited_as(mem0.get)
+    async def get(self, *args: Any, **kwargs: Any) -> Any:
+        """Mem0's `get`: one memory by its id."""
+        return await self._counted("get", args, kwargs)
+
+    @awaited_as(mem0.get_all)
+    async def get_all(self, *args: Any, **kwargs: Any) -> Any:
+        """Mem0's `get_all`: the memories of some ids."""
+        return await self._counted("get_all", args, kwargs)
+
+    @awaited_as(mem0.update)
+    async def update(self, *args: Any, **kwargs: Any) -> Any:
+        """Mem0's `update`; raises NotInSpectron once the cutover is complete."""
+        return await self._counted("update", args, kwargs)
+
+    @awaited_as(mem0.delete)
+    async def delete(self, *args: Any, **kwargs: Any) -> Any:
+        """Mem0's `delete`; raises NotInSpectron once the cutover is complete."""
+        return await self._counted("delete", args, kwargs)
+
+    @awaited_as(mem0.delete_all)
+    async def delete_all(self, *args: Any, **kwargs: Any) -> Any:
+        """Mem0's `delete_all`; raises NotInSpectron once the cutover is complete."""
+        return await self._counted("delete_all", args, kwargs)
+
+    @awaited_as(mem0.history)
+    async def history(self, *args: Any, **kwargs: Any) -> Any:
+        """Mem0's `history`: the texts that a memory had."""
+        return await self._counted("history", args, kwargs)
+
+    @awaited_as(mem0.reset)
+    async def reset(self, *args: Any, **kwargs: Any) -> Any:
+        """Mem0's `reset`; raises NotInSpectron once the cutover is complete."""
+        return await self._counted("reset", args, kwargs)
 
     async def close(self) -> None:
         """Write the last status and close the adapter's threads, files and connections; the clients stay open."""
@@ -81,33 +106,23 @@ class AsyncMemoryAdapter:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    def __getattr__(self, name: str) -> Any:
-        """Mem0's other calls, to be awaited; other attributes are the wrapped client's."""
-        if name.startswith("__") or name in ("mem0", "_core"):
-            raise AttributeError(name)
-        found = getattr(self.mem0, name)
-        return self._counting(name) if name in COUNTED else found
-
-    def __repr__(self) -> str:
-        return f"AsyncMemoryAdapter({type(self.mem0).__name__}, phase={self._core.routing.current().phase!r})"
-
     def _counting(self, name: str) -> Callable[..., Any]:
+        return lambda *args, **kwargs: self._counted(name, args, kwargs)
+
+    async def _counted(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call that Spectron has no equivalent of: counted, and answered from the catalogue after `complete`."""
         core = self._core
-
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            kwargs = core.calls.fit(name, args, kwargs)
-            core.heartbeat.begin()
-            if core.is_complete():
-                return await asyncio.to_thread(self._backend.answer, name, args, kwargs)
-            core.counters.call(name, details_of(name, kwargs))
-            if name not in WRITES:
-                return await self._call(name, *args, **kwargs)
-            with core.writing(name, args, kwargs) as answered:
-                answer = await self._call(name, *args, **kwargs)
-                answered(answer)
-            return answer
-
-        return call
+        kwargs = core.calls.fit(name, args, kwargs)
+        core.heartbeat.begin()
+        if core.is_complete():
+            return await asyncio.to_thread(self._backend.answer, name, args, kwargs)
+        core.counters.call(name, details_of(name, kwargs))
+        if name not in WRITES:
+            return await self._call(name, *args, **kwargs)
+        with core.writing(name, args, kwargs) as answered:
+            answer = await self._call(name, *args, **kwargs)
+            answered(answer)
+        return answer
 
     async def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         method = getattr(self.mem0, name)
@@ -142,5 +157,8 @@ class AsyncMemoryAdapter:
         return await asyncio.to_thread(core.found, plan, answer, core.added.made_of)
 
 
-def _as_found(answer: Any) -> SearchResults:
-    return SearchResults(answer) if isinstance(answer, dict) else SearchResults(results=answer)
+def _guided(user_id: Any, kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The guide gives the user's id as the second argument, hosted clients give their options there."""
+    if user_id is None:
+        return (), kwargs
+    return ((), {**kwargs, "user_id": user_id}) if isinstance(user_id, str | int) else ((user_id,), kwargs)

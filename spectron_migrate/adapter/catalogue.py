@@ -140,7 +140,7 @@ class Catalogue:
                 with Ledger.open_for_reading(folder) as ledger:
                     yield from scopes.places_of_current(ledger)
         except (MigrateError, OSError, sqlite3.Error) as error:
-            raise NoCatalogue(f"the ledger in {self._state} cannot be read: {error}") from error
+            raise self._no_catalogue(error) from error
 
     def close(self) -> None:
         """Close the ledgers."""
@@ -174,8 +174,11 @@ class Catalogue:
                 self._inodes, self._look_at = inodes, self._clock() + LOOK_EVERY_S
         except (MigrateError, OSError, sqlite3.Error) as error:
             self.close()
-            raise NoCatalogue(f"the ledger in {self._state} cannot be read: {error}") from error
+            raise self._no_catalogue(error) from error
         return self._ledgers
+
+    def _no_catalogue(self, error: Exception) -> NoCatalogue:
+        return NoCatalogue(f"the ledger in {self._state} cannot be read: {getattr(error, 'message', error)}")
 
     def _open_one(self, folder: Path) -> Ledger:
         ledger = Ledger.open_for_reading(folder)

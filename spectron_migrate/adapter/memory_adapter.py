@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from spectron_migrate.adapter.after_complete import SpectronBackend, not_in_spectron
-from spectron_migrate.adapter.core import AdapterCore, SearchPlan
-from spectron_migrate.adapter.mem0_methods import COUNTED, WRITES, details_of
+from spectron_migrate.adapter import mem0_signatures as mem0
+from spectron_migrate.adapter.after_complete import not_in_spectron
+from spectron_migrate.adapter.base import AdapterBase
+from spectron_migrate.adapter.core import SearchPlan
+from spectron_migrate.adapter.mem0_methods import WRITES, details_of
+from spectron_migrate.adapter.mem0_signatures import typed_as
 from spectron_migrate.adapter.search_results import SearchResults
 
 
-class MemoryAdapter:
+class MemoryAdapter(AdapterBase):
     """Mem0's own interface, for `Memory` and `MemoryClient` of every generation.
 
         memory = MemoryAdapter(Memory.from_config(config))
@@ -24,36 +26,7 @@ class MemoryAdapter:
     attributes are those of the wrapped client.
     """
 
-    def __init__(
-        self,
-        mem0_client: Any,
-        spectron_client: Any | None = None,
-        *,
-        config: str | Path | None = None,
-        state: str | Path | None = None,
-        mapping: str | Path | None = None,
-        routing: str | Path | None = None,
-    ) -> None:
-        """Wrap a client; sends no request and writes no file.
-
-        Args:
-            mem0_client: the application's `Memory` or `MemoryClient`.
-            spectron_client: a `SpectronClient`; without one the settings say where Spectron is.
-            config: the settings file; by default `spectron-migrate.yaml` if it is there, and the environment.
-            state: the migration's state directory, instead of the settings'.
-            mapping: the mapping file, instead of the settings'.
-            routing: file or https address of `routing.json`; by default it lies in the state directory.
-
-        Raises:
-            InputError: settings or mapping are invalid.
-        """
-        self._mem0 = mem0_client
-        self._core = AdapterCore(
-            mem0_client, spectron_client, config=config, state=state, mapping=mapping, routing=routing
-        )
-        self._backend = SpectronBackend(self._core)
-        self._made: dict[str, Callable[..., Any]] = {}
-
+    @typed_as(mem0.search)
     def search(self, *args: Any, **kwargs: Any) -> Any:
         """Mem0's `search`, of either generation: answered by Mem0 or by Spectron, as the routing says."""
         core = self._core
@@ -65,24 +38,60 @@ class MemoryAdapter:
             found = self._from_spectron(plan)
             if found is not None:
                 return core.calls.shaped(found)
-        answer = self._mem0.search(*args, **kwargs)
+        answer = self.mem0.search(*args, **kwargs)
         core.answered(plan, answer)
         return answer
 
+    @typed_as(mem0.add)
     def add(self, messages: Any, *args: Any, **kwargs: Any) -> Any:
         """Mem0's `add`; once the cutover is complete it writes to Spectron, each message once."""
         core = self._core
         if core.is_complete():
             return self._backend.add(messages, core.calls.named("add", (messages, *args), kwargs)).result()
         with core.writing("add", (messages, *args), kwargs) as answered:
-            answer = self._mem0.add(messages, *args, **kwargs)
+            answer = self.mem0.add(messages, *args, **kwargs)
             answered(answer)
         return answer
+
+    @typed_as(mem0.get)
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        """Mem0's `get`: one memory by its id."""
+        return self._counted("get", args, kwargs)
+
+    @typed_as(mem0.get_all)
+    def get_all(self, *args: Any, **kwargs: Any) -> Any:
+        """Mem0's `get_all`: the memories of some ids."""
+        return self._counted("get_all", args, kwargs)
+
+    @typed_as(mem0.update)
+    def update(self, *args: Any, **kwargs: Any) -> Any:
+        """Mem0's `update`; raises NotInSpectron once the cutover is complete."""
+        return self._counted("update", args, kwargs)
+
+    @typed_as(mem0.delete)
+    def delete(self, *args: Any, **kwargs: Any) -> Any:
+        """Mem0's `delete`; raises NotInSpectron once the cutover is complete."""
+        return self._counted("delete", args, kwargs)
+
+    @typed_as(mem0.delete_all)
+    def delete_all(self, *args: Any, **kwargs: Any) -> Any:
+        """Mem0's `delete_all`; raises NotInSpectron once the cutover is complete."""
+        return self._counted("delete_all", args, kwargs)
+
+    @typed_as(mem0.history)
+    def history(self, *args: Any, **kwargs: Any) -> Any:
+        """Mem0's `history`: the texts that a memory had."""
+        return self._counted("history", args, kwargs)
+
+    @typed_as(mem0.reset)
+    def reset(self, *args: Any, **kwargs: Any) -> Any:
+        """Mem0's `reset`; raises NotInSpectron once the cutover is complete."""
+        return self._counted("reset", args, kwargs)
 
     def close(self) -> None:
         """Write the last status, close threads, files and connections, and close the client if it has `close`."""
         self._core.close()
-        close = getattr(self._mem0, "close", None)
+        close = getattr(self.mem0, "close", None)
         if callable(close):
             close()
 
@@ -92,37 +101,24 @@ class MemoryAdapter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __getattr__(self, name: str) -> Any:
-        """Everything else is the wrapped client's; calls that Spectron cannot answer are counted."""
-        if name.startswith("__") or name == "_mem0":
-            raise AttributeError(name)
-        made = self._made.get(name)
-        if made is None:
-            if name not in COUNTED:
-                return getattr(self._mem0, name)
-            made = self._made[name] = self._counting(name, getattr(self._mem0, name))
-        return made
+    def _counting(self, name: str) -> Callable[..., Any]:
+        return lambda *args, **kwargs: self._counted(name, args, kwargs)
 
-    def __repr__(self) -> str:
-        return f"MemoryAdapter({type(self._mem0).__name__}, phase={self._core.routing.current().phase!r})"
-
-    def _counting(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    def _counted(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call that Spectron has no equivalent of: counted, and answered from the catalogue after `complete`."""
         core = self._core
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            kwargs = core.calls.fit(name, args, kwargs)
-            core.heartbeat.begin()
-            if core.is_complete():
-                return self._backend.answer(name, args, kwargs)
-            core.counters.call(name, details_of(name, kwargs))
-            if name not in WRITES:
-                return method(*args, **kwargs)
-            with core.writing(name, args, kwargs) as answered:
-                answer = method(*args, **kwargs)
-                answered(answer)
-            return answer
-
-        return call
+        kwargs = core.calls.fit(name, args, kwargs)
+        core.heartbeat.begin()
+        if core.is_complete():
+            return self._backend.answer(name, args, kwargs)
+        method = getattr(self.mem0, name)
+        core.counters.call(name, details_of(name, kwargs))
+        if name not in WRITES:
+            return method(*args, **kwargs)
+        with core.writing(name, args, kwargs) as answered:
+            answer = method(*args, **kwargs)
+            answered(answer)
+        return answer
 
     def _from_spectron(self, plan: SearchPlan) -> SearchResults | None:
         """Spectron's answer; None if Mem0 has to answer, which is counted."""

@@ -7,8 +7,10 @@ has failed, and while too many are under way, the next one fails at once.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -24,7 +26,15 @@ if TYPE_CHECKING:
 MOST = 64
 """Queries under way at once; more would only wait for each other."""
 
+END_S = 5.0
+"""How long closing waits for the thread."""
+GRACE_S = 2.0
+"""How long what is under way may take to fail once the connections are closed."""
+
 T = TypeVar("T")
+
+_PARENTS: list[SpectronApi | None] = []
+"""Connections of the parent process, kept so that nothing in a child closes them."""
 
 
 class Busy(Unreachable):
@@ -49,6 +59,7 @@ class SpectronThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._api: SpectronApi | None = None
         self._under_way = 0
+        self._finalizer: weakref.finalize[..., SpectronThread] | None = None
 
     @property
     def under_way(self) -> int:
@@ -86,16 +97,18 @@ class SpectronThread:
 
     def forget_after_fork(self) -> None:
         """In a child process: thread and connections are the parent's; new ones are made when needed."""
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        _PARENTS.append(self._api)
         self._lock, self._loop, self._api, self._under_way = threading.Lock(), None, None, 0
 
     def close(self) -> None:
         """Close the connections and end the thread; queries under way fail."""
         with self._lock:
-            loop, api, self._loop, self._api = self._loop, self._api, None, None
-        if loop is None or api is None:
-            return
-        asyncio.run_coroutine_threadsafe(api.close(), loop).result(5)
-        loop.call_soon_threadsafe(loop.stop)
+            self._loop = self._api = None
+            finalizer, self._finalizer = self._finalizer, None
+        if finalizer is not None:
+            finalizer()
 
     def _started(self) -> tuple[asyncio.AbstractEventLoop, SpectronApi]:
         if self._loop is None or self._api is None:
@@ -111,8 +124,35 @@ class SpectronThread:
                 read_tries=1,
             )
             self._loop = asyncio.new_event_loop()
-            threading.Thread(target=_run, args=(self._loop,), name="spectron-queries", daemon=True).start()
+            thread = threading.Thread(target=_run, args=(self._loop,), name="spectron-queries", daemon=True)
+            # Also for an application that never closes its adapter: when that is collected, and at exit.
+            self._finalizer = weakref.finalize(self, _end, os.getpid(), self._loop, thread, self._api)
+            thread.start()
         return self._loop, self._api
+
+
+def _end(pid: int, loop: asyncio.AbstractEventLoop, thread: threading.Thread, api: SpectronApi) -> None:
+    """Close the connections and end the thread."""
+    if pid != os.getpid() or loop.is_closed():
+        return
+    asyncio.run_coroutine_threadsafe(_wind_up(api), loop)
+    if thread is not threading.current_thread():
+        thread.join(END_S)
+
+
+async def _wind_up(api: SpectronApi) -> None:
+    loop = asyncio.get_running_loop()
+    try:
+        await api.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if others:
+            _, slow = await asyncio.wait(others, timeout=GRACE_S)
+            for task in slow:
+                task.cancel()
+            await asyncio.gather(*slow, return_exceptions=True)
+            await api.close()  # a retry may have opened a connection again
+    finally:
+        loop.stop()
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 from spectron_migrate.local.engine import NEWEST, ContractReading
 from spectron_migrate.local.faults import Faults, FaultSettings
 from spectron_migrate.local.server import StoreRefused, serve
+
+PATIENCE_S = 10.0
+"""How long requests under way may take once the parent is gone."""
 
 
 def main() -> int:
@@ -23,10 +29,14 @@ def main() -> int:
     parser.add_argument("--no-extraction", action="store_true")
     parser.add_argument("--api", default=NEWEST)
     parser.add_argument(
-        "--more", action="store_true", help="read more options of create_app from stdin, as one line of JSON"
+        "--more",
+        action="store_true",
+        help="read more options of create_app from stdin, as one line of JSON, and end when it is closed",
     )
     options = parser.parse_args()
     more = json.loads(sys.stdin.readline()) if options.more else {}
+    if options.more:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         if "reading" in more:
             more["reading"] = ContractReading(**more["reading"])
@@ -47,6 +57,15 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
     return 0
+
+
+def _end_with_parent() -> None:
+    """End the process when its parent is gone, however that ended: then nobody holds the other end of stdin."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(PATIENCE_S)
+    os._exit(1)
 
 
 if __name__ == "__main__":

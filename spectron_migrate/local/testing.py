@@ -97,7 +97,7 @@ class RunningServer:
             assert self.process.stdin is not None  # noqa: S101 - it is a pipe
             assert self.process.stdout is not None  # noqa: S101 - it is a pipe
             self.process.stdin.write(json.dumps(self._more) + "\n")
-            self.process.stdin.close()
+            self.process.stdin.flush()  # and left open: when this process is gone, the server sees its end, and ends
             ready, _, _ = select.select([self.process.stdout], [], [], START_SECONDS)
             self.base_url = self.process.stdout.readline().strip() if ready else ""
             if not self.base_url:
@@ -148,8 +148,9 @@ class RunningServer:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
 
     def _await_health(self) -> None:
         deadline = time.monotonic() + START_SECONDS
