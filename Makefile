@@ -31,6 +31,7 @@ bench: $(VENV)/.ready
 	$(BIN)/python -m tests.bench.loops_bench
 	$(BIN)/python -m tests.bench.plan_bench
 	$(BIN)/python -m tests.bench.adapter_bench
+	$(BIN)/python -m tests.bench.metrics_bench
 
 chaos: $(VENV)/.ready
 	$(BIN)/python tests/local/chaos_kill.py --rounds 50

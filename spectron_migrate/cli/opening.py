@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
 
     from spectron_migrate.dump import Dump
     from spectron_migrate.mem0.reader import Reader
+    from spectron_migrate.metrics.exporter import Exporter
     from spectron_migrate.migration.replay import ReplayOptions
     from spectron_migrate.migration.rounds import CatchUpSettings
     from spectron_migrate.settings import Mem0Settings, Settings
@@ -43,6 +46,18 @@ def open_api(settings: Settings, *, max_connections: int) -> SpectronApi:
         timeout_s=access.timeout_s,
         max_connections=max_connections,
     )
+
+
+@contextmanager
+def exporting(settings: Settings, mapping: str, *, warn: Callable[[str], None]) -> Iterator[Exporter | None]:
+    """Metrics are exported while the block lasts, if the settings want it; see `metrics.exporter.exporting`."""
+    if not settings.metrics.is_on:
+        yield None
+        return
+    from spectron_migrate.metrics.exporter import exporting
+
+    with exporting(settings, mapping, warn=warn) as exporter:
+        yield exporter
 
 
 def mem0_section(mem0: Mem0Settings) -> dict[str, Any]:

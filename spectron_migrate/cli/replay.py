@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from spectron_migrate.cli import completion, replay_follow, replay_late_writers, replay_plan
-from spectron_migrate.cli.opening import open_api, open_dump
+from spectron_migrate.cli.opening import exporting, open_api, open_dump
 from spectron_migrate.cli.options import (
     PACE,
     REMAINDER,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from spectron_migrate.dump import Dump
+    from spectron_migrate.metrics.exporter import Exporter
     from spectron_migrate.migration.replay import Replay, ReplayOptions
     from spectron_migrate.migration.replay_summary import ReplaySummary
     from spectron_migrate.records import Json
@@ -229,7 +230,8 @@ def run(
             settings.spectron.require()
             reporter.info(f"writing to {settings.spectron.endpoint}, context {settings.spectron.context}")
             _mention_later_writes(invocation, settings, dump)
-            summary = run_async(_replay(replay, settings, replay_options))
+            with exporting(settings, mapping.digest, warn=reporter.warn) as exporter:
+                summary = run_async(_replay(replay, settings, replay_options, exporter))
     return CommandResult(
         summary.exit_code,
         summary.to_json(),
@@ -239,9 +241,13 @@ def run(
     )
 
 
-async def _replay(replay: Replay, settings: Settings, replay_options: ReplayOptions) -> ReplaySummary:
+async def _replay(
+    replay: Replay, settings: Settings, replay_options: ReplayOptions, exporter: Exporter | None
+) -> ReplaySummary:
     stop_gracefully_with(replay.interrupt)
     async with open_api(settings, max_connections=replay_options.max_in_flight) as api:
+        if exporter is not None:
+            exporter.traffic = api.wire.traffic
         return await replay.run(api)
 
 

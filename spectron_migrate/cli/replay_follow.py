@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from spectron_migrate.cli.opening import catch_up_settings, open_api
+from spectron_migrate.cli.opening import catch_up_settings, exporting, open_api
 from spectron_migrate.cli.runner import CommandResult, Invocation, run_async
 from spectron_migrate.cli.signals import stop_gracefully_with
 from spectron_migrate.cli.tables import facts, number
@@ -14,6 +14,7 @@ from spectron_migrate.errors import InputError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from spectron_migrate.metrics.exporter import Exporter
     from spectron_migrate.migration.follow import Follow, FollowSummary
     from spectron_migrate.migration.replay import ReplayOptions
     from spectron_migrate.settings import Settings
@@ -52,7 +53,8 @@ def run(invocation: Invocation, settings: Settings, replay_options: ReplayOption
         f" {catch_up.max_lag_s:g} s behind Mem0, and users with unsent changes are read from Mem0"
     )
     follow = Follow(catch_up, reporter=reporter, max_seconds=replay_options.max_seconds)
-    summary = run_async(_follow(follow, settings, replay_options))
+    with exporting(settings, catch_up.mapping.digest, warn=reporter.warn) as exporter:
+        summary = run_async(_follow(follow, settings, replay_options, exporter))
     return CommandResult(
         summary.exit_code,
         summary.to_json(),
@@ -62,9 +64,13 @@ def run(invocation: Invocation, settings: Settings, replay_options: ReplayOption
     )
 
 
-async def _follow(follow: Follow, settings: Settings, replay_options: ReplayOptions) -> FollowSummary:
+async def _follow(
+    follow: Follow, settings: Settings, replay_options: ReplayOptions, exporter: Exporter | None
+) -> FollowSummary:
     stop_gracefully_with(follow.interrupt)
     async with open_api(settings, max_connections=replay_options.max_in_flight) as api:
+        if exporter is not None:
+            exporter.traffic = api.wire.traffic
         return await follow.run(api)
 
 

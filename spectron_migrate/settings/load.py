@@ -15,6 +15,7 @@ from spectron_migrate.settings.types import (
     CutoverSettings,
     GuardSettings,
     Mem0Settings,
+    MetricsSettings,
     ReplaySettings,
     Settings,
     SourceKind,
@@ -44,6 +45,7 @@ SCHEMA: Mapping[str, Any] = {
         "guard": dict.fromkeys(("error_rate", "p95", "window")),
     },
     "adapter": {"score": None},
+    "metrics": dict.fromkeys(("port", "host", "textfile")),
 }
 """Every key of the file; a mapping is a section."""
 
@@ -79,6 +81,7 @@ def load_settings(path: Path | None, *, env: Mapping[str, str], overrides: Mappi
         verify=_verify(layers),
         cutover=_cutover(layers),
         adapter=_adapter(layers),
+        metrics=_metrics(layers),
         file=path,
         state_is_named=layers.find("state") is not None,
     )
@@ -152,6 +155,17 @@ def _cutover(layers: Layers) -> CutoverSettings:
 def _adapter(layers: Layers) -> AdapterSettings:
     score = layers.word("adapter.score", ("rank", "spectron"))
     return AdapterSettings(score=cast(Literal["rank", "spectron"], score))
+
+
+def _metrics(layers: Layers) -> MetricsSettings:
+    host = layers.find("metrics.host")
+    if host is not None and (not isinstance(host.value, str) or not host.value.strip()):
+        layers.problems.add(host.where, "`metrics.host` is not an address")
+    return MetricsSettings(
+        port=layers.whole("metrics.port", None, least=1, most=65_535),
+        host="127.0.0.1" if host is None else str(host.value),
+        textfile=layers.path("metrics.textfile"),
+    )
 
 
 def _mem0(layers: Layers) -> Mem0Settings | None:

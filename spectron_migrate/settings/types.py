@@ -168,6 +168,22 @@ class AdapterSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsSettings:
+    """Where replay exports its metrics; nowhere without `port` and `textfile`."""
+
+    port: int | None = None
+    host: str = "127.0.0.1"
+    """The address that `port` is opened on."""
+    textfile: Path | None = None
+    """A file for node_exporter's textfile collector."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether metrics are exported."""
+        return self.port is not None or self.textfile is not None
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that a command needs, apart from its mapping and its own options."""
 
@@ -184,3 +200,4 @@ class Settings:
     state_is_named: bool = False
     """An option or the file names the state directory; it is not the default."""
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)

@@ -25,6 +25,7 @@ from spectron_migrate import __version__
 from spectron_migrate.backoff import retry_after_s
 from spectron_migrate.errors import InputError
 from spectron_migrate.records import Json, format_time
+from spectron_migrate.spectron.traffic import Traffic
 
 if TYPE_CHECKING:
     from aiohttp.client_reqrep import ClientRequest
@@ -165,6 +166,7 @@ class Wire:
         self.requests = 0
         self.refused = 0
         """How often no connection could be made."""
+        self.traffic = Traffic()
         self.server_now: str | None = None
         """The newest `Date` seen: a lower bound for the server's clock from then on."""
         self._headers = {
@@ -193,17 +195,22 @@ class Wire:
             sent["Content-Type"] = "application/json"
         self.requests += 1
         url = URL(f"{self.base_url}{path}{'?' + urlencode(params) if params else ''}", encoded=True)
+        began, outcome = self.traffic.begin(), "in doubt"
         try:
             async with self._open().request(
                 method, url, data=content, headers=sent, allow_redirects=False, proxy=self._proxy
             ) as response:
                 answer = _read(response, await response.read(), self._scrubber)
+            outcome = str(answer.status)
         except _NotConnected as error:
             self.refused += 1
+            outcome = "not begun"
             raise NotBegun(f"no connection to {self.base_url}: {_one_line(str(error))}") from error
         except Exception as error:
             # Deliberately every class: aiohttp does not say what a malformed response raises.
             raise InDoubt(f"{type(error).__name__}: {_one_line(self._scrubber.text(str(error)))}") from error
+        finally:
+            self.traffic.end(began, path, outcome)
         if answer.date is not None and answer.date > (self.server_now or ""):
             self.server_now = answer.date
         return answer

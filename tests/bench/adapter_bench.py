@@ -1,13 +1,15 @@
 """What the adapter costs an application, beside bare Mem0 in the same run.
 
-    python -m tests.bench.adapter_bench [--calls 2000] [--spectron up down hanging] [--json]
+    python -m tests.bench.adapter_bench [--calls 2000] [--spectron up down hanging] [--json] [--beside CHECKOUT]
 
 Bare calls and calls through the adapter alternate, so that both see the same machine; what is told is the difference
 of neighbours: median and p99, in milliseconds. Mem0's own work is left out (its store answers at once), because it
 would only hide what is measured. Searches are read from Mem0 while all of them are also asked of Spectron in the
 background (`shadow: 1`), which is the most that a phase before `shift` can cost; with Spectron hanging or down that
 must cost the same. Writes are made while a cutover is under way, by following and by outbox, where what each stored
-is appended to a file. `network` counts connections that the thread of the application opened itself: none may.
+is appended to a file. With `--beside`, another checkout (with a `.venv` of its own) is measured in turns with this one,
+and the ratio of the medians is told. `network` counts connections that the thread of the application opened itself:
+none may.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import os
 import signal
 import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -34,6 +37,10 @@ from spectron_migrate.state.journal import CaughtUp, Step, publish_routing, reco
 from tests.support.spectron import memory, replay, write_raw
 
 LIMITS_MS = {"median": 0.2, "p99": 5.0}
+HERE = Path(__file__).parent.parent.parent
+TURNS = 5
+WORSE = 1.25
+"""A ratio that counts as worse: medians of a hundredth of a millisecond vary by as much between two runs."""
 USERS = 20
 MEMORIES = 30
 
@@ -57,7 +64,10 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=2000)
     parser.add_argument("--spectron", nargs="+", choices=["up", "down", "hanging"], default=["up", "down", "hanging"])
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--beside", type=Path, metavar="CHECKOUT")
     given = parser.parse_args()
+    if given.beside is not None:
+        return beside(given.beside.resolve(), given.calls)
     told: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="adapter-bench-") as place:
         for state in given.spectron:
@@ -75,6 +85,25 @@ def main() -> int:
             )
     within = all(row[name] < limit for row in told for name, limit in LIMITS_MS.items())
     return 0 if within and not any(row["network"] for row in told) else 1
+
+
+def beside(other: Path, calls: int) -> int:
+    """Both checkouts in turns; fails if this one costs clearly more."""
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for turn in range(2 * TURNS):
+        name, checkout = (("this", HERE), ("other", other))[turn % 2]
+        words = ["-m", "tests.bench.adapter_bench", "--json", "--spectron", "up", "--calls", str(calls // TURNS)]
+        ended = subprocess.run(
+            [checkout / ".venv/bin/python", "-W", "ignore", *words], cwd=checkout, capture_output=True, text=True
+        )
+        for row in json.loads(ended.stdout):
+            found.setdefault((row["call"], row["catch_up"]), {}).setdefault(name, []).append(row["median"])
+    worst = 0.0
+    for (call, catch_up), each in found.items():
+        this, that = statistics.median(each["this"]), statistics.median(each["other"])
+        worst = max(worst, this / that)
+        print(f"{call:7} {catch_up:7} this {this:.4f} ms  other {that:.4f} ms  ratio {this / that:.2f}")
+    return 0 if worst <= WORSE else 1
 
 
 @contextmanager

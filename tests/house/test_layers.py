@@ -20,6 +20,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("delivery",),
     ("migration", "verify", "init", "doctor", "rehearsal"),
     ("cutover", "adapter"),
+    ("metrics",),
     ("cli", "__main__"),
 ]
 # Libraries that only one part may know.
@@ -33,6 +34,7 @@ OWNERS = {
     "uvicorn": ("local",),
     "wordllama": ("local", "mem0"),
     "qdrant_client": (),
+    "prometheus_client": ("metrics",),
 }
 STEPS = ("migration", "verify", "init", "doctor", "rehearsal")
 

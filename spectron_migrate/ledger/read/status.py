@@ -70,14 +70,14 @@ def read_status(ledgers: Sequence[Ledger], root: Ledger | None = None) -> Migrat
     probed = [ledger for ledger in ({*ledgers, root} if root is not None else ledgers) if ledger is not None]
     return MigrationStatus(
         migration=migration,
-        states=_states(ledgers),
+        states=count_by_state(ledgers),
         skipped=dict(Counter(skipped).most_common()),
-        late=sum(int(ledger.db.execute(_LATE).fetchone()[0]) for ledger in ledgers),
+        late=count_late(ledgers),
         lanes_left=sum(count for count, _ in lanes),
         lanes=sorted((lane for _, found in lanes for lane in found), key=lambda lane: -lane.remaining)[:LANES],
         sessions=_summed(ledgers, "SELECT state, count(*) FROM session GROUP BY state"),
         scopes=len({row[0] for ledger in ledgers for row in ledger.db.execute(_SCOPES)}),
-        pending=sum(int(ledger.db.execute(_PENDING).fetchone()[0]) for ledger in ledgers),
+        pending=count_pending(ledgers),
         named=[row for ledger in ledgers for row in _named(ledger)][:LISTED],
         runs=[run for ledger in ledgers if (run := last_run(ledger)) is not None],
         probe=[] if migration is None else [row for each in probed for row in probe_answers(each, migration.context)],
@@ -90,7 +90,22 @@ def count_all(ledger: Ledger) -> dict[str, int]:
     return {row[0]: row[1] for row in ledger.db.execute("SELECT state, count(*) FROM fact GROUP BY state")}
 
 
-def _states(ledgers: Sequence[Ledger]) -> dict[str, int]:
+def count_late(ledgers: Sequence[Ledger]) -> int:
+    """Facts that were sent late."""
+    return sum(int(ledger.db.execute(_LATE).fetchone()[0]) for ledger in ledgers)
+
+
+def count_in_doubt(ledgers: Sequence[Ledger]) -> int:
+    """Requests that recovery is looking after: sent again, or with a candidate."""
+    return sum(int(ledger.db.execute(_IN_DOUBT).fetchone()[0]) for ledger in ledgers)
+
+
+def count_pending(ledgers: Sequence[Ledger]) -> int:
+    """Memories whose text in Mem0 is neither newer nor older for all that is known."""
+    return sum(int(ledger.db.execute(_PENDING).fetchone()[0]) for ledger in ledgers)
+
+
+def count_by_state(ledgers: Sequence[Ledger]) -> dict[str, int]:
     """Facts by state. `written` is computed from the total, because it is by far the largest."""
     total: Counter[str] = Counter()
     for ledger in ledgers:
@@ -108,6 +123,7 @@ _STATES = (
 )
 """One statement, because a replay may be writing meanwhile."""
 _LATE = "SELECT count(*) FROM fact WHERE late = 1"
+_IN_DOUBT = "SELECT count(*) FROM request WHERE attempts > 0 OR candidate IS NOT NULL"
 _PENDING = f"SELECT count(DISTINCT mem0_id) FROM pending WHERE {OPEN}"
 _SCOPES = "SELECT path FROM scope WHERE registered = 1"
 
