@@ -183,7 +183,7 @@ if child:
 )
 def test_an_application_ends_without_a_word_about_connections(done: Stage, text: str) -> None:
     ended = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "ignore", "-c", APPLICATION + text, done.user, "forgetful"],
+        [sys.executable, "-W", "ignore", "-c", APPLICATION + text, done.user, "forgetful"],
         cwd=done.folder,
         env={**clean_environment(os.environ), **environment(done.server), "PYTHONPATH": str(ROOT)},
         capture_output=True,
