@@ -159,15 +159,15 @@ def _keep_writing(exporter: Exporter, path: Path, warn: Callable[[str], None]) -
     ended = threading.Event()
 
     def write() -> None:
-        was_told = False
+        has_warned = False
         while not ended.wait(EVERY_S):
             try:
                 write_textfile(exporter, path)
-                was_told = False
+                has_warned = False
             except InputError as error:
-                if not was_told:
+                if not has_warned:
                     warn(error.message)
-                was_told = True
+                has_warned = True
 
     thread = threading.Thread(target=write, name="metrics", daemon=True)
     thread.start()
