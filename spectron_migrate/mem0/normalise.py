@@ -8,6 +8,7 @@ fields are kept in `extra`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -54,6 +55,8 @@ _PAYLOAD_CAMEL = {
 }
 """Only the fields that Mem0 itself writes into a payload: any other camel-case name there is the user's metadata."""
 
+_JAVASCRIPT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
+_PYTHON = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?[+-]\d\d:\d\d", re.ASCII)
 _ENTITY_TYPE = ("entity_type", "entityType")
 _LINKED = ("linked_memory_ids", "linkedMemoryIds")
 _TEXT_NAMES = ("memory", "data", "text", "content")
@@ -151,8 +154,15 @@ def from_item(item: Mapping[str, Json], *, now: datetime) -> Memory | Skipped:
 
 
 def _take_times_of_user(rest: dict[str, Json]) -> dict[str, Json]:
-    """In a payload that Mem0 for TypeScript wrote, `created_at` and `updated_at` are the user's metadata."""
-    if "textLemmatized" not in rest:
+    """In a payload that Mem0 for TypeScript wrote, `created_at` and `updated_at` are the user's metadata.
+
+    Its versions before 3 have no lemmatised text. Their `createdAt` is in JavaScript's format, and a `created_at` that
+    Mem0 for Python wrote beside the user's `createdAt` is in Python's.
+    """
+    ours, theirs = rest["createdAt"], rest.get("created_at")
+    is_of_typescript = isinstance(ours, str) and _JAVASCRIPT.fullmatch(ours) is not None
+    is_of_python = isinstance(theirs, str) and _PYTHON.fullmatch(theirs) is not None
+    if "textLemmatized" not in rest and (is_of_python or not is_of_typescript):
         return {}
     return {name: rest.pop(name) for name in ("created_at", "updated_at") if name in rest}
 

@@ -24,7 +24,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from spectron_migrate.errors import InputError, Unreachable
-from spectron_migrate.mem0.stores.config_spellings import OWN_KEY
+from spectron_migrate.mem0.stores.config_spellings import OWN_KEY, TYPESCRIPT
+from spectron_migrate.mem0.stores.oss_config import MEMORY
 from spectron_migrate.mem0.stores.sqlite_readonly import ReadOnlyDb
 from spectron_migrate.mem0.wordllama_embedder import WordLlamaEmbedding
 from spectron_migrate.records import Json
@@ -224,6 +225,10 @@ def _embedded_folder(config: Mapping[str, Json]) -> tuple[Path, str]:
     store = config.get("vector_store") or {}
     provider = store.get("provider", "qdrant")
     settings = store.get("config") or {}
+    if config.get(TYPESCRIPT) or provider == MEMORY:
+        raise InputError(
+            "Mem0's search cannot be run here for a configuration of Mem0 for TypeScript", hint=_ALTERNATIVE
+        )
     if provider != "qdrant" or any(settings.get(key) for key in _SERVER_KEYS):
         where = "a Qdrant server" if provider == "qdrant" else provider
         raise InputError(

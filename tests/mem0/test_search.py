@@ -15,7 +15,7 @@ import pytest
 
 from spectron_migrate.errors import InputError, Unreachable
 from spectron_migrate.mem0.search import Mem0Search, SearchHit, mem0_home, open_search
-from spectron_migrate.mem0.stores.config_spellings import OWN_KEY
+from spectron_migrate.mem0.stores.config_spellings import OWN_KEY, python_config
 from spectron_migrate.rehearsal.store import make_store
 
 pytestmark = pytest.mark.slow
@@ -257,3 +257,20 @@ def test_mem0_with_telemetry_on_is_not_used(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(telemetry, "MEM0_TELEMETRY", True)
     with pytest.raises(RuntimeError, match="telemetry on"), mem0_home(tmp_path):
         pass
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"vectorStore": {"provider": "qdrant", "config": {"path": "q", "onDisk": True, "collectionName": "mem0"}}},
+        {"vectorStore": {"provider": "memory", "config": {"dbPath": "vector_store.db"}}},
+        {"vector_store": {"provider": "memory", "config": {"db_path": "vector_store.db"}}},
+    ],
+    ids=str,
+)
+def test_a_configuration_of_typescript_is_not_given_to_python(tmp_path: Path, config: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="Mem0 for TypeScript") as refused:
+        open_search(python_config(config, "mem0.json"), scratch=tmp_path)
+
+    assert "--mem0-results" in (refused.value.hint or "")
+    assert [] == list(tmp_path.iterdir())

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spectron_migrate.errors import InputError
+from spectron_migrate.mem0.stores.store_settings import SETTINGS
 from spectron_migrate.settings.strict_yaml import nearest
 
 TYPESCRIPT = "typescript"
@@ -21,15 +22,6 @@ _TOP = (
     *("custom_categories", "disable_history", "enable_graph", "telemetry", "collection_name", "name", "logger"),
 )
 _STORE = ("provider", "config")
-_SETTINGS = {
-    "qdrant": (
-        *("collection_name", "embedding_model_dims", "client", "host", "port", "path", "url", "api_key", "on_disk"),
-        *("https", "dimension", "timeout", "prefer_grpc", "grpc_port"),
-    ),
-    "chroma": ("collection_name", "client", "path", "host", "port", "api_key", "tenant", "database", "ssl", "url"),
-    "faiss": (*("collection_name", "path", "distance_strategy", "normalize_l2", "embedding_model_dims", "dimension"),),
-    "memory": ("collection_name", "db_path", "dimension", "embedding_model_dims"),
-}
 OWN_KEY = "x_spectron_migrate"
 """A key of ours in a Mem0 config, removed before Mem0 sees it. `{"embedder": "wordllama"}` under it says that the store
 was embedded by `WordLlamaEmbedding`, which replaces the class of the provider that the config names."""
@@ -82,7 +74,7 @@ def _store(section: Mapping[str, Any], name: str, *, is_typescript: bool) -> dic
         store["provider"] = "memory"
     if isinstance(store.get("config"), Mapping):
         settings = {snake(key): value for key, value in store["config"].items()}
-        known = _SETTINGS.get(store.get("provider", "qdrant"), tuple(settings))
+        known = SETTINGS.get(store.get("provider", "qdrant"), tuple(settings))
         for key in settings:
             if key not in known:
                 raise InputError(f"vector_store.config in {name} has the key {key!r}: {nearest(key, known)}")

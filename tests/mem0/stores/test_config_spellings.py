@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,10 @@ from typing import Any
 import pytest
 
 from spectron_migrate.errors import InputError
+from spectron_migrate.mem0.stores.config_spellings import python_config, snake
 from spectron_migrate.mem0.stores.history import history_path
 from spectron_migrate.mem0.stores.oss_config import mem0_source_info, read_mem0_config, vector_store
+from spectron_migrate.mem0.stores.store_settings import SETTINGS
 
 QDRANT = {"provider": "qdrant", "config": {"url": "http://db:6333", "collectionName": "household"}}
 
@@ -90,3 +94,60 @@ def test_the_history_of_typescript_is_where_its_configuration_says(
     tmp_path: Path, more: dict[str, Any], expected: Path | None
 ) -> None:
     assert expected == history_path(read(tmp_path, {"vectorStore": {"provider": "memory"}, **more}))
+
+
+@pytest.mark.parametrize("provider", sorted(SETTINGS))
+def test_a_key_that_the_store_does_not_know_is_refused_with_the_nearest_known_one(
+    tmp_path: Path, provider: str
+) -> None:
+    for config in (
+        {"vector_store": {"provider": provider, "config": {"collectin_name": "a"}}},
+        {"vectorStore": {"provider": provider, "config": {"collectinName": "a"}}},
+    ):
+        with pytest.raises(InputError, match="did you mean `collection_name`"):
+            read(tmp_path, config)
+    for key in SETTINGS[provider]:
+        python_config({"vector_store": {"provider": provider, "config": {key: None}}}, "mem0.json")
+
+
+@pytest.mark.parametrize(
+    ("provider", "keys"),
+    [
+        ("redis", ["redisUrl", "collectionName", "embeddingModelDims", "username", "password"]),
+        ("supabase", ["supabaseUrl", "supabaseKey", "tableName", "embeddingColumnName", "metadataColumnName"]),
+        ("pgvector", ["dbname", "connectionString", "ssl", "embeddingModelDims", "diskann", "hnsw"]),
+        ("opensearch", ["httpAuth", "useSSL", "verifyCerts", "autoRefresh"]),
+        ("vectorize", ["apiKey", "indexName", "accountId"]),
+        ("memory", ["dbPath", "dimension", "collectionName"]),
+        ("neptune-analytics", ["graphIdentifier", "endpoint"]),
+        ("azure-ai-search", ["serviceName", "useFloat16", "vectorFilterMode"]),
+    ],
+)
+def test_the_keys_of_typescript_are_those_of_python_in_its_spelling(provider: str, keys: list[str]) -> None:
+    config = {"vectorStore": {"provider": provider, "config": dict.fromkeys(keys, "x")}}
+
+    converted = python_config(config, "mem0.json")["vector_store"]
+
+    assert [snake(key) for key in keys] == list(converted["config"])
+
+
+def test_every_key_of_the_mem0_that_is_installed_is_known() -> None:
+    mem0 = importlib.util.find_spec("mem0")
+    assert mem0 is not None
+    assert mem0.origin is not None
+    folder = Path(mem0.origin).parent / "configs" / "vector_stores"
+    unknown = []
+    for provider in sorted(SETTINGS.keys() - {"memory", "vectorize"}):
+        source = (folder / f"{provider}.py").read_text(encoding="utf-8")
+        for config in [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]:
+            if not config.name.endswith("Config"):
+                continue
+            fields = [
+                ast.unparse(node.target) for node in config.body if isinstance(node, ast.AnnAssign) and is_field(node)
+            ]
+            unknown += [f"{provider}.{name}" for name in fields if snake(name) not in SETTINGS[provider]]
+    assert [] == unknown
+
+
+def is_field(node: ast.AnnAssign) -> bool:
+    return isinstance(node.target, ast.Name) and "ClassVar" not in ast.unparse(node.annotation)
