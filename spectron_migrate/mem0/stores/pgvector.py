@@ -6,6 +6,7 @@ extension and the table on its first query.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from spectron_migrate.errors import InputError, KeyRefused, MigrateError, Unreachable
 from spectron_migrate.mem0.stores.listed import ListedStore, Row
 from spectron_migrate.mem0.stores.oss_config import VectorStore
+from spectron_migrate.mem0.stores.supabase_rest import without_stamps
 
 if TYPE_CHECKING:
     import psycopg
@@ -33,6 +35,8 @@ class TableLayout:
 
 
 LAYOUTS = {"pgvector": TableLayout(None, "payload"), "supabase": TableLayout("vecs", "metadata")}
+_OF_TYPESCRIPT = TableLayout(None, "metadata")
+"""Supabase as Mem0 for TypeScript has it: a table of the user's, which `tableName` names."""
 
 
 class PgVector(ListedStore):
@@ -44,7 +48,8 @@ class PgVector(ListedStore):
         """Connect; `place` names the table in messages."""
         super().__init__(store.collection, f"in {place.removesuffix(f':{store.collection}')}")
         self._place = place
-        self._layout = LAYOUTS[store.provider]
+        is_of_typescript = store.provider == "supabase" and bool(store.settings.get("table_name"))
+        self._layout = _OF_TYPESCRIPT if is_of_typescript else LAYOUTS[store.provider]
         self._db = _connect(store.settings, place)
 
     def exists(self) -> bool:
@@ -84,7 +89,7 @@ class PgVector(ListedStore):
             self.held = self.count()
             page = self._all(columns + "ORDER BY id LIMIT {page}")
             while page:
-                yield [Row(row_id, row_id, text) for row_id, text in page]
+                yield [Row(row_id, row_id, self._payload(text)) for row_id, text in page]
                 page = self._all(columns + "WHERE id > %s ORDER BY id LIMIT {page}", (page[-1][0],))
         finally:
             if self._db.info.transaction_status != psycopg.pq.TransactionStatus.UNKNOWN:
@@ -97,6 +102,9 @@ class PgVector(ListedStore):
 
     def close(self) -> None:
         self._db.close()
+
+    def _payload(self, text: str | None) -> Any:
+        return text if text is None or self._layout is not _OF_TYPESCRIPT else without_stamps(json.loads(text))
 
     def _all(self, text: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         return self._db.execute(self._sql(text), values or None).fetchall()

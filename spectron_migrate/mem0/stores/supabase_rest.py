@@ -93,7 +93,18 @@ class SupabaseRest(ListedStore):
         listed = self._http.get(self._path, select=select, **params)
         if not isinstance(listed, list):
             raise Incomplete(f"Supabase {self.where} gave an answer that is no list of rows")
-        return [Row(str(row["id"]), row["id"], row.get(self._column)) for row in listed if isinstance(row, dict)]
+        return [
+            Row(str(row["id"]), row["id"], without_stamps(row.get(self._column)))
+            for row in listed
+            if isinstance(row, dict)
+        ]
+
+
+def without_stamps(payload: Any) -> Any:
+    """The payload without the times that the store itself puts beside Mem0's `createdAt` whenever it writes a row."""
+    if not isinstance(payload, dict) or "createdAt" not in payload:
+        return payload
+    return {name: value for name, value in payload.items() if name not in ("created_at", "updated_at")}
 
 
 def _is_public(key: str) -> bool:

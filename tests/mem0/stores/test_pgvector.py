@@ -15,6 +15,7 @@ from spectron_migrate.dump import open_dump
 from spectron_migrate.errors import InputError, KeyRefused, Unreachable
 from spectron_migrate.mem0.open import open_oss, source_info
 from spectron_migrate.mem0.stores import pgvector
+from spectron_migrate.mem0.stores.config_spellings import python_config
 from spectron_migrate.mem0.stores.listed import ListedReader
 from spectron_migrate.migration.export import run_export
 from spectron_migrate.records import Filters, Memory, NullReporter, Skipped
@@ -203,6 +204,41 @@ def test_the_tables_of_supabase_are_read_the_same_way(postgres: str) -> None:
         found = read(settings)
         db.execute("DROP SCHEMA vecs CASCADE")
     assert 2500 == len(texts(found))
+
+
+def test_a_table_of_supabase_that_typescript_writes_is_read_without_the_stamps_of_the_store(postgres: str) -> None:
+    import psycopg
+
+    stamps = {"created_at": "2026-01-01T00:00:00.000Z", "updated_at": "2026-02-01T00:00:00.000Z"}
+    payload = {"data": "tea", "createdAt": "2025-01-02T03:04:05.678Z", "hash": "h", "user_id": "dana", "topic": "x"}
+    with psycopg.connect(postgres, autocommit=True) as db:
+        db.execute("CREATE TABLE household (id TEXT PRIMARY KEY, embedding TEXT, metadata JSONB, created_at TEXT)")
+        db.execute("INSERT INTO household VALUES ('m1', '', %s)", (json.dumps({**payload, **stamps}),))
+        store = {"provider": "supabase", "config": {"connectionString": postgres, "tableName": "household"}}
+        [found] = read(python_config({"vectorStore": store}, "mem0.json"))
+        db.execute("DROP TABLE household")
+
+    assert isinstance(found, Memory)
+    assert ("dana", "tea", "2025-01-02T03:04:05.678000Z", None) == (
+        *(found.user_id, found.memory, found.created_at, found.updated_at),
+    )
+    assert {"topic": "x"} == found.metadata
+
+
+def test_a_table_of_pgvector_that_typescript_writes_is_read_with_its_own_times(postgres: str) -> None:
+    import psycopg
+
+    payload = {"data": "tea", "createdAt": "2025-01-02T03:04:05.678Z", "user_id": "dana", "created_at": "2019"}
+    with psycopg.connect(postgres, autocommit=True) as db:
+        db.execute("CREATE TABLE memories (id UUID PRIMARY KEY, vector TEXT, payload JSONB)")
+        db.execute("INSERT INTO memories VALUES (%s, '', %s)", (uuid(1), json.dumps(payload)))
+        store = {"provider": "pgvector", "config": {"connectionString": postgres}}
+        [found] = read(python_config({"vectorStore": store}, "mem0.json"))
+        db.execute("DROP TABLE memories")
+
+    assert isinstance(found, Memory)
+    assert "2025-01-02T03:04:05.678000Z" == found.created_at
+    assert {"created_at": "2019"} == found.metadata
 
 
 @pytest.mark.parametrize(
