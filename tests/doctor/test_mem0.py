@@ -24,7 +24,22 @@ def test_a_mem0_that_erases_the_store_it_opens_is_reported(
     assert status == check_of(checks, "mem0 version").status
 
 
+@pytest.mark.parametrize(("settings", "warns"), [({}, True), ({"onDisk": False}, True), ({"onDisk": True}, False)])
+@pytest.mark.parametrize("version", [None, "2.2.1"])
+def test_a_folder_that_typescript_erases_when_it_opens_it_is_reported(
+    tmp_path: Path, version: str | None, settings: dict[str, bool], warns: bool
+) -> None:
+    store = {"provider": "qdrant", "config": {"path": str(tmp_path), **settings}}
+    (tmp_path / "mem0.json").write_text(json.dumps({"vectorStore": store}))
+    checks = list(check_mem0({"oss": {"config": str(tmp_path / "mem0.json")}}, version=version, now=NOW))
+    found = check_of(iter(checks), "mem0 version")
+    assert warns == ("for TypeScript erases" in found.finding)
+    if warns:
+        assert "warn" == found.status
+        assert "onDisk: true" in found.hint
+
+
 def test_a_store_that_cannot_be_read_is_reported_with_the_alternative(tmp_path: Path) -> None:
-    (tmp_path / "mem0.json").write_text(json.dumps({"vector_store": {"provider": "redis", "config": {}}}))
+    (tmp_path / "mem0.json").write_text(json.dumps({"vector_store": {"provider": "langchain", "config": {}}}))
     checks = check_mem0({"oss": {"config": str(tmp_path / "mem0.json")}}, version="2.2.1", now=NOW)
     assert "export --from" in check_of(checks, "mem0", "fail").hint
