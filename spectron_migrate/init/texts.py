@@ -58,8 +58,7 @@ session: {by: run_id, size: 100}      # a Mem0 run becomes sessions of at most s
 infer: full                           # full: a language model extracts facts from the text | none: text only
 category: knowledge                   # identity | knowledge; what Spectron calls `context` expires after 7 days
 labels: {source: mem0, mem0_id: "{id}"}  # tells later which memory made what; at most 3; {metadata.x} works
-text_at: auto                         # when a text came to be: auto | history | updated_at | created_at; after an import
-                                      # of old memories, created_at
+text_at: auto                         # when a text came to be: auto | history | updated_at | created_at
 unmapped: refuse                      # or skip: then they are counted and listed
 """
 _ORG = """\
