@@ -22,7 +22,7 @@ from spectron_migrate.cli.options import (
 )
 from spectron_migrate.cli.runner import CommandResult, Invocation, run_async, run_command
 from spectron_migrate.cli.tables import facts, listing, number, plain, side_by_side
-from spectron_migrate.errors import ExitCode, InputError
+from spectron_migrate.errors import ExitCode, InputError, Unreachable
 from spectron_migrate.files.scratch import Scratch
 from spectron_migrate.records import Filters, Json, counted
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from spectron_migrate.ledger import Ledger
+    from spectron_migrate.mem0.search import Mem0Search
     from spectron_migrate.settings import Settings
     from spectron_migrate.verify.dual_verify import VerifySummary
     from spectron_migrate.verify.options import VerifyOptions
@@ -200,7 +201,6 @@ def _verify_options(settings: Settings, request: VerifyRequest) -> VerifyOptions
 def _open_mem0(invocation: Invocation, settings: Settings, request: VerifyRequest, stack: ExitStack) -> Mem0Side | None:
     """What answers for Mem0: saved answers, or Mem0 itself; None where neither can, which the gates then say."""
     from spectron_migrate.mem0.open import read_mem0_config
-    from spectron_migrate.mem0.search import open_search
     from spectron_migrate.verify.mem0_results import load_results
 
     if request.mem0_results is not None:
@@ -210,14 +210,31 @@ def _open_mem0(invocation: Invocation, settings: Settings, request: VerifyReques
         config = settings.mem0.config
     if config is None:
         return None
-    scratch = stack.enter_context(Scratch())
     try:
-        return stack.enter_context(open_search(read_mem0_config(config), scratch=scratch))
-    except InputError as error:
+        return stack.enter_context(_open_search(invocation, read_mem0_config(config), request, stack))
+    except (InputError, Unreachable) as error:
         if request.mem0_config is not None:
             raise
         invocation.reporter.warn(f"recall is not compared: {error.message}")
         return None
+
+
+def _open_search(
+    invocation: Invocation, config: Mapping[str, Json], request: VerifyRequest, stack: ExitStack
+) -> Mem0Search:
+    """Mem0 on a copy of its store, or, where opening the store would change it, on a copy made of the dump."""
+    from spectron_migrate.mem0.dump_search import needs_copy_of_dump, open_dump_search
+    from spectron_migrate.mem0.search import open_search
+
+    scratch = stack.enter_context(Scratch())
+    if not request.dumps or not needs_copy_of_dump(config):
+        return open_search(config, scratch=scratch)
+    invocation.reporter.info(
+        "Mem0's search runs on a copy made of the dump, because opening this store could change it: the memories of"
+        " each user that is asked about are embedded again"
+    )
+    with open_dump(request.dumps) as dump:
+        return open_dump_search(config, dump.memories(), scratch=scratch)
 
 
 def _next(summary: VerifySummary, settings: Settings) -> str | None:

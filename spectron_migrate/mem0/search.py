@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -51,10 +51,22 @@ class SearchHit:
 class Mem0Search:
     """Mem0's search over a copy of a store; a context manager."""
 
-    def __init__(self, memory: Any, description: str) -> None:
-        """`memory`: a `mem0.Memory` opened on a copy. Use `open_search`."""
+    def __init__(
+        self,
+        memory: Any,
+        description: str,
+        *,
+        prepare: Callable[[Mapping[str, str]], object] = lambda ids: None,
+        real_id: Callable[[str], str] = str,
+        close: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`memory`: a `mem0.Memory` opened on a copy. Use `open_search` or `dump_search.open_dump_search`.
+
+        `prepare` is called before a search with its ids; `real_id` converts the id of a hit.
+        """
         self._memory = memory
         self._description = description
+        self._prepare, self._real_id, self._close = prepare, real_id, close
         self._ids_are_arguments = "user_id" in inspect.signature(memory.search).parameters
 
     def search(
@@ -78,6 +90,7 @@ class Mem0Search:
                 "a query needs a user, an agent or a run", hint="Mem0 only searches the memories of one of them"
             )
         try:
+            self._prepare(ids)
             if self._ids_are_arguments:
                 answer = self._memory.search(query, limit=top_k, **ids)
             else:
@@ -87,7 +100,7 @@ class Mem0Search:
                 f"Mem0 could not answer a query: {type(error).__name__}",
                 hint=f"it was {self._description}; is its embedder reachable, with its key?",
             ) from error
-        return [_hit(row) for row in _rows(answer)][:top_k]
+        return [self._hit(row) for row in _rows(answer)][:top_k]
 
     def describe(self) -> str:
         """The Mem0 version and the embedder, for reports."""
@@ -96,6 +109,10 @@ class Mem0Search:
     def close(self) -> None:
         """Close the copy. May be called twice."""
         close_memory(self._memory)
+        self._close()
+
+    def _hit(self, row: Json) -> SearchHit:
+        return SearchHit(id=self._real_id(str(row["id"])), text=row["memory"], score=row.get("score"))
 
     def __enter__(self) -> Self:
         return self
@@ -120,10 +137,11 @@ def open_search(config: Mapping[str, Json], *, scratch: Path) -> Mem0Search:
     _refuse_missing(folder, collection)
     copied = scratch / "qdrant"
     copy_qdrant_folder(folder, copied)
-    prepared = _on_copy(config, copied, scratch / "history.db")
+    settings = {**((config.get("vector_store") or {}).get("config") or {}), "path": str(copied), "on_disk": True}
+    store = {"provider": "qdrant", "config": settings}
     with mem0_home(scratch / "mem0"), offline_embedder(config):
-        memory = _construct(prepared)
-    return Mem0Search(memory, _describe(memory, config))
+        memory = construct_memory(config, store, history=scratch / "history.db")
+    return Mem0Search(memory, describe_memory(memory, config))
 
 
 def copy_qdrant_folder(folder: Path, target: Path) -> None:
@@ -256,19 +274,16 @@ def _refuse_missing(folder: Path, collection: str) -> None:
         )
 
 
-def _on_copy(config: Mapping[str, Json], folder: Path, history: Path) -> dict[str, Json]:
-    left_out = (OWN_KEY, "graph_store", "llm")
-    prepared = {key: copy.deepcopy(value) for key, value in config.items() if key not in left_out}
-    store = prepared.get("vector_store") or {}
-    settings = {**(store.get("config") or {}), "path": str(folder), "on_disk": True}
-    prepared["vector_store"] = {"provider": "qdrant", "config": settings}
-    prepared["history_db_path"] = str(history)
-    return prepared
+def construct_memory(config: Mapping[str, Json], store: dict[str, Json], *, history: Path) -> Any:
+    """A `mem0.Memory` with this `vector_store` and history, and everything else that searching needs as in `config`.
 
-
-def _construct(prepared: dict[str, Json]) -> Any:
+    Call it inside `mem0_home`. Raises InputError if Mem0 cannot be constructed.
+    """
     from mem0 import Memory
 
+    left_out = (OWN_KEY, "graph_store", "llm", "vector_store", "history_db_path", TYPESCRIPT)
+    prepared: dict[str, Json] = {key: copy.deepcopy(value) for key, value in config.items() if key not in left_out}
+    prepared |= {"vector_store": store, "history_db_path": str(history)}
     try:
         return Memory.from_config({**prepared, "llm": unused_llm()})
     except Exception as error:  # embedder, reranker and validation raise anything, and may quote a key
@@ -285,7 +300,8 @@ def _cause(error: BaseException) -> str:
     return type(error).__name__
 
 
-def _describe(memory: Any, config: Mapping[str, Json]) -> str:
+def describe_memory(memory: Any, config: Mapping[str, Json]) -> str:
+    """The version of Mem0 and its embedder."""
     version = f"mem0ai {metadata.version('mem0ai')}"
     own = (config.get(OWN_KEY) or {}).get("embedder")
     if own is not None:
@@ -301,7 +317,3 @@ def _provider(config: Mapping[str, Json]) -> str:
 def _rows(answer: Json) -> list[Json]:
     """The rows of a response: a list or an object with `results`, depending on Mem0's version and its config."""
     return list(answer["results"] if isinstance(answer, dict) else answer)
-
-
-def _hit(row: Json) -> SearchHit:
-    return SearchHit(id=str(row["id"]), text=row["memory"], score=row.get("score"))
