@@ -77,6 +77,15 @@ def command(
         bool,
         typer.Option("--into-existing", help="Also write to scopes that existed before.", rich_help_panel=REMAINDER),
     ] = False,
+    adopt: Annotated[
+        bool,
+        typer.Option(
+            "--adopt",
+            help="The ledger or the server was lost, restored or copied: look for each memory on the server before it"
+            " is written.",
+            rich_help_panel=REMAINDER,
+        ),
+    ] = False,
     max_in_flight: Annotated[
         int | None,
         typer.Option(
@@ -156,6 +165,7 @@ def command(
             resolve=resolutions,
             choices=choices,
             into_existing=into_existing,
+            adopt=adopt,
             max_in_flight=max_in_flight or settings.replay.max_in_flight,
             max_rps=max_rps or settings.replay.max_rps,
             max_seconds=max_seconds if max_seconds is not None else settings.replay.max_seconds,
@@ -340,6 +350,19 @@ def _headline(summary: ReplaySummary) -> str:
     return f"Replay: {number(summary.written)} written, and some that need a person"
 
 
+def _adoption_rows(summary: ReplaySummary) -> list[tuple[str, str]]:
+    found = (summary.to_json().get("adoption") or {}) if not summary.dry_run else {}
+    if not found:
+        return []
+    return [
+        ("  found on the server", number(found["adopted"])),
+        ("  of which without a turn", number(found["without_turn"])),
+        ("  gone from the server, to be written again", number(found["gone"])),
+        ("  unknown turns beside them", number(found["unknown"])),
+        ("  requests to look for them", number(found["requests"])),
+    ]
+
+
 def _rows(summary: ReplaySummary) -> list[tuple[str, str]]:
     rows = [
         ("memories selected", number(summary.planned)),
@@ -347,6 +370,7 @@ def _rows(summary: ReplaySummary) -> list[tuple[str, str]]:
         ("  stored, not extracted", number(summary.stored_not_extracted)),
         ("  late: superseded nothing", number(summary.late)),
         ("written before", number(summary.already)),
+        *_adoption_rows(summary),
         ("remaining", number(summary.remaining)),
         ("skipped", with_reasons(summary.skipped, summary.skipped_by_reason)),
         ("refused", number(summary.refused)),

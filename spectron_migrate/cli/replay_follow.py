@@ -31,6 +31,7 @@ def check_options(option: str, replay_options: ReplayOptions, *, dump: bool, dry
         "--user, --agent and --run": bool(replay_options.filters),
         "--limit": replay_options.limit is not None,
         "--retry-failed": replay_options.retry_failed,
+        "--adopt": replay_options.adopt,
         "--resolve": bool(replay_options.resolve or replay_options.choices),
     }
     given = [name for name, is_given in useless.items() if is_given]

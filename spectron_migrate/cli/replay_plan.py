@@ -42,6 +42,8 @@ def draw(summary: ReplaySummary, forecast: Forecast) -> Iterator[RenderableType]
         f"Plan: {counted(forecast.memories, 'memory')} would be written, nothing was sent",
         without_zeros(rows, keep=("to be written",)),
     )
+    if summary.adoption is not None:
+        yield plain(str(summary.adoption))
     if forecast.memories:
         yield from _draw_cost(forecast)
         yield from _draw_contradictions(forecast)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from spectron_migrate.errors import NotLegal, WrongLedger
 from spectron_migrate.ledger import Ledger, sessions
-from spectron_migrate.ledger.read import plans, receipts
+from spectron_migrate.ledger.read import adoption, plans, receipts
 from spectron_migrate.records import counted, name_first
 from spectron_migrate.spectron.api import SpectronApi, UnknownSession
 from spectron_migrate.spectron.grants import Me, require_grant
@@ -34,6 +34,7 @@ async def check_server(
     before the first scope is registered. Raises KeyRefused, NotLegal for scopes that others made, WrongLedger for
     another server than the one this ledger wrote to.
     """
+    _refuse_half_adopted(ledger)
     me = await api.me()
     await _check_same_server(ledger, api)
     paths = plans.target_paths(ledger, plan)
@@ -45,6 +46,16 @@ async def check_server(
     with ledger.transaction():
         ledger.keep_server(api.endpoint, me.principal)
     return me
+
+
+def _refuse_half_adopted(ledger: Ledger) -> None:
+    """Until everything was looked for, what is planned may be on the server already."""
+    if adoption.is_unfinished(ledger):
+        raise WrongLedger(
+            f"an adoption of the ledger at {ledger.path} was begun and not finished: what it has not looked for yet may"
+            " be on the server",
+            hint="run spectron-migrate replay --adopt again",
+        )
 
 
 async def _check_same_server(ledger: Ledger, api: SpectronApi) -> None:

@@ -261,7 +261,7 @@ def back_to_planned(ledger: Ledger, facts: Sequence[int]) -> None:
 
 def plan_again(ledger: Ledger, fact: int) -> None:
     """Treat the fact as never sent: it keeps its key and will get another session and position."""
-    _drop_request(ledger, fact)
+    drop_request(ledger, fact)
     ledger.db.execute(
         "UPDATE fact SET state = 'planned', reason = NULL, session = NULL, position = NULL, batch = NULL, was_sent = 0"
         " WHERE id = ?",
@@ -270,11 +270,11 @@ def plan_again(ledger: Ledger, fact: int) -> None:
 
 
 def _decide(ledger: Ledger, fact: int, state: FactState, reason: str | None) -> None:
-    _drop_request(ledger, fact)
+    drop_request(ledger, fact)
     ledger.db.execute("UPDATE fact SET state = ?, reason = ?, batch = NULL WHERE id = ?", (state, reason, fact))
 
 
-def _drop_request(ledger: Ledger, fact: int) -> None:
+def drop_request(ledger: Ledger, fact: int) -> None:
     """Forget the request of a decided fact; that of a batch is kept until all its facts are decided."""
     if ledger.db.execute("DELETE FROM request WHERE id = ?", (fact,)).rowcount == 0:
         ledger.db.execute(

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from spectron_migrate.delivery.deferred import DeferredWork
+from spectron_migrate.delivery.limiter import Limiter
 from spectron_migrate.delivery.preflight import check_server
 from spectron_migrate.delivery.review import write_review
 from spectron_migrate.delivery.run import Run
@@ -23,6 +24,8 @@ from spectron_migrate.ledger import Ledger, batches, decisions, plan, runs
 from spectron_migrate.ledger.read.plans import plan_counts
 from spectron_migrate.ledger.shards import Shard, refuse_outbox
 from spectron_migrate.mapping import ScopeMapping
+from spectron_migrate.migration.adopt import adopt, adoption_cost, is_due
+from spectron_migrate.migration.adoption_run import Adopted, AdoptionSettings
 from spectron_migrate.migration.changes import Changes
 from spectron_migrate.migration.deliver import Limits, begin_run, deliver_plan
 from spectron_migrate.migration.forecast import Pace, make_forecast
@@ -31,9 +34,10 @@ from spectron_migrate.migration.replay_summary import ReplaySummary, summarize, 
 from spectron_migrate.migration.sharding import Sharding, refuse_plain
 from spectron_migrate.records import Filters, Reporter, format_time
 from spectron_migrate.spectron.api import Sleep, SpectronApi
-from spectron_migrate.spectron.grants import Me
 from spectron_migrate.state.journal import read_journal
 from spectron_migrate.state.uncertain import Uncertainties, keep_uncertainties
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,8 @@ class ReplayOptions:
     choices: Mapping[str, Literal["newer", "older"]] = field(default_factory=dict)
     """Decisions of a person about the text of pending memories, by Mem0 id."""
     into_existing: bool = False
+    adopt: bool = False
+    """Look for everything on the server before it is written: the ledger, or the server, was lost or restored."""
     supersede: bool = True
     """False once applications write to Spectron: everything sent from then on is late and supersedes nothing."""
     max_in_flight: int = 64
@@ -92,7 +98,7 @@ class Replay:
         self._sleep = sleep
         self._run: Run | None = None
         self._interrupted: ExitCode | None = None
-        self._reading: asyncio.Task[Me] | None = None
+        self._reading: asyncio.Task[Any] | None = None
 
     def interrupt(self, code: ExitCode) -> None:
         """Let requests in flight finish and begin nothing new."""
@@ -131,8 +137,9 @@ class Replay:
             before = plan_counts(ledger, planned.id)
             summary = summarize(ledger, planned.id, before=before, left_out=self._left_out())
             pace = Pace.of(self._root, context, self._options.max_in_flight, self._options.max_rps)
+            cost = adoption_cost(ledger, self._mapping.session_size) if self._options.adopt else None
             forecast = make_forecast(ledger, planned.id, self._dump, self._mapping, pace, reporter=self._reporter)
-            return replace(summary, forecast=forecast)
+            return replace(summary, forecast=forecast, adoption=cost)
 
     def _join(self, context: str, open_things: ExitStack, *, dry_run: bool) -> Sharding | None:
         """Join the plan that all shards share; None for a plain replay."""
@@ -172,12 +179,13 @@ class Replay:
                 choices=self._options.choices,
             )
             self._resolve(ledger)
+            adopted = await self._adopt(ledger, api)
             me = await self._read_unless_interrupted(
                 check_server(
                     ledger,
                     api,
                     plan=planned.id,
-                    into_existing=self._options.into_existing,
+                    into_existing=self._options.into_existing or self._options.adopt,
                     now=self._stamp(),
                     first_listing=partial(sharding.first_listing, ledger=ledger) if sharding else None,
                 )
@@ -211,6 +219,7 @@ class Replay:
                 max_refused=self._options.max_refused,
                 interrupted=self._interrupted,
                 left_out=self._left_out(),
+                adopted=adopted,
             )
             return replace(summary, uncertain=await self._uncertain(ledger, api, summary))
 
@@ -238,12 +247,42 @@ class Replay:
                 hint="use `write: facts`, or `infer: none` for them, or accept it with --accept-expiry",
             )
 
-    async def _read_unless_interrupted(self, reading: Coroutine[Any, Any, Me]) -> Me:
+    async def _adopt(self, ledger: Ledger, api: SpectronApi) -> Adopted | None:
+        """Look on the server for what another ledger may have sent; None where there is no such fact."""
+        if not self._options.adopt and not is_due(ledger):
+            return None
+        if self._options.adopt:
+            self._reporter.info(str(adoption_cost(ledger, self._mapping.session_size)))
+        settings = AdoptionSettings(
+            session_size=self._mapping.session_size,
+            read_at=self._dump.began,
+            applications_write=self._others_write(),
+            in_flight=self._options.max_in_flight,
+        )
+        limiter = Limiter(
+            max_in_flight=self._options.max_in_flight,
+            max_rps=self._options.max_rps,
+            clock=self._clock,
+            sleep=self._sleep,
+        )
+        looking = adopt(
+            ledger,
+            api,
+            settings,
+            everything=self._options.adopt,
+            limiter=limiter,
+            reporter=self._reporter,
+            now=self._now,
+        )
+        return await self._read_unless_interrupted(looking)
+
+    async def _read_unless_interrupted(self, reading: Coroutine[Any, Any, T]) -> T:
         """Await requests that only read; a signal cancels them, because they change nothing."""
         self._raise_if_interrupted()
-        self._reading = asyncio.ensure_future(reading)
+        task: asyncio.Task[T] = asyncio.ensure_future(reading)
+        self._reading = task
         try:
-            return await self._reading
+            return await task
         except asyncio.CancelledError:
             self._raise_if_interrupted()
             raise

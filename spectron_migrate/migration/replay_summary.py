@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from spectron_migrate.delivery.run import Counters, Run
@@ -11,6 +11,8 @@ from spectron_migrate.errors import ExitCode
 from spectron_migrate.ledger import Ledger, merge, sessions
 from spectron_migrate.ledger.read import plans
 from spectron_migrate.ledger.read.plans import PlanCounts, plan_counts
+from spectron_migrate.migration.adopt import AdoptionCost
+from spectron_migrate.migration.adoption_run import Adopted
 from spectron_migrate.migration.forecast import Forecast
 from spectron_migrate.records import Json
 from spectron_migrate.state.uncertain import Uncertainties
@@ -66,14 +68,18 @@ class ReplaySummary:
     """The forecast of a dry run; None for a replay."""
     uncertain: Uncertainties | None = None
     """What Spectron is unsure about after the run; None for a dry run, and for one that sent nothing."""
+    adoption: Adopted | AdoptionCost | None = None
+    """What an adoption found, or, in a dry run, would look for; None where there is none."""
 
     def to_json(self) -> dict[str, Json]:
         """The fields of the command's JSON."""
-        left_out = ("exit_code", "migration", "forecast", "uncertain")
+        left_out = ("exit_code", "migration", "forecast", "uncertain", "adoption")
         shown = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in left_out}
         if self.forecast is not None:
             shown["forecast"] = self.forecast.to_json()
         shown["uncertain"] = self.uncertain.to_json(texts=False) if self.uncertain is not None else None
+        if self.adoption is not None:
+            shown["adoption"] = asdict(self.adoption)
         return shown
 
 
@@ -87,11 +93,13 @@ def summarize(
     max_refused: int = 0,
     interrupted: ExitCode | None = None,
     left_out: Mapping[str, int] | None = None,
+    adopted: Adopted | None = None,
 ) -> ReplaySummary:
     """The summary of a run over the plan; without a run, of a dry run.
 
     `before`: the counts when the run began; `review`: the review file; `interrupted`: the exit code of a signal;
-    `left_out`: rows with content that the dump does not hold, by reason. They count as skipped.
+    `left_out`: rows with content that the dump does not hold, by reason. They count as skipped;
+    `adopted`: what was found on the server before anything was sent.
     """
     after = plan_counts(ledger, plan)
     counts = after.by_state
@@ -141,6 +149,7 @@ def summarize(
         exit_code=_exit_code({**counts, "pending": undetermined}, run, max_refused, interrupted)
         if run
         else ExitCode.DONE,
+        adoption=adopted,
     )
 
 

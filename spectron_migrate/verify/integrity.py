@@ -7,17 +7,17 @@ the ledger as it is then, and only findings that occur both times count: a live 
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import receipts
 from spectron_migrate.ledger.read.receipts import OurSession
+from spectron_migrate.parallel import for_each
 from spectron_migrate.records import Reporter, same_text
+from spectron_migrate.rising import longest_rising
 from spectron_migrate.spectron.api import SpectronApi, Turn, UnknownSession
 from spectron_migrate.verify.findings import Finding
-from spectron_migrate.verify.parallel import for_each
 from spectron_migrate.verify.stored_memory import StoredMemory
 from spectron_migrate.verify.workspace import Workspace
 
@@ -126,7 +126,7 @@ def _out_of_order(listing: SessionListing, by_id: dict[str, Turn]) -> list[Findi
         return []
     present = [(fact, by_id[fact.turn_id]) for fact in listing.facts if fact.turn_id in by_id and not fact.late]
     present.sort(key=lambda pair: pair[0].order_key)
-    kept = _longest_rising([turn.seq for _, turn in present])
+    kept = longest_rising([turn.seq for _, turn in present])
     return [
         Finding(
             "order",
@@ -137,24 +137,6 @@ def _out_of_order(listing: SessionListing, by_id: dict[str, Turn]) -> list[Findi
         for index, (fact, turn) in enumerate(present)
         if index not in kept
     ]
-
-
-def _longest_rising(numbers: Sequence[int]) -> set[int]:
-    """The indices of a longest strictly rising subsequence (patience sorting)."""
-    last: list[int] = []  # by length, the smallest number that ends a rising subsequence of that length
-    last_index: list[int] = []
-    previous: list[int] = []
-    for index, number in enumerate(numbers):
-        length = bisect_left(last, number)
-        previous.append(last_index[length - 1] if length else -1)
-        last[length : length + 1] = [number]
-        last_index[length : length + 1] = [index]
-    kept: set[int] = set()
-    index = last_index[-1] if last_index else -1
-    while index >= 0:
-        kept.add(index)
-        index = previous[index]
-    return kept
 
 
 async def _list(work: Workspace, ledger: Ledger, api: SpectronApi, session: OurSession) -> SessionListing:

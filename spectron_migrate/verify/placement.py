@@ -18,15 +18,15 @@ from functools import partial
 from typing import Literal
 
 from spectron_migrate.judge import PASSAGE_LETTERS, plain
+from spectron_migrate.keywords import WordFrequencies, words_of
 from spectron_migrate.mapping import covers
+from spectron_migrate.parallel import for_each
 from spectron_migrate.records import Hit, Reporter, Selector
 from spectron_migrate.spectron.api import MAX_K, SpectronApi
 from spectron_migrate.verify.expiry import expiry_of
 from spectron_migrate.verify.findings import Finding
 from spectron_migrate.verify.integrity import is_masked
-from spectron_migrate.verify.keywords import WordFrequencies, words_of
 from spectron_migrate.verify.options import SOURCE
-from spectron_migrate.verify.parallel import for_each
 from spectron_migrate.verify.passages import Passages, Piece, exact_form
 from spectron_migrate.verify.stored_memory import StoredMemory, selector_text
 from spectron_migrate.verify.workspace import Workspace

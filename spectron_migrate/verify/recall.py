@@ -16,6 +16,7 @@ from typing import Protocol
 from spectron_migrate.errors import KeyRefused, MigrateError
 from spectron_migrate.mapping import Lens, NotServable, ScopeMapping
 from spectron_migrate.mem0.search import SearchHit
+from spectron_migrate.parallel import for_each
 from spectron_migrate.records import Json, Reporter
 from spectron_migrate.spectron.api import MAX_K, SpectronApi
 from spectron_migrate.verify.differences import Difference, Explainer, SpectronRanks
@@ -23,7 +24,6 @@ from spectron_migrate.verify.judged_hits import HitJudge, JudgedHit
 from spectron_migrate.verify.measures import ndcg_at_k, overlap_at_k, rbo_ext, reciprocal_rank, success_at_k
 from spectron_migrate.verify.near_duplicates import NearDuplicates
 from spectron_migrate.verify.options import SOURCE, Query
-from spectron_migrate.verify.parallel import for_each
 from spectron_migrate.verify.tables import text_mark
 from spectron_migrate.verify.workspace import Workspace
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from spectron_migrate.errors import MigrateError
+from spectron_migrate.parallel import for_each
 from spectron_migrate.records import Reporter
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.spectron.graph import EntityValue, Graph
 from spectron_migrate.verify.findings import Finding
-from spectron_migrate.verify.parallel import for_each
 from spectron_migrate.verify.stored_memory import StoredMemory, selector_text
 from spectron_migrate.verify.workspace import Workspace
 

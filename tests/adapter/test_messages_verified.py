@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from spectron_migrate.keywords import words_of
 from spectron_migrate.mem0.search import SearchHit
 from spectron_migrate.verify.dual_verify import VerifySummary
-from spectron_migrate.verify.keywords import words_of
 from spectron_migrate.verify.options import Query, VerifyOptions
 from tests.adapter.drains import Drains, says, stores
 from tests.adapter.extracting import Extracting

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from spectron_migrate.dump import open_any
+from spectron_migrate.keywords import words_of
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import running_server
 from spectron_migrate.mapping import load_mapping
@@ -31,7 +32,6 @@ from spectron_migrate.mem0.search import SearchHit
 from spectron_migrate.records import NullReporter
 from spectron_migrate.spectron.api import Recall, SpectronApi
 from spectron_migrate.verify.dual_verify import VerifySummary, run_dual_verify
-from spectron_migrate.verify.keywords import words_of
 from spectron_migrate.verify.metrics import collect_metrics
 from spectron_migrate.verify.options import VerifyOptions
 from tests.support.spectron import memory, replay

@@ -12,6 +12,7 @@ from typing import Any
 
 from spectron_migrate.dump import open_any
 from spectron_migrate.errors import Unreachable
+from spectron_migrate.keywords import words_of
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
@@ -19,7 +20,6 @@ from spectron_migrate.mem0.search import SearchHit
 from spectron_migrate.records import NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.verify.dual_verify import VerifySummary, run_dual_verify
-from spectron_migrate.verify.keywords import words_of
 from spectron_migrate.verify.options import VerifyOptions
 from spectron_migrate.verify.recall import Mem0Side
 

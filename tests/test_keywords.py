@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectron_migrate.verify.keywords import WordFrequencies, question_about, words_of
+from spectron_migrate.keywords import WordFrequencies, question_about, words_of
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=60), min_size=1, max_size=8), st.integers(0, 99))
