@@ -3,7 +3,7 @@
 The way on if the ledger was lost, restored or copied, or if the server was restored. It lists the sessions that the
 ledger knows, then looks for every fact by its words in its exact scopes, lists each session that a hit names, and
 matches the turns with the facts (`migration/turn_matching.py`). Nothing is written to the server here, and plain
-replays are refused until every fact was looked for. See docs/protocol.md, A ledger that is lost, restored or copied.
+replays are refused until every fact was looked for. See docs/protocol.md, Adoption.
 """
 
 from __future__ import annotations
