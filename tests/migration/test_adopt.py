@@ -36,7 +36,7 @@ NONE = "infer: none\n"
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RunningServer]:
     """A server of a generation whose hits name their session."""
-    with server_here(tmp_path / "data", context="tests", api="0.2.1") as server:
+    with server_here(tmp_path / "data", context="tests", api="0.3.0") as server:
         yield server
 
 
@@ -273,16 +273,16 @@ def test_a_restored_server_gets_again_what_is_gone(tmp_path: Path, infer: str) -
     mapping, state = mapping_file(tmp_path, infer), tmp_path / "state"
     users = ("alice", "bob", "carl")
     rows = [row(user, number, f"{user} keeps fact number {number}") for user in users for number in range(30)]
-    with server_here(tmp_path / "data", context="tests", api="0.2.1") as server:
+    with server_here(tmp_path / "data", context="tests", api="0.3.0") as server:
         first = [one for one in rows if one.user_id == "alice" or (one.user_id == "bob" and one.id < "bob-00012")]
         replay(server, state, [scanned(tmp_path / "first", first)], mapping=mapping)
     shutil.copytree(tmp_path / "data", tmp_path / "backup")
-    with server_here(tmp_path / "data", context="tests", api="0.2.1") as server:
+    with server_here(tmp_path / "data", context="tests", api="0.3.0") as server:
         dump = scanned(tmp_path / "dump", rows)
         replay(server, state, [dump], mapping=mapping)
     shutil.rmtree(tmp_path / "data")
     shutil.copytree(tmp_path / "backup", tmp_path / "data")
-    with server_here(tmp_path / "data", context="tests", api="0.2.1") as server:
+    with server_here(tmp_path / "data", context="tests", api="0.3.0") as server:
         with pytest.raises(MigrateError):
             replay(server, state, [dump], mapping=mapping)
 
@@ -298,7 +298,7 @@ def test_a_server_that_shows_nothing_of_the_ledger_is_refused(server: RunningSer
     dump = scanned(tmp_path / "dump", [row("alice", 0, "Likes tea")])
     replay(server, tmp_path / "state", [dump])
     with (
-        server_here(tmp_path / "other", context="tests", api="0.2.1") as other,
+        server_here(tmp_path / "other", context="tests", api="0.3.0") as other,
         pytest.raises(WrongLedger, match="has nothing of what the ledger"),
     ):
         replay(other, tmp_path / "state", [dump], options=ADOPT)
@@ -369,7 +369,7 @@ def test_an_older_generation_gives_receipts_without_a_turn_and_names_what_it_can
 def test_hits_that_name_a_session_without_a_turn_are_enough(tmp_path: Path) -> None:
     rows = [row("alice", number, f"alice keeps fact number {number % 7}") for number in range(20)]
     dump = scanned(tmp_path / "dump", rows)
-    with server_here(tmp_path / "data", context="tests", api="0.2.1", reading={"hits_name_turn": False}) as server:
+    with server_here(tmp_path / "data", context="tests", api="0.3.0", reading={"hits_name_turn": False}) as server:
         replay(server, tmp_path / "state", [dump])
         lose(tmp_path / "state")
 
