@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,8 @@ async def _bring(invocation: Invocation, settings: Settings, catch_up: CatchUpSe
         round_lock(catch_up.state, patience_s=PATIENCE_S),
         open_api(settings, max_connections=catch_up.max_in_flight) as api,
     ):
-        return await bring_late_writes(Rounds(catch_up, reporter=reporter), api, reporter=reporter)
+        with closing(Rounds(catch_up, reporter=reporter)) as rounds:
+            return await bring_late_writes(rounds, api, reporter=reporter)
 
 
 def _exit_code(done: Round, left: LateWrites) -> ExitCode:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -91,8 +92,8 @@ class Cutover:
             note = f"Spectron is the only store; Mem0 was not read again, because {error.message}"
             return replace(result, note=note)
         async with round_lock(self._folder, sleep=self._sleep, patience_s=ROUND_PATIENCE_S):
-            rounds = Rounds(settings, reporter=self._reporter, now=self._now, sleep=self._sleep)
-            late = await read_late_writes(rounds, now=self._now)
+            with closing(Rounds(settings, reporter=self._reporter, now=self._now, sleep=self._sleep)) as rounds:
+                late = await read_late_writes(rounds, now=self._now)
         if late.count:
             newer = counted(late.count, "memory in Mem0 is newer", "memories in Mem0 are newer")
             note = (
@@ -233,16 +234,16 @@ class Cutover:
         return require_legal(self._folder, command, now=self._stamp(), reporter=self._reporter)
 
     async def _reconcile(self, wire: SpectronApi, *, quiet: bool = False, supersede: bool = True) -> Reconciled:
-        rounds = Rounds(self._settings, reporter=self._reporter, now=self._now, sleep=self._sleep)
-        return await reconcile(
-            rounds,
-            wire,
-            quiet=quiet,
-            supersede=supersede,
-            reporter=self._reporter,
-            now=self._now,
-            sleep=self._sleep,
-        )
+        with closing(Rounds(self._settings, reporter=self._reporter, now=self._now, sleep=self._sleep)) as rounds:
+            return await reconcile(
+                rounds,
+                wire,
+                quiet=quiet,
+                supersede=supersede,
+                reporter=self._reporter,
+                now=self._now,
+                sleep=self._sleep,
+            )
 
     async def _evaluate_gates(self, api: SpectronApi | None) -> tuple[GateResult, ...]:
         evidence = await gather(

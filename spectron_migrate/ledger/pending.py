@@ -65,3 +65,14 @@ def say_older(ledger: Ledger, mem0_id: str) -> None:
         (mem0_id,),
     )
     ledger.db.execute(f"UPDATE pending SET is_older = 1 WHERE mem0_id = ? AND {OPEN}", (mem0_id,))
+
+
+def is_decided_older(ledger: Ledger, mem0_id: str, text: str, dump_digest: str) -> bool:
+    """Whether a person said that this text, which this dump shows, is older than the ledger's."""
+    row = ledger.db.execute(
+        "SELECT pending.record FROM pending JOIN scan ON scan.no = pending.scan"
+        " JOIN memory ON memory.mem0_id = pending.mem0_id AND memory.newest_version = pending.version"
+        " WHERE pending.mem0_id = ? AND scan.id = ? AND is_older = 1",
+        (mem0_id, dump_digest),
+    ).fetchone()
+    return row is not None and Memory.from_json(json.loads(row["record"])).memory == text

@@ -164,6 +164,8 @@ class Faults:
         self.choose: Choose = choose or self._by_settings
         self.counts: Counter[str] = Counter()
         """How often each fault occurred, by name."""
+        self.forgotten = 0
+        """How often the server has forgotten all keys: each time the application sees other keys."""
         self._engine: Engine | None = None
         self._reading = ContractReading()
         self.change_faults(settings or FaultSettings())
@@ -213,8 +215,6 @@ class FaultLayer:
         self._app = app
         self._faults = faults
         self._numbers = 0
-        self._forgotten = 0
-        """How often the server has forgotten all keys: each time the application sees other keys."""
         self._stuck: set[tuple[str, str]] = set()
         self._later: list[tuple[int, _Exchange]] = []
         """Number of the request after which the work is done, and the work."""
@@ -252,10 +252,10 @@ class FaultLayer:
 
     @property
     def _key_prefix(self) -> bytes:
-        return b"%d-" % self._forgotten if self._forgotten else b""
+        return b"%d-" % self._faults.forgotten if self._faults.forgotten else b""
 
     def _forget_keys(self, *, restarts: bool) -> None:
-        self._forgotten += 1
+        self._faults.forgotten += 1
         if restarts:
             self._stuck.clear()
             self._later.clear()

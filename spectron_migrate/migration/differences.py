@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from spectron_migrate.dump import Dump
 from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.pending import is_decided_older
 from spectron_migrate.ledger.read import cutover, memories
 from spectron_migrate.ledger.schema import STORED, UNDECIDED
 from spectron_migrate.migration.changes import Settling
@@ -47,12 +48,13 @@ def compare_with_ledger(ledgers: Sequence[Ledger], dump: Dump, settling: Settlin
         rows = [row for ledger in ledgers if (row := memories.last_version(ledger, memory.id))]
         known = min(rows, key=lambda row: row.state not in STORED, default=None)
         found += sum(row.tombstoned_at is None for row in rows)
-        if known is None or known.tombstoned_at is not None or known.text_digest != digest(memory.memory):
+        is_other = known is None or known.tombstoned_at is not None or known.text_digest != digest(memory.memory)
+        if is_other and not any(is_decided_older(one, memory.id, memory.memory, dump.digest) for one in ledgers):
             if not settling.is_settled(memory):
                 waiting += 1
                 continue
             missing += 1
-        elif known.state in UNDECIDED:
+        elif known is not None and known.state in UNDECIDED:
             undecided += 1
         else:
             continue

@@ -18,7 +18,7 @@ from spectron_migrate.delivery.deferred import DeferredWork
 from spectron_migrate.delivery.preflight import check_server
 from spectron_migrate.delivery.run import Run
 from spectron_migrate.errors import InputError
-from spectron_migrate.ledger import Ledger, messages, plan, runs
+from spectron_migrate.ledger import Ledger, batches, messages, plan, runs
 from spectron_migrate.ledger.merge import Merge
 from spectron_migrate.ledger.read import cutover, memories
 from spectron_migrate.ledger.read.cutover import Undecided
@@ -197,6 +197,8 @@ class Drainer:
             self._mapping,
             principal=me.principal,
             limits=Limits(max_in_flight=LANES, known=runs.known_in_flight(ledger)),
+            # A batch carries neither category nor time, so what is to be extracted goes one by one.
+            batches=self._mapping.write == "batch" and not batches.count_full(ledger, number),
             deferred=self._deferred,
             reporter=NullReporter(),
             clock=self._clock,

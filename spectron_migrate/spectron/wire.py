@@ -10,7 +10,8 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Mapping
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -116,6 +117,7 @@ class _Scrubber:
     def __init__(self, api_key: str) -> None:
         """A key shorter than `SHORTEST_KEY` is no secret, and is part of ordinary words."""
         spellings = {api_key, quote(api_key, safe=""), html.escape(api_key), json.dumps(api_key)[1:-1]}
+        spellings |= {api_key.encode().hex(), *_in_base64(api_key.encode())}
         words = sorted(filter(None, spellings), key=len, reverse=True)
         self._key = re.compile("|".join(map(re.escape, words)), re.IGNORECASE) if len(api_key) >= SHORTEST_KEY else None
 
@@ -138,6 +140,17 @@ class _Scrubber:
                 self.text(name): each if name in keep else self.json(each, keep=keep) for name, each in value.items()
             }
         return value
+
+
+def _in_base64(key: bytes) -> Iterator[str]:
+    """What stands for the key in the base64 of any text that contains it, such as a whole Authorization header.
+
+    Three bytes are four characters, so it depends on where the key begins; characters that also spell its neighbours
+    are left out.
+    """
+    for before in range(3):
+        for encoded in (b64encode(bytes(before) + key), urlsafe_b64encode(bytes(before) + key)):
+            yield encoded.decode()[-(-before * 8 // 6) : (before + len(key)) * 8 // 6]
 
 
 class _Connector(aiohttp.TCPConnector):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import WrongLedger
 from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.pending import is_decided_older
 from spectron_migrate.ledger.read import memories, plans, receipts
 from spectron_migrate.ledger.read.memories import LastVersion
 from spectron_migrate.ledger.schema import STORED
@@ -93,8 +94,13 @@ def record_expectations(
     work.settle_stale()
 
 
-def expectation_of(memory: Memory, last: LastVersion | None, rules: ExpectationRules) -> Expectation:
-    """The expectation of a memory of the dump; `last` is the newest version that the ledger knows."""
+def expectation_of(
+    memory: Memory, last: LastVersion | None, rules: ExpectationRules, *, is_decided_older: bool = False
+) -> Expectation:
+    """The expectation of a memory of the dump; `last` is the newest version that the ledger knows.
+
+    `is_decided_older`: a person said that Mem0's text is older than that one, which then is the one to find.
+    """
     if last is not None and last.tombstoned_at is not None:
         if rules.began is None:
             return Expectation("pending", "deleted in Mem0 by the ledger, and this file does not say when it was read")
@@ -110,7 +116,7 @@ def expectation_of(memory: Memory, last: LastVersion | None, rules: ExpectationR
         if rules.planned:
             return Expectation("missing", "never planned: the replay left it out")
         return Expectation("pending", "new since the replay")
-    if last.text_digest != digest(memory.memory):
+    if last.text_digest != digest(memory.memory) and not is_decided_older:
         return _other_text(memory.id, last, rules.began)
     if last.state == "skipped" and not rules.planned:
         return Expectation("pending", f"the replay skipped it: {last.reason}")
@@ -170,8 +176,11 @@ def _from_dump(
     for memory in dump.memories():
         reporter.advance(1)
         if options.filters.admits(memory):
-            expectation = expectation_of(memory, _last(ledgers, memory.id), rules)
-            if expectation.kind == "stored":
+            last = _last(ledgers, memory.id)
+            is_other = last is not None and last.text_digest != digest(memory.memory)
+            older = is_other and any(is_decided_older(one, memory.id, memory.memory, dump.digest) for one in ledgers)
+            expectation = expectation_of(memory, last, rules, is_decided_older=older)
+            if expectation.kind == "stored" and not older:
                 expectation = replace(expectation, findings=(*expectation.findings, *_sent_otherwise(work, memory)))
             batches.add(memory.id, expectation)
     for mem0_id in dump.tombstones:

@@ -28,9 +28,10 @@ from spectron_migrate.records import Filters, NullReporter
 from spectron_migrate.state.call_log import ANYBODY, FILE, CallResult, CallSubject, note_missed
 from spectron_migrate.state.journal import Step, read_journal, record_step
 from spectron_migrate.state.outbox import Outbox
-from tests.adapter.drains import Drains, drained_by, tell
+from tests.adapter.drains import Drains, drained_by, drained_through, tell
 from tests.adapter.support import NotedCalls, Stage, begun, ids, judged, stamp, turns
 from tests.support import oracle
+from tests.support.proxy import Seen
 
 pytestmark = pytest.mark.slow
 
@@ -288,3 +289,38 @@ def test_what_no_ledger_could_be_asked_about_is_not_kept(drains: Drains) -> None
     with pytest.raises(ValueError, match="JSON"):
         tell(drains, [told])
     assert () == drains.outbox.batch(9, drains.now).results
+
+
+def test_what_is_captured_goes_in_batches_where_the_mapping_says_so(stage: Stage, tmp_path: Path) -> None:
+    rules = "rules:\n  - when: {user_id: '*'}\n    scope: {user: '{user_id}'}\n"
+    stage.mapping = tmp_path / "mapping.yaml"
+    stage.mapping.write_text(f"version: 1\ninfer: none\nwrite: batch\n{rules}")
+    drains = Drains(stage)
+    for number in range(6):
+        tell(drains, [CallResult("ADD", stage.say(f"Said {number}"), f"Said {number}", {"user_id": stage.user})])
+    paths: list[str] = []
+
+    def note(seen: Seen) -> str:
+        paths.extend([seen.path.rpartition("/")[2]] if seen.writes_fact else [])
+        return "none"
+
+    drained_through(drains, note)
+    drains.outbox.close()
+    assert ["batch"] == paths
+    assert 7 == len(turns(stage))
+
+
+def test_a_mark_that_was_lost_drains_the_log_again_and_sends_nothing_twice(drains: Drains) -> None:
+    stage = drains.stage
+    first = CallResult("ADD", stage.say("Said first"), "Said first", {"user_id": stage.user})
+    changed = CallResult("UPDATE", first.mem0_id, "Said then", {"user_id": stage.user})
+    gone = CallResult("ADD", "m-gone", "Said and taken back", {"user_id": stage.user})
+    for result in (first, gone, changed, CallResult("DELETE", "m-gone", None, {"user_id": stage.user})):
+        tell(drains, [result])
+        drains.drain()
+    before = turns(stage)
+    for path in stage.state.glob("outbox.db*"):
+        path.unlink()
+    drains.restart()
+    drains.drain()
+    assert before == turns(stage)

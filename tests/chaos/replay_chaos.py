@@ -4,9 +4,11 @@
 
 Between them stands the fault layer. Each world has another reading of what the contract leaves open, its own
 faults, users whose memories have the same texts, and a Mem0 in which memories are added, edited, deleted, and
-missed by one scan; the server's clock jumps past the life of the idempotency keys. They die at a request, or at
-any other moment. Runs are begun again until the weather clears; then everything must be decided, and the oracle
-must find nothing wrong on the server's own tables.
+missed by one scan; the server's clock jumps past the life of the idempotency keys. The server forgets all its keys at
+random moments, with a restart or without, and the API key is revoked in the middle of a run and replaced by that of
+another principal. They die at a request, or at any other moment. Runs are begun again until the weather clears; then
+everything must be decided, the oracle must find nothing wrong on the server's own tables, and no turn may be there
+twice.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,13 +35,14 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from spectron_migrate.dump.writer import DumpWriter
+from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.faults import FAULTS, FaultLayer, Faults
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.records import Memory, SourceInfo, format_time
 from spectron_migrate.rehearsal.subprocesses import clean_environment
-from tests.support.oracle import Watch, find_violations
-from tests.support.proxy import Fault, Proxy, Seen, serving
+from tests.support.oracle import Watch, find_violations, server_turns
+from tests.support.proxy import Fault, Proxy, Seen, refusing, serving
 
 SOURCE = SourceInfo(kind="oss", place="qdrant:/chaos:mem0", provider="qdrant", version="2.2.1")
 BEGIN = datetime.now(UTC) - timedelta(days=30)
@@ -51,6 +54,22 @@ LASTING = tuple(name for name in FAULTS if "stuck" in name)
 HANGS = ("hang", "hang_before")
 WEATHER = (*[name for name in FAULTS if name not in (*LASTING, *HANGS, "none", "cut_in_batch")] * 2, *HANGS)
 """Half a batch takes a quarter of an hour to settle; the stateful tests, whose time is their own, have it."""
+FORGETTING = tuple(
+    name
+    for name, fault in FAULTS.items()
+    if fault.every_key == "forgotten" or (fault.key == "forgotten" and fault.work == "done")
+)
+"""Faults after which the server no longer knows a key, or all of them."""
+GRANTS = {verb: ["*"] for verb in ("memory:read", "memory:write", "scope:read", "scope:create")}
+PRINCIPALS = {name: {"key": f"sk-chaos-{name}", "grants": GRANTS} for name in ("ann", "bob")}
+"""Two owners of API keys: the server keeps idempotency keys for each of them."""
+REPLAY = (
+    "from spectron_migrate.delivery import waits; waits.LATE_ARRIVAL_S = 4.0; waits.LISTING_INTERVAL_S = 1.0;"
+    " from spectron_migrate.cli import main; main()"
+)
+"""A replay whose time-out is 2 s need not wait for two minutes."""
+ASKED_S = 2.0
+"""So long after the question about a key the server forgets none."""
 LIMIT_S = 6
 """Of a run that may meet what lasts."""
 NEVER_S = 1000.0
@@ -102,7 +121,12 @@ class World:
         self.weather = WEATHER
         self.kill_at = 0
         self.victim = ""
-        self.requests = self.kills = 0
+        self.requests = self.kills = self.rotations = 0
+        self.principal = "ann"
+        self.revoked_at = 0
+        """The request of a run from which on its API key is refused; 0: never."""
+        self.asked: dict[str, float] = {}
+        """Idempotency keys that the server was asked about a moment ago, and when: their bytes may follow."""
         self.ahead_s = 0.0
         self.lasted_s = 3.0
         """Of the last run that nobody ended: within so long somebody dies, where it is not at a request."""
@@ -124,7 +148,23 @@ class World:
             self.watch.client_is_dead = self.victim != "server"
             self._kill()
             return self.dice.choice(["cut_before", "cut_after", "none"])
-        return self.dice.choice(self.weather) if self.dice.random() < self.chance else "none"
+        if self.revoked_at and self.requests >= self.revoked_at and "authorization" in seen.headers:
+            return refusing(401, "the API key is revoked")
+        fault = self.dice.choice(self.weather) if self.dice.random() < self.chance else "none"
+        return "none" if not self._may_forget(seen) and fault in FORGETTING else fault
+
+    def _may_forget(self, seen: Seen) -> bool:
+        """Whether the server may forget keys with this request.
+
+        Not between its answer to the question about a key and the bytes under that key: no client can see that.
+        """
+        key, now = seen.headers.get("idempotency-key", ""), time.monotonic()
+        if seen.is_preview:
+            self.asked[key] = now
+        may = not any(now - at < ASKED_S for at in self.asked.values())
+        if seen.writes_fact:
+            self.asked.pop(key, None)
+        return may
 
     def _kill(self) -> None:
         if self.process is None or self.process.poll() is not None:
@@ -185,6 +225,7 @@ class World:
             more += ["--max-seconds", str(LIMIT_S)]
         else:
             self.loosen()
+        self.revoked_at = self.dice.randint(1, requests) if self.dice.random() < 0.2 else 0
         if self.dice.random() < 0.6:
             return self.replay(url, *more, chance=chance, kill_at=self.dice.randint(1, requests), victim=victim)
         return self.replay(url, *more, chance=chance, kill_after_s=self.dice.uniform(0.3, self.lasted_s), victim=victim)
@@ -195,15 +236,16 @@ class World:
         """One process from its start to its end, whatever that is; its exit code."""
         self.watch.begin_run()
         self.chance, self.kill_at, self.victim, self.requests = chance, kill_at, victim, 0
+        self.asked.clear()
         environment = {
             **clean_environment(os.environ),
             "SPECTRON_CONTEXT": self.server.context,
-            "SPECTRON_API_KEY": self.server.api_key,
+            "SPECTRON_API_KEY": PRINCIPALS[self.principal]["key"],
             "SPECTRON_ENDPOINT": url,
         }
         root = Path(__file__).resolve().parents[2]
         environment["PYTHONPATH"] = str(root)
-        command = [sys.executable, "-m", "spectron_migrate", "replay", "--config", "settings.yaml", "--json", *more]
+        command = [sys.executable, "-c", REPLAY, "replay", "--config", "settings.yaml", "--json", *more]
         (self.folder / "settings.yaml").write_text(
             "version: 1\nspectron: {timeout: 2s}\ndump: dump\nstate: state\nmapping: mapping.yaml\n"
         )
@@ -222,12 +264,17 @@ class World:
         code = self.process.returncode
         if code != -signal.SIGKILL:
             self.lasted_s = time.monotonic() - began
-        assert code in (0, 3, 7, 8, -signal.SIGKILL), (code, out[-2000:], said[-2000:])
+        allowed = {0, 3, 7, 8, -signal.SIGKILL, *([6] if self.revoked_at else [])}
+        assert code in allowed, (code, out[-2000:], said[-2000:])
+        if self.revoked_at and self.requests >= self.revoked_at:
+            self.rotations += 1
+            self.principal = "bob" if self.principal == "ann" else "ann"
+        self.revoked_at = 0
         return code
 
     def pass_a_day(self, url: str) -> None:
         """The server forgets its keys; work that is still under way after a day is none."""
-        self.chance, self.kill_at = 0.0, 0
+        self.chance, self.kill_at, self.revoked_at = 0.0, 0, 0
         self.watch.begin_run()
         for _ in range(5):
             urllib.request.urlopen(f"{url}/api/v1/health").close()
@@ -243,13 +290,23 @@ class World:
             wrong = wrong + find_violations(
                 self.server.database, self.folder / "state", self.mem0.values(), mapping, finished=finished
             )
+        if finished:
+            wrong = wrong + list(self._doubled())
         assert [] == wrong, self.watch.with_log(wrong)
+
+    def _doubled(self) -> Iterator[str]:
+        """Turns on the server that no fact claims, also those that the ledger knows to be left behind."""
+        with Ledger.open_for_reading(self.folder / "state") as ledger:
+            claimed = {row["turn_id"] for row in ledger.db.execute("SELECT turn_id FROM receipt")}
+        for turn in server_turns(self.server.database):
+            if turn.id not in claimed:
+                yield f"doubled: {turn}"
 
 
 def one_world(folder: Path, corner: Corner, *, kills: int, dice: random.Random, changes: float) -> Counter[str]:
     """Kill and resume so many times, then let it end; what happened, counted. Raises AssertionError."""
     told: Counter[str] = Counter()
-    options = {**corner.server, "reading": corner.reading, "fault_settings": {}}
+    options = {**corner.server, "reading": corner.reading, "fault_settings": {}, "principals": PRINCIPALS}
     with running_server(folder / "spectron", context="chaos", **options) as server:
         world = World(folder, server, corner, dice)
         with serving(world) as url:
@@ -274,7 +331,9 @@ def one_world(folder: Path, corner: Corner, *, kills: int, dice: random.Random, 
                     break
             world.judge(finished=True)
         told.update({f"fault {name}": count for name, count in world.faults.counts.items()})
-        told.update(kills=world.kills, memories=len(world.mem0), requests=len(world.proxy.seen))
+        told.update(
+            rotations=world.rotations, kills=world.kills, memories=len(world.mem0), requests=len(world.proxy.seen)
+        )
     return told
 
 
@@ -301,8 +360,8 @@ def run(
             )
         total += told
         report(
-            f"{corner.name}: {told['kills']} kills, {told['memories']} memories, {told['requests']} requests,"
-            f" {time.monotonic() - began:.0f} s: each stored once, in order, in its scope"
+            f"{corner.name}: {told['kills']} kills, {told['rotations']} rotated keys, {told['memories']} memories,"
+            f" {told['requests']} requests, {time.monotonic() - began:.0f} s: each stored once, in order, in its scope"
         )
     return total
 

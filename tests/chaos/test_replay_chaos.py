@@ -8,7 +8,7 @@ import pytest
 
 from spectron_migrate.errors import KeyRefused
 from spectron_migrate.local.testing import running_server
-from tests.chaos.replay_chaos import CORNERS, run
+from tests.chaos.replay_chaos import CORNERS, FORGETTING, run
 from tests.support.oracle import server_turns
 from tests.support.spectron import memory, replay, write_raw
 
@@ -18,8 +18,11 @@ pytestmark = pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_killed_and_resumed_a_replay_stores_every_memory_once_in_order_in_its_scope() -> None:
-    told = run(4, 1, print, (CORNERS[0], CORNERS[3]), changes=0.0)
-    assert 4 == told["kills"]
+    """Also where the server forgets its keys meanwhile, and the API key becomes another."""
+    told = run(6, 2, print, (CORNERS[0], CORNERS[3], CORNERS[9]), changes=0.0)
+    assert 6 == told["kills"]
+    assert 0 < told["rotations"]
+    assert 0 < sum(told[f"fault {name}"] for name in FORGETTING)
 
 
 def test_where_the_read_grant_is_missing_nothing_is_sent(user: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from typing import Any
 from urllib.parse import quote
 
@@ -60,6 +61,28 @@ def test_a_key_that_the_server_repeats_is_scrubbed(status: int, spelling: str) -
         seen = asyncio.run(ask(endpoint)).casefold()
     assert SECRET.casefold() not in seen
     assert quote(SECRET, safe="").casefold() not in seen
+
+
+@pytest.mark.parametrize(
+    "encode", [base64.b64encode, base64.urlsafe_b64encode, bytes.hex], ids=lambda one: one.__name__
+)
+@pytest.mark.parametrize("before", ["", "B", "Bearer ", "user:"])
+@pytest.mark.parametrize("after", ["", "\n", " of yours"])
+def test_a_key_that_the_server_repeats_in_base64_is_scrubbed(encode: Any, before: str, after: str) -> None:
+    whole = encode(f"{before}{SECRET}{after}".encode())
+    said = whole if isinstance(whole, str) else whole.decode()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await JSONResponse({"detail": f"not allowed: {said}"}, 401)(scope, receive, send)
+
+    async def ask(endpoint: str) -> str:
+        async with SpectronApi(endpoint, "c", api_key=SECRET, timeout_s=5) as api:
+            return (await api.post_fact(b"{}", key="k")).message
+
+    with serving(app) as endpoint:
+        message = asyncio.run(ask(endpoint))
+    of_key = range(len(before) * 2 + 4, len(said) - len(after) * 2 - 14)
+    assert [] == [said[at : at + 10] for at in of_key if said[at : at + 10] in message]
 
 
 def test_the_text_of_a_memory_that_holds_the_key_is_left_as_it_is() -> None:

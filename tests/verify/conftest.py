@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from spectron_migrate.errors import ExitCode
 from tests.support.here import server_here
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.support import FILLED_TEXTS, HOBBIES, Filled
+from tests.verify.tampered import Migrated, rows
 
 
 @pytest.fixture
@@ -27,3 +29,29 @@ def filled(tmp_path: Path) -> Iterator[Filled]:
 def hobby_rows(user: str) -> list[dict[str, Any]]:
     """Four memories of one user, as Mem0 has them."""
     return [memory(number, user, text) for number, text in enumerate(HOBBIES)]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migration that was made once; every test works on a copy."""
+    folder = tmp_path_factory.mktemp("template")
+    with server_here(folder / "spectron", context="tampered") as server:
+        before = [
+            {**row, "memory": row["memory"].replace("optician", "astronomer")} if "of anna" in row["memory"] else row
+            for row in rows()
+        ]
+        replay(server, folder / "state", [write_raw(folder / "before.json", before)])
+        now = [
+            {**row, "updated_at": "2025-02-01T00:00:00+00:00"} if "of anna as an optician" in row["memory"] else row
+            for row in rows()
+        ]
+        assert ExitCode.DONE == replay(server, folder / "state", [write_raw(folder / "all.json", now)]).exit_code
+    return folder
+
+
+@pytest.fixture
+def migrated(template: Path, tmp_path: Path) -> Iterator[Migrated]:
+    folder = tmp_path / "copy"
+    shutil.copytree(template, folder)
+    with server_here(folder / "spectron", context="tampered") as server:
+        yield Migrated(server, folder)

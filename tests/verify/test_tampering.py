@@ -4,218 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import sqlite3
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
-from spectron_migrate.errors import ExitCode
-from spectron_migrate.local.testing import RunningServer
+from spectron_migrate.dump import open_any
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.migration.changes import Settling
+from spectron_migrate.migration.differences import compare_with_ledger
+from spectron_migrate.migration.replay import ReplayOptions
 from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.verify.dual_verify import VerifySummary
-from tests.support.here import server_here
-from tests.support.spectron import memory, replay, write_raw
-from tests.verify.support import named_findings, tampering, verify
+from tests.support.spectron import replay, write_raw
+from tests.verify.support import named_findings, tampering
+from tests.verify.tampered import (
+    LONG,
+    LONG_BO,
+    STAMPS,
+    Migrated,
+    Tables,
+    execute,
+    first,
+    long_text,
+    move_turn,
+    second,
+    share_attribute,
+    swap,
+    swap_contents,
+    swap_places,
+    swap_sentences,
+    tail,
+)
 
 pytestmark = pytest.mark.slow
-
-USERS = ("anna", "bo", "cleo", "dan", "eve", "finn")
-PLACES = ("harbour", "attic", "orchard", "museum", "ferry", "bakery", "lighthouse", "stadium", "chapel", "quarry")
-THINGS = ("lantern", "violin", "compass", "kettle", "ladder", "saddle", "telescope", "anvil", "teapot", "globe")
-SHORT = ("Keeps bees on the roof", "Collects Bolivian stamps", "Sings alto in a choir", "Has a beagle called Biscuit")
-EDITED = "Works at the observatory as an optician"
-
-
-def long_text(user: str) -> str:
-    """Some 6,000 letters, of which no sentence is like another."""
-    return " ".join(
-        f"On day {number} {user} liked the {thing} at the {place} of {user}ville{number}."
-        for number in range(100)
-        for place, thing in [(PLACES[number % 10], THINGS[number // 10])]
-    )
-
-
-def rows() -> list[dict[str, Any]]:
-    """Memories of six users: short ones, a long one, and one that the assistant said."""
-    texts = [
-        *((user, text) for user in USERS for text in SHORT),
-        *((user, EDITED.replace("observatory", f"observatory of {user}")) for user in USERS),
-    ]
-    held = [memory(number, user, f"{text}, says {user}") for number, (user, text) in enumerate(texts)]
-    held += [memory(100 + number, user, long_text(user)) for number, user in enumerate(USERS)]
-    return [*held, memory(200, "anna", "The tram to the zoo leaves at nine", role="assistant")]
-
-
-@dataclass(frozen=True)
-class Migrated:
-    """A server, the ledger and the dump of one migration."""
-
-    server: RunningServer
-    folder: Path
-
-    @property
-    def state(self) -> Path:
-        return self.folder / "state"
-
-    @property
-    def dump(self) -> Path:
-        return self.folder / "all.json"
-
-    def verify(self) -> VerifySummary:
-        return verify(self.server, self.state, [self.dump])
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migration that was made once; every test works on a copy."""
-    folder = tmp_path_factory.mktemp("template")
-    with server_here(folder / "spectron", context="tampered") as server:
-        before = [
-            {**row, "memory": row["memory"].replace("optician", "astronomer")} if "of anna" in row["memory"] else row
-            for row in rows()
-        ]
-        replay(server, folder / "state", [write_raw(folder / "before.json", before)])
-        now = [
-            {**row, "updated_at": "2025-02-01T00:00:00+00:00"} if "of anna as an optician" in row["memory"] else row
-            for row in rows()
-        ]
-        assert ExitCode.DONE == replay(server, folder / "state", [write_raw(folder / "all.json", now)]).exit_code
-    return folder
-
-
-@pytest.fixture
-def migrated(template: Path, tmp_path: Path) -> Iterator[Migrated]:
-    folder = tmp_path / "copy"
-    shutil.copytree(template, folder)
-    with server_here(folder / "spectron", context="tampered") as server:
-        yield Migrated(server, folder)
-
-
-class Tables:
-    """The server's tables, by what the memories are called in a test."""
-
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self.db = db
-
-    def passages(self, words: str) -> list[int]:
-        """Numbers of the passages of the turn with these words, in the order of its text."""
-        turn = self.turn(words)
-        return [row[0] for row in self.db.execute("SELECT number FROM item WHERE turn = ? ORDER BY number", (turn,))]
-
-    def turn(self, words: str) -> str:
-        found = self.db.execute("SELECT id FROM turn WHERE content LIKE ?", (f"%{words}%",)).fetchall()
-        assert 1 == len(found), (words, found)
-        return str(found[0][0])
-
-    def text(self, number: int) -> str:
-        return str(self.db.execute("SELECT text FROM item WHERE number = ?", (number,)).fetchone()[0])
-
-    def write(self, number: int, text: str) -> None:
-        assert text != self.text(number)
-        self.db.execute("UPDATE item SET text = ? WHERE number = ?", (text, number))
-
-    def replace(self, number: int, old: str, new: str) -> None:
-        self.write(number, self.text(number).replace(old, new, 1))
-
-    def drop(self, number: int) -> None:
-        self.db.execute("DELETE FROM item WHERE number = ?", (number,))
-
-    def selector_of(self, user: str) -> int:
-        query = "SELECT number FROM selector WHERE clauses LIKE ?"
-        return int(self.db.execute(query, (f"%user/{user}/%",)).fetchone()[0])
-
-    def copy(self, number: int, user: str) -> None:
-        """The same passage once more, under another id, in the scope of a user."""
-        names = [row[1] for row in self.db.execute("PRAGMA table_info(item)")]
-        values = ", ".join(
-            {"number": "NULL", "id": "'chunk_copied'", "selector": "?1"}.get(name, f'"{name}"') for name in names
-        )
-        self.db.execute(
-            f"INSERT INTO item SELECT {values} FROM item WHERE number = ?2", (self.selector_of(user), number)
-        )
-
-    def share(self, number: int, user: str, other: str) -> None:
-        """The passage, under its id, in the scopes of both users."""
-        self.db.execute(
-            "INSERT INTO selector(clauses, unscoped)"
-            " SELECT json_array(json_extract(a.clauses, '$[0]'), json_extract(b.clauses, '$[0]')), 0"
-            " FROM selector AS a, selector AS b WHERE a.number = ? AND b.number = ?",
-            (self.selector_of(user), self.selector_of(other)),
-        )
-        self.db.execute("UPDATE item SET selector = (SELECT max(number) FROM selector) WHERE number = ?", (number,))
-
-
-LONG = "day 1 anna liked"
-LONG_BO = "day 1 bo liked"
-STAMPS = "Bolivian stamps, says cleo"
-
-
-def tail(tables: Tables, words: str = LONG) -> int:
-    return tables.passages(words)[-1]
-
-
-def second(tables: Tables, words: str = LONG) -> int:
-    return tables.passages(words)[1]
-
-
-def first(tables: Tables, words: str = LONG) -> int:
-    return tables.passages(words)[0]
-
-
-def swap(tables: Tables, one: int, other: int) -> None:
-    texts = tables.text(one), tables.text(other)
-    tables.write(one, texts[1])
-    tables.write(other, texts[0])
-
-
-def swap_sentences(tables: Tables, number: int) -> None:
-    sentences = tables.text(number).split(". ")
-    sentences[1], sentences[4] = sentences[4], sentences[1]
-    tables.write(number, ". ".join(sentences))
-
-
-def swap_contents(tables: Tables, one: str, other: str) -> None:
-    turns = tables.turn(one), tables.turn(other)
-    contents = [tables.db.execute("SELECT content FROM turn WHERE id = ?", (turn,)).fetchone()[0] for turn in turns]
-    for turn, content in zip(turns, reversed(contents), strict=True):
-        tables.db.execute("UPDATE turn SET content = ? WHERE id = ?", (content, turn))
-
-
-def swap_places(tables: Tables, one: str, other: str) -> None:
-    turns = tables.turn(one), tables.turn(other)
-    numbers = [tables.db.execute("SELECT seq FROM turn WHERE id = ?", (turn,)).fetchone()[0] for turn in turns]
-    tables.db.execute("UPDATE turn SET seq = 9000 WHERE id = ?", (turns[0],))
-    tables.db.execute("UPDATE turn SET seq = ? WHERE id = ?", (numbers[0], turns[1]))
-    tables.db.execute("UPDATE turn SET seq = ? WHERE id = ?", (numbers[1], turns[0]))
-
-
-def move_turn(tables: Tables, words: str, user: str) -> None:
-    tables.db.execute(
-        "UPDATE turn SET seq = 9000, session ="
-        " (SELECT id FROM sessions WHERE scopes LIKE ? ORDER BY turns DESC LIMIT 1) WHERE id = ?",
-        (f"%user/{user}/%", tables.turn(words)),
-    )
-
-
-def share_attribute(tables: Tables, user: str, other: str) -> None:
-    """What was extracted from a memory, for another user as well."""
-    found = tables.db.execute(
-        "SELECT number FROM item WHERE kind = 'attribute' AND until IS NULL AND selector = ? AND text LIKE '%Biscuit%'",
-        (tables.selector_of(user),),
-    ).fetchone()
-    tables.share(found[0], user, other)
-
-
-def execute(statement: str, *values: str) -> Callable[[Tables], None]:
-    def change(tables: Tables) -> None:
-        assert tables.db.execute(statement, values).rowcount > 0
-
-    return change
-
 
 AT_THE_SERVER: dict[str, tuple[Callable[[Tables], None], str, str]] = {
     # name -> what is changed, the finding and the memory that it names
@@ -380,3 +200,20 @@ def test_an_edit_in_mem0_that_replay_did_not_take_for_newer_is_pending(migrated:
     summary = migrated.verify()
     assert ("pending", "cleo-0009") in named_findings(summary)
     assert "INCONCLUSIVE" == summary.verdict
+
+
+def test_a_text_that_a_person_said_is_older_is_neither_pending_nor_altered(migrated: Migrated) -> None:
+    """What stands in the ledger is the newer one: it is what Spectron must have."""
+    edited = [
+        {**row, "memory": "Collects no stamps any more"} if row["id"] == "cleo-0009" else row
+        for row in json.loads(migrated.dump.read_text())["results"]
+    ]
+    write_raw(migrated.dump, edited)
+    assert 1 == replay(migrated.server, migrated.state, [migrated.dump]).pending
+    older = ReplayOptions(choices={"cleo-0009": "older"})
+    assert 0 == replay(migrated.server, migrated.state, [migrated.dump], options=older).pending
+    summary = migrated.verify()
+    assert "cleo-0009" not in {mem0_id for _, mem0_id in named_findings(summary)}
+    assert "GO" == summary.verdict
+    with open_any([migrated.dump]) as dump, Ledger.open_for_reading(migrated.state) as ledger:
+        assert 0 == compare_with_ledger([ledger], dump, Settling("2026-01-01T00:00:00.000000Z", 60.0)).total
