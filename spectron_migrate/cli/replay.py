@@ -1,5 +1,5 @@
 """`spectron-migrate replay`. `replay_plan.py` draws what `--dry-run` shows, `replay_follow.py` runs `--follow`,
-`replay_late_writers.py` runs `--late-writers`."""
+`replay_late_writers.py` runs `--late-writers`, `replay_preview.py` runs `--preview`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from spectron_migrate.cli import completion, replay_follow, replay_late_writers, replay_plan
+from spectron_migrate.cli import completion, replay_follow, replay_late_writers, replay_plan, replay_preview
 from spectron_migrate.cli.opening import exporting, open_api, open_dump
 from spectron_migrate.cli.options import (
     PACE,
@@ -57,6 +57,16 @@ def command(
     run_id: RunOption = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Send at most this many memories.", metavar="N")
+    ] = None,
+    preview: Annotated[
+        int | None,
+        typer.Option(
+            "--preview",
+            min=1,
+            max=1000,
+            help="Only show what Spectron would make of N memories; stores nothing, costs tokens.",
+            metavar="N",
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only plan: needs no server, writes nothing.")] = False,
     retry_failed: Annotated[
@@ -174,6 +184,8 @@ def command(
             shard=Shard.parse(shard) if shard is not None else None,
             accept_expiry=accept_expiry,
         )
+        if preview is not None and (dry_run or follow or late_writers):
+            raise InputError("--preview goes with none of --dry-run, --follow and --late-writers")
         if late_writers:
             if follow:
                 raise InputError("--late-writers is for after `cutover complete`, --follow for before it")
@@ -184,7 +196,7 @@ def command(
             return replay_follow.run(invocation, settings, replay_options)
         if not dry_run:
             _warn_if_never_probed(invocation, settings)
-        return run(invocation, settings, dump or [settings.dump], replay_options, dry_run=dry_run)
+        return run(invocation, settings, dump or [settings.dump], replay_options, dry_run=dry_run, preview=preview)
 
     return run_command("replay", options, run_with_options)
 
@@ -211,7 +223,13 @@ def _parse_resolutions(
 
 
 def run(
-    invocation: Invocation, settings: Settings, dumps: list[Path], replay_options: ReplayOptions, *, dry_run: bool
+    invocation: Invocation,
+    settings: Settings,
+    dumps: list[Path],
+    replay_options: ReplayOptions,
+    *,
+    dry_run: bool,
+    preview: int | None = None,
 ) -> CommandResult:
     """Replay the dumps, or plan it; raises InputError where they contain no memory."""
     from spectron_migrate.dump.manifest import describe_relations
@@ -233,6 +251,10 @@ def run(
             reporter.warn(describe_relations(dump.relations))
         if dump.count == 0:
             raise InputError(f"there is no memory in {', '.join(map(str, dumps))}")
+        if preview is not None:
+            differing = _differing_options(invocation, settings, dumps)
+            again = shlex.join(["spectron-migrate", "replay", *differing, *_filter_options(replay_options)])
+            return replay_preview.run(invocation, settings, dump, mapping, replay_options, most=preview, replay=again)
         replay = Replay(settings.state, dump, mapping, replay_options, reporter=reporter)
         if dry_run:
             summary = replay.dry_run(context=settings.spectron.context or "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,7 +45,7 @@ class State:
     """Scopes whose erase was begun and not finished."""
     cutover: dict[str, Json] | None
     """None where no cutover was ever begun."""
-    uncertain: list[Uncertainties]
+    uncertain: Sequence[Uncertainties] = ()
     """What Spectron was unsure about after the last replay, of each shard."""
 
 

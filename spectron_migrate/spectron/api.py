@@ -163,6 +163,10 @@ class SpectronApi:
         """One request and its response as it is, for the probe; raises NotBegun or InDoubt."""
         return await self.wire.call(method, self._prefix + path, content=_body(body), headers=headers)
 
+    async def preview(self, body: Mapping[str, Json]) -> Response:
+        """POST /facts with `infer: preview`, which stores nothing: repeated like a read, under no key."""
+        return await self._read("POST", "/facts", content=_body(body))
+
     async def forget(self, query: str, *, dry_run: bool) -> int:
         """POST /forget: by meaning, over everything that the key reaches; returns the number of rows."""
         body = _body({"query": query, "dryRun": dry_run})

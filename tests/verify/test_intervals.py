@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectron_migrate.verify.intervals import Interval, most_of_none, paired_interval, t_quantile, units_needed
+from spectron_migrate.quantiles import t_quantile
+from spectron_migrate.verify.intervals import Interval, most_of_none, paired_interval, units_needed
 
 differences = st.dictionaries(
     st.text(min_size=1, max_size=3),

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spectron_migrate.verify.intervals import paired_interval, t_quantile
+from spectron_migrate.quantiles import t_quantile
+from spectron_migrate.verify.intervals import paired_interval
 from spectron_migrate.verify.measures import ndcg_at_k, percentile, reciprocal_rank, success_at_k
 
 ir_measures = pytest.importorskip("ir_measures", reason="ir-measures is not installed")
