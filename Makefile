@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test quick lint bench chaos dist-test image-test compat clean
+.PHONY: demo test quick lint bench chaos stores dist-test image-test compat clean
 
 demo: $(VENV)/.ready
 	$(BIN)/spectron-migrate rehearse
@@ -36,6 +36,10 @@ bench: $(VENV)/.ready
 chaos: $(VENV)/.ready
 	$(BIN)/python tests/local/chaos_kill.py --rounds 50
 	$(BIN)/python tests/chaos/replay_chaos.py --kills 200
+
+# Every store, also those whose servers are slow, and stores that real versions of Mem0 wrote.
+stores: $(VENV)/.ready
+	SPECTRON_MIGRATE_STORES=all $(BIN)/python -m pytest -n auto tests/mem0/stores tests/mem0/test_conformance.py
 
 # Wheel and sdist in empty environments, with every Python of this machine.
 dist-test: $(VENV)/.ready

@@ -140,6 +140,22 @@ def _listed_store(store: VectorStore, place: str, sleep: Sleep | None) -> Listed
             from spectron_migrate.mem0.stores.upstash_vector import UpstashVector
 
             return UpstashVector(store, sleep=sleep)
+        case "mongodb", _:
+            from spectron_migrate.mem0.stores.mongodb import MongoDb
+
+            return MongoDb(store, sleep=sleep or time.sleep)
+        case "azure_mysql", _:
+            from spectron_migrate.mem0.stores.mysql import MySql
+
+            return MySql(store)
+        case "s3_vectors", _:
+            from spectron_migrate.mem0.stores.s3_vectors import S3Vectors
+
+            return S3Vectors(store)
+        case "pinecone", _:
+            from spectron_migrate.mem0.stores.pinecone import Pinecone
+
+            return Pinecone(store, sleep=sleep)
         case "turbopuffer", _:
             from spectron_migrate.mem0.stores.turbopuffer import Turbopuffer
 

@@ -75,7 +75,10 @@ class _Handler(BaseHTTPRequestHandler):
         sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         body = json.loads(sent) if sent else None
         parts = urlsplit(self.path)
-        query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        query: dict[str, Any] = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        query |= {
+            f"{name}*": values for name, values in parse_qs(parts.query).items() if len(values) > 1 or name == "ids"
+        }
         stand_in.asked.append((self.command, self.path, body))
         if stand_in.keeps_waiting and stand_in.keeps_waiting in self.path:
             self._send(429, {"detail": "later"}, {"Retry-After": "600"})

@@ -29,6 +29,12 @@ class Relay:
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
 
+    def begin(self) -> None:
+        """Cut what is left of earlier connections, and let new ones through."""
+        self.end()
+        self._open.clear()
+        self.cuts, self.down = [], False
+
     def close(self) -> None:
         self._listening.close()
         self.end()

@@ -277,15 +277,20 @@ class ListedReader(ReaderBase):
             raise ours from error
 
 
-def retried(ask: Callable[[], Answer], transient: tuple[type[Exception], ...], sleep: Sleep) -> Answer:
-    """What `ask` returns; asked again, with growing waits, while it raises one of `transient`."""
+def retried(
+    ask: Callable[[], Answer],
+    transient: tuple[type[Exception], ...],
+    sleep: Sleep,
+    final: type[Exception] | tuple[()] = (),
+) -> Answer:
+    """What `ask` returns; asked again, with growing waits, while it raises one of `transient` that is not `final`."""
     tries = 0
     while True:
         try:
             return ask()
-        except transient:
+        except transient as error:
             tries += 1
-            if tries == _MOST_TRIES:
+            if tries == _MOST_TRIES or isinstance(error, final):
                 raise
         sleep(backoff_s(tries, first_s=0.25, longest_s=15.0))
 

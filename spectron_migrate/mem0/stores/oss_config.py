@@ -266,7 +266,7 @@ def _postgres_location(settings: Mapping[str, Any]) -> str:
 def _other_location(settings: Mapping[str, Any]) -> str:
     """The location of a store without a URL: all its settings except credentials and models."""
     parts = {
-        key: _without_secret(value) if isinstance(value, str) else value
+        key: without_secret(value) if isinstance(value, str) else value
         for key, value in settings.items()
         if isinstance(value, str | int) and not any(word in key for word in _CREDENTIALS) and "model" not in key
     }
@@ -275,7 +275,7 @@ def _other_location(settings: Mapping[str, Any]) -> str:
     return ",".join(f"{key}={parts[key]}" for key in sorted(parts))
 
 
-def _without_secret(value: str) -> str:
+def without_secret(value: str) -> str:
     """An address without user, password and options; other text as it is."""
     scheme, separator, rest = value.partition("://")
     return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}" if separator else value

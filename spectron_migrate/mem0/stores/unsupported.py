@@ -13,17 +13,13 @@ _CREATES = "opening it with Mem0's class may create or change a collection or an
 _NEAREST = "its listing in Mem0 is a nearest-neighbour search, which may silently leave out memories"
 
 REASONS = {
-    "azure_mysql": _CREATES,
     "baidu": _CREATES,
     "cassandra": f"{_CREATES}, and its scoped listing drops rows",
     "databricks": _NEAREST,
     "langchain": "the store behind it has no listing of everything",
     "milvus": f"{_CREATES}, and its listing ends at 16,384 rows",
-    "mongodb": f"{_CREATES}, and an error there reads as an empty store",
     "neptune": _CREATES,
     "oracledb": _CREATES,
-    "pinecone": f"{_NEAREST}, and an error there reads as an empty store",
-    "s3_vectors": _CREATES,
     "vertex_ai_vector_search": _NEAREST,
 }
 OWN_DUMP = (

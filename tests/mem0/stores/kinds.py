@@ -9,6 +9,8 @@ import json
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +30,7 @@ from tests.mem0.stores.rest_standins import (
     Upstash,
     WeaviateHere,
 )
-from tests.mem0.stores.store_standins import Chroma, HeldQdrant, Holder, SearchEngine
+from tests.mem0.stores.store_standins import Chroma, HeldQdrant, Holder, Pinecone, SearchEngine
 from tests.support.tcp import Relay, free_port, relaying
 from tests.support.waiting import wait_until
 
@@ -41,6 +43,8 @@ class Kind:
     provider = ""
     counted = True
     """Whether the store itself says how many rows it has."""
+    is_there_when_empty = True
+    """False: nothing but its rows says that a collection exists."""
     relay: Relay | None = None
     """What every connection goes through, where the store is a real server."""
     stand_in: Holder | None = None
@@ -55,6 +59,17 @@ class Kind:
 
     def delete(self, ids: Iterable[str]) -> None:
         raise NotImplementedError
+
+    def ids(self) -> list[str]:
+        """Ids of all rows, of a real server."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """Nothing in it and nothing in its way, for the next test."""
+        assert self.relay is not None
+        self.relay.begin()
+        if ids := self.ids():
+            self.delete(ids)
 
     def changes(self) -> Any:
         """What the server itself counts as changes."""
@@ -97,35 +112,39 @@ def flat(row: Row) -> Row:
     return {name: value for name, value in row.items() if value is not None and not isinstance(value, dict)}
 
 
-@contextmanager
-def qdrant(folder: Path) -> Iterator[Kind]:
-    stand_in = HeldQdrant()
-    with serving(stand_in) as url:
-        yield StandInKind("qdrant", stand_in, url, lambda url: {"url": url, "api_key": KEY})
+def no_nulls(row: Row) -> Row:
+    return {name: value for name, value in row.items() if value is not None}
 
 
-@contextmanager
-def chroma_cloud(folder: Path) -> Iterator[Kind]:
-    stand_in = Chroma()
-    with serving(stand_in) as url:
-        kind = StandInKind("chroma", stand_in, url, lambda url: {"url": url, "api_key": KEY, "tenant": "t"})
-        kind.kept = flat  # type: ignore[method-assign]
-        yield kind
+def stand_in(
+    provider: str,
+    make: Callable[[], Holder],
+    settings: Callable[[str], dict[str, Any]],
+    kept: Callable[[Row], Row] | None = None,
+    variable: str = "",
+) -> Callable[[Path], Any]:
+    """`variable`: an environment variable that takes its address."""
+
+    @contextmanager
+    def run(folder: Path) -> Iterator[Kind]:
+        holder = make()
+        with serving(holder) as url, pytest.MonkeyPatch.context() as patched:
+            if variable:
+                patched.setenv(variable, url)
+            holder.url = url
+            kind = StandInKind(provider, holder, url, settings)
+            if kept is not None:
+                kind.kept = kept  # type: ignore[assignment,method-assign]
+            yield kind
+
+    return run
 
 
 def _search_engine(provider: str, **how: Any) -> Callable[[Path], Any]:
-    @contextmanager
-    def run(folder: Path) -> Iterator[Kind]:
-        stand_in = SearchEngine(provider, **how)
-        with serving(stand_in) as url:
-            yield StandInKind(
-                provider,
-                stand_in,
-                url,
-                lambda url: {"host": url, "port": int(url.rpartition(":")[2]), "user": "elastic", "password": "pw"},
-            )
+    def settings(url: str) -> dict[str, Any]:
+        return {"host": url, "port": int(url.rpartition(":")[2]), "user": "elastic", "password": "pw"}
 
-    return run
+    return stand_in(provider, lambda: SearchEngine(provider, **how), settings)
 
 
 def _service(
@@ -199,7 +218,7 @@ def valkey_binary() -> str | None:
 class Redis(Kind):
     """A real Redis or Valkey with Mem0's hashes; only hashes are read, so no search module is needed."""
 
-    counted = False
+    counted = is_there_when_empty = False
 
     def __init__(self, provider: str, relay: Relay, port: int) -> None:
         import redis
@@ -235,6 +254,9 @@ class Redis(Kind):
     def delete(self, ids: Iterable[str]) -> None:
         for one in ids:
             self.db.delete(f"mem0:{COLLECTION}:{one}")
+
+    def ids(self) -> list[str]:
+        return [key.decode().rpartition(":")[2] for key in self.db.scan_iter(f"mem0:{COLLECTION}:*")]
 
     def changes(self) -> Any:
         info = self.db.info("persistence")
@@ -309,6 +331,10 @@ class OpenSearch(Kind):
     def delete(self, ids: Iterable[str]) -> None:
         self._ask("POST", f"/{COLLECTION}/_bulk?refresh=true", *({"delete": {"_id": f"made-{one}"}} for one in ids))
 
+    def ids(self) -> list[str]:
+        page = self._ask("POST", f"/{COLLECTION}/_search", {"size": 10_000, "_source": ["id"]})
+        return [hit["_source"]["id"] for hit in page["hits"]["hits"]]
+
     def changes(self) -> Any:
         stats = self._ask("GET", f"/{COLLECTION}/_stats")["indices"][COLLECTION]["total"]
         return {name: stats.get(name) for name in ("docs", "indexing", "refresh")}, sorted(
@@ -334,6 +360,203 @@ def opensearch(folder: Path) -> Iterator[Kind]:
         yield OpenSearch(relay, port)
 
 
+class Mongo(Kind):
+    """SecantusDB: a server that speaks MongoDB's protocol, in a wheel."""
+
+    provider = "mongodb"
+
+    def __init__(self, relay: Relay, port: int) -> None:
+        import pymongo
+
+        self.relay = relay
+        self.client: Any = pymongo.MongoClient(port=port)
+        self.rows = self.client["mem0_db"][COLLECTION]
+        self.client["mem0_db"].create_collection(COLLECTION)
+
+    def settings(self) -> dict[str, Any]:
+        assert self.relay is not None
+        return {
+            "mongo_uri": f"mongodb://127.0.0.1:{self.relay.port}/?directConnection=true&serverSelectionTimeoutMS=500",
+            "db_name": "mem0_db",
+        }
+
+    def put(self, rows: Mapping[str, Row]) -> None:
+        import pymongo
+
+        documents = ({"_id": one, "embedding": [1.0, 2.0], "payload": row} for one, row in rows.items())
+        self.rows.bulk_write([pymongo.ReplaceOne({"_id": each["_id"]}, each, upsert=True) for each in documents])
+
+    def delete(self, ids: Iterable[str]) -> None:
+        self.rows.delete_many({"_id": {"$in": list(ids)}})
+
+    def ids(self) -> list[str]:
+        return []  # deleted in one request, which is faster
+
+    def reset(self) -> None:
+        super().reset()
+        self.rows.delete_many({})
+
+    def changes(self) -> Any:
+        status = self.client.admin.command("serverStatus")
+        counted = {name: status["opcounters"][name] for name in ("insert", "update", "delete")}
+        return counted, sorted(self.client["mem0_db"].list_collection_names())
+
+
+@contextmanager
+def mongodb(folder: Path) -> Iterator[Kind]:
+    pytest.importorskip("secantus", reason="no SecantusDB here: pip install --pre secantusdb")
+    port = free_port()
+    command: list[str | Path] = [sys.executable, "-W", "ignore", "-m", "secantus", "--port", str(port)]
+    command += ["--host", "127.0.0.1", "--storage-path", str(folder / "data"), "--log-level", "ERROR"]
+    import pymongo
+
+    def ping() -> None:
+        with pymongo.MongoClient(port=port, serverSelectionTimeoutMS=500, directConnection=True) as client:
+            client.admin.command("ping")
+
+    with running(command, folder), relaying(("127.0.0.1", port)) as relay:
+        wait_until(lambda: _answers(ping))
+        yield Mongo(relay, port)
+
+
+class MariaDb(Kind):
+    """A real MariaDB, with a table like the one that Mem0 makes in MySQL."""
+
+    provider = "azure_mysql"
+
+    def __init__(self, relay: Relay, socket: Path) -> None:
+        import pymysql
+
+        self.relay = relay
+        self.db = pymysql.connect(unix_socket=str(socket), user="root", autocommit=True, charset="utf8mb4")
+        self._do("CREATE DATABASE memories")
+        self._do("USE memories")
+        self._do(f"CREATE TABLE {COLLECTION} (id VARCHAR(255) PRIMARY KEY, vector JSON, payload JSON)")
+        self._do("CREATE USER reader@127.0.0.1 IDENTIFIED BY 's3cret-pw'")
+        self._do(f"GRANT SELECT ON memories.{COLLECTION} TO reader@127.0.0.1")
+
+    def settings(self) -> dict[str, Any]:
+        assert self.relay is not None
+        login = {"user": "reader", "password": "s3cret-pw", "database": "memories"}
+        return {"host": "127.0.0.1", "port": self.relay.port, **login}
+
+    def put(self, rows: Mapping[str, Row]) -> None:
+        values = [(one, json.dumps(row)) for one, row in rows.items()]
+        with self.db.cursor() as cursor:
+            cursor.executemany(f"REPLACE INTO {COLLECTION} VALUES (%s, '[1,2]', %s)", values)
+
+    def delete(self, ids: Iterable[str]) -> None:
+        with self.db.cursor() as cursor:
+            cursor.executemany(f"DELETE FROM {COLLECTION} WHERE id = %s", list(ids))
+
+    def ids(self) -> list[str]:
+        return [one for (one,) in self._do(f"SELECT id FROM {COLLECTION}")]
+
+    def changes(self) -> Any:
+        wanted = "('Handler_write', 'Handler_update', 'Handler_delete', 'Innodb_rows_inserted', 'Com_insert')"
+        counted = [
+            row for row in self._do(f"SHOW GLOBAL STATUS WHERE Variable_name IN {wanted}") if "Handler" not in row[0]
+        ]
+        return counted, self._do("SELECT count(*) FROM information_schema.tables"), self._do("SHOW MASTER STATUS")
+
+    def _do(self, sql: str) -> Any:
+        with self.db.cursor() as cursor:
+            cursor.execute(sql)
+            return cursor.fetchall()
+
+
+@contextmanager
+def mariadb(folder: Path) -> Iterator[Kind]:
+    server, install = shutil.which("mariadbd"), shutil.which("mariadb-install-db")
+    if server is None or install is None:
+        pytest.skip("no MariaDB here: apt-get install mariadb-server")
+    with tempfile.TemporaryDirectory(prefix="my-") as place:  # the path of a socket has to be short
+        data, port = Path(place) / "data", free_port()
+        who = ["--user=root"] if os.getuid() == 0 else []
+        how = [f"--datadir={data}", *who]
+        subprocess.run(
+            [install, "--no-defaults", "--auth-root-authentication-method=normal", *how],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        socket = Path(place) / "s"
+        command: list[str | Path] = [server, "--no-defaults", *how, f"--socket={socket}", "--bind-address=127.0.0.1"]
+        command += [f"--port={port}", "--log-bin=changes", "--server-id=1", "--skip-name-resolve"]
+        with running(command, folder), relaying(("127.0.0.1", port)) as relay:
+            import pymysql
+
+            wait_until(lambda: _answers(lambda: pymysql.connect(unix_socket=str(socket), user="root").close()))
+            yield MariaDb(relay, socket)
+
+
+class S3(Kind):
+    """moto: AWS's interface in a wheel."""
+
+    provider = "s3_vectors"
+    counted = False
+
+    def __init__(self, relay: Relay, port: int) -> None:
+        import boto3
+
+        self.relay = relay
+        key = {"aws_access_key_id": "id", "aws_secret_access_key": "m0-test-key", "region_name": "us-east-1"}
+        self.client: Any = boto3.client("s3vectors", endpoint_url=f"http://127.0.0.1:{port}", **key)
+        self.client.create_vector_bucket(vectorBucketName="memories")
+        how = {"dataType": "float32", "dimension": 2, "distanceMetric": "cosine"}
+        self.client.create_index(vectorBucketName="memories", indexName=COLLECTION, **how)
+        self.at = {"vectorBucketName": "memories", "indexName": COLLECTION}
+
+    def settings(self) -> dict[str, Any]:
+        return {"vector_bucket_name": "memories", "region_name": "us-east-1"}
+
+    def put(self, rows: Mapping[str, Row]) -> None:
+        vectors = [{"key": one, "data": {"float32": [1, 2]}, "metadata": self.kept(row)} for one, row in rows.items()]
+        for begin in range(0, len(vectors), 500):
+            self.client.put_vectors(**self.at, vectors=vectors[begin : begin + 500])
+
+    def delete(self, ids: Iterable[str]) -> None:
+        keys = list(ids)
+        for begin in range(0, len(keys), 500):
+            self.client.delete_vectors(**self.at, keys=keys[begin : begin + 500])
+
+    def ids(self) -> list[str]:
+        pages = self.client.get_paginator("list_vectors").paginate(**self.at)
+        return [one["key"] for page in pages for one in page["vectors"]]
+
+    def changes(self) -> Any:
+        listed = self.client.list_vectors(**self.at, maxResults=1000, returnMetadata=True)
+        return listed["vectors"], self.client.list_indexes(vectorBucketName="memories")["indexes"]
+
+    def kept(self, row: Row) -> Row:
+        return flat(row)
+
+
+@contextmanager
+def s3_vectors(folder: Path) -> Iterator[Kind]:
+    pytest.importorskip("moto", reason="no moto here: pip install 'moto[server]'")
+    pytest.importorskip("boto3")
+    port = free_port()
+    command: list[str | Path] = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "moto.server",
+        "-H",
+        "127.0.0.1",
+        "-p",
+        str(port),
+    ]
+    with running(command, folder), relaying(("127.0.0.1", port)) as relay, pytest.MonkeyPatch.context() as patched:
+        wait_until(
+            lambda: _answers(lambda: urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/", timeout=5).read())
+        )
+        patched.setenv("AWS_ENDPOINT_URL_S3VECTORS", f"http://127.0.0.1:{relay.port}")
+        patched.setenv("AWS_ACCESS_KEY_ID", "id")
+        patched.setenv("AWS_SECRET_ACCESS_KEY", "m0-test-key")
+        yield S3(relay, port)
+
+
 def _answers(ask: Callable[[], object]) -> bool:
     try:
         ask()
@@ -343,13 +566,22 @@ def _answers(ask: Callable[[], object]) -> bool:
 
 
 KINDS: dict[str, Callable[[Path], Any]] = {
-    "qdrant": qdrant,
+    "qdrant": stand_in("qdrant", HeldQdrant, lambda url: {"url": url, "api_key": KEY}),
     "redis": _redis("redis"),
     "valkey": _redis("valkey"),
-    "chroma": chroma_cloud,
+    "chroma": stand_in("chroma", Chroma, lambda url: {"url": url, "api_key": KEY, "tenant": "t"}, flat),
     "elasticsearch": _search_engine("elasticsearch"),
     "elasticsearch, scrolled": _search_engine("elasticsearch", has_pit=False),
     "opensearch": opensearch,
     "opensearch, stand-in": _search_engine("opensearch"),
     **SERVICES,
+    "mongodb": mongodb,
+    "azure_mysql": mariadb,
+    "s3_vectors": s3_vectors,
+    "pinecone": stand_in("pinecone", Pinecone, lambda url: {"api_key": KEY}, flat, "PINECONE_CONTROLLER_HOST"),
 }
+REAL = {"redis", "valkey", "opensearch", "mongodb", "azure_mysql", "s3_vectors"}
+"""Kinds that are servers of their own, which are started once."""
+
+SLOW = {"mongodb", "azure_mysql", "s3_vectors"}
+"""Servers that need seconds to start, or for each thousand rows."""

@@ -18,6 +18,8 @@ class Holder(StandIn):
         super().__init__()
         self.held: dict[str, Row] = {}
 
+    url = ""
+
     def changed(self) -> list[str]:
         """Requests that may have changed something."""
         return [
@@ -134,3 +136,38 @@ class SearchEngine(Holder):
         if self.kind == "elasticsearch":
             return {"_id": one, "_source": {"metadata": payload}, "sort": [at]}
         return {"_id": f"made-{one}", "_source": {"id": one, "payload": payload}, "sort": [at]}
+
+
+class Pinecone(Holder):
+    """Control and data of one serverless index; the count is that of `lag` requests ago."""
+
+    header, secret = "Api-Key", KEY
+    reading = ("/describe_index_stats",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pods = False
+        self.counted: list[int] = []
+        """Counts to give before the right one."""
+
+    def answer(self, method: str, path: str, query: dict[str, Any], body: Any) -> tuple[int, Any]:
+        match (method, path):
+            case "GET", "/indexes":
+                return 200, {"indexes": [{"name": "mem0"}, {"name": "other"}]}
+            case "GET", "/indexes/mem0":
+                spec = {"pod": {"pods": 1}} if self.pods else {"serverless": {"cloud": "aws"}}
+                return 200, {"name": "mem0", "host": self.url, "spec": spec}
+            case "POST", "/describe_index_stats":
+                count = self.counted.pop(0) if self.counted else len(self.held)
+                namespaces = {"": {"vectorCount": count}, "__mem0_migrations__": {"vectorCount": 1}}
+                return 200, {"namespaces": namespaces, "totalVectorCount": count + 1}
+            case "GET", "/vectors/list":
+                assert int(query["limit"]) <= 100
+                after = query.get("paginationToken") or ""
+                ids = [one for one in sorted(self.held) if one > after][:100]
+                more = {"pagination": {"next": ids[-1]}} if ids and ids[-1] != max(self.held) else {}
+                return 200, {"vectors": [{"id": one} for one in ids], "namespace": "", **more}
+            case "GET", "/vectors/fetch":
+                found = {one: {"id": one, "metadata": self.held[one]} for one in query["ids*"] if one in self.held}
+                return 200, {"vectors": found, "namespace": ""}
+        return 404, {"error": {"code": "NOT_FOUND"}}
