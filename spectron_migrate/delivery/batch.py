@@ -8,12 +8,13 @@ at work. A part counts once it has not changed for a quarter of an hour; the oth
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from spectron_migrate.delivery.deferred import Unanswered
 from spectron_migrate.delivery.ended_session import leave_session_of_batch
 from spectron_migrate.delivery.evidence import is_key_valid, unclaimed_turns
 from spectron_migrate.delivery.key_question import may_be_forgotten
-from spectron_migrate.delivery.outcomes import SendOutcome, give_up, stop_wrong_session
+from spectron_migrate.delivery.outcomes import SendOutcome, give_up, stop_wrong_session, with_texts
 from spectron_migrate.delivery.run import NotYet, Patience, Run, SentBatchResult
 from spectron_migrate.delivery.tokens import estimate_tokens
 from spectron_migrate.delivery.waits import IN_FLIGHT_LIMIT_S, MAX_TRIES, late_listings, outlast_s
@@ -166,7 +167,10 @@ class _BatchRecovery:
             return turns
         agree = all(same_text(turn.content, text) for turn, text in zip(turns, self._texts, strict=False))
         if len(turns) > len(self._texts) or not agree:
-            return await give_up(self._run, batch.facts, "the turns of the session are not the messages of the batch")
+            pairs = zip_longest((turn.content for turn in turns), self._texts, fillvalue="")
+            stored, sent = next((pair for pair in pairs if not same_text(*pair)), ("", ""))
+            reason = with_texts("the turns of the session are not the messages of the batch", sent, stored)
+            return await give_up(self._run, batch.facts, reason)
         return turns
 
     async def _final_part(self, turns: list[Turn]) -> list[Turn] | SendOutcome:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
-from spectron_migrate.delivery.outcomes import SendOutcome, give_up
+from spectron_migrate.delivery.outcomes import SendOutcome, give_up, with_texts
 from spectron_migrate.delivery.run import Run
 from spectron_migrate.errors import KeyRefused, MigrateError, ScopeRefused, Unreachable
 from spectron_migrate.ledger import sending, sessions
@@ -115,11 +115,15 @@ async def _turns_in_order(run: Run, facts: Sequence[IntendedFact]) -> list[Turn]
     if len(turns) > len(facts):
         await run.writer.durable(sessions.close_session, session.id)
         foreign = counted(len(turns) - len(facts), "turn")
-        return await give_up(run, facts, f"somebody else wrote {foreign} to our session")
+        # Which of them is foreign nobody knows: a turn that has no fact's text, else the last one.
+        sent = {text_of(fact) for fact in facts}
+        other = next((turn for turn in turns if turn.content not in sent), turns[-1])
+        reason = with_texts(f"somebody else wrote {foreign} to our session", text_of(facts[0]), other.content)
+        return await give_up(run, facts, reason)
     for turn, fact in zip(turns, facts, strict=False):
         # While the key is valid, the server itself will say which turn is this fact's: see `_by_receipt`.
         if not (is_certain(turn, fact) or is_key_valid(run, fact.sent_after, fact.sent_by)):
-            return await give_up(run, facts, OTHER_TEXTS)
+            return await give_up(run, facts, other_texts(turn, fact))
     return turns
 
 
@@ -139,6 +143,11 @@ def _without_resends(run: Run, turns: list[Turn], facts: Sequence[IntendedFact])
 def text_of(fact: IntendedFact) -> str:
     """The text in the bytes of the intent."""
     return str(json.loads(fact.content)["text"])
+
+
+def other_texts(turn: Turn, fact: IntendedFact) -> str:
+    """Why a fact is undecidable that has a turn with another text."""
+    return with_texts(OTHER_TEXTS, text_of(fact), turn.content)
 
 
 def has_text_of(turn: Turn, fact: IntendedFact) -> bool:

@@ -9,6 +9,9 @@ from spectron_migrate.delivery.run import Run
 from spectron_migrate.ledger import Ledger, sending, sessions
 from spectron_migrate.ledger.sending import IntendedFact
 
+EXCERPT = 160
+"""Letters of a text that a reason shows at most."""
+
 
 class SendOutcome(Enum):
     """What became of a fact that was sent."""
@@ -37,6 +40,18 @@ async def give_up(run: Run, facts: Sequence[IntendedFact], reason: str) -> SendO
 
     await run.writer.durable(mark)
     return SendOutcome.UNDECIDABLE
+
+
+def with_texts(reason: str, sent: str, stored: str) -> str:
+    """The reason with what was sent and what Spectron has in its place, around the first letter that differs."""
+    at = next((at for at, (one, two) in enumerate(zip(sent, stored, strict=False)) if one != two), 0)
+    return f"{reason}: sent {_around(sent, at)}, stored {_around(stored, at)}"
+
+
+def _around(text: str, at: int) -> str:
+    begin = max(0, at - EXCERPT // 4)
+    part = " ".join(text[begin : begin + EXCERPT].split())
+    return f'"{"…" if begin else ""}{part}{"…" if begin + EXCERPT < len(text) else ""}"'
 
 
 async def stop_wrong_session(run: Run, facts: Sequence[IntendedFact], session_id: str) -> SendOutcome:

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from spectron_migrate.delivery.deferred import Unanswered
 from spectron_migrate.delivery.ended_session import leave_session
 from spectron_migrate.delivery.evidence import (
-    OTHER_TEXTS,
     has_ended,
     has_text_of,
     is_certain,
     is_key_valid,
+    other_texts,
     turns_by_fact,
     unclaimed_turns,
 )
@@ -244,7 +244,7 @@ class _Recovery:
         if self._progress.doubts < MAX_TRIES:
             return None
         if self._candidate is not None and not is_certain(self._candidate, fact):
-            return await give_up(run, [fact], OTHER_TEXTS)
+            return await give_up(run, [fact], other_texts(self._candidate, fact))
         self._candidate = None
         outcome = await self._by_listing()
         if outcome is not SendOutcome.HELD or run.stop is not None:
@@ -272,7 +272,7 @@ class _Recovery:
         if isinstance(turns, SendOutcome):
             return turns
         if candidate is not None and not is_certain(candidate, fact) and receipt.turn_id != candidate.id:
-            return await give_up(run, [fact], OTHER_TEXTS)
+            return await give_up(run, [fact], other_texts(candidate, fact))
         if receipt.turn_id in claimed:
             return await give_up(run, [fact], "the response names a turn that belongs to another memory")
         only_turn = turns[0].id if len(turns) == 1 else None
@@ -314,7 +314,7 @@ class _Recovery:
         if chosen is None:
             return SendOutcome.HELD
         if not is_certain(chosen, fact):
-            return await give_up(run, [fact], OTHER_TEXTS)
+            return await give_up(run, [fact], other_texts(chosen, fact))
         residue = [turn.id for turn in turns if turn.id != chosen.id]
         if residue:
             await run.writer.durable(sending.note_residue, fact.id, residue)

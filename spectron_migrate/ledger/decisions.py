@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.overtaken import skip_if_overtaken
-from spectron_migrate.ledger.sending import plan_again, stored_by_person
+from spectron_migrate.ledger.sending import WITHOUT_PASSAGE, note_residue, plan_again, stored_by_person
+from spectron_migrate.records import digest
 
-_UNDECIDABLE = (
-    "SELECT fact.id, number, session FROM fact JOIN version ON version.id = fact.id WHERE state = 'undecidable'"
+_OPEN = (
+    "SELECT fact.id, number, session, state FROM fact JOIN version ON version.id = fact.id"
+    f" WHERE (state = 'undecidable' OR (state = 'stored_not_extracted' AND reason = '{WITHOUT_PASSAGE}'))"
     " AND (mem0_id = ? OR mem0_id || '@' || number = ?) ORDER BY number"
 )
 
@@ -15,12 +17,15 @@ _UNDECIDABLE = (
 def resolve(ledger: Ledger, named: str, *, present: bool, now: str) -> str | None:
     """Record the outcome of an undecidable fact; an absent one is planned again. Returns the reason if it cannot be.
 
+    The same for a fact that is stored without passage: present, its text was found after all; absent, it is written
+    again, because nothing finds it.
+
     `named`: the memory's id, or `ID@VERSION` if several of its texts are undecidable, because the outcome of one
     says nothing about the others. Its session is closed: it may hold a turn that no receipt claims, which would be
     taken for the next memory's.
     """
     db = ledger.db
-    rows = db.execute(_UNDECIDABLE, (named, named)).fetchall()
+    rows = db.execute(_OPEN, (named, named)).fetchall()
     if not rows:
         return f"memory {named} is not undecidable"
     if len(rows) > 1:
@@ -28,13 +33,32 @@ def resolve(ledger: Ledger, named: str, *, present: bool, now: str) -> str | Non
         return f"memory {named} has {len(rows)} undecidable texts: say which, {each}"
     row = rows[0]
     db.execute("UPDATE session SET state = 'closed' WHERE id = ? AND state = 'open'", (row["session"],))
-    if present:
+    if row["state"] != "undecidable":
+        _resolve_without_passage(ledger, row["id"], present=present)
+    elif present:
         stored_by_person(ledger, row["id"])
     else:
         plan_again(ledger, row["id"])
         skip_if_overtaken(ledger, row["id"])
     keep_decision(ledger, named, "present" if present else "absent", now=now)
     return None
+
+
+def _resolve_without_passage(ledger: Ledger, fact: int, *, present: bool) -> None:
+    """Its turn is there: written again, it takes another key, and the turn that nothing finds becomes residue."""
+    db = ledger.db
+    if present:
+        db.execute("UPDATE fact SET state = 'written', reason = NULL WHERE id = ?", (fact,))
+        return
+    row = db.execute(
+        "SELECT key, turn_id FROM fact JOIN receipt ON receipt.fact = fact.id WHERE id = ?", (fact,)
+    ).fetchone()
+    if row["turn_id"]:
+        note_residue(ledger, fact, [row["turn_id"]])
+    db.execute("DELETE FROM receipt WHERE fact = ?", (fact,))
+    db.execute("UPDATE fact SET key = ? WHERE id = ?", (digest("again", row["key"]), fact))
+    plan_again(ledger, fact)
+    skip_if_overtaken(ledger, fact)
 
 
 def keep_decision(ledger: Ledger, named: str, answer: str, *, now: str) -> None:

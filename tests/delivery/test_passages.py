@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.local.testing import RunningServer
+from spectron_migrate.migration.replay import ReplayOptions
+from tests.support.oracle import ledger_facts
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.replaying import NONE, expected_texts, forged, is_write, mapping_file, replay_in_no_time, texts
 from tests.support.spectron import memory, write_raw
@@ -71,3 +74,42 @@ def test_a_text_that_cannot_be_found_is_named_and_not_sent_again(
     (line,) = (tmp_path / "state" / "review" / "refused.jsonl").read_text(encoding="utf-8").splitlines()
     assert "stored without passage" == json.loads(line)["reason"]
     assert f"{user}-0001" == json.loads(line)["id"]
+
+
+@pytest.mark.parametrize(("answer", "writes"), [("present", 0), ("absent", 1)])
+def test_a_text_without_a_passage_is_written_again_only_if_a_person_says_so(
+    spectron: RunningServer,
+    user: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Literal["present", "absent"],
+    writes: int,
+) -> None:
+    dump, mapping = (
+        write_raw(tmp_path / "all.json", [memory(number, user) for number in range(3)]),
+        mapping_file(tmp_path, NONE),
+    )
+
+    def run(choose: Any = lambda seen: "none", **resolve: Any) -> list[Seen]:
+        with misbehaving(spectron.base_url, choose) as proxy:
+            replay_in_no_time(
+                spectron,
+                tmp_path / "state",
+                dump,
+                endpoint=proxy.base_url,
+                mapping=mapping,
+                options=ReplayOptions(**resolve),
+            )
+            return [seen for seen in proxy.seen if seen.writes_fact]
+
+    with monkeypatch.context() as blind:
+        forged(blind, lambda seen, _: b'{"tier":"full","hits":[]}' if seen.path.endswith("/query") else None)
+        run(lambda seen: "cut_after" if is_write(seen) and b"number 1" in seen.body else "none")
+    assert [] == run()
+    assert [] == run(retry_failed=True)
+    assert writes == len(run(resolve={f"{user}-0001": answer}))
+    assert [] == run()
+    (fact,) = [fact for fact in ledger_facts(tmp_path / "state") if fact["mem0_id"] == f"{user}-0001"]
+    assert "written" == fact["state"]
+    assert writes == len(fact["residue"])
+    assert 3 + writes == len(texts(spectron, user))

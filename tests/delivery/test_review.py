@@ -10,6 +10,7 @@ import pytest
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.replay import ReplayOptions
+from tests.support.here import server_here
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.spectron import memory, replay, write_raw
 
@@ -67,3 +68,31 @@ def test_a_key_that_the_server_repeats_stands_nowhere(
     assert 3 > summary.written
     assert spectron.api_key.encode() not in written
     assert spectron.api_key not in f"{out} {err} {summary}"
+
+
+def test_an_undecidable_memory_is_named_with_the_text_that_was_sent_and_the_one_that_is_there(
+    user: str, tmp_path: Path
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(3)])
+    silent = False
+
+    def cut_second(seen: Seen) -> Fault:
+        nonlocal silent
+        silent = silent or (seen.writes_fact and b"number 1" in seen.body)
+        return "none" if not silent else "cut_after" if seen.writes_fact else "cut_before"
+
+    def altered(seen: Seen, body: bytes) -> bytes | None:
+        return body.replace(b"thing number 1", b"nothing at all") if "/turns" in seen.path else None
+
+    with server_here(tmp_path / "data", context="tests", fault_settings={}) as server:
+        with misbehaving(server.base_url, cut_second) as proxy:
+            replay(server, tmp_path / "state", [dump], endpoint=proxy.base_url)
+        server.change_faults(ahead_s=25 * 3600)
+        with misbehaving(server.base_url) as proxy:
+            proxy.change = altered  # type: ignore[method-assign]
+            summary = replay(server, tmp_path / "state", [dump], endpoint=proxy.base_url)
+    assert 1 == summary.undecidable
+    assert summary.review is not None
+    (line,) = [json.loads(line) for line in Path(summary.review).read_text(encoding="utf-8").splitlines()]
+    assert f'sent "{user} remembers thing number 1"' in line["reason"]
+    assert f'stored "{user} remembers nothing at all"' in line["reason"]

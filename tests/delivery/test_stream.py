@@ -6,12 +6,14 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.replaying import mapping_file, replay_in_no_time
-from tests.support.spectron import memory, turns_of, write_raw
+from tests.support.spectron import memory, replay, turns_of, write_raw
 
 SHORT_SESSIONS = "infer: none\nsession: {by: run_id, size: 5}\n"
 
@@ -91,3 +93,16 @@ def test_doubt_holds_one_session_and_the_others_go_on(spectron: RunningServer, u
     assert ExitCode.DONE == second.exit_code
     assert 1 == second.written
     assert 30 == len(turns_of(spectron, user))
+
+
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00Z", "0001-01-01T00:00:00+00:00", "1970-01-01T00:00:00Z"])
+def test_a_time_that_stands_for_none_is_sent_without_time_and_extraction(
+    spectron: RunningServer, user: str, tmp_path: Path, at: str
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(0, user, at=at), memory(1, user)])
+    with misbehaving(spectron.base_url) as proxy:
+        replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
+    bodies = {body["text"][-1]: body for body in (json.loads(seen.body) for seen in proxy.seen if seen.writes_fact)}
+    assert "none" == bodies["0"]["infer"]
+    assert "observed_at" not in bodies["0"]
+    assert "full" == bodies["1"]["infer"]
