@@ -144,6 +144,10 @@ def _listed_store(store: VectorStore, place: str, sleep: Sleep | None) -> Listed
             from spectron_migrate.mem0.stores.mongodb import MongoDb
 
             return MongoDb(store, sleep=sleep or time.sleep)
+        case "milvus", _:
+            from spectron_migrate.mem0.stores.milvus import milvus_store
+
+            return milvus_store(store)
         case "azure_mysql", _:
             from spectron_migrate.mem0.stores.mysql import MySql
 

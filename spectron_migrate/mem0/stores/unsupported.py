@@ -17,7 +17,6 @@ REASONS = {
     "cassandra": f"{_CREATES}, and its scoped listing drops rows",
     "databricks": _NEAREST,
     "langchain": "the store behind it has no listing of everything",
-    "milvus": f"{_CREATES}, and its listing ends at 16,384 rows",
     "neptune": _CREATES,
     "oracledb": _CREATES,
     "vertex_ai_vector_search": _NEAREST,
