@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,8 @@ from spectron_migrate.cli.tables import facts, listing, number, plain, side_by_s
 from spectron_migrate.errors import ExitCode, InputError, Unreachable
 from spectron_migrate.files.scratch import Scratch
 from spectron_migrate.records import Filters, Json, counted
+from spectron_migrate.verify.reports.text import rank_change, reason_text
+from spectron_migrate.verify.reports.wording import verdict_sentence
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -255,10 +257,8 @@ def draw(summary: VerifySummary) -> Iterator[RenderableType]:
     """The most informative queries side by side, the counts, what is wrong, the gates, the verdict."""
     measured = summary.report["measured"]
     queries = most_informative(summary.report["answers"], QUERIES_SHOWN)
-    if queries:
-        mem0 = measured["recall"]["mem0"]
-        titles = (f"Mem0 ({mem0})" if mem0 else "Mem0 (not asked)", "Spectron")
-        yield side_by_side(titles, map(_query_row, queries))
+    for query in queries:
+        yield from _draw_query(query)
     yield facts("Memories", _memory_rows(measured["integrity"], measured["isolation"]))
     if measured["recall"] is not None:
         yield facts("Recall", _recall_rows(measured["recall"]))
@@ -268,6 +268,7 @@ def draw(summary: VerifySummary) -> Iterator[RenderableType]:
     yield from _draw_gates(summary)
     styles = {"GO": "bold green", "NO_GO": "bold red", "INCONCLUSIVE": "bold yellow"}
     yield plain(f"Verdict: {summary.verdict}", style=styles[summary.verdict])
+    yield plain(verdict_sentence(summary.report))
     for report in summary.reports:
         yield f"report: {report}"
 
@@ -292,28 +293,34 @@ def most_informative(answers: Sequence[Mapping[str, Json]], n: int) -> list[Mapp
     return [answer for _, _, answer in sorted(ranked, key=lambda one: one[:2])[:n]]
 
 
-def _query_row(answer: Mapping[str, Json]) -> tuple[list[Text], list[Text]]:
-    """Mem0's hits and Spectron's; a `=` marks those that both found."""
+def _draw_query(answer: Mapping[str, Json]) -> Iterator[RenderableType]:
+    """A question, and both answers rank by rank; `=` marks what both found, `3 → 1` what moved."""
+    yield plain(f"{answer['owner']} asks: {answer['query']}", style="bold", width=WIDEST)
     left = answer["mem0"]["hits"] if answer["mem0"] else []
     right = [hit for hit in answer["spectron"]["hits"] if not hit["dropped"]]
-    common = {hit["mark"] for hit in left} & {hit["mark"] for hit in right}
-    query = plain(f"{answer['owner']}: {answer['query']}", style="bold", width=WIDEST)
-    differences = [
-        plain(f"  {one['id']}: {one['why']}, {one['detail']}", style="italic")
-        for one in answer.get("differences") or ()
+    ranks = {hit["id"]: rank for rank, hit in enumerate(left, 1)}
+    found = {hit["memory"] for hit in right}
+    reasons = {one["id"]: f" ({reason_text(one)})" for one in answer.get("differences") or ()}
+    mem0 = [
+        _hit(str(rank), hit, is_common=hit["id"] in found, why=reasons.get(hit["id"], ""))
+        for rank, hit in enumerate(left, 1)
     ]
-    return (
-        [query, *_hits(left, common), *_failure(answer["mem0"])],
-        [plain(""), *_hits(right, common), *_failure(answer["spectron"]), *differences],
-    )
+    spectron = [
+        _hit(rank_change(ranks.get(hit["memory"]), rank), hit, is_common=hit["memory"] in ranks)
+        for rank, hit in enumerate(right, 1)
+    ]
+    nothing = plain("  nothing", style="dim")
+    mem0 = [*(mem0 or [nothing]), *_failure(answer["mem0"])]
+    spectron = [*(spectron or [nothing]), *_failure(answer["spectron"])]
+    rows = max(len(mem0), len(spectron))
+    columns = [[*side, *[plain("")] * (rows - len(side))] for side in (mem0, spectron)]
+    titles = ("Mem0" if answer["mem0"] else "Mem0 (not asked)", "Spectron")
+    yield side_by_side(titles, zip(columns[0], columns[1], strict=True))
 
 
-def _hits(hits: Iterable[Mapping[str, Json]], common: set[str]) -> list[Text]:
-    rows = []
-    for rank, hit in enumerate(hits, 1):
-        both = hit["mark"] in common
-        rows.append(plain(f"{'=' if both else ' '} {rank} {hit['text']}", width=WIDEST, style="" if both else "dim"))
-    return rows or [plain("  nothing", style="dim")]
+def _hit(ranks: str, hit: Mapping[str, Json], *, is_common: bool, why: str = "") -> Text:
+    text = plain(hit["text"], width=WIDEST - len(why))
+    return plain(f"{'=' if is_common else ' '} {ranks}  {text}{why}", style="" if is_common else "dim")
 
 
 def _failure(side: Mapping[str, Json] | None) -> list[Text]:
@@ -364,6 +371,7 @@ def _recall_rows(recall: Mapping[str, Json]) -> list[tuple[str, object]]:
 
     metrics = recall["metrics"]
     rows: list[tuple[str, object]] = [
+        ("Mem0", recall["mem0"] or "not asked"),
         ("queries", f"{number(metrics['queries'])}, from {recall['made_of']}"),
         ("known item found", both(metrics["success"])),
         ("MRR", both(metrics["mrr"])),

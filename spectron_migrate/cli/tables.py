@@ -80,19 +80,16 @@ def listing(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]
     return Group(Wrapped(title, style="bold"), table)
 
 
-def side_by_side(
-    titles: tuple[str, str], rows: Iterable[tuple[Iterable[RenderableType], Iterable[RenderableType]]]
-) -> Table:
-    """Two columns of equal width; each cell holds several lines."""
+def side_by_side(titles: tuple[str, str], rows: Iterable[tuple[RenderableType, RenderableType]]) -> Table:
+    """Two columns of equal width, whose rows stand beside each other however their texts wrap."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Group
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, show_lines=True, expand=True)
+    table = Table(box=SIMPLE_HEAD, expand=True, padding=(0, 1), header_style="dim")
     for title in titles:
         table.add_column(plain(title), ratio=1, overflow="fold")
     for left, right in rows:
-        table.add_row(Group(*left), Group(*right))
+        table.add_row(left, right)
     return table
 
 

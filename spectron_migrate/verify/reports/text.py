@@ -55,3 +55,14 @@ def findings_by_kind(findings: Sequence[Mapping[str, Json]]) -> dict[str, list[M
     for finding in findings:
         groups.setdefault(finding["kind"], []).append(finding)
     return groups
+
+
+def rank_change(before: int | None, now: int) -> str:
+    """The rank in Mem0's answer beside that in Spectron's: `3 → 1`; only the rank where both agree or Mem0 has none."""
+    return f"{now}" if before in (None, now) else f"{before} → {now}"
+
+
+def reason_text(difference: Mapping[str, Json]) -> str:
+    """Why Spectron's answer lacks a memory that Mem0's has."""
+    detail = f", {difference['detail']}" if difference["detail"] else ""
+    return f"{difference['why'].replace('_', ' ')}{detail}"

@@ -1,0 +1,62 @@
+"""What a verdict and its gates mean, in words (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from spectron_migrate.records import Json, counted
+from spectron_migrate.verify.reports.text import gate_result
+
+MEANINGS: Mapping[str, str] = {
+    "source": "Mem0 was read completely, and it was shown that nothing is missing.",
+    "missing": "Every memory of the dump has its turn in Spectron.",
+    "altered": "Every text is in Spectron word for word.",
+    "doubled": "No memory is in Spectron twice.",
+    "foreign": "Nobody else wrote into the sessions of this migration.",
+    "misplaced": "Every memory can be found by its owner, in the scope that the mapping gives it.",
+    "order": "Within a user, older memories were written before newer ones.",
+    "supersession": "No older text stands over a newer one.",
+    "facts": "Every fact that Spectron made lies in a scope of the memory that it was made of.",
+    "residue": "No turn is left over that no memory claims.",
+    "pending": "No memory waits for a person to say whether its text is newer.",
+    "placed": "Enough memories could be searched for by their words.",
+    "isolation": "Nobody finds the memory of another user.",
+    "recall": "Spectron finds what Mem0 finds, within the margin that was set.",
+    "overlap": "Both systems' answers have as much in common as was asked for.",
+    "asked": "Every question could be asked of Spectron as Mem0 was asked it.",
+    "answered": "Every question was answered.",
+    "lost": "No memory that Mem0 finds is out of reach in Spectron.",
+    "moved on": "Mem0 answers with nothing that has not been replayed yet.",
+}
+
+
+def verdict_sentence(report: Mapping[str, Json]) -> str:
+    """The verdict as somebody would say it."""
+    integrity, isolation = report["measured"]["integrity"], report["measured"]["isolation"]
+    there = f"{integrity['present']:,} of {counted(integrity['expected'], 'memory')} are there"
+    seen = f", {counted(isolation['leaks'], 'leak')} between users" if isolation["leaks"] else ", nobody sees another's"
+    if report["verdict"] == "GO":
+        return f"Safe to move: {there}{seen}, {_recall(report)}."
+    failed = [gate for gate in report["gates"] if gate_result(gate) == "FAILED"]
+    if report["verdict"] == "NO_GO":
+        return f"Do not move yet: {_named(failed) or 'a gate'} failed. {there}{seen}."
+    still_open = open_gates(report["gates"])
+    be = "is" if len(still_open) < 2 else "are"
+    return f"Not decided yet: {_named(still_open) or 'a gate'} {be} open. {there}{seen}."
+
+
+def open_gates(gates: Sequence[Mapping[str, Json]]) -> list[Mapping[str, Json]]:
+    """The gates that keep the verdict from being GO, failed ones first."""
+    found = [gate for gate in gates if gate_result(gate) not in ("passed", "accepted") and gate["decides"]]
+    return sorted(found, key=lambda gate: gate_result(gate) != "FAILED")
+
+
+def _named(gates: Sequence[Mapping[str, Json]]) -> str:
+    return ", ".join(gate["name"] for gate in gates)
+
+
+def _recall(report: Mapping[str, Json]) -> str:
+    recall = report["measured"]["recall"]
+    if recall is None or recall["metrics"]["difference"] is None:
+        return "recall was not compared"
+    return f"recall is as good within {report['options']['margin']:.0%}"

@@ -1,0 +1,142 @@
+"""The page says the verdict in a sentence, shows the worst first, and can be read without its script."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from spectron_migrate.verify.reports.page import html_report
+from spectron_migrate.verify.reports.text import rank_change, reason_text
+from spectron_migrate.verify.reports.wording import verdict_sentence
+
+
+def gate(name: str, passed: bool | None, **more: Any) -> dict[str, Any]:
+    plain = {"value": 0, "limit": 0, "hint": "", "measured": True, "decides": True, "accepted": False}
+    return {"name": name, "passed": passed, **plain, **more}
+
+
+def answer(number: int, mem0: list[str], spectron: list[str], *, success: float = 1.0, **more: Any) -> dict[str, Any]:
+    """A query whose hits are named by their memories."""
+    return {
+        "no": number,
+        "owner": "alice",
+        "query": f"question {number}",
+        "expect": mem0[:1],
+        "differences": [],
+        "measures": {"mem0": {"success": 1.0}, "spectron": {"success": success}, "overlap": 1.0},
+        "mem0": {
+            "error": None,
+            "ms": 1.0,
+            "hits": [{"id": one, "text": f"text of {one}", "mark": one} for one in mem0],
+        },
+        "spectron": {
+            "error": None,
+            "ms": 1.0,
+            "hits": [{"memory": one, "text": f"text of {one}", "mark": one, "dropped": ""} for one in spectron],
+        },
+        **more,
+    }
+
+
+def report(verdict: str, gates: list[dict[str, Any]], answers: Any = (), **integrity: int) -> dict[str, Any]:
+    found = {"expected": 1204, "present": 1204, "misplaced": 0, "skipped_by_reason": {}, **integrity}
+    both = {"mem0": 0.9, "spectron": 0.91}
+    metrics = {
+        "queries": 100,
+        "success": both,
+        "mrr": both,
+        "ndcg": both,
+        "difference": {"mean": 0.01, "low": -0.01, "high": 0.03, "n": 100, "units": "queries"},
+        "noise_floor": {"overlap": None},
+    }
+    return {
+        "verdict": verdict,
+        "migration": "m",
+        "context": "acme",
+        "endpoint": "https://spectron.example",
+        "ended": "2026-01-02T03:04:05.000000Z",
+        "version": "1.0",
+        "gates": gates,
+        "options": {"margin": 0.02},
+        "measured": {
+            "integrity": found,
+            "isolation": {"leaks": 0, "questions": 400},
+            "recall": {"mem0": "mem0ai 2.2.1", "made_of": "a file", "metrics": metrics},
+        },
+        "findings": [],
+        "by_owner": [],
+        "answers": list(answers),
+    }
+
+
+@pytest.mark.parametrize(
+    ("verdict", "gates", "sentence"),
+    [
+        (
+            "GO",
+            [gate("missing", True), gate("recall", True)],
+            "Safe to move: 1,204 of 1,204 memories are there, nobody sees another's, recall is as good within 2%.",
+        ),
+        (
+            "NO_GO",
+            [gate("altered", False), gate("recall", None)],
+            "Do not move yet: altered failed. 1,204 of 1,204 memories are there, nobody sees another's.",
+        ),
+        (
+            "INCONCLUSIVE",
+            [gate("source", None, measured=False), gate("recall", None), gate("asked", None, accepted=True)],
+            "Not decided yet: source, recall are open. 1,204 of 1,204 memories are there, nobody sees another's.",
+        ),
+    ],
+)
+def test_the_verdict_is_a_sentence(verdict: str, gates: list[dict[str, Any]], sentence: str) -> None:
+    assert sentence == verdict_sentence(report(verdict, gates))
+    assert sentence.replace("'", "&#x27;") in html_report(report(verdict, gates))
+
+
+def test_open_gates_are_shown_with_their_reason_and_the_others_folded_with_their_meaning() -> None:
+    page = html_report(report("INCONCLUSIVE", [gate("missing", True), gate("recall", None, hint="ask more queries")]))
+    before, folded = page.split("<details", 1)
+    assert "ask more queries" in before
+    assert "Every memory of the dump has its turn in Spectron." in folded
+    assert "1 of 2 gates do not stand in the way" in folded
+
+
+def test_what_mem0_alone_found_comes_first() -> None:
+    answers = [
+        answer(0, ["a"], ["a"]),
+        answer(1, ["b"], [], success=0.0),
+        answer(2, ["c"], ["c"], measures={"mem0": {"success": 1.0}, "spectron": {"success": 1.0}, "overlap": 0.2}),
+    ]
+    page = html_report(report("GO", [], answers))
+    assert ["question 1", "question 2", "question 0"] == re.findall(r"<h3>(question \d)</h3>", page)
+
+
+def test_a_hit_says_what_rank_it_had_and_which_words_differ() -> None:
+    found = answer(0, ["a", "b", "c"], ["c", "b"])
+    found["spectron"]["hits"][1]["text"] = "text written by b"
+    page = html_report(report("GO", [], [found]))
+    assert '<span class="rank">3 → 1</span>' in page
+    assert "text <mark>written</mark> <mark>by</mark> b" in page
+
+
+def test_a_memory_that_is_not_among_the_hits_says_why_beside_its_text() -> None:
+    why = {"id": "b", "why": "ranked_lower", "detail": "at rank 7", "texts": {}}
+    page = html_report(report("GO", [], [answer(0, ["a", "b"], ["a"], differences=[why])]))
+    assert re.search(r"text of b <span class=.why.>ranked lower, at rank 7</span>", page)
+
+
+def test_without_its_script_the_page_hides_nothing_but_the_filters() -> None:
+    page = html_report(report("GO", [], [answer(0, ["a"], ["a"])])).partition("<script>")[0]
+    assert ['<fieldset id="filters" hidden>'] == re.findall(r"<[^>]* hidden[^>]*>", page.partition("</style>")[2])
+
+
+@pytest.mark.parametrize(("before", "now", "shown"), [(3, 1, "3 → 1"), (2, 2, "2"), (None, 4, "4")])
+def test_ranks(before: int | None, now: int, shown: str) -> None:
+    assert shown == rank_change(before, now)
+
+
+def test_a_reason_without_a_detail() -> None:
+    assert "not found" == reason_text({"why": "not_found", "detail": ""})
