@@ -68,10 +68,13 @@ _RESPONSE_FIELDS = (
 """Fields of one API response, not of the memory: they differ between responses, so the memory would look changed."""
 
 
-def normalise(row: Any, *, now: datetime, head: Mapping[str, Json] | None = None) -> Memory | Skipped:
+def normalise(
+    row: Any, *, now: datetime, head: Mapping[str, Json] | None = None, is_plain: bool = False
+) -> Memory | Skipped:
     """Convert any raw row: an API item, a stored point, a flat payload, or a line of a dump.
 
     `head`: the fields of the envelope around the row; the owners that it names count for a row without an owner.
+    `is_plain`: the row holds no wrappers of Extended JSON.
     """
     if not isinstance(row, Mapping):
         return Skipped(id="", reason=NOT_AN_OBJECT, has_content=bool(words_in(row)))
@@ -79,7 +82,7 @@ def normalise(row: Any, *, now: datetime, head: Mapping[str, Json] | None = None
         own = _dump_line(row)
         if own is not None:
             return own
-    row_id, payload, item = unwrap(row)
+    row_id, payload, item = unwrap(row, is_plain=is_plain)
     result: Memory | Skipped
     if payload is not None:
         result = from_payload(row_id, payload, now=now)
@@ -89,7 +92,7 @@ def normalise(row: Any, *, now: datetime, head: Mapping[str, Json] | None = None
         result = from_item(item, now=now)
     if isinstance(result, Skipped):
         return _with_content(result, row)
-    if result.entity_ids:
+    if result.user_id is not None or result.entity_ids:
         return result
     raw: dict[str, Json] = {}
     beside = owners_beside(row, head)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 
 from spectron_migrate.records import Memory, from_bytes, to_bytes
 
 OWNER_FIELDS = {"user": "user_id", "agent": "agent_id", "app": "app_id", "run": "run_id"}
 _LOOKUP_BATCH = 500
 _MOST_IN_MEMORY = 10_000
+_MOST_HASHES = 250_000
+"""Hashes of ids that are kept in memory, about 20 MB."""
 
 
 class SeenIds:
@@ -78,12 +81,6 @@ class SeenIds:
         found = self._db.execute(sql, (kind, to_bytes(owner))).fetchone()
         return 0 if found is None else int(found[0])
 
-    def owners_with(self, sizes: Sequence[int]) -> list[tuple[str, str, int]]:
-        """Kind, id and number of memories of the owners that have exactly so many."""
-        marks = ", ".join("?" * len(sizes))
-        sql = f"SELECT kind, id, rows FROM owner WHERE rows IN ({marks}) ORDER BY kind, id"
-        return [(kind, from_bytes(owner), rows) for kind, owner, rows in self._db.execute(sql, sizes)]
-
     def clear(self) -> None:
         """Remove all ids and owners."""
         self._db.executescript("DELETE FROM seen; DELETE FROM owner;")
@@ -125,3 +122,86 @@ class DistinctIds:
         if self._on_disk is not None:
             self._on_disk.close()
             self._on_disk = None
+
+
+class SeenMemories:
+    """How many different memories were read, and how many of them belong to each owner.
+
+    Ids are kept as 64-bit hashes, in memory while they are few, then on disk: two of a million ids have the same one
+    with a chance of 1 in 30 million.
+    """
+
+    def __init__(self) -> None:
+        self._in_memory: set[int] | None = set()
+        self._count = 0
+        self._owners: Counter[tuple[str, str]] = Counter()
+        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._db.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16000;"
+            "CREATE TABLE seen (id INTEGER PRIMARY KEY);"
+            "CREATE TABLE owner (kind TEXT, id BLOB, rows INTEGER, PRIMARY KEY (kind, id)) WITHOUT ROWID;"
+        )
+
+    def add(self, memories: Sequence[Memory]) -> None:
+        """Record these memories and their owners; a memory counts once."""
+        new = {hash(memory.id): memory for memory in memories}
+        for known in self._known(new):
+            del new[known]
+        if self._in_memory is not None:
+            self._in_memory.update(new)
+            if len(self._in_memory) > _MOST_HASHES:
+                self._insert(self._in_memory)
+                self._in_memory = None
+        else:
+            self._insert(new)
+        self._count += len(new)
+        for kind, field in OWNER_FIELDS.items():
+            for owner, rows in Counter(map(attrgetter(field), new.values())).items():
+                if owner is not None:
+                    self._owners[kind, owner] += rows
+        if len(self._owners) > _MOST_IN_MEMORY:
+            self._write_owners()
+
+    def count(self) -> int:
+        """How many different memories were recorded."""
+        return self._count
+
+    def not_seen(self, memory_ids: Iterable[str]) -> list[str]:
+        """Those of these ids that were not recorded."""
+        wanted = {hash(one): one for one in memory_ids}
+        known = self._known(wanted)
+        return [one for number, one in wanted.items() if number not in known]
+
+    def owners_with(self, sizes: Sequence[int]) -> list[tuple[str, str, int]]:
+        """Kind, id and number of memories of the owners that have exactly so many."""
+        self._write_owners()
+        marks = ", ".join("?" * len(sizes))
+        sql = f"SELECT kind, id, rows FROM owner WHERE rows IN ({marks}) ORDER BY kind, id"
+        return [(kind, from_bytes(owner), rows) for kind, owner, rows in self._db.execute(sql, sizes)]
+
+    def close(self) -> None:
+        """Forget all of them."""
+        self._db.close()
+
+    def _known(self, wanted: Iterable[int]) -> set[int]:
+        if self._in_memory is not None:
+            return self._in_memory.intersection(wanted)
+        numbers = list(wanted)
+        known: set[int] = set()
+        for begin in range(0, len(numbers), _LOOKUP_BATCH):
+            part = numbers[begin : begin + _LOOKUP_BATCH]
+            marks = ", ".join("?" * len(part))
+            known.update(row[0] for row in self._db.execute(f"SELECT id FROM seen WHERE id IN ({marks})", part))
+        return known
+
+    def _insert(self, numbers: Iterable[int]) -> None:
+        self._db.execute("BEGIN")
+        self._db.executemany("INSERT OR IGNORE INTO seen VALUES (?)", ((number,) for number in numbers))
+        self._db.execute("COMMIT")
+
+    def _write_owners(self) -> None:
+        sql = "INSERT INTO owner VALUES (?, ?, ?) ON CONFLICT (kind, id) DO UPDATE SET rows = rows + excluded.rows"
+        self._db.execute("BEGIN")
+        self._db.executemany(sql, [(kind, to_bytes(one), rows) for (kind, one), rows in self._owners.items()])
+        self._db.execute("COMMIT")
+        self._owners.clear()

@@ -22,7 +22,7 @@ LANGCHAIN_ID = "_mem0_id"
 TEXTS = ("memory", "data", "text", "content", "page_content", "pageContent")
 _OWN_TEXTS = ("memory", "data", "page_content", "pageContent")
 _INNER = ("payload", "source_payload", "properties", "_source")
-_ROWS = (
+ROWS = (
     *("results", "memories", "records", "data", "items", "points", "hits", "rows", "documents", "objects", "vectors"),
     *("matches", "result"),
 )
@@ -55,11 +55,13 @@ class JsonItem:
 
 def is_row(value: Any) -> bool:
     """Whether it is an object with an id and a text."""
-    return isinstance(value, Mapping) and has_id(value) and has_text(value)
+    return isinstance(value, dict) and has_id(value) and has_text(value)
 
 
 def has_id(row: Mapping[str, Json]) -> bool:
     """Whether one of the fields for an id holds one."""
+    if row.get("id"):
+        return True
     return (
         any(row.get(name) not in (None, "") for name in IDS)
         or any(isinstance(row.get(name), Mapping) and has_id(row[name]) for name in ("_source", "_additional"))
@@ -69,6 +71,9 @@ def has_id(row: Mapping[str, Json]) -> bool:
 
 def has_text(row: Mapping[str, Json], names: tuple[str, ...] = TEXTS) -> bool:
     """Whether the object, or a payload in it, holds the text of a memory under one of these names."""
+    payload = row.get("payload")
+    if row.get("memory").__class__ is str or (payload.__class__ is dict and payload.get("data").__class__ is str):
+        return True  # nearly every row
     for name in names:
         value = row.get(name)
         if isinstance(value, str) or (name == "data" and isinstance(value, Mapping) and "memory" in value):
@@ -114,7 +119,7 @@ def row_fields(value: Mapping[str, Json]) -> list[str]:
     """The fields of an envelope that hold its rows; none for a row, or an object that holds no rows."""
     if is_row(value):
         return []
-    named = [name for name in _ROWS if name in value and _holds_rows(value[name], owner_has_id=has_id(value))]
+    named = [name for name in ROWS if name in value and _holds_rows(value[name], owner_has_id=has_id(value))]
     return named or [name for name, child in value.items() if name != RELATIONS and rows_in(child)]
 
 
@@ -189,7 +194,7 @@ def is_envelope(value: Any) -> bool:
     """Whether rows are in the value, and it is none itself."""
     if isinstance(value, list):
         return any(is_row(one) for one in value) or rows_in(value)
-    return isinstance(value, dict) and (is_row_table(value) or bool(row_fields(value)))
+    return isinstance(value, dict) and not is_row(value) and (is_row_table(value) or bool(row_fields(value)))
 
 
 def _is_memory(value: Mapping[str, Json]) -> bool:

@@ -23,7 +23,7 @@ from spectron_migrate.mem0.formats.json_stream import read_items
 from spectron_migrate.mem0.formats.listings import Listings
 from spectron_migrate.mem0.normalise import LIST_LEFT_OUT, normalise
 from spectron_migrate.mem0.reader import ReaderBase
-from spectron_migrate.mem0.seen_ids import SeenIds
+from spectron_migrate.mem0.seen_ids import SeenMemories
 from spectron_migrate.records import NAMED, Json, Memory, Skipped, SourceInfo, name_first
 
 FILES = SourceInfo(kind="files", place="files", provider="files")
@@ -82,7 +82,7 @@ class FilesReader(ReaderBase):
         self.notes.clear()
         self.unproven = ""
         self._bytes_of_earlier_files = 0
-        with closing(Listings()) as listings, closing(SeenIds()) as seen:
+        with closing(Listings()) as listings, closing(SeenMemories()) as seen:
             for path in self._paths:
                 with open_file(path) as self._file:
                     yield from self._rows_of(path, listings, seen)
@@ -103,7 +103,7 @@ class FilesReader(ReaderBase):
                 if item.kind == "relation":
                     yield item.value
 
-    def _rows_of(self, path: Path, listings: Listings, seen: SeenIds) -> Iterator[Memory | Skipped]:
+    def _rows_of(self, path: Path, listings: Listings, seen: SeenMemories) -> Iterator[Memory | Skipped]:
         kept = total = loose = 0
         first: tuple[int, Json] | None = None
         batch: list[Memory] = []
@@ -121,7 +121,7 @@ class FilesReader(ReaderBase):
                 copies.append(normalise(item.value, now=self._now).id)
             elif item.kind == "row":
                 total, loose = total + 1, loose + (item.listing == 0)
-                row = normalise(_with_names(item), now=self._now, head=item.head)
+                row = normalise(_with_names(item), now=self._now, head=item.head, is_plain=True)
                 if isinstance(row, Skipped):
                     row = row if row.id else replace(row, id=f"{path}:{item.line}")
                     first = first or (item.line, item.value)
@@ -129,13 +129,13 @@ class FilesReader(ReaderBase):
                 else:
                     kept += 1
                     batch.append(row)
-                    owner = next((f"{name} {value}" for name, value in row.entity_ids.items()), None)
+                    owner = f"user_id {row.user_id}" if row.user_id is not None else _other_owner(row)
                 listings.add(item.listing, item.head, row.id, owner)
                 if len(batch) >= _BATCH:
-                    seen.add_memories(batch)
+                    seen.add(batch)
                     batch = []
                 yield row
-        seen.add_memories(batch)
+        seen.add(batch)
         for missing in seen.not_seen(copies):
             yield Skipped(missing, LINE_WITHOUT_MEMORY, has_content=True)
         if loose:
@@ -147,7 +147,11 @@ class FilesReader(ReaderBase):
             )
 
 
-def _suspect_owners(seen: SeenIds) -> Iterator[str]:
+def _other_owner(memory: Memory) -> str | None:
+    return next((f"{name} {value}" for name, value in memory.entity_ids.items()), None)
+
+
+def _suspect_owners(seen: SeenMemories) -> Iterator[str]:
     """Owners with exactly as many memories as one truncated listing of Mem0 holds."""
     owners = seen.owners_with(_SUSPECT_SIZES)
     if owners:

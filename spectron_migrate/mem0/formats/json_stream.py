@@ -11,7 +11,10 @@ from typing import Any, BinaryIO
 
 from spectron_migrate.errors import InputError
 from spectron_migrate.mem0.formats.envelopes import (
+    IDS,
     RELATIONS,
+    ROWS,
+    TEXTS,
     JsonItem,
     fields_left_out,
     has_text,
@@ -24,7 +27,8 @@ from spectron_migrate.mem0.formats.envelopes import (
     rows_in,
     walk,
 )
-from spectron_migrate.records import Json
+from spectron_migrate.mem0.formats.unwrap import plain
+from spectron_migrate.records import ENTITY_IDS, Json
 
 _CHUNK = 1 << 18
 _SMALL = 4
@@ -38,6 +42,9 @@ _SPACE = " \t\n\r\ufeff\x1e"
 """Between values also a byte order mark, where files were joined, and the separator of RFC 7464."""
 
 _WORDS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
+_ONCE = frozenset((*TEXTS, *IDS, *ROWS, *ENTITY_IDS, "payload", "metadata", "userId", "agentId", "runId", "hash"))
+"""Fields of which no second one is dropped."""
+
 _NEAR_END = 16
 """A decoding error this close to the end of the window may only mean that more has to be read."""
 
@@ -176,7 +183,7 @@ class _Scanner:
         self._name = name
         self._stream = stream
         self._text_decoder = codecs.getincrementaldecoder(_encoding(stream))("surrogatepass")
-        self._decoder = json.JSONDecoder(strict=False)
+        self._decoder = json.JSONDecoder(strict=False, object_pairs_hook=_object_of)
         self._window = ""
         self._at = 0
         self._ended = False
@@ -238,8 +245,7 @@ class _Scanner:
                 return None
             if end - self._at > longest:
                 return None
-            self._at = end
-            return value
+            return self._taken(value, end)
 
     def value(self) -> Any:
         """The next value; reads as much as it needs."""
@@ -256,8 +262,13 @@ class _Scanner:
                 raise self.error(f"holds a value that cannot be read: {error}") from error
             if isinstance(value, int | float) and end > len(self._window) - 3 and self._more():
                 continue  # more digits, a fraction or an exponent may follow
-            self._at = end
-            return value
+            return self._taken(value, end)
+
+    def _taken(self, value: Any, end: int) -> Any:
+        """Step over a value, and take the wrappers of Extended JSON off it."""
+        is_extended = self._window.find('"$', self._at, end) >= 0
+        self._at = end
+        return plain(value) if is_extended else value
 
     def _may_be_incomplete(self, error: json.JSONDecodeError) -> bool:
         return error.pos >= len(self._window) - _NEAR_END or error.msg.startswith("Unterminated string")
@@ -286,6 +297,16 @@ class _Scanner:
         self._window = self._window[self._at :] + chunk
         self._at = self._lines_counted_to = 0
         return True
+
+
+def _object_of(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; raises ValueError if a field of a memory is in it twice, of which a decoder keeps only the last."""
+    value = dict(fields)
+    if len(value) != len(fields):
+        for name, one in fields:
+            if name in _ONCE and value[name] != one:
+                raise ValueError(f"it has {name!r} twice, with different values")
+    return value
 
 
 def _encoding(stream: BinaryIO) -> str:

@@ -6,7 +6,6 @@ another page with the same total names several. Only a total that was counted ap
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from itertools import islice
 
 from spectron_migrate.mem0.formats.paging import OFFSET, PageFacts, page_facts
 from spectron_migrate.mem0.seen_ids import DistinctIds
-from spectron_migrate.records import Json, counted, to_bytes
+from spectron_migrate.records import Json, counted
 
 _BATCH = 1000
 _SEVERAL = ""
@@ -34,8 +33,14 @@ class _OpenList:
     facts: PageFacts
     ids: DistinctIds = field(default_factory=DistinctIds)
     batch: list[str] = field(default_factory=list)
+    rows: int = 0
     checksum: int = 0
     owner: Owner = None
+    announces: bool = False
+    """Whether it says anything about the whole, against which its ids are counted."""
+
+    def __post_init__(self) -> None:
+        self.announces = self.facts.total is not None or self.facts.more is not None
 
 
 @dataclass(slots=True)
@@ -93,12 +98,14 @@ class Listings:
     def add(self, number: int, head: Mapping[str, Json] | None, row: str, owner: Owner) -> None:
         """A row of list `number`, by its id, or by its place if it has none."""
         page = self._pages.get(number) or self._begin(number, head)
-        page.batch.append(row)
-        page.checksum += int.from_bytes(hashlib.blake2b(to_bytes(row), digest_size=16).digest())
-        if owner is not None:
-            page.owner = owner if page.owner in (None, owner) else _SEVERAL
-        if len(page.batch) >= _BATCH:
-            self._flush(page)
+        page.rows += 1
+        page.checksum += hash(row)
+        if owner is not None and page.owner != owner:
+            page.owner = owner if page.owner is None else _SEVERAL
+        if page.announces:
+            page.batch.append(row)
+            if len(page.batch) >= _BATCH:
+                self._flush(page)
 
     def end(self, number: int, head: Mapping[str, Json] | None, place: str) -> None:
         """List `number` ends; `place` names it."""
@@ -107,9 +114,9 @@ class Listings:
         self._flush(page)
         with closing(page.ids) as ids:
             rows, facts = ids.count(), page.facts
-            mark = (page.checksum, rows, page.owner)
-            if rows and mark in self._read:
-                self.notes.append(f"{place} repeats {self._read[mark]}: the same {counted(rows, 'row')} again")
+            mark = (page.checksum, page.rows, page.owner)
+            if page.rows and mark in self._read:
+                self.notes.append(f"{place} repeats {self._read[mark]}: the same {counted(page.rows, 'row')} again")
                 return
             self._read[mark] = place
             # A counter that equals its own rows may have been counted from them

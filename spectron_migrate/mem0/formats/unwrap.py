@@ -14,17 +14,24 @@ _CAMEL_IDS = {"user_id": "userId", "agent_id": "agentId", "app_id": "appId", "ru
 _PAGES = ("page_content", "pageContent")
 """The text of a document of LangChain, whose metadata is beside it."""
 
+_POINT = {"id", "payload"}
 _BESIDE = ("export_scope", "scope", "export_metadata", "filters", "user")
 """Fields in which a row or an envelope names the owners."""
 
 
-def unwrap(row: Mapping[str, Json]) -> tuple[Any, Mapping[str, Json] | None, dict[str, Json]]:
+def unwrap(
+    row: Mapping[str, Json], *, is_plain: bool = False
+) -> tuple[Any, Mapping[str, Json] | None, Mapping[str, Json]]:
     """The id of a row, its payload if it has one, and the row itself as an item.
 
     Known are a stored point with its payload, as an object or as JSON text, under `payload` or `metadata`; an object of
     Weaviate; a document of LangChain; a hit of Elasticsearch or OpenSearch; and the Extended JSON of MongoDB's tools.
+
+    `is_plain`: the wrappers of Extended JSON were taken off.
     """
-    item = {name: plain(value) if isinstance(value, dict | list) else value for name, value in row.items()}
+    if row.keys() == _POINT and row["id"].__class__ is str and row["id"] and row["payload"].__class__ is dict:
+        return row["id"], row["payload"] if is_plain else plain(row["payload"]), row  # the most common case
+    item = dict(row) if is_plain else {name: plain(value) for name, value in row.items()}
     source = item.get("_source")
     if isinstance(source, Mapping):
         item = {"_id": item.get("_id"), **source}

@@ -142,3 +142,27 @@ def test_memory_does_not_grow_with_the_file(shape: str) -> None:
         return peak
 
     assert peak(40_000) < 1.2 * peak(4_000)
+
+
+@pytest.mark.parametrize("name", ["memory", "id", "user_id", "payload", "data", "metadata", "hash"])
+@pytest.mark.parametrize("chunk", [4, 1 << 18])
+def test_a_field_that_a_row_has_twice_is_refused_with_its_line(name: str, chunk: int) -> None:
+    """A decoder keeps the last one: a text, an owner or an id would be lost without a word."""
+    text = f'[{{"id": "m0", "memory": "a"}},\n {{"id": "m1", "memory": "b", "{name}": 1, "{name}": 2}}]'
+
+    with mock.patch.object(json_stream, "_CHUNK", chunk), pytest.raises(InputError) as refused:
+        list(read_items(lambda: io.BytesIO(text.encode()), "file"))
+
+    assert "file, line 2 " in refused.value.message
+    assert f"{name!r} twice" in refused.value.message
+
+
+@pytest.mark.parametrize("chunk", [4, 1 << 18])
+def test_two_lists_of_one_name_are_both_read_and_equal_or_unknown_fields_may_be_repeated(chunk: int) -> None:
+    row = '{"id": "m%d", "memory": "a", "memory": "a", "color": 1, "color": 2}'
+    text = f'{{"results": [{row % 1}], "count": 1, "results": [{row % 2}]}}'
+
+    with mock.patch.object(json_stream, "_CHUNK", chunk):
+        items = list(read_items(lambda: io.BytesIO(text.encode()), "file"))
+
+    assert ["m1", "m2"] == [item.value["id"] for item in items if item.kind == "row"]
