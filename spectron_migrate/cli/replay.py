@@ -24,10 +24,10 @@ from spectron_migrate.cli.options import (
     read_filters,
     with_global_options,
 )
-from spectron_migrate.cli.runner import CommandResult, Invocation, run_async, run_command
+from spectron_migrate.cli.runner import CommandResult, Invocation, repeat_global_options, run_async, run_command
 from spectron_migrate.cli.signals import stop_gracefully_with
 from spectron_migrate.cli.tables import facts, listing, number, plain, with_reasons, without_zeros
-from spectron_migrate.errors import ExitCode, InputError
+from spectron_migrate.errors import ExitCode, InputError, MigrateError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 LONGEST = 500
 """Characters of ids that the next command repeats."""
+ADOPT = "spectron-migrate replay --adopt"
+"""As hints name it."""
 NOT_EXTRACTED = "stored, not extracted: these texts can be recalled, but Spectron made no facts of them"
 NONE_EXTRACTED = (
     f"{NOT_EXTRACTED}, so nothing superseded anything; is extraction on in this Context? It is off by default"
@@ -186,17 +188,24 @@ def command(
         )
         if preview is not None and (dry_run or follow or late_writers):
             raise InputError("--preview goes with none of --dry-run, --follow and --late-writers")
-        if late_writers:
-            if follow:
-                raise InputError("--late-writers is for after `cutover complete`, --follow for before it")
-            replay_follow.check_options("--late-writers", replay_options, dump=bool(dump), dry_run=dry_run)
-            return replay_late_writers.run(invocation, settings, replay_options)
-        if follow:
-            replay_follow.check_options("--follow", replay_options, dump=bool(dump), dry_run=dry_run)
-            return replay_follow.run(invocation, settings, replay_options)
-        if not dry_run:
+        dumps = dump or [settings.dump]
+        if late_writers and follow:
+            raise InputError("--late-writers is for after `cutover complete`, --follow for before it")
+        if late_writers or follow:
+            option = "--late-writers" if late_writers else "--follow"
+            replay_follow.check_options(option, replay_options, dump=bool(dump), dry_run=dry_run)
+        elif not dry_run:
             _warn_if_never_probed(invocation, settings)
-        return run(invocation, settings, dump or [settings.dump], replay_options, dry_run=dry_run, preview=preview)
+        try:
+            if late_writers:
+                return replay_late_writers.run(invocation, settings, replay_options)
+            if follow:
+                return replay_follow.run(invocation, settings, replay_options)
+            return run(invocation, settings, dumps, replay_options, dry_run=dry_run, preview=preview)
+        except MigrateError as error:
+            words = _differing_options(invocation, settings, dumps)
+            error.hint = _name_adoption(invocation, error.hint, words)
+            raise
 
     return run_command("replay", options, run_with_options)
 
@@ -312,6 +321,14 @@ def _differing_options(invocation: Invocation, settings: Settings, dumps: list[P
     defaults = invocation.settings()
     words = [] if dumps == [defaults.dump] else [word for path in dumps for word in ("--dump", str(path))]
     return words if settings.mapping == defaults.mapping else [*words, "--mapping", str(settings.mapping)]
+
+
+def _name_adoption(invocation: Invocation, hint: str | None, differing: list[str]) -> str | None:
+    """The hint with the command line that adopts as it must be typed here."""
+    if hint is None or ADOPT not in hint:
+        return hint
+    command = shlex.join([*ADOPT.split(), *differing])
+    return hint.replace(ADOPT, str(repeat_global_options(command, invocation.options)), 1)
 
 
 def _filter_options(replay_options: ReplayOptions) -> list[str]:

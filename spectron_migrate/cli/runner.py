@@ -113,7 +113,7 @@ def run_command(command: str, options: GlobalOptions, run: Callable[[Invocation]
         return _print_bug(command, error, options, began=began)
     reporter.close()
     _append_to_log(options, {"event": "end", "command": command, "exit_code": int(result.exit_code)})
-    next_ = _as_found_here(_with_global_options(result.next, options))
+    next_ = _as_found_here(repeat_global_options(result.next, options))
     if options.as_json:
         _print_json(command, result, next_=next_, warnings=reporter.warnings, began=began)
     elif not options.quiet:
@@ -139,7 +139,7 @@ def _prepare(options: GlobalOptions) -> Invocation:
     )
 
 
-def _with_global_options(next_: str | None, options: GlobalOptions) -> str | None:
+def repeat_global_options(next_: str | None, options: GlobalOptions) -> str | None:
     """The next command line with the `--config` and `--state` of this one: it is about the same migration."""
     given = [
         word

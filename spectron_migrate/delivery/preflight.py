@@ -75,7 +75,8 @@ async def _check_same_server(ledger: Ledger, api: SpectronApi) -> None:
     raise WrongLedger(
         f"Spectron at {api.endpoint}, context {api.context}, does not have what the ledger at {ledger.path} wrote:"
         f" {found}",
-        hint="is the endpoint right? a fresh server needs a --state directory of its own",
+        hint="is the endpoint right? a fresh server needs a --state directory of its own; if this one was restored from"
+        " a backup: spectron-migrate replay --adopt",
     )
 
 
@@ -98,5 +99,6 @@ def _refuse_foreign_scopes(ledger: Ledger, paths: Sequence[str]) -> None:
     if foreign:
         raise NotLegal(
             f"{counted(len(foreign), 'scope')} existed before this migration began: {name_first(foreign)}",
-            hint="with a lost ledger everything would be written twice; --into-existing writes to them all the same",
+            hint="--into-existing writes to them all the same, and perhaps twice; if the ledger was lost, take over"
+            " what is there: spectron-migrate replay --adopt",
         )

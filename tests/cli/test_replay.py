@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,23 @@ def test_a_file_of_ids_selects_users_as_the_ids_themselves_do(
     again = replay(capsys, "--user", "@first.txt", "--user", f"{user}c")
     assert 1 == again["written"]
     assert 2 == again["already"]
+
+
+def test_the_hint_after_a_lost_ledger_works_as_it_is_typed(
+    configured: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_raw(Path("all.json"), [memory(number, user) for number in range(3)])
+    replay(capsys, "--state", "first state")
+
+    refused = replay(capsys, "--state", "lost state", code=10)
+    _, _, typed = refused["error"]["hint"].partition("spectron-migrate ")
+    capsys.readouterr()
+    assert 0 == run([*shlex.split(typed), "--json"])
+
+    done = json.loads(capsys.readouterr().out)
+    assert (3, 0, 3) == (done["already"], done["written"], done["adoption"]["adopted"])
+    assert 3 == len(turns_of(configured, user))
+    assert 3 == replay(capsys, "--state", "lost state")["already"]
 
 
 @pytest.mark.usefixtures("configured")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -21,7 +25,7 @@ from tests.support.here import server_here
 from tests.support.ledgers import facts_of
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.replaying import TODAY, complete_scan, mapping_file
-from tests.support.scene import RecordingReporter
+from tests.support.scene import RecordingReporter, Scene, Store
 from tests.support.spectron import memory, replay, turns_of, write_raw
 from tests.verify.support import verify
 
@@ -389,6 +393,80 @@ def test_batches_are_adopted(server: RunningServer, tmp_path: Path) -> None:
 
     assert (50, 20) == (done.already, done.written)
     assert Counter(one.memory for one in rows) == Counter(texts(server, "alice"))
+
+
+@pytest.mark.parametrize(("at", "is_adopting"), [(4, True), (9, True), (30, False)])
+def test_an_adoption_that_is_killed_goes_on_and_nothing_else_may_write(
+    server: RunningServer, tmp_path: Path, at: int, *, is_adopting: bool
+) -> None:
+    rows = [row(f"user{user}", number, f"user{user} keeps {number % 9}") for user in range(6) for number in range(25)]
+    dump = scanned(tmp_path / "dump", rows)
+    replay(server, tmp_path / "state", [scanned(tmp_path / "first", rows[:-5])])
+    lose(tmp_path / "state")
+    killed(server, tmp_path, dump, at)
+
+    if is_adopting:
+        with pytest.raises(WrongLedger, match="was begun and not finished"):
+            replay(server, tmp_path / "state", [dump])
+    done = replay(server, tmp_path / "state", [dump], options=ADOPT)
+
+    assert ExitCode.DONE == done.exit_code
+    for user in range(6):
+        expected = Counter(one.memory for one in rows if one.user_id == f"user{user}")
+        assert expected == Counter(texts(server, f"user{user}"))
+    assert "GO" == go(server, tmp_path / "state", dump)
+
+
+def killed(server: RunningServer, folder: Path, dump: Path, at: int) -> None:
+    """An adoption in a process of its own, killed at its n-th request."""
+    running: list[subprocess.Popen[bytes]] = []
+    count = 0
+
+    def kill(_: Seen) -> Fault:
+        nonlocal count
+        count += 1
+        if count == at:
+            running[0].send_signal(signal.SIGKILL)
+        return "none"
+
+    with misbehaving(server.base_url, kill) as proxy:
+        environment = {
+            **os.environ,
+            "SPECTRON_CONTEXT": server.context,
+            "SPECTRON_API_KEY": server.api_key,
+            "SPECTRON_ENDPOINT": proxy.base_url,
+        }
+        words = ["replay", "--adopt", "--max-in-flight", "2", "--dump", str(dump), "--state", "state", "--json"]
+        command = [sys.executable, "-m", "spectron_migrate", *words]
+        running.append(subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE))
+        running[0].communicate(timeout=60)
+    assert -signal.SIGKILL == running[0].returncode
+
+
+def test_a_backup_taken_while_following_goes_on(server: RunningServer, tmp_path: Path) -> None:
+    scene = Scene(Store(tmp_path / "mem0"), server, tmp_path, "alice")
+    for number in range(12):
+        scene.put(number, "Likes tea" if number % 4 == 0 else f"alice keeps fact number {number}")
+    scene.round()
+    shutil.copytree(scene.state, tmp_path / "backup")
+    for number in range(12, 20):
+        scene.put(number, "Likes tea" if number % 4 == 0 else f"alice keeps fact number {number}", ago=120)
+    scene.put(3, "alice keeps another fact", ago=110)
+    scene.time.pass_(300)
+    scene.round()
+    before = scene.texts
+    shutil.rmtree(scene.state)
+    shutil.copytree(tmp_path / "backup", scene.state)
+    scene.time.pass_(60)
+
+    done = replay(server, scene.state, [scene.export()], options=ADOPT)
+
+    assert (20, 0, ExitCode.DONE) == (done.already, done.written, done.exit_code)
+    scene.put(30, "alice keeps a new fact", ago=0)
+    scene.time.pass_(300)
+    scene.round()
+    assert [*before, "alice keeps a new fact"] == scene.texts
+    assert "GO" == go(server, scene.state, scene.settings.dump)
 
 
 def test_the_cost_is_said_before_anything_is_sent(server: RunningServer, tmp_path: Path) -> None:
