@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from spectron_migrate.cli import completion, replay_follow, replay_late_writers, replay_plan, replay_preview
+from spectron_migrate.cli import (
+    completion,
+    replay_adopt,
+    replay_follow,
+    replay_late_writers,
+    replay_plan,
+    replay_preview,
+)
 from spectron_migrate.cli.opening import exporting, open_api, open_dump
 from spectron_migrate.cli.options import (
     PACE,
@@ -24,7 +31,7 @@ from spectron_migrate.cli.options import (
     read_filters,
     with_global_options,
 )
-from spectron_migrate.cli.runner import CommandResult, Invocation, repeat_global_options, run_async, run_command
+from spectron_migrate.cli.runner import CommandResult, Invocation, run_async, run_command
 from spectron_migrate.cli.signals import stop_gracefully_with
 from spectron_migrate.cli.tables import facts, listing, number, plain, with_reasons, without_zeros
 from spectron_migrate.errors import ExitCode, InputError, MigrateError
@@ -41,8 +48,6 @@ if TYPE_CHECKING:
 
 LONGEST = 500
 """Characters of ids that the next command repeats."""
-ADOPT = "spectron-migrate replay --adopt"
-"""As hints name it."""
 NOT_EXTRACTED = "stored, not extracted: these texts can be recalled, but Spectron made no facts of them"
 NONE_EXTRACTED = (
     f"{NOT_EXTRACTED}, so nothing superseded anything; is extraction on in this Context? It is off by default"
@@ -204,7 +209,7 @@ def command(
             return run(invocation, settings, dumps, replay_options, dry_run=dry_run, preview=preview)
         except MigrateError as error:
             words = _differing_options(invocation, settings, dumps)
-            error.hint = _name_adoption(invocation, error.hint, words)
+            error.hint = replay_adopt.name_adoption(invocation, error.hint, words)
             raise
 
     return run_command("replay", options, run_with_options)
@@ -323,14 +328,6 @@ def _differing_options(invocation: Invocation, settings: Settings, dumps: list[P
     return words if settings.mapping == defaults.mapping else [*words, "--mapping", str(settings.mapping)]
 
 
-def _name_adoption(invocation: Invocation, hint: str | None, differing: list[str]) -> str | None:
-    """The hint with the command line that adopts as it must be typed here."""
-    if hint is None or ADOPT not in hint:
-        return hint
-    command = shlex.join([*ADOPT.split(), *differing])
-    return hint.replace(ADOPT, str(repeat_global_options(command, invocation.options)), 1)
-
-
 def _filter_options(replay_options: ReplayOptions) -> list[str]:
     filters = replay_options.filters
     by_option = (("--user", filters.users), ("--agent", filters.agents), ("--run", filters.runs))
@@ -389,19 +386,6 @@ def _headline(summary: ReplaySummary) -> str:
     return f"Replay: {number(summary.written)} written, and some that need a person"
 
 
-def _adoption_rows(summary: ReplaySummary) -> list[tuple[str, str]]:
-    found = (summary.to_json().get("adoption") or {}) if not summary.dry_run else {}
-    if not found:
-        return []
-    return [
-        ("  found on the server", number(found["adopted"])),
-        ("  of which without a turn", number(found["without_turn"])),
-        ("  gone from the server, to be written again", number(found["gone"])),
-        ("  unknown turns beside them", number(found["unknown"])),
-        ("  requests to look for them", number(found["requests"])),
-    ]
-
-
 def _rows(summary: ReplaySummary) -> list[tuple[str, str]]:
     rows = [
         ("memories selected", number(summary.planned)),
@@ -409,7 +393,7 @@ def _rows(summary: ReplaySummary) -> list[tuple[str, str]]:
         ("  stored, not extracted", number(summary.stored_not_extracted)),
         ("  late: superseded nothing", number(summary.late)),
         ("written before", number(summary.already)),
-        *_adoption_rows(summary),
+        *replay_adopt.adoption_rows(summary),
         ("remaining", number(summary.remaining)),
         ("skipped", with_reasons(summary.skipped, summary.skipped_by_reason)),
         ("refused", number(summary.refused)),

@@ -1,0 +1,37 @@
+"""What `replay --adopt` found, and the hint that names it as it must be typed."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from spectron_migrate.cli.runner import Invocation, repeat_global_options
+from spectron_migrate.cli.tables import number
+
+if TYPE_CHECKING:
+    from spectron_migrate.migration.replay_summary import ReplaySummary
+
+ADOPT = "spectron-migrate replay --adopt"
+"""As hints name it."""
+
+
+def name_adoption(invocation: Invocation, hint: str | None, differing: list[str]) -> str | None:
+    """The hint with the command line that adopts as it must be typed here."""
+    if hint is None or ADOPT not in hint:
+        return hint
+    command = shlex.join([*ADOPT.split(), *differing])
+    return hint.replace(ADOPT, str(repeat_global_options(command, invocation.options)), 1)
+
+
+def adoption_rows(summary: ReplaySummary) -> list[tuple[str, str]]:
+    """The rows of an adoption in the table of a run; none without one."""
+    found = (summary.to_json().get("adoption") or {}) if not summary.dry_run else {}
+    if not found:
+        return []
+    return [
+        ("  found on the server", number(found["adopted"])),
+        ("  of which without a turn", number(found["without_turn"])),
+        ("  gone from the server, to be written again", number(found["gone"])),
+        ("  unknown turns beside them", number(found["unknown"])),
+        ("  requests to look for them", number(found["requests"])),
+    ]
