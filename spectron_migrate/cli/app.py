@@ -13,7 +13,19 @@ from typing import Annotated, Any
 import typer
 
 from spectron_migrate import __version__
-from spectron_migrate.cli import cutover, doctor, dual_verify, erase, export, init, local, rehearse, replay, status
+from spectron_migrate.cli import (
+    cutover,
+    doctor,
+    dual_verify,
+    erase,
+    explain,
+    export,
+    init,
+    local,
+    rehearse,
+    replay,
+    status,
+)
 from spectron_migrate.cli.options import SectionedCommand
 from spectron_migrate.cli.runner import print_error
 from spectron_migrate.cli.signals import interrupted
@@ -36,6 +48,7 @@ _COMMANDS = (
     ("replay", replay.command, "Write what is not yet in Spectron, exactly once, in order."),
     ("dual-verify", dual_verify.command, "Compare Mem0 and Spectron: a verdict."),
     ("status", status.command, "Show the state of the migration and the next command."),
+    ("explain", explain.command, "Show what became of a memory or a user, with the evidence."),
     ("erase", erase.command, "Remove what a replay wrote, where that can be done exactly."),
     ("local", local.command, "Serve a local Spectron."),
 )

@@ -141,7 +141,7 @@ def run(invocation: Invocation, settings: Settings, request: VerifyRequest) -> C
     verify_options = _verify_options(settings, request)
     with ExitStack() as stack:
         ledgers = [stack.enter_context(ledger) for ledger in open_all(settings.state)]
-        mem0 = _open_mem0(invocation, settings, request, stack)
+        mem0 = open_mem0(invocation, settings, request, stack)
         invocation.reporter.info(f"verifying {settings.spectron.endpoint}, context {settings.spectron.context}")
         summary = run_async(_verify(invocation, settings, request, verify_options, ledgers, mem0))
     return CommandResult(
@@ -200,7 +200,7 @@ def _verify_options(settings: Settings, request: VerifyRequest) -> VerifyOptions
     )
 
 
-def _open_mem0(invocation: Invocation, settings: Settings, request: VerifyRequest, stack: ExitStack) -> Mem0Side | None:
+def open_mem0(invocation: Invocation, settings: Settings, request: VerifyRequest, stack: ExitStack) -> Mem0Side | None:
     """What answers for Mem0: saved answers, or Mem0 itself; None where neither can, which the gates then say."""
     from spectron_migrate.mem0.open import read_mem0_config
     from spectron_migrate.verify.mem0_results import load_results

@@ -18,7 +18,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("settings", "mapping"),
     ("spectron", "mem0", "dump", "ledger"),
     ("delivery",),
-    ("migration", "verify", "init", "doctor", "rehearsal"),
+    ("migration", "verify", "init", "doctor", "rehearsal", "explain"),
     ("cutover", "adapter"),
     ("metrics",),
     ("cli", "__main__"),
@@ -36,7 +36,7 @@ OWNERS = {
     "qdrant_client": (),
     "prometheus_client": ("metrics",),
 }
-STEPS = ("migration", "verify", "init", "doctor", "rehearsal")
+STEPS = ("migration", "verify", "init", "doctor", "rehearsal", "explain")
 
 
 def modules() -> Iterator[tuple[str, Path]]:

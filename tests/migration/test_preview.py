@@ -22,6 +22,7 @@ from spectron_migrate.migration.preview import PreviewRow, PreviewSummary, previ
 from spectron_migrate.migration.replay import ReplayOptions
 from spectron_migrate.records import Filters, NullReporter
 from spectron_migrate.spectron.api import SpectronApi
+from tests.support import output
 from tests.support.here import server_here
 from tests.support.proxy import misbehaving
 from tests.support.spectron import memory, replay, write_raw
@@ -157,7 +158,7 @@ def test_the_command_shows_a_table(
         assert 0 == run(words)
         shown = capsys.readouterr().out
         assert 0 == run([*words, "--json"])
-        answer = json.loads(capsys.readouterr().out)
+        answer = output.check(json.loads(capsys.readouterr().out))
 
     assert "nothing was stored" in shown
     assert "to" in shown
