@@ -215,5 +215,8 @@ def _draw_search(name: str, side: Mapping[str, Json], mem0_id: str) -> Iterator[
         yield facts(f"A search in {name}", [("no answer", side["error"])])
         return
     rank = f"at rank {side['rank']}" if side["rank"] else "not found"
+    if not side["hits"]:
+        yield facts(f"A search in {name} for its own words", [("found", "nothing")])
+        return
     rows = [("*" if hit["memory"] == mem0_id else "", hit["text"]) for hit in side["hits"]]
     yield listing(f"A search in {name} for its own words: {rank}", ("", "hit"), rows)
