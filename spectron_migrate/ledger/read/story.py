@@ -63,8 +63,8 @@ def memory_row(ledger: Ledger, mem0_id: str) -> LedgerMemory | None:
 def versions_of(ledger: Ledger, mem0_id: str) -> list[VersionStory]:
     """Every text of a memory, the oldest first."""
     rows = ledger.db.execute(
-        "SELECT version.number, version.text, version.text_at, version.recorded_at, carrier.id AS carrier, carrier.state,"
-        " coalesce(carrier.reason, fact.reason) AS reason, carrier.late, carrier.infer, carrier.labels,"
+        "SELECT version.number, version.text, version.text_at, version.recorded_at, carrier.id AS carrier,"
+        " carrier.state, coalesce(carrier.reason, fact.reason) AS reason, carrier.late, carrier.infer, carrier.labels,"
         " coalesce(selector.text, '[]') AS selector, whole.mem0_id AS message, session.server_id, turn_id, chunk_id,"
         " decided_by, coalesce(altered, 0) AS altered, attempts, candidate,"
         " (SELECT count(*) FROM residue WHERE residue.fact = carrier.id) AS residue"
