@@ -163,8 +163,7 @@ def owners_of(kwargs: Mapping[str, Any]) -> dict[str, str]:
     filters = kwargs.get("filters")
     ids = _plain_ids(filters)[0] if isinstance(filters, dict) else {}
     for name in ENTITIES:
-        value = kwargs.get(name)
-        if isinstance(value, _ID_TYPES):
+        if name in kwargs and isinstance(value := kwargs[name], _ID_TYPES):
             ids[name] = str(value)
     return ids
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from spectron_migrate.adapter.call_results import ResultsOf
@@ -108,9 +108,13 @@ class _TrackedWrite:
 
     def _begin(self) -> None:
         tracker = self._tracker
-        self._given = tracker.calls.named(self._method, self._args, self._kwargs)
-        memory_id = str(self._given.get("memory_id")) if self._method in BY_MEMORY_ID else None
-        owners = owners_of(self._given).values() if memory_id is None else tracker.owners(memory_id)
+        if self._method in BY_MEMORY_ID:
+            memory_id = str(self._named().get("memory_id"))
+            owners: Collection[str] = tracker.owners(memory_id)
+        else:
+            # Ids that are not keywords take longer to find.
+            by_name = len(self._args) < 2 and "options" not in self._kwargs
+            memory_id, owners = None, owners_of(self._kwargs if by_name else self._named()).values()
         self._subject = CallSubject(tuple(owners), memory_id)
         self._captures = is_captured(self._routing)
         self._as_of = tracker.moment(self._routing.as_of)
@@ -126,7 +130,7 @@ class _TrackedWrite:
         if not self._captures:
             return
         try:
-            results = self._tracker.results_of(self._method, self._given, answer)
+            results = self._tracker.results_of(self._method, self._named(), answer)
             self._results = encode_results(results) if results is not None else None
         except Exception as error:  # metadata that is not JSON: Mem0 has stored it, so the call must not fail
             _log.warning("what Mem0 stored cannot be captured; reconciling finds it: %s", error)
@@ -137,6 +141,9 @@ class _TrackedWrite:
             self._later_s = LATE_S if _may_come_late(error) else 0.0
         at = self._now() + self._later_s
         self._tracker.process_calls.note_end(self._call, at, self._results, self._subject, capture=self._captures)
+
+    def _named(self) -> dict[str, Any]:
+        return self._tracker.calls.named(self._method, self._args, self._kwargs)
 
     def _now(self) -> float:
         # Never earlier than `as_of`, even if the clock was set back: otherwise the call would count as caught up.

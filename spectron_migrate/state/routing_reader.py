@@ -134,10 +134,10 @@ class RoutingReader:
     def for_write(self) -> Routing:
         """The routing under which Mem0 may be written to; raises RoutingUnreadable where nobody knows that it may."""
         routing = self.current()
-        if self.unreadable is not None:
-            self.look()  # it may be back since the last look
-            routing = self._last.routing
         problem = self.unreadable
+        if problem is not None:
+            self.look()  # it may be back since the last look
+            routing, problem = self._last.routing, self.unreadable
         if problem is not None:
             raise RoutingUnreadable(
                 f"nothing was written: whether Mem0 or Spectron is to be written to cannot be read ({problem})",

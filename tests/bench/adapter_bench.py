@@ -7,9 +7,8 @@ of neighbours: median and p99, in milliseconds. Mem0's own work is left out (its
 would only hide what is measured. Searches are read from Mem0 while all of them are also asked of Spectron in the
 background (`shadow: 1`), which is the most that a phase before `shift` can cost; with Spectron hanging or down that
 must cost the same. Writes are made while a cutover is under way, by following and by outbox, where what each stored
-is appended to a file. With `--beside`, another checkout (with a `.venv` of its own) is measured in turns with this one,
-and the ratio of the medians is told. `network` counts connections that the thread of the application opened itself:
-none may.
+is appended to a file. With `--beside`, the processor time of a call is measured in turns with that of another checkout
+(with a `.venv` of its own). `network` counts connections that the thread of the application opened itself: none may.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ from tests.support.spectron import memory, replay, write_raw
 
 LIMITS_MS = {"median": 0.2, "p99": 5.0}
 HERE = Path(__file__).parent.parent.parent
-TURNS = 5
+TURNS = 3
 WORSE = 1.25
-"""A ratio that counts as worse: medians of a hundredth of a millisecond vary by as much between two runs."""
+"""A ratio that counts as worse."""
 USERS = 20
 MEMORIES = 30
 
@@ -67,7 +66,7 @@ def main() -> int:
     parser.add_argument("--beside", type=Path, metavar="CHECKOUT")
     given = parser.parse_args()
     if given.beside is not None:
-        return beside(given.beside.resolve(), given.calls)
+        return beside(given.beside.resolve())
     told: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="adapter-bench-") as place:
         for state in given.spectron:
@@ -87,22 +86,23 @@ def main() -> int:
     return 0 if within and not any(row["network"] for row in told) else 1
 
 
-def beside(other: Path, calls: int) -> int:
+def beside(other: Path) -> int:
     """Both checkouts in turns; fails if this one costs clearly more."""
-    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    script = Path(__file__).with_name("adapter_cost.py")
+    found: dict[str, dict[str, list[float]]] = {}
     for turn in range(2 * TURNS):
         name, checkout = (("this", HERE), ("other", other))[turn % 2]
-        words = ["-m", "tests.bench.adapter_bench", "--json", "--spectron", "up", "--calls", str(calls // TURNS)]
+        environment = {**os.environ, "PYTHONPATH": str(checkout)}
         ended = subprocess.run(
-            [checkout / ".venv/bin/python", "-W", "ignore", *words], cwd=checkout, capture_output=True, text=True
+            [checkout / ".venv/bin/python", "-W", "ignore", script], env=environment, capture_output=True, text=True
         )
-        for row in json.loads(ended.stdout):
-            found.setdefault((row["call"], row["catch_up"]), {}).setdefault(name, []).append(row["median"])
+        for call, cost in json.loads(ended.stdout).items():
+            found.setdefault(call, {}).setdefault(name, []).append(cost)
     worst = 0.0
-    for (call, catch_up), each in found.items():
-        this, that = statistics.median(each["this"]), statistics.median(each["other"])
+    for call, each in found.items():
+        this, that = min(each["this"]), min(each["other"])
         worst = max(worst, this / that)
-        print(f"{call:7} {catch_up:7} this {this:.4f} ms  other {that:.4f} ms  ratio {this / that:.2f}")
+        print(f"{call:15} this {this:5.1f} us  other {that:5.1f} us  ratio {this / that:.2f}")
     return 0 if worst <= WORSE else 1
 
 
