@@ -94,7 +94,11 @@ def beside(other: Path) -> int:
         name, checkout = (("this", HERE), ("other", other))[turn % 2]
         environment = {**os.environ, "PYTHONPATH": str(checkout)}
         ended = subprocess.run(
-            [checkout / ".venv/bin/python", "-W", "ignore", script], env=environment, capture_output=True, text=True
+            [checkout / ".venv/bin/python", "-W", "ignore", script],
+            cwd=checkout,
+            env=environment,
+            capture_output=True,
+            text=True,
         )
         for call, cost in json.loads(ended.stdout).items():
             found.setdefault(call, {}).setdefault(name, []).append(cost)
