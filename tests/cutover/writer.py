@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 PAUSE_S = 0.5
+CALLS = 100
+"""After so many calls the pause is twice as long, after two times as many three times as long, and so on: on a slow
+machine a test takes longer, and must not have more and more to move meanwhile."""
 TOPICS = ("green tea", "the night train to Berlin", "an old tandem", "two grey cats", "the choir on Thursdays")
 
 
@@ -31,7 +34,7 @@ def main() -> None:
         done[act(memory, dice, mine, name, sum(done.values()))] += 1
         if done.total() == 1:
             print(json.dumps("writing"), flush=True)
-        if select.select([sys.stdin], [], [], PAUSE_S)[0]:
+        if select.select([sys.stdin], [], [], PAUSE_S * (1 + done.total() / CALLS))[0]:
             break
     print(json.dumps(done), flush=True)
 
