@@ -17,7 +17,7 @@ _NAME_THE_SOURCE = "spectron-migrate init --mem0-config FILE writes it into spec
 
 
 def check_mem0(section: Mapping[str, Any] | None, *, version: str | None, now: datetime) -> Iterator[Check]:
-    """Open the source as an export would and count its rows; nothing of it is changed.
+    """Open the source as an export would, count its rows and read the first ones; nothing of it is changed.
 
     `section`: `mem0` of the settings; `version`: of the installed mem0ai, None if it is not installed.
     """
@@ -35,17 +35,25 @@ def check_mem0(section: Mapping[str, Any] | None, *, version: str | None, now: d
 
 def _check_readable(section: Mapping[str, Any], now: datetime) -> Check:
     from spectron_migrate.mem0.open import open_reader
+    from spectron_migrate.mem0.stores.listed import ListedReader
 
     try:
         with open_reader(section, now=now) as reader:
             count = reader.native_count()
+            gives_rows = "oss" not in section or next(iter(reader.rows()), None) is not None
+            may_write = reader.may_write() if isinstance(reader, ListedReader) else None
             history = reader.history is not None
             place = f"{reader.info.kind} {reader.info.place}"
     except MigrateError as error:
         return failed("mem0", error)
     if count == 0:
         return Check("mem0", "fail", f"{place} is empty", "is it the right path, collection and account?")
+    if not gives_rows:
+        finding = f"{place} reads as empty, but counts {counted(count, 'row') if count is not None else 'nothing'}"
+        return Check("mem0", "fail", finding, "may the key read rows, and not only count them?", ExitCode.INCOMPLETE)
     rows = counted(count, "row") if count is not None else "readable; it does not report how many rows it has"
+    if may_write:
+        rows += "; this key may write as well, which an export does not need"
     if not history and section.get("oss") is not None:
         hint = "its path is history_db_path in Mem0's config; without it, the times of edited memories are guesses"
         return Check("mem0", "warn", f"{place}: {rows}, and no history database", hint)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from spectron_migrate.doctor.mem0 import check_mem0
 from tests.doctor.support import NOW, check_of
+from tests.mem0.standins import KEY, Qdrant, serving
 
 
 @pytest.mark.parametrize(
@@ -43,3 +45,29 @@ def test_a_store_that_cannot_be_read_is_reported_with_the_alternative(tmp_path: 
     (tmp_path / "mem0.json").write_text(json.dumps({"vector_store": {"provider": "langchain", "config": {}}}))
     checks = check_mem0({"oss": {"config": str(tmp_path / "mem0.json")}}, version="2.2.1", now=NOW)
     assert "export --from" in check_of(checks, "mem0", "fail").hint
+
+
+@pytest.mark.parametrize(
+    ("rights", "finding"),
+    [
+        ("all", "1 row"),
+        ("count", "reads as empty, but counts 1 row"),
+        ("list", "refuses the key"),
+    ],
+)
+def test_the_first_page_of_a_served_store_is_tried_as_well(tmp_path: Path, rights: str, finding: str) -> None:
+    class Limited(Qdrant):
+        def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
+            if path.endswith("/scroll") and rights == "list":
+                return 403, {"status": {"error": "forbidden"}}
+            if path.endswith("/scroll") and rights == "count":
+                return 200, {"result": {"points": [], "next_page_offset": None}}
+            return super().answer(method, path, query, body)
+
+    with serving(Limited({"00000000-0000-4000-8000-000000000001": {"data": "tea"}})) as url:
+        store = {"provider": "qdrant", "config": {"url": url, "api_key": KEY, "collection_name": "mem0"}}
+        (tmp_path / "mem0.json").write_text(json.dumps({"vector_store": store}))
+        checks = check_mem0({"oss": {"config": str(tmp_path / "mem0.json")}}, version="2.2.1", now=NOW)
+        found = check_of(checks, "mem0")
+    assert finding in found.finding
+    assert ("fail" if rights != "all" else "warn") == found.status

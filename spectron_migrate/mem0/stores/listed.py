@@ -94,6 +94,10 @@ class ListedStore:
         """The rows with these keys, without those that are gone. Only asked of a store without a snapshot."""
         raise NotImplementedError
 
+    def may_write(self) -> bool | None:
+        """Whether this key could change the collection, which no export needs; None if the store does not say."""
+        return None
+
     def explained(self, error: Exception) -> MigrateError | None:
         """One of our errors for an error of the driver; None for one that is not the driver's."""
         return None
@@ -128,6 +132,14 @@ class ListedReader(ReaderBase):
         """Number of rows according to the store."""
         with self._explaining():
             return self.store.count()
+
+    def may_write(self) -> bool | None:
+        """Whether the key could change the collection; None if the store does not say."""
+        try:
+            with self._explaining():
+                return self.store.may_write()
+        except MigrateError:  # asking for rights is a right of its own
+            return None
 
     def rows(self) -> Iterator[Memory | Skipped]:
         """Every row, then those that were added during the scan."""

@@ -62,6 +62,20 @@ class MongoDb(ListedStore):
         wanted = [self._other_ids.get(key, key) for key in keys]
         return self._rows(self._found({"_id": {"$in": wanted}}, {"payload": 1}))
 
+    def may_write(self) -> bool | None:
+        status = self._client.admin.command("connectionStatus", showPrivileges=True)
+        info = status.get("authInfo") or {}
+        if not info.get("authenticatedUsers"):
+            return None
+        actions = {
+            action
+            for each in info.get("authenticatedUserPrivileges") or []
+            if each["resource"].get("db") in (self._database, "")
+            and each["resource"].get("collection") in (self.name, "")
+            for action in each["actions"]
+        }
+        return not actions.isdisjoint({"insert", "update", "remove"})
+
     def explained(self, error: Exception) -> MigrateError | None:
         from pymongo import errors
 

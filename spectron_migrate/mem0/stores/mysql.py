@@ -64,6 +64,11 @@ class MySql(ListedStore):
             if self._db.open:
                 self._db.rollback()
 
+    def may_write(self) -> bool:
+        granted = " ".join(row[0] for row in self._all("SHOW GRANTS FOR CURRENT_USER()"))
+        rights = granted.upper().replace(" ON ", ",").replace("GRANT ", ",").replace(" ", "").split(",")
+        return not {"ALLPRIVILEGES", "INSERT", "UPDATE", "DELETE"}.isdisjoint(rights)
+
     def explained(self, error: Exception) -> MigrateError | None:
         import pymysql
 

@@ -95,6 +95,14 @@ class PgVector(ListedStore):
             if self._db.info.transaction_status != psycopg.pq.TransactionStatus.UNKNOWN:
                 self._db.execute("ROLLBACK")
 
+    def may_write(self) -> bool:
+        rights = "has_table_privilege(c.oid, 'INSERT') OR has_table_privilege(c.oid, 'DELETE')"
+        found = self._db.execute(
+            f"SELECT {rights} FROM pg_class c WHERE c.oid = to_regclass(%s)",
+            (self._sql("{table}").as_string(self._db),),
+        )
+        return any(row[0] for row in found)
+
     def explained(self, error: Exception) -> MigrateError | None:
         import psycopg
 

@@ -107,6 +107,14 @@ class SearchIndex(ListedStore):
                 {"pit_id": [snapshot]} if self._dialect.closes_many else {"id": snapshot},
             )
 
+    def may_write(self) -> bool | None:
+        if self._dialect is not _DIALECTS["elasticsearch"]:
+            return None
+        asked = {"index": [{"names": [self.name], "privileges": ["write"]}]}
+        return bool(
+            object_of(self._http.post("/_security/user/_has_privileges", asked), self.where)["has_all_requested"]
+        )
+
     def close(self) -> None:
         self._http.close()
 

@@ -43,6 +43,8 @@ class Kind:
     provider = ""
     counted = True
     """Whether the store itself says how many rows it has."""
+    may_write: bool | None = None
+    """What the store says of the rights of our key."""
     is_there_when_empty = True
     """False: nothing but its rows says that a collection exists."""
     relay: Relay | None = None
@@ -423,6 +425,7 @@ class MariaDb(Kind):
     """A real MariaDB, with a table like the one that Mem0 makes in MySQL."""
 
     provider = "azure_mysql"
+    may_write = False
 
     def __init__(self, relay: Relay, socket: Path) -> None:
         import pymysql

@@ -67,7 +67,7 @@ class SearchEngine(Holder):
     """Elasticsearch, or OpenSearch: points in time, or scrolls where they are refused."""
 
     header, secret = "Authorization", "Basic ZWxhc3RpYzpwdw=="
-    reading = ("/_search", "/_pit", "/_search/point_in_time", "/_search/scroll")
+    reading = ("/_has_privileges", "/_search", "/_pit", "/_search/point_in_time", "/_search/scroll")
     largest = 10_000
 
     def __init__(self, kind: str, *, has_pit: bool = True) -> None:

@@ -157,7 +157,12 @@ def test_a_user_who_may_only_read_is_enough(table: Make, postgres: str) -> None:
         db.execute("CREATE ROLE reader LOGIN PASSWORD 'secret'")
         db.execute(f'GRANT SELECT ON "{name}" TO reader')
         try:
-            found = read(config(postgres.replace("//postgres:@", "//reader:secret@"), name))
+            as_reader = config(postgres.replace("//postgres:@", "//reader:secret@"), name)
+            found = read(as_reader)
+            for who, may_write in ((as_reader, False), (settings, True)):
+                with open_oss(who, now=NOW) as reader:
+                    assert isinstance(reader, ListedReader)
+                    assert may_write == reader.may_write()
         finally:
             db.execute(f'REVOKE ALL ON "{name}" FROM reader')
             db.execute("DROP ROLE reader")

@@ -17,6 +17,7 @@ from spectron_migrate.errors import Incomplete, InputError, KeyRefused, MigrateE
 from spectron_migrate.mem0.normalise import normalise
 from spectron_migrate.mem0.open import open_oss, source_info
 from spectron_migrate.mem0.reader import Reader
+from spectron_migrate.mem0.stores.listed import ListedReader
 from spectron_migrate.migration.export import ExportSummary, run_export
 from spectron_migrate.records import Filters, Memory, NullReporter, Skipped
 from tests.mem0.conftest import NOW
@@ -106,6 +107,9 @@ def test_every_row_is_given_as_mem0_would_get_it_back_and_nothing_changes(kind: 
         assert 0 == reader.missing()
         assert "" == reader.unproven
         assert reader.native_count() == (len(expected) if kind.counted else None)
+
+        assert isinstance(reader, ListedReader)
+        assert kind.may_write == reader.may_write()
 
     assert before == kind.changes()
     assert expected == memories(found)
