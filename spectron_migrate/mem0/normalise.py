@@ -292,7 +292,10 @@ def _take_text(rest: dict[str, Json], names: tuple[str, ...], raw: dict[str, Jso
             return None
         if first is not None:
             raw[names[0]] = rest.pop(names[0])
-            return _plain_text(first)
+            inner = (
+                [first[name] for name in names if isinstance(first.get(name), str)] if isinstance(first, dict) else []
+            )
+            return cast(str, inner[0]) if len(inner) == 1 else _plain_text(first)
     for name in names[1:]:
         value = rest.get(name)
         if isinstance(value, str):

@@ -169,6 +169,14 @@ def test_a_number_as_id_becomes_its_digits_and_the_original_is_kept(given: Any, 
     assert {"user_id": given} == row.extra["as_given"]
 
 
+@pytest.mark.parametrize("inner", [{"text": "likes tea"}, {"content": "likes tea", "lang": "en"}])
+def test_a_text_inside_an_object_is_the_text(inner: dict[str, str]) -> None:
+    row = memory(item(memory=inner))
+
+    assert "likes tea" == row.memory
+    assert {"memory": inner} == row.extra["as_given"]
+
+
 def test_an_empty_text_is_no_id_and_kept() -> None:
     row = memory(point(user_id=""))
 

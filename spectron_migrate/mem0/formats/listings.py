@@ -53,6 +53,8 @@ class _Listing:
     starts: int = 0
     ends: int = 0
     says_more: bool = False
+    is_later: bool = False
+    """Whether a page says that there is one before it."""
 
     def add(self, ids: DistinctIds, facts: PageFacts) -> None:
         """Add a page."""
@@ -63,6 +65,7 @@ class _Listing:
         self.starts += facts.first is True
         self.ends += facts.more is False
         self.says_more |= facts.more is not None
+        self.is_later |= facts.first is False
 
     @property
     def least(self) -> int:
@@ -72,6 +75,11 @@ class _Listing:
     def short_of(self, total: int) -> int:
         """How many rows are missing, at least."""
         return max(0, total - self.ids.count(), self.least * total - self.rows)
+
+    @property
+    def lacks_start(self) -> bool:
+        """Whether the first page is not here."""
+        return self.is_later and not self.starts
 
     @property
     def open_ends(self) -> int:
@@ -140,12 +148,15 @@ class Listings:
             apart = [whole] if _SEVERAL in listings else list(listings.values())
             short = sum(one.short_of(total) for one in apart)
             open_ends = sum(one.open_ends for one in apart)
+            open_starts = sum(one.lacks_start for one in apart)
             may_be_one = len(apart) > 1 and whole.starts == whole.ends == 1 and not whole.short_of(total)
             if not may_be_one:
-                self.missing += max(short, open_ends)
+                self.missing += max(short, open_ends, open_starts)
+                if open_starts:
+                    self.notes.append("a page of a listing names one before it, and the first is not among the files")
                 if open_ends:
                     self.notes.append("the last page of a listing names a next page, which is not among the files")
-            shown = total and not short and not open_ends and all(one.least == 1 for one in apart)
+            shown = total and not short and not open_ends and not open_starts and all(one.least == 1 for one in apart)
             self._is_proven = bool(self._is_proven and shown)
             totals += total * len(apart)
         if self._is_proven and self._by_owner and not self.missing:

@@ -12,14 +12,21 @@ _TOTALS = (
     *("count", "total", "total_count", "totalCount", "total_memories", "totalMemories", "total_results"),
     *("totalResults", "record_count", "memory_count", "num_memories", "total_items", "totalItems"),
 )
-_MORE = ("has_more", "hasMore", "has_next", "hasNext", "more")
-_NEXT = ("next", "next_page", "nextPage", "next_url", "next_cursor", "nextCursor", "next_page_token", "nextPageToken")
+_MORE = (
+    *("has_more", "hasMore", "has_next", "hasNext", "more", "has_next_page", "hasNextPage", "is_truncated"),
+    *("isTruncated", "truncated"),
+)
+_NEXT = (
+    *("next", "next_page", "nextPage", "next_url", "next_cursor", "nextCursor", "next_page_token", "nextPageToken"),
+    *("next_token", "nextToken", "NextToken", "continuation_token", "continuationToken", "LastEvaluatedKey"),
+)
 _PREVIOUS = ("previous", "prev", "previous_page")
 OFFSET = "next_page_offset"
 """With this field, Qdrant names the id with which the next page begins."""
 
 _PAGES = (("page", "total_pages"), ("page", "totalPages"), ("page", "pages"), ("current_page", "last_page"))
 _AROUND = ("pagination", "paging", "page_info", "pageInfo", "meta", "links", "_links", "page")
+"""Objects beside the rows whose counts are those of the rows; whether more follows is looked for in all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,8 @@ class PageFacts:
 def page_facts(head: Mapping[str, Json]) -> PageFacts:
     """Read them from the head of a list of rows."""
     parts = [head, *(head[name] for name in _AROUND if isinstance(head.get(name), Mapping))]
-    more = dict(fact for part in parts for fact in _more(part))
+    others = (one for name, one in head.items() if name not in _AROUND and isinstance(one, Mapping))
+    more = dict(fact for part in (*parts, *others) for fact in _more(part))
     previous = [part[name] for part in parts for name in _PREVIOUS if name in part]
     offsets = [part[OFFSET] for part in parts if part.get(OFFSET) is not None]
     return PageFacts(

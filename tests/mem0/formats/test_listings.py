@@ -98,6 +98,14 @@ def test_all_pages_of_one_listing_are_complete(size: int, page_size: int, by_use
         [{"next": "https://mem0/?page=2", "results": rows("dana", 1)}],
         [{"has_more": True, "data": rows("dana", 1)}],
         [{"pagination": {"page": 1, "total_pages": 3}, "memories": rows("dana", 1)}],
+        [{"results": rows("dana", 1), "response_metadata": {"next_cursor": "abc"}}],
+        [{"edges": [{"node": rows("dana", 1)[0]}], "pageInfo": {"hasNextPage": True, "endCursor": "x"}}],
+        [{"IsTruncated": True, "isTruncated": True, "vectors": rows("dana", 1)}],
+        [{"next": None, "previous": "https://mem0/?page=1", "results": rows("dana", 3)}],
+        [
+            {"next": "https://mem0/?page=3", "previous": "https://mem0/?page=1", "results": rows("dana", 3)},
+            {"next": None, "previous": "https://mem0/?page=2", "results": rows("dana", 4)},
+        ],
         [{"hits": {"total": {"value": 3, "relation": "eq"}, "hits": rows("dana", 1)}}],
         [{"result": {"points": rows("dana", 1), "next_page_offset": "dana-2"}}],
         [
@@ -119,6 +127,8 @@ def test_pages_with_something_missing_are_not_complete(tmp_path: Path, pages: li
         [rows("dana", 1, 2)],
         [{"results": rows("dana", 1)}],
         [{"count": 2, "results": rows("dana", 1, 2)}],
+        [{"next": None, "previous": None, "results": rows("dana", 1)}],
+        [{"results": rows("dana", 1), "usage": {"count": 900, "total": 7}}],
         [page(rows("dana", 1, 2), 2, first=True, last=True)],
         [{"hits": {"total": {"value": 1, "relation": "gte"}, "hits": rows("dana", 1)}}],
         [
