@@ -12,6 +12,9 @@ from spectron_migrate.records import counted, name_first
 from spectron_migrate.spectron.api import SpectronApi, UnknownSession
 from spectron_migrate.spectron.grants import Me, require_grant
 
+SESSIONS_ASKED = 5
+"""Sessions that may have ended before the server counts as another one."""
+
 
 class ScopeListing(Protocol):
     """Lists the scopes that existed before this migration registered any."""
@@ -59,18 +62,23 @@ def _refuse_half_adopted(ledger: Ledger) -> None:
 
 
 async def _check_same_server(ledger: Ledger, api: SpectronApi) -> None:
-    """A server that does not list our confirmed turns is another one: continuing would write everything twice."""
-    known = receipts.session_to_show(ledger)
-    if known is None:
-        return
-    server_id, claimed = known
-    try:
-        listed = await api.turns(server_id, shows=lambda turns: claimed <= {turn.id for turn in turns})
+    """A server that does not list our confirmed turns is another one: continuing would write everything twice.
+
+    One session that it no longer knows may have ended; then another one must show its turns.
+    """
+    found = ""
+    for server_id, claimed in receipts.sessions_to_show(ledger, SESSIONS_ASKED):
+        try:
+            listed = await api.turns(server_id, shows=lambda turns, claimed=claimed: claimed <= {t.id for t in turns})  # type: ignore[misc]
+        except UnknownSession as error:
+            found = found or error.message
+            continue
         lacking = claimed - {turn.id for turn in listed}
+        if not lacking:
+            return
         found = f"{len(lacking):,} of {counted(len(claimed), 'turn')} of session {server_id} not listed"
-    except UnknownSession as error:
-        lacking, found = {server_id}, error.message
-    if not lacking:
+        break
+    if not found:
         return
     raise WrongLedger(
         f"Spectron at {api.endpoint}, context {api.context}, does not have what the ledger at {ledger.path} wrote:"

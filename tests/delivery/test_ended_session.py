@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from spectron_migrate.errors import ExitCode
+from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.replay_summary import ReplaySummary
+from tests.support.ledgers import facts_of
 from tests.support.oracle import ledger_facts
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
-from tests.support.replaying import BATCH, NONE, expected_texts, mapping_file, replay_in_no_time, texts
+from tests.support.replaying import BATCH, NONE, expected_texts, killed, mapping_file, replay_in_no_time, texts
 from tests.support.spectron import memory, write_raw
 
 pytestmark = pytest.mark.slow
@@ -102,3 +104,30 @@ def test_a_server_that_ends_every_session_it_is_in_doubt_about_does_not_keep_a_r
     assert 6 > len(ending.ended)
     stored = texts(spectron, user)
     assert len(set(stored)) == len(stored)
+
+
+@pytest.mark.parametrize("fault", ["cut_before", "cut_after"])
+def test_what_a_killed_run_left_in_doubt_in_a_session_that_ended_since_goes_on_in_a_new_one(
+    spectron: RunningServer, user: str, tmp_path: Path, fault: str
+) -> None:
+    other = f"{user}b"
+    dump = write_raw(tmp_path / "all.json", [memory(0, other), *(memory(number, user) for number in range(COUNT))])
+    killed(spectron, tmp_path, dump, fault, lambda seen: f"{user} remembers thing number 9".encode() in seen.body)
+    with Ledger.open_for_reading(tmp_path / "state") as ledger:
+        (session,) = (fact["server_id"] for fact in facts_of(ledger, "version.mem0_id = ?", f"{user}-0009"))
+
+    def ended(seen: Seen) -> Fault:
+        if "/turns" in seen.path:
+            return refusing(404, "no such session") if session in seen.path else "none"
+        of_session = seen.path.endswith("/facts") and session.encode() in seen.body
+        # A receipt that was not yet on disk at the kill leaves a memory before it in doubt too.
+        is_stored = any(
+            f'number {number}"'.encode() in seen.body for number in range(10 if fault == "cut_after" else 9)
+        )
+        return refusing(404, "unknown session") if of_session and not is_stored else "none"
+
+    with misbehaving(spectron.base_url, ended) as proxy:
+        summary = replay_in_no_time(spectron, tmp_path / "state", dump, endpoint=proxy.base_url)
+    assert ExitCode.DONE == summary.exit_code
+    assert 0 == summary.remaining + summary.in_doubt
+    assert expected_texts(user, COUNT) == texts(spectron, user)

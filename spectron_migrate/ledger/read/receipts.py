@@ -209,12 +209,13 @@ _HAS_TURN = (
 )
 
 
-def session_to_show(ledger: Ledger) -> tuple[str, set[str]] | None:
-    """A session that proves the server, and its claimed turns: the newest with any, else the newest of all."""
-    row = ledger.db.execute(
-        f"SELECT server_id FROM session WHERE server_id IS NOT NULL ORDER BY {_HAS_TURN} DESC, id DESC LIMIT 1"
-    ).fetchone()
-    return (row["server_id"], claimed_turns(ledger, row["server_id"])) if row else None
+def sessions_to_show(ledger: Ledger, limit: int) -> Iterator[tuple[str, set[str]]]:
+    """Sessions that prove the server, and their claimed turns: the newest with any, else the newest of all."""
+    rows = ledger.db.execute(
+        f"SELECT server_id FROM session WHERE server_id IS NOT NULL ORDER BY {_HAS_TURN} DESC, id DESC LIMIT ?",
+        (limit,),
+    ).fetchall()
+    return ((row["server_id"], claimed_turns(ledger, row["server_id"])) for row in rows)
 
 
 def newest_session(ledger: Ledger) -> str | None:
