@@ -145,6 +145,12 @@ def test_entries_of_four_families_are_taken_or_422(local: Spectron) -> None:
     assert 501 == triples(local, {**bob, "verb": "shipped", "object": "a boat"})
 
 
+def test_a_lifetime_that_is_no_number_is_422_where_no_400_is_published(local: Spectron) -> None:
+    local.ok("POST", "/keys", {"name": "spare"})
+
+    assert 422 == local.call("POST", "/keys/spare/rotate", ttlSeconds="null").status
+
+
 def test_a_context_of_a_subject_has_its_facts_alone(local: Spectron) -> None:
     local.remember("Lives in Berlin. Bob lives in Rome.")
 

@@ -138,7 +138,8 @@ def _issue(call: ApiCall, key: ApiKey, status: int) -> Response:
     """Give a key a new secret; only this answer shows it."""
     valid_until = key.valid_until
     if "ttlSeconds" in call.query:
-        seconds = timedelta(seconds=min(call.number("ttlSeconds", 0), 10**9))
+        lasts = call.undeclared_400(lambda: call.number("ttlSeconds", 0))
+        seconds = timedelta(seconds=min(lasts, 10**9))
         valid_until = stamp(call.engine.clock() + seconds)
     secret = mint_secret(key.id)
     with call.engine.store.transaction():
