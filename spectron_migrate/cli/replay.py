@@ -340,6 +340,7 @@ def _next(summary: ReplaySummary, replay_options: ReplayOptions, differing: list
     again = shlex.join(["spectron-migrate", "replay", *differing, *shard])
     filters = shlex.join(_filter_options(replay_options))
     if summary.dry_run:
+        again = f"{again} --adopt" if replay_options.adopt else again
         return f"{again} {filters}".rstrip() if len(filters) <= LONGEST else None
     if summary.exit_code == ExitCode.DONE and filters:
         return again  # for the memories that the filters left out

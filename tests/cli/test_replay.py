@@ -52,6 +52,9 @@ def test_the_hint_after_a_lost_ledger_works_as_it_is_typed(
     refused = json.loads(capsys.readouterr().out)
     typed = "replay --state 'lost state' --adopt --dump all.json"
     assert f"spectron-migrate {typed}" in refused["error"]["hint"]
+    planned = replay(capsys, "--state", "lost state", "--dry-run", "--adopt")
+    assert planned["next"].endswith("--adopt")
+    assert (3, 2, 7) == tuple(planned["adoption"][name] for name in ("memories", "requests_low", "requests_high"))
     assert 0 == run([*shlex.split(typed), "--json"])
 
     done = json.loads(capsys.readouterr().out)
