@@ -124,7 +124,7 @@ def accept(
     gate: Annotated[
         str,
         typer.Argument(
-            help="base, refused, moved, verdict, will_not_expire, application, calls, processes or soak.",
+            help="base, refused, moved, verdict, will_not_expire, marker, application, calls, processes or soak.",
             metavar="GATE[=ID…]",
         ),
     ],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from spectron_migrate.dump import Manifest, read_manifest
 from spectron_migrate.errors import Incomplete, InputError, KeyRefused, MigrateError
-from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger import Ledger, markers
 from spectron_migrate.ledger.read import cutover as ledger_reads
 from spectron_migrate.ledger.read.cutover import Undecided
 from spectron_migrate.migration.ledger_access import open_ledgers
@@ -61,6 +61,8 @@ class LedgerEvidence:
     refused: Mapping[str, str]
     will_not_expire: Mapping[str, str]
     moved: Mapping[str, str] = field(default_factory=dict)
+    without_marker: Mapping[str, str] = field(default_factory=dict)
+    """The scopes below which the key may not create a run's marker, or list scopes, and what Spectron says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,7 @@ def _ledger_evidence(ledgers: Sequence[Ledger]) -> LedgerEvidence | None:
         refused=ledger_reads.refused_memories(ledgers),
         will_not_expire=ledger_reads.will_not_expire(ledgers),
         moved=ledger_reads.moved_memories(ledgers),
+        without_marker={each or "all": why for one in ledgers for each, why in markers.lacking(one).items()},
     )
 
 

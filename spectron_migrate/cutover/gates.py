@@ -10,8 +10,7 @@
 4. If an operator may accept what the gate shows, say so in `GATES` and describe what exactly is accepted:
    `accept="by memory"` with `memories` in the result (like `_refused`), or `accept="as a whole"` with `about` in the
    result (like `_verdict`). Acceptances are recorded in the journal with who, when and why, and hold for exactly what
-   the gate showed at that moment.
-   Name it in the help of `cutover accept` (cli/cutover.py).
+   the gate showed at that moment. Name it in the help of `cutover accept` (cli/cutover.py).
 5. Say what it holds back: every shift towards Spectron (the default), the shift of all users, or `complete` alone.
    A gate holds everything that comes after that, too.
 6. Add evidence that fails it to `FAILING` in tests/cutover/test_gates.py.
@@ -215,14 +214,8 @@ def _delivered(evidence: Evidence) -> GateResult:
     value = {"remaining": left.remaining, "in_doubt": left.in_doubt, "undecidable": left.undecidable}
     if not left.total:
         return _passed(value, 0)
-    if left.undecidable:
-        return _failed(
-            value,
-            0,
-            "spectron-migrate status names what is undecidable;"
-            " spectron-migrate replay --resolve ID=present (or =absent) decides it",
-        )
-    return _failed(value, 0, "spectron-migrate replay --follow delivers it")
+    undecidable = "spectron-migrate status names it; replay --resolve ID=present (or =absent) decides it"
+    return _failed(value, 0, undecidable if left.undecidable else "spectron-migrate replay --follow delivers it")
 
 
 def _refused(evidence: Evidence) -> GateResult:
@@ -314,10 +307,8 @@ def _leaks(evidence: Evidence) -> GateResult:
 
 def _will_not_expire(evidence: Evidence) -> GateResult:
     """Every memory that expires in Mem0, and would stay in Spectron for good, is accepted."""
-    return _every_memory_accepted(
-        evidence.ledger.will_not_expire if evidence.ledger else {},
-        "they expire in Mem0 and stay in Spectron: spectron-migrate cutover accept will_not_expire --reason TEXT",
-    )
+    hint = "they expire in Mem0 and stay in Spectron: spectron-migrate cutover accept will_not_expire --reason TEXT"
+    return _every_memory_accepted(evidence.ledger.will_not_expire if evidence.ledger else {}, hint)
 
 
 def _key(evidence: Evidence) -> GateResult:
@@ -329,6 +320,13 @@ def _key(evidence: Evidence) -> GateResult:
         hint = f"{key.principal} lacks {counted(len(key.lacking), 'grant')}, the first: {key.lacking[0]}"
         return _failed(len(key.lacking), 0, hint)
     return _passed(0, 0)
+
+
+def _marker(evidence: Evidence) -> GateResult:
+    """Runs can mark the server, or it is accepted that a copy or an old backup of the ledger may go unnoticed."""
+    lacking = evidence.ledger.without_marker if evidence.ledger else {}
+    why = next(iter(lacking.values()), "")
+    return _every_memory_accepted(lacking, f"an old or copied ledger may go unnoticed: {why}; grant that, or accept it")
 
 
 def _calls(evidence: Evidence) -> GateResult:
@@ -410,6 +408,7 @@ GATES: tuple[CutoverGate, ...] = (
     CutoverGate("leaks", _leaks),
     CutoverGate("will_not_expire", _will_not_expire, accept="by memory"),
     CutoverGate("key", _key),
+    CutoverGate("marker", _marker, accept="by memory"),
     CutoverGate("application", _application, accept="as a whole", holds="all"),
     CutoverGate("calls", _calls, accept="as a whole", holds="all"),
     CutoverGate("processes", _processes, accept="by memory", holds="complete"),

@@ -14,7 +14,14 @@ from spectron_migrate.delivery.deferred import Unanswered
 from spectron_migrate.delivery.ended_session import leave_session_of_batch
 from spectron_migrate.delivery.evidence import is_key_valid, unclaimed_turns
 from spectron_migrate.delivery.key_question import may_be_forgotten
-from spectron_migrate.delivery.outcomes import SendOutcome, give_up, stop_wrong_session, with_texts
+from spectron_migrate.delivery.outcomes import (
+    SendOutcome,
+    give_up,
+    is_of_other_ledger,
+    stop_older_ledger,
+    stop_wrong_session,
+    with_texts,
+)
 from spectron_migrate.delivery.run import NotYet, Patience, Run, SentBatchResult
 from spectron_migrate.delivery.tokens import estimate_tokens
 from spectron_migrate.delivery.waits import IN_FLIGHT_LIMIT_S, MAX_TRIES, late_listings, outlast_s
@@ -96,6 +103,8 @@ class _BatchRecovery:
             if decision is not None:
                 return decision
             # From here on the listing has no message of the batch.
+            if isinstance(result, OtherBody) and await is_of_other_ledger(self._run, self._batch):
+                return await stop_older_ledger(self._run, self._batch.facts), []
             if isinstance(result, Refused | OtherBody) or self._is_poisonous(result):
                 return await self._refuse_or_halve(result)
             if self._is_hopeless():

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 
+from spectron_migrate.delivery.marker import BEHIND_HINT
 from spectron_migrate.delivery.run import Run
+from spectron_migrate.errors import WrongLedger
 from spectron_migrate.ledger import Ledger, sending, sessions
+from spectron_migrate.ledger.batches import IntendedBatch
+from spectron_migrate.ledger.read import adoption
 from spectron_migrate.ledger.sending import IntendedFact
 
 EXCERPT = 160
@@ -52,6 +56,30 @@ def _around(text: str, at: int) -> str:
     begin = max(0, at - EXCERPT // 4)
     part = " ".join(text[begin : begin + EXCERPT].split())
     return f'"{"…" if begin else ""}{part}{"…" if begin + EXCERPT < len(text) else ""}"'
+
+
+async def is_of_other_ledger(run: Run, intent: IntendedFact | IntendedBatch) -> bool:
+    """Whether a key that the server knows with other bytes was used by another ledger than this one.
+
+    After an adoption it is known that there was one; then the fact is refused, as after a send of our own.
+    """
+    return not intent.was_sent and await run.writer.grouped(adoption.last_adopted) is None
+
+
+async def stop_older_ledger(run: Run, facts: Sequence[IntendedFact]) -> SendOutcome:
+    """The server knows keys that this ledger never sent: another ledger did, and the run ends with exit code 2.
+
+    The facts are planned again; the server stored nothing for these requests.
+    """
+    await run.writer.durable(sending.back_to_planned, [fact.id for fact in facts])
+    run.fail(
+        WrongLedger(
+            f"Spectron knows the idempotency key of memory {facts[0].mem0_id}, which the ledger at {run.ledger.path}"
+            " never sent: another ledger of this migration has written it",
+            hint=BEHIND_HINT,
+        )
+    )
+    return SendOutcome.HELD
 
 
 async def stop_wrong_session(run: Run, facts: Sequence[IntendedFact], session_id: str) -> SendOutcome:

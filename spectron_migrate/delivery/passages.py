@@ -64,8 +64,9 @@ async def find_passage(run: Run, fact: IntendedFact, turn: Turn) -> str | Passag
 
 def _is_piece(hit: Hit, turn: Turn) -> bool:
     """A long text is cut into several passages."""
-    return bool(hit.text.strip()) and _folded(hit.text) in _folded(turn.content)
+    return bool(hit.text.strip()) and folded(hit.text) in folded(turn.content)
 
 
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
+    """The text in one Unicode form, without what lies between its words."""
     return " ".join(unicodedata.normalize("NFC", text).split())

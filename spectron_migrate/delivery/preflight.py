@@ -2,50 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from spectron_migrate.errors import NotLegal, WrongLedger
-from spectron_migrate.ledger import Ledger, sessions
+from spectron_migrate.delivery.marker import OTHER_SERVER_HINT, RunMarker, check_markers, shows_own_marker
+from spectron_migrate.delivery.older_ledger import check_ledger_age
+from spectron_migrate.errors import NotLegal, ScopeRefused, WrongLedger
+from spectron_migrate.ledger import Ledger, markers, sessions
 from spectron_migrate.ledger.read import adoption, plans, receipts
+from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.records import counted, name_first
-from spectron_migrate.spectron.api import SpectronApi, UnknownSession
+from spectron_migrate.spectron.api import ScopeNode, SpectronApi, UnknownSession
 from spectron_migrate.spectron.grants import Me, require_grant
+from spectron_migrate.spectron.scopes import ancestors
 
 SESSIONS_ASKED = 5
 """Sessions that may have ended before the server counts as another one."""
 
 
-class ScopeListing(Protocol):
-    """Lists the scopes that existed before this migration registered any."""
+class ShardScopes(Protocol):
+    """What the shards of one migration know of each other's scopes."""
 
-    def __call__(self, api: SpectronApi, *, now: str) -> Awaitable[Sequence[str]]: ...
+    async def first_listing(self, api: SpectronApi, *, now: str, ledger: Ledger) -> Sequence[str]:
+        """The scopes that existed before any shard registered one."""
+
+    def intended_elsewhere(self, paths: Sequence[str]) -> set[str]:
+        """Those of the paths that other shards intended to register."""
 
 
 async def check_server(
     ledger: Ledger,
     api: SpectronApi,
+    mapping: ScopeMapping,
     *,
     plan: int,
+    marker: RunMarker,
     into_existing: bool,
+    applications_write: bool = False,
+    retry_refused: bool = False,
     now: str,
-    first_listing: ScopeListing | None = None,
+    warn: Callable[[str], None],
+    shards: ShardScopes | None = None,
 ) -> Me:
-    """Check that the plan may be written to this server with this key; returns whose key it is.
+    """Check that the plan may be written to this server with this key, and mark the server; returns whose key it is.
 
-    `first_listing`: the scopes that existed before any shard began; None lists them now. They are kept in the ledger
-    before the first scope is registered. Raises KeyRefused, NotLegal for scopes that others made, WrongLedger for
-    another server than the one this ledger wrote to.
+    `applications_write`: they register scopes too, which are not foreign, and may write the same texts.
+    `retry_refused`: what was refused is sent as well. Raises KeyRefused, NotLegal for scopes that others made, and
+    WrongLedger for another server than the one this ledger wrote to, and where another ledger has written.
     """
     _refuse_half_adopted(ledger)
     me = await api.me()
     await _check_same_server(ledger, api)
-    paths = plans.target_paths(ledger, plan)
+    paths = plans.target_paths(ledger, plan, refused=retry_refused)
     for verb in ("memory:read", "memory:write"):
         require_grant(me, verb, paths, hint="a replay also reads: without it nothing in doubt can be decided")
-    await _keep_first_listing(ledger, api, first_listing or _list_scopes, now=now)
-    if not into_existing:
+    is_first = _is_unlisted(ledger)
+    is_due = bool(paths) and marker.is_due(ledger, now)
+    new = plans.unintended_paths(ledger, paths)
+    listed: Sequence[ScopeNode] = ()
+    if is_first or is_due or new:
+        listed = await _list_scopes(ledger, api, is_first=is_first, now=now, warn=warn)
+        there = [node.path for node in listed]
+        check_markers(ledger, mapping, there)
+        if not receipts.count_sessions(ledger):
+            _forget_other_server(ledger, api, there)
+            is_first, new = _is_unlisted(ledger), plans.unintended_paths(ledger, paths)
+        before = set(there)
+        if shards is not None and is_first:
+            before = set(await shards.first_listing(api, now=now, ledger=ledger))
+        elif shards is not None:
+            before -= shards.intended_elsewhere(new)
+        with ledger.transaction():
+            # Later on only targets and what is above them matter; what was intended before is left as it is.
+            kept = before if is_first else before & {node for path in new for node in [*ancestors(path), path]}
+            sessions.keep_scope_listing(ledger, sorted(kept), now)
+            ledger.keep_server(api.endpoint, me.principal)
+    if not into_existing and (is_first or not applications_write):
         _refuse_foreign_scopes(ledger, paths)
+    if paths:
+        own = marker.own_work(ledger, now)
+        await check_ledger_age(ledger, api, own, plan, applications_write=applications_write)
+    if is_due:
+        for why in await marker.leave(ledger, api, mapping, set(paths), now=now):
+            warn(f"{why}: without this marker a copy or an old backup of the ledger could write memories twice")
     with ledger.transaction():
         ledger.keep_server(api.endpoint, me.principal)
     return me
@@ -59,6 +98,47 @@ def _refuse_half_adopted(ledger: Ledger) -> None:
             " be on the server",
             hint="run spectron-migrate replay --adopt again",
         )
+
+
+def _is_unlisted(ledger: Ledger) -> bool:
+    migration = ledger.migration()
+    return migration is not None and migration.scopes_listed_at is None
+
+
+async def _list_scopes(
+    ledger: Ledger, api: SpectronApi, *, is_first: bool, now: str, warn: Callable[[str], None]
+) -> list[ScopeNode]:
+    """All scopes; none, with a warning, where the key may no longer list them."""
+    why = None
+    try:
+        listed = await api.scopes()
+    except ScopeRefused as error:
+        if is_first:
+            raise
+        listed, why = [], error.message
+        warn(f"{why}: nobody can see whether another ledger of this migration has written")
+    with ledger.transaction():
+        markers.note_lacking(ledger, "", why, now)
+    return listed
+
+
+def _forget_other_server(ledger: Ledger, api: SpectronApi, listed: Sequence[str]) -> None:
+    """Forget the scopes of another server, where no session was begun: this one is listed as if for the first time.
+
+    For a ledger that knows of no session's id: the turns of a session show the server, else its own marker does. Raises
+    WrongLedger where sessions were begun at another endpoint, and nothing shows that this is the same server.
+    """
+    known = ledger.migration()
+    if known is None or known.endpoint in (None, api.endpoint) or shows_own_marker(ledger, listed):
+        return
+    if sessions.any_begun(ledger):
+        raise WrongLedger(
+            f"the ledger at {ledger.path} was begun at {known.endpoint}, and nothing shows that {api.endpoint} is the"
+            " same server",
+            hint="is the endpoint right? another server needs a --state directory of its own; nothing was sent",
+        )
+    with ledger.transaction():
+        sessions.forget_scopes(ledger)
 
 
 async def _check_same_server(ledger: Ledger, api: SpectronApi) -> None:
@@ -83,22 +163,8 @@ async def _check_same_server(ledger: Ledger, api: SpectronApi) -> None:
     raise WrongLedger(
         f"Spectron at {api.endpoint}, context {api.context}, does not have what the ledger at {ledger.path} wrote:"
         f" {found}",
-        hint="is the endpoint right? a fresh server needs a --state directory of its own; if this one was restored from"
-        " a backup: spectron-migrate replay --adopt",
+        hint=OTHER_SERVER_HINT,
     )
-
-
-async def _list_scopes(api: SpectronApi, *, now: str) -> list[str]:
-    return [node.path for node in await api.scopes()]
-
-
-async def _keep_first_listing(ledger: Ledger, api: SpectronApi, listing: ScopeListing, *, now: str) -> None:
-    """Keep the scopes that existed before this migration registered any; only the first run lists them."""
-    migration = ledger.migration()
-    if migration is not None and migration.scopes_listed_at is None:
-        listed = await listing(api, now=now)
-        with ledger.transaction():
-            sessions.keep_scope_listing(ledger, listed, now)
 
 
 def _refuse_foreign_scopes(ledger: Ledger, paths: Sequence[str]) -> None:
@@ -106,7 +172,7 @@ def _refuse_foreign_scopes(ledger: Ledger, paths: Sequence[str]) -> None:
     foreign = plans.foreign_paths(ledger, paths)
     if foreign:
         raise NotLegal(
-            f"{counted(len(foreign), 'scope')} existed before this migration began: {name_first(foreign)}",
+            f"{counted(len(foreign), 'scope')} existed before this migration first wrote there: {name_first(foreign)}",
             hint="--into-existing writes to them all the same, and perhaps twice; if the ledger was lost, take over"
             " what is there: spectron-migrate replay --adopt",
         )

@@ -21,7 +21,13 @@ from spectron_migrate.delivery.evidence import (
     unclaimed_turns,
 )
 from spectron_migrate.delivery.key_question import Key, ask_key, may_be_forgotten
-from spectron_migrate.delivery.outcomes import SendOutcome, give_up, stop_wrong_session
+from spectron_migrate.delivery.outcomes import (
+    SendOutcome,
+    give_up,
+    is_of_other_ledger,
+    stop_older_ledger,
+    stop_wrong_session,
+)
 from spectron_migrate.delivery.passages import Passage, find_passage
 from spectron_migrate.delivery.run import FactResult, NotYet, Patience, Run
 from spectron_migrate.delivery.waits import IN_FLIGHT_LIMIT_S, MAX_TRIES, late_listings, outlast_s
@@ -156,7 +162,7 @@ class _Recovery:
             if outcome is not None:
                 return outcome
         if self._candidate is None and is_overtaken:
-            await run.writer.durable(sending.back_to_planned, [fact.id])
+            await run.writer.durable(sending.not_stored, fact.id)
             return SendOutcome.DECIDED
         while True:
             outcome = await self._wait_if_forgotten()
@@ -221,6 +227,8 @@ class _Recovery:
                     return await self._by_listing()
                 if isinstance(result, Refused) and result.status == 404 and await self._is_unlisted():
                     return SendOutcome.SESSION_ENDED
+                if isinstance(result, OtherBody) and await is_of_other_ledger(run, fact):
+                    return await stop_older_ledger(run, [fact])
                 await run.writer.durable(sending.refuse, fact.id, reason)
                 return SendOutcome.DECIDED
             case ScopeRejected() if await self._is_unlisted():  # 403, because the session is unknown

@@ -13,6 +13,7 @@ from spectron_migrate.delivery.brake import Brake, Stop, StopKind, Stopping, Too
 from spectron_migrate.delivery.deferred import DeferredWork, RecoveryProgress, Unanswered
 from spectron_migrate.delivery.key_memory import KeyQuestion
 from spectron_migrate.delivery.limiter import Kind, Limiter
+from spectron_migrate.delivery.own_work import OwnWork
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.ledger.batches import IntendedBatch
 from spectron_migrate.ledger.ledger import Ledger
@@ -105,6 +106,10 @@ class Run:
     spare_streams: int = 0
     """How many streams lanes may open in addition to their first."""
     deferred: DeferredWork = field(default_factory=DeferredWork)
+    own: OwnWork = field(default_factory=lambda: OwnWork(""))
+    """What this process has begun in the ledger, in this run and earlier ones."""
+    applications_write: bool = False
+    """Whether applications write to the same scopes."""
 
     # -- stopping and waiting -----------------------------------------------------------------------------
 

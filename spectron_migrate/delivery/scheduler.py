@@ -9,11 +9,10 @@ from spectron_migrate.delivery.lane import deliver_lane
 from spectron_migrate.delivery.run import Run
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.ledger import sending, sessions
+from spectron_migrate.ledger.read.known import LARGE
 
 PAGE = 64
 """Lanes that one query of the ledger returns."""
-LARGE = 256
-"""A lane with at least this many facts starts first, because a lane sends one fact after the other."""
 LANES_PER_REQUEST = 2
 """Lanes at work for each request that may be in flight: while one lane waits for the ledger, another sends."""
 

@@ -7,6 +7,7 @@ import asyncio
 from spectron_migrate.delivery.brake import Stopping
 from spectron_migrate.delivery.deferred import Unanswered
 from spectron_migrate.delivery.limiter import Kind
+from spectron_migrate.delivery.older_ledger import may_open_session, may_use_session
 from spectron_migrate.delivery.run import Patience, Run
 from spectron_migrate.errors import KeyRefused, MigrateError, NotLegal, ScopeRefused, Unreachable
 from spectron_migrate.ledger import sessions
@@ -32,14 +33,18 @@ async def open_session(run: Run, fact: PlannedFact) -> SessionRow | None:
         found = await _open_new(run, fact)
     elif found.id in run.taken_sessions:
         return await open_session(run, fact)  # another stream found it at the same moment
-    if found is not None:
-        run.taken_sessions.add(found.id)
+    if found is None:
+        return None
+    run.taken_sessions.add(found.id)
+    if not await may_use_session(run, found):
+        run.taken_sessions.discard(found.id)
+        return None
     return found
 
 
 async def _open_new(run: Run, fact: PlannedFact) -> SessionRow | None:
     key = canonical_json(["session", fact.selector, fact.run, fact.infer])
-    if not run.is_due(key):
+    if not run.is_due(key) or not await may_open_session(run, fact):
         return None
     try:
         for path in scopes.paths_of(fact.selector):
@@ -139,5 +144,6 @@ async def _request_session(run: Run, fact: PlannedFact, key: str) -> SessionRow:
                 hint="in a shared session nothing in doubt can be decided: Spectron must open a new one each time",
             )
         run.counters.sessions += 1
+        run.own.sessions.add(row)
         return SessionRow(row, fact.selector, fact.run, fact.infer, opened.id, 0)
     raise Stopping("the session is deferred")

@@ -114,6 +114,7 @@ class Stream:
             unsent = intended[at + (not is_unsent) :]
             if outcome is SendOutcome.SESSION_ENDED:
                 await run.writer.durable(sessions.close_session, intent.session.id)
+                await run.writer.durable(sending.not_stored, intent.id)
             await self._plan_again([each.id for each in unsent])
             if outcome is SendOutcome.SESSION_ENDED:
                 pass  # they are the next ones, in a new session

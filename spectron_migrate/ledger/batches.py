@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.sending import (
     INTENDED,
+    INTENT,
     REQUEST,
+    SENT_BEFORE,
     IntendedFact,
     PlannedFact,
     body_of,
@@ -40,6 +42,8 @@ class IntendedBatch:
     key: str
     sent_after: str
     sent_by: str
+    was_sent: bool = True
+    """Whether a fact of it may have been sent before this intent."""
 
     def as_one_fact(self) -> IntendedFact:
         """The first fact, with its own text under the key of the batch: what the key question needs."""
@@ -79,10 +83,10 @@ def intend_batch(
     number = int(ledger.db.execute("SELECT coalesce(min(id), 0) - 1 FROM request WHERE id < 0").fetchone()[0])
     ledger.db.execute(REQUEST, (number, content, key, sent_after, sent_by))
     ledger.db.executemany(
-        "UPDATE fact SET state = 'intended', session = ?, position = ?, batch = ?, was_sent = 1 WHERE id = ?",
-        [(session.id, session.used + at, number, fact) for at, fact in enumerate(chosen)],
+        f"UPDATE fact SET state = 'intended', session = ?, position = ?, batch = ?, {INTENT} WHERE id = ?",
+        [(session.id, session.used + at, number, SENT_BEFORE, fact) for at, fact in enumerate(chosen)],
     )
-    return _batch(ledger, number)
+    return _batch(ledger, number, was_sent=any(rows[fact]["was_sent"] for fact in chosen))
 
 
 def intended_batches(ledger: Ledger, lane: str) -> list[IntendedBatch]:
@@ -117,7 +121,7 @@ def renew_batch(ledger: Ledger, batch: IntendedBatch, sent_after: str, sent_by: 
     )
 
 
-def _batch(ledger: Ledger, number: int) -> IntendedBatch:
+def _batch(ledger: Ledger, number: int, *, was_sent: bool = True) -> IntendedBatch:
     row = ledger.db.execute("SELECT * FROM request WHERE id = ?", (number,)).fetchone()
     facts = ledger.db.execute(f"{INTENDED} AND fact.batch = ? ORDER BY position", (number,)).fetchall()
     session = known_session(ledger, facts[0]["session"])
@@ -129,6 +133,7 @@ def _batch(ledger: Ledger, number: int) -> IntendedBatch:
         row["key"],
         row["sent_after"],
         row["sent_by"],
+        was_sent,
     )
 
 

@@ -38,7 +38,7 @@ def resolve(ledger: Ledger, named: str, *, present: bool, now: str) -> str | Non
     elif present:
         stored_by_person(ledger, row["id"])
     else:
-        plan_again(ledger, row["id"])
+        plan_again(ledger, row["id"], was_sent=True)
         skip_if_overtaken(ledger, row["id"])
     keep_decision(ledger, named, "present" if present else "absent", now=now)
     return None

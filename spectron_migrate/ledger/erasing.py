@@ -137,7 +137,7 @@ def finish(ledger: Ledger, path: str, *, now: str) -> None:
             f"SELECT id FROM fact WHERE session = ? AND state IN ({marks(SENT)}) ORDER BY position", (session, *SENT)
         )
         for fact in [row["id"] for row in facts.fetchall()]:
-            plan_again(ledger, fact)
+            plan_again(ledger, fact, was_sent=False)
             db.execute("UPDATE fact SET late = 0 WHERE id = ?", (fact,))
             skip_if_overtaken(ledger, fact)
         # Refused facts of the session lose it too.

@@ -48,6 +48,9 @@ class IntendedFact:
     candidate: str | None
     order_key: str
     sent_by: str
+    was_sent: bool = True
+    """Whether its key may have been sent before this intent, or by an earlier process. If not, only another ledger can
+    have used it."""
 
 
 # -- lanes ------------------------------------------------------------------------------------------------
@@ -168,18 +171,22 @@ def intend(
                 None,
                 fact.order_key,
                 sent_by,
+                bool(row["was_sent"]),
             )
         )
     ledger.db.executemany(
         REQUEST, [(one.id, one.content.decode(), one.key, one.sent_after, one.sent_by) for one in intended]
     )
     ledger.db.executemany(
-        "UPDATE fact SET state = 'intended', session = ?, position = ?, was_sent = 1 WHERE id = ?",
-        [(one.session.id, one.position, one.id) for one in intended],
+        f"UPDATE fact SET state = 'intended', session = ?, position = ?, {INTENT} WHERE id = ?",
+        [(one.session.id, one.position, SENT_BEFORE, one.id) for one in intended],
     )
     return intended
 
 
+SENT_BEFORE = "sent before"
+"""Reason of an intended fact whose key was sent under an earlier intent; so it stays known if this one never leaves."""
+INTENT = "reason = CASE WHEN was_sent = 1 THEN ? END, was_sent = 1"
 REQUEST = "INSERT INTO request(id, body, key, sent_after, sent_by) VALUES (?, ?, ?, ?, ?)"
 """Keeps bytes that are about to leave."""
 
@@ -189,8 +196,9 @@ def still_planned(ledger: Ledger, facts: Sequence[int]) -> dict[int, Row]:
     if not facts:
         return {}
     rows = ledger.db.execute(
-        f"SELECT fact.id, key, infer, role, category, labels, version.text, text_at, selector.text AS selector,"
-        f" {IS_CURRENT} AS is_current FROM {FACTS} JOIN selector ON selector.no = fact.selector"
+        "SELECT fact.id, key, infer, role, category, labels, was_sent, version.text, text_at,"
+        f" selector.text AS selector, {IS_CURRENT} AS is_current FROM {FACTS}"
+        " JOIN selector ON selector.no = fact.selector"
         f" WHERE fact.id IN ({marks(facts)}) AND fact.state = 'planned'",
         tuple(facts),
     ).fetchall()
@@ -253,19 +261,25 @@ def intended_of(row: Row, session: SessionRow) -> IntendedFact:
 def back_to_planned(ledger: Ledger, facts: Sequence[int]) -> None:
     """Plan facts again whose bytes certainly never left, under the same key; overtaken ones become skipped."""
     for fact in facts:
-        row = ledger.db.execute("SELECT 1 FROM fact WHERE id = ? AND state = 'intended'", (fact,)).fetchone()
+        row = ledger.db.execute("SELECT reason FROM fact WHERE id = ? AND state = 'intended'", (fact,)).fetchone()
         if row is not None:
-            plan_again(ledger, fact)
+            plan_again(ledger, fact, was_sent=row["reason"] == SENT_BEFORE)
             skip_if_overtaken(ledger, fact)
 
 
-def plan_again(ledger: Ledger, fact: int) -> None:
-    """Treat the fact as never sent: it keeps its key and will get another session and position."""
+def not_stored(ledger: Ledger, fact: int) -> None:
+    """Plan a fact again that was sent and is certainly not stored; an overtaken one becomes skipped."""
+    plan_again(ledger, fact, was_sent=True)
+    skip_if_overtaken(ledger, fact)
+
+
+def plan_again(ledger: Ledger, fact: int, *, was_sent: bool = False) -> None:
+    """Treat the fact as not stored: it keeps its key and will get another session and position."""
     drop_request(ledger, fact)
     ledger.db.execute(
-        "UPDATE fact SET state = 'planned', reason = NULL, session = NULL, position = NULL, batch = NULL, was_sent = 0"
+        "UPDATE fact SET state = 'planned', reason = NULL, session = NULL, position = NULL, batch = NULL, was_sent = ?"
         " WHERE id = ?",
-        (fact,),
+        (int(was_sent), fact),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from sqlite3 import Row
 
@@ -106,15 +106,26 @@ def count_orphans(ledger: Ledger) -> int:
     return int(ledger.db.execute("SELECT count(*) FROM session WHERE state = 'orphan'").fetchone()[0])
 
 
+def any_begun(ledger: Ledger) -> bool:
+    """Whether a session was ever requested."""
+    return ledger.db.execute("SELECT 1 FROM session LIMIT 1").fetchone() is not None
+
+
 # -- scopes -----------------------------------------------------------------------------------------------
 
 
-def keep_scope_listing(ledger: Ledger, paths: Sequence[str], now: str) -> None:
-    """Store the scopes that existed before we registered any; only the first listing counts."""
+def keep_scope_listing(ledger: Ledger, paths: Iterable[str], now: str) -> None:
+    """Store scopes that exist before we intend to register them; what we intended is left as it is."""
     ledger.db.executemany(
         "INSERT INTO scope(path, listed_before) VALUES (?, 1) ON CONFLICT(path) DO NOTHING", [(path,) for path in paths]
     )
     ledger.db.execute("UPDATE migration SET scopes_listed_at = ? WHERE scopes_listed_at IS NULL", (now,))
+
+
+def forget_scopes(ledger: Ledger) -> None:
+    """Forget all scopes, so that they are listed anew. Call only while no session was begun."""
+    ledger.db.execute("DELETE FROM scope")
+    ledger.db.execute("UPDATE migration SET scopes_listed_at = NULL")
 
 
 def intend_scopes(ledger: Ledger, paths: Sequence[str], now: str) -> None:

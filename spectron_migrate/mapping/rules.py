@@ -121,6 +121,17 @@ class PathTemplate:
             filled.append(f"{word}/{found}")
         return tuple(filled)
 
+    @property
+    def constant_prefix(self) -> str:
+        """What all its paths begin with: `user` of `user/{user_id}`, `org/acme` of `org/acme`."""
+        names: list[str] = []
+        for word, template in self.levels:
+            names.append(word)
+            if not isinstance(template, Constant):
+                break
+            names.append(template.text)
+        return "/".join(names)
+
     def depth_of(self, field: str) -> int | None:
         """The number of levels after which the path belongs to one value of `field` alone; None where it never does.
 

@@ -61,6 +61,11 @@ class ScopeMapping:
         keys = [each.key for rule in self.rules for each in rule.labels if each.field == ID]
         return keys[0] if keys and self.write == "facts" else None
 
+    @property
+    def constant_prefixes(self) -> tuple[str, ...]:
+        """What the paths of the rules begin with, whatever memory they are filled with: `user`, `agent`, …."""
+        return tuple(dict.fromkeys(path.constant_prefix for rule in self.rules for path in rule.paths))
+
     def map_memory(self, memory: Memory) -> Placement | Skipped | Unmapped:
         """Where and how a memory is written; the first rule that takes it decides. Raises nothing.
 

@@ -10,6 +10,8 @@ LONGEST = 64
 ESCAPED = "x--"
 HASHED = "x---h"
 """No other escape begins like this: after `x--` comes a kept character, or `-` and a hexadecimal digit."""
+MARKER = "x---m"
+"""How the scope of a run's marker begins; for the same reason no id becomes such a segment."""
 
 _LEGAL = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _KEPT = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789._")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from spectron_migrate.delivery.limiter import Limiter
+from spectron_migrate.delivery.marker import take_over_markers
 from spectron_migrate.errors import ScopeRefused, WrongLedger
 from spectron_migrate.ledger import Ledger, adopting
 from spectron_migrate.ledger.read import adoption
@@ -111,6 +112,7 @@ async def adopt(
         adopting.finish(ledger, until=format_time(parse_time(run.stamp()) + LOOK_BACK), now=run.stamp())
         if everything and scopes is not None:
             adopting.keep_scopes(ledger, paths, scopes)
+            take_over_markers(ledger, scopes, now=run.stamp())
     run.found.requests = api.wire.requests - before
     return run.found
 

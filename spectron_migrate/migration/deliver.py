@@ -9,6 +9,7 @@ from datetime import datetime
 from spectron_migrate.delivery.brake import Brake
 from spectron_migrate.delivery.deferred import DeferredWork
 from spectron_migrate.delivery.limiter import Limiter
+from spectron_migrate.delivery.own_work import OwnWork
 from spectron_migrate.delivery.run import Run
 from spectron_migrate.delivery.scheduler import deliver_lanes
 from spectron_migrate.ledger import Ledger
@@ -41,6 +42,8 @@ def begin_run(
     limits: Limits,
     batches: bool = False,
     deferred: DeferredWork,
+    own: OwnWork,
+    applications_write: bool = False,
     reporter: Reporter,
     clock: Callable[[], float],
     now: Callable[[], datetime],
@@ -48,7 +51,8 @@ def begin_run(
 ) -> Run:
     """A run over what the plan still has to send; `deliver_plan` carries it out, `Run.halt` stops it.
 
-    `batches`: send many memories in one request. `clock` in seconds, monotonic; `now` with its zone.
+    `batches`: send many memories in one request. `own`: what this process has begun; `applications_write`: they write
+    to the same scopes. `clock` in seconds, monotonic; `now` with its zone.
     `limits.max_seconds` counts from this call.
     """
     brake = Brake(sleep, clock=clock, max_seconds=limits.max_seconds, idle_limit_s=deferred.idle_limit_s)
@@ -75,6 +79,8 @@ def begin_run(
         max_tokens=limits.max_tokens,
         batches=batches,
         deferred=deferred,
+        own=own,
+        applications_write=applications_write,
     )
 
 

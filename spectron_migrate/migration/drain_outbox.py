@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from spectron_migrate.delivery.deferred import DeferredWork
+from spectron_migrate.delivery.marker import RunMarker
 from spectron_migrate.delivery.preflight import check_server
 from spectron_migrate.delivery.run import Run
 from spectron_migrate.errors import InputError
@@ -67,13 +68,15 @@ class Drainer:
         *,
         max_lag_s: float,
         hold_s: float = HOLD_S,
+        into_existing: bool = False,
+        marker: RunMarker | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         """`hold_s`: a drain ends after this many seconds without a decision, so that a lane that waits holds no other.
 
-        `clock` in seconds, monotonic; `now` with its zone.
+        `marker`: the one of the rounds that drain between them. `clock` in seconds, monotonic; `now` with its zone.
         """
         self._state = state
         self._mapping = mapping
@@ -83,6 +86,8 @@ class Drainer:
         self._now = now
         self._sleep = sleep
         self._deferred = DeferredWork(hold_s, max_in_flight=4 * LANES)
+        self._into_existing = into_existing
+        self._marker = marker or RunMarker(sleep=sleep)
         self._run: Run | None = None
 
     def waits(self) -> bool:
@@ -188,7 +193,16 @@ class Drainer:
     async def _deliver(self, ledger: Ledger, api: SpectronApi, number: int) -> int:
         if not cutover.count_undecided([ledger]).total:
             return 0
-        me = await check_server(ledger, api, plan=number, into_existing=False, now=format_time(self._now()))
+        me = await check_server(
+            ledger,
+            api,
+            self._mapping,
+            plan=number,
+            marker=self._marker,
+            into_existing=self._into_existing,
+            now=format_time(self._now()),
+            warn=NullReporter().warn,
+        )
         self._deferred.begin_run()
         run = begin_run(
             ledger,
@@ -200,6 +214,7 @@ class Drainer:
             # A batch carries neither category nor time, so what is to be extracted goes one by one.
             batches=self._mapping.write == "batch" and not batches.count_full(ledger, number),
             deferred=self._deferred,
+            own=self._marker.own_work(ledger, format_time(self._now())),
             reporter=NullReporter(),
             clock=self._clock,
             now=self._now,

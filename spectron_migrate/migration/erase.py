@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from spectron_migrate.delivery.marker import is_marker
 from spectron_migrate.errors import InputError, MigrateError, NotLegal, Unreachable, WrongLedger
 from spectron_migrate.ledger import Ledger, erasing
 from spectron_migrate.records import Json, Reporter, counted, name_first, parse_time
@@ -184,8 +185,8 @@ class Eraser:
             )
 
     async def _list_nodes(self) -> list[str]:
-        """Every node, tombstoned ones too: what was written there is still there."""
-        return [node.path for node in await self._api.scopes()]
+        """Every node but markers, tombstoned ones too: what was written there is still there."""
+        return [node.path for node in await self._api.scopes() if not is_marker(node.path)]
 
     def _problems(self, path: str, wanted: Sequence[str], listed: Sequence[str]) -> list[str]:
         return self._problems_of_nodes(path, listed) + self._problems_of_facts(path, wanted)

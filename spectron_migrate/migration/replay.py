@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from spectron_migrate.delivery.deferred import DeferredWork
 from spectron_migrate.delivery.limiter import Limiter
+from spectron_migrate.delivery.marker import RunMarker
 from spectron_migrate.delivery.preflight import check_server
 from spectron_migrate.delivery.review import write_review
 from spectron_migrate.delivery.run import Run
@@ -80,11 +81,15 @@ class Replay:
         reporter: Reporter,
         changes: Changes | None = None,
         deferred: DeferredWork | None = None,
+        marker: RunMarker | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        """`changes` limits the run to what has changed; `deferred`: what earlier runs of this process left waiting."""
+        """`changes` limits the run to what has changed.
+
+        `deferred`: what earlier rounds of this process left waiting; `marker`: the one that they share.
+        """
         self._root = state
         self._state = options.shard.folder(state) if options.shard else state
         self._dump = dump
@@ -93,6 +98,7 @@ class Replay:
         self._reporter = reporter
         self._changes = changes
         self._deferred = deferred or DeferredWork()
+        self._marker = marker or RunMarker(sleep=sleep)
         self._clock = clock
         self._now = now
         self._sleep = sleep
@@ -184,10 +190,15 @@ class Replay:
                 check_server(
                     ledger,
                     api,
+                    self._mapping,
                     plan=planned.id,
+                    marker=self._marker,
                     into_existing=self._options.into_existing or self._options.adopt,
+                    applications_write=self._others_write() or self._options.adopt,
+                    retry_refused=self._options.retry_failed,
                     now=self._stamp(),
-                    first_listing=partial(sharding.first_listing, ledger=ledger) if sharding else None,
+                    warn=self._reporter.warn,
+                    shards=sharding,
                 )
             )
             with ledger.transaction():
@@ -277,7 +288,7 @@ class Replay:
         return await self._read_unless_interrupted(looking)
 
     async def _read_unless_interrupted(self, reading: Coroutine[Any, Any, T]) -> T:
-        """Await requests that only read; a signal cancels them, because they change nothing."""
+        """Await requests that write no memory; a signal cancels them, because running again repeats them."""
         self._raise_if_interrupted()
         task: asyncio.Task[T] = asyncio.ensure_future(reading)
         self._reading = task
@@ -307,6 +318,8 @@ class Replay:
             ),
             batches=self._mapping.write == "batch",
             deferred=self._deferred,
+            own=self._marker.own_work(ledger, self._stamp()),
+            applications_write=self._others_write() or self._options.adopt,
             reporter=self._reporter,
             clock=self._clock,
             now=self._now,

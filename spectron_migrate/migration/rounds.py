@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from spectron_migrate.delivery.deferred import DeferredWork
+from spectron_migrate.delivery.marker import RunMarker
 from spectron_migrate.dump import Dump, open_dump, read_manifest
 from spectron_migrate.errors import ExitCode, NotLegal
 from spectron_migrate.ledger import Ledger
@@ -148,6 +149,7 @@ class Rounds:
         self._replay: Replay | None = None
         self._drainer: Drainer | None = None
         self._deferred = DeferredWork(settings.hold_s, max_in_flight=settings.max_in_flight // 2)
+        self._marker = RunMarker(sleep=sleep)
 
     def interrupt(self, code: ExitCode) -> None:
         """Finish what is in flight, begin nothing more."""
@@ -219,6 +221,8 @@ class Rounds:
                 self.settings.mapping,
                 outbox,
                 max_lag_s=self.settings.max_lag_s,
+                into_existing=self.settings.into_existing,
+                marker=self._marker,
                 clock=self._clock,
                 now=self._now,
                 sleep=self._sleep,
@@ -281,6 +285,7 @@ class Rounds:
                 reporter=self._reporter,
                 changes=changes,
                 deferred=self._deferred,
+                marker=self._marker,
                 clock=self._clock,
                 now=self._now,
                 sleep=self._sleep,

@@ -114,6 +114,14 @@ class Sharding:
             return [node.path for node in await api.scopes()]
         return shared.scopes
 
+    def intended_elsewhere(self, paths: Sequence[str]) -> set[str]:
+        """Those of the paths that another shard intended to register; it may have begun since this one did."""
+        found: set[str] = set()
+        for folder in self._other_folders():
+            with Ledger.open_for_reading(folder) as ledger:
+                found |= set(paths) - set(plans.unintended_paths(ledger, paths))
+        return found
+
     def _is_agreed(self) -> bool:
         """Whether the shards agree on this export, by the state directory that they share and by the dump."""
         shared = read_plan(self._dump.path)
@@ -145,13 +153,12 @@ class Sharding:
             )
 
     def _open_other_ledgers(self) -> list[Ledger]:
+        return [self._open.enter_context(Ledger.open_for_reading(folder)) for folder in self._other_folders()]
+
+    def _other_folders(self) -> list[Path]:
+        """Those of the other shards that have a ledger."""
         others = (Shard(number, self.shard.of) for number in range(self.shard.of) if number != self.shard.number)
-        folders = [shard.folder(self._state) for shard in others]
-        return [
-            self._open.enter_context(Ledger.open_for_reading(folder))
-            for folder in folders
-            if (folder / "ledger.db").exists()
-        ]
+        return [folder for shard in others if ((folder := shard.folder(self._state)) / "ledger.db").exists()]
 
 
 def refuse_plain(dump: Dump, state: Path, *, context: str) -> None:

@@ -74,6 +74,7 @@ FAILING: list[tuple[str, str, Evidence]] = [
     ("verdict", "cannot be accepted", replace(GOOD, report=replace(REPORT, verdict="NO_GO"))),
     ("leaks", "not tested", replace(GOOD, report=None)),
     ("leaks", "never accepted", replace(GOOD, report=replace(REPORT, leaks=1))),
+    ("marker", "may go unnoticed: 403 no grant", with_ledger(without_marker={"user": "403 no grant"})),
     ("will_not_expire", "1 of them", with_ledger(will_not_expire={"7": "2027-01-01"})),
     ("key", "401", replace(GOOD, key=KeyGrants(problem="401 bad key"))),
     (

@@ -7,38 +7,134 @@ from pathlib import Path
 
 import pytest
 
-from spectron_migrate.errors import ExitCode, KeyRefused, NotLegal, Unreachable, WrongLedger
+from spectron_migrate.errors import KeyRefused, NotLegal, Unreachable, WrongLedger
+from spectron_migrate.ledger import Ledger, markers
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.records import NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.spectron.paging import PAGE
 from tests.support.here import server_here
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.replaying import forged, is_write
-from tests.support.spectron import memory, replay, turns_of, write_raw
+from tests.support.spectron import memory, register_scope, replay, turns_of, write_raw
 
 pytestmark = pytest.mark.slow
+
+
+def test_a_lost_ledger_finds_its_marker_before_anything_is_sent(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(1, user)])
+    replay(spectron, tmp_path / "first", [dump])
+    for options in (ReplayOptions(), ReplayOptions(into_existing=True)):
+        with pytest.raises(WrongLedger, match=r"another ledger .* it left user/x---m"):
+            replay(spectron, tmp_path / "lost-ledger", [dump], options=options)
+    assert 1 == len(turns_of(spectron, user))
 
 
 def test_scopes_that_others_made_are_refused_before_anything_is_sent(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
+    register_scope(spectron, f"user/{user}")
     dump = write_raw(tmp_path / "all.json", [memory(1, user)])
-    replay(spectron, tmp_path / "first", [dump])
     with pytest.raises(NotLegal, match=f"user/{user}"):
-        replay(spectron, tmp_path / "lost-ledger", [dump])
-    assert 1 == len(turns_of(spectron, user))
+        replay(spectron, tmp_path / "state", [dump])
+    assert [] == turns_of(spectron, user)
 
 
-def test_a_lost_ledger_with_into_existing_meets_its_own_keys(
+def test_a_scope_that_others_made_between_two_runs_is_refused(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
+    source = tmp_path / "all.json"
+    replay(spectron, tmp_path / "state", [write_raw(source, [memory(1, user)])])
+    register_scope(spectron, f"user/{user}b")
+    more = write_raw(tmp_path / "more.json", [memory(1, user), memory(2, f"{user}b")])
+    with pytest.raises(NotLegal, match=f"user/{user}b"):
+        replay(spectron, tmp_path / "state", [more])
+    assert [] == turns_of(spectron, f"{user}b")
+
+
+def test_a_scope_that_applications_made_after_complete_is_not_foreign(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    replay(spectron, tmp_path / "state", [write_raw(tmp_path / "all.json", [memory(1, user)])])
+    register_scope(spectron, f"user/{user}b")
+    more = write_raw(tmp_path / "more.json", [memory(1, user), memory(2, f"{user}b")])
+    assert 1 == replay(spectron, tmp_path / "state", [more], options=ReplayOptions(supersede=False)).written
+
+
+def test_a_key_that_may_not_make_the_marker_is_warned_of_in_every_run(user: str, tmp_path: Path) -> None:
+    rows = [memory(number, user) for number in range(4)]
+    grants = {verb: [f"user/{user}/*"] for verb in ("memory:read", "memory:write", "scope:read", "scope:create")}
+    principals = {"narrow": {"key": "sk-narrow", "grants": grants}}
+    reporter = NullReporter()
+    with server_here(tmp_path / "data", context="tests", principals=principals) as server:
+        for count in (1, 2, 4):
+            dump = write_raw(tmp_path / f"{count}.json", rows[:count])
+            replay(server, tmp_path / "state", [dump], api_key="sk-narrow", reporter=reporter)
+        assert 4 == len(turns_of(server, user))
+    assert 3 == len([each for each in reporter.warnings if "without this marker" in each])
+    with Ledger.open_for_reading(tmp_path / "state") as ledger:
+        assert ["user"] == list(markers.lacking(ledger))
+
+
+def test_the_ci_template_runs_twice_each_time_into_a_fresh_prefix(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    """Each time with a fresh ledger; a third time into the first prefix is refused."""
     dump = write_raw(tmp_path / "all.json", [memory(1, user)])
-    replay(spectron, tmp_path / "first", [dump])
-    summary = replay(spectron, tmp_path / "lost-ledger", [dump], options=ReplayOptions(into_existing=True))
-    assert ExitCode.REFUSED == summary.exit_code
-    assert 1 == summary.refused
-    assert 1 == len(turns_of(spectron, user))
+    mappings = []
+    for number in (1, 2):
+        mapping = tmp_path / f"mapping{number}.yaml"
+        mapping.write_text(
+            f"version: 1\nrules:\n  - when: {{user_id: '*'}}\n    scope: {{ci: {user}-{number}, user: '{{user_id}}'}}\n"
+        )
+        assert 1 == replay(spectron, tmp_path / f"state{number}", [dump], mapping=mapping).written
+        mappings.append(mapping)
+    with pytest.raises(WrongLedger, match=f"it left ci/{user}-1/user/x---m"):
+        replay(spectron, tmp_path / "state3", [dump], mapping=mappings[0])
+
+
+def test_a_ledger_with_nothing_but_a_listing_lists_another_endpoint_anew(user: str, tmp_path: Path) -> None:
+    """Refused at one server, it goes to another, where the scope of a stranger is foreign as well."""
+    dump = write_raw(tmp_path / "all.json", [memory(1, user), memory(1, f"{user}b")])
+    state = tmp_path / "state"
+    with server_here(tmp_path / "first", context="tests") as first:
+        register_scope(first, f"user/{user}")
+        with pytest.raises(NotLegal, match=f"user/{user}"):
+            replay(first, state, [dump])
+    with server_here(tmp_path / "second", context="tests") as second:
+        register_scope(second, f"user/{user}b")
+        with pytest.raises(NotLegal, match=f"wrote there: user/{user}b"):
+            replay(second, state, [dump])
+    with server_here(tmp_path / "third", context="tests") as third:
+        assert 2 == replay(third, state, [dump]).written
+
+
+def test_a_ledger_whose_sessions_were_never_answered_is_not_carried_to_another_server(
+    user: str, tmp_path: Path
+) -> None:
+    """The same server under another address shows the marker."""
+    dump = write_raw(tmp_path / "all.json", [memory(1, user)])
+    state = tmp_path / "state"
+    with server_here(tmp_path / "first", context="tests") as first:
+        with misbehaving(first.base_url, lambda seen: "cut_after" if "/sessions" in seen.path else "none") as proxy:
+            assert 0 == replay(first, state, [dump], endpoint=proxy.base_url).written
+        with (
+            server_here(tmp_path / "second", context="tests") as second,
+            pytest.raises(WrongLedger, match="nothing shows that"),
+        ):
+            replay(second, state, [dump])
+        assert 1 == replay(first, state, [dump]).written
+
+
+def test_two_migrations_of_different_files_into_one_context_do_not_hinder_each_other(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    for letter in "ab":
+        dump = write_raw(tmp_path / f"{letter}.json", [memory(1, f"{user}{letter}")])
+        assert 1 == replay(spectron, tmp_path / letter, [dump]).written
 
 
 def test_a_fresh_server_behind_the_same_endpoint_is_noticed(user: str, tmp_path: Path) -> None:
@@ -115,6 +211,6 @@ def test_scopes_beyond_the_first_page_of_a_bare_list_are_seen_as_foreign(user: s
     with server_here(tmp_path / "data", context="tests") as server:
         asyncio.run(register_many(server))
         replay(server, tmp_path / "first", [dump])
-        with pytest.raises(NotLegal, match=f"user/z{user}"):
+        with pytest.raises(WrongLedger, match="user/x---m"):
             replay(server, tmp_path / "lost-ledger", [dump])
         assert 1 == len(turns_of(server, f"z{user}"))

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from spectron_migrate.errors import ExitCode
+from spectron_migrate.errors import ExitCode, WrongLedger
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.replay import ReplayOptions
 from tests.support.here import server_here
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
-from tests.support.spectron import memory, replay, write_raw
+from tests.support.spectron import memory, replay, turns_of, write_raw
 
 
 def test_a_refused_memory_goes_to_review_with_the_servers_message_and_its_lane_goes_on(
@@ -62,12 +62,15 @@ def test_a_key_that_the_server_repeats_stands_nowhere(
         )
 
     with misbehaving(spectron.base_url, repeat_header) as proxy:
-        summary = replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url)
+        try:
+            said = str(replay(spectron, tmp_path / "state", [dump], endpoint=proxy.base_url))
+        except WrongLedger as error:  # after 409: another ledger has used the key of the memory
+            said = f"{error} {error.hint}"
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     out, err = capfd.readouterr()
-    assert 3 > summary.written
+    assert 3 > len(turns_of(spectron, user))
     assert spectron.api_key.encode() not in written
-    assert spectron.api_key not in f"{out} {err} {summary}"
+    assert spectron.api_key not in f"{out} {err} {said}"
 
 
 def test_an_undecidable_memory_is_named_with_the_text_that_was_sent_and_the_one_that_is_there(

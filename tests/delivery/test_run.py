@@ -11,10 +11,11 @@ import pytest
 
 from spectron_migrate.delivery.tokens import estimate_tokens
 from spectron_migrate.dump import open_any
-from spectron_migrate.errors import ExitCode, InputError
+from spectron_migrate.errors import ExitCode, InputError, Unreachable
 from spectron_migrate.ledger import sqlite as ledger_file
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.mapping import load_mapping
+from spectron_migrate.mapping.segments import MARKER
 from spectron_migrate.migration.replay import Replay, ReplayOptions
 from spectron_migrate.migration.replay_summary import ReplaySummary
 from spectron_migrate.records import NullReporter
@@ -202,7 +203,8 @@ def test_a_retry_after_of_a_day_does_not_hold_up_the_run(
     waits = [0.0]
 
     def tomorrow(seen: Seen) -> Fault:
-        return refusing(503, "later", "86400") if seen.method == "POST" and seen.path.endswith(what) else "none"
+        throttled = seen.method == "POST" and seen.path.endswith(what) and MARKER.encode() not in seen.body
+        return refusing(503, "later", "86400") if throttled else "none"
 
     dump = write_raw(tmp_path / "all.json", [memory(1, user)])
     with misbehaving(spectron.base_url, tomorrow) as proxy:
@@ -211,6 +213,22 @@ def test_a_retry_after_of_a_day_does_not_hold_up_the_run(
         )
     assert done.exit_code in (ExitCode.UNREACHABLE, ExitCode.LIMIT)
     assert waits[-1] <= most_s
+
+
+def test_a_marker_that_is_throttled_for_a_day_ends_the_run_before_anything_is_written(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    waits = [0.0]
+
+    def tomorrow(seen: Seen) -> Fault:
+        return refusing(503, "later", "86400") if MARKER.encode() in seen.body else "none"
+
+    dump = write_raw(tmp_path / "all.json", [memory(1, user)])
+    with misbehaving(spectron.base_url, tomorrow) as proxy, pytest.raises(Unreachable, match="did not register"):
+        replay_in_no_time(spectron, tmp_path / "state", dump, endpoint=proxy.base_url, waited=waits.append)
+    assert waits[-1] <= 100
+    assert [] == turns_of(spectron, user)
+    assert 1 == replay_in_no_time(spectron, tmp_path / "state", dump).written
 
 
 @pytest.mark.parametrize("room", [0, 1, 2, 4, 8])

@@ -576,7 +576,7 @@ def test_a_scope_of_others_that_a_server_answers_201_again_for_is_not_ours(user:
         replay(server, tmp_path / "state", [first])
         call_api(server, "POST", "/scopes", {"path": f"user/{user}b"})
         server.change_faults(ahead_s=0.0)
-        replay(server, tmp_path / "state", [both])
+        replay(server, tmp_path / "state", [both], options=ReplayOptions(into_existing=True))
         with pytest.raises(NotLegal, match="was not registered by this migration"):
             erase_scope(server, tmp_path / "state", f"user/{user}b")
 

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from spectron_migrate.cli.app import run
 from spectron_migrate.dump import open_dump
 from spectron_migrate.dump.plan_file import read_plan
-from spectron_migrate.errors import ExitCode, Incomplete, InputError, LedgerLocked, NotLegal
+from spectron_migrate.errors import ExitCode, Incomplete, InputError, LedgerLocked, NotLegal, WrongLedger
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.shards import Shard, find, hold, open_all
 from spectron_migrate.local.testing import RunningServer
@@ -34,7 +34,7 @@ from spectron_migrate.rehearsal.subprocesses import clean_environment
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.replaying import texts
 from tests.support.scene import Scene
-from tests.support.spectron import memory, replay, turns_of, write_raw
+from tests.support.spectron import memory, register_scope, replay, turns_of, write_raw
 
 pytestmark = pytest.mark.slow
 
@@ -150,6 +150,35 @@ def test_a_shard_that_runs_again_writes_nothing_and_verification_reads_all(
     told = json.loads(capsys.readouterr().out)
     assert 9 == told["integrity"]["expected"]
     assert 9 == told["integrity"]["present"]
+
+
+def test_a_scope_that_others_made_between_two_runs_of_a_shard_is_refused(led_to: RunningServer, user: str) -> None:
+    users = balanced(user)
+    make_dump(rows_of(user, users=1, each=1))
+    for number in (0, 1):
+        assert 0 == run(["replay", "--shard", f"{number}/2", "-q"])
+    for each in users:
+        register_scope(led_to, f"user/{each}")
+    make_dump([*rows_of(user, users=1, each=1), *eight_each(users)])
+    for number in (0, 1):
+        assert 10 == run(["replay", "--shard", f"{number}/2", "-q"])
+
+
+def test_a_scope_that_another_shard_made_between_two_runs_is_not_foreign(led_to: RunningServer, user: str) -> None:
+    """The memories of all users of one organisation are in its scope as well, which the first shard registers."""
+    users = balanced(user)
+    Path("mapping.yaml").write_text(
+        "version: 1\nrules:\n  - when: {user_id: '*', agent_id: '*'}\n\n"
+        "    scope: {all_of: [{user: '{user_id}'}, {agent: '{agent_id}'}]}\n"
+        "  - when: {user_id: '*'}\n    scope: {user: '{user_id}'}\n"
+    )
+    make_dump(rows_of(user, users=1, each=1))
+    for number in (0, 1):
+        assert 0 == run(["replay", "--shard", f"{number}/2", "-q", "--mapping", "mapping.yaml"])
+    more = [{**row, "agent_id": f"{user}bot"} for row in eight_each(users)]
+    make_dump([*rows_of(user, users=1, each=1), *more])
+    for number in (0, 1):
+        assert 0 == run(["replay", "--shard", f"{number}/2", "-q", "--mapping", "mapping.yaml"])
 
 
 def test_a_missing_shard_is_exit_code_11_where_all_are_needed(
@@ -370,13 +399,12 @@ def begin_shard(sharding: Sharding, scene: Scene) -> None:
 
 
 def test_a_shard_whose_ledger_was_lost_does_not_write_everything_again(scene: Scene) -> None:
-    """The listing in plan.json is of before the first run: it cannot tell that the scopes are there by now."""
     scene.put(1, "a thing")
     dump = scene.export()
     number = next(part for part in range(2) if Shard(part, 2).takes(f"user/{scene.user}"))
     options = ReplayOptions(shard=Shard(number, 2))
     assert 1 == replay(scene.server, scene.state, [dump], options=options).written
     shutil.rmtree(scene.state)
-    with suppress(NotLegal):
-        again = replay(scene.server, scene.state, [dump], options=options)
-        pytest.fail(f"it went on: {again.written} written, {again.refused} refused, {scene.texts} there")
+    with pytest.raises(WrongLedger, match="another ledger of this migration"):
+        replay(scene.server, scene.state, [dump], options=options)
+    assert ["a thing"] == scene.texts

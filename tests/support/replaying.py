@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -126,8 +127,9 @@ def mem0_row(user: str, number: int, text: str) -> Memory:
 
 
 def complete_scan(path: Path, rows: list[Memory], began: datetime, users: frozenset[str] = frozenset()) -> Path:
-    """A dump directory as a complete scan leaves it; `users` limits the scan to them."""
-    with DumpWriter(path, SOURCE, began, rereads=True, filters=Filters(users=users)) as writer:
+    """A dump directory as a complete scan leaves it; `users` limits the scan to them. Each test has its own Mem0."""
+    source = replace(SOURCE, place=f"qdrant:{path.parent}:mem0")
+    with DumpWriter(path, source, began, rereads=True, filters=Filters(users=users)) as writer:
         for one in rows:
             writer.add(one)
         writer.commit(complete=True, native_count=len(rows), ended=began + timedelta(seconds=1))

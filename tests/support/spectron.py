@@ -102,3 +102,13 @@ def replay(
                 return await step.run(api)
 
     return asyncio.run(run())
+
+
+def register_scope(server: RunningServer, path: str) -> None:
+    """Somebody else registers a scope."""
+
+    async def register() -> None:
+        async with SpectronApi(server.base_url, server.context, api_key=server.api_key, timeout_s=20.0) as api:
+            assert 201 == (await api.register_scope(path)).status
+
+    asyncio.run(register())

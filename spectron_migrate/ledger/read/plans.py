@@ -130,18 +130,29 @@ def was_planned(ledger: Ledger, dump_digest: str) -> bool:
     return row is not None
 
 
-def target_paths(ledger: Ledger, plan: int) -> list[str]:
-    """Every path that a fact of the plan is, or will be, written to."""
+def target_paths(ledger: Ledger, plan: int, *, refused: bool = False) -> list[str]:
+    """Every path that a fact of the plan is, or will be, written to, and those of facts in doubt of any plan.
+
+    `refused`: those of refused facts as well.
+    """
+    states = ("planned", "intended", "refused") if refused else ("planned", "intended")
     rows = ledger.db.execute(
         "SELECT DISTINCT path FROM selector_path WHERE selector IN"
-        " (SELECT selector FROM fact WHERE plan = ? AND state IN ('planned', 'intended')) ORDER BY path",
-        (plan,),
+        f" (SELECT selector FROM fact WHERE plan = ? AND state IN ({marks(states)})"
+        " UNION SELECT selector FROM fact WHERE state = 'intended') ORDER BY path",
+        (plan, *states),
     )
     return [row["path"] for row in rows]
 
 
+def unintended_paths(ledger: Ledger, paths: Sequence[str]) -> list[str]:
+    """Those of the paths that no run has intended to register, or found registered by an adoption."""
+    intended = "SELECT 1 FROM scope WHERE path = ? AND (intended_at IS NOT NULL OR registered = 1)"
+    return [path for path in paths if ledger.db.execute(intended, (path,)).fetchone() is None]
+
+
 def foreign_paths(ledger: Ledger, paths: Sequence[str]) -> list[str]:
-    """Those of the paths that existed before this migration registered any."""
+    """Those of the paths that existed before this migration intended to register them."""
     return [
         path
         for path in paths

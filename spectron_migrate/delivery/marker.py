@@ -1,0 +1,197 @@
+"""The marker that a run leaves on the server, so that a ledger which is older than the server finds that out.
+
+A marker is a scope node below each constant prefix of the run's targets, such as `user/x---m<migration>-<number>`.
+Nothing is ever written to it. See docs/protocol.md, A ledger that is lost, restored or copied.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from spectron_migrate.backoff import backoff_s
+from spectron_migrate.delivery.own_work import OwnWork
+from spectron_migrate.errors import ScopeRefused, Unreachable, WrongLedger
+from spectron_migrate.ledger import Ledger, markers, sessions
+from spectron_migrate.ledger.markers import LedgerName
+from spectron_migrate.mapping import ScopeMapping
+from spectron_migrate.mapping.segments import MARKER
+from spectron_migrate.records import name_first, parse_time
+from spectron_migrate.spectron import scopes
+from spectron_migrate.spectron.api import MAX_READ_WAIT_S, Sleep, SpectronApi
+from spectron_migrate.spectron.wire import InDoubt, NotBegun
+
+NEW_NUMBER_AFTER_S = 12 * 3600.0
+"""A process that goes on for longer takes a new number so often."""
+TRIES = 6
+_MARKER = re.compile(re.escape(MARKER) + r"([0-9a-f]+)(?:\.([0-9]+)\.([0-9]+))?-([0-9]+)")
+BEHIND_HINT = (
+    "name the state directory of the ledger that wrote last with --state; if that is gone, take over what is there:"
+    " spectron-migrate replay --adopt"
+)
+OTHER_SERVER_HINT = (
+    "is the endpoint right? a fresh server needs a --state directory of its own; if this one was restored from a"
+    " backup: spectron-migrate replay --adopt"
+)
+
+
+def is_marker(path: str) -> bool:
+    """Whether a scope is the marker of a run, of whatever migration."""
+    return _MARKER.fullmatch(path.rsplit("/", 1)[-1]) is not None
+
+
+class RunMarker:
+    """Marks the server for one process; a follow keeps one for all its rounds and drains."""
+
+    def __init__(self, *, sleep: Sleep) -> None:
+        """`sleep` waits between tries."""
+        self._sleep = sleep
+        self._own: dict[Path, OwnWork] = {}
+
+    def own_work(self, ledger: Ledger, now: str) -> OwnWork:
+        """What this process has begun in the ledger."""
+        return self._own.setdefault(ledger.path, OwnWork(now))
+
+    def is_due(self, ledger: Ledger, now: str) -> bool:
+        """Whether the process must look for other markers and leave its own before it writes from this ledger."""
+        marked_at = self.own_work(ledger, now).marked_at
+        # By the wall clock: another host may have written while this one was suspended.
+        return marked_at is None or abs(_seconds_between(marked_at, now)) >= NEW_NUMBER_AFTER_S
+
+    async def leave(
+        self,
+        ledger: Ledger,
+        api: SpectronApi,
+        mapping: ScopeMapping,
+        targets: Collection[str],
+        *,
+        now: str,
+    ) -> list[str]:
+        """Take the ledger's next number and register its markers; returns why those that are lacking could not be made.
+
+        Raises Unreachable and KeyRefused. The number is durable before the first request.
+        """
+        prefixes = prefixes_of(mapping, targets)
+        with ledger.transaction():
+            number = markers.take_number(ledger, now)
+            ours = markers.ledger_name(ledger)
+            # A prefix that is itself a target is registered first: made as an ancestor it would not count as ours.
+            wanted = [prefix for prefix in prefixes if prefix in targets and not sessions.is_registered(ledger, prefix)]
+            wanted += [f"{prefix}/{_segment(ours, number)}" for prefix in prefixes]
+            above = dict.fromkeys(node for path in wanted for node in scopes.ancestors(path))
+            sessions.intend_scopes(ledger, list(above), now)
+        refused = []
+        for path in wanted:
+            why = await self._mark(ledger, api, path, now)
+            if why is not None and is_marker(path):
+                refused.append(why)
+        self.own_work(ledger, now).marked_at = now
+        return refused
+
+    async def _mark(self, ledger: Ledger, api: SpectronApi, path: str, now: str) -> str | None:
+        """Register one node; returns why the key may not."""
+        created, why = False, None
+        try:
+            created = await self._register(api, path)
+        except ScopeRefused as error:
+            why = error.message
+        with ledger.transaction():
+            if is_marker(path):
+                markers.note_lacking(ledger, path.rsplit("/", 1)[0], why, now)
+            elif why is None:
+                sessions.scope_registered(ledger, path, created_by_us=created)
+        return why
+
+    async def _register(self, api: SpectronApi, path: str) -> bool:
+        """Register a node, trying again where it is unknown what became of that; True where this call created it."""
+        for attempt in range(TRIES):
+            asked_s = None
+            try:
+                return await scopes.register(api, path)
+            except NotBegun as problem:
+                asked_s, reason = problem.retry_after_s, problem.reason
+            except InDoubt as problem:
+                reason = problem.reason
+                if path in await scopes.live_paths(api):
+                    return False
+            if asked_s is not None and asked_s > MAX_READ_WAIT_S:
+                break
+            await self._sleep(backoff_s(attempt, first_s=0.25, longest_s=8.0, asked_s=asked_s))
+        raise Unreachable(
+            f"Spectron at {api.endpoint} did not register scope {path}: {reason}",
+            hint="is the server up? running again goes on where this stopped; nothing was written",
+        )
+
+
+def prefixes_of(mapping: ScopeMapping, targets: Iterable[str]) -> list[str]:
+    """The constant prefixes of the mapping that lead to the targets: of each target the longest one (pure)."""
+    longest_first = sorted(mapping.constant_prefixes, key=len, reverse=True)
+    found = {
+        prefix
+        for path in targets
+        if (prefix := next((each for each in longest_first if f"{path}/".startswith(f"{each}/")), None)) is not None
+    }
+    return sorted(found)
+
+
+def check_markers(ledger: Ledger, mapping: ScopeMapping, listed: Iterable[str]) -> None:
+    """Raises WrongLedger where the server has a marker of this migration that the ledger does not know."""
+    prefixes, unknown = set(mapping.constant_prefixes), _unknown_markers(ledger, listed)
+    others = [path for path in unknown if path.rsplit("/", 1)[0] in prefixes]
+    if not others:
+        return
+    raise WrongLedger(
+        f"another ledger of this migration has written to Spectron: it left {name_first(others)}, which the ledger at"
+        f" {ledger.path} does not know, so memories could be written twice",
+        hint=BEHIND_HINT,
+    )
+
+
+def take_over_markers(ledger: Ledger, listed: Iterable[str], *, now: str) -> None:
+    """Note all markers of this migration as known: what their runs wrote was looked for. Call inside a transaction."""
+    markers.note_known(ledger, _unknown_markers(ledger, listed).values(), now)
+
+
+def shows_own_marker(ledger: Ledger, listed: Iterable[str]) -> bool:
+    """Whether the server has a marker that a run of this ledger left."""
+    ours, known = markers.ledger_name(ledger), markers.known_markers(ledger)
+    return any(found[0] == ours and str(found[1]) in known for path in listed if (found := _read(path)) is not None)
+
+
+def _unknown_markers(ledger: Ledger, listed: Iterable[str]) -> dict[str, str]:
+    """Markers of this migration that the ledger does not know, with the name that it would know them by.
+
+    Those of other shards of as many are left to these.
+    """
+    ours, known = markers.ledger_name(ledger), markers.known_markers(ledger)
+    unknown: dict[str, str] = {}
+    for path in listed:
+        found = _read(path)
+        if found is None or found[0].migration != ours.migration:
+            continue
+        other, number = found
+        if other != ours and other.shards == ours.shards:
+            continue
+        name = str(number) if other == ours else f"{other.shard}.{other.shards}-{number}"
+        if name not in known:
+            unknown[path] = name
+    return unknown
+
+
+def _read(path: str) -> tuple[LedgerName, int] | None:
+    """The ledger that a marker is of, and its number; None for any other scope."""
+    found = _MARKER.fullmatch(path.rsplit("/", 1)[-1])
+    if found is None:
+        return None
+    shard, shards = (int(found[2]), int(found[3])) if found[2] else (0, 1)
+    return LedgerName(found[1], shard, shards), int(found[4])
+
+
+def _segment(ours: LedgerName, number: int) -> str:
+    shard = f".{ours.shard}.{ours.shards}" if ours.shards > 1 else ""
+    return f"{MARKER}{ours.migration}{shard}-{number}"
+
+
+def _seconds_between(earlier: str, later: str) -> float:
+    return (parse_time(later) - parse_time(earlier)).total_seconds()

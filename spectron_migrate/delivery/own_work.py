@@ -1,0 +1,24 @@
+"""What this process itself has begun in a ledger: of that it needs no proof that the ledger knows everything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from spectron_migrate.records import Infer, Selector
+
+SessionGroup = tuple[Selector, str | None, Infer]
+"""Facts that share sessions: their selector, run and `infer`."""
+
+
+@dataclass
+class OwnWork:
+    """Kept over all runs of one process from one ledger."""
+
+    began: str
+    """By our own clock. What the ledger noted before that is from an earlier process."""
+    marked_at: str | None = None
+    """When this process last marked the server; None if it has not yet."""
+    sessions: set[int] = field(default_factory=set)
+    """Sessions that it opened, or listed before it used them."""
+    groups: set[SessionGroup] = field(default_factory=set)
+    """Those for which it has looked in their scopes, or opened a session."""

@@ -1,0 +1,77 @@
+"""The numbers under which runs of this ledger mark the server (docs/protocol.md, A ledger that is lost, …)."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from spectron_migrate.ledger.ledger import Ledger
+from spectron_migrate.records import digest
+
+_NUMBER = "marker"
+_LACKING = "no marker"
+_LARGEST_STEP = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerName:
+    """How the markers of a ledger are named: those of a shard are its own."""
+
+    migration: str
+    shard: int
+    shards: int
+    """1 for a migration without shards."""
+
+
+def ledger_name(ledger: Ledger) -> LedgerName:
+    """Call after the first plan. Raw files have no place that tells one Mem0 from another, so the first ones count."""
+    row = ledger.db.execute("SELECT id, source, shard, shards FROM migration").fetchone()
+    migration = str(row["id"])
+    if row["source"] == "files":
+        first = ledger.db.execute("SELECT id FROM scan ORDER BY no LIMIT 1").fetchone()
+        migration = digest(migration, first["id"])[: len(migration)]
+    return LedgerName(migration, row["shard"], row["shards"])
+
+
+def known_markers(ledger: Ledger) -> set[str]:
+    """The markers that this ledger knows of: numbers of its own runs, and what adoption took over."""
+    return {row["subject"] for row in ledger.db.execute("SELECT subject FROM step WHERE kind = ?", (_NUMBER,))}
+
+
+def take_number(ledger: Ledger, now: str) -> int:
+    """Take the next number. Call inside a durable transaction, before the server is marked with it.
+
+    Its distance from the last one is random, so that two copies that begin at the same moment take different ones.
+    """
+    numbers = [int(known) for known in known_markers(ledger) if known.isdigit()]
+    number = max(numbers, default=0) + 1 + secrets.randbelow(_LARGEST_STEP)
+    note_known(ledger, [str(number)], now)
+    return number
+
+
+def note_known(ledger: Ledger, names: Iterable[str], now: str) -> None:
+    """Note markers as known. Call inside a transaction."""
+    ledger.db.executemany(
+        "INSERT INTO step(kind, subject, detail, who, at) VALUES (?, ?, '', 'replay', ?)",
+        [(_NUMBER, name, now) for name in sorted(set(names) - known_markers(ledger))],
+    )
+
+
+def note_lacking(ledger: Ledger, prefix: str, why: str | None, now: str) -> None:
+    """Note why no marker could be made below a prefix, or None where it was made. Call inside a transaction.
+
+    `prefix`: empty for the listing of scopes.
+    """
+    ledger.db.execute("DELETE FROM step WHERE kind = ? AND subject = ?", (_LACKING, prefix))
+    if why is not None:
+        ledger.db.execute(
+            "INSERT INTO step(kind, subject, detail, who, at) VALUES (?, ?, ?, 'replay', ?)",
+            (_LACKING, prefix, why, now),
+        )
+
+
+def lacking(ledger: Ledger) -> Mapping[str, str]:
+    """The prefixes below which no marker could be made, and why; an empty one where scopes could not be listed."""
+    rows = ledger.db.execute("SELECT subject, detail FROM step WHERE kind = ? ORDER BY subject", (_LACKING,))
+    return {row["subject"]: row["detail"] for row in rows}

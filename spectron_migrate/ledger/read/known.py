@@ -1,0 +1,135 @@
+"""What the ledger knows of the sessions and scopes that a run goes on with, to compare it with the server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from spectron_migrate.ledger.ledger import Ledger
+from spectron_migrate.ledger.schema import STORED, marks
+from spectron_migrate.ledger.sending import claimed_turns, lanes_to_do, large_lanes, residue_turns
+from spectron_migrate.records import Infer, Selector, canonical_json, selector_of
+
+LARGE = 256
+"""A lane with at least this many facts starts first, because a lane sends one fact after the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTurns:
+    """One of our sessions, and the turns that it may hold."""
+
+    id: int
+    server_id: str
+    claimed: frozenset[str]
+    explained: frozenset[str]
+    """Turns without a receipt that are known."""
+    in_doubt: int
+    """Facts of which nobody knows yet whether they are there."""
+    texts: tuple[str, ...]
+    """Those of facts in doubt, and of refused ones, which the server may have stored all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class NextFact:
+    """The first fact that will be sent of those that share sessions."""
+
+    id: int
+    selector: Selector
+    run: str | None
+    infer: Infer
+
+
+def known_session(ledger: Ledger, session: int) -> SessionTurns:
+    """A session that the server made for us."""
+    row = ledger.db.execute("SELECT server_id FROM session WHERE id = ?", (session,)).fetchone()
+    rows = ledger.db.execute(
+        "SELECT state, text FROM fact JOIN version ON version.id = fact.id"
+        " WHERE session = ? AND state IN ('intended', 'refused')",
+        (session,),
+    ).fetchall()
+    return SessionTurns(
+        session,
+        row["server_id"],
+        frozenset(claimed_turns(ledger, session)),
+        frozenset(residue_turns(ledger, session)),
+        sum(row["state"] == "intended" for row in rows),
+        tuple(row["text"] for row in rows),
+    )
+
+
+def sessions_in_doubt(ledger: Ledger) -> list[int]:
+    """Open sessions with a fact in doubt."""
+    rows = ledger.db.execute(
+        "SELECT DISTINCT session FROM fact JOIN session ON session.id = fact.session"
+        " WHERE fact.state = 'intended' AND session.state = 'open' ORDER BY session"
+    )
+    return [row["session"] for row in rows]
+
+
+def next_facts(ledger: Ledger, plan: int, most: int) -> Iterator[NextFact]:
+    """The first facts of what shares sessions, about in the order in which a run begins with them."""
+    first = large_lanes(ledger, plan, least=LARGE, most=most)
+    lanes = dict.fromkeys([*first, *lanes_to_do(ledger, plan, after=None, limit=most)])
+    left = most
+    for lane in lanes:
+        rows = ledger.db.execute(
+            "SELECT fact.run, fact.infer, selector.text AS selector, fact.selector AS number,"
+            " min(order_key) AS first FROM fact JOIN selector ON selector.no = fact.selector"
+            " WHERE state = 'planned' AND lane = (SELECT no FROM lane WHERE name = ?) AND plan = ?"
+            " GROUP BY fact.run, fact.infer, selector.text, fact.selector ORDER BY first LIMIT ?",
+            (lane, plan, left),
+        ).fetchall()
+        for row in rows:
+            found = ledger.db.execute(
+                "SELECT id FROM fact WHERE state = 'planned' AND lane = (SELECT no FROM lane WHERE name = ?)"
+                " AND plan = ? AND infer = ? AND order_key = ? AND selector = ? ORDER BY id LIMIT 1",
+                (lane, plan, row["infer"], row["first"], row["number"]),
+            ).fetchone()
+            yield NextFact(found["id"], selector_of(row["selector"]), row["run"], row["infer"])
+        left -= len(rows)
+        if left <= 0:
+            return
+
+
+def open_sessions(ledger: Ledger, fact: NextFact) -> list[int]:
+    """The open sessions that the fact may go on in."""
+    rows = ledger.db.execute(
+        "SELECT session.id FROM session JOIN selector ON selector.no = session.selector"
+        " WHERE selector.text = ? AND infer = ? AND coalesce(run, '') = ? AND state = 'open'",
+        (canonical_json(fact.selector), fact.infer, fact.run or ""),
+    )
+    return [row["id"] for row in rows]
+
+
+def is_earlier_scope(ledger: Ledger, selector: Selector, began: str) -> bool:
+    """Whether all paths are ours, and were registered by a process before this one began."""
+    paths = {path for clause in selector for path in clause}
+    rows = ledger.db.execute(
+        f"SELECT count(*) FROM scope WHERE path IN ({marks(tuple(paths))}) AND registered = 1 AND listed_before = 0"
+        " AND intended_at < ?",
+        (*sorted(paths), began),
+    )
+    return int(rows.fetchone()[0]) == len(paths)
+
+
+def text_of(ledger: Ledger, fact: int) -> str:
+    """The text that a fact is about."""
+    return str(ledger.db.execute("SELECT text FROM version WHERE id = ?", (fact,)).fetchone()["text"])
+
+
+def copies_without_passage(ledger: Ledger, selector: Selector, text: str) -> int:
+    """How many times a text may be in these scopes without a receipt that names its passage."""
+    sent = ledger.db.execute(
+        "SELECT count(*) AS facts, sum((SELECT count(*) FROM residue WHERE residue.fact = fact.id)) AS residue,"
+        f" sum(fact.state IN ({marks(STORED)}) AND chunk_id IS NOT NULL) AS named"
+        " FROM selector JOIN session ON session.selector = selector.no JOIN fact ON fact.session = session.id"
+        " JOIN version ON version.id = fact.id LEFT JOIN receipt ON receipt.fact = fact.id"
+        " WHERE selector.text = ? AND version.text = ?",
+        (*STORED, canonical_json(selector), text),
+    ).fetchone()
+    undecidable = ledger.db.execute(
+        "SELECT count(*) FROM fact JOIN selector ON selector.no = fact.selector JOIN version ON version.id = fact.id"
+        " WHERE fact.state = 'undecidable' AND session IS NULL AND selector.text = ? AND version.text = ?",
+        (canonical_json(selector), text),
+    ).fetchone()[0]
+    return int(sent["facts"] - (sent["named"] or 0) + (sent["residue"] or 0) + undecidable)
