@@ -40,6 +40,7 @@ chaos: $(VENV)/.ready
 # Every store, also those whose servers are slow, and stores that real versions of Mem0 wrote.
 stores: $(VENV)/.ready
 	SPECTRON_MIGRATE_STORES=all $(BIN)/python -m pytest -n auto tests/mem0/stores tests/mem0/test_conformance.py
+	$(BIN)/python -m tests.stores.check
 
 # Wheel and sdist in empty environments, with every Python of this machine.
 dist-test: $(VENV)/.ready
