@@ -43,7 +43,7 @@ def row_to_drop(
     if _differ_in_creation_alone(ours, theirs):
         is_earlier = theirs["created_at"] is not None and (ours["created_at"] or "~") > theirs["created_at"]
         return (kept if is_earlier else row), IDENTICAL
-    is_later = (_changed_at(theirs), their_line) > (_changed_at(ours), our_line)
+    is_later = (_changed_at(theirs), _owners(theirs), their_line) > (_changed_at(ours), _owners(ours), our_line)
     loser = kept if is_later else row
     if _have_different_owners(ours, theirs):
         return loser, OTHER_OWNER
@@ -55,6 +55,11 @@ def row_to_drop(
 def _changed_at(row: Mapping[str, Json]) -> str:
     """When the row last changed according to Mem0; empty if Mem0 does not say."""
     return str(row["updated_at"] or row["created_at"] or "")
+
+
+def _owners(row: Mapping[str, Json]) -> int:
+    """How many owners it names: some listings leave out the one that they were asked for."""
+    return sum(row[name] is not None for name in ENTITY_IDS)
 
 
 def _differ_in_creation_alone(ours: Mapping[str, Json], theirs: Mapping[str, Json]) -> bool:

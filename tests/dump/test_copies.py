@@ -71,3 +71,17 @@ def test_of_copies_that_differ_in_creation_alone_the_earliest_stands(tmp_path: P
 
     assert [times[1]] == [row.created_at for row in open_dump(tmp_path / "dump").memories()]
     assert {IDENTICAL: 2} == changes.manifest.skipped
+
+
+@pytest.mark.parametrize("owners", [{"user": "alice"}, {"user": "alice", "agent_id": "bot"}])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_of_two_copies_the_one_that_names_more_owners_is_kept(
+    tmp_path: Path, owners: dict[str, str], is_first: bool
+) -> None:
+    """Otherwise a memory would lose its owner, or go to the scope of another one."""
+    named = memory("m1", "a", **owners)
+    unnamed = memory("m1", "a", user=None, agent_id=owners.get("agent_id"))
+    scan(tmp_path / "dump", [named, unnamed] if is_first else [unnamed, named], source=FILES)
+
+    [kept] = list(open_dump(tmp_path / "dump").memories())
+    assert named == kept
