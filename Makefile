@@ -36,6 +36,7 @@ bench: $(VENV)/.ready
 chaos: $(VENV)/.ready
 	$(BIN)/python tests/local/chaos_kill.py --rounds 50
 	$(BIN)/python tests/chaos/replay_chaos.py --kills 200
+	$(BIN)/python tests/chaos/copied_states.py --plays 60
 
 # Every store, also those whose servers are slow, and stores that real versions of Mem0 wrote.
 stores: $(VENV)/.ready
