@@ -191,7 +191,7 @@ def test_an_undecodable_path_is_no_500(server: RunningServer, path: bytes) -> No
 
 
 def test_the_documented_fixture_runs_in_another_project(tmp_path: Path) -> None:
-    blocks = (Path(__file__).parents[2] / "README.md").read_text().split("```python\n")[1:]
+    blocks = (Path(__file__).parents[2] / "docs" / "local-spectron.md").read_text().split("```python\n")[1:]
     fixture = next(block.split("```")[0] for block in blocks if "running_server" in block)
     (tmp_path / "test_theirs.py").write_text(
         fixture + "\n\ndef test_it_answers(spectron):\n"

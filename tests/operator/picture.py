@@ -1,4 +1,4 @@
-"""Draws docs/terminal.svg from a real run: the last screen of a rehearsal.
+"""Draws docs/terminal.svg from a real run: the last screen of a verification.
 
 Usage: python -m tests.operator.picture > docs/terminal.svg
 """
@@ -10,38 +10,58 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-WIDTH = 112
+from spectron_migrate.local.testing import running_server
+
+WIDTH = 104
+COMMAND = ("dual-verify", "--accept", "asked")
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _FONTS = re.compile(r"\s*@font-face \{.*?\}", re.DOTALL)
 
 
-def rehearsal() -> str:
-    """The output of a rehearsal on a colour terminal, from dual-verify on, as one screen."""
-    environment = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": str(WIDTH), "TERM": "xterm-256color"}
-    asked = [sys.executable, "-m", "spectron_migrate", "rehearse"]
-    said = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True).stdout
-    return "\n".join(one_screen(said[said.rindex("$ spectron-migrate dual-verify") :].splitlines()))
+def verification() -> str:
+    """What `dual-verify` prints on a colour terminal after a rehearsal, as one screen."""
+    program = [sys.executable, "-m", "spectron_migrate"]
+    terminal = {"FORCE_COLOR": "1", "COLUMNS": str(WIDTH), "TERM": "xterm-256color"}
+    with TemporaryDirectory() as home:
+        subprocess.run([*program, "rehearse", "--keep", "tryout"], cwd=home, capture_output=True, check=True)
+        tryout = Path(home) / "tryout"
+        with running_server(tryout / "spectron", context="rehearsal") as server:
+            access = {
+                "SPECTRON_ENDPOINT": server.base_url,
+                "SPECTRON_CONTEXT": server.context,
+                "SPECTRON_API_KEY": server.api_key,
+            }
+            ended = subprocess.run(
+                [*program, *COMMAND],
+                cwd=tryout,
+                env={**os.environ, **terminal, **access},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+    return "\n".join([f"$ spectron-migrate {' '.join(COMMAND)}", *one_screen(ended.stdout.splitlines())])
 
 
 def one_screen(lines: list[str]) -> list[str]:
-    """The head of the table, its last query, and the end of the run; `⋮` for the queries left out."""
+    """The first question with both answers, then everything after the questions."""
     plain = [_ESCAPES.sub("", line).strip() for line in lines]
-    head = next(number for number, line in enumerate(plain) if "──" in line) + 1
-    counts = plain.index("Memories")
-    last_query = max(number for number, line in enumerate(plain[: counts - 3]) if not line)
-    return [*lines[:head], "  ⋮", *lines[last_query + 1 :]]
+    asked = [number for number, line in enumerate(plain) if " asks: " in line]
+    end = asked[1] if len(asked) > 1 else plain.index("Memories")
+    return [*lines[asked[0] : end], *lines[plain.index("Memories") :]]
 
 
-def picture(said: str) -> str:
+def picture(screen: str) -> str:
     """The text as SVG, without fonts that would have to be downloaded."""
     from rich.console import Console
     from rich.text import Text
 
     console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True)
-    console.print(Text.from_ansi(said))
-    return _FONTS.sub("", console.export_svg(title="spectron-migrate rehearse"))
+    console.print(Text.from_ansi(screen))
+    return _FONTS.sub("", console.export_svg(title="spectron-migrate dual-verify"))
 
 
 if __name__ == "__main__":
-    sys.stdout.write(picture(rehearsal()))
+    sys.stdout.write(picture(verification()))

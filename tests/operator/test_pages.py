@@ -60,14 +60,31 @@ def test_the_page_of_help_is_the_help_of_the_program() -> None:
         assert help_page.page() == page, "python -m tests.operator.help_page > docs/cli.md"
 
 
-def test_every_link_leads_somewhere() -> None:
-    broken = [
-        f"{page.name}: {target}"
-        for page in PAGES
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
-        if not (page.parent / target).exists()
-    ]
+def anchors_of(page: Path) -> set[str]:
+    """The anchors of a page's headings, as a forge makes them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_link_leads_to_a_page_and_a_heading_that_exist() -> None:
+    broken = []
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text(encoding="utf-8")):
+            name, _, anchor = target.partition("#")
+            aim = page.parent / name if name else page
+            if not aim.exists() or (anchor and anchor not in anchors_of(aim)):
+                broken.append(f"{page.name}: {target}")
     assert [] == broken
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    pages = [page.name for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "index.md"]
+    assert [] == [name for name in pages if f"]({name})" not in index]
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 170
 
 
 def test_every_command_is_on_some_page() -> None:
@@ -76,7 +93,7 @@ def test_every_command_is_on_some_page() -> None:
 
 
 def test_every_mapping_of_the_cookbook_is_on_its_page() -> None:
-    page = (ROOT / "docs" / "cookbook.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "mapping.md").read_text(encoding="utf-8")
     assert [] == [file.name for file in sorted((ROOT / "configs" / "mappings").iterdir()) if file.name not in page]
 
 

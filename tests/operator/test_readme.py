@@ -1,4 +1,4 @@
-"""The commands of the README, run in an empty directory, lead to `complete` and print what it shows."""
+"""The commands of the quickstart, run in an empty directory, lead to `complete` and print what it shows."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+QUICKSTART = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
 NOT_YET = (4, 10)
 """Exit codes of `cutover` while following and comparing are not finished: a person waits and repeats the command."""
 
@@ -37,7 +38,7 @@ class Newcomer:
     background: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def enter(self, shown: Shown) -> None:
-        """Run a command of the README; its output must contain what the README shows, and its exit code be 0."""
+        """Run a command of the page; its output must contain what the page shows, and its exit code be 0."""
         words = shlex.split(shown.command)
         if words[0] == "export":
             self.environment |= dict(word.split("=", 1) for word in words[1:])
@@ -105,7 +106,7 @@ def free_port() -> int:
 @pytest.mark.timeout(600)
 def test_its_commands_lead_to_complete(newcomer: Newcomer) -> None:
     # Two things are replaced: the port by a free one, and ID by the id that `status` shows.
-    for each in shown(README.replace("9090", str(free_port()))):
+    for each in shown(QUICKSTART.replace("9090", str(free_port()))):
         if shlex.split(each.command)[0] in ("spectron-migrate", "export"):
             if "--migration ID" in each.command:
                 status = json.loads(newcomer.run("spectron-migrate status --json")[1])
@@ -122,7 +123,8 @@ def test_its_commands_lead_to_complete(newcomer: Newcomer) -> None:
 
 def test_it_installs_extras_that_the_package_has() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = re.findall(r"(?:pipx|pip) install '([^']+)'|uvx --from '([^']+)' (\S+)", README)
+    pattern = r"(?:pipx|pip) install '([^']+)'|uvx --from '([^']+)' ([\w-]+)"
+    asked = re.findall(pattern, README + QUICKSTART)
     assert asked
     for installed, taken, command in asked:
         name, extra = re.fullmatch(r"(spectron-migrate|\.)\[([a-z]+)\]", installed or taken).groups()

@@ -168,7 +168,7 @@ def test_a_browser_filters_the_page(reported: tuple[Path, VerifySummary], tmp_pa
 def test_the_terminal_shows_hostile_texts_without_interpreting_them(reported: tuple[Path, VerifySummary]) -> None:
     from rich.console import Console
 
-    from spectron_migrate.cli.dual_verify import draw
+    from spectron_migrate.cli.verify_screen import draw
 
     _, summary = reported
     out = StringIO()
