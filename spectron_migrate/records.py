@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -209,14 +209,34 @@ class Filters:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """What goes on in a stage at this moment, beside what is done."""
+
+    in_flight: int
+    """Requests without a response yet."""
+    in_doubt: int
+    """Memories of which nobody knows yet whether they are stored."""
+    slowed: str = ""
+    """What slows the stage down; empty where nothing does."""
+
+
 class Reporter(Protocol):
     """Output of the steps, which never print. The command line draws it; tests and libraries use `NullReporter`."""
 
-    def stage(self, name: str, total: int | None = None) -> None:
-        """A stage begins, with `total` items if that number is known."""
+    def stage(
+        self, name: str, total: int | None = None, *, done: int = 0, gauges: Callable[[], Gauges] | None = None
+    ) -> None:
+        """A stage begins, with `total` items if that number is known, of which earlier runs have done `done`.
 
-    def advance(self, done: int = 1, note: str = "") -> None:
-        """`done` more items of the stage are finished; `note` says what slows the stage down, if anything."""
+        `gauges` is called whenever the progress is drawn.
+        """
+
+    def advance(self, done: int = 1) -> None:
+        """`done` more items of the stage are finished."""
+
+    def event(self, event: str, **fields: Json) -> None:
+        """Something to be kept in the log: ids, counts and codes, never a text."""
 
     def warn(self, message: str) -> None:
         """A warning, which is also added to the `warnings` of the summary."""
@@ -231,10 +251,15 @@ class NullReporter:
     def __init__(self) -> None:
         self.warnings: list[str] = []
 
-    def stage(self, name: str, total: int | None = None) -> None:
+    def stage(
+        self, name: str, total: int | None = None, *, done: int = 0, gauges: Callable[[], Gauges] | None = None
+    ) -> None:
         pass
 
-    def advance(self, done: int = 1, note: str = "") -> None:
+    def advance(self, done: int = 1) -> None:
+        pass
+
+    def event(self, event: str, **fields: Json) -> None:
         pass
 
     def warn(self, message: str) -> None:

@@ -109,7 +109,7 @@ def shift(
         back = ungated_steps.shift_back(inputs.folder, wanted, reporter=inputs.invocation.reporter)
         if back is not None:
             return back
-        result = run_async(inputs.cutover.shift(inputs.open_api, percent, users, why=reason))
+        result = run_async(inputs.invocation, inputs.cutover.shift(inputs.open_api, percent, users, why=reason))
         if result.exit_code == ExitCode.DONE:
             inputs.invocation.reporter.info(SCORES[inputs.settings.adapter.score])
         return result
@@ -191,7 +191,8 @@ def complete(
                 "Spectron becomes the only store, for good. Type the migration's id to confirm: "
             )
             is_confirmed = True
-        return run_async(inputs.cutover.complete(inputs.open_api, named, yes=is_confirmed, why=reason))
+        completing = inputs.cutover.complete(inputs.open_api, named, yes=is_confirmed, why=reason)
+        return run_async(inputs.invocation, completing)
 
     return run_command("cutover", options, partial(run, step=step))
 
@@ -282,7 +283,7 @@ class StepInputs:
             async with api:
                 return await work(api)
 
-        return run_async(run_work())
+        return run_async(self.invocation, run_work())
 
 
 def run(invocation: Invocation, step: Callable[[StepInputs], StepResult]) -> CommandResult:

@@ -69,6 +69,7 @@ def _diagnose(invocation: Invocation, settings: Settings) -> Diagnosis:
     from spectron_migrate.doctor import run_doctor
 
     return run_async(
+        invocation,
         run_doctor(
             mem0=None if settings.mem0 is None else partial(mem0_section, settings.mem0),
             mapping=settings.mapping,
@@ -77,7 +78,7 @@ def _diagnose(invocation: Invocation, settings: Settings) -> Diagnosis:
             api=lambda: open_api(settings, max_connections=1),
             now=datetime.now(UTC),
             reporter=invocation.reporter,
-        )
+        ),
     )
 
 
@@ -94,7 +95,7 @@ def _probe(invocation: Invocation, settings: Settings) -> list[ProbeFinding]:
                 )
                 return await probe.run()
 
-    return run_async(run_probe())
+    return run_async(invocation, run_probe())
 
 
 def _next(dump: Path) -> str:

@@ -105,6 +105,11 @@ def command(
 
     def run_with_options(invocation: Invocation) -> CommandResult:
         settings = invocation.settings({"mapping": mapping})
+        defaults = invocation.settings()
+        invocation.carry("--dump", *(each for each in dump or () if each != defaults.dump))
+        invocation.carry("--mapping", mapping)
+        invocation.carry("--mem0-config", mem0_config)
+        invocation.carry("--mem0-results", mem0_results)
         request = VerifyRequest(
             dumps=dump or ([settings.dump] if settings.dump.exists() else []),
             filters=read_filters(user),
@@ -134,7 +139,7 @@ def run(invocation: Invocation, settings: Settings, request: VerifyRequest) -> C
         ledgers = [stack.enter_context(ledger) for ledger in open_all(settings.state)]
         mem0 = open_mem0(invocation, settings, request, stack)
         invocation.reporter.info(f"verifying {settings.spectron.endpoint}, context {settings.spectron.context}")
-        summary = run_async(_verify(invocation, settings, request, verify_options, ledgers, mem0))
+        summary = run_async(invocation, _verify(invocation, settings, request, verify_options, ledgers, mem0))
     return CommandResult(
         summary.exit_code,
         summary.to_json(),

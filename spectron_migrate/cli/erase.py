@@ -67,7 +67,7 @@ def run(
     invocation: Invocation, migration: str, scopes: list[str], *, confirmed: list[str], dry_run: bool
 ) -> CommandResult:
     """Examine the scopes and erase those that are confirmed; raises NotConfirmed before the first where one is not."""
-    return run_async(_erase(invocation, migration, scopes, confirmed, dry_run=dry_run))
+    return run_async(invocation, _erase(invocation, migration, scopes, confirmed, dry_run=dry_run))
 
 
 async def _erase(

@@ -46,7 +46,7 @@ def run(invocation: Invocation, mem0_id: str, dumps: list[Path] | None, mapping:
     """One page; an id that nobody knows has one too."""
     settings = invocation.settings({"mapping": mapping})
     with ExitStack() as stack:
-        body = run_async(_explain(invocation, settings, mem0_id, dumps, stack))
+        body = run_async(invocation, _explain(invocation, settings, mem0_id, dumps, stack))
     return CommandResult(ExitCode.DONE, body, draw(body), next=_next(body))
 
 

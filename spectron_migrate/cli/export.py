@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,6 +75,8 @@ def command(
         settings = invocation.settings(
             {"mem0.source": source, "mem0.oss.config": mem0_config, "mem0.files": from_ or None, "dump": dump}
         )
+        if settings.dump != invocation.settings().dump:
+            invocation.carry("--dump", settings.dump)
         filters = read_filters(user, agent, run_id)
         return run(invocation, settings, filters, since=_parse_since(since), keep_history=history)
 
@@ -130,15 +131,11 @@ def run(
         raise interrupted(
             f"interrupted; the dump in {settings.dump} is whole: as it was before, or up to date", hint="run it again"
         ) from None
-    return CommandResult(summary.exit_code, summary.to_json(), draw(summary), next=_next(invocation, settings, summary))
+    return CommandResult(summary.exit_code, summary.to_json(), draw(summary), next=_next(summary))
 
 
-def _next(invocation: Invocation, settings: Settings, summary: ExportSummary) -> str | None:
-    if summary.exit_code != ExitCode.DONE:
-        return None
-    is_default = invocation.settings().dump == settings.dump
-    named = "" if is_default else f"--dump {shlex.quote(str(settings.dump))} "
-    return f"spectron-migrate replay {named}--dry-run"
+def _next(summary: ExportSummary) -> str | None:
+    return "spectron-migrate replay --dry-run" if summary.exit_code == ExitCode.DONE else None
 
 
 def draw(summary: ExportSummary) -> Iterator[RenderableType]:

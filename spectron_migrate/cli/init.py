@@ -31,8 +31,8 @@ def command(
 ) -> int:
     """Write spectron-migrate.yaml and mapping.yaml, with comments, from what is found here.
 
-    It looks at the environment, Mem0's config and the ids of the memories. It overwrites nothing, writes down no
-    key and changes nothing in Mem0.
+    It looks at the environment, Mem0's config and the ids of the memories. It overwrites nothing: if one of the
+    files exists, it writes the other. It writes down no key and changes nothing in Mem0.
 
     Example: spectron-migrate init --mem0-config mem0.yaml
     """
@@ -40,7 +40,7 @@ def command(
 
 
 def run(invocation: Invocation, mem0_config: str | None) -> CommandResult:
-    """Write both files; raises InputError where one exists already."""
+    """Write both files, or the one that is missing; raises InputError where both exist already."""
     from spectron_migrate.init import run_init
     from spectron_migrate.settings import DEFAULT_FILE
 
@@ -65,4 +65,5 @@ def draw(summary: InitSummary) -> Iterator[RenderableType]:
             for ids, count in sorted(found.owners.together.items())
         ]
     rows += [("written", str(file)) for file in summary.files]
+    rows += [("kept as it was", str(file)) for file in summary.kept]
     yield facts("Settings", rows)

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from spectron_migrate.cli import completion
+from spectron_migrate.cli.terminal import ProgressMode
 from spectron_migrate.errors import InputError
 from spectron_migrate.records import Filters
 
@@ -61,6 +62,14 @@ class GlobalOptions:
         Path | None, typer.Option("--state", help="State directory with the ledger (.spectron-migrate).", metavar="DIR")
     ] = None
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False
+    progress: Annotated[
+        ProgressMode,
+        typer.Option(
+            "--progress",
+            help="On stderr: a bar, a line every 30 s, or none; auto: a bar on a terminal, else lines.",
+            metavar="auto|bar|lines|none",
+        ),
+    ] = "auto"
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show only errors and warnings.")] = False
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show more details of errors.")] = False
 

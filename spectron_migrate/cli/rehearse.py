@@ -164,7 +164,7 @@ def _next(mem0_config: str | None, dumps: list[Path]) -> str:
         return shlex.join(["spectron-migrate", "init", "--mem0-config", mem0_config])
     if dumps:
         return shlex.join(["spectron-migrate", "replay", *_dump_options(dumps), "--dry-run"])
-    return "spectron-migrate rehearse --mem0-config mem0.yaml"
+    return "spectron-migrate init"
 
 
 def _dump_options(dumps: list[Path]) -> list[str]:

@@ -174,6 +174,9 @@ def command(
         from spectron_migrate.migration.replay import ReplayOptions
 
         settings = invocation.settings({"mapping": mapping})
+        _carry(invocation, settings, dump or [settings.dump])
+        invocation.carry("--max-in-flight", max_in_flight)
+        invocation.carry("--max-rps", None if max_rps is None else f"{max_rps:g}")
         resolutions, choices = _parse_resolutions(resolve or [])
         replay_options = ReplayOptions(
             filters=read_filters(user, agent, run_id),
@@ -190,6 +193,7 @@ def command(
             max_refused=settings.replay.max_refused,
             shard=Shard.parse(shard) if shard is not None else None,
             accept_expiry=accept_expiry,
+            called_with=tuple(invocation.carried),
         )
         if preview is not None and (dry_run or follow or late_writers):
             raise InputError("--preview goes with none of --dry-run, --follow and --late-writers")
@@ -208,8 +212,7 @@ def command(
                 return replay_follow.run(invocation, settings, replay_options)
             return run(invocation, settings, dumps, replay_options, dry_run=dry_run, preview=preview)
         except MigrateError as error:
-            words = _differing_options(invocation, settings, dumps)
-            error.hint = replay_adopt.name_adoption(invocation, error.hint, words)
+            error.hint = replay_adopt.name_adoption(invocation, error.hint)
             raise
 
     return run_command("replay", options, run_with_options)
@@ -266,8 +269,7 @@ def run(
         if dump.count == 0:
             raise InputError(f"there is no memory in {', '.join(map(str, dumps))}")
         if preview is not None:
-            differing = _differing_options(invocation, settings, dumps)
-            again = shlex.join(["spectron-migrate", "replay", *differing, *_filter_options(replay_options)])
+            again = shlex.join(["spectron-migrate", "replay", *_filter_options(replay_options)])
             return replay_preview.run(invocation, settings, dump, mapping, replay_options, most=preview, replay=again)
         replay = Replay(settings.state, dump, mapping, replay_options, reporter=reporter)
         if dry_run:
@@ -277,13 +279,13 @@ def run(
             reporter.info(f"writing to {settings.spectron.endpoint}, context {settings.spectron.context}")
             _mention_later_writes(invocation, settings, dump)
             with exporting(settings, mapping.digest, warn=reporter.warn) as exporter:
-                summary = run_async(_replay(replay, settings, replay_options, exporter))
+                summary = run_async(invocation, _replay(replay, settings, replay_options, exporter))
     return CommandResult(
         summary.exit_code,
         summary.to_json(),
         draw(summary),
         migration=summary.migration or None,
-        next=_next(summary, replay_options, _differing_options(invocation, settings, dumps)),
+        next=_next(summary, replay_options),
     )
 
 
@@ -321,11 +323,13 @@ def _warn_if_never_probed(invocation: Invocation, settings: Settings) -> None:
     )
 
 
-def _differing_options(invocation: Invocation, settings: Settings, dumps: list[Path]) -> list[str]:
-    """The options by which this run differs from the settings: the next command needs them too."""
+def _carry(invocation: Invocation, settings: Settings, dumps: list[Path]) -> None:
+    """Let the next command have the options by which this run differs from the settings."""
     defaults = invocation.settings()
-    words = [] if dumps == [defaults.dump] else [word for path in dumps for word in ("--dump", str(path))]
-    return words if settings.mapping == defaults.mapping else [*words, "--mapping", str(settings.mapping)]
+    if dumps != [defaults.dump]:
+        invocation.carry("--dump", *dumps)
+    if settings.mapping != defaults.mapping:
+        invocation.carry("--mapping", settings.mapping)
 
 
 def _filter_options(replay_options: ReplayOptions) -> list[str]:
@@ -335,9 +339,9 @@ def _filter_options(replay_options: ReplayOptions) -> list[str]:
     return words if replay_options.limit is None else [*words, "--limit", str(replay_options.limit)]
 
 
-def _next(summary: ReplaySummary, replay_options: ReplayOptions, differing: list[str]) -> str | None:
+def _next(summary: ReplaySummary, replay_options: ReplayOptions) -> str | None:
     shard = ["--shard", str(replay_options.shard)] if replay_options.shard else []
-    again = shlex.join(["spectron-migrate", "replay", *differing, *shard])
+    again = shlex.join(["spectron-migrate", "replay", *shard])
     filters = shlex.join(_filter_options(replay_options))
     if summary.dry_run:
         again = f"{again} --adopt" if replay_options.adopt else again
@@ -345,7 +349,7 @@ def _next(summary: ReplaySummary, replay_options: ReplayOptions, differing: list
     if summary.exit_code == ExitCode.DONE and filters:
         return again  # for the memories that the filters left out
     if summary.exit_code == ExitCode.DONE:
-        return "spectron-migrate status" if shard else shlex.join(["spectron-migrate", "dual-verify", *differing])
+        return "spectron-migrate status" if shard else "spectron-migrate dual-verify"
     if summary.exit_code in (ExitCode.SIGINT, ExitCode.SIGTERM, ExitCode.UNREACHABLE, ExitCode.LIMIT):
         return again
     return "spectron-migrate status"

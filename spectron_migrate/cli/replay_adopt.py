@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
-from spectron_migrate.cli.runner import Invocation, repeat_global_options
+from spectron_migrate.cli.runner import Invocation
 from spectron_migrate.cli.tables import number
 
 if TYPE_CHECKING:
@@ -15,12 +14,11 @@ ADOPT = "spectron-migrate replay --adopt"
 """As hints name it."""
 
 
-def name_adoption(invocation: Invocation, hint: str | None, differing: list[str]) -> str | None:
+def name_adoption(invocation: Invocation, hint: str | None) -> str | None:
     """The hint with the command line that adopts as it must be typed here."""
     if hint is None or ADOPT not in hint:
         return hint
-    command = shlex.join([*ADOPT.split(), *differing])
-    return hint.replace(ADOPT, str(repeat_global_options(command, invocation.options)), 1)
+    return hint.replace(ADOPT, invocation.complete(ADOPT), 1)
 
 
 def adoption_rows(summary: ReplaySummary) -> list[tuple[str, str]]:

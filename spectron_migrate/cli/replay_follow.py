@@ -55,7 +55,7 @@ def run(invocation: Invocation, settings: Settings, replay_options: ReplayOption
     )
     follow = Follow(catch_up, reporter=reporter, max_seconds=replay_options.max_seconds)
     with exporting(settings, catch_up.mapping.digest, warn=reporter.warn) as exporter:
-        summary = run_async(_follow(follow, settings, replay_options, exporter))
+        summary = run_async(invocation, _follow(follow, settings, replay_options, exporter))
     return CommandResult(
         summary.exit_code,
         summary.to_json(),

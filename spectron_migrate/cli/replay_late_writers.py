@@ -30,7 +30,7 @@ def run(invocation: Invocation, settings: Settings, replay_options: ReplayOption
     # Late memories supersede nothing, so none has to wait until an older one has appeared.
     catch_up = replace(catch_up_settings(settings, replay_options), settle_s=0.0)
     invocation.reporter.info(f"writing to {settings.spectron.endpoint}, context {settings.spectron.context}")
-    done, left = run_async(_bring(invocation, settings, catch_up))
+    done, left = run_async(invocation, _bring(invocation, settings, catch_up))
     code = _exit_code(done, left)
     return CommandResult(
         code,

@@ -36,7 +36,7 @@ def run(
     settings.spectron.require()
     where = f"{settings.spectron.endpoint}, context {settings.spectron.context}"
     invocation.reporter.info(f"asking {where} for previews: they cost tokens and store nothing")
-    summary = run_async(_preview(invocation, settings, dump, mapping, options, most))
+    summary = run_async(invocation, _preview(invocation, settings, dump, mapping, options, most))
     return CommandResult(ExitCode.DONE, summary.to_json(), draw(summary), next=replay)
 
 

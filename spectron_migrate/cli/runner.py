@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shlex
-import shutil
 import sys
 import time
 import traceback
@@ -18,18 +15,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from spectron_migrate import __version__
 from spectron_migrate.cli.disk import disk_error
+from spectron_migrate.cli.log import EventLog
 from spectron_migrate.cli.options import GlobalOptions
 from spectron_migrate.cli.signals import interrupted
 from spectron_migrate.cli.terminal import TerminalReporter, make_printable, printable
 from spectron_migrate.errors import ExitCode, MigrateError
-from spectron_migrate.records import Json, format_time
+from spectron_migrate.records import Json
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from spectron_migrate.cli.progress import Progress
     from spectron_migrate.settings import Settings
 
 T = TypeVar("T")
+UNLOGGED = ("status",)
+"""Commands that only look: `log.jsonl` says nothing about them."""
 SECRET_VARIABLES = ("SPECTRON_API_KEY", "AGENT_MEMORY_API_KEY", "SURREAL_MEMORY_API_KEY", "MEM0_API_KEY")
 
 
@@ -44,7 +45,9 @@ class CommandResult:
     """The summary for people, printed at most once: a generator draws nothing under `--json`."""
     migration: str | None = None
     next: str | None = None
-    """The command line to run next."""
+    """The command line to run next. What it needs of the options of this one is added to it."""
+    choices: Mapping[str, str] = field(default_factory=dict)
+    """Command lines of which a person has to choose one -> when to choose it."""
 
 
 @dataclass
@@ -54,9 +57,15 @@ class Invocation:
     options: GlobalOptions
     console: Console
     reporter: TerminalReporter
+    log: EventLog
+    carried: list[tuple[str, str]] = field(default_factory=list)
+    """Options that the next command needs too, with their values."""
     environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
-    state: Path = Path(".spectron-migrate")
-    """The state directory, as far as it is known."""
+
+    @property
+    def state(self) -> Path:
+        """The state directory, as far as it is known."""
+        return self.log.folder
 
     @property
     def shows_tables(self) -> bool:
@@ -74,8 +83,20 @@ class Invocation:
 
         given = {**(overrides or {}), "state": self.options.state}
         settings = load_settings(self.options.config, env=self.environment, overrides=given)
-        self.state = settings.state
+        self.log.folder = settings.state
         return settings
+
+    def carry(self, option: str, *values: object) -> None:
+        """Let the next command have the option too, once for each value that is not None."""
+        self.carried += [(option, str(value)) for value in values if value is not None]
+
+    def complete(self, command: str) -> str:
+        """The command line with `--config`, `--state` and what is carried, and as this shell finds the program."""
+        from spectron_migrate.cli.next_line import complete_command, program_here
+
+        given = (("--config", self.options.config), ("--state", self.options.state))
+        about = [(name, str(path)) for name, path in given if path]
+        return complete_command(command, about=about, options=self.carried, program=program_here())
 
     def ask(self, question: str) -> str:
         """Ask on stderr; the answer without surrounding spaces."""
@@ -93,80 +114,92 @@ def run_command(command: str, options: GlobalOptions, run: Callable[[Invocation]
     began = time.monotonic()
     make_printable()
     try:
-        invocation = _prepare(options)
+        invocation = _prepare(command, options)
     except KeyboardInterrupt:  # importing rich takes a while
         return print_error(command, interrupted(), as_json=options.as_json, began=began)
     reporter = invocation.reporter
     try:
         result = run(invocation)
-    except (MigrateError, KeyboardInterrupt) as error:
-        reporter.close()
-        reported = error if isinstance(error, MigrateError) else interrupted()
-        return print_error(command, reported, as_json=options.as_json, warnings=reporter.warnings, began=began)
     except BrokenPipeError:
         return _discard_output()
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         reporter.close()
-        of_disk = disk_error(error, state=invocation.state)
-        if of_disk is not None:
-            return print_error(command, of_disk, as_json=options.as_json, warnings=reporter.warnings, began=began)
-        return _print_bug(command, error, options, began=began)
+        reported = _shown_error(error, invocation)
+        if reported is None:
+            return _print_bug(command, error, invocation, began=began)
+        _log_end(invocation, command, reported.exit_code, kind=reported.kind)
+        return print_error(command, reported, as_json=options.as_json, warnings=reporter.warnings, began=began)
     reporter.close()
-    _append_to_log(options, {"event": "end", "command": command, "exit_code": int(result.exit_code)})
-    next_ = _as_found_here(repeat_global_options(result.next, options))
+    _log_end(invocation, command, result.exit_code)
     if options.as_json:
+        next_ = invocation.complete(result.next) if result.next else None
         _print_json(command, result, next_=next_, warnings=reporter.warnings, began=began)
     elif not options.quiet:
-        _print_tables(invocation.console, result, next_)
+        _print_tables(invocation, result)
     return int(result.exit_code)
 
 
-def run_async(work: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run`; asyncio is imported here because `--help` and `status` do not need it."""
+def run_async(invocation: Invocation, work: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run`, with progress that is also shown while nothing is done.
+
+    asyncio is imported here because `--help` and `status` do not need it.
+    """
     import asyncio
 
-    return asyncio.run(work)
+    async def run_with_ticks() -> T:
+        async with invocation.reporter.ticking():
+            return await work
+
+    return asyncio.run(run_with_ticks())
 
 
-def _prepare(options: GlobalOptions) -> Invocation:
+def _prepare(command: str, options: GlobalOptions) -> Invocation:
     from rich.console import Console
 
-    return Invocation(
-        options,
-        Console(soft_wrap=True, highlight=False, markup=False, emoji=False),
-        TerminalReporter(quiet=options.quiet or options.as_json, verbose=options.verbose),
-        state=options.state or Path(".spectron-migrate"),
+    from spectron_migrate.state.running import ProgressFile
+
+    log = EventLog(options.state or Path(".spectron-migrate"), now=lambda: datetime.now(UTC))
+    file = ProgressFile(command)
+
+    def publish(progress: Progress | None) -> None:
+        if progress is None:
+            file.remove()
+        elif log.folder.is_dir():
+            file.write(log.folder, progress.to_json())
+
+    reporter = TerminalReporter(
+        quiet=options.quiet or options.as_json,
+        progress="none" if options.quiet else options.progress,
+        log=log,
+        publish=publish,
     )
+    if command not in UNLOGGED:
+        log.hold("begin", command=command)
+    return Invocation(options, Console(soft_wrap=True, highlight=False, markup=False, emoji=False), reporter, log)
 
 
-def repeat_global_options(next_: str | None, options: GlobalOptions) -> str | None:
-    """The next command line with the `--config` and `--state` of this one: it is about the same migration."""
-    given = [
-        word
-        for name, path in (("--config", options.config), ("--state", options.state))
-        if path
-        for word in (name, str(path))
-    ]
-    if next_ is None or not given:
-        return next_
-    return re.sub(
-        r"spectron-migrate (?:cutover )?[a-z-]+", lambda found: f"{found[0]} {shlex.join(given)}", next_, count=1
-    )
+def _shown_error(error: BaseException, invocation: Invocation) -> MigrateError | None:
+    """The error as a user sees it; None for a bug."""
+    if isinstance(error, KeyboardInterrupt):
+        return interrupted()
+    return error if isinstance(error, MigrateError) else disk_error(error, state=invocation.state)
 
 
-def _as_found_here(next_: str | None) -> str | None:
-    """The next command line with the path by which this program was called, where its name alone is not found."""
-    called = Path(sys.argv[0])
-    if next_ is None or called.name != "spectron-migrate" or shutil.which(called.name):
-        return next_
-    return re.sub(r"^spectron-migrate\b", lambda _: shlex.quote(str(called)), next_)
+def _log_end(invocation: Invocation, command: str, code: ExitCode, *, kind: str | None = None) -> None:
+    if command not in UNLOGGED:
+        invocation.log.write("end", command=command, exit_code=int(code), **({"error": kind} if kind else {}))
 
 
-def _print_tables(console: Console, result: CommandResult, next_: str | None) -> None:
+def _print_tables(invocation: Invocation, result: CommandResult) -> None:
+    console = invocation.console
     for part in result.tables:
         console.print(part)
-    if next_:
-        console.print(f"next: {printable(next_)}", style="bold")
+    if result.choices:
+        console.print("decide, by one of:", style="bold")
+    for command, when in result.choices.items():
+        console.print(f"  {printable(invocation.complete(command))}    {printable(when)}")
+    if result.next:
+        console.print(f"next: {printable(invocation.complete(result.next))}", style="bold")
 
 
 def print_error(
@@ -188,18 +221,18 @@ def print_error(
     return int(error.exit_code)
 
 
-def _print_bug(command: str, error: Exception, options: GlobalOptions, *, began: float) -> int:
+def _print_bug(command: str, error: BaseException, invocation: Invocation, *, began: float) -> int:
     """Write the traceback of an unexpected error to the log; people get one sentence."""
     trace = _without_keys("".join(traceback.format_exception(error)))
-    path = _append_to_log(options, {"event": "bug", "command": command, "traceback": trace}, create=True)
+    path = invocation.log.write_bug(command=command, traceback=trace)
     where = f"the traceback is in {path}" if path else "no log can be written here: -v shows the traceback"
     bug = MigrateError(
         f"this is a bug in spectron-migrate: {type(error).__name__}",
         hint=f"{where}; everything that was recorded is kept, and running again is safe",
     )
-    if options.verbose:
+    if invocation.options.verbose:
         sys.stderr.write(trace)
-    return print_error(command, bug, as_json=options.as_json, began=began)
+    return print_error(command, bug, as_json=invocation.options.as_json, began=began)
 
 
 def _print_json(
@@ -226,30 +259,6 @@ def _print_json(
         sys.stdout.flush()
     except BrokenPipeError:
         _discard_output()
-
-
-def _append_to_log(options: GlobalOptions, record: dict[str, Json], *, create: bool = False) -> Path | None:
-    """Append to `log.jsonl` in the state directory: counts and codes, never a memory's text or a key.
-
-    Returns its path; None where the disk does not take it, which must not hide how the command ended.
-    """
-    state = options.state or Path(".spectron-migrate")
-    path = state / "log.jsonl"
-    line = json.dumps({"at": format_time(datetime.now(UTC)), "version": __version__, **record})
-    try:
-        if create:
-            from spectron_migrate.files.private import make_private_directory
-
-            make_private_directory(state)
-        if state.is_dir():
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            try:
-                os.write(descriptor, (line + "\n").encode())
-            finally:
-                os.close(descriptor)
-    except OSError:
-        return None
-    return path
 
 
 def _without_keys(text: str) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from spectron_migrate.cli.migration_state import STATES, State, has_any_ledger, read_state, share_written
 from spectron_migrate.cli.options import GlobalOptions, with_global_options
 from spectron_migrate.cli.runner import CommandResult, Invocation, run_command
 from spectron_migrate.cli.tables import duration, facts, listing, number, with_reasons
-from spectron_migrate.errors import ExitCode
+from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.records import Json, counted, parse_time
 
 if TYPE_CHECKING:
@@ -21,41 +24,30 @@ if TYPE_CHECKING:
     from spectron_migrate.ledger.read.status import MigrationStatus
     from spectron_migrate.ledger.runs import LastRun
     from spectron_migrate.ledger.shards import Found
-    from spectron_migrate.state.uncertain import Uncertainties
-
-STATES = {
-    "written": "written",
-    "stored_not_extracted": "stored, not extracted",
-    "planned": "remaining",
-    "intended": "in doubt",
-    "refused": "refused",
-    "undecidable": "undecidable",
-}
-"""States of a fact, as the summary calls them."""
-
-
-@dataclass(frozen=True)
-class State:
-    """All that `status` reads from the state directory."""
-
-    folder: Path
-    shards: Found
-    ledger: MigrationStatus
-    half_erased: list[str]
-    """Scopes whose erase was begun and not finished."""
-    cutover: dict[str, Json] | None
-    """None where no cutover was ever begun."""
-    uncertain: Sequence[Uncertainties] = ()
-    """What Spectron was unsure about after the last replay, of each shard."""
 
 
 @with_global_options
-def command(options: GlobalOptions) -> int:
+def command(
+    options: GlobalOptions,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it live, until Ctrl-C.")] = False,
+) -> int:
     """Show the state of the migration and what to run next.
 
+    \b
     Example: spectron-migrate status
+             spectron-migrate status --watch
     """
-    return run_command("status", options, run)
+    return run_command("status", options, run_watching if watch else run)
+
+
+def run_watching(invocation: Invocation) -> CommandResult:
+    """Watch until Ctrl-C, then show the state as it is at the end; raises InputError where nobody can watch."""
+    if invocation.options.as_json or not invocation.console.is_terminal:
+        raise InputError("--watch needs a terminal", hint="spectron-migrate status --json, as often as you like")
+    from spectron_migrate.cli.watch import watch
+
+    watch(invocation, invocation.settings())
+    return run(invocation)
 
 
 def run(invocation: Invocation) -> CommandResult:
@@ -64,9 +56,9 @@ def run(invocation: Invocation) -> CommandResult:
 
     folder = invocation.settings().state
     cutover = cutover_status(folder, now=datetime.now(UTC))
-    if cutover is not None and not _has_any_ledger(folder):
+    if cutover is not None and not has_any_ledger(folder):
         return _cutover_before_any_replay(folder, cutover)
-    state = _read_state(folder, cutover)
+    state = read_state(folder, cutover)
     if state.shards.missing:
         invocation.reporter.warn(
             f"shards without a ledger here: {', '.join(state.shards.missing)}; they have not begun"
@@ -75,43 +67,25 @@ def run(invocation: Invocation) -> CommandResult:
         invocation.reporter.warn(f"an erase was begun and not finished: {', '.join(state.half_erased)}")
     elif not state.ledger.probe and state.ledger.migration is not None:
         invocation.reporter.warn("this Context was never probed: spectron-migrate doctor --probe")
+    _carry_as_called(invocation, state)
     return CommandResult(
         ExitCode.INCOMPLETE if state.shards.missing else ExitCode.DONE,
         _body(state),
         draw(state),
         migration=state.ledger.migration.id if state.ledger.migration else None,
         next=next_command(state),
+        choices=choices(state),
     )
 
 
-def _has_ledger(folder: Path) -> bool:
-    return (folder / "ledger.db").exists()
+def _carry_as_called(invocation: Invocation, state: State) -> None:
+    """Name the dump and the pace of the last replay in the next command."""
+    from spectron_migrate.cli.next_line import shown_path
 
-
-def _has_any_ledger(folder: Path) -> bool:
-    return _has_ledger(folder) or any(folder.glob("shard-*-of-*/ledger.db"))
-
-
-def _read_state(folder: Path, cutover: dict[str, Json] | None) -> State:
-    from spectron_migrate.ledger import Ledger, shards
-    from spectron_migrate.ledger.erasing import unfinished
-    from spectron_migrate.ledger.read.status import read_status
-    from spectron_migrate.state.uncertain import last_uncertainties
-
-    found = shards.find(folder)
-    ledgers = [Ledger.open_for_reading(each) for each in found.folders]
-    root = Ledger.open_for_reading(folder) if folder not in found.folders and _has_ledger(folder) else None
-    state = State(
-        folder,
-        found,
-        read_status(ledgers, root),
-        half_erased=[path for ledger in ledgers for path in unfinished(ledger)],
-        cutover=cutover,
-        uncertain=[each for path in found.folders if (each := last_uncertainties(path)) is not None],
-    )
-    for ledger in [*ledgers, *([root] if root else [])]:
-        ledger.close()
-    return state
+    called = max((run for run in state.ledger.runs if run.called_with), key=lambda run: run.began, default=None)
+    for name, value in called.called_with if called is not None else ():
+        is_path = called is not None and name in ("--dump", "--mapping")
+        invocation.carry(name, shown_path(Path(called.folder) / value) if called is not None and is_path else value)
 
 
 def _cutover_before_any_replay(folder: Path, cutover: dict[str, Json]) -> CommandResult:
@@ -147,12 +121,18 @@ def _body(state: State) -> dict[str, Json]:
         "largest_lanes": [asdict(lane) for lane in ledger.lanes],
         "reasons": [{"id": row.mem0_id, "state": row.state, "reason": row.reason} for row in ledger.named],
         "reasons_count": ledger.states.get("refused", 0) + ledger.states.get("undecidable", 0) + ledger.pending,
-        "runs": [{**asdict(run), "at_work": _is_running(run), "a_second": _rate(run)} for run in ledger.runs],
+        "runs": [_run_to_json(run) for run in ledger.runs],
         "probe": [asdict(row) for row in ledger.probe],
         "erased": dict(list(ledger.erased.items())[-100:]),
         "cutover": state.cutover,
         "uncertain": [each.to_json(texts=False) for each in state.uncertain],
     }
+
+
+def _run_to_json(run: LastRun) -> dict[str, Json]:
+    fields = asdict(run)
+    del fields["called_with"], fields["folder"]
+    return {**fields, "at_work": _is_running(run), "a_second": _rate(run)}
 
 
 def _is_running(run: LastRun) -> bool:
@@ -167,34 +147,53 @@ def _rate(run: LastRun) -> float | None:
     return round(run.written / seconds, 1) if seconds > 0 else None
 
 
+def choices(state: State) -> dict[str, str]:
+    """Commands of which a person has to choose one, for the first memory that nothing else decides."""
+
+    def resolve(kind: str, answers: dict[str, str]) -> dict[str, str]:
+        first = next((row.mem0_id for row in state.ledger.named if row.state == kind), None)
+        if first is None:
+            return {}
+        return {f"spectron-migrate replay --resolve {quote(f'{first}={word}')}": why for word, why in answers.items()}
+
+    if state.half_erased or state.shards.missing:
+        return {}
+    return resolve("undecidable", {"present": "it is in Spectron", "absent": "it is not"}) or resolve(
+        "pending", {"newer": "Mem0's text is the newer one", "older": "Spectron's is"}
+    )
+
+
 def next_command(state: State) -> str | None:
-    """The command to run next; whatever holds up other memories comes first."""
+    """The command to run next, which can be pasted; None where nothing is left, or where a person has to decide."""
     states, migration, cutover = state.ledger.states, state.ledger.migration, state.cutover
-    each_shard = f" --shard i/{len(state.shards.folders)}, for each i" if state.shards.sharded else ""
     if state.half_erased and migration is not None:
         return f"spectron-migrate erase --migration {migration.id} --scope {state.half_erased[0]}"
     if state.shards.missing:
         return f"spectron-migrate replay --shard {state.shards.missing[0]}"
-    if states.get("undecidable", 0):
-        first = next((row.mem0_id for row in state.ledger.named if row.state == "undecidable"), "ID")
-        return f"look it up, then spectron-migrate replay --resolve {quote(first)}=present (or =absent)"
-    if state.ledger.pending:
-        first = next((row.mem0_id for row in state.ledger.named if row.state == "pending"), "ID")
-        return f"look it up, then spectron-migrate replay --resolve {quote(first)}=newer (or =older)"
+    if choices(state):
+        return None
     if cutover is not None and (cutover["next"] or cutover["phase"] == "complete"):
         return str(cutover["next"]) if cutover["next"] else None
     if states.get("planned", 0) or states.get("intended", 0) or migration is None:
-        return f"spectron-migrate replay{each_shard}"
+        return _for_each_shard("spectron-migrate replay", state.shards)
     if states.get("refused", 0):
-        return f"fix the cause, then spectron-migrate replay --retry-failed{each_shard}"
+        return _for_each_shard("spectron-migrate replay --retry-failed", state.shards)
     return "spectron-migrate dual-verify"
+
+
+def _for_each_shard(command: str, found: Found) -> str:
+    """A line for a shell."""
+    if not found.sharded:
+        return command
+    count = len(found.folders)
+    return f"for i in {' '.join(map(str, range(count)))}; do {command} --shard $i/{count}; done"
 
 
 def draw(state: State) -> Iterator[RenderableType]:
     """One screen: the migration, its largest lanes, what needs a person, the cutover."""
     ledger = state.ledger
     total = sum(ledger.states.values())
-    share = f", {100 * ledger.written // total} % written" if total else ""
+    share = f", {share_written(ledger)} written" if ledger.to_send else ""
     id_ = ledger.migration.id if ledger.migration else "(none yet)"
     yield facts(f"Migration {id_}: {counted(total, 'memory')}{share}", _rows(state))
     if ledger.lanes:

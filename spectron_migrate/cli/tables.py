@@ -48,7 +48,7 @@ class Wrapped:
         indent = cell_len(self.lead)
         width = max(20, options.max_width - indent)
         lines = wrap(plain(self.text).plain, width, break_long_words=False, break_on_hyphens=False) or [""]
-        yield Text(self.lead, style=self.lead_style) + Text(lines[0], style=self.style)
+        yield Text.assemble((self.lead, self.lead_style), (lines[0], self.style))
         for line in lines[1:]:
             yield Text(" " * indent) + Text(line, style=self.style)
 

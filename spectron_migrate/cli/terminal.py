@@ -1,15 +1,34 @@
-"""Progress and messages on stderr, so that stdout stays data: one tqdm bar on a terminal, plain lines elsewhere."""
+"""Progress and messages on stderr, so that stdout stays data: a bar on a terminal, a line every 30 s elsewhere."""
 
 from __future__ import annotations
 
+import asyncio
 import io
 import sys
-from typing import TYPE_CHECKING, Any
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Literal
+
+from spectron_migrate.cli.progress import Progress, StageProgress
+from spectron_migrate.records import Gauges, Json
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
+    from spectron_migrate.cli.bar import Bar
+    from spectron_migrate.cli.log import EventLog
 
-LINE_EVERY = 5000
+LINE_EVERY_S = 30.0
+LOG_EVERY_S = 60.0
+PUBLISH_EVERY_S = 2.0
+DRAW_EVERY_S = 0.1
+"""How often a bar is drawn while items are done."""
+TICK_S = 1.0
+"""How often progress is looked at while nothing is done."""
+QUICK_S = 0.3
+"""A stage that ends within this time is not drawn."""
+
+ProgressMode = Literal["auto", "bar", "lines", "none"]
 
 
 def printable(text: str) -> str:
@@ -25,59 +44,154 @@ def make_printable() -> None:
 
 
 class TerminalReporter:
-    """The command line's `Reporter`."""
+    """The command line's `Reporter`. Its methods may be called from any thread."""
 
-    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
-        """`quiet` shows warnings only."""
+    def __init__(
+        self,
+        *,
+        quiet: bool = False,
+        verbose: bool = False,
+        progress: ProgressMode = "auto",
+        log: EventLog | None = None,
+        publish: Callable[[Progress | None], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """`quiet` shows warnings only.
+
+        `log` receives events. `publish` is called every 2 s with the progress that other processes may show, and with
+        None at the end. `clock` in seconds, monotonic.
+        """
         self.warnings: list[str] = []
         self._quiet = quiet
         self._verbose = verbose
-        self._terminal = sys.stderr.isatty()
-        self._bar: tqdm[Any] | None = None
-        self._name = ""
-        self._total: int | None = None
-        self._done = 0
+        self._mode: ProgressMode = progress
+        if progress == "auto":
+            self._mode = "bar" if sys.stderr.isatty() else "lines"
+        self._log = log
+        self._publish = publish
+        self._clock = clock
+        self._sleep = sleep
+        self._lock = threading.RLock()
+        self._stage: StageProgress | None = None
+        self._bar: Bar | None = None
+        self._has_lines = False
+        """Whether a line about this stage was written."""
+        now = clock()
+        self._look_at = self._line_at = self._log_at = self._publish_at = now
+        self._wait_for(now)
 
-    def stage(self, name: str, total: int | None = None) -> None:
-        """Begin a stage: a new bar; without a terminal, lines under a new name."""
-        self.close()
-        self._name, self._total, self._done = name, total, 0
-        if self._terminal and not self._quiet and total != 0:
-            from tqdm import tqdm
+    def _wait_for(self, now: float) -> None:
+        self._line_at, self._log_at = now + LINE_EVERY_S, now + LOG_EVERY_S
 
-            self._bar = tqdm(total=total, desc=name, unit="", file=sys.stderr, leave=False, dynamic_ncols=True)
+    # -- the protocol `Reporter` ---------------------------------------------------------------------------
 
-    def advance(self, done: int = 1, note: str = "") -> None:
-        """Move the bar; without a terminal, write a line every 5,000 items or every 5 %."""
-        self._done += done
-        if self._bar is not None:
-            self._bar.update(done)
-            if note != (self._bar.postfix or ""):
-                self._bar.set_postfix_str(note, refresh=False)
-        elif not self._quiet and not self._terminal and self._done % max(LINE_EVERY, (self._total or 0) // 20) < done:
-            total = f" of {self._total}" if self._total else ""
-            self._write(f"{self._name}: {self._done}{total}{f' ({note})' if note else ''}")
+    def stage(
+        self, name: str, total: int | None = None, *, done: int = 0, gauges: Callable[[], Gauges] | None = None
+    ) -> None:
+        """Begin a stage; what is on the screen stays there until this one lasts long enough to be drawn."""
+        with self._lock:
+            self._end_lines()
+            now = self._clock()
+            self._stage = StageProgress(name, total, done=done, gauges=gauges, now=now)
+            self._look_at = now + QUICK_S
+
+    def advance(self, done: int = 1) -> None:
+        """Count, and look at the clock."""
+        if self._stage is not None:
+            self._stage.done += done
+            if self._clock() >= self._look_at:
+                self.tick()
+
+    def event(self, event: str, **fields: Json) -> None:
+        """Append an event to `log.jsonl`."""
+        if self._log is not None:
+            self._log.write(event, **fields)
 
     def warn(self, message: str) -> None:
-        """Show a warning and keep it for `--json`."""
-        self.warnings.append(message)
-        self._write(f"warning: {message}")
+        """Show a warning and keep it for `--json`; the same warning is shown once."""
+        if message not in self.warnings:
+            self.warnings.append(message)
+            self._write(f"warning: {message}")
 
     def info(self, message: str) -> None:
         """Show a message, unless quiet."""
         if not self._quiet:
             self._write(message)
 
+    # -- drawing -------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Draw, write and publish what is due. What that costs does not grow with what is migrated."""
+        with self._lock:
+            now, stage = self._clock(), self._stage
+            if stage is None:
+                return
+            self._look_at = now + (DRAW_EVERY_S if self._mode == "bar" else TICK_S)
+            if self._mode == "bar" and now - stage.began >= QUICK_S:
+                self._draw()
+            if self._mode == "lines" and now >= self._line_at and (stage.done or stage.total):
+                self._write(stage.at(now).line)
+                self._has_lines, self._line_at = True, now + LINE_EVERY_S
+            if self._log is not None and now >= self._log_at:
+                self._log_at = now + LOG_EVERY_S
+                self._log.write("progress", **stage.at(now).to_json())
+            if self._publish is not None and now >= self._publish_at:
+                self._publish_at = now + PUBLISH_EVERY_S
+                self._publish(stage.at(now))
+                if self._log is not None:
+                    self._log.flush()
+
+    @asynccontextmanager
+    async def ticking(self) -> AsyncIterator[None]:
+        """In the running event loop: progress is also drawn, written and published while nothing is done."""
+
+        async def tick() -> None:
+            while True:
+                await self._sleep(TICK_S)
+                self.tick()
+
+        ticks = asyncio.ensure_future(tick())
+        try:
+            yield
+        finally:
+            ticks.cancel()
+
     def close(self) -> None:
-        """Remove the bar from the screen."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        """End the stage. A bar that is not full stays on the screen as it was last; a full one is removed."""
+        with self._lock:
+            self._end_lines()
+            if self._bar is not None:
+                is_over = self._stage is None or self._stage.is_over or not self._stage.done
+                self._bar.leave = not is_over
+                self._bar.close()
+                self._bar = None
+            self._stage = None
+            if self._publish is not None:
+                self._publish(None)
+
+    def _draw(self) -> None:
+        if self._bar is None:
+            from spectron_migrate.cli.bar import Bar
+
+            self._bar = Bar(self._at_work)
+        else:
+            self._bar.refresh()
+
+    def _at_work(self) -> Progress:
+        return self._stage.at(self._clock()) if self._stage is not None else Progress("", 0)
+
+    def _end_lines(self) -> None:
+        """Write how far a stage came about which lines were written before."""
+        if self._has_lines and self._stage is not None:
+            self._has_lines = False
+            self._write(self._stage.at(self._clock()).line)
 
     def _write(self, text: str) -> None:
-        if self._bar is not None:
-            self._bar.clear()
-        sys.stderr.write(printable(text) + "\n")
-        sys.stderr.flush()
-        if self._bar is not None:
-            self._bar.refresh()
+        with self._lock:
+            if self._bar is not None:
+                self._bar.clear()
+            sys.stderr.write(printable(text) + "\n")
+            sys.stderr.flush()
+            if self._bar is not None:
+                self._bar.refresh()

@@ -16,6 +16,7 @@ from spectron_migrate.delivery.evidence import is_key_valid, unclaimed_turns
 from spectron_migrate.delivery.key_question import may_be_forgotten
 from spectron_migrate.delivery.outcomes import (
     SendOutcome,
+    code_of,
     give_up,
     is_of_other_ledger,
     stop_older_ledger,
@@ -85,6 +86,8 @@ class _BatchRecovery:
 
     async def decide(self, result: SentBatchResult | None) -> tuple[SendOutcome, Parts]:
         """Decide it by the result of the last send, or by the listing where there is none."""
+        if not isinstance(result, BatchReceipt):
+            self._run.note_doubt(self._batch.facts, _why_in_doubt(result))
         decision = await self._decide(result)
         if decision[0] is SendOutcome.SESSION_ENDED:
             outcome = await leave_session_of_batch(self._run, self._batch)
@@ -92,6 +95,8 @@ class _BatchRecovery:
             decision = outcome, [_as_planned(self._batch.facts)] if ended else []
         if decision[0] is not SendOutcome.DEFERRED:
             self._run.deferred.forget(self._batch.key)
+        if decision[0] is SendOutcome.DECIDED:
+            self._run.note_decided(self._batch.facts)
         return decision
 
     async def _decide(self, result: SentBatchResult | None) -> tuple[SendOutcome, Parts]:
@@ -251,6 +256,7 @@ class _BatchRecovery:
                     sending.refuse(ledger, fact.id, reason)
 
             await run.writer.durable(refuse)
+            run.note_refusal(facts, result.status if isinstance(result, Refused) else None)
             run.count_decided(len(facts))
             return SendOutcome.DECIDED, []
         await run.writer.durable(sending.back_to_planned, [fact.id for fact in facts])
@@ -283,6 +289,20 @@ class _BatchRecovery:
     def _count_written(self, facts: int) -> None:
         self._run.counters.written += facts
         self._run.count_decided(facts)
+
+
+def _why_in_doubt(result: SentBatchResult | None) -> str:
+    match result:
+        case None:
+            return "an earlier run"
+        case WrongSession():
+            return "200"
+        case InFlight() | OtherBody():
+            return "409"
+        case Refused(status):
+            return str(status)
+        case _:
+            return code_of(getattr(result, "reason", ""))
 
 
 def _as_planned(facts: Sequence[IntendedFact]) -> list[PlannedFact]:

@@ -33,6 +33,11 @@ class SendOutcome(Enum):
     """The server no longer knows the session and has not stored the fact: it goes on in a new one."""
 
 
+def code_of(reason: str) -> str:
+    """The first word of why something is in doubt, a status or the kind of an error: the rest may repeat a text."""
+    return reason.split()[0].rstrip(":") if reason.strip() else ""
+
+
 async def give_up(run: Run, facts: Sequence[IntendedFact], reason: str) -> SendOutcome:
     """Mark the facts as undecidable and close their sessions, whose listings are no evidence for later facts."""
 
@@ -43,6 +48,9 @@ async def give_up(run: Run, facts: Sequence[IntendedFact], reason: str) -> SendO
             sessions.close_session(ledger, session)
 
     await run.writer.durable(mark)
+    run.note_decided(facts)
+    for fact in facts:
+        run.reporter.event("undecidable", id=fact.mem0_id)
     return SendOutcome.UNDECIDABLE
 
 

@@ -23,6 +23,7 @@ from spectron_migrate.delivery.evidence import (
 from spectron_migrate.delivery.key_question import Key, ask_key, may_be_forgotten
 from spectron_migrate.delivery.outcomes import (
     SendOutcome,
+    code_of,
     give_up,
     is_of_other_ledger,
     stop_older_ledger,
@@ -54,7 +55,7 @@ async def decide_first_send(run: Run, fact: IntendedFact, result: FactResult) ->
     """Act on the response to the first send of a fact, unless it is a receipt that names its turn."""
     match result:
         case Receipt():  # 200 without a `turnId`, or with one that is claimed already: the listing decides
-            return await recover(run, [fact])
+            return await recover(run, [fact], "200")
         case WrongSession(session_id):  # 200, another session
             return await stop_wrong_session(run, [fact], session_id)
         case NotBegun() | RetryLater():  # 429 or 503 with `Retry-After`, no connection, or the run stops
@@ -62,11 +63,12 @@ async def decide_first_send(run: Run, fact: IntendedFact, result: FactResult) ->
         case Unanswered():
             return SendOutcome.DEFERRED
         case InFlight() | OtherBody():  # 409
-            return await recover(run, [fact])
+            return await recover(run, [fact], "409")
         case Refused(status, reason):  # 400, 404, 413, 422
             if status == 404 and await has_ended(run, fact):
                 return SendOutcome.SESSION_ENDED
             await run.writer.durable(sending.refuse, fact.id, reason)
+            run.note_refusal([fact], status)
             run.count_decided()
             return SendOutcome.DECIDED
         case KeyRejected():  # 401
@@ -76,19 +78,21 @@ async def decide_first_send(run: Run, fact: IntendedFact, result: FactResult) ->
                 return SendOutcome.HELD
             run.stopped_scopes.pop(fact.session.selector, None)
             return SendOutcome.SESSION_ENDED
-        case Doubt():  # no response, or any other one
-            return await recover(run, [fact])
+        case Doubt(reason):  # no response, or any other one
+            return await recover(run, [fact], code_of(reason))
 
 
 # -- facts in doubt -----------------------------------------------------------------------------------------
 
 
-async def recover(run: Run, facts: Sequence[IntendedFact]) -> SendOutcome:
+async def recover(run: Run, facts: Sequence[IntendedFact], why: str = "an earlier run") -> SendOutcome:
     """Decide facts in doubt, in the order of sending: the `full` facts of a lane, or the facts of one session.
 
     They were sent one after the other, so those that the server has are a prefix of them. The first one that it does
     not have may be in flight and is sent again; those after it were never sent and go back to planned.
+    `why` they are in doubt, for the log.
     """
+    run.note_doubt(facts, why)
     if not all(run.is_due(fact.key) for fact in facts):
         return SendOutcome.DEFERRED
     turns = await turns_by_fact(run, facts)
@@ -99,9 +103,10 @@ async def recover(run: Run, facts: Sequence[IntendedFact]) -> SendOutcome:
     stored = len(turns)
     if any(fact.id not in turns for fact in facts[:stored]):
         return await give_up(run, facts, "the turns of the lane's sessions contradict the order of sending")
-    never_sent = [fact.id for fact in facts[stored + 1 :]]
+    never_sent = facts[stored + 1 :]
     if never_sent:
-        await run.writer.durable(sending.back_to_planned, never_sent)
+        await run.writer.durable(sending.back_to_planned, [fact.id for fact in never_sent])
+        run.note_decided(never_sent)
     for fact in facts[: stored + 1]:
         candidate = turns.pop(fact.id, None)
         turns_of_later_facts = {turn.id for turn in turns.values()}
@@ -113,6 +118,7 @@ async def recover(run: Run, facts: Sequence[IntendedFact]) -> SendOutcome:
         run.deferred.forget(fact.key)
         if outcome is not SendOutcome.DECIDED:
             return outcome
+        run.note_decided([fact])
         run.count_decided()
     return SendOutcome.DECIDED
 
@@ -230,6 +236,7 @@ class _Recovery:
                 if isinstance(result, OtherBody) and await is_of_other_ledger(run, fact):
                     return await stop_older_ledger(run, [fact])
                 await run.writer.durable(sending.refuse, fact.id, reason)
+                run.note_refusal([fact], result.status if isinstance(result, Refused) else 409)
                 return SendOutcome.DECIDED
             case ScopeRejected() if await self._is_unlisted():  # 403, because the session is unknown
                 run.stopped_scopes.pop(fact.session.selector, None)
@@ -260,6 +267,7 @@ class _Recovery:
         if not finished or not run.others_succeed(self._progress):
             return SendOutcome.HELD
         await run.writer.durable(sending.refuse, fact.id, reason)
+        run.note_refusal([fact], None)
         return SendOutcome.DECIDED
 
     async def _by_receipt(self, receipt: Receipt) -> SendOutcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, overload
 
@@ -19,7 +19,7 @@ from spectron_migrate.ledger.batches import IntendedBatch
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.sending import IntendedFact
 from spectron_migrate.ledger.writer import GroupCommit
-from spectron_migrate.records import Reporter, Selector
+from spectron_migrate.records import Gauges, Reporter, Selector
 from spectron_migrate.spectron.answers import (
     BatchResult,
     Doubt,
@@ -110,6 +110,8 @@ class Run:
     """What this process has begun in the ledger, in this run and earlier ones."""
     applications_write: bool = False
     """Whether applications write to the same scopes."""
+    in_doubt: set[int] = field(default_factory=set)
+    """Facts that this run found in doubt and has not decided."""
 
     # -- stopping and waiting -----------------------------------------------------------------------------
 
@@ -173,7 +175,27 @@ class Run:
     def count_decided(self, facts: int = 1) -> None:
         """Report that many more facts as decided."""
         self.brake.note_decision()
-        self.reporter.advance(facts, self.limiter.why)
+        self.reporter.advance(facts)
+
+    def note_doubt(self, facts: Sequence[IntendedFact], reason: str) -> None:
+        """Log that the facts are in doubt, and count them until `note_decided`."""
+        for fact in facts:
+            if fact.id not in self.in_doubt:
+                self.in_doubt.add(fact.id)
+                self.reporter.event("doubt", id=fact.mem0_id, why=reason)
+
+    def note_decided(self, facts: Sequence[IntendedFact]) -> None:
+        """The facts are no longer in doubt."""
+        self.in_doubt.difference_update(fact.id for fact in facts)
+
+    def note_refusal(self, facts: Sequence[IntendedFact], status: int | None) -> None:
+        """Log that the server refused the facts; its message may repeat a text, so the log has only the status."""
+        for fact in facts:
+            self.reporter.event("refused", id=fact.mem0_id, status=status)
+
+    def gauges(self) -> Gauges:
+        """What goes on now, for the progress line."""
+        return Gauges(self.limiter.in_flight, len(self.in_doubt), self.limiter.why)
 
     # -- limits -------------------------------------------------------------------------------------------
 

@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from spectron_migrate.doctor.check import Check, first_of
+from spectron_migrate.doctor.check import Check
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.mapping import NotServable, ScopeMapping, Unmapped
+from spectron_migrate.mapping.unmapped import UnmappedMemories
 from spectron_migrate.records import Memory, Placement, counted, has_time
 
 MOST_GUESSED = 0.05
 """A larger share of guessed times is worth a warning."""
-MOST_UNMAPPED_NAMED = 10
 MOST_PATHS = 100_000
 """How many scopes are remembered for the checks of grants; a dump with more is checked for these alone."""
 _FILTERS = (("user_id",), ("user_id", "agent_id"), ("agent_id",), ("app_id",), ("run_id",))
@@ -27,9 +27,8 @@ class DumpSurvey:
 
     rows: int = 0
     mapped: int = 0
-    unmapped: dict[str, str] = field(default_factory=dict)
-    """Some ids of memories that no rule maps, and why."""
-    unmapped_count: int = 0
+    unmapped: UnmappedMemories = field(default_factory=UnmappedMemories)
+    """Memories that no rule maps."""
     skipped: Counter[str] = field(default_factory=Counter)
     """Memories that the mapping skips, by reason."""
     guessed: int = 0
@@ -49,9 +48,7 @@ class DumpSurvey:
         self.rows += 1
         result = mapping.map_memory(memory)
         if isinstance(result, Unmapped):
-            self.unmapped_count += 1
-            if len(self.unmapped) < MOST_UNMAPPED_NAMED:
-                self.unmapped[result.id] = result.why
+            self.unmapped.add(memory, result)
             return
         if not isinstance(result, Placement):
             self.skipped[result.reason] += 1
@@ -89,11 +86,9 @@ def check_memories(survey: DumpSurvey, dump: Dump) -> Iterator[Check]:
     else:
         proof = "raw files, which cannot be proven complete" if dump.raw else "a complete scan"
         yield Check("dump", "ok", f"{counted(survey.rows, 'memory')}, {proof}")
-    if survey.unmapped_count:
-        named = first_of(f"{mem0_id} ({why})" for mem0_id, why in survey.unmapped.items())
-        finding = (
-            f"{counted(survey.unmapped_count, 'memory matches', 'memories match')} no rule of the mapping: {named}"
-        )
+    if survey.unmapped.count:
+        matches = counted(survey.unmapped.count, "memory matches", "memories match")
+        finding = f"{matches} no rule of the mapping: {'; '.join(survey.unmapped.groups())}"
         yield Check("mapping: places", "fail", finding, "add a rule for them, or `unmapped: skip`")
     else:
         skipped = sum(survey.skipped.values())

@@ -49,8 +49,10 @@ class Discovery:
 class InitSummary:
     """The files that were written, and what was found."""
 
-    files: tuple[Path, Path]
+    files: tuple[Path, ...]
     found: Discovery
+    kept: tuple[Path, ...] = ()
+    """Files that existed already and were left alone."""
 
     def to_json(self) -> dict[str, Json]:
         """The fields of `init --json`: counts, no ids."""
@@ -73,15 +75,27 @@ def run_init(
     now: datetime,
     reporter: Reporter,
 ) -> InitSummary:
-    """Write `settings_file` and its mapping from what is found beside them; both are removed if one does not load.
+    """Write `settings_file` and its mapping, or the one that is missing, from what is found beside them.
 
-    Raises InputError if either file exists already, or `mem0_config` is not a configuration of Mem0.
+    What was written is removed if it does not load. Raises InputError if both files exist already, or `mem0_config` is
+    not a configuration of Mem0.
     """
     mapping_file = settings_file.with_name(MAPPING)
-    there = [f"{file} exists already" for file in (settings_file, mapping_file) if file.exists()]
-    if there:
-        raise InputError.of_all(there, hint="nothing is overwritten: move it away, or name another file with --config")
-    found = discover(settings_file.parent, mem0_config=mem0_config, env=env)
+    kept = tuple(file for file in (settings_file, mapping_file) if os.path.lexists(file))
+    if len(kept) == 2:
+        raise InputError.of_all(
+            [f"{file} exists already" for file in kept],
+            hint="nothing is overwritten: move one away, or name another file with --config",
+        )
+    if settings_file in kept and mem0_config is not None:
+        raise InputError(
+            f"{settings_file} exists already and says which Mem0 is read",
+            hint="without --mem0-config, init writes the mapping for it",
+        )
+    if settings_file in kept:
+        found = _named_in(settings_file, env)
+    else:
+        found = discover(settings_file.parent, mem0_config=mem0_config, env=env)
     found = count_owners(found, settings_file.parent, now=now, reporter=reporter)
     texts = {
         settings_file: settings_text(found.mem0, found.why, found.variables),
@@ -90,15 +104,35 @@ def run_init(
     written: list[Path] = []
     try:
         for file, text in texts.items():
+            if file in kept:
+                continue
             _create(file, text)
             written.append(file)
-        load_mapping(mapping_file)
-        load_settings(settings_file, env={}, overrides={})
+        if mapping_file in written:
+            load_mapping(mapping_file)
+        if settings_file in written:
+            load_settings(settings_file, env={}, overrides={})
     except BaseException:
         for file in written:
             file.unlink()
         raise
-    return InitSummary((settings_file, mapping_file), found)
+    return InitSummary(tuple(written), found, kept)
+
+
+def _named_in(settings_file: Path, env: Mapping[str, str]) -> Discovery:
+    """What a settings file that exists already names; raises InputError where it does not load."""
+    settings = load_settings(settings_file, env=env, overrides={})
+    section: dict[str, Any] | None = None
+    match settings.mem0:
+        case None:
+            pass
+        case mem0 if mem0.kind == "oss":
+            section = {"oss": {"config": mem0.config}}
+        case mem0 if mem0.kind == "files":
+            section = {"files": list(mem0.files)}
+        case mem0:
+            section = {mem0.kind: {}}
+    return Discovery(section, f"named in {settings_file}", _FAMILIES[0])
 
 
 def discover(folder: Path, *, mem0_config: str | None, env: Mapping[str, str]) -> Discovery:

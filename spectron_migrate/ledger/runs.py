@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
@@ -29,6 +29,10 @@ class LastRun:
     """Why it ended early; None if it did not."""
     in_flight: float | None = None
     """How many requests in flight the server allowed at its end: the next run begins with as many."""
+    called_with: Sequence[Sequence[str]] = ()
+    """Options that the next command needs too, with their values."""
+    folder: str = ""
+    """The working directory, from which paths among the options begin."""
 
     @property
     def is_alive(self) -> bool:
@@ -44,10 +48,24 @@ class LastRun:
 
 @contextmanager
 def record_run(
-    ledger: Ledger, *, plan: int, stored: int, now: Callable[[], str], add_outcome: Callable[[LastRun], LastRun]
+    ledger: Ledger,
+    *,
+    plan: int,
+    stored: int,
+    now: Callable[[], str],
+    add_outcome: Callable[[LastRun], LastRun],
+    called_with: Sequence[Sequence[str]] = (),
 ) -> Iterator[None]:
     """Record the run of the block; `add_outcome` completes the record at its end."""
-    run = LastRun(now(), os.getpid(), plan, stored, in_flight=known_in_flight(ledger))
+    run = LastRun(
+        now(),
+        os.getpid(),
+        plan,
+        stored,
+        in_flight=known_in_flight(ledger),
+        called_with=called_with,
+        folder=os.getcwd(),
+    )
     with ledger.transaction():
         ledger.db.execute("DELETE FROM step WHERE kind = 'run'")
         ledger.db.execute(

@@ -28,7 +28,7 @@ from spectron_migrate.mapping import ScopeMapping, Unmapped
 from spectron_migrate.migration.captured import CapturedMessages, memory_of
 from spectron_migrate.migration.caught_up import owners_behind
 from spectron_migrate.migration.deliver import Limits, begin_run, deliver_plan
-from spectron_migrate.records import NullReporter, format_time
+from spectron_migrate.records import NullReporter, Reporter, format_time
 from spectron_migrate.spectron.api import Sleep, SpectronApi
 from spectron_migrate.state.call_log import ANYBODY, CallSubject
 from spectron_migrate.state.journal import CaughtUp, publish_routing, read_journal
@@ -70,6 +70,7 @@ class Drainer:
         hold_s: float = HOLD_S,
         into_existing: bool = False,
         marker: RunMarker | None = None,
+        reporter: Reporter | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Sleep = asyncio.sleep,
@@ -82,6 +83,7 @@ class Drainer:
         self._mapping = mapping
         self._outbox = outbox
         self._max_lag_s = max_lag_s
+        self._reporter = reporter or NullReporter()
         self._clock = clock
         self._now = now
         self._sleep = sleep
@@ -191,7 +193,8 @@ class Drainer:
         return set()
 
     async def _deliver(self, ledger: Ledger, api: SpectronApi, number: int) -> int:
-        if not cutover.count_undecided([ledger]).total:
+        left = cutover.count_undecided([ledger]).total
+        if not left:
             return 0
         me = await check_server(
             ledger,
@@ -215,12 +218,13 @@ class Drainer:
             batches=self._mapping.write == "batch" and not batches.count_full(ledger, number),
             deferred=self._deferred,
             own=self._marker.own_work(ledger, format_time(self._now())),
-            reporter=NullReporter(),
+            reporter=self._reporter,
             clock=self._clock,
             now=self._now,
             sleep=self._sleep,
         )
         self._run = run
+        self._reporter.stage("drain", left, gauges=run.gauges)
         try:
             await deliver_plan(run)
         finally:

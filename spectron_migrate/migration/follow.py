@@ -45,6 +45,8 @@ REPORT_EVERY_S = 5.0
 """How often drains are reported."""
 RECONCILING_SHARE = 1 / 3
 """The share of the time, at most, in which rounds read all of Mem0 only because `cutover.reconcile` says so."""
+FOLD_S = 600.0
+"""For how long rounds in which nothing happens are reported in one line."""
 TROUBLE_S = (1.0, 60.0)
 """The first and the longest pause after a round that failed."""
 STOPPED_S = 10.0
@@ -150,6 +152,11 @@ class Follow:
         self._publish_at = float("-inf")
         self._unreported = _Drains()
         self._report_at = float("-inf")
+        self._reported: Round | None = None
+        """The round that was reported last."""
+        self._folded: list[int] = []
+        """Rounds since then, in which nothing happened."""
+        self._fold_until = float("-inf")
 
     def interrupt(self, code: ExitCode) -> None:
         """Finish what is in flight, begin nothing more."""
@@ -180,6 +187,7 @@ class Follow:
                         break
                     await self._pause(await self._once(api))
             finally:
+                self._unfold()
                 self._keep(ended=ended)
                 self._rounds.close()
             return self._summary(ended)
@@ -212,7 +220,7 @@ class Follow:
             if agree:
                 took_s = self._clock() - began
                 self._compare_at = began + max(self._settings.reconcile_s, took_s / RECONCILING_SHARE)
-        self._reporter.info(describe_round(self._totals.rounds, done))
+        self._report_round(done)
         if done.problem is not None and not done.held:
             return self._trouble(done.problem, longest_s=STOPPED_S)
         self._problem = done.problem
@@ -224,6 +232,40 @@ class Follow:
         # Drains deliver what is captured and what the round left; only what bypassed the adapter needs another round.
         next_s = self._settings.settle_s if done.waiting else self._compare_at - self._clock()
         return max(rest_s, next_s)
+
+    def _report_round(self, done: Round) -> None:
+        """A line for a round in which something happened; one line for all the others between two of them."""
+        number, before = self._totals.rounds, self._reported
+        if before is not None and done.quiet and done.shows_same(before):
+            if not self._folded:
+                self._fold_until = self._clock() + FOLD_S
+            self._folded.append(number)
+            if self._clock() >= self._fold_until:
+                self._unfold()
+        else:
+            self._unfold()
+            self._reported = done
+            self._reporter.info(describe_round(number, done))
+            behind = None if done.behind is None else len(done.behind)
+            counts = {name: getattr(done, name) for name in ("memories", "new", "changed", "deleted", "written")}
+            self._reporter.event("round", number=number, behind=behind, **counts)
+        self._show_rest()
+
+    def _unfold(self) -> None:
+        if self._folded:
+            first, last = self._folded[0], self._folded[-1]
+            which = f"round {first}" if first == last else f"rounds {first:,} to {last:,}"
+            self._reporter.info(f"{self._stamp()[11:19]} {which}: nothing changed")
+            self._folded = []
+
+    def _show_rest(self) -> None:
+        """What a terminal shows between rounds."""
+        last = self._totals.last
+        if last is not None:
+            self._reporter.stage(
+                f"following: {counted(self._totals.rounds, 'round')}, {counted(last.memories, 'memory')} in Mem0,"
+                f" {len(self._folded):,} rounds quiet, behind: {_count_behind(last.behind)}"
+            )
 
     async def _drain(self, api: SpectronApi) -> float:
         """Drain the outbox if anything waits in it; returns the seconds to pause."""
@@ -244,6 +286,8 @@ class Follow:
         self._totals.add_drain(drained)
         self._problem = None
         self._report(drained)
+        if drained.written:
+            self._show_rest()
         return DRAIN_EVERY_S
 
     def _report(self, drained: Drained) -> None:
@@ -257,6 +301,7 @@ class Follow:
                 f"{drained.as_of[11:19]} drained {counted(self._unreported.results, 'result')};"
                 f" {self._unreported.written:,} written; behind: {_count_behind(drained.behind)}"
             )
+            self._reporter.event("drain", results=self._unreported.results, written=self._unreported.written)
             self._unreported = _Drains()
         self._keep()
 
@@ -274,9 +319,11 @@ class Follow:
     def _trouble(self, problem: str, *, longest_s: float = TROUBLE_S[1]) -> float:
         self._trouble_s = TROUBLE_S[0] if self._problem is None else min(longest_s, self._trouble_s * 2)
         self._problem = problem
+        self._unfold()
         self._reporter.info(
             f"{self._stamp()[11:19]} not everything was delivered: {problem}; again in {self._trouble_s:.0f} s"
         )
+        self._reporter.event("trouble", again_in_s=round(self._trouble_s))
         self._keep()
         return self._trouble_s
 

@@ -20,6 +20,7 @@ from spectron_migrate.ledger.merge import Merge
 from spectron_migrate.ledger.read import memories, plans
 from spectron_migrate.mapping import ScopeMapping, Unmapped
 from spectron_migrate.mapping.text_times import with_text_at
+from spectron_migrate.mapping.unmapped import UnmappedMemories
 from spectron_migrate.migration.changes import Changes
 from spectron_migrate.migration.sharding import Sharding
 from spectron_migrate.migration.time_notes import TimeNotes
@@ -196,26 +197,25 @@ def _merge_memories(
 ) -> TimeNotes:
     """Merge each memory, unless another shard plans it; raises InputError naming those without a rule."""
     notes = TimeNotes()
-    refused: list[Unmapped] = []
+    refused = UnmappedMemories()
     for memory in chosen:
         mapped = mapping.map_memory(memory)
         if isinstance(mapped, Unmapped):
-            refused.append(mapped)
+            refused.add(memory, mapped)
             continue
         own = mapped if sharding is None else sharding.own_share(ledger, memory, mapped)
         if own is None:
             continue
-        if not refused:
+        if not refused.count:
             merge.add(memory, own, seen_again=dump.manifest.returned_at.get(memory.id))
             if changes is not None and merge.waiting:
                 changes.note_waiting(merge.waiting.pop())
         if isinstance(own, Placement):
             notes.add(memory, now)
-    if refused:
-        problems = [f"the mapping has no rule for memory {one.id}: {one.why}" for one in refused[:NAMED]]
-        more = [f"and {len(refused) - NAMED} more"] if len(refused) > NAMED else []
+    if refused.count:
         raise InputError.of_all(
-            problems + more, hint="give them a rule, or let them go by name with `unmapped: skip` in the mapping"
+            [f"the mapping has no rule for {counted(refused.count, 'memory')}", *refused.groups()],
+            hint="give them a rule, or let them go by name with `unmapped: skip` in the mapping",
         )
     return notes
 

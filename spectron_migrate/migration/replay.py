@@ -64,6 +64,8 @@ class ReplayOptions:
     max_refused: int = 0
     shard: Shard | None = None
     """The part of the lanes that this process delivers; other processes deliver the others."""
+    called_with: tuple[tuple[str, str], ...] = ()
+    """Options of the command line that the next command needs too; kept for `status`."""
     accept_expiry: bool = False
     """Accept that `write: batch` with extraction loses known times and categories."""
 
@@ -216,9 +218,14 @@ class Replay:
             if self._interrupted is None:
                 result = partial(_with_result, run)
                 with runs.record_run(
-                    ledger, plan=planned.id, stored=before.stored, now=self._stamp, add_outcome=result
+                    ledger,
+                    plan=planned.id,
+                    stored=before.stored,
+                    now=self._stamp,
+                    add_outcome=result,
+                    called_with=self._options.called_with,
                 ):
-                    self._reporter.stage("replay", before.waiting)
+                    self._reporter.stage("replay", before.total, done=before.total - before.waiting, gauges=run.gauges)
                     await deliver_plan(run)
             review = write_review(ledger, planned.id, self._state / "review")
             summary = summarize(

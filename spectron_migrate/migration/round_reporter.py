@@ -1,19 +1,19 @@
-"""The reporter of rounds: each round reports one line, so what export and replay report inside it is left out."""
+"""The reporter of rounds: each round reports one line, so what export and replay report inside it are stages only."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from spectron_migrate.errors import ExitCode, Interrupted
-from spectron_migrate.records import Reporter
+from spectron_migrate.records import Gauges, Json, Reporter
 
 
 class RoundReporter:
-    """Passes each warning on once, drops the rest, and raises Interrupted from a reading after a signal."""
+    """Passes on stages, events, and each warning once; drops messages. After a signal a reading raises Interrupted."""
 
     def __init__(self, inner: Reporter) -> None:
-        """`inner` shows warnings."""
+        """`inner` shows stages and warnings."""
         self._inner = inner
         self._warned: set[str] = set()
         self.stopped: ExitCode | None = None
@@ -28,13 +28,21 @@ class RoundReporter:
         finally:
             self._is_reading = False
 
-    def stage(self, name: str, total: int | None = None) -> None:
-        """Not shown."""
+    def stage(
+        self, name: str, total: int | None = None, *, done: int = 0, gauges: Callable[[], Gauges] | None = None
+    ) -> None:
+        """Shown if it lasts."""
         self._go_on()
+        self._inner.stage(name, total, done=done, gauges=gauges)
 
-    def advance(self, done: int = 1, note: str = "") -> None:
-        """Not shown."""
+    def advance(self, done: int = 1) -> None:
+        """Shown with its stage."""
         self._go_on()
+        self._inner.advance(done)
+
+    def event(self, event: str, **fields: Json) -> None:
+        """Kept."""
+        self._inner.event(event, **fields)
 
     def warn(self, message: str) -> None:
         """Shown once."""

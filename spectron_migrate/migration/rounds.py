@@ -112,6 +112,15 @@ class Round:
         changes = self.new + self.changed + self.touched + self.deleted + self.returned + self.waiting
         return not changes and not self.left.total
 
+    def shows_same(self, other: Round) -> bool:
+        """Whether a line about this round would say the same of what there is as one about the other."""
+        return (self.memories, self.refused, self.behind, self.problem) == (
+            other.memories,
+            other.refused,
+            other.behind,
+            other.problem,
+        )
+
     def to_json(self) -> dict[str, Json]:
         """For `follow.json` and summaries."""
         kept = ("memories", "new", "changed", "touched", "deleted", "written", "late", "refused", "waiting", "problem")
@@ -223,6 +232,7 @@ class Rounds:
                 max_lag_s=self.settings.max_lag_s,
                 into_existing=self.settings.into_existing,
                 marker=self._marker,
+                reporter=self._reporter,
                 clock=self._clock,
                 now=self._now,
                 sleep=self._sleep,

@@ -88,7 +88,7 @@ class Stages(NullReporter):
         self.clock = clock
         self.seen: list[tuple[str, float, float, float]] = []
 
-    def stage(self, name: str, total: int | None = None) -> None:
+    def stage(self, name: str, total: int | None = None, **more: Any) -> None:
         self.seen.append((name, time.perf_counter(), self.clock.waited, time.process_time() - self.clock.worked))
 
     def spans(self) -> Iterator[tuple[str, float, float, float]]:

@@ -229,8 +229,8 @@ def test_an_edit_with_an_unchanged_time_is_named_and_a_person_decides(
     assert [(f"{user}-0001", "pending")] == [(row["id"], row["state"]) for row in found["reasons"]]
     (reviewed,) = [json.loads(line) for line in Path(found["review"]).read_text().splitlines()]
     assert "likes coffee" == reviewed["memory"]["memory"]
-    run(["status", "--json"])
-    assert f"--resolve {user}-0001=newer" in json.loads(capsys.readouterr().out)["next"]
+    run(["status"])
+    assert f"spectron-migrate replay --dump all.json --resolve {user}-0001=newer" in capsys.readouterr().out
     decided = replay(capsys, "--resolve", f"{user}-0001={answer}")
     assert 0 == decided["pending"]
     assert texts == [turn.content for turn in turns_of(configured, user)]

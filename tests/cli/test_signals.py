@@ -195,3 +195,31 @@ sys.meta_path.insert(0, type("Sent", (), {"find_spec": staticmethod(
     lambda name, *_: os.kill(os.getpid(), signal.SIGTERM) if name == "spectron_migrate.cli.app" else None)}))
 cli.main()
 """
+
+
+def test_the_log_has_a_replay_from_its_beginning_to_the_signal_that_ended_it(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    write_raw(tmp_path / "all.json", [memory(number, user) for number in range(20)])
+    started: list[subprocess.Popen[str]] = []
+
+    def signal_at_a_write(seen: Seen) -> Fault:
+        if seen.writes_fact and b"number 3" in seen.body:
+            started[0].send_signal(signal.SIGTERM)
+        return "none"
+
+    with misbehaving(spectron.base_url, signal_at_a_write) as proxy:
+        process = subprocess.Popen(
+            command_line("replay", "--dump", "all.json"),
+            cwd=tmp_path,
+            env=environment_for(spectron, proxy.base_url),
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        started.append(process)
+        assert 143 == process.wait(timeout=60)
+    events = [json.loads(line) for line in (tmp_path / ".spectron-migrate" / "log.jsonl").read_text().splitlines()]
+    assert ["begin", "end"] == [each["event"] for each in (events[0], events[-1])]
+    assert "replay" == events[0]["command"]
+    assert 143 == events[-1]["exit_code"]
+    assert [] == list((tmp_path / ".spectron-migrate").glob("progress/*"))

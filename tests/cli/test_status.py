@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from spectron_migrate.cli.app import run
-from spectron_migrate.cli.status import State, next_command
+from spectron_migrate.cli.migration_state import State
+from spectron_migrate.cli.status import choices, next_command
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read.plans import NamedFact
 from spectron_migrate.ledger.read.status import MigrationStatus
@@ -65,11 +66,11 @@ def test_it_shows_what_remains_by_lane_and_the_rate_of_the_last_run(
     assert last["at_work"] is False
     assert "limit" in last["stopped"] or "number" in last["stopped"]
     assert last["a_second"] > 0
-    assert "spectron-migrate replay" == answer["next"]
+    assert "spectron-migrate replay --dump all.json" == answer["next"]
     assert 0 == run(["replay", "--dump", "all.json", "-q"])
     answer = status(capsys)
     assert [] == answer["largest_lanes"]
-    assert "spectron-migrate dual-verify" == answer["next"]
+    assert "spectron-migrate dual-verify --dump all.json" == answer["next"]
     assert 1 == len(answer["runs"])
 
 
@@ -84,7 +85,7 @@ def test_it_shows_refused_memories_with_the_answer_of_the_server_and_the_next_co
         assert 3 == run(["replay", "--dump", dump_of([memory(number, user) for number in range(3)]), "-q"])
     answer = status(capsys)
     assert [{"id": f"{user}-0001", "state": "refused", "reason": "400 not this one"}] == answer["reasons"]
-    assert answer["next"].endswith("spectron-migrate replay --retry-failed")
+    assert "spectron-migrate replay --dump all.json --retry-failed" == answer["next"]
     assert 0 == run(["status"])
     screen = capsys.readouterr().out
     assert "400 not this one" in screen
@@ -100,7 +101,11 @@ def test_an_undecidable_memory_comes_first_because_it_holds_its_lane(
         ledger.db.execute("UPDATE fact SET state = 'undecidable', reason = 'nobody knows' WHERE position = 1")
     answer = status(capsys)
     assert ["undecidable", "refused"] == [row["state"] for row in answer["reasons"]]
-    assert f"--resolve {user}-0001=present" in answer["next"]
+    assert answer["next"] is None
+    assert 0 == run(["status"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert f"spectron-migrate replay --dump all.json --resolve {user}-0001=present it is in Spectron" in words
+    assert f"--resolve {user}-0001=absent it is not" in words
     assert 2 == answer["reasons_count"]
 
 
@@ -152,8 +157,9 @@ def test_text_of_the_server_is_neither_markup_nor_an_escape(
     assert "[bold]red" in out
 
 
-def test_the_next_command_quotes_an_id_for_the_shell() -> None:
+def test_a_command_to_choose_quotes_an_id_for_the_shell() -> None:
     named = [NamedFact("$(reboot); a b", 1, "undecidable", "")]
     ledger = MigrationStatus(None, {"undecidable": 1}, {}, 0, 0, [], {}, 0, named, [], [], {})
     state = State(STATE, Found(()), ledger, half_erased=[], cutover=None)
-    assert "--resolve '$(reboot); a b'=present" in (next_command(state) or "")
+    assert "spectron-migrate replay --resolve '$(reboot); a b=present'" in choices(state)
+    assert next_command(state) is None

@@ -15,12 +15,15 @@ from typing import Any
 
 import pytest
 
+from spectron_migrate.files.atomic import read_json
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.rehearsal.store import make_store
 from spectron_migrate.rehearsal.subprocesses import clean_environment
+from spectron_migrate.state.following import FOLLOW_FILE
 from spectron_migrate.state.routing_reader import RoutingReader
 from tests.support import output
 from tests.support.command import command
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -94,8 +97,10 @@ def test_a_migration_from_export_to_complete(workplace: Workplace) -> None:
     assert "replay --follow" in workplace.run("status")
     following = workplace.follow()
     assert following.stderr is not None
-    while " round 2:" not in following.stderr.readline():
+    while " round 1:" not in following.stderr.readline():
         assert following.poll() is None
+    # The second one finds nothing new and has no line of its own.
+    wait_until(lambda: (read_json(workplace.folder / ".spectron-migrate" / FOLLOW_FILE) or {}).get("rounds", 0) >= 2)
 
     assert "not replayed since the cutover began" in workplace.run("cutover check", 4)
     workplace.run("dual-verify --sample 20", (0, 5))

@@ -17,7 +17,7 @@ def test_unmapped_memories_and_filters_that_cannot_be_answered_are_named(
     export(tmp_path, [memory(1, user), bot, {**memory(2, "x"), "user_id": None}])
     diagnosis = diagnose(spectron, tmp_path)
     unmapped = check_of(diagnosis.checks, "mapping: places", "fail")
-    assert "1 memory matches no rule of the mapping: x-0002" in unmapped.finding
+    assert "1 memory matches no rule of the mapping: no rule takes it: 1 memory, of" in unmapped.finding
     refused = check_of(diagnosis.checks, "mapping: filters", "warn")
     assert "a filter by agent_id cannot be served" in refused.finding
     assert ExitCode.INPUT == diagnosis.exit_code

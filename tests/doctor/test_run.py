@@ -101,9 +101,10 @@ def test_control_characters_in_ids_are_not_sent_to_the_terminal(
     monkeypatch.setenv("SPECTRON_ENDPOINT", spectron.base_url)
     monkeypatch.setenv("SPECTRON_CONTEXT", spectron.context)
     monkeypatch.setenv("SPECTRON_API_KEY", spectron.api_key)
-    export(
-        tmp_path, [{"id": "\x1b[31m[bold]x[/bold]\x07", "memory": "Likes tea", "created_at": "2025-01-01T00:00:00Z"}]
-    )
+    Path("spectron-migrate.yaml").write_text("version: 1\nmapping: mapping.yaml\n")
+    Path("mapping.yaml").write_text("version: 1\nrules:\n  - when: {user_id: '*'}\n    scope: {user: '{user_id}'}\n")
+    row = {"id": "1", "memory": "Likes tea", "created_at": "2025-01-01T00:00:00Z"}
+    export(tmp_path, [{**row, "agent_id": "\x1b[31m[bold]x[/bold]\x07"}])
     assert ExitCode.INPUT == run(["doctor"])
     out = capsys.readouterr().out
     assert "[bold]x[/bold]" in out

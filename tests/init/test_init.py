@@ -123,11 +123,26 @@ def test_the_path_of_a_named_config_is_relative_to_the_settings_file(
 
 
 @pytest.mark.parametrize("there", ["spectron-migrate.yaml", "mapping.yaml"])
-def test_nothing_is_overwritten_and_no_file_is_left_without_the_other(tmp_path: Path, there: str) -> None:
-    (tmp_path / there).write_text("mine")
+def test_the_file_that_is_missing_is_written_and_the_other_stays(tmp_path: Path, there: str) -> None:
+    write_rows(tmp_path / "get_all.json", {"agent_id": "cook"})
+    init(tmp_path)
+    (tmp_path / there).write_text((tmp_path / there).read_text() + "# mine\n")
+    (other,) = {"spectron-migrate.yaml", "mapping.yaml"} - {there}
+    before = (tmp_path / other).read_text()
+    (tmp_path / other).unlink()
+    summary = init(tmp_path)
+    assert (tmp_path / other,) == summary.files
+    assert (tmp_path / there,) == summary.kept
+    assert (tmp_path / there).read_text().endswith("# mine\n")
+    assert before.partition("# Read")[2] == (tmp_path / other).read_text().partition("# Read")[2]
     with pytest.raises(InputError, match="exists already"):
         init(tmp_path)
-    assert {there: "mine"} == {file.name: file.read_text() for file in tmp_path.iterdir()}
+
+
+def test_a_mapping_that_does_not_load_does_not_keep_the_settings_from_being_written(tmp_path: Path) -> None:
+    (tmp_path / "mapping.yaml").write_text("mine")
+    assert (tmp_path / "spectron-migrate.yaml",) == init(tmp_path).files
+    assert "mine" == (tmp_path / "mapping.yaml").read_text()
 
 
 def test_a_bad_config_is_refused_and_nothing_is_written(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from spectron_migrate.mem0.state_mark import state_mark
 from spectron_migrate.migration.export import run_export
 from spectron_migrate.migration.follow import Follow, FollowSummary
 from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds
-from spectron_migrate.records import Filters, NullReporter
+from spectron_migrate.records import Filters, Gauges, Json, NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from tests.mem0.qdrant_points import key_of, point, uuid, write_store
 from tests.support.spectron import turns_of
@@ -31,11 +31,22 @@ NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 
 
 class RecordingReporter(NullReporter):
-    """Keeps the lines for people as well as the warnings."""
+    """Keeps the lines for people, the stages and the events as well as the warnings."""
 
     def __init__(self) -> None:
         super().__init__()
         self.lines: list[str] = []
+        self.stages: list[tuple[str, int | None, int]] = []
+        """Name, total, and what was done before."""
+        self.events: list[dict[str, Json]] = []
+
+    def stage(
+        self, name: str, total: int | None = None, *, done: int = 0, gauges: Callable[[], Gauges] | None = None
+    ) -> None:
+        self.stages.append((name, total, done))
+
+    def event(self, event: str, **fields: Json) -> None:
+        self.events.append({"event": event, **fields})
 
     def info(self, message: str) -> None:
         self.lines.append(message)

@@ -33,6 +33,11 @@ class PlanCounts:
     by_state: Mapping[str, int]
 
     @property
+    def total(self) -> int:
+        """Facts that are, or will be, sent."""
+        return sum(self.by_state.values()) - self.by_state.get("skipped", 0)
+
+    @property
     def waiting(self) -> int:
         """Facts that are not decided."""
         return self.by_state.get("planned", 0) + self.by_state.get("intended", 0)

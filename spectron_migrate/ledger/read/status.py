@@ -57,6 +57,11 @@ class MigrationStatus:
         return self.states.get("planned", 0)
 
     @property
+    def to_send(self) -> int:
+        """Memories that are, or should be, in Spectron: all but the skipped ones."""
+        return sum(self.states.values()) - self.states.get("skipped", 0)
+
+    @property
     def written(self) -> int:
         """Memories that are in Spectron."""
         return self.states.get("written", 0) + self.states.get("stored_not_extracted", 0)

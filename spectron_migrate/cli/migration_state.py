@@ -1,0 +1,75 @@
+"""The state of a migration as `status` and its screens read it from the state directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spectron_migrate.records import Json
+
+if TYPE_CHECKING:
+    from spectron_migrate.ledger.read.status import MigrationStatus
+    from spectron_migrate.ledger.shards import Found
+    from spectron_migrate.state.uncertain import Uncertainties
+
+STATES = {
+    "written": "written",
+    "stored_not_extracted": "stored, not extracted",
+    "planned": "remaining",
+    "intended": "in doubt",
+    "refused": "refused",
+    "undecidable": "undecidable",
+}
+"""States of a fact, as the summary calls them."""
+
+
+@dataclass(frozen=True)
+class State:
+    """All that `status` reads from the state directory."""
+
+    folder: Path
+    shards: Found
+    ledger: MigrationStatus
+    half_erased: list[str]
+    """Scopes whose erase was begun and not finished."""
+    cutover: dict[str, Json] | None
+    """None where no cutover was ever begun."""
+    uncertain: Sequence[Uncertainties] = ()
+    """What Spectron was unsure about after the last replay, of each shard."""
+
+
+def _has_ledger(folder: Path) -> bool:
+    return (folder / "ledger.db").exists()
+
+
+def has_any_ledger(folder: Path) -> bool:
+    return _has_ledger(folder) or any(folder.glob("shard-*-of-*/ledger.db"))
+
+
+def read_state(folder: Path, cutover: dict[str, Json] | None) -> State:
+    from spectron_migrate.ledger import Ledger, shards
+    from spectron_migrate.ledger.erasing import unfinished
+    from spectron_migrate.ledger.read.status import read_status
+    from spectron_migrate.state.uncertain import last_uncertainties
+
+    found = shards.find(folder)
+    ledgers = [Ledger.open_for_reading(each) for each in found.folders]
+    root = Ledger.open_for_reading(folder) if folder not in found.folders and _has_ledger(folder) else None
+    state = State(
+        folder,
+        found,
+        read_status(ledgers, root),
+        half_erased=[path for ledger in ledgers for path in unfinished(ledger)],
+        cutover=cutover,
+        uncertain=[each for path in found.folders if (each := last_uncertainties(path)) is not None],
+    )
+    for ledger in [*ledgers, *([root] if root else [])]:
+        ledger.close()
+    return state
+
+
+def share_written(ledger: MigrationStatus) -> str:
+    """How much of what is sent is in Spectron: what is skipped never will be."""
+    return f"{100 * ledger.written // ledger.to_send} %" if ledger.to_send else "nothing to send"
