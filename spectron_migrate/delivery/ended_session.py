@@ -49,6 +49,7 @@ async def leave_session(run: Run, facts: Sequence[IntendedFact]) -> SendOutcome:
         if not await _keep(run, fact, stored):
             return await give_up(run, [fact], "the response names a turn that belongs to another memory")
     await run.writer.durable(sessions.close_session, facts[0].session.id)
+    run.note_decided(facts)
     return SendOutcome.DECIDED
 
 
@@ -144,6 +145,7 @@ async def _go_on_in_new_session(run: Run, facts: Sequence[IntendedFact]) -> Send
     if run.ended_sessions[first] > MOST_SESSIONS:
         return SendOutcome.HELD
     await run.writer.durable(sending.back_to_planned, [fact.id for fact in facts])
+    run.note_decided(facts)
     for fact in facts:
         run.deferred.forget(fact.key)
     return SendOutcome.SESSION_ENDED

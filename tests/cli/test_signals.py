@@ -93,7 +93,7 @@ def test_replay_finishes_what_is_in_flight_and_continues_when_it_is_run_again(
     assert code == process.returncode
     assert code == first["exit_code"]
     assert 0 == first["in_doubt"]
-    assert f"spectron-migrate replay --dump {dump}" == first["next"]
+    assert f" replay --dump {dump}" in first["next"]
     assert 0 < first["written"] < 50
     assert first["written"] == len(turns_of(spectron, user))
 
