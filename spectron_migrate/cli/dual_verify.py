@@ -105,11 +105,9 @@ def command(
 
     def run_with_options(invocation: Invocation) -> CommandResult:
         settings = invocation.settings({"mapping": mapping})
-        defaults = invocation.settings()
-        invocation.carry("--dump", *(each for each in dump or () if each != defaults.dump))
-        invocation.carry("--mapping", mapping)
-        invocation.carry("--mem0-config", mem0_config)
-        invocation.carry("--mem0-results", mem0_results)
+        invocation.carry("--dump", *(dump or ()))
+        for name, file in (("--mapping", mapping), ("--mem0-config", mem0_config), ("--mem0-results", mem0_results)):
+            invocation.carry(name, file)
         request = VerifyRequest(
             dumps=dump or ([settings.dump] if settings.dump.exists() else []),
             filters=read_filters(user),
