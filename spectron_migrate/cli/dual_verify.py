@@ -106,8 +106,7 @@ def command(
     def run_with_options(invocation: Invocation) -> CommandResult:
         settings = invocation.settings({"mapping": mapping})
         invocation.carry("--dump", *(dump or ()))
-        for name, file in (("--mapping", mapping), ("--mem0-config", mem0_config), ("--mem0-results", mem0_results)):
-            invocation.carry(name, file)
+        invocation.carry_each({"--mapping": mapping, "--mem0-config": mem0_config, "--mem0-results": mem0_results})
         request = VerifyRequest(
             dumps=dump or ([settings.dump] if settings.dump.exists() else []),
             filters=read_filters(user),

@@ -90,6 +90,11 @@ class Invocation:
         """Let the next command have the option too, once for each value that is not None."""
         self.carried += [(option, str(value)) for value in values if value is not None]
 
+    def carry_each(self, options: Mapping[str, object]) -> None:
+        """Let the next command have each of the options that is not None."""
+        for option, value in options.items():
+            self.carry(option, value)
+
     def complete(self, command: str) -> str:
         """The command line with `--config`, `--state` and what is carried, and as this shell finds the program."""
         from spectron_migrate.cli.next_line import complete_command, program_here
