@@ -50,7 +50,7 @@ def test_the_hint_after_a_lost_ledger_works_as_it_is_typed(
 
     assert run(["replay", "--dump", "all.json", "--json", "--state", "lost state"]) in (2, 10)
     refused = json.loads(capsys.readouterr().out)
-    typed = "replay --state 'lost state' --adopt --dump all.json"
+    typed = "replay --state 'lost state' --dump all.json --adopt"
     assert f"spectron-migrate {typed}" in refused["error"]["hint"]
     planned = replay(capsys, "--state", "lost state", "--dry-run", "--adopt")
     assert planned["next"].endswith("--adopt")
