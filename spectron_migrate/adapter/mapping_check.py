@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations
@@ -154,7 +155,13 @@ class MappingCheck:
     def _misses_added(self, each: Filter) -> bool:
         if not each or self._clock() - self._good.get(each, float("-inf")) < ADDED_EVERY_S:
             return False
-        if any(self._looks_there(each, selector) is False for selector in self._added.selectors_of(dict(each))):
+        try:
+            selectors = self._added.selectors_of(dict(each))
+        except (OSError, sqlite3.Error) as error:
+            # The ledger was compared all the same; a file that cannot be read must not stop what Spectron can store.
+            _log.warning("memories added since the cutover cannot be compared with the mapping: %s", error)
+            selectors = []
+        if any(self._looks_there(each, selector) is False for selector in selectors):
             return True
         if len(self._good) >= MOST:
             self._good = {}

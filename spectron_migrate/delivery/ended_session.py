@@ -144,7 +144,12 @@ async def _go_on_in_new_session(run: Run, facts: Sequence[IntendedFact]) -> Send
     await run.writer.durable(sessions.close_session, facts[0].session.id)
     if run.ended_sessions[first] > MOST_SESSIONS:
         return SendOutcome.HELD
-    await run.writer.durable(sending.back_to_planned, [fact.id for fact in facts])
+
+    def plan_again(ledger: Ledger) -> None:
+        for fact in facts:
+            sending.not_stored(ledger, fact.id)
+
+    await run.writer.durable(plan_again)
     run.note_decided(facts)
     for fact in facts:
         run.deferred.forget(fact.key)

@@ -17,7 +17,7 @@ from tests.adapter.support import Stage
 
 def test_a_child_process_neither_waits_for_its_parents_lock_nor_uses_its_file(tmp_path: Path) -> None:
     since = AddedMemories(tmp_path)
-    since.add(Memory(id="m1", memory="said by the parent", user_id="alice"), ["t1"])
+    since.add(Memory(id="m1", memory="said by the parent", user_id="alice"), ["t1"], (("user/alice",),))
     held = threading.Event()
     let_go = threading.Event()
 
@@ -54,10 +54,10 @@ def test_what_cannot_be_kept_fails_no_write_that_spectron_has(
 
 def test_a_memory_and_its_rows_are_kept_together_or_not_at_all(tmp_path: Path) -> None:
     since = AddedMemories(tmp_path)
-    since.add(Memory(id="m1", memory="one", user_id="ada"), ["turn", "chunk"])
+    since.add(Memory(id="m1", memory="one", user_id="ada"), ["turn", "chunk"], (("user/ada",),))
     db = sqlite3.connect(tmp_path / "since.db")
     db.execute("DROP TABLE made")
     db.close()
-    since.add(Memory(id="m2", memory="two", user_id="ada"), ["turn"])
+    since.add(Memory(id="m2", memory="two", user_id="ada"), ["turn"], (("user/ada",),))
     assert ["m1"] == [memory.id for memory in since.all_of({"user_id": "ada"})]
     since.close()

@@ -137,9 +137,9 @@ def test_a_file_that_changed_a_moment_ago_has_none_because_it_may_change_again_a
     assert state_mark(config(folder), now_ns=newest + FRESH_NS + 1) is not None
 
 
-@pytest.mark.parametrize("provider", ["milvus", "redis"])
-def test_a_store_that_cannot_say_for_certain_has_none(provider: str) -> None:
-    section = {"oss": {"config": {"vector_store": {"provider": provider, "config": {"url": "redis://localhost"}}}}}
+@pytest.mark.parametrize(("provider", "setting"), [("milvus", "url"), ("redis", "redis_url")])
+def test_a_store_that_cannot_say_for_certain_has_none(provider: str, setting: str) -> None:
+    section = {"oss": {"config": {"vector_store": {"provider": provider, "config": {setting: "redis://localhost"}}}}}
     assert state_mark(section, now_ns=0) is None
 
 

@@ -120,16 +120,23 @@ def text_of(ledger: Ledger, fact: int) -> str:
 def copies_without_passage(ledger: Ledger, selector: Selector, text: str) -> int:
     """How many times a text may be in these scopes without a receipt that names its passage."""
     sent = ledger.db.execute(
-        "SELECT count(*) AS facts, sum((SELECT count(*) FROM residue WHERE residue.fact = fact.id)) AS residue,"
+        "SELECT count(*) AS facts,"
         f" sum(fact.state IN ({marks(STORED)}) AND chunk_id IS NOT NULL) AS named"
         " FROM selector JOIN session ON session.selector = selector.no JOIN fact ON fact.session = session.id"
         " JOIN version ON version.id = fact.id LEFT JOIN receipt ON receipt.fact = fact.id"
         " WHERE selector.text = ? AND version.text = ?",
         (*STORED, canonical_json(selector), text),
     ).fetchone()
+    # A fact that is to be written again has left its session, and its residue is still there.
+    residue = ledger.db.execute(
+        "SELECT count(*) FROM residue JOIN session ON session.id = residue.session"
+        " JOIN selector ON selector.no = session.selector JOIN version ON version.id = residue.fact"
+        " WHERE selector.text = ? AND version.text = ?",
+        (canonical_json(selector), text),
+    ).fetchone()[0]
     undecidable = ledger.db.execute(
         "SELECT count(*) FROM fact JOIN selector ON selector.no = fact.selector JOIN version ON version.id = fact.id"
         " WHERE fact.state = 'undecidable' AND session IS NULL AND selector.text = ? AND version.text = ?",
         (canonical_json(selector), text),
     ).fetchone()[0]
-    return int(sent["facts"] - (sent["named"] or 0) + (sent["residue"] or 0) + undecidable)
+    return int(sent["facts"] - (sent["named"] or 0) + residue + undecidable)
