@@ -42,7 +42,9 @@ def verification() -> str:
                 text=True,
                 check=True,
             )
-    return "\n".join([f"$ spectron-migrate {' '.join(COMMAND)}", *one_screen(ended.stdout.splitlines())])
+    # As after an installation, where the program is called by its name.
+    screen = ended.stdout.replace(f"{sys.executable} -m spectron_migrate", "spectron-migrate")
+    return "\n".join([f"$ spectron-migrate {' '.join(COMMAND)}", *one_screen(screen.splitlines())])
 
 
 def one_screen(lines: list[str]) -> list[str]:
