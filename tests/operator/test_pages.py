@@ -103,6 +103,12 @@ def test_no_page_contains_a_key_or_a_path_of_a_machine() -> None:
         assert [] == re.findall(r"(?:sk-(?!local)[\w-]{6,}|/(?:home|root|Users)/\w+)", text), page.name
 
 
+def test_the_picture_calls_the_program_by_its_name() -> None:
+    picture = (ROOT / "docs" / "terminal.svg").read_text(encoding="utf-8")
+    assert "spectron-migrate&#160;cutover&#160;start" in picture
+    assert "/bin/" not in picture
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_can_be_installed(
     shell: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
