@@ -14,6 +14,8 @@ from spectron_migrate.adapter.added_memories import AddedMemories
 from spectron_migrate.records import Memory
 from tests.adapter.support import Stage
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_child_process_neither_waits_for_its_parents_lock_nor_uses_its_file(tmp_path: Path) -> None:
     since = AddedMemories(tmp_path)

@@ -11,6 +11,8 @@ from spectron_migrate import AsyncMemoryAdapter, SpectronClient
 from spectron_migrate.adapter.search_results import SearchResults
 from tests.adapter.support import Stage, ids, texts
 
+pytestmark = pytest.mark.slow
+
 TEA = "Prefers green tea over coffee in the morning"
 
 

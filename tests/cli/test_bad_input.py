@@ -14,6 +14,8 @@ from spectron_migrate.cli.app import run
 from spectron_migrate.local.testing import RunningServer
 from tests.support.spectron import memory, turns_of, write_raw
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

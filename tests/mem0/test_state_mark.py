@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from spectron_migrate.mem0.state_mark import FRESH_NS, state_mark
 
+pytestmark = pytest.mark.slow
+
 LATER_NS = 3_600 * 10**9
 
 
@@ -147,7 +149,6 @@ def test_the_platform_has_none() -> None:
     assert state_mark({"platform": {"base_url": "http://localhost", "api_key": "m0-x"}}, now_ns=0) is None
 
 
-@pytest.mark.slow
 def test_postgres_says_for_certain_that_no_transaction_has_written(postgres: str) -> None:
     import psycopg
 

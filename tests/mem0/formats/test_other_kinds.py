@@ -21,6 +21,8 @@ from spectron_migrate.mem0.formats.other_kinds import refuse_other_kinds
 from spectron_migrate.records import Memory, Skipped
 from tests.mem0.conftest import NOW
 
+pytestmark = pytest.mark.slow
+
 ROW = {"id": "m1", "memory": "likes tea", "user_id": "alice"}
 ID = "5c1f0a51-0001-4000-8000-000000000001"
 

@@ -19,6 +19,8 @@ from tests.mem0.conftest import NOW
 from tests.mem0.qdrant_points import uuid
 from tests.mem0.rows import Row
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[3] / "docs" / "sources.md"
 ROWS: dict[str, Row] = {
     uuid(number): {"data": f"note {number}", "user_id": f"user {number % 9}", "hash": "h", "topic": "x"}

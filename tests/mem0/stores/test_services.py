@@ -26,6 +26,8 @@ from tests.mem0.stores.kinds import SERVICES, Kind
 from tests.mem0.stores.rest_standins import AzureSearch, Upstash
 from tests.mem0.stores.store_standins import Holder
 
+pytestmark = pytest.mark.slow
+
 
 def rows(number: int, owner: Callable[[int], Row]) -> dict[str, Row]:
     return {uuid(one): {"data": f"note {one}", **owner(one)} for one in range(number)}
