@@ -87,6 +87,16 @@ class JsonClient:
         """GET as JSON; raises Rejected, KeyRefused or Unreachable."""
         return self.request("GET", path, params=params).value
 
+    def finds(self, path: str, **params: Any) -> bool:
+        """Whether GET finds something there: False for 404; raises as `get` does for every other refusal."""
+        try:
+            self.get(path, **params)
+        except Rejected as error:
+            if error.status != 404:
+                raise
+            return False
+        return True
+
     def post(self, path: str, body: Json, **params: Any) -> Json:
         """POST a query that changes nothing; raises as `get` does."""
         return self.request("POST", path, params=params, body=body).value

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from spectron_migrate.errors import Incomplete
 from spectron_migrate.mem0.reader import Sleep
-from spectron_migrate.mem0.served.http import JsonClient, Rejected
+from spectron_migrate.mem0.served.http import JsonClient
 from spectron_migrate.mem0.stores.listed import ListedStore, Row
 from spectron_migrate.mem0.stores.oss_config import VectorStore
 
@@ -29,13 +29,7 @@ class QdrantServer(ListedStore):
         self._path = f"/collections/{quote(store.collection, safe='')}"
 
     def exists(self) -> bool:
-        try:
-            self._http.get(self._path)
-        except Rejected as error:
-            if error.status != 404:
-                raise
-            return False
-        return True
+        return self._http.finds(self._path)
 
     def names(self) -> list[str]:
         listed: Any = self._http.get("/collections")

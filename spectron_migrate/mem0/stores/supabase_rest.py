@@ -14,7 +14,7 @@ from urllib.parse import quote
 from spectron_migrate.errors import Incomplete, InputError
 from spectron_migrate.mem0.addresses import without_credentials
 from spectron_migrate.mem0.reader import Sleep
-from spectron_migrate.mem0.served.http import JsonClient, Rejected
+from spectron_migrate.mem0.served.http import JsonClient
 from spectron_migrate.mem0.stores.listed import ListedStore, Row, object_of
 from spectron_migrate.mem0.stores.oss_config import VectorStore
 
@@ -49,13 +49,7 @@ class SupabaseRest(ListedStore):
         self._path = f"/rest/v1/{quote(self.name, safe='')}"
 
     def exists(self) -> bool:
-        try:
-            self._http.get(self._path, select="id", limit=1)
-        except Rejected as error:
-            if error.status != 404:
-                raise
-            return False
-        return True
+        return self._http.finds(self._path, select="id", limit=1)
 
     def names(self) -> list[str]:
         described = object_of(self._http.get("/rest/v1/"), self.where)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from spectron_migrate.errors import InputError
 from spectron_migrate.mem0.reader import Sleep
-from spectron_migrate.mem0.served.http import JsonClient, Rejected
+from spectron_migrate.mem0.served.http import JsonClient
 from spectron_migrate.mem0.stores.listed import ListedStore, Row, object_of
 from spectron_migrate.mem0.stores.oss_config import VectorStore
 
@@ -39,13 +39,7 @@ class Turbopuffer(ListedStore):
         self._namespace = quote(store.collection, safe="")
 
     def exists(self) -> bool:
-        try:
-            self._http.get(f"/v1/namespaces/{self._namespace}/metadata")
-        except Rejected as error:
-            if error.status != 404:
-                raise
-            return False
-        return True
+        return self._http.finds(f"/v1/namespaces/{self._namespace}/metadata")
 
     def names(self) -> list[str]:
         found: list[str] = []

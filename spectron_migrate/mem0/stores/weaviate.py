@@ -31,13 +31,7 @@ class Weaviate(ListedStore):
         self._path = f"/v1/objects/{quote(self.name, safe='')}"
 
     def exists(self) -> bool:
-        try:
-            self._http.get(f"/v1/schema/{quote(self.name, safe='')}")
-        except Rejected as error:
-            if error.status != 404:
-                raise
-            return False
-        return True
+        return self._http.finds(f"/v1/schema/{quote(self.name, safe='')}")
 
     def names(self) -> list[str]:
         listed = object_of(self._http.get("/v1/schema"), self.where)
