@@ -34,6 +34,7 @@ bench: $(VENV)/.ready
 	$(BIN)/python -m tests.bench.metrics_bench
 
 chaos: $(VENV)/.ready
+	HYPOTHESIS_PROFILE=random $(BIN)/python -m pytest -n auto -m hypothesis
 	$(BIN)/python tests/local/chaos_kill.py --rounds 50
 	$(BIN)/python tests/chaos/replay_chaos.py --kills 200
 	$(BIN)/python tests/chaos/copied_states.py --plays 60

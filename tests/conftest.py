@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.rehearsal.subprocesses import FOREIGN_PREFIXES
@@ -20,6 +21,12 @@ __all__ = ["scene"]
 
 MOST_WORKERS = 12
 """Beyond so many, starting them costs more than they give."""
+
+
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("random", print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+"""The same examples in every run, so that a change is to blame where a run fails; `make chaos` tries new ones."""
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,9 @@ milliseconds, and so on; 0 stands for nanoseconds."""
 _COMPACT_DATE = 8
 """Digits of a date without separators, `20260301`."""
 
-_COMPACT = re.compile(r"(?:19|20)\d{12}", re.ASCII)
+_COMPACT = re.compile(r"\d{14}", re.ASCII)
+"""A time without separators, `20260301100000`. As milliseconds since 1970 it would be after the year 2286."""
+
 _NUMBER = re.compile(r"-?(?:\d{9,25}(?:\.\d+)?|\d(?:\.\d+)?[eE]\+?\d{1,2})", re.ASCII)
 _ISO_LIKE = re.compile(
     r"(?P<date>\d{4}[-/]\d\d[-/]\d\d)(?P<time>[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?)?"
@@ -52,7 +54,7 @@ def utc_time(value: Any) -> tuple[str | None, bool]:
         moment = _in_utc(value)
         return moment, moment is not None and value.tzinfo is not None
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return _from_number(value), False
+        return _from_other_spelling(str(value)) if _COMPACT.fullmatch(str(value)) else (_from_number(value), False)
     if isinstance(value, Mapping):
         return _from_object(value), False
     return None, value is None
@@ -92,7 +94,8 @@ def _from_other_spelling(given: str) -> tuple[str | None, bool]:
     """A time as databases, logs, mail and other languages write it; without a zone it is read as UTC."""
     text = given.strip()
     if _COMPACT.fullmatch(text):
-        return _in_utc(datetime.strptime(text, "%Y%m%d%H%M%S")), False
+        with suppress(ValueError):
+            return _in_utc(datetime.strptime(text, "%Y%m%d%H%M%S")), False
     if _NUMBER.fullmatch(text):
         return _from_number(Decimal(text)), False
     if text != given:

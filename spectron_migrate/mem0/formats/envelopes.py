@@ -7,7 +7,9 @@ object that is a list of rows in another form (`mem0/formats/tables.py`): column
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -199,8 +201,16 @@ def is_envelope(value: Any) -> bool:
 
 def _is_memory(value: Mapping[str, Json]) -> bool:
     """Whether an object has the text and another field of a memory, with or without an id."""
-    parts = [value, *(value[name] for name in _INNER if isinstance(value.get(name), Mapping))]
+    parts = [value, *(_object_in(value.get(name)) for name in _INNER)]
     return has_text(value, _OWN_TEXTS) and any(name in part for part in parts for name in _MARKS)
+
+
+def _object_in(value: Any) -> Mapping[str, Json]:
+    """A payload, which some stores keep as JSON text; empty if the value is neither."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        with suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    return value if isinstance(value, Mapping) else {}
 
 
 def _is_own_row(value: Any) -> bool:
