@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -93,7 +94,7 @@ class Run:
     def __call__(self, seen: Seen) -> Fault:
         """The fault of a request."""
         self.requests += seen.writes_fact or not self.only_writes
-        name = f"{seen.method} {seen.path} {seen.headers.get('idempotency-key', seen.body)}"
+        name = self.world.name_of(seen)
         self.tries[name] = self.tries.get(name, 0) + 1
         dice = random.Random(f"{self.seed} {self.tries[name]} {name}")
         if self.requests == self.at and self.ending != "end" and not self.world.watch.client_is_dead:
@@ -127,12 +128,24 @@ class World:
         self.now = BEGIN
         self.mem0: dict[str, Memory] = {}
         self.mapping = "own"
+        self.first_keys: dict[str, str] = {}
+        """The key of the first write to each session."""
         self.synced: sqlite3.Connection | None = None
         self.running: Any = None
         self.watch = Watch(self.state)
         self.server = Server(self.folder / "spectron", self.watch, self.tick)
         self.url = self.stack.enter_context(serving(self.server))
         self.stack.enter_context(mock.patch.object(Ledger, "transaction", self._noting()))
+
+    def name_of(self, seen: Seen) -> str:
+        """A name of the request that is the same in every run of the test: no random ids of sessions and markers."""
+        key = seen.headers.get("idempotency-key", "")
+        session = re.search(rb'"session_id":"(\w+)"', seen.body)
+        if session is not None:
+            self.first_keys.setdefault(session[1].decode(), key)
+        name = re.sub(r"sess_\w+", lambda id_: self.first_keys.get(id_[0], "unused"), f"{seen.method} {seen.path}")
+        body = re.sub(rb"(x---m\w+)-\d+", rb"\1", seen.body)
+        return f"{name} {key or body!r}"
 
     def tick(self) -> datetime:
         """The time; looking at it takes some."""
@@ -365,7 +378,7 @@ TestMigration.settings = settings(
     stateful_step_count=15,
     deadline=None,
     phases=[Phase.generate],  # what failed is told with its requests; shrinking takes minutes
-    derandomize=not MANY,
+    derandomize=settings.default.derandomize and not MANY,
     database=None,
     suppress_health_check=list(HealthCheck),
 )

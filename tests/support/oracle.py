@@ -27,13 +27,15 @@ from typing import Any
 
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.schema import STORED
-from spectron_migrate.local.faults import REQUEST
+from spectron_migrate.local.faults import FAULTS, REQUEST
 from spectron_migrate.mapping import ScopeMapping, covers
 from spectron_migrate.records import Memory, Placement, same_text, selector_of
 from tests.support.ledgers import facts_of
 from tests.support.proxy import Fault, Seen
 
 MOVED = "moved to another scope"
+ANSWERED = [name for name, fault in FAULTS.items() if fault.work == "done" and fault.shown == "answer"]
+"""Faults with which the client sees the whole answer, whatever the server forgets afterwards."""
 NOT_BEGUN = ("429", "503")
 """Faults after which the server has not started: the bytes do not count as sent."""
 
@@ -258,7 +260,7 @@ class Watch:
             key = "" if seen.is_preview else seen.headers.get("idempotency-key", "")
 
             async def look(message: Any) -> None:
-                if message.get("status") == 200 and self._faults.get(key) in ("none", "forgets"):
+                if message.get("status") == 200 and self._faults.get(key) in ANSWERED:
                     self._answered.add(key)
                 await send(message)
 
