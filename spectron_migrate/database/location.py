@@ -1,0 +1,72 @@
+"""Where a state is: a directory, or a schema of a Postgres database named by a URL.
+
+    postgresql://migrator@db.example:5432/app?schema=spectron_migrate&sslmode=verify-full
+
+All but `schema` is libpq's: several hosts, TLS, `service=`, `passfile=`, and the variables PGPASSFILE, PGSERVICE, ….
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from urllib.parse import unquote, urlsplit
+
+from spectron_migrate.errors import InputError
+
+DEFAULT_SCHEMA = "spectron_migrate"
+_SCHEMES = ("postgresql", "postgres")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+_SECRETS = ("password", "sslpassword")
+WHERE_SECRETS_GO = (
+    "leave the password out of the URL: libpq reads it from ~/.pgpass (PGPASSFILE), from a service file or from"
+    " PGPASSWORD"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresLocation:
+    """A schema of a database. Written out, it has no password."""
+
+    url: str = field(repr=False)
+    """As libpq takes it; a password may be part of it."""
+    schema: str
+
+    def __str__(self) -> str:
+        """As an operator may see it."""
+        parts = urlsplit(self.url)
+        owner, at, host = parts.netloc.rpartition("@")
+        shown = [each for each in parts.query.split("&") if each and each.partition("=")[0] not in _SECRETS]
+        if self.schema != DEFAULT_SCHEMA:
+            shown.append(f"schema={self.schema}")
+        query = f"?{'&'.join(shown)}" if shown else ""
+        return f"postgresql://{owner.partition(':')[0]}{at}{host}{parts.path}{query}"
+
+
+def is_url(text: str) -> bool:
+    """Whether a state is named by a URL, and is no directory."""
+    return _URL.match(text) is not None
+
+
+def parse_location(text: str, *, file: str | None = None) -> PostgresLocation:
+    """The location that a URL names; raises InputError.
+
+    `file`: the settings file where it stands, if it stands in one; no password may be in it then.
+    """
+    scheme = _URL.match(text)
+    if scheme is None or scheme[1].lower() not in _SCHEMES:
+        shown = f"{scheme[1]}://…" if scheme else text
+        raise InputError(f"`state` is {shown}, it must be a directory or postgresql://…")
+    parts = urlsplit(text)
+    options = [each.partition("=") for each in parts.query.split("&") if each]
+    owner = parts.netloc.rpartition("@")[0]
+    if file is not None and (owner.partition(":")[2] or any(name in _SECRETS for name, _, _ in options)):
+        raise InputError(f"{file}: `state` contains a password", hint=WHERE_SECRETS_GO)
+    schemas = [unquote(value) for name, _, value in options if name == "schema"] or [DEFAULT_SCHEMA]
+    if len(schemas) > 1 or not _SCHEMA.fullmatch(schemas[0]) or schemas[0].startswith("pg_"):
+        raise InputError(
+            f"`schema` of `state` is {', '.join(schemas)}, it must be one name of lower-case letters, digits and _",
+            hint=f"without it, the schema is {DEFAULT_SCHEMA}",
+        )
+    query = "&".join(f"{name}{equals}{value}" for name, equals, value in options if name != "schema")
+    return PostgresLocation(parts._replace(scheme="postgresql", query=query).geturl(), schemas[0])

@@ -1,0 +1,71 @@
+"""Connects to the Postgres of a state, and checks what is found there."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+from spectron_migrate.database.location import PostgresLocation
+from spectron_migrate.errors import InputError
+
+if TYPE_CHECKING:
+    from spectron_migrate.database.postgres import PostgresDatabase
+
+EXTRA = "pip install 'spectron-migrate[postgres]'"
+
+
+def connect(
+    location: PostgresLocation, *, application: str = "spectron-migrate", timeout_s: float = 10.0
+) -> PostgresDatabase:
+    """A connection that reads and writes the schema, which may not be there yet.
+
+    Raises InputError, KeyRefused or Unreachable. `application` is how it is named in `pg_stat_activity`.
+    """
+    try:
+        from spectron_migrate.database.postgres import open_connection
+    except ImportError as error:
+        raise InputError("a state in Postgres needs psycopg, 3.2 or newer", hint=EXTRA) from error
+    return open_connection(location, application=application, timeout_s=timeout_s)
+
+
+def connect_writer(
+    location: PostgresLocation, *, application: str = "spectron-migrate", timeout_s: float = 10.0
+) -> PostgresDatabase:
+    """A connection that may hold locks and whose commits are counted; makes the schema where it is not there.
+
+    Raises InputError too for a replica, and for a pooler in transaction mode.
+    """
+    from spectron_migrate.database.session_locks import check_session
+    from spectron_migrate.database.tables import make_schema
+
+    def again() -> PostgresDatabase:
+        return connect(location, application=application, timeout_s=timeout_s)
+
+    database = again()
+    try:
+        check_session(database, again)
+        make_schema(database)
+        database.count_commits(secrets.token_hex(8))
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def reconnect(lost: PostgresDatabase, *, timeout_s: float = 10.0) -> PostgresDatabase:
+    """A writer in place of a lost one. Raises InputError where the database has forgotten what was committed."""
+    from spectron_migrate.database.postgres import went_back
+
+    database = connect_writer(lost.location, timeout_s=timeout_s)
+    try:
+        row = database.execute("SELECT commits FROM commit_count WHERE holder = ?", (lost.holder,)).fetchone()
+        found = int(row["commits"]) if row else 0
+        if found < lost.commits:
+            raise went_back(lost, found, lost.commits)
+    except BaseException:
+        database.close()
+        raise
+    database.commits = found
+    if lost.holder is not None:
+        database.count_commits(lost.holder)
+    return database

@@ -1,0 +1,274 @@
+"""A connection to Postgres that is used as one to SQLite is. The only module that imports psycopg.
+
+Inside a transaction, statements are sent without waiting for their answers, until a row or a count is asked for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import psycopg
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
+from psycopg.pq import TransactionStatus
+from psycopg.types.numeric import Int8Dumper
+from psycopg.types.string import StrDumper
+
+from spectron_migrate.database.dialect import escape, numbered, unescape
+from spectron_migrate.database.location import WHERE_SECRETS_GO, PostgresLocation
+from spectron_migrate.errors import InputError, KeyRefused, MigrateError, Unreachable
+from spectron_migrate.records import counted
+
+OLDEST_SERVER = 14
+_REFUSED = ("password authentication failed", 'role "', "no pg_hba.conf entry")
+"""What a server says of a user; while connecting, psycopg has no class of error for it."""
+_PREPARED = 500
+"""How many statements stay prepared on a connection."""
+_COUNT = (
+    "INSERT INTO commit_count(holder, commits) VALUES (?, 1)"
+    " ON CONFLICT (holder) DO UPDATE SET commits = commit_count.commits + 1, at = now() RETURNING commits"
+)
+
+
+class PostgresRow(tuple[Any, ...]):
+    """A row whose columns are found by name too, as `sqlite3.Row` does."""
+
+    __slots__ = ()
+    _places: ClassVar[dict[str, int]] = {}
+
+    def __getitem__(self, key: Any) -> Any:
+        """A column by its name or its place."""
+        return tuple.__getitem__(self, self._places[key] if type(key) is str else key)
+
+    def keys(self) -> list[str]:
+        """The names of the columns."""
+        return list(self._places)
+
+
+@lru_cache(1024)
+def _row_class(names: tuple[str, ...]) -> type[PostgresRow]:
+    places = {name: place for place, name in reversed(list(enumerate(names)))}
+    return type("PostgresRow", (PostgresRow,), {"__slots__": (), "_places": dict(reversed(places.items()))})
+
+
+def _row_factory(cursor: psycopg.Cursor[Any]) -> Callable[[Sequence[Any]], PostgresRow]:
+    columns = cursor.description
+    return _row_class(tuple(column.name for column in columns) if columns else ())
+
+
+class _TextDumper(StrDumper):
+    def dump(self, obj: str) -> Buffer | None:
+        return super().dump(escape(obj))
+
+
+class _TextLoader(Loader):
+    def load(self, data: Buffer) -> str:
+        return unescape(bytes(data).decode())
+
+
+class PostgresResult:
+    """What a statement gave; it waits for the answer when it is asked."""
+
+    __slots__ = ("_cursor", "_database")
+
+    def __init__(self, database: PostgresDatabase, cursor: psycopg.Cursor[Any]) -> None:
+        self._database = database
+        self._cursor = cursor
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows it changed."""
+        if self._cursor.rowcount < 0:
+            self._database.wait()
+        return self._cursor.rowcount
+
+    def fetchone(self) -> Any:
+        """The next row; None after the last."""
+        with self._database.errors():
+            return self._cursor.fetchone()
+
+    def fetchall(self) -> list[Any]:
+        """All rows that are left."""
+        with self._database.errors():
+            return self._cursor.fetchall()
+
+    def __iter__(self) -> Iterator[Any]:
+        """The rows that are left."""
+        return iter(self.fetchall())
+
+
+class PostgresDatabase:
+    """One connection, in autocommit outside `transaction`. Use `opening.connect`."""
+
+    def __init__(self, location: PostgresLocation, connection: psycopg.Connection[Any]) -> None:
+        self.location = location
+        self._connection = connection
+        self._pipeline: psycopg.Pipeline | None = None
+        self._holder: str | None = None
+        self.commits = 0
+        """How many transactions of this holder are known to be durable (`count_commits`)."""
+        self.answered_at = time.monotonic()
+        """When Postgres last answered on this connection, by the monotonic clock."""
+
+    def count_commits(self, holder: str) -> None:
+        """Count the transactions of this connection in the database, under a name that nobody else has."""
+        self._holder = holder
+
+    @property
+    def holder(self) -> str | None:
+        """The name under which this connection's transactions are counted."""
+        return self._holder
+
+    @property
+    def driver_pid(self) -> int:
+        """The server's process, as it named itself when the connection was made."""
+        return self._connection.info.backend_pid
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection is broken or closed."""
+        return self._connection.closed
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open."""
+        return self._connection.info.transaction_status not in (TransactionStatus.IDLE, TransactionStatus.UNKNOWN)
+
+    def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> PostgresResult:
+        """Run one statement."""
+        with self.errors():
+            cursor = self._connection.cursor()
+            cursor.execute(numbered(sql), parameters or None)
+            return PostgresResult(self, cursor)
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> PostgresResult:
+        """Run one statement for each of the rows."""
+        with self.errors():
+            cursor = self._connection.cursor()
+            cursor.executemany(numbered(sql), rows)
+            return PostgresResult(self, cursor)
+
+    def wait(self) -> None:
+        """Wait for the answers to all that was sent."""
+        if self._pipeline is not None:
+            with self.errors():
+                self._pipeline.sync()
+
+    @contextmanager
+    def transaction(self, *, durable: bool = True) -> Iterator[PostgresDatabase]:
+        """A transaction, rolled back on any error; when it returns it is durable, as the server's disk is."""
+        del durable  # a commit that the server may forget would make the count of commits go back
+        with self.errors():
+            try:
+                with self._connection.pipeline() as pipeline:
+                    self._pipeline = pipeline
+                    self.execute("BEGIN")
+                    yield self
+                    count = self.execute(_COUNT, (self._holder,)) if self._holder is not None else None
+                    self.execute("COMMIT")
+                    self.wait()
+                    if count is not None:
+                        self.commits = int(count.fetchone()[0])
+                    self._pipeline = None
+            except BaseException:
+                self._pipeline = None
+                self._roll_back()
+                raise
+
+    def _roll_back(self) -> None:
+        if not self._connection.closed and self.in_transaction:
+            self._connection.rollback()
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Raises the errors of a server that is away, or that refuses, as errors that an operator can read."""
+        try:
+            yield
+        except psycopg.Error as error:
+            converted = convert(error, self.location)
+            if converted is None:
+                raise
+            raise converted from error
+        else:
+            self.answered_at = time.monotonic()
+
+    def close(self) -> None:
+        """End the connection; the locks that it holds are free then."""
+        self._connection.close()
+
+
+def convert(error: psycopg.Error, location: PostgresLocation) -> MigrateError | None:
+    """What an operator is told; None for an error that is a bug in a statement."""
+    message = " ".join(str(error).split())
+    errors = psycopg.errors
+    refused = any(f"FATAL: {each}" in message for each in _REFUSED)
+    if refused or isinstance(error, errors.InvalidAuthorizationSpecification):
+        return KeyRefused(f"{location} refuses the user or its password: {message}", hint=WHERE_SECRETS_GO)
+    if "no password supplied" in message:
+        return KeyRefused(f"{location} asks for a password: {message}", hint=WHERE_SECRETS_GO)
+    if isinstance(error, errors.InvalidCatalogName) or ('FATAL: database "' in message and "does not exist" in message):
+        return InputError(f"{location}: {message}", hint="create the database, or name another in `state`")
+    if isinstance(error, errors.InsufficientPrivilege):
+        return KeyRefused(
+            f"the user of {location} lacks a right: {message}",
+            hint=f"as the database's owner: CREATE SCHEMA {location.schema} AUTHORIZATION <user>",
+        )
+    if isinstance(error, errors.ReadOnlySqlTransaction):
+        return InputError(f"{location} is read-only: {message}", hint="name the primary server, not a replica of it")
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return Unreachable(f"{location} does not answer: {message}", hint="run again when it does")
+    if isinstance(error, psycopg.ProgrammingError) and "URI" in message:
+        return InputError(f"`state` is no URL that libpq reads: {message}")
+    return None
+
+
+def open_connection(location: PostgresLocation, *, application: str, timeout_s: float) -> PostgresDatabase:
+    """Connect and use the schema; raises InputError, KeyRefused or Unreachable."""
+    try:
+        connection = psycopg.connect(
+            location.url,
+            autocommit=True,
+            connect_timeout=max(2, round(timeout_s)),
+            fallback_application_name=application,
+            cursor_factory=psycopg.RawCursor,
+            row_factory=_row_factory,
+        )
+    except psycopg.Error as error:
+        converted = convert(error, location)
+        if converted is None:
+            raise
+        raise converted from error
+    connection.prepared_max = _PREPARED
+    connection.adapters.register_dumper(str, _TextDumper)
+    connection.adapters.register_dumper(int, Int8Dumper)
+    connection.adapters.register_loader("text", _TextLoader)
+    database = PostgresDatabase(location, connection)
+    try:
+        version = connection.info.server_version
+        if version < OLDEST_SERVER * 10_000:
+            raise InputError(
+                f"{location} is Postgres {version // 10_000}, the state needs {OLDEST_SERVER} or newer",
+                hint="name a newer server in `state`",
+            )
+        database.execute(
+            "SELECT set_config('search_path', ?, false), set_config('synchronous_commit', 'on', false),"
+            " set_config('client_encoding', 'UTF8', false)",
+            (f'"{location.schema}"',),
+        )
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def went_back(database: PostgresDatabase, found: int, known: int) -> InputError:
+    """The error of a database that has forgotten commits."""
+    return InputError(
+        f"{database.location} has forgotten {counted(known - found, 'commit')} of this process: it was restored, or a"
+        " replica took over that lagged",
+        hint="what was sent since is on the server: replay --adopt finds it",
+    )

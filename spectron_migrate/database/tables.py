@@ -1,0 +1,80 @@
+"""Creates a schema and the tables of its parts, and keeps which format each part has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from spectron_migrate.database.dialect import postgres_tables
+from spectron_migrate.database.session_locks import lock_key
+from spectron_migrate.errors import InputError
+
+if TYPE_CHECKING:
+    from spectron_migrate.database.postgres import PostgresDatabase
+
+_OWN = """
+CREATE TABLE format(part TEXT PRIMARY KEY, number INTEGER NOT NULL);
+CREATE TABLE commit_count(holder TEXT PRIMARY KEY, commits INTEGER NOT NULL, at TIMESTAMPTZ NOT NULL DEFAULT now());
+"""
+"""`format`: of each part of the schema. `commit_count`: transactions of each process that writes, so that it finds out
+where the database has forgotten some."""
+
+
+def make_schema(database: PostgresDatabase) -> None:
+    """Create the schema if it is not there; raises KeyRefused if the user may not, InputError if it is another's."""
+    schema = database.location.schema
+    with database.transaction() as db:
+        db.execute("SELECT pg_advisory_xact_lock(?)", (lock_key(schema, "tables"),))
+        if db.execute("SELECT 1 FROM pg_namespace WHERE nspname = ?", (schema,)).fetchone() is None:
+            db.execute(f'CREATE SCHEMA "{schema}"')
+        tables = _tables(database)
+        if "format" in tables:
+            return
+        if tables:
+            raise InputError(
+                f"the schema {schema} of {database.location} holds tables of something else: {', '.join(tables[:3])}",
+                hint="name a schema of its own: postgresql://…?schema=NAME",
+            )
+        for statement in postgres_tables(_OWN):
+            db.execute(statement)
+
+
+def _tables(database: PostgresDatabase) -> list[str]:
+    rows = database.execute(
+        "SELECT relname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
+        " WHERE nspname = ? AND relkind IN ('r', 'p', 'v') ORDER BY relname",
+        (database.location.schema,),
+    )
+    return [row["relname"] for row in rows]
+
+
+def format_of(database: PostgresDatabase, part: str) -> int | None:
+    """The format of a part; None where the schema or the part is not there."""
+    if "format" not in _tables(database):
+        return None
+    row = database.execute("SELECT number FROM format WHERE part = ?", (part,)).fetchone()
+    return int(row["number"]) if row else None
+
+
+def check_format(database: PostgresDatabase, part: str, found: int, newest: int) -> None:
+    """Raises InputError for a format that this version does not know."""
+    if found != newest:
+        raise InputError(
+            f"the {part} in {database.location} has format {found}, this version reads format {newest}",
+            hint="go on with the version of spectron-migrate that wrote it last",
+        )
+
+
+def make_tables(database: PostgresDatabase, part: str, ddl: str, newest: int) -> None:
+    """Create the tables of a part if they are not there; of several processes, one does.
+
+    `ddl` is written as for SQLite (`dialect.postgres_tables`). Call `make_schema` first.
+    """
+    with database.transaction() as db:
+        db.execute("SELECT pg_advisory_xact_lock(?)", (lock_key(database.location.schema, "tables"),))
+        found = format_of(database, part)
+        if found is None:
+            for statement in postgres_tables(ddl):
+                db.execute(statement)
+            db.execute("INSERT INTO format(part, number) VALUES (?, ?)", (part, newest))
+        else:
+            check_format(database, part, found, newest)
