@@ -55,6 +55,7 @@ class Application:
     def say(self, user: str) -> None:
         verbs = ("speaks", "dreams") if self.extracts else ("speaks",)
         text = ". ".join(f"{self.name} {verb} of {self.dice.choice(TOPICS)} {uuid.uuid4().hex[:10]}" for verb in verbs)
+        made: list[dict[str, Any]] = []  # stays empty if the call raises, which `told` has noted then
         with self.told("add", user=user, text=text) as row:
             made = self.memory.add(text, user_id=user, infer=self.extracts)["results"]
             row["ids"] = [each["id"] for each in made]

@@ -40,6 +40,7 @@ class Process:
         path.write_text(json.dumps(config))
         self.name = name
         self.log = stage.folder / f"{name}.log"
+        self.stderr = stage.folder / f"{name}.err"
         home = stage.folder / f"home-{name}"
         home.mkdir()
         words = ["-m", "tests.adapter.application", str(path), name, str(self.log), capture]
@@ -55,13 +56,13 @@ class Process:
             },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=(stage.folder / f"{name}.err").open("w"),
+            stderr=self.stderr.open("w"),
             text=True,
         )
 
     def ready(self) -> Process:
         assert self.process.stdout is not None
-        assert "at work\n" == self.process.stdout.readline()
+        assert "at work\n" == self.process.stdout.readline(), self.stderr.read_text()
         return self
 
     def tell(self, word: str) -> None:
@@ -69,12 +70,17 @@ class Process:
         assert self.process.stdout is not None
         self.process.stdin.write(f"{word}\n")
         self.process.stdin.flush()
-        assert "heard\n" == self.process.stdout.readline()
+        assert "heard\n" == self.process.stdout.readline(), self.stderr.read_text()
 
     def end(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait(PATIENCE_S)
+
+    def ended(self) -> str:
+        """Why it ended, for whoever did not expect that."""
+        raised = [call for call in self.calls() if call["error"]]
+        return f"{self.name} ended with {self.process.returncode}: {self.stderr.read_text()} {raised[-3:]}"
 
     def calls(self) -> list[dict[str, Any]]:
         lines = self.log.read_text().splitlines(keepends=True)
@@ -110,7 +116,7 @@ class Fleet:
         known = {process.name: len(process.calls()) for process in self.live}
 
         def all_did() -> bool:
-            assert all(process.process.poll() is None for process in self.live)
+            assert [] == [process.ended() for process in self.live if process.process.poll() is not None]
             return all(sum(map(holds, process.calls()[known[process.name] :])) >= many for process in self.live)
 
         wait_until(all_did, seconds=PATIENCE_S, said=lambda: [process.calls()[-3:] for process in self.live])

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from spectron_migrate.adapter.guard import PROBES
 from spectron_migrate.adapter.shadow import PAUSE_S
-from spectron_migrate.cli.app import app
+from spectron_migrate.cli.app import build_app
 from tests.adapter.support import Stage, ids
 from tests.support.waiting import wait_until
 
@@ -97,7 +97,7 @@ def test_the_guard_comes_back_by_itself(own_stage: Stage) -> None:
         adapter.search("green tea", **mine)
     assert "open" == adapter._core.guard.state
     stage.overview(adapter)
-    shown = CliRunner().invoke(app, ["status"])
+    shown = CliRunner().invoke(build_app("status"), ["status"])
     assert "back on Mem0" in shown.stdout
     stage.server.start()
     deadline = time.monotonic() + 60

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from spectron_migrate.cli.app import app
+from spectron_migrate.cli.app import build_app
 from spectron_migrate.cli.next_line import TAKES, complete_command
 from spectron_migrate.local.testing import RunningServer
 from tests.cli.support import environment_for
@@ -172,7 +172,7 @@ def test_a_cutover_names_one_step_after_the_other(shell: Shell, user: str) -> No
 
 
 def test_only_options_are_added_that_the_command_has() -> None:
-    known = {str(each.name): each.callback for each in app.registered_commands}
+    known = {str(each.name): each.callback for each in build_app().registered_commands}
     for name, options in TAKES.items():
         function = known[name]
         assert function is not None

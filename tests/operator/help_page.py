@@ -12,7 +12,7 @@ import sys
 from functools import cache
 from importlib.metadata import version
 
-from spectron_migrate.cli.app import app
+from spectron_migrate.cli.app import build_app
 
 INTRODUCTION = """\
 # Command line
@@ -31,6 +31,7 @@ for words in json.loads(sys.argv[1]):
 
 def commands() -> list[list[str]]:
     """Every command and subcommand, in the order of the program's help; first the program itself."""
+    app = build_app()
     found: list[list[str]] = [[], *([str(command.name)] for command in app.registered_commands)]
     for group in app.registered_groups:
         found.append([str(group.name)])
