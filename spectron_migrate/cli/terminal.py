@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import sys
 import threading
@@ -55,7 +54,7 @@ class TerminalReporter:
         log: EventLog | None = None,
         publish: Callable[[Progress | None], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        sleep: Callable[[float], Awaitable[None]] | None = None,
     ) -> None:
         """`quiet` shows warnings only.
 
@@ -145,10 +144,13 @@ class TerminalReporter:
     @asynccontextmanager
     async def ticking(self) -> AsyncIterator[None]:
         """In the running event loop: progress is also drawn, written and published while nothing is done."""
+        import asyncio  # `--help` and `status` do without it
+
+        sleep = self._sleep or asyncio.sleep
 
         async def tick() -> None:
             while True:
-                await self._sleep(TICK_S)
+                await sleep(TICK_S)
                 self.tick()
 
         ticks = asyncio.ensure_future(tick())

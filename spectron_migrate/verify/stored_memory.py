@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import sqlite3
+from dataclasses import dataclass, fields
+from typing import Any
 
-from spectron_migrate.records import Infer, Selector
+from spectron_migrate.ledger.read.receipts import ReceiptRow
+from spectron_migrate.records import Selector
 
 
 @dataclass(frozen=True, slots=True)
-class StoredMemory:
-    """A version of a memory that Spectron confirmed, as the workspace keeps it."""
+class StoredMemory(ReceiptRow):
+    """A receipt, with its numbers in the workspace; whether it is stale is as it was when the run began."""
 
     no: int
-    mem0_id: str
-    version: int
-    newest: bool
-    text: str
-    text_at: str | None
-    order_key: str
-    selector: Selector
     scope: int
-    run: str | None
-    infer: Infer
-    category: str | None
-    """`memory_category` as it was sent; None if the server chose."""
-    role: str
-    """As it was sent."""
-    state: str
-    session_id: str
-    turn_id: str | None
-    chunk_id: str | None
-    ids: tuple[str, ...]
-    late: bool
-    echoed: bool
-    tombstoned: bool
-    owners: Mapping[str, str]
+    """The number of its selector."""
+
+    @classmethod
+    def of(cls, row: ReceiptRow, known: sqlite3.Row) -> StoredMemory:
+        """The receipt of a fact and the fact's row in the workspace."""
+        values: dict[str, Any] = {field.name: getattr(row, field.name) for field in fields(row)}
+        values["newest"], values["tombstoned"] = bool(known["newest"]), bool(known["tombstoned"])
+        return cls(**values, no=known["no"], scope=known["scope"])
 
     @property
     def stale(self) -> bool:

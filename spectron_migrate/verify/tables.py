@@ -1,4 +1,4 @@
-"""The tables of a verification's workspace, and how a row becomes a value."""
+"""The tables of a verification's workspace, and its file."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from pathlib import Path
 from spectron_migrate.errors import LedgerLocked
 from spectron_migrate.files.locks import FileLock, try_lock
 from spectron_migrate.judge import plain
-from spectron_migrate.ledger.read.receipts import ReceiptRow
-from spectron_migrate.records import selector_of
-from spectron_migrate.verify.stored_memory import StoredMemory
 
 FORMAT = "5"
 """The format of the file; a run in another format begins anew."""
@@ -56,34 +53,6 @@ def text_key(text: str) -> bytes:
 def text_mark(text: str) -> str:
     """A short `text_key` for reports: enough to tell the rows of one answer apart."""
     return text_key(text)[:6].hex()
-
-
-def stored_memory(known: sqlite3.Row, row: ReceiptRow) -> StoredMemory:
-    """A fact as it was when the run began, with the columns of its ledger."""
-    return StoredMemory(
-        no=known["no"],
-        mem0_id=row.mem0_id,
-        version=row.version,
-        newest=bool(known["newest"]),
-        text=row.text,
-        text_at=row.text_at,
-        order_key=row.order_key,
-        selector=selector_of(row.selector),
-        scope=known["scope"],
-        run=row.run,
-        infer=row.infer,
-        category=row.category,
-        role=row.role,
-        state=row.state,
-        session_id=row.session_id,
-        turn_id=row.turn_id,
-        chunk_id=row.chunk_id,
-        ids=row.ids,
-        late=row.late,
-        echoed=row.echoed,
-        tombstoned=bool(known["tombstoned"]),
-        owners=row.owners,
-    )
 
 
 def connect(path: Path) -> sqlite3.Connection:

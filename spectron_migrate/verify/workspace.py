@@ -23,7 +23,7 @@ from spectron_migrate.ledger.read.scopes import selectors_covered
 from spectron_migrate.records import Json, Selector, canonical_json, digest, selector_of
 from spectron_migrate.verify.findings import Finding, FindingKind, Layer
 from spectron_migrate.verify.stored_memory import StoredMemory
-from spectron_migrate.verify.tables import DDL, FORMAT, LEDGERS, connect, hold, remove, stored_memory, text_key
+from spectron_migrate.verify.tables import DDL, FORMAT, LEDGERS, connect, hold, remove, text_key
 
 PAGE = 500
 """Rows that are read at once."""
@@ -111,7 +111,7 @@ class Workspace:
                 row.mem0_id,
                 row.newest,
                 row.tombstoned,
-                self._scope(row.selector),
+                self._scope(canonical_json(row.selector)),
                 row.infer == "full" and bool(row.ids),
                 row.category,
                 next(iter(row.owners.values()), ""),
@@ -235,7 +235,7 @@ class Workspace:
                 known = self.db.execute("SELECT * FROM fact WHERE no = ?", (row.fact * LEDGERS + source,)).fetchone()
                 kind, _ = self.expected(row.mem0_id) or ("", "")
                 if known is not None and kind in ("stored", "pending"):
-                    found.append(stored_memory(known, row))
+                    found.append(StoredMemory.of(row, known))
         return found
 
     def scopes(self) -> list[tuple[int, Selector]]:
@@ -398,7 +398,7 @@ class Workspace:
             for source, facts in _by_ledger(known).items():
                 for row in receipts.receipts_of(self.ledgers[source], facts):
                     number = row.fact * LEDGERS + source
-                    self._recent[number] = stored_memory(known[number], row)
+                    self._recent[number] = StoredMemory.of(row, known[number])
             found = [self._recent[row["no"]] for row in page if row["no"] in self._recent]
             yield from found  # what was erased meanwhile is gone
 

@@ -40,6 +40,12 @@ def test_only_the_command_that_is_called_is_imported(words: list[str]) -> None:
     assert imported == {f"spectron_migrate.cli.{word}" for word in words[:1] if word in COMMANDS}
 
 
+def test_status_does_without_libraries_that_only_other_commands_need(tmp_path: Path) -> None:
+    code = "import sys; from spectron_migrate.cli.app import run; run(['status']); print(*sys.modules, file=sys.stderr)"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert set() == set(ended.stderr.split()) & {"httpx", "spectron_migrate.cli.bar", "spectron_migrate.delivery"}
+
+
 def test_a_misspelled_command_is_told_what_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
     assert 2 == run(["stauts"])
     assert "status" in capsys.readouterr().err

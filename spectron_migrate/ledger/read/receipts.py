@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.schema import FACTS, IS_CURRENT, STORED, marks
-from spectron_migrate.records import ENTITY_IDS, Infer, Json
+from spectron_migrate.records import ENTITY_IDS, Infer, Json, Selector, selector_of
 
 _PAGE = 500
 
@@ -29,8 +29,7 @@ class ReceiptRow:
     text: str
     text_at: str | None
     order_key: str
-    selector: str
-    """Canonical JSON."""
+    selector: Selector
     run: str | None
     infer: Infer
     category: str | None
@@ -143,7 +142,7 @@ def _with_ids(ledger: Ledger, rows: Iterable[Row]) -> Iterator[ReceiptRow]:
             text=row["text"],
             text_at=row["text_at"],
             order_key=row["order_key"],
-            selector=row["selector"],
+            selector=selector_of(row["selector"]),
             run=row["run"],
             infer=row["infer"],
             category=row["category"],
