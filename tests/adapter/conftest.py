@@ -10,9 +10,6 @@ import pytest
 from spectron_migrate.local.testing import RunningServer, running_server
 from tests.adapter.drains import Drains
 from tests.adapter.support import TEA, Stage
-from tests.mem0.conftest import postgres
-
-__all__ = ["postgres"]
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from datetime import timedelta
 import pytest
 
 from tests.cutover.support import Operator
-from tests.mem0.conftest import mem0_app, postgres
+from tests.mem0.conftest import mem0_app
 from tests.support.scene import Scene
 
-__all__ = ["mem0_app", "postgres"]
+__all__ = ["mem0_app"]
 
 
 @pytest.fixture
