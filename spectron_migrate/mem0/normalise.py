@@ -16,7 +16,7 @@ from decimal import Decimal
 from typing import Any, cast
 from uuid import UUID
 
-from spectron_migrate.mem0.formats.envelopes import has_text, names_text
+from spectron_migrate.mem0.formats.envelopes import has_empty_text, has_text
 from spectron_migrate.mem0.formats.unwrap import owners_beside, parsed, unwrap
 from spectron_migrate.mem0.formats.words import words_in
 from spectron_migrate.mem0.states import state_of
@@ -106,7 +106,7 @@ def _with_content(skipped: Skipped, row: Mapping[str, Json]) -> Skipped:
     """A row of a file that is no memory: something is lost with it if it has a text, or words in any other field."""
     if skipped.reason == NO_ID and has_text(row):
         return Skipped(skipped.id, TEXT_WITHOUT_ID, has_content=True)
-    if skipped.reason in (NO_ID, NO_TEXT) and not names_text(row):  # a text that is named and empty is none
+    if skipped.reason in (NO_ID, NO_TEXT) and not has_empty_text(row):
         found = words_in(row)
         if found:
             return Skipped(skipped.id, f"{UNKNOWN_TEXT}: {found}", has_content=True)
@@ -386,6 +386,6 @@ def _take_categories(rest: dict[str, Json], raw: dict[str, Json]) -> tuple[str, 
     else:
         names = [None]
     are_names = all(isinstance(name, str) for name in names)
-    if isinstance(value, str) or list(value) != names or not are_names:
+    if not are_names or isinstance(value, str) or list(value) != names:
         raw["categories"] = given
     return tuple(names) if are_names else ()

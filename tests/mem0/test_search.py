@@ -264,7 +264,6 @@ def test_mem0_with_telemetry_on_is_not_used(tmp_path: Path, monkeypatch: pytest.
     [
         {"vectorStore": {"provider": "qdrant", "config": {"path": "q", "onDisk": True, "collectionName": "mem0"}}},
         {"vectorStore": {"provider": "memory", "config": {"dbPath": "vector_store.db"}}},
-        {"vector_store": {"provider": "memory", "config": {"db_path": "vector_store.db"}}},
     ],
     ids=str,
 )

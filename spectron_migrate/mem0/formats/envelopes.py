@@ -91,10 +91,17 @@ def has_text(row: Mapping[str, Json], names: tuple[str, ...] = TEXTS) -> bool:
     return has_payload_in_metadata(row.get("metadata"))
 
 
-def names_text(row: Mapping[str, Json]) -> bool:
-    """Whether the object, or a payload in it, has a field for the text, whatever it holds."""
-    parts = [row, *(row[name] for name in _INNER if isinstance(row.get(name), Mapping))]
-    return any(name in part for part in parts for name in TEXTS)
+def has_empty_text(row: Mapping[str, Json]) -> bool:
+    """Whether the object, or a payload in it, has fields for the text, and none of them holds anything.
+
+    The text of a payload is its `data`; other fields there are the user's metadata.
+    """
+    payloads = [row[name] for name in _INNER if isinstance(row.get(name), Mapping)]
+    texts = [row[name] for name in TEXTS if name in row and not payloads]
+    for payload in payloads:
+        names = ("data",) if "data" in payload else TEXTS
+        texts += [payload[name] for name in names if name in payload]
+    return bool(texts) and all(text in (None, "", [], {}) for text in texts)
 
 
 def has_payload_in_metadata(metadata: Any) -> bool:
@@ -132,7 +139,11 @@ def is_row_table(value: Any) -> bool:
 
 def fields_left_out(value: Mapping[str, Json], taken: list[str]) -> list[str]:
     """The other fields of an envelope that hold rows, which are not read: what they mean is unknown."""
-    return [name for name, child in value.items() if name not in taken and name != RELATIONS and rows_in(child)]
+    return [
+        name
+        for name, child in value.items()
+        if name not in taken and name != RELATIONS and (rows_in(child) or _texts_in(child))
+    ]
 
 
 def head_of(value: Mapping[str, Json], taken: list[str], around: Mapping[str, Json] | None) -> dict[str, Json]:
@@ -211,6 +222,19 @@ def _object_in(value: Any) -> Mapping[str, Json]:
         with suppress(ValueError, RecursionError):
             value = json.loads(value)
     return value if isinstance(value, Mapping) else {}
+
+
+def _texts_in(value: Any, depth: int = 0) -> bool:
+    """Whether a list, at some depth, has objects with the text of a memory, with or without an id."""
+    if depth > _DEEPEST:
+        return False
+    if isinstance(value, list):
+        return any(
+            _texts_in(one, depth + 1)
+            or (isinstance(one, Mapping) and (has_text(one, _OWN_TEXTS) or bool(_object_in(one.get("memory")))))
+            for one in value
+        )
+    return isinstance(value, Mapping) and any(_texts_in(one, depth + 1) for one in value.values())
 
 
 def _is_own_row(value: Any) -> bool:

@@ -92,11 +92,15 @@ def plain(value: Any) -> Any:
 def owners_beside(*places: Mapping[str, Json] | None) -> dict[str, Json]:
     """The owners that the first of these places names: a row, then the envelope around it."""
     for place in places:
-        for part in _parts(place or {}):
+        parts = list(_parts(place or {}))
+        for part in parts:
             owners = {name: _owner(part, name) for name in ENTITY_IDS}
             found = {name: value for name, value in owners.items() if value is not None}
             if found:
                 return found
+        user = next((value for part in parts if (value := _user_in(part)) is not None), None)
+        if user is not None:
+            return {"user_id": user}
     return {}
 
 
@@ -113,11 +117,24 @@ def _parts(place: Mapping[str, Json]) -> Iterator[Mapping[str, Json]]:
 
 def _owner(part: Mapping[str, Json], name: str) -> Json:
     names = (name, _CAMEL_IDS[name], *(("session_id", "sessionId") if name == "run_id" else ()))
-    for one in names:
-        value = part.get(one)
-        if isinstance(value, str | int) and not isinstance(value, bool) and value not in ("", "*"):
-            return value
-    return None
+    return next((value for one in names if (value := _id_in(part.get(one))) is not None), None)
+
+
+def _user_in(part: Mapping[str, Json]) -> Json:
+    """The user under `user`: the id, or an object with it. An `app` or `agent` there may be the program that wrote."""
+    value = part.get("user")
+    return _id_in(value["id"] if isinstance(value, Mapping) and "id" in value else value)
+
+
+def _id_in(value: Json) -> Json:
+    """An id, also as the condition of a filter (`{"eq": …}`, `{"in": […]}`); None for what names none, or several."""
+    if isinstance(value, Mapping) and len(value) == 1:
+        [(condition, value)] = value.items()
+        value = value if condition in ("eq", "=", "in") else None
+    if isinstance(value, list) and len(value) == 1:
+        [value] = value
+    is_id = isinstance(value, str | int) and not isinstance(value, bool) and value not in ("", "*")
+    return value if is_id else None
 
 
 def _has_own_text(item: Mapping[str, Json]) -> bool:

@@ -5,6 +5,7 @@ A key that is not understood is refused: the store that Mem0 opens by default is
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +23,9 @@ _TOP = (
     *("custom_categories", "disable_history", "enable_graph", "telemetry", "collection_name", "name", "logger"),
 )
 _STORE = ("provider", "config")
+TYPESCRIPT_ONLY = ("memory", "vectorize")
+"""Stores that Mem0 for Python does not have."""
+
 OWN_KEY = "x_spectron_migrate"
 """A key of ours in a Mem0 config, removed before Mem0 sees it. `{"embedder": "wordllama"}` under it says that the store
 was embedded by `WordLlamaEmbedding`, which replaces the class of the provider that the config names."""
@@ -52,6 +56,8 @@ def python_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
         )
     section = converted["vector_store"]
     if isinstance(section, Mapping):
+        if "vector_store" in inner:
+            _refuse_mixed_spelling(section, name)
         converted["vector_store"] = _store(section, name, is_typescript=TYPESCRIPT in converted)
     return converted
 
@@ -59,6 +65,32 @@ def python_config(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 def snake(key: str) -> str:
     """`collectionName` as `collection_name`."""
     return _CAMEL.sub(r"_\1", str(key)).lower() if not str(key).isupper() else str(key)
+
+
+def _refuse_mixed_spelling(section: Mapping[str, Any], name: str) -> None:
+    """Raise InputError for TypeScript's default store below a key that TypeScript does not read.
+
+    Python's Mem0 refuses such a configuration, and TypeScript's opens its default file: nobody has the store it names.
+    """
+    provider = section.get("provider")
+    if provider == "memory":
+        given = section.get("config")
+        settings = {_camel(key): value for key, value in given.items()} if isinstance(given, Mapping) else {}
+        shown = {"vectorStore": {"provider": provider, "config": dict.fromkeys(settings, "…") | _places(settings)}}
+        raise InputError(
+            f"vector_store in {name} names {provider}, a store of Mem0 for TypeScript, which does not read the key"
+            " vector_store: it would open its default file",
+            hint=f"write it as an application in TypeScript has it: {json.dumps(shown, ensure_ascii=False)}",
+        )
+
+
+def _places(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that may be shown: they hold no key."""
+    return {key: value for key, value in settings.items() if key in ("dbPath", "indexName", "collectionName")}
+
+
+def _camel(key: str) -> str:
+    return re.sub(r"_([a-z])", lambda found: found[1].upper(), str(key))
 
 
 def _store(section: Mapping[str, Any], name: str, *, is_typescript: bool) -> dict[str, Any]:
@@ -82,16 +114,18 @@ def _store(section: Mapping[str, Any], name: str, *, is_typescript: bool) -> dic
     return store
 
 
-def _inside(config: Mapping[str, Any], depth: int = 0) -> Mapping[str, Any]:
+def _inside(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Mem0's own part: OpenMemory has it under `mem0`, OpenClaw under `oss`, below the plug-in's name."""
-    if "vector_store" in config or "vectorStore" in config or depth > _DEEPEST:
-        return config
+    found = _parts_with_store(config, 0)
+    return found[0] if len(found) == 1 else config
+
+
+def _parts_with_store(config: Mapping[str, Any], depth: int) -> list[Mapping[str, Any]]:
+    if "vector_store" in config or "vectorStore" in config:
+        return [config]
+    inner = [value for value in config.values() if isinstance(value, Mapping)]
     for key in _CONTAINERS:
         if isinstance(config.get(key), Mapping):
-            return _inside(config[key], depth + 1)
-    found = [
-        inner
-        for value in config.values()
-        if isinstance(value, Mapping) and (inner := _inside(value, depth + 1)) is not value
-    ]
-    return found[0] if len(found) == 1 else config
+            inner = [config[key]]
+            break
+    return [part for value in inner for part in _parts_with_store(value, depth + 1)] if depth <= _DEEPEST else []

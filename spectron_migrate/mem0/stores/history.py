@@ -17,7 +17,7 @@ from typing import Any
 
 from spectron_migrate.errors import InputError
 from spectron_migrate.mem0.stores.config_spellings import TYPESCRIPT
-from spectron_migrate.mem0.stores.oss_config import MEMORY
+from spectron_migrate.mem0.stores.oss_config import MEMORY, from_environment
 from spectron_migrate.mem0.stores.sqlite_readonly import ReadOnlyDb
 from spectron_migrate.mem0.times import utc_time
 from spectron_migrate.records import Json, to_bytes
@@ -126,8 +126,8 @@ def open_history(path: Path) -> HistoryFile | None:
 def history_path(config: Mapping[str, Any]) -> Path | None:
     """Where Mem0 keeps its history with this configuration; None if not in a file, or not at all."""
     named = config.get("history_db_path")
-    if isinstance(named, str) and named:
-        return Path(named)
+    if named is not None:
+        return _named(named)
     if config.get(TYPESCRIPT) or (config.get("vector_store") or {}).get("provider") == MEMORY:
         return _typescript_history(config)
     home = os.environ.get("MEM0_DIR") or os.path.join(os.path.expanduser("~"), ".mem0")
@@ -140,8 +140,16 @@ def _typescript_history(config: Mapping[str, Any]) -> Path | None:
     store: Mapping[str, Any] = section if isinstance(section, Mapping) else {}
     if config.get("disable_history") or store.get("provider", "sqlite") != "sqlite":
         return None
-    named = (store.get("config") or {}).get("historyDbPath")
-    return Path(named) if isinstance(named, str) and named else Path("memory.db")
+    settings = store.get("config") or {}
+    named = settings.get("historyDbPath", settings.get("history_db_path"))
+    return Path("memory.db") if named is None else _named(named)
+
+
+def _named(value: Any) -> Path:
+    """A path in a configuration; raises InputError for a value that is none."""
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"history_db_path in the Mem0 configuration is not a path: {value!r}")
+    return Path(from_environment(value, "history_db_path", "the Mem0 configuration"))
 
 
 def _change_of_text(event: Mapping[str, Any]) -> tuple[bytes, int, str | None, bytes | None] | None:

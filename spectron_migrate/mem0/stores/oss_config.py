@@ -19,7 +19,8 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from spectron_migrate.errors import InputError
 from spectron_migrate.mem0.addresses import without_credentials
-from spectron_migrate.mem0.stores.config_spellings import TYPESCRIPT, python_config
+from spectron_migrate.mem0.stores.config_spellings import TYPESCRIPT, TYPESCRIPT_ONLY, python_config
+from spectron_migrate.mem0.stores.store_settings import NAMES, PLACES
 from spectron_migrate.records import SourceInfo
 
 DEFAULT = "default"
@@ -57,7 +58,6 @@ PROVIDERS = (
 _EMBEDDED = ("qdrant", "faiss", "chroma")
 """Stores that Mem0 keeps under `/tmp/<provider>` if no path is given."""
 
-TYPESCRIPT_PROVIDERS = ("vectorize",)
 _OWN_NAMES = {"vectorize": "index_name", "supabase": "table_name"}
 """Settings of Mem0 for TypeScript that count where it ignores the name of the collection."""
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}|^env:([A-Za-z_][A-Za-z0-9_]*)$")
@@ -157,32 +157,45 @@ def read_mem0_config(path_or_default: str) -> dict[str, Any]:
 
 def vector_store(config: Mapping[str, Any], *, name: str = "the Mem0 configuration") -> VectorStore:
     """The vector store it names, with Mem0's defaults; raises InputError for one that Mem0 does not have."""
-    section = config.get("vector_store")
-    if section is None:
-        section = {}
+    section = config.get("vector_store", {})
     if not isinstance(section, Mapping):
         raise InputError(f"vector_store in {name} is {_kind(section)}, not a section")
     provider = section.get("provider", "qdrant")
-    if provider not in (*PROVIDERS, MEMORY, *TYPESCRIPT_PROVIDERS):
+    if provider not in (*PROVIDERS, *TYPESCRIPT_ONLY):
         raise InputError(
             f"vector_store.provider in {name} is {provider!r}, which Mem0 does not have",
-            hint=f"it has {', '.join((*PROVIDERS, MEMORY, *TYPESCRIPT_PROVIDERS))}",
+            hint=f"it has {', '.join((*PROVIDERS, *TYPESCRIPT_ONLY))}",
         )
     settings = section.get("config")
     if settings is None:
         settings = {}
     if not isinstance(settings, Mapping):
         raise InputError(f"vector_store.config in {name} is {_kind(settings)}, not a section")
-    settings = {key: _from_environment(value, f"vector_store.config.{key}", name) for key, value in settings.items()}
+    settings = {key: from_environment(value, f"vector_store.config.{key}", name) for key, value in settings.items()}
+    _check_place(settings, name)
     is_typescript = bool(config.get(TYPESCRIPT))
     if is_typescript and provider == "pgvector" and not settings.get("connection_string"):
         settings.setdefault("dbname", "vector_store")
     default = "memories" if is_typescript or provider == MEMORY else "mem0"
     own = settings.get(_OWN_NAMES.get(provider, ""))
     collection = own or settings.get("collection_name") or settings.get("index_name") or default
-    if not isinstance(collection, str):
-        raise InputError(f"vector_store.config.collection_name in {name} is {_kind(collection)}, not a name")
     return VectorStore(provider=provider, collection=collection, settings=settings)
+
+
+def _check_place(settings: Mapping[str, Any], name: str) -> None:
+    """Raise InputError for an address or a name that is none: Mem0's default store would be read in its place."""
+    for key in (*PLACES, *NAMES):
+        value = settings.get(key)
+        if value is not None and (not isinstance(value, str) or not value.strip()):
+            wanted = "a name" if key in NAMES else "an address"
+            given = "empty" if isinstance(value, str) else f"{_kind(value)}, not {wanted}"
+            raise InputError(f"vector_store.config.{key} in {name} is {given}")
+    places = [key for key in PLACES if key in settings]
+    if places and all(settings[key] is None for key in places):
+        raise InputError(
+            f"vector_store.config in {name} has `{places[0]}` without a value",
+            hint="give it one, or leave the key out if you mean the store that Mem0 opens by default",
+        )
 
 
 def mem0_source_info(config: Mapping[str, Any]) -> SourceInfo:
@@ -227,7 +240,7 @@ def _parse(text: str, name: str) -> Any:
             raise InputError(f"{name} is neither JSON nor YAML: {error}") from error
 
 
-def _from_environment(value: Any, field_name: str, name: str) -> Any:
+def from_environment(value: Any, field_name: str, name: str) -> Any:
     """Replace `${NAME}`, or OpenMemory's `env:NAME`, by the environment variable: the file then needs no password."""
     if not isinstance(value, str):
         return value

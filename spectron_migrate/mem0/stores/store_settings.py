@@ -47,3 +47,12 @@ _OF_STORE = {
 
 SETTINGS = {provider: (*_COMMON, *keys.split()) for provider, keys in _OF_STORE.items()}
 """Provider -> its keys, in Python's spelling."""
+
+PLACES = (
+    *("path", "url", "host", "endpoint", "db_path", "mongo_uri", "redis_url", "valkey_url", "cluster_url", "cloud_id"),
+    *("connection_string", "supabase_url", "workspace_url", "service_name", "vector_bucket_name", "account_id"),
+)
+"""Keys of which one says where a store is."""
+
+NAMES = ("collection_name", "index_name", "table_name", "dbname", "database", "database_name", "db_name", "tenant")
+"""Keys that say which part of a store is meant."""

@@ -131,6 +131,60 @@ def test_owners_beside_the_rows_are_theirs_unless_a_row_has_one(
     assert "dana" == memory.user_id
 
 
+NAMED: list[Callable[[str, str], dict[str, Any]]] = [
+    lambda name, one: {name: one},
+    lambda name, one: {"scope": {name: one}},
+    lambda name, one: {"export_scope": {name: one}},
+    lambda name, one: {"filters": {name: one}},
+    lambda name, one: {"filters": {name: {"eq": one}}},
+    lambda name, one: {"filters": {"AND": [{name: {"in": [one]}}, {"created_at": {"gte": "2025-01-01"}}]}},
+    lambda name, one: {name.split("_")[0] + "Id": one},
+    lambda name, one: {"user": {name: one}},
+    lambda name, one: {"user": {"id": one}} if name == "user_id" else {name: one},
+    lambda name, one: {"user": one} if name == "user_id" else {name: one},
+    lambda name, one: {"scope": {"user": one}} if name == "user_id" else {"scope": {name: one}},
+]
+"""The ways in which an envelope, or an object in it, names an owner."""
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from(["user_id", "agent_id", "run_id"]),
+    st.text(min_size=1, max_size=6).filter(lambda one: one != "*"),
+    st.sampled_from(NAMED),
+    st.lists(st.booleans(), min_size=1, max_size=4),
+    st.sampled_from(["results", "memories", "data"]),
+    st.booleans(),
+)
+def test_whatever_names_an_owner_beside_rows_is_the_owner_of_those_without_one(
+    name: str, owner: str, around: Callable[[str, str], dict[str, Any]], own: list[bool], under: str, owner_first: bool
+) -> None:
+    rows = [{"id": f"m{at}", "memory": "tea", **({"user_id": "fay"} if has else {})} for at, has in enumerate(own)]
+    parts = [around(name, owner), {under: rows}]
+    found = memories(json.dumps(parts[0] | parts[1] if owner_first else parts[1] | parts[0]))
+
+    expected = [{"user_id": "fay"} if has else {name: owner} for has in own]
+    assert expected == [dict(memory.entity_ids) for memory in found]
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"user": "*"},
+        {"user": ""},
+        {"user": True},
+        {"filters": {"OR": [{"user_id": "a"}, {"user_id": "b"}]}},
+        {"user_id": {"in": ["a", "b"]}},
+        {"app": "backup-tool", "agent": "curl", "run": 3},
+    ],
+    ids=str,
+)
+def test_what_names_no_owner_or_several_gives_none(beside: dict[str, Any]) -> None:
+    [found] = memories(json.dumps({**beside, "memories": [{"id": "m1", "memory": "likes tea"}]}))
+
+    assert {} == dict(found.entity_ids)
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 5), st.booleans(), st.booleans(), st.sampled_from([4, 1 << 18]), st.sampled_from([[], [0.5]]))
 def test_columns_are_rows(size: int, has_documents: bool, is_nested: bool, chunk: int, vectors: list[float]) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from spectron_migrate.errors import InputError
-from spectron_migrate.mem0.stores.config_spellings import python_config, snake
+from spectron_migrate.mem0.stores.config_spellings import TYPESCRIPT_ONLY, python_config, snake
 from spectron_migrate.mem0.stores.history import history_path
 from spectron_migrate.mem0.stores.oss_config import mem0_source_info, read_mem0_config, vector_store
 from spectron_migrate.mem0.stores.store_settings import SETTINGS
@@ -100,14 +102,15 @@ def test_the_history_of_typescript_is_where_its_configuration_says(
 def test_a_key_that_the_store_does_not_know_is_refused_with_the_nearest_known_one(
     tmp_path: Path, provider: str
 ) -> None:
+    section = "vectorStore" if provider == "memory" else "vector_store"
     for config in (
-        {"vector_store": {"provider": provider, "config": {"collectin_name": "a"}}},
+        {section: {"provider": provider, "config": {"collectin_name": "a"}}},
         {"vectorStore": {"provider": provider, "config": {"collectinName": "a"}}},
     ):
         with pytest.raises(InputError, match="did you mean `collection_name`"):
             read(tmp_path, config)
     for key in SETTINGS[provider]:
-        python_config({"vector_store": {"provider": provider, "config": {key: None}}}, "mem0.json")
+        python_config({section: {"provider": provider, "config": {key: None}}}, "mem0.json")
 
 
 @pytest.mark.parametrize(
@@ -137,7 +140,7 @@ def test_every_key_of_the_mem0_that_is_installed_is_known() -> None:
     assert mem0.origin is not None
     folder = Path(mem0.origin).parent / "configs" / "vector_stores"
     unknown = []
-    for provider in sorted(SETTINGS.keys() - {"memory", "vectorize"}):
+    for provider in sorted(SETTINGS.keys() - set(TYPESCRIPT_ONLY)):
         source = (folder / f"{provider}.py").read_text(encoding="utf-8")
         for config in [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]:
             if not config.name.endswith("Config"):
@@ -151,3 +154,131 @@ def test_every_key_of_the_mem0_that_is_installed_is_known() -> None:
 
 def is_field(node: ast.AnnAssign) -> bool:
     return isinstance(node.target, ast.Name) and "ClassVar" not in ast.unparse(node.annotation)
+
+
+STORES = {
+    "qdrant": {"url": "http://db:6333", "collection_name": "household"},
+    "chroma": {"host": "db", "port": 8000, "collection_name": "household"},
+    "redis": {"redis_url": "redis://db:6379", "collection_name": "household"},
+    "mongodb": {"mongo_uri": "mongodb://db:27017", "db_name": "notes", "collection_name": "household"},
+    "pgvector": {"host": "db", "port": 5433, "dbname": "notes", "collection_name": "household"},
+    "milvus": {"url": "http://db:19530", "collection_name": "household"},
+    "faiss": {"path": "/srv/notes", "collection_name": "household"},
+}
+Path_ = list[str]
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    """A provider, and a configuration that names its store, in any of the spellings."""
+    provider = draw(st.sampled_from(sorted(STORES)))
+    is_typescript = draw(st.booleans()) and provider != "faiss"
+    config: dict[str, Any] = {"vector_store": {"provider": provider, "config": dict(STORES[provider])}}
+    more = {"llm": {"provider": "openai"}, "version": "v1.1", "history_db_path": "/srv/history.db"}
+    config |= {name: more[name] for name in draw(st.lists(st.sampled_from(sorted(more)), unique=True))}
+    config = dict(draw(st.permutations(list(config.items()))))
+    if is_typescript:
+        config = camel(config)
+    for container in draw(st.lists(st.sampled_from(["mem0", "oss", "config", "plugin"]), max_size=3)):
+        config = {container: config}
+    return provider, config
+
+
+def camel(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    names = {name: name.split("_")[0] + "".join(map(str.title, name.split("_")[1:])) for name in value}
+    return {names[name]: camel(one) for name, one in value.items()}
+
+
+def objects_in(value: dict[str, Any], names: Path_ | None = None) -> list[Path_]:
+    """The paths of all objects of the configuration that Mem0 looks into."""
+    inner = [name for name, one in value.items() if isinstance(one, dict) and name != "llm"]
+    return [names or [], *(path for name in inner for path in objects_in(value[name], [*(names or []), name]))]
+
+
+def at(config: dict[str, Any], path: Path_) -> dict[str, Any]:
+    for name in path:
+        config = config[name]
+    return config
+
+
+def identity(folder: Path, config: Any) -> str | None:
+    """What is read; None if the configuration is refused."""
+    try:
+        return mem0_source_info(read(folder, config)).identity
+    except InputError:
+        return None
+
+
+SAME_FOLDER = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@SAME_FOLDER
+@given(config=configs(), data=st.data())
+def test_a_key_that_is_misspelt_anywhere_is_refused_or_the_store_is_the_one_it_names(
+    tmp_path: Path, config: tuple[str, dict[str, Any]], data: st.DataObject
+) -> None:
+    provider, given_config = config
+    wanted = identity(tmp_path, given_config)
+    assert wanted is not None
+    assert wanted.startswith(f"oss:{provider}:")
+    assert "household" in wanted
+    assert "db" in wanted or provider == "faiss"
+
+    where = at(given_config, data.draw(st.sampled_from(objects_in(given_config))))
+    name = data.draw(st.sampled_from(sorted(where)))
+    spot = data.draw(st.integers(0, len(name) - 1))
+    how = data.draw(st.sampled_from(["without", "twice", "another", "capital", "dash", "moved"]))
+    if how == "moved":
+        changed = {**where, name: None, f"{name}s": where[name]}
+    else:
+        spelled = {
+            "without": name[:spot] + name[spot + 1 :],
+            "twice": name[:spot] + name[spot] + name[spot:],
+            "another": f"{name[:spot]}q{name[spot + 1 :]}",
+            "capital": name.title(),
+            "dash": name.replace("_", "-"),
+        }[how]
+        changed = {(spelled if one == name else one): value for one, value in where.items()}
+    where.clear()
+    where.update(changed)
+    assert identity(tmp_path, given_config) in (None, wanted)
+
+
+@SAME_FOLDER
+@given(
+    config=configs(),
+    data=st.data(),
+    value=st.sampled_from([3, 1.5, True, False, "", "  ", [], ["http://db:6333"], {}, {"url": "http://db:6333"}]),
+)
+def test_an_address_that_is_none_is_refused_and_never_the_default_store(
+    tmp_path: Path, config: tuple[str, dict[str, Any]], data: st.DataObject, value: Any
+) -> None:
+    _, given_config = config
+    path = max(objects_in(given_config), key=len)
+    names = [name for name in at(given_config, path) if name != "port"]
+    at(given_config, path)[data.draw(st.sampled_from(names))] = value
+
+    assert identity(tmp_path, given_config) is None
+
+
+@pytest.mark.parametrize("section", [None, [], "qdrant"])
+def test_a_store_that_is_named_and_missing_is_not_the_default_one(tmp_path: Path, section: Any) -> None:
+    """As YAML gives it where what follows `vector_store:` is not indented."""
+    for name in ("vector_store", "vectorStore"):
+        with pytest.raises(InputError, match="vector_store"):
+            read(tmp_path, {name: section})
+
+
+def test_the_default_store_of_typescript_below_a_key_of_python_is_refused_with_its_right_spelling(
+    tmp_path: Path,
+) -> None:
+    """Neither Mem0 opens it: the application has its memories in another file than the one named."""
+    with pytest.raises(InputError, match="Mem0 for TypeScript") as error:
+        read(tmp_path, {"vector_store": {"provider": "memory", "config": {"db_path": "notes.db", "dimension": 3}}})
+
+    hint = error.value.hint or ""
+    assert {"vectorStore": {"provider": "memory", "config": {"dbPath": "notes.db", "dimension": "…"}}} == json.loads(
+        hint[hint.index("{") :]
+    )
