@@ -19,7 +19,6 @@ from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state import processes
 from spectron_migrate.state.following import is_followed
 from spectron_migrate.state.journal import CutoverState, read_journal
-from spectron_migrate.state.routing import FILE as ROUTING_FILE
 from spectron_migrate.state.routing import read_routing
 from spectron_migrate.verify.reports.json_file import LAST_REPORT, read_header
 
@@ -131,7 +130,7 @@ async def gather(
     except InputError:
         pass  # there is no ledger yet, which the gates judge
     try:
-        routing = read_routing(folder / ROUTING_FILE)
+        routing = read_routing(folder)
     except ValueError:
         routing = None
     state, application = read_journal(folder).state, processes.read_processes(folder, now=now)

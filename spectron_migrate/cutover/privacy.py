@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spectron_migrate.errors import Incomplete, InputError
-from spectron_migrate.files.atomic import write_json
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import cutover as ledger_reads
 from spectron_migrate.ledger.read.cutover import StaleText
 from spectron_migrate.migration.ledger_access import open_ledgers
 from spectron_migrate.records import Json, selector_of
+from spectron_migrate.state.store import write_object
 
 FILE = "privacy.json"
 REPLACED = "replaced by a newer text"
@@ -60,7 +60,7 @@ def _write(folder: Path, ledgers: Sequence[Ledger], now: str) -> PrivacySummary:
         " this memory: /forget deletes by meaning, over everything the key reaches.",
         "memories": rows,
     }
-    write_json(folder / FILE, report)
+    write_object(folder, FILE, report)
     replaced = sum(row["why"] == REPLACED for row in rows)
     exact = sum(bool(row["exact"]) for row in rows)
     return PrivacySummary(len(rows) - replaced, replaced, exact, str(folder / FILE))

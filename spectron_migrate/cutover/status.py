@@ -7,14 +7,13 @@ from pathlib import Path
 from shlex import quote
 
 from spectron_migrate.cutover.next_step import next_share
-from spectron_migrate.files.atomic import read_json
 from spectron_migrate.records import Json, counted
 from spectron_migrate.state import processes
 from spectron_migrate.state.following import FOLLOW_FILE, UNDRAINED, is_followed
 from spectron_migrate.state.journal import CutoverState, Step, read_journal
 from spectron_migrate.state.late_writes import LateWrites, last_late_writes
-from spectron_migrate.state.routing import FILE as ROUTING_FILE
 from spectron_migrate.state.routing import read_routing
+from spectron_migrate.state.store import read_object
 
 LAST_STEPS = 10
 """How many of the journal's steps are shown."""
@@ -23,13 +22,13 @@ LAST_STEPS = 10
 def cutover_status(folder: Path, *, now: datetime) -> dict[str, Json] | None:
     """Phase, following, lag, the last steps and the next command; None if neither cutover nor following ever began."""
     journal = read_journal(folder)
-    followed = read_json(folder / FOLLOW_FILE)
+    followed = read_object(folder, FOLLOW_FILE)
     if not journal.steps and followed is None:
         return None
     state, following = journal.state, is_followed(folder)
     late = last_late_writes(folder) if state.phase == "complete" else None
     try:
-        routing, broken = read_routing(folder / ROUTING_FILE), None
+        routing, broken = read_routing(folder), None
     except ValueError as error:
         routing, broken = None, str(error)
     as_of = routing.as_of if routing is not None else None

@@ -23,7 +23,6 @@ from spectron_migrate.state.following import is_followed
 from spectron_migrate.state.journal import read_journal, routing_of
 from spectron_migrate.state.late_writes import last_late_writes
 from spectron_migrate.state.processes import ProcessesStatus, read_processes
-from spectron_migrate.state.routing import FILE as ROUTING_FILE
 from spectron_migrate.state.routing import Phase, Routing, read_routing
 
 NOT_ASKED = frozenset({"key"})
@@ -100,7 +99,7 @@ def _of_ledgers(folder: Path) -> Numbers:
 
 def _routing(folder: Path) -> Routing | None:
     try:
-        return read_routing(folder / ROUTING_FILE)
+        return read_routing(folder)
     except ValueError:
         return None
 

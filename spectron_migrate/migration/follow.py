@@ -19,8 +19,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from spectron_migrate.errors import ExitCode, Incomplete, Interrupted, LedgerLocked, Unreachable
-from spectron_migrate.files.atomic import write_json
-from spectron_migrate.files.locks import FileLock, holder_of, try_lock
 from spectron_migrate.files.private import make_private_directory
 from spectron_migrate.ledger.read.cutover import Undecided
 from spectron_migrate.migration.drain_outbox import Drained
@@ -31,6 +29,7 @@ from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK
 from spectron_migrate.state.journal import CutoverState, publish_routing, read_journal
+from spectron_migrate.state.store import Lock, store_at, write_object
 
 EVERY_S = 5.0
 """The shortest pause between rounds. It is at least twice the length of a round, so that Mem0 is being read at most a
@@ -343,8 +342,9 @@ class Follow:
 
     def _keep(self, ended: str | None = None) -> None:
         last = self._totals.last
-        write_json(
-            self._settings.state / FOLLOW_FILE,
+        write_object(
+            self._settings.state,
+            FOLLOW_FILE,
             {
                 "pid": os.getpid(),
                 "host": socket.gethostname(),
@@ -406,10 +406,12 @@ def _count_behind(behind: frozenset[str] | None) -> str:
     return counted(len(behind), "id") if behind else "nobody"
 
 
-def _only_follower(state: Path) -> FileLock:
+def _only_follower(state: Path) -> Lock:
     """Take the lock of the process that follows; raises LedgerLocked naming the process that holds it."""
-    path = state / FOLLOW_LOCK
-    lock = try_lock(path)
+    store = store_at(state)
+    lock = store.try_lock(FOLLOW_LOCK)
     if lock is None:
-        raise LedgerLocked(f"{holder_of(path)} follows already", hint="stop it first: one process follows at a time")
+        raise LedgerLocked(
+            f"{store.holder_of(FOLLOW_LOCK)} follows already", hint="stop it first: one process follows at a time"
+        )
     return lock

@@ -12,10 +12,10 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from spectron_migrate.errors import LedgerLocked
-from spectron_migrate.files.locks import holder_of, try_lock
 from spectron_migrate.files.private import make_private_directory
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.shards import find, open_all
+from spectron_migrate.state.store import store_at
 
 LOCK_FILE = "round.lock"
 
@@ -46,10 +46,11 @@ async def round_lock(
     """Keep every other process from a round; raises LedgerLocked naming who had it for `patience_s` seconds."""
     make_private_directory(state)
     waited, pause_s = 0.0, 0.1
-    while (lock := try_lock(state / LOCK_FILE)) is None:
+    store = store_at(state)
+    while (lock := store.try_lock(LOCK_FILE)) is None:
         if waited >= patience_s:
             raise LedgerLocked(
-                f"{holder_of(state / LOCK_FILE)} has been running a round for more than {waited:.0f} s",
+                f"{store.holder_of(LOCK_FILE)} has been running a round for more than {waited:.0f} s",
                 hint="wait until its round has ended",
             )
         await sleep(pause_s)

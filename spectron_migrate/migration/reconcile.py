@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from spectron_migrate.files.atomic import read_json, write_json
 from spectron_migrate.migration.differences import Differences
 from spectron_migrate.migration.rounds import Round, Rounds
 from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.state.store import read_object, write_object
 
 STATE_FILE = "reconciled.json"
 IN_A_ROW = 2
@@ -133,12 +133,12 @@ async def reconcile(
 
 def write_result(state: Path, result: Reconciled) -> None:
     """Write the result for the gates."""
-    write_json(state / STATE_FILE, result.to_json())
+    write_object(state, STATE_FILE, result.to_json())
 
 
 def read_last_result(state: Path) -> Reconciled | None:
     """The last result; None if there is none."""
-    written = read_json(state / STATE_FILE)
+    written = read_object(state, STATE_FILE)
     try:
         return None if written is None else Reconciled(**{**written, "named": tuple(written["named"])})
     except (KeyError, TypeError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spectron_migrate.files.locks import is_held
+from spectron_migrate.state.store import StateStore, store_at
 
 FOLLOW_FILE = "follow.json"
 """What the follower last reported."""
@@ -17,6 +17,6 @@ UNDRAINED = (
 """What `status`, `cutover check` and the adapter say while an outbox is filled and nobody follows."""
 
 
-def is_followed(state: Path) -> bool:
-    """Whether a living process runs `replay --follow` on this state directory."""
-    return is_held(state / FOLLOW_LOCK)
+def is_followed(state: Path | StateStore) -> bool:
+    """Whether a living process runs `replay --follow` on this state."""
+    return store_at(state).is_locked(FOLLOW_LOCK)

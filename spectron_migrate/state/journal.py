@@ -20,13 +20,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from spectron_migrate.errors import InputError
-from spectron_migrate.files.atomic import append_durably
-from spectron_migrate.files.locks import wait_for_lock
-from spectron_migrate.files.private import make_private_directory
+from spectron_migrate.errors import InputError, MigrateError
 from spectron_migrate.records import Json, digest
 from spectron_migrate.state.routing import FILE as ROUTING_FILE
 from spectron_migrate.state.routing import MOST_BEHIND, CatchUp, Phase, Routing, name_of, read_routing, write_routing
+from spectron_migrate.state.store import StateStore, store_at
 
 FILE = "cutover.jsonl"
 LOCK_FILE = "cutover.lock"
@@ -230,83 +228,93 @@ class Journal:
     steps: tuple[Step, ...] = ()
 
 
-def read_journal(folder: Path) -> Journal:
-    """The journal in a state directory; an empty one if there is none.
+def read_journal(state: Path | StateStore) -> Journal:
+    """The journal of a state; an empty one if there is none.
 
     A last line that a crash cut off was never acknowledged and is ignored. Raises InputError if a line is not a step.
     """
-    return _apply(_lines(folder / FILE), folder / FILE)
+    return _read(store_at(state))[0]
 
 
-def record_step(folder: Path, step: Step, *, decided_in: CutoverState | None = None) -> CutoverState:
-    """Append a step durably, then update `routing.json`. Returns the state after the step.
+def record_step(state: Path | StateStore, step: Step, *, decided_in: CutoverState | None = None) -> CutoverState:
+    """Append a step durably, then update `routing.json`. Returns the state of the cutover after the step.
 
     `decided_in`: the state that the step was decided in. Raises StepConflict if another step was taken since, and
     JournalTruncated if `routing.json` shows that lines of the journal are missing. Only `revert` and `abort` are
     accepted then, and not even those after `complete`.
     """
-    make_private_directory(folder)
-    with wait_for_lock(folder / LOCK_FILE):
-        path = folder / FILE
-        lines = _lines(path)
-        state = _apply(lines, path).state
-        if decided_in is not None and decided_in.epoch != state.epoch:
-            raise StepConflict("another step was taken at the same moment", hint="see `spectron-migrate status`")
-        ahead = _routing_ahead(folder, state)
+    store = store_at(state)
+    with store.lock(LOCK_FILE):
+        journal, lines = _read(store)
+        before = journal.state
+        if decided_in is not None and decided_in.epoch != before.epoch:
+            raise _conflict()
+        ahead = _routing_ahead(store, before)
         if ahead is not None:
             if step.step not in STEPS_BACK or ahead.phase == "complete":
-                raise _truncated(path)
+                raise _truncated(store)
             step = replace(step, epoch=ahead.epoch + 1)
         prev = _digest(lines[-1]) if lines else ""
-        fields = {"n": state.epoch + 1, **step.to_json(), "prev": prev}
+        fields = {"n": before.epoch + 1, **step.to_json(), "prev": prev}
         line = json.dumps(fields, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
         try:
-            append_durably(path, line, after=sum(map(len, lines)))
+            is_appended = store.append_line(FILE, line, after=lines)
+        except MigrateError:
+            raise
         except OSError as error:
             raise InputError(
-                f"the step cannot be written to {path}: {error.strerror or error}", hint="nothing was changed"
+                f"the step cannot be written to {store.describe(FILE)}: {error.strerror or error}",
+                hint="nothing was changed",
             ) from error
-        state = state.after(step)
-        _publish(folder, state, None, now=step.at)
-    return state
+        if not is_appended:
+            raise _conflict()
+        after = before.after(step)
+        _publish(store, after, None, now=step.at)
+    return after
 
 
-def publish_routing(folder: Path, caught_up: CaughtUp | None = None, *, now: str) -> Routing | None:
+def publish_routing(state: Path | StateStore, caught_up: CaughtUp | None = None, *, now: str) -> Routing | None:
     """Update `routing.json` from the journal and from `caught_up`; None if no cutover ever began.
 
     Without `caught_up`, that part of the file stays as it is. Raises JournalTruncated if lines of the journal are
     missing.
     """
-    if not (folder / FILE).exists() and not (folder / ROUTING_FILE).exists():
+    store = store_at(state)
+    if not store.has_journal(FILE) and store.read(ROUTING_FILE) is None:
         return None
-    with wait_for_lock(folder / LOCK_FILE):
-        state = _apply(_lines(folder / FILE), folder / FILE).state
-        if _routing_ahead(folder, state) is not None:
-            raise _truncated(folder / FILE)
-        if not state.epoch:
+    with store.lock(LOCK_FILE):
+        cutover = _read(store)[0].state
+        if _routing_ahead(store, cutover) is not None:
+            raise _truncated(store)
+        if not cutover.epoch:
             return None
-        return _publish(folder, state, caught_up, now=now)
+        return _publish(store, cutover, caught_up, now=now)
 
 
-def is_truncated(folder: Path, state: CutoverState) -> bool:
-    """Whether `routing.json` shows that lines of the journal, which gave this state, are missing."""
-    if not state.ever_began:
-        return (folder / ROUTING_FILE).exists()
-    return _routing_ahead(folder, state) is not None
+def is_truncated(state: Path | StateStore, cutover: CutoverState) -> bool:
+    """Whether `routing.json` shows that lines of the journal, which gave this state of the cutover, are missing."""
+    store = store_at(state)
+    if not cutover.ever_began:
+        return store.read(ROUTING_FILE) is not None
+    return _routing_ahead(store, cutover) is not None
 
 
-def _routing_ahead(folder: Path, state: CutoverState) -> Routing | None:
-    """The routing file, if it is of a later step than the journal; it is always written after the journal's line."""
+def _routing_ahead(store: StateStore, state: CutoverState) -> Routing | None:
+    """The routing, if it is of a later step than the journal; it is always written after the journal's line."""
     try:
-        routing = read_routing(folder / ROUTING_FILE)
+        routing = read_routing(store)
     except ValueError:
         return None
     return routing if routing is not None and routing.epoch > state.epoch else None
 
 
-def _truncated(path: Path) -> JournalTruncated:
+def _conflict() -> StepConflict:
+    return StepConflict("another step was taken at the same moment", hint="see `spectron-migrate status`")
+
+
+def _truncated(store: StateStore) -> JournalTruncated:
     return JournalTruncated(
-        f"{path} is older than {ROUTING_FILE} beside it: its last lines are missing",
+        f"{store.describe(FILE)} is older than {ROUTING_FILE} beside it: its last lines are missing",
         hint="restore the file; until then `cutover revert` sends reads back to Mem0",
     )
 
@@ -320,19 +328,21 @@ def whoami() -> str:
     return f"{user}@{socket.gethostname()} ({os.getpid()})"
 
 
-def _publish(folder: Path, state: CutoverState, caught_up: CaughtUp | None, *, now: str) -> Routing:
-    path = folder / ROUTING_FILE
+def _publish(store: StateStore, state: CutoverState, caught_up: CaughtUp | None, *, now: str) -> Routing:
     try:
-        old = read_routing(path)
+        old = read_routing(store)
     except ValueError:
         old = None
     routing = _routing(state, old, caught_up, now=now)
     if old is None or replace(old, updated_at="") != replace(routing, updated_at=""):
         try:
-            write_routing(path, routing)
+            write_routing(store, routing)
+        except MigrateError:
+            raise
         except OSError as error:
             raise InputError(
-                f"{path} cannot be written: {error.strerror or error}; applications still use the old one",
+                f"{store.describe(ROUTING_FILE)} cannot be written: {error.strerror or error}; applications still use"
+                " the old one",
                 hint="free disk space or fix the permissions, then run any cutover command: it writes the file again",
             ) from error
     return routing
@@ -375,7 +385,18 @@ def _routing(state: CutoverState, old: Routing | None, caught_up: CaughtUp | Non
     return routing
 
 
-def _apply(lines: Sequence[bytes], path: Path) -> Journal:
+def _read(store: StateStore) -> tuple[Journal, list[bytes]]:
+    """The journal and its lines. Raises InputError."""
+    try:
+        lines = store.lines(FILE)
+    except MigrateError:
+        raise
+    except OSError as error:
+        raise InputError(f"{store.describe(FILE)} cannot be read: {error.strerror or error}") from None
+    return _apply(lines, store.describe(FILE)), lines
+
+
+def _apply(lines: Sequence[bytes], path: str) -> Journal:
     """The journal with these lines; `path` is for error messages. Raises InputError."""
     state, steps, prev = CutoverState(), [], ""
     for number, line in enumerate(lines, start=1):
@@ -393,17 +414,6 @@ def _apply(lines: Sequence[bytes], path: Path) -> Journal:
         state = state.after(step)
         steps.append(step)
     return Journal(state, tuple(steps))
-
-
-def _lines(path: Path) -> list[bytes]:
-    """The whole lines of the file, each with its newline."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-    return [line for line in data.splitlines(keepends=True) if line.endswith(b"\n")]
 
 
 def _digest(line: bytes) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from spectron_migrate.files.atomic import read_json, write_json
 from spectron_migrate.records import Json
+from spectron_migrate.state.store import StateStore, read_object, write_object
 
 FILE = "late_writes.json"
 
@@ -32,15 +32,15 @@ class LateWrites:
         return {**fields, "ids": list(self.ids)}
 
 
-def last_late_writes(state: Path) -> LateWrites | None:
+def last_late_writes(state: Path | StateStore) -> LateWrites | None:
     """What the last reading found; None if there was none since `complete`, or its file cannot be read."""
-    found = read_json(state / FILE)
+    found = read_object(state, FILE)
     try:
         return None if found is None else LateWrites(**{**found, "ids": tuple(found["ids"])})
     except (KeyError, TypeError):
         return None
 
 
-def keep_late_writes(state: Path, late: LateWrites) -> None:
+def keep_late_writes(state: Path | StateStore, late: LateWrites) -> None:
     """Remember what a reading found."""
-    write_json(state / FILE, late.to_json())
+    write_object(state, FILE, late.to_json())

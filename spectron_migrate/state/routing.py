@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from spectron_migrate.files.atomic import replace_file
+from spectron_migrate.state.store import StateStore, store_at
 
 FILE = "routing.json"
 SCHEMA = 1
@@ -153,25 +153,23 @@ def bucket_of(name: str) -> int:
     return int(name, 16) % BUCKETS
 
 
-def read_routing(path: Path) -> Routing | None:
-    """The routing in a file; None if there is none. Raises ValueError if it cannot be read or is not a routing."""
+def read_routing(state: Path | StateStore) -> Routing | None:
+    """The routing of a state; None if there is none. Raises ValueError if it cannot be read or is not a routing."""
     try:
-        with path.open("rb") as file:
-            return parse_routing(file.read(MOST_BYTES + 1))
-    except FileNotFoundError:
-        return None
+        data = store_at(state).read(FILE)
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from None
+    return None if data is None else parse_routing(data)
 
 
-def write_routing(path: Path, routing: Routing) -> None:
-    """Replace the file atomically and durably.
+def write_routing(state: Path | StateStore, routing: Routing) -> None:
+    """Replace the routing of a state atomically and durably.
 
-    It is readable by everybody who can enter the directory, because an application often runs as a different user
+    In a directory it is readable by everybody who can enter it, because an application often runs as a different user
     than the migration; it contains no ids in clear text. Raises OSError.
     """
     data = (json.dumps(routing.to_json(), indent=1, allow_nan=False) + "\n").encode()
-    replace_file(path, data, durable=True, mode=0o644)
+    store_at(state).write(FILE, data, durable=True, public=True, epoch=routing.epoch)
 
 
 def parse_routing(data: bytes) -> Routing:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spectron_migrate.files.atomic import read_json, write_json
 from spectron_migrate.records import Json
+from spectron_migrate.state.store import StateStore, read_object, write_object
 
 FILE = "uncertainties.json"
 
@@ -53,15 +53,15 @@ class Uncertainties:
         return f"{self.count:,}: {users}{others}{more}"
 
 
-def last_uncertainties(state: Path) -> Uncertainties | None:
+def last_uncertainties(state: Path | StateStore) -> Uncertainties | None:
     """What was found last; None if nobody asked, or the file cannot be read."""
-    found = read_json(state / FILE)
+    found = read_object(state, FILE)
     try:
         return None if found is None else Uncertainties(**found)
     except TypeError:
         return None
 
 
-def keep_uncertainties(state: Path, found: Uncertainties) -> None:
+def keep_uncertainties(state: Path | StateStore, found: Uncertainties) -> None:
     """Remember what was found."""
-    write_json(state / FILE, found.to_json())
+    write_object(state, FILE, found.to_json())

@@ -59,7 +59,7 @@ class Drains:
 
     @property
     def as_of(self) -> float:
-        routing = read_routing(self.stage.state / "routing.json")
+        routing = read_routing(self.stage.state)
         assert routing is not None
         assert routing.as_of is not None
         return datetime.fromisoformat(routing.as_of).timestamp()

@@ -16,7 +16,7 @@ from spectron_migrate.migration.drain_outbox import Drained, Drainer
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.call_log import CallResult
 from spectron_migrate.state.outbox import Outbox
-from spectron_migrate.state.routing import FILE, Routing, name_of, read_routing
+from spectron_migrate.state.routing import Routing, name_of, read_routing
 from tests.adapter.support import NotedCalls, Stage, begun, judged
 from tests.support.proxy import Fault, Gate, Seen, gated, refusing
 from tests.support.scene import Time
@@ -74,7 +74,7 @@ class Two:
 
     @property
     def routing(self) -> Routing:
-        told = read_routing(self.stage.state / FILE)
+        told = read_routing(self.stage.state)
         assert told is not None
         return told
 

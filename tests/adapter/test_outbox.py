@@ -21,7 +21,7 @@ from spectron_migrate.mapping import load_mapping
 from spectron_migrate.state.call_log import CallResult, CallSubject
 from spectron_migrate.state.following import FOLLOW_FILE, UNDRAINED
 from spectron_migrate.state.outbox import Outbox
-from spectron_migrate.state.routing import FILE, Routing, read_routing
+from spectron_migrate.state.routing import Routing, read_routing
 from tests.adapter.drains import BEFORE, BOTH
 from tests.adapter.extracting import Extracting
 from tests.adapter.support import NotedCalls, Stage, begun, followed, ids, judged, stamp, texts, turns
@@ -101,7 +101,7 @@ def test_a_call_that_raised_is_unknown_until_mem0_is_read(stage: Stage) -> None:
         adapter.add("Was stored all the same", user_id=stage.user, infer=False)
     outbox = Outbox(stage.state, host=socket.gethostname())
     raised = stamp()
-    wait_until(lambda: ((read_routing(stage.state / FILE) or Routing()).as_of or "") > raised)  # not this user
+    wait_until(lambda: ((read_routing(stage.state) or Routing()).as_of or "") > raised)  # not this user
     assert "Was stored all the same" in texts(adapter.search("stored", filters={"user_id": stage.user}))
     assert stage.reconcile()
     wait_until(lambda: not outbox.unknown())

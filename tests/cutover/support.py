@@ -26,7 +26,6 @@ from spectron_migrate.records import SourceInfo, format_time
 from spectron_migrate.state.heartbeat_files import APPLICATIONS
 from spectron_migrate.state.journal import CutoverState, Step, StepName, read_journal, record_step
 from spectron_migrate.state.late_writes import LateWrites
-from spectron_migrate.state.routing import FILE as ROUTING_FILE
 from spectron_migrate.state.routing import Phase, Routing, read_routing
 from tests.support.scene import Scene
 from tests.verify.support import verify
@@ -116,7 +115,7 @@ class Operator:
     @property
     def routing(self) -> Routing:
         """What applications read now."""
-        routing = read_routing(self.scene.state / ROUTING_FILE)
+        routing = read_routing(self.scene.state)
         assert routing is not None
         return routing
 

@@ -16,7 +16,7 @@ from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.reconcile import QUIET_PAUSE_S
 from spectron_migrate.records import format_time
 from spectron_migrate.state.journal import read_journal
-from spectron_migrate.state.routing import FILE, read_routing
+from spectron_migrate.state.routing import read_routing
 from tests.cutover.support import Operator, failing, gate
 from tests.support.spectron import replay
 
@@ -97,7 +97,7 @@ def test_complete_publishes_which_mapping_is_in_force(operator: Operator) -> Non
     operator.make_ready()
     operator.shift(100)
     operator.complete()
-    routing = read_routing(operator.scene.state / FILE)
+    routing = read_routing(operator.scene.state)
     assert routing is not None
     in_force = load_mapping(None)
     assert in_force.digest == routing.mapping_digest

@@ -127,7 +127,7 @@ def state_of(folder: Path) -> CutoverState:
 
 
 def routing_of(folder: Path) -> Routing:
-    routing = read_routing(folder / "routing.json")
+    routing = read_routing(folder)
     assert routing is not None
     return routing
 

@@ -21,7 +21,7 @@ from spectron_migrate.migration.rounds import Round, Rounds
 from spectron_migrate.records import Memory, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.journal import Step, record_step
-from spectron_migrate.state.routing import FILE, Routing, name_of, read_routing
+from spectron_migrate.state.routing import Routing, name_of, read_routing
 from tests.support.oracle import Watch, find_violations, ledger_facts
 from tests.support.proxy import Fault, Gate, Seen, gated, refusing
 from tests.support.replaying import mapping_file
@@ -213,7 +213,7 @@ def test_followers_keep_readers_of_everybody_else_on_spectron(two: Two) -> None:
     caught_up: list[tuple[bool, bool]] = []
 
     def routing() -> Routing:
-        told = read_routing(two.scene.state / FILE)
+        told = read_routing(two.scene.state)
         assert told is not None
         return told
 

@@ -28,7 +28,6 @@ from spectron_migrate.rehearsal.subprocesses import clean_environment
 from spectron_migrate.state.call_log import CallLog, CallSubject, unknown_line
 from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK
 from spectron_migrate.state.journal import Step, record_step
-from spectron_migrate.state.routing import FILE as ROUTING
 from spectron_migrate.state.routing import name_of, read_routing
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.scene import Scene, Store
@@ -73,7 +72,7 @@ def test_readers_learn_who_is_behind_and_until_when_that_holds(scene: Scene) -> 
     scene.put(2, "two", ago=5)
     began = scene.time.moment
     scene.follow(max_seconds=3)
-    routing = read_routing(scene.state / ROUTING)
+    routing = read_routing(scene.state)
     assert routing is not None
     assert routing.as_of is not None
     assert {name_of(migration, scene.user)} == routing.behind
@@ -81,7 +80,7 @@ def test_readers_learn_who_is_behind_and_until_when_that_holds(scene: Scene) -> 
     assert began.timestamp() <= datetime.fromisoformat(routing.as_of).timestamp()
     scene.time.pass_(60)
     scene.follow(max_seconds=3)
-    routing = read_routing(scene.state / ROUTING)
+    routing = read_routing(scene.state)
     assert routing is not None
     assert frozenset() == routing.behind
 
@@ -330,7 +329,7 @@ def test_an_outbox_is_drained_between_rounds_and_mem0_is_read_on_the_timer(scene
     done = scene.follow(max_seconds=60)
     assert 2 == done.rounds  # which agree; the next comparison is due after ten minutes
     assert ["one"] == scene.texts
-    routing = read_routing(scene.state / ROUTING)
+    routing = read_routing(scene.state)
     assert routing is not None
     age = scene.time.moment - datetime.fromisoformat(routing.as_of or "")
     assert age.total_seconds() < 2
@@ -345,6 +344,6 @@ def test_a_call_of_unknown_results_has_mem0_read_before_the_timer(scene: Scene) 
     CallLog(scene.state).append(unknown_line("41:a/1", now + 30, CallSubject((scene.user,))))
     done = scene.follow(max_seconds=120)
     assert 3 <= done.rounds
-    routing = read_routing(scene.state / ROUTING)
+    routing = read_routing(scene.state)
     assert routing is not None
     assert frozenset() == routing.behind

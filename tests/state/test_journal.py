@@ -46,7 +46,7 @@ def take(folder: Path, *steps: Step) -> CutoverState:
 
 
 def routing_in(folder: Path) -> Routing:
-    routing = read_routing(folder / ROUTING_FILE)
+    routing = read_routing(folder)
     assert routing is not None
     return routing
 

@@ -148,16 +148,16 @@ def test_a_user_who_is_behind_and_everybody_after_expiry_is_read_from_mem0() -> 
 
 def test_the_file_contains_no_id_in_clear_text(tmp_path: Path) -> None:
     names = frozenset({name_of(HALF.migration, "alice@example.org")})
-    write_routing(tmp_path / FILE, replace(HALF, pinned_to_spectron=names, behind=names))
+    write_routing(tmp_path, replace(HALF, pinned_to_spectron=names, behind=names))
     assert "alice" not in (tmp_path / FILE).read_text()
 
 
 def test_a_reader_sees_a_change_within_a_second_and_checks_the_file_only_twice_a_second(tmp_path: Path) -> None:
     moment = [0.0]
-    write_routing(tmp_path / FILE, HALF)
+    write_routing(tmp_path, HALF)
     reader = RoutingReader(tmp_path, clock=lambda: moment[0])
     assert HALF == reader.current()
-    write_routing(tmp_path / FILE, replace(HALF, epoch=4, percent=0))
+    write_routing(tmp_path, replace(HALF, epoch=4, percent=0))
     moment[0] = 0.4
     assert 3 == reader.current().epoch
     moment[0] = 0.6
@@ -176,13 +176,13 @@ def test_a_routing_that_is_not_renewed_expires_whatever_the_wall_clock_shows(tmp
         fresh_until=as_of + 60,
         behind=frozenset(),
     )
-    write_routing(tmp_path / "routing.json", routing)
+    write_routing(tmp_path, routing)
     moment = [0.0]
     reader = RoutingReader(tmp_path, clock=lambda: moment[0])
     assert "spectron" == reader.current().route(user_id="alice")
     moment[0] = 61.0
     assert "behind" == reader.current().route(user_id="alice")
-    write_routing(tmp_path / "routing.json", routing)  # following goes on
+    write_routing(tmp_path, routing)  # following goes on
     moment[0] = 62.0
     assert "spectron" == reader.current().route(user_id="alice")
 
@@ -212,7 +212,7 @@ def test_a_broken_missing_or_older_file_leaves_the_last_good_one_in_force_and_is
 ) -> None:
     moment = [0.0]
     path = tmp_path / FILE
-    write_routing(path, HALF)
+    write_routing(tmp_path, HALF)
     reader = RoutingReader(path, clock=lambda: moment[0])
     reader.current()
     if broken is None:
@@ -223,7 +223,7 @@ def test_a_broken_missing_or_older_file_leaves_the_last_good_one_in_force_and_is
         assert HALF == reader.current()
     assert str(path) in (reader.problem or "")
     assert 1 == len(caplog.records)
-    write_routing(path, replace(HALF, epoch=9))
+    write_routing(tmp_path, replace(HALF, epoch=9))
     moment[0] = 4.0
     assert 9 == reader.current().epoch
     assert reader.problem is None
@@ -236,21 +236,20 @@ def test_without_any_file_everything_is_read_from_mem0(tmp_path: Path) -> None:
 
 
 def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
-    path = tmp_path / FILE
-    write_routing(path, HALF)
+    write_routing(tmp_path, HALF)
     done = threading.Event()
 
     def write() -> None:
         for epoch in range(3, 120):
             names = frozenset(name_of(HALF.migration, str(number)) for number in range(epoch * 5))
-            write_routing(path, replace(HALF, epoch=epoch, behind=names))
+            write_routing(tmp_path, replace(HALF, epoch=epoch, behind=names))
         done.set()
 
     writer = threading.Thread(target=write)
     writer.start()
     seen = 0
     while not done.is_set():
-        routing = read_routing(path)
+        routing = read_routing(tmp_path)
         assert routing is not None
         assert routing.epoch == 3 or len(routing.behind or ()) == routing.epoch * 5
         seen += 1

@@ -1,0 +1,69 @@
+"""A state in a directory, for the processes of one host. The interface is `StateStore` in `state/store.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from spectron_migrate.files.atomic import append_durably, replace_file
+from spectron_migrate.files.locks import FileLock, holder_of, is_held, try_lock, wait_for_lock
+from spectron_migrate.files.private import make_private_directory
+
+
+class DirectoryState:
+    """A document is a file, a journal is a file of lines, and a lock is `flock` on a file."""
+
+    def __init__(self, folder: Path) -> None:
+        """The directory is made by the first lock that is waited for."""
+        self.folder = folder
+
+    def describe(self, name: str) -> str:
+        """The path."""
+        return str(self.folder / name)
+
+    def read(self, name: str) -> bytes | None:
+        """The contents of a file."""
+        try:
+            return (self.folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, data: bytes, *, durable: bool = False, public: bool = False, epoch: int = 0) -> None:
+        """Replace a file atomically. `epoch` is not needed: whoever writes a document with epochs holds a lock."""
+        del epoch
+        replace_file(self.folder / name, data, durable=durable, mode=0o644 if public else 0o600)
+
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        (self.folder / name).unlink(missing_ok=True)
+
+    def lines(self, name: str) -> list[bytes]:
+        """The lines that end with a newline."""
+        data = self.read(name) or b""
+        return [line for line in data.splitlines(keepends=True) if line.endswith(b"\n")]
+
+    def append_line(self, name: str, line: bytes, *, after: Sequence[bytes]) -> bool:
+        """Append it after these lines, over a line that a crash cut off. The caller holds a lock."""
+        append_durably(self.folder / name, line, after=sum(map(len, after)))
+        return True
+
+    def has_journal(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return (self.folder / name).exists()
+
+    def lock(self, name: str) -> FileLock:
+        """Wait for the lock; makes the directory."""
+        make_private_directory(self.folder)
+        return wait_for_lock(self.folder / name)
+
+    def try_lock(self, name: str) -> FileLock | None:
+        """Take the lock if it is free."""
+        return try_lock(self.folder / name)
+
+    def is_locked(self, name: str) -> bool:
+        """Whether it is held."""
+        return is_held(self.folder / name)
+
+    def holder_of(self, name: str) -> str:
+        """The process whose number the file holds."""
+        return holder_of(self.folder / name)

@@ -1,0 +1,90 @@
+"""Where a state keeps what its processes share: documents, the journal, and locks.
+
+There are two: a directory (`state/directory.py`), and a schema of Postgres for several hosts (`state/postgres.py`). The
+rules about what is kept are neither's: they stand in the modules that use this interface. Names are those of the files
+in a state directory. All methods raise OSError if the state cannot be read or written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from spectron_migrate.records import Json
+from spectron_migrate.state.directory import DirectoryState
+
+
+class Lock(Protocol):
+    """A lock that this process holds until `close` or its own end, however that comes."""
+
+    def close(self) -> None:
+        """Release it; may be called twice."""
+
+    def __enter__(self) -> Lock: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class StateStore(Protocol):
+    """One state. Safe to use from several threads."""
+
+    def describe(self, name: str) -> str:
+        """Where something is kept, for messages."""
+
+    def read(self, name: str) -> bytes | None:
+        """A document; None if there is none."""
+
+    def write(self, name: str, data: bytes, *, durable: bool = False, public: bool = False, epoch: int = 0) -> None:
+        """Replace a document as a whole.
+
+        `durable`: it survives a power cut. `public`: other users of the machine may read it. `epoch`: where writers are
+        not kept apart by a lock that ends with them, a document of a greater epoch stays.
+        """
+
+    def remove(self, name: str) -> None:
+        """Remove a document, if there is one."""
+
+    def lines(self, name: str) -> list[bytes]:
+        """The whole lines of a journal, each with its newline; one that a crash cut off is not among them."""
+
+    def append_line(self, name: str, line: bytes, *, after: Sequence[bytes]) -> bool:
+        """Append a line to a journal, durably, after the lines it has; False if it has others by now."""
+
+    def has_journal(self, name: str) -> bool:
+        """Whether a journal was ever begun."""
+
+    def lock(self, name: str) -> Lock:
+        """Take a lock as soon as no other process holds it. For locks that are held for a moment only."""
+
+    def try_lock(self, name: str) -> Lock | None:
+        """Take a lock; None while another process holds it."""
+
+    def is_locked(self, name: str) -> bool:
+        """Whether a living process holds this lock."""
+
+    def holder_of(self, name: str) -> str:
+        """Who holds a lock, for a message."""
+
+
+def store_at(place: Path | StateStore) -> StateStore:
+    """The state in this directory, or the given one."""
+    return DirectoryState(place) if isinstance(place, Path) else place
+
+
+def read_object(state: Path | StateStore, name: str) -> dict[str, Json] | None:
+    """The object that `write_object` wrote; None if there is none, or it cannot be read."""
+    try:
+        value = json.loads(store_at(state).read(name) or b"")
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def write_object(state: Path | StateStore, name: str, value: Mapping[str, Json]) -> None:
+    """Replace a document that holds a small JSON object."""
+    store_at(state).write(name, (json.dumps(value, indent=1) + "\n").encode())
