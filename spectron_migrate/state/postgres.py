@@ -1,0 +1,264 @@
+"""A state in a schema of Postgres, for processes on several hosts. The interface is `StateStore` in `state/store.py`.
+
+A document is a row, a journal is a row for each line, and a lock is held by a connection of its own, so that it ends
+with its process or its network. A connection that was lost is made again by the next call.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
+
+from spectron_migrate.database.location import PostgresLocation
+from spectron_migrate.database.opening import connect, connect_writer, reconnect
+from spectron_migrate.database.session_locks import lock_key, try_lock, unlock
+from spectron_migrate.database.tables import make_tables
+from spectron_migrate.errors import Unreachable
+
+if TYPE_CHECKING:
+    from spectron_migrate.database.postgres import PostgresDatabase
+
+PART, FORMAT = "state", 1
+LOCK_WAIT_S = 30.0
+"""How long a lock is waited for that others hold for a moment only."""
+_LOCK_RETRY_S = 0.02
+_DDL = """
+CREATE TABLE document(name TEXT PRIMARY KEY, data BLOB NOT NULL, epoch INTEGER NOT NULL);
+CREATE TABLE journal(name TEXT NOT NULL, n INTEGER NOT NULL, line BLOB NOT NULL, PRIMARY KEY (name, n));
+"""
+_DEAD_HOSTS = (
+    "SELECT set_config('tcp_keepalives_idle', '5', false), set_config('tcp_keepalives_interval', '5', false),"
+    " set_config('tcp_keepalives_count', '3', false)"
+)
+"""The server notices within 20 s that the host of a connection is gone, and frees its locks."""
+_HOLDER = (
+    "SELECT activity.application_name FROM pg_locks"
+    " JOIN pg_database ON pg_database.oid = pg_locks.database AND pg_database.datname = current_database()"
+    " LEFT JOIN pg_stat_activity AS activity ON activity.pid = pg_locks.pid"
+    " WHERE locktype = 'advisory' AND granted AND mode = 'ExclusiveLock' AND objsubid = 1"
+    " AND classid::bigint = ? AND objid::bigint = ?"
+)
+
+_T = TypeVar("_T")
+
+
+class StateUnreachable(Unreachable, OSError):
+    """The database of the state does not answer. As an OSError, it is what a full disk is to the adapter."""
+
+
+class PostgresLock:
+    """A lock held by a connection."""
+
+    def __init__(self, database: PostgresDatabase, name: str, give_back: Callable[[PostgresDatabase], None]) -> None:
+        """Use `PostgresState.lock` or `PostgresState.try_lock`."""
+        self._database: PostgresDatabase | None = database
+        self._name = name
+        self._give_back = give_back
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its connection has broken, so that another process may hold the lock."""
+        return self._database is None or self._database.is_lost
+
+    def close(self) -> None:
+        """Release it; may be called twice."""
+        database, self._database = self._database, None
+        if database is not None:
+            with suppress(Unreachable):
+                unlock(database, self._name)
+            self._give_back(database)
+
+    def __enter__(self) -> PostgresLock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class PostgresState:
+    """One schema. Safe to use from several threads, and in a child process."""
+
+    def __init__(self, location: PostgresLocation, *, timeout_s: float = 10.0) -> None:
+        """Connects when it is used for the first time, and then makes the tables if they are not there."""
+        self.location = location
+        self._timeout_s = timeout_s
+        self._application = f"spectron-migrate {socket.gethostname()[:30]}/{os.getpid()}"
+        self._lock = threading.RLock()
+        self._database: PostgresDatabase | None = None
+        self._idle: list[PostgresDatabase] = []
+        """Connections that hold no lock now."""
+        self._pid = os.getpid()
+
+    def describe(self, name: str) -> str:
+        """The name and the database."""
+        return f"{name} in {self.location}"
+
+    # -- documents --
+
+    def read(self, name: str) -> bytes | None:
+        """The contents of a row."""
+        row = self.again(lambda db: db.execute("SELECT data FROM document WHERE name = ?", (name,)).fetchone())
+        return None if row is None else bytes(row["data"])
+
+    def write(self, name: str, data: bytes, *, durable: bool = False, public: bool = False, epoch: int = 0) -> None:
+        """Replace a row, if it is not of a greater epoch. It is always durable; who may read it, the database says."""
+        del durable, public
+        statement = (
+            "INSERT INTO document(name, data, epoch) VALUES (?, ?, ?) ON CONFLICT (name)"
+            " DO UPDATE SET data = excluded.data, epoch = excluded.epoch WHERE document.epoch <= excluded.epoch"
+        )
+        self.again(lambda db: db.execute(statement, (name, data, epoch)))
+
+    def remove(self, name: str) -> None:
+        """Remove a row."""
+        self.again(lambda db: db.execute("DELETE FROM document WHERE name = ?", (name,)))
+
+    # -- journals --
+
+    def lines(self, name: str) -> list[bytes]:
+        """The lines in their order."""
+        statement = "SELECT line FROM journal WHERE name = ? ORDER BY n"
+        return [bytes(row["line"]) for row in self.again(lambda db: db.execute(statement, (name,)).fetchall())]
+
+    def append_line(self, name: str, line: bytes, *, after: Sequence[bytes]) -> bool:
+        """Append it unless another line has its number.
+
+        Whether a commit that was not answered took place is asked again. Raises StateUnreachable if nobody can say.
+        """
+        number = len(after) + 1
+
+        def append(db: PostgresDatabase) -> bool:
+            with db.transaction():
+                statement = "INSERT INTO journal(name, n, line) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
+                return db.execute(statement, (name, number, line)).rowcount == 1
+
+        def look(db: PostgresDatabase) -> bool | None:
+            row = db.execute("SELECT line FROM journal WHERE name = ? AND n = ?", (name, number)).fetchone()
+            return None if row is None else bytes(row["line"]) == line
+
+        with self._lock:
+            self._connected()  # what fails here has changed nothing
+            try:
+                return self._once(append)
+            except StateUnreachable as error:
+                try:
+                    found = self.again(look)
+                    return self._once(append) if found is None else found
+                except StateUnreachable:
+                    raise StateUnreachable(
+                        f"nobody can say whether a line was added to {self.describe(name)}: {error.message}",
+                        hint="see `spectron-migrate status` when the database answers",
+                    ) from error
+
+    def has_journal(self, name: str) -> bool:
+        """Whether it has a line."""
+        return bool(self.again(lambda db: db.execute("SELECT 1 FROM journal WHERE name = ?", (name,)).fetchall()))
+
+    # -- locks --
+
+    def lock(self, name: str) -> PostgresLock:
+        """Wait for the lock; raises StateUnreachable after `LOCK_WAIT_S`."""
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while (held := self.try_lock(name)) is None:
+            if time.monotonic() > deadline:
+                raise StateUnreachable(
+                    f"{self.holder_of(name)} has held {self.describe(name)} for more than {LOCK_WAIT_S:.0f} s",
+                    hint="run again when it has ended",
+                )
+            time.sleep(_LOCK_RETRY_S)
+        return held
+
+    def try_lock(self, name: str) -> PostgresLock | None:
+        """Take the lock on a connection of its own if it is free."""
+        self.again(lambda _: None)  # the schema is there, and it is no pooler in transaction mode
+        while True:
+            with self._lock:
+                database = self._idle.pop() if self._idle else None
+            is_new = database is None
+            try:
+                if database is None:
+                    database = connect(self.location, application=self._application, timeout_s=self._timeout_s)
+                    database.execute(_DEAD_HOSTS)
+                if try_lock(database, name):
+                    return PostgresLock(database, name, self._keep_idle)
+                self._keep_idle(database)
+                return None
+            except Unreachable as error:
+                if database is not None:
+                    database.close()
+                if is_new:
+                    raise _away(error) from error
+
+    def is_locked(self, name: str) -> bool:
+        """Whether a connection holds it."""
+        return self._holder(name) is not None
+
+    def holder_of(self, name: str) -> str:
+        """The host and process of the connection that holds it."""
+        holder = self._holder(name) or ""
+        return f"process {holder.rpartition(' ')[2]}" if holder.startswith("spectron-migrate ") else "another process"
+
+    def _holder(self, name: str) -> str | None:
+        key = lock_key(self.location.schema, name) & 0xFFFF_FFFF_FFFF_FFFF
+        found = self.again(lambda db: db.execute(_HOLDER, (key >> 32, key & 0xFFFF_FFFF)).fetchone())
+        return None if found is None else str(found[0] or "")
+
+    # -- connections --
+
+    def again(self, ask: Callable[[PostgresDatabase], _T]) -> _T:
+        """What `ask` gives; asked once more on a new connection if this one is lost. Raises StateUnreachable."""
+        with self._lock:
+            had = self._database
+            try:
+                return self._once(ask)
+            except StateUnreachable:
+                if had is None or had is self._database and not had.is_lost:
+                    raise
+            return self._once(ask)
+
+    def close(self) -> None:
+        """End the connections, and the locks with them."""
+        with self._lock:
+            for each in (*self._idle, *([self._database] if self._database is not None else [])):
+                each.close()
+            self._idle, self._database = [], None
+
+    def _once(self, ask: Callable[[PostgresDatabase], _T]) -> _T:
+        try:
+            return ask(self._connected())
+        except Unreachable as error:
+            raise _away(error) from error
+
+    def _connected(self) -> PostgresDatabase:
+        if self._pid != os.getpid():  # the connections are the parent's
+            self._pid, self._database, self._idle = os.getpid(), None, []
+        if self._database is None or self._database.is_lost:
+            try:
+                self._database = self._connect(self._database)
+            except Unreachable as error:
+                raise _away(error) from error
+        return self._database
+
+    def _connect(self, lost: PostgresDatabase | None) -> PostgresDatabase:
+        if lost is not None:
+            return reconnect(lost, timeout_s=self._timeout_s)
+        database = connect_writer(self.location, application=self._application, timeout_s=self._timeout_s)
+        make_tables(database, PART, _DDL, FORMAT)
+        return database
+
+    def _keep_idle(self, database: PostgresDatabase) -> None:
+        with self._lock:
+            if not database.is_lost and self._pid == os.getpid():
+                self._idle.append(database)
+
+
+def _away(error: Unreachable) -> StateUnreachable:
+    return error if isinstance(error, StateUnreachable) else StateUnreachable(error.message, hint=error.hint)
