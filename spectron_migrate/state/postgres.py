@@ -220,7 +220,7 @@ class PostgresState:
             try:
                 return self._once(ask)
             except StateUnreachable:
-                if had is None or had is self._database and not had.is_lost:
+                if had is None or (had is self._database and not had.is_lost):
                     raise
             return self._once(ask)
 

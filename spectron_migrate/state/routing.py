@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from spectron_migrate.errors import MigrateError
 from spectron_migrate.state.store import StateStore, store_at
 
 FILE = "routing.json"
@@ -157,6 +158,8 @@ def read_routing(state: Path | StateStore) -> Routing | None:
     """The routing of a state; None if there is none. Raises ValueError if it cannot be read or is not a routing."""
     try:
         data = store_at(state).read(FILE)
+    except MigrateError:  # a database that is away, which says nothing about the routing
+        raise
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from None
     return None if data is None else parse_routing(data)
