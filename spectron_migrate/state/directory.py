@@ -33,6 +33,14 @@ class DirectoryState:
         del epoch
         replace_file(self.folder / name, data, durable=durable, mode=0o644 if public else 0o600)
 
+    def version(self, name: str) -> object:
+        """Inode, size and time of the file."""
+        try:
+            status = (self.folder / name).stat()
+        except FileNotFoundError:
+            return None
+        return status.st_ino, status.st_size, status.st_mtime_ns
+
     def remove(self, name: str) -> None:
         """Remove a file."""
         (self.folder / name).unlink(missing_ok=True)

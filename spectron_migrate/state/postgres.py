@@ -29,7 +29,7 @@ LOCK_WAIT_S = 30.0
 """How long a lock is waited for that others hold for a moment only."""
 _LOCK_RETRY_S = 0.02
 _DDL = """
-CREATE TABLE document(name TEXT PRIMARY KEY, data BLOB NOT NULL, epoch INTEGER NOT NULL);
+CREATE TABLE document(name TEXT PRIMARY KEY, data BLOB NOT NULL, epoch INTEGER NOT NULL, version INTEGER NOT NULL);
 CREATE TABLE journal(name TEXT NOT NULL, n INTEGER NOT NULL, line BLOB NOT NULL, PRIMARY KEY (name, n));
 """
 _DEAD_HOSTS = (
@@ -112,10 +112,20 @@ class PostgresState:
         """Replace a row, if it is not of a greater epoch. It is always durable; who may read it, the database says."""
         del durable, public
         statement = (
-            "INSERT INTO document(name, data, epoch) VALUES (?, ?, ?) ON CONFLICT (name)"
-            " DO UPDATE SET data = excluded.data, epoch = excluded.epoch WHERE document.epoch <= excluded.epoch"
+            "INSERT INTO document(name, data, epoch, version) VALUES (?, ?, ?, 1) ON CONFLICT (name)"
+            " DO UPDATE SET data = excluded.data, epoch = excluded.epoch, version = document.version + 1"
+            " WHERE document.epoch <= excluded.epoch"
         )
         self.again(lambda db: db.execute(statement, (name, data, epoch)))
+
+    def version(self, name: str) -> object:
+        """How often the document was written, or how many lines the journal has."""
+        statement = (
+            "SELECT version FROM document WHERE name = ? UNION ALL"
+            " SELECT * FROM (SELECT n FROM journal WHERE name = ? ORDER BY n DESC LIMIT 1) AS last"
+        )
+        row = self.again(lambda db: db.execute(statement, (name, name)).fetchone())
+        return None if row is None else int(row[0])
 
     def remove(self, name: str) -> None:
         """Remove a row."""

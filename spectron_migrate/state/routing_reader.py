@@ -1,8 +1,9 @@
 """The routing that is in force, for an application that asks at every call.
 
 It is read from `routing.json`, or from an https address that serves it, and from the journal beside it
-(`state/journal.py`), which is authoritative. Mem0 may only be written to while one of them can be read and does not say
-`complete`. This module uses the standard library alone, because applications import it.
+(`state/journal.py`), which is authoritative; or from a state that several hosts share. Mem0 may only be written to
+while one of them can be read and does not say `complete`. This module uses the standard library alone, because
+applications import it.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ from urllib.parse import urlsplit
 
 from spectron_migrate.errors import InputError, NotLegal
 from spectron_migrate.state import journal
-from spectron_migrate.state.routing import FILE, MOST_BYTES, Routing, parse_routing
+from spectron_migrate.state.routing import FILE, MOST_BYTES, Routing, parse_routing, read_routing
+from spectron_migrate.state.store import StateStore
 
 CHECK_EVERY_S = 0.5
 """How often a reader checks the files for changes. A revert must reach readers within a second."""
 FETCH_TIMEOUT_S = 5.0
 TRUSTED_S = 60.0
-"""For how long after an answer of an address its routing counts as read; as long as a silent process counts as live."""
+"""For how long after an answer of an address or a database its routing counts as read: as long as a silent process
+counts as live."""
 SIGNS = ("ledger.db", "*/ledger.db", "log.jsonl")
 """Where one of these lies, `spectron-migrate` has worked: it is a state directory, not an empty volume."""
 TRACES = (journal.FILE, journal.LOCK_FILE, "since.db")
@@ -50,26 +53,26 @@ class _LastRead:
     routing: Routing = field(default_factory=Routing)
     problem: str | None = "not read yet"
     stamp: Any = None
-    """Changes with the source: inode, size and time of the files, ETag of an address."""
+    """Changes with the source: inode, size and time of the files, ETag of an address, versions of rows."""
     expires: float = math.inf
     """When `fresh_until` passes, by the reader's monotonic clock."""
 
 
 class RoutingReader:
-    """The newest routing from a state directory, a file or an https address.
+    """The newest routing from a state directory, a file, an https address or a state in a database.
 
-    `current` reads a clock, and calls `stat` on the files twice a second. An address is fetched by a background thread,
-    so no read ever waits for the network. If the source is broken or missing, the journal decides; without it the last
-    good routing stays in force for reads, `problem` says why, and one line is logged. A routing that is not renewed
-    expires (`fresh_until`): a reader that lost its source reads from Mem0 in the end. A wall clock that is behind, or
-    was set back, does not prolong it.
+    `current` reads a clock, and calls `stat` on the files twice a second. An address or a database is asked by a
+    background thread, so no read ever waits for the network. If the source is broken or missing, the journal decides;
+    without it the last good routing stays in force for reads, `problem` says why, and one line is logged. A routing
+    that is not renewed expires (`fresh_until`): a reader that lost its source reads from Mem0 in the end. A wall clock
+    that is behind, or was set back, does not prolong it.
 
     Once `complete` was read it stays, whatever the source says or loses later.
     """
 
     def __init__(
         self,
-        source: Path | str,
+        source: Path | str | StateStore,
         *,
         state: Path | None = None,
         named: bool = True,
@@ -77,20 +80,24 @@ class RoutingReader:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`source`: the file, its state directory, or an address; a relative path is resolved here, once.
+        """`source`: the file, its state directory, an address, or a state that is asked over the network.
+
+        A relative path is resolved here, once.
 
         `state`: the state directory, if it is not where the file lies.
         `named`: somebody chose the source. A default counts as chosen once its directory exists.
         `clock`: monotonic seconds; `now`: seconds since 1970. Raises ValueError for an address that is neither https
         nor on this machine.
         """
-        text = str(source)
+        self._store = None if isinstance(source, Path | str) else source
+        text = str(source) if self._store is None else ""
         self._url = text if "://" in text else None
+        self._is_remote = self._url is not None or self._store is not None
         if self._url is not None and not _may_be_fetched(self._url):
             raise ValueError("the address of a routing must be https, or on this machine")
         path = Path(text).absolute()
         self._path = path if path.suffix == ".json" else path / FILE
-        beside = [] if self._url is not None else [self._path.parent]
+        beside = [] if self._is_remote else [self._path.parent]
         self._folders = dict.fromkeys([*beside, *([state.absolute()] if state is not None else [])])
         """Where the journal may lie."""
         self._named = named
@@ -116,12 +123,12 @@ class RoutingReader:
         """Why nobody can say whether the cutover is complete; None if that is known, or no source was ever named."""
         if self._last.routing.phase == "complete" or self._clock() <= self._known_until or not self._is_named():
             return None
-        return self._last.problem or f"{self._url or self._path}: not read"
+        return self._last.problem or f"{self._where}: not read"
 
     def current(self) -> Routing:
         """The newest good routing. Never raises and never waits for the network."""
         now = self._clock()
-        if self._url is not None:
+        if self._is_remote:
             self._keep_fetching()
         if now >= self._next_look:
             self._next_look = now + self._every_s
@@ -156,7 +163,7 @@ class RoutingReader:
             return
         self._named = self._is_named()
         state, journal_stamp = self._read_journal()
-        if self._url is not None:
+        if self._is_remote:
             if state is not None and state.phase == "complete":
                 self._take(journal.routing_of(state), journal_stamp, None)
             return
@@ -215,7 +222,29 @@ class RoutingReader:
             self._closed.wait(self._every_s)
 
     def fetch(self) -> None:
-        """Fetch the address now. An application calls this only if its very first call must know already."""
+        """Ask the address or the database now. Only if an application's very first call must know already."""
+        if self._store is not None:
+            self._ask(self._store)
+        elif self._url is not None:
+            self._fetch(self._url)
+
+    def _ask(self, store: StateStore) -> None:
+        """Read the journal and the routing of a state, if they have changed."""
+        try:
+            stamp = (store.version(journal.FILE), store.version(FILE))
+            if stamp == self._last.stamp and self._last.problem is None:
+                self._known_until = self._clock() + TRUSTED_S
+                return
+            state, routing = journal.read_journal(store).state, None
+            with suppress(ValueError):
+                routing = read_routing(store)
+            if routing is None or state.epoch > routing.epoch:
+                routing = journal.routing_of(state, routing or self._last.routing)
+            self._take(routing, stamp, None)
+        except Exception as error:  # nothing that a network does may fail an application's read
+            self._keep_the_last(f"{self._where}: {error}")
+
+    def _fetch(self, url: str) -> None:
         from urllib.error import HTTPError
         from urllib.request import HTTPRedirectHandler, Request, build_opener
 
@@ -229,7 +258,7 @@ class RoutingReader:
         if self._last.stamp is not None:
             headers["If-None-Match"] = self._last.stamp
         try:
-            request = Request(self._url or "", headers=headers)  # noqa: S310 - the scheme was checked
+            request = Request(url, headers=headers)  # noqa: S310 - the scheme was checked
             with build_opener(NoRedirect).open(request, timeout=FETCH_TIMEOUT_S) as answer:
                 self._take(parse_routing(answer.read(MOST_BYTES + 1)), answer.headers.get("ETag"), None)
         except HTTPError as error:
@@ -238,9 +267,9 @@ class RoutingReader:
                 self._last.problem = None
                 self._known_until = self._clock() + TRUSTED_S
             else:
-                self._keep_the_last(f"{self._url}: answered {error.code}")
+                self._keep_the_last(f"{url}: answered {error.code}")
         except Exception as error:  # nothing that a network does may fail an application's read
-            self._keep_the_last(f"{self._url}: {getattr(error, 'reason', None) or error}")
+            self._keep_the_last(f"{url}: {getattr(error, 'reason', None) or error}")
 
     def _take(self, routing: Routing, stamp: Any, problem: str | None) -> None:
         """Put a routing in force. `problem`: why the journal had to say it."""
@@ -249,14 +278,20 @@ class RoutingReader:
         if last.phase == "complete" or older:
             if self._url is None:
                 self._known_until = float("-inf")
-            self._keep_the_last(f"{self._url or self._path}: older than the last one read")
+            self._keep_the_last(f"{self._where}: older than the last one read")
             return
         if problem is None and self._last.problem not in (None, "not read yet"):
             _log.warning("routing: can be read again, epoch %d, %s", routing.epoch, routing.phase)
         if problem is not None and problem != self._last.problem:
             _log.warning("routing: the journal says %s, epoch %d: %s", routing.phase, routing.epoch, problem)
-        self._known_until = self._clock() + TRUSTED_S if self._url is not None else math.inf
+        self._known_until = self._clock() + TRUSTED_S if self._is_remote else math.inf
         self._last = _LastRead(routing, problem, stamp, self._clock() + _expires_in_s(routing, self._now()))
+
+    @property
+    def _where(self) -> str:
+        if self._store is not None:
+            return self._store.describe(FILE)
+        return self._url or str(self._path)
 
     def _keep_the_last(self, problem: str) -> None:
         if problem != self._last.problem:

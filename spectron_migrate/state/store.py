@@ -46,6 +46,9 @@ class StateStore(Protocol):
         not kept apart by a lock that ends with them, a document of a greater epoch stays.
         """
 
+    def version(self, name: str) -> object:
+        """Changes whenever this document or journal does; None if there is none."""
+
     def remove(self, name: str) -> None:
         """Remove a document, if there is one."""
 

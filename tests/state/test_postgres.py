@@ -9,9 +9,11 @@ import pytest
 
 from spectron_migrate.database.location import PostgresLocation, parse_location
 from spectron_migrate.errors import ExitCode
-from spectron_migrate.state.journal import FILE, Step, read_journal, record_step
+from spectron_migrate.state.journal import FILE, CaughtUp, Step, publish_routing, read_journal, record_step
 from spectron_migrate.state.postgres import PostgresState, StateUnreachable
-from spectron_migrate.state.routing import read_routing, write_routing
+from spectron_migrate.state.routing import Routing, read_routing, write_routing
+from spectron_migrate.state.routing_reader import RoutingReader, RoutingUnreadable
+from tests.support.waiting import wait_until
 
 psycopg = pytest.importorskip("psycopg")
 
@@ -100,3 +102,92 @@ def test_a_database_that_is_away_is_said_to_be(location: PostgresLocation) -> No
         record_step(away, START)
     assert ExitCode.UNREACHABLE == raised.value.exit_code
     assert isinstance(raised.value, OSError)
+
+
+class Readers:
+    """An application's reader of a state's routing, on a clock of its own."""
+
+    def __init__(self, location: PostgresLocation) -> None:
+        self.moment = 1000.0
+        self.location = location
+        self.state = PostgresState(location, timeout_s=1)
+        self.reader = RoutingReader(self.state, clock=lambda: self.moment, check_every_s=3600)
+
+    def after(self, seconds: float) -> Routing:
+        """The routing at this later time, after the background thread has asked once more."""
+        self.moment += seconds
+        self.reader.fetch()
+        return self.reader.current()
+
+    def lose_the_database(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nothing answers from now on."""
+        self.state.close()
+        self.state.location = PostgresLocation("postgresql://nobody@127.0.0.1:1/none", self.location.schema)
+        monkeypatch.setattr("spectron_migrate.state.postgres.reconnect", None)
+
+
+@pytest.fixture
+def application(location: PostgresLocation) -> Iterator[Readers]:
+    """An application that reads its routing from Postgres."""
+    readers = Readers(location)
+    yield readers
+    readers.reader.close()
+    readers.state.close()
+
+
+def test_an_application_on_another_host_reads_each_step(state: PostgresState, application: Readers) -> None:
+    assert "mem0" == application.after(0).phase
+    assert application.reader.unreadable is None
+    record_step(state, START)
+    assert "started" == application.after(0.5).phase
+    record_step(state, Step("shift", AT, "anna@host (1)", percent=30))
+    routing = application.after(0.5)
+    assert (2, 30) == (routing.epoch, routing.percent)
+    publish_routing(state, CaughtUp(AT, None, frozenset()), now=AT)
+    assert AT == application.after(0.5).as_of
+
+
+def test_the_last_routing_is_in_force_for_a_minute_after_the_database_was_lost(
+    state: PostgresState, application: Readers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_step(state, START)
+    application.after(0)
+    application.lose_the_database(monkeypatch)
+    assert "started" == application.after(59).phase
+    assert "started" == application.reader.for_write().phase
+    application.after(2)
+    with pytest.raises(RoutingUnreadable, match="nothing was written"):
+        application.reader.for_write()
+    assert "does not answer" in (application.reader.problem or "")
+
+
+def test_complete_is_for_ever(state: PostgresState, application: Readers, monkeypatch: pytest.MonkeyPatch) -> None:
+    for each in (START, Step("closing", AT, "anna@host (1)"), Step("complete", AT, "anna@host (1)")):
+        record_step(state, each)
+    assert "complete" == application.after(0).phase
+    application.lose_the_database(monkeypatch)
+    assert "complete" == application.after(1_000_000).phase
+    assert "complete" == application.reader.for_write().phase
+
+
+def test_a_database_that_was_restored_to_before_the_last_step_is_not_believed(
+    state: PostgresState, application: Readers
+) -> None:
+    record_step(state, START)
+    record_step(state, Step("shift", AT, "anna@host (1)", percent=30))
+    application.after(0)
+    state.again(lambda db: db.execute("DELETE FROM journal WHERE n = 2"))
+    state.remove("routing.json")
+    assert 2 == application.after(1).epoch
+    with pytest.raises(RoutingUnreadable, match="older than the last one read"):
+        application.reader.for_write()
+
+
+def test_a_step_reaches_a_reader_within_a_second(state: PostgresState, location: PostgresLocation) -> None:
+    record_step(state, START)
+    reader = RoutingReader(PostgresState(location))
+    reader.fetch()
+    reader.current()
+    record_step(state, Step("shift", AT, "anna@host (1)", percent=30))
+    wait_until(lambda: reader.current().percent == 30)
+    reader.close()

@@ -151,3 +151,18 @@ def test_what_was_found_last_is_remembered(another: Another) -> None:
 def test_names_are_those_of_files(store: StateStore) -> None:
     assert FILE in store.describe(FILE)
     assert ROUTING_FILE in store.describe(ROUTING_FILE)
+
+
+def test_a_version_changes_with_a_document_and_with_a_journal(another: Another) -> None:
+    one, two = another(), another()
+    seen = [two.version("a.json")]
+    for data in (b"1", b"22", b"333"):
+        one.write("a.json", data)
+        seen.append(two.version("a.json"))
+    assert 4 == len(set(seen))
+    assert two.version("a.json") == two.version("a.json")
+    assert two.version(FILE) is None
+    record_step(one, START)
+    began = two.version(FILE)
+    record_step(one, step("revert"))
+    assert two.version(FILE) not in (None, began)
