@@ -20,6 +20,7 @@ from spectron_migrate.ledger.read import receipts
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.records import Json, Reporter, canonical_json, counted, digest, format_time
 from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.state.journal import read_journal
 from spectron_migrate.verify.acceptances import with_acceptances
 from spectron_migrate.verify.differences import Explainer
 from spectron_migrate.verify.expected import index_receipts, record_expectations
@@ -29,6 +30,7 @@ from spectron_migrate.verify.metrics import Metrics, collect_metrics
 from spectron_migrate.verify.near_duplicates import NearDuplicates
 from spectron_migrate.verify.options import Query, VerifyOptions
 from spectron_migrate.verify.other_lenses import check_other_lenses
+from spectron_migrate.verify.past import keep, read_past
 from spectron_migrate.verify.placement import check_placement
 from spectron_migrate.verify.preconditions import check_ledgers, check_options, check_server
 from spectron_migrate.verify.queries import generate_queries
@@ -97,10 +99,20 @@ async def run_dual_verify(
         }
         uncertain = await read_uncertainties(api, ledgers, mapping.id_label, now=format_time(now()))
         summary = summarise(work, ledgers, api, dump, mapping, options, measured, run.metrics, format_time(now()))
-        summary = replace(summary, report={**summary.report, "uncertain": uncertain.to_json(texts=False)})
+        beside = {
+            "uncertain": uncertain.to_json(texts=False),
+            "past": read_past(folder, summary.report["migration"]),
+            "cutover": [
+                {name: step.to_json().get(name) for name in ("step", "at", "who", "why", "percent", "gate")}
+                for step in read_journal(folder).steps
+            ],
+        }
+        summary = replace(summary, report={**summary.report, **beside})
         # The cutover gates must not take a verdict about some users for one about all of them.
         kept = folder / (LAST_REPORT_OF_SOME if options.filters else LAST_REPORT)
         write_reports(summary.report, [kept], texts=True)
+        if not options.filters:
+            keep(folder, summary.report)
         files = write_reports(summary.report, options.reports, texts=options.report_texts)
         finished = True
     finally:

@@ -138,6 +138,7 @@ def summarise(
         "ids": {
             kind: sorted({finding["id"] for finding in findings if finding["kind"] == kind}) for kind in _LISTED_KINDS
         },
+        "scopes": [{"selector": selector, "memories": number} for selector, number in work.scope_counts()],
         "findings": findings,
         "by_owner": metrics.by_owner() if metrics else [],
         "answers": list(work.answers()),

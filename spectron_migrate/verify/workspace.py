@@ -245,6 +245,14 @@ class Workspace:
         )
         return [(row["no"], selector_of(row["selector"])) for row in rows]
 
+    def scope_counts(self) -> list[tuple[Selector, int]]:
+        """How many memories should be in each scope, the fullest first."""
+        rows = self.db.execute(
+            f"SELECT selector, count(*) AS n FROM fact JOIN scope ON scope.no = fact.scope WHERE {_EXPECTED}"
+            " GROUP BY selector ORDER BY n DESC, selector"
+        )
+        return [(selector_of(row["selector"]), row["n"]) for row in rows]
+
     def scopes_covered(self, lens: Selector) -> Iterator[tuple[int, Selector]]:
         """The scopes that a lens covers."""
         found = {

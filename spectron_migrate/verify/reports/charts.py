@@ -84,6 +84,27 @@ def latency(title: str, times: Mapping[str, Sequence[float]]) -> str:
     )
 
 
+def trend(runs: Sequence[Mapping[str, Json]]) -> str:
+    """Known items found by each system, one point for each verification from left to right; none without recall."""
+    drawn = {
+        side: [(number, run[side]) for number, run in enumerate(runs) if run[side] is not None]
+        for side in ("mem0", "spectron")
+    }
+    if not any(drawn.values()):
+        return ""
+    tall, left, right = 130, 60, WIDTH - 20
+    step = (right - left) / max(1, len(runs) - 1)
+    parts = [f'<line class="axis" x1="{left}" y1="{y}" x2="{right}" y2="{y}"/>' for y in (20, 20 + tall)]
+    parts += [_label(left - 8, 24, "1.0", anchor="end"), _label(left - 8, 24 + tall, "0.0", anchor="end")]
+    for side, points in drawn.items():
+        places = [(left + number * step, 20 + tall * (1 - share)) for number, share in points]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        parts.append(f'<polyline class="{side}" points="{path}"/>')
+        parts += [f'<circle class="{side}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>' for x, y in places]
+    named = " and ".join(name for name, side in (("Mem0", "mem0"), ("Spectron", "spectron")) if drawn[side])
+    return _figure(f"Share of known items found by {named}, oldest verification on the left.", tall + 40, parts)
+
+
 def _figure(caption: str, height: int, parts: Sequence[str]) -> str:
     text = escape(caption)
     return (

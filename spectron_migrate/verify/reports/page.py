@@ -9,6 +9,7 @@ from html import escape
 
 from spectron_migrate.records import Json
 from spectron_migrate.verify.reports.charts import distribution, latency, owners
+from spectron_migrate.verify.reports.course_part import course
 from spectron_migrate.verify.reports.look import SCRIPT, STYLE
 from spectron_migrate.verify.reports.parts import table, text
 from spectron_migrate.verify.reports.queries_part import queries
@@ -29,6 +30,7 @@ def html_report(report: Mapping[str, Json]) -> str:
         _findings(report["findings"]),
         _recall(report),
         queries(report["answers"]),
+        course(report),
     ]
     # The page may use its own style and script only, identified by their digests, and load nothing.
     policy = f"default-src 'none'; style-src '{_digest(STYLE)}'; script-src '{_digest(SCRIPT)}'; base-uri 'none'"

@@ -140,3 +140,53 @@ def test_ranks(before: int | None, now: int, shown: str) -> None:
 
 def test_a_reason_without_a_detail() -> None:
     assert "not found" == reason_text({"why": "not_found", "detail": ""})
+
+
+def past(ended: str, verdict: str, spectron: float, **more: Any) -> dict[str, Any]:
+    plain = {"migration": "m", "expected": 1204, "present": 1200, "leaks": 0, "mem0": 0.9, "open": ["recall"]}
+    return {"ended": ended, "verdict": verdict, "spectron": spectron, **plain, **more}
+
+
+def test_the_first_verification_shows_no_trend_and_a_later_one_shows_them_all_newest_first() -> None:
+    assert "Verifications so far" not in html_report(report("GO", [gate("missing", True)]))
+
+    earlier = [past("2026-01-01T10:00:00Z", "NO_GO", 0.4), past("2026-01-01T12:00:00Z", "INCONCLUSIVE", 0.7)]
+    page = html_report({**report("GO", [gate("missing", True)]), "past": earlier})
+    shown = page.partition("Verifications so far")[2]
+    assert ["GO", "INCONCLUSIVE", "NO_GO"] == re.findall(r"<td>(GO|NO_GO|INCONCLUSIVE)</td>", shown)
+    assert 6 == shown.count("<circle")
+
+
+def test_a_verification_without_recall_has_no_point_in_the_trend() -> None:
+    earlier = [past("2026-01-01T10:00:00Z", "NO_GO", 0.4), past("2026-01-01T12:00:00Z", "GO", None, mem0=None)]
+    page = html_report({**report("GO", []), "past": earlier})
+    assert 4 == page.count("<circle")
+
+
+def test_the_steps_of_the_cutover_are_told_in_words_and_their_reasons_escaped() -> None:
+    steps = [
+        {"step": "start", "at": "2026-01-01T10:00:00Z", "who": "ann@host", "why": None, "percent": None, "gate": None},
+        {
+            "step": "shift",
+            "at": "2026-01-02T10:00:00Z",
+            "who": "ann",
+            "why": "<b>ok</b>",
+            "percent": 12.5,
+            "gate": None,
+        },
+        {"step": "accept", "at": "2026-01-03T10:00:00Z", "who": "ann", "why": "x", "percent": None, "gate": "calls"},
+    ]
+    page = html_report({**report("GO", []), "cutover": steps}).partition("<h2>Cutover</h2>")[2]
+    assert "the cutover began" in page
+    assert "12.5 % of users are read from Spectron" in page
+    assert "gate calls was accepted" in page
+    assert "<b>ok</b>" not in page
+
+
+def test_the_fullest_scopes_are_named_and_the_others_counted() -> None:
+    scopes = [{"selector": [[f"user/u{number}"]], "memories": 100 - number} for number in range(60)]
+    page = html_report({**report("GO", []), "scopes": scopes})
+    assert "60 hold memories" in page
+    assert "user/u49" in page
+    assert "user/u50" not in page
+    assert "10 more scopes" in page

@@ -1,0 +1,98 @@
+"""The end of the page: memories by scope, the verifications before this one, and the steps of the cutover (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from spectron_migrate.records import Json
+from spectron_migrate.verify.past import as_past
+from spectron_migrate.verify.reports.charts import trend
+from spectron_migrate.verify.reports.parts import table, text
+from spectron_migrate.verify.reports.text import share_text
+
+SCOPES = 50
+"""At most so many scopes are shown, the fullest; the JSON report has all."""
+
+_STEPS = {
+    "start": "the cutover began",
+    "shift": "reads were shifted",
+    "pin": "ids were pinned",
+    "accept": "a gate was accepted",
+    "revert": "all reads went back to Mem0",
+    "closing": "the writes began to move",
+    "complete": "Spectron became the only store",
+    "sealed": "the last writes to Mem0 were brought over",
+    "abort": "the cutover was ended",
+}
+
+
+def course(report: Mapping[str, Json]) -> str:
+    """All three; each is left out where there is nothing to show."""
+    return f"{_scopes(report.get('scopes') or [])}{_trend(report)}{_timeline(report.get('cutover') or [])}"
+
+
+def _scopes(scopes: Sequence[Mapping[str, Json]]) -> str:
+    if not scopes:
+        return ""
+    rows = [
+        f'<tr><td>{text(_selector_text(one["selector"]))}</td><td class="number">{one["memories"]:,}</td></tr>'
+        for one in scopes[:SCOPES]
+    ]
+    rest = scopes[SCOPES:]
+    if rest:
+        fewer = sum(one["memories"] for one in rest)
+        rows.append(f'<tr><td class="soft">{len(rest):,} more scopes</td><td class="number">{fewer:,}</td></tr>')
+    return (
+        f'<h2>Scopes</h2><details class="card"><summary>{len(scopes):,} hold memories</summary>'
+        f"{table(('scope', 'memories'), rows, numbers=('memories',))}</details>"
+    )
+
+
+def _trend(report: Mapping[str, Json]) -> str:
+    """The verifications of this migration, this one last; nothing for the first one."""
+    past = report.get("past") or []
+    if not past:
+        return ""
+    all_of_them = [*past, as_past(report)]
+    rows = [
+        f"<tr><td>{text(_minute(one['ended']))}</td><td>{text(one['verdict'])}</td>"
+        f'<td class="number">{one["present"]:,} of {one["expected"]:,}</td>'
+        f'<td class="number">{share_text(one["mem0"])}</td><td class="number">{share_text(one["spectron"])}</td>'
+        f"<td>{text(', '.join(one['open']) or '-')}</td></tr>"
+        for one in reversed(all_of_them)
+    ]
+    numbers = ("present", "found by Mem0", "by Spectron")
+    shown = table(("UTC", "verdict", *numbers, "open gates"), rows, numbers=numbers)
+    return f'<h2>Verifications so far</h2><div class="card">{trend(all_of_them)}{shown}</div>'
+
+
+def _timeline(steps: Sequence[Mapping[str, Json]]) -> str:
+    if not steps:
+        return ""
+    items = [
+        f'<li><span class="rank">{text(_minute(step["at"]))}</span><span>{text(_step_text(step))}'
+        f'<br><span class="soft">{text(step["who"])}{_reason(step)}</span></span></li>'
+        for step in steps
+    ]
+    return f'<h2>Cutover</h2><ol class="card steps">{"".join(items)}</ol>'
+
+
+def _step_text(step: Mapping[str, Json]) -> str:
+    name = step["step"]
+    if name == "shift":
+        return f"{step['percent']:g} % of users are read from Spectron"
+    if name == "accept":
+        return f"gate {step['gate']} was accepted"
+    return _STEPS.get(name, str(name))
+
+
+def _reason(step: Mapping[str, Json]) -> str:
+    return f": {text(step['why'])}" if step["why"] else ""
+
+
+def _minute(moment: str) -> str:
+    return moment[:16].replace("T", " ")
+
+
+def _selector_text(selector: Sequence[Sequence[str]]) -> str:
+    return " or ".join(" and ".join(clause) for clause in selector)
