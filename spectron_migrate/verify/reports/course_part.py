@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from spectron_migrate.records import Json
+from spectron_migrate.records import Json, counted
 from spectron_migrate.verify.past import as_past
 from spectron_migrate.verify.reports.charts import trend
 from spectron_migrate.verify.reports.parts import table, text
@@ -42,8 +42,9 @@ def _scopes(scopes: Sequence[Mapping[str, Json]]) -> str:
     if rest:
         fewer = sum(one["memories"] for one in rest)
         rows.append(f'<tr><td class="soft">{len(rest):,} more scopes</td><td class="number">{fewer:,}</td></tr>')
+    holding = counted(len(scopes), "scope holds", "scopes hold")
     return (
-        f'<h2>Scopes</h2><details class="card"><summary>{len(scopes):,} hold memories</summary>'
+        f'<h2>Scopes</h2><details class="card"><summary>{holding} memories</summary>'
         f"{table(('scope', 'memories'), rows, numbers=('memories',))}</details>"
     )
 
@@ -54,27 +55,33 @@ def _trend(report: Mapping[str, Json]) -> str:
     if not past:
         return ""
     all_of_them = [*past, as_past(report)]
-    rows = [
-        f"<tr><td>{text(_minute(one['ended']))}</td><td>{text(one['verdict'])}</td>"
-        f'<td class="number">{one["present"]:,} of {one["expected"]:,}</td>'
-        f'<td class="number">{share_text(one["mem0"])}</td><td class="number">{share_text(one["spectron"])}</td>'
-        f"<td>{text(', '.join(one['open']) or '-')}</td></tr>"
-        for one in reversed(all_of_them)
-    ]
-    numbers = ("present", "found by Mem0", "by Spectron")
-    shown = table(("UTC", "verdict", *numbers, "open gates"), rows, numbers=numbers)
-    return f'<h2>Verifications so far</h2><div class="card">{trend(all_of_them)}{shown}</div>'
+    items = [_item(one["ended"], f"<b>{text(one['verdict'])}</b>", _run_text(one)) for one in reversed(all_of_them)]
+    runs = f'<ol class="steps">{"".join(items)}</ol>'
+    return f'<h2>Verifications so far</h2><div class="card">{trend(all_of_them)}{runs}</div>'
+
+
+def _run_text(run: Mapping[str, Json]) -> str:
+    parts = [f"{run['present']:,} of {run['expected']:,} memories are there"]
+    if run["spectron"] is not None:
+        parts.append(f"known items found: Mem0 {share_text(run['mem0'])}, Spectron {share_text(run['spectron'])}")
+    if run["leaks"]:
+        parts.append(f"leaks: {run['leaks']:,}")
+    if run["open"]:
+        parts.append(f"open: {', '.join(run['open'])}")
+    return "; ".join(parts)
 
 
 def _timeline(steps: Sequence[Mapping[str, Json]]) -> str:
     if not steps:
         return ""
-    items = [
-        f'<li><span class="rank">{text(_minute(step["at"]))}</span><span>{text(_step_text(step))}'
-        f'<br><span class="soft">{text(step["who"])}{_reason(step)}</span></span></li>'
-        for step in steps
-    ]
+    items = [_item(step["at"], text(_step_text(step)), f"{step['who']}{_reason(step)}") for step in steps]
     return f'<h2>Cutover</h2><ol class="card steps">{"".join(items)}</ol>'
+
+
+def _item(moment: str, what: str, more: str) -> str:
+    """One line with its time; `what` is HTML."""
+    when = text(moment[:16].replace("T", " "))
+    return f'<li><span class="rank">{when}</span><span>{what}<br><span class="soft">{text(more)}</span></span></li>'
 
 
 def _step_text(step: Mapping[str, Json]) -> str:
@@ -87,11 +94,7 @@ def _step_text(step: Mapping[str, Json]) -> str:
 
 
 def _reason(step: Mapping[str, Json]) -> str:
-    return f": {text(step['why'])}" if step["why"] else ""
-
-
-def _minute(moment: str) -> str:
-    return moment[:16].replace("T", " ")
+    return f": {step['why']}" if step["why"] else ""
 
 
 def _selector_text(selector: Sequence[Sequence[str]]) -> str:

@@ -153,7 +153,7 @@ def test_the_first_verification_shows_no_trend_and_a_later_one_shows_them_all_ne
     earlier = [past("2026-01-01T10:00:00Z", "NO_GO", 0.4), past("2026-01-01T12:00:00Z", "INCONCLUSIVE", 0.7)]
     page = html_report({**report("GO", [gate("missing", True)]), "past": earlier})
     shown = page.partition("Verifications so far")[2]
-    assert ["GO", "INCONCLUSIVE", "NO_GO"] == re.findall(r"<td>(GO|NO_GO|INCONCLUSIVE)</td>", shown)
+    assert ["GO", "INCONCLUSIVE", "NO_GO"] == re.findall(r"<b>(GO|NO_GO|INCONCLUSIVE)</b>", shown)
     assert 6 == shown.count("<circle")
 
 
@@ -186,7 +186,7 @@ def test_the_steps_of_the_cutover_are_told_in_words_and_their_reasons_escaped() 
 def test_the_fullest_scopes_are_named_and_the_others_counted() -> None:
     scopes = [{"selector": [[f"user/u{number}"]], "memories": 100 - number} for number in range(60)]
     page = html_report({**report("GO", []), "scopes": scopes})
-    assert "60 hold memories" in page
+    assert "60 scopes hold memories" in page
     assert "user/u49" in page
     assert "user/u50" not in page
     assert "10 more scopes" in page
