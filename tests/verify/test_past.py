@@ -36,7 +36,7 @@ def test_verdicts_are_kept_in_order_with_the_gates_that_were_open(tmp_path: Path
     found = past.read_past(tmp_path, "m")
     assert ["2026-01-01", "2026-01-02"] == [one["ended"] for one in found]
     assert ["recall"] == found[0]["open"]
-    assert (tmp_path / past.FILE).stat().st_mode & 0o777 == 0o600
+    assert 0o600 == (tmp_path / past.FILE).stat().st_mode & 0o777
 
 
 def test_only_the_newest_are_kept_and_those_of_another_migration_go(tmp_path: Path) -> None:
