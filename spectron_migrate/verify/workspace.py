@@ -247,10 +247,8 @@ class Workspace:
 
     def scope_counts(self) -> list[tuple[Selector, int]]:
         """How many memories should be in each scope, the fullest first."""
-        rows = self.db.execute(
-            f"SELECT selector, count(*) AS n FROM fact JOIN scope ON scope.no = fact.scope WHERE {_EXPECTED}"
-            " GROUP BY selector ORDER BY n DESC, selector"
-        )
+        counts = "SELECT selector, count(*) AS n FROM fact JOIN scope ON scope.no = fact.scope"
+        rows = self.db.execute(f"{counts} WHERE {_EXPECTED} GROUP BY selector ORDER BY n DESC, selector")
         return [(selector_of(row["selector"]), row["n"]) for row in rows]
 
     def scopes_covered(self, lens: Selector) -> Iterator[tuple[int, Selector]]:
