@@ -1,9 +1,11 @@
-"""`explain` names what became of a memory, with the evidence of both sides, for each of twelve fates."""
+"""`explain` names what became of a memory, with the evidence of both sides, for each of twelve fates.
+
+That of a memory that was deleted in Mem0 is in `test_over_mem0.py`.
+"""
 
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,19 +133,6 @@ def test_refused(scene: Scene) -> None:
     assert "refused" == page["fate"]
     assert "not this one" in page["why"]
     assert page["next"].endswith("--retry-failed")
-
-
-def test_deleted_in_mem0(scene: Scene) -> None:
-    scene.replay([memory(0, "anna", "Lives in Lisbon")])
-    with sqlite3.connect(scene.folder / "state" / "ledger.db") as db:
-        db.execute("UPDATE memory SET tombstoned_at = '2026-01-01T00:00:00.000000Z'")
-    db.close()
-
-    page = scene.explain("anna-0000")
-
-    assert "deleted in Mem0" == page["fate"]
-    assert "stays in Spectron" in page["why"]
-    assert "as sent" == page["spectron"]["turn"]
 
 
 def test_moved(scene: Scene) -> None:

@@ -6,11 +6,8 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import httpx
 import pytest
@@ -18,56 +15,16 @@ import pytest
 from spectron_migrate.local.language_model import LanguageModelExtractor, from_environment
 from spectron_migrate.local.rules import RuleExtractor
 from tests.local.support import spectron
+from tests.support.language_model import Model, language_model
 
 pytestmark = pytest.mark.slow
-
-
-class Model(ThreadingHTTPServer):
-    """Answers each request with the same content, and records the requests."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Endpoint)
-        self.content: object = {"facts": []}
-        self.status = 200
-        self.asked: list[Any] = []
-
-    @property
-    def url(self) -> str:
-        """The base URL."""
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-class Endpoint(BaseHTTPRequestHandler):
-    """Handles the one call that is used."""
-
-    server: Model
-
-    def do_POST(self) -> None:
-        """Answer."""
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        self.server.asked.append((self.path, self.headers.get("authorization"), body))
-        content = self.server.content if isinstance(self.server.content, str) else json.dumps(self.server.content)
-        answer = json.dumps({"choices": [{"message": {"content": content}}]}).encode()
-        self.send_response(self.server.status)
-        self.send_header("retry-after", "7")
-        self.send_header("content-length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
 
 
 @pytest.fixture
 def model() -> Iterator[Model]:
     """A running endpoint."""
-    server = Model()
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with language_model() as server:
+        yield server
 
 
 def test_facts_of_the_model_supersede_like_those_of_the_rules(model: Model) -> None:
