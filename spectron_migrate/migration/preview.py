@@ -49,8 +49,6 @@ class PreviewRow:
     tokens: int
     """As the server says, else estimated at the upper end: what a replay counts for this memory."""
     tokens_stated: bool
-    estimated: int
-    """The upper end of the estimate from the text alone."""
     refused: str = ""
 
     @property
@@ -62,6 +60,19 @@ class PreviewRow:
         """For `--json`."""
         lists = {name: list(getattr(self, name)) for name in ("entities", "attributes", "relations", "corrections")}
         return {"id": self.id, "owner": self.owner, **lists, "tokens": self.tokens, "refused": self.refused}
+
+
+def _line(points: Sequence[tuple[int, int]]) -> tuple[float, float, float, float]:
+    """The straight line nearest to some points (least squares).
+
+    Gives the mean of x, the sum of its squared deviations, the slope, and the variance of y around the line.
+    """
+    n = len(points)
+    x_mean, y_mean = sum(x for x, _ in points) / n, sum(y for _, y in points) / n
+    spread = sum((x - x_mean) ** 2 for x, _ in points)
+    slope = sum((x - x_mean) * (y - y_mean) for x, y in points) / spread if spread else 0.0
+    left_over = sum((y - y_mean - slope * (x - x_mean)) ** 2 for x, y in points)
+    return x_mean, spread, slope, left_over / (n - 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +88,8 @@ class PreviewSummary:
     """Previews of memories whose scopes are not registered yet."""
     estimated: tuple[int, int]
     """Tokens of all memories by their texts alone, from and to."""
+    letters: int
+    """Of the texts of all memories together."""
 
     @property
     def taken(self) -> list[PreviewRow]:
@@ -96,22 +109,25 @@ class PreviewSummary:
     def extrapolated(self) -> tuple[int, int, int]:
         """Tokens of all memories: the estimate, from and to.
 
-        Where the server says what a preview cost, it is compared with the estimate from the text, which is known for
-        every memory, and the interval is at 95 % (a ratio estimator). Else only the estimate is known: its upper end,
-        and both ends.
+        Where the server says what a preview cost, a straight line through cost and length of text predicts the other
+        memories, whose lengths are known; the interval is at 95 %, however the memories were chosen. Else only the
+        estimate is known: its upper end, and both ends.
         """
         estimated_low, estimated_high = self.estimated
         if not self.is_stated:
             return estimated_high, estimated_low, estimated_high
         costs, n = self.taken, len(self.taken)
-        if n >= self.of:
+        rest = self.of - n
+        if rest <= 0:
             return (self.tokens,) * 3
-        ratio = self.tokens / max(1, sum(row.estimated for row in costs))
-        total = ratio * estimated_high
-        if n < 2:
-            return round(total), self.tokens, max(self.tokens, round(3 * total))
-        spread = math.sqrt(sum((row.tokens - ratio * row.estimated) ** 2 for row in costs) / (n - 1))
-        half = t_quantile((1 + CONFIDENCE) / 2, n - 1) * self.of * spread * math.sqrt((1 - n / self.of) / n)
+        if n < 3:  # nothing says how costs differ
+            total = self.tokens / n * self.of
+            return round(total), self.tokens, round(3 * total)
+        middle, spread, slope, left_over = _line([(len(row.text), row.tokens) for row in costs])
+        further = (self.letters - sum(len(row.text) for row in costs)) - rest * middle
+        total = self.tokens + rest * self.tokens / n + slope * further
+        variance = left_over * (rest + rest**2 / n + (further**2 / spread if spread else 0.0))
+        half = t_quantile((1 + CONFIDENCE) / 2, n - 2) * math.sqrt(variance)
         return round(total), max(self.tokens, round(total - half)), round(total + half)
 
     def to_json(self) -> dict[str, Json]:
@@ -148,7 +164,7 @@ async def preview_plan(
         planned = make_plan(ledger, dump, mapping, filters, context=api.context, now=now, reporter=reporter)
         with ledger.transaction():
             plan.mark_late(ledger, planned.id)
-        chosen, of, users, estimated = _choose(ledger, planned.id, most)
+        chosen, of, users, estimated, letters = _choose(ledger, planned.id, most)
     registered = await live_paths(api)
     bodies = [_body(memory, mapping, registered) for memory in chosen]
     reporter.stage("preview", len(chosen))
@@ -163,18 +179,21 @@ async def preview_plan(
     # Alone first: a server that stores what it should preview stores one memory, not four.
     rows = [await ask(memory, body) for memory, body in list(zip(chosen, bodies, strict=True))[:1]]
     rows += await asyncio.gather(*map(ask, chosen[1:], bodies[1:]))
-    return PreviewSummary(tuple(rows), of, users, sum("scopes" not in body for body in bodies), estimated)
+    return PreviewSummary(tuple(rows), of, users, sum("scopes" not in body for body in bodies), estimated, letters)
 
 
-def _choose(ledger: Ledger, number: int, most: int) -> tuple[list[Memory], int, int, tuple[int, int]]:
-    """Memories with extraction, as even over owners as can be; how many there are; of how many owners; their tokens."""
+def _choose(ledger: Ledger, number: int, most: int) -> tuple[list[Memory], int, int, tuple[int, int], int]:
+    """Memories with extraction, as even over owners as can be, and of how many owners they are.
+
+    Of all with extraction: how many there are, their tokens by estimate, and their letters.
+    """
     counts: Counter[str] = Counter()
-    low = high = 0
+    low = high = letters = 0
     for each in planned_memories(ledger, number):
         if each.infer == "full":
             counts[_owner(each.memory)] += 1
             least, most_of_it = estimate_tokens(each.memory.memory, "full")
-            low, high = low + least, high + most_of_it
+            low, high, letters = low + least, high + most_of_it, letters + len(each.memory.memory)
     owners = heapq.nsmallest(most, counts, key=_lot)
     share, left = divmod(most, len(owners)) if owners else (0, 0)
     wanted = {owner: share + (place < left) for place, owner in enumerate(owners)}
@@ -194,7 +213,7 @@ def _choose(ledger: Ledger, number: int, most: int) -> tuple[list[Memory], int, 
         if len(drawn[owner]) > wanted[owner]:
             drawn[owner].remove(max(drawn[owner], key=lambda pair: pair[0]))
     chosen = [memory for owner in owners for _, memory in sorted(drawn[owner], key=lambda pair: pair[0])]
-    return chosen, counts.total(), len({_owner(memory) for memory in chosen}), (low, high)
+    return chosen, counts.total(), len({_owner(memory) for memory in chosen}), (low, high), letters
 
 
 def _lot(text: str) -> int:
@@ -220,7 +239,7 @@ async def _ask(api: SpectronApi, memory: Memory, body: dict[str, Json]) -> Previ
     response = await api.preview(body)
     if response.status in (400, 403, 404, 409, 413, 422):
         refused = f"{response.status} {response.message}"
-        return PreviewRow(memory.id, _owner(memory), memory.memory, (), (), (), (), 0, False, estimated, refused)
+        return PreviewRow(memory.id, _owner(memory), memory.memory, (), (), (), (), 0, False, refused)
     if response.status != 200 or not isinstance(response.body, dict):
         raise api.failure(response, "a preview")
     answer = response.body
@@ -252,7 +271,6 @@ async def _ask(api: SpectronApi, memory: Memory, body: dict[str, Json]) -> Previ
         ),
         stated if isinstance(stated, int) else estimated,
         isinstance(stated, int),
-        estimated,
     )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import sqlite3
 from collections import Counter
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,17 @@ from spectron_migrate.dump import open_any
 from spectron_migrate.errors import NotLegal
 from spectron_migrate.local.engine import API_VERSIONS
 from spectron_migrate.local.extract import Extraction, Fact
+from spectron_migrate.local.language_model import LanguageModelExtractor
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.preview import PreviewRow, PreviewSummary, preview_plan
 from spectron_migrate.migration.replay import ReplayOptions
 from spectron_migrate.records import Filters, NullReporter
+from spectron_migrate.rehearsal.store import make_store
 from spectron_migrate.spectron.api import SpectronApi
 from tests.support import output
 from tests.support.here import server_here
+from tests.support.language_model import language_model
 from tests.support.proxy import misbehaving
 from tests.support.spectron import memory, replay, write_raw
 
@@ -35,11 +40,20 @@ ROWS = [
     memory(0, "cy", "Nothing that any rule knows"),
 ]
 
+COUNTING = ReplayOptions(max_tokens=10**9)
+"""A replay counts tokens where they are limited."""
+
 
 def preview(server: RunningServer, folder: Path, most: int, *, endpoint: str | None = None) -> PreviewSummary:
+    return preview_of(server, folder, [write_raw(folder / "all.json", ROWS)], most, endpoint=endpoint)
+
+
+def preview_of(
+    server: RunningServer, folder: Path, paths: list[Path], most: int, *, endpoint: str | None = None
+) -> PreviewSummary:
     async def ask() -> PreviewSummary:
         async with SpectronApi(endpoint or server.base_url, server.context, api_key=server.api_key) as api:
-            with open_any([write_raw(folder / "all.json", ROWS)]) as dump:
+            with open_any(paths) as dump:
                 return await preview_plan(
                     folder / "state",
                     dump,
@@ -84,7 +98,7 @@ def test_a_preview_stores_nothing_here_or_there(tmp_path: Path, api: str) -> Non
 def test_the_cost_of_all_is_what_the_replay_takes_for_them(tmp_path: Path) -> None:
     with server_here(tmp_path / "spectron", context="preview") as server:
         whole, some = preview(server, tmp_path, 100), preview(server, tmp_path, 6)
-        replayed = replay(server, tmp_path / "state", [tmp_path / "all.json"], options=ReplayOptions(max_tokens=10**9))
+        replayed = replay(server, tmp_path / "state", [tmp_path / "all.json"], options=COUNTING)
 
     assert replayed.tokens == whole.tokens
     estimate, low, high = some.extrapolated()
@@ -130,21 +144,38 @@ def test_a_server_that_stores_instead_is_found_at_the_first_memory(tmp_path: Pat
         assert 1 == sum(seen.path.endswith("/facts") for seen in proxy.seen)
 
 
-def stated_by_a_server(costs: dict[int, int], *, of: int) -> PreviewSummary:
-    """Previews whose cost a server said; `costs`: estimate -> cost."""
+def stated_by_a_server(costs: dict[int, int], *, of: int, letters: int) -> PreviewSummary:
+    """Previews whose cost a server said; `costs`: length of the text -> cost."""
     rows = tuple(
-        PreviewRow(str(estimate), "u", "", (), (), (), (), cost, True, estimate) for estimate, cost in costs.items()
+        PreviewRow(str(length), "u", "x" * length, (), (), (), (), cost, tokens_stated=True)
+        for length, cost in costs.items()
     )
-    return PreviewSummary(rows, of, 1, 0, (100 * of, 200 * of))
+    return PreviewSummary(rows, of, 1, 0, (1, 2), letters)
 
 
-def test_costs_that_a_server_says_scale_the_estimate_of_all_texts() -> None:
-    assert (50_000, 50_000, 50_000) == stated_by_a_server({100: 50, 200: 100, 300: 150}, of=500).extrapolated()
+def test_costs_that_a_server_says_are_a_line_over_the_length_of_the_text() -> None:
+    exact = stated_by_a_server({100: 150, 200: 200, 300: 250}, of=500, letters=100_000)
+    assert (100_000, 100_000, 100_000) == exact.extrapolated()
 
-    few = stated_by_a_server({100: 40, 200: 110, 300: 140}, of=500)
-    many = stated_by_a_server({100 + n: 50 + n // 2 + (-1) ** n * 10 for n in range(60)}, of=500)
+    few = stated_by_a_server({100: 140, 200: 210, 300: 240}, of=500, letters=100_000)
+    many = stated_by_a_server({100 + n: 150 + n // 2 + (-1) ** n * 10 for n in range(60)}, of=500, letters=500 * 130)
     widths = [high - low for _, low, high in (few.extrapolated(), many.extrapolated())]
     assert widths[0] > widths[1] > 0
+
+
+def test_the_interval_holds_the_cost_of_all_where_texts_differ_much_and_owners_are_of_different_sizes() -> None:
+    dice = random.Random(0)
+    held = 0
+    for _ in range(200):
+        lengths = [*(dice.randrange(20, 120) for _ in range(200)), 800, 3000]
+        costs = [round(100 + 3 * length + dice.gauss(0, 40)) for length in lengths]
+        drawn = dice.sample(range(200), 20)
+        rows = tuple(
+            PreviewRow(str(at), "u", "x" * lengths[at], (), (), (), (), costs[at], tokens_stated=True) for at in drawn
+        )
+        _, low, high = PreviewSummary(rows, len(lengths), 1, 0, (1, 2), sum(lengths)).extrapolated()
+        held += low <= sum(costs) <= high
+    assert 180 <= held
 
 
 def test_the_command_shows_a_table(
@@ -165,3 +196,73 @@ def test_the_command_shows_a_table(
     assert 4 == answer["previewed"]
     assert 16 == answer["of"]
     assert 2 == run([*words, "--dry-run"])
+
+
+# -- the rehearsal's store, with either extractor ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dump of the rehearsal's store."""
+    folder = tmp_path_factory.mktemp("rehearsed")
+    make_store(folder / "mem0")
+    (folder / "spectron-migrate.yaml").write_text("version: 1\nmem0: {oss: {config: mem0/mem0.json}}\n")
+    with chdir(folder):
+        assert 0 == run(["export"])
+    return folder / "dump"
+
+
+def of_the_model(asked: Any) -> dict[str, Any]:
+    """What the stand-in of a language model makes of a text: one fact."""
+    text = asked["conversation"][0]["text"]
+    return {"facts": [{"type": "person", "name": "user", "key": "said", "value": text[:30], "confidence": 0.9}]}
+
+
+@pytest.mark.parametrize("extractor", ["rules", "a model over HTTP"])
+def test_twenty_memories_of_the_rehearsal_cost_what_their_replay_then_takes(
+    rehearsed: Path, extractor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with language_model() as model:
+        model.content = of_the_model
+        given = {"extractor": LanguageModelExtractor(model.url, "small")} if extractor != "rules" else {}
+        with server_here(tmp_path / "spectron", context="preview", **given) as server:
+            for name, value in (("ENDPOINT", server.base_url), ("CONTEXT", "preview"), ("API_KEY", server.api_key)):
+                monkeypatch.setenv(f"SPECTRON_{name}", value)
+            before = table_sizes(server)
+            assert 0 == run(["replay", "--dump", str(rehearsed), "--preview", "20", "--json"])
+            summary = output.check(json.loads(capsys.readouterr().out))
+            assert before == table_sizes(server)
+            asked = len(model.asked)
+            previewed = {row["id"] for row in summary["rows"]}
+            lines = (rehearsed / "memories.jsonl").read_text(encoding="utf-8").splitlines()
+            rows = [row for line in lines if (row := json.loads(line))["id"] in previewed]
+            replayed = replay(server, tmp_path / "state", [write_raw(tmp_path / "those.json", rows)], options=COUNTING)
+
+    assert 20 == summary["previewed"] == replayed.written
+    assert (20 if extractor != "rules" else 0) == asked
+    assert summary["tokens"]["previewed"] == replayed.tokens
+    assert summary["tokens"]["low"] < summary["tokens"]["all"] <= summary["tokens"]["high"]
+    if extractor != "rules":
+        assert all(row["attributes"][0].startswith("person/user said: ") for row in summary["rows"])
+
+
+def test_a_server_that_says_what_each_costs_is_extrapolated_with_an_interval(rehearsed: Path, tmp_path: Path) -> None:
+    """No published API says it; `usage.totalTokens` is read where a server does."""
+
+    def with_usage(seen: Any, body: bytes) -> bytes | None:
+        answer = json.loads(body) if seen.path.endswith("/facts") else {}
+        if answer.get("mode") not in ("preview", "full"):
+            return None
+        text = json.loads(seen.body)["text"]
+        return json.dumps({**answer, "usage": {"totalTokens": 100 + 3 * len(text) + len(text) ** 3 % 97}}).encode()
+
+    with server_here(tmp_path / "spectron", context="preview") as server, misbehaving(server.base_url) as proxy:
+        proxy.change = with_usage  # type: ignore[method-assign]
+        summary = preview_of(server, tmp_path, [rehearsed], 20, endpoint=proxy.base_url)
+        everything = replay(server, tmp_path / "state", [rehearsed], endpoint=proxy.base_url, options=COUNTING)
+
+    assert summary.is_stated
+    estimate, low, high = summary.extrapolated()
+    assert low < estimate < high
+    assert low <= everything.tokens <= high
