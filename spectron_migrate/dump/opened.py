@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -11,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+from spectron_migrate.dump.checksums import Checksums
 from spectron_migrate.dump.manifest import (
     EXPORT_AGAIN,
     HISTORY,
@@ -172,8 +172,12 @@ class _IndependentReader(io.RawIOBase):
 
 
 def open_dump(path: Path) -> Dump:
-    """Open a dump directory; raises InputError if there is none, or if it is truncated or altered."""
+    """Open a dump directory; raises InputError if there is none, or if it is truncated or altered.
+
+    A file that was checked before and has not been touched since is not read again.
+    """
     tried = None
+    checksums = Checksums(path)
     while True:
         manifest = read_manifest(path)
         if manifest is None:
@@ -181,7 +185,8 @@ def open_dump(path: Path) -> Dump:
         files: dict[str, BinaryIO] = {}
         try:
             for name in manifest.files:
-                files[name] = _checked(path, name, manifest)
+                files[name] = _checked(path, name, manifest, checksums)
+            checksums.keep()
             return Dump(path, manifest, files)
         except InputError:
             for file in files.values():
@@ -191,22 +196,7 @@ def open_dump(path: Path) -> Dump:
             tried = manifest.digest  # an export may be replacing the dump at this moment: try once more
 
 
-_MOST_HASHES = 100
-_SHA256: dict[tuple[int, ...], str] = {}
-"""Of files that this process has hashed, by what changes with every write: a follower opens the same dump again."""
-
-
-def _sha256(file: io.BufferedReader) -> str:
-    status = os.fstat(file.fileno())
-    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    if key not in _SHA256:
-        if len(_SHA256) > _MOST_HASHES:
-            _SHA256.clear()
-        _SHA256[key] = hashlib.file_digest(file, "sha256").hexdigest()
-    return _SHA256[key]
-
-
-def _checked(path: Path, name: str, manifest: Manifest) -> BinaryIO:
+def _checked(path: Path, name: str, manifest: Manifest, checksums: Checksums) -> BinaryIO:
     """The file as the manifest describes it, under its final name or still under the pending one."""
     expected = manifest.files[name]
     if "/" in name or name.startswith("."):
@@ -218,7 +208,7 @@ def _checked(path: Path, name: str, manifest: Manifest) -> BinaryIO:
         except OSError:
             continue
         size = os.fstat(file.fileno()).st_size
-        if size == expected.size and _sha256(file) == expected.sha256:
+        if size == expected.size and checksums.sha256(file) == expected.sha256:
             return file
         file.close()
         found = found or (candidate, size)

@@ -82,6 +82,11 @@ class Ledger:
             raise
         return cls(path, connection, lock=lock)
 
+    @staticmethod
+    def exists(state: Path) -> bool:
+        """Whether the state directory has a ledger."""
+        return (state / "ledger.db").exists()
+
     @classmethod
     def open_for_reading(cls, state: Path) -> Ledger:
         """Open an existing ledger beside the process that writes it; raises InputError where there is none.

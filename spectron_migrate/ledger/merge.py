@@ -13,6 +13,13 @@ from spectron_migrate.ledger import messages
 from spectron_migrate.ledger.bodies import infer_of, role_of
 from spectron_migrate.ledger.erasing import erased_times
 from spectron_migrate.ledger.ledger import Ledger
+from spectron_migrate.ledger.new_memories import (
+    FACT_COLUMNS,
+    INSERT_FACT,
+    INSERT_MEMORY,
+    INSERT_VERSION,
+    NewMemories,
+)
 from spectron_migrate.ledger.numbered import lane_number, selector_number
 from spectron_migrate.ledger.pending import note_pending
 from spectron_migrate.ledger.plan import LIVE, ScanRow, ScopeChange
@@ -76,6 +83,7 @@ class Merge:
         self.waiting: list[Memory] = []
         """Memories that were captured after the scan began: the next scan decides."""
         self._next_id = int(ledger.db.execute("SELECT coalesce(max(id), 0) + 1 FROM version").fetchone()[0])
+        self._new = NewMemories(ledger.db)
         self._lanes: dict[str, int] = {}
         self._selectors: dict[Selector, int] = {}
 
@@ -90,13 +98,13 @@ class Merge:
     ) -> None:
         """Plan the memory, or skip it with a reason. A text that the ledger knows keeps its version.
 
+        Into an empty ledger memories go many at once: call `flush` after the last one.
         `seen_again`: when the scan began that found it after an earlier one had missed it. `message`: the fact of the
         message whose turn contains a new text. `is_newer`: a person said so.
         """
         text_digest = digest(memory.memory)
         if self._empty:
-            self._remember(memory)
-            self._insert(memory, text_digest, placed, version=1)
+            self._new.add(self._memory_row(memory), *self._version_rows(memory, text_digest, placed, 1))
             return
         last = self._last(memory.id)
         if last is not None and not is_newer and self._is_gone(memory, last, seen_again):
@@ -130,6 +138,10 @@ class Merge:
                 (f"{REPLACED} by version {last['number'] + 1}", last["id"]),
             )
             messages.overtake(self._db, memory.id, self._plan, self._scan.began or self._now)
+
+    def flush(self) -> None:
+        """Write what `add` keeps back."""
+        self._new.flush()
 
     def _shows_later(self, last: Row) -> bool:
         """Whether this reading is newer than the last one of the memory, or lifts its tombstone."""
@@ -282,26 +294,15 @@ class Merge:
 
     def _remember(self, memory: Memory, *, moved_from: str | None = None, is_newer: bool = False) -> None:
         """Keep what Mem0 says of it, unless an older reading says it."""
-        record = _record(memory)
         # Seen again: a tombstone falls.
         self._db.execute(
-            "INSERT INTO memory(mem0_id, record, digest, scan, newest_version, mem0_state, expires, moved_from)"
-            " VALUES (?, ?, ?, ?, 1, ?, ?, ?)"
+            f"{INSERT_MEMORY}"
             " ON CONFLICT(mem0_id) DO UPDATE SET record = excluded.record, digest = excluded.digest,"
             " scan = excluded.scan, mem0_state = excluded.mem0_state, expires = excluded.expires,"
             " moved_from = excluded.moved_from, tombstoned_at = NULL, tombstoned_by = NULL"
             " WHERE ? OR coalesce((SELECT began FROM scan WHERE no = excluded.scan), '')"
             " >= coalesce((SELECT began FROM scan WHERE no = memory.scan), '')",
-            (
-                memory.id,
-                record,
-                digest(record),
-                self._scan_number,
-                memory.state,
-                memory.expiration_date,
-                moved_from,
-                is_newer,
-            ),
+            (*self._memory_row(memory, moved_from), is_newer),
         )
         if is_newer:
             self._db.execute("DELETE FROM pending WHERE mem0_id = ?", (memory.id,))
@@ -315,33 +316,44 @@ class Merge:
         version: int,
         message: str | None = None,
     ) -> None:
+        version_row, fact_row = self._version_rows(memory, text_digest, placed, version, message)
+        self._db.execute(INSERT_VERSION, version_row)
+        self._db.execute(INSERT_FACT, fact_row)
+        if version > 1:
+            self._db.execute("UPDATE memory SET newest_version = ? WHERE mem0_id = ?", (version, memory.id))
+
+    def _memory_row(self, memory: Memory, moved_from: str | None = None) -> tuple[Json, ...]:
+        record = _record(memory)
+        scan = self._scan_number
+        return memory.id, record, digest(record), scan, memory.state, memory.expiration_date, moved_from
+
+    def _version_rows(
+        self, memory: Memory, text_digest: str, placed: Placement | Skipped, version: int, message: str | None = None
+    ) -> tuple[tuple[Json, ...], tuple[Json, ...]]:
+        """The rows of a new version, and of its fact."""
         text, fact = self._rows(memory, text_digest, placed, version)
         carrier = messages.fact_of_message(self._db, message) if message is not None else None
         if carrier is not None and fact["state"] == "planned":
-            fact |= {"state": "skipped", "reason": messages.CARRIED, "message": carrier}
+            fact |= {"state": "skipped", "reason": messages.CARRIED}
+        else:
+            carrier = None
         number, self._next_id = self._next_id, self._next_id + 1
-        self._db.execute(
-            "INSERT INTO version(id, mem0_id, number, text, digest, text_at, scan, recorded_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        return (
             (number, memory.id, version, text, text_digest, memory.text_at, self._scan_number, self._now),
+            (number, carrier, *fact.values()),
         )
-        self._db.execute(
-            f"INSERT INTO fact(id, {', '.join(fact)}) VALUES (?{', ?' * len(fact)})", (number, *fact.values())
-        )
-        if version > 1:
-            self._db.execute("UPDATE memory SET newest_version = ? WHERE mem0_id = ?", (version, memory.id))
 
     def _rows(
         self, memory: Memory, text_digest: str, placed: Placement | Skipped, version: int
     ) -> tuple[str | None, dict[str, Json]]:
-        """The text to keep, and how it is sent."""
-        fact: dict[str, Json] = {"plan": self._plan, "order_key": order_key(memory, self._scan.began or self._now)}
+        """The text to keep, and how it is sent, by column of `FACT_COLUMNS`."""
+        key = order_key(memory, self._scan.began or self._now)
         if isinstance(placed, Skipped):
-            nowhere = ("lane", "selector", "run", "role", "category", "labels")
-            fact |= {**dict.fromkeys(nowhere), "infer": "none", "key": ""}
-            return None, {**fact, "state": "skipped", "reason": placed.reason}
+            nowhere = (self._plan, key, None, None, None, "none", None, None, None, "", "skipped", placed.reason)
+            return None, dict(zip(FACT_COLUMNS, nowhere, strict=True))
         return memory.memory, {
-            **fact,
+            "plan": self._plan,
+            "order_key": key,
             "lane": self._lane(placed.lane),
             "selector": self._selector(placed.selector),
             "run": placed.run,

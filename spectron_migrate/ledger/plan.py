@@ -83,7 +83,7 @@ def _parent(ledger: Ledger, scan: ScanRow) -> int | None:
 
 def captured_before(ledger: Ledger, moment: str) -> set[str]:
     """Memories that adapters captured before this moment and that no scan has shown yet."""
-    if ledger.db.execute("SELECT 1 FROM scan WHERE kind = ? LIMIT 1", (LIVE,)).fetchone() is None:
+    if not has_captures(ledger):
         return set()
     rows = ledger.db.execute(
         "SELECT mem0_id FROM memory JOIN scan ON scan.no = memory.scan"
@@ -91,6 +91,11 @@ def captured_before(ledger: Ledger, moment: str) -> set[str]:
         (LIVE, moment),
     )
     return {row["mem0_id"] for row in rows}
+
+
+def has_captures(ledger: Ledger) -> bool:
+    """Whether adapters captured anything that is planned here."""
+    return ledger.db.execute("SELECT 1 FROM scan WHERE kind = ? LIMIT 1", (LIVE,)).fetchone() is not None
 
 
 def last_plan(ledger: Ledger) -> tuple[int, str] | None:
@@ -176,6 +181,21 @@ def relane(ledger: Ledger, mem0_id: str, lane: str) -> None:
     )
 
 
+_BELOW_HIGH_WATER = (
+    "order_key < (SELECT max(sent.order_key) FROM fact AS sent"
+    " WHERE sent.lane = fact.lane AND sent.infer = 'full' AND sent.was_sent = 1)"
+)
+
+
+def would_mark_late(ledger: Ledger, plan: int) -> bool:
+    """Whether `mark_late` would change a fact."""
+    found = ledger.db.execute(
+        f"SELECT 1 FROM fact WHERE plan = ? AND state = 'planned' AND infer = 'full' AND {_BELOW_HIGH_WATER} LIMIT 1",
+        (plan,),
+    )
+    return found.fetchone() is not None
+
+
 def mark_late(ledger: Ledger, plan: int, *, everything: bool = False) -> int:
     """Turn `full` facts that come too late for their lane into `none`: their text is stored, but supersedes nothing.
 
@@ -183,13 +203,9 @@ def mark_late(ledger: Ledger, plan: int, *, everything: bool = False) -> int:
     `everything` all planned facts are late, because applications already write to Spectron. Returns how many facts of
     the plan are late.
     """
-    below = (
-        "order_key < (SELECT max(sent.order_key) FROM fact AS sent"
-        " WHERE sent.lane = fact.lane AND sent.infer = 'full' AND sent.was_sent = 1)"
-    )
     ledger.db.execute(
         "UPDATE fact SET infer = 'none', late = 1 WHERE plan = ? AND state = 'planned' AND infer = 'full'"
-        + ("" if everything else f" AND {below}"),
+        + ("" if everything else f" AND {_BELOW_HIGH_WATER}"),
         (plan,),
     )
     counted = ledger.db.execute("SELECT count(*) FROM fact WHERE plan = ? AND late = 1 AND state = 'planned'", (plan,))

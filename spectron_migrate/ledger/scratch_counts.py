@@ -6,12 +6,12 @@ from spectron_migrate.ledger.ledger import Ledger
 
 
 class ScratchCounts:
-    """How often each key of a kind was added; only for a ledger that is thrown away."""
+    """How often each key of a kind was added; in a table of this connection alone."""
 
     def __init__(self, ledger: Ledger) -> None:
         """Make the table."""
         self._db = ledger.db
-        self._db.execute("CREATE TABLE scratch_count(kind TEXT, word TEXT, n INTEGER, PRIMARY KEY (kind, word))")
+        self._db.execute("CREATE TEMP TABLE scratch_count(kind TEXT, word TEXT, n INTEGER, PRIMARY KEY (kind, word))")
 
     def add(self, kind: str, key: str) -> int:
         """Count one more; returns the count of this key."""

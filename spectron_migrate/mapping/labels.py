@@ -40,6 +40,9 @@ class Labels:
     left_out: tuple[str, ...] = ()
 
 
+NO_LABELS = Labels(())
+
+
 def fill_labels(templates: Sequence[LabelTemplate], values: Iterable[object], *, together: bool) -> Labels:
     """The labels of a memory; `values` are those of the templates' fields, in their order.
 
@@ -57,6 +60,8 @@ def fill_labels(templates: Sequence[LabelTemplate], values: Iterable[object], *,
             left_out.append(f"{template.key}: not one line of at most {MOST_LETTERS} letters")
         else:
             filled.append((template.field == ID, f"{template.key}={text}"))
+    if len(filled) <= MOST_LABELS:
+        return Labels(tuple(label for _, label in filled), tuple(left_out))
     first = sorted(filled, key=lambda each: not each[0])[:MOST_LABELS]
     kept = [each for each in filled if each in first]
     over = [label for each in filled if each not in first for label in [each[1]]]

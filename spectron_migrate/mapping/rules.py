@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from spectron_migrate.mapping.conditions import Capture, Condition, Exact
-from spectron_migrate.mapping.labels import Labels, LabelTemplate, fill_labels
+from spectron_migrate.mapping.labels import NO_LABELS, Labels, LabelTemplate, fill_labels
 from spectron_migrate.mapping.segments import scalar_text, segment
 from spectron_migrate.records import Category, Infer, Json, Memory, Selector, State
 
@@ -183,9 +183,12 @@ class Rule:
 
     def takes(self, memory: Memory) -> bool:
         """Whether the memory is in the rule's state and meets every condition."""
-        return memory.state == self.state and all(
-            condition.matches(field_value(memory, field)) for field, condition in self.when
-        )
+        if memory.state != self.state:
+            return False
+        for field, condition in self.when:  # noqa: SIM110 - a generator costs more than the conditions
+            if not condition.matches(field_value(memory, field)):
+                return False
+        return True
 
     def condition_on(self, field: str) -> Condition | None:
         """The condition on a field, if the rule has one."""
@@ -204,6 +207,14 @@ class Rule:
     def paths(self) -> tuple[PathTemplate, ...]:
         """All paths of all clauses."""
         return tuple(path for clause in self.clauses for path in clause)
+
+    @cached_property
+    def user_depths(self) -> tuple[int, ...]:
+        """For each path of the only clause, after how many levels it belongs to one user; 0 where it never does.
+
+        Empty if there are several clauses.
+        """
+        return tuple(path.depth_of("user_id") or 0 for path in self.clauses[0]) if len(self.clauses) == 1 else ()
 
     @cached_property
     def fields(self) -> tuple[str, ...]:
@@ -228,6 +239,8 @@ class Rule:
 
     def labels_of(self, memory: Memory, *, together: bool = False) -> Labels:
         """The labels of a memory that the rule takes; `together`: it is sent with others in one request."""
+        if not self.labels:
+            return NO_LABELS
         values = [field_value(memory, each.field) if each.field is not None else None for each in self.labels]
         return fill_labels(self.labels, values, together=together)
 

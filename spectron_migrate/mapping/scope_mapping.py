@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from spectron_migrate.mapping.labels import ID
@@ -73,7 +74,8 @@ class ScopeMapping:
         memory of the user `Bob` and the run `r1` gets the selector `(("user/x---42ob",),)`, that path as its lane,
         and sessions of its own for `r1`.
         """
-        if not is_unicode("".join((memory.memory, *memory.entity_ids.values()))):
+        owners = (memory.user_id, memory.agent_id, memory.app_id, memory.run_id)
+        if not is_unicode("".join((memory.memory, *filter(None, owners)))):
             return Skipped(memory.id, NOT_UNICODE)
         mapped = self._apply_rules(memory)
         is_blank = isinstance(mapped, Placement) and not memory.memory.strip()
@@ -92,7 +94,7 @@ class ScopeMapping:
             return self._unmapped(memory, filled)
         return Placement(
             selector=_canonical(filled),
-            lane=_lane(rule, filled),
+            lane=_lane(rule.user_depths, filled),
             run=memory.run_id if self.session_by == "run_id" else None,
             infer=rule.infer,
             category=rule.category,
@@ -124,18 +126,18 @@ class ScopeMapping:
         return lens_for(self.rules, {field: value for field, value in given.items() if value is not None})
 
 
+@lru_cache(maxsize=10_000)
 def _canonical(filled: Selector) -> Selector:
     """Selectors with the same meaning in one spelling: memories of one scope then share its lane and sessions."""
     return tuple(sorted({tuple(sorted(set(clause))) for clause in filled}))
 
 
-def _lane(rule: Rule, filled: Selector) -> str:
+@lru_cache(maxsize=10_000)
+def _lane(user_depths: tuple[int, ...], filled: Selector) -> str:
     """The lane, in which facts keep their order: the user's node, else the whole path, else the whole selector."""
-    if len(rule.clauses) == 1:
-        depths = [path.depth_of("user_id") for path in rule.clauses[0]]
-        users = ["/".join(node.split("/")[: 2 * deep]) for deep, node in zip(depths, filled[0], strict=True) if deep]
-        if users:
-            return min(users)
+    users = ["/".join(filled[0][at].split("/")[: 2 * deep]) for at, deep in enumerate(user_depths) if deep]
+    if users:
+        return min(users)
     selector = _canonical(filled)
     alone = len(selector) == 1 and len(selector[0]) == 1
     return selector[0][0] if alone else canonical_json(selector)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from decimal import Decimal
+from functools import lru_cache
 
 LONGEST = 64
 ESCAPED = "x--"
@@ -23,6 +24,7 @@ def is_plain(text: str) -> bool:
     return len(text) <= LONGEST and _LEGAL.fullmatch(text) is not None and not text.startswith(ESCAPED)
 
 
+@lru_cache(maxsize=10_000)
 def segment(value: str) -> str:
     """The scope segment of an id. Raises nothing.
 

@@ -72,10 +72,8 @@ def make_plan(
     a changed mapping that would move what was sent already, and for choices about memories that are not pending; then
     the ledger is as before.
     """
-    _check_users(ledger, filters, dump, reporter)
-    _warn_skipped(dump, reporter)
-    _refuse_half_erased(ledger)
-    fingerprint = digest(dump.digest, mapping.digest, *_filter_parts(filters))
+    warn_before_planning(ledger, dump, filters, reporter)
+    fingerprint = _fingerprint(dump, mapping, filters)
     scan = _scan_row(dump)
     with ledger.transaction():
         migration = _claim(ledger, dump, mapping, sharding, context=context, now=now)
@@ -118,6 +116,32 @@ def make_plan(
     notes.warn(reporter)
     _warn_left_out(merge, plans.count_replaced(ledger, number), reporter)
     return Planned(number, merged=True)
+
+
+def find_unchanged_plan(
+    ledger: Ledger, dump: Dump, mapping: ScopeMapping, filters: Filters, *, context: str
+) -> Planned | None:
+    """The plan of this dump, mapping and filters, if `make_plan` would change nothing; then it can be read in place.
+
+    None where it may change something, as where captured writes are in the ledger.
+    """
+    migration, last = ledger.migration(), plan.last_plan(ledger)
+    if migration is None or (migration.context, migration.source) != (context, dump.source.identity):
+        return None
+    if last is None or last[1] != _fingerprint(dump, mapping, filters) or plan.has_captures(ledger):
+        return None
+    return Planned(last[0], merged=False)
+
+
+def warn_before_planning(ledger: Ledger, dump: Dump, filters: Filters, reporter: Reporter) -> None:
+    """Warn about filters and rows that plan nothing; raises InputError, or NotLegal while an erase is unfinished."""
+    _check_users(ledger, filters, dump, reporter)
+    _warn_skipped(dump, reporter)
+    _refuse_half_erased(ledger)
+
+
+def _fingerprint(dump: Dump, mapping: ScopeMapping, filters: Filters) -> str:
+    return digest(dump.digest, mapping.digest, *_filter_parts(filters))
 
 
 def _claim(
@@ -212,6 +236,7 @@ def _merge_memories(
                 changes.note_waiting(merge.waiting.pop())
         if isinstance(own, Placement):
             notes.add(memory, now)
+    merge.flush()
     if refused.count:
         raise InputError.of_all(
             [f"the mapping has no rule for {counted(refused.count, 'memory')}", *refused.groups()],

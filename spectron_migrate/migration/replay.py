@@ -30,7 +30,7 @@ from spectron_migrate.migration.adoption_run import Adopted, AdoptionSettings
 from spectron_migrate.migration.changes import Changes
 from spectron_migrate.migration.deliver import Limits, begin_run, deliver_plan
 from spectron_migrate.migration.forecast import Pace, make_forecast
-from spectron_migrate.migration.planning import make_plan
+from spectron_migrate.migration.planning import find_unchanged_plan, make_plan, warn_before_planning
 from spectron_migrate.migration.replay_summary import ReplaySummary, summarize, why_stopped
 from spectron_migrate.migration.sharding import Sharding, refuse_plain
 from spectron_migrate.records import Filters, Reporter, format_time
@@ -119,35 +119,57 @@ class Replay:
     def dry_run(self, *, context: str) -> ReplaySummary:
         """Plan on a copy of the ledger and forecast the replay; needs no server and changes nothing.
 
-        `context`: empty for the context of the ledger.
+        A ledger that has this plan already is read in place. `context`: empty for the context of the ledger.
         """
         with ExitStack() as open_things:
-            ledger = open_things.enter_context(Ledger.scratch_copy(self._state))
-            known = ledger.migration()
-            context = context or (known.context if known else "")
-            planned = make_plan(
-                ledger,
-                self._dump,
-                self._mapping,
-                self._options.filters,
-                context=context,
-                now=self._stamp(),
-                reporter=self._reporter,
-                check_interrupted=self._raise_if_interrupted,
-                sharding=self._join(context, open_things, dry_run=True),
-                deletions=self._counts_deletions(),
-            )
-            with ledger.transaction():
-                if self._options.retry_failed:
-                    decisions.retry_refused(ledger, planned.id)
-                plan.mark_late(ledger, planned.id)
-                self._refuse_expiry(ledger, planned.id)
-            before = plan_counts(ledger, planned.id)
-            summary = summarize(ledger, planned.id, before=before, left_out=self._left_out())
-            pace = Pace.of(self._root, context, self._options.max_in_flight, self._options.max_rps)
+            found = self._open_unchanged(context, open_things)
+            ledger, number = found or self._plan_on_copy(context, open_things)
+            migration = ledger.migration()
+            assert migration is not None  # noqa: S101 - a plan belongs to a migration
+            before = plan_counts(ledger, number)
+            summary = summarize(ledger, number, before=before, left_out=self._left_out())
+            pace = Pace.of(self._root, migration.context, self._options.max_in_flight, self._options.max_rps)
             cost = adoption_cost(ledger, self._mapping.session_size) if self._options.adopt else None
-            forecast = make_forecast(ledger, planned.id, self._dump, self._mapping, pace, reporter=self._reporter)
+            forecast = make_forecast(ledger, number, self._dump, self._mapping, pace, reporter=self._reporter)
             return replace(summary, forecast=forecast, adoption=cost)
+
+    def _open_unchanged(self, context: str, open_things: ExitStack) -> tuple[Ledger, int] | None:
+        """The ledger and its plan, where a dry run would change neither; a copy of a large ledger takes its time."""
+        if self._options.shard is not None or self._options.retry_failed or not Ledger.exists(self._state):
+            return None
+        ledger = open_things.enter_context(Ledger.open_for_reading(self._state))
+        migration = ledger.migration()
+        context = context or (migration.context if migration else "")
+        planned = find_unchanged_plan(ledger, self._dump, self._mapping, self._options.filters, context=context)
+        if planned is None or plan.would_mark_late(ledger, planned.id):
+            return None
+        self._join(context, open_things, dry_run=True)
+        warn_before_planning(ledger, self._dump, self._options.filters, self._reporter)
+        self._refuse_expiry(ledger, planned.id)
+        return ledger, planned.id
+
+    def _plan_on_copy(self, context: str, open_things: ExitStack) -> tuple[Ledger, int]:
+        ledger = open_things.enter_context(Ledger.scratch_copy(self._state))
+        known = ledger.migration()
+        context = context or (known.context if known else "")
+        planned = make_plan(
+            ledger,
+            self._dump,
+            self._mapping,
+            self._options.filters,
+            context=context,
+            now=self._stamp(),
+            reporter=self._reporter,
+            check_interrupted=self._raise_if_interrupted,
+            sharding=self._join(context, open_things, dry_run=True),
+            deletions=self._counts_deletions(),
+        )
+        with ledger.transaction():
+            if self._options.retry_failed:
+                decisions.retry_refused(ledger, planned.id)
+            plan.mark_late(ledger, planned.id)
+            self._refuse_expiry(ledger, planned.id)
+        return ledger, planned.id
 
     def _join(self, context: str, open_things: ExitStack, *, dry_run: bool) -> Sharding | None:
         """Join the plan that all shards share; None for a plain replay."""

@@ -9,6 +9,7 @@ that size beside that of an empty one, each the best of three.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import resource
@@ -19,6 +20,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
 from spectron_migrate.dump import open_dump
 from spectron_migrate.dump.writer import DumpWriter
@@ -33,12 +35,17 @@ BEGIN = datetime(2024, 1, 1, tzinfo=UTC)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
+def _id(number: int) -> str:
+    """Random, as Mem0's ids are, and the same in each run."""
+    return str(UUID(bytes=hashlib.md5(str(number).encode()).digest()))
+
+
 def memories(count: int) -> Iterator[Memory]:
     """Users in turn, each with a text that is partly like their other ones."""
     for number in range(count):
         at = format_time(BEGIN + timedelta(seconds=number * 30))
         yield Memory(
-            id=f"{number:08d}-0000-4000-8000-000000000000",
+            id=_id(number),
             memory=f"Prefers the {number % 97} o'clock train from platform {number % 13} on weekday {number % 7}",
             user_id=f"user-{number % max(1, count // EACH)}",
             created_at=at,

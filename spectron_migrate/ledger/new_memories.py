@@ -1,0 +1,56 @@
+"""Inserting memories with their versions and facts, many at once."""
+
+from __future__ import annotations
+
+from sqlite3 import Connection
+
+from spectron_migrate.ledger.schema import marks
+from spectron_migrate.records import Json
+
+FACT_COLUMNS = (
+    *("plan", "order_key", "lane", "selector", "run", "infer", "role", "category", "labels", "key", "state", "reason"),
+)
+"""How a fact is sent."""
+
+INSERT_MEMORY = (
+    "INSERT INTO memory(mem0_id, record, digest, scan, newest_version, mem0_state, expires, moved_from)"
+    " VALUES (?, ?, ?, ?, 1, ?, ?, ?)"
+)
+INSERT_VERSION = (
+    "INSERT INTO version(id, mem0_id, number, text, digest, text_at, scan, recorded_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
+INSERT_FACT = f"INSERT INTO fact(id, message, {', '.join(FACT_COLUMNS)}) VALUES (?, ?, {marks(FACT_COLUMNS)})"
+
+_MOST_ROWS = 1000
+_MOST_BYTES = 1 << 22
+"""Of records held back: a text may be huge."""
+
+
+class NewMemories:
+    """Rows that are held back until there are many."""
+
+    def __init__(self, db: Connection) -> None:
+        self._db = db
+        self._memories: list[tuple[Json, ...]] = []
+        self._versions: list[tuple[Json, ...]] = []
+        self._facts: list[tuple[Json, ...]] = []
+        self._bytes = 0
+
+    def add(self, memory: tuple[Json, ...], version: tuple[Json, ...], fact: tuple[Json, ...]) -> None:
+        """Insert the rows now or later."""
+        self._memories.append(memory)
+        self._versions.append(version)
+        self._facts.append(fact)
+        self._bytes += len(memory[1])
+        if len(self._memories) >= _MOST_ROWS or self._bytes >= _MOST_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Insert what was held back."""
+        self._db.executemany(INSERT_MEMORY, self._memories)
+        self._db.executemany(INSERT_VERSION, self._versions)
+        self._db.executemany(INSERT_FACT, self._facts)
+        self._memories.clear()
+        self._versions.clear()
+        self._facts.clear()
+        self._bytes = 0
