@@ -15,12 +15,12 @@ from typing import Any
 
 from spectron_migrate.dump.manifest import DELETED, MANIFEST, SKIPPED, FileSum, Manifest, pending_name
 from spectron_migrate.errors import InputError, LedgerLocked
+from spectron_migrate.fast_json import canonical
 from spectron_migrate.files.atomic import sync_folder, write_durably
 from spectron_migrate.files.locks import FileLock, try_lock
 from spectron_migrate.records import Json
 
 _BUFFER = 1 << 18
-_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 class LineFile:
@@ -75,7 +75,7 @@ class LineFile:
 def json_line(value: Json) -> bytes:
     """One line of JSON, the same for equal values; a value that JSON has no form for is written as text."""
     try:
-        return (_ENCODER.encode(value) + "\n").encode("utf-8")
+        return canonical(value) + b"\n"
     except UnicodeEncodeError:  # a lone surrogate can only be written as an escape
         return (json.dumps(value, sort_keys=True, separators=(",", ":")) + "\n").encode("ascii")
     except (TypeError, ValueError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from spectron_migrate.dump.manifest import (
     read_manifest,
 )
 from spectron_migrate.errors import InputError
+from spectron_migrate.fast_json import loads
 from spectron_migrate.records import Json, Memory, Skipped, SourceInfo, reason_key
 
 
@@ -140,7 +140,7 @@ class Dump:
         Raises InputError if the file was changed after it was checked.
         """
         for line in self._read(name):
-            yield line, json.loads(line)
+            yield line, loads(line)
 
     def _read(self, name: str) -> Iterator[bytes]:
         file = self._files.get(name)

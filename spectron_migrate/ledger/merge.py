@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from sqlite3 import Row
 
+from spectron_migrate.fast_json import canonical
 from spectron_migrate.ledger import messages
 from spectron_migrate.ledger.bodies import infer_of, role_of
 from spectron_migrate.ledger.erasing import erased_times
@@ -399,7 +400,12 @@ def _scan_number(ledger: Ledger, scan: ScanRow) -> int | None:
 
 def _record(memory: Memory) -> str:
     """A memory as the ledger stores it; escaped, so that a row with a lone surrogate can be written."""
-    return _ESCAPED.encode(memory.to_json())
+    value = memory.to_json()
+    try:
+        record = canonical(value)
+    except (TypeError, ValueError):  # half a character, or a captured value such as NaN
+        return _ESCAPED.encode(value)
+    return record.decode() if record.isascii() else _ESCAPED.encode(value)
 
 
 def record_digest(memory: Memory) -> str:
