@@ -311,12 +311,8 @@ def selector_of(text: str) -> Selector:
 
 def digest(*parts: str) -> str:
     """SHA-256 over the parts and their lengths, so that `("ab", "c")` and `("a", "bc")` differ."""
-    hasher = hashlib.sha256()
-    for part in parts:
-        data = to_bytes(part)
-        hasher.update(len(data).to_bytes(8, "big"))
-        hasher.update(data)
-    return hasher.hexdigest()
+    encoded = [to_bytes(part) for part in parts]
+    return hashlib.sha256(b"".join([len(data).to_bytes(8, "big") + data for data in encoded])).hexdigest()
 
 
 def to_bytes(text: str) -> bytes:
