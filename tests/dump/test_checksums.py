@@ -84,7 +84,9 @@ def test_a_file_that_was_just_written_is_not_trusted(
 
 
 @pytest.mark.parametrize("kept", [b"", b"{", b"7", b'[["x"]]', b"[[]]"])
-def test_a_damaged_note_is_ignored(dump: Path, kept: bytes) -> None:
+def test_a_damaged_note_is_ignored(dump: Path, kept: bytes, hashed: list[str]) -> None:
     (dump / checksums.NAME).write_bytes(kept)
 
     open_as_another_process(dump)
+
+    assert [str(dump / MEMORIES)] == hashed

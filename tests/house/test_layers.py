@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "spectron_migrate"
 # A module may import those of its own layer's row or of a lower row. The first prefix that fits decides.
 LAYERS: list[tuple[str, ...]] = [
     ("errors", "records"),
-    ("backoff", "files", "judge", "keywords", "parallel", "quantiles", "rising"),
+    ("backoff", "fast_json", "files", "judge", "keywords", "parallel", "quantiles", "rising"),
     ("database",),
     ("state",),
     ("settings", "mapping"),
@@ -37,6 +37,7 @@ OWNERS = {
     "qdrant_client": (),
     "prometheus_client": ("metrics",),
     "psycopg": ("database", "mem0"),
+    "orjson": ("fast_json",),
 }
 STEPS = ("migration", "verify", "init", "doctor", "rehearsal", "explain")
 
