@@ -212,7 +212,7 @@ def command(
                 return replay_follow.run(invocation, settings, replay_options)
             return run(invocation, settings, dumps, replay_options, dry_run=dry_run, preview=preview)
         except MigrateError as error:
-            error.hint = replay_adopt.name_adoption(invocation, error.hint)
+            error.hint = replay_adopt.name_adoption(invocation, error.hint, shard=replay_options.shard)
             raise
 
     return run_command("replay", options, run_with_options)
@@ -351,7 +351,7 @@ def _next(summary: ReplaySummary, replay_options: ReplayOptions) -> str | None:
     if summary.exit_code == ExitCode.DONE:
         return "spectron-migrate status" if shard else "spectron-migrate dual-verify"
     if summary.exit_code in (ExitCode.SIGINT, ExitCode.SIGTERM, ExitCode.UNREACHABLE, ExitCode.LIMIT):
-        return again
+        return f"{again} --adopt" if replay_options.adopt and not replay_adopt.is_finished(summary) else again
     return "spectron-migrate status"
 
 

@@ -8,17 +8,25 @@ from spectron_migrate.cli.runner import Invocation
 from spectron_migrate.cli.tables import number
 
 if TYPE_CHECKING:
+    from spectron_migrate.ledger.shards import Shard
     from spectron_migrate.migration.replay_summary import ReplaySummary
 
 ADOPT = "spectron-migrate replay --adopt"
 """As hints name it."""
 
 
-def name_adoption(invocation: Invocation, hint: str | None) -> str | None:
-    """The hint with the command line that adopts as it must be typed here."""
+def name_adoption(invocation: Invocation, hint: str | None, *, shard: Shard | None) -> str | None:
+    """The hint with the command line that adopts as it must be typed here; each shard adopts its own lanes."""
     if hint is None or ADOPT not in hint:
         return hint
-    return hint.replace(ADOPT, invocation.complete(ADOPT), 1)
+    command = ADOPT if shard is None else f"{ADOPT} --shard {shard}"
+    return hint.replace(ADOPT, invocation.complete(command), 1)
+
+
+def is_finished(summary: ReplaySummary) -> bool:
+    """Whether everything was looked for that had to be."""
+    found = summary.to_json().get("adoption")
+    return found is None or bool(found["finished"])
 
 
 def adoption_rows(summary: ReplaySummary) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from spectron_migrate.delivery.brake import Brake, Stopping
 from spectron_migrate.delivery.limiter import Limiter
 from spectron_migrate.delivery.marker import take_over_markers
 from spectron_migrate.errors import ScopeRefused, WrongLedger
@@ -75,12 +76,14 @@ async def adopt(
     *,
     everything: bool,
     limiter: Limiter,
+    brake: Brake,
     reporter: Reporter,
     now: Callable[[], datetime],
 ) -> Adopted:
-    """Look for all facts, or for those that were planned since the last adoption.
+    """Look for all facts, or for those that were planned since the last adoption, until the brake stops it.
 
-    Raises WrongLedger where a server shows nothing of what this ledger wrote, KeyRefused and Unreachable.
+    What was found until then is kept, and the adoption is not finished. Raises WrongLedger where a server shows
+    nothing of what this ledger wrote, KeyRefused and Unreachable.
     """
     before = api.wire.requests
     me = await api.me()
@@ -88,7 +91,20 @@ async def adopt(
         scopes = frozenset(node.path for node in await api.scopes())
     except ScopeRefused:
         scopes = None
-    run = AdoptionRun(ledger, api, settings, me=me, scopes=scopes, limiter=limiter, reporter=reporter, now=now)
+    run = AdoptionRun(
+        ledger, api, settings, me=me, scopes=scopes, limiter=limiter, brake=brake, reporter=reporter, now=now
+    )
+    try:
+        await _look_for_all(run, everything=everything)
+    except Stopping:
+        run.found.finished = False
+    run.found.requests = api.wire.requests - before
+    return run.found
+
+
+async def _look_for_all(run: AdoptionRun, *, everything: bool) -> None:
+    """Look scope by scope, then hold what may be older than a turn that is there, and finish."""
+    ledger, settings, reporter = run.ledger, run.settings, run.reporter
     unclaimed = await _begin(run) if everything else {}
     last = None if everything else adoption.last_adopted(ledger)
     after, until = last or (0, None)
@@ -98,7 +114,7 @@ async def adopt(
         for number in sorted({*groups, *unclaimed})
     ]
     paths = sorted({path for each in searches for path in each.paths})
-    require_grant(me, "memory:read", paths, hint="without it nobody can see what is there already")
+    require_grant(run.me, "memory:read", paths, hint="without it nobody can see what is there already")
     reporter.stage("look for memories", sum(map(len, groups.values())))
 
     async def search(each: ScopeSearch) -> None:
@@ -110,11 +126,9 @@ async def adopt(
         if not settings.applications_write:
             _hold_lanes(run)
         adopting.finish(ledger, until=format_time(parse_time(run.stamp()) + LOOK_BACK), now=run.stamp())
-        if everything and scopes is not None:
-            adopting.keep_scopes(ledger, paths, scopes)
-            take_over_markers(ledger, scopes, now=run.stamp())
-    run.found.requests = api.wire.requests - before
-    return run.found
+        if everything and run.scopes is not None:
+            adopting.keep_scopes(ledger, paths, run.scopes)
+            take_over_markers(ledger, run.scopes, now=run.stamp())
 
 
 async def _begin(run: AdoptionRun) -> dict[int, list[ListedTurn]]:

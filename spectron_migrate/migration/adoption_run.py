@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
+from spectron_migrate.delivery.brake import Brake, Stopping
 from spectron_migrate.delivery.limiter import Limiter
 from spectron_migrate.errors import ScopeRefused
 from spectron_migrate.ledger import Ledger
@@ -37,6 +38,8 @@ class Adopted:
     held: int = 0
     """Memories that became undecidable."""
     requests: int = 0
+    finished: bool = True
+    """False where the time was over before everything was looked for: then nothing is sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ class AdoptionRun:
         me: Me,
         scopes: frozenset[str] | None,
         limiter: Limiter,
+        brake: Brake,
         reporter: Reporter,
         now: Callable[[], datetime],
     ) -> None:
@@ -82,6 +86,7 @@ class AdoptionRun:
         self.scopes = scopes
         self.reporter = reporter
         self._limiter = limiter
+        self._brake = brake
         self._now = now
         self.read_at = self._by_server_clock(settings.read_at)
         """When Mem0 was read, by the server's clock."""
@@ -96,7 +101,10 @@ class AdoptionRun:
         """Sessions that hits name and the server does not list."""
 
     async def in_slot(self, call: Callable[[], Awaitable[T]]) -> T:
-        """A request, at the pace of the run."""
+        """A request, at the pace of the run; raises Stopping once the time is over."""
+        stop = self._brake.check()
+        if stop is not None:
+            raise Stopping(stop.reason)
         async with self._limiter.slot() as slot:
             answer = await call()
             self._limiter.note_success(slot)

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from spectron_migrate.delivery.brake import Brake
 from spectron_migrate.delivery.deferred import DeferredWork
 from spectron_migrate.delivery.limiter import Limiter
 from spectron_migrate.delivery.marker import RunMarker
@@ -105,6 +106,8 @@ class Replay:
         self._now = now
         self._sleep = sleep
         self._run: Run | None = None
+        self._adopting_s = 0.0
+        """How long an adoption took; it counts towards `max_seconds`."""
         self._interrupted: ExitCode | None = None
         self._reading: asyncio.Task[Any] | None = None
 
@@ -210,21 +213,8 @@ class Replay:
             )
             self._resolve(ledger)
             adopted = await self._adopt(ledger, api)
-            me = await self._read_unless_interrupted(
-                check_server(
-                    ledger,
-                    api,
-                    self._mapping,
-                    plan=planned.id,
-                    marker=self._marker,
-                    into_existing=self._options.into_existing or self._options.adopt,
-                    applications_write=self._others_write() or self._options.adopt,
-                    retry_refused=self._options.retry_failed,
-                    now=self._stamp(),
-                    warn=self._reporter.warn,
-                    shards=sharding,
-                )
-            )
+            is_to_send = adopted is None or adopted.finished
+            principal = await self._check_server(ledger, api, planned.id, sharding) if is_to_send else ""
             with ledger.transaction():
                 if self._options.retry_failed:
                     decisions.retry_refused(ledger, planned.id)
@@ -236,8 +226,10 @@ class Replay:
                     " without superseding anything"
                 )
             before = plan_counts(ledger, planned.id)
-            run = self._begin(ledger, api, planned.id, principal=me.principal)
-            if self._interrupted is None:
+            run = self._begin(ledger, api, planned.id, principal=principal)
+            if not is_to_send:
+                run.halt("limit", "the time that was set is over, and not everything was looked for; nothing was sent")
+            elif self._interrupted is None:
                 result = partial(_with_result, run)
                 with runs.record_run(
                     ledger,
@@ -287,6 +279,23 @@ class Replay:
                 hint="use `write: facts`, or `infer: none` for them, or accept it with --accept-expiry",
             )
 
+    async def _check_server(self, ledger: Ledger, api: SpectronApi, number: int, sharding: Sharding | None) -> str:
+        """Check that the plan may be written, and mark the server; returns whose key it is."""
+        checking = check_server(
+            ledger,
+            api,
+            self._mapping,
+            plan=number,
+            marker=self._marker,
+            into_existing=self._options.into_existing or self._options.adopt,
+            applications_write=self._others_write() or self._options.adopt,
+            retry_refused=self._options.retry_failed,
+            now=self._stamp(),
+            warn=self._reporter.warn,
+            shards=sharding,
+        )
+        return (await self._read_unless_interrupted(checking)).principal
+
     async def _adopt(self, ledger: Ledger, api: SpectronApi) -> Adopted | None:
         """Look on the server for what another ledger may have sent; None where there is no such fact."""
         if not self._options.adopt and not is_due(ledger):
@@ -299,11 +308,13 @@ class Replay:
             applications_write=self._others_write(),
             in_flight=self._options.max_in_flight,
         )
+        began = self._clock()
+        brake = Brake(self._sleep, clock=self._clock, max_seconds=self._options.max_seconds)
         limiter = Limiter(
             max_in_flight=self._options.max_in_flight,
             max_rps=self._options.max_rps,
             clock=self._clock,
-            sleep=self._sleep,
+            sleep=brake.sleep,
         )
         looking = adopt(
             ledger,
@@ -311,10 +322,14 @@ class Replay:
             settings,
             everything=self._options.adopt,
             limiter=limiter,
+            brake=brake,
             reporter=self._reporter,
             now=self._now,
         )
-        return await self._read_unless_interrupted(looking)
+        try:
+            return await self._read_unless_interrupted(looking)
+        finally:
+            self._adopting_s = self._clock() - began
 
     async def _read_unless_interrupted(self, reading: Coroutine[Any, Any, T]) -> T:
         """Await requests that write no memory; a signal cancels them, because running again repeats them."""
@@ -341,7 +356,7 @@ class Replay:
                 max_in_flight=options.max_in_flight,
                 max_rps=options.max_rps,
                 max_facts=options.limit,
-                max_seconds=options.max_seconds,
+                max_seconds=None if options.max_seconds is None else options.max_seconds - self._adopting_s,
                 max_tokens=options.max_tokens,
                 known=runs.known_in_flight(ledger),
             ),

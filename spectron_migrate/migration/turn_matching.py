@@ -1,20 +1,19 @@
 """Which turn of the server is the receipt of which fact, by text and order (pure).
 
-One turn is the receipt of one fact at most. Equal texts are told apart by the order of their session: turns of a
-session that were sent with extraction rise with the order key.
+One turn is the receipt of one fact at most. Nothing tells turns with equal texts apart, so they are matched in the way
+that is right whichever they are: the first turn with the oldest fact.
 """
 
 from __future__ import annotations
 
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from spectron_migrate.judge import PASSAGE_LETTERS
 from spectron_migrate.ledger.read.adoption import SoughtFact
 from spectron_migrate.records import Hit
-from spectron_migrate.rising import longest_rising
 from spectron_migrate.spectron.api import Turn
 
 
@@ -33,7 +32,7 @@ class Match:
     listed: ListedTurn
     fact: SoughtFact
     late: bool = False
-    """Whether it is out of order in its session."""
+    """Whether a newer one arrived before it: it was sent without extraction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class Leftover:
 
     listed: ListedTurn
     before: str | None
-    """The order key of a fact that was sent after it in the same session; None where there is none."""
+    """The order key of the oldest fact that was certainly sent after it in its session; None where there is none."""
 
 
 @dataclass(slots=True)
@@ -61,79 +60,46 @@ def plain_text(text: str) -> str:
 def match_turns(turns: Sequence[ListedTurn], facts: Sequence[SoughtFact]) -> Matching:
     """Match the turns of one scope with the facts of that scope.
 
-    Where several turns and facts have one text, a fact goes to a turn between whose neighbours its order key lies, if
-    there is one; else the oldest fact to the oldest turn.
+    Where there are fewer turns than facts with a text, the oldest facts have them, and the newest are sent again. So
+    whichever of them the turns really were, nothing that is older than the newest text is sent after it.
     """
-    by_text: defaultdict[str, list[SoughtFact]] = defaultdict(list)
-    for fact in sorted(facts, key=lambda fact: fact.order_key):
-        by_text[plain_text(fact.text)].append(fact)
     order = sorted(turns, key=lambda each: (each.turn.created_at, each.session, each.turn.seq))
-    times = Counter(plain_text(each.turn.content) for each in order)
-    pairs = _Pairs()
-    for each in order:
-        text = plain_text(each.turn.content)
-        if times[text] == 1 and len(by_text[text]) == 1:
-            pairs.add(each, by_text[text].pop())
-    rest = [each for each in order if each.turn.id not in pairs.facts]
-    for in_order in (True, False):
-        for each in rest:
-            candidates = by_text[plain_text(each.turn.content)]
-            if each.turn.id not in pairs.facts and candidates:
-                chosen = pairs.choose(each, candidates, in_order=in_order)
-                if chosen is not None:
-                    candidates.remove(chosen)
-                    pairs.add(each, chosen)
-    return pairs.finish(order)
-
-
-class _Pairs:
-    """Turns and their facts so far."""
-
-    def __init__(self) -> None:
-        self.facts: dict[str, SoughtFact] = {}
-        """By turn."""
-        self._by_session: defaultdict[str, list[tuple[int, SoughtFact]]] = defaultdict(list)
-
-    def add(self, each: ListedTurn, fact: SoughtFact) -> None:
-        self.facts[each.turn.id] = fact
-        self._by_session[each.session].append((each.turn.seq, fact))
-
-    def choose(self, each: ListedTurn, candidates: Sequence[SoughtFact], *, in_order: bool) -> SoughtFact | None:
-        """The best fact for a turn; with `in_order` only one whose order key lies between the turn's neighbours."""
-        known = self._by_session[each.session]
-        if in_order:
-            low = max((fact.order_key for seq, fact in known if seq < each.turn.seq), default="")
-            high = min((fact.order_key for seq, fact in known if seq > each.turn.seq), default=None)
-            candidates = [
-                fact for fact in candidates if low < fact.order_key and (high is None or fact.order_key < high)
-            ]
-        runs = {fact.run for _, fact in known}
-        return min(
-            candidates,
-            key=lambda fact: (bool(runs) and fact.run not in runs, fact.role != each.turn.role, fact.order_key),
-            default=None,
-        )
-
-    def finish(self, order: Sequence[ListedTurn]) -> Matching:
-        matching = Matching()
-        in_order = {session: self._rising(pairs) for session, pairs in self._by_session.items()}
+    oldest_first = sorted(facts, key=lambda fact: fact.order_key)
+    matched: dict[str, SoughtFact] = {}
+    taken: set[int] = set()
+    for with_role in (True, False):
+        free: defaultdict[tuple[str, str], deque[SoughtFact]] = defaultdict(deque)
+        for fact in oldest_first:
+            if fact.id not in taken:
+                free[plain_text(fact.text), fact.role if with_role else ""].append(fact)
         for each in order:
-            fact = self.facts.get(each.turn.id)
-            if fact is None:
-                later = [key for seq, key in in_order.get(each.session, {}).items() if seq > each.turn.seq]
-                matching.leftovers.append(Leftover(each, min(later, default=None)))
-            else:
-                late = fact.infer == "full" and each.turn.seq not in in_order[each.session]
-                matching.matches.append(Match(each, fact, late))
-        return matching
+            same = free[plain_text(each.turn.content), each.turn.role if with_role else ""]
+            if same and each.turn.id not in matched:
+                matched[each.turn.id] = same.popleft()
+                taken.add(matched[each.turn.id].id)
+    return _matching(order, matched, Counter(plain_text(fact.text) for fact in facts))
 
-    @staticmethod
-    def _rising(pairs: list[tuple[int, SoughtFact]]) -> dict[int, str]:
-        """The order keys, by `seq`, of the facts of a session that were sent in order."""
-        full = sorted((seq, fact.order_key) for seq, fact in pairs if fact.infer == "full")
-        ranks = {key: rank for rank, key in enumerate(sorted(key for _, key in full))}
-        kept = longest_rising([ranks[key] for _, key in full])
-        return {seq: key for index, (seq, key) in enumerate(full) if index in kept}
+
+def _matching(order: Sequence[ListedTurn], matched: Mapping[str, SoughtFact], times: Mapping[str, int]) -> Matching:
+    """All turns: those with a fact, and those with the text of none. `times`: how many facts have a text."""
+    matching = Matching()
+    high = ""
+    for each in order:
+        fact = matched.get(each.turn.id)
+        if fact is not None:
+            late = fact.infer == "full" and fact.order_key < high
+            high = max(high, fact.order_key) if fact.infer == "full" else high
+            matching.matches.append(Match(each, fact, late))
+    late_turns = {match.listed.turn.id for match in matching.matches if match.late}
+    before: dict[str, str] = {}
+    for each in reversed(order):
+        fact = matched.get(each.turn.id)
+        if fact is None:
+            matching.leftovers.append(Leftover(each, before.get(each.session)))
+        elif fact.infer == "full" and each.turn.id not in late_turns and times[plain_text(fact.text)] == 1:
+            before[each.session] = fact.order_key
+    matching.leftovers.reverse()
+    return matching
 
 
 def is_older(leftover: Leftover, fact: SoughtFact, *, read_at: str | None) -> bool:

@@ -5,8 +5,10 @@
 In each play real replays write to a real server through the fault layer, some of them killed. In one of them, at a
 random request, the state directory is copied; the run goes on. Perhaps others follow, Mem0 changes, and a day passes,
 so that the server has forgotten the idempotency keys. Then the copy is put back in the place of the original, or used
-beside it, perhaps at the same moment. Whatever is refused is refused with exit code 2 or 10 and a hint, which is then
-typed. At the end no version of a memory may have two turns, and where one ledger knows everything, none may be missing.
+beside it, perhaps at the same moment; or all ledgers are lost, and a fresh one begins. Whatever is refused is refused
+with exit code 2 or 10 and a hint, which is then typed: `--state` with the ledger that wrote last, or, where that is
+gone, `--adopt`. At the end no version of a memory may have two turns, and where one ledger knows everything, none may
+be missing and none out of order.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from spectron_migrate.mapping import load_mapping
 from spectron_migrate.rehearsal.subprocesses import clean_environment
 from tests.chaos.replay_chaos import PRINCIPALS, Corner, World
 from tests.support.copies import copy_state
-from tests.support.oracle import find_violations, ledger_facts, server_turns
+from tests.support.oracle import check_lane_order, find_violations, ledger_facts, server_turns
 from tests.support.proxy import Fault, Seen, serving
 
 CORNERS = (
@@ -117,6 +119,8 @@ class Play:
                 break
             if ended.code == 0:
                 break
+            if ended.code == ExitCode.REFUSED and "--retry-failed" not in more:  # by the weather
+                more = (*more, "--retry-failed")
         return ended
 
     def check_none_doubled(self, *states: str) -> None:
@@ -132,19 +136,43 @@ class Play:
                 if fact["turn_id"]:
                     turns.setdefault((fact["mem0_id"], int(fact["version"])), set()).add(fact["turn_id"])
         doubled = {name: ids for name, ids in turns.items() if len(ids) > 1}
-        assert {} == doubled
+        assert {} == doubled, doubled
         known = known.union(*turns.values())
         nobodys = [
             turn for turn in server_turns(self.server.database) if turn.id not in known and turn.session not in unsure
         ]
-        assert [] == nobodys
+        assert [] == nobodys, nobodys
 
     def check_all(self, state: str) -> None:
         """One ledger knows everything: each memory once, in order, in its scope."""
-        mapping = load_mapping(self.world.mapping)
-        assert [] == find_violations(
-            self.server.database, self.folder / state, self.world.mem0.values(), mapping, finished=True
-        )
+        wrong = self.violations(state)
+        assert [] == wrong, "\n".join(wrong)
+
+    def violations(self, state: str) -> list[str]:
+        """What the oracle finds on the server's own tables, of one ledger."""
+        mapping, memories = load_mapping(self.world.mapping), self.world.mem0.values()
+        return find_violations(self.server.database, self.folder / state, memories, mapping, finished=True)
+
+    def check_adopted(self, state: str, *lost: str) -> None:
+        """As `check_all`, and by the ledgers that are lost: each memory once and in order, whoever sent it.
+
+        A turn with a text that Mem0 has replaced or deleted since may stay unknown: nothing leads to it.
+        """
+        turns = {turn.id: turn for turn in server_turns(self.server.database)}
+        facts = [fact for each in (state, *lost) for fact in ledger_facts(self.folder / each)]
+        mem0 = self.world.mem0
+        old = {(fact["mem0_id"], fact["text"], fact["selector"]) for fact in facts if fact["text"]}
+        stale = Counter(text for id_, text, _ in old if id_ not in mem0 or mem0[id_].memory != text)
+        wrong = self.violations(state)
+        unknown = [
+            turn for turn in turns.values() if any("nobody claims" in each and turn.id in each for each in wrong)
+        ]
+        if not Counter(turn.text for turn in unknown) - stale:
+            named = [turn.id for turn in unknown] + [f"session {turn.session} " for turn in unknown]
+            wrong = [each for each in wrong if not any(name in each for name in named)]
+        sent = {fact["turn_id"]: fact for fact in facts if fact["turn_id"] and fact["decided_by"] != "adopted"}
+        wrong += check_lane_order(list(sent.values()), turns)
+        assert [] == wrong, "\n".join(wrong)
 
 
 def copy_in_a_run(play: Play, corner: Corner) -> None:
@@ -208,11 +236,16 @@ def one_play(folder: Path, corner: Corner, dice: random.Random) -> Counter[str]:
 
 def use_the_copy(play: Play, corner: Corner) -> None:
     """Put it back, use it beside the original, or both at the same moment."""
-    ways = ["put back", "beside"]
+    ways = ["put back", "put back", "beside", "all ledgers lost"]
     if "many a request" not in corner.name:  # batches that are cut in other places have other keys
         ways.append("at the same moment")
     way = play.dice.choice(ways)
     play.told[way] += 1
+    if way == "all ledgers lost":
+        ended = play.replay("fresh", "a fresh ledger")
+        assert ended.code in REFUSED, ended
+        adopt_in_place_of(play, "fresh", "state", "copy")
+        return
     if way == "put back":
         (play.folder / "state").rename(play.folder / "original")
         (play.folder / "copy").rename(play.folder / "state")
@@ -239,18 +272,39 @@ def use_the_copy(play: Play, corner: Corner) -> None:
         assert 0 == ended.code, ended
         play.check_none_doubled(original, copy)
         return
+    if play.dice.random() < 0.5:
+        adopt_in_place_of(play, copy, original)
+        return
     ended = play.replay(original, "the original, as the hint says")
     play.check_none_doubled(original, copy)
     if ended.code in REFUSED:
         play.told["each wrote what the other does not know"] += 1
         assert "--adopt" in ended.hint, ended
-        ended = play.replay(original, "the original, with --adopt as the hint says", "--adopt")
-        if ended.code == 0:
-            play.check_none_doubled(original)
+        adopt_in_place_of(play, original, copy)
     else:
         assert 0 == ended.code, ended
         play.check_all(original)
         play.told["none doubled, none lost"] += 1
+
+
+def adopt_in_place_of(play: Play, state: str, *others: str) -> None:
+    """A ledger that was refused takes over what is there; the others are gone, until somebody finds one of them."""
+    lost = [f"lost {other}" for other in others]
+    for other, name in zip(others, lost, strict=True):
+        (play.folder / other).rename(play.folder / name)
+    before = len(server_turns(play.server.database))
+    ended = play.replay(state, "with --adopt, as the hint says", "--adopt")
+    assert 0 == ended.code, ended
+    play.check_adopted(state, *lost)
+    play.told["turns before an adoption"] += before
+    play.told["adopted, none doubled, none lost"] += 1
+    again = len(server_turns(play.server.database))
+    assert 0 == play.replay(state, "after an adoption").code
+    assert again == len(server_turns(play.server.database))
+    for name in lost:
+        ended = play.wait(play.begin(name), "a ledger that was lost and found")
+        assert ended.code in (0, *REFUSED), ended
+        assert again == len(server_turns(play.server.database)), (name, ended)
 
 
 def run(plays: int, seed: int, report: Callable[[str], None], corners: tuple[Corner, ...] = CORNERS) -> Counter[str]:

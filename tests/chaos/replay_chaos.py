@@ -151,6 +151,8 @@ class World:
         if self.revoked_at and self.requests >= self.revoked_at and "authorization" in seen.headers:
             return refusing(401, "the API key is revoked")
         fault = self.dice.choice(self.weather) if self.dice.random() < self.chance else "none"
+        if fault == "400" and not seen.writes_fact:
+            return "none"  # a scope or session that is refused stops its lane for a person
         return "none" if not self._may_forget(seen) and fault in FORGETTING else fault
 
     def _may_forget(self, seen: Seen) -> bool:

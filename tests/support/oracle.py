@@ -85,10 +85,11 @@ def find_violations(
     `memories`: what Mem0 has now; only if `finished`, all of it must be decided.
     """
     turns, facts = {turn.id: turn for turn in server_turns(database)}, ledger_facts(state)
+    sent = [fact for fact in facts if fact["decided_by"] != "adopted"]
     wrong = [*_check_claims(facts, turns), *unclaimed_turns(facts, turns, finished=finished)]
     wrong += [
-        *_check_session_order(facts, turns),
-        *_check_lane_order(facts, turns),
+        *_check_session_order(sent, turns),
+        *check_lane_order(sent, turns),
         *_check_sessions(facts, server_sessions(database)),
     ]
     if finished:
@@ -149,8 +150,11 @@ def _check_session_order(facts: list[dict[str, Any]], turns: Mapping[str, Turn])
             yield f"I4: {two['mem0_id']} was sent after {one['mem0_id']} and stored before it"
 
 
-def _check_lane_order(facts: list[dict[str, Any]], turns: Mapping[str, Turn]) -> Iterable[str]:
-    """I5, in each lane."""
+def check_lane_order(facts: list[dict[str, Any]], turns: Mapping[str, Turn]) -> Iterable[str]:
+    """I5, in each lane, of facts as the ledger has them that sent them.
+
+    One that adopted them knows neither which of some equal texts a turn is of, nor whether it was late.
+    """
     full = [fact for fact in _stored(facts, turns) if fact["infer"] == "full"]
     for one, two in pairwise(sorted(full, key=lambda fact: (fact["lane"], fact["turn"].arrived))):
         if one["lane"] == two["lane"] and one["order_key"] > two["order_key"]:

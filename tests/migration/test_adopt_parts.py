@@ -1,0 +1,277 @@
+"""`replay --adopt` of a migration in shards, with a batch in doubt, and within a limit of time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from spectron_migrate.cli.app import run
+from spectron_migrate.errors import ExitCode, WrongLedger
+from spectron_migrate.ledger.shards import Shard
+from spectron_migrate.local.testing import RunningServer
+from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.records import Memory
+from tests.support.copies import copy_state
+from tests.support.here import server_here
+from tests.support.oracle import ledger_facts
+from tests.support.proxy import Fault, Seen, misbehaving
+from tests.support.replaying import BATCH, TODAY, complete_scan, mapping_file, replay_in_no_time
+from tests.support.spectron import memory, replay, turns_of, write_raw
+
+pytestmark = pytest.mark.slow
+
+ADOPT = ReplayOptions(adopt=True)
+A_DAY_S = 25 * 3600.0
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RunningServer]:
+    """A server of a generation whose hits name their session, and whose clock may be moved."""
+    with server_here(tmp_path / "data", context="tests", api="0.3.0", fault_settings={}) as server:
+        yield server
+
+
+def users_of_both_shards() -> list[str]:
+    """Two users of each of two shards."""
+    named = [f"user{number}" for number in range(40)]
+    return [one for part in range(2) for one in [one for one in named if Shard(part, 2).takes(f"user/{one}")][:2]]
+
+
+def rows(users: list[str], each: int) -> list[Memory]:
+    return [
+        Memory(
+            id=f"{user}-{number:03d}",
+            memory="Likes tea" if number % 5 == 0 else f"{user} keeps fact number {number}",
+            user_id=user,
+            created_at=f"2025-03-{1 + number:02d}T10:00:00.000000Z",
+            text_at=f"2025-03-{1 + number:02d}T10:00:00.000000Z",
+            text_at_source="created_at",
+        )
+        for user in users
+        for number in range(each)
+    ]
+
+
+def in_shards(server: RunningServer, state: Path, dump: Path, *, adopt: bool = False) -> list[tuple[int, int]]:
+    """Both shards, one after the other: how many memories each had already, and how many it wrote."""
+    done = []
+    for number in range(2):
+        options = ReplayOptions(shard=Shard(number, 2), adopt=adopt)
+        summary = replay(server, state, [dump], options=options)
+        assert ExitCode.DONE == summary.exit_code
+        done.append((summary.already, summary.written))
+    return done
+
+
+def assert_each_once(server: RunningServer, expected: list[Memory]) -> None:
+    for user in {one.user_id for one in expected}:
+        texts = Counter(one.memory for one in expected if one.user_id == user)
+        assert texts == Counter(turn.content for turn in turns_of(server, str(user)))
+
+
+# -- shards ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lost", [(0, 1), (0,), (1,)], ids=["both", "the first", "the second"])
+@pytest.mark.parametrize("day", [False, True], ids=["within a day", "later"])
+def test_shards_whose_ledgers_were_lost_adopt_each_its_own_lanes(
+    server: RunningServer, tmp_path: Path, lost: tuple[int, ...], day: bool
+) -> None:
+    users = users_of_both_shards()
+    first = complete_scan(tmp_path / "dump", rows(users, 12), TODAY)
+    in_shards(server, tmp_path / "state", first)
+    for number in lost:
+        shutil.rmtree(Shard(number, 2).folder(tmp_path / "state"))
+    if day:
+        server.change_faults(ahead_s=A_DAY_S)
+
+    for number in lost:
+        with pytest.raises(WrongLedger, match="another ledger of this migration"):
+            replay(server, tmp_path / "state", [first], options=ReplayOptions(shard=Shard(number, 2)))
+        done = replay(server, tmp_path / "state", [first], options=ReplayOptions(shard=Shard(number, 2), adopt=True))
+        assert (24, 0) == (done.already, done.written)
+
+    assert [(24, 0), (24, 0)] == in_shards(server, tmp_path / "state", first)
+    assert_each_once(server, rows(users, 12))
+
+
+def test_shards_go_on_with_a_newer_export_after_an_adoption(server: RunningServer, tmp_path: Path) -> None:
+    users = users_of_both_shards()
+    dump = complete_scan(tmp_path / "dump", rows(users, 10), TODAY)
+    in_shards(server, tmp_path / "state", dump)
+    shutil.rmtree(tmp_path / "state")
+
+    assert [(20, 0), (20, 0)] == in_shards(server, tmp_path / "state", dump, adopt=True)
+    complete_scan(tmp_path / "dump", rows(users, 14), TODAY)
+
+    assert [(20, 8), (20, 8)] == in_shards(server, tmp_path / "state", dump)
+    assert_each_once(server, rows(users, 14))
+
+
+def test_a_backup_of_shards_takes_over_what_each_wrote_since(server: RunningServer, tmp_path: Path) -> None:
+    users = users_of_both_shards()
+    dump = complete_scan(tmp_path / "dump", rows(users, 6), TODAY)
+    in_shards(server, tmp_path / "state", dump)
+    copy_state(tmp_path / "state", tmp_path / "backup")
+    complete_scan(tmp_path / "dump", rows(users, 15), TODAY)
+    in_shards(server, tmp_path / "state", dump)
+    server.change_faults(ahead_s=A_DAY_S)
+
+    for number in range(2):
+        with pytest.raises(WrongLedger):
+            replay(server, tmp_path / "backup", [dump], options=ReplayOptions(shard=Shard(number, 2)))
+    assert [(30, 0), (30, 0)] == in_shards(server, tmp_path / "backup", dump, adopt=True)
+    complete_scan(tmp_path / "dump", rows(users, 16), TODAY)
+    assert [(30, 2), (30, 2)] == in_shards(server, tmp_path / "backup", dump)
+
+    assert_each_once(server, rows(users, 16))
+    complete_scan(tmp_path / "dump", rows(users, 17), TODAY)
+    for number in range(2):
+        with pytest.raises(WrongLedger):
+            replay(server, tmp_path / "state", [dump], options=ReplayOptions(shard=Shard(number, 2)))
+
+
+def test_a_plain_replay_adopts_what_shards_wrote(server: RunningServer, tmp_path: Path) -> None:
+    """Everything was lost, the dump with the shards' plan too."""
+    users = users_of_both_shards()
+    in_shards(server, tmp_path / "state", complete_scan(tmp_path / "dump", rows(users, 10), TODAY))
+    shutil.rmtree(tmp_path / "state")
+    shutil.rmtree(tmp_path / "dump")
+    dump = complete_scan(tmp_path / "dump", rows(users, 12), TODAY)
+
+    with pytest.raises(WrongLedger, match="another ledger of this migration"):
+        replay(server, tmp_path / "state", [dump])
+    done = replay(server, tmp_path / "state", [dump], options=ADOPT)
+
+    assert (40, 8) == (done.already, done.written)
+    assert 0 == replay(server, tmp_path / "state", [dump]).written
+    assert_each_once(server, rows(users, 12))
+
+
+def test_the_hint_of_a_shard_whose_ledger_was_lost_works_as_it_is_typed(
+    server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPECTRON_ENDPOINT", server.base_url)
+    monkeypatch.setenv("SPECTRON_CONTEXT", server.context)
+    monkeypatch.setenv("SPECTRON_API_KEY", server.api_key)
+    users = users_of_both_shards()
+    complete_scan(tmp_path / "dump", rows(users, 6), TODAY)
+    for number in range(2):
+        assert 0 == run(["replay", "--shard", f"{number}/2", "-q"])
+    shutil.rmtree(tmp_path / ".spectron-migrate" / "shard-1-of-2")
+    capsys.readouterr()
+
+    assert ExitCode.INPUT == run(["replay", "--shard", "1/2", "--json"])
+    hint = json.loads(capsys.readouterr().out)["error"]["hint"]
+    typed = hint[hint.index("spectron-migrate replay") :].split()[1:]
+
+    assert ["--shard", "1/2"] == typed[typed.index("--shard") :][:2], hint
+    assert 0 == run([*typed, "--json"])
+    assert 12 == json.loads(capsys.readouterr().out)["adoption"]["adopted"]
+    assert_each_once(server, rows(users, 6))
+
+
+# -- a batch in doubt -----------------------------------------------------------------------------------------
+
+BATCH_FAULTS = {"never arrived": "cut_before", "half of it arrived": "cut_in_batch", "all of it arrived": "cut_after"}
+
+
+@pytest.mark.parametrize("came", list(BATCH_FAULTS))
+@pytest.mark.parametrize("day", [False, True], ids=["within a day", "later"])
+@pytest.mark.parametrize("went_on", [False, True], ids=["nobody went on", "the original went on"])
+def test_a_copy_with_a_batch_in_doubt_adopts_what_came_of_it(
+    server: RunningServer, user: str, tmp_path: Path, came: str, day: bool, went_on: bool
+) -> None:
+    mapping = mapping_file(tmp_path, BATCH)
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(70)])
+    batches = 0
+
+    def choose(seen: Seen) -> Fault:
+        nonlocal batches
+        if not seen.path.endswith("/facts/batch"):
+            return "none"
+        batches += 1
+        if batches == 1:
+            return "none"
+        if batches == 2:
+            copy_state(tmp_path / "state", tmp_path / "copy")
+            return BATCH_FAULTS[came]
+        return "none" if went_on else "cut_before"
+
+    with misbehaving(server.base_url, choose) as proxy:
+        replay_in_no_time(server, tmp_path / "state", dump, endpoint=proxy.base_url, mapping=mapping)
+    if day:
+        server.change_faults(ahead_s=A_DAY_S)
+    assert 32 == sum(fact["state"] == "intended" for fact in ledger_facts(tmp_path / "copy"))
+
+    if went_on:
+        with pytest.raises(WrongLedger):
+            replay_in_no_time(server, tmp_path / "copy", dump, mapping=mapping)
+    for _ in range(2):
+        done = replay_in_no_time(server, tmp_path / "copy", dump, mapping=mapping, options=ADOPT)
+
+    assert ExitCode.DONE == done.exit_code
+    assert {f"{user} remembers thing number {number}": 1 for number in range(70)} == Counter(
+        turn.content for turn in turns_of(server, user)
+    )
+
+
+# -- a limit of time ------------------------------------------------------------------------------------------
+
+
+def test_an_adoption_keeps_to_its_limit_of_time_and_goes_on_where_it_stopped(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    users = [f"user{number}" for number in range(12)]
+    dump = complete_scan(tmp_path / "dump", rows(users, 12), TODAY)
+    replay(server, tmp_path / "state", [dump])
+    shutil.rmtree(tmp_path / "state")
+    within = ReplayOptions(adopt=True, max_seconds=1.6, max_rps=10.0, max_in_flight=1)
+
+    first = replay_in_no_time(server, tmp_path / "state", dump, options=within)
+
+    assert first.adoption is not None
+    assert not first.adoption.finished
+    assert 0 < first.adoption.adopted < 144
+    assert first.adoption.requests <= 18
+    assert (ExitCode.LIMIT, 0, "the time that was set is over") == (
+        first.exit_code,
+        first.written,
+        str(first.stopped)[:29],
+    )
+    with pytest.raises(WrongLedger, match="was begun and not finished"):
+        replay(server, tmp_path / "state", [dump])
+
+    later = [replay_in_no_time(server, tmp_path / "state", dump, options=within) for _ in range(3)]
+    assert later[-1].adoption is not None
+    assert later[-1].adoption.finished
+    done = replay(server, tmp_path / "state", [dump])
+    assert (ExitCode.DONE, 144, 0) == (done.exit_code, done.already, done.written)
+    assert_each_once(server, rows(users, 12))
+
+
+def test_the_next_command_after_an_adoption_that_ran_out_of_time_adopts(
+    server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPECTRON_ENDPOINT", server.base_url)
+    monkeypatch.setenv("SPECTRON_CONTEXT", server.context)
+    monkeypatch.setenv("SPECTRON_API_KEY", server.api_key)
+    complete_scan(tmp_path / "dump", rows(["ann"], 6), TODAY)
+    assert 0 == run(["replay", "-q"])
+    shutil.rmtree(tmp_path / ".spectron-migrate")
+    capsys.readouterr()
+
+    assert ExitCode.LIMIT == run(["replay", "--adopt", "--max-seconds", "0.000001", "--json"])
+    said = json.loads(capsys.readouterr().out)
+    assert said["adoption"]["finished"] is False
+    assert said["next"].endswith("spectron-migrate replay --adopt"), said["next"]
+    assert 0 == run(["replay", "--adopt", "--json"])
+    assert json.loads(capsys.readouterr().out)["adoption"]["finished"] is True
+    assert_each_once(server, rows(["ann"], 6))
