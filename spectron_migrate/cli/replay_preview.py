@@ -71,7 +71,8 @@ def draw(summary: PreviewSummary) -> Iterator[RenderableType]:
         )
         for row in summary.rows
     ]
-    yield listing("What Spectron would make of them", ("memory", "facts", "corrects", "tokens"), rows)
+    if rows:
+        yield listing("What Spectron would make of them", ("memory", "facts", "corrects", "tokens"), rows)
     estimate, low, high = summary.extrapolated()
     found = summary.to_json()
     stated = summary.is_stated

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+LETTERS_OF_AN_ID = 36
+"""Those of a UUID."""
+
 
 def plain(value: object, *, style: str = "", width: int | None = None) -> Text:
     """A value as one line of text without markup and control characters, cut at `width`."""
@@ -67,16 +70,17 @@ def facts(title: str, rows: Iterable[tuple[str, object]]) -> Group:
 
 
 def listing(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Group:
-    """A table with a header row, under a headline."""
+    """A table with a header row, under a headline. Ids of memories stay on one line, so that they can be copied."""
     from rich.box import SIMPLE
     from rich.console import Group
     from rich.table import Table
 
-    table = Table(box=SIMPLE)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(plain(value) for value in row))
+    table, cells = Table(box=SIMPLE), [[plain(value) for value in row] for row in rows]
+    for place, column in enumerate(columns):
+        is_id = column == "memory" and all(len(row[place]) <= LETTERS_OF_AN_ID for row in cells)
+        table.add_column(column, overflow="fold", no_wrap=is_id)
+    for row in cells:
+        table.add_row(*row)
     return Group(Wrapped(title, style="bold"), table)
 
 
