@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +35,9 @@ _NAMES = frozenset(
 )
 """All fields that say something about the state."""
 
+_DELETIONS = ("delete", "deleted")
+"""Last words of the events that end a memory: `DELETE`, `memory_delete`, `memory:deleted`."""
+
 _ORDER: tuple[State, ...] = ("deleted", "archived", "replaced", "expired")
 
 
@@ -63,7 +67,7 @@ def _marks(row: Mapping[str, Json]) -> set[State]:
         state for state, names in _FLAGS.items() if any(_word(row.get(name)) in _TRUE for name in names)
     }
     found |= {state for state, name in _TIMES.items() if _is_moment(row.get(name))}
-    if row.get("event") == "DELETE":
+    if re.split(r"[_:.\s]", _word(row.get("event")))[-1] in _DELETIONS:
         found.add("deleted")
     if any(_word(row.get(name)) in _FALSE for name in _SHOWN):
         found.add("archived")

@@ -21,7 +21,7 @@ MARKS: list[tuple[dict[str, Any], State]] = [
     ({"is_deleted": True}, "deleted"),
     ({"is_deleted": 1}, "deleted"),
     ({"deleted": "true"}, "deleted"),
-    ({"event": "DELETE"}, "deleted"),
+    *(({"event": one}, "deleted") for one in ("DELETE", "memory_delete", "memory:delete", "memory.deleted")),
     ({"archived_at": AT}, "archived"),
     ({"is_archived": True}, "archived"),
     ({"is_active": False}, "archived"),
@@ -34,7 +34,7 @@ NO_MARKS: list[dict[str, Any]] = [
     *({"deleted_at": value} for value in (None, "", "null", False, 0, "0001-01-01T00:00:00Z", "1970-01-01T00:00:00Z")),
     *({"is_deleted": value} for value in (None, False, 0, "false", "0", "")),
     *({"is_active": value} for value in (None, True, 1, "true")),
-    *({"event": value} for value in ("ADD", "UPDATE", "NONE", None)),
+    *({"event": value} for value in ("ADD", "UPDATE", "NONE", None, "memory_add", "undelete")),
     {"replaced_by": None},
     {"status": "SUCCEEDED"},
 ]

@@ -17,7 +17,7 @@ from spectron_migrate.mem0.formats.tables import is_table, rows_of_table
 from spectron_migrate.records import Json
 
 RELATIONS = "relations"
-IDS = ("id", "_id", "memory_id")
+IDS = ("id", "_id", "memory_id", "uuid")
 LANGCHAIN_ID = "_mem0_id"
 """Where Mem0 for TypeScript keeps the id in the metadata of a document of LangChain."""
 
@@ -28,6 +28,9 @@ ROWS = (
     *("results", "memories", "records", "data", "items", "points", "hits", "rows", "documents", "objects", "vectors"),
     *("matches", "result"),
 )
+_HOLDERS = ("json", "node")
+"""Fields that hold one row: of an item of n8n, and of an edge of GraphQL."""
+
 _MARKS = (
     *("user_id", "agent_id", "run_id", "app_id", "created_at", "updated_at", "hash", "metadata", "userId", "agentId"),
     *("runId", "createdAt", "updatedAt"),
@@ -116,6 +119,8 @@ def rows_in(value: Any, depth: int = 0) -> bool:
     if isinstance(value, list):
         return any(_is_own_row(one) or (isinstance(one, list | dict) and rows_in(one, depth + 1)) for one in value)
     if isinstance(value, dict) and not is_row(value):
+        if any(_is_own_row(value.get(name)) for name in _HOLDERS):
+            return True
         return is_row_table(value) or any(
             rows_in(child, depth + 1)
             for name, child in value.items()
@@ -128,7 +133,9 @@ def row_fields(value: Mapping[str, Json]) -> list[str]:
     """The fields of an envelope that hold its rows; none for a row, or an object that holds no rows."""
     if is_row(value):
         return []
-    named = [name for name in ROWS if name in value and _holds_rows(value[name], owner_has_id=has_id(value))]
+    named = [
+        name for name in (*ROWS, *_HOLDERS) if name in value and _holds_rows(value[name], owner_has_id=has_id(value))
+    ]
     return named or [name for name, child in value.items() if name != RELATIONS and rows_in(child)]
 
 

@@ -143,7 +143,7 @@ class FilesReader(ReaderBase):
         if total and not kept and first is not None:
             raise InputError(
                 f"{path} is JSON, but not a dump of Mem0: line {first[0]} is {_describe(first[1])}",
-                hint=f"known are {_FORMATS}",
+                hint=_advice(first[1]),
             )
 
 
@@ -176,6 +176,29 @@ def _describe(value: Any) -> str:
         return "an empty object"
     missing = "an id" if has_text(value) else "a text" if has_id(value) else "an id and a text"
     return f"an object with {names}: {missing} is missing" if len(missing) < 8 else f"an object with {names}"
+
+
+def _advice(value: Any) -> str:
+    """What to give in place of a value that is not a row, by what it is."""
+    known = f"known are {_FORMATS}"
+    if not isinstance(value, Mapping):
+        return known
+    names = set(value)
+    if {"old_memory", "new_memory"} <= names or {"previous_value", "new_value"} <= names:
+        return (
+            "this is Mem0's history, which has texts that were replaced or deleted: export the store or the Platform, "
+            "which has what Mem0 holds now"
+        )
+    result = value.get("result")
+    answer = result if isinstance(result, Mapping) else value
+    if isinstance(answer.get("content"), list):
+        place = ".result.content[].text" if answer is not value else ".content[].text"
+        return f"this is what an MCP server answered; its memories are a text in it: `jq -r '{place}' FILE`"
+    if names & {"error", "detail"} and not has_text(value):
+        return "this is an error that a server answered, not memories: ask it again"
+    if has_text(value) and not has_id(value):
+        return f"memories without ids cannot be told apart: export the store or the Platform itself; {known}"
+    return known
 
 
 def _problem(path: Path) -> str | None:

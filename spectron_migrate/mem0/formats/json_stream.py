@@ -41,6 +41,7 @@ _DEEPEST = 6
 _SPACE = " \t\n\r\ufeff\x1e"
 """Between values also a byte order mark, where files were joined, and the separator of RFC 7464."""
 
+_COMMAS = "take out the comma at the end of each line (`sed 's/,[[:space:]]*$//' FILE`), or the one before a bracket"
 _WORDS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
 _ONCE = frozenset((*TEXTS, *IDS, *ROWS, *ENTITY_IDS, "payload", "metadata", "userId", "agentId", "runId", "hash"))
 """Fields of which no second one is dropped."""
@@ -279,6 +280,10 @@ class _Scanner:
         self._at = min(max(error.pos, self._at), len(self._window))
         if truncated:
             return self.error("is truncated", hint="the file was not written to its end")
+        before = self._window[: self._at].rstrip()
+        is_comma = self._window[self._at : self._at + 1] in (",", "]", "}") and (rest[:1] == "," or before[-1:] == ",")
+        if is_comma:
+            return self.error("is not JSON: a comma with nothing after it", hint=_COMMAS)
         return self.error(f"is not JSON: {error.msg}")
 
     def _more(self, at_least: int = 0) -> bool:

@@ -20,7 +20,7 @@ _BINARY: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
     ((b"REDIS0",), "a snapshot of Redis", _STORE),
     ((b"Obj\x01", b"ARROW1", b"\x93NUMPY", b"\x80\x03", b"\x80\x04", b"\x80\x05"), "a file of a data library", _ROWS),
     (
-        (b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"(\xb5/\xfd", b"Rar!", b"\x04\x22M\x18"),
+        (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"(\xb5/\xfd", b"Rar!", b"\x04\x22M\x18"),
         "a compressed file of a kind that is not read",
         "unpack it; gzip and zip are read as they are",
     ),
@@ -50,10 +50,15 @@ _TEXTS: tuple[tuple[re.Pattern[str], str, str], ...] = (
         "an object as JavaScript or the shell of MongoDB print it",
         "write it with `JSON.stringify` or `mongoexport --jsonArray`",
     ),
+    (
+        re.compile(r"(event: ?[\w/-]+\r?\n)?data: ?[\[{]"),
+        "a stream of events",
+        "save the JSON after `data:` alone: `sed -n 's/^data: *//p' FILE`",
+    ),
     (re.compile(r"\s*<"), "HTML or XML", _ROWS),
     (re.compile(r"\s*(---\r?\n)?\s*(- )?[A-Za-z_][\w -]*:(\s|$)"), "YAML", _ROWS),
     (
-        re.compile(r"\s*(#{1,6} |---\r?\n|[*-] (?!\d))"),
+        re.compile(r"\s*(#{1,6} |```|---\r?\n|[*-] (?!\d))"),
         "Markdown",
         f"Markdown has no ids and no times: {_STORE}; or {_ROWS}",
     ),
@@ -86,6 +91,8 @@ def _kind(head: bytes) -> tuple[str, str] | None:
             '`{"vectorStore": {"provider": "memory", "config": {"dbPath": "vector_store.db"}}}`; or '
             '`sqlite3 -json FILE "select id, payload from vectors"`'
         )
+    if head[5:9] == b"_id\0" and head[3:4] == b"\0":
+        return "BSON as mongodump writes it", f"`bsondump FILE > rows.json`; or {_STORE}"
     if head[_TAR_MARK] == b"ustar":
         return "a tar archive", "unpack it, and name the store or the JSON files in it"
     for marks, what, hint in _BINARY:

@@ -11,7 +11,7 @@ _IDS = "ids"
 _COLUMNS = ("metadatas", "documents")
 _NO_IDS = (
     *("payload", "source_payload", "properties", "_source", "metadata", "memory", "document", "data", "result"),
-    *("record", "item", "row", "kwargs"),
+    *("record", "item", "row", "kwargs", "json", "node", "value", "entry", "doc", "body", "object"),
 )
 """Names of a field that holds one object: it is not the id of what is in it."""
 

@@ -52,6 +52,8 @@ WRAPPERS: list[Callable[[list[Any]], Any]] = [
     lambda rows: {"result": by_id(rows)},
     lambda rows: by_id(rows),
     lambda rows: {"page": 1, "objects": rows},
+    lambda rows: [{"json": row, "pairedItem": {"item": 0}} for row in rows],
+    lambda rows: {"edges": [{"cursor": "x", "node": row} for row in rows]},
     lambda rows: rows,
 ]
 
@@ -61,7 +63,7 @@ def by_id(rows: list[Any]) -> dict[str, Any]:
     known = [row for row in rows if "_source" not in row and "page_content" not in row]
     if len(known) < len(rows):
         return {"results": rows}
-    names = [next(name for name in ("id", "_id") if name in row) for row in rows]
+    names = [next(name for name in ("id", "_id", "uuid") if name in row) for row in rows]
     return {
         row[name]: {key: value for key, value in row.items() if key != name or at % 2}
         for at, (row, name) in enumerate(zip(rows, names, strict=True))
@@ -75,7 +77,7 @@ def wrapped_rows(draw: st.DrawFn) -> tuple[str, list[tuple[str, str]]]:
     for number in range(draw(st.integers(1, 5))):
         text = draw(st.text(min_size=1, max_size=8).filter(str.strip))
         row = draw(st.sampled_from(TEXTS))(text, draw(METADATA))
-        name = "_id" if "_source" in row else draw(st.sampled_from(["id", "_id"]))
+        name = "_id" if "_source" in row else draw(st.sampled_from(["id", "_id", "uuid"]))
         row[name] = f"m{number}"
         expected.append((f"m{number}", text))
         rows.append(dict(draw(st.permutations(list(row.items())))))

@@ -178,6 +178,26 @@ def test_json_that_is_no_dump_of_mem0_is_refused(tmp_path: Path, value: Any, mes
     assert f"{path}{'' if message.startswith(',') else ' '}{message}" == error.value.message
 
 
+HISTORY = {"id": "h1", "memory_id": "m1", "event": "ADD"}
+TOLD: list[tuple[Any, str]] = [
+    ([{**HISTORY, "old_memory": None, "new_memory": "likes tea"}], "this is Mem0's history"),
+    ([{**HISTORY, "previous_value": None, "new_value": "likes tea"}], "this is Mem0's history"),
+    ({"content": [{"type": "text", "text": '{"results": []}'}]}, "'.content[].text' FILE"),
+    ({"jsonrpc": "2.0", "id": 1, "result": {"content": [{"type": "text", "text": "[]"}]}}, "'.result.content[].text'"),
+    ({"error": "no credentials were given"}, "an error that a server answered"),
+    ({"detail": "Invalid token."}, "an error that a server answered"),
+    ({"memories": [{"text": "likes tea", "topic": "drinks"}]}, "memories without ids"),
+]
+
+
+@pytest.mark.parametrize(("value", "hint"), TOLD, ids=str)
+def test_what_mem0_writes_that_is_no_memory_is_told_by_what_it_is(tmp_path: Path, value: Any, hint: str) -> None:
+    with pytest.raises(InputError) as error:
+        read(write(tmp_path / "file.json", value))
+
+    assert hint in (error.value.hint or "")
+
+
 def test_an_empty_listing_is_one(tmp_path: Path) -> None:
     assert [] == read(write(tmp_path / "file.json", {"results": []}))
 

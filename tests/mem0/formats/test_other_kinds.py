@@ -77,6 +77,9 @@ KINDS: list[tuple[bytes | str, str, str]] = [
     ("[\n  {\n    _id: ObjectId('a')\n  }\n]", "an object as JavaScript", "mongoexport --jsonArray"),
     ("module.exports = []", "an object as JavaScript", "JSON.stringify"),
     (json.dumps(json.dumps([ROW])), "JSON written as a text within JSON", "jq -r ."),
+    (b"\x40\0\0\0\x02_id\0\x03\0\0\0m1\0", "BSON as mongodump writes it", "bsondump"),
+    ('event: message\ndata: {"result": {}}\n\n', "a stream of events", "after `data:` alone"),
+    ("```json\n[]\n```\n", "Markdown", "no ids and no times"),
     ("Alice likes tea.\nShe has a cat.\n", "plain text", "`id` and `payload`"),
 ]
 
@@ -143,6 +146,15 @@ def test_files_that_were_joined_are_read_with_their_byte_order_marks(tmp_path: P
 
     assert ["m0", "m1", "m2"] == [row.id for row in read(tmp_path / "a.json")]
     assert ["m0", "m1", "m2"] == [row.id for row in read(tmp_path / "b.json")]
+
+
+def test_a_file_that_was_compressed_twice_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rows.json.gz").write_bytes(gzip.compress(gzip.compress(b"[]")))
+
+    with pytest.raises(InputError, match="a compressed file") as refused:
+        read(tmp_path / "rows.json.gz")
+
+    assert "unpack it" in (refused.value.hint or "")
 
 
 def zipped(path: Path, **members: Any) -> Path:
