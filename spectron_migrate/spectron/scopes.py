@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from spectron_migrate.errors import ScopeRefused
 from spectron_migrate.records import Selector, parse_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.spectron.wire import InDoubt, Response
-
-JUST_NOW = timedelta(seconds=5)
-"""Age, by the server's own clock, up to which a node counts as made by the call that it answers."""
 
 
 def paths_of(selector: Selector) -> list[str]:
@@ -26,14 +23,15 @@ def ancestors(path: str) -> list[str]:
 
 
 async def register(api: SpectronApi, path: str) -> bool:
-    """Register a node; True where this very call created it, False where it existed.
+    """Register a node; True where this very call certainly created it, False where it existed or may have.
 
     Raises NotBegun or InDoubt where the outcome is unknown, KeyRefused without the grant. What a server answers
     for a node that exists is unpublished, so any other answer is settled by listing the scopes.
     """
+    before = api.wire.server_now
     response = await api.register_scope(path)
     if response.status == 201:
-        return not _is_older(response)
+        return _is_new(response, since=before)
     if response.is_throttled:
         raise response.as_not_begun()
     if response.status >= 500:
@@ -48,16 +46,19 @@ async def register(api: SpectronApi, path: str) -> bool:
     )
 
 
-def _is_older(response: Response) -> bool:
-    """Whether the node was there before this call: some servers answer 201 again for a node that exists."""
+def _is_new(response: Response, *, since: str | None) -> bool:
+    """Whether the node is no older than the last answer before this call: some servers answer 201 for one that exists.
+
+    Both times are the server's. A server that does not say when a node was made does not show that we made it.
+    """
     created = response.body.get("createdAt") if isinstance(response.body, dict) else None
-    if not isinstance(created, str) or response.date is None:
+    if not isinstance(created, str) or since is None:
         return False
     try:
         made = datetime.fromisoformat(created.replace("Z", "+00:00"))
     except ValueError:
         return False
-    return parse_time(response.date) - (made if made.tzinfo else made.replace(tzinfo=UTC)) > JUST_NOW
+    return (made if made.tzinfo else made.replace(tzinfo=UTC)) >= parse_time(since)
 
 
 async def ensure(api: SpectronApi, paths: Iterable[str]) -> None:

@@ -581,6 +581,40 @@ def test_a_scope_of_others_that_a_server_answers_201_again_for_is_not_ours(user:
             erase_scope(server, tmp_path / "state", f"user/{user}b")
 
 
+@pytest.mark.parametrize("dated", [True, False], ids=["a moment ago", "without a time"])
+def test_a_scope_that_others_made_during_the_run_is_not_ours_though_the_answer_is_201(
+    user: str, tmp_path: Path, *, dated: bool
+) -> None:
+    """Made after the scopes were listed, and before our own POST."""
+    rows = write_raw(tmp_path / "all.json", [memory(1, f"{user}a"), memory(2, f"{user}b")])
+    made: list[str] = []
+
+    def make_the_other(seen: Seen) -> Fault:
+        if seen.method == "POST" and seen.path.endswith("/scopes") and not made and user.encode() in seen.body:
+            other = f"user/{user}b" if f"{user}a".encode() in seen.body else f"user/{user}a"
+            made.append(other)
+            call_api(server, "POST", "/scopes", {"path": other})
+            server.change_faults(ahead_s=3.0)
+        return "none"
+
+    with server_here(tmp_path / "data", context="tests", fault_settings={}) as server:
+        with misbehaving(server.base_url, make_the_other) as proxy:
+            if not dated:
+                proxy.change = without_creation_time  # type: ignore[method-assign]
+            options = ReplayOptions(max_in_flight=1)
+            replay(server, tmp_path / "state", [rows], endpoint=proxy.base_url, options=options)
+        with pytest.raises(NotLegal, match="was not registered by this migration"):
+            erase_scope(server, tmp_path / "state", made[0])
+        assert 1 == others_turns(server, made[0])
+
+
+def without_creation_time(seen: Seen, body: bytes) -> bytes | None:
+    """The answer to a registration without the time at which the node was made."""
+    if not seen.path.endswith("/scopes") or seen.method != "POST":
+        return None
+    return json.dumps({**json.loads(body), "createdAt": None}).encode()
+
+
 @pytest.mark.parametrize("fault", ["cut_before", "cut_after", "500_after"])
 def test_a_call_to_erase_that_may_still_arrive_is_outlasted(
     spectron: RunningServer, user: str, tmp_path: Path, fault: str
