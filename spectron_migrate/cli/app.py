@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from spectron_migrate import __version__
-from spectron_migrate.cli.options import SectionedCommand
+from spectron_migrate.cli.options import GroupedCommands, SectionedCommand
 from spectron_migrate.cli.runner import print_error
 from spectron_migrate.cli.signals import interrupted
 from spectron_migrate.errors import InputError
@@ -40,7 +40,8 @@ def build_app(called: str | None = None) -> typer.Typer:
         name="spectron-migrate",
         help="Move an AI agent's memory from Mem0 to Spectron (SurrealDB Agent Memory): no memory lost, none written"
         " twice, none in the wrong scope, no older one over a newer one.",
-        no_args_is_help=True,
+        cls=GroupedCommands,
+        invoke_without_command=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -59,12 +60,17 @@ def build_app(called: str | None = None) -> typer.Typer:
 
 
 def root(
+    ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
 ) -> None:
     """Options of the program itself."""
     if version:
         typer.echo(f"spectron-migrate {__version__}")
         raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        from spectron_migrate.cli import here
+
+        raise typer.Exit(here.command())
 
 
 def _not_called() -> None:

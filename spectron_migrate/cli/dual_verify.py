@@ -107,9 +107,10 @@ def command(
         settings = invocation.settings({"mapping": mapping})
         invocation.carry("--dump", *(dump or ()))
         invocation.carry_each({"--mapping": mapping, "--mem0-config": mem0_config, "--mem0-results": mem0_results})
+        dumps = dump or ([settings.dump] if settings.dump.exists() else [])
         request = VerifyRequest(
-            dumps=dump or ([settings.dump] if settings.dump.exists() else []),
-            filters=read_filters(user),
+            dumps=dumps,
+            filters=read_filters(user, dumps=dumps),
             mem0_config=mem0_config,
             mem0_results=mem0_results,
             queries=queries or settings.verify.queries,

@@ -77,7 +77,7 @@ def command(
         )
         if settings.dump != invocation.settings().dump:
             invocation.carry("--dump", settings.dump)
-        filters = read_filters(user, agent, run_id)
+        filters = read_filters(user, agent, run_id, dumps=[settings.dump])
         return run(invocation, settings, filters, since=_parse_since(since), keep_history=history)
 
     return run_command("export", options, run_with_options)

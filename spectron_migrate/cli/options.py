@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Concatenate, get_type_hints
+from typing import Annotated, Any, ClassVar, Concatenate, get_type_hints
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from spectron_migrate.cli import completion
 from spectron_migrate.cli.terminal import ProgressMode
-from spectron_migrate.errors import InputError
-from spectron_migrate.records import Filters
+from spectron_migrate.errors import InputError, MigrateError
+from spectron_migrate.records import Filters, name_first
 
 UserOption = Annotated[
     list[str] | None,
@@ -110,6 +110,24 @@ class SectionedCommand(TyperCommand):
                 formatter.write_dl(sections[title])
 
 
+class GroupedCommands(TyperGroup):
+    """The program: its `--help` lists the commands by what somebody wants to do."""
+
+    GROUPS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "Try": ("rehearse", "local"),
+        "Migrate": ("init", "doctor", "export", "replay", "dual-verify", "status", "explain"),
+        "Cut over": ("cutover",),
+        "Undo": ("erase",),
+    }
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for each group, in the order in which the commands are used."""
+        for title, names in self.GROUPS.items():
+            found = [(name, command) for name in names if (command := self.get_command(ctx, name)) is not None]
+            with formatter.section(title):
+                formatter.write_dl([(name, command.get_short_help_str(formatter.width)) for name, command in found])
+
+
 def _heading(param: Any) -> str:
     if param.param_type_name == "argument":
         return "Arguments"
@@ -118,13 +136,34 @@ def _heading(param: Any) -> str:
     return getattr(param, "rich_help_panel", None) or "Options"
 
 
-def read_filters(user: list[str] | None, agent: list[str] | None = None, run: list[str] | None = None) -> Filters:
-    """Filters from ids and `@FILE`s; raises InputError naming every file and id that is empty or cannot be read."""
+def read_filters(
+    user: list[str] | None,
+    agent: list[str] | None = None,
+    run: list[str] | None = None,
+    *,
+    dumps: Sequence[Path] = (),
+) -> Filters:
+    """Filters from ids and `@FILE`s; raises InputError naming every file and id that is empty or cannot be read.
+
+    `dumps`: whose users the error names.
+    """
     problems: list[str] = []
     filters = Filters(*(frozenset(_read_ids(values or [], problems)) for values in (user, agent, run)))
     if problems:
-        raise InputError.of_all(problems)
+        raise InputError.of_all(problems, hint=_name_users(dumps))
     return filters
+
+
+def _name_users(dumps: Sequence[Path]) -> str:
+    from spectron_migrate.dump import open_any
+
+    empty = "is it a variable of the shell that is not set?"
+    try:
+        with open_any(list(dumps)) as dump:
+            users = [repr(user) for user in sorted(dump.manifest.users)]
+    except MigrateError:
+        return empty
+    return f"{empty} the dump has memories of these users: {name_first(users)}" if users else empty
 
 
 def _read_ids(values: list[str], problems: list[str]) -> list[str]:

@@ -179,7 +179,7 @@ def command(
         invocation.carry("--max-rps", None if max_rps is None else f"{max_rps:g}")
         resolutions, choices = _parse_resolutions(resolve or [])
         replay_options = ReplayOptions(
-            filters=read_filters(user, agent, run_id),
+            filters=read_filters(user, agent, run_id, dumps=dump or [settings.dump]),
             limit=limit,
             retry_failed=retry_failed,
             resolve=resolutions,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from spectron_migrate.cli.opening import catch_up_settings, exporting, open_api
@@ -10,6 +11,7 @@ from spectron_migrate.cli.runner import CommandResult, Invocation, run_async
 from spectron_migrate.cli.signals import stop_gracefully_with
 from spectron_migrate.cli.tables import facts, number
 from spectron_migrate.errors import InputError
+from spectron_migrate.records import format_time
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from spectron_migrate.metrics.exporter import Exporter
     from spectron_migrate.migration.follow import Follow, FollowSummary
     from spectron_migrate.migration.replay import ReplayOptions
+    from spectron_migrate.migration.rounds import Round
     from spectron_migrate.settings import Settings
 
 
@@ -44,6 +47,7 @@ def check_options(option: str, replay_options: ReplayOptions, *, dump: bool, dry
 
 def run(invocation: Invocation, settings: Settings, replay_options: ReplayOptions) -> CommandResult:
     """Follow Mem0 until a signal, a limit or the end of the cutover."""
+    from spectron_migrate.cutover.privacy import renew_privacy_report
     from spectron_migrate.migration.follow import Follow
 
     reporter = invocation.reporter
@@ -53,7 +57,11 @@ def run(invocation: Invocation, settings: Settings, replay_options: ReplayOption
         f"following: a text is sent {catch_up.settle_s:g} s after it last changed; reads from Spectron are at most"
         f" {catch_up.max_lag_s:g} s behind Mem0, and users with unsent changes are read from Mem0"
     )
-    follow = Follow(catch_up, reporter=reporter, max_seconds=replay_options.max_seconds)
+
+    def renew_privacy(done: Round) -> None:
+        renew_privacy_report(settings.state, done, now=format_time(datetime.now(UTC)))
+
+    follow = Follow(catch_up, reporter=reporter, max_seconds=replay_options.max_seconds, after_round=renew_privacy)
     with exporting(settings, catch_up.mapping.digest, warn=reporter.warn) as exporter:
         summary = run_async(invocation, _follow(follow, settings, replay_options, exporter))
     return CommandResult(

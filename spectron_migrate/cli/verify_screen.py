@@ -140,7 +140,7 @@ def _traced_rows(traced: Mapping[str, Json]) -> list[tuple[str, object]]:
 
 
 def _recall_rows(recall: Mapping[str, Json]) -> list[tuple[str, object]]:
-    from spectron_migrate.verify.reports.text import interval_text, share_text
+    from spectron_migrate.verify.reports.text import difficulty_text, interval_text, share_text
 
     def both(measure: Mapping[str, Json]) -> str:
         return f"Mem0 {share_text(measure['mem0'])}, Spectron {share_text(measure['spectron'])}"
@@ -152,6 +152,8 @@ def _recall_rows(recall: Mapping[str, Json]) -> list[tuple[str, object]]:
         ("known item found", both(metrics["success"])),
         ("MRR", both(metrics["mrr"])),
     ]
+    if metrics["word_overlap"] is not None:
+        rows.append(("how hard", difficulty_text(metrics["word_overlap"])))
     if metrics["difference"] is not None:
         rows.append(("difference", interval_text(metrics["difference"])))
     if metrics["overlap"] is not None:

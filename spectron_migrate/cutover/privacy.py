@@ -15,7 +15,9 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import cutover as ledger_reads
 from spectron_migrate.ledger.read.cutover import StaleText
 from spectron_migrate.migration.ledger_access import open_ledgers
+from spectron_migrate.migration.rounds import Round
 from spectron_migrate.records import Json, selector_of
+from spectron_migrate.state.journal import read_journal
 from spectron_migrate.state.store import write_object
 
 FILE = "privacy.json"
@@ -46,6 +48,14 @@ def write_privacy_report(folder: Path, *, now: str) -> PrivacySummary | None:
             return _write(folder, ledgers, now)
     except (InputError, Incomplete):
         return None
+
+
+def renew_privacy_report(folder: Path, done: Round, *, now: str) -> None:
+    """Write `privacy.json` again after a round that found something, once a cutover began."""
+    if done.quiet and (folder / FILE).exists():
+        return
+    if read_journal(folder).state.ever_began:
+        write_privacy_report(folder, now=now)
 
 
 def _write(folder: Path, ledgers: Sequence[Ledger], now: str) -> PrivacySummary:

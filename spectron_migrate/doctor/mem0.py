@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from spectron_migrate.doctor.check import Check, failed
-from spectron_migrate.errors import ExitCode, MigrateError
-from spectron_migrate.records import counted
+from spectron_migrate.errors import ExitCode, MigrateError, Unreachable
+from spectron_migrate.records import Memory, counted
 
 LAST_ERASING_VERSION = (1, 0, 7)
 """mem0ai up to this version erases an embedded Qdrant folder when it opens it without `on_disk: true`."""
 
+FIRST_ROWS = 20
+"""One of them has an owner, whom a question can be about."""
+
+_SAVED_ANSWERS = "(dual-verify needs it; --mem0-results takes answers that were saved elsewhere)"
 _NAME_THE_SOURCE = "spectron-migrate init --mem0-config FILE writes it into spectron-migrate.yaml"
 
 
 def check_mem0(section: Mapping[str, Any] | None, *, version: str | None, now: datetime) -> Iterator[Check]:
-    """Open the source as an export would, count its rows and read the first ones; nothing of it is changed.
+    """Open the source as an export would, count its rows, read the first ones, and ask Mem0 a question about one.
+
+    Nothing of it is changed: Mem0 is asked on a copy that has that one memory.
 
     `section`: `mem0` of the settings; `version`: of the installed mem0ai, None if it is not installed.
     """
@@ -30,17 +37,47 @@ def check_mem0(section: Mapping[str, Any] | None, *, version: str | None, now: d
         except MigrateError as error:
             yield failed("mem0", error)
             return
-    yield _check_readable(section, now)
+    first: list[Memory] = []
+    yield _check_readable(section, now, first)
+    if "oss" in section and version is not None and first:
+        yield from _check_search(section, first[0])
 
 
-def _check_readable(section: Mapping[str, Any], now: datetime) -> Check:
+def _check_search(section: Mapping[str, Any], memory: Memory) -> Iterator[Check]:
+    """Ask Mem0 one real question, about one memory: does the embedder that dual-verify needs answer?"""
+    from spectron_migrate.files.scratch import Scratch
+    from spectron_migrate.mem0.dump_search import open_dump_search
+    from spectron_migrate.mem0.open import read_mem0_config
+    from spectron_migrate.mem0.stores.config_spellings import TYPESCRIPT
+    from spectron_migrate.mem0.stores.oss_config import MEMORY, vector_store
+
+    config = read_mem0_config(str(section["oss"].get("config") or "default"))
+    ids = {name: value for name, value in memory.entity_ids.items() if name in ("user_id", "agent_id", "run_id")}
+    if config.get(TYPESCRIPT) or vector_store(config).provider == MEMORY or not ids:
+        return
+    try:
+        with Scratch() as scratch, open_dump_search(config, [memory], scratch=scratch) as search:
+            search.search("What do you know?", top_k=1, **ids)
+            finding = f"a question was answered by {search.describe().split(', on a copy')[0]}"
+    except Unreachable as error:
+        yield Check("mem0 search", "fail", error.message, f"{error.hint} {_SAVED_ANSWERS}", error.exit_code)
+    except MigrateError as error:
+        yield Check("mem0 search", "warn", error.message, f"{error.hint or ''} {_SAVED_ANSWERS}".strip())
+    else:
+        yield Check("mem0 search", "ok", finding)
+
+
+def _check_readable(section: Mapping[str, Any], now: datetime, first: list[Memory]) -> Check:
+    """Whether rows can be read; the first memory with an owner of the first rows goes into `first`."""
     from spectron_migrate.mem0.open import open_reader
     from spectron_migrate.mem0.stores.listed import ListedReader
 
     try:
         with open_reader(section, now=now) as reader:
             count = reader.native_count()
-            gives_rows = "oss" not in section or next(iter(reader.rows()), None) is not None
+            rows_read = list(islice(reader.rows(), FIRST_ROWS)) if "oss" in section else []
+            gives_rows = "oss" not in section or bool(rows_read)
+            first += [row for row in rows_read if isinstance(row, Memory) and row.state == "active" and row.entity_ids]
             may_write = reader.may_write() if isinstance(reader, ListedReader) else None
             history = reader.history is not None
             place = f"{reader.info.kind} {reader.info.place}"

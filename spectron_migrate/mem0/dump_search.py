@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
-from spectron_migrate.errors import InputError, Unreachable
+from spectron_migrate.errors import InputError
+from spectron_migrate.mem0.embedder import TimedEmbedder, ask_once, check_connection, embedder_name
 from spectron_migrate.mem0.search import Mem0Search, construct_memory, describe_memory, mem0_home, offline_embedder
 from spectron_migrate.mem0.stores.config_spellings import TYPESCRIPT
 from spectron_migrate.mem0.stores.oss_config import MEMORY, vector_store
@@ -39,6 +40,7 @@ def open_dump_search(config: Mapping[str, Json], memories: Iterable[Memory], *, 
     The caller removes `scratch`. Raises InputError if Mem0 or its embedder cannot be constructed from the config, and
     Unreachable if the embedder does not answer.
     """
+    check_connection(config)
     scratch.mkdir(exist_ok=True)
     rows = _keep_rows(memories, scratch / "rows.db")
     with mem0_home(scratch / "mem0"), offline_embedder(config):
@@ -92,13 +94,7 @@ def _dimensions(config: Mapping[str, Json]) -> int:
             f"Mem0's embedder {provider} could not be constructed: {type(error).__name__}",
             hint="give it what it needs, for instance its key",
         ) from error
-    try:
-        return len(embedder.embed("a first question", "search"))
-    except Exception as error:
-        raise Unreachable(
-            f"Mem0's embedder {provider} did not answer: {type(error).__name__}",
-            hint="is it reachable, with its key?",
-        ) from error
+    return ask_once(TimedEmbedder(embedder, embedder_name(config)))
 
 
 class _Copy:

@@ -23,7 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from spectron_migrate.errors import InputError, Unreachable
+from spectron_migrate.errors import InputError, MigrateError, Unreachable
+from spectron_migrate.mem0.embedder import TimedEmbedder, ask_once, check_connection, embedder_name
 from spectron_migrate.mem0.stores.config_spellings import OWN_KEY, TYPESCRIPT
 from spectron_migrate.mem0.stores.oss_config import MEMORY
 from spectron_migrate.mem0.stores.sqlite_readonly import ReadOnlyDb
@@ -95,6 +96,8 @@ class Mem0Search:
                 answer = self._memory.search(query, limit=top_k, **ids)
             else:
                 answer = self._memory.search(query, top_k=top_k, filters=ids)
+        except MigrateError:
+            raise
         except Exception as error:  # Mem0 raises whatever its embedder and store raise
             raise Unreachable(
                 f"Mem0 could not answer a query: {type(error).__name__}",
@@ -131,16 +134,23 @@ def open_search(config: Mapping[str, Json], *, scratch: Path) -> Mem0Search:
     write to it. Qdrant loads the whole copy into memory, about 16 MB for 1,000 memories.
 
     The caller removes `scratch`. Raises InputError if the config does not name an embedded Qdrant folder with that
-    collection, or Mem0 cannot be constructed from it, and Incomplete if the folder cannot be read now.
+    collection, or Mem0 cannot be constructed from it, Incomplete if the folder cannot be read now, and Unreachable if
+    the embedder does not answer a first question.
     """
     folder, collection = _embedded_folder(config)
     _refuse_missing(folder, collection)
+    check_connection(config)
     copied = scratch / "qdrant"
     copy_qdrant_folder(folder, copied)
     settings = {**((config.get("vector_store") or {}).get("config") or {}), "path": str(copied), "on_disk": True}
     store = {"provider": "qdrant", "config": settings}
     with mem0_home(scratch / "mem0"), offline_embedder(config):
         memory = construct_memory(config, store, history=scratch / "history.db")
+    try:
+        ask_once(memory.embedding_model)
+    except MigrateError:
+        close_memory(memory)
+        raise
     return Mem0Search(memory, describe_memory(memory, config))
 
 
@@ -277,7 +287,8 @@ def _refuse_missing(folder: Path, collection: str) -> None:
 def construct_memory(config: Mapping[str, Json], store: dict[str, Json], *, history: Path) -> Any:
     """A `mem0.Memory` with this `vector_store` and history, and everything else that searching needs as in `config`.
 
-    Call it inside `mem0_home`. Raises InputError if Mem0 cannot be constructed.
+    Its embedder answers within a time limit. Call it inside `mem0_home`. Raises InputError if Mem0 cannot be
+    constructed.
     """
     from mem0 import Memory
 
@@ -285,12 +296,14 @@ def construct_memory(config: Mapping[str, Json], store: dict[str, Json], *, hist
     prepared: dict[str, Json] = {key: copy.deepcopy(value) for key, value in config.items() if key not in left_out}
     prepared |= {"vector_store": store, "history_db_path": str(history)}
     try:
-        return Memory.from_config({**prepared, "llm": unused_llm()})
+        memory = Memory.from_config({**prepared, "llm": unused_llm()})
     except Exception as error:  # embedder, reranker and validation raise anything, and may quote a key
         raise InputError(
             f"Mem0 could not be opened on a copy of the store: {_cause(error)} (embedder {_provider(prepared)})",
             hint=f"give the embedder what it needs, for instance its key; or {_ALTERNATIVE}",
         ) from error
+    memory.embedding_model = TimedEmbedder(memory.embedding_model, embedder_name(config))
+    return memory
 
 
 def _cause(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from spectron_migrate.dump.manifest import HISTORY, RELATIONS, SKIPPED, describe_relations
+from spectron_migrate.dump.owners_seen import OwnersSeen
 from spectron_migrate.dump.writer import DumpUpdate, DumpWriter
 from spectron_migrate.errors import ExitCode, Incomplete, InputError, Unreachable
 from spectron_migrate.mem0.reader import Reader
@@ -106,9 +107,11 @@ def run_export(
     began = min(began, reader.resume_in(dump_dir) or began)
     try:
         with DumpWriter(dump_dir, reader.info, began, filters=filters, since=since, rereads=reader.rereads) as writer:
-            reading = _read_all(reader, writer, reporter)
+            seen = OwnersSeen(filters)
+            reading = _read_all(reader, writer, reporter, seen)
             if reading.complete is not False:
                 _refuse_empty_source(writer, dump_dir)
+                _refuse_unknown_owners(seen, writer, reader)
             if not reading.interrupted:
                 _keep_relations_and_history(reader, writer, filters, keep_history)
             skipped = _listed_skipped(writer)
@@ -150,7 +153,7 @@ class _ReadResult:
     """The source stopped answering before the end."""
 
 
-def _read_all(reader: Reader, writer: DumpWriter, reporter: Reporter) -> _ReadResult:
+def _read_all(reader: Reader, writer: DumpWriter, reporter: Reporter, seen: OwnersSeen) -> _ReadResult:
     """Read until the number of rows is what the store says it holds, in at most three passes."""
     before = reader.native_count()
     for number in range(_MOST_PASSES):
@@ -163,7 +166,7 @@ def _read_all(reader: Reader, writer: DumpWriter, reporter: Reporter) -> _ReadRe
             reporter.stage("reading the files, in bytes", total=reader.progress_total())
         unreadable = UnreadableFields()
         try:
-            _read_once(reader, writer, reporter, unreadable)
+            _read_once(reader, writer, reporter, unreadable, seen)
         except (Unreachable, Incomplete) as error:
             if not writer.distinct_rows():
                 raise
@@ -179,12 +182,15 @@ def _read_all(reader: Reader, writer: DumpWriter, reporter: Reporter) -> _ReadRe
     return _ReadResult(before, False, unreadable)
 
 
-def _read_once(reader: Reader, writer: DumpWriter, reporter: Reporter, unreadable: UnreadableFields) -> None:
+def _read_once(
+    reader: Reader, writer: DumpWriter, reporter: Reporter, unreadable: UnreadableFields, seen: OwnersSeen
+) -> None:
     history, done, number = reader.history, 0, 0
     for number, row in enumerate(reader.rows(), start=1):
         known = None
         if isinstance(row, Memory):
             unreadable.add(row)
+            seen.add(row)
             # Only history knows when the text came to be; the times of the row allow no more than a guess
             known = history.text_at(row.id, row.memory) if history is not None else None
         writer.add(row, text_at=known)
@@ -211,6 +217,13 @@ def _refuse_empty_source(writer: DumpWriter, dump_dir: Path) -> None:
             f"the source reads as empty, but the dump in {dump_dir} holds {counted(old.count, 'memory')} of it",
             hint="if they were all deleted on purpose, export into a new directory",
         )
+
+
+def _refuse_unknown_owners(seen: OwnersSeen, writer: DumpWriter, reader: Reader) -> None:
+    """Raise InputError if neither the source nor the dump has a memory of the owners that were asked for."""
+    old = writer.previous
+    if not seen.selects and (old is None or not seen.look(old.memories()).selects):
+        raise seen.refusal("the source" if reader.info.kind == "files" else f"{reader.info.kind} {reader.info.place}")
 
 
 def _keep_relations_and_history(reader: Reader, writer: DumpWriter, filters: Filters, keep_history: bool) -> None:

@@ -123,6 +123,7 @@ class Follow:
         reporter: Reporter,
         every_s: float = EVERY_S,
         max_seconds: float | None = None,
+        after_round: Callable[[Round], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -131,6 +132,7 @@ class Follow:
         self._settings = settings
         self._reporter = reporter
         self._every_s = every_s
+        self._after_round = after_round
         self._deadline = None if max_seconds is None else clock() + max_seconds
         self._clock = clock
         self._now = now
@@ -219,6 +221,7 @@ class Follow:
             if agree:
                 took_s = self._clock() - began
                 self._compare_at = began + max(self._settings.reconcile_s, took_s / RECONCILING_SHARE)
+        self._after_round(done)
         self._report_round(done)
         if done.problem is not None and not done.held:
             return self._trouble(done.problem, longest_s=STOPPED_S)

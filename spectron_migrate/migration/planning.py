@@ -13,6 +13,7 @@ from typing import Literal
 
 from spectron_migrate import __version__
 from spectron_migrate.dump import Dump
+from spectron_migrate.dump.owners_seen import OwnersSeen
 from spectron_migrate.errors import InputError, NotLegal
 from spectron_migrate.ledger import Ledger, decisions, erasing, messages, pending, plan
 from spectron_migrate.ledger.ledger import MigrationRow
@@ -135,7 +136,7 @@ def find_unchanged_plan(
 
 def warn_before_planning(ledger: Ledger, dump: Dump, filters: Filters, reporter: Reporter) -> None:
     """Warn about filters and rows that plan nothing; raises InputError, or NotLegal while an erase is unfinished."""
-    _check_users(ledger, filters, dump, reporter)
+    _check_filters(ledger, filters, dump, reporter)
     _warn_skipped(dump, reporter)
     _refuse_half_erased(ledger)
 
@@ -323,22 +324,15 @@ def _refuse_moves(changes: list[plan.ScopeChange]) -> None:
     )
 
 
-def _check_users(ledger: Ledger, filters: Filters, dump: Dump, reporter: Reporter) -> None:
-    """Warn about users in the filters that the dump does not have; raises InputError if it and the ledger have none.
-
-    It is probably a typing error: a run that selects nothing must not look like one that has nothing left to do.
-    """
+def _check_filters(ledger: Ledger, filters: Filters, dump: Dump, reporter: Reporter) -> None:
+    """Raises InputError if neither the dump nor the ledger has a memory of these owners; warns of users without one."""
     unknown = sorted(filters.users - dump.manifest.users.keys())
-    if not unknown:
-        return
-    named = name_first([repr(user) for user in unknown])
-    selects_nobody = set(unknown) == filters.users and not filters.agents and not filters.runs
-    if selects_nobody and not any(memories.knows_user(ledger, user) for user in unknown):
-        there = name_first([repr(user) for user in sorted(dump.manifest.users)]) or "none"
-        raise InputError(
-            f"the dump in {dump.path} has no memory of user {named}", hint=f"it has memories of these users: {there}"
-        )
-    reporter.warn(f"the dump has no memory of user {named}")
+    if set(unknown) == filters.users or filters.agents or filters.runs:
+        seen = OwnersSeen(filters).look(dump.memories())
+        if not seen.selects and not memories.knows_owners(ledger, filters):
+            raise seen.refusal(f"the dump in {dump.path}")
+    if unknown:
+        reporter.warn(f"the dump has no memory of user {name_first([repr(user) for user in unknown])}")
 
 
 def _warn_skipped(dump: Dump, reporter: Reporter) -> None:

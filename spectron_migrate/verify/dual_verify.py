@@ -32,7 +32,7 @@ from spectron_migrate.verify.options import Query, VerifyOptions
 from spectron_migrate.verify.other_lenses import check_other_lenses
 from spectron_migrate.verify.past import keep, read_past
 from spectron_migrate.verify.placement import check_placement
-from spectron_migrate.verify.preconditions import check_ledgers, check_options, check_server
+from spectron_migrate.verify.preconditions import check_filters, check_ledgers, check_options, check_server
 from spectron_migrate.verify.queries import generate_queries
 from spectron_migrate.verify.recall import Mem0Side, RecallTest
 from spectron_migrate.verify.reports.files import check_paths, write_reports
@@ -40,6 +40,7 @@ from spectron_migrate.verify.reports.json_file import LAST_REPORT, LAST_REPORT_O
 from spectron_migrate.verify.summary import VerifySummary, dump_completeness, integrity_counts, summarise
 from spectron_migrate.verify.supersession import EntityHistories, check_supersession
 from spectron_migrate.verify.traces import check_traces
+from spectron_migrate.verify.word_overlap import measure_word_overlap
 from spectron_migrate.verify.workspace import Workspace
 
 __all__ = ["VerifySummary", "run_dual_verify"]
@@ -76,6 +77,7 @@ async def run_dual_verify(
     check_options(options)
     check_paths(options.reports)
     check_ledgers(ledgers, api)
+    check_filters(ledgers, dump, options.filters)
     await check_server(ledgers, api)
     folder = state or ledgers[0].path.parent
     make_private_directory(folder)
@@ -222,6 +224,7 @@ class _Run:
                 f"{counted(len(test.unknown), 'expected memory is', 'expected memories are')} in neither dump"
                 f" nor ledger, such as {min(test.unknown)}: queries that expect only these are not compared"
             )
+        measure_word_overlap(self.work, self.mapping, self.options.top_k)
         self.metrics = collect_metrics(self.work.answers())
         targets = {query.target for query in queries if query.target is not None}
         everything = len(targets) == len(queries) == sum(count for _, count in self.work.owner_counts())

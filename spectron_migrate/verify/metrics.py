@@ -74,7 +74,7 @@ class Metrics:
         mem0, spectron = (measures.get(side) for side in _SIDES)
         if mem0 is None and answer.get("mem0") is not None:
             return  # Mem0 did not answer: nothing is compared
-        for side, values in (("mem0", mem0), ("spectron", spectron)):
+        for side, values in (("mem0", mem0), ("spectron", spectron), ("word_overlap", measures.get("word_overlap"))):
             for name, value in (values or {}).items():
                 self._values[side][name].append(value)
         if mem0 is not None and spectron is not None:
@@ -95,6 +95,7 @@ class Metrics:
             "not_servable_why": dict(self.not_servable),
             "excused": dict(self.excused),
             "success": {side: _mean(self._values[side]["success"]) for side in _SIDES},
+            "word_overlap": _mean(self._values["word_overlap"]["success"]),
             "difference": _interval(interval, margin),
             "mrr": {side: _mean(self._values[side]["reciprocal_rank"]) for side in _SIDES},
             "ndcg": {side: _mean(self._values[side]["ndcg"]) for side in _SIDES},

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from spectron_migrate.dump import Dump
+from spectron_migrate.dump.owners_seen import OwnersSeen
 from spectron_migrate.errors import InputError, WrongLedger
 from spectron_migrate.ledger import Ledger
-from spectron_migrate.ledger.read import receipts
-from spectron_migrate.records import selector_of
+from spectron_migrate.ledger.read import memories, receipts
+from spectron_migrate.records import Filters, selector_of
 from spectron_migrate.spectron.api import MAX_K, SpectronApi, UnknownSession
 from spectron_migrate.spectron.grants import require_grant
 from spectron_migrate.verify.options import VerifyOptions
@@ -46,6 +48,17 @@ def check_ledgers(ledgers: Sequence[Ledger], api: SpectronApi) -> None:
                 f"the ledger at {ledger.path} belongs to context {migration.context}, not {api.context}",
                 hint="is SPECTRON_CONTEXT right? each migration has its own --state directory",
             )
+
+
+def check_filters(ledgers: Sequence[Ledger], dump: Dump | None, filters: Filters) -> None:
+    """Raises InputError if nothing is known of the owners that the filters name."""
+    if not filters or any(memories.knows_owners(ledger, filters) for ledger in ledgers):
+        return
+    if dump is None:
+        raise OwnersSeen(filters).refusal(f"the ledger at {ledgers[0].path}")
+    seen = OwnersSeen(filters).look(dump.memories())
+    if not seen.selects:
+        raise seen.refusal(f"the dump in {dump.path}")
 
 
 async def check_server(ledgers: Sequence[Ledger], api: SpectronApi) -> None:

@@ -10,9 +10,10 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from spectron_migrate.errors import InputError
-from spectron_migrate.keywords import WordFrequencies, question_about
+from spectron_migrate.keywords import WordFrequencies
 from spectron_migrate.records import Json
 from spectron_migrate.verify.options import Query
+from spectron_migrate.verify.questions import question_about
 from spectron_migrate.verify.stored_memory import StoredMemory
 from spectron_migrate.verify.workspace import Workspace
 

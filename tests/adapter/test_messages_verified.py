@@ -107,5 +107,6 @@ def test_recall_is_asked_in_the_words_that_mem0_has_of_a_message(drains: Drains)
     stage.read()
     summary = verify(stage.server, stage.state, [stage.folder / "dump"], VerifyOptions(), mem0=Asked(stage.mem0))
     asked = {word for answer in summary.report["answers"] for word in words_of(answer["query"])}
-    assert {"cello", "plays", "bees", "keeps"} <= asked
+    assert asked & {"cello", "plays"}
+    assert asked & {"bees", "keeps"}
     assert asked.isdisjoint({"zanzibar", "quokka", "xylophone", "quartz"})

@@ -199,14 +199,49 @@ def test_a_bug_is_exit_code_1_and_its_traceback_is_only_in_the_log(
     assert 0o600 == Path(".spectron-migrate/log.jsonl").stat().st_mode & 0o777
 
 
-@pytest.mark.parametrize("selected", ["nobody", "", " "])
-def test_a_user_that_nobody_is_gets_exit_code_2_and_the_users_that_are_there(
-    selected: str, configured: RunningServer, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("selected", ["nobody", " "])
+@pytest.mark.parametrize(
+    ("option", "there"), [("--user", "alice"), ("--agent", "chef"), ("--run", "autumn")], ids=["user", "agent", "run"]
+)
+@pytest.mark.parametrize("command", ["export --from get_all.json", "replay", "replay --dry-run", "replay --preview 1"])
+def test_an_owner_that_nobody_is_gets_exit_code_2_and_those_that_are_there(
+    command: str,
+    option: str,
+    there: str,
+    selected: str,
+    configured: RunningServer,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert 2 == run(["replay", "--dump", one_memory("alice"), "--user", selected])
+    write_raw(Path("get_all.json"), [memory(1, "alice", agent_id="chef", run_id="autumn")])
+    assert 0 == run(["export", "--from", "get_all.json", "-q"])
+    before = Path("dump/manifest.json").read_bytes()
+    capsys.readouterr()
+    assert 2 == run([*command.split(), option, selected])
     message = error_shown(capsys)
-    assert ("alice" if selected == "nobody" else "empty") in message
+    assert (there if selected == "nobody" else "'alice'") in message
     assert not Path(".spectron-migrate").exists()
+    assert before == Path("dump/manifest.json").read_bytes()
+
+
+@pytest.mark.parametrize("selected", ["nobody", ""])
+@pytest.mark.parametrize("dump", [True, False])
+def test_a_verification_of_nobody_is_refused(
+    selected: str, dump: bool, configured: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert 0 == run(["replay", "--dump", one_memory(user), "-q"])
+    given = ["--dump", "get_all.json"] if dump else []
+    capsys.readouterr()
+    assert 2 == run(["dual-verify", "--user", selected, *given])
+    assert ((user if dump else "nobody") if selected else "empty") in error_shown(capsys)
+    assert not Path(".spectron-migrate/dual-verify-some.json").exists()
+
+
+def test_export_keeps_a_user_that_mem0_no_longer_has(configured: RunningServer, user: str) -> None:
+    other = f"{user}-other"
+    write_raw(Path("get_all.json"), [memory(1, user), memory(2, other)])
+    assert 0 == run(["export", "--from", "get_all.json", "-q"])
+    write_raw(Path("get_all.json"), [memory(1, user)])
+    assert 0 == run(["export", "--from", "get_all.json", "--user", other, "-q"])
 
 
 def test_a_user_whose_memories_were_all_deleted_can_still_be_named(configured: RunningServer, user: str) -> None:

@@ -7,7 +7,7 @@ import stat
 from datetime import timedelta
 from pathlib import Path
 
-from spectron_migrate.cutover.privacy import write_privacy_report
+from spectron_migrate.cutover.privacy import renew_privacy_report, write_privacy_report
 from spectron_migrate.records import format_time
 from tests.cutover.support import Operator
 from tests.support.scene import Scene
@@ -50,3 +50,23 @@ def test_memories_that_mem0_no_longer_shows_count_as_deleted(scene: Scene) -> No
     [row] = json.loads(Path(summary.path).read_text())["memories"]
     assert mem0_id == row["id"]
     assert "expired in Mem0" == row["why"]
+
+
+def test_the_report_is_as_new_as_the_last_round_that_found_something(operator: Operator) -> None:
+    scene = operator.scene
+    operator.make_ready()
+    gone = scene.put(60, "gone later", ago=3000)
+    scene.round()
+    report = scene.state / "privacy.json"
+    renew_privacy_report(scene.state, scene.round(), now="2026-01-01")
+    assert gone not in report.read_text()
+    scene.store.drop(60)
+    renew_privacy_report(scene.state, scene.round(), now="2026-01-02")
+    assert gone in report.read_text()
+    assert "2026-01-02" == json.loads(report.read_text())["at"]
+
+
+def test_before_a_cutover_no_round_writes_a_report(scene: Scene) -> None:
+    scene.put(1, "a text", ago=3000)
+    renew_privacy_report(scene.state, scene.round(), now="2026-01-01")
+    assert not (scene.state / "privacy.json").exists()

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from spectron_migrate.doctor.mem0 import check_mem0
+from spectron_migrate.errors import ExitCode
+from spectron_migrate.mem0.stores.config_spellings import OWN_KEY
+from spectron_migrate.rehearsal.store import make_store
 from tests.doctor.support import NOW, check_of
 from tests.mem0.standins import KEY, Qdrant, serving
 
@@ -71,3 +74,50 @@ def test_the_first_page_of_a_served_store_is_tried_as_well(tmp_path: Path, right
         found = check_of(checks, "mem0")
     assert finding in found.finding
     assert ("fail" if rights != "all" else "warn") == found.status
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The config of a small real Mem0 store with an embedder that runs in this process."""
+    config: dict[str, Any] = json.loads(make_store(tmp_path_factory.mktemp("mem0-store")).read_text(encoding="utf-8"))
+    return config
+
+
+@pytest.mark.slow
+def test_mem0_is_asked_one_real_question(store: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "mem0.json").write_text(json.dumps(store))
+    checks = check_mem0({"oss": {"config": str(tmp_path / "mem0.json")}}, version="2.2.1", now=NOW)
+    check = check_of(checks, "mem0 search")
+    assert "ok" == check.status
+    assert "embedder wordllama (offline)" in check.finding
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("embedder", "status", "finding"),
+    [
+        (
+            {"provider": "ollama", "config": {"ollama_base_url": "http://127.0.0.1:1"}},
+            "fail",
+            "Mem0's embedder ollama at http://127.0.0.1:1 did not answer (connection refused)",
+        ),
+        ({"provider": "openai", "config": {}}, "warn", "Mem0's embedder openai could not be constructed: OpenAIError"),
+    ],
+)
+def test_an_embedder_that_cannot_be_asked_is_found_before_the_verification(
+    store: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    embedder: dict[str, Any],
+    status: str,
+    finding: str,
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    config = {name: value for name, value in store.items() if name != OWN_KEY}
+    (tmp_path / "mem0.json").write_text(json.dumps({**config, "embedder": embedder}))
+    checks = list(check_mem0({"oss": {"config": str(tmp_path / "mem0.json")}}, version="2.2.1", now=NOW))
+    assert "ok" == check_of(iter(checks), "mem0").status
+    check = check_of(iter(checks), "mem0 search")
+    assert (status, finding) == (check.status, check.finding)
+    assert "--mem0-results" in check.hint
+    assert check.exit_code == (ExitCode.UNREACHABLE if status == "fail" else ExitCode.INPUT)

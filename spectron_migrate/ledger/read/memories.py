@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.plan import LIVE
 from spectron_migrate.ledger.schema import CARRIER, FACTS, SENT, STORED, marks
-from spectron_migrate.records import Memory, canonical_json
+from spectron_migrate.records import Filters, Memory, canonical_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,16 @@ class LastVersion:
     """The message whose turn contains the text; `state` is then the message's."""
 
 
-def knows_user(ledger: Ledger, user: str) -> bool:
-    """Whether the ledger has a memory of this user. Reads every record: not for a path that runs often."""
-    named = f'"user_id":{canonical_json(user)}'
-    statement = "SELECT 1 FROM memory WHERE replace(record, ?, '') != record LIMIT 1"
-    return ledger.db.execute(statement, (named,)).fetchone() is not None
+def knows_owners(ledger: Ledger, filters: Filters) -> bool:
+    """Whether the ledger has a memory that filters admit. Reads every record: not for a path that runs often."""
+    by_field = (("user_id", filters.users), ("agent_id", filters.agents), ("run_id", filters.runs))
+    conditions, named = [], []
+    for field, ids in by_field:
+        if ids:
+            conditions.append(f"({' OR '.join(['replace(record, ?, ?) != record'] * len(ids))})")
+            named += [word for each in sorted(ids) for word in (f'"{field}":{canonical_json(each)}', "")]
+    statement = f"SELECT 1 FROM memory WHERE {' AND '.join(conditions) or '1 = 1'} LIMIT 1"
+    return ledger.db.execute(statement, named).fetchone() is not None
 
 
 def last_version(ledger: Ledger, mem0_id: str) -> LastVersion | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from spectron_migrate.records import Json
 from spectron_migrate.verify.reports.text import (
     LISTED,
+    difficulty_text,
     findings_by_kind,
     gate_result,
     interval_text,
@@ -64,6 +65,8 @@ def _recall_lines(recall: Mapping[str, Json]) -> list[str]:
         f"- {name}: Mem0 {share_text(metrics[name]['mem0'])}, Spectron {share_text(metrics[name]['spectron'])}"
         for name in ("success", "mrr", "ndcg")
     ]
+    if metrics["word_overlap"] is not None:
+        lines.append(f"- how hard: {difficulty_text(metrics['word_overlap'])}")
     if metrics["difference"] is not None:
         lines.append(f"- difference: {interval_text(metrics['difference'])}")
     lines.append(f"- overlap: {share_text(metrics['overlap'])}, RBO: {share_text(metrics['rbo'])}")

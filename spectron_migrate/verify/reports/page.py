@@ -14,7 +14,7 @@ from spectron_migrate.verify.reports.look import SCRIPT, STYLE
 from spectron_migrate.verify.reports.parts import table, text
 from spectron_migrate.verify.reports.queries_part import queries
 from spectron_migrate.verify.reports.summary_part import counts, gates, tiles, verdict_card
-from spectron_migrate.verify.reports.text import findings_by_kind, interval_text, share_text
+from spectron_migrate.verify.reports.text import difficulty_text, findings_by_kind, interval_text, share_text
 
 ROWS = 2000
 """At most this many findings of each kind are shown; the JSON report has all."""
@@ -59,6 +59,9 @@ def _recall(report: Mapping[str, Json]) -> str:
         f'<p class="soft">{metrics["queries"]} queries, from {text(recall["made_of"])}; Mem0:'
         f" {text(recall['mem0'] or 'not asked')}.</p>",
         table(("", "Mem0", "Spectron"), rows, numbers=("Mem0", "Spectron")),
+        f"<p>How hard: {text(difficulty_text(metrics['word_overlap']))}</p>"
+        if metrics["word_overlap"] is not None
+        else "",
         f"<p>Difference (Spectron minus Mem0): {text(interval_text(difference))}</p>" if difference is not None else "",
         _charts(report, metrics),
     ]

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from spectron_migrate.records import Json
 
+EASY = 0.95
+"""Where a search that counts shared words finds at least so many, any search would."""
 LISTED = 100
 """Findings of a kind that a report without texts names; the JSON report has all."""
 
@@ -21,6 +23,12 @@ def visible(text: object) -> str:
 def share_text(value: float | None) -> str:
     """A share (0 to 1) with three digits."""
     return "not measured" if value is None else f"{value:.3f}"
+
+
+def difficulty_text(found: float) -> str:
+    """How hard the queries were: success@k of counting shared words."""
+    easy = ": these queries are easy, your own (--queries) may not be" if found >= EASY else ""
+    return f"counting shared words alone finds {share_text(found)}{easy}"
 
 
 def value_text(value: Json) -> str:

@@ -48,6 +48,7 @@ def report(verdict: str, gates: list[dict[str, Any]], answers: Any = (), **integ
         "success": both,
         "mrr": both,
         "ndcg": both,
+        "word_overlap": 0.6,
         "difference": {"mean": 0.01, "low": -0.01, "high": 0.03, "n": 100, "units": "queries"},
         "noise_floor": {"overlap": None},
     }
