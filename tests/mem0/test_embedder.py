@@ -90,6 +90,10 @@ def test_nothing_listens_at_its_address(free_port: int) -> None:
 def test_a_server_that_listens_is_asked_nothing_yet() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         check_connection(ollama(f"http://127.0.0.1:{server.getsockname()[1]}"))
+        server.settimeout(5)
+        connected, _ = server.accept()
+        assert b"" == connected.recv(10)
+        connected.close()
 
 
 @pytest.mark.parametrize(

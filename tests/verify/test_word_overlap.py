@@ -75,6 +75,6 @@ def test_a_verification_says_how_hard_its_queries_were(spectron: RunningServer, 
     page = tmp_path / "verify.md"
     options = VerifyOptions(top_k=1, reports=(page,))
     summary = verify(spectron, tmp_path / "state", [dump], options, mem0=WordSearch(rows))
-    assert summary.to_json()["metrics"]["word_overlap"] == 1.0
+    assert 1.0 == summary.to_json()["metrics"]["word_overlap"]
     assert all("word_overlap" in answer["measures"] for answer in summary.report["answers"])
     assert "how hard: counting shared words alone finds 1.000: these queries are easy" in page.read_text()
