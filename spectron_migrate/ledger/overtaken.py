@@ -8,7 +8,7 @@ from spectron_migrate.ledger.schema import FACTS, IS_CURRENT
 
 
 def why_overtaken(ledger: Ledger, fact: int) -> str | None:
-    """A newer version, a tombstone, or a message that says an overtaken text; None for a fact that may be sent."""
+    """Why not to send a fact: a newer version, a tombstone, or a message with an overtaken text; None if it may go."""
     row = ledger.db.execute(
         f"SELECT newest_version > number AS replaced, newest_version, is_message, {IS_CURRENT} AS is_current"
         f" FROM {FACTS} WHERE fact.id = ?",
