@@ -36,6 +36,9 @@ class Result(Protocol):
     def fetchone(self) -> Any:
         """The next row; None after the last."""
 
+    def fetchmany(self, size: int, /) -> list[Any]:
+        """The next rows; none after the last."""
+
     def fetchall(self) -> list[Any]:
         """All rows that are left."""
 

@@ -38,6 +38,7 @@ class PostgresRow(tuple[Any, ...]):
     """A row whose columns are found by name too, as `sqlite3.Row` does."""
 
     __slots__ = ()
+    _names: ClassVar[tuple[str, ...]] = ()
     _places: ClassVar[dict[str, int]] = {}
 
     def __getitem__(self, key: Any) -> Any:
@@ -46,13 +47,13 @@ class PostgresRow(tuple[Any, ...]):
 
     def keys(self) -> list[str]:
         """The names of the columns."""
-        return list(self._places)
+        return list(self._names)
 
 
 @lru_cache(1024)
 def _row_class(names: tuple[str, ...]) -> type[PostgresRow]:
-    places = {name: place for place, name in reversed(list(enumerate(names)))}
-    return type("PostgresRow", (PostgresRow,), {"__slots__": (), "_places": dict(reversed(places.items()))})
+    places = {name: place for place, name in reversed(list(enumerate(names)))}  # of a name that comes twice, the first
+    return type("PostgresRow", (PostgresRow,), {"__slots__": (), "_names": names, "_places": places})
 
 
 def _row_factory(cursor: psycopg.Cursor[Any]) -> Callable[[Sequence[Any]], PostgresRow]:
@@ -65,9 +66,21 @@ class _TextDumper(StrDumper):
         return super().dump(escape(obj))
 
 
+class _BoolDumper(Int8Dumper):
+    def dump(self, obj: bool) -> Buffer | None:
+        return b"1" if obj else b"0"
+
+
 class _TextLoader(Loader):
     def load(self, data: Buffer) -> str:
         return unescape(bytes(data).decode())
+
+
+class _SumLoader(Loader):
+    """A sum of integers, which Postgres gives as a decimal number."""
+
+    def load(self, data: Buffer) -> int:
+        return int(bytes(data))
 
 
 class PostgresResult:
@@ -90,6 +103,11 @@ class PostgresResult:
         """The next row; None after the last."""
         with self._database.errors():
             return self._cursor.fetchone()
+
+    def fetchmany(self, size: int, /) -> list[Any]:
+        """The next rows; none after the last."""
+        with self._database.errors():
+            return self._cursor.fetchmany(size)
 
     def fetchall(self) -> list[Any]:
         """All rows that are left."""
@@ -159,16 +177,19 @@ class PostgresDatabase:
                 self._pipeline.sync()
 
     @contextmanager
-    def transaction(self, *, durable: bool = True) -> Iterator[PostgresDatabase]:
-        """A transaction, rolled back on any error; when it returns it is durable, as the server's disk is."""
+    def transaction(self, *, durable: bool = True, snapshot: bool = False) -> Iterator[PostgresDatabase]:
+        """A transaction, rolled back on any error; when it returns it is durable, as the server's disk is.
+
+        `snapshot`: it reads the database as it is at its beginning, and writes nothing.
+        """
         del durable  # a commit that the server may forget would make the count of commits go back
         with self.errors():
             try:
                 with self._connection.pipeline() as pipeline:
                     self._pipeline = pipeline
-                    self.execute("BEGIN")
+                    self.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY" if snapshot else "BEGIN")
                     yield self
-                    count = self.execute(_COUNT, (self._holder,)) if self._holder is not None else None
+                    count = self.execute(_COUNT, (self._holder,)) if self._holder is not None and not snapshot else None
                     self.execute("COMMIT")
                     self.wait()
                     if count is not None:
@@ -245,7 +266,9 @@ def open_connection(location: PostgresLocation, *, application: str, timeout_s: 
     connection.prepared_max = _PREPARED
     connection.adapters.register_dumper(str, _TextDumper)
     connection.adapters.register_dumper(int, Int8Dumper)
+    connection.adapters.register_dumper(bool, _BoolDumper)
     connection.adapters.register_loader("text", _TextLoader)
+    connection.adapters.register_loader("numeric", _SumLoader)
     database = PostgresDatabase(location, connection)
     try:
         version = connection.info.server_version

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from pathlib import Path
 
 from spectron_migrate.backoff import backoff_s
 from spectron_migrate.delivery.own_work import OwnWork
@@ -47,7 +46,7 @@ class RunMarker:
     def __init__(self, *, sleep: Sleep) -> None:
         """`sleep` waits between tries."""
         self._sleep = sleep
-        self._own: dict[Path, OwnWork] = {}
+        self._own: dict[object, OwnWork] = {}
 
     def own_work(self, ledger: Ledger, now: str) -> OwnWork:
         """What this process has begun in the ledger."""

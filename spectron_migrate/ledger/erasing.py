@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from sqlite3 import Row
 
+from spectron_migrate.database.interface import ResultRow
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.overtaken import skip_if_overtaken
 from spectron_migrate.ledger.schema import CONTAINS, SENT, marks
@@ -159,7 +159,7 @@ def erased_times(ledger: Ledger) -> int:
     return sum(json.loads(row["detail"])["phase"] == DONE for row in rows)
 
 
-def _sessions(ledger: Ledger, path: str) -> list[Row]:
+def _sessions(ledger: Ledger, path: str) -> list[ResultRow]:
     """The sessions with a path in the scope or below it."""
     return ledger.db.execute(
         "SELECT session.id, server_id, selector.text AS selector FROM session"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from spectron_migrate.database.interface import Database
+from spectron_migrate.database.location import PostgresLocation
 from spectron_migrate.errors import InputError, LedgerLocked, WrongLedger
 from spectron_migrate.files.locks import FileLock, holder_of, try_lock
 from spectron_migrate.files.private import make_private_directory
-from spectron_migrate.ledger import sqlite, upgrade
+from spectron_migrate.ledger import shared, sqlite, upgrade
 from spectron_migrate.ledger.schema import DDL, FORMAT
 from spectron_migrate.records import digest
 
@@ -38,30 +40,48 @@ def migration_id(context: str, source: str) -> str:
 
 
 class Ledger:
-    """One ledger file. Functions of other modules here take it as their first argument."""
+    """One ledger, in a file or in a schema of Postgres. Functions of other modules here take it as their first
+    argument.
+    """
 
     def __init__(
         self,
-        path: Path,
-        connection: sqlite3.Connection,
+        path: Path | PostgresLocation,
+        connection: Database,
         *,
+        begin: Callable[[bool], AbstractContextManager[object]] | None = None,
         lock: FileLock | None = None,
         private: sqlite.PrivateDatabase | None = None,
         stamp: tuple[int, ...] | None = None,
+        discard: Callable[[], None] | None = None,
     ) -> None:
-        """Use `open_for_writing`, `open_for_reading` or `scratch_copy`."""
+        """Use `open_for_writing`, `open_for_reading` or `scratch_copy`.
+
+        `begin`: a transaction, durable or not; None where there is but one, which is thrown away. `discard`: removes
+        the ledger.
+        """
         self.path = path
         self.db = connection
+        self._begin = begin
+        self._discard = discard
         self._lock = lock
         self._private = private
         self._stamp = stamp
 
     @classmethod
-    def open_for_writing(cls, state: Path, *, create: bool = True) -> Ledger:
-        """Open `state/ledger.db` as its only writer; raises LedgerLocked naming the other process.
+    def open_for_writing(cls, state: Path | PostgresLocation, *, create: bool = True) -> Ledger:
+        """Open `state/ledger.db`, or the tables of a schema, as its only writer; raises LedgerLocked naming the other.
 
         A ledger of an earlier format is brought up to date; a copy of it stays as `ledger-format-N.db`.
         """
+        if isinstance(state, PostgresLocation):
+            database = shared.open_for_writing(state, create=create)
+            return cls(
+                state,
+                database,
+                begin=lambda durable: database.transaction(durable=durable),
+                discard=lambda: shared.discard(database),
+            )
         make_private_directory(state)
         path = state / "ledger.db"
         if not create and not path.exists():
@@ -80,7 +100,13 @@ class Ledger:
         except BaseException:
             lock.close()
             raise
-        return cls(path, connection, lock=lock)
+        return cls(
+            path,
+            connection,
+            begin=lambda durable: sqlite.transaction(connection, path, durable=durable),
+            lock=lock,
+            discard=lambda: _discard(path),
+        )
 
     @staticmethod
     def exists(state: Path) -> bool:
@@ -88,11 +114,13 @@ class Ledger:
         return (state / "ledger.db").exists()
 
     @classmethod
-    def open_for_reading(cls, state: Path) -> Ledger:
+    def open_for_reading(cls, state: Path | PostgresLocation) -> Ledger:
         """Open an existing ledger beside the process that writes it; raises InputError where there is none.
 
         Reading changes no file: if the ledger has an earlier format, a private copy is brought up to date and read.
         """
+        if isinstance(state, PostgresLocation):
+            return cls(state, shared.open_for_reading(state))
         path = state / "ledger.db"
         try:
             connection = sqlite.connect(path, read_only=True)
@@ -114,8 +142,12 @@ class Ledger:
 
     @classmethod
     @contextmanager
-    def scratch_copy(cls, state: Path) -> Iterator[Ledger]:
+    def scratch_copy(cls, state: Path | PostgresLocation) -> Iterator[Ledger]:
         """A private copy that may be planned into and is thrown away; empty where there is no ledger yet."""
+        if isinstance(state, PostgresLocation):
+            with shared.scratch_copy(state) as private:
+                yield cls(state, private.connection, private=private)
+            return
         path = state / "ledger.db"
         fresh = not state.is_dir()
         with suppress(OSError):  # it is for the copy alone, which can also be among the temporary files
@@ -147,18 +179,23 @@ class Ledger:
     @property
     def is_outdated_copy(self) -> bool:
         """Whether this is a copy of a ledger of an earlier format, which was written since."""
-        return self._stamp is not None and self._stamp != sqlite.file_stamp(self.path)
+        return self._stamp is not None and isinstance(self.path, Path) and self._stamp != sqlite.file_stamp(self.path)
 
     def close(self) -> None:
-        """Close the file and release its lock; a new ledger that no run claimed is deleted."""
-        unclaimed = self._lock is not None and self.migration() is None and not self._probed()
+        """Close the ledger and release its lock; a new one that no run claimed is deleted."""
+        unclaimed = self._is_unclaimed()
+        if unclaimed and self._lock is None and self._discard is not None:
+            self._discard()  # while the connection holds the lock
         self.db.close()
         if self._private is not None:
             self._private.close()
-        if unclaimed:
-            _discard(self.path)
+        if unclaimed and self._lock is not None and self._discard is not None:
+            self._discard()
         if self._lock is not None:
             self._lock.close()
+
+    def _is_unclaimed(self) -> bool:
+        return self._discard is not None and self.migration() is None and not self._probed()
 
     def _probed(self) -> bool:
         return self.db.execute("SELECT 1 FROM probe").fetchone() is not None
@@ -170,15 +207,15 @@ class Ledger:
         self.close()
 
     @contextmanager
-    def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+    def transaction(self, *, durable: bool = True) -> Iterator[Database]:
         """A transaction. `durable`: it survives a power cut when this returns, not only the end of the process.
 
         Raises InputError where the disk does not take it.
         """
-        if self._private is not None:
+        if self._begin is None:
             yield self.db  # thrown away as a whole
             return
-        with sqlite.transaction(self.db, self.path, durable=durable):
+        with self._begin(durable):
             yield self.db
 
     def migration(self) -> MigrationRow | None:

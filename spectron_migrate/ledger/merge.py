@@ -7,8 +7,8 @@ last one known here. A metadata edit is no new version.
 from __future__ import annotations
 
 import json
-from sqlite3 import Row
 
+from spectron_migrate.database.interface import ResultRow
 from spectron_migrate.fast_json import canonical
 from spectron_migrate.ledger import messages
 from spectron_migrate.ledger.bodies import infer_of, role_of
@@ -144,11 +144,11 @@ class Merge:
         """Write what `add` keeps back."""
         self._new.flush()
 
-    def _shows_later(self, last: Row) -> bool:
+    def _shows_later(self, last: ResultRow) -> bool:
         """Whether this reading is newer than the last one of the memory, or lifts its tombstone."""
         return last["tombstoned_at"] is not None or self._rule.descends_from(last["seen_in"])
 
-    def _leave_out(self, memory: Memory, last: Row, recency: Recency) -> None:
+    def _leave_out(self, memory: Memory, last: ResultRow, recency: Recency) -> None:
         if recency == "unknown" and self._note_pending(memory, last):
             return
         if recency == "waits":
@@ -158,7 +158,7 @@ class Merge:
             self.left_out.append(memory.id)
         self._db.execute("UPDATE plan SET replaced = replaced + 1 WHERE id = ?", (self._plan,))
 
-    def _note_pending(self, memory: Memory, last: Row) -> bool:
+    def _note_pending(self, memory: Memory, last: ResultRow) -> bool:
         """False where a person said before that this text is the older one."""
         if self._scan_number is None:
             return False
@@ -181,14 +181,14 @@ class Merge:
         changed = self._db.execute(
             "UPDATE memory SET tombstoned_at = coalesce(tombstoned_at, ?),"
             " tombstoned_by = CASE WHEN tombstoned_at IS NULL THEN ? ELSE tombstoned_by END WHERE mem0_id = ?"
-            " AND (? OR coalesce((SELECT began FROM scan WHERE scan.no = memory.scan), '') < ?)",
+            " AND (? = 1 OR coalesce((SELECT began FROM scan WHERE scan.no = memory.scan), '') < ?)",
             (at, self._scan_number, mem0_id, is_newer, at),
         )
         if changed.rowcount:
             self._skip_gone(mem0_id)
             messages.overtake(self._db, mem0_id, self._plan, at)
 
-    def _is_gone(self, memory: Memory, last: Row, seen_again: str | None) -> bool:
+    def _is_gone(self, memory: Memory, last: ResultRow, seen_again: str | None) -> bool:
         """Whether a tombstone stands that this dump does not lift.
 
         One that a scan set is lifted only by a dump that descends from that scan's. Along a line of dumps their times
@@ -256,7 +256,7 @@ class Merge:
             (self._plan, mem0_id),
         )
 
-    def _again(self, last: Row, memory: Memory, placed: Placement | Skipped) -> None:
+    def _again(self, last: ResultRow, memory: Memory, placed: Placement | Skipped) -> None:
         message = last["message"]
         if message is not None:
             selector = self._selector(placed.selector) if isinstance(placed, Placement) else None
@@ -268,7 +268,7 @@ class Merge:
         self._db.execute("UPDATE fact SET plan = ? WHERE id = ?", (self._plan, last["id"]))
         return None
 
-    def _replan(self, last: Row, memory: Memory, placed: Placement | Skipped) -> None:
+    def _replan(self, last: ResultRow, memory: Memory, placed: Placement | Skipped) -> None:
         """Plan the newest version again, by the present mapping: nothing of it is in Spectron."""
         text, fact = self._rows(memory, last["digest"], placed, last["number"])
         if last["state"] == "refused" and isinstance(placed, Placement):
@@ -280,8 +280,8 @@ class Merge:
             (*fact.values(), last["id"]),
         )
 
-    def _last(self, mem0_id: str) -> Row | None:
-        row: Row | None = self._db.execute(
+    def _last(self, mem0_id: str) -> ResultRow | None:
+        row: ResultRow | None = self._db.execute(
             "SELECT version.id, number, version.digest, text_at, recorded_at, state, reason, key, message,"
             " tombstoned_at, tombstoned_by, stone.kind AS stone_kind, read.kind AS text_kind,"
             " seen.no AS seen_in, seen.kind AS seen_kind, seen.ended AS seen_until"
@@ -301,7 +301,7 @@ class Merge:
             " ON CONFLICT(mem0_id) DO UPDATE SET record = excluded.record, digest = excluded.digest,"
             " scan = excluded.scan, mem0_state = excluded.mem0_state, expires = excluded.expires,"
             " moved_from = excluded.moved_from, tombstoned_at = NULL, tombstoned_by = NULL"
-            " WHERE ? OR coalesce((SELECT began FROM scan WHERE no = excluded.scan), '')"
+            " WHERE ? = 1 OR coalesce((SELECT began FROM scan WHERE no = excluded.scan), '')"
             " >= coalesce((SELECT began FROM scan WHERE no = memory.scan), '')",
             (*self._memory_row(memory, moved_from), is_newer),
         )
@@ -382,7 +382,7 @@ class Merge:
         return self._selectors[selector]
 
 
-def _last_text(last: Row) -> LastText:
+def _last_text(last: ResultRow) -> LastText:
     return LastText(
         text_at=last["text_at"],
         recorded_at=last["recorded_at"],

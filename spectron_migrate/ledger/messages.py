@@ -7,8 +7,7 @@ before it is sent, or if the server refuses it, its memories are written one by 
 
 from __future__ import annotations
 
-from sqlite3 import Connection
-
+from spectron_migrate.database.interface import Database
 from spectron_migrate.ledger.schema import FACTS, IS_CURRENT, SENT, UNDECIDED, FactState, marks
 
 CARRIED = "in the turn of a message"
@@ -18,7 +17,7 @@ LET_GO = "replaced, deleted or moved in Mem0"
 _ON_ITS_WAY: tuple[FactState, ...] = ("planned", *SENT)
 
 
-def records_in_turn(db: Connection, message: int) -> list[str]:
+def records_in_turn(db: Database, message: int) -> list[str]:
     """The records of the memories in a message that Mem0 still has, in Mem0's order."""
     rows = db.execute(
         f"SELECT record FROM {FACTS} WHERE fact.message = ? AND {IS_CURRENT} ORDER BY fact.id", (message,)
@@ -26,7 +25,7 @@ def records_in_turn(db: Connection, message: int) -> list[str]:
     return [row["record"] for row in rows]
 
 
-def fact_of_message(db: Connection, message_id: str) -> int | None:
+def fact_of_message(db: Database, message_id: str) -> int | None:
     """The fact of a message that is, or will be, in Spectron; None for any other."""
     row = db.execute(
         f"SELECT fact.id FROM version JOIN fact ON fact.id = version.id"
@@ -36,13 +35,13 @@ def fact_of_message(db: Connection, message_id: str) -> int | None:
     return int(row["id"]) if row else None
 
 
-def is_on_its_way(db: Connection, message: int) -> bool:
+def is_on_its_way(db: Database, message: int) -> bool:
     """Whether what the message says is, or will be, in Spectron."""
     row = db.execute(f"SELECT 1 FROM fact WHERE id = ? AND state IN ({marks(_ON_ITS_WAY)})", (message, *_ON_ITS_WAY))
     return row.fetchone() is not None
 
 
-def adopt(db: Connection, plan: int) -> None:
+def adopt(db: Database, plan: int) -> None:
     """Move undecided messages into the newest plan; dumps do not contain messages."""
     db.execute(
         f"UPDATE fact SET plan = ? WHERE plan != ? AND state IN ({marks(UNDECIDED)}) AND id IN"
@@ -51,13 +50,13 @@ def adopt(db: Connection, plan: int) -> None:
     )
 
 
-def take_planned_apart(db: Connection) -> None:
+def take_planned_apart(db: Database) -> None:
     """Skip messages that were planned with another mapping, and plan their memories instead."""
     for message, _ in _messages(db, "planned"):
         skip(db, message, APART)
 
 
-def part(db: Connection, message: int, selector: int | None, plan: int) -> None:
+def part(db: Database, message: int, selector: int | None, plan: int) -> None:
     """Take a planned message apart if the mapping gives one of its memories another selector."""
     elsewhere = db.execute(
         "SELECT 1 FROM fact WHERE id = ? AND state = 'planned' AND selector != ?", (message, selector or 0)
@@ -66,7 +65,7 @@ def part(db: Connection, message: int, selector: int | None, plan: int) -> None:
         skip(db, message, APART, plan=plan)
 
 
-def overtake(db: Connection, mem0_id: str, plan: int, at: str) -> None:
+def overtake(db: Database, mem0_id: str, plan: int, at: str) -> None:
     """A memory was deleted at `at`, or has another text: take planned messages with the old text apart.
 
     A message that was sent gets a tombstone once Mem0 has none of its memories any more.
@@ -88,20 +87,20 @@ def overtake(db: Connection, mem0_id: str, plan: int, at: str) -> None:
             )
 
 
-def returned(db: Connection, message: int) -> None:
+def returned(db: Database, message: int) -> None:
     """Mem0 has a memory of the message again: remove the message's tombstone."""
     db.execute(
         "UPDATE memory SET tombstoned_at = NULL WHERE mem0_id = (SELECT mem0_id FROM version WHERE id = ?)", (message,)
     )
 
 
-def is_torn(db: Connection, message: int) -> bool:
+def is_torn(db: Database, message: int) -> bool:
     """Whether a message contains a text that Mem0 has replaced or deleted."""
     row = db.execute(f"SELECT 1 FROM {FACTS} WHERE fact.message = ? AND NOT ({IS_CURRENT}) LIMIT 1", (message,))
     return row.fetchone() is not None
 
 
-def take_refused_apart(db: Connection, plan: int) -> int:
+def take_refused_apart(db: Database, plan: int) -> int:
     """Plan, one by one, the memories of messages that the server refused; returns the number of these messages."""
     refused = _messages(db, "refused")
     for message, reason in refused:
@@ -109,7 +108,7 @@ def take_refused_apart(db: Connection, plan: int) -> int:
     return len(refused)
 
 
-def skip(db: Connection, fact: int, reason: str, *, plan: int | None = None) -> None:
+def skip(db: Database, fact: int, reason: str, *, plan: int | None = None) -> None:
     """Skip a fact. The current memories of a message are then planned one by one, in `plan` or in its own plan.
 
     A memory whose owners changed meanwhile is planned by the next scan, which names its owners.
@@ -129,11 +128,11 @@ def skip(db: Connection, fact: int, reason: str, *, plan: int | None = None) -> 
     db.execute("UPDATE fact SET reason = ?, message = NULL WHERE message = ?", (LET_GO, fact))
 
 
-def _messages(db: Connection, state: FactState) -> list[tuple[int, str | None]]:
+def _messages(db: Database, state: FactState) -> list[tuple[int, str | None]]:
     """All messages in this state with their reasons; the query begins with the messages, which are few."""
     rows = db.execute(
-        "SELECT fact.id, fact.reason FROM memory JOIN version ON version.mem0_id = memory.mem0_id"
-        " JOIN fact ON fact.id = version.id WHERE is_message = 1 AND +fact.state = ?",
+        "SELECT fact.id, fact.reason FROM memory CROSS JOIN version CROSS JOIN fact WHERE is_message = 1"
+        " AND version.mem0_id = memory.mem0_id AND fact.id = version.id AND fact.state = ?",
         (state,),
     )
     return [(row["id"], row["reason"]) for row in rows.fetchall()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlite3 import Connection
+from spectron_migrate.database.interface import Database
 
 from spectron_migrate.ledger.schema import marks
 from spectron_migrate.records import Json
@@ -29,7 +29,7 @@ _MOST_BYTES = 1 << 22
 class NewMemories:
     """Rows that are held back until there are many."""
 
-    def __init__(self, db: Connection) -> None:
+    def __init__(self, db: Database) -> None:
         self._db = db
         self._memories: list[tuple[Json, ...]] = []
         self._versions: list[tuple[Json, ...]] = []

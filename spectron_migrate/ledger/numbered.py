@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from sqlite3 import Connection
-
+from spectron_migrate.database.interface import Database
 from spectron_migrate.records import Selector, canonical_json
 
 
-def lane_number(db: Connection, name: str) -> int:
+def lane_number(db: Database, name: str) -> int:
     """The lane's number; a new one where it has none. Call inside a transaction."""
     row = db.execute("SELECT no FROM lane WHERE name = ?", (name,)).fetchone()
     if row is None:
@@ -15,7 +14,7 @@ def lane_number(db: Connection, name: str) -> int:
     return int(row[0])
 
 
-def selector_number(db: Connection, selector: Selector) -> int:
+def selector_number(db: Database, selector: Selector) -> int:
     """The selector's number; a new one where it has none. Call inside a transaction."""
     text = canonical_json(selector)
     row = db.execute("SELECT no FROM selector WHERE text = ?", (text,)).fetchone()

@@ -6,9 +6,9 @@ They wait for a person, who says `replay --resolve ID=newer` or `ID=older` of th
 from __future__ import annotations
 
 import json
-import sqlite3
 from dataclasses import dataclass
 
+from spectron_migrate.database.interface import Database
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.plan import ScanRow
 from spectron_migrate.records import Memory
@@ -29,7 +29,7 @@ class PendingText:
     scan: ScanRow
 
 
-def note_pending(db: sqlite3.Connection, mem0_id: str, record: str, scan: int, version: int, plan: int) -> bool:
+def note_pending(db: Database, mem0_id: str, record: str, scan: int, version: int, plan: int) -> bool:
     """Keep a memory as pending; False where a person said of this text of this scan that it is older."""
     known = db.execute(
         "SELECT is_older FROM pending WHERE mem0_id = ? AND scan = ? AND version = ?", (mem0_id, scan, version)

@@ -6,10 +6,10 @@ the clocks say; otherwise only a strictly earlier time makes a text older; what 
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 from typing import Literal
 
+from spectron_migrate.database.interface import Database
 from spectron_migrate.ledger.plan import LIVE, ScanRow
 from spectron_migrate.records import is_time
 
@@ -40,7 +40,7 @@ class LastText:
 class RecencyRule:
     """Compares texts that one scan, or one set of captured rows, shows with those that the ledger has."""
 
-    def __init__(self, db: sqlite3.Connection, scan: ScanRow, number: int | None) -> None:
+    def __init__(self, db: Database, scan: ScanRow, number: int | None) -> None:
         """`number`: of the scan in the ledger."""
         self._db = db
         self._scan = scan

@@ -9,7 +9,7 @@ A memory has versions, one for each different text. Each version has one fact: h
 process is in doubt. Times are the fixed-width spelling of `records.format_time`.
 
 The statements of this package keep to what SQLite and Postgres share. What only SQLite understands stands in `DDL`,
-`sqlite` and `upgrade`.
+`sqlite` and `upgrade`; `database.dialect` says what is translated for Postgres.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ CONTAINS = "replace(version.text, ?, '') != version.text"
 
 
 def marks(values: Sequence[object]) -> str:
-    """As many placeholders as there are values."""
-    return ", ".join("?" * len(values))
+    """As many placeholders as there are values; where there are none, what no value is equal to."""
+    return ", ".join("?" * len(values)) or "NULL"
 
 
 _TABLES = """
@@ -200,3 +200,5 @@ CREATE TABLE step(                  -- what a person or a command did: erase, re
 
 DDL = _TABLES.format(rows=" STRICT", keyed=" STRICT, WITHOUT ROWID")
 """The tables as SQLite makes them: `STRICT` checks types, `WITHOUT ROWID` lays a table out by its key."""
+TABLES = _TABLES.format(rows="", keyed="")
+"""The tables in the words that `database.dialect` tells Postgres."""

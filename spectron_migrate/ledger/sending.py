@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from sqlite3 import Row
 
+from spectron_migrate.database.interface import ResultRow
 from spectron_migrate.ledger.bodies import build_body
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.overtaken import skip_if_overtaken
@@ -111,7 +111,7 @@ def count_planned(ledger: Ledger, plan: int, lane: str, infer: Infer, most: int)
     """How many facts of a lane are planned, up to `most`."""
     row = ledger.db.execute(
         f"SELECT count(*) FROM (SELECT 1 FROM fact WHERE state = 'planned' AND {_LANE} AND plan = ? AND infer = ?"
-        " LIMIT ?) AS some",
+        " LIMIT ?) AS waiting",
         (lane, plan, infer, most),
     ).fetchone()
     return int(row[0])
@@ -191,7 +191,7 @@ REQUEST = "INSERT INTO request(id, body, key, sent_after, sent_by) VALUES (?, ?,
 """Keeps bytes that are about to leave."""
 
 
-def still_planned(ledger: Ledger, facts: Sequence[int]) -> dict[int, Row]:
+def still_planned(ledger: Ledger, facts: Sequence[int]) -> dict[int, ResultRow]:
     """The facts that are still planned, with everything their bodies need, by id; overtaken ones become skipped."""
     if not facts:
         return {}
@@ -211,7 +211,7 @@ def still_planned(ledger: Ledger, facts: Sequence[int]) -> dict[int, Row]:
     return wanted
 
 
-def body_of(row: Row) -> dict[str, Json]:
+def body_of(row: ResultRow) -> dict[str, Json]:
     """The body of a planned fact, without the session."""
     return build_body(
         text=row["text"],
@@ -240,7 +240,7 @@ def intended_facts(ledger: Ledger, *, lane: str | None = None, session: int | No
     return [intended_of(row, sessions[row["session"]]) for row in rows]
 
 
-def intended_of(row: Row, session: SessionRow) -> IntendedFact:
+def intended_of(row: ResultRow, session: SessionRow) -> IntendedFact:
     """Make an `IntendedFact` of a row of `INTENDED`."""
     return IntendedFact(
         row["id"],

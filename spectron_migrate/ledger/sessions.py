@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from sqlite3 import Row
 
+from spectron_migrate.database.interface import ResultRow
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.numbered import selector_number
 from spectron_migrate.records import Infer, Selector, canonical_json, selector_of
@@ -162,5 +162,5 @@ def known_session(ledger: Ledger, session: int) -> SessionRow:
     return _session_of(ledger.db.execute(f"{_SESSION} WHERE session.id = ?", (session,)).fetchone())
 
 
-def _session_of(row: Row) -> SessionRow:
+def _session_of(row: ResultRow) -> SessionRow:
     return SessionRow(row["id"], selector_of(row["selector"]), row["run"], row["infer"], row["server_id"], row["used"])

@@ -79,7 +79,8 @@ async def run_dual_verify(
     check_ledgers(ledgers, api)
     check_filters(ledgers, dump, options.filters)
     await check_server(ledgers, api)
-    folder = state or ledgers[0].path.parent
+    place = ledgers[0].path
+    folder = state or (place.parent if isinstance(place, Path) else Path("state"))
     make_private_directory(folder)
     options = with_acceptances(options, folder, ledgers)
     work = Workspace.open(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from sqlite3 import Row
 
+from spectron_migrate.database.interface import ResultRow
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.schema import STORED, FactState, marks
 from spectron_migrate.records import Infer, Memory, Selector, digest, selector_of
@@ -73,7 +73,7 @@ def sought_facts(ledger: Ledger, *, after: int, before: str | None) -> list[tupl
     rows = ledger.db.execute(
         "SELECT fact.id, selector FROM fact JOIN version ON version.id = fact.id"
         f" WHERE state IN ({marks(_SOUGHT)}) AND selector IS NOT NULL AND fact.id > ?"
-        " AND (? IS NULL OR text_at IS NULL OR text_at < ?) ORDER BY selector, order_key",
+        " AND (CAST(? AS TEXT) IS NULL OR text_at IS NULL OR text_at < ?) ORDER BY selector, order_key",
         (*_SOUGHT, after, before, before),
     )
     found: dict[int, list[int]] = {}
@@ -119,7 +119,7 @@ def count_texts(ledger: Ledger, facts: Sequence[int]) -> int:
     return len(found)
 
 
-def _fact_of(row: Row) -> SoughtFact:
+def _fact_of(row: ResultRow) -> SoughtFact:
     return SoughtFact(
         row["id"],
         row["mem0_id"],

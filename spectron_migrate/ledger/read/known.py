@@ -121,7 +121,7 @@ def copies_without_passage(ledger: Ledger, selector: Selector, text: str) -> int
     """How many times a text may be in these scopes without a receipt that names its passage."""
     sent = ledger.db.execute(
         "SELECT count(*) AS facts,"
-        f" sum(fact.state IN ({marks(STORED)}) AND chunk_id IS NOT NULL) AS named"
+        f" count(CASE WHEN fact.state IN ({marks(STORED)}) THEN chunk_id END) AS named"
         " FROM selector JOIN session ON session.selector = selector.no JOIN fact ON fact.session = session.id"
         " JOIN version ON version.id = fact.id LEFT JOIN receipt ON receipt.fact = fact.id"
         " WHERE selector.text = ? AND version.text = ?",

@@ -119,7 +119,7 @@ def named_facts(
     rows = ledger.db.execute(
         "SELECT mem0_id, number, state, reason FROM fact JOIN version ON version.id = fact.id WHERE plan = ?"
         f" AND (state IN ({marks(states)}) OR (state = 'stored_not_extracted' AND reason IN ({marks(stored_reasons)})))"
-        f" UNION ALL SELECT mem0_id, version, 'pending', ? FROM pending WHERE plan = ? AND ? AND {OPEN}"
+        f" UNION ALL SELECT mem0_id, version, 'pending', ? FROM pending WHERE plan = ? AND ? = 1 AND {OPEN}"
         " ORDER BY mem0_id, number" + (" LIMIT ?" if limit is not None else ""),
         (plan, *states, *stored_reasons, REASON, plan, "pending" in states, *([] if limit is None else [limit])),
     )

@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from sqlite3 import Row
 from types import MappingProxyType
 
+from spectron_migrate.database.interface import ResultRow
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.schema import FACTS, IS_CURRENT, STORED, marks
 from spectron_migrate.records import ENTITY_IDS, Infer, Json, Selector, selector_of
@@ -130,7 +130,7 @@ def extracted_ids(ledger: Ledger, facts: Sequence[int]) -> dict[int, list[str]]:
     return found
 
 
-def _with_ids(ledger: Ledger, rows: Iterable[Row]) -> Iterator[ReceiptRow]:
+def _with_ids(ledger: Ledger, rows: Iterable[ResultRow]) -> Iterator[ReceiptRow]:
     rows = list(rows)
     ids = extracted_ids(ledger, [row["id"] for row in rows])
     for row in rows:

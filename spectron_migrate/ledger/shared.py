@@ -1,0 +1,105 @@
+"""The ledger as tables of a schema of Postgres, which several hosts reach."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spectron_migrate.database import session_locks, tables
+from spectron_migrate.database.location import PostgresLocation
+from spectron_migrate.database.opening import connect, connect_writer
+from spectron_migrate.errors import InputError, LedgerLocked, MigrateError
+from spectron_migrate.ledger import sqlite
+from spectron_migrate.ledger.copying import NAMES, copy_rows
+from spectron_migrate.ledger.schema import DDL, FORMAT, TABLES
+
+if TYPE_CHECKING:
+    from spectron_migrate.database.postgres import PostgresDatabase
+
+PART = "ledger"
+_WRITER = "ledger writer"
+
+
+def open_for_writing(location: PostgresLocation, *, create: bool) -> PostgresDatabase:
+    """The connection of the only writer, which holds its lock; raises LedgerLocked naming the other."""
+    database = connect_writer(location, application=f"spectron-migrate {socket.gethostname()} {os.getpid()}")
+    try:
+        if not session_locks.try_lock(database, _WRITER):
+            raise LedgerLocked(
+                f"the ledger in {location} is being written by {_holder(database)}",
+                hint="wait for it, or stop it; it is safe to stop at any moment",
+            )
+        if create:
+            tables.make_tables(database, PART, TABLES, FORMAT)
+        else:
+            _check(database)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def open_for_reading(location: PostgresLocation) -> PostgresDatabase:
+    """A connection to a ledger that is there; raises InputError where there is none."""
+    database = connect(location)
+    try:
+        _check(database)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+@contextmanager
+def scratch_copy(location: PostgresLocation) -> Iterator[sqlite.PrivateDatabase]:
+    """A copy in a private file, which keeps nobody waiting; in a transaction that is never committed."""
+    private = sqlite.private_database(Path(tempfile.gettempdir()), None)
+    try:
+        private.connection.executescript(f"{DDL}PRAGMA user_version = {FORMAT};")
+        with closing(connect(location)) as database:
+            if tables.format_of(database, PART) is not None:
+                _check(database)
+                with database.transaction(snapshot=True):
+                    copy_rows(database, private.connection)
+        private.connection.execute("BEGIN IMMEDIATE")
+        yield private
+    finally:
+        private.close()
+
+
+def discard(database: PostgresDatabase) -> None:
+    """Remove the tables of a ledger that no run claimed."""
+    with database.transaction() as db:
+        db.execute("DROP VIEW receipt_id")
+        for name in reversed(NAMES):
+            db.execute(f"DROP TABLE {name}")
+        db.execute("DELETE FROM format WHERE part = ?", (PART,))
+
+
+def _check(database: PostgresDatabase) -> None:
+    found = tables.format_of(database, PART)
+    if found is None:
+        raise InputError(
+            f"there is no ledger in {database.location}", hint="spectron-migrate replay makes it, or name --state"
+        )
+    tables.check_format(database, PART, found, FORMAT)
+
+
+def _holder(database: PostgresDatabase) -> str:
+    """Host and process id of who holds the lock, as it named itself."""
+    key = session_locks.lock_key(database.location.schema, _WRITER)
+    try:
+        row = database.execute(
+            "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory'"
+            " AND classid = ? AND objid = ? AND granted",
+            ((key >> 32) & 0xFFFFFFFF, key & 0xFFFFFFFF),
+        ).fetchone()
+    except MigrateError:
+        row = None
+    _, host, process = (row[0] if row else "").split(" ") if row and row[0].count(" ") == 2 else ("", "", "")
+    return f"process {process} on {host}" if process else "another process"

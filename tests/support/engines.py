@@ -1,0 +1,70 @@
+"""Ledgers in Postgres for tests that were written for a directory.
+
+A test marked `both_engines` runs twice, with its ledgers in files and with its ledgers in Postgres. With
+SPECTRON_MIGRATE_LEDGER=postgres every test runs with them there, but those marked `ledger_file`. Processes that a test
+starts still have their ledgers in files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectron_migrate.database.location import parse_location
+from spectron_migrate.ledger import Ledger, ledger
+
+VARIABLE = "SPECTRON_MIGRATE_LEDGER"
+
+
+def engines_of(item: pytest.Metafunc) -> list[str]:
+    """The engines with which a test runs."""
+    marked = {marker.name for marker in item.definition.iter_markers()}
+    if os.environ.get(VARIABLE) == "postgres":
+        return ["sqlite" if "ledger_file" in marked else "postgres"]
+    return ["sqlite", "postgres"] if "both_engines" in marked else ["sqlite"]
+
+
+@contextmanager
+def ledgers_in_postgres(server: str) -> Iterator[None]:
+    """Ledgers that this process opens in a directory lie in a schema of the directory's own."""
+    import psycopg
+
+    schemas: set[str] = set()
+
+    def located(state: Path) -> Any:
+        schema = f"t_{hashlib.sha256(str(state.resolve()).encode()).hexdigest()[:20]}"
+        schemas.add(schema)
+        return parse_location(f"{server}&schema={schema}")
+
+    def writing(cls: type[Ledger], state: Path, *, create: bool = True) -> Ledger:
+        ledger.make_private_directory(state)
+        opened = _writing(cls, located(state), create=create)
+        (state / "ledger.db").touch()  # what looks for ledgers looks for files
+        discard = opened._discard
+
+        def discarded() -> None:
+            assert discard is not None
+            discard()
+            ledger._discard(state / "ledger.db")
+
+        opened._discard = discarded
+        return opened
+
+    def here(original: Callable[..., Any]) -> classmethod[Ledger, ..., Any]:
+        return classmethod(lambda cls, state: original(cls, located(state)))
+
+    _writing = Ledger.open_for_writing.__func__  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ledger, "open_for_reading", here(Ledger.open_for_reading.__func__))  # type: ignore[attr-defined]
+        patch.setattr(Ledger, "scratch_copy", here(Ledger.scratch_copy.__func__))  # type: ignore[attr-defined]
+        patch.setattr(Ledger, "open_for_writing", classmethod(writing))
+        yield
+    with psycopg.connect(server, autocommit=True) as db:
+        for schema in schemas:
+            db.execute(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE')
