@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from spectron_migrate.database.interface import Database
-
 from spectron_migrate.ledger.schema import marks
 from spectron_migrate.records import Json
 
