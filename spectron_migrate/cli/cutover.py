@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import typer
 
 from spectron_migrate.cli import completion
+from spectron_migrate.cli.gates_screen import draw_gates, value_text
 from spectron_migrate.cli.opening import catch_up_settings, mem0_section, open_api
 from spectron_migrate.cli.options import GlobalOptions, SectionedCommand, read_filters, with_global_options
 from spectron_migrate.cli.runner import CommandResult, Invocation, run_async, run_command
-from spectron_migrate.cli.tables import duration, facts, listing, plain
+from spectron_migrate.cli.tables import facts, plain
 from spectron_migrate.errors import ExitCode, InputError, KeyRefused, WrongLedger
 from spectron_migrate.records import Reporter, counted, format_time
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from spectron_migrate.cutover.gated_steps import Cutover
-    from spectron_migrate.cutover.gates import GateResult
     from spectron_migrate.cutover.phases import StepResult
     from spectron_migrate.settings import Settings
     from spectron_migrate.spectron.api import SpectronApi
@@ -43,7 +43,6 @@ SCORES = {
     "spectron": "scores: results from Spectron have Spectron's own `score`, far below Mem0's; an application that"
     " compares scores with a number has to be changed",
 }
-OUTCOMES = {"passed": "passed", "failed": "FAILED", "inconclusive": "undecided", "incomplete": "NOT COMPLETE"}
 
 
 @app.command("start", cls=SectionedCommand, short_help="Begin: from now on, changes in Mem0 are written to Spectron.")
@@ -341,47 +340,10 @@ def draw(result: StepResult) -> Iterator[RenderableType]:
     from spectron_migrate.cutover.gates import gates_before
     from spectron_migrate.cutover.next_step import next_gated_step
 
-    needed = gates_before(result.gates, next_gated_step(result.state))
     if result.gates:
-        yield listing(
-            _gates_title(result),
-            ("gate", "value", "limit", ""),
-            [(gate.name, _gate_value(gate), _gate_limit(gate), _outcome(gate, needed)) for gate in result.gates],
-        )
-    for gate in result.gates:
-        if not gate.passed:
-            before = "" if gate in needed else f", before {_HELD[gate.holds]}"
-            yield plain(f"{gate.name}{before}: {gate.hint}", style="" if gate in needed else "dim")
-        elif gate.accepted_by:
-            yield plain(f"{gate.name}: accepted by {gate.accepted_by}", style="dim")
+        yield from draw_gates(result.gates, gates_before(result.gates, next_gated_step(result.state)))
     if result.ready is False:
         yield plain("reads, and in the end writes, move to Spectron only when these gates pass", style="bold")
-
-
-_HELD = {"shift": "the next shift", "all": "a shift of all users", "complete": "complete"}
-
-
-def _gates_title(result: StepResult) -> str:
-    if not result.ready:
-        return "Gates"
-    return "All gates pass" if all(gate.passed for gate in result.gates) else "All gates pass that the next step needs"
-
-
-def _outcome(gate: GateResult, needed: Sequence[GateResult]) -> str:
-    """A gate that only a later step needs is no failure yet."""
-    return OUTCOMES[gate.outcome] if gate.passed or gate in needed else f"before {_HELD[gate.holds]}"
-
-
-def _gate_value(gate: GateResult) -> str:
-    return _span(gate.value) if gate.name == "soak" else _value(gate.value)
-
-
-def _gate_limit(gate: GateResult) -> str:
-    return _span(gate.limit) if gate.name == "soak" else _value(gate.limit)
-
-
-def _span(seconds: object) -> str:
-    return duration(seconds) if isinstance(seconds, int | float) else _value(seconds)
 
 
 def _rows(result: StepResult) -> list[tuple[str, object]]:
@@ -395,7 +357,7 @@ def _rows(result: StepResult) -> list[tuple[str, object]]:
             )
         )
     if state.fence:
-        rows.append(("began", f"{_value(state.fence)} UTC"))
+        rows.append(("began", f"{value_text(state.fence)} UTC"))
     if result.reconciled is not None:
         differ = counted(result.reconciled.differences, "memory differs", "memories differ")
         agreement = "agree" if result.reconciled.agree else differ
@@ -406,13 +368,3 @@ def _rows(result: StepResult) -> list[tuple[str, object]]:
         rows.append(("gone from Mem0, still in Spectron", f"{deleted}, {replaced} of others"))
         rows.append(("", f"{result.privacy.exact:,} can be erased exactly; listed in {result.privacy.path}"))
     return rows
-
-
-def _value(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_value(each)}" for name, each in value.items())
-    if isinstance(value, str) and len(value) == 27 and value.endswith("Z"):
-        return f"{value[:10]} {value[11:19]}"  # a time; its microseconds are in the JSON
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "-" if value is None else str(value)

@@ -157,7 +157,7 @@ def _accepted(gate: CutoverGate, result: GateResult, state: CutoverState) -> Gat
         return _passed_by(steps, result) if steps else result
     remaining = state.not_accepted(gate.name, result.memories)
     if remaining:
-        return replace(result, hint=f"{len(remaining):,} of them are not accepted: {result.hint}")
+        return replace(result, hint=f"{len(remaining):,} not accepted: {result.hint}")
     return _passed_by(steps, result)
 
 

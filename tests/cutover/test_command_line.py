@@ -92,7 +92,7 @@ def test_a_migration_from_export_to_complete(workplace: Workplace) -> None:
 
     # Nothing is read from Spectron before a cutover has begun and its gates pass.
     assert "not legal now: no cutover has begun" in workplace.run("cutover shift 5", 10)
-    assert "base: no cutover has begun" in workplace.run("cutover check", 4)
+    assert "base: FAILED\n  no cutover has begun" in workplace.run("cutover check", 4)
     assert "everything is read from Mem0 as before" in workplace.run('cutover start --reason "window of Monday"')
     assert "replay --follow" in workplace.run("status")
     following = workplace.follow()

@@ -51,8 +51,8 @@ FAILING: list[tuple[str, str, Evidence]] = [
     ("delivered", "delivers it", with_ledger(left=Undecided(1, 0, 0))),
     ("delivered", "delivers it", with_ledger(left=Undecided(0, 1, 0))),
     ("delivered", "--resolve", with_ledger(left=Undecided(0, 0, 1))),
-    ("refused", "1 of them are not accepted", with_ledger(refused={"7": "400 no"})),
-    ("moved", "1 of them are not accepted", with_ledger(moved={"7": "user_id alice"})),
+    ("refused", "1 not accepted", with_ledger(refused={"7": "400 no"})),
+    ("moved", "1 not accepted", with_ledger(moved={"7": "user_id alice"})),
     ("reconciled", "not compared", replace(GOOD, reconciled=None)),
     ("reconciled", "not compared", replace(GOOD, reconciled=replace(AGREED, began=at(0)))),
     (
@@ -75,7 +75,7 @@ FAILING: list[tuple[str, str, Evidence]] = [
     ("leaks", "not tested", replace(GOOD, report=None)),
     ("leaks", "never accepted", replace(GOOD, report=replace(REPORT, leaks=1))),
     ("marker", "may go unnoticed: 403 no grant", with_ledger(without_marker={"user": "403 no grant"})),
-    ("will_not_expire", "1 of them", with_ledger(will_not_expire={"7": "2027-01-01"})),
+    ("will_not_expire", "1 not accepted", with_ledger(will_not_expire={"7": "2027-01-01"})),
     ("key", "401", replace(GOOD, key=KeyGrants(problem="401 bad key"))),
     (
         "key",
@@ -144,7 +144,7 @@ def accepted(evidence: Evidence, name: str, *ids: str) -> Evidence:
 def test_refused_memories_are_accepted_one_by_one_and_new_ones_are_not_among_them() -> None:
     evidence = with_ledger(refused={"7": "400", "8": "413"})
     one = accepted(evidence, "refused", "7")
-    assert "1 of them are not accepted" in gate("refused", one).hint
+    assert "1 not accepted" in gate("refused", one).hint
     both = accepted(one, "refused", "8")
     assert gate("refused", both).passed
     accepted_by = gate("refused", both).accepted_by or ""
@@ -216,7 +216,7 @@ def test_an_application_that_is_not_attached_is_accepted_by_name() -> None:
 
 def test_processes_that_fell_silent_are_accepted_one_by_one_and_only_until_they_return() -> None:
     evidence = accepted(replace(GOOD, lost={"web-1/1": at(15), "web-2/41": at(16)}), "processes", "web-1/1")
-    assert "1 of them are not accepted" in gate("processes", evidence).hint
+    assert "1 not accepted" in gate("processes", evidence).hint
     both = accepted(evidence, "processes", "web-2/41")
     assert gate("processes", both).passed
     silent_again = replace(both, lost={"web-1/1": at(15), "web-2/41": at(25)})

@@ -1,0 +1,68 @@
+"""How the gates of a cutover are shown: those that pass in one line, each other one with its reason and its command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from spectron_migrate.cli.tables import duration, plain
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from spectron_migrate.cutover.gates import GateResult
+
+OUTCOMES = {"passed": "passed", "failed": "FAILED", "inconclusive": "undecided", "incomplete": "NOT COMPLETE"}
+_HELD = {"shift": "the next shift", "all": "a shift of all users", "complete": "complete"}
+_STYLES = {"failed": "red", "inconclusive": "yellow", "incomplete": "red"}
+
+
+def draw_gates(gates: Sequence[GateResult], needed: Sequence[GateResult]) -> Iterator[RenderableType]:
+    """`needed`: those that the next step needs. The others are dim, because they are in nobody's way yet."""
+    passing = [gate for gate in gates if gate.passed]
+    closed = [gate for gate in gates if not gate.passed]
+    if not closed:
+        yield plain(f"All gates pass: {_named(passing)}", style="bold green")
+    elif not any(gate in needed for gate in closed):
+        yield plain(f"All gates pass that the next step needs: {_named(passing)}", style="bold green")
+    else:
+        yield plain(f"{len(passing)} of {len(gates)} gates pass: {_named(passing)}", style="dim")
+    for gate in passing:
+        if gate.accepted_by:
+            yield plain(f"  {gate.name}: accepted by {gate.accepted_by}", style="dim")
+    for gate in sorted(closed, key=lambda gate: gate not in needed):
+        if gate in needed:
+            yield plain(f"{gate.name}: {OUTCOMES[gate.outcome]}{_figures(gate)}", style=_STYLES.get(gate.outcome, ""))
+            yield plain(f"  {gate.hint}")
+        else:
+            yield plain(f"{gate.name}: before {_HELD[gate.holds]}", style="dim")
+            yield plain(f"  {gate.hint}", style="dim")
+
+
+def value_text(value: object) -> str:
+    """A value of a gate in words; `-` for one that is not known."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {value_text(each)}" for name, each in value.items())
+    if isinstance(value, str) and len(value) == 27 and value.endswith("Z"):
+        return f"{value[:10]} {value[11:19]}"  # a time; its microseconds are in the JSON
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "-" if value is None else str(value)
+
+
+def _figures(gate: GateResult) -> str:
+    """What was measured, and what was wanted; nothing where there is no such thing."""
+    if gate.value is None or gate.limit is None:
+        return ""
+    return f", {_figure(gate, gate.value)} (wanted: {_figure(gate, gate.limit)})"
+
+
+def _figure(gate: GateResult, value: object) -> str:
+    is_time = gate.name in ("soak", "lag")
+    return duration(value) if is_time and isinstance(value, int | float) else value_text(value)
+
+
+def _named(gates: Sequence[GateResult]) -> str:
+    return ", ".join(gate.name for gate in gates) or "none"

@@ -1,0 +1,50 @@
+"""Gates that pass are one line; each other one has its reason and its command below it."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from rich.console import Console
+
+from spectron_migrate.cli.gates_screen import draw_gates, value_text
+from spectron_migrate.cutover.gates import GateResult
+
+
+def gate(name: str, outcome: Any = "passed", **more: Any) -> GateResult:
+    plain = {"value": 0, "limit": 0, "hint": "", "holds": "shift", **more}
+    return GateResult(name=name, outcome=outcome, **plain)
+
+
+def shown(gates: list[GateResult], needed: list[GateResult]) -> list[str]:
+    console = Console(file=io.StringIO(), width=80)
+    for part in draw_gates(gates, needed):
+        console.print(part)
+    assert isinstance(console.file, io.StringIO)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+def test_all_gates_that_pass_are_one_line() -> None:
+    assert ["All gates pass: base, lag"] == shown([gate("base"), gate("lag")], [])
+
+
+def test_a_gate_that_only_a_later_step_needs_is_no_failure_yet() -> None:
+    soak = gate("soak", "failed", value=None, holds="complete", hint="it begins later")
+    lines = ["All gates pass that the next step needs: base", "soak: before complete", "  it begins later"]
+    assert lines == shown([gate("base"), soak], [gate("base")])
+
+
+def test_what_the_next_step_needs_comes_first_with_figures_reason_and_command() -> None:
+    soak = gate("soak", "failed", value=None, holds="complete", hint="it begins later")
+    lag = gate("lag", "failed", value=134.0, limit=60.0, hint="is it running? spectron-migrate status")
+    lines = shown([soak, lag, gate("base")], [lag])
+    assert "1 of 3 gates pass: base" == lines[0]
+    assert "lag: FAILED, 2 min 14 s (wanted: 1 min)" == lines[1]
+    assert "  is it running? spectron-migrate status" == lines[2]
+    assert "soak: before complete" == lines[3]
+
+
+def test_a_value_is_told_in_words() -> None:
+    assert "remaining 1,204, in doubt 0" == value_text({"remaining": 1204, "in_doubt": 0})
+    assert "2026-11-30 07:09:09" == value_text("2026-11-30T07:09:09.000000Z")
+    assert "-" == value_text(None)
