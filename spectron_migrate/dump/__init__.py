@@ -4,7 +4,8 @@ The manifest is renamed into place last, so a crash at any point leaves the old 
 Raw Mem0 files are opened behind the same interface.
 """
 
-from spectron_migrate.dump.manifest import FileSum, Manifest, Tombstone, read_manifest
+from spectron_migrate.dump.changes import read_manifest
+from spectron_migrate.dump.manifest import FileSum, Manifest, Tombstone
 from spectron_migrate.dump.opened import Dump, open_dump
 from spectron_migrate.dump.raw import open_any
 

@@ -13,6 +13,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
+from spectron_migrate.dump.changes import changes_name
 from spectron_migrate.dump.manifest import DELETED, MANIFEST, SKIPPED, FileSum, Manifest, pending_name
 from spectron_migrate.errors import InputError, LedgerLocked
 from spectron_migrate.fast_json import canonical
@@ -131,4 +132,7 @@ def roll_forward(path: Path, manifest: Manifest) -> None:
     for name in (DELETED, SKIPPED):
         if name not in manifest.files:
             (path / name).unlink(missing_ok=True)
+    for file in path.glob(changes_name(None)):
+        if file.name not in manifest.files:
+            file.unlink()
     sync_folder(path)

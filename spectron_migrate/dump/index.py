@@ -10,6 +10,7 @@ import hashlib
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -80,7 +81,7 @@ class SeenIndex:
         """Create it at `path`, which must not exist."""
         path.touch(mode=0o600)
         self._path = path
-        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.executescript(_SCHEMA)
         self._is_sorted = False
         self._counted: Counter[tuple[str, str]] = Counter()
@@ -168,6 +169,12 @@ class SeenIndex:
         self._db.execute("INSERT OR IGNORE INTO dead SELECT offset FROM seen WHERE pass < ? AND offset >= 0", (number,))
         self._db.execute("DELETE FROM seen WHERE pass < ?", (number,))
 
+    def not_among(self, numbers: bytearray) -> Iterator[str]:
+        """Ids with a line whose number is 0 in `numbers`, or beyond its end."""
+        for number, memory_id in self._db.execute("SELECT number, id FROM seen WHERE offset >= 0"):
+            if number >= len(numbers) or not numbers[number]:
+                yield from_bytes(memory_id)
+
     def _mark_dead(self, offsets: Sequence[int]) -> None:
         self._db.executemany("INSERT OR IGNORE INTO dead VALUES (?)", [(offset,) for offset in offsets])
 
@@ -200,11 +207,22 @@ class SeenIndex:
         sql = "SELECT count(*) FROM owner WHERE kind = ? AND memories > 0"
         return int(self._db.execute(sql, (kind,)).fetchone()[0])
 
+    def users_among(self, users: Iterable[str]) -> dict[str, int]:
+        """Memories of each of these users."""
+        self._write_owners()
+        sql = "SELECT coalesce(max(memories), 0) FROM owner WHERE kind = 'user' AND id = ?"
+        return {user: self._db.execute(sql, (to_bytes(user),)).fetchone()[0] for user in users}
+
     def users(self) -> dict[str, int]:
         """Memories of each user."""
         self._write_owners()
         sql = "SELECT id, memories FROM owner WHERE kind = 'user' AND memories > 0 ORDER BY id"
         return {from_bytes(row[0]): row[1] for row in self._db.execute(sql)}
+
+    def hide(self) -> None:
+        """Take its name away, so that the file ends with the process."""
+        with suppress(OSError):  # where an open file cannot be removed, `close` does it
+            self._path.unlink()
 
     def close(self) -> None:
         """Close and remove it."""

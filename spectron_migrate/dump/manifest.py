@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from spectron_migrate.errors import InputError
@@ -42,7 +43,7 @@ class FileSum:
     lines: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Manifest:
     """What the dump holds and how that is known; `digest` covers all of it."""
 
@@ -89,6 +90,8 @@ class Manifest:
     imported: bool = False
     """Whether all `updated_at` are those of one import, so that they say nothing about the texts."""
     format: int = FORMAT
+    chained: str = ""
+    """The digest where files of changes lie over `manifest.json`: it covers that file and all of them."""
 
     @property
     def completeness(self) -> bool | None:
@@ -106,10 +109,10 @@ class Manifest:
         """Digest of the manifest that this one was brought up to date from; None for the first."""
         return self.ancestors[0] if self.ancestors else None
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over all fields, which include the SHA-256 of every file."""
-        return digest(canonical_json(self._fields()))
+        return self.chained or digest(canonical_json(self._fields()))
 
     def to_json(self) -> dict[str, Json]:
         """As `manifest.json` holds it."""
@@ -197,8 +200,8 @@ class Manifest:
         )
 
 
-def read_manifest(path: Path) -> Manifest | None:
-    """The manifest of a dump directory, or None if there is none; raises InputError if it was altered."""
+def read_base_manifest(path: Path) -> Manifest | None:
+    """`manifest.json` of a dump directory, or None if there is none; raises InputError if it was altered."""
     file = path / MANIFEST
     try:
         data = file.read_bytes()

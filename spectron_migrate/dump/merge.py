@@ -9,6 +9,8 @@ from spectron_migrate.dump.index import SeenRow, record_digest, text_digest
 from spectron_migrate.dump.manifest import Tombstone
 from spectron_migrate.records import Filters, Json, SourceInfo
 
+MOST_DIFFERING = 10_000
+
 
 @dataclass(slots=True)
 class MergeResult:
@@ -24,12 +26,29 @@ class MergeResult:
     """Only in the old dump; they get a tombstone."""
     returned: list[str] = field(default_factory=list)
     tombstones: dict[str, Tombstone] = field(default_factory=dict)
+    differing: list[str] = field(default_factory=list)
+    """Ids of memories that are in both with different texts, or only in the old dump: one more than are named."""
+    numbers: bytearray = field(default_factory=bytearray)
+    """For the number of each row of the scan, whether the old dump knows its memory."""
+
+    def differs(self, memory_id: str) -> None:
+        """Name a memory that is not what it was."""
+        if len(self.differing) <= MOST_DIFFERING:
+            self.differing.append(memory_id)
+
+    def knows(self, found: SeenRow) -> None:
+        """Note that the old dump has the memory of this row."""
+        if found.number >= len(self.numbers):
+            self.numbers.extend(bytes(found.number + 1024 - len(self.numbers)))
+        self.numbers[found.number] = 1
 
     def compare(self, found: SeenRow, line: bytes, text: str) -> None:
         """Count a memory that is in both, by what changed."""
         self.matched += 1
+        self.knows(found)
         if found.text != text_digest(text):
             self.changed_text += 1
+            self.differs(found.id)
         elif found.record != record_digest(line):
             self.changed_otherwise += 1
 

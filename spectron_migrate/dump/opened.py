@@ -9,8 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+from spectron_migrate.dump.changes import is_changes, laid_over, read_manifest
 from spectron_migrate.dump.checksums import Checksums
 from spectron_migrate.dump.manifest import (
+    DELETED,
     EXPORT_AGAIN,
     HISTORY,
     MEMORIES,
@@ -18,7 +20,6 @@ from spectron_migrate.dump.manifest import (
     Manifest,
     Tombstone,
     pending_name,
-    read_manifest,
 )
 from spectron_migrate.errors import InputError
 from spectron_migrate.fast_json import loads
@@ -47,6 +48,7 @@ class Dump:
         self._files = files
         self._stamps = {name: _stamp(file) for name, file in files.items()}
         self._raw_digest = raw_digest
+        self._over: dict[str, tuple[bytes, bool]] | None = None
 
     @property
     def raw(self) -> bool:
@@ -135,12 +137,24 @@ class Dump:
         self.close()
 
     def raw_lines(self, name: str) -> Iterator[tuple[bytes, dict[str, Json]]]:
-        """Lines of a file of the dump, each as bytes and decoded.
+        """Lines of a file of the dump, each as bytes and decoded, with what later rounds changed.
 
         Raises InputError if the file was changed after it was checked.
         """
+        over = self._laid_over() if name in (MEMORIES, DELETED) else {}
         for line in self._read(name):
-            yield line, loads(line)
+            row = loads(line)
+            if not over or row["id"] not in over:
+                yield line, row
+        for line, is_there in over.values():
+            if is_there == (name == MEMORIES):
+                yield line, loads(line)
+
+    def _laid_over(self) -> dict[str, tuple[bytes, bool]]:
+        """What files of changes say, by id; see `changes.laid_over`."""
+        if self._over is None:
+            self._over = laid_over({name: self._read(name) for name in self._files if is_changes(name)})
+        return self._over
 
     def _read(self, name: str) -> Iterator[bytes]:
         file = self._files.get(name)

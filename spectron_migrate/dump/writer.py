@@ -17,6 +17,8 @@ from typing import Self
 
 from spectron_migrate import __version__
 from spectron_migrate.dump.admission import Admission
+from spectron_migrate.dump.changes import is_changes, read_manifest
+from spectron_migrate.dump.changes_writer import ChangesWriter, DeadLines, whole_of
 from spectron_migrate.dump.copies import CONFLICTS, row_to_drop
 from spectron_migrate.dump.files import LineFile, json_line, prepare_directory, roll_forward
 from spectron_migrate.dump.import_signs import ImportSigns
@@ -31,9 +33,8 @@ from spectron_migrate.dump.manifest import (
     Tombstone,
     all_complete,
     pending_name,
-    read_manifest,
 )
-from spectron_migrate.dump.merge import MergeResult, describe_source, limits_of, owners_of, same_source
+from spectron_migrate.dump.merge import MOST_DIFFERING, MergeResult, describe_source, limits_of, owners_of, same_source
 from spectron_migrate.dump.opened import Dump, open_dump
 from spectron_migrate.errors import InputError
 from spectron_migrate.files.atomic import sync_folder, write_durably
@@ -62,6 +63,8 @@ class DumpUpdate:
     changed_otherwise: int
     """The text is the same; metadata, times or state are not."""
     deleted: int
+    differing: frozenset[str] | None = None
+    """Ids of the memories that are new, deleted, back, or have another text; None if they are too many to name."""
 
 
 class DumpWriter:
@@ -99,6 +102,8 @@ class DumpWriter:
         self._pass = 0
         self._settled = True
         self._index: SeenIndex | None = None
+        self._moved = DeadLines()
+        self._published: Manifest | None = None
         self._lock = prepare_directory(path)
         try:
             self._old = self._open_old_dump()
@@ -205,8 +210,25 @@ class DumpWriter:
             self._merge_old(self._old, merge, advance, sets_tombstones=sets_tombstones)
         manifest = self._manifest(merge, complete, native_count, format_time(ended), fence)
         new = self._seen.written() - merge.matched - len(merge.returned)
+        differing = self._differing(merge, new)
         self._publish(manifest)
-        return DumpUpdate(manifest, new, merge.changed_text, merge.changed_otherwise, merge.deleted)
+        if whole_of(manifest) and not merge.carried:
+            self._published = manifest
+        return DumpUpdate(manifest, new, merge.changed_text, merge.changed_otherwise, merge.deleted, differing)
+
+    def begin_changes(self) -> ChangesWriter | None:
+        """After `commit`: what lays later changes over this dump; None unless it was read whole, and is complete."""
+        index, self._index = self._index, None
+        if self._published is None or index is None:
+            self._index = index
+            return None
+        index.hide()
+        return ChangesWriter(self.path, self._published, index, self._moved)
+
+    def _differing(self, merge: MergeResult, new: int) -> frozenset[str] | None:
+        if self._old is None or new + len(merge.differing) > MOST_DIFFERING:
+            return None
+        return frozenset(merge.differing).union(self._seen.not_among(merge.numbers) if new else ())
 
     def _returned_at(self, merge: MergeResult) -> dict[str, str]:
         """Kept over later scans: a reader that saw the tombstone must learn that it is gone, however late it reads."""
@@ -315,6 +337,7 @@ class DumpWriter:
         for line in with_dead.lines():
             if at == offset:
                 self._seen.count_owners([owners_of(json.loads(line))], sign=-1)
+                self._moved.add(offset, len(line))
                 offset = next(dead, None)
             else:
                 kept.write(line)
@@ -331,6 +354,7 @@ class DumpWriter:
                 merge.compare(found, line, row["memory"])
             elif found is None and sets_tombstones and self._filters.admits(Memory.from_json(row)):
                 merge.deleted += 1
+                merge.differs(row["id"])
                 merge.tombstones[row["id"]] = Tombstone(first_missed=self._began, scan=self._scan_id)
                 self.append_line(DELETED, row)
             else:
@@ -341,6 +365,8 @@ class DumpWriter:
         for line, row, found in self._seen.beside(old.raw_lines(DELETED)):
             if found is not None and found.written:
                 merge.returned.append(row["id"])
+                merge.knows(found)
+                merge.differs(row["id"])
             else:
                 merge.tombstones[row["id"]] = old.tombstones[row["id"]]
                 (self._files.get(DELETED) or self._open_file(DELETED)).write(line)
@@ -355,7 +381,8 @@ class DumpWriter:
         is_all_from_this_scan = old is None or not merge.carried
         files = {name: file.checksum() for name, file in self._files.items() if file.count or name == MEMORIES}
         if old is not None:
-            kept = {name: file for name, file in old.files.items() if name not in (MEMORIES, DELETED, SKIPPED)}
+            replaced = (MEMORIES, DELETED, SKIPPED)
+            kept = {name: file for name, file in old.files.items() if name not in replaced and not is_changes(name)}
             files = kept | files
         return Manifest(
             tool=f"spectron-migrate {__version__}",

@@ -138,15 +138,21 @@ def set_fingerprint(ledger: Ledger, plan: int, fingerprint: str, *, scan: str | 
     )
 
 
-def finish_plan(ledger: Ledger, plan: int, *, mapping_digest: str) -> None:
-    """Mark the plan as complete: a run may resume it."""
+def finish_plan(ledger: Ledger, plan: int, *, mapping_digest: str, count: bool = True) -> None:
+    """Mark the plan as complete: a run may resume it. `count` its scopes and lanes, which reads all its facts."""
+    if count:
+        _count_scopes_and_lanes(ledger, plan)
+    ledger.db.execute("UPDATE plan SET complete = 1 WHERE id = ?", (plan,))
+    ledger.db.execute("UPDATE migration SET mapping_digest = ?", (mapping_digest,))
+
+
+def _count_scopes_and_lanes(ledger: Ledger, plan: int) -> None:
     ledger.db.execute(
-        "UPDATE plan SET complete = 1, (scopes, lanes) ="
+        "UPDATE plan SET (scopes, lanes) ="
         " (SELECT count(DISTINCT selector), count(DISTINCT lane) FROM fact WHERE plan = ? AND state != 'skipped')"
         " WHERE id = ?",
         (plan, plan),
     )
-    ledger.db.execute("UPDATE migration SET mapping_digest = ?", (mapping_digest,))
 
 
 def sent(ledger: Ledger) -> Iterator[Sent]:

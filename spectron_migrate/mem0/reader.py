@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,41 @@ from typing import Protocol, Self
 from spectron_migrate.records import Filters, Json, Memory, NullReporter, Reporter, Skipped, SourceInfo
 
 Sleep = Callable[[float], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """All that changed in Mem0 since the reading before."""
+
+    memories: Sequence[Memory]
+    """Those that are new or whose rows were written again."""
+    gone: Sequence[str]
+    """Ids of memories that are not there any more."""
+    retimed: Collection[str]
+    """Ids of memories about which Mem0's history says something new, whether their rows changed or not."""
+    native_count: int
+    """How many rows the store has now."""
+
+
+class ChangesReader(Protocol):
+    """Reads what changed in one Mem0 since it was read in full, again and again. It never writes or takes locks there.
+
+    It says nothing rather than anything that is not certain.
+    """
+
+    @property
+    def history(self) -> HistorySource | None:
+        """Mem0's own record of changes, as of the last call of `changed`."""
+
+    def changed(self, *, now: datetime) -> Changed | None:
+        """What changed since the last call, or since all was read; `now` decides which memories have expired.
+
+        None if it cannot be told for certain: then all has to be read, and this object is of no more use. The same
+        holds if it raises.
+        """
+
+    def close(self) -> None:
+        """Close files and connections."""
 
 
 class HistorySource(Protocol):
@@ -78,6 +114,9 @@ class Reader(Protocol):
     def relations(self) -> Iterator[Json]:
         """Graph relations stored beside the memories, unchanged."""
 
+    def changes(self) -> ChangesReader | None:
+        """After `rows` ended: reads what changes from then on, and takes `history` over; None if it cannot be told."""
+
     def close(self) -> None:
         """Close files and connections."""
 
@@ -120,6 +159,9 @@ class ReaderBase:
 
     def relations(self) -> Iterator[Json]:
         return iter(())
+
+    def changes(self) -> ChangesReader | None:
+        return None
 
     def close(self) -> None:
         """Close the history, if there is one."""

@@ -42,15 +42,20 @@ class Settling:
 class Changes:
     """Chooses the memories of a dump that one round plans; afterwards `waiting_owners` are those who must wait."""
 
-    def __init__(self, settling: Settling, *, unchanged: bool = False, most_waiting: int) -> None:
-        """`unchanged`: the scan found nothing that an earlier round has not planned, so no memory is checked.
+    def __init__(
+        self, settling: Settling, *, only: Mapping[str, Memory | None] | None = None, most_waiting: int
+    ) -> None:
+        """`only`: all that earlier rounds have not planned, None for a memory that is gone; if given, nothing else is
+        checked.
 
-        `most_waiting`: how many owners of waiting memories are kept by name.
+        `most_waiting`: how many waiting memories, and owners of them, are kept by name.
         """
         self.waiting = 0
+        self.waiting_memories: dict[str, Memory | None] | None = {}
+        """Those that have to be looked at again; None for too many."""
         self.waiting_owners: set[str] | None = set()
         """Ids of the users, agents, runs and apps of waiting memories; None for too many."""
-        self.unchanged = unchanged
+        self.only = only
         self._settling = settling
         self._most = most_waiting
         self._all = False
@@ -68,7 +73,7 @@ class Changes:
             or not same_mapping
             or last[1] not in (_WAITING + mapping_digest, _fingerprint(last[2], mapping_digest))
         ):
-            self.unchanged, self._all = False, True
+            self.only, self._all = None, True
             return None
         plan.keep_scan(ledger, scan)
         # A plan in between, made of an older copy of the dump perhaps, may have left facts undelivered.
@@ -98,6 +103,10 @@ class Changes:
     def note_waiting(self, memory: Memory) -> None:
         """Leave the memory to a later round."""
         self.waiting += 1
+        if self.waiting_memories is not None:
+            self.waiting_memories[memory.id] = memory
+            if len(self.waiting_memories) > self._most:
+                self.waiting_memories = None
         if self.waiting_owners is not None:
             self.waiting_owners.update(memory.entity_ids.values())
             if len(self.waiting_owners) > self._most:

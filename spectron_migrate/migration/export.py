@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from spectron_migrate.dump.changes_writer import ChangesWriter
 from spectron_migrate.dump.manifest import HISTORY, RELATIONS, SKIPPED, describe_relations
 from spectron_migrate.dump.owners_seen import OwnersSeen
 from spectron_migrate.dump.writer import DumpUpdate, DumpWriter
@@ -47,6 +48,8 @@ class ExportSummary:
     relations: int
     """Graph relations in the dump, which are not moved."""
     dump: str
+    differing: frozenset[str] | None = None
+    """Ids of the memories that are new, deleted, back, or have another text; None if they are too many to name."""
 
     @property
     def changed(self) -> int:
@@ -94,10 +97,12 @@ def run_export(
     reporter: Reporter,
     clock: Callable[[], datetime],
     fence: str | None = None,
+    keep_changes: Callable[[ChangesWriter | None], None] | None = None,
 ) -> ExportSummary:
     """Read everything that the filters admit and bring the dump in `dump_dir` up to date.
 
     `since` (a time as `format_time` writes it) only makes the reading shorter; `clock` returns a time with a zone.
+    `keep_changes` gets, and has to close, what lays later changes over the dump, if this dump allows it.
     An incomplete reading is kept, and the summary says so. Raises InputError if the directory holds the dump of
     another source, Incomplete if the source reads as empty although the dump holds memories of it.
     """
@@ -124,6 +129,8 @@ def run_export(
                 fence=fence,
                 advance=reporter.advance,
             )
+            if keep_changes is not None:
+                keep_changes(writer.begin_changes())
     except (OSError, sqlite3.OperationalError) as error:
         raise InputError(
             f"the dump in {dump_dir} cannot be written: {getattr(error, 'strerror', None) or error}",
@@ -287,4 +294,5 @@ def _summary(
         returned=manifest.returned,
         relations=manifest.relations,
         dump=str(dump_dir),
+        differing=changes.differing,
     )

@@ -90,24 +90,26 @@ def make_plan(
             if last[1] == fingerprint:
                 choose(last[0])
                 return Planned(last[0], merged=False)
-        reporter.stage("plan", dump.count)
         if not same_mapping:
             _check_sent_memories(ledger, mapping)
             messages.take_planned_apart(ledger.db)
         continued = changes.continue_plan(ledger, scan, mapping_digest=mapping.digest) if changes is not None else None
+        only = changes.only if changes is not None else None
+        reporter.stage("plan", dump.count if only is None else len(only))
         number = plan.begin_plan(ledger, scan, fingerprint, now) if continued is None else continued
         if not filters:
             messages.adopt(ledger.db, number)
         merge = merge_into(number)
         notes = TimeNotes()
-        if changes is None or not changes.unchanged:
+        if only is None or only:
             chosen = _chosen_memories(ledger, dump, mapping, filters, changes, reporter, check_interrupted)
             notes = _merge_memories(merge, ledger, dump, mapping, chosen, sharding, now=now, changes=changes)
             if deletions:
-                _merge_tombstones(merge, ledger, dump, filters)
+                gone = None if only is None else [mem0_id for mem0_id, memory in only.items() if memory is None]
+                _merge_tombstones(merge, ledger, dump, filters, gone)
         choose(number)
         _refuse_moves(merge.scope_changes)
-        plan.finish_plan(ledger, number, mapping_digest=mapping.digest)
+        plan.finish_plan(ledger, number, mapping_digest=mapping.digest, count=only is None)
         if changes is not None:
             changes.finish(ledger, number, scan, mapping_digest=mapping.digest)
     if filters:
@@ -179,17 +181,26 @@ def _refuse_half_erased(ledger: Ledger) -> None:
         )
 
 
-def _merge_tombstones(merge: Merge, ledger: Ledger, dump: Dump, filters: Filters) -> None:
-    for mem0_id, stone in dump.tombstones.items():
+def _merge_tombstones(
+    merge: Merge, ledger: Ledger, dump: Dump, filters: Filters, gone: Iterable[str] | None = None
+) -> None:
+    """`gone`: those that are not merged yet; None for all."""
+    for mem0_id in dump.tombstones if gone is None else gone:
+        stone = dump.tombstones.get(mem0_id)
+        if stone is None:
+            continue
         known = memories.memory_of(ledger, mem0_id)
         if known is not None and filters.admits(known):
             merge.tombstone(mem0_id, stone.first_missed)
 
 
-def _timed_memories(dump: Dump, mapping: ScopeMapping) -> Iterator[Memory]:
-    """The memories of the dump, each with the time that the mapping's `text_at` chooses."""
+def _timed_memories(
+    dump: Dump, mapping: ScopeMapping, only: Mapping[str, Memory | None] | None = None
+) -> Iterator[Memory]:
+    """The memories of the dump, or `only` some, each with the time that the mapping's `text_at` chooses."""
     imported = dump.manifest.imported
-    return (with_text_at(memory, mapping.text_at, imported=imported) for memory in dump.memories())
+    memories = dump.memories() if only is None else (memory for memory in only.values() if memory is not None)
+    return (with_text_at(memory, mapping.text_at, imported=imported) for memory in memories)
 
 
 def _chosen_memories(
@@ -202,7 +213,7 @@ def _chosen_memories(
     check_interrupted: Callable[[], None],
 ) -> Iterator[Memory]:
     """The memories of the dump that this plan is about."""
-    for memory in _timed_memories(dump, mapping):
+    for memory in _timed_memories(dump, mapping, changes.only if changes is not None else None):
         reporter.advance(1)
         check_interrupted()
         if filters.admits(memory) and (changes is None or changes.is_wanted(ledger, memory)):

@@ -1,19 +1,20 @@
-"""Brings the dump up to date for a round, and knows when Mem0 need not be read for that."""
+"""Brings the dump up to date for a round: by reading all of Mem0, what changed there, or nothing."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from spectron_migrate.dump import read_manifest
+from spectron_migrate.dump.changes_writer import ChangesWriter, Laid
 from spectron_migrate.errors import Incomplete
-from spectron_migrate.mem0.reader import Reader
+from spectron_migrate.mem0.reader import Changed, ChangesReader, Reader
 from spectron_migrate.migration.export import ExportSummary, run_export
 from spectron_migrate.migration.round_reporter import RoundReporter
-from spectron_migrate.records import Filters, counted
+from spectron_migrate.records import Filters, Memory, counted
 from spectron_migrate.state.journal import read_journal
 
 
@@ -29,22 +30,37 @@ class Reading:
     deleted: int = 0
     returned: int = 0
     missed: int = 0
-    """Changes that a mark of Mem0's state had not shown."""
+    """Changes that earlier readings of what changed had not found."""
     was_read: bool = True
+    """False: nothing at all has changed, so no row was read."""
+    only: Mapping[str, Memory | None] | None = None
+    """The memories that changed, None for one that is gone; None where all of Mem0 was read."""
 
     @classmethod
-    def of(cls, summary: ExportSummary, *, looked_unchanged: bool) -> Reading:
-        """`looked_unchanged`: the mark of Mem0's state was still that of the reading before."""
-        found = cls(
+    def of(cls, summary: ExportSummary, *, missed: int) -> Reading:
+        """All of Mem0 was read."""
+        return cls(
             memories=summary.memories,
             new=summary.new,
             changed=summary.changed_text,
             touched=summary.changed_otherwise,
             deleted=summary.deleted,
             returned=len(summary.returned),
+            missed=missed,
         )
-        # A memory that expires is touched although the store does not change.
-        return replace(found, missed=found.changes - found.touched) if looked_unchanged else found
+
+    @classmethod
+    def of_changes(cls, laid: Laid) -> Reading:
+        """Only what changed was read."""
+        return cls(
+            memories=laid.manifest.memories,
+            new=laid.new,
+            changed=laid.changed_text,
+            touched=laid.changed_otherwise,
+            deleted=laid.deleted,
+            returned=laid.returned,
+            only=laid.changed,
+        )
 
     @property
     def changes(self) -> int:
@@ -52,13 +68,22 @@ class Reading:
         return self.new + self.changed + self.touched + self.deleted + self.returned
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Known:
-    """The dump with this digest holds all of Mem0 while Mem0 has this mark."""
+    """What is known since all of Mem0 was read: the dump holds it, as of the mark and of the last changes."""
 
-    mark: str
-    digest: str
     fence: str | None
+    mark: str | None = None
+    """Of Mem0's state; None if it has none."""
+    changes: ChangesReader | None = None
+    writer: ChangesWriter | None = None
+    digest: str = ""
+    """Of the dump."""
+
+    def close(self) -> None:
+        for each in (self.changes, self.writer):
+            if each is not None:
+                each.close()
 
 
 class Mem0Reading:
@@ -82,48 +107,127 @@ class Mem0Reading:
         self._reporter = reporter
         self._now = now
         self._known: _Known | None = None
-        self._trusts_marks = True
+        self._is_trusted = True
+        """Whether nothing was missed so far."""
 
     async def read(self) -> Reading:
         """Read all of Mem0; raises Incomplete if something of it is known to be missing.
 
         Where completeness is not provable, no deletion is carried over, and the gate `base` holds until it is accepted.
         """
-        # Taken before the reading: a change during it makes the next mark differ.
-        mark = await asyncio.to_thread(self._mark)
-        looked_unchanged = self._known is not None and self._known.mark == mark
-        self._known = None
-        summary = await asyncio.to_thread(self._scan)
-        if summary.complete is False:
-            raise Incomplete(
-                f"Mem0 could not be read in full ({counted(summary.memories, 'memory')} of {summary.native_count})",
-                hint="nothing was planned from it",
-            )
-        found = Reading.of(summary, looked_unchanged=looked_unchanged)
-        if found.missed:
-            self._trusts_marks = False
-            self._reporter.warn(
-                f"{counted(found.missed, 'change')} of Mem0 did not show in the state of its files or its server: from"
-                " now on each round reads all of it"
-            )
-        manifest = read_manifest(self._dump)
-        if mark is not None and manifest is not None and self._trusts_marks:
-            self._known = _Known(mark, manifest.digest, self._fence())
-        return found
+        return await asyncio.to_thread(self._read_all)
 
     async def read_if_changed(self) -> Reading:
-        """Read Mem0, unless the dump is known to hold all of it still."""
+        """Read of Mem0 what changed, or nothing, if that is certain to be all; else read all of it."""
+        return await asyncio.to_thread(self._read_changes) or await self.read()
+
+    def close(self) -> None:
+        """Close what is kept from one reading to the next."""
+        self._forget()
+
+    def _read_all(self) -> Reading:
+        known, self._known = self._known, None
+        try:
+            # Taken before the reading: a change during it makes the next mark differ.
+            mark = self._mark()
+            looked_same = known is not None and mark is not None and known.mark == mark
+            found = _Known(self._fence(), mark)
+            try:
+                summary = self._scan(found)
+            except BaseException:
+                found.close()
+                raise
+            if summary.complete is False:
+                found.close()
+                raise Incomplete(
+                    f"Mem0 could not be read in full ({counted(summary.memories, 'memory')} of {summary.native_count})",
+                    hint="nothing was planned from it",
+                )
+            reading = Reading.of(summary, missed=self._missed(known, summary, looked_same=looked_same))
+        finally:
+            if known is not None:
+                known.close()
+        if reading.missed:
+            self._is_trusted = False
+            self._reporter.warn(
+                f"{counted(reading.missed, 'change')} of Mem0 did not show in the state of its files or its server:"
+                " from now on each round reads all of it"
+            )
+        manifest = read_manifest(self._dump)
+        if manifest is None or not self._is_trusted:
+            found.close()
+        else:
+            found.digest = manifest.digest
+            self._known = found
+        return reading
+
+    def _read_changes(self) -> Reading | None:
+        """None if all has to be read."""
         manifest, known = read_manifest(self._dump), self._known
         if manifest is None or known is None or (known.digest, known.fence) != (manifest.digest, self._fence()):
-            return await self.read()
-        if known.mark != await asyncio.to_thread(self._mark):
-            return await self.read()
-        return Reading(manifest.memories, was_read=False)
+            return None
+        mark = self._mark()
+        if mark is not None and known.mark == mark:
+            return Reading(manifest.memories, was_read=False)
+        try:
+            with self._reporter.reading():
+                laid = self._lay_over(known)
+        except BaseException:
+            self._forget()
+            raise
+        if laid is None:
+            return None
+        known.mark, known.digest = mark, laid.manifest.digest
+        return Reading.of_changes(laid)
+
+    def _lay_over(self, known: _Known) -> Laid | None:
+        if known.changes is None or known.writer is None:
+            return None
+        began = self._now()
+        changed = known.changes.changed(now=began)
+        if changed is None:
+            return None
+        history = known.changes.history
+        return known.writer.lay_over(
+            changed.memories,
+            changed.gone,
+            changed.retimed,
+            text_at=history.text_at if history is not None else None,
+            native_count=changed.native_count,
+            began=began,
+            ended=self._now,
+        )
+
+    def _missed(self, known: _Known | None, summary: ExportSummary, *, looked_same: bool) -> int:
+        """How much of what the reading found neither the mark nor a reading of what changed would have shown.
+
+        A memory that expires is touched although the store does not change, so that does not count.
+        """
+        count = summary.new + summary.changed_text + summary.deleted + len(summary.returned)
+        if known is None or not count:
+            return 0
+        if looked_same and self._mark() == known.mark:
+            return count
+        if known.changes is None:
+            return 0
+        since = known.changes.changed(now=self._now()) if summary.differing is not None else None
+        return len((summary.differing or frozenset()) - _ids(since)) if since is not None else 0
+
+    def _forget(self) -> None:
+        known, self._known = self._known, None
+        if known is not None:
+            known.close()
 
     def _mark(self) -> str | None:
-        return self._state_mark(int(self._now().timestamp() * 1e9)) if self._trusts_marks else None
+        return self._state_mark(int(self._now().timestamp() * 1e9)) if self._is_trusted else None
 
-    def _scan(self) -> ExportSummary:
+    def _scan(self, found: _Known) -> ExportSummary:
+        """Read all of Mem0; what reads its changes from then on is put into `found`."""
+
+        def keep(writer: ChangesWriter | None) -> None:
+            found.writer = writer
+            found.changes = reader.changes() if writer is not None else None
+
         with self._reporter.reading(), self._open_reader(self._now()) as reader:
             return run_export(
                 reader,
@@ -133,9 +237,14 @@ class Mem0Reading:
                 keep_history=False,
                 reporter=self._reporter,
                 clock=self._now,
-                fence=self._fence(),
+                fence=found.fence,
+                keep_changes=keep,
             )
 
     def _fence(self) -> str | None:
         state = read_journal(self._state).state
         return state.fence if state.is_under_way else None
+
+
+def _ids(changed: Changed) -> frozenset[str]:
+    return frozenset(memory.id for memory in changed.memories).union(changed.gone)

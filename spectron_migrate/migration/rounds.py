@@ -35,7 +35,7 @@ from spectron_migrate.migration.reading import Mem0Reading, Reading
 from spectron_migrate.migration.replay import Replay, ReplayOptions
 from spectron_migrate.migration.replay_summary import ReplaySummary
 from spectron_migrate.migration.round_reporter import RoundReporter
-from spectron_migrate.records import Json, Reporter, counted, format_time
+from spectron_migrate.records import Json, Memory, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.journal import CaughtUp, publish_routing, read_journal
 from spectron_migrate.state.outbox import OtherHost, Outbox
@@ -151,7 +151,9 @@ class Rounds:
         self._sleep = sleep
         self._first_seen: dict[str, str] = {}
         self._planned: str | None = None
-        """Digest of the dump that was planned in full, without waiting memories."""
+        """Digest of a dump that was planned but for `_unplanned`; None if nobody knows what was planned of the last."""
+        self._unplanned: dict[str, Memory | None] = {}
+        """Memories of that dump that wait, or that a round which failed has not planned; None for one that is gone."""
         self._mem0 = Mem0Reading(
             settings.dump, settings.state, settings.open_reader, settings.state_mark, reporter=self._reporter, now=now
         )
@@ -240,32 +242,49 @@ class Rounds:
         return self._drainer
 
     def close(self) -> None:
-        """Close the outbox, if it was opened."""
+        """Close the outbox, if it was opened, and what is kept between readings."""
+        self._mem0.close()
         if self._drainer is not None:
             self._drainer.close()
 
     async def _read_and_deliver(self, api: SpectronApi, *, compare: bool, supersede: bool) -> Round:
         started = self._now()
         before = read_manifest(self.settings.dump)
-        known = before is not None and before.digest == self._planned
         # With an outbox only a reading tells what became of calls whose results are unknown.
         reads = compare or self.drains_outbox()
         reading = await (self._mem0.read() if reads else self._mem0.read_if_changed())
-        unchanged = known and not reading.changes
-        if unchanged and not reading.was_read and not await asyncio.to_thread(self._has_something_to_send):
+        only = self._to_plan(before.digest if before is not None else None, reading)
+        if only == {} and not reading.was_read and not await asyncio.to_thread(self._has_something_to_send):
             return await asyncio.to_thread(self._conclude, format_time(started), reading, (), (), None)
         with open_dump(self.settings.dump) as dump:
             # A scan made while the clock was ahead dates later scans after it; what is published must follow the clock.
-            began = min(dump.manifest.scan_began, format_time(started)) if reading.was_read else format_time(started)
+            is_whole = reading.was_read and reading.only is None
+            began = min(dump.manifest.scan_began, format_time(started)) if is_whole else format_time(started)
             settling = Settling(began, self.settings.settle_s, self._first_seen)
-            changes, done = await self._deliver(api, dump, settling, unchanged=unchanged, late=not supersede)
+            self._planned, self._unplanned = (dump.digest, only) if only is not None else (None, {})
+            changes, done = await self._deliver(api, dump, settling, only=only, late=not supersede)
             self._first_seen = settling.first_seen
+            self._note_planned(dump.digest, changes)
             compared = dump if compare else None
             concluded = await asyncio.to_thread(self._conclude, began, reading, changes, done, compared)
-            # If they differ, another process has planned since, so that the same dump has to be planned again.
-            differs = concluded.compared is not None and concluded.compared.total
-            self._planned = None if concluded.waiting or differs else dump.digest
+            if concluded.compared is not None and concluded.compared.total:
+                self._planned = None  # another process has planned since, so the same dump has to be planned again
             return concluded
+
+    def _to_plan(self, before: str | None, reading: Reading) -> dict[str, Memory | None] | None:
+        """All that is not planned yet of the dump, which had the digest `before`; None for: nobody knows."""
+        if before is None or before != self._planned or (reading.only is None and reading.changes):
+            return None
+        return {**self._unplanned, **(reading.only or {})}
+
+    def _note_planned(self, planned: str, changes: Sequence[Changes]) -> None:
+        """What was planned of the dump with this digest, and what waits."""
+        self._planned, self._unplanned = planned, {}
+        for each in changes:
+            if each.waiting_memories is None:
+                self._planned = None
+            else:
+                self._unplanned |= each.waiting_memories
 
     def _has_something_to_send(self) -> bool:
         with open_ledgers(self.settings.state) as ledgers:
@@ -273,12 +292,12 @@ class Rounds:
             return bool(left.remaining or left.in_doubt)
 
     async def _deliver(
-        self, api: SpectronApi, dump: Dump, settling: Settling, *, unchanged: bool, late: bool
+        self, api: SpectronApi, dump: Dump, settling: Settling, *, only: Mapping[str, Memory | None] | None, late: bool
     ) -> tuple[list[Changes], list[ReplaySummary]]:
         all_changes, done = [], []
         self._deferred.begin_run()
         for shard in shards_of(self.settings.state):
-            changes = Changes(settling, unchanged=unchanged, most_waiting=MOST_BEHIND)
+            changes = Changes(settling, only=only, most_waiting=MOST_BEHIND)
             options = ReplayOptions(
                 supersede=not late,
                 max_in_flight=self.settings.max_in_flight,

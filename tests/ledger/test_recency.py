@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spectron_migrate.dump import open_any
-from spectron_migrate.dump.manifest import read_manifest
+from spectron_migrate.dump import open_any, read_manifest
 from spectron_migrate.errors import InputError
 from spectron_migrate.files.scratch import Scratch
 from spectron_migrate.ledger import Ledger, plan

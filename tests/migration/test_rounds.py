@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from spectron_migrate.dump import read_manifest
-from spectron_migrate.errors import ExitCode, Incomplete, KeyRefused
+from spectron_migrate.dump import open_dump, read_manifest
+from spectron_migrate.errors import ExitCode, Incomplete, KeyRefused, LedgerLocked
 from spectron_migrate.ledger import Ledger
-from spectron_migrate.mem0.reader import Reader
+from spectron_migrate.mem0.reader import Changed, Reader
+from spectron_migrate.mem0.stores.qdrant_changes import QdrantChanges
 from spectron_migrate.migration.replay import ReplayOptions
 from spectron_migrate.records import Filters, format_time
 from spectron_migrate.state.journal import Step, record_step
@@ -323,3 +324,76 @@ def test_a_round_delivers_what_is_there_though_nothing_shows_that_it_is_all_and_
     manifest = read_manifest(scene.settings.dump)
     assert manifest is not None
     assert manifest.complete is None
+
+
+def test_a_round_reads_only_what_changed_and_leaves_the_dump_that_a_whole_reading_would(scene: Scene) -> None:
+    for number in range(30):
+        scene.put(number, f"thing {number}", ago=9000 - number)
+    rounds = scene.rounds()
+    scene.round(rounds)
+    readings = scene.store.readings
+    scene.put(3, "thing 3, changed", ago=9000, edited=scene.time.moment - timedelta(seconds=100))
+    scene.put(4, "thing 4", ago=9000, topic="more")
+    scene.put(40, "thing 40", ago=100)
+    scene.store.drop(7)
+    second = scene.round(rounds)
+    assert (readings, True) == (scene.store.readings, second.was_read)
+    assert (1, 1, 1, 1) == (second.new, second.changed, second.touched, second.deleted)
+    assert 2 == second.written
+    scene.put(7, "thing 7 again", ago=70)
+    assert 1 == scene.round(rounds).written
+    laid = _dump_of(scene)
+    third = scene.round(rounds, compare=True)
+    assert third.compared is not None
+    assert (readings + 1, 0, 0, 0) == (scene.store.readings, third.missed, third.changed, third.compared.total)
+    assert laid == _dump_of(scene)
+    assert [] == list(scene.settings.dump.glob("changes-*"))
+
+
+def _dump_of(scene: Scene) -> tuple[object, ...]:
+    with open_dump(scene.settings.dump) as dump:
+        manifest = dump.manifest
+        memories = sorted(dump.memories(), key=lambda memory: memory.id)
+        return memories, manifest.memories, manifest.users, manifest.agents, manifest.returned_at, dump.tombstones
+
+
+def test_what_waits_is_looked_at_again_without_the_rest(scene: Scene) -> None:
+    for number in range(10):
+        scene.put(number, f"thing {number}")
+    rounds = scene.rounds()
+    scene.round(rounds)
+    scene.put(20, "just now", ago=10)
+    assert 1 == scene.round(rounds).waiting
+    scene.time.pass_(60)
+    scene.put(21, "and this", ago=100)
+    assert 2 == scene.round(rounds).written
+    assert ("plan", 2, 0) in scene.reporter.stages
+    assert ["just now", "and this"] == sorted(scene.texts[10:], reverse=True)
+
+
+def test_a_round_that_failed_after_its_reading_leaves_what_it_found_to_the_next(scene: Scene) -> None:
+    scene.put(1, "one")
+    rounds = scene.rounds()
+    scene.round(rounds)
+    scene.put(2, "two", ago=100)
+    with Ledger.open_for_writing(scene.state), pytest.raises(LedgerLocked):
+        scene.round(rounds)
+    assert 1 == scene.round(rounds).written
+    assert 0 == scene.round(rounds, compare=True).missed
+
+
+def test_what_reading_the_changes_does_not_find_is_counted_and_ends_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.put(1, "one")
+    rounds = scene.rounds()
+    scene.round(rounds)
+    nothing = Changed([], [], frozenset(), 1)
+    monkeypatch.setattr(QdrantChanges, "changed", lambda self, *, now: nothing)
+    scene.put(2, "two", ago=100)
+    assert 0 == scene.round(rounds).new
+    found = scene.round(rounds, compare=True)
+    assert (1, 1) == (found.missed, found.written)
+    readings = scene.store.readings
+    scene.round(rounds)
+    assert readings + 1 == scene.store.readings

@@ -78,6 +78,8 @@ def test_whatever_happens_all_of_mem0_is_in_spectron_once_and_in_order(tmp_path:
             one_round(scene, rounds, dice, kills=False)
             scene.time.pass_(100)
         last = scene.round(rounds, compare=True)
+        assert 0 == last.missed
+        assert not [warning for warning in scene.reporter.warnings if "did not show" in warning]
         assert last.compared is not None
         assert (0, 0, 0) == (last.compared.total, last.waiting, last.left.total)
         with scene.store.open(scene.time.now()) as reader:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ from typing import Any
 from spectron_migrate.errors import InputError
 from spectron_migrate.mem0.stores.config_spellings import TYPESCRIPT
 from spectron_migrate.mem0.stores.oss_config import MEMORY, from_environment
-from spectron_migrate.mem0.stores.sqlite_readonly import ReadOnlyDb
+from spectron_migrate.mem0.stores.sqlite_readonly import ReadOnlyDb, identity, is_later_state, is_wal
 from spectron_migrate.mem0.times import utc_time
 from spectron_migrate.records import Json, to_bytes
 
 _PAGE = 2000
+_MOST_NEW = 100_000
+"""More new events than these are read by reading everything."""
 _COLUMNS = (
     "id",
     "memory_id",
@@ -48,7 +50,11 @@ class HistoryFile:
     def __init__(self, path: Path) -> None:
         """Open an existing file; raises InputError if it is not a history of Mem0."""
         self.path = path
+        self._identity = identity(path)
+        self._last = 0
+        self._last_row: dict[str, Json] | None = None
         self._db = ReadOnlyDb(path)
+        self._schema = self._db.one("PRAGMA schema_version")
         try:
             self._columns = self._known_columns()
             self._index = self._build_index()
@@ -77,6 +83,27 @@ class HistoryFile:
             if len(page) < _PAGE:
                 return
             last = page[-1]["row"]
+
+    def changed(self) -> frozenset[str] | None:
+        """Ids of memories with new events; `text_at` knows them from now on.
+
+        None if that is not certain: the file is another one, or something other than new rows was written to it.
+        """
+        now = identity(self.path)
+        if self._db.is_copy or is_wal(self.path) or not is_later_state(now, self._identity):
+            return None
+        with self._db.snapshot():
+            if self._db.one("PRAGMA schema_version") != self._schema:
+                return None
+            last = next(self._rows("rowid = ?", (self._last,)), None)
+            if last != self._last_row:
+                return None
+            events = list(islice(self._rows("rowid > ? ORDER BY rowid", (self._last,)), _MOST_NEW + 1))
+        if len(events) > _MOST_NEW:
+            return None
+        self._identity = now
+        self._note(self._index, events)
+        return frozenset(str(event["memory_id"]) for event in events if event["memory_id"] is not None)
 
     def close(self) -> None:
         """Close the file and the index."""
@@ -111,11 +138,16 @@ class HistoryFile:
         )
         events = self.rows()
         while page := list(islice(events, _PAGE)):
-            changes = [change for event in page if (change := _change_of_text(event)) is not None]
-            index.executemany("INSERT INTO change (memory_id, row, at, digest) VALUES (?, ?, ?, ?)", changes)
+            self._note(index, page)
         index.execute("COMMIT")
         index.execute("CREATE INDEX by_memory ON change (memory_id, row)")
         return index
+
+    def _note(self, index: sqlite3.Connection, events: Sequence[dict[str, Any]]) -> None:
+        changes = [change for event in events if (change := _change_of_text(event)) is not None]
+        index.executemany("INSERT INTO change (memory_id, row, at, digest) VALUES (?, ?, ?, ?)", changes)
+        if events:
+            self._last, self._last_row = events[-1]["row"], events[-1]
 
 
 def open_history(path: Path) -> HistoryFile | None:

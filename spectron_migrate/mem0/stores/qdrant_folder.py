@@ -10,19 +10,27 @@ from __future__ import annotations
 import binascii
 import json
 import re
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 from spectron_migrate.errors import Incomplete, InputError
 from spectron_migrate.mem0.normalise import from_payload
-from spectron_migrate.mem0.reader import ReaderBase
-from spectron_migrate.mem0.stores.qdrant_pickle import UnreadablePoint, read_key, read_point
-from spectron_migrate.mem0.stores.sqlite_readonly import ReadOnlyDb
+from spectron_migrate.mem0.reader import ChangesReader, ReaderBase
+from spectron_migrate.mem0.stores.history import HistoryFile
+from spectron_migrate.mem0.stores.qdrant_changes import Listing, NewestRows, QdrantChanges, common_key_start
+from spectron_migrate.mem0.stores.qdrant_pickle import (
+    UUID_TEXT,
+    UnreadablePoint,
+    canonical_point_id,
+    read_key,
+    read_point,
+)
+from spectron_migrate.mem0.stores.sqlite_readonly import ReadOnlyDb, identity
 from spectron_migrate.records import Memory, Skipped, SourceInfo
 
 OUTDATED = "outdated copy of the same point, which the store itself no longer reads"
@@ -32,7 +40,6 @@ _ROUNDS = 50
 _EMPTY_FILE_PAGES = 3
 """Pages that SQLite needs for a table and its index without a row."""
 
-_UUID = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _Span = tuple[int, int | None]
 """Rowids after the first, up to the second or to the end."""
 
@@ -51,6 +58,22 @@ class _Page:
     first: int
     last: int
     keys: int
+    rowids: array[int]
+    ids: bytes
+    """The ids of these rows, 16 bytes each; empty if one is no UUID."""
+    key_start: str
+    """See `qdrant_changes.common_key_start`."""
+
+    @classmethod
+    def of(cls, after: int, rows: list[tuple[Any, ...]], ids: list[str]) -> _Page:
+        """The rows that follow rowid `after`, with the ids of their memories."""
+        keys = _fingerprint((row[0], row[1]) for row in rows)
+        rowids = array("q", [row[0] for row in rows])
+        try:
+            packed = bytes.fromhex("".join(ids).replace("-", "")) if all(map(UUID_TEXT.fullmatch, ids)) else b""
+        except TypeError:
+            packed = b""
+        return cls(after + 1, rows[-1][0], keys, rowids, packed, common_key_start(row[1] for row in rows))
 
 
 class QdrantFolder(ReaderBase):
@@ -63,9 +86,12 @@ class QdrantFolder(ReaderBase):
         self._now = now
         self._missing: int | None = None
         self._copies: dict[Any, int] | None = None
+        self._listing: Listing | None = None
         self._file = _storage_file(folder, collection)
+        self._identity = identity(self._file)
         self._db = ReadOnlyDb(self._file)
         try:
+            self._schema = int(self._db.one("PRAGMA schema_version"))
             self._check_not_erased(folder, collection)
         except BaseException:
             self._db.close()
@@ -77,23 +103,30 @@ class QdrantFolder(ReaderBase):
 
     def rows(self) -> Iterator[Memory | Skipped]:
         """Every row; one that is rewritten during the scan comes again with its new content."""
-        self._missing = None
+        self._missing, self._listing = None, None
+        newest = NewestRows()
         version = self._db.one("PRAGMA data_version")
         self._copies = self._newest_copies() if self._has_unusual_keys() else None
         pages: list[_Page] = []
         spans: list[_Span] = [(0, None)]
         for _ in range(_ROUNDS):
             for after, until in spans:
-                for page, rows in self._pages(after, until):
-                    pages.append(page)
+                for rows in self._pages(after, until):
+                    ids = []
                     for rowid, key, blob in rows:
-                        yield self._row(rowid, key, blob)
+                        row = self._row(rowid, key, blob)
+                        ids.append(row.id)
+                        yield row
+                    pages.append(_Page.of(after, rows, ids))
+                    after = rows[-1][0]
+                    newest.add(rows)
             if version == self._db.one("PRAGMA data_version"):
                 spans = []  # nobody wrote since
             else:
                 pages, spans = self._changed_since_read(pages)
             if not spans:
                 self._missing = 0
+                self._listing = self._listing_of(pages, newest)
                 return
 
     def missing(self) -> int | None:
@@ -105,18 +138,35 @@ class QdrantFolder(ReaderBase):
         super().close()
         self._db.close()
 
-    def _pages(self, after: int, until: int | None) -> Iterator[tuple[_Page, list[tuple[Any, ...]]]]:
-        last = after
+    def changes(self) -> ChangesReader | None:
+        """What changes from the last listing on; not where a point has several rows, or an id that is no UUID."""
+        if self._listing is None:
+            return None
+        if self.history is not None and not isinstance(self.history, HistoryFile):
+            return None
+        history, self.history = self.history, None
+        return QdrantChanges(self._file, self._listing, history, identity=self._identity, schema=self._schema)
+
+    def _listing_of(self, pages: list[_Page], newest: NewestRows) -> Listing | None:
+        starts = {page.key_start for page in pages}
+        if self._copies or len(starts) > 1 or "" in starts or any(not page.ids for page in pages):
+            return None
+        rowids: array[int] = array("q")
+        pages = sorted(pages, key=lambda page: page.first)
+        for page in pages:
+            rowids.extend(page.rowids)
+        return Listing(rowids, b"".join(page.ids for page in pages), newest.among(rowids), "".join(starts))
+
+    def _pages(self, after: int, until: int | None) -> Iterator[list[tuple[Any, ...]]]:
         while True:
             rows = self._db.all(
                 "SELECT rowid, id, point FROM points WHERE rowid > ? AND rowid <= ? ORDER BY rowid LIMIT ?",
-                (last, until if until is not None else 2**63 - 1, _PAGE),
+                (after, until if until is not None else 2**63 - 1, _PAGE),
             )
             if not rows:
                 return
-            page = _Page(last + 1, rows[-1][0], _fingerprint((row[0], row[1]) for row in rows))
-            last = page.last
-            yield page, rows
+            after = rows[-1][0]
+            yield rows
 
     def _changed_since_read(self, pages: list[_Page]) -> tuple[list[_Page], list[_Span]]:
         """The pages that did not change since they were read, and the spans that have to be read (again).
@@ -151,7 +201,7 @@ class QdrantFolder(ReaderBase):
             point_id, payload = read_point(blob)
         except UnreadablePoint as error:
             return Skipped(id=_id_of_key(key), reason=f"{UNREADABLE}: {error}", has_content=True)
-        canonical_id = _canonical_id(point_id)
+        canonical_id = canonical_point_id(point_id)
         if self._copies is None and canonical_id != point_id:
             self._copies = self._newest_copies()
         if self._copies and self._copies.get(canonical_id, rowid) > rowid:
@@ -176,7 +226,7 @@ class QdrantFolder(ReaderBase):
             if usual is not None:
                 protocols.add(usual.group(1))
                 continue
-            point_id = _canonical_id(_id_of_key(key))
+            point_id = canonical_point_id(_id_of_key(key))
             unusual[point_id] = max(rowid, unusual.get(point_id, 0))
         if not unusual and len(protocols) < 2:
             return {}
@@ -254,15 +304,3 @@ def _id_of_key(key: Any) -> str:
         return str(read_key(_decoded(key)))
     except UnreadablePoint:
         return str(key)
-
-
-def _canonical_id(point_id: Any) -> Any:
-    """A UUID in its canonical lower-case form, which all copies of a point share; another id as it is."""
-    if isinstance(point_id, str):
-        if _UUID.fullmatch(point_id):
-            return point_id  # the common case
-        try:
-            return str(UUID(point_id)) if len(point_id) >= 32 else point_id
-        except ValueError:
-            return point_id
-    return str(point_id) if isinstance(point_id, UUID) else point_id

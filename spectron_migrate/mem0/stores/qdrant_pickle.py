@@ -43,6 +43,10 @@ _FLOAT, _FLOAT_SIZE = b"G", 9
 _BATCH_OF_FLOATS = 1000
 
 
+UUID_TEXT = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""A UUID in its canonical spelling."""
+
+
 class UnexpectedClass(InputError):
     """A pickle names a class that is not part of a point."""
 
@@ -121,3 +125,15 @@ def _load(blob: bytes) -> Any:
         raise
     except Exception as error:  # a broken pickle can raise nearly any exception
         raise UnreadablePoint(f"{type(error).__name__}: {error}") from error
+
+
+def canonical_point_id(point_id: Any) -> Any:
+    """A UUID in its canonical lower-case form, which all copies of a point share; another id as it is."""
+    if isinstance(point_id, str):
+        if UUID_TEXT.fullmatch(point_id):
+            return point_id  # the common case
+        try:
+            return str(uuid.UUID(point_id)) if len(point_id) >= 32 else point_id
+        except ValueError:
+            return point_id
+    return str(point_id) if isinstance(point_id, uuid.UUID) else point_id

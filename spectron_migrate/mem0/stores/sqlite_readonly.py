@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ _BUSY_SECONDS = 30.0
 _TRIES = 20
 _WAL_VERSION = b"\x02"
 _VERSION_AT = 18
+_COUNTER = slice(24, 28)
+"""Where the header counts transactions."""
 
 
 class ReadOnlyDb:
@@ -31,9 +34,11 @@ class ReadOnlyDb:
     def __init__(self, path: Path) -> None:
         """Open `path`; raises InputError if it is not a database, Incomplete if it cannot be read now."""
         self.path = path
+        self.is_copy = False
+        """Whether it shows a copy of the file, which no later write reaches."""
         if not path.is_file():
             raise InputError(f"there is no database at {path}")
-        if _is_wal(path):
+        if is_wal(path):
             self._db = self._open_copy()
             return
         try:
@@ -97,6 +102,7 @@ class ReadOnlyDb:
 
     def _open_copy(self) -> sqlite3.Connection:
         """Copy the file while nobody writes; raises Incomplete if it changes during each attempt."""
+        self.is_copy = True
         parts = [self.path.with_name(self.path.name + tail) for tail in ("", "-journal", "-wal")]
         with Scratch() as folder:
             for _ in range(_TRIES):
@@ -129,7 +135,25 @@ class ReadOnlyDb:
         return InputError(f"{self.path} is not a readable SQLite database: {error}")
 
 
-def _is_wal(path: Path) -> bool:
+def identity(path: Path) -> tuple[int, int, int] | None:
+    """Device and inode of a file, and how many transactions have changed it; None if there is none.
+
+    The count is that of the header, which the write-ahead log leaves as it was.
+    """
+    try:
+        with path.open("rb") as opened:
+            status = os.fstat(opened.fileno())
+            return status.st_dev, status.st_ino, int.from_bytes(opened.read(_COUNTER.stop)[_COUNTER], "big")
+    except FileNotFoundError:
+        return None
+
+
+def is_later_state(now: tuple[int, int, int] | None, before: tuple[int, int, int] | None) -> bool:
+    """Whether both are of one file that was not replaced, nor set back to an older state."""
+    return now is not None and before is not None and now[:2] == before[:2] and now[2] >= before[2]
+
+
+def is_wal(path: Path) -> bool:
     """Whether the header says that the last writer used WAL mode."""
     with path.open("rb") as file:
         return file.read(_VERSION_AT + 1)[_VERSION_AT:] == _WAL_VERSION

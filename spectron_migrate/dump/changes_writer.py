@@ -1,0 +1,234 @@
+"""Lays over a dump what changed since it was read: one file a round, and nothing is read but what changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from spectron_migrate.dump.changes import Header, changes_name, read_manifest
+from spectron_migrate.dump.files import json_line
+from spectron_migrate.dump.index import SeenIndex
+from spectron_migrate.dump.manifest import MEMORIES, Manifest, pending_name
+from spectron_migrate.dump.merge import owners_of
+from spectron_migrate.errors import LedgerLocked
+from spectron_migrate.files.atomic import sync_folder, write_durably
+from spectron_migrate.files.locks import try_lock
+from spectron_migrate.records import Json, Memory, digest, format_time, parse_time
+
+MOST_FILES = 400
+"""After so many rounds all of Mem0 is read again: more generations than `MOST_ANCESTORS` would hide the base."""
+
+TextAt = Callable[[str, str], tuple[str, int] | None]
+"""When a memory came to have a text, and the row of the history that says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Laid:
+    """What one round laid over the dump."""
+
+    manifest: Manifest
+    changed: Mapping[str, Memory | None]
+    """Every memory that is not what it was; None for one that is gone."""
+    new: int = 0
+    changed_text: int = 0
+    changed_otherwise: int = 0
+    deleted: int = 0
+    returned: int = 0
+
+
+class DeadLines:
+    """Lines that were left out when a file was written anew: where the lines after them are now."""
+
+    def __init__(self) -> None:
+        self._at: list[int] = []
+        self._left_out = [0]
+
+    def add(self, offset: int, size: int) -> None:
+        """A line that was left out; each after the one before."""
+        self._at.append(offset)
+        self._left_out.append(self._left_out[-1] + size)
+
+    def now(self, offset: int) -> int:
+        """Where the line that began there begins now."""
+        return offset - self._left_out[bisect_left(self._at, offset)]
+
+
+class ChangesWriter:
+    """Brings a dump that was read in full up to date, round by round; `DumpWriter.begin_changes` makes it."""
+
+    def __init__(self, path: Path, manifest: Manifest, index: SeenIndex, moved: DeadLines) -> None:
+        """`index`: of the rows of that reading, with the offsets of their lines before `moved`; it is taken over."""
+        self._path = path
+        self._manifest = manifest
+        self._index = index
+        self._moved = moved
+        self._lines = (path / MEMORIES).open("rb")
+        self._over: dict[str, bytes | None] = {}
+        """The lines of memories that changed since; None for one that is gone."""
+        self._rounds = 0
+
+    @property
+    def manifest(self) -> Manifest:
+        """The dump as it is now, unless somebody else has written it."""
+        return self._manifest
+
+    def lay_over(
+        self,
+        memories: Iterable[Memory],
+        gone: Iterable[str],
+        retimed: Collection[str],
+        *,
+        text_at: TextAt | None,
+        native_count: int,
+        began: datetime,
+        ended: Callable[[], datetime],
+    ) -> Laid | None:
+        """Write what changed; None if that is not the dump that this object knows, or all should be read again.
+
+        Afterwards the dump shows all of Mem0 as of `began`. Raises LedgerLocked while an export writes the dump.
+        """
+        lock = try_lock(self._path / ".lock")
+        if lock is None:
+            raise LedgerLocked(f"another export is writing {self._path}", hint="wait until it has ended")
+        with lock:
+            now = read_manifest(self._path)
+            if now is None or now.digest != self._manifest.digest or self._rounds >= MOST_FILES:
+                return None
+            lines = self._new_lines(memories, gone, retimed, text_at)
+            if lines is None:
+                return None
+            return self._write(lines, native_count, began, ended)
+
+    def close(self) -> None:
+        """Close its files."""
+        self._lines.close()
+        self._index.close()
+
+    def _new_lines(
+        self, memories: Iterable[Memory], gone: Iterable[str], retimed: Collection[str], text_at: TextAt | None
+    ) -> dict[str, bytes | None] | None:
+        """The lines that are other than before; None for a row that was there without being a memory."""
+        lines: dict[str, bytes | None] = {}
+        for memory in memories:
+            if self._is_no_memory(memory.id):
+                return None
+            row = memory.to_json()
+            _set_time(row, text_at(memory.id, memory.memory) if text_at is not None else None)
+            lines[memory.id] = json_line(row)
+        for mem0_id in gone:
+            if mem0_id not in lines:
+                if self._line(mem0_id) is None:
+                    return None
+                lines[mem0_id] = None
+        for mem0_id in retimed:
+            old = self._line(mem0_id) if mem0_id not in lines else None
+            if old is not None and text_at is not None:
+                row = json.loads(old)
+                known = text_at(mem0_id, row["memory"])
+                # Without an event the time is that of the row, which only the row tells.
+                if known is None and row["text_at_source"] == "history":
+                    return None
+                _set_time(row, known)
+                lines[mem0_id] = json_line(row)
+        return {mem0_id: line for mem0_id, line in lines.items() if line != self._line(mem0_id)}
+
+    def _is_no_memory(self, mem0_id: str) -> bool:
+        """Whether the dump lists the row as skipped."""
+        found = self._index.find(mem0_id) if mem0_id not in self._over else None
+        return found is not None and not found.written
+
+    def _line(self, mem0_id: str) -> bytes | None:
+        """The line of a memory in the dump as it is now."""
+        if mem0_id in self._over:
+            return self._over[mem0_id]
+        found = self._index.find(mem0_id)
+        if found is None or not found.written:
+            return None
+        self._lines.seek(self._moved.now(found.offset))
+        return self._lines.readline()
+
+    def _write(
+        self,
+        lines: dict[str, bytes | None],
+        native_count: int,
+        began: datetime,
+        ended: Callable[[], datetime],
+    ) -> Laid:
+        if not lines:
+            return Laid(self._manifest, {})
+        manifest = self._manifest
+        start = max(format_time(began), format_time(parse_time(manifest.scan_began) + timedelta(microseconds=1)))
+        counts: dict[str, int] = dict.fromkeys(("new", "changed_text", "changed_otherwise", "deleted", "returned"), 0)
+        changed: dict[str, Memory | None] = {}
+        written, last_records, gone, returned, users = [], [], [], [], set()
+        for mem0_id, line in lines.items():
+            before = self._line(mem0_id)
+            old = json.loads(before) if before is not None else None
+            new = json.loads(line) if line is not None else None
+            if new is None or line is None:
+                counts["deleted"] += 1
+                gone.append(mem0_id)
+                last_records.append(before or b"")
+            else:
+                written.append(line)
+                counts[self._kind(mem0_id, old, new)] += 1
+                if mem0_id in manifest.tombstones:
+                    returned.append(mem0_id)
+            for row, sign in ((old, -1), (new, 1)):
+                if row is not None:
+                    self._index.count_owners([owners_of(row)], sign)
+                    users.add(row["user_id"])
+            changed[mem0_id] = Memory.from_json(new) if new is not None else None
+        body = b"".join([*written, *last_records])
+        header = Header(
+            previous=manifest.digest,
+            scan_id=digest(manifest.source.identity, start)[:16],
+            began=start,
+            ended=format_time(ended()),
+            native_count=native_count,
+            memories=manifest.memories + counts["new"] + counts["returned"] - counts["deleted"],
+            users=self._index.users_among(user for user in users if user is not None),
+            agents=self._index.owners("agent"),
+            runs=self._index.owners("run"),
+            skipped=manifest.skipped,
+            changed=len(written),
+            gone=tuple(gone),
+            returned=tuple(returned),
+            body=hashlib.sha256(body).hexdigest(),
+        )
+        self._publish(changes_name(max(manifest.generation, 1) + 1), header, body)
+        self._over |= lines
+        return Laid(self._manifest, changed, **counts)
+
+    def _kind(self, mem0_id: str, old: Mapping[str, Json] | None, new: Mapping[str, Json]) -> str:
+        if mem0_id in self._manifest.tombstones:
+            return "returned"
+        if old is None:
+            return "new"
+        return "changed_text" if old["memory"] != new["memory"] else "changed_otherwise"
+
+    def _publish(self, name: str, header: Header, body: bytes) -> None:
+        draft = self._path / pending_name(name, header.scan_id)
+        write_durably(draft, header.line() + body)
+        draft.replace(self._path / name)
+        sync_folder(self._path)
+        manifest = read_manifest(self._path)
+        assert manifest is not None  # noqa: S101 - it was written a moment ago
+        self._manifest = manifest
+        self._rounds += 1
+
+
+def whole_of(manifest: Manifest) -> bool:
+    """Whether the dump was read whole in its last scan, and is shown to be complete."""
+    return manifest.complete is True and manifest.whole and not manifest.filters and not manifest.left_out
+
+
+def _set_time(row: dict[str, Json], known: tuple[str, int] | None) -> None:
+    if known is not None:
+        row["text_at"], row["history_row"] = known
+        row["text_at_source"] = "history"

@@ -1,0 +1,108 @@
+"""Files of changes: what a round laid over a dump is in it for every reader, once and unaltered."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spectron_migrate.dump import open_dump, read_manifest
+from spectron_migrate.dump.changes_writer import ChangesWriter, Laid
+from spectron_migrate.dump.writer import DumpWriter
+from spectron_migrate.errors import InputError
+from tests.support.dumping import SOURCE, START, memory, scan, texts
+
+
+def begin(path: Path, rows: list[Any]) -> ChangesWriter:
+    """A dump that was read whole, and what lays changes over it."""
+    with DumpWriter(path, SOURCE, START, rereads=True) as writer:
+        for row in rows:
+            writer.add(row)
+        writer.commit(complete=True, native_count=len(rows), ended=START)
+        changes = writer.begin_changes()
+        assert changes is not None
+        return changes
+
+
+def lay(changes: ChangesWriter, day: int, *memories: Any, gone: tuple[str, ...] = ()) -> Laid | None:
+    began = START + timedelta(days=day)
+    return changes.lay_over(
+        memories, gone, (), text_at=None, native_count=0, began=began, ended=lambda: began + timedelta(minutes=1)
+    )
+
+
+def test_every_reader_sees_what_was_laid_over(tmp_path: Path) -> None:
+    changes = begin(tmp_path, [memory("a"), memory("b", user="bob"), memory("c")])
+    first = changes.manifest
+    laid = lay(changes, 1, memory("b", "likes rum", user="carol"), memory("d"), gone=("a",))
+    assert laid is not None
+    assert (1, 1, 1) == (laid.new, laid.changed_text, laid.deleted)
+    with open_dump(tmp_path) as dump:
+        assert {"b": "likes rum", "c": "likes tea", "d": "likes tea"} == texts(dump)
+        assert (3, {"alice": 2, "carol": 1}) == (dump.count, dump.manifest.users)
+        assert {"a"} == dump.tombstones.keys()
+        assert (first.digest, 2) == (dump.manifest.previous, dump.manifest.generation)
+        assert ["a"] == [row["id"] for _, row in dump.raw_lines("deleted.jsonl")]
+    lay(changes, 2, memory("a", "is back"), gone=("d",))
+    with open_dump(tmp_path) as dump:
+        assert {"a": "is back", "b": "likes rum", "c": "likes tea"} == texts(dump)
+        assert ({"d"}, {"a"}) == (dump.tombstones.keys(), dump.manifest.returned_at.keys())
+
+
+def test_nothing_is_written_for_rows_that_are_as_they_were(tmp_path: Path) -> None:
+    changes = begin(tmp_path, [memory("a")])
+    laid = lay(changes, 1, memory("a"))
+    assert laid is not None
+    assert {} == laid.changed
+    assert [] == list(tmp_path.glob("changes-*"))
+
+
+def test_the_next_whole_reading_folds_them_in(tmp_path: Path) -> None:
+    changes = begin(tmp_path, [memory("a"), memory("b")])
+    lay(changes, 1, memory("a", "likes rum"), gone=("b",))
+    before = changes.manifest
+    update = scan(tmp_path, [memory("a", "likes rum"), memory("c")], day=2)
+    assert (1, 0, 0) == (update.new, update.changed_text, update.deleted)
+    assert (before.digest, {"b"}) == (update.manifest.previous, update.manifest.tombstones.keys())
+    assert [] == list(tmp_path.glob("changes-*"))
+    assert lay(changes, 3, memory("a")) is None, "the dump is another one now"
+
+
+def test_a_file_that_belongs_to_an_older_dump_counts_for_nothing(tmp_path: Path) -> None:
+    changes = begin(tmp_path, [memory("a")])
+    lay(changes, 1, memory("a", "likes rum"))
+    left = next(tmp_path.glob("changes-*"))
+    data = left.read_bytes()
+    update = scan(tmp_path, [memory("a", "likes gin")], day=2)
+    left.with_name("changes-000004.jsonl").write_bytes(data)
+    assert update.manifest.digest == read_manifest(tmp_path).digest  # type: ignore[union-attr]
+    with open_dump(tmp_path) as dump:
+        assert {"a": "likes gin"} == texts(dump)
+
+
+@pytest.mark.parametrize("damage", [lambda d: d[:-10], lambda d: d.replace(b"rum", b"gin"), lambda d: d[5:]])
+def test_one_that_was_cut_off_or_altered_is_refused(tmp_path: Path, damage: Any) -> None:
+    changes = begin(tmp_path, [memory("a")])
+    lay(changes, 1, memory("a", "likes rum"))
+    file = next(tmp_path.glob("changes-*"))
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(InputError, match="is truncated or holds no changes"):
+        open_dump(tmp_path)
+
+
+def test_lines_are_found_where_they_are_after_rows_that_came_twice(tmp_path: Path) -> None:
+    changes = begin(tmp_path, [memory("a"), memory("b"), memory("a", "again"), memory("c"), memory("b", "again")])
+    laid = lay(changes, 1, memory("c", "likes rum"), memory("a", "again"), gone=("b",))
+    assert laid is not None
+    assert {"c", "b"} == laid.changed.keys()
+    with open_dump(tmp_path) as dump:
+        assert {"a": "again", "c": "likes rum"} == texts(dump)
+
+
+def test_a_dump_that_is_not_shown_to_be_whole_takes_no_changes(tmp_path: Path) -> None:
+    with DumpWriter(tmp_path, SOURCE, START, rereads=True) as writer:
+        writer.add(memory("a"))
+        writer.commit(complete=None, native_count=None, ended=START)
+        assert writer.begin_changes() is None
