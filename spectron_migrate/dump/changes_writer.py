@@ -7,18 +7,18 @@ import json
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from spectron_migrate.dump.changes import Header, changes_name, read_manifest
 from spectron_migrate.dump.files import json_line
 from spectron_migrate.dump.index import SeenIndex
 from spectron_migrate.dump.manifest import MEMORIES, Manifest, pending_name
-from spectron_migrate.dump.merge import owners_of
+from spectron_migrate.dump.merge import later_than, owners_of
 from spectron_migrate.errors import LedgerLocked
 from spectron_migrate.files.atomic import sync_folder, write_durably
 from spectron_migrate.files.locks import try_lock
-from spectron_migrate.records import Json, Memory, digest, format_time, parse_time
+from spectron_migrate.records import Json, Memory, digest, format_time
 
 MOST_FILES = 400
 """After so many rounds all of Mem0 is read again: more generations than `MOST_ANCESTORS` would hide the base."""
@@ -162,7 +162,7 @@ class ChangesWriter:
         if not lines:
             return Laid(self._manifest, {})
         manifest = self._manifest
-        start = max(format_time(began), format_time(parse_time(manifest.scan_began) + timedelta(microseconds=1)))
+        start = later_than(manifest.scan_began, format_time(began))
         counts: dict[str, int] = dict.fromkeys(("new", "changed_text", "changed_otherwise", "deleted", "returned"), 0)
         changed: dict[str, Memory | None] = {}
         written, last_records, gone, returned, users = [], [], [], [], set()

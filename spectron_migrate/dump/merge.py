@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 
-from spectron_migrate.dump.index import SeenRow, record_digest, text_digest
-from spectron_migrate.dump.manifest import Tombstone
-from spectron_migrate.records import Filters, Json, SourceInfo
+from spectron_migrate.dump.index import SeenIndex, SeenRow, record_digest, text_digest
+from spectron_migrate.dump.manifest import Manifest, Tombstone
+from spectron_migrate.records import Filters, Json, SourceInfo, format_time, parse_time
 
 MOST_DIFFERING = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class DumpUpdate:
+    """What a scan changed in the dump: the new manifest, and counts of memories."""
+
+    manifest: Manifest
+    new: int
+    changed_text: int
+    changed_otherwise: int
+    """The text is the same; metadata, times or state are not."""
+    deleted: int
+    differing: frozenset[str] | None = None
+    """Ids of the memories that are new, deleted, back, or have another text; None if they are too many to name."""
 
 
 @dataclass(slots=True)
@@ -41,6 +56,18 @@ class MergeResult:
         if found.number >= len(self.numbers):
             self.numbers.extend(bytes(found.number + 1024 - len(self.numbers)))
         self.numbers[found.number] = 1
+
+    def all_differing(self, seen: SeenIndex, new: int) -> frozenset[str] | None:
+        """The same with the `new` memories, which the old dump does not have; None if they are too many to name."""
+        if new + len(self.differing) > MOST_DIFFERING:
+            return None
+        return frozenset(self.differing).union(seen.not_among(self.numbers) if new else ())
+
+    def returned_at(self, old: Manifest | None, began: str) -> dict[str, str]:
+        """Kept over later scans: a reader that saw the tombstone must learn that it is gone, however late it reads."""
+        earlier = old.returned_at if old is not None else {}
+        kept = {memory_id: at for memory_id, at in earlier.items() if memory_id not in self.tombstones}
+        return {**kept, **dict.fromkeys(self.returned, began)}
 
     def compare(self, found: SeenRow, line: bytes, text: str) -> None:
         """Count a memory that is in both, by what changed."""
@@ -79,3 +106,10 @@ def same_source(old: SourceInfo, new: SourceInfo) -> bool:
 def describe_source(source: SourceInfo) -> str:
     """A source, for a message."""
     return f"{source.identity} {source.provider}" if source.kind == "platform" else source.identity
+
+
+def later_than(last: str | None, began: str) -> str:
+    """Start of a scan, and always later than the last one's, even if the clock was set back in between."""
+    if last is None or began > last:
+        return began
+    return format_time(parse_time(last) + timedelta(microseconds=1))

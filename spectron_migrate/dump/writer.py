@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -34,7 +34,15 @@ from spectron_migrate.dump.manifest import (
     all_complete,
     pending_name,
 )
-from spectron_migrate.dump.merge import MOST_DIFFERING, MergeResult, describe_source, limits_of, owners_of, same_source
+from spectron_migrate.dump.merge import (
+    DumpUpdate,
+    MergeResult,
+    describe_source,
+    later_than,
+    limits_of,
+    owners_of,
+    same_source,
+)
 from spectron_migrate.dump.opened import Dump, open_dump
 from spectron_migrate.errors import InputError
 from spectron_migrate.files.atomic import sync_folder, write_durably
@@ -46,25 +54,10 @@ from spectron_migrate.records import (
     SourceInfo,
     digest,
     format_time,
-    parse_time,
     reason_key,
 )
 
 _BATCH = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class DumpUpdate:
-    """What a scan changed in the dump: the new manifest, and counts of memories."""
-
-    manifest: Manifest
-    new: int
-    changed_text: int
-    changed_otherwise: int
-    """The text is the same; metadata, times or state are not."""
-    deleted: int
-    differing: frozenset[str] | None = None
-    """Ids of the memories that are new, deleted, back, or have another text; None if they are too many to name."""
 
 
 class DumpWriter:
@@ -107,7 +100,9 @@ class DumpWriter:
         self._lock = prepare_directory(path)
         try:
             self._old = self._open_old_dump()
-            self._began = _after(self._old.manifest.scan_began if self._old is not None else None, format_time(began))
+            self._began = later_than(
+                self._old.manifest.scan_began if self._old is not None else None, format_time(began)
+            )
             self._scan_id = digest(source.identity, self._began)[:16]
             self._seen = self._index = SeenIndex(path / f".seen.{self._scan_id}")
             if self._old is not None:
@@ -210,7 +205,7 @@ class DumpWriter:
             self._merge_old(self._old, merge, advance, sets_tombstones=sets_tombstones)
         manifest = self._manifest(merge, complete, native_count, format_time(ended), fence)
         new = self._seen.written() - merge.matched - len(merge.returned)
-        differing = self._differing(merge, new)
+        differing = merge.all_differing(self._seen, new) if self._old is not None else None
         self._publish(manifest)
         if whole_of(manifest) and not merge.carried:
             self._published = manifest
@@ -224,17 +219,6 @@ class DumpWriter:
             return None
         index.hide()
         return ChangesWriter(self.path, self._published, index, self._moved)
-
-    def _differing(self, merge: MergeResult, new: int) -> frozenset[str] | None:
-        if self._old is None or new + len(merge.differing) > MOST_DIFFERING:
-            return None
-        return frozenset(merge.differing).union(self._seen.not_among(merge.numbers) if new else ())
-
-    def _returned_at(self, merge: MergeResult) -> dict[str, str]:
-        """Kept over later scans: a reader that saw the tombstone must learn that it is gone, however late it reads."""
-        earlier = self._old.manifest.returned_at if self._old is not None else {}
-        kept = {memory_id: at for memory_id, at in earlier.items() if memory_id not in merge.tombstones}
-        return {**kept, **dict.fromkeys(merge.returned, self._began)}
 
     def abort(self) -> None:
         """Remove everything this scan wrote beside the dump; no effect after a commit."""
@@ -405,7 +389,7 @@ class DumpWriter:
             fence=fence,
             imported=self._import_signs.is_import,
             returned=tuple(merge.returned),
-            returned_at=self._returned_at(merge),
+            returned_at=merge.returned_at(old, self._began),
             tombstones=merge.tombstones,
             files=files,
             generation=1 if old is None else max(old.generation, 1) + 1,
@@ -432,10 +416,3 @@ class DumpWriter:
             old.discard()
         self._files[name] = LineFile(self.path / pending_name(name, self._scan_id))
         return self._files[name]
-
-
-def _after(last: str | None, began: str) -> str:
-    """Start of a scan, and always later than the last one's, even if the clock was set back in between."""
-    if last is None or began > last:
-        return began
-    return format_time(parse_time(last) + timedelta(microseconds=1))

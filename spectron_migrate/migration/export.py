@@ -10,8 +10,9 @@ from pathlib import Path
 
 from spectron_migrate.dump.changes_writer import ChangesWriter
 from spectron_migrate.dump.manifest import HISTORY, RELATIONS, SKIPPED, describe_relations
+from spectron_migrate.dump.merge import DumpUpdate
 from spectron_migrate.dump.owners_seen import OwnersSeen
-from spectron_migrate.dump.writer import DumpUpdate, DumpWriter
+from spectron_migrate.dump.writer import DumpWriter
 from spectron_migrate.errors import ExitCode, Incomplete, InputError, Unreachable
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.mem0.unreadable import UnreadableFields

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from spectron_migrate.dump import Dump
-from spectron_migrate.dump.writer import DumpUpdate, DumpWriter
+from spectron_migrate.dump.merge import DumpUpdate
+from spectron_migrate.dump.writer import DumpWriter
 from spectron_migrate.records import Memory, Skipped, SourceInfo
 
 SOURCE = SourceInfo(kind="oss", place="qdrant:/store:mem0", provider="qdrant", version="2.2.1")
