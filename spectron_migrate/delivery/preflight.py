@@ -144,10 +144,12 @@ def _forget_other_server(ledger: Ledger, api: SpectronApi, listed: Sequence[str]
 async def _check_same_server(ledger: Ledger, api: SpectronApi) -> None:
     """A server that does not list our confirmed turns is another one: continuing would write everything twice.
 
-    One session that it no longer knows may have ended; then another one must show its turns.
+    One session that it no longer knows may have ended; then another one must show its turns. Where an adoption left
+    no turn in any of them, the marker shows the server.
     """
-    found = ""
+    found, any_claimed = "", False
     for server_id, claimed in receipts.sessions_to_show(ledger, SESSIONS_ASKED):
+        any_claimed = any_claimed or bool(claimed)
         try:
             listed = await api.turns(server_id, shows=lambda turns, claimed=claimed: claimed <= {t.id for t in turns})  # type: ignore[misc]
         except UnknownSession as error:
@@ -160,6 +162,10 @@ async def _check_same_server(ledger: Ledger, api: SpectronApi) -> None:
         break
     if not found:
         return
+    if not any_claimed and adoption.last_adopted(ledger) is not None:
+        listed_scopes = [node.path for node in await api.scopes()]
+        if shows_own_marker(ledger, listed_scopes):
+            return
     raise WrongLedger(
         f"Spectron at {api.endpoint}, context {api.context}, does not have what the ledger at {ledger.path} wrote:"
         f" {found}",

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 from spectron_migrate.delivery.brake import Brake, Stopping
 from spectron_migrate.delivery.limiter import Limiter
-from spectron_migrate.delivery.marker import take_over_markers
+from spectron_migrate.delivery.marker import shows_own_marker, take_over_markers
 from spectron_migrate.errors import ScopeRefused, WrongLedger
 from spectron_migrate.ledger import Ledger, adopting
 from spectron_migrate.ledger.read import adoption
@@ -143,7 +143,13 @@ async def _begin(run: AdoptionRun) -> dict[int, list[ListedTurn]]:
 
 
 async def _check_same_server(run: AdoptionRun, known: Sequence[KnownSession]) -> None:
-    """A server that shows nothing of what this ledger wrote is another one, not a restored one."""
+    """A server that shows nothing of what this ledger wrote, its marker neither, is another one, not a restored one.
+
+    The marker alone does not show that the turns are there: a session may have ended, and a server may have been
+    restored to a moment after the marker. Either way each memory is looked for.
+    """
+    if run.scopes is not None and shows_own_marker(run.ledger, run.scopes):
+        return
     with_turns = [session for session in known if session.facts]
     for session in with_turns:
         listed = await run.list_turns(session.server_id, session.selector)

@@ -309,6 +309,57 @@ def test_a_server_that_shows_nothing_of_the_ledger_is_refused(server: RunningSer
     assert {"alice-00000": "answer"} == receipts(tmp_path / "state")
 
 
+def test_one_session_that_ended_is_refused_and_the_hint_works(server: RunningServer, tmp_path: Path) -> None:
+    """The marker shows the server, but not that it still has what was written to the session."""
+    rows = [row("alice", number, f"alice keeps fact number {number}") for number in range(10)]
+    replay(server, tmp_path / "state", [scanned(tmp_path / "first", rows[:8])])
+    before = texts(server, "alice")
+    with Ledger.open_for_reading(tmp_path / "state") as ledger:
+        sessions = {fact["server_id"] for fact in facts_of(ledger)}
+    assert 1 == len(sessions)
+    dump = scanned(tmp_path / "dump", rows)
+
+    with misbehaving(server.base_url, without_listing(sessions)) as proxy:
+        with pytest.raises(WrongLedger) as refused:
+            replay(server, tmp_path / "state", [dump], endpoint=proxy.base_url)
+        assert "replay --adopt" in str(refused.value.hint)
+        done = replay(server, tmp_path / "state", [dump], endpoint=proxy.base_url, options=ADOPT)
+
+        assert (ExitCode.DONE, 2) == (done.exit_code, done.written)
+        assert [*before, *(one.memory for one in rows[8:])] == texts(server, "alice")
+        assert ExitCode.DONE == replay(server, tmp_path / "state", [dump], endpoint=proxy.base_url).exit_code
+
+
+def test_a_server_restored_to_the_moment_after_the_marker_gets_again_what_is_gone(tmp_path: Path) -> None:
+    rows = [row("alice", number, f"alice keeps fact number {number}") for number in range(8)]
+    dump, backed_up = scanned(tmp_path / "dump", rows), False
+
+    def back_up(seen: Seen) -> Fault:
+        nonlocal backed_up
+        if seen.path.endswith("/sessions") and not backed_up:
+            backed_up = True
+            (tmp_path / "backup").mkdir()
+            database = next((tmp_path / "data").rglob("*.sqlite"))
+            copy = tmp_path / "backup" / database.name
+            with closing(sqlite3.connect(database)) as db, closing(sqlite3.connect(copy)) as to:
+                db.backup(to)
+        return "none"
+
+    with (
+        server_here(tmp_path / "data", context="tests", api="0.3.0") as server,
+        misbehaving(server.base_url, back_up) as proxy,
+    ):
+        replay(server, tmp_path / "state", [dump], endpoint=proxy.base_url)
+    with server_here(tmp_path / "backup", context="tests", api="0.3.0") as server:
+        assert [] == texts(server, "alice")
+        with pytest.raises(WrongLedger):
+            replay(server, tmp_path / "state", [dump])
+        done = replay(server, tmp_path / "state", [dump], options=ADOPT)
+
+        assert (ExitCode.DONE, 8) == (done.exit_code, done.written)
+        assert [one.memory for one in rows] == texts(server, "alice")
+
+
 def test_memories_planned_after_an_adoption_are_looked_for_too(server: RunningServer, tmp_path: Path) -> None:
     rows = [row("alice", number, f"alice keeps fact number {number}") for number in range(10)]
     replay(server, tmp_path / "state", [scanned(tmp_path / "whole", rows)])
