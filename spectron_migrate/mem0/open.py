@@ -152,6 +152,10 @@ def _listed_store(store: VectorStore, place: str, sleep: Sleep | None) -> Listed
             from spectron_migrate.mem0.stores.mysql import MySql
 
             return MySql(store)
+        case "oracledb", _:
+            from spectron_migrate.mem0.stores.oracle import Oracle
+
+            return Oracle(store)
         case "s3_vectors", _:
             from spectron_migrate.mem0.stores.s3_vectors import S3Vectors
 

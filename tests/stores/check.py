@@ -82,7 +82,7 @@ class Application:
     def close(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
-        self.process.wait(60)
+        self.process.wait(600)
 
 
 @contextmanager

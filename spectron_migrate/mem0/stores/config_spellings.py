@@ -30,6 +30,9 @@ OWN_KEY = "x_spectron_migrate"
 """A key of ours in a Mem0 config, removed before Mem0 sees it. `{"embedder": "wordllama"}` under it says that the store
 was embedded by `WordLlamaEmbedding`, which replaces the class of the provider that the config names."""
 
+_SAME = {"mongodb": {"url": "mongo_uri"}, "s3_vectors": {"region": "region_name"}}
+"""Names of TypeScript's for settings that say which store it is, with Python's names for them."""
+
 _CONTAINERS = ("mem0", "oss")
 _DEEPEST = 6
 _CAMEL = re.compile(r"(?<=[a-z0-9])([A-Z])")
@@ -110,6 +113,9 @@ def _store(section: Mapping[str, Any], name: str, *, is_typescript: bool) -> dic
         for key in settings:
             if key not in known:
                 raise InputError(f"vector_store.config in {name} has the key {key!r}: {nearest(key, known)}")
+        for theirs, ours in _SAME.get(store.get("provider", ""), {}).items():
+            if theirs in settings and ours not in settings:
+                settings[ours] = settings.pop(theirs)
         store["config"] = settings
     return store
 

@@ -203,6 +203,8 @@ def mem0_source_info(config: Mapping[str, Any]) -> SourceInfo:
     store = vector_store(config)
     if store.provider == "supabase" and not store.settings.get("connection_string"):
         where = without_credentials(str(store.settings.get("supabase_url") or ""))
+    elif store.provider == "oracledb":
+        where = oracle_location(store.settings)
     elif store.provider in ("pgvector", "supabase"):
         where = _postgres_location(store.settings)
     else:
@@ -242,6 +244,8 @@ def _parse(text: str, name: str) -> Any:
 
 def from_environment(value: Any, field_name: str, name: str) -> Any:
     """Replace `${NAME}`, or OpenMemory's `env:NAME`, by the environment variable: the file then needs no password."""
+    if isinstance(value, Mapping):
+        return {key: from_environment(one, f"{field_name}.{key}", name) for key, one in value.items()}
     if not isinstance(value, str):
         return value
 
@@ -274,6 +278,18 @@ def _postgres_location(settings: Mapping[str, Any]) -> str:
         parts = settings
     host, port = parts.get("host") or "localhost", parts.get("port") or 5432
     return f"postgresql://{host}:{port}/{parts.get('dbname') or 'postgres'}"
+
+
+def oracle_location(settings: Mapping[str, Any]) -> str:
+    """User, whose schema has the table, and address of a database of Oracle, without the password."""
+    given = settings.get("connection_params")
+    parts = given if isinstance(given, Mapping) else {}
+    address = str(parts.get("dsn") or "").rpartition("@")[2]
+    if not address:
+        name = parts.get("service_name") or parts.get("sid") or ""
+        address = f"{parts.get('host') or 'localhost'}:{parts.get('port') or 1521}/{name}"
+    user = parts.get("user") or str(parts.get("dsn") or "").partition("@")[0].partition("/")[0]
+    return f"{str(user).partition('/')[0]}@{address}" if user else address
 
 
 def _other_location(settings: Mapping[str, Any]) -> str:

@@ -18,7 +18,6 @@ REASONS = {
     "databricks": _NEAREST,
     "langchain": "the store behind it has no listing of everything",
     "neptune": _CREATES,
-    "oracledb": _CREATES,
     "vertex_ai_vector_search": _NEAREST,
 }
 OWN_DUMP = (

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from spectron_migrate.errors import InputError
 from spectron_migrate.mem0.stores.config_spellings import TYPESCRIPT_ONLY, python_config, snake
 from spectron_migrate.mem0.stores.history import history_path
-from spectron_migrate.mem0.stores.oss_config import mem0_source_info, read_mem0_config, vector_store
+from spectron_migrate.mem0.stores.oss_config import PROVIDERS, mem0_source_info, read_mem0_config, vector_store
 from spectron_migrate.mem0.stores.store_settings import SETTINGS
 
 QDRANT = {"provider": "qdrant", "config": {"url": "http://db:6333", "collectionName": "household"}}
@@ -282,3 +282,65 @@ def test_the_default_store_of_typescript_below_a_key_of_python_is_refused_with_i
     assert {"vectorStore": {"provider": "memory", "config": {"dbPath": "notes.db", "dimension": "…"}}} == json.loads(
         hint[hint.index("{") :]
     )
+
+
+BOTH: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "azure_ai_search": ({"service_name": "s", "api_key": "k"}, {"serviceName": "s", "apiKey": "k"}),
+    "azure_mysql": ({"host": "h", "database": "d"}, {"host": "h", "database": "d"}),
+    "baidu": ({"endpoint": "http://h", "table_name": "t"}, {"endpoint": "http://h", "tableName": "t"}),
+    "cassandra": (
+        {"contact_points": ["h"], "keyspace": "k", "local_data_center": "c"},
+        {"contactPoints": ["h"], "keyspace": "k", "localDataCenter": "c"},
+    ),
+    "chroma": ({"host": "h", "port": 8000}, {"host": "h", "port": 8000}),
+    "databricks": (
+        {"workspace_url": "https://w", "access_token": "k", "table_name": "t"},
+        {"workspaceUrl": "https://w", "accessToken": "k", "tableName": "t"},
+    ),
+    "elasticsearch": ({"host": "https://h", "user": "u"}, {"host": "https://h", "username": "u"}),
+    "langchain": ({}, {}),
+    "milvus": ({"url": "http://h:1", "db_name": "d"}, {"url": "http://h:1", "dbName": "d"}),
+    "mongodb": ({"mongo_uri": "mongodb://h", "db_name": "d"}, {"url": "mongodb://h", "dbName": "d"}),
+    "neptune": ({"endpoint": "neptune-graph://g"}, {"endpoint": "neptune-graph://g"}),
+    "opensearch": ({"host": "h", "use_ssl": True}, {"host": "h", "useSSL": True}),
+    "oracledb": (
+        {"connection_params": {"user": "u", "dsn": "h/s"}},
+        {"connectionParams": {"user": "u", "dsn": "h/s"}},
+    ),
+    "pgvector": ({"host": "h", "dbname": "vector_store"}, {"host": "h"}),
+    "pinecone": ({"api_key": "k", "namespace": "n"}, {"apiKey": "k", "namespace": "n"}),
+    "qdrant": ({"url": "http://h:6333", "api_key": "k"}, {"url": "http://h:6333", "apiKey": "k"}),
+    "redis": ({"redis_url": "redis://h"}, {"redisUrl": "redis://h"}),
+    "s3_vectors": ({"vector_bucket_name": "b", "region_name": "r"}, {"vectorBucketName": "b", "region": "r"}),
+    "supabase": (
+        {"connection_string": "postgresql://h/d"},
+        {"connectionString": "postgresql://h/d"},
+    ),
+    "turbopuffer": ({"api_key": "k", "region": "r"}, {"apiKey": "k", "region": "r"}),
+    "upstash_vector": ({"url": "https://h", "token": "t"}, {"url": "https://h", "token": "t"}),
+    "valkey": ({"valkey_url": "valkey://h"}, {"valkeyUrl": "valkey://h"}),
+    "vertex_ai_vector_search": (
+        {"project_number": "1", "endpoint_id": "e", "deployment_index_id": "d", "region": "r"},
+        {"projectNumber": "1", "endpointId": "e", "deploymentIndexId": "d", "region": "r"},
+    ),
+    "weaviate": ({"cluster_url": "http://h"}, {"clusterUrl": "http://h"}),
+}
+"""For each provider that both have: the same store as Python's and as TypeScript's configuration names it."""
+
+
+def test_every_provider_that_both_have_is_tried() -> None:
+    assert set(PROVIDERS) - {"faiss"} == set(BOTH)
+
+
+@pytest.mark.parametrize("provider", sorted(BOTH))
+@pytest.mark.parametrize("has_hyphens", [False, True])
+def test_python_and_typescript_name_the_same_store(tmp_path: Path, provider: str, has_hyphens: bool) -> None:
+    python, typescript = BOTH[provider]
+    spelled = provider.replace("_", "-") if has_hyphens else provider.upper()
+
+    ours = read(tmp_path, {"vector_store": {"provider": provider, "config": {**python, "collection_name": "notes"}}})
+    theirs = read(tmp_path, {"vectorStore": {"provider": spelled, "config": {**typescript, "collectionName": "notes"}}})
+
+    assert mem0_source_info(ours).identity == mem0_source_info(theirs).identity
+    assert vector_store(ours).provider == vector_store(theirs).provider
+    assert vector_store(ours).collection == vector_store(theirs).collection

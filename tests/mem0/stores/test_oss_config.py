@@ -17,7 +17,7 @@ from tests.mem0.conftest import NOW
 
 READ = {"qdrant", "pgvector", "supabase", "faiss", "chroma", "redis", "valkey", "elasticsearch", "opensearch"}
 READ |= {"upstash_vector", "turbopuffer", "weaviate", "azure_ai_search", "vectorize"}
-READ |= {"mongodb", "azure_mysql", "s3_vectors", "pinecone", "milvus"}
+READ |= {"mongodb", "azure_mysql", "oracledb", "s3_vectors", "pinecone", "milvus"}
 TYPESCRIPT_ONLY = {"vectorize"}
 
 

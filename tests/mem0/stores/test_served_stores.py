@@ -17,6 +17,7 @@ from spectron_migrate.errors import Incomplete, InputError, KeyRefused, MigrateE
 from spectron_migrate.mem0.normalise import normalise
 from spectron_migrate.mem0.open import open_oss, source_info
 from spectron_migrate.mem0.reader import Reader
+from spectron_migrate.mem0.stores.config_spellings import python_config
 from spectron_migrate.mem0.stores.listed import ListedReader
 from spectron_migrate.migration.export import ExportSummary, run_export
 from spectron_migrate.records import Filters, Memory, NullReporter, Skipped
@@ -43,7 +44,10 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
         yield server
 
 
-QUICK = {"test_every_row_is_given_as_mem0_would_get_it_back_and_nothing_changes"}
+QUICK = {
+    "test_every_row_is_given_as_mem0_would_get_it_back_and_nothing_changes",
+    "test_a_configuration_of_mem0_for_typescript_opens_the_same_store",
+}
 """What is asked of the slow servers in `make test` as well; `make stores` asks them everything."""
 
 
@@ -229,6 +233,35 @@ def test_a_server_that_fails_half_way_leaves_the_old_dump_whole(kind: Kind, tmp_
 
     assert set(notes(range(1500))) == {row.id for row in open_dump(tmp_path / "dump").memories()}
     assert {} == dict(open_dump(tmp_path / "dump").manifest.tombstones)
+
+
+TYPESCRIPT: dict[str, dict[str, str]] = {
+    "mongodb": {"mongo_uri": "url"},
+    "weaviate": {"auth_client_secret": "apiKey"},
+    "elasticsearch": {"user": "username"},
+    "supabase": {"collection_name": "tableName"},
+    "vectorize": {"collection_name": "indexName"},
+}
+"""Settings that Mem0 for TypeScript names otherwise than in camel case; it has no other name for a collection."""
+
+
+def test_a_configuration_of_mem0_for_typescript_opens_the_same_store(kind: Kind) -> None:
+    kind.put(notes(range(30)))
+    python = kind.config()["vector_store"]["config"]
+    names = TYPESCRIPT.get(kind.provider, {})
+    config = {names.get(name, camel(name)): value for name, value in python.items()}
+    provider = kind.provider.replace("_", "-") if kind.provider == "azure_ai_search" else kind.provider
+    section = {"vectorStore": {"provider": provider, "config": config}, "historyDbPath": "/nowhere/memory.db"}
+    typescript = python_config(section, "mem0.json")
+
+    assert source_info({"oss": {"config": kind.config()}}).place == source_info({"oss": {"config": typescript}}).place
+    with open_oss(typescript, now=NOW, sleep=lambda seconds: None) as reader:
+        assert set(notes(range(30))) == memories(list(reader.rows())).keys()
+
+
+def camel(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(word.capitalize() for word in others)
 
 
 def test_a_wrong_key_is_one_sentence(kind: Kind) -> None:

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from spectron_migrate.errors import Incomplete, InputError
-from spectron_migrate.mem0.open import open_oss, source_info
+from spectron_migrate.mem0.open import open_oss
 from spectron_migrate.mem0.stores import azure_ai_search
-from spectron_migrate.mem0.stores.config_spellings import python_config
 from spectron_migrate.mem0.stores.oss_config import VectorStore
 from spectron_migrate.mem0.stores.weaviate import Weaviate
 from spectron_migrate.records import Memory
@@ -24,7 +23,6 @@ from tests.mem0.rows import Row
 from tests.mem0.standins import KEY, serving
 from tests.mem0.stores.kinds import SERVICES, Kind
 from tests.mem0.stores.rest_standins import AzureSearch, Upstash
-from tests.mem0.stores.store_standins import Holder
 
 pytestmark = pytest.mark.slow
 
@@ -154,30 +152,6 @@ def test_what_a_configuration_lacks_is_one_sentence_with_the_way_on(
 def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Kind]:
     with SERVICES[request.param](tmp_path) as running:
         yield running
-
-
-NAMES = {"supabase": "tableName", "vectorize": "indexName"}
-"""How Mem0 for TypeScript names a collection where it ignores `collectionName`."""
-
-
-def test_a_configuration_of_mem0_for_typescript_opens_the_same_store(kind: Kind) -> None:
-    assert isinstance(kind.stand_in, Holder)
-    kind.put(rows(30, lambda one: {"user_id": "alice"}))
-    settings = {_camel(name): value for name, value in kind.settings().items()}
-    settings[NAMES.get(kind.provider, "collectionName")] = "mem0"
-    provider = kind.provider.replace("_", "-") if kind.provider == "azure_ai_search" else kind.provider
-    written = {"vectorStore": {"provider": provider, "config": settings}, "historyDbPath": "/nowhere/memory.db"}
-    typescript = python_config(written, "mem0.json")
-
-    place = source_info({"oss": {"config": kind.config()}}).place
-    assert place == source_info({"oss": {"config": typescript}}).place
-    with open_oss(typescript, now=NOW) as reader:
-        assert 30 == len([row for row in reader.rows() if isinstance(row, Memory)])
-
-
-def _camel(name: str) -> str:
-    first, *others = name.split("_")
-    return first + "".join(word.capitalize() for word in others)
 
 
 def test_rows_of_mem0s_entity_store_among_the_memories_are_no_memories(kind: Kind) -> None:
