@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from spectron_migrate.dump.import_signs import ImportSigns
 from spectron_migrate.mapping.text_times import TextAt, with_text_at
-from spectron_migrate.records import Memory
+from spectron_migrate.records import Memory, TextAtSource, is_time
 
 CREATED, UPDATED, CHANGED = (f"202{year}-03-01T00:00:00.000000Z" for year in (3, 4, 5))
 GUESSED = Memory("m1", "tea", created_at=CREATED, updated_at=UPDATED, text_at=UPDATED, text_at_source="updated_at")
@@ -55,6 +55,35 @@ def test_an_import_within_minutes_of_memories_of_years_is_known(days: list[int],
 
     assert signs(*rows)
     assert not signs(*rows, (created(5), "2026-01-01T00:00:00.000000Z"))
+
+
+MOMENTS = st.sampled_from([CREATED, UPDATED, CHANGED, "1970-01-01T00:00:00.000000Z", None])
+SETTINGS: list[TextAt] = ["auto", "history", "updated_at", "created_at"]
+
+
+@given(MOMENTS, MOMENTS, st.sampled_from([CHANGED, None]), st.sampled_from(SETTINGS), st.booleans())
+def test_the_time_of_a_text_is_the_one_that_the_setting_names_or_the_best_there_is(
+    created_at: str | None, updated_at: str | None, of_history: str | None, setting: TextAt, imported: bool
+) -> None:
+    later = max((time for time in (created_at, updated_at) if time is not None), default=None)
+    source: TextAtSource = "created_at" if later == created_at else "updated_at"
+    memory = Memory("m1", "tea", created_at=created_at, updated_at=updated_at, text_at=later, text_at_source=source)
+    if of_history is not None:
+        memory = replace(memory, text_at=of_history, text_at_source="history", history_row=3)
+    chosen = with_text_at(memory, setting, imported=imported).text_at
+
+    times = {"created_at": created_at, "updated_at": updated_at, "history": of_history}
+    known = {name: time for name, time in times.items() if time is not None and is_time(time)}
+    wanted = {
+        "created_at": ["created_at", "updated_at"],
+        "updated_at": ["updated_at", "created_at"],
+        "history": ["history", "created_at", "updated_at"],
+        "auto": ["history", *(["created_at", "updated_at"] if imported else [])],
+    }[setting]
+    expected = next((known[name] for name in wanted if name in known), None)
+    if expected is None and setting == "auto":
+        expected = max((known[name] for name in ("created_at", "updated_at") if name in known), default=None)
+    assert (expected or memory.text_at) == chosen
 
 
 def test_edits_of_few_memories_are_no_import() -> None:

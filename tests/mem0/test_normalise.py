@@ -152,6 +152,13 @@ def test_a_text_is_kept_to_the_letter(text: str) -> None:
     assert text == memory(item(memory=text)).memory
 
 
+def test_ids_that_differ_in_case_or_dashes_alone_are_two_memories() -> None:
+    """Most stores compare ids as text, so both rows can exist there, and Mem0 finds neither by the other's id."""
+    given = "5C1F0A51-0001-4000-8000-00000000000A"
+    for spelled in (given, given.lower(), given.replace("-", ""), f"{{{given}}}"):
+        assert spelled == memory({"id": spelled, "memory": "likes tea"}).id
+
+
 @pytest.mark.parametrize("name", ["user_id", "agent_id", "run_id"])
 @pytest.mark.parametrize("given", [" alice ", "anna maria", "auth0|42", "Zoë", "*", "0042"])
 def test_ids_stay_the_exact_strings_they_are(name: str, given: str) -> None:

@@ -231,6 +231,28 @@ def test_a_text_that_changed_while_its_time_did_not_is_a_new_version_in_spite_of
     assert replace(rows[0], **edit) == changed
 
 
+EDITS = st.dictionaries(
+    st.integers(0, 5), st.sampled_from([{"memory": "edited"}, {"hash": "another"}, {"memory": "edited", "hash": "x"}])
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(EDITS, st.sampled_from([None, "2025-05-01T00:00:00.000000Z", "2020-01-01T00:00:00.000000Z"]))
+def test_whatever_texts_or_hashes_change_while_no_time_does_they_are_in_the_dump(
+    edits: dict[int, dict[str, str]], since: str | None
+) -> None:
+    rows = [memory(f"m{number}", hash=f"h{number}") for number in range(6)]
+    edited = [replace(row, **edits.get(number, {})) for number, row in enumerate(rows)]
+    with tempfile.TemporaryDirectory() as folder:
+        export(Moving([rows], [6, 6]), Path(folder) / "dump")
+        summary = export(Moving([edited], [6, 6]), Path(folder) / "dump", since=since)
+        found = {row.id: row for row in open_dump(Path(folder) / "dump").memories()}
+
+    assert {row.id: row for row in edited} == found
+    assert len(edits) == summary.changed
+    assert 0 == summary.deleted
+
+
 def test_a_store_that_moved_is_read_again_until_it_adds_up(tmp_path: Path) -> None:
     one, two, three = memory("m1"), memory("m2"), memory("m3")
 
