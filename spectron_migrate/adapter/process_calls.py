@@ -248,10 +248,10 @@ class ProcessCalls:
         if log.size == self._position:
             return
         with self._view_lock:
-            while data := log.whole_lines(self._position):
-                for line in data.splitlines(keepends=True):
-                    self._view.fold(line.rstrip(b"\n"), self._position)
-                    self._position += len(line)
+            while lines := log.lines_from(self._position):
+                for line, after in lines:
+                    self._view.fold(line, self._position)
+                    self._position = after
             if not self._checkpoints or self._position - self._checkpoints[-1][1] >= CHECKPOINT:
                 self._checkpoints.append((time.time(), self._position))
 

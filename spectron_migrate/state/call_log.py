@@ -27,14 +27,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 from spectron_migrate.files.space import release_space
 
 FILE = "outbox.log"
 MISSED_FILE = "outbox.missed"
 """Its modification time is that of the last call for which the log had no room; that can be set even on a full disk."""
+BUDGET_S = 0.05
+"""How long a call of an application waits where the log is in a database."""
 LARGE = 4_000_000
 """Bytes worth giving back to the disk."""
 NEVER = float("-inf")
@@ -101,6 +104,39 @@ def encode_results(results: Sequence[CallResult]) -> str:
     return _encode([[each.event, each.mem0_id, each.text, each.record or {}] for each in results])
 
 
+class CallLines(Protocol):
+    """The log, wherever it is kept. A position says where a line begins; positions rise. All methods raise OSError."""
+
+    @property
+    def name(self) -> str:
+        """Distinguishes this log from one that was there before."""
+
+    @property
+    def size(self) -> int:
+        """The position after the last line."""
+
+    def append(self, line: str) -> None:
+        """Append a line, in bounded time; after an error it may be there nevertheless, but not behind later lines."""
+
+    def lines_from(self, start: int) -> list[tuple[bytes, int]]:
+        """Some lines from this position on, each with the position of the next one; none where there are none yet."""
+
+    def first_line(self) -> int:
+        """The position of the first line that is kept."""
+
+    def sync(self) -> None:
+        """Make durable what was appended."""
+
+    def release(self, end: int) -> None:
+        """What stands before this position is no longer needed, once all readers have seen it."""
+
+    def close(self) -> None:
+        """May be called twice."""
+
+    def forget_after_fork(self) -> None:
+        """In a child process."""
+
+
 class CallLog:
     """The file. Safe to use from several threads and processes of one host."""
 
@@ -132,15 +168,19 @@ class CallLog:
         """Its length in bytes."""
         return os.fstat(self._handle).st_size
 
-    def whole_lines(self, start: int) -> bytes:
-        """Some whole lines from `start` on, a line's beginning; empty where there are none yet."""
+    def lines_from(self, start: int) -> list[tuple[bytes, int]]:
+        """Some whole lines from `start` on, a line's beginning, each with where the next one begins."""
         length = _CHUNK
         while True:
             data = os.pread(self._handle, length, start)
             end = data.rfind(b"\n") + 1
             if end or len(data) < length:
-                return data[:end]
+                break
             length *= 2
+        lines = data[:end].splitlines(keepends=True)
+        ends = accumulate(map(len, lines), initial=start)
+        next(ends)
+        return [(line.rstrip(b"\n"), end) for line, end in zip(lines, ends, strict=True)]
 
     def first_line(self) -> int:
         """The offset of the first line whose space was not given back."""

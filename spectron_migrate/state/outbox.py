@@ -9,19 +9,16 @@ a complete reading finds it. Standard library alone, because applications import
 from __future__ import annotations
 
 import json
-import sqlite3
-import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from spectron_migrate.files.shared_sqlite import open_shared
 from spectron_migrate.state.call_log import (
     ANYBODY,
-    CallLog,
+    NEVER,
+    CallLines,
     CallSubject,
     CallView,
     Event,
@@ -29,12 +26,13 @@ from spectron_migrate.state.call_log import (
     missed_at,
     unknown_line,
 )
-from spectron_migrate.state.outbox_before import absorb_calls
+from spectron_migrate.state.outbox_before import NO_CALLS, absorb_calls
 from spectron_migrate.state.processes import is_process_alive
+from spectron_migrate.state.store import StateStore, store_at
 
-FILE = "outbox.db"
-BUSY_S = 5.0
-"""How long opening it, or a change, waits for another process."""
+NAME = "outbox"
+PATIENCE_S = 20.0
+"""How long the follower waits for a database."""
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 
@@ -83,35 +81,39 @@ class OutboxBatch:
     """Files of version 0.1 that are no longer needed once the unknown calls are kept."""
 
 
-def claim_host(state: Path, host: str) -> None:
-    """Make this host the outbox's, if it has none yet.
+def claim_host(state: Path | StateStore, host: str) -> None:
+    """Make this host the outbox's, if it has none yet; in a state that hosts share, it is everybody's.
 
     Raises OtherHost if it belongs to another one, OSError or sqlite3.Error if that cannot be found out.
     """
-    with closing(open_shared(state / FILE, _DDL, busy_s=BUSY_S)) as db:
-        db.execute("INSERT OR IGNORE INTO meta VALUES ('host', ?)", (host,))
-        owner = db.execute("SELECT value FROM meta WHERE name = 'host'").fetchone()[0]
+    store = store_at(state)
+    if store.folder is None:
+        return
+    with closing(store.tables(NAME, _DDL)) as tables:
+        tables.change(("INSERT INTO meta(name, value) VALUES ('host', ?) ON CONFLICT DO NOTHING", [(host,)]))
+        owner = tables.read("SELECT value FROM meta WHERE name = 'host'")[0][0]
     if owner != host:
-        raise OtherHost(f"the outbox in {state} belongs to host {owner}, this is {host}")
+        raise OtherHost(f"the outbox in {store.folder} belongs to host {owner}, this is {host}")
 
 
 class Outbox:
     """The outbox as the follower drains it; safe to use from several threads, by one drainer at a time."""
 
-    def __init__(self, state: Path, *, host: str) -> None:
+    def __init__(self, state: Path | StateStore, *, host: str) -> None:
         """Open it, or create it.
 
         Raises OtherHost if it is another host's, OSError or sqlite3.Error if it cannot be used.
         """
         claim_host(state, host)
-        self._state = state
-        self._lock = threading.Lock()
-        self._log = CallLog(state)
-        self._db = open_shared(state / FILE, _DDL, busy_s=BUSY_S)
-        self._db.execute("PRAGMA synchronous = FULL")
+        self._state = store_at(state)
+        self._log = self._state.call_log(patience_s=PATIENCE_S)
+        self._tables = self._state.tables(NAME, _DDL)
+        self._prefix = self._tables.prefix
         self._view = CallView()
         self._marked = _LONG_AGO
         """The last mark of this process, delivered or not."""
+        self._last_line_at = -1
+        """Where the last line begins that `_view` has read."""
         self._view_end = -1
         """How far `_view` has read the log. If that is not the drained offset, the log is read again."""
 
@@ -126,7 +128,7 @@ class Outbox:
         """
         start, last = self._drained(), self._meta("last")
         self._read_running(start)
-        before = absorb_calls(self._state, now)
+        before = absorb_calls(self._state.folder, now) if self._state.folder is not None else NO_CALLS
         self._bury(now)
         as_of = max(now, self._last_mark() + timedelta(microseconds=1))
         self._marked = as_of
@@ -145,7 +147,7 @@ class Outbox:
             running=(*before.running, *(subject for subject, _ in self._view.running.values())),
             end=end,
             # The mark is kept, so that a process that starts later knows as of when the log was drained.
-            restart=self._view.oldest_running(end - len(mark) - 1 if reader.is_whole else end),
+            restart=self._view.oldest_running(self._last_line_at if reader.is_whole else end),
             is_whole=reader.is_whole,
             absorbed=before.files,
         )
@@ -160,35 +162,35 @@ class Outbox:
         values += [("last", batch.results[-1].completed)] if batch.results else []
         unknown = [*batch.unknown, *([(batch.as_of, more_unknown)] if more_unknown is not None else [])]
         rows = [(_stamp(at), subject.to_json()) for at, subject in unknown]
-        with self._change() as db:
-            db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values)
-            db.executemany("INSERT INTO unknown(at, about) VALUES (?, ?)", rows)
+        keep = (
+            f"INSERT INTO {self._prefix}meta(name, value) VALUES (?, ?)"
+            " ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+        )
+        note = f"INSERT INTO {self._prefix}unknown(at, about) VALUES (?, ?)"
+        self._tables.change((keep, values), (note, rows))
         self._log.release(batch.restart)
         for path in batch.absorbed:
             path.unlink(missing_ok=True)
 
     def unknown(self) -> list[CallSubject]:
         """The unknown calls."""
-        with self._lock:
-            found = self._db.execute("SELECT about FROM unknown ORDER BY id").fetchall()
+        found = self._tables.read(f"SELECT about FROM {self._prefix}unknown ORDER BY id")
         return [_subject(row[0]) for row in found]
 
     @property
     def missed_at(self) -> str:
         """When a write could last not be noted in the log at all, RFC 3339."""
-        at = missed_at(self._state)
+        at = missed_at(self._state.folder) if self._state.folder is not None else NEVER
         return _stamp(datetime.fromtimestamp(at, UTC)) if at > 0 else ""
 
     def settle(self, scanned_since: str) -> None:
         """Forget unknown calls that a complete scan of Mem0, begun at this time, has covered."""
-        with self._change() as db:
-            db.execute("DELETE FROM unknown WHERE at < ?", (scanned_since,))
+        self._tables.change((f"DELETE FROM {self._prefix}unknown WHERE at < ?", [(scanned_since,)]))
 
     def close(self) -> None:
         """Close the files; may be called twice."""
-        with self._lock:
-            self._db.close()
-            self._log.close()
+        self._tables.close()
+        self._log.close()
 
     def _read_running(self, drained: int) -> None:
         """Read again which calls run, if that is not known."""
@@ -213,13 +215,12 @@ class Outbox:
         until: bytes = b"",
     ) -> int:
         """Read the lines from `start` to `end` or the line `until`, at most so many calls; returns where it stopped."""
-        while (end is None or start < end) and (data := self._log.whole_lines(start)):
-            for line in data.splitlines(keepends=True):
+        while (end is None or start < end) and (lines := self._log.lines_from(start)):
+            for text, after in lines:
                 if end is not None and start >= end:
                     break
-                text = line.rstrip(b"\n")
                 self._view.fold(text, start)
-                start += len(line)
+                self._last_line_at, start = start, after
                 if reader is not None:
                     reader.add(text)
                     reader.is_whole = text == until
@@ -243,20 +244,8 @@ class Outbox:
         return int(offset) if offset and file == self._log.name else None
 
     def _meta(self, name: str) -> str | None:
-        with self._lock:
-            row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        return None if row is None else str(row[0])
-
-    @contextmanager
-    def _change(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+        rows = self._tables.read(f"SELECT value FROM {self._prefix}meta WHERE name = ?", (name,))
+        return str(rows[0][0]) if rows else None
 
 
 class _BatchReader:
@@ -294,7 +283,7 @@ class _BatchReader:
             self.results.append(CapturedResult(_stamp(self._last), event, mem0_id, text, record))
 
 
-def bury_the_dead(log: CallLog, view: CallView, state: Path, now: float) -> None:
+def bury_the_dead(log: CallLines, view: CallView, state: Path | StateStore, now: float) -> None:
     """Note in the log that calls of processes which died are over, with unknown results. Raises OSError."""
     calls = [(call.decode(), subject) for call, (subject, _) in list(view.running.items())]
     dead = {

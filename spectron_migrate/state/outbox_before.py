@@ -32,6 +32,9 @@ class CallsBefore:
     """To be removed once the unknown calls are kept elsewhere."""
 
 
+NO_CALLS = CallsBefore((), (), ())
+
+
 def is_in_use(state: Path) -> bool:
     """Whether there are times of writes that no drain has taken over yet."""
     return (state / WRITTEN_FOLDER / "written.map").exists()

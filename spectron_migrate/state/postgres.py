@@ -7,31 +7,27 @@ with its process or its network. A connection that was lost is made again by the
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from spectron_migrate.database.location import PostgresLocation
-from spectron_migrate.database.opening import connect, connect_writer, reconnect
+from spectron_migrate.database.opening import connect
 from spectron_migrate.database.session_locks import lock_key, try_lock, unlock
-from spectron_migrate.database.tables import make_tables
 from spectron_migrate.errors import Unreachable
+from spectron_migrate.state.call_log import BUDGET_S
+from spectron_migrate.state.postgres_calls import PostgresCallLog
+from spectron_migrate.state.postgres_connection import PostgresConnection, StateUnreachable, unreachable
 
 if TYPE_CHECKING:
     from spectron_migrate.database.postgres import PostgresDatabase
 
-PART, FORMAT = "state", 1
 LOCK_WAIT_S = 30.0
 """How long a lock is waited for that others hold for a moment only."""
 _LOCK_RETRY_S = 0.02
-_DDL = """
-CREATE TABLE document(name TEXT PRIMARY KEY, data BLOB NOT NULL, epoch INTEGER NOT NULL, version INTEGER NOT NULL);
-CREATE TABLE journal(name TEXT NOT NULL, n INTEGER NOT NULL, line BLOB NOT NULL, PRIMARY KEY (name, n));
-"""
 _DEAD_HOSTS = (
     "SELECT set_config('tcp_keepalives_idle', '5', false), set_config('tcp_keepalives_interval', '5', false),"
     " set_config('tcp_keepalives_count', '3', false)"
@@ -44,12 +40,6 @@ _HOLDER = (
     " WHERE locktype = 'advisory' AND granted AND mode = 'ExclusiveLock' AND objsubid = 1"
     " AND classid::bigint = ? AND objid::bigint = ?"
 )
-
-_T = TypeVar("_T")
-
-
-class StateUnreachable(Unreachable, OSError):
-    """The database of the state does not answer. As an OSError, it is what a full disk is to the adapter."""
 
 
 class PostgresLock:
@@ -83,23 +73,50 @@ class PostgresLock:
         self.close()
 
 
+class PostgresTables:
+    """Tables of the schema."""
+
+    def __init__(self, connection: PostgresConnection, prefix: str) -> None:
+        """`prefix`: with which their names begin."""
+        self._connection = connection
+        self.prefix = prefix
+
+    def read(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """The rows of a query."""
+        return self._connection.again(lambda db: db.execute(sql, values).fetchall())
+
+    def change(self, *statements: tuple[str, Sequence[Sequence[Any]]]) -> None:
+        """Run each statement for each of its rows, in one transaction that is durable."""
+
+        def run(db: PostgresDatabase) -> None:
+            with db.transaction():
+                for sql, rows in statements:
+                    for row in rows:
+                        db.execute(sql, row)
+
+        self._connection.once(run)
+
+    def close(self) -> None:
+        """The connection is the state's."""
+
+
 class PostgresState:
     """One schema. Safe to use from several threads, and in a child process."""
 
+    folder = None
+
     def __init__(self, location: PostgresLocation, *, timeout_s: float = 10.0) -> None:
-        """Connects when it is used for the first time, and then makes the tables if they are not there."""
-        self.location = location
-        self._timeout_s = timeout_s
-        self._application = f"spectron-migrate {socket.gethostname()[:30]}/{os.getpid()}"
-        self._lock = threading.RLock()
-        self._database: PostgresDatabase | None = None
+        """Connects when it is used for the first time."""
+        self.connection = PostgresConnection(location, timeout_s=timeout_s)
+        self.again = self.connection.again
+        self._lock = threading.Lock()
         self._idle: list[PostgresDatabase] = []
         """Connections that hold no lock now."""
         self._pid = os.getpid()
 
     def describe(self, name: str) -> str:
         """The name and the database."""
-        return f"{name} in {self.location}"
+        return f"{name} in {self.connection.location}"
 
     # -- documents --
 
@@ -113,7 +130,7 @@ class PostgresState:
         del durable, public
         statement = (
             "INSERT INTO document(name, data, epoch, version) VALUES (?, ?, ?, 1) ON CONFLICT (name)"
-            " DO UPDATE SET data = excluded.data, epoch = excluded.epoch, version = document.version + 1"
+            " DO UPDATE SET data = excluded.data, epoch = excluded.epoch, version = document.version + 1, at = now()"
             " WHERE document.epoch <= excluded.epoch"
         )
         self.again(lambda db: db.execute(statement, (name, data, epoch)))
@@ -126,6 +143,12 @@ class PostgresState:
         )
         row = self.again(lambda db: db.execute(statement, (name, name)).fetchone())
         return None if row is None else int(row[0])
+
+    def age_s(self, name: str) -> float:
+        """By the database's clock, whichever host wrote it."""
+        statement = "SELECT extract(epoch FROM now() - at)::float8 FROM document WHERE name = ?"
+        row = self.again(lambda db: db.execute(statement, (name,)).fetchone())
+        return float("inf") if row is None else float(row[0])
 
     def remove(self, name: str) -> None:
         """Remove a row."""
@@ -154,14 +177,14 @@ class PostgresState:
             row = db.execute("SELECT line FROM journal WHERE name = ? AND n = ?", (name, number)).fetchone()
             return None if row is None else bytes(row["line"]) == line
 
-        with self._lock:
-            self._connected()  # what fails here has changed nothing
+        with self.connection.lock:
+            self.connection.connected()  # what fails here has changed nothing
             try:
-                return self._once(append)
+                return self.connection.once(append)
             except StateUnreachable as error:
                 try:
                     found = self.again(look)
-                    return self._once(append) if found is None else found
+                    return self.connection.once(append) if found is None else found
                 except StateUnreachable:
                     raise StateUnreachable(
                         f"nobody can say whether a line was added to {self.describe(name)}: {error.message}",
@@ -190,12 +213,12 @@ class PostgresState:
         """Take the lock on a connection of its own if it is free."""
         self.again(lambda _: None)  # the schema is there, and it is no pooler in transaction mode
         while True:
-            with self._lock:
-                database = self._idle.pop() if self._idle else None
+            database = self._take_idle()
             is_new = database is None
             try:
                 if database is None:
-                    database = connect(self.location, application=self._application, timeout_s=self._timeout_s)
+                    about = self.connection
+                    database = connect(about.location, application=about.application, timeout_s=about.timeout_s)
                     database.execute(_DEAD_HOSTS)
                 if try_lock(database, name):
                     return PostgresLock(database, name, self._keep_idle)
@@ -205,7 +228,7 @@ class PostgresState:
                 if database is not None:
                     database.close()
                 if is_new:
-                    raise _away(error) from error
+                    raise unreachable(error) from error
 
     def is_locked(self, name: str) -> bool:
         """Whether a connection holds it."""
@@ -217,58 +240,36 @@ class PostgresState:
         return f"process {holder.rpartition(' ')[2]}" if holder.startswith("spectron-migrate ") else "another process"
 
     def _holder(self, name: str) -> str | None:
-        key = lock_key(self.location.schema, name) & 0xFFFF_FFFF_FFFF_FFFF
+        key = lock_key(self.connection.location.schema, name) & 0xFFFF_FFFF_FFFF_FFFF
         found = self.again(lambda db: db.execute(_HOLDER, (key >> 32, key & 0xFFFF_FFFF)).fetchone())
         return None if found is None else str(found[0] or "")
 
-    # -- connections --
+    # -- others --
 
-    def again(self, ask: Callable[[PostgresDatabase], _T]) -> _T:
-        """What `ask` gives; asked once more on a new connection if this one is lost. Raises StateUnreachable."""
-        with self._lock:
-            had = self._database
-            try:
-                return self._once(ask)
-            except StateUnreachable:
-                if had is None or (had is self._database and not had.is_lost):
-                    raise
-            return self._once(ask)
+    def call_log(self, *, patience_s: float = BUDGET_S) -> PostgresCallLog:
+        """The log of calls of all hosts, on a connection of its own."""
+        return PostgresCallLog(self.connection.location, budget_s=patience_s)
+
+    def tables(self, name: str, ddl: str) -> PostgresTables:
+        """Tables whose names begin with this one; they were made with the others."""
+        del ddl
+        return PostgresTables(self.connection, f"{name}_")
 
     def close(self) -> None:
         """End the connections, and the locks with them."""
         with self._lock:
-            for each in (*self._idle, *([self._database] if self._database is not None else [])):
-                each.close()
-            self._idle, self._database = [], None
+            idle, self._idle = self._idle, []
+        for each in idle:
+            each.close()
+        self.connection.close()
 
-    def _once(self, ask: Callable[[PostgresDatabase], _T]) -> _T:
-        try:
-            return ask(self._connected())
-        except Unreachable as error:
-            raise _away(error) from error
-
-    def _connected(self) -> PostgresDatabase:
-        if self._pid != os.getpid():  # the connections are the parent's
-            self._pid, self._database, self._idle = os.getpid(), None, []
-        if self._database is None or self._database.is_lost:
-            try:
-                self._database = self._connect(self._database)
-            except Unreachable as error:
-                raise _away(error) from error
-        return self._database
-
-    def _connect(self, lost: PostgresDatabase | None) -> PostgresDatabase:
-        if lost is not None:
-            return reconnect(lost, timeout_s=self._timeout_s)
-        database = connect_writer(self.location, application=self._application, timeout_s=self._timeout_s)
-        make_tables(database, PART, _DDL, FORMAT)
-        return database
+    def _take_idle(self) -> PostgresDatabase | None:
+        with self._lock:
+            if self._pid != os.getpid():  # the connections are the parent's
+                self._pid, self._idle = os.getpid(), []
+            return self._idle.pop() if self._idle else None
 
     def _keep_idle(self, database: PostgresDatabase) -> None:
         with self._lock:
             if not database.is_lost and self._pid == os.getpid():
                 self._idle.append(database)
-
-
-def _away(error: Unreachable) -> StateUnreachable:
-    return error if isinstance(error, StateUnreachable) else StateUnreachable(error.message, hint=error.hint)

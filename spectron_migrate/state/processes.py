@@ -34,6 +34,7 @@ from spectron_migrate.files.atomic import replace_file
 from spectron_migrate.files.locks import FileLock, is_held, try_lock
 from spectron_migrate.state.heartbeat_files import APPLICATIONS, read_heartbeats
 from spectron_migrate.state.process_status import SILENT_S, ProcessStatus, age_s, stamp
+from spectron_migrate.state.store import StateStore, store_at
 
 FOLDER = "processes"
 PAST = "past.json"
@@ -190,8 +191,15 @@ class OwnFile:
         self._lock.close()
 
 
-def is_process_alive(state: Path, token: str) -> bool:
-    """Whether the process with this token lives, according to its lock."""
+def is_process_alive(state: Path | StateStore, token: str) -> bool:
+    """Whether the process with this token lives, according to its lock.
+
+    Where hosts share a state, the lock of a process that was cut off is free: it lives until it was silent for long.
+    """
+    store = store_at(state)
+    if store.folder is None:
+        return store.is_locked(f"{FOLDER}/{token}") or store.age_s(f"{FOLDER}/{token}.json") < SILENT_S
+    state = store.folder
     lock = state / FOLDER / f"{token.partition(':')[0]}.lock"
     if not is_held(lock):
         return False

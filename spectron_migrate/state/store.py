@@ -11,9 +11,10 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 from spectron_migrate.records import Json
+from spectron_migrate.state.call_log import BUDGET_S, CallLines
 from spectron_migrate.state.directory import DirectoryState
 
 
@@ -30,8 +31,28 @@ class Lock(Protocol):
     ) -> None: ...
 
 
+class Tables(Protocol):
+    """Some tables. Safe to use from several threads. All methods raise OSError or sqlite3.Error."""
+
+    prefix: str
+    """With which their names begin."""
+
+    def read(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """The rows of a query."""
+
+    def change(self, *statements: tuple[str, Sequence[Sequence[Any]]]) -> None:
+        """Run each statement for each of its rows, in one transaction that is durable."""
+
+    def close(self) -> None:
+        """May be called twice."""
+
+
 class StateStore(Protocol):
     """One state. Safe to use from several threads."""
+
+    @property
+    def folder(self) -> Path | None:
+        """The directory; None for a state that several hosts share."""
 
     def describe(self, name: str) -> str:
         """Where something is kept, for messages."""
@@ -48,6 +69,9 @@ class StateStore(Protocol):
 
     def version(self, name: str) -> object:
         """Changes whenever this document or journal does; None if there is none."""
+
+    def age_s(self, name: str) -> float:
+        """Seconds since a document was written; infinity if there is none."""
 
     def remove(self, name: str) -> None:
         """Remove a document, if there is one."""
@@ -72,6 +96,12 @@ class StateStore(Protocol):
 
     def holder_of(self, name: str) -> str:
         """Who holds a lock, for a message."""
+
+    def call_log(self, *, patience_s: float = BUDGET_S) -> CallLines:
+        """Open the log of calls. `patience_s`: how long each of its methods may wait for a database."""
+
+    def tables(self, name: str, ddl: str) -> Tables:
+        """Open small tables, made with `ddl` if they are not there. Raises sqlite3.Error as well."""
 
 
 def store_at(place: Path | StateStore) -> StateStore:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from spectron_migrate.database.location import parse_location
-from spectron_migrate.state.directory import DirectoryState
 from spectron_migrate.state.postgres import PostgresState
 from spectron_migrate.state.store import StateStore
+from tests.state.support import open_store
 
 
 @pytest.fixture(params=["directory", "postgres"])
@@ -20,21 +20,25 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def another(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[[], StateStore]]:
+def place(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """The directory or the URL."""
+    return str(tmp_path) if engine == "directory" else str(request.getfixturevalue("postgres_state"))
+
+
+@pytest.fixture
+def another(place: str) -> Iterator[Callable[[], StateStore]]:
     """Opens the state once more, as another process does."""
-    if engine == "directory":
-        yield lambda: DirectoryState(tmp_path)
-        return
-    location = parse_location(request.getfixturevalue("postgres_state"))
-    opened: list[PostgresState] = []
+    opened: list[StateStore] = []
 
     def open_state() -> StateStore:
-        opened.append(PostgresState(location))
+        opened.append(open_store(place))
         return opened[-1]
 
     yield open_state
     for each in opened:
-        each.close()
+        if isinstance(each, PostgresState):
+            with suppress(OSError):
+                each.close()
 
 
 @pytest.fixture

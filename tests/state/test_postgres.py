@@ -10,7 +10,8 @@ import pytest
 from spectron_migrate.database.location import PostgresLocation, parse_location
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.state.journal import FILE, CaughtUp, Step, publish_routing, read_journal, record_step
-from spectron_migrate.state.postgres import PostgresState, StateUnreachable
+from spectron_migrate.state.postgres import PostgresState
+from spectron_migrate.state.postgres_connection import StateUnreachable
 from spectron_migrate.state.routing import Routing, read_routing, write_routing
 from spectron_migrate.state.routing_reader import RoutingReader, RoutingUnreadable
 from tests.support.waiting import wait_until
@@ -122,8 +123,8 @@ class Readers:
     def lose_the_database(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Nothing answers from now on."""
         self.state.close()
-        self.state.location = PostgresLocation("postgresql://nobody@127.0.0.1:1/none", self.location.schema)
-        monkeypatch.setattr("spectron_migrate.state.postgres.reconnect", None)
+        self.state.connection.location = PostgresLocation("postgresql://nobody@127.0.0.1:1/none", self.location.schema)
+        monkeypatch.setattr("spectron_migrate.state.postgres_connection.reconnect", None)
 
 
 @pytest.fixture
@@ -185,9 +186,11 @@ def test_a_database_that_was_restored_to_before_the_last_step_is_not_believed(
 
 def test_a_step_reaches_a_reader_within_a_second(state: PostgresState, location: PostgresLocation) -> None:
     record_step(state, START)
-    reader = RoutingReader(PostgresState(location))
+    other_host = PostgresState(location)
+    reader = RoutingReader(other_host)
     reader.fetch()
     reader.current()
     record_step(state, Step("shift", AT, "anna@host (1)", percent=30))
     wait_until(lambda: reader.current().percent == 30)
     reader.close()
+    other_host.close()

@@ -1,0 +1,100 @@
+"""The connection of one process to a state in Postgres: made when it is needed, and again when it was lost."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from spectron_migrate.database.location import PostgresLocation
+from spectron_migrate.database.opening import connect_writer, reconnect
+from spectron_migrate.database.tables import make_tables
+from spectron_migrate.errors import Unreachable
+
+if TYPE_CHECKING:
+    from spectron_migrate.database.postgres import PostgresDatabase
+
+PART, FORMAT = "state", 1
+_DDL = """
+CREATE TABLE document(
+  name TEXT PRIMARY KEY, data BLOB NOT NULL, epoch INTEGER NOT NULL, version INTEGER NOT NULL,
+  at TIMESTAMPTZ NOT NULL DEFAULT now()
+);
+CREATE TABLE journal(name TEXT NOT NULL, n INTEGER NOT NULL, line BLOB NOT NULL, PRIMARY KEY (name, n));
+CREATE TABLE call_line(
+  position INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, line TEXT NOT NULL, at TIMESTAMPTZ NOT NULL DEFAULT now()
+);
+CREATE TABLE outbox_meta(name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE outbox_unknown(id INTEGER PRIMARY KEY, at TEXT NOT NULL, about TEXT NOT NULL);
+"""
+
+_T = TypeVar("_T")
+
+
+class StateUnreachable(Unreachable, OSError):
+    """The database of the state does not answer. As an OSError, it is what a full disk is to the adapter."""
+
+
+class PostgresConnection:
+    """One connection. Safe to use from several threads, and in a child process."""
+
+    def __init__(self, location: PostgresLocation, *, timeout_s: float = 10.0) -> None:
+        """Connects when it is used for the first time, and then makes the tables if they are not there."""
+        self.location = location
+        self.timeout_s = timeout_s
+        self.application = f"spectron-migrate {socket.gethostname()[:30]}/{os.getpid()}"
+        self.lock = threading.RLock()
+        """Held while the connection is in use."""
+        self._database: PostgresDatabase | None = None
+        self._pid = os.getpid()
+
+    def again(self, ask: Callable[[PostgresDatabase], _T]) -> _T:
+        """What `ask` gives; asked once more on a new connection if this one is lost. Raises StateUnreachable."""
+        with self.lock:
+            had = self._database
+            try:
+                return self.once(ask)
+            except StateUnreachable:
+                if had is None or (had is self._database and not had.is_lost):
+                    raise
+            return self.once(ask)
+
+    def once(self, ask: Callable[[PostgresDatabase], _T]) -> _T:
+        """What `ask` gives. Raises StateUnreachable."""
+        with self.lock:
+            try:
+                return ask(self.connected())
+            except Unreachable as error:
+                raise unreachable(error) from error
+
+    def connected(self) -> PostgresDatabase:
+        """The connection. Raises StateUnreachable."""
+        if self._pid != os.getpid():  # the connection is the parent's
+            self._pid, self._database, self.lock = os.getpid(), None, threading.RLock()
+        if self._database is None or self._database.is_lost:
+            try:
+                self._database = self._connect(self._database)
+            except Unreachable as error:
+                raise unreachable(error) from error
+        return self._database
+
+    def close(self) -> None:
+        """End the connection."""
+        with self.lock:
+            if self._database is not None:
+                self._database.close()
+            self._database = None
+
+    def _connect(self, lost: PostgresDatabase | None) -> PostgresDatabase:
+        if lost is not None:
+            return reconnect(lost, timeout_s=self.timeout_s)
+        database = connect_writer(self.location, application=self.application, timeout_s=self.timeout_s)
+        make_tables(database, PART, _DDL, FORMAT)
+        return database
+
+
+def unreachable(error: Unreachable) -> StateUnreachable:
+    """The same error of a state."""
+    return error if isinstance(error, StateUnreachable) else StateUnreachable(error.message, hint=error.hint)
