@@ -16,6 +16,11 @@ class FileLock:
         """Use `try_lock` or `wait_for_lock`."""
         self._file = file
 
+    @property
+    def is_lost(self) -> bool:
+        """A lock on a file is not lost while its process lives."""
+        return False
+
     def close(self) -> None:
         """Release the lock. May be called twice."""
         self._file.close()

@@ -2,54 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from spectron_migrate.files.atomic import append_durably, replace_file
 from spectron_migrate.files.locks import FileLock, holder_of, is_held, try_lock, wait_for_lock
 from spectron_migrate.files.private import make_private_directory
-from spectron_migrate.files.shared_sqlite import open_shared
 from spectron_migrate.state.call_log import CallLog
 
-BUSY_S = 5.0
-"""How long opening tables, or a change, waits for another process."""
-
-
-class SqliteTables:
-    """Tables in a file of their own."""
-
-    prefix = ""
-
-    def __init__(self, path: Path, ddl: str) -> None:
-        """Open or create the file; raises OSError or sqlite3.Error."""
-        self._lock = threading.Lock()
-        self._db = open_shared(path, ddl, busy_s=BUSY_S)
-        self._db.execute("PRAGMA synchronous = FULL")
-
-    def read(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-        """The rows of a query."""
-        with self._lock:
-            return self._db.execute(sql, values).fetchall()
-
-    def change(self, *statements: tuple[str, Sequence[Sequence[Any]]]) -> None:
-        """Run each statement for each of its rows, in one transaction that is durable."""
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                for sql, rows in statements:
-                    self._db.executemany(sql, rows)
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
-
-    def close(self) -> None:
-        """Close the file; may be called twice."""
-        with self._lock:
-            self._db.close()
+if TYPE_CHECKING:
+    from spectron_migrate.state.sqlite_tables import SqliteTables
 
 
 class DirectoryState:
@@ -90,6 +54,10 @@ class DirectoryState:
         except FileNotFoundError:
             return float("inf")
 
+    def names(self, folder: str) -> list[str]:
+        """The files of a folder in the directory."""
+        return sorted(f"{folder}/{path.name}" for path in (self.folder / folder).glob("*.json"))
+
     def remove(self, name: str) -> None:
         """Remove a file."""
         (self.folder / name).unlink(missing_ok=True)
@@ -128,6 +96,9 @@ class DirectoryState:
 
     def tables(self, name: str, ddl: str) -> SqliteTables:
         """Tables in `<name>.db`."""
+        # Whoever evaluates a routing alone needs no SQLite.
+        from spectron_migrate.state.sqlite_tables import SqliteTables
+
         return SqliteTables(self.folder / f"{name}.db", ddl)
 
     def holder_of(self, name: str) -> str:

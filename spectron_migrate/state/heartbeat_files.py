@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
+from spectron_migrate.errors import MigrateError
 from spectron_migrate.state.process_status import SCHEMA, SILENT_S, ProcessStatus, age_s, read_counts, stamp
+from spectron_migrate.state.store import StateStore
 
 APPLICATIONS = "applications"
 MOST_BYTES = 1_000_000
 
 
-def read_heartbeats(folder: Path, now: datetime) -> tuple[list[ProcessStatus], list[str]]:
-    """The heartbeat files of applications that do not use the adapter, and the names of those that cannot be read."""
+def read_heartbeats(store: StateStore, now: datetime) -> tuple[list[ProcessStatus], list[str]]:
+    """The heartbeats of applications that do not use the adapter, and the names of those that cannot be read."""
     reports, broken = [], []
-    for path in sorted(folder.glob("*.json")):
+    for name in store.names(APPLICATIONS):
         try:
-            with path.open("rb") as file:
-                reports.append(_from_heartbeat(json.loads(file.read(MOST_BYTES)), now))
-        except FileNotFoundError:
-            pass  # removed since the folder was listed
+            data = store.read(name)
+            if data is not None:  # else it was removed since the folder was listed
+                reports.append(_from_heartbeat(json.loads(data[:MOST_BYTES]), now))
+        except MigrateError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            broken.append(f"{APPLICATIONS}/{path.name}")
+            broken.append(name)
     return reports, broken
 
 

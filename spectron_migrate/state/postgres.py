@@ -53,8 +53,14 @@ class PostgresLock:
 
     @property
     def is_lost(self) -> bool:
-        """Whether its connection has broken, so that another process may hold the lock."""
-        return self._database is None or self._database.is_lost
+        """Whether its connection has broken, so that another process may hold the lock; asks the database."""
+        if self._database is None:
+            return True
+        try:
+            self._database.execute("SELECT 1").fetchone()
+        except Unreachable:
+            return True
+        return False
 
     def close(self) -> None:
         """Release it; may be called twice."""
@@ -149,6 +155,12 @@ class PostgresState:
         statement = "SELECT extract(epoch FROM now() - at)::float8 FROM document WHERE name = ?"
         row = self.again(lambda db: db.execute(statement, (name,)).fetchone())
         return float("inf") if row is None else float(row[0])
+
+    def names(self, folder: str) -> list[str]:
+        """The rows whose names begin so."""
+        statement = "SELECT name FROM document WHERE starts_with(name, ?) ORDER BY name"
+        names = [str(row[0]) for row in self.again(lambda db: db.execute(statement, (f"{folder}/",)).fetchall())]
+        return [name for name in names if name.endswith(".json")]
 
     def remove(self, name: str) -> None:
         """Remove a row."""

@@ -24,20 +24,19 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from spectron_migrate.files.atomic import replace_file
-from spectron_migrate.files.locks import FileLock, is_held, try_lock
-from spectron_migrate.state.heartbeat_files import APPLICATIONS, read_heartbeats
+from spectron_migrate.errors import MigrateError
+from spectron_migrate.state.heartbeat_files import read_heartbeats
 from spectron_migrate.state.process_status import SILENT_S, ProcessStatus, age_s, stamp
-from spectron_migrate.state.store import StateStore, store_at
+from spectron_migrate.state.store import Lock, StateStore, store_at
 
 FOLDER = "processes"
-PAST = "past.json"
+PAST = f"{FOLDER}/past.json"
 MOST_LOST = 1_000
 MOST_NAMED = 100
 GATE_DAYS = 7
@@ -107,22 +106,22 @@ class ProcessesStatus:
         return tuple(sorted({report.host for report in self.reports} - {host}))
 
 
-def read_processes(state: Path, *, now: datetime | None = None) -> ProcessesStatus:
-    """Read the statuses of all processes of a state directory; changes nothing."""
+def read_processes(state: Path | StateStore, *, now: datetime | None = None) -> ProcessesStatus:
+    """Read the statuses of all processes of a state; changes nothing."""
     now = now or datetime.now(UTC)
-    folder = state / FOLDER
+    store = store_at(state)
     live: list[ProcessStatus] = []
     all_of_them: list[ProcessStatus] = []
     broken: list[str] = []
-    for path in sorted(folder.glob("*.json")):
-        alive = path.name != PAST and is_held(path.with_suffix(".lock"))
-        report = _read(path, alive=alive)
+    for name in store.names(FOLDER):
+        alive = name != PAST and _is_alive(store, name)
+        report = _read(store, name, alive=alive)
         if report is None:
-            broken += [path.name] if alive else []
+            broken += [name.removeprefix(f"{FOLDER}/")] if alive else []
             continue
         all_of_them.append(report)
         live += [report] if alive else []
-    published, unreadable = read_heartbeats(state / APPLICATIONS, now)
+    published, unreadable = read_heartbeats(store, now)
     all_of_them += published
     live += [report for report in published if report.alive]
     broken += unreadable
@@ -168,23 +167,33 @@ def _newest(each: Iterable[Mapping[str, str]]) -> dict[str, str]:
 class OwnFile:
     """The status file of this process, and its lock; `close` at the end."""
 
-    def __init__(self, state: Path) -> None:
-        """Take a name in `state/processes` until `close`; raises OSError if the directory cannot be written."""
-        folder = state / FOLDER
-        folder.mkdir(mode=0o700, exist_ok=True)
+    def __init__(self, state: Path | StateStore) -> None:
+        """Take a name in `processes` of a state until `close`; raises OSError if the state cannot be written."""
+        self._store = store_at(state)
         self.host, self.pid = socket.gethostname(), os.getpid()
+        folder = self._store.folder
+        if folder is not None:
+            (folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
         fold(state)
-        self._path, self._lock = _take_name(folder, self.pid)
-        self.token = f"{self._path.stem}:{time.time_ns():x}"
+        stem = f"{self.pid}" if folder is not None else f"{self.host}-{self.pid}-{time.time_ns():x}"
+        self._stem, self._lock = _take_name(self._store, stem)
+        self.token = f"{self._stem}:{time.time_ns():x}"
         """The name of this process in the log of calls; another process with the same pid has another name."""
+        if folder is not None:
+            self._name_in(folder / FOLDER)
+
+    def _name_in(self, folder: Path) -> None:
+        path = folder / f"{self._stem}.json"
         with suppress(OSError):  # a full disk: then only the lock shows that it lives
-            self._path.with_suffix(".lock").write_text(f"{self.token}\n")
-        if self._path.exists():  # of a dead process with our number, which another process is folding right now
-            self._path.replace(folder / f"left-{self.pid}-{time.time_ns()}.json")
+            path.with_suffix(".lock").write_text(f"{self.token}\n")
+        if path.exists():  # of a dead process with our number, which another process is folding right now
+            path.replace(folder / f"left-{self.pid}-{time.time_ns()}.json")
 
     def write(self, report: ProcessStatus) -> None:
         """Replace the file as a whole; raises OSError."""
-        replace_file(self._path, json.dumps(report.to_json(), separators=(",", ":")).encode())
+        self._store.write(f"{FOLDER}/{self._stem}.json", json.dumps(report.to_json(), separators=(",", ":")).encode())
+        if self._lock.is_lost:
+            self._lock = self._store.try_lock(f"{FOLDER}/{self._stem}.lock") or self._lock
 
     def close(self) -> None:
         """The process no longer uses the adapter. Its counts stay."""
@@ -192,51 +201,66 @@ class OwnFile:
 
 
 def is_process_alive(state: Path | StateStore, token: str) -> bool:
-    """Whether the process with this token lives, according to its lock.
-
-    Where hosts share a state, the lock of a process that was cut off is free: it lives until it was silent for long.
-    """
-    store = store_at(state)
-    if store.folder is None:
-        return store.is_locked(f"{FOLDER}/{token}") or store.age_s(f"{FOLDER}/{token}.json") < SILENT_S
-    state = store.folder
-    lock = state / FOLDER / f"{token.partition(':')[0]}.lock"
-    if not is_held(lock):
+    """Whether the process with this token lives, according to its lock."""
+    store, stem = store_at(state), token.partition(":")[0]
+    if not _is_alive(store, f"{FOLDER}/{stem}.json"):
         return False
+    if store.folder is None:  # a name belongs to one process
+        return True
     try:
-        held_by = lock.read_text().strip()
+        held_by = (store.folder / FOLDER / f"{stem}.lock").read_text().strip()
     except OSError:
         return True
     return held_by == token or ":" not in held_by  # a process that has just taken the lock writes its token next
 
 
-def fold(state: Path, *, now: datetime | None = None) -> None:
+def _is_alive(store: StateStore, name: str) -> bool:
+    """Whether the process of a status file lives.
+
+    Where hosts share a state, a process that was cut off from it has lost its lock. It counts as live until it has
+    been silent for long.
+    """
+    if store.is_locked(_lock_of(name)):
+        return True
+    if store.folder is not None or store.age_s(name) >= SILENT_S:
+        return False
+    report = _read(store, name, alive=True)
+    return report is None or report.ended is None
+
+
+def _lock_of(name: str) -> str:
+    return f"{name.removesuffix('.json')}.lock"
+
+
+def fold(state: Path | StateStore, *, now: datetime | None = None) -> None:
     """Add the counts of dead processes to `past.json` and remove their files."""
-    folder = state / FOLDER
-    with _alone(folder) as mine:
-        if not mine:
+    store = store_at(state)
+    if store.folder is not None and not (store.folder / FOLDER).is_dir():
+        return
+    alone = store.try_lock(f"{FOLDER}/fold.lock")
+    if alone is None:  # another process does it
+        return
+    with alone, ExitStack() as held:
+        dead = list(_dead(store, held))
+        if not dead:
             return
-        with ExitStack() as held:
-            dead = list(_dead(folder, held))
-            if not dead:
-                return
-            counted = [_read(path, alive=False) for path in (folder / PAST, *dead)]
-            total = _sum([report for report in counted if report is not None], now or datetime.now(UTC))
-            replace_file(folder / PAST, json.dumps(total.to_json()).encode())
-            for path in dead:
-                path.unlink(missing_ok=True)
-                path.with_suffix(".lock").unlink(missing_ok=True)
+        counted = [_read(store, name, alive=False) for name in (PAST, *dead)]
+        total = _sum([report for report in counted if report is not None], now or datetime.now(UTC))
+        store.write(PAST, json.dumps(total.to_json()).encode())
+        for name in dead:
+            store.remove(name)
+            store.remove(_lock_of(name))
 
 
-def _dead(folder: Path, held: ExitStack) -> Iterator[Path]:
+def _dead(store: StateStore, held: ExitStack) -> Iterator[str]:
     """Status files of dead processes; `held` keeps their locks, so that no new process takes such a name meanwhile."""
-    for path in sorted(folder.glob("*.json")):
-        if path.name == PAST:
+    for name in store.names(FOLDER):
+        if name == PAST or (store.folder is None and _is_alive(store, name)):
             continue
-        lock = try_lock(path.with_suffix(".lock"))
+        lock = store.try_lock(_lock_of(name))
         if lock is not None:
             held.callback(lock.close)
-            yield path
+            yield name
 
 
 def _sum(reports: Iterable[ProcessStatus], moment: datetime) -> ProcessStatus:
@@ -277,30 +301,20 @@ def _days_back(now: datetime, days: int) -> str:
     return (now.astimezone(UTC) - timedelta(days=days)).date().isoformat()
 
 
-def _read(path: Path, *, alive: bool) -> ProcessStatus | None:
+def _read(store: StateStore, name: str, *, alive: bool) -> ProcessStatus | None:
     try:
-        with path.open("rb") as file:
-            return ProcessStatus.from_json(json.loads(file.read(_MOST_BYTES)), alive=alive)
+        data = store.read(name)
+        return None if data is None else ProcessStatus.from_json(json.loads(data[:_MOST_BYTES]), alive=alive)
+    except MigrateError:
+        raise
     except (OSError, ValueError, RecursionError):
         return None
 
 
-def _take_name(folder: Path, pid: int) -> tuple[Path, FileLock]:
-    """`<pid>.json`, or the next free name: containers that share a directory may have the same process number."""
+def _take_name(store: StateStore, stem: str) -> tuple[str, Lock]:
+    """`<stem>`, or the next free name: containers that share a directory may have the same process number."""
     for suffix in ["", *(f"-{number}" for number in range(1, 1000))]:
-        path = folder / f"{pid}{suffix}.json"
-        lock = try_lock(path.with_suffix(".lock"))
+        lock = store.try_lock(f"{FOLDER}/{stem}{suffix}.lock")
         if lock is not None:
-            return path, lock
+            return f"{stem}{suffix}", lock
     raise OSError("no free name")
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
-    """Whether this process alone folds now; if another one does, it is left to that one."""
-    lock = try_lock(folder / "fold.lock") if folder.is_dir() else None
-    try:
-        yield lock is not None
-    finally:
-        if lock is not None:
-            lock.close()

@@ -21,6 +21,10 @@ from spectron_migrate.state.directory import DirectoryState
 class Lock(Protocol):
     """A lock that this process holds until `close` or its own end, however that comes."""
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether another process may hold it by now."""
+
     def close(self) -> None:
         """Release it; may be called twice."""
 
@@ -72,6 +76,9 @@ class StateStore(Protocol):
 
     def age_s(self, name: str) -> float:
         """Seconds since a document was written; infinity if there is none."""
+
+    def names(self, folder: str) -> list[str]:
+        """The documents `<folder>/*.json`, sorted."""
 
     def remove(self, name: str) -> None:
         """Remove a document, if there is one."""
