@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test quick lint bench chaos stores dist-test image-test compat clean
+.PHONY: demo test quick lint bench chaos stores hosts dist-test image-test compat clean
 
 demo: $(VENV)/.ready
 	$(BIN)/spectron-migrate rehearse
@@ -43,6 +43,10 @@ chaos: $(VENV)/.ready
 stores: $(VENV)/.ready
 	SPECTRON_MIGRATE_STORES=all $(BIN)/python -m pytest -n auto tests/mem0/stores tests/mem0/test_conformance.py
 	$(BIN)/python -m tests.stores.check
+
+# What several hosts share, in files and in Postgres; the server comes in a wheel.
+hosts: $(VENV)/.ready
+	$(BIN)/python -m pytest -n auto tests/database tests/state tests/adapter/test_calls_of_hosts.py
 
 # Wheel and sdist in empty environments, with every Python of this machine.
 dist-test: $(VENV)/.ready

@@ -19,6 +19,7 @@ from spectron_migrate.state.process_status import GuardStatus, ProcessStatus, st
 from spectron_migrate.state.processes import FOLDER, OwnFile
 from spectron_migrate.state.routing import Routing
 from spectron_migrate.state.routing_reader import RoutingReader
+from spectron_migrate.state.store import StateStore, store_at
 
 EVERY_S = 0.5
 UNCHANGED_S = 5.0
@@ -30,13 +31,15 @@ _log = logging.getLogger("spectron_migrate.adapter")
 class Heartbeat:
     """One thread, started by the first call, and again in a child process. Failures are logged, never raised."""
 
-    def __init__(self, state: Path, routing: RoutingReader, counters: ProcessCounters, guard: Guard) -> None:
-        """`state`: the state directory; nothing is written while it does not exist."""
-        self._state = state
+    def __init__(
+        self, state: Path | StateStore, routing: RoutingReader, counters: ProcessCounters, guard: Guard
+    ) -> None:
+        """`state`: nothing is written while its directory does not exist."""
+        self._state = store_at(state)
         self._routing = routing
         self._counters = counters
         self._guard = guard
-        self.calls = ProcessCalls(state, self.token)
+        self.calls = ProcessCalls(self._state, self.token)
         """The calls of this process to Mem0."""
         self._lock = threading.Lock()
         self._own: OwnFile | None = None
@@ -75,7 +78,7 @@ class Heartbeat:
             try:
                 self._beat()
             except OSError as error:
-                self._complain(f"{self._state / FOLDER} cannot be written: {error.strerror or error}")
+                self._complain(f"{self._state.describe(FOLDER)} cannot be written: {error.strerror or error}")
 
     def forget_after_fork(self) -> None:
         """In a child process: file and lock are the parent's."""
@@ -146,7 +149,7 @@ class Heartbeat:
         self._written, self._written_at = status, now
 
     def _own_file(self) -> OwnFile | None:
-        if self._own is None and self._state.is_dir():
+        if self._own is None and (self._state.folder is None or self._state.folder.is_dir()):
             self._own = OwnFile(self._state)
         return self._own
 

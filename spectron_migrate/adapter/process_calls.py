@@ -1,9 +1,10 @@
 """The calls that change Mem0 as one process notes them, and whose reads have to wait for those of all processes.
 
-Each call is noted in the log of the host (`state/call_log.py`) before and after it is made. A log that cannot be
-written never makes a call of the application fail: then the file `outbox.missed` gets the time, and everybody's reads
-stay with Mem0 until all of Mem0 was read. Before a cutover begins nothing is written; without a state directory
-everything stays in the memory of the process.
+Each call is noted in the log (`state/call_log.py`) before and after it is made. A log that cannot be written, or a
+database that does not answer in time, never makes a call of the application fail: then the file `outbox.missed` gets
+the time, and everybody's reads stay with Mem0 until all of Mem0 was read. A database has no such file; there the call
+is noted as unknown once it answers, and until then this process reads from Mem0. Before a cutover begins nothing is
+written; without a state directory everything stays in the memory of the process.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from spectron_migrate.errors import NotLegal
 from spectron_migrate.state.call_log import (
     NEVER,
-    CallLog,
+    CallLines,
     CallSubject,
     CallView,
     begin_line,
@@ -34,6 +35,7 @@ from spectron_migrate.state.call_log import (
 from spectron_migrate.state.outbox import OtherHost, bury_the_dead, claim_host
 from spectron_migrate.state.outbox_before import is_in_use
 from spectron_migrate.state.routing import Routing
+from spectron_migrate.state.store import StateStore, store_at
 
 RETRY_S = 1.0
 """How often opening a log that could not be opened is tried again, and whether files of version 0.1 are still there."""
@@ -54,9 +56,9 @@ _log = logging.getLogger("spectron_migrate.adapter")
 class ProcessCalls:
     """Safe to use from several threads; in a child process after `forget_after_fork`."""
 
-    def __init__(self, state: Path, process: Callable[[], str | None]) -> None:
+    def __init__(self, state: Path | StateStore, process: Callable[[], str | None]) -> None:
         """`process`: the token of this process in `processes/`; None while it has none."""
-        self._state = state
+        self._state = store_at(state)
         self._process = process
         self._token: str | None = None
         self._lock = threading.Lock()
@@ -65,7 +67,7 @@ class ProcessCalls:
         self._numbers = itertools.count(1)
         self._epochs: dict[int, int] = {}
         """Calls that run, with the step of the cutover in which each began."""
-        self._log: CallLog | None = None
+        self._log: CallLines | None = None
         self._view = CallView()
         self._position = 0
         self._retry_at = NEVER
@@ -144,12 +146,14 @@ class ProcessCalls:
 
     def must_wait(self, owner: str, as_of: float) -> bool:
         """Whether Spectron, caught up as of this time, may lack something that a read by this id finds."""
-        if self._missed_here >= as_of or self._view_of_before():
+        if self._missed_here >= as_of or self._owed or self._view_of_before():
             return True
         self._open(capture=False)
         if self._log is not None:
             try:
-                if missed_at(self._state) >= as_of or self._log.size - self._position > MOST_TAIL:
+                folder = self._state.folder
+                # Of a database the background has read all but the last moment, and each question takes time.
+                if folder is not None and (missed_at(folder) >= as_of or self._log.size - self._position > MOST_TAIL):
                     return True
                 self._tail(self._log)
             except OSError:
@@ -207,13 +211,13 @@ class ProcessCalls:
             return False
         self._retry_at = time.monotonic() + RETRY_S
         try:
-            if not self._state.is_dir():
+            if self._state.folder is not None and not self._state.folder.is_dir():
                 return False
             if capture and not self._is_claimed:
                 claim_host(self._state, socket.gethostname())
                 self._is_claimed = True
             if self._log is None:
-                log = CallLog(self._state)
+                log = self._state.call_log()
                 self._position = log.first_line()
                 self._log = log
             self._token = self._process()
@@ -231,21 +235,25 @@ class ProcessCalls:
         except (OSError, ValueError) as error:
             self._complain(error)
             self._missed_here = max(self._missed_here, at)
+            self._view.fold((otherwise or line).encode(), self._position)
             if otherwise:
                 self._owed.append(otherwise)
-            with suppress(OSError):
-                note_missed(self._state, at)
+            self._note_missed(at)
 
     def _remember(self, line: str, at: float) -> None:
         """Keep in memory what cannot be noted in the log; others can at least learn that something is missing there."""
         self._view.fold(line.encode(), self._position)
-        with suppress(OSError):
-            if self._state.is_dir():
-                note_missed(self._state, at)
+        self._note_missed(at)
 
-    def _tail(self, log: CallLog) -> None:
+    def _note_missed(self, at: float) -> None:
+        folder = self._state.folder
+        with suppress(OSError):
+            if folder is not None and folder.is_dir():
+                note_missed(folder, at)
+
+    def _tail(self, log: CallLines) -> None:
         """Read what was appended since. Raises OSError."""
-        if log.size == self._position:
+        if self._state.folder is not None and log.size == self._position:
             return
         with self._view_lock:
             while lines := log.lines_from(self._position):
@@ -255,7 +263,7 @@ class ProcessCalls:
             if not self._checkpoints or self._position - self._checkpoints[-1][1] >= CHECKPOINT:
                 self._checkpoints.append((time.time(), self._position))
 
-    def _release(self, log: CallLog, as_of: float) -> None:
+    def _release(self, log: CallLines, as_of: float) -> None:
         """Give back what nobody needs: lines of calls that ended long before `as_of`."""
         end = 0
         while self._checkpoints and self._checkpoints[0][0] + KEPT_S < as_of:
@@ -267,7 +275,7 @@ class ProcessCalls:
         """Whether files of version 0.1 were not taken over by a drain yet: then everybody waits."""
         if time.monotonic() >= self._check_before_at:
             self._check_before_at = time.monotonic() + RETRY_S
-            self._is_before_in_use = is_in_use(self._state)
+            self._is_before_in_use = self._state.folder is not None and is_in_use(self._state.folder)
         return self._is_before_in_use
 
     def _complain(self, error: Exception) -> None:

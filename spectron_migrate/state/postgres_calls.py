@@ -59,12 +59,17 @@ class BoundedThread:
         self._thread: threading.Thread | None = None
         self._away_until = float("-inf")
 
+    @property
+    def is_away(self) -> bool:
+        """Whether calls fail at once."""
+        return time.monotonic() < self._away_until
+
     def run(self, ask: Callable[[], _T], budget_s: float) -> _T:
         """What `ask` gives; raises StateUnreachable after the budget, and then `ask` may still be at work.
 
         After an answer that did not come, calls fail at once for a while, whatever their budget.
         """
-        if time.monotonic() < self._away_until:
+        if self.is_away:
             raise StateUnreachable("the database of the state did not answer in time a moment ago")
         task = _Task(ask)
         with self._lock:
