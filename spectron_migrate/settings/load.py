@@ -76,7 +76,7 @@ def load_settings(path: Path | None, *, env: Mapping[str, str], overrides: Mappi
         spectron=_spectron(layers),
         mapping=layers.path("mapping"),
         dump=layers.path("dump") or Path("dump"),
-        state=layers.path("state") or Path(".spectron-migrate"),
+        state=_state(layers) or Path(".spectron-migrate"),
         replay=_replay(layers),
         verify=_verify(layers),
         cutover=_cutover(layers),
@@ -87,6 +87,18 @@ def load_settings(path: Path | None, *, env: Mapping[str, str], overrides: Mappi
     )
     problems.refuse()
     return settings
+
+
+_DATABASES = ("postgresql:", "postgres:")
+
+
+def _state(layers: Layers) -> Path | None:
+    node = layers.find("state")
+    # An option comes as a path, with one slash. The URL is not shown, because it may hold a password.
+    if node is not None and str(node.value).startswith(_DATABASES):
+        layers.problems.add(node.where, "`state` is a URL: no state is kept in a database yet, name a directory")
+        return None
+    return layers.path("state")
 
 
 def _flatten(node: Node, schema: Mapping[str, Any], prefix: str, found: dict[str, Node], problems: Problems) -> None:

@@ -419,3 +419,13 @@ def test_any_text_is_settings_or_refused(text: str) -> None:
 def test_any_tree_is_settings_or_refused(tree: dict[str, Any]) -> None:
     """Known keys at any level."""
     loads_or_refuses(json.dumps({"version": 1, **tree}))
+
+
+@pytest.mark.parametrize("url", ["postgresql://migrator:hush@db.example/app", "postgres://db.example/app"])
+@pytest.mark.parametrize("how", ["file", "option", "path"])
+def test_a_state_in_a_database_is_refused_and_its_url_not_shown(url: str, how: str) -> None:
+    text = f"state: {url}" if how == "file" else None
+    options = {} if how == "file" else {"state": str(Path(url)) if how == "path" else url}
+    with pytest.raises(InputError, match="no state is kept in a database yet, name a directory") as raised:
+        load(text, **options)
+    assert "db.example" not in str(raised.value)
