@@ -30,6 +30,8 @@ def draw_gates(gates: Sequence[GateResult], needed: Sequence[GateResult]) -> Ite
     for gate in passing:
         if gate.accepted_by:
             yield plain(f"  {gate.name}: accepted by {gate.accepted_by}", style="dim")
+        elif gate.name == "soak" and isinstance(gate.limit, str):  # a cutover without a soak time must be seen
+            yield plain(f"  {gate.name}: {gate.limit}", style="yellow")
     for gate in sorted(closed, key=lambda gate: gate not in needed):
         if gate in needed:
             yield plain(f"{gate.name}: {OUTCOMES[gate.outcome]}{_figures(gate)}", style=_STYLES.get(gate.outcome, ""))
