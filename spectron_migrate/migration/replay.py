@@ -23,7 +23,7 @@ from spectron_migrate.delivery.uncertain import read_uncertainties
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import ExitCode, InputError, Interrupted
 from spectron_migrate.ledger import Ledger, batches, decisions, plan, runs
-from spectron_migrate.ledger.read.plans import plan_counts
+from spectron_migrate.ledger.read.plans import PlanCounts, plan_counts
 from spectron_migrate.ledger.shards import Shard, refuse_outbox
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.migration.adopt import adopt, adoption_cost, is_due
@@ -155,24 +155,14 @@ class Replay:
         ledger = open_things.enter_context(Ledger.scratch_copy(self._state))
         known = ledger.migration()
         context = context or (known.context if known else "")
-        planned = make_plan(
-            ledger,
-            self._dump,
-            self._mapping,
-            self._options.filters,
-            context=context,
-            now=self._stamp(),
-            reporter=self._reporter,
-            check_interrupted=self._raise_if_interrupted,
-            sharding=self._join(context, open_things, dry_run=True),
-            deletions=self._counts_deletions(),
-        )
+        sharding = self._join(context, open_things, dry_run=True)
+        number = self._plan(ledger, sharding, context=context, dry_run=True)
         with ledger.transaction():
             if self._options.retry_failed:
-                decisions.retry_refused(ledger, planned.id)
-            plan.mark_late(ledger, planned.id)
-            self._refuse_expiry(ledger, planned.id)
-        return ledger, planned.id
+                decisions.retry_refused(ledger, number)
+            plan.mark_late(ledger, number)
+            self._refuse_expiry(ledger, number)
+        return ledger, number
 
     def _join(self, context: str, open_things: ExitStack, *, dry_run: bool) -> Sharding | None:
         """Join the plan that all shards share; None for a plain replay."""
@@ -196,55 +186,22 @@ class Replay:
             sharding = self._join(api.context, open_things, dry_run=False)
             ledger = open_things.enter_context(Ledger.open_for_writing(self._state))
             # In a thread, so that a signal is handled while a large dump is merged.
-            planned = await asyncio.to_thread(
-                make_plan,
-                ledger,
-                self._dump,
-                self._mapping,
-                self._options.filters,
-                context=api.context,
-                now=self._stamp(),
-                reporter=self._reporter,
-                check_interrupted=self._raise_if_interrupted,
-                sharding=sharding,
-                changes=self._changes,
-                deletions=self._counts_deletions(),
-                choices=self._options.choices,
-            )
+            number = await asyncio.to_thread(self._plan, ledger, sharding, context=api.context)
             self._resolve(ledger)
             adopted = await self._adopt(ledger, api)
             is_to_send = adopted is None or adopted.finished
-            principal = await self._check_server(ledger, api, planned.id, sharding) if is_to_send else ""
-            with ledger.transaction():
-                if self._options.retry_failed:
-                    decisions.retry_refused(ledger, planned.id)
-                late = plan.mark_late(ledger, planned.id, everything=self._others_write())
-                self._refuse_expiry(ledger, planned.id)
-            if late:
-                self._reporter.warn(
-                    f"{late} memories are late: Spectron already has newer facts of their scopes, so they are written"
-                    " without superseding anything"
-                )
-            before = plan_counts(ledger, planned.id)
-            run = self._begin(ledger, api, planned.id, principal=principal)
+            principal = await self._check_server(ledger, api, number, sharding) if is_to_send else ""
+            self._mark_late(ledger, number)
+            before = plan_counts(ledger, number)
+            run = self._begin(ledger, api, number, principal=principal)
             if not is_to_send:
                 run.halt("limit", "the time that was set is over, and not everything was looked for; nothing was sent")
             elif self._interrupted is None:
-                result = partial(_with_result, run)
-                with runs.record_run(
-                    ledger,
-                    plan=planned.id,
-                    stored=before.stored,
-                    now=self._stamp,
-                    add_outcome=result,
-                    called_with=self._options.called_with,
-                ):
-                    self._reporter.stage("replay", before.total, done=before.total - before.waiting, gauges=run.gauges)
-                    await deliver_plan(run)
-            review = write_review(ledger, planned.id, self._state / "review")
+                await self._deliver(ledger, run, before)
+            review = write_review(ledger, number, self._state / "review")
             summary = summarize(
                 ledger,
-                planned.id,
+                number,
                 before=before,
                 run=run,
                 review=review,
@@ -254,6 +211,49 @@ class Replay:
                 adopted=adopted,
             )
             return replace(summary, uncertain=await self._uncertain(ledger, api, summary))
+
+    def _plan(self, ledger: Ledger, sharding: Sharding | None, *, context: str, dry_run: bool = False) -> int:
+        """Merge the dump into the ledger; the number of the plan."""
+        return make_plan(
+            ledger,
+            self._dump,
+            self._mapping,
+            self._options.filters,
+            context=context,
+            now=self._stamp(),
+            reporter=self._reporter,
+            check_interrupted=self._raise_if_interrupted,
+            sharding=sharding,
+            changes=None if dry_run else self._changes,
+            deletions=self._counts_deletions(),
+            choices=None if dry_run else self._options.choices,
+        ).id
+
+    def _mark_late(self, ledger: Ledger, number: int) -> None:
+        """Decide which facts supersede nothing, refused ones that are retried included, and say how many."""
+        with ledger.transaction():
+            if self._options.retry_failed:
+                decisions.retry_refused(ledger, number)
+            late = plan.mark_late(ledger, number, everything=self._others_write())
+            self._refuse_expiry(ledger, number)
+        if late:
+            self._reporter.warn(
+                f"{late} memories are late: Spectron already has newer facts of their scopes, so they are written"
+                " without superseding anything"
+            )
+
+    async def _deliver(self, ledger: Ledger, run: Run, before: PlanCounts) -> None:
+        """Send, and note the run for `status`."""
+        with runs.record_run(
+            ledger,
+            plan=run.plan,
+            stored=before.stored,
+            now=self._stamp,
+            add_outcome=partial(_with_result, run),
+            called_with=self._options.called_with,
+        ):
+            self._reporter.stage("replay", before.total, done=before.total - before.waiting, gauges=run.gauges)
+            await deliver_plan(run)
 
     async def _uncertain(self, ledger: Ledger, api: SpectronApi, summary: ReplaySummary) -> Uncertainties | None:
         """Ask what Spectron is unsure about, once a run by itself has sent something and was not stopped."""
