@@ -40,7 +40,8 @@ def complete_command(command: str, *, about: Options, options: Options, program:
             and not re.search(rf"{name}\b", rest)
             and not (name == "--dump" and any(word in rest for word in _READS_MEM0))
         ]
-        words = [word for pair in (*about, *given) for word in pair]
+        asked = [(name, value) for name, value in about if not re.search(rf"{name}\b", rest)]
+        words = [word for pair in (*asked, *given) for word in pair]
         return " ".join([found[0].replace("spectron-migrate", program, 1), *([shlex.join(words)] if words else [])])
 
     return _COMMAND.sub(complete, command, count=1)

@@ -310,13 +310,16 @@ def _mention_later_writes(invocation: Invocation, settings: Settings, dump: Dump
 
 
 def _warn_if_never_probed(invocation: Invocation, settings: Settings) -> None:
-    """Servers differ in what is unpublished: better to test it with five memories than with a million."""
-    from spectron_migrate.ledger import Ledger, probes
+    """Servers differ in what is unpublished: better to test it with five memories than with a million.
+
+    It is said before the first run; after it, `status` shows whether there was a probe.
+    """
+    from spectron_migrate.ledger import Ledger, probes, runs
 
     context = settings.spectron.context
     if context is not None and (settings.state / "ledger.db").exists():
         with Ledger.open_for_reading(settings.state) as ledger:
-            if probes.probe_answers(ledger, context, settings.spectron.endpoint):
+            if probes.probe_answers(ledger, context, settings.spectron.endpoint) or runs.last_run(ledger) is not None:
                 return
     invocation.reporter.warn(
         "this Context was never probed: spectron-migrate doctor --probe tests it with a few memories"

@@ -133,6 +133,8 @@ def run_command(command: str, options: GlobalOptions, run: Callable[[Invocation]
         if reported is None:
             return _print_bug(command, error, invocation, began=began)
         _log_end(invocation, command, reported.exit_code, kind=reported.kind)
+        if reported.hint:
+            reported.hint = invocation.complete(reported.hint)
         return print_error(command, reported, as_json=options.as_json, warnings=reporter.warnings, began=began)
     reporter.close()
     _log_end(invocation, command, result.exit_code)

@@ -65,8 +65,6 @@ def run(invocation: Invocation) -> CommandResult:
         )
     if state.half_erased:
         invocation.reporter.warn(f"an erase was begun and not finished: {', '.join(state.half_erased)}")
-    elif not state.ledger.probe and state.ledger.migration is not None:
-        invocation.reporter.warn("this Context was never probed: spectron-migrate doctor --probe")
     _carry_as_called(invocation, state)
     return CommandResult(
         ExitCode.INCOMPLETE if state.shards.missing else ExitCode.DONE,

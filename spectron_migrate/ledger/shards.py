@@ -75,7 +75,7 @@ class Found:
         if self.missing:
             raise Incomplete(
                 f"{counted(len(self.missing), 'shard has', 'shards have')} no ledger here: {', '.join(self.missing)}",
-                hint="every shard has to run at least once: spectron-migrate replay --shard " + self.missing[0],
+                hint=f"every shard has to run at least once: spectron-migrate replay --shard {self.missing[0]}",
             )
         return self
 
