@@ -95,13 +95,16 @@ class Invocation:
         for option, value in options.items():
             self.carry(option, value)
 
-    def complete(self, command: str) -> str:
-        """The command line with `--config`, `--state` and what is carried, and as this shell finds the program."""
+    def complete(self, command: str, *, program: str | None = None) -> str:
+        """The command line with `--config`, `--state` and what is carried.
+
+        `program`: its name in the line (default: how this shell finds it).
+        """
         from spectron_migrate.cli.next_line import complete_command, program_here
 
         given = (("--config", self.options.config), ("--state", self.options.state))
         about = [(name, str(path)) for name, path in given if path]
-        return complete_command(command, about=about, options=self.carried, program=program_here())
+        return complete_command(command, about=about, options=self.carried, program=program or program_here())
 
     def ask(self, question: str) -> str:
         """Ask on stderr; the answer without surrounding spaces."""
@@ -134,7 +137,7 @@ def run_command(command: str, options: GlobalOptions, run: Callable[[Invocation]
             return _print_bug(command, error, invocation, began=began)
         _log_end(invocation, command, reported.exit_code, kind=reported.kind)
         if reported.hint:
-            reported.hint = invocation.complete(reported.hint)
+            reported.hint = invocation.complete(reported.hint, program="spectron-migrate")
         return print_error(command, reported, as_json=options.as_json, warnings=reporter.warnings, began=began)
     reporter.close()
     _log_end(invocation, command, result.exit_code)
