@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -397,3 +399,22 @@ def test_what_reading_the_changes_does_not_find_is_counted_and_ends_it(
     readings = scene.store.readings
     scene.round(rounds)
     assert readings + 1 == scene.store.readings
+
+
+def test_an_event_that_mem0_writes_after_the_row_gives_it_its_time(scene: Scene) -> None:
+    """Mem0 writes the store first and its history then: the row does not change any more."""
+    history = scene.store.folder / "no-history.db"
+    with closing(sqlite3.connect(history)) as db, db:
+        columns = "id TEXT PRIMARY KEY, memory_id TEXT, old_memory TEXT, new_memory TEXT, event TEXT, created_at TEXT"
+        db.execute(f"CREATE TABLE history ({columns}, updated_at TEXT, is_deleted INTEGER)")
+    mem0_id = scene.put(1, "one")
+    rounds = scene.rounds()
+    scene.round(rounds)
+    readings = scene.store.readings
+    with closing(sqlite3.connect(history)) as db, db:
+        row = ("e1", mem0_id, None, "one", "ADD", "2026-05-01T00:00:00+00:00", None, 0)
+        db.execute("INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+    assert (1, readings) == (scene.round(rounds).touched, scene.store.readings)
+    with open_dump(scene.settings.dump) as dump:
+        assert ["history"] == [memory.text_at_source for memory in dump.memories()]
+    assert 0 == scene.round(rounds, compare=True).touched
