@@ -39,7 +39,7 @@ from spectron_migrate.mapping import load_mapping
 from spectron_migrate.rehearsal.subprocesses import clean_environment
 from tests.chaos.replay_chaos import PRINCIPALS, Corner, World
 from tests.support.copies import copy_state
-from tests.support.oracle import check_lane_order, find_violations, ledger_facts, server_turns
+from tests.support.oracle import Turn, check_lane_order, find_violations, ledger_facts, server_turns
 from tests.support.proxy import Fault, Seen, serving
 
 CORNERS = (
@@ -170,9 +170,34 @@ class Play:
         if not Counter(turn.text for turn in unknown) - stale:
             named = [turn.id for turn in unknown] + [f"session {turn.session} " for turn in unknown]
             wrong = [each for each in wrong if not any(name in each for name in named)]
-        sent = {fact["turn_id"]: fact for fact in facts if fact["turn_id"] and fact["decided_by"] != "adopted"}
-        wrong += check_lane_order(list(sent.values()), turns)
+        for each in lost:
+            own = [fact for fact in ledger_facts(self.folder / each) if fact["decided_by"] != "adopted"]
+            wrong += check_lane_order(own, turns)
+        wrong += self.wrong_last_texts(state, facts, turns)
         assert [] == wrong, "\n".join(wrong)
+
+    def wrong_last_texts(self, state: str, facts: list[dict[str, Any]], turns: dict[str, Turn]) -> list[str]:
+        """Lanes in which what superseded last is not the newest text; `facts` of all ledgers.
+
+        Of equal texts the newest may have been sent again, after older ones: what counts is what stands at the end.
+        """
+        current = {(memory.id, memory.memory) for memory in self.world.mem0.values()}
+        facts = [fact for fact in facts if (fact["mem0_id"], fact["text"]) in current and fact["infer"] == "full"]
+        newest: dict[str, dict[str, Any]] = {}
+        for fact in ledger_facts(self.folder / state):
+            is_current = (fact["mem0_id"], fact["text"]) in current and fact["infer"] == "full"
+            if is_current and fact["turn_id"] and fact["order_key"] >= newest.get(fact["lane"], fact)["order_key"]:
+                newest[fact["lane"]] = fact
+        last: dict[str, tuple[int, str]] = {}
+        for fact in facts:
+            if fact["turn_id"] in turns and fact["decided_by"] != "adopted":
+                turn = turns[fact["turn_id"]]
+                last[fact["lane"]] = max(last.get(fact["lane"], (0, "")), (turn.arrived, turn.text))
+        return [
+            f"{lane}: {last[lane][1]} came last, and {fact['text']} is the newest"
+            for lane, fact in newest.items()
+            if lane in last and last[lane][1] != fact["text"]
+        ]
 
 
 def copy_in_a_run(play: Play, corner: Corner) -> None:
