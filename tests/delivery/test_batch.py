@@ -21,7 +21,7 @@ from tests.support.replaying import BATCH, expected_texts, mapping_file, replay_
 from tests.support.scene import Scene
 from tests.support.spectron import memory, write_raw
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.both_engines]
 
 
 def is_batch(seen: Seen) -> bool:

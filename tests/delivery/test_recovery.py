@@ -38,7 +38,7 @@ from tests.support.replaying import (
 )
 from tests.support.spectron import memory, replay, turns_of, write_raw
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.both_engines]
 
 COUNT = 4
 

@@ -27,7 +27,7 @@ def engines_of(item: pytest.Metafunc) -> list[str]:
     marked = {marker.name for marker in item.definition.iter_markers()}
     if os.environ.get(VARIABLE) == "postgres":
         return ["sqlite" if "ledger_file" in marked else "postgres"]
-    return ["sqlite", "postgres"] if "both_engines" in marked else ["sqlite"]
+    return ["sqlite", "postgres"] if "both_engines" in marked and "ledger_file" not in marked else ["sqlite"]
 
 
 @contextmanager
