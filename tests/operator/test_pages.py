@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from spectron_migrate.cli.app import COMMANDS, run
-from tests.operator import console, help_page
+from tests.operator import console, glossary_links, help_page
 
 ROOT = Path(__file__).parents[2]
-PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+PAGES = [
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "examples/README.md")),
+]
 
 
 def shown_command_lines() -> list[tuple[str, list[str]]]:
@@ -118,3 +121,14 @@ def test_completion_can_be_installed(
         run(["--show-completion", shell])
     assert not ended.value.code
     assert "spectron-migrate" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", glossary_links.PAGES, ids=lambda page: page.stem)
+def test_a_word_of_ours_is_a_link_to_the_glossary_where_a_page_first_uses_it(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    found = {word: glossary_links.first_use(text, word) for word in glossary_links.LINKED}
+    assert [] == [word for word, use in found.items() if use is not None and not use[2]]
+
+
+def test_the_words_that_are_linked_are_in_the_glossary() -> None:
+    assert set(glossary_links.LINKED) <= set(glossary_links.anchors())
