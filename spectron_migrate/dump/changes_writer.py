@@ -20,7 +20,7 @@ from spectron_migrate.files.atomic import sync_folder, write_durably
 from spectron_migrate.files.locks import try_lock
 from spectron_migrate.records import Json, Memory, digest, format_time
 
-MOST_FILES = 400
+MOST_FILES = 100
 """After so many rounds all of Mem0 is read again: more generations than `MOST_ANCESTORS` would hide the base."""
 
 TextAt = Callable[[str, str], tuple[str, int] | None]

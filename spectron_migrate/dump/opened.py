@@ -219,8 +219,10 @@ def _checked(path: Path, name: str, manifest: Manifest, checksums: Checksums) ->
     for candidate in (path / name, path / pending_name(name, manifest.scan_id)):
         try:
             file = candidate.open("rb")
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
+        except OSError as error:
+            raise InputError(f"{candidate} cannot be read: {error.strerror}") from error
         size = os.fstat(file.fileno()).st_size
         if size == expected.size and checksums.sha256(file) == expected.sha256:
             return file

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from spectron_migrate.dump import read_manifest
+from spectron_migrate.dump import Manifest, read_manifest
 from spectron_migrate.dump.changes_writer import ChangesWriter, Laid
 from spectron_migrate.errors import Incomplete
 from spectron_migrate.mem0.reader import Changed, ChangesReader, Reader
@@ -35,11 +35,17 @@ class Reading:
     """False: nothing at all has changed, so no row was read."""
     only: Mapping[str, Memory | None] | None = None
     """The memories that changed, None for one that is gone; None where all of Mem0 was read."""
+    digest: str | None = None
+    """Of the dump that it left."""
+    previous: str | None = None
+    """Digest of the dump that the numbers above compare with; `digest` where nothing was read."""
 
     @classmethod
-    def of(cls, summary: ExportSummary, *, missed: int) -> Reading:
-        """All of Mem0 was read."""
+    def of(cls, summary: ExportSummary, manifest: Manifest | None, *, missed: int) -> Reading:
+        """All of Mem0 was read. `manifest`: the dump's, read afterwards."""
         return cls(
+            digest=manifest.digest if manifest is not None else None,
+            previous=manifest.previous if manifest is not None else None,
             memories=summary.memories,
             new=summary.new,
             changed=summary.changed_text,
@@ -60,6 +66,8 @@ class Reading:
             deleted=laid.deleted,
             returned=laid.returned,
             only=laid.changed,
+            digest=laid.manifest.digest,
+            previous=laid.manifest.previous,
         )
 
     @property
@@ -143,7 +151,8 @@ class Mem0Reading:
                     f"Mem0 could not be read in full ({counted(summary.memories, 'memory')} of {summary.native_count})",
                     hint="nothing was planned from it",
                 )
-            reading = Reading.of(summary, missed=self._missed(known, summary, looked_same=looked_same))
+            manifest = read_manifest(self._dump)
+            reading = Reading.of(summary, manifest, missed=self._missed(known, summary, looked_same=looked_same))
         finally:
             if known is not None:
                 known.close()
@@ -153,7 +162,6 @@ class Mem0Reading:
                 f"{counted(reading.missed, 'change')} of Mem0 did not show in the state of its files or its server:"
                 " from now on each round reads all of it"
             )
-        manifest = read_manifest(self._dump)
         if manifest is None or not self._is_trusted:
             found.close()
         else:
@@ -168,7 +176,7 @@ class Mem0Reading:
             return None
         mark = self._mark()
         if mark is not None and known.mark == mark:
-            return Reading(manifest.memories, was_read=False)
+            return Reading(manifest.memories, was_read=False, digest=manifest.digest, previous=manifest.digest)
         try:
             with self._reporter.reading():
                 laid = self._lay_over(known)
@@ -184,11 +192,13 @@ class Mem0Reading:
         if known.changes is None or known.writer is None:
             return None
         began = self._now()
+        if known.fence != self._fence():
+            return None  # the cutover began just now: only a whole reading after its start is the base dump
         changed = known.changes.changed(now=began)
         if changed is None:
             return None
         history = known.changes.history
-        return known.writer.lay_over(
+        laid = known.writer.lay_over(
             changed.memories,
             changed.gone,
             changed.retimed,
@@ -197,6 +207,10 @@ class Mem0Reading:
             began=began,
             ended=self._now,
         )
+        if laid is None:  # what was found is in no dump, and would not be found a second time
+            known.changes.close()
+            known.changes = None
+        return laid
 
     def _missed(self, known: _Known | None, summary: ExportSummary, *, looked_same: bool) -> int:
         """How much of what the reading found neither the mark nor a reading of what changed would have shown.

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from spectron_migrate.delivery.deferred import DeferredWork
 from spectron_migrate.delivery.marker import RunMarker
-from spectron_migrate.dump import Dump, open_dump, read_manifest
+from spectron_migrate.dump import Dump, open_dump
 from spectron_migrate.errors import ExitCode, NotLegal
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import cutover
@@ -249,14 +249,15 @@ class Rounds:
 
     async def _read_and_deliver(self, api: SpectronApi, *, compare: bool, supersede: bool) -> Round:
         started = self._now()
-        before = read_manifest(self.settings.dump)
         # With an outbox only a reading tells what became of calls whose results are unknown.
         reads = compare or self.drains_outbox()
         reading = await (self._mem0.read() if reads else self._mem0.read_if_changed())
-        only = self._to_plan(before.digest if before is not None else None, reading)
+        only = self._to_plan(reading)
         if only == {} and not reading.was_read and not await asyncio.to_thread(self._has_something_to_send):
             return await asyncio.to_thread(self._conclude, format_time(started), reading, (), (), None)
         with open_dump(self.settings.dump) as dump:
+            if dump.digest != reading.digest:
+                only = None  # an export of somebody else came between
             # A scan made while the clock was ahead dates later scans after it; what is published must follow the clock.
             is_whole = reading.was_read and reading.only is None
             began = min(dump.manifest.scan_began, format_time(started)) if is_whole else format_time(started)
@@ -271,9 +272,9 @@ class Rounds:
                 self._planned = None  # another process has planned since, so the same dump has to be planned again
             return concluded
 
-    def _to_plan(self, before: str | None, reading: Reading) -> dict[str, Memory | None] | None:
-        """All that is not planned yet of the dump, which had the digest `before`; None for: nobody knows."""
-        if before is None or before != self._planned or (reading.only is None and reading.changes):
+    def _to_plan(self, reading: Reading) -> dict[str, Memory | None] | None:
+        """All that is not planned yet of the dump that the reading left; None for: nobody knows."""
+        if self._planned is None or reading.previous != self._planned or (reading.only is None and reading.changes):
             return None
         return {**self._unplanned, **(reading.only or {})}
 

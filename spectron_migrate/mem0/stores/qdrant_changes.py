@@ -30,6 +30,8 @@ NEWEST = 64
 """How many of the newest rows are compared."""
 MOST_CHANGED = 50_000
 """More rows than these are read by reading everything."""
+MOST_BYTES = 32 << 20
+"""So are larger ones: while rows are read, Mem0 cannot write."""
 _MOST_ROWIDS = 1 << 28
 """A store that was written to more often is read in full: one byte is needed for each number that was ever given."""
 KEY_LENGTH = 68
@@ -149,10 +151,10 @@ class QdrantChanges:
         last = self._last_untouched(db)
         if last is None:
             return None
-        sql = "SELECT rowid, id, point FROM points WHERE rowid > ? ORDER BY rowid LIMIT ?"
-        rows = db.all(sql, (last, MOST_CHANGED + 1))
-        if len(rows) > MOST_CHANGED:
+        [(number, size)] = db.all("SELECT count(*), sum(length(point)) FROM points WHERE rowid > ?", (last,))
+        if number > MOST_CHANGED or (size or 0) > MOST_BYTES:
             return None
+        rows = db.all("SELECT rowid, id, point FROM points WHERE rowid > ? ORDER BY rowid", (last,))
         count = int(db.one("SELECT count(*) FROM points"))
         rowids = self._listing.rowids
         below = bisect_right(rowids, last)

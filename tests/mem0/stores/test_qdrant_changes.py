@@ -179,6 +179,7 @@ def _write_ahead(store: Store) -> None:
 
 
 def _create_again(store: Store) -> None:
+    os.link(store.file, store.folder / "kept")  # or the new file may get the inode of the old one
     shutil.rmtree(store.file.parent)
     shutil.rmtree(store.folder / "store")
     Store(store.folder, 3)
