@@ -46,6 +46,10 @@ class WordFrequencies:
         """Whether the word occurs in any text."""
         return word in self._counts
 
+    def __getitem__(self, word: str) -> int:
+        """In how many texts the word occurs."""
+        return self._counts[word]
+
     def rarest(self, text: str, n: int = KEYWORDS, *, without: Collection[str] = ()) -> list[str]:
         """The `n` rarest words of a text, rarest first; among equally rare ones the longest."""
         known = [word for word in words_of(text) if word not in without]

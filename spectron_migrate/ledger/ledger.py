@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -122,14 +121,9 @@ class Ledger:
         if isinstance(state, PostgresLocation):
             return cls(state, shared.open_for_reading(state))
         path = state / "ledger.db"
-        try:
-            connection = sqlite.connect(path, read_only=True)
-        except sqlite3.OperationalError as error:
-            if path.exists():
-                raise
-            raise InputError(
-                f"there is no ledger at {path}", hint="spectron-migrate replay makes it, or name --state"
-            ) from error
+        if not path.exists():
+            raise InputError(f"there is no ledger at {path}", hint="spectron-migrate replay makes it, or name --state")
+        connection = sqlite.connect(path, read_only=True)
         if sqlite.format_of(connection, path, FORMAT) == FORMAT:
             return cls(path, connection)
         stamp = sqlite.file_stamp(path)

@@ -9,7 +9,8 @@ from spectron_migrate.keywords import WordFrequencies, words_of
 LENGTHS = ((1, 2), (3, 4), (5, 8))
 """Words of the memory in a short, a usual and a long question: each kind is asked equally often."""
 _RAREST = 3
-"""One word of every question is among so many of the rarest ones, or no search could find the memory by it."""
+"""One word of every question is among so many of the rarest ones, and no less rare than the rarest of all: by words
+that other memories have as well no search could tell them apart, and the better guess would win."""
 _FRAMES = (
     "{}",
     "what about {}?",
@@ -31,7 +32,7 @@ def question_about(text: str, frequencies: WordFrequencies, rng: Random) -> str 
         return None
     if len(rarest) == 1:
         return f"anything about {_part_of(rarest[0])}?"
-    drawn = _drawn(rarest, rng)
+    drawn = _drawn(rarest, [word for word in rarest[:_RAREST] if frequencies[word] == frequencies[rarest[0]]], rng)
     original = [word for word in words_of(text) if word in drawn]
     chosen = list(original)
     while chosen == original and len(chosen) > 1:
@@ -39,12 +40,12 @@ def question_about(text: str, frequencies: WordFrequencies, rng: Random) -> str 
     return rng.choice(_FRAMES).format(" ".join(chosen))
 
 
-def _drawn(rarest: list[str], rng: Random) -> set[str]:
-    """Some of the words: one of the rarest, and any others."""
+def _drawn(rarest: list[str], telling: list[str], rng: Random) -> set[str]:
+    """Some of the words: one of those that tell the memory from others, and any others."""
     fewest, most = rng.choice(LENGTHS)
     left_out = 1 if len(rarest) > 2 else 0
     length = min(rng.randint(fewest, most), len(rarest) - left_out)
-    known = rng.choice(rarest[:_RAREST])
+    known = rng.choice(telling)
     others = [word for word in rarest if word != known]
     return {known, *rng.sample(others, length - 1)}
 

@@ -153,6 +153,18 @@ class Play:
         mapping, memories = load_mapping(self.world.mapping), self.world.mem0.values()
         return find_violations(self.server.database, self.folder / state, memories, mapping, finished=True)
 
+    def check_done_or_refused_by_a_used_key(self, ended: Ended) -> None:
+        """Of equal texts the newest is sent again, and for 24 h its key may belong to a request of the lost ledger.
+
+        Then it is refused and named; its text is there, as that of an older memory.
+        """
+        texts = {turn.text for turn in server_turns(self.server.database)}
+        refused = [] if ended.code == 0 else ended.answer["reasons"]
+        assert ended.code in (0, ExitCode.REFUSED), ended
+        for each in refused:
+            assert "different body" in each["reason"], ended
+            assert self.world.mem0[each["id"]].memory in texts, ended
+
     def check_adopted(self, state: str, *lost: str) -> None:
         """As `check_all`, and by the ledgers that are lost: each memory once and in order, whoever sent it.
 
@@ -319,12 +331,12 @@ def adopt_in_place_of(play: Play, state: str, *others: str) -> None:
         (play.folder / other).rename(play.folder / name)
     before = len(server_turns(play.server.database))
     ended = play.replay(state, "with --adopt, as the hint says", "--adopt")
-    assert 0 == ended.code, ended
+    play.check_done_or_refused_by_a_used_key(ended)
     play.check_adopted(state, *lost)
     play.told["turns before an adoption"] += before
     play.told["adopted, none doubled, none lost"] += 1
     again = len(server_turns(play.server.database))
-    assert 0 == play.replay(state, "after an adoption").code
+    play.check_done_or_refused_by_a_used_key(play.replay(state, "after an adoption"))
     assert again == len(server_turns(play.server.database))
     for name in lost:
         ended = play.wait(play.begin(name), "a ledger that was lost and found")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from spectron_migrate.cli.app import run
+from spectron_migrate.mem0.stores.config_spellings import OWN_KEY
 from tests.adapter.conftest import stage
 from tests.adapter.support import TEA, Stage
 from tests.support import output
@@ -79,6 +81,8 @@ def test_a_memory_that_was_deleted_in_mem0_before_it_was_sent(stage: Stage, expl
 def test_the_page_says_at_which_rank_each_search_finds_the_memory(
     stage: Stage, explain: Explain, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    offline = {**stage.config, OWN_KEY: {"embedder": "wordllama"}}  # nothing listens where the config says
+    Path("mem0.json").write_text(json.dumps(offline))
     home = stage.say(HOME)
     stage.say(TEA)
     stage.say(TEA, user_id=f"{stage.user}-other")

@@ -39,3 +39,8 @@ def first_use(text: str, word: str) -> tuple[int, int, bool] | None:
         return None
     is_linked = any(link.start() < use.start() < link.end() for link in _LINK.finditer(text))
     return use.start(), use.end(), is_linked
+
+
+def without_links(text: str) -> str:
+    """The page as it is read: the words of a link in its place."""
+    return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)

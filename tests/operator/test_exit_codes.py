@@ -18,6 +18,7 @@ from spectron_migrate.cli.app import run
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
+from tests.operator.glossary_links import without_links
 from tests.support import output
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import memory, register_scope, write_raw
@@ -25,7 +26,7 @@ from tests.support.spectron import memory, register_scope, write_raw
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "exit-codes.md").read_text(encoding="utf-8")
+PAGE = without_links((ROOT / "docs" / "exit-codes.md").read_text(encoding="utf-8"))
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from spectron_migrate.dump.opened import Dump
-from spectron_migrate.errors import ExitCode
+from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
@@ -133,12 +133,13 @@ def test_a_user_filter_limits_the_expected_memories(spectron: RunningServer, use
     assert 3 == both.report["measured"]["integrity"]["missing"]
 
 
-def test_nothing_to_verify_is_inconclusive(spectron: RunningServer, user: str, tmp_path: Path) -> None:
+def test_a_verification_of_somebody_whom_nobody_knows_is_refused(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(0, user)])
     replay(spectron, tmp_path / "state", [dump])
-    summary = verify(spectron, tmp_path / "state", [dump], VerifyOptions(filters=Filters(users=frozenset({"nobody"}))))
-    assert "INCONCLUSIVE" == summary.verdict
-    assert 0 == summary.report["measured"]["integrity"]["expected"]
+    with pytest.raises(InputError, match="has no memory of user 'nobody'"):
+        verify(spectron, tmp_path / "state", [dump], VerifyOptions(filters=Filters(users=frozenset({"nobody"}))))
 
 
 def test_shards_are_read_together_and_the_dump_is_not_needed(

@@ -45,6 +45,14 @@ def test_one_word_of_a_question_is_rare(words: list[str], seed: int) -> None:
     assert set(words_of(question)) & set(frequencies.topics(" ".join(words), 3))
 
 
+@given(st.integers(0, 99))
+def test_a_question_has_a_word_that_tells_the_memory_from_the_others_of_its_scope(seed: int) -> None:
+    texts = [f"Told about topic{number} on day{number}" for number in range(6)]
+    question = question_about(texts[2], WordFrequencies(texts), random.Random(seed))
+    assert question is not None
+    assert {"topic2", "day2"} & set(words_of(question))
+
+
 def test_questions_about_a_memory_differ_in_length_and_sentence() -> None:
     text = "Moved from Porto to Bergen because of a job at the harbour museum and a love of cold rain"
     made = [question_about(text, WordFrequencies([text]), random.Random(seed)) for seed in range(60)]
