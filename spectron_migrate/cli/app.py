@@ -29,7 +29,7 @@ COMMANDS = {
     "explain": "Show what became of a memory or a user, with the evidence.",
     "erase": "Remove what a replay wrote, where that can be done exactly.",
     "local": "Serve a local Spectron.",
-    "cutover": "Move reads, then writes, to Spectron, and back within a second.",
+    "cutover": "Move reads to Spectron, and back within a second; then writes, for good.",
 }
 """Each command's line in `--help`. `cutover` has commands of its own."""
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from spectron_migrate.spectron.api import SpectronApi
 
 app = typer.Typer(
-    help="Move the application's reads, then its writes, from Mem0 to Spectron: step by step, and back in a second.\n\n"
+    help="Move the application's reads to Spectron step by step, and back in a second; then its writes, for good.\n\n"
     "\b\nExample: spectron-migrate cutover start\n         spectron-migrate cutover shift 10\n"
     "         spectron-migrate cutover revert",
     no_args_is_help=True,
