@@ -14,6 +14,7 @@ from spectron_migrate.errors import ExitCode, Incomplete, KeyRefused, LedgerLock
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.mem0.reader import Changed, Reader
 from spectron_migrate.mem0.stores.qdrant_changes import QdrantChanges
+from spectron_migrate.migration.reading import Reading
 from spectron_migrate.migration.replay import ReplayOptions
 from spectron_migrate.records import Filters, format_time
 from spectron_migrate.state.journal import Step, record_step
@@ -357,6 +358,43 @@ def _dump_of(scene: Scene) -> tuple[object, ...]:
         manifest = dump.manifest
         memories = sorted(dump.memories(), key=lambda memory: memory.id)
         return memories, manifest.memories, manifest.users, manifest.agents, manifest.returned_at, dump.tombstones
+
+
+def test_what_an_export_brings_between_reading_and_planning_is_planned_too(scene: Scene) -> None:
+    scene.put(1, "one")
+    rounds = scene.rounds()
+    scene.round(rounds)
+    scene.put(2, "two", ago=100)
+    read = rounds._mem0.read_if_changed
+
+    async def and_then_an_export() -> Reading:
+        found = await read()
+        scene.put(3, "three", ago=90)
+        scene.export()
+        return found
+
+    rounds._mem0.read_if_changed = and_then_an_export  # type: ignore[method-assign]
+    assert 2 == scene.round(rounds).written
+
+
+def test_an_export_before_a_whole_reading_leaves_no_older_text_to_be_planned(scene: Scene) -> None:
+    rounds = scene.rounds()
+    scene.put(1, "another")
+    scene.round(rounds)
+    scene.put(2, "the older text", ago=10)
+    assert 1 == scene.round(rounds).waiting
+    scene.time.pass_(120)
+    rounds._mem0.close()  # so that everything is read
+    open_reader = rounds._mem0._open_reader
+
+    def after_an_export(now: datetime) -> Reader:
+        scene.put(2, "the newer text", ago=130, edited=scene.time.moment - timedelta(seconds=70))
+        scene.export()
+        return open_reader(now)
+
+    rounds._mem0._open_reader = after_an_export
+    scene.round(rounds)
+    assert ["another", "the newer text"] == scene.texts
 
 
 def test_what_waits_is_looked_at_again_without_the_rest(scene: Scene) -> None:
