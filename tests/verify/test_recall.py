@@ -185,7 +185,8 @@ def test_a_shuffled_ranking_is_a_no_go_with_200_users(
     spectron: RunningServer, crowd: tuple[Path, list[dict[str, Any]]]
 ) -> None:
     folder, rows = crowd
-    options = VerifyOptions(sample=200, top_k=1, placement_sample=10)
+    asked = tuple(Query(row["memory"], user_id=row["user_id"], expect=(row["id"],)) for row in rows[::4])
+    options = VerifyOptions(queries=asked, top_k=1, placement_sample=10)
     named: dict[str, Any] = {"mem0": WordSearch(rows), "mapping": folder / "mapping.yaml"}
     good = verify(spectron, folder / "state", [folder / "all.json"], options, **named)
     assert 200 == good.report["measured"]["recall"]["metrics"]["users"]
