@@ -56,8 +56,8 @@ class Reading:
         )
 
     @classmethod
-    def of_changes(cls, laid: Laid) -> Reading:
-        """Only what changed was read."""
+    def of_changes(cls, laid: Laid, *, previous: str) -> Reading:
+        """Only what changed was read; it was laid over the dump with the digest `previous`."""
         return cls(
             memories=laid.manifest.memories,
             new=laid.new,
@@ -67,7 +67,7 @@ class Reading:
             returned=laid.returned,
             only=laid.changed,
             digest=laid.manifest.digest,
-            previous=laid.manifest.previous,
+            previous=previous,
         )
 
     @property
@@ -185,8 +185,9 @@ class Mem0Reading:
             raise
         if laid is None:
             return None
+        reading = Reading.of_changes(laid, previous=known.digest)
         known.mark, known.digest = mark, laid.manifest.digest
-        return Reading.of_changes(laid)
+        return reading
 
     def _lay_over(self, known: _Known) -> Laid | None:
         if known.changes is None or known.writer is None:

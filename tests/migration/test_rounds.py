@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -358,6 +359,28 @@ def _dump_of(scene: Scene) -> tuple[object, ...]:
         manifest = dump.manifest
         memories = sorted(dump.memories(), key=lambda memory: memory.id)
         return memories, manifest.memories, manifest.users, manifest.agents, manifest.returned_at, dump.tombstones
+
+
+def test_a_row_that_is_written_again_as_it_was_makes_no_round_plan_the_rest(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = scene.time.moment - timedelta(hours=1)
+    scene.store.put(1, "one", scene.user, at)
+    rounds = scene.rounds()
+    scene.round(rounds)
+    scene.put(2, "two")
+    scene.round(rounds)
+    scene.store.put(1, "one", scene.user, at)
+    planned: list[object] = []
+    deliver = rounds._deliver
+
+    async def noting(*given: Any, only: Any, **named: Any) -> Any:
+        planned.append(only)
+        return await deliver(*given, only=only, **named)
+
+    monkeypatch.setattr(rounds, "_deliver", noting)
+    assert scene.round(rounds).was_read
+    assert [{}] == planned
 
 
 def test_what_an_export_brings_between_reading_and_planning_is_planned_too(scene: Scene) -> None:
