@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from spectron_migrate.dump.checksums import stamp_of
 from spectron_migrate.dump.manifest import (
     EXPORT_AGAIN,
     MANIFEST,
@@ -197,7 +198,6 @@ def _read(file: Path) -> tuple[Header, FileSum] | None:
 
 def _stamp(file: Path) -> tuple[object, ...] | None:
     try:
-        status = os.stat(file)
+        return str(file), *stamp_of(os.stat(file))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return str(file), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

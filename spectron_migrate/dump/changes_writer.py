@@ -21,7 +21,8 @@ from spectron_migrate.files.locks import try_lock
 from spectron_migrate.records import Json, Memory, digest, format_time
 
 MOST_FILES = 100
-"""After so many rounds all of Mem0 is read again: more generations than `MOST_ANCESTORS` would hide the base."""
+"""After so many rounds all of Mem0 is read again: a dump is opened with all its files, and a process may have 256 open.
+Never more than `MOST_ANCESTORS`, or the base would be hidden."""
 
 TextAt = Callable[[str, str], tuple[str, int] | None]
 """When a memory came to have a text, and the row of the history that says so."""

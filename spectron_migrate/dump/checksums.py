@@ -19,9 +19,14 @@ _SETTLED_NS = 2 * 10**9
 """A file that was written less than this ago may be written again without another time: clocks have ticks."""
 _MOST = 100
 
-_Stamp = tuple[int, ...]
-_known: dict[_Stamp, str] = {}
+Stamp = tuple[int, ...]
+_known: dict[Stamp, str] = {}
 """Of files that this process has hashed: a follower opens the same dump again."""
+
+
+def stamp_of(status: os.stat_result) -> Stamp:
+    """Device, inode, size and times of a file: another one after every write, once the clock has ticked."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 class Checksums:
@@ -29,12 +34,12 @@ class Checksums:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / NAME
-        self._kept: dict[_Stamp, str] | None = None
-        self._new: dict[_Stamp, str] = {}
+        self._kept: dict[Stamp, str] | None = None
+        self._new: dict[Stamp, str] = {}
 
     def sha256(self, file: io.BufferedReader) -> str:
         """The checksum of an open file."""
-        stamp = _stamp(file)
+        stamp = stamp_of(os.fstat(file.fileno()))
         if stamp not in _known:
             kept = self._read().get(stamp) if stamp[2] >= KEEP_FROM else None
             if len(_known) > _MOST:
@@ -42,9 +47,13 @@ class Checksums:
             _known[stamp] = kept or self._hash(file, stamp)
         return _known[stamp]
 
-    def _hash(self, file: io.BufferedReader, stamp: _Stamp) -> str:
+    def _hash(self, file: io.BufferedReader, stamp: Stamp) -> str:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
-        if stamp[2] >= KEEP_FROM and stamp == _stamp(file) and time.time_ns() - max(stamp[3:]) > _SETTLED_NS:
+        if (
+            stamp[2] >= KEEP_FROM
+            and stamp == stamp_of(os.fstat(file.fileno()))
+            and time.time_ns() - max(stamp[3:]) > _SETTLED_NS
+        ):
             self._new[stamp] = checksum
         return checksum
 
@@ -58,7 +67,7 @@ class Checksums:
         with suppress(OSError):
             replace_file(self._path, json.dumps(rows).encode())
 
-    def _read(self) -> dict[_Stamp, str]:
+    def _read(self) -> dict[Stamp, str]:
         if self._kept is None:
             try:
                 rows = json.loads(self._path.read_bytes())
@@ -66,8 +75,3 @@ class Checksums:
             except (OSError, ValueError, TypeError):
                 self._kept = {}
         return self._kept
-
-
-def _stamp(file: io.BufferedReader) -> _Stamp:
-    status = os.fstat(file.fileno())
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
