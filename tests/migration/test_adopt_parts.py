@@ -100,6 +100,15 @@ def test_shards_whose_ledgers_were_lost_adopt_each_its_own_lanes(
     assert_each_once(server, rows(users, 12))
 
 
+@pytest.fixture
+def shell(server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands run in a directory of their own, with the server's variables."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPECTRON_ENDPOINT", server.base_url)
+    monkeypatch.setenv("SPECTRON_CONTEXT", server.context)
+    monkeypatch.setenv("SPECTRON_API_KEY", server.api_key)
+
+
 def test_shards_go_on_with_a_newer_export_after_an_adoption(server: RunningServer, tmp_path: Path) -> None:
     users = users_of_both_shards()
     dump = complete_scan(tmp_path / "dump", rows(users, 10), TODAY)
@@ -154,12 +163,8 @@ def test_a_plain_replay_adopts_what_shards_wrote(server: RunningServer, tmp_path
 
 
 def test_the_hint_of_a_shard_whose_ledger_was_lost_works_as_it_is_typed(
-    server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    server: RunningServer, shell: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SPECTRON_ENDPOINT", server.base_url)
-    monkeypatch.setenv("SPECTRON_CONTEXT", server.context)
-    monkeypatch.setenv("SPECTRON_API_KEY", server.api_key)
     users = users_of_both_shards()
     complete_scan(tmp_path / "dump", rows(users, 6), TODAY)
     for number in range(2):
@@ -257,12 +262,8 @@ def test_an_adoption_keeps_to_its_limit_of_time_and_goes_on_where_it_stopped(
 
 
 def test_the_next_command_after_an_adoption_that_ran_out_of_time_adopts(
-    server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    server: RunningServer, shell: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SPECTRON_ENDPOINT", server.base_url)
-    monkeypatch.setenv("SPECTRON_CONTEXT", server.context)
-    monkeypatch.setenv("SPECTRON_API_KEY", server.api_key)
     complete_scan(tmp_path / "dump", rows(["ann"], 6), TODAY)
     assert 0 == run(["replay", "-q"])
     shutil.rmtree(tmp_path / ".spectron-migrate")

@@ -26,14 +26,7 @@ from spectron_migrate.state.journal import (
 )
 from spectron_migrate.state.routing import FILE as ROUTING_FILE
 from spectron_migrate.state.routing import MOST_BEHIND, Routing, name_of, read_routing
-
-AT = "2026-11-22T10:00:00.000000Z"
-MIGRATION = "m" * 16
-
-
-def step(name: str, **more: object) -> Step:
-    return Step(name, AT, "anna@host (1)", **more)  # type: ignore[arg-type]
-
+from tests.state.steps import AT, MIGRATION, step
 
 START = step("start", migration=MIGRATION)
 

@@ -13,7 +13,6 @@ from spectron_migrate.state.journal import (
     FILE,
     CaughtUp,
     JournalTruncated,
-    Step,
     StepConflict,
     publish_routing,
     read_journal,
@@ -24,14 +23,9 @@ from spectron_migrate.state.routing import FILE as ROUTING_FILE
 from spectron_migrate.state.routing import Routing, name_of, read_routing, write_routing
 from spectron_migrate.state.store import StateStore, read_object, write_object
 from spectron_migrate.state.uncertain import Uncertainties, keep_uncertainties, last_uncertainties
+from tests.state.steps import AT, MIGRATION, step
 
-AT = "2026-11-22T10:00:00.000000Z"
-MIGRATION = "m" * 16
 Another = Callable[[], StateStore]
-
-
-def step(name: str, **more: object) -> Step:
-    return Step(name, AT, "anna@host (1)", **more)  # type: ignore[arg-type]
 
 
 START = step("start", migration=MIGRATION)
