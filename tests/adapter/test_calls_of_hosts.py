@@ -17,6 +17,8 @@ from spectron_migrate.state.postgres import PostgresState
 from spectron_migrate.state.processes import OwnFile
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 psycopg = pytest.importorskip("psycopg")
 
 ALICE, BOB = CallSubject(("alice",)), CallSubject(("bob",))

@@ -16,6 +16,8 @@ from spectron_migrate.state.routing import Routing, read_routing, write_routing
 from spectron_migrate.state.routing_reader import RoutingReader, RoutingUnreadable
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 psycopg = pytest.importorskip("psycopg")
 
 AT = "2026-11-22T10:00:00.000000Z"
