@@ -9,6 +9,7 @@ import json
 import sys
 import urllib.request
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from spectron_migrate.mem0.open import open_oss
@@ -18,6 +19,8 @@ def bare(provider: str, config: dict[str, Any]) -> int:
     """Count rows with the store's own listing, payload included."""
     if provider == "chroma":
         return _bare_chroma(config)
+    if provider == "redis":
+        return _bare_redis(config)
     if provider == "mongodb":
         import pymongo
 
@@ -33,6 +36,22 @@ def bare(provider: str, config: dict[str, Any]) -> int:
     number = 0
     while page := pages.next():
         number += len(page)
+    return number
+
+
+def _bare_redis(config: dict[str, Any]) -> int:
+    """Count the hashes, as the driver's `scan_iter` finds them, each with its fields."""
+    import redis
+
+    db = redis.Redis.from_url(config["redis_url"])
+    keys = db.scan_iter(match=f"mem0:{config['collection_name']}:*", count=1000, _type="hash")
+    fields = ("memory_id", "memory", "hash", "created_at", "updated_at", "user_id", "agent_id", "run_id", "metadata")
+    number = 0
+    while page := list(islice(keys, 1000)):
+        asked = db.pipeline(transaction=False)
+        for key in page:
+            asked.hmget(key, fields)
+        number += len(asked.execute())
     return number
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.stores import check
 
-PROVIDERS = ("chroma", "mongodb", "milvus")
+PROVIDERS = ("redis", "chroma", "milvus", "mongodb")
 
 
 def measured(what: str, provider: str, config: dict[str, Any], rows: int) -> dict[str, float]:

@@ -17,6 +17,12 @@ from spectron_migrate.mem0.stores.listed import ListedStore, Row, missing_driver
 from spectron_migrate.mem0.stores.oss_config import VectorStore, oracle_location
 
 _PAGE = 1000
+_OF_A_POOL = (
+    *("min", "max", "increment", "connectiontype", "getmode", "homogeneous", "timeout", "wait_timeout"),
+    *("max_lifetime_session", "max_sessions_per_shard", "session_callback", "soda_metadata_cache", "ping_interval"),
+    *("ping_timeout", "pool_class"),
+)
+"""Parameters that only a pool of connections takes. Mem0 opens a pool, this reader one connection."""
 _PARTS = re.compile(r'"([^"]+)"|([^".]+)')
 _REFUSED = ("ORA-01017", "ORA-01031", "ORA-01045", "ORA-28000", "ORA-28001")
 _UNREACHABLE = ("DPY-60", "DPY-4011", "ORA-125", "ORA-12170", "ORA-03113", "ORA-03114", "ORA-12154")
@@ -40,13 +46,15 @@ class Oracle(ListedStore):
                 hint="give those that your application passes to Mem0; the user needs SELECT on the table, no more",
             )
         super().__init__(store.collection, f"at {oracle_location(store.settings)}")
+        credentials = str(given.get("dsn") or "").rpartition("@")[0]
+        self._secrets = [one for one in (credentials, str(given.get("password") or "")) if one]
         try:
             import oracledb
         except ImportError as error:
             raise missing_driver("oracledb", "oracle") from error
         self._driver = oracledb
         try:
-            self._db = oracledb.connect(**given)
+            self._db = self._connect(given)
             self._schema = str(self._all("SELECT sys_context('USERENV', 'CURRENT_SCHEMA') FROM dual")[0][0])
         except oracledb.Error as error:
             raise self._error(error) from error
@@ -96,6 +104,25 @@ class Oracle(ListedStore):
 
     _db: Any = None
 
+    def _connect(self, given: Mapping[str, Any]) -> Any:
+        """Open one connection; raises InputError for parameters that the driver does not take."""
+        try:
+            return self._driver.connect(**{name: value for name, value in given.items() if name not in _OF_A_POOL})
+        except (TypeError, ValueError) as error:  # an unknown name, or a value of another type
+            raise InputError(
+                f"the driver oracledb refuses `connection_params`: {self._without_password(error)}",
+                hint="give those that your application passes to Mem0",
+            ) from error
+        except OSError as error:  # a name that no server has
+            raise Unreachable(f"the database {self.where} cannot be reached: {error}", hint="check the dsn") from error
+
+    def _without_password(self, error: Exception) -> str:
+        """The first line of an error. The driver quotes a whole dsn, and a password can be in it."""
+        text = str(error).partition("\n")[0]
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
     def _end(self) -> None:
         """End the transaction; a connection that is gone has none."""
         try:
@@ -110,8 +137,7 @@ class Oracle(ListedStore):
             return list(cursor.fetchall())
 
     def _error(self, error: Exception) -> MigrateError:
-        """Our error; the driver's messages contain no password."""
-        text = str(error).partition("\n")[0]
+        text = self._without_password(error)
         code = str(getattr(error.args[0] if error.args else None, "full_code", "") or text.partition(":")[0])
         if code in _REFUSED:
             return KeyRefused(f"the database {self.where} refuses this user: {text}", hint="it needs SELECT, no more")

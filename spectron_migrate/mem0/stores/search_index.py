@@ -7,6 +7,7 @@ rows that were written within the last second may not be in it yet.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -23,6 +24,10 @@ from spectron_migrate.mem0.stores.oss_config import VectorStore
 _PAGE = 1000
 _KEPT = "5m"
 """How long the server keeps the snapshot from one page to the next."""
+_AWS = re.compile(
+    r".+?\.(?P<region>[a-z0-9-]+)\.(?P<service>[a-z]+)\.amazonaws\.com(\.cn)?|.+\.aos\.(?P<region2>[a-z0-9-]+)\.on\.aws"
+)
+"""Names of a domain on AWS; the second is one that IPv6 reaches too."""
 
 
 class _Dialect(NamedTuple):
@@ -63,7 +68,7 @@ class SearchIndex(ListedStore):
             sleep=sleep,
             key="user, password or api_key of the vector store",
             verify=_verify(store),
-            auth=_aws_signature(store),
+            auth=aws_signature(store),
             plain_http=True,
         )
         self._path = f"/{quote(store.collection, safe='')}"
@@ -179,10 +184,11 @@ def _verify(store: VectorStore) -> bool | str:
     return str(store.settings["ca_certs"]) if verify and store.settings.get("ca_certs") else bool(verify)
 
 
-def _aws_signature(store: VectorStore) -> httpx.Auth | None:
+def aws_signature(store: VectorStore) -> httpx.Auth | None:
     """Signs each request with the AWS credentials of this machine, for a domain of AWS without a password."""
     host = urlsplit(store.url or "").hostname or ""
-    if not host.endswith(".amazonaws.com") or _headers(store.settings):
+    place = _AWS.fullmatch(host)
+    if place is None or _headers(store.settings):
         return None
     try:
         import botocore.session
@@ -190,7 +196,7 @@ def _aws_signature(store: VectorStore) -> httpx.Auth | None:
         from botocore.awsrequest import AWSRequest
     except ImportError as error:
         raise missing_driver("botocore", "aws") from error
-    region, service = host.split(".")[-4:-2]
+    region, service = place["region"] or place["region2"], place["service"] or "es"
     credentials = botocore.session.get_session().get_credentials()
     if credentials is None:
         raise InputError(
@@ -207,7 +213,10 @@ def _aws_signature(store: VectorStore) -> httpx.Auth | None:
                 data=request.content,
                 headers={name: value for name, value in request.headers.items() if name in ("host", "content-type")},
             )
-            SigV4Auth(credentials.get_frozen_credentials(), service, region).add_auth(signed)
+            signer = SigV4Auth(credentials.get_frozen_credentials(), service, region)
+            if service == "aoss":  # serverless refuses requests without the hash of their body
+                signed.headers["X-Amz-Content-SHA256"] = signer.payload(signed)
+            signer.add_auth(signed)
             request.headers.update(dict(signed.headers.items()))
             yield request
 
