@@ -19,22 +19,11 @@ from pathlib import Path
 from spectron_migrate.files.shared_sqlite import open_shared
 from spectron_migrate.ledger.schema import marks
 from spectron_migrate.records import Memory, Selector, canonical_json, selector_of
+from spectron_migrate.state.added_tables import DDL
 
 FILE = "since.db"
 BUSY_S = 30.0
 """How long a write waits for other processes."""
-_DDL = """
-CREATE TABLE IF NOT EXISTS memory(
-  id TEXT PRIMARY KEY, user_id TEXT, agent_id TEXT, run_id TEXT, app_id TEXT, record TEXT NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS memory_user ON memory(user_id) WHERE user_id IS NOT NULL;
-CREATE INDEX IF NOT EXISTS memory_agent ON memory(agent_id) WHERE agent_id IS NOT NULL;
-CREATE INDEX IF NOT EXISTS memory_run ON memory(run_id) WHERE run_id IS NOT NULL;
-CREATE TABLE IF NOT EXISTS placed(memory TEXT PRIMARY KEY, selector TEXT NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS made(row TEXT, memory TEXT, PRIMARY KEY (row, memory)) STRICT, WITHOUT ROWID;
-"""
-
-
 _log = logging.getLogger("spectron_migrate.adapter")
 
 _ALL: weakref.WeakSet[AddedMemories] = weakref.WeakSet()
@@ -122,7 +111,7 @@ class AddedMemories:
 
     def _open(self, *, create: bool) -> sqlite3.Connection | None:
         if self._db is None and (self._path.exists() or (create and self._path.parent.is_dir())):
-            self._db = open_shared(self._path, _DDL, busy_s=BUSY_S)
+            self._db = open_shared(self._path, DDL, busy_s=BUSY_S)
         return self._db
 
 

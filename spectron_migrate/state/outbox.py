@@ -36,7 +36,7 @@ PATIENCE_S = 20.0
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 
-_DDL = """
+DDL = """
 CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS unknown(    -- one a call: what it left in Mem0 is there by then, and nobody can say what
   id INTEGER PRIMARY KEY, at TEXT NOT NULL, about TEXT NOT NULL
@@ -89,7 +89,7 @@ def claim_host(state: Path | StateStore, host: str) -> None:
     store = store_at(state)
     if store.folder is None:
         return
-    with closing(store.tables(NAME, _DDL)) as tables:
+    with closing(store.tables(NAME, DDL)) as tables:
         tables.change(("INSERT INTO meta(name, value) VALUES ('host', ?) ON CONFLICT DO NOTHING", [(host,)]))
         owner = tables.read("SELECT value FROM meta WHERE name = 'host'")[0][0]
     if owner != host:
@@ -107,7 +107,7 @@ class Outbox:
         claim_host(state, host)
         self._state = store_at(state)
         self._log = self._state.call_log(patience_s=PATIENCE_S)
-        self._tables = self._state.tables(NAME, _DDL)
+        self._tables = self._state.tables(NAME, DDL)
         self._prefix = self._tables.prefix
         self._view = CallView()
         self._marked = _LONG_AGO
@@ -158,10 +158,10 @@ class Outbox:
         self._log.sync()
         name = self._log.name
         values = [("drained", f"{name} {batch.end}"), ("restart", f"{name} {batch.restart}")]
-        values += [("marked", _stamp(batch.as_of))]
+        values += [("marked", stamp(batch.as_of))]
         values += [("last", batch.results[-1].completed)] if batch.results else []
         unknown = [*batch.unknown, *([(batch.as_of, more_unknown)] if more_unknown is not None else [])]
-        rows = [(_stamp(at), subject.to_json()) for at, subject in unknown]
+        rows = [(stamp(at), subject.to_json()) for at, subject in unknown]
         keep = (
             f"INSERT INTO {self._prefix}meta(name, value) VALUES (?, ?)"
             " ON CONFLICT (name) DO UPDATE SET value = excluded.value"
@@ -181,7 +181,7 @@ class Outbox:
     def missed_at(self) -> str:
         """When a write could last not be noted in the log at all, RFC 3339."""
         at = missed_at(self._state.folder) if self._state.folder is not None else NEVER
-        return _stamp(datetime.fromtimestamp(at, UTC)) if at > 0 else ""
+        return stamp(datetime.fromtimestamp(at, UTC)) if at > 0 else ""
 
     def settle(self, scanned_since: str) -> None:
         """Forget unknown calls that a complete scan of Mem0, begun at this time, has covered."""
@@ -280,7 +280,7 @@ class _BatchReader:
         self._last = max(self._last, datetime.fromtimestamp(at, UTC))
         for event, mem0_id, text, record in results:
             self._last += timedelta(microseconds=1)
-            self.results.append(CapturedResult(_stamp(self._last), event, mem0_id, text, record))
+            self.results.append(CapturedResult(stamp(self._last), event, mem0_id, text, record))
 
 
 def bury_the_dead(log: CallLines, view: CallView, state: Path | StateStore, now: float) -> None:
@@ -301,7 +301,8 @@ def _subject(text: str) -> CallSubject:
         return ANYBODY
 
 
-def _stamp(moment: datetime) -> str:
+def stamp(moment: datetime) -> str:
+    """A time as the outbox keeps it: RFC 3339, to the microsecond."""
     return f"{moment.astimezone(UTC).isoformat(timespec='microseconds')[:26]}Z"
 
 

@@ -12,12 +12,14 @@ from spectron_migrate.database.location import PostgresLocation
 from spectron_migrate.database.opening import connect_writer, reconnect
 from spectron_migrate.database.tables import make_tables
 from spectron_migrate.errors import Unreachable
+from spectron_migrate.state.added_tables import SHARED
 
 if TYPE_CHECKING:
     from spectron_migrate.database.postgres import PostgresDatabase
 
 PART, FORMAT = "state", 1
-_DDL = """
+_DDL = (
+    """
 CREATE TABLE document(
   name TEXT PRIMARY KEY, data BLOB NOT NULL, epoch INTEGER NOT NULL, version INTEGER NOT NULL,
   at TIMESTAMPTZ NOT NULL DEFAULT now()
@@ -29,6 +31,8 @@ CREATE TABLE call_line(
 CREATE TABLE outbox_meta(name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE outbox_unknown(id INTEGER PRIMARY KEY, at TEXT NOT NULL, about TEXT NOT NULL);
 """
+    + SHARED
+)
 
 _T = TypeVar("_T")
 
