@@ -1,19 +1,17 @@
 """A mark of the state of a Mem0: while it is the same, nothing there has changed, so nothing needs to be read again.
 
-A mark costs no reading of rows. Only stores that say so for certain have one: files by their metadata and the head of
-the file, Postgres by its snapshot. What a mark cannot see is found by the whole reading that follows in any case
-(docs/protocol.md, Cutover).
+A mark costs no reading of rows. Only files say so for certain: by their metadata and the head of the file. What a mark
+cannot see is found by the whole reading that follows in any case (docs/protocol.md, Cutover).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from spectron_migrate.mem0.open import config_of, mem0_source_info
+from spectron_migrate.mem0.open import config_of
 from spectron_migrate.mem0.stores.history import history_path
 from spectron_migrate.mem0.stores.oss_config import VectorStore, vector_store
 from spectron_migrate.records import digest
@@ -34,8 +32,6 @@ def state_mark(mem0: Mapping[str, Any], *, now_ns: int) -> str | None:
         return None
     config = config_of(mem0["oss"])
     store = vector_store(config)
-    if store.provider in ("pgvector", "supabase"):
-        return _postgres_mark(store, mem0_source_info(config).place)
     files = _files_of(store)
     history = history_path(config)
     return _files_mark([*files, *([history] if history is not None else [])], now_ns) if files else None
@@ -70,13 +66,3 @@ def _files_mark(files: Iterable[Path], now_ns: int) -> str | None:
         parts += [str(file), head.hex()]
         parts += [str(each) for each in (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)]
     return digest(*parts)
-
-
-def _postgres_mark(store: VectorStore, place: str) -> str | None:
-    """Postgres numbers every transaction that writes, anywhere on the server; reading takes no number."""
-    if store.provider == "supabase" and not store.settings.get("connection_string"):
-        return None
-    from spectron_migrate.mem0.stores.pgvector import PgVector
-
-    with closing(PgVector(store, place)) as table:
-        return table.state()

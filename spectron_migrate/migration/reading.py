@@ -185,9 +185,10 @@ class Mem0Reading:
             raise
         if laid is None:
             return None
-        reading = Reading.of_changes(laid, previous=known.digest)
-        known.mark, known.digest = mark, laid.manifest.digest
-        return reading
+        previous, known.mark, known.digest = known.digest, mark, laid.manifest.digest
+        if not laid.changed:
+            return Reading(manifest.memories, was_read=False, digest=previous, previous=previous)
+        return Reading.of_changes(laid, previous=previous)
 
     def _lay_over(self, known: _Known) -> Laid | None:
         if known.changes is None or known.writer is None:

@@ -139,7 +139,9 @@ def test_a_file_that_changed_a_moment_ago_has_none_because_it_may_change_again_a
     assert state_mark(config(folder), now_ns=newest + FRESH_NS + 1) is not None
 
 
-@pytest.mark.parametrize(("provider", "setting"), [("milvus", "url"), ("redis", "redis_url")])
+@pytest.mark.parametrize(
+    ("provider", "setting"), [("milvus", "url"), ("redis", "redis_url"), ("pgvector", "connection_string")]
+)
 def test_a_store_that_cannot_say_for_certain_has_none(provider: str, setting: str) -> None:
     section = {"oss": {"config": {"vector_store": {"provider": provider, "config": {setting: "redis://localhost"}}}}}
     assert state_mark(section, now_ns=0) is None
@@ -147,17 +149,3 @@ def test_a_store_that_cannot_say_for_certain_has_none(provider: str, setting: st
 
 def test_the_platform_has_none() -> None:
     assert state_mark({"platform": {"base_url": "http://localhost", "api_key": "m0-x"}}, now_ns=0) is None
-
-
-def test_postgres_says_for_certain_that_no_transaction_has_written(postgres: str) -> None:
-    import psycopg
-
-    store = {"provider": "pgvector", "config": {"connection_string": postgres, "collection_name": "mem0"}}
-    section = {"oss": {"config": {"vector_store": store}}}
-    with psycopg.connect(postgres, autocommit=True) as db:
-        db.execute("CREATE TABLE IF NOT EXISTS marked (id int)")
-        before = state_mark(section, now_ns=0)
-        db.execute("SELECT count(*) FROM marked").fetchall()
-        assert before == state_mark(section, now_ns=0)
-        db.execute("INSERT INTO marked VALUES (1)")
-        assert before != state_mark(section, now_ns=0)

@@ -15,7 +15,7 @@ from spectron_migrate.migration.rounds import Rounds
 from spectron_migrate.records import Memory
 from tests.support import oracle
 from tests.support.proxy import Fault, Seen, misbehaving
-from tests.support.scene import Scene, Store
+from tests.support.scene import PgStore, Scene, Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 FAULTS: tuple[Fault, ...] = ("cut_before", "cut_after", "half_answer", "500_before", "500_after", "503", "429")
@@ -58,13 +58,22 @@ class Application:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_whatever_happens_all_of_mem0_is_in_spectron_once_and_in_order(tmp_path: Path, seed: int) -> None:
+    play(tmp_path, Store(tmp_path / "mem0"), seed)
+
+
+@pytest.mark.parametrize("seed", range(5, 7))
+def test_of_a_table_of_postgres_as_well(tmp_path: Path, postgres: str, seed: int) -> None:
+    play(tmp_path, PgStore(tmp_path / "mem0", address=postgres), seed)
+
+
+def play(tmp_path: Path, store: Store, seed: int) -> None:
     dice = random.Random(seed)
 
     def choose(seen: Seen) -> Fault:
         return dice.choice(FAULTS) if seen.path.endswith("/facts") and dice.random() < 0.15 else "none"
 
     with running_server(tmp_path / "data", context="tests") as server, misbehaving(server.base_url, choose) as proxy:
-        scene = Scene(Store(tmp_path / "mem0"), server, tmp_path, "user")
+        scene = Scene(store, server, tmp_path, "user")
         scene.endpoint = proxy.base_url
         application, rounds = Application(scene, dice), scene.rounds()
         for _ in range(18):

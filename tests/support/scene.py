@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 import time
 from collections.abc import Callable
@@ -100,13 +101,13 @@ class Store:
         mem0_id = uuid(number)
         times = {"created_at": at.isoformat(), "updated_at": (edited or at).isoformat()}
         self.rows[mem0_id] = {"data": text, "user_id": user, **times, **more}
-        self._run("INSERT OR REPLACE INTO points VALUES (?, ?)", key_of(mem0_id), point(mem0_id, **self.rows[mem0_id]))
+        self._write(mem0_id)
         return mem0_id
 
     def drop(self, number: int) -> None:
         """Delete a memory."""
         del self.rows[uuid(number)]
-        self._run("DELETE FROM points WHERE id = ?", key_of(uuid(number)))
+        self._remove(uuid(number))
 
     def open(self, now: datetime) -> Reader:
         self.readings += 1
@@ -116,9 +117,51 @@ class Store:
         """As of an hour from now, so that no file counts as one that may still be changing."""
         return state_mark({"oss": {"config": self.config}}, now_ns=time.time_ns() + 3_600 * 10**9)
 
+    def _write(self, mem0_id: str) -> None:
+        self._run("INSERT OR REPLACE INTO points VALUES (?, ?)", key_of(mem0_id), point(mem0_id, **self.rows[mem0_id]))
+
+    def _remove(self, mem0_id: str) -> None:
+        self._run("DELETE FROM points WHERE id = ?", key_of(mem0_id))
+
     def _run(self, statement: str, *values: Any) -> None:
         with closing(sqlite3.connect(self.folder / "store/collection/mem0/storage.sqlite")) as db, db:
             db.execute(statement, values)
+
+
+@dataclass
+class PgStore(Store):
+    """A table of Mem0's in Postgres, as `Store` is an embedded Qdrant."""
+
+    address: str = ""
+
+    def __post_init__(self) -> None:
+        self._execute("CREATE EXTENSION IF NOT EXISTS vector")
+        self._execute("DROP TABLE IF EXISTS scene")
+        self._execute("CREATE TABLE scene (id UUID PRIMARY KEY, vector vector(2), payload JSONB)")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        settings = {"collection_name": "scene", "connection_string": self.address}
+        return {
+            "vector_store": {"provider": "pgvector", "config": settings},
+            "history_db_path": str(self.folder / "no-history.db"),
+        }
+
+    def _write(self, mem0_id: str) -> None:
+        self._execute(
+            "INSERT INTO scene VALUES (%s, '[1,2]', %s) ON CONFLICT (id) DO UPDATE SET payload = excluded.payload",
+            mem0_id,
+            json.dumps(self.rows[mem0_id]),
+        )
+
+    def _remove(self, mem0_id: str) -> None:
+        self._execute("DELETE FROM scene WHERE id = %s", mem0_id)
+
+    def _execute(self, statement: str, *values: Any) -> None:
+        import psycopg
+
+        with psycopg.connect(self.address, autocommit=True) as db:
+            db.execute(statement, values or None)
 
 
 @dataclass

@@ -18,8 +18,9 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from spectron_migrate.backoff import backoff_s
 from spectron_migrate.errors import Incomplete, InputError, MigrateError
 from spectron_migrate.mem0.normalise import from_payload
-from spectron_migrate.mem0.reader import ReaderBase, Sleep
+from spectron_migrate.mem0.reader import ChangesReader, ReaderBase, Sleep
 from spectron_migrate.mem0.seen_ids import SeenIds
+from spectron_migrate.mem0.stores.history import HistoryFile
 from spectron_migrate.records import Memory, Skipped, SourceInfo, counted
 
 UNREADABLE = "a payload that is not a JSON object"
@@ -94,6 +95,10 @@ class ListedStore:
         """The rows with these keys, without those that are gone. Only asked of a store without a snapshot."""
         raise NotImplementedError
 
+    def changes(self, history: HistoryFile | None) -> ChangesReader | None:
+        """After `pages` ended: reads what changes from then on, and takes `history` over; None if it cannot be told."""
+        return None
+
     def may_write(self) -> bool | None:
         """Whether this key could change the collection, which no export needs; None if the store does not say."""
         return None
@@ -158,6 +163,16 @@ class ListedReader(ReaderBase):
     def missing(self) -> int | None:
         """The rows that the store counts and does not list; None before `rows` has ended."""
         return self._missing
+
+    def changes(self) -> ChangesReader | None:
+        """As the store can tell it."""
+        history = self.history
+        if self._missing or (history is not None and not isinstance(history, HistoryFile)):
+            return None
+        found = self.store.changes(history)
+        if found is not None:
+            self.history = None
+        return found
 
     def close(self) -> None:
         """Close the connection."""

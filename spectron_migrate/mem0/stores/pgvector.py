@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from spectron_migrate.errors import InputError, KeyRefused, MigrateError, Unreachable
+from spectron_migrate.mem0.reader import ChangesReader
+from spectron_migrate.mem0.stores.history import HistoryFile
 from spectron_migrate.mem0.stores.listed import ListedStore, Row
 from spectron_migrate.mem0.stores.oss_config import VectorStore
+from spectron_migrate.mem0.stores.pgvector_changes import KnownIds, PgVectorChanges, TableMark, table_mark
 from spectron_migrate.mem0.stores.supabase_rest import without_stamps
 
 if TYPE_CHECKING:
@@ -50,6 +53,9 @@ class PgVector(ListedStore):
         self._place = place
         is_of_typescript = store.provider == "supabase" and bool(store.settings.get("table_name"))
         self._layout = _OF_TYPESCRIPT if is_of_typescript else LAYOUTS[store.provider]
+        self._known: tuple[TableMark, KnownIds] | None = None
+        """Of the last reading of everything, if what changes from it on can be told."""
+        self._is_taken_over = False
         self._db = _connect(store.settings, place)
 
     def exists(self) -> bool:
@@ -69,28 +75,24 @@ class PgVector(ListedStore):
     def count(self) -> int:
         return int(self._all("SELECT count(*) FROM {table}")[0][0])
 
-    def state(self) -> str:
-        """The same again only while no transaction has written to this server in between."""
-        import psycopg
-
-        try:
-            row = self._db.execute("SELECT pg_postmaster_start_time()::text, txid_current_snapshot()::text").fetchone()
-        except psycopg.Error as error:
-            raise _convert(error, self._place) from error
-        return "/".join(row or ())
-
     def pages(self, *, payload: bool) -> Iterator[list[Row]]:
         """One snapshot, in the order of its key."""
         import psycopg
 
+        self._known = None
         columns = "SELECT id::text, {payload}::text FROM {table} "
         self._db.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         try:
             self.held = self.count()
+            mark = table_mark(self._db, self._sql("{table}").as_string(self._db))
+            known = KnownIds(mark.id_type if mark is not None else "", self.held)
             page = self._all(columns + "ORDER BY id LIMIT {page}")
             while page:
+                known.add([row_id for row_id, _ in page])
                 yield [Row(row_id, row_id, self._payload(text)) for row_id, text in page]
                 page = self._all(columns + "WHERE id > %s ORDER BY id LIMIT {page}", (page[-1][0],))
+            known.finish()
+            self._known = (mark, known) if mark is not None else None
         finally:
             if self._db.info.transaction_status != psycopg.pq.TransactionStatus.UNKNOWN:
                 self._db.execute("ROLLBACK")
@@ -108,8 +110,16 @@ class PgVector(ListedStore):
 
         return _convert(error, self._place) if isinstance(error, psycopg.Error) else None
 
+    def changes(self, history: HistoryFile | None) -> ChangesReader | None:
+        """By the same connection, which is taken over: see `pgvector_changes`."""
+        if self._known is None:
+            return None
+        self._is_taken_over = True
+        return PgVectorChanges(self._db, self._sql, self._payload, *self._known, history)
+
     def close(self) -> None:
-        self._db.close()
+        if not self._is_taken_over:
+            self._db.close()
 
     def _payload(self, text: str | None) -> Any:
         return text if text is None or self._layout is not _OF_TYPESCRIPT else without_stamps(json.loads(text))
