@@ -17,6 +17,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from spectron_migrate.mem0.formats.envelopes import has_empty_text, has_text
+from spectron_migrate.mem0.formats.other_shapes import is_message
 from spectron_migrate.mem0.formats.unwrap import owners_beside, parsed, unwrap
 from spectron_migrate.mem0.formats.words import words_in
 from spectron_migrate.mem0.states import state_of
@@ -31,6 +32,7 @@ NOT_AN_OBJECT = "not an object"
 LIST_LEFT_OUT = "a list of rows that is not read"
 UNKNOWN_TEXT = "words in fields of which none is known to be a text"
 ODD_OWNER = "an owner that is not one id"
+MESSAGE = "a message of a conversation, not a memory"
 HALF_ID = "its id holds half a letter (a lone surrogate), which nothing can name"
 
 _CAMEL = {
@@ -78,6 +80,8 @@ def normalise(
     """
     if not isinstance(row, Mapping):
         return Skipped(id="", reason=NOT_AN_OBJECT, has_content=bool(words_in(row)))
+    if "role" in row and is_message(row):
+        return Skipped(str(row.get("id") or ""), MESSAGE, has_content=True)
     if "text_at_source" in row and "extra" in row:
         own = _dump_line(row)
         if own is not None:

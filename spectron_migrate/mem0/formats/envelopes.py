@@ -38,7 +38,8 @@ _MARKS = (
 """Fields of a memory, one of which it has beside its text if it stands under its id."""
 
 _KEYED_BY_USER = ("users", "by_user", "per_user")
-_DEEPEST = 6
+DEEPEST = 64
+"""How deep rows are looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ def has_payload_in_metadata(metadata: Any) -> bool:
 
 def rows_in(value: Any, depth: int = 0) -> bool:
     """Whether a list or an object holds, at some depth, a list of rows as Mem0 writes them."""
-    if depth > _DEEPEST:
+    if depth > DEEPEST:
         return False
     if isinstance(value, list):
         return any(_is_own_row(one) or (isinstance(one, list | dict) and rows_in(one, depth + 1)) for one in value)
@@ -232,9 +233,12 @@ def _object_in(value: Any) -> Mapping[str, Json]:
 
 
 def _texts_in(value: Any, depth: int = 0) -> bool:
-    """Whether a list, at some depth, has objects with the text of a memory, with or without an id."""
-    if depth > _DEEPEST:
-        return False
+    """Whether a list, at some depth, has objects with the text of a memory, with or without an id.
+
+    What is deeper than rows are looked for may have some.
+    """
+    if depth > DEEPEST:
+        return isinstance(value, list | dict) and bool(value)
     if isinstance(value, list):
         return any(
             _texts_in(one, depth + 1)

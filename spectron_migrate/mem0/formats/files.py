@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from datetime import datetime
@@ -18,16 +18,16 @@ from typing import Any, BinaryIO
 
 from spectron_migrate.errors import InputError
 from spectron_migrate.mem0.formats.archives import open_file, streams_of
-from spectron_migrate.mem0.formats.envelopes import JsonItem, has_id, has_text
+from spectron_migrate.mem0.formats.envelopes import JsonItem
 from spectron_migrate.mem0.formats.json_stream import read_items
 from spectron_migrate.mem0.formats.listings import Listings
-from spectron_migrate.mem0.normalise import LIST_LEFT_OUT, normalise
+from spectron_migrate.mem0.formats.other_shapes import advice, describe
+from spectron_migrate.mem0.normalise import LIST_LEFT_OUT, NO_ID, normalise
 from spectron_migrate.mem0.reader import ReaderBase
 from spectron_migrate.mem0.seen_ids import SeenMemories
-from spectron_migrate.records import NAMED, Json, Memory, Skipped, SourceInfo, name_first
+from spectron_migrate.records import Json, Memory, Skipped, SourceInfo, counted, name_first
 
 FILES = SourceInfo(kind="files", place="files", provider="files")
-_FORMATS = "a list of memories, an object with results, memories or records, JSON Lines, or OpenMemory's zip"
 _SUSPECT_SIZES = (20, 100, 200, 1000)
 """The sizes at which Mem0's get_all and its server silently truncate a listing, by version."""
 
@@ -52,6 +52,8 @@ class FilesReader(ReaderBase):
         self._with_relations: set[Path] = set()
         self._bytes_of_earlier_files = 0
         self._file: BinaryIO | None = None
+        self._scored = self._of_nobody = 0
+        """How many memories had the score of a search, and how many named no owner."""
         problems = [_problem(path) for path in self._paths]
         if not self._paths:
             raise InputError("no file of memories was named")
@@ -79,6 +81,7 @@ class FilesReader(ReaderBase):
     def rows(self) -> Iterator[Memory | Skipped]:
         """Every row of every file; a row without an id is identified by file and line."""
         self._missing = self._total = None
+        self._scored = self._of_nobody = 0
         self.notes.clear()
         self.unproven = ""
         self._bytes_of_earlier_files = 0
@@ -88,12 +91,22 @@ class FilesReader(ReaderBase):
                     yield from self._rows_of(path, listings, seen)
                 self._bytes_of_earlier_files += path.stat().st_size
             listings.finish()
+            if self._of_nobody and self._of_nobody == seen.count():
+                self.notes.append(
+                    f"no owner (user_id, agent_id, app_id, run_id) is named by {counted(self._of_nobody, 'memory')}; "
+                    "if the name of the file says whose they are: `jq 'map(.user_id = \"alice\")' FILE`"
+                )
             unread = seen.not_seen(listings.next_ids())
             self._missing = listings.missing or len(unread)
             self._total = None if unread else listings.total
             self.notes.extend(dict.fromkeys(listings.notes))
             if not self._missing and self._total is None:
                 self.unproven = "the files do not say how many memories there are"
+                if self._scored and self._scored == seen.count():
+                    self.notes.append(
+                        "each memory has a score: a search wrote these files, and a search gives only the best; "
+                        "export the store or a listing to be sure"
+                    )
                 self.notes.extend(_suspect_owners(seen))
 
     def relations(self) -> Iterator[Json]:
@@ -126,10 +139,15 @@ class FilesReader(ReaderBase):
                     row = row if row.id else replace(row, id=f"{path}:{item.line}")
                     first = first or (item.line, item.value)
                     owner = None
+                    if row.reason == NO_ID and listings.counters(item.listing, item.value):
+                        yield row
+                        continue
                 else:
                     kept += 1
                     batch.append(row)
                     owner = f"user_id {row.user_id}" if row.user_id is not None else _other_owner(row)
+                    self._of_nobody += owner is None
+                    self._scored += type(item.value.get("score")) in (int, float)
                 listings.add(item.listing, item.head, row.id, owner)
                 if len(batch) >= _BATCH:
                     seen.add(batch)
@@ -142,8 +160,8 @@ class FilesReader(ReaderBase):
             listings.end(0, None, str(path))
         if total and not kept and first is not None:
             raise InputError(
-                f"{path} is JSON, but not a dump of Mem0: line {first[0]} is {_describe(first[1])}",
-                hint=_advice(first[1]),
+                f"{path} is JSON, but not a dump of Mem0: line {first[0]} is {describe(first[1])}",
+                hint=advice(first[1]),
             )
 
 
@@ -167,43 +185,11 @@ def _suspect_owners(seen: SeenMemories) -> Iterator[str]:
         )
 
 
-def _describe(value: Any) -> str:
-    """A value that is not a row, by its fields."""
-    if not isinstance(value, Mapping):
-        return "not an object"
-    names = ", ".join(map(str, list(value)[:NAMED])) + (", …" if len(value) > NAMED else "")
-    if not names:
-        return "an empty object"
-    missing = "an id" if has_text(value) else "a text" if has_id(value) else "an id and a text"
-    return f"an object with {names}: {missing} is missing" if len(missing) < 8 else f"an object with {names}"
-
-
-def _advice(value: Any) -> str:
-    """What to give in place of a value that is not a row, by what it is."""
-    known = f"known are {_FORMATS}"
-    if not isinstance(value, Mapping):
-        return known
-    names = set(value)
-    if {"old_memory", "new_memory"} <= names or {"previous_value", "new_value"} <= names:
-        return (
-            "this is Mem0's history, which has texts that were replaced or deleted: export the store or the Platform, "
-            "which has what Mem0 holds now"
-        )
-    result = value.get("result")
-    answer = result if isinstance(result, Mapping) else value
-    if isinstance(answer.get("content"), list):
-        place = ".result.content[].text" if answer is not value else ".content[].text"
-        return f"this is what an MCP server answered; its memories are a text in it: `jq -r '{place}' FILE`"
-    if names & {"error", "detail"} and not has_text(value):
-        return "this is an error that a server answered, not memories: ask it again"
-    if has_text(value) and not has_id(value):
-        return f"memories without ids cannot be told apart: export the store or the Platform itself; {known}"
-    return known
-
-
 def _problem(path: Path) -> str | None:
     if path.is_dir():
-        return f"{path} is a folder, not a file of memories"
+        return f"{path} is a folder, not a file of memories; name its files, or the store with `--mem0-config`"
+    if str(path) == "-" or (path.exists() and not path.is_file()):
+        return f"{path} is no file but a pipe, and files are read more than once: write it into a file first"
     if not path.exists():
         return f"there is no file {path}"
     return f"{path} is empty: nothing was written to it" if path.stat().st_size == 0 else None

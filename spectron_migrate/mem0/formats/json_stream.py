@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from spectron_migrate.errors import InputError
 from spectron_migrate.mem0.formats.envelopes import (
+    DEEPEST,
     IDS,
     RELATIONS,
     ROWS,
@@ -37,11 +38,21 @@ _SMALL = 4
 _MOST_SKETCHED = 10_000
 """Elements of a list without rows, such as OpenMemory's categories, that are kept beside the rows."""
 
-_DEEPEST = 6
 _SPACE = " \t\n\r\ufeff\x1e"
 """Between values also a byte order mark, where files were joined, and the separator of RFC 7464."""
 
 _COMMAS = "take out the comma at the end of each line (`sed 's/,[[:space:]]*$//' FILE`), or the one before a bracket"
+_REWRITE = "write the file again with a library for JSON, or with `jq`"
+_HINTS = (
+    (("None", "True", "False", "'"), "Python printed it: write it with `json.dumps`"),
+    (("undefined",), "JavaScript printed it: write it with `JSON.stringify`"),
+    (("//", "/*", "#"), "take out the comments: JSON has none"),
+    (("<<<<<<<", "=======", ">>>>>>>"), "git left conflicts in it: resolve them, each side may have its memories"),
+    (("\0",), "zero bytes follow: the file was not written to its end"),
+    (("\x1a",), "an end-of-file mark of DOS follows: `tr -d '\\032' < FILE`"),
+)
+"""What a place that is no JSON begins with, and what to do."""
+
 _WORDS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
 _ONCE = frozenset((*TEXTS, *IDS, *ROWS, *ENTITY_IDS, "payload", "metadata", "userId", "agentId", "runId", "hash"))
 """Fields of which no second one is dropped."""
@@ -74,7 +85,10 @@ def read_items(open_stream: Callable[[], BinaryIO], name: str) -> Iterator[JsonI
                     yield from _object(scanner, next(sketches), None, numbers, "")
             else:
                 scanner.value()  # raises for a truncated or broken file
-                raise scanner.error("is JSON, but not a dump of Mem0")
+                raise scanner.error(
+                    "is JSON, but not a dump of Mem0: a value that is no object and no list",
+                    hint="take it out; `curl -w` for example writes a number behind the JSON",
+                )
 
 
 def _array(scanner: _Scanner, head: dict[str, Json], numbers: Iterator[int], name: str) -> Iterator[JsonItem]:
@@ -172,7 +186,7 @@ def _sketch(scanner: _Scanner, depth: int = 0) -> Any:
                 kept.append(value)
                 has_row = is_row(value) or rows_in([value])
         return kept
-    if scanner.peek() != "{" or depth > _DEEPEST:
+    if scanner.peek() != "{" or depth > DEEPEST:
         return scanner.value()
     return {name: _sketch(scanner, depth + 1) for name in _fields(scanner)}
 
@@ -220,7 +234,7 @@ class _Scanner:
         if not found:
             raise self.error("is truncated", hint="the file was not written to its end")
         if found != character:
-            raise self.error(f"is not JSON: {character!r} expected, {found!r} found")
+            raise self.error(f"is not JSON: {character!r} expected, {found!r} found", hint=_REWRITE)
         self._at += 1
 
     def name(self) -> str:
@@ -284,7 +298,8 @@ class _Scanner:
         is_comma = self._window[self._at : self._at + 1] in (",", "]", "}") and (rest[:1] == "," or before[-1:] == ",")
         if is_comma:
             return self.error("is not JSON: a comma with nothing after it", hint=_COMMAS)
-        return self.error(f"is not JSON: {error.msg}")
+        hint = next((hint for begins, hint in _HINTS if rest.startswith(begins)), _REWRITE)
+        return self.error(f"is not JSON: {error.msg}", hint=hint)
 
     def _more(self, at_least: int = 0) -> bool:
         """Read more and drop what was stepped over; False at the end of the stream."""
@@ -295,7 +310,10 @@ class _Scanner:
             data = self._stream.read(max(_CHUNK, at_least))
             chunk = self._text_decoder.decode(data, final=not data)
         except UnicodeError as error:
-            raise InputError(f"{self._name}, after line {line} is not text: {error}") from error
+            raise InputError(
+                f"{self._name}, after line {line} is not text: {error}",
+                hint="save it as UTF-8; from Windows: `iconv -f WINDOWS-1252 -t UTF-8 FILE`",
+            ) from error
         if not data:
             self._ended = True
             return False
@@ -305,11 +323,14 @@ class _Scanner:
 
 
 def _object_of(fields: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; raises ValueError if a field of a memory is in it twice, of which a decoder keeps only the last."""
+    """An object; raises ValueError if a field is in it twice, of which a decoder keeps only the last.
+
+    That is said of fields of a memory, and of lists and objects: memories may be in them.
+    """
     value = dict(fields)
     if len(value) != len(fields):
         for name, one in fields:
-            if name in _ONCE and value[name] != one:
+            if (name in _ONCE or (isinstance(one, list | dict) and one)) and value[name] != one:
                 raise ValueError(f"it has {name!r} twice, with different values")
     return value
 

@@ -19,8 +19,9 @@ _BATCH = 1000
 _SEVERAL = ""
 """Owner of a page whose rows have several."""
 
-_Key = tuple[int | None, str, bool]
-"""What pages of one listing have in common: its total, how they name the next page, and whether the previous one."""
+_Key = tuple[int | None, str, bool, bool]
+"""What pages of one listing have in common: its total, how they name the next page, whether they name the previous one,
+and whether the total is a lower bound."""
 
 Owner = str | None
 """Owner of a row, as one text; None for a row without any."""
@@ -36,11 +37,8 @@ class _OpenList:
     rows: int = 0
     checksum: int = 0
     owner: Owner = None
-    announces: bool = False
-    """Whether it says anything about the whole, against which its ids are counted."""
-
-    def __post_init__(self) -> None:
-        self.announces = self.facts.total is not None or self.facts.more is not None
+    beside: list[PageFacts] = field(default_factory=list)
+    """What objects among the rows, such as a first or last line without a row, say about the whole."""
 
 
 @dataclass(slots=True)
@@ -55,9 +53,14 @@ class _Listing:
     says_more: bool = False
     is_later: bool = False
     """Whether a page says that there is one before it."""
+    numbers: set[int] = field(default_factory=set)
+    """Numbers of the pages that say theirs."""
+    places: list[tuple[int, int]] = field(default_factory=list)
+    """Of each page that says it: how many rows are before it, and how many it has."""
+    limits: set[int | None] = field(default_factory=set)
 
-    def add(self, ids: DistinctIds, facts: PageFacts) -> None:
-        """Add a page."""
+    def add(self, ids: DistinctIds, facts: PageFacts, rows: int) -> None:
+        """Add a page with this many rows, repeated ones among them."""
         all_ids = ids.ids()
         while batch := list(islice(all_ids, _BATCH)):
             self.ids.add(batch)
@@ -66,6 +69,32 @@ class _Listing:
         self.ends += facts.more is False
         self.says_more |= facts.more is not None
         self.is_later |= facts.first is False
+        self.limits.add(facts.limit)
+        if facts.offset is not None:
+            self.places.append((facts.offset, rows))
+        if facts.number is not None:
+            self.numbers.add(facts.number)
+
+    @property
+    def begins(self) -> bool:
+        """Whether its first page is here, as far as the pages say where they are."""
+        return min(self.numbers, default=0) <= 1 and min(self.places, default=(0, 0))[0] == 0
+
+    @property
+    def last_is_full(self) -> bool:
+        """Whether the last page has as many rows as were asked for, and does not say whether more follow."""
+        return bool(self.places) and not self.says_more and max(self.places)[1] in self.limits
+
+    @property
+    def gaps(self) -> int:
+        """How many rows are missing between or before the pages, at least."""
+        missing = reached = 0
+        for offset, rows in sorted(self.places):
+            missing += max(0, offset - reached)
+            reached = max(reached, offset + rows)
+        if self.numbers:
+            missing += max(self.numbers) - min(1, *self.numbers) + 1 - len(self.numbers)
+        return missing
 
     @property
     def least(self) -> int:
@@ -110,10 +139,17 @@ class Listings:
         page.checksum += hash(row)
         if owner is not None and page.owner != owner:
             page.owner = owner if page.owner is None else _SEVERAL
-        if page.announces:
+        if page.facts.announces:
             page.batch.append(row)
             if len(page.batch) >= _BATCH:
                 self._flush(page)
+
+    def counters(self, number: int, beside: Mapping[str, Json]) -> bool:
+        """Whether an object in list `number`, which is no row, has counters. They are those of the list."""
+        facts = page_facts(beside)
+        if facts.announces:
+            (self._pages.get(number) or self._begin(number, None)).beside.append(facts)
+        return facts.announces
 
     def end(self, number: int, head: Mapping[str, Json] | None, place: str) -> None:
         """List `number` ends; `place` names it."""
@@ -122,6 +158,7 @@ class Listings:
         self._flush(page)
         with closing(page.ids) as ids:
             rows, facts = ids.count(), page.facts
+            self._judge_beside(page, place)
             mark = (page.checksum, page.rows, page.owner)
             if page.rows and mark in self._read:
                 self.notes.append(f"{place} repeats {self._read[mark]}: the same {counted(page.rows, 'row')} again")
@@ -129,16 +166,21 @@ class Listings:
             self._read[mark] = place
             # A counter that equals its own rows may have been counted from them
             total = facts.total if facts.total is not None and facts.total > rows else None
-            if total is None and facts.more is None:
+            if facts.failure:
+                self.missing += 1
+                self.notes.append(f"{place} says that rows could not be given: {facts.failure!r} beside them")
+            if total is None and facts.more is None and facts.offset is None and facts.number is None:
                 self._is_proven = False
+                if page.rows and page.rows == facts.limit:
+                    self.notes.append(f"{place} has as many rows as its limit, {facts.limit:,}: more may follow")
                 return
             if facts.next_id is not None:
                 self._next_ids.add(facts.next_id)
-            key = (total, facts.chain, facts.first is not None)
+            key = (total, facts.chain, facts.first is not None, facts.is_lower_bound)
             owner = _SEVERAL if page.owner is None or facts.chain == OFFSET else page.owner
             listings = self._by_owner.setdefault(key, {})
             for listing in (self._whole.setdefault(key, _Listing()), listings.setdefault(owner, _Listing())):
-                listing.add(ids, facts)
+                listing.add(ids, facts, page.rows)
 
     def finish(self) -> None:
         """All files were read: compare what was announced with what was read."""
@@ -149,18 +191,35 @@ class Listings:
             short = sum(one.short_of(total) for one in apart)
             open_ends = sum(one.open_ends for one in apart)
             open_starts = sum(one.lacks_start for one in apart)
+            gaps = sum(one.gaps for one in apart) if all(one.begins for one in apart) else whole.gaps
             may_be_one = len(apart) > 1 and whole.starts == whole.ends == 1 and not whole.short_of(total)
+            if gaps:
+                self.notes.append("pages of a listing are missing: the numbers or offsets of the others leave room")
+            elif not total and any(one.last_is_full for one in apart):
+                self.notes.append("the last page of a listing has as many rows as its limit: more may follow")
             if not may_be_one:
-                self.missing += max(short, open_ends, open_starts)
+                self.missing += max(short, open_ends, open_starts, gaps)
                 if open_starts:
                     self.notes.append("a page of a listing names one before it, and the first is not among the files")
                 if open_ends:
                     self.notes.append("the last page of a listing names a next page, which is not among the files")
-            shown = total and not short and not open_ends and not open_starts and all(one.least == 1 for one in apart)
-            self._is_proven = bool(self._is_proven and shown)
+            faults = short or open_ends or open_starts or gaps or key[3]
+            self._is_proven = bool(self._is_proven and total and not faults and all(one.least == 1 for one in apart))
             totals += total * len(apart)
         if self._is_proven and self._by_owner and not self.missing:
             self.total = totals
+
+    def _judge_beside(self, page: _OpenList, place: str) -> None:
+        """Compare what objects among the rows announce with the rows, of which some may be the same again."""
+        most = max((facts.total or 0 for facts in page.beside), default=0)
+        if most > page.rows:
+            self.missing += most - page.rows
+            self.notes.append(f"{place} announces {most:,} rows in a line of its own, and has {page.rows:,}")
+        elif any(facts.more or facts.failure for facts in page.beside):
+            self.missing += 1
+            self.notes.append(
+                f"{place} says in a line of its own that more rows follow, or that some could not be given"
+            )
 
     def next_ids(self) -> set[str]:
         """The ids with which pages that were announced begin."""

@@ -28,6 +28,36 @@ _BINARY: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
 """First bytes, what the file is, and what to do."""
 
 _TEXTS: tuple[tuple[re.Pattern[str], str, str], ...] = (
+    (
+        re.compile(r"(?![\s\ufeff]*[\[{])[^\[{]{0,600}?[┏┌╭╔│┃║]"),
+        "a table for the screen",
+        f"let the tool print JSON: `mem0 list -o json`; or {_STORE}",
+    ),
+    (re.compile(r"\s*(Found )?\d+ memor(y|ies)\b"), "a list for the screen", f"`mem0 list -o json`; or {_STORE}"),
+    (re.compile(r'\s*1\) "'), "what redis-cli prints", _STORE),
+    (re.compile(r"<{7} "), "a file with conflicts of git in it", "resolve them: each side may have its memories"),
+    (re.compile(r"version https://git-lfs"), "a pointer of Git LFS", "fetch the file itself: `git lfs pull`"),
+    (re.compile(r"-----BEGIN |age-encryption\.org/"), "an encrypted file", "decrypt it first"),
+    (
+        re.compile(r'\s*((//|#)[^\n]*\n\s*|/\*.*?\*/\s*)+[\[{]\s*["{}\[\]]', re.DOTALL),
+        "JSON with comments",
+        "take them out: JSON has none",
+    ),
+    (
+        re.compile(r'(\[?\d{4}-\d\d-\d\d[T ][^\[{\n]*|[\w.-]+ +\| )[\[{]\s*"'),
+        "a log with JSON in its lines",
+        "take the JSON out: `sed 's/^[^{]*//' FILE`",
+    ),
+    (
+        re.compile(r'\s*"(?![{\[])(\\.|[^"\\\n])*"\r?\n\s*"(?!id\b)'),
+        "a list of texts",
+        "memories without ids cannot be told apart: `jq -c '.results[]' FILE` keeps the whole rows",
+    ),
+    (
+        re.compile(r"[\u00a0\u200b\u2060]"),
+        "text that was copied from a page: it begins with a space that JSON does not know",
+        "save the file instead of copying it",
+    ),
     (re.compile(r"HTTP/[\d.]+ \d{3}"), "an HTTP response with its headers", "save the body alone: `curl` without `-i`"),
     (
         re.compile(r"\s*(--[ \r\n]|/\*|PRAGMA |BEGIN|CREATE |INSERT |COPY |SET |DROP |USE )", re.IGNORECASE),

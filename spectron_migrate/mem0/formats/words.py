@@ -12,7 +12,7 @@ _WORDS = re.compile(r"[^\W\d_]+[^\w\n]*\s+[^\W\d_]+")
 _LONG = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]{4}")
 """Scripts that write no spaces between words."""
 
-_DEEPEST = 4
+_DEEPEST = 64
 _NOT_WORDS = ("vector", "vectors", "embedding", "embeddings", "values")
 
 
@@ -28,5 +28,5 @@ def words_in(value: Any, depth: int = 0) -> str:
             (str(name) for name, one in value.items() if name not in _NOT_WORDS and words_in(one, depth + 1)), ""
         )
     if isinstance(value, list):
-        return next((found for one in value[:100] if (found := words_in(one, depth + 1))), "")
+        return next((found for one in value if (found := words_in(one, depth + 1))), "")
     return ""

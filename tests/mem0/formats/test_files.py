@@ -162,10 +162,13 @@ def test_rows_that_are_not_memories_are_identified_by_file_and_line(tmp_path: Pa
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([{"id": 1}, {"id": 2}], "is JSON, but not a dump of Mem0: line 1 is an object with id: a text is missing"),
+        (
+            [{"id": 1, "x": 1}, {"id": 2}],
+            "is JSON, but not a dump of Mem0: line 1 is an object with id, x: a text is missing",
+        ),
         ([1, 2], "is JSON, but not a dump of Mem0: line 1 is not an object"),
         ({"openapi": "3.0"}, "is JSON, but not a dump of Mem0: line 1 is an object with openapi"),
-        ("null", ", line 1 is JSON, but not a dump of Mem0"),
+        ("null", ", line 1 is JSON, but not a dump of Mem0: a value that is no object and no list"),
         ('[{"id": "m1", "memory": "cut', ", line 1 is truncated"),
     ],
 )

@@ -167,3 +167,38 @@ def test_two_lists_of_one_name_are_both_read_and_equal_or_unknown_fields_may_be_
         items = list(read_items(lambda: io.BytesIO(text.encode()), "file"))
 
     assert ["m1", "m2"] == [item.value["id"] for item in items if item.kind == "row"]
+
+
+@pytest.mark.parametrize("chunk", [3, 1 << 18])
+def test_a_name_that_stands_twice_drops_no_rows(chunk: int) -> None:
+    first, second = {"id": "m1", "memory": "likes tea"}, {"id": "m2", "memory": "has a cat"}
+    text = f'{{"alice": [{json.dumps(first)}], "bob": [], "alice": [{json.dumps(second)}]}}'
+
+    with mock.patch.object(json_stream, "_CHUNK", chunk):
+        assert [first, second] == rows_of(text)
+    with pytest.raises(InputError, match="'notes' twice"):
+        rows_of('[{"id": "m1", "memory": "likes tea", "notes": ["a"], "notes": ["b"]}]')
+
+
+@pytest.mark.parametrize("chunk", [3, 1 << 18])
+@pytest.mark.parametrize("depth", [1, 7, 20, 60])
+def test_rows_are_found_however_deep_they_are(depth: int, chunk: int) -> None:
+    row = {"id": "m1", "memory": "likes tea"}
+    value: Any = {"results": [row]}
+    for _ in range(depth):
+        value = {"inner": value}
+
+    with mock.patch.object(json_stream, "_CHUNK", chunk):
+        assert [row] == rows_of(json.dumps(value))
+
+
+@pytest.mark.parametrize("depth", [7, 20, 60, 80])
+def test_rows_beside_rows_are_read_or_named_however_deep_they_are(depth: int) -> None:
+    value: Any = [{"id": "m2", "memory": "has a cat"}]
+    for _ in range(depth):
+        value = {"inner": value}
+    text = json.dumps({"results": [{"id": "m1", "memory": "likes tea"}], "other": value})
+
+    kinds = [item.kind for item in read_items(lambda: io.BytesIO(text.encode()), "file.json")]
+
+    assert ["row", "envelope", "left_out"] == kinds

@@ -114,6 +114,24 @@ def test_all_pages_of_one_listing_are_complete(size: int, page_size: int, by_use
         ],
         [page(rows("dana", 1, 2), 4, first=True, last=False)] * 2,
         [page(rows("dana", 1, 1, 2), 3, first=True, last=True)],
+        [{"has_more": "true", "results": rows("dana", 1)}],
+        [{"has_more": 1, "total": 1, "results": rows("dana", 1)}],
+        [{"remaining": 12, "results": rows("dana", 1)}],
+        [{"content": rows("dana", 1), "number": 0, "totalPages": 3}],
+        [{"content": rows("dana", 1), "last": False}],
+        [{"value": rows("dana", 1), "@odata.nextLink": "https://mem0/?page=2"}],
+        [{"value": rows("dana", 1), "@odata.count": 2}],
+        [{"page": number, "total_pages": 3, "results": rows("dana", number)} for number in (1, 3)],
+        [{"page": 4, "page_size": 100, "results": rows("dana", 1)}],
+        [{"offset": 100, "limit": 100, "results": rows("dana", 1)}],
+        [{"offset": at, "limit": 1, "results": rows("dana", at)} for at in (0, 2)],
+        [{"hits": {"total": {"value": 10_000, "relation": "gte"}, "hits": rows("dana", 1)}}],
+        [{"_shards": {"total": 2, "failed": 1}, "hits": {"hits": rows("dana", 1)}}],
+        [{"timed_out": True, "hits": {"total": {"value": 1, "relation": "eq"}, "hits": rows("dana", 1)}}],
+        [{"data": {"Get": {"Mem0": rows("dana", 1)}}, "errors": [{"message": "a shard is down"}]}],
+        [[*rows("dana", 1), {"total": 5}]],
+        [[{"exported_at": "2025-03-01", "total": 5}, *rows("dana", 1)]],
+        [[*rows("dana", 1), {"has_more": True}]],
     ],
     ids=str,
 )
@@ -136,11 +154,65 @@ def test_pages_with_something_missing_are_not_complete(tmp_path: Path, pages: li
             {"result": {"points": rows("emil", 1), "next_page_offset": None}},
         ],
         [{"count": 1, "results": rows("dana", 1)}, {"count": 1, "results": rows("emil", 1)}],
+        [{"offset": at, "limit": 1, "results": rows("dana", at)} for at in (0, 1)],
+        [{"offset": at, "limit": 1, "results": rows(user, at)} for at in (0, 1) for user in ("dana", "emil")],
+        [{"page": number, "results": rows("dana", number)} for number in (0, 1, 2)],
+        [{"errors": [], "error": None, "_shards": {"failed": 0}, "timed_out": False, "results": rows("dana", 1)}],
+        [[*rows("dana", 1, 2), {"total": 2, "has_more": False}]],
+        [[{"total": 1}, *rows("dana", 1), {"total": 2}, *rows("emil", 1, 2)]],
     ],
     ids=str,
 )
 def test_a_counter_that_may_be_of_its_own_rows_proves_nothing(tmp_path: Path, pages: list[Any]) -> None:
     assert completeness(tmp_path, *pages) is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(2, 12), st.integers(1, 4), st.sampled_from(["offset", "page", "both"]), st.integers(0, 1), st.data())
+def test_pages_that_say_where_they_are_are_not_complete_while_one_before_another_is_missing(
+    size: int, page_size: int, place: str, first_number: int, data: st.DataObject
+) -> None:
+    pages = []
+    for number, at in enumerate(range(0, size, page_size)):
+        places = {"offset": at, "limit": page_size, "page": number + first_number}
+        named = {name: value for name, value in places.items() if place in ("both", name) or name == "limit"}
+        pages.append({**named, "results": rows("dana", *range(at, min(size, at + page_size)))})
+    kept = data.draw(st.lists(st.sampled_from(range(len(pages))), min_size=1, unique=True))
+    with tempfile.TemporaryDirectory() as folder:
+        found = completeness(Path(folder), *[pages[number] for number in kept])
+
+    numbers = {number + first_number for number in kept}
+    could_be_all = numbers == set(range(min(numbers), max(numbers) + 1)) and min(numbers) <= 1
+    assert found is not True
+    if set(kept) == set(range(len(kept))):
+        assert found is None
+    elif place != "page" or not could_be_all:
+        assert found is False
+
+
+def notes(path: Path, value: Any) -> list[str]:
+    path.write_text(json.dumps(value))
+    with FilesReader([path], now=NOW) as reader:
+        list(reader.rows())
+    return reader.notes
+
+
+def test_what_leaves_completeness_open_is_noted(tmp_path: Path) -> None:
+    found = rows("dana", 1, 2)
+    scored = [{**row, "score": 0.5} for row in found]
+    of_nobody = [{"id": row["id"], "memory": row["memory"]} for row in found]
+
+    assert [] == notes(tmp_path / "a.json", found)
+    [full] = notes(tmp_path / "a.json", {"results": found, "limit": 2})
+    assert "as many rows as its limit, 2" in full
+    [full_page] = notes(tmp_path / "a.json", {"results": found, "offset": 0, "limit": 2})
+    assert "as many rows as its limit" in full_page
+    [searched] = notes(tmp_path / "a.json", scored)
+    assert "each memory has a score" in searched
+    assert [] == notes(tmp_path / "a.json", [*scored, *rows("dana", 3)])
+    [nobody] = notes(tmp_path / "a.json", of_nobody)
+    assert "no owner (user_id, agent_id, app_id, run_id) is named by 2 memories" in nobody
+    assert [] == notes(tmp_path / "a.json", [*of_nobody, *rows("dana", 3)])
 
 
 def test_totals_met_by_different_ids_prove_completeness_for_the_users_they_name(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import sqlite3
 import tarfile
 import zipfile
@@ -81,6 +82,20 @@ KINDS: list[tuple[bytes | str, str, str]] = [
     ('event: message\ndata: {"result": {}}\n\n', "a stream of events", "after `data:` alone"),
     ("```json\n[]\n```\n", "Markdown", "no ids and no times"),
     ("Alice likes tea.\nShe has a cat.\n", "plain text", "`id` and `payload`"),
+    ("┏━━━━┳━━━━━━━┓\n┃ ID ┃ Memory ┃\n", "a table for the screen", "mem0 list -o json"),
+    ("    Memories for alice\n╭────┬────╮\n│ m1 │ likes tea │\n", "a table for the screen", "mem0 list -o json"),
+    ("Found 2 memories:\n\n  1. likes tea\n     ID: m1\n", "a list for the screen", "mem0 list -o json"),
+    ('1) "memory_id"\n2) "m1"\n', "what redis-cli prints", "--mem0-config"),
+    ("<<<<<<< HEAD\n[]\n=======\n[]\n>>>>>>> other\n", "a file with conflicts of git", "resolve them"),
+    ("version https://git-lfs.github.com/spec/v1\noid sha256:4d\n", "a pointer of Git LFS", "git lfs pull"),
+    ("-----BEGIN PGP MESSAGE-----\n\nhQEM\n", "an encrypted file", "decrypt it"),
+    ('// exported today\n[{"id": "m1"}]', "JSON with comments", "take them out"),
+    ('/* exported today */ {"results": []}', "JSON with comments", "take them out"),
+    ('# exported today\n{"id": "m1"}\n', "JSON with comments", "take them out"),
+    ('2025-03-01 10:00:00 INFO {"id": "m1"}\n', "a log with JSON in its lines", "sed"),
+    ('mem0-1  | {"id": "m1"}\nmem0-1  | {"id": "m2"}\n', "a log with JSON in its lines", "sed"),
+    ('"likes green tea"\n"has a black cat"\n', "a list of texts", "keeps the whole rows"),
+    ('\u00a0[{"id": "m1"}]', "text that was copied from a page", "save the file"),
 ]
 
 
@@ -146,6 +161,40 @@ def test_files_that_were_joined_are_read_with_their_byte_order_marks(tmp_path: P
 
     assert ["m0", "m1", "m2"] == [row.id for row in read(tmp_path / "a.json")]
     assert ["m0", "m1", "m2"] == [row.id for row in read(tmp_path / "b.json")]
+
+
+BROKEN: list[tuple[bytes, str]] = [
+    (b'[{"id": "m1", "memory": "likes tea", "metadata": None}]', "json.dumps"),
+    (b'[{"id": "m1", "memory": "likes tea", "metadata": undefined}]', "JSON.stringify"),
+    (b'[\n// the first\n{"id": "m1", "memory": "likes tea"}]', "take out the comments"),
+    (b'[{"id": "m1"},\n<<<<<<< HEAD\n{"id": "m2"}]', "git left conflicts"),
+    (json.dumps([ROW]).encode() + b"\0\0\0", "zero bytes"),
+    (json.dumps([ROW]).encode() + b"\r\n\x1a", "end-of-file mark"),
+    (json.dumps([ROW]).encode() + b"200", "curl -w"),
+    (b'{"id": "m1", "memory": "has "a" cat"}', "jq"),
+    ("[{'id': 'm1', 'memory': 'K\u00e4se'}]".replace("'", '"').encode("latin-1"), "iconv -f WINDOWS-1252"),
+    ('[{"id": "m1", "memory": "\u201ctea\u201d"}]'.encode("cp1252"), "iconv -f WINDOWS-1252"),
+]
+
+
+@pytest.mark.parametrize(("content", "hint"), BROKEN, ids=[hint for _, hint in BROKEN])
+def test_json_that_is_broken_is_named_by_its_line_with_what_to_do(tmp_path: Path, content: bytes, hint: str) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+
+    with pytest.raises(InputError, match=r"line \d") as refused:
+        read(tmp_path / "a.json")
+
+    assert hint in (refused.value.hint or "")
+
+
+def test_a_pipe_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    for path in (tmp_path / "pipe", Path("-")):
+        with pytest.raises(InputError, match=r"is no file but a pipe.*write it into a file"):
+            FilesReader([path], now=NOW)
+    with pytest.raises(InputError, match=r"is a folder.*--mem0-config"):
+        FilesReader([tmp_path], now=NOW)
 
 
 def test_a_file_that_was_compressed_twice_is_named(tmp_path: Path) -> None:
