@@ -1,8 +1,8 @@
 """Memories added after `complete`, with what Mem0's callers expect of them and Spectron does not keep.
 
 Spectron keeps text, scope and labels. The id that the caller was given, the metadata, the author and the times are
-kept here, in `since.db` of the state directory, by all processes of the host. Without a state directory nothing is
-kept: the memory is in Spectron all the same, and a search finds it by its text.
+kept here, in `since.db` of the state directory by all processes of the host, or in a database by those of all hosts.
+Without a state nothing is kept: the memory is in Spectron all the same, and a search finds it by its text.
 """
 
 from __future__ import annotations
@@ -16,34 +16,33 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from spectron_migrate.files.shared_sqlite import open_shared
 from spectron_migrate.ledger.schema import marks
 from spectron_migrate.records import Memory, Selector, canonical_json, selector_of
-from spectron_migrate.state.added_tables import DDL
+from spectron_migrate.state.added_tables import DDL, NAME
+from spectron_migrate.state.store import StateStore, Tables, store_at
 
-FILE = "since.db"
 BUSY_S = 30.0
-"""How long a write waits for other processes."""
+"""How long a write waits for other processes of the host."""
 _log = logging.getLogger("spectron_migrate.adapter")
 
 _ALL: weakref.WeakSet[AddedMemories] = weakref.WeakSet()
-_PARENTS: list[sqlite3.Connection | None] = []
+_PARENTS: list[Tables | None] = []
 
 
 class AddedMemories:
     """Safe to use from several threads."""
 
-    def __init__(self, state: Path) -> None:
-        """`state`: the state directory."""
-        self._path = state / FILE
+    def __init__(self, state: Path | StateStore) -> None:
+        """`state`: nothing is kept while its directory does not exist."""
+        self._state = store_at(state)
         self._lock = threading.Lock()
-        self._db: sqlite3.Connection | None = None
+        self._tables: Tables | None = None
         _ALL.add(self)
 
     def forget_after_fork(self) -> None:
-        """In a child process: the connection is the parent's, neither used nor closed here, and so may be the lock."""
-        _PARENTS.append(self._db)
-        self._lock, self._db = threading.Lock(), None
+        """In a child process: the tables are the parent's, neither used nor closed here, and so may be the lock."""
+        _PARENTS.append(self._tables)
+        self._lock, self._tables = threading.Lock(), None
 
     def add(self, memory: Memory, rows: Iterable[str | None], selector: Selector) -> None:
         """Keep a memory that Spectron has stored under this selector, and the ids of what Spectron made of it.
@@ -53,66 +52,83 @@ class AddedMemories:
         try:
             self._keep(memory, rows, selector)
         except (OSError, sqlite3.Error) as error:
-            _log.warning("a memory is in Spectron, and its id is not kept in %s: %s", self._path, error)
+            where = self._state.describe(f"{NAME}.db")
+            _log.warning("a memory is in Spectron, and its id is not kept in %s: %s", where, error)
 
     def _keep(self, memory: Memory, rows: Iterable[str | None], selector: Selector) -> None:
-        with self._lock:
-            db = self._open(create=True)
-            if db is None:
-                return
-            ids = (memory.user_id, memory.agent_id, memory.run_id, memory.app_id)
-            with db:
-                db.execute("BEGIN IMMEDIATE")
-                db.execute(
-                    "INSERT OR REPLACE INTO memory VALUES (?, ?, ?, ?, ?, ?)",
-                    (memory.id, *ids, canonical_json(memory.to_json())),
-                )
-                db.execute("INSERT OR REPLACE INTO placed VALUES (?, ?)", (memory.id, canonical_json(selector)))
-                made = [(row, memory.id) for row in rows if row is not None]
-                db.executemany("INSERT OR IGNORE INTO made VALUES (?, ?)", made)
+        tables = self._open(create=True)
+        if tables is None:
+            return
+        owners = (memory.user_id, memory.agent_id, memory.run_id, memory.app_id)
+        columns = ("user_id", "agent_id", "run_id", "app_id", "record")
+        changed = ", ".join(f"{name} = excluded.{name}" for name in columns)
+        tables.change(
+            (
+                f"INSERT INTO {tables.prefix}memory(id, {', '.join(columns)}) VALUES (?, ?, ?, ?, ?, ?)"
+                f" ON CONFLICT (id) DO UPDATE SET {changed}",
+                [(memory.id, *owners, canonical_json(memory.to_json()))],
+            ),
+            (
+                f"INSERT INTO {tables.prefix}placed(memory, selector) VALUES (?, ?)"
+                " ON CONFLICT (memory) DO UPDATE SET selector = excluded.selector",
+                [(memory.id, canonical_json(selector))],
+            ),
+            (
+                f"INSERT INTO {tables.prefix}made(row, memory) VALUES (?, ?) ON CONFLICT (row, memory) DO NOTHING",
+                [(row, memory.id) for row in rows if row is not None],
+            ),
+        )
 
     def made_of(self, rows: Sequence[str]) -> dict[str, Memory]:
         """For Spectron's ids the memory that each was made of, if it was exactly one."""
         found = self._rows(
-            "SELECT made.row, min(memory.record) FROM made JOIN memory ON memory.id = made.memory"
-            f" WHERE made.row IN ({marks(rows)}) GROUP BY made.row HAVING count(*) = 1",
+            "SELECT made.row, min(memory.record) FROM {0}made AS made JOIN {0}memory AS memory"
+            f" ON memory.id = made.memory WHERE made.row IN ({marks(rows)}) GROUP BY made.row HAVING count(*) = 1",
             tuple(rows),
         )
         return {row: Memory.from_json(json.loads(record)) for row, record in found}
 
     def memory(self, memory_id: str) -> Memory | None:
         """One memory by the id that `add` gave."""
-        found = self._rows("SELECT id, record FROM memory WHERE id = ?", (memory_id,))
+        found = self._rows("SELECT id, record FROM {}memory WHERE id = ?", (memory_id,))
         return Memory.from_json(json.loads(found[0][1])) if found else None
 
     def all_of(self, ids: Mapping[str, str]) -> list[Memory]:
         """The memories that have all of these ids."""
         where = " AND ".join(f"{name} = ?" for name in ids)
-        found = self._rows(f"SELECT id, record FROM memory WHERE {where or 'FALSE'}", tuple(ids.values()))
+        found = self._rows(f"SELECT id, record FROM {{}}memory WHERE {where or 'FALSE'}", tuple(ids.values()))
         return [Memory.from_json(json.loads(record)) for _, record in found]
 
     def selectors_of(self, ids: Mapping[str, str]) -> list[Selector]:
         """The selectors under which memories that have all of these ids were stored, each once."""
         where = " AND ".join(f"{name} = ?" for name in ids)
-        statement = f"SELECT DISTINCT selector FROM memory JOIN placed ON placed.memory = memory.id WHERE {where}"
+        statement = (
+            "SELECT DISTINCT selector FROM {0}memory AS memory JOIN {0}placed AS placed ON placed.memory = memory.id"
+            f" WHERE {where}"
+        )
         return [selector_of(row[0]) for row in self._rows(statement, tuple(ids.values()))]
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the tables."""
         with self._lock:
-            if self._db is not None:
-                self._db.close()
-            self._db = None
+            if self._tables is not None:
+                self._tables.close()
+            self._tables = None
 
     def _rows(self, query: str, values: Sequence[str]) -> list[tuple[str, ...]]:
-        with self._lock:
-            db = self._open(create=False)
-            return db.execute(query, values).fetchall() if db is not None else []
+        """The rows of a query in which `{}` stands for what the names of the tables begin with."""
+        tables = self._open(create=False)
+        return tables.read(query.format(tables.prefix), values) if tables is not None else []
 
-    def _open(self, *, create: bool) -> sqlite3.Connection | None:
-        if self._db is None and (self._path.exists() or (create and self._path.parent.is_dir())):
-            self._db = open_shared(self._path, DDL, busy_s=BUSY_S)
-        return self._db
+    def _open(self, *, create: bool) -> Tables | None:
+        with self._lock:
+            if self._tables is None and self._is_there(create=create):
+                self._tables = self._state.tables(NAME, DDL, busy_s=BUSY_S)
+            return self._tables
+
+    def _is_there(self, *, create: bool) -> bool:
+        folder = self._state.folder
+        return folder is None or (folder / f"{NAME}.db").exists() or (create and folder.is_dir())
 
 
 def _after_fork() -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from spectron_migrate.database.location import PostgresLocation
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.ledger import Ledger, MigrationRow
 from spectron_migrate.ledger.read import memories, receipts, scopes
@@ -23,6 +24,7 @@ from spectron_migrate.ledger.read.scopes import SentVersion
 from spectron_migrate.ledger.shards import find
 from spectron_migrate.mapping import covers
 from spectron_migrate.records import Memory, Selector
+from spectron_migrate.state.store import StateStore, store_at
 
 WIDEST = 20_000
 """The most facts in one lens for `get_all`; with more it raises TooWide."""
@@ -67,13 +69,13 @@ class StoredVersion:
 class Catalogue:
     """Safe to use from several threads; opens the ledger at the first call."""
 
-    def __init__(self, state: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """`state`: the migration's state directory."""
-        self._state = state
+    def __init__(self, state: Path | StateStore, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """`state`: the state of the migration, or its directory."""
+        self._state = store_at(state)
         self._clock = clock
         self._lock = threading.RLock()
         self._ledgers: list[Ledger] = []
-        self._inodes: tuple[int, ...] = ()
+        self._seen: tuple[object, ...] = ()
         self._look_at = float("-inf")
         self._copied = False
 
@@ -147,31 +149,33 @@ class Catalogue:
         with self._lock:
             for ledger in self._ledgers:
                 ledger.close()
-            self._ledgers, self._inodes, self._look_at = [], (), float("-inf")
+            self._ledgers, self._seen, self._look_at = [], (), float("-inf")
 
     def forget_after_fork(self) -> None:
         """In a child process: SQLite's connections are the parent's, neither used nor closed here."""
         _PARENTS.extend(self._ledgers)
         self._lock = threading.RLock()
-        self._ledgers, self._inodes, self._look_at = [], (), float("-inf")
+        self._ledgers, self._seen, self._look_at = [], (), float("-inf")
 
     # -- the files ----------------------------------------------------------------------------------------
 
     def _open(self) -> list[Ledger]:
-        """The ledgers; opened again if they are other files than before."""
+        """The ledgers; opened again if they are other files than before, or their connection was lost."""
         if self._ledgers and self._clock() < self._look_at:
             return self._ledgers
         self._look_at = self._clock() + LOOK_EVERY_S
         try:
             folders = find(self._state).complete().folders
-            inodes = tuple((folder / "ledger.db").stat().st_ino for folder in folders)
+            seen = tuple(map(_identity, folders))
+            if any(ledger.is_lost for ledger in self._ledgers):
+                self.close()
             if any(ledger.is_outdated_copy for ledger in self._ledgers):
                 self.close()
                 self._copied = True  # once: a copy cannot follow what another version writes
-            if inodes != self._inodes:
+            if seen != self._seen:
                 self.close()
                 self._ledgers = [self._open_one(folder) for folder in folders]
-                self._inodes, self._look_at = inodes, self._clock() + LOOK_EVERY_S
+                self._seen, self._look_at = seen, self._clock() + LOOK_EVERY_S
         except (MigrateError, OSError, sqlite3.Error) as error:
             self.close()
             raise self._no_catalogue(error) from error
@@ -180,7 +184,7 @@ class Catalogue:
     def _no_catalogue(self, error: Exception) -> NoCatalogue:
         return NoCatalogue(f"the ledger in {self._state} cannot be read: {getattr(error, 'message', error)}")
 
-    def _open_one(self, folder: Path) -> Ledger:
+    def _open_one(self, folder: Path | PostgresLocation) -> Ledger:
         ledger = Ledger.open_for_reading(folder)
         if ledger.is_copy and self._copied:
             ledger.close()
@@ -201,6 +205,11 @@ class Catalogue:
     def _versions(self, number: int, facts: Iterable[int]) -> dict[int, StoredVersion]:
         rows = scopes.sent_versions(self._ledgers[number], list(facts))
         return {row.fact: _stored(number, row) for row in rows}
+
+
+def _identity(folder: Path | PostgresLocation) -> object:
+    """Changes where another ledger takes the place of one."""
+    return (folder / "ledger.db").stat().st_ino if isinstance(folder, Path) else folder
 
 
 def _stored(ledger: int, row: SentVersion) -> StoredVersion:

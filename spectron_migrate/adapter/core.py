@@ -47,6 +47,7 @@ from spectron_migrate.settings import load_settings
 from spectron_migrate.settings.types import Secret, Settings, SpectronAccess
 from spectron_migrate.state.routing import Routing, name_of, subject_of
 from spectron_migrate.state.routing_reader import RoutingReader
+from spectron_migrate.state.store import store_at
 
 MAX_K = 50
 """Hits asked of Spectron, as many as verification asks for: some hits are not memories, or are old texts."""
@@ -93,10 +94,14 @@ class AdapterCore:
         """Read settings and mapping; writes no file and sends no request. Raises InputError if they are invalid."""
         overrides = {"state": _text(state), "mapping": _text(mapping)}
         settings = load_settings(Path(config) if config else None, env=os.environ, overrides=overrides)
-        # The application may change its working directory later.
-        self.settings = replace(settings, state=settings.state.absolute())
+        place = settings.state
+        if isinstance(place, Path):
+            place = place.absolute()  # the application may change its working directory later
+        self.settings = replace(settings, state=place)
+        self.state = store_at(place)
         self.mapping = load_mapping(self.settings.mapping)
-        beside = [Path(), settings.state.parent, *([settings.file.parent] if settings.file else [])]
+        beside = [Path(), *([place.parent] if isinstance(place, Path) else [])]
+        beside += [settings.file.parent] if settings.file else []
         for text in describe_unused(beside, self.mapping, settings.mapping):
             _log.warning("%s", text)
         self.calls = Mem0Calls(client)
@@ -104,21 +109,20 @@ class AdapterCore:
         self.guard = Guard(self.settings.cutover.guard, clock=clock)
         try:
             self.routing = RoutingReader(
-                str(routing or self.settings.state),
-                state=self.settings.state,
+                str(routing) if routing else self.state.folder or self.state,
+                state=self.state.folder,
                 named=bool(routing) or self.settings.state_is_named,
             )
         except ValueError as error:
             raise InputError(str(error)) from None
-        if "://" in str(routing or ""):
-            self.routing.fetch()  # the first write has to know already where it belongs
+        self.routing.fetch()  # the first write has to know already where it belongs
         self.routing.current()
-        self.catalogue = Catalogue(self.settings.state, clock=clock)
-        self.added = AddedMemories(self.settings.state)
+        self.catalogue = Catalogue(self.state, clock=clock)
+        self.added = AddedMemories(self.state)
         self.mapping_check = MappingCheck(self.mapping, self.catalogue, self.added, self.routing.current, clock=clock)
         self.access = _access(self.settings, spectron_client)
         self.spectron_thread = SpectronThread(self.access)
-        self.heartbeat = Heartbeat(self.settings.state, self.routing, self.counters, self.guard)
+        self.heartbeat = Heartbeat(self.state, self.routing, self.counters, self.guard)
         self.process_calls = self.heartbeat.calls
         self.lens = lru_cache(maxsize=4096)(self._lens)
         self._clock = clock
@@ -277,6 +281,7 @@ class AdapterCore:
         self.spectron_thread.close()
         self.catalogue.close()
         self.added.close()
+        self.state.close()
 
     def after_fork(self) -> None:
         """In a child process: leave the parent's files, connections and threads alone, and use new ones."""

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from spectron_migrate.cutover.phases import StepResult
     from spectron_migrate.settings import Settings
     from spectron_migrate.spectron.api import SpectronApi
+    from spectron_migrate.state.store import StateStore
 
 app = typer.Typer(
     help="Move the application's reads to Spectron step by step, and back in a second; then its writes, for good.\n\n"
@@ -58,7 +58,7 @@ def start(options: GlobalOptions, reason: ReasonOption = "") -> int:
 
         catch_up = inputs.settings.cutover.catch_up
         return ungated_steps.start(
-            inputs.folder, _migration_id(inputs.settings), catch_up, why=reason, **inputs.signature
+            inputs.state, _migration_id(inputs.settings, inputs.state), catch_up, why=reason, **inputs.signature
         )
 
     return run_command("cutover", options, partial(run, step=step))
@@ -105,7 +105,7 @@ def shift(
         users = sorted(read_filters(user).users)
         signature = inputs.signature
         wanted = ungated_steps.shift_step(percent, users, now=signature["now"], who=signature["who"], why=reason)
-        back = ungated_steps.shift_back(inputs.folder, wanted, reporter=inputs.invocation.reporter)
+        back = ungated_steps.shift_back(inputs.state, wanted, reporter=inputs.invocation.reporter)
         if back is not None:
             return back
         result = run_async(inputs.invocation, inputs.cutover.shift(inputs.open_api, percent, users, why=reason))
@@ -157,7 +157,7 @@ def revert(options: GlobalOptions, reason: ReasonOption = "") -> int:
     def step(inputs: StepInputs) -> StepResult:
         from spectron_migrate.cutover import ungated_steps
 
-        return ungated_steps.revert(inputs.folder, why=reason, **inputs.signature)
+        return ungated_steps.revert(inputs.state, why=reason, **inputs.signature)
 
     return run_command("cutover", options, partial(run, step=step))
 
@@ -215,7 +215,7 @@ def abort(
         sure = yes or (
             inputs.invocation.may_ask and ask("End the cutover? The next one starts over. (yes/no) ") == "yes"
         )
-        return ungated_steps.abort(inputs.folder, yes=sure, why=reason, **inputs.signature)
+        return ungated_steps.abort(inputs.state, yes=sure, why=reason, **inputs.signature)
 
     return run_command("cutover", options, partial(run, step=step))
 
@@ -240,9 +240,12 @@ class StepInputs:
         return self.invocation.settings()
 
     @cached_property
-    def folder(self) -> Path:
-        """The state directory. With `--state` no settings are read: a broken file must not prevent a revert."""
-        return self.invocation.options.state or self.settings.state
+    def state(self) -> StateStore:
+        """With `--state` no settings are read: a broken file must not prevent a revert."""
+        from spectron_migrate.settings.state import named_state
+
+        named = named_state(self.invocation.options.state, self.invocation.environment)
+        return self.invocation.state if named is None else self.invocation.open_state(named)
 
     @property
     def signature(self) -> Signature:
@@ -257,8 +260,8 @@ class StepInputs:
         from spectron_migrate.cutover.gated_steps import Cutover
 
         return Cutover(
-            self.settings.state,
-            lambda: catch_up_settings(self.settings),
+            self.invocation.state,
+            lambda: catch_up_settings(self.settings, self.invocation.state),
             max_age_s=self.settings.cutover.max_age_s,
             soak_s=self.settings.cutover.soak_s,
             reporter=self.invocation.reporter,
@@ -298,12 +301,12 @@ def run(invocation: Invocation, step: Callable[[StepInputs], StepResult]) -> Com
         draw(result),
         migration=result.state.migration or None,
         next=next_command(
-            result.state, following=is_followed(inputs.folder), ready=result.ready, late=result.late_writes
+            result.state, following=is_followed(inputs.state), ready=result.ready, late=result.late_writes
         ),
     )
 
 
-def _migration_id(settings: Settings) -> str:
+def _migration_id(settings: Settings, state: StateStore) -> str:
     """The migration's id: that of its ledger, or the one that the first replay will give it.
 
     Raises WrongLedger where the ledger belongs to another migration, InputError where the settings name no Mem0 or
@@ -320,14 +323,14 @@ def _migration_id(settings: Settings) -> str:
         )
     expected = migration_id(settings.spectron.context, source_info(mem0_section(settings.mem0)).identity)
     try:
-        folders = find(settings.state).folders
+        folders = find(state).folders
     except InputError:
         return expected
     with Ledger.open_for_reading(folders[0]) as ledger:
         found = ledger.migration()
     if found is not None and found.id != expected:
         raise WrongLedger(
-            f"the ledger in {settings.state} belongs to context {found.context}, source {found.source}, which the"
+            f"the ledger in {state} belongs to context {found.context}, source {found.source}, which the"
             " settings do not name",
             hint="is --state right? each migration has its own",
         )

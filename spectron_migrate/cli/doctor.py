@@ -74,7 +74,7 @@ def _diagnose(invocation: Invocation, settings: Settings) -> Diagnosis:
             mem0=None if settings.mem0 is None else partial(mem0_section, settings.mem0),
             mapping=settings.mapping,
             dump=settings.dump,
-            state=settings.state,
+            state=invocation.state,
             api=lambda: open_api(settings, max_connections=1),
             now=datetime.now(UTC),
             reporter=invocation.reporter,
@@ -87,7 +87,7 @@ def _probe(invocation: Invocation, settings: Settings) -> list[ProbeFinding]:
     from spectron_migrate.ledger import Ledger
 
     async def run_probe() -> list[ProbeFinding]:
-        with Ledger.open_for_writing(settings.state) as ledger:
+        with Ledger.open_for_writing(invocation.state) as ledger:
             async with open_api(settings, max_connections=4) as api:
                 probe = Probe(api, ledger, invocation.reporter)
                 invocation.reporter.info(

@@ -134,7 +134,7 @@ def run(invocation: Invocation, settings: Settings, request: VerifyRequest) -> C
     check_paths(request.reports)
     verify_options = _verify_options(settings, request)
     with ExitStack() as stack:
-        ledgers = [stack.enter_context(ledger) for ledger in open_all(settings.state)]
+        ledgers = [stack.enter_context(ledger) for ledger in open_all(invocation.state)]
         mem0 = open_mem0(invocation, settings, request, stack)
         invocation.reporter.info(f"verifying {settings.spectron.endpoint}, context {settings.spectron.context}")
         summary = run_async(invocation, _verify(invocation, settings, request, verify_options, ledgers, mem0))
@@ -143,7 +143,7 @@ def run(invocation: Invocation, settings: Settings, request: VerifyRequest) -> C
         summary.to_json(),
         draw(summary),
         migration=summary.report["migration"],
-        next=_next(summary, settings),
+        next=_next(invocation, summary, settings),
     )
 
 
@@ -169,7 +169,7 @@ async def _verify(
                 mem0_search=mem0,
                 options=verify_options,
                 reporter=invocation.reporter,
-                state=settings.state,
+                state=invocation.state,
             )
 
 
@@ -233,7 +233,7 @@ def _open_search(
         return open_dump_search(config, dump.memories(), scratch=scratch)
 
 
-def _next(summary: VerifySummary, settings: Settings) -> str | None:
+def _next(invocation: Invocation, summary: VerifySummary, settings: Settings) -> str | None:
     from spectron_migrate.state.journal import read_journal
 
     if summary.exit_code == ExitCode.NO_GO:
@@ -241,7 +241,7 @@ def _next(summary: VerifySummary, settings: Settings) -> str | None:
     if summary.exit_code != ExitCode.DONE:
         recall = next(gate for gate in summary.gates if gate.name == "recall")
         return "spectron-migrate dual-verify --sample 1000" if recall.passed is None and recall.measured else None
-    cutover = read_journal(settings.state).state
+    cutover = read_journal(invocation.state).state
     if cutover.phase == "complete" or settings.mem0 is None or settings.mem0.kind == "files":
         return None
     return "spectron-migrate cutover check" if cutover.is_under_way else "spectron-migrate cutover start"

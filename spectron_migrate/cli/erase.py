@@ -84,11 +84,11 @@ async def _erase(
     reporter.info(f"{'looking at' if dry_run else 'erasing in'} {server}: {', '.join(scopes)}")
     forgotten = 0
     with ExitStack() as stack:
-        folders = find(settings.state).complete().folders
+        folders = find(invocation.state).complete().folders
         ledgers = [stack.enter_context(Ledger.open_for_writing(folder, create=False)) for folder in folders]
         async with open_api(settings, max_connections=4) as api:
             now = format_time(datetime.now(UTC))
-            eraser = Eraser(ledgers, api, settings.state, migration=migration, now=now, reporter=reporter)
+            eraser = Eraser(ledgers, api, invocation.state, migration=migration, now=now, reporter=reporter)
             erasable = await eraser.examine(scopes)
             reporter.warn(CANNOT_SEE)
             if not dry_run:

@@ -58,7 +58,7 @@ async def _explain(
 
     paths = dumps or ([settings.dump] if settings.dump.exists() else [])
     opened = stack.enter_context(open_dump(paths)) if paths else None
-    ledgers = _ledgers(settings, stack)
+    ledgers = _ledgers(invocation, stack)
     try:
         api = open_api(settings, max_connections=4)
     except MigrateError as error:
@@ -75,12 +75,12 @@ async def _explain(
             await api.close()
 
 
-def _ledgers(settings: Settings, stack: ExitStack) -> list[Ledger]:
+def _ledgers(invocation: Invocation, stack: ExitStack) -> list[Ledger]:
     """The ledgers of the state directory; none where nothing was replayed yet."""
     from spectron_migrate.ledger import Ledger, shards
 
     try:
-        folders = shards.find(settings.state).folders
+        folders = shards.find(invocation.state).folders
     except MigrateError:
         return []
     return [stack.enter_context(Ledger.open_for_reading(folder)) for folder in folders]

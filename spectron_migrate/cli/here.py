@@ -11,6 +11,7 @@ from spectron_migrate.cli.options import GlobalOptions
 from spectron_migrate.cli.runner import CommandResult, Invocation, run_command
 from spectron_migrate.cli.tables import facts
 from spectron_migrate.errors import ExitCode
+from spectron_migrate.state.journal import FILE as JOURNAL
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,7 +29,7 @@ def command() -> int:
 def run(invocation: Invocation) -> CommandResult:
     """What `status` shows, once there is a state directory; nothing is written and nobody is asked."""
     settings = invocation.settings()
-    if has_any_ledger(settings.state) or (settings.state / "cutover.jsonl").exists():
+    if has_any_ledger(invocation.state) or invocation.state.has_journal(JOURNAL):
         return status.run(invocation)
     if settings.dump.exists():
         return _result(settings, "the dump is made; nothing was written to Spectron", next_="replay --dry-run")

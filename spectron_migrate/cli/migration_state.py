@@ -1,4 +1,4 @@
-"""The state of a migration as `status` and its screens read it from the state directory."""
+"""The state of a migration as `status` and its screens read it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from spectron_migrate.records import Json
 if TYPE_CHECKING:
     from spectron_migrate.ledger.read.status import MigrationStatus
     from spectron_migrate.ledger.shards import Found
+    from spectron_migrate.state.store import StateStore
     from spectron_migrate.state.uncertain import Uncertainties
 
 STATES = {
@@ -27,9 +28,10 @@ STATES = {
 
 @dataclass(frozen=True)
 class State:
-    """All that `status` reads from the state directory."""
+    """All that `status` reads."""
 
-    folder: Path
+    where: str
+    """The directory or database."""
     shards: Found
     ledger: MigrationStatus
     half_erased: list[str]
@@ -40,30 +42,29 @@ class State:
     """What Spectron was unsure about after the last replay, of each shard."""
 
 
-def _has_ledger(folder: Path) -> bool:
-    return (folder / "ledger.db").exists()
+def has_any_ledger(store: StateStore) -> bool:
+    from spectron_migrate.ledger import Ledger, shards
+
+    return Ledger.exists(store) or bool(shards.counts_in(store))
 
 
-def has_any_ledger(folder: Path) -> bool:
-    return _has_ledger(folder) or any(folder.glob("shard-*-of-*/ledger.db"))
-
-
-def read_state(folder: Path, cutover: dict[str, Json] | None) -> State:
+def read_state(store: StateStore, cutover: dict[str, Json] | None) -> State:
     from spectron_migrate.ledger import Ledger, shards
     from spectron_migrate.ledger.erasing import unfinished
     from spectron_migrate.ledger.read.status import read_status
     from spectron_migrate.state.uncertain import last_uncertainties
 
-    found = shards.find(folder)
+    found = shards.find(store)
     ledgers = [Ledger.open_for_reading(each) for each in found.folders]
-    root = Ledger.open_for_reading(folder) if folder not in found.folders and _has_ledger(folder) else None
+    root = Ledger.open_for_reading(store) if found.sharded and Ledger.exists(store) else None
+    parts = [path for path in found.folders if isinstance(path, Path)] if found.sharded else [store]
     state = State(
-        folder,
+        str(store),
         found,
         read_status(ledgers, root),
         half_erased=[path for ledger in ledgers for path in unfinished(ledger)],
         cutover=cutover,
-        uncertain=[each for path in found.folders if (each := last_uncertainties(path)) is not None],
+        uncertain=[each for one in parts if (each := last_uncertainties(one)) is not None],
     )
     for ledger in [*ledgers, *([root] if root else [])]:
         ledger.close()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from spectron_migrate.migration.rounds import CatchUpSettings
     from spectron_migrate.settings import Mem0Settings, Settings
     from spectron_migrate.spectron.api import SpectronApi
+    from spectron_migrate.state.store import StateStore
 
 
 def open_dump(paths: list[Path]) -> Dump:
@@ -49,14 +50,16 @@ def open_api(settings: Settings, *, max_connections: int) -> SpectronApi:
 
 
 @contextmanager
-def exporting(settings: Settings, mapping: str, *, warn: Callable[[str], None]) -> Iterator[Exporter | None]:
+def exporting(
+    settings: Settings, state: StateStore, mapping: str, *, warn: Callable[[str], None]
+) -> Iterator[Exporter | None]:
     """Metrics are exported while the block lasts, if the settings want it; see `metrics.exporter.exporting`."""
     if not settings.metrics.is_on:
         yield None
         return
     from spectron_migrate.metrics.exporter import exporting
 
-    with exporting(settings, mapping, warn=warn) as exporter:
+    with exporting(settings, state, mapping, warn=warn) as exporter:
         yield exporter
 
 
@@ -71,7 +74,7 @@ def mem0_section(mem0: Mem0Settings) -> dict[str, Any]:
             return {kind: {"base_url": mem0.require_base_url(), "api_key": mem0.require_key().reveal()}}
 
 
-def catch_up_settings(settings: Settings, options: ReplayOptions | None = None) -> CatchUpSettings:
+def catch_up_settings(settings: Settings, state: StateStore, options: ReplayOptions | None = None) -> CatchUpSettings:
     """What a round of catching up reads and writes, and how fast.
 
     Raises InputError where the settings do not say which Mem0 is followed, KeyRefused without a key.
@@ -95,7 +98,7 @@ def catch_up_settings(settings: Settings, options: ReplayOptions | None = None) 
         return open_reader(section, now=now)
 
     return CatchUpSettings(
-        state=settings.state,
+        state=state,
         dump=settings.dump,
         mapping=load_mapping(settings.mapping),
         open_reader=open_source,

@@ -59,7 +59,12 @@ class GlobalOptions:
         typer.Option("--config", help="Settings file (spectron-migrate.yaml, if it exists).", metavar="FILE"),
     ] = None
     state: Annotated[
-        Path | None, typer.Option("--state", help="State directory with the ledger (.spectron-migrate).", metavar="DIR")
+        str | None,
+        typer.Option(
+            "--state",
+            help="State with the ledger: a directory (.spectron-migrate), or postgresql://… for several hosts.",
+            metavar="DIR|URL",
+        ),
     ] = None
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False
     progress: Annotated[

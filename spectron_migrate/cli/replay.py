@@ -271,14 +271,14 @@ def run(
         if preview is not None:
             again = shlex.join(["spectron-migrate", "replay", *_filter_options(replay_options)])
             return replay_preview.run(invocation, settings, dump, mapping, replay_options, most=preview, replay=again)
-        replay = Replay(settings.state, dump, mapping, replay_options, reporter=reporter)
+        replay = Replay(invocation.state, dump, mapping, replay_options, reporter=reporter)
         if dry_run:
             summary = replay.dry_run(context=settings.spectron.context or "")
         else:
             settings.spectron.require()
             reporter.info(f"writing to {settings.spectron.endpoint}, context {settings.spectron.context}")
             _mention_later_writes(invocation, settings, dump)
-            with exporting(settings, mapping.digest, warn=reporter.warn) as exporter:
+            with exporting(settings, invocation.state, mapping.digest, warn=reporter.warn) as exporter:
                 summary = run_async(invocation, _replay(replay, settings, replay_options, exporter))
     return CommandResult(
         summary.exit_code,
@@ -302,7 +302,7 @@ async def _replay(
 def _mention_later_writes(invocation: Invocation, settings: Settings, dump: Dump) -> None:
     from spectron_migrate.state.journal import read_journal
 
-    if dump.source.kind != "files" and not read_journal(settings.state).state.is_under_way:
+    if dump.source.kind != "files" and not read_journal(invocation.state).state.is_under_way:
         invocation.reporter.info(
             f"this dump contains nothing that was written to Mem0 after {dump.manifest.scan_began[:19]}Z;"
             " for an application that keeps writing: cutover start, then replay --follow"
@@ -317,8 +317,8 @@ def _warn_if_never_probed(invocation: Invocation, settings: Settings) -> None:
     from spectron_migrate.ledger import Ledger, probes, runs
 
     context = settings.spectron.context
-    if context is not None and (settings.state / "ledger.db").exists():
-        with Ledger.open_for_reading(settings.state) as ledger:
+    if context is not None and Ledger.exists(invocation.state):
+        with Ledger.open_for_reading(invocation.state) as ledger:
             if probes.probe_answers(ledger, context, settings.spectron.endpoint) or runs.last_run(ledger) is not None:
                 return
     invocation.reporter.warn(

@@ -51,7 +51,7 @@ def run(invocation: Invocation, settings: Settings, replay_options: ReplayOption
     from spectron_migrate.migration.follow import Follow
 
     reporter = invocation.reporter
-    catch_up = catch_up_settings(settings, replay_options)
+    catch_up = catch_up_settings(settings, invocation.state, replay_options)
     reporter.info(f"writing to {settings.spectron.endpoint}, context {settings.spectron.context}")
     reporter.info(
         f"following: a text is sent {catch_up.settle_s:g} s after it last changed; reads from Spectron are at most"
@@ -59,10 +59,10 @@ def run(invocation: Invocation, settings: Settings, replay_options: ReplayOption
     )
 
     def renew_privacy(done: Round) -> None:
-        renew_privacy_report(settings.state, done, now=format_time(datetime.now(UTC)))
+        renew_privacy_report(invocation.state, done, now=format_time(datetime.now(UTC)))
 
     follow = Follow(catch_up, reporter=reporter, max_seconds=replay_options.max_seconds, after_round=renew_privacy)
-    with exporting(settings, catch_up.mapping.digest, warn=reporter.warn) as exporter:
+    with exporting(settings, invocation.state, catch_up.mapping.digest, warn=reporter.warn) as exporter:
         summary = run_async(invocation, _follow(follow, settings, replay_options, exporter))
     return CommandResult(
         summary.exit_code,

@@ -28,7 +28,7 @@ PATIENCE_S = 120.0
 def run(invocation: Invocation, settings: Settings, replay_options: ReplayOptions) -> CommandResult:
     """Bring what was written to Mem0 after `complete`; raises NotLegal before that."""
     # Late memories supersede nothing, so none has to wait until an older one has appeared.
-    catch_up = replace(catch_up_settings(settings, replay_options), settle_s=0.0)
+    catch_up = replace(catch_up_settings(settings, invocation.state, replay_options), settle_s=0.0)
     invocation.reporter.info(f"writing to {settings.spectron.endpoint}, context {settings.spectron.context}")
     done, left = run_async(invocation, _bring(invocation, settings, catch_up))
     code = _exit_code(done, left)

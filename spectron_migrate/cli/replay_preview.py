@@ -47,7 +47,7 @@ async def _preview(
 
     async with open_api(settings, max_connections=options.max_in_flight) as api:
         return await preview_plan(
-            settings.state,
+            invocation.state,
             dump,
             mapping,
             options.filters,

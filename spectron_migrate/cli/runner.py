@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,16 +20,19 @@ from spectron_migrate.cli.log import EventLog
 from spectron_migrate.cli.options import GlobalOptions
 from spectron_migrate.cli.signals import interrupted
 from spectron_migrate.cli.terminal import TerminalReporter, make_printable, printable
-from spectron_migrate.errors import ExitCode, MigrateError
+from spectron_migrate.errors import ExitCode, InputError, MigrateError
 from spectron_migrate.records import Json
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from spectron_migrate.cli.progress import Progress
+    from spectron_migrate.database.location import PostgresLocation
     from spectron_migrate.settings import Settings
+    from spectron_migrate.state.store import StateStore
 
 T = TypeVar("T")
+DEFAULT_STATE = Path(".spectron-migrate")
 UNLOGGED = ("status",)
 """Commands that only look: `log.jsonl` says nothing about them."""
 SECRET_VARIABLES = ("SPECTRON_API_KEY", "AGENT_MEMORY_API_KEY", "SURREAL_MEMORY_API_KEY", "MEM0_API_KEY")
@@ -61,11 +65,35 @@ class Invocation:
     carried: list[tuple[str, str]] = field(default_factory=list)
     """Options that the next command needs too, with their values."""
     environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+    _state: StateStore | None = field(default=None, init=False)
 
     @property
-    def state(self) -> Path:
-        """The state directory, as far as it is known."""
-        return self.log.folder
+    def state(self) -> StateStore:
+        """The state that the options, the environment or the settings name."""
+        if self._state is None:
+            self.settings()
+        assert self._state is not None  # noqa: S101 - the settings name one
+        return self._state
+
+    @property
+    def has_state(self) -> bool:
+        """Whether the state is known."""
+        return self._state is not None
+
+    def open_state(self, place: Path | PostgresLocation) -> StateStore:
+        """The state there; the same one as before, if it is there. The log lies in its directory for this host."""
+        from spectron_migrate.state.store import store_at
+
+        if self._state is None or self._state.place != place:
+            self.close()
+            self._state = store_at(place)
+            self.log.folder = self._state.work_folder
+        return self._state
+
+    def close(self) -> None:
+        """End the connections of the state."""
+        if self._state is not None:
+            self._state.close()
 
     @property
     def shows_tables(self) -> bool:
@@ -83,7 +111,7 @@ class Invocation:
 
         given = {**(overrides or {}), "state": self.options.state}
         settings = load_settings(self.options.config, env=self.environment, overrides=given)
-        self.log.folder = settings.state
+        self.open_state(settings.state)
         return settings
 
     def carry(self, option: str, *values: object) -> None:
@@ -102,9 +130,19 @@ class Invocation:
         """
         from spectron_migrate.cli.next_line import complete_command, program_here
 
-        given = (("--config", self.options.config), ("--state", self.options.state))
+        given = (("--config", self.options.config), ("--state", self._shown_state()))
         about = [(name, str(path)) for name, path in given if path]
         return complete_command(command, about=about, options=self.carried, program=program or program_here())
+
+    def _shown_state(self) -> str | None:
+        """The option, without a password."""
+        from spectron_migrate.settings.state import named_state
+
+        try:
+            named = named_state(self.options.state, {})
+        except InputError:
+            return None
+        return None if named is None else str(named)
 
     def ask(self, question: str) -> str:
         """Ask on stderr; the answer without surrounding spaces."""
@@ -125,7 +163,12 @@ def run_command(command: str, options: GlobalOptions, run: Callable[[Invocation]
         invocation = _prepare(command, options)
     except KeyboardInterrupt:  # importing rich takes a while
         return print_error(command, interrupted(), as_json=options.as_json, began=began)
-    reporter = invocation.reporter
+    with closing(invocation):
+        return _run(command, invocation, run, began=began)
+
+
+def _run(command: str, invocation: Invocation, run: Callable[[Invocation], CommandResult], *, began: float) -> int:
+    options, reporter = invocation.options, invocation.reporter
     try:
         result = run(invocation)
     except BrokenPipeError:
@@ -166,16 +209,18 @@ def run_async(invocation: Invocation, work: Coroutine[Any, Any, T]) -> T:
 def _prepare(command: str, options: GlobalOptions) -> Invocation:
     from rich.console import Console
 
+    from spectron_migrate.database.location import is_url
     from spectron_migrate.state.running import ProgressFile
 
-    log = EventLog(options.state or Path(".spectron-migrate"), now=lambda: datetime.now(UTC))
+    named = options.state is not None and not is_url(options.state)
+    log = EventLog(Path(options.state or "") if named else DEFAULT_STATE, now=lambda: datetime.now(UTC))
     file = ProgressFile(command)
 
     def publish(progress: Progress | None) -> None:
         if progress is None:
             file.remove()
-        elif log.folder.is_dir():
-            file.write(log.folder, progress.to_json())
+        elif invocation.has_state:
+            file.write(invocation.state, progress.to_json())
 
     reporter = TerminalReporter(
         quiet=options.quiet or options.as_json,
@@ -185,14 +230,16 @@ def _prepare(command: str, options: GlobalOptions) -> Invocation:
     )
     if command not in UNLOGGED:
         log.hold("begin", command=command)
-    return Invocation(options, Console(soft_wrap=True, highlight=False, markup=False, emoji=False), reporter, log)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+    invocation = Invocation(options, console, reporter, log)
+    return invocation
 
 
 def _shown_error(error: BaseException, invocation: Invocation) -> MigrateError | None:
     """The error as a user sees it; None for a bug."""
     if isinstance(error, KeyboardInterrupt):
         return interrupted()
-    return error if isinstance(error, MigrateError) else disk_error(error, state=invocation.state)
+    return error if isinstance(error, MigrateError) else disk_error(error, state=invocation.log.folder)
 
 
 def _log_end(invocation: Invocation, command: str, code: ExitCode, *, kind: str | None = None) -> None:

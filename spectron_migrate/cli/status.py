@@ -51,14 +51,14 @@ def run_watching(invocation: Invocation) -> CommandResult:
 
 
 def run(invocation: Invocation) -> CommandResult:
-    """Read the state directory; nothing is written and no server is asked."""
+    """Read the state; nothing is written and no server is asked."""
     from spectron_migrate.cutover.status import cutover_status
 
-    folder = invocation.settings().state
-    cutover = cutover_status(folder, now=datetime.now(UTC))
-    if cutover is not None and not has_any_ledger(folder):
-        return _cutover_before_any_replay(folder, cutover)
-    state = read_state(folder, cutover)
+    store = invocation.state
+    cutover = cutover_status(store, now=datetime.now(UTC))
+    if cutover is not None and not has_any_ledger(store):
+        return _cutover_before_any_replay(str(store), cutover)
+    state = read_state(store, cutover)
     if state.shards.missing:
         invocation.reporter.warn(
             f"shards without a ledger here: {', '.join(state.shards.missing)}; they have not begun"
@@ -86,9 +86,9 @@ def _carry_as_called(invocation: Invocation, state: State) -> None:
         invocation.carry(name, shown_path(Path(called.folder) / value) if called is not None and is_path else value)
 
 
-def _cutover_before_any_replay(folder: Path, cutover: dict[str, Json]) -> CommandResult:
+def _cutover_before_any_replay(where: str, cutover: dict[str, Json]) -> CommandResult:
     body: dict[str, Json] = {
-        "ledger": str(folder),
+        "ledger": where,
         "endpoint": None,
         "context": None,
         "source": None,
@@ -105,7 +105,7 @@ def _cutover_before_any_replay(folder: Path, cutover: dict[str, Json]) -> Comman
 def _body(state: State) -> dict[str, Json]:
     ledger, migration = state.ledger, state.ledger.migration
     return {
-        "ledger": str(state.folder),
+        "ledger": state.where,
         "endpoint": migration.endpoint if migration else None,
         "context": migration.context if migration else None,
         "source": migration.source if migration else None,
@@ -213,7 +213,7 @@ def _rows(state: State) -> list[tuple[str, object]]:
     rows: list[tuple[str, object]] = [
         ("writes to", target),
         ("reads from", migration.source if migration else "nothing yet"),
-        ("state", f"{state.folder}{_shards(state.shards)}"),
+        ("state", f"{state.where}{_shards(state.shards)}"),
     ]
     rows += [
         (label, number(ledger.states.get(name, 0)))

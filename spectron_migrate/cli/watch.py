@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from spectron_migrate.cli.log import read_tail
@@ -18,6 +17,7 @@ from spectron_migrate.cli.runner import Invocation
 from spectron_migrate.cli.tables import facts, number, plain
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.records import Json, counted, parse_time
+from spectron_migrate.state.store import StateStore
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -44,7 +44,6 @@ class Snapshot:
     """What one screen shows."""
 
     now: datetime
-    folder: Path
     running: list[RunningCommand] = field(default_factory=list)
     state: State | None = None
     cutover: dict[str, Json] | None = None
@@ -77,11 +76,14 @@ class Paced(Generic[T]):
 
 
 class Watcher:
-    """Takes snapshots of one state directory."""
+    """Takes snapshots of one state."""
 
-    def __init__(self, settings: Settings, *, clock: Callable[[], float], now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, settings: Settings, store: StateStore, *, clock: Callable[[], float], now: Callable[[], datetime]
+    ) -> None:
         """`clock` in seconds, monotonic; `now` with its zone."""
         self._settings = settings
+        self._store = store
         self._now = now
         self._state = Paced(self._read_state, every_s=2.0, clock=clock)
         self._gates = Paced(self._read_gates, every_s=5.0, clock=clock)
@@ -91,21 +93,20 @@ class Watcher:
         from spectron_migrate.cutover.status import cutover_status
         from spectron_migrate.state.running import read_running
 
-        folder, now = self._settings.state, self._now()
-        cutover = cutover_status(folder, now=now) if folder.is_dir() else None
+        now = self._now()
+        cutover = cutover_status(self._store, now=now)
         return Snapshot(
             now,
-            folder,
-            read_running(folder, now=now),
+            read_running(self._store, now=now),
             self._state.get(),
             cutover,
             (self._gates.get() or []) if cutover is not None and cutover["phase"] != "mem0" else [],
             self._settings.cutover.max_lag_s,
-            list(read_tail(folder, EVENTS)),
+            list(read_tail(self._store.work_folder, EVENTS)),
         )
 
     def _read_state(self) -> State:
-        return read_state(self._settings.state, None)
+        return read_state(self._store, None)
 
     def _read_gates(self) -> list[GateResult]:
         from spectron_migrate.cutover.evidence import gather
@@ -116,7 +117,7 @@ class Watcher:
         settings = self._settings
         evidence = asyncio.run(
             gather(
-                settings.state,
+                self._store,
                 settings.dump,
                 api=None,
                 mapping=load_mapping(settings.mapping).digest,
@@ -141,7 +142,7 @@ def watch(
     """Draw until Ctrl-C. `clock` in seconds, monotonic; `now` with its zone."""
     from rich.live import Live
 
-    watcher = Watcher(settings, clock=clock, now=now)
+    watcher = Watcher(settings, invocation.state, clock=clock, now=now)
     console = invocation.console
     with (
         suppress(KeyboardInterrupt),

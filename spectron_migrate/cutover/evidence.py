@@ -20,7 +20,8 @@ from spectron_migrate.state import processes
 from spectron_migrate.state.following import is_followed
 from spectron_migrate.state.journal import CutoverState, read_journal
 from spectron_migrate.state.routing import read_routing
-from spectron_migrate.verify.reports.json_file import LAST_REPORT, read_header
+from spectron_migrate.state.store import StateStore, store_at
+from spectron_migrate.verify.reports.json_file import LAST_REPORT, MOST_HEADER, read_header
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ class Evidence:
 
 
 async def gather(
-    folder: Path,
+    store: Path | StateStore,
     dump: Path,
     *,
     api: SpectronApi | None,
@@ -121,19 +122,19 @@ async def gather(
     """Gather the evidence. What cannot be read is recorded in it, not raised; only the journal must be readable."""
     facts, missing, report, selectors = None, None, None, []
     try:
-        with open_ledgers(folder) as ledgers:
+        with open_ledgers(store) as ledgers:
             facts = _ledger_evidence(ledgers)
-            report = _read_report(folder / LAST_REPORT, ledgers)
+            report = _read_report(store_at(store), ledgers)
             selectors = ledger_reads.selectors_in_use(ledgers)
     except Incomplete as error:
         missing = error.message
     except InputError:
         pass  # there is no ledger yet, which the gates judge
     try:
-        routing = read_routing(folder)
+        routing = read_routing(store)
     except ValueError:
         routing = None
-    state, application = read_journal(folder).state, processes.read_processes(folder, now=now)
+    state, application = read_journal(store).state, processes.read_processes(store, now=now)
     is_of_this_cutover = routing is not None and routing.fence == state.fence
     return Evidence(
         state=state,
@@ -144,9 +145,9 @@ async def gather(
         dump=read_manifest(dump),
         ledger=facts,
         missing=missing,
-        is_followed=is_followed(folder),
+        is_followed=is_followed(store),
         as_of=routing.as_of if routing is not None and is_of_this_cutover else None,
-        reconciled=read_last_result(folder),
+        reconciled=read_last_result(store),
         report=report,
         key=await _read_grants(api, selectors),
         calls=application.calls if application.calls_measured else None,
@@ -171,10 +172,10 @@ def _ledger_evidence(ledgers: Sequence[Ledger]) -> LedgerEvidence | None:
     )
 
 
-def _read_report(path: Path, ledgers: Sequence[Ledger]) -> VerificationReport | None:
+def _read_report(store: StateStore, ledgers: Sequence[Ledger]) -> VerificationReport | None:
     """The newest report; None if there is none or it cannot be read."""
     try:
-        report = read_header(path)
+        report = read_header(store.read(LAST_REPORT, most=MOST_HEADER) or b"")
         return VerificationReport(
             verdict=str(report["verdict"]),
             migration=str(report["migration"]),

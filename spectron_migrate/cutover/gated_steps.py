@@ -29,6 +29,7 @@ from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state import processes
 from spectron_migrate.state.journal import CutoverState, Step, publish_routing, read_journal, record_step, whoami
+from spectron_migrate.state.store import StateStore
 
 ROUND_PATIENCE_S = 120.0
 """How long a step waits for a round of another process."""
@@ -39,11 +40,11 @@ PROCESSES_PATIENCE_S = 30.0
 
 
 class Cutover:
-    """The cutover of one state directory."""
+    """The cutover of one state."""
 
     def __init__(
         self,
-        folder: Path,
+        store: Path | StateStore,
         settings: Callable[[], CatchUpSettings],
         *,
         max_age_s: float,
@@ -53,14 +54,14 @@ class Cutover:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         who: str | None = None,
     ) -> None:
-        """`folder` is the state directory; `who` is recorded with every step, by default user, host and process.
+        """`store`: the state, or its directory. `who` is recorded with every step, by default user, host and process.
 
         `settings` is called only when Mem0 or Spectron is needed, so broken settings never keep reads from
         going back to Mem0. `max_age_s`: how old a verdict and a comparison may be. `soak_s`: how long all users must
         have been read from Spectron before `complete`.
         """
         self._make_settings = settings
-        self._folder = folder
+        self._store = store
         self._max_age_s = max_age_s
         self._soak_s = soak_s
         self._reporter = reporter
@@ -70,16 +71,16 @@ class Cutover:
 
     async def check(self, api: SpectronApi | None) -> StepResult:
         """Evaluate every gate. Changes nothing except a `routing.json` that a crash left behind the journal."""
-        publish_routing(self._folder, now=self._stamp())
-        state = read_journal(self._folder).state
+        publish_routing(self._store, now=self._stamp())
+        state = read_journal(self._store).state
         if state.phase == "complete":
-            privacy = write_privacy_report(self._folder, now=self._stamp())
+            privacy = write_privacy_report(self._store, now=self._stamp())
             if state.sealed:
                 return await self._check_late_writes(StepResult(state, privacy=privacy))
             note = "Spectron is the only store, but late writes to Mem0 are not carried over yet: run complete again"
             return StepResult(state, privacy=privacy, exit_code=ExitCode.NO_GO, note=note)
         gates = await self._evaluate_gates(api)
-        privacy = write_privacy_report(self._folder, now=self._stamp()) if state.ever_began else None
+        privacy = write_privacy_report(self._store, now=self._stamp()) if state.ever_began else None
         needed = gates_before(gates, next_gated_step(state))
         code = exit_code_of(needed)
         return StepResult(state, gates, privacy=privacy, ready=code == ExitCode.DONE, exit_code=code)
@@ -91,7 +92,7 @@ class Cutover:
         except (InputError, KeyRefused) as error:
             note = f"Spectron is the only store; Mem0 was not read again, because {error.message}"
             return replace(result, note=note)
-        async with round_lock(self._folder, sleep=self._sleep, patience_s=ROUND_PATIENCE_S):
+        async with round_lock(self._store, sleep=self._sleep, patience_s=ROUND_PATIENCE_S):
             with closing(Rounds(settings, reporter=self._reporter, now=self._now, sleep=self._sleep)) as rounds:
                 late = await read_late_writes(rounds, now=self._now)
         if late.count:
@@ -111,7 +112,7 @@ class Cutover:
         self._require_legal("accept")
         chosen, about = prepare_acceptance(await self._evaluate_gates(api), gate, ids)
         step = Step("accept", self._stamp(), self._who, why, gate=gate, ids=chosen, about=about)
-        state = record_step(self._folder, step)
+        state = record_step(self._store, step)
         gates = await self._evaluate_gates(api)
         memories = f", {counted(len(chosen), 'memory')}" if chosen else ""
         needed = gates_before(gates, next_gated_step(state))
@@ -127,11 +128,11 @@ class Cutover:
         gate passes; otherwise nothing changes and the result shows the gates. Raises NotLegal, InputError.
         """
         step = ungated_steps.shift_step(percent, users, now=self._stamp(), who=self._who, why=why)
-        back = ungated_steps.shift_back(self._folder, step, reporter=self._reporter)
+        back = ungated_steps.shift_back(self._store, step, reporter=self._reporter)
         if back is not None:
             return back
         state = self._require_legal("shift")
-        async with round_lock(self._folder, sleep=self._sleep, patience_s=ROUND_PATIENCE_S), api() as wire:
+        async with round_lock(self._store, sleep=self._sleep, patience_s=ROUND_PATIENCE_S), api() as wire:
             reconciled = await self._reconcile(wire)
             gates = await self._evaluate_gates(wire)
             moves_all = state.after(step).all_read_since is not None
@@ -140,7 +141,7 @@ class Cutover:
                 note = "nothing was changed: not every gate passes"
                 return StepResult(state, gates, reconciled, ready=False, exit_code=code, note=note)
             step = replace(step, at=self._stamp(), gates=_for_the_journal(gates))
-            state = record_step(self._folder, step, decided_in=state)
+            state = record_step(self._store, step, decided_in=state)
         ready = exit_code_of(gates_before(gates, next_gated_step(state))) == ExitCode.DONE
         return StepResult(state, gates, reconciled, ready=ready, note=describe_reads(state))
 
@@ -165,7 +166,7 @@ class Cutover:
                 "`complete` cannot be undone, and it was not confirmed",
                 hint=f"spectron-migrate cutover complete --migration {state.migration} --yes",
             )
-        async with round_lock(self._folder, sleep=self._sleep, patience_s=ROUND_PATIENCE_S), api() as wire:
+        async with round_lock(self._store, sleep=self._sleep, patience_s=ROUND_PATIENCE_S), api() as wire:
             gates: tuple[GateResult, ...] = ()
             if state.phase != "complete":
                 gates = await self._evaluate_gates(wire)
@@ -177,10 +178,10 @@ class Cutover:
                     self._reporter.warn("cutover.soak is 0s: nobody waited to see how Spectron answers all users")
                 if state.phase != "closing":
                     closing = Step("closing", self._stamp(), self._who, why)
-                    state = record_step(self._folder, closing, decided_in=state)
+                    state = record_step(self._store, closing, decided_in=state)
                 reconciled = await self._reconcile(wire, quiet=True)
                 # A replay that began now would still supersede facts after applications write to Spectron.
-                with hold_ledgers(self._folder):
+                with hold_ledgers(self._store):
                     gates = _require_quiet(await self._evaluate_gates(wire), reconciled)
                     if exit_code_of(gates) != ExitCode.DONE:
                         note = "Mem0 cannot be left yet: not every gate passes"
@@ -197,18 +198,18 @@ class Cutover:
                         mapping_digest=mapping.digest,
                         rules_digest=mapping.rules_digest,
                     )
-                    state = record_step(self._folder, step, decided_in=state)
+                    state = record_step(self._store, step, decided_in=state)
             return await self._seal(wire, state, gates)
 
     async def _seal(self, wire: SpectronApi, state: CutoverState, gates: tuple[GateResult, ...]) -> StepResult:
         """Carry over what was written to Mem0 while applications switched. It supersedes nothing any more."""
         await self._wait_for_processes(state.epoch)
         reconciled = await self._reconcile(wire, quiet=True, supersede=False)
-        privacy = write_privacy_report(self._folder, now=self._stamp())
+        privacy = write_privacy_report(self._store, now=self._stamp())
         if not (reconciled.agree and reconciled.quiet):
             note = "Spectron is the only store, but something still writes to Mem0: stop it, then run this again"
             return StepResult(state, gates, reconciled, privacy, exit_code=ExitCode.NO_GO, note=note)
-        state = record_step(self._folder, Step("sealed", self._stamp(), self._who), decided_in=state)
+        state = record_step(self._store, Step("sealed", self._stamp(), self._who), decided_in=state)
         note = "Spectron is now the only store; Mem0 is no longer needed"
         return StepResult(state, gates, reconciled, privacy, note=note)
 
@@ -217,7 +218,7 @@ class Cutover:
         await self._sleep(ROUTING_SEEN_S)
         waited = ROUTING_SEEN_S
         while (
-            late := processes.read_processes(self._folder, now=self._now()).not_on(epoch)
+            late := processes.read_processes(self._store, now=self._now()).not_on(epoch)
         ) and waited < PROCESSES_PATIENCE_S:
             await self._sleep(1.0)
             waited += 1.0
@@ -231,7 +232,7 @@ class Cutover:
         return self._make_settings()
 
     def _require_legal(self, command: Command) -> CutoverState:
-        return require_legal(self._folder, command, now=self._stamp(), reporter=self._reporter)
+        return require_legal(self._store, command, now=self._stamp(), reporter=self._reporter)
 
     async def _reconcile(self, wire: SpectronApi, *, quiet: bool = False, supersede: bool = True) -> Reconciled:
         with closing(Rounds(self._settings, reporter=self._reporter, now=self._now, sleep=self._sleep)) as rounds:
@@ -247,7 +248,7 @@ class Cutover:
 
     async def _evaluate_gates(self, api: SpectronApi | None) -> tuple[GateResult, ...]:
         evidence = await gather(
-            self._folder,
+            self._store,
             self._settings.dump,
             api=api,
             mapping=self._settings.mapping.digest,

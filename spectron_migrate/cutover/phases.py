@@ -21,6 +21,7 @@ from spectron_migrate.records import Json, Reporter, counted
 from spectron_migrate.state.journal import STEPS_BACK, CutoverState, JournalTruncated, publish_routing, read_journal
 from spectron_migrate.state.late_writes import LateWrites
 from spectron_migrate.state.routing import Phase
+from spectron_migrate.state.store import StateStore
 
 if TYPE_CHECKING:  # `cutover revert` must not wait for what the gates and a reconcile import
     from spectron_migrate.cutover.gates import GateResult
@@ -81,7 +82,7 @@ class StepResult:
         }
 
 
-def require_legal(folder: Path, command: Command, *, now: str, reporter: Reporter) -> CutoverState:
+def require_legal(store: Path | StateStore, command: Command, *, now: str, reporter: Reporter) -> CutoverState:
     """The current state, if `command` is legal in it. Also brings a stale `routing.json` up to the journal.
 
     Raises NotLegal, naming the legal commands, and JournalTruncated if lines of the journal are missing. Revert and
@@ -89,12 +90,12 @@ def require_legal(folder: Path, command: Command, *, now: str, reporter: Reporte
     """
     is_truncated = False
     try:
-        publish_routing(folder, now=now)
+        publish_routing(store, now=now)
     except JournalTruncated:
         if command not in STEPS_BACK:
             raise
         is_truncated = True
-    state = read_journal(folder).state
+    state = read_journal(store).state
     if state.altered is not None:
         reporter.warn(
             f"the journal of the cutover was edited by hand: line {state.altered} does not follow the one before"

@@ -18,7 +18,7 @@ from spectron_migrate.migration.ledger_access import open_ledgers
 from spectron_migrate.migration.rounds import Round
 from spectron_migrate.records import Json, selector_of
 from spectron_migrate.state.journal import read_journal
-from spectron_migrate.state.store import write_object
+from spectron_migrate.state.store import StateStore, store_at, write_object
 
 FILE = "privacy.json"
 REPLACED = "replaced by a newer text"
@@ -41,24 +41,24 @@ class PrivacySummary:
         return {"deleted": self.deleted, "replaced": self.replaced, "exact": self.exact, "path": self.path}
 
 
-def write_privacy_report(folder: Path, *, now: str) -> PrivacySummary | None:
-    """Write `privacy.json` into the state directory; None before anything was replayed, or while a shard is missing."""
+def write_privacy_report(store: Path | StateStore, *, now: str) -> PrivacySummary | None:
+    """Write `privacy.json` into the state; None before anything was replayed, or while a shard is missing."""
     try:
-        with open_ledgers(folder) as ledgers:
-            return _write(folder, ledgers, now)
+        with open_ledgers(store) as ledgers:
+            return _write(store, ledgers, now)
     except (InputError, Incomplete):
         return None
 
 
-def renew_privacy_report(folder: Path, done: Round, *, now: str) -> None:
+def renew_privacy_report(store: Path | StateStore, done: Round, *, now: str) -> None:
     """Write `privacy.json` again after a round that found something, once a cutover began."""
-    if done.quiet and (folder / FILE).exists():
+    if done.quiet and store_at(store).version(FILE) is not None:
         return
-    if read_journal(folder).state.ever_began:
-        write_privacy_report(folder, now=now)
+    if read_journal(store).state.ever_began:
+        write_privacy_report(store, now=now)
 
 
-def _write(folder: Path, ledgers: Sequence[Ledger], now: str) -> PrivacySummary:
+def _write(store: Path | StateStore, ledgers: Sequence[Ledger], now: str) -> PrivacySummary:
     living = [path for ledger in ledgers for text in ledger_reads.living_selectors(ledger) for path in _paths(text)]
     rows = [_row(text, living) for ledger in ledgers for text in ledger_reads.stale_texts(ledger)]
     report = {
@@ -70,10 +70,10 @@ def _write(folder: Path, ledgers: Sequence[Ledger], now: str) -> PrivacySummary:
         " this memory: /forget deletes by meaning, over everything the key reaches.",
         "memories": rows,
     }
-    write_object(folder, FILE, report)
+    write_object(store, FILE, report)
     replaced = sum(row["why"] == REPLACED for row in rows)
     exact = sum(bool(row["exact"]) for row in rows)
-    return PrivacySummary(len(rows) - replaced, replaced, exact, str(folder / FILE))
+    return PrivacySummary(len(rows) - replaced, replaced, exact, store_at(store).describe(FILE))
 
 
 def _row(text: StaleText, living: Sequence[str]) -> dict[str, Json]:

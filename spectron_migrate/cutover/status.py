@@ -13,22 +13,22 @@ from spectron_migrate.state.following import FOLLOW_FILE, UNDRAINED, is_followed
 from spectron_migrate.state.journal import CutoverState, Step, read_journal
 from spectron_migrate.state.late_writes import LateWrites, last_late_writes
 from spectron_migrate.state.routing import read_routing
-from spectron_migrate.state.store import read_object
+from spectron_migrate.state.store import StateStore, read_object
 
 LAST_STEPS = 10
 """How many of the journal's steps are shown."""
 
 
-def cutover_status(folder: Path, *, now: datetime) -> dict[str, Json] | None:
+def cutover_status(store: Path | StateStore, *, now: datetime) -> dict[str, Json] | None:
     """Phase, following, lag, the last steps and the next command; None if neither cutover nor following ever began."""
-    journal = read_journal(folder)
-    followed = read_object(folder, FOLLOW_FILE)
+    journal = read_journal(store)
+    followed = read_object(store, FOLLOW_FILE)
     if not journal.steps and followed is None:
         return None
-    state, following = journal.state, is_followed(folder)
-    late = last_late_writes(folder) if state.phase == "complete" else None
+    state, following = journal.state, is_followed(store)
+    late = last_late_writes(store) if state.phase == "complete" else None
     try:
-        routing, broken = read_routing(folder), None
+        routing, broken = read_routing(store), None
     except ValueError as error:
         routing, broken = None, str(error)
     as_of = routing.as_of if routing is not None else None
@@ -53,7 +53,7 @@ def cutover_status(folder: Path, *, now: datetime) -> dict[str, Json] | None:
         "behind": None if routing is None or routing.behind is None else len(routing.behind),
         "routing": broken or _routing_status(state, routing.epoch if routing is not None else None),
         "journal_altered_at_line": state.altered,
-        "application": processes.read_processes(folder, now=now).to_json(),
+        "application": processes.read_processes(store, now=now).to_json(),
         "steps": [_step_to_json(step) for step in journal.steps[-LAST_STEPS:]],
         "steps_count": len(journal.steps),
         "late_writes": late.to_json() if late is not None else None,

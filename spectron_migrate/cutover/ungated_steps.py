@@ -19,6 +19,7 @@ from spectron_migrate.records import Reporter, counted
 from spectron_migrate.state import processes
 from spectron_migrate.state.journal import CutoverState, Step, StepConflict, record_step
 from spectron_migrate.state.routing import CatchUp
+from spectron_migrate.state.store import StateStore
 
 PROCESSES_PATIENCE_S = 30.0
 PROCESSES_POLL_S = 0.2
@@ -26,7 +27,7 @@ PROCESSES_POLL_S = 0.2
 
 
 def start(
-    folder: Path,
+    store: Path | StateStore,
     migration: str,
     catch_up: CatchUp,
     *,
@@ -42,42 +43,42 @@ def start(
     InputError for `outbox` if processes on other hosts use the state directory or the migration is sharded.
     """
     if catch_up == "outbox":
-        _refuse_other_hosts(folder)
-        refuse_outbox(folder)
-    state = require_legal(folder, "start", now=now, reporter=reporter)
+        _refuse_other_hosts(store)
+        refuse_outbox(store)
+    state = require_legal(store, "start", now=now, reporter=reporter)
     if state.phase == "started":
         return StepResult(state, note=f"the cutover had already begun, at {state.fence}; nothing was changed")
     step = Step("start", now, who, why, migration=migration, catch_up=catch_up)
-    state = record_step(folder, step, decided_in=state)
+    state = record_step(store, step, decided_in=state)
     if catch_up == "outbox":
-        _wait_for_processes(folder, state.epoch, reporter, sleep)
+        _wait_for_processes(store, state.epoch, reporter, sleep)
     reporter.info(
         "what this costs: `erase` is refused until `cutover abort`, and for good once a read was shifted to Spectron"
     )
     return StepResult(state, note="the cutover began; everything is read from Mem0 as before")
 
 
-def revert(folder: Path, *, now: str, who: str, why: str = "", reporter: Reporter) -> StepResult:
+def revert(store: Path | StateStore, *, now: str, who: str, why: str = "", reporter: Reporter) -> StepResult:
     """Send all reads to Mem0 at once. Catching up goes on, so reads can be shifted again. Raises NotLegal."""
-    state = _step_back(folder, "revert", Step("revert", now, who, why), reporter)
+    state = _step_back(store, "revert", Step("revert", now, who, why), reporter)
     return StepResult(state, note="everything is read from Mem0; catching up goes on")
 
 
-def abort(folder: Path, *, yes: bool, now: str, who: str, why: str = "", reporter: Reporter) -> StepResult:
+def abort(store: Path | StateStore, *, yes: bool, now: str, who: str, why: str = "", reporter: Reporter) -> StepResult:
     """End the cutover: reads go to Mem0 and catching up stops. Raises NotLegal, NotConfirmed."""
-    require_legal(folder, "abort", now=now, reporter=reporter)
+    require_legal(store, "abort", now=now, reporter=reporter)
     if not yes:
         raise NotConfirmed("the cutover was not aborted", hint="spectron-migrate cutover abort --yes")
-    state = _step_back(folder, "abort", Step("abort", now, who, why), reporter)
+    state = _step_back(store, "abort", Step("abort", now, who, why), reporter)
     return StepResult(state, note="the cutover ended; everything is read from Mem0, and catching up has stopped")
 
 
-def _step_back(folder: Path, command: Command, step: Step, reporter: Reporter) -> CutoverState:
+def _step_back(store: Path | StateStore, command: Command, step: Step, reporter: Reporter) -> CutoverState:
     """Record a step that moves reads to Mem0; if another step gets in first, try again while this one is legal."""
     while True:
-        state = require_legal(folder, command, now=step.at, reporter=reporter)
+        state = require_legal(store, command, now=step.at, reporter=reporter)
         with suppress(StepConflict):
-            return record_step(folder, step, decided_in=state)
+            return record_step(store, step, decided_in=state)
 
 
 def shift_step(percent: float, users: Sequence[str], *, now: str, who: str, why: str = "") -> Step:
@@ -95,9 +96,9 @@ def shift_step(percent: float, users: Sequence[str], *, now: str, who: str, why:
     return Step("pin", now, who, why, spectron=spectron, mem0=mem0)
 
 
-def shift_back(folder: Path, step: Step, *, reporter: Reporter) -> StepResult | None:
+def shift_back(store: Path | StateStore, step: Step, *, reporter: Reporter) -> StepResult | None:
     """Record the shift if it moves nobody to Spectron. Otherwise change nothing and return None: it needs the gates."""
-    state = require_legal(folder, "shift", now=step.at, reporter=reporter)
+    state = require_legal(store, "shift", now=step.at, reporter=reporter)
     after = state.after(step)
     moves_somebody_to_spectron = (
         after.percent > state.percent
@@ -106,22 +107,24 @@ def shift_back(folder: Path, step: Step, *, reporter: Reporter) -> StepResult | 
     )
     if moves_somebody_to_spectron:
         return None
-    return StepResult(record_step(folder, step, decided_in=state), note=describe_reads(after))
+    return StepResult(record_step(store, step, decided_in=state), note=describe_reads(after))
 
 
-def _refuse_other_hosts(folder: Path) -> None:
-    others = processes.read_processes(folder).other_hosts(socket.gethostname())
+def _refuse_other_hosts(store: Path | StateStore) -> None:
+    others = processes.read_processes(store).other_hosts(socket.gethostname())
     if others:
         raise InputError(
-            f"`cutover.catch_up` is outbox, but processes on {', '.join(others)} use {folder} too",
+            f"`cutover.catch_up` is outbox, but processes on {', '.join(others)} use {store} too",
             hint="an outbox belongs to one host; with `follow` any number of hosts may write",
         )
 
 
-def _wait_for_processes(folder: Path, epoch: int, reporter: Reporter, sleep: Callable[[float], None]) -> None:
+def _wait_for_processes(
+    store: Path | StateStore, epoch: int, reporter: Reporter, sleep: Callable[[float], None]
+) -> None:
     """Wait until no live process runs a write that it does not capture. A reconcile finds what is missed here."""
     waited = 0.0
-    while late := processes.read_processes(folder).not_on(epoch):
+    while late := processes.read_processes(store).not_on(epoch):
         if waited >= PROCESSES_PATIENCE_S:
             pids = ", ".join(str(each.pid) for each in late[:10])
             who = counted(len(late), "process does", "processes do")

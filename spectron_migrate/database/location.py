@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from spectron_migrate.errors import InputError
 
@@ -48,20 +48,21 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
-def parse_location(text: str, *, file: str | None = None) -> PostgresLocation:
-    """The location that a URL names; raises InputError.
+def has_password(text: str) -> bool:
+    """Whether a URL contains a password, which no settings file may."""
+    parts = _parts(text)
+    owner = parts.netloc.rpartition("@")[0]
+    return bool(owner.partition(":")[2]) or any(each.partition("=")[0] in _SECRETS for each in parts.query.split("&"))
 
-    `file`: the settings file where it stands, if it stands in one; no password may be in it then.
-    """
+
+def parse_location(text: str) -> PostgresLocation:
+    """The location that a URL names; raises InputError."""
     scheme = _URL.match(text)
     if scheme is None or scheme[1].lower() not in _SCHEMES:
         shown = f"{scheme[1]}://…" if scheme else text
         raise InputError(f"`state` is {shown}, it must be a directory or postgresql://…")
-    parts = urlsplit(text)
+    parts = _parts(text)
     options = [each.partition("=") for each in parts.query.split("&") if each]
-    owner = parts.netloc.rpartition("@")[0]
-    if file is not None and (owner.partition(":")[2] or any(name in _SECRETS for name, _, _ in options)):
-        raise InputError(f"{file}: `state` contains a password", hint=WHERE_SECRETS_GO)
     schemas = [unquote(value) for name, _, value in options if name == "schema"] or [DEFAULT_SCHEMA]
     if len(schemas) > 1 or not _SCHEMA.fullmatch(schemas[0]) or schemas[0].startswith("pg_"):
         raise InputError(
@@ -70,3 +71,10 @@ def parse_location(text: str, *, file: str | None = None) -> PostgresLocation:
         )
     query = "&".join(f"{name}{equals}{value}" for name, equals, value in options if name != "schema")
     return PostgresLocation(parts._replace(scheme="postgresql", query=query).geturl(), schemas[0])
+
+
+def _parts(text: str) -> SplitResult:
+    try:
+        return urlsplit(text)
+    except ValueError:
+        raise InputError("`state` is no URL: its host cannot be read") from None

@@ -19,7 +19,7 @@ _GIT_TIMEOUT_S = 30
 
 
 def check_machine(
-    state: Path,
+    state: Path | None,
     dump: Path,
     *,
     free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
@@ -27,18 +27,23 @@ def check_machine(
 ) -> Iterator[Check]:
     """Check the places of the state directory and the dump, which need not exist yet.
 
-    `free`: free bytes at a path; `mounts`: mount point and type of each file system.
+    `state` is None where it is in a database. `free`: free bytes at a path; `mounts`: mount point and type of each
+    file system.
     """
     yield from _check_space(state, dump, free)
-    yield _check_file_system(state, (mounts or _read_mounts)())
-    yield from _check_permissions(state, dump)
-    yield _check_git(state, dump)
+    folders = [dump] if state is None else [state, dump]
+    if state is not None:
+        yield _check_file_system(state, (mounts or _read_mounts)())
+    yield from _check_permissions(folders)
+    yield _check_git(folders)
 
 
-def _check_space(state: Path, dump: Path, free: Callable[[Path], int]) -> Iterator[Check]:
+def _check_space(state: Path | None, dump: Path, free: Callable[[Path], int]) -> Iterator[Check]:
     size = sum(file.stat().st_size for file in dump.glob("*") if file.is_file()) if dump.is_dir() else 0
     wanted = max(LEAST_FREE, TIMES_THE_DUMP * size)
     for what, path in (("state", state), ("dump", dump)):
+        if path is None:
+            continue
         folder = _nearest(path)
         if not os.access(folder, os.W_OK):
             hint = f"choose another place for the {what}"
@@ -64,16 +69,16 @@ def _check_file_system(state: Path, mounts: Iterable[tuple[str, str]]) -> Check:
     return Check("file system", "ok", f"the state directory is on a local disk ({kind})")
 
 
-def _check_permissions(state: Path, dump: Path) -> Iterator[Check]:
-    for path in (state, dump):
+def _check_permissions(folders: Iterable[Path]) -> Iterator[Check]:
+    for path in folders:
         if path.is_dir() and path.stat().st_mode & 0o077:
             mode = path.stat().st_mode & 0o777
             finding = f"other users can read {path} (mode {mode:o}), and it contains memories"
             yield Check("privacy", "warn", finding, f"chmod 700 {path}")
 
 
-def _check_git(state: Path, dump: Path) -> Check:
-    tracked = [str(path) for path in (state, dump) if path.exists() and _is_tracked(path)]
+def _check_git(folders: Iterable[Path]) -> Check:
+    tracked = [str(path) for path in folders if path.exists() and _is_tracked(path)]
     if tracked:
         finding = f"git tracks files of {' and '.join(tracked)}, which contain memories"
         hint = f"git rm -r --cached {' '.join(tracked)}; what was pushed already is public to its readers"

@@ -20,6 +20,7 @@ from spectron_migrate.ledger.shards import open_all
 from spectron_migrate.mapping import ScopeMapping, load_mapping
 from spectron_migrate.records import Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.state.store import StateStore, store_at
 
 
 async def run_doctor(
@@ -27,7 +28,7 @@ async def run_doctor(
     mem0: Callable[[], Mapping[str, Any]] | None,
     mapping: Path | None,
     dump: Path,
-    state: Path,
+    state: Path | StateStore,
     api: Callable[[], SpectronApi],
     now: datetime,
     reporter: Reporter,
@@ -38,7 +39,8 @@ async def run_doctor(
     raise MigrateError if settings are missing, which becomes a failed check.
     """
     reporter.stage("this machine")
-    checks = list(check_machine(state, dump))
+    store = store_at(state)
+    checks = list(check_machine(store.folder, dump))
     reporter.stage("Mem0")
     checks += _check_source(mem0, now)
     reporter.stage("mapping and dump")
@@ -97,7 +99,7 @@ async def _check_service(
         return await check_spectron(opened, paths, ours=ours, now=now)
 
 
-def _count_states(state: Path) -> dict[str, int]:
+def _count_states(state: Path | StateStore) -> dict[str, int]:
     """Number of facts in each state, over all ledgers; empty if there is none yet."""
     counts: dict[str, int] = {}
     try:

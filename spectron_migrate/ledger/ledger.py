@@ -15,6 +15,7 @@ from spectron_migrate.files.private import make_private_directory
 from spectron_migrate.ledger import shared, sqlite, upgrade
 from spectron_migrate.ledger.schema import DDL, FORMAT
 from spectron_migrate.records import digest
+from spectron_migrate.state.store import StateStore, place_of
 
 _PLANNED = ("fact", "version", "memory", "selector_path", "selector", "lane", "plan", "scan", "scope", "migration")
 """The tables of a plan of which nothing was sent, in an order in which each may be emptied."""
@@ -68,24 +69,25 @@ class Ledger:
         self._stamp = stamp
 
     @classmethod
-    def open_for_writing(cls, state: Path | PostgresLocation, *, create: bool = True) -> Ledger:
+    def open_for_writing(cls, state: Path | PostgresLocation | StateStore, *, create: bool = True) -> Ledger:
         """Open `state/ledger.db`, or the tables of a schema, as its only writer; raises LedgerLocked naming the other.
 
         A ledger of an earlier format is brought up to date; a copy of it stays as `ledger-format-N.db`.
         """
-        if isinstance(state, PostgresLocation):
-            database = shared.open_for_writing(state, create=create)
+        place = place_of(state)
+        if isinstance(place, PostgresLocation):
+            database = shared.open_for_writing(place, create=create)
             return cls(
-                state,
+                place,
                 database,
                 begin=lambda durable: database.transaction(durable=durable),
                 discard=lambda: shared.discard(database),
             )
-        make_private_directory(state)
-        path = state / "ledger.db"
+        make_private_directory(place)
+        path = place / "ledger.db"
         if not create and not path.exists():
             raise InputError(f"there is no ledger at {path}", hint="spectron-migrate replay makes it, or name --state")
-        lock = _lock(state / "ledger.lock")
+        lock = _lock(place / "ledger.lock")
         try:
             if not path.exists():
                 sqlite.create_file(path, DDL, FORMAT)
@@ -108,19 +110,21 @@ class Ledger:
         )
 
     @staticmethod
-    def exists(state: Path) -> bool:
-        """Whether the state directory has a ledger."""
-        return (state / "ledger.db").exists()
+    def exists(state: Path | PostgresLocation | StateStore) -> bool:
+        """Whether the state has a ledger; raises what `open_for_reading` does where nobody can say."""
+        place = place_of(state)
+        return shared.exists(place) if isinstance(place, PostgresLocation) else (place / "ledger.db").exists()
 
     @classmethod
-    def open_for_reading(cls, state: Path | PostgresLocation) -> Ledger:
+    def open_for_reading(cls, state: Path | PostgresLocation | StateStore) -> Ledger:
         """Open an existing ledger beside the process that writes it; raises InputError where there is none.
 
         Reading changes no file: if the ledger has an earlier format, a private copy is brought up to date and read.
         """
-        if isinstance(state, PostgresLocation):
-            return cls(state, shared.open_for_reading(state))
-        path = state / "ledger.db"
+        place = place_of(state)
+        if isinstance(place, PostgresLocation):
+            return cls(place, shared.open_for_reading(place))
+        path = place / "ledger.db"
         if not path.exists():
             raise InputError(f"there is no ledger at {path}", hint="spectron-migrate replay makes it, or name --state")
         connection = sqlite.connect(path, read_only=True)
@@ -128,7 +132,7 @@ class Ledger:
             return cls(path, connection)
         stamp = sqlite.file_stamp(path)
         try:
-            private = sqlite.private_database(state, connection)
+            private = sqlite.private_database(place, connection)
         finally:
             connection.close()
         upgrade.bring_up_to_date(private.connection)
@@ -136,21 +140,22 @@ class Ledger:
 
     @classmethod
     @contextmanager
-    def scratch_copy(cls, state: Path | PostgresLocation) -> Iterator[Ledger]:
+    def scratch_copy(cls, state: Path | PostgresLocation | StateStore) -> Iterator[Ledger]:
         """A private copy that may be planned into and is thrown away; empty where there is no ledger yet."""
-        if isinstance(state, PostgresLocation):
-            with shared.scratch_copy(state) as private:
-                yield cls(state, private.connection, private=private)
+        place = place_of(state)
+        if isinstance(place, PostgresLocation):
+            with shared.scratch_copy(place) as private:
+                yield cls(place, private.connection, private=private)
             return
-        path = state / "ledger.db"
-        fresh = not state.is_dir()
+        path = place / "ledger.db"
+        fresh = not place.is_dir()
         with suppress(OSError):  # it is for the copy alone, which can also be among the temporary files
-            make_private_directory(state)
+            make_private_directory(place)
         original = sqlite.connect(path, read_only=True) if path.exists() else None
         try:
             if original is not None:
                 sqlite.format_of(original, path, FORMAT)
-            private = sqlite.private_database(state, original)
+            private = sqlite.private_database(place, original)
         finally:
             if original is not None:
                 original.close()
@@ -159,8 +164,8 @@ class Ledger:
                 private.connection.executescript(f"{DDL}PRAGMA user_version = {FORMAT};")
             upgrade.bring_up_to_date(private.connection)
             private.connection.execute("BEGIN IMMEDIATE")  # never committed: the copy is thrown away
-            if fresh and state.is_dir():
-                _remove_empty(state)
+            if fresh and place.is_dir():
+                _remove_empty(place)
             yield cls(path, private.connection, private=private)
         finally:
             private.close()
@@ -174,6 +179,11 @@ class Ledger:
     def is_outdated_copy(self) -> bool:
         """Whether this is a copy of a ledger of an earlier format, which was written since."""
         return self._stamp is not None and isinstance(self.path, Path) and self._stamp != sqlite.file_stamp(self.path)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its connection to Postgres is broken."""
+        return bool(getattr(self.db, "is_lost", False))
 
     def close(self) -> None:
         """Close the ledger and release its lock; a new one that no run claimed is deleted."""
@@ -251,7 +261,7 @@ class Ledger:
             if theirs != ours:
                 raise WrongLedger(
                     f"the ledger at {self.path} belongs to {name} {theirs}, not {ours}",
-                    hint="give each migration its own --state directory",
+                    hint="give each migration its own --state",
                 )
         return known
 

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from spectron_migrate.database.location import PostgresLocation
 from spectron_migrate.errors import Incomplete, InputError, LedgerLocked
 from spectron_migrate.files.locks import try_lock_handle, unlock_handle
 from spectron_migrate.files.private import make_private_directory
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.records import counted
+from spectron_migrate.state.store import StateStore, place_of
 
 HASH = "sha256(lane), first 8 bytes, big-endian, modulo shards"
 """How a lane is assigned to a shard; stored in the shared plan, so that all shards agree."""
@@ -49,9 +51,12 @@ class Shard:
         """As it is written on the command line."""
         return f"{self.number}/{self.of}"
 
-    def folder(self, state: Path) -> Path:
-        """The directory of this shard's ledger and review files."""
-        return state / f"shard-{self.number}-of-{self.of}"
+    def folder(self, state: Path | StateStore) -> Path:
+        """The directory of this shard's ledger and review files; raises InputError for a state in Postgres."""
+        place = place_of(state)
+        if isinstance(place, PostgresLocation):
+            raise InputError(f"--shard is for a state in a directory, and this one is in {place}", hint="leave it out")
+        return place / f"shard-{self.number}-of-{self.of}"
 
     def takes(self, lane: str) -> bool:
         """Whether this shard sends the lane."""
@@ -61,9 +66,9 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The ledgers of a state directory."""
+    """The ledgers of a state."""
 
-    folders: tuple[Path, ...]
+    folders: tuple[Path | PostgresLocation, ...]
     """One for a migration without shards, else one for each shard that has run."""
     missing: tuple[str, ...] = ()
     """Shards that have no ledger here."""
@@ -80,12 +85,12 @@ class Found:
         return self
 
 
-def counts_in(state: Path) -> list[int]:
+def counts_in(state: Path | StateStore) -> list[int]:
     """The numbers of shards found in `state`: one, or none for a migration without shards."""
     return sorted({of for of, _ in _shards_in(state)})
 
 
-def refuse_outbox(state: Path, *, beginning: Shard | None = None) -> None:
+def refuse_outbox(state: Path | StateStore, *, beginning: Shard | None = None) -> None:
     """Raises InputError where the migration in `state` is in shards, or `beginning` would make it so."""
     counts = [beginning.of] if beginning is not None else counts_in(state)
     if counts:
@@ -95,33 +100,36 @@ def refuse_outbox(state: Path, *, beginning: Shard | None = None) -> None:
         )
 
 
-def _shards_in(state: Path) -> list[tuple[int, int]]:
+def _shards_in(state: Path | StateStore) -> list[tuple[int, int]]:
+    place = place_of(state)
+    if isinstance(place, PostgresLocation):
+        return []
     return sorted(
         (int(match[2]), int(match[1]))
-        for path in state.glob("shard-*-of-*/ledger.db")
+        for path in place.glob("shard-*-of-*/ledger.db")
         if (match := _FOLDER.fullmatch(path.parent.name))
     )
 
 
-def find(state: Path) -> Found:
+def find(state: Path | StateStore) -> Found:
     """The ledgers in `state`; raises InputError where there is none, or shards of two different counts."""
     shards = _shards_in(state)
     if not shards:
-        if not (state / "ledger.db").exists():
+        if not Ledger.exists(state):
             raise InputError(f"there is no ledger in {state}", hint="spectron-migrate replay makes it, or name --state")
-        return Found((state,))
+        return Found((place_of(state),))
     counts = counts_in(state)
     if len(counts) > 1:
         raise InputError(
             f"{state} holds shards of {' and of '.join(map(str, counts))}: a migration has one number of them",
-            hint="give each migration its own --state directory",
+            hint="give each migration its own --state",
         )
     present = {number for _, number in shards}
     missing = tuple(str(Shard(number, counts[0])) for number in range(counts[0]) if number not in present)
     return Found(tuple(Shard(number, counts[0]).folder(state) for number in sorted(present)), missing, True)
 
 
-def open_all(state: Path) -> list[Ledger]:
+def open_all(state: Path | StateStore) -> list[Ledger]:
     """All ledgers of a migration, for reading; raises Incomplete where a shard is missing."""
     ledgers: list[Ledger] = []
     try:

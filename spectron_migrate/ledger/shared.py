@@ -44,6 +44,12 @@ def open_for_writing(location: PostgresLocation, *, create: bool) -> PostgresDat
     return database
 
 
+def exists(location: PostgresLocation) -> bool:
+    """Whether there is a ledger, of whatever format."""
+    with closing(connect(location)) as database:
+        return tables.format_of(database, PART) is not None
+
+
 def open_for_reading(location: PostgresLocation) -> PostgresDatabase:
     """A connection to a ledger that is there; raises InputError where there is none."""
     database = connect(location)

@@ -20,6 +20,7 @@ from spectron_migrate.files.atomic import replace_file
 from spectron_migrate.metrics.numbers import Numbers, read_numbers
 from spectron_migrate.settings import Settings
 from spectron_migrate.spectron.traffic import Traffic
+from spectron_migrate.state.store import StateStore
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -88,13 +89,15 @@ class Exporter:
 
 
 @contextmanager
-def exporting(settings: Settings, mapping: str, *, warn: Callable[[str], None]) -> Iterator[Exporter]:
+def exporting(
+    settings: Settings, state: Path | StateStore, mapping: str, *, warn: Callable[[str], None]
+) -> Iterator[Exporter]:
     """Export while the block lasts. `mapping`: its digest.
 
     Raises InputError if the port cannot be opened or the file cannot be written.
     """
     wanted = settings.metrics
-    exporter = Exporter(lambda: read_numbers(settings, mapping))
+    exporter = Exporter(lambda: read_numbers(settings, state, mapping))
     ends: list[Callable[[], None]] = []
     try:
         if wanted.port is not None:

@@ -24,6 +24,7 @@ from spectron_migrate.state.journal import read_journal, routing_of
 from spectron_migrate.state.late_writes import last_late_writes
 from spectron_migrate.state.processes import ProcessesStatus, read_processes
 from spectron_migrate.state.routing import Phase, Routing, read_routing
+from spectron_migrate.state.store import StateStore
 
 NOT_ASKED = frozenset({"key"})
 """Gates that ask Spectron, which an export of metrics does not."""
@@ -55,35 +56,34 @@ class Numbers:
     """Memories that the last reading of Mem0 after `complete` found newer there."""
 
 
-def read_numbers(settings: Settings, mapping: str, *, now: datetime | None = None) -> Numbers:
+def read_numbers(settings: Settings, store: Path | StateStore, mapping: str, *, now: datetime | None = None) -> Numbers:
     """Read them; `mapping`: digest of the mapping, for the gates."""
     now = now or datetime.now(UTC)
-    folder = settings.state
-    numbers = _of_ledgers(folder)
+    numbers = _of_ledgers(store)
     try:
-        state = read_journal(folder).state
-        routing = _routing(folder) or routing_of(state)
+        state = read_journal(store).state
+        routing = _routing(store) or routing_of(state)
     except MigrateError:
         return numbers
-    late_writes = last_late_writes(folder) if state.phase == "complete" else None
+    late_writes = last_late_writes(store) if state.phase == "complete" else None
     return replace(
         numbers,
         migration=numbers.migration or state.migration,
         phase=state.phase,
         percent=state.percent,
-        is_followed=is_followed(folder),
+        is_followed=is_followed(store),
         lag_s=_lag_s(routing, now) if state.is_under_way else None,
         behind=_behind(routing, now) if state.is_under_way else None,
-        gates=_gates(settings, mapping, now) if state.is_under_way else {},
-        processes=read_processes(folder, now=now),
+        gates=_gates(settings, store, mapping, now) if state.is_under_way else {},
+        processes=read_processes(store, now=now),
         late_writes=late_writes.count if late_writes is not None else None,
     )
 
 
-def _of_ledgers(folder: Path) -> Numbers:
+def _of_ledgers(store: Path | StateStore) -> Numbers:
     try:
         with ExitStack() as stack:
-            ledgers = [stack.enter_context(Ledger.open_for_reading(each)) for each in find(folder).folders]
+            ledgers = [stack.enter_context(Ledger.open_for_reading(each)) for each in find(store).folders]
             row = next((found for ledger in ledgers if (found := ledger.migration()) is not None), None)
             return Numbers(
                 states=count_by_state(ledgers),
@@ -97,9 +97,9 @@ def _of_ledgers(folder: Path) -> Numbers:
         return Numbers()
 
 
-def _routing(folder: Path) -> Routing | None:
+def _routing(store: Path | StateStore) -> Routing | None:
     try:
-        return read_routing(folder)
+        return read_routing(store)
     except ValueError:
         return None
 
@@ -116,12 +116,12 @@ def _behind(routing: Routing, now: datetime) -> float:
     return float(len(routing.behind)) if routing.behind is not None and is_fresh else float("inf")
 
 
-def _gates(settings: Settings, mapping: str, now: datetime) -> dict[str, str]:
+def _gates(settings: Settings, store: Path | StateStore, mapping: str, now: datetime) -> dict[str, str]:
     cutover = settings.cutover
     try:
         evidence = asyncio.run(
             gather(
-                settings.state,
+                store,
                 settings.dump,
                 api=None,
                 mapping=mapping,

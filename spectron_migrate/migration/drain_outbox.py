@@ -33,6 +33,7 @@ from spectron_migrate.spectron.api import Sleep, SpectronApi
 from spectron_migrate.state.call_log import ANYBODY, CallSubject
 from spectron_migrate.state.journal import CaughtUp, publish_routing, read_journal
 from spectron_migrate.state.outbox import CapturedResult, Outbox
+from spectron_migrate.state.store import StateStore
 
 MOST_CALLS = 500
 """Calls whose results are planned in one transaction."""
@@ -62,7 +63,7 @@ class Drainer:
 
     def __init__(
         self,
-        state: Path,
+        state: Path | StateStore,
         mapping: ScopeMapping,
         outbox: Outbox,
         *,
@@ -115,7 +116,7 @@ class Drainer:
         if not state.is_under_way or state.catch_up != "outbox" or state.fence is None:
             return None
         refuse_outbox(self._state)
-        if not (self._state / "ledger.db").exists():
+        if not Ledger.exists(self._state):
             return None
         with Ledger.open_for_writing(self._state, create=False) as ledger:
             base = plan.base_plan(ledger, state.fence)

@@ -24,6 +24,7 @@ from spectron_migrate.spectron.grants import Me, require_grant
 from spectron_migrate.state.following import is_followed
 from spectron_migrate.state.journal import FILE as JOURNAL_FILE
 from spectron_migrate.state.journal import is_truncated, read_journal
+from spectron_migrate.state.store import StateStore
 
 CANNOT_SEE = (
     "cannot be seen, and would be erased too: facts that others wrote to these scopes without a session of ours, and"
@@ -68,7 +69,14 @@ class Eraser:
     """One erase: `examine` first, then `carry_out` what a person confirmed."""
 
     def __init__(
-        self, ledgers: Sequence[Ledger], api: SpectronApi, state: Path, *, migration: str, now: str, reporter: Reporter
+        self,
+        ledgers: Sequence[Ledger],
+        api: SpectronApi,
+        state: Path | StateStore,
+        *,
+        migration: str,
+        now: str,
+        reporter: Reporter,
     ) -> None:
         """The ledgers of all shards, opened for writing. Raises WrongLedger for those of another migration."""
         self._ledgers = ledgers

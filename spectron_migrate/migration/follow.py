@@ -19,7 +19,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from spectron_migrate.errors import ExitCode, Incomplete, Interrupted, LedgerLocked, Unreachable
-from spectron_migrate.files.private import make_private_directory
 from spectron_migrate.ledger.read.cutover import Undecided
 from spectron_migrate.migration.drain_outbox import Drained
 from spectron_migrate.migration.ledger_access import round_lock
@@ -29,7 +28,7 @@ from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK
 from spectron_migrate.state.journal import CutoverState, publish_routing, read_journal
-from spectron_migrate.state.store import Lock, store_at, write_object
+from spectron_migrate.state.store import Lock, StateStore, store_at, write_object
 
 EVERY_S = 5.0
 """The shortest pause between rounds. It is at least twice the length of a round, so that Mem0 is being read at most a
@@ -172,7 +171,7 @@ class Follow:
         LedgerLocked if another process follows, and errors that waiting cannot mend, such as a rejected key or a bad
         mapping.
         """
-        make_private_directory(self._settings.state)
+        store_at(self._settings.state).prepare()
         with _only_follower(self._settings.state):
             was_under_way = False
             ended = "stopped"
@@ -409,7 +408,7 @@ def _count_behind(behind: frozenset[str] | None) -> str:
     return counted(len(behind), "id") if behind else "nobody"
 
 
-def _only_follower(state: Path) -> Lock:
+def _only_follower(state: Path | StateStore) -> Lock:
     """Take the lock of the process that follows; raises LedgerLocked naming the process that holds it."""
     store = store_at(state)
     lock = store.try_lock(FOLLOW_LOCK)

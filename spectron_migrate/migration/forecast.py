@@ -19,6 +19,7 @@ from spectron_migrate.ledger.scratch_counts import ScratchCounts
 from spectron_migrate.mapping import Rule, ScopeMapping
 from spectron_migrate.migration.likeness import ALIKE, NEWEST, Likeness
 from spectron_migrate.records import Json, Memory, Reporter
+from spectron_migrate.state.store import StateStore
 
 FULL_S = 2.0
 NONE_S = 0.2
@@ -44,10 +45,10 @@ class Pace:
     """Whether `doctor --probe` measured the times in this context."""
 
     @classmethod
-    def of(cls, state: Path, context: str, in_flight: int, max_rps: float | None) -> Pace:
+    def of(cls, state: Path | StateStore, context: str, in_flight: int, max_rps: float | None) -> Pace:
         """The pace that a probe of the context measured, if the ledger has one; else the assumed one."""
         measured: dict[str, float] = {}
-        if (state / "ledger.db").exists():
+        if Ledger.exists(state):
             with Ledger.open_for_reading(state) as ledger:
                 measured = probes.measured_seconds(ledger, context)
         full, none = measured.get(probes.FULL_WRITE), measured.get(probes.NONE_WRITE)

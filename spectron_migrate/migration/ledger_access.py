@@ -12,16 +12,15 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from spectron_migrate.errors import LedgerLocked
-from spectron_migrate.files.private import make_private_directory
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.shards import find, open_all
-from spectron_migrate.state.store import store_at
+from spectron_migrate.state.store import StateStore, store_at
 
 LOCK_FILE = "round.lock"
 
 
 @contextmanager
-def open_ledgers(state: Path) -> Iterator[list[Ledger]]:
+def open_ledgers(state: Path | StateStore) -> Iterator[list[Ledger]]:
     """All ledgers of the migration, for reading."""
     with ExitStack() as open_things:
         ledgers = open_all(state)
@@ -31,7 +30,7 @@ def open_ledgers(state: Path) -> Iterator[list[Ledger]]:
 
 
 @contextmanager
-def hold_ledgers(state: Path) -> Iterator[None]:
+def hold_ledgers(state: Path | StateStore) -> Iterator[None]:
     """Keep every replay from writing meanwhile; raises LedgerLocked naming who is at work."""
     with ExitStack() as open_things:
         for folder in find(state).complete().folders:
@@ -41,12 +40,12 @@ def hold_ledgers(state: Path) -> Iterator[None]:
 
 @asynccontextmanager
 async def round_lock(
-    state: Path, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep, patience_s: float
+    state: Path | StateStore, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep, patience_s: float
 ) -> AsyncIterator[None]:
     """Keep every other process from a round; raises LedgerLocked naming who had it for `patience_s` seconds."""
-    make_private_directory(state)
-    waited, pause_s = 0.0, 0.1
     store = store_at(state)
+    store.prepare()
+    waited, pause_s = 0.0, 0.1
     while (lock := store.try_lock(LOCK_FILE)) is None:
         if waited >= patience_s:
             raise LedgerLocked(

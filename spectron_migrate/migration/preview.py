@@ -28,6 +28,7 @@ from spectron_migrate.quantiles import t_quantile
 from spectron_migrate.records import Filters, Json, Memory, Placement, Reporter, counted
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.spectron.scopes import live_paths, paths_of
+from spectron_migrate.state.store import StateStore
 
 IN_FLIGHT = 4
 CONFIDENCE = 0.95
@@ -146,7 +147,7 @@ class PreviewSummary:
 
 
 async def preview_plan(
-    state: Path,
+    state: Path | StateStore,
     dump: Dump,
     mapping: ScopeMapping,
     filters: Filters,

@@ -16,6 +16,7 @@ from spectron_migrate.migration.export import ExportSummary, run_export
 from spectron_migrate.migration.round_reporter import RoundReporter
 from spectron_migrate.records import Filters, Memory, counted
 from spectron_migrate.state.journal import read_journal
+from spectron_migrate.state.store import StateStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ class Mem0Reading:
     def __init__(
         self,
         dump: Path,
-        state: Path,
+        state: Path | StateStore,
         open_reader: Callable[[datetime], Reader],
         state_mark: Callable[[int], str | None],
         *,

@@ -15,7 +15,7 @@ from spectron_migrate.migration.differences import Differences
 from spectron_migrate.migration.rounds import Round, Rounds
 from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.state.store import read_object, write_object
+from spectron_migrate.state.store import StateStore, read_object, write_object
 
 STATE_FILE = "reconciled.json"
 IN_A_ROW = 2
@@ -131,12 +131,12 @@ async def reconcile(
     return result
 
 
-def write_result(state: Path, result: Reconciled) -> None:
+def write_result(state: Path | StateStore, result: Reconciled) -> None:
     """Write the result for the gates."""
     write_object(state, STATE_FILE, result.to_json())
 
 
-def read_last_result(state: Path) -> Reconciled | None:
+def read_last_result(state: Path | StateStore) -> Reconciled | None:
     """The last result; None if there is none."""
     written = read_object(state, STATE_FILE)
     try:

@@ -37,6 +37,7 @@ from spectron_migrate.migration.sharding import Sharding, refuse_plain
 from spectron_migrate.records import Filters, Reporter, format_time
 from spectron_migrate.spectron.api import Sleep, SpectronApi
 from spectron_migrate.state.journal import read_journal
+from spectron_migrate.state.store import StateStore, store_at
 from spectron_migrate.state.uncertain import Uncertainties, keep_uncertainties
 
 T = TypeVar("T")
@@ -76,7 +77,7 @@ class Replay:
 
     def __init__(
         self,
-        state: Path,
+        state: Path | StateStore,
         dump: Dump,
         mapping: ScopeMapping,
         options: ReplayOptions,
@@ -93,8 +94,8 @@ class Replay:
 
         `deferred`: what earlier rounds of this process left waiting; `marker`: the one that they share.
         """
-        self._root = state
-        self._state = options.shard.folder(state) if options.shard else state
+        self._root = store_at(state)
+        self._state = store_at(options.shard.folder(self._root)) if options.shard else self._root
         self._dump = dump
         self._mapping = mapping
         self._options = options
@@ -198,7 +199,7 @@ class Replay:
                 run.halt("limit", "the time that was set is over, and not everything was looked for; nothing was sent")
             elif self._interrupted is None:
                 await self._deliver(ledger, run, before)
-            review = write_review(ledger, number, self._state / "review")
+            review = write_review(ledger, number, self._state)
             summary = summarize(
                 ledger,
                 number,

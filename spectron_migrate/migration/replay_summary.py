@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 
 from spectron_migrate.delivery.run import Counters, Run
 from spectron_migrate.errors import ExitCode
@@ -89,7 +88,7 @@ def summarize(
     *,
     before: PlanCounts,
     run: Run | None = None,
-    review: Path | None = None,
+    review: str | None = None,
     max_refused: int = 0,
     interrupted: ExitCode | None = None,
     left_out: Mapping[str, int] | None = None,
@@ -97,7 +96,7 @@ def summarize(
 ) -> ReplaySummary:
     """The summary of a run over the plan; without a run, of a dry run.
 
-    `before`: the counts when the run began; `review`: the review file; `interrupted`: the exit code of a signal;
+    `before`: the counts when the run began; `review`: where the review list is; `interrupted`: the code of a signal;
     `left_out`: rows with content that the dump does not hold, by reason. They count as skipped;
     `adopted`: what was found on the server before anything was sent.
     """
@@ -136,7 +135,7 @@ def summarize(
         tokens=counters.tokens,
         orphans=sessions.count_orphans(ledger),
         slowed_down=run.limiter.summary if run else None,
-        review=str(review) if review else None,
+        review=review,
         skipped_by_reason=skipped,
         will_not_expire=lasting[: plans.LISTED],
         will_not_expire_count=len(lasting),

@@ -23,7 +23,7 @@ from spectron_migrate.errors import ExitCode, NotLegal
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import cutover
 from spectron_migrate.ledger.read.cutover import Undecided
-from spectron_migrate.ledger.shards import Shard, find
+from spectron_migrate.ledger.shards import Shard, counts_in, find
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.migration.caught_up import owners_behind
@@ -40,13 +40,14 @@ from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.journal import CaughtUp, publish_routing, read_journal
 from spectron_migrate.state.outbox import OtherHost, Outbox
 from spectron_migrate.state.routing import MOST_BEHIND
+from spectron_migrate.state.store import StateStore
 
 
 @dataclass(frozen=True, slots=True)
 class CatchUpSettings:
     """What is caught up with what, and the limits of a round."""
 
-    state: Path
+    state: Path | StateStore
     dump: Path
     mapping: ScopeMapping
     open_reader: Callable[[datetime], Reader]
@@ -367,9 +368,9 @@ class Rounds:
             )
 
 
-def shards_of(state: Path) -> Sequence[Shard | None]:
+def shards_of(state: Path | StateStore) -> Sequence[Shard | None]:
     """The shards of the migration; `(None,)` if it has none. Raises Incomplete if the ledger of a shard is missing."""
-    if not any(state.glob("shard-*-of-*/ledger.db")):
+    if not counts_in(state):
         return (None,)
     folders = find(state).complete().folders
     return tuple(Shard(number, len(folders)) for number in range(len(folders)))

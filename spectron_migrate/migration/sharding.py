@@ -17,6 +17,7 @@ from spectron_migrate.ledger.read import memories, plans
 from spectron_migrate.ledger.shards import HASH, LOCK, Shard, counts_in, hold
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.records import Memory, Placement, Skipped, digest
+from spectron_migrate.state.store import StateStore
 
 if TYPE_CHECKING:
     from spectron_migrate.spectron.api import SpectronApi
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 class Sharding:
     """A running shard: `join` before anything is planned, `close` at the end."""
 
-    def __init__(self, shard: Shard, state: Path, dump: Dump, mapping: ScopeMapping, *, context: str) -> None:
+    def __init__(
+        self, shard: Shard, state: Path | StateStore, dump: Dump, mapping: ScopeMapping, *, context: str
+    ) -> None:
         """`state`: the directory that all shards share. Raises InputError for raw files, which have no shared plan."""
         if dump.raw:
             raise InputError(
@@ -33,7 +36,7 @@ class Sharding:
                 hint="make one of raw files: spectron-migrate export --from FILE --dump DIR",
             )
         self.shard = shard
-        self._state = state
+        self._state = shard.folder(state).parent
         self._dump = dump
         self._mapping = mapping
         self._migration = migration_id(context, dump.source.identity)
@@ -161,7 +164,7 @@ class Sharding:
         return [folder for shard in others if ((folder := shard.folder(self._state)) / "ledger.db").exists()]
 
 
-def refuse_plain(dump: Dump, state: Path, *, context: str) -> None:
+def refuse_plain(dump: Dump, state: Path | StateStore, *, context: str) -> None:
     """Raises InputError where shards replay this migration: a plain replay beside them would write twice."""
     counts = counts_in(state)
     if counts:

@@ -22,7 +22,7 @@ from spectron_migrate.settings.strict_yaml import (
 from spectron_migrate.settings.types import Secret
 from spectron_migrate.settings.values import option_node, parse_duration, parse_key, read_environment, read_key
 
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NEEDED_LATER = (".endpoint", ".context", ".base_url", ".api_key")
 """Settings that may be missing: the command that needs one refuses to run without it."""
 
@@ -78,14 +78,14 @@ class Layers:
     def _expand(self, key: str, node: Node | None) -> Node | None:
         if node is None or not isinstance(node.value, str) or "${" not in node.value:
             return node
-        if "${" in _VARIABLE.sub("", node.value):
+        if "${" in VARIABLE.sub("", node.value):
             text = f"`{key}` has a `${{` without the name of a variable"
             self.problems.add(node.where, text, hint="a variable is written ${NAME}")
             return None
-        names = _VARIABLE.findall(node.value)
+        names = VARIABLE.findall(node.value)
         unset = next((name for name in names if not self.env.get(name, "").strip()), None)
         if unset is None:
-            text = _VARIABLE.sub(lambda found: self.env[found[1]].strip(), node.value)
+            text = VARIABLE.sub(lambda found: self.env[found[1]].strip(), node.value)
             return Node(text, node.where, node.key_where, text)
         text = f"`{key}` needs {unset}, which is not set"
         if key.endswith(_NEEDED_LATER):
@@ -141,15 +141,19 @@ class Layers:
         node = self.find(key)
         return None if node is None else self.path_of(key, node)
 
+    def is_of_file(self, key: str) -> bool:
+        """Whether the file's value is the one that counts."""
+        return key in self.written and key not in self.options and key not in self.variables
+
     def path_of(self, key: str, node: Node) -> Path:
-        """A node as a path: relative to the settings file, or for an option to the working directory."""
+        """A node as a path: relative to the settings file, or to the working directory where it is not of the file."""
         text = text_of(node, f"`{key}`", self.problems)
         if "\0" in text:
             self.problems.add(node.where, f"`{key}` is not a path")
         home = self.env.get("HOME", "") if text.startswith("~/") else ""
         if home:
             return Path(home) / text[2:]
-        folder = self.file.parent if self.file is not None and key not in self.options else Path()
+        folder = self.file.parent if self.file is not None and key not in {**self.options, **self.variables} else Path()
         return folder / text
 
     def nodes(self, key: str) -> tuple[Node, ...]:
@@ -202,7 +206,7 @@ class Layers:
 
 
 def _is_variable(node: Node) -> bool:
-    return isinstance(node.value, str) and _VARIABLE.fullmatch(node.value.strip()) is not None
+    return isinstance(node.value, str) and VARIABLE.fullmatch(node.value.strip()) is not None
 
 
 def _float(node: Node | None) -> float | None:

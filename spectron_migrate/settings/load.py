@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from spectron_migrate.settings.layers import Layers
+from spectron_migrate.settings.state import ENVIRONMENT, state_of
 from spectron_migrate.settings.strict_yaml import Node, Problems, check_version, entries, nearest, read_yaml
 from spectron_migrate.settings.types import (
     DEFAULT_FILE,
@@ -71,12 +72,14 @@ def load_settings(path: Path | None, *, env: Mapping[str, str], overrides: Mappi
             check_version(root.value, root.where, problems)
     options = ["mem0.source", *(name for name in setting_names(SCHEMA) if not name.endswith("api_key"))]
     layers = Layers(written, path, env, overrides, options, problems)
+    if named := env.get(ENVIRONMENT, "").strip():
+        layers.variables["state"] = Node(named, ENVIRONMENT)
     settings = Settings(
         mem0=_mem0(layers),
         spectron=_spectron(layers),
         mapping=layers.path("mapping"),
         dump=layers.path("dump") or Path("dump"),
-        state=_state(layers) or Path(".spectron-migrate"),
+        state=state_of(layers),
         replay=_replay(layers),
         verify=_verify(layers),
         cutover=_cutover(layers),
@@ -87,18 +90,6 @@ def load_settings(path: Path | None, *, env: Mapping[str, str], overrides: Mappi
     )
     problems.refuse()
     return settings
-
-
-_DATABASES = ("postgresql:", "postgres:")
-
-
-def _state(layers: Layers) -> Path | None:
-    node = layers.find("state")
-    # An option comes as a path, with one slash. The URL is not shown, because it may hold a password.
-    if node is not None and str(node.value).startswith(_DATABASES):
-        layers.problems.add(node.where, "`state` is a URL: no state is kept in a database yet, name a directory")
-        return None
-    return layers.path("state")
 
 
 def _flatten(node: Node, schema: Mapping[str, Any], prefix: str, found: dict[str, Node], problems: Problems) -> None:

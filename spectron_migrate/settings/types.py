@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from spectron_migrate.database.location import PostgresLocation
 from spectron_migrate.errors import InputError, KeyRefused
 
 DEFAULT_FILE = Path("spectron-migrate.yaml")
@@ -191,13 +192,13 @@ class Settings:
     spectron: SpectronSettings
     mapping: Path | None
     dump: Path
-    state: Path
+    state: Path | PostgresLocation
     replay: ReplaySettings
     verify: VerifySettings
     cutover: CutoverSettings
     file: Path | None
     """The settings file that was read, if any."""
     state_is_named: bool = False
-    """An option or the file names the state directory; it is not the default."""
+    """An option, the environment or the file names the state; it is not the default."""
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)

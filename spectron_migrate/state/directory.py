@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spectron_migrate.files.atomic import append_durably, replace_file
+from spectron_migrate.files.atomic import append_durably, replace_file, replacing
 from spectron_migrate.files.locks import FileLock, holder_of, is_held, try_lock, wait_for_lock
 from spectron_migrate.files.private import make_private_directory
 from spectron_migrate.state.call_log import CallLog
@@ -23,20 +23,47 @@ class DirectoryState:
         """The directory is made by the first lock that is waited for."""
         self.folder = folder
 
+    @property
+    def place(self) -> Path:
+        """The directory."""
+        return self.folder
+
+    @property
+    def work_folder(self) -> Path:
+        """The directory."""
+        return self.folder
+
+    def __str__(self) -> str:
+        """For messages."""
+        return str(self.folder)
+
+    def prepare(self) -> None:
+        """Make the directory."""
+        make_private_directory(self.folder)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
     def describe(self, name: str) -> str:
         """The path."""
         return str(self.folder / name)
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, *, most: int | None = None) -> bytes | None:
         """The contents of a file."""
         try:
-            return (self.folder / name).read_bytes()
+            with (self.folder / name).open("rb") as file:
+                return file.read(most)
         except FileNotFoundError:
             return None
 
     def write(self, name: str, data: bytes, *, durable: bool = False, public: bool = False, epoch: int = 0) -> None:
-        """Replace a file atomically. `epoch` is not needed: whoever writes a document with epochs holds a lock."""
+        """Replace a file atomically, in a folder that is made in the directory.
+
+        `epoch` is not needed: whoever writes a document with epochs holds a lock.
+        """
         del epoch
+        if "/" in name and self.folder.is_dir():
+            (self.folder / name).parent.mkdir(mode=0o700, exist_ok=True)
         replace_file(self.folder / name, data, durable=durable, mode=0o644 if public else 0o600)
 
     def version(self, name: str) -> object:
@@ -72,6 +99,14 @@ class DirectoryState:
         append_durably(self.folder / name, line, after=sum(map(len, after)))
         return True
 
+    def write_lines(self, name: str, lines: Iterable[bytes]) -> None:
+        """Replace a file atomically."""
+        path = self.folder / name
+        make_private_directory(path.parent)
+        with replacing(path) as file:
+            for line in lines:
+                file.write(line)
+
     def has_journal(self, name: str) -> bool:
         """Whether there is such a file."""
         return (self.folder / name).exists()
@@ -94,12 +129,12 @@ class DirectoryState:
         del patience_s
         return CallLog(self.folder)
 
-    def tables(self, name: str, ddl: str) -> SqliteTables:
+    def tables(self, name: str, ddl: str, *, busy_s: float = 5.0) -> SqliteTables:
         """Tables in `<name>.db`."""
         # Whoever evaluates a routing alone needs no SQLite.
         from spectron_migrate.state.sqlite_tables import SqliteTables
 
-        return SqliteTables(self.folder / f"{name}.db", ddl)
+        return SqliteTables(self.folder / f"{name}.db", ddl, busy_s=busy_s)
 
     def holder_of(self, name: str) -> str:
         """The process whose number the file holds."""

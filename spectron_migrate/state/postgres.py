@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -120,15 +121,34 @@ class PostgresState:
         """Connections that hold no lock now."""
         self._pid = os.getpid()
 
+    @property
+    def place(self) -> PostgresLocation:
+        """The schema."""
+        return self.connection.location
+
+    @property
+    def work_folder(self) -> Path:
+        """The directory that is the state of whoever has no database."""
+        return Path(".spectron-migrate")
+
+    def __str__(self) -> str:
+        """For messages, without a password."""
+        return str(self.place)
+
+    def prepare(self) -> None:
+        """Make the schema and the tables."""
+        self.again(lambda _: None)
+
     def describe(self, name: str) -> str:
         """The name and the database."""
-        return f"{name} in {self.connection.location}"
+        return f"{name} in {self.place}"
 
     # -- documents --
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, *, most: int | None = None) -> bytes | None:
         """The contents of a row."""
-        row = self.again(lambda db: db.execute("SELECT data FROM document WHERE name = ?", (name,)).fetchone())
+        data = "data" if most is None else f"substring(data FROM 1 FOR {most:d}) AS data"
+        row = self.again(lambda db: db.execute(f"SELECT {data} FROM document WHERE name = ?", (name,)).fetchone())
         return None if row is None else bytes(row["data"])
 
     def write(self, name: str, data: bytes, *, durable: bool = False, public: bool = False, epoch: int = 0) -> None:
@@ -163,8 +183,14 @@ class PostgresState:
         return [name for name in names if name.endswith(".json")]
 
     def remove(self, name: str) -> None:
-        """Remove a row."""
-        self.again(lambda db: db.execute("DELETE FROM document WHERE name = ?", (name,)))
+        """Remove a row, or all rows of a journal."""
+
+        def remove(db: PostgresDatabase) -> None:
+            with db.transaction():
+                db.execute("DELETE FROM document WHERE name = ?", (name,))
+                db.execute("DELETE FROM journal WHERE name = ?", (name,))
+
+        self.again(remove)
 
     # -- journals --
 
@@ -203,6 +229,17 @@ class PostgresState:
                         hint="see `spectron-migrate status` when the database answers",
                     ) from error
 
+    def write_lines(self, name: str, lines: Iterable[bytes]) -> None:
+        """Replace all its rows in one transaction."""
+
+        def replace(db: PostgresDatabase) -> None:
+            with db.transaction():
+                db.execute("DELETE FROM journal WHERE name = ?", (name,))
+                for number, line in enumerate(lines, start=1):
+                    db.execute("INSERT INTO journal(name, n, line) VALUES (?, ?, ?)", (name, number, line))
+
+        self.connection.once(replace)
+
     def has_journal(self, name: str) -> bool:
         """Whether it has a line."""
         return bool(self.again(lambda db: db.execute("SELECT 1 FROM journal WHERE name = ?", (name,)).fetchall()))
@@ -223,7 +260,7 @@ class PostgresState:
 
     def try_lock(self, name: str) -> PostgresLock | None:
         """Take the lock on a connection of its own if it is free."""
-        self.again(lambda _: None)  # the schema is there, and it is no pooler in transaction mode
+        self.prepare()  # the schema is there, and it is no pooler in transaction mode
         while True:
             database = self._take_idle()
             is_new = database is None
@@ -262,9 +299,9 @@ class PostgresState:
         """The log of calls of all hosts, on a connection of its own."""
         return PostgresCallLog(self.connection.location, budget_s=patience_s)
 
-    def tables(self, name: str, ddl: str) -> PostgresTables:
+    def tables(self, name: str, ddl: str, *, busy_s: float = 5.0) -> PostgresTables:
         """Tables whose names begin with this one; they were made with the others."""
-        del ddl
+        del ddl, busy_s
         return PostgresTables(self.connection, f"{name}_")
 
     def close(self) -> None:

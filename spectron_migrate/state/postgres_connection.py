@@ -49,10 +49,16 @@ class PostgresConnection:
         self.location = location
         self.timeout_s = timeout_s
         self.application = f"spectron-migrate {socket.gethostname()[:30]}/{os.getpid()}"
-        self.lock = threading.RLock()
-        """Held while the connection is in use."""
+        self._lock = threading.RLock()
         self._database: PostgresDatabase | None = None
         self._pid = os.getpid()
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Held while the connection is in use."""
+        if self._pid != os.getpid():  # the connection is the parent's, and so may be the lock
+            self._pid, self._database, self._lock = os.getpid(), None, threading.RLock()
+        return self._lock
 
     def again(self, ask: Callable[[PostgresDatabase], _T]) -> _T:
         """What `ask` gives; asked once more on a new connection if this one is lost. Raises StateUnreachable."""
@@ -75,8 +81,6 @@ class PostgresConnection:
 
     def connected(self) -> PostgresDatabase:
         """The connection. Raises StateUnreachable."""
-        if self._pid != os.getpid():  # the connection is the parent's
-            self._pid, self._database, self.lock = os.getpid(), None, threading.RLock()
         if self._database is None or self._database.is_lost:
             try:
                 self._database = self._connect(self._database)

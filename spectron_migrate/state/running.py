@@ -1,4 +1,4 @@
-"""How far running commands are, for `status --watch`: a small file for each, renewed every few seconds."""
+"""How far running commands are, for `status --watch`: a small document for each, renewed every few seconds."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from spectron_migrate.files.atomic import read_json, write_json
 from spectron_migrate.records import Json, format_time, parse_time
+from spectron_migrate.state.store import StateStore, read_object, store_at, write_object
 
 FOLDER = "progress"
 SILENT_S = 15.0
-"""A file that was not renewed for so long is that of a command that was killed or hangs."""
+"""A document that was not renewed for so long is that of a command that was killed or hangs."""
 FORGOTTEN_S = 3600.0
 """After this time another command removes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunningCommand:
-    """A command at work on this state directory."""
+    """A command at work on this state."""
 
     command: str
     host: str
@@ -33,45 +33,48 @@ class RunningCommand:
 
 
 class ProgressFile:
-    """The file of this process."""
+    """The document of this process."""
 
     def __init__(self, command: str, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         """`now` with its zone."""
         self._command = command
         self._now = now
-        self._path: Path | None = None
+        self._store: StateStore | None = None
+        self._name = f"{FOLDER}/{socket.gethostname()}-{os.getpid()}.json"
 
-    def write(self, state: Path, progress: Mapping[str, Json]) -> None:
-        """Renew the file, if the state directory exists. What the disk does not take is left out."""
+    def write(self, state: Path | StateStore, progress: Mapping[str, Json]) -> None:
+        """Renew the document, if there is a state. What the disk does not take is left out."""
+        store = store_at(state)
         host, pid = socket.gethostname(), os.getpid()
-        path = state / FOLDER / f"{host}-{pid}.json"
         about = {"command": self._command, "host": host, "pid": pid, "at": format_time(self._now())}
         with suppress(OSError):
-            if self._path is None:
-                path.parent.mkdir(mode=0o700, exist_ok=True)
-                self._sweep(path.parent)
-            self._path = path
-            write_json(path, {**about, "progress": dict(progress)})
+            if self._store is None:
+                _sweep(store)
+            self._store = store
+            write_object(store, self._name, {**about, "progress": dict(progress)})
 
     def remove(self) -> None:
-        """Remove the file; may be called twice."""
-        path, self._path = self._path, None
-        if path is not None:
+        """Remove the document; may be called twice."""
+        store, self._store = self._store, None
+        if store is not None:
             with suppress(OSError):
-                path.unlink(missing_ok=True)
-                path.parent.rmdir()
-
-    def _sweep(self, folder: Path) -> None:
-        for path in folder.iterdir():
-            if self._now().timestamp() - path.stat().st_mtime > FORGOTTEN_S:
-                path.unlink(missing_ok=True)
+                store.remove(self._name)
+                if store.folder is not None:
+                    (store.folder / FOLDER).rmdir()  # the last one
 
 
-def read_running(state: Path, *, now: datetime) -> list[RunningCommand]:
+def _sweep(store: StateStore) -> None:
+    for name in store.names(FOLDER):
+        if store.age_s(name) > FORGOTTEN_S:
+            store.remove(name)
+
+
+def read_running(state: Path | StateStore, *, now: datetime) -> list[RunningCommand]:
     """The commands that are at work, by name."""
+    store = store_at(state)
     found = []
-    for path in (state / FOLDER).glob("*.json"):
-        value = read_json(path)
+    for name in store.names(FOLDER):
+        value = read_object(store, name)
         with suppress(KeyError, TypeError, ValueError):
             if value is not None and (now - parse_time(value["at"])).total_seconds() <= SILENT_S:
                 progress = dict(value["progress"])

@@ -9,19 +9,16 @@ from typing import Any
 
 from spectron_migrate.files.shared_sqlite import open_shared
 
-BUSY_S = 5.0
-"""How long opening tables, or a change, waits for another process."""
-
 
 class SqliteTables:
     """Tables in a file of their own."""
 
     prefix = ""
 
-    def __init__(self, path: Path, ddl: str) -> None:
+    def __init__(self, path: Path, ddl: str, *, busy_s: float) -> None:
         """Open or create the file; raises OSError or sqlite3.Error."""
         self._lock = threading.Lock()
-        self._db = open_shared(path, ddl, busy_s=BUSY_S)
+        self._db = open_shared(path, ddl, busy_s=busy_s)
         self._db.execute("PRAGMA synchronous = FULL")
 
     def read(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:

@@ -8,11 +8,12 @@ in a state directory. All methods raise OSError if the state cannot be read or w
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from spectron_migrate.database.location import PostgresLocation
 from spectron_migrate.records import Json
 from spectron_migrate.state.call_log import BUDGET_S, CallLines
 from spectron_migrate.state.directory import DirectoryState
@@ -55,14 +56,22 @@ class StateStore(Protocol):
     """One state. Safe to use from several threads."""
 
     @property
+    def place(self) -> Path | PostgresLocation:
+        """Where it is; the ledger is there as well."""
+
+    @property
     def folder(self) -> Path | None:
         """The directory; None for a state that several hosts share."""
+
+    @property
+    def work_folder(self) -> Path:
+        """A directory for files of this host that no other needs; it may not be there yet."""
 
     def describe(self, name: str) -> str:
         """Where something is kept, for messages."""
 
-    def read(self, name: str) -> bytes | None:
-        """A document; None if there is none."""
+    def read(self, name: str, *, most: int | None = None) -> bytes | None:
+        """A document, or its first `most` bytes; None if there is none."""
 
     def write(self, name: str, data: bytes, *, durable: bool = False, public: bool = False, epoch: int = 0) -> None:
         """Replace a document as a whole.
@@ -89,6 +98,9 @@ class StateStore(Protocol):
     def append_line(self, name: str, line: bytes, *, after: Sequence[bytes]) -> bool:
         """Append a line to a journal, durably, after the lines it has; False if it has others by now."""
 
+    def write_lines(self, name: str, lines: Iterable[bytes]) -> None:
+        """Replace a journal that is read as a whole by lines, each with its newline; `remove` removes it."""
+
     def has_journal(self, name: str) -> bool:
         """Whether a journal was ever begun."""
 
@@ -104,16 +116,37 @@ class StateStore(Protocol):
     def holder_of(self, name: str) -> str:
         """Who holds a lock, for a message."""
 
+    def prepare(self) -> None:
+        """Make what is not there yet: the directory, or the schema."""
+
+    def close(self) -> None:
+        """End its connections; may be called twice, and the state used again."""
+
     def call_log(self, *, patience_s: float = BUDGET_S) -> CallLines:
         """Open the log of calls. `patience_s`: how long each of its methods may wait for a database."""
 
-    def tables(self, name: str, ddl: str) -> Tables:
-        """Open small tables, made with `ddl` if they are not there. Raises sqlite3.Error as well."""
+    def tables(self, name: str, ddl: str, *, busy_s: float = 5.0) -> Tables:
+        """Open small tables, made with `ddl` if they are not there. Raises sqlite3.Error as well.
+
+        `busy_s`: how long opening a file, or a change in it, waits for other processes.
+        """
 
 
-def store_at(place: Path | StateStore) -> StateStore:
-    """The state in this directory, or the given one."""
-    return DirectoryState(place) if isinstance(place, Path) else place
+def store_at(state: Path | PostgresLocation | StateStore) -> StateStore:
+    """The state in this directory or schema, or the given one. To one schema, a process needs one store."""
+    if isinstance(state, Path):
+        return DirectoryState(state)
+    if isinstance(state, PostgresLocation):
+        # Whoever has a directory needs none of it.
+        from spectron_migrate.state.postgres import PostgresState
+
+        return PostgresState(state)
+    return state
+
+
+def place_of(state: Path | PostgresLocation | StateStore) -> Path | PostgresLocation:
+    """Where a state is, for the ledger, which is there as well."""
+    return state if isinstance(state, PostgresLocation) else store_at(state).place
 
 
 def read_object(state: Path | StateStore, name: str) -> dict[str, Json] | None:

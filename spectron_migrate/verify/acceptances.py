@@ -9,15 +9,16 @@ from pathlib import Path
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read.cutover import moved_memories, refused_memories
 from spectron_migrate.state.journal import read_journal
+from spectron_migrate.state.store import StateStore
 from spectron_migrate.verify.options import VerifyOptions
 
 
-def with_acceptances(options: VerifyOptions, folder: Path, ledgers: Sequence[Ledger]) -> VerifyOptions:
+def with_acceptances(options: VerifyOptions, store: Path | StateStore, ledgers: Sequence[Ledger]) -> VerifyOptions:
     """The options with the memories that the journal in this directory accepts, for what the ledgers say of them now.
 
     Raises InputError for a journal that cannot be read.
     """
-    state = read_journal(folder).state
+    state = read_journal(store).state
     refused, moved = refused_memories(ledgers), moved_memories(ledgers)
     return replace(
         options,

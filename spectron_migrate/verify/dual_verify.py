@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 
 from spectron_migrate import __version__
+from spectron_migrate.database.location import PostgresLocation
 from spectron_migrate.delivery.uncertain import read_uncertainties
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import MigrateError
@@ -21,6 +22,7 @@ from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.records import Json, Reporter, canonical_json, counted, digest, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.journal import read_journal
+from spectron_migrate.state.store import StateStore, store_at
 from spectron_migrate.verify.acceptances import with_acceptances
 from spectron_migrate.verify.differences import Explainer
 from spectron_migrate.verify.expected import index_receipts, record_expectations
@@ -36,7 +38,7 @@ from spectron_migrate.verify.preconditions import check_filters, check_ledgers, 
 from spectron_migrate.verify.queries import generate_queries
 from spectron_migrate.verify.recall import Mem0Side, RecallTest
 from spectron_migrate.verify.reports.files import check_paths, write_reports
-from spectron_migrate.verify.reports.json_file import LAST_REPORT, LAST_REPORT_OF_SOME
+from spectron_migrate.verify.reports.json_file import LAST_REPORT, LAST_REPORT_OF_SOME, json_report
 from spectron_migrate.verify.summary import VerifySummary, dump_completeness, integrity_counts, summarise
 from spectron_migrate.verify.supersession import EntityHistories, check_supersession
 from spectron_migrate.verify.traces import check_traces
@@ -60,7 +62,7 @@ async def run_dual_verify(
     mem0_search: Mem0Side | None,
     options: VerifyOptions,
     reporter: Reporter,
-    state: Path | None = None,
+    state: Path | StateStore | None = None,
     clock: Callable[[], float] = time.monotonic,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     rng: Random | None = None,
@@ -68,7 +70,7 @@ async def run_dual_verify(
     """Verify what the ledger (or the ledgers of all shards) wrote; resumes a run that was stopped.
 
     `dump` is the replayed dump or a newer one; without it only the ledger says what should be in Spectron. `state` is
-    the directory for the workspace and the report (default: that of the ledger). `clock` is monotonic, in seconds.
+    for the report, and its directory for the workspace (default: that of the ledger). `clock` is monotonic, in seconds.
 
     Raises InputError if there is nothing to verify, WrongLedger for a ledger of another context, source or server,
     KeyRefused for a key that may not read what was written, Unreachable if a system does not answer.
@@ -79,12 +81,11 @@ async def run_dual_verify(
     check_ledgers(ledgers, api)
     check_filters(ledgers, dump, options.filters)
     await check_server(ledgers, api)
-    place = ledgers[0].path
-    folder = state or (place.parent if isinstance(place, Path) else Path("state"))
-    make_private_directory(folder)
-    options = with_acceptances(options, folder, ledgers)
+    store = store_at(state or _state_of(ledgers[0]))
+    make_private_directory(store.work_folder)
+    options = with_acceptances(options, store, ledgers)
     work = Workspace.open(
-        folder / "verify.db",
+        store.work_folder / "verify.db",
         ledgers,
         about=_fingerprint(ledgers, api, dump, mapping, mem0_search, options),
         not_before=format_time(now() - RESUMABLE_FOR),
@@ -104,23 +105,27 @@ async def run_dual_verify(
         summary = summarise(work, ledgers, api, dump, mapping, options, measured, run.metrics, format_time(now()))
         beside = {
             "uncertain": uncertain.to_json(texts=False),
-            "past": read_past(folder, summary.report["migration"]),
+            "past": read_past(store, summary.report["migration"]),
             "cutover": [
                 {name: step.to_json().get(name) for name in ("step", "at", "who", "why", "percent", "gate")}
-                for step in read_journal(folder).steps
+                for step in read_journal(store).steps
             ],
         }
         summary = replace(summary, report={**summary.report, **beside})
         # The cutover gates must not take a verdict about some users for one about all of them.
-        kept = folder / (LAST_REPORT_OF_SOME if options.filters else LAST_REPORT)
-        write_reports(summary.report, [kept], texts=True)
+        kept = LAST_REPORT_OF_SOME if options.filters else LAST_REPORT
+        store.write(kept, json_report(summary.report).encode("utf-8", "backslashreplace"))
         if not options.filters:
-            keep(folder, summary.report)
+            keep(store, summary.report)
         files = write_reports(summary.report, options.reports, texts=options.report_texts)
         finished = True
     finally:
         work.close(finished=finished)
-    return replace(summary, reports=files, whole=str(kept))
+    return replace(summary, reports=files, whole=store.describe(kept))
+
+
+def _state_of(ledger: Ledger) -> Path | PostgresLocation:
+    return ledger.path.parent if isinstance(ledger.path, Path) else ledger.path
 
 
 @dataclass

@@ -7,22 +7,18 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from spectron_migrate.files.atomic import replace_file
 from spectron_migrate.records import Json
+from spectron_migrate.state.store import StateStore, store_at
 
 FILE = "verdicts.jsonl"
 MOST = 50
 """So many are kept, the newest."""
 
 
-def read_past(folder: Path, migration: str | None) -> list[dict[str, Json]]:
+def read_past(store: Path | StateStore, migration: str | None) -> list[dict[str, Json]]:
     """The verifications of a migration about all users, oldest first; a line that cannot be read is left out."""
-    try:
-        lines = (folder / FILE).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
     found = []
-    for line in lines:
+    for line in store_at(store).lines(FILE):
         with suppress(ValueError):
             row = json.loads(line)
             if isinstance(row, dict) and row.get("migration") == migration:
@@ -49,7 +45,7 @@ def as_past(report: Mapping[str, Json]) -> dict[str, Json]:
     }
 
 
-def keep(folder: Path, report: Mapping[str, Json]) -> None:
+def keep(store: Path | StateStore, report: Mapping[str, Json]) -> None:
     """Append a report's line, and drop the oldest ones."""
-    rows = [*read_past(folder, report["migration"]), as_past(report)][-MOST:]
-    replace_file(folder / FILE, "".join(f"{json.dumps(row)}\n" for row in rows).encode())
+    rows = [*read_past(store, report["migration"]), as_past(report)][-MOST:]
+    store_at(store).write_lines(FILE, [f"{json.dumps(row)}\n".encode() for row in rows])

@@ -63,9 +63,8 @@ def snapshot(**changed: Any) -> Snapshot:
     }
     shown: dict[str, Any] = {
         "now": NOON,
-        "folder": Path("state"),
         "running": [RunningCommand("replay", "host", 1, AT, progress.to_json())],
-        "state": State(Path("state"), Found((Path("state"),)), ledger, [], None),
+        "state": State("state", Found((Path("state"),)), ledger, [], None),
         "cutover": cutover,
         "gates": [
             GateResult(1, 0, "failed", "spectron-migrate replay", name="undelivered"),
@@ -122,7 +121,7 @@ def test_no_colour_is_needed_to_read_it(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_it_shows_what_there_is_before_anything_began() -> None:
-    text = screen(80, Snapshot(NOON, Path("state")), color_system=None)
+    text = screen(80, Snapshot(NOON), color_system=None)
     assert "no migration yet" in text
     assert "no command is at work" in text
 

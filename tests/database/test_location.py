@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spectron_migrate.database.location import is_url, parse_location
+from spectron_migrate.database.location import has_password, is_url, parse_location
 from spectron_migrate.errors import InputError
 
 
@@ -37,9 +37,15 @@ def test_a_password_is_never_shown(url: str) -> None:
     "url",
     ["postgresql://me:secret@db/app", "postgresql://db/app?password=secret", "postgresql://db/app?sslpassword=secret"],
 )
-def test_a_settings_file_may_not_contain_a_password(url: str) -> None:
-    with pytest.raises(InputError, match=r"^migrate.yaml: `state` contains a password .*PGPASSFILE") as refused:
-        parse_location(url, file="migrate.yaml")
+def test_a_password_is_noticed_that_a_settings_file_may_not_contain(url: str) -> None:
+    assert has_password(url)
+    assert not has_password(url.replace(":secret", "").replace("password=secret", ""))
+
+
+@pytest.mark.parametrize("url", ["postgresql://[::1/app", "postgresql://[secret]x/app"])
+def test_what_only_begins_like_a_url_is_refused(url: str) -> None:
+    with pytest.raises(InputError, match="`state` is no URL") as refused:
+        parse_location(url)
     assert "secret" not in str(refused.value)
 
 

@@ -88,7 +88,7 @@ def test_a_replay_leaves_its_numbers_in_a_file(configured: tuple[Path, dict[str,
 @pytest.mark.parametrize(("accept", "parse"), [("", parse_text), (OPENMETRICS, parse_openmetrics)])
 def test_a_port_serves_them_in_either_format(tmp_path: Path, accept: str, parse: object) -> None:
     port = free_port()
-    with exporting(settings(tmp_path, port=port), "digest", warn=pytest.fail) as exporter:
+    with exporting(settings(tmp_path, port=port), tmp_path / "state", "digest", warn=pytest.fail) as exporter:
         exporter.traffic = Traffic()
         exporter.traffic.end(exporter.traffic.begin(), "/api/v1/acme/facts", "200")
         exporter.traffic.begin()
@@ -193,7 +193,7 @@ def test_a_file_that_cannot_be_written_any_more_is_warned_of_once(
     warned: list[str] = []
     (tmp_path / "there").mkdir()
     given = replace(settings(tmp_path), metrics=MetricsSettings(textfile=tmp_path / "there/metrics.prom"))
-    with exporting(given, "digest", warn=warned.append):
+    with exporting(given, tmp_path / "state", "digest", warn=warned.append):
         (tmp_path / "there").rename(tmp_path / "gone")
         wait_until(lambda: bool(warned))
     assert 1 == len(warned)

@@ -27,7 +27,7 @@ STAMP = format_time(NOW)
 
 def numbers(state: Path) -> Numbers:
     settings = load_settings(None, env={}, overrides={"state": str(state)})
-    return read_numbers(settings, "digest", now=NOW)
+    return read_numbers(settings, state, "digest", now=NOW)
 
 
 def samples(found: Numbers, traffic: Traffic | None = None) -> dict[tuple[str, ...], float]:

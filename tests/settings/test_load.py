@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from spectron_migrate.database.location import PostgresLocation
 from spectron_migrate.errors import ExitCode, InputError, KeyRefused
 from spectron_migrate.settings import (
     CutoverSettings,
@@ -421,11 +422,50 @@ def test_any_tree_is_settings_or_refused(tree: dict[str, Any]) -> None:
     loads_or_refuses(json.dumps({"version": 1, **tree}))
 
 
-@pytest.mark.parametrize("url", ["postgresql://migrator:hush@db.example/app", "postgres://db.example/app"])
-@pytest.mark.parametrize("how", ["file", "option", "path"])
-def test_a_state_in_a_database_is_refused_and_its_url_not_shown(url: str, how: str) -> None:
-    text = f"state: {url}" if how == "file" else None
-    options = {} if how == "file" else {"state": str(Path(url)) if how == "path" else url}
-    with pytest.raises(InputError, match="no state is kept in a database yet, name a directory") as raised:
-        load(text, **options)
-    assert "db.example" not in str(raised.value)
+URL = "postgresql://migrator@db.example/app"
+
+
+def test_the_state_is_named_by_an_option_else_a_variable_else_the_file() -> None:
+    text, env = "state: from-file", {"SPECTRON_MIGRATE_STATE": f"{URL}?schema=mine"}
+
+    assert Path("conf").absolute() / "from-file" == load(text).state
+    assert PostgresLocation(URL, "mine") == load(text, env=env).state
+    assert PostgresLocation(URL, "spectron_migrate") == load(text, env=env, state=URL).state
+    assert Path("here") == load(text, env={"SPECTRON_MIGRATE_STATE": "here"}).state, "as for an option, not the file's"
+    assert load(text, env=env).state_is_named
+    assert load(env=env).state_is_named
+
+
+@pytest.mark.parametrize("secret", ["migrator:hush@db.example/app", "db.example/app?password=hush"])
+def test_a_literal_password_in_the_file_is_refused_and_never_shown(secret: str) -> None:
+    with pytest.raises(InputError, match=r"settings.yaml:2: `state` contains a password") as refused:
+        load(f"state: postgresql://{secret}")
+    assert "hush" not in str(refused.value)
+    assert "PGPASSFILE" in str(refused.value.hint)
+
+
+def test_a_password_may_come_from_a_variable_that_the_file_names() -> None:
+    state = load('state: "postgresql://migrator:${PW}@db.example/app"', env={"PW": "hush"}).state
+
+    assert isinstance(state, PostgresLocation)
+    assert "hush" in state.url
+    assert "postgresql://migrator@db.example/app" == str(state)
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ("mysql://migrator:hush@db/app", "`state` is mysql://…, it must be a directory or postgresql://…"),
+        (f"{URL}?schema=Mine", "`schema` of `state` is Mine"),
+        (
+            str(Path("postgresql://migrator:hush@db/app")),
+            "`state` is a URL with one slash, it must be text, not a path",
+        ),
+    ],
+)
+@pytest.mark.parametrize("how", ["option", "variable"])
+def test_a_url_that_names_no_schema_of_postgres_is_refused(given: str, problem: str, how: str) -> None:
+    with pytest.raises(InputError) as refused:
+        load(env={"SPECTRON_MIGRATE_STATE": given}) if how == "variable" else load(state=given)
+    assert problem in str(refused.value)
+    assert "hush" not in str(refused.value)

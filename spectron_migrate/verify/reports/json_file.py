@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 from spectron_migrate.records import Json
 
@@ -13,6 +12,8 @@ LAST_REPORT = "dual-verify.json"
 LAST_REPORT_OF_SOME = "dual-verify-some.json"
 """The same for a verification that was limited to some users."""
 
+MOST_HEADER = 1_000_000
+"""Bytes that hold every header."""
 _FIRST_LONG_ENTRY = "ids"
 
 
@@ -31,20 +32,14 @@ def json_report(report: Mapping[str, Json]) -> str:
     return "{\n " + ",\n ".join(parts) + "\n}\n"
 
 
-def read_header(path: Path) -> dict[str, Json]:
+def read_header(data: bytes) -> dict[str, Json]:
     """Verdict, gates, options and measurements of a report, without its ids, findings and answers.
 
-    A report of millions of memories has gigabytes, its header a few kilobytes. Raises OSError, or ValueError if the
-    file is no such report.
+    `data`: its beginning, `MOST_HEADER` bytes or more. A report of millions of memories has gigabytes, its header a few
+    kilobytes. Raises ValueError if it is no such report.
     """
-    header = ""
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.startswith(f' "{_FIRST_LONG_ENTRY}":'):
-                header = header.rstrip().removesuffix(",") + "}"
-                break
-            header += line
-    report = json.loads(header)
+    header, long_entry, _ = data.partition(f'\n "{_FIRST_LONG_ENTRY}":'.encode())
+    report = json.loads(header.rstrip().removesuffix(b",") + b"}" if long_entry else header)
     if not isinstance(report, dict):
-        raise ValueError(f"{path} is not a report of dual-verify")
+        raise ValueError("not a report of dual-verify")
     return report
