@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from spectron_migrate.mem0.open import config_of
+from spectron_migrate.mem0.open import config_of, expand_patterns
 from spectron_migrate.mem0.stores.history import history_path
 from spectron_migrate.mem0.stores.oss_config import VectorStore, vector_store
 from spectron_migrate.records import digest
@@ -28,6 +28,9 @@ def state_mark(mem0: Mapping[str, Any], *, now_ns: int) -> str | None:
     Take it before a reading: a change during the reading then makes the next mark differ. `now_ns` is the wall clock
     in nanoseconds. Raises what opening the store raises.
     """
+    if mem0.get("files") is not None:
+        named = expand_patterns(mem0["files"])
+        return _files_mark(named, now_ns) if all(map(Path.is_file, named)) else None
     if mem0.get("oss") is None:
         return None
     config = config_of(mem0["oss"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -47,6 +48,8 @@ class StandIn:
         """Requests with this in their address are asked to come back in ten minutes."""
         self.more_headers: dict[str, str] = {}
         self.before_answer: Callable[[int], None] = lambda number: None
+        self.clock: Callable[[], float] = time.time
+        """Seconds since 1970, for the header `Date`."""
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
         raise NotImplementedError
@@ -64,6 +67,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *arguments: Any) -> None:
         """Say nothing."""
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return super().date_time_string(self.stand_in.clock() if timestamp is None else timestamp)
 
     def do_GET(self) -> None:
         self._handle("GET")

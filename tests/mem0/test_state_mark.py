@@ -149,3 +149,21 @@ def test_a_store_that_cannot_say_for_certain_has_none(provider: str, setting: st
 
 def test_the_platform_has_none() -> None:
     assert state_mark({"platform": {"base_url": "http://localhost", "api_key": "m0-x"}}, now_ns=0) is None
+
+
+def test_files_have_one_until_one_of_them_changes_or_another_matches(tmp_path: Path) -> None:
+    (tmp_path / "one.json").write_text('[{"id": "1", "memory": "tea"}]')
+    section = {"files": [str(tmp_path / "*.json")]}
+
+    def taken() -> str | None:
+        return state_mark(section, now_ns=time.time_ns() + LATER_NS)
+
+    before = taken()
+    assert before is not None
+    assert before == taken()
+    (tmp_path / "two.json").write_text("[]")
+    both = taken()
+    assert before != both
+    (tmp_path / "one.json").write_text('[{"id": "1", "memory": "mat"}]')
+    assert both != taken()
+    assert state_mark({"files": [str(tmp_path / "one.json")]}, now_ns=time.time_ns()) is None

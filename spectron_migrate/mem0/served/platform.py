@@ -19,10 +19,11 @@ from urllib.parse import quote
 from spectron_migrate.errors import KeyRefused
 from spectron_migrate.mem0.addresses import checked_url
 from spectron_migrate.mem0.normalise import normalise
-from spectron_migrate.mem0.reader import ReaderBase, Sleep
+from spectron_migrate.mem0.reader import ChangesReader, ReaderBase, Sleep
 from spectron_migrate.mem0.seen_ids import OWNER_FIELDS, SeenIds
 from spectron_migrate.mem0.served.history import PlatformHistory, text_changed_at
 from spectron_migrate.mem0.served.http import JsonClient, Rejected
+from spectron_migrate.mem0.served.platform_changes import CreationTimes, PlatformChanges, filter_of_changes
 from spectron_migrate.mem0.served.platform_listing import (
     ANY_OWNER,
     FILTER_REJECTED,
@@ -72,7 +73,9 @@ class PlatformReader(ReaderBase):
         self._expected: int | None = None
         self._proven = True
         self._resumed = False
-        self.history = PlatformHistory(self._http, self.notes)
+        self._times = CreationTimes()
+        self._is_taken_over = False
+        self._history = self.history = PlatformHistory(self._http, self.notes)
         try:
             answer = self._http.request("GET", "/v1/ping/")
         except BaseException:
@@ -80,6 +83,7 @@ class PlatformReader(ReaderBase):
             raise
         project = answer.value.get("project_id") if isinstance(answer.value, dict) else None
         self.info = platform_info(section, str(project or ""))
+        self._has_clock = answer.date is not None
         self._began = answer.date or datetime.now(UTC)
 
     def narrow(self, filters: Filters, since: str | None) -> None:
@@ -118,6 +122,7 @@ class PlatformReader(ReaderBase):
     def rows(self) -> Iterator[Memory | Skipped]:
         """Every memory; those that changed during the scan come again at its end."""
         self._missing = None
+        self._times = CreationTimes()
         self._seen.clear()
         if self._spool is not None:
             self._spool.open(self._began, resumed=self._resumed)
@@ -143,11 +148,32 @@ class PlatformReader(ReaderBase):
         """Rows that the listings announced or the statistics count, and that were not delivered."""
         return self._missing
 
+    def changes(self) -> ChangesReader | None:
+        """See `platform_changes`; not if a row has no time, or no filter finds what was edited."""
+        is_whole = self._since is None and not self._filters and self._missing == 0
+        if not is_whole or not self._times.is_known or not self._has_clock:
+            return None
+        changed = filter_of_changes(self._http)
+        if changed is None:
+            return None
+        self._times.sort()
+        self._is_taken_over = True
+        return PlatformChanges(
+            self._http,
+            self._history,
+            self._seen,
+            self._times,
+            self._with_history,
+            changed=changed,
+            began=self._began,
+        )
+
     def close(self) -> None:
         """Close the connections."""
         super().close()
-        self._http.close()
-        self._seen.close()
+        if not self._is_taken_over:
+            self._http.close()
+            self._seen.close()
         if self._spool is not None:
             self._spool.close()
 
@@ -165,7 +191,9 @@ class PlatformReader(ReaderBase):
     def _converted(self, pages: Iterator[list[Json]]) -> Iterator[Memory | Skipped]:
         for rows in pages:
             converted = [normalise(row, now=self._now) for row in rows]
-            self._seen.add_memories(row for row in converted if isinstance(row, Memory))
+            memories = {row.id: row for row in converted if isinstance(row, Memory)}
+            self._times.add(memories[one] for one in self._seen.add_memories(memories.values()))
+            self._times.is_known &= all(isinstance(row, Memory) for row in converted)
             for row in converted:
                 yield self._with_history(row) if isinstance(row, Memory) else row
 
