@@ -50,7 +50,7 @@ def has_any_ledger(store: StateStore) -> bool:
 
 def read_state(store: StateStore, cutover: dict[str, Json] | None) -> State:
     from spectron_migrate.ledger import Ledger, shards
-    from spectron_migrate.ledger.erasing import unfinished
+    from spectron_migrate.ledger.read.erases import unfinished
     from spectron_migrate.ledger.read.status import read_status
     from spectron_migrate.state.uncertain import last_uncertainties
 

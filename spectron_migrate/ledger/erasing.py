@@ -6,19 +6,17 @@ that was sent belongs to a session, so the sessions of those selectors lead to i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from spectron_migrate.database.interface import ResultRow
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.overtaken import skip_if_overtaken
+from spectron_migrate.ledger.read.erases import BEGUN, DONE, KIND
 from spectron_migrate.ledger.schema import CONTAINS, SENT, marks
 from spectron_migrate.ledger.sending import claimed_turns, plan_again, residue_turns
 from spectron_migrate.records import Selector, canonical_json, selector_of
 
-KIND = "erase"
-BEGUN, DONE = "begun", "done"
 SPLIT, PART = 1000, 100
 """Characters from which a text may be stored in several passages, and the least that each but the last has."""
 
@@ -30,22 +28,6 @@ class SessionThere:
     server_id: str
     claimed: frozenset[str]
     residue: frozenset[str]
-
-
-def unfinished(ledger: Ledger) -> list[str]:
-    """Scopes whose erase began and did not finish."""
-    last: dict[str, str] = {}
-    for row in ledger.db.execute("SELECT subject, detail FROM step WHERE kind = ? ORDER BY id", (KIND,)):
-        last[row["subject"]] = json.loads(row["detail"])["phase"]
-    return sorted(path for path, phase in last.items() if phase == BEGUN)
-
-
-def begun_at(ledger: Ledger, path: str) -> str | None:
-    """When the erase of a scope that is not finished began last; None where none is."""
-    row = ledger.db.execute(
-        "SELECT detail, at FROM step WHERE kind = ? AND subject = ? ORDER BY id DESC LIMIT 1", (KIND, path)
-    ).fetchone()
-    return row["at"] if row is not None and json.loads(row["detail"])["phase"] == BEGUN else None
 
 
 def is_ours(ledger: Ledger, path: str) -> bool:
@@ -145,18 +127,6 @@ def finish(ledger: Ledger, path: str, *, now: str) -> None:
         db.execute("DELETE FROM session WHERE id = ?", (session,))
     db.execute("UPDATE plan SET complete = 0")
     _step(ledger, path, {"phase": DONE}, now)
-
-
-def erased(ledger: Ledger) -> dict[str, str]:
-    """Erased scopes, and when each was last erased."""
-    rows = ledger.db.execute("SELECT subject, detail, at FROM step WHERE kind = ? ORDER BY id", (KIND,))
-    return {row["subject"]: row["at"] for row in rows if json.loads(row["detail"])["phase"] == DONE}
-
-
-def erased_times(ledger: Ledger) -> int:
-    """Number of finished erases: new keys must differ from those that the server may still hold."""
-    rows = ledger.db.execute("SELECT detail FROM step WHERE kind = ?", (KIND,))
-    return sum(json.loads(row["detail"])["phase"] == DONE for row in rows)
 
 
 def _sessions(ledger: Ledger, path: str) -> list[ResultRow]:

@@ -12,7 +12,6 @@ from spectron_migrate.database.interface import ResultRow
 from spectron_migrate.fast_json import canonical
 from spectron_migrate.ledger import messages
 from spectron_migrate.ledger.bodies import infer_of, role_of
-from spectron_migrate.ledger.erasing import erased_times
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.new_memories import (
     FACT_COLUMNS,
@@ -24,6 +23,7 @@ from spectron_migrate.ledger.new_memories import (
 from spectron_migrate.ledger.numbered import lane_number, selector_number
 from spectron_migrate.ledger.pending import note_pending
 from spectron_migrate.ledger.plan import LIVE, ScanRow, ScopeChange
+from spectron_migrate.ledger.read.erases import erased_times
 from spectron_migrate.ledger.recency import LastText, Recency, RecencyRule
 from spectron_migrate.ledger.schema import CARRIER, SENT
 from spectron_migrate.records import (

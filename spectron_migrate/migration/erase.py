@@ -18,6 +18,7 @@ from pathlib import Path
 from spectron_migrate.delivery.marker import is_marker
 from spectron_migrate.errors import InputError, MigrateError, NotLegal, Unreachable, WrongLedger
 from spectron_migrate.ledger import Ledger, erasing
+from spectron_migrate.ledger.read.erases import begun_at, unfinished
 from spectron_migrate.records import Json, Reporter, counted, name_first, parse_time
 from spectron_migrate.spectron.api import SpectronApi, UnknownSession
 from spectron_migrate.spectron.grants import Me, require_grant
@@ -162,7 +163,7 @@ class Eraser:
 
     def _seconds_since_begun(self, path: str) -> float | None:
         """How long ago an earlier process began to erase the scope; None where none did, or all finished."""
-        began = [at for ledger in self._ledgers if (at := erasing.begun_at(ledger, path)) is not None]
+        began = [at for ledger in self._ledgers if (at := begun_at(ledger, path)) is not None]
         return (parse_time(self._now) - parse_time(max(began))).total_seconds() if began else None
 
     # -- what prevents it ---------------------------------------------------------------------------------
@@ -264,7 +265,7 @@ class Eraser:
         return [f"{len(foreign)} passages in {path} were written by somebody else"] if foreign else []
 
     def _is_begun(self, path: str) -> bool:
-        return any(path in erasing.unfinished(ledger) for ledger in self._ledgers)
+        return any(path in unfinished(ledger) for ledger in self._ledgers)
 
     def _erasable(self, path: str, listed: Sequence[str], turns: int) -> Erasable:
         return Erasable(

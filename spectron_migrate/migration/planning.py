@@ -15,10 +15,10 @@ from spectron_migrate import __version__
 from spectron_migrate.dump import Dump
 from spectron_migrate.dump.owners_seen import OwnersSeen
 from spectron_migrate.errors import InputError, NotLegal
-from spectron_migrate.ledger import Ledger, decisions, erasing, messages, pending, plan
+from spectron_migrate.ledger import Ledger, decisions, messages, pending, plan
 from spectron_migrate.ledger.ledger import MigrationRow
 from spectron_migrate.ledger.merge import Merge
-from spectron_migrate.ledger.read import memories, plans
+from spectron_migrate.ledger.read import erases, memories, plans
 from spectron_migrate.mapping import ScopeMapping, Unmapped
 from spectron_migrate.mapping.text_times import with_text_at
 from spectron_migrate.mapping.unmapped import UnmappedMemories
@@ -173,7 +173,7 @@ def _scan_row(dump: Dump) -> plan.ScanRow:
 
 
 def _refuse_half_erased(ledger: Ledger) -> None:
-    halted = erasing.unfinished(ledger)
+    halted = erases.unfinished(ledger)
     if halted:
         raise NotLegal(
             f"an erase of scope {', '.join(halted)} was begun but not finished",

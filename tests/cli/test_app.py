@@ -5,10 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+from spectron_migrate.cli import status
 from spectron_migrate.cli.app import COMMANDS, run
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.state import journal, routing
+from spectron_migrate.state.following import FOLLOW_FILE
 
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"cutover"}))
@@ -44,6 +49,28 @@ def test_status_does_without_libraries_that_only_other_commands_need(tmp_path: P
     code = "import sys; from spectron_migrate.cli.app import run; run(['status']); print(*sys.modules, file=sys.stderr)"
     ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert set() == set(ended.stderr.split()) & {"httpx", "spectron_migrate.cli.bar", "spectron_migrate.delivery"}
+
+
+def test_status_imports_what_reads_a_cutover_only_where_one_began(tmp_path: Path) -> None:
+    modules = {"spectron_migrate.cutover.status", "spectron_migrate.state.journal", "spectron_migrate.ledger.sending"}
+    code = "import sys; from spectron_migrate.cli.app import run; run(['status']); print(*sys.modules, file=sys.stderr)"
+    with Ledger.open_for_writing(tmp_path / ".spectron-migrate") as ledger, ledger.transaction() as db:
+        db.execute("INSERT INTO step(kind, subject, detail, who, at) VALUES ('run', 'x', '{}', 'replay', '2025-01-01')")
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+
+    assert "there is no ledger" not in ended.stderr
+    assert set() == set(ended.stderr.split()) & modules
+    assert (journal.FILE, routing.FILE, FOLLOW_FILE) == (status.JOURNAL, *status.TRACES)
+
+
+@pytest.mark.parametrize("name", [status.JOURNAL, *status.TRACES])
+def test_each_trace_of_a_cutover_is_read(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / name).write_text('{"version": 1}\n')
+
+    with mock.patch("spectron_migrate.cutover.status.cutover_status", return_value=None) as read:
+        run(["status", "--state", str(tmp_path)])
+
+    assert 1 == read.call_count
 
 
 def test_a_misspelled_command_is_told_what_was_meant(capsys: pytest.CaptureFixture[str]) -> None:

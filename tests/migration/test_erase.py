@@ -20,7 +20,8 @@ import pytest
 
 from spectron_migrate.cli.app import run
 from spectron_migrate.errors import ExitCode, NotLegal
-from spectron_migrate.ledger import Ledger, erasing
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.read import erases
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.erase import Eraser
 from spectron_migrate.migration.replay import ReplayOptions
@@ -386,7 +387,7 @@ def test_killed_around_the_call_it_holds_up_every_replay_until_it_is_run_again(
     assert -signal.SIGKILL == running[0].returncode
     assert (3 if moment == "before" else 0) == len(turns_of(led_to, user))
     with Ledger.open_for_reading(STATE) as ledger:
-        assert [f"user/{user}"] == erasing.unfinished(ledger)
+        assert [f"user/{user}"] == erases.unfinished(ledger)
     capsys.readouterr()
     assert 10 == run(["replay", "--dump", "all.json", "--json"])
     assert "begun but not finished" in told(capsys)["error"]["message"]
@@ -633,10 +634,10 @@ def test_a_call_to_erase_that_may_still_arrive_is_outlasted(
         waits.append(seconds)
         if seconds >= 20.0:
             with Ledger.open_for_reading(tmp_path / "state") as ledger:
-                assert [f"user/{user}"] == erasing.unfinished(ledger)
+                assert [f"user/{user}"] == erases.unfinished(ledger)
 
     with misbehaving(spectron.base_url, doubtful_at_first) as proxy:
         erase_scope(spectron, tmp_path / "state", f"user/{user}", endpoint=proxy.base_url, waited=note)
     assert 20.0 <= max(waits)
     with Ledger.open_for_reading(tmp_path / "state") as ledger:
-        assert [] == erasing.unfinished(ledger)
+        assert [] == erases.unfinished(ledger)

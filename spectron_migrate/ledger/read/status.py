@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from spectron_migrate.ledger.erasing import erased
 from spectron_migrate.ledger.ledger import Ledger, MigrationRow
 from spectron_migrate.ledger.pending import OPEN, REASON
 from spectron_migrate.ledger.probes import ProbeAnswer, probe_answers
+from spectron_migrate.ledger.read.erases import erased
 from spectron_migrate.ledger.read.plans import LISTED, NamedFact
 from spectron_migrate.ledger.runs import LastRun, last_run
 from spectron_migrate.ledger.schema import FactState
