@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from spectron_migrate.dump import Dump
     from spectron_migrate.mem0.reader import Reader
     from spectron_migrate.metrics.exporter import Exporter
-    from spectron_migrate.migration.replay import ReplayOptions
+    from spectron_migrate.migration.replay_options import ReplayOptions
     from spectron_migrate.migration.rounds import CatchUpSettings
     from spectron_migrate.settings import Mem0Settings, Settings
     from spectron_migrate.spectron.api import SpectronApi

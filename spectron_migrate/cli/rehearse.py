@@ -95,7 +95,7 @@ class _Rehearsal:
     kept: bool
 
     def run(self, mem0_config: str | None, dumps: list[Path], mapping: Path | None) -> CommandResult:
-        from spectron_migrate.migration.replay import ReplayOptions
+        from spectron_migrate.migration.replay_options import ReplayOptions
         from spectron_migrate.rehearsal.subprocesses import local_spectron, make_store_in_subprocess
 
         next_ = _next(mem0_config, dumps)

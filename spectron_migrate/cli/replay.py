@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
     from spectron_migrate.dump import Dump
     from spectron_migrate.metrics.exporter import Exporter
-    from spectron_migrate.migration.replay import Replay, ReplayOptions
+    from spectron_migrate.migration.replay import Replay
+    from spectron_migrate.migration.replay_options import ReplayOptions
     from spectron_migrate.migration.replay_summary import ReplaySummary
     from spectron_migrate.records import Json
     from spectron_migrate.settings import Settings
@@ -171,7 +172,7 @@ def command(
 
     def run_with_options(invocation: Invocation) -> CommandResult:
         from spectron_migrate.ledger.shards import Shard
-        from spectron_migrate.migration.replay import ReplayOptions
+        from spectron_migrate.migration.replay_options import ReplayOptions
 
         settings = invocation.settings({"mapping": mapping})
         _carry(invocation, settings, dump or [settings.dump])

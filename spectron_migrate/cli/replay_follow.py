@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from spectron_migrate.metrics.exporter import Exporter
     from spectron_migrate.migration.follow import Follow, FollowSummary
-    from spectron_migrate.migration.replay import ReplayOptions
+    from spectron_migrate.migration.replay_options import ReplayOptions
     from spectron_migrate.migration.rounds import Round
     from spectron_migrate.settings import Settings
 

@@ -16,7 +16,7 @@ from spectron_migrate.records import counted
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from spectron_migrate.migration.replay import ReplayOptions
+    from spectron_migrate.migration.replay_options import ReplayOptions
     from spectron_migrate.migration.rounds import CatchUpSettings, Round
     from spectron_migrate.settings import Settings
     from spectron_migrate.state.late_writes import LateWrites

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from spectron_migrate.dump import Dump
     from spectron_migrate.mapping import ScopeMapping
     from spectron_migrate.migration.preview import PreviewSummary
-    from spectron_migrate.migration.replay import ReplayOptions
+    from spectron_migrate.migration.replay_options import ReplayOptions
     from spectron_migrate.settings import Settings
 
 

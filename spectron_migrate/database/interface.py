@@ -10,6 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 
+class Conflict(Exception):
+    """The transaction was rolled back because it and another one waited for each other: it may be run again."""
+
+
 class ResultRow(Protocol):
     """One row; a column is found by its name or its place."""
 

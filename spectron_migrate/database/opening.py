@@ -11,6 +11,11 @@ from spectron_migrate.errors import InputError
 if TYPE_CHECKING:
     from spectron_migrate.database.postgres import PostgresDatabase
 
+_FREE_SOON = (
+    "SELECT set_config('tcp_keepalives_idle', '5', false), set_config('tcp_keepalives_interval', '5', false),"
+    " set_config('tcp_keepalives_count', '3', false)"
+)
+"""The server notices within 20 s that a host is gone, and frees the locks of its connections."""
 EXTRA = "pip install 'spectron-migrate[postgres]'"
 
 
@@ -43,6 +48,7 @@ def connect_writer(
 
     database = again()
     try:
+        database.execute(_FREE_SOON)
         check_session(database, again)
         make_schema(database)
         database.count_commits(secrets.token_hex(8))
@@ -52,11 +58,13 @@ def connect_writer(
     return database
 
 
-def reconnect(lost: PostgresDatabase, *, timeout_s: float = 10.0) -> PostgresDatabase:
+def reconnect(
+    lost: PostgresDatabase, *, application: str = "spectron-migrate", timeout_s: float = 10.0
+) -> PostgresDatabase:
     """A writer in place of a lost one. Raises InputError where the database has forgotten what was committed."""
     from spectron_migrate.database.postgres import went_back
 
-    database = connect_writer(lost.location, timeout_s=timeout_s)
+    database = connect_writer(lost.location, application=application, timeout_s=timeout_s)
     try:
         row = database.execute("SELECT commits FROM commit_count WHERE holder = ?", (lost.holder,)).fetchone()
         found = int(row["commits"]) if row else 0

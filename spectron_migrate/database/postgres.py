@@ -19,6 +19,7 @@ from psycopg.types.numeric import Int8Dumper
 from psycopg.types.string import StrDumper
 
 from spectron_migrate.database.dialect import escape, numbered, unescape
+from spectron_migrate.database.interface import Conflict
 from spectron_migrate.database.location import WHERE_SECRETS_GO, PostgresLocation
 from spectron_migrate.errors import InputError, KeyRefused, MigrateError, Unreachable
 from spectron_migrate.records import counted
@@ -26,6 +27,13 @@ from spectron_migrate.records import counted
 OLDEST_SERVER = 14
 _REFUSED = ("password authentication failed", 'role "', "no pg_hba.conf entry")
 """What a server says of a user; while connecting, psycopg has no class of error for it."""
+_NOTICE_LOSS: dict[str, Any] = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+"""A server that is gone without a word is noticed within 20 s."""
 _PREPARED = 500
 """How many statements stay prepared on a connection."""
 _COUNT = (
@@ -130,7 +138,8 @@ class PostgresDatabase:
         self.commits = 0
         """How many transactions of this holder are known to be durable (`count_commits`)."""
         self.answered_at = time.monotonic()
-        """When Postgres last answered on this connection, by the monotonic clock."""
+        """A moment, by the monotonic clock, at which Postgres still served this connection: it answered what was sent
+        then."""
 
     def count_commits(self, holder: str) -> None:
         """Count the transactions of this connection in the database, under a name that nobody else has."""
@@ -158,9 +167,12 @@ class PostgresDatabase:
 
     def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> PostgresResult:
         """Run one statement."""
+        began = time.monotonic()
         with self.errors():
             cursor = self._connection.cursor()
             cursor.execute(numbered(sql), parameters or None)
+            if self._pipeline is None:
+                self.answered_at = began
             return PostgresResult(self, cursor)
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> PostgresResult:
@@ -173,8 +185,10 @@ class PostgresDatabase:
     def wait(self) -> None:
         """Wait for the answers to all that was sent."""
         if self._pipeline is not None:
+            began = time.monotonic()
             with self.errors():
                 self._pipeline.sync()
+            self.answered_at = began
 
     @contextmanager
     def transaction(self, *, durable: bool = True, snapshot: bool = False) -> Iterator[PostgresDatabase]:
@@ -209,13 +223,13 @@ class PostgresDatabase:
         """Raises the errors of a server that is away, or that refuses, as errors that an operator can read."""
         try:
             yield
+        except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure) as error:
+            raise Conflict(str(error)) from error
         except psycopg.Error as error:
             converted = convert(error, self.location)
             if converted is None:
                 raise
             raise converted from error
-        else:
-            self.answered_at = time.monotonic()
 
     def close(self) -> None:
         """End the connection; the locks that it holds are free then."""
@@ -257,6 +271,7 @@ def open_connection(location: PostgresLocation, *, application: str, timeout_s: 
             fallback_application_name=application,
             cursor_factory=psycopg.RawCursor,
             row_factory=_row_factory,
+            **_NOTICE_LOSS,
         )
     except psycopg.Error as error:
         converted = convert(error, location)

@@ -55,7 +55,7 @@ async def send_batch(run: Run, batch: IntendedBatch) -> tuple[SendOutcome, Parts
     """Send a batch for the first time; also returns what the server did not take, in parts to send next."""
     texts = batch.texts if run.max_tokens is not None else []
     cost = sum(estimate_tokens(text, batch.session.infer)[1] for text in texts)
-    if not run.spend_tokens(cost):
+    if not await run.spend_tokens(cost):
         return SendOutcome.NEVER_SENT, []
     result = await run.send(batch)
     if isinstance(result, NotBegun):

@@ -16,7 +16,7 @@ from spectron_migrate.delivery.outcomes import SendOutcome
 from spectron_migrate.delivery.recovery import recover
 from spectron_migrate.delivery.run import Run
 from spectron_migrate.delivery.stream import Feed, Stream
-from spectron_migrate.ledger import batches, sending, sessions
+from spectron_migrate.ledger import batches, lanes, sending, sessions
 from spectron_migrate.ledger.batches import IntendedBatch
 from spectron_migrate.ledger.sending import IntendedFact
 from spectron_migrate.ledger.sessions import SessionRow
@@ -41,7 +41,7 @@ async def _deliver_full(run: Run, lane: str) -> None:
     for batch in await run.writer.grouped(batches.intended_batches, lane):
         if batch.session.infer == "full" and (run.should_stop() or await recover_batch(run, batch) not in GOES_ON):
             return
-    if not await run.writer.grouped(sending.is_held, lane):
+    if not await run.writer.grouped(lanes.is_held, lane):
         await Stream(run, Feed(run, lane, "full"), "full").deliver()
 
 
@@ -62,7 +62,7 @@ async def _deliver_none(run: Run, lane: str) -> None:
     if any(task.result() is SendOutcome.DEFERRED for task in tasks):
         return  # whatever comes next may wait for the same thing
     most = run.session_size * (1 + run.spare_streams)
-    planned = await run.writer.grouped(sending.count_planned, run.plan, lane, "none", most)
+    planned = await run.writer.grouped(lanes.count_planned, run.plan, lane, "none", most)
     if not planned or run.should_stop():
         return
     feed = Feed(run, lane, "none")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import IntEnum
 from types import TracebackType
 
@@ -79,8 +79,12 @@ class Limiter:
         known: float | None = None,
         clock: Callable[[], float],
         sleep: Sleep,
+        turn: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """`clock` in seconds, monotonic; `max_rps`: requests per second; `known`: the limit at which a run ended."""
+        """`clock` in seconds, monotonic; `max_rps`: requests per second; `known`: the limit at which a run ended.
+
+        `turn`: waits for the turn of the next request, where several processes share a rate.
+        """
         self.limit = min(float(max_in_flight), max(START, known or START))
         self.in_flight = 0
         """Requests without a response yet."""
@@ -94,6 +98,7 @@ class Limiter:
         self._clock = clock
         self._sleep = sleep
         self._gap_s = 1.0 / max_rps if max_rps else 0.0
+        self._turn = turn
         self._next_at = 0.0
         self._paused_until = float("-inf")
         self._in_a_row = 0
@@ -287,8 +292,10 @@ class Limiter:
             ready = max(self._paused_until, self._next_at)
             if now >= ready:
                 self._next_at = max(now, self._next_at) + self._gap_s
-                return
+                break
             await self._sleep(ready - now)
+        if self._turn is not None:
+            await self._turn()
 
     def _wake(self) -> None:
         for kind, waiting in self._waiting.items():

@@ -52,6 +52,12 @@ class RunMarker:
         """What this process has begun in the ledger."""
         return self._own.setdefault(ledger.path, OwnWork(now))
 
+    def forget_sessions(self, ledger: Ledger) -> None:
+        """Others may have written to the sessions of this process meanwhile: it looks at each again before its use."""
+        if ledger.path in self._own:
+            self._own[ledger.path].sessions.clear()
+            self._own[ledger.path].groups.clear()
+
     def is_due(self, ledger: Ledger, now: str) -> bool:
         """Whether the process must look for other markers and leave its own before it writes from this ledger."""
         marked_at = self.own_work(ledger, now).marked_at

@@ -90,6 +90,18 @@ async def check_server(
     return me
 
 
+async def check_joined(ledger: Ledger, api: SpectronApi) -> Me:
+    """The checks of a process that joins others, which have checked the scopes and marked the server; whose key it is.
+
+    Raises WrongLedger for another server than theirs. What the key may not do shows at the first write to each scope.
+    """
+    me = await api.me()
+    migration = ledger.migration()
+    if migration is not None and migration.endpoint not in (None, api.endpoint):
+        await _check_same_server(ledger, api)
+    return me
+
+
 def _refuse_half_adopted(ledger: Ledger) -> None:
     """Until everything was looked for, what is planned may be on the server already."""
     if adoption.is_unfinished(ledger):

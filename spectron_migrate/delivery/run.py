@@ -10,6 +10,7 @@ from typing import TypeVar, overload
 
 from spectron_migrate.backoff import backoff_s
 from spectron_migrate.delivery.brake import Brake, Stop, StopKind, Stopping, TooLong
+from spectron_migrate.delivery.budget import Budget, OwnBudget
 from spectron_migrate.delivery.deferred import DeferredWork, RecoveryProgress, Unanswered
 from spectron_migrate.delivery.key_memory import KeyQuestion
 from spectron_migrate.delivery.limiter import Kind, Limiter
@@ -66,6 +67,13 @@ class Counters:
     tokens: int = 0
     """What the writes cost: as the server says, else as estimated."""
 
+    def add(self, other: Counters) -> None:
+        """Count what another run did too."""
+        self.retries += other.retries
+        self.sessions += other.sessions
+        self.written += other.written
+        self.tokens += other.tokens
+
 
 @dataclass
 class Run:
@@ -85,8 +93,7 @@ class Run:
     """Seconds, monotonic."""
     now: Callable[[], str]
     """Wall clock, as `format_time` spells it."""
-    allowance: int | None = None
-    """How many facts may still be sent; None for no limit."""
+    budget: Budget = field(default_factory=lambda: OwnBudget(None, None))
     max_tokens: int | None = None
     batches: bool = False
     """Whether many memories go in one request."""
@@ -110,6 +117,8 @@ class Run:
     """What this process has begun in the ledger, in this run and earlier ones."""
     applications_write: bool = False
     """Whether applications write to the same scopes."""
+    lanes_elsewhere: set[str] = field(default_factory=set)
+    """Lanes that other processes had when this one wanted them."""
     in_doubt: set[int] = field(default_factory=set)
     """Facts that this run found in doubt and has not decided."""
 
@@ -199,26 +208,36 @@ class Run:
 
     # -- limits -------------------------------------------------------------------------------------------
 
-    def reserve_sends(self, wanted: int) -> int:
-        """Reserve up to that many sends from the allowance, so that no other lane takes them."""
-        if self.allowance is None:
-            return wanted
-        reserved = min(wanted, self.allowance)
-        self.allowance -= reserved
-        return reserved
+    async def reserve_sends(self, wanted: int) -> int:
+        """Reserve up to that many sends from what may still be sent, so that no other lane takes them."""
+        return await self.budget.take_sends(wanted)
 
     def release_sends(self, unused: int) -> None:
         """Return reserved sends that were not used."""
-        if self.allowance is not None:
-            self.allowance += unused
+        self.budget.give_back_sends(unused)
 
-    def spend_tokens(self, tokens: int) -> bool:
+    async def spend_tokens(self, tokens: int) -> bool:
         """Count what a write will cost; False, and the run stops, where that exceeds the limit."""
-        if self.max_tokens is not None and self.counters.tokens + tokens > self.max_tokens:
-            self.halt("limit", "the number of tokens that was set is reached")
-            return False
         self.counters.tokens += tokens
-        return True
+        if await self.budget.allows_tokens(self.counters.tokens):
+            return True
+        self.counters.tokens -= tokens
+        self.halt("limit", "the number of tokens that was set is reached")
+        return False
+
+    # -- several processes --------------------------------------------------------------------------------
+
+    async def confirm_lanes(self) -> None:
+        """Return once it is certain that the lanes of this process are still its own; until then it begins no request.
+
+        If Postgres does not answer in time, another process may have them already. Raises Unreachable where the
+        connection is lost, and Stopping.
+        """
+        workers = self.ledger.workers
+        while workers is not None and not workers.is_fresh:
+            if self.should_stop():
+                raise Stopping("the run stops")
+            await self.writer.grouped(_ask)
 
     # -- requests -----------------------------------------------------------------------------------------
 
@@ -277,6 +296,7 @@ class Run:
         async with self.limiter.slot() as slot:
             if self.should_stop():
                 raise Stopping("the run stops")
+            await self.confirm_lanes()
             self.deferred.keys.note_refused_connections(self.api.wire.refused)
             if not isinstance(intent, KeyQuestion):
                 self.deferred.note_send(intent.key)
@@ -306,6 +326,7 @@ class Run:
     async def call_in_slot(self, key: str, kind: Kind, call: Callable[[], Awaitable[T]]) -> T:
         """A request that prepares writes (scopes, sessions), in a slot; raises what it raises, and Unanswered."""
         async with self.limiter.slot(kind) as slot:
+            await self.confirm_lanes()
             try:
                 found = await self.deferred.await_response(key, b"", call, self.brake)
             except NotBegun as problem:
@@ -324,6 +345,11 @@ class Run:
             self.stopped_scopes[intent.session.selector] = result.reason
         if not isinstance(result, Doubt | InFlight | OtherBody):
             self.deferred.keys.forget(intent.key)
+
+
+def _ask(ledger: Ledger) -> None:
+    if ledger.workers is not None:
+        ledger.workers.ask()
 
 
 class Patience:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
+from spectron_migrate.delivery.brake import Stopping
 from spectron_migrate.delivery.key_question import remember_held_key
 from spectron_migrate.delivery.lane import deliver_lane
 from spectron_migrate.delivery.run import Run
 from spectron_migrate.errors import MigrateError
-from spectron_migrate.ledger import sending, sessions
+from spectron_migrate.ledger import lanes, sessions
 from spectron_migrate.ledger.read.known import LARGE
+from spectron_migrate.ledger.workers import SETTLE_S
 
 PAGE = 64
 """Lanes that one query of the ledger returns."""
 LANES_PER_REQUEST = 2
 """Lanes at work for each request that may be in flight: while one lane waits for the ledger, another sends."""
+
+ASK_AGAIN_S = 1.0
+"""How often the lanes of other processes are asked for."""
 
 
 async def deliver_lanes(run: Run) -> None:
@@ -24,7 +30,8 @@ async def deliver_lanes(run: Run) -> None:
     """
     workers = LANES_PER_REQUEST * run.limiter.max_in_flight
     run.spare_streams = workers
-    await run.writer.durable(sessions.orphan_openings)
+    if run.ledger.workers is None or run.ledger.workers.is_alone:
+        await run.writer.durable(sessions.orphan_openings)
     await remember_held_key(run)
     queue: asyncio.Queue[str | None] = asyncio.Queue(maxsize=PAGE)
     try:
@@ -49,25 +56,72 @@ def _first_expected(failures: ExceptionGroup[Exception]) -> MigrateError | None:
 
 
 async def _queue_lanes(run: Run, queue: asyncio.Queue[str | None], workers: int) -> None:
-    large = await run.writer.grouped(sending.large_lanes, run.plan, least=LARGE, most=workers)
+    large = await run.writer.grouped(lanes.large_lanes, run.plan, least=LARGE, most=workers)
     for lane in large:
         await queue.put(lane)
     queued = set(large)
-    after: str | None = None
+    first = await run.writer.grouped(lanes.random_lane) if run.ledger.workers is not None else None
+    await _queue_from(run, queue, queued, after=first)
+    if first is not None:
+        await _queue_from(run, queue, queued, until=first)
+        await _queue_those_of_others(run, queue)
+    for _ in range(workers):
+        await queue.put(None)
+
+
+async def _queue_from(
+    run: Run,
+    queue: asyncio.Queue[str | None],
+    queued: set[str],
+    *,
+    after: str | None = None,
+    until: str | None = None,
+) -> None:
+    """All lanes that have something to do, after one of them, or up to one of them."""
     while not run.should_stop():
-        found = await run.writer.grouped(sending.lanes_to_do, run.plan, after=after, limit=PAGE)
+        found = await run.writer.grouped(lanes.lanes_to_do, run.plan, after=after, until=until, limit=PAGE)
         for lane in found:
             if lane not in queued:
                 await queue.put(lane)
         if len(found) < PAGE:
             break
         after = found[-1]
-    for _ in range(workers):
-        await queue.put(None)
+
+
+async def _queue_those_of_others(run: Run, queue: asyncio.Queue[str | None]) -> None:
+    """Ask again for the lanes that other processes had, until these have delivered them, or are gone."""
+    while not run.should_stop():
+        await queue.join()
+        wanted, run.lanes_elsewhere = run.lanes_elsewhere, set()
+        if not wanted:
+            return
+        with suppress(Stopping):
+            await run.brake.sleep(ASK_AGAIN_S)
+        for lane in sorted(wanted):
+            await queue.put(lane)
 
 
 async def _work(run: Run, queue: asyncio.Queue[str | None]) -> None:
     while (lane := await queue.get()) is not None:
         # Also after a stop the queue is emptied, or `_queue_lanes` would wait on a full queue for ever.
         if not run.should_stop() and not run.defer_if_throttled(lane):
+            await _deliver_own(run, lane)
+        queue.task_done()
+
+
+async def _deliver_own(run: Run, lane: str) -> None:
+    """Deliver the lane, unless another process has it."""
+    if run.ledger.workers is None:
+        await deliver_lane(run, lane)
+        return
+    if not await run.writer.grouped(lanes.take_lane, lane):
+        run.lanes_elsewhere.add(lane)
+        return
+    try:
+        if await run.writer.grouped(lanes.has_intended, lane):
+            # Whoever left it in doubt may be cut off from the ledger, not from the server, and not know it yet.
+            await run.pause(SETTLE_S, lane, "another process may still be sending")
+        if not run.should_stop():
             await deliver_lane(run, lane)
+    finally:
+        run.writer.post(lanes.free_lane, lane)

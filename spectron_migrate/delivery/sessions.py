@@ -21,18 +21,25 @@ SESSION_TRIES = 3
 """Unanswered requests for one session before the lane gives up: each may leave an empty orphan on the server."""
 
 
-async def open_session(run: Run, fact: PlannedFact) -> SessionRow | None:
-    """An open session with room for the fact, reserved for the caller; None where there can be none now.
+async def open_session(run: Run, lane: str, fact: PlannedFact) -> SessionRow | None:
+    """An open session of the lane with room for the fact, reserved for the caller; None where there can be none now.
 
     Then the run stops, or the scope is in `run.stopped_scopes`, or the session is deferred.
     """
     found = await run.writer.grouped(
-        sessions.open_session, fact.selector, fact.run, fact.infer, run.session_size, taken=run.taken_sessions
+        sessions.open_session,
+        lane,
+        fact.selector,
+        fact.run,
+        fact.infer,
+        run.session_size,
+        taken=run.taken_sessions,
+        own=run.own.sessions,
     )
     if found is None:
         found = await _open_new(run, fact)
     elif found.id in run.taken_sessions:
-        return await open_session(run, fact)  # another stream found it at the same moment
+        return await open_session(run, lane, fact)  # another stream found it at the same moment
     if found is None:
         return None
     run.taken_sessions.add(found.id)

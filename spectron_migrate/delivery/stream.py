@@ -32,7 +32,8 @@ class Feed:
     """The planned facts of one lane with one `infer`, oldest first, shared by the streams of the lane."""
 
     def __init__(self, run: Run, lane: str, infer: Infer) -> None:
-        self._run, self._lane, self._infer = run, lane, infer
+        self.lane = lane
+        self._run, self._infer = run, infer
         self._page: deque[PlannedFact] = deque()
         self._after = ""
         self._reading = asyncio.Lock()
@@ -51,7 +52,7 @@ class Feed:
 
     async def _read(self, most: int) -> None:
         found = await self._run.writer.grouped(
-            sending.next_planned, self._run.plan, self._lane, self._infer, most, after=self._after
+            sending.next_planned, self._run.plan, self.lane, self._infer, most, after=self._after
         )
         if found:
             self._after = found[-1].order_key
@@ -80,7 +81,7 @@ class Stream:
         try:
             while not run.should_stop():
                 facts = await self._feed.take(BATCH_SIZE if run.batches else INTENTS_PER_COMMIT)
-                allowed = run.reserve_sends(len(facts))
+                allowed = await run.reserve_sends(len(facts))
                 self._feed.give_back(facts[allowed:])
                 # If nothing is left of the allowance, other lanes have reserved it and are sending.
                 if not allowed or not await send(facts[:allowed]):
@@ -128,7 +129,7 @@ class Stream:
     async def _send(self, fact: IntendedFact) -> SendOutcome:
         run = self._run
         cost = estimate_tokens(text_of(fact), fact.infer)[1] if run.max_tokens is not None else 0
-        if not run.spend_tokens(cost):
+        if not await run.spend_tokens(cost):
             return SendOutcome.NEVER_SENT
         result = await run.send(fact)
         if isinstance(result, Receipt) and await self._claim(fact, result.turn_id):
@@ -221,7 +222,7 @@ class Stream:
         if kept is not None:
             run.writer.post(sessions.close_session, kept.id)
             self._drop_session(kept)
-        found = await open_session(run, fact)
+        found = await open_session(run, self._feed.lane, fact)
         if found is not None:
             self._sessions[fact.selector, fact.run] = found
         return found

@@ -89,7 +89,7 @@ def adopt(ledger: Ledger, found: FoundTurn) -> None:
     state, reason = ("written", None) if infer == "none" else ("stored_not_extracted", "extraction unknown")
     drop_request(ledger, fact.id)
     db.execute(
-        "UPDATE fact SET state = ?, reason = ?, infer = ?, late = CASE WHEN ? THEN 1 ELSE late END, batch = NULL,"
+        "UPDATE fact SET state = ?, reason = ?, infer = ?, late = CASE WHEN ? = 1 THEN 1 ELSE late END, batch = NULL,"
         " was_sent = 1, session = ?, position = ("
         "  SELECT coalesce(max(position) + 1, 0) FROM fact AS other WHERE other.session = ?) WHERE id = ?",
         (state, reason, infer, found.late, found.session, found.session, fact.id),

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from spectron_migrate.ledger.ledger import Ledger
+from spectron_migrate.ledger.schema import marks
 from spectron_migrate.ledger.sending import (
     INTENDED,
     INTENT,
@@ -80,13 +81,25 @@ def intend_batch(
         return None
     content = canonical_json(_batch_body(bodies, session))
     key = digest("batch", *(rows[fact]["key"] for fact in chosen))
-    number = int(ledger.db.execute("SELECT coalesce(min(id), 0) - 1 FROM request WHERE id < 0").fetchone()[0])
+    number = _free_number(ledger, chosen)
     ledger.db.execute(REQUEST, (number, content, key, sent_after, sent_by))
     ledger.db.executemany(
         f"UPDATE fact SET state = 'intended', session = ?, position = ?, batch = ?, {INTENT} WHERE id = ?",
         [(session.id, session.used + at, number, SENT_BEFORE, fact) for at, fact in enumerate(chosen)],
     )
     return _batch(ledger, number, was_sent=any(rows[fact]["was_sent"] for fact in chosen))
+
+
+def _free_number(ledger: Ledger, facts: Sequence[int]) -> int:
+    """A number for the request of these facts. Made of theirs, it is nobody else's, whoever makes one just now.
+
+    An earlier batch that began with the same fact is decided, unless others of it are still in doubt.
+    """
+    rows = ledger.db.execute(
+        f"SELECT id FROM request WHERE id IN ({marks(facts)})", tuple(-fact for fact in facts)
+    ).fetchall()
+    taken = {row["id"] for row in rows}
+    return next(-fact for fact in facts if -fact not in taken)
 
 
 def intended_batches(ledger: Ledger, lane: str) -> list[IntendedBatch]:

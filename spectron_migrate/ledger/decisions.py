@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from spectron_migrate.errors import InputError
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.overtaken import skip_if_overtaken
 from spectron_migrate.ledger.sending import WITHOUT_PASSAGE, note_residue, plan_again, stored_by_person
@@ -59,6 +62,18 @@ def _resolve_without_passage(ledger: Ledger, fact: int, *, present: bool) -> Non
     db.execute("UPDATE fact SET key = ? WHERE id = ?", (digest("again", row["key"]), fact))
     plan_again(ledger, fact)
     skip_if_overtaken(ledger, fact)
+
+
+def resolve_all(ledger: Ledger, answers: Mapping[str, str], *, now: str) -> None:
+    """Keep the decisions of a person; raises InputError naming every memory that is not undecidable."""
+    with ledger.transaction():
+        wrong = [
+            why
+            for named, answer in answers.items()
+            if (why := resolve(ledger, named, present=answer == "present", now=now))
+        ]
+        if wrong:
+            raise InputError.of_all(wrong, hint="spectron-migrate status lists the undecidable memories")
 
 
 def keep_decision(ledger: Ledger, named: str, answer: str, *, now: str) -> None:

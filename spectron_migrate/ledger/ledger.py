@@ -14,6 +14,7 @@ from spectron_migrate.files.locks import FileLock, holder_of, try_lock
 from spectron_migrate.files.private import make_private_directory
 from spectron_migrate.ledger import shared, sqlite, upgrade
 from spectron_migrate.ledger.schema import DDL, FORMAT
+from spectron_migrate.ledger.workers import Workers
 from spectron_migrate.records import digest
 from spectron_migrate.state.store import StateStore, place_of
 
@@ -54,14 +55,17 @@ class Ledger:
         private: sqlite.PrivateDatabase | None = None,
         stamp: tuple[int, ...] | None = None,
         discard: Callable[[], None] | None = None,
+        workers: Workers | None = None,
     ) -> None:
-        """Use `open_for_writing`, `open_for_reading` or `scratch_copy`.
+        """Use `open_for_writing`, `open_for_work`, `open_for_reading` or `scratch_copy`.
 
         `begin`: a transaction, durable or not; None where there is but one, which is thrown away. `discard`: removes
         the ledger.
         """
         self.path = path
         self.db = connection
+        self.workers = workers
+        """This process among several that deliver from this ledger; None where it is the only one that writes."""
         self._begin = begin
         self._discard = discard
         self._lock = lock
@@ -107,6 +111,24 @@ class Ledger:
             begin=lambda durable: sqlite.transaction(connection, path, durable=durable),
             lock=lock,
             discard=lambda: _discard(path),
+        )
+
+    @classmethod
+    def open_for_delivery(cls, state: Path | PostgresLocation | StateStore, *, lost: Database | None = None) -> Ledger:
+        """Open the ledger of a directory as its only writer, that of a schema as one of several, in place of a lost
+        connection if there is one: it may be written only once `workers.try_join` says so.
+        """
+        location = place_of(state)
+        if not isinstance(location, PostgresLocation):
+            return cls.open_for_writing(location)
+        database = shared.open_for_work(location, lost)
+        workers = Workers(database)
+        return cls(
+            location,
+            database,
+            begin=lambda durable: database.transaction(durable=durable),
+            discard=lambda: shared.discard(database),
+            workers=workers,
         )
 
     @staticmethod
@@ -187,7 +209,7 @@ class Ledger:
 
     def close(self) -> None:
         """Close the ledger and release its lock; a new one that no run claimed is deleted."""
-        unclaimed = self._is_unclaimed()
+        unclaimed = not self.is_lost and self._is_unclaimed()
         if unclaimed and self._lock is None and self._discard is not None:
             self._discard()  # while the connection holds the lock
         self.db.close()
@@ -199,6 +221,8 @@ class Ledger:
             self._lock.close()
 
     def _is_unclaimed(self) -> bool:
+        if self.workers is not None and not self.workers.is_alone:
+            return False
         return self._discard is not None and self.migration() is None and not self._probed()
 
     def _probed(self) -> bool:
@@ -221,6 +245,8 @@ class Ledger:
             return
         with self._begin(durable):
             yield self.db
+        if self.workers is not None:
+            self.workers.after_commit()
 
     def migration(self) -> MigrationRow | None:
         """Whose ledger this is; None while nothing was planned."""

@@ -66,23 +66,30 @@ def record_run(
         called_with=called_with,
         folder=os.getcwd(),
     )
+    if ledger.workers is None:
+        forget_runs(ledger)
     with ledger.transaction():
-        ledger.db.execute("DELETE FROM step WHERE kind = 'run'")
-        ledger.db.execute(
-            "INSERT INTO step(kind, subject, detail, who, at) VALUES ('run', 'last', ?, 'replay', ?)",
+        number = ledger.db.execute(
+            "INSERT INTO step(kind, subject, detail, who, at) VALUES ('run', 'last', ?, 'replay', ?) RETURNING id",
             (canonical_json(asdict(run)), run.began),
-        )
+        ).fetchone()[0]
     try:
         yield
     finally:
         ended = replace(add_outcome(run), ended=now())
         with ledger.transaction():
-            ledger.db.execute("UPDATE step SET detail = ? WHERE kind = 'run'", (canonical_json(asdict(ended)),))
+            ledger.db.execute("UPDATE step SET detail = ? WHERE id = ?", (canonical_json(asdict(ended)), number))
+
+
+def forget_runs(ledger: Ledger) -> None:
+    """Forget the runs so far: another one begins, to which several processes may belong."""
+    with ledger.transaction():
+        ledger.db.execute("DELETE FROM step WHERE kind = 'run'")
 
 
 def last_run(ledger: Ledger) -> LastRun | None:
     """The newest run; None where there was none yet."""
-    row = ledger.db.execute("SELECT detail FROM step WHERE kind = 'run'").fetchone()
+    row = ledger.db.execute("SELECT detail FROM step WHERE kind = 'run' ORDER BY id DESC LIMIT 1").fetchone()
     return LastRun(**json.loads(row["detail"])) if row else None
 
 

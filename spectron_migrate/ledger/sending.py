@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from spectron_migrate.database.interface import ResultRow
 from spectron_migrate.ledger.bodies import build_body
+from spectron_migrate.ledger.lanes import LANE
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.overtaken import skip_if_overtaken
 from spectron_migrate.ledger.schema import FACTS, IS_CURRENT, FactState, marks
@@ -53,44 +54,6 @@ class IntendedFact:
     have used it."""
 
 
-# -- lanes ------------------------------------------------------------------------------------------------
-
-_LANE = "lane = (SELECT no FROM lane WHERE name = ?)"
-
-
-def lanes_to_do(ledger: Ledger, plan: int, *, after: str | None, limit: int) -> list[str]:
-    """Lanes after `after` with a fact to send or in doubt, always in the same order.
-
-    Each takes one lookup in an index.
-    """
-    db = ledger.db
-    lanes: list[str] = []
-    row = db.execute("SELECT no FROM lane WHERE name = ?", (after,)).fetchone() if after is not None else None
-    found = int(row["no"]) if row else -1
-    while len(lanes) < limit:
-        row = db.execute(
-            "SELECT min(lane) AS lane FROM (SELECT min(lane) AS lane FROM fact WHERE state = 'planned' AND lane > ?"
-            " UNION ALL SELECT min(lane) AS lane FROM fact WHERE state = 'intended' AND lane > ?) AS next",
-            (found, found),
-        ).fetchone()
-        if row["lane"] is None:
-            break
-        found = row["lane"]
-        if _has_work(ledger, plan, found):
-            lanes.append(db.execute("SELECT name FROM lane WHERE no = ?", (found,)).fetchone()["name"])
-    return lanes
-
-
-def _has_work(ledger: Ledger, plan: int, lane: int) -> bool:
-    # A fact in doubt is decided whichever plan it belongs to: until then the lane may not go on.
-    row = ledger.db.execute(
-        "SELECT EXISTS(SELECT 1 FROM fact WHERE state = 'intended' AND lane = ?)"
-        " OR EXISTS(SELECT 1 FROM fact WHERE state = 'planned' AND lane = ? AND plan = ?)",
-        (lane, lane, plan),
-    ).fetchone()
-    return bool(row[0])
-
-
 def next_planned(
     ledger: Ledger, plan: int, lane: str, infer: Infer, limit: int, *, after: str = ""
 ) -> list[PlannedFact]:
@@ -98,43 +61,13 @@ def next_planned(
     rows = ledger.db.execute(
         "SELECT fact.id, version.mem0_id, selector.text AS selector, run, infer, order_key"
         " FROM fact JOIN version ON version.id = fact.id JOIN selector ON selector.no = fact.selector"
-        f" WHERE state = 'planned' AND {_LANE} AND plan = ? AND infer = ? AND order_key > ? ORDER BY order_key LIMIT ?",
+        f" WHERE state = 'planned' AND {LANE} AND plan = ? AND infer = ? AND order_key > ? ORDER BY order_key LIMIT ?",
         (lane, plan, infer, after, limit),
     )
     return [
         PlannedFact(row["id"], row["mem0_id"], selector_of(row["selector"]), row["run"], row["infer"], row["order_key"])
         for row in rows
     ]
-
-
-def count_planned(ledger: Ledger, plan: int, lane: str, infer: Infer, most: int) -> int:
-    """How many facts of a lane are planned, up to `most`."""
-    row = ledger.db.execute(
-        f"SELECT count(*) FROM (SELECT 1 FROM fact WHERE state = 'planned' AND {_LANE} AND plan = ? AND infer = ?"
-        " LIMIT ?) AS waiting",
-        (lane, plan, infer, most),
-    ).fetchone()
-    return int(row[0])
-
-
-def large_lanes(ledger: Ledger, plan: int, *, least: int, most: int) -> list[str]:
-    """The lanes with the most planned facts, `least` or more, largest first: they take longest, so they begin first."""
-    rows = ledger.db.execute(
-        "SELECT name FROM (SELECT lane, count(*) AS n FROM fact WHERE state = 'planned' AND plan = ?"
-        "  GROUP BY lane HAVING count(*) >= ?) AS large JOIN lane ON lane.no = large.lane ORDER BY n DESC, no LIMIT ?",
-        (plan, least, most),
-    )
-    return [row["name"] for row in rows]
-
-
-def is_held(ledger: Ledger, lane: str) -> bool:
-    """Whether a `full` fact of the lane is in doubt or undecidable: nothing newer may pass it."""
-    row = ledger.db.execute(
-        f"SELECT EXISTS(SELECT 1 FROM fact WHERE state = 'intended' AND {_LANE} AND infer = 'full')"
-        f" OR EXISTS(SELECT 1 FROM fact WHERE state = 'undecidable' AND {_LANE} AND infer = 'full')",
-        (lane, lane),
-    ).fetchone()
-    return bool(row[0])
 
 
 # -- facts ------------------------------------------------------------------------------------------------
@@ -234,7 +167,7 @@ INTENDED = (
 
 def intended_facts(ledger: Ledger, *, lane: str | None = None, session: int | None = None) -> list[IntendedFact]:
     """Intended facts that were sent one by one, not in a batch, in the order of sending."""
-    where, value = (_LANE, lane) if session is None else ("fact.session = ?", session)
+    where, value = (LANE, lane) if session is None else ("fact.session = ?", session)
     rows = ledger.db.execute(f"{INTENDED} AND batch IS NULL AND {where} ORDER BY order_key", (value,)).fetchall()
     sessions = {number: known_session(ledger, number) for number in {row["session"] for row in rows}}
     return [intended_of(row, sessions[row["session"]]) for row in rows]

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from spectron_migrate.database.interface import ResultRow
+from spectron_migrate.ledger.lanes import serialize
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.numbered import selector_number
 from spectron_migrate.records import Infer, Selector, canonical_json, selector_of
@@ -25,19 +26,31 @@ class SessionRow:
 
 
 def open_session(
-    ledger: Ledger, selector: Selector, run: str | None, infer: Infer, size: int, *, taken: Collection[int] = ()
+    ledger: Ledger,
+    lane: str,
+    selector: Selector,
+    run: str | None,
+    infer: Infer,
+    size: int,
+    *,
+    taken: Collection[int] = (),
+    own: Collection[int] = (),
 ) -> SessionRow | None:
     """An open session for these facts that has room; full ones are closed.
 
-    `taken`: sessions that another stream writes to, because a session has at most one undecided send.
+    `taken`: sessions that another stream writes to, because a session has at most one undecided send; for the same
+    reason none with a fact in doubt, and none with a fact of another lane, is given. `own`: those that this process
+    opened. Where several processes deliver, an empty session of another one may be about to be used.
     """
     same_run, run_value = _same_run(run)
     rows = ledger.db.execute(
-        f"{_SESSION} WHERE selector.text = ? AND infer = ? AND {same_run} AND state = 'open' ORDER BY part",
-        (canonical_json(selector), infer, *run_value),
+        f"{_SESSION} WHERE selector.text = ? AND infer = ? AND {same_run} AND session.state = 'open' AND NOT EXISTS"
+        " (SELECT 1 FROM fact WHERE fact.session = session.id AND"
+        "  (fact.state = 'intended' OR fact.lane != (SELECT no FROM lane WHERE name = ?))) ORDER BY part",
+        (canonical_json(selector), infer, *run_value, lane),
     ).fetchall()
     for row in rows:
-        if row["id"] in taken:
+        if row["id"] in taken or (row["used"] == 0 and ledger.workers is not None and row["id"] not in own):
             continue
         session = _session_of(row)
         if session.used < size:
@@ -49,6 +62,7 @@ def open_session(
 def begin_session(ledger: Ledger, selector: Selector, run: str | None, infer: Infer, now: str) -> int:
     """Record that a session is about to be created. If the answer never arrives it becomes an orphan."""
     number = selector_number(ledger.db, selector)
+    serialize(ledger, f"sessions of {number}")
     same_run, run_value = _same_run(run)
     part = ledger.db.execute(
         f"SELECT coalesce(max(part) + 1, 0) FROM session WHERE selector = ? AND infer = ? AND {same_run}",
@@ -72,6 +86,7 @@ def session_made(ledger: Ledger, session: int, server_id: str, echo: Selector | 
 
     The check and the note are one change: two sessions may be opened at the same moment.
     """
+    serialize(ledger, f"session {server_id}")
     if ledger.db.execute("SELECT 1 FROM session WHERE server_id = ?", (server_id,)).fetchone() is not None:
         return False
     ledger.db.execute(

@@ -8,11 +8,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from spectron_migrate.database import session_locks, tables
+from spectron_migrate.database.interface import Database
 from spectron_migrate.database.location import PostgresLocation
-from spectron_migrate.database.opening import connect, connect_writer
+from spectron_migrate.database.opening import connect, connect_writer, reconnect
 from spectron_migrate.errors import InputError, LedgerLocked, MigrateError
 from spectron_migrate.ledger import sqlite
 from spectron_migrate.ledger.copying import NAMES, copy_rows
@@ -22,16 +23,38 @@ if TYPE_CHECKING:
     from spectron_migrate.database.postgres import PostgresDatabase
 
 PART = "ledger"
-_WRITER = "ledger writer"
+WRITER = "ledger writer"
+"""The lock of who writes the ledger: held alone, or shared by those that deliver together."""
+
+
+def _name() -> str:
+    """How others see this process of this host."""
+    return f"spectron-migrate {socket.gethostname()} {os.getpid()}"
+
+
+def open_for_work(location: PostgresLocation, lost: Database | None) -> PostgresDatabase:
+    """The connection of one of several writers, which holds no lock yet; raises InputError where the database forgot
+    what the lost connection had committed.
+    """
+    if lost is not None:
+        database = reconnect(cast("PostgresDatabase", lost), application=_name())
+    else:
+        database = connect_writer(location, application=_name())
+    try:
+        tables.make_tables(database, PART, TABLES, FORMAT)
+    except BaseException:
+        database.close()
+        raise
+    return database
 
 
 def open_for_writing(location: PostgresLocation, *, create: bool) -> PostgresDatabase:
     """The connection of the only writer, which holds its lock; raises LedgerLocked naming the other."""
-    database = connect_writer(location, application=f"spectron-migrate {socket.gethostname()} {os.getpid()}")
+    database = connect_writer(location, application=_name())
     try:
-        if not session_locks.try_lock(database, _WRITER):
+        if not session_locks.try_lock(database, WRITER):
             raise LedgerLocked(
-                f"the ledger in {location} is being written by {_holder(database)}",
+                f"the ledger in {location} is being written by {holder_of(database, WRITER)}",
                 hint="wait for it, or stop it; it is safe to stop at any moment",
             )
         if create:
@@ -96,12 +119,13 @@ def _check(database: PostgresDatabase) -> None:
     tables.check_format(database, PART, found, FORMAT)
 
 
-def _holder(database: PostgresDatabase) -> str:
-    """Host and process id of who holds the lock, as it named itself."""
-    key = session_locks.lock_key(database.location.schema, _WRITER)
+def holder_of(database: PostgresDatabase, lock: str) -> str:
+    """Host and process id of who holds a lock, as it named itself."""
+    key = session_locks.lock_key(database.location.schema, lock)
     try:
         row = database.execute(
             "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory'"
+            " AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
             " AND classid = ? AND objid = ? AND granted",
             ((key >> 32) & 0xFFFFFFFF, key & 0xFFFFFFFF),
         ).fetchone()

@@ -12,12 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from spectron_migrate.database.interface import Conflict
+from spectron_migrate.errors import Unreachable
 from spectron_migrate.ledger.ledger import Ledger
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
+_TRIES = 20
 _Waiting = tuple[Callable[[Ledger], Any], "asyncio.Future[Any] | None", bool]
 
 
@@ -99,5 +102,10 @@ class GroupCommit:
             self._running = None
 
     def _commit(self, group: list[_Waiting]) -> list[Any]:
-        with self._ledger.transaction(durable=any(durable for _, _, durable in group)):
-            return [change(self._ledger) for change, _, _ in group]
+        for _ in range(_TRIES):
+            try:
+                with self._ledger.transaction(durable=any(durable for _, _, durable in group)):
+                    return [change(self._ledger) for change, _, _ in group]
+            except Conflict:  # with another process; nothing of it is committed
+                continue
+        raise Unreachable("the ledger is busy: other processes change the same rows", hint="run it again")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from spectron_migrate.delivery.brake import Brake
+from spectron_migrate.delivery.budget import Budget, OwnBudget, SharedBudget, SharedPace
 from spectron_migrate.delivery.deferred import DeferredWork
 from spectron_migrate.delivery.limiter import Limiter
 from spectron_migrate.delivery.own_work import OwnWork
@@ -56,16 +57,25 @@ def begin_run(
     `limits.max_seconds` counts from this call.
     """
     brake = Brake(sleep, clock=clock, max_seconds=limits.max_seconds, idle_limit_s=deferred.idle_limit_s)
+    writer = GroupCommit(ledger)
+    is_shared = ledger.workers is not None
+    pace = SharedPace(writer, limits.max_rps, clock=clock, sleep=brake.sleep) if is_shared and limits.max_rps else None
     limiter = Limiter(
         max_in_flight=limits.max_in_flight,
-        max_rps=limits.max_rps,
+        max_rps=None if is_shared else limits.max_rps,
         known=limits.known,
         clock=clock,
         sleep=brake.sleep,
+        turn=pace.wait if pace is not None else None,
+    )
+    budget: Budget = (
+        SharedBudget(writer, sends=limits.max_facts is not None, tokens=limits.max_tokens is not None)
+        if is_shared
+        else OwnBudget(limits.max_facts, limits.max_tokens)
     )
     return Run(
         ledger=ledger,
-        writer=GroupCommit(ledger),
+        writer=writer,
         api=api,
         limiter=limiter,
         reporter=reporter,
@@ -75,7 +85,7 @@ def begin_run(
         plan=plan,
         clock=clock,
         now=lambda: format_time(now()),
-        allowance=limits.max_facts,
+        budget=budget,
         max_tokens=limits.max_tokens,
         batches=batches,
         deferred=deferred,
@@ -96,5 +106,5 @@ async def deliver_plan(run: Run) -> None:
         run.deferred.written_before += run.counters.written
     if run.failure is not None:
         raise run.failure
-    if run.allowance == 0:
+    if run.budget.close(run.ledger, run.counters.tokens):
         run.halt("limit", "the number of memories that was set is reached")

@@ -74,7 +74,7 @@ def make_plan(
     the ledger is as before.
     """
     warn_before_planning(ledger, dump, filters, reporter)
-    fingerprint = _fingerprint(dump, mapping, filters)
+    fingerprint = fingerprint_of(dump, mapping, filters)
     scan = _scan_row(dump)
     with ledger.transaction():
         migration = _claim(ledger, dump, mapping, sharding, context=context, now=now)
@@ -131,7 +131,7 @@ def find_unchanged_plan(
     migration, last = ledger.migration(), plan.last_plan(ledger)
     if migration is None or (migration.context, migration.source) != (context, dump.source.identity):
         return None
-    if last is None or last[1] != _fingerprint(dump, mapping, filters) or plan.has_captures(ledger):
+    if last is None or last[1] != fingerprint_of(dump, mapping, filters) or plan.has_captures(ledger):
         return None
     return Planned(last[0], merged=False)
 
@@ -143,7 +143,8 @@ def warn_before_planning(ledger: Ledger, dump: Dump, filters: Filters, reporter:
     _refuse_half_erased(ledger)
 
 
-def _fingerprint(dump: Dump, mapping: ScopeMapping, filters: Filters) -> str:
+def fingerprint_of(dump: Dump, mapping: ScopeMapping, filters: Filters) -> str:
+    """What a plan is made from."""
     return digest(dump.digest, mapping.digest, *_filter_parts(filters))
 
 

@@ -6,35 +6,37 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from spectron_migrate.delivery.brake import Brake
 from spectron_migrate.delivery.deferred import DeferredWork
 from spectron_migrate.delivery.limiter import Limiter
 from spectron_migrate.delivery.marker import RunMarker
-from spectron_migrate.delivery.preflight import check_server
+from spectron_migrate.delivery.preflight import check_joined, check_server
 from spectron_migrate.delivery.review import write_review
-from spectron_migrate.delivery.run import Run
+from spectron_migrate.delivery.run import Counters, Run
 from spectron_migrate.delivery.uncertain import read_uncertainties
 from spectron_migrate.dump import Dump
-from spectron_migrate.errors import ExitCode, InputError, Interrupted
-from spectron_migrate.ledger import Ledger, batches, decisions, plan, runs
+from spectron_migrate.errors import ExitCode, Interrupted, Unreachable
+from spectron_migrate.ledger import Ledger, decisions, plan, runs, sessions
 from spectron_migrate.ledger.read.plans import PlanCounts, plan_counts
-from spectron_migrate.ledger.shards import Shard, refuse_outbox
+from spectron_migrate.ledger.workers import Workers
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.migration.adopt import adopt, adoption_cost, is_due
 from spectron_migrate.migration.adoption_run import Adopted, AdoptionSettings
 from spectron_migrate.migration.changes import Changes
 from spectron_migrate.migration.deliver import Limits, begin_run, deliver_plan
 from spectron_migrate.migration.forecast import Pace, make_forecast
-from spectron_migrate.migration.planning import find_unchanged_plan, make_plan, warn_before_planning
-from spectron_migrate.migration.replay_summary import ReplaySummary, summarize, why_stopped
-from spectron_migrate.migration.sharding import Sharding, refuse_plain
-from spectron_migrate.records import Filters, Reporter, format_time
+from spectron_migrate.migration.joining import open_again, open_ledger, planned_number
+from spectron_migrate.migration.planning import find_unchanged_plan, fingerprint_of, make_plan, warn_before_planning
+from spectron_migrate.migration.replay_options import ReplayOptions, refuse_expiry
+from spectron_migrate.migration.replay_summary import ReplaySummary, summarize, with_result
+from spectron_migrate.migration.sharding import Sharding, join_shards
+from spectron_migrate.records import Reporter, format_time
 from spectron_migrate.spectron.api import Sleep, SpectronApi
 from spectron_migrate.state.journal import read_journal
 from spectron_migrate.state.store import StateStore, store_at
@@ -44,32 +46,16 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class ReplayOptions:
-    """Options of one run; they do not change what is in Spectron once everything is delivered."""
+class _Start:
+    """What a run begins with."""
 
-    filters: Filters = field(default_factory=Filters)
-    limit: int | None = None
-    retry_failed: bool = False
-    resolve: Mapping[str, Literal["present", "absent"]] = field(default_factory=dict)
-    """Decisions of a person about undecidable memories, by Mem0 id, or `ID@VERSION` where one has several."""
-    choices: Mapping[str, Literal["newer", "older"]] = field(default_factory=dict)
-    """Decisions of a person about the text of pending memories, by Mem0 id."""
-    into_existing: bool = False
-    adopt: bool = False
-    """Look for everything on the server before it is written: the ledger, or the server, was lost or restored."""
-    supersede: bool = True
-    """False once applications write to Spectron: everything sent from then on is late and supersedes nothing."""
-    max_in_flight: int = 64
-    max_rps: float | None = None
-    max_seconds: float | None = None
-    max_tokens: int | None = None
-    max_refused: int = 0
-    shard: Shard | None = None
-    """The part of the lanes that this process delivers; other processes deliver the others."""
-    called_with: tuple[tuple[str, str], ...] = ()
-    """Options of the command line that the next command needs too; kept for `status`."""
-    accept_expiry: bool = False
-    """Accept that `write: batch` with extraction loses known times and categories."""
+    plan: int
+    before: PlanCounts
+    principal: str
+    may_send: bool
+    adopted: Adopted | None
+    in_flight: float | None
+    """How many requests in flight the server allowed at the end of the last run."""
 
 
 class Replay:
@@ -107,8 +93,9 @@ class Replay:
         self._now = now
         self._sleep = sleep
         self._run: Run | None = None
-        self._adopting_s = 0.0
-        """How long an adoption took; it counts towards `max_seconds`."""
+        self._spent_s = 0.0
+        """How long an adoption took, and delivering until the ledger was lost; it counts towards `max_seconds`."""
+        self._join = partial(join_shards, options.shard, state, dump, mapping)
         self._interrupted: ExitCode | None = None
         self._reading: asyncio.Task[Any] | None = None
 
@@ -149,7 +136,7 @@ class Replay:
             return None
         self._join(context, open_things, dry_run=True)
         warn_before_planning(ledger, self._dump, self._options.filters, self._reporter)
-        self._refuse_expiry(ledger, planned.id)
+        refuse_expiry(ledger, planned.id, self._mapping, self._options)
         return ledger, planned.id
 
     def _plan_on_copy(self, context: str, open_things: ExitStack) -> tuple[Ledger, int]:
@@ -162,56 +149,107 @@ class Replay:
             if self._options.retry_failed:
                 decisions.retry_refused(ledger, number)
             plan.mark_late(ledger, number)
-            self._refuse_expiry(ledger, number)
+            refuse_expiry(ledger, number, self._mapping, self._options)
         return ledger, number
 
-    def _join(self, context: str, open_things: ExitStack, *, dry_run: bool) -> Sharding | None:
-        """Join the plan that all shards share; None for a plain replay."""
-        if self._options.shard is None:
-            refuse_plain(self._dump, self._root, context=context)
-            return None
-        cutover = read_journal(self._root).state
-        if cutover.is_under_way and cutover.catch_up == "outbox":
-            refuse_outbox(self._root, beginning=self._options.shard)
-        sharding = Sharding(self._options.shard, self._root, self._dump, self._mapping, context=context)
-        open_things.callback(sharding.close)
-        sharding.join(dry_run=dry_run)
-        return sharding
-
     async def run(self, api: SpectronApi) -> ReplaySummary:
-        """Plan, check the server, send.
+        """Plan, check the server, send. Where others deliver from the same ledger, join them.
 
         Raises MigrateError before anything is sent, and NotLegal where the server opens sessions in other scopes.
         """
         with ExitStack() as open_things:
             sharding = self._join(api.context, open_things, dry_run=False)
-            ledger = open_things.enter_context(Ledger.open_for_writing(self._state))
-            # In a thread, so that a signal is handled while a large dump is merged.
-            number = await asyncio.to_thread(self._plan, ledger, sharding, context=api.context)
-            self._resolve(ledger)
-            adopted = await self._adopt(ledger, api)
-            is_to_send = adopted is None or adopted.finished
-            principal = await self._check_server(ledger, api, number, sharding) if is_to_send else ""
-            self._mark_late(ledger, number)
-            before = plan_counts(ledger, number)
-            run = self._begin(ledger, api, number, principal=principal)
-            if not is_to_send:
+            ledger = open_things.enter_context(await self._open())
+            if ledger.workers is not None and not ledger.workers.is_alone:
+                start = await self._join_others(ledger, ledger.workers, api)
+            else:
+                start = await self._begin_alone(ledger, api, sharding)
+            run = self._begin(ledger, api, start)
+            if not start.may_send:
                 run.halt("limit", "the time that was set is over, and not everything was looked for; nothing was sent")
             elif self._interrupted is None:
-                await self._deliver(ledger, run, before)
-            review = write_review(ledger, number, self._state)
+                ledger, run = await self._deliver_to_the_end(ledger, run, start, api, open_things)
+            review = write_review(ledger, start.plan, self._state)
             summary = summarize(
                 ledger,
-                number,
-                before=before,
+                start.plan,
+                before=start.before,
                 run=run,
                 review=review,
                 max_refused=self._options.max_refused,
                 interrupted=self._interrupted,
                 left_out=self._left_out(),
-                adopted=adopted,
+                adopted=start.adopted,
             )
             return replace(summary, uncertain=await self._uncertain(ledger, api, summary))
+
+    async def _open(self) -> Ledger:
+        """The ledger; what follows changes plans by itself, while nobody else delivers."""
+        if self._changes is not None:
+            return Ledger.open_for_writing(self._state)
+        return await open_ledger(
+            self._state, reporter=self._reporter, check_interrupted=self._raise_if_interrupted, sleep=self._sleep
+        )
+
+    async def _begin_alone(self, ledger: Ledger, api: SpectronApi, sharding: Sharding | None) -> _Start:
+        """Plan, decide what a person has decided, and check the server, while nobody else writes the ledger."""
+        # In a thread, so that a signal is handled while a large dump is merged.
+        number = await asyncio.to_thread(self._plan, ledger, sharding, context=api.context)
+        decisions.resolve_all(ledger, self._options.resolve, now=self._stamp())
+        adopted = await self._adopt(ledger, api)
+        may_send = adopted is None or adopted.finished
+        principal = await self._check_server(ledger, api, number, sharding) if may_send else ""
+        self._mark_late(ledger, number)
+        in_flight = runs.known_in_flight(ledger)
+        if ledger.workers is not None:
+            ledger.workers.prepare()
+            ledger.workers.set_terms(self._options.terms, sends=self._options.limit, tokens=self._options.max_tokens)
+            with ledger.transaction():
+                sessions.orphan_openings(ledger)
+            runs.forget_runs(ledger)
+            ledger.workers.let_others_join()
+        return _Start(number, plan_counts(ledger, number), principal, may_send, adopted, in_flight)
+
+    async def _join_others(self, ledger: Ledger, workers: Workers, api: SpectronApi) -> _Start:
+        """Go on with what others have planned; they have checked the server and marked it."""
+        workers.check_terms(self._options.terms)
+        fingerprint = fingerprint_of(self._dump, self._mapping, self._options.filters)
+        number = planned_number(ledger, self._mapping, context=api.context, fingerprint=fingerprint)
+        workers.let_others_join()
+        me = await self._read_unless_interrupted(check_joined(ledger, api))
+        self._reporter.info("joined others that deliver from this ledger")
+        before, in_flight = plan_counts(ledger, number), runs.known_in_flight(ledger)
+        return _Start(number, before, me.principal, True, None, in_flight)
+
+    async def _deliver_to_the_end(
+        self, ledger: Ledger, run: Run, start: _Start, api: SpectronApi, open_things: ExitStack
+    ) -> tuple[Ledger, Run]:
+        """Deliver; where the connection to the ledger is lost, reach it again and go on. The last ledger and run."""
+        done = Counters()
+        while True:
+            began = self._clock()
+            try:
+                await self._deliver(ledger, run, start.before)
+            except Unreachable:
+                if ledger.workers is None or not ledger.is_lost:
+                    raise
+            self._spent_s += self._clock() - began
+            done.add(run.counters)
+            if ledger.workers is None or not ledger.is_lost:
+                run.counters = done
+                return ledger, run
+            ledger = open_things.enter_context(
+                await open_again(
+                    ledger,
+                    start.plan,
+                    self._options.terms,
+                    reporter=self._reporter,
+                    check_interrupted=self._raise_if_interrupted,
+                    sleep=self._sleep,
+                )
+            )
+            self._marker.forget_sessions(ledger)
+            run = self._begin(ledger, api, start)
 
     def _plan(self, ledger: Ledger, sharding: Sharding | None, *, context: str, dry_run: bool = False) -> int:
         """Merge the dump into the ledger; the number of the plan."""
@@ -236,7 +274,7 @@ class Replay:
             if self._options.retry_failed:
                 decisions.retry_refused(ledger, number)
             late = plan.mark_late(ledger, number, everything=self._others_write())
-            self._refuse_expiry(ledger, number)
+            refuse_expiry(ledger, number, self._mapping, self._options)
         if late:
             self._reporter.warn(
                 f"{late} memories are late: Spectron already has newer facts of their scopes, so they are written"
@@ -250,7 +288,7 @@ class Replay:
             plan=run.plan,
             stored=before.stored,
             now=self._stamp,
-            add_outcome=partial(_with_result, run),
+            add_outcome=partial(with_result, run),
             called_with=self._options.called_with,
         ):
             self._reporter.stage("replay", before.total, done=before.total - before.waiting, gauges=run.gauges)
@@ -269,16 +307,6 @@ class Replay:
         options = self._options
         is_counted = not options.filters and (options.shard is None or options.shard.number == 0)
         return self._dump.manifest.left_out if is_counted else {}
-
-    def _refuse_expiry(self, ledger: Ledger, number: int) -> None:
-        """Refuse extraction in batches: a batch carries no category and no time, so its facts may expire in a week."""
-        full = batches.count_full(ledger, number)
-        if full and self._mapping.write == "batch" and not self._options.accept_expiry:
-            raise InputError(
-                f"the mapping says `write: batch`, and {full} memories are to be extracted (`infer: full`):"
-                " their facts would lose time and category, and may expire after 7 days",
-                hint="use `write: facts`, or `infer: none` for them, or accept it with --accept-expiry",
-            )
 
     async def _check_server(self, ledger: Ledger, api: SpectronApi, number: int, sharding: Sharding | None) -> str:
         """Check that the plan may be written, and mark the server; returns whose key it is."""
@@ -330,7 +358,7 @@ class Replay:
         try:
             return await self._read_unless_interrupted(looking)
         finally:
-            self._adopting_s = self._clock() - began
+            self._spent_s += self._clock() - began
 
     async def _read_unless_interrupted(self, reading: Coroutine[Any, Any, T]) -> T:
         """Await requests that write no memory; a signal cancels them, because running again repeats them."""
@@ -345,21 +373,21 @@ class Replay:
         finally:
             self._reading = None
 
-    def _begin(self, ledger: Ledger, api: SpectronApi, number: int, *, principal: str) -> Run:
+    def _begin(self, ledger: Ledger, api: SpectronApi, start: _Start) -> Run:
         options = self._options
         self._run = begin_run(
             ledger,
-            number,
+            start.plan,
             api,
             self._mapping,
-            principal=principal,
+            principal=start.principal,
             limits=Limits(
                 max_in_flight=options.max_in_flight,
                 max_rps=options.max_rps,
                 max_facts=options.limit,
-                max_seconds=None if options.max_seconds is None else options.max_seconds - self._adopting_s,
+                max_seconds=None if options.max_seconds is None else options.max_seconds - self._spent_s,
                 max_tokens=options.max_tokens,
-                known=runs.known_in_flight(ledger),
+                known=start.in_flight,
             ),
             batches=self._mapping.write == "batch",
             deferred=self._deferred,
@@ -371,17 +399,6 @@ class Replay:
             sleep=self._sleep,
         )
         return self._run
-
-    def _resolve(self, ledger: Ledger) -> None:
-        """Keep the decisions of a person; raises InputError naming every memory that is not undecidable."""
-        with ledger.transaction():
-            wrong = [
-                why
-                for named, answer in self._options.resolve.items()
-                if (why := decisions.resolve(ledger, named, present=answer == "present", now=self._stamp()))
-            ]
-            if wrong:
-                raise InputError.of_all(wrong, hint="spectron-migrate status lists the undecidable memories")
 
     def _others_write(self) -> bool:
         # After `complete` applications write to Spectron, and what they write is newer than anything in Mem0.
@@ -401,15 +418,3 @@ class Replay:
 
     def _stamp(self) -> str:
         return format_time(self._now())
-
-
-def _with_result(run: Run, noted: runs.LastRun) -> runs.LastRun:
-    """The note of a run, for `status`, with what it did."""
-    return replace(
-        noted,
-        written=run.counters.written,
-        requests=run.api.wire.requests,
-        retries=run.counters.retries,
-        stopped=why_stopped(run),
-        in_flight=run.limiter.limit,
-    )

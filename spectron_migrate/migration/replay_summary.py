@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 from spectron_migrate.delivery.run import Counters, Run
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.ledger import Ledger, merge, sessions
 from spectron_migrate.ledger.read import plans
 from spectron_migrate.ledger.read.plans import PlanCounts, plan_counts
+from spectron_migrate.ledger.runs import LastRun
 from spectron_migrate.migration.adopt import AdoptionCost
 from spectron_migrate.migration.adoption_run import Adopted
 from spectron_migrate.migration.forecast import Forecast
@@ -155,6 +156,18 @@ def summarize(
 def why_stopped(run: Run) -> str | None:
     """Why the run, or the first of its scopes, stopped before its work was done; None where neither did."""
     return run.stop.reason if run.stop else next(iter(run.stopped_scopes.values()), None)
+
+
+def with_result(run: Run, noted: LastRun) -> LastRun:
+    """The note of a run, for `status`, with what it did."""
+    return replace(
+        noted,
+        written=run.counters.written,
+        requests=run.api.wire.requests,
+        retries=run.counters.retries,
+        stopped=why_stopped(run),
+        in_flight=run.limiter.limit,
+    )
 
 
 def _exit_code(counts: Mapping[str, int], run: Run, max_refused: int, interrupted: ExitCode | None) -> ExitCode:

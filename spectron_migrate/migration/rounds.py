@@ -32,7 +32,8 @@ from spectron_migrate.migration.differences import Differences, compare_with_led
 from spectron_migrate.migration.drain_outbox import Drained, Drainer
 from spectron_migrate.migration.ledger_access import open_ledgers
 from spectron_migrate.migration.reading import Mem0Reading, Reading
-from spectron_migrate.migration.replay import Replay, ReplayOptions
+from spectron_migrate.migration.replay import Replay
+from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.migration.replay_summary import ReplaySummary
 from spectron_migrate.migration.round_reporter import RoundReporter
 from spectron_migrate.records import Json, Memory, Reporter, counted, format_time

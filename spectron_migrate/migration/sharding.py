@@ -14,9 +14,10 @@ from spectron_migrate.dump.plan_file import SharedPlan, begin_shard, create_plan
 from spectron_migrate.errors import InputError, LedgerLocked
 from spectron_migrate.ledger import Ledger, merge, migration_id
 from spectron_migrate.ledger.read import memories, plans
-from spectron_migrate.ledger.shards import HASH, LOCK, Shard, counts_in, hold
+from spectron_migrate.ledger.shards import HASH, LOCK, Shard, counts_in, hold, refuse_outbox
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.records import Memory, Placement, Skipped, digest
+from spectron_migrate.state.journal import read_journal
 from spectron_migrate.state.store import StateStore
 
 if TYPE_CHECKING:
@@ -178,3 +179,26 @@ def refuse_plain(dump: Dump, state: Path | StateStore, *, context: str) -> None:
             f"the dump {dump.path} is replayed in {shared.shards} shards",
             hint=f"continue with --shard 0/{shared.shards} and so on",
         )
+
+
+def join_shards(
+    shard: Shard | None,
+    state: Path | StateStore,
+    dump: Dump,
+    mapping: ScopeMapping,
+    context: str,
+    open_things: ExitStack,
+    *,
+    dry_run: bool,
+) -> Sharding | None:
+    """Join the plan that all shards share, until `open_things` closes; None for a plain replay."""
+    if shard is None:
+        refuse_plain(dump, state, context=context)
+        return None
+    cutover = read_journal(state).state
+    if cutover.is_under_way and cutover.catch_up == "outbox":
+        refuse_outbox(state, beginning=shard)
+    sharding = Sharding(shard, state, dump, mapping, context=context)
+    open_things.callback(sharding.close)
+    sharding.join(dry_run=dry_run)
+    return sharding

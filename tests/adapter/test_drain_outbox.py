@@ -23,7 +23,8 @@ from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.open import open_oss
 from spectron_migrate.migration.drain_outbox import Drainer
 from spectron_migrate.migration.export import run_export
-from spectron_migrate.migration.replay import Replay, ReplayOptions
+from spectron_migrate.migration.replay import Replay
+from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.records import Filters, NullReporter
 from spectron_migrate.state.call_log import ANYBODY, FILE, CallResult, CallSubject, note_missed
 from spectron_migrate.state.journal import Step, read_journal, record_step

@@ -12,7 +12,7 @@ from spectron_migrate.errors import ExitCode, InputError, LedgerLocked
 from spectron_migrate.ledger.shards import Shard
 from spectron_migrate.migration.ledger_access import round_lock
 from spectron_migrate.migration.reconcile import read_last_result
-from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.state.journal import read_journal
 from tests.cutover.support import Operator, failing, gate
 from tests.support.spectron import replay

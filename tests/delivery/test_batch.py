@@ -14,7 +14,7 @@ from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.writer import GroupCommit
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.migration.replay_options import ReplayOptions
 from tests.support.ledgers import facts_of
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.replaying import BATCH, expected_texts, mapping_file, replay_in_no_time, texts

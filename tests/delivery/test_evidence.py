@@ -9,7 +9,7 @@ import pytest
 
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.migration.replay_options import ReplayOptions
 from tests.support.here import server_here
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.replaying import expected_texts, forged, is_write, mapping_file, replay_in_no_time, texts

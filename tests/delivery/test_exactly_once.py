@@ -122,6 +122,7 @@ def test_faults_everywhere_and_runs_until_done_still_mean_exactly_once_in_order(
         assert expected == [turn.content for turn in turns_of(spectron, one)]
 
 
+@pytest.mark.ledger_file
 @pytest.mark.parametrize("point", range(6))
 def test_kill_9_at_any_point_and_another_run_end_the_same(
     spectron: RunningServer, user: str, tmp_path: Path, point: int

@@ -13,7 +13,7 @@ import pytest
 
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.migration.replay_summary import ReplaySummary
 from tests.support.oracle import ledger_facts
 from tests.support.proxy import Fault, Seen, misbehaving, refusing

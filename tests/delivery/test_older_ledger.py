@@ -14,7 +14,7 @@ import pytest
 
 from spectron_migrate.errors import ExitCode, NotLegal, WrongLedger
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.migration.replay_options import ReplayOptions
 from tests.support.copies import copy_state
 from tests.support.here import server_here
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
@@ -114,6 +114,7 @@ def assert_refused_and_nothing_written(play: Play, state: str, count: int) -> No
     assert set(before.values()) <= {1}
 
 
+@pytest.mark.ledger_file
 def test_a_restored_ledger_is_refused_once_the_server_has_forgotten_its_keys(user: str, tmp_path: Path) -> None:
     with playing(tmp_path, user) as play:
         play.replay("state", 6)
@@ -124,6 +125,7 @@ def test_a_restored_ledger_is_refused_once_the_server_has_forgotten_its_keys(use
         assert 0 == play.replay("state", 12)
 
 
+@pytest.mark.ledger_file
 def test_of_two_copies_of_a_ledger_the_second_to_write_is_refused(user: str, tmp_path: Path) -> None:
     with playing(tmp_path, user) as play:
         play.replay("state", 3)
@@ -134,6 +136,7 @@ def test_of_two_copies_of_a_ledger_the_second_to_write_is_refused(user: str, tmp
         assert 3 == play.replay("copy", 12)
 
 
+@pytest.mark.ledger_file
 @pytest.mark.parametrize("markers", [True, False], ids=["with markers", "without markers"])
 @pytest.mark.parametrize("mapping", ["", NONE, BATCH], ids=["full", "none", "batch"])
 @pytest.mark.parametrize("runs", [False, True], ids=["a session a user", "a session a memory"])
@@ -152,6 +155,7 @@ def test_a_copy_taken_in_the_middle_of_a_run_is_refused(
         assert 0 == play.replay("state", count)
 
 
+@pytest.mark.ledger_file
 @pytest.mark.parametrize("mapping", ["", NONE, BATCH], ids=["full", "none", "batch"])
 def test_a_copy_that_is_used_within_a_day_meets_its_keys(user: str, tmp_path: Path, mapping: str) -> None:
     count = 240 if mapping == BATCH else 60
@@ -221,6 +225,7 @@ def test_a_server_that_was_restored_to_an_older_state_is_refused(user: str, tmp_
         assert 6 == play.texts().total()
 
 
+@pytest.mark.ledger_file
 @pytest.mark.parametrize("mapping", ["", NONE, BATCH], ids=["full", "none", "batch"])
 @pytest.mark.parametrize("state", ["copy", "lost"])
 @pytest.mark.parametrize("day", [False, True], ids=["within a day", "later"])

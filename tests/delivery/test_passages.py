@@ -10,7 +10,7 @@ import pytest
 
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.migration.replay_options import ReplayOptions
 from tests.support.oracle import ledger_facts
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.replaying import NONE, expected_texts, forged, is_write, mapping_file, replay_in_no_time, texts

@@ -10,7 +10,7 @@ import pytest
 from spectron_migrate.errors import KeyRefused, NotLegal, Unreachable, WrongLedger
 from spectron_migrate.ledger import Ledger, markers
 from spectron_migrate.local.testing import RunningServer, running_server
-from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.records import NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.spectron.paging import PAGE

@@ -16,7 +16,8 @@ from spectron_migrate.errors import ExitCode, WrongLedger
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.mapping import load_mapping
-from spectron_migrate.migration.replay import Replay, ReplayOptions
+from spectron_migrate.migration.replay import Replay
+from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.migration.replay_summary import ReplaySummary
 from spectron_migrate.records import NullReporter
 from spectron_migrate.spectron.api import SpectronApi

@@ -16,7 +16,8 @@ from spectron_migrate.ledger import sqlite as ledger_file
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mapping.segments import MARKER
-from spectron_migrate.migration.replay import Replay, ReplayOptions
+from spectron_migrate.migration.replay import Replay
+from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.migration.replay_summary import ReplaySummary
 from spectron_migrate.records import NullReporter
 from spectron_migrate.spectron.api import SpectronApi
@@ -231,6 +232,7 @@ def test_a_marker_that_is_throttled_for_a_day_ends_the_run_before_anything_is_wr
     assert 1 == replay_in_no_time(spectron, tmp_path / "state", dump).written
 
 
+@pytest.mark.ledger_file
 @pytest.mark.parametrize("room", [0, 1, 2, 4, 8])
 def test_a_full_disk_is_an_error_and_loses_no_memory(
     spectron: RunningServer, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int

@@ -33,7 +33,8 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.faults import TRANSIENT_FAULTS, FaultLayer, Faults
 from spectron_migrate.local.server import create_app
 from spectron_migrate.mapping import ScopeMapping, load_mapping
-from spectron_migrate.migration.replay import Replay, ReplayOptions
+from spectron_migrate.migration.replay import Replay
+from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.migration.replay_summary import ReplaySummary
 from spectron_migrate.records import Filters, Memory, NullReporter, SourceInfo, format_time
 from spectron_migrate.spectron.api import SpectronApi

@@ -14,7 +14,7 @@ import pytest
 
 from spectron_migrate.cli.app import run
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.migration.replay_options import ReplayOptions
 from tests.support import output
 from tests.support.here import server_here
 from tests.support.proxy import misbehaving, refusing

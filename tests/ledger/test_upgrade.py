@@ -17,7 +17,7 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import cutover, receipts, status
 from spectron_migrate.ledger.schema import FORMAT
 from spectron_migrate.mapping import load_mapping
-from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.migration.replay_options import ReplayOptions
 from tests.support import oracle
 from tests.support.here import server_here
 from tests.support.ledgers import facts_of

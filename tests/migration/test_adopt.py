@@ -19,7 +19,7 @@ import pytest
 from spectron_migrate.errors import ExitCode, MigrateError, WrongLedger
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.records import Memory, format_time
 from tests.support.here import server_here
 from tests.support.ledgers import facts_of

@@ -14,7 +14,7 @@ from spectron_migrate.cli.app import run
 from spectron_migrate.errors import ExitCode, WrongLedger
 from spectron_migrate.ledger.shards import Shard
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.records import Memory
 from tests.support.copies import copy_state
 from tests.support.here import server_here

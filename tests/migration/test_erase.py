@@ -24,7 +24,7 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import erases
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.erase import Eraser
-from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.records import NullReporter
 from spectron_migrate.rehearsal.subprocesses import clean_environment
 from spectron_migrate.spectron.api import SpectronApi

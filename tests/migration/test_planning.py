@@ -11,7 +11,7 @@ import pytest
 from spectron_migrate.dump import open_dump
 from spectron_migrate.errors import InputError
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.records import Filters, NullReporter
 from tests.support.proxy import Seen, misbehaving
 from tests.support.replaying import TODAY, complete_scan, mapping_file, mem0_row, texts

@@ -22,7 +22,7 @@ from spectron_migrate.local.language_model import LanguageModelExtractor
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration.preview import PreviewRow, PreviewSummary, preview_plan
-from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.records import Filters, NullReporter
 from spectron_migrate.rehearsal.store import make_store
 from spectron_migrate.spectron.api import SpectronApi

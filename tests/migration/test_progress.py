@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.migration.replay_options import ReplayOptions
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.replaying import BATCH, mapping_file
 from tests.support.scene import RecordingReporter

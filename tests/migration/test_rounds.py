@@ -16,7 +16,7 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.mem0.reader import Changed, Reader
 from spectron_migrate.mem0.stores.qdrant_changes import QdrantChanges
 from spectron_migrate.migration.reading import Reading
-from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.records import Filters, format_time
 from spectron_migrate.state.journal import Step, record_step
 from tests.mem0.qdrant_points import uuid

@@ -27,7 +27,7 @@ from spectron_migrate.ledger.shards import Shard, find, hold, open_all
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.migration import sharding
-from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.migration.sharding import Sharding
 from spectron_migrate.records import Filters
 from spectron_migrate.rehearsal.subprocesses import clean_environment

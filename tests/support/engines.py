@@ -18,6 +18,7 @@ import pytest
 
 from spectron_migrate.database.location import parse_location
 from spectron_migrate.ledger import Ledger, ledger
+from spectron_migrate.state.store import place_of
 
 VARIABLE = "SPECTRON_MIGRATE_LEDGER"
 
@@ -37,33 +38,48 @@ def ledgers_in_postgres(server: str) -> Iterator[None]:
 
     schemas: set[str] = set()
 
-    def located(state: Path) -> Any:
-        schema = f"t_{hashlib.sha256(str(state.resolve()).encode()).hexdigest()[:20]}"
+    def located(state: Any) -> Any:
+        place = place_of(state)
+        if not isinstance(place, Path):
+            return place
+        schema = f"t_{hashlib.sha256(str(place.resolve()).encode()).hexdigest()[:20]}"
         schemas.add(schema)
         return parse_location(f"{server}&schema={schema}")
 
-    def writing(cls: type[Ledger], state: Path, *, create: bool = True) -> Ledger:
-        ledger.make_private_directory(state)
+    def mark(state: Any) -> None:
+        place = place_of(state)
+        if isinstance(place, Path):
+            ledger.make_private_directory(place)
+            (place / "ledger.db").touch()  # what looks for ledgers looks for files
+
+    def writing(cls: type[Ledger], state: Any, *, create: bool = True) -> Ledger:
         opened = _writing(cls, located(state), create=create)
-        (state / "ledger.db").touch()  # what looks for ledgers looks for files
-        discard = opened._discard
+        mark(state)
+        discard, place = opened._discard, place_of(state)
 
         def discarded() -> None:
             assert discard is not None
             discard()
-            ledger._discard(state / "ledger.db")
+            if isinstance(place, Path):
+                ledger._discard(place / "ledger.db")
 
         opened._discard = discarded
         return opened
 
+    def delivering(cls: type[Ledger], state: Any, *, lost: Any = None) -> Ledger:
+        mark(state)
+        return _delivering(cls, located(state), lost=lost)
+
     def here(original: Callable[..., Any]) -> classmethod[Ledger, ..., Any]:
         return classmethod(lambda cls, state: original(cls, located(state)))
 
+    _delivering = Ledger.open_for_delivery.__func__  # type: ignore[attr-defined]
     _writing = Ledger.open_for_writing.__func__  # type: ignore[attr-defined]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Ledger, "open_for_reading", here(Ledger.open_for_reading.__func__))  # type: ignore[attr-defined]
         patch.setattr(Ledger, "scratch_copy", here(Ledger.scratch_copy.__func__))  # type: ignore[attr-defined]
         patch.setattr(Ledger, "open_for_writing", classmethod(writing))
+        patch.setattr(Ledger, "open_for_delivery", classmethod(delivering))
         yield
     with psycopg.connect(server, autocommit=True) as db:
         for schema in schemas:

@@ -13,7 +13,8 @@ from typing import Any
 from spectron_migrate.dump import open_any
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
-from spectron_migrate.migration.replay import Replay, ReplayOptions
+from spectron_migrate.migration.replay import Replay
+from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.migration.replay_summary import ReplaySummary
 from spectron_migrate.records import NullReporter
 from spectron_migrate.spectron.api import SpectronApi

@@ -13,7 +13,7 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read.memories import LastVersion
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
-from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.records import Memory, digest
 from spectron_migrate.verify.expected import ExpectationRules, expectation_of
 from tests.support.spectron import memory, replay, write_raw

@@ -12,7 +12,7 @@ from spectron_migrate.dump import open_any
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.migration.changes import Settling
 from spectron_migrate.migration.differences import compare_with_ledger
-from spectron_migrate.migration.replay import ReplayOptions
+from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.spectron.api import SpectronApi
 from tests.support.spectron import replay, write_raw
 from tests.verify.support import named_findings, tampering

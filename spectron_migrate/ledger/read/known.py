@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from spectron_migrate.ledger.lanes import lanes_to_do, large_lanes
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.schema import STORED, marks
-from spectron_migrate.ledger.sending import claimed_turns, lanes_to_do, large_lanes, residue_turns
+from spectron_migrate.ledger.sending import claimed_turns, residue_turns
 from spectron_migrate.records import Infer, Selector, canonical_json, selector_of
 
 LARGE = 256

@@ -1,0 +1,123 @@
+"""How a replay joins others that deliver from the same ledger, and how it comes back after it lost the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from spectron_migrate.database.interface import Database
+from spectron_migrate.database.location import PostgresLocation
+from spectron_migrate.errors import InputError, LedgerLocked, Unreachable, WrongLedger
+from spectron_migrate.ledger import Ledger, plan, sessions
+from spectron_migrate.mapping import ScopeMapping
+from spectron_migrate.records import Json, Reporter
+from spectron_migrate.spectron.api import Sleep
+from spectron_migrate.state.store import StateStore
+
+ASK_AGAIN_S = 0.2
+LOST_LIMIT_S = 60.0
+"""How long a replay that lost the ledger tries to reach it again."""
+
+
+async def open_ledger(
+    state: Path | PostgresLocation | StateStore,
+    *,
+    lost: Database | None = None,
+    reporter: Reporter,
+    check_interrupted: Callable[[], None],
+    sleep: Sleep,
+) -> Ledger:
+    """The ledger, as its only writer or as one of several processes; waits while another one plans.
+
+    Raises LedgerLocked where another command writes it.
+    """
+    ledger = await asyncio.to_thread(Ledger.open_for_delivery, state, lost=lost)
+    workers = ledger.workers
+    if workers is None:
+        return ledger
+    try:
+        is_announced = False
+        while not workers.try_join():
+            if not is_announced:
+                reporter.info(f"waits for {workers.planner()}, which plans")
+                is_announced = True
+            check_interrupted()
+            await sleep(ASK_AGAIN_S)
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger
+
+
+async def open_again(
+    lost: Ledger,
+    number: int,
+    terms: Mapping[str, Json],
+    *,
+    reporter: Reporter,
+    check_interrupted: Callable[[], None],
+    sleep: Sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> Ledger:
+    """The ledger in place of one whose connection was lost, to go on with the plan of this number.
+
+    What was in flight is in doubt, and belongs to whoever takes its lane first. Raises Unreachable after a minute,
+    InputError where the database has forgotten something, and LedgerLocked where another plan was made meanwhile.
+    """
+    location, began = lost.path, clock()
+    reporter.warn(f"the connection to {location} was lost: trying to reach it again")
+    while True:
+        check_interrupted()
+        try:
+            ledger = await open_ledger(
+                location, lost=lost.db, reporter=reporter, check_interrupted=check_interrupted, sleep=sleep
+            )
+            break
+        except Unreachable:
+            if clock() - began > LOST_LIMIT_S:
+                raise
+            await sleep(1.0)
+    workers = ledger.workers
+    assert workers is not None  # noqa: S101 - only a connection can be lost
+    try:
+        last = plan.last_plan(ledger)
+        if last is None or last[0] != number:
+            raise LedgerLocked("another process has planned anew meanwhile", hint="run it again: it goes on")
+        workers.check_terms(terms)
+        if workers.is_alone:
+            with ledger.transaction():
+                sessions.orphan_openings(ledger)
+        workers.let_others_join()
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger
+
+
+def planned_number(ledger: Ledger, mapping: ScopeMapping, *, context: str, fingerprint: str | None) -> int:
+    """The plan of the ledger, for a process without a dump, or one that joins others.
+
+    `fingerprint`: what it would plan itself; None without a dump. Raises InputError where there is no plan or the
+    mapping is another one, WrongLedger for another context, and LedgerLocked where others deliver another plan.
+    """
+    migration, last = ledger.migration(), plan.last_plan(ledger)
+    if migration is None or last is None:
+        raise InputError(f"nothing is planned in {ledger.path}", hint="the first replay needs the dump: --dump DIR")
+    if migration.context != context:
+        raise WrongLedger(
+            f"the ledger at {ledger.path} belongs to context {migration.context}, not {context}",
+            hint="give each migration its own --state",
+        )
+    if fingerprint is not None and fingerprint != last[1]:
+        raise LedgerLocked(
+            f"other processes deliver another plan from {ledger.path}: of another dump, mapping or choice of memories",
+            hint="wait until they have ended, or give this one the same dump, mapping and filters",
+        )
+    if migration.mapping_digest != mapping.digest:
+        raise InputError(
+            f"the plan in {ledger.path} was made with another mapping",
+            hint="name that one, or plan again with the dump",
+        )
+    return last[0]

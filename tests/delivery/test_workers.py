@@ -1,0 +1,281 @@
+"""Several replays that share a ledger in Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from spectron_migrate.dump import open_any
+from spectron_migrate.errors import ExitCode, InputError, LedgerLocked, Unreachable
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.workers import FRESH_S, SETTLE_S, Workers
+from spectron_migrate.local.testing import RunningServer
+from spectron_migrate.mapping import load_mapping
+from spectron_migrate.migration.replay import Replay
+from spectron_migrate.migration.replay_options import ReplayOptions
+from spectron_migrate.migration.replay_summary import ReplaySummary
+from spectron_migrate.records import NullReporter
+from spectron_migrate.spectron.api import Sleep, SpectronApi
+from tests.support.engines import ledgers_in_postgres
+from tests.support.oracle import find_violations
+from tests.support.proxy import Fault, Seen, misbehaving
+from tests.support.replaying import complete_scan, is_write, mem0_row
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass
+class Scene:
+    """Memories of some users, and where they are to go."""
+
+    server: RunningServer
+    state: Path
+    dump: Path
+    users: list[str]
+
+    def replay(self, options: ReplayOptions | None = None, **named: Any) -> Replaying:
+        """A worker that has not begun."""
+        return Replaying(self, options or ReplayOptions(max_in_flight=4), **named)
+
+    def violations(self, *, finished: bool = True) -> list[str]:
+        """What the oracle finds on the server's own tables, of our users."""
+        with open_any([self.dump]) as dump:
+            memories = list(dump.memories())
+        found = find_violations(self.server.database, self.state, memories, load_mapping(None), finished=finished)
+        return [each for each in found if any(user in each for user in self.users)]
+
+    def stored(self) -> int:
+        """How many memories have a receipt."""
+        with Ledger.open_for_reading(self.state) as ledger:
+            return int(ledger.db.execute("SELECT count(*) FROM receipt").fetchone()[0])
+
+
+@dataclass
+class Replaying:
+    """One worker, in this process."""
+
+    scene: Scene
+    options: ReplayOptions
+    mapping: Path | None = None
+    endpoint: str | None = None
+    dump: Path | None = None
+    sleep: Sleep = asyncio.sleep
+
+    async def run(self) -> ReplaySummary:
+        """Deliver."""
+        server = self.scene.server
+        endpoint = self.endpoint or server.base_url
+        with open_any([self.dump or self.scene.dump]) as dump:
+            async with SpectronApi(endpoint, server.context, api_key=server.api_key, timeout_s=20.0) as api:
+                replay = Replay(
+                    self.scene.state,
+                    dump,
+                    load_mapping(self.mapping),
+                    self.options,
+                    reporter=NullReporter(),
+                    sleep=self.sleep,
+                )
+                return await replay.run(api)
+
+
+@pytest.fixture
+def scene(spectron: RunningServer, postgres: str, tmp_path: Path, user: str) -> Iterator[Scene]:
+    users = [f"{user}{number}" for number in range(12)]
+    rows = [mem0_row(each, hour, f"{each} said thing number {hour}") for each in users for hour in range(8)]
+    dump = complete_scan(tmp_path / "dump", rows, datetime(2025, 2, 1, tzinfo=UTC))
+    with ledgers_in_postgres(postgres):
+        yield Scene(spectron, tmp_path / "state", dump, users)
+
+
+def at_write(number: int, act: Callable[[], None]) -> Callable[[Seen], Fault]:
+    """Acts when the write of this number comes by, once."""
+    writes = 0
+
+    def choose(seen: Seen) -> Fault:
+        nonlocal writes
+        if is_write(seen):
+            writes += 1
+            if writes == number:
+                act()
+        return "none"
+
+    return choose
+
+
+async def together(*workers: Replaying) -> list[ReplaySummary]:
+    return await asyncio.gather(*(worker.run() for worker in workers))
+
+
+def test_three_workers_share_the_lanes_and_write_each_memory_once(scene: Scene) -> None:
+    done = asyncio.run(together(scene.replay(), scene.replay(), scene.replay()))
+    assert [ExitCode.DONE] * 3 == [one.exit_code for one in done]
+    assert 96 == scene.stored()
+    assert [] == scene.violations()
+
+
+def test_a_worker_that_loses_its_connection_settles_its_doubts_and_goes_on(scene: Scene, postgres: str) -> None:
+    def cut() -> None:
+        with psycopg.connect(postgres, autocommit=True) as db:
+            db.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name LIKE 'spectron-migrate %' ORDER BY backend_start LIMIT 1"
+            )
+
+    with misbehaving(scene.server.base_url, at_write(30, cut)) as proxy:
+        done = asyncio.run(together(*(scene.replay(endpoint=proxy.base_url) for _ in range(2))))
+    assert [ExitCode.DONE] * 2 == [one.exit_code for one in done]
+    assert 96 == scene.stored()
+    assert [] == scene.violations()
+
+
+def test_whoever_takes_a_lane_waits_before_an_intent_counts_as_never_sent(scene: Scene) -> None:
+    waits: list[float] = []
+    listed_after: list[int] = []
+
+    async def die() -> None:
+        task = asyncio.ensure_future(scene.replay(endpoint=proxy.base_url).run())
+        await asyncio.to_thread(writing.wait, 30)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        await asyncio.sleep(0)
+
+    writing = threading.Event()
+    with misbehaving(scene.server.base_url, at_write(20, writing.set)) as proxy:
+        asyncio.run(die())
+        with Ledger.open_for_reading(scene.state) as ledger:
+            doubts = ledger.db.execute("SELECT count(DISTINCT lane) FROM fact WHERE state = 'intended'").fetchone()[0]
+
+        def look(seen: Seen) -> Fault:
+            if "/turns" in seen.path:
+                listed_after.append(waits.count(SETTLE_S))
+            return "none"
+
+        proxy.choose = look
+        done = asyncio.run(together(scene.replay(endpoint=proxy.base_url, sleep=sleep)))
+    assert ExitCode.DONE == done[0].exit_code
+    assert doubts > 0
+    assert doubts == waits.count(SETTLE_S)
+    assert SETTLE_S > FRESH_S
+    assert [] == scene.violations()
+
+
+def test_a_worker_that_cannot_show_that_its_lanes_are_its_own_begins_no_request(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+
+    def ask(self: Workers) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 5:
+            raise Unreachable("the connection is lost")
+
+    monkeypatch.setattr(Workers, "is_fresh", property(lambda self: False))
+    monkeypatch.setattr(Workers, "ask", ask)
+    with misbehaving(scene.server.base_url, lambda seen: "none") as proxy:
+        done = asyncio.run(together(scene.replay(ReplayOptions(max_in_flight=1), endpoint=proxy.base_url)))
+    assert ExitCode.UNREACHABLE == done[0].exit_code
+    assert 0 == scene.stored()
+    assert [] == [seen.path for seen in proxy.seen if seen.writes_fact or seen.path.endswith("/sessions")]
+
+
+def test_the_number_of_memories_is_that_of_all_workers(scene: Scene) -> None:
+    options = ReplayOptions(limit=20, max_in_flight=4)
+    done = asyncio.run(together(*(scene.replay(options) for _ in range(3))))
+    assert 20 == scene.stored()
+    assert {ExitCode.LIMIT} == {one.exit_code for one in done}
+    assert [] == scene.violations(finished=False)
+
+
+def test_the_number_of_tokens_is_that_of_all_workers(scene: Scene) -> None:
+    options = ReplayOptions(max_tokens=9_000, max_in_flight=4)
+    done = asyncio.run(together(*(scene.replay(options) for _ in range(3))))
+    assert {ExitCode.LIMIT} == {one.exit_code for one in done}
+    assert 0 < sum(one.tokens for one in done) <= 9_000
+    assert [] == scene.violations(finished=False)
+
+
+def test_turns_of_all_workers_are_as_far_apart_as_the_rate_says(scene: Scene) -> None:
+    async def take() -> list[float]:
+        workers = []
+        for _ in range(3):
+            ledger = Ledger.open_for_delivery(scene.state)
+            assert ledger.workers is not None
+            assert ledger.workers.try_join()
+            if ledger.workers.is_alone:
+                ledger.workers.prepare()
+                ledger.workers.set_terms({}, sends=None, tokens=None)
+            ledger.workers.let_others_join()
+            workers.append(ledger)
+        began = time.monotonic()
+        turns = []
+        for number in range(30):
+            found = workers[number % 3].workers
+            assert found is not None
+            now = time.monotonic() - began
+            turns.append(now + found.take_turns(1, 0.5))
+        for ledger in workers:
+            ledger.close()
+        return turns
+
+    turns = asyncio.run(take())
+    assert all(two - one > 0.4 for one, two in pairwise(turns))
+
+
+@pytest.mark.parametrize(
+    "other", [ReplayOptions(limit=5), ReplayOptions(max_rps=3.0), ReplayOptions(retry_failed=True)]
+)
+def test_a_worker_with_other_options_than_those_at_work_is_refused(scene: Scene, other: ReplayOptions) -> None:
+    refused: list[BaseException] = []
+
+    async def join() -> None:
+        try:
+            await scene.replay(other).run()
+        except InputError as error:
+            refused.append(error)
+
+    async def play() -> None:
+        first = asyncio.ensure_future(scene.replay(endpoint=proxy.base_url).run())
+        await asyncio.to_thread(writing.wait, 30)
+        await join()
+        await first
+
+    writing = threading.Event()
+    with misbehaving(scene.server.base_url, at_write(10, writing.set)) as proxy:
+        asyncio.run(play())
+    assert [True] == ["called with other options" in str(each) for each in refused]
+    assert [] == scene.violations()
+
+
+def test_another_export_waits_until_the_others_have_ended(scene: Scene, tmp_path: Path) -> None:
+    rows = [mem0_row(scene.users[0], hour, f"{scene.users[0]} said thing number {hour}") for hour in range(9)]
+    newer = complete_scan(tmp_path / "newer", rows, datetime(2025, 2, 2, tzinfo=UTC))
+    refused: list[LedgerLocked] = []
+
+    async def play() -> None:
+        first = asyncio.ensure_future(scene.replay(endpoint=proxy.base_url).run())
+        await asyncio.to_thread(writing.wait, 30)
+        try:
+            await scene.replay(dump=newer).run()
+        except LedgerLocked as error:
+            refused.append(error)
+        await first
+
+    writing = threading.Event()
+    with misbehaving(scene.server.base_url, at_write(10, writing.set)) as proxy:
+        asyncio.run(play())
+    assert "other processes deliver another plan" in str(refused[0])
+    assert [] == scene.violations()
