@@ -54,8 +54,8 @@ def test_status_does_without_libraries_that_only_other_commands_need(tmp_path: P
 def test_status_imports_what_reads_a_cutover_only_where_one_began(tmp_path: Path) -> None:
     modules = {"spectron_migrate.cutover.status", "spectron_migrate.state.journal", "spectron_migrate.ledger.sending"}
     code = "import sys; from spectron_migrate.cli.app import run; run(['status']); print(*sys.modules, file=sys.stderr)"
-    with Ledger.open_for_writing(tmp_path / ".spectron-migrate") as ledger, ledger.transaction() as db:
-        db.execute("INSERT INTO step(kind, subject, detail, who, at) VALUES ('run', 'x', '{}', 'replay', '2025-01-01')")
+    with Ledger.open_for_writing(tmp_path / ".spectron-migrate") as ledger, ledger.transaction():
+        ledger.claim(context="c", source="s", mapping_digest="", tool_version="", now="2025-01-01T00:00:00Z")
     ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
 
     assert "there is no ledger" not in ended.stderr
