@@ -13,7 +13,7 @@ from spectron_migrate.state.call_log import CallResult
 ResultsOf = Callable[[str, Mapping[str, Any], Any], list[CallResult] | None]
 KEPT = ("actor_id", "role", "expiration_date")
 UNSAID = ("system", "developer", "tool", "function")
-"""Roles of messages that instruct the model or hand it data: nobody spoken them, and Mem0 makes no memory of them."""
+"""Roles of messages that instruct the model or hand it data: nobody said them, and Mem0 makes no memory of them."""
 
 
 def results_of(method: str, given: Mapping[str, Any], answer: Any) -> list[CallResult] | None:
@@ -33,10 +33,10 @@ def results_of(method: str, given: Mapping[str, Any], answer: Any) -> list[CallR
 
 
 def messages_of(method: str, given: Mapping[str, Any], answer: Any) -> list[CallResult] | None:
-    """What was spoken, and behind it what Mem0 made of it; the memories alone where they are what was said.
+    """What was said, then what Mem0 made of it; only the memories if they are what was said.
 
-    Several messages are one, as Mem0 reads them. Of what Mem0 made nothing is kept nothing either: no deletion there
-    could ever take it back. And where it changed a memory, the new text says what an earlier message did as well.
+    Several messages count as one, as Mem0 reads them. A message of which Mem0 made nothing is not kept: no deletion in
+    Mem0 could ever take it back. If Mem0 changed a memory, the new text also holds what an earlier message said.
     """
     results = results_of(method, given, answer)
     as_it_is = method != "add" or given.get("infer") is False or given.get("memory_type") is not None

@@ -158,7 +158,7 @@ class MappingCheck:
         try:
             selectors = self._added.selectors_of(dict(each))
         except (OSError, sqlite3.Error) as error:
-            # The ledger was compared all the same; a file that cannot be read must not stop what Spectron can store.
+            # The ledger was compared anyway; a file that cannot be read must not keep Spectron from storing.
             _log.warning("memories added since the cutover cannot be compared with the mapping: %s", error)
             selectors = []
         if any(self._looks_there(each, selector) is False for selector in selectors):

@@ -48,7 +48,7 @@ MOST_TAIL = 1_000_000
 _UNNAMED = "-"
 """In place of the token of a process that has none."""
 MOST_OWNERS = 10_000
-"""Beyond this many owners, those are forgotten of whom Spectron has everything."""
+"""With more owners than this, those of whom Spectron has everything are forgotten."""
 
 _log = logging.getLogger("spectron_migrate.adapter")
 
@@ -192,7 +192,7 @@ class ProcessCalls:
             self._log.forget_after_fork()
 
     def close(self) -> None:
-        """Write what is owed, and close the log."""
+        """Write the lines that had no room, and close the log."""
         self.maintain(as_of=NEVER, drained=True)
         if self._log is not None:
             self._log.close()

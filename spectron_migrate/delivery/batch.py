@@ -1,8 +1,8 @@
 """Many memories in one request: sent and decided as a whole, or by the part that arrived.
 
-What becomes of a batch without a usable response shows in the turns of its session (docs/protocol.md, Recovery): all
-of its messages are there, then it is stored; none, then the same bytes go again; a part, then the server may still be
-at work. A part counts once it has not changed for a quarter of an hour; the other messages go in a new batch.
+What becomes of a batch without a usable response shows in the turns of its session (docs/protocol.md, Recovery): if
+all of its messages are there, it is stored. If none is, the same bytes go again. If some are, the server may still be
+at work: they count once they have not changed for a quarter of an hour, and the other messages go in a new batch.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Brake:
         self._last_decision = self.now()
 
     def idle_left_s(self, *, began: float = float("-inf")) -> float:
-        """For how many seconds the run still waits for something that it has waited for since `began`."""
+        """Seconds that the run may still wait for something that it has been waiting for since `began`."""
         return max(self._last_decision, began) + self._idle_limit_s - self.now()
 
     def pull(self, kind: StopKind, reason: str) -> None:

@@ -1,6 +1,6 @@
 """Lanes that a run skipped because the server has not answered yet, with what the next run needs to resume them.
 
-A plain replay waits for as long as it takes. A round of following must not: everybody who is read from Spectron waits
+A plain replay waits for as long as it takes. A round of following must not: all users who are read from Spectron wait
 for it. So a round ends when everything that is left is only waiting: for a response, for time to show what became of
 a write, for a server that asked to be called later. Such a lane is deferred to the next round and holds up no other
 lane. Its request stays in flight, and the time it has waited so far counts.

@@ -1,7 +1,7 @@
 """Writes in doubt in a session that the server no longer knows: no listing can show what became of them.
 
-The server itself says it: where it holds the key, the same bytes bring the first answer back; where it does not, it
-refuses them, because the session is unknown. What it does not have goes on in a new session.
+The server itself tells: if it holds the key, it answers the same bytes with its first answer; if not, it refuses
+them, because the session is unknown. Facts that it does not have are sent in a new session.
 """
 
 from __future__ import annotations

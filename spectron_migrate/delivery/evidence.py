@@ -115,7 +115,7 @@ async def _turns_in_order(run: Run, facts: Sequence[IntendedFact]) -> list[Turn]
     if len(turns) > len(facts):
         await run.writer.durable(sessions.close_session, session.id)
         foreign = counted(len(turns) - len(facts), "turn")
-        # Which of them is foreign nobody knows: a turn that has no fact's text, else the last one.
+        # Nobody knows which of them is foreign: name a turn that has no fact's text, else the last one.
         sent = {text_of(fact) for fact in facts}
         other = next((turn for turn in turns if turn.content not in sent), turns[-1])
         reason = with_texts(f"somebody else wrote {foreign} to our session", text_of(facts[0]), other.content)
@@ -128,10 +128,10 @@ async def _turns_in_order(run: Run, facts: Sequence[IntendedFact]) -> list[Turn]
 
 
 def _without_resends(run: Run, turns: list[Turn], facts: Sequence[IntendedFact]) -> list[Turn]:
-    """The turns without those that resends of one fact left behind it.
+    """The turns without the copies that resends of one fact left.
 
-    After a fact that was sent again, nothing else was sent. So turns behind its own that have its text are from the
-    same bytes; they become residue once the response names the receipt.
+    Nothing else was sent after a fact that was sent again, so later turns with its text are from the same bytes. They
+    become residue once the response names the receipt.
     """
     for at, fact in enumerate(facts[: len(turns)]):
         resent = fact.candidate == turns[at].id or run.deferred.was_resent(fact.key)

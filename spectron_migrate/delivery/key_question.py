@@ -22,7 +22,7 @@ from spectron_migrate.spectron.answers import Doubt, InFlight, KeyNotHeld, Other
 QUESTION = "a preview under a key that is held"
 """The question under which the ledger keeps that this endpoint answers the key question."""
 MOST_IN_VAIN = 3
-"""Keys that should be held, but are not, before the key question counts as worth nothing."""
+"""After so many keys that should be held and are not, the key question is no longer trusted."""
 
 
 class Key(Enum):
@@ -33,7 +33,7 @@ class Key(Enum):
     FORGOTTEN = "forgotten"
     """The same bytes would be written again."""
     UNKNOWN = "unknown"
-    """The question is worth nothing here: the key counts as forgotten."""
+    """The answers of this server prove nothing: the key counts as forgotten."""
 
 
 async def ask_key(run: Run, fact: IntendedFact) -> Key | FactResult:
@@ -63,9 +63,10 @@ async def ask_key(run: Run, fact: IntendedFact) -> Key | FactResult:
 
 
 async def may_be_forgotten(run: Run, key: str) -> bool:
-    """Whether the server may have forgotten a key since it was sent, as far as it lets itself be known.
+    """Whether the server may have forgotten a key since it was sent, as far as we can tell.
 
-    It did if it forgot one that it held before; and it may have if it refused a connection, as while it restarts.
+    It has if it forgot a key that it held before. It may have if it refused a connection, as a server does while it
+    restarts.
     """
     memory = run.deferred.keys
     memory.note_refused_connections(run.api.wire.refused)
@@ -93,9 +94,9 @@ def _is_worth_asking(run: Run, key: str) -> bool:
 
 
 async def _is_usable(run: Run) -> bool | FactResult:
-    """Whether the answer to a key question is worth something: first a key that should be held is asked about.
+    """Whether the answer to a key question can be trusted: first it asks about a key that should be held.
 
-    Where no such key is known yet, the words of the answer alone count.
+    While no such key is known, only the words of the answer count.
     """
     memory = run.deferred.keys
     if not memory.question_works and not memory.held_reason:

@@ -165,7 +165,7 @@ class Limiter:
             self._end_round()
 
     def _note_prepared(self, kind: Kind, took_s: float) -> None:
-        """What prepares writes takes a time of its own, so it is compared with its like and stays out of the rounds."""
+        """Requests that prepare writes have a latency of their own, and are compared with each other alone."""
         best_s = self._prepared_best_s.get(kind, float("inf"))
         if self._slow_start and self._is_scarce and took_s < QUEUEING * best_s:
             self._set(self.limit + 1.0)

@@ -1,4 +1,4 @@
-"""What this process itself has begun in a ledger: of that it needs no proof that the ledger knows everything."""
+"""What this process itself has begun in a ledger: the ledger knows all of that, so no proof of it is needed."""
 
 from __future__ import annotations
 

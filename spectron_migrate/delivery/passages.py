@@ -1,4 +1,4 @@
-"""Whether a text that the server stored can be found: its turn is one thing, the passage that answers show another."""
+"""Whether a stored text can be found: its turn shows that it is stored, and its passage that a search finds it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST_QUERY = 1_000
 
 
 class Passage(Enum):
-    """What the queries say, where they name no passage."""
+    """What the queries showed if they named no passage."""
 
     ABSENT = "absent"
     UNKNOWN = "unknown"

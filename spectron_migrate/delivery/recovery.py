@@ -187,7 +187,7 @@ class _Recovery:
                     return outcome
 
     async def _next_response(self) -> FactResult | SendOutcome:
-        """The response to the same bytes, or to the key question where that says more; an outcome where neither may go.
+        """The response to the same bytes, or to the key question if that tells more; an outcome if neither may go.
 
         Where there is a candidate, the bytes go again only if the server holds their key: else it would store them
         twice.
@@ -359,11 +359,12 @@ class _Recovery:
         return None
 
     async def _wait_for_late_arrival(self, seconds: float) -> SendOutcome | None:
-        """Send nothing for so long after the last request, and take a turn that appears for the candidate.
+        """Wait until the last request can no longer arrive. A turn that appears meanwhile is the candidate.
 
         For a fact that the server does not have and that must not be sent twice: Mem0 has replaced or deleted the
         memory, so a resend would write what should not be there; or the API key belongs to another principal now, or
-        the server has forgotten keys, so Spectron would not recognise the resend. An outcome where that waits.
+        the server has forgotten keys, so Spectron would not recognise the resend. Returns an outcome if the wait has
+        to go on later.
         """
         run, fact = self._run, self._fact
         for pause_s in late_listings(seconds):

@@ -148,7 +148,7 @@ async def _request_session(run: Run, fact: PlannedFact, key: str) -> SessionRow:
             await run.writer.durable(sessions.orphan_session, row)
             raise NotLegal(
                 f"Spectron answered POST /sessions with session {opened.id}, which this migration has opened before",
-                hint="in a shared session nothing in doubt can be decided: Spectron must open a new one each time",
+                hint="what is in doubt in a shared session cannot be decided: Spectron must open a new one each time",
             )
         run.counters.sessions += 1
         run.own.sessions.add(row)

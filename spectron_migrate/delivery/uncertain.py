@@ -1,6 +1,6 @@
 """What Spectron is unsure about after a replay: which memories, whose, and which texts stand against each other.
 
-It is read and told, never resolved: which of two texts is right is for the people whose memories they are.
+It is reported, never resolved: which of two texts is right is up to the people whose memories they are.
 """
 
 from __future__ import annotations

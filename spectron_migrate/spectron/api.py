@@ -391,7 +391,7 @@ class SpectronApi:
 
 
 def _turns(rows: Sequence[Mapping[str, Any]]) -> list[Turn]:
-    """Where any row lacks a number, the order of the listing numbers them all."""
+    """If any row lacks a number, all are numbered by their order in the listing."""
     numbers = [row.get("seq") for row in rows]
     if not all(isinstance(number, int) for number in numbers):
         numbers = list(range(len(rows)))

@@ -17,7 +17,7 @@ PAGES_WITHOUT_ROWS = 20
 
 
 class NotAListing(Exception):
-    """The server answered something else than a listing, or one that has no end."""
+    """The server answered something other than a listing, or a listing without an end."""
 
 
 class Paging:

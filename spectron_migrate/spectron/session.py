@@ -138,7 +138,7 @@ class Session:
 
     async def write(self, content: bytes, infer: Infer, *, key: str | None = None) -> Receipt:
         """Send the bytes of a POST /facts that names this session; retries and raises as `remember` does."""
-        # One at a time of the same bytes: only then can a turn with their text be told to be theirs.
+        # One write of the same bytes at a time: only then is a turn with their text certainly theirs.
         async with self._locks.setdefault(content, asyncio.Lock()):
             unconfirmed = self._unconfirmed.get(content)
             write = _Write(self, content, infer, key or unconfirmed or uuid.uuid4().hex)

@@ -154,7 +154,7 @@ def _in_base64(key: bytes) -> Iterator[str]:
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Raises `_NotConnected` where no connection could be made, and nothing else does."""
+    """Raises `_NotConnected` if no connection could be made; nothing else raises it."""
 
     async def connect(self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout) -> Connection:
         try:
