@@ -1,13 +1,14 @@
 """A collection of MongoDB, read by its key with the driver; Mem0's own class would create a search index.
 
-MongoDB compares ids only with ids of the same type. Texts, which Mem0 writes, are read by pages of their own; whatever
-else somebody put there comes from one cursor after them.
+MongoDB compares ids only with ids of the same type. Texts, which Mem0 writes, are read by a cursor of their own, which
+goes on behind the last row after a cut; whatever else somebody put there comes after them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from spectron_migrate.errors import InputError, KeyRefused, MigrateError, Unreachable
@@ -48,15 +49,28 @@ class MongoDb(ListedStore):
 
     def pages(self, *, payload: bool) -> Iterator[list[Row]]:
         fields = {"payload": 1} if payload else {"_id": 1}
-        last = ""
-        while True:
-            after = {"_id": {"$gte" if last == "" else "$gt": last}}
-            page = self._found(after, fields, sort=[("_id", 1)], limit=_PAGE)
-            yield self._rows(page)
-            if len(page) < _PAGE:
-                break
-            last = page[-1]["_id"]
+        yield from self._texts(fields)
         yield self._rows(self._found({"_id": {"$not": {"$type": "string"}}}, fields))
+
+    def _texts(self, fields: Mapping[str, int]) -> Iterator[list[Row]]:
+        """Rows whose id is a text, from one cursor; after a cut another one begins behind the last row."""
+        last = ""
+        cursor: Any = None
+
+        def page() -> list[Any]:
+            nonlocal cursor
+            if cursor is None:
+                after = {"_id": {"$gte" if last == "" else "$gt": last}}
+                cursor = self._collection.find(after, fields, sort=[("_id", 1)], batch_size=_PAGE)
+            try:
+                return list(islice(cursor, _PAGE))
+            except Exception:
+                cursor = None
+                raise
+
+        while found := self._retried(page):
+            yield self._rows(found)
+            last = found[-1]["_id"]
 
     def fetch(self, keys: Sequence[str]) -> Iterable[Row]:
         wanted = [self._other_ids.get(key, key) for key in keys]
@@ -97,9 +111,9 @@ class MongoDb(ListedStore):
         return list(self._retried(lambda: list(self._collection.find(which, fields, **how))))
 
     def _retried(self, ask: Callable[[], Any]) -> Any:
-        from pymongo.errors import AutoReconnect, ServerSelectionTimeoutError
+        from pymongo.errors import AutoReconnect, CursorNotFound, ServerSelectionTimeoutError
 
-        return retried(ask, (AutoReconnect,), self._sleep, final=ServerSelectionTimeoutError)
+        return retried(ask, (AutoReconnect, CursorNotFound), self._sleep, final=ServerSelectionTimeoutError)
 
     def _rows(self, documents: Iterable[Mapping[str, Any]]) -> list[Row]:
         rows = []
