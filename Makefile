@@ -48,8 +48,8 @@ stores: $(VENV)/.ready
 # What several hosts share, in files and in Postgres; the server comes in a wheel.
 hosts: $(VENV)/.ready
 	$(BIN)/python -m pytest -n auto tests/database tests/state tests/adapter/test_calls_of_hosts.py
-	SPECTRON_MIGRATE_LEDGER=postgres $(BIN)/python -m pytest -n auto tests/ledger/test_runs.py tests/delivery/test_recovery.py \
-	  tests/delivery/test_batch.py tests/delivery/test_preflight.py
+	SPECTRON_MIGRATE_LEDGER=postgres $(BIN)/python -m pytest -n auto tests/ledger tests/delivery tests/migration
+	$(BIN)/python tests/chaos/several_hosts.py
 
 # Wheel and sdist in empty environments, with every Python of this machine.
 dist-test: $(VENV)/.ready

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,8 +14,8 @@ from spectron_migrate.cli import (
     replay_adopt,
     replay_follow,
     replay_late_writers,
-    replay_plan,
     replay_preview,
+    replay_screen,
 )
 from spectron_migrate.cli.opening import exporting, open_api, open_dump
 from spectron_migrate.cli.options import (
@@ -33,26 +32,18 @@ from spectron_migrate.cli.options import (
 )
 from spectron_migrate.cli.runner import CommandResult, Invocation, run_async, run_command
 from spectron_migrate.cli.signals import stop_gracefully_with
-from spectron_migrate.cli.tables import facts, listing, number, plain, with_reasons, without_zeros
 from spectron_migrate.errors import ExitCode, InputError, MigrateError
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from spectron_migrate.dump import Dump
     from spectron_migrate.metrics.exporter import Exporter
     from spectron_migrate.migration.replay import Replay
     from spectron_migrate.migration.replay_options import ReplayOptions
     from spectron_migrate.migration.replay_summary import ReplaySummary
-    from spectron_migrate.records import Json
     from spectron_migrate.settings import Settings
 
 LONGEST = 500
 """Characters of ids that the next command repeats."""
-NOT_EXTRACTED = "stored, not extracted: these texts can be recalled, but Spectron made no facts of them"
-NONE_EXTRACTED = (
-    f"{NOT_EXTRACTED}, so nothing superseded anything; is extraction on in this Context? It is off by default"
-)
 
 
 @with_global_options
@@ -211,6 +202,8 @@ def command(
                 return replay_late_writers.run(invocation, settings, replay_options)
             if follow:
                 return replay_follow.run(invocation, settings, replay_options)
+            if not dump and not dry_run and preview is None and _is_planned_elsewhere(invocation, settings):
+                return _deliver(invocation, settings, None, replay_options)
             return run(invocation, settings, dumps, replay_options, dry_run=dry_run, preview=preview)
         except MigrateError as error:
             error.hint = replay_adopt.name_adoption(invocation, error.hint, shard=replay_options.shard)
@@ -272,19 +265,44 @@ def run(
         if preview is not None:
             again = shlex.join(["spectron-migrate", "replay", *_filter_options(replay_options)])
             return replay_preview.run(invocation, settings, dump, mapping, replay_options, most=preview, replay=again)
+        if not dry_run:
+            return _deliver(invocation, settings, dump, replay_options)
         replay = Replay(invocation.state, dump, mapping, replay_options, reporter=reporter)
-        if dry_run:
-            summary = replay.dry_run(context=settings.spectron.context or "")
-        else:
-            settings.spectron.require()
-            reporter.info(f"writing to {settings.spectron.endpoint}, context {settings.spectron.context}")
-            _mention_later_writes(invocation, settings, dump)
-            with exporting(settings, invocation.state, mapping.digest, warn=reporter.warn) as exporter:
-                summary = run_async(invocation, _replay(replay, settings, replay_options, exporter))
+        return _result(replay.dry_run(context=settings.spectron.context or ""), replay_options)
+
+
+def _is_planned_elsewhere(invocation: Invocation, settings: Settings) -> bool:
+    """Whether there is no dump here, and a ledger that other hosts reach has a plan: it needs none."""
+    from spectron_migrate.ledger import Ledger
+
+    return invocation.state.folder is None and not settings.dump.exists() and Ledger.exists(invocation.state)
+
+
+def _deliver(
+    invocation: Invocation, settings: Settings, dump: Dump | None, replay_options: ReplayOptions
+) -> CommandResult:
+    """Deliver the dump, or without one what is planned."""
+    from spectron_migrate.mapping import load_mapping
+    from spectron_migrate.migration.replay import Replay
+
+    mapping, reporter = load_mapping(settings.mapping), invocation.reporter
+    replay = Replay(invocation.state, dump, mapping, replay_options, reporter=reporter)
+    settings.spectron.require()
+    reporter.info(f"writing to {settings.spectron.endpoint}, context {settings.spectron.context}")
+    if dump is None:
+        reporter.info(f"no dump at {settings.dump}: this delivers what is planned in {invocation.state}")
+    else:
+        _mention_later_writes(invocation, settings, dump)
+    with exporting(settings, invocation.state, mapping.digest, warn=reporter.warn) as exporter:
+        summary = run_async(invocation, _replay(replay, settings, replay_options, exporter))
+    return _result(summary, replay_options)
+
+
+def _result(summary: ReplaySummary, replay_options: ReplayOptions) -> CommandResult:
     return CommandResult(
         summary.exit_code,
         summary.to_json(),
-        draw(summary),
+        replay_screen.draw(summary),
         migration=summary.migration or None,
         next=_next(summary, replay_options),
     )
@@ -357,64 +375,3 @@ def _next(summary: ReplaySummary, replay_options: ReplayOptions) -> str | None:
     if summary.exit_code in (ExitCode.SIGINT, ExitCode.SIGTERM, ExitCode.UNREACHABLE, ExitCode.LIMIT):
         return f"{again} --adopt" if replay_options.adopt and not replay_adopt.is_finished(summary) else again
     return "spectron-migrate status"
-
-
-def draw(summary: ReplaySummary) -> Iterator[RenderableType]:
-    """The counts of a run or of a plan, then the memories that need a person."""
-    if summary.dry_run and summary.forecast is not None:
-        yield from replay_plan.draw(summary, summary.forecast)
-    else:
-        yield facts(_headline(summary), _rows(summary))
-        if summary.stored_not_extracted:
-            yield plain(NONE_EXTRACTED if summary.stored_not_extracted == summary.written else NOT_EXTRACTED)
-        if summary.uncertain is not None and summary.uncertain.first is not None:
-            yield from draw_uncertain(summary.uncertain.first)
-    if summary.reasons:
-        shown = [(row["id"], row["state"], row["reason"]) for row in summary.reasons[:10]]
-        yield listing("For a person to look at", ["memory", "state", "reason"], shown)
-        if summary.review:
-            yield plain(f"all of them, with the memories: {summary.review}")
-
-
-def draw_uncertain(first: Mapping[str, Json]) -> Iterator[RenderableType]:
-    """The newest uncertainty with both texts; which one is right is for a person to say, in Spectron."""
-    rows = [
-        (first["memory"], first["text"]),
-        *((row["memory"] or "?", row["text"] or row["value"]) for row in first["others"]),
-    ]
-    yield listing(f"Spectron is unsure about {first['about']}: {first['reason']}", ["memory", "text"], rows)
-
-
-def _headline(summary: ReplaySummary) -> str:
-    if not summary.planned:
-        return "Replay: the options select no memory of the dump, nothing was sent"
-    if summary.exit_code == ExitCode.DONE:
-        return f"Replay: {number(summary.written)} written, {number(summary.already)} written before, nothing remains"
-    if summary.remaining or summary.in_doubt:
-        return f"Replay stopped: {summary.stopped or 'see below'}"
-    return f"Replay: {number(summary.written)} written, and some that need a person"
-
-
-def _rows(summary: ReplaySummary) -> list[tuple[str, str]]:
-    rows = [
-        ("memories selected", number(summary.planned)),
-        ("written now", number(summary.written)),
-        ("  stored, not extracted", number(summary.stored_not_extracted)),
-        ("  late: superseded nothing", number(summary.late)),
-        ("written before", number(summary.already)),
-        *replay_adopt.adoption_rows(summary),
-        ("remaining", number(summary.remaining)),
-        ("skipped", with_reasons(summary.skipped, summary.skipped_by_reason)),
-        ("refused", number(summary.refused)),
-        ("in doubt", number(summary.in_doubt)),
-        ("undecidable", number(summary.undecidable)),
-        ("  pending: which text is newer?", number(summary.pending)),
-        ("will not expire", number(summary.will_not_expire_count)),
-        ("scopes, lanes", f"{number(summary.scopes)}, {number(summary.lanes)}"),
-        ("sessions, requests, retries", f"{summary.sessions:,}, {summary.requests:,}, {summary.retries:,}"),
-        ("sessions without an answer", f"{number(summary.orphans)}, empty if they exist" if summary.orphans else ""),
-        ("tokens, at most", number(summary.tokens)),
-        ("Spectron is unsure about", summary.uncertain.sentence() if summary.uncertain is not None else ""),
-        ("slowed down by", summary.slowed_down or ""),
-    ]
-    return without_zeros(rows, keep=("written now", "remaining"))

@@ -208,9 +208,9 @@ def keep_scopes(ledger: Ledger, paths: Iterable[str], registered: Iterable[str])
     there = set(registered)
     ledger.db.executemany(
         "INSERT INTO scope(path, listed_before, registered) VALUES (?, 1, 1) ON CONFLICT(path) DO UPDATE SET"
-        " registered = 1, listed_before = CASE WHEN intended_at IS NULL OR EXISTS ("
+        " registered = 1, listed_before = CASE WHEN scope.intended_at IS NULL OR EXISTS ("
         "  SELECT 1 FROM selector_path JOIN fact ON fact.selector = selector_path.selector"
         "  JOIN receipt ON receipt.fact = fact.id WHERE selector_path.path = scope.path AND decided_by = ?)"
-        " THEN 1 ELSE listed_before END",
+        " THEN 1 ELSE scope.listed_before END",
         [(path, BY) for path in paths if path in there],
     )

@@ -10,8 +10,10 @@ from pathlib import Path
 from spectron_migrate.database.interface import Database
 from spectron_migrate.database.location import PostgresLocation
 from spectron_migrate.errors import InputError, LedgerLocked, Unreachable, WrongLedger
-from spectron_migrate.ledger import Ledger, plan, sessions
+from spectron_migrate.ledger import Ledger, plan, runs, sessions
+from spectron_migrate.ledger.workers import Workers
 from spectron_migrate.mapping import ScopeMapping
+from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.records import Json, Reporter
 from spectron_migrate.spectron.api import Sleep
 from spectron_migrate.state.store import StateStore
@@ -49,6 +51,16 @@ async def open_ledger(
         ledger.close()
         raise
     return ledger
+
+
+def begin_together(ledger: Ledger, workers: Workers, options: ReplayOptions) -> None:
+    """Begin a run that others may join: nobody plans any more until all of them have ended."""
+    workers.prepare()
+    workers.set_terms(options.terms, sends=options.limit, tokens=options.max_tokens)
+    with ledger.transaction():
+        sessions.orphan_openings(ledger)
+    runs.forget_runs(ledger)
+    workers.let_others_join()
 
 
 async def open_again(

@@ -21,8 +21,8 @@ from spectron_migrate.delivery.review import write_review
 from spectron_migrate.delivery.run import Counters, Run
 from spectron_migrate.delivery.uncertain import read_uncertainties
 from spectron_migrate.dump import Dump
-from spectron_migrate.errors import ExitCode, Interrupted, Unreachable
-from spectron_migrate.ledger import Ledger, decisions, plan, runs, sessions
+from spectron_migrate.errors import ExitCode, InputError, Interrupted, Unreachable
+from spectron_migrate.ledger import Ledger, decisions, plan, runs
 from spectron_migrate.ledger.read.plans import PlanCounts, plan_counts
 from spectron_migrate.ledger.workers import Workers
 from spectron_migrate.mapping import ScopeMapping
@@ -31,7 +31,7 @@ from spectron_migrate.migration.adoption_run import Adopted, AdoptionSettings
 from spectron_migrate.migration.changes import Changes
 from spectron_migrate.migration.deliver import Limits, begin_run, deliver_plan
 from spectron_migrate.migration.forecast import Pace, make_forecast
-from spectron_migrate.migration.joining import open_again, open_ledger, planned_number
+from spectron_migrate.migration.joining import begin_together, open_again, open_ledger, planned_number
 from spectron_migrate.migration.planning import find_unchanged_plan, fingerprint_of, make_plan, warn_before_planning
 from spectron_migrate.migration.replay_options import ReplayOptions, refuse_expiry
 from spectron_migrate.migration.replay_summary import ReplaySummary, summarize, with_result
@@ -64,7 +64,7 @@ class Replay:
     def __init__(
         self,
         state: Path | StateStore,
-        dump: Dump,
+        dump: Dump | None,
         mapping: ScopeMapping,
         options: ReplayOptions,
         *,
@@ -76,7 +76,7 @@ class Replay:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        """`changes` limits the run to what has changed.
+        """`dump`: None to deliver what is planned. `changes` limits the run to what has changed.
 
         `deferred`: what earlier rounds of this process left waiting; `marker`: the one that they share.
         """
@@ -121,7 +121,7 @@ class Replay:
             summary = summarize(ledger, number, before=before, left_out=self._left_out())
             pace = Pace.of(self._root, migration.context, self._options.max_in_flight, self._options.max_rps)
             cost = adoption_cost(ledger, self._mapping.session_size) if self._options.adopt else None
-            forecast = make_forecast(ledger, number, self._dump, self._mapping, pace, reporter=self._reporter)
+            forecast = make_forecast(ledger, number, self._planned_from, self._mapping, pace, reporter=self._reporter)
             return replace(summary, forecast=forecast, adoption=cost)
 
     def _open_unchanged(self, context: str, open_things: ExitStack) -> tuple[Ledger, int] | None:
@@ -131,11 +131,11 @@ class Replay:
         ledger = open_things.enter_context(Ledger.open_for_reading(self._state))
         migration = ledger.migration()
         context = context or (migration.context if migration else "")
-        planned = find_unchanged_plan(ledger, self._dump, self._mapping, self._options.filters, context=context)
+        planned = find_unchanged_plan(ledger, self._planned_from, self._mapping, self._options.filters, context=context)
         if planned is None or plan.would_mark_late(ledger, planned.id):
             return None
         self._join(context, open_things, dry_run=True)
-        warn_before_planning(ledger, self._dump, self._options.filters, self._reporter)
+        warn_before_planning(ledger, self._planned_from, self._options.filters, self._reporter)
         refuse_expiry(ledger, planned.id, self._mapping, self._options)
         return ledger, planned.id
 
@@ -202,24 +202,19 @@ class Replay:
         self._mark_late(ledger, number)
         in_flight = runs.known_in_flight(ledger)
         if ledger.workers is not None:
-            ledger.workers.prepare()
-            ledger.workers.set_terms(self._options.terms, sends=self._options.limit, tokens=self._options.max_tokens)
-            with ledger.transaction():
-                sessions.orphan_openings(ledger)
-            runs.forget_runs(ledger)
-            ledger.workers.let_others_join()
+            begin_together(ledger, ledger.workers, self._options)
         return _Start(number, plan_counts(ledger, number), principal, may_send, adopted, in_flight)
 
     async def _join_others(self, ledger: Ledger, workers: Workers, api: SpectronApi) -> _Start:
         """Go on with what others have planned; they have checked the server and marked it."""
         workers.check_terms(self._options.terms)
-        fingerprint = fingerprint_of(self._dump, self._mapping, self._options.filters)
+        dump = self._dump
+        fingerprint = None if dump is None else fingerprint_of(dump, self._mapping, self._options.filters)
         number = planned_number(ledger, self._mapping, context=api.context, fingerprint=fingerprint)
         workers.let_others_join()
         me = await self._read_unless_interrupted(check_joined(ledger, api))
         self._reporter.info("joined others that deliver from this ledger")
-        before, in_flight = plan_counts(ledger, number), runs.known_in_flight(ledger)
-        return _Start(number, before, me.principal, True, None, in_flight)
+        return _Start(number, plan_counts(ledger, number), me.principal, True, None, runs.known_in_flight(ledger))
 
     async def _deliver_to_the_end(
         self, ledger: Ledger, run: Run, start: _Start, api: SpectronApi, open_things: ExitStack
@@ -252,10 +247,12 @@ class Replay:
             run = self._begin(ledger, api, start)
 
     def _plan(self, ledger: Ledger, sharding: Sharding | None, *, context: str, dry_run: bool = False) -> int:
-        """Merge the dump into the ledger; the number of the plan."""
+        """Merge the dump into the ledger; the number of the plan. Without a dump, what is planned is delivered."""
+        if self._dump is None and not self._options.filters and not self._options.choices:
+            return planned_number(ledger, self._mapping, context=context, fingerprint=None)
         return make_plan(
             ledger,
-            self._dump,
+            self._planned_from,
             self._mapping,
             self._options.filters,
             context=context,
@@ -306,7 +303,7 @@ class Replay:
         """Rows with content that the dump left out; one shard counts them, and only where nothing is filtered."""
         options = self._options
         is_counted = not options.filters and (options.shard is None or options.shard.number == 0)
-        return self._dump.manifest.left_out if is_counted else {}
+        return self._dump.manifest.left_out if is_counted and self._dump is not None else {}
 
     async def _check_server(self, ledger: Ledger, api: SpectronApi, number: int, sharding: Sharding | None) -> str:
         """Check that the plan may be written, and mark the server; returns whose key it is."""
@@ -327,29 +324,25 @@ class Replay:
 
     async def _adopt(self, ledger: Ledger, api: SpectronApi) -> Adopted | None:
         """Look on the server for what another ledger may have sent; None where there is no such fact."""
-        if not self._options.adopt and not is_due(ledger):
+        options = self._options
+        if not options.adopt and not is_due(ledger):
             return None
-        if self._options.adopt:
+        if options.adopt:
             self._reporter.info(str(adoption_cost(ledger, self._mapping.session_size)))
         settings = AdoptionSettings(
             session_size=self._mapping.session_size,
-            read_at=self._dump.began,
+            read_at=self._planned_from.began,
             applications_write=self._others_write(),
-            in_flight=self._options.max_in_flight,
+            in_flight=options.max_in_flight,
         )
         began = self._clock()
-        brake = Brake(self._sleep, clock=self._clock, max_seconds=self._options.max_seconds)
-        limiter = Limiter(
-            max_in_flight=self._options.max_in_flight,
-            max_rps=self._options.max_rps,
-            clock=self._clock,
-            sleep=brake.sleep,
-        )
+        brake, most = Brake(self._sleep, clock=self._clock, max_seconds=options.max_seconds), options.max_in_flight
+        limiter = Limiter(max_in_flight=most, max_rps=options.max_rps, clock=self._clock, sleep=brake.sleep)
         looking = adopt(
             ledger,
             api,
             settings,
-            everything=self._options.adopt,
+            everything=options.adopt,
             limiter=limiter,
             brake=brake,
             reporter=self._reporter,
@@ -399,6 +392,12 @@ class Replay:
             sleep=self._sleep,
         )
         return self._run
+
+    @property
+    def _planned_from(self) -> Dump:
+        if self._dump is None:
+            raise InputError("there is no dump to plan from", hint="name it: --dump DIR")
+        return self._dump
 
     def _others_write(self) -> bool:
         # After `complete` applications write to Spectron, and what they write is newer than anything in Mem0.

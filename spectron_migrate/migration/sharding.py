@@ -184,7 +184,7 @@ def refuse_plain(dump: Dump, state: Path | StateStore, *, context: str) -> None:
 def join_shards(
     shard: Shard | None,
     state: Path | StateStore,
-    dump: Dump,
+    dump: Dump | None,
     mapping: ScopeMapping,
     context: str,
     open_things: ExitStack,
@@ -192,6 +192,8 @@ def join_shards(
     dry_run: bool,
 ) -> Sharding | None:
     """Join the plan that all shards share, until `open_things` closes; None for a plain replay."""
+    if dump is None:
+        return None
     if shard is None:
         refuse_plain(dump, state, context=context)
         return None

@@ -25,6 +25,8 @@ from tests.support.replaying import replay_in_no_time
 from tests.support.spectron import memory, write_raw
 from tests.verify.support import verify
 
+pytestmark = pytest.mark.ledger_file
+
 DATA = Path(__file__).parents[1] / "data" / "state-format-3"
 _OLDER = {
     2: """

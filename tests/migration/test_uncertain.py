@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from spectron_migrate.cli.app import run
-from spectron_migrate.cli.replay import draw
+from spectron_migrate.cli.replay_screen import draw
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.replay_summary import ReplaySummary
 from spectron_migrate.state.uncertain import Uncertainties, last_uncertainties

@@ -12,6 +12,8 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import memories, receipts, scopes, status
 from spectron_migrate.ledger.schema import DDL
 
+pytestmark = pytest.mark.ledger_file
+
 LARGE = ("fact", "version", "memory", "receipt", "extracted", "residue")
 
 
