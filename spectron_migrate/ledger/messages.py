@@ -8,7 +8,7 @@ before it is sent, or if the server refuses it, its memories are written one by 
 from __future__ import annotations
 
 from spectron_migrate.database.interface import Database
-from spectron_migrate.ledger.schema import FACTS, IS_CURRENT, SENT, UNDECIDED, FactState, marks
+from spectron_migrate.ledger.schema import FACTS, IS_CURRENT, OF_ANY_PLAN, SENT, UNDECIDED, FactState, marks
 
 CARRIED = "in the turn of a message"
 APART = "its memories are written instead"
@@ -44,7 +44,7 @@ def is_on_its_way(db: Database, message: int) -> bool:
 def adopt(db: Database, plan: int) -> None:
     """Move undecided messages into the newest plan; dumps do not contain messages."""
     db.execute(
-        f"UPDATE fact SET plan = ? WHERE plan != ? AND state IN ({marks(UNDECIDED)}) AND id IN"
+        f"UPDATE fact SET plan = ? WHERE {OF_ANY_PLAN} AND plan != ? AND state IN ({marks(UNDECIDED)}) AND id IN"
         " (SELECT version.id FROM memory JOIN version ON version.mem0_id = memory.mem0_id WHERE is_message = 1)",
         (plan, plan, *UNDECIDED),
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.numbered import lane_number
-from spectron_migrate.ledger.schema import SENT, UNDECIDED, marks
+from spectron_migrate.ledger.schema import OF_ANY_PLAN, SENT, UNDECIDED, marks
 from spectron_migrate.records import Memory
 
 _PAGE = 1000
@@ -126,7 +126,8 @@ def last_plan_and_scan(ledger: Ledger) -> tuple[int, str, str] | None:
 def adopt_undecided(ledger: Ledger, plan: int) -> None:
     """Move undecided facts of other plans into this plan."""
     ledger.db.execute(
-        f"UPDATE fact SET plan = ? WHERE state IN ({marks(UNDECIDED)}) AND plan != ?", (plan, *UNDECIDED, plan)
+        f"UPDATE fact SET plan = ? WHERE {OF_ANY_PLAN} AND state IN ({marks(UNDECIDED)}) AND plan != ?",
+        (plan, *UNDECIDED, plan),
     )
 
 

@@ -31,6 +31,8 @@ FACTS = "fact JOIN version ON version.id = fact.id JOIN memory ON memory.mem0_id
 """Every fact with its text and its memory."""
 IS_CURRENT = "version.number = memory.newest_version AND memory.tombstoned_at IS NULL"
 """A condition on a row of `FACTS`: it is the newest text of a memory that Mem0 has. Every other row is overtaken."""
+OF_ANY_PLAN = "fact.plan IN (SELECT plan.id FROM plan)"
+"""True of every fact. With a condition on `state` it makes the index `fact_plan` find the facts, in place of a scan."""
 CARRIER = "fact AS carrier ON carrier.id = coalesce(fact.message, fact.id)"
 """Joined to `fact`: the fact that is sent for it, which is itself or that of the message that contains the memory."""
 

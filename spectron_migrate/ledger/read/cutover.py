@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from spectron_migrate.ledger.ledger import Ledger
-from spectron_migrate.ledger.schema import CARRIER, FACTS, IS_CURRENT, STORED, UNDECIDED, marks
+from spectron_migrate.ledger.schema import CARRIER, FACTS, IS_CURRENT, OF_ANY_PLAN, STORED, UNDECIDED, marks
 from spectron_migrate.records import ENTITY_IDS
 
 
@@ -42,12 +42,8 @@ class StaleText:
 
 def count_undecided(ledgers: Sequence[Ledger]) -> Undecided:
     """Counts of what is not decided, over all ledgers."""
-    counts = [
-        sum(
-            ledger.db.execute("SELECT count(*) FROM fact WHERE state = ?", (state,)).fetchone()[0] for ledger in ledgers
-        )
-        for state in UNDECIDED
-    ]
+    count = f"SELECT count(*) FROM fact WHERE {OF_ANY_PLAN} AND state = ?"
+    counts = [sum(each.db.execute(count, (state,)).fetchone()[0] for each in ledgers) for state in UNDECIDED]
     return Undecided(*counts)
 
 
@@ -60,7 +56,7 @@ def owners_behind(ledgers: Sequence[Ledger], most: int, short: Sequence[str]) ->
     owners: set[str] = set()
     for ledger in ledgers:
         rows = ledger.db.execute(
-            f"SELECT record, moved_from FROM {FACTS} WHERE state IN ({marks(UNDECIDED)}) LIMIT ?",
+            f"SELECT record, moved_from FROM {FACTS} WHERE {OF_ANY_PLAN} AND state IN ({marks(UNDECIDED)}) LIMIT ?",
             (*UNDECIDED, most * 4),
         ).fetchall()
         if len(rows) + len(short) >= most * 4:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from spectron_migrate.ledger.lanes import lanes_to_do, large_lanes
 from spectron_migrate.ledger.ledger import Ledger
-from spectron_migrate.ledger.schema import STORED, marks
+from spectron_migrate.ledger.schema import OF_ANY_PLAN, STORED, marks
 from spectron_migrate.ledger.sending import claimed_turns, residue_turns
 from spectron_migrate.records import Infer, Selector, canonical_json, selector_of
 
@@ -62,7 +62,7 @@ def sessions_in_doubt(ledger: Ledger) -> list[int]:
     """Open sessions with a fact in doubt."""
     rows = ledger.db.execute(
         "SELECT DISTINCT session FROM fact JOIN session ON session.id = fact.session"
-        " WHERE fact.state = 'intended' AND session.state = 'open' ORDER BY session"
+        f" WHERE {OF_ANY_PLAN} AND fact.state = 'intended' AND session.state = 'open' ORDER BY session"
     )
     return [row["session"] for row in rows]
 

@@ -116,12 +116,13 @@ def named_facts(
 
     `pending` among the states adds its pending memories.
     """
+    facts = "SELECT mem0_id, number, state, reason FROM fact JOIN version ON version.id = fact.id WHERE plan = ?"
     rows = ledger.db.execute(
-        "SELECT mem0_id, number, state, reason FROM fact JOIN version ON version.id = fact.id WHERE plan = ?"
-        f" AND (state IN ({marks(states)}) OR (state = 'stored_not_extracted' AND reason IN ({marks(stored_reasons)})))"
+        f"{facts} AND state IN ({marks(states)})"
+        f" UNION ALL {facts} AND state = 'stored_not_extracted' AND reason IN ({marks(stored_reasons)})"
         f" UNION ALL SELECT mem0_id, version, 'pending', ? FROM pending WHERE plan = ? AND ? = 1 AND {OPEN}"
         " ORDER BY mem0_id, number" + (" LIMIT ?" if limit is not None else ""),
-        (plan, *states, *stored_reasons, REASON, plan, "pending" in states, *([] if limit is None else [limit])),
+        (plan, *states, plan, *stored_reasons, REASON, plan, "pending" in states, *([] if limit is None else [limit])),
     )
     return (NamedFact(row["mem0_id"], row["number"], row["state"], row["reason"]) for row in rows)
 

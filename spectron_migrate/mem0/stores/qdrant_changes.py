@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
@@ -78,6 +78,7 @@ class QdrantChanges:
     def __init__(
         self,
         file: Path,
+        find: Callable[[], Path],
         listing: Listing,
         history: HistoryFile | None,
         *,
@@ -86,16 +87,20 @@ class QdrantChanges:
     ) -> None:
         """`listing`: what the last reading of everything saw; `history` is taken over.
 
+        `find`: which file the collection has now, because an alias may be given to another one.
         `identity` and `schema`: of the file, before that reading.
         """
         self.history = history
         self._file = file
+        self._find = find
         self._listing = listing
         self._identity = identity
         self._schema = schema
 
     def changed(self, *, now: datetime) -> Changed | None:
         """See `ChangesReader.changed`; reads no point but those that changed and the newest ones of before."""
+        if self._found() != self._file:
+            return None
         before = identity(self._file)
         if not is_later_state(before, self._identity) or is_wal(self._file):
             return None
@@ -104,7 +109,7 @@ class QdrantChanges:
             return None
         with ReadOnlyDb(self._file) as db, db.snapshot():
             found = self._read(db)
-        if found is None or not is_later_state(identity(self._file), before):
+        if found is None or not is_later_state(identity(self._file), before) or self._found() != self._file:
             return None
         rows, kept, count = found
         memories = self._memories(rows, now)
@@ -120,6 +125,12 @@ class QdrantChanges:
         """Close the history."""
         if self.history is not None:
             self.history.close()
+
+    def _found(self) -> Path | None:
+        try:
+            return self._find()
+        except InputError:  # there is no such collection any more: a reading of everything says so
+            return None
 
     def _memories(self, rows: Iterable[tuple[Any, ...]], now: datetime) -> list[Memory] | None:
         """None if one is no memory with a UUID, or of another key: a reading of everything knows what it is."""

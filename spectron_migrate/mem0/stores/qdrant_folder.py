@@ -15,6 +15,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ class QdrantFolder(ReaderBase):
         self._missing: int | None = None
         self._copies: dict[Any, int] | None = None
         self._listing: Listing | None = None
-        self._file = _storage_file(folder, collection)
+        self._find = partial(_storage_file, folder, collection)
+        self._file = self._find()
         self._identity = identity(self._file)
         self._db = ReadOnlyDb(self._file)
         try:
@@ -145,7 +147,9 @@ class QdrantFolder(ReaderBase):
         if self.history is not None and not isinstance(self.history, HistoryFile):
             return None
         history, self.history = self.history, None
-        return QdrantChanges(self._file, self._listing, history, identity=self._identity, schema=self._schema)
+        return QdrantChanges(
+            self._file, self._find, self._listing, history, identity=self._identity, schema=self._schema
+        )
 
     def _listing_of(self, pages: list[_Page], newest: NewestRows) -> Listing | None:
         starts = {page.key_start for page in pages}

@@ -216,6 +216,20 @@ def test_a_file_that_is_not_what_it_was_means_reading_everything(tmp_path: Path,
     assert changes.changed(now=NOW) is None
 
 
+def test_an_alias_that_is_given_to_another_collection_means_reading_everything(tmp_path: Path) -> None:
+    store = Store(tmp_path, 5)
+    shutil.copytree(store.file.parent, store.file.parent.with_name("other"))
+    meta = tmp_path / "store/meta.json"
+    meta.write_text('{"collections": {}, "aliases": {"named": "mem0"}}')
+    with QdrantFolder(tmp_path / "store", "named", INFO, now=NOW) as reader:
+        assert 5 == len(list(reader.rows()))
+        changes = reader.changes()
+    assert changes is not None
+    assert [] == changed(changes).memories
+    meta.write_text('{"collections": {}, "aliases": {"named": "other"}}')
+    assert changes.changed(now=NOW) is None
+
+
 def test_a_backup_that_is_copied_over_the_file_hides_nothing(tmp_path: Path) -> None:
     """The backup is older than what was followed, and more is written to it than was written to the file."""
     store = Store(tmp_path, 20)
