@@ -14,6 +14,7 @@ from spectron_migrate.delivery.deferred import Unanswered
 from spectron_migrate.delivery.ended_session import leave_session_of_batch
 from spectron_migrate.delivery.evidence import is_key_valid, unclaimed_turns
 from spectron_migrate.delivery.key_question import may_be_forgotten
+from spectron_migrate.delivery.known_key import settle_known_key
 from spectron_migrate.delivery.outcomes import (
     SendOutcome,
     code_of,
@@ -110,7 +111,9 @@ class _BatchRecovery:
             # From here on the listing has no message of the batch.
             if isinstance(result, OtherBody) and await is_of_other_ledger(self._run, self._batch):
                 return await stop_older_ledger(self._run, self._batch.facts), []
-            if isinstance(result, Refused | OtherBody) or self._is_poisonous(result):
+            if isinstance(result, OtherBody):
+                return await self._settle_known_key(result)
+            if isinstance(result, Refused) or self._is_poisonous(result):
                 return await self._refuse_or_halve(result)
             if self._is_hopeless():
                 return SendOutcome.HELD, []
@@ -245,23 +248,42 @@ class _BatchRecovery:
 
     # -- nothing of it is stored --------------------------------------------------------------------------
 
+    async def _settle_known_key(self, result: OtherBody) -> tuple[SendOutcome, Parts]:
+        """Another ledger has sent these messages together: each has its turn, or goes again in another batch."""
+        run = self._run
+        again: list[IntendedFact] = []
+        refused: list[IntendedFact] = []
+        for fact in self._batch.facts:
+            outcome = await settle_known_key(run, fact)
+            if outcome in (SendOutcome.DEFERRED, SendOutcome.HELD):
+                return outcome, []
+            if outcome is SendOutcome.DECIDED:
+                run.count_decided()
+            (again if outcome is SendOutcome.PLANNED_AGAIN else refused if outcome is None else []).append(fact)
+        if refused:
+            await self._refuse(refused, result)
+        return SendOutcome.DECIDED, [_as_planned(again)] if again else []
+
     async def _refuse_or_halve(self, result: SentBatchResult | None) -> tuple[SendOutcome, Parts]:
         """One memory of many may be the reason; sent in halves, the others are stored."""
         run, facts = self._run, self._batch.facts
-        if len(facts) == 1 or isinstance(result, OtherBody):
-            reason = result.reason if isinstance(result, Refused | OtherBody | Doubt) else "not taken"
-
-            def refuse(ledger: Ledger) -> None:
-                for fact in facts:
-                    sending.refuse(ledger, fact.id, reason)
-
-            await run.writer.durable(refuse)
-            run.note_refusal(facts, result.status if isinstance(result, Refused) else None)
-            run.count_decided(len(facts))
+        if len(facts) == 1:
+            await self._refuse(facts, result)
             return SendOutcome.DECIDED, []
         await run.writer.durable(sending.back_to_planned, [fact.id for fact in facts])
         half = len(facts) // 2
         return SendOutcome.DECIDED, [_as_planned(facts[:half]), _as_planned(facts[half:])]
+
+    async def _refuse(self, facts: Sequence[IntendedFact], result: SentBatchResult | None) -> None:
+        reason = result.reason if isinstance(result, Refused | OtherBody | Doubt) else "not taken"
+
+        def refuse(ledger: Ledger) -> None:
+            for fact in facts:
+                sending.refuse(ledger, fact.id, reason)
+
+        await self._run.writer.durable(refuse)
+        self._run.note_refusal(facts, result.status if isinstance(result, Refused) else None)
+        self._run.count_decided(len(facts))
 
     def _is_poisonous(self, result: SentBatchResult | None) -> bool:
         """Whether the server keeps ending this batch with an error while it accepts others."""

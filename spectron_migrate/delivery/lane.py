@@ -21,7 +21,7 @@ from spectron_migrate.ledger.batches import IntendedBatch
 from spectron_migrate.ledger.sending import IntendedFact
 from spectron_migrate.ledger.sessions import SessionRow
 
-GOES_ON = (SendOutcome.DECIDED, SendOutcome.SESSION_ENDED)
+GOES_ON = (SendOutcome.DECIDED, SendOutcome.SESSION_ENDED, SendOutcome.PLANNED_AGAIN)
 """Outcomes of recovery after which the lane goes on: everything is decided or planned again."""
 
 

@@ -31,6 +31,8 @@ class SendOutcome(Enum):
     NEVER_SENT = "never sent"
     SESSION_ENDED = "session ended"
     """The server no longer knows the session and has not stored the fact: it goes on in a new one."""
+    PLANNED_AGAIN = "planned again"
+    """Under another key: it is the next one."""
 
 
 def code_of(reason: str) -> str:

@@ -21,6 +21,7 @@ from spectron_migrate.delivery.evidence import (
     unclaimed_turns,
 )
 from spectron_migrate.delivery.key_question import Key, ask_key, may_be_forgotten
+from spectron_migrate.delivery.known_key import settle_known_key
 from spectron_migrate.delivery.outcomes import (
     SendOutcome,
     code_of,
@@ -116,9 +117,11 @@ async def recover(run: Run, facts: Sequence[IntendedFact], why: str = "an earlie
         if outcome is SendOutcome.DEFERRED:
             return outcome
         run.deferred.forget(fact.key)
-        if outcome is not SendOutcome.DECIDED:
+        if outcome not in (SendOutcome.DECIDED, SendOutcome.PLANNED_AGAIN):
             return outcome
         run.note_decided([fact])
+        if outcome is SendOutcome.PLANNED_AGAIN:
+            return outcome
         run.count_decided()
     return SendOutcome.DECIDED
 
@@ -233,8 +236,12 @@ class _Recovery:
                     return await self._by_listing()
                 if isinstance(result, Refused) and result.status == 404 and await self._is_unlisted():
                     return SendOutcome.SESSION_ENDED
-                if isinstance(result, OtherBody) and await is_of_other_ledger(run, fact):
-                    return await stop_older_ledger(run, [fact])
+                if isinstance(result, OtherBody):
+                    if await is_of_other_ledger(run, fact):
+                        return await stop_older_ledger(run, [fact])
+                    outcome = await settle_known_key(run, fact)
+                    if outcome is not None:
+                        return outcome
                 await run.writer.durable(sending.refuse, fact.id, reason)
                 run.note_refusal([fact], result.status if isinstance(result, Refused) else 409)
                 return SendOutcome.DECIDED

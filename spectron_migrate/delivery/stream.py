@@ -24,6 +24,8 @@ from spectron_migrate.spectron.wire import NotBegun
 
 INTENTS_PER_COMMIT = 8
 """Facts whose intents are made durable in one commit."""
+GOES_AGAIN = (SendOutcome.SESSION_ENDED, SendOutcome.PLANNED_AGAIN)
+"""Outcomes after which a fact is sent again at once: in a new session, or under another key."""
 BATCH_SIZE = 32
 """Facts in one batch, at most; Spectron publishes no limit."""
 
@@ -111,14 +113,14 @@ class Stream:
                 continue
             if outcome is SendOutcome.DEFERRED:
                 self._drop_session(intent.session)
-            is_unsent = outcome in (SendOutcome.NEVER_SENT, SendOutcome.SESSION_ENDED)
+            is_unsent = outcome in (SendOutcome.NEVER_SENT, *GOES_AGAIN)
             unsent = intended[at + (not is_unsent) :]
             if outcome is SendOutcome.SESSION_ENDED:
                 await run.writer.durable(sessions.close_session, intent.session.id)
                 await run.writer.durable(sending.not_stored, intent.id)
             await self._plan_again([each.id for each in unsent])
-            if outcome is SendOutcome.SESSION_ENDED:
-                pass  # they are the next ones, in a new session
+            if outcome in GOES_AGAIN:
+                pass  # they are the next ones
             elif outcome in (SendOutcome.NEVER_SENT, SendOutcome.DEFERRED) or not await self._may_pass(intent.session):
                 return False
             ids = {each.id for each in unsent}

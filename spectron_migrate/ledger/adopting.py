@@ -11,13 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from spectron_migrate.ledger.ledger import Ledger
+from spectron_migrate.ledger.messages import DELETED
 from spectron_migrate.ledger.overtaken import skip_if_overtaken
-from spectron_migrate.ledger.read.adoption import BEGUN, DONE, KIND, SoughtFact, memory_of
+from spectron_migrate.ledger.read.adoption import BEGUN, BY, BY_KEY, DONE, KIND, NO_KEY, SoughtFact, memory_of
 from spectron_migrate.ledger.sending import drop_request, plan_again
 from spectron_migrate.records import Infer, Memory, canonical_json, digest
-
-BY = "adopted"
-"""`decided_by` of a receipt that was found on the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +80,13 @@ def adopted_session(
     return int(row["id"])
 
 
-def adopt(ledger: Ledger, found: FoundTurn) -> None:
+def adopt(ledger: Ledger, found: FoundTurn, *, by: str = BY) -> None:
     """Record what was found as the receipt of the fact; what was extracted from it stays unknown."""
     fact, db = found.fact, ledger.db
     infer = "none" if found.late else fact.infer
     state, reason = ("written", None) if infer == "none" else ("stored_not_extracted", "extraction unknown")
     drop_request(ledger, fact.id)
+    release_spare(ledger, found.session, found.turn_id)
     db.execute(
         "UPDATE fact SET state = ?, reason = ?, infer = ?, late = CASE WHEN ? = 1 THEN 1 ELSE late END, batch = NULL,"
         " was_sent = 1, session = ?, position = ("
@@ -98,8 +97,37 @@ def adopt(ledger: Ledger, found: FoundTurn) -> None:
         "INSERT INTO receipt(fact, session, turn_id, seq, chunk_id, decided_by) VALUES (?, ?, ?, ?, ?, ?)"
         " ON CONFLICT(fact) DO UPDATE SET session = excluded.session, turn_id = excluded.turn_id,"
         " seq = excluded.seq, chunk_id = excluded.chunk_id, decided_by = excluded.decided_by, altered = 0",
-        (fact.id, found.session, found.turn_id, found.seq, found.chunk_id, BY),
+        (fact.id, found.session, found.turn_id, found.seq, found.chunk_id, by),
     )
+
+
+def release_spare(ledger: Ledger, session: int, turn_id: str | None) -> None:
+    """No longer keep a turn as the text of a deleted memory, or as a copy: it is a fact's, or gone."""
+    ledger.db.execute("DELETE FROM residue WHERE session = ? AND turn_id = ?", (session, turn_id))
+    held = ledger.db.execute(
+        "DELETE FROM receipt WHERE session = ? AND turn_id = ? AND fact IN (SELECT id FROM fact WHERE key = ?)"
+        " RETURNING fact",
+        (session, turn_id, NO_KEY),
+    ).fetchone()
+    if held is not None:
+        ledger.db.execute(
+            "UPDATE fact SET state = 'skipped', reason = ?, session = NULL, position = NULL WHERE id = ?",
+            (DELETED, held["fact"]),
+        )
+
+
+def exchange_keys(ledger: Ledger, fact: int, holder: int) -> None:
+    """Plan a fact again whose key the server knows, under the key of an adopted fact with the same text.
+
+    The turn of the known key is one of the turns with this text, and nothing tells them apart. So it counts as the
+    holder's, which gets the known key with it. Nobody exchanges keys with the holder again.
+    """
+    plan_again(ledger, fact)
+    rows = ledger.db.execute("SELECT id, key FROM fact WHERE id IN (?, ?)", (fact, holder)).fetchall()
+    keys = {row["id"]: row["key"] for row in rows}
+    ledger.db.executemany("UPDATE fact SET key = ? WHERE id = ?", [(keys[holder], fact), (keys[fact], holder)])
+    ledger.db.execute("UPDATE receipt SET decided_by = ? WHERE fact = ?", (BY_KEY, holder))
+    skip_if_overtaken(ledger, fact)
 
 
 def plan_gone(ledger: Ledger, facts: Sequence[int]) -> None:
@@ -169,9 +197,9 @@ def keep_deleted(
     )
     db.execute(
         "INSERT INTO fact(id, plan, lane, order_key, selector, infer, role, key, state, late, session, position,"
-        " was_sent) SELECT ?, (SELECT id FROM plan WHERE fingerprint = ?), ?, '', ?, 'none', 'user', '', 'written', 1,"
+        " was_sent) SELECT ?, (SELECT id FROM plan WHERE fingerprint = ?), ?, '', ?, 'none', 'user', ?, 'written', 1,"
         " ?, coalesce(max(position) + 1, 0), 1 FROM fact WHERE session = ?",
-        (row["id"], BY, turn.fact.lane, turn.fact.selector, turn.session, turn.session),
+        (row["id"], BY, turn.fact.lane, turn.fact.selector, NO_KEY, turn.session, turn.session),
     )
     db.execute(
         "INSERT INTO receipt(fact, session, turn_id, seq, chunk_id, decided_by) VALUES (?, ?, ?, ?, ?, ?)",
@@ -210,7 +238,7 @@ def keep_scopes(ledger: Ledger, paths: Iterable[str], registered: Iterable[str])
         "INSERT INTO scope(path, listed_before, registered) VALUES (?, 1, 1) ON CONFLICT(path) DO UPDATE SET"
         " registered = 1, listed_before = CASE WHEN scope.intended_at IS NULL OR EXISTS ("
         "  SELECT 1 FROM selector_path JOIN fact ON fact.selector = selector_path.selector"
-        "  JOIN receipt ON receipt.fact = fact.id WHERE selector_path.path = scope.path AND decided_by = ?)"
+        "  JOIN receipt ON receipt.fact = fact.id WHERE selector_path.path = scope.path AND decided_by IN (?, ?))"
         " THEN 1 ELSE scope.listed_before END",
-        [(path, BY) for path in paths if path in there],
+        [(path, BY, BY_KEY) for path in paths if path in there],
     )

@@ -176,6 +176,8 @@ async def _list_sessions(run: AdoptionRun, known: Sequence[KnownSession]) -> dic
         with run.ledger.transaction():
             if gone:
                 adopting.plan_gone(run.ledger, gone)
+            for turn in session.spare - present:
+                adopting.release_spare(run.ledger, session.id, turn)
             if gone or free:
                 adopting.close(run.ledger, session.id)
         run.found.gone += len(gone)

@@ -321,6 +321,8 @@ class ScopeSearch:
         for each in leftovers:
             session, turn = each.listed.session, each.listed.turn
             known = adoption.known_session(self._ledger, session)
+            if known is not None and turn.id in known.spare:
+                continue  # an earlier adoption kept it
             if known is not None and known.id in in_doubt:
                 continue  # perhaps the turn of what is in doubt there, changed by the server
             like = matched[session][0] if matched[session] else adoption.any_fact(self._ledger, self._number)

@@ -9,11 +9,17 @@ from dataclasses import dataclass
 from spectron_migrate.database.interface import ResultRow
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.schema import STORED, FactState, marks
-from spectron_migrate.records import Infer, Memory, Selector, digest, selector_of
+from spectron_migrate.records import Infer, Memory, Selector, digest, same_text, selector_of
 
 KIND = "adopt"
 """Of a step in the ledger."""
 BEGUN, DONE = "begun", "done"
+BY = "adopted"
+"""`decided_by` of a receipt that was found on the server."""
+BY_KEY = "adopted by key"
+"""`decided_by` of such a receipt once the server showed that it knows the fact's key."""
+NO_KEY = ""
+"""Key of a fact that stands for a turn whose memory is not known."""
 _SOUGHT: tuple[FactState, ...] = ("planned", "intended", "undecidable", "refused")
 """States of which nobody knows whether the server has the text."""
 _PAGE = 500
@@ -47,6 +53,8 @@ class KnownSession:
     selector: int
     facts: dict[str, int]
     residue: frozenset[str]
+    spare: frozenset[str]
+    """Turns that an adoption found for no fact: of a text that Mem0 no longer had, or that was there more often."""
 
 
 def is_unfinished(ledger: Ledger) -> bool:
@@ -197,19 +205,47 @@ def known_session(ledger: Ledger, server_id: str) -> KnownSession | None:
 
 
 def _with_turns(ledger: Ledger, session: int, server_id: str, selector: int) -> KnownSession:
-    facts = ledger.db.execute(
-        "SELECT fact.id, turn_id FROM fact JOIN receipt ON receipt.fact = fact.id"
+    claimed = ledger.db.execute(
+        "SELECT fact.id, turn_id, key FROM fact JOIN receipt ON receipt.fact = fact.id"
         " WHERE fact.session = ? AND turn_id IS NOT NULL",
         (session,),
-    )
-    residue = ledger.db.execute("SELECT turn_id FROM residue WHERE session = ?", (session,))
+    ).fetchall()
+    residue = ledger.db.execute(
+        "SELECT residue.turn_id, coalesce(decided_by, '') AS decided_by FROM residue"
+        " LEFT JOIN receipt ON receipt.fact = residue.fact WHERE residue.session = ?",
+        (session,),
+    ).fetchall()
+    spare = {row["turn_id"] for row in claimed if row["key"] == NO_KEY}
+    spare |= {row["turn_id"] for row in residue if row["decided_by"] in (BY, BY_KEY)}
     return KnownSession(
         session,
         server_id,
         selector,
-        {row["turn_id"]: row["id"] for row in facts},
-        frozenset(row["turn_id"] for row in residue),
+        {row["turn_id"]: row["id"] for row in claimed if row["key"] != NO_KEY},
+        frozenset(row["turn_id"] for row in residue) - spare,
+        frozenset(spare),
     )
+
+
+def is_in_use(ledger: Ledger, session: int) -> bool:
+    """Whether this ledger writes to a session, or does not know yet what became of what it wrote there."""
+    row = ledger.db.execute(
+        "SELECT state != 'closed' OR EXISTS(SELECT 1 FROM fact WHERE fact.session = session.id"
+        " AND fact.state IN ('intended', 'undecidable')) AS in_use FROM session WHERE id = ?",
+        (session,),
+    ).fetchone()
+    return bool(row["in_use"])
+
+
+def holder_of_equal_text(ledger: Ledger, fact: int) -> int | None:
+    """The newest fact that adopted a turn with the same text, role and scope, and whose own key may be unknown."""
+    own = ledger.db.execute(f"{_FACT} WHERE fact.id = ?", (fact,)).fetchone()
+    rows = ledger.db.execute(
+        "SELECT fact.id, text FROM fact JOIN version ON version.id = fact.id JOIN receipt ON receipt.fact = fact.id"
+        " WHERE selector = ? AND coalesce(role, 'user') = ? AND decided_by = ? AND key != ? ORDER BY order_key DESC",
+        (own["selector"], own["role"] or "user", BY, NO_KEY),
+    )
+    return next((row["id"] for row in rows if same_text(row["text"], own["text"])), None)
 
 
 def count_without_passage(ledger: Ledger, selector: int, text: str) -> int:
