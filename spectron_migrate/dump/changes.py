@@ -2,8 +2,8 @@
 
 A round that reads only what changed writes one file, `changes-N.jsonl`, in place of the whole dump anew; N is the
 generation that the dump has with it. Its first line says what changes in the manifest and names the digest of the
-dump that it belongs to, so a file left over from an older dump counts for nothing. The next whole reading folds all
-of them in.
+dump that it belongs to, so a file left over from an older dump counts for nothing. `.newest` names the last of them,
+so that one that is lost is missed. The next whole reading folds all of them in.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ from spectron_migrate.dump.manifest import (
     read_base_manifest,
 )
 from spectron_migrate.errors import InputError
+from spectron_migrate.files.atomic import read_json, replace_file
 from spectron_migrate.records import canonical_json, digest
 
 _START = "changes-"
+NEWEST = ".newest"
+"""Names the last file of changes and the digest of the `manifest.json` that they belong to."""
 
 
 def changes_name(generation: int | None) -> str:
@@ -98,7 +101,27 @@ def read_manifest(path: Path) -> Manifest | None:
         generation += 1
         chain.append((last, header, total))
         last = digest(last, total.sha256)
+    if changes_name(generation) < _newest(path, base):
+        if _base(path) != base:
+            return read_manifest(path)  # an export has just replaced the dump
+        raise InputError(
+            f"{path / changes_name(generation + 1)} is missing: the dump lacks what was laid over it last",
+            hint=f"put it back, or delete {path} and export again: `spectron-migrate export`",
+        )
     return _laid_over(base, chain, last) if chain else base
+
+
+def note_newest(path: Path, name: str) -> None:
+    """Note the last file of changes, once it is there. Raises OSError."""
+    base = _base(path)
+    assert base is not None  # noqa: S101 - the file of changes was laid over it a moment ago
+    replace_file(path / NEWEST, canonical_json({"manifest": base.digest, "changes": name}).encode(), durable=True)
+
+
+def _newest(path: Path, base: Manifest) -> str:
+    """The name of the last file of changes; empty if there is none over this `manifest.json`."""
+    value = read_json(path / NEWEST) or {}
+    return str(value.get("changes", "")) if value.get("manifest") == base.digest else ""
 
 
 def _laid_over(base: Manifest, chain: list[tuple[str, Header, FileSum]], last: str) -> Manifest:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from spectron_migrate.dump.changes import Header, changes_name, read_manifest
+from spectron_migrate.dump.changes import Header, changes_name, note_newest, read_manifest
 from spectron_migrate.dump.files import json_line
 from spectron_migrate.dump.index import SeenIndex
-from spectron_migrate.dump.manifest import MEMORIES, Manifest, pending_name
+from spectron_migrate.dump.manifest import MEMORIES, Manifest
 from spectron_migrate.dump.merge import later_than, owners_of
-from spectron_migrate.errors import LedgerLocked
-from spectron_migrate.files.atomic import sync_folder, write_durably
+from spectron_migrate.errors import InputError, LedgerLocked
+from spectron_migrate.files.atomic import replace_file
 from spectron_migrate.files.locks import try_lock
 from spectron_migrate.records import Json, Memory, digest, format_time
 
@@ -100,10 +101,11 @@ class ChangesWriter:
             now = read_manifest(self._path)
             if now is None or now.digest != self._manifest.digest or self._rounds >= MOST_FILES:
                 return None
-            lines = self._new_lines(memories, gone, retimed, text_at)
-            if lines is None:
-                return None
-            return self._write(lines, native_count, began, ended)
+            try:
+                lines = self._new_lines(memories, gone, retimed, text_at)
+                return self._write(lines, native_count, began, ended) if lines is not None else None
+            except sqlite3.OperationalError as error:  # of its index, which lies beside the dump
+                raise _cannot_write(self._path, str(error)) from error
 
     def close(self) -> None:
         """Close its files."""
@@ -214,14 +216,20 @@ class ChangesWriter:
         return "changed_text" if old["memory"] != new["memory"] else "changed_otherwise"
 
     def _publish(self, name: str, header: Header, body: bytes) -> None:
-        draft = self._path / pending_name(name, header.scan_id)
-        write_durably(draft, header.line() + body)
-        draft.replace(self._path / name)
-        sync_folder(self._path)
+        try:
+            replace_file(self._path / name, header.line() + body, durable=True)
+            note_newest(self._path, name)
+        except OSError as error:
+            raise _cannot_write(error.filename or self._path / name, error.strerror or str(error)) from error
         manifest = read_manifest(self._path)
         assert manifest is not None  # noqa: S101 - it was written a moment ago
         self._manifest = manifest
         self._rounds += 1
+
+
+def _cannot_write(path: Path | str, why: str) -> InputError:
+    hint = "the dump is as the last round left it; is the disk full?"
+    return InputError(f"{path} cannot be written: {why}", hint=hint)
 
 
 def whole_of(manifest: Manifest) -> bool:

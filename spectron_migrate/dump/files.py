@@ -13,7 +13,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
-from spectron_migrate.dump.changes import changes_name
+from spectron_migrate.dump.changes import NEWEST, changes_name, is_changes
 from spectron_migrate.dump.manifest import DELETED, MANIFEST, SKIPPED, FileSum, Manifest, pending_name
 from spectron_migrate.errors import InputError, LedgerLocked
 from spectron_migrate.fast_json import canonical
@@ -135,4 +135,6 @@ def roll_forward(path: Path, manifest: Manifest) -> None:
     for file in path.glob(changes_name(None)):
         if file.name not in manifest.files:
             file.unlink()
+    if not any(is_changes(name) for name in manifest.files):
+        (path / NEWEST).unlink(missing_ok=True)
     sync_folder(path)

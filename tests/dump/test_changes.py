@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -90,6 +92,48 @@ def test_one_that_was_cut_off_or_altered_is_refused(tmp_path: Path, damage: Any)
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(InputError, match="is truncated or holds no changes"):
         open_dump(tmp_path)
+
+
+@pytest.mark.parametrize("lost", ["000002", "000003", "000004"], ids=["first", "middle", "last"])
+def test_one_that_is_lost_is_missed(tmp_path: Path, lost: str) -> None:
+    changes = begin(tmp_path, [memory("a")])
+    for day in (1, 2, 3):
+        lay(changes, day, memory("a", f"likes rum {day}"))
+    (tmp_path / f"changes-{lost}.jsonl").unlink()
+    with pytest.raises(InputError, match=rf"changes-{lost}\.jsonl is missing") as raised:
+        open_dump(tmp_path)
+    assert f"delete {tmp_path} and export again" in str(raised.value.hint)
+
+
+def test_a_crash_before_the_newest_is_noted_loses_nothing(tmp_path: Path) -> None:
+    changes = begin(tmp_path, [memory("a")])
+    lay(changes, 1, memory("a", "likes rum"))
+    newest = (tmp_path / ".newest").read_bytes()
+    lay(changes, 2, memory("a", "likes gin"))
+    (tmp_path / ".newest").write_bytes(newest)
+    with open_dump(tmp_path) as dump:
+        assert {"a": "likes gin"} == texts(dump)
+    scan(tmp_path, [memory("a", "likes tea")], day=3)
+    assert not (tmp_path / ".newest").exists()
+
+
+@pytest.mark.parametrize("name", ["changes-000002.jsonl", ".newest"])
+def test_a_full_disk_is_one_sentence_that_names_the_file(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = begin(tmp_path, [memory("a")])
+
+    def fail(handle: int) -> None:
+        if any(file.name.startswith(f".{name}.") for file in tmp_path.iterdir()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(InputError) as raised:
+        lay(changes, 1, memory("a", "likes rum"))
+    assert f"{tmp_path / name} cannot be written: No space left on device" == raised.value.message
+    monkeypatch.undo()
+    with open_dump(tmp_path) as dump:
+        assert {"a": "likes tea" if name != ".newest" else "likes rum"} == texts(dump)
 
 
 def test_lines_are_found_where_they_are_after_rows_that_came_twice(tmp_path: Path) -> None:
