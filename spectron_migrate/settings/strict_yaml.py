@@ -110,7 +110,7 @@ def read_yaml(path: Path) -> Node:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{path.name}:{line}: not UTF-8 text") from None
+        raise InputError(f"{path.name}:{line}: not UTF-8 text", hint="save it as UTF-8") from None
     return parse_yaml(text, path.name)
 
 

@@ -139,13 +139,18 @@ def read_mem0_config(path_or_default: str) -> dict[str, Any]:
         return {}
     name = "standard input" if path_or_default == "-" else path_or_default
     try:
-        text = sys.stdin.read() if path_or_default == "-" else Path(path_or_default).read_text("utf-8")
+        text = sys.stdin.read() if path_or_default == "-" else _decoded(Path(path_or_default).read_bytes())
     except FileNotFoundError as error:
         raise InputError(
             f"there is no Mem0 configuration at {name}",
             hint="name the JSON or YAML that your application passes to Memory.from_config, or `default`",
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"the Mem0 configuration {name} cannot be read: {error}",
+            hint="save it as UTF-8; from Windows: `iconv -f WINDOWS-1252 -t UTF-8 FILE`",
+        ) from error
+    except OSError as error:
         raise InputError(f"the Mem0 configuration {name} cannot be read: {error}") from error
     config = _parse(text, name)
     if not isinstance(config, dict):
@@ -153,6 +158,11 @@ def read_mem0_config(path_or_default: str) -> dict[str, Any]:
     converted = python_config(config, name)
     vector_store(converted, name=name)  # refuse an unusable configuration before anything else happens
     return converted
+
+
+def _decoded(data: bytes) -> str:
+    """UTF-8, or UTF-16 with its byte order mark, as Windows PowerShell writes it."""
+    return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
 
 
 def vector_store(config: Mapping[str, Any], *, name: str = "the Mem0 configuration") -> VectorStore:

@@ -191,3 +191,23 @@ def test_patterns_match_each_file_once_and_those_without_a_match_are_reported(tm
 
 def test_files_have_one_identity() -> None:
     assert "files" == source_info({"files": ["a.json"]}).identity
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_configuration_is_read_in_the_encodings_of_windows(tmp_path: Path, encoding: str, newline: str) -> None:
+    lines = ["vector_store:", "  provider: qdrant", "  config: {path: /data/mémoire}", ""]
+    (tmp_path / "mem0.yaml").write_bytes(newline.join(lines).encode(encoding))
+
+    config = read_mem0_config(str(tmp_path / "mem0.yaml"))
+
+    assert {"provider": "qdrant", "config": {"path": "/data/mémoire"}} == config["vector_store"]
+
+
+def test_a_configuration_in_another_encoding_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "mem0.yaml").write_bytes("vector_store: {config: {path: mémoire}}".encode("cp1252"))
+
+    with pytest.raises(InputError, match="cannot be read") as refused:
+        read_mem0_config(str(tmp_path / "mem0.yaml"))
+
+    assert "iconv -f WINDOWS-1252" in (refused.value.hint or "")
