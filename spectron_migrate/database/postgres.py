@@ -5,9 +5,10 @@ Inside a transaction, statements are sent without waiting for their answers, unt
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from spectron_migrate.database.location import WHERE_SECRETS_GO, PostgresLocatio
 from spectron_migrate.errors import InputError, KeyRefused, MigrateError, Unreachable
 from spectron_migrate.records import counted
 
+logging.getLogger("psycopg").setLevel(logging.ERROR)  # a lost connection is reported once, by us
 OLDEST_SERVER = 14
 _REFUSED = ("password authentication failed", 'role "', "no pg_hba.conf entry")
 """What a server says of a user; while connecting, psycopg has no class of error for it."""
@@ -135,6 +137,7 @@ class PostgresDatabase:
         self._connection = connection
         self._pipeline: psycopg.Pipeline | None = None
         self._holder: str | None = None
+        self._cursors = 0
         self.commits = 0
         """How many transactions of this holder are known to be durable (`count_commits`)."""
         self.answered_at = time.monotonic()
@@ -181,6 +184,21 @@ class PostgresDatabase:
             cursor = self._connection.cursor()
             cursor.executemany(numbered(sql), rows)
             return PostgresResult(self, cursor)
+
+    def pages(self, sql: str, parameters: Sequence[Any] = (), /, *, size: int) -> Iterator[list[Any]]:
+        """The rows of a statement, of which no more than `size` are held at a time; the server keeps the others.
+
+        Other statements may run in between, and what they change is not seen.
+        """
+        self._cursors += 1
+        name = f"rows_{self._cursors}"
+        self.execute(f"DECLARE {name} NO SCROLL CURSOR WITH HOLD FOR {sql}", parameters)
+        try:
+            while rows := self.execute(f"FETCH FORWARD {size} FROM {name}").fetchall():
+                yield rows
+        finally:
+            with suppress(MigrateError, psycopg.Error):  # it ends with a transaction that failed, or the connection
+                self.execute(f"CLOSE {name}")
 
     def wait(self) -> None:
         """Wait for the answers to all that was sent."""

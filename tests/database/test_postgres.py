@@ -11,6 +11,7 @@ import pytest
 
 from spectron_migrate.database.location import PostgresLocation, parse_location
 from spectron_migrate.database.opening import connect, connect_writer, reconnect
+from spectron_migrate.database.pages import pages
 from spectron_migrate.database.postgres import PostgresDatabase
 from spectron_migrate.database.session_locks import check_session, lock_key, try_lock, unlock
 from spectron_migrate.database.tables import format_of, make_tables
@@ -42,6 +43,19 @@ def test_rows_are_read_as_those_of_sqlite(database: PostgresDatabase) -> None:
     assert {"id": number, "word": "what?", "n": 3, "again": 3} == dict(row)
     assert (number, "what?", 3, 3) == tuple(row)
     assert database.execute("SELECT 1 FROM note WHERE n > 9").fetchone() is None
+
+
+def test_a_large_result_comes_in_pages_and_other_statements_run_in_between(database: PostgresDatabase) -> None:
+    database.executemany("INSERT INTO note(word, n) VALUES (?, ?)", [(f"word {n}", n) for n in range(25)])
+    found = []
+    with database.transaction() as db:
+        for page in pages(db, "SELECT n FROM note WHERE n >= ? ORDER BY n", (5,), size=10):
+            found.append([row["n"] for row in page])
+            db.execute("DELETE FROM note WHERE n = ?", (24,))
+    assert [list(range(5, 15)), list(range(15, 25))] == found
+    again = [len(page) for page in pages(database, "SELECT n FROM note", size=20)]
+    assert [20, 4] == again
+    assert 0 == database.execute("SELECT count(*) FROM pg_cursors").fetchone()[0]
 
 
 @pytest.mark.parametrize("text", ["a\x00b", "\x01", "\x01\x02\x00\x01\x01", "日本語 🎈", ""])

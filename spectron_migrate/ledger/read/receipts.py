@@ -10,6 +10,7 @@ from functools import lru_cache
 from types import MappingProxyType
 
 from spectron_migrate.database.interface import ResultRow
+from spectron_migrate.database.pages import pages
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.schema import FACTS, IS_CURRENT, STORED, marks
 from spectron_migrate.records import ENTITY_IDS, Infer, Json, Selector, selector_of
@@ -73,8 +74,7 @@ _RECEIPTS = (
 
 def receipts(ledger: Ledger) -> Iterator[ReceiptRow]:
     """Every stored version, session by session, in the order they were sent."""
-    rows = ledger.db.execute(f"{_RECEIPTS} ORDER BY fact.session, fact.position")
-    while page := rows.fetchmany(_PAGE):
+    for page in pages(ledger.db, f"{_RECEIPTS} ORDER BY fact.session, fact.position", size=_PAGE):
         yield from _with_ids(ledger, page)
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from spectron_migrate.database.pages import pages
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.messages import records_in_turn
 from spectron_migrate.ledger.read.receipts import extracted_ids
@@ -94,12 +95,13 @@ def places_of_current(ledger: Ledger) -> Iterator[tuple[str, str]]:
 
     Without memories that Mem0 has under other ids now: they stay where they were sent.
     """
-    rows = ledger.db.execute(
+    found = pages(
+        ledger.db,
         f"SELECT record, selector.text AS selector FROM {FACTS} JOIN selector ON selector.no = fact.selector"
         f" WHERE fact.state IN ({marks(STORED)}) AND {IS_CURRENT} AND moved_from IS NULL",
         STORED,
     )
-    return ((row["record"], row["selector"]) for row in rows)
+    return ((row["record"], row["selector"]) for page in found for row in page)
 
 
 def has_overtaken_text(ledger: Ledger, selectors: Sequence[int], text: str, *, in_parts: bool) -> bool:
