@@ -180,6 +180,11 @@ class PostgresDatabase:
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> PostgresResult:
         """Run one statement for each of the rows."""
+        if self._pipeline is not None:
+            result = None
+            for row in rows:  # psycopg's own way waits for the server before and after
+                result = self.execute(sql, row)
+            return result or PostgresResult(self, self._connection.cursor())
         with self.errors():
             cursor = self._connection.cursor()
             cursor.executemany(numbered(sql), rows)

@@ -223,12 +223,11 @@ def _decide(ledger: Ledger, fact: int, state: FactState, reason: str | None) -> 
 
 def drop_request(ledger: Ledger, fact: int) -> None:
     """Forget the request of a decided fact; that of a batch is kept until all its facts are decided."""
-    if ledger.db.execute("DELETE FROM request WHERE id = ?", (fact,)).rowcount == 0:
-        ledger.db.execute(
-            "DELETE FROM request WHERE id = (SELECT batch FROM fact WHERE id = ?)"
-            " AND NOT EXISTS (SELECT 1 FROM fact WHERE fact.batch = request.id AND fact.id != ?)",
-            (fact, fact),
-        )
+    ledger.db.execute(
+        "DELETE FROM request WHERE id = ? OR (id = (SELECT batch FROM fact WHERE id = ?)"
+        " AND NOT EXISTS (SELECT 1 FROM fact WHERE fact.batch = request.id AND fact.id != ?))",
+        (fact, fact, fact),
+    )
 
 
 def receipt(

@@ -56,8 +56,8 @@ def server_turns(database: Path) -> list[Turn]:
     """Every turn that the server has."""
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as db:
         rows = db.execute(
-            "SELECT id, session, seq, content, scopes, (SELECT min(number) FROM item WHERE item.turn = turns.id)"
-            " FROM turns"
+            "SELECT id, session, seq, content, scopes, first FROM turns"
+            " LEFT JOIN (SELECT turn, min(number) AS first FROM item GROUP BY turn) ON turn = id"
         ).fetchall()
     return [
         Turn(row[0], row[1], row[2], row[3], frozenset(p.strip("/") for c in json.loads(row[4]) for p in c), row[5])
