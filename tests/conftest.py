@@ -18,7 +18,7 @@ from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.rehearsal.subprocesses import FOREIGN_PREFIXES
 from spectron_migrate.spectron.wire import Response, Wire
 from tests.support import contract
-from tests.support.engines import engines_of, ledgers_in_postgres
+from tests.support.engines import engines_of, states_in_postgres
 from tests.support.scene import scene
 
 __all__ = ["scene"]
@@ -78,7 +78,7 @@ def requests_keep_the_contract(monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The engine that a test's ledgers lie in."""
+    """The engine that a test's states lie in."""
     engines = engines_of(metafunc)
     if engines != ["sqlite"]:
         metafunc.parametrize("ledger_engine", engines, indirect=True)
@@ -86,11 +86,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(autouse=True)
 def ledger_engine(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Where the ledgers of the test lie: in files, or in Postgres."""
+    """Where the states of the test lie: in files, or in Postgres."""
     if getattr(request, "param", "sqlite") == "sqlite":
         yield "sqlite"
         return
-    with ledgers_in_postgres(request.getfixturevalue("postgres")):
+    with states_in_postgres(request.getfixturevalue("postgres")):
         yield "postgres"
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 from spectron_migrate.adapter import mem0_signatures as mem0
 from spectron_migrate.adapter.after_complete import not_in_spectron
@@ -14,6 +15,8 @@ from spectron_migrate.adapter.core import SearchPlan
 from spectron_migrate.adapter.mem0_methods import WRITES, details_of
 from spectron_migrate.adapter.mem0_signatures import awaited_as
 from spectron_migrate.adapter.search_results import SearchResults
+
+T = TypeVar("T")
 
 
 class AsyncMemoryAdapter(AdapterBase):
@@ -36,7 +39,7 @@ class AsyncMemoryAdapter(AdapterBase):
         if core.is_complete():
             named = core.calls.named("add", (messages, *options), given)
             return await asyncio.wrap_future(self._backend.add(messages, named))
-        with core.writing("add", (messages, *options), given) as answered:
+        async with self._writing("add", (messages, *options), given) as answered:
             answer = await self._call("add", messages, *options, **given)
             answered(answer)
         return answer
@@ -51,7 +54,7 @@ class AsyncMemoryAdapter(AdapterBase):
         core = self._core
         options, given = _guided(user_id, kwargs)
         fitted = core.calls.fit("search", (query, *options), given)
-        plan = core.plan((query, *options), fitted, wanted=use_spectron)
+        plan = await self._beside(core.plan, (query, *options), fitted, wanted=use_spectron)
         found = await (self._from_backend(plan) if plan.complete else self._from_spectron(plan))
         if found is not None:
             return found if use_spectron else core.calls.shaped(found)
@@ -119,10 +122,28 @@ class AsyncMemoryAdapter(AdapterBase):
         core.counters.call(name, details_of(name, kwargs))
         if name not in WRITES:
             return await self._call(name, *args, **kwargs)
-        with core.writing(name, args, kwargs) as answered:
+        async with self._writing(name, args, kwargs) as answered:
             answer = await self._call(name, *args, **kwargs)
             answered(answer)
         return answer
+
+    @asynccontextmanager
+    async def _writing(self, name: str, args: Any, kwargs: Any) -> AsyncIterator[Callable[[Any], None]]:
+        """As the core's `writing`."""
+        write = self._core.writing(name, args, kwargs)
+        answered = await self._beside(write.__enter__)
+        try:
+            yield answered
+        except BaseException as error:
+            await self._beside(write.__exit__, type(error), error, error.__traceback__)
+            raise
+        await self._beside(write.__exit__, None, None, None)
+
+    async def _beside(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """In a thread where it may ask a database, so that it does not block the event loop."""
+        if self._core.is_remote:
+            return await asyncio.to_thread(function, *args, **kwargs)
+        return function(*args, **kwargs)
 
     async def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         method = getattr(self.mem0, name)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,8 @@ WIDEST = 20_000
 """The most facts in one lens for `get_all`; with more it raises TooWide."""
 LOOK_EVERY_S = 1.0
 """How often it is checked whether the ledger was replaced by another file."""
+PATIENCE_S = 2.0
+"""How long a database may be silent: a search waits for it then, once."""
 MOST_TEXTS = 2_000
 """The most facts of a lens whose texts are compared with a row that no receipt names."""
 
@@ -78,10 +81,11 @@ class Catalogue:
         self._seen: tuple[object, ...] = ()
         self._look_at = float("-inf")
         self._copied = False
+        self._problem = "it is not connected yet"
 
     def migration(self) -> MigrationRow:
         """The migration of the ledger; raises NoCatalogue."""
-        with self._lock:
+        with self._reading():
             found = next((row for ledger in self._open() if (row := ledger.migration()) is not None), None)
         if found is None:
             raise NoCatalogue("nothing was replayed yet")
@@ -90,7 +94,7 @@ class Catalogue:
     def made_of(self, lens: Selector, ids: Sequence[str]) -> dict[str, list[StoredVersion]]:
         """For each id of Spectron the versions in the lens behind it; raises NoCatalogue."""
         found: defaultdict[str, list[StoredVersion]] = defaultdict(list)
-        with self._lock:
+        with self._reading():
             for number, ledger in enumerate(self._open()):
                 facts = receipts.facts_made_into(ledger, ids)
                 rows = self._versions(number, {fact for each in facts.values() for fact in each})
@@ -100,7 +104,7 @@ class Catalogue:
 
     def all_in(self, lens: Selector) -> list[StoredVersion]:
         """All versions in the lens; none if they are more than `MOST_TEXTS`."""
-        with self._lock:
+        with self._reading():
             found = self._all_in(lens, MOST_TEXTS)
         return found if found is not None else []
 
@@ -110,7 +114,7 @@ class Catalogue:
         For passages that no receipt names: a later part of a long text (`in_parts`), or a text whose response never
         arrived or was late.
         """
-        with self._lock:
+        with self._reading():
             return any(
                 scopes.has_overtaken_text(ledger, list(scopes.selectors_covered(ledger, lens)), text, in_parts=in_parts)
                 for ledger in self._open()
@@ -118,17 +122,17 @@ class Catalogue:
 
     def memory(self, mem0_id: str) -> tuple[Memory, bool] | None:
         """A memory as Mem0 last returned it, and whether Mem0 still has it; None for an unknown id or a message."""
-        with self._lock:
+        with self._reading():
             return next((row for ledger in self._open() if (row := memories.shown_memory(ledger, mem0_id))), None)
 
     def versions(self, mem0_id: str) -> list[MemoryText]:
         """The texts of a memory that were planned, oldest first."""
-        with self._lock:
+        with self._reading():
             return [text for ledger in self._open() for text in memories.texts_of_memory(ledger, mem0_id)]
 
     def memories_in(self, lens: Selector) -> Iterator[Memory]:
         """The memories in the lens, each once; raises TooWide if they are too many."""
-        with self._lock:
+        with self._reading():
             rows = self._all_in(lens, WIDEST)
         if rows is None:
             raise TooWide(f"more than {WIDEST:,} memories in one scope")
@@ -157,18 +161,47 @@ class Catalogue:
         self._lock = threading.RLock()
         self._ledgers, self._seen, self._look_at = [], (), float("-inf")
 
+    def connect(self) -> None:
+        """Open a ledger in a database, again if its connection was lost; that takes longer than a search may wait."""
+        if self._state.folder is not None or self._clock() < self._look_at or self._is_connected():
+            return
+        self._look_at = self._clock() + LOOK_EVERY_S
+        try:
+            ledger = Ledger.open_for_reading(self._state, timeout_s=PATIENCE_S)
+        except (MigrateError, OSError) as error:
+            self._problem = getattr(error, "message", str(error))
+            return
+        with self._lock:
+            lost, self._ledgers = self._ledgers, [ledger]
+        for each in lost:
+            each.close()
+
+    def _is_connected(self) -> bool:
+        return bool(self._ledgers) and not any(ledger.is_lost for ledger in self._ledgers)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Nobody else reads meanwhile; raises NoCatalogue where a database stops answering."""
+        with self._lock:
+            try:
+                yield
+            except MigrateError as error:
+                raise self._no_catalogue(error) from error
+
     # -- the files ----------------------------------------------------------------------------------------
 
     def _open(self) -> list[Ledger]:
-        """The ledgers; opened again if they are other files than before, or their connection was lost."""
+        """The ledgers; opened again if they are other files than before."""
+        if self._state.folder is None:
+            if not self._is_connected():
+                raise NoCatalogue(f"the ledger in {self._state} cannot be read: {self._problem}")
+            return self._ledgers
         if self._ledgers and self._clock() < self._look_at:
             return self._ledgers
         self._look_at = self._clock() + LOOK_EVERY_S
         try:
             folders = find(self._state).complete().folders
             seen = tuple(map(_identity, folders))
-            if any(ledger.is_lost for ledger in self._ledgers):
-                self.close()
             if any(ledger.is_outdated_copy for ledger in self._ledgers):
                 self.close()
                 self._copied = True  # once: a copy cannot follow what another version writes

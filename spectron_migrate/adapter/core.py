@@ -118,11 +118,12 @@ class AdapterCore:
         self.routing.fetch()  # the first write has to know already where it belongs
         self.routing.current()
         self.catalogue = Catalogue(self.state, clock=clock)
+        self.catalogue.connect()
         self.added = AddedMemories(self.state)
         self.mapping_check = MappingCheck(self.mapping, self.catalogue, self.added, self.routing.current, clock=clock)
         self.access = _access(self.settings, spectron_client)
         self.spectron_thread = SpectronThread(self.access)
-        self.heartbeat = Heartbeat(self.state, self.routing, self.counters, self.guard)
+        self.heartbeat = Heartbeat(self.state, self.routing, self.counters, self.guard, self.catalogue.connect)
         self.process_calls = self.heartbeat.calls
         self.lens = lru_cache(maxsize=4096)(self._lens)
         self._clock = clock
@@ -140,6 +141,7 @@ class AdapterCore:
         )
         if is_captured(self.routing.current()):
             self.process_calls.refuse_other_host()
+            self.process_calls.connect()
         self._as_of: tuple[str | None, float] = (None, float("-inf"))
         _CORES.add(self)
 
@@ -256,6 +258,11 @@ class AdapterCore:
         return self._writes.around(method, args, kwargs)
 
     # -- state --------------------------------------------------------------------------------------------
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether notes of calls and whose reads must wait are asked of a database, which takes a moment."""
+        return self.state.folder is None
 
     def is_complete(self) -> bool:
         """Whether the cutover is complete."""

@@ -7,12 +7,14 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from spectron_migrate.adapter.counters import ProcessCounters
 from spectron_migrate.adapter.guard import Guard
 from spectron_migrate.adapter.process_calls import ProcessCalls
+from spectron_migrate.errors import MigrateError
 from spectron_migrate.records import parse_time
 from spectron_migrate.state.following import UNDRAINED, is_followed
 from spectron_migrate.state.process_status import GuardStatus, ProcessStatus, stamp
@@ -32,9 +34,15 @@ class Heartbeat:
     """One thread, started by the first call, and again in a child process. Failures are logged, never raised."""
 
     def __init__(
-        self, state: Path | StateStore, routing: RoutingReader, counters: ProcessCounters, guard: Guard
+        self,
+        state: Path | StateStore,
+        routing: RoutingReader,
+        counters: ProcessCounters,
+        guard: Guard,
+        connect: Callable[[], None] = lambda: None,
     ) -> None:
-        """`state`: nothing is written while its directory does not exist."""
+        """`state`: nothing is written while its directory does not exist. `connect` is called in the thread."""
+        self._connect = connect
         self._state = store_at(state)
         self._routing = routing
         self._counters = counters
@@ -77,8 +85,9 @@ class Heartbeat:
         with self._lock:
             try:
                 self._beat()
-            except OSError as error:
-                self._complain(f"{self._state.describe(FOLDER)} cannot be written: {error.strerror or error}")
+            except (OSError, MigrateError) as error:
+                problem = getattr(error, "strerror", None) or error
+                self._complain(f"{self._state.describe(FOLDER)} cannot be written: {problem}")
 
     def forget_after_fork(self) -> None:
         """In a child process: file and lock are the parent's."""
@@ -99,6 +108,7 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._closed:
+            self._connect()
             routing = self._routing.current()
             self._warn_if_undrained(routing)
             self.calls.maintain(as_of=as_of_seconds(routing.as_of), drained=routing.catch_up == "outbox")
@@ -111,7 +121,10 @@ class Heartbeat:
             return
         self._follower_check_at = time.monotonic() + UNCHANGED_S
         captures = routing.catch_up == "outbox" and routing.phase in ("started", "shift", "closing")
-        missing = captures and not is_followed(self._state)
+        try:
+            missing = captures and not is_followed(self._state)
+        except MigrateError:  # the database does not answer: that is said elsewhere
+            return
         # Twice in a row: a follower may just be restarting.
         if missing and self._follower_missing == 1:
             _log.warning("%s", UNDRAINED)
@@ -143,6 +156,7 @@ class Heartbeat:
                 ended=stamp(now) if self._closed else None,
                 guard=guard_status,
                 running_epoch=self.calls.oldest_epoch,
+                unnoted=self.calls.unnoted,
                 **self._counters.snapshot(),
             )
         )

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from spectron_migrate.errors import NotLegal
+from spectron_migrate.errors import MigrateError, NotLegal
 from spectron_migrate.state.call_log import (
     NEVER,
     CallLines,
@@ -37,6 +37,8 @@ from spectron_migrate.state.outbox_before import is_in_use
 from spectron_migrate.state.routing import Routing
 from spectron_migrate.state.store import StateStore, store_at
 
+CONNECT_S = 5.0
+"""How long the background waits for a connection to a database."""
 RETRY_S = 1.0
 """How often opening a log that could not be opened is tried again, and whether files of version 0.1 are still there."""
 CHECKPOINT = 1 << 16
@@ -45,6 +47,8 @@ KEPT_S = 300.0
 """How long lines are kept after they were drained: memories that Mem0 only accepted may appear this much later."""
 MOST_TAIL = 1_000_000
 """Bytes of the log that a search reads at most; where more is new, the search waits for the background to read it."""
+_FAILURES = (OSError, sqlite3.Error, MigrateError)
+"""What a log or a database may raise; none of it may fail a call of the application."""
 _UNNAMED = "-"
 """In place of the token of a process that has none."""
 MOST_OWNERS = 10_000
@@ -81,6 +85,8 @@ class ProcessCalls:
         self._is_claimed = False
         self._complained = False
         self.changes = 0
+        self.unnoted = 0
+        """Calls that the log did not take."""
 
     # -- noting calls --
 
@@ -127,6 +133,9 @@ class ProcessCalls:
         line = end_line(call, at, results or "-") if known else unknown_line(call, at, subject)
         if call.startswith(_UNNAMED):
             self._remember(line, at)
+            self._count_unnoted()
+            if self._state.folder is None:  # others learn of it when the database answers
+                self._owed.append(unknown_line(call, at, subject))
         elif call.rpartition("/")[0] == self._token:  # else a child process, and the call is its parent's
             self._append(line, at, otherwise=unknown_line(call, at, subject))
 
@@ -139,7 +148,7 @@ class ProcessCalls:
                 str(error),
                 hint="with `cutover: {catch_up: follow}` any number of hosts may write: abort and start anew with it",
             ) from None
-        except (OSError, sqlite3.Error) as error:
+        except _FAILURES as error:
             self._complain(error)
 
     # -- whose reads have to wait --
@@ -148,6 +157,8 @@ class ProcessCalls:
         """Whether Spectron, caught up as of this time, may lack something that a read by this id finds."""
         if self._missed_here >= as_of or self._owed or self._view_of_before():
             return True
+        if self._state.folder is None and self._token is None:
+            return True  # what other processes note cannot be seen yet
         self._open(capture=False)
         if self._log is not None:
             try:
@@ -156,7 +167,7 @@ class ProcessCalls:
                 if folder is not None and (missed_at(folder) >= as_of or self._log.size - self._position > MOST_TAIL):
                     return True
                 self._tail(self._log)
-            except OSError:
+            except _FAILURES:
                 return True  # what other processes note cannot be seen
         if self._view.owners > MOST_OWNERS:
             with self._view_lock:
@@ -170,10 +181,12 @@ class ProcessCalls:
 
         `drained`: a follower drains the log, and gives its space back itself.
         """
+        if self._state.folder is None and self._token is None:
+            self.connect()
         log = self._log
         if log is None:
             return
-        with suppress(OSError):
+        with suppress(*_FAILURES):
             self._tail(log)
             if self._view.running:
                 bury_the_dead(log, self._view, self._state, time.time())
@@ -187,9 +200,11 @@ class ProcessCalls:
         """In a child process: the calls and the lock are the parent's; the log can be used on."""
         self._lock, self._view_lock = threading.Lock(), threading.Lock()
         self._token, self._epochs, self._owed = None, {}, []
-        self._view, self._position = CallView(), self._log.first_line() if self._log is not None else 0
         if self._log is not None:
             self._log.forget_after_fork()
+        if self._state.folder is None:
+            self._log = None  # the child connects anew
+        self._view, self._position = CallView(), self._log.first_line() if self._log is not None else 0
 
     def close(self) -> None:
         """Write the lines that had no room, and close the log."""
@@ -203,8 +218,16 @@ class ProcessCalls:
         """Whether the log can be used; to capture, the outbox must be this host's."""
         if self._token is not None and (self._is_claimed or not capture):
             return True
+        if self._state.folder is None:
+            return False  # the background connects
         with self._view_lock:
             return self._try_to_open(capture=capture)
+
+    def connect(self) -> None:
+        """Open the log of a database, which takes longer than a call may wait."""
+        if self._state.folder is None:
+            with self._view_lock:
+                self._try_to_open(capture=True)
 
     def _try_to_open(self, *, capture: bool) -> bool:
         if time.monotonic() < self._retry_at:
@@ -218,10 +241,11 @@ class ProcessCalls:
                 self._is_claimed = True
             if self._log is None:
                 log = self._state.call_log()
+                log.connect(CONNECT_S)
                 self._position = log.first_line()
                 self._log = log
             self._token = self._process()
-        except (OSError, sqlite3.Error, OtherHost) as error:
+        except (*_FAILURES, OtherHost) as error:
             if capture:
                 self._complain(error)
             return False
@@ -232,13 +256,20 @@ class ProcessCalls:
         assert self._log is not None  # noqa: S101 - opened before
         try:
             self._log.append(line)
-        except (OSError, ValueError) as error:
+        except (*_FAILURES, ValueError) as error:
             self._complain(error)
+            if otherwise:
+                self._count_unnoted()
             self._missed_here = max(self._missed_here, at)
             self._view.fold((otherwise or line).encode(), self._position)
             if otherwise:
                 self._owed.append(otherwise)
             self._note_missed(at)
+
+    def _count_unnoted(self) -> None:
+        with self._lock:
+            self.unnoted += 1
+            self.changes += 1
 
     def _remember(self, line: str, at: float) -> None:
         """Keep in memory what cannot be noted in the log; others can at least learn that something is missing there."""

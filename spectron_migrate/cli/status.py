@@ -324,6 +324,9 @@ def _application_rows(application: dict[str, Json]) -> list[tuple[str, object]]:
     if application["last_reads"]:
         last = [f"{host} at {at[:19]}Z" for host, at in application["last_reads"].items()]
         rows.append(("last search", ", ".join(last[:5])))
+    if application["unnoted"]:
+        found = f"{counted(application['unnoted'], 'call')}: the next reading of Mem0 finds what they left there"
+        rows.append(("not captured", found))
     if application["lost"]:
         lost = [f"{name} at {at[:19]}Z" for name, at in application["lost"].items()]
         rows.append(("fell silent", ", ".join(lost[:5])))

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import psycopg
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg.types.numeric import Int8Dumper
 from psycopg.types.string import StrDumper
@@ -284,13 +285,26 @@ def convert(error: psycopg.Error, location: PostgresLocation) -> MigrateError | 
     return None
 
 
+def _bounds(url: str, timeout_s: float) -> dict[str, Any]:
+    """How long the network may be silent while something waits for it; what the URL says of it stands."""
+    ours = {
+        "connect_timeout": max(2, round(timeout_s)),
+        "tcp_user_timeout": round(timeout_s * 1000),
+        "keepalives_idle": 5,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+    }
+    theirs = conninfo_to_dict(url)
+    return {name: value for name, value in ours.items() if name not in theirs}
+
+
 def open_connection(location: PostgresLocation, *, application: str, timeout_s: float) -> PostgresDatabase:
     """Connect and use the schema; raises InputError, KeyRefused or Unreachable."""
     try:
         connection = psycopg.connect(
             location.url,
             autocommit=True,
-            connect_timeout=max(2, round(timeout_s)),
+            **_bounds(location.url, timeout_s),
             fallback_application_name=application,
             cursor_factory=psycopg.RawCursor,
             row_factory=_row_factory,

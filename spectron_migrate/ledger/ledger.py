@@ -138,14 +138,15 @@ class Ledger:
         return shared.exists(place) if isinstance(place, PostgresLocation) else (place / "ledger.db").exists()
 
     @classmethod
-    def open_for_reading(cls, state: Path | PostgresLocation | StateStore) -> Ledger:
+    def open_for_reading(cls, state: Path | PostgresLocation | StateStore, *, timeout_s: float = 10.0) -> Ledger:
         """Open an existing ledger beside the process that writes it; raises InputError where there is none.
 
-        Reading changes no file: if the ledger has an earlier format, a private copy is brought up to date and read.
+        `timeout_s`: how long a database may be silent. Reading changes no file: if the ledger has an earlier format, a
+        private copy is brought up to date and read.
         """
         place = place_of(state)
         if isinstance(place, PostgresLocation):
-            return cls(place, shared.open_for_reading(place))
+            return cls(place, shared.open_for_reading(place, timeout_s=timeout_s))
         path = place / "ledger.db"
         if not path.exists():
             raise InputError(f"there is no ledger at {path}", hint="spectron-migrate replay makes it, or name --state")

@@ -73,9 +73,9 @@ def exists(location: PostgresLocation) -> bool:
         return tables.format_of(database, PART) is not None
 
 
-def open_for_reading(location: PostgresLocation) -> PostgresDatabase:
+def open_for_reading(location: PostgresLocation, *, timeout_s: float = 10.0) -> PostgresDatabase:
     """A connection to a ledger that is there; raises InputError where there is none."""
-    database = connect(location)
+    database = connect(location, timeout_s=timeout_s)
     try:
         _check(database)
     except BaseException:

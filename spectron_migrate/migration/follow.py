@@ -14,6 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,7 @@ from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK
 from spectron_migrate.state.journal import CutoverState, publish_routing, read_journal
 from spectron_migrate.state.store import Lock, StateStore, store_at, write_object
+from spectron_migrate.state.unreachable import StateUnreachable
 
 EVERY_S = 5.0
 """The shortest pause between rounds. It is at least twice the length of a round, so that Mem0 is being read at most a
@@ -147,6 +149,7 @@ class Follow:
         self._compare_at = float("-inf")
         self._round_at = float("-inf")
         """When the next round is due, while the outbox is drained between rounds."""
+        self._was_under_way = False
         self._round_s = 0.0
         """How long the last round took."""
         self._publish_at = float("-inf")
@@ -172,25 +175,36 @@ class Follow:
         mapping.
         """
         store_at(self._settings.state).prepare()
-        with _only_follower(self._settings.state):
-            was_under_way = False
+        with ExitStack() as held:
+            lock = held.enter_context(_only_follower(self._settings.state))
             ended = "stopped"
             try:
                 while self._code is None:
-                    state = self._cutover()
-                    if state.phase == "complete" or (was_under_way and not state.is_under_way):
-                        ended = f"the cutover is {state.phase}"
-                        break
-                    was_under_way = state.is_under_way
-                    if self._deadline is not None and self._clock() >= self._deadline:
-                        ended = "the time that was set is over"
-                        break
-                    await self._pause(await self._once(api))
+                    try:
+                        if lock.is_lost:  # another process may follow by now
+                            held.close()
+                            lock = held.enter_context(_only_follower(self._settings.state))
+                        over = self._is_over()
+                        if over:
+                            ended = over
+                            break
+                        await self._pause(await self._once(api))
+                    except StateUnreachable as error:
+                        await self._pause(self._trouble(error.message))
             finally:
                 self._unfold()
                 self._keep(ended=ended)
                 self._rounds.close()
             return self._summary(ended)
+
+    def _is_over(self) -> str:
+        """Why nothing is followed any more; empty while it is."""
+        state = self._cutover()
+        if state.phase == "complete" or (self._was_under_way and not state.is_under_way):
+            return f"the cutover is {state.phase}"
+        self._was_under_way = state.is_under_way
+        is_late = self._deadline is not None and self._clock() >= self._deadline
+        return "the time that was set is over" if is_late else ""
 
     async def _once(self, api: SpectronApi) -> float:
         """One round or one drain; returns the seconds to pause."""
@@ -344,20 +358,18 @@ class Follow:
 
     def _keep(self, ended: str | None = None) -> None:
         last = self._totals.last
-        write_object(
-            self._settings.state,
-            FOLLOW_FILE,
-            {
-                "pid": os.getpid(),
-                "host": socket.gethostname(),
-                "at": self._stamp(),
-                "rounds": self._totals.rounds,
-                "as_of": self._totals.as_of,
-                "last": last.to_json() if last else None,
-                "problem": self._problem,
-                "ended": ended,
-            },
-        )
+        report = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "at": self._stamp(),
+            "rounds": self._totals.rounds,
+            "as_of": self._totals.as_of,
+            "last": last.to_json() if last else None,
+            "problem": self._problem,
+            "ended": ended,
+        }
+        with suppress(StateUnreachable):  # what it says is then the trouble itself
+            write_object(self._settings.state, FOLLOW_FILE, report)
 
     def _summary(self, ended: str) -> FollowSummary:
         totals, last = self._totals, self._totals.last

@@ -115,6 +115,9 @@ class CallLines(Protocol):
     def size(self) -> int:
         """The position after the last line."""
 
+    def connect(self, patience_s: float) -> None:
+        """Make ready what would take a call too long."""
+
     def append(self, line: str) -> None:
         """Append a line, in bounded time; after an error it may be there nevertheless, but not behind later lines."""
 
@@ -151,6 +154,9 @@ class CallLog:
             os.write(self._handle, b"%s%d" % (_NAME, time.time_ns()) + b"\n")
 
     # -- appending: as little as possible, because a user waits for it --
+
+    def connect(self, patience_s: float) -> None:
+        """A file is open."""
 
     def append(self, line: str) -> None:
         """Append a line; raises OSError if that is not possible."""

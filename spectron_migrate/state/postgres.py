@@ -21,7 +21,8 @@ from spectron_migrate.database.session_locks import lock_key, try_lock, unlock
 from spectron_migrate.errors import Unreachable
 from spectron_migrate.state.call_log import BUDGET_S
 from spectron_migrate.state.postgres_calls import PostgresCallLog
-from spectron_migrate.state.postgres_connection import PostgresConnection, StateUnreachable, unreachable
+from spectron_migrate.state.postgres_connection import PostgresConnection, unreachable
+from spectron_migrate.state.unreachable import StateUnreachable
 
 if TYPE_CHECKING:
     from spectron_migrate.database.postgres import PostgresDatabase
@@ -51,11 +52,12 @@ class PostgresLock:
         self._database: PostgresDatabase | None = database
         self._name = name
         self._give_back = give_back
+        self._pid = os.getpid()
 
     @property
     def is_lost(self) -> bool:
         """Whether its connection has broken, so that another process may hold the lock; asks the database."""
-        if self._database is None:
+        if self._database is None or self._pid != os.getpid():
             return True
         try:
             self._database.execute("SELECT 1").fetchone()
@@ -66,7 +68,7 @@ class PostgresLock:
     def close(self) -> None:
         """Release it; may be called twice."""
         database, self._database = self._database, None
-        if database is not None:
+        if database is not None and self._pid == os.getpid():  # else it is the parent's
             with suppress(Unreachable):
                 unlock(database, self._name)
             self._give_back(database)

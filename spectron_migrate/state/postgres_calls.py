@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from spectron_migrate.database.location import PostgresLocation
 from spectron_migrate.database.session_locks import lock_key
 from spectron_migrate.state.call_log import BUDGET_S
-from spectron_migrate.state.postgres_connection import PostgresConnection, StateUnreachable
+from spectron_migrate.state.postgres_connection import PostgresConnection
+from spectron_migrate.state.unreachable import StateUnreachable
 
 if TYPE_CHECKING:
     from spectron_migrate.database.postgres import PostgresDatabase
@@ -114,6 +115,10 @@ class PostgresCallLog:
         self._state = PostgresConnection(self._location, timeout_s=2.0)
         self._thread = BoundedThread()
         self._clock: tuple[PostgresDatabase, float, float] | None = None
+
+    def connect(self, patience_s: float) -> None:
+        """Connect, which takes longer than a call may wait."""
+        self._thread.run(lambda: self._state.again(lambda db: self._server_time(db, 0.0)), patience_s)
 
     def append(self, line: str) -> None:
         """Append a line; after an error it may be there, but then before every line of a later call."""

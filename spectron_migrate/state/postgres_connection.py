@@ -13,6 +13,7 @@ from spectron_migrate.database.opening import connect_writer, reconnect
 from spectron_migrate.database.tables import make_tables
 from spectron_migrate.errors import Unreachable
 from spectron_migrate.state.added_tables import SHARED
+from spectron_migrate.state.unreachable import StateUnreachable
 
 if TYPE_CHECKING:
     from spectron_migrate.database.postgres import PostgresDatabase
@@ -35,10 +36,6 @@ CREATE TABLE outbox_unknown(id INTEGER PRIMARY KEY, at TEXT NOT NULL, about TEXT
 )
 
 _T = TypeVar("_T")
-
-
-class StateUnreachable(Unreachable, OSError):
-    """The database of the state does not answer. As an OSError, it is what a full disk is to the adapter."""
 
 
 class PostgresConnection:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -52,7 +52,20 @@ class ProcessStatus:
     """False for an application whose heartbeat files carry no `calls`."""
     guard: GuardStatus = field(default_factory=GuardStatus)
     shadow: Mapping[str, float] = field(default_factory=dict)
+    unnoted: int = 0
+    """Calls that changed Mem0 and that the log of calls did not take; a reading finds what they left there."""
     alive: bool = False
+
+    def since(self, before: ProcessStatus) -> ProcessStatus:
+        """The same with the counts since an earlier report of this process."""
+        calls = {
+            name: {day: count - before.calls.get(name, {}).get(day, 0) for day, count in days.items()}
+            for name, days in self.calls.items()
+        }
+        reads = {name: count - before.reads.get(name, 0) for name, count in self.reads.items()}
+        shadow = {name: count - before.shadow.get(name, 0) for name, count in self.shadow.items()}
+        unnoted = self.unnoted - before.unnoted
+        return replace(self, calls=calls, reads=reads, shadow=shadow, unnoted=unnoted)
 
     @property
     def settled_epoch(self) -> int:
@@ -93,6 +106,7 @@ class ProcessStatus:
                 lost=_times(value.get("lost", {})),
                 guard=GuardStatus(**value["guard"]),
                 shadow={str(name): float(number) for name, number in value["shadow"].items()},
+                unnoted=int(value.get("unnoted", 0)),
                 alive=alive,
             )
         except (KeyError, TypeError, AttributeError) as error:

@@ -59,6 +59,8 @@ class ProcessesStatus:
     """Host -> when an application there last read through the adapter or the routing."""
     lost: Mapping[str, str] = field(default_factory=dict)
     """Processes that stopped reporting themselves without saying that they ended, and their last heartbeats."""
+    unnoted: int = 0
+    """Calls that changed Mem0 and that the log of calls did not take."""
     measured: bool = False
     """Whether any process ever reported itself here: without one, nothing was measured."""
     calls_measured: bool = False
@@ -86,6 +88,7 @@ class ProcessesStatus:
             "last_reads": dict(sorted(self.last_reads.items())[:MOST_NAMED]),
             "lost": dict(sorted(self.lost.items(), key=lambda pair: pair[1], reverse=True)[:MOST_NAMED]),
             "calls": dict(self.calls),
+            "unnoted": self.unnoted,
             "shadow": self._shadow(),
             "problems": [*problems, *(f"{name} cannot be read" for name in self.broken)],
         }
@@ -131,6 +134,7 @@ def read_processes(state: Path | StateStore, *, now: datetime | None = None) -> 
         calls={name: sum(days.values()) for name, days in _calls(all_of_them, since).items()},
         reads=_add(report.reads for report in all_of_them),
         shadow=_add(report.shadow for report in all_of_them),
+        unnoted=sum(report.unnoted for report in all_of_them),
         last_reads=_newest(report.last_reads for report in all_of_them),
         lost=_lost(all_of_them, now),
         measured=bool(all_of_them or broken),
@@ -175,6 +179,9 @@ class OwnFile:
         if folder is not None:
             (folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
         fold(state)
+        self._written: ProcessStatus | None = None
+        self._folded: ProcessStatus | None = None
+        """The report whose counts are in `past.json`."""
         stem = f"{self.pid}" if folder is not None else f"{self.host}-{self.pid}-{time.time_ns():x}"
         self._stem, self._lock = _take_name(self._store, stem)
         self.token = f"{self._stem}:{time.time_ns():x}"
@@ -191,9 +198,22 @@ class OwnFile:
 
     def write(self, report: ProcessStatus) -> None:
         """Replace the file as a whole; raises OSError."""
-        self._store.write(f"{FOLDER}/{self._stem}.json", json.dumps(report.to_json(), separators=(",", ":")).encode())
+        name = f"{FOLDER}/{self._stem}.json"
         if self._lock.is_lost:
-            self._lock = self._store.try_lock(f"{FOLDER}/{self._stem}.lock") or self._lock
+            self._take_lock_again(name)
+        counted = report if self._folded is None else report.since(self._folded)
+        self._store.write(name, json.dumps(counted.to_json(), separators=(",", ":")).encode())
+        self._written = report
+
+    def _take_lock_again(self, name: str) -> None:
+        """After the connection was lost. Whoever took this process for dead has added its counts to the past."""
+        lock = self._store.try_lock(_lock_of(name))
+        if lock is None:
+            raise OSError(f"another process takes {self.host}/{self.pid} for dead at this moment")
+        self._lock.close()
+        self._lock = lock
+        if self._written is not None and self._store.version(name) is None:
+            self._folded = self._written
 
     def close(self) -> None:
         """The process no longer uses the adapter. Its counts stay."""
@@ -274,6 +294,7 @@ def _sum(reports: Iterable[ProcessStatus], moment: datetime) -> ProcessStatus:
         calls=_calls(each, _days_back(moment, _KEPT_DAYS)),
         reads=_add(report.reads for report in each),
         shadow=_add(report.shadow for report in each),
+        unnoted=sum(report.unnoted for report in each),
         last_reads=_newest(report.last_reads for report in each),
         lost=dict(newest_lost),
     )

@@ -127,8 +127,13 @@ class Stage:
     def notice(self) -> None:
         """As when half a second goes by: adapters look at the routing again."""
         for adapter in self.opened:
-            adapter._core.routing.look()
-            adapter._core._ready = (float("-inf"), None)
+            core = adapter._core
+            core.routing.fetch()
+            core.routing.look()
+            core.catalogue._look_at = float("-inf")
+            core.catalogue.connect()
+            core.process_calls.maintain(as_of=float("-inf"), drained=True)
+            core._ready = (float("-inf"), None)
 
     def start(self, catch_up: Literal["follow", "outbox"] = "follow") -> None:
         self.state.mkdir(mode=0o700, exist_ok=True)

@@ -32,7 +32,7 @@ class Host:
         self.state = PostgresState(location)
         self.own = OwnFile(self.state)
         self.calls = ProcessCalls(self.state, lambda: self.own.token)
-        wait_until(lambda: self.calls._open(capture=True))  # the first connection may take longer than a call waits
+        self.calls.connect()
         assert self.calls._log is not None
         self.calls._log._budget_s = 20  # type: ignore[attr-defined]
         self.numbers = iter(range(1, 100))
@@ -123,6 +123,28 @@ def test_a_call_whose_end_was_not_acknowledged_is_unknown_and_its_owner_reads_fr
     assert [ALICE] == [subject for _, subject in batch.unknown]
     outbox.delivered(batch)
     assert [ALICE] == outbox.unknown()
+
+
+def test_a_call_before_the_log_is_open_is_made_counted_and_known_to_others_later(
+    hosts: tuple[Host, Host], outbox: Outbox, location: PostgresLocation
+) -> None:
+    state = PostgresState(location)
+    own = OwnFile(state)
+    calls = ProcessCalls(state, lambda: own.token)
+    assert calls.must_wait("bob", Host.now() + 60), "what others note cannot be seen"
+    call = calls.note_begin(1, 3, Host.now(), ALICE, capture=True)
+    calls.note_end(call, Host.now(), FOUND, ALICE, capture=True)
+    assert 1 == calls.unnoted
+    wait_until(lambda: (calls.maintain(as_of=0.0, drained=True), not calls._owed and calls._token)[1])
+    assert hosts[1].waits(ALICE, Host.now() - 1)
+    batch = outbox.batch(9, datetime.now(UTC))
+    assert [ALICE] == [subject for _, subject in batch.unknown]
+    call = calls.note_begin(2, 3, Host.now(), ALICE, capture=True)
+    calls.note_end(call, Host.now(), FOUND, ALICE, capture=True)
+    assert 1 == calls.unnoted
+    calls.close()
+    own.close()
+    state.close()
 
 
 def test_a_call_whose_beginning_was_not_acknowledged_is_made_and_captured(

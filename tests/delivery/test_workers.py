@@ -26,7 +26,7 @@ from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.migration.replay_summary import ReplaySummary
 from spectron_migrate.records import NullReporter
 from spectron_migrate.spectron.api import Sleep, SpectronApi
-from tests.support.engines import ledgers_in_postgres
+from tests.support.engines import states_in_postgres
 from tests.support.oracle import find_violations
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.replaying import complete_scan, is_write, mem0_row
@@ -93,7 +93,7 @@ def scene(spectron: RunningServer, postgres: str, tmp_path: Path, user: str) -> 
     users = [f"{user}{number}" for number in range(12)]
     rows = [mem0_row(each, hour, f"{each} said thing number {hour}") for each in users for hour in range(8)]
     dump = complete_scan(tmp_path / "dump", rows, datetime(2025, 2, 1, tzinfo=UTC))
-    with ledgers_in_postgres(postgres):
+    with states_in_postgres(postgres):
         yield Scene(spectron, tmp_path / "state", dump, users)
 
 

@@ -11,9 +11,9 @@ from spectron_migrate.database.location import PostgresLocation, parse_location
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.state.journal import FILE, CaughtUp, Step, publish_routing, read_journal, record_step
 from spectron_migrate.state.postgres import PostgresState
-from spectron_migrate.state.postgres_connection import StateUnreachable
 from spectron_migrate.state.routing import Routing, read_routing, write_routing
 from spectron_migrate.state.routing_reader import RoutingReader, RoutingUnreadable
+from spectron_migrate.state.unreachable import StateUnreachable
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ from spectron_migrate.database.location import PostgresLocation, parse_location
 from spectron_migrate.database.session_locks import lock_key
 from spectron_migrate.state import postgres_calls
 from spectron_migrate.state.postgres_calls import BoundedThread, PostgresCallLog
-from spectron_migrate.state.postgres_connection import StateUnreachable
+from spectron_migrate.state.unreachable import StateUnreachable
 
 psycopg = pytest.importorskip("psycopg")
 

@@ -18,6 +18,7 @@ from spectron_migrate.state.store import StateStore
 
 Another = Callable[[], StateStore]
 ALICE = CallSubject(("alice",))
+TODAY = datetime.now(UTC).date().isoformat()
 IN_POSTGRES = pytest.mark.parametrize("engine", ["postgres"], indirect=True)
 
 
@@ -80,6 +81,27 @@ def test_a_process_that_was_cut_off_lives_until_it_was_silent_for_long(
 
 
 @IN_POSTGRES
+def test_counts_of_a_process_that_was_taken_for_dead_are_not_counted_twice(
+    another: Another, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = another(), another()
+    own = OwnFile(one)
+    own.write(status(own, reads={"mem0": 3}, calls={"get": {TODAY: 2}}, unnoted=1))
+    own._lock.close()  # as a cut connection frees the lock
+    with monkeypatch.context() as silent:
+        silent.setattr(processes, "SILENT_S", 0.0)
+        fold(two)
+    assert {"mem0": 3} == read_processes(two).reads
+    own.write(status(own, reads={"mem0": 5, "spectron": 1}, calls={"get": {TODAY: 3}}, unnoted=1))
+    found = read_processes(two)
+    assert {"mem0": 5, "spectron": 1} == found.reads
+    assert {"get": 3} == found.calls
+    assert 1 == found.unnoted
+    assert 1 == len(found.reports)
+    own.close()
+
+
+@IN_POSTGRES
 def test_a_process_takes_its_lock_again_when_its_connection_was_cut(another: Another, place: str) -> None:
     psycopg = pytest.importorskip("psycopg")
     own = OwnFile(another())
@@ -92,7 +114,6 @@ def test_a_process_takes_its_lock_again_when_its_connection_was_cut(another: Ano
     state = PostgresState(location)
     name = f"processes/{own.token.partition(':')[0]}.lock"
     assert not state.is_locked(name)
-    for _ in range(2):
-        own.write(status(own))
+    own.write(status(own))
     assert state.is_locked(name)
     state.close()
