@@ -30,13 +30,6 @@ logging.getLogger("psycopg").setLevel(logging.ERROR)  # a lost connection is rep
 OLDEST_SERVER = 14
 _REFUSED = ("password authentication failed", 'role "', "no pg_hba.conf entry")
 """What a server says of a user; while connecting, psycopg has no class of error for it."""
-_NOTICE_LOSS: dict[str, Any] = {
-    "keepalives_idle": 5,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 20_000,
-}
-"""A server that is gone without a word is noticed within 20 s."""
 _PREPARED = 500
 """How many statements stay prepared on a connection."""
 _COUNT = (
@@ -308,7 +301,6 @@ def open_connection(location: PostgresLocation, *, application: str, timeout_s: 
             fallback_application_name=application,
             cursor_factory=psycopg.RawCursor,
             row_factory=_row_factory,
-            **_NOTICE_LOSS,
         )
     except psycopg.Error as error:
         converted = convert(error, location)
