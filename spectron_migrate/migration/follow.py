@@ -17,19 +17,18 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from spectron_migrate.errors import ExitCode, Incomplete, Interrupted, LedgerLocked, Unreachable
 from spectron_migrate.ledger.read.cutover import Undecided
 from spectron_migrate.migration.drain_outbox import Drained
-from spectron_migrate.migration.ledger_access import round_lock
+from spectron_migrate.migration.ledger_access import follow_lock, round_lock
 from spectron_migrate.migration.reconcile import Agreement, write_result
 from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds
 from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK
+from spectron_migrate.state.following import FOLLOW_FILE
 from spectron_migrate.state.journal import CutoverState, publish_routing, read_journal
-from spectron_migrate.state.store import Lock, StateStore, store_at, write_object
+from spectron_migrate.state.store import store_at, write_object
 from spectron_migrate.state.unreachable import StateUnreachable
 
 EVERY_S = 5.0
@@ -176,14 +175,14 @@ class Follow:
         """
         store_at(self._settings.state).prepare()
         with ExitStack() as held:
-            lock = held.enter_context(_only_follower(self._settings.state))
+            lock = held.enter_context(follow_lock(self._settings.state))
             ended = "stopped"
             try:
                 while self._code is None:
                     try:
                         if lock.is_lost:  # another process may follow by now
                             held.close()
-                            lock = held.enter_context(_only_follower(self._settings.state))
+                            lock = held.enter_context(follow_lock(self._settings.state))
                         over = self._is_over()
                         if over:
                             ended = over
@@ -418,14 +417,3 @@ def _count_behind(behind: frozenset[str] | None) -> str:
     if behind is None:
         return "everybody"
     return counted(len(behind), "id") if behind else "nobody"
-
-
-def _only_follower(state: Path | StateStore) -> Lock:
-    """Take the lock of the process that follows; raises LedgerLocked naming the process that holds it."""
-    store = store_at(state)
-    lock = store.try_lock(FOLLOW_LOCK)
-    if lock is None:
-        raise LedgerLocked(
-            f"{store.holder_of(FOLLOW_LOCK)} follows already", hint="stop it first: one process follows at a time"
-        )
-    return lock

@@ -14,7 +14,8 @@ from pathlib import Path
 from spectron_migrate.errors import LedgerLocked
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.shards import find, open_all
-from spectron_migrate.state.store import StateStore, store_at
+from spectron_migrate.state.following import FOLLOW_LOCK
+from spectron_migrate.state.store import Lock, StateStore, store_at
 
 LOCK_FILE = "round.lock"
 
@@ -56,3 +57,14 @@ async def round_lock(
         waited += pause_s
     with lock:
         yield
+
+
+def follow_lock(state: Path | StateStore) -> Lock:
+    """Take the lock of the process that follows; raises LedgerLocked naming the process that holds it."""
+    store = store_at(state)
+    lock = store.try_lock(FOLLOW_LOCK)
+    if lock is None:
+        raise LedgerLocked(
+            f"{store.holder_of(FOLLOW_LOCK)} follows already", hint="stop it first: one process follows at a time"
+        )
+    return lock
