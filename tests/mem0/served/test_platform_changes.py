@@ -15,6 +15,7 @@ from spectron_migrate.mem0.served import platform_changes, platform_listing
 from spectron_migrate.records import Memory, format_time
 from tests.mem0.standins import KEY, Platform, serving
 
+pytestmark = pytest.mark.slow
 NOW = datetime(2026, 5, 4, tzinfo=UTC)
 Texts = dict[str, str]
 
@@ -202,7 +203,7 @@ def test_trouble_on_the_way_is_waited_out(opened: ExitStack) -> None:
     assert "edited" == after(texts, changed(changes))[id_of(3)]
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(6))
 def test_plays_of_an_application_are_followed_exactly(opened: ExitStack, seed: int) -> None:
     dice = random.Random(seed)
     project = Project(opened, dice.choice((1, 30, 120)))

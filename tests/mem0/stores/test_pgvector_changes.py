@@ -264,7 +264,7 @@ def test_more_changes_than_are_held_in_memory_mean_reading_everything(
     assert changes.changed(now=NOW) is None
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(8))
 def test_plays_of_applications_are_followed_exactly(
     table: Table, follow: Follow, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
