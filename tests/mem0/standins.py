@@ -151,6 +151,8 @@ class Platform(StandIn):
         self.understands_in = "yes"
         self.stats_more = 0
         self.filters_by_time = True
+        self.filters_by_edits = True
+        """False: a filter by `updated_at` finds nothing."""
         self.hidden: Callable[[Row], bool] = lambda row: False
         """Rows that the listing of everybody does not show."""
         self.histories: dict[str, list[Row]] = {}
@@ -188,7 +190,7 @@ class Platform(StandIn):
         found = [
             row
             for row in self.memories.values()
-            if matches(row, filters)
+            if matches(row if self.filters_by_edits else {**row, "updated_at": None}, filters)
             and (body.get("show_expired") or not row.get("expiration_date"))
             and not (everybody and self.hidden(row))
         ]

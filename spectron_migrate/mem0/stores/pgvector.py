@@ -81,7 +81,7 @@ class PgVector(ListedStore):
 
         self._known = None
         columns = "SELECT id::text, {payload}::text FROM {table} "
-        self._db.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        self._begin()
         try:
             self.held = self.count()
             mark = table_mark(self._db, self._sql("{table}").as_string(self._db))
@@ -120,6 +120,22 @@ class PgVector(ListedStore):
     def close(self) -> None:
         if not self._is_taken_over:
             self._db.close()
+
+    def _begin(self) -> None:
+        """Begin a snapshot; the lock, which every reading takes, comes first.
+
+        TRUNCATE and what writes a table anew hide its rows from older snapshots: taken while such a transaction is
+        open, a snapshot would show an empty table, and all memories as deleted.
+        """
+        import psycopg
+
+        begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+        self._db.execute(begin)
+        try:
+            self._db.execute(self._sql("LOCK TABLE {table} IN ACCESS SHARE MODE"))
+        except (psycopg.errors.InsufficientPrivilege, psycopg.errors.WrongObjectType):
+            self._db.execute("ROLLBACK")  # a foreign table has no lock, a right on columns alone gives none
+            self._db.execute(begin)
 
     def _payload(self, text: str | None) -> Any:
         return text if text is None or self._layout is not _OF_TYPESCRIPT else without_stamps(json.loads(text))

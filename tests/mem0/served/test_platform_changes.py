@@ -112,6 +112,12 @@ def test_no_more_requests_are_sent_than_a_few(opened: ExitStack) -> None:
     assert len(project.platform.asked) <= 4
 
 
+def test_a_filter_that_finds_no_edit_is_not_relied_on(opened: ExitStack) -> None:
+    project = Project(opened, 30)
+    project.platform.filters_by_edits = False
+    assert project.read()[1] is None
+
+
 def test_a_deletion_means_reading_everything(opened: ExitStack) -> None:
     project = Project(opened, 30)
     _, changes = follow(project)

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -139,6 +140,43 @@ def test_a_transaction_that_ran_while_all_was_read_is_found_when_it_has_ended(ta
     assert table.read()[0] == texts
     assert "within the first" == texts[uuid(4)]
     assert uuid(5) not in texts
+
+
+def test_a_reading_that_begins_while_a_table_is_filled_anew_waits_and_reads_what_is_new(table: Table) -> None:
+    table.fill(5)
+    loader = table.connect()
+    loader.execute(f"TRUNCATE {table.name}")
+    table.put(7, "loaded again", loader)
+    with ThreadPoolExecutor(1) as beside:
+        reading = beside.submit(table.read)
+        wait_until(lambda: _is_waited_for(table))
+        loader.commit()
+        texts, changes = reading.result()
+    loader.close()
+    assert changes is not None
+    changes.close()
+    assert {uuid(7): "loaded again"} == texts
+
+
+def _is_waited_for(table: Table) -> bool:
+    waiting = table.db.execute(
+        "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = to_regclass(%s)", (table.name,)
+    ).fetchone()
+    return waiting[0] > 0
+
+
+def test_a_user_who_may_read_columns_only_reads_them_without_a_lock(table: Table) -> None:
+    table.fill(3)
+    table.db.execute(f"CREATE ROLE reads_columns LOGIN; GRANT SELECT (id, payload) ON {table.name} TO reads_columns")
+    table.address = table.address.replace("postgres:@", "reads_columns@", 1)
+    try:
+        texts, changes = table.read()
+    finally:
+        table.db.execute("DROP OWNED BY reads_columns; DROP ROLE reads_columns")
+    assert changes is not None
+    assert changes.changed(now=NOW) is None
+    changes.close()
+    assert {uuid(number): f"thing {number}" for number in range(3)} == texts
 
 
 def test_what_is_rolled_back_or_of_other_tables_is_no_change(table: Table, follow: Follow) -> None:
