@@ -50,7 +50,7 @@ async def check_server(
     `retry_refused`: what was refused is sent as well. Raises KeyRefused, NotLegal for scopes that others made, and
     WrongLedger for another server than the one this ledger wrote to, and where another ledger has written.
     """
-    _refuse_half_adopted(ledger)
+    refuse_half_adopted(ledger)
     me = await api.me()
     await _check_same_server(ledger, api)
     paths = plans.target_paths(ledger, plan, refused=retry_refused)
@@ -98,12 +98,27 @@ async def check_joined(ledger: Ledger, api: SpectronApi) -> Me:
     me = await api.me()
     migration = ledger.migration()
     if migration is not None and migration.endpoint not in (None, api.endpoint):
+        nothing_shows = receipts.newest_session(ledger) is None
         await _check_same_server(ledger, api)
+        if nothing_shows and not shows_own_marker(ledger, await _listed_paths(api)):
+            raise WrongLedger(
+                f"other processes deliver to {migration.endpoint}, and nothing shows yet that {api.endpoint} is the"
+                " same server",
+                hint="give all of them the same endpoint; nothing was sent",
+            )
     return me
 
 
-def _refuse_half_adopted(ledger: Ledger) -> None:
-    """Until everything was looked for, what is planned may be on the server already."""
+async def _listed_paths(api: SpectronApi) -> list[str]:
+    """All scopes; none where the key may not list them."""
+    try:
+        return [node.path for node in await api.scopes()]
+    except ScopeRefused:
+        return []
+
+
+def refuse_half_adopted(ledger: Ledger) -> None:
+    """Raises WrongLedger: until everything was looked for, what is planned may be on the server already."""
     if adoption.is_unfinished(ledger):
         raise WrongLedger(
             f"an adoption of the ledger at {ledger.path} was begun and not finished: what it has not looked for yet may"

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from spectron_migrate.database.interface import Database
 from spectron_migrate.database.location import PostgresLocation
+from spectron_migrate.delivery.preflight import refuse_half_adopted
 from spectron_migrate.errors import InputError, LedgerLocked, Unreachable, WrongLedger
 from spectron_migrate.ledger import Ledger, plan, runs, sessions
 from spectron_migrate.ledger.workers import Workers
 from spectron_migrate.mapping import ScopeMapping
+from spectron_migrate.migration.planning import refuse_half_erased
 from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.records import Json, Reporter
 from spectron_migrate.spectron.api import Sleep
@@ -76,7 +78,8 @@ async def open_again(
     """The ledger in place of one whose connection was lost, to go on with the plan of this number.
 
     What was in flight is in doubt, and belongs to whoever takes its lane first. Raises Unreachable after a minute,
-    InputError where the database has forgotten something, and LedgerLocked where another plan was made meanwhile.
+    InputError where the database has forgotten something, LedgerLocked where another plan was made meanwhile, and
+    NotLegal or WrongLedger where another command began what it has to finish first.
     """
     location, began = lost.path, clock()
     reporter.warn(f"the connection to {location} was lost: trying to reach it again")
@@ -98,6 +101,8 @@ async def open_again(
         if last is None or last[0] != number:
             raise LedgerLocked("another process has planned anew meanwhile", hint="run it again: it goes on")
         workers.check_terms(terms)
+        refuse_half_erased(ledger)  # while nobody held the lock, anybody may have written the ledger
+        refuse_half_adopted(ledger)
         if workers.is_alone:
             with ledger.transaction():
                 sessions.orphan_openings(ledger)

@@ -140,7 +140,7 @@ def warn_before_planning(ledger: Ledger, dump: Dump, filters: Filters, reporter:
     """Warn about filters and rows that plan nothing; raises InputError, or NotLegal while an erase is unfinished."""
     _check_filters(ledger, filters, dump, reporter)
     _warn_skipped(dump, reporter)
-    _refuse_half_erased(ledger)
+    refuse_half_erased(ledger)
 
 
 def fingerprint_of(dump: Dump, mapping: ScopeMapping, filters: Filters) -> str:
@@ -173,7 +173,8 @@ def _scan_row(dump: Dump) -> plan.ScanRow:
     )
 
 
-def _refuse_half_erased(ledger: Ledger) -> None:
+def refuse_half_erased(ledger: Ledger) -> None:
+    """Raises NotLegal: a call to erase that was cut off may still arrive, and would take what is written meanwhile."""
     halted = erases.unfinished(ledger)
     if halted:
         raise NotLegal(

@@ -16,20 +16,23 @@ import psycopg
 import pytest
 
 from spectron_migrate.dump import open_any
-from spectron_migrate.errors import ExitCode, InputError, LedgerLocked, Unreachable
-from spectron_migrate.ledger import Ledger
+from spectron_migrate.errors import ExitCode, InputError, LedgerLocked, NotLegal, Unreachable, WrongLedger
+from spectron_migrate.ledger import Ledger, adopting, erasing, plan
 from spectron_migrate.ledger.workers import FRESH_S, SETTLE_S, Workers
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
+from spectron_migrate.migration.joining import open_again
 from spectron_migrate.migration.replay import Replay
 from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.migration.replay_summary import ReplaySummary
 from spectron_migrate.records import NullReporter
 from spectron_migrate.spectron.api import Sleep, SpectronApi
 from tests.support.engines import states_in_postgres
+from tests.support.here import server_here
 from tests.support.oracle import find_violations
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.replaying import complete_scan, is_write, mem0_row
+from tests.support.spectron import turns_of
 
 pytestmark = pytest.mark.slow
 
@@ -123,15 +126,17 @@ def test_three_workers_share_the_lanes_and_write_each_memory_once(scene: Scene) 
     assert [] == scene.violations()
 
 
-def test_a_worker_that_loses_its_connection_settles_its_doubts_and_goes_on(scene: Scene, postgres: str) -> None:
-    def cut() -> None:
-        with psycopg.connect(postgres, autocommit=True) as db:
-            db.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE application_name LIKE 'spectron-migrate %' ORDER BY backend_start LIMIT 1"
-            )
+def cut(postgres: str) -> None:
+    """End the oldest connection of a worker, and wait until its locks are free."""
+    with psycopg.connect(postgres, autocommit=True) as db:
+        db.execute(
+            "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity"
+            " WHERE application_name LIKE 'spectron-migrate %' ORDER BY backend_start LIMIT 1"
+        )
 
-    with misbehaving(scene.server.base_url, at_write(30, cut)) as proxy:
+
+def test_a_worker_that_loses_its_connection_settles_its_doubts_and_goes_on(scene: Scene, postgres: str) -> None:
+    with misbehaving(scene.server.base_url, at_write(30, lambda: cut(postgres))) as proxy:
         done = asyncio.run(together(*(scene.replay(endpoint=proxy.base_url) for _ in range(2))))
     assert [ExitCode.DONE] * 2 == [one.exit_code for one in done]
     assert 96 == scene.stored()
@@ -279,3 +284,69 @@ def test_another_export_waits_until_the_others_have_ended(scene: Scene, tmp_path
         asyncio.run(play())
     assert "other processes deliver another plan" in str(refused[0])
     assert [] == scene.violations()
+
+
+def test_a_worker_at_another_server_is_refused_before_anything_shows_it(scene: Scene, tmp_path: Path) -> None:
+    refused: list[WrongLedger] = []
+
+    async def play(elsewhere: str) -> None:
+        first = asyncio.ensure_future(scene.replay(endpoint=proxy.base_url).run())
+        await asyncio.to_thread(opening.wait, 30)
+        try:
+            await scene.replay(endpoint=elsewhere).run()
+        except WrongLedger as error:
+            refused.append(error)
+        finally:
+            go_on.set()
+        await first
+
+    def hold(seen: Seen) -> Fault:
+        if seen.method == "POST" and seen.path.endswith("/sessions"):
+            opening.set()
+            go_on.wait(30)
+        return "none"
+
+    opening, go_on = threading.Event(), threading.Event()
+    with server_here(tmp_path / "other", context="tests") as other:
+        with misbehaving(scene.server.base_url, hold) as proxy:
+            asyncio.run(play(other.base_url))
+        assert [] == [turn for each in scene.users for turn in turns_of(other, each)]
+    assert 1 == len(refused)
+    assert "nothing shows yet" in str(refused[0])
+    assert [] == scene.violations()
+
+
+def _begin_erase(ledger: Ledger, user: str) -> None:
+    erasing.begin(ledger, f"user/{user}", now="2026-05-04T00:00:00Z")
+
+
+def _begin_adoption(ledger: Ledger, user: str) -> None:
+    del user
+    adopting.begin(ledger, now="2026-05-04T00:00:00Z")
+
+
+async def come_back(lost: Ledger, number: int, options: ReplayOptions) -> None:
+    """As a replay does whose connection was lost."""
+    ledger = await open_again(
+        lost, number, options.terms, reporter=NullReporter(), check_interrupted=lambda: None, sleep=asyncio.sleep
+    )
+    ledger.close()
+
+
+@pytest.mark.parametrize(("begin", "message"), [(_begin_erase, "an erase of scope"), (_begin_adoption, "an adoption")])
+def test_a_worker_that_lost_its_connection_does_not_go_on_amid_what_another_command_began(
+    scene: Scene, postgres: str, begin: Callable[[Ledger, str], None], message: str
+) -> None:
+    options = ReplayOptions(limit=5, max_in_flight=4)
+    asyncio.run(together(scene.replay(options)))
+    with Ledger.open_for_delivery(scene.state) as lost:
+        assert lost.workers is not None
+        assert lost.workers.try_join()
+        lost.workers.let_others_join()
+        last = plan.last_plan(lost)
+        assert last is not None
+        cut(postgres)
+        with Ledger.open_for_writing(scene.state) as other, other.transaction():
+            begin(other, scene.users[0])
+        with pytest.raises((NotLegal, WrongLedger), match=message):
+            asyncio.run(come_back(lost, last[0], options))
