@@ -94,6 +94,22 @@ class RunMarker:
         self.own_work(ledger, now).marked_at = now
         return refused
 
+    async def check_again(self, ledger: Ledger, api: SpectronApi, mapping: ScopeMapping) -> None:
+        """After `leave`: whether a copy of this ledger left its marker at the same moment.
+
+        Of two processes that first leave a marker and then list, at least one sees the other's. Raises WrongLedger,
+        Unreachable and KeyRefused.
+        """
+        for attempt in range(TRIES):
+            try:
+                listed = [node.path for node in await api.scopes()]
+            except ScopeRefused:
+                return  # warned of before
+            check_markers(ledger, mapping, listed)
+            if shows_newest_marker(ledger, listed):
+                return
+            await self._sleep(backoff_s(attempt, first_s=0.25, longest_s=8.0, asked_s=None))
+
     async def _mark(self, ledger: Ledger, api: SpectronApi, path: str, now: str) -> str | None:
         """Register one node; returns why the key may not."""
         created, why = False, None
@@ -162,6 +178,13 @@ def shows_own_marker(ledger: Ledger, listed: Iterable[str]) -> bool:
     """Whether the server has a marker that a run of this ledger left."""
     ours, known = markers.ledger_name(ledger), markers.known_markers(ledger)
     return any(found[0] == ours and str(found[1]) in known for path in listed if (found := _read(path)) is not None)
+
+
+def shows_newest_marker(ledger: Ledger, listed: Iterable[str]) -> bool:
+    """Whether the listing is of a moment after the newest marker of this ledger was left."""
+    ours, known = markers.ledger_name(ledger), markers.known_markers(ledger)
+    newest = max((int(name) for name in known if name.isdigit()), default=0)
+    return any(_read(path) == (ours, newest) for path in listed)
 
 
 def _unknown_markers(ledger: Ledger, listed: Iterable[str]) -> dict[str, str]:

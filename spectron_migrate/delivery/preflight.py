@@ -83,8 +83,12 @@ async def check_server(
         own = marker.own_work(ledger, now)
         await check_ledger_age(ledger, api, own, plan, applications_write=applications_write)
     if is_due:
-        for why in await marker.leave(ledger, api, mapping, set(paths), now=now):
+        lacking = await marker.leave(ledger, api, mapping, set(paths), now=now)
+        for why in lacking:
             warn(f"{why}: without this marker a copy or an old backup of the ledger could write memories twice")
+        if mapping.write == "batch" and not lacking:
+            # Two copies cut their batches in other places, so they would not meet each other's keys.
+            await marker.check_again(ledger, api, mapping)
     with ledger.transaction():
         ledger.keep_server(api.endpoint, me.principal)
     return me

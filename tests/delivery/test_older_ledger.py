@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,6 +139,50 @@ def test_of_two_copies_of_a_ledger_the_second_to_write_is_refused(user: str, tmp
 
 
 @pytest.mark.ledger_file
+@pytest.mark.parametrize("mapping", ["", NONE, BATCH], ids=["full", "none", "batch"])
+@pytest.mark.parametrize("more", [0, 1], ids=["the same memories", "one with an older memory"])
+def test_two_copies_that_begin_at_the_same_moment_write_nothing_twice(
+    user: str, tmp_path: Path, mapping: str, more: int
+) -> None:
+    """Both have listed the scopes before either leaves its marker; the older memory cuts the batches elsewhere."""
+    both = threading.Barrier(2, timeout=60)
+    passed: set[str] = set()
+    rows = [memory(number, f"{user}0") for number in range(80)]
+    with playing(tmp_path, user, mapping=mapping) as play:
+        files = [write_raw(tmp_path / f"{name}.json", rows) for name in ("state", "copy")]
+        if more:
+            write_raw(files[1], [memory(90, f"{user}0", at="2024-01-01T00:00:00+00:00"), *rows])
+        first = write_raw(tmp_path / "first.json", rows[:3])
+        replay(play.server, play.state, [first], mapping=play.mapping)
+        copy_state(play.state, tmp_path / "copy")
+
+        def begin(name: str, file: Path) -> ExitCode:
+            def choose(seen: Seen) -> Fault:
+                if seen.method == "POST" and b"x---m" in seen.body and name not in passed:
+                    passed.add(name)
+                    both.wait()
+                return "none"
+
+            with misbehaving(play.server.base_url, choose) as proxy:
+                try:
+                    done = replay(play.server, tmp_path / name, [file], endpoint=proxy.base_url, mapping=play.mapping)
+                except WrongLedger as error:
+                    return error.exit_code
+                return done.exit_code
+
+        with ThreadPoolExecutor(2) as pool:
+            codes = list(pool.map(begin, ("state", "copy"), files))
+
+        assert {1} == set(play.texts().values())
+        # One by one, both may be done: the same bytes under the same key, in the same session.
+        assert mapping != BATCH or ExitCode.INPUT in codes, codes
+        done = replay(
+            play.server, tmp_path / "copy", [files[1]], mapping=play.mapping, options=ReplayOptions(adopt=True)
+        )
+        assert ExitCode.DONE == done.exit_code
+        assert ({1}, 80 + more) == (set(play.texts().values()), play.texts().total())
+
+
 @pytest.mark.parametrize("markers", [True, False], ids=["with markers", "without markers"])
 @pytest.mark.parametrize("mapping", ["", NONE, BATCH], ids=["full", "none", "batch"])
 @pytest.mark.parametrize("runs", [False, True], ids=["a session a user", "a session a memory"])
