@@ -229,7 +229,7 @@ class Watch:
         """Another process starts."""
         self.client_is_dead = False
         if (self.state / "ledger.db").exists():
-            self.refused |= {fact["key"] for fact in ledger_facts(self.state) if fact["state"] == "refused"}
+            self.refused |= {fact["key"] for fact in ledger_facts(self.state) if fact["state"] in ("refused", "skipped")}
         self._sent_keys -= self.refused
         self.log.append("-- run")
 
