@@ -229,7 +229,9 @@ class Watch:
         """Another process starts."""
         self.client_is_dead = False
         if (self.state / "ledger.db").exists():
-            self.refused |= {fact["key"] for fact in ledger_facts(self.state) if fact["state"] in ("refused", "skipped")}
+            # What is skipped was not stored: Mem0 had replaced or deleted it. It may be planned again.
+            decided = [fact for fact in ledger_facts(self.state) if fact["state"] in ("refused", "skipped")]
+            self.refused |= {fact["key"] for fact in decided}
         self._sent_keys -= self.refused
         self.log.append("-- run")
 
