@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Annotated, TypedDict
@@ -295,6 +295,8 @@ def run(invocation: Invocation, step: Callable[[StepInputs], StepResult]) -> Com
 
     inputs = StepInputs(invocation)
     result = step(inputs)
+    gates = tuple(replace(gate, hint=invocation.complete_hint(gate.hint)) for gate in result.gates)
+    result = replace(result, gates=gates)
     return CommandResult(
         result.exit_code,
         result.to_json(),

@@ -27,6 +27,9 @@ _PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE
 """Of a file system that may answer again: a network drive, or too many open files."""
 _WITHOUT_PATH = {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE}
 """Errors of a disk even where Python names no path: a write to an open file does not."""
+_NO_TEMPORARY_DIRECTORY = "No usable temporary directory"
+"""So begins Python's error; it is one of a missing file, without a name."""
+_AS_PYTHON_LOOKS = "none of TMPDIR, /tmp, /var/tmp and this directory takes a file"
 _OF_SQLITE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
 
 
@@ -43,6 +46,8 @@ def disk_error(error: BaseException, *, state: Path) -> MigrateError | None:
         return _sentence(state, str(error), code == sqlite3.SQLITE_IOERR) if code in _OF_SQLITE else None
     if not isinstance(error, OSError) or isinstance(error, ConnectionError):
         return None
+    if error.filename is None and str(error.strerror).startswith(_NO_TEMPORARY_DIRECTORY):
+        return _sentence("the directory for temporary files", _AS_PYTHON_LOOKS, may_pass=False)
     if error.filename is None and error.errno not in _WITHOUT_PATH:
         return None
     if error.errno not in _LASTING | _PASSING:

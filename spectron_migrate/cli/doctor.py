@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -50,6 +51,8 @@ def run(invocation: Invocation, *, probe: bool) -> CommandResult:
     """Check everything; with `probe` also write to Spectron."""
     settings = invocation.settings()
     diagnosis = _diagnose(invocation, settings)
+    checks = (replace(check, hint=invocation.complete_hint(check.hint)) for check in diagnosis.checks)
+    diagnosis = replace(diagnosis, checks=tuple(checks))
     answers = _probe(invocation, settings) if probe else None
     broken = [answer.question for answer in answers or [] if answer.fits is False and answer.needed]
     code = diagnosis.exit_code or (ExitCode.NO_GO if broken else ExitCode.DONE)

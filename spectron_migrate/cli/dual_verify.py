@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from spectron_migrate.cli.next_line import shown_path
 from spectron_migrate.cli.opening import open_api, open_dump
 from spectron_migrate.cli.options import (
     DumpOption,
@@ -196,6 +197,7 @@ def _verify_options(settings: Settings, request: VerifyRequest) -> VerifyOptions
 
 def open_mem0(invocation: Invocation, settings: Settings, request: VerifyRequest, stack: ExitStack) -> Mem0Side | None:
     """What answers for Mem0: saved answers, or Mem0 itself; None where neither can, which the gates then say."""
+    from spectron_migrate.dump.exported_with import remembered_config
     from spectron_migrate.mem0.open import read_mem0_config
     from spectron_migrate.verify.mem0_results import load_results
 
@@ -204,6 +206,10 @@ def open_mem0(invocation: Invocation, settings: Settings, request: VerifyRequest
     config = request.mem0_config
     if config is None and settings.mem0 is not None and settings.mem0.kind == "oss":
         config = settings.mem0.config
+    if config is None and settings.mem0 is None:
+        config = remembered_config(request.dumps)
+        if config is not None:
+            invocation.reporter.info(f"Mem0 is asked as it was exported: {shown_path(config)}")
     if config is None:
         return None
     try:

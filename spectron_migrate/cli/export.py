@@ -106,6 +106,7 @@ def run(
     keep_history: bool = False,
 ) -> CommandResult:
     """Export the Mem0 of the settings; raises InputError where they name none."""
+    from spectron_migrate.dump.exported_with import remember_config
     from spectron_migrate.mem0.open import open_reader
     from spectron_migrate.migration.export import run_export
 
@@ -131,6 +132,7 @@ def run(
         raise interrupted(
             f"interrupted; the dump in {settings.dump} is whole: as it was before, or up to date", hint="run it again"
         ) from None
+    remember_config(settings.dump, settings.mem0.config if settings.mem0.kind == "oss" else None)
     return CommandResult(summary.exit_code, summary.to_json(), draw(summary), next=_next(summary))
 
 

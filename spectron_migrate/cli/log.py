@@ -25,11 +25,19 @@ TAIL_BYTES = 64_000
 class EventLog:
     """Appends events. A disk that does not take one must not hide how the command ended."""
 
-    def __init__(self, folder: Path, *, now: Callable[[], datetime]) -> None:
-        """Until `folder` exists events are kept in memory: a command that refuses its input creates nothing."""
+    def __init__(
+        self, folder: Path, *, now: Callable[[], datetime], warn: Callable[[str], None] = lambda message: None
+    ) -> None:
+        """Until `folder` exists events are kept in memory: a command that refuses its input creates nothing.
+
+        `warn` is called once, if the file cannot be written; not where nothing can be written beside it, which the
+        command itself finds out, or does not need.
+        """
         self.folder = folder
+        self.warn = warn
         self._now = now
         self._waiting: list[str] = []
+        self._has_warned = False
 
     def hold(self, event: str, **fields: Json) -> None:
         """Append the event together with the next one."""
@@ -47,7 +55,11 @@ class EventLog:
         lines, self._waiting = self._waiting, []
         try:
             _append(self.folder / FILE, "".join(lines).encode())
-        except OSError:
+        except OSError as error:
+            if not self._has_warned and os.access(self.folder, os.W_OK):
+                self._has_warned = True
+                reason = error.strerror or type(error).__name__
+                self.warn(f"{self.folder / FILE} cannot be written: {reason[:1].lower()}{reason[1:]}")
             return False
         return True
 

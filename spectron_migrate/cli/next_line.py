@@ -23,15 +23,16 @@ Options = Sequence[tuple[str, str]]
 """Names and values, in the order in which they were given."""
 
 
-def complete_command(command: str, *, about: Options, options: Options, program: str) -> str:
-    """The command line with what is missing in it.
+def complete_commands(text: str, *, about: Options, options: Options, program: str) -> str:
+    """A command line, or a text that names some, with what is missing in each.
 
     `about`: `--config` and `--state`, which every command takes. `options`: those of the command that ran. `program`:
     how this program is called here, quoted for a shell.
     """
 
     def complete(found: re.Match[str]) -> str:
-        rest = command[found.end() :]
+        following = _COMMAND.search(text, found.end())
+        rest = text[found.end() : following.start() if following else None]
         taken = TAKES.get(found[1], ())
         given = [
             (name, value)
@@ -44,7 +45,7 @@ def complete_command(command: str, *, about: Options, options: Options, program:
         words = [word for pair in (*asked, *given) for word in pair]
         return " ".join([found[0].replace("spectron-migrate", program, 1), *([shlex.join(words)] if words else [])])
 
-    return _COMMAND.sub(complete, command, count=1)
+    return _COMMAND.sub(complete, text)
 
 
 def program_here() -> str:

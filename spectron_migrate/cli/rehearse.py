@@ -17,6 +17,7 @@ from spectron_migrate.cli.options import GlobalOptions, MappingOption, with_glob
 from spectron_migrate.cli.runner import CommandResult, Invocation, run_command
 from spectron_migrate.cli.tables import Wrapped
 from spectron_migrate.errors import ExitCode, InputError
+from spectron_migrate.files.atomic import naming
 from spectron_migrate.files.scratch import Scratch
 from spectron_migrate.records import Filters, Json, counted
 
@@ -82,7 +83,8 @@ def _open_folder(keep: Path | None) -> Iterator[Path]:
     if keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
         raise InputError(f"{keep} is not an empty directory", hint="name a new one: nothing is overwritten")
     keep.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (keep / ".gitignore").write_text("*\n")
+    with naming(keep):
+        (keep / ".gitignore").write_text("*\n")
     yield keep.resolve()
 
 
@@ -133,7 +135,8 @@ class _Rehearsal:
             content["mem0"] = {"oss": {"config": config}}
         if mapping is not None:
             content["mapping"] = str(mapping.resolve())
-        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")  # JSON is YAML too
+        with naming(file):
+            file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")  # JSON is YAML too
         self.invocation = replace(self.invocation, options=replace(self.invocation.options, config=file))
         return self.invocation.settings()
 

@@ -123,16 +123,22 @@ class Invocation:
         for option, value in options.items():
             self.carry(option, value)
 
-    def complete(self, command: str, *, program: str | None = None) -> str:
-        """The command line with `--config`, `--state` and what is carried.
+    def complete(self, command: str) -> str:
+        """The command line with `--config`, `--state` and what is carried, as this shell finds it."""
+        from spectron_migrate.cli.next_line import program_here
 
-        `program`: its name in the line (default: how this shell finds it).
-        """
-        from spectron_migrate.cli.next_line import complete_command, program_here
+        return self._complete(command, program_here())
+
+    def complete_hint(self, hint: str) -> str:
+        """The hint, each command that it names with `--config`, `--state` and what is carried."""
+        return self._complete(hint, "spectron-migrate")
+
+    def _complete(self, text: str, program: str) -> str:
+        from spectron_migrate.cli.next_line import complete_commands
 
         given = (("--config", self.options.config), ("--state", self._shown_state()))
         about = [(name, str(path)) for name, path in given if path]
-        return complete_command(command, about=about, options=self.carried, program=program or program_here())
+        return complete_commands(text, about=about, options=self.carried, program=program)
 
     def _shown_state(self) -> str | None:
         """The option, without a password."""
@@ -180,7 +186,7 @@ def _run(command: str, invocation: Invocation, run: Callable[[Invocation], Comma
             return _print_bug(command, error, invocation, began=began)
         _log_end(invocation, command, reported.exit_code, kind=reported.kind)
         if reported.hint:
-            reported.hint = invocation.complete(reported.hint, program="spectron-migrate")
+            reported.hint = invocation.complete_hint(reported.hint)
         return print_error(command, reported, as_json=options.as_json, warnings=reporter.warnings, began=began)
     reporter.close()
     _log_end(invocation, command, result.exit_code)
@@ -228,6 +234,7 @@ def _prepare(command: str, options: GlobalOptions) -> Invocation:
         log=log,
         publish=publish,
     )
+    log.warn = reporter.warn
     if command not in UNLOGGED:
         log.hold("begin", command=command)
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)

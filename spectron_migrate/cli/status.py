@@ -13,9 +13,10 @@ import typer
 
 from spectron_migrate.cli.migration_state import STATES, State, has_any_ledger, read_state, share_written
 from spectron_migrate.cli.options import GlobalOptions, with_global_options
+from spectron_migrate.cli.replay_adopt import ADOPT
 from spectron_migrate.cli.runner import CommandResult, Invocation, run_command
 from spectron_migrate.cli.tables import duration, facts, listing, number, with_reasons
-from spectron_migrate.errors import ExitCode, InputError
+from spectron_migrate.errors import ExitCode, InputError, WrongLedger
 from spectron_migrate.records import Json, counted, parse_time
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ def _body(state: State) -> dict[str, Json]:
         "reasons": [{"id": row.mem0_id, "state": row.state, "reason": row.reason} for row in ledger.named],
         "reasons_count": ledger.states.get("refused", 0) + ledger.states.get("undecidable", 0) + ledger.pending,
         "runs": [_run_to_json(run) for run in ledger.runs],
+        "refused_run": asdict(ledger.refused_run) if ledger.refused_run is not None else None,
         "probe": [asdict(row) for row in ledger.probe],
         "erased": dict(list(ledger.erased.items())[-100:]),
         "cutover": state.cutover,
@@ -167,6 +169,14 @@ def choices(state: State) -> dict[str, str]:
 
     if state.half_erased or state.shards.missing:
         return {}
+    if _must_adopt(state):
+        return {}
+    refused = state.ledger.refused_run
+    if refused is not None and ADOPT in refused.hint:
+        return {
+            _for_each_shard(ADOPT, state.shards): "a lost ledger wrote there: each memory is looked for first",
+            _for_each_shard("spectron-migrate replay --into-existing", state.shards): "others write there too",
+        }
     return resolve("undecidable", {"present": "it is in Spectron", "absent": "it is not"}) or resolve(
         "pending", {"newer": "Mem0's text is the newer one", "older": "Spectron's is"}
     )
@@ -179,6 +189,8 @@ def next_command(state: State) -> str | None:
         return f"spectron-migrate erase --migration {migration.id} --scope {state.half_erased[0]}"
     if state.shards.missing:
         return f"spectron-migrate replay --shard {state.shards.missing[0]}"
+    if _must_adopt(state):
+        return _for_each_shard(ADOPT, state.shards)
     if choices(state):
         return None
     if cutover is not None and (cutover["next"] or cutover["phase"] == "complete"):
@@ -188,6 +200,13 @@ def next_command(state: State) -> str | None:
     if states.get("refused", 0):
         return _for_each_shard("spectron-migrate replay --retry-failed", state.shards)
     return "spectron-migrate dual-verify"
+
+
+def _must_adopt(state: State) -> bool:
+    """Whether every other replay would be refused, because the server has what this ledger does not know."""
+    refused = state.ledger.refused_run
+    is_behind = refused is not None and refused.kind == WrongLedger.kind and ADOPT in refused.hint
+    return is_behind or state.ledger.half_adopted
 
 
 def _for_each_shard(command: str, found: Found) -> str:
@@ -237,6 +256,10 @@ def _rows(state: State) -> list[tuple[str, object]]:
         rows.append(("late: supersede nothing", number(ledger.late)))
     rows.append(("scopes, sessions", f"{number(ledger.scopes)}, {_sessions(ledger.sessions)}"))
     rows += [("last run", line) for line in map(_run, ledger.runs[:8])]
+    if ledger.refused_run is not None:
+        rows.append(("refused since then", ledger.refused_run.message))
+    elif ledger.half_adopted:
+        rows.append(("adoption", "begun and not finished"))
     rows += [("Spectron is unsure about", each.sentence()) for each in state.uncertain if each.known]
     if ledger.erased:
         rows.append(("erased, planned again", ", ".join(list(ledger.erased)[-5:])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import sys
 import threading
@@ -27,6 +28,9 @@ TICK_S = 1.0
 QUICK_S = 0.3
 """A stage that ends within this time is not drawn."""
 
+_REPLACED = "spectron-migrate-replace"
+"""Name of the error handler that `make_printable` sets."""
+
 ProgressMode = Literal["auto", "bar", "lines", "none"]
 
 
@@ -37,9 +41,19 @@ def printable(text: str) -> str:
 
 def make_printable() -> None:
     """Print a replacement for what the encoding of stdout or stderr lacks, instead of failing."""
+    codecs.register_error(_REPLACED, _replace)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors=_REPLACED)
+
+
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    """Question marks, as wide as what they replace: columns stay aligned."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    from rich.cells import cell_len
+
+    return "?" * cell_len(error.object[error.start : error.end]), error.end
 
 
 class TerminalReporter:

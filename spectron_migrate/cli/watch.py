@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -79,11 +79,20 @@ class Watcher:
     """Takes snapshots of one state."""
 
     def __init__(
-        self, settings: Settings, store: StateStore, *, clock: Callable[[], float], now: Callable[[], datetime]
+        self,
+        settings: Settings,
+        store: StateStore,
+        *,
+        complete_hint: Callable[[str], str],
+        clock: Callable[[], float],
+        now: Callable[[], datetime],
     ) -> None:
-        """`clock` in seconds, monotonic; `now` with its zone."""
+        """`complete_hint`: makes the commands that a hint names complete. `clock` in seconds, monotonic; `now` with
+        its zone.
+        """
         self._settings = settings
         self._store = store
+        self._complete_hint = complete_hint
         self._now = now
         self._state = Paced(self._read_state, every_s=2.0, clock=clock)
         self._gates = Paced(self._read_gates, every_s=5.0, clock=clock)
@@ -128,7 +137,8 @@ class Watcher:
             )
         )
         gates = [gate for gate in evaluate_gates(evidence) if gate.name != "key"]  # it asks Spectron
-        return gates_before(gates, next_gated_step(evidence.state))
+        needed = gates_before(gates, next_gated_step(evidence.state))
+        return [replace(gate, hint=self._complete_hint(gate.hint)) for gate in needed]
 
 
 def watch(
@@ -142,7 +152,7 @@ def watch(
     """Draw until Ctrl-C. `clock` in seconds, monotonic; `now` with its zone."""
     from rich.live import Live
 
-    watcher = Watcher(settings, invocation.state, clock=clock, now=now)
+    watcher = Watcher(settings, invocation.state, complete_hint=invocation.complete_hint, clock=clock, now=now)
     console = invocation.console
     with (
         suppress(KeyboardInterrupt),

@@ -381,7 +381,7 @@ def _soak(evidence: Evidence) -> GateResult:
     since, soak_s = evidence.state.all_read_since, evidence.soak_s
     limit: Json = soak_s if soak_s else "0s: none is asked for"
     if since is None:
-        return _failed(None, limit, "it begins when all users are read from Spectron: cutover shift 100")
+        return _failed(None, limit, "begins when all are read from Spectron: spectron-migrate cutover shift 100")
     soaked_s = round((evidence.now - datetime.fromisoformat(since)).total_seconds(), 1)
     if soaked_s >= soak_s:
         return _passed(soaked_s, limit)

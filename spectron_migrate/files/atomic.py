@@ -15,6 +15,17 @@ from spectron_migrate.records import Json
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError of the block names this path, if it names none: Python names none where a full disk takes no bytes."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def replacing(path: Path, *, durable: bool = False, mode: int = 0o600) -> Iterator[BinaryIO]:
     """A file to write to that gets the name `path` at the end of the block; a reader sees the old file or the new one.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from spectron_migrate.files.atomic import naming
+
 
 def make_private_directory(folder: Path) -> None:
     """Make a directory that only its owner may enter and that git ignores; an existing one stays as it is.
@@ -13,4 +15,5 @@ def make_private_directory(folder: Path) -> None:
     if folder.is_dir():
         return
     folder.mkdir(mode=0o700, parents=True)
-    (folder / ".gitignore").write_text("*\n")
+    with naming(folder):
+        (folder / ".gitignore").write_text("*\n")

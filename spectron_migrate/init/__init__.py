@@ -215,5 +215,9 @@ def _create(file: Path, text: str) -> None:
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except OSError as error:
         raise InputError(f"{file} cannot be written: {error.strerror}") from error
-    with os.fdopen(handle, "w", encoding="utf-8") as written:
-        written.write(text)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as written:
+            written.write(text)
+    except OSError as error:
+        file.unlink()
+        raise InputError(f"{file} cannot be written: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""The last run of `replay`, kept for `status`."""
+"""The last run of `replay` and why the server or the ledger refused one, kept for `status`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
+from spectron_migrate.errors import NotLegal, WrongLedger
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.records import canonical_json
 
@@ -85,6 +86,41 @@ def forget_runs(ledger: Ledger) -> None:
     """Forget the runs so far: another one begins, to which several processes may belong."""
     with ledger.transaction():
         ledger.db.execute("DELETE FROM step WHERE kind = 'run'")
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRun:
+    """A run that was refused: the same command would be refused again."""
+
+    kind: str
+    """That of the error."""
+    message: str
+    hint: str
+
+
+@contextmanager
+def note_refusal(ledger: Ledger, *, now: Callable[[], str]) -> Iterator[None]:
+    """Keep why the block is refused as not legal, or as not of this ledger; forget it once the block passes."""
+    try:
+        yield
+    except (WrongLedger, NotLegal) as error:
+        refused = RefusedRun(error.kind, error.message, error.hint or "")
+        with ledger.transaction():
+            ledger.db.execute("DELETE FROM step WHERE kind = 'refused run'")
+            ledger.db.execute(
+                "INSERT INTO step(kind, subject, detail, who, at) VALUES ('refused run', 'last', ?, 'replay', ?)",
+                (canonical_json(asdict(refused)), now()),
+            )
+        raise
+    if last_refusal(ledger) is not None:
+        with ledger.transaction():
+            ledger.db.execute("DELETE FROM step WHERE kind = 'refused run'")
+
+
+def last_refusal(ledger: Ledger) -> RefusedRun | None:
+    """Why the newest run was refused; None if it was not."""
+    row = ledger.db.execute("SELECT detail FROM step WHERE kind = 'refused run'").fetchone()
+    return RefusedRun(**json.loads(row["detail"])) if row else None
 
 
 def last_run(ledger: Ledger) -> LastRun | None:

@@ -17,13 +17,8 @@ from spectron_migrate.files.locks import is_held, lock_handle
 LARGEST_JOURNAL = 64 * 2**20
 """Bytes of SQLite's journal that stay between transactions: a plan of a million memories leaves 2 GB otherwise."""
 
-_DISK = (
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_BUSY,
-)
+_OF_THE_DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+_DISK = (*_OF_THE_DISK, sqlite3.SQLITE_BUSY)
 """Errors of the disk, or of another process that holds the file. Every other error is a bug in this program."""
 
 _PRIVATE = {"locking_mode": "EXCLUSIVE", "journal_mode": "OFF", "synchronous": "OFF", "cache_size": "-32768"}
@@ -33,11 +28,24 @@ _PRIVATE_NAME = ".scratch-"
 
 def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
     """Open a file that is there."""
-    mode = "rw"
-    if read_only:
-        # Readers of a journal make a file beside it; where nobody can make one, nobody writes either.
-        nobody_writes = not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
-        mode = "ro&immutable=1" if nobody_writes else "ro"
+    if not read_only:
+        return _connect(path, "rw")
+    # Readers of a journal make a file beside it; where nobody can make one, nobody writes either.
+    journal = path.with_name(f"{path.name}-wal")
+    if not journal.exists() and not os.access(path.parent, os.W_OK):
+        return _connect(path, "ro&immutable=1")
+    connection = _connect(path, "ro")
+    try:
+        connection.execute("PRAGMA user_version")
+    except sqlite3.DatabaseError as error:
+        of_the_disk = error.sqlite_errorcode & 0xFF in _OF_THE_DISK
+        if of_the_disk and not (journal.exists() and journal.stat().st_size):  # it is full, for writers too
+            connection.close()
+            return _connect(path, "ro&immutable=1")
+    return connection
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
     # Written from one thread at a time (`writer`), never from two at once.
     connection = sqlite3.connect(
         f"{path.resolve().as_uri()}?mode={mode}",
@@ -75,6 +83,11 @@ def format_of(connection: sqlite3.Connection, path: Path, newest: int) -> int:
     try:
         found = int(connection.execute("PRAGMA user_version").fetchone()[0])
     except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF in _DISK:
+            raise InputError(
+                f"the ledger {path} cannot be read: {error}",
+                hint="is there room on the disk? SQLite makes a file beside a ledger that it reads",
+            ) from error
         raise InputError(f"{path} is no ledger: {error}", hint="is --state right?") from error
     if not 1 <= found <= newest:
         raise InputError(

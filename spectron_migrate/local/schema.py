@@ -113,6 +113,9 @@ CREATE VIEW passages AS
 """
 
 
+_OF_THE_DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN)
+
+
 class StoreRefused(Exception):
     """The store's file cannot be opened; the message says which file and why, in one sentence."""
 
@@ -137,7 +140,9 @@ def prepare(path: Path | None, context: str, dimensions: int) -> tuple[sqlite3.C
     except sqlite3.DatabaseError as error:
         if lock is not None:
             lock.close()
-        raise StoreRefused(f"{path} is not a store of the local Spectron: {error}") from error
+        is_disk = error.sqlite_errorcode & 0xFF in _OF_THE_DISK
+        why = "cannot be read or written" if is_disk else "is not a store of the local Spectron"
+        raise StoreRefused(f"{path} {why}: {error}") from error
     return connection, lock
 
 

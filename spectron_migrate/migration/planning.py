@@ -252,8 +252,8 @@ def _merge_memories(
             notes.add(memory, now)
     merge.flush()
     if refused.count:
-        raise InputError.of_all(
-            [f"the mapping has no rule for {counted(refused.count, 'memory')}", *refused.groups()],
+        raise InputError(
+            f"the mapping has no rule for {counted(refused.count, 'memory')}: {'; '.join(refused.groups())}",
             hint="give them a rule, or let them go by name with `unmapped: skip` in the mapping",
         )
     return notes

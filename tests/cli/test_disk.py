@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
-import json
 import os
-import resource
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from spectron_migrate.local.testing import RunningServer
-from tests.cli.support import command_line, environment_for
-from tests.support import output
+from tests.cli.support import command_line, environment_for, full_disk, run_in
 from tests.support.spectron import memory, write_raw
 
 pytestmark = pytest.mark.slow
-
-_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE = 24, 1
-
-
-def obey_permissions() -> None:
-    """In a child that is root: the program that it becomes may only write where the permissions allow it."""
-    ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, 0, 0, 0)
-
-
-def small_disk() -> None:
-    """In a child: no file may grow beyond 48 KiB, as on a disk that is nearly full."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (48 * 1024, 48 * 1024))
 
 
 def a_file(path: Path) -> None:
@@ -64,27 +47,6 @@ COMMANDS: dict[str, list[str]] = {
     "local": ["local", "--port", "0", "--data", "PLACE"],
     "doctor --probe": ["doctor", "--probe", "--state", "PLACE"],
 }
-
-
-def run_in(
-    folder: Path, server: RunningServer, words: list[str], prepare: Callable[[], None] = obey_permissions
-) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-    ended = subprocess.run(
-        command_line(*words, "--json"),
-        cwd=folder,
-        env={**environment_for(server), "PYTHONDONTWRITEBYTECODE": "1"},
-        preexec_fn=prepare,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert "Traceback" not in ended.stderr
-    assert 1 == ended.stdout.count("\n"), ended.stdout + ended.stderr
-    answer = json.loads(ended.stdout)
-    output.check(answer)
-    assert ended.returncode == answer["exit_code"]
-    return ended, answer
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -134,7 +96,7 @@ def test_a_full_disk_is_one_sentence_with_the_path(
     write_raw(tmp_path / "get_all.json", [memory(each, user, "tea " * 400 + str(each)) for each in range(60)])
     place = tmp_path / "place"
     words = [str(place) if word == "PLACE" else word for word in COMMANDS[command]]
-    _, answer = run_in(tmp_path, spectron, words, small_disk)
+    _, answer = run_in(tmp_path, spectron, words, full_disk(48 * 1024))
     assert answer["exit_code"] in (2, 7)
     assert "place" in answer["error"]["message"]
 

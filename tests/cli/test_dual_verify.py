@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,3 +124,20 @@ def test_the_ledger_of_another_context_is_refused(
     monkeypatch.setenv("SPECTRON_CONTEXT", "another")
     assert 2 == run(["dual-verify"])
     assert "another" in capsys.readouterr().err
+
+
+def test_the_mem0_that_was_exported_is_asked_without_being_named_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dump remembers `--mem0-config`, wherever the next command runs."""
+    config = Path("mem0/mem0.json").absolute()
+    state = Path(".spectron-migrate").absolute()
+    monkeypatch.chdir(tmp_path)
+    assert 0 == run(["export", "--mem0-config", str(config), "--json"])
+    capsys.readouterr()
+    assert 0 == run(["replay", "--state", str(state), "--json"])
+    next_ = answer(capsys)["next"]
+    assert "dual-verify" in next_
+    run([*shlex.split(next_)[shlex.split(next_).index("dual-verify") :], "--sample", "5", "--json"])
+    verified = answer(capsys)
+    assert "recall" not in [gate["name"] for gate in verified["gates"] if gate["value"] is None]

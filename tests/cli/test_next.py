@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from spectron_migrate.cli.app import build_app
-from spectron_migrate.cli.next_line import TAKES, complete_command
+from spectron_migrate.cli.next_line import TAKES, complete_commands
 from spectron_migrate.local.testing import RunningServer
 from tests.cli.support import environment_for
 from tests.mem0.qdrant_points import key_of, point, uuid, write_store
@@ -188,10 +188,12 @@ def test_only_options_are_added_that_the_command_has() -> None:
         ("spectron-migrate replay --dump x", "p replay --state s --max-rps 5 --dump x"),
         ("spectron-migrate replay", "p replay --state s --dump 'a b' --dump c --max-rps 5"),
         ("spectron-migrate cutover check", "p cutover check --state s"),
+        ("export again: spectron-migrate export, then spectron-migrate replay",
+         "export again: p export --state s, then p replay --state s --dump 'a b' --dump c --max-rps 5"),
         ("for i in 0 1; do spectron-migrate replay --shard $i/2; done",
          "for i in 0 1; do p replay --state s --dump 'a b' --dump c --max-rps 5 --shard $i/2; done"),
     ],
 )  # fmt: skip
 def test_what_is_there_already_is_not_added(command: str, completed: str) -> None:
     options = [("--dump", "a b"), ("--dump", "c"), ("--max-rps", "5"), ("--mem0-config", "m")]
-    assert completed == complete_command(command, about=[("--state", "s")], options=options, program="p")
+    assert completed == complete_commands(command, about=[("--state", "s")], options=options, program="p")

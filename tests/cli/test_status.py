@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -155,6 +156,41 @@ def test_text_of_the_server_is_neither_markup_nor_an_escape(
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert "[bold]red" in out
+
+
+def test_after_a_replay_that_was_refused_it_names_what_helps(
+    configured: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A ledger that was restored from a backup: every replay but one that adopts would be refused again."""
+    dump = dump_of([memory(each, user) for each in range(4)])
+    assert 0 == run(["replay", "--dump", dump, "--limit", "2"])
+    shutil.copytree(STATE, "backup")
+    assert 0 == run(["replay", "--dump", dump])
+    shutil.rmtree(STATE)
+    Path("backup").rename(STATE)
+    assert 2 == run(["replay", "--dump", dump])
+    refused = status(capsys)
+    assert refused["next"].endswith("replay --dump all.json --adopt")
+    assert "wrong_ledger" == refused["refused_run"]["kind"]
+    assert 0 == run(["status"])
+    assert "refused since then" in capsys.readouterr().out
+    assert 0 == run(["replay", "--dump", dump, "--adopt"])
+    adopted = status(capsys)
+    assert adopted["next"].endswith("dual-verify --dump all.json")
+    assert adopted["refused_run"] is None
+
+
+def test_after_a_replay_into_scopes_of_others_a_person_chooses(
+    configured: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dump = dump_of([memory(1, user)])
+    assert 0 == run(["replay", "--dump", dump, "--state", "lost"])
+    assert 10 == run(["replay", "--dump", dump])
+    assert status(capsys)["next"] is None
+    assert 0 == run(["status"])
+    chosen = capsys.readouterr().out.partition("decide, by one of:")[2]
+    assert "replay --adopt" in chosen
+    assert "replay --into-existing" in chosen
 
 
 def test_a_command_to_choose_quotes_an_id_for_the_shell() -> None:

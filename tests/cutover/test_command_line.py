@@ -183,3 +183,14 @@ def test_after_an_abort_everything_is_read_from_mem0(workplace: Workplace) -> No
     cutover = workplace.run_json("status")["cutover"]
     assert "mem0" == cutover["phase"]
     assert ["start", "abort"] == [step["step"] for step in cutover["steps"]]
+
+
+def test_a_gate_names_its_command_as_it_must_be_typed_here(workplace: Workplace) -> None:
+    """With `--state` the commands of its hints need `--state` as well, all of them."""
+    workplace.run("cutover start --state elsewhere")
+    answer = workplace.run_json("cutover check --state elsewhere")
+    named = [hint for gate in answer["gates"] if "spectron-migrate " in (hint := gate["hint"])]
+    assert len(named) > 3
+    for hint in named:
+        assert hint.count("spectron-migrate ") == hint.count("--state elsewhere"), hint
+    assert "--state elsewhere" in workplace.run("cutover check --state elsewhere", 4).partition("application:")[2]

@@ -10,9 +10,10 @@ from typing import get_args
 from spectron_migrate.ledger.ledger import Ledger, MigrationRow
 from spectron_migrate.ledger.pending import OPEN, REASON
 from spectron_migrate.ledger.probes import ProbeAnswer, probe_answers
+from spectron_migrate.ledger.read.adoption import is_unfinished
 from spectron_migrate.ledger.read.erases import erased
 from spectron_migrate.ledger.read.plans import LISTED, NamedFact
-from spectron_migrate.ledger.runs import LastRun, last_run
+from spectron_migrate.ledger.runs import LastRun, RefusedRun, last_refusal, last_run
 from spectron_migrate.ledger.schema import FactState
 
 LANES = 5
@@ -48,6 +49,10 @@ class MigrationStatus:
     probe: list[ProbeAnswer]
     erased: dict[str, str]
     """Scopes that were erased, and when: their memories are planned anew."""
+    refused_run: RefusedRun | None = None
+    """Why the newest run of a ledger was refused."""
+    half_adopted: bool = False
+    """An adoption was begun and not finished: only it may go on."""
     pending: int = 0
     """Memories of which nobody knows whether Mem0's text or the ledger's is the newer one."""
 
@@ -87,6 +92,8 @@ def read_status(ledgers: Sequence[Ledger], root: Ledger | None = None) -> Migrat
         runs=[run for ledger in ledgers if (run := last_run(ledger)) is not None],
         probe=[] if migration is None else [row for each in probed for row in probe_answers(each, migration.context)],
         erased={path: at for ledger in ledgers for path, at in erased(ledger).items()},
+        refused_run=next((refused for ledger in ledgers if (refused := last_refusal(ledger)) is not None), None),
+        half_adopted=any(is_unfinished(ledger) for ledger in ledgers),
     )
 
 

@@ -26,7 +26,7 @@ def check_paths(paths: Iterable[Path]) -> None:
         elif path.parent.exists() and not os.access(path.parent, os.W_OK):
             problems.append(f"{path.parent} cannot be written to")
     if problems:
-        raise InputError.of_all(problems)
+        raise InputError.of_all(list(dict.fromkeys(problems)))
 
 
 def write_reports(report: Mapping[str, Json], paths: Iterable[Path], *, texts: bool) -> tuple[str, ...]:
