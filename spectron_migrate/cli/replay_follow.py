@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from spectron_migrate.metrics.exporter import Exporter
     from spectron_migrate.migration.follow import Follow, FollowSummary
     from spectron_migrate.migration.replay_options import ReplayOptions
-    from spectron_migrate.migration.rounds import Round
     from spectron_migrate.settings import Settings
 
 
@@ -58,10 +57,10 @@ def run(invocation: Invocation, settings: Settings, replay_options: ReplayOption
         f" {catch_up.max_lag_s:g} s behind Mem0, and users with unsent changes are read from Mem0"
     )
 
-    def renew_privacy(done: Round) -> None:
-        renew_privacy_report(invocation.state, done, now=format_time(datetime.now(UTC)))
+    def renew_privacy() -> None:
+        renew_privacy_report(invocation.state, now=format_time(datetime.now(UTC)))
 
-    follow = Follow(catch_up, reporter=reporter, max_seconds=replay_options.max_seconds, after_round=renew_privacy)
+    follow = Follow(catch_up, reporter=reporter, max_seconds=replay_options.max_seconds, after_changes=renew_privacy)
     with exporting(settings, invocation.state, catch_up.mapping.digest, warn=reporter.warn) as exporter:
         summary = run_async(invocation, _follow(follow, settings, replay_options, exporter))
     return CommandResult(

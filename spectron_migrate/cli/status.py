@@ -324,6 +324,8 @@ def _cutover_rows(cutover: dict[str, Json]) -> list[tuple[str, object]]:
         )
         ago = duration(cutover["lag_s"])
         rows.append(("Spectron is complete up to", f"{cutover['as_of'][:19]}Z, {ago} ago; {behind}"))
+    if cutover["missed"] is not None:
+        rows.append(("missed by reading what changed", number(cutover["missed"])))
     late = cutover["late_writes"]
     if late is not None:
         newer = f"{number(late['count'])} newer than Spectron" if late["count"] else "nothing newer"

@@ -15,7 +15,6 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import cutover as ledger_reads
 from spectron_migrate.ledger.read.cutover import StaleText
 from spectron_migrate.migration.ledger_access import open_ledgers
-from spectron_migrate.migration.rounds import Round
 from spectron_migrate.records import Json, selector_of
 from spectron_migrate.state.journal import read_journal
 from spectron_migrate.state.store import StateStore, store_at, write_object
@@ -50,10 +49,8 @@ def write_privacy_report(store: Path | StateStore, *, now: str) -> PrivacySummar
         return None
 
 
-def renew_privacy_report(store: Path | StateStore, done: Round, *, now: str) -> None:
-    """Write `privacy.json` again after a round that found something, once a cutover began."""
-    if done.quiet and store_at(store).version(FILE) is not None:
-        return
+def renew_privacy_report(store: Path | StateStore, *, now: str) -> None:
+    """Write `privacy.json` again, once a cutover began."""
     if read_journal(store).state.ever_began:
         write_privacy_report(store, now=now)
 

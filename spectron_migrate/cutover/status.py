@@ -50,6 +50,7 @@ def cutover_status(store: Path | StateStore, *, now: datetime) -> dict[str, Json
         "problem": problem,
         "as_of": as_of,
         "lag_s": None if lag is None else round(lag, 1),
+        "missed": followed.get("missed") if followed is not None else None,
         "behind": None if routing is None or routing.behind is None else len(routing.behind),
         "routing": broken or _routing_status(state, routing.epoch if routing is not None else None),
         "journal_altered_at_line": state.altered,

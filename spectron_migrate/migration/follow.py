@@ -42,6 +42,8 @@ BUSY_S = 1.0
 """The pause before the next drain where another process holds the ledger."""
 REPORT_EVERY_S = 5.0
 """How often drains are reported."""
+NOTE_EVERY_S = 10.0
+"""How often `after_changes` is called for drains, at least; it is given at most a twentieth of the time."""
 RECONCILING_SHARE = 1 / 3
 """The share of the time, at most, in which rounds read all of Mem0 only because `cutover.reconcile` says so."""
 FOLD_S = 600.0
@@ -90,6 +92,7 @@ class _Totals:
     deleted: int = 0
     written: int = 0
     late: int = 0
+    missed: int = 0
     last: Round | None = None
     left: Undecided | None = None
     as_of: str | None = None
@@ -97,7 +100,7 @@ class _Totals:
     def add(self, done: Round) -> None:
         self.rounds += 1
         self.last, self.left, self.as_of = done, done.left, done.as_of
-        for name in ("new", "changed", "deleted", "written", "late"):
+        for name in ("new", "changed", "deleted", "written", "late", "missed"):
             setattr(self, name, getattr(self, name) + getattr(done, name))
 
     def add_drain(self, drained: Drained) -> None:
@@ -123,16 +126,21 @@ class Follow:
         reporter: Reporter,
         every_s: float = EVERY_S,
         max_seconds: float | None = None,
-        after_round: Callable[[Round], None] = lambda _: None,
+        after_changes: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`every_s`: the shortest pause between rounds. `clock` in seconds, monotonic; `now` with its zone."""
+        """`every_s`: the shortest pause between rounds. `after_changes` is called after the first round, and after
+        rounds and drains that changed the ledger. `clock` in seconds, monotonic; `now` with its zone.
+        """
         self._settings = settings
         self._reporter = reporter
         self._every_s = every_s
-        self._after_round = after_round
+        self._after_changes = after_changes
+        self._is_changed = True
+        """Whether `after_changes` was not called since the last change."""
+        self._note_at = float("-inf")
         self._deadline = None if max_seconds is None else clock() + max_seconds
         self._clock = clock
         self._now = now
@@ -193,6 +201,8 @@ class Follow:
             finally:
                 self._unfold()
                 self._keep(ended=ended)
+                if self._totals.last is not None:
+                    self._note_changes()
                 self._rounds.close()
             return self._summary(ended)
 
@@ -233,7 +243,8 @@ class Follow:
             if agree:
                 took_s = self._clock() - began
                 self._compare_at = began + max(self._settings.reconcile_s, took_s / RECONCILING_SHARE)
-        self._after_round(done)
+        self._is_changed |= not done.quiet
+        self._note_changes()
         self._report_round(done)
         if done.problem is not None and not done.held:
             return self._trouble(done.problem, longest_s=STOPPED_S)
@@ -246,6 +257,13 @@ class Follow:
         # Drains deliver what is captured and what the round left; only what bypassed the adapter needs another round.
         next_s = self._settings.settle_s if done.waiting else self._compare_at - self._clock()
         return max(rest_s, next_s)
+
+    def _note_changes(self) -> None:
+        if self._is_changed:
+            began = self._clock()
+            self._after_changes()
+            self._is_changed = False
+            self._note_at = self._clock() + max(NOTE_EVERY_S, 20 * (self._clock() - began))
 
     def _report_round(self, done: Round) -> None:
         """A line for a round in which something happened; one line for all the others between two of them."""
@@ -283,6 +301,8 @@ class Follow:
 
     async def _drain(self, api: SpectronApi) -> float:
         """Drain the outbox if anything waits in it; returns the seconds to pause."""
+        if self._clock() >= self._note_at:
+            self._note_changes()
         if not self._rounds.outbox_waits() and self._clock() < self._publish_at:
             return DRAIN_EVERY_S
         self._publish_at = self._clock() + PUBLISH_EVERY_S
@@ -298,6 +318,7 @@ class Follow:
         if drained is None:
             return DRAIN_EVERY_S
         self._totals.add_drain(drained)
+        self._is_changed |= drained.taken > 0
         self._problem = None
         self._report(drained)
         if drained.written:
@@ -363,6 +384,7 @@ class Follow:
             "at": self._stamp(),
             "rounds": self._totals.rounds,
             "as_of": self._totals.as_of,
+            "missed": self._totals.missed,
             "last": last.to_json() if last else None,
             "problem": self._problem,
             "ended": ended,

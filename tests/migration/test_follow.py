@@ -20,17 +20,21 @@ from spectron_migrate.errors import ExitCode, LedgerLocked, Unreachable
 from spectron_migrate.files.atomic import read_json
 from spectron_migrate.files.locks import is_held
 from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.read.cutover import Undecided
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.mem0.reader import Reader
+from spectron_migrate.migration.drain_outbox import Drained
 from spectron_migrate.migration.reconcile import read_last_result as last_reconciled
+from spectron_migrate.migration.rounds import Rounds
 from spectron_migrate.records import format_time
 from spectron_migrate.rehearsal.subprocesses import clean_environment
+from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.call_log import CallLog, CallSubject, unknown_line
 from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK
 from spectron_migrate.state.journal import Step, record_step
 from spectron_migrate.state.routing import name_of, read_routing
 from tests.support.proxy import Fault, Seen, misbehaving
-from tests.support.scene import Scene, Store
+from tests.support.scene import NOON, Scene, Store
 from tests.support.spectron import turns_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -53,6 +57,7 @@ def test_rounds_follow_until_the_time_is_over_and_quiet_ones_share_a_line(scene:
     assert "rounds 2 to 3: nothing changed" in scene.reporter.lines[1]
     told = read_json(scene.state / FOLLOW_FILE)
     assert told is not None
+    assert 0 == told["missed"]
     assert 3 == told["rounds"]
     assert told["problem"] is None
     assert "the time that was set is over" == told["ended"]
@@ -347,3 +352,26 @@ def test_a_call_of_unknown_results_has_mem0_read_before_the_timer(scene: Scene) 
     routing = read_routing(scene.state)
     assert routing is not None
     assert frozenset() == routing.behind
+
+
+def test_drains_too_renew_what_is_written_about_changes(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several times a second something is drained; what depends on it is renewed every few seconds, and at the end."""
+    scene.put(1, "a text", ago=3000)
+    began, noted = scene.time.clock(), []
+    follow = scene.follower(max_seconds=35.0, after_changes=lambda: noted.append(scene.time.clock() - began))
+
+    async def drain(rounds: Rounds, api: SpectronApi) -> Drained:
+        taken = 1 if scene.time.clock() - began < 30 else 0
+        return Drained(taken, 0, Undecided(0, 0, 0), 0, NOON.isoformat(), frozenset())
+
+    monkeypatch.setattr(Rounds, "drains_outbox", lambda rounds: True)
+    monkeypatch.setattr(Rounds, "outbox_waits", lambda rounds: True)
+    monkeypatch.setattr(Rounds, "drain", drain)
+
+    async def run() -> None:
+        async with scene.api() as api:
+            await follow.run(api)
+
+    asyncio.run(run())
+    assert 30 <= noted[-1], "as new as the last drain"
+    assert len(noted) < 10, "and not renewed by each of some hundred"
