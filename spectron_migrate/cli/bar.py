@@ -8,13 +8,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from spectron_migrate.cli.progress import Progress
+from spectron_migrate.cli.progress import FALLBACK_COLUMNS, Progress
 
 WIDEST = 30
 """Columns of the bar itself."""
 NARROWEST = 4
 """Below this the note about what slows a stage down is left out instead."""
-FALLBACK_COLUMNS = 80
 
 
 class Bar(tqdm):  # type: ignore[type-arg]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spectron_migrate.cli.migration_state import STATES
 from spectron_migrate.cli.opening import open_api, open_dump
 from spectron_migrate.cli.options import DumpOption, GlobalOptions, MappingOption, with_global_options
 from spectron_migrate.cli.runner import CommandResult, Invocation, run_async, run_command
-from spectron_migrate.cli.tables import facts, listing, number
+from spectron_migrate.cli.tables import facts, listing, number, plain
 from spectron_migrate.errors import ExitCode, MigrateError
 from spectron_migrate.records import counted
 
@@ -23,6 +25,11 @@ if TYPE_CHECKING:
     from spectron_migrate.ledger import Ledger
     from spectron_migrate.records import Json, Memory
     from spectron_migrate.settings import Settings
+
+MOST_SHOWN = 30
+"""Memories of a user that are listed."""
+TEXT = 56
+"""Letters of a text in a list."""
 
 
 @with_global_options
@@ -130,7 +137,10 @@ def draw(body: Mapping[str, Json]) -> Iterator[RenderableType]:
         yield listing("Its history in Mem0", ("when", "event", "text"), rows)
     yield facts("The mapping", _mapping_rows(body["mapping"]))
     for version in body["versions"]:
-        yield facts(f"Ledger, version {version['number']}: {version['state']}", _version_rows(version))
+        yield facts(
+            f"Ledger, version {version['number']}: {STATES.get(version['state'], version['state'])}",
+            _version_rows(version),
+        )
     if body["pending"] is not None:
         yield facts("Pending", [("text in Mem0", body["pending"])])
     yield facts("In Spectron now", _spectron_rows(body))
@@ -142,8 +152,20 @@ def _draw_user(body: Mapping[str, Json]) -> Iterator[RenderableType]:
     fates = [(fate, number(count)) for fate, count in body["fates"].items()]
     shown = ", ".join(body["scopes"][:5])
     yield facts(f"User {body['id']}: {number(body['memories'])} memories", [*fates, ("scopes", shown)])
-    rows = [(row["id"], row["fate"], row["why"]) for row in body["rows"][:30]]
-    yield listing("Its memories by the ledger; explain ID asks Spectron too", ("memory", "fate", "why"), rows)
+    rows = [(row["id"], row["fate"], plain(row["text"] or "", width=TEXT)) for row in body["rows"][:MOST_SHOWN]]
+    rest = f", {number(MOST_SHOWN)} of them" if len(body["rows"]) > MOST_SHOWN else ""
+    title = f"Its memories by the ledger{rest}; explain ID asks Spectron too"
+    yield listing(title, ("memory", "fate", "text"), rows)
+    for fate, whys in _whys(body["rows"]).items():
+        yield facts(f"Why {fate}", [(number(count), why) for why, count in whys.most_common()])
+
+
+def _whys(rows: Sequence[Mapping[str, Json]]) -> dict[str, Counter[str]]:
+    """Fate -> reason -> memories."""
+    found: dict[str, Counter[str]] = {}
+    for row in rows:
+        found.setdefault(row["fate"], Counter())[row["why"]] += 1
+    return found
 
 
 def _mem0_rows(mem0: Mapping[str, Json]) -> list[tuple[str, object]]:
@@ -156,7 +178,7 @@ def _mem0_rows(mem0: Mapping[str, Json]) -> list[tuple[str, object]]:
     rows = [
         ("text", record["memory"]),
         ("of", owners),
-        ("created, updated", f"{record['created_at']}, {record['updated_at']}"),
+        ("created, updated", f"{record['created_at'] or 'not known'}, {record['updated_at'] or 'never'}"),
         ("its text is of", f"{record.get('text_at')} ({record.get('text_at_source')})"),
         ("expires", record.get("expiration_date") or ""),
         ("in the dump", "yes" if mem0["in_dump"] else "no"),

@@ -11,6 +11,8 @@ from spectron_migrate.records import Gauges, Json
 WINDOW_S = 60.0
 """The rate is that of so many seconds: a stage that has slowed down must not promise what it did before."""
 SAMPLE_EVERY_S = 1.0
+FALLBACK_COLUMNS = 80
+"""Of a terminal that does not tell how wide it is."""
 
 
 @dataclass(frozen=True, slots=True)

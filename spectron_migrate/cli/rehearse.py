@@ -15,7 +15,7 @@ import typer
 from spectron_migrate.cli import dual_verify, export, replay
 from spectron_migrate.cli.options import GlobalOptions, MappingOption, with_global_options
 from spectron_migrate.cli.runner import CommandResult, Invocation, run_command
-from spectron_migrate.cli.tables import Wrapped
+from spectron_migrate.cli.tables import Wrapped, show
 from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.files.atomic import naming
 from spectron_migrate.files.scratch import Scratch
@@ -148,7 +148,7 @@ class _Rehearsal:
         self.invocation.reporter.close()
         if self.invocation.shows_tables:
             for part in result.tables:
-                self.invocation.console.print(part)
+                show(self.invocation.console, part)
         return result
 
     def _result(self, results: dict[str, CommandResult], next_: str) -> CommandResult:

@@ -109,7 +109,7 @@ def _draw_contradictions(forecast: Forecast) -> Iterator[RenderableType]:
             (plain(pair.scope_path, width=24), plain(pair.older_text, width=WIDTH), plain(pair.newer_text, width=WIDTH))
             for pair in likeness.pairs[:SHOWN]
         ]
-        yield listing("", ["scope", "older", "newer"], shown)
+        yield listing("", ["scope", "older", "newer"], shown, unbroken=("scope",))
 
 
 def _guessed_times(forecast: Forecast) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from spectron_migrate.cli.opening import open_api
 from spectron_migrate.cli.runner import CommandResult, Invocation, run_async
-from spectron_migrate.cli.tables import facts, listing, number, without_zeros
+from spectron_migrate.cli.tables import facts, listing, number, plain, without_zeros
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.records import format_time
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from spectron_migrate.migration.preview import PreviewSummary
     from spectron_migrate.migration.replay_options import ReplayOptions
     from spectron_migrate.settings import Settings
+
+TEXT = 40
+"""Letters of a text in the table."""
 
 
 def run(
@@ -64,7 +67,7 @@ def draw(summary: PreviewSummary) -> Iterator[RenderableType]:
 
     rows = [
         (
-            row.id,
+            plain(row.text, width=TEXT),
             row.refused or "; ".join((*row.attributes, *row.relations)) or "; ".join(row.entities) or "nothing",
             "; ".join(row.corrections),
             number(row.tokens),
@@ -72,7 +75,7 @@ def draw(summary: PreviewSummary) -> Iterator[RenderableType]:
         for row in summary.rows
     ]
     if rows:
-        yield listing("What Spectron would make of them", ("memory", "facts", "corrects", "tokens"), rows)
+        yield listing("What Spectron would make of them", ("text", "facts", "corrects", "tokens"), rows)
     estimate, low, high = summary.extrapolated()
     found = summary.to_json()
     stated = summary.is_stated

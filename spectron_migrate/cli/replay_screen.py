@@ -77,6 +77,6 @@ def _rows(summary: ReplaySummary) -> list[tuple[str, str]]:
         ("sessions without an answer", f"{number(summary.orphans)}, empty if they exist" if summary.orphans else ""),
         ("tokens, at most", number(summary.tokens)),
         ("Spectron is unsure about", summary.uncertain.sentence() if summary.uncertain is not None else ""),
-        ("slowed down by", summary.slowed_down or ""),
+        ("slowed down by", (summary.slowed_down or "").removeprefix("slowed down by ")),
     ]
     return without_zeros(rows, keep=("written now", "remaining"))

@@ -19,7 +19,7 @@ from spectron_migrate.cli.disk import disk_error
 from spectron_migrate.cli.log import EventLog
 from spectron_migrate.cli.options import GlobalOptions
 from spectron_migrate.cli.signals import interrupted
-from spectron_migrate.cli.terminal import TerminalReporter, make_printable, printable
+from spectron_migrate.cli.terminal import TerminalReporter, make_printable, printable, wrapped_for_stderr
 from spectron_migrate.errors import ExitCode, InputError, MigrateError
 from spectron_migrate.records import Json
 
@@ -255,13 +255,20 @@ def _log_end(invocation: Invocation, command: str, code: ExitCode, *, kind: str 
 
 
 def _print_tables(invocation: Invocation, result: CommandResult) -> None:
+    from spectron_migrate.cli.tables import show
+
     console = invocation.console
     for part in result.tables:
-        console.print(part)
+        show(console, part)
     if result.choices:
         console.print("decide, by one of:", style="bold")
     for command, when in result.choices.items():
-        console.print(f"  {printable(invocation.complete(command))}    {printable(when)}")
+        line = printable(invocation.complete(command))
+        if console.is_terminal and len(line) + len(when) + 6 > console.width:
+            console.print(f"  {line}")
+            show(console, f"    {when}")
+        else:
+            console.print(f"  {line}    {printable(when)}")
     if result.next:
         console.print(f"next: {printable(invocation.complete(result.next))}", style="bold")
 
@@ -279,9 +286,9 @@ def print_error(
         body = {"error": {"kind": error.kind, "message": error.message, "hint": error.hint}}
         _print_json(command, CommandResult(error.exit_code, body), warnings=warnings, began=began)
     else:
-        sys.stderr.write(f"error: {printable(error.message)}\n")
+        sys.stderr.write(wrapped_for_stderr(f"error: {printable(error.message)}") + "\n")
         if error.hint:
-            sys.stderr.write(f"hint: {printable(error.hint)}\n")
+            sys.stderr.write(wrapped_for_stderr(f"hint: {printable(error.hint)}") + "\n")
     return int(error.exit_code)
 
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from spectron_migrate.cli.terminal import printable
+from spectron_migrate.cli.terminal import printable, wrapped
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, Group, RenderableType
@@ -50,10 +49,23 @@ class Wrapped:
 
         indent = cell_len(self.lead)
         width = max(20, options.max_width - indent)
-        lines = wrap(plain(self.text).plain, width, break_long_words=False, break_on_hyphens=False) or [""]
+        lines = wrapped(plain(self.text).plain, width)
         yield Text.assemble((self.lead, self.lead_style), (lines[0], self.style))
         for line in lines[1:]:
             yield Text(" " * indent) + Text(line, style=self.style)
+
+
+def show(console: Console, part: RenderableType) -> None:
+    """Print a part of a summary; a text that is longer than a line of the terminal ends its lines between words."""
+    from rich.text import Text
+
+    if not console.is_terminal or not isinstance(part, str | Text):
+        console.print(part)
+        return
+    text = plain(part)
+    indent = text.plain[: len(text.plain) - len(text.plain.lstrip())]
+    for line in wrapped(text.plain, console.width, indent=indent + ("" if indent else "  ")):
+        console.print(Text(line, style=text.style))
 
 
 def facts(title: str, rows: Iterable[tuple[str, object]]) -> Group:
@@ -69,8 +81,12 @@ def facts(title: str, rows: Iterable[tuple[str, object]]) -> Group:
     )
 
 
-def listing(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Group:
-    """A table with a header row, under a headline. Ids of memories stay on one line, so that they can be copied."""
+def listing(
+    title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], *, unbroken: Collection[str] = ()
+) -> Group:
+    """A table with a header row, under a headline. Ids of memories stay on one line, so that they can be copied, and so
+    does what stands in the `unbroken` columns.
+    """
     from rich.box import SIMPLE
     from rich.console import Group
     from rich.table import Table
@@ -78,7 +94,7 @@ def listing(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]
     table, cells = Table(box=SIMPLE), [[plain(value) for value in row] for row in rows]
     for place, column in enumerate(columns):
         is_id = column == "memory" and all(len(row[place]) <= LETTERS_OF_AN_ID for row in cells)
-        table.add_column(column, overflow="fold", no_wrap=is_id)
+        table.add_column(column, overflow="fold", no_wrap=is_id or column in unbroken)
     for row in cells:
         table.add_row(*row)
     return Group(Wrapped(title, style="bold"), table)

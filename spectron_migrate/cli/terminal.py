@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
+import re
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from textwrap import wrap
 from typing import TYPE_CHECKING, Literal
 
-from spectron_migrate.cli.progress import Progress, StageProgress
+from spectron_migrate.cli.progress import FALLBACK_COLUMNS, Progress, StageProgress
 from spectron_migrate.records import Gauges, Json
 
 if TYPE_CHECKING:
@@ -31,12 +34,46 @@ QUICK_S = 0.3
 _REPLACED = "spectron-migrate-replace"
 """Name of the error handler that `make_printable` sets."""
 
+_COMMAND = re.compile(
+    r"spectron-migrate(?: cutover)?(?: [a-z][a-z-]*)?"
+    r"(?: --[a-z-]+(?:[ =](?!-)[^\s,;:)]+)?| [A-Z_]{2,}\b| [a-z]+(?= --))*"
+)
+"""A command as texts name it; what follows it is prose."""
+_JOINT = "\ue000"
+"""Stands for a space at which no line ends."""
+_LABEL = re.compile(r"\s*(- )?[\w -]{1,24}: ")
+
 ProgressMode = Literal["auto", "bar", "lines", "none"]
 
 
 def printable(text: str) -> str:
     """Text whose control characters are escaped (`\\x1b`), line breaks aside: a terminal shows them, never obeys."""
     return "".join(letter if letter.isprintable() or letter == "\n" else f"\\x{ord(letter):02x}" for letter in text)
+
+
+def wrapped(text: str, columns: int, *, indent: str = "") -> list[str]:
+    """Lines of at most so many columns, broken between words only: a path, an id or a command to paste stays whole.
+
+    All lines but the first begin with `indent`.
+    """
+    joined = _COMMAND.sub(lambda found: found[0].replace(" ", _JOINT), text)
+    lines = wrap(joined, max(20, columns), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return [line.replace(_JOINT, " ") for line in lines] or [""]
+
+
+def wrapped_for_stderr(text: str) -> str:
+    """The text as a terminal on stderr shows it without breaking words; anywhere else it stays as it is."""
+    if not sys.stderr.isatty():
+        return text
+    try:
+        columns = int(os.environ.get("COLUMNS") or os.get_terminal_size(sys.stderr.fileno()).columns)
+    except (OSError, ValueError):
+        columns = FALLBACK_COLUMNS
+    lines = []
+    for line in text.split("\n"):
+        indent = line[: len(line) - len(line.lstrip())] + ("  " if _LABEL.match(line) else "")
+        lines += wrapped(line, columns, indent=indent)
+    return "\n".join(lines)
 
 
 def make_printable() -> None:
@@ -207,7 +244,7 @@ class TerminalReporter:
         with self._lock:
             if self._bar is not None:
                 self._bar.clear()
-            sys.stderr.write(printable(text) + "\n")
+            sys.stderr.write(wrapped_for_stderr(printable(text)) + "\n")
             sys.stderr.flush()
             if self._bar is not None:
                 self._bar.refresh()

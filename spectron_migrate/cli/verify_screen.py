@@ -163,7 +163,12 @@ def _recall_rows(recall: Mapping[str, Json]) -> list[tuple[str, object]]:
     if metrics["not_servable"]:
         rows += [("not asked", f"{number(n)}: {why}") for why, n in metrics["not_servable_why"].items()]
     if recall["explained"]:
-        rows.append(("why they differ", ", ".join(f"{why} {n}" for why, n in sorted(recall["explained"].items()))))
+        rows.append(
+            (
+                "why they differ",
+                ", ".join(f"{why.replace('_', ' ')} {n}" for why, n in sorted(recall["explained"].items())),
+            )
+        )
     return rows
 
 

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable
 from enum import IntEnum
 from types import TracebackType
 
+from spectron_migrate.records import counted
 from spectron_migrate.spectron.api import Sleep
 
 START = 4
@@ -142,7 +143,7 @@ class Limiter:
         """What slowed the run down so far, for its summary; None where nothing did."""
         causes = [f"{count} answers {status}" for status, count in sorted(self.throttled.items())]
         if self.queued:
-            causes.append(f"answers that took much longer than at best ({self.queued} times)")
+            causes.append(f"answers that took much longer than at best ({counted(self.queued, 'time')})")
         return f"slowed down by {' and '.join(causes)}; {int(self.limit)} in flight at the end" if causes else None
 
     # -- what the server answers --------------------------------------------------------------------------

@@ -89,7 +89,9 @@ async def explain_user(sources: Sources, user: str) -> dict[str, Json] | None:
         if isinstance(place, Placement):
             scopes |= {path for clause in place.selector for path in clause}
         if len(rows) < MOST_MEMORIES:
-            rows.append({"id": mem0_id, "fate": fate.name, "why": fate.why})
+            known = in_dump.get(mem0_id) or _by_ledger(sources, mem0_id)
+            text = known.memory if known is not None else None
+            rows.append({"id": mem0_id, "fate": fate.name, "why": fate.why, "text": text})
     return {
         "id": user,
         "kind": "user",
@@ -100,12 +102,18 @@ async def explain_user(sources: Sources, user: str) -> dict[str, Json] | None:
     }
 
 
+def _by_ledger(sources: Sources, mem0_id: str) -> Memory | None:
+    """The memory as the ledger that knows it keeps it."""
+    found = (memories.memory_of(each, mem0_id) for each in sources.ledgers if memory_row(each, mem0_id) is not None)
+    return next(found, None)
+
+
 def _fate_by_ledger(
     sources: Sources, mem0_id: str, in_dump: Memory | None
 ) -> tuple[Fate, Placement | Skipped | str | None]:
     """Without asking Spectron: neither superseded nor altered is known."""
     ledger = next((each for each in sources.ledgers if memory_row(each, mem0_id) is not None), None)
-    memory = in_dump or (memories.memory_of(ledger, mem0_id) if ledger is not None else None)
+    memory = in_dump or _by_ledger(sources, mem0_id)
     mapped = sources.mapping.map_memory(memory) if memory is not None else None
     place = mapped if mapped is None or isinstance(mapped, Placement | Skipped) else mapped.why
     versions = versions_of(ledger, mem0_id) if ledger is not None else []

@@ -75,7 +75,8 @@ def record_run(
             (canonical_json(asdict(run)), run.began),
         ).fetchone()[0]
     try:
-        yield
+        with note_refusal(ledger, now=now):
+            yield
     finally:
         ended = replace(add_outcome(run), ended=now())
         with ledger.transaction():

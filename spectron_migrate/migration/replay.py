@@ -320,7 +320,8 @@ class Replay:
             warn=self._reporter.warn,
             shards=sharding,
         )
-        return (await self._read_unless_interrupted(checking)).principal
+        with runs.note_refusal(ledger, now=self._stamp):
+            return (await self._read_unless_interrupted(checking)).principal
 
     async def _adopt(self, ledger: Ledger, api: SpectronApi) -> Adopted | None:
         """Look on the server for what another ledger may have sent; None where there is no such fact."""

@@ -7,7 +7,8 @@ import uuid
 
 from rich.console import Console
 
-from spectron_migrate.cli.tables import listing
+from spectron_migrate.cli.tables import listing, show
+from spectron_migrate.cli.terminal import wrapped
 
 IDS = [str(uuid.UUID(int=number)) for number in range(3)]
 
@@ -29,3 +30,26 @@ def test_an_id_that_is_longer_than_usual_leaves_room_for_the_reason() -> None:
     shown = screen(["memory", "why"], [["x" * 70, "because of a reason"]])
     assert "reason" in shown
     assert 70 == shown.count("x")
+
+
+def test_a_text_wraps_between_words_and_a_command_to_paste_stays_whole() -> None:
+    command = "spectron-migrate cutover accept --state elsewhere will_not_expire --reason TEXT"
+    lines = wrapped(f"they expire in Mem0 and stay in Spectron, so look at them: {command}, or wait", 60, indent="  ")
+    assert 3 == len(lines)
+    assert any("cutover accept --state elsewhere" in line for line in lines)
+    assert all(line.startswith("  ") for line in lines[1:])
+    assert wrapped("/a/path/" * 20, 40) == ["/a/path/" * 20]
+
+
+def test_only_a_terminal_gets_line_breaks() -> None:
+    """What a script reads stays one line; on a terminal no word is cut."""
+    hint = "  no application reads through the adapter or routing.json, so it would go on with Mem0 alone: attach it"
+    shown = {}
+    for is_terminal in (True, False):
+        out = io.StringIO()
+        console = Console(file=out, width=40, soft_wrap=True, force_terminal=is_terminal, color_system=None)
+        show(console, hint)
+        shown[is_terminal] = out.getvalue()
+    assert hint + "\n" == shown[False]
+    assert 40 >= max(map(len, shown[True].splitlines()))
+    assert hint.split() == shown[True].split()
