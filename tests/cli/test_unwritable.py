@@ -22,7 +22,7 @@ from tests.support.command import command
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import memory, write_raw
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 LONG = " and more" * 40
 FOLLOW = "replay --follow --max-seconds 1"
@@ -113,7 +113,9 @@ def read_only(path: Path) -> Iterator[None]:
 
 def places_of(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]) -> list[str]:
     """Where a command wrote: each directory in which a file is new, and each file that it wrote in place."""
-    written = {path for path in after if after[path] != before.get(path) and not path.endswith(("-shm", "-wal"))}
+    written = {
+        path for path in after if after[path] != before.get(path) and not path.endswith(("-shm", "-wal", ".lock"))
+    }
     in_place = {path for path in written if path in before and before[path][0] == after[path][0]}
     return [*sorted({str(Path(path).parent) for path in written - in_place}), *sorted(in_place)]
 
@@ -130,7 +132,8 @@ def check(answer: dict[str, Any], place: str, usual: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+# A shift writes what a round and an acceptance write.
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "cutover shift"])
 def test_what_cannot_be_written_is_one_sentence_with_the_path(
     name: str, spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:

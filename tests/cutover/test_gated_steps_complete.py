@@ -61,6 +61,25 @@ def test_complete_is_refused_until_an_application_is_attached_and_everybody_was_
     assert "complete" == operator.complete(soak_s=soak_s).state.phase
 
 
+def test_with_nobody_attached_complete_names_the_application_and_passes_after_an_hour_of_its_reads(
+    operator: Operator,
+) -> None:
+    """A walk with a moved clock, in which nothing is accepted in place of an application."""
+    hour_s = 3600.0
+    operator.make_ready(attached=False)
+    operator.record("shift", percent=100)
+    refused = operator.complete(soak_s=hour_s)
+    assert ExitCode.NO_GO == refused.exit_code
+    assert {"application", "calls", "soak"} == failing(refused)
+    assert "no application reads" in gate(refused, "application").hint
+    assert "shift" == operator.state.phase
+    for _ in range(round(hour_s / 30)):
+        operator.scene.time.pass_(30)
+        operator.beat()
+    operator.scene.follow(max_seconds=12)
+    assert "complete" == operator.complete(soak_s=hour_s).state.phase
+
+
 def test_complete_is_refused_where_the_application_no_longer_reads(operator: Operator) -> None:
     operator.make_ready()
     operator.shift(100)
