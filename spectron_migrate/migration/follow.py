@@ -23,7 +23,7 @@ from spectron_migrate.ledger.read.cutover import Undecided
 from spectron_migrate.migration.drain_outbox import Drained
 from spectron_migrate.migration.ledger_access import follow_lock, round_lock
 from spectron_migrate.migration.reconcile import Agreement, write_result
-from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds
+from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds, count_behind
 from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.following import FOLLOW_FILE
@@ -131,8 +131,9 @@ class Follow:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`every_s`: the shortest pause between rounds. `after_changes` is called after the first round, and after
-        rounds and drains that changed the ledger. `clock` in seconds, monotonic; `now` with its zone.
+        """`every_s`: the shortest pause between rounds. `after_changes` is called once the ledger has changed.
+
+        `clock` in seconds, monotonic; `now` with its zone.
         """
         self._settings = settings
         self._reporter = reporter
@@ -201,8 +202,8 @@ class Follow:
             finally:
                 self._unfold()
                 self._keep(ended=ended)
-                if self._totals.last is not None:
-                    self._note_changes()
+                with suppress(StateUnreachable):
+                    self._note_changes(self._totals.last is not None)
                 self._rounds.close()
             return self._summary(ended)
 
@@ -258,8 +259,8 @@ class Follow:
         next_s = self._settings.settle_s if done.waiting else self._compare_at - self._clock()
         return max(rest_s, next_s)
 
-    def _note_changes(self) -> None:
-        if self._is_changed:
+    def _note_changes(self, is_due: bool = True) -> None:
+        if self._is_changed and is_due:
             began = self._clock()
             self._after_changes()
             self._is_changed = False
@@ -277,7 +278,7 @@ class Follow:
         else:
             self._unfold()
             self._reported = done
-            self._reporter.info(describe_round(number, done))
+            self._reporter.info(done.describe(number))
             behind = None if done.behind is None else len(done.behind)
             counts = {name: getattr(done, name) for name in ("memories", "new", "changed", "deleted", "written")}
             self._reporter.event("round", number=number, behind=behind, **counts)
@@ -296,13 +297,12 @@ class Follow:
         if last is not None:
             self._reporter.stage(
                 f"following: {counted(self._totals.rounds, 'round')}, {counted(last.memories, 'memory')} in Mem0,"
-                f" {len(self._folded):,} rounds quiet, behind: {_count_behind(last.behind)}"
+                f" {len(self._folded):,} rounds quiet, behind: {count_behind(last.behind)}"
             )
 
     async def _drain(self, api: SpectronApi) -> float:
         """Drain the outbox if anything waits in it; returns the seconds to pause."""
-        if self._clock() >= self._note_at:
-            self._note_changes()
+        self._note_changes(self._clock() >= self._note_at)
         if not self._rounds.outbox_waits() and self._clock() < self._publish_at:
             return DRAIN_EVERY_S
         self._publish_at = self._clock() + PUBLISH_EVERY_S
@@ -334,7 +334,7 @@ class Follow:
         if self._unreported.results or self._unreported.written:
             self._reporter.info(
                 f"{drained.as_of[11:19]} drained {counted(self._unreported.results, 'result')};"
-                f" {self._unreported.written:,} written; behind: {_count_behind(drained.behind)}"
+                f" {self._unreported.written:,} written; behind: {count_behind(drained.behind)}"
             )
             self._reporter.event("drain", results=self._unreported.results, written=self._unreported.written)
             self._unreported = _Drains()
@@ -419,23 +419,3 @@ class Follow:
 
     def _stamp(self) -> str:
         return format_time(self._now())
-
-
-def describe_round(number: int, done: Round) -> str:
-    """A round in one line, for people and log files."""
-    found = f"{done.new:,} new, {done.changed:,} changed, {done.deleted:,} deleted"
-    parts = [f"{counted(done.memories, 'memory')} in Mem0", found if done.was_read else "unchanged"]
-    parts += [f"{done.written:,} written"] if done.was_read or done.written else []
-    parts += [f"{done.missed:,} of them missed before"] if done.missed else []
-    parts += [f"{done.late:,} of them late"] if done.late else []
-    parts += [f"{done.waiting:,} wait to settle"] if done.waiting else []
-    parts += [f"{done.left.total:,} left"] if done.left.total else []
-    parts += [f"{done.refused:,} refused"] if done.refused else []
-    parts += [done.problem] if done.held and done.problem else []
-    return f"{done.as_of[11:19]} round {number}: {'; '.join(parts)}; behind: {_count_behind(done.behind)}"
-
-
-def _count_behind(behind: frozenset[str] | None) -> str:
-    if behind is None:
-        return "everybody"
-    return counted(len(behind), "id") if behind else "nobody"

@@ -123,6 +123,19 @@ class Round:
             other.problem,
         )
 
+    def describe(self, number: int) -> str:
+        """The round in one line, for people and log files."""
+        found = f"{self.new:,} new, {self.changed:,} changed, {self.deleted:,} deleted"
+        parts = [f"{counted(self.memories, 'memory')} in Mem0", found if self.was_read else "unchanged"]
+        parts += [f"{self.written:,} written"] if self.was_read or self.written else []
+        parts += [f"{self.missed:,} of them missed before"] if self.missed else []
+        parts += [f"{self.late:,} of them late"] if self.late else []
+        parts += [f"{self.waiting:,} wait to settle"] if self.waiting else []
+        parts += [f"{self.left.total:,} left"] if self.left.total else []
+        parts += [f"{self.refused:,} refused"] if self.refused else []
+        parts += [self.problem] if self.held and self.problem else []
+        return f"{self.as_of[11:19]} round {number}: {'; '.join(parts)}; behind: {count_behind(self.behind)}"
+
     def to_json(self) -> dict[str, Json]:
         """For `follow.json` and summaries."""
         kept = ("memories", "new", "changed", "touched", "deleted", "written", "late", "refused", "waiting", "problem")
@@ -131,6 +144,13 @@ class Round:
         more = {"undecidable": self.left.undecidable, "behind": behind, "as_of": self.as_of}
         more |= {"read": self.was_read, "missed": self.missed}
         return {name: getattr(self, name) for name in kept} | counts | more
+
+
+def count_behind(behind: frozenset[str] | None) -> str:
+    """Such as `3 ids`."""
+    if behind is None:
+        return "everybody"
+    return counted(len(behind), "id") if behind else "nobody"
 
 
 class Rounds:
