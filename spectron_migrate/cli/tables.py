@@ -38,19 +38,23 @@ class Wrapped:
 
     text: object
     lead: str = ""
-    """Text before the first line; the other lines are indented by its width."""
+    """Text before the first line."""
     style: str = ""
     lead_style: str = ""
+    indent: int | None = None
+    """Spaces before the other lines; None: as many as `lead` is wide."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         """Called by rich to print the text."""
         from rich.cells import cell_len
         from rich.text import Text
 
-        indent = cell_len(self.lead)
-        width = max(20, options.max_width - indent)
-        lines = wrapped(plain(self.text).plain, width)
-        yield Text.assemble((self.lead, self.lead_style), (lines[0], self.style))
+        first = cell_len(self.lead)
+        indent = first if self.indent is None else self.indent
+        # The lead takes room on the first line only.
+        room, lead = max(20, options.max_width - indent), "\ue001" * (first - indent)
+        lines = wrapped(lead + plain(self.text).plain, room)
+        yield Text.assemble((self.lead, self.lead_style), (lines[0][len(lead) :], self.style))
         for line in lines[1:]:
             yield Text(" " * indent) + Text(line, style=self.style)
 

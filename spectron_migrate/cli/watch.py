@@ -14,7 +14,7 @@ from spectron_migrate.cli.log import read_tail
 from spectron_migrate.cli.migration_state import STATES, State, read_state, share_written
 from spectron_migrate.cli.progress import Progress, span
 from spectron_migrate.cli.runner import Invocation
-from spectron_migrate.cli.tables import facts, number, plain
+from spectron_migrate.cli.tables import Wrapped, facts, number, plain
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.records import Json, counted, parse_time
 from spectron_migrate.state.store import StateStore
@@ -154,13 +154,16 @@ def watch(
 
     watcher = Watcher(settings, invocation.state, complete_hint=invocation.complete_hint, clock=clock, now=now)
     console = invocation.console
-    with (
-        suppress(KeyboardInterrupt),
-        Live(draw(watcher.snapshot(), console.width), console=console, screen=True, auto_refresh=False) as live,
-    ):
+    live = Live(console=console, screen=True, auto_refresh=False)
+    try:
+        live.start()  # not by `with`: Ctrl-C while it begins must give the screen back too
         while True:
             live.update(draw(watcher.snapshot(), console.width), refresh=True)
             sleep(EVERY_S)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        live.stop()
 
 
 # -- drawing ----------------------------------------------------------------------------------------------------
@@ -200,8 +203,9 @@ def progress_line(command: str, progress: Progress, width: int) -> Table:
     from rich.table import Table
 
     table = Table.grid(padding=(0, 1))
-    name = command if progress.stage.startswith(command) else f"{command}: {progress.stage}"
-    cells: list[RenderableType] = [plain(progress.stage if progress.stage.startswith(command) else name, style="bold")]
+    says_all = progress.stage.startswith((command, "following"))
+    name = progress.stage if says_all else f"{command}: {progress.stage}"
+    cells: list[RenderableType] = [plain(name, style="bold")]
     if progress.share is not None:
         room = max(10, min(BAR, width - len(progress.counts) - len(name) - 4))
         bar = ProgressBar(
@@ -234,7 +238,10 @@ def _memories(shown: Snapshot) -> Iterator[RenderableType]:
     if shown.state is None:
         return
     ledger = shown.state.ledger
-    counts = [f"{label} {number(ledger.states[name])}" for name, label in STATES.items() if ledger.states.get(name)]
+    # What is noted and not answered is in doubt only once nobody sends it any more.
+    is_sending = any(each.progress.get("in_flight") is not None for each in shown.running)
+    labels = {**STATES, "intended": "being sent"} if is_sending else STATES
+    counts = [f"{label} {number(ledger.states[name])}" for name, label in labels.items() if ledger.states.get(name)]
     if ledger.skipped:
         counts.append(f"skipped {number(sum(ledger.skipped.values()))}")
     yield plain("")
@@ -273,7 +280,7 @@ def _gates(shown: Snapshot) -> Iterator[RenderableType]:
         style="bold",
     )
     for gate in closed:
-        yield plain(f"  {gate.name}: {gate.hint}")
+        yield Wrapped(gate.hint, f"  {gate.name}: ", indent=4)
 
 
 def _lanes(shown: Snapshot) -> Iterator[RenderableType]:
@@ -302,10 +309,15 @@ _EVENT_STYLES = {"bug": "red", "refused": "red", "undecidable": "red", "doubt": 
 
 
 def _event_line(event: dict[str, Json]) -> str:
-    """Such as `12:00:03 doubt m1, why 500`."""
+    """Such as `12:00:03 doubt m1, why 500` or `12:00:04 replay ended, exit code 7`."""
     if event.get("event") == "progress":
         with suppress(KeyError, TypeError, ValueError):
             return f"{_time_of(event)} {Progress.from_json(event).line}"
+    command, code, about = event.get("command"), event.get("exit_code"), f"{_time_of(event)} "
+    if event.get("event") == "begin":
+        return f"{about}{command} began"
+    if event.get("event") == "end":
+        return f"{about}{command} ended" + (f", exit code {code}" if code else "")
     hidden = ("at", "version", "pid", "event", "traceback")
     words = [f"{name} {value}" for name, value in event.items() if name not in hidden and value is not None]
     return f"{_time_of(event)} {event.get('event', '?')} {', '.join(words)}"

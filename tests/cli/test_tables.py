@@ -7,7 +7,7 @@ import uuid
 
 from rich.console import Console
 
-from spectron_migrate.cli.tables import listing, show
+from spectron_migrate.cli.tables import Wrapped, listing, show
 from spectron_migrate.cli.terminal import wrapped
 
 IDS = [str(uuid.UUID(int=number)) for number in range(3)]
@@ -53,3 +53,15 @@ def test_only_a_terminal_gets_line_breaks() -> None:
     assert hint + "\n" == shown[False]
     assert 40 >= max(map(len, shown[True].splitlines()))
     assert hint.split() == shown[True].split()
+
+
+def test_lines_after_the_first_may_be_indented_less_than_the_text_before_it() -> None:
+    out = io.StringIO()
+    Console(file=out, width=40).print(
+        Wrapped("one two three four five six seven eight nine ten", "  a gate: ", indent=4)
+    )
+    rows = out.getvalue().splitlines()
+    assert rows[0].startswith("  a gate: one")
+    assert rows[1].startswith("    ")
+    assert not rows[1].startswith("     ")
+    assert 40 >= max(map(len, rows))
