@@ -21,7 +21,7 @@ from spectron_migrate.ledger.runs import last_run
 from spectron_migrate.ledger.shards import Found
 from spectron_migrate.local.testing import RunningServer
 from tests.support.proxy import Fault, Seen, misbehaving
-from tests.support.spectron import memory, write_raw
+from tests.support.spectron import memory, register_scope, write_raw
 
 STATE = Path(".spectron-migrate")
 
@@ -163,7 +163,7 @@ def test_after_a_replay_that_was_refused_it_names_what_helps(
 ) -> None:
     """A ledger that was restored from a backup: every replay but one that adopts would be refused again."""
     dump = dump_of([memory(each, user) for each in range(4)])
-    assert 0 == run(["replay", "--dump", dump, "--limit", "2"])
+    assert 8 == run(["replay", "--dump", dump, "--limit", "2"])
     shutil.copytree(STATE, "backup")
     assert 0 == run(["replay", "--dump", dump])
     shutil.rmtree(STATE)
@@ -184,7 +184,7 @@ def test_after_a_replay_into_scopes_of_others_a_person_chooses(
     configured: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dump = dump_of([memory(1, user)])
-    assert 0 == run(["replay", "--dump", dump, "--state", "lost"])
+    register_scope(configured, f"user/{user}")
     assert 10 == run(["replay", "--dump", dump])
     assert status(capsys)["next"] is None
     assert 0 == run(["status"])
