@@ -36,6 +36,7 @@ bench: $(VENV)/.ready
 
 chaos: $(VENV)/.ready
 	HYPOTHESIS_PROFILE=random $(BIN)/python -m pytest -n auto -m hypothesis
+	SPECTRON_MIGRATE_DISK=all $(BIN)/python -m pytest -n auto tests/cli/test_unwritable.py
 	$(BIN)/python tests/local/chaos_kill.py --rounds 50
 	$(BIN)/python tests/chaos/replay_chaos.py --kills 200
 	$(BIN)/python tests/chaos/copied_states.py --plays 60
