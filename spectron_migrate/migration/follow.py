@@ -131,8 +131,8 @@ class Follow:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`every_s`: the shortest pause between rounds. `after_changes` is called once the ledger has changed. `clock` in
-        seconds, monotonic; `now` with its zone.
+        """`every_s`: the shortest pause between rounds. `after_changes` is called once the ledger changed. `clock`
+        in seconds, monotonic; `now` with its zone.
         """
         self._settings = settings
         self._reporter = reporter
