@@ -264,7 +264,7 @@ def convert(error: psycopg.Error, location: PostgresLocation) -> MigrateError | 
         return KeyRefused(f"{location} asks for a password: {message}", hint=WHERE_SECRETS_GO)
     if isinstance(error, errors.InvalidCatalogName) or ('FATAL: database "' in message and "does not exist" in message):
         return InputError(f"{location}: {message}", hint="create the database, or name another in `state`")
-    if isinstance(error, errors.InsufficientPrivilege):
+    if isinstance(error, errors.InsufficientPrivilege | errors.InvalidSchemaName):  # an unseen schema is left out
         return KeyRefused(
             f"the user of {location} lacks a right: {message}",
             hint=f"as the database's owner: CREATE SCHEMA {location.schema} AUTHORIZATION <user>",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from spectron_migrate.database.dialect import postgres_tables
 from spectron_migrate.database.session_locks import lock_key
-from spectron_migrate.errors import InputError
+from spectron_migrate.errors import InputError, KeyRefused
 
 if TYPE_CHECKING:
     from spectron_migrate.database.postgres import PostgresDatabase
@@ -39,11 +39,18 @@ def make_schema(database: PostgresDatabase) -> None:
 
 
 def _tables(database: PostgresDatabase) -> list[str]:
+    schema = database.location.schema
     rows = database.execute(
-        "SELECT relname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
+        "SELECT relname, has_schema_privilege(pg_namespace.oid, 'USAGE') AS may_use"
+        " FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
         " WHERE nspname = ? AND relkind IN ('r', 'p', 'v') ORDER BY relname",
-        (database.location.schema,),
-    )
+        (schema,),
+    ).fetchall()
+    if rows and not rows[0]["may_use"]:
+        raise KeyRefused(
+            f"the user of {database.location} may not use the schema {schema}",
+            hint=f"as its owner: GRANT USAGE, CREATE ON SCHEMA {schema} TO <user>, and all rights on its tables",
+        )
     return [row["relname"] for row in rows]
 
 

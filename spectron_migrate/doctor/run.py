@@ -8,7 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from spectron_migrate.database.location import PostgresLocation
 from spectron_migrate.doctor.check import Check, Diagnosis, failed
+from spectron_migrate.doctor.database import check_database
 from spectron_migrate.doctor.machine import check_machine
 from spectron_migrate.doctor.mem0 import check_mem0
 from spectron_migrate.doctor.memories import DumpSurvey, check_filters, check_memories, survey_dump
@@ -41,6 +43,8 @@ async def run_doctor(
     reporter.stage("this machine")
     store = store_at(state)
     checks = list(check_machine(store.folder, dump))
+    if isinstance(store.place, PostgresLocation):
+        checks += check_database(store.place)
     reporter.stage("Mem0")
     checks += _check_source(mem0, now)
     reporter.stage("mapping and dump")

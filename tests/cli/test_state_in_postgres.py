@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from spectron_migrate.database.location import parse_location
 from spectron_migrate.local.testing import RunningServer
 from tests.cli.support import environment_for
 from tests.support.command import command
@@ -60,3 +62,79 @@ def test_a_password_is_never_shown(
         ended = command(hosts[0], *words, "--state", state, environment=environment_for(spectron))
         assert "hush" not in ended.stdout + ended.stderr
         assert "bug" not in ended.stderr
+
+
+def make_foreign(db: Any, schema: str) -> None:
+    db.execute(f'CREATE SCHEMA "{schema}" AUTHORIZATION migrator')
+    db.execute(f'CREATE TABLE "{schema}".orders(id int)')
+
+
+def make_newer(db: Any, schema: str) -> None:
+    db.execute(f'CREATE SCHEMA "{schema}" AUTHORIZATION migrator')
+    db.execute(f'CREATE TABLE "{schema}".format(part text PRIMARY KEY, number bigint NOT NULL)')
+    db.execute(f"INSERT INTO \"{schema}\".format VALUES ('ledger', 999), ('state', 999)")
+    db.execute(f'GRANT ALL ON ALL TABLES IN SCHEMA "{schema}" TO migrator')
+
+
+def make_of_another_user(db: Any, schema: str) -> None:
+    db.execute(f'CREATE SCHEMA "{schema}"')
+    db.execute(f'CREATE TABLE "{schema}".format(part text PRIMARY KEY, number bigint NOT NULL)')
+
+
+def make_closed(db: Any, schema: str) -> None:
+    db.execute(f'CREATE SCHEMA "{schema}"')
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "said"),
+    [
+        (make_of_another_user, 6, "may not use the schema"),
+        (make_foreign, 2, "holds tables of something else: orders"),
+        (make_newer, 2, "has format 999, this version reads format"),
+        (make_closed, 6, "lacks a right"),
+    ],
+)
+def test_a_schema_that_cannot_be_used_is_refused_in_one_sentence_with_a_hint(
+    hosts: tuple[Path, Path],
+    spectron: RunningServer,
+    postgres: str,
+    postgres_state: str,
+    user: str,
+    make: Callable[[Any, str], None],
+    code: int,
+    said: str,
+) -> None:
+    import psycopg
+
+    with psycopg.connect(postgres, autocommit=True) as db:
+        make(db, parse_location(postgres_state).schema)
+    write_raw(hosts[0] / "all.json", [memory(1, user)])
+    words = ("replay", "--dump", "all.json", "--state", postgres_state)
+    refused = answer(hosts[0], *words, environment=environment_for(spectron), code=code)
+    assert said in refused["error"]["message"]
+    assert refused["error"]["hint"]
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        (("migrator@", "nobody_here@"), 6, "refuses the user or its password"),
+        (("/postgres?", "/no_such_database?"), 2, 'database "no_such_database" does not exist'),
+        (("?host=", "?options=-c%20default_transaction_read_only%3Don&host="), 2, "is read-only"),
+        (("?host=", "?hostaddr=127.0.0.1&port=9&host="), 7, "does not answer"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_refused_in_one_sentence_with_a_hint(
+    hosts: tuple[Path, Path],
+    spectron: RunningServer,
+    postgres_state: str,
+    user: str,
+    change: tuple[str, str],
+    code: int,
+    said: str,
+) -> None:
+    write_raw(hosts[0] / "all.json", [memory(1, user)])
+    words = ("replay", "--dump", "all.json", "--state", postgres_state.replace(*change))
+    refused = answer(hosts[0], *words, environment=environment_for(spectron), code=code)
+    assert said in refused["error"]["message"]
+    assert refused["error"]["hint"]

@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.files.atomic import read_json
+from spectron_migrate.database.location import parse_location
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.rehearsal.store import make_store
 from spectron_migrate.rehearsal.subprocesses import clean_environment
 from spectron_migrate.state.following import FOLLOW_FILE
 from spectron_migrate.state.routing_reader import RoutingReader
+from spectron_migrate.state.store import StateStore, read_object, store_at
 from tests.support import output
 from tests.support.command import command
 from tests.support.waiting import wait_until
@@ -30,10 +31,30 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 @dataclass
 class Workplace:
-    """A working directory with settings, and a local Spectron that they name."""
+    """Working directories with settings, and a local Spectron that they name; commands take turns in them."""
 
-    folder: Path
+    folders: tuple[Path, ...]
     server: RunningServer
+    place: str = ""
+    """The URL of a state in Postgres; empty for one in the only directory."""
+    commands: int = 0
+
+    @property
+    def folder(self) -> Path:
+        """The first one, where the dump is."""
+        return self.folders[0]
+
+    @property
+    def state(self) -> StateStore:
+        return store_at(parse_location(self.place) if self.place else self.folder / ".spectron-migrate")
+
+    def words(self, line: str) -> list[str]:
+        words = shlex.split(line)
+        return [*words, "--state", self.place] if self.place and "--state" not in words else words
+
+    def next_folder(self) -> Path:
+        self.commands += 1
+        return self.folders[self.commands % len(self.folders)]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -48,8 +69,8 @@ class Workplace:
     def follow(self) -> subprocess.Popen[str]:
         """Start `replay --follow`, which runs beside the other commands."""
         return subprocess.Popen(
-            [sys.executable, "-m", "spectron_migrate", "replay", "--follow"],
-            cwd=self.folder,
+            [sys.executable, "-m", "spectron_migrate", *self.words("replay --follow")],
+            cwd=self.folders[-1],
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -58,12 +79,12 @@ class Workplace:
         )
 
     def run(self, line: str, code: int | tuple[int, ...] = 0) -> str:
-        ended = command(self.folder, *shlex.split(line), environment=self.environment)
+        ended = command(self.next_folder(), *self.words(line), environment=self.environment)
         assert ended.returncode in (code if isinstance(code, tuple) else (code,)), ended
         return ended.stdout + ended.stderr
 
     def run_json(self, line: str) -> dict[str, Any]:
-        ended = command(self.folder, *shlex.split(line), "--json", environment=self.environment)
+        ended = command(self.next_folder(), *self.words(line), "--json", environment=self.environment)
         answer: dict[str, Any] = json.loads(ended.stdout)
         return answer
 
@@ -74,14 +95,20 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_store(tmp_path_factory.mktemp("mem0"))
 
 
-@pytest.fixture
-def workplace(store: Path, tmp_path: Path) -> Iterator[Workplace]:
-    """A Spectron of its own, and settings that name it."""
-    (tmp_path / "spectron-migrate.yaml").write_text(
-        f"version: 1\nmem0: {{oss: {{config: {store}}}}}\ncutover: {{settle: 1s, max_lag: 120s, soak: 0s}}\n"
-    )
+@pytest.fixture(params=["directory", "postgres"])
+def workplace(request: pytest.FixtureRequest, store: Path, tmp_path: Path) -> Iterator[Workplace]:
+    """A Spectron of its own, and settings that name it: in one directory, or in two that share a state in Postgres."""
+    is_shared = request.param == "postgres"
+    place = request.getfixturevalue("postgres_state") if is_shared else ""
+    folders = (tmp_path / "a", tmp_path / "b") if is_shared else (tmp_path / "a",)
+    for folder in folders:
+        folder.mkdir()
+        (folder / "spectron-migrate.yaml").write_text(
+            f"version: 1\nmem0: {{oss: {{config: {store}}}}}\ndump: {tmp_path / 'a' / 'dump'}\n"
+            "cutover: {settle: 1s, max_lag: 120s, soak: 0s}\n"
+        )
     with running_server(tmp_path / "spectron", context="acme") as server:
-        yield Workplace(tmp_path, server)
+        yield Workplace(folders, server, place)
 
 
 def test_a_migration_from_export_to_complete(workplace: Workplace) -> None:
@@ -94,13 +121,14 @@ def test_a_migration_from_export_to_complete(workplace: Workplace) -> None:
     assert "not legal now: no cutover has begun" in workplace.run("cutover shift 5", 10)
     assert "base: FAILED\n  no cutover has begun" in workplace.run("cutover check", 4)
     assert "everything is read from Mem0 as before" in workplace.run('cutover start --reason "window of Monday"')
-    assert "replay --follow" in workplace.run("status")
+    assert "--follow" in workplace.run("status")
     following = workplace.follow()
     assert following.stderr is not None
     while " round 1:" not in following.stderr.readline():
         assert following.poll() is None
     # The second one finds nothing new and has no line of its own.
-    wait_until(lambda: (read_json(workplace.folder / ".spectron-migrate" / FOLLOW_FILE) or {}).get("rounds", 0) >= 2)
+    state = workplace.state
+    wait_until(lambda: (read_object(state, FOLLOW_FILE) or {}).get("rounds", 0) >= 2)
 
     assert "not replayed since the cutover began" in workplace.run("cutover check", 4)
     workplace.run("dual-verify --sample 20", (0, 5))
@@ -120,15 +148,20 @@ def test_a_migration_from_export_to_complete(workplace: Workplace) -> None:
 
     # One user first, then a share, then back, then everybody.
     user = next(iter(json.loads((workplace.folder / "dump" / "manifest.json").read_text())["users"]))
-    routing = RoutingReader(workplace.folder / ".spectron-migrate", check_every_s=0)
-    assert "mem0" == routing.current().route(user_id=user)
+    routing = RoutingReader(state.folder or state, check_every_s=0)
+
+    def route() -> str:
+        routing.fetch()
+        return routing.current().route(user_id=user)
+
+    assert "mem0" == route()
     workplace.run(f"cutover shift 100 --user {shlex.quote(user)}")
-    assert "spectron" == routing.current().route(user_id=user)
+    assert "spectron" == route()
     shifted = workplace.run("cutover shift 5")
     assert "5 % of users" in shifted
     assert "has its rank as `score`" in shifted
     assert "everything is read from Mem0" in workplace.run('cutover revert --reason "support calls"')
-    assert "mem0" == routing.current().route(user_id=user)
+    assert "mem0" == route()
     refused = workplace.run("cutover shift 100", 4)
     assert "no application reads through the adapter" in refused
     workplace.run('cutover accept application --reason "none is attached in this test"')
@@ -165,6 +198,11 @@ def test_a_migration_from_export_to_complete(workplace: Workplace) -> None:
     assert 0 == answer["written"]
     assert 0 == answer["late_writes"]["count"]
     assert 0 == output.check(workplace.run_json("status"))["cutover"]["late_writes"]["count"]
+    routing.close()
+    state.close()
+    if workplace.place:  # what lies in the directories is of this host alone
+        kept = {path.name for folder in workplace.folders for path in folder.glob(".spectron-migrate/*")}
+        assert kept <= {".gitignore", "log.jsonl", "verify.lock"}
 
 
 def test_after_an_abort_everything_is_read_from_mem0(workplace: Workplace) -> None:
@@ -172,7 +210,7 @@ def test_after_an_abort_everything_is_read_from_mem0(workplace: Workplace) -> No
     assert "Cutover: started" in workplace.run("status")
     answer = workplace.run_json("status")
     assert "started" == answer["cutover"]["phase"]
-    assert "spectron-migrate replay --follow" == answer["next"]
+    assert ["spectron-migrate", *workplace.words("replay")] == shlex.split(answer["next"].removesuffix(" --follow"))
     following = workplace.follow()
     assert following.stderr is not None
     while " round 1:" not in following.stderr.readline():

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from spectron_migrate.records import Filters
 from spectron_migrate.verify.options import VerifyOptions
 from tests.cutover.support import Operator, gate
 from tests.verify.support import verify
 
 
+@pytest.mark.ledger_file
 def test_a_report_about_some_users_passes_neither_verdict_nor_leaks(operator: Operator) -> None:
     scene = operator.scene
     operator.make_ready()

@@ -28,6 +28,7 @@ def test_nothing_is_shifted_while_a_gate_fails(operator: Operator) -> None:
     assert "started" == operator.state.phase
 
 
+@pytest.mark.ledger_file
 def test_a_shift_is_recorded_with_the_gates_that_passed(operator: Operator) -> None:
     operator.make_ready()
     result = operator.shift(50)
@@ -52,6 +53,7 @@ def test_reads_go_back_to_mem0_without_gates_and_without_spectron(operator: Oper
         operator.scene.server.restart()
 
 
+@pytest.mark.ledger_file
 def test_single_users_are_shifted_to_spectron_and_back(operator: Operator) -> None:
     operator.make_ready()
     user, other = operator.scene.user, f"{operator.scene.user}b"
@@ -93,6 +95,7 @@ def test_a_shift_first_catches_up_with_writes_that_bypassed_everything(operator:
     assert "written by a script that nobody mentioned" in operator.scene.texts
 
 
+@pytest.mark.ledger_file
 def test_a_shift_names_the_process_whose_round_it_waited_for(operator: Operator) -> None:
     operator.make_ready()
 
@@ -105,6 +108,7 @@ def test_a_shift_names_the_process_whose_round_it_waited_for(operator: Operator)
     assert "started" == operator.state.phase
 
 
+@pytest.mark.ledger_file
 def test_a_sharded_migration_is_followed_and_checked_as_a_whole(operator: Operator) -> None:
     scene = operator.scene
     dump = scene.export()

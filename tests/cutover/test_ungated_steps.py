@@ -167,6 +167,7 @@ def test_a_revert_that_races_with_a_shift_wins(tmp_path: Path, monkeypatch: pyte
     assert 0 == state_of(tmp_path).percent
 
 
+@pytest.mark.ledger_file
 def test_a_revert_works_on_a_journal_that_lost_its_last_lines(tmp_path: Path) -> None:
     """As the error message about such a journal promises."""
     take(tmp_path, "start", "shift")
@@ -177,6 +178,7 @@ def test_a_revert_works_on_a_journal_that_lost_its_last_lines(tmp_path: Path) ->
     assert 0 == state_of(tmp_path).percent
 
 
+@pytest.mark.ledger_file
 def test_an_abort_works_on_a_journal_that_lost_all_its_lines(tmp_path: Path) -> None:
     take(tmp_path, "start", "shift")
     (tmp_path / "cutover.jsonl").write_bytes(b"")
@@ -187,6 +189,7 @@ def test_an_abort_works_on_a_journal_that_lost_all_its_lines(tmp_path: Path) -> 
     assert 0 == routing_of(tmp_path).percent
 
 
+@pytest.mark.ledger_file
 @pytest.mark.parametrize("step_back", [revert, abort])
 def test_a_step_back_is_refused_if_only_the_routing_still_says_complete(
     tmp_path: Path, step_back: Callable[[Path], None]
@@ -199,6 +202,7 @@ def test_a_step_back_is_refused_if_only_the_routing_still_says_complete(
     assert "complete" == routing_of(tmp_path).phase
 
 
+@pytest.mark.ledger_file
 def test_a_routing_that_could_not_be_written_is_reported_and_written_by_the_next_command(tmp_path: Path) -> None:
     take(tmp_path, "start", "shift")
     in_the_way = tmp_path / f".routing.json.{os.getpid()}.{threading.get_ident()}"
@@ -222,6 +226,7 @@ def test_another_cutover_begins_anew_after_an_abort(operator: Operator) -> None:
     assert {"base", "reconciled", "lag", "verdict"} <= {each.name for each in operator.check().gates if not each.passed}
 
 
+@pytest.mark.ledger_file
 def test_a_revert_on_the_command_line_needs_nothing_but_the_state_directory(operator: Operator) -> None:
     operator.record("start", "shift")
     folder = operator.scene.folder
@@ -265,6 +270,7 @@ def readers(operator: Operator) -> Iterator[list[tuple[float, int]]]:
         thread.join()
 
 
+@pytest.mark.ledger_file
 def test_a_revert_reaches_readers_on_this_host_within_a_second(
     operator: Operator, readers: list[tuple[float, int]]
 ) -> None:
