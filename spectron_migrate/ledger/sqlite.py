@@ -21,6 +21,8 @@ _OF_THE_DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READON
 _DISK = (*_OF_THE_DISK, sqlite3.SQLITE_BUSY)
 """Errors of the disk, or of another process that holds the file. Every other error is a bug in this program."""
 
+_CACHE_KIB = 32 << 10
+"""Ids are random, so that each memory touches other pages of a dozen indexes."""
 _PRIVATE = {"locking_mode": "EXCLUSIVE", "journal_mode": "OFF", "synchronous": "OFF", "cache_size": "-32768"}
 """A file that nobody else sees and nobody keeps needs no journal; 32 MB of it stay in memory."""
 _PRIVATE_NAME = ".scratch-"
@@ -63,6 +65,7 @@ def prepare_for_writing(connection: sqlite3.Connection) -> None:
     """Use SQLite's write-ahead log, so that readers never block the writer."""
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA journal_size_limit = {LARGEST_JOURNAL}")
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
 
 
 def create_file(path: Path, ddl: str, version: int) -> None:
