@@ -32,7 +32,13 @@ from spectron_migrate.migration.changes import Changes
 from spectron_migrate.migration.deliver import Limits, begin_run, deliver_plan
 from spectron_migrate.migration.forecast import Pace, make_forecast
 from spectron_migrate.migration.joining import begin_together, open_again, open_ledger, planned_number
-from spectron_migrate.migration.planning import find_unchanged_plan, fingerprint_of, make_plan, warn_before_planning
+from spectron_migrate.migration.planning import (
+    find_unchanged_plan,
+    fingerprint_of,
+    make_plan,
+    refuse_half_erased,
+    warn_before_planning,
+)
 from spectron_migrate.migration.replay_options import ReplayOptions, refuse_expiry
 from spectron_migrate.migration.replay_summary import ReplaySummary, summarize, with_result
 from spectron_migrate.migration.sharding import Sharding, join_shards
@@ -208,7 +214,7 @@ class Replay:
     async def _join_others(self, ledger: Ledger, workers: Workers, api: SpectronApi) -> _Start:
         """Go on with what others have planned; they have checked the server and marked it."""
         workers.check_terms(self._options.terms)
-        dump = self._dump
+        dump = self._planned_from if self._options.filters else self._dump
         fingerprint = None if dump is None else fingerprint_of(dump, self._mapping, self._options.filters)
         number = planned_number(ledger, self._mapping, context=api.context, fingerprint=fingerprint)
         workers.let_others_join()
@@ -249,6 +255,7 @@ class Replay:
     def _plan(self, ledger: Ledger, sharding: Sharding | None, *, context: str, dry_run: bool = False) -> int:
         """Merge the dump into the ledger; the number of the plan. Without a dump, what is planned is delivered."""
         if self._dump is None and not self._options.filters and not self._options.choices:
+            refuse_half_erased(ledger)
             return planned_number(ledger, self._mapping, context=context, fingerprint=None)
         return make_plan(
             ledger,

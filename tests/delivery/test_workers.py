@@ -25,7 +25,7 @@ from spectron_migrate.migration.joining import open_again
 from spectron_migrate.migration.replay import Replay
 from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.migration.replay_summary import ReplaySummary
-from spectron_migrate.records import NullReporter
+from spectron_migrate.records import Filters, NullReporter
 from spectron_migrate.spectron.api import Sleep, SpectronApi
 from tests.support.engines import states_in_postgres
 from tests.support.here import server_here
@@ -72,6 +72,7 @@ class Replaying:
     mapping: Path | None = None
     endpoint: str | None = None
     dump: Path | None = None
+    has_dump: bool = True
     sleep: Sleep = asyncio.sleep
 
     async def run(self) -> ReplaySummary:
@@ -79,10 +80,11 @@ class Replaying:
         server = self.scene.server
         endpoint = self.endpoint or server.base_url
         with open_any([self.dump or self.scene.dump]) as dump:
+            planned_from = dump if self.has_dump else None
             async with SpectronApi(endpoint, server.context, api_key=server.api_key, timeout_s=20.0) as api:
                 replay = Replay(
                     self.scene.state,
-                    dump,
+                    planned_from,
                     load_mapping(self.mapping),
                     self.options,
                     reporter=NullReporter(),
@@ -345,8 +347,36 @@ def test_a_worker_that_lost_its_connection_does_not_go_on_amid_what_another_comm
         lost.workers.let_others_join()
         last = plan.last_plan(lost)
         assert last is not None
-        cut(postgres)
+        with psycopg.connect(postgres, autocommit=True) as db:
+            db.execute("SELECT pg_terminate_backend(%s, 30000)", (lost.db.driver_pid,))  # type: ignore[attr-defined]
         with Ledger.open_for_writing(scene.state) as other, other.transaction():
             begin(other, scene.users[0])
         with pytest.raises((NotLegal, WrongLedger), match=message):
             asyncio.run(come_back(lost, last[0], options))
+
+
+def test_a_replay_without_a_dump_writes_nothing_amid_an_erase(scene: Scene) -> None:
+    asyncio.run(together(scene.replay(ReplayOptions(limit=5))))
+    with Ledger.open_for_writing(scene.state) as ledger, ledger.transaction():
+        _begin_erase(ledger, scene.users[0])
+    with pytest.raises(NotLegal, match="an erase of scope"):
+        asyncio.run(together(scene.replay(has_dump=False)))
+    assert 5 == scene.stored()
+
+
+def test_a_replay_without_a_dump_that_chooses_memories_does_not_join_those_that_deliver_others(scene: Scene) -> None:
+    refused: list[InputError] = []
+
+    async def play() -> None:
+        first = asyncio.ensure_future(scene.replay(endpoint=proxy.base_url).run())
+        await asyncio.to_thread(writing.wait, 30)
+        try:
+            await scene.replay(ReplayOptions(filters=Filters(users=frozenset({"nobody"}))), has_dump=False).run()
+        except InputError as error:
+            refused.append(error)
+        await first
+
+    writing = threading.Event()
+    with misbehaving(scene.server.base_url, at_write(10, writing.set)) as proxy:
+        asyncio.run(play())
+    assert ["there is no dump to plan from"] == [each.message for each in refused]
