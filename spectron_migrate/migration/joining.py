@@ -117,8 +117,10 @@ def planned_number(ledger: Ledger, mapping: ScopeMapping, *, context: str, finge
     """The plan of the ledger, for a process without a dump, or one that joins others.
 
     `fingerprint`: what it would plan itself; None without a dump. Raises InputError where there is no plan or the
-    mapping is another one, WrongLedger for another context, and LedgerLocked where others deliver another plan.
+    mapping is another one, WrongLedger for another context, LedgerLocked where others deliver another plan, and
+    NotLegal while an erase is unfinished.
     """
+    refuse_half_erased(ledger)
     migration, last = ledger.migration(), plan.last_plan(ledger)
     if migration is None or last is None:
         raise InputError(f"nothing is planned in {ledger.path}", hint="the first replay needs the dump: --dump DIR")

@@ -32,13 +32,7 @@ from spectron_migrate.migration.changes import Changes
 from spectron_migrate.migration.deliver import Limits, begin_run, deliver_plan
 from spectron_migrate.migration.forecast import Pace, make_forecast
 from spectron_migrate.migration.joining import begin_together, open_again, open_ledger, planned_number
-from spectron_migrate.migration.planning import (
-    find_unchanged_plan,
-    fingerprint_of,
-    make_plan,
-    refuse_half_erased,
-    warn_before_planning,
-)
+from spectron_migrate.migration.planning import find_unchanged_plan, fingerprint_of, make_plan, warn_before_planning
 from spectron_migrate.migration.replay_options import ReplayOptions, refuse_expiry
 from spectron_migrate.migration.replay_summary import ReplaySummary, summarize, with_result
 from spectron_migrate.migration.sharding import Sharding, join_shards
@@ -255,7 +249,6 @@ class Replay:
     def _plan(self, ledger: Ledger, sharding: Sharding | None, *, context: str, dry_run: bool = False) -> int:
         """Merge the dump into the ledger; the number of the plan. Without a dump, what is planned is delivered."""
         if self._dump is None and not self._options.filters and not self._options.choices:
-            refuse_half_erased(ledger)
             return planned_number(ledger, self._mapping, context=context, fingerprint=None)
         return make_plan(
             ledger,

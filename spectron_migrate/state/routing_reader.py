@@ -29,9 +29,10 @@ from spectron_migrate.state.store import StateStore
 CHECK_EVERY_S = 0.5
 """How often a reader checks the files for changes. A revert must reach readers within a second."""
 FETCH_TIMEOUT_S = 5.0
-TRUSTED_S = 60.0
-"""For how long after an answer of an address or a database its routing counts as read: as long as a silent process
-counts as live."""
+TRUSTED_S = 45.0
+"""For how long an address or a database that answered counts as read, from the moment when it was asked. A process that
+is cut off must know nothing any more while the others still count it as live: for 60 s after a status that it writes
+every 5 s."""
 SIGNS = ("ledger.db", "*/ledger.db", "log.jsonl")
 """Where one of these lies, `spectron-migrate` has worked: it is a state directory, not an empty volume."""
 TRACES = (journal.FILE, journal.LOCK_FILE, "since.db")
@@ -230,17 +231,18 @@ class RoutingReader:
 
     def _ask(self, store: StateStore) -> None:
         """Read the journal and the routing of a state, if they have changed."""
+        asked = self._clock()  # the process may be stopped before it reads the answer
         try:
             stamp = (store.version(journal.FILE), store.version(FILE))
             if stamp == self._last.stamp and self._last.problem is None:
-                self._known_until = self._clock() + TRUSTED_S
+                self._known_until = asked + TRUSTED_S
                 return
             state, routing = journal.read_journal(store).state, None
             with suppress(ValueError):
                 routing = read_routing(store)
             if routing is None or state.epoch > routing.epoch:
                 routing = journal.routing_of(state, routing or self._last.routing)
-            self._take(routing, stamp, None)
+            self._take(routing, stamp, None, asked=asked)
         except Exception as error:  # nothing that a network does may fail an application's read
             self._keep_the_last(f"{self._where}: {error}")
 
@@ -257,22 +259,24 @@ class RoutingReader:
         headers = {"Accept": "application/json", "User-Agent": "spectron-migrate"}
         if self._last.stamp is not None:
             headers["If-None-Match"] = self._last.stamp
+        asked = self._clock()
         try:
             request = Request(url, headers=headers)  # noqa: S310 - the scheme was checked
             with build_opener(NoRedirect).open(request, timeout=FETCH_TIMEOUT_S) as answer:
-                self._take(parse_routing(answer.read(MOST_BYTES + 1)), answer.headers.get("ETag"), None)
+                routing = parse_routing(answer.read(MOST_BYTES + 1))
+                self._take(routing, answer.headers.get("ETag"), None, asked=asked)
         except HTTPError as error:
             error.close()
             if error.code == 304:
                 self._last.problem = None
-                self._known_until = self._clock() + TRUSTED_S
+                self._known_until = asked + TRUSTED_S
             else:
                 self._keep_the_last(f"{url}: answered {error.code}")
         except Exception as error:  # nothing that a network does may fail an application's read
             self._keep_the_last(f"{url}: {getattr(error, 'reason', None) or error}")
 
-    def _take(self, routing: Routing, stamp: Any, problem: str | None) -> None:
-        """Put a routing in force. `problem`: why the journal had to say it."""
+    def _take(self, routing: Routing, stamp: Any, problem: str | None, *, asked: float | None = None) -> None:
+        """Put a routing in force. `problem`: why the journal had to say it; `asked`: when, over a network."""
         last = self._last.routing
         older = last.epoch > routing.epoch and last.migration == routing.migration
         if last.phase == "complete" or older:
@@ -284,7 +288,7 @@ class RoutingReader:
             _log.warning("routing: can be read again, epoch %d, %s", routing.epoch, routing.phase)
         if problem is not None and problem != self._last.problem:
             _log.warning("routing: the journal says %s, epoch %d: %s", routing.phase, routing.epoch, problem)
-        self._known_until = self._clock() + TRUSTED_S if self._is_remote else math.inf
+        self._known_until = math.inf if asked is None else asked + TRUSTED_S
         self._last = _LastRead(routing, problem, stamp, self._clock() + _expires_in_s(routing, self._now()))
 
     @property

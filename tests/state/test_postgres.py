@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import pytest
 
+from spectron_migrate.adapter.heartbeat import UNCHANGED_S
 from spectron_migrate.database.location import PostgresLocation, parse_location
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.state.journal import FILE, CaughtUp, Step, publish_routing, read_journal, record_step
 from spectron_migrate.state.postgres import PostgresState
+from spectron_migrate.state.process_status import SILENT_S
 from spectron_migrate.state.routing import Routing, read_routing, write_routing
-from spectron_migrate.state.routing_reader import RoutingReader, RoutingUnreadable
+from spectron_migrate.state.routing_reader import TRUSTED_S, RoutingReader, RoutingUnreadable
 from spectron_migrate.state.unreachable import StateUnreachable
 from tests.support.waiting import wait_until
 
@@ -150,18 +152,40 @@ def test_an_application_on_another_host_reads_each_step(state: PostgresState, ap
     assert AT == application.after(0.5).as_of
 
 
-def test_the_last_routing_is_in_force_for_a_minute_after_the_database_was_lost(
+def test_the_last_routing_is_in_force_for_a_while_after_the_database_was_lost(
     state: PostgresState, application: Readers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record_step(state, START)
     application.after(0)
     application.lose_the_database(monkeypatch)
-    assert "started" == application.after(59).phase
+    assert "started" == application.after(TRUSTED_S - 1).phase
     assert "started" == application.reader.for_write().phase
     application.after(2)
     with pytest.raises(RoutingUnreadable, match="nothing was written"):
         application.reader.for_write()
     assert "does not answer" in (application.reader.problem or "")
+
+
+def test_a_process_that_was_stopped_before_it_read_an_answer_does_not_believe_it(
+    state: PostgresState, application: Readers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Meanwhile the others may have counted it as dead, and completed the cutover."""
+    record_step(state, START)
+    application.after(0)
+    version = application.state.version
+
+    def answered_late(name: str) -> object:
+        found = version(name)
+        application.moment += SILENT_S
+        return found
+
+    monkeypatch.setattr(application.state, "version", answered_late)
+    application.reader.fetch()
+    assert application.reader.unreadable is not None
+
+
+def test_a_process_that_is_cut_off_knows_nothing_before_the_others_count_it_as_dead() -> None:
+    assert TRUSTED_S + UNCHANGED_S < SILENT_S
 
 
 def test_complete_is_for_ever(state: PostgresState, application: Readers, monkeypatch: pytest.MonkeyPatch) -> None:
