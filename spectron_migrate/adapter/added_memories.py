@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from spectron_migrate.errors import MigrateError
 from spectron_migrate.ledger.schema import marks
 from spectron_migrate.records import Memory, Selector, canonical_json, selector_of
 from spectron_migrate.state.added_tables import DDL, NAME
@@ -51,7 +52,7 @@ class AddedMemories:
         """
         try:
             self._keep(memory, rows, selector)
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, MigrateError) as error:  # also a database that was restored, or is a replica
             where = self._state.describe(f"{NAME}.db")
             _log.warning("a memory is in Spectron, and its id is not kept in %s: %s", where, error)
 

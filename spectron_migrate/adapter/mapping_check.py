@@ -18,7 +18,7 @@ from itertools import combinations
 from spectron_migrate.adapter.added_memories import AddedMemories
 from spectron_migrate.adapter.catalogue import Catalogue, NoCatalogue
 from spectron_migrate.adapter.mem0_calls import ENTITIES
-from spectron_migrate.errors import InputError
+from spectron_migrate.errors import InputError, MigrateError
 from spectron_migrate.mapping import NotServable, ScopeMapping, covers
 from spectron_migrate.records import Memory, Placement, Selector, selector_of
 from spectron_migrate.state.routing import Routing
@@ -157,7 +157,7 @@ class MappingCheck:
             return False
         try:
             selectors = self._added.selectors_of(dict(each))
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.Error, MigrateError) as error:
             # The ledger was compared anyway; a file that cannot be read must not keep Spectron from storing.
             _log.warning("memories added since the cutover cannot be compared with the mapping: %s", error)
             selectors = []

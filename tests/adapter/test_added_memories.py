@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from spectron_migrate.adapter.added_memories import AddedMemories
+from spectron_migrate.database.location import parse_location
 from spectron_migrate.records import Memory
+from spectron_migrate.state.postgres import PostgresState
 from tests.adapter.support import Stage
 
 pytestmark = pytest.mark.slow
@@ -52,6 +54,26 @@ def test_what_cannot_be_kept_fails_no_write_that_spectron_has(
     (stage.state / "since.db").mkdir()
     assert "Said once" == adapter.add("Said once", user_id=stage.user)["results"][0]["memory"]
     assert "its id is not kept" in caplog.text
+
+
+def test_a_database_that_was_restored_fails_no_write_that_spectron_has(
+    postgres_state: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    psycopg = pytest.importorskip("psycopg")
+    location = parse_location(postgres_state)
+    state = PostgresState(location)
+    added = AddedMemories(state)
+    added.add(Memory(id="m1", memory="one", user_id="ada"), ["turn"], (("user/ada",),))
+    with psycopg.connect(location.url, autocommit=True) as db:
+        db.execute(f'UPDATE "{location.schema}".commit_count SET commits = 0')
+        db.execute(
+            "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity"
+            " WHERE pid <> pg_backend_pid() AND usename = current_user AND application_name LIKE 'spectron-migrate%'"
+        )
+    for number in (2, 3):  # the first finds that the connection is gone
+        added.add(Memory(id=f"m{number}", memory="more", user_id="ada"), ["turn"], (("user/ada",),))
+    assert "has forgotten" in caplog.text
+    state.close()
 
 
 def test_a_memory_and_its_rows_are_kept_together_or_not_at_all(tmp_path: Path) -> None:
