@@ -33,6 +33,7 @@ bench: $(VENV)/.ready
 	$(BIN)/python -m tests.bench.rounds_bench
 	$(BIN)/python -m tests.bench.adapter_bench
 	$(BIN)/python -m tests.bench.metrics_bench
+	$(BIN)/python -m tests.bench.hosts_bench
 
 chaos: $(VENV)/.ready
 	HYPOTHESIS_PROFILE=random $(BIN)/python -m pytest -n auto -m hypothesis

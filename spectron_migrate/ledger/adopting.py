@@ -185,10 +185,11 @@ def keep_deleted(
         " VALUES (?, ?, ?, ?, 1, 'deleted', ?, ?)",
         (mem0_id, record, digest(record), scan, now, scan),
     )
-    row = db.execute(
-        "INSERT INTO version(mem0_id, number, text, digest, scan, recorded_at) VALUES (?, 1, ?, ?, ?, ?) RETURNING id",
-        (mem0_id, text, digest(text), scan, now),
-    ).fetchone()
+    version = int(db.execute("SELECT coalesce(max(id), 0) + 1 FROM version").fetchone()[0])  # as planning does
+    db.execute(
+        "INSERT INTO version(id, mem0_id, number, text, digest, scan, recorded_at) VALUES (?, ?, 1, ?, ?, ?, ?)",
+        (version, mem0_id, text, digest(text), scan, now),
+    )
     # In a plan of its own: it is no memory of the dump.
     db.execute(
         "INSERT INTO plan(fingerprint, scan, at) SELECT ?, ?, ?"
@@ -199,11 +200,11 @@ def keep_deleted(
         "INSERT INTO fact(id, plan, lane, order_key, selector, infer, role, key, state, late, session, position,"
         " was_sent) SELECT ?, (SELECT id FROM plan WHERE fingerprint = ?), ?, '', ?, 'none', 'user', ?, 'written', 1,"
         " ?, coalesce(max(position) + 1, 0), 1 FROM fact WHERE session = ?",
-        (row["id"], BY, turn.fact.lane, turn.fact.selector, NO_KEY, turn.session, turn.session),
+        (version, BY, turn.fact.lane, turn.fact.selector, NO_KEY, turn.session, turn.session),
     )
     db.execute(
         "INSERT INTO receipt(fact, session, turn_id, seq, chunk_id, decided_by) VALUES (?, ?, ?, ?, ?, ?)",
-        (row["id"], turn.session, turn.turn_id, turn.seq, turn.chunk_id, BY),
+        (version, turn.session, turn.turn_id, turn.seq, turn.chunk_id, BY),
     )
 
 

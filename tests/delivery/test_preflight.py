@@ -19,7 +19,7 @@ from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.replaying import forged, is_write
 from tests.support.spectron import memory, register_scope, replay, turns_of, write_raw
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.both_engines]
 
 
 def test_a_lost_ledger_finds_its_marker_before_anything_is_sent(

@@ -251,6 +251,7 @@ def test_the_same_text_where_several_scopes_see_it_stays_in_its_own(server: Runn
     assert "GO" == go(server, tmp_path / "state", dump)
 
 
+@pytest.mark.ledger_file
 @pytest.mark.parametrize("infer", ["", NONE])
 def test_a_backup_taken_earlier_takes_over_what_was_written_since(
     server: RunningServer, tmp_path: Path, infer: str
@@ -272,6 +273,7 @@ def test_a_backup_taken_earlier_takes_over_what_was_written_since(
     assert "GO" == go(server, state, dump, mapping)
 
 
+@pytest.mark.ledger_file
 @pytest.mark.parametrize("infer", ["", NONE])
 def test_a_restored_server_gets_again_what_is_gone(tmp_path: Path, infer: str) -> None:
     mapping, state = mapping_file(tmp_path, infer), tmp_path / "state"
@@ -446,6 +448,7 @@ def test_batches_are_adopted(server: RunningServer, tmp_path: Path) -> None:
     assert Counter(one.memory for one in rows) == Counter(texts(server, "alice"))
 
 
+@pytest.mark.ledger_file
 @pytest.mark.parametrize(("at", "is_adopting"), [(4, True), (9, True), (30, False)])
 def test_an_adoption_that_is_killed_goes_on_and_nothing_else_may_write(
     server: RunningServer, tmp_path: Path, at: int, *, is_adopting: bool

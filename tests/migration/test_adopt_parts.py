@@ -77,6 +77,7 @@ def assert_each_once(server: RunningServer, expected: list[Memory]) -> None:
 # -- shards ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.ledger_file
 @pytest.mark.parametrize("lost", [(0, 1), (0,), (1,)], ids=["both", "the first", "the second"])
 @pytest.mark.parametrize("day", [False, True], ids=["within a day", "later"])
 def test_shards_whose_ledgers_were_lost_adopt_each_its_own_lanes(
@@ -122,6 +123,7 @@ def test_shards_go_on_with_a_newer_export_after_an_adoption(server: RunningServe
     assert_each_once(server, rows(users, 14))
 
 
+@pytest.mark.ledger_file
 def test_a_backup_of_shards_takes_over_what_each_wrote_since(server: RunningServer, tmp_path: Path) -> None:
     users = users_of_both_shards()
     dump = complete_scan(tmp_path / "dump", rows(users, 6), TODAY)
@@ -145,6 +147,7 @@ def test_a_backup_of_shards_takes_over_what_each_wrote_since(server: RunningServ
             replay(server, tmp_path / "state", [dump], options=ReplayOptions(shard=Shard(number, 2)))
 
 
+@pytest.mark.ledger_file
 def test_a_plain_replay_adopts_what_shards_wrote(server: RunningServer, tmp_path: Path) -> None:
     """Everything was lost, the dump with the shards' plan too."""
     users = users_of_both_shards()
@@ -162,6 +165,7 @@ def test_a_plain_replay_adopts_what_shards_wrote(server: RunningServer, tmp_path
     assert_each_once(server, rows(users, 12))
 
 
+@pytest.mark.ledger_file
 def test_the_hint_of_a_shard_whose_ledger_was_lost_works_as_it_is_typed(
     server: RunningServer, shell: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,6 +191,7 @@ def test_the_hint_of_a_shard_whose_ledger_was_lost_works_as_it_is_typed(
 BATCH_FAULTS = {"never arrived": "cut_before", "half of it arrived": "cut_in_batch", "all of it arrived": "cut_after"}
 
 
+@pytest.mark.ledger_file
 @pytest.mark.parametrize("came", list(BATCH_FAULTS))
 @pytest.mark.parametrize("day", [False, True], ids=["within a day", "later"])
 @pytest.mark.parametrize("went_on", [False, True], ids=["nobody went on", "the original went on"])
@@ -261,6 +266,7 @@ def test_an_adoption_keeps_to_its_limit_of_time_and_goes_on_where_it_stopped(
     assert_each_once(server, rows(users, 12))
 
 
+@pytest.mark.ledger_file
 def test_the_next_command_after_an_adoption_that_ran_out_of_time_adopts(
     server: RunningServer, shell: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -352,6 +352,7 @@ def test_a_grant_for_the_node_alone_is_not_enough(
     assert "memory:forget" in told(capsys)["error"]["message"]
 
 
+@pytest.mark.ledger_file
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_killed_around_the_call_it_holds_up_every_replay_until_it_is_run_again(
     led_to: RunningServer,
