@@ -14,7 +14,7 @@ from spectron_migrate.errors import InputError, LedgerLocked, Unreachable, Wrong
 from spectron_migrate.ledger import Ledger, plan, runs, sessions
 from spectron_migrate.ledger.workers import Workers
 from spectron_migrate.mapping import ScopeMapping
-from spectron_migrate.migration.planning import refuse_half_erased
+from spectron_migrate.migration.planning_warnings import refuse_half_erased
 from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.records import Json, Reporter
 from spectron_migrate.spectron.api import Sleep

@@ -8,21 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Literal
 
 from spectron_migrate import __version__
 from spectron_migrate.dump import Dump
-from spectron_migrate.dump.owners_seen import OwnersSeen
-from spectron_migrate.errors import InputError, NotLegal
+from spectron_migrate.errors import InputError
 from spectron_migrate.ledger import Ledger, decisions, messages, pending, plan
 from spectron_migrate.ledger.ledger import MigrationRow
 from spectron_migrate.ledger.merge import Merge
-from spectron_migrate.ledger.read import erases, memories, plans
+from spectron_migrate.ledger.read import memories
 from spectron_migrate.mapping import ScopeMapping, Unmapped
 from spectron_migrate.mapping.text_times import with_text_at
 from spectron_migrate.mapping.unmapped import UnmappedMemories
 from spectron_migrate.migration.changes import Changes
+from spectron_migrate.migration.planning_warnings import warn_before_planning, warn_left_behind, warn_merged
 from spectron_migrate.migration.sharding import Sharding
 from spectron_migrate.migration.time_notes import TimeNotes
 from spectron_migrate.records import (
@@ -34,8 +33,6 @@ from spectron_migrate.records import (
     canonical_json,
     counted,
     digest,
-    name_first,
-    order_key,
 )
 
 
@@ -80,23 +77,17 @@ def make_plan(
         migration = _claim(ledger, dump, mapping, sharding, context=context, now=now)
         same_mapping = migration.mapping_digest == mapping.digest
         merge_into = partial(Merge, ledger, scan=scan, migration=migration.id, same_mapping=same_mapping, now=now)
-        last = plan.last_plan(ledger)
         choose = partial(_apply_choices, ledger, mapping, sharding, choices or {}, merge_into, now=now)
-        if last is not None:
-            plan.keep_scan(ledger, scan)
-            if deletions:
-                _tombstone_unseen_captures(merge_into(last[0]), ledger, dump)
-            messages.take_refused_apart(ledger.db, last[0])
-            if last[1] == fingerprint:
-                choose(last[0])
-                return Planned(last[0], merged=False)
+        unchanged = _unchanged_plan(ledger, dump, scan, fingerprint, merge_into, deletions=deletions)
+        if unchanged is not None:
+            choose(unchanged)
+            return Planned(unchanged, merged=False)
         if not same_mapping:
             _check_sent_memories(ledger, mapping)
             messages.take_planned_apart(ledger.db)
-        continued = changes.continue_plan(ledger, scan, mapping_digest=mapping.digest) if changes is not None else None
         only = changes.only if changes is not None else None
         reporter.stage("plan", dump.count if only is None else len(only))
-        number = plan.begin_plan(ledger, scan, fingerprint, now) if continued is None else continued
+        number = _begin_plan(ledger, scan, fingerprint, mapping, changes, now=now)
         if not filters:
             messages.adopt(ledger.db, number)
         merge = merge_into(number)
@@ -105,19 +96,15 @@ def make_plan(
             chosen = _chosen_memories(ledger, dump, mapping, filters, changes, reporter, check_interrupted)
             notes = _merge_memories(merge, ledger, dump, mapping, chosen, sharding, now=now, changes=changes)
             if deletions:
-                gone = None if only is None else [mem0_id for mem0_id, memory in only.items() if memory is None]
-                _merge_tombstones(merge, ledger, dump, filters, gone)
+                _merge_tombstones(merge, ledger, dump, filters, changes)
         choose(number)
         _refuse_moves(merge.scope_changes)
         plan.finish_plan(ledger, number, mapping_digest=mapping.digest, count=only is None)
         if changes is not None:
             changes.finish(ledger, number, scan, mapping_digest=mapping.digest)
     if filters:
-        _warn_left_behind(ledger, number, dump, mapping, filters, now=now, reporter=reporter)
-    if merge.moved:
-        reporter.warn(f"{merge.moved} memories are in another scope in Mem0 now: they stay where they were sent")
-    notes.warn(reporter)
-    _warn_left_out(merge, plans.count_replaced(ledger, number), reporter)
+        warn_left_behind(ledger, number, dump, mapping, filters, now=now, reporter=reporter)
+    warn_merged(ledger, number, merge, notes, reporter)
     return Planned(number, merged=True)
 
 
@@ -134,13 +121,6 @@ def find_unchanged_plan(
     if last is None or last[1] != fingerprint_of(dump, mapping, filters) or plan.has_captures(ledger):
         return None
     return Planned(last[0], merged=False)
-
-
-def warn_before_planning(ledger: Ledger, dump: Dump, filters: Filters, reporter: Reporter) -> None:
-    """Warn about filters and rows that plan nothing; raises InputError, or NotLegal while an erase is unfinished."""
-    _check_filters(ledger, filters, dump, reporter)
-    _warn_skipped(dump, reporter)
-    refuse_half_erased(ledger)
 
 
 def fingerprint_of(dump: Dump, mapping: ScopeMapping, filters: Filters) -> str:
@@ -173,21 +153,44 @@ def _scan_row(dump: Dump) -> plan.ScanRow:
     )
 
 
-def refuse_half_erased(ledger: Ledger) -> None:
-    """Raises NotLegal: a call to erase that was cut off may still arrive, and would take what is written meanwhile."""
-    halted = erases.unfinished(ledger)
-    if halted:
-        raise NotLegal(
-            f"an erase of scope {', '.join(halted)} was begun but not finished",
-            hint="run spectron-migrate erase for the same scope again; nothing is written before it has finished",
-        )
+def _unchanged_plan(
+    ledger: Ledger,
+    dump: Dump,
+    scan: plan.ScanRow,
+    fingerprint: str,
+    merge_into: Callable[[int], Merge],
+    *,
+    deletions: bool,
+) -> int | None:
+    """The number of the last plan, if it is of this very dump, mapping and filters; None if another one is needed.
+
+    Either way the last plan learns of this scan: memories that only captures brought may be gone by now.
+    """
+    last = plan.last_plan(ledger)
+    if last is None:
+        return None
+    plan.keep_scan(ledger, scan)
+    if deletions:
+        _tombstone_unseen_captures(merge_into(last[0]), ledger, dump)
+    messages.take_refused_apart(ledger.db, last[0])
+    return last[0] if last[1] == fingerprint else None
+
+
+def _begin_plan(
+    ledger: Ledger, scan: plan.ScanRow, fingerprint: str, mapping: ScopeMapping, changes: Changes | None, *, now: str
+) -> int:
+    """The number of the plan to merge into: a new one, or the last one if `changes` go on with it."""
+    continued = changes.continue_plan(ledger, scan, mapping_digest=mapping.digest) if changes is not None else None
+    return plan.begin_plan(ledger, scan, fingerprint, now) if continued is None else continued
 
 
 def _merge_tombstones(
-    merge: Merge, ledger: Ledger, dump: Dump, filters: Filters, gone: Iterable[str] | None = None
+    merge: Merge, ledger: Ledger, dump: Dump, filters: Filters, changes: Changes | None = None
 ) -> None:
-    """`gone`: those that are not merged yet; None for all."""
-    for mem0_id in dump.tombstones if gone is None else gone:
+    """Plan that Mem0 no longer has memories: all that the dump says are gone, or those of `changes` alone."""
+    only = changes.only if changes is not None else None
+    gone = dump.tombstones if only is None else [mem0_id for mem0_id, memory in only.items() if memory is None]
+    for mem0_id in gone:
         stone = dump.tombstones.get(mem0_id)
         if stone is None:
             continue
@@ -335,64 +338,6 @@ def _refuse_moves(changes: list[plan.ScopeChange]) -> None:
         f"the changed mapping moves {counted(len(changes), 'memory')} already sent: {'; '.join(named)}",
         hint="continue with the mapping that sent them, or start over in a fresh context with its own --state",
     )
-
-
-def _check_filters(ledger: Ledger, filters: Filters, dump: Dump, reporter: Reporter) -> None:
-    """Raises InputError if neither the dump nor the ledger has a memory of these owners; warns of users without one."""
-    unknown = sorted(filters.users - dump.manifest.users.keys())
-    if set(unknown) == filters.users or filters.agents or filters.runs:
-        seen = OwnersSeen(filters).look(dump.memories())
-        if not seen.selects and not memories.knows_owners(ledger, filters):
-            raise seen.refusal(f"the dump in {dump.path}")
-    if unknown:
-        reporter.warn(f"the dump has no memory of user {name_first([repr(user) for user in unknown])}")
-
-
-def _warn_skipped(dump: Dump, reporter: Reporter) -> None:
-    """Name the rows that the dump left out although they had content; of raw files, every row that is no memory."""
-    for note in dump.notes:
-        reporter.warn(note)
-    left_out = list(islice(dump.skipped if dump.raw else dump.left_out, NAMED))
-    if left_out:
-        count = sum((dump.manifest.skipped if dump.raw else dump.manifest.left_out).values())
-        named = "; ".join(f"memory {row.id}: {row.reason}" for row in left_out)
-        more = f"; and {count - NAMED} more" if count > NAMED else ""
-        reporter.warn(f"{counted(count, 'row')} of {dump.path} will not be written: {named}{more}")
-
-
-def _warn_left_behind(
-    ledger: Ledger, number: int, dump: Dump, mapping: ScopeMapping, filters: Filters, *, now: str, reporter: Reporter
-) -> None:
-    """Warn about older memories of a lane that the filters leave out, because they will be late."""
-    left = 0
-    for memory in _timed_memories(dump, mapping):
-        if filters.admits(memory):
-            continue
-        mapped = mapping.map_memory(memory)
-        if isinstance(mapped, Placement) and mapped.infer == "full":
-            key = order_key(memory, dump.began or now)
-            left += plans.would_come_late(ledger, number, mapped.lane, key, memory.id)
-    if left:
-        reporter.warn(
-            f"the filters leave out {left} older memories of the same scopes: written later, they will be late and"
-            " supersede nothing"
-        )
-
-
-def _warn_left_out(merge: Merge, replaced: int, reporter: Reporter) -> None:
-    """Name the memories whose text was left out."""
-    if replaced:
-        named = f": {name_first(merge.left_out)}" if merge.left_out else ""
-        reporter.warn(
-            f"{counted(replaced, 'memory has', 'memories have')} an older text in this dump than in the ledger, which"
-            f" was left out{named}"
-        )
-    waiting = [memory.id for memory in merge.waiting]
-    if waiting:
-        reporter.warn(
-            f"{counted(len(waiting), 'memory was', 'memories were')} captured after this dump was read, with another"
-            f" text; the next export decides: {name_first(waiting)}"
-        )
 
 
 def _filter_parts(filters: Filters) -> list[str]:

@@ -32,7 +32,8 @@ from spectron_migrate.migration.changes import Changes
 from spectron_migrate.migration.deliver import Limits, begin_run, deliver_plan
 from spectron_migrate.migration.forecast import Pace, make_forecast
 from spectron_migrate.migration.joining import begin_together, open_again, open_ledger, planned_number
-from spectron_migrate.migration.planning import find_unchanged_plan, fingerprint_of, make_plan, warn_before_planning
+from spectron_migrate.migration.planning import find_unchanged_plan, fingerprint_of, make_plan
+from spectron_migrate.migration.planning_warnings import warn_before_planning
 from spectron_migrate.migration.replay_options import ReplayOptions, refuse_expiry
 from spectron_migrate.migration.replay_summary import ReplaySummary, summarize, with_result
 from spectron_migrate.migration.sharding import Sharding, join_shards
