@@ -130,8 +130,7 @@ class Replay:
         if self._options.shard is not None or self._options.retry_failed or not Ledger.exists(self._state):
             return None
         ledger = open_things.enter_context(Ledger.open_for_reading(self._state))
-        migration = ledger.migration()
-        context = context or (migration.context if migration else "")
+        context = context or getattr(ledger.migration(), "context", "")
         planned = find_unchanged_plan(ledger, self._planned_from, self._mapping, self._options.filters, context=context)
         if planned is None or plan.would_mark_late(ledger, planned.id):
             return None
