@@ -29,9 +29,10 @@ COMMANDS = {
     "explain": "Show what became of a memory or a user, with the evidence.",
     "erase": "Remove what a replay wrote, where that can be done exactly.",
     "local": "Serve a local Spectron.",
+    "state": "Move the state to another place, or back it up.",
     "cutover": "Move reads to Spectron, and back within a second; then writes, for good.",
 }
-"""Each command's line in `--help`. `cutover` has commands of its own."""
+"""Each command's line in `--help`. `cutover` and `state` have commands of their own."""
 
 
 def build_app(called: str | None = None) -> typer.Typer:
@@ -54,6 +55,10 @@ def build_app(called: str | None = None) -> typer.Typer:
             from spectron_migrate.cli import cutover
 
             app.add_typer(cutover.app, name=name, short_help=line)
+        elif name == "state":
+            from spectron_migrate.cli import state
+
+            app.add_typer(state.app, name=name, short_help=line)
         else:
             app.command(name, cls=SectionedCommand, short_help=line)(_function_of(name))
     return app

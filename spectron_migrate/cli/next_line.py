@@ -16,7 +16,7 @@ TAKES = {
 """Options of the command that ran, which the next one needs too because it is about the same memories."""
 _READS_MEM0 = ("--follow", "--late-writers")
 """With these a replay takes no dump: it reads Mem0 itself."""
-_COMMAND = re.compile(r"(?<![\w/.-])spectron-migrate (?:cutover )?([a-z-]+)")
+_COMMAND = re.compile(r"(?<![\w/.-])spectron-migrate (?:cutover |state )?([a-z-]+)")
 _CALLED_AS_MODULE = "__main__.py"
 
 Options = Sequence[tuple[str, str]]

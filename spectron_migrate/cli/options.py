@@ -122,6 +122,7 @@ class GroupedCommands(TyperGroup):
         "Try": ("rehearse", "local"),
         "Migrate": ("init", "doctor", "export", "replay", "dual-verify", "status", "explain"),
         "Cut over": ("cutover",),
+        "Move and keep": ("state",),
         "Undo": ("erase",),
     }
 

@@ -123,6 +123,11 @@ async def _listed_paths(api: SpectronApi) -> list[str]:
 
 def refuse_half_adopted(ledger: Ledger) -> None:
     """Raises WrongLedger: until everything was looked for, what is planned may be on the server already."""
+    if (made := adoption.backup_of(ledger)) is not None:
+        raise WrongLedger(
+            f"the ledger at {ledger.path} is a backup of {made}: what was written since is on the server",
+            hint="find it first: spectron-migrate replay --adopt",
+        )
     if adoption.is_unfinished(ledger):
         raise WrongLedger(
             f"an adoption of the ledger at {ledger.path} was begun and not finished: what it has not looked for yet may"

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from spectron_migrate.database.interface import Database
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.messages import DELETED
 from spectron_migrate.ledger.overtaken import skip_if_overtaken
-from spectron_migrate.ledger.read.adoption import BEGUN, BY, BY_KEY, DONE, KIND, NO_KEY, SoughtFact, memory_of
+from spectron_migrate.ledger.read.adoption import BACKUP, BEGUN, BY, BY_KEY, DONE, KIND, NO_KEY, SoughtFact, memory_of
 from spectron_migrate.ledger.sending import drop_request, plan_again
 from spectron_migrate.records import Infer, Memory, canonical_json, digest
 
@@ -33,23 +34,28 @@ class FoundTurn:
 
 def begin(ledger: Ledger, *, now: str) -> None:
     """Note that an adoption begins; what an earlier one could not decide is planned again, or overtaken."""
-    _step(ledger, {"phase": BEGUN}, now)
+    _step(ledger.db, {"phase": BEGUN}, now)
     held = ledger.db.execute("SELECT id FROM fact WHERE state = 'undecidable' AND was_sent = 0").fetchall()
     for row in held:
         plan_again(ledger, row["id"])
         skip_if_overtaken(ledger, row["id"])
 
 
+def note_backup(db: Database, now: str) -> None:
+    """Note that the ledger is a backup: what was written since is to be adopted before anything is sent."""
+    _step(db, {"phase": BACKUP}, now, who="state copy --backup")
+
+
 def finish(ledger: Ledger, *, until: str, now: str) -> None:
     """Note that every fact was looked for; facts with a text older than `until` that come later are looked for too."""
     newest = ledger.db.execute("SELECT coalesce(max(id), 0) FROM fact").fetchone()[0]
-    _step(ledger, {"phase": DONE, "newest_fact": newest, "until": until}, now)
+    _step(ledger.db, {"phase": DONE, "newest_fact": newest, "until": until}, now)
 
 
-def _step(ledger: Ledger, detail: dict[str, object], now: str) -> None:
-    ledger.db.execute(
-        "INSERT INTO step(kind, subject, detail, who, at) VALUES (?, '', ?, 'replay --adopt', ?)",
-        (KIND, canonical_json(detail), now),
+def _step(db: Database, detail: dict[str, object], now: str, *, who: str = "replay --adopt") -> None:
+    db.execute(
+        "INSERT INTO step(kind, subject, detail, who, at) VALUES (?, '', ?, ?, ?)",
+        (KIND, canonical_json(detail), who, now),
     )
 
 

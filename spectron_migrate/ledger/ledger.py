@@ -16,6 +16,7 @@ from spectron_migrate.ledger import shared, sqlite, upgrade
 from spectron_migrate.ledger.schema import DDL, FORMAT
 from spectron_migrate.ledger.workers import Workers
 from spectron_migrate.records import digest
+from spectron_migrate.state import seal
 from spectron_migrate.state.store import StateStore, place_of
 
 _PLANNED = ("fact", "version", "memory", "selector_path", "selector", "lane", "plan", "scan", "scope", "migration")
@@ -326,4 +327,11 @@ def _lock(path: Path) -> FileLock:
             f"the ledger in {path.parent} is being written by {holder_of(path)}",
             hint="wait for it, or stop it; it is safe to stop at any moment",
         )
+    try:
+        seal.refuse_left_directory(path.parent)
+        if path.parent.name.startswith("shard-"):
+            seal.refuse_left_directory(path.parent.parent)
+    except BaseException:
+        lock.close()
+        raise
     return lock

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.records import digest
 
-_NUMBER = "marker"
+NUMBER = "marker"
 _LACKING = "no marker"
 _LARGEST_STEP = 1_000_000
 
@@ -36,7 +36,7 @@ def ledger_name(ledger: Ledger) -> LedgerName:
 
 def known_markers(ledger: Ledger) -> set[str]:
     """The markers that this ledger knows of: numbers of its own runs, and what adoption took over."""
-    return {row["subject"] for row in ledger.db.execute("SELECT subject FROM step WHERE kind = ?", (_NUMBER,))}
+    return {row["subject"] for row in ledger.db.execute("SELECT subject FROM step WHERE kind = ?", (NUMBER,))}
 
 
 def take_number(ledger: Ledger, now: str) -> int:
@@ -54,7 +54,7 @@ def note_known(ledger: Ledger, names: Iterable[str], now: str) -> None:
     """Note markers as known. Call inside a transaction."""
     ledger.db.executemany(
         "INSERT INTO step(kind, subject, detail, who, at) VALUES (?, ?, '', 'replay', ?)",
-        [(_NUMBER, name, now) for name in sorted(set(names) - known_markers(ledger))],
+        [(NUMBER, name, now) for name in sorted(set(names) - known_markers(ledger))],
     )
 
 

@@ -13,6 +13,10 @@ from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.records import canonical_json
 
 
+RUN = "run"
+"""Of the step in the ledger."""
+
+
 @dataclass(frozen=True, slots=True)
 class LastRun:
     """One run; `ended` is None while it runs, and remains so if it is killed."""
@@ -71,7 +75,7 @@ def record_run(
         forget_runs(ledger)
     with ledger.transaction():
         number = ledger.db.execute(
-            "INSERT INTO step(kind, subject, detail, who, at) VALUES ('run', 'last', ?, 'replay', ?) RETURNING id",
+            f"INSERT INTO step(kind, subject, detail, who, at) VALUES ('{RUN}', 'last', ?, 'replay', ?) RETURNING id",
             (canonical_json(asdict(run)), run.began),
         ).fetchone()[0]
     try:
@@ -86,7 +90,7 @@ def record_run(
 def forget_runs(ledger: Ledger) -> None:
     """Forget the runs so far: another one begins, to which several processes may belong."""
     with ledger.transaction():
-        ledger.db.execute("DELETE FROM step WHERE kind = 'run'")
+        ledger.db.execute(f"DELETE FROM step WHERE kind = '{RUN}'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +130,7 @@ def last_refusal(ledger: Ledger) -> RefusedRun | None:
 
 def last_run(ledger: Ledger) -> LastRun | None:
     """The newest run; None where there was none yet."""
-    row = ledger.db.execute("SELECT detail FROM step WHERE kind = 'run' ORDER BY id DESC LIMIT 1").fetchone()
+    row = ledger.db.execute(f"SELECT detail FROM step WHERE kind = '{RUN}' ORDER BY id DESC LIMIT 1").fetchone()
     return LastRun(**json.loads(row["detail"])) if row else None
 
 

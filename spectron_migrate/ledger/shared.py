@@ -18,6 +18,7 @@ from spectron_migrate.errors import InputError, LedgerLocked, MigrateError
 from spectron_migrate.ledger import sqlite
 from spectron_migrate.ledger.copying import NAMES, copy_rows
 from spectron_migrate.ledger.schema import DDL, FORMAT, TABLES
+from spectron_migrate.state import seal_postgres
 
 if TYPE_CHECKING:
     from spectron_migrate.database.postgres import PostgresDatabase
@@ -58,13 +59,19 @@ def open_for_writing(location: PostgresLocation, *, create: bool) -> PostgresDat
                 hint="wait for it, or stop it; it is safe to stop at any moment",
             )
         if create:
-            tables.make_tables(database, PART, TABLES, FORMAT)
+            make_tables(database)
         else:
             _check(database)
+        seal_postgres.enter(database)
     except BaseException:
         database.close()
         raise
     return database
+
+
+def make_tables(database: PostgresDatabase) -> None:
+    """Create the tables if they are not there; raises InputError for another format."""
+    tables.make_tables(database, PART, TABLES, FORMAT)
 
 
 def exists(location: PostgresLocation) -> bool:

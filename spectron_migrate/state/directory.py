@@ -11,6 +11,7 @@ from spectron_migrate.files.atomic import append_durably, replace_file, replacin
 from spectron_migrate.files.locks import FileLock, holder_of, is_held, try_lock, wait_for_lock
 from spectron_migrate.files.private import make_private_directory
 from spectron_migrate.state.call_log import CallLog
+from spectron_migrate.state.seal import refuse_left_directory
 
 if TYPE_CHECKING:
     from spectron_migrate.state.sqlite_tables import SqliteTables
@@ -114,11 +115,21 @@ class DirectoryState:
     def lock(self, name: str) -> FileLock:
         """Wait for the lock; makes the directory."""
         make_private_directory(self.folder)
-        return wait_for_lock(self.folder / name)
+        return self._entered(wait_for_lock(self.folder / name))
 
     def try_lock(self, name: str) -> FileLock | None:
         """Take the lock if it is free."""
-        return try_lock(self.folder / name)
+        lock = try_lock(self.folder / name)
+        return None if lock is None else self._entered(lock)
+
+    def _entered(self, lock: FileLock) -> FileLock:
+        """The lock; given back where the state is elsewhere, or is being copied."""
+        try:
+            refuse_left_directory(self.folder)
+        except BaseException:
+            lock.close()
+            raise
+        return lock
 
     def is_locked(self, name: str) -> bool:
         """Whether it is held."""

@@ -114,9 +114,9 @@ class PostgresState:
 
     folder = None
 
-    def __init__(self, location: PostgresLocation, *, timeout_s: float = 10.0) -> None:
-        """Connects when it is used for the first time."""
-        self.connection = PostgresConnection(location, timeout_s=timeout_s)
+    def __init__(self, location: PostgresLocation, *, timeout_s: float = 10.0, checked: bool = True) -> None:
+        """Connects when it is used for the first time. `checked`: see `PostgresConnection`."""
+        self.connection = PostgresConnection(location, timeout_s=timeout_s, checked=checked)
         self.again = self.connection.again
         self._lock = threading.Lock()
         self._idle: list[PostgresDatabase] = []

@@ -12,6 +12,7 @@ from spectron_migrate.database.location import PostgresLocation
 from spectron_migrate.database.opening import connect_writer, reconnect
 from spectron_migrate.database.tables import make_tables
 from spectron_migrate.errors import Unreachable
+from spectron_migrate.state import seal_postgres
 from spectron_migrate.state.added_tables import SHARED
 from spectron_migrate.state.unreachable import StateUnreachable
 
@@ -41,8 +42,12 @@ _T = TypeVar("_T")
 class PostgresConnection:
     """One connection. Safe to use from several threads, and in a child process."""
 
-    def __init__(self, location: PostgresLocation, *, timeout_s: float = 10.0) -> None:
-        """Connects when it is used for the first time, and then makes the tables if they are not there."""
+    def __init__(self, location: PostgresLocation, *, timeout_s: float = 10.0, checked: bool = True) -> None:
+        """Connects when it is used for the first time, and then makes the tables if they are not there.
+
+        `checked`: it is one of those who use the state, and raises StateMoved and StateBusy.
+        """
+        self._checked = checked
         self.location = location
         self.timeout_s = timeout_s
         self.application = f"spectron-migrate {socket.gethostname()[:30]}/{os.getpid()}"
@@ -94,10 +99,22 @@ class PostgresConnection:
 
     def _connect(self, lost: PostgresDatabase | None) -> PostgresDatabase:
         if lost is not None:
-            return reconnect(lost, timeout_s=self.timeout_s)
-        database = connect_writer(self.location, application=self.application, timeout_s=self.timeout_s)
-        make_tables(database, PART, _DDL, FORMAT)
+            database = reconnect(lost, timeout_s=self.timeout_s)
+        else:
+            database = connect_writer(self.location, application=self.application, timeout_s=self.timeout_s)
+        try:
+            make_state_tables(database)
+            if self._checked:
+                seal_postgres.enter(database)
+        except BaseException:
+            database.close()
+            raise
         return database
+
+
+def make_state_tables(database: PostgresDatabase) -> None:
+    """Create the tables if they are not there; raises InputError for another format."""
+    make_tables(database, PART, _DDL, FORMAT)
 
 
 def unreachable(error: Unreachable) -> StateUnreachable:

@@ -13,7 +13,7 @@ from spectron_migrate.records import Infer, Memory, Selector, digest, same_text,
 
 KIND = "adopt"
 """Of a step in the ledger."""
-BEGUN, DONE = "begun", "done"
+BEGUN, DONE, BACKUP = "begun", "done", "backup"
 BY = "adopted"
 """`decided_by` of a receipt that was found on the server."""
 BY_KEY = "adopted by key"
@@ -60,7 +60,13 @@ class KnownSession:
 def is_unfinished(ledger: Ledger) -> bool:
     """Whether an adoption was begun and not finished."""
     row = ledger.db.execute("SELECT detail FROM step WHERE kind = ? ORDER BY id DESC LIMIT 1", (KIND,)).fetchone()
-    return row is not None and json.loads(row["detail"])["phase"] == BEGUN
+    return row is not None and json.loads(row["detail"])["phase"] != DONE
+
+
+def backup_of(ledger: Ledger) -> str | None:
+    """When the backup was made that this ledger is; None if it is none, or an adoption was begun since."""
+    row = ledger.db.execute("SELECT detail, at FROM step WHERE kind = ? ORDER BY id DESC LIMIT 1", (KIND,)).fetchone()
+    return str(row["at"]) if row is not None and json.loads(row["detail"])["phase"] == BACKUP else None
 
 
 def last_adopted(ledger: Ledger) -> tuple[int, str] | None:

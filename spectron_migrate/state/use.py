@@ -1,0 +1,48 @@
+"""Whether a place is the state, asked by whoever begins to use it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from spectron_migrate.database.location import PostgresLocation, is_url, parse_location
+from spectron_migrate.errors import MigrateError
+from spectron_migrate.state.seal import MARK, SEAL, Move, Read, read_file, refuse_left, refuse_left_directory
+
+
+def use_state(place: Path | PostgresLocation) -> None:
+    """Begin to use a state. Raises StateMoved and StateBusy.
+
+    A copy whose source is sealed is whole: should `state copy` have ended before it removed the mark, it goes now.
+    """
+    read, remove = _documents_of(place)
+    mark = Move.read(read, MARK)
+    if mark is not None:
+        seal = _seal_of_source(mark)
+        if seal is not None and seal.copy == mark.copy:
+            remove(MARK)
+    if isinstance(place, Path):
+        refuse_left_directory(place)
+    else:
+        refuse_left(read)
+
+
+def _documents_of(place: Path | PostgresLocation) -> tuple[Read, Callable[[str], None]]:
+    if isinstance(place, Path):
+        return lambda name: read_file(place, name), lambda name: (place / name).unlink(missing_ok=True)
+    # Whoever has a directory needs none of it.
+    from spectron_migrate.state import seal_postgres
+
+    return lambda name: seal_postgres.read(place, name), lambda name: seal_postgres.remove(place, name)
+
+
+def _seal_of_source(mark: Move) -> Move | None:
+    """The seal of the place that a copy was made of; None if it has none, or cannot be read from here."""
+    if mark.source_host not in ("", socket.gethostname()):
+        return None
+    place = parse_location(mark.source) if is_url(mark.source) else Path(mark.source)
+    try:
+        return Move.read(_documents_of(place)[0], SEAL)
+    except (OSError, MigrateError):
+        return None
