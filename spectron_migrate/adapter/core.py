@@ -13,7 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -39,7 +39,7 @@ from spectron_migrate.adapter.search_results import (
 from spectron_migrate.adapter.shadow import ShadowReads
 from spectron_migrate.adapter.spectron_thread import SpectronAnswer, SpectronThread
 from spectron_migrate.adapter.writes import WriteTracker, is_captured
-from spectron_migrate.errors import InputError, NotLegal
+from spectron_migrate.errors import InputError, NotLegal, Unreachable
 from spectron_migrate.mapping import Lens, NotServable, load_mapping
 from spectron_migrate.mapping.unused import describe_unused
 from spectron_migrate.records import Memory
@@ -48,6 +48,7 @@ from spectron_migrate.settings.types import Secret, Settings, SpectronAccess
 from spectron_migrate.state.routing import Routing, name_of, subject_of
 from spectron_migrate.state.routing_reader import RoutingReader
 from spectron_migrate.state.store import store_at
+from spectron_migrate.state.use import use_state
 
 MAX_K = 50
 """Hits asked of Spectron, as many as verification asks for: some hits are not memories, or are old texts."""
@@ -98,6 +99,8 @@ class AdapterCore:
         if isinstance(place, Path):
             place = place.absolute()  # the application may change its working directory later
         self.settings = replace(settings, state=place)
+        with suppress(Unreachable):
+            use_state(place)
         self.state = store_at(place)
         self.mapping = load_mapping(self.settings.mapping)
         beside = [Path(), *([place.parent] if isinstance(place, Path) else [])]

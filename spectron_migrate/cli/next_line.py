@@ -41,7 +41,7 @@ def complete_commands(text: str, *, about: Options, options: Options, program: s
             and not re.search(rf"{name}\b", rest)
             and not (name == "--dump" and any(word in rest for word in _READS_MEM0))
         ]
-        asked = [(name, value) for name, value in about if not re.search(rf"{name}\b", rest)]
+        asked = [(name, value) for name, value in about if not re.search(rf"{name}\b", rest) and found[1] != "copy"]
         words = [word for pair in (*asked, *given) for word in pair]
         return " ".join([found[0].replace("spectron-migrate", program, 1), *([shlex.join(words)] if words else [])])
 

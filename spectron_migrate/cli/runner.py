@@ -106,11 +106,14 @@ class Invocation:
         return sys.stdin.isatty() and sys.stderr.isatty() and not self.options.as_json
 
     def settings(self, overrides: Mapping[str, Any] | None = None) -> Settings:
-        """The settings of options, environment and file; raises InputError naming all problems."""
+        """The settings of options, environment and file; raises InputError naming all problems, or StateMoved."""
         from spectron_migrate.settings import load_settings
+        from spectron_migrate.state.use import use_state
 
         given = {**(overrides or {}), "state": self.options.state}
         settings = load_settings(self.options.config, env=self.environment, overrides=given)
+        if isinstance(settings.state, Path):  # a database says so itself, when it is asked
+            use_state(settings.state)
         self.open_state(settings.state)
         return settings
 

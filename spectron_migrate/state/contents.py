@@ -34,6 +34,7 @@ from spectron_migrate.state.sqlite_tables import SqliteTables
 if TYPE_CHECKING:
     from spectron_migrate.database.postgres import PostgresDatabase
 
+_BUSY_S = 5.0
 _KEPT = ("marked", "last")
 """What the outbox knows that is no position and names no host."""
 _HERE = ("progress/", "running/", "shard-")
@@ -114,8 +115,12 @@ def read_directory(folder: Path, *, now: datetime) -> StateContents:
 def _names_in(folder: Path) -> Iterator[str]:
     for path in folder.rglob("*.json*"):
         name = path.relative_to(folder).as_posix()
-        if not name.startswith((".", "log.jsonl", *_HERE)) and "/." not in name and name not in (SEAL, MARK):
+        if _is_kept(name):
             yield name
+
+
+def _is_kept(name: str) -> bool:
+    return not name.startswith((".", "log.jsonl", *_HERE)) and "/." not in name and name not in (SEAL, MARK)
 
 
 def _read(path: Path) -> bytes | None:
@@ -193,7 +198,7 @@ def write_directory(folder: Path, contents: StateContents) -> None:
     if contents.has_outbox:
         _write_outbox(folder, contents)
     if any(contents.added.values()):
-        with closing(SqliteTables(folder / f"{ADDED_NAME}.db", ADDED_DDL)) as tables:
+        with closing(SqliteTables(folder / f"{ADDED_NAME}.db", ADDED_DDL, busy_s=_BUSY_S)) as tables:
             tables.change(*_insertions(contents.added))
 
 
@@ -213,7 +218,7 @@ def _write_outbox(folder: Path, contents: StateContents) -> None:
                 drained = log.size
         log.sync()
         positions = [("restart", f"{log.name} {restart}"), ("drained", f"{log.name} {drained}")]
-    with closing(SqliteTables(folder / f"{OUTBOX}.db", OUTBOX_DDL)) as tables:
+    with closing(SqliteTables(folder / f"{OUTBOX}.db", OUTBOX_DDL, busy_s=_BUSY_S)) as tables:
         tables.change(
             ("INSERT INTO meta(name, value) VALUES (?, ?)", [*contents.outbox, *positions]),
             ("INSERT INTO unknown(at, about) VALUES (?, ?)", contents.unknown),
@@ -254,10 +259,10 @@ def read_postgres(db: PostgresDatabase) -> StateContents:
     lines = db.execute(
         "SELECT position, line FROM call_line WHERE position >= ? ORDER BY position", (offsets.get("restart", 0),)
     ).fetchall()
-    documents = db.execute("SELECT name, data FROM document WHERE name NOT IN (?, ?) ORDER BY name", (SEAL, MARK))
+    documents = db.execute("SELECT name, data FROM document ORDER BY name")
     journals = db.execute("SELECT name, n, line FROM journal ORDER BY name, n")
     return StateContents(
-        documents=[(row["name"], bytes(row["data"])) for row in documents],
+        documents=[(row["name"], bytes(row["data"])) for row in documents if _is_kept(row["name"])],
         journals=[(row["name"], row["n"], bytes(row["line"])) for row in journals],
         calls=[row["line"] for row in lines],
         drained=sum(row["position"] < offsets.get("drained", 0) for row in lines),

@@ -14,7 +14,9 @@ from spectron_migrate.database.tables import make_tables
 from spectron_migrate.errors import Unreachable
 from spectron_migrate.state import seal_postgres
 from spectron_migrate.state.added_tables import SHARED
+from spectron_migrate.state.seal import StateMoved
 from spectron_migrate.state.unreachable import StateUnreachable
+from spectron_migrate.state.use import use_state
 
 if TYPE_CHECKING:
     from spectron_migrate.database.postgres import PostgresDatabase
@@ -97,6 +99,13 @@ class PostgresConnection:
                 self._database.close()
             self._database = None
 
+    def _enter(self, database: PostgresDatabase) -> None:
+        try:
+            seal_postgres.enter(database)
+        except StateMoved:
+            use_state(self.location)
+            seal_postgres.enter(database)  # it was a copy that had only its mark left
+
     def _connect(self, lost: PostgresDatabase | None) -> PostgresDatabase:
         if lost is not None:
             database = reconnect(lost, timeout_s=self.timeout_s)
@@ -105,7 +114,7 @@ class PostgresConnection:
         try:
             make_state_tables(database)
             if self._checked:
-                seal_postgres.enter(database)
+                self._enter(database)
         except BaseException:
             database.close()
             raise

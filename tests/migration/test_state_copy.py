@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,9 +25,9 @@ from spectron_migrate.errors import InputError, MigrateError
 from spectron_migrate.files.locks import try_lock
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.migration.state_copy import CopiedState, move_state
+from spectron_migrate.migration.state_copy import CopiedState, back_up_state, move_state
 from spectron_migrate.records import Memory, NullReporter
-from spectron_migrate.state.call_log import CallResult, CallSubject, begin_line, encode_results, end_line
+from spectron_migrate.state.call_log import ANYBODY, CallResult, CallSubject, begin_line, encode_results, end_line
 from spectron_migrate.state.directory import DirectoryState
 from spectron_migrate.state.journal import read_journal, record_step
 from spectron_migrate.state.outbox import Outbox
@@ -36,7 +38,8 @@ from spectron_migrate.state.seal import StateBusy, StateMoved
 from spectron_migrate.state.store import StateStore
 from spectron_migrate.state.use import use_state
 from tests.state.steps import MIGRATION, step
-from tests.support.replaying import replay_in_no_time
+from tests.support.proxy import Fault, Seen, misbehaving
+from tests.support.replaying import expected_texts, is_write, replay_in_no_time, texts
 from tests.support.spectron import memory, write_raw
 
 pytestmark = pytest.mark.slow
@@ -252,7 +255,7 @@ def test_killed_at_any_moment_one_place_is_the_state_and_another_run_finishes(
         timeout=60,
     )
     assert -signal.SIGKILL == killed.returncode, killed.stderr
-    assert [is_state(place_of(source)), is_state(place_of(target))].count(True) == 1, moment
+    assert 1 == [is_state(place_of(source)), is_state(place_of(target))].count(True), moment
     again = copy(place_of(source), place_of(target))
     assert not is_state(place_of(source))
     assert is_state(place_of(target))
@@ -271,3 +274,91 @@ def test_shown_as_a_table_and_as_json(
     assert 3 == next(each["rows"] for each in shown["tables"] if each["name"] == "memory")
     assert 0 == run(["state", "copy", str(state), str(tmp_path / "to")])  # a second time there is nothing to do
     assert "by an earlier run" in capsys.readouterr().out
+    for command in (
+        "replay",
+        "status",
+        "doctor",
+        "export",
+        "dual-verify",
+        "cutover revert",
+        "erase --migration x --scope user/a",
+    ):
+        assert 2 == run([*command.split(), "--state", str(state), "--json"])
+        error = json.loads(capsys.readouterr().out)["error"]
+        assert ("moved", f"go on there: --state {tmp_path / 'to'}") == (error["kind"], error["hint"])
+
+
+@pytest.fixture
+def led_to(spectron: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunningServer:
+    """The working directory and the environment of somebody who types commands."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPECTRON_CONTEXT", spectron.context)
+    monkeypatch.setenv("SPECTRON_API_KEY", spectron.api_key)
+    monkeypatch.setenv("SPECTRON_ENDPOINT", spectron.base_url)
+    return spectron
+
+
+def a_dump(user: str, users: int = 2, each: int = 8) -> list[str]:
+    """Makes a dump of some users' memories; returns the users."""
+    named = [f"{user}{letter}" for letter in "abcdefgh"[:users]]
+    rows = [memory(number, one) for one in named for number in range(each)]
+    assert 0 == run(["export", "--from", str(write_raw(Path("all.json"), rows)), "-q"])
+    return named
+
+
+def each_once_in_order(server: RunningServer, users: list[str], each: int = 8) -> bool:
+    return all(expected_texts(one, each) == texts(server, one) for one in users)
+
+
+@pytest.mark.parametrize("source", ["directory", "postgres"])
+@pytest.mark.parametrize("target", ["directory", "postgres"])
+def test_a_backup_made_while_a_replay_writes_asks_for_an_adoption_and_then_writes_nothing_twice(
+    source: str,
+    target: str,
+    led_to: RunningServer,
+    user: str,
+    postgres_state: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    users = a_dump(user)
+    state = postgres_state if source == "postgres" else str(tmp_path / "state")
+    backup = f"{postgres_state}_backup" if target == "postgres" else str(tmp_path / "backup")
+    made: list[CopiedState] = []
+
+    def back_up(seen: Seen) -> Fault:
+        if is_write(seen) and next(count) == 6:
+            given = place_of(state), place_of(backup)
+            made.append(back_up_state(*given, now=lambda: datetime.now(UTC), reporter=NullReporter()))
+        return "none"
+
+    count = itertools.count(1)
+    with misbehaving(led_to.base_url, back_up) as proxy:
+        monkeypatch.setenv("SPECTRON_ENDPOINT", proxy.base_url)
+        assert 0 == run(["replay", "--state", state, "--json"])
+    assert made[0].is_backup
+    assert each_once_in_order(led_to, users)
+    monkeypatch.setenv("SPECTRON_ENDPOINT", led_to.base_url)
+    capsys.readouterr()
+    assert 2 == run(["replay", "--state", backup, "--json"])
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert "is a backup of 2" in error["message"]
+    typed = error["hint"][error["hint"].index("spectron-migrate ") :]
+    assert 0 == run([*shlex.split(typed)[1:], "-q"])
+    assert each_once_in_order(led_to, users)
+    assert 0 == run(["replay", "--state", state, "-q"])  # the one that was backed up is no other than before
+    drop(backup)
+
+
+def drop(state: str) -> None:
+    if is_url(state):
+        with closing(connect_writer(parse_location(state))) as db:
+            db.execute(f'DROP SCHEMA "{db.location.schema}" CASCADE')
+
+
+def test_a_backup_leaves_what_is_called_after_it_to_a_reading_of_mem0(state: Path, tmp_path: Path) -> None:
+    back_up_state(state, tmp_path / "backup", now=lambda: NOW, reporter=NullReporter())
+    use_state(state)
+    with closing(Outbox(DirectoryState(tmp_path / "backup"), host="web-1")) as outbox:
+        assert ANYBODY in outbox.unknown()
