@@ -12,7 +12,6 @@ from spectron_migrate.errors import NotLegal, WrongLedger
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.records import canonical_json
 
-
 RUN = "run"
 """Of the step in the ledger."""
 

@@ -42,7 +42,8 @@ def open_for_work(location: PostgresLocation, lost: Database | None) -> Postgres
     else:
         database = connect_writer(location, application=_name())
     try:
-        tables.make_tables(database, PART, TABLES, FORMAT)
+        make_tables(database)
+        seal_postgres.enter(database)
     except BaseException:
         database.close()
         raise
