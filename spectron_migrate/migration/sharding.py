@@ -13,6 +13,7 @@ from spectron_migrate.dump import Dump
 from spectron_migrate.dump.plan_file import SharedPlan, begin_shard, create_plan, read_plan, replace_plan
 from spectron_migrate.errors import InputError, LedgerLocked
 from spectron_migrate.ledger import Ledger, merge, migration_id
+from spectron_migrate.ledger.gathering import is_gathered
 from spectron_migrate.ledger.read import memories, plans
 from spectron_migrate.ledger.shards import HASH, LOCK, Shard, counts_in, hold, refuse_outbox
 from spectron_migrate.mapping import ScopeMapping
@@ -174,11 +175,23 @@ def refuse_plain(dump: Dump, state: Path | StateStore, *, context: str) -> None:
             hint=f"continue with --shard 0/{counts[0]} and so on",
         )
     shared = None if dump.raw else read_plan(dump.path)
-    if shared is not None and shared.migration == migration_id(context, dump.source.identity):
+    if (
+        shared is not None
+        and shared.migration == migration_id(context, dump.source.identity)
+        and not _is_gathered(state)
+    ):
         raise InputError(
             f"the dump {dump.path} is replayed in {shared.shards} shards",
             hint=f"continue with --shard 0/{shared.shards} and so on",
         )
+
+
+def _is_gathered(state: Path | StateStore) -> bool:
+    """Whether the ledgers of shards became the one that is here."""
+    if not Ledger.exists(state):
+        return False
+    with Ledger.open_for_reading(state) as ledger:
+        return is_gathered(ledger)
 
 
 def join_shards(

@@ -56,9 +56,7 @@ def checkout(tmp_path: Path, spectron: RunningServer) -> dict[str, Any]:
         "GITHUB_STEP_SUMMARY": str(folder / "summary.md"),
         "CI_PIPELINE_ID": "815",
         "CI_JOB_ID": "2",
-        "STATE_DIR": str(tmp_path / "kept"),
     }
-    (tmp_path / "kept").mkdir()
     return {"cwd": folder, "env": environment}
 
 
@@ -97,17 +95,22 @@ def test_a_rehearsal_writes_below_a_prefix_of_its_own_and_publishes_no_text(
 
 
 @pytest.mark.parametrize("commands", [github("gate"), gitlab("gate")])
-def test_a_gate_reuses_the_state_it_kept_and_fails_before_a_cutover_has_begun(
-    checkout: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, commands: list[str]
+def test_a_gate_goes_on_on_another_runner_and_fails_before_a_cutover_has_begun(
+    checkout: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, postgres_state: str, commands: list[str]
 ) -> None:
     from spectron_migrate.local.testing import running_server
 
     with running_server(tmp_path_factory.mktemp("gate"), context="gate") as server:
         checkout["env"] |= {"SPECTRON_ENDPOINT": server.base_url, "SPECTRON_CONTEXT": "gate"}
-        checkout["env"]["SPECTRON_API_KEY"] = server.api_key
+        checkout["env"] |= {"SPECTRON_API_KEY": server.api_key, "SPECTRON_MIGRATE_STATE": postgres_state}
         check = next(number for number, command in enumerate(commands) if "cutover check" in command)
         for _ in range(2):
             assert [*[0] * check, 4] == run_all(commands[: check + 1], checkout)
+            shutil.rmtree(checkout["cwd"] / "dump")
+            shutil.rmtree(checkout["cwd"] / ".spectron-migrate", ignore_errors=True)
+        with sqlite3.connect(server.database) as db:
+            written = [row[0] for row in db.execute("SELECT content FROM turns")]
+        assert len(written) == len(set(written)) > 0
 
 
 def test_only_reports_without_texts_are_published() -> None:
@@ -124,3 +127,12 @@ def test_only_reports_without_texts_are_published() -> None:
 def test_only_one_job_at_a_time_writes_a_ledger() -> None:
     assert yaml.safe_load((CI / "github-actions.yml").read_text())["concurrency"]
     assert yaml.safe_load((CI / "gitlab-ci.yml").read_text())[".migration"]["resource_group"]
+
+
+def test_the_state_of_a_gate_is_named_by_a_variable_and_that_of_a_rehearsal_is_its_own() -> None:
+    jobs = yaml.safe_load((CI / "github-actions.yml").read_text())["jobs"]
+    assert "${{ vars.SPECTRON_MIGRATE_STATE }}" == jobs["gate"]["env"]["SPECTRON_MIGRATE_STATE"]
+    assert "env" not in jobs["rehearse"]
+    jobs = yaml.safe_load((CI / "gitlab-ci.yml").read_text())
+    assert "$MIGRATION_STATE" == jobs["gate"]["variables"]["SPECTRON_MIGRATE_STATE"]
+    assert "variables" not in jobs["rehearse"]

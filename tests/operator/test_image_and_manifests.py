@@ -29,6 +29,13 @@ def test_every_document_is_valid(name: str, document: dict[str, Any], version: s
     kubernetes_validate.validate(document, version, strict=True)
 
 
+PODS = {
+    document["metadata"]["name"]: document["spec"]["template"]["spec"]
+    for _, document in DOCUMENTS
+    if document["kind"] in ("Job", "Deployment")
+}
+
+
 def rules_of(job: dict[str, Any]) -> dict[str, set[int]]:
     return {
         rule["action"]: set(rule["onExitCodes"]["values"])
@@ -43,9 +50,18 @@ OF_OTHER_COMMANDS = {ExitCode.NO_GO, ExitCode.INCONCLUSIVE, ExitCode.NOT_CONFIRM
 
 
 def test_exit_codes_that_a_retry_can_fix_are_retried_and_no_others() -> None:
-    plain = rules_of(JOBS["memory-migration"])["FailJob"]
-    assert {code for code in ExitCode if code} - RETRIED - OF_OTHER_COMMANDS <= plain
-    assert not plain & RETRIED
+    for name in ("memory-migration", "memory-migration-plan", "memory-migration-work"):
+        plain = rules_of(JOBS[name])["FailJob"]
+        assert {code for code in ExitCode if code} - RETRIED - OF_OTHER_COMMANDS <= plain
+        assert not plain & RETRIED
+
+
+def test_workers_share_no_volume_and_one_process_follows() -> None:
+    assert JOBS["memory-migration-work"]["parallelism"] > 1
+    follow = next(document["spec"] for _, document in DOCUMENTS if document["kind"] == "Deployment")
+    assert (1, "Recreate") == (follow["replicas"], follow["strategy"]["type"])
+    for name in ("memory-migration-plan", "memory-migration-work", "memory-migration-follow"):
+        assert [{}] == [each["emptyDir"] for each in PODS[name]["volumes"] if each["name"] == "data"]
 
 
 def test_a_shard_that_fails_alone_does_not_stop_the_others() -> None:
@@ -67,9 +83,8 @@ def test_a_disruption_does_not_count_and_a_write_in_flight_has_time_to_end(job: 
     assert "Failed" == job["podReplacementPolicy"]
 
 
-@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
-def test_a_container_has_no_rights_that_it_does_not_need(job: dict[str, Any]) -> None:
-    pod = job["template"]["spec"]
+@pytest.mark.parametrize("pod", PODS.values(), ids=PODS)
+def test_a_container_has_no_rights_that_it_does_not_need(pod: dict[str, Any]) -> None:
     rights = pod["securityContext"]
     assert rights["runAsNonRoot"] is True
     assert pod["automountServiceAccountToken"] is False

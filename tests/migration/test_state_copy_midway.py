@@ -1,0 +1,126 @@
+"""A migration that was begun in a directory goes on where `state copy` has moved it: every memory exactly once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spectron_migrate.cli.app import run
+from spectron_migrate.database.location import is_url, parse_location
+from spectron_migrate.dump import open_any
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.local.testing import RunningServer
+from spectron_migrate.mapping import load_mapping
+from tests.support.oracle import find_violations
+from tests.support.proxy import Fault, Seen, misbehaving
+from tests.support.replaying import is_write
+from tests.support.spectron import memory, write_raw
+
+pytestmark = pytest.mark.slow
+USERS, EACH = 6, 6
+
+
+@pytest.fixture
+def led_to(spectron: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunningServer:
+    """The working directory and the environment of somebody who types commands."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPECTRON_CONTEXT", spectron.context)
+    monkeypatch.setenv("SPECTRON_API_KEY", spectron.api_key)
+    monkeypatch.setenv("SPECTRON_ENDPOINT", spectron.base_url)
+    return spectron
+
+
+@pytest.fixture
+def users(led_to: RunningServer, user: str) -> list[str]:
+    """The users of a dump in the working directory."""
+    named = [f"{user}{letter}" for letter in "abcdef"[:USERS]]
+    rows = [memory(number, one) for one in named for number in range(EACH)]
+    assert 0 == run(["export", "--from", str(write_raw(Path("all.json"), rows)), "-q"])
+    return named
+
+
+def started(*words: str, endpoint: str) -> subprocess.Popen[str]:
+    """A command in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "spectron_migrate", *words, "--json"],
+        env={**os.environ, "SPECTRON_ENDPOINT": endpoint},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def killed_at(server: RunningServer, at: int, *words: str) -> None:
+    """A replay that is killed at its n-th write, whose answer nobody gets."""
+    running: list[subprocess.Popen[str]] = []
+    writes = iter(range(1, 1000))
+
+    def kill(seen: Seen) -> Fault:
+        if is_write(seen) and next(writes) == at:
+            running[0].send_signal(signal.SIGKILL)
+            return "cut_after"
+        return "none"
+
+    with misbehaving(server.base_url, kill) as proxy:
+        running.append(started("replay", *words, endpoint=proxy.base_url))
+        running[0].communicate(timeout=120)
+    assert -signal.SIGKILL == running[0].returncode
+
+
+def violations(server: RunningServer, state: str, users: list[str]) -> list[str]:
+    """What the oracle finds on the server's own tables, of these users."""
+    place = parse_location(state) if is_url(state) else Path(state)
+    with open_any([Path("dump")]) as dump:
+        found = find_violations(server.database, place, list(dump.memories()), load_mapping(None))  # type: ignore[arg-type]
+    return [each for each in found if any(user in each for user in users)]
+
+
+def test_moved_in_the_middle_and_finished_by_three_workers(
+    led_to: RunningServer, users: list[str], postgres_state: str
+) -> None:
+    killed_at(led_to, 15, "--state", "state", "--max-in-flight", "4")
+    assert 0 == run(["state", "copy", "state", postgres_state, "-q"])
+    workers = [started("replay", "--state", postgres_state, endpoint=led_to.base_url) for _ in range(3)]
+    for each in workers:
+        shown, _ = each.communicate(timeout=120)
+        assert 0 == each.returncode, shown
+    assert [] == violations(led_to, postgres_state, users)
+    assert 2 == run(["replay", "--state", "state"])
+
+
+def test_moved_there_and_back_in_the_middle(led_to: RunningServer, users: list[str], postgres_state: str) -> None:
+    killed_at(led_to, 9, "--state", "state", "--max-in-flight", "4")
+    assert 0 == run(["state", "copy", "state", postgres_state, "-q"])
+    killed_at(led_to, 9, "--state", postgres_state, "--max-in-flight", "4")
+    assert 0 == run(["state", "copy", postgres_state, "back", "-q"])
+    assert 0 == run(["replay", "--state", "back", "-q"])
+    assert [] == violations(led_to, "back", users)
+
+
+@pytest.mark.parametrize("target", ["directory", "postgres"])
+def test_a_ledger_begun_in_shards_is_gathered_and_goes_on_as_one(
+    target: str, led_to: RunningServer, users: list[str], postgres_state: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(2):
+        killed_at(led_to, 5, "--state", "state", "--shard", f"{number}/2", "--max-in-flight", "4")
+    to = postgres_state if target == "postgres" else "to"
+    capsys.readouterr()
+    assert 0 == run(["state", "copy", "state", to, "--json"])
+    copied = json.loads(capsys.readouterr().out)
+    assert 2 == copied["shards"]
+    receipts = next(each["rows"] for each in copied["tables"] if each["name"] == "receipt")
+    assert receipts == sum(receipts_in(Path(f"state/shard-{number}-of-2")) for number in range(2))
+    assert 0 == run(["replay", "--state", to, "-q"])
+    assert [] == violations(led_to, to, users)
+    assert 2 == run(["replay", "--state", "state", "--shard", "0/2", "--json"])
+    assert "moved" == json.loads(capsys.readouterr().out)["error"]["kind"]
+
+
+def receipts_in(folder: Path) -> int:
+    with Ledger.open_for_reading(folder) as ledger:
+        return int(ledger.db.execute("SELECT count(*) FROM receipt").fetchone()[0])
