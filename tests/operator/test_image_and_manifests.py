@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from spectron_migrate.database.location import PostgresLocation
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.mapping.load import parse_mapping
 from spectron_migrate.settings import load_settings
@@ -99,24 +100,40 @@ def test_a_container_has_no_rights_that_it_does_not_need(pod: dict[str, Any]) ->
         assert ["/data"] == [mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")]
 
 
-def test_the_network_policy_covers_every_job_and_allows_the_ports_of_the_settings() -> None:
-    (policy,) = [document["spec"] for _, document in DOCUMENTS if document["kind"] == "NetworkPolicy"]
-    (selected,) = policy["podSelector"]["matchExpressions"]
-    assert set(JOBS) == set(selected["values"])
-    ports = {port["port"] for rule in policy["egress"] for port in rule["ports"]}
-    (settings,) = [document["data"] for _, document in DOCUMENTS if document["kind"] == "ConfigMap"]
-    named = re.findall(r"https://[^/\s\":]+(?::(\d+))?", settings["spectron-migrate.yaml"])
-    assert {53, *(int(port or 443) for port in named)} == ports
+def of_kind(kind: str) -> dict[str, dict[str, Any]]:
+    return {document["metadata"]["name"]: document for _, document in DOCUMENTS if document["kind"] == kind}
 
 
-def test_the_settings_in_the_manifest_load(tmp_path: Path) -> None:
-    (data,) = [document["data"] for _, document in DOCUMENTS if document["kind"] == "ConfigMap"]
-    for name, text in data.items():
-        (tmp_path / name).write_text(text)
-    keys = {"SPECTRON_API_KEY": "sk", "MEM0_API_KEY": "m0"}
-    settings = load_settings(tmp_path / "spectron-migrate.yaml", env=keys, overrides={})
+def test_the_network_policies_cover_every_pod_and_allow_the_ports_of_the_settings() -> None:
+    policies = {name: policy["spec"] for name, policy in of_kind("NetworkPolicy").items()}
+    (selected,) = policies["memory-migration"]["podSelector"]["matchExpressions"]
+    labels = policies["memory-migration-shared"]["podSelector"]["matchLabels"].items()
+    for name, document in (of_kind("Job") | of_kind("Deployment")).items():
+        own = document["spec"]["template"].get("metadata", {"labels": {}})["labels"].items()
+        assert name in selected["values"] or labels <= own, name
+    for name, more in (("memory-migration", set()), ("memory-migration-shared", {5432})):
+        ports = {port["port"] for rule in policies[name]["egress"] for port in rule["ports"]}
+        settings = of_kind("ConfigMap")[name]["data"]["spectron-migrate.yaml"]
+        named = re.findall(r"https://[^/\s\":]+(?::(\d+))?", settings)
+        assert {53, *(int(port or 443) for port in named)} | more == ports
+
+
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [
+        ("memory-migration", Path("/data/state")),
+        ("memory-migration-shared", PostgresLocation("postgresql://migrator@db/app", "spectron_migrate")),
+    ],
+)
+def test_the_settings_in_the_manifests_load(name: str, state: Path | PostgresLocation, tmp_path: Path) -> None:
+    data = of_kind("ConfigMap")[name]["data"]
+    for file, text in data.items():
+        (tmp_path / file).write_text(text)
+    env = {"SPECTRON_API_KEY": "sk", "MEM0_API_KEY": "m0", "SPECTRON_MIGRATE_STATE": "postgresql://migrator@db/app"}
+    given = env if name.endswith("shared") else {key: env[key] for key in ("SPECTRON_API_KEY", "MEM0_API_KEY")}
+    settings = load_settings(tmp_path / "spectron-migrate.yaml", env=given, overrides={})
     assert Path("/data/dump") == settings.dump
-    assert Path("/data/state") == settings.state
+    assert state == settings.state
     parse_mapping(data["mapping.yaml"], tmp_path)
 
 
