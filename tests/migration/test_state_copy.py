@@ -38,6 +38,7 @@ from spectron_migrate.state.seal import StateBusy, StateMoved
 from spectron_migrate.state.store import StateStore
 from spectron_migrate.state.use import use_state
 from tests.state.steps import MIGRATION, step
+from tests.support import output
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.replaying import expected_texts, is_write, replay_in_no_time, texts
 from tests.support.spectron import memory, write_raw
@@ -267,7 +268,7 @@ def test_shown_as_a_table_and_as_json(
     state: Path, postgres_state: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert 0 == run(["state", "copy", str(state), str(tmp_path / "to"), "--json"])
-    shown = json.loads(capsys.readouterr().out)
+    shown = output.check(json.loads(capsys.readouterr().out))
     assert (str(state), str(tmp_path / "to"), True, False) == tuple(
         shown[name] for name in ("from", "to", "sealed", "backup")
     )

@@ -33,7 +33,7 @@ def _validator() -> jsonschema_rs.Validator:
     # These are laid over others, so the whole is closed and not each of them.
     for name in ("init", "export", "replayed", "followed", "dual-verify", "cutover", "status", "doctor", "rehearse"):
         del made["$defs"][name]["additionalProperties"]
-    for name in ("local", "erase", "previewed", "explained_memory", "explained_user"):
+    for name in ("local", "erase", "state", "previewed", "explained_memory", "explained_user"):
         del made["$defs"][name]["additionalProperties"]
     del made["additionalProperties"]
     made["unevaluatedProperties"] = False
