@@ -94,6 +94,7 @@ def test_a_rehearsal_writes_below_a_prefix_of_its_own_and_publishes_no_text(
         assert "dual-verify: GO" in (checkout["cwd"] / "summary.md").read_text()
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("commands", [github("gate"), gitlab("gate")])
 def test_a_gate_goes_on_on_another_runner_and_fails_before_a_cutover_has_begun(
     checkout: dict[str, Any], tmp_path_factory: pytest.TempPathFactory, postgres_state: str, commands: list[str]
