@@ -245,7 +245,7 @@ def _memories(shown: Snapshot) -> Iterator[RenderableType]:
     if ledger.skipped:
         counts.append(f"skipped {number(sum(ledger.skipped.values()))}")
     yield plain("")
-    yield facts("Memories", [(f"written of all: {share_written(ledger)}", ", ".join(counts) or "none planned")])
+    yield facts("Memories", [(f"written of all: {share_written(ledger)}", "; ".join(counts) or "none planned")])
 
 
 def _following(shown: Snapshot) -> Iterator[RenderableType]:
@@ -277,10 +277,10 @@ def _gates(shown: Snapshot) -> Iterator[RenderableType]:
     passed = len(shown.gates) - len(closed)
     yield plain(
         f"Gates before the next step: {passed} of {len(shown.gates)} pass (the key is asked by cutover check)",
-        style="bold",
+        style="bold" if closed else "bold green",
     )
     for gate in closed:
-        yield Wrapped(gate.hint, f"  {gate.name}: ", indent=4)
+        yield Wrapped(gate.hint, f"  {gate.name}: ", lead_style="yellow", indent=4)
 
 
 def _lanes(shown: Snapshot) -> Iterator[RenderableType]:
