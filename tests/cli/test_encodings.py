@@ -19,6 +19,8 @@ from spectron_migrate.local.testing import RunningServer
 from tests.cli.support import environment_for
 from tests.mem0.qdrant_points import key_of, point, uuid, write_store
 
+pytestmark = pytest.mark.slow
+
 TEXT = "茶 ☕ ż likes “tea” — 日本"
 OWNER = "OWNER"
 """In a line: a user with such letters, whom no other test has."""
