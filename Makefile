@@ -30,6 +30,7 @@ bench: $(VENV)/.ready
 	$(BIN)/python -m tests.bench.replay_bench speed capacity lanes ledger memory
 	$(BIN)/python -m tests.bench.loops_bench
 	$(BIN)/python -m tests.bench.plan_bench
+	$(BIN)/python -m tests.bench.capture_bench
 	$(BIN)/python -m tests.bench.rounds_bench
 	$(BIN)/python -m tests.bench.adapter_bench
 	$(BIN)/python -m tests.bench.metrics_bench
