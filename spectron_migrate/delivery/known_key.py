@@ -104,6 +104,7 @@ def _is_shared(ledger: Ledger, sought: SoughtFact, text: str) -> bool:
 def _adopt(ledger: Ledger, session: str, turn: Turn, sought: SoughtFact, now: str) -> None:
     number = adopting.adopted_session(ledger, sought.selector, sought.run, sought.infer, session, now)
     adopting.adopt(ledger, FoundTurn(sought, number, turn.id, turn.seq, None), by=adoption.BY_KEY)
+    adopting.mark_out_of_order(ledger, number)
 
 
 def _exchange_keys(ledger: Ledger, fact: int) -> SendOutcome | None:

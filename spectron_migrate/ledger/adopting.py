@@ -107,6 +107,22 @@ def adopt(ledger: Ledger, found: FoundTurn, *, by: str = BY) -> None:
     )
 
 
+def mark_out_of_order(ledger: Ledger, session: int) -> None:
+    """Adopted facts whose turn comes after that of a newer one in the session were sent without extraction."""
+    rows = ledger.db.execute(
+        "SELECT fact.id, order_key, decided_by FROM fact JOIN receipt ON receipt.fact = fact.id"
+        " WHERE fact.session = ? AND infer = 'full' AND seq IS NOT NULL ORDER BY seq",
+        (session,),
+    ).fetchall()
+    high = ""
+    for row in rows:
+        if row["order_key"] < high and row["decided_by"] in (BY, BY_KEY):
+            ledger.db.execute(
+                "UPDATE fact SET infer = 'none', late = 1, state = 'written', reason = NULL WHERE id = ?", (row["id"],)
+            )
+        high = max(high, row["order_key"])
+
+
 def release_spare(ledger: Ledger, session: int, turn_id: str | None) -> None:
     """No longer keep a turn as the text of a deleted memory, or as a copy: it is a fact's, or gone."""
     ledger.db.execute("DELETE FROM residue WHERE session = ? AND turn_id = ?", (session, turn_id))

@@ -277,7 +277,7 @@ class ScopeSearch:
 
     def _adopt_turns(self, matches: Sequence[Match]) -> set[int]:
         """Make receipts; returns the facts that are decided, or left to the recovery of their batch."""
-        taken = set()
+        taken, sessions = set(), set()
         for match in matches:
             fact, listed = match.fact, match.listed
             taken.add(fact.id)
@@ -291,7 +291,10 @@ class ScopeSearch:
             turn = listed.turn
             found = FoundTurn(fact, session, turn.id, turn.seq, self._chunks.get(turn.id), match.late)
             adopting.adopt(self._ledger, found)
+            sessions.add(session)
             self._run.found.adopted += 1
+        for session in sessions:
+            adopting.mark_out_of_order(self._ledger, session)
         return taken
 
     def _adopt_passages(self, pairs: Sequence[tuple[SoughtFact, str]]) -> set[int]:

@@ -217,8 +217,10 @@ def test_a_turn_that_an_adoption_kept_for_nothing_is_that_of_a_memory_that_comes
 
     assert (ExitCode.DONE, 0) == (done.exit_code, done.refused), done.reasons
     lost.check(tmp_path / "state", rows)
+    assert "GO" == verify(server, tmp_path / "state", [dump], mapping=lost.mapping).verdict
 
 
+@pytest.mark.ledger_file
 @pytest.mark.parametrize("answered", [1, 2])
 def test_a_run_that_is_killed_while_it_gives_keys_goes_on(server: RunningServer, tmp_path: Path, answered: int) -> None:
     user = f"emil{answered}"
