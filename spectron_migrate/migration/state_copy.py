@@ -24,7 +24,7 @@ from spectron_migrate.files.private import make_private_directory
 from spectron_migrate.ledger import copying, gathering
 from spectron_migrate.ledger.adopting import note_backup
 from spectron_migrate.records import Json, Reporter, format_time, name_first
-from spectron_migrate.state import contents, seal
+from spectron_migrate.state import contents, routing, seal
 from spectron_migrate.state.contents import StateContents
 from spectron_migrate.state.processes import fold, read_processes
 from spectron_migrate.state.seal import LOCK, MARK, SEAL, Move, StateBusy, StateMoved
@@ -79,6 +79,7 @@ def move_state(
             if seal_of_source.target != seal.name_of(target):
                 seal.refuse_left(left.read)
             if mark is None:
+                left.leave()
                 return CopiedState(left.name, filled.name, ())
             tables = _compare(left, filled, now=now())
         else:
@@ -88,6 +89,7 @@ def move_state(
             tables = _fill(left, filled, now=now(), reporter=reporter)
             left.write(SEAL, move.to_bytes())
         filled.remove(MARK)
+        left.leave()
         return CopiedState(left.name, filled.name, tables, shards=left.shards)
 
 
@@ -241,6 +243,9 @@ class _Place(Protocol):
     def note_backup(self, now: str) -> None:
         """Let the next replay ask for an adoption."""
 
+    def leave(self) -> None:
+        """Remove what an application in another language would go on reading here: it knows nothing of the seal."""
+
 
 class _Directory:
     def __init__(self, folder: Path) -> None:
@@ -292,6 +297,9 @@ class _Directory:
     def note_backup(self, now: str) -> None:
         with copying.changing_file(self._folder) as ledger:
             note_backup(ledger, now)
+
+    def leave(self) -> None:
+        self.remove(routing.FILE)
 
 
 class _Schema:
@@ -360,6 +368,9 @@ class _Schema:
     def note_backup(self, now: str) -> None:
         with self._database.transaction() as db:
             note_backup(db, now)
+
+    def leave(self) -> None:
+        pass  # whoever reads a state in Postgres holds the lock that says where it went
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from spectron_migrate.errors import InputError, NotLegal
 from spectron_migrate.state import journal
 from spectron_migrate.state.routing import FILE, MOST_BYTES, Routing, parse_routing, read_routing
+from spectron_migrate.state.seal import MARK, SEAL
 from spectron_migrate.state.store import StateStore
 
 CHECK_EVERY_S = 0.5
@@ -168,6 +169,12 @@ class RoutingReader:
             if state is not None and state.phase == "complete":
                 self._take(journal.routing_of(state), journal_stamp, None)
             return
+        left = self._sign_of_a_move()
+        if left is not None and (state is None or state.phase != "complete"):
+            # The cutover goes on elsewhere, and may be complete there.
+            self._known_until = float("-inf")
+            self._keep_the_last(f"{left}: the state is in another place")
+            return
         routing, problem = None, None
         stamp: tuple[Any, ...] = (journal_stamp,)
         try:
@@ -200,6 +207,11 @@ class RoutingReader:
                 if state.epoch > (newest[0].epoch if newest[0] is not None else 0):
                     newest = (state, stamp)
         return newest
+
+    def _sign_of_a_move(self) -> Path | None:
+        """The seal or the mark of `state copy` in one of the folders: the state is not there, or not yet."""
+        signs = (folder / name for folder in self._folders for name in (SEAL, MARK))
+        return next((sign for sign in signs if sign.exists()), None)
 
     def _is_named(self) -> bool:
         return self._named or any(folder.is_dir() for folder in self._folders)

@@ -33,7 +33,9 @@ from spectron_migrate.state.journal import read_journal, record_step
 from spectron_migrate.state.outbox import Outbox
 from spectron_migrate.state.postgres import PostgresState
 from spectron_migrate.state.processes import OwnFile
+from spectron_migrate.state.routing import FILE as ROUTING
 from spectron_migrate.state.routing import read_routing
+from spectron_migrate.state.routing_reader import RoutingReader, RoutingUnreadable
 from spectron_migrate.state.seal import StateBusy, StateMoved
 from spectron_migrate.state.store import StateStore
 from spectron_migrate.state.use import use_state
@@ -153,6 +155,19 @@ def test_whoever_uses_a_state_that_was_moved_is_told_where_it_went(
     use_state(went)
     with Ledger.open_for_writing(went) as ledger:
         assert ledger.migration() is not None
+
+
+def test_whoever_only_reads_the_routing_writes_nothing_to_mem0_once_the_state_was_moved(
+    state: Path, tmp_path: Path
+) -> None:
+    reader = RoutingReader(state, check_every_s=0)
+    assert read_routing(DirectoryState(state)).epoch == reader.for_write().epoch
+    copy(state, tmp_path / "there")
+    for each in (reader, RoutingReader(state)):
+        with pytest.raises(RoutingUnreadable, match=r"sealed\.json: the state is in another place"):
+            each.for_write()
+    assert not (state / ROUTING).exists()  # applications in other languages read it, and know nothing of a seal
+    assert reader.current().epoch == RoutingReader(tmp_path / "there").for_write().epoch
 
 
 @pytest.mark.parametrize(

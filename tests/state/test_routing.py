@@ -321,11 +321,14 @@ def test_an_address_is_fetched_with_its_etag_and_outages_leave_the_last_good_one
     assert reader.problem is not None
 
 
-def test_a_read_never_waits_for_the_address() -> None:
+def test_a_read_never_waits_for_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     answers: dict[str, Any] = {"body": body(HALF)}
     with served(answers) as address:
         reader = RoutingReader(address, check_every_s=0.02)
+        fetch, may_answer = reader.fetch, threading.Event()
+        monkeypatch.setattr(reader, "fetch", lambda: may_answer.wait() and fetch())
         assert Routing() == reader.current()
+        may_answer.set()
         wait_until(lambda: reader.current() == HALF)
         reader.close()
 
