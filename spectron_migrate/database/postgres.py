@@ -243,6 +243,8 @@ class PostgresDatabase:
         except (psycopg.errors.DeadlockDetected, psycopg.errors.SerializationFailure) as error:
             raise Conflict(str(error)) from error
         except psycopg.Error as error:
+            if _ends_connection(error):
+                self._connection.close()  # the server has; libpq learns of it with the next statement
             converted = convert(error, self.location)
             if converted is None:
                 raise
@@ -271,11 +273,16 @@ def convert(error: psycopg.Error, location: PostgresLocation) -> MigrateError | 
         )
     if isinstance(error, errors.ReadOnlySqlTransaction):
         return InputError(f"{location} is read-only: {message}", hint="name the primary server, not a replica of it")
-    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) or _ends_connection(error):
         return Unreachable(f"{location} does not answer: {message}", hint="run again when it does")
     if isinstance(error, psycopg.ProgrammingError) and "URI" in message:
         return InputError(f"`state` is no URL that libpq reads: {message}")
     return None
+
+
+def _ends_connection(error: psycopg.Error) -> bool:
+    """Whether the server ends the connection with this error; psycopg calls time-outs of transactions internal."""
+    return error.diag.severity_nonlocalized in {"FATAL", "PANIC"}
 
 
 def _bounds(url: str, timeout_s: float) -> dict[str, Any]:

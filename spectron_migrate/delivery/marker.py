@@ -52,11 +52,15 @@ class RunMarker:
         """What this process has begun in the ledger."""
         return self._own.setdefault(ledger.path, OwnWork(now))
 
-    def forget_sessions(self, ledger: Ledger) -> None:
-        """Others may have written to the sessions of this process meanwhile: it looks at each again before its use."""
-        if ledger.path in self._own:
-            self._own[ledger.path].sessions.clear()
-            self._own[ledger.path].groups.clear()
+    def forget_sessions(self, ledger: Ledger, *, now: str) -> None:
+        """Others may have written to the sessions and scopes of this process meanwhile: it looks again before each use.
+
+        Where a replica that lagged took over, what another worker wrote may be gone from the ledger.
+        """
+        if (own := self._own.get(ledger.path)) is not None:
+            own.sessions.clear()
+            own.groups.clear()
+            own.began = now
 
     def is_due(self, ledger: Ledger, now: str) -> bool:
         """Whether the process must look for other markers and leave its own before it writes from this ledger."""

@@ -7,7 +7,8 @@ scope of one (docs/protocol.md, A ledger that is lost, restored or copied).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from spectron_migrate.delivery.marker import BEHIND_HINT, OTHER_SERVER_HINT
 from spectron_migrate.delivery.own_work import OwnWork
@@ -30,8 +31,8 @@ SPLIT, PART = 1000, 100
 """Characters from which a text may be stored in several passages, and the least that the first one has."""
 _LONGEST_QUERY = 1_000
 
-Claimed = Callable[[Sequence[str]], Awaitable[Collection[str]]]
-"""Those of some passages that a receipt names."""
+Read = Callable[..., Awaitable[Any]]
+"""Asks the ledger a question, such as those of `ledger.read.known`, as `GroupCommit.grouped` does."""
 
 
 # -- before anything is sent --------------------------------------------------------------------------------
@@ -55,25 +56,15 @@ async def check_ledger_age(
     sessions -= own.sessions
     slots = asyncio.Semaphore(AT_ONCE)
 
-    async def claimed(passages: Sequence[str]) -> Collection[str]:
-        return sending.claimed_passages(ledger, passages)
+    async def read(question: Callable[..., Any], *args: object) -> Any:
+        return question(ledger, *args)
 
     async def check(checking: Awaitable[None]) -> None:
         async with slots:
             await checking
 
     checks = [_check_session(api, known.known_session(ledger, session), ledger) for session in sorted(sessions)]
-    checks += [
-        _check_scope(
-            api,
-            fact.selector,
-            text := known.text_of(ledger, fact.id),
-            known.copies_without_passage(ledger, fact.selector, text),
-            claimed,
-            ledger,
-        )
-        for fact in new
-    ]
+    checks += [_check_scope(api, fact.selector, fact.id, read, ledger) for fact in new]
     failures = [one for one in await asyncio.gather(*map(check, checks), return_exceptions=True) if one is not None]
     if failures:
         raise next((one for one in failures if isinstance(one, WrongLedger)), failures[0])
@@ -107,13 +98,7 @@ async def may_open_session(run: Run, fact: PlannedFact) -> bool:
     if run.applications_write or group in run.own.groups:
         return True
     if await run.writer.grouped(known.is_earlier_scope, fact.selector, run.own.began):
-        text = await run.writer.grouped(known.text_of, fact.id)
-        copies = await run.writer.grouped(known.copies_without_passage, fact.selector, text)
-
-        async def claimed(passages: Sequence[str]) -> Collection[str]:
-            return await run.writer.grouped(sending.claimed_passages, passages)
-
-        checking = _check_scope(run.api, fact.selector, text, copies, claimed, run.ledger)
+        checking = _check_scope(run.api, fact.selector, fact.id, run.writer.grouped, run.ledger)
         if not await _holds(run, f"scopes {fact.selector}", checking):
             return False
     run.own.groups.add(group)
@@ -172,13 +157,12 @@ def unknown_turns(session: SessionTurns, turns: Sequence[Turn]) -> list[Turn]:
     return [turn for turn in unclaimed if not any(same_text(turn.content, text) for text in session.texts)]
 
 
-async def _check_scope(
-    api: SpectronApi, selector: Selector, text: str, copies: int, claimed: Claimed, ledger: Ledger
-) -> None:
-    """Look for a text that this ledger has not sent; `copies`: how many of its passages may have no receipt.
+async def _check_scope(api: SpectronApi, selector: Selector, fact: int, read: Read, ledger: Ledger) -> None:
+    """Look for the text of a fact that this ledger has not sent.
 
     A run writes a scope's oldest memories first, so a ledger that is behind lacks the receipt of the next one.
     """
+    text = await read(known.text_of, fact)
     try:
         found = await api.query(
             text[:_LONGEST_QUERY],
@@ -193,7 +177,10 @@ async def _check_scope(
     hits = [hit.id for hit in found.hits if hit.source == "memory_chunk" and _begins(text, hit.text)]
     if found.tier == "cache" or len(hits) >= MAX_K:
         return
-    unclaimed = set(hits) - set(await claimed(hits))
+    # In this order, because other workers send equal texts meanwhile: what the answer shows was intended before it, and
+    # what gets its receipt after the count is claimed.
+    copies = await read(known.copies_without_passage, selector, text)
+    unclaimed = set(hits) - set(await read(sending.claimed_passages, hits))
     if len(unclaimed) > copies:
         paths = ", ".join(sorted({path for clause in selector for path in clause}))
         raise WrongLedger(

@@ -15,7 +15,8 @@ class OwnWork:
     """Kept over all runs of one process from one ledger."""
 
     began: str
-    """By our own clock. What the ledger noted before that is from an earlier process."""
+    """By our own clock; after a lost connection, when it was made anew. What the ledger noted before that may be from
+    another process."""
     marked_at: str | None = None
     """When this process last marked the server; None if it has not yet."""
     sessions: set[int] = field(default_factory=set)

@@ -18,6 +18,8 @@ from spectron_migrate.spectron.scopes import ancestors
 
 SESSIONS_ASKED = 5
 """Sessions that may have ended before the server counts as another one."""
+ALWAYS_ASKED = 2
+"""That of the turn that was planned last, and the newest: several workers may write to others after it was opened."""
 
 
 class ShardScopes(Protocol):
@@ -180,11 +182,13 @@ def _forget_other_server(ledger: Ledger, api: SpectronApi, listed: Sequence[str]
 async def _check_same_server(ledger: Ledger, api: SpectronApi) -> None:
     """A server that does not list our confirmed turns is another one: continuing would write everything twice.
 
-    One session that it no longer knows may have ended; then another one must show its turns. Where an adoption left
-    no turn in any of them, the marker shows the server.
+    A session that it no longer knows may have ended; then all others that are asked must be whole or have ended too,
+    and one must be there. Where an adoption left no turn in any of them, the marker shows the server.
     """
-    found, any_claimed = "", False
-    for server_id, claimed in receipts.sessions_to_show(ledger, SESSIONS_ASKED):
+    found, any_claimed, is_shown = "", False, False
+    for number, (server_id, claimed) in enumerate(receipts.sessions_to_show(ledger, SESSIONS_ASKED)):
+        if is_shown and not found and number >= ALWAYS_ASKED:
+            return
         any_claimed = any_claimed or bool(claimed)
         try:
             listed = await api.turns(server_id, shows=lambda turns, claimed=claimed: claimed <= {t.id for t in turns})  # type: ignore[misc]
@@ -192,11 +196,12 @@ async def _check_same_server(ledger: Ledger, api: SpectronApi) -> None:
             found = found or error.message
             continue
         lacking = claimed - {turn.id for turn in listed}
-        if not lacking:
-            return
-        found = f"{len(lacking):,} of {counted(len(claimed), 'turn')} of session {server_id} not listed"
-        break
-    if not found:
+        if lacking:
+            found = f"{len(lacking):,} of {counted(len(claimed), 'turn')} of session {server_id} not listed"
+            is_shown = False
+            break
+        is_shown = True
+    if is_shown or not found:
         return
     if not any_claimed and adoption.last_adopted(ledger) is not None:
         listed_scopes = [node.path for node in await api.scopes()]

@@ -243,7 +243,7 @@ class Replay:
                     sleep=self._sleep,
                 )
             )
-            self._marker.forget_sessions(ledger)
+            self._marker.forget_sessions(ledger, now=self._stamp())
             run = self._begin(ledger, api, start)
 
     def _plan(self, ledger: Ledger, sharding: Sharding | None, *, context: str, dry_run: bool = False) -> int:

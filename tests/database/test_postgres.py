@@ -16,6 +16,7 @@ from spectron_migrate.database.postgres import PostgresDatabase
 from spectron_migrate.database.session_locks import check_session, lock_key, try_lock, unlock
 from spectron_migrate.database.tables import format_of, make_tables
 from spectron_migrate.errors import InputError, KeyRefused, Unreachable
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 TABLES = """
@@ -162,6 +163,30 @@ def test_a_connection_that_the_server_ended_is_noticed(database: PostgresDatabas
     with closing(connect(parse_location(postgres))) as owner:
         owner.execute("SELECT pg_terminate_backend(?::int)", (database.driver_pid,)).fetchone()
     with pytest.raises(Unreachable, match=r"does not answer"):
+        database.execute("SELECT 1")
+    assert database.is_lost
+
+
+def test_a_transaction_that_the_server_ended_for_its_time_is_a_lost_connection(database: PostgresDatabase) -> None:
+    limit = "transaction_timeout"
+    if not database.execute("SELECT 1 FROM pg_settings WHERE name = ?", (limit,)).fetchall():
+        pytest.skip(f"this Postgres has no {limit}")
+    with pytest.raises(Unreachable, match=f"does not answer: .*{limit.replace('_', ' ')}"):  # noqa: SIM117, PT012
+        with database.transaction() as db:
+            db.execute(f"SET LOCAL {limit} = '50ms'")
+            db.execute("SELECT pg_sleep(30)").fetchone()
+    assert database.is_lost
+
+
+def test_a_transaction_that_stood_still_for_too_long_is_a_lost_connection(
+    database: PostgresDatabase, postgres: str
+) -> None:
+    database.execute("SET idle_in_transaction_session_timeout = '50ms'")
+    database.execute("BEGIN")
+    with closing(connect(parse_location(postgres))) as owner:
+        pid = database.driver_pid
+        wait_until(lambda: not owner.execute("SELECT 1 FROM pg_stat_activity WHERE pid = ?", (pid,)).fetchall())
+    with pytest.raises(Unreachable, match=r"does not answer: .*idle-in-transaction timeout"):
         database.execute("SELECT 1")
     assert database.is_lost
 

@@ -15,6 +15,7 @@ from spectron_migrate.errors import ExitCode
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.migration.replay_summary import ReplaySummary
+from spectron_migrate.state.store import store_at
 from tests.support.oracle import ledger_facts
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.replaying import (
@@ -120,7 +121,7 @@ def test_a_key_that_is_forgotten_leaves_the_extraction_unknown_and_the_memory_in
     assert "extraction unknown" == played.fact(4)["reason"]
     assert "turns" == played.fact(4)["decided_by"]
     assert 1 == len(played.writes(4))
-    (line,) = (played.state / "review" / "refused.jsonl").read_text(encoding="utf-8").splitlines()
+    (line,) = (store_at(played.state).read("review/refused.jsonl") or b"").splitlines()
     assert f"{user}-0004" == json.loads(line)["id"]
     again = played.run(options=ReplayOptions(retry_failed=True))
     assert 0 == again.written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import threading
 from collections import Counter
@@ -14,9 +15,14 @@ from typing import Any
 
 import pytest
 
+from spectron_migrate.delivery.older_ledger import check_ledger_age
+from spectron_migrate.delivery.own_work import OwnWork
 from spectron_migrate.errors import ExitCode, NotLegal, WrongLedger
+from spectron_migrate.ledger import Ledger, plan
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.replay_options import ReplayOptions
+from spectron_migrate.spectron.api import Recall
+from spectron_migrate.spectron.hits import hit_of
 from tests.support.copies import copy_state
 from tests.support.here import server_here
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
@@ -183,6 +189,7 @@ def test_two_copies_that_begin_at_the_same_moment_write_nothing_twice(
         assert ({1}, 80 + more) == (set(play.texts().values()), play.texts().total())
 
 
+@pytest.mark.ledger_file
 @pytest.mark.parametrize("markers", [True, False], ids=["with markers", "without markers"])
 @pytest.mark.parametrize("mapping", ["", NONE, BATCH], ids=["full", "none", "batch"])
 @pytest.mark.parametrize("runs", [False, True], ids=["a session a user", "a session a memory"])
@@ -241,6 +248,7 @@ def test_a_refused_memory_that_is_tried_again_may_meet_its_own_key(user: str, tm
         assert 1 == replay(server, tmp_path / "state", [dump], options=again).written
 
 
+@pytest.mark.ledger_file
 def test_a_run_that_only_tries_refused_memories_again_looks_for_markers(user: str, tmp_path: Path) -> None:
     def refuse(seen: Seen) -> Fault:
         return refusing(422, "not now") if is_write(seen) else "none"
@@ -255,6 +263,37 @@ def test_a_run_that_only_tries_refused_memories_again_looks_for_markers(user: st
         with pytest.raises(WrongLedger):
             play.replay("copy", 3, options=again)
         assert {1} == set(play.texts().values())
+
+
+def test_an_equal_text_that_another_worker_sends_meanwhile_is_of_this_ledger(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    """It is there when the scope is searched, and was intended after the search began."""
+    state, text = tmp_path / "state", f"{user} likes tea"
+    rows = [memory(0, user), memory(1, user, text), memory(2, user, text)]
+    replay(spectron, state, [write_raw(tmp_path / "all.json", rows)], options=ReplayOptions(limit=1))
+    with Ledger.open_for_writing(state) as ledger:
+        ledger.db.execute("UPDATE session SET state = 'closed'")  # nothing but the search shows the server
+
+        class OtherWorkerSends:
+            endpoint, context = "here", "tests"
+            searches = 0
+
+            async def query(self, *_: object, **__: object) -> Recall:
+                self.searches += 1
+                ledger.db.execute(
+                    "UPDATE fact SET state = 'intended', was_sent = 1, position = 9,"
+                    " session = (SELECT max(id) FROM session)"
+                    " WHERE id = (SELECT id FROM version WHERE mem0_id = ?)",
+                    (rows[2]["id"],),
+                )
+                return Recall((hit_of({"id": "p1", "source": "memory_chunk", "text": text}),), "")
+
+        api, last = OtherWorkerSends(), plan.last_plan(ledger)
+        assert last is not None
+        own = OwnWork("2999-01-01T00:00:00Z")
+        asyncio.run(check_ledger_age(ledger, api, own, last[0], applications_write=False))  # type: ignore[arg-type]
+        assert 1 == api.searches
 
 
 def test_a_server_that_was_restored_to_an_older_state_is_refused(user: str, tmp_path: Path) -> None:

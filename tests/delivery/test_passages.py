@@ -11,6 +11,7 @@ import pytest
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.replay_options import ReplayOptions
+from spectron_migrate.state.store import store_at
 from tests.support.oracle import ledger_facts
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.replaying import NONE, expected_texts, forged, is_write, mapping_file, replay_in_no_time, texts
@@ -71,7 +72,7 @@ def test_a_text_that_cannot_be_found_is_named_and_not_sent_again(
     assert 1 == summary.stored_not_extracted
     assert 30.0 <= queried[-1]
     assert expected_texts(user, 3) == texts(spectron, user)
-    (line,) = (tmp_path / "state" / "review" / "refused.jsonl").read_text(encoding="utf-8").splitlines()
+    (line,) = (store_at(tmp_path / "state").read("review/refused.jsonl") or b"").splitlines()
     assert "stored without passage" == json.loads(line)["reason"]
     assert f"{user}-0001" == json.loads(line)["id"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
@@ -214,3 +215,32 @@ def test_scopes_beyond_the_first_page_of_a_bare_list_are_seen_as_foreign(user: s
         with pytest.raises(WrongLedger, match="user/x---m"):
             replay(server, tmp_path / "lost-ledger", [dump])
         assert 1 == len(turns_of(server, f"z{user}"))
+
+
+def test_a_server_that_was_restored_is_refused_although_an_old_session_is_whole(user: str, tmp_path: Path) -> None:
+    """Its newest session is gone, the one before is whole, and the oldest lacks what was written to it last."""
+    rows = [memory(number, f"{user}{letter}") for letter in "ab" for number in range(3)]
+    later = [*rows, memory(3, f"{user}a"), memory(0, f"{user}c")]
+    state, data = tmp_path / "state", tmp_path / "data"
+    with server_here(data, context="tests") as server:
+        for part in (rows[:3], rows):
+            replay(server, state, [write_raw(tmp_path / "all.json", part)])
+    shutil.copytree(data, tmp_path / "backup")
+    with server_here(data, context="tests") as server:
+        replay(server, state, [write_raw(tmp_path / "all.json", later)])
+    with server_here(tmp_path / "backup", context="tests") as server, pytest.raises(WrongLedger, match="does not have"):
+        replay(server, state, [tmp_path / "all.json"])
+
+
+def test_a_server_that_lacks_the_last_turn_of_an_old_session_is_refused(user: str, tmp_path: Path) -> None:
+    """A round of following writes to old sessions; nothing is left to write, and the newest session is whole."""
+    rows = [memory(number, f"{user}{letter}") for letter in "ab" for number in range(3)]
+    state, data = tmp_path / "state", tmp_path / "data"
+    with server_here(data, context="tests") as server:
+        for part in (rows[:3], rows):
+            replay(server, state, [write_raw(tmp_path / "all.json", part)])
+    shutil.copytree(data, tmp_path / "backup")
+    with server_here(data, context="tests") as server:
+        replay(server, state, [write_raw(tmp_path / "all.json", [*rows, memory(3, f"{user}a")])])
+    with server_here(tmp_path / "backup", context="tests") as server, pytest.raises(WrongLedger, match="1 of 4 turns"):
+        replay(server, state, [tmp_path / "all.json"])

@@ -15,9 +15,11 @@ from typing import Any
 import psycopg
 import pytest
 
+from spectron_migrate.delivery.marker import RunMarker
 from spectron_migrate.dump import open_any
 from spectron_migrate.errors import ExitCode, InputError, LedgerLocked, NotLegal, Unreachable, WrongLedger
-from spectron_migrate.ledger import Ledger, adopting, erasing, plan
+from spectron_migrate.ledger import Ledger, adopting, erasing, plan, sessions
+from spectron_migrate.ledger.read import known
 from spectron_migrate.ledger.workers import FRESH_S, SETTLE_S, Workers
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
@@ -353,6 +355,20 @@ def test_a_worker_that_lost_its_connection_does_not_go_on_amid_what_another_comm
             begin(other, scene.users[0])
         with pytest.raises((NotLegal, WrongLedger), match=message):
             asyncio.run(come_back(lost, last[0], options))
+
+
+def test_a_worker_that_comes_back_looks_into_scopes_that_others_registered_meanwhile(scene: Scene) -> None:
+    """A replica that lagged may have lost what the others wrote there."""
+    marker = RunMarker(sleep=asyncio.sleep)
+    selector = ((f"user/{scene.users[0]}",),)
+    with Ledger.open_for_writing(scene.state) as ledger:
+        own = marker.own_work(ledger, "2026-05-04T00:00:00Z")
+        with ledger.transaction():
+            sessions.intend_scopes(ledger, [f"user/{scene.users[0]}"], "2026-05-04T00:01:00Z")
+            sessions.scope_registered(ledger, f"user/{scene.users[0]}", created_by_us=True)
+        assert not known.is_earlier_scope(ledger, selector, own.began)
+        marker.forget_sessions(ledger, now="2026-05-04T00:02:00Z")
+        assert known.is_earlier_scope(ledger, selector, marker.own_work(ledger, "2026-05-04T00:03:00Z").began)
 
 
 def test_a_replay_without_a_dump_writes_nothing_amid_an_erase(scene: Scene) -> None:

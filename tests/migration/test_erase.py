@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import signal
@@ -30,6 +29,7 @@ from spectron_migrate.rehearsal.subprocesses import clean_environment
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.following import FOLLOW_LOCK
 from spectron_migrate.state.journal import Step, StepName, record_step
+from spectron_migrate.state.store import store_at
 from tests.support.here import server_here
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.replaying import BATCH, mapping_file, replay_in_no_time, texts, without_evidence
@@ -305,6 +305,7 @@ def test_a_shift_of_0_percent_and_a_pin_to_mem0_move_no_read(
     assert 0 == erase(f"user/{user}")
 
 
+@pytest.mark.ledger_file
 def test_nothing_is_erased_where_the_journal_lacks_what_the_routing_knows(
     led_to: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -326,8 +327,9 @@ def test_nothing_is_erased_while_somebody_follows_mem0(
 ) -> None:
     replayed([memory(1, user)])
     capsys.readouterr()
-    with (STATE / FOLLOW_LOCK).open("w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    held = store_at(STATE).try_lock(FOLLOW_LOCK)
+    assert held is not None
+    with held:
         assert "--follow is running" in refused(erase(f"user/{user}"), capsys)
 
 
@@ -408,6 +410,7 @@ def test_killed_around_the_call_it_holds_up_every_replay_until_it_is_run_again(
     ]
 
 
+@pytest.mark.ledger_file
 def test_shards_are_erased_together(led_to: RunningServer, user: str) -> None:
     rows = [memory(number, f"{user}{letter}") for letter in "abcd" for number in range(2)]
     assert 0 == run(["export", "--from", str(write_raw(Path("all.json"), rows)), "-q"])

@@ -209,12 +209,20 @@ _HAS_TURN = (
 
 
 def sessions_to_show(ledger: Ledger, limit: int) -> Iterator[tuple[str, set[str]]]:
-    """Sessions that prove the server, and their claimed turns: the newest with any, else the newest of all."""
-    rows = ledger.db.execute(
+    """Sessions that prove the server, and their claimed turns.
+
+    First that of the claimed turn which was planned last, then the newest with any, else the newest of all.
+    """
+    last = ledger.db.execute(
+        "SELECT server_id FROM session WHERE server_id IS NOT NULL AND id ="
+        " (SELECT session FROM fact WHERE id = (SELECT max(fact) FROM receipt WHERE turn_id IS NOT NULL))"
+    ).fetchall()
+    newest = ledger.db.execute(
         f"SELECT server_id FROM session WHERE server_id IS NOT NULL ORDER BY {_HAS_TURN} DESC, id DESC LIMIT ?",
         (limit,),
     ).fetchall()
-    return ((row["server_id"], claimed_turns(ledger, row["server_id"])) for row in rows)
+    found = list(dict.fromkeys(row["server_id"] for row in [*last, *newest]))[:limit]
+    return ((server_id, claimed_turns(ledger, server_id)) for server_id in found)
 
 
 def newest_session(ledger: Ledger) -> str | None:
