@@ -121,7 +121,7 @@ def test_a_key_that_is_forgotten_leaves_the_extraction_unknown_and_the_memory_in
     assert "extraction unknown" == played.fact(4)["reason"]
     assert "turns" == played.fact(4)["decided_by"]
     assert 1 == len(played.writes(4))
-    (line,) = (store_at(played.state).read("review/refused.jsonl") or b"").splitlines()
+    (line,) = store_at(played.state).lines("review/refused.jsonl")
     assert f"{user}-0004" == json.loads(line)["id"]
     again = played.run(options=ReplayOptions(retry_failed=True))
     assert 0 == again.written

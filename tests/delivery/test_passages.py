@@ -72,7 +72,7 @@ def test_a_text_that_cannot_be_found_is_named_and_not_sent_again(
     assert 1 == summary.stored_not_extracted
     assert 30.0 <= queried[-1]
     assert expected_texts(user, 3) == texts(spectron, user)
-    (line,) = (store_at(tmp_path / "state").read("review/refused.jsonl") or b"").splitlines()
+    (line,) = store_at(tmp_path / "state").lines("review/refused.jsonl")
     assert "stored without passage" == json.loads(line)["reason"]
     assert f"{user}-0001" == json.loads(line)["id"]
 
