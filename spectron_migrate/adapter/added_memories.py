@@ -10,20 +10,26 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sqlite3
 import threading
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
-from spectron_migrate.errors import MigrateError
 from spectron_migrate.ledger.schema import marks
 from spectron_migrate.records import Memory, Selector, canonical_json, selector_of
 from spectron_migrate.state.added_tables import DDL, NAME
 from spectron_migrate.state.store import StateStore, Tables, store_at
+from spectron_migrate.state.unreachable import StateUnreachable
+
+if TYPE_CHECKING:
+    from spectron_migrate.state.postgres_calls import BoundedThread
 
 BUSY_S = 30.0
 """How long a write waits for other processes of the host."""
+_T = TypeVar("_T")
+READ_S, KEEP_S = 2.0, 5.0
+"""How long a call waits for a database that does not answer, for what was added and to keep a memory."""
 _log = logging.getLogger("spectron_migrate.adapter")
 
 _ALL: weakref.WeakSet[AddedMemories] = weakref.WeakSet()
@@ -38,12 +44,16 @@ class AddedMemories:
         self._state = store_at(state)
         self._lock = threading.Lock()
         self._tables: Tables | None = None
+        self._thread: BoundedThread | None = None
+        """Asks a database."""
+        self._is_unread = False
+        """Whether the last question of a search was not answered."""
         _ALL.add(self)
 
     def forget_after_fork(self) -> None:
         """In a child process: the tables are the parent's, neither used nor closed here, and so may be the lock."""
         _PARENTS.append(self._tables)
-        self._lock, self._tables = threading.Lock(), None
+        self._lock, self._tables, self._thread = threading.Lock(), None, None
 
     def add(self, memory: Memory, rows: Iterable[str | None], selector: Selector) -> None:
         """Keep a memory that Spectron has stored under this selector, and the ids of what Spectron made of it.
@@ -51,8 +61,8 @@ class AddedMemories:
         A failure is logged, not raised: the application would write the memory again.
         """
         try:
-            self._keep(memory, rows, selector)
-        except (OSError, sqlite3.Error, MigrateError) as error:  # also a database that was restored, or is a replica
+            self._bounded(lambda: self._keep(memory, rows, selector), KEEP_S)
+        except Exception as error:  # also a database that was restored, is a replica, or has lost a table
             where = self._state.describe(f"{NAME}.db")
             _log.warning("a memory is in Spectron, and its id is not kept in %s: %s", where, error)
 
@@ -63,7 +73,7 @@ class AddedMemories:
         owners = (memory.user_id, memory.agent_id, memory.run_id, memory.app_id)
         columns = ("user_id", "agent_id", "run_id", "app_id", "record")
         changed = ", ".join(f"{name} = excluded.{name}" for name in columns)
-        tables.change(
+        changes = (
             (
                 f"INSERT INTO {tables.prefix}memory(id, {', '.join(columns)}) VALUES (?, ?, ?, ?, ?, ?)"
                 f" ON CONFLICT (id) DO UPDATE SET {changed}",
@@ -79,14 +89,28 @@ class AddedMemories:
                 [(row, memory.id) for row in rows if row is not None],
             ),
         )
+        try:
+            tables.change(*changes)
+        except StateUnreachable:  # a connection that was idle was cut; kept twice is kept once
+            tables.change(*changes)
 
     def made_of(self, rows: Sequence[str]) -> dict[str, Memory]:
-        """For Spectron's ids the memory that each was made of, if it was exactly one."""
-        found = self._rows(
-            "SELECT made.row, min(memory.record) FROM {0}made AS made JOIN {0}memory AS memory"
-            f" ON memory.id = made.memory WHERE made.row IN ({marks(rows)}) GROUP BY made.row HAVING count(*) = 1",
-            tuple(rows),
-        )
+        """For Spectron's ids the memory that each was made of, if it was exactly one.
+
+        None of them where that cannot be read, which is logged: a search shows such hits by Spectron's own ids.
+        """
+        try:
+            found = self._rows(
+                "SELECT made.row, min(memory.record) FROM {0}made AS made JOIN {0}memory AS memory"
+                f" ON memory.id = made.memory WHERE made.row IN ({marks(rows)}) GROUP BY made.row HAVING count(*) = 1",
+                tuple(rows),
+            )
+        except Exception as error:
+            if not self._is_unread:
+                _log.warning("searches do not know what was added since the cutover: %s", error)
+            self._is_unread = True
+            return {}
+        self._is_unread = False
         return {row: Memory.from_json(json.loads(record)) for row, record in found}
 
     def memory(self, memory_id: str) -> Memory | None:
@@ -115,11 +139,31 @@ class AddedMemories:
             if self._tables is not None:
                 self._tables.close()
             self._tables = None
+            if self._thread is not None:
+                self._thread.close()
+            self._thread = None
 
     def _rows(self, query: str, values: Sequence[str]) -> list[tuple[str, ...]]:
         """The rows of a query in which `{}` stands for what the names of the tables begin with."""
-        tables = self._open(create=False)
-        return tables.read(query.format(tables.prefix), values) if tables is not None else []
+
+        def read() -> list[tuple[str, ...]]:
+            tables = self._open(create=False)
+            return tables.read(query.format(tables.prefix), values) if tables is not None else []
+
+        return self._bounded(read, READ_S)
+
+    def _bounded(self, ask: Callable[[], _T], budget_s: float) -> _T:
+        """What `ask` gives; of a database, raises StateUnreachable after the budget."""
+        if self._state.folder is not None:
+            return ask()
+        # Whoever has a directory needs none of it.
+        from spectron_migrate.state.postgres_calls import BoundedThread
+
+        with self._lock:
+            if self._thread is None:
+                self._thread = BoundedThread()
+            thread = self._thread
+        return thread.run(ask, budget_s)
 
     def _open(self, *, create: bool) -> Tables | None:
         with self._lock:

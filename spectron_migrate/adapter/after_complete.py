@@ -175,9 +175,12 @@ class SpectronBackend:
                 self._open = {key: each for key, each in self._open.items() if each is not opened}
                 raise
         given = replace(memory, id=stored.chunk_id or stored.turn_id or memory.id)
-        self._core.added.add(given, (stored.turn_id, stored.chunk_id, *stored.ids), placed.selector)
         row = {"id": given.id, "memory": given.memory, "event": "ADD", "role": given.role, "actor_id": given.actor_id}
         request.row = {name: value for name, value in row.items() if value is not None}
+        # In another thread, because a database that does not answer must not keep others from Spectron. It is stored:
+        # a call that is cancelled here, and repeated, does not send it again.
+        made = (stored.turn_id, stored.chunk_id, *stored.ids)
+        await asyncio.to_thread(self._core.added.add, given, made, placed.selector)
         return request.row
 
     async def _session(self, api: SpectronApi, placed: Placement) -> _Open:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import pytest
 
 from spectron_migrate import AsyncMemoryAdapter, MemoryAdapter
+from spectron_migrate.adapter.process_calls import ProcessCalls
 from spectron_migrate.errors import ExitCode
 from spectron_migrate.ledger import migration_id
 from spectron_migrate.local.testing import RunningServer
@@ -31,7 +32,6 @@ from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds
 from spectron_migrate.records import Memory, NullReporter, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.call_log import (
-    CallLog,
     CallResult,
     CallSubject,
     begin_line,
@@ -40,7 +40,9 @@ from spectron_migrate.state.call_log import (
     unknown_line,
 )
 from spectron_migrate.state.journal import Step, record_step
+from spectron_migrate.state.postgres_calls import PostgresCallLog
 from spectron_migrate.state.processes import OwnFile, ProcessesStatus, read_processes
+from spectron_migrate.state.store import store_at
 from tests.support import oracle
 from tests.support.waiting import wait_until
 
@@ -132,6 +134,7 @@ class Stage:
             core.routing.look()
             core.catalogue._look_at = float("-inf")
             core.catalogue.connect()
+            be_patient(core.process_calls)
             core.process_calls.maintain(as_of=float("-inf"), drained=True)
             core._ready = (float("-inf"), None)
 
@@ -248,11 +251,18 @@ class Stage:
         return read_processes(self.state)
 
 
+def be_patient(calls: ProcessCalls) -> None:
+    """Connect to the log of a state in a database, and wait for its answers as long as a busy machine takes."""
+    calls.connect()
+    if isinstance(calls._log, PostgresCallLog):
+        calls._log._budget_s = 20
+
+
 class NotedCalls:
     """Calls as an application process notes them in the log of the host."""
 
     def __init__(self, state: Path) -> None:
-        self._log = CallLog(state)
+        self._log = store_at(state).call_log(patience_s=20.0)
         self._process = OwnFile(state)
         self._numbers = itertools.count()
 

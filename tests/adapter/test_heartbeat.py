@@ -14,6 +14,8 @@ import pytest
 from spectron_migrate.rehearsal.subprocesses import clean_environment
 from spectron_migrate.state.processes import ProcessesStatus, fold, read_processes
 
+pytestmark = pytest.mark.ledger_file  # the application is a process of its own
+
 APPLICATION = """
 import sys
 from spectron_migrate import MemoryAdapter

@@ -16,12 +16,12 @@ from spectron_migrate.cutover.evidence import Evidence, gather
 from spectron_migrate.cutover.gates import evaluate_gates
 from spectron_migrate.cutover.status import cutover_status
 from spectron_migrate.errors import NotLegal
-from spectron_migrate.files.atomic import read_json
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.state.call_log import CallResult, CallSubject
 from spectron_migrate.state.following import FOLLOW_FILE, UNDRAINED
 from spectron_migrate.state.outbox import Outbox
 from spectron_migrate.state.routing import Routing, read_routing
+from spectron_migrate.state.store import read_object
 from tests.adapter.drains import BEFORE, BOTH
 from tests.adapter.extracting import Extracting
 from tests.adapter.support import NotedCalls, Stage, begun, followed, ids, judged, stamp, texts, turns
@@ -35,6 +35,7 @@ ITSELF: list[Any] = []
 ITSELF.append(ITSELF)
 
 
+@pytest.mark.ledger_file  # a state in a database is that of all hosts
 def test_a_second_host_is_told_to_follow(stage: Stage) -> None:
     stage.start("outbox")
     Outbox(stage.state, host="another-host").close()
@@ -154,7 +155,7 @@ def test_spectron_being_down_delays_and_loses_nothing(own_stage: Stage) -> None:
     stage.server.kill()
     for number in range(5):
         adapter.add(f"Said while it was down, {number}", user_id=stage.user, infer=False)
-    wait_until(lambda: (read_json(stage.state / FOLLOW_FILE) or {})["problem"])
+    wait_until(lambda: (read_object(stage.state, FOLLOW_FILE) or {})["problem"])
     stage.server.start()
     wait_until(lambda: len(turns(stage)) == 6)
     assert stage.reconcile()
@@ -162,6 +163,7 @@ def test_spectron_being_down_delays_and_loses_nothing(own_stage: Stage) -> None:
     judged(stage)
 
 
+@pytest.mark.ledger_file  # it starts a process
 def test_whoever_dies_another_process_goes_on(own_stage: Stage) -> None:
     """A process is killed with writes of its own on the way; the next one delivers them, each once."""
     stage = followed(own_stage)

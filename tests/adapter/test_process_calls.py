@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,8 +18,10 @@ from spectron_migrate.adapter import process_calls
 from spectron_migrate.adapter.process_calls import ProcessCalls
 from spectron_migrate.state import call_log
 from spectron_migrate.state.call_log import ANYBODY, FILE, CallSubject
+from spectron_migrate.state.postgres_calls import PostgresCallLog
 from spectron_migrate.state.processes import OwnFile
 from spectron_migrate.state.routing import Routing
+from tests.adapter.support import be_patient
 
 ALICE = CallSubject(("alice",))
 LATER = 1e12
@@ -31,6 +34,7 @@ class Process(ProcessCalls):
     def __init__(self, state: Path) -> None:
         self.own = OwnFile(state)
         super().__init__(state, lambda: self.own.token)
+        be_patient(self)
 
     def begin(self, subject: CallSubject = ALICE) -> str:
         number, routing = self.start(lambda: Routing(epoch=3))
@@ -55,6 +59,7 @@ def test_a_process_that_begins_later_sees_what_was_written_before(tmp_path: Path
     assert Process(tmp_path).must_wait("alice", 100.0)
 
 
+@pytest.mark.ledger_file  # a state without a directory is a directory that is not there
 def test_without_a_state_directory_a_process_remembers_its_own_calls(tmp_path: Path) -> None:
     calls = ProcessCalls(tmp_path / "missing", lambda: None)
     call = calls.note_begin(1, 3, 99.0, ALICE, capture=True)
@@ -104,6 +109,7 @@ def noting(state: Path, times: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.ledger_file  # it starts processes
 def test_what_a_process_notes_stays_and_nobody_waits_for_one_that_is_stopped(tmp_path: Path) -> None:
     reader = Process(tmp_path)
     processes = stopped, killed, running = [noting(tmp_path, times) for times in (10_000, 10_000, 500)]
@@ -128,6 +134,7 @@ def test_more_than_a_thousand_processes_are_all_seen(tmp_path: Path) -> None:
     reader = Process(tmp_path)
     for number in range(1100):
         calls = ProcessCalls(tmp_path, lambda name=number: f"{name}:a")  # type: ignore[misc]
+        be_patient(calls)
         subject = CallSubject((f"user{number}",))
         calls.note_end(calls.note_begin(1, 1, 99.0, subject, capture=False), 100.0, None, subject, capture=False)
         calls.close()
@@ -157,6 +164,7 @@ def test_a_child_process_has_a_name_of_its_own_and_sees_its_parents_calls(tmp_pa
         parent.own.close()
         parent.own = OwnFile(tmp_path)
         parent.forget_after_fork()
+        be_patient(parent)
         parent.write(200.0, CallSubject(("bob",)))
         return parent.must_wait("alice", 100.0) and parent.must_wait("carol", LATER)
 
@@ -174,6 +182,7 @@ def test_a_child_process_does_not_end_a_call_of_its_parent(tmp_path: Path) -> No
         parent.own.close()
         parent.own = OwnFile(tmp_path)
         parent.forget_after_fork()
+        be_patient(parent)
         parent.write(50.0, CallSubject(("bob",)))
         parent.note_end(call, 100.0, None, ALICE, capture=False)
         return parent.oldest_epoch is not None
@@ -192,11 +201,12 @@ def test_a_child_process_does_not_wait_for_its_parents_lock(tmp_path: Path) -> N
         signal.alarm(10)
         parent.own = OwnFile(tmp_path)
         parent.forget_after_fork()
+        be_patient(parent)
         parent.write(200.0)
         return parent.must_wait("alice", 200.0)
 
-    assert parent._log is not None
-    with parent._lock, parent._log._lock:
+    log: Any = parent._log
+    with parent._lock, log._state.lock if isinstance(log, PostgresCallLog) else log._lock:
         in_child(check)
 
 
@@ -239,6 +249,7 @@ def test_a_child_process_runs_none_of_its_parents_calls() -> None:
 # -- room --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.ledger_file  # of the disk
 def test_a_log_that_nobody_drains_gives_its_room_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In `catch_up: follow` the follower reads Mem0, and perhaps on another host."""
     monkeypatch.setattr(process_calls, "CHECKPOINT", 10_000)
@@ -256,6 +267,7 @@ def test_a_log_that_nobody_drains_gives_its_room_back(tmp_path: Path, monkeypatc
     assert Process(tmp_path).must_wait("bob", time.time() + 3600)
 
 
+@pytest.mark.ledger_file  # a file beside the log tells others; of a database they learn it when it answers
 def test_what_cannot_be_noted_holds_everybody_in_every_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process, other = Process(tmp_path), Process(tmp_path)
     process.write(50.0)
@@ -271,6 +283,7 @@ def test_what_cannot_be_noted_holds_everybody_in_every_process(tmp_path: Path, m
     assert process.must_wait("somebody", time.time() - 60)
 
 
+@pytest.mark.ledger_file  # the same
 def test_a_process_that_cannot_take_a_name_lets_others_know_that_something_is_missing(tmp_path: Path) -> None:
     reader = Process(tmp_path)
     nameless = ProcessCalls(tmp_path, lambda: None)
@@ -279,6 +292,7 @@ def test_a_process_that_cannot_take_a_name_lets_others_know_that_something_is_mi
     assert reader.must_wait("alice", now - 60)
 
 
+@pytest.mark.ledger_file  # of a database the background has read all but the last moment
 def test_a_search_does_not_wait_for_a_long_log_to_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_calls, "MOST_TAIL", 1000)
     writer, reader = Process(tmp_path), Process(tmp_path)
