@@ -45,7 +45,7 @@ from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.replaying import expected_texts, is_write, replay_in_no_time, texts
 from tests.support.spectron import memory, write_raw
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ledger_file]  # it moves states between files and Postgres itself
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 ALICE = CallSubject(("alice",))
 Place = Path | PostgresLocation

@@ -22,7 +22,7 @@ from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.replaying import is_write
 from tests.support.spectron import memory, write_raw
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ledger_file]  # it moves states between files and Postgres itself
 USERS, EACH = 6, 6
 
 
