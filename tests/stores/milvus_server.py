@@ -1,7 +1,7 @@
 """A Milvus server from its wheel: run as a process of the environment that has it.
 
 Usage: python -m tests.stores.milvus_server FOLDER; prints one line of JSON, `{"port", "metrics"}`, and serves until
-standard input ends. It takes free ports, and listens on all interfaces.
+standard input ends. It listens on all interfaces, and only one can run at a time.
 """
 
 from __future__ import annotations

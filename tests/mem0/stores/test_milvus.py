@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import pytest
 
 from spectron_migrate.errors import InputError, KeyRefused, Unreachable
@@ -105,6 +106,21 @@ def test_what_is_not_there_is_not_created(tmp_path: Path) -> None:
     assert [] == list(tmp_path.iterdir())
 
 
+class CallError(grpc.RpcError):  # type: ignore[misc,unused-ignore]
+    """As gRPC raises it beneath the driver, for a call that the server refuses."""
+
+    def __init__(self, status: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+    def code(self) -> Any:
+        return grpc.StatusCode[self.status]
+
+    def details(self) -> str:
+        return self.message
+
+
 class MilvusError(Exception):
     """As the driver raises it."""
 
@@ -119,8 +135,8 @@ class Driver:
     rows: dict[str, Row] = {}  # noqa: RUF012  (set by each test)
     opened: list[dict[str, Any]] = []  # noqa: RUF012
     asked: list[str] = []  # noqa: RUF012
-    state = "Loaded"
-    fails = ""
+    loaded = True
+    fails: Exception | None = None
 
     def __init__(self, **how: Any) -> None:
         Driver.opened.append(how)
@@ -128,7 +144,7 @@ class Driver:
 
     def fail(self) -> None:
         if Driver.fails:
-            raise MilvusError(Driver.fails)
+            raise Driver.fails
 
     def has_collection(self, name: str) -> bool:
         return name == "mem0"
@@ -136,14 +152,13 @@ class Driver:
     def list_collections(self) -> list[str]:
         return ["mem0", "mem0_entities"]
 
-    def get_load_state(self, name: str) -> dict[str, Any]:
-        return {"state": f"<LoadState: {Driver.state}>"}
-
     def load_collection(self, name: str) -> None:
         Driver.asked.append("load")
 
     def query(self, name: str, *, filter: str, output_fields: list[str], consistency_level: str) -> list[Row]:
         assert "Strong" == consistency_level
+        if not Driver.loaded:
+            raise MilvusError(f"collection not loaded[collection={name}]")
         if output_fields == ["count(*)"]:
             return [{"count(*)": len(Driver.rows)}]
         ids = json.loads(filter.removeprefix("id in "))
@@ -166,7 +181,7 @@ class Driver:
 
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> type[Driver]:
-    Driver.rows, Driver.opened, Driver.asked, Driver.state, Driver.fails = {}, [], [], "Loaded", ""
+    Driver.rows, Driver.opened, Driver.asked, Driver.loaded, Driver.fails = {}, [], [], True, None
     monkeypatch.setitem(sys.modules, "pymilvus", SimpleNamespace(MilvusClient=Driver))
     monkeypatch.setitem(sys.modules, "pymilvus.exceptions", SimpleNamespace(MilvusException=MilvusError))
     monkeypatch.setattr(milvus, "_PAGE", 7)
@@ -185,7 +200,7 @@ def test_a_server_is_read_by_the_drivers_iterator(driver: type[Driver]) -> None:
 
 
 def test_a_collection_that_is_not_loaded_is_not_loaded_by_us(driver: type[Driver]) -> None:
-    driver.state = "NotLoad"
+    driver.loaded = False
 
     with pytest.raises(InputError, match="is not loaded"):
         read(config("http://127.0.0.1:19530"))
@@ -201,9 +216,28 @@ def test_a_collection_that_is_not_loaded_is_not_loaded_by_us(driver: type[Driver
     ],
 )
 def test_an_error_of_the_driver_is_one_of_ours(driver: type[Driver], message: str, expected: Any) -> None:
-    driver.fails = message
+    driver.fails = MilvusError(message)
 
     with pytest.raises(expected, match=message[:20]):
+        read(config("http://127.0.0.1:19530"))
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ("UNAUTHENTICATED", KeyRefused),
+        ("PERMISSION_DENIED", KeyRefused),
+        ("UNAVAILABLE", Unreachable),
+        ("DEADLINE_EXCEEDED", Unreachable),
+        ("RESOURCE_EXHAUSTED", InputError),
+    ],
+)
+def test_an_error_of_a_call_that_the_driver_lets_through_is_one_of_ours(
+    driver: type[Driver], status: str, expected: Any
+) -> None:
+    driver.fails = CallError(status, "what the server says")
+
+    with pytest.raises(expected, match="what the server says"):
         read(config("http://127.0.0.1:19530"))
 
 
