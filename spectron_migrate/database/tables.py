@@ -54,6 +54,11 @@ def _tables(database: PostgresDatabase) -> list[str]:
     return [row["relname"] for row in rows]
 
 
+def is_made(database: PostgresDatabase) -> bool:
+    """Whether the schema is there and holds tables, whosever they are."""
+    return bool(_tables(database))
+
+
 def format_of(database: PostgresDatabase, part: str) -> int | None:
     """The format of a part; None where the schema or the part is not there."""
     if "format" not in _tables(database):

@@ -114,9 +114,11 @@ class PostgresState:
 
     folder = None
 
-    def __init__(self, location: PostgresLocation, *, timeout_s: float = 10.0, checked: bool = True) -> None:
-        """Connects when it is used for the first time. `checked`: see `PostgresConnection`."""
-        self.connection = PostgresConnection(location, timeout_s=timeout_s, checked=checked)
+    def __init__(
+        self, location: PostgresLocation, *, timeout_s: float = 10.0, checked: bool = True, makes: bool = True
+    ) -> None:
+        """Connects when it is used for the first time. `checked`, `makes`: see `PostgresConnection`."""
+        self.connection = PostgresConnection(location, timeout_s=timeout_s, checked=checked, makes=makes)
         self.again = self.connection.again
         self._lock = threading.Lock()
         self._idle: list[PostgresDatabase] = []

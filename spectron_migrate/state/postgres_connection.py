@@ -6,12 +6,13 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from typing import TYPE_CHECKING, TypeVar
 
 from spectron_migrate.database.location import PostgresLocation
-from spectron_migrate.database.opening import connect_writer, reconnect
-from spectron_migrate.database.tables import make_tables
-from spectron_migrate.errors import Unreachable
+from spectron_migrate.database.opening import connect, connect_writer, reconnect
+from spectron_migrate.database.tables import is_made, make_tables
+from spectron_migrate.errors import InputError, Unreachable
 from spectron_migrate.state import seal_postgres
 from spectron_migrate.state.added_tables import SHARED
 from spectron_migrate.state.seal import StateMoved
@@ -44,11 +45,15 @@ _T = TypeVar("_T")
 class PostgresConnection:
     """One connection. Safe to use from several threads, and in a child process."""
 
-    def __init__(self, location: PostgresLocation, *, timeout_s: float = 10.0, checked: bool = True) -> None:
+    def __init__(
+        self, location: PostgresLocation, *, timeout_s: float = 10.0, checked: bool = True, makes: bool = True
+    ) -> None:
         """Connects when it is used for the first time, and then makes the tables if they are not there.
 
-        `checked`: it is one of those who use the state, and raises StateMoved and StateBusy.
+        `checked`: it is one of those who use the state, and raises StateMoved and StateBusy. `makes`: else it is one of
+        those who only look, and raises InputError for a schema that is not there.
         """
+        self._makes = makes
         self._checked = checked
         self.location = location
         self.timeout_s = timeout_s
@@ -106,10 +111,20 @@ class PostgresConnection:
             use_state(self.location)
             seal_postgres.enter(database)  # it was a copy that had only its mark left
 
+    def _must_be_made(self) -> None:
+        """The schema of a mistyped URL is not made by looking at it."""
+        with closing(connect(self.location, application=self.application, timeout_s=self.timeout_s)) as database:
+            if not is_made(database):
+                raise InputError(
+                    f"there is no ledger in {self.location}", hint="spectron-migrate replay makes it, or name --state"
+                )
+
     def _connect(self, lost: PostgresDatabase | None) -> PostgresDatabase:
         if lost is not None:
             database = reconnect(lost, timeout_s=self.timeout_s)
         else:
+            if not self._makes:
+                self._must_be_made()
             database = connect_writer(self.location, application=self.application, timeout_s=self.timeout_s)
         try:
             make_state_tables(database)

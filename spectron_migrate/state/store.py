@@ -132,15 +132,18 @@ class StateStore(Protocol):
         """
 
 
-def store_at(state: Path | PostgresLocation | StateStore) -> StateStore:
-    """The state in this directory or schema, or the given one. To one schema, a process needs one store."""
+def store_at(state: Path | PostgresLocation | StateStore, *, makes: bool = True) -> StateStore:
+    """The state in this directory or schema, or the given one. To one schema, a process needs one store.
+
+    `makes`: else a schema that is not there is not made, and InputError is raised.
+    """
     if isinstance(state, Path):
         return DirectoryState(state)
     if isinstance(state, PostgresLocation):
         # Whoever has a directory needs none of it.
         from spectron_migrate.state.postgres import PostgresState
 
-        return PostgresState(state)
+        return PostgresState(state, makes=makes)
     return state
 
 

@@ -52,6 +52,24 @@ def test_what_one_host_replays_the_other_sees(
     assert (0, 3) == (again["written"], again["already"])
 
 
+@pytest.mark.parametrize(("words", "code"), [(("status",), 2), (("explain", "alice"), 0)])
+def test_looking_at_a_schema_that_is_not_there_does_not_make_it(
+    hosts: tuple[Path, Path],
+    spectron: RunningServer,
+    postgres: str,
+    postgres_state: str,
+    words: tuple[str, ...],
+    code: int,
+) -> None:
+    ended = command(hosts[0], *words, "--state", postgres_state, environment=environment_for(spectron))
+    assert code == ended.returncode, ended
+    assert code == 0 or "there is no ledger in postgresql://" in ended.stderr
+    psycopg = pytest.importorskip("psycopg")
+    with psycopg.connect(postgres) as db:
+        schema = parse_location(postgres_state).schema
+        assert None is db.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone()
+
+
 @pytest.mark.parametrize("words", [("status",), ("replay", "--dump", "all.json"), ("cutover", "revert"), ("doctor",)])
 def test_a_password_is_never_shown(
     hosts: tuple[Path, Path], spectron: RunningServer, postgres_state: str, words: tuple[str, ...], user: str
