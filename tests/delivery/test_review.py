@@ -15,6 +15,7 @@ from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.spectron import memory, replay, turns_of, write_raw
 
 
+@pytest.mark.ledger_file
 def test_a_refused_memory_goes_to_review_with_the_servers_message_and_its_lane_goes_on(
     spectron: RunningServer, user: str, tmp_path: Path
 ) -> None:
@@ -73,6 +74,7 @@ def test_a_key_that_the_server_repeats_stands_nowhere(
     assert spectron.api_key not in f"{out} {err} {said}"
 
 
+@pytest.mark.ledger_file
 def test_an_undecidable_memory_is_named_with_the_text_that_was_sent_and_the_one_that_is_there(
     user: str, tmp_path: Path
 ) -> None:

@@ -42,7 +42,7 @@ from tests.local.support import embedder
 from tests.support.oracle import Watch, find_violations
 from tests.support.proxy import Fault, Seen, serving
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ledger_file]  # a play restores images of the ledger's file
 SOURCE = SourceInfo(kind="oss", place="qdrant:/stateful:mem0", provider="qdrant", version="2.2.1")
 BEGIN = datetime(2026, 5, 4, 12, tzinfo=UTC)
 TEXTS = ("Likes tea", "Likes coffee", "Lives in Ulm", "the same words", "the same words", "Moved to Rome")

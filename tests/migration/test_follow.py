@@ -17,8 +17,6 @@ from typing import Any
 import pytest
 
 from spectron_migrate.errors import ExitCode, LedgerLocked, Unreachable
-from spectron_migrate.files.atomic import read_json
-from spectron_migrate.files.locks import is_held
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read.cutover import Undecided
 from spectron_migrate.local.testing import RunningServer, running_server
@@ -30,9 +28,10 @@ from spectron_migrate.records import format_time
 from spectron_migrate.rehearsal.subprocesses import clean_environment
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.call_log import CallLog, CallSubject, unknown_line
-from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK
+from spectron_migrate.state.following import FOLLOW_FILE, is_followed
 from spectron_migrate.state.journal import Step, record_step
 from spectron_migrate.state.routing import name_of, read_routing
+from spectron_migrate.state.store import read_object
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.scene import NOON, Scene, Store
 from tests.support.spectron import turns_of
@@ -55,7 +54,7 @@ def test_rounds_follow_until_the_time_is_over_and_quiet_ones_share_a_line(scene:
     assert 2 == len(scene.reporter.lines)
     assert "1 memory in Mem0; 1 new" in scene.reporter.lines[0]
     assert "rounds 2 to 3: nothing changed" in scene.reporter.lines[1]
-    told = read_json(scene.state / FOLLOW_FILE)
+    told = read_object(scene.state, FOLLOW_FILE)
     assert told is not None
     assert 0 == told["missed"]
     assert 3 == told["rounds"]
@@ -150,8 +149,8 @@ def test_one_process_follows(scene: Scene) -> None:
 
     async def meanwhile(seconds: float) -> None:
         if not others:
-            assert is_held(scene.state / FOLLOW_LOCK)
-            with pytest.raises(LedgerLocked, match=f"process {os.getpid()} follows") as refused:
+            assert is_followed(scene.state)
+            with pytest.raises(LedgerLocked, match=rf"process {os.getpid()}\b.* follows") as refused:
                 async with scene.api() as api:
                     await scene.follower().run(api)
             others.append(refused.value)
@@ -159,7 +158,7 @@ def test_one_process_follows(scene: Scene) -> None:
 
     scene.follow(max_seconds=8, sleep=meanwhile)
     assert 1 == len(others)
-    assert not is_held(scene.state / FOLLOW_LOCK)
+    assert not is_followed(scene.state)
 
 
 def test_it_gives_way_to_whoever_writes_the_ledger(scene: Scene) -> None:
@@ -341,6 +340,7 @@ def test_an_outbox_is_drained_between_rounds_and_mem0_is_read_on_the_timer(scene
     assert frozenset() == routing.behind
 
 
+@pytest.mark.ledger_file
 def test_a_call_of_unknown_results_has_mem0_read_before_the_timer(scene: Scene) -> None:
     begin_by_outbox(scene)
     scene.put(1, "one")
