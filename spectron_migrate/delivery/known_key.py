@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spectron_migrate.delivery.outcomes import SendOutcome
-from spectron_migrate.delivery.passages import folded
+from spectron_migrate.delivery.passages import folded, query_words
 from spectron_migrate.delivery.run import Run
 from spectron_migrate.errors import KeyRefused, ScopeRefused, Unreachable
 from spectron_migrate.ledger import Ledger, adopting
@@ -18,11 +18,10 @@ from spectron_migrate.ledger.read import adoption
 from spectron_migrate.ledger.read.adoption import SoughtFact
 from spectron_migrate.ledger.sending import IntendedFact
 from spectron_migrate.records import same_text
-from spectron_migrate.spectron.api import MAX_K, Turn, UnknownSession
+from spectron_migrate.spectron.api import Turn, UnknownSession
 
 LAG_S = 1.0
 """Pause before the text is asked for again: what arrived a moment ago may not be found yet."""
-_LONGEST_QUERY = 1_000
 
 
 async def settle_known_key(run: Run, fact: IntendedFact) -> SendOutcome | None:
@@ -54,14 +53,7 @@ async def _find_turn(run: Run, fact: IntendedFact, sought: SoughtFact) -> tuple[
     if await run.writer.grouped(_is_shared, sought, text):
         return None  # nothing tells in which of several scopes the session is
     try:
-        answer = await run.api.query(
-            text[:_LONGEST_QUERY],
-            lens=fact.session.selector,
-            k=MAX_K,
-            mode="bm25",
-            include=("passages",),
-            include_duplicates=True,
-        )
+        answer = await query_words(run, fact, text)
     except ScopeRefused:
         return None
     if answer.tier == "cache":

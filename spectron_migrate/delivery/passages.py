@@ -10,7 +10,7 @@ from spectron_migrate.errors import KeyRefused, ScopeRefused, Unreachable
 from spectron_migrate.ledger import sending
 from spectron_migrate.ledger.sending import IntendedFact
 from spectron_migrate.records import Hit
-from spectron_migrate.spectron.api import MAX_K, Turn
+from spectron_migrate.spectron.api import MAX_K, Recall, Turn
 
 PASSAGE_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0)
 """Pauses between queries for a passage, 30 s in all, before it counts as absent."""
@@ -26,19 +26,24 @@ class Passage(Enum):
     UNANSWERED = "unanswered"
 
 
+async def query_words(run: Run, fact: IntendedFact, text: str) -> Recall:
+    """All passages with words of a text in the exact scopes of a fact, duplicates too; raises as the client does."""
+    return await run.api.query(
+        text[:_LONGEST_QUERY],
+        lens=fact.session.selector,
+        k=MAX_K,
+        mode="bm25",
+        include=("passages",),
+        include_duplicates=True,
+    )
+
+
 async def find_passage(run: Run, fact: IntendedFact, turn: Turn) -> str | Passage:
     """The id of the passage of a turn that no other memory has, asked for in its exact scopes."""
     progress = run.progress(fact.key)
     while True:
         try:
-            found = await run.api.query(
-                turn.content[:_LONGEST_QUERY],
-                lens=fact.session.selector,
-                k=MAX_K,
-                mode="bm25",
-                include=("passages",),
-                include_duplicates=True,
-            )
+            found = await query_words(run, fact, turn.content)
         except ScopeRefused:
             return Passage.UNKNOWN
         except KeyRefused as error:

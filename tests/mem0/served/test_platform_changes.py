@@ -10,14 +10,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from spectron_migrate.mem0.open import open_reader
-from spectron_migrate.mem0.reader import Changed, ChangesReader
+from spectron_migrate.mem0.reader import ChangesReader
 from spectron_migrate.mem0.served import platform_changes, platform_listing
 from spectron_migrate.records import Memory, format_time
 from tests.mem0.standins import KEY, Platform, serving
+from tests.support.changes import Texts, changed_at, texts_after
 
 pytestmark = pytest.mark.slow
 NOW = datetime(2026, 5, 4, tzinfo=UTC)
-Texts = dict[str, str]
 
 
 class Project:
@@ -79,16 +79,6 @@ def follow(project: Project) -> tuple[Texts, ChangesReader]:
     return texts, changes
 
 
-def changed(changes: ChangesReader) -> Changed:
-    found = changes.changed(now=NOW)
-    assert found is not None
-    return found
-
-
-def after(texts: Texts, found: Changed) -> Texts:
-    return texts | {memory.id: memory.memory for memory in found.memories}
-
-
 def test_what_is_new_or_edited_is_found_with_a_handful_of_requests(opened: ExitStack) -> None:
     project = Project(opened, 300)
     texts, changes = follow(project)
@@ -97,8 +87,8 @@ def test_what_is_new_or_edited_is_found_with_a_handful_of_requests(opened: ExitS
     project.put(500, "new")
     project.pass_(1)
     project.platform.asked.clear()
-    found = changed(changes)
-    assert project.read()[0] == after(texts, found)
+    found = changed_at(changes, NOW)
+    assert project.read()[0] == texts_after(texts, found)
     assert {id_of(3), id_of(500)} == {memory.id for memory in found.memories}
     assert 301 == found.native_count
 
@@ -108,7 +98,7 @@ def test_no_more_requests_are_sent_than_a_few(opened: ExitStack) -> None:
     _, changes = follow(project)
     project.pass_(300)
     project.platform.asked.clear()
-    assert [] == changed(changes).memories
+    assert [] == changed_at(changes, NOW).memories
     assert len(project.platform.asked) <= 4
 
 
@@ -140,10 +130,10 @@ def test_an_edit_that_is_listed_late_is_found_by_the_overlap(opened: ExitStack) 
     project = Project(opened, 30)
     texts, changes = follow(project)
     project.pass_(100)
-    changed(changes)
+    changed_at(changes, NOW)
     project.put(3, "edited", at=project.moment - timedelta(seconds=90))
     project.pass_(5)
-    assert "edited" == after(texts, changed(changes))[id_of(3)]
+    assert "edited" == texts_after(texts, changed_at(changes, NOW))[id_of(3)]
 
 
 def test_rows_added_while_it_is_asked_cost_no_reading_of_everything(opened: ExitStack) -> None:
@@ -157,10 +147,10 @@ def test_rows_added_while_it_is_asked_cost_no_reading_of_everything(opened: Exit
 
     project.platform.before_answer = add
     for _ in range(3):
-        texts = after(texts, changed(changes))
+        texts = texts_after(texts, changed_at(changes, NOW))
     project.platform.before_answer = lambda number: None
     project.pass_(5)
-    assert project.read()[0] == after(texts, changed(changes))
+    assert project.read()[0] == texts_after(texts, changed_at(changes, NOW))
 
 
 @pytest.mark.parametrize("fault", ["no filter", "filter without effect", "no time", "hidden", "no memory"])
@@ -206,7 +196,7 @@ def test_trouble_on_the_way_is_waited_out(opened: ExitStack) -> None:
     project.platform.trouble.every = 2
     project.pass_(10)
     project.put(3, "edited")
-    assert "edited" == after(texts, changed(changes))[id_of(3)]
+    assert "edited" == texts_after(texts, changed_at(changes, NOW))[id_of(3)]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -233,7 +223,7 @@ def test_plays_of_an_application_are_followed_exactly(opened: ExitStack, seed: i
             texts, changes = now, fresh
             continue
         known += 1
-        texts = after(texts, found)
+        texts = texts_after(texts, found)
         assert now == texts
         assert len(now) == found.native_count
     assert known > 5

@@ -16,15 +16,15 @@ from typing import Any
 import pytest
 
 from spectron_migrate.mem0.open import open_oss
-from spectron_migrate.mem0.reader import Changed, ChangesReader
+from spectron_migrate.mem0.reader import ChangesReader
 from spectron_migrate.mem0.stores import pgvector, pgvector_changes
 from spectron_migrate.records import Memory
 from tests.mem0.qdrant_points import uuid
+from tests.support.changes import Texts, changed_at, texts_after
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 NOW = datetime(2026, 5, 4, tzinfo=UTC)
-Texts = dict[str, str]
 PUT = "INSERT INTO {} VALUES (%s, '[1,2]', %s) ON CONFLICT (id) DO UPDATE SET payload = excluded.payload"
 
 
@@ -93,31 +93,20 @@ def follow(table: Table) -> Iterator[Callable[[], tuple[Texts, ChangesReader]]]:
 Follow = Callable[[], tuple[Texts, ChangesReader]]
 
 
-def changed(changes: ChangesReader) -> Changed:
-    found = changes.changed(now=NOW)
-    assert found is not None
-    return found
-
-
-def after(texts: Texts, found: Changed) -> Texts:
-    kept = {mem0_id: text for mem0_id, text in texts.items() if mem0_id not in found.gone}
-    return kept | {memory.id: memory.memory for memory in found.memories}
-
-
 @pytest.mark.parametrize("id_type", ["uuid", "text", "varchar", 'varchar COLLATE "C"'])
 def test_what_is_new_written_again_or_gone_is_found_and_nothing_else_is_read(postgres: str, id_type: str) -> None:
     table = Table(postgres, id_type=id_type)
     table.fill(1300)
     _, changes = table.read()
     assert changes is not None
-    assert ([], []) == (changed(changes).memories, changed(changes).gone)
+    assert ([], []) == (changed_at(changes, NOW).memories, changed_at(changes, NOW).gone)
     table.put(3, "changed")
     table.put(5000, "new")
     table.drop(7)
-    found = changed(changes)
+    found = changed_at(changes, NOW)
     assert {uuid(3): "changed", uuid(5000): "new"} == {row.id: row.memory for row in found.memories}
     assert ([uuid(7)], 1300) == (found.gone, found.native_count)
-    assert ([], []) == (changed(changes).memories, changed(changes).gone)
+    assert ([], []) == (changed_at(changes, NOW).memories, changed_at(changes, NOW).gone)
     changes.close()
     table.db.close()
 
@@ -132,11 +121,11 @@ def test_a_transaction_that_ran_while_all_was_read_is_found_when_it_has_ended(ta
         table.drop(5, other)
         texts, changes = follow()
         table.put(60, "meanwhile")
-        texts = after(texts, changed(changes))
+        texts = texts_after(texts, changed_at(changes, NOW))
         assert "thing 3" == texts[uuid(3)]
         one.commit()
         other.commit()
-        texts = after(texts, changed(changes))
+        texts = texts_after(texts, changed_at(changes, NOW))
     assert table.read()[0] == texts
     assert "within the first" == texts[uuid(4)]
     assert uuid(5) not in texts
@@ -187,7 +176,11 @@ def test_what_is_rolled_back_or_of_other_tables_is_no_change(table: Table, follo
         db.rollback()
     table.db.execute("CREATE TABLE IF NOT EXISTS another (id int)")
     table.db.execute("INSERT INTO another VALUES (1)")
-    assert ([], [], 20) == (changed(changes).memories, changed(changes).gone, changed(changes).native_count)
+    assert ([], [], 20) == (
+        changed_at(changes, NOW).memories,
+        changed_at(changes, NOW).gone,
+        changed_at(changes, NOW).native_count,
+    )
 
 
 def test_vacuum_moves_nothing_into_the_past(table: Table, follow: Follow) -> None:
@@ -199,7 +192,7 @@ def test_vacuum_moves_nothing_into_the_past(table: Table, follow: Follow) -> Non
     table.db.execute(f"VACUUM (FREEZE) {table.name}")
     table.put(6, "after it")
     table.put(150, "where another one was")
-    assert table.read()[0] == after(texts, changed(changes))
+    assert table.read()[0] == texts_after(texts, changed_at(changes, NOW))
 
 
 def test_rows_that_were_restored_from_a_backup_are_read(table: Table, follow: Follow) -> None:
@@ -212,7 +205,7 @@ def test_rows_that_were_restored_from_a_backup_are_read(table: Table, follow: Fo
         table.db.execute(f"DELETE FROM {table.name}")
         with table.db.cursor() as cursor:
             cursor.executemany(f"INSERT INTO {table.name} VALUES (%s, %s, %s)", backup)
-    texts = after(texts, changed(changes))
+    texts = texts_after(texts, changed_at(changes, NOW))
     assert table.read()[0] == texts
     assert "thing 3" == texts[uuid(3)]
 
@@ -296,7 +289,7 @@ def test_more_changes_than_are_held_in_memory_mean_reading_everything(
     texts, changes = follow()
     for number in range(5):
         table.put(number, "changed")
-    assert table.read()[0] == after(texts, changed(changes))
+    assert table.read()[0] == texts_after(texts, changed_at(changes, NOW))
     for number in range(6):
         table.put(number, "changed again")
     assert changes.changed(now=NOW) is None
@@ -321,8 +314,8 @@ def test_plays_of_applications_are_followed_exactly(
                 _act(table, dice, applications, owners)
             if dice.random() < 0.1:
                 table.db.execute(f"VACUUM {table.name}")
-            found = changed(changes)
-            texts = after(texts, found)
+            found = changed_at(changes, NOW)
+            texts = texts_after(texts, found)
             now, fresh = table.read()
             assert fresh is not None
             fresh.close()

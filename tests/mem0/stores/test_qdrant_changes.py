@@ -14,18 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from spectron_migrate.mem0.reader import Changed, ChangesReader
+from spectron_migrate.mem0.reader import ChangesReader
 from spectron_migrate.mem0.stores.qdrant_changes import NEWEST
 from spectron_migrate.mem0.stores.qdrant_folder import QdrantFolder
 from spectron_migrate.records import Memory, SourceInfo
 from tests.mem0.conftest import DATA
 from tests.mem0.qdrant_points import key_of, point, uuid, write_store
+from tests.support.changes import Texts, changed_at, texts_after
 
 pytestmark = pytest.mark.slow
 NOW = datetime(2026, 5, 4, tzinfo=UTC)
 INFO = SourceInfo("oss", "qdrant:/store:mem0", "qdrant")
 REPLACE = "INSERT OR REPLACE INTO points VALUES (?, ?)"
-Texts = dict[str, str]
 
 
 class Store:
@@ -62,28 +62,17 @@ def follow(store: Store) -> tuple[Texts, ChangesReader]:
     return texts, changes
 
 
-def changed(changes: ChangesReader) -> Changed:
-    found = changes.changed(now=NOW)
-    assert found is not None
-    return found
-
-
-def after(texts: Texts, found: Changed) -> Texts:
-    kept = {mem0_id: text for mem0_id, text in texts.items() if mem0_id not in found.gone}
-    return kept | {memory.id: memory.memory for memory in found.memories}
-
-
 def test_what_is_new_written_again_or_gone_is_found_and_nothing_else_is_read(tmp_path: Path) -> None:
     store = Store(tmp_path, 300)
     _, changes = follow(store)
-    assert ([], []) == (changed(changes).memories, changed(changes).gone)
+    assert ([], []) == (changed_at(changes, NOW).memories, changed_at(changes, NOW).gone)
     store.put(3, "changed")
     store.put(500, "new")
     store.drop(7)
-    found = changed(changes)
+    found = changed_at(changes, NOW)
     assert {uuid(3): "changed", uuid(500): "new"} == {row.id: row.memory for row in found.memories}
     assert ([uuid(7)], 300) == (found.gone, found.native_count)
-    assert ([], []) == (changed(changes).memories, changed(changes).gone)
+    assert ([], []) == (changed_at(changes, NOW).memories, changed_at(changes, NOW).gone)
 
 
 @pytest.mark.parametrize("version", ["0.1.118", "1.0.11", "2.2.1"])
@@ -120,8 +109,8 @@ def test_rowids_that_are_given_again_hide_nothing(tmp_path: Path) -> None:
     for number in (200, 98, 201):
         store.put(number, f"again {number}")
     assert 100 == max(_rowids(store.file).values())
-    found = changed(changes)
-    assert store.read()[0] == after(texts, found)
+    found = changed_at(changes, NOW)
+    assert store.read()[0] == texts_after(texts, found)
 
 
 def test_more_rowids_that_are_given_again_than_are_compared_mean_reading_everything(tmp_path: Path) -> None:
@@ -225,7 +214,7 @@ def test_an_alias_that_is_given_to_another_collection_means_reading_everything(t
         assert 5 == len(list(reader.rows()))
         changes = reader.changes()
     assert changes is not None
-    assert [] == changed(changes).memories
+    assert [] == changed_at(changes, NOW).memories
     meta.write_text('{"collections": {}, "aliases": {"named": "other"}}')
     assert changes.changed(now=NOW) is None
 
@@ -241,7 +230,7 @@ def test_a_backup_that_is_copied_over_the_file_hides_nothing(tmp_path: Path) -> 
     for number in range(30, 35):
         store.put(number, "after the restore")
     found = changes.changed(now=NOW)
-    assert found is None or store.read()[0] == after(texts, found)
+    assert found is None or store.read()[0] == texts_after(texts, found)
 
 
 def test_a_writer_that_is_killed_leaves_nothing_that_is_missed(tmp_path: Path) -> None:
@@ -254,10 +243,10 @@ def test_a_writer_that_is_killed_leaves_nothing_that_is_missed(tmp_path: Path) -
         "os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", script, store.file], check=False)
-    found = changed(changes)
-    assert texts == after(texts, found)
+    found = changed_at(changes, NOW)
+    assert texts == texts_after(texts, found)
     store.put(3, "changed")
-    assert {**texts, uuid(3): "changed"} == after(texts, changed(changes))
+    assert {**texts, uuid(3): "changed"} == texts_after(texts, changed_at(changes, NOW))
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -277,7 +266,7 @@ def test_plays_of_an_application_are_followed_exactly(tmp_path: Path, seed: int)
             texts, changes = now, fresh
             continue
         told += 1
-        texts = after(texts, found)
+        texts = texts_after(texts, found)
         assert now == texts
         assert len(now) == found.native_count
     assert told > 10
