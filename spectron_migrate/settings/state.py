@@ -15,7 +15,7 @@ from spectron_migrate.database.location import (
 )
 from spectron_migrate.errors import InputError
 from spectron_migrate.settings.layers import VARIABLE, Layers
-from spectron_migrate.settings.strict_yaml import shown
+from spectron_migrate.settings.strict_yaml import printable
 
 ENVIRONMENT = "SPECTRON_MIGRATE_STATE"
 DEFAULT = Path(".spectron-migrate")
@@ -38,7 +38,7 @@ def state_of(layers: Layers) -> Path | PostgresLocation:
     try:
         return _location(text)
     except InputError as error:
-        layers.problems.add(node.where, shown(error.message), hint=error.hint)
+        layers.problems.add(node.where, printable(error.message), hint=error.hint)
         return DEFAULT
 
 

@@ -77,8 +77,13 @@ class Problems:
 
 def shown(value: object) -> str:
     """Text from outside as one short line of a message, without line breaks and terminal escapes."""
-    text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(value)[:200])
+    text = printable(str(value)[:200])
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def printable(text: str) -> str:
+    """Text from outside without line breaks and terminal escapes."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
