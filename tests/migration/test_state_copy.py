@@ -304,16 +304,6 @@ def test_shown_as_a_table_and_as_json(
         assert ("moved", f"go on there: --state {tmp_path / 'to'}") == (error["kind"], error["hint"])
 
 
-@pytest.fixture
-def led_to(spectron: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunningServer:
-    """The working directory and the environment of somebody who types commands."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SPECTRON_CONTEXT", spectron.context)
-    monkeypatch.setenv("SPECTRON_API_KEY", spectron.api_key)
-    monkeypatch.setenv("SPECTRON_ENDPOINT", spectron.base_url)
-    return spectron
-
-
 def a_dump(user: str, users: int = 2, each: int = 8) -> list[str]:
     """Makes a dump of some users' memories; returns the users."""
     named = [f"{user}{letter}" for letter in "abcdefgh"[:users]]

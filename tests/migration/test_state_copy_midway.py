@@ -27,16 +27,6 @@ USERS, EACH = 6, 6
 
 
 @pytest.fixture
-def led_to(spectron: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunningServer:
-    """The working directory and the environment of somebody who types commands."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SPECTRON_CONTEXT", spectron.context)
-    monkeypatch.setenv("SPECTRON_API_KEY", spectron.api_key)
-    monkeypatch.setenv("SPECTRON_ENDPOINT", spectron.base_url)
-    return spectron
-
-
-@pytest.fixture
 def users(led_to: RunningServer, user: str) -> list[str]:
     """The users of a dump in the working directory."""
     named = [f"{user}{letter}" for letter in "abcdef"[:USERS]]
