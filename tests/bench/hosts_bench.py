@@ -22,7 +22,8 @@ from pathlib import Path
 
 from tests.bench.replay_bench import Server, make_dump, run, serving
 
-USERS = 400
+USERS_PER_REQUEST = 4
+"""Scopes and sessions are requests too: as many for each request in flight, however many workers there are."""
 
 
 @contextmanager
@@ -39,9 +40,10 @@ def postgres() -> Iterator[str]:
 
 def measure(state: str, *, workers: int, in_flight: int, latency: float, seconds: float) -> tuple[float, float]:
     """Memories/s of all workers together, and the largest memory of one in MB."""
-    each = max(2, round(workers * in_flight / latency * seconds / USERS))
+    users = workers * in_flight * USERS_PER_REQUEST
+    each = max(2, round(workers * in_flight / latency * seconds / users))
     with tempfile.TemporaryDirectory() as place, serving(latency=latency, slots=4096) as server:
-        dump = make_dump(Path(place), [each] * USERS)
+        dump = make_dump(Path(place), [each] * users)
 
         def work(number: int) -> float:
             folder = Path(place) / f"host-{number}"

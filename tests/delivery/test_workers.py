@@ -32,7 +32,7 @@ from spectron_migrate.spectron.api import Sleep, SpectronApi
 from tests.support.engines import states_in_postgres
 from tests.support.here import server_here
 from tests.support.oracle import find_violations
-from tests.support.proxy import Fault, Seen, misbehaving
+from tests.support.proxy import Fault, Seen, gated, misbehaving
 from tests.support.replaying import complete_scan, is_write, mem0_row
 from tests.support.spectron import turns_of
 
@@ -123,6 +123,21 @@ async def together(*workers: Replaying) -> list[ReplaySummary]:
     return await asyncio.gather(*(worker.run() for worker in workers))
 
 
+def at_one_time(scene: Scene, options: ReplayOptions, monkeypatch: pytest.MonkeyPatch) -> list[ReplaySummary]:
+    """What three workers did, of whom none wrote before all had joined: a later one would begin a run of its own."""
+    joined: list[Workers] = []
+    let_others_join = Workers.let_others_join
+
+    def join(self: Workers) -> None:
+        let_others_join(self)
+        joined.append(self)
+
+    monkeypatch.setattr(Workers, "let_others_join", join)
+    with gated(scene.server.base_url) as gate:
+        gate.shut = lambda seen: is_write(seen) and len(joined) < 3
+        return asyncio.run(together(*(scene.replay(options, endpoint=gate.base_url) for _ in range(3))))
+
+
 def test_three_workers_share_the_lanes_and_write_each_memory_once(scene: Scene) -> None:
     done = asyncio.run(together(scene.replay(), scene.replay(), scene.replay()))
     assert [ExitCode.DONE] * 3 == [one.exit_code for one in done]
@@ -201,17 +216,15 @@ def test_a_worker_that_cannot_show_that_its_lanes_are_its_own_begins_no_request(
     assert [] == [seen.path for seen in proxy.seen if seen.writes_fact or seen.path.endswith("/sessions")]
 
 
-def test_the_number_of_memories_is_that_of_all_workers(scene: Scene) -> None:
-    options = ReplayOptions(limit=20, max_in_flight=4)
-    done = asyncio.run(together(*(scene.replay(options) for _ in range(3))))
+def test_the_number_of_memories_is_that_of_all_workers(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = at_one_time(scene, ReplayOptions(limit=20, max_in_flight=4), monkeypatch)
     assert 20 == scene.stored()
     assert {ExitCode.LIMIT} == {one.exit_code for one in done}
     assert [] == scene.violations(finished=False)
 
 
-def test_the_number_of_tokens_is_that_of_all_workers(scene: Scene) -> None:
-    options = ReplayOptions(max_tokens=9_000, max_in_flight=4)
-    done = asyncio.run(together(*(scene.replay(options) for _ in range(3))))
+def test_the_number_of_tokens_is_that_of_all_workers(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = at_one_time(scene, ReplayOptions(max_tokens=9_000, max_in_flight=4), monkeypatch)
     assert {ExitCode.LIMIT} == {one.exit_code for one in done}
     assert 0 < sum(one.tokens for one in done) <= 9_000
     assert [] == scene.violations(finished=False)
