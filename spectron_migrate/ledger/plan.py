@@ -93,6 +93,35 @@ def captured_before(ledger: Ledger, moment: str) -> set[str]:
     return {row["mem0_id"] for row in rows}
 
 
+def follows_another_dump(ledger: Ledger, scan: int) -> bool:
+    """Whether the last complete dump that was planned here before this scan is not one from which its dump descends."""
+    newest = ledger.db.execute(
+        "SELECT max(no) AS no FROM scan WHERE complete = 1 AND kind != ? AND no != ?", (LIVE, scan)
+    ).fetchone()["no"]
+    descends = ledger.db.execute(
+        "WITH RECURSIVE lineage(no) AS (SELECT no FROM scan WHERE no = ? UNION"
+        " SELECT parent FROM scan JOIN lineage USING (no) WHERE parent IS NOT NULL)"
+        " SELECT 1 FROM lineage WHERE no = ? LIMIT 1",
+        (scan, newest),
+    )
+    return newest is not None and descends.fetchone() is None
+
+
+def living_pages(ledger: Ledger) -> Iterator[list[str]]:
+    """Memories that Mem0 has according to the dumps that were planned here."""
+    last = ""
+    while True:
+        rows = ledger.db.execute(
+            "SELECT mem0_id FROM memory JOIN scan ON scan.no = memory.scan WHERE mem0_id > ? AND kind != ?"
+            " AND tombstoned_at IS NULL AND is_message = 0 ORDER BY mem0_id LIMIT ?",
+            (last, LIVE, _PAGE),
+        ).fetchall()
+        if not rows:
+            return
+        yield [row["mem0_id"] for row in rows]
+        last = rows[-1]["mem0_id"]
+
+
 def has_captures(ledger: Ledger) -> bool:
     """Whether adapters captured anything that is planned here."""
     return ledger.db.execute("SELECT 1 FROM scan WHERE kind = ? LIMIT 1", (LIVE,)).fetchone() is not None

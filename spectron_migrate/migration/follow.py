@@ -26,9 +26,9 @@ from spectron_migrate.migration.reconcile import Agreement, write_result
 from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds, count_behind
 from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.state.following import FOLLOW_FILE
+from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK
 from spectron_migrate.state.journal import CutoverState, publish_routing, read_journal
-from spectron_migrate.state.store import store_at, write_object
+from spectron_migrate.state.store import Lock, store_at, write_object
 from spectron_migrate.state.unreachable import StateUnreachable
 
 EVERY_S = 5.0
@@ -38,6 +38,8 @@ DRAIN_EVERY_S = 0.2
 """How often the outbox is looked at."""
 PUBLISH_EVERY_S = 1.0
 """How often an empty outbox is drained, only to publish that everybody is caught up."""
+WAIT_S = 1.0
+"""How often a process that waits for the one that follows looks whether it still does."""
 BUSY_S = 1.0
 """The pause before the next drain where another process holds the ledger."""
 REPORT_EVERY_S = 5.0
@@ -148,6 +150,10 @@ class Follow:
         self._rounds = Rounds(settings, reporter=reporter, clock=clock, now=now, sleep=sleep)
         self._totals = _Totals()
         self._woken = asyncio.Event()
+        self._lock: Lock | None = None
+        """That of the process that follows; None while another one has it."""
+        self._waits_for: str | None = None
+        """The process that follows in place of this one."""
         self._code: ExitCode | None = None
         self._problem: str | None = None
         self._trouble_s = TROUBLE_S[0]
@@ -177,25 +183,23 @@ class Follow:
     async def run(self, api: SpectronApi) -> FollowSummary:
         """Follow until a signal, `max_seconds`, or the end of the cutover.
 
-        Outages of Mem0 or Spectron, and a ledger that another process writes, are reported and waited out. Raises
-        LedgerLocked if another process follows, and errors that waiting cannot mend, such as a rejected key or a bad
-        mapping.
+        Outages of Mem0 or Spectron, and a ledger that another process writes, are reported and waited out; so is
+        another process that follows, if the state is in a database. Raises LedgerLocked if one follows that has the
+        state in the same directory, and errors that waiting cannot mend, such as a rejected key or a bad mapping.
         """
         store_at(self._settings.state).prepare()
+        ended = "stopped"
         with ExitStack() as held:
-            lock = held.enter_context(follow_lock(self._settings.state))
-            ended = "stopped"
+            held.callback(self._release_lock)
             try:
                 while self._code is None:
                     try:
-                        if lock.is_lost:  # another process may follow by now
-                            held.close()
-                            lock = held.enter_context(follow_lock(self._settings.state))
+                        follows = self._holds_lock()
                         over = self._is_over()
                         if over:
                             ended = over
                             break
-                        await self._pause(await self._once(api))
+                        await self._pause(await self._once(api) if follows else WAIT_S)
                     except StateUnreachable as error:
                         await self._pause(self._trouble(error.message))
             finally:
@@ -204,7 +208,26 @@ class Follow:
                 with suppress(StateUnreachable):
                     self._note_changes(self._totals.last is not None)
                 self._rounds.close()
-            return self._summary(ended)
+        return self._summary(ended)
+
+    def _holds_lock(self) -> bool:
+        """Whether this is the process that follows; if another one is, that is reported once."""
+        if self._lock is not None and not self._lock.is_lost:
+            return True
+        self._release_lock()
+        self._lock = follow_lock(self._settings.state)
+        if self._lock is None and self._waits_for is None:
+            self._waits_for = store_at(self._settings.state).holder_of(FOLLOW_LOCK)
+            self._reporter.info(f"{self._stamp()[11:19]} {self._waits_for} follows: waiting to take over from it")
+        elif self._lock is not None and self._waits_for is not None:
+            self._reporter.info(f"{self._stamp()[11:19]} {self._waits_for} has ended: following in its place")
+            self._waits_for = None
+        return self._lock is not None
+
+    def _release_lock(self) -> None:
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.close()
 
     def _is_over(self) -> str:
         """Why nothing is followed any more; empty while it is."""
@@ -376,6 +399,8 @@ class Follow:
         return read_journal(self._settings.state).state
 
     def _keep(self, ended: str | None = None) -> None:
+        if self._lock is None:
+            return  # it is the report of the process that follows
         last = self._totals.last
         report = {
             "pid": os.getpid(),

@@ -59,11 +59,15 @@ async def round_lock(
         yield
 
 
-def follow_lock(state: Path | StateStore) -> Lock:
-    """Take the lock of the process that follows; raises LedgerLocked naming the process that holds it."""
+def follow_lock(state: Path | StateStore) -> Lock | None:
+    """Take the lock of the process that follows.
+
+    If another process follows: None where that may be on another host, so that this one can take over when it ends;
+    in a directory raises LedgerLocked, naming it.
+    """
     store = store_at(state)
     lock = store.try_lock(FOLLOW_LOCK)
-    if lock is None:
+    if lock is None and store.folder is not None:
         raise LedgerLocked(
             f"{store.holder_of(FOLLOW_LOCK)} follows already", hint="stop it first: one process follows at a time"
         )

@@ -6,8 +6,10 @@ Every memory is planned or skipped with a reason; a memory without a rule stops 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Literal
 
 from spectron_migrate import __version__
@@ -20,6 +22,7 @@ from spectron_migrate.ledger.read import memories
 from spectron_migrate.mapping import ScopeMapping, Unmapped
 from spectron_migrate.mapping.text_times import with_text_at
 from spectron_migrate.mapping.unmapped import UnmappedMemories
+from spectron_migrate.mem0.seen_ids import SeenIds
 from spectron_migrate.migration.changes import Changes
 from spectron_migrate.migration.planning_warnings import warn_before_planning, warn_left_behind, warn_merged
 from spectron_migrate.migration.sharding import Sharding
@@ -34,6 +37,8 @@ from spectron_migrate.records import (
     counted,
     digest,
 )
+
+_PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +174,11 @@ def _unchanged_plan(
     last = plan.last_plan(ledger)
     if last is None:
         return None
-    plan.keep_scan(ledger, scan)
-    if deletions:
+    number = plan.keep_scan(ledger, scan)
+    if deletions and dump.complete and dump.whole:
         _tombstone_unseen_captures(merge_into(last[0]), ledger, dump)
+        if plan.follows_another_dump(ledger, number):
+            _tombstone_unseen(merge_into(last[0]), ledger, dump)
     messages.take_refused_apart(ledger.db, last[0])
     return last[0] if last[1] == fingerprint else None
 
@@ -302,13 +309,30 @@ def _tombstone_unseen_captures(merge: Merge, ledger: Ledger, dump: Dump) -> None
     A call that no adapter captured has deleted them. They need this, because no dump ever held them: tombstones of
     a dump are for memories that an earlier dump held.
     """
-    if dump.raw or not dump.complete or not dump.whole or dump.began is None:
+    if dump.began is None:
         return
     gone = plan.captured_before(ledger, dump.began)
     if gone:
         gone.difference_update(memory.id for memory in dump.memories())
     for mem0_id in sorted(gone):
         merge.tombstone(mem0_id, dump.began)
+
+
+def _tombstone_unseen(merge: Merge, ledger: Ledger, dump: Dump) -> None:
+    """Tombstone the memories that another dump showed before this complete scan began, and that it does not show.
+
+    Whoever follows in the place of a process on another host has a dump of its own, which never held what was deleted
+    in between.
+    """
+    if dump.began is None:
+        return
+    with closing(SeenIds()) as seen:
+        shown = (memory.id for memory in dump.memories())
+        while page := list(islice(shown, _PAGE)):
+            seen.add(page)
+        for ids in plan.living_pages(ledger):
+            for mem0_id in seen.not_seen(ids):
+                merge.tombstone(mem0_id, dump.began)
 
 
 def _check_sent_memories(ledger: Ledger, mapping: ScopeMapping) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -253,6 +254,41 @@ def test_a_memory_seen_again_lifts_its_tombstone_although_the_clock_was_set_back
     assert plan_dump(tmp_path / "state", tmp_path / "dump").gone
     scan(tmp_path / "dump", [row("likes tea"), other], day=1)
     assert not plan_dump(tmp_path / "state", tmp_path / "dump").gone
+
+
+def test_a_later_complete_dump_of_another_directory_that_does_not_show_a_memory_tombstones_it(tmp_path: Path) -> None:
+    """As that of a follower on another host, which took over after the memory was deleted."""
+    other = memory("other")
+    scan(tmp_path / "dump", [row("likes tea"), other], day=1)
+    plan_dump(tmp_path / "state", tmp_path / "dump")
+    scan(tmp_path / "fresh", [other], day=2)
+    assert plan_dump(tmp_path / "state", tmp_path / "fresh").gone
+    scan(tmp_path / "fresh", [row("likes tea"), other], day=3)
+    assert not plan_dump(tmp_path / "state", tmp_path / "fresh").gone
+    scan(tmp_path / "dump", [other], day=4)
+    assert plan_dump(tmp_path / "state", tmp_path / "dump").gone
+
+
+@pytest.mark.parametrize(
+    "options", [{"day": 0}, {"day": 2, "complete": None}, {"day": 2, "filters": Filters(users=frozenset({"bob"}))}]
+)
+def test_an_earlier_or_a_partial_dump_of_another_directory_tombstones_nothing(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    other = memory("other", user="bob")
+    scan(tmp_path / "dump", [row("likes tea"), other], day=1)
+    plan_dump(tmp_path / "state", tmp_path / "dump")
+    scan(tmp_path / "fresh", [other], **options)
+    assert not plan_dump(tmp_path / "state", tmp_path / "fresh").gone
+
+
+def test_a_captured_memory_that_a_dump_of_another_directory_cannot_show_yet_is_not_gone(tmp_path: Path) -> None:
+    other = memory("other")
+    scan(tmp_path / "dump", [row("likes tea"), other], day=1)
+    plan_dump(tmp_path / "state", tmp_path / "dump")
+    scan(tmp_path / "fresh", [other], day=2)
+    capture(tmp_path / "state", "likes coffee", datetime(2026, 1, 3, 12, tzinfo=UTC))
+    assert not plan_dump(tmp_path / "state", tmp_path / "fresh").gone
 
 
 # --- a person decides

@@ -8,8 +8,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,13 +23,13 @@ from spectron_migrate.migration.drain_outbox import Drained
 from spectron_migrate.migration.reconcile import read_last_result as last_reconciled
 from spectron_migrate.migration.rounds import Rounds
 from spectron_migrate.records import format_time
-from spectron_migrate.rehearsal.subprocesses import clean_environment
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.call_log import CallLog, CallSubject, unknown_line
 from spectron_migrate.state.following import FOLLOW_FILE, is_followed
 from spectron_migrate.state.journal import Step, record_step
 from spectron_migrate.state.routing import name_of, read_routing
 from spectron_migrate.state.store import read_object
+from tests.migration.support import following, read_until, write_settings
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.scene import NOON, Scene, Store
 from tests.support.spectron import turns_of
@@ -143,7 +141,8 @@ def test_spectron_out_of_reach_is_waited_out_and_told(user: str, tmp_path: Path)
         assert ["one", "two"] == scene.texts
 
 
-def test_one_process_follows(scene: Scene) -> None:
+@pytest.mark.ledger_file  # in a database it waits
+def test_in_a_directory_one_process_follows(scene: Scene) -> None:
     scene.put(1, "one")
     others: list[LedgerLocked] = []
 
@@ -199,45 +198,13 @@ def test_the_end_of_the_cutover_ends_it(scene: Scene, ends: Any) -> None:
 # -- as processes ------------------------------------------------------------------------------------------
 
 
-def settings(folder: Path, store: Store, *, settle: str = "0s") -> Path:
-    (folder / "mem0.json").write_text(json.dumps(store.config))
-    file = folder / "spectron-migrate.yaml"
-    file.write_text(f"version: 1\nmem0: {{oss: {{config: mem0.json}}}}\ncutover: {{settle: {settle}}}\n")
-    return file
-
-
-def following(folder: Path, server: RunningServer, *words: str, endpoint: str | None = None) -> subprocess.Popen[str]:
-    environment = {
-        **clean_environment(os.environ),
-        "SPECTRON_ENDPOINT": endpoint or server.base_url,
-        "SPECTRON_CONTEXT": server.context,
-        "SPECTRON_API_KEY": server.api_key,
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "spectron_migrate", "replay", "--follow", *words],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def read_until(process: subprocess.Popen[str], fits: Callable[[str], bool]) -> str:
-    assert process.stderr is not None
-    for line in process.stderr:
-        if fits(line):
-            return line
-    raise AssertionError("it ended")
-
-
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_it_cleanly(
     spectron: RunningServer, user: str, tmp_path: Path, sent: signal.Signals, code: int
 ) -> None:
     store = Store(tmp_path / "mem0")
     store.put(1, "one", user, datetime.fromisoformat("2026-05-01T00:00:00Z"))
-    settings(tmp_path, store)
+    write_settings(tmp_path, store)
     process = following(tmp_path, spectron)
     read_until(process, lambda line: "round 1:" in line)
     process.send_signal(sent)
@@ -250,7 +217,7 @@ def test_a_signal_stops_it_cleanly(
 def test_json_is_one_object_and_useless_options_are_refused(spectron: RunningServer, user: str, tmp_path: Path) -> None:
     store = Store(tmp_path / "mem0")
     store.put(1, "one", user, datetime.fromisoformat("2026-05-01T00:00:00Z"))
-    settings(tmp_path, store)
+    write_settings(tmp_path, store)
     out, _ = following(tmp_path, spectron, "--json", "--max-seconds", "1").communicate(timeout=60)
     told = json.loads(out)
     assert 0 == told["exit_code"]
@@ -269,7 +236,7 @@ def test_kill_9_at_any_moment_and_another_start_end_the_same(
 ) -> None:
     dice = random.Random(seed)
     store = Store(tmp_path / "mem0")
-    settings(tmp_path, store)
+    write_settings(tmp_path, store)
     number = 0
     running: list[subprocess.Popen[str]] = []
     fatal = [0]
