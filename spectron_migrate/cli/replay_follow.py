@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from spectron_migrate.metrics.exporter import Exporter
-    from spectron_migrate.migration.follow import Follow, FollowSummary
+    from spectron_migrate.migration.follow import Follow
+    from spectron_migrate.migration.follow_summary import FollowSummary
     from spectron_migrate.migration.replay_options import ReplayOptions
     from spectron_migrate.settings import Settings
 

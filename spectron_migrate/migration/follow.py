@@ -15,16 +15,17 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from spectron_migrate.errors import ExitCode, Incomplete, Interrupted, LedgerLocked, Unreachable
 from spectron_migrate.ledger.read.cutover import Undecided
 from spectron_migrate.migration.drain_outbox import Drained
+from spectron_migrate.migration.follow_summary import FollowSummary
 from spectron_migrate.migration.ledger_access import follow_lock, round_lock
 from spectron_migrate.migration.reconcile import Agreement, write_result
 from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds, count_behind
-from spectron_migrate.records import Json, Reporter, counted, format_time
+from spectron_migrate.records import Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK
 from spectron_migrate.state.journal import CutoverState, publish_routing, read_journal
@@ -54,36 +55,6 @@ TROUBLE_S = (1.0, 60.0)
 """The first and the longest pause after a round that failed."""
 STOPPED_S = 10.0
 """The longest pause if only some lanes failed: the others wait for the next round."""
-
-
-@dataclass(frozen=True, slots=True)
-class FollowSummary:
-    """What following did, over all rounds and drains."""
-
-    migration: str
-    rounds: int
-    new: int
-    changed: int
-    deleted: int
-    written: int
-    late: int
-    waiting: int
-    """Too young to be sent when it ended."""
-    remaining: int
-    in_doubt: int
-    undecidable: int
-    refused: int
-    as_of: str | None
-    """What Mem0 held at this time is in Spectron, except for what waits or remains."""
-    ended: str
-    """Why it ended."""
-    exit_code: ExitCode
-
-    def to_json(self) -> dict[str, Json]:
-        """The fields of the command's JSON."""
-        fields = asdict(self)
-        del fields["exit_code"], fields["migration"]
-        return fields
 
 
 @dataclass

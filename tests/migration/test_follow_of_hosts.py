@@ -19,7 +19,8 @@ from spectron_migrate.errors import ExitCode
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import memories
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.migration.follow import Follow, FollowSummary
+from spectron_migrate.migration.follow import Follow
+from spectron_migrate.migration.follow_summary import FollowSummary
 from spectron_migrate.records import format_time
 from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK
 from spectron_migrate.state.journal import Step, record_step

@@ -21,7 +21,8 @@ from spectron_migrate.mem0.open import open_oss
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.mem0.state_mark import state_mark
 from spectron_migrate.migration.export import run_export
-from spectron_migrate.migration.follow import Follow, FollowSummary
+from spectron_migrate.migration.follow import Follow
+from spectron_migrate.migration.follow_summary import FollowSummary
 from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds
 from spectron_migrate.records import Filters, Gauges, Json, NullReporter
 from spectron_migrate.spectron.api import SpectronApi
