@@ -11,7 +11,7 @@ where dump and ledger differ, the memory is pending.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import WrongLedger
@@ -37,6 +37,7 @@ from spectron_migrate.verify.options import VerifyOptions
 from spectron_migrate.verify.workspace import Workspace
 
 _BATCH = 1000
+_MOST_LENSES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,17 @@ class ExpectationRules:
     """Mem0 ids of refused memories whose absence a person has accepted."""
     accepted_moved: frozenset[str] = frozenset()
     """Mem0 ids of memories that a person lets stay where they were sent."""
+    lenses: dict[tuple[str | None, ...], Lens | None] = field(default_factory=dict, compare=False)
+    """Those of owners that were asked for lately: most owners have many memories."""
+
+    def lens_of(self, memory: Memory) -> Lens | None:
+        """The lens of the memory's owners; None if none is servable."""
+        owners = (memory.user_id, memory.agent_id, memory.app_id, memory.run_id)
+        if owners not in self.lenses:
+            if len(self.lenses) >= _MOST_LENSES:
+                self.lenses.clear()
+            self.lenses[owners] = lens_of(memory.entity_ids, self.mapping)
+        return self.lenses[owners]
 
 
 def index_receipts(work: Workspace, *, seed: int, reporter: Reporter) -> None:
@@ -120,7 +132,7 @@ def expectation_of(
         return _other_text(memory.id, last, rules.began)
     if last.state == "skipped" and not rules.planned:
         return Expectation("pending", f"the replay skipped it: {last.reason}")
-    misplaced = () if memory.id in rules.accepted_moved else _misplaced(memory, last, mapped, rules.mapping)
+    misplaced = () if memory.id in rules.accepted_moved else _misplaced(memory, last, mapped, rules)
     return from_ledger(memory.id, last, rules.accepted, misplaced)
 
 
@@ -180,8 +192,8 @@ def _from_dump(
             is_other = last is not None and last.text_digest != digest(memory.memory)
             older = is_other and any(is_decided_older(one, memory.id, memory.memory, dump.digest) for one in ledgers)
             expectation = expectation_of(memory, last, rules, is_decided_older=older)
-            if expectation.kind == "stored" and not older:
-                expectation = replace(expectation, findings=(*expectation.findings, *_sent_otherwise(work, memory)))
+            if last is not None and expectation.kind == "stored" and not older:
+                expectation = replace(expectation, findings=(*expectation.findings, *_sent_otherwise(last, memory)))
             batches.add(memory.id, expectation)
     for mem0_id in dump.tombstones:
         last = _last(ledgers, mem0_id)
@@ -228,23 +240,22 @@ def _other_text(mem0_id: str, last: LastVersion, began: str | None) -> Expectati
     return Expectation("pending", "its text in Mem0 is not the one that was replayed", findings)
 
 
-def _sent_otherwise(work: Workspace, memory: Memory) -> tuple[Finding, ...]:
+def _sent_otherwise(last: LastVersion, memory: Memory) -> tuple[Finding, ...]:
     """Mem0's text compared with the text that was sent, word for word; digests are the writer's own record."""
-    sent = work.newest(memory.id)
-    if sent is None or same_text(sent.text, memory.memory):
+    if same_text(last.text, memory.memory):
         return ()
-    texts = {"written": memory.memory, "found": sent.text}
+    texts = {"written": memory.memory, "found": last.text}
     return (Finding("altered", memory.id, "the text that was sent is not Mem0's", "ledger", texts),)
 
 
-def _misplaced(memory: Memory, last: LastVersion, mapped: Placement, mapping: ScopeMapping) -> tuple[Finding, ...]:
+def _misplaced(memory: Memory, last: LastVersion, mapped: Placement, rules: ExpectationRules) -> tuple[Finding, ...]:
     if last.state not in STORED:
         return ()
     selector = canonical_json(mapped.selector)
     if selector != last.selector:
         reason = f"written to {last.selector}, but the mapping gives {selector}"
         return (Finding("misplaced", memory.id, reason, last.selector),)
-    lens = lens_of(memory.entity_ids, mapping)
+    lens = rules.lens_of(memory)
     if lens is not None and not covers(lens.selector, selector_of(last.selector)):
         return (Finding("misplaced", memory.id, "its own owner's lens does not cover its scope", last.selector),)
     return ()

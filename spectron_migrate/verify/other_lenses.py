@@ -93,12 +93,10 @@ class OtherReaders:
 
 
 def _questions(work: Workspace, others: OtherReaders, sample: int | None) -> Iterator[_Question]:
-    drawn = None if sample is None else {fact.no for fact in work.drawn(sample)}
+    drawn = None if sample is None else work.drawn_of_scopes(sample)
     for scope, _ in work.scopes():
         frequencies: WordFrequencies | None = None
-        for fact in work.facts_of(scope):
-            if drawn is not None and fact.no not in drawn:
-                continue
+        for fact in work.facts_of(scope) if drawn is None else work.numbered(drawn.get(scope, ())):
             other = others.next_for(fact)
             if other is None:
                 break

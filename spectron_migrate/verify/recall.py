@@ -92,10 +92,15 @@ class RecallTest:
         """Ids that queries expect and that are in neither dump nor ledger."""
 
     async def run(self, queries: Sequence[Query], *, in_flight: int) -> None:
-        """Ask all queries in random order; chance decides for each which system is asked first."""
+        """Ask all queries, owners and the queries of each in random order; chance decides which system is asked first.
+
+        Those of one owner come one after the other, so that its memories are read once to judge the hits.
+        """
         self._reporter.stage("recall", len(queries))
         order = list(range(len(queries)))
         self._rng.shuffle(order)
+        first = {_owner(queries[number]): place for place, number in reversed(list(enumerate(order)))}
+        order.sort(key=lambda number: first[_owner(queries[number])])
         jobs = [(number, queries[number], self._rng.random() < 0.5) for number in order]
         self._asked_twice = frozenset(self._rng.sample(order, min(self._noise_queries, len(order))))
         # All calls of Mem0 run in one thread: its objects are not known to be thread-safe.
@@ -277,6 +282,10 @@ class RecallTest:
                 }
             )
         return {"hits": kept, "ranking": list(answer.ranking[: self._top_k]), "ms": answer.ms, "error": answer.error}
+
+
+def _owner(query: Query) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(query.ids.items()))
 
 
 def _ranking(hits: Sequence[JudgedHit]) -> list[str]:

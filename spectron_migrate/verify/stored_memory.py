@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any
 
 from spectron_migrate.ledger.read.receipts import ReceiptRow
 from spectron_migrate.records import Selector
+
+_NAMES = tuple(field.name for field in fields(ReceiptRow))
+_VALUES = attrgetter(*_NAMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +25,7 @@ class StoredMemory(ReceiptRow):
     @classmethod
     def of(cls, row: ReceiptRow, known: sqlite3.Row) -> StoredMemory:
         """The receipt of a fact and the fact's row in the workspace."""
-        values: dict[str, Any] = {field.name: getattr(row, field.name) for field in fields(row)}
+        values: dict[str, Any] = dict(zip(_NAMES, _VALUES(row), strict=True))
         values["newest"], values["tombstoned"] = bool(known["newest"]), bool(known["tombstoned"])
         return cls(**values, no=known["no"], scope=known["scope"])
 

@@ -95,6 +95,8 @@ def _by_lens(
 
 def _memories(work: Workspace, scopes: Iterable[int], run: str | None) -> Iterator[tuple[str, str]]:
     for scope in scopes:
-        for fact in work.facts_of(scope, only_expected=True):
-            if run is None or fact.run == run:
-                yield fact.mem0_id, fact.text
+        if run is None:
+            yield from work.expected_texts(scope)
+        else:
+            facts = work.facts_of(scope, only_expected=True)
+            yield from ((fact.mem0_id, fact.text) for fact in facts if fact.run == run)

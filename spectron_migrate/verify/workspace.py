@@ -231,11 +231,25 @@ class Workspace:
         """The facts of one session that the run is about, in the order they were sent."""
         found = []
         for source, ledger in enumerate(self.ledgers):
-            for row in receipts.receipts_in_session(ledger, session):
-                known = self.db.execute("SELECT * FROM fact WHERE no = ?", (row.fact * LEDGERS + source,)).fetchone()
-                kind, _ = self.expected(row.mem0_id) or ("", "")
-                if known is not None and kind in ("stored", "pending"):
-                    found.append(StoredMemory.of(row, known))
+            rows = receipts.receipts_in_session(ledger, session)
+            known = self._to_check([row.fact * LEDGERS + source for row in rows])
+            for row in rows:
+                number = row.fact * LEDGERS + source
+                if number in known:
+                    found.append(StoredMemory.of(row, known[number]))
+        return found
+
+    def _to_check(self, numbers: Sequence[int]) -> dict[int, sqlite3.Row]:
+        """The rows of those facts whose memory should be in Spectron, or may be."""
+        found = {}
+        for start in range(0, len(numbers), PAGE):
+            some = numbers[start : start + PAGE]
+            for row in self.db.execute(
+                f"SELECT fact.* FROM fact JOIN expected ON expected.mem0_id = fact.mem0_id WHERE no IN"
+                f" ({', '.join('?' * len(some))}) AND kind IN ('stored', 'pending')",
+                some,
+            ):
+                found[row["no"]] = row
         return found
 
     def scopes(self) -> list[tuple[int, Selector]]:
@@ -264,10 +278,26 @@ class Workspace:
         """Facts of a scope in the order of the lot; `only_expected`: newest texts of memories that should be there."""
         return self._facts(f"scope = ?{f' AND {_EXPECTED}' if only_expected else ''} ORDER BY lot, no", (scope,), limit)
 
-    def expected_texts(self, scope: int, limit: int) -> Iterator[tuple[str, str]]:
+    def drawn_of_scopes(self, limit: int) -> dict[int, list[int]]:
+        """The numbers of as many memories that should be there, drawn at random, by their scopes."""
+        found: defaultdict[int, list[int]] = defaultdict(list)
+        for row in self.db.execute(f"SELECT scope, no FROM fact WHERE {_EXPECTED} ORDER BY lot, no LIMIT ?", (limit,)):
+            found[row["scope"]].append(row["no"])
+        return dict(found)
+
+    def numbered(self, numbers: Sequence[int]) -> Iterator[StoredMemory]:
+        """The facts of these numbers, in the order of the lot where they are in it."""
+        for start in range(0, len(numbers), PAGE):
+            some = numbers[start : start + PAGE]
+            yield from self._facts(f"no IN ({', '.join('?' * len(some))}) ORDER BY lot, no", tuple(some))
+
+    def expected_texts(self, scope: int, limit: int | None = None) -> Iterator[tuple[str, str]]:
         """Mem0 id and text of memories that should be in a scope."""
-        numbers = self.db.execute(f"SELECT no FROM fact WHERE scope = ? AND {_EXPECTED} LIMIT ?", (scope, limit))
-        return self._texts([row["no"] for row in numbers])
+        numbers = self.db.execute(
+            f"SELECT no FROM fact WHERE scope = ? AND {_EXPECTED} LIMIT ?", (scope, -1 if limit is None else limit)
+        )
+        while page := numbers.fetchmany(PAGE):
+            yield from self._texts([row["no"] for row in page])
 
     def texts_of(self, scope: int) -> Iterator[str]:
         """The texts of a scope's facts."""

@@ -28,7 +28,9 @@ LATER = "2025-06-01T00:00:00.000000Z"
 HELD = Memory(id="m", memory="Likes tea", user_id="anna", text_at=AT, created_at=AT)
 
 
-WRITTEN = LastVersion(1, digest("Likes tea"), AT, AT, "written", None, '[["user/anna"]]', None, any_stored=True)
+WRITTEN = LastVersion(
+    1, "Likes tea", digest("Likes tea"), AT, AT, "written", None, '[["user/anna"]]', None, any_stored=True
+)
 
 
 def rules(

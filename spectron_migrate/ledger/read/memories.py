@@ -17,6 +17,7 @@ class LastVersion:
     """The newest text of a memory that the ledger knows, and what became of it."""
 
     version: int
+    text: str
     text_digest: str
     text_at: str | None
     recorded_at: str
@@ -47,8 +48,8 @@ def knows_owners(ledger: Ledger, filters: Filters) -> bool:
 def last_version(ledger: Ledger, mem0_id: str) -> LastVersion | None:
     """The newest text of one memory; None where the ledger does not know the memory."""
     row = ledger.db.execute(
-        "SELECT version.number, version.digest, version.text_at, version.recorded_at, carrier.state, fact.reason,"
-        " coalesce(selector.text, '[]') AS selector, tombstoned_at, whole.mem0_id AS message,"
+        "SELECT version.number, version.text, version.digest, version.text_at, version.recorded_at, carrier.state,"
+        " fact.reason, coalesce(selector.text, '[]') AS selector, tombstoned_at, whole.mem0_id AS message,"
         f" EXISTS (SELECT 1 {_ALL} WHERE own.mem0_id = memory.mem0_id AND carrier.state IN ({marks(STORED)})) AS stored"
         f" FROM {FACTS} JOIN {CARRIER} LEFT JOIN selector ON selector.no = fact.selector"
         " LEFT JOIN version AS whole ON whole.id = fact.message"
@@ -59,6 +60,7 @@ def last_version(ledger: Ledger, mem0_id: str) -> LastVersion | None:
         return None
     return LastVersion(
         version=row["number"],
+        text=row["text"],
         text_digest=row["digest"],
         text_at=row["text_at"],
         recorded_at=row["recorded_at"],
