@@ -1,0 +1,221 @@
+"""The stored versions of memories, as a verification reads them: their receipts in the ledgers, chosen by the tables of
+the workspace.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.read import receipts
+from spectron_migrate.ledger.read.receipts import OurSession
+from spectron_migrate.ledger.read.scopes import selectors_covered
+from spectron_migrate.records import Selector, canonical_json, selector_of
+from spectron_migrate.verify.stored_memory import StoredMemory
+from spectron_migrate.verify.tables import LEDGERS, text_key
+
+PAGE = 500
+"""Rows that are read at once."""
+RECENT = 4000
+"""Facts that are kept at hand: the hits of many searches name the same ones."""
+_EXPECTED = (
+    "newest = 1 AND tombstoned = 0 AND EXISTS"
+    " (SELECT 1 FROM expected WHERE expected.mem0_id = fact.mem0_id AND expected.kind = 'stored')"
+)
+"""The newest text of a memory that should be in Spectron."""
+
+
+class StoredMemories:
+    """Reads them; memory use stays flat."""
+
+    def __init__(self, db: sqlite3.Connection, ledgers: Sequence[Ledger]) -> None:
+        """`db`: the workspace, where each stored version has its row."""
+        self.db = db
+        self.ledgers = ledgers
+        self._recent: dict[int, StoredMemory] = {}
+
+    def sessions(self) -> Iterator[tuple[OurSession, int, int]]:
+        """Every session with its ledger's number and its scope's."""
+        for source, ledger in enumerate(self.ledgers):
+            for session in receipts.our_sessions(ledger):
+                yield session, source, self._scope(session.selector)
+
+    def count_sessions(self) -> int:
+        """Sessions of ours."""
+        return sum(receipts.count_sessions(ledger) for ledger in self.ledgers)
+
+    def count_facts(self) -> int:
+        """Versions of memories that are stored."""
+        return int(self.db.execute("SELECT count(*) FROM fact").fetchone()[0])
+
+    def facts_in(self, session: str) -> list[StoredMemory]:
+        """The facts of one session that the run is about, in the order they were sent."""
+        found = []
+        for source, ledger in enumerate(self.ledgers):
+            rows = receipts.receipts_in_session(ledger, session)
+            known = self._to_check([row.fact * LEDGERS + source for row in rows])
+            for row in rows:
+                number = row.fact * LEDGERS + source
+                if number in known:
+                    found.append(StoredMemory.of(row, known[number]))
+        return found
+
+    def _to_check(self, numbers: Sequence[int]) -> dict[int, sqlite3.Row]:
+        """The rows of those facts whose memory should be in Spectron, or may be."""
+        found = {}
+        for start in range(0, len(numbers), PAGE):
+            some = numbers[start : start + PAGE]
+            for row in self.db.execute(
+                f"SELECT fact.* FROM fact JOIN expected ON expected.mem0_id = fact.mem0_id WHERE no IN"
+                f" ({', '.join('?' * len(some))}) AND kind IN ('stored', 'pending')",
+                some,
+            ):
+                found[row["no"]] = row
+        return found
+
+    def scopes(self) -> list[tuple[int, Selector]]:
+        """Every scope that holds a fact, by selector."""
+        rows = self.db.execute(
+            "SELECT no, selector FROM scope WHERE EXISTS (SELECT 1 FROM fact WHERE scope = scope.no) ORDER BY selector"
+        )
+        return [(row["no"], selector_of(row["selector"])) for row in rows]
+
+    def scope_counts(self) -> list[tuple[Selector, int]]:
+        """How many memories should be in each scope, the fullest first."""
+        counts = "SELECT selector, count(*) AS n FROM fact JOIN scope ON scope.no = fact.scope"
+        rows = self.db.execute(f"{counts} WHERE {_EXPECTED} GROUP BY selector ORDER BY n DESC, selector")
+        return [(selector_of(row["selector"]), row["n"]) for row in rows]
+
+    def scopes_covered(self, lens: Selector) -> Iterator[tuple[int, Selector]]:
+        """The scopes that a lens covers."""
+        found = {
+            self._scope(canonical_json(selector)): selector
+            for ledger in self.ledgers
+            for selector in selectors_covered(ledger, lens).values()
+        }
+        return iter(sorted(found.items()))
+
+    def facts_of(self, scope: int, *, only_expected: bool = False, limit: int | None = None) -> Iterator[StoredMemory]:
+        """Facts of a scope in the order of the lot; `only_expected`: newest texts of memories that should be there."""
+        return self._facts(f"scope = ?{f' AND {_EXPECTED}' if only_expected else ''} ORDER BY lot, no", (scope,), limit)
+
+    def drawn_of_scopes(self, limit: int) -> dict[int, list[int]]:
+        """The numbers of as many memories that should be there, drawn at random, by their scopes."""
+        found: defaultdict[int, list[int]] = defaultdict(list)
+        for row in self.db.execute(f"SELECT scope, no FROM fact WHERE {_EXPECTED} ORDER BY lot, no LIMIT ?", (limit,)):
+            found[row["scope"]].append(row["no"])
+        return dict(found)
+
+    def numbered(self, numbers: Sequence[int]) -> Iterator[StoredMemory]:
+        """The facts of these numbers, in the order of the lot where they are in it."""
+        for start in range(0, len(numbers), PAGE):
+            some = numbers[start : start + PAGE]
+            yield from self._facts(f"no IN ({', '.join('?' * len(some))}) ORDER BY lot, no", tuple(some))
+
+    def expected_texts(self, scope: int, limit: int | None = None) -> Iterator[tuple[str, str]]:
+        """Mem0 id and text of memories that should be in a scope."""
+        numbers = self.db.execute(
+            f"SELECT no FROM fact WHERE scope = ? AND {_EXPECTED} LIMIT ?", (scope, -1 if limit is None else limit)
+        )
+        while page := numbers.fetchmany(PAGE):
+            yield from self._texts([row["no"] for row in page])
+
+    def texts_of(self, scope: int) -> Iterator[str]:
+        """The texts of a scope's facts."""
+        numbers = self.db.execute("SELECT no FROM fact WHERE scope = ?", (scope,))
+        while page := numbers.fetchmany(PAGE):
+            yield from (text for _, text in self._texts([row["no"] for row in page]))
+
+    def owners_of(self, row_id: str) -> list[StoredMemory]:
+        """Facts whose receipt, or else whose label, names a turn, chunk, entity or attribute id."""
+        numbers = [
+            fact * LEDGERS + source
+            for source, ledger in enumerate(self.ledgers)
+            for fact in receipts.facts_made_into(ledger, [row_id]).get(row_id, ())
+        ]
+        if not numbers:  # a label may name its memory, where no receipt names the row
+            numbers = [row["fact"] for row in self.db.execute("SELECT fact FROM trace WHERE row = ?", (row_id,))]
+        marks = ", ".join("?" * len(numbers))
+        return list(self._facts(f"no IN ({marks}) ORDER BY no", tuple(numbers)))
+
+    def with_text(self, text: str) -> list[StoredMemory]:
+        """Facts whose text is the same but for case, spaces and Unicode form."""
+        return list(self._facts("plain = ? ORDER BY no", (text_key(text),)))
+
+    def with_passage(self, text: str) -> list[StoredMemory]:
+        """Facts with a long text of which this is a passage, as far as their passages were found."""
+        return list(self._facts("no IN (SELECT fact FROM passage WHERE plain = ?) ORDER BY no", (text_key(text),)))
+
+    def newest(self, mem0_id: str) -> StoredMemory | None:
+        """The newest stored text of a memory."""
+        numbers = [
+            (row.version, row.fact * LEDGERS + source)
+            for source, ledger in enumerate(self.ledgers)
+            if (row := receipts.newest_receipt(ledger, mem0_id)) is not None
+        ]
+        return next(self._facts("no = ?", (max(numbers)[1],)), None) if numbers else None
+
+    def message_of(self, mem0_id: str) -> StoredMemory | None:
+        """The message in whose turn a memory is; None for a memory of its own."""
+        found = (receipts.message_of(ledger, mem0_id) for ledger in self.ledgers)
+        message = next((each for each in found if each is not None), None)
+        return self.newest(message) if message is not None else None
+
+    def texts_in(self, message: str) -> list[str]:
+        """The texts of the memories in the turn of a message; none for a memory of its own."""
+        return [text for ledger in self.ledgers for text in receipts.texts_in_message(ledger, message)]
+
+    def owner_counts(self) -> list[tuple[str, int]]:
+        """Whose memories should be there, and how many of each."""
+        rows = self.db.execute(f"SELECT owner, count(*) AS n FROM fact WHERE {_EXPECTED} GROUP BY owner ORDER BY owner")
+        return [(row["owner"], row["n"]) for row in rows]
+
+    def count_category(self, category: str) -> int:
+        """How many memories should be there that were written with a category."""
+        row = self.db.execute(f"SELECT count(*) FROM fact WHERE category = ? AND {_EXPECTED}", (category,)).fetchone()
+        return int(row[0])
+
+    def drawn_of(self, owner: str, limit: int) -> list[StoredMemory]:
+        """The memories of an owner that should be there, in random order, up to `limit`."""
+        return list(self._facts(f"owner = ? AND {_EXPECTED} ORDER BY lot, no", (owner,), limit))
+
+    def drawn(self, limit: int | None, *, extracted: bool = False) -> Iterator[StoredMemory]:
+        """Memories that should be there, in random order; `extracted`: only those with entities."""
+        return self._facts(f"{_EXPECTED}{' AND extracted = 1' if extracted else ''} ORDER BY lot, no", (), limit)
+
+    def _scope(self, selector: str) -> int:
+        row = self.db.execute("SELECT no FROM scope WHERE selector = ?", (selector,)).fetchone()
+        if row is None:
+            row = self.db.execute("INSERT INTO scope(selector) VALUES (?) RETURNING no", (selector,)).fetchone()
+        return int(row["no"])
+
+    def _facts(
+        self, condition: str, values: tuple[str | int | bytes, ...], limit: int | None = None
+    ) -> Iterator[StoredMemory]:
+        """What the ledgers say of the facts that meet a condition, in its order."""
+        rows = self.db.execute(
+            f"SELECT * FROM fact WHERE {condition} LIMIT ?", (*values, -1 if limit is None else limit)
+        )
+        while page := rows.fetchmany(PAGE):
+            if len(self._recent) > RECENT:
+                self._recent.clear()
+            known = {row["no"]: row for row in page if row["no"] not in self._recent}
+            for source, facts in _by_ledger(known).items():
+                for row in receipts.receipts_of(self.ledgers[source], facts):
+                    number = row.fact * LEDGERS + source
+                    self._recent[number] = StoredMemory.of(row, known[number])
+            found = [self._recent[row["no"]] for row in page if row["no"] in self._recent]
+            yield from found  # what was erased meanwhile is gone
+
+    def _texts(self, numbers: Sequence[int]) -> Iterator[tuple[str, str]]:
+        for source, facts in _by_ledger(numbers).items():
+            yield from receipts.texts_of(self.ledgers[source], facts)
+
+
+def _by_ledger(numbers: Iterable[int]) -> dict[int, list[int]]:
+    found: defaultdict[int, list[int]] = defaultdict(list)
+    for number in numbers:
+        found[number % LEDGERS].append(number // LEDGERS)
+    return found
