@@ -25,13 +25,17 @@ lint: $(VENV)/.ready
 bench: $(VENV)/.ready
 	$(BIN)/python tests/bench/local_bench.py
 	$(BIN)/python tests/bench/export_bench.py
+	$(BIN)/python -m tests.bench.export_bench --rows 100000 --dims 16
+	$(BIN)/python -m tests.bench.export_bench --rows 100000 --kind pgvector
+	$(BIN)/python -m tests.bench.export_bench --rows 100000 --kind file
 	$(BIN)/python tests/bench/verify_bench.py
 	$(BIN)/python tests/bench/startup_bench.py
-	$(BIN)/python -m tests.bench.replay_bench speed capacity lanes ledger memory
+	$(BIN)/python -m tests.bench.replay_bench speed capacity start lanes ledger memory
 	$(BIN)/python -m tests.bench.loops_bench
 	$(BIN)/python -m tests.bench.plan_bench
 	$(BIN)/python -m tests.bench.capture_bench
 	$(BIN)/python -m tests.bench.rounds_bench
+	$(BIN)/python -m tests.bench.cutover_bench
 	$(BIN)/python -m tests.bench.adapter_bench
 	$(BIN)/python -m tests.bench.metrics_bench
 	$(BIN)/python -m tests.bench.hosts_bench

@@ -17,13 +17,17 @@ _ATOMS = frozenset({str, int, bool, type(None)})
 _CANONICAL = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def loads(text: bytes) -> Json:
+def loads(text: str | bytes) -> Json:
     """The value of a JSON text; raises ValueError as `json.loads` does."""
     try:
         value = orjson.loads(text)
     except ValueError:
         return json.loads(text)
-    return value if _is_alike(value) else json.loads(text)  # a fraction may be a whole number of many digits
+    try:
+        is_alike = _is_alike(value)
+    except RecursionError:
+        is_alike = False
+    return value if is_alike else json.loads(text)  # a fraction may be a whole number of many digits
 
 
 def canonical(value: Json) -> bytes:
@@ -37,6 +41,21 @@ def canonical(value: Json) -> bytes:
         except TypeError:
             pass  # a half character, a large number, or a key that is no text
     return _CANONICAL.encode(value).encode()
+
+
+def canonical_row(row: dict[str, Json], nested: dict[str, Json]) -> bytes:
+    """`canonical` of a row with the values of `nested`, whose names it has already, in place of its own.
+
+    The row is changed. It is the fastest for a row of texts, numbers and nothing, with its names in order.
+    """
+    is_alike = _ATOMS.issuperset(map(type, row.values())) and all(map(_is_alike, nested.values()))
+    row.update(nested)
+    if is_alike:
+        try:
+            return orjson.dumps(row, option=orjson.OPT_SORT_KEYS)
+        except TypeError:
+            pass  # see `canonical`
+    return _CANONICAL.encode(row).encode()
 
 
 def _is_alike(value: Any) -> bool:

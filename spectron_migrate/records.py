@@ -106,6 +106,40 @@ class Memory:
         return cls(**{**row, "categories": tuple(row.get("categories") or ())})
 
 
+class MemoryDraft:
+    """A memory whose fields are set one by one, all of them, before `finished`.
+
+    There is one for each row of an export, and a frozen dataclass needs a call for each of its 19 fields.
+    """
+
+    __slots__ = Memory.__slots__
+
+    id: str
+    memory: str
+    user_id: str | None
+    agent_id: str | None
+    run_id: str | None
+    app_id: str | None
+    actor_id: str | None
+    role: str | None
+    metadata: Mapping[str, Json]
+    categories: tuple[str, ...]
+    created_at: str | None
+    updated_at: str | None
+    expiration_date: str | None
+    hash: str | None
+    text_at: str | None
+    text_at_source: TextAtSource
+    state: State
+    history_row: int | None
+    extra: Mapping[str, Json]
+
+    def finished(self) -> Memory:
+        """The draft itself, as a memory that nobody changes any more."""
+        self.__class__ = Memory  # type: ignore[assignment]
+        return self  # type: ignore[return-value]
+
+
 @dataclass(frozen=True, slots=True)
 class SourceInfo:
     """Identifies a Mem0: computed from the settings alone, without credentials."""

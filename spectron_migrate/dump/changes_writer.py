@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from spectron_migrate.dump.changes import Header, changes_name, note_newest, read_manifest
-from spectron_migrate.dump.files import json_line
+from spectron_migrate.dump.files import json_line, memory_line, set_time
 from spectron_migrate.dump.index import SeenIndex
 from spectron_migrate.dump.manifest import MEMORIES, Manifest
 from spectron_migrate.dump.merge import later_than, owners_of
@@ -120,9 +120,7 @@ class ChangesWriter:
         for memory in memories:
             if self._is_no_memory(memory.id):
                 return None
-            row = memory.to_json()
-            _set_time(row, text_at(memory.id, memory.memory) if text_at is not None else None)
-            lines[memory.id] = json_line(row)
+            lines[memory.id] = memory_line(memory, text_at(memory.id, memory.memory) if text_at is not None else None)
         for mem0_id in gone:
             if mem0_id not in lines:
                 if self._line(mem0_id) is None:
@@ -136,7 +134,8 @@ class ChangesWriter:
                 # Without an event the time is that of the row, which only the row tells.
                 if known is None and row["text_at_source"] == "history":
                     return None
-                _set_time(row, known)
+                if known is not None:
+                    set_time(row, known)
                 lines[mem0_id] = json_line(row)
         return {mem0_id: line for mem0_id, line in lines.items() if line != self._line(mem0_id)}
 
@@ -235,9 +234,3 @@ def _cannot_write(path: Path | str, why: str) -> InputError:
 def whole_of(manifest: Manifest) -> bool:
     """Whether the dump was read whole in its last scan, and is shown to be complete."""
     return manifest.complete is True and manifest.whole and not manifest.filters and not manifest.left_out
-
-
-def _set_time(row: dict[str, Json], known: tuple[str, int] | None) -> None:
-    if known is not None:
-        row["text_at"], row["history_row"] = known
-        row["text_at_source"] = "history"

@@ -7,7 +7,9 @@ import json
 import math
 import os
 from base64 import b64encode
+from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import date, datetime
 from pathlib import Path
@@ -16,16 +18,22 @@ from typing import Any
 from spectron_migrate.dump.changes import NEWEST, changes_name, is_changes
 from spectron_migrate.dump.manifest import DELETED, MANIFEST, SKIPPED, FileSum, Manifest, pending_name
 from spectron_migrate.errors import InputError, LedgerLocked
-from spectron_migrate.fast_json import canonical
+from spectron_migrate.fast_json import canonical, canonical_row
 from spectron_migrate.files.atomic import sync_folder, write_durably
 from spectron_migrate.files.locks import FileLock, try_lock
-from spectron_migrate.records import Json
+from spectron_migrate.records import Json, Memory
 
 _BUFFER = 1 << 18
+_LARGE = 1 << 17
+_MOST_PENDING = 4
+"""Large pieces that wait to be written, each of a few megabytes at most."""
 
 
 class LineFile:
-    """A new file of lines that computes its own checksum; readable by its owner alone."""
+    """A new file of lines that computes its own checksum; readable by its owner alone.
+
+    Large pieces are written and hashed by a thread of its own, beside the reading of the next ones.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -33,29 +41,39 @@ class LineFile:
         self.count = 0
         self._hash = hashlib.sha256()
         self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b", buffering=_BUFFER)
+        self._beside: ThreadPoolExecutor | None = None
+        self._pending: deque[Future[None]] = deque()
 
     def write(self, line: bytes) -> None:
         self.write_all([line])
 
     def write_all(self, lines: list[bytes]) -> None:
+        """Write these lines; those that are empty are none."""
         data = b"".join(lines)
-        self._file.write(data)
-        self._hash.update(data)
+        if len(data) < _LARGE:
+            self._wait()
+            self._write(data)
+        else:
+            if self._beside is None:
+                self._beside = ThreadPoolExecutor(1, "dump")
+            self._wait(_MOST_PENDING)
+            self._pending.append(self._beside.submit(self._write, data))
         self.size += len(data)
-        self.count += len(lines)
+        self.count += len(lines) - lines.count(b"")
 
     def lines(self) -> Iterator[bytes]:
-        self._file.flush()
+        self._flush()
         with self.path.open("rb") as lines:
             yield from lines
 
     def line_at(self, offset: int) -> bytes:
-        self._file.flush()
+        self._flush()
         with self.path.open("rb") as lines:
             lines.seek(offset)
             return lines.readline()
 
     def checksum(self) -> FileSum:
+        self._wait()
         return FileSum(sha256=self._hash.hexdigest(), size=self.size, lines=self.count)
 
     def rename(self, path: Path) -> None:
@@ -63,14 +81,35 @@ class LineFile:
 
     def finish(self) -> None:
         """Sync the file to disk and close it."""
-        self._file.flush()
+        self._flush()
         os.fsync(self._file.fileno())
         self._file.close()
+        self._end()
 
     def discard(self) -> None:
+        self._end()
         self.path.unlink(missing_ok=True)
         with suppress(OSError):  # the disk is full, but the data is not needed any more
             self._file.close()
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._hash.update(data)
+
+    def _wait(self, most: int = 0) -> None:
+        """Until at most so many pieces are left to write; raises what writing raised."""
+        while len(self._pending) > most:
+            self._pending[0].result()
+            self._pending.popleft()
+
+    def _flush(self) -> None:
+        self._wait()
+        self._file.flush()
+
+    def _end(self) -> None:
+        if self._beside is not None:
+            self._beside.shutdown(cancel_futures=True)
+            self._beside = None
 
 
 def json_line(value: Json) -> bytes:
@@ -81,6 +120,44 @@ def json_line(value: Json) -> bytes:
         return (json.dumps(value, sort_keys=True, separators=(",", ":")) + "\n").encode("ascii")
     except (TypeError, ValueError):
         return json_line(_as_json(value))
+
+
+def memory_line(memory: Memory, known: tuple[str, int] | None) -> bytes:
+    """The line of a memory; `known`: when the text came to be according to Mem0's history, and the row that says so."""
+    row: dict[str, Json] = {
+        "actor_id": memory.actor_id,
+        "agent_id": memory.agent_id,
+        "app_id": memory.app_id,
+        "categories": None,
+        "created_at": memory.created_at,
+        "expiration_date": memory.expiration_date,
+        "extra": None,
+        "hash": memory.hash,
+        "history_row": memory.history_row,
+        "id": memory.id,
+        "memory": memory.memory,
+        "metadata": None,
+        "role": memory.role,
+        "run_id": memory.run_id,
+        "state": memory.state,
+        "text_at": memory.text_at,
+        "text_at_source": memory.text_at_source,
+        "updated_at": memory.updated_at,
+        "user_id": memory.user_id,
+    }
+    if known is not None:
+        set_time(row, known)
+    nested = {"categories": memory.categories, "extra": memory.extra, "metadata": memory.metadata}
+    try:
+        return canonical_row(row, nested) + b"\n"
+    except (UnicodeEncodeError, TypeError, ValueError):
+        return json_line(row)
+
+
+def set_time(row: dict[str, Json], known: tuple[str, int]) -> None:
+    """Write into a row of the dump when its text came to be, and which row of Mem0's history says so."""
+    row["text_at"], row["history_row"] = known
+    row["text_at_source"] = "history"
 
 
 def _as_json(value: Any) -> Json:

@@ -1,26 +1,31 @@
 """Which ids a scan has seen, and at which file offsets their lines are: a small SQLite file, so memory stays flat.
 
 Rows are appended as they come. The index by id is built when it is first needed, because keeping a million random
-ids sorted during the scan costs more than everything else an export does.
+ids sorted during the scan costs more than everything else an export does; most scans never need it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sqlite3
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
+from spectron_migrate.mem0.seen_ids import count_different
 from spectron_migrate.records import Json, Memory, from_bytes, to_bytes
 
 NOT_WRITTEN = -1
 _SCHEMA = """
 PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -1000;
-CREATE TABLE seen (number INTEGER PRIMARY KEY, id BLOB, pass INTEGER, offset INTEGER, record BLOB, text BLOB);
+CREATE TABLE seen (
+  number INTEGER PRIMARY KEY, id BLOB, pass INTEGER, offset INTEGER, record BLOB DEFAULT x'', text BLOB DEFAULT x''
+);
 CREATE TABLE dead (offset INTEGER PRIMARY KEY);
 CREATE TABLE owner (kind TEXT, id BLOB, memories INTEGER, PRIMARY KEY (kind, id)) WITHOUT ROWID;
 """
@@ -29,31 +34,57 @@ _OWNERS = ("user", "agent", "run")
 _OWNERS_IN_MEMORY = 10_000
 """Owners whose counts are kept in memory before they are written to the file."""
 
+_BATCH = 1000
 BATCH_BYTES = 1 << 22
 """Bytes of lines held in memory at once: a text may be huge."""
 
 _LOOKUP_BATCH = 500
+_MOST_HASHES = 8_000_000
+"""Rows up to which a search for ids that came twice is done in memory: 16 bytes a row."""
 _INSERT_BATCH = 250
 """Rows of one INSERT statement: few statements, and no more bound values than any SQLite version accepts."""
 
 
-class Entry(NamedTuple):
-    """One row of a scan, with what distinguishes it from another copy. A tuple, because there is one for each row."""
+class Batch:
+    """Rows of a scan that are written together: what is needed of each is taken from all of them at once."""
 
-    id: str
-    line: bytes
-    """The line for the dump; empty for a row that was filtered out or skipped."""
-    text: bytes
-    owners: tuple[str | None, str | None, str | None]
+    __slots__ = ("ids", "lines", "memories", "size")
 
-    @classmethod
-    def of(cls, memory: Memory, line: bytes) -> Entry:
-        return cls(memory.id, line, text_digest(memory.memory), (memory.user_id, memory.agent_id, memory.run_id))
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.lines: list[bytes] = []
+        """The lines for the dump; empty for a row that was filtered out or skipped."""
+        self.memories: list[Memory] = []
+        """Of the rows with a line."""
+        self.size = 0
+        """Bytes of all lines."""
 
-    @classmethod
-    def unwritten(cls, memory_id: str) -> Entry:
+    def add(self, memory: Memory, line: bytes) -> None:
+        """A row that goes into the dump."""
+        self.ids.append(memory.id)
+        self.lines.append(line)
+        self.memories.append(memory)
+        self.size += len(line)
+
+    def add_unwritten(self, memory_id: str) -> None:
         """A row that the store holds but that is not written to the dump."""
-        return cls(memory_id, b"", b"", (None, None, None))
+        self.ids.append(memory_id)
+        self.lines.append(b"")
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it should be written now."""
+        return len(self.ids) >= _BATCH or self.size >= BATCH_BYTES
+
+    @property
+    def owners(self) -> list[tuple[str | None, str | None, str | None]]:
+        """User, agent and run of each memory."""
+        return [(memory.user_id, memory.agent_id, memory.run_id) for memory in self.memories]
+
+    def text_digests(self) -> list[bytes]:
+        """Of each row; empty for one without a line."""
+        texts = iter(self.memories)
+        return [text_digest(next(texts).memory) if line else b"" for line in self.lines]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,28 +108,40 @@ class SeenRow:
 class SeenIndex:
     """The index of one scan."""
 
-    def __init__(self, path: Path) -> None:
-        """Create it at `path`, which must not exist."""
+    def __init__(self, path: Path, *, compares: bool) -> None:
+        """Create it at `path`, which must not exist; `compares`: the rows are to be compared with another dump's."""
         path.touch(mode=0o600)
         self._path = path
+        self._compares = compares
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.executescript(_SCHEMA)
         self._is_sorted = False
-        self._counted: Counter[tuple[str, str]] = Counter()
+        self._hashes = array("q")
+        """Of the ids of all rows that were ever appended."""
+        self._counted: dict[str, Counter[str | None]] = {kind: Counter() for kind in _OWNERS}
 
-    def append(self, entries: Sequence[Entry], offsets: Sequence[int], number: int) -> None:
-        """Record rows of pass `number` with the offsets of their lines."""
+    def append(self, batch: Batch, offset: int, number: int) -> None:
+        """Record rows of pass `number`, whose lines are in the file one after the other, from `offset` on."""
         if self._is_sorted:
             self._db.execute("DROP INDEX by_id")
             self._is_sorted = False
+        self._hashes.extend(map(hash, batch.ids))
+        ids = [to_bytes(one) for one in batch.ids]
+        offsets = [
+            at if line else NOT_WRITTEN
+            for at, line in zip(accumulate(map(len, batch.lines), initial=offset), batch.lines, strict=False)
+        ]
+        columns: list[list[Any]] = [ids, [number] * len(ids), offsets]
+        if self._compares:
+            columns += [[record_digest(line) for line in batch.lines], batch.text_digests()]
+        names = ", ".join(("id", "pass", "offset", "record", "text")[: len(columns)])
+        row_marks = f"({', '.join('?' * len(columns))})"
+        rows = list(zip(*columns, strict=True))
         self._db.execute("BEGIN")
-        for begin in range(0, len(entries), _INSERT_BATCH):
-            part = entries[begin : begin + _INSERT_BATCH]
-            values: list[object] = []
-            for entry, offset in zip(part, offsets[begin : begin + _INSERT_BATCH], strict=True):
-                values += (to_bytes(entry.id), number, offset, record_digest(entry.line), entry.text)
-            rows = ", ".join(["(?, ?, ?, ?, ?)"] * len(part))
-            self._db.execute(f"INSERT INTO seen (id, pass, offset, record, text) VALUES {rows}", values)
+        for begin in range(0, len(rows), _INSERT_BATCH):
+            part = rows[begin : begin + _INSERT_BATCH]
+            marks = ", ".join([row_marks] * len(part))
+            self._db.execute(f"INSERT INTO seen ({names}) VALUES {marks}", list(chain.from_iterable(part)))
         self._db.execute("COMMIT")
 
     def sort(self) -> None:
@@ -109,6 +152,8 @@ class SeenIndex:
 
     def repeated(self) -> Iterator[list[SeenRow]]:
         """The rows of each id that came more than once, in the order they came."""
+        if len(self._hashes) <= _MOST_HASHES and count_different(self._hashes) == len(self._hashes):
+            return
         self.sort()
         self._db.execute("CREATE TEMP TABLE again AS SELECT id FROM seen GROUP BY id HAVING count(*) > 1")
         for (memory_id,) in self._db.execute("SELECT id FROM again"):
@@ -123,11 +168,12 @@ class SeenIndex:
         self._mark_dead([row.offset for row in dropped if row.written])
 
     def find(self, memory_id: str) -> SeenRow | None:
-        """The row of an id; call `sort` first."""
+        """The row of an id."""
         return self.find_all([memory_id]).get(memory_id)
 
     def find_all(self, memory_ids: Sequence[str]) -> dict[str, SeenRow]:
-        """The rows of these ids, at most 1,000; call `sort` first."""
+        """The rows of these ids, at most 1,000."""
+        self.sort()
         marks = ", ".join("?" * len(memory_ids))
         rows = self._db.execute(f"{_SELECT} WHERE id IN ({marks})", [to_bytes(one) for one in memory_ids])
         return {found.id: found for found in map(_seen_row, rows)}
@@ -184,11 +230,13 @@ class SeenIndex:
 
     def count_owners(self, owners: Sequence[tuple[str | None, str | None, str | None]], sign: int = 1) -> None:
         """Add one memory to (`sign` -1: subtract it from) the counts of its user, agent and run, for each of these."""
-        for kind, ids in zip(_OWNERS, zip(*owners, strict=True), strict=True):
-            for one, count in Counter(ids).items():
-                if one is not None:
-                    self._counted[kind, one] += sign * count
-        if len(self._counted) > _OWNERS_IN_MEMORY:
+        for (_, counted), ids in zip(self._counted.items(), zip(*owners, strict=True), strict=False):
+            if sign > 0:
+                counted.update(ids)
+            else:
+                counted.subtract(ids)
+            counted.pop(None, None)
+        if sum(map(len, self._counted.values())) > _OWNERS_IN_MEMORY:
             self._write_owners()
 
     def _write_owners(self) -> None:
@@ -196,10 +244,16 @@ class SeenIndex:
         self._db.executemany(
             "INSERT INTO owner VALUES (?, ?, ?) "
             "ON CONFLICT (kind, id) DO UPDATE SET memories = memories + excluded.memories",
-            [(kind, to_bytes(one), count) for (kind, one), count in self._counted.items()],
+            [
+                (kind, to_bytes(one), count)
+                for kind, counted in self._counted.items()
+                for one, count in counted.items()
+                if one is not None
+            ],
         )
         self._db.execute("COMMIT")
-        self._counted.clear()
+        for counted in self._counted.values():
+            counted.clear()
 
     def owners(self, kind: str) -> int:
         """How many different users, agents or runs (`kind`) have a memory."""

@@ -20,9 +20,9 @@ from spectron_migrate.dump.admission import Admission
 from spectron_migrate.dump.changes import is_changes, read_manifest
 from spectron_migrate.dump.changes_writer import ChangesWriter, DeadLines, whole_of
 from spectron_migrate.dump.copies import CONFLICTS, row_to_drop
-from spectron_migrate.dump.files import LineFile, json_line, prepare_directory, roll_forward
+from spectron_migrate.dump.files import LineFile, json_line, memory_line, prepare_directory, roll_forward
 from spectron_migrate.dump.import_signs import ImportSigns
-from spectron_migrate.dump.index import BATCH_BYTES, NOT_WRITTEN, Entry, SeenIndex
+from spectron_migrate.dump.index import Batch, SeenIndex
 from spectron_migrate.dump.manifest import (
     DELETED,
     MANIFEST,
@@ -57,8 +57,6 @@ from spectron_migrate.records import (
     reason_key,
 )
 
-_BATCH = 1000
-
 
 class DumpWriter:
     """Writes one scan into a dump directory; a block that ends without `commit` leaves the old dump."""
@@ -88,10 +86,10 @@ class DumpWriter:
         self._filters = filters or Filters()
         self._since = since
         self._admission = Admission(self._filters, since)
+        self._admits_all = not self._filters and since is None
         self._rereads = rereads
         self._files: dict[str, LineFile] = {}
-        self._batch: list[Entry] = []
-        self._batch_bytes = 0
+        self._batch = Batch()
         self._pass = 0
         self._settled = True
         self._index: SeenIndex | None = None
@@ -104,7 +102,7 @@ class DumpWriter:
                 self._old.manifest.scan_began if self._old is not None else None, format_time(began)
             )
             self._scan_id = digest(source.identity, self._began)[:16]
-            self._seen = self._index = SeenIndex(path / f".seen.{self._scan_id}")
+            self._seen = self._index = SeenIndex(path / f".seen.{self._scan_id}", compares=self._old is not None)
             if self._old is not None:
                 self._admission.learn(self._old.memories(), self._old.tombstones)
             self.begin_pass()
@@ -132,20 +130,17 @@ class DumpWriter:
         if isinstance(row, Skipped):
             self._skip(row)
             if row.id:
-                self._add(Entry.unwritten(row.id))
+                self._add_unwritten(row.id)
             else:
                 self._without_id += 1
             return True
-        if self._admission.admits(row):
-            self._import_signs.add(row.created_at, row.updated_at)
-            line = row.to_json()
-            if text_at is not None:
-                line["text_at"], line["history_row"] = text_at
-                line["text_at_source"] = "history"
-            self._add(Entry.of(row, json_line(line)))
+        if self._admits_all or self._admission.admits(row):
+            self._batch.add(row, memory_line(row, text_at))
+            if self._batch.is_full:
+                self._flush()
             return True
         self.filtered += 1
-        self._add(Entry.unwritten(row.id))
+        self._add_unwritten(row.id)
         return False
 
     def left_out(self) -> dict[str, int]:
@@ -217,6 +212,7 @@ class DumpWriter:
         if self._published is None or index is None:
             self._index = index
             return None
+        index.sort()
         index.hide()
         return ChangesWriter(self.path, self._published, index, self._moved)
 
@@ -241,24 +237,22 @@ class DumpWriter:
 
     # --- the rows of the scan
 
-    def _add(self, entry: Entry) -> None:
-        self._batch.append(entry)
-        self._batch_bytes += len(entry.line)
-        if len(self._batch) >= _BATCH or self._batch_bytes >= BATCH_BYTES:
+    def _add_unwritten(self, memory_id: str) -> None:
+        self._batch.add_unwritten(memory_id)
+        if self._batch.is_full:
             self._flush()
 
     def _flush(self) -> None:
-        batch, self._batch, self._batch_bytes = self._batch, [], 0
-        if not batch:
+        batch, self._batch = self._batch, Batch()
+        if not batch.ids:
             return
         memories = self._files[MEMORIES]
-        offsets, offset = [], memories.size
-        for entry in batch:
-            offsets.append(offset if entry.line else NOT_WRITTEN)
-            offset += len(entry.line)
-        memories.write_all([entry.line for entry in batch if entry.line])
-        self._seen.append(batch, offsets, self._pass)
-        self._seen.count_owners([entry.owners for entry in batch])
+        offset = memories.size
+        memories.write_all(batch.lines)
+        self._seen.append(batch, offset, self._pass)
+        self._seen.count_owners(batch.owners)
+        for memory in batch.memories:
+            self._import_signs.add(memory.created_at, memory.updated_at)
         self._settled = False
 
     def _settle(self) -> None:
@@ -280,7 +274,6 @@ class DumpWriter:
                 last = max(kept.pass_number, row.pass_number)
                 kept = replace(row if loser is kept else kept, pass_number=last)
             self._seen.keep_only(kept, dropped)
-        self._seen.sort()
         self._settled = True
 
     def _skip(self, row: Skipped) -> None:

@@ -22,7 +22,17 @@ from spectron_migrate.mem0.formats.unwrap import owners_beside, parsed, unwrap
 from spectron_migrate.mem0.formats.words import words_in
 from spectron_migrate.mem0.states import state_of
 from spectron_migrate.mem0.times import expiry, utc_time
-from spectron_migrate.records import ENTITY_IDS, Json, Memory, Skipped, State, TextAtSource, canonical_json, is_unicode
+from spectron_migrate.records import (
+    ENTITY_IDS,
+    Json,
+    Memory,
+    MemoryDraft,
+    Skipped,
+    State,
+    TextAtSource,
+    canonical_json,
+    is_unicode,
+)
 
 NO_TEXT = "no text field"
 NO_ID = "no id"
@@ -57,10 +67,16 @@ _PAYLOAD_CAMEL = {
 }
 """Only the fields that Mem0 itself writes into a payload: any other camel-case name there is the user's metadata."""
 
+_PAYLOAD_CAMEL_NAMES = frozenset(_PAYLOAD_CAMEL.values())
+_LIFTED = ("text_lemmatized", "attributed_to")
+"""Fields of a payload that Mem0 computed."""
+
 _JAVASCRIPT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", re.ASCII)
 _PYTHON = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?[+-]\d\d:\d\d", re.ASCII)
-_ENTITY_TYPE = ("entity_type", "entityType")
-_LINKED = ("linked_memory_ids", "linkedMemoryIds")
+_NAMED = ("user_id", "agent_id", "run_id", "actor_id", "role", "hash")
+_TEXT_OR_NOTHING = frozenset({str, type(None)})
+_ENTITY_TYPE = frozenset(("entity_type", "entityType"))
+_LINKED = frozenset(("linked_memory_ids", "linkedMemoryIds"))
 _TEXT_NAMES = ("memory", "data", "text", "content")
 _PAYLOAD_TEXT_NAMES = ("data", "memory", "text", "content")
 _RESPONSE_FIELDS = (
@@ -120,18 +136,23 @@ def _with_content(skipped: Skipped, row: Mapping[str, Json]) -> Skipped:
 def from_payload(row_id: Any, payload: Mapping[str, Json], *, now: datetime) -> Memory | Skipped:
     """Convert a row as the vector store holds it; every field that is not Mem0's own is the user's metadata."""
     rest = dict(payload)
-    of_user = _take_times_of_user(rest) if "createdAt" in rest else {}
-    _with_python_names(rest, _PAYLOAD_CAMEL)
+    of_user: dict[str, Json] = {}
+    if not _PAYLOAD_CAMEL_NAMES.isdisjoint(rest):
+        of_user = _take_times_of_user(rest) if "createdAt" in rest else {}
+        _with_python_names(rest, _PAYLOAD_CAMEL)
     raw: dict[str, Json] = {}
     memory_id = row_id if row_id.__class__ is str and row_id else _odd_identifier(row_id, "id", raw)
     if memory_id is None:
         return Skipped(id="", reason=NO_ID)
-    if any(name in rest for name in _ENTITY_TYPE) and any(name in rest for name in _LINKED):
+    if not _ENTITY_TYPE.isdisjoint(rest) and not _LINKED.isdisjoint(rest):
         return Skipped(id=memory_id, reason=ENTITY_ROW)
     text = _take_text(rest, _PAYLOAD_TEXT_NAMES, raw)
     if text is None:
         return Skipped(id=memory_id, reason=NO_TEXT)
-    extra = {name: rest.pop(name) for name in ("text_lemmatized", "attributed_to") if rest.get(name) is not None}
+    extra: dict[str, Json] = {}
+    for name in _LIFTED:
+        if rest.get(name) is not None:
+            extra[name] = rest.pop(name)
     result = _build(memory_id, text, rest, raw, extra, now=now, metadata=None)
     if of_user and isinstance(result, Memory):
         return replace(result, metadata={**result.metadata, **of_user})
@@ -215,9 +236,14 @@ def _build(
     else:
         updated_at = _take_time(rest, "updated_at", raw)
     expiration, expired = _take_expiry(rest, raw, now) if "expiration_date" in rest else (None, False)
-    user_id, agent_id = _identifier(rest, "user_id", raw), _identifier(rest, "agent_id", raw)
-    run_id, actor_id = _identifier(rest, "run_id", raw), _identifier(rest, "actor_id", raw)
-    role, hash_ = _identifier(rest, "role", raw), _identifier(rest, "hash", raw)
+    pop = rest.pop
+    named: tuple[str | None, ...] = (
+        *(pop("user_id", None), pop("agent_id", None), pop("run_id", None)),
+        *(pop("actor_id", None), pop("role", None), pop("hash", None)),
+    )
+    if not _TEXT_OR_NOTHING.issuperset(map(type, named)) or "" in named:
+        named = tuple(_odd_identifier(value, name, raw) for name, value in zip(_NAMED, named, strict=True))
+    user_id, agent_id, run_id, actor_id, role, hash_ = named
     state: State = "expired" if expired else "active"
     app_id: str | None = None
     categories: tuple[str, ...] = ()
@@ -235,27 +261,15 @@ def _build(
         if "as_given" in extra:
             raw["as_given"] = extra["as_given"]
         extra["as_given"] = raw
-    text_at, source = _text_at(created_at, updated_at)
-    return Memory(
-        id=memory_id,
-        memory=text,
-        user_id=user_id,
-        agent_id=agent_id,
-        run_id=run_id,
-        app_id=app_id,
-        actor_id=actor_id,
-        role=role,
-        metadata=metadata,
-        categories=categories,
-        created_at=created_at,
-        updated_at=updated_at,
-        expiration_date=expiration,
-        hash=hash_,
-        text_at=text_at,
-        text_at_source=source,
-        state=state,
-        extra=extra,
-    )
+    made = MemoryDraft()
+    made.id, made.memory = memory_id, text
+    made.user_id, made.agent_id, made.run_id, made.app_id = user_id, agent_id, run_id, app_id
+    made.actor_id, made.role, made.hash = actor_id, role, hash_
+    made.metadata, made.categories, made.extra = metadata, categories, extra
+    made.created_at, made.updated_at, made.expiration_date = created_at, updated_at, expiration
+    made.text_at, made.text_at_source = _text_at(created_at, updated_at)
+    made.state, made.history_row = state, None
+    return made.finished()
 
 
 def _text_at(created_at: str | None, updated_at: str | None) -> tuple[str | None, TextAtSource]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
@@ -11,9 +12,21 @@ from spectron_migrate.records import Memory, from_bytes, to_bytes
 
 OWNER_FIELDS = {"user": "user_id", "agent": "agent_id", "app": "app_id", "run": "run_id"}
 _LOOKUP_BATCH = 500
+_FEW = 100_000
+"""Numbers of which a set takes no more room than the library that does without."""
 _MOST_IN_MEMORY = 10_000
 _MOST_HASHES = 250_000
 """Hashes of ids that are kept in memory, about 20 MB."""
+
+
+def count_different(numbers: array[int]) -> int:
+    """How many different numbers there are."""
+    if len(numbers) <= _FEW:
+        return len(set(numbers))
+    import numpy  # takes a tenth of a second, and 20 MB
+
+    found = numpy.sort(numpy.frombuffer(numbers, dtype=numpy.int64))
+    return 1 + int((found[1:] != found[:-1]).sum())
 
 
 class SeenIds:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from spectron_migrate.dump import Dump
 from spectron_migrate.ledger import Ledger
@@ -13,6 +14,7 @@ from spectron_migrate.ledger.schema import STORED, UNDECIDED
 from spectron_migrate.migration.changes import Settling
 from spectron_migrate.records import digest
 
+_BATCH = 500
 NAMED = 100
 """How many memories that differ are named."""
 
@@ -42,22 +44,26 @@ def compare_with_ledger(ledgers: Sequence[Ledger], dump: Dump, settling: Settlin
     """Compare every memory of a complete dump with the ledgers, and the ledgers with the dump."""
     waiting = missing = undecided = found = count = 0
     named: list[str] = []
-    for memory in dump.memories():
-        count += 1
-        # If several shards know the memory, the one that sent it counts.
-        rows = [row for ledger in ledgers if (row := memories.last_version(ledger, memory.id))]
-        known = min(rows, key=lambda row: row.state not in STORED, default=None)
-        found += sum(row.tombstoned_at is None for row in rows)
-        is_other = known is None or known.tombstoned_at is not None or known.text_digest != digest(memory.memory)
-        if is_other and not any(is_decided_older(one, memory.id, memory.memory, dump.digest) for one in ledgers):
-            if not settling.is_settled(memory):
-                waiting += 1
+    given = dump.memories()
+    while batch := list(islice(given, _BATCH)):
+        ids = [memory.id for memory in batch]
+        known_to = [memories.newest_texts(ledger, ids) for ledger in ledgers]
+        for memory in batch:
+            count += 1
+            # If several shards know the memory, the one that sent it counts.
+            rows = [texts[memory.id] for texts in known_to if memory.id in texts]
+            known = min(rows, key=lambda row: row.state not in STORED, default=None)
+            found += sum(row.tombstoned_at is None for row in rows)
+            is_other = known is None or known.tombstoned_at is not None or known.digest != digest(memory.memory)
+            if is_other and not any(is_decided_older(one, memory.id, memory.memory, dump.digest) for one in ledgers):
+                if not settling.is_settled(memory):
+                    waiting += 1
+                    continue
+                missing += 1
+            elif known is not None and known.state in UNDECIDED:
+                undecided += 1
+            else:
                 continue
-            missing += 1
-        elif known is not None and known.state in UNDECIDED:
-            undecided += 1
-        else:
-            continue
-        if len(named) < NAMED:
-            named.append(memory.id)
+            if len(named) < NAMED:
+                named.append(memory.id)
     return Differences(count, waiting, missing, undecided, cutover.count_living(ledgers) - found, tuple(named))

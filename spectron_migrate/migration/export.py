@@ -196,9 +196,11 @@ def _read_once(
     history, done, number = reader.history, 0, 0
     for number, row in enumerate(reader.rows(), start=1):
         known = None
-        if isinstance(row, Memory):
-            unreadable.add(row)
-            seen.add(row)
+        if row.__class__ is Memory:
+            if "as_given" in row.extra:
+                unreadable.add(row)
+            if not seen.selects:
+                seen.add(row)
             # Only history knows when the text came to be; the times of the row allow no more than a guess
             known = history.text_at(row.id, row.memory) if history is not None else None
         writer.add(row, text_at=known)

@@ -21,6 +21,8 @@ STATE_FILE = "reconciled.json"
 IN_A_ROW = 2
 MOST_ROUNDS = 8
 """Rounds after which reconciling gives up on writers that never pause."""
+MOST_AGED = 0.5
+"""Share of `max_lag` after which the last comparison is followed by a round that reads only what changed since."""
 QUIET_PAUSE_S = 5.0
 """The least time between the two readings that prove that Mem0 stood still, whatever `settle` is.
 
@@ -109,7 +111,12 @@ async def reconcile(
     while left:
         done = await rounds.round(api, compare=True, supersede=supersede)
         if agreement.add(done):
-            break
+            latest = await _catch_up(rounds, api, done, supersede=supersede, now=now)
+            if not quiet or latest.quiet:
+                break
+            agreement = Agreement(quiet=quiet)
+            left -= 1
+            continue
         if done.held and held_s < HELD_PATIENCE_S:
             reporter.info(f"{done.problem}: waiting for that")
             await sleep(HELD_EVERY_S)
@@ -129,6 +136,16 @@ async def reconcile(
     result = agreement.result(format_time(now()))
     write_result(rounds.settings.state, result)
     return result
+
+
+async def _catch_up(
+    rounds: Rounds, api: SpectronApi, last: Round, *, supersede: bool, now: Callable[[], datetime]
+) -> Round:
+    """The last round, or one more if reading and comparing everything took so long that it is out of date again."""
+    age_s = (now() - last.began_at).total_seconds()
+    if age_s <= rounds.settings.max_lag_s * MOST_AGED:
+        return last
+    return await rounds.round(api, supersede=supersede)
 
 
 def write_result(state: Path | StateStore, result: Reconciled) -> None:

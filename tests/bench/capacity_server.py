@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import sys
 import time
 from collections import deque
@@ -22,6 +23,8 @@ ME = {
     "principalId": "bench",
     "effectiveGrants": {verb: ["*"] for verb in ("memory:read", "memory:write", "scope:read", "scope:create")},
 }
+
+WRITTEN_AT = re.compile(rb"written at (\d+\.\d+)")
 
 
 class Capacity:
@@ -35,6 +38,8 @@ class Capacity:
         self.first = self.last = self.asked_first = self.sent_first = 0.0
         self.each_second: dict[int, int] = {}
         self.turns: dict[str, int] = {}
+        self.lags: list[float] = []
+        """Seconds from when a text says that it was written (`written at 1767225600.5`) to when it came."""
 
     def take_s(self) -> float:
         """Seconds that a write takes which begins now."""
@@ -62,6 +67,7 @@ class Capacity:
             "now": time.monotonic() - begin,
             "most_at_work": self.most_at_work,
             "most_waiting": self.most_waiting,
+            "lags": self.lags,
             "each_second": [self.each_second.get(second, 0) for second in range(begin, int(self.last) + 1)],
         }
 
@@ -124,6 +130,9 @@ class Exchange(asyncio.Protocol):
 
     def fact(self, body: bytes) -> None:
         capacity = self.capacity
+        written = WRITTEN_AT.search(body)
+        if written is not None:
+            capacity.lags.append(time.time() - float(written[1]))
         at = body.find(b'"session_id":"') + 14
         session = body[at : body.index(b'"', at)].decode()
         if capacity.at_work >= capacity.slots and capacity.full == "reject":

@@ -5,8 +5,9 @@
 Makes a store of so many memories, reads and plans all of them, and notes them as written without sending them. Then a
 follower in this process runs rounds against a server that answers at once. Prints of each round its seconds, those of
 its processor, and the megabytes that it read and wrote (of this process: what Postgres reads in its own is not in
-them). Every change must be found and sent. At last it prints the seconds of `replay`, `replay --dry-run` and `status`
-as commands, with nothing to do.
+them), and apart from these the seconds in which it delivered: the others are those of finding, planning and concluding.
+Every change must be found and sent. At last it prints the seconds of `replay`, `replay --dry-run` and `status` as
+commands, with nothing to do.
 """
 
 from __future__ import annotations
@@ -28,13 +29,17 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from spectron_migrate.delivery.run import Run
 from spectron_migrate.dump import open_dump
 from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger.read.plans import PlanCounts
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.open import open_reader
 from spectron_migrate.mem0.state_mark import state_mark
+from spectron_migrate.migration import rounds as rounds_module
 from spectron_migrate.migration.export import run_export
 from spectron_migrate.migration.planning import make_plan
+from spectron_migrate.migration.replay import Replay
 from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds
 from spectron_migrate.records import Filters, NullReporter, format_time
 from spectron_migrate.spectron.api import SpectronApi
@@ -54,8 +59,9 @@ def mem0_id(number: int) -> str:
     return str(UUID(int=random.Random(number).getrandbits(128), version=4))
 
 
-def payload(number: int, text: str, count: int) -> dict[str, Any]:
-    at = format_time(BEGIN + timedelta(seconds=number))
+def payload(number: int, text: str, count: int, written: datetime | None = None) -> dict[str, Any]:
+    """`written`: when it was; None for long ago."""
+    at = format_time(written or BEGIN + timedelta(seconds=number))
     times = {"created_at": at, "updated_at": at}
     return {"data": text, "hash": f"{number:032x}", "user_id": f"user-{number % max(1, count // EACH)}", **times}
 
@@ -76,15 +82,15 @@ class QdrantStore:
         store = {"provider": "qdrant", "config": settings}
         return {"oss": {"config": {"vector_store": store, "history_db_path": str(self.folder / "none.db")}}}
 
-    def change(self, written: dict[int, str], dropped: list[int]) -> None:
+    def change(self, written: dict[int, str], dropped: list[int], at: datetime | None = None) -> None:
         with closing(sqlite3.connect(self.folder / "store/collection/mem0/storage.sqlite")) as db, db:
-            rows = [self._row(number, text) for number, text in written.items()]
+            rows = [self._row(number, text, at) for number, text in written.items()]
             db.executemany("INSERT OR REPLACE INTO points VALUES (?, ?)", rows)
             db.executemany("DELETE FROM points WHERE id = ?", [(key_of(mem0_id(number)),) for number in dropped])
 
-    def _row(self, number: int, text: str) -> tuple[str, bytes]:
+    def _row(self, number: int, text: str, at: datetime | None = None) -> tuple[str, bytes]:
         one = mem0_id(number)
-        return key_of(one), point(one, [0.5] * DIMS, **payload(number, text, self.count))
+        return key_of(one), point(one, [0.5] * DIMS, **payload(number, text, self.count, at))
 
 
 @dataclass
@@ -114,20 +120,21 @@ class TableStore:
         store = {"provider": "pgvector", "config": {"connection_string": self.address, "collection_name": "mem0"}}
         return {"oss": {"config": {"vector_store": store, "history_db_path": str(self.folder / "none.db")}}}
 
-    def change(self, written: dict[int, str], dropped: list[int]) -> None:
+    def change(self, written: dict[int, str], dropped: list[int], at: datetime | None = None) -> None:
         import psycopg
 
         put = "INSERT INTO mem0 VALUES (%s, %s, %s) ON CONFLICT (id) DO UPDATE SET payload = excluded.payload"
         with psycopg.connect(self.address) as db, db.cursor() as cursor:
-            cursor.executemany(put, [self._row(number, text) for number, text in written.items()])
+            cursor.executemany(put, [self._row(number, text, at) for number, text in written.items()])
             cursor.execute("DELETE FROM mem0 WHERE id = ANY(%s)", ([UUID(mem0_id(number)) for number in dropped],))
 
-    def _row(self, number: int, text: str) -> tuple[str, str, str]:
-        return mem0_id(number), str([0.5] * DIMS), json.dumps(payload(number, text, self.count))
+    def _row(self, number: int, text: str, at: datetime | None = None) -> tuple[str, str, str]:
+        return mem0_id(number), str([0.5] * DIMS), json.dumps(payload(number, text, self.count, at))
 
 
 Store = QdrantStore | TableStore
 STORES = {"qdrant": QdrantStore, "pgvector": TableStore}
+HEAD = f"{'changed, new, deleted':>24}  seconds find and plan delivering processor       MB"
 
 
 @dataclass(frozen=True)
@@ -137,17 +144,32 @@ class Cost:
     seconds: float
     processor_s: float
     megabytes: float
+    delivering_s: float
 
     @classmethod
     def so_far(cls) -> Cost:
         told = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
         moved = int(told["rchar"]) + int(told["wchar"])
-        return cls(time.monotonic(), time.process_time(), moved / 1e6)
+        return cls(time.monotonic(), time.process_time(), moved / 1e6, TimedReplay.delivering_s)
 
     def since(self, before: Cost) -> Cost:
         return Cost(
-            self.seconds - before.seconds, self.processor_s - before.processor_s, self.megabytes - before.megabytes
+            self.seconds - before.seconds,
+            self.processor_s - before.processor_s,
+            self.megabytes - before.megabytes,
+            self.delivering_s - before.delivering_s,
         )
+
+
+class TimedReplay(Replay):
+    """Knows how long all rounds so far have been delivering."""
+
+    delivering_s = 0.0
+
+    async def _deliver(self, ledger: Ledger, run: Run, before: PlanCounts) -> None:
+        began = time.monotonic()
+        await super()._deliver(ledger, run, before)
+        TimedReplay.delivering_s += time.monotonic() - began
 
 
 def prepare(section: dict[str, Any], folder: Path) -> None:
@@ -222,7 +244,8 @@ async def measured(rounds: Rounds, api: SpectronApi) -> tuple[Cost, Round]:
 
 
 def line(cost: Cost) -> str:
-    return f"{cost.seconds:>8.2f} {cost.processor_s:>10.2f} {cost.megabytes:>8.1f}"
+    numbers = f"{cost.seconds:>8.2f} {cost.seconds - cost.delivering_s:>13.2f} {cost.delivering_s:>10.2f}"
+    return f"{numbers} {cost.processor_s:>9.2f} {cost.megabytes:>8.1f}"
 
 
 def command(folder: Path, server: Server, *words: str) -> float:
@@ -249,8 +272,9 @@ def main() -> None:
     parser.add_argument("--memories", type=int, default=100_000)
     parser.add_argument("--stores", default="qdrant,pgvector")
     arguments = parser.parse_args()
+    rounds_module.Replay = TimedReplay  # type: ignore[misc]
     for kind in arguments.stores.split(","):
-        print(f"{kind}, {arguments.memories:,} memories\n{'changed, new, deleted':>24}  seconds  processor       MB")
+        print(f"{kind}, {arguments.memories:,} memories\n{HEAD}")
         with tempfile.TemporaryDirectory(prefix="bench-") as name, ExitStack() as opened:
             folder = Path(name)
             store = STORES[kind](folder, arguments.memories)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
 
 from spectron_migrate.errors import ExitCode, InputError, LedgerLocked
 from spectron_migrate.ledger.shards import Shard
+from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.migration.ledger_access import round_lock
 from spectron_migrate.migration.reconcile import read_last_result
 from spectron_migrate.migration.replay_options import ReplayOptions
+from spectron_migrate.records import Memory, Skipped
 from spectron_migrate.state.journal import read_journal
 from tests.cutover.support import Operator, failing, gate
 from tests.support.spectron import replay
@@ -93,6 +97,27 @@ def test_a_shift_first_catches_up_with_writes_that_bypassed_everything(operator:
     assert result.reconciled.agree
     assert 6 == result.reconciled.memories
     assert "written by a script that nobody mentioned" in operator.scene.texts
+
+
+def test_a_shift_passes_although_reading_all_of_mem0_takes_longer_than_max_lag(operator: Operator) -> None:
+    operator.make_ready()
+    scene = operator.scene
+
+    def open_slowly(now: datetime) -> Reader:
+        reader = scene.store.open(now)
+        rows = reader.rows
+
+        def slow_rows() -> Iterator[Memory | Skipped]:
+            scene.time.pass_(80)
+            yield from rows()
+
+        reader.rows = slow_rows  # type: ignore[method-assign]
+        return reader
+
+    scene.open_reader = open_slowly
+    result = operator.shift(50)
+    assert set() == failing(result)
+    assert 50 == result.state.percent
 
 
 @pytest.mark.ledger_file

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.plan import LIVE
@@ -71,6 +72,25 @@ def last_version(ledger: Ledger, mem0_id: str) -> LastVersion | None:
         any_stored=bool(row["stored"]),
         message=row["message"],
     )
+
+
+class NewestText(NamedTuple):
+    """The newest text of a memory that the ledger knows, in as few words as a comparison of all of them needs."""
+
+    digest: str
+    state: str
+    """Of the fact that carries it."""
+    tombstoned_at: str | None
+
+
+def newest_texts(ledger: Ledger, mem0_ids: Sequence[str]) -> dict[str, NewestText]:
+    """The newest text of each of these memories, at most 500, that the ledger knows."""
+    rows = ledger.db.execute(
+        f"SELECT memory.mem0_id, version.digest, carrier.state, tombstoned_at FROM {FACTS} JOIN {CARRIER}"
+        f" WHERE memory.mem0_id IN ({marks(mem0_ids)}) AND version.number = newest_version",
+        tuple(mem0_ids),
+    )
+    return {row["mem0_id"]: NewestText(row["digest"], row["state"], row["tombstoned_at"]) for row in rows}
 
 
 _ALL = f"FROM version AS own JOIN fact ON fact.id = own.id JOIN {CARRIER}"

@@ -7,8 +7,8 @@ with the store's own count, because a listing can be short both times.
 
 from __future__ import annotations
 
-import json
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
@@ -17,9 +17,10 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from spectron_migrate.backoff import backoff_s
 from spectron_migrate.errors import Incomplete, InputError, MigrateError
+from spectron_migrate.fast_json import loads
 from spectron_migrate.mem0.normalise import from_payload
 from spectron_migrate.mem0.reader import ChangesReader, ReaderBase, Sleep
-from spectron_migrate.mem0.seen_ids import SeenIds
+from spectron_migrate.mem0.seen_ids import SeenIds, count_different
 from spectron_migrate.mem0.stores.history import HistoryFile
 from spectron_migrate.records import Memory, Skipped, SourceInfo, counted
 
@@ -151,13 +152,17 @@ class ListedReader(ReaderBase):
         self._missing, self.unproven = None, ""
         self._seen.clear()
         self.store.notes.clear()
+        of_snapshot = array("q")
         for page in self._pages(payload=True):
-            self._seen.add([row.key for row in page])
+            if self.store.held is None:
+                self._seen.add([row.key for row in page])
+            else:  # no key is asked for again, so hashes are enough to count them
+                of_snapshot.extend(hash(row.key) for row in page)
             yield from self._converted(page)
         if self.store.held is None:
             yield from self._late_rows()
         else:
-            self._missing = max(0, self.store.held - self._seen.count())
+            self._missing = max(0, self.store.held - count_different(of_snapshot))
         self.notes = list(self.store.notes)
 
     def missing(self) -> int | None:
@@ -273,7 +278,7 @@ class ListedReader(ReaderBase):
             payload = row.payload
             if isinstance(payload, str | bytes):
                 try:
-                    payload = json.loads(payload)
+                    payload = loads(payload)
                 except (ValueError, RecursionError):
                     yield Skipped(str(row.id), UNREADABLE, has_content=True)
                     continue

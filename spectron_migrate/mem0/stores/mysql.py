@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from spectron_migrate.errors import InputError, KeyRefused, MigrateError, Unreachable
+from spectron_migrate.mem0.reader import ChangesReader
+from spectron_migrate.mem0.stores.history import HistoryFile
 from spectron_migrate.mem0.stores.listed import ListedStore, Row, missing_driver
+from spectron_migrate.mem0.stores.mysql_changes import BEGIN, KnownRows, MySqlChanges, by_span, span_of, spans_for, sums
 from spectron_migrate.mem0.stores.oss_config import VectorStore
 
 if TYPE_CHECKING:
@@ -27,6 +30,9 @@ class MySql(ListedStore):
         settings = store.settings
         where = f"{settings.get('host')}:{settings.get('port') or 3306}/{settings.get('database')}"
         super().__init__(store.collection, f"at {where}")
+        self._known: KnownRows | None = None
+        """Of the last reading of everything, if what changes from it on can be told."""
+        self._is_taken_over = False
         self._table = "`" + store.collection.replace("`", "``") + "`"
         try:
             import pymysql
@@ -52,17 +58,38 @@ class MySql(ListedStore):
         return int(self._all(f"SELECT count(*) FROM {self._table}")[0][0])
 
     def pages(self, *, payload: bool) -> Iterator[list[Row]]:
-        columns = f"SELECT id, payload FROM {self._table}"
-        self._all("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
+        self._known = None
+        self._all(BEGIN)
         try:
             self.held = self.count()
+            known = KnownRows(spans_for(self.held))
+            columns = f"SELECT id, payload, {span_of(known.spans)} FROM {self._table}"
             page = self._all(f"{columns} ORDER BY id LIMIT {_PAGE}")
             while page:
-                yield [Row(row_id, row_id, text) for row_id, text in page]
+                known.add([(int(span), row_id) for row_id, _, span in page])
+                yield [Row(row_id, row_id, text) for row_id, text, _ in page]
                 page = self._all(f"{columns} WHERE id > %s ORDER BY id LIMIT {_PAGE}", page[-1][0])
+            self._known = self._summed(known)
         finally:
             if self._db.open:
                 self._db.rollback()
+
+    def _summed(self, known: KnownRows) -> KnownRows | None:
+        """The rows with the sums of their snapshot; None where this server does not compute them."""
+        import pymysql
+
+        try:
+            known.sums = by_span(self._all(sums(self._table, known.spans)))
+        except (pymysql.MySQLError, TypeError, ValueError):
+            return None
+        return known if sum(rows for rows, *_ in known.sums.values()) == self.held else None
+
+    def changes(self, history: HistoryFile | None) -> ChangesReader | None:
+        """By the same connection, which is taken over: see `mysql_changes`."""
+        if self._known is None:
+            return None
+        self._is_taken_over = True
+        return MySqlChanges(self._all, self._db.rollback, self._close, self._table, self._known, history)
 
     def may_write(self) -> bool:
         granted = " ".join(row[0] for row in self._all("SHOW GRANTS FOR CURRENT_USER()"))
@@ -75,6 +102,10 @@ class MySql(ListedStore):
         return self._error(error) if isinstance(error, pymysql.MySQLError) else None
 
     def close(self) -> None:
+        if not self._is_taken_over:
+            self._close()
+
+    def _close(self) -> None:
         if self._db.open:
             self._db.close()
 

@@ -89,7 +89,9 @@ class PgVector(ListedStore):
             page = self._all(columns + "ORDER BY id LIMIT {page}")
             while page:
                 known.add([row_id for row_id, _ in page])
-                yield [Row(row_id, row_id, self._payload(text)) for row_id, text in page]
+                if self._layout is _OF_TYPESCRIPT:
+                    page = [(row_id, self._payload(text)) for row_id, text in page]
+                yield [Row(row_id, row_id, payload) for row_id, payload in page]
                 page = self._all(columns + "WHERE id > %s ORDER BY id LIMIT {page}", (page[-1][0],))
             known.finish()
             self._known = (mark, known) if mark is not None else None

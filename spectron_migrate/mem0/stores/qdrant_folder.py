@@ -15,7 +15,8 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from functools import partial, reduce
+from operator import xor
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,9 @@ class _Page:
     @classmethod
     def of(cls, after: int, rows: list[tuple[Any, ...]], ids: list[str]) -> _Page:
         """The rows that follow rowid `after`, with the ids of their memories."""
-        keys = _fingerprint((row[0], row[1]) for row in rows)
-        rowids = array("q", [row[0] for row in rows])
+        given = [row[0] for row in rows]
+        keys = reduce(xor, map(hash, zip(given, [row[1] for row in rows], strict=True)), 0)
+        rowids = array("q", given)
         try:
             packed = bytes.fromhex("".join(ids).replace("-", "")) if all(map(UUID_TEXT.fullmatch, ids)) else b""
         except TypeError:
@@ -287,13 +289,6 @@ def _collections(folder: Path) -> tuple[set[str], dict[str, str]]:
     except (OSError, ValueError, AttributeError, TypeError):
         pass  # without aliases; a collection named by one is then reported as missing
     return found, aliases
-
-
-def _fingerprint(rows: Iterator[tuple[int, str]]) -> int:
-    fingerprint = 0
-    for row in rows:
-        fingerprint ^= hash(row)
-    return fingerprint
 
 
 def _decoded(key: Any) -> bytes:

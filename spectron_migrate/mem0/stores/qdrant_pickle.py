@@ -41,6 +41,8 @@ _FRAME_AT = 2
 _FRAME_SIZE = 9
 _FLOAT, _FLOAT_SIZE = b"G", 9
 _BATCH_OF_FLOATS = 1000
+_SMALL = 2048
+"""Bytes of a point whose vector takes no longer to read than to leave out."""
 
 
 UUID_TEXT = re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -56,12 +58,7 @@ class UnreadablePoint(ValueError):
 
 
 class _Point:
-    """Replaces a class of the Qdrant client; it only keeps the state."""
-
-    state: Any = None
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
+    """Replaces a class of the Qdrant client; its attributes are the entries of the state."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -82,13 +79,12 @@ def read_point(blob: bytes) -> tuple[Any, dict[str, Any]]:
 
     Raises UnexpectedClass for a class that is not part of a point, UnreadablePoint if it is not a point.
     """
-    point = _load(_without_vector(blob))
-    state = point.state if isinstance(point, _Point) else None
-    fields = state.get("__dict__") if isinstance(state, dict) else None
-    if not isinstance(fields, dict) or "id" not in fields:
+    point = _load(_without_vector(blob) if len(blob) > _SMALL else blob)
+    fields = point.__dict__.get("__dict__") if point.__class__ is _Point else None
+    if fields.__class__ is not dict or "id" not in fields:
         raise UnreadablePoint("not a point")
     payload = fields.get("payload")
-    return fields["id"], payload if isinstance(payload, dict) else {}
+    return fields["id"], payload if payload.__class__ is dict else {}
 
 
 def read_key(pickled: bytes) -> Any:

@@ -431,6 +431,7 @@ class MariaDb(Kind):
         import pymysql
 
         self.relay = relay
+        self.socket = socket
         self.db = pymysql.connect(unix_socket=str(socket), user="root", autocommit=True, charset="utf8mb4")
         self._do("CREATE DATABASE memories")
         self._do("USE memories")
@@ -442,6 +443,12 @@ class MariaDb(Kind):
         assert self.relay is not None
         login = {"user": "reader", "password": "s3cret-pw", "database": "memories"}
         return {"host": "127.0.0.1", "port": self.relay.port, **login}
+
+    def connect(self) -> Any:
+        """Another application, whose transactions end when it says so."""
+        import pymysql
+
+        return pymysql.connect(unix_socket=str(self.socket), user="root", database="memories", charset="utf8mb4")
 
     def put(self, rows: Mapping[str, Row]) -> None:
         values = [(one, json.dumps(row)) for one, row in rows.items()]
