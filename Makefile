@@ -63,7 +63,7 @@ hosts: $(VENV)/.ready
 	  --ignore tests/migration/test_adopt_parts.py
 	SPECTRON_MIGRATE_LEDGER=postgres $(BIN)/python -m pytest -n auto tests/adapter/test_process_calls.py \
 	  tests/adapter/test_outbox.py tests/adapter/test_captured.py tests/adapter/test_after_complete.py \
-	  tests/adapter/test_added_memories.py
+	  tests/adapter/test_added_memories.py tests/chaos/test_several_hosts.py
 	$(BIN)/python tests/chaos/several_hosts.py
 
 # Wheel and sdist in empty environments, with every Python of this machine.

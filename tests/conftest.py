@@ -18,7 +18,7 @@ from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.rehearsal.subprocesses import FOREIGN_PREFIXES
 from spectron_migrate.spectron.wire import Response, Wire
 from tests.support import contract
-from tests.support.engines import engines_of, states_in_postgres
+from tests.support.engines import VARIABLE, engines_of, states_in_postgres
 from tests.support.scene import scene
 
 __all__ = ["scene"]
@@ -102,8 +102,15 @@ def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
     return min(MOST_WORKERS, -(-3 * (yield) // 2))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest begins first: else whoever draws it last works alone at the end."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes longest begins first: else whoever draws it last works alone at the end.
+
+    What is of `make hosts` alone is left out elsewhere.
+    """
+    if os.environ.get(VARIABLE) != "postgres":
+        left_out = [item for item in items if item.get_closest_marker("hosts") is not None]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _MARK = re.compile(r"'[^']*'|\?")
 _COMMENT = re.compile(r"--[^\n]*")
@@ -29,6 +33,28 @@ def numbered(sql: str) -> str:
         return f"${count}"
 
     return _MARK.sub(number, sql)
+
+
+MOST_ROWS = 64
+_ROW = re.compile(r"\bVALUES (\((?:\?, )*\?\))")
+
+
+@lru_cache(256)
+def for_many_rows(sql: str, count: int) -> str | None:
+    """An INSERT of one row as one of several, numbered as `numbered` does; None for any other statement."""
+    found = _ROW.search(sql)
+    if found is None or not sql.startswith("INSERT ") or "DO UPDATE" in sql:  # which allows a row only once
+        return None
+    return numbered(f"{sql[: found.end()]}{f', {found[1]}' * (count - 1)}{sql[found.end() :]}")
+
+
+def parts_of(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """The rows in parts of 64, 32, … 1, so that statements for them come in few forms, which stay prepared."""
+    at = 0
+    while at < len(rows):
+        size = min(MOST_ROWS, 1 << (len(rows) - at).bit_length() - 1)
+        yield rows[at : at + size]
+        at += size
 
 
 def postgres_tables(ddl: str) -> list[str]:

@@ -20,7 +20,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.types.numeric import Int8Dumper
 from psycopg.types.string import StrDumper
 
-from spectron_migrate.database.dialect import escape, numbered, unescape
+from spectron_migrate.database.dialect import escape, for_many_rows, numbered, parts_of, unescape
 from spectron_migrate.database.interface import Conflict
 from spectron_migrate.database.location import WHERE_SECRETS_GO, PostgresLocation
 from spectron_migrate.errors import InputError, KeyRefused, MigrateError, Unreachable
@@ -164,25 +164,36 @@ class PostgresDatabase:
 
     def execute(self, sql: str, parameters: Sequence[Any] = (), /) -> PostgresResult:
         """Run one statement."""
+        return self._send(numbered(sql), parameters)
+
+    def _send(self, numbered_sql: str, parameters: Sequence[Any]) -> PostgresResult:
         began = time.monotonic()
         with self.errors():
             cursor = self._connection.cursor()
-            cursor.execute(numbered(sql), parameters or None)
+            cursor.execute(numbered_sql, parameters or None)
             if self._pipeline is None:
                 self.answered_at = began
             return PostgresResult(self, cursor)
 
     def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> PostgresResult:
         """Run one statement for each of the rows."""
-        if self._pipeline is not None:
-            result = None
-            for row in rows:  # psycopg's own way waits for the server before and after
-                result = self.execute(sql, row)
-            return result or PostgresResult(self, self._connection.cursor())
+        if self._pipeline is not None:  # psycopg's own way waits for the server before and after
+            return self._execute_many(sql, list(rows)) or PostgresResult(self, self._connection.cursor())
         with self.errors():
             cursor = self._connection.cursor()
             cursor.executemany(numbered(sql), rows)
             return PostgresResult(self, cursor)
+
+    def _execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> PostgresResult | None:
+        result = None
+        for part in parts_of(rows):
+            together = for_many_rows(sql, len(part))
+            if together is not None:
+                result = self._send(together, [each for row in part for each in row])
+            else:
+                for row in part:
+                    result = self.execute(sql, row)
+        return result
 
     def pages(self, sql: str, parameters: Sequence[Any] = (), /, *, size: int) -> Iterator[list[Any]]:
         """The rows of a statement, of which no more than `size` are held at a time; the server keeps the others.

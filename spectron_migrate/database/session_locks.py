@@ -13,7 +13,7 @@ from spectron_migrate.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from spectron_migrate.database.postgres import PostgresDatabase
+    from spectron_migrate.database.postgres import PostgresDatabase, PostgresResult
 
 
 def lock_key(schema: str, name: str) -> int:
@@ -24,9 +24,13 @@ def lock_key(schema: str, name: str) -> int:
 
 def try_lock(database: PostgresDatabase, name: str, *, shared: bool = False) -> bool:
     """Take a lock if nobody holds it, until `unlock` or the end of the connection. Taken twice, it is freed twice."""
+    return bool(ask_for_lock(database, name, shared=shared).fetchone()[0])
+
+
+def ask_for_lock(database: PostgresDatabase, name: str, *, shared: bool = False) -> PostgresResult:
+    """As `try_lock`; the first column of the result says whether it was taken."""
     function = "pg_try_advisory_lock_shared" if shared else "pg_try_advisory_lock"
-    row = database.execute(f"SELECT {function}(?)", (lock_key(database.location.schema, name),)).fetchone()
-    return bool(row[0])
+    return database.execute(f"SELECT {function}(?)", (lock_key(database.location.schema, name),))
 
 
 def unlock(database: PostgresDatabase, name: str, *, shared: bool = False) -> None:

@@ -18,6 +18,7 @@ from spectron_migrate.delivery.run import Run
 from spectron_migrate.delivery.stream import Feed, Stream
 from spectron_migrate.ledger import batches, lanes, sending, sessions
 from spectron_migrate.ledger.batches import IntendedBatch
+from spectron_migrate.ledger.lanes import LaneWork
 from spectron_migrate.ledger.sending import IntendedFact
 from spectron_migrate.ledger.sessions import SessionRow
 
@@ -25,28 +26,52 @@ GOES_ON = (SendOutcome.DECIDED, SendOutcome.SESSION_ENDED, SendOutcome.PLANNED_A
 """Outcomes of recovery after which the lane goes on: everything is decided or planned again."""
 
 
-async def deliver_lane(run: Run, lane: str) -> None:
+async def deliver_lane(run: Run, lane: str, work: LaneWork) -> None:
     """Decide what is in doubt, then send until nothing is left, the lane is held, or the run stops."""
     async with asyncio.TaskGroup() as group:
-        group.create_task(_deliver_full(run, lane))
-        group.create_task(_deliver_none(run, lane))
+        if work.has_doubts or work.has_full:
+            group.create_task(_deliver_full(run, lane, work))
+        if work.has_doubts or work.has_none:
+            group.create_task(_deliver_none(run, lane, work))
 
 
-async def _deliver_full(run: Run, lane: str) -> None:
+async def _deliver_full(run: Run, lane: str, work: LaneWork) -> None:
+    if work.has_doubts and not await _decide_full(run, lane):
+        return
+    if not (await run.writer.grouped(lanes.is_held, lane) if work.has_doubts else work.is_held):
+        await Stream(run, Feed(run, lane, "full"), "full").deliver()
+
+
+async def _decide_full(run: Run, lane: str) -> bool:
+    """Decide what is in doubt; False where the lane must not go on."""
     facts = await run.writer.grouped(sending.intended_facts, lane=lane)
     doubts = [fact for fact in facts if fact.infer == "full"]
     # Over all sessions of the lane they were sent one after the other, so they are decided together.
     if doubts and (run.should_stop() or await recover(run, doubts) not in GOES_ON):
-        return
+        return False
     for batch in await run.writer.grouped(batches.intended_batches, lane):
         if batch.session.infer == "full" and (run.should_stop() or await recover_batch(run, batch) not in GOES_ON):
-            return
-    if not await run.writer.grouped(lanes.is_held, lane):
-        await Stream(run, Feed(run, lane, "full"), "full").deliver()
+            return False
+    return True
 
 
-async def _deliver_none(run: Run, lane: str) -> None:
+async def _deliver_none(run: Run, lane: str, work: LaneWork) -> None:
     """A doubt that stays holds its own session only."""
+    if work.has_doubts and not await _decide_none(run, lane):
+        return
+    most = run.session_size * (1 + run.spare_streams)
+    planned = await run.writer.grouped(lanes.count_planned, run.plan, lane, "none", most)
+    if not planned or run.should_stop():
+        return
+    feed = Feed(run, lane, "none")
+    with _extra_streams(run, ceil(planned / run.session_size) - 1) as extra:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(1 + extra):
+                group.create_task(Stream(run, feed, "none").deliver())
+
+
+async def _decide_none(run: Run, lane: str) -> bool:
+    """Decide what is in doubt, session by session; False where that was deferred."""
     by_session: dict[int, list[IntendedFact]] = {}
     for fact in await run.writer.grouped(sending.intended_facts, lane=lane):
         if fact.infer == "none":
@@ -59,17 +84,8 @@ async def _deliver_none(run: Run, lane: str) -> None:
             for batch in intended
             if batch.session.infer == "none"
         ]
-    if any(task.result() is SendOutcome.DEFERRED for task in tasks):
-        return  # whatever comes next may wait for the same thing
-    most = run.session_size * (1 + run.spare_streams)
-    planned = await run.writer.grouped(lanes.count_planned, run.plan, lane, "none", most)
-    if not planned or run.should_stop():
-        return
-    feed = Feed(run, lane, "none")
-    with _extra_streams(run, ceil(planned / run.session_size) - 1) as extra:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(1 + extra):
-                group.create_task(Stream(run, feed, "none").deliver())
+    # If one was deferred, whatever comes next may wait for the same thing.
+    return all(task.result() is not SendOutcome.DEFERRED for task in tasks)
 
 
 async def _recover_session(run: Run, session: SessionRow, doubt: Sequence[IntendedFact] | IntendedBatch) -> SendOutcome:

@@ -111,17 +111,18 @@ async def _work(run: Run, queue: asyncio.Queue[str | None]) -> None:
 
 async def _deliver_own(run: Run, lane: str) -> None:
     """Deliver the lane, unless another process has it."""
-    if run.ledger.workers is None:
-        await deliver_lane(run, lane)
-        return
-    if not await run.writer.grouped(lanes.take_lane, lane):
+    work = await run.writer.grouped(lanes.take_lane, run.plan, lane)
+    if work is None:
         run.lanes_elsewhere.add(lane)
         return
+    if run.ledger.workers is None:
+        await deliver_lane(run, lane, work)
+        return
     try:
-        if await run.writer.grouped(lanes.has_intended, lane):
+        if work.has_doubts:
             # Whoever left it in doubt may be cut off from the ledger, not from the server, and not know it yet.
             await run.pause(SETTLE_S, lane, "another process may still be sending")
         if not run.should_stop():
-            await deliver_lane(run, lane)
+            await deliver_lane(run, lane, work)
     finally:
         run.writer.post(lanes.free_lane, lane)

@@ -38,6 +38,7 @@ class Feed:
         self._run, self._infer = run, infer
         self._page: deque[PlannedFact] = deque()
         self._after = ""
+        self._is_over = False
         self._reading = asyncio.Lock()
 
     async def take(self, most: int) -> list[PlannedFact]:
@@ -53,12 +54,19 @@ class Feed:
                     return wanted
 
     async def _read(self, most: int) -> None:
+        if self._is_over:
+            return
         found = await self._run.writer.grouped(
             sending.next_planned, self._run.plan, self.lane, self._infer, most, after=self._after
         )
         if found:
             self._after = found[-1].order_key
+        self._is_over = len(found) < most
         self._page.extend(found)
+
+    def look_again(self) -> None:
+        """More may be planned: a message that was taken apart leaves its memories in its lane."""
+        self._is_over = False
 
     def give_back(self, facts: Sequence[PlannedFact]) -> None:
         """Return facts that were not sent; `take` gives them first."""
@@ -106,6 +114,8 @@ class Stream:
         if not pairs:
             return self._leave_unsent(facts)
         intended = await run.writer.durable(sending.intend, pairs, run.server_now(), run.principal)
+        if len(intended) < len(pairs):
+            self._feed.look_again()
         run.release_sends(len(facts) - len(intended))
         for at, intent in enumerate(intended):
             outcome = SendOutcome.NEVER_SENT if run.should_stop() else await self._send(intent)
@@ -135,8 +145,8 @@ class Stream:
             return SendOutcome.NEVER_SENT
         result = await run.send(fact)
         if isinstance(result, Receipt) and await self._claim(fact, result.turn_id):
-            # Posted, not durable: a receipt that is lost is a 200, which the same bytes bring back.
-            run.writer.post(sending.receipt, fact.id, result, decided_by="answer")
+            # Not awaited, not durable: a receipt that is lost is a 200, which the same bytes bring back.
+            run.writer.collect(sending.receipts, (fact.id, result))
             if result.turn_id is not None:
                 run.deferred.keys.newest_held = (fact, result.turn_id)
             run.counters.written += 1
@@ -146,6 +156,7 @@ class Stream:
         if isinstance(result, NotBegun):
             run.counters.tokens -= cost
         self._claimed.pop(fact.session.id, None)  # recovery claims turns without this stream
+        self._feed.look_again()
         return await decide_first_send(run, fact, result)
 
     async def _claim(self, fact: IntendedFact, turn_id: str | None) -> bool:
@@ -178,6 +189,7 @@ class Stream:
             done = {fact.id for fact in batch.facts} if batch else {fact.id for fact in fitting}
             waiting = [fact for fact in waiting if fact.id not in done]
             if batch is None:
+                self._feed.look_again()
                 run.release_sends(len(done))
                 continue
             self._note_positions(session, len(batch.facts))
@@ -197,6 +209,8 @@ class Stream:
     async def _send_batch(self, batch: IntendedBatch) -> bool:
         run = self._run
         outcome, parts = await send_batch(run, batch)
+        if outcome is not SendOutcome.DECIDED:
+            self._feed.look_again()
         if outcome is SendOutcome.NEVER_SENT:
             await self._plan_again([fact.id for fact in batch.facts])
             return False
@@ -227,6 +241,8 @@ class Stream:
         found = await open_session(run, self._feed.lane, fact)
         if found is not None:
             self._sessions[fact.selector, fact.run] = found
+            if not found.used:
+                self._claimed[found.id] = set()
         return found
 
     def _note_positions(self, session: SessionRow, count: int) -> None:

@@ -15,7 +15,7 @@ from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.messages import DELETED
 from spectron_migrate.ledger.overtaken import skip_if_overtaken
 from spectron_migrate.ledger.read.adoption import BACKUP, BEGUN, BY, BY_KEY, DONE, KIND, NO_KEY, SoughtFact, memory_of
-from spectron_migrate.ledger.sending import drop_request, plan_again
+from spectron_migrate.ledger.sending import drop_requests, plan_again
 from spectron_migrate.records import Infer, Memory, canonical_json, digest
 
 
@@ -91,7 +91,7 @@ def adopt(ledger: Ledger, found: FoundTurn, *, by: str = BY) -> None:
     fact, db = found.fact, ledger.db
     infer = "none" if found.late else fact.infer
     state, reason = ("written", None) if infer == "none" else ("stored_not_extracted", "extraction unknown")
-    drop_request(ledger, fact.id)
+    drop_requests(ledger, [fact.id])
     release_spare(ledger, found.session, found.turn_id)
     db.execute(
         "UPDATE fact SET state = ?, reason = ?, infer = ?, late = CASE WHEN ? = 1 THEN 1 ELSE late END, batch = NULL,"

@@ -14,14 +14,13 @@ from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.schema import marks
 from spectron_migrate.ledger.sending import (
     INTENDED,
-    INTENT,
     REQUEST,
-    SENT_BEFORE,
     IntendedFact,
     PlannedFact,
     body_of,
     intended_of,
-    receipt,
+    note_intended,
+    receipts,
     still_planned,
 )
 from spectron_migrate.ledger.sessions import SessionRow, known_session
@@ -83,10 +82,7 @@ def intend_batch(
     key = digest("batch", *(rows[fact]["key"] for fact in chosen))
     number = _free_number(ledger, chosen)
     ledger.db.execute(REQUEST, (number, content, key, sent_after, sent_by))
-    ledger.db.executemany(
-        f"UPDATE fact SET state = 'intended', session = ?, position = ?, batch = ?, {INTENT} WHERE id = ?",
-        [(session.id, session.used + at, number, SENT_BEFORE, fact) for at, fact in enumerate(chosen)],
-    )
+    note_intended(ledger, [(fact, session.id, session.used + at) for at, fact in enumerate(chosen)], batch=number)
     return _batch(ledger, number, was_sent=any(rows[fact]["was_sent"] for fact in chosen))
 
 
@@ -122,8 +118,7 @@ def count_full(ledger: Ledger, plan: int) -> int:
 
 def receipt_batch(ledger: Ledger, batch: IntendedBatch, got: BatchReceipt) -> None:
     """Record the receipts of a batch of which every message is stored."""
-    for fact, one in zip(batch.facts, got.receipts, strict=True):
-        receipt(ledger, fact.id, one, decided_by="answer")
+    receipts(ledger, [(fact.id, one) for fact, one in zip(batch.facts, got.receipts, strict=True)])
 
 
 def renew_batch(ledger: Ledger, batch: IntendedBatch, sent_after: str, sent_by: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.records import Infer
@@ -11,39 +12,37 @@ LANE = "lane = (SELECT no FROM lane WHERE name = ?)"
 """A condition on a fact: it is of the lane of this name."""
 
 
-def lanes_to_do(ledger: Ledger, plan: int, *, after: str | None, until: str | None = None, limit: int) -> list[str]:
-    """Lanes after `after`, and up to `until`, with a fact to send or in doubt, always in the same order.
+_NEXT = (
+    "(SELECT min(lane) FROM (SELECT min(lane) AS lane FROM fact WHERE state = 'planned' AND lane > {0}"
+    " UNION ALL SELECT min(lane) AS lane FROM fact WHERE state = 'intended' AND lane > {0}) AS next)"
+)
+_PAGE = (
+    f"WITH RECURSIVE found(lane, number) AS (SELECT {_NEXT.format('?')}, 1"
+    f" UNION ALL SELECT {_NEXT.format('found.lane')}, number + 1 FROM found WHERE lane IS NOT NULL AND number < ?)"
+    " SELECT found.lane, (SELECT name FROM lane WHERE no = found.lane) AS name,"
+    # A fact in doubt is decided whichever plan it belongs to: until then the lane may not go on.
+    " EXISTS(SELECT 1 FROM fact WHERE state = 'intended' AND fact.lane = found.lane)"
+    " OR EXISTS(SELECT 1 FROM fact WHERE state = 'planned' AND fact.lane = found.lane AND plan = ?) AS has_work"
+    " FROM found WHERE found.lane IS NOT NULL ORDER BY found.lane"
+)
+"""The next lanes with something planned or in doubt, each found by one lookup in an index."""
 
-    Each takes one lookup in an index.
-    """
+
+def lanes_to_do(ledger: Ledger, plan: int, *, after: str | None, until: str | None = None, limit: int) -> list[str]:
+    """Lanes after `after`, and up to `until`, with a fact to send or in doubt, always in the same order."""
     db = ledger.db
     lanes: list[str] = []
     row = db.execute("SELECT no FROM lane WHERE name = ?", (after,)).fetchone() if after is not None else None
-    found = int(row["no"]) if row else -1
+    last = int(row["no"]) if row else -1
     row = db.execute("SELECT no FROM lane WHERE name = ?", (until,)).fetchone() if until is not None else None
-    last = int(row["no"]) if row else None
-    while len(lanes) < limit:
-        row = db.execute(
-            "SELECT min(lane) AS lane FROM (SELECT min(lane) AS lane FROM fact WHERE state = 'planned' AND lane > ?"
-            " UNION ALL SELECT min(lane) AS lane FROM fact WHERE state = 'intended' AND lane > ?) AS next",
-            (found, found),
-        ).fetchone()
-        if row["lane"] is None or (last is not None and row["lane"] > last):
+    end = int(row["no"]) if row else None
+    while wanted := limit - len(lanes):
+        page = db.execute(_PAGE, (last, last, wanted, plan)).fetchall()
+        lanes += [each["name"] for each in page if each["has_work"] and (end is None or each["lane"] <= end)]
+        if len(page) < wanted or (end is not None and page[-1]["lane"] >= end):
             break
-        found = row["lane"]
-        if _has_work(ledger, plan, found):
-            lanes.append(db.execute("SELECT name FROM lane WHERE no = ?", (found,)).fetchone()["name"])
+        last = page[-1]["lane"]
     return lanes
-
-
-def _has_work(ledger: Ledger, plan: int, lane: int) -> bool:
-    # A fact in doubt is decided whichever plan it belongs to: until then the lane may not go on.
-    row = ledger.db.execute(
-        "SELECT EXISTS(SELECT 1 FROM fact WHERE state = 'intended' AND lane = ?)"
-        " OR EXISTS(SELECT 1 FROM fact WHERE state = 'planned' AND lane = ? AND plan = ?)",
-        (lane, lane, plan),
-    ).fetchone()
-    return bool(row[0])
 
 
 def random_lane(ledger: Ledger) -> str | None:
@@ -64,12 +63,6 @@ def large_lanes(ledger: Ledger, plan: int, *, least: int, most: int) -> list[str
         (plan, least, most),
     )
     return [row["name"] for row in rows]
-
-
-def has_intended(ledger: Ledger, lane: str) -> bool:
-    """Whether the lane has a fact in doubt."""
-    found = ledger.db.execute(f"SELECT 1 FROM fact WHERE state = 'intended' AND {LANE} LIMIT 1", (lane,))
-    return found.fetchone() is not None
 
 
 def count_planned(ledger: Ledger, plan: int, lane: str, infer: Infer, most: int) -> int:
@@ -95,9 +88,30 @@ def is_held(ledger: Ledger, lane: str) -> bool:
 # -- whose a lane is; in a ledger with one writer everything belongs to it --------------------------------
 
 
-def take_lane(ledger: Ledger, lane: str) -> bool:
-    """Take a lane, if no other process has it."""
-    return ledger.workers is None or ledger.workers.take_lane(lane)
+@dataclass(frozen=True, slots=True)
+class LaneWork:
+    """What there is to do in a lane when it is taken."""
+
+    has_doubts: bool
+    is_held: bool
+    """As `is_held`, but for doubts."""
+    has_full: bool
+    """Whether facts are planned with extraction."""
+    has_none: bool
+    """Whether facts are planned without."""
+
+
+def take_lane(ledger: Ledger, plan: int, lane: str) -> LaneWork | None:
+    """Take a lane and look at it; None where another process has it."""
+    is_taken = ledger.workers.ask_for_lane(lane) if ledger.workers is not None else None
+    found = ledger.db.execute(
+        f"SELECT EXISTS(SELECT 1 FROM fact WHERE state = 'intended' AND {LANE}),"
+        f" EXISTS(SELECT 1 FROM fact WHERE state = 'undecidable' AND {LANE} AND infer = 'full'),"
+        f" EXISTS(SELECT 1 FROM fact WHERE state = 'planned' AND {LANE} AND plan = ? AND infer = 'full'),"
+        f" EXISTS(SELECT 1 FROM fact WHERE state = 'planned' AND {LANE} AND plan = ? AND infer = 'none')",
+        (lane, lane, lane, plan, lane, plan),
+    )
+    return LaneWork(*map(bool, found.fetchone())) if is_taken is None or is_taken() else None
 
 
 def free_lane(ledger: Ledger, lane: str) -> None:

@@ -14,8 +14,8 @@ The statements of this package keep to what SQLite and Postgres share. What only
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 FORMAT = 4
 """Kept in `PRAGMA user_version`. An older ledger is brought up to date (`upgrade`), a newer one refused."""
@@ -43,6 +43,30 @@ CONTAINS = "replace(version.text, ?, '') != version.text"
 def marks(values: Sequence[object]) -> str:
     """As many placeholders as there are values; where there are none, what no value is equal to."""
     return ", ".join("?" * len(values)) or "NULL"
+
+
+MOST_ROWS = 64
+"""Rows that one statement changes, at most."""
+
+
+def row_sets(rows: Sequence[tuple[int, *tuple[Any, ...]]]) -> Iterator[Sequence[tuple[Any, ...]]]:
+    """Rows that begin with the id of a fact, in sets of 1, 2, 4, … 64, so that statements with them come in few forms,
+    which stay prepared. A set is filled up with rows of no fact.
+    """
+    for at in range(0, len(rows), MOST_ROWS):
+        part = rows[at : at + MOST_ROWS]
+        size = 1 << (len(part) - 1).bit_length()
+        yield [*part, *[(0, *part[0][1:])] * (size - len(part))]
+
+
+def values(rows: Sequence[Sequence[object]]) -> str:
+    """As many rows of placeholders, as a table."""
+    return f"VALUES {', '.join([f'({marks(rows[0])})'] * len(rows))}"
+
+
+def flat(rows: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
+    """What stands in the placeholders of `values`."""
+    return tuple(each for row in rows for each in row)
 
 
 _TABLES = """

@@ -16,7 +16,7 @@ from spectron_migrate.ledger.bodies import build_body
 from spectron_migrate.ledger.lanes import LANE
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.overtaken import skip_if_overtaken
-from spectron_migrate.ledger.schema import FACTS, IS_CURRENT, FactState, marks
+from spectron_migrate.ledger.schema import FACTS, IS_CURRENT, FactState, flat, marks, row_sets, values
 from spectron_migrate.ledger.sessions import SessionRow, known_session
 from spectron_migrate.records import Infer, Json, Receipt, Selector, canonical_json, selector_of
 
@@ -110,16 +110,25 @@ def intend(
     ledger.db.executemany(
         REQUEST, [(one.id, one.content.decode(), one.key, one.sent_after, one.sent_by) for one in intended]
     )
-    ledger.db.executemany(
-        f"UPDATE fact SET state = 'intended', session = ?, position = ?, {INTENT} WHERE id = ?",
-        [(one.session.id, one.position, SENT_BEFORE, one.id) for one in intended],
-    )
+    note_intended(ledger, [(one.id, one.session.id, one.position) for one in intended])
     return intended
 
 
 SENT_BEFORE = "sent before"
 """Reason of an intended fact whose key was sent under an earlier intent; so it stays known if this one never leaves."""
-INTENT = "reason = CASE WHEN was_sent = 1 THEN ? END, was_sent = 1"
+
+
+def note_intended(ledger: Ledger, places: Sequence[tuple[int, int, int]], *, batch: int | None = None) -> None:
+    """Note where facts are sent to: each with its session and its position there. `batch`: the request they share."""
+    for rows in row_sets(places):
+        ledger.db.execute(
+            f"WITH place(fact, session, position) AS ({values(rows)}) UPDATE fact SET state = 'intended',"
+            " session = place.session, position = place.position, batch = ?,"
+            " reason = CASE WHEN was_sent = 1 THEN ? END, was_sent = 1 FROM place WHERE fact.id = place.fact",
+            (*flat(rows), batch, SENT_BEFORE),
+        )
+
+
 REQUEST = "INSERT INTO request(id, body, key, sent_after, sent_by) VALUES (?, ?, ?, ?, ?)"
 """Keeps bytes that are about to leave."""
 
@@ -208,7 +217,7 @@ def not_stored(ledger: Ledger, fact: int) -> None:
 
 def plan_again(ledger: Ledger, fact: int, *, was_sent: bool = False) -> None:
     """Treat the fact as not stored: it keeps its key and will get another session and position."""
-    drop_request(ledger, fact)
+    drop_requests(ledger, [fact])
     ledger.db.execute(
         "UPDATE fact SET state = 'planned', reason = NULL, session = NULL, position = NULL, batch = NULL, was_sent = ?"
         " WHERE id = ?",
@@ -217,16 +226,26 @@ def plan_again(ledger: Ledger, fact: int, *, was_sent: bool = False) -> None:
 
 
 def _decide(ledger: Ledger, fact: int, state: FactState, reason: str | None) -> None:
-    drop_request(ledger, fact)
-    ledger.db.execute("UPDATE fact SET state = ?, reason = ?, batch = NULL WHERE id = ?", (state, reason, fact))
+    _decide_all(ledger, [(fact, state, reason)])
 
 
-def drop_request(ledger: Ledger, fact: int) -> None:
-    """Forget the request of a decided fact; that of a batch is kept until all its facts are decided."""
+def _decide_all(ledger: Ledger, decided: Sequence[tuple[int, FactState, str | None]]) -> None:
+    for rows in row_sets(decided):
+        drop_requests(ledger, [row[0] for row in rows])
+        ledger.db.execute(
+            f"WITH decided(fact, state, reason) AS ({values(rows)}) UPDATE fact SET state = decided.state,"
+            " reason = decided.reason, batch = NULL FROM decided WHERE fact.id = decided.fact",
+            flat(rows),
+        )
+
+
+def drop_requests(ledger: Ledger, facts: Sequence[int]) -> None:
+    """Forget the requests of decided facts; that of a batch is kept until all its facts are decided."""
+    ledger.db.execute(f"DELETE FROM request WHERE id IN ({marks(facts)})", tuple(facts))
     ledger.db.execute(
-        "DELETE FROM request WHERE id = ? OR (id = (SELECT batch FROM fact WHERE id = ?)"
-        " AND NOT EXISTS (SELECT 1 FROM fact WHERE fact.batch = request.id AND fact.id != ?))",
-        (fact, fact, fact),
+        f"DELETE FROM request WHERE id IN (SELECT batch FROM fact WHERE id IN ({marks(facts)})) AND NOT EXISTS"
+        f" (SELECT 1 FROM fact WHERE fact.batch = request.id AND fact.id NOT IN ({marks(facts)}))",
+        (*facts, *facts),
     )
 
 
@@ -234,13 +253,32 @@ def receipt(
     ledger: Ledger, fact: int, got: Receipt, *, decided_by: str, seq: int | None = None, altered: bool = False
 ) -> None:
     """Record the receipt of a fact that is stored."""
-    state: FactState = "written" if got.extracted else "stored_not_extracted"
-    _decide(ledger, fact, state, None if got.extracted else "nothing was extracted")
-    _keep_receipt(ledger, fact, got.turn_id, seq, got.chunk_id, decided_by, altered=altered)
-    if got.ids:
-        ledger.db.executemany(
-            "INSERT INTO extracted(fact, id) VALUES (?, ?) ON CONFLICT DO NOTHING", [(fact, one) for one in got.ids]
-        )
+    _keep_answers(ledger, [(fact, got)], decided_by, seq=seq, altered=altered)
+
+
+def receipts(ledger: Ledger, got: Sequence[tuple[int, Receipt]]) -> None:
+    """Record the answers to facts that are stored, in as few statements as the answer to one takes."""
+    _keep_answers(ledger, got, "answer")
+
+
+def _keep_answers(
+    ledger: Ledger,
+    got: Sequence[tuple[int, Receipt]],
+    decided_by: str,
+    *,
+    seq: int | None = None,
+    altered: bool = False,
+) -> None:
+    _decide_all(
+        ledger,
+        [
+            (fact, "written", None) if one.extracted else (fact, "stored_not_extracted", "nothing was extracted")
+            for fact, one in got
+        ],
+    )
+    _keep_receipts(ledger, [(fact, one.turn_id, seq, one.chunk_id) for fact, one in got], decided_by, altered=altered)
+    if found := [(fact, id_) for fact, one in got for id_ in one.ids]:
+        ledger.db.executemany("INSERT INTO extracted(fact, id) VALUES (?, ?) ON CONFLICT DO NOTHING", found)
 
 
 WITHOUT_PASSAGE = "stored without passage"
@@ -263,34 +301,31 @@ def stored_by_turns(
     """Record that the listing of turns shows the fact; without its response, what was extracted stays unknown."""
     state: FactState = "stored_not_extracted" if full or without_passage else "written"
     _decide(ledger, fact, state, WITHOUT_PASSAGE if without_passage else EXTRACTION_UNKNOWN if full else None)
-    _keep_receipt(ledger, fact, turn_id, seq, chunk_id, "turns", altered=altered)
+    _keep_receipts(ledger, [(fact, turn_id, seq, chunk_id)], "turns", altered=altered)
 
 
 def stored_by_person(ledger: Ledger, fact: int) -> None:
     """Record that a person decided the fact is stored; its turn is the candidate, if there is one."""
     row = ledger.db.execute("SELECT candidate FROM request WHERE id = ?", (fact,)).fetchone()
     _decide(ledger, fact, "written", None)
-    _keep_receipt(ledger, fact, row["candidate"] if row else None, None, None, "person", altered=False)
+    _keep_receipts(ledger, [(fact, row["candidate"] if row else None, None, None)], "person", altered=False)
 
 
-def _keep_receipt(
-    ledger: Ledger,
-    fact: int,
-    turn_id: str | None,
-    seq: int | None,
-    chunk_id: str | None,
-    decided_by: str,
-    *,
-    altered: bool,
+def _keep_receipts(
+    ledger: Ledger, stored: Sequence[tuple[int, str | None, int | None, str | None]], decided_by: str, *, altered: bool
 ) -> None:
-    ledger.db.execute(
-        "INSERT INTO receipt(fact, session, turn_id, seq, chunk_id, decided_by, altered)"
-        " SELECT id, session, ?, ?, ?, ?, ? FROM fact WHERE id = ? AND session IS NOT NULL"
-        " ON CONFLICT(fact) DO UPDATE SET session = excluded.session, turn_id = excluded.turn_id,"
-        " seq = coalesce(excluded.seq, receipt.seq), chunk_id = coalesce(excluded.chunk_id, receipt.chunk_id),"
-        " decided_by = excluded.decided_by, altered = excluded.altered",
-        (turn_id, seq, chunk_id, decided_by, int(altered), fact),
-    )
+    """`stored`: each fact with its turn, the turn's number and its chunk, as far as they are known."""
+    for rows in row_sets(stored):
+        ledger.db.execute(
+            f"WITH stored(fact, turn_id, seq, chunk_id) AS ({values(rows)})"
+            " INSERT INTO receipt(fact, session, turn_id, seq, chunk_id, decided_by, altered)"
+            " SELECT fact.id, session, turn_id, CAST(seq AS BIGINT), chunk_id, ?, ? FROM stored"
+            " JOIN fact ON fact.id = stored.fact WHERE session IS NOT NULL"
+            " ON CONFLICT(fact) DO UPDATE SET session = excluded.session, turn_id = excluded.turn_id,"
+            " seq = coalesce(excluded.seq, receipt.seq), chunk_id = coalesce(excluded.chunk_id, receipt.chunk_id),"
+            " decided_by = excluded.decided_by, altered = excluded.altered",
+            (*flat(rows), decided_by, int(altered)),
+        )
 
 
 def refuse(ledger: Ledger, fact: int, reason: str) -> None:

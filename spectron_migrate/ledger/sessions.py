@@ -61,18 +61,19 @@ def open_session(
 
 def begin_session(ledger: Ledger, selector: Selector, run: str | None, infer: Infer, now: str) -> int:
     """Record that a session is about to be created. If the answer never arrives it becomes an orphan."""
-    number = selector_number(ledger.db, selector)
-    serialize(ledger, f"sessions of {number}")
+    text = canonical_json(selector)
+    serialize(ledger, f"sessions of {text}")
     same_run, run_value = _same_run(run)
-    part = ledger.db.execute(
-        f"SELECT coalesce(max(part) + 1, 0) FROM session WHERE selector = ? AND infer = ? AND {same_run}",
-        (number, infer, *run_value),
-    ).fetchone()[0]
-    row = ledger.db.execute(
-        "INSERT INTO session(selector, run, infer, part, state, created_at) VALUES (?, ?, ?, ?, 'opening', ?)"
-        " RETURNING id",
-        (number, run, infer, part, now),
-    ).fetchone()
+    begin = (
+        "INSERT INTO session(selector, run, infer, part, state, created_at) SELECT no, ?, ?, (SELECT"
+        f" coalesce(max(part) + 1, 0) FROM session WHERE selector = selector.no AND infer = ? AND {same_run}),"
+        " 'opening', ? FROM selector WHERE text = ? RETURNING id"
+    )
+    values = (run, infer, infer, *run_value, now, text)
+    row = ledger.db.execute(begin, values).fetchone()
+    if row is None:
+        selector_number(ledger.db, selector)
+        row = ledger.db.execute(begin, values).fetchone()
     return int(row["id"])
 
 

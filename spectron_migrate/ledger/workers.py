@@ -7,7 +7,7 @@ so that the lanes of a dead one are free at once. What limits a run is counted h
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from spectron_migrate.database import session_locks, tables
@@ -102,12 +102,22 @@ class Workers:
 
     # -- lanes --------------------------------------------------------------------------------------------
 
-    def take_lane(self, lane: str) -> bool:
-        """Take a lane, if nobody has it. What its last owner committed is seen by the next statement."""
+    def ask_for_lane(self, lane: str) -> Callable[[], bool]:
+        """Take a lane, if nobody has it. What its last owner committed is seen by the next statement.
+
+        Whether it was taken is told when that is asked, so that what follows can be sent at once.
+        """
         self._freed.discard(lane)
-        if lane not in self._held and session_locks.try_lock(self._database, _lane_lock(lane)):
-            self._held.add(lane)
-        return lane in self._held
+        if lane in self._held:
+            return lambda: True
+        asked = session_locks.ask_for_lock(self._database, _lane_lock(lane))
+
+        def is_taken() -> bool:
+            if asked.fetchone()[0]:
+                self._held.add(lane)
+            return lane in self._held
+
+        return is_taken
 
     def free_lane(self, lane: str) -> None:
         """Let others have the lane, as soon as what is written in this transaction is committed."""

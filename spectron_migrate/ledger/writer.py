@@ -7,7 +7,7 @@ always sees what was written before it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -36,6 +36,7 @@ class GroupCommit:
         self._ledger = ledger
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._waiting: list[_Waiting] = []
+        self._collected: dict[Callable[[Ledger, Sequence[Any]], object], list[Any]] = {}
         self._running: asyncio.Task[None] | None = None
         self._lost: Exception | None = None
 
@@ -59,6 +60,11 @@ class GroupCommit:
         """
         self._begin(partial(_call, change, args, named), None, durable=False)
 
+    def collect(self, record: Callable[[Ledger, Sequence[T]], object], item: T) -> None:
+        """Record an item like `post`, together with all that wait for the same `record`: before whatever else waits."""
+        self._collected.setdefault(record, []).append(item)
+        self._wake()
+
     async def close(self) -> None:
         """Finish everything that waits; raises the error of a posted change."""
         while self._running is not None:
@@ -74,6 +80,9 @@ class GroupCommit:
 
     def _begin(self, change: Callable[[Ledger], Any], future: asyncio.Future[Any] | None, *, durable: bool) -> None:
         self._waiting.append((change, future, durable))
+        self._wake()
+
+    def _wake(self) -> None:
         if self._running is None:
             self._running = asyncio.get_running_loop().create_task(self._drain())
 
@@ -84,8 +93,11 @@ class GroupCommit:
     async def _drain(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            while self._waiting:
-                group, self._waiting = self._waiting, []
+            while self._waiting or self._collected:
+                collected: list[_Waiting] = [
+                    (partial(_call, record, (items,), {}), None, False) for record, items in self._collected.items()
+                ]
+                group, self._waiting, self._collected = [*collected, *self._waiting], [], {}
                 try:
                     results = await loop.run_in_executor(self._thread, self._commit, group)
                 except Exception as error:

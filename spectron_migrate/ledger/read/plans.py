@@ -11,6 +11,8 @@ from spectron_migrate.ledger.schema import CARRIER, STORED, marks
 
 LISTED = 100
 """Most items of a list in a summary."""
+PATHS_AT_ONCE = 500
+"""Paths that one query is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,19 +155,24 @@ def target_paths(ledger: Ledger, plan: int, *, refused: bool = False) -> list[st
 
 def unintended_paths(ledger: Ledger, paths: Sequence[str]) -> list[str]:
     """Those of the paths that no run has intended to register, or found registered by an adoption."""
-    intended = "SELECT 1 FROM scope WHERE path = ? AND (intended_at IS NOT NULL OR registered = 1)"
-    return [path for path in paths if ledger.db.execute(intended, (path,)).fetchone() is None]
+    intended = _those_where(ledger, paths, "intended_at IS NOT NULL OR registered = 1")
+    return [path for path in paths if path not in intended]
 
 
 def foreign_paths(ledger: Ledger, paths: Sequence[str]) -> list[str]:
     """Those of the paths that existed before this migration intended to register them."""
-    return [
-        path
-        for path in paths
-        if ledger.db.execute(
-            "SELECT 1 FROM scope WHERE path = ? AND listed_before = 1 AND registered = 0", (path,)
-        ).fetchone()
-    ]
+    foreign = _those_where(ledger, paths, "listed_before = 1 AND registered = 0")
+    return [path for path in paths if path in foreign]
+
+
+def _those_where(ledger: Ledger, paths: Sequence[str], condition: str) -> set[str]:
+    """Those of the paths whose row fulfils the condition."""
+    found: set[str] = set()
+    for at in range(0, len(paths), PATHS_AT_ONCE):
+        part = paths[at : at + PATHS_AT_ONCE]
+        rows = ledger.db.execute(f"SELECT path FROM scope WHERE path IN ({marks(part)}) AND ({condition})", part)
+        found.update(row["path"] for row in rows)
+    return found
 
 
 def would_come_late(ledger: Ledger, plan: int, lane: str, key: str, mem0_id: str) -> bool:
