@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from spectron_migrate.records import Hit
+from spectron_migrate.records import Hit, counted
 
 SIMILAR_PERCENT = 90.0
 """Texts of at least this rapidfuzz ratio (0-100) count as the same, where their numbers are equal as well."""
@@ -134,7 +134,7 @@ def _of_owners(hit: Hit, owners: list[str], index: MemoryIndex, *, by: Literal["
     fits = sorted(((fuzz.token_set_ratio(text, index.texts[owner]), owner) for owner in owners), reverse=True)
     if fits[0][0] - fits[1][0] >= CLEARLY_BETTER_PERCENT:
         return Matched(fits[0][1], by)
-    return Ignored(f"{hit.source} that {len(owners)} memories share")
+    return Ignored(f"{hit.source} that {counted(len(owners), 'memory shares', 'memories share')}")
 
 
 def _nearest(hit: Hit, text: str, index: MemoryIndex) -> HitMatch:
@@ -143,7 +143,7 @@ def _nearest(hit: Hit, text: str, index: MemoryIndex) -> HitMatch:
     near = within or _similar(text, texts)
     if len(near) == 1:
         return Matched(near.pop(), "similar")
-    return Ignored(f"text as near to {len(near)} memories") if near else Unmatched()
+    return Ignored(f"text as near to {counted(len(near), 'memory')}") if near else Unmatched()
 
 
 def _is_passage(text: str, whole: str) -> bool:

@@ -28,6 +28,7 @@ from spectron_migrate.adapter.guard import Guard
 from spectron_migrate.adapter.heartbeat import Heartbeat, as_of_seconds
 from spectron_migrate.adapter.mapping_check import MappingCheck
 from spectron_migrate.adapter.mem0_calls import ENTITIES, Mem0Calls, SearchRequest
+from spectron_migrate.adapter.readiness import Readiness
 from spectron_migrate.adapter.search_results import (
     HIDDEN,
     RenderedHits,
@@ -42,7 +43,7 @@ from spectron_migrate.adapter.writes import WriteTracker, is_captured
 from spectron_migrate.errors import InputError, NotLegal, Unreachable
 from spectron_migrate.mapping import Lens, NotServable, load_mapping
 from spectron_migrate.mapping.unused import describe_unused
-from spectron_migrate.records import Memory
+from spectron_migrate.records import Memory, counted
 from spectron_migrate.settings import load_settings
 from spectron_migrate.settings.types import Secret, Settings, SpectronAccess
 from spectron_migrate.state.routing import Routing, name_of, subject_of
@@ -54,8 +55,10 @@ MAX_K = 50
 """Hits asked of Spectron, as many as verification asks for: some hits are not memories, or are old texts."""
 PATIENCE = 2.5
 """How long a search waits for Spectron, as a multiple of the p95 budget; then Mem0 answers it."""
-READY_EVERY_S = 1.0
-"""How often it is checked whether ledger, mapping and context fit each other."""
+ALONE_S = 30.0
+"""How long it waits after `complete`, when Mem0 no longer answers."""
+TRIES_ALONE = 3
+"""How often Spectron is asked then: a connection that was cut must not cost the application its answer."""
 
 _log = logging.getLogger("spectron_migrate.adapter")
 
@@ -130,7 +133,7 @@ class AdapterCore:
         self.process_calls = self.heartbeat.calls
         self.lens = lru_cache(maxsize=4096)(self._lens)
         self._clock = clock
-        self._ready: tuple[float, str | None] = (float("-inf"), "not looked at yet")
+        self.readiness = Readiness(self.catalogue, self.mapping.digest, self.access, clock=clock)
         self.shadow = ShadowReads(self, self.settings.cutover.shadow, rng or random.Random())
         self._logged: set[str] = set()
         self._closed = False
@@ -184,11 +187,13 @@ class AdapterCore:
     def query(self, plan: SearchPlan) -> Future[SpectronAnswer]:
         """Query Spectron; raises if the query cannot be sent."""
         assert plan.asked is not None and plan.lens is not None  # noqa: S101, PT018 - planned so
-        return self.spectron_thread.query(plan.asked.query, plan.lens.selector, k=MAX_K, timeout_s=self.patience_s)
+        patience_s, tries = (ALONE_S, TRIES_ALONE) if plan.complete else (self.patience_s, 1)
+        query, lens = plan.asked.query, plan.lens.selector
+        return self.spectron_thread.query(query, lens, k=MAX_K, timeout_s=patience_s, tries=tries)
 
     @property
     def patience_s(self) -> float:
-        """How long a search waits for Spectron."""
+        """How long a search waits for Spectron while Mem0 can answer it too."""
         return PATIENCE * self.settings.cutover.guard.p95_s
 
     def found(self, plan: SearchPlan, answer: SpectronAnswer, added: Added | None = None) -> SearchResults:
@@ -201,7 +206,9 @@ class AdapterCore:
         hidden = sum(rendered.left_out.get(why, 0) for why in HIDDEN)
         assert plan.asked is not None  # noqa: S101 - planned so
         if hidden and not plan.complete and len(answer.rows) >= MAX_K and len(rendered.rows) < plan.asked.top_k:
-            raise TooManyHidden(f"{hidden} of {len(answer.rows)} hits are not to be shown, and there may be more")
+            raise TooManyHidden(
+                f"{hidden} of {counted(len(answer.rows), 'hit')} are not to be shown, and there may be more"
+            )
         self.counters.read("spectron")
         self.counters.reads(rendered.left_out)
         rows = ranked(rendered.rows) if self.settings.adapter.score == "rank" else list(rendered.rows)
@@ -245,7 +252,7 @@ class AdapterCore:
 
     def is_fair(self, asked: SearchRequest) -> bool:
         """Whether Spectron should have everything that Mem0 has of these owners, so that answers can be compared."""
-        return self._is_caught_up(self.routing.current(), asked) and not self._not_ready()
+        return self._is_caught_up(self.routing.current(), asked) and self.readiness.is_given()
 
     # -- writes -------------------------------------------------------------------------------------------
 
@@ -355,18 +362,7 @@ class AdapterCore:
         """Why searches do not go to Spectron at the moment; empty if they do."""
         if self.guard.state != "closed":
             return "guarded"
-        return "no catalogue" if self._not_ready() else ""
-
-    def _not_ready(self) -> bool:
-        """Whether ledger, mapping or context are missing or differ from those the memories were written with."""
-        looked, problem = self._ready
-        if self._clock() - looked >= READY_EVERY_S:
-            found = self._problem()
-            if found is not None and found != problem:
-                _log.warning("searches are answered by Mem0: %s", found)
-            problem = found
-            self._ready = (self._clock(), problem)
-        return problem is not None
+        return "" if self.readiness.is_given() else "no catalogue"
 
     def _no_catalogue(self) -> bool:
         try:
@@ -374,18 +370,6 @@ class AdapterCore:
         except NoCatalogue:
             return True
         return False
-
-    def _problem(self) -> str | None:
-        try:
-            migration = self.catalogue.migration()
-            context = self.access().context
-        except Exception as error:
-            return str(error)
-        if migration.mapping_digest != self.mapping.digest:
-            return "the memories were written with another mapping: give the application the same mapping.yaml"
-        if migration.context != context:
-            return f"the memories are in context {migration.context}, and the settings name {context}"
-        return None
 
 
 _CORES: weakref.WeakSet[AdapterCore] = weakref.WeakSet()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from spectron_migrate.records import counted
 from spectron_migrate.settings.types import GuardSettings
 from spectron_migrate.state.process_status import stamp
 
@@ -117,12 +118,12 @@ class Guard:
         failures = sum(event.failed for event in self._events)
         share = failures / len(self._events)
         if failures >= LEAST_FAILURES and share > budget.error_rate:
-            self._trip(f"{share:.1%} of {len(self._events)} reads failed")
+            self._trip(f"{share:.1%} of {counted(len(self._events), 'read')} failed")
         elif len(self._events) >= LEAST_ANSWERS:
             times = sorted(event.seconds for event in self._events)
             p95 = times[math.ceil(0.95 * len(times)) - 1]
             if p95 > budget.p95_s:
-                self._trip(f"p95 is {p95 * 1000:.0f} ms over {len(times)} reads")
+                self._trip(f"p95 is {p95 * 1000:.0f} ms over {counted(len(times), 'read')}")
 
     def _trip(self, reason: str) -> None:
         self._is_open = True

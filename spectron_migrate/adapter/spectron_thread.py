@@ -41,6 +41,10 @@ class Busy(Unreachable):
     """Too many queries are under way already."""
 
 
+class Slow(Unreachable):
+    """A query was not answered in time."""
+
+
 @dataclass(frozen=True, slots=True)
 class SpectronAnswer:
     """What Spectron answered, and how long that took."""
@@ -66,14 +70,17 @@ class SpectronThread:
         """Queries without an answer yet."""
         return self._under_way
 
-    def query(self, text: str, lens: Selector, *, k: int, timeout_s: float) -> Future[SpectronAnswer]:
-        """Ask once; the future raises MigrateError or TimeoutError. Raises Busy, and what `access` raises."""
+    def query(self, text: str, lens: Selector, *, k: int, timeout_s: float, tries: int = 1) -> Future[SpectronAnswer]:
+        """Ask, within this time altogether; the future raises MigrateError. Raises Busy, and what `access` raises."""
 
         async def ask(api: SpectronApi) -> SpectronAnswer:
             began = time.monotonic()
             # By default Spectron hides near-duplicates of an older text, even if Mem0 has replaced that one.
-            query = api.query(text, lens=lens, k=k, include_duplicates=True)
-            recall = await asyncio.wait_for(query, timeout_s)
+            query = api.query(text, lens=lens, k=k, include_duplicates=True, tries=tries)
+            try:
+                recall = await asyncio.wait_for(query, timeout_s)
+            except TimeoutError:
+                raise Slow(f"Spectron at {api.endpoint} did not answer a search within {timeout_s:g} s") from None
             return SpectronAnswer(recall.hits, time.monotonic() - began)
 
         return self.run(ask)

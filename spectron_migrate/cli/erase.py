@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spectron_migrate.cli import completion
+from spectron_migrate.cli.migration_state import carry_last_replay
 from spectron_migrate.cli.opening import open_api
 from spectron_migrate.cli.options import GlobalOptions, with_global_options
 from spectron_migrate.cli.runner import CommandResult, Invocation, run_async, run_command
@@ -74,6 +75,7 @@ async def _erase(
     invocation: Invocation, migration: str, scopes: list[str], confirmed: list[str], *, dry_run: bool
 ) -> CommandResult:
     from spectron_migrate.ledger import Ledger
+    from spectron_migrate.ledger.runs import last_run
     from spectron_migrate.ledger.shards import find
     from spectron_migrate.migration.erase import CANNOT_SEE, Eraser
 
@@ -93,6 +95,7 @@ async def _erase(
             reporter.warn(CANNOT_SEE)
             if not dry_run:
                 forgotten = await _erase_confirmed(invocation, eraser, erasable, confirmed, server)
+                carry_last_replay(invocation, [run for ledger in ledgers if (run := last_run(ledger)) is not None])
     return CommandResult(
         ExitCode.DONE,
         {

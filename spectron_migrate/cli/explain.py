@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spectron_migrate.cli.migration_state import STATES
+from spectron_migrate.cli.migration_state import STATES, carry_last_replay
 from spectron_migrate.cli.opening import open_api, open_dump
 from spectron_migrate.cli.options import DumpOption, GlobalOptions, MappingOption, with_global_options
 from spectron_migrate.cli.runner import CommandResult, Invocation, run_async, run_command
@@ -52,6 +52,8 @@ def command(
 def run(invocation: Invocation, mem0_id: str, dumps: list[Path] | None, mapping: Path | None) -> CommandResult:
     """One page; an id that nobody knows has one too."""
     settings = invocation.settings({"mapping": mapping})
+    invocation.carry("--dump", *(dumps or ()))
+    invocation.carry("--mapping", mapping)
     with ExitStack() as stack:
         body = run_async(invocation, _explain(invocation, settings, mem0_id, dumps, stack))
     return CommandResult(ExitCode.DONE, body, draw(body), next=_next(body))
@@ -61,11 +63,14 @@ async def _explain(
     invocation: Invocation, settings: Settings, mem0_id: str, dumps: list[Path] | None, stack: ExitStack
 ) -> dict[str, Json]:
     from spectron_migrate.explain import Sources, explain_memory, explain_user
+    from spectron_migrate.ledger.runs import last_run
     from spectron_migrate.mapping import load_mapping
 
     paths = dumps or ([settings.dump] if settings.dump.exists() else [])
     opened = stack.enter_context(open_dump(paths)) if paths else None
     ledgers = _ledgers(invocation, stack)
+    if not (dumps or invocation.carried):
+        carry_last_replay(invocation, [run for ledger in ledgers if (run := last_run(ledger)) is not None])
     try:
         api = open_api(settings, max_connections=4)
     except MigrateError as error:
@@ -134,7 +139,7 @@ def draw(body: Mapping[str, Json]) -> Iterator[RenderableType]:
         rows = [
             (row["created_at"], row["event"], row["new_memory"] or row["old_memory"]) for row in body["mem0"]["history"]
         ]
-        yield listing("Its history in Mem0", ("when", "event", "text"), rows)
+        yield listing("Its history in Mem0", ("when", "event", "text"), rows, unbroken=("when",))
     yield facts("The mapping", _mapping_rows(body["mapping"]))
     for version in body["versions"]:
         yield facts(
@@ -151,7 +156,7 @@ def draw(body: Mapping[str, Json]) -> Iterator[RenderableType]:
 def _draw_user(body: Mapping[str, Json]) -> Iterator[RenderableType]:
     fates = [(fate, number(count)) for fate, count in body["fates"].items()]
     shown = ", ".join(body["scopes"][:5])
-    yield facts(f"User {body['id']}: {number(body['memories'])} memories", [*fates, ("scopes", shown)])
+    yield facts(f"User {body['id']}: {counted(body['memories'], 'memory')}", [*fates, ("scopes", shown)])
     rows = [(row["id"], row["fate"], plain(row["text"] or "", width=TEXT)) for row in body["rows"][:MOST_SHOWN]]
     rest = f", {number(MOST_SHOWN)} of them" if len(body["rows"]) > MOST_SHOWN else ""
     title = f"Its memories by the ledger{rest}; explain ID asks Spectron too"

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from spectron_migrate.cli.tables import duration, plain
+from spectron_migrate.records import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from spectron_migrate.cutover.gates import GateResult
+    from spectron_migrate.cutover.gate_result import GateResult
 
 OUTCOMES = {"passed": "passed", "failed": "FAILED", "inconclusive": "undecided", "incomplete": "NOT COMPLETE"}
 _HELD = {"shift": "the next shift", "all": "a shift of all users", "complete": "complete"}
+_MICROSECONDS = re.compile(r"\.\d{6}Z")
 _STYLES = {"failed": "red", "inconclusive": "yellow", "incomplete": "red"}
 
 
@@ -26,10 +29,10 @@ def draw_gates(gates: Sequence[GateResult], needed: Sequence[GateResult]) -> Ite
     elif not any(gate in needed for gate in closed):
         yield plain(f"All gates pass that the next step needs: {_named(passing)}", style="bold green")
     else:
-        yield plain(f"{len(passing)} of {len(gates)} gates pass: {_named(passing)}", style="dim")
+        yield plain(f"{len(passing)} of {counted(len(gates), 'gate')} pass: {_named(passing)}", style="dim")
     for gate in passing:
         if gate.accepted_by:
-            yield plain(f"  {gate.name}: accepted by {gate.accepted_by}", style="dim")
+            yield plain(f"  {gate.name}: accepted by {_MICROSECONDS.sub('Z', gate.accepted_by)}", style="dim")
         elif gate.name == "soak" and isinstance(gate.limit, str):  # a cutover without a soak time must be seen
             yield plain(f"  {gate.name}: {gate.limit}", style="yellow")
     for gate in sorted(closed, key=lambda gate: gate not in needed):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from spectron_migrate.records import Json
 
 if TYPE_CHECKING:
+    from spectron_migrate.cli.runner import Invocation
     from spectron_migrate.ledger.read.status import MigrationStatus
+    from spectron_migrate.ledger.runs import LastRun
     from spectron_migrate.ledger.shards import Found
     from spectron_migrate.state.store import StateStore
     from spectron_migrate.state.uncertain import Uncertainties
@@ -69,6 +71,16 @@ def read_state(store: StateStore, cutover: dict[str, Json] | None) -> State:
     for ledger in [*ledgers, *([root] if root else [])]:
         ledger.close()
     return state
+
+
+def carry_last_replay(invocation: Invocation, last_runs: Iterable[LastRun]) -> None:
+    """Name the dump and the pace of the last replay in the next command. `last_runs`: the last one of each ledger."""
+    from spectron_migrate.cli.next_line import shown_path
+
+    called = max((run for run in last_runs if run.called_with), key=lambda run: run.began, default=None)
+    for name, value in called.called_with if called is not None else ():
+        is_path = called is not None and name in ("--dump", "--mapping")
+        invocation.carry(name, shown_path(Path(called.folder) / value) if called is not None and is_path else value)
 
 
 def share_written(ledger: MigrationStatus) -> str:

@@ -101,6 +101,7 @@ class _Rehearsal:
         from spectron_migrate.rehearsal.subprocesses import local_spectron, make_store_in_subprocess
 
         next_ = _next(mem0_config, dumps)
+        self.invocation.carry("--mapping", mapping)
         queries = None
         if not dumps and mem0_config is None:
             self.invocation.reporter.info("making a small, real Mem0 store")

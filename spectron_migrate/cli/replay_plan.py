@@ -99,7 +99,7 @@ def _draw_contradictions(forecast: Forecast) -> Iterator[RenderableType]:
         rows.append(
             (
                 "updated in Mem0 itself",
-                f"{number(forecast.updated)}, one of them {forecast.longest_chain} times:"
+                f"{number(forecast.updated)}, one of them {counted(forecast.longest_chain, 'time')}:"
                 " only the last text is written",
             )
         )

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spectron_migrate.cli.migration_state import STATES, State, has_any_ledger, read_state, share_written
+from spectron_migrate.cli.migration_state import (
+    STATES,
+    State,
+    carry_last_replay,
+    has_any_ledger,
+    read_state,
+    share_written,
+)
 from spectron_migrate.cli.options import GlobalOptions, with_global_options
 from spectron_migrate.cli.replay_adopt import ADOPT
 from spectron_migrate.cli.runner import CommandResult, Invocation, run_command
@@ -68,7 +74,7 @@ def run(invocation: Invocation) -> CommandResult:
         )
     if state.half_erased:
         invocation.reporter.warn(f"an erase was begun and not finished: {', '.join(state.half_erased)}")
-    _carry_as_called(invocation, state)
+    carry_last_replay(invocation, state.ledger.runs)
     return CommandResult(
         ExitCode.INCOMPLETE if state.shards.missing else ExitCode.DONE,
         _body(state),
@@ -86,16 +92,6 @@ def _cutover(store: StateStore) -> dict[str, Json] | None:
     from spectron_migrate.cutover.status import cutover_status
 
     return cutover_status(store, now=datetime.now(UTC))
-
-
-def _carry_as_called(invocation: Invocation, state: State) -> None:
-    """Name the dump and the pace of the last replay in the next command."""
-    from spectron_migrate.cli.next_line import shown_path
-
-    called = max((run for run in state.ledger.runs if run.called_with), key=lambda run: run.began, default=None)
-    for name, value in called.called_with if called is not None else ():
-        is_path = called is not None and name in ("--dump", "--mapping")
-        invocation.carry(name, shown_path(Path(called.folder) / value) if called is not None and is_path else value)
 
 
 def _cutover_before_any_replay(where: str, cutover: dict[str, Json]) -> CommandResult:
@@ -305,10 +301,15 @@ def _draw_cutover(cutover: dict[str, Json]) -> Iterator[RenderableType]:
         yield facts("The application", _application_rows(cutover["application"]))
     if cutover["steps"]:
         steps = [
-            (f"{step['at'][:19]}Z", " ".join([step["step"], step.get("what", "")]), step["who"], step["why"])
+            (
+                f"{step['at'][:10]} {step['at'][11:19]}",
+                " ".join([step["step"], step.get("what", "")]),
+                step["who"],
+                step["why"],
+            )
             for step in cutover["steps"]
         ]
-        yield listing("Last steps of the cutover", ("when", "step", "who", "why"), steps)
+        yield listing("Last steps of the cutover (UTC)", ("when", "step", "who", "why"), steps, unbroken=("when",))
 
 
 def _cutover_rows(cutover: dict[str, Json]) -> list[tuple[str, object]]:
@@ -320,7 +321,7 @@ def _cutover_rows(cutover: dict[str, Json]) -> list[tuple[str, object]]:
     rows.append(("following", f"{following}: {cutover['problem']}" if cutover["problem"] else following))
     if cutover["lag_s"] is not None:
         behind = {None: "every user is behind", 0: "no user is behind"}.get(
-            cutover["behind"], f"{cutover['behind']} ids are behind and read from Mem0"
+            cutover["behind"], f"{counted(cutover['behind'] or 0, 'id is', 'ids are')} behind and read from Mem0"
         )
         ago = duration(cutover["lag_s"])
         rows.append(("Spectron is complete up to", f"{cutover['as_of'][:19]}Z, {ago} ago; {behind}"))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from spectron_migrate.cutover.gates import GateResult
+    from spectron_migrate.cutover.gate_result import GateResult
     from spectron_migrate.settings import Settings
     from spectron_migrate.state.running import RunningCommand
 
@@ -256,7 +256,7 @@ def _following(shown: Snapshot) -> Iterator[RenderableType]:
     if cutover["lag_s"] is not None:
         limit = f" of at most {span(shown.max_lag_s)}" if shown.max_lag_s is not None else ""
         lag = f"{span(cutover['lag_s'])}{limit}"
-    behind = {None: "everybody", 0: "nobody"}.get(cutover["behind"], f"{cutover['behind']} ids")
+    behind = {None: "everybody", 0: "nobody"}.get(cutover["behind"], counted(cutover["behind"] or 0, "id"))
     rows = [
         ("following", "yes" if cutover["following"] else "no"),
         ("lag", lag),

@@ -17,8 +17,9 @@ from spectron_migrate.migration.reconcile import Reconciled, read_last_result
 from spectron_migrate.records import digest, selector_of
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state import processes
+from spectron_migrate.state.cutover_state import CutoverState
 from spectron_migrate.state.following import is_followed
-from spectron_migrate.state.journal import CutoverState, read_journal
+from spectron_migrate.state.journal import read_journal
 from spectron_migrate.state.routing import read_routing
 from spectron_migrate.state.store import StateStore, store_at
 from spectron_migrate.verify.reports.json_file import LAST_REPORT, MOST_HEADER, read_header

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from spectron_migrate.cutover import ungated_steps
 from spectron_migrate.cutover.evidence import gather
-from spectron_migrate.cutover.gates import GateResult, evaluate_gates, exit_code_of, gates_before, prepare_acceptance
+from spectron_migrate.cutover.gate_result import GateResult
+from spectron_migrate.cutover.gates import evaluate_gates, exit_code_of, gates_before, prepare_acceptance
 from spectron_migrate.cutover.next_step import next_gated_step
 from spectron_migrate.cutover.phases import Command, StepResult, describe_reads, require_legal
 from spectron_migrate.cutover.privacy import write_privacy_report
@@ -28,7 +29,8 @@ from spectron_migrate.migration.rounds import CatchUpSettings, Rounds
 from spectron_migrate.records import Json, Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state import processes
-from spectron_migrate.state.journal import CutoverState, Step, publish_routing, read_journal, record_step, whoami
+from spectron_migrate.state.cutover_state import CutoverState, Step
+from spectron_migrate.state.journal import publish_routing, read_journal, record_step, whoami
 from spectron_migrate.state.store import StateStore
 
 ROUND_PATIENCE_S = 120.0

@@ -4,7 +4,7 @@
 
 1. Decide what it judges. If `Evidence` (evidence.py) does not hold that yet, add a field and fill it in `gather`.
 2. Write a function like `_lag` here, from `Evidence` to `GateResult`. It is pure: no files, no network, no clock.
-   Return `_passed(value, limit)` or `_failed(value, limit, hint)`; the hint names the command that helps.
+   Return `passed(value, limit)` or `failed(value, limit, hint)`; the hint names the command that helps.
 3. Add it to `GATES`. Its name is public: it is in the JSON of `cutover check` and in the journal. List it in
    docs/protocol.md, Cutover.
 4. If an operator may accept what the gate shows, say so in `GATES` and describe what exactly is accepted:
@@ -22,84 +22,36 @@ not pass: it is accepted by name, or it holds back what the gate protects.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
-from typing import Literal
 
 from spectron_migrate.cutover.evidence import Evidence
+from spectron_migrate.cutover.gate_result import (
+    MOST_LISTED,
+    CutoverGate,
+    GateOutcome,
+    GateResult,
+    apply_acceptances,
+    each_accepted,
+    failed,
+    passed,
+)
 from spectron_migrate.cutover.next_step import GATED_STEPS, GatedStep
 from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.records import Json, counted
+from spectron_migrate.state.cutover_state import acceptance_mark
 from spectron_migrate.state.following import UNDRAINED
-from spectron_migrate.state.journal import CutoverState, Step, acceptance_mark
 from spectron_migrate.state.processes import GATE_DAYS
 
-MOST_LISTED = 100
 ATTACHED_WITHIN_S = 3600.0
 """An application counts as attached if it read through the adapter or the routing within this time."""
-GateOutcome = Literal["passed", "failed", "inconclusive", "incomplete"]
-
-
-@dataclass(frozen=True, slots=True)
-class GateResult:
-    """What a gate found."""
-
-    value: Json
-    """What was measured; None if it could not be."""
-    limit: Json
-    """What it is measured against."""
-    outcome: GateOutcome
-    hint: str = ""
-    """How to make it pass; empty if it passed."""
-    memories: Mapping[str, str] = field(default_factory=dict)
-    """The memories that the gate is about, each with what it says of it: they can be accepted one by one."""
-    about: str = ""
-    """For a gate that is accepted as a whole: identifies what is accepted. Empty if it cannot be accepted now."""
-    name: str = ""
-    """Filled in by `evaluate_gates`, as is `holds`."""
-    holds: GatedStep = "shift"
-    """The first step that the gate holds back."""
-    accepted_by: str | None = None
-    """Who accepted what the gate shows, when and why; filled in by `evaluate_gates`."""
-
-    @property
-    def passed(self) -> bool:
-        """True if the gate lets a step through."""
-        return self.outcome == "passed"
-
-    def to_json(self) -> dict[str, Json]:
-        """As the command's JSON carries it, with at most `MOST_LISTED` ids."""
-        fields: dict[str, Json] = {
-            "name": self.name,
-            "value": self.value,
-            "limit": self.limit,
-            "passed": self.passed,
-            "outcome": self.outcome,
-            "hint": self.hint,
-            "accepted_by": self.accepted_by,
-            "holds": self.holds,
-        }
-        if self.memories:
-            fields |= {"ids": list(self.memories)[:MOST_LISTED], "ids_count": len(self.memories)}
-        return fields
-
-
-@dataclass(frozen=True, slots=True)
-class CutoverGate:
-    """An entry of `GATES`."""
-
-    name: str
-    check: Callable[[Evidence], GateResult]
-    accept: Literal["never", "by memory", "as a whole"] = "never"
-    holds: GatedStep = "shift"
-    """The first step that the gate holds back. It holds back those that come after it as well."""
 
 
 def evaluate_gates(evidence: Evidence) -> list[GateResult]:
     """The result of every gate, in the order of `GATES`, with acceptances applied."""
     return [
-        _accepted(gate, replace(gate.check(evidence), name=gate.name, holds=gate.holds), evidence.state)
+        apply_acceptances(gate, replace(gate.check(evidence), name=gate.name, holds=gate.holds), evidence.state)
         for gate in GATES
     ]
 
@@ -147,40 +99,6 @@ def prepare_acceptance(gates: Sequence[GateResult], name: str, ids: Sequence[str
     return chosen, " ".join(acceptance_mark(gate.memories[each]) for each in chosen) or gate.about
 
 
-def _accepted(gate: CutoverGate, result: GateResult, state: CutoverState) -> GateResult:
-    """The result after acceptances: passed if everything that it shows was accepted for what it says now."""
-    if result.passed or gate.accept == "never":
-        return result
-    steps = [step for step in state.accepted if step.gate == gate.name]
-    if gate.accept == "as a whole":
-        steps = [step for step in steps if result.about and step.about == result.about]
-        return _passed_by(steps, result) if steps else result
-    remaining = state.not_accepted(gate.name, result.memories)
-    if remaining:
-        return replace(result, hint=f"{len(remaining):,} not accepted: {result.hint}")
-    return _passed_by(steps, result)
-
-
-def _passed_by(steps: Sequence[Step], result: GateResult) -> GateResult:
-    accepted_by = "; ".join(f"{step.who}, {step.at}: {step.why}" for step in steps)
-    return replace(result, outcome="passed", hint="", accepted_by=accepted_by)
-
-
-def _passed(value: Json, limit: Json) -> GateResult:
-    return GateResult(value, limit, "passed")
-
-
-def _failed(value: Json, limit: Json, hint: str) -> GateResult:
-    return GateResult(value, limit, "failed", hint)
-
-
-def _every_memory_accepted(memories: Mapping[str, str], hint: str) -> GateResult:
-    """Fails while there are such memories; for gates that are accepted by memory."""
-    if not memories:
-        return _passed(0, 0)
-    return GateResult(len(memories), 0, "failed", hint, memories=memories)
-
-
 # -- the gates, in the order of GATES -----------------------------------------------------------------------
 
 
@@ -191,36 +109,36 @@ def _base(evidence: Evidence) -> GateResult:
     if evidence.missing is not None:
         return GateResult(began, fence, "incomplete", evidence.missing)
     if fence is None:
-        return _failed(began, fence, "no cutover has begun: spectron-migrate cutover start")
+        return failed(began, fence, "no cutover has begun: spectron-migrate cutover start")
     if dump is None:
-        return _failed(began, fence, "there is no dump yet: spectron-migrate replay --follow")
+        return failed(began, fence, "there is no dump yet: spectron-migrate replay --follow")
     is_unproven = dump.completeness is None and not dump.filters
     if not is_unproven and not (dump.completeness and dump.whole):
         hint = "the newest dump is not complete: spectron-migrate export, without filters"
         return GateResult(began, fence, "incomplete", hint)
     if dump.began <= fence:
-        return _failed(began, fence, "Mem0 was read before the cutover began: spectron-migrate replay --follow")
+        return failed(began, fence, "Mem0 was read before the cutover began: spectron-migrate replay --follow")
     if is_unproven:
         hint = "nothing shows that Mem0 was read completely: spectron-migrate cutover accept base --reason TEXT"
         return GateResult(began, fence, "inconclusive", hint, about=f"not provable: {dump.source.identity}")
-    return _passed(began, fence)
+    return passed(began, fence)
 
 
 def _delivered(evidence: Evidence) -> GateResult:
     """Everything is delivered: nothing remains, is in doubt or is undecidable."""
     if evidence.ledger is None:
-        return _failed(None, 0, "nothing was replayed yet: spectron-migrate replay --follow")
+        return failed(None, 0, "nothing was replayed yet: spectron-migrate replay --follow")
     left = evidence.ledger.left
     value = {"remaining": left.remaining, "in_doubt": left.in_doubt, "undecidable": left.undecidable}
     if not left.total:
-        return _passed(value, 0)
+        return passed(value, 0)
     undecidable = "spectron-migrate status names it; replay --resolve ID=present (or =absent) decides it"
-    return _failed(value, 0, undecidable if left.undecidable else "spectron-migrate replay --follow delivers it")
+    return failed(value, 0, undecidable if left.undecidable else "spectron-migrate replay --follow delivers it")
 
 
 def _refused(evidence: Evidence) -> GateResult:
     """Every memory that the server refused is accepted."""
-    return _every_memory_accepted(
+    return each_accepted(
         evidence.ledger.refused if evidence.ledger else {},
         "review/refused.jsonl says why; fix it, then spectron-migrate replay --retry-failed;"
         " or spectron-migrate cutover accept refused=ID --reason TEXT",
@@ -229,7 +147,7 @@ def _refused(evidence: Evidence) -> GateResult:
 
 def _moved(evidence: Evidence) -> GateResult:
     """No memory is stored in Spectron under another owner than it has in Mem0."""
-    return _every_memory_accepted(
+    return each_accepted(
         evidence.ledger.moved if evidence.ledger else {},
         "their ids were edited in Mem0 after they were sent, and Spectron cannot move a memory: both owners are read"
         " from Mem0; undo the edit, or spectron-migrate cutover accept moved=ID --reason TEXT",
@@ -241,28 +159,28 @@ def _reconciled(evidence: Evidence) -> GateResult:
     last, fence, limit = evidence.reconciled, evidence.state.fence, "two readings agree"
     hint = "spectron-migrate replay --follow compares on its own, and so does every shift"
     if last is None or fence is None or last.began <= fence:
-        return _failed(None, limit, f"not compared since the cutover began: {hint}")
+        return failed(None, limit, f"not compared since the cutover began: {hint}")
     value = {"agree": last.agree, "differences": last.differences, "at": last.ended}
     if not last.agree:
         examples = f", among them {', '.join(last.named[:3])}" if last.named else ""
         differ = counted(last.differences, "memory differs", "memories differ")
-        return _failed(value, limit, f"{differ}{examples}: {hint}")
+        return failed(value, limit, f"{differ}{examples}: {hint}")
     if _age_s(evidence.now, last.ended) > evidence.max_age_s:
-        return _failed(value, limit, f"the last comparison is older than max_age: {hint}")
-    return _passed(value, limit)
+        return failed(value, limit, f"the last comparison is older than max_age: {hint}")
+    return passed(value, limit)
 
 
 def _lag(evidence: Evidence) -> GateResult:
     """Following keeps up with Mem0."""
     if evidence.as_of is None:
-        return _failed(None, evidence.max_lag_s, "nothing follows Mem0: spectron-migrate replay --follow")
+        return failed(None, evidence.max_lag_s, "nothing follows Mem0: spectron-migrate replay --follow")
     lag_s = round(_age_s(evidence.now, evidence.as_of), 1)
     if lag_s <= evidence.max_lag_s:
-        return _passed(lag_s, evidence.max_lag_s)
+        return passed(lag_s, evidence.max_lag_s)
     if evidence.state.catch_up == "outbox" and not evidence.is_followed:
-        return _failed(lag_s, evidence.max_lag_s, UNDRAINED)
+        return failed(lag_s, evidence.max_lag_s, UNDRAINED)
     hint = "is spectron-migrate replay --follow running? if its rounds take longer, raise cutover.max_lag"
-    return _failed(lag_s, evidence.max_lag_s, hint)
+    return failed(lag_s, evidence.max_lag_s, hint)
 
 
 def _verdict(evidence: Evidence) -> GateResult:
@@ -270,7 +188,7 @@ def _verdict(evidence: Evidence) -> GateResult:
     report, ledger, fence = evidence.report, evidence.ledger, evidence.state.fence
     again = "spectron-migrate dual-verify"
     if report is None:
-        return _failed(None, "GO", f"nothing was verified yet: {again}")
+        return failed(None, "GO", f"nothing was verified yet: {again}")
     stale = None
     if ledger is None or report.migration != ledger.migration:
         stale = f"the newest report is about another migration: {again}"
@@ -283,12 +201,12 @@ def _verdict(evidence: Evidence) -> GateResult:
     elif report.began < report.scan_began or _age_s(evidence.now, report.ended) > evidence.max_age_s:
         stale = f"the newest report is older than cutover.max_age: {again}"
     if stale is not None:
-        return _failed(report.verdict, "GO", stale)
+        return failed(report.verdict, "GO", stale)
     if report.verdict == "GO":
-        return _passed(report.verdict, "GO")
+        return passed(report.verdict, "GO")
     details = "dual-verify.json in the state directory says why"
     if report.verdict != "INCONCLUSIVE":
-        return _failed(report.verdict, "GO", f"{details}; it cannot be accepted")
+        return failed(report.verdict, "GO", f"{details}; it cannot be accepted")
     hint = f"{details}; more queries may decide it, or spectron-migrate cutover accept verdict --reason TEXT"
     return GateResult(report.verdict, "GO", "inconclusive", hint, about=report.digest)
 
@@ -297,36 +215,36 @@ def _leaks(evidence: Evidence) -> GateResult:
     """No user sees another user's memories."""
     report = evidence.report
     if report is None:
-        return _failed(None, 0, "isolation was not tested yet: spectron-migrate dual-verify")
+        return failed(None, 0, "isolation was not tested yet: spectron-migrate dual-verify")
     if not report.whole:
-        return _failed(None, 0, "isolation was tested for some users only: spectron-migrate dual-verify")
+        return failed(None, 0, "isolation was tested for some users only: spectron-migrate dual-verify")
     if report.leaks:
-        return _failed(report.leaks, 0, "a user can read another user's memories; this is never accepted")
-    return _passed(0, 0)
+        return failed(report.leaks, 0, "a user can read another user's memories; this is never accepted")
+    return passed(0, 0)
 
 
 def _will_not_expire(evidence: Evidence) -> GateResult:
     """Every memory that expires in Mem0, and would stay in Spectron for good, is accepted."""
     hint = "they expire in Mem0 and stay in Spectron: spectron-migrate cutover accept will_not_expire --reason TEXT"
-    return _every_memory_accepted(evidence.ledger.will_not_expire if evidence.ledger else {}, hint)
+    return each_accepted(evidence.ledger.will_not_expire if evidence.ledger else {}, hint)
 
 
 def _key(evidence: Evidence) -> GateResult:
     """The API key works, and may read and write every scope of the migration."""
     key = evidence.key
     if key.problem is not None:
-        return _failed(None, "read and write", key.problem)
+        return failed(None, "read and write", key.problem)
     if key.lacking:
         hint = f"{key.principal} lacks {counted(len(key.lacking), 'grant')}, the first: {key.lacking[0]}"
-        return _failed(len(key.lacking), 0, hint)
-    return _passed(0, 0)
+        return failed(len(key.lacking), 0, hint)
+    return passed(0, 0)
 
 
 def _marker(evidence: Evidence) -> GateResult:
     """Runs can mark the server, or it is accepted that a copy or an old backup of the ledger may go unnoticed."""
     lacking = evidence.ledger.without_marker if evidence.ledger else {}
     why = next(iter(lacking.values()), "")
-    return _every_memory_accepted(lacking, f"an old or copied ledger may go unnoticed: {why}; grant that, or accept it")
+    return each_accepted(lacking, f"an old or copied ledger may go unnoticed: {why}; grant that, or accept it")
 
 
 def _calls(evidence: Evidence) -> GateResult:
@@ -339,7 +257,7 @@ def _calls(evidence: Evidence) -> GateResult:
         )
         return GateResult("not measured", 0, "failed", hint, about="not measured")
     if not calls:
-        return _passed(0, 0)
+        return passed(0, 0)
     value = dict(sorted(calls.items()))
     counts = ", ".join(f"{name} {count:,}" for name, count in value.items())
     hint = (
@@ -356,7 +274,7 @@ def _application(evidence: Evidence) -> GateResult:
         host: at for host, at in sorted(evidence.last_reads.items()) if _age_s(evidence.now, at) <= ATTACHED_WITHIN_S
     }
     if attached:
-        return _passed(attached, limit)
+        return passed(attached, limit)
     hint = (
         "no application reads through the adapter or routing.json, so it would go on with Mem0 alone: attach it"
         " (docs/routing.md), or if none is to be attached: spectron-migrate cutover accept application --reason TEXT"
@@ -373,7 +291,7 @@ def _processes(evidence: Evidence) -> GateResult:
         f"without saying that they ended: {', '.join(f'{name} at {at}' for name, at in sorted(lost.items())[:3])};"
         " make sure that they no longer run, then spectron-migrate cutover accept processes=HOST/PID --reason TEXT"
     )
-    return _every_memory_accepted(lost, hint)
+    return each_accepted(lost, hint)
 
 
 def _soak(evidence: Evidence) -> GateResult:
@@ -381,10 +299,10 @@ def _soak(evidence: Evidence) -> GateResult:
     since, soak_s = evidence.state.all_read_since, evidence.soak_s
     limit: Json = soak_s if soak_s else "0s: none is asked for"
     if since is None:
-        return _failed(None, limit, "begins when all are read from Spectron: spectron-migrate cutover shift 100")
+        return failed(None, limit, "begins when all are read from Spectron: spectron-migrate cutover shift 100")
     soaked_s = round((evidence.now - datetime.fromisoformat(since)).total_seconds(), 1)
     if soaked_s >= soak_s:
-        return _passed(soaked_s, limit)
+        return passed(soaked_s, limit)
     hint = (
         f"all users are read from Spectron since {since}, which is less than cutover.soak; wait, or"
         " spectron-migrate cutover accept soak --reason TEXT"

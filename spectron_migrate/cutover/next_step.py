@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from spectron_migrate.state.journal import CutoverState
+from spectron_migrate.state.cutover_state import CutoverState
 
 SHARES = (1, 5, 25, 50, 100)
 """Percentages of users that are suggested, one after the other."""

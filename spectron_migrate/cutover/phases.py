@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Literal
 
 from spectron_migrate.errors import ExitCode, NotLegal
 from spectron_migrate.records import Json, Reporter, counted
-from spectron_migrate.state.journal import STEPS_BACK, CutoverState, JournalTruncated, publish_routing, read_journal
+from spectron_migrate.state.cutover_state import CutoverState
+from spectron_migrate.state.journal import STEPS_BACK, JournalTruncated, publish_routing, read_journal
 from spectron_migrate.state.late_writes import LateWrites
 from spectron_migrate.state.routing import Phase
 from spectron_migrate.state.store import StateStore
 
 if TYPE_CHECKING:  # `cutover revert` must not wait for what the gates and a reconcile import
-    from spectron_migrate.cutover.gates import GateResult
+    from spectron_migrate.cutover.gate_result import GateResult
     from spectron_migrate.cutover.privacy import PrivacySummary
     from spectron_migrate.migration.reconcile import Reconciled
 

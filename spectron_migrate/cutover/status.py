@@ -9,8 +9,9 @@ from shlex import quote
 from spectron_migrate.cutover.next_step import next_share
 from spectron_migrate.records import Json, counted
 from spectron_migrate.state import processes
+from spectron_migrate.state.cutover_state import CutoverState, Step
 from spectron_migrate.state.following import FOLLOW_FILE, UNDRAINED, is_followed
-from spectron_migrate.state.journal import CutoverState, Step, read_journal
+from spectron_migrate.state.journal import read_journal
 from spectron_migrate.state.late_writes import LateWrites, last_late_writes
 from spectron_migrate.state.routing import read_routing
 from spectron_migrate.state.store import StateStore, read_object

@@ -17,7 +17,8 @@ from spectron_migrate.errors import InputError, NotConfirmed
 from spectron_migrate.ledger.shards import refuse_outbox
 from spectron_migrate.records import Reporter, counted
 from spectron_migrate.state import processes
-from spectron_migrate.state.journal import CutoverState, Step, StepConflict, record_step
+from spectron_migrate.state.cutover_state import CutoverState, Step
+from spectron_migrate.state.journal import StepConflict, record_step
 from spectron_migrate.state.routing import CatchUp
 from spectron_migrate.state.store import StateStore
 

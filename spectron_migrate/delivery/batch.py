@@ -41,7 +41,7 @@ from spectron_migrate.spectron.answers import (
     ScopeRejected,
     WrongSession,
 )
-from spectron_migrate.spectron.api import Turn
+from spectron_migrate.spectron.rows import Turn
 from spectron_migrate.spectron.wire import NotBegun
 
 PART_IS_FINAL_AFTER_S = 900.0

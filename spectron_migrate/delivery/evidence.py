@@ -19,7 +19,8 @@ from spectron_migrate.ledger import sending, sessions
 from spectron_migrate.ledger.sending import IntendedFact
 from spectron_migrate.ledger.sessions import SessionRow
 from spectron_migrate.records import counted, parse_time, same_text
-from spectron_migrate.spectron.api import Turn, UnknownSession
+from spectron_migrate.spectron.api import UnknownSession
+from spectron_migrate.spectron.rows import Turn
 
 KEY_LIFETIME = timedelta(hours=20)
 """How long an idempotency key is relied on. The server keeps it for 24 hours; the rest is for clocks that differ."""

@@ -18,7 +18,8 @@ from spectron_migrate.ledger.read import adoption
 from spectron_migrate.ledger.read.adoption import SoughtFact
 from spectron_migrate.ledger.sending import IntendedFact
 from spectron_migrate.records import same_text
-from spectron_migrate.spectron.api import Turn, UnknownSession
+from spectron_migrate.spectron.api import UnknownSession
+from spectron_migrate.spectron.rows import Turn
 
 LAG_S = 1.0
 """Pause before the text is asked for again: what arrived a moment ago may not be found yet."""

@@ -21,7 +21,8 @@ from spectron_migrate.ledger.read.known import NextFact, SessionTurns
 from spectron_migrate.ledger.sending import PlannedFact
 from spectron_migrate.ledger.sessions import SessionRow
 from spectron_migrate.records import Selector, counted, same_text
-from spectron_migrate.spectron.api import MAX_K, SpectronApi, Turn, UnknownSession
+from spectron_migrate.spectron.api import MAX_K, SpectronApi, UnknownSession
+from spectron_migrate.spectron.rows import Turn
 
 CHECKED_FIRST = 256
 """What shares sessions, and is checked before anything is sent. A ledger that is behind shows at the first ones,

@@ -10,7 +10,8 @@ from spectron_migrate.errors import KeyRefused, ScopeRefused, Unreachable
 from spectron_migrate.ledger import sending
 from spectron_migrate.ledger.sending import IntendedFact
 from spectron_migrate.records import Hit
-from spectron_migrate.spectron.api import MAX_K, Recall, Turn
+from spectron_migrate.spectron.api import MAX_K
+from spectron_migrate.spectron.rows import Recall, Turn
 
 PASSAGE_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0)
 """Pauses between queries for a passage, 30 s in all, before it counts as absent."""

@@ -12,8 +12,9 @@ from spectron_migrate.ledger import Ledger, markers, sessions
 from spectron_migrate.ledger.read import adoption, plans, receipts
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.records import counted, name_first
-from spectron_migrate.spectron.api import ScopeNode, SpectronApi, UnknownSession
+from spectron_migrate.spectron.api import SpectronApi, UnknownSession
 from spectron_migrate.spectron.grants import Me, require_grant
+from spectron_migrate.spectron.rows import ScopeNode
 from spectron_migrate.spectron.scopes import ancestors
 
 SESSIONS_ASKED = 5

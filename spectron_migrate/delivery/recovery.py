@@ -46,7 +46,7 @@ from spectron_migrate.spectron.answers import (
     ScopeRejected,
     WrongSession,
 )
-from spectron_migrate.spectron.api import Turn
+from spectron_migrate.spectron.rows import Turn
 from spectron_migrate.spectron.wire import NotBegun
 
 # -- the first send -----------------------------------------------------------------------------------------

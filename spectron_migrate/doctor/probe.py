@@ -17,7 +17,7 @@ from spectron_migrate.doctor.probe_questions import ProbeFinding, ProbeQuestions
 from spectron_migrate.doctor.probe_scope import ROOT, ProbeScope
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.ledger import Ledger, probes
-from spectron_migrate.records import Reporter, format_time
+from spectron_migrate.records import Reporter, counted, format_time
 from spectron_migrate.spectron.api import Sleep, SpectronApi, UnknownSession
 from spectron_migrate.spectron.grants import Me, require_grant
 from spectron_migrate.spectron.wire import InDoubt, NotBegun
@@ -86,7 +86,7 @@ class Probe:
         try:
             erased = await self.api.forget_scope(self.scope.path)
             left = await self._count_turns()
-            note(question, f"{erased} rows erased, {left} turns left", assumed, left == 0)
+            note(question, f"{counted(erased, 'row')} erased, {counted(left, 'turn')} left", assumed, left == 0)
             nodes = (self.scope.child("a"), self.scope.child("b"), self.scope.path)
             closed = [await self.api.tombstone_scope(path) for path in nodes]
             note("closing an empty scope", "closed" if all(closed) else "refused", "either", None)

@@ -16,7 +16,7 @@ from itertools import pairwise
 from spectron_migrate.doctor.probe_scope import ProbeScope, fact_body, status_of
 from spectron_migrate.errors import Unreachable
 from spectron_migrate.ledger.probes import FULL_WRITE, NONE_WRITE
-from spectron_migrate.records import Json, Receipt, Selector, canonical_json, parse_time
+from spectron_migrate.records import Json, Receipt, Selector, canonical_json, counted, parse_time
 from spectron_migrate.spectron.answers import OtherBody, classify
 from spectron_migrate.spectron.wire import Response
 
@@ -151,7 +151,7 @@ class ProbeQuestions:
         count = len(await self.scope.api.turns(self.session))
         self.note(
             "the same bytes under the same key",
-            f"{status_of(again)}, {'the same' if same else 'another'} answer, {count} turns of {len(TEXTS)}",
+            f"{status_of(again)}, {'the same' if same else 'another'} answer, {counted(count, 'turn')} of {len(TEXTS)}",
             "the same answer, nothing written twice",
             same and count == len(TEXTS),
             needed=True,
@@ -224,7 +224,7 @@ class ProbeQuestions:
         fits = turn_ids == [turn.id for turn in turns] and [turn.content for turn in turns] == list(TEXTS)
         self.note(
             "the messages of a batch",
-            f"{status_of(answer)}, {'answered and listed in order' if fits else f'{len(turns)} turns'}",
+            f"{status_of(answer)}, {'answered and listed in order' if fits else counted(len(turns), 'turn')}",
             "answered and listed in order",
             fits,
             meaning="batches in doubt cannot be decided: keep `write: facts`",

@@ -8,8 +8,9 @@ from datetime import datetime
 from spectron_migrate.doctor.check import Check, failed, first_of
 from spectron_migrate.errors import ExitCode, KeyRefused, MigrateError
 from spectron_migrate.records import counted, parse_time
-from spectron_migrate.spectron.api import ScopeNode, SpectronApi
+from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.spectron.grants import Me
+from spectron_migrate.spectron.rows import ScopeNode
 
 MOST_SKEW_S = 60.0
 NEEDED = ("memory:read", "memory:write", "scope:create")
@@ -92,9 +93,9 @@ def check_extraction(states: dict[str, int]) -> Check:
         finding = "whether the context extracts facts is not known before something is written"
         return Check("extraction", "unknown", finding, "doctor --probe tries it and erases what it wrote")
     if bare / (bare + made) >= MOST_NOT_EXTRACTED:
-        finding = f"no facts were extracted from {bare} of {bare + made} memories"
+        finding = f"no facts were extracted from {bare:,} of {counted(bare + made, 'memory')}"
         return Check("extraction", "warn", finding, "llm_extraction_enabled is off by default in a context: turn it on")
-    return Check("extraction", "ok", f"facts were extracted from {made} of {bare + made} memories")
+    return Check("extraction", "ok", f"facts were extracted from {made:,} of {counted(bare + made, 'memory')}")
 
 
 def _check_clock(me: Me, now: datetime) -> Iterator[Check]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spectron_migrate.mapping.segments import is_plain
-from spectron_migrate.records import Memory
+from spectron_migrate.records import Memory, counted
 
 TENANT_SHARE = 0.9
 """If at least this share of user ids has a separator, the part before it looks like a tenant."""
@@ -125,7 +125,7 @@ def _comments_on(owners: Owners | None) -> list[str]:
     if owners is None:
         return []
     first = "" if owners.all else "the first "
-    lines = [f"# Read {first}{owners.rows} memories.\n"]
+    lines = [f"# Read {first}{counted(owners.rows, 'memory')}.\n"]
     if owners.escaped:
         lines.append(
             f"# {owners.escaped} have an id that is not legal in a scope: it is escaped, reversibly (`x--…`).\n"

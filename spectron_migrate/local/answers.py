@@ -10,18 +10,8 @@ from spectron_migrate.local.auth import Caller
 from spectron_migrate.local.fact_updates import ExtractionResult
 from spectron_migrate.local.maintenance import FsckReport
 from spectron_migrate.local.results import MemoryHit, QueryResult
+from spectron_migrate.local.rows import ApiKey, Attribute, Entity, Note, Principal, Relation, Resource, ScopeNode, Turn
 from spectron_migrate.local.scopes import Selector
-from spectron_migrate.local.storage import (
-    ApiKey,
-    Attribute,
-    Entity,
-    Note,
-    Principal,
-    Relation,
-    Resource,
-    ScopeNode,
-    Turn,
-)
 
 Answer = dict[str, Any]
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from spectron_migrate.local.errors import forbidden, unauthorised
+from spectron_migrate.local.rows import ApiKey, Grants, Principal
 from spectron_migrate.local.scopes import EVERYTHING, ROOT, Selector, canonical_pattern, intersection, readable, within
-from spectron_migrate.local.storage import ApiKey, Grants, Principal, Store
+from spectron_migrate.local.storage import Store
 
 VERBS = (
     "memory:read",

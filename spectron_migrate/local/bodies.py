@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, cast, get_args
 
 from spectron_migrate.local.errors import ApiError, bad_request
+from spectron_migrate.local.rows import Category, Kind
 from spectron_migrate.local.scopes import BadScope, Selector, parse_selector
-from spectron_migrate.local.storage import Category, Kind
 from spectron_migrate.local.times import read_time
 
 ROLES = ("user", "assistant", "system", "tool")

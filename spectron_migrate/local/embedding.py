@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from spectron_migrate.local.storage import Vector
+    from spectron_migrate.local.rows import Vector
 
 
 class Embedder(Protocol):

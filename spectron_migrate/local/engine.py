@@ -14,8 +14,9 @@ from spectron_migrate.local.errors import ApiError
 from spectron_migrate.local.extract import Extractor
 from spectron_migrate.local.grouped_writes import GroupedWrites
 from spectron_migrate.local.idempotency import Idempotency
+from spectron_migrate.local.rows import Region
 from spectron_migrate.local.scopes import EVERYTHING, Selector, involves, readable
-from spectron_migrate.local.storage import Region, Store
+from spectron_migrate.local.storage import Store
 from spectron_migrate.local.times import stamp
 
 Api = Literal["0.0.0", "0.2.1", "0.3.0"]

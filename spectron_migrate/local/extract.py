@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from spectron_migrate.local.storage import Category
+from spectron_migrate.local.rows import Category
 
 ENTITY_TYPES = frozenset(
     {

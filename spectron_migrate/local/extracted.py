@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from spectron_migrate.local.items import ItemTable, in_region
-from spectron_migrate.local.storage import Attribute, Entity, Note, Region, Relation, Resource
+from spectron_migrate.local.rows import Attribute, Entity, Note, Region, Relation, Resource
 
 _ATTRIBUTE = (
     "id, entity, selector, key, value, category, confidence, origin, turn, session, created_at,"

@@ -14,7 +14,8 @@ from typing import Literal
 from spectron_migrate.local.embedding import Embedder
 from spectron_migrate.local.extract import Extraction, Fact, type_of
 from spectron_migrate.local.ids import new_id
-from spectron_migrate.local.storage import Attribute, Category, Entity, Item, Note, Origin, Relation, Store
+from spectron_migrate.local.rows import Attribute, Category, Entity, Item, Note, Origin, Relation
+from spectron_migrate.local.storage import Store
 
 CONFIDENCE_FLOOR = 0.7
 

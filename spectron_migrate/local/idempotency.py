@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 
 from spectron_migrate.local.errors import ApiError
-from spectron_migrate.local.storage import Store, StoredAnswer
+from spectron_migrate.local.rows import StoredAnswer
+from spectron_migrate.local.storage import Store
 from spectron_migrate.local.times import stamp
 
 LIFETIME = timedelta(hours=24)

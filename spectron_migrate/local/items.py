@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spectron_migrate.local.storage import Item, Region, ScoredItem, SearchFilter
+from spectron_migrate.local.rows import Item, Region, ScoredItem, SearchFilter
 from spectron_migrate.local.vectors import VectorIndex, fingerprint
 
 if TYPE_CHECKING:
-    from spectron_migrate.local.storage import Vector
+    from spectron_migrate.local.rows import Vector
 
 _ITEM = "id, kind, selector, text, known_at, until, duplicate_of, labels, session, turn"
 _SMALL_REGION = 200

@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 from spectron_migrate.local.errors import ApiError
 from spectron_migrate.local.extract import ENTITY_TYPES, SURE, Extraction, Extractor, Fact, Names, type_of
+from spectron_migrate.local.rows import Category
 from spectron_migrate.local.rules import RuleExtractor, slug
-from spectron_migrate.local.storage import Category
 
 ENDPOINT, MODEL, API_KEY = (
     "SPECTRON_LOCAL_MODEL_ENDPOINT",

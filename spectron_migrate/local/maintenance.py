@@ -9,8 +9,8 @@ from datetime import timedelta
 from spectron_migrate.local.auth import Caller
 from spectron_migrate.local.engine import Engine
 from spectron_migrate.local.errors import bad_request
+from spectron_migrate.local.rows import Region, SearchFilter
 from spectron_migrate.local.scopes import contains, covers
-from spectron_migrate.local.storage import Region, SearchFilter
 from spectron_migrate.local.times import stamp
 
 CONTEXT_LIFETIME = timedelta(days=7)

@@ -11,7 +11,7 @@ from spectron_migrate.local.bodies import MAX_HITS, QueryRequest
 from spectron_migrate.local.engine import Engine
 from spectron_migrate.local.errors import bad_request
 from spectron_migrate.local.results import MemoryHit, QueryResult
-from spectron_migrate.local.storage import Entity, Region, ScoredItem, SearchFilter
+from spectron_migrate.local.rows import Entity, Region, ScoredItem, SearchFilter
 
 CANDIDATES = 256
 """Candidates of each signal, whatever `k` is."""

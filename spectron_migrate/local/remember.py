@@ -15,11 +15,11 @@ from spectron_migrate.local.errors import forbidden
 from spectron_migrate.local.extract import Extraction, Fact, Names
 from spectron_migrate.local.fact_updates import ExtractionResult, Source, apply_extraction
 from spectron_migrate.local.ids import new_id
+from spectron_migrate.local.rows import Item, Session, Turn
 from spectron_migrate.local.scopes import Selector
-from spectron_migrate.local.storage import Item, Session, Turn
 
 if TYPE_CHECKING:
-    from spectron_migrate.local.storage import Vector
+    from spectron_migrate.local.rows import Vector
 
 PASSAGE_LENGTH = 2000
 """Longer texts are split into passages of at most this many characters, if possible at the end of a sentence."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from spectron_migrate.local.extract import HEDGED, Extraction, Fact, Names
-from spectron_migrate.local.storage import Category
+from spectron_migrate.local.rows import Category
 
 USER = ("person", "user")
 ASSISTANT = ("agent", "assistant")

@@ -27,18 +27,9 @@ from pathlib import Path
 
 from spectron_migrate.local.extracted import ExtractedTables
 from spectron_migrate.local.items import in_region
+from spectron_migrate.local.rows import ApiKey, Erased, Principal, Region, ScopeNode, Session, StoredAnswer, Turn
 from spectron_migrate.local.schema import prepare
 from spectron_migrate.local.scopes import Selector
-from spectron_migrate.local.storage import (
-    ApiKey,
-    Erased,
-    Principal,
-    Region,
-    ScopeNode,
-    Session,
-    StoredAnswer,
-    Turn,
-)
 
 _SESSIONS = 10_000
 """Sessions cached in memory: a write reads its session twice, and sessions never change."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spectron_migrate.local.storage import Kind, Region, ScoredItem
+from spectron_migrate.local.rows import Kind, Region, ScoredItem
 
 KINDS: tuple[Kind, ...] = ("memory_chunk", "attribute")
 NEAR = 3

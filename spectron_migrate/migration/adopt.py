@@ -46,7 +46,7 @@ class AdoptionCost:
     """Requests at most; those that write what is not there are not among them."""
 
     def __str__(self) -> str:
-        at_most = f"{self.requests_low:,} requests if they are there, at most {self.requests_high:,}"
+        at_most = f"{counted(self.requests_low, 'request')} if they are there, at most {self.requests_high:,}"
         known = f", and listing {counted(self.sessions, 'session')}" if self.sessions else ""
         return (
             f"looking for {counted(self.memories, 'memory')} in {counted(self.scopes, 'scope')} of the server"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import cutover
-from spectron_migrate.state.journal import CutoverState
+from spectron_migrate.state.cutover_state import CutoverState
 from spectron_migrate.state.routing import MOST_BEHIND
 
 

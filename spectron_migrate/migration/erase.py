@@ -221,7 +221,7 @@ class Eraser:
                 if others:
                     problems.append(f"memories in {path} are also in scope {', '.join(others)}, which stays")
                 if undecided:
-                    problems.append(f"{undecided} memories in {path} are not decided yet")
+                    problems.append(f"{path} holds {counted(undecided, 'memory')} not decided yet")
         return problems
 
     async def _examine_sessions(self, path: str) -> _Examined:
@@ -262,7 +262,9 @@ class Eraser:
             for hit in passages
             if not any(erasing.wrote(ledger, path, hit.id, hit.text) for ledger in self._ledgers)
         ]
-        return [f"{len(foreign)} passages in {path} were written by somebody else"] if foreign else []
+        if not foreign:
+            return []
+        return [f"{counted(len(foreign), 'passage')} in {path} came from somebody else"]
 
     def _is_begun(self, path: str) -> bool:
         return any(path in unfinished(ledger) for ledger in self._ledgers)

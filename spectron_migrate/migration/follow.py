@@ -27,8 +27,9 @@ from spectron_migrate.migration.reconcile import Agreement, write_result
 from spectron_migrate.migration.rounds import CatchUpSettings, Round, Rounds, count_behind
 from spectron_migrate.records import Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.state.cutover_state import CutoverState
 from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK
-from spectron_migrate.state.journal import CutoverState, publish_routing, read_journal
+from spectron_migrate.state.journal import publish_routing, read_journal
 from spectron_migrate.state.store import Lock, store_at, write_object
 from spectron_migrate.state.unreachable import StateUnreachable
 
@@ -286,11 +287,10 @@ class Follow:
 
     def _show_rest(self) -> None:
         """What a terminal shows between rounds."""
-        last = self._totals.last
-        if last is not None:
+        if (last := self._totals.last) is not None:
             self._reporter.stage(
                 f"following: {counted(self._totals.rounds, 'round')}, {counted(last.memories, 'memory')} in Mem0,"
-                f" {len(self._folded):,} rounds quiet, behind: {count_behind(last.behind)}"
+                f" {counted(len(self._folded), 'round')} quiet, behind: {count_behind(last.behind)}"
             )
 
     async def _drain(self, api: SpectronApi) -> float:

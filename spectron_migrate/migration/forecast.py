@@ -18,7 +18,7 @@ from spectron_migrate.ledger.read.planned import PlannedLane, PlannedMemory
 from spectron_migrate.ledger.scratch_counts import ScratchCounts
 from spectron_migrate.mapping import Rule, ScopeMapping
 from spectron_migrate.migration.likeness import ALIKE, NEWEST, Likeness
-from spectron_migrate.records import Json, Memory, Reporter
+from spectron_migrate.records import Json, Memory, Reporter, counted
 from spectron_migrate.state.store import StateStore
 
 FULL_S = 2.0
@@ -173,9 +173,11 @@ def make_forecast(
     totals.end_scope()
     bulk = counts.keys_with(_MINUTE, BULK)
     if totals.guessed_scopes or bulk:
+        scopes = counted(totals.guessed_scopes, "scope has", "scopes have")
         reporter.warn(
-            f"guessed times (`updated_at`): {totals.guessed_scopes} scopes have over {GUESSED_SHARE:.0%} of them, and"
-            f" {bulk} minutes have {BULK} or more, as after a bulk edit: their order may differ from that of the texts"
+            f"guessed times (`updated_at`): {scopes} over {GUESSED_SHARE:.0%} of them, and"
+            f" {counted(bulk, 'minute has', 'minutes have')} {BULK} or more, as after a bulk edit: their order may"
+            " differ from that of the texts"
         )
     updated, longest = _update_chains(counts, dump)
     seconds, bound = _time(lanes, full, none, totals.sessions, pace)

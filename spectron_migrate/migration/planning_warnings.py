@@ -54,7 +54,8 @@ def warn_left_behind(
 def warn_merged(ledger: Ledger, number: int, merge: Merge, notes: TimeNotes, reporter: Reporter) -> None:
     """Warn about what the finished plan leaves where it is, leaves out, or dates by a guess."""
     if merge.moved:
-        reporter.warn(f"{merge.moved} memories are in another scope in Mem0 now: they stay where they were sent")
+        moved = counted(merge.moved, "memory is", "memories are")
+        reporter.warn(f"{moved} in another scope in Mem0 now: what was sent stays where it is")
     notes.warn(reporter)
     _warn_left_out(merge, plans.count_replaced(ledger, number), reporter)
 

@@ -37,7 +37,7 @@ from spectron_migrate.migration.planning_warnings import warn_before_planning
 from spectron_migrate.migration.replay_options import ReplayOptions, refuse_expiry
 from spectron_migrate.migration.replay_summary import ReplaySummary, summarize, with_result
 from spectron_migrate.migration.sharding import Sharding, join_shards
-from spectron_migrate.records import Reporter, format_time
+from spectron_migrate.records import Reporter, counted, format_time
 from spectron_migrate.spectron.api import Sleep, SpectronApi
 from spectron_migrate.state.journal import read_journal
 from spectron_migrate.state.store import StateStore, store_at
@@ -274,8 +274,8 @@ class Replay:
             refuse_expiry(ledger, number, self._mapping, self._options)
         if late:
             self._reporter.warn(
-                f"{late} memories are late: Spectron already has newer facts of their scopes, so they are written"
-                " without superseding anything"
+                f"{counted(late, 'memory is', 'memories are')} late: Spectron already has newer facts of the same"
+                " scope; what is late is written without superseding anything"
             )
 
     async def _deliver(self, ledger: Ledger, run: Run, before: PlanCounts) -> None:

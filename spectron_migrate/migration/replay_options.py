@@ -10,7 +10,7 @@ from spectron_migrate.errors import InputError
 from spectron_migrate.ledger import Ledger, batches
 from spectron_migrate.ledger.shards import Shard
 from spectron_migrate.mapping import ScopeMapping
-from spectron_migrate.records import Filters, Json
+from spectron_migrate.records import Filters, Json, counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def refuse_expiry(ledger: Ledger, plan: int, mapping: ScopeMapping, options: Rep
     full = batches.count_full(ledger, plan)
     if full and mapping.write == "batch" and not options.accept_expiry:
         raise InputError(
-            f"the mapping says `write: batch`, and {full} memories are to be extracted (`infer: full`):"
-            " their facts would lose time and category, and may expire after 7 days",
-            hint="use `write: facts`, or `infer: none` for them, or accept it with --accept-expiry",
+            f"the mapping says `write: batch`, and {counted(full, 'memory is', 'memories are')} to be extracted"
+            " (`infer: full`): the facts would lose time and category, and may expire after 7 days",
+            hint="use `write: facts`, or `infer: none` there, or accept it with --accept-expiry",
         )

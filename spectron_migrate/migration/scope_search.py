@@ -24,7 +24,8 @@ from spectron_migrate.migration.turn_matching import (
     plain_text,
 )
 from spectron_migrate.records import Hit
-from spectron_migrate.spectron.api import MAX_K, Turn
+from spectron_migrate.spectron.api import MAX_K
+from spectron_migrate.spectron.rows import Turn
 
 _LONGEST_QUERY = 1_000
 _PART = 300

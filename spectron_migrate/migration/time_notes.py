@@ -43,9 +43,9 @@ class TimeNotes:
         """One warning for each kind that there is."""
         if self.taken and self.guessed / self.taken > GUESSED_SHARE:
             reporter.warn(
-                f"{self.guessed} of {self.taken} memories have a guessed time (`updated_at`, which metadata edits"
-                " change too): their order may differ from the order of the texts; `text_at: created_at` in the mapping"
-                " takes `created_at` instead"
+                f"{self.guessed:,} of {counted(self.taken, 'memory has', 'memories have')} a guessed time"
+                " (`updated_at`, which metadata edits change too): their order may differ from the order of the texts;"
+                " `text_at: created_at` in the mapping takes `created_at` instead"
             )
         if self.chosen:
             reporter.warn(
@@ -57,8 +57,9 @@ class TimeNotes:
             which = counted(self.unreadable, "memory has a time that cannot", "memories have a time that cannot")
             reporter.warn(f"{which} be read, and no other: written first, superseding nothing; {self.unread}")
         if self.timeless:
-            reporter.warn(f"{self.timeless} memories have no time: they are written first and supersede nothing")
+            timeless = counted(self.timeless, "memory has", "memories have")
+            reporter.warn(f"{timeless} no time: without one, a text is written first and supersedes nothing")
         if self.future:
-            reporter.warn(f"{self.future} memories have a time in the future")
+            reporter.warn(f"{counted(self.future, 'memory has', 'memories have')} a time in the future")
         if self.expiring:
             reporter.warn(f"{counted(self.expiring, 'memory')} will expire in Mem0 but not in Spectron")

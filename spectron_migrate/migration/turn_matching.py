@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from spectron_migrate.judge import PASSAGE_LETTERS
 from spectron_migrate.ledger.read.adoption import SoughtFact
 from spectron_migrate.records import Hit
-from spectron_migrate.spectron.api import Turn
+from spectron_migrate.spectron.rows import Turn
 
 
 @dataclass(frozen=True, slots=True)

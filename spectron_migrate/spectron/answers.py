@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from spectron_migrate.records import BatchReceipt, Infer, Json, Receipt
+from spectron_migrate.records import BatchReceipt, Infer, Json, Receipt, counted
 from spectron_migrate.spectron.wire import Response
 
 _DIFFERENT_BODY = re.compile(r"different|mismatch|does not match|other (body|request|payload)|reused", re.IGNORECASE)
@@ -118,7 +118,7 @@ def classify_batch(response: Response, *, session_id: str, infer: Infer, message
         return WrongSession(body["sessionId"])
     turns = body.get("turnIds")
     if not isinstance(turns, list) or len({turn for turn in turns if _text(turn)}) != messages:
-        return Doubt(f"200 without a turn for each of {messages} messages")
+        return Doubt(f"200 without a turn for each of {counted(messages, 'message')}")
     rows = [row for row in body.get("extractions") or [] if isinstance(row, dict)]
     extractions = {row.get("turnId"): row for row in rows}
     return BatchReceipt(tuple(_receipt(turn, None, extractions.get(turn, {}), infer) for turn in turns))

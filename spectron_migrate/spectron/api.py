@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote
 
 from spectron_migrate.backoff import backoff_s
 from spectron_migrate.errors import ExitCode, InputError, KeyRefused, MigrateError, ScopeRefused, Unreachable
-from spectron_migrate.records import Hit, Json, Selector, canonical_json
+from spectron_migrate.records import Json, Selector, canonical_json, counted
 from spectron_migrate.spectron.echo import check_echo
 from spectron_migrate.spectron.grants import Me, grants_of
 from spectron_migrate.spectron.hits import hit_of
 from spectron_migrate.spectron.paging import NotAListing, Paging
+from spectron_migrate.spectron.rows import OpenedSession, Recall, ScopeNode, Turn, turns_of
 from spectron_migrate.spectron.selectors import selector_of
 from spectron_migrate.spectron.wire import InDoubt, NotBegun, Response, Wire
 
@@ -36,48 +36,6 @@ class UnknownSession(MigrateError):
 
     exit_code = ExitCode.UNREACHABLE
     kind = "unknown_session"
-
-
-@dataclass(frozen=True, slots=True)
-class ScopeNode:
-    """A registered scope; `path` without outer slashes."""
-
-    path: str
-    tombstoned: bool
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedSession:
-    """A session that the server opened; `selector` as the server repeated it, None where it did not."""
-
-    id: str
-    selector: Selector | None
-    server_now: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One stored turn of a session."""
-
-    id: str
-    content: str
-    seq: int
-    role: str
-    created_at: str
-
-
-@dataclass(frozen=True, slots=True)
-class Recall:
-    """The answer to a query."""
-
-    hits: tuple[Hit, ...]
-    """Best first."""
-    tier: str
-
-    @property
-    def formatted(self) -> str:
-        """The hits for a prompt, one a line."""
-        return "\n".join(f"- {' '.join(hit.text.split())}" for hit in self.hits)
 
 
 class SpectronApi:
@@ -218,15 +176,15 @@ class SpectronApi:
         is one with fewer turns than the server counts, if it is known to count them; that raises in the end.
         """
         path = f"/sessions/{quote(session_id, safe='')}/turns"
-        counted = self._generation not in (None, "0.0.0")
+        counts = self._generation not in (None, "0.0.0")
         for attempt in range(LISTING_TRIES):
             paging = Paging("turns", "id")
-            query = {"count": "true"} if counted else None
-            turns = _turns([row async for row in self.pages(path, "turns", query, paging)])
+            query = {"count": "true"} if counts else None
+            turns = turns_of([row async for row in self.pages(path, "turns", query, paging)])
             is_last = attempt == LISTING_TRIES - 1
             if len(turns) < (paging.total or 0):
                 if is_last:
-                    what = f"lists {len(turns)} of the {paging.total} turns of session {session_id}"
+                    what = f"lists {len(turns)} of {counted(paging.total or 0, 'turn')} of session {session_id}"
                     raise Unreachable(f"Spectron at {self.endpoint} {what}")
             elif shows is None or shows(turns) or is_last:
                 break
@@ -244,10 +202,11 @@ class SpectronApi:
         include_duplicates: bool = False,
         as_of: str | None = None,
         source: str = "spectron-migrate",
+        tries: int | None = None,
     ) -> Recall:
         """POST /query; the lens is always set, because an empty one reads everything that the key reaches.
 
-        `as_of`: ask for what was known at that time.
+        `as_of`: ask for what was known at that time. `tries`: instead of `read_tries`.
         """
         body = {
             "query": query,
@@ -259,7 +218,7 @@ class SpectronApi:
             "source": source,
             **({"asOf": as_of} if as_of is not None else {}),
         }
-        response = self._ok(await self._read("POST", "/query", content=_body(body)), "a recall")
+        response = self._ok(await self._read("POST", "/query", content=_body(body), tries=tries), "a recall")
         return Recall(tuple(hit_of(row) for row in response.get("hits") or []), str(response.get("tier", "")))
 
     async def render_context(self, query: str, *, lens: Selector, k: int) -> str:
@@ -313,10 +272,11 @@ class SpectronApi:
         params: Mapping[str, str] | None = None,
         absolute: bool = False,
         on_doubt: Callable[[], None] = lambda: None,
+        tries: int | None = None,
     ) -> Response:
         """A call that changes nothing, repeated after 429, 5xx and no response; then raises Unreachable."""
-        reason = ""
-        for attempt in range(self._read_tries):
+        reason, tries = "", tries or self._read_tries
+        for attempt in range(tries):
             asked_s = 0.0
             try:
                 response = await self.wire.call(
@@ -333,11 +293,11 @@ class SpectronApi:
                 if response.status >= 500 and not response.is_throttled:
                     on_doubt()
                 asked_s = min(response.retry_after_s or 0.0, MAX_READ_WAIT_S)
-            if attempt < self._read_tries - 1:
+            if attempt < tries - 1:
                 await self._sleep(backoff_s(attempt, first_s=0.25, longest_s=8.0, asked_s=asked_s, jitter=True))
-        tries = f"{method} {path} in {self._read_tries} tries"
+        how_often = counted(tries, "try", "tries")
         raise Unreachable(
-            f"Spectron at {self.endpoint} gave no usable response to {tries}: {reason}",
+            f"Spectron at {self.endpoint} gave no usable response to {method} {path} in {how_often}: {reason}",
             hint="is the endpoint right and the server up? running again goes on where this stopped",
         )
 
@@ -388,23 +348,6 @@ class SpectronApi:
         if response.status == 404 and what == "the list of turns":
             return UnknownSession(f"Spectron at {self.endpoint} does not list the session: {reason}")
         return Unreachable(f"Spectron at {self.endpoint} could not answer {what}: {reason}")
-
-
-def _turns(rows: Sequence[Mapping[str, Any]]) -> list[Turn]:
-    """If any row lacks a number, all are numbered by their order in the listing."""
-    numbers = [row.get("seq") for row in rows]
-    if not all(isinstance(number, int) for number in numbers):
-        numbers = list(range(len(rows)))
-    return [
-        Turn(
-            str(row["id"]),
-            str(row.get("content") or ""),
-            int(number or 0),
-            str(row.get("role") or ""),
-            str(row.get("createdAt") or ""),
-        )
-        for row, number in zip(rows, numbers, strict=True)
-    ]
 
 
 def _body(value: Mapping[str, Json]) -> bytes:

@@ -38,8 +38,9 @@ from spectron_migrate.spectron.answers import (
     WrongSession,
     classify,
 )
-from spectron_migrate.spectron.api import Recall, Sleep, SpectronApi, UnknownSession
+from spectron_migrate.spectron.api import Sleep, SpectronApi, UnknownSession
 from spectron_migrate.spectron.grants import is_within
+from spectron_migrate.spectron.rows import Recall
 from spectron_migrate.spectron.scopes import ensure
 from spectron_migrate.spectron.wire import InDoubt, NotBegun
 

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from spectron_migrate.errors import InputError, NotLegal
 from spectron_migrate.state import journal
+from spectron_migrate.state.cutover_state import CutoverState
 from spectron_migrate.state.routing import FILE, MOST_BYTES, Routing, parse_routing, read_routing
 from spectron_migrate.state.seal import MARK, SEAL
 from spectron_migrate.state.store import StateStore
@@ -110,7 +111,7 @@ class RoutingReader:
         self._next_look = float("-inf")
         self._known_until = float("-inf")
         """Until when it is known whether the cutover is complete, by the monotonic clock."""
-        self._journals: dict[Path, tuple[Any, journal.CutoverState]] = {}
+        self._journals: dict[Path, tuple[Any, CutoverState]] = {}
         self._fetcher: threading.Thread | None = None
         self._pid = 0
         self._closed = threading.Event()
@@ -194,9 +195,9 @@ class RoutingReader:
             self._known_until = math.inf if self._never_began() else float("-inf")
             self._keep_the_last(problem or "")
 
-    def _read_journal(self) -> tuple[journal.CutoverState | None, Any]:
+    def _read_journal(self) -> tuple[CutoverState | None, Any]:
         """What the journal says, and what changes with it; None if it is missing, broken or empty."""
-        newest: tuple[journal.CutoverState | None, Any] = (None, None)
+        newest: tuple[CutoverState | None, Any] = (None, None)
         for folder in self._folders:
             with suppress(OSError, InputError):
                 status = (folder / journal.FILE).stat()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spectron_migrate.records import Json
+from spectron_migrate.records import Json, counted
 from spectron_migrate.state.store import StateStore, read_object, write_object
 
 FILE = "uncertainties.json"
@@ -49,7 +49,7 @@ class Uncertainties:
             return f"none{more}"
         named = sorted(self.by_user.items(), key=lambda each: (-each[1], each[0]))
         users = ", ".join(f"{user} {count:,}" for user, count in named[:3])
-        others = f" and {len(named) - 3:,} more users" if len(named) > 3 else ""
+        others = f" and {counted(len(named) - 3, 'more user')}" if len(named) > 3 else ""
         return f"{self.count:,}: {users}{others}{more}"
 
 

@@ -10,7 +10,8 @@ from typing import Literal
 from spectron_migrate.keywords import WordFrequencies
 from spectron_migrate.mapping import covers
 from spectron_migrate.records import Json, Selector
-from spectron_migrate.spectron.api import MAX_K, Recall, SpectronApi
+from spectron_migrate.spectron.api import MAX_K, SpectronApi
+from spectron_migrate.spectron.rows import Recall
 from spectron_migrate.verify.expiry import Expiry, expiry_of, expiry_of_facts
 from spectron_migrate.verify.near_duplicates import NearDuplicates
 from spectron_migrate.verify.options import SOURCE, Query

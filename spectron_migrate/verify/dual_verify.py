@@ -150,6 +150,11 @@ class _Run:
         if self.work.resumed:
             self.reporter.info(f"resuming the verification that began at {self.work.began}")
             return
+        if self.work.replaced:
+            self.reporter.info(
+                f"the verification that another version began at {self.work.replaced} begins anew: what it found is"
+                " about the ledger as that version wrote it"
+            )
         index_receipts(self.work, seed=self.options.seed, reporter=self.reporter)
         record_expectations(self.work, self.ledgers, dump, self.mapping, self.options, reporter=self.reporter)
         self.work.staged()

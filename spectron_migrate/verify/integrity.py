@@ -16,7 +16,8 @@ from spectron_migrate.ledger.read.receipts import OurSession
 from spectron_migrate.parallel import for_each
 from spectron_migrate.records import Reporter, same_text
 from spectron_migrate.rising import longest_rising
-from spectron_migrate.spectron.api import SpectronApi, Turn, UnknownSession
+from spectron_migrate.spectron.api import SpectronApi, UnknownSession
+from spectron_migrate.spectron.rows import Turn
 from spectron_migrate.verify.findings import Finding
 from spectron_migrate.verify.stored_memory import StoredMemory
 from spectron_migrate.verify.workspace import Workspace

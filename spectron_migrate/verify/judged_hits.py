@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from spectron_migrate.judge import Ignored, KnownMemory, Matched, MemoryIndex, judge_hit
 from spectron_migrate.mapping import Lens, covers
 from spectron_migrate.records import Selector
-from spectron_migrate.spectron.api import Recall
+from spectron_migrate.spectron.rows import Recall
 from spectron_migrate.verify.stored_memory import StoredMemory
 from spectron_migrate.verify.workspace import Workspace
 

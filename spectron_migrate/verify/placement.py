@@ -21,7 +21,7 @@ from spectron_migrate.judge import PASSAGE_LETTERS, plain
 from spectron_migrate.keywords import WordFrequencies, words_of
 from spectron_migrate.mapping import covers
 from spectron_migrate.parallel import for_each
-from spectron_migrate.records import Hit, Reporter, Selector
+from spectron_migrate.records import Hit, Reporter, Selector, counted
 from spectron_migrate.spectron.api import MAX_K, SpectronApi
 from spectron_migrate.verify.expiry import expiry_of
 from spectron_migrate.verify.findings import Finding
@@ -223,7 +223,8 @@ class _Placement:
             needing = [each for each in sharers[:_SHARERS] if not await self._covers_without(search, each, ids)]
             if len(needing) > len(ids):
                 where, texts = f"scope {selector_text(fact.selector)}", {"written": piece.text}
-                reason = f"{len(needing)} memories need a passage of this text each, {len(ids)} are there"
+                need = counted(len(needing), "memory needs", "memories need")
+                reason = f"{need} a passage of this text each; there: {len(ids)}"
                 return Finding("missing", fact.mem0_id, reason, where, texts)
         return None
 
@@ -282,7 +283,7 @@ class _Placement:
             if found > needed and found > self._times_expected(fact, text, needed):
                 if self._work.has_finding("doubled", fact.mem0_id):
                     return []  # the listing of turns has already found it
-                reason = f"a passage of its text is stored {found} times, more often than it was written"
+                reason = f"a passage of its text is stored {counted(found, 'time')}, more often than it was written"
                 return [Finding("doubled", fact.mem0_id, reason, where, {"found": text})]
         return []
 
@@ -332,7 +333,7 @@ def _copies(work: Workspace, fact: StoredMemory, hits: Sequence[Hit], where: str
         return []  # the listing of turns has already found it, for this memory or for one with the same text
     if found <= len(same_text) + work.leftovers(fact.text, fact.scope):
         return []
-    reason = f"its text is stored {found} times, but was written {len(same_text)} times"
+    reason = f"its text is stored {counted(found, 'time')}, but was written {counted(len(same_text), 'time')}"
     return [Finding("doubled", fact.mem0_id, reason, where, {"found": fact.text})]
 
 

@@ -128,6 +128,7 @@ class RecallTest:
             lens = self._mapping.lens(**query.ids)
         except NotServable as error:
             return {**answer, "not_servable": f"{error.message} ({error.hint})" if error.hint else error.message}
+        answer["scopes"] = sorted({path for clause in lens.selector for path in clause})
         mem0_hits: list[SearchHit] = []
         mem0: RankedAnswer | None = None
         if mem0_first:

@@ -220,7 +220,8 @@ def _recall(measured: Mapping[str, Json], options: Mapping[str, Json]) -> list[V
         gates.append(VerdictGate("moved on", pending, 0, None, "Mem0 answers with memories that are not replayed yet"))
     failed = sum(metrics["failed"].values())
     if failed:
-        gates.append(VerdictGate("answered", failed, 0, None, f"{failed} queries were not answered: run it again"))
+        unanswered = counted(failed, "query was", "queries were")
+        gates.append(VerdictGate("answered", failed, 0, None, f"{unanswered} not answered: run it again"))
     return gates
 
 

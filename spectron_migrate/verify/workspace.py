@@ -27,13 +27,21 @@ class Workspace(StoredMemories):
     """The file of one verification; `open` resumes an unfinished run with the same options and ledgers."""
 
     def __init__(
-        self, path: Path, db: sqlite3.Connection, ledgers: Sequence[Ledger], lock: FileLock, *, resumed: bool
+        self,
+        path: Path,
+        db: sqlite3.Connection,
+        ledgers: Sequence[Ledger],
+        lock: FileLock,
+        *,
+        resumed: bool,
+        replaced: str = "",
     ) -> None:
-        """Use `open`."""
+        """Use `open`. `replaced`: when a verification began here that another version left unfinished."""
         super().__init__(db, ledgers)
         self.path = path
         self._lock = lock
         self.resumed = resumed
+        self.replaced = replaced
 
     @classmethod
     def open(cls, path: Path, ledgers: Sequence[Ledger], *, about: str, not_before: str, now: str) -> Self:
@@ -42,21 +50,23 @@ class Workspace(StoredMemories):
         `about` is a digest of everything that the run depends on; times are compared as text. Raises
         LedgerLocked where another process verifies here.
         """
-        lock = hold(path.with_suffix(".lock"))
+        lock, replaced = hold(path.with_suffix(".lock")), ""
         if path.exists():
             with suppress(sqlite3.DatabaseError):
                 db = connect(path)
                 kept = dict(db.execute("SELECT name, value FROM meta").fetchall())
-                alike = kept.get("format") == FORMAT and kept.get("about") == about
-                if alike and kept.get("staged") and kept.get("began", "") >= not_before:
+                is_known = kept.get("format") == FORMAT
+                goes_on = bool(kept.get("staged")) and kept.get("began", "") >= not_before
+                if goes_on and is_known and kept.get("about") == about:
                     return cls(path, db, ledgers, lock, resumed=True)
+                replaced = kept["began"] if goes_on and not is_known else ""
                 db.close()
             remove(path)
         path.touch(mode=0o600)
         db = connect(path)
         db.executescript(DDL)
         db.executemany("INSERT INTO meta VALUES (?, ?)", [("format", FORMAT), ("about", about), ("began", now)])
-        return cls(path, db, ledgers, lock, resumed=False)
+        return cls(path, db, ledgers, lock, resumed=False, replaced=replaced)
 
     @property
     def began(self) -> str:

@@ -13,6 +13,7 @@ import random
 import select
 import sys
 import time
+import traceback
 import uuid
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,7 @@ class Told:
 
         row = {**self.row, "took": time.time() - self.row["at"]}
         row["error"] = None if error is None else f"{type(error).__name__}: {error}"
+        row["trace"] = [] if error is None else traceback.format_exception(error)
         row["refused"] = isinstance(error, NotInSpectron)
         self.application.log.write(json.dumps(row) + "\n")
         return isinstance(error, Exception)

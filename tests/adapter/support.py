@@ -39,7 +39,8 @@ from spectron_migrate.state.call_log import (
     end_line,
     unknown_line,
 )
-from spectron_migrate.state.journal import Step, record_step
+from spectron_migrate.state.cutover_state import Step
+from spectron_migrate.state.journal import record_step
 from spectron_migrate.state.postgres_calls import PostgresCallLog
 from spectron_migrate.state.processes import OwnFile, ProcessesStatus, read_processes
 from spectron_migrate.state.store import store_at
@@ -136,7 +137,7 @@ class Stage:
             core.catalogue.connect()
             be_patient(core.process_calls)
             core.process_calls.maintain(as_of=float("-inf"), drained=True)
-            core._ready = (float("-inf"), None)
+            core.readiness.forget()
 
     def start(self, catch_up: Literal["follow", "outbox"] = "follow") -> None:
         self.state.mkdir(mode=0o700, exist_ok=True)

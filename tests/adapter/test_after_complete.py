@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from spectron_migrate import NotInSpectron
+from spectron_migrate.adapter import core
 from spectron_migrate.adapter.added_memories import AddedMemories
 from spectron_migrate.errors import InputError, Unreachable
 from tests.adapter.drains import WITH_TOOLS
 from tests.adapter.support import TEA, Stage, Untouchable, ids, texts, turns
+from tests.support.proxy import Fault, Seen, gated, misbehaving
 from tests.support.spectron import turns_of
 
 pytestmark = pytest.mark.slow
@@ -120,6 +122,37 @@ def test_spectron_being_down_is_an_error_now(done: Stage, monkeypatch: pytest.Mo
     adapter = done.adapter(Untouchable())
     with pytest.raises(Unreachable):
         adapter.search("green tea", **mine(done))
+
+
+@pytest.mark.parametrize("fault", ["cut_before", "cut_after", "500_before", "429"])
+def test_a_search_that_was_cut_off_is_asked_again(done: Stage, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    searches: list[Seen] = []
+
+    def choose(seen: Seen) -> Fault:
+        if not seen.path.endswith("/query"):
+            return "none"
+        searches.append(seen)
+        return fault if len(searches) % 2 else "none"
+
+    with misbehaving(done.server.base_url, choose) as proxy:
+        monkeypatch.setenv("SPECTRON_ENDPOINT", proxy.base_url)
+        assert TEA == texts(done.adapter(Untouchable()).search("green tea", **mine(done)))[0]
+        guided = done.async_adapter(Untouchable())
+        assert TEA == texts(asyncio.run(guided.search("green tea", done.user)))[0]
+    assert 4 == len(searches)
+
+
+def test_a_spectron_that_does_not_answer_a_search_is_named(done: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "ALONE_S", 0.2)
+    with gated(done.server.base_url) as gate:
+        monkeypatch.setenv("SPECTRON_ENDPOINT", gate.base_url)
+        gate.shut = lambda seen: seen.path.endswith("/query")
+        message = f"Spectron at {gate.base_url} did not answer a search within 0.2 s"
+        with pytest.raises(Unreachable, match=message):
+            done.adapter(Untouchable()).search("green tea", **mine(done))
+        with pytest.raises(Unreachable, match=message):
+            asyncio.run(done.async_adapter(Untouchable()).search("green tea", done.user))
+        gate.shut = lambda seen: False
 
 
 def test_the_guides_adapter_goes_on_too(done: Stage) -> None:

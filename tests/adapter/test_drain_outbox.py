@@ -27,7 +27,8 @@ from spectron_migrate.migration.replay import Replay
 from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.records import Filters, NullReporter
 from spectron_migrate.state.call_log import ANYBODY, FILE, CallResult, CallSubject, note_missed
-from spectron_migrate.state.journal import Step, read_journal, record_step
+from spectron_migrate.state.cutover_state import Step
+from spectron_migrate.state.journal import read_journal, record_step
 from spectron_migrate.state.outbox import Outbox
 from tests.adapter.drains import Drains, drained_by, drained_through, tell
 from tests.adapter.support import NotedCalls, Stage, begun, ids, judged, stamp, turns

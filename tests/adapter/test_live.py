@@ -79,8 +79,8 @@ class Process:
 
     def ended(self) -> str:
         """Why it ended, for whoever did not expect that."""
-        raised = [call for call in self.calls() if call["error"]]
-        return f"{self.name} ended with {self.process.returncode}: {self.stderr.read_text()} {raised[-3:]}"
+        raised = ["".join(call["trace"]) for call in self.calls() if call["error"]]
+        return "\n".join([f"{self.name} ended with {self.process.returncode}", self.stderr.read_text(), *raised[-3:]])
 
     def calls(self) -> list[dict[str, Any]]:
         lines = self.log.read_text().splitlines(keepends=True)
@@ -202,10 +202,20 @@ def test_four_processes_through_all_phases(
         fleet.wait_for(lambda call: call["what"] == "add", many=3)
     finally:
         fleet.end()
-    assert [] == [call for call in fleet.calls() if call["error"] and not call["refused"]]
-    assert [] == [call for call in fleet.calls("search") if call.get("found") is False]
-    assert [] == [call for call in fleet.calls("search") if reverted + 1 < call["at"] < again and call["spectron"]]
+    moments = {"reverted": reverted, "again": again, "completed": completed}
+    none_of("ended with an error", [call for call in fleet.calls() if call["error"] and not call["refused"]], moments)
+    searches = fleet.calls("search")
+    wrong = [call for call in searches if call.get("found") is False]
+    none_of("found what is gone, or not what is there", wrong, moments)
+    while_reverted = [call for call in searches if reverted + 1 < call["at"] < again and call["spectron"]]
+    none_of("was answered by Spectron after the revert", while_reverted, moments)
     added_once(stage, [call for call in fleet.calls("add") if call["at"] > completed + 1])
+
+
+def none_of(what: str, calls: list[dict[str, Any]], moments: dict[str, float]) -> None:
+    """Fails with all that is known of each call: pytest's own message would be cut short."""
+    told = [f"{json.dumps(call, indent=1)}\n{''.join(call['trace'])}" for call in calls]
+    assert not calls, f"{len(calls)} {what}; {moments}\n" + "\n".join(told)
 
 
 def judged(stage: Stage) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from spectron_migrate.adapter import writes
 from spectron_migrate.errors import InputError
-from spectron_migrate.state.journal import Step, record_step
+from spectron_migrate.state.cutover_state import Step
+from spectron_migrate.state.journal import record_step
 from spectron_migrate.state.routing import FILE
 from tests.adapter.support import Stage, ids, stamp, texts
 

@@ -32,7 +32,8 @@ from typing import Any
 from spectron_migrate import MemoryAdapter
 from spectron_migrate.ledger import migration_id
 from spectron_migrate.local.testing import RunningServer, running_server
-from spectron_migrate.state.journal import CaughtUp, Step, publish_routing, record_step
+from spectron_migrate.state.cutover_state import Step
+from spectron_migrate.state.journal import CaughtUp, publish_routing, record_step
 from tests.support.spectron import memory, replay, write_raw
 
 LIMITS_MS = {"median": 0.2, "p99": 5.0}

@@ -31,8 +31,8 @@ if __name__ == "__main__":
 from spectron_migrate.local.embedding import WordLlamaEmbedder
 from spectron_migrate.local.ids import new_id
 from spectron_migrate.local.recall import content_words
+from spectron_migrate.local.rows import Item, SearchFilter, Session, Turn
 from spectron_migrate.local.sqlite import SqliteStore
-from spectron_migrate.local.storage import Item, SearchFilter, Session, Turn
 from spectron_migrate.local.testing import RunningServer, running_server
 
 NOW = "2026-01-01T00:00:00.000000Z"

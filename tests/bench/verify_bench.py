@@ -30,7 +30,8 @@ from spectron_migrate.local.testing import running_server
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.search import SearchHit
 from spectron_migrate.records import NullReporter
-from spectron_migrate.spectron.api import Recall, SpectronApi
+from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.spectron.rows import Recall
 from spectron_migrate.verify.dual_verify import VerifySummary, run_dual_verify
 from spectron_migrate.verify.metrics import collect_metrics
 from spectron_migrate.verify.options import VerifyOptions

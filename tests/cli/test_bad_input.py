@@ -102,6 +102,16 @@ def test_a_truncated_or_altered_dump_is_refused(
     assert not Path(".spectron-migrate").exists()
 
 
+def test_progress_is_shown_in_one_of_four_ways(
+    configured: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_raw(Path("all.json"), [memory(1, user)])
+    for way in ("auto", "bar", "lines", "none"):
+        assert 0 == run(["replay", "--dump", "all.json", "--dry-run", "--progress", way])
+    assert 2 == run(["replay", "--dump", "all.json", "--progress", "sometimes"])
+    assert "'auto', 'bar', 'lines', 'none'" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_wrong_key_is_exit_code_6(
     configured: RunningServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], user: str
 ) -> None:

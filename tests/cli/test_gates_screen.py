@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from spectron_migrate.cli.gates_screen import draw_gates, value_text
-from spectron_migrate.cutover.gates import GateResult
+from spectron_migrate.cutover.gate_result import GateResult
 
 
 def gate(name: str, outcome: Any = "passed", **more: Any) -> GateResult:
@@ -42,6 +42,18 @@ def test_what_the_next_step_needs_comes_first_with_figures_reason_and_command() 
     assert "lag: FAILED, 2 min 14 s (wanted: 1 min)" == lines[1]
     assert "  is it running? spectron-migrate status" == lines[2]
     assert "soak: before complete" == lines[3]
+
+
+def test_a_state_is_a_colour_and_a_word() -> None:
+    def styles(gates: list[GateResult], needed: list[GateResult]) -> list[tuple[str, str]]:
+        return [(str(part).split("\n")[0], str(part.style)) for part in draw_gates(gates, needed)]  # type: ignore[union-attr]
+
+    failed, open_ = gate("lag", "failed"), gate("verdict", "inconclusive")
+    assert ("All gates pass: base", "bold green") in styles([gate("base")], [])
+    shown = styles([failed, open_, gate("soak", limit="0s: none is asked for")], [failed, open_])
+    assert ("lag: FAILED, 0 (wanted: 0)", "red") in [(text.replace("1 s", "0"), style) for text, style in shown]
+    assert ("verdict: undecided, 0 (wanted: 0)", "yellow") in shown
+    assert ("  soak: 0s: none is asked for", "yellow") in shown
 
 
 def test_a_value_is_told_in_words() -> None:

@@ -168,6 +168,75 @@ def test_a_cutover_names_one_step_after_the_other(shell: Shell, user: str) -> No
     assert line == shell.next_after("spectron-migrate status --config other.yaml --state s")
 
 
+def test_from_an_empty_directory_to_a_dump_only_by_pasting(shell: Shell, user: str) -> None:
+    write_raw(shell.folder / "get_all.json", [memory(number, user) for number in range(3)])
+    code, screen = shell.enter("spectron-migrate")
+    assert 0 == code
+    assert "spectron-migrate init" in screen
+    line = shell.next_after("spectron-migrate init")
+    assert "spectron-migrate doctor" == line == shell.next_after("spectron-migrate")
+    line = shell.next_after(line)
+    assert "spectron-migrate export" == line
+    line = shell.next_after(line)
+    assert "spectron-migrate replay --dry-run" == line == shell.next_after("spectron-migrate doctor")
+    assert 0 == shell.enter(line)[0]
+
+
+def test_a_preview_and_a_replay_of_some_lead_to_the_replay_of_all(
+    shell: Shell, spectron: RunningServer, user: str
+) -> None:
+    write_raw(shell.folder / "all.json", [memory(n, f"{user}{letter}") for letter in "ab" for n in range(2)])
+    line = shell.next_after(f"spectron-migrate replay --dump all.json --user {user}a --preview 1")
+    assert f"spectron-migrate replay --dump all.json --user {user}a" == line
+    assert "spectron-migrate replay --dump all.json" == shell.next_after(line)
+    assert 0 == shell.enter("spectron-migrate replay --dump all.json")[0]
+    assert 2 == len(turns_of(spectron, f"{user}b"))
+
+
+def test_what_explain_finds_unsent_is_sent(shell: Shell, spectron: RunningServer, user: str) -> None:
+    write_raw(shell.folder / "all.json", [memory(number, user) for number in range(3)])
+    assert 8 == shell.enter("spectron-migrate replay --dump all.json --limit 1 --max-rps 100")[0]
+    [unsent] = {memory(number, user)["id"] for number in range(3)} - {memory(0, user)["id"], memory(1, user)["id"]}
+    line = shell.next_after(f"spectron-migrate explain {unsent}")
+    assert "spectron-migrate replay --dump all.json --max-rps 100" == line
+    assert line == shell.next_after(f"spectron-migrate explain {unsent} --dump all.json").replace(
+        "--dump all.json", "--dump all.json --max-rps 100"
+    )
+    assert 0 == shell.enter(line)[0]
+    assert 3 == len(turns_of(spectron, user))
+
+
+def test_after_an_erase_everything_is_written_again(shell: Shell, spectron: RunningServer, user: str) -> None:
+    write_raw(shell.folder / "all.json", [memory(number, user) for number in range(3)])
+    assert 0 == shell.enter("spectron-migrate replay --dump all.json --state s")[0]
+    migration = re.search(r"Migration (\w+)", shell.enter("spectron-migrate status --state s")[1])
+    assert migration
+    scope = f"--scope user/{user} --yes user/{user}"
+    line = shell.next_after(f"spectron-migrate erase --state s --migration {migration[1]} {scope}")
+    assert "spectron-migrate replay --state s --dump all.json" == line
+    assert [] == turns_of(spectron, user)
+    assert 0 == shell.enter(line)[0]
+    assert 3 == len(turns_of(spectron, user))
+
+
+def test_a_verification_that_finds_a_memory_missing_leads_to_the_replay_that_sends_it(shell: Shell, user: str) -> None:
+    write_raw(shell.folder / "all.json", [memory(number, user) for number in range(3)])
+    assert 8 == shell.enter("spectron-migrate replay --dump all.json --limit 1")[0]
+    line = shell.next_after("spectron-migrate dual-verify --dump all.json", 4)
+    assert "spectron-migrate replay --dump all.json" == line
+    assert "spectron-migrate dual-verify --dump all.json" == shell.next_after(line)
+
+
+def test_a_rehearsal_with_a_file_leads_to_the_plan_of_its_replay(shell: Shell, user: str) -> None:
+    write_raw(shell.folder / "all.json", [memory(number, user) for number in range(3)])
+    (shell.folder / "m.yaml").write_text("version: 1\nrules: [{when: {user_id: '*'}, scope: {team: '{user_id}'}}]\n")
+    line = shell.next_after("spectron-migrate rehearse --dump all.json --mapping m.yaml")
+    assert "spectron-migrate replay --mapping m.yaml --dump all.json --dry-run" == line
+    code, screen = shell.enter(line)
+    assert 0 == code, screen
+    assert "3 memories would be written" in screen
+
+
 # -- the rule ---------------------------------------------------------------------------------------------------
 
 

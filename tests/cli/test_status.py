@@ -75,6 +75,18 @@ def test_it_shows_what_remains_by_lane_and_the_rate_of_the_last_run(
     assert 1 == len(answer["runs"])
 
 
+def test_what_is_skipped_does_not_keep_it_below_100_percent(
+    configured: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expired = [memory(number, user, expiration_date="2020-01-01") for number in range(2, 9)]
+    assert 0 == run(["replay", "--dump", dump_of([memory(1, user), *expired]), "-q"])
+    capsys.readouterr()
+    assert 0 == run(["status"])
+    shown = capsys.readouterr().out
+    assert "100 % written" in shown
+    assert "7 (expired 7)" in shown
+
+
 def test_it_shows_refused_memories_with_the_answer_of_the_server_and_the_next_command(
     configured: RunningServer, user: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import re
 import uuid
 
 from rich.console import Console
 
-from spectron_migrate.cli.tables import Wrapped, listing, show
+from spectron_migrate.cli.tables import Wrapped, facts, listing, plain, show, side_by_side
 from spectron_migrate.cli.terminal import wrapped
 
 IDS = [str(uuid.UUID(int=number)) for number in range(3)]
@@ -30,6 +31,26 @@ def test_an_id_that_is_longer_than_usual_leaves_room_for_the_reason() -> None:
     shown = screen(["memory", "why"], [["x" * 70, "because of a reason"]])
     assert "reason" in shown
     assert 70 == shown.count("x")
+
+
+def test_labels_are_dim_and_what_they_name_is_not() -> None:
+    out = io.StringIO()
+    Console(file=out, width=80, force_terminal=True, color_system="standard").print(facts("Replay", [("written", 12)]))
+    headline, row = out.getvalue().splitlines()
+    assert "\x1b[1mReplay\x1b[0m" == headline
+    assert re.fullmatch(r"\x1b\[2m  written +\x1b\[0m12", row)
+
+
+def test_two_answers_stand_beside_each_other_however_their_texts_wrap() -> None:
+    long = "a text of many words that does not fit into half a line of a terminal, and goes on"
+    out = io.StringIO()
+    rows = [(plain(long), plain("short")), (plain("second"), plain(long))]
+    Console(file=out, width=80).print(side_by_side(("Mem0", "Spectron"), rows))
+    lines = out.getvalue().splitlines()
+    [second] = [line for line in lines if "second" in line]
+    assert second.index("a text") == next(line for line in lines if "short" in line).index("short")
+    assert 80 >= max(map(len, lines))
+    assert set(long.split()) <= set(out.getvalue().split())
 
 
 def test_a_text_wraps_between_words_and_a_command_to_paste_stays_whole() -> None:

@@ -22,14 +22,16 @@ from spectron_migrate.cli import watch
 from spectron_migrate.cli.app import run
 from spectron_migrate.cli.migration_state import State
 from spectron_migrate.cli.progress import Progress
+from spectron_migrate.cli.terminal import TerminalReporter
 from spectron_migrate.cli.watch import Paced, Snapshot
-from spectron_migrate.cutover.gates import GateResult
+from spectron_migrate.cutover.gate_result import GateResult
 from spectron_migrate.ledger.read.status import LaneLeft, MigrationStatus
 from spectron_migrate.ledger.shards import Found
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.records import Gauges
 from spectron_migrate.state.running import ProgressFile, RunningCommand, read_running
 from tests.cli.support import command_line, environment_for
+from tests.mem0.qdrant_points import key_of, point, uuid, write_store
 from tests.support.spectron import memory, write_raw
 from tests.support.waiting import wait_until
 
@@ -157,6 +159,41 @@ def test_a_broken_progress_file_is_passed_over(content: str, tmp_path: Path) -> 
     (tmp_path / "progress").mkdir()
     (tmp_path / "progress" / "a-1.json").write_text(content)
     assert [] == read_running(tmp_path, now=NOON)
+
+
+@pytest.mark.parametrize(
+    ("words", "stage"),
+    [
+        (["replay", "--dump", "all.json"], "replay"),
+        (["replay", "--follow", "--max-seconds", "1"], "following: 1 round, 1 memory in Mem0"),
+        (["dual-verify", "--dump", "all.json", "--sample", "2"], "recall"),
+    ],
+    ids=["replay", "follow", "dual-verify"],
+)
+def test_each_long_command_shows_its_progress_on_the_screen_of_the_others(
+    words: list[str], stage: str, configured: RunningServer, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bar, lines, log and the other process's screen all draw the stage that a command begins with its reporter."""
+    begun = []
+    begin = TerminalReporter.stage
+
+    def note(self: TerminalReporter, name: str, *args: Any, **named: Any) -> None:
+        begun.append(name)
+        begin(self, name, *args, **named)
+
+    write_raw(Path("all.json"), [memory(number, user) for number in range(3)])
+    row = point(uuid(1), data=f"{user} likes tea", user_id=user, created_at=AT, hash="x")
+    write_store(Path("mem0"), [(key_of(uuid(1)), row)])
+    config = {"vector_store": {"provider": "qdrant", "config": {"path": "mem0/store"}}}
+    Path("mem0.json").write_text(json.dumps(config))
+    Path("spectron-migrate.yaml").write_text(
+        "version: 1\nmem0: {oss: {config: mem0.json}}\ncutover: {settle: 0s}\n"
+    )
+    if words[0] == "dual-verify":
+        assert 0 == run(["replay", "--dump", "all.json", "-q"])
+    monkeypatch.setattr(TerminalReporter, "stage", note)
+    assert run([*words, "-q"]) in (0, 5, 8)
+    assert any(name.startswith(stage) for name in begun), begun
 
 
 def test_it_needs_a_terminal(

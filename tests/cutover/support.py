@@ -11,8 +11,9 @@ from typing import Any
 
 from spectron_migrate.cutover import ungated_steps
 from spectron_migrate.cutover.evidence import Evidence, KeyGrants, LedgerEvidence, VerificationReport
+from spectron_migrate.cutover.gate_result import GateResult
 from spectron_migrate.cutover.gated_steps import Cutover
-from spectron_migrate.cutover.gates import GateResult, gates_before
+from spectron_migrate.cutover.gates import gates_before
 from spectron_migrate.cutover.next_step import next_gated_step
 from spectron_migrate.cutover.phases import StepResult
 from spectron_migrate.dump import Manifest
@@ -23,8 +24,9 @@ from spectron_migrate.migration.late_writers import bring_late_writes
 from spectron_migrate.migration.reconcile import Reconciled
 from spectron_migrate.migration.rounds import Round
 from spectron_migrate.records import SourceInfo, format_time
+from spectron_migrate.state.cutover_state import CutoverState, Step, StepName
 from spectron_migrate.state.heartbeat_files import APPLICATIONS
-from spectron_migrate.state.journal import CutoverState, Step, StepName, read_journal, record_step
+from spectron_migrate.state.journal import read_journal, record_step
 from spectron_migrate.state.late_writes import LateWrites
 from spectron_migrate.state.routing import Phase, Routing, read_routing
 from tests.support.scene import Scene

@@ -10,10 +10,10 @@ import pytest
 
 from spectron_migrate.cli.app import run
 from spectron_migrate.cutover.evidence import Evidence, KeyGrants
+from spectron_migrate.cutover.gate_result import GateResult
 from spectron_migrate.cutover.gates import (
     ACCEPTABLE,
     GATES,
-    GateResult,
     evaluate_gates,
     exit_code_of,
     gates_before,
@@ -23,7 +23,7 @@ from spectron_migrate.cutover.next_step import GatedStep
 from spectron_migrate.errors import ExitCode, InputError
 from spectron_migrate.ledger.read.cutover import Undecided
 from spectron_migrate.records import SourceInfo
-from spectron_migrate.state.journal import CutoverState, Step
+from spectron_migrate.state.cutover_state import CutoverState, Step
 from tests.cutover.support import AGREED, DUMP, FENCE, GOOD, LEDGER, REPORT, VERIFIED, at
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from spectron_migrate.cutover.status import cutover_status, next_command
-from spectron_migrate.state.journal import CutoverState, Step, record_step
+from spectron_migrate.state.cutover_state import CutoverState, Step
+from spectron_migrate.state.journal import record_step
 
 STARTED = CutoverState(phase="started", migration="m" * 16)
 SHIFTED = replace(STARTED, phase="shift", percent=100, all_read_since="2026-11-22T10:00:00.000000Z")

@@ -21,7 +21,8 @@ from spectron_migrate.cutover import ungated_steps
 from spectron_migrate.errors import ExitCode, InputError, MigrateError, NotConfirmed, NotLegal
 from spectron_migrate.records import NullReporter
 from spectron_migrate.state import processes
-from spectron_migrate.state.journal import CutoverState, Step, StepName, read_journal, record_step
+from spectron_migrate.state.cutover_state import CutoverState, Step, StepName
+from spectron_migrate.state.journal import read_journal, record_step
 from spectron_migrate.state.process_status import ProcessStatus
 from spectron_migrate.state.routing import Routing, read_routing
 from spectron_migrate.state.routing_reader import RoutingReader
@@ -66,6 +67,13 @@ def test_a_start_by_outbox_waits_until_every_process_captures_its_writes(operato
     assert 3 == waits
     assert "outbox" == result.state.catch_up
     own.close()
+
+
+def test_a_start_says_what_it_costs(operator: Operator) -> None:
+    operator.start()
+    assert [
+        "what this costs: `erase` is refused until `cutover abort`, and for good once a read was shifted to Spectron"
+    ] == operator.scene.reporter.lines
 
 
 def test_start_and_revert_may_be_repeated(operator: Operator) -> None:

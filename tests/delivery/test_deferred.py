@@ -20,7 +20,8 @@ from spectron_migrate.migration.reconcile import Reconciled, reconcile
 from spectron_migrate.migration.rounds import Round, Rounds
 from spectron_migrate.records import Memory, format_time
 from spectron_migrate.spectron.api import SpectronApi
-from spectron_migrate.state.journal import Step, record_step
+from spectron_migrate.state.cutover_state import Step
+from spectron_migrate.state.journal import record_step
 from spectron_migrate.state.routing import Routing, name_of, read_routing
 from tests.support.oracle import Watch, find_violations, ledger_facts
 from tests.support.proxy import Fault, Gate, Seen, gated, refusing

@@ -21,8 +21,8 @@ from spectron_migrate.errors import ExitCode, NotLegal, WrongLedger
 from spectron_migrate.ledger import Ledger, plan
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.replay_options import ReplayOptions
-from spectron_migrate.spectron.api import Recall
 from spectron_migrate.spectron.hits import hit_of
+from spectron_migrate.spectron.rows import Recall
 from tests.support.copies import copy_state
 from tests.support.here import server_here
 from tests.support.proxy import Fault, Seen, misbehaving, refusing

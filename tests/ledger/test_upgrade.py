@@ -6,6 +6,7 @@ import json
 import shutil
 import sqlite3
 from contextlib import closing
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from tests.support.here import server_here
 from tests.support.ledgers import facts_of
 from tests.support.replaying import replay_in_no_time
 from tests.support.spectron import memory, write_raw
-from tests.verify.support import verify
+from tests.verify.support import RecordingReporter, verify
 
 pytestmark = pytest.mark.ledger_file
 
 DATA = Path(__file__).parents[1] / "data" / "state-format-3"
+BEGAN = "2026-11-30T00:30:16.948303Z"
+"""When the verification in it began."""
 _OLDER = {
     2: """
 DELETE FROM fact WHERE mem0_id LIKE 'dee-%' OR mem0_id = 'message-1';
@@ -141,7 +144,7 @@ def test_a_copy_of_an_older_ledger_is_outdated_once_that_is_written(folder: Path
 
 
 def test_a_replay_goes_on_to_exactly_once_and_its_verification_begins_anew(folder: Path) -> None:
-    state, mapping = folder / "state", folder / "mapping.yaml"
+    state, mapping, reporter = folder / "state", folder / "mapping.yaml", RecordingReporter()
     dump = write_raw(folder / "now.json", now_in_mem0(folder / "all.json"))
     options = ReplayOptions(resolve={"bob-0001": "absent"}, retry_failed=True)
     with server_here(folder / "server", context="tests") as server:
@@ -149,7 +152,12 @@ def test_a_replay_goes_on_to_exactly_once_and_its_verification_begins_anew(folde
         again = replay_in_no_time(server, state, dump, mapping=mapping)
         with open_any([dump]) as opened:
             wrong = oracle.find_violations(server.database, state, opened.memories(), load_mapping(mapping))
-        summary = verify(server, state, [dump], mapping=mapping)
+        now = datetime.fromisoformat(BEGAN) + timedelta(hours=1)
+        summary = verify(server, state, [dump], mapping=mapping, reporter=reporter, now=lambda: now)
+    assert [
+        f"the verification that another version began at {BEGAN} begins anew: what it found is about the ledger as that"
+        " version wrote it"
+    ] == reporter.messages
     assert [] == wrong
     assert ExitCode.DONE == first.exit_code
     assert (ExitCode.DONE, 0) == (again.exit_code, again.written)

@@ -16,7 +16,8 @@ from spectron_migrate.metrics.numbers import Numbers, read_numbers
 from spectron_migrate.records import format_time
 from spectron_migrate.settings import load_settings
 from spectron_migrate.spectron.traffic import BUCKETS_S, Traffic
-from spectron_migrate.state.journal import CaughtUp, Step, publish_routing, record_step
+from spectron_migrate.state.cutover_state import Step
+from spectron_migrate.state.journal import CaughtUp, publish_routing, record_step
 from spectron_migrate.state.late_writes import LateWrites, keep_late_writes
 from spectron_migrate.state.process_status import GuardStatus, ProcessStatus, stamp
 from spectron_migrate.state.processes import OwnFile

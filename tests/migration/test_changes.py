@@ -10,7 +10,8 @@ import pytest
 
 from spectron_migrate.ledger.read import cutover
 from spectron_migrate.migration.ledger_access import open_ledgers
-from spectron_migrate.state.journal import Step, acceptance_mark, record_step
+from spectron_migrate.state.cutover_state import Step, acceptance_mark
+from spectron_migrate.state.journal import record_step
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.replaying import texts
 from tests.support.scene import Scene

@@ -27,8 +27,9 @@ from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.records import NullReporter
 from spectron_migrate.rehearsal.subprocesses import clean_environment
 from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.state.cutover_state import Step, StepName
 from spectron_migrate.state.following import FOLLOW_LOCK
-from spectron_migrate.state.journal import Step, StepName, record_step
+from spectron_migrate.state.journal import record_step
 from spectron_migrate.state.store import store_at
 from tests.support.here import server_here
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
@@ -235,7 +236,7 @@ def test_what_others_wrote_in_a_session_of_their_own_is_found_by_recall_and_not_
     replayed([memory(1, user)])
     post(led_to, "/facts", {"text": "an application's own memory", "infer": "none", "scopes": [[f"user/{user}"]]})
     capsys.readouterr()
-    assert "1 passages" in refused(erase(f"user/{user}"), capsys)
+    assert "1 passage in user/" in refused(erase(f"user/{user}"), capsys)
     assert 2 == len(turns_of(led_to, user))
 
 
@@ -258,7 +259,7 @@ def test_what_is_not_decided_has_to_be_decided_first(
     with Ledger.open_for_writing(STATE) as ledger, ledger.transaction():
         ledger.db.execute("UPDATE fact SET state = 'undecidable' WHERE position = 1")
     capsys.readouterr()
-    assert "1 memories" in refused(erase(f"user/{user}"), capsys)
+    assert "holds 1 memory not decided yet" in refused(erase(f"user/{user}"), capsys)
 
 
 def record(*steps: StepName, **more: Any) -> None:

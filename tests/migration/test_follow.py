@@ -25,8 +25,9 @@ from spectron_migrate.migration.rounds import Rounds
 from spectron_migrate.records import format_time
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.state.call_log import CallLog, CallSubject, unknown_line
+from spectron_migrate.state.cutover_state import Step
 from spectron_migrate.state.following import FOLLOW_FILE, is_followed
-from spectron_migrate.state.journal import Step, record_step
+from spectron_migrate.state.journal import record_step
 from spectron_migrate.state.routing import name_of, read_routing
 from spectron_migrate.state.store import read_object
 from tests.migration.support import following, read_until, write_settings

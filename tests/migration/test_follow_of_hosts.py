@@ -22,8 +22,9 @@ from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.follow import Follow
 from spectron_migrate.migration.follow_summary import FollowSummary
 from spectron_migrate.records import format_time
+from spectron_migrate.state.cutover_state import Step
 from spectron_migrate.state.following import FOLLOW_FILE, FOLLOW_LOCK
-from spectron_migrate.state.journal import Step, record_step
+from spectron_migrate.state.journal import record_step
 from spectron_migrate.state.postgres import PostgresState
 from spectron_migrate.state.store import read_object
 from tests.mem0.qdrant_points import uuid

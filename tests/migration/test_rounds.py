@@ -18,7 +18,8 @@ from spectron_migrate.mem0.stores.qdrant_changes import QdrantChanges
 from spectron_migrate.migration.reading import Reading
 from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.records import Filters, format_time
-from spectron_migrate.state.journal import Step, record_step
+from spectron_migrate.state.cutover_state import Step
+from spectron_migrate.state.journal import record_step
 from tests.mem0.qdrant_points import uuid
 from tests.support.ledgers import OF_MEMORY, facts_of
 from tests.support.proxy import Fault, Seen, misbehaving, refusing

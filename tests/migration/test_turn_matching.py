@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from spectron_migrate.ledger.read.adoption import SoughtFact
 from spectron_migrate.migration.turn_matching import ListedTurn, match_turns
-from spectron_migrate.spectron.api import Turn
+from spectron_migrate.spectron.rows import Turn
 
 
 def fact(number: int, text: str, run: str | None = None, infer: str = "full") -> SoughtFact:

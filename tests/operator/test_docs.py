@@ -39,6 +39,12 @@ def test_the_readme_names_every_command_and_no_other() -> None:
     assert used <= set(commands())
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/runbook.md", "docs/adapter.md"])
+def test_a_page_says_what_becomes_of_scores(page: str) -> None:
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+    assert re.search(r"its rank as (?:its )?`score`|their rank as `score`", text)
+
+
 @pytest.mark.parametrize("command", commands())
 def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 == run([command, "--help"])

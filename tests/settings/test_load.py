@@ -73,6 +73,11 @@ def test_every_setting_has_a_default() -> None:
     assert nothing == load()
 
 
+def test_a_soak_takes_a_day_unless_the_settings_say_otherwise() -> None:
+    assert 24 * 3600.0 == load().cutover.soak_s
+    assert 0.0 == load("cutover: {soak: 0s}").cutover.soak_s
+
+
 def test_the_environment_alone_is_enough_to_reach_spectron() -> None:
     """`replay` works without a file."""
     access = load(env=ENV).spectron.require()

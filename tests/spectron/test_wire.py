@@ -10,7 +10,8 @@ from urllib.parse import quote
 import pytest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from spectron_migrate.spectron.api import SpectronApi, Turn
+from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.spectron.rows import Turn
 from spectron_migrate.spectron.wire import InDoubt, NotBegun
 from tests.support.proxy import serving
 

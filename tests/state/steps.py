@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spectron_migrate.state.journal import Step
+from spectron_migrate.state.cutover_state import Step
 
 AT = "2026-11-22T10:00:00.000000Z"
 MIGRATION = "m" * 16

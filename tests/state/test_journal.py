@@ -13,12 +13,11 @@ from pathlib import Path
 import pytest
 
 from spectron_migrate.errors import InputError
+from spectron_migrate.state.cutover_state import CutoverState, Step
 from spectron_migrate.state.journal import (
     FILE,
     CaughtUp,
-    CutoverState,
     JournalTruncated,
-    Step,
     StepConflict,
     publish_routing,
     read_journal,
@@ -187,7 +186,8 @@ def test_nothing_is_published_before_a_cutover_began(tmp_path: Path) -> None:
 KILLED = """
 import sys
 from pathlib import Path
-from spectron_migrate.state.journal import Step, record_step
+from spectron_migrate.state.journal import record_step
+from spectron_migrate.state.cutover_state import Step
 folder = Path(sys.argv[1])
 record_step(folder, Step("start", "2026-11-22T10:00:00.000000Z", "a", migration="m" * 16))
 print("begun", flush=True)

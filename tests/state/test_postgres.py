@@ -10,7 +10,8 @@ import pytest
 from spectron_migrate.adapter.heartbeat import UNCHANGED_S
 from spectron_migrate.database.location import PostgresLocation, parse_location
 from spectron_migrate.errors import ExitCode
-from spectron_migrate.state.journal import FILE, CaughtUp, Step, publish_routing, read_journal, record_step
+from spectron_migrate.state.cutover_state import Step
+from spectron_migrate.state.journal import FILE, CaughtUp, publish_routing, read_journal, record_step
 from spectron_migrate.state.postgres import PostgresState
 from spectron_migrate.state.process_status import SILENT_S
 from spectron_migrate.state.routing import Routing, read_routing, write_routing

@@ -7,7 +7,8 @@ from pathlib import Path
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read.cutover import refused_memories
 from spectron_migrate.local.testing import RunningServer
-from spectron_migrate.state.journal import Step, acceptance_mark, record_step
+from spectron_migrate.state.cutover_state import Step, acceptance_mark
+from spectron_migrate.state.journal import record_step
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.spectron import memory, replay, write_raw
 from tests.verify.support import failed_gates, verify

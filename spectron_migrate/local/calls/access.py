@@ -15,8 +15,8 @@ from spectron_migrate.local.bodies import Body
 from spectron_migrate.local.calls import serves
 from spectron_migrate.local.calls.scopes import path_of
 from spectron_migrate.local.errors import ApiError, bad_request, forbidden, not_found
+from spectron_migrate.local.rows import ApiKey, Grants, Principal
 from spectron_migrate.local.scopes import BadScope, canonical_pattern, contains, covers
-from spectron_migrate.local.storage import ApiKey, Grants, Principal
 from spectron_migrate.local.times import stamp
 from spectron_migrate.local.web import ApiCall, no_content, reply
 

@@ -10,7 +10,7 @@ from spectron_migrate.local import answers
 from spectron_migrate.local.calls import serves
 from spectron_migrate.local.errors import ApiError, bad_request, not_found
 from spectron_migrate.local.extract import type_of
-from spectron_migrate.local.storage import Attribute, Entity, Region, Relation
+from spectron_migrate.local.rows import Attribute, Entity, Region, Relation
 from spectron_migrate.local.times import read_time
 from spectron_migrate.local.web import MAX_PAGE, ApiCall, no_content, reply
 

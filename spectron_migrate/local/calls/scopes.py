@@ -12,8 +12,8 @@ from spectron_migrate.local.calls import serves
 from spectron_migrate.local.errors import ApiError, bad_request, forbidden, not_found
 from spectron_migrate.local.recall import as_prompt, recall
 from spectron_migrate.local.remember import open_session
+from spectron_migrate.local.rows import ScopeNode, Session
 from spectron_migrate.local.scopes import ROOT, BadScope, ancestors, canonical_path, covers
-from spectron_migrate.local.storage import ScopeNode, Session
 from spectron_migrate.local.web import ApiCall, no_content, reply
 
 

@@ -180,8 +180,8 @@ def _suspect_owners(seen: SeenMemories) -> Iterator[str]:
         )
     elif seen.count() in _SUSPECT_SIZES:
         yield (
-            f"the files hold exactly {seen.count():,} memories, the size at which Mem0 silently truncates a listing; "
-            "export from the store itself to be sure"
+            f"the files hold exactly {counted(seen.count(), 'memory')}, the size at which Mem0 silently truncates a"
+            " listing; export from the store itself to be sure"
         )
 
 

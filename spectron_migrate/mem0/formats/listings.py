@@ -214,7 +214,7 @@ class Listings:
         most = max((facts.total or 0 for facts in page.beside), default=0)
         if most > page.rows:
             self.missing += most - page.rows
-            self.notes.append(f"{place} announces {most:,} rows in a line of its own, and has {page.rows:,}")
+            self.notes.append(f"{place} announces {counted(most, 'row')} in a line of its own, and has {page.rows:,}")
         elif any(facts.more or facts.failure for facts in page.beside):
             self.missing += 1
             self.notes.append(

@@ -253,7 +253,7 @@ class PlatformReader(ReaderBase):
         known = "" if self._expected is None else f"the Platform counts {counted(self._expected, 'memory')}, "
         each = "one by one" if batch_size == 1 else f"{batch_size} at a time"
         self._announce(
-            f"{known}its listing gave {self._seen.count():,}: asking {owners:,} owners "
+            f"{known}its listing gave {self._seen.count():,}: asking {counted(owners, 'owner')} "
             f"({', '.join(sorted(short))}) {each}",
             -(-owners // batch_size) * len(OWNER_FIELDS),
         )
@@ -261,7 +261,7 @@ class PlatformReader(ReaderBase):
     def _announce(self, what: str, requests: int) -> None:
         minutes = requests * self._http.mean_request_seconds() / 60
         self.reporter.info(
-            f"{what}: about {requests:,} requests or more, which count against the quota of the plan, "
+            f"{what}: about {counted(requests, 'request')} or more, which count against the quota of the plan, "
             f"{f'{minutes:,.0f} min' if minutes >= 1 else 'less than a minute'}"
         )
 

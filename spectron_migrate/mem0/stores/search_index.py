@@ -20,6 +20,7 @@ from spectron_migrate.mem0.reader import Sleep
 from spectron_migrate.mem0.served.http import JsonClient, Rejected
 from spectron_migrate.mem0.stores.listed import ListedStore, Row, missing_driver, object_of
 from spectron_migrate.mem0.stores.oss_config import VectorStore
+from spectron_migrate.records import counted
 
 _PAGE = 1000
 _KEPT = "5m"
@@ -150,7 +151,8 @@ class SearchIndex(ListedStore):
         """The rows of a page; raises InputError if a shard did not answer: its rows would silently be left out."""
         failed = page.get("_shards", {}).get("failed") or page.get("timed_out")
         if failed:
-            raise InputError(f"{failed} shards of the index {self.name} {self.where} did not answer: {page['_shards']}")
+            which = "some shards" if failed is True else counted(int(failed), "shard")
+            raise InputError(f"{which} of the index {self.name} {self.where} did not answer: {page.get('_shards')}")
         total = page["hits"].get("total")
         if total is not None and self.held is None:
             self.held = int(total["value"] if isinstance(total, Mapping) else total)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from spectron_migrate.records import Json
+from spectron_migrate.records import Json, counted
 from spectron_migrate.verify.measures import percentile
 from spectron_migrate.verify.reports.text import visible
 
@@ -55,7 +55,8 @@ def owners(title: str, rows: Sequence[Mapping[str, Json]]) -> str:
             parts.append(f'<rect class="{side}" x="{left}" y="{y + offset * 11}" width="{bar:.1f}" height="9"/>')
         numbers = f"{row['mem0']:.2f} → {row['spectron']:.2f} ({row['queries']})"
         parts.append(_label(left + wide + 10, y + 14, numbers, anchor="start"))
-    more = f"; {len(rows) - OWNERS} more users are in the JSON report" if len(rows) > OWNERS else ""
+    rest = counted(len(rows) - OWNERS, "more user is", "more users are")
+    more = f"; {rest} in the JSON report" if len(rows) > OWNERS else ""
     return _figure(
         f"{title}: upper bar Mem0, lower bar Spectron, number of queries in brackets{more}.",
         20 + 30 * len(drawn),

@@ -41,7 +41,9 @@ def _scopes(scopes: Sequence[Mapping[str, Json]]) -> str:
     rest = scopes[SCOPES:]
     if rest:
         fewer = sum(one["memories"] for one in rest)
-        rows.append(f'<tr><td class="soft">{len(rest):,} more scopes</td><td class="number">{fewer:,}</td></tr>')
+        rows.append(
+            f'<tr><td class="soft">{counted(len(rest), "more scope")}</td><td class="number">{fewer:,}</td></tr>'
+        )
     holding = counted(len(scopes), "scope holds", "scopes hold")
     return (
         f'<h2>Scopes</h2><details class="card"><summary>{holding} memories</summary>'
@@ -61,7 +63,7 @@ def _trend(report: Mapping[str, Json]) -> str:
 
 
 def _run_text(run: Mapping[str, Json]) -> str:
-    parts = [f"{run['present']:,} of {run['expected']:,} memories are there"]
+    parts = [f"{run['present']:,} of {counted(run['expected'], 'memory')} are there"]
     if run["spectron"] is not None:
         parts.append(f"known items found: Mem0 {share_text(run['mem0'])}, Spectron {share_text(run['spectron'])}")
     if run["leaks"]:

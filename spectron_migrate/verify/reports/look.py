@@ -45,10 +45,11 @@ fieldset{display:none}.card{break-inside:avoid}mark{text-decoration:underline}}
 """
 SCRIPT = """
 const cards=[...document.querySelectorAll('article')],by=name=>document.getElementById(name);
-const user=by('user'),why=by('why'),words=by('words'),count=by('count');
+const user=by('user'),why=by('why'),scope=by('scope'),words=by('words'),count=by('count');
 function show(){let n=0;const wanted=words.value.toLowerCase();for(const card of cards){
 const ok=(!user.value||card.dataset.user===user.value)&&(!why.value||card.dataset.why.split(' ').includes(why.value))
+&&(!scope.value||JSON.parse(card.dataset.scopes).includes(scope.value))
 &&(!wanted||card.textContent.toLowerCase().includes(wanted));
 card.hidden=!ok;n+=ok;}count.textContent=n+' of '+cards.length+' queries';}
-if(user){by('filters').hidden=false;for(const one of [user,why,words])one.addEventListener('input',show);show();}
+if(user){by('filters').hidden=false;for(const one of [user,why,scope,words])one.addEventListener('input',show);show();}
 """

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from spectron_migrate.records import Json
+from spectron_migrate.records import Json, counted
 from spectron_migrate.verify.reports.charts import distribution, latency, owners
 from spectron_migrate.verify.reports.course_part import course
 from spectron_migrate.verify.reports.look import SCRIPT, STYLE
@@ -56,7 +56,7 @@ def _recall(report: Mapping[str, Json]) -> str:
     ]
     difference = metrics["difference"]
     parts = [
-        f'<p class="soft">{metrics["queries"]} queries, from {text(recall["made_of"])}; Mem0:'
+        f'<p class="soft">{counted(metrics["queries"], "query")}, from {text(recall["made_of"])}; Mem0:'
         f" {text(recall['mem0'] or 'not asked')}.</p>",
         table(("", "Mem0", "Spectron"), rows, numbers=("Mem0", "Spectron")),
         f"<p>How hard: {text(difficulty_text(metrics['word_overlap']))}</p>"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 
-from spectron_migrate.records import Json
+from spectron_migrate.records import Json, counted
 from spectron_migrate.verify.reports.parts import text
 from spectron_migrate.verify.reports.text import rank_change, reason_text, visible
 
@@ -18,13 +19,16 @@ def queries(answers: Sequence[Mapping[str, Json]]) -> str:
         return ""
     users = sorted({answer["owner"] for answer in answers})
     reasons = sorted({one["why"] for answer in answers for one in answer.get("differences") or ()})
+    scopes = sorted({path for answer in answers for path in answer.get("scopes") or ()})
     filters = (
         '<fieldset id="filters" hidden><label>search <input id="words" type="search"></label>'
         f'<label>user <select id="user">{_options(users)}</select></label>'
-        f'<label>reason <select id="why">{_options(reasons)}</select></label><output id="count"></output></fieldset>'
+        f'<label>reason <select id="why">{_options(reasons)}</select></label>'
+        f'<label>scope <select id="scope">{_options(scopes)}</select></label><output id="count"></output></fieldset>'
     )
     shown = sorted(answers, key=_badness)[:ROWS]
-    more = f"<p>{len(answers) - ROWS} more queries are in the JSON report.</p>" if len(answers) > ROWS else ""
+    rest = counted(len(answers) - ROWS, "more query is", "more queries are")
+    more = f"<p>{rest} in the JSON report.</p>" if len(answers) > ROWS else ""
     return f"<h2>Queries, the worst first</h2>{filters}{''.join(map(_card, shown))}{more}"
 
 
@@ -40,8 +44,9 @@ def _badness(answer: Mapping[str, Json]) -> tuple[float, float, int]:
 def _card(answer: Mapping[str, Json]) -> str:
     differences = {one["id"]: one for one in answer.get("differences") or ()}
     reasons = " ".join(sorted({one["why"] for one in differences.values()}))
+    scopes = text(json.dumps([visible(path) for path in answer.get("scopes") or ()]))
     head = (
-        f'<article class="card" data-user="{text(answer["owner"])}" data-why="{text(reasons)}">'
+        f'<article class="card" data-user="{text(answer["owner"])}" data-why="{text(reasons)}" data-scopes="{scopes}">'
         f'<h3>{text(answer["query"])}</h3><p class="soft">{text(answer["owner"])}</p>'
     )
     if "not_servable" in answer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from spectron_migrate.records import Json
+from spectron_migrate.records import Json, counted
 from spectron_migrate.verify.reports.parts import table, text
 from spectron_migrate.verify.reports.text import gate_result, share_text, value_text
 from spectron_migrate.verify.reports.wording import MEANINGS, open_gates, verdict_sentence
@@ -34,14 +34,16 @@ def tiles(report: Mapping[str, Json]) -> str:
     by_name = {gate["name"]: gate for gate in report["gates"]}
     return (
         '<section class="tiles">'
-        + _tile("present", f"{present:,}", f"of {expected:,} memories", "good" if present == expected else "bad")
+        + _tile(
+            "present", f"{present:,}", f"of {counted(expected, 'memory')}", "good" if present == expected else "bad"
+        )
         + _tile(
             "placed", f"{integrity['misplaced']:,}", "in a wrong scope", "bad" if integrity["misplaced"] else "good"
         )
         + _tile(
             "isolated",
             f"{isolation['leaks']:,}",
-            f"leaks in {isolation.get('questions', 0):,} questions",
+            f"leaks in {counted(isolation.get('questions', 0), 'question')}",
             "bad" if isolation["leaks"] else "good",
         )
         + _tile(
@@ -73,7 +75,7 @@ def gates(found: Sequence[Mapping[str, Json]]) -> str:
         f"<td>{text(MEANINGS.get(gate['name'], ''))} {text(gate['hint'])}</td></tr>"
         for gate in others
     ]
-    count = f"{len(others)} of {len(found)} gates do not stand in the way"
+    count = f"{len(others)} of {counted(len(found), 'gate')} do not stand in the way"
     folded = f'<details class="card"><summary>{count}</summary>{table(("gate", "", "means"), rows)}</details>'
     return f"<h2>Gates</h2>{cards}{folded}"
 

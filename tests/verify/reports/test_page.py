@@ -129,6 +129,46 @@ def test_a_memory_that_is_not_among_the_hits_says_why_beside_its_text() -> None:
     assert re.search(r"text of b <span class=.why.>ranked lower, at rank 7</span>", page)
 
 
+def test_five_figures_stand_below_the_verdict() -> None:
+    page = html_report(report("GO", [gate("lost", True, value=0)], misplaced=2, present=1200))
+    shown = page.partition('<section class="tiles">')[2].partition("</section>")[0]
+    found = re.findall(r'class="card tile (\w*)"><span class="soft">(\w+)</span><strong>([^<]*)</strong>', shown)
+    assert [
+        ("bad", "present", "1,200"),
+        ("bad", "placed", "2"),
+        ("good", "isolated", "0"),
+        ("open", "recall", "0.910"),
+        ("good", "lost", "0"),
+    ] == found
+
+
+def test_skipped_rows_are_counted_by_reason() -> None:
+    page = html_report(report("GO", [], skipped_by_reason={"expired": 3, "empty text": 1}))  # type: ignore[arg-type]
+    shown = re.findall(r"<td>skipped: ([^<]+)</td><td class=.number.>(\d+)</td>", page)
+    assert [("expired", "3"), ("empty text", "1")] == shown
+
+
+def test_queries_can_be_filtered_by_user_reason_and_scope() -> None:
+    why = {"id": "b", "why": "ranked_lower", "detail": "", "texts": {}}
+    asked = answer(0, ["a", "b"], ["a"], differences=[why], scopes=["user/alice", "user/alice/*"])
+    page = html_report(report("GO", [], [asked, answer(1, ["a"], ["a"], owner="bob", scopes=["user/bob"])]))
+
+    def choices(name: str) -> list[str]:
+        select = page.partition(f'<select id="{name}">')[2].partition("</select>")[0]
+        return re.findall(r'<option value="([^"]+)"', select)
+
+    assert ["alice", "bob"] == choices("user")
+    assert ["ranked_lower"] == choices("why")
+    assert ["user/alice", "user/alice/*", "user/bob"] == choices("scope")
+    assert '<input id="words" type="search">' in page
+    assert 'data-user="bob" data-why="" data-scopes="[&quot;user/bob&quot;]"' in page
+
+
+def test_the_page_fits_a_telephone_paper_and_the_dark() -> None:
+    style = html_report(report("GO", [])).partition("<style>")[2].partition("</style>")[0]
+    assert {"prefers-color-scheme:dark", "max-width:560px", "print"} == set(re.findall(r"@media ?\(?([\w:-]+)", style))
+
+
 def test_without_its_script_the_page_hides_nothing_but_the_filters() -> None:
     page = html_report(report("GO", [], [answer(0, ["a"], ["a"])])).partition("<script>")[0]
     assert ['<fieldset id="filters" hidden>'] == re.findall(r"<[^>]* hidden[^>]*>", page.partition("</style>")[2])
