@@ -288,6 +288,11 @@ def _run(run: LastRun) -> str:
     return f"{began} UTC: {run.written:,} written{speed}, {run.retries:,} retries{stopped}"
 
 
+def _moment(at: str) -> str:
+    """A time of the journal; its microseconds are in the JSON."""
+    return f"{at[:10]} {at[11:19]}"
+
+
 def _probe(ledger: MigrationStatus) -> str:
     if not ledger.probe:
         return "never"
@@ -301,12 +306,7 @@ def _draw_cutover(cutover: dict[str, Json]) -> Iterator[RenderableType]:
         yield facts("The application", _application_rows(cutover["application"]))
     if cutover["steps"]:
         steps = [
-            (
-                f"{step['at'][:10]} {step['at'][11:19]}",
-                " ".join([step["step"], step.get("what", "")]),
-                step["who"],
-                step["why"],
-            )
+            (_moment(step["at"]), " ".join([step["step"], step.get("what", "")]), step["who"], step["why"])
             for step in cutover["steps"]
         ]
         yield listing("Last steps of the cutover (UTC)", ("when", "step", "who", "why"), steps, unbroken=("when",))

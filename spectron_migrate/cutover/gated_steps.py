@@ -144,6 +144,7 @@ class Cutover:
                 return StepResult(state, gates, reconciled, ready=False, exit_code=code, note=note)
             step = replace(step, at=self._stamp(), gates=_for_the_journal(gates))
             state = record_step(self._store, step, decided_in=state)
+            gates = await self._evaluate_gates(wire)  # what the step after this one needs
         ready = exit_code_of(gates_before(gates, next_gated_step(state))) == ExitCode.DONE
         return StepResult(state, gates, reconciled, ready=ready, note=describe_reads(state))
 

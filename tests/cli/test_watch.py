@@ -186,9 +186,7 @@ def test_each_long_command_shows_its_progress_on_the_screen_of_the_others(
     write_store(Path("mem0"), [(key_of(uuid(1)), row)])
     config = {"vector_store": {"provider": "qdrant", "config": {"path": "mem0/store"}}}
     Path("mem0.json").write_text(json.dumps(config))
-    Path("spectron-migrate.yaml").write_text(
-        "version: 1\nmem0: {oss: {config: mem0.json}}\ncutover: {settle: 0s}\n"
-    )
+    Path("spectron-migrate.yaml").write_text("version: 1\nmem0: {oss: {config: mem0.json}}\ncutover: {settle: 0s}\n")
     if words[0] == "dual-verify":
         assert 0 == run(["replay", "--dump", "all.json", "-q"])
     monkeypatch.setattr(TerminalReporter, "stage", note)

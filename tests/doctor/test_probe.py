@@ -79,6 +79,16 @@ def test_a_server_that_behaves_as_assumed_fits_every_question_and_nothing_stays_
         assert {probes.FULL_WRITE, probes.NONE_WRITE} == set(probes.measured_seconds(ledger, "tried"))
 
 
+def test_its_screen_does_not_advise_what_it_has_just_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with server_for_the_command(monkeypatch):
+        run(["doctor"])
+        assert "doctor --probe tries it" in capsys.readouterr().out
+        run(["doctor", "--probe"])
+        assert "doctor --probe tries it" not in capsys.readouterr().out
+
+
 READINGS: dict[str, tuple[dict[str, Any], str, str]] = {
     "unregistered 403": ({"unregistered": 403}, "a session in a scope that is not registered", "403"),
     "registering again 409": ({"reregister": 409}, "registering a scope again", "409"),
