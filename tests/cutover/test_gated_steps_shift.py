@@ -47,8 +47,6 @@ def test_a_shift_is_recorded_with_the_gates_that_passed(operator: Operator) -> N
 
 def test_after_a_shift_of_all_users_the_soak_has_begun(operator: Operator) -> None:
     operator.make_ready()
-    operator.accept("application")
-    operator.accept("calls")
     shifted = operator.shift(100, soak_s=3600.0)
     soak = next(gate for gate in shifted.gates if gate.name == "soak")
     assert "all users are read from Spectron since" in soak.hint

@@ -95,7 +95,7 @@ def test_every_call_waits_and_asks_again_after_503(tmp_path: Path, api: str) -> 
     assert [7.0] * 4 == waits
 
 
-@pytest.mark.parametrize(("told", "problem"), [(True, "lists 1 of the 2 turns"), (False, "")])
+@pytest.mark.parametrize(("told", "problem"), [(True, "lists 1 of 2 turns"), (False, "")])
 def test_a_listing_with_fewer_turns_than_the_server_counts_is_an_error(
     tmp_path: Path, problem: str, *, told: bool
 ) -> None:
