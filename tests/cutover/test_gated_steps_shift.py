@@ -51,7 +51,6 @@ def test_after_a_shift_of_all_users_the_soak_has_begun(operator: Operator) -> No
     soak = next(gate for gate in shifted.gates if gate.name == "soak")
     assert "all users are read from Spectron since" in soak.hint
     assert not shifted.ready
-    assert operator.shift(100, soak_s=0.0).ready
 
 
 def test_reads_go_back_to_mem0_without_gates_and_without_spectron(operator: Operator) -> None:
