@@ -25,6 +25,7 @@ from spectron_migrate.records import Json, Memory
 
 _BUFFER = 1 << 18
 _LARGE = 1 << 17
+_SYNC_EACH = 1 << 26
 _MOST_PENDING = 4
 """Large pieces that wait to be written, each of a few megabytes at most."""
 
@@ -43,6 +44,7 @@ class LineFile:
         self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b", buffering=_BUFFER)
         self._beside: ThreadPoolExecutor | None = None
         self._pending: deque[Future[None]] = deque()
+        self._unsynced = 0
 
     def write(self, line: bytes) -> None:
         self.write_all([line])
@@ -95,6 +97,11 @@ class LineFile:
     def _write(self, data: bytes) -> None:
         self._file.write(data)
         self._hash.update(data)
+        self._unsynced += len(data)
+        if self._unsynced >= _SYNC_EACH:  # a gigabyte that is synced at the end is a gigabyte to wait for
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._unsynced = 0
 
     def _wait(self, most: int = 0) -> None:
         """Until at most so many pieces are left to write; raises what writing raised."""

@@ -94,7 +94,7 @@ def normalise(
     `head`: the fields of the envelope around the row; the owners that it names count for a row without an owner.
     `is_plain`: the row holds no wrappers of Extended JSON.
     """
-    if not isinstance(row, Mapping):
+    if row.__class__ is not dict and not isinstance(row, Mapping):
         return Skipped(id="", reason=NOT_AN_OBJECT, has_content=bool(words_in(row)))
     if "role" in row and is_message(row):
         return Skipped(str(row.get("id") or ""), MESSAGE, has_content=True)
@@ -362,6 +362,8 @@ def _digits(value: int) -> str:
 
 def _take_time(rest: dict[str, Json], name: str, raw: dict[str, Json]) -> str | None:
     value = rest.pop(name, None)
+    if value is None:
+        return None
     moment, exact = utc_time(value)
     if not exact:
         raw[name] = value

@@ -122,17 +122,7 @@ class FilesReader(ReaderBase):
         batch: list[Memory] = []
         copies: list[str] = []
         for item in _items(path, self._file):
-            if item.kind == "relation":
-                self._with_relations.add(path)
-            elif item.kind == "envelope":
-                listings.end(item.listing, item.value, f"{path}, the list that ends in line {item.line},")
-            elif item.kind == "left_out":
-                yield Skipped(f"{path}:{item.line}:{item.value}", LIST_LEFT_OUT, has_content=True)
-            elif item.kind == "unread":
-                yield Skipped(f"{path}:{item.value}", FILE_LEFT_OUT, has_content=True)
-            elif item.kind == "copy":
-                copies.append(normalise(item.value, now=self._now).id)
-            elif item.kind == "row":
+            if item.kind == "row":
                 total, loose = total + 1, loose + (item.listing == 0)
                 row = normalise(_with_names(item), now=self._now, head=item.head, is_plain=True)
                 if isinstance(row, Skipped):
@@ -153,6 +143,16 @@ class FilesReader(ReaderBase):
                     seen.add(batch)
                     batch = []
                 yield row
+            elif item.kind == "relation":
+                self._with_relations.add(path)
+            elif item.kind == "envelope":
+                listings.end(item.listing, item.value, f"{path}, the list that ends in line {item.line},")
+            elif item.kind == "left_out":
+                yield Skipped(f"{path}:{item.line}:{item.value}", LIST_LEFT_OUT, has_content=True)
+            elif item.kind == "unread":
+                yield Skipped(f"{path}:{item.value}", FILE_LEFT_OUT, has_content=True)
+            elif item.kind == "copy":
+                copies.append(normalise(item.value, now=self._now).id)
         seen.add(batch)
         for missing in seen.not_seen(copies):
             yield Skipped(missing, LINE_WITHOUT_MEMORY, has_content=True)
@@ -204,8 +204,11 @@ def _items(path: Path, file: BinaryIO | None = None) -> Iterator[JsonItem]:
         with open_file(path) if file is None else nullcontext(file) as opened:
             streams, unread = streams_of(path, opened)
             for stream in streams:
+                if not stream.again:
+                    yield from read_items(stream.open, stream.name)
+                    continue
                 for item in read_items(stream.open, stream.name):
-                    yield item if not stream.again else replace(item, kind="copy" if item.kind == "row" else "none")
+                    yield replace(item, kind="copy" if item.kind == "row" else "none")
             for name in unread:
                 yield JsonItem("unread", name, 0)
     except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError) as error:

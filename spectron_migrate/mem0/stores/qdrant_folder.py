@@ -49,6 +49,9 @@ _KEY_LENGTH = 68
 _KEY_START = "gASVKAAAAAAAAACMJ"
 """The common prefix of all pickled UUID keys, in base64."""
 
+_UUID_LENGTH = 36
+_UUIDS = re.compile(f"(?:{UUID_TEXT.pattern})*")
+
 _CANONICAL = re.compile(rb"\x80([\x04\x05])\x95\x28\0{7}\x8c\x24([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\x94\.")
 """The pickled key of a UUID as every client writes it, in pickle protocol 4 or 5."""
 
@@ -72,11 +75,7 @@ class _Page:
         given = [row[0] for row in rows]
         keys = reduce(xor, map(hash, zip(given, [row[1] for row in rows], strict=True)), 0)
         rowids = array("q", given)
-        try:
-            packed = bytes.fromhex("".join(ids).replace("-", "")) if all(map(UUID_TEXT.fullmatch, ids)) else b""
-        except TypeError:
-            packed = b""
-        return cls(after + 1, rows[-1][0], keys, rowids, packed, common_key_start(row[1] for row in rows))
+        return cls(after + 1, rows[-1][0], keys, rowids, _packed(ids), common_key_start(row[1] for row in rows))
 
 
 class QdrantFolder(ReaderBase):
@@ -289,6 +288,17 @@ def _collections(folder: Path) -> tuple[set[str], dict[str, str]]:
     except (OSError, ValueError, AttributeError, TypeError):
         pass  # without aliases; a collection named by one is then reported as missing
     return found, aliases
+
+
+def _packed(ids: list[str]) -> bytes:
+    """16 bytes for each id; empty if one is no UUID."""
+    try:
+        joined = "".join(ids)
+    except TypeError:
+        return b""
+    if {len(one) for one in ids} != {_UUID_LENGTH} or not _UUIDS.fullmatch(joined):
+        return b""
+    return bytes.fromhex(joined.replace("-", ""))
 
 
 def _decoded(key: Any) -> bytes:
