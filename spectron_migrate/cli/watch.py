@@ -309,15 +309,15 @@ _EVENT_STYLES = {"bug": "red", "refused": "red", "undecidable": "red", "doubt": 
 
 
 def _event_line(event: dict[str, Json]) -> str:
-    """Such as `12:00:03 doubt m1, why 500` or `12:00:04 replay ended, exit code 7`."""
+    """Such as `12:00:03 doubt m1, why 500` or `12:00:04 command replay ended, exit code 7`."""
     if event.get("event") == "progress":
         with suppress(KeyError, TypeError, ValueError):
             return f"{_time_of(event)} {Progress.from_json(event).line}"
     command, code, about = event.get("command"), event.get("exit_code"), f"{_time_of(event)} "
     if event.get("event") == "begin":
-        return f"{about}{command} began"
+        return f"{about}command {command} began"
     if event.get("event") == "end":
-        return f"{about}{command} ended" + (f", exit code {code}" if code else "")
+        return f"{about}command {command} ended" + (f", exit code {code}" if code else "")
     hidden = ("at", "version", "pid", "event", "traceback")
     words = [f"{name} {value}" for name, value in event.items() if name not in hidden and value is not None]
     return f"{_time_of(event)} {event.get('event', '?')} {', '.join(words)}"

@@ -74,6 +74,8 @@ def snapshot(**changed: Any) -> Snapshot:
         ],
         "max_lag_s": 60.0,
         "events": [
+            {"at": "2026-05-04T11:59:58.000000Z", "event": "begin", "command": "cutover"},
+            {"at": "2026-05-04T11:59:59.000000Z", "event": "end", "command": "cutover", "exit_code": 4},
             {"at": AT, "event": "doubt", "id": "m7", "why": "500"},
             {"at": AT, "event": "progress", **progress.to_json()},
         ],
@@ -104,6 +106,8 @@ def test_one_screen_has_phase_bar_rate_eta_lag_gates_lanes_and_events(width: int
         "user/alice",
         "900",
         "12:00:00 doubt id m7, why 500",
+        "11:59:58 command cutover began",
+        "11:59:59 command cutover ended, exit code 4",
         "12:00:00 replay 1,204/3,000 40%",
     ):
         assert part in text, part
