@@ -25,10 +25,11 @@ from spectron_migrate.backoff import backoff_s
 from spectron_migrate.errors import InputError, NotInSpectron, Unreachable
 from spectron_migrate.ledger.bodies import fact_body
 from spectron_migrate.mapping import NotServable
-from spectron_migrate.records import Memory, Placement, canonical_json, format_time
+from spectron_migrate.records import Memory, Placement, Receipt, canonical_json, format_time
 
 if TYPE_CHECKING:
     from spectron_migrate.spectron.api import SpectronApi
+    from spectron_migrate.spectron.rows import OpenedSession
     from spectron_migrate.spectron.session import Session
 
 OPEN_TRIES = 5
@@ -160,20 +161,19 @@ class SpectronBackend:
     async def _write(self, api: SpectronApi, request: _Request) -> dict[str, Any]:
         if request.row is not None:
             return request.row
+        # Applications import this module before they need a connection.
+        from spectron_migrate.spectron.session import SessionEnded
+
         memory, placed = request.memory, request.placed
         # The facts of a lane are sent one after the other; a child process has sessions of its own.
         async with self._locks.setdefault((os.getpid(), placed.lane), asyncio.Lock()):
-            if request.opened is None:
-                request.opened = await self._session(api, placed)
-                request.opened.used += 1
-            opened = request.opened
-            body = {**fact_body(memory, placed), "session_id": opened.session.id}
             try:
-                stored = await opened.session.write(canonical_json(body).encode(), placed.infer)
-            except BaseException:
-                # It may have left a turn: in this session, that of another call could not be told from it.
-                self._open = {key: each for key, each in self._open.items() if each is not opened}
-                raise
+                stored = await self._send(api, request)
+            except SessionEnded:
+                if request.opened is None or request.opened.used < 2:
+                    raise  # a new one would be refused like this one
+                request.opened = None
+                stored = await self._send(api, request)
         given = replace(memory, id=stored.chunk_id or stored.turn_id or memory.id)
         row = {"id": given.id, "memory": given.memory, "event": "ADD", "role": given.role, "actor_id": given.actor_id}
         request.row = {name: value for name, value in row.items() if value is not None}
@@ -183,6 +183,21 @@ class SpectronBackend:
         await asyncio.to_thread(self._core.added.add, given, made, placed.selector)
         return request.row
 
+    async def _send(self, api: SpectronApi, request: _Request) -> Receipt:
+        """Send it to its session, or to the one that is open for its scope."""
+        placed = request.placed
+        if request.opened is None:
+            request.opened = await self._session(api, placed)
+            request.opened.used += 1
+        opened = request.opened
+        body = {**fact_body(request.memory, placed), "session_id": opened.session.id}
+        try:
+            return await opened.session.write(canonical_json(body).encode(), placed.infer)
+        except BaseException:
+            # It may have left a turn: in this session, that of another call could not be told from it.
+            self._open = {key: each for key, each in self._open.items() if each is not opened}
+            raise
+
     async def _session(self, api: SpectronApi, placed: Placement) -> _Open:
         from spectron_migrate.spectron.session import Session
 
@@ -190,11 +205,12 @@ class SpectronBackend:
         known = self._open.get(key)
         if known is None or known.used >= self._core.mapping.session_size:
             label = canonical_json(placed.selector)
-            known = _Open(Session(api, await self._opened(api, placed), label))
+            opened = await self._opened(api, placed)
+            known = _Open(Session(api, opened.id, label, since=opened.server_now))
             self._open[key] = known
         return known
 
-    async def _opened(self, api: SpectronApi, placed: Placement) -> str:
+    async def _opened(self, api: SpectronApi, placed: Placement) -> OpenedSession:
         from spectron_migrate.spectron.scopes import ensure, paths_of
         from spectron_migrate.spectron.wire import InDoubt, NotBegun
 
@@ -206,7 +222,7 @@ class SpectronBackend:
                     await ensure(api, unknown)
                     self._registered.update(unknown)
                 metadata = {"source": "mem0", **({"mem0_run": placed.run} if placed.run else {})}
-                return (await api.create_session(placed.selector, metadata)).id
+                return await api.create_session(placed.selector, metadata)
             except (NotBegun, InDoubt) as problem:
                 problem_text = problem.reason
             except Unreachable as problem:

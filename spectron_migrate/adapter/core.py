@@ -13,7 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -48,6 +48,7 @@ from spectron_migrate.settings import load_settings
 from spectron_migrate.settings.types import Secret, Settings, SpectronAccess
 from spectron_migrate.state.routing import Routing, name_of, subject_of
 from spectron_migrate.state.routing_reader import RoutingReader
+from spectron_migrate.state.seal import StateBusy, StateMoved
 from spectron_migrate.state.store import store_at
 from spectron_migrate.state.use import use_state
 
@@ -102,8 +103,12 @@ class AdapterCore:
         if isinstance(place, Path):
             place = place.absolute()  # the application may change its working directory later
         self.settings = replace(settings, state=place)
-        with suppress(Unreachable):
+        try:
             use_state(place)
+        except (Unreachable, OSError) as error:
+            if isinstance(error, StateMoved | StateBusy):
+                raise
+            # The routing cannot be read there either, which each write says.
         self.state = store_at(place)
         self.mapping = load_mapping(self.settings.mapping)
         beside = [Path(), *([place.parent] if isinstance(place, Path) else [])]

@@ -113,6 +113,8 @@ class _BatchRecovery:
                 return await stop_older_ledger(self._run, self._batch.facts), []
             if isinstance(result, OtherBody):
                 return await self._settle_known_key(result)
+            if isinstance(result, Refused) and result.may_be_of_session and self._batch.facts[0].position:
+                return SendOutcome.SESSION_ENDED, []  # the session took others before
             if isinstance(result, Refused) or self._is_poisonous(result):
                 return await self._refuse_or_halve(result)
             if self._is_hopeless():
@@ -154,7 +156,7 @@ class _BatchRecovery:
             case InFlight():  # 409, the first request is still being processed
                 self._progress.in_flight += 1
                 return None
-            case OtherBody() | Refused():  # 409 with another body; 400, 404, 413, 422
+            case OtherBody() | Refused():  # 409 with another body; 400, 404, 410, 413, 422
                 return None
             case ScopeRejected() if await self._turns() is SendOutcome.SESSION_ENDED:  # 403: the session is unknown
                 run.stopped_scopes.pop(batch.session.selector, None)

@@ -92,6 +92,20 @@ async def has_ended(run: Run, fact: IntendedFact) -> bool:
     return False
 
 
+async def left_a_turn(run: Run, fact: IntendedFact) -> bool:
+    """Whether a fact that the server refused is there all the same."""
+    assert fact.session.server_id is not None  # noqa: S101 - a fact is intended only in a session that was made
+    session = fact.session.id
+    known = await run.writer.grouped(
+        lambda ledger: sending.claimed_turns(ledger, session) | sending.residue_turns(ledger, session)
+    )
+    try:
+        listed = await run.api.turns(fact.session.server_id)
+    except MigrateError:
+        return False
+    return any(turn.id not in known and has_text_of(turn, fact) for turn in listed)
+
+
 async def turns_by_fact(run: Run, facts: Sequence[IntendedFact]) -> dict[int, Turn] | SendOutcome:
     """The turns that the server has for the facts, by fact id; an outcome where the listings are no evidence."""
     by_session: dict[int, list[IntendedFact]] = {}
@@ -156,8 +170,11 @@ def has_text_of(turn: Turn, fact: IntendedFact) -> bool:
 
 
 def is_certain(turn: Turn, fact: IntendedFact) -> bool:
-    """Whether an unclaimed turn can only be this fact's: by its text, or because nothing else was sent there."""
-    return has_text_of(turn, fact) or fact.position == 0
+    """Whether an unclaimed turn can only be this fact's: by its text, or because nothing else was sent there.
+
+    A server that answers `POST /sessions` with an older session shows there what others sent before.
+    """
+    return has_text_of(turn, fact) or (fact.position == 0 and not turn.is_from_before(fact.sent_after))
 
 
 def is_key_valid(run: Run, sent_after: str, sent_by: str) -> bool:

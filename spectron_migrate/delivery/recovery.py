@@ -16,6 +16,7 @@ from spectron_migrate.delivery.evidence import (
     has_text_of,
     is_certain,
     is_key_valid,
+    left_a_turn,
     other_texts,
     turns_by_fact,
     unclaimed_turns,
@@ -65,8 +66,10 @@ async def decide_first_send(run: Run, fact: IntendedFact, result: FactResult) ->
             return SendOutcome.DEFERRED
         case InFlight() | OtherBody():  # 409
             return await recover(run, [fact], "409")
-        case Refused(status, reason):  # 400, 404, 413, 422
-            if status == 404 and await has_ended(run, fact):
+        case Refused(status, reason):  # 400, 404, 410, 413, 422
+            if await left_a_turn(run, fact):
+                return await recover(run, [fact], str(status))
+            if result.may_be_of_session and fact.position:  # the session took others before
                 return SendOutcome.SESSION_ENDED
             await run.writer.durable(sending.refuse, fact.id, reason)
             run.note_refusal([fact], status)
@@ -231,10 +234,11 @@ class _Recovery:
                 progress.in_flight += 1
                 in_time = run.clock() - progress.began <= IN_FLIGHT_LIMIT_S
                 return None if in_time else await self._by_listing()
-            case OtherBody(reason) | Refused(_, reason):  # 409 with another body; 400, 404, 413, 422
+            case OtherBody(reason) | Refused(_, reason):  # 409 with another body; 400, 404, 410, 413, 422
                 if self._candidate is not None:
                     return await self._by_listing()
-                if isinstance(result, Refused) and result.status == 404 and await self._is_unlisted():
+                of_session = isinstance(result, Refused) and result.may_be_of_session
+                if of_session and (fact.position or await self._is_unlisted()):
                     return SendOutcome.SESSION_ENDED
                 if isinstance(result, OtherBody):
                     if await is_of_other_ledger(run, fact):

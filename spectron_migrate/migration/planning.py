@@ -259,7 +259,7 @@ def _merge_memories(
             if changes is not None and merge.waiting:
                 changes.note_waiting(merge.waiting.pop())
         if isinstance(own, Placement):
-            notes.add(memory, now)
+            notes.add(memory, own.selector, now)
     merge.flush()
     if refused.count:
         raise InputError(

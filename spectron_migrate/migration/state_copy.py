@@ -24,10 +24,10 @@ from spectron_migrate.files.private import make_private_directory
 from spectron_migrate.ledger import copying, gathering
 from spectron_migrate.ledger.adopting import note_backup
 from spectron_migrate.records import Json, Reporter, format_time, name_first
-from spectron_migrate.state import contents, routing, seal
+from spectron_migrate.state import contents, seal
 from spectron_migrate.state.contents import StateContents
 from spectron_migrate.state.processes import fold, read_processes
-from spectron_migrate.state.seal import LOCK, MARK, SEAL, Move, StateBusy, StateMoved
+from spectron_migrate.state.seal import LEFT, LOCK, MARK, SEAL, Move, StateBusy, StateMoved
 from spectron_migrate.state.store import StateStore, store_at
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ def move_state(
             move = _begin(mark, source, target, filled, now=now())
             tables = _fill(left, filled, now=now(), reporter=reporter)
             left.write(SEAL, move.to_bytes())
-        filled.remove(MARK)
         left.leave()
+        filled.remove(MARK)
         return CopiedState(left.name, filled.name, tables, shards=left.shards)
 
 
@@ -299,7 +299,7 @@ class _Directory:
             note_backup(ledger, now)
 
     def leave(self) -> None:
-        self.remove(routing.FILE)
+        self.remove(LEFT)
 
 
 class _Schema:

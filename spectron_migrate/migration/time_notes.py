@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from spectron_migrate.records import Memory, Reporter, counted, has_time
+from spectron_migrate.records import Memory, Reporter, Selector, counted, has_time
 
 GUESSED_SHARE = 0.05
-"""A larger share of guessed times gives a warning."""
+"""A larger share of guessed times, in a plan or in one of its scopes, gives a warning."""
+MOST_SCOPES = 20_000
+"""Scopes in which guessed times are counted, so that memory use stays flat."""
 
 
 @dataclass
@@ -24,11 +26,18 @@ class TimeNotes:
     """The first memory whose time cannot be read."""
     future: int = 0
     expiring: int = 0
+    _scopes: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Memories and guessed times of the first scopes, by hash."""
 
-    def add(self, memory: Memory, now: str) -> None:
+    def add(self, memory: Memory, selector: Selector, now: str) -> None:
         """Count one planned memory; `now` is a time as `format_time` writes it."""
+        guessed = memory.text_at_source == "updated_at"
         self.taken += 1
-        self.guessed += memory.text_at_source == "updated_at"
+        self.guessed += guessed
+        scope = hash(selector)
+        if scope in self._scopes or len(self._scopes) < MOST_SCOPES:
+            taken_here, guessed_here = self._scopes.get(scope, (0, 0))
+            self._scopes[scope] = (taken_here + 1, guessed_here + guessed)
         self.chosen += memory.text_at_source == "created_at" and (memory.updated_at or "") > (memory.created_at or "")
         if not has_time(memory):
             given = (memory.extra.get("as_given") or {}).get("created_at") if memory.created_at is None else None
@@ -41,11 +50,13 @@ class TimeNotes:
 
     def warn(self, reporter: Reporter) -> None:
         """One warning for each kind that there is."""
-        if self.taken and self.guessed / self.taken > GUESSED_SHARE:
+        scopes = sum(guessed / taken > GUESSED_SHARE for taken, guessed in self._scopes.values())
+        if scopes or self.guessed > GUESSED_SHARE * self.taken:
+            share = f"more than {GUESSED_SHARE:.0%} of those in {counted(scopes, 'scope')}" if scopes else ""
             reporter.warn(
                 f"{self.guessed:,} of {counted(self.taken, 'memory has', 'memories have')} a guessed time"
-                " (`updated_at`, which metadata edits change too): their order may differ from the order of the texts;"
-                " `text_at: created_at` in the mapping takes `created_at` instead"
+                f" (`updated_at`, which metadata edits change too){share and f', {share}'}: their order may differ from"
+                " the order of the texts; `text_at: created_at` in the mapping takes `created_at` instead"
             )
         if self.chosen:
             reporter.warn(

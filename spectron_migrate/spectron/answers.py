@@ -9,9 +9,10 @@ import re
 from dataclasses import dataclass
 
 from spectron_migrate.records import BatchReceipt, Infer, Json, Receipt, counted
-from spectron_migrate.spectron.wire import Response
+from spectron_migrate.spectron.wire import UNKNOWN_STATUSES, Response
 
 _DIFFERENT_BODY = re.compile(r"different|mismatch|does not match|other (body|request|payload)|reused", re.IGNORECASE)
+_OF_SESSION = re.compile(r"\bsession(_id)?\b", re.IGNORECASE)
 _EXTRACTED = ("entities", "attributes", "relations", "instructions", "uncertainties", "corrections")
 
 
@@ -50,6 +51,11 @@ class Refused:
 
     status: int
     reason: str
+
+    @property
+    def may_be_of_session(self) -> bool:
+        """Whether it may be the session that the server does not take, or no longer."""
+        return self.status in UNKNOWN_STATUSES or _OF_SESSION.search(self.reason) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +138,7 @@ def _not_stored(response: Response) -> NotStored:
         return OtherBody(reason) if _DIFFERENT_BODY.search(response.message) else InFlight(reason)
     if response.names_bad_context:
         return KeyRejected(reason)
-    if response.status in (400, 404, 413, 422):
+    if response.status in (400, 413, 422, *UNKNOWN_STATUSES):
         return Refused(response.status, reason)
     if response.status == 401:
         return KeyRejected(reason)

@@ -16,7 +16,7 @@ from spectron_migrate.spectron.hits import hit_of
 from spectron_migrate.spectron.paging import NotAListing, Paging
 from spectron_migrate.spectron.rows import OpenedSession, Recall, ScopeNode, Turn, turns_of
 from spectron_migrate.spectron.selectors import selector_of
-from spectron_migrate.spectron.wire import InDoubt, NotBegun, Response, Wire
+from spectron_migrate.spectron.wire import UNKNOWN_STATUSES, InDoubt, NotBegun, Response, Wire
 
 Sleep = Callable[[float], Awaitable[None]]
 MAX_K = 50
@@ -248,7 +248,7 @@ class SpectronApi:
     async def read_row(self, path: str, what: str) -> dict[str, Json] | None:
         """The answer of a GET; None where the server knows nothing there (404)."""
         response = await self._read("GET", path)
-        return None if response.status == 404 else self._ok(response, what)
+        return None if response.status in UNKNOWN_STATUSES else self._ok(response, what)
 
     async def _post(self, path: str, content: bytes) -> Response:
         return await self.wire.call("POST", self._prefix + path, content=content)
@@ -345,7 +345,7 @@ class SpectronApi:
                 f"the key may not do this in context {self.context}: {what}: {reason}",
                 hint="grant the key what it needs there",
             )
-        if response.status == 404 and what == "the list of turns":
+        if response.status in UNKNOWN_STATUSES and what == "the list of turns":
             return UnknownSession(f"Spectron at {self.endpoint} does not list the session: {reason}")
         return Unreachable(f"Spectron at {self.endpoint} could not answer {what}: {reason}")
 

@@ -53,7 +53,14 @@ class Paging:
         return new
 
     def _after_cursor(self, page: dict[str, Json], new: list[dict[str, Json]]) -> dict[str, str] | None:
-        """A short page is not the last one: only a missing cursor, or `hasMore: false`, ends the listing."""
+        """A short page is not the last one: only a missing cursor, or `hasMore: false`, ends the listing.
+
+        Where there is more and no cursor, it is asked for by offset.
+        """
+        if page.get("hasMore") is True and not page.get("nextCursor"):
+            if not new:
+                raise NotAListing("without a cursor, and with more rows that it does not show")
+            return {"limit": str(PAGE), "offset": str(len(self._seen))}
         if not page.get("nextCursor") or page.get("hasMore") is False:
             return None
         cursor = str(page["nextCursor"])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
-from spectron_migrate.records import Hit, Selector
+from spectron_migrate.records import Hit, Selector, format_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,11 @@ class Turn:
     role: str
     created_at: str
 
+    def is_from_before(self, moment: str | None) -> bool:
+        """Whether the server says that it stored the turn in an earlier second; `moment` by the server's clock."""
+        stored = _moment(self.created_at)
+        return stored is not None and moment is not None and format_time(stored) < moment
+
 
 @dataclass(frozen=True, slots=True)
 class Recall:
@@ -52,17 +58,44 @@ class Recall:
 
 
 def turns_of(rows: Sequence[Mapping[str, Any]]) -> list[Turn]:
-    """The turns of a listing; if any row lacks a number, all are numbered by their order in the listing."""
-    numbers = [row.get("seq") for row in rows]
-    if not all(isinstance(number, int) for number in numbers):
-        numbers = list(range(len(rows)))
+    """The turns of a listing."""
     return [
         Turn(
             str(row["id"]),
             str(row.get("content") or ""),
-            int(number or 0),
+            number,
             str(row.get("role") or ""),
             str(row.get("createdAt") or ""),
         )
-        for row, number in zip(rows, numbers, strict=True)
+        for row, number in zip(rows, _numbers(rows), strict=True)
     ]
+
+
+def _numbers(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The numbers of the turns; if any lacks one of its own, their places by time, then in the listing.
+
+    A listing may begin with the newest turn.
+    """
+    numbers = [number for row in rows if (number := _number(row.get("seq"))) is not None]
+    if len(set(numbers)) == len(rows):
+        return numbers
+    times = [moment for row in rows if (moment := _moment(str(row.get("createdAt") or ""))) is not None]
+    places = list(range(len(rows)))
+    if len(times) == len(rows):
+        places.sort(key=lambda place: (times[place], -place if times[0] > times[-1] else place))
+    return [rank for _, rank in sorted(zip(places, range(len(rows)), strict=True))]
+
+
+def _number(value: object) -> int | None:
+    try:
+        return int(value) if isinstance(value, str | int | float) else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

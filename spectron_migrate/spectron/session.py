@@ -47,12 +47,29 @@ from spectron_migrate.spectron.wire import InDoubt, NotBegun
 WRITE_TRIES = 6
 
 
+class SessionEnded(InputError):
+    """The server no longer takes writes to the session, and the session does not have the text."""
+
+
 class Session:
     """One open session, in one scope; made by `SpectronClient.sessions.create`."""
 
-    def __init__(self, api: SpectronApi, session_id: str, path: str, *, sleep: Sleep = asyncio.sleep) -> None:
-        """`path`: the scope's path; every call stays within it."""
+    def __init__(
+        self,
+        api: SpectronApi,
+        session_id: str,
+        path: str,
+        *,
+        since: str | None = None,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        """`path`: the scope's path; every call stays within it.
+
+        `since`: when it was opened, by the server's clock. Turns from before are others', also where the server
+        answered with a session that it had.
+        """
         self.id = session_id
+        self._since = since
         self.path = path
         self._api = api
         self._sleep = sleep
@@ -175,10 +192,14 @@ class _Write:
         self._infer = infer
         self._text = str(json.loads(content)["text"])
         self._waited_in_flight_s = 0.0
+        self._was_in_doubt = False
+        self._is_listed = True
+        """Whether the last listing of the session's turns was answered with one."""
 
     async def run(self, *, look_first: bool) -> Receipt:
         """`look_first`: an earlier call for these bytes ended in doubt."""
         receipt = await self._look() if look_first else None
+        self._was_in_doubt = look_first
         tries, reason = 0, ""
         while receipt is None and tries < WRITE_TRIES:
             result = await self._send()
@@ -200,7 +221,14 @@ class _Write:
                     raise KeyRefused(f"the key may not write to {self._session.path}: {reason}")
                 case WrongSession(other):
                     raise MigrateError(f"Spectron wrote to session {other} instead of {self._session.id}")
-                case OtherBody(reason) | Refused(_, reason):
+                case Refused(_, reason):
+                    receipt = await self._look()
+                    if receipt is not None:
+                        break
+                    is_absent = self._is_listed or not self._was_in_doubt
+                    ended = result.may_be_of_session and is_absent
+                    raise (SessionEnded if ended else InputError)(f"Spectron refused the text: {reason}")
+                case OtherBody(reason):
                     raise InputError(f"Spectron refused the text: {reason}")
             pause_s = backoff_s(tries, first_s=0.25, longest_s=8.0, asked_s=asked_s, jitter=True)
             if isinstance(result, InFlight) and self._waited_in_flight_s < self._api.timeout_s:
@@ -211,6 +239,7 @@ class _Write:
             if tries < WRITE_TRIES or is_doubt:
                 await self._session._sleep(pause_s)
             if is_doubt:
+                self._was_in_doubt = True
                 receipt = await self._look()
         if receipt is None:
             raise Unreachable(
@@ -234,8 +263,11 @@ class _Write:
         try:
             listed = await self._api.turns(self._session.id)
         except (KeyRefused, ScopeRefused, UnknownSession):
+            self._is_listed = False
             return None  # the key may not read: the idempotency key alone protects the write
-        own = [turn for turn in listed if turn.id not in self._session._claimed and same_text(turn.content, self._text)]
+        self._is_listed = True
+        others = {turn.id for turn in listed if turn.is_from_before(self._session._since)} | self._session._claimed
+        own = [turn for turn in listed if turn.id not in others and same_text(turn.content, self._text)]
         own = own[self._session._unnamed[self._text] :]
         return Receipt(own[0].id, None, (), self._infer == "none") if own else None
 
@@ -357,7 +389,7 @@ class SpectronClient:
         except BaseException:
             await self._leave()
             raise
-        return Session(self._api, opened.id, path, sleep=self._sleep)
+        return Session(self._api, opened.id, path, since=opened.server_now, sleep=self._sleep)
 
     async def _leave(self) -> None:
         self._open_sessions -= 1

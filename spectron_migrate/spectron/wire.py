@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
 
+UNKNOWN_STATUSES = (404, 410)
+"""What a server answers about something that it does not know, or no longer."""
 LONGEST_WAIT_S = 900.0
 """Longest `Retry-After` that is obeyed: a run that sleeps for a day cannot be told from one that hangs."""
 SHORTEST_KEY = 6
@@ -119,14 +121,18 @@ class _Scrubber:
         spellings = {api_key, quote(api_key, safe=""), html.escape(api_key), json.dumps(api_key)[1:-1]}
         spellings |= {api_key.encode().hex(), *_in_base64(api_key.encode())}
         words = sorted(filter(None, spellings), key=len, reverse=True)
-        self._key = re.compile("|".join(map(re.escape, words)), re.IGNORECASE) if len(api_key) >= SHORTEST_KEY else None
+        is_secret = len(api_key) >= SHORTEST_KEY
+        self._key = re.compile("|".join(map(re.escape, words)), re.IGNORECASE) if is_secret else None
+        self._any_spelling = re.compile(_any_spelling(api_key), re.IGNORECASE) if is_secret else None
 
-    def text(self, text: str) -> str:
-        return self._key.sub(SCRUBBED, text) if self._key is not None else text
+    def text(self, text: str, *, is_error: bool = True) -> str:
+        """`is_error`: an error is short, so it is searched for the key letter by letter."""
+        key = self._any_spelling if is_error else self._key
+        return key.sub(SCRUBBED, text) if key is not None else text
 
-    def raw(self, raw: bytes) -> bytes:
+    def raw(self, raw: bytes, *, is_error: bool) -> bytes:
         text = raw.decode("utf-8", "replace")
-        scrubbed = self.text(text)
+        scrubbed = self.text(text, is_error=is_error)
         return raw if scrubbed == text else scrubbed.encode()
 
     def json(self, value: Json, *, keep: frozenset[str]) -> Json:
@@ -140,6 +146,26 @@ class _Scrubber:
                 self.text(name): each if name in keep else self.json(each, keep=keep) for name, each in value.items()
             }
         return value
+
+
+def _any_spelling(key: str) -> str:
+    """A pattern of the key with each letter as it is or escaped, wrapped anywhere, and of its hex and base64 forms."""
+    letters = (rf"\\*(?:{re.escape(letter)}|{'|'.join(_escapes(letter))})" for letter in key)
+    encoded = sorted({key.encode().hex(), *_in_base64(key.encode())}, key=len, reverse=True)
+    return "|".join([r"\s*".join(letters), *(r"[\s:-]*".join(map(re.escape, word)) for word in encoded)])
+
+
+def _escapes(letter: str) -> Iterator[str]:
+    """As URLs (also escaped twice), HTML, JSON, Python and mail spell it."""
+    number = ord(letter)
+    yield "".join(f"%(?:25)*{byte:02x}" for byte in letter.encode())
+    yield "".join(f"={byte:02x}" for byte in letter.encode())
+    yield f"&#0*{number};"
+    yield f"&#x0*{number:x};"
+    yield f"u{number:04x}"
+    yield f"x{number:02x}"
+    if html.escape(letter) != letter:
+        yield re.escape(html.escape(letter))
 
 
 def _in_base64(key: bytes) -> Iterator[str]:
@@ -266,7 +292,7 @@ def _read(response: aiohttp.ClientResponse, raw: bytes, scrubber: _Scrubber) -> 
         body = json.loads(raw) if raw else None
     except ValueError:
         body = None
-    scrubbed = scrubber.raw(raw)
+    scrubbed = scrubber.raw(raw, is_error=response.status >= 300)
     if response.status >= 300:
         body = scrubber.json(body, keep=frozenset())
     elif scrubbed != raw:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -174,12 +175,12 @@ class RoutingReader:
         if left is not None and (state is None or state.phase != "complete"):
             # The cutover goes on elsewhere, and may be complete there.
             self._known_until = float("-inf")
-            self._keep_the_last(f"{left}: the state is in another place")
+            self._keep_the_last(left)
             return
         routing, problem = None, None
         stamp: tuple[Any, ...] = (journal_stamp,)
         try:
-            status = self._path.stat()
+            status = _status_of_file(self._path)
             stamp = (journal_stamp, status.st_ino, status.st_size, status.st_mtime_ns)
             if stamp == self._last.stamp and self._last.problem is None:
                 return
@@ -200,7 +201,7 @@ class RoutingReader:
         newest: tuple[CutoverState | None, Any] = (None, None)
         for folder in self._folders:
             with suppress(OSError, InputError):
-                status = (folder / journal.FILE).stat()
+                status = _status_of_file(folder / journal.FILE)
                 stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
                 if folder not in self._journals or stamp != self._journals[folder][0]:
                     self._journals[folder] = (stamp, journal.read_journal(folder).state)
@@ -209,19 +210,31 @@ class RoutingReader:
                     newest = (state, stamp)
         return newest
 
-    def _sign_of_a_move(self) -> Path | None:
-        """The seal or the mark of `state copy` in one of the folders: the state is not there, or not yet."""
-        signs = (folder / name for folder in self._folders for name in (SEAL, MARK))
-        return next((sign for sign in signs if sign.exists()), None)
+    def _sign_of_a_move(self) -> str | None:
+        """The seal or the mark of `state copy` in one of the folders: the state is not there, or not yet.
+
+        Where nobody can look for them, why.
+        """
+        for sign in (folder / name for folder in self._folders for name in (SEAL, MARK)):
+            try:
+                sign.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                return f"{sign}: {error.strerror or error}"
+            return f"{sign}: the state is in another place"
+        return None
 
     def _is_named(self) -> bool:
-        return self._named or any(folder.is_dir() for folder in self._folders)
+        return self._named or any(_may_be(folder, stat.S_ISDIR) for folder in self._folders)
 
     def _never_began(self) -> bool:
         """Whether it is a state directory in which no cutover has begun yet."""
-        if self._last.routing.epoch or any((folder / name).exists() for folder in self._folders for name in TRACES):
+        if self._last.routing.epoch or any(_may_be(folder / name) for folder in self._folders for name in TRACES):
             return False
-        return any(found for folder in self._folders for pattern in SIGNS for found in folder.glob(pattern))
+        with suppress(OSError):
+            return any(found for folder in self._folders for pattern in SIGNS for found in folder.glob(pattern))
+        return False
 
     def _keep_fetching(self) -> None:
         if self._fetcher is not None and self._pid == os.getpid():  # threads do not survive a fork
@@ -314,6 +327,24 @@ class RoutingReader:
         if problem != self._last.problem:
             _log.warning("routing: the last good one stays in force: %s", problem)
             self._last.problem = problem
+
+
+def _status_of_file(path: Path) -> os.stat_result:
+    """Raises OSError for anything but a file: a pipe would be read for ever."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(f"{path} is no file")
+    return status
+
+
+def _may_be(path: Path, is_kind: Callable[[int], bool] = lambda mode: True) -> bool:
+    """Whether it is there, or cannot be looked for: a disk that fails does not show that nothing is there."""
+    try:
+        return is_kind(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
 
 
 def _expires_in_s(routing: Routing, now: float) -> float:

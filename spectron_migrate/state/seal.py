@@ -22,6 +22,8 @@ from spectron_migrate.files.locks import holder_of, is_held
 SEAL = "sealed.json"
 MARK = "copying.json"
 LOCK = "copy.lock"
+LEFT = "routing.json"
+"""What applications in other languages would go on reading in a directory that was left: they know no seal."""
 
 Read = Callable[[str], bytes | None]
 """Reads a document of a state."""

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from spectron_migrate.database.location import PostgresLocation, is_url, parse_location
 from spectron_migrate.errors import MigrateError
-from spectron_migrate.state.seal import MARK, SEAL, Move, Read, read_file, refuse_left, refuse_left_directory
+from spectron_migrate.state.seal import LEFT, MARK, SEAL, Move, Read, read_file, refuse_left, refuse_left_directory
 
 
 def use_state(place: Path | PostgresLocation) -> None:
     """Begin to use a state. Raises StateMoved and StateBusy.
 
-    A copy whose source is sealed is whole: should `state copy` have ended before it removed the mark, it goes now.
+    A copy whose source is sealed is whole. Should `state copy` have ended before it removed the mark, it goes now, with
+    the routing of the source, which applications in other languages would go on reading.
     """
     read, remove = _documents_of(place)
     mark = Move.read(read, MARK)
     if mark is not None:
         seal = _seal_of_source(mark)
         if seal is not None and seal.copy == mark.copy:
+            if not is_url(mark.source):
+                with suppress(OSError):
+                    (Path(mark.source) / LEFT).unlink(missing_ok=True)
             remove(MARK)
     if isinstance(place, Path):
         refuse_left_directory(place)

@@ -82,6 +82,7 @@ def is_masked(found: str, written: str) -> bool:
 def _absent_or_altered(listing: SessionListing, by_id: dict[str, Turn]) -> list[Finding]:
     findings: list[Finding] = []
     where = f"session {listing.session.server_id}"
+    shows_roles = any(turn.role for turn in listing.turns)
     for fact in listing.facts:
         turn = by_id.get(fact.turn_id or "")
         version = "" if fact.newest else f" (its older version {fact.version})"
@@ -92,8 +93,8 @@ def _absent_or_altered(listing: SessionListing, by_id: dict[str, Turn]) -> list[
             reason = f"its text was {'masked' if is_masked(turn.content, fact.text) else 'changed'}{version}"
             texts = {"written": fact.text, "found": turn.content}
             findings.append(Finding("altered", fact.mem0_id, reason, f"{where}, turn {turn.id}", texts))
-        elif turn.role and turn.role != fact.role:
-            reason = f"its role was changed from {fact.role} to {turn.role}{version}"
+        elif turn.role != fact.role and shows_roles:
+            reason = f"its role was changed from {fact.role} to {turn.role or 'none'}{version}"
             findings.append(Finding("altered", fact.mem0_id, reason, f"{where}, turn {turn.id}"))
     return findings
 

@@ -29,6 +29,10 @@ from spectron_migrate.verify.workspace import Workspace
 
 MEMORIES_PER_DIRECTION = 3
 """Memories of A that are searched for in each direction of a pair."""
+EDITED_PERCENT = 85.0
+"""A passage at least so like a memory (rapidfuzz ratio, 0-100), and no other's, counts as made of it."""
+MOST_COMPARED = 20
+"""Passages that no receipt names and that are compared with all memories, in one verification."""
 _LONG_QUERY = 48
 """Words of a query that is to tell whether a suspect is a leak."""
 
@@ -157,10 +161,14 @@ def suspicions(work: Workspace, hits: Sequence[Hit], fact: StoredMemory, other: 
     """Hits in `other`'s lens that, by ids and texts, came from a memory that `other` must not see."""
     suspected = []
     for hit in hits:
-        sources = work.owners_of(hit.id)
+        of_id = work.owners_of(hit.id)
+        if any(covers(other.lens, source.selector) for source in of_id):
+            continue
+        sources = of_id or (work.owners_of(hit.turn_id) if hit.turn_id is not None else [])
         if sources:
             if not any(covers(other.lens, source.selector) for source in sources):
-                suspected.append(Suspicion(sources[0], hit, certain=hit.source != "entity"))
+                certain = hit.source != "entity" if of_id else hit.source == "memory_chunk"
+                suspected.append(Suspicion(sources[0], hit, certain=certain))
             continue
         same_text = [*work.with_text(hit.text), *work.with_passage(hit.text)]
         if any(covers(other.lens, same.selector) for same in same_text):
@@ -168,9 +176,33 @@ def suspicions(work: Workspace, hits: Sequence[Hit], fact: StoredMemory, other: 
         piece = plain(hit.text)
         if not same_text and len(piece) >= PASSAGE_LETTERS and piece in plain(fact.text):
             same_text = [fact]
+        if not same_text and hit.source == "memory_chunk":
+            same_text = _edited(work, piece, other)
         if same_text:
             suspected.append(Suspicion(same_text[0], hit, certain=False))
     return suspected
+
+
+def _edited(work: Workspace, piece: str, other: ScopeReader) -> list[StoredMemory]:
+    """The memory that a passage which no receipt names is most like, if it is nearly its text and not `other`'s.
+
+    Only in a scope that this migration made: in another one somebody else may say nearly the same.
+    """
+    from rapidfuzz import fuzz
+
+    if work.compared >= MOST_COMPARED or not work.is_ours(other.selector):
+        return []
+    work.compared += 1
+    best, found = EDITED_PERCENT, None
+    for scope, selector in work.scopes():
+        is_seen = covers(other.lens, selector)
+        for fact in work.facts_of(scope):
+            whole = plain(fact.text)
+            is_part = len(whole) > 2 * len(piece) > 2 * PASSAGE_LETTERS
+            likeness = (fuzz.partial_ratio if is_part else fuzz.ratio)(piece, whole, score_cutoff=best)
+            if likeness > best or (is_seen and likeness == best):
+                best, found = likeness, None if is_seen else fact
+    return [found] if found is not None else []
 
 
 async def settle(

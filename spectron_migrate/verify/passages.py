@@ -48,6 +48,8 @@ class Passages:
         self.seen: dict[str, str] = {}
         """Every passage of every answer, by id, in `exact_form`; those of other memories too."""
         self._ambiguous: set[str] = set()
+        self._of_turn: set[str] = set()
+        """Those that name the turn of this memory."""
 
     def add(self, hits: Sequence[Hit]) -> None:
         """The passages of an answer, best first.
@@ -60,6 +62,8 @@ class Passages:
             if hit.source in _NOT_PASSAGES:
                 continue
             text = self.seen[hit.id] = exact_form(hit.text)
+            if hit.turn_id is not None and hit.turn_id == self._fact.turn_id:
+                self._of_turn.add(hit.id)
             if text == last:
                 self._ambiguous.add(hit.id)
 
@@ -111,6 +115,10 @@ class Passages:
             return position + len(text)
         start = self.whole.find(text, max(0, position - len(text) + 1), position + len(text))
         return start + len(text) if 0 <= start <= position else 0
+
+    def stray(self) -> str | None:
+        """A passage that names the turn of this memory and is no piece of its text."""
+        return next((self.seen[hit_id] for hit_id in self._of_turn if self.seen[hit_id] not in self.whole), None)
 
     def altered(self, position: int) -> str | None:
         """The passage that is most like the piece at this position, and is no piece of the text; None if none is."""

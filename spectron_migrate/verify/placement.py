@@ -196,6 +196,11 @@ class _Placement:
             return [found]
         if passages.first_is_wrong:
             return [self._altered(fact, 0, passages.seen[fact.chunk_id or ""])]
+        stray = passages.stray()
+        if stray is not None:
+            texts = {"written": fact.text, "found": stray}
+            reason = "a passage of its turn has another text"
+            return [Finding("altered", fact.mem0_id, reason, f"scope {selector_text(fact.selector)}", texts)]
         if len(found) == 1:
             return _copies(self._work, fact, hits, f"scope {selector_text(fact.selector)}")
         self._work.claim_passages(fact.no, [(piece.id, piece.text) for piece in found])

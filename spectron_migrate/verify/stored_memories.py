@@ -8,7 +8,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from spectron_migrate.ledger import Ledger
+from spectron_migrate.ledger import Ledger, erasing
 from spectron_migrate.ledger.read import receipts
 from spectron_migrate.ledger.read.receipts import OurSession
 from spectron_migrate.ledger.read.scopes import selectors_covered
@@ -34,7 +34,14 @@ class StoredMemories:
         """`db`: the workspace, where each stored version has its row."""
         self.db = db
         self.ledgers = ledgers
+        self.compared = 0
+        """How many passages that no receipt names were compared with all memories."""
         self._recent: dict[int, StoredMemory] = {}
+
+    def is_ours(self, selector: Selector) -> bool:
+        """Whether this migration made all scopes of a selector."""
+        paths = {path for clause in selector for path in clause}
+        return all(any(erasing.is_ours(ledger, path) for ledger in self.ledgers) for path in paths)
 
     def sessions(self) -> Iterator[tuple[OurSession, int, int]]:
         """Every session with its ledger's number and its scope's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 from spectron_migrate.errors import NotLegal
 from spectron_migrate.state.journal import FILE as JOURNAL
 from spectron_migrate.state.routing import FILE
-from spectron_migrate.state.routing_reader import RoutingUnreadable
+from spectron_migrate.state.routing_reader import RoutingReader, RoutingUnreadable
 from tests.adapter.support import TEA, Stage, Untouchable, texts
 from tests.support.spectron import turns_of
 
@@ -53,7 +54,40 @@ def forbid(state: Path) -> None:
         (state / name).mkdir()
 
 
-LOSSES = [lose_state, lose_volume, lose_both_files, tear_both_files, empty_both_files, forbid]
+def put_pipes(state: Path) -> None:
+    for name in (FILE, JOURNAL):
+        (state / name).unlink()
+        os.mkfifo(state / name)
+
+
+def lead_in_a_circle(state: Path) -> None:
+    for name in (FILE, JOURNAL):
+        (state / name).unlink()
+        (state / name).symlink_to(name)
+
+
+def lead_the_state_in_a_circle(state: Path) -> None:
+    lose_state(state)
+    state.symlink_to(state.name)
+
+
+def put_a_file_in_its_place(state: Path) -> None:
+    lose_state(state)
+    state.write_bytes(b"")
+
+
+LOSSES = [
+    lose_state,
+    lose_volume,
+    lose_both_files,
+    tear_both_files,
+    empty_both_files,
+    forbid,
+    put_pipes,
+    lead_in_a_circle,
+    lead_the_state_in_a_circle,
+    put_a_file_in_its_place,
+]
 Loss = Callable[[Path], None]
 
 
@@ -152,6 +186,8 @@ def test_who_loses_the_state_before_complete_stops_writing_until_it_is_back(stag
     with pytest.raises(RoutingUnreadable):
         adapter.add(SAID, user_id=stage.user, infer=False)
     shutil.rmtree(stage.state, ignore_errors=True)
+    if stage.state.is_symlink() or stage.state.exists():
+        stage.state.unlink()
     shutil.copytree(stage.folder / "kept", stage.state)
     adapter.add("Is back again", user_id=stage.user, infer=False)
     assert {TEA, "Is back again"} == set(in_mem0(stage))
@@ -208,3 +244,20 @@ def test_a_write_after_close_is_refused(stage: Stage, phase: str) -> None:
     adapter._core.close()
     with pytest.raises(NotLegal, match="the adapter is closed"):
         adapter.add(SAID, user_id=stage.user, infer=False)
+
+
+def test_a_disk_that_fails_is_no_sign_that_no_cutover_began(done: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    stat = os.stat
+
+    def failing(path: Any, *given: Any, **named: Any) -> Any:
+        if str(done.state) in os.fspath(path):
+            raise OSError(errno.EIO, "Input/output error")
+        return stat(path, *given, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", failing)
+        reader = RoutingReader(done.state, named=False)
+        assert "mem0" == reader.current().phase
+        with pytest.raises(RoutingUnreadable, match="Input/output error"):
+            reader.for_write()
+    assert "complete" == RoutingReader(done.state).current().phase

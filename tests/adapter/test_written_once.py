@@ -12,7 +12,7 @@ import pytest
 from spectron_migrate.adapter.after_complete import RETRY_S
 from spectron_migrate.errors import NotLegal, Unreachable
 from tests.adapter.support import Stage, Untouchable, texts, turns
-from tests.support.proxy import Fault, Seen, misbehaving
+from tests.support.proxy import Fault, Seen, misbehaving, refusing
 from tests.support.replaying import forged
 
 pytestmark = pytest.mark.slow
@@ -166,3 +166,28 @@ def test_nothing_is_written_to_a_session_in_another_scope(stage: Stage, monkeypa
             adapter.add("my PIN is 1234", user_id=stage.user)
         adapter._core.close()
     assert [] == turns(stage)
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+@pytest.mark.parametrize("status", [404, 410])
+def test_what_is_said_after_a_session_ended_goes_to_a_new_one(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, status: int, *, is_listed: bool
+) -> None:
+    ended: list[str] = []
+
+    def end_after_some(seen: Seen) -> Fault:
+        if "/turns" in seen.path and not is_listed and seen.path.split("/")[-2] in ended:
+            return refusing(404, "no such session")
+        if not seen.writes_fact:
+            return "none"
+        session = json.loads(seen.body)["session_id"]
+        if b"thing 3" in seen.body and not ended:
+            ended.append(session)
+        return refusing(status, "the session is closed") if session in ended else "none"
+
+    with misbehaving(stage.server.base_url, end_after_some) as proxy:
+        adapter = through(stage, proxy.base_url, monkeypatch)
+        for number in range(6):
+            adapter.add(f"thing {number}", user_id=stage.user, infer=False)
+        adapter._core.close()
+    assert [f"thing {number}" for number in range(6)] == turns(stage)

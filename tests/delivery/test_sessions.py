@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import sqlite3
 from pathlib import Path
 
 import pytest
 
+from spectron_migrate import SpectronClient
 from spectron_migrate.errors import ExitCode, NotLegal
+from spectron_migrate.local.faults import Fault as Stored
 from spectron_migrate.local.testing import RunningServer
-from tests.support.proxy import Fault, Seen, misbehaving, refusing
+from spectron_migrate.migration.replay_options import ReplayOptions
+from tests.support.proxy import CannedAnswer, Fault, Seen, misbehaving, refusing
 from tests.support.replaying import expected_texts, forged, mapping_file, replay_in_no_time, texts
-from tests.support.spectron import memory, replay, turns_of, write_raw
+from tests.support.spectron import memory, register_scope, replay, turns_of, write_raw
 
 
 def test_a_run_takes_sessions_of_its_own_and_none_is_larger_than_the_mapping_says(
@@ -107,6 +112,53 @@ def test_what_is_left_of_a_session_that_ended_goes_on_in_a_new_one(
     assert expected_texts(user, 12) == texts(spectron, user)
 
 
+@pytest.mark.parametrize("settings", ["infer: full\n", "infer: none\n", "infer: none\nwrite: batch\n"])
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        (404, "session is closed"),
+        (410, "gone"),
+        (400, "session sess_1 has expired"),
+        (422, "the session_id was archived"),
+    ],
+)
+def test_what_is_left_of_a_session_that_is_closed_to_writes_and_still_listed_goes_on_in_a_new_one(
+    spectron: RunningServer, user: str, tmp_path: Path, status: int, says: str, settings: str
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(70)])
+    closed: set[str] = set()
+
+    def close_after_some(seen: Seen) -> Fault:
+        if not seen.writes_fact:
+            return "none"
+        session = json.loads(seen.body)["session_id"]
+        if b"number 40" in seen.body and not closed:
+            closed.add(session)
+        return refusing(status, says) if session in closed else "none"
+
+    with misbehaving(spectron.base_url, close_after_some) as proxy:
+        summary = replay_in_no_time(
+            spectron, tmp_path / "state", dump, endpoint=proxy.base_url, mapping=mapping_file(tmp_path, settings)
+        )
+    assert ExitCode.DONE == summary.exit_code
+    assert sorted(expected_texts(user, 70)) == sorted(texts(spectron, user))
+
+
+@pytest.mark.parametrize("status", [404, 410, 413, 422])
+def test_what_a_server_stored_and_refused_all_the_same_is_there_once(
+    spectron: RunningServer, user: str, tmp_path: Path, status: int
+) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(6)])
+    stored = Stored(key="forgotten", shown=CannedAnswer(status, "no such session"))
+
+    def choose(seen: Seen) -> Fault:
+        return stored if seen.writes_fact and b"number 3" in seen.body else "none"
+
+    with misbehaving(spectron.base_url, choose) as proxy:
+        replay_in_no_time(spectron, tmp_path / "state", dump, endpoint=proxy.base_url)
+    assert expected_texts(user, 6) == texts(spectron, user)
+
+
 def test_a_server_that_ends_every_session_is_given_up(spectron: RunningServer, user: str, tmp_path: Path) -> None:
     dump = write_raw(tmp_path / "all.json", [memory(number, user) for number in range(3)])
     requests = 0
@@ -145,3 +197,42 @@ def test_a_server_that_gives_one_session_twice_ends_the_run(
             mapping=mapping_file(tmp_path, "infer: none\nsession: {by: run_id, size: 5}\n"),
         )
     assert 12 > len(turns_of(spectron, user))
+
+
+@pytest.mark.parametrize("more", ["", "infer: none\n"])
+def test_what_others_said_in_an_older_session_that_the_server_gives_is_not_taken_for_a_memory_in_doubt(
+    spectron: RunningServer, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str
+) -> None:
+    register_scope(spectron, f"user/{user}")
+    older: list[str] = []
+
+    async def say() -> None:
+        async with SpectronClient(
+            base_url=spectron.base_url, api_key=spectron.api_key, context=spectron.context
+        ).sessions.create(scope={"user": user}) as session:
+            await session.remember("Said by an application", infer="none")
+            older.append(session.id)
+
+    asyncio.run(say())
+    with sqlite3.connect(spectron.database) as db:
+        db.execute("UPDATE turn SET created_at = '2026-01-01T00:00:00Z' WHERE session = ?", (older[0],))
+    db.close()
+
+    def get_or_create(seen: Seen, body: bytes) -> bytes | None:
+        if seen.method != "POST" or not seen.path.endswith("/sessions"):
+            return None
+        return json.dumps({**json.loads(body), "id": older[0]}).encode()
+
+    forged(monkeypatch, get_or_create)
+    dump = write_raw(tmp_path / "all.json", [memory(0, user)])
+    faults = iter(["cut_before"])
+    with misbehaving(spectron.base_url, lambda seen: next(faults, "none") if seen.writes_fact else "none") as proxy:
+        summary = replay_in_no_time(
+            spectron,
+            tmp_path / "state",
+            dump,
+            endpoint=proxy.base_url,
+            mapping=mapping_file(tmp_path, more),
+            options=ReplayOptions(into_existing=True),
+        )
+    assert (ExitCode.REFUSED, 0, 1) == (summary.exit_code, summary.written, summary.undecidable)

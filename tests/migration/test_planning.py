@@ -75,6 +75,20 @@ def test_a_changed_text_becomes_the_next_version_and_an_old_copy_of_the_file_cha
     assert 1 == summary.skipped
 
 
+def test_guessed_times_are_warned_of_where_they_are_many_in_one_scope(
+    spectron: RunningServer, user: str, tmp_path: Path
+) -> None:
+    rows = [memory(number, user) for number in range(60)]
+    rows += [memory(number, f"{user}b", updated_at="2025-09-01T10:30:00+00:00") for number in range(2)]
+    reporter = NullReporter()
+    replay(spectron, tmp_path / "state", [write_raw(tmp_path / "all.json", rows)], reporter=reporter)
+    assert [
+        "2 of 62 memories have a guessed time (`updated_at`, which metadata edits change too), more than 5% of those in"
+        " 1 scope: their order may differ from the order of the texts; `text_at: created_at` in the mapping takes"
+        " `created_at` instead"
+    ] == [each for each in reporter.warnings if "guessed time" in each]
+
+
 def test_what_mem0_no_longer_shows_is_skipped_by_name(spectron: RunningServer, user: str, tmp_path: Path) -> None:
     rows = [
         memory(1, user, "kept"),

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,13 +37,14 @@ from spectron_migrate.state.processes import OwnFile
 from spectron_migrate.state.routing import FILE as ROUTING
 from spectron_migrate.state.routing import read_routing
 from spectron_migrate.state.routing_reader import RoutingReader, RoutingUnreadable
-from spectron_migrate.state.seal import StateBusy, StateMoved
+from spectron_migrate.state.seal import SEAL, StateBusy, StateMoved
 from spectron_migrate.state.store import StateStore
 from spectron_migrate.state.use import use_state
 from tests.state.steps import MIGRATION, step
 from tests.support import output
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.replaying import expected_texts, is_write, replay_in_no_time, texts
+from tests.support.scene import Store
 from tests.support.spectron import memory, write_raw
 
 pytestmark = [pytest.mark.slow, pytest.mark.ledger_file]  # it moves states between files and Postgres itself
@@ -279,6 +281,26 @@ def test_killed_at_any_moment_one_place_is_the_state_and_another_run_finishes(
         assert expected == again.tables
 
 
+def test_where_a_copy_was_killed_after_the_seal_whoever_begins_removes_the_routing_that_was_left(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Applications in other languages read it, and know nothing of a seal."""
+    write = DirectoryState.write
+
+    def dying(self: DirectoryState, name: str, *given: Any, **named: Any) -> None:
+        write(self, name, *given, **named)
+        if name == SEAL:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(DirectoryState, "write", dying)
+    with pytest.raises(KeyboardInterrupt):
+        copy(state, tmp_path / "there")
+    monkeypatch.undo()
+    use_state(tmp_path / "there")
+    assert not (state / ROUTING).exists()
+    assert "shift" == RoutingReader(tmp_path / "there").for_write().phase
+
+
 def test_shown_as_a_table_and_as_json(
     state: Path, postgres_state: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -368,3 +390,67 @@ def test_a_backup_leaves_what_is_called_after_it_to_a_reading_of_mem0(state: Pat
     use_state(state)
     with closing(Outbox(DirectoryState(tmp_path / "backup"), host="web-1")) as outbox:
         assert ANYBODY in outbox.unknown()
+
+
+def followed(said: str = "round 1:") -> None:
+    """A process that follows, until it has said so."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "spectron_migrate", "replay", "--follow"], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    lines = list(itertools.takewhile(lambda line: said not in line, process.stderr))
+    process.terminate()
+    process.communicate(timeout=60)
+    assert 143 == process.returncode, lines
+
+
+def test_a_backup_taken_while_following_asks_for_an_adoption_and_afterwards_each_memory_is_there_once(
+    led_to: RunningServer,
+    user: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store = Store(tmp_path / "mem0")
+    (tmp_path / "mem0.json").write_text(json.dumps(store.config))
+    (tmp_path / "spectron-migrate.yaml").write_text(
+        "version: 1\nstate: state\nmem0: {oss: {config: mem0.json}}\ncutover: {settle: 0s}\n"
+    )
+
+    def put(number: int, text: str, *, edited: datetime | None = None) -> None:
+        store.put(number, text, user, datetime(2026, 5, 1, number, tzinfo=UTC), edited=edited)
+
+    def back_up(seen: Seen) -> Fault:
+        if is_write(seen) and next(count) == 6:
+            words = [sys.executable, "-m", "spectron_migrate", "state", "copy", "--backup", "state", "backup"]
+            subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+        return "none"
+
+    count = itertools.count(1)
+    for number in range(12):
+        put(number, "Likes tea" if number % 4 == 0 else f"Keeps fact {number}")
+    with misbehaving(led_to.base_url, back_up) as proxy:
+        monkeypatch.setenv("SPECTRON_ENDPOINT", proxy.base_url)
+        followed()
+    monkeypatch.setenv("SPECTRON_ENDPOINT", led_to.base_url)
+    for number in range(12, 16):
+        put(number, "Likes tea" if number % 4 == 0 else f"Keeps fact {number}")
+    store.put(
+        3, "Keeps another fact", user, datetime(2026, 5, 1, 3, tzinfo=UTC), edited=datetime(2026, 5, 2, tzinfo=UTC)
+    )
+    followed()
+    before = texts(led_to, user)
+    assert 17 == len(before)
+
+    (tmp_path / "state").rename(tmp_path / "lost")
+    (tmp_path / "backup").rename(tmp_path / "state")
+    assert 2 == run(["replay", "--json"])
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert "is a backup of 2" in error["message"]
+    assert before == texts(led_to, user)
+    typed = error["hint"][error["hint"].index("spectron-migrate ") :]
+    assert 0 == run([*shlex.split(typed)[1:], "-q"])
+    assert before == texts(led_to, user)
+    put(20, "Keeps a new fact")
+    followed()
+    assert [*before, "Keeps a new fact"] == texts(led_to, user)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,9 +15,11 @@ from spectron_migrate.local.engine import API_VERSIONS
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.records import Hit
 from spectron_migrate.spectron.api import SpectronApi
+from spectron_migrate.spectron.rows import Turn
 from spectron_migrate.spectron.wire import NotBegun
 from tests.support.here import server_here
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
+from tests.support.replaying import forged
 
 
 def hits(server: RunningServer, text: str) -> tuple[Hit, ...]:
@@ -122,3 +127,44 @@ def test_a_listing_with_fewer_turns_than_the_server_counts_is_an_error(
 
 async def no_wait(_: float) -> None:
     await asyncio.sleep(0)
+
+
+NUMBERED: dict[str, Callable[[list[dict[str, Any]]], list[dict[str, Any]]]] = {
+    "as strings": lambda turns: [{**turn, "seq": str(turn["seq"])} for turn in turns],
+    "as strings, newest first": lambda turns: [{**turn, "seq": str(turn["seq"])} for turn in reversed(turns)],
+    "as fractions": lambda turns: [{**turn, "seq": float(turn["seq"])} for turn in turns],
+    "all 0": lambda turns: [{**turn, "seq": 0} for turn in turns],
+    "not at all": lambda turns: [{**turn, "seq": None} for turn in turns],
+    "not at all, newest first": lambda turns: [{**turn, "seq": None} for turn in reversed(turns)],
+    "one not": lambda turns: [{**turn, "seq": turn["seq"] if at else None} for at, turn in enumerate(turns)],
+    "not at all, by id": lambda turns: [{**turn, "seq": None} for turn in sorted(turns, key=lambda turn: turn["id"])],
+}
+
+
+@pytest.mark.parametrize("how", NUMBERED)
+def test_turns_have_rising_numbers_however_the_server_numbers_and_lists_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    def renumbered(seen: Seen, body: bytes) -> bytes | None:
+        if "/turns" not in seen.path:
+            return None
+        listing = json.loads(body)
+        times = [{**turn, "createdAt": f"2026-01-01T00:00:{at:02d}Z"} for at, turn in enumerate(listing["turns"])]
+        return json.dumps({**listing, "turns": NUMBERED[how](times)}).encode()
+
+    async def run(base_url: str, server: RunningServer) -> list[Turn]:
+        async with SpectronApi(base_url, server.context, api_key=server.api_key) as api:
+            await api.register_scope("user/alice")
+            opened = await api.create_session((("user/alice",),))
+            for number in range(12):
+                body = {"text": f"text {number}", "infer": "none", "session_id": opened.id}
+                await api.exchange("POST", "/facts", body)
+            return await api.turns(opened.id)
+
+    forged(monkeypatch, renumbered)
+    with server_here(tmp_path) as server, misbehaving(server.base_url) as proxy:
+        turns = asyncio.run(run(proxy.base_url, server))
+    assert [f"text {number}" for number in range(12)] == [
+        turn.content for turn in sorted(turns, key=lambda turn: turn.seq)
+    ]
+    assert 12 == len({turn.seq for turn in turns})

@@ -96,6 +96,21 @@ def test_the_same_cursor_with_more_to_come_is_no_whole_listing() -> None:
         list_scopes(lambda _: {"scopes": rows(3), "page": {"nextCursor": "same", "hasMore": True}})
 
 
+def test_more_to_come_without_a_cursor_is_asked_for_by_offset() -> None:
+    def without_cursor(asked: Mapping[str, str]) -> Any:
+        at = int(asked.get("offset", 0))
+        return {"scopes": rows(7)[at : at + 3], "page": {"hasMore": at + 3 < 7, "nextCursor": None}}
+
+    paths, requests = list_scopes(without_cursor)
+    assert [f"user/{number:04d}" for number in range(7)] == paths
+    assert 3 == requests
+
+
+def test_more_to_come_that_no_offset_shows_is_no_whole_listing() -> None:
+    with pytest.raises(Unreachable, match="without a cursor"):
+        list_scopes(lambda _: {"scopes": rows(3), "page": {"hasMore": True}})
+
+
 def test_new_cursors_without_rows_are_followed_only_for_so_long() -> None:
     numbers = iter(range(10_000))
     with pytest.raises(Unreachable, match="no end"):

@@ -15,8 +15,9 @@ import pytest
 
 from spectron_migrate import SpectronClient
 from spectron_migrate.errors import InputError, KeyRefused, NotLegal, Unreachable
+from spectron_migrate.local.faults import Fault as Stored
 from spectron_migrate.local.testing import RunningServer, running_server
-from tests.support.proxy import Fault, Seen, misbehaving
+from tests.support.proxy import CannedAnswer, Fault, Seen, misbehaving
 from tests.support.replaying import forged
 from tests.support.spectron import turns_of
 
@@ -359,3 +360,42 @@ def test_a_session_in_another_scope_is_refused(
     with misbehaving(spectron.base_url) as proxy, pytest.raises(NotLegal, match="instead of"):
         run(work)
     assert [] == turns_of(spectron, user)
+
+
+@pytest.mark.parametrize("status", [404, 413, 422])
+def test_what_was_stored_and_refused_all_the_same_is_there_once(
+    spectron: RunningServer, user: str, status: int
+) -> None:
+    stored = Stored(key="forgotten", shown=CannedAnswer(status, "refused"))
+    assert 0 == remember_all(spectron, user, 3, lambda seen: stored if seen.writes_fact else "none")
+    assert [f"thing {number} of {user}" for number in range(3)] == [turn.content for turn in turns_of(spectron, user)]
+
+
+def test_an_equal_text_in_an_older_session_that_the_server_gives_again_is_not_taken_for_what_is_said_now(
+    spectron: RunningServer, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some servers answer with the session of a scope that is there: what was said there before is no receipt."""
+    first: list[str] = []
+
+    def get_or_create(seen: Seen, body: bytes) -> bytes | None:
+        if seen.method != "POST" or not seen.path.endswith("/sessions"):
+            return None
+        answer = json.loads(body)
+        first.append(answer["id"])
+        return json.dumps({**answer, "id": first[0]}).encode()
+
+    async def say(text: str) -> None:
+        async with client(spectron, base_url=proxy.base_url).sessions.create(scope={"user": user}) as session:
+            await session.remember(text, infer="none")
+
+    forged(monkeypatch, get_or_create)
+    with misbehaving(spectron.base_url) as proxy:
+        run(lambda: say("likes tea"))
+        run(lambda: say("hates tea"))
+        with sqlite3.connect(spectron.database) as db:
+            db.execute("UPDATE turn SET created_at = '2026-01-01T00:00:00Z' WHERE session = ?", (first[0],))
+        db.close()
+        faults = iter(["cut_before"])
+        proxy.choose = lambda seen: next(faults, "none") if seen.writes_fact else "none"
+        run(lambda: say("likes tea"))
+    assert ["likes tea", "hates tea", "likes tea"] == [turn.content for turn in turns_of(spectron, user)]

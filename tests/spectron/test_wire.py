@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
+import textwrap
 from typing import Any
 from urllib.parse import quote
 
@@ -62,6 +64,38 @@ def test_a_key_that_the_server_repeats_is_scrubbed(status: int, spelling: str) -
         seen = asyncio.run(ask(endpoint)).casefold()
     assert SECRET.casefold() not in seen
     assert quote(SECRET, safe="").casefold() not in seen
+
+
+SPELLINGS = {
+    "HTML by numbers": "".join(f"&#{ord(letter)};" for letter in SECRET),
+    "HTML by hex": "".join(f"&#x{ord(letter):x};" for letter in SECRET),
+    "JSON": "".join(f"\\u{ord(letter):04x}" for letter in SECRET),
+    "JSON in JSON": json.dumps(json.dumps({"authorization": SECRET.replace("/", "\\/")})),
+    "Python": "".join(f"\\x{ord(letter):02x}" for letter in SECRET),
+    "every letter in percent": "".join(f"%{ord(letter):02X}" for letter in SECRET),
+    "percent twice": quote(quote(SECRET, safe=""), safe=""),
+    "mail": SECRET.replace("=", "=3D").replace("+", "=2B"),
+    "wrapped": f"{SECRET[:9]}\n  {SECRET[9:]}",
+    "hex with colons": SECRET.encode().hex(":"),
+    "base64, wrapped": "\n".join(textwrap.wrap(base64.b64encode(f"Bearer {SECRET}".encode()).decode(), 20)),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("status", [307, 422, 500])
+def test_a_key_that_an_error_repeats_letter_by_letter_is_scrubbed(status: int, spelling: str) -> None:
+    said = SPELLINGS[spelling]
+
+    async def ask(endpoint: str) -> str:
+        async with SpectronApi(endpoint, "c", api_key=SECRET, timeout_s=5) as api:
+            response = await api.post_fact(b"{}", key="k")
+        return response.message + response.raw.decode()
+
+    with serving(PlainTextResponse(f"Bearer {said} is bad", status)) as endpoint:
+        seen = asyncio.run(ask(endpoint))
+    letters = "".join(said.split())
+    assert letters[len(letters) // 3 : -len(letters) // 3] not in "".join(seen.split())
+    assert "***" in seen
 
 
 @pytest.mark.parametrize(

@@ -214,11 +214,9 @@ class Watch:
     client_is_dead: bool = False
     """Whether the client counts as killed: what it still sends never arrives."""
     sent: dict[str, bytes] = field(default_factory=dict)
-    """The bytes that each key was last sent with."""
-    refused: set[str] = field(default_factory=set)
-    """Keys of refused facts: they may be sent again with other bytes."""
+    """The bytes that each key was last sent with, until the fact was decided not to be stored."""
     _sent_keys: set[str] = field(default_factory=set)
-    """Keys that were sent, except those of refused facts."""
+    """Keys that were sent, with the same exception."""
     _answered: set[str] = field(default_factory=set)
     """Keys that got a whole 200; if the ledger lost it, the listing or the same bytes bring it back."""
     _faults: dict[str, str] = field(default_factory=dict)
@@ -229,10 +227,13 @@ class Watch:
         """Another process starts."""
         self.client_is_dead = False
         if (self.state / "ledger.db").exists():
-            # What is skipped was not stored: Mem0 had replaced or deleted it. It may be planned again.
-            decided = [fact for fact in ledger_facts(self.state) if fact["state"] in ("refused", "skipped")]
-            self.refused |= {fact["key"] for fact in decided}
-        self._sent_keys -= self.refused
+            # What was refused, or skipped because Mem0 had replaced or deleted it, was not stored. It may be planned
+            # again and sent with other bytes, which then are those of its key. If it was stored after all, its turn is
+            # one that nobody claims.
+            for fact in ledger_facts(self.state):
+                if fact["state"] in ("refused", "skipped"):
+                    self.sent.pop(fact["key"], None)
+                    self._sent_keys.discard(fact["key"])
         self.log.append("-- run")
 
     def with_log(self, wrong: list[str]) -> str:
@@ -283,7 +284,7 @@ class Watch:
         body, key = json.loads(seen.body), seen.headers["idempotency-key"]
         if not body.get("session_id") or not body.get("scopes") or not all(body["scopes"]):
             self.wrong.append(f"I8: a write without its session or scope: {body}")
-        if self.sent.get(key, seen.body) != seen.body and key not in self.refused:
+        if self.sent.get(key, seen.body) != seen.body:
             self.wrong.append(f"I10: {self.sent[key]!r} goes again as {seen.body!r}")
         rows = self._undecided(key)
         own = [row for row in rows if row["sent_key"] == key]

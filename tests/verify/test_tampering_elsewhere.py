@@ -50,6 +50,17 @@ def move_session(tables: Tables, words: str, user: str) -> None:
     tables.db.execute("UPDATE item SET selector = ? WHERE session = ?", (to, session))
 
 
+def said(tables: Tables, number: int, user: str, text: str, *, of_turn: bool) -> None:
+    """One more passage with this text in the scope of a user: of the same turn, or of none in a session of theirs."""
+    tables.copy(number, user)
+    tables.db.execute("UPDATE item SET text = ? WHERE id = 'chunk_copied'", (text,))
+    if not of_turn:
+        session = "SELECT id FROM sessions WHERE scopes LIKE ? ORDER BY turns DESC LIMIT 1"
+        tables.db.execute(
+            f"UPDATE item SET turn = NULL, session = ({session}) WHERE id = 'chunk_copied'", (f"%user/{user}/%",)
+        )
+
+
 def open_to_all(tables: Tables, number: int) -> None:
     """One passage in the scopes of all users."""
     own = tables.db.execute("SELECT clauses FROM selector WHERE clauses LIKE '[[\"user/%' AND unscoped = 0").fetchall()
@@ -108,6 +119,19 @@ AT_THE_SERVER: dict[str, Callable[[Tables], object]] = {
     )(t),
     "a short passage is there twice": lambda t: t.copy(first(t, ROOF), "cleo"),
     "what the assistant said is in another user's scope": lambda t: t.copy(first(t, ZOO), "bo"),
+    "a short passage is another user's as well, with a small edit": lambda t: said(
+        t, first(t, ROOF), "bo", "Kept bees on the roof, says cleo", of_turn=True
+    ),
+    "a short passage is another user's as well, with a small edit, and in their session": lambda t: said(
+        t, first(t, ROOF), "bo", "Keeps a few bees on the roof, says cleo.", of_turn=False
+    ),
+    "a short passage is there negated besides": lambda t: said(
+        t, first(t, ROOF), "cleo", "Keeps no bees on the roof, says cleo", of_turn=True
+    ),
+    "a passage of a long memory is there negated besides": lambda t: said(
+        t, second(t), "anna", t.text(second(t)).replace(" liked ", " never liked "), of_turn=True
+    ),
+    "a turn is nobody's": execute("UPDATE turn SET role = '' WHERE content LIKE ?", f"%{ROOF}%"),
     "one user's passages are another one's as well": lambda t: [
         t.share(number, "eve", "finn") for number in t.passages("bees on the roof, says eve")
     ],
