@@ -103,7 +103,7 @@ def memory_of_a_worker(url: str, rows: int) -> None:
             for statement in COPIES.format(users=rows // each).split(";")[:-1]:
                 db.execute(statement)  # type: ignore[arg-type]
             planned = db.execute("SELECT count(*) FROM fact WHERE state = 'planned'").fetchone()
-        words = ("replay", "--state", state, "--limit", "20000")
+        words = ("replay", "--state", state, "--limit", "5000")
         began = time.monotonic()
         ran = run(folder, server, *words, codes=(8,))
         print(

@@ -87,3 +87,21 @@ def test_facts_are_intended_and_answered_together_as_one_by_one(tmp_path: Path, 
     ]
     assert [each for number, one in answers for each in [(number, id_) for id_ in one.ids]] == extracted
     assert 0 == requests
+
+
+@pytest.mark.ledger_file
+def test_answers_to_many_facts_take_as_many_statements_as_the_answer_to_one(tmp_path: Path) -> None:
+    session = SessionRow(1, SELECTOR, None, "full", "x", 0)
+    counts = []
+    with Ledger.open_for_writing(tmp_path / "state") as ledger:
+        with ledger.transaction():
+            facts = planned(ledger, 50)
+            sending.intend(ledger, [(fact, session) for fact in facts], AT, "me")
+        for part in (facts[:1], facts[1:]):
+            seen: list[str] = []
+            ledger.db.set_trace_callback(seen.append)  # type: ignore[attr-defined]
+            with ledger.transaction():
+                sending.receipts(ledger, [(fact.id, Receipt(f"t{fact.id}", None, (), True)) for fact in part])
+            ledger.db.set_trace_callback(None)  # type: ignore[attr-defined]
+            counts.append(len(seen))
+    assert counts[0] == counts[1]

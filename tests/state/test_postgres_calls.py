@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -49,6 +50,23 @@ def test_a_line_that_was_given_up_never_appears_behind_a_later_one(
     log._budget_s = 20
     log.append("end c")
     assert ["end a", "end c"] == lines(log)
+
+
+def test_a_line_is_one_question_to_the_database(log: PostgresCallLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    from spectron_migrate.database.postgres import PostgresDatabase, PostgresResult
+
+    log.append("begin a")  # it connects
+    asked: list[str] = []
+    send = PostgresDatabase._send
+
+    def counted(database: PostgresDatabase, sql: str, values: Sequence[Any]) -> PostgresResult:
+        asked.append(sql)
+        return send(database, sql, values)
+
+    monkeypatch.setattr(PostgresDatabase, "_send", counted)
+    log.append("end a")
+    assert 1 == len(asked)
+    assert ["begin a", "end a"] == lines(log)
 
 
 def test_an_application_does_not_wait_again_for_a_database_that_did_not_answer() -> None:
