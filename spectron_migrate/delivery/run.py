@@ -117,6 +117,8 @@ class Run:
     """What this process has begun in the ledger, in this run and earlier ones."""
     applications_write: bool = False
     """Whether applications write to the same scopes."""
+    is_out_of_sends: bool = False
+    """Whether all that may be sent is reserved: then lanes are only begun to decide what is in doubt."""
     lanes_elsewhere: set[str] = field(default_factory=set)
     """Lanes that other processes had when this one wanted them."""
     in_doubt: set[int] = field(default_factory=set)
@@ -210,11 +212,15 @@ class Run:
 
     async def reserve_sends(self, wanted: int) -> int:
         """Reserve up to that many sends from what may still be sent, so that no other lane takes them."""
-        return await self.budget.take_sends(wanted)
+        reserved = await self.budget.take_sends(wanted)
+        self.is_out_of_sends = wanted > 0 and not reserved
+        return reserved
 
     def release_sends(self, unused: int) -> None:
         """Return reserved sends that were not used."""
         self.budget.give_back_sends(unused)
+        if unused:
+            self.is_out_of_sends = False
 
     async def spend_tokens(self, tokens: int) -> bool:
         """Count what a write will cost; False, and the run stops, where that exceeds the limit."""

@@ -81,11 +81,16 @@ async def _queue_from(
     while not run.should_stop():
         found = await run.writer.grouped(lanes.lanes_to_do, run.plan, after=after, until=until, limit=PAGE)
         for lane in found:
-            if lane not in queued:
-                await queue.put(lane)
+            if lane.name in queued:
+                continue
+            if run.is_out_of_sends and not lane.has_doubts:
+                await queue.join()  # what the lanes at work do not use is given back
+                if run.is_out_of_sends:
+                    continue
+            await queue.put(lane.name)
         if len(found) < PAGE:
             break
-        after = found[-1]
+        after = found[-1].name
 
 
 async def _queue_those_of_others(run: Run, queue: asyncio.Queue[str | None]) -> None:

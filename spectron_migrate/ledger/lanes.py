@@ -21,24 +21,38 @@ _PAGE = (
     f" UNION ALL SELECT {_NEXT.format('found.lane')}, number + 1 FROM found WHERE lane IS NOT NULL AND number < ?)"
     " SELECT found.lane, (SELECT name FROM lane WHERE no = found.lane) AS name,"
     # A fact in doubt is decided whichever plan it belongs to: until then the lane may not go on.
-    " EXISTS(SELECT 1 FROM fact WHERE state = 'intended' AND fact.lane = found.lane)"
-    " OR EXISTS(SELECT 1 FROM fact WHERE state = 'planned' AND fact.lane = found.lane AND plan = ?) AS has_work"
+    " EXISTS(SELECT 1 FROM fact WHERE state = 'intended' AND fact.lane = found.lane) AS has_doubts,"
+    " EXISTS(SELECT 1 FROM fact WHERE state = 'planned' AND fact.lane = found.lane AND plan = ?) AS has_planned"
     " FROM found WHERE found.lane IS NOT NULL ORDER BY found.lane"
 )
 """The next lanes with something planned or in doubt, each found by one lookup in an index."""
 
 
-def lanes_to_do(ledger: Ledger, plan: int, *, after: str | None, until: str | None = None, limit: int) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class LaneToDo:
+    """A lane with a fact to send or in doubt."""
+
+    name: str
+    has_doubts: bool
+
+
+def lanes_to_do(
+    ledger: Ledger, plan: int, *, after: str | None, until: str | None = None, limit: int
+) -> list[LaneToDo]:
     """Lanes after `after`, and up to `until`, with a fact to send or in doubt, always in the same order."""
     db = ledger.db
-    lanes: list[str] = []
+    lanes: list[LaneToDo] = []
     row = db.execute("SELECT no FROM lane WHERE name = ?", (after,)).fetchone() if after is not None else None
     last = int(row["no"]) if row else -1
     row = db.execute("SELECT no FROM lane WHERE name = ?", (until,)).fetchone() if until is not None else None
     end = int(row["no"]) if row else None
     while wanted := limit - len(lanes):
         page = db.execute(_PAGE, (last, last, wanted, plan)).fetchall()
-        lanes += [each["name"] for each in page if each["has_work"] and (end is None or each["lane"] <= end)]
+        lanes += [
+            LaneToDo(each["name"], bool(each["has_doubts"]))
+            for each in page
+            if (each["has_doubts"] or each["has_planned"]) and (end is None or each["lane"] <= end)
+        ]
         if len(page) < wanted or (end is not None and page[-1]["lane"] >= end):
             break
         last = page[-1]["lane"]

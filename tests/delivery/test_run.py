@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from spectron_migrate.delivery.scheduler import PAGE
 from spectron_migrate.delivery.tokens import estimate_tokens
 from spectron_migrate.dump import open_any
 from spectron_migrate.errors import ExitCode, InputError, Unreachable
+from spectron_migrate.ledger import Ledger, lanes
 from spectron_migrate.ledger import sqlite as ledger_file
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.mapping import load_mapping
@@ -51,6 +53,25 @@ def test_a_limit_holds_over_all_lanes_together(spectron: RunningServer, user: st
     assert ExitCode.LIMIT == summary.exit_code
     assert 5 == summary.written
     assert 75 == summary.remaining
+
+
+def test_once_a_limit_is_used_up_no_more_lanes_are_looked_at(
+    spectron: RunningServer, user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    take_lane = lanes.take_lane
+
+    def counted(ledger: Ledger, plan: int, lane: str) -> lanes.LaneWork | None:
+        looked.append(lane)
+        return take_lane(ledger, plan, lane)
+
+    monkeypatch.setattr(lanes, "take_lane", counted)
+    users = 4 * PAGE
+    dump = write_raw(tmp_path / "all.json", [memory(0, f"{user}{number}") for number in range(users)])
+    options = ReplayOptions(limit=5, max_in_flight=4)
+    summary = replay(spectron, tmp_path / "state", [dump], options=options)
+    assert (5, users - 5) == (summary.written, summary.remaining)
+    assert len(looked) < 3 * PAGE
 
 
 def test_a_limit_with_a_remainder_exits_8_even_if_memories_were_refused(

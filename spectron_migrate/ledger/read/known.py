@@ -70,7 +70,7 @@ def sessions_in_doubt(ledger: Ledger) -> list[int]:
 def next_facts(ledger: Ledger, plan: int, most: int) -> Iterator[NextFact]:
     """The first facts of what shares sessions, about in the order in which a run begins with them."""
     first = large_lanes(ledger, plan, least=LARGE, most=most)
-    lanes = dict.fromkeys([*first, *lanes_to_do(ledger, plan, after=None, limit=most)])
+    lanes = dict.fromkeys([*first, *(lane.name for lane in lanes_to_do(ledger, plan, after=None, limit=most))])
     left = most
     for lane in lanes:
         rows = ledger.db.execute(
