@@ -58,8 +58,7 @@ hosts: $(VENV)/.ready
 	  tests/doctor/test_database.py tests/cli/test_state_in_postgres.py tests/cutover/test_command_line.py
 	SPECTRON_MIGRATE_LEDGER=postgres $(BIN)/python -m pytest -n auto tests/ledger tests/delivery tests/migration \
 	  tests/cutover/test_gated_steps_shift.py tests/cutover/test_ungated_steps.py tests/cutover/test_evidence.py \
-	  --ignore tests/delivery/test_older_ledger.py --ignore tests/migration/test_sharding.py \
-	  --ignore tests/migration/test_sharding_laws.py --ignore tests/migration/test_adopt.py \
+	  --ignore tests/delivery/test_older_ledger.py --ignore tests/migration/test_adopt.py \
 	  --ignore tests/migration/test_adopt_parts.py
 	SPECTRON_MIGRATE_LEDGER=postgres $(BIN)/python -m pytest -n auto tests/adapter/test_process_calls.py \
 	  tests/adapter/test_outbox.py tests/adapter/test_captured.py tests/adapter/test_after_complete.py \

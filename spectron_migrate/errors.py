@@ -54,7 +54,7 @@ class ExitCode(IntEnum):
     LIMIT = 8, "stopped with a remainder by a limit that was set"
     LOCKED = 9, "ledger locked by a live process"
     NOT_LEGAL = 10, "step not legal, or not exact, now"
-    INCOMPLETE = 11, "not complete: the source could not be read or counted in full, or a shard is missing"
+    INCOMPLETE = 11, "not complete: the source could not be read or counted in full"
     NOT_CONFIRMED = 12, "not confirmed"
     SIGINT = 130, "interrupted (SIGINT), run again"
     SIGTERM = 143, "interrupted (SIGTERM), run again"

@@ -10,19 +10,16 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from spectron_migrate.database.location import PostgresLocation
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.ledger import Ledger, MigrationRow
 from spectron_migrate.ledger.read import memories, receipts, scopes
 from spectron_migrate.ledger.read.memories import MemoryText
 from spectron_migrate.ledger.read.scopes import SentVersion
-from spectron_migrate.ledger.shards import find
 from spectron_migrate.mapping import covers
 from spectron_migrate.records import Memory, Selector
 from spectron_migrate.state.store import StateStore, store_at
@@ -35,10 +32,6 @@ PATIENCE_S = 2.0
 """How long a database may be silent: a search waits for it then, once."""
 MOST_TEXTS = 2_000
 """The most facts of a lens whose texts are compared with a row that no receipt names."""
-
-FactNo = tuple[int, int]
-"""Number of the ledger, and of the fact in it."""
-
 
 _PARENTS: list[Ledger] = []
 
@@ -55,7 +48,8 @@ class TooWide(NoCatalogue):
 class StoredVersion:
     """One version of a memory, as it was written to Spectron."""
 
-    no: FactNo
+    no: int
+    """Of its fact in the ledger."""
     version: int
     text: str
     live: bool
@@ -77,8 +71,8 @@ class Catalogue:
         self._state = store_at(state)
         self._clock = clock
         self._lock = threading.RLock()
-        self._ledgers: list[Ledger] = []
-        self._seen: tuple[object, ...] = ()
+        self._ledger: Ledger | None = None
+        self._seen: int | None = None
         self._look_at = float("-inf")
         self._copied = False
         self._problem = "it is not connected yet"
@@ -86,21 +80,22 @@ class Catalogue:
     def migration(self) -> MigrationRow:
         """The migration of the ledger; raises NoCatalogue."""
         with self._reading():
-            found = next((row for ledger in self._open() if (row := ledger.migration()) is not None), None)
+            found = self._open().migration()
         if found is None:
             raise NoCatalogue("nothing was replayed yet")
         return found
 
     def made_of(self, lens: Selector, ids: Sequence[str]) -> dict[str, list[StoredVersion]]:
         """For each id of Spectron the versions in the lens behind it; raises NoCatalogue."""
-        found: defaultdict[str, list[StoredVersion]] = defaultdict(list)
         with self._reading():
-            for number, ledger in enumerate(self._open()):
-                facts = receipts.facts_made_into(ledger, ids)
-                rows = self._versions(number, {fact for each in facts.values() for fact in each})
-                for each, made in facts.items():
-                    found[each] += [rows[fact] for fact in made if fact in rows and covers(lens, rows[fact].selector)]
-        return {each: found[each] for each in ids if found[each]}
+            ledger = self._open()
+            facts = receipts.facts_made_into(ledger, ids)
+            rows = _versions(ledger, {fact for each in facts.values() for fact in each})
+        found = {
+            each: [rows[fact] for fact in facts.get(each, ()) if fact in rows and covers(lens, rows[fact].selector)]
+            for each in ids
+        }
+        return {each: made for each, made in found.items() if made}
 
     def all_in(self, lens: Selector) -> list[StoredVersion]:
         """All versions in the lens; none if they are more than `MOST_TEXTS`."""
@@ -115,20 +110,19 @@ class Catalogue:
         arrived or was late.
         """
         with self._reading():
-            return any(
-                scopes.has_overtaken_text(ledger, list(scopes.selectors_covered(ledger, lens)), text, in_parts=in_parts)
-                for ledger in self._open()
-            )
+            ledger = self._open()
+            selectors = list(scopes.selectors_covered(ledger, lens))
+            return scopes.has_overtaken_text(ledger, selectors, text, in_parts=in_parts)
 
     def memory(self, mem0_id: str) -> tuple[Memory, bool] | None:
         """A memory as Mem0 last returned it, and whether Mem0 still has it; None for an unknown id or a message."""
         with self._reading():
-            return next((row for ledger in self._open() if (row := memories.shown_memory(ledger, mem0_id))), None)
+            return memories.shown_memory(self._open(), mem0_id)
 
     def versions(self, mem0_id: str) -> list[MemoryText]:
         """The texts of a memory that were planned, oldest first."""
         with self._reading():
-            return [text for ledger in self._open() for text in memories.texts_of_memory(ledger, mem0_id)]
+            return memories.texts_of_memory(self._open(), mem0_id)
 
     def memories_in(self, lens: Selector) -> Iterator[Memory]:
         """The memories in the lens, each once; raises TooWide if they are too many."""
@@ -140,26 +134,26 @@ class Catalogue:
         return iter(seen.values())
 
     def places(self) -> Iterator[tuple[str, str]]:
-        """Record and selector (JSON) of every current memory, read by connections of its own; raises NoCatalogue."""
+        """Record and selector (JSON) of every current memory, read by a connection of its own; raises NoCatalogue."""
         try:
-            for folder in find(self._state).complete().folders:
-                with Ledger.open_for_reading(folder) as ledger:
-                    yield from scopes.places_of_current(ledger)
+            with Ledger.open_for_reading(self._state) as ledger:
+                yield from scopes.places_of_current(ledger)
         except (MigrateError, OSError, sqlite3.Error) as error:
             raise self._no_catalogue(error) from error
 
     def close(self) -> None:
-        """Close the ledgers."""
+        """Close the ledger."""
         with self._lock:
-            for ledger in self._ledgers:
-                ledger.close()
-            self._ledgers, self._seen, self._look_at = [], (), float("-inf")
+            if self._ledger is not None:
+                self._ledger.close()
+            self._ledger, self._seen, self._look_at = None, None, float("-inf")
 
     def forget_after_fork(self) -> None:
         """In a child process: SQLite's connections are the parent's, neither used nor closed here."""
-        _PARENTS.extend(self._ledgers)
+        if self._ledger is not None:
+            _PARENTS.append(self._ledger)
         self._lock = threading.RLock()
-        self._ledgers, self._seen, self._look_at = [], (), float("-inf")
+        self._ledger, self._seen, self._look_at = None, None, float("-inf")
 
     def connect(self) -> None:
         """Open a ledger in a database, again if its connection was lost; that takes longer than a search may wait."""
@@ -172,12 +166,12 @@ class Catalogue:
             self._problem = getattr(error, "message", str(error))
             return
         with self._lock:
-            lost, self._ledgers = self._ledgers, [ledger]
-        for each in lost:
-            each.close()
+            lost, self._ledger = self._ledger, ledger
+        if lost is not None:
+            lost.close()
 
     def _is_connected(self) -> bool:
-        return bool(self._ledgers) and not any(ledger.is_lost for ledger in self._ledgers)
+        return self._ledger is not None and not self._ledger.is_lost
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -188,36 +182,36 @@ class Catalogue:
             except MigrateError as error:
                 raise self._no_catalogue(error) from error
 
-    # -- the files ----------------------------------------------------------------------------------------
+    # -- the file -----------------------------------------------------------------------------------------
 
-    def _open(self) -> list[Ledger]:
-        """The ledgers; opened again if they are other files than before."""
-        if self._state.folder is None:
-            if not self._is_connected():
+    def _open(self) -> Ledger:
+        """The ledger; opened again if it is another file than before."""
+        folder = self._state.folder
+        if folder is None:
+            if self._ledger is None or self._ledger.is_lost:
                 raise NoCatalogue(f"the ledger in {self._state} cannot be read: {self._problem}")
-            return self._ledgers
-        if self._ledgers and self._clock() < self._look_at:
-            return self._ledgers
+            return self._ledger
+        if self._ledger is not None and self._clock() < self._look_at:
+            return self._ledger
         self._look_at = self._clock() + LOOK_EVERY_S
         try:
-            folders = find(self._state).complete().folders
-            seen = tuple(map(_identity, folders))
-            if any(ledger.is_outdated_copy for ledger in self._ledgers):
+            if self._ledger is not None and self._ledger.is_outdated_copy:
                 self.close()
                 self._copied = True  # once: a copy cannot follow what another version writes
-            if seen != self._seen:
+            seen = _identity(folder)
+            if self._ledger is None or seen != self._seen:
                 self.close()
-                self._ledgers = [self._open_one(folder) for folder in folders]
+                self._ledger = self._open_file(folder)
                 self._seen, self._look_at = seen, self._clock() + LOOK_EVERY_S
         except (MigrateError, OSError, sqlite3.Error) as error:
             self.close()
             raise self._no_catalogue(error) from error
-        return self._ledgers
+        return self._ledger
 
     def _no_catalogue(self, error: Exception) -> NoCatalogue:
         return NoCatalogue(f"the ledger in {self._state} cannot be read: {getattr(error, 'message', error)}")
 
-    def _open_one(self, folder: Path | PostgresLocation) -> Ledger:
+    def _open_file(self, folder: Path) -> Ledger:
         ledger = Ledger.open_for_reading(folder)
         if ledger.is_copy and self._copied:
             ledger.close()
@@ -227,27 +221,24 @@ class Catalogue:
     # -- receipts -----------------------------------------------------------------------------------------
 
     def _all_in(self, lens: Selector, most: int) -> list[StoredVersion] | None:
-        found: list[StoredVersion] = []
-        for number, ledger in enumerate(self._open()):
-            facts = scopes.stored_facts(ledger, list(scopes.selectors_covered(ledger, lens)), most - len(found))
-            if facts is None:
-                return None
-            found += self._versions(number, facts).values()
-        return found
-
-    def _versions(self, number: int, facts: Iterable[int]) -> dict[int, StoredVersion]:
-        rows = scopes.sent_versions(self._ledgers[number], list(facts))
-        return {row.fact: _stored(number, row) for row in rows}
+        ledger = self._open()
+        facts = scopes.stored_facts(ledger, list(scopes.selectors_covered(ledger, lens)), most)
+        return None if facts is None else list(_versions(ledger, facts).values())
 
 
-def _identity(folder: Path | PostgresLocation) -> object:
+def _versions(ledger: Ledger, facts: Iterable[int]) -> dict[int, StoredVersion]:
+    return {row.fact: _stored(row) for row in scopes.sent_versions(ledger, list(facts))}
+
+
+def _identity(folder: Path) -> int | None:
     """Changes where another ledger takes the place of one."""
-    return (folder / "ledger.db").stat().st_ino if isinstance(folder, Path) else folder
+    path = folder / "ledger.db"
+    return path.stat().st_ino if path.exists() else None
 
 
-def _stored(ledger: int, row: SentVersion) -> StoredVersion:
+def _stored(row: SentVersion) -> StoredVersion:
     return StoredVersion(
-        no=(ledger, row.fact),
+        no=row.fact,
         version=row.number,
         text=row.text,
         live=row.is_current and bool(row.memories),

@@ -134,7 +134,7 @@ def _live(
     known = {each.no: each for found in made_of.values() for each in found}
     if catalogue is not None and any(hit.source in _PASSAGES for hit in unnamed):
         known.update({each.no: each for each in catalogue.all_in(lens.selector)})
-    return {f"{no[0]}.{no[1]}": each for no, each in known.items() if each.live}
+    return {str(number): each for number, each in known.items() if each.live}
 
 
 def ranked(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

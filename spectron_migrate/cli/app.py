@@ -18,6 +18,15 @@ from spectron_migrate.cli.runner import print_error
 from spectron_migrate.cli.signals import interrupted
 from spectron_migrate.errors import InputError
 
+GONE = {
+    "--shard": (
+        "--shard is gone: several replay processes share the work by themselves, with one state in Postgres",
+        "start as many as you like: spectron-migrate replay --state postgresql://…; what was begun in shards is"
+        " gathered first: spectron-migrate state copy FROM TO",
+    ),
+}
+"""Options that earlier versions had: a sentence, and what to do instead."""
+
 COMMANDS = {
     "rehearse": "Run the whole migration against a local Spectron.",
     "init": "Write both settings files from what is found here.",
@@ -127,12 +136,18 @@ def run(arguments: Sequence[str]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             typer.echo(message, err=True)
             return int(code)
+        if gone := GONE.get(getattr(error, "option_name", "")):
+            return print_error(_command_in(arguments), InputError(gone[0], hint=gone[1]), as_json=as_json)
         return _print_usage_error(message, arguments, as_json=as_json) if message else int(code)
     return int(result or 0)
 
 
-def _print_usage_error(message: str, arguments: Sequence[str], *, as_json: bool) -> int:
+def _command_in(arguments: Sequence[str]) -> str:
     first = next((word for word in arguments if not word.startswith("-")), "")
-    command = first if first in COMMANDS else ""
+    return first if first in COMMANDS else ""
+
+
+def _print_usage_error(message: str, arguments: Sequence[str], *, as_json: bool) -> int:
+    command = _command_in(arguments)
     hint = " ".join(["spectron-migrate", *([command] if command else []), "--help"])
     return print_error(command, InputError(message.rstrip("."), hint=hint), as_json=as_json)

@@ -315,7 +315,6 @@ def _migration_id(settings: Settings, state: StateStore) -> str:
     no context.
     """
     from spectron_migrate.ledger import Ledger, migration_id
-    from spectron_migrate.ledger.shards import find
     from spectron_migrate.mem0.open import source_info
 
     if settings.mem0 is None or settings.spectron.context is None:
@@ -324,11 +323,9 @@ def _migration_id(settings: Settings, state: StateStore) -> str:
             hint="set SPECTRON_CONTEXT, and the section `mem0` of spectron-migrate.yaml",
         )
     expected = migration_id(settings.spectron.context, source_info(mem0_section(settings.mem0)).identity)
-    try:
-        folders = find(state).folders
-    except InputError:
+    if not Ledger.exists(state):
         return expected
-    with Ledger.open_for_reading(folders[0]) as ledger:
+    with Ledger.open_for_reading(state) as ledger:
         found = ledger.migration()
     if found is not None and found.id != expected:
         raise WrongLedger(

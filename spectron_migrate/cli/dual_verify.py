@@ -129,16 +129,16 @@ def command(
 
 def run(invocation: Invocation, settings: Settings, request: VerifyRequest) -> CommandResult:
     """Verify against Spectron and, if it can be searched, Mem0; writes the reports."""
-    from spectron_migrate.ledger.shards import open_all
+    from spectron_migrate.ledger import Ledger
     from spectron_migrate.verify.reports.files import check_paths
 
     check_paths(request.reports)
     verify_options = _verify_options(settings, request)
     with ExitStack() as stack:
-        ledgers = [stack.enter_context(ledger) for ledger in open_all(invocation.state)]
+        ledger = stack.enter_context(Ledger.open_for_reading(invocation.state))
         mem0 = open_mem0(invocation, settings, request, stack)
         invocation.reporter.info(f"verifying {settings.spectron.endpoint}, context {settings.spectron.context}")
-        summary = run_async(invocation, _verify(invocation, settings, request, verify_options, ledgers, mem0))
+        summary = run_async(invocation, _verify(invocation, settings, request, verify_options, ledger, mem0))
     return CommandResult(
         summary.exit_code,
         summary.to_json(),
@@ -153,7 +153,7 @@ async def _verify(
     settings: Settings,
     request: VerifyRequest,
     verify_options: VerifyOptions,
-    ledgers: list[Ledger],
+    ledger: Ledger,
     mem0: Mem0Side | None,
 ) -> VerifySummary:
     from spectron_migrate.mapping import load_mapping
@@ -163,7 +163,7 @@ async def _verify(
         dump = stack.enter_context(open_dump(request.dumps)) if request.dumps else None
         async with open_api(settings, max_connections=verify_options.in_flight) as api:
             return await run_dual_verify(
-                ledger=ledgers,
+                ledger=ledger,
                 api=api,
                 dump=dump,
                 mapping=load_mapping(settings.mapping),

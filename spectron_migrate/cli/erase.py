@@ -75,8 +75,7 @@ async def _erase(
     invocation: Invocation, migration: str, scopes: list[str], confirmed: list[str], *, dry_run: bool
 ) -> CommandResult:
     from spectron_migrate.ledger import Ledger
-    from spectron_migrate.ledger.runs import last_run
-    from spectron_migrate.ledger.shards import find
+    from spectron_migrate.ledger.runs import last_runs
     from spectron_migrate.migration.erase import CANNOT_SEE, Eraser
 
     settings = invocation.settings()
@@ -86,16 +85,15 @@ async def _erase(
     reporter.info(f"{'looking at' if dry_run else 'erasing in'} {server}: {', '.join(scopes)}")
     forgotten = 0
     with ExitStack() as stack:
-        folders = find(invocation.state).complete().folders
-        ledgers = [stack.enter_context(Ledger.open_for_writing(folder, create=False)) for folder in folders]
+        ledger = stack.enter_context(Ledger.open_for_writing(invocation.state, create=False))
         async with open_api(settings, max_connections=4) as api:
             now = format_time(datetime.now(UTC))
-            eraser = Eraser(ledgers, api, invocation.state, migration=migration, now=now, reporter=reporter)
+            eraser = Eraser(ledger, api, invocation.state, migration=migration, now=now, reporter=reporter)
             erasable = await eraser.examine(scopes)
             reporter.warn(CANNOT_SEE)
             if not dry_run:
                 forgotten = await _erase_confirmed(invocation, eraser, erasable, confirmed, server)
-                carry_last_replay(invocation, [run for ledger in ledgers if (run := last_run(ledger)) is not None])
+                carry_last_replay(invocation, last_runs(ledger))
     return CommandResult(
         ExitCode.DONE,
         {

@@ -63,20 +63,20 @@ async def _explain(
     invocation: Invocation, settings: Settings, mem0_id: str, dumps: list[Path] | None, stack: ExitStack
 ) -> dict[str, Json]:
     from spectron_migrate.explain import Sources, explain_memory, explain_user
-    from spectron_migrate.ledger.runs import last_run
+    from spectron_migrate.ledger.runs import last_runs
     from spectron_migrate.mapping import load_mapping
 
     paths = dumps or ([settings.dump] if settings.dump.exists() else [])
     opened = stack.enter_context(open_dump(paths)) if paths else None
-    ledgers = _ledgers(invocation, stack)
-    if not (dumps or invocation.carried):
-        carry_last_replay(invocation, [run for ledger in ledgers if (run := last_run(ledger)) is not None])
+    ledger = _ledger(invocation, stack)
+    if ledger is not None and not (dumps or invocation.carried):
+        carry_last_replay(invocation, last_runs(ledger))
     try:
         api = open_api(settings, max_connections=4)
     except MigrateError as error:
         invocation.reporter.warn(f"Spectron is not asked: {error.message}")
         api = None
-    offline = Sources(opened, ledgers, load_mapping(settings.mapping), None)
+    offline = Sources(opened, ledger, load_mapping(settings.mapping), None)
     try:
         user = await explain_user(offline, mem0_id)
         if user is not None:
@@ -87,15 +87,13 @@ async def _explain(
             await api.close()
 
 
-def _ledgers(invocation: Invocation, stack: ExitStack) -> list[Ledger]:
-    """The ledgers of the state directory; none where nothing was replayed yet."""
-    from spectron_migrate.ledger import Ledger, shards
+def _ledger(invocation: Invocation, stack: ExitStack) -> Ledger | None:
+    """The ledger; None where nothing was replayed yet."""
+    from spectron_migrate.ledger import Ledger
 
-    try:
-        folders = shards.find(invocation.state).folders
-    except MigrateError:
-        return []
-    return [stack.enter_context(Ledger.open_for_reading(folder)) for folder in folders]
+    if not Ledger.exists(invocation.state):
+        return None
+    return stack.enter_context(Ledger.open_for_reading(invocation.state))
 
 
 def _with_systems(

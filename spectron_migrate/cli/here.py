@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from spectron_migrate.cli import status
-from spectron_migrate.cli.migration_state import has_any_ledger
 from spectron_migrate.cli.options import GlobalOptions
 from spectron_migrate.cli.runner import CommandResult, Invocation, run_command
 from spectron_migrate.cli.tables import facts
@@ -28,8 +27,10 @@ def command() -> int:
 
 def run(invocation: Invocation) -> CommandResult:
     """What `status` shows, once there is a state directory; nothing is written and nobody is asked."""
+    from spectron_migrate.ledger import Ledger
+
     settings = invocation.settings()
-    if has_any_ledger(invocation.state) or invocation.state.has_journal(JOURNAL):
+    if Ledger.exists(invocation.state) or invocation.state.has_journal(JOURNAL):
         return status.run(invocation)
     if settings.dump.exists():
         return _result(settings, "the dump is made; nothing was written to Spectron", next_="replay --dry-run")

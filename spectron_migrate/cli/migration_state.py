@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from spectron_migrate.cli.runner import Invocation
     from spectron_migrate.ledger.read.status import MigrationStatus
     from spectron_migrate.ledger.runs import LastRun
-    from spectron_migrate.ledger.shards import Found
     from spectron_migrate.state.store import StateStore
     from spectron_migrate.state.uncertain import Uncertainties
 
@@ -34,47 +34,46 @@ class State:
 
     where: str
     """The directory or database."""
-    shards: Found
     ledger: MigrationStatus
     half_erased: list[str]
     """Scopes whose erase was begun and not finished."""
     cutover: dict[str, Json] | None
     """None where no cutover was ever begun."""
-    uncertain: Sequence[Uncertainties] = ()
-    """What Spectron was unsure about after the last replay, of each shard."""
-
-
-def has_any_ledger(store: StateStore) -> bool:
-    from spectron_migrate.ledger import Ledger, shards
-
-    return Ledger.exists(store) or bool(shards.counts_in(store))
+    uncertain: Uncertainties | None = None
+    """What Spectron was unsure about after the last replay."""
+    rates: Mapping[tuple[str, int], float] = field(default_factory=dict)
+    """Host and process of replays at work -> memories per second."""
 
 
 def read_state(store: StateStore, cutover: dict[str, Json] | None) -> State:
-    from spectron_migrate.ledger import Ledger, shards
+    from spectron_migrate.ledger import Ledger
     from spectron_migrate.ledger.read.erases import unfinished
     from spectron_migrate.ledger.read.status import read_status
     from spectron_migrate.state.uncertain import last_uncertainties
 
-    found = shards.find(store)
-    ledgers = [Ledger.open_for_reading(each) for each in found.folders]
-    root = Ledger.open_for_reading(store) if found.sharded and Ledger.exists(store) else None
-    parts = [path for path in found.folders if isinstance(path, Path)] if found.sharded else [store]
-    state = State(
-        str(store),
-        found,
-        read_status(ledgers, root),
-        half_erased=[path for ledger in ledgers for path in unfinished(ledger)],
-        cutover=cutover,
-        uncertain=[each for one in parts if (each := last_uncertainties(one)) is not None],
-    )
-    for ledger in [*ledgers, *([root] if root else [])]:
-        ledger.close()
-    return state
+    with Ledger.open_for_reading(store) as ledger:
+        status = read_status(ledger)
+        return State(
+            str(store),
+            status,
+            half_erased=list(unfinished(ledger)),
+            cutover=cutover,
+            uncertain=last_uncertainties(store),
+            rates=_rates(store) if status.at_work else {},
+        )
+
+
+def _rates(store: StateStore) -> dict[tuple[str, int], float]:
+    """As the processes say themselves, every few seconds."""
+    from spectron_migrate.state.running import read_running
+
+    running = read_running(store, now=datetime.now(UTC))
+    rates = {(each.host, each.pid): each.progress.get("a_second") for each in running}
+    return {process: float(rate) for process, rate in rates.items() if rate is not None}
 
 
 def carry_last_replay(invocation: Invocation, last_runs: Iterable[LastRun]) -> None:
-    """Name the dump and the pace of the last replay in the next command. `last_runs`: the last one of each ledger."""
+    """Name the dump and the pace of the last replay in the next command. `last_runs`: those that delivered together."""
     from spectron_migrate.cli.next_line import shown_path
 
     called = max((run for run in last_runs if run.called_with), key=lambda run: run.began, default=None)

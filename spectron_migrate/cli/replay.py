@@ -122,15 +122,6 @@ def command(
             rich_help_panel=PACE,
         ),
     ] = None,
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            "--shard",
-            help="Only the lanes of part i (from 0) of N; run one process for each part.",
-            metavar="i/N",
-            rich_help_panel=PACE,
-        ),
-    ] = None,
     accept_expiry: Annotated[
         bool,
         typer.Option(
@@ -162,7 +153,6 @@ def command(
     """
 
     def run_with_options(invocation: Invocation) -> CommandResult:
-        from spectron_migrate.ledger.shards import Shard
         from spectron_migrate.migration.replay_options import ReplayOptions
 
         settings = invocation.settings({"mapping": mapping})
@@ -183,7 +173,6 @@ def command(
             max_seconds=max_seconds if max_seconds is not None else settings.replay.max_seconds,
             max_tokens=settings.replay.max_tokens,
             max_refused=settings.replay.max_refused,
-            shard=Shard.parse(shard) if shard is not None else None,
             accept_expiry=accept_expiry,
             called_with=tuple(invocation.carried),
         )
@@ -206,7 +195,7 @@ def command(
                 return _deliver(invocation, settings, None, replay_options)
             return run(invocation, settings, dumps, replay_options, dry_run=dry_run, preview=preview)
         except MigrateError as error:
-            error.hint = replay_adopt.name_adoption(invocation, error.hint, shard=replay_options.shard)
+            error.hint = replay_adopt.name_adoption(invocation, error.hint)
             raise
 
     return run_command("replay", options, run_with_options)
@@ -362,8 +351,7 @@ def _filter_options(replay_options: ReplayOptions) -> list[str]:
 
 
 def _next(summary: ReplaySummary, replay_options: ReplayOptions) -> str | None:
-    shard = ["--shard", str(replay_options.shard)] if replay_options.shard else []
-    again = shlex.join(["spectron-migrate", "replay", *shard])
+    again = "spectron-migrate replay"
     filters = shlex.join(_filter_options(replay_options))
     if summary.dry_run:
         again = f"{again} --adopt" if replay_options.adopt else again
@@ -371,7 +359,7 @@ def _next(summary: ReplaySummary, replay_options: ReplayOptions) -> str | None:
     if summary.exit_code == ExitCode.DONE and filters:
         return again  # for the memories that the filters left out
     if summary.exit_code == ExitCode.DONE:
-        return "spectron-migrate status" if shard else "spectron-migrate dual-verify"
+        return "spectron-migrate dual-verify"
     if summary.exit_code in (ExitCode.SIGINT, ExitCode.SIGTERM, ExitCode.UNREACHABLE, ExitCode.LIMIT):
         return f"{again} --adopt" if replay_options.adopt and not replay_adopt.is_finished(summary) else again
     return "spectron-migrate status"

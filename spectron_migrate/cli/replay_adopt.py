@@ -8,19 +8,17 @@ from spectron_migrate.cli.runner import Invocation
 from spectron_migrate.cli.tables import number
 
 if TYPE_CHECKING:
-    from spectron_migrate.ledger.shards import Shard
     from spectron_migrate.migration.replay_summary import ReplaySummary
 
 ADOPT = "spectron-migrate replay --adopt"
 """As hints name it."""
 
 
-def name_adoption(invocation: Invocation, hint: str | None, *, shard: Shard | None) -> str | None:
-    """The hint with the command line that adopts as it must be typed here; each shard adopts its own lanes."""
+def name_adoption(invocation: Invocation, hint: str | None) -> str | None:
+    """The hint with the command line that adopts as it must be typed here."""
     if hint is None or ADOPT not in hint:
         return hint
-    command = ADOPT if shard is None else f"{ADOPT} --shard {shard}"
-    return hint.replace(ADOPT, invocation.complete(command), 1)
+    return hint.replace(ADOPT, invocation.complete(ADOPT), 1)
 
 
 def is_finished(summary: ReplaySummary) -> bool:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 def check_options(option: str, replay_options: ReplayOptions, *, dump: bool, dry_run: bool) -> None:
     """Raise InputError for options that make no sense with `option`: `--follow` or `--late-writers`."""
-    if dump or dry_run or replay_options.shard:
+    if dump or dry_run:
         raise InputError(
-            f"{option} reads Mem0 itself and serves every shard: it takes no --dump, no --dry-run and no --shard",
+            f"{option} reads Mem0 itself: it takes no --dump and no --dry-run",
             hint="the settings say which Mem0 it reads and where its dump is",
         )
     useless = {

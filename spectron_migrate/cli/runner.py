@@ -35,8 +35,6 @@ T = TypeVar("T")
 DEFAULT_STATE = Path(".spectron-migrate")
 UNLOGGED = ("status",)
 """Commands that only look: `log.jsonl` says nothing about them."""
-LOOKING = ("status", "explain")
-"""Commands that make no schema for a state in Postgres."""
 SECRET_VARIABLES = ("SPECTRON_API_KEY", "AGENT_MEMORY_API_KEY", "SURREAL_MEMORY_API_KEY", "MEM0_API_KEY")
 
 
@@ -64,8 +62,6 @@ class Invocation:
     console: Console
     reporter: TerminalReporter
     log: EventLog
-    only_looks: bool = False
-    """Whether the command makes nothing that is not there."""
     carried: list[tuple[str, str]] = field(default_factory=list)
     """Options that the next command needs too, with their values."""
     environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
@@ -90,7 +86,7 @@ class Invocation:
 
         if self._state is None or self._state.place != place:
             self.close()
-            self._state = store_at(place, makes=not self.only_looks)
+            self._state = store_at(place)
             self.log.folder = self._state.work_folder
         return self._state
 
@@ -245,7 +241,7 @@ def _prepare(command: str, options: GlobalOptions) -> Invocation:
     if command not in UNLOGGED:
         log.hold("begin", command=command)
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-    invocation = Invocation(options, console, reporter, log, only_looks=command in LOOKING)
+    invocation = Invocation(options, console, reporter, log)
     return invocation
 
 

@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spectron_migrate.cli.migration_state import (
-    STATES,
-    State,
-    carry_last_replay,
-    has_any_ledger,
-    read_state,
-    share_written,
-)
+from spectron_migrate.cli.migration_state import STATES, State, carry_last_replay, read_state, share_written
 from spectron_migrate.cli.options import GlobalOptions, with_global_options
 from spectron_migrate.cli.replay_adopt import ADOPT
 from spectron_migrate.cli.runner import CommandResult, Invocation, run_command
@@ -30,7 +23,6 @@ if TYPE_CHECKING:
 
     from spectron_migrate.ledger.read.status import MigrationStatus
     from spectron_migrate.ledger.runs import LastRun
-    from spectron_migrate.ledger.shards import Found
     from spectron_migrate.state.store import StateStore
 
 JOURNAL, TRACES = "cutover.jsonl", ("routing.json", "follow.json")
@@ -63,20 +55,18 @@ def run_watching(invocation: Invocation) -> CommandResult:
 
 def run(invocation: Invocation) -> CommandResult:
     """Read the state; nothing is written and no server is asked."""
+    from spectron_migrate.ledger import Ledger
+
     store = invocation.state
     cutover = _cutover(store)
-    if cutover is not None and not has_any_ledger(store):
+    if cutover is not None and not Ledger.exists(store):
         return _cutover_before_any_replay(str(store), cutover)
     state = read_state(store, cutover)
-    if state.shards.missing:
-        invocation.reporter.warn(
-            f"shards without a ledger here: {', '.join(state.shards.missing)}; they have not begun"
-        )
     if state.half_erased:
         invocation.reporter.warn(f"an erase was begun and not finished: {', '.join(state.half_erased)}")
     carry_last_replay(invocation, state.ledger.runs)
     return CommandResult(
-        ExitCode.INCOMPLETE if state.shards.missing else ExitCode.DONE,
+        ExitCode.DONE,
         _body(state),
         draw(state),
         migration=state.ledger.migration.id if state.ledger.migration else None,
@@ -117,7 +107,6 @@ def _body(state: State) -> dict[str, Json]:
         "endpoint": migration.endpoint if migration else None,
         "context": migration.context if migration else None,
         "source": migration.source if migration else None,
-        "shards": {"found": len(state.shards.folders), "missing": list(state.shards.missing)},
         "states": ledger.states,
         "skipped_by_reason": ledger.skipped,
         "late": ledger.late,
@@ -127,29 +116,25 @@ def _body(state: State) -> dict[str, Json]:
         "largest_lanes": [asdict(lane) for lane in ledger.lanes],
         "reasons": [{"id": row.mem0_id, "state": row.state, "reason": row.reason} for row in ledger.named],
         "reasons_count": ledger.states.get("refused", 0) + ledger.states.get("undecidable", 0) + ledger.pending,
-        "runs": [_run_to_json(run) for run in ledger.runs],
+        "runs": [_run_to_json(run, state) for run in ledger.runs],
         "refused_run": asdict(ledger.refused_run) if ledger.refused_run is not None else None,
         "probe": [asdict(row) for row in ledger.probe],
         "erased": dict(list(ledger.erased.items())[-100:]),
         "cutover": state.cutover,
-        "uncertain": [each.to_json(texts=False) for each in state.uncertain],
+        "uncertain": [state.uncertain.to_json(texts=False)] if state.uncertain is not None else [],
     }
 
 
-def _run_to_json(run: LastRun) -> dict[str, Json]:
+def _run_to_json(run: LastRun, state: State) -> dict[str, Json]:
     fields = asdict(run)
     del fields["called_with"], fields["folder"]
-    return {**fields, "at_work": _is_running(run), "a_second": _rate(run)}
+    return {**fields, "at_work": run in state.ledger.at_work, "a_second": _rate(run, state)}
 
 
-def _is_running(run: LastRun) -> bool:
-    return run.ended is None and run.is_alive
-
-
-def _rate(run: LastRun) -> float | None:
-    """Memories per second of a run that has ended."""
+def _rate(run: LastRun, state: State) -> float | None:
+    """Memories per second: of a run that has ended over its time, of one at work as it says itself."""
     if run.ended is None:
-        return None
+        return state.rates.get((run.host, run.process))
     seconds = (parse_time(run.ended) - parse_time(run.began)).total_seconds()
     return round(run.written / seconds, 1) if seconds > 0 else None
 
@@ -163,15 +148,13 @@ def choices(state: State) -> dict[str, str]:
             return {}
         return {f"spectron-migrate replay --resolve {quote(f'{first}={word}')}": why for word, why in answers.items()}
 
-    if state.half_erased or state.shards.missing:
-        return {}
-    if _must_adopt(state):
+    if state.half_erased or _must_adopt(state):
         return {}
     refused = state.ledger.refused_run
     if refused is not None and ADOPT in refused.hint:
         return {
-            _for_each_shard(ADOPT, state.shards): "a lost ledger wrote there: each memory is looked for first",
-            _for_each_shard("spectron-migrate replay --into-existing", state.shards): "others write there too",
+            ADOPT: "a lost ledger wrote there: each memory is looked for first",
+            "spectron-migrate replay --into-existing": "others write there too",
         }
     return resolve("undecidable", {"present": "it is in Spectron", "absent": "it is not"}) or resolve(
         "pending", {"newer": "Mem0's text is the newer one", "older": "Spectron's is"}
@@ -183,18 +166,16 @@ def next_command(state: State) -> str | None:
     states, migration, cutover = state.ledger.states, state.ledger.migration, state.cutover
     if state.half_erased and migration is not None:
         return f"spectron-migrate erase --migration {migration.id} --scope {state.half_erased[0]}"
-    if state.shards.missing:
-        return f"spectron-migrate replay --shard {state.shards.missing[0]}"
     if _must_adopt(state):
-        return _for_each_shard(ADOPT, state.shards)
+        return ADOPT
     if choices(state):
         return None
     if cutover is not None and (cutover["next"] or cutover["phase"] == "complete"):
         return str(cutover["next"]) if cutover["next"] else None
     if states.get("planned", 0) or states.get("intended", 0) or migration is None:
-        return _for_each_shard("spectron-migrate replay", state.shards)
+        return "spectron-migrate replay"
     if states.get("refused", 0):
-        return _for_each_shard("spectron-migrate replay --retry-failed", state.shards)
+        return "spectron-migrate replay --retry-failed"
     return "spectron-migrate dual-verify"
 
 
@@ -205,14 +186,6 @@ def _must_adopt(state: State) -> bool:
     return is_behind or state.ledger.half_adopted
 
 
-def _for_each_shard(command: str, found: Found) -> str:
-    """A line for a shell."""
-    if not found.sharded:
-        return command
-    count = len(found.folders)
-    return f"for i in {' '.join(map(str, range(count)))}; do {command} --shard $i/{count}; done"
-
-
 def draw(state: State) -> Iterator[RenderableType]:
     """One screen: the migration, its largest lanes, what needs a person, the cutover."""
     ledger = state.ledger
@@ -220,6 +193,10 @@ def draw(state: State) -> Iterator[RenderableType]:
     share = f", {share_written(ledger)} written" if ledger.to_send else ""
     id_ = ledger.migration.id if ledger.migration else "(none yet)"
     yield facts(f"Migration {id_}: {counted(total, 'memory')}{share}", _rows(state))
+    if ledger.at_work:
+        at_work = [_process(run, _rate(run, state)) for run in ledger.at_work]
+        title = f"{counted(len(at_work), 'replay', 'replays')} at work"
+        yield listing(title, ["process", "host", "since", "memories per second"], at_work)
     if ledger.lanes:
         shown = [(lane.lane, number(lane.remaining)) for lane in ledger.lanes]
         title = counted(ledger.lanes_left, "unfinished lane", "unfinished lanes")
@@ -239,7 +216,7 @@ def _rows(state: State) -> list[tuple[str, object]]:
     rows: list[tuple[str, object]] = [
         ("writes to", target),
         ("reads from", migration.source if migration else "nothing yet"),
-        ("state", f"{state.where}{_shards(state.shards)}"),
+        ("state", state.where),
     ]
     rows += [
         (label, number(ledger.states.get(name, 0)))
@@ -251,22 +228,18 @@ def _rows(state: State) -> list[tuple[str, object]]:
     if ledger.late:
         rows.append(("late: supersede nothing", number(ledger.late)))
     rows.append(("scopes, sessions", f"{number(ledger.scopes)}, {_sessions(ledger.sessions)}"))
-    rows += [("last run", line) for line in map(_run, ledger.runs[:8])]
+    ended = [run for run in ledger.runs if run not in ledger.at_work]
+    rows += [("last run", _run(run, state)) for run in ended[:8]]
     if ledger.refused_run is not None:
         rows.append(("refused since then", ledger.refused_run.message))
     elif ledger.half_adopted:
         rows.append(("adoption", "begun and not finished"))
-    rows += [("Spectron is unsure about", each.sentence()) for each in state.uncertain if each.known]
+    if state.uncertain is not None and state.uncertain.known:
+        rows.append(("Spectron is unsure about", state.uncertain.sentence()))
     if ledger.erased:
         rows.append(("erased, planned again", ", ".join(list(ledger.erased)[-5:])))
     rows.append(("probed", _probe(ledger)))
     return rows
-
-
-def _shards(found: Found) -> str:
-    if not found.sharded:
-        return ""
-    return f", {len(found.folders)} of {counted(len(found.folders) + len(found.missing), 'shard')}"
 
 
 def _sessions(by_state: dict[str, int]) -> str:
@@ -276,13 +249,16 @@ def _sessions(by_state: dict[str, int]) -> str:
     return f"{opened:,}{note}"
 
 
-def _run(run: LastRun) -> str:
+def _process(run: LastRun, rate: float | None) -> tuple[str, ...]:
+    since, shown = run.began[:16].replace("T", " "), f"{rate:,}" if rate is not None else "not known yet"
+    return str(run.process), run.host or "this one", f"{since} UTC", shown
+
+
+def _run(run: LastRun, state: State) -> str:
     began = run.began[:16].replace("T", " ")
     if run.ended is None:
-        if run.is_alive:
-            return f"running since {began} UTC, process {run.process}"
         return f"began {began} UTC and was killed: running again is safe"
-    rate = _rate(run)
+    rate = _rate(run, state)
     speed = f", {rate:,} per second" if rate is not None and run.written else ""
     stopped = f"; stopped: {run.stopped}" if run.stopped else ""
     return f"{began} UTC: {run.written:,} written{speed}, {run.retries:,} retries{stopped}"

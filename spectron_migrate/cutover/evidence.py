@@ -1,4 +1,4 @@
-"""What the gates judge, gathered once from files, ledgers and Spectron; the gates themselves are pure functions."""
+"""What the gates judge, gathered once from files, ledger and Spectron; the gates themselves are pure functions."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from datetime import datetime
 from pathlib import Path
 
 from spectron_migrate.dump import Manifest, read_manifest
-from spectron_migrate.errors import Incomplete, InputError, KeyRefused, MigrateError
+from spectron_migrate.errors import InputError, KeyRefused, MigrateError
 from spectron_migrate.ledger import Ledger, markers
 from spectron_migrate.ledger.read import cutover as ledger_reads
 from spectron_migrate.ledger.read.cutover import Undecided
-from spectron_migrate.migration.ledger_access import open_ledgers
 from spectron_migrate.migration.reconcile import Reconciled, read_last_result
 from spectron_migrate.records import digest, selector_of
 from spectron_migrate.spectron.api import SpectronApi
@@ -37,7 +36,7 @@ class VerificationReport:
     ended: str
     leaks: int
     scan_began: str | None
-    """When the scan of Mem0 began that it is based on; None if that dump was never planned into these ledgers."""
+    """When the scan of Mem0 began that it is based on; None if that dump was never planned into this ledger."""
     whole: bool = True
     """False if it was limited to some users."""
 
@@ -49,7 +48,7 @@ class VerificationReport:
 
 @dataclass(frozen=True, slots=True)
 class LedgerEvidence:
-    """What the ledgers have, over all shards.
+    """What the ledger has.
 
     A dictionary has, for each memory's id, what its gate shows about the memory; an acceptance holds for exactly this
     text.
@@ -90,8 +89,6 @@ class Evidence:
     dump: Manifest | None = None
     ledger: LedgerEvidence | None = None
     """None before anything was planned."""
-    missing: str | None = None
-    """Which shards have no ledger, as a sentence."""
     is_followed: bool = True
     """Whether a process runs `replay --follow`."""
     as_of: str | None = None
@@ -121,14 +118,12 @@ async def gather(
     now: datetime,
 ) -> Evidence:
     """Gather the evidence. What cannot be read is recorded in it, not raised; only the journal must be readable."""
-    facts, missing, report, selectors = None, None, None, []
+    facts, report, selectors = None, None, []
     try:
-        with open_ledgers(store) as ledgers:
-            facts = _ledger_evidence(ledgers)
-            report = _read_report(store_at(store), ledgers)
-            selectors = ledger_reads.selectors_in_use(ledgers)
-    except Incomplete as error:
-        missing = error.message
+        with Ledger.open_for_reading(store) as ledger:
+            facts = _ledger_evidence(ledger)
+            report = _read_report(store_at(store), ledger)
+            selectors = ledger_reads.selectors_in_use(ledger)
     except InputError:
         pass  # there is no ledger yet, which the gates judge
     try:
@@ -145,7 +140,6 @@ async def gather(
         mapping=mapping,
         dump=read_manifest(dump),
         ledger=facts,
-        missing=missing,
         is_followed=is_followed(store),
         as_of=routing.as_of if routing is not None and is_of_this_cutover else None,
         reconciled=read_last_result(store),
@@ -158,22 +152,22 @@ async def gather(
     )
 
 
-def _ledger_evidence(ledgers: Sequence[Ledger]) -> LedgerEvidence | None:
-    migration = ledgers[0].migration()
+def _ledger_evidence(ledger: Ledger) -> LedgerEvidence | None:
+    migration = ledger.migration()
     if migration is None:
         return None
     return LedgerEvidence(
         migration=migration.id,
         mapping=migration.mapping_digest,
-        left=ledger_reads.count_undecided(ledgers),
-        refused=ledger_reads.refused_memories(ledgers),
-        will_not_expire=ledger_reads.will_not_expire(ledgers),
-        moved=ledger_reads.moved_memories(ledgers),
-        without_marker={each or "all": why for one in ledgers for each, why in markers.lacking(one).items()},
+        left=ledger_reads.count_undecided(ledger),
+        refused=ledger_reads.refused_memories(ledger),
+        will_not_expire=ledger_reads.will_not_expire(ledger),
+        moved=ledger_reads.moved_memories(ledger),
+        without_marker={each or "all": why for each, why in markers.lacking(ledger).items()},
     )
 
 
-def _read_report(store: StateStore, ledgers: Sequence[Ledger]) -> VerificationReport | None:
+def _read_report(store: StateStore, ledger: Ledger) -> VerificationReport | None:
     """The newest report; None if there is none or it cannot be read."""
     try:
         report = read_header(store.read(LAST_REPORT, most=MOST_HEADER) or b"")
@@ -184,7 +178,7 @@ def _read_report(store: StateStore, ledgers: Sequence[Ledger]) -> VerificationRe
             began=str(report["began"]),
             ended=str(report["ended"]),
             leaks=int(report["measured"]["isolation"]["leaks"]),
-            scan_began=ledger_reads.scan_began(ledgers, str(report["dump"])),
+            scan_began=ledger_reads.scan_began(ledger, str(report["dump"])),
             whole=not report["options"]["users"],
         )
     except (OSError, ValueError, KeyError, TypeError):

@@ -22,8 +22,9 @@ from spectron_migrate.cutover.next_step import next_gated_step
 from spectron_migrate.cutover.phases import Command, StepResult, describe_reads, require_legal
 from spectron_migrate.cutover.privacy import write_privacy_report
 from spectron_migrate.errors import ExitCode, InputError, KeyRefused, NotConfirmed, NotLegal
+from spectron_migrate.ledger import Ledger
 from spectron_migrate.migration.late_writers import read_late_writes
-from spectron_migrate.migration.ledger_access import hold_ledgers, round_lock
+from spectron_migrate.migration.ledger_access import round_lock
 from spectron_migrate.migration.reconcile import Reconciled, reconcile
 from spectron_migrate.migration.rounds import CatchUpSettings, Rounds
 from spectron_migrate.records import Json, Reporter, counted, format_time
@@ -184,7 +185,7 @@ class Cutover:
                     state = record_step(self._store, closing, decided_in=state)
                 reconciled = await self._reconcile(wire, quiet=True)
                 # A replay that began now would still supersede facts after applications write to Spectron.
-                with hold_ledgers(self._store):
+                with Ledger.open_for_writing(self._store, create=False):
                     gates = _require_quiet(await self._evaluate_gates(wire), reconciled)
                     if exit_code_of(gates) != ExitCode.DONE:
                         note = "Mem0 cannot be left yet: not every gate passes"

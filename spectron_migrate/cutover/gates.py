@@ -106,8 +106,6 @@ def _base(evidence: Evidence) -> GateResult:
     """The newest dump began after the fence and is complete; where that is not provable, it is accepted."""
     fence, dump = evidence.state.fence, evidence.dump
     began = dump.began if dump else None
-    if evidence.missing is not None:
-        return GateResult(began, fence, "incomplete", evidence.missing)
     if fence is None:
         return failed(began, fence, "no cutover has begun: spectron-migrate cutover start")
     if dump is None:

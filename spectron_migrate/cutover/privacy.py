@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spectron_migrate.errors import Incomplete, InputError
+from spectron_migrate.errors import InputError
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import cutover as ledger_reads
 from spectron_migrate.ledger.read.cutover import StaleText
-from spectron_migrate.migration.ledger_access import open_ledgers
 from spectron_migrate.records import Json, selector_of
 from spectron_migrate.state.journal import read_journal
 from spectron_migrate.state.store import StateStore, store_at, write_object
@@ -41,11 +40,11 @@ class PrivacySummary:
 
 
 def write_privacy_report(store: Path | StateStore, *, now: str) -> PrivacySummary | None:
-    """Write `privacy.json` into the state; None before anything was replayed, or while a shard is missing."""
+    """Write `privacy.json` into the state; None before anything was replayed."""
     try:
-        with open_ledgers(store) as ledgers:
-            return _write(store, ledgers, now)
-    except (InputError, Incomplete):
+        with Ledger.open_for_reading(store) as ledger:
+            return _write(store, ledger, now)
+    except InputError:
         return None
 
 
@@ -55,9 +54,9 @@ def renew_privacy_report(store: Path | StateStore, *, now: str) -> None:
         write_privacy_report(store, now=now)
 
 
-def _write(store: Path | StateStore, ledgers: Sequence[Ledger], now: str) -> PrivacySummary:
-    living = [path for ledger in ledgers for text in ledger_reads.living_selectors(ledger) for path in _paths(text)]
-    rows = [_row(text, living) for ledger in ledgers for text in ledger_reads.stale_texts(ledger)]
+def _write(store: Path | StateStore, ledger: Ledger, now: str) -> PrivacySummary:
+    living = [path for text in ledger_reads.living_selectors(ledger) for path in _paths(text)]
+    rows = [_row(text, living) for text in ledger_reads.stale_texts(ledger)]
     report = {
         "schema": 1,
         "at": now,

@@ -36,12 +36,11 @@ def connect(
 def connect_writer(
     location: PostgresLocation, *, application: str = "spectron-migrate", timeout_s: float = 10.0
 ) -> PostgresDatabase:
-    """A connection that may hold locks and whose commits are counted; makes the schema where it is not there.
+    """A connection that may hold locks and whose commits are counted; call `tables.make_schema` before the first.
 
-    Raises InputError too for a replica, and for a pooler in transaction mode.
+    Raises InputError too for a pooler in transaction mode.
     """
     from spectron_migrate.database.session_locks import check_session
-    from spectron_migrate.database.tables import make_schema
 
     def again() -> PostgresDatabase:
         return connect(location, application=application, timeout_s=timeout_s)
@@ -50,7 +49,6 @@ def connect_writer(
     try:
         database.execute(_FREE_SOON)
         check_session(database, again)
-        make_schema(database)
         database.count_commits(secrets.token_hex(8))
     except BaseException:
         database.close()
@@ -63,11 +61,11 @@ def reconnect(
 ) -> PostgresDatabase:
     """A writer in place of a lost one. Raises InputError where the database has forgotten what was committed."""
     from spectron_migrate.database.postgres import went_back
+    from spectron_migrate.database.tables import commits_of
 
     database = connect_writer(lost.location, application=application, timeout_s=timeout_s)
     try:
-        row = database.execute("SELECT commits FROM commit_count WHERE holder = ?", (lost.holder,)).fetchone()
-        found = int(row["commits"]) if row else 0
+        found = commits_of(database, lost.holder)
         if found < lost.commits:
             raise went_back(lost, found, lost.commits)
     except BaseException:

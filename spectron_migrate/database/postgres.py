@@ -6,7 +6,6 @@ Inside a transaction, statements are sent without waiting for their answers, unt
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -20,6 +19,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.types.numeric import Int8Dumper
 from psycopg.types.string import StrDumper
 
+from spectron_migrate.clocks import seconds_with_sleep
 from spectron_migrate.database.dialect import escape, for_many_rows, numbered, parts_of, unescape
 from spectron_migrate.database.interface import Conflict
 from spectron_migrate.database.location import WHERE_SECRETS_GO, PostgresLocation
@@ -132,14 +132,18 @@ class PostgresDatabase:
         self._pipeline: psycopg.Pipeline | None = None
         self._holder: str | None = None
         self._cursors = 0
+        self.made_schema = False
+        """Whether this connection made the schema."""
         self.commits = 0
         """How many transactions of this holder are known to be durable (`count_commits`)."""
-        self.answered_at = time.monotonic()
-        """A moment, by the monotonic clock, at which Postgres still served this connection: it answered what was sent
+        self.answered_at = seconds_with_sleep()
+        """A moment, by `seconds_with_sleep`, at which Postgres still served this connection: it answered what was sent
         then."""
 
-    def count_commits(self, holder: str) -> None:
-        """Count the transactions of this connection in the database, under a name that nobody else has."""
+    def count_commits(self, holder: str | None) -> None:
+        """Count the transactions of this connection in the database, under a name that nobody else has; None for no
+        more.
+        """
         self._holder = holder
 
     @property
@@ -167,7 +171,7 @@ class PostgresDatabase:
         return self._send(numbered(sql), parameters)
 
     def _send(self, numbered_sql: str, parameters: Sequence[Any]) -> PostgresResult:
-        began = time.monotonic()
+        began = seconds_with_sleep()
         with self.errors():
             cursor = self._connection.cursor()
             cursor.execute(numbered_sql, parameters or None)
@@ -213,7 +217,7 @@ class PostgresDatabase:
     def wait(self) -> None:
         """Wait for the answers to all that was sent."""
         if self._pipeline is not None:
-            began = time.monotonic()
+            began = seconds_with_sleep()
             with self.errors():
                 self._pipeline.sync()
             self.answered_at = began

@@ -26,16 +26,23 @@ def make_schema(database: PostgresDatabase) -> None:
         db.execute("SELECT pg_advisory_xact_lock(?)", (lock_key(schema, "tables"),))
         if db.execute("SELECT 1 FROM pg_namespace WHERE nspname = ?", (schema,)).fetchone() is None:
             db.execute(f'CREATE SCHEMA "{schema}"')
-        tables = _tables(database)
-        if "format" in tables:
+            database.made_schema = True
+        if is_made(database):
             return
-        if tables:
-            raise InputError(
-                f"the schema {schema} of {database.location} holds tables of something else: {', '.join(tables[:3])}",
-                hint="name a schema of its own: postgresql://…?schema=NAME",
-            )
         for statement in postgres_tables(_OWN):
             db.execute(statement)
+
+
+def drop_schema(database: PostgresDatabase) -> None:
+    """Remove the schema again if this connection made it and no part has a table in it."""
+    schema = database.location.schema
+    with database.transaction() as db:
+        db.execute("SELECT pg_advisory_xact_lock(?)", (lock_key(schema, "tables"),))
+        if not database.made_schema or db.execute("SELECT 1 FROM format").fetchone() is not None:
+            return
+    database.count_commits(None)
+    with database.transaction() as db:
+        db.execute(f'DROP SCHEMA "{schema}" CASCADE')
 
 
 def _tables(database: PostgresDatabase) -> list[str]:
@@ -55,13 +62,28 @@ def _tables(database: PostgresDatabase) -> list[str]:
 
 
 def is_made(database: PostgresDatabase) -> bool:
-    """Whether the schema is there and holds tables, whosever they are."""
-    return bool(_tables(database))
+    """Whether the schema is there, with our tables; raises InputError where it holds those of something else."""
+    tables = _tables(database)
+    if tables and "format" not in tables:
+        raise InputError(
+            f"the schema {database.location.schema} of {database.location} holds tables of something else:"
+            f" {', '.join(tables[:3])}",
+            hint="name a schema of its own: postgresql://…?schema=NAME",
+        )
+    return bool(tables)
+
+
+def commits_of(database: PostgresDatabase, holder: str | None) -> int:
+    """How many transactions of a holder are durable."""
+    if not is_made(database):
+        return 0
+    row = database.execute("SELECT commits FROM commit_count WHERE holder = ?", (holder,)).fetchone()
+    return int(row["commits"]) if row else 0
 
 
 def format_of(database: PostgresDatabase, part: str) -> int | None:
     """The format of a part; None where the schema or the part is not there."""
-    if "format" not in _tables(database):
+    if not is_made(database):
         return None
     row = database.execute("SELECT number FROM format WHERE part = ?", (part,)).fetchone()
     return int(row["number"]) if row else None
@@ -77,10 +99,11 @@ def check_format(database: PostgresDatabase, part: str, found: int, newest: int)
 
 
 def make_tables(database: PostgresDatabase, part: str, ddl: str, newest: int) -> None:
-    """Create the tables of a part if they are not there; of several processes, one does.
+    """Create the tables of a part, and the schema, if they are not there; of several processes, one does.
 
-    `ddl` is written as for SQLite (`dialect.postgres_tables`). Call `make_schema` first.
+    `ddl` is written as for SQLite (`dialect.postgres_tables`). Raises what `make_schema` does.
     """
+    make_schema(database)
     with database.transaction() as db:
         db.execute("SELECT pg_advisory_xact_lock(?)", (lock_key(database.location.schema, "tables"),))
         found = format_of(database, part)

@@ -13,7 +13,6 @@ from spectron_migrate.backoff import backoff_s
 from spectron_migrate.delivery.own_work import OwnWork
 from spectron_migrate.errors import ScopeRefused, Unreachable, WrongLedger
 from spectron_migrate.ledger import Ledger, markers, sessions
-from spectron_migrate.ledger.markers import LedgerName
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.mapping.segments import MARKER
 from spectron_migrate.records import name_first, parse_time
@@ -24,7 +23,7 @@ from spectron_migrate.spectron.wire import InDoubt, NotBegun
 NEW_NUMBER_AFTER_S = 12 * 3600.0
 """A process that goes on for longer takes a new number so often."""
 TRIES = 6
-_MARKER = re.compile(re.escape(MARKER) + r"([0-9a-f]+)(?:\.([0-9]+)\.([0-9]+))?-([0-9]+)")
+_MARKER = re.compile(re.escape(MARKER) + r"([0-9a-f]+)(?:\.([0-9]+\.[0-9]+))?-([0-9]+)")
 BEHIND_HINT = (
     "name the state directory of the ledger that wrote last with --state; if that is gone, take over what is there:"
     " spectron-migrate replay --adopt"
@@ -84,10 +83,10 @@ class RunMarker:
         prefixes = prefixes_of(mapping, targets)
         with ledger.transaction():
             number = markers.take_number(ledger, now)
-            ours = markers.ledger_name(ledger)
+            ours = f"{MARKER}{markers.marked_migration(ledger)}-{number}"
             # A prefix that is itself a target is registered first: made as an ancestor it would not count as ours.
             wanted = [prefix for prefix in prefixes if prefix in targets and not sessions.is_registered(ledger, prefix)]
-            wanted += [f"{prefix}/{_segment(ours, number)}" for prefix in prefixes]
+            wanted += [f"{prefix}/{ours}" for prefix in prefixes]
             above = dict.fromkeys(node for path in wanted for node in scopes.ancestors(path))
             sessions.intend_scopes(ledger, list(above), now)
         refused = []
@@ -180,49 +179,31 @@ def take_over_markers(ledger: Ledger, listed: Iterable[str], *, now: str) -> Non
 
 def shows_own_marker(ledger: Ledger, listed: Iterable[str]) -> bool:
     """Whether the server has a marker that a run of this ledger left."""
-    ours, known = markers.ledger_name(ledger), markers.known_markers(ledger)
-    return any(found[0] == ours and str(found[1]) in known for path in listed if (found := _read(path)) is not None)
+    known = markers.known_markers(ledger)
+    return not known.isdisjoint(_markers_of_migration(ledger, listed).values())
 
 
 def shows_newest_marker(ledger: Ledger, listed: Iterable[str]) -> bool:
     """Whether the listing is of a moment after the newest marker of this ledger was left."""
-    ours, known = markers.ledger_name(ledger), markers.known_markers(ledger)
-    newest = max((int(name) for name in known if name.isdigit()), default=0)
-    return any(_read(path) == (ours, newest) for path in listed)
+    newest = max((int(name) for name in markers.known_markers(ledger) if name.isdigit()), default=0)
+    return str(newest) in _markers_of_migration(ledger, listed).values()
 
 
 def _unknown_markers(ledger: Ledger, listed: Iterable[str]) -> dict[str, str]:
-    """Markers of this migration that the ledger does not know, with the name that it would know them by.
-
-    Those of other shards of as many are left to these.
-    """
-    ours, known = markers.ledger_name(ledger), markers.known_markers(ledger)
-    unknown: dict[str, str] = {}
-    for path in listed:
-        found = _read(path)
-        if found is None or found[0].migration != ours.migration:
-            continue
-        other, number = found
-        if other != ours and other.shards == ours.shards:
-            continue
-        name = str(number) if other == ours else f"{other.shard}.{other.shards}-{number}"
-        if name not in known:
-            unknown[path] = name
-    return unknown
+    """Markers of this migration that the ledger does not know, with the names that it would know them by."""
+    known = markers.known_markers(ledger)
+    return {path: name for path, name in _markers_of_migration(ledger, listed).items() if name not in known}
 
 
-def _read(path: str) -> tuple[LedgerName, int] | None:
-    """The ledger that a marker is of, and its number; None for any other scope."""
-    found = _MARKER.fullmatch(path.rsplit("/", 1)[-1])
-    if found is None:
-        return None
-    shard, shards = (int(found[2]), int(found[3])) if found[2] else (0, 1)
-    return LedgerName(found[1], shard, shards), int(found[4])
-
-
-def _segment(ours: LedgerName, number: int) -> str:
-    shard = f".{ours.shard}.{ours.shards}" if ours.shards > 1 else ""
-    return f"{MARKER}{ours.migration}{shard}-{number}"
+def _markers_of_migration(ledger: Ledger, listed: Iterable[str]) -> dict[str, str]:
+    """Markers of this migration, with the names that a ledger knows them by."""
+    migration = markers.marked_migration(ledger)
+    found = {path: match for path in listed if (match := _MARKER.fullmatch(path.rsplit("/", 1)[-1]))}
+    return {
+        path: f"{match[2]}-{match[3]}" if match[2] else match[3]
+        for path, match in found.items()
+        if match[1] == migration
+    }
 
 
 def _seconds_between(earlier: str, later: str) -> float:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
 from spectron_migrate.delivery.marker import OTHER_SERVER_HINT, RunMarker, check_markers, shows_own_marker
 from spectron_migrate.delivery.older_ledger import check_ledger_age
-from spectron_migrate.errors import NotLegal, ScopeRefused, WrongLedger
+from spectron_migrate.errors import NotLegal, ScopeRefused, Unreachable, WrongLedger
 from spectron_migrate.ledger import Ledger, markers, sessions
 from spectron_migrate.ledger.read import adoption, plans, receipts
 from spectron_migrate.mapping import ScopeMapping
@@ -23,16 +24,6 @@ ALWAYS_ASKED = 2
 """That of the turn that was planned last, and the newest: several workers may write to others after it was opened."""
 
 
-class ShardScopes(Protocol):
-    """What the shards of one migration know of each other's scopes."""
-
-    async def first_listing(self, api: SpectronApi, *, now: str, ledger: Ledger) -> Sequence[str]:
-        """The scopes that existed before any shard registered one."""
-
-    def intended_elsewhere(self, paths: Sequence[str]) -> set[str]:
-        """Those of the paths that other shards intended to register."""
-
-
 async def check_server(
     ledger: Ledger,
     api: SpectronApi,
@@ -45,7 +36,6 @@ async def check_server(
     retry_refused: bool = False,
     now: str,
     warn: Callable[[str], None],
-    shards: ShardScopes | None = None,
 ) -> Me:
     """Check that the plan may be written to this server with this key, and mark the server; returns whose key it is.
 
@@ -71,10 +61,6 @@ async def check_server(
             _forget_other_server(ledger, api, there)
             is_first, new = _is_unlisted(ledger), plans.unintended_paths(ledger, paths)
         before = set(there)
-        if shards is not None and is_first:
-            before = set(await shards.first_listing(api, now=now, ledger=ledger))
-        elif shards is not None:
-            before -= shards.intended_elsewhere(new)
         with ledger.transaction():
             # Later on only targets and what is above them matter; what was intended before is left as it is.
             kept = before if is_first else before & {node for path in new for node in [*ancestors(path), path]}
@@ -183,36 +169,67 @@ def _forget_other_server(ledger: Ledger, api: SpectronApi, listed: Sequence[str]
 async def _check_same_server(ledger: Ledger, api: SpectronApi) -> None:
     """A server that does not list our confirmed turns is another one: continuing would write everything twice.
 
-    A session that it no longer knows may have ended; then all others that are asked must be whole or have ended too,
-    and one must be there. Where an adoption left no turn in any of them, the marker shows the server.
+    A session that it no longer knows may have ended, and one whose listing hangs is left to its lane; then all others
+    that are asked must be whole or be such, and one must be whole. Where an adoption left no turn in any of them, the
+    marker shows the server.
     """
-    found, any_claimed, is_shown = "", False, False
+    answers: list[_Answer] = []
     for number, (server_id, claimed) in enumerate(receipts.sessions_to_show(ledger, SESSIONS_ASKED)):
-        if is_shown and (not claimed or (not found and number >= ALWAYS_ASKED)):
-            return  # one without a turn shows nothing, and its listing may hang
-        any_claimed = any_claimed or bool(claimed)
-        try:
-            listed = await api.turns(server_id, shows=lambda turns, claimed=claimed: claimed <= {t.id for t in turns})  # type: ignore[misc]
-        except UnknownSession as error:
-            found = found or error.message
-            continue
-        lacking = claimed - {turn.id for turn in listed}
-        if lacking:
-            found = f"{len(lacking):,} of {counted(len(claimed), 'turn')} of session {server_id} not listed"
-            is_shown = False
+        if any(each.is_whole for each in answers):
+            others = number >= ALWAYS_ASKED and all(each.is_whole for each in answers)
+            if others or not claimed:
+                return  # one without a turn shows nothing, and its listing may hang
+        answers.append(await _ask_session(api, server_id, claimed))
+        if answers[-1].lacks:
             break
-        is_shown = True
-    if is_shown or not found:
+    wrong = next((each for each in answers if each.lacks), None)
+    if wrong is None and (not answers or any(each.is_whole for each in answers)):
         return
-    if not any_claimed and adoption.last_adopted(ledger) is not None:
+    hanging = next((each for each in answers if each.hangs), None)
+    if wrong is None and hanging is not None:
+        raise Unreachable(hanging.problem, hint="is the server up? nothing was sent")
+    if not any(each.any_claimed for each in answers) and adoption.last_adopted(ledger) is not None:
         listed_scopes = [node.path for node in await api.scopes()]
         if shows_own_marker(ledger, listed_scopes):
             return
     raise WrongLedger(
         f"Spectron at {api.endpoint}, context {api.context}, does not have what the ledger at {ledger.path} wrote:"
-        f" {found}",
+        f" {(wrong or answers[0]).problem}",
         hint=OTHER_SERVER_HINT,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the server says of one of our sessions: that it is whole, else one of the others."""
+
+    any_claimed: bool
+    problem: str = ""
+    lacks: bool = False
+    """Claimed turns are not listed."""
+    hangs: bool = False
+    """No listing came."""
+
+    @property
+    def is_whole(self) -> bool:
+        return not self.problem
+
+
+async def _ask_session(api: SpectronApi, server_id: str, claimed: set[str]) -> _Answer:
+    any_claimed = bool(claimed)
+    try:
+        async with asyncio.timeout(api.timeout_s):
+            listed = await api.turns(server_id, shows=lambda turns: claimed <= {turn.id for turn in turns})
+    except UnknownSession as error:
+        return _Answer(any_claimed, error.message)
+    except (TimeoutError, Unreachable) as error:
+        why = getattr(error, "message", "") or f"Spectron at {api.endpoint} does not list session {server_id}"
+        return _Answer(any_claimed, why, hangs=True)
+    lacking = claimed - {turn.id for turn in listed}
+    if not lacking:
+        return _Answer(any_claimed)
+    problem = f"{len(lacking):,} of {counted(len(claimed), 'turn')} of session {server_id} not listed"
+    return _Answer(any_claimed, problem, lacks=True)
 
 
 def _refuse_foreign_scopes(ledger: Ledger, paths: Sequence[str]) -> None:

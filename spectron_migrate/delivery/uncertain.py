@@ -23,10 +23,8 @@ TOO_OLD = "this Spectron does not list what it is unsure about (API before 0.3.0
 _NOBODY = "(no user)"
 
 
-async def read_uncertainties(
-    api: SpectronApi, ledgers: Sequence[Ledger], key: str | None, *, now: str
-) -> Uncertainties:
-    """What is open about memories of these ledgers; `key` is the label that holds a memory's id.
+async def read_uncertainties(api: SpectronApi, ledger: Ledger, key: str | None, *, now: str) -> Uncertainties:
+    """What is open about memories of the ledger; `key` is the label that holds a memory's id.
 
     A server that does not answer is no failure of the replay before: what it said is in `why`.
     """
@@ -38,27 +36,27 @@ async def read_uncertainties(
         if not await graph.shows_labels():
             return Uncertainties(now, known=False, why=TOO_OLD)
         async for each in graph.uncertainties():
-            memory = _memory_of(ledgers, each.labels, key)
+            memory = _memory_of(ledger, each.labels, key)
             if memory is None:
-                unlabelled += _is_in_our_scopes(ledgers, each)
+                unlabelled += _is_in_our_scopes(ledger, each)
                 continue
             count += 1
             by_user[str(memory.owners.get("user_id") or next(iter(memory.owners.values()), _NOBODY))] += 1
             if first is None:
-                first = await _described(graph, ledgers, each, memory, key)
+                first = await _described(graph, ledger, each, memory, key)
     except MigrateError as error:
         return Uncertainties(now, known=False, why=error.message)
     return Uncertainties(now, True, "", count, unlabelled, dict(by_user.most_common(100)), first)
 
 
 async def _described(
-    graph: Graph, ledgers: Sequence[Ledger], each: Uncertainty, memory: ReceiptRow, key: str | None
+    graph: Graph, ledger: Ledger, each: Uncertainty, memory: ReceiptRow, key: str | None
 ) -> dict[str, Json]:
     """The uncertainty with the memory's text, and the texts of the memories whose value stands."""
     others: dict[str, Json] = {}
     if each.entity and each.key:
         async for value in graph.attributes(entity=each.entity, key=each.key):
-            other = _memory_of(ledgers, value.labels or (), key)
+            other = _memory_of(ledger, value.labels or (), key)
             if value.scopes == each.scopes and (other is None or other.mem0_id != memory.mem0_id):
                 name = other.mem0_id if other is not None else None
                 others[value.id] = {"memory": name, "value": value.value, "text": other.text if other else None}
@@ -72,14 +70,13 @@ async def _described(
     }
 
 
-def _memory_of(ledgers: Sequence[Ledger], labels: Sequence[str], key: str | None) -> ReceiptRow | None:
+def _memory_of(ledger: Ledger, labels: Sequence[str], key: str | None) -> ReceiptRow | None:
     for mem0_id in id_of(labels, key) if key is not None else ():
-        for ledger in ledgers:
-            found = receipts.newest_receipt(ledger, mem0_id)
-            if found is not None:
-                return found
+        found = receipts.newest_receipt(ledger, mem0_id)
+        if found is not None:
+            return found
     return None
 
 
-def _is_in_our_scopes(ledgers: Sequence[Ledger], each: Uncertainty) -> bool:
-    return each.scopes is not None and any(selectors_covered(ledger, each.scopes) for ledger in ledgers)
+def _is_in_our_scopes(ledger: Ledger, each: Uncertainty) -> bool:
+    return each.scopes is not None and bool(selectors_covered(ledger, each.scopes))

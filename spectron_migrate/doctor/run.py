@@ -17,8 +17,8 @@ from spectron_migrate.doctor.memories import DumpSurvey, check_filters, check_me
 from spectron_migrate.doctor.spectron import check_extraction, check_spectron
 from spectron_migrate.dump import open_dump
 from spectron_migrate.errors import MigrateError
+from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import status
-from spectron_migrate.ledger.shards import open_all
 from spectron_migrate.mapping import ScopeMapping, load_mapping
 from spectron_migrate.records import Reporter, counted, format_time
 from spectron_migrate.spectron.api import SpectronApi
@@ -104,17 +104,12 @@ async def _check_service(
 
 
 def _count_states(state: Path | StateStore) -> dict[str, int]:
-    """Number of facts in each state, over all ledgers; empty if there is none yet."""
-    counts: dict[str, int] = {}
+    """Number of facts in each state; empty if there is no ledger yet."""
     try:
-        ledgers = open_all(state)
-    except MigrateError:  # none yet, or a shard is missing, which status and replay report
-        return counts
-    for ledger in ledgers:
-        with ledger:
-            for name, n in status.count_all(ledger).items():
-                counts[name] = counts.get(name, 0) + n
-    return counts
+        with Ledger.open_for_reading(state) as ledger:
+            return status.count_all(ledger)
+    except MigrateError:
+        return {}
 
 
 def _mem0_version() -> str | None:

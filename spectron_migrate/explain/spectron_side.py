@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.judge import plain
 from spectron_migrate.ledger import Ledger
@@ -23,7 +21,7 @@ SOURCE = "spectron-migrate explain"
 
 
 async def read_spectron(
-    api: SpectronApi, ledgers: Sequence[Ledger], mem0_id: str, version: VersionStory, key: str | None
+    api: SpectronApi, ledger: Ledger | None, mem0_id: str, version: VersionStory, key: str | None
 ) -> dict[str, Json]:
     """Everything about one stored version; raises MigrateError where the server does not answer."""
     text = version.text or ""
@@ -46,7 +44,7 @@ async def read_spectron(
         newer = by_id.get(value.superseded_by or "")
         if newer is not None and newer.id not in own:
             superseded.append(
-                {"key": value.key, "old": value.value, "new": newer.value, "memory": _memory_of(newer, ledgers, key)}
+                {"key": value.key, "old": value.value, "new": newer.value, "memory": _memory_of(newer, ledger, key)}
             )
     return {
         "turn": turn,
@@ -61,11 +59,11 @@ async def read_spectron(
 
 
 async def search_spectron(
-    api: SpectronApi, ledgers: Sequence[Ledger], query: str, lens: Lens, mem0_id: str
+    api: SpectronApi, ledger: Ledger | None, query: str, lens: Lens, mem0_id: str
 ) -> dict[str, Json]:
     """What an application's search for the memory's own words finds, and at which rank the memory is."""
     recall = await api.query(query[:QUERY_LETTERS], lens=lens.selector, k=MAX_K, source=SOURCE)
-    named = [_owner_of(hit, ledgers) for hit in recall.hits]
+    named = [_owner_of(hit, ledger) for hit in recall.hits]
     rank = named.index(mem0_id) + 1 if mem0_id in named else None
     shown = [
         {"memory": memory, "text": hit.text} for hit, memory in zip(recall.hits[:SHOWN], named[:SHOWN], strict=True)
@@ -124,19 +122,17 @@ def _is_of(hit: Hit, version: VersionStory) -> bool:
     return hit.id in own or plain(hit.text) == plain(version.text or "")
 
 
-def _memory_of(value: EntityValue, ledgers: Sequence[Ledger], key: str | None) -> str | None:
+def _memory_of(value: EntityValue, ledger: Ledger | None, key: str | None) -> str | None:
     named = id_of(value.labels or (), key) if key is not None else []
-    return named[0] if named else _by_receipt(value.id, ledgers)
+    return named[0] if named else _by_receipt(value.id, ledger)
 
 
-def _owner_of(hit: Hit, ledgers: Sequence[Ledger]) -> str | None:
-    return (_by_receipt(hit.turn_id, ledgers) if hit.turn_id else None) or _by_receipt(hit.id, ledgers)
+def _owner_of(hit: Hit, ledger: Ledger | None) -> str | None:
+    return (_by_receipt(hit.turn_id, ledger) if hit.turn_id else None) or _by_receipt(hit.id, ledger)
 
 
-def _by_receipt(row: str, ledgers: Sequence[Ledger]) -> str | None:
-    for ledger in ledgers:
-        for fact in receipts.facts_made_into(ledger, [row]).get(row, ()):
-            found = next(iter(receipts.receipts_of(ledger, [fact])), None)
-            if found is not None:
-                return found.mem0_id
-    return None
+def _by_receipt(row: str, ledger: Ledger | None) -> str | None:
+    if ledger is None:
+        return None
+    facts = receipts.facts_made_into(ledger, [row]).get(row, ())
+    return next((found.mem0_id for found in receipts.receipts_of(ledger, facts)), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +32,7 @@ class Sources:
     """Where to look; what is None is not looked at, and the page says so."""
 
     dump: Dump | None
-    ledgers: Sequence[Ledger]
+    ledger: Ledger | None
     mapping: ScopeMapping
     api: SpectronApi | None
     search_mem0: SearchMem0 | None = None
@@ -41,7 +41,7 @@ class Sources:
 async def explain_memory(sources: Sources, mem0_id: str) -> dict[str, Json]:
     """One page about one memory; raises nothing for a system that does not answer: the page says it."""
     in_dump = next((each for each in sources.dump.memories() if each.id == mem0_id), None) if sources.dump else None
-    ledger = next((each for each in sources.ledgers if memory_row(each, mem0_id) is not None), None)
+    ledger = sources.ledger
     known = memory_row(ledger, mem0_id) if ledger is not None else None
     recorded = memories.memory_of(ledger, mem0_id) if ledger is not None else None
     memory = in_dump or recorded
@@ -75,7 +75,7 @@ async def explain_memory(sources: Sources, mem0_id: str) -> dict[str, Json]:
 
 async def explain_user(sources: Sources, user: str) -> dict[str, Json] | None:
     """One page about a user: how many memories have which fate, and the first of them; None for an unknown user."""
-    ids = {each for ledger in sources.ledgers for each in memories_of_user(ledger, user)}
+    ids = set(memories_of_user(sources.ledger, user)) if sources.ledger is not None else set()
     ids |= {each.id for each in sources.dump.memories() if each.user_id == user} if sources.dump else set()
     if not ids:
         return None
@@ -103,16 +103,14 @@ async def explain_user(sources: Sources, user: str) -> dict[str, Json] | None:
 
 
 def _by_ledger(sources: Sources, mem0_id: str) -> Memory | None:
-    """The memory as the ledger that knows it keeps it."""
-    found = (memories.memory_of(each, mem0_id) for each in sources.ledgers if memory_row(each, mem0_id) is not None)
-    return next(found, None)
+    return memories.memory_of(sources.ledger, mem0_id) if sources.ledger is not None else None
 
 
 def _fate_by_ledger(
     sources: Sources, mem0_id: str, in_dump: Memory | None
 ) -> tuple[Fate, Placement | Skipped | str | None]:
     """Without asking Spectron: neither superseded nor altered is known."""
-    ledger = next((each for each in sources.ledgers if memory_row(each, mem0_id) is not None), None)
+    ledger = sources.ledger
     memory = in_dump or _by_ledger(sources, mem0_id)
     mapped = sources.mapping.map_memory(memory) if memory is not None else None
     place = mapped if mapped is None or isinstance(mapped, Placement | Skipped) else mapped.why
@@ -128,7 +126,7 @@ async def _spectron(sources: Sources, mem0_id: str, version: VersionStory | None
     if version is None:
         return None, "no text of it is in Spectron"
     try:
-        return await read_spectron(sources.api, sources.ledgers, mem0_id, version, sources.mapping.id_label), ""
+        return await read_spectron(sources.api, sources.ledger, mem0_id, version, sources.mapping.id_label), ""
     except MigrateError as error:
         return None, error.message
 
@@ -159,7 +157,7 @@ async def _in_spectron(sources: Sources, memory: Memory, mem0_id: str) -> dict[s
     ids = {name: value for name, value in memory.entity_ids.items() if name in ("user_id", "agent_id")}
     try:
         lens = sources.mapping.lens(**(ids or memory.entity_ids))
-        return await search_spectron(sources.api, sources.ledgers, memory.memory, lens, mem0_id)
+        return await search_spectron(sources.api, sources.ledger, memory.memory, lens, mem0_id)
     except (MigrateError, NotServable) as error:
         return {"rank": None, "hits": [], "error": str(error)}
 

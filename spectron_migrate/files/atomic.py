@@ -56,20 +56,6 @@ def replace_file(path: Path, data: bytes, *, durable: bool = False, mode: int = 
         file.write(data)
 
 
-def create_file(path: Path, data: bytes) -> bool:
-    """Write a new file durably; False if the name is taken, and that file stays as it is."""
-    draft = _draft_of(path)
-    write_durably(draft, data)
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        return False
-    finally:
-        draft.unlink()
-    sync_folder(path.parent)
-    return True
-
-
 def write_durably(path: Path, data: bytes) -> None:
     """Write a file in place and sync it. Its name is durable only after `sync_folder`."""
     with _create(path, 0o600) as file:

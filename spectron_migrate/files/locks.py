@@ -100,11 +100,6 @@ def try_lock_handle(handle: int, *, shared: bool = False) -> bool:
     return True
 
 
-def unlock_handle(handle: int) -> None:
-    """Release the lock and keep the file open."""
-    fcntl.flock(handle, fcntl.LOCK_UN)
-
-
 def _open(path: Path) -> FileIO:
     return FileIO(path, "r+", opener=lambda name, flags: os.open(name, flags | os.O_CREAT, 0o600))
 

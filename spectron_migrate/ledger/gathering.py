@@ -1,4 +1,4 @@
-"""The ledgers of a migration as one: those of shards are put together in a private copy.
+"""The ledger of a state as one: those of shards, which earlier versions made, are put together in a private copy.
 
 Each memory stays with the shard that sent it. What shards have in common (scans, lanes, selectors, scopes) is there
 once; numbers are given anew, but for those that the server has seen.
@@ -14,46 +14,60 @@ from pathlib import Path
 from typing import Any
 
 from spectron_migrate.database.interface import Database
-from spectron_migrate.errors import InputError, WrongLedger
-from spectron_migrate.ledger import shards, sqlite
+from spectron_migrate.errors import Incomplete, InputError, WrongLedger
+from spectron_migrate.ledger import sqlite
 from spectron_migrate.ledger.copying import rows_of
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.markers import NUMBER
 from spectron_migrate.ledger.read import adoption
 from spectron_migrate.ledger.runs import RUN
 from spectron_migrate.ledger.schema import DDL, FORMAT, SENT
-from spectron_migrate.records import canonical_json
+from spectron_migrate.records import canonical_json, counted
+from spectron_migrate.state.shards import find_shards, shard_folder
 
 _Row = dict[str, Any]
-GATHERED = "gathered"
-"""Of the step that says that a ledger was put together from those of shards."""
 
 
 @contextmanager
-def one_ledger(folder: Path, *, now: str) -> Iterator[tuple[Database | None, int]]:
+def one_ledger(folder: Path) -> Iterator[tuple[Database | None, int]]:
     """The ledger in a state directory as it is at one moment, None if there is none; and how many shards it had.
 
-    Raises Incomplete where the ledger of a shard is missing.
+    Raises Incomplete where the ledger of a shard is missing, and InputError for shards of two different counts.
     """
-    try:
-        found = shards.find(folder).complete()
-    except InputError:
-        if shards.counts_in(folder) or Ledger.exists(folder):
-            raise
+    shards = _folders_of_shards(folder)
+    if not shards and not Ledger.exists(folder):
         yield None, 0
         return
     with ExitStack() as opened:
-        ledgers = [opened.enter_context(Ledger.open_for_reading(each)) for each in found.folders]
+        ledgers = [opened.enter_context(Ledger.open_for_reading(each)) for each in shards or [folder]]
         for ledger in ledgers:
             ledger.db.execute("BEGIN")
-        if not found.sharded:
+        if not shards:
             yield ledgers[0].db, 0
             return
         private = sqlite.private_database(Path(tempfile.gettempdir()), None)
         opened.callback(private.close)
         private.connection.executescript(f"{DDL}PRAGMA user_version = {FORMAT};BEGIN IMMEDIATE;")
-        _Gathering(private.connection).run([ledger for ledger in ledgers if ledger.migration() is not None], now)
+        _Gathering(private.connection).run([ledger for ledger in ledgers if ledger.migration() is not None])
         yield private.connection, len(ledgers)
+
+
+def _folders_of_shards(state: Path) -> list[Path]:
+    found = find_shards(state)
+    counts = sorted({count for count, _ in found})
+    if len(counts) > 1:
+        raise InputError(
+            f"{state} holds shards of {' and of '.join(map(str, counts))}: a migration has one number of them",
+            hint="keep those that Spectron was written from, and move the others away",
+        )
+    numbers = [number for _, number in found]
+    missing = [f"{number}/{counts[0]}" for number in range(counts[0]) if number not in numbers] if counts else []
+    if missing:
+        raise Incomplete(
+            f"{counted(len(missing), 'shard has', 'shards have')} no ledger here: {', '.join(missing)}",
+            hint="run it once with the version that began the shards",
+        )
+    return [shard_folder(state, number, counts[0]) for number in numbers]
 
 
 class _Gathering:
@@ -70,7 +84,7 @@ class _Gathering:
         self._scopes: dict[str, _Row] = {}
         self._steps: list[_Row] = []
 
-    def run(self, ledgers: list[Ledger], now: str) -> None:
+    def run(self, ledgers: list[Ledger]) -> None:
         """Raises WrongLedger where they are not of one migration."""
         self._add_migration(ledgers)
         self._add_scans(ledgers)
@@ -81,7 +95,6 @@ class _Gathering:
         for row in self._scopes.values():
             self.insert("scope", row)
         self._add_steps()
-        self.insert("step", {"kind": GATHERED, "subject": "", "detail": "", "who": "state copy", "at": now})
 
     def insert(self, table: str, row: _Row, *, unless_there: bool = False) -> None:
         values = ", ".join("?" * len(row))
@@ -324,8 +337,3 @@ def _step(row: _Row, shard: int, count: int) -> _Row:
 def _is_begun(row: _Row) -> bool:
     """Whether the step begins an adoption; the last step of its kind tells whether it was finished."""
     return row["kind"] == adoption.KIND and bool(json.loads(row["detail"])["phase"] == adoption.BEGUN)
-
-
-def is_gathered(ledger: Ledger) -> bool:
-    """Whether the ledger was put together from those of shards."""
-    return ledger.db.execute("SELECT 1 FROM step WHERE kind = ?", (GATHERED,)).fetchone() is not None

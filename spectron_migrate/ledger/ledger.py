@@ -17,6 +17,7 @@ from spectron_migrate.ledger.schema import DDL, FORMAT
 from spectron_migrate.ledger.workers import Workers
 from spectron_migrate.records import digest
 from spectron_migrate.state import seal
+from spectron_migrate.state.shards import refuse_shards
 from spectron_migrate.state.store import StateStore, place_of
 
 _PLANNED = ("fact", "version", "memory", "selector_path", "selector", "lane", "plan", "scan", "scope", "migration")
@@ -257,16 +258,7 @@ class Ledger:
         ).fetchone()
         return MigrationRow(*row) if row else None
 
-    def claim(
-        self,
-        *,
-        context: str,
-        source: str,
-        mapping_digest: str,
-        tool_version: str,
-        now: str,
-        shard: tuple[int, int] = (0, 1),
-    ) -> MigrationRow:
+    def claim(self, *, context: str, source: str, mapping_digest: str, tool_version: str, now: str) -> MigrationRow:
         """Make this the ledger of a migration, or check that it is; raises WrongLedger. Call inside a transaction.
 
         A ledger from which nothing was sent yet belongs to nobody: another context or source replaces its plan.
@@ -279,8 +271,8 @@ class Ledger:
             self.db.execute(
                 "INSERT INTO migration"
                 "(id, context, source, mapping_digest, shard, shards, tool_version, created_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (migration_id(context, source), context, source, mapping_digest, *shard, tool_version, now),
+                " VALUES (?, ?, ?, ?, 0, 1, ?, ?)",
+                (migration_id(context, source), context, source, mapping_digest, tool_version, now),
             )
             known = self.migration()
             assert known is not None  # noqa: S101 - just inserted
@@ -329,8 +321,7 @@ def _lock(path: Path) -> FileLock:
         )
     try:
         seal.refuse_left_directory(path.parent)
-        if path.parent.name.startswith("shard-"):
-            seal.refuse_left_directory(path.parent.parent)
+        refuse_shards(path.parent)
     except BaseException:
         lock.close()
         raise

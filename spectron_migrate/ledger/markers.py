@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.records import digest
@@ -14,28 +13,24 @@ _LACKING = "no marker"
 _LARGEST_STEP = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerName:
-    """How the markers of a ledger are named: those of a shard are its own."""
+def marked_migration(ledger: Ledger) -> str:
+    """What markers call the migration; call after the first plan.
 
-    migration: str
-    shard: int
-    shards: int
-    """1 for a migration without shards."""
-
-
-def ledger_name(ledger: Ledger) -> LedgerName:
-    """Call after the first plan. Raw files have no place that tells one Mem0 from another, so the first ones count."""
-    row = ledger.db.execute("SELECT id, source, shard, shards FROM migration").fetchone()
+    Raw files have no place that tells one Mem0 from another, so the first ones count.
+    """
+    row = ledger.db.execute("SELECT id, source FROM migration").fetchone()
     migration = str(row["id"])
     if row["source"] == "files":
         first = ledger.db.execute("SELECT id FROM scan ORDER BY no LIMIT 1").fetchone()
         migration = digest(migration, first["id"])[: len(migration)]
-    return LedgerName(migration, row["shard"], row["shards"])
+    return migration
 
 
 def known_markers(ledger: Ledger) -> set[str]:
-    """The markers that this ledger knows of: numbers of its own runs, and what adoption took over."""
+    """The markers that this ledger knows of: numbers of its own runs, and what adoption took over.
+
+    `shard.shards-number` is one of a run in shards, as an earlier version began it.
+    """
     return {row["subject"] for row in ledger.db.execute("SELECT subject FROM step WHERE kind = ?", (NUMBER,))}
 
 

@@ -42,7 +42,6 @@ from spectron_migrate.records import (
 REPLACED = "replaced"
 """Skipped because the ledger has a newer text of the same memory."""
 MOVED = "moved to another scope in Mem0 after it was sent"
-ELSEWHERE = "in the lanes of another shard now"
 _SENT = ", ".join(f"'{state}'" for state in SENT)
 _SENT_OF_IT = (
     f"FROM version JOIN fact ON fact.id = version.id JOIN {CARRIER}"
@@ -119,13 +118,13 @@ class Merge:
                 self._leave_out(memory, last, recency)
                 return
             is_newer = True
-        moved = self._has_moved(memory.id, placed)
+        moved = isinstance(placed, Placement) and self._moves(memory.id, placed)
         self._remember(
             memory,
             moved_from=self._owners_when_sent(memory.id) if moved else None,
             is_newer=is_newer or (last is not None and self._shows_later(last)),
         )
-        if moved and isinstance(placed, Placement):
+        if moved:
             placed = Skipped(memory.id, MOVED)
         if last is None:
             self._insert(memory, text_digest, placed, version=1, message=message)
@@ -217,14 +216,6 @@ class Merge:
             " ON version.mem0_id = memory.mem0_id AND number = newest_version WHERE memory.mem0_id = ?)",
             (self._plan, mem0_id),
         )
-
-    def _has_moved(self, mem0_id: str, placed: Placement | Skipped) -> bool:
-        """Whether the memory is in Spectron under other owners than those Mem0 has for it now."""
-        if isinstance(placed, Placement):
-            return self._moves(mem0_id, placed)
-        if placed.reason not in (MOVED, ELSEWHERE):
-            return False
-        return self._db.execute(f"SELECT 1 {_SENT_OF_IT} LIMIT 1", (mem0_id,)).fetchone() is not None
 
     def _owners_when_sent(self, mem0_id: str) -> str | None:
         """The ids under which the memory is in Spectron, where their owners still find what is another's now."""

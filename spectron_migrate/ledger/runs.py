@@ -1,14 +1,17 @@
-"""The last run of `replay` and why the server or the ledger refused one, kept for `status`."""
+"""The last runs of `replay` and why the server or the ledger refused one, kept for `status`."""
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 from spectron_migrate.errors import NotLegal, WrongLedger
+from spectron_migrate.ledger import shared
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.records import canonical_json
 
@@ -37,17 +40,8 @@ class LastRun:
     """Options that the next command needs too, with their values."""
     folder: str = ""
     """The working directory, from which paths among the options begin."""
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether a process with its pid exists."""
-        try:
-            os.kill(self.process, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return True
+    host: str = ""
+    """Empty for a run of an earlier version."""
 
 
 @contextmanager
@@ -69,6 +63,7 @@ def record_run(
         in_flight=known_in_flight(ledger),
         called_with=called_with,
         folder=os.getcwd(),
+        host=socket.gethostname(),
     )
     if ledger.workers is None:
         forget_runs(ledger)
@@ -127,10 +122,34 @@ def last_refusal(ledger: Ledger) -> RefusedRun | None:
     return RefusedRun(**json.loads(row["detail"])) if row else None
 
 
+def last_runs(ledger: Ledger) -> list[LastRun]:
+    """The newest run, and those of the processes that delivered together with it; the newest first."""
+    rows = ledger.db.execute(f"SELECT detail FROM step WHERE kind = '{RUN}' ORDER BY id DESC")
+    return [LastRun(**json.loads(row["detail"])) for row in rows]
+
+
 def last_run(ledger: Ledger) -> LastRun | None:
     """The newest run; None where there was none yet."""
-    row = ledger.db.execute(f"SELECT detail FROM step WHERE kind = '{RUN}' ORDER BY id DESC LIMIT 1").fetchone()
-    return LastRun(**json.loads(row["detail"])) if row else None
+    return next(iter(last_runs(ledger)), None)
+
+
+def runs_at_work(ledger: Ledger, runs: Sequence[LastRun]) -> list[LastRun]:
+    """Those whose process lives: in Postgres those that hold the lock of writers, else those of this host by pid."""
+    going_on = [run for run in runs if run.ended is None]
+    if not going_on or isinstance(ledger.path, Path):
+        return [run for run in going_on if run.host in ("", socket.gethostname()) and _is_alive(run.process)]
+    writers = shared.holders_of(ledger.db, shared.WRITER)
+    return [run for run in going_on if (run.host, run.process) in writers]
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def known_in_flight(ledger: Ledger) -> float | None:

@@ -75,7 +75,7 @@ CREATE TABLE migration(
   endpoint TEXT, context TEXT NOT NULL, principal TEXT,
   source TEXT NOT NULL,
   mapping_digest TEXT NOT NULL,
-  shard INTEGER NOT NULL, shards INTEGER NOT NULL,
+  shard INTEGER NOT NULL, shards INTEGER NOT NULL,  -- 0 and 1; others in a ledger that an earlier version began
   scopes_listed_at TEXT,            -- the listing of scopes before we registered the first
   tool_version TEXT NOT NULL, created_at TEXT NOT NULL
 ){rows};

@@ -110,12 +110,13 @@ def scratch_copy(location: PostgresLocation) -> Iterator[sqlite.PrivateDatabase]
 
 
 def discard(database: PostgresDatabase) -> None:
-    """Remove the tables of a ledger that no run claimed."""
+    """Remove the tables of a ledger that no run claimed, and the schema that was made for it."""
     with database.transaction() as db:
         db.execute("DROP VIEW receipt_id")
         for name in reversed(NAMES):
             db.execute(f"DROP TABLE {name}")
         db.execute("DELETE FROM format WHERE part = ?", (PART,))
+    tables.drop_schema(database)
 
 
 def _check(database: PostgresDatabase) -> None:
@@ -128,16 +129,22 @@ def _check(database: PostgresDatabase) -> None:
 
 
 def holder_of(database: PostgresDatabase, lock: str) -> str:
-    """Host and process id of who holds a lock, as it named itself."""
-    key = session_locks.lock_key(database.location.schema, lock)
+    """Who holds a lock, for a message."""
     try:
-        row = database.execute(
-            "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory'"
-            " AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-            " AND classid = ? AND objid = ? AND granted",
-            ((key >> 32) & 0xFFFFFFFF, key & 0xFFFFFFFF),
-        ).fetchone()
+        found = holders_of(database, lock)
     except MigrateError:
-        row = None
-    _, host, process = (row[0] if row else "").split(" ") if row and row[0].count(" ") == 2 else ("", "", "")
-    return f"process {process} on {host}" if process else "another process"
+        found = []
+    return f"process {found[0][1]} on {found[0][0]}" if found else "another process"
+
+
+def holders_of(database: Database, lock: str) -> list[tuple[str, int]]:
+    """Host and process id of all who hold a lock, as they named themselves."""
+    key = session_locks.lock_key(cast("PostgresDatabase", database).location.schema, lock)
+    rows = database.execute(
+        "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory'"
+        " AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        " AND classid = ? AND objid = ? AND granted",
+        ((key >> 32) & 0xFFFFFFFF, key & 0xFFFFFFFF),
+    ).fetchall()
+    names = [str(row[0]).split(" ") for row in rows]
+    return [(name[1], int(name[2])) for name in names if len(name) == 3 and name[2].isdigit()]

@@ -6,10 +6,10 @@ so that the lanes of a dead one are free at once. What limits a run is counted h
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from spectron_migrate.clocks import seconds_with_sleep
 from spectron_migrate.database import session_locks, tables
 from spectron_migrate.errors import InputError, LedgerLocked
 from spectron_migrate.ledger.shared import WRITER, holder_of
@@ -144,7 +144,7 @@ class Workers:
     @property
     def is_fresh(self) -> bool:
         """Whether Postgres served the connection so lately that nobody else sends in the lanes that it holds."""
-        return not self._database.is_lost and time.monotonic() - self._database.answered_at < FRESH_S
+        return not self._database.is_lost and seconds_with_sleep() - self._database.answered_at < FRESH_S
 
     def ask(self) -> None:
         """Ask Postgres for an answer; raises Unreachable."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +15,6 @@ from spectron_migrate.cutover.gates import evaluate_gates
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read.status import count_by_state, count_in_doubt, count_late, count_pending
-from spectron_migrate.ledger.shards import find
 from spectron_migrate.records import parse_time
 from spectron_migrate.settings import Settings
 from spectron_migrate.state.following import is_followed
@@ -35,7 +33,7 @@ class Numbers:
     """All that is exported, as of one moment, except for the requests of this process."""
 
     states: Mapping[str, int] = field(default_factory=dict)
-    """Facts by state, with those of all shards."""
+    """Facts by state."""
     late: int = 0
     pending: int = 0
     in_doubt: int = 0
@@ -59,7 +57,7 @@ class Numbers:
 def read_numbers(settings: Settings, store: Path | StateStore, mapping: str, *, now: datetime | None = None) -> Numbers:
     """Read them; `mapping`: digest of the mapping, for the gates."""
     now = now or datetime.now(UTC)
-    numbers = _of_ledgers(store)
+    numbers = _of_ledger(store)
     try:
         state = read_journal(store).state
         routing = _routing(store) or routing_of(state)
@@ -80,16 +78,15 @@ def read_numbers(settings: Settings, store: Path | StateStore, mapping: str, *, 
     )
 
 
-def _of_ledgers(store: Path | StateStore) -> Numbers:
+def _of_ledger(store: Path | StateStore) -> Numbers:
     try:
-        with ExitStack() as stack:
-            ledgers = [stack.enter_context(Ledger.open_for_reading(each)) for each in find(store).folders]
-            row = next((found for ledger in ledgers if (found := ledger.migration()) is not None), None)
+        with Ledger.open_for_reading(store) as ledger:
+            row = ledger.migration()
             return Numbers(
-                states=count_by_state(ledgers),
-                late=count_late(ledgers),
-                pending=count_pending(ledgers),
-                in_doubt=count_in_doubt(ledgers),
+                states=count_by_state(ledger),
+                late=count_late(ledger),
+                pending=count_pending(ledger),
+                in_doubt=count_in_doubt(ledger),
                 migration=row.id if row is not None else "",
                 context=row.context if row is not None else "",
             )

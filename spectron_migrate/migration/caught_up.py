@@ -1,8 +1,8 @@
-"""Which users may be read from Spectron, according to the ledgers."""
+"""Which users may be read from Spectron, according to the ledger."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import cutover
@@ -10,10 +10,10 @@ from spectron_migrate.state.cutover_state import CutoverState
 from spectron_migrate.state.routing import MOST_BEHIND
 
 
-def owners_behind(ledgers: Sequence[Ledger], state: CutoverState, refused: Mapping[str, str]) -> set[str] | None:
+def owners_behind(ledger: Ledger, state: CutoverState, refused: Mapping[str, str]) -> set[str] | None:
     """The ids of all owners who must not be read from Spectron now; None if they are too many to list.
 
     Owners of a `refused` memory, and of one whose owners changed, stay behind until it is accepted at its gate.
     """
-    short = state.not_accepted("refused", refused) + state.not_accepted("moved", cutover.moved_memories(ledgers))
-    return cutover.owners_behind(ledgers, MOST_BEHIND, short)
+    short = state.not_accepted("refused", refused) + state.not_accepted("moved", cutover.moved_memories(ledger))
+    return cutover.owners_behind(ledger, MOST_BEHIND, short)

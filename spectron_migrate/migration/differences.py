@@ -1,8 +1,7 @@
-"""All of Mem0 compared with the ledgers, memory by memory."""
+"""All of Mem0 compared with the ledger, memory by memory."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -10,7 +9,7 @@ from spectron_migrate.dump import Dump
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.pending import is_decided_older
 from spectron_migrate.ledger.read import cutover, memories
-from spectron_migrate.ledger.schema import STORED, UNDECIDED
+from spectron_migrate.ledger.schema import UNDECIDED
 from spectron_migrate.migration.changes import Settling
 from spectron_migrate.records import digest
 
@@ -40,22 +39,20 @@ class Differences:
         return self.missing + self.undecided + self.extra
 
 
-def compare_with_ledger(ledgers: Sequence[Ledger], dump: Dump, settling: Settling) -> Differences:
-    """Compare every memory of a complete dump with the ledgers, and the ledgers with the dump."""
+def compare_with_ledger(ledger: Ledger, dump: Dump, settling: Settling) -> Differences:
+    """Compare every memory of a complete dump with the ledger, and the ledger with the dump."""
     waiting = missing = undecided = found = count = 0
     named: list[str] = []
     given = dump.memories()
     while batch := list(islice(given, _BATCH)):
         ids = [memory.id for memory in batch]
-        known_to = [memories.newest_texts(ledger, ids) for ledger in ledgers]
+        texts = memories.newest_texts(ledger, ids)
         for memory in batch:
             count += 1
-            # If several shards know the memory, the one that sent it counts.
-            rows = [texts[memory.id] for texts in known_to if memory.id in texts]
-            known = min(rows, key=lambda row: row.state not in STORED, default=None)
-            found += sum(row.tombstoned_at is None for row in rows)
+            known = texts.get(memory.id)
+            found += known is not None and known.tombstoned_at is None
             is_other = known is None or known.tombstoned_at is not None or known.digest != digest(memory.memory)
-            if is_other and not any(is_decided_older(one, memory.id, memory.memory, dump.digest) for one in ledgers):
+            if is_other and not is_decided_older(ledger, memory.id, memory.memory, dump.digest):
                 if not settling.is_settled(memory):
                     waiting += 1
                     continue
@@ -66,4 +63,4 @@ def compare_with_ledger(ledgers: Sequence[Ledger], dump: Dump, settling: Settlin
                 continue
             if len(named) < NAMED:
                 named.append(memory.id)
-    return Differences(count, waiting, missing, undecided, cutover.count_living(ledgers) - found, tuple(named))
+    return Differences(count, waiting, missing, undecided, cutover.count_living(ledger) - found, tuple(named))

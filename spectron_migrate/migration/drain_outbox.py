@@ -23,7 +23,6 @@ from spectron_migrate.ledger import Ledger, batches, messages, plan, runs
 from spectron_migrate.ledger.merge import Merge
 from spectron_migrate.ledger.read import cutover, memories
 from spectron_migrate.ledger.read.cutover import Undecided
-from spectron_migrate.ledger.shards import refuse_outbox
 from spectron_migrate.mapping import ScopeMapping, Unmapped
 from spectron_migrate.migration.captured import CapturedMessages, memory_of
 from spectron_migrate.migration.caught_up import owners_behind
@@ -110,12 +109,11 @@ class Drainer:
         """Deliver what waits, and publish who is caught up; hold `round_lock` meanwhile.
 
         None while the base of the cutover is not planned. Raises LedgerLocked while another process writes the ledger,
-        InputError where the migration is in shards or was planned with another mapping, and what delivery raises.
+        InputError where the migration was planned with another mapping, and what delivery raises.
         """
         state = read_journal(self._state).state
         if not state.is_under_way or state.catch_up != "outbox" or state.fence is None:
             return None
-        refuse_outbox(self._state)
         if not Ledger.exists(self._state):
             return None
         with Ledger.open_for_writing(self._state, create=False) as ledger:
@@ -144,7 +142,7 @@ class Drainer:
         as_of = format_time(batch.as_of)
         caught_up = CaughtUp(as_of, now.timestamp() + self._max_lag_s, behind)
         publish_routing(self._state, caught_up, now=format_time(self._now()))
-        left = cutover.count_undecided([ledger])
+        left = cutover.count_undecided(ledger)
         return Drained(len(batch.results), written, left, len(unknown), as_of, behind)
 
     def _check_mapping(self, ledger: Ledger) -> None:
@@ -194,7 +192,7 @@ class Drainer:
         return set()
 
     async def _deliver(self, ledger: Ledger, api: SpectronApi, number: int) -> int:
-        left = cutover.count_undecided([ledger]).total
+        left = cutover.count_undecided(ledger).total
         if not left:
             return 0
         me = await check_server(
@@ -238,8 +236,8 @@ class Drainer:
         `calls`: those whose results are unknown, and those that run. The owner of a running call stays behind, because
         if its process dies, nothing tells before the next drain that it may have written.
         """
-        refused = cutover.refused_memories([ledger])
-        owners = owners_behind([ledger], read_journal(self._state).state, refused)
+        refused = cutover.refused_memories(ledger)
+        owners = owners_behind(ledger, read_journal(self._state).state, refused)
         if owners is None or any(not call.owners and call.memory is None for call in calls):
             return None
         return frozenset(owners).union(*(call.owners or _owners_of(ledger, call.memory) for call in calls))

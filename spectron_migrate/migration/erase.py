@@ -71,7 +71,7 @@ class Eraser:
 
     def __init__(
         self,
-        ledgers: Sequence[Ledger],
+        ledger: Ledger,
         api: SpectronApi,
         state: Path | StateStore,
         *,
@@ -79,20 +79,19 @@ class Eraser:
         now: str,
         reporter: Reporter,
     ) -> None:
-        """The ledgers of all shards, opened for writing. Raises WrongLedger for those of another migration."""
-        self._ledgers = ledgers
+        """`ledger`: open for writing. Raises WrongLedger for that of another migration."""
+        self._ledger = ledger
         self._api = api
         self._state = state
         self._now = now
         self._reporter = reporter
-        for ledger in ledgers:
-            known = ledger.migration()
-            if known is None or known.id != migration or known.context != api.context:
-                found = f"{known.id} of context {known.context}" if known else "none"
-                raise WrongLedger(
-                    f"the ledger at {ledger.path} is of migration {found}, not {migration} of context {api.context}",
-                    hint="spectron-migrate status names the migration",
-                )
+        known = ledger.migration()
+        if known is None or known.id != migration or known.context != api.context:
+            found = f"{known.id} of context {known.context}" if known else "none"
+            raise WrongLedger(
+                f"the ledger at {ledger.path} is of migration {found}, not {migration} of context {api.context}",
+                hint="spectron-migrate status names the migration",
+            )
 
     async def examine(self, paths: Sequence[str]) -> list[Erasable]:
         """Examine scopes without changing anything.
@@ -133,14 +132,12 @@ class Eraser:
             changed += (await self._examine_sessions(scope.path)).problems
             if changed:
                 raise _not_exact_error(changed)
-            for ledger in self._ledgers:
-                with ledger.transaction():
-                    erasing.begin(ledger, scope.path, now=self._now)
+            with self._ledger.transaction():
+                erasing.begin(self._ledger, scope.path, now=self._now)
             forgotten += await self._forget(scope, began_s)
             await self._check_erased(scope)
-            for ledger in self._ledgers:
-                with ledger.transaction():
-                    erasing.finish(ledger, scope.path, now=self._now)
+            with self._ledger.transaction():
+                erasing.finish(self._ledger, scope.path, now=self._now)
             self._reporter.advance(1)
         return forgotten
 
@@ -163,8 +160,8 @@ class Eraser:
 
     def _seconds_since_begun(self, path: str) -> float | None:
         """How long ago an earlier process began to erase the scope; None where none did, or all finished."""
-        began = [at for ledger in self._ledgers if (at := begun_at(ledger, path)) is not None]
-        return (parse_time(self._now) - parse_time(max(began))).total_seconds() if began else None
+        began = begun_at(self._ledger, path)
+        return (parse_time(self._now) - parse_time(began)).total_seconds() if began is not None else None
 
     # -- what prevents it ---------------------------------------------------------------------------------
 
@@ -202,48 +199,46 @@ class Eraser:
 
     def _problems_of_nodes(self, path: str, listed: Sequence[str]) -> list[str]:
         problems = []
-        if not any(erasing.is_ours(ledger, path) for ledger in self._ledgers):
+        if not erasing.is_ours(self._ledger, path):
             problems.append(f"scope {path} was not registered by this migration")
         problems += [
             f"scope {node} below {path} was made by somebody else"
             for node in listed
-            if _is_below(node, path) and not any(erasing.was_intended(ledger, node) for ledger in self._ledgers)
+            if _is_below(node, path) and not erasing.was_intended(self._ledger, node)
         ]
         return problems
 
     def _problems_of_facts(self, path: str, wanted: Sequence[str]) -> list[str]:
         problems = []
-        for ledger in self._ledgers:
-            for selector, undecided in erasing.selectors_in(ledger, path):
-                others = sorted(
-                    {one for clause in selector for one in clause if not any(_is_in(one, each) for each in wanted)}
-                )
-                if others:
-                    problems.append(f"memories in {path} are also in scope {', '.join(others)}, which stays")
-                if undecided:
-                    problems.append(f"{path} holds {counted(undecided, 'memory')} not decided yet")
+        for selector, undecided in erasing.selectors_in(self._ledger, path):
+            others = sorted(
+                {one for clause in selector for one in clause if not any(_is_in(one, each) for each in wanted)}
+            )
+            if others:
+                problems.append(f"memories in {path} are also in scope {', '.join(others)}, which stays")
+            if undecided:
+                problems.append(f"{path} holds {counted(undecided, 'memory')} not decided yet")
         return problems
 
     async def _examine_sessions(self, path: str) -> _Examined:
         """Compare our sessions there with our turns: they must hold those and nothing else."""
         examined = _Examined()
         begun = self._is_begun(path)
-        for ledger in self._ledgers:
-            for session in erasing.sessions_in(ledger, path):
-                try:
-                    listed = {turn.id for turn in await self._api.turns(session.server_id)}
-                except UnknownSession:
-                    listed = set()
-                if session.claimed - listed and not begun:
-                    examined.problems.append(
-                        f"session {session.server_id} in {path} lacks {counted(len(session.claimed - listed), 'turn')}"
-                        " that were confirmed: is this the right server?"
-                    )
-                others = len(listed - session.claimed - session.residue)
-                if others:
-                    foreign = counted(others, "turn")
-                    examined.problems.append(f"session {session.server_id} in {path} holds {foreign} of others")
-                examined.turns += len(listed)
+        for session in erasing.sessions_in(self._ledger, path):
+            try:
+                listed = {turn.id for turn in await self._api.turns(session.server_id)}
+            except UnknownSession:
+                listed = set()
+            if session.claimed - listed and not begun:
+                examined.problems.append(
+                    f"session {session.server_id} in {path} lacks {counted(len(session.claimed - listed), 'turn')}"
+                    " that were confirmed: is this the right server?"
+                )
+            others = len(listed - session.claimed - session.residue)
+            if others:
+                foreign = counted(others, "turn")
+                examined.problems.append(f"session {session.server_id} in {path} holds {foreign} of others")
+            examined.turns += len(listed)
         if not examined.problems:
             examined.problems += await self._foreign_passages(path)
         return examined
@@ -257,24 +252,20 @@ class Eraser:
         if len(found.hits) >= PASSAGES and not self._is_begun(path):
             return [f"{path} holds {PASSAGES} passages or more, and a query cannot show that all are of this migration"]
         passages = [hit for hit in found.hits if hit.source == "memory_chunk"]
-        foreign = [
-            hit
-            for hit in passages
-            if not any(erasing.wrote(ledger, path, hit.id, hit.text) for ledger in self._ledgers)
-        ]
+        foreign = [hit for hit in passages if not erasing.wrote(self._ledger, path, hit.id, hit.text)]
         if not foreign:
             return []
         return [f"{counted(len(foreign), 'passage')} in {path} came from somebody else"]
 
     def _is_begun(self, path: str) -> bool:
-        return any(path in unfinished(ledger) for ledger in self._ledgers)
+        return path in unfinished(self._ledger)
 
     def _erasable(self, path: str, listed: Sequence[str], turns: int) -> Erasable:
         return Erasable(
             path=path,
             nodes=tuple(sorted(node for node in listed if _is_below(node, path))),
-            memories=sum(erasing.count_in(ledger, path) for ledger in self._ledgers),
-            sessions=tuple(one.server_id for ledger in self._ledgers for one in erasing.sessions_in(ledger, path)),
+            memories=erasing.count_in(self._ledger, path),
+            sessions=tuple(one.server_id for one in erasing.sessions_in(self._ledger, path)),
             turns=turns,
             begun=self._is_begun(path),
         )

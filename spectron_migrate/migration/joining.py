@@ -81,36 +81,39 @@ async def open_again(
     InputError where the database has forgotten something, LedgerLocked where another plan was made meanwhile, and
     NotLegal or WrongLedger where another command began what it has to finish first.
     """
-    location, began = lost.path, clock()
-    reporter.warn(f"the connection to {location} was lost: trying to reach it again")
+    began = clock()
+    reporter.warn(f"the connection to {lost.path} was lost: trying to reach it again")
     while True:
         check_interrupted()
         try:
             ledger = await open_ledger(
-                location, lost=lost.db, reporter=reporter, check_interrupted=check_interrupted, sleep=sleep
+                lost.path, lost=lost.db, reporter=reporter, check_interrupted=check_interrupted, sleep=sleep
             )
-            break
+            try:
+                _go_on(ledger, number, terms)
+            except BaseException:
+                ledger.close()
+                raise
+            return ledger
         except Unreachable:
             if clock() - began > LOST_LIMIT_S:
                 raise
             await sleep(1.0)
-    workers = ledger.workers
+
+
+def _go_on(ledger: Ledger, number: int, terms: Mapping[str, Json]) -> None:
+    """Join the others again, or be the first of them."""
+    workers, last = ledger.workers, plan.last_plan(ledger)
     assert workers is not None  # noqa: S101 - only a connection can be lost
-    try:
-        last = plan.last_plan(ledger)
-        if last is None or last[0] != number:
-            raise LedgerLocked("another process has planned anew meanwhile", hint="run it again: it goes on")
-        workers.check_terms(terms)
-        refuse_half_erased(ledger)  # while nobody held the lock, anybody may have written the ledger
-        refuse_half_adopted(ledger)
-        if workers.is_alone:
-            with ledger.transaction():
-                sessions.orphan_openings(ledger)
-        workers.let_others_join()
-    except BaseException:
-        ledger.close()
-        raise
-    return ledger
+    if last is None or last[0] != number:
+        raise LedgerLocked("another process has planned anew meanwhile", hint="run it again: it goes on")
+    workers.check_terms(terms)
+    refuse_half_erased(ledger)  # while nobody held the lock, anybody may have written the ledger
+    refuse_half_adopted(ledger)
+    if workers.is_alone:
+        with ledger.transaction():
+            sessions.orphan_openings(ledger)
+    workers.let_others_join()
 
 
 def planned_number(ledger: Ledger, mapping: ScopeMapping, *, context: str, fingerprint: str | None) -> int:

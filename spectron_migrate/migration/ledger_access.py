@@ -1,42 +1,21 @@
-"""Access to the ledgers of one migration: open them to read, and keep other processes from writing them.
+"""The locks of rounds and of following.
 
-During a cutover, ledgers are written only in rounds and drains. Both hold one lock, so that two processes never do it
+During a cutover, the ledger is written only in rounds and drains. Both hold one lock, so that two processes never do it
 at the same time.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from spectron_migrate.errors import LedgerLocked
-from spectron_migrate.ledger import Ledger
-from spectron_migrate.ledger.shards import find, open_all
 from spectron_migrate.state.following import FOLLOW_LOCK
 from spectron_migrate.state.store import Lock, StateStore, store_at
 
 LOCK_FILE = "round.lock"
-
-
-@contextmanager
-def open_ledgers(state: Path | StateStore) -> Iterator[list[Ledger]]:
-    """All ledgers of the migration, for reading."""
-    with ExitStack() as open_things:
-        ledgers = open_all(state)
-        for ledger in ledgers:
-            open_things.enter_context(ledger)
-        yield ledgers
-
-
-@contextmanager
-def hold_ledgers(state: Path | StateStore) -> Iterator[None]:
-    """Keep every replay from writing meanwhile; raises LedgerLocked naming who is at work."""
-    with ExitStack() as open_things:
-        for folder in find(state).complete().folders:
-            open_things.enter_context(Ledger.open_for_writing(folder))
-        yield
 
 
 @asynccontextmanager

@@ -25,7 +25,6 @@ from spectron_migrate.mapping.unmapped import UnmappedMemories
 from spectron_migrate.mem0.seen_ids import SeenIds
 from spectron_migrate.migration.changes import Changes
 from spectron_migrate.migration.planning_warnings import warn_before_planning, warn_left_behind, warn_merged
-from spectron_migrate.migration.sharding import Sharding
 from spectron_migrate.migration.time_notes import TimeNotes
 from spectron_migrate.records import (
     NAMED,
@@ -60,7 +59,6 @@ def make_plan(
     now: str,
     reporter: Reporter,
     check_interrupted: Callable[[], None] = lambda: None,
-    sharding: Sharding | None = None,
     changes: Changes | None = None,
     deletions: bool = True,
     choices: Mapping[str, Literal["newer", "older"]] | None = None,
@@ -79,10 +77,10 @@ def make_plan(
     fingerprint = fingerprint_of(dump, mapping, filters)
     scan = _scan_row(dump)
     with ledger.transaction():
-        migration = _claim(ledger, dump, mapping, sharding, context=context, now=now)
+        migration = _claim(ledger, dump, mapping, context=context, now=now)
         same_mapping = migration.mapping_digest == mapping.digest
         merge_into = partial(Merge, ledger, scan=scan, migration=migration.id, same_mapping=same_mapping, now=now)
-        choose = partial(_apply_choices, ledger, mapping, sharding, choices or {}, merge_into, now=now)
+        choose = partial(_apply_choices, ledger, mapping, choices or {}, merge_into, now=now)
         unchanged = _unchanged_plan(ledger, dump, scan, fingerprint, merge_into, deletions=deletions)
         if unchanged is not None:
             choose(unchanged)
@@ -99,7 +97,7 @@ def make_plan(
         notes = TimeNotes()
         if only is None or only:
             chosen = _chosen_memories(ledger, dump, mapping, filters, changes, reporter, check_interrupted)
-            notes = _merge_memories(merge, ledger, dump, mapping, chosen, sharding, now=now, changes=changes)
+            notes = _merge_memories(merge, dump, mapping, chosen, now=now, changes=changes)
             if deletions:
                 _merge_tombstones(merge, ledger, dump, filters, changes)
         choose(number)
@@ -133,16 +131,13 @@ def fingerprint_of(dump: Dump, mapping: ScopeMapping, filters: Filters) -> str:
     return digest(dump.digest, mapping.digest, *_filter_parts(filters))
 
 
-def _claim(
-    ledger: Ledger, dump: Dump, mapping: ScopeMapping, sharding: Sharding | None, *, context: str, now: str
-) -> MigrationRow:
+def _claim(ledger: Ledger, dump: Dump, mapping: ScopeMapping, *, context: str, now: str) -> MigrationRow:
     return ledger.claim(
         context=context,
         source=dump.source.identity,
         mapping_digest=mapping.digest,
         tool_version=__version__,
         now=now,
-        shard=(sharding.shard.number, sharding.shard.of) if sharding else (0, 1),
     )
 
 
@@ -233,17 +228,9 @@ def _chosen_memories(
 
 
 def _merge_memories(
-    merge: Merge,
-    ledger: Ledger,
-    dump: Dump,
-    mapping: ScopeMapping,
-    chosen: Iterable[Memory],
-    sharding: Sharding | None,
-    *,
-    now: str,
-    changes: Changes | None,
+    merge: Merge, dump: Dump, mapping: ScopeMapping, chosen: Iterable[Memory], *, now: str, changes: Changes | None
 ) -> TimeNotes:
-    """Merge each memory, unless another shard plans it; raises InputError naming those without a rule."""
+    """Merge each memory; raises InputError naming those without a rule."""
     notes = TimeNotes()
     refused = UnmappedMemories()
     for memory in chosen:
@@ -251,15 +238,12 @@ def _merge_memories(
         if isinstance(mapped, Unmapped):
             refused.add(memory, mapped)
             continue
-        own = mapped if sharding is None else sharding.own_share(ledger, memory, mapped)
-        if own is None:
-            continue
         if not refused.count:
-            merge.add(memory, own, seen_again=dump.manifest.returned_at.get(memory.id))
+            merge.add(memory, mapped, seen_again=dump.manifest.returned_at.get(memory.id))
             if changes is not None and merge.waiting:
                 changes.note_waiting(merge.waiting.pop())
-        if isinstance(own, Placement):
-            notes.add(memory, own.selector, now)
+        if isinstance(mapped, Placement):
+            notes.add(memory, mapped.selector, now)
     merge.flush()
     if refused.count:
         raise InputError(
@@ -272,7 +256,6 @@ def _merge_memories(
 def _apply_choices(
     ledger: Ledger,
     mapping: ScopeMapping,
-    sharding: Sharding | None,
     choices: Mapping[str, Literal["newer", "older"]],
     merge_into: Callable[..., Merge],
     number: int,
@@ -294,11 +277,9 @@ def _apply_choices(
         if isinstance(mapped, Unmapped):
             wrong.append(f"the mapping has no rule for memory {mem0_id}: {mapped.why}")
             continue
-        own = mapped if sharding is None else sharding.own_share(ledger, found.memory, mapped)
-        if own is not None:
-            merge = merge_into(number, scan=found.scan)
-            merge.add(found.memory, own, is_newer=True)
-            _refuse_moves(merge.scope_changes)
+        merge = merge_into(number, scan=found.scan)
+        merge.add(found.memory, mapped, is_newer=True)
+        _refuse_moves(merge.scope_changes)
     if wrong:
         raise InputError.of_all(wrong, hint="spectron-migrate status lists the memories that wait for a decision")
 

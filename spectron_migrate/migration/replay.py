@@ -36,7 +36,6 @@ from spectron_migrate.migration.planning import find_unchanged_plan, fingerprint
 from spectron_migrate.migration.planning_warnings import warn_before_planning
 from spectron_migrate.migration.replay_options import ReplayOptions, refuse_expiry
 from spectron_migrate.migration.replay_summary import ReplaySummary, summarize, with_result
-from spectron_migrate.migration.sharding import Sharding, join_shards
 from spectron_migrate.records import Reporter, counted, format_time
 from spectron_migrate.spectron.api import Sleep, SpectronApi
 from spectron_migrate.state.journal import read_journal
@@ -81,8 +80,7 @@ class Replay:
 
         `deferred`: what earlier rounds of this process left waiting; `marker`: the one that they share.
         """
-        self._root = store_at(state)
-        self._state = store_at(options.shard.folder(self._root)) if options.shard else self._root
+        self._state = store_at(state)
         self._dump = dump
         self._mapping = mapping
         self._options = options
@@ -96,7 +94,6 @@ class Replay:
         self._run: Run | None = None
         self._spent_s = 0.0
         """How long an adoption took, and delivering until the ledger was lost; it counts towards `max_seconds`."""
-        self._join = partial(join_shards, options.shard, state, dump, mapping)
         self._interrupted: ExitCode | None = None
         self._reading: asyncio.Task[Any] | None = None
 
@@ -120,21 +117,20 @@ class Replay:
             assert migration is not None  # noqa: S101 - a plan belongs to a migration
             before = plan_counts(ledger, number)
             summary = summarize(ledger, number, before=before, left_out=self._left_out())
-            pace = Pace.of(self._root, migration.context, self._options.max_in_flight, self._options.max_rps)
+            pace = Pace.of(self._state, migration.context, self._options.max_in_flight, self._options.max_rps)
             cost = adoption_cost(ledger, self._mapping.session_size) if self._options.adopt else None
             forecast = make_forecast(ledger, number, self._planned_from, self._mapping, pace, reporter=self._reporter)
             return replace(summary, forecast=forecast, adoption=cost)
 
     def _open_unchanged(self, context: str, open_things: ExitStack) -> tuple[Ledger, int] | None:
         """The ledger and its plan, where a dry run would change neither; a copy of a large ledger takes its time."""
-        if self._options.shard is not None or self._options.retry_failed or not Ledger.exists(self._state):
+        if self._options.retry_failed or not Ledger.exists(self._state):
             return None
         ledger = open_things.enter_context(Ledger.open_for_reading(self._state))
         context = context or getattr(ledger.migration(), "context", "")
         planned = find_unchanged_plan(ledger, self._planned_from, self._mapping, self._options.filters, context=context)
         if planned is None or plan.would_mark_late(ledger, planned.id):
             return None
-        self._join(context, open_things, dry_run=True)
         warn_before_planning(ledger, self._planned_from, self._options.filters, self._reporter)
         refuse_expiry(ledger, planned.id, self._mapping, self._options)
         return ledger, planned.id
@@ -143,8 +139,7 @@ class Replay:
         ledger = open_things.enter_context(Ledger.scratch_copy(self._state))
         known = ledger.migration()
         context = context or (known.context if known else "")
-        sharding = self._join(context, open_things, dry_run=True)
-        number = self._plan(ledger, sharding, context=context, dry_run=True)
+        number = self._plan(ledger, context=context, dry_run=True)
         with ledger.transaction():
             if self._options.retry_failed:
                 decisions.retry_refused(ledger, number)
@@ -158,12 +153,11 @@ class Replay:
         Raises MigrateError before anything is sent, and NotLegal where the server opens sessions in other scopes.
         """
         with ExitStack() as open_things:
-            sharding = self._join(api.context, open_things, dry_run=False)
             ledger = open_things.enter_context(await self._open())
             if ledger.workers is not None and not ledger.workers.is_alone:
                 start = await self._join_others(ledger, ledger.workers, api)
             else:
-                start = await self._begin_alone(ledger, api, sharding)
+                start = await self._begin_alone(ledger, api)
             run = self._begin(ledger, api, start)
             if not start.may_send:
                 run.halt("limit", "the time that was set is over, and not everything was looked for; nothing was sent")
@@ -191,14 +185,14 @@ class Replay:
             self._state, reporter=self._reporter, check_interrupted=self._raise_if_interrupted, sleep=self._sleep
         )
 
-    async def _begin_alone(self, ledger: Ledger, api: SpectronApi, sharding: Sharding | None) -> _Start:
+    async def _begin_alone(self, ledger: Ledger, api: SpectronApi) -> _Start:
         """Plan, decide what a person has decided, and check the server, while nobody else writes the ledger."""
         # In a thread, so that a signal is handled while a large dump is merged.
-        number = await asyncio.to_thread(self._plan, ledger, sharding, context=api.context)
+        number = await asyncio.to_thread(self._plan, ledger, context=api.context)
         decisions.resolve_all(ledger, self._options.resolve, now=self._stamp())
         adopted = await self._adopt(ledger, api)
         may_send = adopted is None or adopted.finished
-        principal = await self._check_server(ledger, api, number, sharding) if may_send else ""
+        principal = await self._check_server(ledger, api, number) if may_send else ""
         self._mark_late(ledger, number)
         in_flight = runs.known_in_flight(ledger)
         if ledger.workers is not None:
@@ -239,14 +233,16 @@ class Replay:
                     start.plan,
                     self._options.terms,
                     reporter=self._reporter,
-                    check_interrupted=self._raise_if_interrupted,
+                    check_interrupted=partial(
+                        self._raise_if_interrupted, "interrupted while it tried to reach the ledger again"
+                    ),
                     sleep=self._sleep,
                 )
             )
             self._marker.forget_sessions(ledger, now=self._stamp())
             run = self._begin(ledger, api, start)
 
-    def _plan(self, ledger: Ledger, sharding: Sharding | None, *, context: str, dry_run: bool = False) -> int:
+    def _plan(self, ledger: Ledger, *, context: str, dry_run: bool = False) -> int:
         """Merge the dump into the ledger; the number of the plan. Without a dump, what is planned is delivered."""
         if self._dump is None and not self._options.filters and not self._options.choices:
             return planned_number(ledger, self._mapping, context=context, fingerprint=None)
@@ -259,7 +255,6 @@ class Replay:
             now=self._stamp(),
             reporter=self._reporter,
             check_interrupted=self._raise_if_interrupted,
-            sharding=sharding,
             changes=None if dry_run else self._changes,
             deletions=self._counts_deletions(),
             choices=None if dry_run else self._options.choices,
@@ -295,17 +290,15 @@ class Replay:
         """Ask what Spectron is unsure about, once a run by itself has sent something and was not stopped."""
         if self._changes is not None or not summary.written or self._interrupted or summary.stopped:
             return None
-        found = await read_uncertainties(api, [ledger], self._mapping.id_label, now=self._stamp())
+        found = await read_uncertainties(api, ledger, self._mapping.id_label, now=self._stamp())
         keep_uncertainties(self._state, found)
         return found
 
     def _left_out(self) -> Mapping[str, int]:
-        """Rows with content that the dump left out; one shard counts them, and only where nothing is filtered."""
-        options = self._options
-        is_counted = not options.filters and (options.shard is None or options.shard.number == 0)
-        return self._dump.manifest.left_out if is_counted and self._dump is not None else {}
+        """Rows with content that the dump left out; they are counted only where nothing is filtered."""
+        return self._dump.manifest.left_out if not self._options.filters and self._dump is not None else {}
 
-    async def _check_server(self, ledger: Ledger, api: SpectronApi, number: int, sharding: Sharding | None) -> str:
+    async def _check_server(self, ledger: Ledger, api: SpectronApi, number: int) -> str:
         """Check that the plan may be written, and mark the server; returns whose key it is."""
         checking = check_server(
             ledger,
@@ -318,7 +311,6 @@ class Replay:
             retry_refused=self._options.retry_failed,
             now=self._stamp(),
             warn=self._reporter.warn,
-            shards=sharding,
         )
         with runs.note_refusal(ledger, now=self._stamp):
             return (await self._read_unless_interrupted(checking)).principal
@@ -402,16 +394,16 @@ class Replay:
 
     def _others_write(self) -> bool:
         # After `complete` applications write to Spectron, and what they write is newer than anything in Mem0.
-        return not self._options.supersede or read_journal(self._root).state.phase == "complete"
+        return not self._options.supersede or read_journal(self._state).state.phase == "complete"
 
     def _counts_deletions(self) -> bool:
         # Once sealed, Mem0 is left: emptying it must not hide in Spectron what applications read there.
-        return not read_journal(self._root).state.sealed
+        return not read_journal(self._state).state.sealed
 
-    def _raise_if_interrupted(self) -> None:
+    def _raise_if_interrupted(self, message: str = "interrupted before anything was sent") -> None:
         if self._interrupted is not None:
             raise Interrupted(
-                "interrupted before anything was sent",
+                message,
                 hint="run it again",
                 sigterm=self._interrupted == ExitCode.SIGTERM,
             )

@@ -8,7 +8,6 @@ from typing import Literal
 
 from spectron_migrate.errors import InputError
 from spectron_migrate.ledger import Ledger, batches
-from spectron_migrate.ledger.shards import Shard
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.records import Filters, Json, counted
 
@@ -34,8 +33,6 @@ class ReplayOptions:
     max_seconds: float | None = None
     max_tokens: int | None = None
     max_refused: int = 0
-    shard: Shard | None = None
-    """The part of the lanes that this process delivers; other processes deliver the others."""
     called_with: tuple[tuple[str, str], ...] = ()
     """Options of the command line that the next command needs too; kept for `status`."""
     accept_expiry: bool = False

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,14 +23,12 @@ from spectron_migrate.errors import ExitCode, NotLegal
 from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import cutover
 from spectron_migrate.ledger.read.cutover import Undecided
-from spectron_migrate.ledger.shards import Shard, counts_in, find
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.migration.caught_up import owners_behind
 from spectron_migrate.migration.changes import Changes, Settling
 from spectron_migrate.migration.differences import Differences, compare_with_ledger
 from spectron_migrate.migration.drain_outbox import Drained, Drainer
-from spectron_migrate.migration.ledger_access import open_ledgers
 from spectron_migrate.migration.reading import Mem0Reading, Reading
 from spectron_migrate.migration.replay import Replay
 from spectron_migrate.migration.replay_options import ReplayOptions
@@ -223,8 +221,8 @@ class Rounds:
         """
         began = format_time(self._now())
         await self._mem0.read()
-        with open_dump(self.settings.dump) as dump, open_ledgers(self.settings.state) as ledgers:
-            return compare_with_ledger(ledgers, dump, Settling(began, 0.0))
+        with open_dump(self.settings.dump) as dump, Ledger.open_for_reading(self.settings.state) as ledger:
+            return compare_with_ledger(ledger, dump, Settling(began, 0.0))
 
     def drains_outbox(self) -> bool:
         """Whether the adapters capture what the applications write."""
@@ -276,7 +274,7 @@ class Rounds:
         reading = await (self._mem0.read() if reads else self._mem0.read_if_changed())
         only = self._to_plan(reading)
         if only == {} and not reading.was_read and not await asyncio.to_thread(self._has_something_to_send):
-            return await asyncio.to_thread(self._conclude, format_time(started), reading, (), (), None)
+            return await asyncio.to_thread(self._conclude, format_time(started), reading, None, None, None)
         with open_dump(self.settings.dump) as dump:
             if dump.digest != reading.digest:
                 only = None  # an export of somebody else came between
@@ -300,74 +298,65 @@ class Rounds:
             return None
         return {**self._unplanned, **(reading.only or {})}
 
-    def _note_planned(self, planned: str, changes: Sequence[Changes]) -> None:
+    def _note_planned(self, planned: str, changes: Changes) -> None:
         """What was planned of the dump with this digest, and what waits."""
-        self._planned, self._unplanned = planned, {}
-        for each in changes:
-            if each.waiting_memories is None:
-                self._planned = None
-            else:
-                self._unplanned |= each.waiting_memories
+        self._planned = planned if changes.waiting_memories is not None else None
+        self._unplanned = dict(changes.waiting_memories or {})
 
     def _has_something_to_send(self) -> bool:
-        with open_ledgers(self.settings.state) as ledgers:
-            left = cutover.count_undecided(ledgers)
+        with Ledger.open_for_reading(self.settings.state) as ledger:
+            left = cutover.count_undecided(ledger)
             return bool(left.remaining or left.in_doubt)
 
     async def _deliver(
         self, api: SpectronApi, dump: Dump, settling: Settling, *, only: Mapping[str, Memory | None] | None, late: bool
-    ) -> tuple[list[Changes], list[ReplaySummary]]:
-        all_changes, done = [], []
+    ) -> tuple[Changes, ReplaySummary]:
         self._deferred.begin_run()
-        for shard in shards_of(self.settings.state):
-            changes = Changes(settling, only=only, most_waiting=MOST_BEHIND)
-            options = ReplayOptions(
-                supersede=not late,
-                max_in_flight=self.settings.max_in_flight,
-                max_rps=self.settings.max_rps,
-                into_existing=self.settings.into_existing,
-                accept_expiry=self.settings.accept_expiry,
-                shard=shard,
-            )
-            self._replay = Replay(
-                self.settings.state,
-                dump,
-                self.settings.mapping,
-                options,
-                reporter=self._reporter,
-                changes=changes,
-                deferred=self._deferred,
-                marker=self._marker,
-                clock=self._clock,
-                now=self._now,
-                sleep=self._sleep,
-            )
-            if self._reporter.stopped is not None:
-                self._replay.interrupt(self._reporter.stopped)
-            summary = await self._replay.run(api)
-            all_changes.append(changes)
-            done.append(summary)
-        return all_changes, done
+        changes = Changes(settling, only=only, most_waiting=MOST_BEHIND)
+        options = ReplayOptions(
+            supersede=not late,
+            max_in_flight=self.settings.max_in_flight,
+            max_rps=self.settings.max_rps,
+            into_existing=self.settings.into_existing,
+            accept_expiry=self.settings.accept_expiry,
+        )
+        self._replay = Replay(
+            self.settings.state,
+            dump,
+            self.settings.mapping,
+            options,
+            reporter=self._reporter,
+            changes=changes,
+            deferred=self._deferred,
+            marker=self._marker,
+            clock=self._clock,
+            now=self._now,
+            sleep=self._sleep,
+        )
+        if self._reporter.stopped is not None:
+            self._replay.interrupt(self._reporter.stopped)
+        return changes, await self._replay.run(api)
 
     def _conclude(
         self,
         began: str,
         reading: Reading,
-        changes: Sequence[Changes],
-        done: Sequence[ReplaySummary],
+        changes: Changes | None,
+        done: ReplaySummary | None,
         compared: Dump | None,
     ) -> Round:
-        """`compared`: the dump whose memories are compared with the ledger one by one; None for no comparison."""
-        with open_ledgers(self.settings.state) as ledgers:
-            left = cutover.count_undecided(ledgers)
-            refused = cutover.refused_memories(ledgers)
-            behind = owners_behind(ledgers, read_journal(self.settings.state).state, refused)
-            for each in changes:
-                behind = None if behind is None or each.waiting_owners is None else behind | each.waiting_owners
+        """`changes` and `done`: None where nothing was delivered. `compared`: the dump whose memories are compared with
+        the ledger one by one; None for no comparison.
+        """
+        with Ledger.open_for_reading(self.settings.state) as ledger:
+            left = cutover.count_undecided(ledger)
+            refused = cutover.refused_memories(ledger)
+            behind = owners_behind(ledger, read_journal(self.settings.state).state, refused)
+            waiting = changes.waiting_owners if changes is not None else set()
             settling = Settling(began, self.settings.settle_s, self._first_seen)
-            held = {} if any(each.stopped for each in done) else self._deferred.reasons
+            held = {} if done is not None and done.stopped else self._deferred.reasons
             return Round(
-                migration=_migration(ledgers),
+                migration=_migration(ledger),
                 began_at=datetime.fromisoformat(began),
                 memories=reading.memories,
                 new=reading.new,
@@ -377,37 +366,29 @@ class Rounds:
                 returned=reading.returned,
                 was_read=reading.was_read,
                 missed=reading.missed,
-                written=sum(each.written for each in done),
-                late=sum(each.late for each in done),
+                written=done.written if done is not None else 0,
+                late=done.late if done is not None else 0,
                 refused=len(refused),
-                waiting=max((each.waiting for each in changes), default=0),
+                waiting=changes.waiting if changes is not None else 0,
                 left=left,
-                behind=None if behind is None else frozenset(behind),
+                behind=None if behind is None or waiting is None else frozenset(behind | waiting),
                 problem=_problem(done, held),
                 held=len(held),
-                compared=None if compared is None else compare_with_ledger(ledgers, compared, settling),
+                compared=None if compared is None else compare_with_ledger(ledger, compared, settling),
             )
 
 
-def shards_of(state: Path | StateStore) -> Sequence[Shard | None]:
-    """The shards of the migration; `(None,)` if it has none. Raises Incomplete if the ledger of a shard is missing."""
-    if not counts_in(state):
-        return (None,)
-    folders = find(state).complete().folders
-    return tuple(Shard(number, len(folders)) for number in range(len(folders)))
-
-
-def _migration(ledgers: Sequence[Ledger]) -> str:
-    migration = ledgers[0].migration()
+def _migration(ledger: Ledger) -> str:
+    migration = ledger.migration()
     assert migration is not None  # noqa: S101 - a round concludes after a plan
     return migration.id
 
 
-def _problem(done: Sequence[ReplaySummary], held: Mapping[str, str]) -> str | None:
+def _problem(done: ReplaySummary | None, held: Mapping[str, str]) -> str | None:
     """Why a delivery did not finish; undecidable facts hold only their own lane and are no problem."""
     if held:
         return f"{counted(len(held), 'lane is', 'lanes are')} held by doubt: {next(iter(held.values()))}"
-    for each in done:
-        if each.remaining + each.in_doubt and each.exit_code in (ExitCode.UNREACHABLE, ExitCode.KEY):
-            return each.stopped or f"{counted(each.remaining + each.in_doubt, 'memory')} could not be delivered"
-    return None
+    if done is None or done.exit_code not in (ExitCode.UNREACHABLE, ExitCode.KEY):
+        return None
+    left = done.remaining + done.in_doubt
+    return done.stopped or f"{counted(left, 'memory')} could not be delivered" if left else None

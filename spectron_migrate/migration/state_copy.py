@@ -286,7 +286,7 @@ class _Directory:
     @contextmanager
     def reading(self, now: datetime) -> Iterator[tuple[StateContents, Database | None]]:
         state = contents.read_directory(self._folder, now=now)
-        with gathering.one_ledger(self._folder, now=format_time(now)) as (ledger, self.shards):
+        with gathering.one_ledger(self._folder) as (ledger, self.shards):
             yield state, ledger
 
     def fill(self, state: StateContents, ledger: Database | None) -> None:

@@ -42,6 +42,10 @@ class DirectoryState:
         """Make the directory."""
         make_private_directory(self.folder)
 
+    def is_there(self) -> bool:
+        """Whether the directory is there."""
+        return self.folder.is_dir()
+
     def close(self) -> None:
         """Nothing is open."""
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from spectron_migrate.database.location import PostgresLocation
 from spectron_migrate.database.opening import connect
 from spectron_migrate.database.session_locks import lock_key, try_lock, unlock
+from spectron_migrate.database.tables import is_made
 from spectron_migrate.errors import Unreachable
 from spectron_migrate.state.call_log import BUDGET_S
 from spectron_migrate.state.postgres_calls import PostgresCallLog
@@ -92,7 +93,7 @@ class PostgresTables:
 
     def read(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """The rows of a query."""
-        return self._connection.again(lambda db: db.execute(sql, values).fetchall())
+        return self._connection.look(lambda db: db.execute(sql, values).fetchall(), [])
 
     def change(self, *statements: tuple[str, Sequence[Sequence[Any]]]) -> None:
         """Run each statement for each of its rows, in one transaction that is durable."""
@@ -114,12 +115,10 @@ class PostgresState:
 
     folder = None
 
-    def __init__(
-        self, location: PostgresLocation, *, timeout_s: float = 10.0, checked: bool = True, makes: bool = True
-    ) -> None:
-        """Connects when it is used for the first time. `checked`, `makes`: see `PostgresConnection`."""
-        self.connection = PostgresConnection(location, timeout_s=timeout_s, checked=checked, makes=makes)
-        self.again = self.connection.again
+    def __init__(self, location: PostgresLocation, *, timeout_s: float = 10.0, checked: bool = True) -> None:
+        """Connects when it is used for the first time. `checked`: see `PostgresConnection`."""
+        self.connection = PostgresConnection(location, timeout_s=timeout_s, checked=checked)
+        self.again, self.look = self.connection.again, self.connection.look
         self._lock = threading.Lock()
         self._idle: list[PostgresDatabase] = []
         """Connections that hold no lock now."""
@@ -140,8 +139,12 @@ class PostgresState:
         return str(self.place)
 
     def prepare(self) -> None:
-        """Make the schema and the tables."""
-        self.again(lambda _: None)
+        """Connect; the first change makes the schema and the tables."""
+        self.connection.ask(lambda _: None)
+
+    def is_there(self) -> bool:
+        """Whether the schema is there, with tables of ours."""
+        return self.connection.ask(is_made)
 
     def describe(self, name: str) -> str:
         """The name and the database."""
@@ -152,7 +155,7 @@ class PostgresState:
     def read(self, name: str, *, most: int | None = None) -> bytes | None:
         """The contents of a row."""
         data = "data" if most is None else f"substring(data FROM 1 FOR {most:d}) AS data"
-        row = self.again(lambda db: db.execute(f"SELECT {data} FROM document WHERE name = ?", (name,)).fetchone())
+        row = self.look(lambda db: db.execute(f"SELECT {data} FROM document WHERE name = ?", (name,)).fetchone(), None)
         return None if row is None else bytes(row["data"])
 
     def write(self, name: str, data: bytes, *, durable: bool = False, public: bool = False, epoch: int = 0) -> None:
@@ -171,20 +174,20 @@ class PostgresState:
             "SELECT version FROM document WHERE name = ? UNION ALL"
             " SELECT * FROM (SELECT n FROM journal WHERE name = ? ORDER BY n DESC LIMIT 1) AS last"
         )
-        row = self.again(lambda db: db.execute(statement, (name, name)).fetchone())
+        row: Any = self.look(lambda db: db.execute(statement, (name, name)).fetchone(), None)
         return None if row is None else int(row[0])
 
     def age_s(self, name: str) -> float:
         """By the database's clock, whichever host wrote it."""
         statement = "SELECT extract(epoch FROM now() - at)::float8 FROM document WHERE name = ?"
-        row = self.again(lambda db: db.execute(statement, (name,)).fetchone())
+        row: Any = self.look(lambda db: db.execute(statement, (name,)).fetchone(), None)
         return float("inf") if row is None else float(row[0])
 
     def names(self, folder: str) -> list[str]:
         """The rows whose names begin so."""
         statement = "SELECT name FROM document WHERE starts_with(name, ?) ORDER BY name"
-        names = [str(row[0]) for row in self.again(lambda db: db.execute(statement, (f"{folder}/",)).fetchall())]
-        return [name for name in names if name.endswith(".json")]
+        rows: list[Any] = self.look(lambda db: db.execute(statement, (f"{folder}/",)).fetchall(), [])
+        return [name for name in (str(row[0]) for row in rows) if name.endswith(".json")]
 
     def remove(self, name: str) -> None:
         """Remove a row, or all rows of a journal."""
@@ -194,14 +197,15 @@ class PostgresState:
                 db.execute("DELETE FROM document WHERE name = ?", (name,))
                 db.execute("DELETE FROM journal WHERE name = ?", (name,))
 
-        self.again(remove)
+        self.look(remove, None)
 
     # -- journals --
 
     def lines(self, name: str) -> list[bytes]:
         """The lines in their order."""
         statement = "SELECT line FROM journal WHERE name = ? ORDER BY n"
-        return [bytes(row["line"]) for row in self.again(lambda db: db.execute(statement, (name,)).fetchall())]
+        rows: list[Any] = self.look(lambda db: db.execute(statement, (name,)).fetchall(), [])
+        return [bytes(row["line"]) for row in rows]
 
     def append_line(self, name: str, line: bytes, *, after: Sequence[bytes]) -> bool:
         """Append it unless another line has its number.
@@ -225,7 +229,7 @@ class PostgresState:
                 return self.connection.once(append)
             except StateUnreachable as error:
                 try:
-                    found = self.again(look)
+                    found = self.look(look, None)
                     return self.connection.once(append) if found is None else found
                 except StateUnreachable:
                     raise StateUnreachable(
@@ -246,7 +250,7 @@ class PostgresState:
 
     def has_journal(self, name: str) -> bool:
         """Whether it has a line."""
-        return bool(self.again(lambda db: db.execute("SELECT 1 FROM journal WHERE name = ?", (name,)).fetchall()))
+        return bool(self.look(lambda db: db.execute("SELECT 1 FROM journal WHERE name = ?", (name,)).fetchall(), []))
 
     # -- locks --
 
@@ -264,7 +268,7 @@ class PostgresState:
 
     def try_lock(self, name: str) -> PostgresLock | None:
         """Take the lock on a connection of its own if it is free."""
-        self.prepare()  # the schema is there, and it is no pooler in transaction mode
+        self.prepare()  # it is no pooler in transaction mode
         while True:
             database = self._take_idle()
             is_new = database is None
@@ -294,7 +298,7 @@ class PostgresState:
 
     def _holder(self, name: str) -> str | None:
         key = lock_key(self.connection.location.schema, name) & 0xFFFF_FFFF_FFFF_FFFF
-        found = self.again(lambda db: db.execute(_HOLDER, (key >> 32, key & 0xFFFF_FFFF)).fetchone())
+        found = self.connection.ask(lambda db: db.execute(_HOLDER, (key >> 32, key & 0xFFFF_FFFF)).fetchone())
         return None if found is None else str(found[0] or "")
 
     # -- others --

@@ -6,13 +6,12 @@ import os
 import socket
 import threading
 from collections.abc import Callable
-from contextlib import closing
 from typing import TYPE_CHECKING, TypeVar
 
 from spectron_migrate.database.location import PostgresLocation
-from spectron_migrate.database.opening import connect, connect_writer, reconnect
-from spectron_migrate.database.tables import is_made, make_tables
-from spectron_migrate.errors import InputError, Unreachable
+from spectron_migrate.database.opening import connect_writer, reconnect
+from spectron_migrate.database.tables import check_format, format_of, make_tables
+from spectron_migrate.errors import Unreachable
 from spectron_migrate.state import seal_postgres
 from spectron_migrate.state.added_tables import SHARED
 from spectron_migrate.state.seal import StateMoved
@@ -45,16 +44,14 @@ _T = TypeVar("_T")
 class PostgresConnection:
     """One connection. Safe to use from several threads, and in a child process."""
 
-    def __init__(
-        self, location: PostgresLocation, *, timeout_s: float = 10.0, checked: bool = True, makes: bool = True
-    ) -> None:
-        """Connects when it is used for the first time, and then makes the tables if they are not there.
+    def __init__(self, location: PostgresLocation, *, timeout_s: float = 10.0, checked: bool = True) -> None:
+        """Connects when it is used for the first time. The tables are made by the first change, not by looking.
 
-        `checked`: it is one of those who use the state, and raises StateMoved and StateBusy. `makes`: else it is one of
-        those who only look, and raises InputError for a schema that is not there.
+        `checked`: it is one of those who use the state, and raises StateMoved and StateBusy.
         """
-        self._makes = makes
         self._checked = checked
+        self._is_made = False
+        """Whether the tables are known to be there."""
         self.location = location
         self.timeout_s = timeout_s
         self.application = f"spectron-migrate {socket.gethostname()[:30]}/{os.getpid()}"
@@ -69,33 +66,55 @@ class PostgresConnection:
             self._pid, self._database, self._lock = os.getpid(), None, threading.RLock()
         return self._lock
 
+    def look(self, ask: Callable[[PostgresDatabase], _T], nothing: _T) -> _T:
+        """What `ask` gives, which makes no table; `nothing` where there are none. Raises StateUnreachable."""
+        return self.ask(lambda db: ask(db) if self._has_tables(db) else nothing)
+
     def again(self, ask: Callable[[PostgresDatabase], _T]) -> _T:
         """What `ask` gives; asked once more on a new connection if this one is lost. Raises StateUnreachable."""
+        return self.ask(lambda db: ask(self._with_tables(db)))
+
+    def ask(self, ask: Callable[[PostgresDatabase], _T]) -> _T:
+        """As `again`, of what needs no tables."""
         with self.lock:
             had = self._database
             try:
-                return self.once(ask)
+                return self._once(ask)
             except StateUnreachable:
                 if had is None or (had is self._database and not had.is_lost):
                     raise
-            return self.once(ask)
+            return self._once(ask)
 
     def once(self, ask: Callable[[PostgresDatabase], _T]) -> _T:
         """What `ask` gives. Raises StateUnreachable."""
+        return self._once(lambda db: ask(self._with_tables(db)))
+
+    def _once(self, ask: Callable[[PostgresDatabase], _T]) -> _T:
         with self.lock:
             try:
-                return ask(self.connected())
+                if self._database is None or self._database.is_lost:
+                    self._database = self._connect(self._database)
+                return ask(self._database)
             except Unreachable as error:
                 raise unreachable(error) from error
 
     def connected(self) -> PostgresDatabase:
-        """The connection. Raises StateUnreachable."""
-        if self._database is None or self._database.is_lost:
-            try:
-                self._database = self._connect(self._database)
-            except Unreachable as error:
-                raise unreachable(error) from error
-        return self._database
+        """The connection, with the tables. Raises StateUnreachable."""
+        return self.once(lambda db: db)
+
+    def _has_tables(self, database: PostgresDatabase) -> bool:
+        if not self._is_made:
+            found = format_of(database, PART)
+            if found is not None:
+                check_format(database, PART, found, FORMAT)
+            self._is_made = found is not None
+        return self._is_made
+
+    def _with_tables(self, database: PostgresDatabase) -> PostgresDatabase:
+        if not self._has_tables(database):
+            make_state_tables(database)
+            self._is_made = True
+        return database
 
     def close(self) -> None:
         """End the connection."""
@@ -111,23 +130,14 @@ class PostgresConnection:
             use_state(self.location)
             seal_postgres.enter(database)  # it was a copy that had only its mark left
 
-    def _must_be_made(self) -> None:
-        """The schema of a mistyped URL is not made by looking at it."""
-        with closing(connect(self.location, application=self.application, timeout_s=self.timeout_s)) as database:
-            if not is_made(database):
-                raise InputError(
-                    f"there is no ledger in {self.location}", hint="spectron-migrate replay makes it, or name --state"
-                )
-
     def _connect(self, lost: PostgresDatabase | None) -> PostgresDatabase:
+        self._is_made = False  # it may be another database by now
         if lost is not None:
             database = reconnect(lost, timeout_s=self.timeout_s)
         else:
-            if not self._makes:
-                self._must_be_made()
             database = connect_writer(self.location, application=self.application, timeout_s=self.timeout_s)
         try:
-            make_state_tables(database)
+            self._has_tables(database)
             if self._checked:
                 self._enter(database)
         except BaseException:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from spectron_migrate.clocks import seconds_with_sleep
 from spectron_migrate.errors import InputError, NotLegal
 from spectron_migrate.state import journal
 from spectron_migrate.state.cutover_state import CutoverState
@@ -81,7 +82,7 @@ class RoutingReader:
         state: Path | None = None,
         named: bool = True,
         check_every_s: float = CHECK_EVERY_S,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = seconds_with_sleep,
         now: Callable[[], float] = time.time,
     ) -> None:
         """`source`: the file, its state directory, an address, or a state that is asked over the network.
@@ -90,8 +91,8 @@ class RoutingReader:
 
         `state`: the state directory, if it is not where the file lies.
         `named`: somebody chose the source. A default counts as chosen once its directory exists.
-        `clock`: monotonic seconds; `now`: seconds since 1970. Raises ValueError for an address that is neither https
-        nor on this machine.
+        `clock`: monotonic seconds, with those in which the host slept; `now`: seconds since 1970. Raises ValueError for
+        an address that is neither https nor on this machine.
         """
         self._store = None if isinstance(source, Path | str) else source
         text = str(source) if self._store is None else ""

@@ -48,6 +48,8 @@ class ProgressFile:
         host, pid = socket.gethostname(), os.getpid()
         about = {"command": self._command, "host": host, "pid": pid, "at": format_time(self._now())}
         with suppress(OSError):
+            if not store.is_there():
+                return
             if self._store is None:
                 _sweep(store)
             self._store = store

@@ -117,7 +117,10 @@ class StateStore(Protocol):
         """Who holds a lock, for a message."""
 
     def prepare(self) -> None:
-        """Make what is not there yet: the directory, or the schema."""
+        """Make the directory if it is not there; a schema is made by the first change."""
+
+    def is_there(self) -> bool:
+        """Whether there is a directory or a schema, with whatever in it."""
 
     def close(self) -> None:
         """End its connections; may be called twice, and the state used again."""
@@ -132,18 +135,15 @@ class StateStore(Protocol):
         """
 
 
-def store_at(state: Path | PostgresLocation | StateStore, *, makes: bool = True) -> StateStore:
-    """The state in this directory or schema, or the given one. To one schema, a process needs one store.
-
-    `makes`: else a schema that is not there is not made, and InputError is raised.
-    """
+def store_at(state: Path | PostgresLocation | StateStore) -> StateStore:
+    """The state in this directory or schema, or the given one. To one schema, a process needs one store."""
     if isinstance(state, Path):
         return DirectoryState(state)
     if isinstance(state, PostgresLocation):
         # Whoever has a directory needs none of it.
         from spectron_migrate.state.postgres import PostgresState
 
-        return PostgresState(state, makes=makes)
+        return PostgresState(state)
     return state
 
 

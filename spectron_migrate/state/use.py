@@ -10,10 +10,11 @@ from pathlib import Path
 from spectron_migrate.database.location import PostgresLocation, is_url, parse_location
 from spectron_migrate.errors import MigrateError
 from spectron_migrate.state.seal import LEFT, MARK, SEAL, Move, Read, read_file, refuse_left, refuse_left_directory
+from spectron_migrate.state.shards import refuse_shards
 
 
 def use_state(place: Path | PostgresLocation) -> None:
-    """Begin to use a state. Raises StateMoved and StateBusy.
+    """Begin to use a state. Raises StateMoved, StateBusy, and InputError for one in shards.
 
     A copy whose source is sealed is whole. Should `state copy` have ended before it removed the mark, it goes now, with
     the routing of the source, which applications in other languages would go on reading.
@@ -29,6 +30,7 @@ def use_state(place: Path | PostgresLocation) -> None:
             remove(MARK)
     if isinstance(place, Path):
         refuse_left_directory(place)
+        refuse_shards(place)
     else:
         refuse_left(read)
 

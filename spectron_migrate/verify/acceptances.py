@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +12,13 @@ from spectron_migrate.state.store import StateStore
 from spectron_migrate.verify.options import VerifyOptions
 
 
-def with_acceptances(options: VerifyOptions, store: Path | StateStore, ledgers: Sequence[Ledger]) -> VerifyOptions:
-    """The options with the memories that the journal in this directory accepts, for what the ledgers say of them now.
+def with_acceptances(options: VerifyOptions, store: Path | StateStore, ledger: Ledger) -> VerifyOptions:
+    """The options with the memories that the journal in this directory accepts, for what the ledger says of them now.
 
     Raises InputError for a journal that cannot be read.
     """
     state = read_journal(store).state
-    refused, moved = refused_memories(ledgers), moved_memories(ledgers)
+    refused, moved = refused_memories(ledger), moved_memories(ledger)
     return replace(
         options,
         accepted=options.accepted | (set(refused) - set(state.not_accepted("refused", refused))),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -34,7 +34,7 @@ from spectron_migrate.verify.options import Query, VerifyOptions
 from spectron_migrate.verify.other_lenses import check_other_lenses
 from spectron_migrate.verify.past import keep, read_past
 from spectron_migrate.verify.placement import check_placement
-from spectron_migrate.verify.preconditions import check_filters, check_ledgers, check_options, check_server
+from spectron_migrate.verify.preconditions import check_filters, check_ledger, check_options, check_server
 from spectron_migrate.verify.queries import generate_queries
 from spectron_migrate.verify.recall import Mem0Side, RecallTest
 from spectron_migrate.verify.reports.files import check_paths, write_reports
@@ -55,7 +55,7 @@ RECALL_IN_FLIGHT = 4
 
 async def run_dual_verify(
     *,
-    ledger: Ledger | Sequence[Ledger],
+    ledger: Ledger,
     api: SpectronApi,
     dump: Dump | None,
     mapping: ScopeMapping,
@@ -67,7 +67,7 @@ async def run_dual_verify(
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
     rng: Random | None = None,
 ) -> VerifySummary:
-    """Verify what the ledger (or the ledgers of all shards) wrote; resumes a run that was stopped.
+    """Verify what the ledger wrote; resumes a run that was stopped.
 
     `dump` is the replayed dump or a newer one; without it only the ledger says what should be in Spectron. `state` is
     for the report, and its directory for the workspace (default: that of the ledger). `clock` is monotonic, in seconds.
@@ -75,25 +75,24 @@ async def run_dual_verify(
     Raises InputError if there is nothing to verify, WrongLedger for a ledger of another context, source or server,
     KeyRefused for a key that may not read what was written, Unreachable if a system does not answer.
     """
-    ledgers = [ledger] if isinstance(ledger, Ledger) else list(ledger)
     check_options(options)
     check_paths(options.reports)
-    check_ledgers(ledgers, api)
-    check_filters(ledgers, dump, options.filters)
-    await check_server(ledgers, api)
-    store = store_at(state or _state_of(ledgers[0]))
+    check_ledger(ledger, api)
+    check_filters(ledger, dump, options.filters)
+    await check_server(ledger, api)
+    store = store_at(state or _state_of(ledger))
     make_private_directory(store.work_folder)
-    options = with_acceptances(options, store, ledgers)
+    options = with_acceptances(options, store, ledger)
     work = Workspace.open(
         store.work_folder / "verify.db",
-        ledgers,
-        about=_fingerprint(ledgers, api, dump, mapping, mem0_search, options),
+        ledger,
+        about=_fingerprint(ledger, api, dump, mapping, mem0_search, options),
         not_before=format_time(now() - RESUMABLE_FOR),
         now=format_time(now()),
     )
     finished = False
     try:
-        run = _Run(work, ledgers, api, mapping, options, reporter, clock, now(), rng or Random(options.seed))
+        run = _Run(work, api, mapping, options, reporter, clock, now(), rng or Random(options.seed))
         await run.prepare(dump)
         measured = {
             "dump": dump_completeness(dump),
@@ -101,8 +100,8 @@ async def run_dual_verify(
             "isolation": await run.isolation(),
             "recall": await run.recall(mem0_search),
         }
-        uncertain = await read_uncertainties(api, ledgers, mapping.id_label, now=format_time(now()))
-        summary = summarise(work, ledgers, api, dump, mapping, options, measured, run.metrics, format_time(now()))
+        uncertain = await read_uncertainties(api, ledger, mapping.id_label, now=format_time(now()))
+        summary = summarise(work, api, dump, mapping, options, measured, run.metrics, format_time(now()))
         beside = {
             "uncertain": uncertain.to_json(texts=False),
             "past": read_past(store, summary.report["migration"]),
@@ -133,7 +132,6 @@ class _Run:
     """One verification: the steps and what they share."""
 
     work: Workspace
-    ledgers: Sequence[Ledger]
     api: SpectronApi
     mapping: ScopeMapping
     options: VerifyOptions
@@ -156,14 +154,14 @@ class _Run:
                 " about the ledger as that version wrote it"
             )
         index_receipts(self.work, seed=self.options.seed, reporter=self.reporter)
-        record_expectations(self.work, self.ledgers, dump, self.mapping, self.options, reporter=self.reporter)
+        record_expectations(self.work, dump, self.mapping, self.options, reporter=self.reporter)
         self.work.staged()
 
     async def integrity(self) -> dict[str, Json]:
         work, options = self.work, self.options
         with suppress(MigrateError):  # whoever may not list scopes verifies without it
             await self.api.generation()
-        await check_sessions(work, self.ledgers, self.api, in_flight=options.in_flight, reporter=self.reporter)
+        await check_sessions(work, self.api, in_flight=options.in_flight, reporter=self.reporter)
         traced = await check_traces(work, self.api, self.mapping.id_label, self.reporter)
         await check_placement(
             work,
@@ -257,7 +255,7 @@ class _Run:
 
 
 def _fingerprint(
-    ledgers: Sequence[Ledger],
+    ledger: Ledger,
     api: SpectronApi,
     dump: Dump | None,
     mapping: ScopeMapping,
@@ -268,7 +266,7 @@ def _fingerprint(
     queries = [[query.text, query.ids, query.expect] for query in options.queries or ()]
     return digest(
         __version__,
-        canonical_json([receipts.fingerprint(ledger) for ledger in ledgers]),
+        canonical_json(receipts.fingerprint(ledger)),
         api.endpoint,
         api.context,
         dump.digest if dump else "",

@@ -10,7 +10,7 @@ where dump and ledger differ, the memory is pending.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from spectron_migrate.dump import Dump
@@ -77,32 +77,25 @@ class ExpectationRules:
 
 
 def index_receipts(work: Workspace, *, seed: int, reporter: Reporter) -> None:
-    """Note every stored version of the ledgers in the workspace."""
+    """Note every stored version of the ledger in the workspace."""
     reporter.stage("read the ledger")
-    for source, ledger in enumerate(work.ledgers):
-        with work.change():
-            for row in receipts.receipts(ledger):
-                work.add_receipt(source, row, seed=seed)
-                reporter.advance(1)
+    with work.change():
+        for row in receipts.receipts(work.ledger):
+            work.add_receipt(row, seed=seed)
+            reporter.advance(1)
 
 
 def record_expectations(
-    work: Workspace,
-    ledgers: Sequence[Ledger],
-    dump: Dump | None,
-    mapping: ScopeMapping,
-    options: VerifyOptions,
-    *,
-    reporter: Reporter,
+    work: Workspace, dump: Dump | None, mapping: ScopeMapping, options: VerifyOptions, *, reporter: Reporter
 ) -> None:
-    """Record the expectation of every memory in dump and ledgers.
+    """Record the expectation of every memory in dump and ledger.
 
     Raises WrongLedger if dump and ledger belong to different sources.
     """
     if dump is not None:
-        _same_source(ledgers, dump)
-        _from_dump(work, ledgers, dump, mapping, options, reporter)
-    _from_ledgers(work, ledgers, options.filters, options.accepted)
+        _same_source(work.ledger, dump)
+        _from_dump(work, dump, mapping, options, reporter)
+    _from_ledger_beside(work, options.filters, options.accepted)
     work.settle_stale()
 
 
@@ -173,47 +166,38 @@ def lens_of(owners: dict[str, str], mapping: ScopeMapping) -> Lens | None:
     return None
 
 
-def _from_dump(
-    work: Workspace,
-    ledgers: Sequence[Ledger],
-    dump: Dump,
-    mapping: ScopeMapping,
-    options: VerifyOptions,
-    reporter: Reporter,
-) -> None:
-    planned = any(plans.was_planned(ledger, dump.digest) for ledger in ledgers)
+def _from_dump(work: Workspace, dump: Dump, mapping: ScopeMapping, options: VerifyOptions, reporter: Reporter) -> None:
+    ledger = work.ledger
+    planned = plans.was_planned(ledger, dump.digest)
     rules = ExpectationRules(mapping, planned, dump.began, options.accepted, options.accepted_moved)
     reporter.stage("compare dump and ledger", dump.count)
     batches = _Batches(work)
     for memory in dump.memories():
         reporter.advance(1)
         if options.filters.admits(memory):
-            last = _last(ledgers, memory.id)
+            last = memories.last_version(ledger, memory.id)
             is_other = last is not None and last.text_digest != digest(memory.memory)
-            older = is_other and any(is_decided_older(one, memory.id, memory.memory, dump.digest) for one in ledgers)
+            older = is_other and is_decided_older(ledger, memory.id, memory.memory, dump.digest)
             expectation = expectation_of(memory, last, rules, is_decided_older=older)
             if last is not None and expectation.kind == "stored" and not older:
                 expectation = replace(expectation, findings=(*expectation.findings, *_sent_otherwise(last, memory)))
             batches.add(memory.id, expectation)
     for mem0_id in dump.tombstones:
-        last = _last(ledgers, mem0_id)
-        if last is not None and _admitted(ledgers, mem0_id, options.filters):
+        last = memories.last_version(ledger, mem0_id)
+        if last is not None and _admitted(ledger, mem0_id, options.filters):
             batches.add(mem0_id, _gone(mem0_id, last))
     batches.flush()
 
 
-def _from_ledgers(work: Workspace, ledgers: Sequence[Ledger], filters: Filters, accepted: frozenset[str]) -> None:
+def _from_ledger_beside(work: Workspace, filters: Filters, accepted: frozenset[str]) -> None:
     """Memories that only the ledger has: captured after the dump, or from another export."""
-    batches = _Batches(work)
-    for ledger in ledgers:
-        for mem0_id, tombstoned in memories.memories(ledger):
-            if work.expected(mem0_id) is not None or not _admitted(ledgers, mem0_id, filters):
-                continue
-            last = memories.last_version(ledger, mem0_id)
-            if last is not None:
-                batches.add(
-                    mem0_id, _gone(mem0_id, last) if tombstoned else _from_ledger_alone(mem0_id, last, accepted)
-                )
+    ledger, batches = work.ledger, _Batches(work)
+    for mem0_id, tombstoned in memories.memories(ledger):
+        if work.expected(mem0_id) is not None or not _admitted(ledger, mem0_id, filters):
+            continue
+        last = memories.last_version(ledger, mem0_id)
+        if last is not None:
+            batches.add(mem0_id, _gone(mem0_id, last) if tombstoned else _from_ledger_alone(mem0_id, last, accepted))
     batches.flush()
 
 
@@ -261,28 +245,21 @@ def _misplaced(memory: Memory, last: LastVersion, mapped: Placement, rules: Expe
     return ()
 
 
-def _last(ledgers: Sequence[Ledger], mem0_id: str) -> LastVersion | None:
-    """The newest version in the shard that sent it; several know it if its lane changed before anything was sent."""
-    known = [last for ledger in ledgers if (last := memories.last_version(ledger, mem0_id)) is not None]
-    return next((last for last in known if last.state in STORED), known[0] if known else None)
-
-
-def _admitted(ledgers: Sequence[Ledger], mem0_id: str, filters: Filters) -> bool:
+def _admitted(ledger: Ledger, mem0_id: str, filters: Filters) -> bool:
     if not filters:
         return True
-    records = (memories.memory_of(ledger, mem0_id) for ledger in ledgers)
-    return any(memory is not None and filters.admits(memory) for memory in records)
+    memory = memories.memory_of(ledger, mem0_id)
+    return memory is not None and filters.admits(memory)
 
 
-def _same_source(ledgers: Sequence[Ledger], dump: Dump) -> None:
-    for ledger in ledgers:
-        migration = ledger.migration()
-        if migration is not None and migration.source != dump.source.identity:
-            raise WrongLedger(
-                f"the ledger at {ledger.path} belongs to source {migration.source},"
-                f" the dump in {dump.path} to {dump.source.identity}",
-                hint="set --dump to the dump that was replayed, or --state to its ledger",
-            )
+def _same_source(ledger: Ledger, dump: Dump) -> None:
+    migration = ledger.migration()
+    if migration is not None and migration.source != dump.source.identity:
+        raise WrongLedger(
+            f"the ledger at {ledger.path} belongs to source {migration.source},"
+            f" the dump in {dump.path} to {dump.source.identity}",
+            hint="set --dump to the dump that was replayed, or --state to its ledger",
+        )
 
 
 class _Batches:

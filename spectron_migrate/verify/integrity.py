@@ -10,7 +10,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import receipts
 from spectron_migrate.ledger.read.receipts import OurSession
 from spectron_migrate.parallel import for_each
@@ -36,22 +35,20 @@ class SessionListing:
     """Turn ids with a receipt, including those of memories that the options leave out."""
 
 
-async def check_sessions(
-    work: Workspace, ledgers: Sequence[Ledger], api: SpectronApi, *, in_flight: int, reporter: Reporter
-) -> None:
+async def check_sessions(work: Workspace, api: SpectronApi, *, in_flight: int, reporter: Reporter) -> None:
     """List each of our sessions, those with findings twice; findings go into the workspace.
 
     Raises KeyRefused or Unreachable: a memory that cannot be read is never called missing.
     """
     reporter.stage("turns", work.count_sessions())
 
-    async def check(item: tuple[OurSession, int, int]) -> None:
-        session, source, scope = item
+    async def check(item: tuple[OurSession, int]) -> None:
+        session, scope = item
         if not work.is_done("present", session.server_id):
-            listing = await _list(work, ledgers[source], api, session)
+            listing = await _list(work, api, session)
             findings = findings_of(listing)
             if findings:
-                listing = await _list(work, ledgers[source], api, session)
+                listing = await _list(work, api, session)
                 again = set(map(_identity, findings_of(listing)))
                 findings = [each for each in findings if _identity(each) in again]
             findings = [_doubled_elsewhere(work, finding, scope) for finding in findings]
@@ -141,13 +138,13 @@ def _out_of_order(listing: SessionListing, by_id: dict[str, Turn]) -> list[Findi
     ]
 
 
-async def _list(work: Workspace, ledger: Ledger, api: SpectronApi, session: OurSession) -> SessionListing:
+async def _list(work: Workspace, api: SpectronApi, session: OurSession) -> SessionListing:
     # The ledger is read after the server: a turn written in between has its receipt by the second listing.
     try:
         turns = await api.turns(session.server_id)
     except UnknownSession:
         turns = []
-    claimed = receipts.claimed_turns(ledger, session.server_id)
+    claimed = receipts.claimed_turns(work.ledger, session.server_id)
     return SessionListing(session, work.facts_in(session.server_id), turns, frozenset(claimed))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from spectron_migrate.dump import Dump
 from spectron_migrate.dump.owners_seen import OwnersSeen
 from spectron_migrate.errors import InputError, WrongLedger
@@ -37,39 +35,37 @@ def check_options(options: VerifyOptions) -> None:
         raise InputError.of_all(problems)
 
 
-def check_ledgers(ledgers: Sequence[Ledger], api: SpectronApi) -> None:
+def check_ledger(ledger: Ledger, api: SpectronApi) -> None:
     """Raises InputError for a ledger without a migration, WrongLedger for a ledger of another context."""
-    for ledger in ledgers:
-        migration = ledger.migration()
-        if migration is None:
-            raise InputError(f"the ledger at {ledger.path} has no migration yet", hint="spectron-migrate replay")
-        if migration.context != api.context:
-            raise WrongLedger(
-                f"the ledger at {ledger.path} belongs to context {migration.context}, not {api.context}",
-                hint="is SPECTRON_CONTEXT right? each migration has its own --state directory",
-            )
+    migration = ledger.migration()
+    if migration is None:
+        raise InputError(f"the ledger at {ledger.path} has no migration yet", hint="spectron-migrate replay")
+    if migration.context != api.context:
+        raise WrongLedger(
+            f"the ledger at {ledger.path} belongs to context {migration.context}, not {api.context}",
+            hint="is SPECTRON_CONTEXT right? each migration has its own --state directory",
+        )
 
 
-def check_filters(ledgers: Sequence[Ledger], dump: Dump | None, filters: Filters) -> None:
+def check_filters(ledger: Ledger, dump: Dump | None, filters: Filters) -> None:
     """Raises InputError if nothing is known of the owners that the filters name."""
-    if not filters or any(memories.knows_owners(ledger, filters) for ledger in ledgers):
+    if not filters or memories.knows_owners(ledger, filters):
         return
     if dump is None:
-        raise OwnersSeen(filters).refusal(f"the ledger at {ledgers[0].path}")
+        raise OwnersSeen(filters).refusal(f"the ledger at {ledger.path}")
     seen = OwnersSeen(filters).look(dump.memories())
     if not seen.selects:
         raise seen.refusal(f"the dump in {dump.path}")
 
 
-async def check_server(ledgers: Sequence[Ledger], api: SpectronApi) -> None:
+async def check_server(ledger: Ledger, api: SpectronApi) -> None:
     """Raises KeyRefused if the key may not read a scope, WrongLedger if the server never held our sessions."""
     me = await api.me()
-    for ledger in ledgers:
-        paths = {path for text in receipts.written_selectors(ledger) for path in _paths(text)}
-        require_grant(
-            me, "memory:read", sorted(paths), hint="verification needs memory:read on every scope that was written"
-        )
-        await _same_server(ledger, api)
+    paths = {path for text in receipts.written_selectors(ledger) for path in _paths(text)}
+    require_grant(
+        me, "memory:read", sorted(paths), hint="verification needs memory:read on every scope that was written"
+    )
+    await _same_server(ledger, api)
 
 
 async def _same_server(ledger: Ledger, api: SpectronApi) -> None:

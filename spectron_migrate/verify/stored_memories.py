@@ -1,4 +1,4 @@
-"""The stored versions of memories, as a verification reads them: their receipts in the ledgers, chosen by the tables of
+"""The stored versions of memories, as a verification reads them: their receipts in the ledger, chosen by the tables of
 the workspace.
 """
 
@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from spectron_migrate.ledger import Ledger, erasing
 from spectron_migrate.ledger.read import receipts
@@ -14,7 +14,7 @@ from spectron_migrate.ledger.read.receipts import OurSession
 from spectron_migrate.ledger.read.scopes import selectors_covered
 from spectron_migrate.records import Selector, canonical_json, selector_of
 from spectron_migrate.verify.stored_memory import StoredMemory
-from spectron_migrate.verify.tables import LEDGERS, text_key
+from spectron_migrate.verify.tables import text_key
 
 PAGE = 500
 """Rows that are read at once."""
@@ -30,28 +30,26 @@ _EXPECTED = (
 class StoredMemories:
     """Reads them; memory use stays flat."""
 
-    def __init__(self, db: sqlite3.Connection, ledgers: Sequence[Ledger]) -> None:
+    def __init__(self, db: sqlite3.Connection, ledger: Ledger) -> None:
         """`db`: the workspace, where each stored version has its row."""
         self.db = db
-        self.ledgers = ledgers
+        self.ledger = ledger
         self.compared = 0
         """How many passages that no receipt names were compared with all memories."""
         self._recent: dict[int, StoredMemory] = {}
 
     def is_ours(self, selector: Selector) -> bool:
         """Whether this migration made all scopes of a selector."""
-        paths = {path for clause in selector for path in clause}
-        return all(any(erasing.is_ours(ledger, path) for ledger in self.ledgers) for path in paths)
+        return all(erasing.is_ours(self.ledger, path) for path in {path for clause in selector for path in clause})
 
-    def sessions(self) -> Iterator[tuple[OurSession, int, int]]:
-        """Every session with its ledger's number and its scope's."""
-        for source, ledger in enumerate(self.ledgers):
-            for session in receipts.our_sessions(ledger):
-                yield session, source, self._scope(session.selector)
+    def sessions(self) -> Iterator[tuple[OurSession, int]]:
+        """Every session with the number of its scope."""
+        for session in receipts.our_sessions(self.ledger):
+            yield session, self._scope(session.selector)
 
     def count_sessions(self) -> int:
         """Sessions of ours."""
-        return sum(receipts.count_sessions(ledger) for ledger in self.ledgers)
+        return receipts.count_sessions(self.ledger)
 
     def count_facts(self) -> int:
         """Versions of memories that are stored."""
@@ -59,15 +57,9 @@ class StoredMemories:
 
     def facts_in(self, session: str) -> list[StoredMemory]:
         """The facts of one session that the run is about, in the order they were sent."""
-        found = []
-        for source, ledger in enumerate(self.ledgers):
-            rows = receipts.receipts_in_session(ledger, session)
-            known = self._to_check([row.fact * LEDGERS + source for row in rows])
-            for row in rows:
-                number = row.fact * LEDGERS + source
-                if number in known:
-                    found.append(StoredMemory.of(row, known[number]))
-        return found
+        rows = receipts.receipts_in_session(self.ledger, session)
+        known = self._to_check([row.fact for row in rows])
+        return [StoredMemory.of(row, known[row.fact]) for row in rows if row.fact in known]
 
     def _to_check(self, numbers: Sequence[int]) -> dict[int, sqlite3.Row]:
         """The rows of those facts whose memory should be in Spectron, or may be."""
@@ -99,8 +91,7 @@ class StoredMemories:
         """The scopes that a lens covers."""
         found = {
             self._scope(canonical_json(selector)): selector
-            for ledger in self.ledgers
-            for selector in selectors_covered(ledger, lens).values()
+            for selector in selectors_covered(self.ledger, lens).values()
         }
         return iter(sorted(found.items()))
 
@@ -127,21 +118,17 @@ class StoredMemories:
             f"SELECT no FROM fact WHERE scope = ? AND {_EXPECTED} LIMIT ?", (scope, -1 if limit is None else limit)
         )
         while page := numbers.fetchmany(PAGE):
-            yield from self._texts([row["no"] for row in page])
+            yield from receipts.texts_of(self.ledger, [row["no"] for row in page])
 
     def texts_of(self, scope: int) -> Iterator[str]:
         """The texts of a scope's facts."""
         numbers = self.db.execute("SELECT no FROM fact WHERE scope = ?", (scope,))
         while page := numbers.fetchmany(PAGE):
-            yield from (text for _, text in self._texts([row["no"] for row in page]))
+            yield from (text for _, text in receipts.texts_of(self.ledger, [row["no"] for row in page]))
 
     def owners_of(self, row_id: str) -> list[StoredMemory]:
         """Facts whose receipt, or else whose label, names a turn, chunk, entity or attribute id."""
-        numbers = [
-            fact * LEDGERS + source
-            for source, ledger in enumerate(self.ledgers)
-            for fact in receipts.facts_made_into(ledger, [row_id]).get(row_id, ())
-        ]
+        numbers = receipts.facts_made_into(self.ledger, [row_id]).get(row_id, [])
         if not numbers:  # a label may name its memory, where no receipt names the row
             numbers = [row["fact"] for row in self.db.execute("SELECT fact FROM trace WHERE row = ?", (row_id,))]
         marks = ", ".join("?" * len(numbers))
@@ -157,22 +144,17 @@ class StoredMemories:
 
     def newest(self, mem0_id: str) -> StoredMemory | None:
         """The newest stored text of a memory."""
-        numbers = [
-            (row.version, row.fact * LEDGERS + source)
-            for source, ledger in enumerate(self.ledgers)
-            if (row := receipts.newest_receipt(ledger, mem0_id)) is not None
-        ]
-        return next(self._facts("no = ?", (max(numbers)[1],)), None) if numbers else None
+        row = receipts.newest_receipt(self.ledger, mem0_id)
+        return next(self._facts("no = ?", (row.fact,)), None) if row is not None else None
 
     def message_of(self, mem0_id: str) -> StoredMemory | None:
         """The message in whose turn a memory is; None for a memory of its own."""
-        found = (receipts.message_of(ledger, mem0_id) for ledger in self.ledgers)
-        message = next((each for each in found if each is not None), None)
+        message = receipts.message_of(self.ledger, mem0_id)
         return self.newest(message) if message is not None else None
 
     def texts_in(self, message: str) -> list[str]:
         """The texts of the memories in the turn of a message; none for a memory of its own."""
-        return [text for ledger in self.ledgers for text in receipts.texts_in_message(ledger, message)]
+        return receipts.texts_in_message(self.ledger, message)
 
     def owner_counts(self) -> list[tuple[str, int]]:
         """Whose memories should be there, and how many of each."""
@@ -201,7 +183,7 @@ class StoredMemories:
     def _facts(
         self, condition: str, values: tuple[str | int | bytes, ...], limit: int | None = None
     ) -> Iterator[StoredMemory]:
-        """What the ledgers say of the facts that meet a condition, in its order."""
+        """What the ledger says of the facts that meet a condition, in its order."""
         rows = self.db.execute(
             f"SELECT * FROM fact WHERE {condition} LIMIT ?", (*values, -1 if limit is None else limit)
         )
@@ -209,20 +191,7 @@ class StoredMemories:
             if len(self._recent) > RECENT:
                 self._recent.clear()
             known = {row["no"]: row for row in page if row["no"] not in self._recent}
-            for source, facts in _by_ledger(known).items():
-                for row in receipts.receipts_of(self.ledgers[source], facts):
-                    number = row.fact * LEDGERS + source
-                    self._recent[number] = StoredMemory.of(row, known[number])
+            for row in receipts.receipts_of(self.ledger, list(known)):
+                self._recent[row.fact] = StoredMemory.of(row, known[row.fact])
             found = [self._recent[row["no"]] for row in page if row["no"] in self._recent]
             yield from found  # what was erased meanwhile is gone
-
-    def _texts(self, numbers: Sequence[int]) -> Iterator[tuple[str, str]]:
-        for source, facts in _by_ledger(numbers).items():
-            yield from receipts.texts_of(self.ledgers[source], facts)
-
-
-def _by_ledger(numbers: Iterable[int]) -> dict[int, list[int]]:
-    found: defaultdict[int, list[int]] = defaultdict(list)
-    for number in numbers:
-        found[number % LEDGERS].append(number // LEDGERS)
-    return found

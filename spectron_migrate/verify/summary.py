@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from spectron_migrate import __version__
 from spectron_migrate.dump import Dump
 from spectron_migrate.errors import ExitCode
-from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import receipts
 from spectron_migrate.mapping import ScopeMapping
 from spectron_migrate.records import Json, canonical_json, digest
@@ -103,7 +102,6 @@ def integrity_counts(work: Workspace) -> dict[str, Json]:
 
 def summarise(
     work: Workspace,
-    ledgers: Sequence[Ledger],
     api: SpectronApi,
     dump: Dump | None,
     mapping: ScopeMapping,
@@ -116,7 +114,7 @@ def summarise(
     deciding = options.to_json()
     gates = gates_of(measured, deciding)
     verdict = verdict_of(gates)
-    migration = ledgers[0].migration()
+    migration = work.ledger.migration()
     findings = [*_unsent(work), *(finding.to_json() for finding in work.findings())]
     report = {
         "schema": 1,
@@ -127,7 +125,7 @@ def summarise(
         "context": api.context,
         "dump": dump.digest if dump else None,
         "mapping": mapping.digest,
-        "ledger": digest(canonical_json([receipts.fingerprint(ledger) for ledger in ledgers])),
+        "ledger": digest(canonical_json(receipts.fingerprint(work.ledger))),
         "began": work.began,
         "ended": now,
         "holds_texts": True,

@@ -10,10 +10,8 @@ from spectron_migrate.errors import LedgerLocked
 from spectron_migrate.files.locks import FileLock, try_lock
 from spectron_migrate.judge import plain
 
-FORMAT = "5"
+FORMAT = "6"
 """The format of the file; a run in another format begins anew."""
-LEDGERS = 1024
-"""A fact's number in the file is its number in its ledger, times this, plus the ledger's."""
 
 DDL = """
 CREATE TABLE meta(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;

@@ -1,4 +1,4 @@
-"""The workspace of a verification: a private file in the state directory. What is stored is read from the ledgers.
+"""The workspace of a verification: a private file in the state directory. What is stored is read from the ledger.
 
 The file has everything else: which memories are expected, the findings, and what is done, so that a stopped run can be
 resumed; and for each stored version its place in the random order and a key for equal texts. It holds texts of
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -20,31 +20,31 @@ from spectron_migrate.ledger.read.receipts import ReceiptRow
 from spectron_migrate.records import Json, canonical_json, digest
 from spectron_migrate.verify.findings import Finding, FindingKind, Layer
 from spectron_migrate.verify.stored_memories import StoredMemories
-from spectron_migrate.verify.tables import DDL, FORMAT, LEDGERS, connect, hold, remove, text_key
+from spectron_migrate.verify.tables import DDL, FORMAT, connect, hold, remove, text_key
 
 
 class Workspace(StoredMemories):
-    """The file of one verification; `open` resumes an unfinished run with the same options and ledgers."""
+    """The file of one verification; `open` resumes an unfinished run with the same options and ledger."""
 
     def __init__(
         self,
         path: Path,
         db: sqlite3.Connection,
-        ledgers: Sequence[Ledger],
+        ledger: Ledger,
         lock: FileLock,
         *,
         resumed: bool,
         replaced: str = "",
     ) -> None:
         """Use `open`. `replaced`: when a verification began here that another version left unfinished."""
-        super().__init__(db, ledgers)
+        super().__init__(db, ledger)
         self.path = path
         self._lock = lock
         self.resumed = resumed
         self.replaced = replaced
 
     @classmethod
-    def open(cls, path: Path, ledgers: Sequence[Ledger], *, about: str, not_before: str, now: str) -> Self:
+    def open(cls, path: Path, ledger: Ledger, *, about: str, not_before: str, now: str) -> Self:
         """Resume the run with the same `about` that began at `not_before` or later; otherwise begin a new one.
 
         `about` is a digest of everything that the run depends on; times are compared as text. Raises
@@ -58,7 +58,7 @@ class Workspace(StoredMemories):
                 is_known = kept.get("format") == FORMAT
                 goes_on = bool(kept.get("staged")) and kept.get("began", "") >= not_before
                 if goes_on and is_known and kept.get("about") == about:
-                    return cls(path, db, ledgers, lock, resumed=True)
+                    return cls(path, db, ledger, lock, resumed=True)
                 replaced = kept["began"] if goes_on and not is_known else ""
                 db.close()
             remove(path)
@@ -66,7 +66,7 @@ class Workspace(StoredMemories):
         db = connect(path)
         db.executescript(DDL)
         db.executemany("INSERT INTO meta VALUES (?, ?)", [("format", FORMAT), ("about", about), ("began", now)])
-        return cls(path, db, ledgers, lock, resumed=False, replaced=replaced)
+        return cls(path, db, ledger, lock, resumed=False, replaced=replaced)
 
     @property
     def began(self) -> str:
@@ -74,7 +74,7 @@ class Workspace(StoredMemories):
         return str(self.db.execute("SELECT value FROM meta WHERE name = 'began'").fetchone()[0])
 
     def staged(self) -> None:
-        """Note that everything from ledgers and dump is loaded: from now on the run can be resumed."""
+        """Note that everything from ledger and dump is loaded: from now on the run can be resumed."""
         self.db.execute("INSERT INTO meta VALUES ('staged', '1')")
 
     def close(self, *, finished: bool) -> None:
@@ -97,12 +97,12 @@ class Workspace(StoredMemories):
 
     # -- filling it ---------------------------------------------------------------------------------------
 
-    def add_receipt(self, source: int, row: ReceiptRow, *, seed: int) -> None:
-        """A stored version in the ledger with number `source`."""
+    def add_receipt(self, row: ReceiptRow, *, seed: int) -> None:
+        """A stored version; its number is that of its fact in the ledger."""
         self.db.execute(
             f"INSERT INTO fact VALUES ({', '.join('?' * 10)})",
             (
-                row.fact * LEDGERS + source,
+                row.fact,
                 row.mem0_id,
                 row.newest,
                 row.tombstoned,

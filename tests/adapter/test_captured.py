@@ -227,4 +227,4 @@ def test_of_a_message_the_memories_are_named_that_will_not_expire(drains: Drains
     with Ledger.open_for_reading(drains.stage.state) as ledger:
         (number, _) = plan.last_plan(ledger) or (0, "")
         assert sorted(ids(answer)) == plans.will_not_expire(ledger, number)
-        assert set(ids(answer)) == set(cutover.will_not_expire([ledger]))
+        assert set(ids(answer)) == set(cutover.will_not_expire(ledger))

@@ -15,23 +15,15 @@ from typing import Any
 
 import pytest
 
-from spectron_migrate.cutover.ungated_steps import start
-from spectron_migrate.dump import open_dump
 from spectron_migrate.errors import InputError
-from spectron_migrate.ledger.shards import Shard
 from spectron_migrate.mapping import load_mapping
-from spectron_migrate.mem0.open import open_oss
 from spectron_migrate.migration.drain_outbox import Drainer
-from spectron_migrate.migration.export import run_export
-from spectron_migrate.migration.replay import Replay
-from spectron_migrate.migration.replay_options import ReplayOptions
-from spectron_migrate.records import Filters, NullReporter
 from spectron_migrate.state.call_log import ANYBODY, FILE, CallResult, CallSubject, note_missed
 from spectron_migrate.state.cutover_state import Step
-from spectron_migrate.state.journal import read_journal, record_step
+from spectron_migrate.state.journal import record_step
 from spectron_migrate.state.outbox import Outbox
 from tests.adapter.drains import Drains, drained_by, drained_through, tell
-from tests.adapter.support import NotedCalls, Stage, begun, ids, judged, stamp, turns
+from tests.adapter.support import NotedCalls, Stage, begun, ids, judged, turns
 from tests.support import oracle
 from tests.support.proxy import Seen
 
@@ -199,41 +191,6 @@ class Failing:
 
     def add(self, messages: Any, *, user_id: str | None = None) -> Any:
         raise ConnectionError("no way to Mem0")
-
-
-# -- shards ------------------------------------------------------------------------------------------------
-
-
-def test_an_outbox_is_refused_where_the_migration_is_in_shards(stage: Stage) -> None:
-    (stage.state / "shard-0-of-2").mkdir(parents=True)
-    (stage.state / "shard-0-of-2" / "ledger.db").touch()
-    with pytest.raises(InputError, match=r"outbox, and the migration in .* is in shards"):
-        start(stage.state, stage.migration, "outbox", now=stamp(), who="a test", reporter=NullReporter())
-    assert "mem0" == read_journal(stage.state).state.phase
-    stage.start("outbox")  # as an older version would have
-    drainer = Drainer(stage.state, load_mapping(None), Outbox(stage.state, host="here"), max_lag_s=60.0)
-    with pytest.raises(InputError, match="in shards"):
-        drained_by(drainer, stage)
-
-
-def test_shards_are_refused_while_an_outbox_catches_up(stage: Stage) -> None:
-    stage.say("Was here before the cutover began")
-    stage.start("outbox")
-    dump = stage.folder / "dump"
-    with open_oss(stage.config, now=datetime.now(UTC)) as reader:
-        told: dict[str, Any] = {"filters": Filters(), "since": None, "keep_history": False}
-        run_export(reader, dump, reporter=NullReporter(), clock=lambda: datetime.now(UTC), **told)
-
-    async def run() -> None:
-        async with stage.api() as api:
-            options = ReplayOptions(shard=Shard(0, 2))
-            with open_dump(dump) as opened:
-                await Replay(stage.state, opened, load_mapping(None), options, reporter=NullReporter()).run(api)
-
-    with pytest.raises(InputError, match="in shards") as raised:
-        asyncio.run(run())
-    assert "follow" in (raised.value.hint or "")
-    assert [] == list(stage.state.glob("shard-*"))
 
 
 # -- an outbox of the version before -----------------------------------------------------------------------

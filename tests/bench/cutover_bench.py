@@ -101,20 +101,20 @@ def write_report(folder: Path, store: Store) -> None:
 
 
 def planned_mapping(state: Path) -> str:
-    from spectron_migrate.migration.ledger_access import open_ledgers
+    from spectron_migrate.ledger import Ledger
 
-    with open_ledgers(state) as ledgers:
-        migration = ledgers[0].migration()
+    with Ledger.open_for_reading(state) as ledger:
+        migration = ledger.migration()
         assert migration is not None
         return migration.mapping_digest
 
 
 def planned_dump(state: Path) -> str:
     """Digest of the dump that was planned last."""
-    from spectron_migrate.migration.ledger_access import open_ledgers
+    from spectron_migrate.ledger import Ledger
 
-    with open_ledgers(state) as ledgers:
-        return str(ledgers[0].db.execute("SELECT id FROM scan ORDER BY no DESC LIMIT 1").fetchone()[0])
+    with Ledger.open_for_reading(state) as ledger:
+        return str(ledger.db.execute("SELECT id FROM scan ORDER BY no DESC LIMIT 1").fetchone()[0])
 
 
 def environment(server: Server) -> dict[str, str]:

@@ -42,7 +42,6 @@ from spectron_migrate.ledger.read.cutover import count_undecided
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.mapping import load_mapping
 from spectron_migrate.mem0.open import open_oss
-from spectron_migrate.migration.ledger_access import open_ledgers
 from spectron_migrate.records import Memory, SourceInfo, format_time
 from spectron_migrate.state.outbox import Outbox
 from spectron_migrate.state.store import store_at
@@ -268,8 +267,8 @@ class Stage:
         outbox = Outbox(store, host="judge")
         try:
             unknown, waits = outbox.unknown(), outbox.waits()
-            with open_ledgers(store) as ledgers:
-                undecided = count_undecided(ledgers).total
+            with Ledger.open_for_reading(store) as ledger:
+                undecided = count_undecided(ledger).total
         finally:
             outbox.close()
             store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -76,3 +77,13 @@ def test_each_trace_of_a_cutover_is_read(tmp_path: Path, name: str, capsys: pyte
 def test_a_misspelled_command_is_told_what_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
     assert 2 == run(["stauts"])
     assert "status" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--shard", "0/4"], ["--shard=0/4"]])
+def test_an_option_that_is_gone_names_what_took_its_place(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert 2 == run(["replay", *words, "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert "replay" == answer["command"]
+    assert answer["error"]["message"].startswith("--shard is gone: several replay processes share the work")
+    assert "replay --state postgresql://" in answer["error"]["hint"]
+    assert "state copy FROM TO" in answer["error"]["hint"]

@@ -130,19 +130,6 @@ def test_a_person_chooses_among_commands_that_can_be_pasted(shell: Shell, user: 
     assert 0 == shell.enter(newer)[0]
 
 
-def test_shards_are_run_one_after_the_other(shell: Shell, user: str) -> None:
-    write_raw(shell.folder / "all.json", [memory(n, f"{user}{letter}") for letter in "abcd" for n in range(2)])
-    assert 0 == shell.enter("spectron-migrate export --from all.json")[0]
-    assert 0 == shell.enter("spectron-migrate replay --shard 0/2 -q")[0]
-    line = shell.next_after("spectron-migrate status", 11)
-    assert "spectron-migrate replay --shard 1/2" == line
-    assert 8 == shell.enter(f"{line} --limit 1")[0]
-    line = shell.next_after("spectron-migrate status")
-    assert "for i in 0 1; do spectron-migrate replay --shard $i/2; done" == line
-    assert 0 == shell.enter(line)[0]
-    assert "spectron-migrate dual-verify" == shell.next_after("spectron-migrate status")
-
-
 def test_a_program_that_is_not_on_the_path_is_named_by_its_own(shell: Shell, user: str) -> None:
     write_raw(shell.folder / "all.json", [memory(1, user)])
     shell.path = "/usr/bin:/bin"
@@ -259,8 +246,6 @@ def test_only_options_are_added_that_the_command_has() -> None:
         ("spectron-migrate cutover check", "p cutover check --state s"),
         ("export again: spectron-migrate export, then spectron-migrate replay",
          "export again: p export --state s, then p replay --state s --dump 'a b' --dump c --max-rps 5"),
-        ("for i in 0 1; do spectron-migrate replay --shard $i/2; done",
-         "for i in 0 1; do p replay --state s --dump 'a b' --dump c --max-rps 5 --shard $i/2; done"),
     ],
 )  # fmt: skip
 def test_what_is_there_already_is_not_added(command: str, completed: str) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +14,12 @@ import pytest
 
 from spectron_migrate.database.location import parse_location
 from spectron_migrate.local.testing import RunningServer
-from tests.cli.support import environment_for
+from tests.cli.support import command_line, environment_for
+from tests.mem0.qdrant_points import key_of, point, uuid, write_store
 from tests.support.command import command
+from tests.support.proxy import gated
 from tests.support.spectron import memory, write_raw
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.slow]
 
@@ -52,18 +58,89 @@ def test_what_one_host_replays_the_other_sees(
     assert (0, 3) == (again["written"], again["already"])
 
 
-@pytest.mark.parametrize(("words", "code"), [(("status",), 2), (("explain", "alice"), 0)])
-def test_looking_at_a_schema_that_is_not_there_does_not_make_it(
-    hosts: tuple[Path, Path],
-    spectron: RunningServer,
-    postgres: str,
-    postgres_state: str,
-    words: tuple[str, ...],
-    code: int,
+def test_each_replay_at_work_is_shown_on_every_host(
+    hosts: tuple[Path, Path], spectron: RunningServer, postgres_state: str, user: str
 ) -> None:
-    ended = command(hosts[0], *words, "--state", postgres_state, environment=environment_for(spectron))
-    assert code == ended.returncode, ended
-    assert code == 0 or "there is no ledger in postgresql://" in ended.stderr
+    here, there = hosts
+    write_raw(here / "all.json", [memory(number, f"{user}{number % 8}") for number in range(16)])
+    environment = environment_for(spectron)
+    with gated(spectron.base_url) as gate:
+        gate.shut = lambda seen: seen.writes_fact
+        words = (
+            "replay",
+            "--state",
+            postgres_state,
+            "--dump",
+            str(here / "all.json"),
+            "--max-in-flight",
+            "1",
+            "--json",
+        )
+        workers = [
+            subprocess.Popen(
+                command_line(*words),
+                cwd=host,
+                env=environment_for(spectron, gate.base_url),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for host in hosts
+        ]
+        wait_until(lambda: 2 == sum(seen.writes_fact for seen in gate.seen), seconds=120)
+        status = answer(there, "status", "--state", postgres_state, environment=environment)
+        screen = command(there, "status", "--state", postgres_state, environment=environment).stdout
+        gate.shut = lambda seen: False
+        ended = [worker.communicate(timeout=120) for worker in workers]
+    assert [0, 0] == [worker.returncode for worker in workers], ended
+    assert {worker.pid for worker in workers} == {run["process"] for run in status["runs"] if run["at_work"]}
+    assert {socket.gethostname()} == {run["host"] for run in status["runs"]}
+    assert "2 replays at work" in screen
+    assert all(re.search(rf"^ *{worker.pid} +{re.escape(socket.gethostname())} ", screen, re.M) for worker in workers)
+    after = answer(there, "status", "--state", postgres_state, environment=environment)["runs"]
+    assert [False, False] == [run["at_work"] for run in after]
+    assert 16 == sum(run["written"] for run in after)
+
+
+LOOKING = {
+    "status": 2,
+    "explain alice": 0,
+    "doctor": 0,
+    "dual-verify": 2,
+    "erase --migration m --scope user/a --yes user/a": 2,
+    "export --from all.json": 0,
+    "replay --dump all.json --dry-run": 0,
+    "replay --dump all.json --preview 1": 0,
+    "replay": 2,
+    "replay --late-writers": 10,
+    "cutover check": 4,
+    "cutover shift 10": 10,
+    "cutover accept refused --reason w": 10,
+    "cutover revert": 10,
+    "cutover complete --yes": 10,
+    "cutover abort --yes": 10,
+    "state copy STATE elsewhere": 2,
+    "state copy --backup STATE elsewhere": 2,
+    "": 0,
+}
+"""Commands that make no state, and how they end where there is none."""
+
+
+@pytest.mark.parametrize("words", list(LOOKING))
+def test_a_command_that_makes_no_state_leaves_nothing_behind_a_mistyped_address(
+    hosts: tuple[Path, Path], spectron: RunningServer, postgres: str, postgres_state: str, user: str, words: str
+) -> None:
+    write_raw(hosts[0] / "all.json", [memory(1, user)])
+    write_store(hosts[0] / "mem0", [(key_of(uuid(1)), point(uuid(1), data="likes tea", user_id=user, hash="x"))])
+    config = {"vector_store": {"provider": "qdrant", "config": {"path": str(hosts[0] / "mem0" / "store")}}}
+    (hosts[0] / "mem0.json").write_text(json.dumps(config))
+    settings = {"version": 1, "mem0": {"oss": {"config": "mem0.json"}}}
+    (hosts[0] / "spectron-migrate.yaml").write_text(json.dumps(settings))
+    environment = {**environment_for(spectron), "SPECTRON_MIGRATE_STATE": postgres_state}
+    ended = command(hosts[0], *words.replace("STATE", postgres_state).split(), environment=environment)
+    assert LOOKING[words] == ended.returncode, ended
+    if ended.returncode == 2:
+        assert re.search("there is no (ledger|state) in postgresql://|there is no dump at dump", ended.stderr)
     psycopg = pytest.importorskip("psycopg")
     with psycopg.connect(postgres) as db:
         schema = parse_location(postgres_state).schema

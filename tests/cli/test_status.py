@@ -1,4 +1,4 @@
-"""`status`: the state and the next command, over all shards and after every way in which a run can end."""
+"""`status`: the state and the next command, after every way in which a run can end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read.plans import NamedFact
 from spectron_migrate.ledger.read.status import MigrationStatus
 from spectron_migrate.ledger.runs import last_run
-from spectron_migrate.ledger.shards import Found
 from spectron_migrate.local.testing import RunningServer
 from tests.support.proxy import Fault, Seen, misbehaving
 from tests.support.spectron import memory, register_scope, write_raw
@@ -122,22 +121,6 @@ def test_an_undecidable_memory_comes_first_because_it_holds_its_lane(
     assert 2 == answer["reasons_count"]
 
 
-def test_shards_are_read_together_and_a_missing_one_is_exit_code_11(
-    configured: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows = [memory(number, f"{user}{letter}") for letter in "abcdef" for number in range(2)]
-    assert 0 == run(["export", "--from", dump_of(rows), "-q"])
-    assert 0 == run(["replay", "--shard", "0/2", "-q"])
-    answer = status(capsys, 11)
-    assert {"found": 1, "missing": ["1/2"]} == answer["shards"]
-    assert "spectron-migrate replay --shard 1/2" == answer["next"]
-    assert 0 == run(["replay", "--shard", "1/2", "-q"])
-    answer = status(capsys)
-    assert 12 == sum(answer["states"].values())
-    assert 2 == len(answer["runs"])
-    assert 6 == answer["scopes"]
-
-
 def test_it_shows_a_killed_run_and_one_that_is_running(
     configured: RunningServer, user: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,7 +137,7 @@ def test_it_shows_a_killed_run_and_one_that_is_running(
             capsys.readouterr()
             assert 0 == run(["status"])
             screen = capsys.readouterr().out
-            assert ("was killed: running again is safe" if process == gone.pid else "running since") in screen
+            assert ("was killed: running again is safe" if process == gone.pid else "1 replay at work") in screen
 
 
 def test_text_of_the_server_is_neither_markup_nor_an_escape(
@@ -208,6 +191,6 @@ def test_after_a_replay_into_scopes_of_others_a_person_chooses(
 def test_a_command_to_choose_quotes_an_id_for_the_shell() -> None:
     named = [NamedFact("$(reboot); a b", 1, "undecidable", "")]
     ledger = MigrationStatus(None, {"undecidable": 1}, {}, 0, 0, [], {}, 0, named, [], [], {})
-    state = State(STATE, Found(()), ledger, half_erased=[], cutover=None)
+    state = State(STATE, ledger, half_erased=[], cutover=None)
     assert "spectron-migrate replay --resolve '$(reboot); a b=present'" in choices(state)
     assert next_command(state) is None

@@ -26,7 +26,6 @@ from spectron_migrate.cli.terminal import TerminalReporter
 from spectron_migrate.cli.watch import Paced, Snapshot
 from spectron_migrate.cutover.gate_result import GateResult
 from spectron_migrate.ledger.read.status import LaneLeft, MigrationStatus
-from spectron_migrate.ledger.shards import Found
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.records import Gauges
 from spectron_migrate.state.running import ProgressFile, RunningCommand, read_running
@@ -66,7 +65,7 @@ def snapshot(**changed: Any) -> Snapshot:
     shown: dict[str, Any] = {
         "now": NOON,
         "running": [RunningCommand("replay", "host", 1, AT, progress.to_json())],
-        "state": State("state", Found((Path("state"),)), ledger, [], None),
+        "state": State("state", ledger, [], None),
         "cutover": cutover,
         "gates": [
             GateResult(1, 0, "failed", "spectron-migrate replay", name="undelivered"),

@@ -11,15 +11,11 @@ from typing import Any
 import pytest
 
 from spectron_migrate.errors import ExitCode, InputError, LedgerLocked
-from spectron_migrate.ledger.shards import Shard
 from spectron_migrate.mem0.reader import Reader
 from spectron_migrate.migration.ledger_access import round_lock
-from spectron_migrate.migration.reconcile import read_last_result
-from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.records import Memory, Skipped
 from spectron_migrate.state.journal import read_journal
-from tests.cutover.support import Operator, failing, gate
-from tests.support.spectron import replay
+from tests.cutover.support import Operator, failing
 
 pytestmark = pytest.mark.slow
 
@@ -139,27 +135,3 @@ def test_a_shift_names_the_process_whose_round_it_waited_for(operator: Operator)
     with pytest.raises(LedgerLocked, match=f"process {os.getpid()}"):
         asyncio.run(shift_during_a_round())
     assert "started" == operator.state.phase
-
-
-@pytest.mark.ledger_file
-def test_a_sharded_migration_is_followed_and_checked_as_a_whole(operator: Operator) -> None:
-    scene = operator.scene
-    dump = scene.export()
-    for number in range(2):
-        options = ReplayOptions(shard=Shard(number, 2))
-        assert ExitCode.DONE == replay(scene.server, scene.state, [dump], options=options).exit_code
-    operator.start()
-    scene.put(90, "after the shards", ago=600)
-    scene.store.drop(1)
-    done = scene.follow(max_seconds=12)
-    assert ExitCode.DONE == done.exit_code
-    assert 1 == done.written
-    assert 1 == done.deleted
-    reconciled = read_last_result(scene.state)
-    assert reconciled is not None
-    assert reconciled.agree
-    assert 6 == reconciled.memories
-    assert {"verdict", "leaks"} == failing(operator.check())
-    ledger = Shard(1, 2).folder(scene.state) / "ledger.db"
-    ledger.rename(ledger.with_name("away"))
-    assert "incomplete" == gate(operator.check(), "base").outcome

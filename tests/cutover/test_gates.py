@@ -122,12 +122,10 @@ def test_evidence_dated_in_the_future_is_not_fresh() -> None:
 def test_incomplete_evidence_is_11_and_an_open_verdict_5_unless_something_failed() -> None:
     cut = replace(GOOD, dump=replace(DUMP, complete=False))
     filtered = replace(GOOD, dump=replace(DUMP, whole=False))
-    shard = replace(GOOD, missing="1 shards have no ledger here: 1/2")
     undecided = replace(GOOD, report=replace(REPORT, verdict="INCONCLUSIVE"))
     for evidence, code in (
         (cut, ExitCode.INCOMPLETE),
         (filtered, ExitCode.INCOMPLETE),
-        (shard, ExitCode.INCOMPLETE),
         (undecided, ExitCode.INCONCLUSIVE),
         (replace(undecided, dump=cut.dump), ExitCode.INCOMPLETE),
         (replace(cut, as_of=None), ExitCode.NO_GO),

@@ -14,7 +14,7 @@ from spectron_migrate.database.opening import connect, connect_writer, reconnect
 from spectron_migrate.database.pages import pages
 from spectron_migrate.database.postgres import PostgresDatabase
 from spectron_migrate.database.session_locks import check_session, lock_key, try_lock, unlock
-from spectron_migrate.database.tables import format_of, make_tables
+from spectron_migrate.database.tables import format_of, make_schema, make_tables
 from spectron_migrate.errors import InputError, KeyRefused, Unreachable
 from tests.support.waiting import wait_until
 
@@ -124,15 +124,19 @@ def test_two_processes_make_the_tables_once(database: PostgresDatabase) -> None:
 
 def test_a_schema_of_something_else_is_refused(database: PostgresDatabase) -> None:
     database.execute("DROP TABLE format")
-    with pytest.raises(InputError, match=r"holds tables of something else: commit_count, note"):
-        connect_writer(database.location)
+    with (
+        closing(connect_writer(database.location)) as other,
+        pytest.raises(InputError, match=r"holds tables of something else: commit_count, note"),
+    ):
+        make_tables(other, "notes", TABLES, 1)
 
 
 def test_a_user_who_may_not_make_the_schema_is_told_what_the_owner_does(postgres: str, postgres_state: str) -> None:
     with closing(connect(parse_location(postgres))) as owner:
         owner.execute("REVOKE CREATE ON DATABASE postgres FROM migrator")
-    with pytest.raises(KeyRefused, match=r"lacks a right: permission denied .*CREATE SCHEMA state_.* AUTHORIZATION"):
-        connect_writer(parse_location(postgres_state))
+    refused = r"lacks a right: permission denied .*CREATE SCHEMA state_.* AUTHORIZATION"
+    with closing(connect_writer(parse_location(postgres_state))) as user, pytest.raises(KeyRefused, match=refused):
+        make_schema(user)
 
 
 @pytest.mark.parametrize(

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from spectron_migrate.delivery import preflight
 from spectron_migrate.errors import KeyRefused, NotLegal, Unreachable, WrongLedger
 from spectron_migrate.ledger import Ledger, markers
 from spectron_migrate.local.testing import RunningServer, running_server
 from spectron_migrate.migration.replay_options import ReplayOptions
-from spectron_migrate.records import NullReporter
+from spectron_migrate.records import Memory, NullReporter
 from spectron_migrate.spectron.api import SpectronApi
 from spectron_migrate.spectron.paging import PAGE
 from tests.support.here import server_here
-from tests.support.proxy import Fault, Seen, misbehaving
+from tests.support.proxy import Fault, Seen, gated, misbehaving
 from tests.support.replaying import forged, is_write
 from tests.support.spectron import memory, register_scope, replay, turns_of, write_raw
 
@@ -244,3 +246,49 @@ def test_a_server_that_lacks_the_last_turn_of_an_old_session_is_refused(user: st
         replay(server, state, [write_raw(tmp_path / "all.json", [*rows, memory(3, f"{user}a")])])
     with server_here(tmp_path / "backup", context="tests") as server, pytest.raises(WrongLedger, match="1 of 4 turns"):
         replay(server, state, [tmp_path / "all.json"])
+
+
+@pytest.fixture
+def two_sessions(spectron: RunningServer, user: str, tmp_path: Path) -> list[Memory | dict[str, object]]:
+    """The memories of two users that were written; that of the second one was planned last."""
+    rows: list[Memory | dict[str, object]] = [memory(1, f"{user}a"), memory(2, f"{user}b")]
+    replay(spectron, tmp_path / "state", [write_raw(tmp_path / "all.json", rows)])
+    return rows
+
+
+def short_limits(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Only the first listings are waited for no longer than a moment; they are those that hang."""
+    limits = iter([0.2] * count)
+    limited = SimpleNamespace(timeout=lambda seconds: asyncio.timeout(next(limits, seconds)))
+    monkeypatch.setattr(preflight, "asyncio", limited)
+
+
+def test_a_hanging_listing_of_the_session_that_was_planned_last_holds_only_its_user(
+    spectron: RunningServer,
+    user: str,
+    tmp_path: Path,
+    two_sessions: list[Memory | dict[str, object]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    [hanging] = {turn.session for turn in turns_of(spectron, f"{user}b")}
+    short_limits(monkeypatch, 1)
+    more = write_raw(tmp_path / "more.json", [*two_sessions, memory(3, f"{user}a")])
+    with gated(spectron.base_url) as gate:
+        gate.shut = lambda seen: hanging in seen.path
+        assert 1 == replay(spectron, tmp_path / "state", [more], endpoint=gate.base_url).written
+
+
+def test_where_no_session_is_listed_nobody_knows_the_server_and_nothing_is_sent(
+    spectron: RunningServer,
+    user: str,
+    tmp_path: Path,
+    two_sessions: list[Memory | dict[str, object]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    short_limits(monkeypatch, 2)
+    more = write_raw(tmp_path / "more.json", [*two_sessions, memory(3, f"{user}a")])
+    with gated(spectron.base_url) as gate:
+        gate.shut = lambda seen: seen.path.endswith("/turns")
+        with pytest.raises(Unreachable, match="does not list session"):
+            replay(spectron, tmp_path / "state", [more], endpoint=gate.base_url)
+        assert not any(seen.writes_fact for seen in gate.seen)

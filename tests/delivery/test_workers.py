@@ -17,7 +17,7 @@ import pytest
 
 from spectron_migrate.delivery.marker import RunMarker
 from spectron_migrate.dump import open_any
-from spectron_migrate.errors import ExitCode, InputError, LedgerLocked, NotLegal, Unreachable, WrongLedger
+from spectron_migrate.errors import ExitCode, InputError, Interrupted, LedgerLocked, NotLegal, Unreachable, WrongLedger
 from spectron_migrate.ledger import Ledger, adopting, erasing, plan, sessions
 from spectron_migrate.ledger.read import known
 from spectron_migrate.ledger.workers import FRESH_S, SETTLE_S, Workers
@@ -342,10 +342,10 @@ def _begin_adoption(ledger: Ledger, user: str) -> None:
     adopting.begin(ledger, now="2026-05-04T00:00:00Z")
 
 
-async def come_back(lost: Ledger, number: int, options: ReplayOptions) -> None:
+async def come_back(lost: Ledger, number: int, options: ReplayOptions, *, sleep: Sleep = asyncio.sleep) -> None:
     """As a replay does whose connection was lost."""
     ledger = await open_again(
-        lost, number, options.terms, reporter=NullReporter(), check_interrupted=lambda: None, sleep=asyncio.sleep
+        lost, number, options.terms, reporter=NullReporter(), check_interrupted=lambda: None, sleep=sleep
     )
     ledger.close()
 
@@ -368,6 +368,74 @@ def test_a_worker_that_lost_its_connection_does_not_go_on_amid_what_another_comm
             begin(other, scene.users[0])
         with pytest.raises((NotLegal, WrongLedger), match=message):
             asyncio.run(come_back(lost, last[0], options))
+
+
+def test_a_worker_that_loses_its_connection_again_while_it_comes_back_tries_again(
+    scene: Scene, postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ReplayOptions(limit=5, max_in_flight=4)
+    asyncio.run(together(scene.replay(options)))
+    ended: list[int] = []
+    last_plan = plan.last_plan
+
+    def end_connection(ledger: Ledger) -> None:
+        ended.append(ledger.db.driver_pid)  # type: ignore[attr-defined]
+        with psycopg.connect(postgres, autocommit=True) as db:
+            db.execute("SELECT pg_terminate_backend(%s, 30000)", (ended[-1],))
+
+    def lost_amid_the_checks(ledger: Ledger) -> object:
+        if len(ended) < 3:
+            end_connection(ledger)
+        return last_plan(ledger)
+
+    with Ledger.open_for_delivery(scene.state) as lost:
+        assert lost.workers is not None
+        assert lost.workers.try_join()
+        lost.workers.let_others_join()
+        last = plan.last_plan(lost)
+        assert last is not None
+        end_connection(lost)
+        monkeypatch.setattr(plan, "last_plan", lost_amid_the_checks)
+        asyncio.run(come_back(lost, last[0], options, sleep=lambda _: asyncio.sleep(0)))
+    assert 3 == len(set(ended))
+
+
+def test_a_signal_while_it_comes_back_does_not_say_that_nothing_was_sent(scene: Scene, postgres: str) -> None:
+
+    async def play() -> None:
+        loop = asyncio.get_running_loop()
+        began: list[Replay] = []
+
+        def interrupt_and_cut() -> None:
+            handled = threading.Event()
+            loop.call_soon_threadsafe(lambda: (began[0].interrupt(ExitCode.SIGTERM), handled.set()))
+            handled.wait()
+            cut(postgres)
+
+        server = scene.server
+        with open_any([scene.dump]) as dump, misbehaving(server.base_url, at_write(20, interrupt_and_cut)) as proxy:
+            async with SpectronApi(proxy.base_url, server.context, api_key=server.api_key, timeout_s=20.0) as api:
+                options = ReplayOptions(max_in_flight=1)
+                began.append(Replay(scene.state, dump, load_mapping(None), options, reporter=NullReporter()))
+                await began[0].run(api)
+
+    with pytest.raises(Interrupted, match="while it tried to reach the ledger again"):
+        asyncio.run(play())
+    assert 0 < scene.stored()
+
+
+@pytest.mark.parametrize("slept_s", [0.0, FRESH_S])
+def test_what_postgres_answered_before_the_host_slept_counts_no_more(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, slept_s: float
+) -> None:
+    """`time.monotonic` stands still while a host is suspended, and others take its lanes meanwhile."""
+    asyncio.run(together(scene.replay(ReplayOptions(limit=1))))
+    with Ledger.open_for_delivery(scene.state) as ledger:
+        assert ledger.workers is not None
+        assert ledger.workers.try_join()
+        read = time.clock_gettime
+        monkeypatch.setattr(time, "clock_gettime", lambda clock: read(clock) + slept_s)
+        assert (slept_s == 0.0) == ledger.workers.is_fresh
 
 
 def test_a_worker_that_comes_back_looks_into_scopes_that_others_registered_meanwhile(scene: Scene) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from spectron_migrate.files.atomic import append_durably, create_file, read_json, replace_file, replacing, write_json
+from spectron_migrate.files.atomic import append_durably, read_json, replace_file, replacing, write_json
 
 
 def fail_while_replacing(path: Path) -> None:
@@ -32,14 +32,6 @@ def test_a_file_is_replaced_and_has_the_mode_that_was_asked_for(tmp_path: Path, 
     replace_file(path, b"new", durable=durable, mode=0o644)
     assert b"new" == path.read_bytes()
     assert 0o644 == path.stat().st_mode & 0o777
-
-
-def test_an_existing_file_is_not_created_again(tmp_path: Path) -> None:
-    path = tmp_path / "plan.json"
-    assert create_file(path, b"first")
-    assert not create_file(path, b"second")
-    assert b"first" == path.read_bytes()
-    assert [path] == list(tmp_path.iterdir())
 
 
 def test_an_append_replaces_everything_after_the_given_length(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,26 @@ def test_a_ledger_from_which_nothing_was_sent_belongs_to_no_context_yet(
         assert spectron.context == ledger.migration().context  # type: ignore[union-attr]
     with pytest.raises(WrongLedger):
         replay(mistyped, state, [raw])
+
+
+def test_a_ledger_appears_whole_to_whoever_reads_meanwhile(tmp_path: Path) -> None:
+    met: list[str] = []
+    folders = [tmp_path / str(number) for number in range(15)]
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            for folder in folders:
+                try:
+                    Ledger.open_for_reading(folder).close()
+                except InputError as error:
+                    met.extend([] if "there is no ledger" in error.message else [error.message])
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for folder in folders:
+        with Ledger.open_for_writing(folder) as ledger, ledger.transaction():
+            ledger.claim(context="c", source="s", mapping_digest="", tool_version="", now="")
+    over.set()
+    reader.join()
+    assert [] == met

@@ -89,13 +89,13 @@ def test_an_older_ledger_is_read_without_changing_it(folder: Path, version: int)
     make_older(state, version)
     before = (state / "ledger.db").read_bytes()
     with Ledger.open_for_reading(state) as ledger:
-        assert counts(state) == status.read_status([ledger]).states
+        assert counts(state) == status.read_status(ledger).states
         assert (
             9
             == len(list(receipts.receipts(ledger)))
             == counts(state)["written"] + counts(state)["stored_not_extracted"]
         )
-        assert ["ann-0002"] == list(cutover.refused_memories([ledger]))
+        assert ["ann-0002"] == list(cutover.refused_memories(ledger))
     assert before == (state / "ledger.db").read_bytes()
     assert [] == list(state.glob(".scratch-*"))
 

@@ -1,4 +1,4 @@
-"""`replay --adopt` of a migration in shards, with a batch in doubt, and within a limit of time."""
+"""`replay --adopt` with a batch in doubt, and within a limit of time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 
 from spectron_migrate.cli.app import run
 from spectron_migrate.errors import ExitCode, WrongLedger
-from spectron_migrate.ledger.shards import Shard
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.migration.replay_options import ReplayOptions
 from spectron_migrate.records import Memory
@@ -36,12 +35,6 @@ def server(tmp_path: Path) -> Iterator[RunningServer]:
         yield server
 
 
-def users_of_both_shards() -> list[str]:
-    """Two users of each of two shards."""
-    named = [f"user{number}" for number in range(40)]
-    return [one for part in range(2) for one in [one for one in named if Shard(part, 2).takes(f"user/{one}")][:2]]
-
-
 def rows(users: list[str], each: int) -> list[Memory]:
     return [
         Memory(
@@ -57,48 +50,10 @@ def rows(users: list[str], each: int) -> list[Memory]:
     ]
 
 
-def in_shards(server: RunningServer, state: Path, dump: Path, *, adopt: bool = False) -> list[tuple[int, int]]:
-    """Both shards, one after the other: how many memories each had already, and how many it wrote."""
-    done = []
-    for number in range(2):
-        options = ReplayOptions(shard=Shard(number, 2), adopt=adopt)
-        summary = replay(server, state, [dump], options=options)
-        assert ExitCode.DONE == summary.exit_code
-        done.append((summary.already, summary.written))
-    return done
-
-
 def assert_each_once(server: RunningServer, expected: list[Memory]) -> None:
     for user in {one.user_id for one in expected}:
         texts = Counter(one.memory for one in expected if one.user_id == user)
         assert texts == Counter(turn.content for turn in turns_of(server, str(user)))
-
-
-# -- shards ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.ledger_file
-@pytest.mark.parametrize("lost", [(0, 1), (0,), (1,)], ids=["both", "the first", "the second"])
-@pytest.mark.parametrize("day", [False, True], ids=["within a day", "later"])
-def test_shards_whose_ledgers_were_lost_adopt_each_its_own_lanes(
-    server: RunningServer, tmp_path: Path, lost: tuple[int, ...], day: bool
-) -> None:
-    users = users_of_both_shards()
-    first = complete_scan(tmp_path / "dump", rows(users, 12), TODAY)
-    in_shards(server, tmp_path / "state", first)
-    for number in lost:
-        shutil.rmtree(Shard(number, 2).folder(tmp_path / "state"))
-    if day:
-        server.change_faults(ahead_s=A_DAY_S)
-
-    for number in lost:
-        with pytest.raises(WrongLedger, match="another ledger of this migration"):
-            replay(server, tmp_path / "state", [first], options=ReplayOptions(shard=Shard(number, 2)))
-        done = replay(server, tmp_path / "state", [first], options=ReplayOptions(shard=Shard(number, 2), adopt=True))
-        assert (24, 0) == (done.already, done.written)
-
-    assert [(24, 0), (24, 0)] == in_shards(server, tmp_path / "state", first)
-    assert_each_once(server, rows(users, 12))
 
 
 @pytest.fixture
@@ -108,82 +63,6 @@ def shell(server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("SPECTRON_ENDPOINT", server.base_url)
     monkeypatch.setenv("SPECTRON_CONTEXT", server.context)
     monkeypatch.setenv("SPECTRON_API_KEY", server.api_key)
-
-
-def test_shards_go_on_with_a_newer_export_after_an_adoption(server: RunningServer, tmp_path: Path) -> None:
-    users = users_of_both_shards()
-    dump = complete_scan(tmp_path / "dump", rows(users, 10), TODAY)
-    in_shards(server, tmp_path / "state", dump)
-    shutil.rmtree(tmp_path / "state")
-
-    assert [(20, 0), (20, 0)] == in_shards(server, tmp_path / "state", dump, adopt=True)
-    complete_scan(tmp_path / "dump", rows(users, 14), TODAY)
-
-    assert [(20, 8), (20, 8)] == in_shards(server, tmp_path / "state", dump)
-    assert_each_once(server, rows(users, 14))
-
-
-@pytest.mark.ledger_file
-def test_a_backup_of_shards_takes_over_what_each_wrote_since(server: RunningServer, tmp_path: Path) -> None:
-    users = users_of_both_shards()
-    dump = complete_scan(tmp_path / "dump", rows(users, 6), TODAY)
-    in_shards(server, tmp_path / "state", dump)
-    copy_state(tmp_path / "state", tmp_path / "backup")
-    complete_scan(tmp_path / "dump", rows(users, 15), TODAY)
-    in_shards(server, tmp_path / "state", dump)
-    server.change_faults(ahead_s=A_DAY_S)
-
-    for number in range(2):
-        with pytest.raises(WrongLedger):
-            replay(server, tmp_path / "backup", [dump], options=ReplayOptions(shard=Shard(number, 2)))
-    assert [(30, 0), (30, 0)] == in_shards(server, tmp_path / "backup", dump, adopt=True)
-    complete_scan(tmp_path / "dump", rows(users, 16), TODAY)
-    assert [(30, 2), (30, 2)] == in_shards(server, tmp_path / "backup", dump)
-
-    assert_each_once(server, rows(users, 16))
-    complete_scan(tmp_path / "dump", rows(users, 17), TODAY)
-    for number in range(2):
-        with pytest.raises(WrongLedger):
-            replay(server, tmp_path / "state", [dump], options=ReplayOptions(shard=Shard(number, 2)))
-
-
-@pytest.mark.ledger_file
-def test_a_plain_replay_adopts_what_shards_wrote(server: RunningServer, tmp_path: Path) -> None:
-    """Everything was lost, the dump with the shards' plan too."""
-    users = users_of_both_shards()
-    in_shards(server, tmp_path / "state", complete_scan(tmp_path / "dump", rows(users, 10), TODAY))
-    shutil.rmtree(tmp_path / "state")
-    shutil.rmtree(tmp_path / "dump")
-    dump = complete_scan(tmp_path / "dump", rows(users, 12), TODAY)
-
-    with pytest.raises(WrongLedger, match="another ledger of this migration"):
-        replay(server, tmp_path / "state", [dump])
-    done = replay(server, tmp_path / "state", [dump], options=ADOPT)
-
-    assert (40, 8) == (done.already, done.written)
-    assert 0 == replay(server, tmp_path / "state", [dump]).written
-    assert_each_once(server, rows(users, 12))
-
-
-@pytest.mark.ledger_file
-def test_the_hint_of_a_shard_whose_ledger_was_lost_works_as_it_is_typed(
-    server: RunningServer, shell: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    users = users_of_both_shards()
-    complete_scan(tmp_path / "dump", rows(users, 6), TODAY)
-    for number in range(2):
-        assert 0 == run(["replay", "--shard", f"{number}/2", "-q"])
-    shutil.rmtree(tmp_path / ".spectron-migrate" / "shard-1-of-2")
-    capsys.readouterr()
-
-    assert ExitCode.INPUT == run(["replay", "--shard", "1/2", "--json"])
-    hint = json.loads(capsys.readouterr().out)["error"]["hint"]
-    typed = hint[hint.index("spectron-migrate replay") :].split()[1:]
-
-    assert ["--shard", "1/2"] == typed[typed.index("--shard") :][:2], hint
-    assert 0 == run([*typed, "--json"])
-    assert 12 == json.loads(capsys.readouterr().out)["adoption"]["adopted"]
-    assert_each_once(server, rows(users, 6))
 
 
 # -- a batch in doubt -----------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from spectron_migrate.ledger import Ledger
 from spectron_migrate.ledger.read import cutover
-from spectron_migrate.migration.ledger_access import open_ledgers
 from spectron_migrate.state.cutover_state import Step, acceptance_mark
 from spectron_migrate.state.journal import record_step
 from tests.support.proxy import Fault, Seen, misbehaving, refusing
@@ -77,8 +77,8 @@ def test_only_accepting_that_refusal_lets_its_owner_catch_up(scene: Scene) -> No
         return done.behind is None or scene.user in done.behind
 
     def accept(gate_name: str) -> None:
-        with open_ledgers(scene.state) as ledgers:
-            shown = cutover.refused_memories(ledgers)
+        with Ledger.open_for_reading(scene.state) as ledger:
+            shown = cutover.refused_memories(ledger)
         about = " ".join(acceptance_mark(said) for said in shown.values())
         record_step(scene.state, Step("accept", NOW, "anna", "seen", gate=gate_name, ids=tuple(shown), about=about))
 

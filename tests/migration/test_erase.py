@@ -411,24 +411,6 @@ def test_killed_around_the_call_it_holds_up_every_replay_until_it_is_run_again(
     ]
 
 
-@pytest.mark.ledger_file
-def test_shards_are_erased_together(led_to: RunningServer, user: str) -> None:
-    rows = [memory(number, f"{user}{letter}") for letter in "abcd" for number in range(2)]
-    assert 0 == run(["export", "--from", str(write_raw(Path("all.json"), rows)), "-q"])
-    for number in range(2):
-        assert 0 == run(["replay", "--shard", f"{number}/2", "-q"])
-    with Ledger.open_for_reading(STATE / "shard-0-of-2") as ledger:
-        known = ledger.migration()
-    assert known is not None
-    scopes = [f"user/{user}{letter}" for letter in "abcd"]
-    named = [word for path in scopes for word in ("--scope", path, "--yes", path)]
-    assert 0 == run(["erase", "--migration", known.id, *named, "-q"])
-    assert [[], [], [], []] == [turns_of(led_to, f"{user}{letter}") for letter in "abcd"]
-    for number in range(2):
-        assert 0 == run(["replay", "--shard", f"{number}/2", "-q"])
-    assert [2, 2, 2, 2] == [len(turns_of(led_to, f"{user}{letter}")) for letter in "abcd"]
-
-
 def erase_scope(
     server: RunningServer,
     state: Path,
@@ -448,7 +430,7 @@ def erase_scope(
             with Ledger.open_for_writing(state) as ledger:
                 known = ledger.migration()
                 assert known is not None
-                eraser = Eraser([ledger], api, state, migration=known.id, now=NOW, reporter=NullReporter())
+                eraser = Eraser(ledger, api, state, migration=known.id, now=NOW, reporter=NullReporter())
                 found = await eraser.examine([path])
                 if callable(between):
                     between()

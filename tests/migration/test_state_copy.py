@@ -22,6 +22,7 @@ from spectron_migrate.adapter.added_memories import AddedMemories
 from spectron_migrate.cli.app import run
 from spectron_migrate.database.location import PostgresLocation, is_url, parse_location
 from spectron_migrate.database.opening import connect_writer
+from spectron_migrate.database.tables import make_schema
 from spectron_migrate.errors import InputError, MigrateError
 from spectron_migrate.files.locks import try_lock
 from spectron_migrate.ledger import Ledger
@@ -231,6 +232,7 @@ def test_a_place_that_is_not_empty_is_refused(target: str, state: Path, tmp_path
 
 def test_a_schema_of_another_format_is_refused(state: Path, database: PostgresLocation, tmp_path: Path) -> None:
     with closing(connect_writer(database)) as db:
+        make_schema(db)
         db.execute("INSERT INTO format(part, number) VALUES ('state', 99)")
     with pytest.raises(InputError, match=r"the state in .* has format 99, this version reads format"):
         copy(state, database)

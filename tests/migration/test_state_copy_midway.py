@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -14,7 +13,6 @@ import pytest
 from spectron_migrate.cli.app import run
 from spectron_migrate.database.location import is_url, parse_location
 from spectron_migrate.dump import open_any
-from spectron_migrate.ledger import Ledger
 from spectron_migrate.local.testing import RunningServer
 from spectron_migrate.mapping import load_mapping
 from tests.support.oracle import find_violations
@@ -90,27 +88,3 @@ def test_moved_there_and_back_in_the_middle(led_to: RunningServer, users: list[s
     assert 0 == run(["state", "copy", postgres_state, "back", "-q"])
     assert 0 == run(["replay", "--state", "back", "-q"])
     assert [] == violations(led_to, "back", users)
-
-
-@pytest.mark.parametrize("target", ["directory", "postgres"])
-def test_a_ledger_begun_in_shards_is_gathered_and_goes_on_as_one(
-    target: str, led_to: RunningServer, users: list[str], postgres_state: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for number in range(2):
-        killed_at(led_to, 5, "--state", "state", "--shard", f"{number}/2", "--max-in-flight", "4")
-    to = postgres_state if target == "postgres" else "to"
-    capsys.readouterr()
-    assert 0 == run(["state", "copy", "state", to, "--json"])
-    copied = json.loads(capsys.readouterr().out)
-    assert 2 == copied["shards"]
-    receipts = next(each["rows"] for each in copied["tables"] if each["name"] == "receipt")
-    assert receipts == sum(receipts_in(Path(f"state/shard-{number}-of-2")) for number in range(2))
-    assert 0 == run(["replay", "--state", to, "-q"])
-    assert [] == violations(led_to, to, users)
-    assert 2 == run(["replay", "--state", "state", "--shard", "0/2", "--json"])
-    assert "moved" == json.loads(capsys.readouterr().out)["error"]["kind"]
-
-
-def receipts_in(folder: Path) -> int:
-    with Ledger.open_for_reading(folder) as ledger:
-        return int(ledger.db.execute("SELECT count(*) FROM receipt").fetchone()[0])

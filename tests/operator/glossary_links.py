@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 GLOSSARY = ROOT / "docs" / "architecture.md"
 PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.name not in ("architecture.md", "cli.md")]
 LINKED = (
-    *("tombstone", "stale", "lens", "foreign", "shard", "lane", "order key", "high-water", "passage", "receipt"),
+    *("tombstone", "stale", "lens", "foreign", "lane", "order key", "high-water", "passage", "receipt"),
     *("in doubt", "residue", "pending", "undecidable", "key question", "overtaken", "fence", "base dump"),
     *("caught up", "outbox", "drain", "reconcile", "late writer", "sealed", "shadow read", "heartbeat"),
 )

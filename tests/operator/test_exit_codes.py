@@ -45,7 +45,7 @@ class Sandbox:
         answer = json.loads(self.capsys.readouterr().out)
         output.check(answer)
         assert code == answer["exit_code"]
-        assert (code in (0, 3, 4, 5, 8)) == ("error" not in answer)
+        assert (code in (0, 3, 4, 5, 8, 11)) == ("error" not in answer)
         return code
 
     def rows(self, n: int) -> list[dict[str, Any]]:
@@ -143,9 +143,8 @@ def not_legal(sandbox: Sandbox) -> int:
 
 
 def incomplete(sandbox: Sandbox) -> int:
-    assert 0 == sandbox.run("export", "--from", "get_all.json")
-    assert 0 == sandbox.run("replay", "--shard", "0/2")
-    return sandbox.run("dual-verify")
+    Path("first_page.json").write_text(json.dumps({"results": [memory(1, sandbox.user)], "next": "page 2"}))
+    return sandbox.run("export", "--from", "first_page.json")
 
 
 def not_confirmed(sandbox: Sandbox) -> int:

@@ -91,16 +91,6 @@ def test_a_migration_of_files_and_an_erase(
     assert run_json("status")["erased"]
 
 
-def test_shards(server: RunningServer, run_json: Run) -> None:
-    write_raw(Path("all.json"), [memory(number, f"u{number}") for number in range(9)])
-    run_json("export --from all.json")
-    run_json("replay --shard 0/2")
-    assert ["1/2"] == run_json("status", 11)["shards"]["missing"]
-    run_json("replay --shard 1/2")
-    assert 2 == run_json("status")["shards"]["found"]
-    run_json("dual-verify --accept source --accept recall")
-
-
 def test_every_step_of_a_cutover(server: RunningServer, run_json: Run) -> None:
     shutil.copytree(STORE / "store", "store")
     store = {"path": "store", "collection_name": "mem0", "on_disk": True}

@@ -34,7 +34,7 @@ from spectron_migrate.state.routing import (
     read_routing,
     write_routing,
 )
-from spectron_migrate.state.routing_reader import RoutingReader
+from spectron_migrate.state.routing_reader import TRUSTED_S, RoutingReader
 from tests.support.waiting import wait_until
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "configs" / "routing.schema.json").read_text("utf-8"))
@@ -344,3 +344,14 @@ def test_an_import_loads_nothing_heavy() -> None:
     code = f"import sys, spectron_migrate.state.routing; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "[]" == done.stdout.strip()
+
+
+def test_an_answer_of_before_the_host_slept_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`time.monotonic` stands still while a host is suspended; the others complete the cutover meanwhile."""
+    with served({"body": body(HALF), "etag": '"one"'}) as address:
+        reader = RoutingReader(address)
+        reader.fetch()
+    assert reader.unreadable is None
+    read = time.clock_gettime
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: read(clock) + TRUSTED_S)
+    assert reader.unreadable is not None

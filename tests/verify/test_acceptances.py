@@ -33,7 +33,7 @@ def test_a_refused_memory_counts_as_accepted_only_for_what_the_gate_showed(
     with misbehaving(spectron.base_url, refuse) as proxy:
         replay(spectron, state, [dump], endpoint=proxy.base_url)
     with Ledger.open_for_reading(state) as ledger:
-        refused = refused_memories([ledger])
+        refused = refused_memories(ledger)
     assert [f"{user}-0001"] == list(refused)
     assert ["missing"] == failed_gates(verify(spectron, state, [dump]))
     accept_refused(state, f"{user}-0001", "another refusal")

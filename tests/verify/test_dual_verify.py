@@ -142,31 +142,26 @@ def test_a_verification_of_somebody_whom_nobody_knows_is_refused(
         verify(spectron, tmp_path / "state", [dump], VerifyOptions(filters=Filters(users=frozenset({"nobody"}))))
 
 
-def test_shards_are_read_together_and_the_dump_is_not_needed(
-    spectron: RunningServer, user: str, tmp_path: Path
-) -> None:
-    for shard in range(2):
-        dump = write_raw(tmp_path / f"{shard}.json", [memory(number, f"{user}{shard}") for number in range(3)])
-        replay(spectron, tmp_path / f"state{shard}", [dump])
+def test_the_dump_is_not_needed(spectron: RunningServer, user: str, tmp_path: Path) -> None:
+    dump = write_raw(tmp_path / "all.json", [memory(number, f"{user}{number % 2}") for number in range(6)])
+    replay(spectron, tmp_path / "state", [dump])
 
     async def run() -> object:
         api = SpectronApi(spectron.base_url, spectron.context, api_key=spectron.api_key)
-        async with api:
-            ledgers = [Ledger.open_for_reading(tmp_path / f"state{shard}") for shard in range(2)]
-            summary = await run_dual_verify(
-                ledger=ledgers,
-                api=api,
-                dump=None,
-                mapping=load_mapping(None),
-                mem0_search=None,
-                options=VerifyOptions(accepted_gates=frozenset({"source", "recall"})),
-                reporter=NullReporter(),
-                state=tmp_path / "together",
-                now=lambda: datetime.now(UTC),
-            )
-            for ledger in ledgers:
-                ledger.close()
-            return summary.verdict, summary.report["measured"]["integrity"]["present"]
+        with Ledger.open_for_reading(tmp_path / "state") as ledger:
+            async with api:
+                summary = await run_dual_verify(
+                    ledger=ledger,
+                    api=api,
+                    dump=None,
+                    mapping=load_mapping(None),
+                    mem0_search=None,
+                    options=VerifyOptions(accepted_gates=frozenset({"source", "recall"})),
+                    reporter=NullReporter(),
+                    state=tmp_path / "elsewhere",
+                    now=lambda: datetime.now(UTC),
+                )
+        return summary.verdict, summary.report["measured"]["integrity"]["present"]
 
     assert ("GO", 6) == asyncio.run(run())
 

@@ -109,9 +109,9 @@ def work(spectron: RunningServer, user: str, tmp_path: Path) -> Iterator[Workspa
     dump = write_raw(tmp_path / "all.json", rows)
     replay(spectron, tmp_path / "state", [dump])
     with Ledger.open_for_reading(tmp_path / "state") as ledger:
-        work = Workspace.open(tmp_path / "verify.db", [ledger], about="x", not_before="", now="2025")
+        work = Workspace.open(tmp_path / "verify.db", ledger, about="x", not_before="", now="2025")
         index_receipts(work, seed=0, reporter=NullReporter())
-        record_expectations(work, [ledger], None, load_mapping(None), VerifyOptions(), reporter=NullReporter())
+        record_expectations(work, None, load_mapping(None), VerifyOptions(), reporter=NullReporter())
         yield work
 
 

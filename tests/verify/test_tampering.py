@@ -216,4 +216,4 @@ def test_a_text_that_a_person_said_is_older_is_neither_pending_nor_altered(migra
     assert "cleo-0009" not in {mem0_id for _, mem0_id in named_findings(summary)}
     assert "GO" == summary.verdict
     with open_any([migrated.dump]) as dump, Ledger.open_for_reading(migrated.state) as ledger:
-        assert 0 == compare_with_ledger([ledger], dump, Settling("2026-01-01T00:00:00.000000Z", 60.0)).total
+        assert 0 == compare_with_ledger(ledger, dump, Settling("2026-01-01T00:00:00.000000Z", 60.0)).total

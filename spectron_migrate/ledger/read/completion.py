@@ -6,7 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -25,22 +25,19 @@ _QUERIES: dict[IdKind, str] = {
 
 
 def ids_beginning_with(prefix: str, kind: IdKind, state: Path) -> list[str]:
-    """At most 50 ids in all ledgers of a state directory, sorted; none where there is no ledger. Raises nothing."""
+    """At most 50 ids in the ledger of a state directory, sorted; none where there is none. Raises nothing."""
     deadline = time.monotonic() + TIME_LIMIT_S
     found: set[str] = set()
-    for path in (state / "ledger.db", *sorted(state.glob("shard-*/ledger.db"))):
-        if not path.is_file():
-            continue
-        try:
-            with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0.05)) as db:
-                db.set_progress_handler(lambda: time.monotonic() > deadline, 1000)
-                for word in _ids(db, prefix, kind):
-                    found.add(word)
-                    if len(found) >= MOST:
-                        break
-        except (sqlite3.Error, ValueError):
-            continue  # not a ledger of this format, or out of time: what was found so far is returned
-    return sorted(found)[:MOST]
+    # It is no ledger of this format, or the time is over: what was found so far is returned.
+    with suppress(sqlite3.Error, ValueError):
+        uri = f"{(state / 'ledger.db').absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=0.05)) as db:
+            db.set_progress_handler(lambda: time.monotonic() > deadline, 1000)
+            for word in _ids(db, prefix, kind):
+                found.add(word)
+                if len(found) >= MOST:
+                    break
+    return sorted(found)
 
 
 def _ids(db: sqlite3.Connection, prefix: str, kind: IdKind) -> Iterator[str]:

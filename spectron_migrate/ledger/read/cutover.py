@@ -1,4 +1,4 @@
-"""What a cutover asks of the ledgers: who is behind, what is undecided, what Spectron has that Mem0 has not."""
+"""What a cutover asks of the ledger: who is behind, what is undecided, what Spectron has that Mem0 has not."""
 
 from __future__ import annotations
 
@@ -40,81 +40,65 @@ class StaleText:
     turn_id: str | None
 
 
-def count_undecided(ledgers: Sequence[Ledger]) -> Undecided:
-    """Counts of what is not decided, over all ledgers."""
+def count_undecided(ledger: Ledger) -> Undecided:
+    """Counts of what is not decided."""
     count = f"SELECT count(*) FROM fact WHERE {OF_ANY_PLAN} AND state = ?"
-    counts = [sum(each.db.execute(count, (state,)).fetchone()[0] for each in ledgers) for state in UNDECIDED]
-    return Undecided(*counts)
+    return Undecided(*(ledger.db.execute(count, (state,)).fetchone()[0] for state in UNDECIDED))
 
 
-def owners_behind(ledgers: Sequence[Ledger], most: int, short: Sequence[str]) -> set[str] | None:
+def owners_behind(ledger: Ledger, most: int, short: Sequence[str]) -> set[str] | None:
     """Ids of all owners of whom Spectron lacks something that Mem0 has; None if there are more than `most`.
 
     These are the owners of undecided memories and of those in `short`: decided, but not in Spectron for their owner. A
     memory that changed owners counts for both.
     """
+    rows = ledger.db.execute(
+        f"SELECT record, moved_from FROM {FACTS} WHERE {OF_ANY_PLAN} AND state IN ({marks(UNDECIDED)}) LIMIT ?",
+        (*UNDECIDED, most * 4),
+    ).fetchall()
+    if len(rows) + len(short) >= most * 4:
+        return None
+    for mem0_id in short:
+        rows += ledger.db.execute("SELECT record, moved_from FROM memory WHERE mem0_id = ?", (mem0_id,)).fetchall()
     owners: set[str] = set()
-    for ledger in ledgers:
-        rows = ledger.db.execute(
-            f"SELECT record, moved_from FROM {FACTS} WHERE {OF_ANY_PLAN} AND state IN ({marks(UNDECIDED)}) LIMIT ?",
-            (*UNDECIDED, most * 4),
-        ).fetchall()
-        if len(rows) + len(short) >= most * 4:
-            return None
-        for mem0_id in short:
-            rows += ledger.db.execute("SELECT record, moved_from FROM memory WHERE mem0_id = ?", (mem0_id,)).fetchall()
-        for row in rows:
-            for ids in (json.loads(row["record"]), json.loads(row["moved_from"] or "{}")):
-                owners.update(ids[name] for name in ENTITY_IDS if ids.get(name))
-        if len(owners) > most:
-            return None
-    return owners
+    for row in rows:
+        for ids in (json.loads(row["record"]), json.loads(row["moved_from"] or "{}")):
+            owners.update(ids[name] for name in ENTITY_IDS if ids.get(name))
+    return owners if len(owners) <= most else None
 
 
-def count_living(ledgers: Sequence[Ledger]) -> int:
-    """How many memories exist in Mem0 as far as the ledgers know."""
-    return sum(
-        ledger.db.execute("SELECT count(*) FROM memory WHERE tombstoned_at IS NULL AND is_message = 0").fetchone()[0]
-        for ledger in ledgers
-    )
+def count_living(ledger: Ledger) -> int:
+    """How many memories exist in Mem0 as far as the ledger knows."""
+    count = "SELECT count(*) FROM memory WHERE tombstoned_at IS NULL AND is_message = 0"
+    return int(ledger.db.execute(count).fetchone()[0])
 
 
-def refused_memories(ledgers: Sequence[Ledger]) -> dict[str, str]:
+def refused_memories(ledger: Ledger) -> dict[str, str]:
     """Memories whose newest text the server refused, with the version and its reason."""
-    found: dict[str, str] = {}
-    for ledger in ledgers:
-        rows = ledger.db.execute(
-            f"SELECT memory.mem0_id, number, reason FROM {FACTS} WHERE state = 'refused' AND {IS_CURRENT}"
-            " ORDER BY memory.mem0_id"
-        )
-        found |= {row["mem0_id"]: f"version {row['number']}: {row['reason'] or ''}" for row in rows}
-    return found
+    rows = ledger.db.execute(
+        f"SELECT memory.mem0_id, number, reason FROM {FACTS} WHERE state = 'refused' AND {IS_CURRENT}"
+        " ORDER BY memory.mem0_id"
+    )
+    return {row["mem0_id"]: f"version {row['number']}: {row['reason'] or ''}" for row in rows}
 
 
-def moved_memories(ledgers: Sequence[Ledger]) -> dict[str, str]:
+def moved_memories(ledger: Ledger) -> dict[str, str]:
     """Memories that are in Spectron under other owners than in Mem0, with the owners in Spectron as JSON."""
-    found: dict[str, str] = {}
-    for ledger in ledgers:
-        rows = ledger.db.execute(
-            "SELECT mem0_id, moved_from FROM memory WHERE moved_from IS NOT NULL AND tombstoned_at IS NULL"
-            " ORDER BY mem0_id"
-        )
-        found |= {row["mem0_id"]: row["moved_from"] for row in rows}
-    return found
+    rows = ledger.db.execute(
+        "SELECT mem0_id, moved_from FROM memory WHERE moved_from IS NOT NULL AND tombstoned_at IS NULL ORDER BY mem0_id"
+    )
+    return {row["mem0_id"]: row["moved_from"] for row in rows}
 
 
-def will_not_expire(ledgers: Sequence[Ledger]) -> dict[str, str]:
+def will_not_expire(ledger: Ledger) -> dict[str, str]:
     """Memories in Spectron that expire in Mem0, and when."""
-    found: dict[str, str] = {}
-    for ledger in ledgers:
-        rows = ledger.db.execute(
-            "SELECT mem0_id, expires FROM memory WHERE expires IS NOT NULL AND tombstoned_at IS NULL"
-            f" AND is_message = 0 AND EXISTS (SELECT 1 FROM version JOIN fact ON fact.id = version.id JOIN {CARRIER}"
-            f" WHERE version.mem0_id = memory.mem0_id AND carrier.state IN ({marks(STORED)})) ORDER BY mem0_id",
-            STORED,
-        )
-        found |= {row["mem0_id"]: row["expires"] for row in rows}
-    return found
+    rows = ledger.db.execute(
+        "SELECT mem0_id, expires FROM memory WHERE expires IS NOT NULL AND tombstoned_at IS NULL"
+        f" AND is_message = 0 AND EXISTS (SELECT 1 FROM version JOIN fact ON fact.id = version.id JOIN {CARRIER}"
+        f" WHERE version.mem0_id = memory.mem0_id AND carrier.state IN ({marks(STORED)})) ORDER BY mem0_id",
+        STORED,
+    )
+    return {row["mem0_id"]: row["expires"] for row in rows}
 
 
 def stale_texts(ledger: Ledger) -> Iterator[StaleText]:
@@ -143,22 +127,15 @@ def living_selectors(ledger: Ledger) -> set[str]:
     return {row["text"] for row in rows}
 
 
-def selectors_in_use(ledgers: Sequence[Ledger]) -> list[str]:
+def selectors_in_use(ledger: Ledger) -> list[str]:
     """Every selector to which something is, or may be, in Spectron."""
-    found: set[str] = set()
-    for ledger in ledgers:
-        rows = ledger.db.execute(
-            "SELECT text FROM selector WHERE no IN"
-            " (SELECT selector FROM fact WHERE state NOT IN ('skipped', 'refused'))"
-        )
-        found.update(row["text"] for row in rows)
-    return sorted(found)
+    rows = ledger.db.execute(
+        "SELECT text FROM selector WHERE no IN (SELECT selector FROM fact WHERE state NOT IN ('skipped', 'refused'))"
+    )
+    return sorted(row["text"] for row in rows)
 
 
-def scan_began(ledgers: Sequence[Ledger], scan: str) -> str | None:
+def scan_began(ledger: Ledger, scan: str) -> str | None:
     """When a scan began; None if it is unknown here, or its time is."""
-    for ledger in ledgers:
-        row = ledger.db.execute("SELECT began FROM scan WHERE id = ?", (scan,)).fetchone()
-        if row is not None:
-            return str(row["began"]) if row["began"] is not None else None
-    return None
+    row = ledger.db.execute("SELECT began FROM scan WHERE id = ?", (scan,)).fetchone()
+    return str(row["began"]) if row is not None and row["began"] is not None else None

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from spectron_migrate.ledger.ledger import Ledger
 from spectron_migrate.ledger.plan import LIVE
-from spectron_migrate.ledger.schema import CARRIER, FACTS, SENT, STORED, marks
+from spectron_migrate.ledger.schema import CARRIER, FACTS, STORED, marks
 from spectron_migrate.records import Filters, Memory, canonical_json
 
 
@@ -94,21 +94,6 @@ def newest_texts(ledger: Ledger, mem0_ids: Sequence[str]) -> dict[str, NewestTex
 
 
 _ALL = f"FROM version AS own JOIN fact ON fact.id = own.id JOIN {CARRIER}"
-
-
-def is_known(ledger: Ledger, mem0_id: str) -> bool:
-    """Whether the memory was ever planned or skipped."""
-    return ledger.db.execute("SELECT 1 FROM version WHERE mem0_id = ?", (mem0_id,)).fetchone() is not None
-
-
-def was_sent(ledger: Ledger, mem0_id: str) -> bool:
-    """Whether any version of the memory is, or may be, in Spectron."""
-    row = ledger.db.execute(
-        "SELECT 1 FROM version JOIN fact ON fact.id = version.id"
-        f" WHERE mem0_id = ? AND state IN ({marks(SENT)}) LIMIT 1",
-        (mem0_id, *SENT),
-    )
-    return row.fetchone() is not None
 
 
 def memories(ledger: Ledger) -> Iterator[tuple[str, bool]]:

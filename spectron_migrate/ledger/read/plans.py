@@ -186,14 +186,3 @@ def would_come_late(ledger: Ledger, plan: int, lane: str, key: str, mem0_id: str
         (lane, plan, key, mem0_id),
     ).fetchone()
     return bool(row[0])
-
-
-def made_at(ledger: Ledger) -> str:
-    """When the ledger was created; tells a new ledger of the same migration from the old one."""
-    row = ledger.db.execute("SELECT created_at FROM migration").fetchone()
-    return str(row["created_at"]) if row else ""
-
-
-def knows_other_dump(ledger: Ledger, dump_digest: str) -> bool:
-    """Whether the ledger has a scan of any other dump."""
-    return ledger.db.execute("SELECT 1 FROM scan WHERE id != ?", (dump_digest,)).fetchone() is not None

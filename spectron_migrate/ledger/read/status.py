@@ -1,4 +1,4 @@
-"""How far a migration is, over all its ledgers: counted in indexes alone, so that a million memories cost little."""
+"""How far a migration is: counted in indexes alone, so that a million memories cost little."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spectron_migrate.ledger.probes import ProbeAnswer, probe_answers
 from spectron_migrate.ledger.read.adoption import is_unfinished
 from spectron_migrate.ledger.read.erases import erased
 from spectron_migrate.ledger.read.plans import LISTED, NamedFact
-from spectron_migrate.ledger.runs import LastRun, RefusedRun, last_refusal, last_run
+from spectron_migrate.ledger.runs import LastRun, RefusedRun, last_refusal, last_runs, runs_at_work
 from spectron_migrate.ledger.schema import FactState
 
 LANES = 5
@@ -45,16 +45,18 @@ class MigrationStatus:
     named: list[NamedFact]
     """The first refused, undecidable and pending memories, and why."""
     runs: list[LastRun]
-    """The last run of each ledger."""
+    """The newest run, and those that delivered together with it; the newest first."""
     probe: list[ProbeAnswer]
     erased: dict[str, str]
     """Scopes that were erased, and when: their memories are planned anew."""
     refused_run: RefusedRun | None = None
-    """Why the newest run of a ledger was refused."""
+    """Why the newest run was refused."""
     half_adopted: bool = False
     """An adoption was begun and not finished: only it may go on."""
     pending: int = 0
     """Memories of which nobody knows whether Mem0's text or the ledger's is the newer one."""
+    at_work: Sequence[LastRun] = ()
+    """Those of `runs` whose process lives."""
 
     @property
     def remaining(self) -> int:
@@ -72,28 +74,28 @@ class MigrationStatus:
         return self.states.get("written", 0) + self.states.get("stored_not_extracted", 0)
 
 
-def read_status(ledgers: Sequence[Ledger], root: Ledger | None = None) -> MigrationStatus:
-    """Read all ledgers of a migration; `root` holds the probe answers if it is another ledger."""
-    migration = next((found for ledger in ledgers if (found := ledger.migration()) is not None), None)
-    lanes = [_lanes(ledger) for ledger in ledgers]
-    skipped = _summed(ledgers, "SELECT reason, count(*) FROM fact WHERE state = 'skipped' GROUP BY reason")
-    probed = [ledger for ledger in ({*ledgers, root} if root is not None else ledgers) if ledger is not None]
+def read_status(ledger: Ledger) -> MigrationStatus:
+    """Read it all."""
+    migration, runs = ledger.migration(), last_runs(ledger)
+    lanes_left, lanes = _lanes(ledger)
+    skipped = _counts(ledger, "SELECT reason, count(*) FROM fact WHERE state = 'skipped' GROUP BY reason")
     return MigrationStatus(
         migration=migration,
-        states=count_by_state(ledgers),
+        states=count_by_state(ledger),
         skipped=dict(Counter(skipped).most_common()),
-        late=count_late(ledgers),
-        lanes_left=sum(count for count, _ in lanes),
-        lanes=sorted((lane for _, found in lanes for lane in found), key=lambda lane: -lane.remaining)[:LANES],
-        sessions=_summed(ledgers, "SELECT state, count(*) FROM session GROUP BY state"),
-        scopes=len({row[0] for ledger in ledgers for row in ledger.db.execute(_SCOPES)}),
-        pending=count_pending(ledgers),
-        named=[row for ledger in ledgers for row in _named(ledger)][:LISTED],
-        runs=[run for ledger in ledgers if (run := last_run(ledger)) is not None],
-        probe=[] if migration is None else [row for each in probed for row in probe_answers(each, migration.context)],
-        erased={path: at for ledger in ledgers for path, at in erased(ledger).items()},
-        refused_run=next((refused for ledger in ledgers if (refused := last_refusal(ledger)) is not None), None),
-        half_adopted=any(is_unfinished(ledger) for ledger in ledgers),
+        late=count_late(ledger),
+        lanes_left=lanes_left,
+        lanes=lanes,
+        sessions=_counts(ledger, "SELECT state, count(*) FROM session GROUP BY state"),
+        scopes=int(ledger.db.execute(_SCOPES).fetchone()[0]),
+        pending=count_pending(ledger),
+        named=_named(ledger),
+        runs=runs,
+        at_work=runs_at_work(ledger, runs),
+        probe=[] if migration is None else probe_answers(ledger, migration.context),
+        erased=erased(ledger),
+        refused_run=last_refusal(ledger),
+        half_adopted=is_unfinished(ledger),
     )
 
 
@@ -102,29 +104,27 @@ def count_all(ledger: Ledger) -> dict[str, int]:
     return {row[0]: row[1] for row in ledger.db.execute("SELECT state, count(*) FROM fact GROUP BY state")}
 
 
-def count_late(ledgers: Sequence[Ledger]) -> int:
+def count_late(ledger: Ledger) -> int:
     """Facts that were sent late."""
-    return sum(int(ledger.db.execute(_LATE).fetchone()[0]) for ledger in ledgers)
+    return int(ledger.db.execute(_LATE).fetchone()[0])
 
 
-def count_in_doubt(ledgers: Sequence[Ledger]) -> int:
+def count_in_doubt(ledger: Ledger) -> int:
     """Requests that recovery is looking after: sent again, or with a candidate."""
-    return sum(int(ledger.db.execute(_IN_DOUBT).fetchone()[0]) for ledger in ledgers)
+    return int(ledger.db.execute(_IN_DOUBT).fetchone()[0])
 
 
-def count_pending(ledgers: Sequence[Ledger]) -> int:
+def count_pending(ledger: Ledger) -> int:
     """Memories whose text in Mem0 is neither newer nor older for all that is known."""
-    return sum(int(ledger.db.execute(_PENDING).fetchone()[0]) for ledger in ledgers)
+    return int(ledger.db.execute(_PENDING).fetchone()[0])
 
 
-def count_by_state(ledgers: Sequence[Ledger]) -> dict[str, int]:
+def count_by_state(ledger: Ledger) -> dict[str, int]:
     """Facts by state. `written` is computed from the total, because it is by far the largest."""
-    total: Counter[str] = Counter()
-    for ledger in ledgers:
-        *others, (_, every) = ledger.db.execute(_STATES).fetchall()
-        total.update(dict(map(tuple, others)))
-        total["written"] += every - sum(count for _, count in others)
-    return {state: count for state, count in total.items() if count}
+    *others, (_, every) = ledger.db.execute(_STATES).fetchall()
+    counts: dict[str, int] = dict(map(tuple, others))
+    counts["written"] = every - sum(counts.values())
+    return {state: count for state, count in counts.items() if count}
 
 
 _OTHERS = ", ".join(f"('{state}')" for state in get_args(FactState) if state != "written")
@@ -137,15 +137,11 @@ _STATES = (
 _LATE = "SELECT count(*) FROM fact WHERE late = 1"
 _IN_DOUBT = "SELECT count(*) FROM request WHERE attempts > 0 OR candidate IS NOT NULL"
 _PENDING = f"SELECT count(DISTINCT mem0_id) FROM pending WHERE {OPEN}"
-_SCOPES = "SELECT path FROM scope WHERE registered = 1"
+_SCOPES = "SELECT count(*) FROM scope WHERE registered = 1"
 
 
-def _summed(ledgers: Sequence[Ledger], query: str) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for ledger in ledgers:
-        for name, count in ledger.db.execute(query):
-            total[name or ""] += count
-    return dict(total)
+def _counts(ledger: Ledger, query: str) -> dict[str, int]:
+    return {name or "": count for name, count in ledger.db.execute(query)}
 
 
 def _lanes(ledger: Ledger) -> tuple[int, list[LaneLeft]]:

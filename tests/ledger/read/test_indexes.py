@@ -33,7 +33,7 @@ class Explaining:
 
 
 QUESTIONS: dict[str, Callable[[Ledger], object]] = {
-    "status": lambda ledger: status.read_status([ledger]),
+    "status": lambda ledger: status.read_status(ledger),
     "ids": lambda ledger: receipts.facts_made_into(ledger, ["turn_1", "ent_2"]),
     "receipts of some facts": lambda ledger: list(receipts.receipts_of(ledger, [1, 2])),
     "receipts in a session": lambda ledger: receipts.receipts_in_session(ledger, "sess_1"),
